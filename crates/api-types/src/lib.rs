@@ -1,0 +1,16 @@
+//! What REST clients see: requests, answers, errors and stream messages of the control plane.
+//!
+//! The only place with public field names. The server builds its OpenAPI document from these types and the
+//! Rust SDK speaks them, so the three cannot drift apart.
+
+mod error;
+mod exec;
+mod file;
+mod log;
+mod sandbox;
+
+pub use error::{ErrorBody, ErrorDetail};
+pub use exec::{Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, TerminalSize};
+pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
+pub use log::{LogEntry, LogSource};
+pub use sandbox::{CreateSandbox, Health, Sandbox, SandboxStatus, Template, TemplateKind};

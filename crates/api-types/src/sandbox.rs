@@ -1,0 +1,106 @@
+//! Sandboxes and templates.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Body of `POST /v1/sandboxes`. Every field has a default.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSandbox {
+    /// Default `minimal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "minimal", min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]*$")]
+    pub template: Option<String>,
+    /// Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub vcpus: Option<u32>,
+    /// MiB. Default 512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 128)]
+    pub memory_mb: Option<u32>,
+    /// Seconds without activity until the sandbox is stopped. 0 and absent mean 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    pub timeout_sec: Option<u32>,
+    /// Environment of every process in the sandbox.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub envs: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxStatus {
+    Pending,
+    Running,
+    Paused,
+    Stopped,
+    Error,
+}
+
+impl From<model::SandboxState> for SandboxStatus {
+    fn from(state: model::SandboxState) -> Self {
+        match state {
+            model::SandboxState::Pending => Self::Pending,
+            model::SandboxState::Running => Self::Running,
+            model::SandboxState::Paused => Self::Paused,
+            model::SandboxState::Stopped => Self::Stopped,
+            model::SandboxState::Error => Self::Error,
+        }
+    }
+}
+
+/// A sandbox. Times are RFC 3339.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Sandbox {
+    #[schema(example = "sb-0123456789abcdefghij")]
+    pub id: String,
+    pub status: SandboxStatus,
+    /// Why it is `stopped` or `error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub template: String,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub timeout_sec: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_ip: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<String>,
+    pub created_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_active_at: Option<String>,
+    pub last_updated: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateKind {
+    /// A root file system; sandboxes boot from it.
+    Base,
+    /// Memory and disk; sandboxes resume from it.
+    Snapshot,
+}
+
+/// Something that sandboxes can be created from.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Template {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: TemplateKind,
+    pub size_bytes: u64,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// Answer to `GET /health`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or `degraded` when no host can be reached.
+    pub status: String,
+    pub version: String,
+}

@@ -1,0 +1,21 @@
+//! Generates messages, service traits and clients from `api/guest`, without needing `protoc`.
+
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let protos = PathBuf::from("../../api/guest");
+    let files = ["process.proto", "filesystem.proto"];
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let descriptors = out.join("guest.binpb");
+    let mut compiler = protox::Compiler::new([&protos])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(files)?;
+    std::fs::write(&descriptors, compiler.encode_file_descriptor_set())?;
+    println!("cargo::rerun-if-changed={}", protos.display());
+    connectrpc_build::Config::new()
+        .files(&files)
+        .descriptor_set(descriptors)
+        .include_file("_connectrpc.rs")
+        .compile()?;
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! The contract between control plane and host agent, generated from `api/host/hostagent.proto`.
+//!
+//! Both sides are upgraded in rolling order: a change must work with the release before it.
+
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused)]
+mod generated {
+    connectrpc::include_generated!();
+}
+
+pub use generated::hostagent::v1::*;
+
+/// TCP port on which the host agent listens unless told otherwise (the seed's default).
+pub const DEFAULT_PORT: u16 = 50051;
+
+/// Bytes of file content in one stream message. Large enough to keep framing cheap, far below the
+/// 4 MiB default limit of one Connect message.
+pub const FILE_CHUNK_BYTES: usize = 256 * 1024;

@@ -1,0 +1,177 @@
+//! What a user asks for, and the limits on it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::InvalidValue;
+use crate::id::TemplateName;
+
+/// Template of a sandbox whose creator names none (the seed's default).
+pub const DEFAULT_TEMPLATE: &str = "minimal";
+
+/// A sandbox as asked for. [`SandboxSpec::check`] holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    pub template: TemplateName,
+    pub vcpus: u32,
+    /// MiB of guest memory.
+    pub memory_mb: u32,
+    /// Seconds without activity until the sandbox is stopped.
+    pub timeout_sec: u32,
+    /// Environment of every process in the sandbox.
+    #[serde(default)]
+    pub envs: BTreeMap<String, String>,
+}
+
+/// Bounds on what a sandbox may ask for. The upper ones can be configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub max_vcpus: u32,
+    pub max_memory_mb: u32,
+    pub max_timeout_sec: u32,
+}
+
+impl Limits {
+    /// Below this, the stock kernel with our initramfs does not boot.
+    pub const MIN_MEMORY_MB: u32 = 128;
+    /// Environment variables of one sandbox or one exec.
+    pub const MAX_ENVS: usize = 256;
+    /// Bytes of all names and values together: far below what execve(2) takes (128 KiB per string).
+    pub const MAX_ENVS_BYTES: usize = 64 * 1024;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_vcpus: 32, max_memory_mb: 64 * 1024, max_timeout_sec: 30 * 24 * 3600 }
+    }
+}
+
+impl SandboxSpec {
+    /// Defaults of the seed: 1 vCPU, 512 MiB, 300 s.
+    pub const DEFAULT_VCPUS: u32 = 1;
+    pub const DEFAULT_MEMORY_MB: u32 = 512;
+    pub const DEFAULT_TIMEOUT_SEC: u32 = 300;
+
+    /// Refuses what is outside `limits`, naming the field and the bound.
+    pub fn check(&self, limits: &Limits) -> Result<(), InvalidValue> {
+        within("vcpus", self.vcpus, 1, limits.max_vcpus)?;
+        within("memory_mb", self.memory_mb, Limits::MIN_MEMORY_MB, limits.max_memory_mb)?;
+        within("timeout_sec", self.timeout_sec, 1, limits.max_timeout_sec)?;
+        check_envs(&self.envs)
+    }
+}
+
+fn within(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), InvalidValue> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(InvalidValue::new(field, format!("must be from {min} to {max}, not {value}")))
+}
+
+fn check_envs(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
+    let bytes: usize = envs.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    if envs.len() > Limits::MAX_ENVS || bytes > Limits::MAX_ENVS_BYTES {
+        let problem = format!(
+            "must have at most {} variables and {} bytes in all, not {} and {bytes}",
+            Limits::MAX_ENVS,
+            Limits::MAX_ENVS_BYTES,
+            envs.len()
+        );
+        return Err(InvalidValue::new("envs", problem));
+    }
+    for (name, value) in envs {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(InvalidValue::new(
+                "envs",
+                format!("has the variable {name:?}: a name must not be empty or contain '=', and neither part a NUL"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Bounds on one exec.
+#[derive(Debug, Clone, Copy)]
+pub struct ExecLimits;
+
+impl ExecLimits {
+    /// Seconds that an exec may take where the request names no time (the seed's default).
+    pub const DEFAULT_TIMEOUT_SEC: u32 = 30;
+    pub const MAX_TIMEOUT_SEC: u32 = 24 * 3600;
+    pub const MAX_ARGS: usize = 1024;
+    /// Bytes of the command and its arguments together.
+    pub const MAX_COMMAND_BYTES: usize = 128 * 1024;
+    /// Bytes of stdout and stderr together that a non-streaming exec returns.
+    pub const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
+
+    /// Refuses a command that no execve(2) would take, and time-outs out of bounds.
+    pub fn check(
+        cmd: &str,
+        args: &[String],
+        envs: &BTreeMap<String, String>,
+        timeout_sec: u32,
+    ) -> Result<(), InvalidValue> {
+        if cmd.is_empty() || cmd.contains('\0') {
+            return Err(InvalidValue::new("cmd", "must be the name or path of a program, without NUL"));
+        }
+        if args.len() > Self::MAX_ARGS || args.iter().any(|arg| arg.contains('\0')) {
+            let problem = format!("must be at most {} strings without NUL, not {}", Self::MAX_ARGS, args.len());
+            return Err(InvalidValue::new("args", problem));
+        }
+        let bytes: usize = cmd.len() + args.iter().map(|arg| arg.len() + 1).sum::<usize>();
+        if bytes > Self::MAX_COMMAND_BYTES {
+            let problem = format!("and args must be at most {} bytes together, not {bytes}", Self::MAX_COMMAND_BYTES);
+            return Err(InvalidValue::new("cmd", problem));
+        }
+        within("timeout_sec", timeout_sec, 1, Self::MAX_TIMEOUT_SEC)?;
+        check_envs(envs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec {
+            template: DEFAULT_TEMPLATE.parse().unwrap(),
+            vcpus: SandboxSpec::DEFAULT_VCPUS,
+            memory_mb: SandboxSpec::DEFAULT_MEMORY_MB,
+            timeout_sec: SandboxSpec::DEFAULT_TIMEOUT_SEC,
+            envs: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        spec().check(&Limits::default()).unwrap();
+    }
+
+    #[test]
+    fn refusals_name_field_and_bound() {
+        let spec = SandboxSpec { memory_mb: 0, ..spec() };
+        let refused = spec.check(&Limits::default()).unwrap_err().to_string();
+        assert_eq!(refused, "memory_mb must be from 128 to 65536, not 0");
+    }
+
+    #[test]
+    fn environment_is_checked() {
+        let bad = |name: &str, value: &str| {
+            let envs = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            SandboxSpec { envs, ..spec() }.check(&Limits::default()).is_err()
+        };
+        assert!(bad("", "x") && bad("A=B", "x") && bad("A", "a\0b") && bad("A", &"x".repeat(70_000)));
+        assert!(!bad("A", "b=c"));
+    }
+
+    #[test]
+    fn commands_are_checked() {
+        let check = |cmd: &str, args: &[String], timeout| ExecLimits::check(cmd, args, &BTreeMap::new(), timeout);
+        assert!(check("true", &[], 30).is_ok());
+        assert!(check("", &[], 30).is_err());
+        assert!(check("true", &["a\0".to_owned()], 30).is_err());
+        assert!(check("true", &["a".repeat(200_000)], 30).is_err());
+        assert!(check("true", &[], 0).is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! The states of a sandbox as everybody sees them, and the order of reports about them.
+//!
+//! ```text
+//!              ┌────────────→ error ←──────────────┐
+//!              │                                   │
+//!  (asked) → pending ──→ running ──→ stopped       │
+//!                          │  ↑                    │
+//!                          ↓  │                    │
+//!                         paused ──────────────────┘
+//! ```
+//!
+//! From every state a sandbox can be deleted; then it is no more, which is not a state.
+
+use serde::{Deserialize, Serialize};
+
+/// State of a sandbox.
+///
+/// The control plane owns it until it has handed the sandbox to a host; from then on only the host agent moves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// Promised, not yet usable.
+    Pending,
+    /// The guest agent has confirmed that it is ready.
+    Running,
+    /// Its state is safe on disk and it uses no memory or CPU.
+    Paused,
+    /// It ended by itself or by time-out; the reason says which.
+    Stopped,
+    /// It failed; the reason says how.
+    Error,
+}
+
+impl SandboxState {
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Paused, Self::Stopped, Self::Error];
+
+    /// States that a sandbox never leaves but by being deleted.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Stopped | Self::Error)
+    }
+
+    /// Whether one report may say `self` and the next `next`. Reports can skip states in between.
+    #[must_use]
+    pub const fn can_become(self, next: Self) -> bool {
+        match self {
+            Self::Pending => true,
+            Self::Running | Self::Paused => !matches!(next, Self::Pending),
+            Self::Stopped => matches!(next, Self::Stopped),
+            Self::Error => matches!(next, Self::Error),
+        }
+    }
+
+    /// The state as it stands in bodies and in the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl std::fmt::Display for SandboxState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for SandboxState {
+    type Err = crate::InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| crate::InvalidValue::new("status", "must be pending, running, paused, stopped or error"))
+    }
+}
+
+/// Counts the changes of one sandbox. Whoever owns the state raises it with every change; a write or report
+/// whose generation is not newer changes nothing, so late and doubled messages are harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// Of a row that no host has reported on yet.
+    pub const FIRST: Self = Self(1);
+
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_states_stay() {
+        for from in SandboxState::ALL.into_iter().filter(|state| state.is_terminal()) {
+            for to in SandboxState::ALL {
+                assert_eq!(from.can_become(to), from == to);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_returns_to_pending() {
+        for from in [SandboxState::Running, SandboxState::Paused, SandboxState::Stopped, SandboxState::Error] {
+            assert!(!from.can_become(SandboxState::Pending));
+        }
+    }
+
+    #[test]
+    fn spelling_round_trips() {
+        for state in SandboxState::ALL {
+            assert_eq!(state.as_str().parse::<SandboxState>().unwrap(), state);
+        }
+    }
+}

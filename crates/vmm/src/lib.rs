@@ -1,0 +1,138 @@
+//! Drives one VMM process. Knows virtual machines, not sandboxes or tenants.
+//!
+//! One [`Driver`] per engine. A driver boots a [`Vm`] from a [`VmConfig`], restores one from a snapshot
+//! directory, or adopts one that an earlier run of this program started and that still runs.
+//! Everything of one VM lives in its own directory ([`VmConfig::dir`]): sockets, pid file, console.
+//!
+//! ```text
+//!  boot ───→ running ⇄ paused ───→ exited (notice: Exit)
+//!  restore ────────────↑   └─ snapshot (any number of times, VM stays paused)
+//! ```
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+/// What to boot. Paths are absolute and exist; the driver does not validate names.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// Private directory of this VM, made by the caller; the driver keeps sockets and its pid file there.
+    pub dir: PathBuf,
+    /// Name for the process and for logs, for example the sandbox id.
+    pub name: String,
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    /// Appended to what the driver itself needs on the command line.
+    pub kernel_args: String,
+    pub disk: Disk,
+    pub net: Option<Net>,
+}
+
+/// The root disk: the first virtio block device, writable.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    pub path: PathBuf,
+    pub format: DiskFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFormat {
+    Raw,
+    /// Only the qemu driver takes it.
+    Qcow2,
+}
+
+/// The guest's one network interface.
+#[derive(Debug, Clone)]
+pub struct Net {
+    /// Name of the network namespace (under `/run/netns`) in which the VMM process is to run.
+    pub netns: String,
+    /// TAP device in that namespace.
+    pub tap: String,
+    pub mac: [u8; 6],
+}
+
+/// Why a VM is no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest powered itself off.
+    Shutdown,
+    /// The guest rebooted itself, which ends a VM here.
+    Reset,
+    /// The guest's kernel panicked; the text is the first line of its message, bounded and printable.
+    Panic(String),
+    /// The VMM process ended without a word from the guest: killed, or crashed. What is known of it.
+    Vmm(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot start {program}; {hint}")]
+    Start { program: String, hint: String, source: std::io::Error },
+    #[error("{program} ended before it was ready: {stderr}")]
+    EndedEarly { program: String, stderr: String },
+    #[error("the VMM did not answer {command} within {seconds} s")]
+    Timeout { command: String, seconds: u64 },
+    #[error("the VMM refused {command}: {reason}")]
+    Refused { command: String, reason: String },
+    #[error("the VM has ended")]
+    Ended,
+    #[error("the snapshot in {dir} cannot be restored: {reason}")]
+    BadSnapshot { dir: PathBuf, reason: String },
+    #[error("cannot {action} {path}")]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An engine that runs virtual machines.
+#[async_trait]
+pub trait Driver: Send + Sync + std::fmt::Debug {
+    /// `qemu` or `firecracker`.
+    fn name(&self) -> &'static str;
+
+    /// Whether disks of this format can be used.
+    fn supports(&self, format: DiskFormat) -> bool;
+
+    /// Starts a VM. It runs when this returns; the guest may still be booting.
+    async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>>;
+
+    /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote. It is paused when this returns.
+    async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
+
+    /// Takes over the VM in `dir` that an earlier run of this program started.
+    /// `None` if no process of it lives; then nothing but files is left of it.
+    async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>>;
+}
+
+/// One running virtual machine. Dropping it leaves the process alone, so that a restart can adopt it.
+#[async_trait]
+pub trait Vm: Send + Sync + std::fmt::Debug {
+    fn pid(&self) -> u32;
+
+    /// Stops the virtual CPUs. Idempotent.
+    async fn pause(&self) -> Result<()>;
+
+    /// Starts the virtual CPUs again. Idempotent.
+    async fn resume(&self) -> Result<()>;
+
+    /// Writes memory and device state of the paused VM into the empty directory `dir`, which the caller
+    /// makes durable. The VM stays paused.
+    async fn snapshot(&self, dir: &Path) -> Result<()>;
+
+    /// Ends the process, at once and without asking the guest. Returns when it is reaped. Idempotent.
+    async fn kill(&self) -> Result<()>;
+
+    /// Waits until the VM has ended, however that came about. Can be called any number of times.
+    async fn wait(&self) -> Exit;
+
+    /// What the guest wrote to its serial console and nobody has read yet, at most some 64 KiB: older
+    /// output is dropped. Reading takes it away. Written by the guest, so hostile.
+    async fn console(&self) -> Vec<u8>;
+}
+
+/// Address of every guest; each has a network namespace of its own, so they never meet (the seed's plan).
+pub const GUEST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
