@@ -1,1 +1,36 @@
-//! Placeholder.
+//! The guest agent: processes and files inside one sandbox, over HTTP and Connect RPC on one port.
+//!
+//! In a guest it is PID 1 (`boot`), and the only owner of `waitpid` (`reaper`). It keeps nothing on disk: what
+//! it knows is in [`Agent`], part of every snapshot's memory, and renewed by the host's `POST /init`.
+//! If it dies, the guest's kernel panics and the host sees the machine end.
+
+use std::sync::Arc;
+
+pub mod auth;
+pub mod files;
+pub mod filesystem;
+pub mod http;
+pub mod settings;
+pub mod user;
+
+use settings::Settings;
+
+/// What every handler shares.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    pub settings: Arc<Settings>,
+}
+
+/// Longest message of one Connect call, bytes: the SDKs send standard input in pieces far below.
+const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// Everything the agent serves, behind the token.
+pub fn router(agent: &Agent) -> axum::Router {
+    let limits =
+        connectrpc::Limits::default().with_max_message_size(MESSAGE_LIMIT).with_max_request_body_size(MESSAGE_LIMIT);
+    let rpc = connectrpc::ConnectRpcService::new(filesystem::service(agent)).with_limits(limits);
+    axum::Router::new()
+        .merge(files::router(agent))
+        .fallback_service(rpc)
+        .layer(axum::middleware::from_fn_with_state(agent.settings.clone(), auth::check))
+}

@@ -1,0 +1,3 @@
+//! The plain HTTP endpoints of the agent other than `/files`.
+
+pub mod error;

@@ -1,0 +1,189 @@
+//! What the host told this guest through `POST /init`: token, environment, default user and directory.
+//!
+//! In memory only, and so part of every snapshot of the guest; the host replaces it after each restore.
+//! [`Settings`] has one owner, the `/init` handler; everybody else reads.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use guest_rpc::http::InitRequest;
+use subtle::ConstantTimeEq;
+
+use crate::user::{self, UnknownUser, User};
+
+/// Shared by every handler; cheap to read.
+pub struct Settings {
+    values: RwLock<Values>,
+    auth: bool,
+}
+
+#[derive(Default, Clone)]
+struct Values {
+    token: Option<String>,
+    envs: BTreeMap<String, String>,
+    default_user: Option<String>,
+    default_workdir: Option<String>,
+    sandbox_id: Option<String>,
+    template_id: Option<String>,
+}
+
+/// How a presented token compares to the one in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenCheck {
+    Right,
+    Wrong,
+    /// No `/init` came yet, so no token can be right.
+    NoneSet,
+}
+
+impl Settings {
+    /// With `auth` false (flag `--no-auth`) every call is allowed.
+    pub fn new(auth: bool) -> Self {
+        Self { values: RwLock::default(), auth }
+    }
+
+    /// Whether tokens are asked for at all.
+    pub fn auth_required(&self) -> bool {
+        self.auth
+    }
+
+    /// Takes over what an authorised `/init` carries; absent fields stay.
+    pub fn apply(&self, request: &InitRequest) {
+        let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
+        let set = |to: &mut Option<String>, from: &Option<String>| {
+            if from.is_some() {
+                to.clone_from(from);
+            }
+        };
+        set(&mut values.token, &request.access_token);
+        set(&mut values.default_user, &request.default_user);
+        set(&mut values.default_workdir, &request.default_workdir);
+        set(&mut values.sandbox_id, &request.sandbox_id);
+        set(&mut values.template_id, &request.template_id);
+        if let Some(envs) = &request.env_vars {
+            values.envs.clone_from(envs);
+        }
+    }
+
+    /// Compares in constant time.
+    pub fn check_token(&self, presented: &[u8]) -> TokenCheck {
+        match self.token() {
+            None => TokenCheck::NoneSet,
+            Some(token) if bool::from(token.as_bytes().ct_eq(presented)) => TokenCheck::Right,
+            Some(_) => TokenCheck::Wrong,
+        }
+    }
+
+    /// The token in force, for signatures. `None` before the first `/init`.
+    pub fn token(&self) -> Option<String> {
+        self.read(|v| v.token.clone())
+    }
+
+    /// Environment that the sandbox was created with.
+    pub fn envs(&self) -> BTreeMap<String, String> {
+        self.read(|v| v.envs.clone())
+    }
+
+    /// Variables that tell a process which sandbox it is in; weaker than [`Self::envs`].
+    pub fn identity_envs(&self) -> BTreeMap<String, String> {
+        let mut envs = BTreeMap::new();
+        let (sandbox, template) = self.read(|v| (v.sandbox_id.clone(), v.template_id.clone()));
+        for brand in ["E2B", "WRENN"] {
+            envs.insert(format!("{brand}_SANDBOX"), "true".to_owned());
+            for (name, value) in [("SANDBOX_ID", &sandbox), ("TEMPLATE_ID", &template)] {
+                if let Some(value) = value {
+                    envs.insert(format!("{brand}_{name}"), value.clone());
+                }
+            }
+        }
+        envs
+    }
+
+    /// Name of the user where a request names none: the host's choice, else `user` where it exists, else `root`.
+    pub fn default_user(&self) -> String {
+        self.read(|v| v.default_user.clone()).unwrap_or_else(|| {
+            let fallback = if user::lookup("user").is_ok() { "user" } else { "root" };
+            fallback.to_owned()
+        })
+    }
+
+    /// Working directory that the host chose, if it chose one.
+    pub fn default_workdir(&self) -> Option<String> {
+        self.read(|v| v.default_workdir.clone())
+    }
+
+    /// Looks up `name`, or the default user where it is absent.
+    ///
+    /// # Errors
+    /// [`UnknownUser`].
+    pub fn user(&self, name: Option<&str>) -> Result<User, UnknownUser> {
+        match name {
+            Some(name) => user::lookup(name),
+            None => user::lookup(&self.default_user()),
+        }
+    }
+
+    /// Makes a path of a request absolute: `~` is the user's home; a relative or empty path starts in the default
+    /// directory, else in the home. Symbolic links and `..` stay as they are.
+    pub fn resolve(&self, path: &str, user: &User) -> PathBuf {
+        if path == "~" {
+            return user.home.clone();
+        }
+        if let Some(rest) = path.strip_prefix("~/") {
+            return user.home.join(rest.trim_start_matches('/'));
+        }
+        let base = match self.default_workdir().as_deref() {
+            None | Some("" | "~") => user.home.clone(),
+            // A default directory that is itself relative can only mean: below the home.
+            Some(dir) => user.home.join(dir.strip_prefix("~/").unwrap_or(dir)),
+        };
+        if path.is_empty() { base } else { base.join(Path::new(path)) }
+    }
+
+    fn read<T>(&self, get: impl FnOnce(&Values) -> T) -> T {
+        get(&self.values.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Never shows the token.
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("auth", &self.auth).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn someone() -> User {
+        User { name: "u".into(), uid: 1, gid: 1, groups: vec![1], home: "/home/u".into(), shell: "/bin/sh".into() }
+    }
+
+    #[test]
+    fn absent_fields_leave_what_is_in_force() {
+        let settings = Settings::new(true);
+        assert_eq!(settings.check_token(b""), TokenCheck::NoneSet);
+        settings.apply(&InitRequest { access_token: Some("one".into()), ..Default::default() });
+        settings.apply(&InitRequest { default_user: Some("root".into()), ..Default::default() });
+        assert_eq!(settings.check_token(b"one"), TokenCheck::Right);
+        assert_eq!(settings.check_token(b"on"), TokenCheck::Wrong);
+        assert_eq!(settings.default_user(), "root");
+    }
+
+    #[test]
+    fn paths_resolve_against_workdir_then_home() {
+        let settings = Settings::new(true);
+        let resolve = |path| settings.resolve(path, &someone()).display().to_string();
+        assert_eq!(resolve("a/b"), "/home/u/a/b");
+        assert_eq!(resolve("~/a"), "/home/u/a");
+        assert_eq!(resolve("~"), "/home/u");
+        assert_eq!(resolve("/etc"), "/etc");
+        assert_eq!(resolve(""), "/home/u");
+        settings.apply(&InitRequest { default_workdir: Some("/srv".into()), ..Default::default() });
+        assert_eq!(resolve("a"), "/srv/a");
+        assert_eq!(resolve(""), "/srv");
+        assert_eq!(resolve("~/a"), "/home/u/a");
+    }
+}

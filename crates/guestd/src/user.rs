@@ -1,0 +1,183 @@
+//! Users and groups of the guest, read from `/etc/passwd` and `/etc/group` at every look-up.
+//!
+//! Own parser: a static glibc has no NSS. Nothing is cached, so a user that was made a moment ago is found.
+//! The files belong to the guest: broken lines are passed over, size is bounded.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Longest user database that is read, bytes; what is beyond is not seen.
+const DATABASE_LIMIT: u64 = 4 << 20;
+
+/// Most supplementary groups given to one process (`NGROUPS_MAX` of Linux is 65536; no image needs more than this).
+const GROUPS_LIMIT: usize = 1024;
+
+/// A user, as a process needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Every group of the user, the primary one first.
+    pub groups: Vec<u32>,
+    pub home: PathBuf,
+    /// `/bin/sh` where the database names none.
+    pub shell: PathBuf,
+}
+
+/// No such user in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("user '{name}' does not exist in the sandbox: name one that is in its /etc/passwd")]
+pub struct UnknownUser {
+    pub name: String,
+}
+
+/// Finds a user by name, or by number where no user has that name.
+///
+/// # Errors
+/// [`UnknownUser`] where neither the name nor the number is in `/etc/passwd`.
+pub fn lookup(name: &str) -> Result<User, UnknownUser> {
+    Database::read(Path::new("/etc")).lookup(name)
+}
+
+/// Name of a user id; the number as text where it is unknown.
+pub fn user_name(uid: u32) -> String {
+    Database::read(Path::new("/etc")).user_name(uid)
+}
+
+/// Name of a group id; the number as text where it is unknown.
+pub fn group_name(gid: u32) -> String {
+    Database::read(Path::new("/etc")).group_name(gid)
+}
+
+/// Both files at one moment. For look-ups in bulk (directory listings) read it once.
+#[derive(Debug, Default)]
+pub struct Database {
+    passwd: String,
+    group: String,
+}
+
+impl Database {
+    /// Reads `passwd` and `group` below `etc`; a missing file counts as empty.
+    pub fn read(etc: &Path) -> Self {
+        Self { passwd: read_bounded(&etc.join("passwd")), group: read_bounded(&etc.join("group")) }
+    }
+
+    /// See [`lookup`].
+    ///
+    /// # Errors
+    /// [`UnknownUser`].
+    pub fn lookup(&self, name: &str) -> Result<User, UnknownUser> {
+        let number = name.parse::<u32>().ok();
+        self.entries()
+            .find(|e| e.name == name)
+            .or_else(|| self.entries().find(|e| Some(e.uid) == number))
+            .map(|entry| self.user(&entry))
+            .ok_or_else(|| UnknownUser { name: name.chars().take(64).collect() })
+    }
+
+    /// See [`user_name`].
+    pub fn user_name(&self, uid: u32) -> String {
+        self.entries().find(|e| e.uid == uid).map_or_else(|| uid.to_string(), |e| e.name.to_owned())
+    }
+
+    /// See [`group_name`].
+    pub fn group_name(&self, gid: u32) -> String {
+        self.groups().find(|g| g.1 == gid).map_or_else(|| gid.to_string(), |g| g.0.to_owned())
+    }
+
+    fn user(&self, entry: &Entry<'_>) -> User {
+        let mut groups = vec![entry.gid];
+        for (_, gid, members) in self.groups() {
+            if members.split(',').any(|m| m == entry.name) && !groups.contains(&gid) && groups.len() < GROUPS_LIMIT {
+                groups.push(gid);
+            }
+        }
+        let or = |text: &str, default: &str| PathBuf::from(if text.is_empty() { default } else { text });
+        User {
+            name: entry.name.to_owned(),
+            uid: entry.uid,
+            gid: entry.gid,
+            groups,
+            home: or(entry.home, "/"),
+            shell: or(entry.shell, "/bin/sh"),
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.passwd.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next().filter(|n| !n.is_empty())?;
+            let uid = fields.nth(1)?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            let home = fields.nth(1).unwrap_or("");
+            Some(Entry { name, uid, gid, home, shell: fields.next().unwrap_or("") })
+        })
+    }
+
+    fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
+        self.group.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next().filter(|n| !n.is_empty())?;
+            let gid = fields.nth(1)?.parse().ok()?;
+            Some((name, gid, fields.next().unwrap_or("")))
+        })
+    }
+}
+
+struct Entry<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+    shell: &'a str,
+}
+
+fn read_bounded(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    // A guest may have no such file; that is a guest with no users.
+    if let Ok(file) = File::open(path)
+        && file.take(DATABASE_LIMIT).read_to_end(&mut bytes).is_err()
+    {
+        bytes.clear();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database() -> Database {
+        Database {
+            passwd: "root:x:0:0:root:/root:/bin/bash\nbroken\n::1:1:::\nuser:x:1000:1000::/home/user:\n7:x:8:8::/:\n"
+                .into(),
+            group: "root:x:0:\nsudo:x:27:user,other\nuser:x:1000:user\ndocker:x:999:other,user\nbad:x:no:user\n".into(),
+        }
+    }
+
+    #[test]
+    fn finds_by_name_with_every_group() {
+        let user = database().lookup("user").expect("user is there");
+        assert_eq!((user.uid, user.gid, user.groups), (1000, 1000, vec![1000, 27, 999]));
+        assert_eq!((user.home, user.shell), ("/home/user".into(), "/bin/sh".into()));
+    }
+
+    #[test]
+    fn finds_by_number_but_the_name_comes_first() {
+        assert_eq!(database().lookup("0").expect("root").name, "root");
+        assert_eq!(database().lookup("7").expect("named 7").uid, 8);
+    }
+
+    #[test]
+    fn unknown_is_an_error_and_unknown_ids_are_numbers() {
+        assert!(database().lookup("nobody-here").is_err());
+        assert!(database().lookup("").is_err());
+        assert_eq!(database().user_name(1000), "user");
+        assert_eq!(database().user_name(4242), "4242");
+        assert_eq!(database().group_name(27), "sudo");
+        assert_eq!(database().group_name(4242), "4242");
+    }
+}
