@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Handles on kernel objects of the host: processes, network namespaces, links, nftables, files.
+//!
+//! Synchronous, and the only crate on the host with `unsafe` code or that starts programs. Knows no
+//! sandboxes: names come in as strings that the caller has built from validated ids. A handle is a plain
+//! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
+
+pub mod file;
+pub mod link;
+pub mod netns;
+pub mod nft;
+pub mod process;
+pub mod programs;
+pub mod sysctl;
+pub mod tap;

@@ -1,0 +1,153 @@
+//! Files that must be whole after a crash, and copies that share their blocks.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Writes a file so that after a crash at any moment either the old content or the new one is there: temporary
+/// name, fsync, rename, fsync of the directory.
+///
+/// # Errors
+/// What the file system said; the old content stands then.
+pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = temporary_name(path);
+    let written = (|| {
+        let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_dir(path.parent().unwrap_or(Path::new("/")))
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Beside `path`, hidden, and recognisable as unfinished.
+fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.unfinished"))
+}
+
+/// Makes additions and removals in a directory durable.
+///
+/// # Errors
+/// What the file system said.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Copies a file by sharing its blocks (FICLONE; XFS, Btrfs). `to` must not exist.
+///
+/// # Errors
+/// `Unsupported` when the file system cannot; then nothing is left.
+pub fn reflink(from: &Path, to: &Path) -> io::Result<()> {
+    let source = File::open(from)?;
+    let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    rustix::fs::ioctl_ficlone(&target, &source).map_err(|error| {
+        let _ = fs::remove_file(to);
+        match error {
+            rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::XDEV | rustix::io::Errno::INVAL => {
+                io::Error::new(io::ErrorKind::Unsupported, "the file system cannot share blocks between files")
+            }
+            other => other.into(),
+        }
+    })
+}
+
+/// Whether files in `dir` can share blocks, found by doing it.
+///
+/// # Errors
+/// When no file can be made in `dir`.
+pub fn can_reflink(dir: &Path) -> io::Result<bool> {
+    let (from, to) = (dir.join(".reflink-probe.unfinished"), dir.join(".reflink-copy.unfinished"));
+    let _ = fs::remove_file(&to);
+    fs::write(&from, [0x5a; 4096])?;
+    let copied = reflink(&from, &to);
+    let _ = fs::remove_file(&to);
+    fs::remove_file(&from)?;
+    match copied {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Bytes that the file really takes on disk, which for a sparse one is less than its length.
+///
+/// # Errors
+/// When there is no such file.
+pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
+}
+
+/// Bytes that unprivileged users can still write on the file system of `path`.
+///
+/// # Errors
+/// When there is no such path.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// An exclusive lock on a file, held until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code, reason = "held for its lock")] File);
+
+impl Lock {
+    /// Takes the lock, making the file if need be. `None` when somebody else holds it.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_atomic_write_replaces_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        write_atomic(&path, b"one", 0o600).unwrap();
+        write_atomic(&path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write_atomic(&dir.path().join("no/such/dir"), b"", 0o600).is_err());
+    }
+
+    #[test]
+    fn a_reflink_works_or_says_that_it_cannot() {
+        let dir = tempfile::tempdir().unwrap();
+        let able = can_reflink(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&from, b"content").unwrap();
+        match reflink(&from, &to) {
+            Ok(()) => assert!(able && fs::read(&to).unwrap() == b"content"),
+            Err(error) => assert!(!able && error.kind() == io::ErrorKind::Unsupported && !to.exists()),
+        }
+    }
+
+    #[test]
+    fn only_one_holds_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = Lock::try_take(&path).unwrap();
+        assert!(first.is_some());
+        assert!(Lock::try_take(&path).unwrap().is_none());
+        drop(first);
+        assert!(Lock::try_take(&path).unwrap().is_some());
+    }
+}

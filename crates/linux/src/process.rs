@@ -1,0 +1,302 @@
+//! Processes that outlive the program that started them.
+//!
+//! A [`Process`] is a pidfd, so a signal can never hit a stranger that got the same number later.
+//! [`Identity`] is what is written to disk about it: number and start time together name one process for
+//! as long as the machine is up. A program that restarts finds its processes again with [`Process::adopt`].
+
+#![allow(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::netns;
+
+/// Names one process until the machine restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub pid: u32,
+    /// Clock ticks after boot at which it started: field 22 of `/proc/PID/stat` (proc(5)).
+    pub start_time: u64,
+}
+
+impl Identity {
+    /// The process that has this number now, if any. Zombies count as ended.
+    pub fn of(pid: u32) -> io::Result<Option<Self>> {
+        let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => stat,
+            // ESRCH: it ended between open and read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc_esrch()) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(parse_stat(&stat).filter(|(state, _)| *state != 'Z').map(|(_, start_time)| Self { pid, start_time }))
+    }
+}
+
+fn libc_esrch() -> i32 {
+    rustix::io::Errno::SRCH.raw_os_error()
+}
+
+/// State and start time. The name in parentheses can contain anything, so fields count from the last `)`.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    // Field 3 (state) has been taken; 22 is 18 further on.
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+/// What to start. The process gets a session of its own, `/dev/null` as standard input and none of our
+/// file descriptors, and goes on when we end.
+#[derive(Debug, Clone, Default)]
+pub struct Spawn {
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+    /// Network namespace below [`netns::DIR`] to run in.
+    pub netns: Option<String>,
+    /// Standard output and error are appended here; without it they are thrown away.
+    pub log: Option<PathBuf>,
+    pub cwd: Option<PathBuf>,
+    /// -1000 (never killed for memory) to 1000 (killed first).
+    pub oom_score_adj: Option<i32>,
+}
+
+impl Spawn {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such program or network namespace; otherwise what fork, setns or exec said.
+    pub fn spawn(&self) -> io::Result<Process> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(Stdio::null());
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        match &self.log {
+            Some(path) => {
+                let log = File::options().create(true).append(true).open(path)?;
+                command.stdout(log.try_clone()?).stderr(log);
+            }
+            None => {
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+            }
+        }
+        let netns = self.netns.as_deref().map(netns::open).transpose()?;
+        let score = self.oom_score_adj.map(|score| score.to_string());
+        // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
+        // allocates or takes a lock.
+        unsafe {
+            command.pre_exec(move || enter(netns.as_ref(), score.as_deref()));
+        }
+        let child = command.spawn()?;
+        Process::open(child.id())?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+}
+
+/// Runs in the child.
+fn enter(netns: Option<&File>, oom_score: Option<&str>) -> io::Result<()> {
+    rustix::process::setsid()?;
+    if let Some(score) = oom_score {
+        let fd = rustix::fs::open(c"/proc/self/oom_score_adj", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
+        // Lowering it needs a privilege that we may lack: then the process is as likely to be killed as others.
+        let _ = rustix::io::write(&fd, score.as_bytes());
+    }
+    if let Some(netns) = netns {
+        netns::set(netns)?;
+    }
+    Ok(())
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Code(i32),
+    Signal(i32),
+    /// It was not our child, so nobody told us.
+    Unknown,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("unknown exit status"),
+        }
+    }
+}
+
+/// A process, ours or adopted. Its file descriptor becomes readable when the process has ended.
+/// Dropping it leaves the process alone.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+    identity: Identity,
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+impl Process {
+    /// The process that has this number now; `None` if there is none. For our own child, also once it has ended.
+    fn open(pid: u32) -> io::Result<Option<Self>> {
+        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match rustix::process::pidfd_open(raw, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => pidfd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let start_time = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| parse_stat(&stat));
+        Ok(Some(Self { pidfd, identity: Identity { pid, start_time: start_time.map_or(0, |(_, time)| time) } }))
+    }
+
+    /// The process of that identity, if it still runs.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn adopt(identity: &Identity) -> io::Result<Option<Self>> {
+        let Some(process) = Self::open(identity.pid)? else { return Ok(None) };
+        // Asked after the pidfd is open: from here on the number cannot change its owner under us.
+        let same = Identity::of(identity.pid)?.as_ref() == Some(identity);
+        Ok(same.then_some(process))
+    }
+
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.identity.pid
+    }
+
+    /// Sends SIGKILL; that it has ended already is fine.
+    ///
+    /// # Errors
+    /// When we may not signal it.
+    pub fn kill(&self) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How it ended, or `None` while it runs. Reaps our own child; the status is told once, later calls say
+    /// [`Ended::Unknown`].
+    ///
+    /// # Errors
+    /// What waitid or poll said.
+    pub fn has_ended(&self) -> io::Result<Option<Ended>> {
+        match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+        {
+            Ok(Some(status)) => Ok(Some(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ended::Code(code),
+                (None, Some(signal)) => Ended::Signal(signal),
+                (None, None) => Ended::Unknown,
+            })),
+            // Not our child, or reaped before.
+            Err(rustix::io::Errno::CHILD) => Ok(self.is_over(0)?.then_some(Ended::Unknown)),
+            Ok(None) | Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits up to `limit` for the end, reaping our own child.
+    ///
+    /// # Errors
+    /// What waitid or poll said.
+    pub fn wait(&self, limit: std::time::Duration) -> io::Result<Option<Ended>> {
+        self.is_over(i32::try_from(limit.as_millis()).unwrap_or(i32::MAX))?;
+        self.has_ended()
+    }
+
+    fn is_over(&self, timeout_ms: i32) -> io::Result<bool> {
+        let timeout = rustix::time::Timespec {
+            tv_sec: i64::from(timeout_ms / 1000),
+            tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000,
+        };
+        let mut fds = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+        Ok(rustix::event::poll(&mut fds, Some(&timeout))? > 0)
+    }
+}
+
+/// Every running process that satisfies `wanted`, given its command line (arguments separated by NUL).
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(cmdline) = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")) else { continue };
+        if wanted(&cmdline) {
+            found.extend(Process::open(pid)?);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn sleeper() -> Process {
+        Spawn { program: "sleep".into(), args: vec!["60".into()], ..Spawn::default() }.spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_is_killed_and_reaped() {
+        let process = sleeper();
+        assert_eq!(process.has_ended().unwrap(), None);
+        process.kill().unwrap();
+        assert_eq!(process.wait(Duration::from_secs(10)).unwrap(), Some(Ended::Signal(9)));
+        assert_eq!(process.has_ended().unwrap(), Some(Ended::Unknown));
+        process.kill().unwrap();
+    }
+
+    #[test]
+    fn adoption_wants_the_same_process() {
+        let process = sleeper();
+        let identity = process.identity().clone();
+        assert!(Process::adopt(&identity).unwrap().is_some());
+        let stranger = Identity { start_time: identity.start_time + 1, ..identity.clone() };
+        assert!(Process::adopt(&stranger).unwrap().is_none());
+        process.kill().unwrap();
+        process.wait(Duration::from_secs(10)).unwrap();
+        assert!(Process::adopt(&identity).unwrap().is_none());
+    }
+
+    #[test]
+    fn names_with_parentheses_do_not_confuse_the_parser() {
+        let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 2 3";
+        assert_eq!(parse_stat(stat), Some(('S', 4242)));
+        assert_eq!(parse_stat("7 (x)"), None);
+    }
+
+    #[test]
+    fn a_missing_program_is_not_found() {
+        let error = Spawn { program: "/nonexistent/program".into(), ..Spawn::default() }.spawn().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

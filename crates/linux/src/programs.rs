@@ -1,0 +1,77 @@
+//! Short-lived programs of the distribution, run to their end. Never through a shell.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Programs that the platform starts, and the Debian package that has each.
+pub const NEEDED: [(&str, &str); 3] =
+    [("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils"), ("nft", "nftables")];
+
+/// The first executable file of that name on the PATH, or in the usual system directories, which are not
+/// on the PATH of every user.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    let mut candidates = std::env::split_paths(&path).chain(usual).map(|dir| dir.join(program));
+    candidates.find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
+}
+
+/// Makes a copy-on-write overlay `overlay` over the raw image `base`.
+///
+/// # Errors
+/// `NotFound` when `qemu-img` is not installed; otherwise the text is what it said.
+pub fn create_overlay(base: &Path, overlay: &Path) -> io::Result<()> {
+    let args: [&OsStr; 9] = [
+        "create".as_ref(),
+        "-q".as_ref(),
+        "-f".as_ref(),
+        "qcow2".as_ref(),
+        "-F".as_ref(),
+        "raw".as_ref(),
+        "-b".as_ref(),
+        base.as_os_str(),
+        overlay.as_os_str(),
+    ];
+    run("qemu-img", &args)
+}
+
+fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
+    let path = find(program).ok_or_else(|| missing(program))?;
+    let output = Command::new(path).args(args).stdin(Stdio::null()).stdout(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{program} failed: {}", said.lines().next().unwrap_or("it gave no reason"))))
+}
+
+pub(crate) fn missing(program: &str) -> io::Error {
+    let package = NEEDED.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
+    io::Error::new(io::ErrorKind::NotFound, format!("{program} is not installed; type: apt-get install {package}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_or_named_with_their_package() {
+        assert!(find("sh").is_some());
+        assert!(find("no-such-program-here").is_none());
+        assert!(missing("qemu-img").to_string().contains("qemu-utils"));
+    }
+
+    #[test]
+    fn an_overlay_is_small_and_names_its_base() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, overlay) = (dir.path().join("base"), dir.path().join("overlay"));
+        std::fs::write(&base, vec![7; 1 << 20]).unwrap();
+        create_overlay(&base, &overlay).unwrap();
+        let content = std::fs::read(&overlay).unwrap();
+        assert!(content.starts_with(b"QFI\xfb") && content.len() < 1 << 20);
+        assert!(create_overlay(&dir.path().join("none"), &dir.path().join("x")).is_err());
+    }
+}

@@ -1,0 +1,61 @@
+//! TAP devices: the host's end of a guest's network cable (Linux `Documentation/networking/tuntap.rst`).
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use nix::libc;
+
+nix::ioctl_write_int!(set_interface, b'T', 202);
+nix::ioctl_write_int!(set_persist, b'T', 203);
+
+/// The control device.
+pub const DEVICE: &str = "/dev/net/tun";
+
+/// Creates a persistent TAP device in the namespace of the calling thread. It stays until the link is
+/// deleted or its namespace goes.
+///
+/// # Errors
+/// `NotFound` when the kernel has no TUN/TAP, `InvalidInput` when the name is longer than 15 bytes.
+pub fn create(name: &str) -> io::Result<()> {
+    let device = File::options().read(true).write(true).open(DEVICE)?;
+    // SAFETY: all zeroes is a valid ifreq: it is plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() || name.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name for a link")));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or_default();
+    // SAFETY: the descriptor is open and the ifreq lives until the call returns. TUNSETIFF and TUNSETPERSIST are
+    // declared as writing an int (linux/if_tun.h) and take the pointer and the number respectively.
+    unsafe {
+        set_interface(device.as_raw_fd(), std::ptr::from_ref(&request) as libc::c_ulong)?;
+        set_persist(device.as_raw_fd(), 1)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{link, netns};
+
+    #[test]
+    fn a_tap_lives_in_its_namespace() {
+        let name = format!("wtest-tap-{}", std::process::id());
+        netns::create(&name).unwrap();
+        let links = netns::enter(&name, || {
+            create("tap0")?;
+            link::list("tap")
+        });
+        assert_eq!(links.unwrap(), ["tap0"]);
+        let refused = netns::enter(&name, || create("a-name-that-is-too-long")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        netns::remove(&name).unwrap();
+    }
+}
