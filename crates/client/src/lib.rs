@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The Rust SDK: sandboxes over REST, running programs over a WebSocket.
+//!
+//! A [`Client`] holds an address, a key and a pool of connections; it is cheap to clone and keeps no other state.
+//! Everything that can be large (files, archives, output, logs) is a stream with bounded memory in both directions:
+//! a slow reader slows the sender down. Nothing is retried: a create that was not answered may have happened, and
+//! only the caller knows whether a second sandbox would hurt.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), client::Error> {
+//! let client = client::Client::new("http://127.0.0.1:8000", "wrn_…")?;
+//! let sandbox = client.create(&client::types::CreateSandbox::default()).await?;
+//! let exec = client::types::ExecRequest { cmd: "uname".into(), ..Default::default() };
+//! println!("{}", client.exec(&sandbox.id, &exec).await?.stdout);
+//! client.delete(&sandbox.id).await?;
+//! # Ok(()) }
+//! ```
+
+mod connection;
+mod error;
+mod exec_stream;
+mod files;
+mod logs;
+mod sandboxes;
+
+/// Requests and answers, as they stand on the wire.
+pub use api_types as types;
+
+pub use connection::Client;
+pub use error::{Error, Result};
+pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};
+pub use files::{ByteStream, FileTarget};
+pub use logs::LogStream;
+pub use sandboxes::{ListQuery, Page};

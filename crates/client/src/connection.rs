@@ -1,0 +1,143 @@
+//! Where requests go and how they are authorised; the one place that turns answers into errors.
+
+use std::fmt;
+use std::time::Duration;
+
+use api_types::ErrorBody;
+use futures::StreamExt;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, Url};
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// Header with the key.
+pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+
+/// How long a connection may take to be made. Answers have no limit here: creates and programs take what they take,
+/// and the server has limits of its own.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Notices a dead peer behind an idle stream.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Bytes of an error body that are read; an error of ours is far smaller.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// Talks to one server with one key. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    base: Url,
+    key: HeaderValue,
+    http: reqwest::Client,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// `url` as in `http://127.0.0.1:8000`. Connects to nothing yet.
+    pub fn new(url: &str, key: &str) -> Result<Self> {
+        let invalid = |problem: String| Error::InvalidUrl { url: url.to_owned(), problem };
+        let base: Url = url.parse().map_err(|error| invalid(format!("{error}")))?;
+        if base.scheme() != "http" || !base.has_host() {
+            return Err(invalid("this client speaks plain http; put TLS in front with a local proxy".to_owned()));
+        }
+        let mut key = HeaderValue::from_str(key.trim()).map_err(|_| Error::InvalidKey)?;
+        key.set_sensitive(true);
+        let headers = HeaderMap::from_iter([(KEY_HEADER, key.clone())]);
+        let http = reqwest::Client::builder()
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            // An answer from elsewhere would take the key there.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("wrenn-rust/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| invalid(error.to_string()))?;
+        Ok(Self { base, key, http })
+    }
+
+    /// The server's address as it was given.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    pub(crate) fn key(&self) -> &HeaderValue {
+        &self.key
+    }
+
+    /// Address of a route; every segment is escaped, so that no id or name can leave its place.
+    pub(crate) fn route(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.http.request(method, url)
+    }
+
+    /// Sends it; an answer of 400 and above is an error.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        let response = request.send().await.map_err(|error| Error::from_reqwest(error, self.url()))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.bounded(response, MAX_ERROR_BODY).await.unwrap_or_default();
+        Err(api_error(status.as_u16(), &body))
+    }
+
+    /// Sends it and reads the JSON answer.
+    pub(crate) async fn send_json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let response = self.send(request).await?;
+        self.json(response).await
+    }
+
+    pub(crate) async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
+        let body = response.bytes().await.map_err(|error| Error::from_reqwest(error, self.url()))?;
+        serde_json::from_slice(&body).map_err(|error| Error::Protocol(error.to_string()))
+    }
+
+    async fn bounded(&self, response: Response, limit: usize) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        let mut parts = response.bytes_stream();
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|error| Error::from_reqwest(error, self.url()))?;
+            body.extend_from_slice(&part[..part.len().min(limit - body.len())]);
+            if body.len() == limit {
+                break;
+            }
+        }
+        Ok(body)
+    }
+}
+
+/// The error that a body stands for; a body that is none of ours (a proxy's page) is named by its status.
+pub(crate) fn api_error(status: u16, body: &[u8]) -> Error {
+    if let Ok(ErrorBody { error }) = serde_json::from_slice(body) {
+        return Error::Api { status, code: error.code, message: error.message };
+    }
+    let message = format!("the server answered with status {status} and no explanation; is it a Wrenn server?");
+    Error::Api { status, code: code_of(status).to_owned(), message }
+}
+
+fn code_of(status: u16) -> &'static str {
+    match status {
+        400 => "invalid_request",
+        401 => "unauthorized",
+        403 => "forbidden",
+        404 => "not_found",
+        413 => "too_large",
+        503 => "host_unavailable",
+        504 => "timeout",
+        _ => "internal_error",
+    }
+}

@@ -1,0 +1,72 @@
+//! Why a call failed.
+
+/// What every call of this crate gives.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed. The text says what to do where that is known; causes are in `source()`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("{url:?} is not the address of a Wrenn server: {problem}; it looks like http://127.0.0.1:8000")]
+    InvalidUrl { url: String, problem: String },
+
+    #[error("the API key has characters that no key has; it looks like wrn_ and 40 lower-case hex digits")]
+    InvalidKey,
+
+    /// No connection could be made: nothing happened on the server.
+    #[error("no connection to {url}; is the server running? Start it with `wrenn up`")]
+    Unreachable {
+        url: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The server refused, with one of its codes.
+    #[error("{message}")]
+    Api {
+        /// HTTP status; 0 where the refusal came inside a stream that had begun.
+        status: u16,
+        /// One of a small closed set, for example `not_found`.
+        code: String,
+        message: String,
+    },
+
+    /// The connection broke: whether the server finished what was asked is not known.
+    #[error("the connection to the server broke off; look with `wrenn ls --all` at what became of it")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// The stream of a program ended before the program did.
+    #[error("the stream ended before the program did: the sandbox stopped, or the server did")]
+    Truncated,
+
+    /// The server answered with something that this version cannot read.
+    #[error("the server's answer cannot be read ({0}); are client and server of the same version?")]
+    Protocol(String),
+}
+
+impl Error {
+    /// The server's code, where the server refused.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Api { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether the server says that there is no such thing.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some("not_found")
+    }
+
+    pub(crate) fn from_reqwest(error: reqwest::Error, url: &str) -> Self {
+        if error.is_connect() {
+            return Self::Unreachable { url: url.to_owned(), source: Box::new(error) };
+        }
+        if error.is_decode() {
+            return Self::Protocol(error.to_string());
+        }
+        Self::Broken(Box::new(error))
+    }
+}

@@ -1,0 +1,190 @@
+//! A program in a sandbox as a stream: output as it comes, input as it is there, over one WebSocket.
+//!
+//! Bytes travel as base64 in text frames, so nothing is lost that is not UTF-8. The two halves are independent: a
+//! program that reads nothing does not keep its output back. Dropping both halves closes the connection, upon which
+//! the server kills the program.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use api_types::{Encoding, ExecClientMessage, ExecServerMessage, TerminalSize};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::connection::{Client, KEY_HEADER, api_error};
+use crate::error::{Error, Result};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Most bytes of input in one frame. Small enough that no server limit is near (frames carry a third more).
+const MAX_INPUT: usize = 32 * 1024;
+
+/// Largest frame that is accepted; the server sends far smaller ones.
+const MAX_FRAME: usize = 4 * 1024 * 1024;
+
+/// What to run and how.
+#[derive(Debug, Clone, Default)]
+pub struct ExecStart {
+    /// Name or path of the program. It is run directly, not by a shell.
+    pub cmd: String,
+    pub args: Vec<String>,
+    /// Seconds until the process group is killed; without it the program may run for ever.
+    pub timeout_sec: Option<u32>,
+    pub envs: BTreeMap<String, String>,
+    /// Working directory; the user's home where `None`.
+    pub cwd: Option<String>,
+    /// User in the guest; the template's default user where `None`.
+    pub user: Option<String>,
+    /// Whether input will come; otherwise the program reads end of file at once.
+    pub stdin: bool,
+    /// Runs it on a terminal of this size; all its output comes as `Stdout`.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// What a running program does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecEvent {
+    Started {
+        pid: u32,
+    },
+    Stdout(Bytes),
+    Stderr(Bytes),
+    /// The last event. 128 + signal where a signal ended the program.
+    Exited {
+        exit_code: i32,
+    },
+}
+
+/// The half that goes to the program.
+pub struct ExecInput(SplitSink<Socket, Message>);
+
+/// The half that comes from the program.
+pub struct ExecOutput {
+    frames: SplitStream<Socket>,
+    finished: bool,
+}
+
+impl fmt::Debug for ExecInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExecInput")
+    }
+}
+
+impl fmt::Debug for ExecOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecOutput").field("finished", &self.finished).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Starts a program and gives its two ends.
+    pub async fn exec_stream(&self, id: &str, start: ExecStart) -> Result<(ExecInput, ExecOutput)> {
+        let mut url = self.route(&["v1", "sandboxes", id, "exec", "stream"]);
+        url.set_scheme("ws").map_err(|()| Error::Protocol("no WebSocket address".to_owned()))?;
+        let mut request = url.as_str().into_client_request().map_err(|error| self.ws_error(error))?;
+        request.headers_mut().insert(KEY_HEADER, self.key().clone());
+        let config = WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
+        let connected = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await;
+        let (socket, _) = connected.map_err(|error| self.ws_error(error))?;
+        let (sink, frames) = socket.split();
+        let mut input = ExecInput(sink);
+        input.send(&start_message(start)).await?;
+        Ok((input, ExecOutput { frames, finished: false }))
+    }
+
+    fn ws_error(&self, error: WsError) -> Error {
+        match error {
+            WsError::Http(response) => {
+                api_error(response.status().as_u16(), response.body().as_deref().unwrap_or_default())
+            }
+            WsError::Io(_) => Error::Unreachable { url: self.url().to_owned(), source: Box::new(error) },
+            other => broken(other),
+        }
+    }
+}
+
+fn start_message(start: ExecStart) -> ExecClientMessage {
+    let ExecStart { cmd, args, timeout_sec, envs, cwd, user, stdin, terminal } = start;
+    let encoding = Encoding::Base64;
+    ExecClientMessage::Start { cmd, args, timeout_sec, envs, cwd, user, stdin, terminal, encoding }
+}
+
+fn broken(error: WsError) -> Error {
+    Error::Broken(Box::new(error))
+}
+
+impl ExecInput {
+    /// Sends input. Waits while the program does not read.
+    pub async fn write(&mut self, data: &[u8]) -> Result<()> {
+        for part in data.chunks(MAX_INPUT) {
+            let message = ExecClientMessage::Stdin { data: STANDARD.encode(part), encoding: Encoding::Base64 };
+            self.send(&message).await?;
+        }
+        Ok(())
+    }
+
+    /// End of file for the program.
+    pub async fn close(&mut self) -> Result<()> {
+        self.send(&ExecClientMessage::StdinClose).await
+    }
+
+    /// The terminal has a new size.
+    pub async fn resize(&mut self, size: TerminalSize) -> Result<()> {
+        self.send(&ExecClientMessage::Resize { size }).await
+    }
+
+    /// Kills the process group; `Exited` follows.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.send(&ExecClientMessage::Stop).await
+    }
+
+    async fn send(&mut self, message: &ExecClientMessage) -> Result<()> {
+        let text = serde_json::to_string(message).map_err(|error| Error::Protocol(error.to_string()))?;
+        self.0.send(Message::text(text)).await.map_err(broken)
+    }
+}
+
+impl ExecOutput {
+    /// What the program does next; `None` after `Exited`.
+    pub async fn next(&mut self) -> Result<Option<ExecEvent>> {
+        while !self.finished {
+            match self.frames.next().await {
+                Some(Ok(Message::Text(text))) => return self.event(text.as_str()).map(Some),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return Err(Error::Truncated),
+                Some(Ok(_)) => return Err(Error::Protocol("a frame that is not text".to_owned())),
+                Some(Err(error)) => return Err(broken(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn event(&mut self, text: &str) -> Result<ExecEvent> {
+        let message = serde_json::from_str(text).map_err(|error| Error::Protocol(error.to_string()))?;
+        Ok(match message {
+            ExecServerMessage::Start { pid } => ExecEvent::Started { pid },
+            ExecServerMessage::Stdout { data } => ExecEvent::Stdout(decode(&data)?),
+            ExecServerMessage::Stderr { data } => ExecEvent::Stderr(decode(&data)?),
+            ExecServerMessage::Exit { exit_code } => {
+                self.finished = true;
+                ExecEvent::Exited { exit_code }
+            }
+            ExecServerMessage::Error { code, data } => {
+                self.finished = true;
+                return Err(Error::Api { status: 0, code, message: data });
+            }
+        })
+    }
+}
+
+fn decode(data: &str) -> Result<Bytes> {
+    STANDARD.decode(data).map(Bytes::from).map_err(|error| Error::Protocol(format!("output: {error}")))
+}

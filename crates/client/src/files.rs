@@ -1,0 +1,115 @@
+//! Files and directories of a sandbox, streamed both ways.
+
+use std::io;
+use std::pin::Pin;
+
+use api_types::{FileInfo, ListFilesRequest, PathRequest};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use reqwest::multipart::{Form, Part};
+use reqwest::{Body, Method, Response, Url};
+use serde::Serialize;
+
+use crate::connection::Client;
+use crate::error::{Error, Result};
+
+/// Bytes as they come.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// Where a file goes.
+#[derive(Debug, Clone, Default)]
+pub struct FileTarget {
+    /// Relative paths start at the user's home. Parents are made.
+    pub path: String,
+    /// User in the guest; the template's default user where `None`.
+    pub user: Option<String>,
+    /// Permission bits; 0644 where `None`.
+    pub mode: Option<u32>,
+}
+
+impl Client {
+    fn files_route(&self, id: &str, verb: &str) -> Url {
+        self.route(&["v1", "sandboxes", id, "files", verb])
+    }
+
+    async fn files_call<T: Serialize + Sync>(&self, id: &str, verb: &str, body: &T) -> Result<Response> {
+        self.send(self.request(Method::POST, self.files_route(id, verb)).json(body)).await
+    }
+
+    /// The bytes of one file.
+    pub async fn read_file(&self, id: &str, path: &PathRequest) -> Result<ByteStream> {
+        let response = self.files_call(id, "read", path).await?;
+        Ok(self.byte_stream(response))
+    }
+
+    /// Writes a file from a stream. `length` in bytes where it is known. A stream that fails leaves no new file.
+    pub async fn write_file<S>(&self, id: &str, target: &FileTarget, data: S, length: Option<u64>) -> Result<()>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let mut form = Form::new().text("path", target.path.clone());
+        if let Some(user) = &target.user {
+            form = form.text("user", user.clone());
+        }
+        if let Some(mode) = target.mode {
+            form = form.text("mode", format!("{:04o}", mode & 0o7777));
+        }
+        let body = Body::wrap_stream(data);
+        let part = match length {
+            Some(length) => Part::stream_with_length(body, length),
+            None => Part::stream(body),
+        };
+        let request = self.request(Method::POST, self.files_route(id, "write"));
+        self.send(request.multipart(form.part("file", part.file_name("file")))).await.map(drop)
+    }
+
+    /// A directory as a tar archive, whose names are relative to it.
+    pub async fn read_archive(&self, id: &str, path: &PathRequest) -> Result<ByteStream> {
+        let response = self.send(self.request(Method::GET, self.archive_route(id, path))).await?;
+        Ok(self.byte_stream(response))
+    }
+
+    /// Unpacks a tar archive below a directory, which is made where it is missing.
+    pub async fn write_archive<S>(&self, id: &str, path: &PathRequest, tar: S) -> Result<()>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let request = self.request(Method::PUT, self.archive_route(id, path));
+        let request = request.header("content-type", "application/x-tar").body(Body::wrap_stream(tar));
+        self.send(request).await.map(drop)
+    }
+
+    pub async fn stat(&self, id: &str, path: &PathRequest) -> Result<FileInfo> {
+        let response = self.files_call(id, "stat", path).await?;
+        self.json(response).await
+    }
+
+    pub async fn list_files(&self, id: &str, request: &ListFilesRequest) -> Result<Vec<FileInfo>> {
+        let response = self.files_call(id, "list", request).await?;
+        self.json(response).await
+    }
+
+    /// Makes a directory and its parents.
+    pub async fn make_dir(&self, id: &str, path: &PathRequest) -> Result<()> {
+        self.files_call(id, "mkdir", path).await.map(drop)
+    }
+
+    /// Removes a file, or a directory with everything in it.
+    pub async fn remove_file(&self, id: &str, path: &PathRequest) -> Result<()> {
+        self.files_call(id, "remove", path).await.map(drop)
+    }
+
+    fn archive_route(&self, id: &str, path: &PathRequest) -> Url {
+        let mut url = self.files_route(id, "archive");
+        url.query_pairs_mut().append_pair("path", &path.path);
+        if let Some(user) = &path.user {
+            url.query_pairs_mut().append_pair("user", user);
+        }
+        url
+    }
+
+    pub(crate) fn byte_stream(&self, response: Response) -> ByteStream {
+        let url = self.url().to_owned();
+        response.bytes_stream().map_err(move |error| Error::from_reqwest(error, &url)).boxed()
+    }
+}
