@@ -1,0 +1,151 @@
+//! The network of a sandbox: a namespace, a veth pair to the host, a TAP for the guest, and their rules.
+//!
+//! Made in the order claim, namespace, links, rules, and taken away in the opposite one, so that at every moment a
+//! claim stands for whatever else there is of a slot. [`Networks::remove`] takes away a half-made network just as
+//! well as a whole one; it goes on past errors and reports the first.
+
+mod plan;
+mod rules;
+mod slots;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use linux::link::Links;
+use linux::{link, netns, nft, sysctl, tap};
+
+pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
+pub use rules::TABLE;
+pub use slots::{CLAIMS_DIR, Slots};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} for network slot {}", slot.number())]
+    Slot { action: &'static str, slot: Slot, source: io::Error },
+    #[error("cannot claim a network slot")]
+    Claim(#[source] io::Error),
+    #[error("cannot {action}; `wrenn doctor` shows what this host lacks")]
+    Host { action: &'static str, source: io::Error },
+}
+
+/// Makes and removes the networks of one agent's sandboxes. Blocking: call it where that is allowed.
+#[derive(Debug)]
+pub struct Networks {
+    slots: Slots,
+}
+
+impl Networks {
+    /// Prepares the host: forwarding on, the host's table in place.
+    ///
+    /// # Errors
+    /// When `nft` is missing or the kernel refuses.
+    pub fn prepare(owner: &Path) -> Result<Self, Error> {
+        let host = |action| move |source| Error::Host { action, source };
+        sysctl::set("net/ipv4/ip_forward", "1").map_err(host("turn on net.ipv4.ip_forward"))?;
+        nft::apply(&rules::host()).map_err(host("set the host's nftables rules"))?;
+        Ok(Self { slots: Slots::new(owner) })
+    }
+
+    /// Slots that this agent holds, and orphans that it may clear.
+    ///
+    /// # Errors
+    /// When the claims cannot be read.
+    pub fn claimed(&self) -> Result<Vec<(Slot, Option<String>)>, Error> {
+        self.slots.claimed().map_err(Error::Claim)
+    }
+
+    /// Claims a slot for a sandbox. Nothing else of it exists yet.
+    ///
+    /// # Errors
+    /// When every slot is taken.
+    pub fn claim(&self, sandbox: &str) -> Result<Slot, Error> {
+        self.slots.claim(sandbox).map_err(Error::Claim)
+    }
+
+    /// Makes the network of a claimed slot.
+    ///
+    /// # Errors
+    /// What the kernel refused; call [`Networks::remove`] then.
+    pub fn create(&self, slot: Slot) -> Result<(), Error> {
+        let at = |action| move |source| Error::Slot { action, slot, source };
+        netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
+        connect(slot).map_err(at("connect the host and a network namespace"))?;
+        netns::enter(&slot.netns(), move || furnish(slot)).map_err(at("set up a network namespace"))
+    }
+
+    /// Takes the network away and gives the slot back. Idempotent.
+    ///
+    /// # Errors
+    /// The first step that failed; the claim is kept then, so that it can be tried again.
+    pub fn remove(&self, slot: Slot) -> Result<(), Error> {
+        let at = |action| move |source| Error::Slot { action, slot, source };
+        let link = Links::here().and_then(|links| links.delete(&slot.veth()));
+        let namespace = netns::remove(&slot.netns());
+        link.map_err(at("remove the veth pair"))?;
+        namespace.map_err(at("remove the network namespace"))?;
+        self.slots.release(slot).map_err(at("give back the claim"))
+    }
+}
+
+/// In the host's namespace: the pair, our end of it, and the way to the guest.
+fn connect(slot: Slot) -> io::Result<()> {
+    let links = Links::here()?;
+    links.add_veth(&slot.veth(), &slot.peer(), &slot.netns())?;
+    links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
+    links.up(&slot.veth())?;
+    let peer = (slot.peer(), slot.peer_ip());
+    netns::enter(&slot.netns(), move || {
+        let links = Links::here()?;
+        links.add_address(&peer.0, peer.1, 31)?;
+        links.up(&peer.0)
+    })?;
+    links.add_route(slot.host_ip(), 32, slot.peer_ip())
+}
+
+/// Inside the namespace: the TAP, routes and rules.
+fn furnish(slot: Slot) -> io::Result<()> {
+    let links = Links::here()?;
+    links.up("lo")?;
+    tap::create(TAP)?;
+    links.set_mac(TAP, plan::TAP_MAC)?;
+    links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
+    links.up(TAP)?;
+    links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
+    sysctl::set("net/ipv4/ip_forward", "1")?;
+    match sysctl::set("net/ipv6/conf/all/disable_ipv6", "1") {
+        // A kernel without IPv6 has nothing to turn off.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    nft::apply(&rules::namespace(slot))
+}
+
+/// Names of our namespaces and links on this machine, of whatever agent.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn leftovers() -> io::Result<Vec<String>> {
+    Ok([netns::list(NETNS_PREFIX)?, link::list(VETH_PREFIX)?].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_comes_whole_and_goes_whole() {
+        let owner = tempfile::tempdir().unwrap();
+        let networks = Networks::prepare(owner.path()).unwrap();
+        let slot = networks.claim("sb-test").unwrap();
+        networks.create(slot).unwrap();
+        assert!(leftovers().unwrap().contains(&slot.veth()));
+        let inside = netns::enter(&slot.netns(), || link::list("")).unwrap();
+        assert!(inside.contains(&TAP.to_owned()) && inside.contains(&slot.peer()), "{inside:?}");
+        networks.remove(slot).unwrap();
+        networks.remove(slot).unwrap();
+        let left = leftovers().unwrap();
+        assert!(!left.contains(&slot.veth()) && !left.contains(&slot.netns()), "{left:?}");
+        assert!(networks.claimed().unwrap().iter().all(|(other, _)| *other != slot));
+    }
+}

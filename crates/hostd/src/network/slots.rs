@@ -1,0 +1,155 @@
+//! Which network slots of this machine are taken, and by whom.
+//!
+//! Several agents can share one machine (each with a `WRENN_DIR` of its own), so a slot is claimed where all of
+//! them look: an exclusively created file `/run/wrenn/slots/N`, made before anything else of the slot and
+//! removed after everything else of it. It names the agent's directory and the sandbox.
+//! If we die with a claim held, [`Slots::claimed`] shows it at the next start. A claim whose agent's
+//! directory is gone belongs to nobody; any agent may clear it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Slot;
+
+/// Where claims are kept: gone after a reboot, as the networks are.
+pub const CLAIMS_DIR: &str = "/run/wrenn/slots";
+
+/// Content of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// `WRENN_DIR` of the agent.
+    pub dir: PathBuf,
+    pub sandbox: String,
+}
+
+/// The slots that one agent hands out.
+#[derive(Debug)]
+pub struct Slots {
+    dir: PathBuf,
+    owner: PathBuf,
+    /// Where to look first, so that a slot rests before it is used again.
+    next: Mutex<u16>,
+}
+
+impl Slots {
+    /// Slots for the agent that works in `owner`.
+    #[must_use]
+    pub fn new(owner: &Path) -> Self {
+        Self::in_dir(Path::new(CLAIMS_DIR), owner)
+    }
+
+    fn in_dir(dir: &Path, owner: &Path) -> Self {
+        Self { dir: dir.to_owned(), owner: owner.to_owned(), next: Mutex::new(1) }
+    }
+
+    /// Claims a free slot.
+    ///
+    /// # Errors
+    /// `QuotaExceeded` when every slot is taken.
+    pub fn claim(&self, sandbox: &str) -> io::Result<Slot> {
+        fs::create_dir_all(&self.dir)?;
+        let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
+        let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for _ in 0..Slot::MAX {
+            let number = *next;
+            *next = number % Slot::MAX + 1;
+            let Some(slot) = Slot::new(number) else { continue };
+            match File::options().write(true).create_new(true).open(self.path(slot)) {
+                Ok(mut file) => {
+                    file.write_all(&claim)?;
+                    return Ok(slot);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let problem = format!("all {} network slots of this machine are taken; delete sandboxes", Slot::MAX);
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, problem))
+    }
+
+    /// Gives a slot back. That it was not claimed is fine.
+    ///
+    /// # Errors
+    /// What unlink said.
+    pub fn release(&self, slot: Slot) -> io::Result<()> {
+        match fs::remove_file(self.path(slot)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Our claims, and those of agents whose directory is gone, with the sandbox of each. A claim that was cut off
+    /// while it was written has no owner either.
+    ///
+    /// # Errors
+    /// When the claims cannot be listed.
+    pub fn claimed(&self) -> io::Result<Vec<(Slot, Option<String>)>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let Some(slot) = number.and_then(Slot::new) else { continue };
+            let Ok(text) = fs::read(entry.path()) else { continue };
+            match serde_json::from_slice::<Claim>(&text) {
+                Ok(claim) if claim.dir == self.owner => found.push((slot, Some(claim.sandbox))),
+                Ok(claim) if !claim.dir.exists() => found.push((slot, None)),
+                Ok(_) => {}
+                Err(_) if is_old(&entry.path()) => found.push((slot, None)),
+                Err(_) => {}
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn path(&self, slot: Slot) -> PathBuf {
+        self.dir.join(slot.number().to_string())
+    }
+}
+
+/// Older than any write of a claim takes: another agent may be writing a young one right now.
+fn is_old(path: &Path) -> bool {
+    let age = fs::metadata(path).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+    age.is_some_and(|age| age.as_secs() > 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_agents_never_get_the_same_slot() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        fs::create_dir_all(&one).unwrap();
+        fs::create_dir_all(&two).unwrap();
+        let claims = dir.path().join("claims");
+        let (first, second) = (Slots::in_dir(&claims, &one), Slots::in_dir(&claims, &two));
+        let a = first.claim("sb-a").unwrap();
+        let b = second.claim("sb-b").unwrap();
+        assert_ne!(a, b);
+        assert_eq!(first.claimed().unwrap(), [(a, Some("sb-a".to_owned()))]);
+        // The directory of the second agent is gone: its claim is up for clearing.
+        fs::remove_dir(&two).unwrap();
+        assert_eq!(first.claimed().unwrap(), [(a, Some("sb-a".to_owned())), (b, None)]);
+        first.release(b).unwrap();
+        first.release(b).unwrap();
+        assert_eq!(first.claimed().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_released_slot_rests() {
+        let dir = tempfile::tempdir().unwrap();
+        let slots = Slots::in_dir(&dir.path().join("claims"), dir.path());
+        let first = slots.claim("sb-a").unwrap();
+        slots.release(first).unwrap();
+        assert_ne!(slots.claim("sb-b").unwrap(), first);
+    }
+}
