@@ -1,0 +1,158 @@
+//! What every guest boots from: an ELF kernel and an initramfs with the guest agent as `/init`.
+//!
+//! Both are made once for a (kernel, modules, guest agent) and kept under `DIR/HASH/`. The directory is made under a
+//! temporary name and renamed when it is whole, so an interrupted run leaves nothing that looks finished.
+
+mod initramfs;
+mod kernel;
+mod modules;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use kernel::vmlinux;
+
+/// Part of the hash: raise it when the way the files are made changes.
+const FORMAT: &str = "2";
+const KERNEL: &str = "vmlinux";
+const INITRAMFS: &str = "initramfs.cpio";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read {what} {path}; {hint}")]
+    Read { what: &'static str, path: PathBuf, hint: &'static str, source: io::Error },
+    #[error("cannot use the kernel {path}")]
+    Kernel { path: PathBuf, source: kernel::Error },
+    #[error("cannot read the kernel's modules in {dir}")]
+    Modules { dir: PathBuf, source: io::Error },
+    #[error("cannot write the boot files to {dir}")]
+    Write { dir: PathBuf, source: io::Error },
+}
+
+/// Files that exist and are whole.
+#[derive(Debug, Clone)]
+pub struct BootFiles {
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+}
+
+/// Makes the boot files, or finds them made. Blocking.
+///
+/// # Errors
+/// When the kernel or the guest agent is missing or damaged, with what to do.
+pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Error> {
+    let image = read("the guest kernel", kernel, "get one with `make kernel`, or set AGENT_KERNEL_PATH", kernel)?;
+    let agent = read("the guest agent", envd, "build it with `make build-envd`, or set AGENT_ENVD_PATH", envd)?;
+    let elf = vmlinux(&image).map_err(|source| Error::Kernel { path: kernel.to_owned(), source })?;
+    let modules = match modules_dir(kernel, &elf) {
+        Some(dir) => modules::needed(&dir).map_err(|source| Error::Modules { dir, source })?,
+        None => Vec::new(),
+    };
+    let dir = cache.join(hash(&elf, &agent, &modules));
+    let files = BootFiles { kernel: dir.join(KERNEL), initramfs: dir.join(INITRAMFS) };
+    if !dir.is_dir() {
+        make(&dir, &elf, &agent, &modules).map_err(|source| Error::Write { dir: dir.clone(), source })?;
+    }
+    remove_others(cache, &dir);
+    Ok(files)
+}
+
+fn read(what: &'static str, path: &Path, hint: &'static str, shown: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Read { what, path: shown.to_owned(), hint, source })
+}
+
+/// Beside the kernel, where `make kernel` puts them, or those of the host when it runs the same kernel.
+fn modules_dir(kernel: &Path, elf: &[u8]) -> Option<PathBuf> {
+    let version = version(elf)?;
+    let beside = kernel.parent()?.join("modules").join(&version);
+    let candidates = [beside, Path::new("/lib/modules").join(&version)];
+    candidates.into_iter().find(|dir| dir.join("modules.dep").is_file())
+}
+
+/// The release in the kernel's banner, `Linux version 6.1.0-… (…`.
+fn version(elf: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let start = elf.windows(BANNER.len()).position(|window| window == BANNER)? + BANNER.len();
+    let rest = elf.get(start..start + 128)?;
+    let end = rest.iter().position(|byte| *byte == b' ')?;
+    let version = String::from_utf8(rest[..end].to_vec()).ok()?;
+    let safe = version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+-_~".contains(&byte));
+    (safe && !version.starts_with('.')).then_some(version)
+}
+
+fn hash(elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> String {
+    let mut hasher = Sha256::new();
+    let parts = [FORMAT.as_bytes(), elf, agent];
+    let module_parts = modules.iter().flat_map(|module| [module.file_name.as_bytes(), &module.content]);
+    for part in parts.into_iter().chain(module_parts) {
+        hasher.update(part.len().to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io::Result<()> {
+    let unfinished = dir.with_extension("unfinished");
+    let _ = fs::remove_dir_all(&unfinished);
+    fs::create_dir_all(&unfinished)?;
+    fs::write(unfinished.join(KERNEL), elf)?;
+    initramfs::write(&unfinished.join(INITRAMFS), agent, modules)?;
+    for name in [KERNEL, INITRAMFS] {
+        fs::File::open(unfinished.join(name))?.sync_all()?;
+    }
+    fs::rename(&unfinished, dir)?;
+    linux::file::sync_dir(dir.parent().unwrap_or(dir))
+}
+
+/// Boot files of other kernels and agents: no VM needs them after it has started.
+fn remove_others(cache: &Path, keep: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        if entry.path() != keep {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fake_elf() -> Vec<u8> {
+        let mut elf = b"\x7fELF....Linux version 6.1.0-99-cloud-amd64 (builder)".to_vec();
+        elf.resize(4096, 0);
+        elf
+    }
+
+    #[test]
+    fn the_release_is_in_the_banner() {
+        assert_eq!(version(&fake_elf()).as_deref(), Some("6.1.0-99-cloud-amd64"));
+        assert_eq!(version(b"\x7fELF nothing"), None);
+        let hostile = [b"Linux version ../../etc ".as_slice(), &[0; 200]].concat();
+        assert_eq!(version(&hostile), None);
+    }
+
+    #[test]
+    fn boot_files_are_made_once_and_renewed_with_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, envd, cache) = (dir.path().join("vmlinux"), dir.path().join("envd"), dir.path().join("boot"));
+        fs::write(&kernel, fake_elf()).unwrap();
+        fs::write(&envd, b"agent one").unwrap();
+        let first = prepare(&kernel, &envd, &cache).unwrap();
+        assert_eq!(prepare(&kernel, &envd, &cache).unwrap().initramfs, first.initramfs);
+        assert!(fs::read(&first.initramfs).unwrap().starts_with(b"070701"));
+        fs::write(&envd, b"agent two").unwrap();
+        let second = prepare(&kernel, &envd, &cache).unwrap();
+        assert_ne!(second.initramfs, first.initramfs);
+        assert!(!first.initramfs.exists() && second.kernel.exists());
+    }
+
+    #[test]
+    fn missing_files_say_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = prepare(&dir.path().join("none"), &dir.path().join("envd"), dir.path()).unwrap_err();
+        assert!(error.to_string().contains("make kernel"), "{error}");
+    }
+}
