@@ -1,0 +1,132 @@
+//! Acts on files with the permissions of a user of the guest, so that the kernel decides what is allowed.
+//!
+//! The agent is root. For the length of one closure the calling *thread* alone takes the user's file system
+//! identity (`setfsuid`, `setfsgid`, `setgroups` by the raw system call, which glibc would spread over all
+//! threads); leaving the closure, also by a panic, gives it back. A descriptor opened inside stays usable outside.
+//! Nothing is kept on disk; if the process dies, the identity dies with its thread.
+
+use std::io;
+
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+
+use crate::filesystem::error::FileError;
+use crate::user::User;
+
+/// Runs `act` on this thread as `user`. `act` must not hand work to other threads: those are root.
+///
+/// # Errors
+/// Where the identity cannot be taken; `act` has not run then.
+pub fn as_user<T>(user: &User, act: impl FnOnce() -> T) -> io::Result<T> {
+    let _back = Switched::to(user)?;
+    Ok(act())
+}
+
+/// Runs `act` as `user` on a thread that may block.
+///
+/// # Errors
+/// What `act` returns; internal where the identity cannot be taken or `act` panicked.
+pub async fn run<T: Send + 'static>(
+    user: &User,
+    act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+) -> Result<T, FileError> {
+    let user = user.clone();
+    blocking(move || as_user(&user, act).map_err(|e| FileError::identity(&e))?).await
+}
+
+/// Runs `act` with the agent's own permissions on a thread that may block.
+///
+/// # Errors
+/// What `act` returns; internal where it panicked.
+pub async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+) -> Result<T, FileError> {
+    match tokio::task::spawn_blocking(act).await {
+        Ok(result) => result,
+        Err(e) => Err(FileError::task(&e)),
+    }
+}
+
+/// A thread under another identity; holds the one to return to.
+struct Switched {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<rustix::process::Gid>,
+}
+
+impl Switched {
+    fn to(user: &User) -> io::Result<Self> {
+        // Made before anything changes, so that a failure half-way is undone by its `Drop`.
+        let back = Self { uid: fsuid(), gid: fsgid(), groups: rustix::process::getgroups()? };
+        let groups: Vec<_> = user.groups.iter().map(|gid| rustix::process::Gid::from_raw(*gid)).collect();
+        rustix::thread::set_thread_groups(&groups)?;
+        setfsgid(Gid::from_raw(user.gid));
+        setfsuid(Uid::from_raw(user.uid));
+        if fsuid().as_raw() == user.uid && fsgid().as_raw() == user.gid {
+            Ok(back)
+        } else {
+            Err(io::Error::from_raw_os_error(nix::libc::EPERM))
+        }
+    }
+}
+
+impl Drop for Switched {
+    fn drop(&mut self) {
+        setfsuid(self.uid);
+        setfsgid(self.gid);
+        if let Err(e) = rustix::thread::set_thread_groups(&self.groups) {
+            tracing::error!("cannot give a thread its groups back: {e}");
+        }
+    }
+}
+
+/// The call fails on purpose with an id that is none, and so only answers with the one in force.
+fn fsuid() -> Uid {
+    setfsuid(Uid::from_raw(u32::MAX))
+}
+
+fn fsgid() -> Gid {
+    setfsgid(Gid::from_raw(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    fn nobody() -> User {
+        crate::user::lookup("nobody").expect("nobody is in /etc/passwd")
+    }
+
+    #[test]
+    fn files_belong_to_the_user_and_root_comes_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+        let user = nobody();
+        as_user(&user, || fs::write(dir.path().join("a"), b"x").expect("writes")).expect("switches");
+        fs::write(dir.path().join("b"), b"x").expect("writes");
+        let owner = |name| fs::metadata(dir.path().join(name)).map(|m| (m.uid(), m.gid())).expect("is there");
+        assert_eq!(owner("a"), (user.uid, user.gid));
+        assert_eq!(owner("b"), (0, 0));
+    }
+
+    #[test]
+    fn root_comes_back_after_a_panic() {
+        let before = rustix::process::getgroups().expect("groups");
+        let result = std::panic::catch_unwind(|| as_user(&nobody(), || panic!("on purpose")));
+        assert!(result.is_err());
+        assert_eq!((fsuid().as_raw(), fsgid().as_raw()), (0, 0));
+        assert_eq!(rustix::process::getgroups().expect("groups"), before);
+    }
+
+    #[test]
+    fn the_kernel_refuses_what_the_user_may_not_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("secret");
+        fs::write(&path, b"x").expect("writes");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let refused = as_user(&nobody(), || fs::read(&path)).expect("switches").expect_err("must be refused");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+}

@@ -1,0 +1,130 @@
+//! Stat, list, make, move, remove. Synchronous; called on a blocking thread under the user's identity.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use guest_rpc::filesystem::EntryInfo;
+use nix::libc;
+
+use super::entry;
+use super::error::{FileError, Kind};
+use super::path::ensure_dir;
+use crate::user::Database;
+
+/// Most entries of one listing: some 50 MiB of answer.
+const ENTRIES_LIMIT: usize = 200_000;
+
+fn names() -> Database {
+    Database::read(Path::new("/etc"))
+}
+
+/// Describes one path.
+///
+/// # Errors
+/// Not found; denied.
+pub fn stat(path: &Path) -> Result<EntryInfo, FileError> {
+    entry::entry(path, &names()).map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("look at", path, &e)))
+}
+
+/// A path below a plain file does not exist; for a reader that is all there is to it.
+pub fn absent(path: &Path, error: &io::Error) -> Option<FileError> {
+    (error.raw_os_error() == Some(libc::ENOTDIR))
+        .then(|| FileError::new(Kind::NotFound, format!("path '{}' does not exist", path.display())))
+}
+
+/// Entries below `path` down to `depth` levels (0 counts as 1): by name, each directory before what is in it.
+/// Symbolic links to directories are not entered; nor are directories further down that the user may not read.
+///
+/// # Errors
+/// Not found; invalid where `path` is no directory; denied; exhausted beyond [`ENTRIES_LIMIT`].
+pub fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
+    let top = fs::metadata(path).map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("list", path, &e)))?;
+    if !top.is_dir() {
+        return Err(FileError::invalid(format!("path '{}' is not a directory", path.display())));
+    }
+    let names = names();
+    let mut entries = Vec::new();
+    // Last one first: a stack of what is still to be described, with its level.
+    let mut open = children(path, 1).map_err(|e| FileError::io("list", path, &e))?;
+    while let Some((path, level)) = open.pop() {
+        // What vanished meanwhile is no part of the listing.
+        let Ok(own) = fs::symlink_metadata(&path) else { continue };
+        if entries.len() == ENTRIES_LIMIT {
+            let message = format!("more than {ENTRIES_LIMIT} entries: list a smaller directory or less depth");
+            return Err(FileError::new(Kind::Exhausted, message));
+        }
+        entries.push(entry::describe(&path, &own, &names));
+        if own.is_dir() && level < depth {
+            open.append(&mut children(&path, level + 1).unwrap_or_default());
+        }
+    }
+    Ok(entries)
+}
+
+/// Entries of one directory, the first by name last.
+fn children(dir: &Path, level: u32) -> io::Result<Vec<(std::path::PathBuf, u32)>> {
+    let mut found = Vec::new();
+    for child in fs::read_dir(dir)? {
+        found.push((child?.path(), level));
+        if found.len() > ENTRIES_LIMIT {
+            break;
+        }
+    }
+    found.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+    Ok(found)
+}
+
+/// Makes a directory and its missing parents.
+///
+/// # Errors
+/// Already exists; invalid where a file is in the way; denied; no space.
+pub fn make_dir(path: &Path) -> Result<EntryInfo, FileError> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => {
+            Err(FileError::new(Kind::AlreadyExists, format!("directory '{}' already exists", path.display())))
+        }
+        Ok(_) => Err(FileError::invalid(format!("path '{}' already exists and is not a directory", path.display()))),
+        Err(_) => {
+            ensure_dir(path)?;
+            stat(path)
+        }
+    }
+}
+
+/// Moves or renames; missing parents of `destination` are made. Replaces a file, or an empty directory by a directory.
+///
+/// # Errors
+/// Not found; denied; invalid; already exists; precondition across file systems.
+pub fn rename(source: &Path, destination: &Path) -> Result<EntryInfo, FileError> {
+    fs::symlink_metadata(source)
+        .map_err(|e| absent(source, &e).unwrap_or_else(|| FileError::io("move", source, &e)))?;
+    if let Some(parent) = destination.parent() {
+        ensure_dir(parent)?;
+    }
+    fs::rename(source, destination).map_err(|e| {
+        let doing = format!("move '{}' to", source.display());
+        FileError::io(&doing, destination, &e)
+    })?;
+    stat(destination)
+}
+
+/// Removes a file, or a directory with all that is in it; what is not there is removed already.
+///
+/// # Errors
+/// Denied; invalid for `/`.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    if path == Path::new("/") {
+        return Err(FileError::invalid("path '/' is the whole sandbox: remove what is in it, or the sandbox"));
+    }
+    let done = match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match done {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(()),
+        Err(e) => Err(FileError::io("remove", path, &e)),
+        Ok(()) => Ok(()),
+    }
+}

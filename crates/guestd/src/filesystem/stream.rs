@@ -1,0 +1,137 @@
+//! `WatchDir`: a watch as a stream. Start first, then events as they come, a keepalive after every idle while.
+//!
+//! Events are taken over only when the client has taken the ones before, so a slow client costs the kernel's
+//! queue and nothing here; where that overflows the stream ends with `data_loss`. Dropping the stream ends the watch.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use connectrpc::{ConnectError, RequestContext};
+use futures::Stream;
+use guest_rpc::filesystem::watch_dir_response::{KeepAlive, StartEvent};
+use guest_rpc::filesystem::{FilesystemEvent, WatchDirResponse};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
+
+use super::error::{FileError, Kind};
+use super::watch::Watch;
+use crate::as_user::blocking;
+
+/// Idle time before a keepalive where the client names none (E2B contract 2.3).
+const KEEPALIVE: Duration = Duration::from_secs(90);
+
+/// Header with the idle time in seconds.
+const KEEPALIVE_HEADER: &str = "keepalive-ping-interval";
+
+struct State {
+    /// Away while it is being drained; a stream that lost it has ended.
+    watch: Option<Watch>,
+    descriptor: AsyncFd<OwnedFd>,
+    pending: VecDeque<FilesystemEvent>,
+    keepalive: Duration,
+    next_keepalive: Instant,
+    deadline: Option<Instant>,
+    started: bool,
+    /// The kernel holds more than the last drain took.
+    more: bool,
+}
+
+/// The stream of a watch that has started.
+///
+/// # Errors
+/// Exhausted where there are no descriptors left.
+pub fn stream(
+    watch: Watch,
+    context: &RequestContext,
+) -> Result<impl Stream<Item = Result<WatchDirResponse, ConnectError>> + Send + use<>, FileError> {
+    let descriptor = watch.readiness()?;
+    let keepalive = keepalive(context.header(KEEPALIVE_HEADER).and_then(|value| value.to_str().ok()));
+    let state = State {
+        watch: Some(watch),
+        descriptor,
+        pending: VecDeque::new(),
+        keepalive,
+        next_keepalive: Instant::now() + keepalive,
+        deadline: context.deadline().map(Instant::from_std),
+        started: false,
+        more: false,
+    };
+    Ok(futures::stream::unfold(Some(state), async |state| {
+        let mut state = state?;
+        match state.next().await {
+            Ok(message) => Some((Ok(message), Some(state))),
+            Err(e) => Some((Err(e), None)),
+        }
+    }))
+}
+
+fn keepalive(header: Option<&str>) -> Duration {
+    header.and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0).map_or(KEEPALIVE, Duration::from_secs)
+}
+
+impl State {
+    async fn next(&mut self) -> Result<WatchDirResponse, ConnectError> {
+        if !self.started {
+            self.started = true;
+            return Ok(WatchDirResponse { event: StartEvent::default().into(), ..Default::default() });
+        }
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                self.next_keepalive = Instant::now() + self.keepalive;
+                return Ok(WatchDirResponse { event: event.into(), ..Default::default() });
+            }
+            if self.more {
+                self.drain().await?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = at(self.deadline) => return Err(ConnectError::deadline_exceeded("the time of the watch is over")),
+                ready = self.descriptor.readable() => {
+                    ready.map_err(|e| ConnectError::internal(format!("cannot wait for events: {e}")))?.clear_ready();
+                }
+                () = sleep_until(self.next_keepalive) => {
+                    self.next_keepalive = Instant::now() + self.keepalive;
+                    return Ok(WatchDirResponse { event: KeepAlive::default().into(), ..Default::default() });
+                }
+            }
+            self.drain().await?;
+        }
+    }
+
+    async fn drain(&mut self) -> Result<(), FileError> {
+        let gone = || FileError::new(Kind::Internal, "the watch has ended");
+        let mut watch = self.watch.take().ok_or_else(gone)?;
+        let (watch, more, events) = blocking(move || {
+            let more = watch.drain();
+            let events = watch.take();
+            Ok((watch, more, events))
+        })
+        .await?;
+        self.watch = Some(watch);
+        self.more = more;
+        self.pending = events?;
+        Ok(())
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_header_is_seconds() {
+        assert_eq!(keepalive(Some("50")), Duration::from_secs(50));
+        for odd in [None, Some("0"), Some("-1"), Some("soon")] {
+            assert_eq!(keepalive(odd), KEEPALIVE);
+        }
+    }
+}
