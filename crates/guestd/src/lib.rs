@@ -6,19 +6,26 @@
 
 use std::sync::Arc;
 
+pub mod as_user;
 pub mod auth;
+pub mod cgroup;
 pub mod files;
 pub mod filesystem;
 pub mod http;
+pub mod process;
+pub mod reaper;
 pub mod settings;
+mod syscall;
 pub mod user;
 
+use process::Processes;
 use settings::Settings;
 
 /// What every handler shares.
 #[derive(Debug, Clone)]
 pub struct Agent {
     pub settings: Arc<Settings>,
+    pub processes: Arc<Processes>,
 }
 
 /// Longest message of one Connect call, bytes: the SDKs send standard input in pieces far below.
@@ -28,7 +35,8 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 pub fn router(agent: &Agent) -> axum::Router {
     let limits =
         connectrpc::Limits::default().with_max_message_size(MESSAGE_LIMIT).with_max_request_body_size(MESSAGE_LIMIT);
-    let rpc = connectrpc::ConnectRpcService::new(filesystem::service(agent)).with_limits(limits);
+    let rpc = connectrpc::ConnectRpcService::new(process::service(agent).merge(filesystem::service(agent)))
+        .with_limits(limits);
     axum::Router::new()
         .merge(files::router(agent))
         .fallback_service(rpc)

@@ -1,0 +1,95 @@
+//! The cgroup (version 2) of user processes, with limits that leave the agent room to answer.
+//!
+//! One group, `user`, below the mounted root; the agent stays in the root, which has no limits. Where there is
+//! no cgroup v2, or a controller is missing, there is no such limit and all else works.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+/// Weight of all user processes together against the agent's 100 (kernel: 1 to 10000).
+const CPU_WEIGHT: &str = "50";
+
+/// Memory kept for agent and kernel: a sixteenth, at least 16 MiB, at most 64 MiB.
+const RESERVE_PART: u64 = 16;
+const RESERVE_MIN: u64 = 16 << 20;
+const RESERVE_MAX: u64 = 64 << 20;
+
+/// Process ids kept for agent and kernel.
+const PIDS_RESERVE: u64 = 256;
+
+/// The group that user processes join between fork and exec.
+#[derive(Debug)]
+pub struct Cgroup {
+    procs: File,
+}
+
+impl Cgroup {
+    /// Makes the group below a mounted cgroup2 `root` and sets what limits the controllers there allow.
+    ///
+    /// # Errors
+    /// Where `root` is no cgroup2 or no group can be made in it.
+    pub fn create(root: &Path) -> io::Result<Self> {
+        for controller in ["+cpu", "+memory", "+pids"] {
+            attempt(&root.join("cgroup.subtree_control"), controller);
+        }
+        let group = root.join("user");
+        match fs::create_dir(&group) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        attempt(&group.join("cpu.weight"), CPU_WEIGHT);
+        if let Some(total) = memory_total() {
+            attempt(&group.join("memory.max"), &memory_limit(total).to_string());
+        }
+        if let Some(pids) = pids_limit() {
+            attempt(&group.join("pids.max"), &pids.to_string());
+        }
+        Ok(Self { procs: OpenOptions::new().write(true).open(group.join("cgroup.procs"))? })
+    }
+
+    /// The file that a process writes `0` into to join.
+    pub fn procs(&self) -> BorrowedFd<'_> {
+        self.procs.as_fd()
+    }
+}
+
+/// Hard limit for user processes on a machine with `total` bytes. Only a hard one: a soft one below it makes a
+/// process that grows crawl for minutes instead of ending.
+fn memory_limit(total: u64) -> u64 {
+    let reserve = (total / RESERVE_PART).clamp(RESERVE_MIN, RESERVE_MAX);
+    total.saturating_sub(reserve).max(total / 2)
+}
+
+fn pids_limit() -> Option<u64> {
+    let read = |path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let most = read("/proc/sys/kernel/pid_max")?.min(read("/proc/sys/kernel/threads-max")?);
+    // A machine too small for the reserve keeps half for itself.
+    Some(most.saturating_sub(PIDS_RESERVE).max(most / 2))
+}
+
+fn memory_total() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn attempt(path: &Path, value: &str) {
+    if let Err(e) = fs::write(path, value) {
+        tracing::info!("no limit from {}: {e}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_keeps_its_share() {
+        assert_eq!(memory_limit(128 << 20), 112 << 20);
+        assert_eq!(memory_limit(512 << 20), 480 << 20);
+        assert_eq!(memory_limit(64 << 30), (64 << 30) - (64 << 20));
+        assert_eq!(memory_limit(8 << 20), 4 << 20);
+    }
+}

@@ -1,0 +1,114 @@
+//! What a process reads: its standard input, or its terminal.
+//!
+//! Writes wait while the process does not read; they never go in between each other.
+
+use std::sync::Arc;
+
+use connectrpc::ConnectError;
+use guest_rpc::process::__buffa::oneof::process_input::Input as Bytes;
+use guest_rpc::process::ProcessInput;
+use tokio::sync::Mutex;
+
+use super::descriptor::Descriptor;
+use super::terminal::Size;
+use crate::syscall;
+
+/// The input of one process.
+#[derive(Debug)]
+pub enum Input {
+    /// `None`: never had one, or closed.
+    Pipe(Mutex<Option<Descriptor>>),
+    Terminal {
+        descriptor: Arc<Descriptor>,
+        turn: Mutex<()>,
+    },
+}
+
+/// Why input was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    #[error("field input is missing: give stdin or pty")]
+    Missing,
+    #[error("the process has a terminal: send pty, not stdin")]
+    HasTerminal,
+    #[error("the process has no terminal: start it with pty")]
+    NoTerminal,
+    #[error("standard input is closed, or the process was started with stdin false")]
+    Closed,
+    #[error("the process no longer reads its input")]
+    NotRead(#[source] std::io::Error),
+    #[error("standard input of a terminal cannot be closed: send the byte 4 (Ctrl-D) instead")]
+    CannotClose,
+    #[error("the process has ended")]
+    Ended,
+    #[error("the terminal refused the size")]
+    Resize(#[source] std::io::Error),
+}
+
+impl From<InputError> for ConnectError {
+    fn from(error: InputError) -> Self {
+        match error {
+            InputError::Missing => Self::invalid_argument(error.to_string()),
+            InputError::Ended => Self::not_found(error.to_string()),
+            _ => Self::failed_precondition(error.to_string()),
+        }
+    }
+}
+
+impl Input {
+    /// A pipe, or nothing.
+    pub fn pipe(descriptor: Option<Descriptor>) -> Self {
+        Self::Pipe(Mutex::new(descriptor))
+    }
+
+    /// Our side of a terminal.
+    pub fn terminal(descriptor: Arc<Descriptor>) -> Self {
+        Self::Terminal { descriptor, turn: Mutex::default() }
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// [`InputError`].
+    pub async fn write(&self, input: &ProcessInput) -> Result<(), InputError> {
+        match (self, input.input.as_ref().ok_or(InputError::Missing)?) {
+            (Self::Pipe(pipe), Bytes::Stdin(bytes)) => {
+                let pipe = pipe.lock().await;
+                pipe.as_ref().ok_or(InputError::Closed)?.write_all(bytes).await.map_err(InputError::NotRead)
+            }
+            (Self::Terminal { descriptor, turn }, Bytes::Pty(bytes)) => {
+                let _turn = turn.lock().await;
+                descriptor.write_all(bytes).await.map_err(InputError::NotRead)
+            }
+            (Self::Terminal { .. }, Bytes::Stdin(_)) => Err(InputError::HasTerminal),
+            (Self::Pipe(_), Bytes::Pty(_)) => Err(InputError::NoTerminal),
+        }
+    }
+
+    /// Closes standard input after what was written before; again is fine.
+    ///
+    /// # Errors
+    /// [`InputError::CannotClose`].
+    pub async fn close(&self) -> Result<(), InputError> {
+        match self {
+            Self::Pipe(pipe) => {
+                pipe.lock().await.take();
+                Ok(())
+            }
+            Self::Terminal { .. } => Err(InputError::CannotClose),
+        }
+    }
+
+    /// Sets the window size.
+    ///
+    /// # Errors
+    /// [`InputError`].
+    pub fn resize(&self, size: Size) -> Result<(), InputError> {
+        match self {
+            Self::Pipe(_) => Err(InputError::NoTerminal),
+            Self::Terminal { descriptor, .. } => {
+                syscall::set_window_size(descriptor.fd(), size.cols, size.rows).map_err(InputError::Resize)
+            }
+        }
+    }
+}

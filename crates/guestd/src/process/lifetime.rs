@@ -1,0 +1,131 @@
+//! The life of one process: start, carry its output, hold it to its deadline, tell its end.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use guest_rpc::process::ProcessConfig;
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::descriptor::Descriptor;
+use super::input::Input;
+use super::output::{End, Event, Source, pump};
+use super::spawn::{Pipes, Program, Stdio3, spawn};
+use super::table::{Process, Processes};
+use super::terminal::{self, Size};
+use crate::reaper::Exit;
+
+/// How long the end of a process is kept for those who connect late (E2B contract 2.4).
+pub const KEEP_ENDED: Duration = Duration::from_secs(30);
+
+/// Everything about a start that is not the program itself.
+#[derive(Debug)]
+pub struct Plan {
+    pub program: Program,
+    pub config: ProcessConfig,
+    pub tag: Option<String>,
+    /// `None`: pipes.
+    pub terminal: Option<Size>,
+    pub stdin: bool,
+    /// When the whole group is killed.
+    pub deadline: Option<Instant>,
+}
+
+type Pump = (Source, Arc<Descriptor>);
+
+/// Starts a process; it then lives on its own. The receiver has all of its output.
+///
+/// # Errors
+/// Where it could not be started; nothing is left then.
+pub async fn start(processes: Arc<Processes>, plan: Plan) -> io::Result<(Arc<Process>, mpsc::Receiver<Event>)> {
+    let Plan { program, config, tag, terminal, stdin, deadline } = plan;
+    let (reaper, cgroup) = (processes.reaper.clone(), processes.cgroup.clone());
+    let (spawned, master) = tokio::task::spawn_blocking(move || {
+        let (stdio, master) = match terminal {
+            None => (Stdio3::Pipes { stdin }, None),
+            Some(size) => {
+                let (ours, theirs) = terminal::open_pair(size, &program.user)?;
+                (Stdio3::Terminal(theirs), Some(ours))
+            }
+        };
+        io::Result::Ok((spawn(&reaper, cgroup.as_deref(), &program, stdio)?, master))
+    })
+    .await??;
+    let (input, pumps) = match connect(spawned.pipes, master) {
+        Ok(connected) => connected,
+        Err(e) => {
+            // Nobody would ever read it; the error is what the caller needs to know.
+            let _ = processes.reaper.signal_group(spawned.pid, Signal::SIGKILL);
+            return Err(e);
+        }
+    };
+    let serial = processes.next_serial();
+    let (input, exited) = (Mutex::new(Some(Arc::new(input))), AtomicBool::new(false));
+    let output = Arc::default();
+    let process = Arc::new(Process { pid: spawned.pid, tag, config, input, output, exited, serial });
+    let listener = process.output.listen();
+    processes.insert(process.clone());
+    tokio::spawn(live(processes, process.clone(), spawned.exit, pumps, deadline));
+    Ok((process, listener))
+}
+
+fn connect(pipes: Pipes, master: Option<OwnedFd>) -> io::Result<(Input, Vec<Pump>)> {
+    if let Some(master) = master {
+        let master = Arc::new(Descriptor::new(master)?);
+        return Ok((Input::terminal(master.clone()), vec![(Source::Terminal, master)]));
+    }
+    let mut pumps = Vec::new();
+    for (source, fd) in [(Source::Stdout, pipes.stdout), (Source::Stderr, pipes.stderr)] {
+        if let Some(fd) = fd {
+            pumps.push((source, Arc::new(Descriptor::new(fd)?)));
+        }
+    }
+    Ok((Input::pipe(pipes.stdin.map(Descriptor::new).transpose()?), pumps))
+}
+
+async fn live(
+    processes: Arc<Processes>,
+    process: Arc<Process>,
+    exit: oneshot::Receiver<Exit>,
+    pumps: Vec<Pump>,
+    deadline: Option<Instant>,
+) {
+    let (tell_exited, exited) = watch::channel(false);
+    let leader = async {
+        // The reaper answers always; a status that it lost can only mean that it was killed with it.
+        let exit = exit.await.unwrap_or(Exit::Signal(Signal::SIGKILL as i32, false));
+        process.exited.store(true, Ordering::Release);
+        tell_exited.send_replace(true);
+        exit
+    };
+    let carrying = pumps.into_iter().map(|(source, from)| pump(process.output.clone(), source, from, exited.clone()));
+    let ending = futures::future::join(leader, join_all(carrying));
+    tokio::pin!(ending);
+    let mut timed_out = false;
+    let (exit, _) = tokio::select! {
+        ended = &mut ending => ended,
+        () = passed(deadline) => {
+            timed_out = true;
+            if let Err(e) = processes.reaper.signal_group(process.pid, Signal::SIGKILL) {
+                tracing::error!("process {} is past its deadline and cannot be killed: {e}", process.pid);
+            }
+            ending.await
+        }
+    };
+    process.input.lock().unwrap_or_else(PoisonError::into_inner).take();
+    process.output.finish(End { exit, timed_out }).await;
+    tokio::time::sleep(KEEP_ENDED).await;
+    processes.remove(&process);
+}
+
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,187 @@
+//! The Connect service `process.Process`.
+
+use std::io;
+use std::sync::Arc;
+
+use connectrpc::{
+    ConnectError, ErrorCode, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
+use futures::StreamExt;
+use guest_rpc::process::__buffa::oneof::stream_input_request::Event as InputEvent;
+use guest_rpc::process::{
+    CloseStdinRequest, CloseStdinResponse, ConnectRequest, ConnectResponse, ListRequest, ListResponse, Process as Rpc,
+    ProcessInfo, SendInputRequest, SendInputResponse, SendSignalRequest, SendSignalResponse, StartRequest,
+    StartResponse, StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
+};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use super::events::{Bound, Events};
+use super::lifetime::{self, Plan};
+use super::request;
+use super::table::{Process, Processes};
+use crate::Agent;
+use crate::auth::Caller;
+use crate::settings::Settings;
+
+/// The service, to be merged with the others.
+pub fn service(agent: &Agent) -> connectrpc::Router {
+    let service = Service { settings: agent.settings.clone(), processes: agent.processes.clone() };
+    connectrpc::Router::new().add_service(Arc::new(service))
+}
+
+struct Service {
+    settings: Arc<Settings>,
+    processes: Arc<Processes>,
+}
+
+impl Service {
+    fn plan(&self, context: &RequestContext, request: StartRequest) -> Result<Plan, ConnectError> {
+        let user = Caller::of(context.extensions()).rpc_user(&self.settings)?;
+        let program = request::program(&request, user, &self.settings)?;
+        let terminal = request.pty.as_option().map(request::window).transpose()?;
+        Ok(Plan {
+            program,
+            terminal,
+            stdin: request.stdin.unwrap_or(true),
+            tag: request.tag,
+            config: request.process.into_option().unwrap_or_default(),
+            deadline: context.deadline().map(Instant::from_std),
+        })
+    }
+}
+
+// The trait allows any encodable answer; these are the messages themselves.
+#[allow(refining_impl_trait)]
+impl Rpc for Service {
+    async fn list(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, ListRequest>,
+    ) -> ServiceResult<ListResponse> {
+        let info = |process: Arc<Process>| ProcessInfo {
+            config: process.config.clone().into(),
+            pid: process.pid,
+            tag: process.tag.clone(),
+            ..Default::default()
+        };
+        let processes = self.processes.running().into_iter().map(info).collect();
+        Response::ok(ListResponse { processes, ..Default::default() })
+    }
+
+    async fn start(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, StartRequest>,
+    ) -> ServiceResult<ServiceStream<StartResponse>> {
+        let plan = self.plan(&context, request.to_owned_message())?;
+        let program = plan.program.program.clone();
+        // In a task of its own: a client that hangs up now must not leave a process without an owner.
+        let starting = tokio::spawn(lifetime::start(self.processes.clone(), plan));
+        let started = starting.await.map_err(|e| ConnectError::internal(e.to_string()))?;
+        let (process, listener) = started.map_err(|e| cannot_start(&program, &e))?;
+        let events = Events::new(process.pid, listener, context.headers(), Bound::OfProcess);
+        let wrap = |event| StartResponse { event: Some(event).into(), ..Default::default() };
+        Ok(Response::stream(events.into_stream(wrap)))
+    }
+
+    async fn connect(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, ConnectRequest>,
+    ) -> ServiceResult<ServiceStream<ConnectResponse>> {
+        let process = self.processes.find(request.to_owned_message().process.as_option(), true)?;
+        let bound = Bound::OfStream(context.deadline().map(Instant::from_std));
+        let events = Events::new(process.pid, process.output.listen(), context.headers(), bound);
+        let wrap = |event| ConnectResponse { event: Some(event).into(), ..Default::default() };
+        Ok(Response::stream(events.into_stream(wrap)))
+    }
+
+    async fn update(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, UpdateRequest>,
+    ) -> ServiceResult<UpdateResponse> {
+        let request = request.to_owned_message();
+        let process = self.processes.find(request.process.as_option(), false)?;
+        if let Some(pty) = request.pty.as_option() {
+            process.input()?.resize(request::window(pty)?)?;
+        }
+        Response::ok(UpdateResponse::default())
+    }
+
+    async fn stream_input(
+        &self,
+        _context: RequestContext,
+        mut requests: InboundStream<StreamInputRequest>,
+    ) -> ServiceResult<StreamInputResponse> {
+        let mut process: Option<Arc<Process>> = None;
+        while let Some(request) = requests.next().await {
+            match request?.to_owned_message().event {
+                Some(InputEvent::Start(start)) => {
+                    process = Some(self.processes.find(start.process.as_option(), false)?)
+                }
+                Some(InputEvent::Data(data)) => {
+                    let Some(process) = &process else {
+                        return Err(ConnectError::invalid_argument("the first message of StreamInput must be start"));
+                    };
+                    process.input()?.write(&data.input).await?;
+                }
+                Some(InputEvent::Keepalive(_)) | None => {}
+            }
+        }
+        Response::ok(StreamInputResponse::default())
+    }
+
+    async fn send_input(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, SendInputRequest>,
+    ) -> ServiceResult<SendInputResponse> {
+        let request = request.to_owned_message();
+        let process = self.processes.find(request.process.as_option(), false)?;
+        process.input()?.write(&request.input).await?;
+        Response::ok(SendInputResponse::default())
+    }
+
+    async fn send_signal(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, SendSignalRequest>,
+    ) -> ServiceResult<SendSignalResponse> {
+        let request = request.to_owned_message();
+        let signal = match request.signal.to_i32() {
+            9 => Signal::SIGKILL,
+            15 => Signal::SIGTERM,
+            other => {
+                let message = format!("field signal is {other}: give SIGNAL_SIGKILL (9) or SIGNAL_SIGTERM (15)");
+                return Err(ConnectError::invalid_argument(message));
+            }
+        };
+        let process = self.processes.find(request.process.as_option(), false)?;
+        match self.processes.reaper.signal_group(process.pid, signal) {
+            Ok(true) => Response::ok(SendSignalResponse::default()),
+            Ok(false) => Err(ConnectError::not_found(format!("process {} has ended", process.pid))),
+            Err(e) => Err(ConnectError::internal(format!("process {} cannot be signalled: {e}", process.pid))),
+        }
+    }
+
+    async fn close_stdin(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, CloseStdinRequest>,
+    ) -> ServiceResult<CloseStdinResponse> {
+        let process = self.processes.find(request.to_owned_message().process.as_option(), false)?;
+        process.input()?.close().await?;
+        Response::ok(CloseStdinResponse::default())
+    }
+}
+
+/// Out of resources is not the caller's mistake; the rest is (no such program, not executable, …).
+fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
+    let exhausted = [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE].map(|e| Some(e as i32));
+    let full = exhausted.contains(&error.raw_os_error());
+    let code = if full { ErrorCode::ResourceExhausted } else { ErrorCode::InvalidArgument };
+    ConnectError::new(code, format!("cannot start '{program}': {error}"))
+}

@@ -1,0 +1,151 @@
+//! The one place that starts programs: fork, become the user, exec.
+//!
+//! One of the two files of this crate with `unsafe` (the other is `syscall.rs`). Every process leads a session
+//! and a process group of its own, so one signal reaches all that it started and did not move elsewhere.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::libc;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chdir, geteuid, setgid, setgroups, setsid, setuid};
+use tokio::sync::oneshot;
+
+use crate::cgroup::Cgroup;
+use crate::reaper::{Exit, Reaper};
+use crate::syscall;
+use crate::user::User;
+
+/// A program to start, complete: nothing is inherited from the agent.
+#[derive(Debug)]
+pub struct Program {
+    /// Looked up in `PATH` of `envs` where it has no slash.
+    pub program: String,
+    pub args: Vec<String>,
+    pub envs: BTreeMap<String, String>,
+    /// Absolute; entered as the user.
+    pub cwd: PathBuf,
+    pub user: User,
+}
+
+/// What the three standard descriptors are.
+#[derive(Debug)]
+pub enum Stdio3 {
+    /// Pipes; standard input is `/dev/null` where it is not asked for.
+    Pipes { stdin: bool },
+    /// All three the slave side of a terminal, which becomes the controlling one.
+    Terminal(OwnedFd),
+}
+
+/// A started program. Its status arrives at `exit` once.
+#[derive(Debug)]
+pub struct Spawned {
+    pub pid: u32,
+    pub exit: oneshot::Receiver<Exit>,
+    /// Our ends of the pipes.
+    pub pipes: Pipes,
+}
+
+/// Our ends of the pipes; all empty where there is a terminal.
+#[derive(Debug, Default)]
+pub struct Pipes {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// Starts `program`. Blocks until its exec has worked or failed.
+///
+/// # Errors
+/// Those of fork, of entering user and directory, and of exec; the process is gone then.
+pub fn spawn(reaper: &Reaper, cgroup: Option<&Cgroup>, program: &Program, stdio: Stdio3) -> io::Result<Spawned> {
+    let terminal = matches!(stdio, Stdio3::Terminal(_));
+    let mut command = Command::new(&program.program);
+    command.args(&program.args).env_clear().envs(&program.envs);
+    wire(&mut command, stdio)?;
+    let entry = Entry::new(program, cgroup.map(Cgroup::procs), terminal)?;
+    // SAFETY: `enter` makes system calls only; all that it needs was allocated before the fork.
+    unsafe { command.pre_exec(move || entry.enter()) };
+    let (pid, pipes, exit) = reaper.adopt(|| {
+        let mut child = command.spawn()?;
+        let pipes = Pipes {
+            stdin: child.stdin.take().map(OwnedFd::from),
+            stdout: child.stdout.take().map(OwnedFd::from),
+            stderr: child.stderr.take().map(OwnedFd::from),
+        };
+        Ok((child.id(), pipes))
+    })?;
+    Ok(Spawned { pid, exit, pipes })
+}
+
+fn wire(command: &mut Command, stdio: Stdio3) -> io::Result<()> {
+    match stdio {
+        Stdio3::Pipes { stdin } => {
+            command.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
+        Stdio3::Terminal(slave) => {
+            command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        }
+    }
+    Ok(())
+}
+
+/// What the child does between fork and exec.
+struct Entry {
+    procs: Option<RawFd>,
+    terminal: bool,
+    /// Only root can become somebody else; anybody else stays who they are (the agent outside a guest).
+    identity: Option<(Vec<Gid>, Gid, Uid)>,
+    cwd: CString,
+}
+
+impl Entry {
+    fn new(program: &Program, procs: Option<BorrowedFd<'_>>, terminal: bool) -> io::Result<Self> {
+        let user = &program.user;
+        let groups = user.groups.iter().copied().map(Gid::from_raw).collect();
+        Ok(Self {
+            procs: procs.map(|fd| fd.as_raw_fd()),
+            terminal,
+            identity: geteuid().is_root().then(|| (groups, Gid::from_raw(user.gid), Uid::from_raw(user.uid))),
+            cwd: CString::new(program.cwd.as_os_str().as_bytes())?,
+        })
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        setsid()?;
+        if self.terminal {
+            syscall::take_terminal()?;
+        }
+        if let Some(procs) = self.procs {
+            // SAFETY: the descriptor belongs to the `Cgroup`, which outlives the spawn; "0" means the writer.
+            if unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        expect_to_be_killed_first();
+        umask(Mode::from_bits_truncate(0o022));
+        if let Some((groups, gid, uid)) = &self.identity {
+            setgroups(groups)?;
+            setgid(*gid)?;
+            setuid(*uid)?;
+        }
+        Ok(chdir(self.cwd.as_c_str())?)
+    }
+}
+
+/// Out of memory takes a user's process before the agent. Opens and writes without allocating.
+fn expect_to_be_killed_first() {
+    if let Ok(mut score) = OpenOptions::new().write(true).open("/proc/self/oom_score_adj") {
+        // Where this is not allowed, the process only has the same rank as others.
+        let _ = score.write_all(b"100");
+    }
+}

@@ -1,0 +1,117 @@
+//! Which processes there are.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use connectrpc::ConnectError;
+use guest_rpc::process::__buffa::oneof::process_selector::Selector;
+use guest_rpc::process::{ProcessConfig, ProcessSelector};
+
+use super::input::{Input, InputError};
+use super::output::Output;
+use crate::cgroup::Cgroup;
+use crate::reaper::Reaper;
+
+/// One process that was started through the agent.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: u32,
+    pub tag: Option<String>,
+    /// As it was asked for.
+    pub config: ProcessConfig,
+    /// Given up at the end, while the entry stays for late listeners.
+    pub(super) input: Mutex<Option<Arc<Input>>>,
+    pub output: Arc<Output>,
+    /// Set once its leader is collected.
+    pub exited: AtomicBool,
+    /// Grows with every start.
+    pub serial: u64,
+}
+
+impl Process {
+    /// Whether its leader lives.
+    pub fn running(&self) -> bool {
+        !self.exited.load(Ordering::Acquire)
+    }
+
+    /// Its input.
+    ///
+    /// # Errors
+    /// [`InputError::Ended`].
+    pub fn input(&self) -> Result<Arc<Input>, InputError> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(InputError::Ended)
+    }
+}
+
+/// All of them, with what starting one needs.
+#[derive(Debug)]
+pub struct Processes {
+    pub(super) reaper: Arc<Reaper>,
+    pub(super) cgroup: Option<Arc<Cgroup>>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_pid: HashMap<u32, Arc<Process>>,
+    started: u64,
+}
+
+impl Processes {
+    /// None yet. With `cgroup` every process joins that group.
+    pub fn new(reaper: Arc<Reaper>, cgroup: Option<Cgroup>) -> Self {
+        Self { reaper, cgroup: cgroup.map(Arc::new), entries: Mutex::default() }
+    }
+
+    /// Those that run, in the order of their start.
+    pub fn running(&self) -> Vec<Arc<Process>> {
+        let mut all: Vec<_> = self.lock().by_pid.values().filter(|p| p.running()).cloned().collect();
+        all.sort_by_key(|p| p.serial);
+        all
+    }
+
+    /// The one selected; by tag the youngest, those that run first. With `ended` also one that is draining or ended.
+    ///
+    /// # Errors
+    /// `invalid_argument` where nothing is selected, `not_found` where nothing fits.
+    pub fn find(&self, selector: Option<&ProcessSelector>, ended: bool) -> Result<Arc<Process>, ConnectError> {
+        let Some(selector) = selector.and_then(|s| s.selector.as_ref()) else {
+            return Err(ConnectError::invalid_argument("field process is missing: select by pid or tag"));
+        };
+        let fits = |process: &&Arc<Process>| ended || process.running();
+        let entries = self.lock();
+        let (found, what) = match selector {
+            Selector::Pid(pid) => (entries.by_pid.get(pid).filter(fits), format!("pid {pid}")),
+            Selector::Tag(tag) => {
+                let tagged = entries.by_pid.values().filter(|p| p.tag.as_ref() == Some(tag)).filter(fits);
+                let short: String = tag.chars().take(64).collect();
+                (tagged.max_by_key(|p| (p.running(), p.serial)), format!("tag '{short}'"))
+            }
+        };
+        found.cloned().ok_or_else(|| ConnectError::not_found(format!("no process with {what} runs in this sandbox")))
+    }
+
+    pub(super) fn next_serial(&self) -> u64 {
+        let mut entries = self.lock();
+        entries.started += 1;
+        entries.started
+    }
+
+    /// A process with the same number that ended before makes room.
+    pub(super) fn insert(&self, process: Arc<Process>) {
+        self.lock().by_pid.insert(process.pid, process);
+    }
+
+    /// Forgets just this process, not a younger one with its number.
+    pub(super) fn remove(&self, process: &Arc<Process>) {
+        let mut entries = self.lock();
+        if entries.by_pid.get(&process.pid).is_some_and(|found| Arc::ptr_eq(found, process)) {
+            entries.by_pid.remove(&process.pid);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

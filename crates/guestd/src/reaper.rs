@@ -1,0 +1,120 @@
+//! The one owner of `waitpid`: hands exit statuses to whoever started the process, and as PID 1 buries every
+//! orphan of the guest.
+//!
+//! A lock is held from before a fork until the child is registered, and while statuses are collected. So no
+//! status can be taken before its owner is known, and none that the standard library waits for after a failed
+//! exec; and a group is only signalled by the number of a leader that has not been buried yet.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, getpid};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::syscall;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    /// Number of the signal, and whether the kernel dumped core.
+    Signal(i32, bool),
+}
+
+/// See the module. One per process of the agent.
+#[derive(Debug)]
+pub struct Reaper {
+    waiting: Mutex<HashMap<i32, oneshot::Sender<Exit>>>,
+    /// As PID 1 also those that nobody here started.
+    orphans: bool,
+}
+
+impl Reaper {
+    /// Starts collecting. Needs a tokio runtime with its signal driver.
+    ///
+    /// # Errors
+    /// Where SIGCHLD cannot be listened to.
+    pub fn start() -> io::Result<Arc<Self>> {
+        let reaper = Arc::new(Self { waiting: Mutex::default(), orphans: getpid().as_raw() == 1 });
+        let mut children = signal(SignalKind::child())?;
+        let task = reaper.clone();
+        tokio::spawn(async move {
+            while children.recv().await.is_some() {
+                task.collect();
+            }
+        });
+        Ok(reaper)
+    }
+
+    /// Runs `fork`, which answers with the process it made, and registers that process before anything can collect it.
+    ///
+    /// # Errors
+    /// Those of `fork`.
+    pub fn adopt<T>(
+        &self,
+        fork: impl FnOnce() -> io::Result<(u32, T)>,
+    ) -> io::Result<(u32, T, oneshot::Receiver<Exit>)> {
+        let mut waiting = self.lock();
+        let (pid, made) = fork()?;
+        let (tell, told) = oneshot::channel();
+        waiting.insert(pid.cast_signed(), tell);
+        Ok((pid, made, told))
+    }
+
+    /// Signals the process group that `leader` leads. `false` where nobody is left in it.
+    ///
+    /// # Errors
+    /// Those of `kill(2)` other than ESRCH.
+    pub fn signal_group(&self, leader: u32, signal: Signal) -> io::Result<bool> {
+        let _collecting = self.lock();
+        match killpg(Pid::from_raw(leader.cast_signed()), signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::ESRCH) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn collect(&self) {
+        let mut waiting = self.lock();
+        if self.orphans {
+            while let Some((pid, exit)) = wait_for(-1) {
+                deliver(&mut waiting, pid, exit);
+            }
+            return;
+        }
+        let pids: Vec<i32> = waiting.keys().copied().collect();
+        for pid in pids {
+            if let Some((pid, exit)) = wait_for(pid) {
+                deliver(&mut waiting, pid, exit);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, oneshot::Sender<Exit>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn deliver(waiting: &mut HashMap<i32, oneshot::Sender<Exit>>, pid: i32, exit: Exit) {
+    if let Some(owner) = waiting.remove(&pid) {
+        // An owner that has gone does not want to know.
+        let _ = owner.send(exit);
+    }
+}
+
+/// One finished child of `pid` (-1: of any), if there is one now.
+fn wait_for(pid: i32) -> Option<(i32, Exit)> {
+    let (pid, status) = syscall::wait(pid)?;
+    // Not through nix, which turns a death by a real-time signal into an error and so loses whose it was.
+    let exit = if libc::WIFEXITED(status) {
+        Exit::Code(libc::WEXITSTATUS(status))
+    } else {
+        Exit::Signal(libc::WTERMSIG(status), libc::WCOREDUMP(status))
+    };
+    Some((pid, exit))
+}

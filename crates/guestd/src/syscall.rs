@@ -1,0 +1,170 @@
+//! The system calls that no safe wrapper covers: waiting, terminals, the entropy pool, network interfaces.
+//!
+//! One of the two files of this crate with `unsafe` (the other is `process/spawn.rs`).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::zeroed;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+use tokio::io::unix::AsyncFd;
+
+/// Collects one finished child: its pid and raw wait status. `pid` -1 means any. `None` where there is none now.
+pub fn wait(pid: i32) -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes nothing else.
+    let found = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+    (found > 0).then_some((found, status))
+}
+
+/// Registers a non-blocking descriptor with the runtime.
+///
+/// # Errors
+/// Those of `epoll_ctl(2)`.
+pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` answers with the same open descriptor for as long as it lives, and the `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Sets the window size of a terminal, in characters; the kernel tells its foreground group by SIGWINCH.
+///
+/// # Errors
+/// Those of TIOCSWINSZ.
+pub fn set_window_size(terminal: BorrowedFd<'_>, cols: u16, rows: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` is what TIOCSWINSZ reads, and outlives the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
+}
+
+/// Makes the terminal on standard input the controlling one of the calling session leader.
+/// Safe between fork and exec: it is one system call.
+///
+/// # Errors
+/// Those of TIOCSCTTY.
+pub fn take_terminal() -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes a plain number.
+    check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })
+}
+
+/// Most bytes that [`add_entropy`] takes at once.
+pub const ENTROPY_LIMIT: usize = 512;
+
+#[repr(C)]
+struct PoolInfo {
+    entropy_bits: libc::c_int,
+    bytes: libc::c_int,
+    data: [u8; ENTROPY_LIMIT],
+}
+
+/// `_IOW('R', 3, int[2])` and `_IO('R', 7)` of `linux/random.h`.
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+/// Mixes bytes into the kernel's pool, credits all their bits, and reseeds the generator at once, so that two
+/// guests restored from one snapshot part ways. What is beyond [`ENTROPY_LIMIT`] is left out.
+///
+/// # Errors
+/// Those of RNDADDENTROPY and RNDRESEEDCRNG (CAP_SYS_ADMIN is needed).
+pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let length = bytes.len().min(ENTROPY_LIMIT);
+    let count = i32::try_from(length).unwrap_or(0);
+    let mut info = PoolInfo { entropy_bits: count * 8, bytes: count, data: [0; ENTROPY_LIMIT] };
+    info.data[..length].copy_from_slice(&bytes[..length]);
+    // SAFETY: the layout is `struct rand_pool_info`; `bytes` says how much of `data` is read, and it is inside.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) })?;
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) })
+}
+
+/// A socket to configure IPv4 interfaces through.
+#[derive(Debug)]
+pub struct Interfaces(OwnedFd);
+
+impl Interfaces {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// Those of `socket(2)`.
+    pub fn open() -> io::Result<Self> {
+        // SAFETY: plain numbers; the answer is checked before it is owned.
+        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        check(fd.min(0))?;
+        // SAFETY: the kernel just gave us this descriptor, nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Sets address and prefix length.
+    ///
+    /// # Errors
+    /// Those of SIOCSIFADDR and SIOCSIFNETMASK.
+    pub fn set_address(&self, name: &str, address: Ipv4Addr, prefix: u32) -> io::Result<()> {
+        let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0));
+        for (request, value) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask)] {
+            let mut interface = request_for(name)?;
+            interface.ifr_ifru.ifru_addr = socket_address(value);
+            self.ioctl(request, &raw const interface)?;
+        }
+        Ok(())
+    }
+
+    /// Brings an interface up.
+    ///
+    /// # Errors
+    /// Those of SIOCSIFFLAGS; ENODEV where there is no such interface.
+    pub fn bring_up(&self, name: &str) -> io::Result<()> {
+        let mut interface = request_for(name)?;
+        interface.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        self.ioctl(libc::SIOCSIFFLAGS, &raw const interface)
+    }
+
+    /// Adds a default route.
+    ///
+    /// # Errors
+    /// Those of SIOCADDRT other than that the route is there already.
+    pub fn add_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        // SAFETY: all zero is a valid rtentry: no device name, all addresses unspecified.
+        let mut route: libc::rtentry = unsafe { zeroed() };
+        route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_gateway = socket_address(gateway);
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        match self.ioctl(libc::SIOCADDRT, &raw const route) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn ioctl<T>(&self, request: libc::c_ulong, argument: *const T) -> io::Result<()> {
+        // SAFETY: callers pass the structure that `request` reads, alive for the call.
+        check(unsafe { libc::ioctl(self.0.as_fd().as_raw_fd(), request as libc::Ioctl, argument) })
+    }
+}
+
+fn request_for(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: all zero is a valid ifreq: an empty name and an empty union.
+    let mut interface: libc::ifreq = unsafe { zeroed() };
+    if name.is_empty() || name.len() >= interface.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in interface.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(interface)
+}
+
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    let inet = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: both structures are 16 bytes of plain data; the first two are the family in each.
+    unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(inet) }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
