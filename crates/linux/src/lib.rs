@@ -5,6 +5,7 @@
 //! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
 
 pub mod file;
+pub mod kvm;
 pub mod link;
 pub mod netns;
 pub mod nft;
@@ -12,3 +13,4 @@ pub mod process;
 pub mod programs;
 pub mod sysctl;
 pub mod tap;
+pub mod tsc;
