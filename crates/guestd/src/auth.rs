@@ -164,7 +164,8 @@ mod tests {
 
     fn settings() -> Settings {
         let settings = Settings::new(true);
-        settings.apply(&guest_rpc::http::InitRequest { access_token: Some(TOKEN.into()), ..Default::default() });
+        let init = guest_rpc::http::InitRequest { access_token: Some(TOKEN.into()), ..Default::default() };
+        settings.authorise_and_apply(&init, None).expect("the first one may");
         settings
     }
 

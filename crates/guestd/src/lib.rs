@@ -26,6 +26,9 @@ use settings::Settings;
 pub struct Agent {
     pub settings: Arc<Settings>,
     pub processes: Arc<Processes>,
+    pub cpu: Arc<http::CpuMeter>,
+    /// Whether this machine is a guest of ours, whose clock, entropy and name `/init` may set.
+    pub guest: bool,
 }
 
 /// Longest message of one Connect call, bytes: the SDKs send standard input in pieces far below.
@@ -38,6 +41,7 @@ pub fn router(agent: &Agent) -> axum::Router {
     let rpc = connectrpc::ConnectRpcService::new(process::service(agent).merge(filesystem::service(agent)))
         .with_limits(limits);
     axum::Router::new()
+        .merge(http::router(agent))
         .merge(files::router(agent))
         .fallback_service(rpc)
         .layer(axum::middleware::from_fn_with_state(agent.settings.clone(), auth::check))

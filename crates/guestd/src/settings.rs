@@ -10,6 +10,7 @@ use std::sync::{PoisonError, RwLock};
 use guest_rpc::http::InitRequest;
 use subtle::ConstantTimeEq;
 
+use crate::http::error::HttpError;
 use crate::user::{self, UnknownUser, User};
 
 /// Shared by every handler; cheap to read.
@@ -26,6 +27,29 @@ struct Values {
     default_workdir: Option<String>,
     sandbox_id: Option<String>,
     template_id: Option<String>,
+}
+
+impl Values {
+    fn take_over(&mut self, request: &InitRequest) {
+        let set = |to: &mut Option<String>, from: &Option<String>| {
+            if from.is_some() {
+                to.clone_from(from);
+            }
+        };
+        set(&mut self.token, &request.access_token);
+        set(&mut self.default_user, &request.default_user);
+        set(&mut self.default_workdir, &request.default_workdir);
+        set(&mut self.sandbox_id, &request.sandbox_id);
+        set(&mut self.template_id, &request.template_id);
+        if let Some(envs) = &request.env_vars {
+            self.envs.clone_from(envs);
+        }
+    }
+}
+
+/// In constant time.
+fn same(token: &str, presented: &[u8]) -> bool {
+    token.as_bytes().ct_eq(presented).into()
 }
 
 /// How a presented token compares to the one in force.
@@ -48,29 +72,33 @@ impl Settings {
         self.auth
     }
 
-    /// Takes over what an authorised `/init` carries; absent fields stay.
-    pub fn apply(&self, request: &InitRequest) {
+    /// Takes over what `/init` carries, if it may: the first time, or with the token in force, either `presented`
+    /// in the header or as the token that is to be set (a repeated call). Absent fields stay.
+    ///
+    /// # Errors
+    /// 401 where the token is wrong, 400 where a first call brings none; nothing is changed then.
+    pub fn authorise_and_apply(&self, request: &InitRequest, presented: Option<&[u8]>) -> Result<(), HttpError> {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
-        let set = |to: &mut Option<String>, from: &Option<String>| {
-            if from.is_some() {
-                to.clone_from(from);
+        if self.auth {
+            let new = request.access_token.as_deref().map(str::as_bytes);
+            let known = |token: &String| [presented, new].into_iter().flatten().any(|t| same(token, t));
+            match &values.token {
+                None if new.is_none() => {
+                    return Err(HttpError::bad_request("field accessToken is missing: the first /init sets it"));
+                }
+                Some(token) if !known(token) => return Err(HttpError::unauthorized("the access token is wrong")),
+                _ => {}
             }
-        };
-        set(&mut values.token, &request.access_token);
-        set(&mut values.default_user, &request.default_user);
-        set(&mut values.default_workdir, &request.default_workdir);
-        set(&mut values.sandbox_id, &request.sandbox_id);
-        set(&mut values.template_id, &request.template_id);
-        if let Some(envs) = &request.env_vars {
-            values.envs.clone_from(envs);
         }
+        values.take_over(request);
+        Ok(())
     }
 
     /// Compares in constant time.
     pub fn check_token(&self, presented: &[u8]) -> TokenCheck {
         match self.token() {
             None => TokenCheck::NoneSet,
-            Some(token) if bool::from(token.as_bytes().ct_eq(presented)) => TokenCheck::Right,
+            Some(token) if same(&token, presented) => TokenCheck::Right,
             Some(_) => TokenCheck::Wrong,
         }
     }
@@ -161,15 +189,30 @@ mod tests {
         User { name: "u".into(), uid: 1, gid: 1, groups: vec![1], home: "/home/u".into(), shell: "/bin/sh".into() }
     }
 
+    fn with_token(token: &str) -> InitRequest {
+        InitRequest { access_token: Some(token.to_owned()), ..Default::default() }
+    }
+
     #[test]
-    fn absent_fields_leave_what_is_in_force() {
+    fn only_the_token_in_force_changes_anything() {
         let settings = Settings::new(true);
+        let apply = |request: &InitRequest, presented: Option<&str>| {
+            settings.authorise_and_apply(request, presented.map(str::as_bytes)).map_err(|e| e.status.as_u16())
+        };
         assert_eq!(settings.check_token(b""), TokenCheck::NoneSet);
-        settings.apply(&InitRequest { access_token: Some("one".into()), ..Default::default() });
-        settings.apply(&InitRequest { default_user: Some("root".into()), ..Default::default() });
+        assert_eq!(apply(&InitRequest::default(), None), Err(400));
+        assert_eq!(apply(&with_token("one"), None), Ok(()));
+        assert_eq!(apply(&with_token("two"), None), Err(401));
+        assert_eq!(apply(&with_token("two"), Some("wrong")), Err(401));
+        let user = InitRequest { default_user: Some("root".to_owned()), ..Default::default() };
+        assert_eq!(apply(&user, None), Err(401));
+        assert_eq!(apply(&user, Some("one")), Ok(()));
         assert_eq!(settings.check_token(b"one"), TokenCheck::Right);
         assert_eq!(settings.check_token(b"on"), TokenCheck::Wrong);
         assert_eq!(settings.default_user(), "root");
+        assert_eq!(apply(&with_token("one"), None), Ok(()));
+        assert_eq!(apply(&with_token("two"), Some("one")), Ok(()));
+        assert_eq!(settings.check_token(b"one"), TokenCheck::Wrong);
     }
 
     #[test]
@@ -181,7 +224,8 @@ mod tests {
         assert_eq!(resolve("~"), "/home/u");
         assert_eq!(resolve("/etc"), "/etc");
         assert_eq!(resolve(""), "/home/u");
-        settings.apply(&InitRequest { default_workdir: Some("/srv".into()), ..Default::default() });
+        let workdir = InitRequest { default_workdir: Some("/srv".into()), ..with_token("t") };
+        settings.authorise_and_apply(&workdir, None).expect("the first one may");
         assert_eq!(resolve("a"), "/srv/a");
         assert_eq!(resolve(""), "/srv");
         assert_eq!(resolve("~/a"), "/home/u/a");

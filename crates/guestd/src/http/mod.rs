@@ -1,3 +1,35 @@
-//! The plain HTTP endpoints of the agent other than `/files`.
+//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/metrics`, `/envs`.
 
 pub mod error;
+mod init;
+mod machine;
+mod metrics;
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::StatusCode;
+
+use crate::Agent;
+
+pub use machine::set_hostname;
+pub use metrics::CpuMeter;
+
+/// The routes of this module.
+pub fn router(agent: &Agent) -> Router {
+    Router::new()
+        // Any 2xx says to the SDKs that the sandbox runs.
+        .route("/health", get(async || StatusCode::NO_CONTENT))
+        .route("/init", post(init::init))
+        .route("/metrics", get(metrics::metrics))
+        .route("/envs", get(envs))
+        .with_state(agent.clone())
+}
+
+async fn envs(State(agent): State<Agent>) -> Json<BTreeMap<String, String>> {
+    let mut envs = agent.settings.identity_envs();
+    envs.extend(agent.settings.envs());
+    Json(envs)
+}
