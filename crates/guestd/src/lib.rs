@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+pub mod args;
 pub mod as_user;
 pub mod auth;
+pub mod boot;
 pub mod cgroup;
 pub mod files;
 pub mod filesystem;
@@ -20,6 +22,7 @@ pub mod user;
 
 use process::Processes;
 use settings::Settings;
+use tower_http::cors::CorsLayer;
 
 /// What every handler shares.
 #[derive(Debug, Clone)]
@@ -45,4 +48,6 @@ pub fn router(agent: &Agent) -> axum::Router {
         .merge(files::router(agent))
         .fallback_service(rpc)
         .layer(axum::middleware::from_fn_with_state(agent.settings.clone(), auth::check))
+        // The SDKs also run in browsers. Outermost: a preflight carries no token.
+        .layer(CorsLayer::permissive())
 }

@@ -1,1 +1,106 @@
-fn main() {}
+//! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::serve::ListenerExt;
+use guestd::args::Args;
+use guestd::cgroup::Cgroup;
+use guestd::process::Processes;
+use guestd::reaper::Reaper;
+use guestd::settings::Settings;
+use guestd::{Agent, boot};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let first = std::process::id() == 1;
+    let args = Args::read(first);
+    if args.commit {
+        println!("{}", option_env!("WRENN_COMMIT").unwrap_or("unknown"));
+        return ExitCode::SUCCESS;
+    }
+    let guest = first && !args.not_guest;
+    match run(&args, guest) {
+        Ok(()) if !guest => ExitCode::SUCCESS,
+        Ok(()) => off(),
+        Err(error) => {
+            eprintln!("envd: {}", chain(error.as_ref()));
+            if guest { off() } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// PID 1 must not return: the kernel would call that a panic.
+fn off() -> ExitCode {
+    boot::power_off();
+    ExitCode::FAILURE
+}
+
+fn run(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error>> {
+    if guest {
+        boot::boot()?;
+    }
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
+    // At least two workers: one that a slow disk holds up must not silence the agent.
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    runtime.block_on(serve(args, guest))
+}
+
+async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let cgroup = args.cgroups().and_then(|root| {
+        let made = Cgroup::create(&root);
+        made.inspect_err(|e| tracing::warn!("user processes have no limits, {}: {e}", root.display())).ok()
+    });
+    let agent = Agent {
+        settings: Arc::new(Settings::new(!args.no_auth)),
+        processes: Arc::new(Processes::new(Reaper::start()?, cgroup)),
+        cpu: Arc::default(),
+        guest,
+    };
+    let ip = if args.not_guest { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), args.port)).await?;
+    announce(listener.local_addr()?);
+    // Answers are small and wanted now.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    tokio::select! {
+        served = axum::serve(listener, guestd::router(&agent)) => served?,
+        ended = asked_to_end(guest) => ended?,
+    }
+    Ok(())
+}
+
+/// One line on standard output, for whoever picked port 0 and for the console.
+fn announce(address: SocketAddr) {
+    // A console that is not there is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "envd: serving on {address}");
+}
+
+/// The signals by which `poweroff`, `halt` and their like ask the first process; elsewhere those of a terminal.
+async fn asked_to_end(guest: bool) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut halt = signal(SignalKind::user_defined1())?;
+    let mut off = signal(SignalKind::user_defined2())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = halt.recv(), if guest => {}
+        _ = off.recv(), if guest => {}
+    }
+    Ok(())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,95 @@
+//! From the kernel's first instruction in user space to a machine that can serve.
+//!
+//! The initramfs has this program as `/init` and kernel modules in `/modules`. In order: the kernel's file
+//! systems, modules, root disk, switch of the root, the rest of the file systems, network, names. All of it is
+//! one thread, before the runtime starts. Nothing is written to the root disk but missing mount points,
+//! `/etc/resolv.conf` where it says nothing, and a line of `/etc/hosts`; so dying at any step leaves a disk that boots again.
+//! A step that the machine cannot serve without ends the boot: see [`power_off`].
+
+mod cmdline;
+mod limits;
+mod modules;
+mod mounts;
+mod network;
+mod root;
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::reboot::{RebootMode, reboot};
+
+pub use cmdline::Cmdline;
+
+/// Where cgroup2 is mounted in a guest.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// Why a guest cannot boot.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("{what} cannot be mounted on {}", target.display())]
+    Mount {
+        what: String,
+        target: PathBuf,
+        #[source]
+        source: Errno,
+    },
+    #[error("/proc/cmdline cannot be read")]
+    Cmdline(#[source] io::Error),
+    #[error("kernel module {} cannot be loaded", path.display())]
+    Module {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the root device {} did not appear within {seconds} s: check wrenn.root= and the modules for its bus", device.display())]
+    NoRootDevice { device: PathBuf, seconds: u64 },
+    #[error("the root disk cannot be switched to ({step})")]
+    SwitchRoot {
+        step: &'static str,
+        #[source]
+        source: Errno,
+    },
+    #[error("interface {name} cannot be configured")]
+    Network {
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes the machine. Only as PID 1, only once.
+///
+/// # Errors
+/// [`BootError`]: the guest is of no use then.
+pub fn boot() -> Result<Cmdline, BootError> {
+    mounts::kernel()?;
+    let cmdline = Cmdline::read().map_err(BootError::Cmdline)?;
+    modules::load_all()?;
+    root::switch(&cmdline.root)?;
+    mounts::rest()?;
+    limits::raise();
+    network::configure()?;
+    network::name_servers(&cmdline.dns);
+    name(&cmdline);
+    Ok(cmdline)
+}
+
+/// The name on the command line, else the image's own, else `sandbox`.
+fn name(cmdline: &Cmdline) {
+    let of_image = || {
+        let text = std::fs::read_to_string("/etc/hostname").ok()?;
+        text.split_whitespace().next().map(str::to_owned)
+    };
+    let name = cmdline.hostname.clone().or_else(of_image).unwrap_or_else(|| "sandbox".to_owned());
+    if let Err(e) = crate::http::set_hostname(&name) {
+        eprintln!("envd: the host name '{name}' was refused: {e}");
+    }
+}
+
+/// Writes everything to disk and switches the machine off. Does not come back where it may do that.
+pub fn power_off() {
+    nix::unistd::sync();
+    let Err(error) = reboot(RebootMode::RB_POWER_OFF);
+    eprintln!("envd: the machine cannot be switched off: {error}");
+}

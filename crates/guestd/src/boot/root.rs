@@ -1,0 +1,77 @@
+//! The root disk: wait for it, mount it, become it, as switch_root does.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::unistd::{chdir, chroot};
+
+use super::BootError;
+
+/// How long the root device may take to appear; a machine under emulation takes well below a second.
+const WAIT: Duration = Duration::from_secs(10);
+
+const POLL: Duration = Duration::from_millis(2);
+
+const NEW_ROOT: &str = "/newroot";
+
+/// Makes `device` the root of everything, and gives the memory of the initramfs back.
+pub fn switch(device: &Path) -> Result<(), BootError> {
+    wait_for(device)?;
+    mount_device(device)?;
+    for moved in ["/dev", "/proc", "/sys"] {
+        let target = format!("{NEW_ROOT}{moved}");
+        // Where an image lacks it and this fails, the move fails and says so.
+        let _ = fs::create_dir(&target);
+        mount(Some(moved), target.as_str(), None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+            .map_err(|source| BootError::SwitchRoot { step: "moving the kernel's file systems", source })?;
+    }
+    let step = |step| move |source| BootError::SwitchRoot { step, source };
+    chdir(NEW_ROOT).map_err(step("entering it"))?;
+    free(Path::new("/"));
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(step("moving it to /"))?;
+    chroot(".").map_err(step("making it the root"))?;
+    chdir("/").map_err(step("entering /"))
+}
+
+fn wait_for(device: &Path) -> Result<(), BootError> {
+    let start = Instant::now();
+    // Opening, not looking: the node can be there before the disk answers.
+    while File::open(device).is_err() {
+        if start.elapsed() > WAIT {
+            return Err(BootError::NoRootDevice { device: device.to_owned(), seconds: WAIT.as_secs() });
+        }
+        sleep(POLL);
+    }
+    Ok(())
+}
+
+fn mount_device(device: &Path) -> Result<(), BootError> {
+    let failed = |source| BootError::Mount { what: device.display().to_string(), target: NEW_ROOT.into(), source };
+    fs::create_dir_all(NEW_ROOT).map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
+    mount(Some(device), NEW_ROOT, Some("ext4"), MsFlags::empty(), None::<&str>).map_err(failed)
+}
+
+/// Removes what is on the file system of `folder` below it. The pages of this very program stay, they run.
+fn free(folder: &Path) {
+    let Ok(home) = fs::symlink_metadata(folder) else { return };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(found) = fs::symlink_metadata(&path) else { continue };
+        // Never onto the disk that was just mounted.
+        if found.dev() != home.dev() {
+            continue;
+        }
+        if found.is_dir() {
+            free(&path);
+            let _ = fs::remove_dir(&path);
+        } else {
+            // What stays costs a little memory, nothing else.
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
