@@ -1,1 +1,61 @@
-fn main() {}
+//! The `wrenn` command: flags, then settings, then one call of the SDK.
+//!
+//! Keeps nothing on disk and nothing in memory beyond one command. A command that dies leaves what the server
+//! has: `run` removes its sandbox on every orderly end, and one that was killed outright stops by its time-out.
+
+mod args;
+mod commands;
+mod copy;
+mod failure;
+mod ids;
+mod interrupt;
+mod output;
+mod process;
+mod settings;
+mod terminal;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(usage(&error)),
+    };
+    let json = cli.json;
+    let wrenn_failed = match cli.command {
+        Command::Run(_) | Command::Exec(_) => failure::WRENN_FAILED,
+        _ => 1,
+    };
+    let code = start(cli).unwrap_or_else(|error| failure::report(&error, json, wrenn_failed));
+    ExitCode::from(code)
+}
+
+fn start(cli: Cli) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(commands::dispatch(cli));
+    // A read of standard input that waits for a key is nothing to wait for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Help and versions go to standard output; wrong usage to standard error, as JSON when that was asked for.
+fn usage(error: &clap::Error) -> u8 {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = error.print();
+        return 0;
+    }
+    let wants_json = std::env::args().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if wants_json {
+        let text = error.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+        return failure::report(&failure::usage(message), true, 2);
+    }
+    let _ = error.print();
+    2
+}

@@ -1,0 +1,204 @@
+//! Flags as the user types them. What the environment and files add to them is in `settings`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::values::{EnvVar, parse_memory, parse_seconds};
+
+/// Runs untrusted code in microVMs.
+#[derive(Debug, Parser)]
+#[command(name = "wrenn", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Start a server with `wrenn up`, then try `wrenn run -- uname -a`.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+
+    /// Print one JSON document instead of text; errors become JSON on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which server, and with which key.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConnectionArgs {
+    /// Address of the server [env: WRENN_API_URL, else the credentials file, else http://127.0.0.1:8000]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
+    pub url: Option<String>,
+
+    /// API key [env: WRENN_API_KEY, else the credentials file in $WRENN_DIR]
+    #[arg(long, global = true, value_name = "KEY", help_heading = "Connection")]
+    pub key: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a sandbox, run a command in it, and remove it
+    Run(RunArgs),
+    /// Create a sandbox and print its id
+    Create(CreateArgs),
+    /// List sandboxes
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Show one sandbox
+    Info(IdArgs),
+    /// Run a command in a sandbox
+    Exec(ExecArgs),
+    /// Copy files and directories into a sandbox and out of it
+    Cp(CpArgs),
+    /// Remove sandboxes with everything in them
+    Rm(RmArgs),
+    /// Show the console of a sandbox and what the host did with it
+    Logs(LogsArgs),
+    /// List what sandboxes can be created from
+    Templates,
+    /// Print completions for a shell, for example `source <(wrenn completions bash)`
+    Completions { shell: clap_complete::Shell },
+    /// Print the versions of this command and of the server
+    Version,
+}
+
+/// What a new sandbox is to be.
+#[derive(Debug, Clone, Args)]
+pub struct ShapeArgs {
+    /// What to create it from; `wrenn templates` lists them [default: minimal]
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<u32>,
+
+    /// Memory in MiB, or with a unit as in 2g [default: 512]
+    #[arg(long, value_name = "MB", value_parser = parse_memory)]
+    pub memory: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+
+    /// Stop it after so long without activity: seconds, or with a unit as in 10m [default: 300]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub timeout: Option<u32>,
+
+    /// Environment of everything that runs in it; NAME alone takes the value from here
+    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    pub envs: Vec<EnvVar>,
+}
+
+/// How to run a command.
+#[derive(Debug, Clone, Args)]
+pub struct ProcessArgs {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+
+    /// Run it on a terminal
+    #[arg(short, long, conflicts_with = "json")]
+    pub tty: bool,
+
+    /// Environment of the command; NAME alone takes the value from here
+    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    pub envs: Vec<EnvVar>,
+
+    /// Working directory [default: the user's home]
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+
+    /// User in the sandbox [default: the template's]
+    #[arg(short, long)]
+    pub user: Option<String>,
+
+    /// Kill it after so long: seconds, or with a unit as in 10m [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub timeout: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with the command's own exit code; 125 when wrenn itself failed.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with the command's own exit code; 125 when wrenn itself failed.")]
+pub struct ExecArgs {
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
+    /// Id of the sandbox, or the beginning of it
+    #[arg(value_name = "SANDBOX")]
+    pub id: String,
+
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Also those that are stopped or failed
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct IdArgs {
+    /// Id of the sandbox, or the beginning of it
+    #[arg(value_name = "SANDBOX")]
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A side in a sandbox is written SANDBOX:PATH; a local path with a colon in it as ./a:b. Directories are copied whole:
+into the target where that is a directory, else as the target. SOURCE/. means what is in the directory.
+
+  wrenn cp report.txt sb-4f2:/tmp/        wrenn cp sb-4f2:/home/user/out ./out
+  wrenn cp - sb-4f2:notes.txt             wrenn cp sb-4f2:/etc/hosts -")]
+pub struct CpArgs {
+    /// What to copy: PATH, SANDBOX:PATH, or - for standard input
+    pub source: PathBuf,
+
+    /// Where to: PATH, SANDBOX:PATH, or - for standard output (a directory comes as a tar archive)
+    pub target: PathBuf,
+
+    /// User in the sandbox who reads or owns the files [default: the template's]
+    #[arg(short, long)]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Ids, or the beginnings of them
+    #[arg(value_name = "SANDBOX", required_unless_present = "all", conflicts_with = "all")]
+    pub ids: Vec<String>,
+
+    /// Every sandbox, in whatever state
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Go on with what comes, until the sandbox ends
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Id of the sandbox, or the beginning of it
+    #[arg(value_name = "SANDBOX")]
+    pub id: String,
+}

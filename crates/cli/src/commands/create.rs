@@ -1,0 +1,33 @@
+//! `wrenn create`.
+
+use std::io::IsTerminal;
+
+use client::types::{CreateSandbox, SandboxStatus};
+
+use super::Session;
+use crate::args::{CreateArgs, ShapeArgs};
+use crate::output::{self, Progress};
+use crate::settings::env_var;
+use crate::values::environment;
+
+pub async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
+    let envs = environment(&args.envs, env_var);
+    let spec = CreateSandbox { timeout_sec: args.timeout, envs, ..shape(args.shape) };
+    let progress = Progress::spinner("creating a sandbox", session.json);
+    let sandbox = session.client.create(&spec).await;
+    drop(progress);
+    let sandbox = sandbox?;
+    if session.json {
+        return output::json(&sandbox);
+    }
+    output::line(&sandbox.id)?;
+    if std::io::stderr().is_terminal() && sandbox.status == SandboxStatus::Running {
+        output::note(&format!("It runs. Try: wrenn exec -it {} -- bash", sandbox.id));
+    }
+    Ok(())
+}
+
+/// The part of a request that `create` and `run` share.
+pub fn shape(args: ShapeArgs) -> CreateSandbox {
+    CreateSandbox { template: args.template, vcpus: args.vcpus, memory_mb: args.memory, ..CreateSandbox::default() }
+}

@@ -1,0 +1,40 @@
+//! `wrenn info`.
+
+use client::types::Sandbox;
+use time::OffsetDateTime;
+
+use super::Session;
+use super::ls::status_name;
+use crate::args::IdArgs;
+use crate::ids;
+use crate::output::{self, ago, printable};
+
+pub async fn info(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
+    let id = ids::resolve(&session.client, &args.id).await?;
+    let sandbox = session.client.get(&id).await?;
+    if session.json {
+        return output::json(&sandbox);
+    }
+    output::line(&described(&sandbox, OffsetDateTime::now_utc()))
+}
+
+fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
+    let time = |time: &str| format!("{} ({time})", ago(time, now));
+    let facts = [
+        ("Id", Some(sandbox.id.clone())),
+        ("Status", Some(status_name(sandbox.status).to_owned())),
+        ("Reason", sandbox.reason.clone()),
+        ("Template", Some(sandbox.template.clone())),
+        ("vCPUs", Some(sandbox.vcpus.to_string())),
+        ("Memory", Some(format!("{} MiB", sandbox.memory_mb))),
+        ("Time-out", Some(format!("{} seconds without activity", sandbox.timeout_sec))),
+        ("Guest address", sandbox.guest_ip.clone()),
+        ("Host address", sandbox.host_ip.clone()),
+        ("Created", Some(time(&sandbox.created_at))),
+        ("Started", sandbox.started_at.as_deref().map(time)),
+        ("Last active", sandbox.last_active_at.as_deref().map(time)),
+        ("Last updated", Some(time(&sandbox.last_updated))),
+    ];
+    let known = facts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    known.map(|(name, value)| format!("{name:<15}{}", printable(&value))).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,55 @@
+//! One file per command.
+
+mod completions;
+mod cp;
+mod create;
+mod exec;
+mod info;
+mod logs;
+mod ls;
+mod rm;
+mod run;
+mod templates;
+mod version;
+
+use client::Client;
+
+use crate::args::{Cli, Command, ConnectionArgs};
+use crate::settings::Settings;
+
+/// What every command that talks to a server has.
+#[derive(Debug)]
+pub struct Session {
+    pub client: Client,
+    pub json: bool,
+}
+
+impl Session {
+    fn open(connection: &ConnectionArgs, json: bool) -> anyhow::Result<Self> {
+        let settings = Settings::load(connection)?;
+        Ok(Self { client: Client::new(&settings.url, &settings.key)?, json })
+    }
+}
+
+/// Runs the command and gives the exit code.
+pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+    let (connection, json) = (cli.connection, cli.json);
+    let session = || Session::open(&connection, json);
+    match cli.command {
+        Command::Run(args) => run::run(&session()?, args).await,
+        Command::Exec(args) => exec::exec(&session()?, args).await,
+        Command::Create(args) => create::create(&session()?, args).await.map(succeeded),
+        Command::Ls(args) => ls::ls(&session()?, &args).await.map(succeeded),
+        Command::Info(args) => info::info(&session()?, &args).await.map(succeeded),
+        Command::Cp(args) => cp::cp(&session()?, args).await.map(succeeded),
+        Command::Rm(args) => rm::rm(&session()?, args).await,
+        Command::Logs(args) => logs::logs(&session()?, &args).await.map(succeeded),
+        Command::Templates => templates::templates(&session()?).await.map(succeeded),
+        Command::Completions { shell } => completions::completions(shell).map(succeeded),
+        Command::Version => version::version(session().ok(), json).await.map(succeeded),
+    }
+}
+
+fn succeeded((): ()) -> u8 {
+    0
+}

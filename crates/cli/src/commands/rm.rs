@@ -1,0 +1,45 @@
+//! `wrenn rm`. One that cannot be removed does not keep the others.
+
+use anyhow::Context;
+use futures::{StreamExt, stream};
+
+use super::Session;
+use crate::args::RmArgs;
+use crate::failure;
+use crate::ids;
+use crate::output;
+
+/// Removals at the same time.
+const SIDE_BY_SIDE: usize = 8;
+
+pub async fn rm(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
+    let everything = args.all;
+    let named = if everything { all_ids(session).await? } else { args.ids };
+    let removals = named.into_iter().map(|name| remove(session, name, everything));
+    let outcomes: Vec<anyhow::Result<String>> = stream::iter(removals).buffered(SIDE_BY_SIDE).collect().await;
+    let (mut removed, mut code) = (Vec::new(), 0);
+    for outcome in outcomes {
+        match outcome {
+            Ok(id) if session.json => removed.push(id),
+            Ok(id) => output::line(&id)?,
+            Err(error) => code = failure::report(&error, session.json, 1),
+        }
+    }
+    if session.json {
+        output::json(&serde_json::json!({"removed": removed}))?;
+    }
+    Ok(code)
+}
+
+async fn all_ids(session: &Session) -> anyhow::Result<Vec<String>> {
+    Ok(session.client.list_all().await?.into_iter().map(|sandbox| sandbox.id).collect())
+}
+
+/// With `may_be_gone`, one that somebody else removed meanwhile counts as removed.
+async fn remove(session: &Session, name: String, may_be_gone: bool) -> anyhow::Result<String> {
+    let id = ids::resolve(&session.client, &name).await?;
+    match session.client.delete(&id).await {
+        Err(error) if may_be_gone && error.is_not_found() => Ok(id),
+        outcome => outcome.map(|()| id.clone()).with_context(|| format!("removing {id}")),
+    }
+}

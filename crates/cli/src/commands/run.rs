@@ -1,0 +1,75 @@
+//! `wrenn run`: create, run, remove.
+//!
+//! The sandbox is removed on every orderly end: the command's exit, an error, a signal, also one that comes while
+//! the sandbox is still being made (then its id is not known yet, so the create is waited for). Only a second signal,
+//! or a kill that nothing can catch, leaves it; it then stops by its time-out.
+
+use anyhow::Context;
+use client::types::{CreateSandbox, Sandbox};
+
+use super::Session;
+use super::create::shape;
+use super::exec::{check, run_in};
+use crate::args::RunArgs;
+use crate::failure::Quiet;
+use crate::interrupt::Interrupt;
+use crate::output::{self, Progress};
+
+pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
+    check(&args.process, session.json)?;
+    let mut interrupt = Interrupt::listen()?;
+    let created = create(session, &shape(args.shape), &mut interrupt).await?;
+    let id = match &created {
+        Created::Wanted(sandbox) | Created::Interrupted(sandbox, _) => sandbox.id.clone(),
+    };
+    let outcome = match created {
+        Created::Wanted(_) => run_in(session, &id, args.process, args.command, &mut interrupt).await,
+        Created::Interrupted(_, number) => Err(Quiet::Signal(number).into()),
+    };
+    match (outcome, remove(session, &id, &mut interrupt).await) {
+        (Ok(0), Err(error)) => Err(error),
+        (outcome, Ok(())) => outcome,
+        // The first failure is the answer; that something stayed behind has to be said all the same.
+        (outcome, Err(error)) => {
+            output::note(&format!("warning: {}", output::printable(&format!("{error:#}"))));
+            outcome
+        }
+    }
+}
+
+enum Created {
+    Wanted(Sandbox),
+    /// A signal came meanwhile; its number.
+    Interrupted(Sandbox, u8),
+}
+
+async fn create(session: &Session, spec: &CreateSandbox, interrupt: &mut Interrupt) -> anyhow::Result<Created> {
+    let progress = Progress::spinner("creating a sandbox", session.json);
+    let mut creating = std::pin::pin!(session.client.create(spec));
+    let number = tokio::select! {
+        created = &mut creating => return Ok(Created::Wanted(created?)),
+        number = interrupt.recv() => number,
+    };
+    drop(progress);
+    output::note("Waiting for the sandbox, to remove it. Once more to leave it.");
+    tokio::select! {
+        created = creating => Ok(Created::Interrupted(created?, number)),
+        number = interrupt.recv() => {
+            output::note("A sandbox may stay behind: `wrenn ls --all` shows it, and it stops by its time-out.");
+            Err(Quiet::Signal(number).into())
+        }
+    }
+}
+
+async fn remove(session: &Session, id: &str, interrupt: &mut Interrupt) -> anyhow::Result<()> {
+    let removed = tokio::select! {
+        removed = session.client.delete(id) => removed,
+        _ = interrupt.recv() => {
+            anyhow::bail!("interrupted while {id} was being removed; remove it with `wrenn rm {id}`");
+        }
+    };
+    match removed {
+        Err(error) if error.is_not_found() => Ok(()),
+        removed => removed.with_context(|| format!("the sandbox stayed behind; remove it with `wrenn rm {id}`")),
+    }
+}

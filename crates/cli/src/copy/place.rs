@@ -1,0 +1,125 @@
+//! The two arguments of `wrenn cp`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::failure::usage;
+
+/// One side of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Local(Local),
+    Remote(Remote),
+}
+
+/// A side on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// `-`
+    Stdio,
+    Path(PathBuf),
+}
+
+/// A side in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// As typed: possibly shortened.
+    pub id: String,
+    /// Relative paths start at the user's home; the home itself is `.`.
+    pub path: String,
+}
+
+impl Place {
+    /// `-`, `SANDBOX:PATH`, or a local path. A local path with a colon is told by a `/` or `.` before it.
+    pub fn parse(text: &Path) -> Self {
+        let Some(utf8) = text.to_str() else { return Self::Local(Local::Path(text.to_owned())) };
+        if utf8 == "-" {
+            return Self::Local(Local::Stdio);
+        }
+        match utf8.split_once(':') {
+            Some((id, path)) if could_be_id(id) => {
+                let path = if path.is_empty() { "." } else { path };
+                Self::Remote(Remote { id: id.to_owned(), path: path.to_owned() })
+            }
+            _ => Self::Local(Local::Path(text.to_owned())),
+        }
+    }
+}
+
+fn could_be_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Which way a copy goes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Direction {
+    Up(Local, Remote),
+    Down(Remote, Local),
+}
+
+impl Direction {
+    pub fn of(source: &Path, target: &Path) -> anyhow::Result<Self> {
+        match (Place::parse(source), Place::parse(target)) {
+            (Place::Local(source), Place::Remote(target)) => Ok(Self::Up(source, target)),
+            (Place::Remote(source), Place::Local(target)) => Ok(Self::Down(source, target)),
+            (Place::Local(_), Place::Local(_)) => Err(usage(
+                "neither side is in a sandbox: write that one as SANDBOX:PATH, as in `wrenn cp notes.txt sb-4f2:/tmp/`",
+            )),
+            (Place::Remote(_), Place::Remote(_)) => Err(usage(
+                "both sides are in a sandbox (SANDBOX:PATH): copy to this machine first, or write a local path with \
+                 a colon in it as ./a:b",
+            )),
+        }
+    }
+}
+
+/// Whether a path means what is in the directory and not the directory itself: `DIR/.`, `.`, `..`, `/`.
+pub fn means_contents(path: &str) -> bool {
+    name_of(path).is_none()
+}
+
+/// Last component of a path; `None` where the path has no name of its own.
+pub fn name_of(path: &str) -> Option<OsString> {
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    (!matches!(last, "" | "." | ".." | "~")).then(|| last.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(id: &str, path: &str) -> Remote {
+        Remote { id: id.to_owned(), path: path.to_owned() }
+    }
+
+    #[test]
+    fn arguments_are_told_apart() {
+        let parse = |text: &str| Place::parse(Path::new(text));
+        let local = |text: &str| Place::Local(Local::Path(text.into()));
+        assert_eq!(parse("sb-4f2:/tmp/x"), Place::Remote(remote("sb-4f2", "/tmp/x")));
+        assert_eq!(parse("4f2:a:b"), Place::Remote(remote("4f2", "a:b")));
+        assert_eq!(parse("4f2:"), Place::Remote(remote("4f2", ".")));
+        assert_eq!(parse("-"), Place::Local(Local::Stdio));
+        for text in ["a", "./a:b", "/tmp/a:b", ":x", "Notes: today.txt", "dir/x:y", ""] {
+            assert_eq!(parse(text), local(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_side_is_in_a_sandbox() {
+        let of = |source: &str, target: &str| Direction::of(Path::new(source), Path::new(target));
+        assert_eq!(of("-", "a:b").unwrap(), Direction::Up(Local::Stdio, remote("a", "b")));
+        assert_eq!(of("a:b", "c").unwrap(), Direction::Down(remote("a", "b"), Local::Path("c".into())));
+        assert!(of("a", "b").unwrap_err().to_string().contains("SANDBOX:PATH"));
+        assert!(of("a:b", "c:d").is_err());
+    }
+
+    #[test]
+    fn names_and_contents() {
+        assert_eq!(name_of("/a/b"), Some("b".into()));
+        assert_eq!(name_of("b//"), Some("b".into()));
+        for text in ["", "/", ".", "..", "a/.", "a/..", "~", "a/./"] {
+            assert!(means_contents(text), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Printing: text for people, JSON for programs, colours and progress only on a terminal.
+//!
+//! Standard output may be a pipe that nobody reads any more; that ends the command quietly ([`Quiet::StdoutClosed`])
+//! and is never a panic. What came from a guest is printed with its control characters escaped.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::time::Duration;
+
+use comfy_table::{Cell, Color, ContentArrangement, Table};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::failure::Quiet;
+
+/// Prints a line on standard output.
+pub fn line(text: &str) -> anyhow::Result<()> {
+    raw(format!("{text}\n").as_bytes())
+}
+
+/// Prints one JSON document.
+pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    line(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints bytes as they are.
+pub fn raw(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(stdout_error)
+}
+
+/// What a failed write on standard output means.
+pub fn stdout_error(error: std::io::Error) -> anyhow::Error {
+    if error.kind() == ErrorKind::BrokenPipe {
+        return Quiet::StdoutClosed.into();
+    }
+    anyhow::Error::new(error).context("writing to standard output")
+}
+
+/// Prints a line on standard error. That nobody reads it changes nothing.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Text with its control characters (but tab) escaped, so that a guest cannot drive the user's terminal.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let harmless = |c: char| c == '\t' || !c.is_control();
+    if text.chars().all(harmless) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if harmless(c) {
+            escaped.push(c);
+        } else {
+            let _ = write!(escaped, "{}", c.escape_default());
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// A cell; its text may have come from anywhere.
+pub fn cell(text: impl AsRef<str>) -> Cell {
+    Cell::new(printable(text.as_ref()))
+}
+
+/// A cell in colour, where there are colours.
+pub fn coloured(text: &str, color: Color) -> Cell {
+    if console::colors_enabled() { cell(text).fg(color) } else { cell(text) }
+}
+
+/// Prints rows below a header, without borders. Nothing is wrapped or cut: ids are there to be copied.
+pub fn table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if console::colors_enabled() {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    table.set_header(header.iter().map(|name| cell(name)));
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let rendered = table.to_string();
+    let lines: Vec<&str> = rendered.lines().map(str::trim_end).collect();
+    line(&lines.join("\n"))
+}
+
+pub fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// An RFC 3339 time as people say it; the text itself where it is none.
+pub fn ago(time: &str, now: OffsetDateTime) -> String {
+    let Ok(time) = OffsetDateTime::parse(time, &Rfc3339) else { return printable(time).into_owned() };
+    let seconds = (now - time).whole_seconds().max(0);
+    match seconds {
+        0..=4 => "now".to_owned(),
+        5..=119 => format!("{seconds} seconds ago"),
+        120..=7199 => format!("{} minutes ago", seconds / 60),
+        7200..=172_799 => format!("{} hours ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// Bytes as people say them.
+pub fn size(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+/// Something long that is going on, shown on a terminal only; gone when dropped.
+#[derive(Debug)]
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Turns beside `text`.
+    pub fn spinner(text: &'static str, json: bool) -> Self {
+        let bar = ProgressBar::with_draw_target(None, target(json));
+        bar.set_message(text);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    /// Counts bytes, up to `total` where that is known.
+    pub fn bytes(total: Option<u64>, json: bool) -> Self {
+        let template = match total {
+            Some(_) => "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+            None => "{spinner} {bytes}, {bytes_per_sec}",
+        };
+        let bar = ProgressBar::with_draw_target(total, target(json));
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    pub fn add(&self, bytes: usize) {
+        self.0.inc(bytes as u64);
+    }
+
+    /// Bytes counted so far.
+    pub fn total(&self) -> u64 {
+        self.0.position()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn target(json: bool) -> ProgressDrawTarget {
+    if json || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn control_characters_of_a_guest_are_escaped() {
+        assert_eq!(printable("plain\ttext ü"), "plain\ttext ü");
+        assert_eq!(printable("a\x1b[2Jb\r\u{9b}"), "a\\u{1b}[2Jb\\r\\u{9b}");
+    }
+
+    #[test]
+    fn times_are_human() {
+        let now = datetime!(2026-03-01 12:00 UTC);
+        for (time, expected) in [
+            ("2026-03-01T11:59:59Z", "now"),
+            ("2026-03-01T13:00:00+01:00", "now"),
+            ("2026-03-01T11:59:00Z", "60 seconds ago"),
+            ("2026-03-01T11:00:00Z", "60 minutes ago"),
+            ("2026-02-28T12:00:00Z", "24 hours ago"),
+            ("2026-02-01T12:00:00Z", "28 days ago"),
+            ("yesterday", "yesterday"),
+        ] {
+            assert_eq!(ago(time, now), expected);
+        }
+    }
+}
