@@ -1,0 +1,202 @@
+//! `GET /files?archive=tar`: a directory as a tar archive, made while it is sent.
+//!
+//! Entries are named relative to the directory, in order of their names; files, directories and symbolic links with
+//! mode, owner and time; sockets, pipes and devices are passed over. Before the answer begins everything is
+//! opened once, so what the user may not read is a clear 403; what goes wrong later breaks the transfer off.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::header;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::chunks::CHUNK;
+use super::download::open_plain;
+use crate::as_user::{as_user, run};
+use crate::filesystem::error::{FileError, Kind};
+use crate::filesystem::operations::absent;
+use crate::http::error::HttpError;
+use crate::user::User;
+
+/// Pieces between the thread that reads and the connection.
+const DEPTH: usize = 3;
+
+/// Answers with the directory at `dir`.
+///
+/// # Errors
+/// 400 where it is no directory, 403, 404.
+pub async fn pack(dir: PathBuf, user: &User) -> Result<Response, HttpError> {
+    {
+        let dir = dir.clone();
+        run(user, move || check(&dir)).await?;
+    }
+    let (sender, receiver) = mpsc::channel(DEPTH);
+    let user = user.clone();
+    tokio::task::spawn_blocking(move || {
+        let outlet = Outlet { sender: sender.clone(), buffer: Vec::with_capacity(CHUNK) };
+        if let Err(e) | Ok(Err(e)) = as_user(&user, || write(&dir, outlet)) {
+            // Breaks the transfer off; where the client is gone already, nobody listens.
+            drop(sender.blocking_send(Err(e)));
+        }
+    });
+    let body = Body::from_stream(ReceiverStream::new(receiver));
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
+}
+
+fn check(dir: &Path) -> Result<(), FileError> {
+    let there = fs::metadata(dir).map_err(|e| absent(dir, &e).unwrap_or_else(|| FileError::io("read", dir, &e)))?;
+    if !there.is_dir() {
+        return Err(FileError::invalid(format!("path '{}' is not a directory", dir.display())));
+    }
+    walk(dir, |relative, metadata| {
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        match open_plain(&dir.join(relative)) {
+            Err(e) if e.kind != Kind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// Calls for everything below `dir`, each directory before what is in it. What vanishes meanwhile is passed over.
+fn walk<E: From<FileError>>(dir: &Path, mut visit: impl FnMut(&Path, &Metadata) -> Result<(), E>) -> Result<(), E> {
+    let mut open = children(dir, Path::new(""))?;
+    while let Some(relative) = open.pop() {
+        let Ok(metadata) = fs::symlink_metadata(dir.join(&relative)) else { continue };
+        visit(&relative, &metadata)?;
+        if metadata.is_dir() {
+            open.append(&mut children(dir, &relative)?);
+        }
+    }
+    Ok(())
+}
+
+/// Entries of one directory, the first by name last.
+fn children(dir: &Path, relative: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let path = dir.join(relative);
+    let list = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(&path)?.map(|child| Ok(relative.join(child?.file_name()))).collect()
+    };
+    let mut found = match list() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.map_err(|e| FileError::io("read", &path, &e))?,
+    };
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+fn write(dir: &Path, outlet: Outlet) -> io::Result<()> {
+    let mut archive = tar::Builder::new(outlet);
+    walk(dir, |relative, metadata| append(&mut archive, dir, relative, metadata).map_err(Failed))
+        .map_err(|Failed(e)| e)?;
+    archive.into_inner()?.flush()
+}
+
+/// Lets errors of both kinds leave [`walk`].
+struct Failed(io::Error);
+
+impl From<FileError> for Failed {
+    fn from(error: FileError) -> Self {
+        Self(io::Error::other(error))
+    }
+}
+
+fn append(archive: &mut tar::Builder<Outlet>, dir: &Path, relative: &Path, metadata: &Metadata) -> io::Result<()> {
+    let path = dir.join(relative);
+    let mut header = tar::Header::new_gnu();
+    if metadata.is_file() {
+        return append_file(archive, header, &path, relative);
+    }
+    header.set_metadata(metadata);
+    header.set_size(0);
+    if metadata.is_dir() {
+        archive.append_data(&mut header, relative, io::empty())
+    } else if metadata.is_symlink() {
+        match fs::read_link(&path) {
+            Ok(target) => archive.append_link(&mut header, relative, target),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
+    } else {
+        Ok(())
+    }
+}
+
+fn append_file(
+    archive: &mut tar::Builder<Outlet>,
+    mut header: tar::Header,
+    path: &Path,
+    relative: &Path,
+) -> io::Result<()> {
+    let (file, metadata) = match open_plain(path) {
+        Err(e) if e.kind == Kind::NotFound => return Ok(()),
+        other => other.map_err(io::Error::other)?,
+    };
+    header.set_metadata(&metadata);
+    // The header alone: the content goes past the builder, which would copy it in small pieces.
+    archive.append_data(&mut header, relative, io::empty())?;
+    archive.get_mut().copy(&file, metadata.len(), path)?;
+    let rest = metadata.len() % 512;
+    archive.get_mut().write_all(&[0; 512][..(512 - rest as usize) % 512])
+}
+
+/// Collects bytes to pieces of [`CHUNK`] and hands them to the connection; blocks while it is busy.
+struct Outlet {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Outlet {
+    fn send(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client is gone");
+        self.sender.blocking_send(Ok(piece.into())).map_err(gone)
+    }
+
+    /// Exactly `size` bytes of the file, without a copy in between.
+    fn copy(&mut self, file: &File, size: u64, path: &Path) -> io::Result<()> {
+        let mut left = size;
+        while left > 0 {
+            if self.buffer.len() >= CHUNK {
+                self.send()?;
+            }
+            let before = self.buffer.len();
+            match rustix::io::read(file, rustix::buffer::spare_capacity(&mut self.buffer)) {
+                Ok(0) => {
+                    let message = format!("'{}' became shorter meanwhile", path.display());
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+                Ok(_) => {
+                    let count = (self.buffer.len() - before) as u64;
+                    // A file that grew is sent as it was when its header went out.
+                    self.buffer.truncate(before + usize::try_from(count.min(left)).unwrap_or(0));
+                    left -= count.min(left);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() >= CHUNK {
+            self.send()?;
+        }
+        let count = bytes.len().min(CHUNK - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() { Ok(()) } else { self.send() }
+    }
+}

@@ -1,0 +1,126 @@
+//! `POST /files`: content into files, in pieces of [`CHUNK`], with at most two of them in memory.
+//!
+//! While one piece is written on a blocking thread the next one is gathered. Of several files in one request, those
+//! that were complete before an error stay.
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use guest_rpc::http::WrittenFile;
+use tokio::task::JoinHandle;
+
+use super::body::Pieces;
+use super::chunks::CHUNK;
+use super::target::{Target, Wish};
+use crate::as_user::as_user;
+use crate::filesystem::error::FileError;
+use crate::filesystem::path;
+use crate::http::error::HttpError;
+
+/// Most pieces in one write: half of what the kernel takes (`IOV_MAX`).
+const PIECES: usize = 512;
+
+/// Writes one file from a whole body.
+///
+/// # Errors
+/// Those of the file; 400 and 408 where the body breaks off.
+pub async fn raw(wish: Wish, body: &mut Pieces) -> Result<Vec<WrittenFile>, HttpError> {
+    let wish = pour(wish, body, HttpError::from).await?;
+    Ok(vec![written(wish)])
+}
+
+/// Writes the parts named `file` of a form, each to where `place` says for its file name.
+///
+/// # Errors
+/// As [`raw`]; 400 for a form that cannot be read or names a path twice.
+pub async fn form(
+    boundary: &str,
+    body: &mut Pieces,
+    place: impl Fn(Option<&str>) -> Result<Wish, HttpError>,
+) -> Result<Vec<WrittenFile>, HttpError> {
+    let mut form = multer::Multipart::new(body, boundary);
+    let mut done: Vec<WrittenFile> = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(|e| broken_form(&e))? {
+        // Others are passed over, as the reference does.
+        if field.name() != Some("file") {
+            continue;
+        }
+        let wish = place(field.file_name())?;
+        let path = wish.path.to_string_lossy();
+        if done.iter().any(|file| file.path == path) {
+            let message = format!("path '{path}' is in the form twice: only the first file was written");
+            return Err(HttpError::bad_request(message));
+        }
+        let wish = pour(wish, field, |e| broken_form(&e)).await?;
+        done.push(written(wish));
+    }
+    Ok(done)
+}
+
+fn broken_form(error: &multer::Error) -> HttpError {
+    use std::error::Error as _;
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    HttpError::bad_request(format!("the multipart form cannot be read: {error}{cause}"))
+}
+
+fn written(wish: Wish) -> WrittenFile {
+    WrittenFile {
+        path: wish.path.to_string_lossy().into_owned(),
+        name: path::name(&wish.path),
+        kind: "file".to_owned(),
+        metadata: (!wish.metadata.is_empty()).then_some(wish.metadata),
+    }
+}
+
+/// Writes everything; gives the wish back when it is fulfilled.
+async fn pour<E>(
+    wish: Wish,
+    mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    broken: impl FnOnce(E) -> HttpError,
+) -> Result<Wish, HttpError> {
+    let user = wish.user.clone();
+    let mut working = task(move || as_user(&user, || Target::open(wish)).map_err(|e| FileError::identity(&e))?);
+    loop {
+        let gathered = gather(&mut body).await;
+        let mut target = working.await.map_err(|e| FileError::task(&e))??;
+        let (pieces, ended) = match gathered {
+            Ok(gathered) => gathered,
+            Err(e) => return Err(broke_off(broken(e), target)),
+        };
+        working = task(move || {
+            target.write(&pieces)?;
+            Ok(target)
+        });
+        if ended {
+            let target = working.await.map_err(|e| FileError::task(&e))??;
+            return Ok(target.keep());
+        }
+    }
+}
+
+fn task(act: impl FnOnce() -> Result<Target, FileError> + Send + 'static) -> JoinHandle<Result<Target, FileError>> {
+    tokio::task::spawn_blocking(act)
+}
+
+/// Dropping the target removes a file that was made.
+fn broke_off(error: HttpError, target: Target) -> HttpError {
+    let left = if target.is_new() { "the new file was removed" } else { "the file stays as far as it was overwritten" };
+    let message = format!("'{}' after {} bytes: {error}; {left}", target.path().display(), target.written());
+    HttpError::new(error.status, message)
+}
+
+/// Collects pieces to one write, and says whether the body ended.
+async fn gather<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) -> Result<(Vec<Bytes>, bool), E> {
+    let mut pieces = Vec::new();
+    let mut size = 0;
+    while size < CHUNK && pieces.len() < PIECES {
+        match body.next().await {
+            Some(piece) => {
+                let piece = piece?;
+                size += piece.len();
+                pieces.push(piece);
+            }
+            None => return Ok((pieces, true)),
+        }
+    }
+    Ok((pieces, false))
+}
