@@ -1,0 +1,128 @@
+//! Every end arrives, in its form, and reaches the whole group.
+
+use std::time::{Duration, Instant};
+
+use connectrpc::ErrorCode;
+use connectrpc::client::CallOptions;
+use guest_rpc::process::{SendSignalRequest, Signal};
+
+use crate::support::{Agent, Running, alive, by_pid, eventually, listed, run, shell, start};
+
+#[tokio::test]
+async fn exit_codes_have_the_form_of_the_contract() {
+    let agent = Agent::open().await;
+    for (code, error) in [(0, None), (1, Some("exit status 1")), (255, Some("exit status 255"))] {
+        let end = run(&agent.client(), &format!("exit {code}")).await.end.expect("an end");
+        assert_eq!((end.exit_code, end.exited, end.status), (code, true, format!("exit status {code}")));
+        assert_eq!(end.error.as_deref(), error);
+    }
+}
+
+#[tokio::test]
+async fn death_by_signal_has_the_form_of_the_contract() {
+    let agent = Agent::open().await;
+    // The last one is a real-time signal.
+    for (signal, status) in [(9, "signal: killed"), (15, "signal: terminated"), (40, "signal: signal 40")] {
+        let end = run(&agent.client(), &format!("kill -{signal} $$")).await.end.expect("an end");
+        assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, status));
+        assert_eq!(end.error.as_deref(), Some(status));
+    }
+}
+
+#[tokio::test]
+async fn a_signal_reaches_the_whole_group_and_the_process_leaves_the_list() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let mut running = start(&client, shell("sleep 60 & echo $!; wait")).await;
+    running.until(|o| o.text().ends_with('\n')).await;
+    let child: u32 = running.outcome.text().trim().parse().expect("a pid");
+    let pid = running.pid;
+    assert_eq!(listed(&client).await, [pid]);
+    let signal =
+        SendSignalRequest { process: by_pid(pid).into(), signal: Signal::SIGNAL_SIGTERM.into(), ..Default::default() };
+    client.send_signal(signal.clone()).await.expect("is signalled");
+    assert_eq!(running.finish().await.end.expect("an end").status, "signal: terminated");
+    assert!(!alive(pid), "it is reaped");
+    eventually("its child is gone too", async || !alive(child)).await;
+    assert!(listed(&client).await.is_empty());
+    let error = client.send_signal(signal).await.expect_err("it has ended");
+    assert_eq!(error.code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn output_on_the_way_out_is_not_lost() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let mut running =
+        start(&client, shell("trap 'head -c 300000 /dev/zero; exit 7' TERM; echo up; while :; do sleep 0.01; done"))
+            .await;
+    running.until(|o| o.text() == "up\n").await;
+    // To the shell alone, so that it can still run `head`.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.pid.cast_signed()), nix::sys::signal::Signal::SIGTERM)
+        .expect("is signalled");
+    let outcome = running.finish().await;
+    assert_eq!((outcome.stdout.len(), outcome.code()), (3 + 300_000, 7));
+}
+
+#[tokio::test]
+async fn the_deadline_kills_the_whole_group() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let options = CallOptions::default().with_timeout(Duration::from_millis(400));
+    let mut running = Running::start(&client, shell("sleep 60 & echo $!; wait"), options).await.expect("starts");
+    running.until(|o| o.text().ends_with('\n')).await;
+    let (pid, child) = (running.pid, running.outcome.text().trim().parse::<u32>().expect("a pid"));
+    let error = running.finish().await.error.expect("the stream ends with an error");
+    assert_eq!(error.code, ErrorCode::DeadlineExceeded);
+    eventually("both are dead", async || !alive(pid) && !alive(child)).await;
+}
+
+#[tokio::test]
+async fn the_deadline_holds_after_the_client_has_hung_up() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let options = CallOptions::default().with_timeout(Duration::from_millis(300));
+    let running = Running::start(&client, shell("sleep 60"), options).await.expect("starts");
+    let (pid, since) = (running.pid, Instant::now());
+    drop(running);
+    assert!(alive(pid));
+    eventually("the process is killed", async || !alive(pid)).await;
+    assert!(since.elapsed() >= Duration::from_millis(200), "not before its time");
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_why() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let refused = async |change: &dyn Fn(&mut guest_rpc::process::ProcessConfig)| {
+        let mut request = shell("true");
+        let mut config = request.process.clone().into_option().expect("a config");
+        change(&mut config);
+        request.process = config.into();
+        let error = Running::start(&client, request, CallOptions::default()).await.err().expect("is refused");
+        assert_eq!(error.code, ErrorCode::InvalidArgument);
+        error.message.unwrap_or_default()
+    };
+    assert!(refused(&|c| c.cmd = "no-such-program".into()).await.contains("no-such-program"));
+    assert!(refused(&|c| c.cmd = String::new()).await.contains("process.cmd"));
+    assert!(refused(&|c| c.cwd = Some("/no/such".into())).await.contains("/no/such"));
+    assert!(refused(&|c| c.cwd = Some("/etc/passwd".into())).await.contains("not a directory"));
+    assert!(refused(&|c| drop(c.envs.insert("A=B".into(), "x".into()))).await.contains("envs"));
+    assert!(refused(&|c| c.args.push("a\0b".into())).await.contains("NUL"));
+    assert!(listed(&client).await.is_empty());
+}
+
+#[tokio::test]
+async fn many_at_once_all_end() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let runs = (0..60).map(|i| {
+        let client = client.clone();
+        async move {
+            let outcome = run(&client, &format!("echo {i}; exit {}", i % 3)).await;
+            (outcome.text(), outcome.code()) == (format!("{i}\n"), i % 3)
+        }
+    });
+    assert!(futures::future::join_all(runs).await.into_iter().all(|right| right));
+    assert!(listed(&client).await.is_empty());
+}
