@@ -16,6 +16,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -118,7 +119,10 @@ fn start_message(start: ExecStart) -> ExecClientMessage {
 }
 
 fn broken(error: WsError) -> Error {
-    Error::Broken(Box::new(error))
+    match error {
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) | WsError::ConnectionClosed => Error::Truncated,
+        other => Error::Broken(Box::new(other)),
+    }
 }
 
 impl ExecInput {

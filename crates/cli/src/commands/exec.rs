@@ -15,7 +15,6 @@ use crate::{ids, output, process, terminal};
 const LONGEST_SEC: u32 = 86_400;
 
 pub async fn exec(session: &Session, args: ExecArgs) -> anyhow::Result<u8> {
-    check(&args.process, session.json)?;
     let id = ids::resolve(&session.client, &args.id).await?;
     let mut interrupt = Interrupt::listen()?;
     run_in(session, &id, args.process, args.command, &mut interrupt).await

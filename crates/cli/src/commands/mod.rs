@@ -15,6 +15,7 @@ mod version;
 use client::Client;
 
 use crate::args::{Cli, Command, ConnectionArgs};
+use crate::copy::Direction;
 use crate::settings::Settings;
 
 /// What every command that talks to a server has.
@@ -34,6 +35,7 @@ impl Session {
 /// Runs the command and gives the exit code.
 pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let (connection, json) = (cli.connection, cli.json);
+    check(&cli.command, json)?;
     let session = || Session::open(&connection, json);
     match cli.command {
         Command::Run(args) => run::run(&session()?, args).await,
@@ -47,6 +49,16 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Templates => templates::templates(&session()?).await.map(succeeded),
         Command::Completions { shell } => completions::completions(shell).map(succeeded),
         Command::Version => version::version(session().ok(), json).await.map(succeeded),
+    }
+}
+
+/// Refuses what makes no sense before any server or key is looked for.
+fn check(command: &Command, json: bool) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => exec::check(&args.process, json),
+        Command::Exec(args) => exec::check(&args.process, json),
+        Command::Cp(args) => Direction::of(&args.source, &args.target).map(drop),
+        _ => Ok(()),
     }
 }
 

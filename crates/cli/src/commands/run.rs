@@ -9,14 +9,13 @@ use client::types::{CreateSandbox, Sandbox};
 
 use super::Session;
 use super::create::shape;
-use super::exec::{check, run_in};
+use super::exec::run_in;
 use crate::args::RunArgs;
 use crate::failure::Quiet;
 use crate::interrupt::Interrupt;
 use crate::output::{self, Progress};
 
 pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
-    check(&args.process, session.json)?;
     let mut interrupt = Interrupt::listen()?;
     let created = create(session, &shape(args.shape), &mut interrupt).await?;
     let id = match &created {

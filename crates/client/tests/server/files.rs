@@ -1,0 +1,102 @@
+//! Files of the fake server.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Multipart, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use client::types::{FileInfo, FileKind, ListFilesRequest, PathRequest};
+
+use super::{Shared, refusal};
+
+fn missing(path: &str) -> Response {
+    refusal(404, "not_found", &format!("{path} does not exist"))
+}
+
+pub async fn write(State(world): Shared, mut form: Multipart) -> Response {
+    let (mut path, mut mode) = (String::new(), None);
+    while let Some(mut field) = form.next_field().await.expect("a form") {
+        match field.name().unwrap_or_default() {
+            "path" => path = field.text().await.expect("text"),
+            "mode" => mode = Some(field.text().await.expect("text")),
+            "file" => {
+                let mut data = Vec::new();
+                loop {
+                    match field.chunk().await {
+                        Ok(Some(part)) => data.extend_from_slice(&part),
+                        Ok(None) => break,
+                        // Broken off: nothing is kept.
+                        Err(error) => return refusal(400, "invalid_request", &error.to_string()),
+                    }
+                }
+                world.lock().expect("the world").files.insert(path.clone(), data);
+            }
+            _ => {}
+        }
+    }
+    world.lock().expect("the world").mode = mode;
+    StatusCode::NO_CONTENT.into_response()
+}
+
+pub async fn read(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
+    match world.lock().expect("the world").files.get(&request.path) {
+        Some(data) => Body::from(data.clone()).into_response(),
+        None => missing(&request.path),
+    }
+}
+
+pub async fn stat(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
+    let world = world.lock().expect("the world");
+    let path = request.path.trim_end_matches("/.");
+    let (kind, size) = if let Some(data) = world.files.get(path) {
+        (FileKind::File, data.len() as u64)
+    } else if world.archives.contains_key(path) {
+        (FileKind::Directory, 4096)
+    } else {
+        return missing(path);
+    };
+    Json(file_info(path, kind, size)).into_response()
+}
+
+fn file_info(path: &str, kind: FileKind, size: u64) -> FileInfo {
+    FileInfo {
+        path: path.to_owned(),
+        kind,
+        size,
+        mode: 0o640,
+        owner: "user".to_owned(),
+        group: "user".to_owned(),
+        modified_at: "2026-01-01T00:00:00Z".to_owned(),
+        symlink_target: None,
+    }
+}
+
+pub async fn list(State(world): Shared, Json(request): Json<ListFilesRequest>) -> Json<Vec<FileInfo>> {
+    let world = world.lock().expect("the world");
+    let below = world.files.iter().filter(|(path, _)| path.starts_with(&request.path));
+    Json(below.map(|(path, data)| file_info(path, FileKind::File, data.len() as u64)).collect())
+}
+
+pub async fn mkdir(State(world): Shared, Json(request): Json<PathRequest>) -> StatusCode {
+    world.lock().expect("the world").archives.insert(request.path, Vec::new());
+    StatusCode::NO_CONTENT
+}
+
+pub async fn remove(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
+    match world.lock().expect("the world").files.remove(&request.path) {
+        Some(_) => StatusCode::NO_CONTENT.into_response(),
+        None => missing(&request.path),
+    }
+}
+
+pub async fn pack(State(world): Shared, Query(request): Query<PathRequest>) -> Response {
+    match world.lock().expect("the world").archives.get(&request.path) {
+        Some(tar) => ([("content-type", "application/x-tar")], tar.clone()).into_response(),
+        None => missing(&request.path),
+    }
+}
+
+pub async fn unpack(State(world): Shared, Query(request): Query<PathRequest>, tar: Bytes) -> StatusCode {
+    world.lock().expect("the world").archives.insert(request.path, tar.to_vec());
+    StatusCode::NO_CONTENT
+}
