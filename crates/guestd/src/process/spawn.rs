@@ -121,6 +121,7 @@ impl Entry {
     }
 
     fn enter(&self) -> io::Result<()> {
+        keep_descriptors_from_the_program();
         setsid()?;
         if self.terminal {
             syscall::take_terminal()?;
@@ -140,6 +141,13 @@ impl Entry {
         }
         Ok(chdir(self.cwd.as_c_str())?)
     }
+}
+
+/// All but the standard three close at exec, also those that the agent itself was started with.
+fn keep_descriptors_from_the_program() {
+    let (from, to, flag) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: plain numbers. Fails on Linux before 5.11, where our own descriptors still close.
+    unsafe { libc::syscall(libc::SYS_close_range, from, to, flag) };
 }
 
 /// Out of memory takes a user's process before the agent. Opens and writes without allocating.

@@ -99,7 +99,7 @@ async fn what_cannot_start_says_why() {
         let mut config = request.process.clone().into_option().expect("a config");
         change(&mut config);
         request.process = config.into();
-        let error = Running::start(&client, request, CallOptions::default()).await.err().expect("is refused");
+        let error = Running::start(&client, request, CallOptions::default()).await.expect_err("is refused");
         assert_eq!(error.code, ErrorCode::InvalidArgument);
         error.message.unwrap_or_default()
     };

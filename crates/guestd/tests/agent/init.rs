@@ -38,10 +38,9 @@ async fn before_init_only_health_answers() {
         let body: ErrorBody = answer.json().await.expect("a JSON body");
         assert_eq!((body.code, body.message.is_empty()), (401, false));
     }
-    let unary = agent.client().list(ListRequest::default()).await.err().expect("is refused");
+    let unary = agent.client().list(ListRequest::default()).await.expect_err("is refused");
     assert_eq!(unary.code, ErrorCode::Unauthenticated);
-    let stream =
-        Running::start(&agent.client(), shell("true"), CallOptions::default()).await.err().expect("is refused");
+    let stream = Running::start(&agent.client(), shell("true"), CallOptions::default()).await.expect_err("is refused");
     assert_eq!(stream.code, ErrorCode::Unauthenticated);
 }
 

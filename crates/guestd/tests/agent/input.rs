@@ -38,7 +38,7 @@ fn close(pid: u32) -> CloseStdinRequest {
 }
 
 async fn refused(client: &Client, pid: u32, data: Input) -> ErrorCode {
-    client.send_input(send(pid, data)).await.err().expect("is refused").code
+    client.send_input(send(pid, data)).await.expect_err("is refused").code
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn streamed_data_before_start_is_refused() {
     let agent = Agent::open().await;
     let data = DataEvent { input: input(Input::Stdin(vec![1])).into(), ..Default::default() };
     let messages = [StreamInputRequest { event: Some(data.into()), ..Default::default() }];
-    let error = agent.client().stream_input(futures::stream::iter(messages)).await.err().expect("is refused");
+    let error = agent.client().stream_input(futures::stream::iter(messages)).await.expect_err("is refused");
     assert_eq!(error.code, ErrorCode::InvalidArgument);
 }
 
@@ -108,7 +108,7 @@ async fn a_terminal_is_one_and_changes_its_size() {
         pty: window(cols, 40).into(),
         ..Default::default()
     };
-    let too_wide = client.update(update(70_000)).await.err().expect("is refused");
+    let too_wide = client.update(update(70_000)).await.expect_err("is refused");
     assert_eq!(too_wide.code, ErrorCode::InvalidArgument);
     client.update(update(132)).await.expect("changes");
     let outcome = running.finish().await;
@@ -128,7 +128,7 @@ async fn a_terminal_takes_input_and_its_keys() {
     running.until(|o| String::from_utf8_lossy(&o.pty).contains("up")).await;
     client.send_input(send(running.pid, Input::Pty(b"hello\n".to_vec()))).await.expect("is taken");
     assert_eq!(refused(&client, running.pid, Input::Stdin(b"x".to_vec())).await, ErrorCode::FailedPrecondition);
-    let error = client.close_stdin(close(running.pid)).await.err().expect("is refused");
+    let error = client.close_stdin(close(running.pid)).await.expect_err("is refused");
     assert_eq!(error.code, ErrorCode::FailedPrecondition);
     running.until(|o| String::from_utf8_lossy(&o.pty).contains("got hello")).await;
     client.send_input(send(running.pid, Input::Pty(vec![4]))).await.expect("Ctrl-D is taken");

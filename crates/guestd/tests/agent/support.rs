@@ -104,6 +104,7 @@ impl Outcome {
 }
 
 /// A started process and its stream.
+#[derive(Debug)]
 pub struct Running {
     pub pid: u32,
     pub outcome: Outcome,
