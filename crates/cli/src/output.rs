@@ -81,7 +81,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> {
     } else {
         table.force_no_tty();
     }
-    table.set_header(header.iter().map(|name| cell(name)));
+    table.set_header(header.iter().map(cell));
     table.add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -73,7 +73,7 @@ async fn file(
     quiet: bool,
 ) -> anyhow::Result<u64> {
     // A pipe or a device has no length beforehand, and its permission bits are not those of its bytes.
-    let length = facts.is_file().then(|| facts.len());
+    let length = facts.is_file().then_some(facts.len());
     let mode = facts.is_file().then(|| facts.permissions().mode() & 0o777);
     let target = FileTarget { path: path.path, user: path.user, mode };
     let opened = tokio::fs::File::open(source).await;

@@ -1,0 +1,8 @@
+//! The built `wrenn` command: what it says without a server, and what it does with one on loopback.
+
+#[path = "../../../client/tests/server/mod.rs"]
+mod server;
+
+mod commands;
+mod usage;
+mod wrenn;
