@@ -17,18 +17,31 @@ pub use upload::upload;
 /// Bytes that are under way between a reader and a writer in one part.
 const CHUNK: usize = 64 * 1024;
 
-/// Facts about a path in a sandbox; `None` where there is nothing. A link to a directory counts as one.
+/// Links that are followed to find out what a path leads to; Linux follows 40 (`MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+
+/// Facts about what a path in a sandbox leads to; `None` where there is nothing. A link to nothing is itself.
 async fn stat(client: &Client, id: &str, path: &PathRequest) -> Result<Option<FileInfo>, Error> {
-    let info = match client.stat(id, path).await {
+    let mut info = match client.stat(id, path).await {
+        // Of the file, or of the sandbox?
         Err(error) if error.is_not_found() && client.get(id).await.is_ok() => return Ok(None),
         stat => stat?,
     };
-    if info.kind != FileKind::Symlink {
-        return Ok(Some(info));
+    for _ in 0..MAX_LINKS {
+        let Some(target) = info.symlink_target.as_ref().filter(|_| info.kind == FileKind::Symlink) else { break };
+        let next = PathRequest { path: link_target(&info.path, target), user: path.user.clone() };
+        match client.stat(id, &next).await {
+            Ok(next) if next.path != info.path => info = next,
+            _ => break,
+        }
     }
-    let inside = PathRequest { path: format!("{}/.", path.path), user: path.user.clone() };
-    match client.stat(id, &inside).await {
-        Ok(target) if target.kind == FileKind::Directory => Ok(Some(target)),
-        _ => Ok(Some(info)),
+    Ok(Some(info))
+}
+
+/// A relative target starts where the link is.
+fn link_target(link: &str, target: &str) -> String {
+    match link.rsplit_once('/') {
+        Some((dir, _)) if !target.starts_with('/') => format!("{dir}/{target}"),
+        _ => target.to_owned(),
     }
 }
