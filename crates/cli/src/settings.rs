@@ -74,15 +74,18 @@ pub fn wrenn_dir(env: &Environment<'_>) -> PathBuf {
     own.filter(|dir| dir.is_dir()).unwrap_or_else(|| SYSTEM_DIR.into())
 }
 
+/// Directory of the installation for the user of this process.
+pub fn dir_of_this_user() -> PathBuf {
+    let home = std::env::home_dir();
+    wrenn_dir(&Environment { var: env_var, is_root: rustix::process::geteuid().is_root(), home: home.as_deref() })
+}
+
 impl Settings {
     /// Of this process.
     pub fn load(flags: &ConnectionArgs) -> Result<Self, SettingsError> {
-        let home = std::env::home_dir();
-        let is_root = rustix::process::geteuid().is_root();
-        let env = Environment { var: env_var, is_root, home: home.as_deref() };
-        let path = wrenn_dir(&env).join("credentials");
-        let url = flags.url.clone().or_else(|| (env.var)("WRENN_API_URL"));
-        let key = flags.key.clone().or_else(|| (env.var)("WRENN_API_KEY"));
+        let path = dir_of_this_user().join("credentials");
+        let url = flags.url.clone().or_else(|| env_var("WRENN_API_URL"));
+        let key = flags.key.clone().or_else(|| env_var("WRENN_API_KEY"));
         Self::merge(url, key, &path)
     }
 
