@@ -1,7 +1,92 @@
 //! The host agent: does what the control plane tells it to with the VMs, disks and networks of one machine,
 //! remembers what it did, and reports.
+//!
+//! [`Agent::prepare`] and [`Agent::serve`] are all that a program needs: `wrenn-agent` and `wrenn up` use the same two.
 
 pub mod boot;
+pub mod config;
 pub mod disk;
+pub mod doctor;
+pub mod guest;
+pub mod host;
 pub mod images;
 pub mod network;
+pub mod sandbox;
+pub mod service;
+pub mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use linux::file::Lock;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+/// At an orderly end: for sandboxes that are just being made, and then for answers that are on their way.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// A host agent that has taken over its host's sandboxes and can serve.
+#[derive(Debug)]
+pub struct Agent {
+    manager: Arc<sandbox::Manager>,
+    router: axum::Router,
+    _lock: Lock,
+}
+
+impl Agent {
+    /// Prepares the host and takes over what an earlier run left.
+    ///
+    /// # Errors
+    /// What the host lacks, in words for the user, with what to do about it.
+    pub async fn prepare(config: &Config, token: &str) -> Result<Self, String> {
+        token::make_dir(&config.dir)?;
+        let path = config.dir.join("agent.lock");
+        let lock = Lock::try_take(&path).map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
+        let Some(lock) = lock else {
+            return Err(format!("another host agent works in {}; stop it, or set WRENN_DIR", config.dir.display()));
+        };
+        let host = host::Host::prepare(config).await?;
+        tracing::info!(
+            vmm = host.engine.vmm,
+            accel = host.engine.accel,
+            disk = host.backend.name(),
+            "{}",
+            host.engine.why
+        );
+        let manager = sandbox::Manager::start(host).await?;
+        let router = service::router(Arc::clone(&manager), token);
+        Ok(Self { manager, router, _lock: lock })
+    }
+
+    /// Serves until `shutdown`. Sandboxes go on running afterwards; the next agent in the same directory takes them
+    /// over.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+        let server = axum::serve(listener, self.router.clone());
+        tokio::select! {
+            ended = server.into_future() => return ended,
+            () = self.settle(&shutdown) => {}
+        }
+        Ok(())
+    }
+
+    /// After `shutdown`, while the server still answers.
+    async fn settle(&self, shutdown: &CancellationToken) {
+        shutdown.cancelled().await;
+        if tokio::time::timeout(SETTLE_TIMEOUT, self.manager.settle()).await.is_err() {
+            tracing::warn!("a sandbox is still being made; the next start removes it");
+        }
+        tokio::time::sleep(ANSWER_TIMEOUT).await;
+    }
+
+    /// How many sandboxes run now.
+    pub async fn running(&self) -> usize {
+        let is_running = |handle: &sandbox::Handle| handle.record.borrow().phase == sandbox::state::Phase::Running;
+        self.manager.list().await.iter().filter(|handle| is_running(handle)).count()
+    }
+}

@@ -1,1 +1,56 @@
-fn main() {}
+//! `wrenn-agent`: the host agent as a program of its own.
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use hostd::{Agent, Config, token};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Runs the virtual machines of this host for the control plane. Needs root.
+///
+/// Settings come from the environment and from `.env` in the working directory: WRENN_DIR, AGENT_LISTEN_ADDR,
+/// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL, AGENT_DNS,
+/// AGENT_MAX_SANDBOXES, AGENT_TOKEN. `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
+#[derive(Debug, Parser)]
+#[command(name = "wrenn-agent", version)]
+struct Args {}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // Before the arguments, so that help and settings see the same environment. No file is fine.
+    match dotenvy::dotenv() {
+        Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
+        _ => {}
+    }
+    Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let config = Config::from_env()?;
+    let token = match &config.token {
+        Some(token) => token.clone(),
+        None => token::load_or_make(&config.dir).map_err(|error| anyhow!(error))?,
+    };
+    let agent = Agent::prepare(&config, &token).await.map_err(|error| anyhow!(error))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.listen))?;
+    tracing::info!(listen = %config.listen, dir = %config.dir.display(), "the host agent serves");
+    let shutdown = CancellationToken::new();
+    tokio::spawn(end_on_signal(shutdown.clone())?);
+    agent.serve(listener, shutdown).await.context("the listener failed")?;
+    tracing::info!("the host agent has ended; sandboxes go on running");
+    Ok(())
+}
+
+fn end_on_signal(shutdown: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        shutdown.cancel();
+    })
+}

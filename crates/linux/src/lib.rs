@@ -11,6 +11,7 @@ pub mod netns;
 pub mod nft;
 pub mod process;
 pub mod programs;
+pub mod sparse;
 pub mod sysctl;
 pub mod tap;
 pub mod tsc;

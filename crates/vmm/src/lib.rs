@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+mod console;
+pub mod engine;
+mod qemu;
+
 /// What to boot. Paths are absolute and exist; the driver does not validate names.
 #[derive(Debug, Clone)]
 pub struct VmConfig {
@@ -97,15 +101,22 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Whether disks of this format can be used.
     fn supports(&self, format: DiskFormat) -> bool;
 
-    /// Starts a VM. It runs when this returns; the guest may still be booting.
+    /// Starts a VM. It runs when this returns; the guest may still be booting. Dropping the future does not stop
+    /// the start: call [`destroy`](Driver::destroy) then. After an error no process is left.
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>>;
 
     /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote. It is paused when this returns.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
     /// Takes over the VM in `dir` that an earlier run of this program started.
-    /// `None` if no process of it lives; then nothing but files is left of it.
+    /// `None` if no process of it lives; then nothing but files is left of it. A process whose boot or restore
+    /// was cut short is ended, and counts as none. A VM whose guest ended meanwhile is found: its
+    /// [`wait`](Vm::wait) tells why.
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>>;
+
+    /// Ends whatever process of the VM in `dir` lives, even one that answers no more or was never heard of.
+    /// Returns when it is gone; leaves the files. Idempotent.
+    async fn destroy(&self, dir: &Path) -> Result<()>;
 }
 
 /// One running virtual machine. Dropping it leaves the process alone, so that a restart can adopt it.

@@ -23,6 +23,7 @@ use super::error::{FileError, Kind};
 use super::operations::absent;
 use super::tree::Tree;
 use crate::as_user::as_user;
+use crate::syscall;
 use crate::user::{Database, User};
 
 /// Most events kept for a client that does not fetch them; beyond, they stay in the kernel's queue, and where that
@@ -106,9 +107,8 @@ impl Watch {
     ///
     /// # Errors
     /// Exhausted where there are no descriptors left.
-    #[expect(deprecated, reason = "sound for an OwnedFd, which stays open and the same while it is registered")]
     pub fn readiness(&self) -> Result<AsyncFd<OwnedFd>, FileError> {
-        let registered = self.inotify.as_fd().try_clone_to_owned().and_then(AsyncFd::new);
+        let registered = self.inotify.as_fd().try_clone_to_owned().and_then(syscall::register);
         registered.map_err(|e| FileError::new(Kind::Exhausted, format!("cannot wait for events: {e}")))
     }
 

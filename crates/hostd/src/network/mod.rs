@@ -17,7 +17,7 @@ use linux::{link, netns, nft, sysctl, tap};
 
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
 pub use rules::TABLE;
-pub use slots::{CLAIMS_DIR, Slots};
+pub use slots::{CLAIMS_DIR, Holder, Slots};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -51,7 +51,7 @@ impl Networks {
     ///
     /// # Errors
     /// When the claims cannot be read.
-    pub fn claimed(&self) -> Result<Vec<(Slot, Option<String>)>, Error> {
+    pub fn claimed(&self) -> Result<Vec<(Slot, Holder)>, Error> {
         self.slots.claimed().map_err(Error::Claim)
     }
 
@@ -74,11 +74,20 @@ impl Networks {
         netns::enter(&slot.netns(), move || furnish(slot)).map_err(at("set up a network namespace"))
     }
 
-    /// Takes the network away and gives the slot back. Idempotent.
+    /// Takes a sandbox's network away and gives its slot back. Idempotent: a slot that is not the sandbox's (any
+    /// more) is left alone, for it may be another one's by now.
     ///
     /// # Errors
     /// The first step that failed; the claim is kept then, so that it can be tried again.
-    pub fn remove(&self, slot: Slot) -> Result<(), Error> {
+    pub fn remove(&self, slot: Slot, sandbox: &str) -> Result<(), Error> {
+        if self.slots.is_held_by(slot, sandbox) { self.clear(slot) } else { Ok(()) }
+    }
+
+    /// Takes away whatever there is of a slot, whoever made it.
+    ///
+    /// # Errors
+    /// The first step that failed; the claim is kept then.
+    pub fn clear(&self, slot: Slot) -> Result<(), Error> {
         let at = |action| move |source| Error::Slot { action, slot, source };
         let link = Links::here().and_then(|links| links.delete(&slot.veth()));
         let namespace = netns::remove(&slot.netns());
@@ -142,8 +151,10 @@ mod tests {
         assert!(leftovers().unwrap().contains(&slot.veth()));
         let inside = netns::enter(&slot.netns(), || link::list("")).unwrap();
         assert!(inside.contains(&TAP.to_owned()) && inside.contains(&slot.peer()), "{inside:?}");
-        networks.remove(slot).unwrap();
-        networks.remove(slot).unwrap();
+        networks.remove(slot, "sb-another").unwrap();
+        assert!(leftovers().unwrap().contains(&slot.veth()));
+        networks.remove(slot, "sb-test").unwrap();
+        networks.remove(slot, "sb-test").unwrap();
         let left = leftovers().unwrap();
         assert!(!left.contains(&slot.veth()) && !left.contains(&slot.netns()), "{left:?}");
         assert!(networks.claimed().unwrap().iter().all(|(other, _)| *other != slot));

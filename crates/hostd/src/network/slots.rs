@@ -26,6 +26,15 @@ pub struct Claim {
     pub sandbox: String,
 }
 
+/// Who holds a slot that we may use or clear.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// That sandbox of ours.
+    Ours(String),
+    /// An agent whose directory, if it is known, is gone.
+    Nobody(Option<PathBuf>),
+}
+
 /// The slots that one agent hands out.
 #[derive(Debug)]
 pub struct Slots {
@@ -82,12 +91,18 @@ impl Slots {
         }
     }
 
-    /// Our claims, and those of agents whose directory is gone, with the sandbox of each. A claim that was cut off
-    /// while it was written has no owner either.
+    /// Whether the claim is that sandbox's.
+    #[must_use]
+    pub fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool {
+        read(&self.path(slot)).is_some_and(|claim| claim.dir == self.owner && claim.sandbox == sandbox)
+    }
+
+    /// Our claims, and those that belong to nobody: of agents whose directory is gone, or cut off while they were
+    /// written.
     ///
     /// # Errors
     /// When the claims cannot be listed.
-    pub fn claimed(&self) -> io::Result<Vec<(Slot, Option<String>)>> {
+    pub fn claimed(&self) -> io::Result<Vec<(Slot, Holder)>> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
@@ -96,13 +111,11 @@ impl Slots {
         for entry in entries.flatten() {
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
             let Some(slot) = number.and_then(Slot::new) else { continue };
-            let Ok(text) = fs::read(entry.path()) else { continue };
-            match serde_json::from_slice::<Claim>(&text) {
-                Ok(claim) if claim.dir == self.owner => found.push((slot, Some(claim.sandbox))),
-                Ok(claim) if !claim.dir.exists() => found.push((slot, None)),
-                Ok(_) => {}
-                Err(_) if is_old(&entry.path()) => found.push((slot, None)),
-                Err(_) => {}
+            match read(&entry.path()) {
+                Some(claim) if claim.dir == self.owner => found.push((slot, Holder::Ours(claim.sandbox))),
+                Some(claim) if !claim.dir.exists() => found.push((slot, Holder::Nobody(Some(claim.dir)))),
+                None if is_old(&entry.path()) => found.push((slot, Holder::Nobody(None))),
+                _ => {}
             }
         }
         found.sort_unstable();
@@ -112,6 +125,10 @@ impl Slots {
     fn path(&self, slot: Slot) -> PathBuf {
         self.dir.join(slot.number().to_string())
     }
+}
+
+fn read(path: &Path) -> Option<Claim> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// Older than any write of a claim takes: another agent may be writing a young one right now.
@@ -135,10 +152,11 @@ mod tests {
         let a = first.claim("sb-a").unwrap();
         let b = second.claim("sb-b").unwrap();
         assert_ne!(a, b);
-        assert_eq!(first.claimed().unwrap(), [(a, Some("sb-a".to_owned()))]);
+        assert!(first.is_held_by(a, "sb-a") && !first.is_held_by(b, "sb-b"));
+        assert_eq!(first.claimed().unwrap(), [(a, Holder::Ours("sb-a".to_owned()))]);
         // The directory of the second agent is gone: its claim is up for clearing.
         fs::remove_dir(&two).unwrap();
-        assert_eq!(first.claimed().unwrap(), [(a, Some("sb-a".to_owned())), (b, None)]);
+        assert_eq!(first.claimed().unwrap(), [(a, Holder::Ours("sb-a".to_owned())), (b, Holder::Nobody(Some(two)))]);
         first.release(b).unwrap();
         first.release(b).unwrap();
         assert_eq!(first.claimed().unwrap().len(), 1);

@@ -1,0 +1,163 @@
+//! Settings of the host agent: environment variables, read once. Every mistake is reported, not just the first.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use vmm::engine::{AccelChoice, Choice};
+
+/// Where everything lives unless `WRENN_DIR` says otherwise (the seed's place).
+pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
+
+/// What the host agent needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `WRENN_DIR`: everything below is in it unless named apart.
+    pub dir: PathBuf,
+    /// `AGENT_LISTEN_ADDR`.
+    pub listen: SocketAddr,
+    /// `AGENT_KERNEL_PATH`: a bzImage or an ELF vmlinux.
+    pub kernel: PathBuf,
+    /// `AGENT_IMAGES_PATH`.
+    pub images: PathBuf,
+    /// `AGENT_SANDBOXES_PATH`.
+    pub sandboxes: PathBuf,
+    /// `AGENT_ENVD_PATH`: the static guest agent.
+    pub envd: PathBuf,
+    /// `AGENT_VMM`.
+    pub vmm: Choice,
+    /// `AGENT_ACCEL`.
+    pub accel: AccelChoice,
+    /// `AGENT_DNS`: name servers of guests that bring none of their own.
+    pub dns: String,
+    /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
+    pub max_sandboxes: usize,
+    /// `AGENT_TOKEN`; without it the one in the file `agent-token` of the directory.
+    pub token: Option<String>,
+}
+
+/// All mistakes in the environment, each with the variable's name.
+#[derive(Debug, thiserror::Error)]
+#[error("the settings are wrong:\n  {}", .0.join("\n  "))]
+pub struct Mistakes(Vec<String>);
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn from_env() -> Result<Self, Mistakes> {
+        Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// The settings for `dir`, with everything else from the environment.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn for_dir(dir: &Path) -> Result<Self, Mistakes> {
+        let dir = dir.to_string_lossy().into_owned();
+        Self::from_lookup(|name| match name {
+            "WRENN_DIR" => Some(dir.clone()),
+            other => std::env::var(other).ok().filter(|value| !value.is_empty()),
+        })
+    }
+
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let dir = absolute(lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from));
+        let path = |name: &str, default: PathBuf| absolute(lookup(name).map_or(default, PathBuf::from));
+        let listen = lookup("AGENT_LISTEN_ADDR").unwrap_or_else(|| format!("127.0.0.1:{}", host_rpc::DEFAULT_PORT));
+        let listen = listen_address(&listen).unwrap_or_else(|| {
+            mistakes
+                .push(format!("AGENT_LISTEN_ADDR must be an address and port like 127.0.0.1:50051, not {listen:?}"));
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        });
+        let dns = lookup("AGENT_DNS").unwrap_or_else(|| "8.8.8.8,8.8.4.4".to_owned());
+        if dns.split(',').any(|server| server.parse::<std::net::Ipv4Addr>().is_err()) {
+            mistakes.push(format!("AGENT_DNS must be IPv4 addresses with commas between them, not {dns:?}"));
+        }
+        let token = lookup("AGENT_TOKEN");
+        if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
+        }
+        let config = Self {
+            listen,
+            kernel: path("AGENT_KERNEL_PATH", dir.join("kernels/vmlinux")),
+            images: path("AGENT_IMAGES_PATH", dir.join("images")),
+            sandboxes: path("AGENT_SANDBOXES_PATH", dir.join("sandboxes")),
+            envd: path("AGENT_ENVD_PATH", beside_program("envd")),
+            vmm: parsed(&lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, &mut mistakes),
+            accel: parsed(&lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, &mut mistakes),
+            max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
+            dns,
+            token,
+            dir,
+        };
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+fn parsed<T: std::str::FromStr>(
+    lookup: impl Fn(&str) -> Option<String>,
+    name: &str,
+    right: &str,
+    default: T,
+    mistakes: &mut Vec<String>,
+) -> T {
+    let Some(text) = lookup(name) else { return default };
+    text.parse().unwrap_or_else(|_| {
+        mistakes.push(format!("{name} must be {right}, not {text:?}"));
+        default
+    })
+}
+
+/// An address and port; a port alone, as `:50051`, means every interface (the seed's spelling).
+#[must_use]
+pub fn listen_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix(':') {
+        Some(port) => Some(SocketAddr::from(([0, 0, 0, 0], port.parse().ok()?))),
+        None => text.replace("localhost", "127.0.0.1").parse().ok(),
+    }
+}
+
+/// A VM's directory must mean the same wherever a process stands.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// `make build` puts all programs into one directory.
+fn beside_program(name: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    program.parent().unwrap_or(Path::new("/usr/local/bin")).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_seeds_paths() {
+        let config = Config::from_lookup(|_| None).unwrap();
+        assert_eq!(config.kernel, Path::new("/var/lib/wrenn/kernels/vmlinux"));
+        assert_eq!(config.images, Path::new("/var/lib/wrenn/images"));
+        assert_eq!(config.listen.to_string(), "127.0.0.1:50051");
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let wrong = Config::from_lookup(|name| match name {
+            "AGENT_LISTEN_ADDR" | "AGENT_VMM" | "AGENT_DNS" | "AGENT_TOKEN" => Some("wrong!".to_owned()),
+            _ => None,
+        });
+        let text = wrong.unwrap_err().to_string();
+        for name in ["AGENT_LISTEN_ADDR", "AGENT_VMM", "AGENT_DNS", "AGENT_TOKEN"] {
+            assert!(text.contains(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_alone_means_every_interface() {
+        assert_eq!(listen_address(":50051"), Some(SocketAddr::from(([0, 0, 0, 0], 50051))));
+        assert_eq!(listen_address("localhost:1"), Some(SocketAddr::from(([127, 0, 0, 1], 1))));
+        assert_eq!(listen_address(":x"), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! The single checks.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use linux::{file, netns, nft, programs, sysctl, tap};
+use vmm::engine::{self, Engine};
+
+use super::{Check, existing};
+use crate::config::Config;
+use crate::guest::chain;
+use crate::images::Images;
+
+/// Oldest kernel that has all we use (pidfd as a wait target came with 5.4; 5.10 is the oldest one still maintained).
+const OLDEST_KERNEL: (u32, u32) = (5, 10);
+const GIB: u64 = 1 << 30;
+
+pub(super) fn kernel() -> Check {
+    let release = sysctl::get("kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let found = format!("Linux {release}, {}", std::env::consts::ARCH);
+    if std::env::consts::ARCH != "x86_64" {
+        return Check::missing("kernel", found, "use an x86-64 machine");
+    }
+    if version < OLDEST_KERNEL {
+        return Check::missing("kernel", found, "upgrade to Linux 5.10 or newer");
+    }
+    Check::ok("kernel", found)
+}
+
+pub(super) fn privileges() -> Check {
+    if rustix_is_root() {
+        Check::ok("privileges", "root")
+    } else {
+        Check::missing("privileges", "not root: VMs, disks and networks need it", "sudo wrenn doctor, sudo wrenn up")
+    }
+}
+
+/// Effective user id 0, as the kernel tells it (proc(5), `/proc/self/status`).
+fn rustix_is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    line.and_then(|line| line.split_ascii_whitespace().nth(1)) == Some("0")
+}
+
+pub(super) fn engine(engine: &Result<Engine, engine::Error>) -> Check {
+    match engine {
+        Ok(engine) => Check::ok("engine", format!("{} with {}: {}", engine.vmm, engine.accel, engine.why)),
+        Err(error) => Check::missing("engine", chain(error), "apt-get install qemu-system-x86, and AGENT_VMM=auto"),
+    }
+}
+
+pub(super) fn kvm() -> Check {
+    let report = engine::probe_kvm();
+    if report.usable {
+        return Check::ok("kvm", report.detail);
+    }
+    let fix = "nothing, if slower sandboxes are fine: guests are emulated then; else use a machine with \
+        hardware virtualisation turned on";
+    Check::warning("kvm", report.detail, fix)
+}
+
+pub(super) fn tun() -> Check {
+    match fs::File::options().read(true).write(true).open(tap::DEVICE) {
+        Ok(_) => Check::ok("tun", format!("{} opens", tap::DEVICE)),
+        Err(error) => Check::missing("tun", format!("{}: {error}", tap::DEVICE), "modprobe tun"),
+    }
+}
+
+/// A network namespace, and rules in it.
+pub(super) fn network() -> Check {
+    let name = format!("wdoctor-{}", std::process::id());
+    let tried = netns::create(&name)
+        .and_then(|()| netns::enter(&name, || nft::apply("table inet doctor { chain c { ct state new accept; }; }")));
+    let removed = netns::remove(&name);
+    match tried.and(removed) {
+        Ok(()) => Check::ok("nftables", "network namespaces and nftables work"),
+        Err(error) => Check::missing("nftables", error.to_string(), "apt-get install nftables; modprobe nf_tables"),
+    }
+}
+
+pub(super) fn cgroups() -> Check {
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let has = |wanted: &str| controllers.split_ascii_whitespace().any(|name| name == wanted);
+    if ["cpu", "memory", "pids"].into_iter().all(has) {
+        return Check::ok("cgroup v2", format!("controllers: {}", controllers.trim()));
+    }
+    let fix = "boot with systemd.unified_cgroup_hierarchy=1; without it VMs have no limits but their own size";
+    Check::warning("cgroup v2", "the controllers cpu, memory and pids are not all in /sys/fs/cgroup", fix)
+}
+
+pub(super) fn loop_devices() -> Check {
+    exists("loop devices", "/dev/loop-control", "modprobe loop")
+}
+
+pub(super) fn device_mapper() -> Check {
+    exists("device-mapper", "/dev/mapper/control", "modprobe dm_snapshot; not used by this version")
+}
+
+fn exists(name: &'static str, path: &str, fix: &str) -> Check {
+    match fs::metadata(path) {
+        Ok(_) => Check::ok(name, format!("{path} is there")),
+        Err(error) => Check::warning(name, format!("{path}: {error}"), fix),
+    }
+}
+
+pub(super) fn reflink(config: &Config) -> Check {
+    let dir = existing(&config.sandboxes);
+    match file::can_reflink(&dir) {
+        Ok(true) => Check::ok("reflink", format!("files in {} can share blocks", dir.display())),
+        Ok(false) => Check::warning(
+            "reflink",
+            format!("files in {} cannot share blocks; qcow2 overlays are used", dir.display()),
+            format!("nothing, or put {} on XFS or Btrfs", config.sandboxes.display()),
+        ),
+        Err(error) => Check::missing(
+            "reflink",
+            format!("cannot write to {}: {error}", dir.display()),
+            "run as root, or set WRENN_DIR to a directory that you may write to",
+        ),
+    }
+}
+
+pub(super) fn disk_space(config: &Config) -> Check {
+    let dir = existing(&config.sandboxes);
+    let free = file::free_bytes(&dir).unwrap_or_default();
+    #[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
+    let found = format!("{:.1} GiB free at {}", free as f64 / GIB as f64, dir.display());
+    let fix = "free some space, or set WRENN_DIR to another disk";
+    match free {
+        free if free < GIB => Check::missing("disk space", found, fix),
+        free if free < 5 * GIB => Check::warning("disk space", found, fix),
+        _ => Check::ok("disk space", found),
+    }
+}
+
+pub(super) fn memory(total: u64) -> Check {
+    let available = super::meminfo("MemAvailable:");
+    let mib = |bytes: u64| bytes >> 20;
+    let found = format!("{} of {} MiB available", mib(available), mib(total));
+    if mib(available) < 256 {
+        return Check::missing(
+            "memory",
+            found,
+            "end other programs: the smallest sandbox takes 128 MiB and QEMU some more",
+        );
+    }
+    Check::ok("memory", found)
+}
+
+pub(super) fn packages() -> Check {
+    let missing: Vec<&str> = programs::NEEDED
+        .iter()
+        .filter(|(name, _)| programs::find(name).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        let names: Vec<&str> = programs::NEEDED.iter().map(|(name, _)| *name).collect();
+        return Check::ok("packages", names.join(", "));
+    }
+    let list = missing.join(" ");
+    Check::missing("packages", format!("not installed: {list}"), format!("apt-get install {list}"))
+}
+
+pub(super) fn guest_kernel(config: &Config) -> Check {
+    let path = &config.kernel;
+    let fix = "make kernel, or set AGENT_KERNEL_PATH to a bzImage or vmlinux";
+    match fs::read(path).map(|image| crate::boot::vmlinux(&image)) {
+        Ok(Ok(_)) => Check::ok("guest kernel", path.display().to_string()),
+        Ok(Err(error)) => Check::missing("guest kernel", format!("{}: {error}", path.display()), fix),
+        Err(error) => Check::missing("guest kernel", format!("{}: {error}", path.display()), fix),
+    }
+}
+
+pub(super) fn guest_agent(config: &Config) -> Check {
+    let path = &config.envd;
+    let fix = "make build-envd, or set AGENT_ENVD_PATH";
+    match starts_as_elf(path) {
+        Ok(true) => Check::ok("guest agent", path.display().to_string()),
+        Ok(false) => Check::missing("guest agent", format!("{} is no program", path.display()), fix),
+        Err(error) => Check::missing("guest agent", format!("{}: {error}", path.display()), fix),
+    }
+}
+
+fn starts_as_elf(path: &Path) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    io::Read::read_exact(&mut fs::File::open(path)?, &mut magic)?;
+    Ok(magic == *b"\x7fELF")
+}
+
+pub(super) fn templates(config: &Config) -> Check {
+    let fix = format!("make images, or put an ext4 image as NAME.ext4 into {}", config.images.display());
+    match Images::new(&config.images).list() {
+        Ok(images) if images.is_empty() => {
+            Check::missing("templates", format!("none in {}", config.images.display()), fix)
+        }
+        Ok(images) => {
+            let names: Vec<&str> = images.iter().take(10).map(|image| image.name.as_str()).collect();
+            Check::ok("templates", names.join(", "))
+        }
+        Err(error) => Check::missing("templates", chain(&error), fix),
+    }
+}
+
+pub(super) fn port(address: &SocketAddr) -> Check {
+    match TcpListener::bind(address) {
+        Ok(_) => Check::ok("port", format!("{address} is free")),
+        Err(error) => Check::warning(
+            "port",
+            format!("{address}: {error}"),
+            "fine if it is Wrenn that listens there; else name another one with --listen",
+        ),
+    }
+}

@@ -1,0 +1,138 @@
+//! Finds out what this host can do, by doing it, and says what to type where something is missing.
+//!
+//! Changes nothing that outlasts the examination.
+
+mod checks;
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use vmm::engine;
+
+use crate::config::Config;
+use crate::disk::Backend;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Ok,
+    /// Sandboxes run without it, but slower or with less.
+    Warning,
+    /// No sandbox can run without it.
+    Missing,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    pub status: Status,
+    /// What was found.
+    pub found: String,
+    /// What to type, or to do, where it is not as it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, status: Status::Ok, found: found.into(), fix: None }
+    }
+
+    fn warning(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, status: Status::Warning, found: found.into(), fix: Some(fix.into()) }
+    }
+
+    fn missing(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, status: Status::Missing, found: found.into(), fix: Some(fix.into()) }
+    }
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether a sandbox can run here, now.
+    pub can_run: bool,
+    /// What would be used: `qemu`; `kvm` or `tcg`; `reflink` or `qcow2`. Absent where none can be.
+    pub vmm: Option<&'static str>,
+    pub accelerator: Option<&'static str>,
+    pub disk_backend: Option<&'static str>,
+    pub checks: Vec<Check>,
+}
+
+/// Examines the host for an agent with these settings. `ports` are those that programs here want to listen on.
+/// Blocking, for some seconds at most.
+#[must_use]
+pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
+    let engine = engine::choose(config.vmm, config.accel);
+    let mut checks = vec![
+        checks::kernel(),
+        checks::privileges(),
+        checks::engine(&engine),
+        checks::kvm(),
+        checks::tun(),
+        checks::network(),
+        checks::cgroups(),
+        checks::loop_devices(),
+        checks::device_mapper(),
+        checks::reflink(config),
+        checks::disk_space(config),
+        checks::memory(memory_bytes()),
+        checks::packages(),
+        checks::guest_kernel(config),
+        checks::guest_agent(config),
+        checks::templates(config),
+    ];
+    checks.extend(ports.iter().map(checks::port));
+    let disk = Backend::choose(&existing(&config.sandboxes)).ok().map(Backend::name);
+    let can_run = checks.iter().all(|check| check.status != Status::Missing);
+    let engine = engine.ok();
+    Report {
+        can_run,
+        vmm: engine.as_ref().map(|engine| engine.vmm),
+        accelerator: engine.as_ref().map(|engine| engine.accel),
+        disk_backend: disk,
+        checks,
+    }
+}
+
+/// The path itself, or the nearest directory above it that there is.
+fn existing(path: &std::path::Path) -> std::path::PathBuf {
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(std::path::Path::new("/")).to_owned()
+}
+
+/// Memory of this machine in bytes; 0 when it cannot be told.
+#[must_use]
+pub fn memory_bytes() -> u64 {
+    meminfo("MemTotal:")
+}
+
+fn meminfo(field: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = table.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.split_ascii_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    kib.unwrap_or_default() * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_that_is_not_ok_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::for_dir(dir.path()).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let report = examine(&config, &[listener.local_addr().unwrap()]);
+        for check in &report.checks {
+            assert_eq!(check.status == Status::Ok, check.fix.is_none(), "{check:?}");
+            assert!(!check.found.is_empty(), "{check:?}");
+        }
+        let status = |name: &str| report.checks.iter().find(|check| check.name == name).map(|check| check.status);
+        assert_eq!(status("guest kernel"), Some(Status::Missing));
+        assert_eq!(status("templates"), Some(Status::Missing));
+        assert_eq!(status("port"), Some(Status::Warning));
+        assert!(!report.can_run);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "an examination leaves nothing");
+    }
+}

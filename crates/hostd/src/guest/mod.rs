@@ -1,0 +1,162 @@
+//! Talks to the guest agent of one sandbox. Whatever it answers is hostile: bounded, and checked before use.
+
+mod exec;
+mod files;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use connectrpc::client::{CallOptions, ClientConfig};
+use guest_rpc::filesystem::FilesystemClient;
+use guest_rpc::http::{ErrorBody, InitRequest};
+use guest_rpc::process::ProcessClient;
+use http::{Method, Request, Response, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+pub use exec::{Exec, ExecEvent, Running};
+pub use files::{FileBody, FileQuery};
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+type RpcTransport = connectrpc::client::HttpClient;
+
+/// Bytes of a JSON or error body that we read from a guest.
+const MAX_SMALL_BODY: usize = 64 * 1024;
+/// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can be slow.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that are kept open to one guest. Each holds memory here and there.
+const IDLE_CONNECTIONS: usize = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the guest agent does not answer: {0}")]
+    Unreachable(String),
+    #[error("{message}")]
+    Refused { status: u16, message: String },
+    #[error("the guest agent answered what it should not: {0}")]
+    Nonsense(String),
+}
+
+/// The guest agent of one sandbox. Cheap to clone; connections are shared and kept.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    authority: String,
+    token: String,
+    http: Client<HttpConnector, Body>,
+    rpc: RpcTransport,
+}
+
+impl Guest {
+    /// The agent behind `host_ip`, with the token that [`Guest::init`] sets or has set.
+    #[must_use]
+    pub fn new(host_ip: Ipv4Addr, token: &str) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(connector);
+        Self {
+            authority: format!("{host_ip}:{}", guest_rpc::PORT),
+            token: token.to_owned(),
+            http,
+            rpc: RpcTransport::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext(),
+        }
+    }
+
+    /// Whether it answers now, within `limit`.
+    pub async fn is_healthy(&self, limit: Duration) -> bool {
+        let Ok(request) = self.request(Method::GET, "/health").body(empty()) else { return false };
+        let answer = tokio::time::timeout(limit, self.http.request(request)).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
+    }
+
+    /// Makes the guest this sandbox's own: token, clock, entropy, name, environment.
+    ///
+    /// # Errors
+    /// When it does not answer or refuses, for example because the token was set by somebody else.
+    pub async fn init(&self, request: &InitRequest) -> Result<(), Error> {
+        let body = serde_json::to_vec(request).map_err(|error| Error::Nonsense(error.to_string()))?;
+        let request = self.request(Method::POST, "/init").header("content-type", "application/json").body(full(body));
+        self.send(request).await.map(|_| ())
+    }
+
+    fn request(&self, method: Method, path_and_query: &str) -> http::request::Builder {
+        let uri = Uri::builder().scheme("http").authority(self.authority.as_str()).path_and_query(path_and_query);
+        Request::builder()
+            .method(method)
+            .uri(uri.build().unwrap_or_default())
+            .header(guest_rpc::ACCESS_TOKEN_HEADER, &self.token)
+    }
+
+    /// Sends a request; an answer of 400 or above is an error with the guest's message.
+    async fn send(&self, request: http::Result<Request<Body>>) -> Result<Response<Incoming>, Error> {
+        let request = request.map_err(|error| Error::Nonsense(error.to_string()))?;
+        let answer = self.http.request(request).await.map_err(|error| Error::Unreachable(chain(&error)))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
+        let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
+        let message = match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(error) => error.message.chars().take(1000).collect(),
+            Err(_) => format!("the guest agent answered with status {status}"),
+        };
+        Err(Error::Refused { status: status.as_u16(), message })
+    }
+
+    fn config(&self) -> Result<ClientConfig, Error> {
+        let uri = format!("http://{}", self.authority).parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
+        Ok(ClientConfig::new(uri).with_default_header(guest_rpc::ACCESS_TOKEN_HEADER, self.token.as_str()))
+    }
+
+    pub(crate) fn processes(&self) -> Result<ProcessClient<RpcTransport>, Error> {
+        Ok(ProcessClient::new(self.rpc.clone(), self.config()?))
+    }
+
+    /// Stat, listing and the other calls on the guest's files.
+    ///
+    /// # Errors
+    /// Never with a valid address.
+    pub fn filesystem(&self) -> Result<FilesystemClient<RpcTransport>, Error> {
+        Ok(FilesystemClient::new(self.rpc.clone(), self.config()?))
+    }
+}
+
+/// Options that make a call act as `user` in the guest (E2B contract 2.2: basic authentication without password).
+#[must_use]
+pub fn as_user(user: Option<&str>) -> CallOptions {
+    match user {
+        Some(user) => {
+            let credentials = BASE64_STANDARD.encode(format!("{user}:"));
+            CallOptions::default().with_header("authorization", format!("Basic {credentials}"))
+        }
+        None => CallOptions::default(),
+    }
+}
+
+fn empty() -> Body {
+    full(Bytes::new())
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,104 @@
+//! Whether anybody uses a sandbox: any exec, stream or transfer in flight is activity, and so nothing is ever
+//! stopped for idleness under a running command.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Shared by a sandbox's actor and everything that uses the sandbox.
+#[derive(Debug)]
+pub struct Activity(Mutex<Use>);
+
+#[derive(Debug)]
+struct Use {
+    in_flight: usize,
+    last: Instant,
+    last_ms: i64,
+}
+
+/// Activity that lasts until this is dropped.
+#[derive(Debug)]
+pub struct Active(Arc<Activity>);
+
+impl Use {
+    fn touch(&mut self, change: isize, now: Instant) {
+        self.in_flight = self.in_flight.saturating_add_signed(change);
+        self.last = now;
+    }
+
+    fn time_left(&self, limit: Duration, now: Instant) -> Duration {
+        if self.in_flight > 0 { limit } else { limit.saturating_sub(now.duration_since(self.last)) }
+    }
+}
+
+impl Activity {
+    /// Counting from now.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Use { in_flight: 0, last: Instant::now(), last_ms: super::now_ms() })))
+    }
+
+    /// Begins something.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> Active {
+        self.touch(1);
+        Active(Arc::clone(self))
+    }
+
+    /// Time until the sandbox has been idle for `limit`, as things are now; zero when it has been already.
+    #[must_use]
+    pub fn time_left(&self, limit: Duration) -> Duration {
+        self.lock().time_left(limit, Instant::now())
+    }
+
+    /// When it was last used, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn last_ms(&self) -> i64 {
+        let used = self.lock();
+        if used.in_flight > 0 { super::now_ms() } else { used.last_ms }
+    }
+
+    fn touch(&self, change: isize) {
+        let mut used = self.lock();
+        used.touch(change, Instant::now());
+        used.last_ms = super::now_ms();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Use> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.touch(-1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_runs_only_while_nothing_is_in_flight() {
+        let (start, limit) = (Instant::now(), Duration::from_secs(60));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut used = Use { in_flight: 0, last: start, last_ms: 0 };
+        assert_eq!(used.time_left(limit, after(50)), Duration::from_secs(10));
+        used.touch(1, after(50));
+        used.touch(1, after(50));
+        used.touch(-1, after(550));
+        assert_eq!(used.time_left(limit, after(1000)), limit);
+        used.touch(-1, after(1000));
+        assert_eq!(used.time_left(limit, after(1059)), Duration::from_secs(1));
+        assert_eq!(used.time_left(limit, after(1061)), Duration::ZERO);
+    }
+
+    #[test]
+    fn whoever_begins_ends_by_dropping() {
+        let activity = Activity::new();
+        let both = (activity.begin(), activity.begin());
+        assert_eq!(activity.lock().in_flight, 2);
+        drop(both);
+        assert_eq!(activity.lock().in_flight, 0);
+    }
+}

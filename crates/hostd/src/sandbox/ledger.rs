@@ -1,0 +1,203 @@
+//! What this agent remembers of its sandboxes: one directory each, with one JSON file that is replaced atomically.
+//!
+//! ```text
+//!   SANDBOXES/sb-…/sandbox.json    the record; without it the directory is half-made and is removed
+//!                 /log.jsonl       console and events
+//!                 /vm/             the VMM driver's own files
+//!                 /root.*, base.*  the disk
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use linux::file;
+use model::{Generation, SandboxId, SandboxSpec};
+use serde::{Deserialize, Serialize};
+
+use super::state::Phase;
+use crate::network::Slot;
+
+const RECORD: &str = "sandbox.json";
+
+/// Everything about a sandbox that must outlive the agent. Holds the guest's token: mode 0600.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub id: SandboxId,
+    pub spec: SandboxSpec,
+    #[serde(flatten)]
+    pub phase: Phase,
+    pub generation: Generation,
+    /// Until the network is given back: then the number may be another sandbox's.
+    pub slot: Option<Slot>,
+    /// What calls to the guest agent carry.
+    pub token: String,
+    /// Milliseconds since the Unix epoch.
+    pub created_at_ms: i64,
+    pub started_at_ms: Option<i64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}")]
+pub struct Error {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The directory of all sandboxes.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    root: PathBuf,
+}
+
+impl Ledger {
+    /// Opens the ledger, making its directory if need be (mode 0700: disks hold what users wrote).
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.map_err(|source| Error { action: "make the directory", path: root.to_owned(), source })?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The directory of one sandbox.
+    #[must_use]
+    pub fn dir(&self, id: &SandboxId) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+
+    /// Writes a record so that it survives a crash, making the sandbox's directory if need be.
+    ///
+    /// # Errors
+    /// When the disk is full or the file system fails; the record before stands then.
+    pub fn write(&self, record: &Record) -> Result<(), Error> {
+        let dir = self.dir(&record.id);
+        let path = dir.join(RECORD);
+        let write = || {
+            if !dir.is_dir() {
+                fs::create_dir(&dir)?;
+                file::sync_dir(&self.root)?;
+            }
+            file::write_atomic(&path, &serde_json::to_vec_pretty(record)?, 0o600)
+        };
+        write().map_err(|source| Error { action: "write", path: path.clone(), source })
+    }
+
+    /// Removes a sandbox's directory and all that is in it. The record goes last, so that an interrupted removal
+    /// is found and goes on. Idempotent.
+    ///
+    /// # Errors
+    /// The removal that failed.
+    pub fn remove(&self, id: &SandboxId) -> Result<(), Error> {
+        remove_dir(&self.dir(id))
+    }
+
+    /// All records, and the directories that have none that can be read.
+    ///
+    /// # Errors
+    /// When the ledger cannot be listed.
+    pub fn read(&self) -> Result<(Vec<Record>, Vec<PathBuf>), Error> {
+        let failed = |source| Error { action: "list", path: self.root.clone(), source };
+        let (mut records, mut strangers) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.root).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            match read_record(&path) {
+                Some(record) if path == self.dir(&record.id) => records.push(record),
+                // Only what has our kind of name is ours to remove.
+                _ if is_ours(&path) => strangers.push(path),
+                _ => {}
+            }
+        }
+        Ok((records, strangers))
+    }
+}
+
+fn is_ours(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<SandboxId>().is_ok())
+}
+
+fn read_record(dir: &Path) -> Option<Record> {
+    serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()
+}
+
+/// Removes a sandbox's directory, its record last.
+///
+/// # Errors
+/// The removal that failed.
+pub fn remove_dir(dir: &Path) -> Result<(), Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error { action: "remove", path, source }
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed(dir))?,
+    };
+    for entry in entries.flatten().filter(|entry| entry.file_name() != RECORD) {
+        let path = entry.path();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(error)),
+            _ => {}
+        }
+    }
+    fs::remove_dir_all(dir).map_err(failed(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::sandbox::state::End;
+
+    fn record() -> Record {
+        Record {
+            id: SandboxId::random(),
+            spec: SandboxSpec {
+                template: "minimal".parse().unwrap(),
+                vcpus: 1,
+                memory_mb: 512,
+                timeout_sec: 300,
+                envs: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+            },
+            phase: Phase::Releasing { end: End { failed: true, reason: "it broke".to_owned() } },
+            generation: Generation(7),
+            slot: Slot::new(9),
+            token: "secret".to_owned(),
+            created_at_ms: 1,
+            started_at_ms: None,
+        }
+    }
+
+    #[test]
+    fn records_come_back_as_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&dir.path().join("sandboxes")).unwrap();
+        let record = record();
+        ledger.write(&record).unwrap();
+        let (records, strangers) = ledger.read().unwrap();
+        assert!(strangers.is_empty());
+        assert_eq!((&records[0].phase, records[0].generation), (&record.phase, record.generation));
+        ledger.remove(&record.id).unwrap();
+        ledger.remove(&record.id).unwrap();
+        assert!(ledger.read().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn half_made_directories_are_told_from_other_peoples() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let half = ledger.dir(&SandboxId::random());
+        fs::create_dir(&half).unwrap();
+        fs::write(half.join(RECORD), b"{ cut o").unwrap();
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
+        let (records, strangers) = ledger.read().unwrap();
+        assert!(records.is_empty());
+        assert_eq!(strangers, [half]);
+    }
+}

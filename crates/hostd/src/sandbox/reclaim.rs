@@ -1,0 +1,69 @@
+//! At start: clears what nobody will ask for again, and returns the records of the rest.
+//!
+//! | found | means | done |
+//! |---|---|---|
+//! | directory without a record | we died before the record, or in the last step of a removal | its processes killed, removed |
+//! | claim of ours without a record | we died between claim and record | network removed |
+//! | claim of an agent whose directory is gone | somebody deleted a `WRENN_DIR` under running sandboxes | its processes killed, network removed |
+//! | record | a sandbox, in whatever phase | its actor decides |
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ledger::{self, Record};
+use super::manager::on_host;
+use crate::host::Host;
+use crate::network::Holder;
+
+/// How long killed processes may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// # Errors
+/// When the ledger or the claims cannot be read. What cannot be cleared is logged, and tried at the next start.
+pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
+    let (records, half_made) = on_host(host, |host| host.ledger.read()).await?;
+    for dir in half_made {
+        tracing::warn!(dir = %dir.display(), "removing a sandbox that was never finished");
+        let cleared = on_host(host, move |_| {
+            kill_processes_of(&dir).and_then(|()| ledger::remove_dir(&dir).map_err(std::io::Error::other))
+        });
+        warn("a half-made sandbox", cleared.await);
+    }
+    let known: BTreeSet<String> = records.iter().map(|record| record.id.to_string()).collect();
+    for (slot, holder) in on_host(host, |host| host.networks.claimed()).await? {
+        match holder {
+            Holder::Ours(sandbox) if known.contains(&sandbox) => continue,
+            Holder::Nobody(Some(dir)) => {
+                warn("processes of a deleted directory", on_host(host, move |_| kill_processes_of(&dir)).await);
+            }
+            Holder::Ours(_) | Holder::Nobody(None) => {}
+        }
+        tracing::warn!(slot = slot.number(), "clearing a network that no sandbox has");
+        warn("a network", on_host(host, move |host| host.networks.clear(slot)).await);
+    }
+    Ok(records)
+}
+
+fn warn(what: &str, cleared: Result<(), String>) {
+    if let Err(error) = cleared {
+        tracing::error!(error, "cannot clear {what}");
+    }
+}
+
+/// Kills VMMs whose command line names a path below `dir`.
+fn kill_processes_of(dir: &Path) -> std::io::Result<()> {
+    let needle = format!("{}/", dir.display()).into_bytes();
+    let is_vmm = |cmdline: &[u8]| {
+        let program = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();
+        let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        (name.starts_with(b"qemu-system") || name.starts_with(b"firecracker"))
+            && cmdline.windows(needle.len()).any(|window| window == needle)
+    };
+    for process in linux::process::find(is_vmm)? {
+        process.kill()?;
+        process.wait(END_TIMEOUT)?;
+    }
+    Ok(())
+}

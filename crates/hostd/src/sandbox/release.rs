@@ -1,0 +1,42 @@
+//! Gives back everything of a sandbox but its record and its log: VM first, because it holds the others, then
+//! network and disk. Idempotent. Goes on past problems and tells them all.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use super::actor::{Handle, blocking};
+use crate::guest::chain;
+use crate::host::Host;
+
+/// Tries once; the problems that are left.
+pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
+    // While the VM holds them, network and disk must not go.
+    if let Err(problem) = end_vm(host, handle).await {
+        return vec![problem];
+    }
+    let slot = handle.record.borrow().slot;
+    let (dir, vm_dir) = (host.ledger.dir(&handle.id), host.vm_dir(&handle.id));
+    let network = {
+        let (host, id) = (Arc::clone(host), handle.id.clone());
+        blocking(move || slot.map_or(Ok(()), |slot| host.networks.remove(slot, id.as_str()))).await
+    };
+    let disk = blocking(move || crate::disk::remove(&dir)).await;
+    let files = blocking(move || match fs::remove_dir_all(&vm_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    });
+    [network, disk, files.await].into_iter().filter_map(Result::err).collect()
+}
+
+/// Also a process that answers no more, or that an earlier run of the agent started and never heard of.
+async fn end_vm(host: &Host, handle: &Handle) -> Result<(), String> {
+    if let Some(vm) = handle.vm.get() {
+        if let Err(error) = vm.kill().await {
+            tracing::warn!(sandbox = %handle.id, error = chain(&error), "the VMM cannot be ended in the usual way");
+        }
+        handle.log.console(&vm.console().await);
+        handle.log.console_ended();
+    }
+    host.engine.driver.destroy(&host.vm_dir(&handle.id)).await.map_err(|error| chain(&error))
+}

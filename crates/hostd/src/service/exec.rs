@@ -1,0 +1,178 @@
+//! Programs in the guest, as streams.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use connectrpc::{ConnectError, ServiceStream};
+use futures::StreamExt;
+use guest_rpc::process::Signal;
+use host_rpc as rpc;
+use host_rpc::__buffa::oneof::exec_response::Event;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::error::pass_on;
+use crate::guest::{Exec, ExecEvent, Running};
+use crate::sandbox::Handle;
+use crate::sandbox::activity::Active;
+use crate::sandbox::ledger::Record;
+use crate::sandbox::state::Phase;
+
+/// Messages on their way to a reader; when it is slow, so becomes the process.
+const QUEUE: usize = 8;
+/// For the guest to hear that a process is to be killed.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Sender = mpsc::Sender<Result<rpc::ExecResponse, ConnectError>>;
+
+/// Starts a program; the stream ends with its end. When the reader goes away first, its process group is killed.
+pub(super) async fn exec(
+    handle: Handle,
+    request: rpc::ExecRequest,
+) -> Result<ServiceStream<rpc::ExecResponse>, ConnectError> {
+    let active = handle.activity.begin();
+    let terminal = request.terminal.into_option().map(|size| (size.cols, size.rows));
+    let exec = Exec {
+        cmd: request.cmd,
+        args: request.args,
+        envs: request.envs.into_iter().collect(),
+        cwd: request.cwd,
+        user: request.user,
+        timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms.into())),
+        stdin: request.stdin,
+        terminal,
+    };
+    let running = handle.guest.exec(exec).await.map_err(|error| pass_on(&error))?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(Pump { handle, running, sender, on_terminal: terminal.is_some(), pid: None, _active: active }.run());
+    Ok(ReceiverStream::new(receiver).boxed())
+}
+
+/// Carries a program's events to the reader.
+struct Pump {
+    handle: Handle,
+    running: Running,
+    sender: Sender,
+    on_terminal: bool,
+    pid: Option<u32>,
+    _active: Active,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        let mut record = self.handle.record.clone();
+        loop {
+            let event = tokio::select! {
+                () = self.sender.closed() => {
+                    self.kill().await;
+                    break;
+                }
+                event = self.running.next() => event.map_err(Some),
+                () = no_longer_running(&mut record) => Err(None),
+            };
+            let (message, last) = match event {
+                Ok(Some(event)) => {
+                    let last = matches!(event, ExecEvent::Ended { .. });
+                    (Ok(self.message(event)), last)
+                }
+                Ok(None) => (Err(ConnectError::unavailable("the guest agent ended the stream without a result")), true),
+                Err(error) => (Err(self.explain(error.as_ref())), true),
+            };
+            if self.sender.send(message).await.is_err() {
+                self.kill().await;
+                break;
+            }
+            if last {
+                break;
+            }
+        }
+        if let Some(pid) = self.pid {
+            self.handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        }
+    }
+
+    /// The guest's end of a broken connection may only show how the sandbox ended a moment later.
+    fn explain(&self, error: Option<&ConnectError>) -> ConnectError {
+        match error {
+            Some(error) if self.handle.record.borrow().phase == Phase::Running => pass_on(error),
+            _ => ended(&self.handle),
+        }
+    }
+
+    fn message(&mut self, event: ExecEvent) -> rpc::ExecResponse {
+        let event = match event {
+            ExecEvent::Started { pid } => {
+                self.pid = Some(pid);
+                if self.on_terminal {
+                    self.handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+                }
+                Event::from(rpc::exec_response::ExecStart { pid, ..Default::default() })
+            }
+            ExecEvent::Stdout(bytes) => Event::Stdout(bytes),
+            ExecEvent::Stderr(bytes) => Event::Stderr(bytes),
+            ExecEvent::Ended { exit_code, error } => {
+                Event::from(rpc::exec_response::ExecEnd { exit_code, error, ..Default::default() })
+            }
+            ExecEvent::KeepAlive => Event::from(rpc::exec_response::ExecKeepAlive::default()),
+        };
+        rpc::ExecResponse { event: Some(event), ..rpc::ExecResponse::default() }
+    }
+
+    /// Nobody listens any more. Before the first event the process may exist already, so it is waited for.
+    async fn kill(&mut self) {
+        let kill = async {
+            while self.pid.is_none() {
+                match self.running.next().await {
+                    Ok(Some(event)) => drop(self.message(event)),
+                    _ => return,
+                }
+            }
+            if let Some(pid) = self.pid {
+                // That it has ended meanwhile is fine.
+                let _ = self.handle.guest.signal(pid, Signal::SIGNAL_SIGKILL).await;
+            }
+        };
+        let _ = tokio::time::timeout(KILL_TIMEOUT, kill).await;
+    }
+}
+
+async fn no_longer_running(record: &mut watch::Receiver<Record>) {
+    // An error means that the actor is gone, which is the same.
+    let _ = record.wait_for(|record| record.phase != Phase::Running).await;
+}
+
+fn ended(handle: &Handle) -> ConnectError {
+    let record = handle.record.borrow();
+    let reason = record.phase.reason();
+    ConnectError::failed_precondition(format!("the sandbox is {}: {reason}", record.phase.state()))
+}
+
+/// Input, end of input, or a new size of the terminal.
+pub(super) async fn send_input(handle: &Handle, request: rpc::SendInputRequest) -> Result<(), ConnectError> {
+    let _active = handle.activity.begin();
+    let terminal = handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).contains(&request.pid);
+    let pid = request.pid;
+    if let Some(size) = request.resize.into_option() {
+        handle.guest.resize(pid, (size.cols, size.rows)).await.map_err(|error| pass_on(&error))?;
+    }
+    if !request.data.is_empty() {
+        handle.guest.send_input(pid, request.data, terminal).await.map_err(|error| pass_on(&error))?;
+    }
+    match request.close {
+        // A terminal has no end of file of its own; Ctrl-D is what a person would type.
+        true if terminal => handle.guest.send_input(pid, vec![4], true).await,
+        true => handle.guest.close_stdin(pid).await,
+        false => Ok(()),
+    }
+    .map_err(|error| pass_on(&error))
+}
+
+pub(super) async fn send_signal(handle: &Handle, pid: u32, signal: u32) -> Result<(), ConnectError> {
+    let signal = match signal {
+        9 => Signal::SIGNAL_SIGKILL,
+        15 => Signal::SIGNAL_SIGTERM,
+        other => return Err(ConnectError::invalid_argument(format!("signal must be 9 or 15, not {other}"))),
+    };
+    let _active = handle.activity.begin();
+    handle.guest.signal(pid, signal).await.map_err(|error| pass_on(&error))
+}

@@ -1,0 +1,164 @@
+//! Files of the guest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use connectrpc::{ConnectError, InboundStream, ServiceStream};
+use futures::{StreamExt, TryStreamExt, stream};
+use guest_rpc::filesystem as guest_fs;
+use host_rpc as rpc;
+use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
+
+use super::error::{from_guest, pass_on};
+use crate::guest::{FileQuery, as_user};
+use crate::sandbox::Handle;
+
+/// Longest path that Linux takes, and the most entries of one answer.
+const MAX_PATH: usize = 4096;
+const MAX_ENTRIES: usize = 100_000;
+
+fn check_path(path: &str) -> Result<(), ConnectError> {
+    if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
+        let problem = format!("path must be 1 to {MAX_PATH} bytes without NUL");
+        return Err(ConnectError::invalid_argument(problem));
+    }
+    Ok(())
+}
+
+pub(super) async fn stat(handle: &Handle, path: &str, user: Option<&str>) -> Result<rpc::FileInfo, ConnectError> {
+    check_path(path)?;
+    let _active = handle.activity.begin();
+    let request = guest_fs::StatRequest { path: path.to_owned(), ..Default::default() };
+    let client = handle.guest.filesystem().map_err(from_guest)?;
+    let answer = client.stat_with_options(request, as_user(user)).await.map_err(|error| pass_on(&error))?;
+    Ok(info(answer.into_owned().entry.into_option().unwrap_or_default()))
+}
+
+pub(super) async fn list_dir(
+    handle: &Handle,
+    request: rpc::ListDirRequest,
+) -> Result<rpc::ListDirResponse, ConnectError> {
+    check_path(&request.path)?;
+    let _active = handle.activity.begin();
+    let options = as_user(request.user.as_deref());
+    let ask = guest_fs::ListDirRequest { path: request.path, depth: request.depth, ..Default::default() };
+    let client = handle.guest.filesystem().map_err(from_guest)?;
+    let answer = client.list_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;
+    let entries = answer.into_owned().entries.into_iter().take(MAX_ENTRIES).map(info).collect();
+    Ok(rpc::ListDirResponse { entries, ..Default::default() })
+}
+
+pub(super) async fn make_dir(
+    handle: &Handle,
+    request: rpc::MakeDirRequest,
+) -> Result<rpc::MakeDirResponse, ConnectError> {
+    check_path(&request.path)?;
+    let _active = handle.activity.begin();
+    let options = as_user(request.user.as_deref());
+    let ask = guest_fs::MakeDirRequest { path: request.path, ..Default::default() };
+    let client = handle.guest.filesystem().map_err(from_guest)?;
+    let answer = client.make_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;
+    let made = info(answer.into_owned().entry.into_option().unwrap_or_default());
+    Ok(rpc::MakeDirResponse { info: made.into(), ..Default::default() })
+}
+
+pub(super) async fn remove(handle: &Handle, request: rpc::RemovePathRequest) -> Result<(), ConnectError> {
+    check_path(&request.path)?;
+    let _active = handle.activity.begin();
+    let options = as_user(request.user.as_deref());
+    let ask = guest_fs::RemoveRequest { path: request.path, ..Default::default() };
+    let client = handle.guest.filesystem().map_err(from_guest)?;
+    client.remove_with_options(ask, options).await.map_err(|error| pass_on(&error)).map(|_| ())
+}
+
+/// What the guest says of a file, with names that cannot be longer than names are.
+fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
+    let kind = match entry.r#type.as_known() {
+        _ if entry.is_symlink => rpc::FileKind::FILE_KIND_SYMLINK,
+        Some(guest_fs::FileType::FILE_TYPE_FILE) => rpc::FileKind::FILE_KIND_FILE,
+        Some(guest_fs::FileType::FILE_TYPE_DIRECTORY) => rpc::FileKind::FILE_KIND_DIRECTORY,
+        Some(guest_fs::FileType::FILE_TYPE_SYMLINK) => rpc::FileKind::FILE_KIND_SYMLINK,
+        _ => rpc::FileKind::FILE_KIND_UNSPECIFIED,
+    };
+    let modified = entry.modified_time.into_option().unwrap_or_default();
+    let modified_at_ms = modified.seconds.saturating_mul(1000).saturating_add(i64::from(modified.nanos) / 1_000_000);
+    rpc::FileInfo {
+        path: entry.path,
+        kind: kind.into(),
+        size: u64::try_from(entry.size).unwrap_or_default(),
+        mode: entry.mode & 0o7777,
+        owner: entry.owner,
+        group: entry.group,
+        modified_at_ms,
+        symlink_target: entry.symlink_target,
+        ..rpc::FileInfo::default()
+    }
+}
+
+/// `info`, then the content.
+pub(super) async fn read(
+    handle: &Handle,
+    request: rpc::ReadFileRequest,
+) -> Result<ServiceStream<rpc::ReadFileResponse>, ConnectError> {
+    let active = handle.activity.begin();
+    let about = stat(handle, &request.path, request.user.as_deref()).await?;
+    let query = FileQuery { path: request.path, user: request.user, mode: None, archive: request.archive };
+    let content = handle.guest.read_file(&query).await.map_err(from_guest)?;
+    let part = |part| rpc::ReadFileResponse { part: Some(part), ..rpc::ReadFileResponse::default() };
+    let first = stream::once(async move { Ok(part(read_file_response::Part::from(about))) });
+    let rest = content.map(move |chunk| {
+        // Held by the stream: a transfer is activity as long as it lasts.
+        let _ = &active;
+        chunk.map(|bytes| part(read_file_response::Part::Data(bytes.into()))).map_err(from_guest)
+    });
+    Ok(first.chain(rest).boxed())
+}
+
+/// The first message of an upload, which says where it goes, and the rest.
+pub(super) async fn target(
+    mut requests: InboundStream<rpc::WriteFileRequest>,
+) -> Result<(rpc::WriteFileTarget, InboundStream<rpc::WriteFileRequest>), ConnectError> {
+    let first = requests.next().await.transpose()?.and_then(|message| message.to_owned_message().part);
+    match first {
+        Some(write_file_request::Part::Target(target)) => {
+            check_path(&target.path)?;
+            Ok((*target, requests))
+        }
+        _ => Err(ConnectError::invalid_argument("the first message must be `target`")),
+    }
+}
+
+/// Writes what follows, up to `done`. A stream that ends without it breaks the upload off in the guest too.
+pub(super) async fn write(
+    handle: &Handle,
+    target: rpc::WriteFileTarget,
+    requests: InboundStream<rpc::WriteFileRequest>,
+) -> Result<u64, ConnectError> {
+    let _active = handle.activity.begin();
+    let query = FileQuery { path: target.path, user: target.user, mode: target.mode, archive: target.archive };
+    let written = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&written);
+    let content = data(requests).inspect_ok(move |chunk| {
+        counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    });
+    handle.guest.write_file(&query, content).await.map_err(from_guest)?;
+    Ok(written.load(Ordering::Relaxed))
+}
+
+fn data(
+    requests: InboundStream<rpc::WriteFileRequest>,
+) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> + Send {
+    let broken = |text: &str| std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text.to_owned());
+    stream::try_unfold(Some(requests), move |requests| async move {
+        let Some(mut requests) = requests else { return Ok(None) };
+        let message = requests.next().await.transpose().map_err(|error| broken(&error.to_string()))?;
+        match message.and_then(|message| message.to_owned_message().part) {
+            Some(write_file_request::Part::Data(bytes)) => Ok(Some((Bytes::from(bytes), Some(requests)))),
+            // Nothing more to send, but one more turn so that the stream ends.
+            Some(write_file_request::Part::Done(_)) => Ok(None),
+            Some(write_file_request::Part::Target(_)) => Err(broken("the target came twice")),
+            None => Err(broken("the upload broke off")),
+        }
+    })
+}

@@ -1,0 +1,48 @@
+//! Console and events of a sandbox, as a stream.
+
+use connectrpc::ServiceStream;
+use futures::{StreamExt, stream};
+use host_rpc as rpc;
+use host_rpc::read_logs_response::Source as RpcSource;
+
+use crate::sandbox::Handle;
+use crate::sandbox::log::{Entry, Source};
+
+/// What there is; with `follow` also what comes, until nothing of the sandbox is left.
+pub(super) fn read(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse> {
+    stream::unfold(Some((handle, 0)), move |state| async move {
+        let (handle, from) = state?;
+        handle.drain_console().await;
+        let mut changes = handle.log.changes();
+        changes.mark_unchanged();
+        let (entries, next) = handle.log.since(from);
+        if !entries.is_empty() {
+            let more = follow || from == 0;
+            return Some((stream::iter(entries), more.then_some((handle, next))));
+        }
+        if !follow {
+            return None;
+        }
+        tokio::select! {
+            changed = changes.changed() => changed.ok()?,
+            () = handle.gone() => return None,
+        }
+        Some((stream::iter(Vec::new()), Some((handle, from))))
+    })
+    .flatten()
+    .map(|entry| Ok(message(entry)))
+    .boxed()
+}
+
+fn message(entry: Entry) -> rpc::ReadLogsResponse {
+    let source = match entry.source {
+        Source::Console => RpcSource::SOURCE_CONSOLE,
+        Source::Agent => RpcSource::SOURCE_AGENT,
+    };
+    rpc::ReadLogsResponse {
+        source: source.into(),
+        time_ms: entry.time_ms,
+        line: entry.line,
+        ..rpc::ReadLogsResponse::default()
+    }
+}

@@ -1,0 +1,287 @@
+//! The Connect service that the control plane calls (`api/host/hostagent.proto`).
+//!
+//! Requests are checked here, at the edge; what is behind takes valid values only.
+
+mod auth;
+mod error;
+mod exec;
+mod files;
+mod logs;
+mod watch;
+
+use std::sync::Arc;
+
+use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use host_rpc as rpc;
+use host_rpc::HostAgentService;
+use model::{Limits, SandboxId, SandboxSpec, SandboxState};
+
+use crate::sandbox::activity::Activity;
+use crate::sandbox::ledger::Record;
+use crate::sandbox::state::Phase;
+use crate::sandbox::{Handle, Manager};
+use error::{invalid, refused};
+
+/// The service as a router, which lets in only who has the token.
+pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
+    let service = connectrpc::Router::new().add_service(Arc::new(Service { manager }));
+    let token: Arc<str> = token.into();
+    axum::Router::new()
+        .fallback_service(service.into_axum_service())
+        .layer(axum::middleware::from_fn(move |request, next| auth::check(Arc::clone(&token), request, next)))
+}
+
+/// One host's service.
+#[derive(Debug)]
+pub struct Service {
+    manager: Arc<Manager>,
+}
+
+impl Service {
+    async fn running(&self, id: &str) -> Result<Handle, ConnectError> {
+        self.manager.running(&sandbox_id(id)?).await.map_err(refused)
+    }
+}
+
+fn sandbox_id(text: &str) -> Result<SandboxId, ConnectError> {
+    text.parse().map_err(invalid)
+}
+
+fn spec(message: &rpc::SandboxSpec) -> Result<SandboxSpec, ConnectError> {
+    let spec = SandboxSpec {
+        template: message.template.parse().map_err(invalid)?,
+        vcpus: message.vcpus,
+        memory_mb: message.memory_mb,
+        timeout_sec: message.timeout_sec,
+        envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+    };
+    spec.check(&Limits::default()).map_err(invalid)?;
+    Ok(spec)
+}
+
+/// What the control plane is told of a sandbox.
+#[must_use]
+pub fn report(record: &Record, activity: &Activity) -> rpc::SandboxReport {
+    let running = record.phase.state() == SandboxState::Running;
+    let spec = rpc::SandboxSpec {
+        template: record.spec.template.to_string(),
+        vcpus: record.spec.vcpus,
+        memory_mb: record.spec.memory_mb,
+        timeout_sec: record.spec.timeout_sec,
+        envs: record.spec.envs.clone().into_iter().collect(),
+        ..rpc::SandboxSpec::default()
+    };
+    let host_ip = record.slot.filter(|_| running).map(|slot| slot.host_ip().to_string());
+    rpc::SandboxReport {
+        sandbox_id: record.id.to_string(),
+        generation: record.generation.0,
+        state: state(&record.phase).into(),
+        reason: record.phase.reason().to_owned(),
+        spec: spec.into(),
+        guest_ip: if running { vmm::GUEST_IP.to_string() } else { String::new() },
+        host_ip: host_ip.unwrap_or_default(),
+        created_at_ms: record.created_at_ms,
+        started_at_ms: record.started_at_ms.unwrap_or_default(),
+        last_active_at_ms: record.started_at_ms.map_or(0, |_| activity.last_ms()),
+        ..rpc::SandboxReport::default()
+    }
+}
+
+fn state(phase: &Phase) -> rpc::SandboxState {
+    match (phase, phase.state()) {
+        (Phase::Gone, _) => rpc::SandboxState::SANDBOX_STATE_REMOVED,
+        (_, SandboxState::Pending) => rpc::SandboxState::SANDBOX_STATE_PENDING,
+        (_, SandboxState::Running) => rpc::SandboxState::SANDBOX_STATE_RUNNING,
+        (_, SandboxState::Paused) => rpc::SandboxState::SANDBOX_STATE_PAUSED,
+        (_, SandboxState::Stopped) => rpc::SandboxState::SANDBOX_STATE_STOPPED,
+        (_, SandboxState::Error) => rpc::SandboxState::SANDBOX_STATE_ERROR,
+    }
+}
+
+fn report_of(handle: &Handle) -> rpc::SandboxReport {
+    report(&handle.record.borrow(), &handle.activity)
+}
+
+#[expect(refining_impl_trait, reason = "the concrete messages are what the handlers make")]
+impl HostAgentService for Service {
+    async fn get_host(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::GetHostRequest>,
+    ) -> ServiceResult<rpc::GetHostResponse> {
+        let host = &self.manager.host;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Response::ok(rpc::GetHostResponse {
+            host_id: host.id.clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            cpu_count: u32::try_from(cpus).unwrap_or(u32::MAX),
+            memory_bytes: crate::doctor::memory_bytes(),
+            vmm: host.engine.vmm.to_owned(),
+            accelerator: host.engine.accel.to_owned(),
+            disk_backend: host.backend.name().to_owned(),
+            sandboxes: u32::try_from(self.manager.list().await.len()).unwrap_or(u32::MAX),
+            ..rpc::GetHostResponse::default()
+        })
+    }
+
+    async fn ensure_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::EnsureSandboxRequest>,
+    ) -> ServiceResult<rpc::EnsureSandboxResponse> {
+        let request = request.to_owned_message();
+        let id = sandbox_id(&request.sandbox_id)?;
+        let spec = spec(&request.spec.into_option().unwrap_or_default())?;
+        let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
+        let sandbox = report_of(&handle).into();
+        Response::ok(rpc::EnsureSandboxResponse { sandbox, ..rpc::EnsureSandboxResponse::default() })
+    }
+
+    async fn remove_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RemoveSandboxRequest>,
+    ) -> ServiceResult<rpc::RemoveSandboxResponse> {
+        self.manager.remove(&sandbox_id(request.sandbox_id)?).await;
+        Response::ok(rpc::RemoveSandboxResponse::default())
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
+    ) -> ServiceResult<rpc::ListSandboxesResponse> {
+        let sandboxes = self.manager.list().await.iter().map(report_of).collect();
+        Response::ok(rpc::ListSandboxesResponse { sandboxes, ..rpc::ListSandboxesResponse::default() })
+    }
+
+    async fn watch_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::WatchSandboxesRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::WatchSandboxesResponse>> {
+        Response::stream_ok(watch::watch(Arc::clone(&self.manager)))
+    }
+
+    async fn list_templates(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
+    ) -> ServiceResult<rpc::ListTemplatesResponse> {
+        let images = self.manager.host.images.list().map_err(|error| refused(error.into()))?;
+        let templates = images.into_iter().map(|image| rpc::Template {
+            name: image.name.to_string(),
+            size_bytes: image.size_bytes,
+            created_at_ms: image.created_at_ms,
+            ..rpc::Template::default()
+        });
+        Response::ok(rpc::ListTemplatesResponse {
+            templates: templates.collect(),
+            ..rpc::ListTemplatesResponse::default()
+        })
+    }
+
+    async fn exec(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ExecRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
+        let request = request.to_owned_message();
+        let handle = self.running(&request.sandbox_id).await?;
+        Response::stream_ok(exec::exec(handle, request).await?)
+    }
+
+    async fn send_input(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SendInputRequest>,
+    ) -> ServiceResult<rpc::SendInputResponse> {
+        let request = request.to_owned_message();
+        let handle = self.running(&request.sandbox_id).await?;
+        exec::send_input(&handle, request).await?;
+        Response::ok(rpc::SendInputResponse::default())
+    }
+
+    async fn send_signal(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SendSignalRequest>,
+    ) -> ServiceResult<rpc::SendSignalResponse> {
+        let handle = self.running(request.sandbox_id).await?;
+        exec::send_signal(&handle, request.pid, request.signal).await?;
+        Response::ok(rpc::SendSignalResponse::default())
+    }
+
+    async fn read_file(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ReadFileRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
+        let request = request.to_owned_message();
+        let handle = self.running(&request.sandbox_id).await?;
+        Response::stream_ok(files::read(&handle, request).await?)
+    }
+
+    async fn write_file(
+        &self,
+        _: RequestContext,
+        requests: InboundStream<rpc::WriteFileRequest>,
+    ) -> ServiceResult<rpc::WriteFileResponse> {
+        let (target, content) = files::target(requests).await?;
+        let handle = self.running(&target.sandbox_id).await?;
+        let bytes_written = files::write(&handle, target, content).await?;
+        Response::ok(rpc::WriteFileResponse { bytes_written, ..rpc::WriteFileResponse::default() })
+    }
+
+    async fn stat_path(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::StatPathRequest>,
+    ) -> ServiceResult<rpc::StatPathResponse> {
+        let request = request.to_owned_message();
+        let handle = self.running(&request.sandbox_id).await?;
+        let info = files::stat(&handle, &request.path, request.user.as_deref()).await?.into();
+        Response::ok(rpc::StatPathResponse { info, ..rpc::StatPathResponse::default() })
+    }
+
+    async fn list_dir(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ListDirRequest>,
+    ) -> ServiceResult<rpc::ListDirResponse> {
+        let request = request.to_owned_message();
+        let handle = self.running(&request.sandbox_id).await?;
+        Response::ok(files::list_dir(&handle, request).await?)
+    }
+
+    async fn make_dir(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::MakeDirRequest>,
+    ) -> ServiceResult<rpc::MakeDirResponse> {
+        let request = request.to_owned_message();
+        let handle = self.running(&request.sandbox_id).await?;
+        Response::ok(files::make_dir(&handle, request).await?)
+    }
+
+    async fn remove_path(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RemovePathRequest>,
+    ) -> ServiceResult<rpc::RemovePathResponse> {
+        let request = request.to_owned_message();
+        let handle = self.running(&request.sandbox_id).await?;
+        files::remove(&handle, request).await?;
+        Response::ok(rpc::RemovePathResponse::default())
+    }
+
+    async fn read_logs(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ReadLogsRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ReadLogsResponse>> {
+        let follow = request.follow;
+        let handle = self.manager.find(&sandbox_id(request.sandbox_id)?).await.map_err(refused)?;
+        Response::stream_ok(logs::read(handle, follow))
+    }
+}

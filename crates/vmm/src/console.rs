@@ -1,0 +1,135 @@
+//! What a guest wrote to its serial console: bounded, hostile, and searched for last words.
+
+use std::collections::VecDeque;
+
+/// Unread output that is kept, bytes; the oldest goes first.
+pub(crate) const LIMIT: usize = 64 * 1024;
+
+/// Bytes of one line that are looked at, and of a text that is handed on.
+const LINE_LIMIT: usize = 400;
+
+const PANIC: &str = "Kernel panic - not syncing";
+const OUT_OF_MEMORY: [&str; 2] = ["Out of memory: Killed process", "Memory cgroup out of memory: Killed process"];
+const RESTART: &str = "reboot: Restarting system";
+
+/// Unread output, and what the kernel said in all that came by, read or not.
+#[derive(Debug, Default)]
+pub(crate) struct Console {
+    unread: VecDeque<u8>,
+    line: Vec<u8>,
+    panic: Option<String>,
+    out_of_memory: Option<String>,
+    restarting: bool,
+}
+
+impl Console {
+    pub(crate) fn push(&mut self, output: &[u8]) {
+        let kept = &output[output.len().saturating_sub(LIMIT)..];
+        let surplus = (self.unread.len() + kept.len()).saturating_sub(LIMIT);
+        self.unread.drain(..surplus);
+        self.unread.extend(kept);
+        for &byte in output {
+            if byte == b'\n' {
+                self.end_line();
+            } else if self.line.len() < LINE_LIMIT {
+                self.line.push(byte);
+            }
+        }
+    }
+
+    /// Takes what nobody has read.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.unread).into()
+    }
+
+    /// The first line of the kernel's panic message, if there was one; with what ran it out of memory, if it did.
+    pub(crate) fn panic(&mut self) -> Option<String> {
+        self.end_line();
+        let panic = self.panic.clone()?;
+        Some(match &self.out_of_memory {
+            Some(victim) => format!("{panic} (after: {victim})"),
+            None => panic,
+        })
+    }
+
+    /// Whether the kernel announced a restart, as opposed to a power-off.
+    pub(crate) fn is_restarting(&mut self) -> bool {
+        self.end_line();
+        self.restarting
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
+        self.restarting |= text.contains(RESTART);
+        if self.panic.is_none() {
+            self.panic = from_marker(&text, PANIC);
+            let victim = OUT_OF_MEMORY.iter().find_map(|marker| from_marker(&text, marker));
+            self.out_of_memory = victim.or(self.out_of_memory.take());
+        }
+    }
+}
+
+/// The text from `marker` on, which leaves out the kernel's time stamp, as one printable line.
+fn from_marker(line: &str, marker: &str) -> Option<String> {
+    line.find(marker).map(|start| printable(line[start..].as_bytes(), LINE_LIMIT))
+}
+
+/// At most `limit` characters from the end of `bytes`, on one line, without control characters.
+pub(crate) fn printable(bytes: &[u8], limit: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let clean: Vec<char> = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    clean[clean.len().saturating_sub(limit)..].iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_found_across_pieces_and_kept_after_reading() {
+        let mut console = Console::default();
+        console.push(b"[    1.0] Kernel panic - not syn");
+        assert_eq!(console.take(), b"[    1.0] Kernel panic - not syn");
+        console.push(b"cing: sysrq\x1b[31m triggered crash\r\n[    1.1] Kernel panic - not syncing: second\n");
+        assert_eq!(console.panic().unwrap(), "Kernel panic - not syncing: sysrq [31m triggered crash");
+    }
+
+    #[test]
+    fn a_panic_names_what_used_up_the_memory() {
+        let mut console = Console::default();
+        console.push(b"[2] Out of memory: Killed process 7 (python3)\n[3] Kernel panic - not syncing: no init\n");
+        let text = console.panic().unwrap();
+        assert!(text.starts_with("Kernel panic - not syncing: no init") && text.contains("process 7 (python3)"));
+        console = Console::default();
+        console.push(b"Out of memory: Killed process 7 (python3)\n");
+        assert_eq!(console.panic(), None);
+    }
+
+    #[test]
+    fn only_the_newest_output_is_kept() {
+        let mut console = Console::default();
+        console.push(&vec![b'a'; LIMIT]);
+        console.push(b"end");
+        let output = console.take();
+        assert_eq!((output.len(), output.ends_with(b"aend")), (LIMIT, true));
+        console.push(&vec![b'b'; 3 * LIMIT]);
+        assert_eq!(console.take().len(), LIMIT);
+        assert!(console.take().is_empty() && console.line.len() <= LINE_LIMIT);
+    }
+
+    #[test]
+    fn a_restart_is_told_from_a_power_off() {
+        let mut console = Console::default();
+        console.push(b"[1] reboot: Power down");
+        assert!(!console.is_restarting());
+        console.push(b"\n[1] reboot: Restarting system");
+        assert!(console.is_restarting());
+    }
+
+    #[test]
+    fn text_for_people_is_bounded_and_printable() {
+        assert_eq!(printable(b" one\ntwo\0\xff ", 100), "one two \u{fffd}");
+        assert_eq!(printable(b"abcdef", 3), "def");
+    }
+}

@@ -1,0 +1,216 @@
+//! QEMU's command line. Pure: the same input gives the same arguments.
+//!
+//! Values that hold paths go as JSON, where the comma has no meaning; sockets are named relative to the
+//! working directory, since a socket's name may have 107 bytes only (unix(7)).
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{DiskFormat, VmConfig};
+
+use super::{Accel, Ram};
+
+/// Names in the directory of a VM.
+pub(super) const QMP_SOCKET: &str = "qmp.sock";
+pub(super) const PID_FILE: &str = "qemu.pid";
+pub(super) const MEMORY_FILE: &str = "memory";
+
+/// Id of the character device that takes the serial console.
+pub(super) const CONSOLE: &str = "console";
+
+/// Size of QEMU's ring of console output, bytes; it wants a power of two.
+pub(super) const CONSOLE_SIZE: usize = crate::console::LIMIT;
+
+/// What the command line depends on besides the configuration.
+#[derive(Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) accel: Accel,
+    /// Rate of the host's time stamp counter, thousands per second.
+    pub(super) tsc_khz: Option<u64>,
+    pub(super) ram: Ram,
+    /// File of the guest's memory.
+    pub(super) memory: &'a Path,
+    /// Wait for device state instead of booting.
+    pub(super) incoming: bool,
+}
+
+pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Vec<OsString>> {
+    let mut line = Line::default();
+    line.pair("-name", &*config.name.replace(',', ",,"));
+    // ACPI stays on: without it a guest cannot power itself off.
+    line.pair("-M", &*format!("microvm,accel={},memory-backend=ram", machine.accel.qemu()));
+    line.pair("-cpu", machine.accel.cpu());
+    line.pair("-smp", &*config.vcpus.to_string());
+    line.pair("-m", &*format!("{}M", config.memory_mb));
+    line.json("-object", &memory(config, machine)?);
+    line.args(["-nodefaults", "-no-user-config", "-nographic", "-S"]);
+    line.pair("-global", "virtio-mmio.force-legacy=false");
+    // The process outlives the guest, so that what it said at the end can be read, whoever comes to read it.
+    line.pair("-action", "reboot=shutdown,shutdown=pause");
+    line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    line.pair("-chardev", &*format!("ringbuf,id={CONSOLE},size={CONSOLE_SIZE}"));
+    line.pair("-serial", &*format!("chardev:{CONSOLE}"));
+    line.pair("-qmp", &*format!("unix:{QMP_SOCKET},server=on,wait=off"));
+    line.pair("-pidfile", config.dir.join(PID_FILE));
+    line.pair("-kernel", &config.kernel);
+    line.pair("-initrd", &config.initramfs);
+    line.pair("-append", &*kernel_args(config, machine));
+    disk(&mut line, config)?;
+    net(&mut line, config);
+    line.json("-device", &json!({"driver": "virtio-rng-device", "id": "rng"}));
+    if machine.incoming {
+        line.pair("-incoming", "defer");
+    }
+    Ok(line.0)
+}
+
+/// Arguments that tell the QEMU of the VM in `dir` from every other process.
+pub(super) fn is_of(cmdline: &[u8], dir: &Path) -> bool {
+    let wanted = dir.join(PID_FILE);
+    let args: Vec<&[u8]> = cmdline.split(|&byte| byte == 0).collect();
+    args.windows(2).any(|pair| pair[0] == b"-pidfile" && pair[1] == wanted.as_os_str().as_encoded_bytes())
+}
+
+fn kernel_args(config: &VmConfig, machine: &Machine<'_>) -> String {
+    // A triple fault is the way to restart that needs no device; a restart ends the VM, and so does a panic.
+    let mut args = String::from("console=ttyS0 reboot=t panic=-1");
+    if let (Accel::Tcg, Some(khz)) = (machine.accel, machine.tsc_khz) {
+        // An emulated guest sees the host's counter. Measuring it against emulated timers fails about every
+        // second boot, and then the guest hangs. Told the rate, the kernel also skips its delay loop calibration.
+        args.push_str(&format!(" tsc_early_khz={khz}"));
+    }
+    if !config.kernel_args.is_empty() {
+        args.push(' ');
+        args.push_str(&config.kernel_args);
+    }
+    args
+}
+
+fn memory(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Value> {
+    Ok(json!({
+        "qom-type": "memory-backend-file",
+        "id": "ram",
+        "size": u64::from(config.memory_mb) << 20,
+        "mem-path": text(machine.memory)?,
+        "share": machine.ram == Ram::File,
+    }))
+}
+
+fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
+    let file = json!({
+        "driver": "file", "node-name": "file", "filename": text(&config.disk.path)?, "discard": "unmap",
+    });
+    let format = match config.disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    line.json("-blockdev", &file);
+    line.json("-blockdev", &json!({"driver": format, "node-name": "disk", "file": "file", "discard": "unmap"}));
+    // A full disk of the host is an I/O error in the guest; QEMU would stop the guest for good.
+    line.json(
+        "-device",
+        &json!({
+            "driver": "virtio-blk-device", "id": "root", "drive": "disk", "werror": "report", "rerror": "report",
+        }),
+    );
+    Ok(())
+}
+
+fn net(line: &mut Line, config: &VmConfig) {
+    let Some(net) = &config.net else { return };
+    let mac: Vec<String> = net.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    let tap = json!({"type": "tap", "id": "net", "ifname": net.tap, "script": "no", "downscript": "no"});
+    line.json("-netdev", &tap);
+    line.json("-device", &json!({"driver": "virtio-net-device", "id": "nic", "netdev": "net", "mac": mac.join(":")}));
+}
+
+fn text(path: &Path) -> std::io::Result<&str> {
+    path.to_str().ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8"))
+}
+
+#[derive(Default)]
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn args<const N: usize>(&mut self, args: [&str; N]) {
+        self.0.extend(args.map(OsString::from));
+    }
+
+    fn pair(&mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) {
+        self.0.push(name.into());
+        self.0.push(value.as_ref().to_owned());
+    }
+
+    fn json(&mut self, name: &str, value: &Value) {
+        self.pair(name, value.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Disk, Net};
+
+    fn config() -> VmConfig {
+        VmConfig {
+            dir: "/vm,s/sb-1".into(),
+            name: "sb,1".into(),
+            vcpus: 2,
+            memory_mb: 256,
+            kernel: "/k".into(),
+            initramfs: "/i".into(),
+            kernel_args: "quiet".into(),
+            disk: Disk { path: "/d,x".into(), format: DiskFormat::Qcow2 },
+            net: Some(Net { netns: "n".into(), tap: "tap0".into(), mac: [2, 0, 0, 0, 0, 0xab] }),
+        }
+    }
+
+    fn line(accel: Accel, ram: Ram, incoming: bool) -> Vec<String> {
+        let machine = Machine { accel, tsc_khz: Some(2_000_000), ram, memory: Path::new("/m"), incoming };
+        let args = command_line(&config(), &machine).unwrap();
+        args.into_iter().map(|arg| arg.into_string().unwrap()).collect()
+    }
+
+    fn after<'a>(line: &'a [String], name: &str) -> Vec<&'a str> {
+        line.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].as_str()).collect()
+    }
+
+    #[test]
+    fn an_emulated_guest_is_told_the_rate_of_its_counter() {
+        let emulated = line(Accel::Tcg, Ram::File, false);
+        assert_eq!(after(&emulated, "-append"), ["console=ttyS0 reboot=t panic=-1 tsc_early_khz=2000000 quiet"]);
+        assert_eq!(after(&emulated, "-cpu"), ["max,la57=off,svm=off"]);
+        let virtualised = line(Accel::Kvm, Ram::File, false);
+        assert_eq!(after(&virtualised, "-append"), ["console=ttyS0 reboot=t panic=-1 quiet"]);
+        assert_eq!(after(&virtualised, "-cpu"), ["host"]);
+    }
+
+    #[test]
+    fn commas_in_names_and_paths_are_harmless() {
+        let line = line(Accel::Tcg, Ram::File, false);
+        assert_eq!(after(&line, "-name"), ["sb,,1"]);
+        let disk: Value = serde_json::from_str(after(&line, "-blockdev")[0]).unwrap();
+        assert_eq!(disk["filename"], "/d,x");
+        let nic = after(&line, "-device").into_iter().find(|device| device.contains("virtio-net")).unwrap();
+        assert!(nic.contains("02:00:00:00:00:ab"));
+    }
+
+    #[test]
+    fn a_restored_guest_writes_to_a_private_copy_of_its_memory() {
+        let booted = line(Accel::Tcg, Ram::File, false);
+        let restored = line(Accel::Tcg, Ram::Private, true);
+        assert!(after(&booted, "-object")[0].contains(r#""share":true"#) && after(&booted, "-incoming").is_empty());
+        assert!(after(&restored, "-object")[0].contains(r#""share":false"#));
+        assert_eq!(after(&restored, "-incoming"), ["defer"]);
+    }
+
+    #[test]
+    fn a_process_is_recognised_by_its_directory_and_by_nothing_shorter() {
+        let cmdline = line(Accel::Tcg, Ram::File, false).join("\0");
+        assert!(is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-1")));
+        assert!(!is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-")));
+        assert!(!is_of(b"editor\0/vm,s/sb-1/qemu.pid", Path::new("/vm,s/sb-1")));
+    }
+}

@@ -1,0 +1,131 @@
+//! The qemu driver: one `qemu-system-x86_64 -M microvm` per VM, spoken to over QMP.
+//!
+//! On disk, in the directory of a VM:
+//!
+//! | file | written | by |
+//! |---|---|---|
+//! | `memory` | before the start | us (mode 0600); guest memory, absent after a restore |
+//! | `qemu.log` | at the start | QEMU's standard error |
+//! | `qemu.pid`, `qmp.sock` | at the start | QEMU |
+//! | `vm.json` | once the process runs | us: who it is and how it was started |
+//!
+//! QEMU starts with its virtual CPUs stopped; they run only once `vm.json` is there. If this process dies
+//! before that, [`adopt`](Driver::adopt) finds the QEMU by its command line, sees that it never ran, and ends
+//! it. If it dies later, the VM goes on, and its console is kept in QEMU's own ring of 64 KiB, which can
+//! neither fill the disk nor block the guest. A guest that ends leaves its QEMU stopped but alive
+//! (`-action shutdown=pause`): why it ended and what it said last is not lost, whoever comes to read it.
+
+mod args;
+mod end;
+mod qmp;
+mod record;
+mod snapshot;
+mod start;
+mod vm;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{DiskFormat, Driver, Result, Vm, VmConfig};
+
+/// What runs guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Accel {
+    Kvm,
+    Tcg,
+}
+
+impl Accel {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    /// For `-M …,accel=`.
+    fn qemu(self) -> &'static str {
+        self.name()
+    }
+
+    /// For `-cpu`. With 5-level page tables or nested virtualisation, emulation has bugs and gives guests nothing.
+    fn cpu(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "max,la57=off,svm=off",
+        }
+    }
+}
+
+/// Where the memory of a guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Ram {
+    /// In the file `memory` of the VM's directory: a snapshot copies the file.
+    File,
+    /// Private pages over the immutable file of a snapshot: a snapshot has to write all of it.
+    Private,
+}
+
+/// The driver. Holds no state: every VM's is in its directory and its process.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    host: Host,
+}
+
+/// What is the same for all VMs here.
+#[derive(Debug, Clone)]
+struct Host {
+    program: PathBuf,
+    accel: Accel,
+    /// Rate of the time stamp counter, thousands per second; only emulated guests have to be told.
+    tsc_khz: Option<u64>,
+}
+
+impl Qemu {
+    /// Blocks for 100 ms the first time that guests are to be emulated.
+    pub(crate) fn new(program: PathBuf, accel: Accel) -> Self {
+        let tsc_khz = if accel == Accel::Tcg { linux::tsc::khz() } else { None };
+        Self { host: Host { program, accel, tsc_khz } }
+    }
+}
+
+#[async_trait]
+impl Driver for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn supports(&self, format: DiskFormat) -> bool {
+        matches!(format, DiskFormat::Raw | DiskFormat::Qcow2)
+    }
+
+    async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
+        Ok(Box::new(start::to_the_end(start::boot(self.host.clone(), config.clone())).await?))
+    }
+
+    async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
+        let restoring = snapshot::restore(self.host.clone(), config.clone(), snapshot.to_owned());
+        Ok(Box::new(start::to_the_end(restoring).await?))
+    }
+
+    async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
+        let Some((process, record)) = record::find(dir).await? else { return Ok(None) };
+        let Some(record) = record else {
+            end::end(process).await?;
+            return Ok(None);
+        };
+        let vm = start::adopt(dir.to_owned(), process, record).await?;
+        Ok(vm.map(|vm| Box::new(vm) as Box<dyn Vm>))
+    }
+
+    async fn destroy(&self, dir: &Path) -> Result<()> {
+        match record::find(dir).await? {
+            Some((process, _)) => end::end(process).await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One QMP connection: commands with a deadline, and the events that matter.
+//!
+//! QEMU serves one client at a time and waits for the next when one hangs up, so a lost connection is simply
+//! made again. A command is never abandoned half-way, which would confuse the answers of later ones: one that
+//! passes its deadline closes the connection.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
+use qapi::qmp::{Event, QmpCommand, ShutdownCause};
+use qapi::{Command, ExecuteError};
+use serde::{Deserialize, Serialize};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::{Error, Result};
+
+use super::args::QMP_SOCKET;
+
+/// Time for commands that QEMU does at once; long, since an overloaded host is no reason to fail.
+pub(super) const PROMPT: Duration = Duration::from_secs(30);
+
+/// Time for the greeting of a QEMU that has accepted the connection.
+const GREETING: Duration = Duration::from_secs(10);
+
+type Service = QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
+type Events = QapiEvents<QmpStreamTokio<ReadHalf<UnixStream>>>;
+
+#[derive(Clone)]
+pub(super) struct Qmp {
+    service: Arc<Service>,
+    reader: Arc<Reader>,
+}
+
+impl std::fmt::Debug for Qmp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Qmp").finish_non_exhaustive()
+    }
+}
+
+/// The task that reads answers and events; it holds half of the socket.
+struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Causes of shutdowns, in order; ends when the connection is lost.
+pub(super) type Shutdowns = mpsc::Receiver<ShutdownCause>;
+
+impl Qmp {
+    /// Connects to the QEMU of the VM in `dir`.
+    pub(super) async fn connect(dir: &Path) -> io::Result<(Self, Shutdowns)> {
+        let handshake = async {
+            let socket = UnixStream::connect(short(dir)?.path(QMP_SOCKET)).await?;
+            QmpStreamTokio::open(socket).await?.negotiate().await
+        };
+        let stream = tokio::time::timeout(GREETING, handshake).await??;
+        let (service, events) = stream.into_parts();
+        let (sender, receiver) = mpsc::channel(8);
+        let reader = tokio::spawn(read(events, sender)).abort_handle();
+        Ok((Self { service: Arc::new(service), reader: Arc::new(Reader(reader)) }, receiver))
+    }
+
+    /// Sends a command and waits for its answer.
+    pub(super) async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
+    where
+        C: QmpCommand + 'static,
+        C::Ok: Send + 'static,
+    {
+        let answer = tokio::spawn(self.service.execute(command));
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(ExecuteError::Qapi(error)))) => {
+                Err(Error::Refused { command: C::NAME.into(), reason: error.desc })
+            }
+            Ok(Ok(Err(ExecuteError::Io(error)))) => {
+                Err(Error::Refused { command: C::NAME.into(), reason: format!("the connection broke: {error}") })
+            }
+            Ok(Err(failed)) => Err(Error::Refused { command: C::NAME.into(), reason: failed.to_string() }),
+            Err(_elapsed) => {
+                self.reader.0.abort();
+                Err(Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() })
+            }
+        }
+    }
+}
+
+async fn read(mut events: Events, sender: mpsc::Sender<ShutdownCause>) {
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::SHUTDOWN { data, .. }) => {
+                if sender.send(data.reason).await.is_err() {
+                    return;
+                }
+            }
+            Ok(_) => {}
+            // An event that this version of the library does not know ends the connection; it is made again.
+            Err(error) => tracing::debug!(%error, "unreadable QMP message"),
+        }
+    }
+}
+
+/// A directory whose sockets can be named however long its own path is.
+pub(super) struct Short(File);
+
+pub(super) fn short(dir: &Path) -> io::Result<Short> {
+    File::open(dir).map(Short)
+}
+
+impl Short {
+    /// Valid while `self` lives.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
+    }
+}
+
+/// `query-migrate`, of whose answer only this much has kept its form over QEMU's versions.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct QueryMigrate {}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Migration {
+    pub(super) status: Option<String>,
+    #[serde(rename = "error-desc")]
+    pub(super) error: Option<String>,
+}
+
+impl QmpCommand for QueryMigrate {}
+
+impl Command for QueryMigrate {
+    const NAME: &'static str = "query-migrate";
+    const ALLOW_OOB: bool = false;
+    type Ok = Migration;
+}
+
+/// `migrate-set-parameters`, of which only the bandwidth matters here. QEMU's limit spares a network.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct SetMigrateBandwidth {
+    #[serde(rename = "max-bandwidth")]
+    bytes_per_second: u64,
+}
+
+impl SetMigrateBandwidth {
+    pub(super) fn unlimited() -> Self {
+        Self { bytes_per_second: 1 << 40 }
+    }
+}
+
+impl QmpCommand for SetMigrateBandwidth {}
+
+impl Command for SetMigrateBandwidth {
+    const NAME: &'static str = "migrate-set-parameters";
+    const ALLOW_OOB: bool = false;
+    type Ok = qapi::Empty;
+}

@@ -1,0 +1,171 @@
+//! From a configuration, or from a directory with a living process, to a VM that is under control.
+
+use std::fs::{self, File};
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use linux::process::{Process, Spawn};
+use qapi::qmp::{RunState, cont, query_status};
+
+use crate::{Error, Result, VmConfig};
+
+use super::args::{self, MEMORY_FILE, Machine, PID_FILE, QMP_SOCKET};
+use super::end::{self, LOG, last_words};
+use super::qmp::{PROMPT, Qmp, Shutdowns};
+use super::record::Record;
+use super::vm::QemuVm;
+use super::{Host, Ram};
+
+/// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much longer.
+const START: Duration = Duration::from_secs(60);
+
+/// How often a starting QEMU is tried. Short, since every create waits for it.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// The VMM is killed for memory before the agent is, which can take the loss of a VM (proc(5), oom_score_adj).
+const OOM_SCORE_ADJ: i32 = 500;
+
+/// Runs to the end even if the caller loses interest, so that a process is either ended or adoptable.
+pub(super) async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(failed) => Err(Error::Refused { command: "the start of a VM".into(), reason: failed.to_string() }),
+    }
+}
+
+/// A QEMU whose virtual CPUs have not run yet, or run no more.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) dir: PathBuf,
+    pub(super) process: Process,
+    pub(super) record: Record,
+    pub(super) qmp: Qmp,
+    pub(super) shutdowns: Shutdowns,
+}
+
+impl Started {
+    /// Ends the process after a failure; the failure is what the caller gets to know.
+    pub(super) async fn fail(self, error: Error) -> Error {
+        if let Err(second) = end::end(self.process).await {
+            tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
+        }
+        error
+    }
+}
+
+pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
+    let memory = config.dir.join(MEMORY_FILE);
+    private_file(&memory).map_err(|source| Error::Io { action: "make", path: memory.clone(), source })?;
+    let started = launch(&host, &config, Ram::File, &memory, false).await?;
+    match started.qmp.execute(cont {}, PROMPT).await {
+        Ok(_) => Ok(QemuVm::new(started)),
+        Err(error) => Err(started.fail(error).await),
+    }
+}
+
+/// QEMU would make the file readable for everybody.
+pub(super) fn private_file(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Starts QEMU, writes down that it is there, and connects to it. After an error no process is left.
+pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Path, incoming: bool) -> Result<Started> {
+    let dir = config.dir.clone();
+    let machine = Machine { accel: host.accel, tsc_khz: host.tsc_khz, ram, memory, incoming };
+    let args = args::command_line(config, &machine).map_err(|source| Error::Io {
+        action: "name in QEMU's arguments",
+        path: dir.clone(),
+        source,
+    })?;
+    clear(&dir).map_err(|source| Error::Io { action: "clear", path: dir.clone(), source })?;
+    let spawn = Spawn {
+        program: host.program.clone(),
+        args,
+        netns: config.net.as_ref().map(|net| net.netns.clone()),
+        log: Some(dir.join(LOG)),
+        cwd: Some(dir.clone()),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+    };
+    let process = start(host, config, spawn).await?;
+    let record = Record {
+        identity: process.identity().clone(),
+        accel: host.accel,
+        ram,
+        vcpus: config.vcpus,
+        memory_mb: config.memory_mb,
+    };
+    let ready = match record.write(&dir) {
+        Ok(()) => connect(&dir, &process, START).await,
+        Err(source) => Err(Error::Io { action: "write vm.json in", path: dir.clone(), source }),
+    };
+    match ready {
+        Ok((qmp, shutdowns)) => Ok(Started { dir, process, record, qmp, shutdowns }),
+        Err(error) => {
+            end::end(process).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Takes away what an earlier VM in this directory left; its log too, or its errors would be told as ours.
+fn clear(dir: &Path) -> io::Result<()> {
+    Record::remove(dir)?;
+    for name in [QMP_SOCKET, PID_FILE, LOG] {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn start(host: &Host, config: &VmConfig, spawn: Spawn) -> Result<Process> {
+    let program = host.program.display().to_string();
+    let hint = match &config.net {
+        Some(net) => format!("it and the network namespace {} must exist", net.netns),
+        None => "it must be installed: apt-get install qemu-system-x86".into(),
+    };
+    tokio::task::spawn_blocking(move || spawn.spawn())
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(|source| Error::Start { program, hint, source })
+}
+
+async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp, Shutdowns)> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let error = match Qmp::connect(dir).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => error,
+        };
+        let gone = process.has_ended().map_err(|source| Error::Io { action: "watch", path: dir.into(), source })?;
+        if gone.is_some() {
+            return Err(Error::EndedEarly { program: "qemu".into(), stderr: last_words(dir) });
+        }
+        if Instant::now() >= deadline {
+            tracing::debug!(%error, dir = %dir.display(), "QMP does not answer");
+            return Err(Error::Timeout { command: "the QMP greeting".into(), seconds: limit.as_secs() });
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
+/// did not get to know that it exists.
+pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<QemuVm>> {
+    let (qmp, shutdowns) = match connect(&dir, &process, PROMPT).await {
+        Ok(connected) => connected,
+        Err(Error::EndedEarly { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let state = qmp.execute(query_status {}, PROMPT).await?.status;
+    if matches!(state, RunState::prelaunch | RunState::inmigrate) {
+        end::end(process).await?;
+        return Ok(None);
+    }
+    Ok(Some(QemuVm::new(Started { dir, process, record, qmp, shutdowns })))
+}

@@ -1,0 +1,265 @@
+//! One VM, and the task that watches it.
+//!
+//! ```text
+//!             SHUTDOWN event, or found in state `shutdown`
+//!  watching ───────────────────────────────→ read the console, kill QEMU ──→ exited
+//!     │ ↺ connection lost: connect again                                       ↑
+//!     └──────────────────────── process ended by itself ────────────────────────┘
+//! ```
+//! The task owns the decision about [`Exit`]; everybody else reads it. If this program dies, the state is
+//! still in QEMU, which waits to be asked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use linux::process::{Ended, Process};
+use qapi::Command as _;
+use qapi::qmp::{DataFormat, QmpCommand, RunState, ShutdownCause, cont, query_status, ringbuf_read, stop};
+use tokio::sync::{Mutex, watch};
+use tokio::task::AbortHandle;
+
+use crate::console::Console;
+use crate::{Error, Exit, Result, Vm};
+
+use super::args::{CONSOLE, CONSOLE_SIZE};
+use super::end::{ended, last_words};
+use super::qmp::{PROMPT, Qmp, Shutdowns};
+use super::record::Record;
+use super::snapshot;
+use super::start::Started;
+
+/// Pause between attempts to connect again.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Time for the console of a guest that has ended.
+const LAST_READ: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct QemuVm {
+    pub(super) shared: Arc<Shared>,
+    exit: watch::Receiver<Option<Exit>>,
+    watcher: AbortHandle,
+}
+
+/// What the VM and its watcher both use.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) record: Record,
+    process: Arc<Process>,
+    /// The connection, unless it is being made again.
+    link: watch::Sender<Option<Qmp>>,
+    console: Mutex<Console>,
+}
+
+impl QemuVm {
+    pub(super) fn new(started: Started) -> Self {
+        let shared = Arc::new(Shared {
+            dir: started.dir,
+            record: started.record,
+            process: Arc::new(started.process),
+            link: watch::Sender::new(Some(started.qmp)),
+            console: Mutex::default(),
+        });
+        let (sender, exit) = watch::channel(None);
+        let watcher = Arc::clone(&shared);
+        let watcher = tokio::spawn(async move {
+            let exit = watcher.watch(started.shutdowns).await;
+            watcher.link.send_replace(None);
+            sender.send_replace(Some(exit));
+        });
+        Self { shared, exit, watcher: watcher.abort_handle() }
+    }
+
+    /// Like [`Shared::execute`], but an error of a VM that has ended says just that.
+    pub(super) async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
+    where
+        C: QmpCommand + 'static,
+        C::Ok: Send + 'static,
+    {
+        let answer = async {
+            match self.shared.execute(command, limit).await {
+                // The guest is at its end, although the watcher has not got that far.
+                Err(Error::Refused { .. })
+                    if self.shared.state().await.is_ok_and(|state| state == RunState::shutdown) =>
+                {
+                    Err(Error::Ended)
+                }
+                answer => answer,
+            }
+        };
+        self.unless_ended(answer).await
+    }
+
+    async fn unless_ended<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut exit = self.exit.clone();
+        tokio::select! {
+            answer = answer => answer,
+            _ = exit.wait_for(Option::is_some) => Err(Error::Ended),
+        }
+    }
+}
+
+impl Shared {
+    async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
+    where
+        C: QmpCommand + 'static,
+        C::Ok: Send + 'static,
+    {
+        let mut link = self.link.subscribe();
+        let connected = tokio::time::timeout(limit, link.wait_for(Option::is_some)).await;
+        let qmp = connected.ok().and_then(Result::ok).and_then(|qmp| qmp.clone());
+        match qmp {
+            Some(qmp) => qmp.execute(command, limit).await,
+            None => Err(Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() }),
+        }
+    }
+
+    pub(super) async fn state(&self) -> Result<RunState> {
+        Ok(self.execute(query_status {}, PROMPT).await?.status)
+    }
+
+    async fn watch(&self, mut shutdowns: Shutdowns) -> Exit {
+        tokio::select! {
+            ended = ended(&self.process) => self.died(ended),
+            cause = self.guest_end(&mut shutdowns) => self.finish(cause).await,
+        }
+    }
+
+    fn died(&self, ended: std::io::Result<Ended>) -> Exit {
+        let how = ended.map_or_else(|error| error.to_string(), |ended| ended.to_string());
+        Exit::Vmm(format!("QEMU ended with {how}; {}", last_words(&self.dir)))
+    }
+
+    /// Returns when the guest has come to its end; with the cause, if QEMU told us.
+    async fn guest_end(&self, shutdowns: &mut Shutdowns) -> Option<ShutdownCause> {
+        loop {
+            // Asked after each connection, since the event goes only to who is connected.
+            if self.state().await.is_ok_and(|state| state == RunState::shutdown) {
+                return shutdowns.try_recv().ok();
+            }
+            if let Some(cause) = shutdowns.recv().await {
+                return Some(cause);
+            }
+            self.link.send_replace(None);
+            let (qmp, events) = self.connect_again().await;
+            *shutdowns = events;
+            self.link.send_replace(Some(qmp));
+        }
+    }
+
+    async fn connect_again(&self) -> (Qmp, Shutdowns) {
+        loop {
+            match Qmp::connect(&self.dir).await {
+                Ok(connected) => return connected,
+                Err(error) => tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer"),
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    async fn finish(&self, cause: Option<ShutdownCause>) -> Exit {
+        if let Err(error) = self.drain(LAST_READ).await {
+            tracing::debug!(%error, "the console of a guest that ended cannot be read");
+        }
+        if let Err(error) = self.process.kill() {
+            tracing::warn!(%error, pid = self.process.pid(), "QEMU cannot be ended");
+        }
+        if let Err(error) = ended(&self.process).await {
+            tracing::warn!(%error, pid = self.process.pid(), "the end of QEMU cannot be watched");
+        }
+        self.explain(cause, &mut *self.console.lock().await)
+    }
+
+    fn explain(&self, cause: Option<ShutdownCause>, console: &mut Console) -> Exit {
+        match cause {
+            Some(ShutdownCause::guest_shutdown) => Exit::Shutdown,
+            Some(ShutdownCause::guest_panic) => Exit::Panic(console.panic().unwrap_or_else(|| "kernel panic".into())),
+            Some(ShutdownCause::guest_reset) => console.panic().map_or(Exit::Reset, Exit::Panic),
+            Some(other) => Exit::Vmm(format!("QEMU stopped the VM ({other:?}); {}", last_words(&self.dir))),
+            // Nobody was connected when it happened; the console is all there is.
+            None => match console.panic() {
+                Some(text) => Exit::Panic(text),
+                None if console.is_restarting() => Exit::Reset,
+                None => Exit::Shutdown,
+            },
+        }
+    }
+
+    /// Moves what QEMU holds of the console to us. One at a time, since reading takes away.
+    async fn drain(&self, limit: Duration) -> Result<()> {
+        let mut console = self.console.lock().await;
+        let command = ringbuf_read {
+            device: CONSOLE.into(),
+            size: i64::try_from(CONSOLE_SIZE).unwrap_or(i64::MAX),
+            format: Some(DataFormat::base64),
+        };
+        let text = self.execute(command, limit).await?;
+        let output = STANDARD.decode(text).map_err(|error| Error::Refused {
+            command: ringbuf_read::NAME.into(),
+            reason: format!("its answer is not base64: {error}"),
+        })?;
+        console.push(&output);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Vm for QemuVm {
+    fn pid(&self) -> u32 {
+        self.shared.process.pid()
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.execute(stop {}, PROMPT).await.map(drop)
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.execute(cont {}, PROMPT).await.map(drop)
+    }
+
+    async fn snapshot(&self, dir: &std::path::Path) -> Result<()> {
+        snapshot::write(self, dir).await
+    }
+
+    async fn kill(&self) -> Result<()> {
+        let failed = |source| Error::Io { action: "end the QEMU in", path: self.shared.dir.clone(), source };
+        self.shared.process.kill().map_err(failed)?;
+        self.wait().await;
+        Ok(())
+    }
+
+    async fn wait(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or_else(watcher_gone),
+            Err(_closed) => watcher_gone(),
+        }
+    }
+
+    async fn console(&self) -> Vec<u8> {
+        let shared = Arc::clone(&self.shared);
+        // In a task, so that output which QEMU has given away is not lost when the caller loses interest.
+        let drained = tokio::spawn(async move { shared.drain(PROMPT).await });
+        let drained = async { drained.await.unwrap_or(Err(Error::Ended)) };
+        if let Err(error) = self.unless_ended(drained).await {
+            tracing::debug!(%error, "the console cannot be read");
+        }
+        self.shared.console.lock().await.take()
+    }
+}
+
+/// Only when the runtime is shutting down, or the watcher panicked.
+fn watcher_gone() -> Exit {
+    Exit::Vmm("the task that watches it is gone".into())
+}
+
+impl Drop for QemuVm {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
