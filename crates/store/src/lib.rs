@@ -1,1 +1,102 @@
-//! Placeholder.
+//! Remembers sandboxes and API keys, in SQLite or PostgreSQL. Decides nothing; nothing else in Wrenn names SQL.
+//!
+//! - Times are `i64` milliseconds since the Unix epoch. The caller brings them: the store has no clock.
+//! - A write that was acknowledged is on disk. SQLite runs with `synchronous=FULL`; PostgreSQL with its own settings,
+//!   which are safe unless somebody changed them.
+//! - Every operation is one statement or one transaction. Whoever is killed in the middle leaves the old row or the new
+//!   one. A caller that stops waiting does not know which.
+//! - Order between writers comes from generations, never from time: see [`Store::sandbox_apply_report`].
+//! - The schema is the folder `migrations/`, one file a step, for each backend the same numbers. Steps only add.
+
+mod cursor;
+mod db;
+mod error;
+mod keys;
+mod postgres;
+mod sandboxes;
+mod schema;
+mod sqlite;
+
+use db::{Call, Pool};
+use postgres::Postgres;
+use sqlite::Sqlite;
+
+pub use cursor::Cursor;
+pub use error::Error;
+pub use keys::{Key, NewKey};
+pub use sandboxes::{Applied, Idempotency, Inserted, NewSandbox, Report, Sandbox};
+
+/// An open database. Cheap to clone; all clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    backend: Backend,
+}
+
+#[derive(Debug, Clone)]
+enum Backend {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
+}
+
+impl Store {
+    /// Opens `sqlite:///absolute/path` (made if missing, mode 0600) or `postgres://…`, and checks that it answers.
+    /// Changes no tables: see [`Store::migrate`] and [`Store::check_migrated`].
+    ///
+    /// # Errors
+    /// The URL is wrong, or the database cannot be reached.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        let backend = match url.split_once("://").map_or("", |(scheme, _)| scheme) {
+            "sqlite" => Backend::Sqlite(Sqlite::open(url).await?),
+            "postgres" | "postgresql" => Backend::Postgres(Postgres::open(url).await?),
+            // The URL itself may hold a password, and stays out of the text.
+            _ => {
+                let problem = "must begin with sqlite:// or postgres://".to_owned();
+                return Err(Error::InvalidUrl { problem });
+            }
+        };
+        Ok(Self { backend })
+    }
+
+    /// Brings the schema to what this program needs; does nothing if it is there. Two processes can do it at once.
+    ///
+    /// # Errors
+    /// [`Error::NotMigrated`] if the schema is newer than this program, [`Error::Migrate`] if a step fails; it is
+    /// undone then.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.migrate().await,
+            Backend::Postgres(postgres) => postgres.migrate().await,
+        }
+    }
+
+    /// `sqlite` or `postgres`.
+    #[must_use]
+    pub const fn backend(&self) -> &'static str {
+        match self.backend {
+            Backend::Sqlite(_) => "sqlite",
+            Backend::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Waits for the calls in flight, then closes every connection. Later calls fail.
+    pub async fn close(&self) {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.close().await,
+            Backend::Postgres(postgres) => postgres.close().await,
+        }
+    }
+
+    fn read(&self, doing: &'static str) -> Call<'_> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => Call { pool: Pool::Sqlite(&sqlite.readers), place: &sqlite.place, doing },
+            Backend::Postgres(postgres) => postgres.call(doing),
+        }
+    }
+
+    fn write(&self, doing: &'static str) -> Call<'_> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => Call { pool: Pool::Sqlite(&sqlite.writer), place: &sqlite.place, doing },
+            Backend::Postgres(postgres) => postgres.call(doing),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! How one statement runs on either backend, and what its failure means.
+//!
+//! Both drivers take `$1`-style parameters, and each statement here is one text that both databases understand, so
+//! [`rows!`] is the only place where the two part.
+//!
+//! Every statement is run to its end, also those that change one row and return it: SQLite commits at the end of the
+//! statement, and stopping after the first row would lose the error of a commit that failed.
+
+use std::time::Duration;
+
+use model::{Generation, InvalidValue};
+use sqlx::{PgPool, SqlitePool};
+
+use crate::Error;
+
+/// Bounds one call, connection included. PostgreSQL ends the statement itself a little earlier.
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where one call goes, and what it does, for its error.
+pub(crate) struct Call<'a> {
+    pub(crate) pool: Pool<'a>,
+    pub(crate) place: &'a str,
+    pub(crate) doing: &'static str,
+}
+
+pub(crate) enum Pool<'a> {
+    Sqlite(&'a SqlitePool),
+    Postgres(&'a PgPool),
+}
+
+/// `rows!(call, Row, sql, bind…)`: runs one statement to its end, and gives its rows.
+macro_rules! rows {
+    ($call:expr, $row:ty, $sql:expr $(, $bind:expr)*) => {{
+        let call: $crate::db::Call<'_> = $call;
+        match call.pool {
+            $crate::db::Pool::Sqlite(pool) => {
+                let query = sqlx::query_as::<_, $row>($sql)$(.bind($bind))*;
+                $crate::db::ended(&call, query.fetch_all(pool)).await
+            }
+            $crate::db::Pool::Postgres(pool) => {
+                let query = sqlx::query_as::<_, $row>($sql)$(.bind($bind))*;
+                $crate::db::ended(&call, query.fetch_all(pool)).await
+            }
+        }
+    }};
+}
+pub(crate) use rows;
+
+/// Waits for the statement, within [`CALL_LIMIT`].
+pub(crate) async fn ended<T>(
+    call: &Call<'_>,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(CALL_LIMIT, statement).await {
+        Ok(result) => result.map_err(|source| failed(call, source)),
+        Err(_) => Err(timed_out(call)),
+    }
+}
+
+fn timed_out(call: &Call<'_>) -> Error {
+    Error::Timeout { doing: call.doing, limit_sec: CALL_LIMIT.as_secs() }
+}
+
+fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
+    use sqlx::Error as Sqlx;
+    let doing = call.doing;
+    match &source {
+        Sqlx::Io(_)
+        | Sqlx::Tls(_)
+        | Sqlx::Protocol(_)
+        | Sqlx::PoolClosed
+        | Sqlx::PoolTimedOut
+        | Sqlx::WorkerCrashed => Error::Unreachable { place: call.place.to_owned(), source: source.into() },
+        Sqlx::Database(said) => match (&call.pool, said.code().as_deref().unwrap_or_default()) {
+            // SQLITE_FULL; disk_full
+            (Pool::Sqlite(_), "13") | (Pool::Postgres(_), "53100") => Error::Full { doing, source: source.into() },
+            // query_canceled, by statement_timeout
+            (Pool::Postgres(_), "57014") => timed_out(call),
+            // connection exceptions, too_many_connections, and the server going down or coming up
+            (Pool::Postgres(_), code) if code.starts_with("08") || code == "53300" || code.starts_with("57P0") => {
+                Error::Unreachable { place: call.place.to_owned(), source: source.into() }
+            }
+            _ => Error::Query { doing, source: source.into() },
+        },
+        _ => Error::Query { doing, source: source.into() },
+    }
+}
+
+/// The number in the one row of a `SELECT count(*)`.
+pub(crate) fn count(rows: Vec<(i64,)>) -> Result<u64, Error> {
+    let number = rows.first().map_or(0, |row| row.0);
+    u64::try_from(number).map_err(|source| Error::Query { doing: "counting rows", source: source.into() })
+}
+
+/// Both databases count to `i64::MAX`.
+pub(crate) fn stored_generation(generation: Generation) -> Result<i64, Error> {
+    i64::try_from(generation.0).map_err(|_| {
+        InvalidValue::new("generation", format!("must be at most {}, not {}", i64::MAX, generation.0)).into()
+    })
+}
+
+/// PostgreSQL holds no NUL in text; SQLite would. What one refuses the other must not take.
+pub(crate) fn without_nul(field: &'static str, text: &str) -> Result<(), Error> {
+    if text.contains('\0') {
+        return Err(InvalidValue::new(field, "must not contain a NUL").into());
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Why the store could not do something.
+
+use std::path::PathBuf;
+
+use model::InvalidValue;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why the store could not do something. No text ever holds the password of `DATABASE_URL`; causes are in `source()`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("DATABASE_URL {problem}; it looks like sqlite:///var/lib/wrenn/wrenn.db or postgres://user@host/database")]
+    InvalidUrl { problem: String },
+
+    /// The file of an SQLite database cannot be made or used.
+    #[error("cannot use the database file {path:?}; check that its directory exists, is writable and has space")]
+    File {
+        path: PathBuf,
+        #[source]
+        source: Cause,
+    },
+
+    /// No connection, or it broke: whether a write happened is not known.
+    #[error("cannot reach the database at {place}; check DATABASE_URL and that PostgreSQL runs there")]
+    Unreachable {
+        place: String,
+        #[source]
+        source: Cause,
+    },
+
+    /// The server answered, and does not let us in.
+    #[error("the database at {place} refuses the connection; check user, password and database name in DATABASE_URL")]
+    Refused {
+        place: String,
+        #[source]
+        source: Cause,
+    },
+
+    /// The tables are not those that this program was made for.
+    #[error("the database has schema {found} and this program needs schema {needed}; {}", schema_advice(*found, *needed))]
+    NotMigrated {
+        /// 0: no tables at all.
+        found: i64,
+        needed: i64,
+    },
+
+    /// A migration failed and was undone: the database is as it was.
+    #[error("cannot bring the database to schema {needed}; it was left as it was")]
+    Migrate {
+        needed: i64,
+        #[source]
+        source: Cause,
+    },
+
+    #[error("{what} is there already")]
+    Conflict { what: &'static str },
+
+    /// A value that no backend can hold.
+    #[error(transparent)]
+    Invalid(#[from] InvalidValue),
+
+    #[error("{doing}: the database is out of disk space; free some and try again")]
+    Full {
+        doing: &'static str,
+        #[source]
+        source: Cause,
+    },
+
+    /// No answer in time: whether a write happened is not known.
+    #[error("{doing}: the database did not answer within {limit_sec} s; check its load and its disk")]
+    Timeout { doing: &'static str, limit_sec: u64 },
+
+    /// A row that this program cannot have written.
+    #[error("the row of {what} cannot be read; was it edited by hand, or written by a newer version?")]
+    Corrupt {
+        what: String,
+        #[source]
+        source: Cause,
+    },
+
+    #[error("{doing} failed in the database")]
+    Query {
+        doing: &'static str,
+        #[source]
+        source: Cause,
+    },
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing it: the database is away or overloaded.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+    }
+}
+
+fn schema_advice(found: i64, needed: i64) -> &'static str {
+    if found > needed {
+        "it was migrated by a newer version: install that version here too"
+    } else {
+        "run `wrenn-cp migrate` (or `make migrate-up`)"
+    }
+}

@@ -1,0 +1,118 @@
+//! The first write of a sandbox's life, made once however often the request comes.
+
+use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+
+use super::row::{SandboxRow, columns};
+use super::{Sandbox, one};
+use crate::db::{rows, stored_generation, without_nul};
+use crate::{Error, Store};
+
+/// A sandbox to promise: it becomes a row in state pending, at [`Generation::FIRST`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSandbox {
+    pub id: SandboxId,
+    pub spec: SandboxSpec,
+    /// Id of the key that asks.
+    pub key_id: String,
+    pub idempotency: Option<Idempotency>,
+    /// Milliseconds since the Unix epoch.
+    pub now: i64,
+}
+
+/// What makes two requests the same one. Scoped to the key that asks, and kept as long as the row lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    pub key: String,
+    /// Hash of the request.
+    pub fingerprint: [u8; 32],
+}
+
+/// What an insert met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inserted {
+    New(Sandbox),
+    /// The same idempotency key and fingerprint came before; this is the row that they made. It may be being deleted.
+    Existing(Sandbox),
+    /// The same idempotency key came before, with another fingerprint.
+    Mismatch,
+}
+
+#[derive(sqlx::FromRow)]
+struct FingerprintedRow {
+    #[sqlx(flatten)]
+    row: SandboxRow,
+    idempotency_fingerprint: Vec<u8>,
+}
+
+impl Store {
+    /// Of any number of racing inserts with one idempotency key, one is `New`.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if another row has the id, [`Error::Invalid`] for text with a NUL in it, and whatever the
+    /// database says.
+    pub async fn sandbox_insert(&self, new: &NewSandbox) -> Result<Inserted, Error> {
+        check(new)?;
+        loop {
+            if let Some(row) = self.insert_row(new).await? {
+                return Ok(Inserted::New(row));
+            }
+            if let Some(met) = self.by_idempotency(new).await? {
+                return Ok(met);
+            }
+            if self.sandbox_get(&new.id).await?.is_some() {
+                return Err(Error::Conflict { what: "a sandbox with this id" });
+            }
+            // What was in the way has been removed since, so the next try finds the place free.
+        }
+    }
+
+    /// None: a row with this id, or with this idempotency key, is in the way.
+    async fn insert_row(&self, new: &NewSandbox) -> Result<Option<Sandbox>, Error> {
+        let sql = concat!(
+            "INSERT INTO sandboxes (id, state, generation, spec, key_id, idempotency_key, idempotency_fingerprint,",
+            " created_at, last_updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+            " ON CONFLICT DO NOTHING RETURNING ",
+            columns!()
+        );
+        one(rows!(
+            self.write("inserting a sandbox"),
+            SandboxRow,
+            sql,
+            new.id.as_str(),
+            SandboxState::Pending.as_str(),
+            stored_generation(Generation::FIRST)?,
+            spec_text(new)?,
+            &new.key_id,
+            new.idempotency.as_ref().map(|idempotency| &idempotency.key),
+            new.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_slice()),
+            new.now
+        )?)
+    }
+
+    /// The row that an earlier request with the same idempotency key made.
+    async fn by_idempotency(&self, new: &NewSandbox) -> Result<Option<Inserted>, Error> {
+        let Some(idempotency) = &new.idempotency else { return Ok(None) };
+        let sql = concat!(
+            "SELECT idempotency_fingerprint, ",
+            columns!(),
+            " FROM sandboxes WHERE key_id = $1 AND idempotency_key = $2"
+        );
+        let db = self.read("looking for an idempotency key");
+        let found = rows!(db, FingerprintedRow, sql, &new.key_id, &idempotency.key)?;
+        let Some(FingerprintedRow { row, idempotency_fingerprint }) = found.into_iter().next() else { return Ok(None) };
+        if idempotency_fingerprint != idempotency.fingerprint {
+            return Ok(Some(Inserted::Mismatch));
+        }
+        Ok(Some(Inserted::Existing(row.try_into()?)))
+    }
+}
+
+fn check(new: &NewSandbox) -> Result<(), Error> {
+    without_nul("key id", &new.key_id)?;
+    new.idempotency.as_ref().map_or(Ok(()), |idempotency| without_nul("idempotency key", &idempotency.key))
+}
+
+fn spec_text(new: &NewSandbox) -> Result<String, Error> {
+    serde_json::to_string(&new.spec)
+        .map_err(|source| Error::Corrupt { what: format!("new sandbox {}", new.id), source: source.into() })
+}

@@ -1,0 +1,118 @@
+//! What the control plane remembers about each sandbox: one row from the promise to the end of the deletion.
+//!
+//! - **Insert** makes the row: state pending, [`Generation::FIRST`], no host.
+//! - **Reports** of the host that took it move it on. A report applies if its generation is newer than the row's and
+//!   the move is legal; then it replaces everything that hosts decide, so rows never mix two reports.
+//! - **Deletion** has two steps. The wish is durable first (`deleting`); reports still apply, since the host still
+//!   owns the sandbox. The row goes once no host has it any more.
+//!
+//! Every operation is one statement, so dying at any moment leaves the row as it was or as it should be.
+
+mod insert;
+mod report;
+mod row;
+
+use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+
+use crate::db::{count, rows};
+use crate::{Cursor, Error, Store};
+use row::{SandboxRow, columns};
+
+pub use insert::{Idempotency, Inserted, NewSandbox};
+pub use report::{Applied, Report};
+
+/// One row. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    pub id: SandboxId,
+    pub state: SandboxState,
+    pub generation: Generation,
+    /// Why it stopped or failed.
+    pub reason: Option<String>,
+    pub spec: SandboxSpec,
+    /// Id of the key that asked for it. That key may be gone.
+    pub key_id: String,
+    /// The host that reported last; none before the first report.
+    pub host_id: Option<String>,
+    pub guest_ip: Option<String>,
+    pub host_ip: Option<String>,
+    pub created_at: i64,
+    pub started_at: Option<i64>,
+    pub last_active_at: Option<i64>,
+    /// When the row last changed.
+    pub last_updated: i64,
+    /// Whether its deletion was asked for.
+    pub deleting: bool,
+}
+
+impl Store {
+    /// # Errors
+    /// The database fails, or holds a row that this program cannot read.
+    pub async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>, Error> {
+        let sql = concat!("SELECT ", columns!(), " FROM sandboxes WHERE id = $1");
+        one(rows!(self.read("reading a sandbox"), SandboxRow, sql, id.as_str())?)
+    }
+
+    /// At most `limit` rows after `after`, newest first; without those that are being deleted.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_list(&self, after: Option<&Cursor>, limit: u32) -> Result<Vec<Sandbox>, Error> {
+        // No row is as young as i64::MAX, so the first page is the one after that.
+        let (created_at, id) = after.map_or((i64::MAX, ""), |cursor| (cursor.created_at, cursor.id.as_str()));
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sandboxes WHERE NOT deleting AND (created_at, id) < ($1, $2)",
+            " ORDER BY created_at DESC, id DESC LIMIT $3"
+        );
+        all(rows!(self.read("listing sandboxes"), SandboxRow, sql, created_at, id, i64::from(limit))?)
+    }
+
+    /// Every row, newest first, also those that are being deleted: what the reconciler compares with hosts' reports.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_list_all(&self) -> Result<Vec<Sandbox>, Error> {
+        let sql = concat!("SELECT ", columns!(), " FROM sandboxes ORDER BY created_at DESC, id DESC");
+        all(rows!(self.read("listing all sandboxes"), SandboxRow, sql)?)
+    }
+
+    /// Rows of every state, also those that are being deleted.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn sandbox_count(&self) -> Result<u64, Error> {
+        count(rows!(self.read("counting sandboxes"), (i64,), "SELECT count(*) FROM sandboxes")?)
+    }
+
+    /// First step of a deletion: makes the wish durable. None: there is no such row. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_mark_deleting(&self, id: &SandboxId, now: i64) -> Result<Option<Sandbox>, Error> {
+        let sql = concat!(
+            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
+            " WHERE id = $1 RETURNING ",
+            columns!()
+        );
+        one(rows!(self.write("marking a sandbox for deletion"), SandboxRow, sql, id.as_str(), now)?)
+    }
+
+    /// Last step of a deletion: the row goes, and its idempotency key with it. False: there was none.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn sandbox_remove(&self, id: &SandboxId) -> Result<bool, Error> {
+        let sql = "DELETE FROM sandboxes WHERE id = $1 RETURNING id";
+        Ok(!rows!(self.write("removing a sandbox"), (String,), sql, id.as_str())?.is_empty())
+    }
+}
+
+fn one(rows: Vec<SandboxRow>) -> Result<Option<Sandbox>, Error> {
+    rows.into_iter().next().map(Sandbox::try_from).transpose()
+}
+
+fn all(rows: Vec<SandboxRow>) -> Result<Vec<Sandbox>, Error> {
+    rows.into_iter().map(Sandbox::try_from).collect()
+}

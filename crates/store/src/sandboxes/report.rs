@@ -1,0 +1,121 @@
+//! Writes that move a sandbox on: a host's report, and giving up on a sandbox that no host took.
+
+use model::{Generation, SandboxId, SandboxState};
+
+use super::row::{SandboxRow, columns};
+use super::{Sandbox, one};
+use crate::db::{rows, stored_generation};
+use crate::{Error, Store};
+
+/// All that a host says of one sandbox at one moment. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub id: SandboxId,
+    pub host_id: String,
+    pub generation: Generation,
+    pub state: SandboxState,
+    pub reason: Option<String>,
+    pub guest_ip: Option<String>,
+    pub host_ip: Option<String>,
+    pub started_at: Option<i64>,
+    pub last_active_at: Option<i64>,
+}
+
+/// What became of a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// The row as it is now.
+    Changed(Sandbox),
+    /// The row knows something newer, or its state cannot become the reported one.
+    Stale,
+    /// There is no such row.
+    Unknown,
+}
+
+impl Store {
+    /// Applies a report if its generation is newer than the row's and the move is legal
+    /// ([`SandboxState::can_become`]). Then the row says what the report says, and no more: a value that the report
+    /// leaves out is gone. Late, doubled and reordered reports change nothing. NULs in its texts become `U+FFFD`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a generation over `i64::MAX`, and as [`Store::sandbox_get`].
+    pub async fn sandbox_apply_report(&self, report: &Report, now: i64) -> Result<Applied, Error> {
+        let sql = concat!(
+            "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
+            " started_at = $8, last_active_at = $9, last_updated = $10",
+            " WHERE id = $1 AND generation < $3 AND state IN ($11, $12, $13, $14, $15) RETURNING ",
+            columns!()
+        );
+        let [from0, from1, from2, from3, from4] = predecessors(report.state);
+        let changed = one(rows!(
+            self.write("applying a host's report"),
+            SandboxRow,
+            sql,
+            report.id.as_str(),
+            report.state.as_str(),
+            stored_generation(report.generation)?,
+            report.reason.as_deref().map(printable),
+            printable(&report.host_id),
+            report.guest_ip.as_deref().map(printable),
+            report.host_ip.as_deref().map(printable),
+            report.started_at,
+            report.last_active_at,
+            now,
+            from0,
+            from1,
+            from2,
+            from3,
+            from4
+        )?)?;
+        match changed {
+            Some(row) => Ok(Applied::Changed(row)),
+            None if self.sandbox_exists(&report.id).await? => Ok(Applied::Stale),
+            None => Ok(Applied::Unknown),
+        }
+    }
+
+    /// Gives up on a sandbox that no host took: pending at generation `expected` becomes error, with the reason.
+    /// False: there is no such row, or it moved on meanwhile.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn sandbox_fail(
+        &self,
+        id: &SandboxId,
+        expected: Generation,
+        reason: &str,
+        now: i64,
+    ) -> Result<bool, Error> {
+        let sql = "UPDATE sandboxes SET state = $1, generation = $2, reason = $3, last_updated = $4 \
+                   WHERE id = $5 AND state = $6 AND generation = $7 AND host_id IS NULL RETURNING id";
+        let failed = rows!(
+            self.write("giving up on a sandbox"),
+            (String,),
+            sql,
+            SandboxState::Error.as_str(),
+            stored_generation(expected.next())?,
+            printable(reason),
+            now,
+            id.as_str(),
+            SandboxState::Pending.as_str(),
+            stored_generation(expected)?
+        )?;
+        Ok(!failed.is_empty())
+    }
+
+    async fn sandbox_exists(&self, id: &SandboxId) -> Result<bool, Error> {
+        let sql = "SELECT id FROM sandboxes WHERE id = $1";
+        Ok(!rows!(self.read("looking for a sandbox"), (String,), sql, id.as_str())?.is_empty())
+    }
+}
+
+/// The states that can become `next`, in as many places as there are states. Every state can become itself, so `next`
+/// stands in for those that cannot.
+fn predecessors(next: SandboxState) -> [&'static str; SandboxState::ALL.len()] {
+    SandboxState::ALL.map(|state| if state.can_become(next) { state.as_str() } else { next.as_str() })
+}
+
+/// PostgreSQL holds no NUL in text, and a report must not be refused for one.
+fn printable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}

@@ -1,0 +1,57 @@
+//! A row of the table `sandboxes` as it lies there, and the check that makes it a [`Sandbox`].
+
+use model::{Generation, SandboxId};
+
+use super::Sandbox;
+use crate::Error;
+
+/// The columns of [`SandboxRow`]. Named one by one: `*` would change under prepared statements when a migration adds one.
+macro_rules! columns {
+    () => {
+        "id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
+         created_at, started_at, last_active_at, last_updated, deleting"
+    };
+}
+pub(super) use columns;
+
+#[derive(sqlx::FromRow)]
+pub(super) struct SandboxRow {
+    id: String,
+    state: String,
+    generation: i64,
+    reason: Option<String>,
+    spec: String,
+    key_id: String,
+    host_id: Option<String>,
+    guest_ip: Option<String>,
+    host_ip: Option<String>,
+    created_at: i64,
+    started_at: Option<i64>,
+    last_active_at: Option<i64>,
+    last_updated: i64,
+    deleting: bool,
+}
+
+impl TryFrom<SandboxRow> for Sandbox {
+    type Error = Error;
+
+    fn try_from(row: SandboxRow) -> Result<Self, Error> {
+        let unreadable = |source| Error::Corrupt { what: format!("sandbox {:?}", row.id), source };
+        Ok(Self {
+            id: row.id.parse::<SandboxId>().map_err(|e| unreadable(e.into()))?,
+            state: row.state.parse().map_err(|e: model::InvalidValue| unreadable(e.into()))?,
+            generation: Generation(u64::try_from(row.generation).map_err(|e| unreadable(e.into()))?),
+            spec: serde_json::from_str(&row.spec).map_err(|e| unreadable(e.into()))?,
+            reason: row.reason,
+            key_id: row.key_id,
+            host_id: row.host_id,
+            guest_ip: row.guest_ip,
+            host_ip: row.host_ip,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            last_active_at: row.last_active_at,
+            last_updated: row.last_updated,
+            deleting: row.deleting,
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! SQLite: one file, write-ahead log, one writer.
+//!
+//! SQLite takes one writer at a time and lets the others poll, unfairly, until they fail with `SQLITE_BUSY`. So all
+//! writes of this process go through one connection, for which callers queue in order; only another process
+//! (`wrenn-cp migrate` beside a server) meets the polling, and that is bounded by a long busy time-out.
+//! Readers have connections of their own: with a write-ahead log nothing blocks them.
+
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::db::CALL_LIMIT;
+use crate::{Error, schema};
+
+/// Reads are short and mostly from memory.
+const READERS: u32 = 4;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Sqlite {
+    pub(crate) writer: SqlitePool,
+    pub(crate) readers: SqlitePool,
+    /// The path, for errors.
+    pub(crate) place: String,
+}
+
+impl Sqlite {
+    pub(crate) async fn open(url: &str) -> Result<Self, Error> {
+        let path = path_of(url)?;
+        make_private(&path)?;
+        let writer = pool(1).connect_with(options(&path)).await.map_err(|e| unusable(&path, e))?;
+        // Lazily, since only the writer knows by now that the file is in order.
+        let readers = pool(READERS).connect_lazy_with(options(&path).pragma("query_only", "1"));
+        Ok(Self { writer, readers, place: path.display().to_string() })
+    }
+
+    pub(crate) async fn migrate(&self) -> Result<(), Error> {
+        // The lock of the one writer, taken first: whoever comes second finds everything done. Each step is a savepoint.
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| schema::failed(e.into()))?;
+        schema::SQLITE.run(&mut *transaction).await.map_err(schema::failed)?;
+        transaction.commit().await.map_err(|e| schema::failed(e.into()))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// What follows `sqlite://` is the path, letter by letter: nothing in it is an escape.
+fn path_of(url: &str) -> Result<PathBuf, Error> {
+    let path = url.trim_start_matches("sqlite://");
+    let problem = if !path.starts_with('/') {
+        "must name the file by its absolute path, as in sqlite:///path"
+    } else if path.contains('?') {
+        "must not have options after the path of the file"
+    } else if path.ends_with('/') || path.contains('\0') {
+        "must name a file"
+    } else {
+        return Ok(path.into());
+    };
+    Err(Error::InvalidUrl { problem: problem.to_owned() })
+}
+
+/// The file holds hashes of keys and environments of sandboxes. SQLite gives `-wal` and `-shm` the mode of the database
+/// itself, so making it first, for its owner alone, is enough; files of wider mode are narrowed.
+fn make_private(path: &Path) -> Result<(), Error> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| unusable(path, e))?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        let is_wide = std::fs::metadata(&file).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
+        if is_wide {
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600)).map_err(|e| unusable(path, e))?;
+        }
+    }
+    Ok(())
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        // Each commit reaches the disk: an acknowledged write survives a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(CALL_LIMIT)
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(CALL_LIMIT)
+        // Nothing lies between us and the file that could break a connection.
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+fn unusable(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::File { path: path.to_owned(), source: Box::new(source) }
+}
