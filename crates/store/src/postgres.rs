@@ -50,7 +50,7 @@ impl Postgres {
     pub(crate) async fn migrate(&self) -> Result<(), Error> {
         let mut connection = connect(&self.options, &self.place).await?;
         connection.execute(MIGRATION_LOCK_LIMIT).await.map_err(|e| schema::failed(e.into()))?;
-        let result = schema::POSTGRES.run(&mut connection).await.map_err(schema::failed);
+        let result = schema::migrate(&schema::POSTGRES, &mut connection).await;
         let _ = connection.close().await;
         result
     }

@@ -1,6 +1,6 @@
 //! Which schema the database has, and which one this program needs.
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
 
 use crate::db::{Pool, rows};
 use crate::{Error, Store};
@@ -34,6 +34,12 @@ impl Store {
         let last = rows!(self.read("reading the schema's version"), (i64,), sql)?;
         Ok(last.first().map_or(0, |row| row.0))
     }
+}
+
+/// Does the steps that the database has not seen.
+pub(crate) async fn migrate(steps: &Migrator, connection: &mut impl Migrate) -> Result<(), Error> {
+    // Not `run`: what that asks of its connection makes futures that no task can be spawned from.
+    steps.run_direct(None, connection, false).await.map_err(failed)
 }
 
 pub(crate) fn failed(source: MigrateError) -> Error {

@@ -5,10 +5,13 @@
 //! (`wrenn-cp migrate` beside a server) meets the polling, and that is bounded by a long busy time-out.
 //! Readers have connections of their own: with a write-ahead log nothing blocks them.
 
-use std::fs::{OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::io::Errno;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -30,8 +33,8 @@ impl Sqlite {
     pub(crate) async fn open(url: &str) -> Result<Self, Error> {
         let path = path_of(url)?;
         make_private(&path)?;
-        let writer = pool(1).connect_with(options(&path)).await.map_err(|e| unusable(&path, e))?;
-        // Lazily, since only the writer knows by now that the file is in order.
+        let writer = open_writer(&path).await.map_err(|e| unusable(&path, e))?;
+        // Lazily, since only the writer has seen by now that the file is in order.
         let readers = pool(READERS).connect_lazy_with(options(&path).pragma("query_only", "1"));
         Ok(Self { writer, readers, place: path.display().to_string() })
     }
@@ -39,7 +42,7 @@ impl Sqlite {
     pub(crate) async fn migrate(&self) -> Result<(), Error> {
         // The lock of the one writer, taken first: whoever comes second finds everything done. Each step is a savepoint.
         let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| schema::failed(e.into()))?;
-        schema::SQLITE.run(&mut *transaction).await.map_err(schema::failed)?;
+        schema::migrate(&schema::SQLITE, &mut *transaction).await?;
         transaction.commit().await.map_err(|e| schema::failed(e.into()))
     }
 
@@ -64,16 +67,36 @@ fn path_of(url: &str) -> Result<PathBuf, Error> {
     Err(Error::InvalidUrl { problem: problem.to_owned() })
 }
 
+/// The first connection, which turns the write-ahead log on. Where several processes do that to a new file at once,
+/// SQLite ignores the busy time-out for fear of a deadlock, so the waiting is done here.
+async fn open_writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
+    let options = options(path).journal_mode(SqliteJournalMode::Wal);
+    let opened = async {
+        loop {
+            match pool(1).connect_with(options.clone()).await {
+                Err(error) if is_busy(&error) => tokio::time::sleep(Duration::from_millis(10)).await,
+                result => return result,
+            }
+        }
+    };
+    tokio::time::timeout(CALL_LIMIT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// `SQLITE_BUSY`, and its finer codes, which have it in their lowest byte.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|said| said.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
+}
+
 /// The file holds hashes of keys and environments of sandboxes. SQLite gives `-wal` and `-shm` the mode of the database
 /// itself, so making it first, for its owner alone, is enough; files of wider mode are narrowed.
+///
+/// Nothing is opened for it: closing any descriptor of a file drops the locks that SQLite holds on it in this process.
 fn make_private(path: &Path) -> Result<(), Error> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| unusable(path, e))?;
+    match rustix::fs::mknodat(CWD, path, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(unusable(path, error)),
+    }
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);
@@ -88,7 +111,6 @@ fn make_private(path: &Path) -> Result<(), Error> {
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
         // Each commit reaches the disk: an acknowledged write survives a power cut.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)

@@ -1,1 +1,6 @@
-//! Placeholder.
+//! What tests of several crates share. Nothing here is in a program that anybody runs.
+
+mod eventually;
+pub mod postgres;
+
+pub use eventually::eventually;

@@ -23,6 +23,7 @@ pub struct Report {
 
 /// What became of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, matched at once")]
 pub enum Applied {
     /// The row as it is now.
     Changed(Sandbox),

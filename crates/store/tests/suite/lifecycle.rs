@@ -1,0 +1,70 @@
+//! Deleting, giving up, and many doing so at once.
+
+use futures::future::join_all;
+use model::{Generation, SandboxId, SandboxState};
+use store::{Applied, Sandbox};
+
+use crate::db::{Db, insert, report};
+
+pub async fn a_deletion_has_two_steps(db: Db) {
+    let store = db.store().await;
+    let (row, other) = (insert(&store, 1).await, insert(&store, 2).await);
+
+    let marked = store.sandbox_mark_deleting(&row.id, 7).await.unwrap().unwrap();
+    assert_eq!(marked, Sandbox { deleting: true, last_updated: 7, ..row.clone() });
+    assert_eq!(store.sandbox_mark_deleting(&row.id, 8).await.unwrap(), Some(marked.clone()));
+    assert_eq!(store.sandbox_list(None, 10).await.unwrap(), std::slice::from_ref(&other));
+    assert_eq!(store.sandbox_list_all().await.unwrap(), [other.clone(), marked]);
+    assert_eq!(store.sandbox_count().await.unwrap(), 2);
+
+    // The host still owns it, so its reports count.
+    let applied = store.sandbox_apply_report(&report(&row.id, 9, SandboxState::Stopped), 9).await.unwrap();
+    let Applied::Changed(stopped) = applied else { panic!("{applied:?}") };
+    assert!(stopped.deleting && stopped.state == SandboxState::Stopped);
+
+    assert!(store.sandbox_remove(&row.id).await.unwrap());
+    assert!(!store.sandbox_remove(&row.id).await.unwrap());
+    assert_eq!(store.sandbox_mark_deleting(&row.id, 9).await.unwrap(), None);
+    assert_eq!(store.sandbox_list_all().await.unwrap(), [other]);
+}
+
+pub async fn only_a_sandbox_without_a_host_can_be_given_up(db: Db) {
+    let store = db.store().await;
+    let (row, taken) = (insert(&store, 1).await, insert(&store, 2).await);
+    store.sandbox_apply_report(&report(&taken.id, 50, SandboxState::Pending), 3).await.unwrap();
+    for (id, expected) in [(&row.id, 2), (&taken.id, 1), (&taken.id, 50), (&SandboxId::random(), 1)] {
+        assert!(!store.sandbox_fail(id, Generation(expected), "no", 4).await.unwrap(), "{id} at {expected}");
+    }
+
+    assert!(store.sandbox_fail(&row.id, Generation::FIRST, "no host\0", 5).await.unwrap());
+    assert!(!store.sandbox_fail(&row.id, Generation::FIRST, "again", 6).await.unwrap());
+    let failed = Sandbox {
+        state: SandboxState::Error,
+        generation: Generation(2),
+        reason: Some("no host\u{FFFD}".to_owned()),
+        last_updated: 5,
+        ..row.clone()
+    };
+    assert_eq!(store.sandbox_get(&row.id).await.unwrap(), Some(failed));
+    // A host that took it after all comes too late.
+    let late = store.sandbox_apply_report(&report(&row.id, 99, SandboxState::Running), 7).await.unwrap();
+    assert_eq!(late, Applied::Stale);
+}
+
+pub async fn writers_in_crowds_are_all_served(db: Db) {
+    // Two stores: the second stands for another process.
+    let stores = [db.store().await, db.empty().await];
+    let crowd = (0..40).map(|worker| {
+        let store = stores[worker % 2].clone();
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                let row = insert(&store, 1).await;
+                store.sandbox_list(None, 5).await.unwrap();
+                store.sandbox_apply_report(&report(&row.id, 7, SandboxState::Running), 2).await.unwrap();
+                assert!(store.sandbox_remove(&row.id).await.unwrap());
+            }
+        })
+    });
+    join_all(crowd).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(stores[0].sandbox_count().await.unwrap(), 0);
+}

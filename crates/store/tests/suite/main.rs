@@ -1,0 +1,50 @@
+//! One suite for both backends: each test runs once on a file of SQLite and once on a database of a real PostgreSQL.
+
+mod cursors;
+mod db;
+mod errors;
+mod inserts;
+mod keys;
+mod lifecycle;
+mod reports;
+mod schema;
+mod sqlite_only;
+
+macro_rules! suite {
+    ($($module:ident :: $test:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $test() {
+                crate::$module::$test(crate::db::Db::sqlite()).await;
+            })*
+        }
+
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $test() {
+                crate::$module::$test(crate::db::Db::postgres().await).await;
+            })*
+        }
+    };
+}
+
+suite! {
+    cursors::pages_hold_every_row_once,
+    errors::a_row_edited_by_hand_is_named,
+    errors::texts_with_nul_are_the_same_everywhere,
+    inserts::what_goes_in_comes_out,
+    inserts::an_idempotency_key_makes_one_row,
+    inserts::an_idempotency_key_is_free_again_after_the_deletion,
+    inserts::racing_inserts_make_one_row,
+    inserts::inserts_race_with_removals,
+    keys::keys_come_and_go,
+    lifecycle::a_deletion_has_two_steps,
+    lifecycle::only_a_sandbox_without_a_host_can_be_given_up,
+    lifecycle::writers_in_crowds_are_all_served,
+    reports::rows_follow_the_model,
+    reports::the_newest_report_wins_in_any_order,
+    schema::is_made_by_many_at_once_and_only_once,
+    schema::a_database_without_tables_is_refused,
+    schema::a_newer_schema_is_refused,
+    schema::a_step_that_was_edited_is_refused,
+}
