@@ -1,1 +1,104 @@
-//! Placeholder.
+//! The control plane: decides where sandboxes are and whether they may be, and never makes one itself.
+//!
+//! ```text
+//! api  → app → store            the edge, the use cases, what is remembered
+//!          ↘ hosts → host agents
+//! tasks ↗                       make both sides agree, whatever was lost
+//! ```
+//!
+//! [`ControlPlane::start`] and [`ControlPlane::serve`] are all that a program needs: `wrenn-cp` and `wrenn up` use the
+//! same two. Nothing is kept in memory that cannot be had again from the store and from the hosts, so it can be killed
+//! at any moment.
+
+pub mod api;
+pub mod app;
+pub mod auth;
+pub mod config;
+pub mod error;
+pub mod hosts;
+pub mod place;
+mod server;
+mod tasks;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use model::Limits;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use app::App;
+use hosts::Hosts;
+
+pub use config::Config;
+pub use hosts::{HostAddr, Token};
+
+/// At the start: for the hosts to report what they have, before users ask for it.
+const FIRST_REPORTS: Duration = Duration::from_secs(3);
+
+/// What a control plane works with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Open and migrated.
+    pub store: Store,
+    pub hosts: Vec<HostAddr>,
+    pub limits: Limits,
+    /// Bytes of one file in `files/write`.
+    pub max_upload_bytes: u64,
+}
+
+impl Settings {
+    /// With the limits that hold unless somebody sets others.
+    #[must_use]
+    pub fn new(store: Store, hosts: Vec<HostAddr>) -> Self {
+        Self { store, hosts, limits: Limits::default(), max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES }
+    }
+}
+
+/// A control plane whose background tasks run.
+#[derive(Debug)]
+pub struct ControlPlane {
+    app: Arc<App>,
+    service: Router,
+    tasks: tokio_util::task::TaskTracker,
+    _stop: DropGuard,
+}
+
+impl ControlPlane {
+    /// Connects to the hosts and begins to keep rows and hosts in agreement. A host that is away is waited for only a
+    /// moment: its sandboxes can be used when it comes.
+    ///
+    /// # Errors
+    /// Only if the API document cannot be made, which the tests rule out.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let Settings { store, hosts, limits, max_upload_bytes } = settings;
+        let served = api::Served::new(&api::openapi(&limits))?;
+        let app = Arc::new(App {
+            store,
+            hosts: Hosts::new(hosts),
+            limits,
+            max_upload_bytes,
+            creating: app::Creating::default(),
+            shutdown: CancellationToken::new(),
+            converge: tokio::sync::Notify::new(),
+        });
+        let stop = app.shutdown.clone().drop_guard();
+        let tasks = tasks::start(&app);
+        let _ = tokio::time::timeout(FIRST_REPORTS, app.hosts.first_reports()).await;
+        let service = server::service(&app, served);
+        Ok(Self { app, service, tasks, _stop: stop })
+    }
+
+    /// Serves until `shutdown`. Sandboxes go on running afterwards.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+        let ended = server::serve(self.service, listener, &self.app, shutdown).await;
+        self.app.shutdown.cancel();
+        self.tasks.wait().await;
+        ended
+    }
+}

@@ -1,1 +1,51 @@
-fn main() {}
+//! `wrenn-cp`: the control plane as a program of its own.
+
+mod commands;
+
+use anyhow::anyhow;
+use clap::{Parser, Subcommand};
+use control::Config;
+use tracing_subscriber::EnvFilter;
+
+/// Serves the Wrenn API and tells host agents what to do. Needs no privileges.
+///
+/// Settings come from the environment and from `.env` in the working directory: DATABASE_URL, WRENN_DIR,
+/// CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB, CP_MAX_TIMEOUT_SEC,
+/// CP_MAX_UPLOAD_MB. `docs/configuration.md` explains each.
+#[derive(Debug, Parser)]
+#[command(name = "wrenn-cp", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API (also without any command)
+    Serve,
+    /// Bring the database to what this version needs
+    Migrate,
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Key(commands::Key),
+    /// Print the API document
+    Openapi,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // Before the arguments, so that help and settings see the same environment. No file is fine.
+    match dotenvy::dotenv() {
+        Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
+        _ => {}
+    }
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match args.command {
+        None | Some(Command::Serve) => commands::serve(Config::from_env()?).await,
+        Some(Command::Migrate) => commands::migrate(&Config::from_env()?).await,
+        Some(Command::Key(command)) => commands::key(&Config::from_env()?, command).await,
+        Some(Command::Openapi) => commands::openapi(),
+    }
+}

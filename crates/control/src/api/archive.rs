@@ -1,0 +1,83 @@
+//! `/v1/sandboxes/{id}/files/archive`: directories as tar archives, streamed both ways.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use futures::TryStreamExt;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::extract::{Id, Query, expect_type};
+use super::files::download;
+use crate::app::App;
+use crate::app::files::{Place, Target};
+use crate::error::{Error, Result};
+
+const TAR: &str = "application/x-tar";
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ArchiveQuery {
+    /// A directory; relative to the user's home.
+    #[param(min_length = 1, max_length = 4096)]
+    path: String,
+    /// User in the guest; the template's default user where absent.
+    #[param(min_length = 1, max_length = 64)]
+    user: Option<String>,
+}
+
+impl From<ArchiveQuery> for Place {
+    fn from(ArchiveQuery { path, user }: ArchiveQuery) -> Self {
+        Self { path, user }
+    }
+}
+
+/// Take a directory out
+///
+/// As a tar archive whose names are relative to it.
+#[utoipa::path(
+    get, path = "/{id}/files/archive", tag = "files", operation_id = "read_archive", params(ArchiveQuery),
+    responses(
+        (status = 200, description = "The archive", body = super::Binary, content_type = "application/x-tar"),
+        (status = 403, description = "The user may not read it"),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+    )
+)]
+pub async fn pack(State(app): State<Arc<App>>, Id(id): Id, Query(query): Query<ArchiveQuery>) -> Result<Response> {
+    Ok(download(TAR, app.read_file(&id, query.into(), true).await?))
+}
+
+/// Put a directory in
+///
+/// Unpacks a tar archive below it; it is made where it is missing.
+#[utoipa::path(
+    put, path = "/{id}/files/archive", tag = "files", operation_id = "write_archive", params(ArchiveQuery),
+    request_body(content = super::Binary, content_type = "application/x-tar"),
+    responses(
+        (status = 204, description = "Everything is in its place"),
+        (status = 403, description = "The user may not write there"),
+        (status = 409, description = "The sandbox does not run, or something else is there"),
+        (status = 415, description = "The body is no tar archive by its content type"),
+        (status = 502, description = "The guest failed"),
+        (status = 507, description = "The disk of the sandbox is full"),
+    )
+)]
+pub async fn unpack(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(query): Query<ArchiveQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode> {
+    expect_type(headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()), TAR)?;
+    let content = body.into_data_stream().map_err(|error| Error::invalid("the upload broke off").because(error));
+    let target = Target { place: query.into(), mode: None, archive: true };
+    app.write_file(&id, target, content).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,131 @@
+//! The OpenAPI document: what utoipa collects from the handlers, and what holds for all of them, said once.
+
+use api_types::{ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry};
+use model::{ErrorCode, ExecLimits, Limits, SandboxId};
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+use super::sandboxes::MAX_IDEMPOTENCY_KEY;
+use crate::app::exec::{MAX_CWD, MAX_USER};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Wrenn Sandbox",
+        description = "Runs untrusted code in microVMs. Every route but those of the tag `server` needs an API key.\n\n\
+            Everything below `/v1/sandboxes` is also there below `/v1/capsules`.",
+    ),
+    tags(
+        (name = "sandboxes", description = "Make them, look at them, delete them"),
+        (name = "programs", description = "Run programs in them"),
+        (name = "files", description = "Move files in and out"),
+        (name = "templates", description = "What sandboxes are made from"),
+        (name = "server", description = "Health and this document; no key needed"),
+    ),
+    components(schemas(ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry)),
+)]
+struct Head;
+
+/// Title, tags and the schemas that no handler names.
+#[must_use]
+pub fn head() -> utoipa::openapi::OpenApi {
+    Head::openapi()
+}
+
+/// Completes what the handlers say: keys, ids, common errors, limits.
+#[must_use]
+pub fn complete(document: utoipa::openapi::OpenApi, limits: &Limits) -> Value {
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    document["servers"] = json!([{ "url": "/", "description": "This server" }]);
+    document["security"] = json!([{ "key": [] }, { "bearer": [] }]);
+    document["components"]["securitySchemes"] = json!({
+        "key": { "type": "apiKey", "in": "header", "name": "X-API-Key", "description": "wrn_ and 40 hex digits" },
+        "bearer": { "type": "http", "scheme": "bearer", "description": "The same key" },
+    });
+    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            complete_operation(path, operation);
+        }
+    }
+    limit_schemas(&mut document["components"]["schemas"], limits);
+    document
+}
+
+fn complete_operation(path: &str, operation: &mut Value) {
+    let needs_key = operation.get("security").is_none();
+    if !needs_key {
+        operation["security"] = json!([]);
+    }
+    let reads_json = !operation["requestBody"]["content"]["application/json"].is_null();
+    let mut errors = vec![(400, "The request is wrong"), (500, "A fault of the server")];
+    if needs_key {
+        errors.push((401, "The key is missing or not known"));
+        errors.push((503, "A host or the store cannot be reached, or has no room"));
+    }
+    if reads_json {
+        errors.push((413, "The body is too large"));
+        errors.push((415, "The body is not JSON by its content type"));
+    }
+    if path.contains("{id}") {
+        errors.push((404, "There is no such sandbox, or nothing at that path in it"));
+        let id = json!({
+            "name": "id", "in": "path", "required": true, "description": "Id of the sandbox",
+            "schema": { "type": "string", "pattern": format!("^{}[a-z0-9]{{{}}}$", SandboxId::PREFIX, SandboxId::RANDOM_LEN) },
+        });
+        let parameters = operation.as_object_mut().map(|operation| operation.entry("parameters").or_insert(json!([])));
+        if let Some(Value::Array(parameters)) = parameters {
+            parameters.insert(0, id);
+        }
+    }
+    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        if parameter["name"] == "Idempotency-Key" {
+            parameter["schema"] =
+                json!({ "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[ -~]+$" });
+        }
+    }
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    for (status, description) in errors {
+        responses.entry(status.to_string()).or_insert_with(|| json!({ "description": description }));
+    }
+    for (status, response) in responses.iter_mut().filter(|(status, _)| status.as_str() >= "400") {
+        response["content"] = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } });
+        if status == "401" {
+            response["headers"] = json!({ "WWW-Authenticate": { "schema": { "type": "string" } } });
+        }
+    }
+}
+
+/// Bounds that are constants or settings, which attributes on types cannot name.
+fn limit_schemas(schemas: &mut Value, limits: &Limits) {
+    let no_nul = json!("^[^\\u0000]*$");
+    let mut set = |schema: &str, property: &str, bounds: Value| {
+        if let (Some(property), Value::Object(bounds)) =
+            (schemas[schema]["properties"][property].as_object_mut(), bounds)
+        {
+            property.extend(bounds);
+        }
+    };
+    set("ErrorDetail", "code", json!({ "enum": ErrorCode::ALL.map(ErrorCode::as_str) }));
+    set("CreateSandbox", "vcpus", json!({ "maximum": limits.max_vcpus }));
+    set("CreateSandbox", "memory_mb", json!({ "maximum": limits.max_memory_mb }));
+    set("CreateSandbox", "timeout_sec", json!({ "maximum": limits.max_timeout_sec }));
+    for schema in ["CreateSandbox", "ExecRequest"] {
+        let names = json!({ "pattern": "^[^=\\u0000]+$" });
+        let values = json!({ "type": "string", "pattern": no_nul });
+        let bounds =
+            json!({ "maxProperties": Limits::MAX_ENVS, "propertyNames": names, "additionalProperties": values });
+        set(schema, "envs", bounds);
+    }
+    set("ExecRequest", "cmd", json!({ "minLength": 1, "maxLength": ExecLimits::MAX_COMMAND_BYTES, "pattern": no_nul }));
+    let argument = json!({ "type": "string", "pattern": no_nul });
+    set("ExecRequest", "args", json!({ "maxItems": ExecLimits::MAX_ARGS, "items": argument }));
+    set("ExecRequest", "cwd", json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": no_nul }));
+    let user = json!({ "minLength": 1, "maxLength": MAX_USER, "pattern": "^[^:/\\n\\u0000]*$" });
+    for schema in ["ExecRequest", "PathRequest", "ListFilesRequest", "UploadForm"] {
+        set(schema, "user", user.clone());
+    }
+    for schema in ["PathRequest", "ListFilesRequest", "UploadForm"] {
+        set(schema, "path", json!({ "pattern": no_nul }));
+    }
+    set("Health", "status", json!({ "enum": ["ok", "degraded"] }));
+}

@@ -1,0 +1,71 @@
+//! `/v1/sandboxes/{id}/exec`.
+
+use std::sync::Arc;
+
+use api_types::{Encoding, ExecRequest, ExecResult};
+use axum::Json as Answer;
+use axum::extract::State;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use model::SandboxId;
+
+use super::extract::{Id, Json, NoQuery, Query};
+use crate::app::App;
+use crate::app::exec::{Exec, Outcome};
+use crate::error::Result;
+
+/// Run a program
+///
+/// Without a shell, to its end, with all output in the answer. A non-zero exit code is an answer, not an error.
+/// For long or large ones use `exec/stream`.
+#[utoipa::path(
+    post, path = "/{id}/exec", tag = "programs", operation_id = "exec", request_body = ExecRequest,
+    responses(
+        (status = 200, description = "It ran", body = ExecResult),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+        (status = 504, description = "It took longer than `timeout_sec` and was killed"),
+    )
+)]
+pub async fn exec(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<ExecRequest>,
+) -> Result<Answer<ExecResult>> {
+    let ExecRequest { cmd, args, timeout_sec, envs, cwd, user } = body;
+    let exec = Exec { cmd: cmd.clone(), args, timeout_sec, envs, cwd, user, stdin: false, terminal: None };
+    let outcome = app.exec(&id, exec).await?;
+    Ok(Answer(result(&id, cmd, outcome)))
+}
+
+fn result(id: &SandboxId, cmd: String, outcome: Outcome) -> ExecResult {
+    let Outcome { stdout, stderr, exit_code, duration } = outcome;
+    let (stdout, stderr, encoding) = match (String::from_utf8(stdout), String::from_utf8(stderr)) {
+        (Ok(stdout), Ok(stderr)) => (stdout, stderr, Encoding::Utf8),
+        (stdout, stderr) => {
+            let bytes = |text: std::result::Result<String, std::string::FromUtf8Error>| {
+                text.map_or_else(|error| STANDARD.encode(error.as_bytes()), |text| STANDARD.encode(text))
+            };
+            (bytes(stdout), bytes(stderr), Encoding::Base64)
+        }
+    };
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    ExecResult { sandbox_id: id.to_string(), cmd, stdout, stderr, exit_code, duration_ms, encoding }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_stream_that_is_no_text_encodes_both() {
+        let id = SandboxId::random();
+        let outcome =
+            |stdout: &[u8]| Outcome { stdout: stdout.to_vec(), stderr: b"err".to_vec(), ..Outcome::default() };
+        let text = result(&id, "x".to_owned(), outcome("\u{e4}".as_bytes()));
+        assert_eq!((text.stdout.as_str(), text.stderr.as_str(), text.encoding), ("\u{e4}", "err", Encoding::Utf8));
+        let bytes = result(&id, "x".to_owned(), outcome(&[0xff]));
+        assert_eq!((bytes.stdout.as_str(), bytes.stderr.as_str(), bytes.encoding), ("/w==", "ZXJy", Encoding::Base64));
+    }
+}

@@ -1,0 +1,339 @@
+//! `/v1/sandboxes/{id}/exec/stream`: a program over a WebSocket.
+//!
+//! Three things run beside each other until one of them ends: output goes from the host to the client, frames come
+//! from the client, and input goes from a short queue to the host. Each waits for its reader, so nothing piles up: a
+//! client that does not read stops the program's output, a program that does not read stops the client's input.
+//! Whatever ends the session, the call to the host is dropped, upon which the host kills what still runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use api_types::{Encoding, ExecClientMessage, ExecServerMessage};
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use host_rpc as rpc;
+use host_rpc::__buffa::oneof::exec_response::Event;
+use model::{ErrorCode, SandboxId};
+use tokio::sync::mpsc;
+
+use super::extract::{Id, NoQuery, Query};
+use super::text::Utf8;
+use crate::app::exec::{Exec, Running, check_size};
+use crate::app::{App, now_ms};
+use crate::error::{Error, Result};
+
+/// Bytes of one frame from the client. Input of any length fits in many.
+pub const MAX_FRAME: usize = 256 * 1024;
+/// Frames of input that wait for the program to read.
+const INPUT_QUEUE: usize = 16;
+/// For the first frame to come.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Keeps proxies from taking the connection for dead.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// Without any frame of the client, answers to pings included.
+const SILENCE_MS: i64 = 5 * 60 * 1000;
+/// For the client to take the last frame and to close.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+const SIGKILL: u32 = 9;
+
+type Sink = SplitSink<WebSocket, Message>;
+
+/// Run a program as a stream
+///
+/// A WebSocket with text frames: `ExecClientMessage` to the server, the first one `start`; `ExecServerMessage` from it,
+/// the last one `exit` or `error`. When the client hangs up, the program is killed.
+#[utoipa::path(
+    get, path = "/{id}/exec/stream", tag = "programs", operation_id = "exec_stream",
+    responses(
+        (status = 101, description = "The WebSocket is open"),
+        (status = 409, description = "The sandbox does not run"),
+    )
+)]
+pub async fn exec_stream(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response> {
+    let upgrade = upgrade.map_err(|error| {
+        Error::invalid(format!("this route speaks WebSocket (RFC 6455): {}", error.body_text().to_lowercase()))
+    })?;
+    app.running(&id).await?;
+    let upgrade = upgrade.max_message_size(MAX_FRAME).max_frame_size(MAX_FRAME);
+    Ok(upgrade.on_upgrade(move |socket| session(app, id, socket)))
+}
+
+async fn session(app: Arc<App>, id: SandboxId, mut socket: WebSocket) {
+    let begun = tokio::select! {
+        begun = begin(&app, &id, &mut socket) => begun,
+        () = app.shutdown.cancelled() => Err(stopping()),
+    };
+    let (mut sink, mut frames) = socket.split();
+    let last = match begun {
+        Ok(Some((running, encoding))) => converse(&app, running, encoding, &mut sink, &mut frames).await,
+        Ok(None) => return,
+        Err(error) => Err(error),
+    };
+    let last = match last {
+        Ok(Some(exit)) => exit,
+        // Nobody is there to hear it.
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(sandbox = %id, error = error.chain(), "exec stream ended");
+            ExecServerMessage::Error { code: error.code.as_str().to_owned(), data: error.message }
+        }
+    };
+    // Closing with frames unread would reset the connection, and the client might never see the last one.
+    let _ = tokio::time::timeout(GOODBYE, async {
+        let _ = send(&mut sink, &last).await;
+        let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+        let _ = sink.send(Message::Close(Some(close))).await;
+        while let Some(Ok(_)) = frames.next().await {}
+    })
+    .await;
+}
+
+fn stopping() -> Error {
+    Error::new(ErrorCode::HostUnavailable, "the control plane is stopping")
+}
+
+/// Reads `start` and starts the program. `None` when the client went away instead.
+async fn begin(app: &App, id: &SandboxId, socket: &mut WebSocket) -> Result<Option<(Running, Encoding)>> {
+    let late = |_| Error::new(ErrorCode::Timeout, format!("no start frame came within {} s", START_TIMEOUT.as_secs()));
+    let first = async {
+        loop {
+            match socket.recv().await {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => return client_message(other),
+            }
+        }
+    };
+    let Some(message) = tokio::time::timeout(START_TIMEOUT, first).await.map_err(late)?? else { return Ok(None) };
+    let ExecClientMessage::Start { cmd, args, timeout_sec, envs, cwd, user, stdin, terminal, encoding } = message
+    else {
+        return Err(Error::invalid("the first frame must be start"));
+    };
+    let terminal = terminal.map(|size| (size.cols, size.rows));
+    let exec = Exec { cmd, args, envs, cwd, user, timeout_sec, stdin, terminal };
+    Ok(Some((app.start(id, exec).await?, encoding)))
+}
+
+/// `None` when the client is gone.
+fn client_message(frame: Option<std::result::Result<Message, axum::Error>>) -> Result<Option<ExecClientMessage>> {
+    match frame {
+        Some(Ok(Message::Text(text))) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Error::invalid(format!("a frame is not what this route reads: {error}"))),
+        Some(Ok(Message::Binary(_))) => Err(Error::invalid("frames must be text, not binary")),
+        Some(Ok(_)) | None => Ok(None),
+        Some(Err(error)) => {
+            // tungstenite's error is behind axum's; only its text tells an oversized frame from a broken connection.
+            let text = error.to_string();
+            if text.contains("too long") || text.contains("too large") {
+                return Err(Error::new(ErrorCode::TooLarge, format!("a frame must be at most {MAX_FRAME} bytes")));
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Until the program or the client ends. `None`: the client is gone.
+async fn converse(
+    app: &App,
+    mut running: Running,
+    encoding: Encoding,
+    sink: &mut Sink,
+    frames: &mut SplitStream<WebSocket>,
+) -> Result<Option<ExecServerMessage>> {
+    let pid = match running.next().await? {
+        Some(Event::Start(start)) => start.pid,
+        _ => return Err(Error::new(ErrorCode::AgentError, "the host agent did not say which process it started")),
+    };
+    if send(sink, &ExecServerMessage::Start { pid }).await.is_none() {
+        return Ok(None);
+    }
+    let heard = AtomicI64::new(now_ms());
+    let (queue, waiting) = mpsc::channel(INPUT_QUEUE);
+    let process = Process { host: Arc::clone(&running.host), id: running.id.clone(), pid };
+    tokio::select! {
+        ended = write_output(&mut running, encoding, sink, &heard) => ended,
+        ended = read_frames(frames, &process, queue, &heard) => ended.map(|()| None),
+        error = forward_input(&process, waiting) => Err(error),
+        () = app.shutdown.cancelled() => Err(stopping()),
+    }
+}
+
+/// Which process of which sandbox.
+struct Process {
+    host: Arc<crate::hosts::Host>,
+    id: SandboxId,
+    pid: u32,
+}
+
+impl Process {
+    fn input(&self) -> rpc::SendInputRequest {
+        rpc::SendInputRequest { sandbox_id: self.id.to_string(), pid: self.pid, ..Default::default() }
+    }
+
+    async fn kill(&self) -> Result<()> {
+        let request = rpc::SendSignalRequest {
+            sandbox_id: self.id.to_string(),
+            pid: self.pid,
+            signal: SIGKILL,
+            ..Default::default()
+        };
+        self.host.send_signal(request).await.map(drop)
+    }
+}
+
+/// `None` when the client is gone.
+async fn send(sink: &mut Sink, message: &ExecServerMessage) -> Option<()> {
+    let text = serde_json::to_string(message).ok()?;
+    sink.send(Message::text(text)).await.ok()
+}
+
+async fn write_output(
+    running: &mut Running,
+    encoding: Encoding,
+    sink: &mut Sink,
+    heard: &AtomicI64,
+) -> Result<Option<ExecServerMessage>> {
+    let (mut stdout, mut stderr) = (Utf8::default(), Utf8::default());
+    let mut ping = tokio::time::interval(PING_INTERVAL);
+    loop {
+        let event = tokio::select! {
+            event = running.next() => event?,
+            _ = ping.tick() => {
+                let silent = now_ms() - heard.load(Ordering::Relaxed) > SILENCE_MS;
+                if silent || sink.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
+                    return Ok(None);
+                }
+                continue;
+            }
+        };
+        let sent = match event {
+            Some(Event::Stdout(bytes)) => {
+                let data = encoded(encoding, &mut stdout, &bytes);
+                send(sink, &ExecServerMessage::Stdout { data }).await
+            }
+            Some(Event::Stderr(bytes)) => {
+                let data = encoded(encoding, &mut stderr, &bytes);
+                send(sink, &ExecServerMessage::Stderr { data }).await
+            }
+            Some(Event::End(end)) => {
+                if let Some(error) = end.error.filter(|_| end.exit_code == 0) {
+                    return Err(Error::new(ErrorCode::AgentError, format!("the program did not run: {error}")));
+                }
+                return Ok(rests(sink, stdout, stderr)
+                    .await
+                    .map(|()| ExecServerMessage::Exit { exit_code: end.exit_code }));
+            }
+            Some(Event::Start(_) | Event::Keepalive(_)) => Some(()),
+            None => {
+                return Err(Error::new(
+                    ErrorCode::AgentError,
+                    "the host agent ended the stream before the program ended",
+                ));
+            }
+        };
+        if sent.is_none() {
+            return Ok(None);
+        }
+        // A client that took this is there, whether or not it answers pings.
+        heard.store(now_ms(), Ordering::Relaxed);
+    }
+}
+
+fn encoded(encoding: Encoding, decoder: &mut Utf8, bytes: &[u8]) -> String {
+    match encoding {
+        Encoding::Base64 => STANDARD.encode(bytes),
+        Encoding::Utf8 => decoder.push(bytes),
+    }
+}
+
+/// Half characters at the very end.
+async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()> {
+    let (stdout, stderr) = (stdout.finish(), stderr.finish());
+    if !stdout.is_empty() {
+        send(sink, &ExecServerMessage::Stdout { data: stdout }).await?;
+    }
+    if !stderr.is_empty() {
+        send(sink, &ExecServerMessage::Stderr { data: stderr }).await?;
+    }
+    Some(())
+}
+
+/// Ends when the client is gone, or sends what it should not.
+async fn read_frames(
+    frames: &mut SplitStream<WebSocket>,
+    process: &Process,
+    queue: mpsc::Sender<rpc::SendInputRequest>,
+    heard: &AtomicI64,
+) -> Result<()> {
+    loop {
+        let frame = frames.next().await;
+        heard.store(now_ms(), Ordering::Relaxed);
+        if matches!(frame, Some(Ok(Message::Ping(_) | Message::Pong(_)))) {
+            continue;
+        }
+        let Some(message) = client_message(frame)? else { return Ok(()) };
+        let mut input = process.input();
+        match message {
+            ExecClientMessage::Start { .. } => return Err(Error::invalid("start came twice; open another WebSocket")),
+            ExecClientMessage::Stop => {
+                process.kill().await.or_else(ended_meanwhile)?;
+                continue;
+            }
+            ExecClientMessage::Stdin { data, encoding } => {
+                input.data = decoded(data, encoding)?;
+                if input.data.is_empty() {
+                    continue;
+                }
+            }
+            ExecClientMessage::StdinClose => input.close = true,
+            ExecClientMessage::Resize { size } => {
+                check_size(size.cols, size.rows)?;
+                let size = rpc::TerminalSize { cols: size.cols, rows: size.rows, ..Default::default() };
+                input.resize = size.into();
+            }
+        }
+        if queue.send(input).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
+    match encoding {
+        Encoding::Utf8 => Ok(data.into_bytes()),
+        Encoding::Base64 => {
+            STANDARD.decode(data).map_err(|error| Error::invalid(format!("data of stdin is not base64: {error}")))
+        }
+    }
+}
+
+/// In the order in which it came. Never ends but by an error.
+async fn forward_input(process: &Process, mut queue: mpsc::Receiver<rpc::SendInputRequest>) -> Error {
+    while let Some(input) = queue.recv().await {
+        if let Err(error) = process.host.send_input(input).await.or_else(ended_meanwhile) {
+            return error;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Input and signals that come too late are nothing to tell: the end of the program is on its way.
+fn ended_meanwhile(error: Error) -> Result<()> {
+    match error.code {
+        ErrorCode::NotFound | ErrorCode::InvalidState => Ok(()),
+        _ => Err(error),
+    }
+}

@@ -1,0 +1,136 @@
+//! What handlers take out of requests. Strict: what is unknown or does not fit is refused by its name.
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use model::{ErrorCode, SandboxId};
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// Bytes of a JSON body.
+pub const MAX_JSON: usize = 2 * 1024 * 1024;
+
+/// A JSON body.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
+        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        expect_type(content_type, "application/json")?;
+        let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > MAX_JSON) {
+            return Err(too_large());
+        }
+        let body = Limited::new(request.into_body(), MAX_JSON).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() { too_large() } else { Error::invalid("the body broke off") }
+        })?;
+        parse(&body.to_bytes()).map(Self)
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(ErrorCode::TooLarge, format!("a JSON body must be at most {MAX_JSON} bytes"))
+}
+
+/// Checks the media type, without its parameters.
+pub fn expect_type(sent: Option<&str>, right: &str) -> Result<(), Error> {
+    let essence = sent.map(|sent| sent.split(';').next().unwrap_or_default().trim());
+    if essence.is_some_and(|essence| essence.eq_ignore_ascii_case(right)) {
+        return Ok(());
+    }
+    let was = sent.map_or_else(|| "missing".to_owned(), |sent| format!("{sent:?}"));
+    Err(Error::new(ErrorCode::UnsupportedMediaType, format!("the content type must be {right}; it is {was}")))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, error) = (error.path().to_string(), error.inner());
+        match path.as_str() {
+            "." => Error::invalid(format!("the body is not what this route reads: {error}")),
+            path => Error::invalid(format!("the body is not what this route reads: {path}: {error}")),
+        }
+    })?;
+    json.end().map_err(|error| Error::invalid(format!("the body is not JSON: {error}")))?;
+    Ok(value)
+}
+
+/// A query string.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let parsed = axum::extract::Query::<T>::try_from_uri(&parts.uri);
+        match parsed {
+            Ok(axum::extract::Query(query)) => Ok(Self(query)),
+            Err(error) => {
+                let text = error.body_text();
+                let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+                Err(Error::invalid(format!("the query is not what this route reads: {text}")))
+            }
+        }
+    }
+}
+
+/// For routes that read no query.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoQuery {}
+
+/// The `{id}` of a path.
+#[derive(Debug)]
+pub struct Id(pub SandboxId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Error::invalid(format!("the path is wrong: {}", error.body_text())))?;
+        let no_id = || {
+            let id: String = id.chars().take(64).collect();
+            Error::new(ErrorCode::NotFound, format!("there is no sandbox {id:?}: ids are sb- and 20 of a-z and 0-9"))
+        };
+        id.parse().map(Self).map_err(|_| no_id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::CreateSandbox;
+
+    use super::*;
+
+    #[test]
+    fn refusals_name_the_field() {
+        for (body, said) in [
+            (r#"{"vcpus": "two"}"#, "vcpus"),
+            (r#"{"memroy_mb": 1}"#, "memroy_mb"),
+            (r#"{"envs": {"A": 1}}"#, "envs.A"),
+            ("{} {}", "trailing"),
+            ("[1]", "invalid"),
+            ("{broken", "key must be a string"),
+        ] {
+            let error = parse::<CreateSandbox>(body.as_bytes()).unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidRequest);
+            assert!(error.message.contains(said), "{body}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn media_types_may_have_parameters() {
+        assert!(expect_type(Some("Application/JSON; charset=utf-8"), "application/json").is_ok());
+        for wrong in [None, Some(""), Some("text/json"), Some("application/jsonx")] {
+            assert_eq!(expect_type(wrong, "application/json").unwrap_err().code, ErrorCode::UnsupportedMediaType);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `/v1/sandboxes/{id}/files/…`, but for uploads.
+
+use std::sync::Arc;
+
+use api_types::{FileInfo, ListFilesRequest, PathRequest};
+use axum::Json as Answer;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, stream};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+
+use super::extract::{Id, Json, NoQuery, Query};
+use super::view;
+use crate::app::App;
+use crate::app::files::{Content, Place};
+use crate::error::{Error, Result};
+
+impl From<PathRequest> for Place {
+    fn from(PathRequest { path, user }: PathRequest) -> Self {
+        Self { path, user }
+    }
+}
+
+/// Read a file
+///
+/// Its bytes as they come.
+#[utoipa::path(
+    post, path = "/{id}/files/read", tag = "files", operation_id = "read_file", request_body = PathRequest,
+    responses(
+        (status = 200, description = "The bytes", body = super::Binary, content_type = "application/octet-stream"),
+        (status = 403, description = "The user may not read it"),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+    )
+)]
+pub async fn read(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<PathRequest>,
+) -> Result<Response> {
+    let content = app.read_file(&id, body.into(), false).await?;
+    Ok(download("application/octet-stream", content))
+}
+
+/// Read a file of any size
+///
+/// The same as `files/read`, which streams as well.
+#[utoipa::path(
+    post, path = "/{id}/files/stream/read", tag = "files", operation_id = "stream_read_file", request_body = PathRequest,
+    responses(
+        (status = 200, description = "The bytes", body = super::Binary, content_type = "application/octet-stream"),
+        (status = 403, description = "The user may not read it"),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+    )
+)]
+pub async fn stream_read(
+    state: State<Arc<App>>,
+    id: Id,
+    query: Query<NoQuery>,
+    body: Json<PathRequest>,
+) -> Result<Response> {
+    read(state, id, query, body).await
+}
+
+/// An answer whose connection breaks when the content does, so that a part is never taken for the whole.
+pub(super) fn download(media_type: &'static str, content: Content) -> Response {
+    ([(CONTENT_TYPE, media_type)], Body::from_stream(pieces(content))).into_response()
+}
+
+fn pieces(content: Content) -> impl Stream<Item = Result<bytes::Bytes>> {
+    stream::try_unfold(content, |mut content| async move {
+        let piece =
+            content.next().await.inspect_err(|error| tracing::info!(error = error.chain(), "download broke"))?;
+        Ok::<_, Error>(piece.map(|piece| (piece, content)))
+    })
+}
+
+/// Look at a file
+#[utoipa::path(
+    post, path = "/{id}/files/stat", tag = "files", operation_id = "stat_file", request_body = PathRequest,
+    responses(
+        (status = 200, description = "What it is", body = FileInfo),
+        (status = 403, description = "The user may not look there"),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+        (status = 504, description = "The guest did not answer in time"),
+    )
+)]
+pub async fn stat(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<PathRequest>,
+) -> Result<Answer<FileInfo>> {
+    Ok(Answer(view::file(app.stat(&id, body.into()).await?)))
+}
+
+/// List a directory
+#[utoipa::path(
+    post, path = "/{id}/files/list", tag = "files", operation_id = "list_files", request_body = ListFilesRequest,
+    responses(
+        (status = 200, description = "What is below it, down to `depth`", body = Vec<FileInfo>),
+        (status = 403, description = "The user may not look there"),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+        (status = 504, description = "The guest did not answer in time"),
+    )
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<ListFilesRequest>,
+) -> Result<Answer<Vec<FileInfo>>> {
+    let ListFilesRequest { path, depth, user } = body;
+    let entries = app.list_dir(&id, Place { path, user }, depth.unwrap_or(1)).await?;
+    Ok(Answer(entries.into_iter().map(view::file).collect()))
+}
+
+/// Make a directory
+///
+/// And its parents.
+#[utoipa::path(
+    post, path = "/{id}/files/mkdir", tag = "files", operation_id = "make_directory", request_body = PathRequest,
+    responses(
+        (status = 204, description = "It is there"),
+        (status = 403, description = "The user may not make it"),
+        (status = 409, description = "The sandbox does not run, or something else is there"),
+        (status = 502, description = "The guest failed"),
+        (status = 504, description = "The guest did not answer in time"),
+        (status = 507, description = "The disk of the sandbox is full"),
+    )
+)]
+pub async fn mkdir(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<PathRequest>,
+) -> Result<StatusCode> {
+    app.make_dir(&id, body.into()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Remove a file
+///
+/// Or a directory with everything in it.
+#[utoipa::path(
+    post, path = "/{id}/files/remove", tag = "files", operation_id = "remove_file", request_body = PathRequest,
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 403, description = "The user may not remove it"),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+        (status = 504, description = "The guest did not answer in time"),
+    )
+)]
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<PathRequest>,
+) -> Result<StatusCode> {
+    app.remove_path(&id, body.into()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

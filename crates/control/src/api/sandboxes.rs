@@ -1,0 +1,148 @@
+//! `/v1/sandboxes`.
+
+use std::sync::Arc;
+
+use api_types::{CreateSandbox, Sandbox};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json as Answer};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use model::{DEFAULT_TEMPLATE, SandboxSpec};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use store::{Cursor, Idempotency};
+use utoipa::IntoParams;
+
+use super::extract::{Id, Json, NoQuery, Query};
+use super::view;
+use crate::app::{App, on_its_own, sandbox_create, sandbox_delete};
+use crate::auth::Caller;
+use crate::error::{Error, Result};
+
+/// Makes two creates the same one.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// Where the next page begins.
+const NEXT_CURSOR: &str = "x-next-cursor";
+const DEFAULT_LIMIT: u32 = 100;
+pub const MAX_LIMIT: u32 = 1000;
+
+/// Make a sandbox
+///
+/// Answers when it runs. A request that comes again with the same `Idempotency-Key` and body makes no second
+/// sandbox: it gets the first one.
+#[utoipa::path(
+    post, path = "", tag = "sandboxes", operation_id = "create_sandbox",
+    params(("Idempotency-Key" = Option<String>, Header, description = "At most 255 printable ASCII characters; remembered as long as the sandbox is there")),
+    request_body = CreateSandbox,
+    responses(
+        (status = 201, description = "It runs", body = Sandbox),
+        (status = 404, description = "There is no such template"),
+        (status = 409, description = "It was deleted while it was being made"),
+        (status = 422, description = "The idempotency key came before with another body"),
+        (status = 502, description = "It did not start"),
+        (status = 504, description = "It did not start in time"),
+    )
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Query(NoQuery {}): Query<NoQuery>,
+    headers: HeaderMap,
+    Json(body): Json<CreateSandbox>,
+) -> Result<Response> {
+    let spec = spec(body)?;
+    spec.check(&app.limits)?;
+    let idempotency = idempotency(&headers, &spec)?;
+    let create = sandbox_create::Create { spec, key_id: caller.key_id, idempotency };
+    let sandbox = on_its_own(sandbox_create::create(app, create)).await?;
+    Ok((StatusCode::CREATED, Answer(view::sandbox(sandbox))).into_response())
+}
+
+fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
+    let timeout = body.timeout_sec.filter(|&seconds| seconds > 0);
+    Ok(SandboxSpec {
+        template: body.template.as_deref().unwrap_or(DEFAULT_TEMPLATE).parse()?,
+        vcpus: body.vcpus.unwrap_or(SandboxSpec::DEFAULT_VCPUS),
+        memory_mb: body.memory_mb.unwrap_or(SandboxSpec::DEFAULT_MEMORY_MB),
+        timeout_sec: timeout.unwrap_or(SandboxSpec::DEFAULT_TIMEOUT_SEC),
+        envs: body.envs,
+    })
+}
+
+/// The fingerprint is that of what was understood, so that the spelling of the body does not matter.
+fn idempotency(headers: &HeaderMap, spec: &SandboxSpec) -> Result<Option<Idempotency>> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = value.as_bytes();
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || !key.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        let text = format!("Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
+        return Err(Error::invalid(text));
+    }
+    let canonical = serde_json::to_vec(spec).map_err(Error::internal)?;
+    let key = String::from_utf8_lossy(key).into_owned();
+    Ok(Some(Idempotency { key, fingerprint: Sha256::digest(canonical).into() }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Most entries wanted. Default 100.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// `X-Next-Cursor` of the page before, unchanged.
+    #[param(pattern = "^[0-9a-f]{16}\\.sb-[a-z0-9]{20}$")]
+    cursor: Option<String>,
+}
+
+/// List sandboxes
+///
+/// In whatever state, newest first, one page at a time.
+#[utoipa::path(
+    get, path = "", tag = "sandboxes", operation_id = "list_sandboxes", params(ListQuery),
+    responses((status = 200, description = "One page", body = Vec<Sandbox>,
+        headers(("X-Next-Cursor" = Option<String>, description = "Where the next page begins; absent on the last one"))))
+)]
+pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Result<Response> {
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Error::invalid(format!("limit must be from 1 to {MAX_LIMIT}, not {limit}")));
+    }
+    let cursor: Option<Cursor> = query.cursor.map(|cursor| cursor.parse()).transpose()?;
+    let page = app.sandboxes(cursor.as_ref(), limit).await?;
+    let sandboxes: Vec<Sandbox> = page.sandboxes.into_iter().map(view::sandbox).collect();
+    let mut response = Answer(sandboxes).into_response();
+    if let Some(next) = page.next {
+        let value = HeaderValue::from_str(&next.to_string()).map_err(Error::internal)?;
+        response.headers_mut().insert(NEXT_CURSOR, value);
+    }
+    Ok(response)
+}
+
+/// Look at a sandbox
+#[utoipa::path(
+    get, path = "/{id}", tag = "sandboxes", operation_id = "get_sandbox",
+    responses((status = 200, description = "It is there, in whatever state", body = Sandbox))
+)]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Sandbox>> {
+    Ok(Answer(view::sandbox(app.sandbox(&id).await?)))
+}
+
+/// Delete a sandbox
+///
+/// In whatever state it is, with everything in it. After 503 and 504 the deletion is noted and will be carried out.
+#[utoipa::path(
+    delete, path = "/{id}", tag = "sandboxes", operation_id = "delete_sandbox",
+    responses(
+        (status = 204, description = "Nothing of it is left"),
+        (status = 504, description = "The host takes its time; the deletion is noted"),
+    )
+)]
+pub async fn delete(State(app): State<Arc<App>>, Id(id): Id, Query(NoQuery {}): Query<NoQuery>) -> Result<StatusCode> {
+    on_its_own(sandbox_delete::delete(app, id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,72 @@
+//! Rows and messages as clients see them.
+
+use host_rpc as rpc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Milliseconds since the Unix epoch as RFC 3339; times that no calendar has become the epoch.
+#[must_use]
+pub fn time(ms: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
+    let text = time.ok().and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+}
+
+#[must_use]
+pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
+    api_types::Sandbox {
+        id: row.id.to_string(),
+        status: row.state.into(),
+        reason: row.reason,
+        template: row.spec.template.to_string(),
+        vcpus: row.spec.vcpus,
+        memory_mb: row.spec.memory_mb,
+        timeout_sec: row.spec.timeout_sec,
+        guest_ip: row.guest_ip,
+        host_ip: row.host_ip,
+        created_at: time(row.created_at),
+        started_at: row.started_at.map(time),
+        last_active_at: row.last_active_at.map(time),
+        last_updated: time(row.last_updated),
+    }
+}
+
+#[must_use]
+pub fn file(info: rpc::FileInfo) -> api_types::FileInfo {
+    let kind = match info.kind.as_known() {
+        Some(rpc::FileKind::FILE_KIND_FILE) => api_types::FileKind::File,
+        Some(rpc::FileKind::FILE_KIND_DIRECTORY) => api_types::FileKind::Directory,
+        Some(rpc::FileKind::FILE_KIND_SYMLINK) => api_types::FileKind::Symlink,
+        Some(rpc::FileKind::FILE_KIND_UNSPECIFIED) | None => api_types::FileKind::Other,
+    };
+    api_types::FileInfo {
+        path: info.path,
+        kind,
+        size: info.size,
+        mode: info.mode,
+        owner: info.owner,
+        group: info.group,
+        modified_at: time(info.modified_at_ms),
+        symlink_target: info.symlink_target,
+    }
+}
+
+#[must_use]
+pub fn log(entry: rpc::ReadLogsResponse) -> api_types::LogEntry {
+    let source = match entry.source.as_known() {
+        Some(rpc::read_logs_response::Source::SOURCE_AGENT) => api_types::LogSource::Agent,
+        _ => api_types::LogSource::Console,
+    };
+    api_types::LogEntry { time: time(entry.time_ms), source, line: entry.line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(1_767_225_600_123), "2026-01-01T00:00:00.123Z");
+        assert_eq!(time(i64::MAX), "1970-01-01T00:00:00Z");
+    }
+}

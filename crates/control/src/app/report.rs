@@ -1,0 +1,110 @@
+//! What hosts say of sandboxes, checked, and what it does to their rows.
+//!
+//! Reports carry generations that only grow, so late and doubled ones change nothing, whichever way they come: as the
+//! answer to a create, over the watch, or in a list.
+
+use host_rpc as rpc;
+use model::{Generation, InvalidValue, SandboxId, SandboxState};
+use store::{Applied, Report, Sandbox};
+
+use super::{App, now_ms, sandbox_delete};
+use crate::error::Result;
+
+/// A report that makes sense.
+#[derive(Debug, Clone)]
+pub enum Reported {
+    State(Report),
+    /// The host has nothing of it any more.
+    Removed(SandboxId),
+}
+
+/// Checks a report of the host `host_id`.
+///
+/// # Errors
+/// Which field is wrong.
+pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<Reported, InvalidValue> {
+    let id: SandboxId = report.sandbox_id.parse()?;
+    let state = match report.state.as_known() {
+        Some(rpc::SandboxState::SANDBOX_STATE_REMOVED) => return Ok(Reported::Removed(id)),
+        Some(rpc::SandboxState::SANDBOX_STATE_PENDING) => SandboxState::Pending,
+        Some(rpc::SandboxState::SANDBOX_STATE_RUNNING) => SandboxState::Running,
+        Some(rpc::SandboxState::SANDBOX_STATE_PAUSED) => SandboxState::Paused,
+        Some(rpc::SandboxState::SANDBOX_STATE_STOPPED) => SandboxState::Stopped,
+        Some(rpc::SandboxState::SANDBOX_STATE_ERROR) => SandboxState::Error,
+        Some(rpc::SandboxState::SANDBOX_STATE_UNSPECIFIED) | None => {
+            return Err(InvalidValue::new("state", "is none that this version knows"));
+        }
+    };
+    let text = |text: String| Some(text).filter(|text| !text.is_empty());
+    let time = |time: i64| Some(time).filter(|&time| time > 0);
+    Ok(Reported::State(Report {
+        id,
+        host_id: host_id.to_owned(),
+        generation: Generation(report.generation),
+        state,
+        reason: text(report.reason),
+        guest_ip: text(report.guest_ip),
+        host_ip: text(report.host_ip),
+        started_at: time(report.started_at_ms),
+        last_active_at: time(report.last_active_at_ms),
+    }))
+}
+
+impl App {
+    /// Applies what a host says. A sandbox that only the host knows is left to `tasks::converge`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn apply(&self, reported: Reported) -> Result<()> {
+        match reported {
+            Reported::State(report) => {
+                if let Applied::Changed(sandbox) = self.store.sandbox_apply_report(&report, now_ms()).await? {
+                    tracing::info!(sandbox = %sandbox.id, state = %sandbox.state, reason = sandbox.reason, "changed");
+                }
+                Ok(())
+            }
+            Reported::Removed(id) => match self.store.sandbox_get(&id).await? {
+                Some(sandbox) => self.lost(sandbox).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The host of this row has nothing of its sandbox.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn lost(&self, sandbox: Sandbox) -> Result<()> {
+        let id = &sandbox.id;
+        if sandbox.deleting {
+            tracing::info!(sandbox = %id, "deleted");
+            self.store.sandbox_remove(id).await?;
+        } else if sandbox.state == SandboxState::Pending {
+            if !self.creating.ids().contains(id) {
+                sandbox_delete::give_up(self, id, "it was never finished").await?;
+            }
+        } else if !sandbox.state.is_terminal() {
+            let Some(host_id) = sandbox.host_id.clone() else { return Ok(()) };
+            let report = gone(&sandbox, host_id, "the host no longer knows it");
+            self.store.sandbox_apply_report(&report, now_ms()).await?;
+            tracing::warn!(sandbox = %id, "the host no longer knows it");
+        }
+        Ok(())
+    }
+}
+
+/// An error that no host reports, one generation after what the row has: a newer report of a host outranks it.
+#[must_use]
+pub fn gone(sandbox: &Sandbox, host_id: String, reason: &str) -> Report {
+    Report {
+        id: sandbox.id.clone(),
+        host_id,
+        generation: sandbox.generation.next(),
+        state: SandboxState::Error,
+        reason: Some(reason.to_owned()),
+        guest_ip: None,
+        host_ip: None,
+        started_at: sandbox.started_at,
+        last_active_at: sandbox.last_active_at,
+    }
+}

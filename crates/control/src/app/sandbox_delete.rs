@@ -1,0 +1,67 @@
+//! Deletes a sandbox, in every state and before everything else.
+//!
+//! Three steps: the wish becomes durable, the hosts remove what they have, the row goes. The wish alone is a promise:
+//! whatever fails or dies after it, `tasks::converge` does the rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{ErrorCode, SandboxId};
+use store::Sandbox;
+
+use super::{App, now_ms};
+use crate::error::{Error, Result};
+
+/// For the hosts to answer while a user waits for a create that has failed anyway.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Answers when nothing of it is left.
+///
+/// # Errors
+/// `NotFound`; else what keeps the host from it, and that the deletion is noted.
+pub async fn delete(app: Arc<App>, id: SandboxId) -> Result<()> {
+    let marked = app.store.sandbox_mark_deleting(&id, now_ms()).await?;
+    let sandbox = marked.ok_or_else(|| Error::no_sandbox(&id))?;
+    finish(&app, &sandbox).await.map_err(|error| {
+        app.converge.notify_waiters();
+        let code = match error.code {
+            ErrorCode::InternalError => ErrorCode::InternalError,
+            ErrorCode::Timeout => ErrorCode::Timeout,
+            _ => ErrorCode::HostUnavailable,
+        };
+        Error { code, ..error.and("the deletion is noted and will be carried out") }
+    })
+}
+
+/// The second and third step. For a row without a host every host is asked, and an id that a host does not know is
+/// fine with it.
+///
+/// # Errors
+/// What keeps a host from it.
+pub async fn finish(app: &App, sandbox: &Sandbox) -> Result<()> {
+    let hosts = app.hosts.of(sandbox.host_id.as_deref());
+    if hosts.is_empty() {
+        let text = format!("the host of sandbox {} is not connected", sandbox.id);
+        return Err(Error::new(ErrorCode::HostUnavailable, text));
+    }
+    let removals = futures::future::join_all(hosts.iter().map(|host| host.remove_sandbox(&sandbox.id))).await;
+    removals.into_iter().collect::<Result<Vec<()>>>()?;
+    if app.store.sandbox_remove(&sandbox.id).await? {
+        tracing::info!(sandbox = %sandbox.id, "deleted");
+    }
+    Ok(())
+}
+
+/// Deletes a sandbox that nobody knows of. If the hosts cannot do it now, they will later.
+///
+/// # Errors
+/// The store's.
+pub async fn give_up(app: &App, id: &SandboxId, why: &str) -> Result<()> {
+    let Some(sandbox) = app.store.sandbox_mark_deleting(id, now_ms()).await? else { return Ok(()) };
+    match tokio::time::timeout(GIVE_UP_TIMEOUT, finish(app, &sandbox)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(sandbox = %id, why, error = error.chain(), "will be removed later"),
+        Err(_) => tracing::warn!(sandbox = %id, why, "will be removed later: the host takes too long"),
+    }
+    Ok(())
+}

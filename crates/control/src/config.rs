@@ -1,0 +1,187 @@
+//! Settings of `wrenn-cp`: environment variables, read once. Every mistake is reported, not just the first.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use model::Limits;
+
+use crate::hosts::{HostAddr, Token};
+
+/// Where everything lives unless `WRENN_DIR` says otherwise (the seed's place).
+pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
+/// The seed's limit: 100 MiB.
+pub const DEFAULT_MAX_UPLOAD_BYTES: u64 = 100 * MIB;
+/// In the directory; the host agent makes it.
+const TOKEN_FILE: &str = "agent-token";
+const MIB: u64 = 1024 * 1024;
+const MAX_UPLOAD_MB: u32 = 1024 * 1024;
+
+/// What the control plane needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `WRENN_DIR`.
+    pub dir: PathBuf,
+    /// `DATABASE_URL`; SQLite in the directory where it is missing.
+    pub database_url: String,
+    /// `CP_LISTEN_ADDR`.
+    pub listen: SocketAddr,
+    /// `CP_HOST_AGENT_ADDR`, with `AGENT_TOKEN` or the token file of the directory.
+    pub host: HostAddr,
+    /// `CP_MAX_VCPUS`, `CP_MAX_MEMORY_MB`, `CP_MAX_TIMEOUT_SEC`.
+    pub limits: Limits,
+    /// `CP_MAX_UPLOAD_MB`, in bytes.
+    pub max_upload_bytes: u64,
+}
+
+/// All mistakes in the environment, each with the variable's name.
+#[derive(Debug, thiserror::Error)]
+#[error("the settings are wrong:\n  {}", .0.join("\n  "))]
+pub struct Mistakes(Vec<String>);
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn from_env() -> Result<Self, Mistakes> {
+        Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let dir = lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);
+        let dir = std::path::absolute(&dir).unwrap_or(dir);
+        let listen = lookup("CP_LISTEN_ADDR").unwrap_or_else(|| "127.0.0.1:8000".to_owned());
+        let listen = listen_address(&listen).unwrap_or_else(|| {
+            mistakes.push(format!("CP_LISTEN_ADDR must be an address and port like 127.0.0.1:8000, not {listen:?}"));
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        });
+        let database_url = lookup("DATABASE_URL").unwrap_or_else(|| sqlite_in(&dir));
+        if !["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| database_url.starts_with(scheme)) {
+            // Not shown: it may hold a password.
+            mistakes.push("DATABASE_URL must begin with sqlite:// or postgres://".to_owned());
+        }
+        let host = HostAddr { url: host_url(&lookup, &mut mistakes), token: token(&lookup, &dir, &mut mistakes) };
+        let most = Limits::default();
+        let mut number = |name, least, most, default| bounded(&lookup, name, least, most, default, &mut mistakes);
+        let limits = Limits {
+            max_vcpus: number("CP_MAX_VCPUS", 1, most.max_vcpus, most.max_vcpus),
+            max_memory_mb: number("CP_MAX_MEMORY_MB", Limits::MIN_MEMORY_MB, most.max_memory_mb, most.max_memory_mb),
+            max_timeout_sec: number("CP_MAX_TIMEOUT_SEC", 1, most.max_timeout_sec, most.max_timeout_sec),
+        };
+        let max_upload_bytes = u64::from(number("CP_MAX_UPLOAD_MB", 1, MAX_UPLOAD_MB, 100)) * MIB;
+        let config = Self { dir, database_url, listen, host, limits, max_upload_bytes };
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+/// The database of an installation that names none.
+#[must_use]
+pub fn sqlite_in(dir: &Path) -> String {
+    format!("sqlite://{}", dir.join("wrenn.db").display())
+}
+
+/// The file in which the host agent of the same machine leaves its token.
+#[must_use]
+pub fn token_file(dir: &Path) -> PathBuf {
+    dir.join(TOKEN_FILE)
+}
+
+fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec<String>) -> Token {
+    let Some(token) = lookup("AGENT_TOKEN") else { return Token::File(token_file(dir)) };
+    if token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
+    }
+    Token::Given(token)
+}
+
+/// The seed allows the address without a scheme.
+fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> String {
+    let text = lookup("CP_HOST_AGENT_ADDR").unwrap_or_else(|| format!("localhost:{}", host_rpc::DEFAULT_PORT));
+    let url = if text.contains("://") { text.clone() } else { format!("http://{text}") };
+    let url = url.trim_end_matches('/').to_owned();
+    let right = url.parse::<http::Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()) && uri.path() == "/"
+    });
+    if !right {
+        mistakes.push(format!("CP_HOST_AGENT_ADDR must be like http://localhost:50051, not {text:?}"));
+    }
+    url
+}
+
+fn bounded(
+    lookup: impl Fn(&str) -> Option<String>,
+    name: &str,
+    least: u32,
+    most: u32,
+    default: u32,
+    mistakes: &mut Vec<String>,
+) -> u32 {
+    let Some(text) = lookup(name) else { return default };
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.unwrap_or_else(|| {
+        mistakes.push(format!("{name} must be a number from {least} to {most}, not {text:?}"));
+        default
+    })
+}
+
+/// An address and port; a port alone, as `:8000`, means every interface (the seed's spelling).
+#[must_use]
+pub fn listen_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix(':') {
+        Some(port) => Some(SocketAddr::from(([0, 0, 0, 0], port.parse().ok()?))),
+        None => text.replace("localhost", "127.0.0.1").parse().ok(),
+    }
+}
+
+/// Where clients on this machine find a server that listens at `listen`.
+#[must_use]
+pub fn local_url(listen: SocketAddr) -> String {
+    let mut address = listen;
+    if listen.ip().is_unspecified() {
+        address.set_ip(std::net::IpAddr::from([127, 0, 0, 1]));
+    }
+    format!("http://{address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_seeds() {
+        let config = Config::from_lookup(|_| None).unwrap();
+        assert_eq!(config.database_url, "sqlite:///var/lib/wrenn/wrenn.db");
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
+        assert_eq!(config.host.url, "http://localhost:50051");
+        assert!(matches!(&config.host.token, Token::File(path) if path == Path::new("/var/lib/wrenn/agent-token")));
+        assert_eq!(config.max_upload_bytes, 100 * 1024 * 1024);
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        const NAMES: [&str; 7] = [
+            "CP_LISTEN_ADDR",
+            "DATABASE_URL",
+            "CP_HOST_AGENT_ADDR",
+            "AGENT_TOKEN",
+            "CP_MAX_VCPUS",
+            "CP_MAX_MEMORY_MB",
+            "CP_MAX_UPLOAD_MB",
+        ];
+        let wrong = Config::from_lookup(|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));
+        let text = wrong.unwrap_err().to_string();
+        for name in NAMES {
+            assert!(text.contains(name), "{text}");
+        }
+        assert!(!text.lines().any(|line| line.contains("DATABASE_URL") && line.contains("secret")), "{text}");
+    }
+
+    #[test]
+    fn addresses_may_be_short() {
+        assert_eq!(listen_address(":8000"), Some(SocketAddr::from(([0, 0, 0, 0], 8000))));
+        assert_eq!(local_url(listen_address(":8000").unwrap()), "http://127.0.0.1:8000");
+        let lookup = |name: &str| (name == "CP_HOST_AGENT_ADDR").then(|| "10.0.0.1:5/".to_owned());
+        assert_eq!(Config::from_lookup(lookup).unwrap().host.url, "http://10.0.0.1:5");
+    }
+}

@@ -1,0 +1,88 @@
+//! Why a use case did not do what it was asked to: a code of the closed set, a text for the user, and a cause for the
+//! log that the user never sees.
+
+use std::fmt;
+use std::sync::Arc;
+
+use model::{ErrorCode, InvalidValue, SandboxId};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Cause of an error, for the log alone.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, Clone)]
+pub struct Error {
+    pub code: ErrorCode,
+    /// What was wrong and what to do.
+    pub message: String,
+    pub cause: Option<Cause>,
+}
+
+impl Error {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), cause: None }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidRequest, message)
+    }
+
+    pub fn no_sandbox(id: &SandboxId) -> Self {
+        Self::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
+    }
+
+    /// A fault of ours.
+    pub fn internal(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::new(ErrorCode::InternalError, "the control plane failed; its log has the cause").because(cause)
+    }
+
+    #[must_use]
+    pub fn because(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.cause = Some(Arc::new(cause));
+        self
+    }
+
+    /// The same error, said in a longer sentence.
+    #[must_use]
+    pub fn and(mut self, more: &str) -> Self {
+        self.message = format!("{}; {more}", self.message);
+        self
+    }
+
+    /// Text and causes in one line, for the log.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = self.cause.as_ref().map(|cause| &**cause as &dyn std::error::Error);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<InvalidValue> for Error {
+    fn from(error: InvalidValue) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        if error.is_unavailable() {
+            let text = "the database of the control plane does not answer; try again later";
+            return Self::new(ErrorCode::HostUnavailable, text).because(error);
+        }
+        Self::internal(error)
+    }
+}

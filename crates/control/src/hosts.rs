@@ -1,0 +1,227 @@
+//! Connections to host agents. Everything that a host answers with passes through here: time limits, tokens, and the
+//! one place that turns Connect codes into ours.
+//!
+//! Nothing of this is stored. Which host has which id is learnt from the hosts themselves and is forgotten with the
+//! process.
+
+mod calls;
+mod link;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
+use connectrpc::{ConnectError, ErrorCode as RpcCode};
+use host_rpc::HostAgentServiceClient;
+use model::ErrorCode;
+
+pub use calls::{ExecStream, FileStream, LogStream, WatchStream};
+use link::Link;
+
+use crate::error::Error;
+
+type Client = HostAgentServiceClient<HttpClient>;
+
+/// Time for a host to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Characters of a host's message that users see. Part of it can come from a guest.
+const MAX_MESSAGE: usize = 2000;
+
+/// Where a host agent is and what it wants to hear.
+#[derive(Debug, Clone)]
+pub struct HostAddr {
+    /// As in `http://127.0.0.1:50051`.
+    pub url: String,
+    pub token: Token,
+}
+
+/// The token of a host agent.
+#[derive(Clone)]
+pub enum Token {
+    Given(String),
+    /// Read at each connection, so that the agent may make it after we have started.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Given(_) => f.write_str("Given(…)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+/// One host agent.
+#[derive(Debug)]
+pub struct Host {
+    addr: HostAddr,
+    transport: HttpClient,
+    link: Link,
+}
+
+/// All hosts of this installation.
+#[derive(Debug, Clone)]
+pub struct Hosts(Vec<Arc<Host>>);
+
+impl Hosts {
+    #[must_use]
+    pub fn new(addrs: Vec<HostAddr>) -> Self {
+        Self(addrs.into_iter().map(|addr| Arc::new(Host::new(addr))).collect())
+    }
+
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Host>] {
+        &self.0
+    }
+
+    /// The host of that id. Where there is only one host and it has not said its id yet, it is that one.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<Arc<Host>> {
+        let known = self.0.iter().find(|host| host.id().as_deref() == Some(id));
+        let only = || self.0.first().filter(|host| self.0.len() == 1 && host.id().is_none());
+        known.or_else(only).cloned()
+    }
+
+    /// Where a sandbox is or can be: its host, or all hosts while it has none.
+    #[must_use]
+    pub fn of(&self, host_id: Option<&str>) -> Vec<Arc<Host>> {
+        match host_id {
+            Some(id) => self.find(id).into_iter().collect(),
+            None => self.0.clone(),
+        }
+    }
+
+    /// Waits until every host has answered once, or could not be reached.
+    pub async fn first_reports(&self) {
+        for host in &self.0 {
+            host.link.heard_of().await;
+        }
+    }
+
+    /// Ids of all hosts; `None` while one of them has not said its id.
+    #[must_use]
+    pub fn ids(&self) -> Option<Vec<String>> {
+        self.0.iter().map(|host| host.id()).collect()
+    }
+}
+
+impl Host {
+    fn new(addr: HostAddr) -> Self {
+        let transport = HttpClient::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext();
+        Self { addr, transport, link: Link::default() }
+    }
+
+    /// As the user wrote it.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.addr.url
+    }
+
+    /// The id that the host gave at the last connection.
+    #[must_use]
+    pub fn id(&self) -> Option<String> {
+        self.link.id()
+    }
+
+    /// Whether reports come from it now; else why not.
+    pub fn state(&self) -> Result<(), String> {
+        self.link.state()
+    }
+
+    /// Reports come. Whether that is news.
+    pub(crate) fn set_up(&self) -> bool {
+        self.link.set_up()
+    }
+
+    /// Reports come no more. Whether that, or why, is news.
+    pub(crate) fn set_down(&self, why: &str) -> bool {
+        self.link.set_down(why)
+    }
+
+    fn client(&self) -> Result<Client, Error> {
+        let token = match self.link.token() {
+            Some(token) => token,
+            None => self.read_token()?,
+        };
+        self.client_with(&token)
+    }
+
+    fn client_with(&self, token: &str) -> Result<Client, Error> {
+        let uri = self.addr.url.parse().map_err(|error: http::uri::InvalidUri| {
+            self.unreachable("its address is wrong (CP_HOST_AGENT_ADDR)").because(error)
+        })?;
+        let config = ClientConfig::new(uri).with_default_header("authorization", format!("Bearer {token}"));
+        Ok(Client::new(self.transport.clone(), config))
+    }
+
+    fn read_token(&self) -> Result<String, Error> {
+        let path = match &self.addr.token {
+            Token::Given(token) => return Ok(token.clone()),
+            Token::File(path) => path,
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let why = format!(
+                "its token cannot be read from {} ({error}); start wrenn-agent, which makes that file, as the same \
+                 user with sudo, or set AGENT_TOKEN for both",
+                path.display()
+            );
+            self.unreachable(&why).because(error)
+        })?;
+        Ok(text.trim().to_owned())
+    }
+
+    fn unreachable(&self, why: &str) -> Error {
+        Error::new(ErrorCode::HostUnavailable, format!("the host agent at {} cannot be reached: {why}", self.url()))
+    }
+
+    /// What a failed call means for the user.
+    fn failed(&self, error: &ConnectError) -> Error {
+        let text: String = error.message.as_deref().unwrap_or_default().chars().take(MAX_MESSAGE).collect();
+        let mut failed = match error.code {
+            // With a source it is the connection that failed, not the host that refused.
+            RpcCode::Unavailable if error.source_arc().is_some() => {
+                self.unreachable("is wrenn-agent running? Try again when it is (CP_HOST_AGENT_ADDR)")
+            }
+            // The host took our token before; what is refused is a user of the guest.
+            RpcCode::Unauthenticated if self.link.token().is_some() => Error::invalid(text),
+            RpcCode::Unauthenticated => {
+                Error::new(ErrorCode::AgentError, format!("the host agent at {} refuses our token: {text}", self.url()))
+            }
+            code if text.is_empty() => Error::new(code_of(code), format!("the host agent answered {}", code.as_str())),
+            code => Error::new(code_of(code), text),
+        };
+        failed.cause = Some(Arc::new(error.clone()));
+        failed
+    }
+}
+
+/// Whether the host itself refused, and so did nothing; a broken connection tells nothing of what became of a call.
+#[must_use]
+pub fn is_refusal(error: &Error) -> bool {
+    let connect = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<ConnectError>());
+    connect.is_some_and(|error| error.source_arc().is_none())
+}
+
+/// Our code for a Connect code (<https://connectrpc.com/docs/protocol#error-codes>).
+#[must_use]
+pub fn code_of(code: RpcCode) -> ErrorCode {
+    match code {
+        RpcCode::InvalidArgument | RpcCode::OutOfRange => ErrorCode::InvalidRequest,
+        RpcCode::NotFound => ErrorCode::NotFound,
+        RpcCode::AlreadyExists | RpcCode::Aborted => ErrorCode::Conflict,
+        RpcCode::PermissionDenied => ErrorCode::Forbidden,
+        RpcCode::FailedPrecondition => ErrorCode::InvalidState,
+        RpcCode::DeadlineExceeded => ErrorCode::Timeout,
+        // The only resource that guests run out of in a way that they can tell us is their disk.
+        RpcCode::ResourceExhausted => ErrorCode::InsufficientStorage,
+        RpcCode::Unavailable => ErrorCode::HostUnavailable,
+        _ => ErrorCode::AgentError,
+    }
+}
+
+/// For calls that a host answers from memory or disk.
+fn within(limit: Duration) -> CallOptions {
+    CallOptions::default().with_timeout(limit)
+}

@@ -1,0 +1,92 @@
+//! Listens, and puts around every route what holds for all: a request id, the log line, errors in one form, and the
+//! question who is asking.
+
+mod linger;
+mod log;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::api::{self, Served};
+use crate::app::App;
+use crate::auth;
+
+/// At the end: for answers that are on their way.
+const GOODBYE: Duration = Duration::from_secs(10);
+/// A dead client is noticed after about a minute.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What nobody needs a key for. Every other route of the router needs one, so that a new route is safe at first.
+const PUBLIC: [&str; 7] = ["/", "/health", "/openapi.json", "/openapi.yaml", "/docs", "/docs/", "/docs/{*rest}"];
+
+/// The whole service.
+pub fn service(app: &Arc<App>, served: Served) -> Router {
+    api::router(Arc::clone(app), served)
+        .layer(from_fn_with_state(Arc::clone(app), authorise))
+        .layer(from_fn(linger::linger))
+        .layer(map_response(api::error::unify))
+        .layer(CatchPanicLayer::custom(api::error::panicked))
+        .layer(from_fn(log::log))
+}
+
+async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let is_public = match matched {
+        Some(path) => PUBLIC.contains(&path),
+        // No such route: below /v1 nobody learns that without a key.
+        None => !request.uri().path().starts_with("/v1/"),
+    };
+    if !is_public {
+        match auth::authenticate(&app.store, request.headers()).await {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+            }
+            Err(error) => return error.into_response(),
+        }
+    }
+    next.run(request).await
+}
+
+/// Serves until `shutdown`, then ends open streams and gives answers a moment to leave.
+pub async fn serve(
+    service: Router,
+    listener: TcpListener,
+    app: &App,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = listener.tap_io(prepare);
+    let stop = app.shutdown.clone();
+    let stopping = async move {
+        shutdown.cancelled().await;
+        stop.cancel();
+    };
+    let late = async {
+        app.shutdown.cancelled().await;
+        tokio::time::sleep(GOODBYE).await;
+    };
+    tokio::select! {
+        ended = axum::serve(listener, service).with_graceful_shutdown(stopping) => ended,
+        () = late => {
+            tracing::warn!("requests are cut off: they did not end within {} s", GOODBYE.as_secs());
+            Ok(())
+        }
+    }
+}
+
+/// Small answers leave at once, and dead clients are noticed. A socket that refuses either works all the same.
+fn prepare(stream: &mut TcpStream) {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL);
+    let _ = SockRef::from(&*stream).set_tcp_keepalive(&keepalive);
+    let _ = stream.set_nodelay(true);
+}
