@@ -130,3 +130,29 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 fn unusable(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::File { path: path.to_owned(), source: Box::new(source) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pragma(pool: &SqlitePool, sql: &'static str) -> String {
+        let (value,): (String,) = sqlx::query_as(sql).fetch_one(pool).await.unwrap();
+        value
+    }
+
+    /// A test cannot cut the power, so it looks at what SQLite needs to survive that.
+    #[tokio::test]
+    async fn commits_reach_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::open(&format!("sqlite://{}/a b%20.db", directory.path().display())).await.unwrap();
+        assert!(directory.path().join("a b%20.db").exists());
+        for pool in [&sqlite.writer, &sqlite.readers] {
+            assert_eq!(pragma(pool, "SELECT journal_mode FROM pragma_journal_mode").await, "wal");
+            // 2 is FULL.
+            assert_eq!(pragma(pool, "SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous").await, "2");
+            assert_eq!(pragma(pool, "SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys").await, "1");
+        }
+        let refused = sqlx::query("CREATE TABLE t (x)").execute(&sqlite.readers).await.unwrap_err();
+        assert!(refused.to_string().contains("readonly"), "{refused}");
+    }
+}

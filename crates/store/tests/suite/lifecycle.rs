@@ -1,5 +1,7 @@
 //! Deleting, giving up, and many doing so at once.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use model::{Generation, SandboxId, SandboxState};
 use store::{Applied, Sandbox};
@@ -67,4 +69,19 @@ pub async fn writers_in_crowds_are_all_served(db: Db) {
     });
     join_all(crowd).await.into_iter().for_each(Result::unwrap);
     assert_eq!(stores[0].sandbox_count().await.unwrap(), 0);
+}
+
+pub async fn callers_that_leave_disturb_nobody(db: Db) {
+    let store = db.store().await;
+    for nth in 0..200u64 {
+        // Away at different moments: before it began, in the middle of it, after it.
+        let limit = Duration::from_micros(nth * 20);
+        let _ = tokio::time::timeout(limit, insert(&store, 1)).await;
+    }
+    // Each call happened as a whole, or not at all.
+    for row in store.sandbox_list_all().await.unwrap() {
+        assert!(store.sandbox_remove(&row.id).await.unwrap());
+    }
+    let row = insert(&store, 2).await;
+    assert_eq!(store.sandbox_list_all().await.unwrap(), [row]);
 }

@@ -41,6 +41,7 @@ suite! {
     lifecycle::a_deletion_has_two_steps,
     lifecycle::only_a_sandbox_without_a_host_can_be_given_up,
     lifecycle::writers_in_crowds_are_all_served,
+    lifecycle::callers_that_leave_disturb_nobody,
     reports::rows_follow_the_model,
     reports::the_newest_report_wins_in_any_order,
     schema::is_made_by_many_at_once_and_only_once,
