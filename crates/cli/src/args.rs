@@ -1,5 +1,6 @@
 //! Flags as the user types them. What the environment and files add to them is in `settings`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -36,6 +37,10 @@ pub struct ConnectionArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Start a server on this machine: control plane and host agent in one process
+    Up(UpArgs),
+    /// Tell what this machine can do, what is missing, and what to type
+    Doctor(DoctorArgs),
     /// Create a sandbox, run a command in it, and remove it
     Run(RunArgs),
     /// Create a sandbox and print its id
@@ -59,6 +64,38 @@ pub enum Command {
     Completions { shell: clap_complete::Shell },
     /// Print the versions of this command and of the server
     Version,
+}
+
+/// Where a server of this machine listens unless told otherwise.
+const LISTEN: &str = "127.0.0.1:8000";
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Runs in the foreground until Ctrl-C. Sandboxes go on running then, and the next `wrenn up` in the same directory finds
+them again. The first start writes an API key to DIR/credentials, where the other commands find it.
+
+Settings for experts come from the environment: DATABASE_URL (embedded SQLite in DIR where it is not set), AGENT_VMM,
+AGENT_ACCEL, AGENT_KERNEL_PATH, AGENT_IMAGES_PATH and the others of docs/configuration.md. RUST_LOG sets what is logged.")]
+pub struct UpArgs {
+    /// Address and port to serve on
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = LISTEN)]
+    pub listen: SocketAddr,
+
+    /// Where everything is kept [env: WRENN_DIR, else /var/lib/wrenn]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 0 only if a sandbox can run here.")]
+pub struct DoctorArgs {
+    /// Directory of the installation [env: WRENN_DIR, else /var/lib/wrenn]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// Address and port that `wrenn up` is to serve on
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = LISTEN)]
+    pub listen: SocketAddr,
 }
 
 /// What a new sandbox is to be.

@@ -47,6 +47,18 @@ impl Config {
         Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// The settings for `dir`, with everything else from the environment.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn for_dir(dir: &Path) -> Result<Self, Mistakes> {
+        let dir = dir.to_string_lossy().into_owned();
+        Self::from_lookup(|name| match name {
+            "WRENN_DIR" => Some(dir.clone()),
+            other => std::env::var(other).ok().filter(|value| !value.is_empty()),
+        })
+    }
+
     fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
         let dir = lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);

@@ -42,6 +42,9 @@ impl Agent {
     /// # Errors
     /// What the host lacks, in words for the user, with what to do about it.
     pub async fn prepare(config: &Config, token: &str) -> Result<Self, String> {
+        if !doctor::is_root() {
+            return Err("VMs, disks and networks need root; start this again with sudo".to_owned());
+        }
         token::make_dir(&config.dir)?;
         let path = config.dir.join("agent.lock");
         let lock = Lock::try_take(&path).map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
@@ -66,7 +69,7 @@ impl Agent {
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
         let server = axum::serve(listener, self.router.clone());
         tokio::select! {
             ended = server.into_future() => return ended,

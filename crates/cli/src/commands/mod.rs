@@ -3,6 +3,7 @@
 mod completions;
 mod cp;
 mod create;
+mod doctor;
 mod exec;
 mod info;
 mod logs;
@@ -10,6 +11,7 @@ mod ls;
 mod rm;
 mod run;
 mod templates;
+mod up;
 mod version;
 
 use client::Client;
@@ -38,6 +40,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     check(&cli.command, json)?;
     let session = || Session::open(&connection, json);
     match cli.command {
+        Command::Up(args) => up::up(args, json).await,
+        Command::Doctor(args) => doctor::doctor(args, json).await,
         Command::Run(args) => run::run(&session()?, args).await,
         Command::Exec(args) => exec::exec(&session()?, args).await,
         Command::Create(args) => create::create(&session()?, args).await.map(succeeded),

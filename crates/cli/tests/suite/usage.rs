@@ -5,7 +5,21 @@ use crate::wrenn::{bare, finish};
 #[tokio::test]
 async fn help_names_every_command() {
     let help = finish(bare(&["--help"]), Vec::new()).await.with(0).text();
-    for command in ["run", "create", "ls", "info", "exec", "cp", "rm", "logs", "templates", "completions", "version"] {
+    for command in [
+        "up",
+        "doctor",
+        "run",
+        "create",
+        "ls",
+        "info",
+        "exec",
+        "cp",
+        "rm",
+        "logs",
+        "templates",
+        "completions",
+        "version",
+    ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
         let own = finish(bare(&[command, "--help"]), Vec::new()).await.with(0).text();
         assert!(own.contains("Usage: wrenn"), "{own}");

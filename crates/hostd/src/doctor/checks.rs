@@ -32,18 +32,11 @@ pub(super) fn kernel() -> Check {
 }
 
 pub(super) fn privileges() -> Check {
-    if rustix_is_root() {
+    if super::is_root() {
         Check::ok("privileges", "root")
     } else {
         Check::missing("privileges", "not root: VMs, disks and networks need it", "sudo wrenn doctor, sudo wrenn up")
     }
-}
-
-/// Effective user id 0, as the kernel tells it (proc(5), `/proc/self/status`).
-fn rustix_is_root() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    line.and_then(|line| line.split_ascii_whitespace().nth(1)) == Some("0")
 }
 
 pub(super) fn engine(engine: &Result<Engine, engine::Error>) -> Check {

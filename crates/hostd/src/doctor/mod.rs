@@ -101,6 +101,14 @@ fn existing(path: &std::path::Path) -> std::path::PathBuf {
     path.ancestors().find(|path| path.is_dir()).unwrap_or(std::path::Path::new("/")).to_owned()
 }
 
+/// Effective user id 0, as the kernel tells it (proc(5), `/proc/self/status`).
+#[must_use]
+pub fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    line.and_then(|line| line.split_ascii_whitespace().nth(1)) == Some("0")
+}
+
 /// Memory of this machine in bytes; 0 when it cannot be told.
 #[must_use]
 pub fn memory_bytes() -> u64 {

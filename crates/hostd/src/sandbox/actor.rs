@@ -70,6 +70,18 @@ impl Handle {
         made.unwrap_or_else(|_| self.record.borrow().clone())
     }
 
+    /// Whether it has ended and given everything back.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        !self.record.borrow().phase.may_hold_resources()
+    }
+
+    /// Waits until it has ended and given everything back.
+    pub async fn over(&self) {
+        let mut record = self.record.clone();
+        let _ = record.wait_for(|record| !record.phase.may_hold_resources()).await;
+    }
+
     /// Waits until nothing is left of the sandbox.
     pub async fn gone(&self) {
         let mut record = self.record.clone();

@@ -8,24 +8,26 @@ use host_rpc::read_logs_response::Source as RpcSource;
 use crate::sandbox::Handle;
 use crate::sandbox::log::{Entry, Source};
 
-/// What there is; with `follow` also what comes, until nothing of the sandbox is left.
+/// What there is; with `follow` also what comes, until the sandbox has ended.
 pub(super) fn read(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse> {
     stream::unfold(Some((handle, 0)), move |state| async move {
         let (handle, from) = state?;
         handle.drain_console().await;
         let mut changes = handle.log.changes();
         changes.mark_unchanged();
+        // Asked before the log is read: what an ending sandbox writes last must not be missed.
+        let over = handle.is_over();
         let (entries, next) = handle.log.since(from);
         if !entries.is_empty() {
             let more = follow || from == 0;
             return Some((stream::iter(entries), more.then_some((handle, next))));
         }
-        if !follow {
+        if over || !follow {
             return None;
         }
         tokio::select! {
             changed = changes.changed() => changed.ok()?,
-            () = handle.gone() => return None,
+            () = handle.over() => {}
         }
         Some((stream::iter(Vec::new()), Some((handle, from))))
     })

@@ -1,0 +1,156 @@
+//! `wrenn up`: control plane and host agent in one process, from the same constructors as `wrenn-cp` and `wrenn-agent`.
+//!
+//! | step | if we die here |
+//! |---|---|
+//! | the port is taken, so that a mistake costs no waiting | nothing was changed |
+//! | the agent locks the directory, prepares the host, and takes over sandboxes of an earlier run | the next start does the same |
+//! | the database is opened and brought up to date | the next start goes on |
+//! | the first key is written | see `control::auth` |
+//! | both serve | sandboxes go on running; the next start finds them |
+//!
+//! The two halves speak the same protocol as on two machines, over a loopback port with a token of this run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use console::style;
+use control::auth::{self, FirstKey};
+use control::{ControlPlane, HostAddr, Settings, Token, config};
+use hostd::Agent;
+use serde_json::json;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::UpArgs;
+use crate::interrupt::Interrupt;
+use crate::output::{self, Progress};
+use crate::settings;
+
+pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
+    log_to_stderr();
+    let mut interrupt = Interrupt::listen()?;
+    let dir = std::path::absolute(args.dir.unwrap_or_else(settings::dir_of_this_user))?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; choose another address or port with --listen", args.listen))?;
+    let progress = Progress::spinner("preparing this host", json);
+    let server = tokio::select! {
+        server = Server::start(&dir, &listener) => server?,
+        number = interrupt.recv() => return Ok(128 + number),
+    };
+    drop(progress);
+    server.announce(json)?;
+    server.run(listener, interrupt).await?;
+    Ok(0)
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(console::colors_enabled_stderr())
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// Everything that runs in this process; only the public port is not served yet.
+struct Server {
+    url: String,
+    credentials: Option<PathBuf>,
+    host: HostHalf,
+    control: ControlPlane,
+    store: Store,
+}
+
+/// The host agent, which serves on a loopback port already.
+struct HostHalf {
+    agent: Arc<Agent>,
+    addr: HostAddr,
+    end: CancellationToken,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    async fn start(dir: &Path, listener: &TcpListener) -> anyhow::Result<Self> {
+        let config::Config { database_url, limits, max_upload_bytes, .. } = config::Config::for_dir(dir)?;
+        let host = HostHalf::start(dir).await?;
+        let store = Store::open(&database_url).await.context("cannot open the database")?;
+        store.migrate().await?;
+        let url = config::local_url(listener.local_addr()?);
+        let credentials = match auth::ensure_first_key(&store, dir, &url).await? {
+            FirstKey::Made(path) | FirstKey::Kept(path) => Some(path),
+            FirstKey::Elsewhere => None,
+        };
+        let settings = Settings { store: store.clone(), hosts: vec![host.addr.clone()], limits, max_upload_bytes };
+        let control = ControlPlane::start(settings).await?;
+        Ok(Self { url, credentials, host, control, store })
+    }
+
+    fn announce(&self, json: bool) -> anyhow::Result<()> {
+        if json {
+            return output::json(&json!({ "url": self.url, "credentials": self.credentials }));
+        }
+        let credentials = match &self.credentials {
+            Some(path) => path.display().to_string(),
+            None => "none here; `wrenn-cp key create` makes one".to_owned(),
+        };
+        output::line(&format!("{} at {}", style("Wrenn is ready").green().bold(), self.url))?;
+        output::line(&format!("  API key  {credentials}"))?;
+        output::line(&format!("  API      {}/docs", self.url))?;
+        output::line("  Try      wrenn run -- python3 -c 'print(6 * 7)'")?;
+        output::line("Ctrl-C ends it. Sandboxes go on running then, and the next `wrenn up` finds them again.")
+    }
+
+    /// Until a signal; a second one does not wait for anything.
+    async fn run(self, listener: TcpListener, mut interrupt: Interrupt) -> anyhow::Result<()> {
+        let shutdown = CancellationToken::new();
+        let mut serving = tokio::spawn(self.control.serve(listener, shutdown.clone()));
+        tokio::select! {
+            ended = &mut serving => return ended?.context("the listener failed"),
+            _ = interrupt.recv() => {}
+        }
+        output::note(&match self.host.agent.running().await {
+            0 => "Ending.".to_owned(),
+            number => format!("Ending. Sandboxes that go on running: {number}."),
+        });
+        shutdown.cancel();
+        let orderly = async {
+            serving.await?.context("the listener failed")?;
+            self.host.end.cancel();
+            self.host.serving.await??;
+            self.store.close().await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            ended = orderly => ended,
+            _ = interrupt.recv() => {
+                output::note("Not waiting any longer.");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl HostHalf {
+    async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let token = hostd::token::random();
+        let prepared = Agent::prepare(&hostd::Config::for_dir(dir)?, &token).await;
+        let agent = Arc::new(
+            prepared
+                .map_err(|problem| anyhow!("{problem}\n`wrenn doctor` tells what this host lacks and what to type"))?,
+        );
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
+        let addr = HostAddr { url: format!("http://{}", listener.local_addr()?), token: Token::Given(token) };
+        let end = CancellationToken::new();
+        let serving = tokio::spawn({
+            let (agent, end) = (Arc::clone(&agent), end.clone());
+            async move { agent.serve(listener, end).await }
+        });
+        Ok(Self { agent, addr, end, serving })
+    }
+}

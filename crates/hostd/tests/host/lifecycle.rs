@@ -1,0 +1,129 @@
+//! From the first call to the last trace.
+
+use std::time::Duration;
+
+use connectrpc::ErrorCode;
+use host_rpc as rpc;
+use model::SandboxId;
+use testkit::eventually;
+
+use crate::agent::{Agent, claims_of, spec};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_has_the_token_is_let_in() {
+    let agent = Agent::start(&[]).await;
+    for token in ["", "wrong", &"0".repeat(64)] {
+        let error = agent.client_with(token).list_sandboxes(rpc::ListSandboxesRequest::default()).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unauthenticated, "{error}");
+    }
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_and_leaves_nothing() {
+    let agent = Agent::start(&[("AGENT_MAX_SANDBOXES", "0")]).await;
+    let id = SandboxId::random();
+    let cases = [
+        (rpc::SandboxSpec { template: "../etc".into(), ..spec() }, ErrorCode::InvalidArgument, "template"),
+        (rpc::SandboxSpec { vcpus: 0, ..spec() }, ErrorCode::InvalidArgument, "vcpus"),
+        (rpc::SandboxSpec { memory_mb: 1 << 30, ..spec() }, ErrorCode::InvalidArgument, "memory_mb"),
+        (spec(), ErrorCode::Unavailable, "AGENT_MAX_SANDBOXES"),
+    ];
+    for (spec, code, said) in cases {
+        let error = agent.ensure(&id, spec).await.unwrap_err();
+        assert!(error.code == code && error.to_string().contains(said), "{error}");
+    }
+    assert!(agent.list().await.is_empty());
+    assert_eq!(claims_of(agent.dir.path()), 0);
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_twice_makes_one_and_removing_twice_is_fine() {
+    let agent = Agent::start(&[]).await;
+    let id = SandboxId::random();
+    let (first, second) = tokio::join!(agent.ensure(&id, spec()), agent.ensure(&id, spec()));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(first.host_ip, second.host_ip);
+    assert_eq!(claims_of(agent.dir.path()), 1);
+    let unknown = agent.ensure(&SandboxId::random(), rpc::SandboxSpec { template: "none".into(), ..spec() }).await;
+    let error = unknown.unwrap_err();
+    assert!(error.code == ErrorCode::NotFound && error.to_string().contains("minimal"), "{error}");
+    agent.remove(&id).await;
+    agent.remove(&id).await;
+    assert!(agent.list().await.is_empty());
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removal_outranks_creation() {
+    let agent = Agent::start(&[]).await;
+    for delay_ms in [0, 30, 150, 600] {
+        let id = SandboxId::random();
+        let remove = async {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+            eventually("the create to begin", Duration::from_secs(10), async || agent.report(&id).await).await;
+            agent.remove(&id).await;
+        };
+        let (created, ()) = tokio::join!(agent.ensure(&id, spec()), remove);
+        let running = created.is_ok_and(|report| report.state == rpc::SandboxState::SANDBOX_STATE_RUNNING);
+        assert!(!running, "after {delay_ms} ms");
+        assert_eq!(claims_of(agent.dir.path()), 0, "after {delay_ms} ms");
+    }
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_stops_when_nobody_uses_it_and_not_before() {
+    let agent = Agent::start(&[]).await;
+    let id = SandboxId::random();
+    agent.ensure(&id, rpc::SandboxSpec { timeout_sec: 4, ..spec() }).await.unwrap();
+    // Twice as long as it may be idle, but in use.
+    assert_eq!(agent.sh(&id, "sleep 8; echo $GREETING").await.unwrap().stdout, "hello\n");
+    let (state, reason) = agent.ended(&id).await;
+    assert_eq!(state, rpc::SandboxState::SANDBOX_STATE_STOPPED);
+    assert!(reason.contains("no activity for 4 s"), "{reason}");
+    let error = agent.sh(&id, "true").await.unwrap_err();
+    assert!(error.code == ErrorCode::FailedPrecondition && error.to_string().contains("no activity"), "{error}");
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_finds_its_sandboxes_again() {
+    let mut agent = Agent::start(&[]).await;
+    let (lives, dies) = tokio::join!(agent.create(), agent.create());
+    agent.sh(&lives, "echo kept > kept; (setsid sleep 4711 >/dev/null 2>&1 &)").await.unwrap();
+    let before = agent.report(&lives).await.unwrap();
+    agent.kill_nine().await;
+    // While nobody looks, one VM is killed.
+    let needle = dies.as_str().as_bytes();
+    let vm_of_it = |cmdline: &[u8]| cmdline.windows(needle.len()).any(|window| window == needle);
+    for process in linux::process::find(vm_of_it).unwrap() {
+        process.kill().unwrap();
+        process.wait(Duration::from_secs(10)).unwrap();
+    }
+    agent.launch().await;
+    let kept = agent.sh(&lives, "cat kept; pgrep -fx 'sleep 4711' | wc -l").await.unwrap();
+    assert_eq!(kept.stdout, "kept\n1\n");
+    let after = agent.report(&lives).await.unwrap();
+    assert!(after.generation >= before.generation && after.started_at_ms == before.started_at_ms);
+    let (state, reason) = agent.ended(&dies).await;
+    assert_eq!(state, rpc::SandboxState::SANDBOX_STATE_ERROR, "{reason}");
+    assert!(reason.contains("was no more"), "{reason}");
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_in_one_directory_are_refused() {
+    let agent = Agent::start(&[]).await;
+    let second = tokio::process::Command::new(env!("CARGO_BIN_EXE_wrenn-agent"))
+        .current_dir(agent.dir.path())
+        .env("WRENN_DIR", agent.dir.path())
+        .env("AGENT_LISTEN_ADDR", "127.0.0.1:0")
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains("WRENN_DIR"), "{said}");
+    agent.finish().await;
+}

@@ -1,0 +1,7 @@
+//! The host agent as a program, with real virtual machines, asked by the client that the control plane uses.
+//!
+//! Needs root, QEMU, nftables, and the kernel, image and guest agent that `make test-data` prepares.
+
+mod agent;
+mod lifecycle;
+mod programs;

@@ -1,0 +1,129 @@
+//! Programs, files and logs of a sandbox, and how guests end.
+
+use std::time::Duration;
+
+use connectrpc::ErrorCode;
+use host_rpc as rpc;
+use host_rpc::__buffa::oneof::exec_response::Event;
+use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
+use host_rpc::write_file_request::WriteFileDone;
+use model::SandboxId;
+use testkit::eventually;
+
+use crate::agent::{Agent, Client, Done, PATIENCE, shell};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_are_run_as_asked_and_ended_when_nobody_listens() {
+    let agent = Agent::start(&[]).await;
+    let id = agent.create().await;
+    let done = agent.sh(&id, "id -un; echo $GREETING >&2; exit 7").await.unwrap();
+    assert_eq!(done, Done { stdout: "user\n".into(), stderr: "hello\n".into(), code: 7 });
+    let root = rpc::ExecRequest { user: Some("root".into()), cwd: Some("/etc".into()), ..shell(&id, "id -u; pwd") };
+    assert_eq!(agent.exec(root).await.unwrap().stdout, "0\n/etc\n");
+    let missing = rpc::ExecRequest { cmd: "no-such-program".into(), args: vec![], ..shell(&id, "") };
+    let error = agent.exec(missing).await.unwrap_err();
+    assert!(error.to_string().contains("no-such-program"), "{error}");
+    let late = rpc::ExecRequest { timeout_ms: 1500, ..shell(&id, "sleep 3001") };
+    assert_eq!(agent.exec(late).await.unwrap_err().code, ErrorCode::DeadlineExceeded);
+    hang_up(&agent.client(), &id).await;
+    eventually("both sleeps gone", Duration::from_secs(20), async || {
+        let left = agent.sh(&id, "pgrep -fx 'sleep 300[12]' | wc -l").await.unwrap();
+        (left.stdout == "0\n").then_some(())
+    })
+    .await;
+    agent.finish().await;
+}
+
+/// Starts something long and goes away.
+async fn hang_up(client: &Client, id: &SandboxId) {
+    let mut stream = client.exec(shell(id, "sleep 3002")).await.unwrap();
+    let first = stream.message::<rpc::ExecResponse>().await.unwrap().unwrap().to_owned_message();
+    assert!(matches!(first.event, Some(Event::Start(_))), "{first:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_go_in_and_come_out_byte_for_byte() {
+    let agent = Agent::start(&[]).await;
+    let id = agent.create().await;
+    let content: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[(number % 3) as usize]).collect();
+    assert_eq!(write(&agent.client(), &id, "/home/user/deep/er/data", &content, true).await.unwrap(), 3_000_000);
+    assert!(read(&agent.client(), &id, "deep/er/data").await.unwrap() == content);
+    let owner = agent.sh(&id, "stat -c '%U %a' deep/er/data").await.unwrap();
+    assert_eq!(owner.stdout, "user 644\n");
+    let error = read(&agent.client(), &id, "/no/such/file").await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::NotFound, "{error}");
+    let error = write(&agent.client(), &id, "/etc/shadow", b"x", true).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::PermissionDenied, "{error}");
+    // An upload that breaks off leaves no file behind.
+    assert!(write(&agent.client(), &id, "/home/user/half", &content, false).await.is_err());
+    let request = rpc::StatPathRequest { sandbox_id: id.to_string(), path: "half".into(), ..Default::default() };
+    let error = agent.client().stat_path(request).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::NotFound, "{error}");
+    agent.finish().await;
+}
+
+async fn write(
+    client: &Client,
+    id: &SandboxId,
+    path: &str,
+    content: &[u8],
+    whole: bool,
+) -> Result<u64, connectrpc::ConnectError> {
+    let target = rpc::WriteFileTarget { sandbox_id: id.to_string(), path: path.into(), ..Default::default() };
+    let message = |part| rpc::WriteFileRequest { part: Some(part), ..Default::default() };
+    let mut messages = vec![message(write_file_request::Part::from(target))];
+    let chunks = content.chunks(host_rpc::FILE_CHUNK_BYTES);
+    messages.extend(chunks.map(|chunk| message(write_file_request::Part::Data(chunk.to_vec()))));
+    if whole {
+        messages.push(message(write_file_request::Part::from(WriteFileDone::default())));
+    }
+    Ok(client.write_file(connectrpc::stream_iter(messages)).await?.into_owned().bytes_written)
+}
+
+async fn read(client: &Client, id: &SandboxId, path: &str) -> Result<Vec<u8>, connectrpc::ConnectError> {
+    let request = rpc::ReadFileRequest { sandbox_id: id.to_string(), path: path.into(), ..Default::default() };
+    let mut stream = client.read_file(request).await?;
+    let mut content = Vec::new();
+    while let Some(message) = stream.message::<rpc::ReadFileResponse>().await? {
+        if let Some(read_file_response::Part::Data(data)) = message.to_owned_message().part {
+            content.extend(data);
+        }
+    }
+    Ok(content)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_how_a_guest_ended() {
+    let agent = Agent::start(&[]).await;
+    let (off, panics) = tokio::join!(agent.create(), agent.create());
+    let as_root = |id, script: &str| rpc::ExecRequest { user: Some("root".into()), ..shell(id, script) };
+    // The kernel's own words: everything that it prints goes to the console.
+    let crash = "echo 8 > /proc/sys/kernel/printk; sleep 1; echo c > /proc/sysrq-trigger; sleep 60";
+    let error = agent.exec(as_root(&panics, crash)).await.unwrap_err();
+    assert_ne!(error.code, ErrorCode::DeadlineExceeded, "{error}");
+    let (state, reason) = agent.ended(&panics).await;
+    assert_eq!(state, rpc::SandboxState::SANDBOX_STATE_ERROR);
+    assert!(reason.contains("panicked"), "{reason}");
+    let _ = agent.exec(as_root(&off, "echo o > /proc/sysrq-trigger; sleep 60")).await.unwrap_err();
+    let (state, reason) = agent.ended(&off).await;
+    assert_eq!(state, rpc::SandboxState::SANDBOX_STATE_STOPPED);
+    assert!(reason.contains("powered itself off"), "{reason}");
+    let lines = log(&agent.client(), &panics).await;
+    assert!(lines.iter().any(|line| line.contains("the sandbox runs")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("Kernel panic")), "{lines:?}");
+    agent.finish().await;
+}
+
+async fn log(client: &Client, id: &SandboxId) -> Vec<String> {
+    let request = rpc::ReadLogsRequest { sandbox_id: id.to_string(), follow: true, ..Default::default() };
+    let mut stream = client.read_logs(request).await.unwrap();
+    let mut lines = Vec::new();
+    // It has ended, so following comes to an end too.
+    let read = async {
+        while let Some(message) = stream.message::<rpc::ReadLogsResponse>().await.unwrap() {
+            lines.push(message.to_owned_message().line);
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("the log of an ended sandbox ends");
+    lines
+}
