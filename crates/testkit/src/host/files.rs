@@ -1,0 +1,153 @@
+//! Files that fake sandboxes keep. Some paths are special: below `/full` the disk is full, below `/secret` nobody may
+//! look, `/dev/null` takes everything and `/dev/zero` gives for ever.
+
+use std::sync::Arc;
+
+use connectrpc::{ConnectError, InboundStream, ServiceStream};
+use futures::{StreamExt, stream};
+use host_rpc as rpc;
+use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
+
+use super::Shared;
+use super::world::Sandbox;
+
+const HOME: &str = "/home/user";
+
+fn absolute(path: &str) -> Result<String, ConnectError> {
+    if path.starts_with("/full") {
+        return Err(ConnectError::resource_exhausted("no space left on the disk of the sandbox"));
+    }
+    if path.starts_with("/secret") {
+        return Err(ConnectError::permission_denied(format!("{path}: permission denied")));
+    }
+    Ok(if path.starts_with('/') { path.to_owned() } else { format!("{HOME}/{path}") })
+}
+
+fn missing(path: &str) -> ConnectError {
+    ConnectError::not_found(format!("{path} does not exist"))
+}
+
+fn info(sandbox: &Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {
+    let is_dir = path == "/" || path == HOME || sandbox.archives.contains_key(path);
+    let (kind, size) = match sandbox.files.get(path) {
+        Some(data) => (rpc::FileKind::FILE_KIND_FILE, data.len() as u64),
+        None if is_dir => (rpc::FileKind::FILE_KIND_DIRECTORY, 4096),
+        None if path.starts_with("/dev/") => (rpc::FileKind::FILE_KIND_UNSPECIFIED, 0),
+        None => return Err(missing(path)),
+    };
+    Ok(rpc::FileInfo {
+        path: path.to_owned(),
+        kind: kind.into(),
+        size,
+        mode: sandbox.modes.get(path).copied().unwrap_or(0o644),
+        owner: "user".to_owned(),
+        group: "user".to_owned(),
+        modified_at_ms: 1_767_225_600_000,
+        ..Default::default()
+    })
+}
+
+pub(super) fn stat(sandbox: &Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {
+    info(sandbox, &absolute(path)?)
+}
+
+pub(super) fn list(sandbox: &Sandbox, path: &str) -> Result<Vec<rpc::FileInfo>, ConnectError> {
+    let path = absolute(path)?;
+    if sandbox.files.contains_key(&path) {
+        return Err(ConnectError::invalid_argument(format!("{path} is not a directory")));
+    }
+    info(sandbox, &path)?;
+    let below = format!("{}/", path.trim_end_matches('/'));
+    sandbox.files.keys().filter(|file| file.starts_with(&below)).map(|file| info(sandbox, file)).collect()
+}
+
+pub(super) fn make_dir(sandbox: &mut Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {
+    let path = absolute(path)?;
+    if sandbox.files.contains_key(&path) {
+        return Err(ConnectError::already_exists(format!("{path} exists and is no directory")));
+    }
+    sandbox.archives.entry(path.clone()).or_default();
+    info(sandbox, &path)
+}
+
+pub(super) fn remove(sandbox: &mut Sandbox, path: &str) -> Result<(), ConnectError> {
+    let path = absolute(path)?;
+    let removed = sandbox.files.remove(&path).is_some() || sandbox.archives.remove(&path).is_some();
+    if removed { Ok(()) } else { Err(missing(&path)) }
+}
+
+pub(super) fn read(
+    shared: Arc<Shared>,
+    request: &rpc::ReadFileRequest,
+) -> Result<ServiceStream<rpc::ReadFileResponse>, ConnectError> {
+    let path = absolute(&request.path)?;
+    let (about, data) = {
+        let world = shared.world();
+        let sandbox = &world.sandboxes[&request.sandbox_id];
+        let about = info(sandbox, &path)?;
+        let data = match (request.archive, sandbox.files.get(&path), sandbox.archives.get(&path)) {
+            (true, _, Some(tar)) => tar.clone(),
+            (false, Some(data), _) => data.clone(),
+            (true, ..) => return Err(ConnectError::invalid_argument(format!("{path} is not a directory"))),
+            (false, ..) if path == "/dev/zero" => Vec::new(),
+            (false, ..) => return Err(ConnectError::invalid_argument(format!("{path} is a directory"))),
+        };
+        (about, data)
+    };
+    let part = |part| Ok(rpc::ReadFileResponse { part: Some(part), ..Default::default() });
+    let first = stream::iter([part(read_file_response::Part::from(about))]);
+    if path == "/dev/zero" {
+        let zeros = stream::repeat_with(move || {
+            shared.world().given_out += rpc::FILE_CHUNK_BYTES as u64;
+            part(read_file_response::Part::Data(vec![0; rpc::FILE_CHUNK_BYTES]))
+        });
+        return Ok(first.chain(zeros).boxed());
+    }
+    let chunks: Vec<_> = data.chunks(rpc::FILE_CHUNK_BYTES).map(<[u8]>::to_vec).collect();
+    let rest = stream::iter(chunks).map(move |chunk| part(read_file_response::Part::Data(chunk)));
+    Ok(first.chain(rest).boxed())
+}
+
+pub(super) async fn target(
+    requests: &mut InboundStream<rpc::WriteFileRequest>,
+) -> Result<rpc::WriteFileTarget, ConnectError> {
+    match requests.next().await.transpose()?.and_then(|message| message.to_owned_message().part) {
+        Some(write_file_request::Part::Target(target)) => Ok(*target),
+        _ => Err(ConnectError::invalid_argument("the first message must be `target`")),
+    }
+}
+
+pub(super) async fn write(
+    shared: &Shared,
+    target: rpc::WriteFileTarget,
+    mut requests: InboundStream<rpc::WriteFileRequest>,
+) -> Result<u64, ConnectError> {
+    let path = absolute(&target.path)?;
+    let (mut data, mut length) = (Vec::new(), 0);
+    loop {
+        let message = requests.next().await.transpose()?;
+        match message.and_then(|message| message.to_owned_message().part) {
+            Some(write_file_request::Part::Data(chunk)) => {
+                length += chunk.len() as u64;
+                if path != "/dev/null" {
+                    data.extend_from_slice(&chunk);
+                }
+            }
+            Some(write_file_request::Part::Done(_)) => break,
+            _ => return Err(ConnectError::internal("the upload broke off")),
+        }
+    }
+    let mut world = shared.world();
+    if path == "/dev/null" {
+        world.taken_in += length;
+        return Ok(length);
+    }
+    let sandbox = world.sandboxes.get_mut(&target.sandbox_id).ok_or_else(|| missing(&path))?;
+    if target.archive {
+        sandbox.archives.insert(path, data);
+    } else {
+        sandbox.modes.extend(target.mode.map(|mode| (path.clone(), mode)));
+        sandbox.files.insert(path, data);
+    }
+    Ok(length)
+}

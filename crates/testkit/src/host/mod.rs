@@ -1,0 +1,210 @@
+//! A host agent for tests: speaks the real protocol on loopback, boots nothing, and does what the test tells it to.
+//!
+//! It runs on threads of its own, so that [`FakeHost::stop`] is like `kill -9`: every connection breaks at once. What
+//! it has ([`World`]) outlives that, and [`FakeHost::restart`] serves it again at the same address.
+//!
+//! Sandboxes play a few programs (`programs`) and keep files in memory (`files`).
+
+mod files;
+mod programs;
+mod script;
+mod service;
+mod world;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use host_rpc as rpc;
+
+pub use script::Gate;
+pub use world::{Sandbox, World};
+
+/// What every call must carry.
+pub const TOKEN: &str = "the-token-of-the-fake-host";
+
+/// A running, or stopped, fake host agent.
+#[derive(Debug)]
+pub struct FakeHost {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+}
+
+/// What its parts work with.
+#[derive(Debug)]
+struct Shared {
+    world: Mutex<World>,
+    script: script::Script,
+    reports: tokio::sync::broadcast::Sender<rpc::SandboxReport>,
+    logs: tokio::sync::broadcast::Sender<(String, rpc::ReadLogsResponse)>,
+}
+
+impl Shared {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("nobody panics while it holds the world")
+    }
+
+    /// Changes a sandbox and reports it. Whether there is one.
+    fn change(&self, id: &str, change: impl FnOnce(&mut Sandbox)) -> bool {
+        let report = self.world().change(id, change);
+        let there = report.is_some();
+        self.tell(report);
+        there
+    }
+
+    /// Takes everything of it away and reports that. Whether there was one.
+    fn remove(&self, id: &str) -> bool {
+        let report = self.world().remove(id);
+        let there = report.is_some();
+        self.tell(report);
+        there
+    }
+
+    fn tell(&self, report: Option<rpc::SandboxReport>) {
+        if let Some(report) = report {
+            // An error means that nobody watches.
+            let _ = self.reports.send(report);
+        }
+    }
+}
+
+impl FakeHost {
+    /// With the id `host-a` and the template `minimal`.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_as("host-a")
+    }
+
+    /// # Panics
+    /// When there is no free port.
+    #[must_use]
+    pub fn start_as(id: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it has an address");
+        let shared = Arc::new(Shared {
+            world: Mutex::new(World::new(id)),
+            script: script::Script::default(),
+            reports: tokio::sync::broadcast::Sender::new(4096),
+            logs: tokio::sync::broadcast::Sender::new(4096),
+        });
+        let host = Self { shared, address, runtime: Mutex::new(None) };
+        host.serve(listener);
+        host
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("threads for the fake host");
+        listener.set_nonblocking(true).expect("a listener can be non-blocking");
+        let router = service::router(Arc::clone(&self.shared));
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            axum::serve(listener, router).await
+        });
+        *self.runtime.lock().expect("nobody panics here") = Some(runtime);
+    }
+
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What it has and has seen, to look at and to change without a report.
+    ///
+    /// # Panics
+    /// After a panic of another user.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.shared.world()
+    }
+
+    /// All at once and without a word, like `kill -9`. Programs in sandboxes end.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn stop(&self) {
+        let runtime = self.runtime.lock().expect("nobody panics here").take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
+        self.world().processes.clear();
+    }
+
+    /// Serves again, with the same world at the same address.
+    ///
+    /// # Panics
+    /// When the port is taken meanwhile.
+    pub fn restart(&self) {
+        self.stop();
+        // The threads of before may hold the port a little longer.
+        let mut tries = 0;
+        let listener = loop {
+            match TcpListener::bind(self.address) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(tries < 200, "{error}"),
+            }
+            tries += 1;
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        };
+        self.serve(listener);
+    }
+
+    /// Moves a sandbox and reports it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn set_state(&self, id: &str, state: rpc::SandboxState, reason: &str) {
+        let there = self.shared.change(id, |sandbox| {
+            sandbox.state = state;
+            sandbox.reason = reason.to_owned();
+        });
+        assert!(there, "no sandbox {id}");
+    }
+
+    /// Loses a sandbox and says so.
+    pub fn lose(&self, id: &str) {
+        self.shared.remove(id);
+    }
+
+    /// Loses a sandbox without a word.
+    pub fn forget(&self, id: &str) {
+        self.world().sandboxes.remove(id);
+    }
+
+    /// Adds a line to the logs of a sandbox.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn log(&self, id: &str, line: &str) {
+        let entry = world::log_line(rpc::read_logs_response::Source::SOURCE_CONSOLE, line);
+        self.world().sandboxes.get_mut(id).expect("the sandbox").logs.push(entry.clone());
+        let _ = self.shared.logs.send((id.to_owned(), entry));
+    }
+
+    /// The next call of that name (as in the contract, or `Boot`) fails.
+    pub fn fail_next(&self, call: &'static str, error: connectrpc::ConnectError) {
+        self.shared.script.fail_next(call, error);
+    }
+
+    /// The next call of that name waits until the gate is opened.
+    #[must_use]
+    pub fn hold_next(&self, call: &'static str) -> Gate {
+        self.shared.script.hold_next(call)
+    }
+
+    /// How many calls of that name have come.
+    #[must_use]
+    pub fn calls(&self, call: &'static str) -> usize {
+        self.shared.script.calls(call)
+    }
+}
+
+impl Drop for FakeHost {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.lock().ok().and_then(|mut runtime| runtime.take()) {
+            runtime.shutdown_background();
+        }
+    }
+}

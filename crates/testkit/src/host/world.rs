@@ -1,0 +1,148 @@
+//! What a fake host has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use host_rpc as rpc;
+use host_rpc::read_logs_response::Source;
+
+use super::programs::Process;
+
+/// Everything of one fake host.
+#[derive(Debug)]
+pub struct World {
+    pub host_id: String,
+    pub templates: Vec<String>,
+    pub sandboxes: BTreeMap<String, Sandbox>,
+    /// Refuses to take more.
+    pub is_full: bool,
+    /// Programs that run.
+    pub(super) processes: BTreeMap<u32, Process>,
+    next_pid: u32,
+    /// Process ids whose program was killed because its reader hung up.
+    pub hung_up: BTreeSet<u32>,
+    /// Bytes that `flood` and `/dev/zero` have given out.
+    pub given_out: u64,
+    /// Bytes that `/dev/null` has taken in uploads that were completed.
+    pub taken_in: u64,
+    generation: u64,
+}
+
+/// One sandbox.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub id: String,
+    pub spec: rpc::SandboxSpec,
+    pub state: rpc::SandboxState,
+    pub reason: String,
+    pub generation: u64,
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Permission bits of files that came with some.
+    pub modes: BTreeMap<String, u32>,
+    /// Tar archives by their directory.
+    pub archives: BTreeMap<String, Vec<u8>>,
+    pub logs: Vec<rpc::ReadLogsResponse>,
+    pub created_at_ms: i64,
+}
+
+impl World {
+    pub(super) fn new(host_id: &str) -> Self {
+        Self {
+            host_id: host_id.to_owned(),
+            templates: vec!["minimal".to_owned()],
+            sandboxes: BTreeMap::new(),
+            is_full: false,
+            processes: BTreeMap::new(),
+            next_pid: 100,
+            hung_up: BTreeSet::new(),
+            given_out: 0,
+            taken_in: 0,
+            // As of the real agent: never one that an earlier life gave.
+            generation: u64::try_from(now_ms()).unwrap_or_default() * 1000,
+        }
+    }
+
+    pub(super) fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    pub(super) fn next_pid(&mut self) -> u32 {
+        self.next_pid += 1;
+        self.next_pid
+    }
+
+    /// Programs that run now.
+    #[must_use]
+    pub fn running_programs(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Puts a sandbox there, as if it had been made long ago. Without a report.
+    pub fn add(&mut self, id: &str, state: rpc::SandboxState, spec: rpc::SandboxSpec) {
+        let sandbox = Sandbox {
+            id: id.to_owned(),
+            spec,
+            state,
+            reason: String::new(),
+            generation: self.next_generation(),
+            files: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            archives: BTreeMap::new(),
+            logs: vec![log_line(Source::SOURCE_AGENT, "booted"), log_line(Source::SOURCE_CONSOLE, "\u{1b}[2Jhello")],
+            created_at_ms: now_ms(),
+        };
+        self.sandboxes.insert(id.to_owned(), sandbox);
+    }
+
+    pub(super) fn change(&mut self, id: &str, change: impl FnOnce(&mut Sandbox)) -> Option<rpc::SandboxReport> {
+        let generation = self.next_generation();
+        let sandbox = self.sandboxes.get_mut(id)?;
+        change(sandbox);
+        sandbox.generation = generation;
+        let running = sandbox.state == rpc::SandboxState::SANDBOX_STATE_RUNNING;
+        let report = sandbox.report();
+        if !running {
+            self.processes.retain(|_, process| process.sandbox_id != id);
+        }
+        Some(report)
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Option<rpc::SandboxReport> {
+        let mut sandbox = self.sandboxes.remove(id)?;
+        self.processes.retain(|_, process| process.sandbox_id != id);
+        sandbox.state = rpc::SandboxState::SANDBOX_STATE_REMOVED;
+        sandbox.generation = self.next_generation();
+        Some(sandbox.report())
+    }
+}
+
+impl Sandbox {
+    #[must_use]
+    pub fn report(&self) -> rpc::SandboxReport {
+        let running = self.state == rpc::SandboxState::SANDBOX_STATE_RUNNING;
+        let ip = |ip: &str| if running { ip.to_owned() } else { String::new() };
+        rpc::SandboxReport {
+            sandbox_id: self.id.clone(),
+            generation: self.generation,
+            state: self.state.into(),
+            reason: self.reason.clone(),
+            spec: self.spec.clone().into(),
+            guest_ip: ip("169.254.0.21"),
+            host_ip: ip("10.11.0.1"),
+            created_at_ms: self.created_at_ms,
+            started_at_ms: self.created_at_ms,
+            last_active_at_ms: self.created_at_ms,
+            ..Default::default()
+        }
+    }
+}
+
+pub(super) fn log_line(source: Source, line: &str) -> rpc::ReadLogsResponse {
+    rpc::ReadLogsResponse { source: source.into(), time_ms: now_ms(), line: line.to_owned(), ..Default::default() }
+}
+
+pub(super) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or_default()
+}
