@@ -11,6 +11,7 @@ const LINE_LIMIT: usize = 400;
 const PANIC: &str = "Kernel panic - not syncing";
 const OUT_OF_MEMORY: [&str; 2] = ["Out of memory: Killed process", "Memory cgroup out of memory: Killed process"];
 const RESTART: &str = "reboot: Restarting system";
+const MARKERS: [&str; 4] = [PANIC, OUT_OF_MEMORY[0], OUT_OF_MEMORY[1], RESTART];
 
 /// Unread output, and what the kernel said in all that came by, read or not.
 #[derive(Debug, Default)]
@@ -31,8 +32,9 @@ impl Console {
         for &byte in output {
             if byte == b'\n' {
                 self.end_line();
-            } else if self.line.len() < LINE_LIMIT {
+            } else {
                 self.line.push(byte);
+                self.shorten_line();
             }
         }
     }
@@ -58,6 +60,20 @@ impl Console {
         self.restarting
     }
 
+    /// A guest can write any amount before the kernel speaks on the same line: what is kept starts at the kernel's
+    /// words, or is the newest part.
+    fn shorten_line(&mut self) {
+        if self.line.len() < LINE_LIMIT {
+            return;
+        }
+        let at = |marker: &&str| self.line.windows(marker.len()).position(|window| window == marker.as_bytes());
+        match MARKERS.iter().filter_map(at).min() {
+            Some(0) => self.end_line(),
+            Some(start) => drop(self.line.drain(..start)),
+            None => drop(self.line.drain(..LINE_LIMIT / 2)),
+        }
+    }
+
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
@@ -72,7 +88,7 @@ impl Console {
 
 /// The text from `marker` on, which leaves out the kernel's time stamp, as one printable line.
 fn from_marker(line: &str, marker: &str) -> Option<String> {
-    line.find(marker).map(|start| printable(line[start..].as_bytes(), LINE_LIMIT))
+    line.find(marker).map(|start| printable(&line.as_bytes()[start..], LINE_LIMIT))
 }
 
 /// At most `limit` characters from the end of `bytes`, on one line, without control characters.
@@ -93,6 +109,17 @@ mod tests {
         assert_eq!(console.take(), b"[    1.0] Kernel panic - not syn");
         console.push(b"cing: sysrq\x1b[31m triggered crash\r\n[    1.1] Kernel panic - not syncing: second\n");
         assert_eq!(console.panic().unwrap(), "Kernel panic - not syncing: sysrq [31m triggered crash");
+    }
+
+    #[test]
+    fn a_panic_is_found_behind_a_line_that_never_ended() {
+        for before in 0..2 * LINE_LIMIT {
+            let mut console = Console::default();
+            console.push(&vec![b'x'; before]);
+            console.push(b"[    1.0] Kernel panic - not syncing: Attempted to kill init!\n");
+            assert_eq!(console.panic().unwrap(), "Kernel panic - not syncing: Attempted to kill init!");
+            assert!(console.line.len() <= LINE_LIMIT);
+        }
     }
 
     #[test]

@@ -102,10 +102,13 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     fn supports(&self, format: DiskFormat) -> bool;
 
     /// Starts a VM. It runs when this returns; the guest may still be booting. Dropping the future does not stop
-    /// the start: call [`destroy`](Driver::destroy) then. After an error no process is left.
+    /// the start: call [`destroy`](Driver::destroy) then. After an error no process is left; a directory in which
+    /// a VM lives is refused and that VM left alone.
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>>;
 
-    /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote. It is paused when this returns.
+    /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote, otherwise like [`boot`](Driver::boot). It is paused
+    /// when this returns. The snapshot is not changed, and serves any number of VMs at the same time, each with a
+    /// disk of its own.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
     /// Takes over the VM in `dir` that an earlier run of this program started.
@@ -131,7 +134,9 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     async fn resume(&self) -> Result<()>;
 
     /// Writes memory and device state of the paused VM into the empty directory `dir`, which the caller
-    /// makes durable. The VM stays paused.
+    /// makes durable. The VM stays paused, also after an error, which leaves `dir` empty. Files may share their
+    /// content with files in the directory of the VM, so nobody may change them. Dropping the future does not
+    /// stop the work: a [`resume`](Vm::resume) waits for its end.
     async fn snapshot(&self, dir: &Path) -> Result<()>;
 
     /// Ends the process, at once and without asking the guest. Returns when it is reaped. Idempotent.

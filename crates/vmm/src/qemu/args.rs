@@ -38,7 +38,8 @@ pub(super) struct Machine<'a> {
 
 pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Vec<OsString>> {
     let mut line = Line::default();
-    line.pair("-name", &*config.name.replace(',', ",,"));
+    // By its full name, since otherwise an equals sign makes a parameter of what is before it.
+    line.pair("-name", &*format!("guest={}", config.name.replace(',', ",,")));
     // ACPI stays on: without it a guest cannot power itself off.
     line.pair("-M", &*format!("microvm,accel={},memory-backend=ram", machine.accel.qemu()));
     line.pair("-cpu", machine.accel.cpu());
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn commas_in_names_and_paths_are_harmless() {
         let line = line(Accel::Tcg, Ram::File, false);
-        assert_eq!(after(&line, "-name"), ["sb,,1"]);
+        assert_eq!(after(&line, "-name"), ["guest=sb,,1"]);
         let disk: Value = serde_json::from_str(after(&line, "-blockdev")[0]).unwrap();
         assert_eq!(disk["filename"], "/d,x");
         let nic = after(&line, "-device").into_iter().find(|device| device.contains("virtio-net")).unwrap();

@@ -8,6 +8,7 @@
 //! | `qemu.log` | at the start | QEMU's standard error |
 //! | `qemu.pid`, `qmp.sock` | at the start | QEMU |
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
+//! | `state` | by a snapshot | us; device state, as long as the guest does not run on |
 //!
 //! QEMU starts with its virtual CPUs stopped; they run only once `vm.json` is there. If this process dies
 //! before that, [`adopt`](Driver::adopt) finds the QEMU by its command line, sees that it never ran, and ends
@@ -19,16 +20,21 @@ mod args;
 mod end;
 mod qmp;
 mod record;
+mod restore;
 mod snapshot;
 mod start;
+mod starts;
 mod vm;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{DiskFormat, Driver, Result, Vm, VmConfig};
+
+use starts::Starts;
 
 /// What runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,11 +76,18 @@ enum Ram {
     Private,
 }
 
-/// The driver. Holds no state: every VM's is in its directory and its process.
+/// The driver. Holds no state but the starts under way: every VM's is in its directory and its process.
 #[derive(Debug)]
 pub(crate) struct Qemu {
     host: Host,
+    starts: Starts,
 }
+
+/// Between two looks for the process of a start that is to be ended.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// More than a start takes by all its deadlines.
+const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// What is the same for all VMs here.
 #[derive(Debug, Clone)]
@@ -89,7 +102,7 @@ impl Qemu {
     /// Blocks for 100 ms the first time that guests are to be emulated.
     pub(crate) fn new(program: PathBuf, accel: Accel) -> Self {
         let tsc_khz = if accel == Accel::Tcg { linux::tsc::khz() } else { None };
-        Self { host: Host { program, accel, tsc_khz } }
+        Self { host: Host { program, accel, tsc_khz }, starts: Starts::default() }
     }
 }
 
@@ -104,15 +117,19 @@ impl Driver for Qemu {
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
-        Ok(Box::new(start::to_the_end(start::boot(self.host.clone(), config.clone())).await?))
+        let start = self.starts.begin(&config.dir)?;
+        let booting = start::boot(self.host.clone(), config.clone());
+        Ok(Box::new(start::to_the_end(start.until(booting)).await?))
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
-        let restoring = snapshot::restore(self.host.clone(), config.clone(), snapshot.to_owned());
-        Ok(Box::new(start::to_the_end(restoring).await?))
+        let start = self.starts.begin(&config.dir)?;
+        let restoring = restore::restore(self.host.clone(), config.clone(), snapshot.to_owned());
+        Ok(Box::new(start::to_the_end(start.until(restoring)).await?))
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
+        self.starts.idle(dir, START_LIMIT).await;
         let Some((process, record)) = record::find(dir).await? else { return Ok(None) };
         let Some(record) = record else {
             end::end(process).await?;
@@ -123,9 +140,14 @@ impl Driver for Qemu {
     }
 
     async fn destroy(&self, dir: &Path) -> Result<()> {
-        match record::find(dir).await? {
-            Some((process, _)) => end::end(process).await,
-            None => Ok(()),
+        loop {
+            // Asked before the look: what comes after it would not be found.
+            let idle = self.starts.is_idle(dir);
+            match record::find(dir).await? {
+                Some((process, _)) => end::end(process).await?,
+                None if idle => return Ok(()),
+                None => self.starts.idle(dir, LOOK).await,
+            }
         }
     }
 }

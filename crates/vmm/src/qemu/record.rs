@@ -56,14 +56,24 @@ pub(super) async fn find(dir: &Path) -> Result<Option<(Process, Option<Record>)>
     found.flatten().map_err(|source| Error::Io { action: "look for the VM of", path: dir.into(), source })
 }
 
+/// Like [`find`], but only one that has a record, which is quicker.
+pub(super) async fn recorded(dir: &Path) -> Result<Option<(Process, Record)>> {
+    let owned = dir.to_owned();
+    let found = tokio::task::spawn_blocking(move || look_up(&owned)).await.map_err(io::Error::other);
+    found.flatten().map_err(|source| Error::Io { action: "look for the VM of", path: dir.into(), source })
+}
+
+fn look_up(dir: &Path) -> io::Result<Option<(Process, Record)>> {
+    let Some(record) = Record::read(dir)? else { return Ok(None) };
+    let Some(process) = Process::adopt(&record.identity)? else { return Ok(None) };
+    // After a restart of the machine the same number and time can belong to a stranger.
+    let ours = fs::read(format!("/proc/{}/cmdline", process.pid())).is_ok_and(|cmdline| args::is_of(&cmdline, dir));
+    Ok(ours.then_some((process, record)))
+}
+
 fn look_for(dir: &Path) -> io::Result<Option<(Process, Option<Record>)>> {
-    let record = Record::read(dir)?;
-    if let Some(record) = &record
-        && let Some(process) = Process::adopt(&record.identity)?
-        // After a restart of the machine the same number and time can belong to a stranger.
-        && fs::read(format!("/proc/{}/cmdline", process.pid())).is_ok_and(|cmdline| args::is_of(&cmdline, dir))
-    {
-        return Ok(Some((process, Some(record.clone()))));
+    if let Some((process, record)) = look_up(dir)? {
+        return Ok(Some((process, Some(record))));
     }
     let mut strays = process::find(|cmdline| args::is_of(cmdline, dir))?;
     Ok(strays.pop().map(|process| (process, None)))

@@ -7,136 +7,201 @@
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
 //! A failure removes what it wrote. If this process dies, the directory has no manifest, and no one restores it.
-//! QEMU writes the stream to a Unix socket of ours and reads it from one of its own: it may not start programs,
-//! and has no other way to a file in the versions of today's distributions.
+//! QEMU writes the stream to a Unix socket of ours: it may not start programs, and has no other way to a file in
+//! the versions of today's distributions.
+//!
+//! ```text
+//!            stream sent                 ┌─ again: the kept stream is used
+//!  paused ───────────────→ postmigrate ──┘
+//!     ↑ stream failed │         │ resume: the kept stream goes
+//!     └───────────────┘         └──→ running
+//! ```
+//! QEMU sends its state once and then not again before the guest has run on (`postmigrate`). So the stream first goes
+//! to the directory of the VM, from where every snapshot of the same moment gets it. It has its name only when
+//! it is whole: if this process dies in between, a further snapshot is refused until the guest has been resumed.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use qapi::qmp::{
-    MigrationCapability, MigrationCapabilityStatus, RunState, migrate, migrate_incoming, migrate_set_capabilities,
-    query_status,
+    MigrationCapability, MigrationCapabilityStatus, RunState, migrate, migrate_cancel, migrate_set_capabilities,
 };
 use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
-use crate::{Error, Result, VmConfig};
+use crate::{Error, Result};
 
 use super::args::MEMORY_FILE;
 use super::qmp::{PROMPT, QueryMigrate, SetMigrateBandwidth, short};
-use super::start::{Started, launch, private_file};
-use super::vm::QemuVm;
-use super::{Accel, Host, Ram};
+use super::vm::Shared;
+use super::{Accel, Ram};
 
-const STATE: &str = "state";
-const MANIFEST: &str = "snapshot.json";
+pub(super) const STATE: &str = "state";
+pub(super) const MANIFEST: &str = "snapshot.json";
 
 /// Version of this layout.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
-/// Sockets in the directory of the VM, for the time of one transfer.
+/// In the directory of the VM: the stream of the moment at which it was paused, and its name before it is whole.
+pub(super) const KEPT: &str = "state";
+const UNFINISHED: &str = "state.unfinished";
+
+/// Socket in the directory of the VM, for the time of the transfer.
 const OUTGOING: &str = "outgoing.sock";
-const INCOMING: &str = "incoming.sock";
 
 /// Time for the stream: under a second for device state, longer for memory.
 const TRANSFER: Duration = Duration::from_secs(300);
 
 /// How often QEMU is asked whether it is done.
-const POLL: Duration = Duration::from_millis(2);
+pub(super) const POLL: Duration = Duration::from_millis(2);
 
 /// Where the memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Memory {
+pub(super) enum Memory {
     File,
     Stream,
 }
 
 /// What a snapshot fits, and how long its files are, so that a short one is noticed before a guest runs on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Manifest {
-    version: u32,
-    ram: Memory,
-    accel: Accel,
-    vcpus: u32,
-    memory_mb: u32,
-    state_bytes: u64,
+pub(super) struct Manifest {
+    pub(super) version: u32,
+    pub(super) ram: Memory,
+    pub(super) accel: Accel,
+    pub(super) vcpus: u32,
+    pub(super) memory_mb: u32,
+    pub(super) state_bytes: u64,
 }
 
-pub(super) async fn write(vm: &QemuVm, dir: &Path) -> Result<()> {
-    let written = write_files(vm, dir).await;
+/// Writes a snapshot into `dir`, which has to be empty: what a failure removes is then ours.
+pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
+    let _one_at_a_time = vm.snapshot.lock().await;
+    let empty = fs::read_dir(&dir).map(|mut entries| entries.next().is_none()).map_err(in_file("list", &dir))?;
+    if !empty {
+        let reason = format!("{} is not empty", dir.display());
+        return Err(Error::Refused { command: "snapshot".into(), reason });
+    }
+    let written = write_files(&vm, &dir).await;
     if written.is_err() {
         for name in [MANIFEST, STATE, MEMORY_FILE] {
             let _ = fs::remove_file(dir.join(name));
         }
     }
-    let _ = fs::remove_file(vm.shared.dir.join(OUTGOING));
     written
 }
 
-async fn write_files(vm: &QemuVm, dir: &Path) -> Result<()> {
-    if vm.execute(query_status {}, PROMPT).await?.running {
-        return Err(Error::Refused { command: "snapshot".into(), reason: "the VM runs; pause it first".into() });
-    }
-    let record = &vm.shared.record;
-    let ram = match record.ram {
+async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
+    let ram = match vm.record.ram {
         Ram::File => Memory::File,
         Ram::Private => Memory::Stream,
     };
-    vm.execute(leave_out_memory(ram == Memory::File), PROMPT).await?;
-    vm.execute(SetMigrateBandwidth::unlimited(), PROMPT).await?;
-    let state_bytes = save_state(vm, dir.join(STATE)).await?;
+    let kept = ensure_state(vm, ram).await?;
+    let state = dir.join(STATE);
+    blocking("write", &state.clone(), move || place(&kept, &state)).await?;
     if ram == Memory::File {
-        let (from, to) = (vm.shared.dir.join(MEMORY_FILE), dir.join(MEMORY_FILE));
+        let (from, to) = (vm.dir.join(MEMORY_FILE), dir.join(MEMORY_FILE));
         blocking("copy the memory to", &to.clone(), move || linux::sparse::copy(&from, &to)).await?;
     }
-    let (accel, vcpus, memory_mb) = (record.accel, record.vcpus, record.memory_mb);
+    let state_bytes = fs::metadata(dir.join(STATE)).map_err(in_file("measure", dir))?.len();
+    let (accel, vcpus, memory_mb) = (vm.record.accel, vm.record.vcpus, vm.record.memory_mb);
     let manifest = Manifest { version: VERSION, ram, accel, vcpus, memory_mb, state_bytes };
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
     blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
 }
 
+/// The file is never written again, so both names may lead to it. Where they cannot, it is copied.
+fn place(kept: &Path, state: &Path) -> io::Result<()> {
+    fs::hard_link(kept, state).or_else(|_| linux::sparse::copy(kept, state))
+}
+
+/// Removes the stream of a moment that is over.
+pub(super) fn forget_state(dir: &Path) -> Result<()> {
+    let path = dir.join(KEPT);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(in_file("remove", &path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The file with the stream of this moment.
+async fn ensure_state(vm: &Shared, ram: Memory) -> Result<PathBuf> {
+    let refused = |reason: &str| Error::Refused { command: "snapshot".into(), reason: reason.into() };
+    let mut state = vm.state().await?;
+    if state == RunState::finish_migrate {
+        // Whoever had this VM before us was at it and is gone.
+        settle(vm).await?;
+        state = vm.state().await?;
+    }
+    let kept = vm.dir.join(KEPT);
+    match state {
+        RunState::shutdown => Err(Error::Ended),
+        RunState::paused => save_state(vm, ram, &kept).await.map(|()| kept),
+        RunState::postmigrate if kept.exists() => Ok(kept),
+        RunState::postmigrate => Err(refused("an earlier one was cut off; resume the VM and pause it again")),
+        RunState::running => Err(refused("the VM runs; pause it first")),
+        other => Err(refused(&format!("QEMU is in state {other:?}"))),
+    }
+}
+
 /// Memory that lies in a file that others can see is not part of the stream. On a restore the file is mapped
 /// privately, so every restored VM has its own copy, page by page.
-fn leave_out_memory(state: bool) -> migrate_set_capabilities {
+pub(super) fn leave_out_memory(state: bool) -> migrate_set_capabilities {
     let capability = MigrationCapability::x_ignore_shared;
     migrate_set_capabilities { capabilities: vec![MigrationCapabilityStatus { capability, state }] }
 }
 
-/// Returns the length of the stream.
-async fn save_state(vm: &QemuVm, path: PathBuf) -> Result<u64> {
+/// Lets QEMU write the stream to `kept`.
+async fn save_state(vm: &Shared, ram: Memory, kept: &Path) -> Result<()> {
+    forget_state(&vm.dir)?;
+    vm.execute(leave_out_memory(ram == Memory::File), PROMPT).await?;
+    vm.execute(SetMigrateBandwidth::unlimited(), PROMPT).await?;
+    let unfinished = vm.dir.join(UNFINISHED);
+    let saved = in_time("migrate", transfer(vm, &unfinished)).await;
+    let _ = fs::remove_file(vm.dir.join(OUTGOING));
+    match saved {
+        Ok(()) => fs::rename(&unfinished, kept).map_err(in_file("rename", &unfinished)),
+        Err(error) => {
+            let _ = fs::remove_file(&unfinished);
+            // Until QEMU has given up, the guest could not be resumed.
+            if let Err(second) = settle(vm).await {
+                tracing::warn!(error = %second, dir = %vm.dir.display(), "a failed snapshot does not come to its end");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn transfer(vm: &Shared, path: &Path) -> Result<()> {
     let listen = || {
-        let _ = fs::remove_file(vm.shared.dir.join(OUTGOING));
-        UnixListener::bind(short(&vm.shared.dir)?.path(OUTGOING))
+        let _ = fs::remove_file(vm.dir.join(OUTGOING));
+        UnixListener::bind(short(&vm.dir)?.path(OUTGOING))
     };
-    let listener = listen().map_err(in_file("listen on a socket for", &path))?;
+    let listener = listen().map_err(in_file("listen on a socket for", path))?;
     let uri = Some(format!("unix:{OUTGOING}"));
     vm.execute(migrate { uri, channels: None, detach: None, resume: None }, PROMPT).await?;
     let receive = async {
         let (mut socket, _) = listener.accept().await?;
-        let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-        let mut file = tokio::fs::File::from_std(file);
-        let length = tokio::io::copy(&mut socket, &mut file).await?;
-        file.sync_all().await?;
-        Ok(length)
+        let file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        tokio::io::copy(&mut socket, &mut tokio::fs::File::from_std(file)).await
     };
-    let transfer = async {
-        tokio::select! {
-            length = receive => length.map_err(in_file("write", &path)),
-            error = failure(vm) => Err(error),
-        }
-    };
-    let length = in_time("migrate", transfer).await?;
-    in_time("migrate", completion(vm)).await?;
-    Ok(length)
+    tokio::select! {
+        length = receive => drop(length.map_err(in_file("write", path))?),
+        error = failure(vm) => return Err(error),
+    }
+    while migration(vm).await? != "completed" {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 /// Returns only when the transfer has failed.
-async fn failure(vm: &QemuVm) -> Error {
+async fn failure(vm: &Shared) -> Error {
     loop {
         match migration(vm).await {
             Ok(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -145,15 +210,8 @@ async fn failure(vm: &QemuVm) -> Error {
     }
 }
 
-async fn completion(vm: &QemuVm) -> Result<()> {
-    while migration(vm).await? != "completed" {
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(())
-}
-
 /// The state of the transfer, unless it failed.
-async fn migration(vm: &QemuVm) -> Result<String> {
+async fn migration(vm: &Shared) -> Result<String> {
     let answer = vm.execute(QueryMigrate {}, PROMPT).await?;
     match answer.status.unwrap_or_default() {
         status if status == "failed" || status == "cancelled" => {
@@ -163,73 +221,23 @@ async fn migration(vm: &QemuVm) -> Result<String> {
     }
 }
 
-/// The VM is paused when this returns. After an error no process is left.
-pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
-    let manifest = check(&host, &config, &snapshot)?;
-    // A private mapping writes nothing to the file; a stream fills a file of the VM's own.
-    let (ram, memory) = match manifest.ram {
-        Memory::File => (Ram::Private, snapshot.join(MEMORY_FILE)),
-        Memory::Stream => (Ram::File, config.dir.join(MEMORY_FILE)),
-    };
-    if ram == Ram::File {
-        private_file(&memory).map_err(in_file("make", &memory))?;
-    }
-    let started = launch(&host, &config, ram, &memory, true).await?;
-    let loaded = in_time("migrate-incoming", load_state(&started, &manifest, &snapshot)).await;
-    let _ = fs::remove_file(config.dir.join(INCOMING));
-    match loaded {
-        Ok(()) => Ok(QemuVm::new(started)),
-        Err(error) => Err(started.fail(error).await),
-    }
-}
-
-async fn load_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> Result<()> {
-    let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
-    started.qmp.execute(leave_out_memory(manifest.ram == Memory::File), PROMPT).await?;
-    let uri = Some(format!("unix:{INCOMING}"));
-    started.qmp.execute(migrate_incoming { uri, channels: None, exit_on_error: None }, PROMPT).await?;
-    let path = snapshot.join(STATE);
-    let send = async {
-        let mut socket = UnixStream::connect(short(&started.dir)?.path(INCOMING)).await?;
-        let mut state = tokio::fs::File::open(&path).await?;
-        tokio::io::copy(&mut state, &mut socket).await
-    };
-    send.await.map_err(in_file("send to QEMU", &path))?;
-    loop {
-        // QEMU ends when it cannot use the stream, and says why in its log.
-        let answer = started.qmp.execute(query_status {}, PROMPT).await;
-        match answer.map_err(|_| bad(super::end::last_words(&started.dir)))?.status {
-            RunState::paused => return Ok(()),
-            RunState::inmigrate => tokio::time::sleep(POLL).await,
-            other => return Err(bad(format!("QEMU is in state {other:?} after loading it"))),
+/// Gives up a transfer and waits until QEMU is done with it.
+async fn settle(vm: &Shared) -> Result<()> {
+    vm.execute(migrate_cancel {}, PROMPT).await?;
+    let over = async {
+        loop {
+            let status = vm.execute(QueryMigrate {}, PROMPT).await?.status.unwrap_or_default();
+            let over = ["", "none", "failed", "cancelled", "completed"].contains(&status.as_str());
+            if over && vm.state().await? != RunState::finish_migrate {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
         }
-    }
+    };
+    in_time("migrate_cancel", over).await
 }
 
-/// Reads the manifest and compares it with what is to run, and with the files beside it.
-fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<Manifest> {
-    let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
-    let content = fs::read(snapshot.join(MANIFEST)).map_err(|error| bad(format!("{MANIFEST}: {error}")))?;
-    let found: Manifest = serde_json::from_slice(&content).map_err(|error| bad(format!("{MANIFEST}: {error}")))?;
-    let (accel, vcpus, memory_mb) = (host.accel, config.vcpus, config.memory_mb);
-    let wanted = Manifest { version: VERSION, accel, vcpus, memory_mb, ..found.clone() };
-    if found != wanted {
-        return Err(bad(format!("it is of {found:?}, but {wanted:?} is to run")));
-    }
-    let mut files = vec![(STATE, found.state_bytes)];
-    if found.ram == Memory::File {
-        files.push((MEMORY_FILE, u64::from(memory_mb) << 20));
-    }
-    for (name, length) in files {
-        let actual = fs::metadata(snapshot.join(name)).map_err(|error| bad(format!("{name}: {error}")))?.len();
-        if actual != length {
-            return Err(bad(format!("{name} has {actual} bytes instead of {length}")));
-        }
-    }
-    Ok(found)
-}
-
-async fn in_time<T>(command: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn in_time<T>(command: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let elapsed = Error::Timeout { command: command.into(), seconds: TRANSFER.as_secs() };
     tokio::time::timeout(TRANSFER, work).await.unwrap_or(Err(elapsed))
 }
@@ -242,7 +250,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten().map_err(in_file(action, path))
 }
 
-fn in_file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+pub(super) fn in_file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::Io { action, path, source }
 }

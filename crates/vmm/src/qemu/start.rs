@@ -15,9 +15,10 @@ use crate::{Error, Result, VmConfig};
 use super::args::{self, MEMORY_FILE, Machine, PID_FILE, QMP_SOCKET};
 use super::end::{self, LOG, last_words};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
-use super::record::Record;
+use super::record::{self, Record};
+use super::starts::taken;
 use super::vm::QemuVm;
-use super::{Host, Ram};
+use super::{Host, Ram, snapshot};
 
 /// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
@@ -57,12 +58,25 @@ impl Started {
 }
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
+    check(&config).await?;
     let memory = config.dir.join(MEMORY_FILE);
     private_file(&memory).map_err(|source| Error::Io { action: "make", path: memory.clone(), source })?;
     let started = launch(&host, &config, Ram::File, &memory, false).await?;
     match started.qmp.execute(cont {}, PROMPT).await {
         Ok(_) => Ok(QemuVm::new(started)),
         Err(error) => Err(started.fail(error).await),
+    }
+}
+
+/// Refuses what QEMU would take for "as you like", and a directory whose VM would lose its files.
+pub(super) async fn check(config: &VmConfig) -> Result<()> {
+    if config.vcpus == 0 || config.memory_mb == 0 {
+        let reason = "it needs at least one vCPU and 1 MiB of memory".into();
+        return Err(Error::Refused { command: "the start of a VM".into(), reason });
+    }
+    match record::recorded(&config.dir).await? {
+        Some(_) => Err(taken(&config.dir)),
+        None => Ok(()),
     }
 }
 
@@ -113,7 +127,7 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
 /// Takes away what an earlier VM in this directory left; its log too, or its errors would be told as ours.
 fn clear(dir: &Path) -> io::Result<()> {
     Record::remove(dir)?;
-    for name in [QMP_SOCKET, PID_FILE, LOG] {
+    for name in [QMP_SOCKET, PID_FILE, LOG, snapshot::KEPT] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

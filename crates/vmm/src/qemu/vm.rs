@@ -30,7 +30,7 @@ use super::end::{ended, last_words};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
 use super::record::Record;
 use super::snapshot;
-use super::start::Started;
+use super::start::{Started, to_the_end};
 
 /// Pause between attempts to connect again.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -51,9 +51,20 @@ pub(super) struct Shared {
     pub(super) dir: PathBuf,
     pub(super) record: Record,
     process: Arc<Process>,
-    /// The connection, unless it is being made again.
-    link: watch::Sender<Option<Qmp>>,
+    link: watch::Sender<Link>,
     console: Mutex<Console>,
+    /// Held by a snapshot, so that the guest cannot be resumed under it.
+    pub(super) snapshot: Mutex<()>,
+}
+
+/// The connection to QEMU.
+#[derive(Debug, Clone)]
+enum Link {
+    Up(Qmp),
+    /// It was lost and is being made again.
+    Down,
+    /// There is no QEMU any more.
+    Over,
 }
 
 impl QemuVm {
@@ -62,37 +73,37 @@ impl QemuVm {
             dir: started.dir,
             record: started.record,
             process: Arc::new(started.process),
-            link: watch::Sender::new(Some(started.qmp)),
+            link: watch::Sender::new(Link::Up(started.qmp)),
             console: Mutex::default(),
+            snapshot: Mutex::default(),
         });
         let (sender, exit) = watch::channel(None);
         let watcher = Arc::clone(&shared);
         let watcher = tokio::spawn(async move {
             let exit = watcher.watch(started.shutdowns).await;
-            watcher.link.send_replace(None);
+            watcher.link.send_replace(Link::Over);
             sender.send_replace(Some(exit));
         });
         Self { shared, exit, watcher: watcher.abort_handle() }
     }
 
-    /// Like [`Shared::execute`], but an error of a VM that has ended says just that.
-    pub(super) async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
-    where
-        C: QmpCommand + 'static,
-        C::Ok: Send + 'static,
-    {
-        let answer = async {
-            match self.shared.execute(command, limit).await {
-                // The guest is at its end, although the watcher has not got that far.
-                Err(Error::Refused { .. })
-                    if self.shared.state().await.is_ok_and(|state| state == RunState::shutdown) =>
-                {
-                    Err(Error::Ended)
-                }
-                answer => answer,
-            }
-        };
-        self.unless_ended(answer).await
+    async fn pause_guest(&self) -> Result<()> {
+        self.shared.execute(stop {}, PROMPT).await?;
+        // QEMU takes the command as well when the guest has come to its end.
+        match self.shared.state().await? {
+            RunState::shutdown => Err(Error::Ended),
+            _ => Ok(()),
+        }
+    }
+
+    async fn resume_guest(&self) -> Result<()> {
+        let _no_snapshot = self.shared.snapshot.lock().await;
+        match self.shared.execute(cont {}, PROMPT).await {
+            Ok(_) => snapshot::forget_state(&self.shared.dir),
+            // The guest is at its end, although the watcher has not got that far.
+            Err(Error::Refused { .. }) if self.shared.state().await? == RunState::shutdown => Err(Error::Ended),
+            Err(error) => Err(error),
+        }
     }
 
     async fn unless_ended<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
@@ -105,17 +116,18 @@ impl QemuVm {
 }
 
 impl Shared {
-    async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
+    pub(super) async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
     where
         C: QmpCommand + 'static,
         C::Ok: Send + 'static,
     {
         let mut link = self.link.subscribe();
-        let connected = tokio::time::timeout(limit, link.wait_for(Option::is_some)).await;
-        let qmp = connected.ok().and_then(Result::ok).and_then(|qmp| qmp.clone());
-        match qmp {
-            Some(qmp) => qmp.execute(command, limit).await,
-            None => Err(Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() }),
+        let settled = tokio::time::timeout(limit, link.wait_for(|link| !matches!(link, Link::Down))).await;
+        let link = settled.map_or(Link::Down, |link| link.map_or(Link::Over, |link| link.clone()));
+        match link {
+            Link::Up(qmp) => qmp.execute(command, limit).await,
+            Link::Down => Err(Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() }),
+            Link::Over => Err(Error::Ended),
         }
     }
 
@@ -145,10 +157,10 @@ impl Shared {
             if let Some(cause) = shutdowns.recv().await {
                 return Some(cause);
             }
-            self.link.send_replace(None);
+            self.link.send_replace(Link::Down);
             let (qmp, events) = self.connect_again().await;
             *shutdowns = events;
-            self.link.send_replace(Some(qmp));
+            self.link.send_replace(Link::Up(qmp));
         }
     }
 
@@ -215,15 +227,16 @@ impl Vm for QemuVm {
     }
 
     async fn pause(&self) -> Result<()> {
-        self.execute(stop {}, PROMPT).await.map(drop)
+        self.unless_ended(self.pause_guest()).await
     }
 
     async fn resume(&self) -> Result<()> {
-        self.execute(cont {}, PROMPT).await.map(drop)
+        self.unless_ended(self.resume_guest()).await
     }
 
     async fn snapshot(&self, dir: &std::path::Path) -> Result<()> {
-        snapshot::write(self, dir).await
+        let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned());
+        self.unless_ended(to_the_end(writing)).await
     }
 
     async fn kill(&self) -> Result<()> {

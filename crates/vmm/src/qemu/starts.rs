@@ -1,0 +1,84 @@
+//! Starts that are under way in this program.
+//!
+//! A start goes on when its caller gives up, and for a moment it has no process yet that could be found. So who
+//! looks for the VM of a directory, to end it or to take it over, has to know of a start there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::{Error, Result};
+
+/// Directories in which a VM is being started.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Starts(Arc<watch::Sender<BTreeSet<PathBuf>>>);
+
+/// One start; it is over when this is dropped.
+#[derive(Debug)]
+pub(super) struct Start {
+    starts: Starts,
+    dir: PathBuf,
+}
+
+impl Starts {
+    /// # Errors
+    /// When there is one in that directory already.
+    pub(super) fn begin(&self, dir: &Path) -> Result<Start> {
+        let added = self.0.send_if_modified(|dirs| dirs.insert(dir.to_owned()));
+        if added { Ok(Start { starts: self.clone(), dir: dir.to_owned() }) } else { Err(taken(dir)) }
+    }
+
+    pub(super) fn is_idle(&self, dir: &Path) -> bool {
+        !self.0.borrow().contains(dir)
+    }
+
+    /// Waits until no start is under way in `dir`, but at most so long.
+    pub(super) async fn idle(&self, dir: &Path, limit: Duration) {
+        let mut dirs = self.0.subscribe();
+        // Late or not: the caller looks again.
+        let _ = tokio::time::timeout(limit, dirs.wait_for(|dirs| !dirs.contains(dir))).await;
+    }
+}
+
+impl Start {
+    /// Does the work of the start and is over with it.
+    pub(super) async fn until<T>(self, work: impl Future<Output = T>) -> T {
+        let done = work.await;
+        drop(self);
+        done
+    }
+}
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        self.starts.0.send_if_modified(|dirs| dirs.remove(&self.dir));
+    }
+}
+
+/// What is said to who wants to start a second VM in a directory.
+pub(super) fn taken(dir: &Path) -> Error {
+    let reason = format!("{} belongs to a VM that lives; end that first", dir.display());
+    Error::Refused { command: "the start of a VM".into(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_has_one_start_at_a_time_and_its_end_is_noticed() {
+        let (starts, dir) = (Starts::default(), Path::new("/vm"));
+        let start = starts.begin(dir).unwrap();
+        assert!(starts.begin(dir).is_err() && starts.begin(Path::new("/vm-2")).is_ok());
+        starts.idle(dir, Duration::from_millis(1)).await;
+        assert!(!starts.is_idle(dir));
+        let other = starts.clone();
+        let waiter = tokio::spawn(async move { other.idle(dir, Duration::from_secs(60)).await });
+        drop(start);
+        waiter.await.unwrap();
+        assert!(starts.is_idle(dir) && starts.begin(dir).is_ok());
+    }
+}

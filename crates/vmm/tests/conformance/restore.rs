@@ -1,0 +1,94 @@
+//! Snapshots that cannot be restored are refused, and nothing is left that runs.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use vmm::{Error, VmConfig};
+
+use crate::lab::{Lab, on_every_driver};
+
+/// A snapshot of a counting guest, and what it was of.
+async fn snapshot(lab: &Lab) -> (PathBuf, VmConfig, String) {
+    let mut source = lab.counting("source").await;
+    source.pause().await;
+    let dir = lab.empty_dir("snapshot");
+    source.snapshot(&dir).await;
+    source.kill().await;
+    (dir, source.config, source.text)
+}
+
+async fn is_bad(lab: &Lab, source: &VmConfig, snapshot: &Path) {
+    let config = lab.config_of_copy("bad", source);
+    let error = lab.driver.restore(&config, snapshot).await.expect_err("it cannot be restored");
+    lab.assert_no_process();
+    assert!(matches!(&error, Error::BadSnapshot { dir, .. } if dir == snapshot), "{error:?}");
+    assert!(lab.driver.adopt(&config.dir).await.expect("the directory can be looked at").is_none());
+}
+
+fn copy(lab: &Lab, snapshot: &Path) -> PathBuf {
+    let dir = lab.root().join("damaged");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir(&dir).expect("a directory");
+    for entry in fs::read_dir(snapshot).expect("the snapshot").flatten() {
+        linux::sparse::copy(&entry.path(), &dir.join(entry.file_name())).expect("a copy");
+    }
+    dir
+}
+
+#[test]
+fn every_file_that_is_missing_cut_short_or_too_long_is_noticed() {
+    on_every_driver(async |lab| {
+        let (snapshot, source, text) = snapshot(lab).await;
+        let names: Vec<_> =
+            fs::read_dir(&snapshot).expect("the snapshot").flatten().map(|entry| entry.file_name()).collect();
+        assert!(!names.is_empty());
+        for name in names {
+            let length = fs::metadata(snapshot.join(&name)).expect("a file").len();
+            for changed in [None, Some(0), Some(length / 2), Some(length - 1), Some(length + 1)] {
+                let damaged = copy(lab, &snapshot);
+                let path = damaged.join(&name);
+                match changed {
+                    Some(length) => {
+                        File::options().write(true).open(&path).and_then(|file| file.set_len(length)).expect("a file");
+                    }
+                    None => fs::remove_file(&path).expect("a file"),
+                }
+                is_bad(lab, &source, &damaged).await;
+            }
+        }
+        is_bad(lab, &source, &lab.empty_dir("empty")).await;
+        is_bad(lab, &source, Path::new("/nonexistent/snapshot")).await;
+        // The snapshot itself is as good as before.
+        let mut restored = lab.restore("restored", &source, &snapshot).await;
+        restored.goes_on_after(&text).await;
+        restored.kill().await;
+    });
+}
+
+#[test]
+fn device_state_that_is_garbage_is_noticed() {
+    on_every_driver(async |lab| {
+        let (snapshot, source, _) = snapshot(lab).await;
+        let state = snapshot.join("state");
+        let good = fs::read(&state).expect("the state of the devices");
+        let mut backwards = good.clone();
+        backwards.reverse();
+        let mut cut = good.clone();
+        let half = cut.len() / 2;
+        cut[half..].fill(0);
+        for bad in [vec![0; good.len()], backwards, cut] {
+            fs::write(&state, bad).expect("the file can be written");
+            is_bad(lab, &source, &snapshot).await;
+        }
+    });
+}
+
+#[test]
+fn a_snapshot_fits_only_a_machine_like_its_source() {
+    on_every_driver(async |lab| {
+        let (snapshot, source, _) = snapshot(lab).await;
+        is_bad(lab, &VmConfig { vcpus: 2, ..source.clone() }, &snapshot).await;
+        is_bad(lab, &VmConfig { memory_mb: source.memory_mb + 1, ..source.clone() }, &snapshot).await;
+        is_bad(lab, &VmConfig { memory_mb: source.memory_mb / 2, ..source.clone() }, &snapshot).await;
+    });
+}
