@@ -23,6 +23,11 @@ newest() {
 }
 
 package=$(newest)
+if [[ -z $package && ! -s "$dir/vmlinux" && $(id -u) == 0 ]]; then
+    say "apt has no lists yet; fetching them"
+    apt-get -q update || true
+    package=$(newest)
+fi
 if [[ -z $package ]]; then
     if [[ -s "$dir/vmlinux" ]]; then
         say "apt knows no $meta; kept $dir/vmlinux"

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Sends a real server thousands of requests made from its own API document, right and wrong ones (schemathesis), and
+# checks that every answer is one that the document allows.
+#
+# The server is `wrenn up` with real VMs, in a directory of its own, with small limits; all of it goes at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=4.32.5
+examples=${WRENN_API_EXAMPLES:-25}
+venv=target/venv/schemathesis-$version
+data=$PWD/target/testdata
+wrenn=$PWD/target/debug/wrenn
+
+if [[ ! -x $venv/bin/schemathesis ]]; then
+    echo "installing schemathesis $version into $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
+fi
+
+mkdir -p "$data/run"
+dir=$(mktemp -d "$data/run/api-XXXXXX")
+server=
+cleanup() {
+    trap - EXIT
+    if [[ -n $server ]]; then
+        "$wrenn" rm --all >/dev/null 2>&1 || true
+        kill -INT "$server" 2>/dev/null || true
+        wait "$server" || true
+    fi
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+export WRENN_DIR=$dir AGENT_KERNEL_PATH=$data/kernels/vmlinux AGENT_IMAGES_PATH=$data/images \
+    AGENT_ENVD_PATH=$PWD/builds/envd
+# So small that no request can fill the machine.
+export CP_MAX_VCPUS=1 CP_MAX_MEMORY_MB=256 CP_MAX_TIMEOUT_SEC=120 AGENT_MAX_SANDBOXES=3
+
+set -m
+"$wrenn" up --json --listen 127.0.0.1:0 >"$dir/ready" 2>"$dir/up.log" &
+server=$!
+set +m
+for _ in {1..240}; do
+    [[ ! -s $dir/ready ]] || break
+    kill -0 "$server" 2>/dev/null || { cat "$dir/up.log"; echo "wrenn up ended" >&2; exit 1; }
+    sleep 0.5
+done
+[[ -s $dir/ready ]] || { cat "$dir/up.log"; echo "wrenn up does not become ready" >&2; exit 1; }
+url=$(sed -n 's/^WRENN_API_URL=//p' "$dir/credentials")
+key=$(sed -n 's/^WRENN_API_KEY=//p' "$dir/credentials")
+
+status=0
+# Deterministic, so that a failure is one of the change at hand and can be had again.
+(cd "$dir" && "$OLDPWD/$venv/bin/schemathesis" run "$url/openapi.json" --header "X-API-Key: $key" --checks all \
+    --max-examples "$examples" --generation-deterministic --request-timeout 60 --no-color --report junit \
+    --report-junit-path "$dir/report.xml") || status=$?
+"$venv/bin/python" - "$dir/report.xml" <<'PYTHON' || status=1
+import sys
+import xml.etree.ElementTree as xml
+
+cases = list(xml.parse(sys.argv[1]).iter("testcase"))
+failed = sum(any(part.tag in ("failure", "error") for part in case) for case in cases)
+print(f"test result: {'FAILED' if failed else 'ok'}. {len(cases) - failed} passed; {failed} failed")
+sys.exit(1 if failed or not cases else 0)
+PYTHON
+kill -0 "$server" 2>/dev/null || { tail -n 50 "$dir/up.log"; echo "wrenn up ended during the test" >&2; status=1; }
+exit "$status"

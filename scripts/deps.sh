@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a purpose needs: deps.sh [--check] run|build|test|lint…
+#
+# Does nothing, and needs neither root nor network, when they are there. With --check it only says what is missing.
+# Where there is no apt it looks for the programs themselves and names those that the machine lacks.
+set -euo pipefail
+
+only_check=
+if [[ ${1:-} == --check ]]; then
+    only_check=1
+    shift
+fi
+
+# package:program that proves it (for machines without apt)
+declare -A purposes=(
+    # What the host agent starts, and what prepares kernel and images.
+    [run]='qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img nftables:nft mmdebstrap:mmdebstrap
+        e2fsprogs:mke2fs kmod:depmod ca-certificates:'
+    [build]='build-essential:cc pkg-config:pkg-config'
+    # PostgreSQL for the store's tests and `make dev`; Python for schemathesis.
+    [test]='postgresql:psql python3:python3 python3-venv: util-linux:setpriv'
+    [lint]='shellcheck:shellcheck'
+)
+
+say() { printf '%s\n' "packages: $*"; }
+
+wanted=()
+for purpose in "$@"; do
+    [[ -n ${purposes[$purpose]:-} ]] || { say "no such purpose: $purpose; there are: ${!purposes[*]}" >&2; exit 2; }
+    # shellcheck disable=SC2206 # words, on purpose
+    wanted+=(${purposes[$purpose]})
+done
+[[ ${#wanted[@]} -gt 0 ]] || { say "usage: deps.sh [--check] PURPOSE…, of: ${!purposes[*]}" >&2; exit 2; }
+
+has_program() {
+    command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 || -x /sbin/$1 ]]
+}
+
+# Not the return code of dpkg-query: removed packages that left configuration behind are known, too.
+has_package() {
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+if ! command -v apt-get >/dev/null; then
+    missing=()
+    for item in "${wanted[@]}"; do
+        program=${item#*:}
+        [[ -z $program ]] || has_program "$program" || missing+=("$program")
+    done
+    [[ ${#missing[@]} -gt 0 ]] || exit 0
+    say "there is no apt on this machine, and these programs are missing: ${missing[*]}" >&2
+    say "install them with this system's own package manager, then run the same command again" >&2
+    exit 1
+fi
+
+missing=()
+for item in "${wanted[@]}"; do
+    has_package "${item%%:*}" || missing+=("${item%%:*}")
+done
+[[ ${#missing[@]} -gt 0 ]] || exit 0
+if [[ -n $only_check ]]; then
+    say "not installed: ${missing[*]}"
+    exit 1
+fi
+
+as_root=()
+if [[ $(id -u) != 0 ]]; then
+    command -v sudo >/dev/null || { say "run as root: apt-get install ${missing[*]}" >&2; exit 1; }
+    as_root=(sudo)
+fi
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@"; }
+
+say "installing ${missing[*]}"
+if ! apt update; then
+    say "apt-get update failed; trying with the lists that are here" >&2
+fi
+if ! apt install -y --no-install-recommends "${missing[@]}"; then
+    say "apt could not install them. Look at its messages above; when they are dealt with, run the same command again." >&2
+    exit 1
+fi

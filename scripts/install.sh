@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Installs the programs and systemd units, or removes them: install.sh install|uninstall PREFIX
+#
+# DESTDIR is put before every path, for packages. Kernel, images, database and sandboxes are no part of this; they are
+# in WRENN_DIR and stay there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+action=${1:?usage: install.sh install|uninstall PREFIX}
+prefix=${2:?usage: install.sh install|uninstall PREFIX}
+root=${DESTDIR:-}
+programs=(wrenn wrenn-cp wrenn-agent envd)
+units=(wrenn-cp wrenn-agent)
+settings=$root/etc/wrenn/wrenn.env
+
+may_write() {
+    local dir=$1
+    while [[ ! -e $dir ]]; do dir=$(dirname "$dir"); done
+    [[ -w $dir ]] || { echo "you may not write to $dir: run it with sudo, or choose another PREFIX" >&2; exit 1; }
+}
+
+# Both daemons of one machine share the token in it, so only root may read it.
+write_settings() {
+    [[ ! -e $settings ]] || { echo "kept $settings"; return; }
+    local token
+    token=$(od -An -vtx1 -N32 /dev/urandom | tr -d ' \n')
+    install -d -m 0755 "$(dirname "$settings")"
+    install -m 0600 /dev/null "$settings"
+    {
+        echo '# Settings of wrenn-cp and wrenn-agent; docs/configuration.md explains each. PostgreSQL: set DATABASE_URL.'
+        echo "AGENT_TOKEN=$token"
+        echo 'AGENT_LISTEN_ADDR=127.0.0.1:50051'
+        echo 'CP_LISTEN_ADDR=127.0.0.1:8000'
+    } >"$settings"
+    echo "made $settings"
+}
+
+case $action in
+    install)
+        missing=()
+        for program in "${programs[@]}"; do [[ -x builds/$program ]] || missing+=("$program"); done
+        [[ ${#missing[@]} == 0 ]] || scripts/build.sh
+        may_write "$root$prefix/bin"
+        install -d "$root$prefix/bin"
+        for program in "${programs[@]}"; do
+            scripts/place.sh "builds/$program" "$root$prefix/bin/$program"
+        done
+        if [[ -n $root || -d /run/systemd/system ]]; then
+            may_write "$root/etc/systemd/system"
+            write_settings
+            install -d "$root/etc/systemd/system"
+            for unit in "${units[@]}"; do
+                sed "s|@PREFIX@|$prefix|g" "deploy/systemd/$unit.service" >"$root/etc/systemd/system/$unit.service"
+            done
+            [[ -n $root ]] || systemctl daemon-reload
+            echo 'units: systemctl enable --now wrenn-agent wrenn-cp'
+        fi
+        echo "installed ${programs[*]} in $prefix/bin"
+        ;;
+    uninstall)
+        may_write "$root$prefix/bin"
+        for unit in "${units[@]}"; do
+            [[ -e $root/etc/systemd/system/$unit.service ]] || continue
+            [[ -n $root ]] || systemctl disable --now "$unit"
+            rm -f "$root/etc/systemd/system/$unit.service"
+        done
+        for program in "${programs[@]}"; do rm -f "$root$prefix/bin/$program"; done
+        echo "removed ${programs[*]} from $prefix/bin; settings in $settings and all data stay"
+        ;;
+    *) echo "no such action: $action" >&2; exit 2 ;;
+esac

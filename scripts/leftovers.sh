@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Lists everything on this host that a platform or a test could leave behind, one thing a line, sorted.
+#
+# Meant to be run before and after, and compared: what is only in the second list was left. The one nftables table of
+# the host is not listed: it is the same for all sandboxes and stays.
+set -uo pipefail
+shopt -s nullglob
+
+processes() {
+    local pid comm line
+    for pid in /proc/[0-9]*; do
+        # Programs that a platform starts, and servers that tests start; other people's come and go.
+        read -r comm <"$pid/comm" || continue
+        line=$(tr '\0' ' ' <"$pid/cmdline") || continue
+        case "$comm $line" in
+            qemu-system* | firecracker* | wrenn* | envd* | postgres*wrenn-postgres-*) echo "process ${pid#/proc/}: $line" ;;
+        esac
+    done 2>/dev/null
+}
+
+named() {
+    local kind=$1 path
+    shift
+    for path in "$@"; do
+        echo "$kind $path"
+    done
+}
+
+loops() {
+    local file
+    for file in /sys/block/loop*/loop/backing_file; do
+        echo "loop device ${file%/loop/*} on $(<"$file")"
+    done 2>/dev/null
+}
+
+{
+    processes
+    named 'network namespace' /run/netns/*
+    named link /sys/class/net/*
+    named 'device-mapper device' /dev/mapper/*
+    named 'file' /tmp/wrenn-* target/testdata/run/*
+    find /run/wrenn -type f -printf 'file %p\n' 2>/dev/null
+    loops
+    cut -d' ' -f2 /proc/self/mounts | sed 's/^/mount /'
+    find /sys/fs/cgroup -maxdepth 4 -type d -name '*wrenn*' -printf 'cgroup %p\n' 2>/dev/null
+} | sort -u

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Writes the API document as the routes say it to api/openapi.json. A test fails when the two differ.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/cargo.sh build --locked --bin wrenn-cp
+new=$(mktemp api/.openapi.XXXXXX)
+trap 'rm -f "$new"' EXIT
+target/debug/wrenn-cp openapi >"$new"
+chmod 0644 "$new"
+cmp -s "$new" api/openapi.json || { mv "$new" api/openapi.json && echo 'api/openapi.json has changed'; }
