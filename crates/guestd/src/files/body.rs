@@ -44,7 +44,7 @@ impl From<BodyError> for HttpError {
     }
 }
 
-/// A body in pieces; ends after its first error.
+/// A body in pieces; ends after its first error, and may be asked again after its end.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
 /// The content that the body carries.
@@ -75,7 +75,7 @@ fn raw(body: Body) -> Pieces {
             Err(_) => Some((Err(BodyError::Idle), None)),
         }
     });
-    Box::pin(pieces)
+    Box::pin(pieces.fuse())
 }
 
 struct Inflating {
@@ -110,14 +110,15 @@ impl Inflating {
 
 fn inflated(source: Pieces) -> Pieces {
     let start = Inflating { source, decoder: MultiGzDecoder::new(Vec::new()), packed: Bytes::new() };
-    Box::pin(futures::stream::unfold(Some(start), async |state| {
+    let pieces = futures::stream::unfold(Some(start), async |state| {
         let mut state = state?;
         match state.next().await {
             Ok(Some(piece)) => Some((Ok(piece), Some(state))),
             Ok(None) => None,
             Err(e) => Some((Err(e), None)),
         }
-    }))
+    });
+    Box::pin(pieces.fuse())
 }
 
 /// Reads what is left and throws it away, for a while.
@@ -152,6 +153,19 @@ mod tests {
         let plain = vec![7; 3 << 20];
         assert!(unpacked(packed(&plain)).await.expect("unpacks") == plain);
         assert_eq!(unpacked(packed(b"")).await.expect("unpacks"), b"");
+    }
+
+    /// A refused upload is drained, which asks a body that has ended once more.
+    #[tokio::test]
+    async fn a_body_may_be_asked_after_its_end() {
+        for encoding in ["identity", "gzip"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, encoding.parse().expect("a header"));
+            let mut pieces = content(Body::from(packed(b"some")), &headers).expect("both are known");
+            while pieces.next().await.is_some() {}
+            drain(&mut pieces).await;
+            assert!(pieces.next().await.is_none());
+        }
     }
 
     #[tokio::test]
