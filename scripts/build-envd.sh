@@ -10,7 +10,8 @@ out=${1:-builds/envd}
 target=x86_64-unknown-linux-gnu
 limit_mb=10
 
-RUSTFLAGS='-C target-feature=+crt-static' scripts/cargo.sh build --locked --profile guest --target "$target" -p guestd --bin envd
+RUSTFLAGS='-C target-feature=+crt-static' scripts/cargo.sh build --locked --profile guest --target "$target" \
+    -p guestd --bin envd
 built=target/$target/guest/envd
 
 if LC_ALL=C readelf -lW "$built" | grep -q INTERP; then
@@ -19,7 +20,7 @@ if LC_ALL=C readelf -lW "$built" | grep -q INTERP; then
 fi
 size=$(stat -c %s "$built")
 if ((size >= limit_mb * 1024 * 1024)); then
-    printf '%s\n' "envd: $built has $size bytes; the limit is $limit_mb MiB, because every sandbox keeps it in memory" >&2
+    printf '%s\n' "envd: $built has $size bytes; the limit is $limit_mb MiB: every sandbox has it in memory" >&2
     exit 1
 fi
 scripts/place.sh "$built" "$out"

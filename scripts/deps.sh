@@ -75,6 +75,6 @@ if ! apt update; then
     say "apt-get update failed; trying with the lists that are here" >&2
 fi
 if ! apt install -y --no-install-recommends "${missing[@]}"; then
-    say "apt could not install them. Look at its messages above; when they are dealt with, run the same command again." >&2
+    say 'apt could not install them; see its messages above, then run the same command again' >&2
     exit 1
 fi

@@ -16,7 +16,9 @@ settings=$root/etc/wrenn/wrenn.env
 may_write() {
     local dir=$1
     while [[ ! -e $dir ]]; do dir=$(dirname "$dir"); done
-    [[ -w $dir ]] || { echo "you may not write to $dir: run it with sudo, or choose another PREFIX" >&2; exit 1; }
+    [[ ! -w $dir ]] || return 0
+    echo "you may not write to $dir: run it with sudo, or choose another PREFIX" >&2
+    exit 1
 }
 
 # Both daemons of one machine share the token in it, so only root may read it.
@@ -27,7 +29,8 @@ write_settings() {
     install -d -m 0755 "$(dirname "$settings")"
     install -m 0600 /dev/null "$settings"
     {
-        echo '# Settings of wrenn-cp and wrenn-agent; docs/configuration.md explains each. PostgreSQL: set DATABASE_URL.'
+        echo '# Settings of wrenn-cp and wrenn-agent; docs/configuration.md explains each.'
+        echo '# For PostgreSQL set DATABASE_URL.'
         echo "AGENT_TOKEN=$token"
         echo 'AGENT_LISTEN_ADDR=127.0.0.1:50051'
         echo 'CP_LISTEN_ADDR=127.0.0.1:8000'

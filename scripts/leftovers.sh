@@ -13,7 +13,9 @@ processes() {
         read -r comm <"$pid/comm" || continue
         line=$(tr '\0' ' ' <"$pid/cmdline") || continue
         case "$comm $line" in
-            qemu-system* | firecracker* | wrenn* | envd* | postgres*wrenn-postgres-*) echo "process ${pid#/proc/}: $line" ;;
+            qemu-system* | firecracker* | wrenn* | envd* | postgres*wrenn-postgres-*)
+                echo "process ${pid#/proc/}: $line"
+                ;;
         esac
     done 2>/dev/null
 }

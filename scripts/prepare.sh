@@ -27,6 +27,9 @@ if [[ $(id -u) != 0 && ! -w $parent ]]; then
     as_root=(sudo)
 fi
 
+# Of whoever is behind sudo: that user starts the control plane, which keeps its key there.
+[[ -d $dir ]] || "${as_root[@]}" install -d -m 0750 -o "${SUDO_UID:-$(id -u)}" "$dir"
+
 for part in "${parts[@]}"; do
     case $part in
         kernel)

@@ -70,8 +70,8 @@ fi
 
 step "Guest kernel and base image in $dir"
 next='Look at the message above: mostly it is the network, or the disk. Then run `make quickstart` again.'
-scripts/fetch-kernel.sh "$dir/kernels"
-scripts/build-image.sh minimal "$dir/images"
+AGENT_KERNEL_PATH=${AGENT_KERNEL_PATH:-$dir/kernels/vmlinux} AGENT_IMAGES_PATH=${AGENT_IMAGES_PATH:-$dir/images} \
+    WRENN_DIR=$dir scripts/prepare.sh
 
 export WRENN_DIR=$dir
 scratch=$(mktemp -d)

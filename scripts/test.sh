@@ -91,7 +91,9 @@ run_suite() {
     ((bad == 0)) || verdict="FAILED, see $log"
     passed=$((passed + ok))
     failed=$((failed + bad))
-    summary+=("$(printf '%-12s %4d passed %4d failed %5d s  %s' "$name" "$ok" "$bad" "$((SECONDS - begin))" "$verdict")")
+    local line
+    printf -v line '%-12s %4d passed %4d failed %5d s  %s' "$name" "$ok" "$bad" "$((SECONDS - begin))" "$verdict"
+    summary+=("$line")
 }
 
 wanted=("$@")

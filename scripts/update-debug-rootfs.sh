@@ -112,7 +112,8 @@ commands >"$work/commands"
 debugfs -w -f "$work/commands" "$work/image" >"$work/log" 2>&1
 debugfs -R "dump /usr/local/bin/envd $work/written" "$work/image" 2>/dev/null
 cmp -s "$envd" "$work/written" || fail "the agent could not be written: $(grep -v '^debugfs' "$work/log" | tail -n 1)"
-e2fsck -fn "$work/image" >"$work/fsck" 2>&1 || fail "would be damaged, so it was left as it is: $(tail -n 3 "$work/fsck")"
+e2fsck -fn "$work/image" >"$work/fsck" 2>&1 ||
+    fail "would be damaged, so it was left as it is: $(tail -n 3 "$work/fsck")"
 
 sync "$work/image"
 ! in_use || fail 'has come into use meanwhile and was left as it is; try again'

@@ -1,0 +1,84 @@
+//! Files aim at 150 lines and stay under 400; functions aim at 15 and stay under 60. Tests included.
+
+use proc_macro2::Span;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+
+use crate::Finding;
+use crate::source::Source;
+
+const MAX_FILE_LINES: usize = 400;
+const MAX_FUNCTION_LINES: usize = 60;
+
+/// Files and functions that are too long.
+#[must_use]
+pub fn check(source: &Source) -> Vec<Finding> {
+    let mut visitor = Functions { source, findings: Vec::new() };
+    visitor.visit_file(&source.syntax);
+    let lines = source.text.lines().count();
+    if lines > MAX_FILE_LINES {
+        let text = format!("has {lines} lines, more than {MAX_FILE_LINES}: give a part of it a file of its own");
+        visitor.findings.push(Finding::new(&source.path, 0, text));
+    }
+    visitor.findings
+}
+
+struct Functions<'a> {
+    source: &'a Source,
+    findings: Vec<Finding>,
+}
+
+impl Functions<'_> {
+    fn measure(&mut self, name: &syn::Ident, body: Span) {
+        let lines = body.end().line - body.start().line + 1;
+        if lines > MAX_FUNCTION_LINES {
+            let text =
+                format!("the function `{name}` has {lines} lines, more than {MAX_FUNCTION_LINES}: name its steps");
+            self.findings.push(Finding::new(&self.source.path, name.span().start().line, text));
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Functions<'_> {
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.measure(&item.sig.ident, item.block.span());
+        visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.measure(&item.sig.ident, item.block.span());
+        visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        if let Some(block) = &item.default {
+            self.measure(&item.sig.ident, block.span());
+        }
+        visit::visit_trait_item_fn(self, item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_functions_are_found_with_their_line() {
+        let body = "    f();\n".repeat(59);
+        let source = Source::parse("x.rs", format!("fn ok() {{\n{body}}}\n"));
+        assert_eq!(
+            check(&source),
+            [Finding::new("x.rs", 1, "the function `ok` has 61 lines, more than 60: name its steps")]
+        );
+        let body = "        f();\n".repeat(58);
+        let source = Source::parse("x.rs", format!("struct S;\nimpl S {{\n    fn g() {{\n{body}    }}\n}}\n"));
+        assert_eq!(check(&source), []);
+    }
+
+    #[test]
+    fn long_files_are_found() {
+        let source = Source::parse("x.rs", "//\n".repeat(401));
+        assert_eq!(check(&source).len(), 1);
+        assert_eq!(check(&Source::parse("x.rs", "//\n".repeat(400))), []);
+    }
+}

@@ -1,0 +1,74 @@
+//! The rules, applied to this workspace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::MetadataCommand;
+use tidy::source::{self, Source};
+use tidy::{Finding, documents, edges, none, places, sizes, words, workspace};
+
+fn each(check: impl Fn(&Source) -> Vec<Finding>) {
+    let sources = source::all(&workspace());
+    assert!(sources.len() > 100, "only {} files were found", sources.len());
+    none(sources.iter().flat_map(check).collect());
+}
+
+/// Documents and scripts by the ends of their names.
+fn texts(extensions: &[&str]) -> Vec<(PathBuf, String)> {
+    let root = workspace();
+    let is_wanted = |path: &PathBuf| extensions.iter().any(|end| path.to_string_lossy().ends_with(end));
+    let paths = source::files(&root).into_iter().filter(is_wanted);
+    paths.map(|path| (path.clone(), fs::read_to_string(root.join(path)).expect("text"))).collect()
+}
+
+#[test]
+fn crates_depend_only_on_what_the_architecture_allows() {
+    let manifest = workspace().join("Cargo.toml");
+    let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().expect("cargo metadata");
+    none(edges::check(&metadata));
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    each(sizes::check);
+}
+
+#[test]
+fn unsafe_code_programs_and_sql_are_where_they_may_be() {
+    each(places::check);
+}
+
+#[test]
+fn names_and_comments_say_something() {
+    each(words::check);
+}
+
+#[test]
+fn every_setting_is_documented() {
+    let sources = source::all(&workspace());
+    let page = Path::new("docs/configuration.md");
+    let text = fs::read_to_string(workspace().join(page)).expect("the page");
+    none(documents::settings(page, &text, &documents::variables(sources.iter())));
+
+    let of_daemons = sources.iter().filter(|source| source.path.ends_with("src/config.rs"));
+    let example = Path::new(".env.example");
+    let text = fs::read_to_string(workspace().join(example)).expect("the example");
+    none(documents::settings(example, &text, &documents::variables(of_daemons)));
+}
+
+#[test]
+fn documents_and_scripts_can_be_read() {
+    let root = workspace();
+    let check = |(path, text): &(PathBuf, String)| {
+        let mut findings = documents::width(path, text);
+        if path.extension().is_some_and(|extension| extension == "md") {
+            findings.extend(documents::links(&root, path, text));
+        } else {
+            findings.extend(words::marks(path, text, "#"));
+        }
+        findings
+    };
+    let texts = texts(&[".md", ".sh", "Makefile", ".env.example", ".service"]);
+    assert!(texts.len() > 10, "only {} documents and scripts were found", texts.len());
+    none(texts.iter().flat_map(check).collect());
+}
