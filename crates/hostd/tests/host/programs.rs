@@ -57,8 +57,11 @@ async fn files_go_in_and_come_out_byte_for_byte() {
     // An upload that breaks off leaves no file behind.
     assert!(write(&agent.client(), &id, "/home/user/half", &content, false).await.is_err());
     let request = rpc::StatPathRequest { sandbox_id: id.to_string(), path: "half".into(), ..Default::default() };
-    let error = agent.client().stat_path(request).await.unwrap_err();
-    assert_eq!(error.code, ErrorCode::NotFound, "{error}");
+    eventually("the half file gone", Duration::from_secs(20), async || {
+        let error = agent.client().stat_path(request.clone()).await.err()?;
+        (error.code == ErrorCode::NotFound).then_some(())
+    })
+    .await;
     agent.finish().await;
 }
 
