@@ -46,8 +46,7 @@ fn held() -> (usize, usize) {
 #[test]
 fn twenty_lives_leave_nothing_open() {
     alone_on_every_driver(async |lab| {
-        let mut source = lab.counting("source").await;
-        source.pause().await;
+        let source = lab.young("source").await;
         let snapshot = lab.empty_dir("snapshot");
         source.snapshot(&snapshot).await;
         source.kill().await;
@@ -57,8 +56,7 @@ fn twenty_lives_leave_nothing_open() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let before = held();
         for round in 0..10 {
-            let booted = lab.boot(lab.config("booted", "count")).await;
-            booted.vm.pause().await.expect("it can be paused");
+            let booted = lab.young("booted").await;
             // Every other one is lost, and found again.
             let vm = if round % 2 == 0 {
                 booted.vm

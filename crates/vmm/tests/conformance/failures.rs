@@ -81,9 +81,8 @@ fn a_network_namespace_that_is_missing() {
 #[test]
 fn a_start_that_is_given_up_can_be_cleared_away() {
     on_every_driver(async |lab| {
-        let source = lab.counting("source").await;
+        let source = lab.young("source").await;
         let snapshot = lab.empty_dir("snapshot");
-        source.vm.pause().await.expect("it can be paused");
         source.snapshot(&snapshot).await;
         source.kill().await;
         for millis in [0, 1, 5, 20, 50, 100] {

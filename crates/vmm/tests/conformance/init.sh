@@ -27,9 +27,9 @@ eat_memory() {
     exit 1
 }
 
-# 4 MiB in short lines.
+# 1 MiB in short lines.
 flood() {
-    yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 4194304
+    yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 1048576
     echo
     echo "flood over"
     poweroff -f

@@ -114,6 +114,13 @@ impl Lab {
         machine
     }
 
+    /// A paused VM whose guest has hardly begun to boot, for what does not depend on it.
+    pub async fn young(&self, name: &str) -> Machine {
+        let machine = self.boot(self.config(name, "count")).await;
+        machine.vm.pause().await.expect("it can be paused");
+        machine
+    }
+
     /// Restores into a new directory, with a copy of the disk of `source`, as `boot` would.
     pub async fn restore(&self, name: &str, source: &VmConfig, snapshot: &Path) -> Machine {
         let config = self.config_of_copy(name, source);

@@ -9,7 +9,7 @@ use vmm::{Exit, Vm, VmConfig};
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// Between two looks at the console: short of the time in which a counting guest would fill it.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(25);
 
 /// Long enough for a running guest to print several numbers.
 const STANDSTILL: Duration = Duration::from_millis(400);

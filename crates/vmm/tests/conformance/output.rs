@@ -1,4 +1,4 @@
-//! The console of a guest that talks a lot.
+//! The console of a guest that talks a lot: 1 MiB, many times what is kept.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::lab::on_every_driver;
 const BOUND: usize = 64 * 1024;
 
 #[test]
-fn megabytes_that_nobody_reads_neither_stop_the_guest_nor_pile_up() {
+fn output_that_nobody_reads_neither_stops_the_guest_nor_piles_up() {
     on_every_driver(async |lab| {
         let mut machine = lab.boot(lab.config("vm", "flood")).await;
         assert_eq!(machine.end().await, Exit::Shutdown);
@@ -23,12 +23,12 @@ fn megabytes_that_nobody_reads_neither_stop_the_guest_nor_pile_up() {
             .filter(|entry| entry.file_name() != "memory")
             .map(|entry| entry.metadata().expect("a file").len())
             .sum();
-        assert!(on_disk < 1 << 20, "{on_disk} bytes of it went to disk");
+        assert!(on_disk < 1 << 17, "{on_disk} bytes of it went to disk");
     });
 }
 
 #[test]
-fn megabytes_that_are_read_come_in_bounded_pieces() {
+fn output_that_is_read_comes_in_bounded_pieces() {
     on_every_driver(async |lab| {
         let mut machine = lab.boot(lab.config("vm", "flood")).await;
         let mut largest = 0;

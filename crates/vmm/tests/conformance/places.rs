@@ -24,21 +24,25 @@ fn directories_with_long_paths() {
 fn names_and_paths_with_punctuation() {
     on_every_driver(async |lab| {
         for name in ["a,b", "debug-threads=on", "a=b,c d", "ünï\"q'ue", "-S"] {
-            let mut machine = lab.boot(lab.config(&format!("{name}/vm,{name}"), "count")).await;
-            machine.until_printed("count 0").await;
-            machine.kill().await;
-            let mut config = lab.config(&format!("{name}/again"), "count");
+            let mut config = lab.config(&format!("{name}/vm,{name}"), "count");
             config.name = name.into();
-            lab.boot(config).await.kill().await;
+            let machine = lab.boot(config).await;
+            machine.vm.pause().await.expect("it can be paused");
+            let snapshot = lab.empty_dir(&format!("{name}/snapshot,{name}"));
+            machine.snapshot(&snapshot).await;
+            machine.kill().await;
+            lab.restore(&format!("{name}/restored,{name}"), &machine.config, &snapshot).await.kill().await;
         }
+        let mut machine = lab.boot(lab.config("a,b=c/ünï,d", "count")).await;
+        machine.until_printed("count 0").await;
+        machine.kill().await;
     });
 }
 
 #[test]
 fn a_directory_can_be_used_again_but_not_by_two() {
     on_every_driver(async |lab| {
-        let mut machine = lab.boot(lab.config("vm", "poweroff")).await;
-        machine.end().await;
+        lab.boot(lab.config("vm", "poweroff")).await.kill().await;
         let mut machine = lab.boot(lab.config("vm", "count")).await;
         machine.count_on().await;
         let error = lab.driver.boot(&machine.config).await.expect_err("a VM lives there");

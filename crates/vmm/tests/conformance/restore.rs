@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use vmm::{Error, VmConfig};
 
 use crate::lab::{Lab, on_every_driver};
+use crate::machine::Machine;
 
-/// A snapshot of a counting guest, and what it was of.
-async fn snapshot(lab: &Lab) -> (PathBuf, VmConfig, String) {
-    let mut source = lab.counting("source").await;
-    source.pause().await;
+/// A snapshot of `source`, which is no more then.
+async fn snapshot_of(lab: &Lab, source: &Machine) -> PathBuf {
     let dir = lab.empty_dir("snapshot");
     source.snapshot(&dir).await;
     source.kill().await;
-    (dir, source.config, source.text)
+    dir
 }
 
 async fn is_bad(lab: &Lab, source: &VmConfig, snapshot: &Path) {
@@ -38,7 +37,10 @@ fn copy(lab: &Lab, snapshot: &Path) -> PathBuf {
 #[test]
 fn every_file_that_is_missing_cut_short_or_too_long_is_noticed() {
     on_every_driver(async |lab| {
-        let (snapshot, source, text) = snapshot(lab).await;
+        let mut machine = lab.counting("source").await;
+        machine.pause().await;
+        let snapshot = snapshot_of(lab, &machine).await;
+        let Machine { config: source, text, .. } = machine;
         let names: Vec<_> =
             fs::read_dir(&snapshot).expect("the snapshot").flatten().map(|entry| entry.file_name()).collect();
         assert!(!names.is_empty());
@@ -68,7 +70,9 @@ fn every_file_that_is_missing_cut_short_or_too_long_is_noticed() {
 #[test]
 fn device_state_that_is_garbage_is_noticed() {
     on_every_driver(async |lab| {
-        let (snapshot, source, _) = snapshot(lab).await;
+        let machine = lab.young("source").await;
+        let snapshot = snapshot_of(lab, &machine).await;
+        let source = machine.config;
         let state = snapshot.join("state");
         let good = fs::read(&state).expect("the state of the devices");
         let mut backwards = good.clone();
@@ -86,7 +90,9 @@ fn device_state_that_is_garbage_is_noticed() {
 #[test]
 fn a_snapshot_fits_only_a_machine_like_its_source() {
     on_every_driver(async |lab| {
-        let (snapshot, source, _) = snapshot(lab).await;
+        let machine = lab.young("source").await;
+        let snapshot = snapshot_of(lab, &machine).await;
+        let source = machine.config;
         is_bad(lab, &VmConfig { vcpus: 2, ..source.clone() }, &snapshot).await;
         is_bad(lab, &VmConfig { memory_mb: source.memory_mb + 1, ..source.clone() }, &snapshot).await;
         is_bad(lab, &VmConfig { memory_mb: source.memory_mb / 2, ..source.clone() }, &snapshot).await;

@@ -121,8 +121,7 @@ fn on_disk(machine: &Machine) -> u64 {
 #[test]
 fn a_snapshot_holds_memory_so_only_its_owner_reads_it() {
     on_every_driver(async |lab| {
-        let mut source = lab.counting("source").await;
-        source.pause().await;
+        let source = lab.young("source").await;
         let snapshot = lab.empty_dir("snapshot");
         source.snapshot(&snapshot).await;
         for dir in [&snapshot, &source.config.dir] {
@@ -140,12 +139,11 @@ fn a_snapshot_holds_memory_so_only_its_owner_reads_it() {
 #[test]
 fn a_running_vm_is_not_snapshotted() {
     on_every_driver(async |lab| {
-        let mut machine = lab.counting("vm").await;
+        let machine = lab.boot(lab.config("vm", "count")).await;
         let dir = lab.empty_dir("snapshot");
         let error = machine.vm.snapshot(&dir).await.expect_err("it runs");
         assert!(matches!(&error, Error::Refused { reason, .. } if reason.contains("pause")), "{error:?}");
         assert_eq!(fs::read_dir(&dir).expect("the directory").count(), 0);
-        machine.count_on().await;
         machine.kill().await;
     });
 }
