@@ -1,1 +1,102 @@
-fn main() {}
+//! Measures the platform against the bare thing: a table on the terminal, and `target/bench/report.json`.
+//!
+//! "Ours" goes through the Rust SDK, control plane, host agent and guest agent, as a user's call does. "Bare" is the
+//! same virtual machine monitor with the same command line, kernel, initramfs and disk, started directly, or the same
+//! guest agent, asked directly. The two take turns within one run, and which goes first alternates, so that whatever
+//! else the machine does hits both. Every file here that is named after a row says what its clock covers.
+//!
+//! | what is made | where | taken away |
+//! |---|---|---|
+//! | an installation and its sandboxes | `target/bench/run` ([`place`]) | at the end, after a failure, after Ctrl-C |
+//! | a network namespace for bare machines | `wbench-bare` ([`bare`]) | the same |
+//!
+//! If we are killed, the next run clears both before it begins.
+
+mod bare;
+mod command;
+mod create;
+mod envd;
+mod exec;
+mod files;
+mod memory;
+mod pairs;
+mod place;
+mod platform;
+mod report;
+mod server;
+mod stats;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use place::Place;
+use report::Report;
+use server::Server;
+
+/// What can be asked for by name; without names everything is measured.
+const GROUPS: [&str; 4] = ["create", "exec", "files", "memory"];
+
+fn main() -> ExitCode {
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !GROUPS.contains(&name.as_str())) {
+        bail!("there is no group of rows {unknown:?}; there are: {}", GROUPS.join(", "));
+    }
+    let place = Place::prepare()?;
+    let cancelled = CancellationToken::new();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = measure(&place, &wanted, &cancelled) => outcome,
+            ended = interrupted() => Err(ended.map_or_else(anyhow::Error::from, |()| anyhow::anyhow!("interrupted"))),
+        }
+    });
+    // Bare machines are driven by threads of their own; they see this, and are waited for when the runtime goes.
+    cancelled.cancel();
+    drop(runtime);
+    let cleared = place.clear().context("not everything could be taken away; the next run tries again");
+    outcome.and_then(|report| report.publish(&place)).and(cleared)
+}
+
+async fn interrupted() -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn measure(place: &Place, wanted: &[String], cancelled: &CancellationToken) -> anyhow::Result<Report> {
+    let wants = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
+    let server = Server::start(place).await?;
+    let mut rows = Vec::new();
+    let fresh = memory::of_the_server(&server)?;
+    let machine = platform::look(place, &server).await?;
+    if wants("create") {
+        rows.push(create::measure(place, &server, cancelled).await?);
+    }
+    if wants("exec") {
+        rows.push(exec::measure(&server).await?);
+    }
+    if wants("files") {
+        rows.extend(files::measure(&server).await?);
+    }
+    if wants("memory") {
+        rows.extend(memory::measure(place, &server, fresh, cancelled).await?);
+    }
+    server.end().await?;
+    Ok(Report { machine, rows })
+}

@@ -77,6 +77,15 @@ impl Links {
         self.run(self.handle.address().add(index, address.into(), prefix).execute())
     }
 
+    /// Says for good which hardware address an IPv4 address on this link has, so that nobody asks for it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such link, `AlreadyExists` when the address is known.
+    pub fn add_neighbour(&self, name: &str, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+        let index = self.index(name)?;
+        self.run(self.handle.neighbours().add(index, address.into()).link_layer_address(&mac).execute())
+    }
+
     /// Routes `destination/prefix` through `gateway`.
     ///
     /// # Errors
@@ -153,6 +162,9 @@ mod tests {
             links.add_address("one", Ipv4Addr::new(10, 99, 0, 0), 31)?;
             links.up("one")?;
             links.add_route(Ipv4Addr::new(10, 98, 0, 7), 32, Ipv4Addr::new(10, 99, 0, 1))?;
+            links.add_neighbour("one", Ipv4Addr::new(10, 99, 0, 1), [2, 0, 0, 0, 0, 7])?;
+            let known = std::fs::read_to_string("/proc/thread-self/net/arp")?;
+            assert!(known.contains("02:00:00:00:00:07"), "{known}");
             assert_eq!(links.up("none").unwrap_err().kind(), io::ErrorKind::NotFound);
             assert_eq!(list("on")?, ["one"]);
             Ok(())

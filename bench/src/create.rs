@@ -1,0 +1,56 @@
+//! Cold create: from nothing to the result of a first program.
+//!
+//! Ours: `POST /v1/sandboxes` and one exec, with the default shape. The disk, network and boot are all in it. Bare:
+//! see [`crate::bare`]. Neither side keeps anything warm; taking the machine away again is outside both clocks.
+
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::bare::Bare;
+use crate::command::Command;
+use crate::pairs::{Pairs, Side, progress, turns};
+use crate::place::Place;
+use crate::report::{Row, Target};
+use crate::server::Server;
+use crate::stats::Better;
+
+const PAIRS: usize = 12;
+const MAX_RATIO: f64 = 1.15;
+
+/// # Errors
+/// When a machine does not boot.
+pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Row> {
+    let bare = Bare::prepare(place, warm_up(server).await?, cancelled)?;
+    bare.cold_start(|_| Ok(())).await?;
+    let mut pairs = Pairs::default();
+    for pair in 0..PAIRS {
+        for side in turns(pair) {
+            let took = match side {
+                Side::Ours => ours(server).await?,
+                Side::Bare => bare.cold_start(|_| Ok(())).await?.0.as_secs_f64(),
+            };
+            pairs.push(side, took * 1000.0);
+        }
+        progress("create", pair + 1, PAIRS);
+    }
+    Ok(pairs.row("cold create to first exec result", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)))
+}
+
+/// The first sandbox, of which the bare ones take the command line.
+async fn warm_up(server: &Server) -> anyhow::Result<Command> {
+    let sandbox = server.create(None).await?;
+    server.exec(&sandbox).await?;
+    let command = Command::of(&server.dir_of(&sandbox));
+    server.client.delete(&sandbox.id).await?;
+    command
+}
+
+async fn ours(server: &Server) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let sandbox = server.create(None).await?;
+    server.exec(&sandbox).await?;
+    let took = began.elapsed().as_secs_f64();
+    server.client.delete(&sandbox.id).await?;
+    Ok(took)
+}

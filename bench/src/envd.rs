@@ -1,0 +1,132 @@
+//! The guest agent, asked directly: the least that any client can do.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use connectrpc::client::{ClientConfig, HttpClient};
+use futures::{Stream, StreamExt};
+use guest_rpc::ACCESS_TOKEN_HEADER;
+use guest_rpc::http::InitRequest;
+use guest_rpc::process::__buffa::oneof::process_event::Event;
+use guest_rpc::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse};
+use reqwest::{Body, RequestBuilder};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::server::PROGRAM;
+
+/// A guest that boots does not answer at all; then it refuses for a moment. Both are asked again at once.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
+const RETRY: Duration = Duration::from_millis(5);
+/// For a guest that listens to answer.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One guest agent. Connections are kept, as ours are.
+pub struct Envd {
+    address: (Ipv4Addr, u16),
+    token: String,
+    http: reqwest::Client,
+    processes: ProcessClient<HttpClient>,
+}
+
+impl std::fmt::Debug for Envd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Envd").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Envd {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up.
+    pub fn new(ip: Ipv4Addr, token: &str) -> anyhow::Result<Self> {
+        let address = (ip, guest_rpc::PORT);
+        let uri = format!("http://{}:{}", address.0, address.1).parse()?;
+        let config = ClientConfig::new(uri).with_default_header(ACCESS_TOKEN_HEADER, token);
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let processes = ProcessClient::new(HttpClient::plaintext(), config);
+        Ok(Self { address, token: token.to_owned(), http, processes })
+    }
+
+    /// Waits for the first good answer.
+    pub async fn healthy(&self) {
+        loop {
+            let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await;
+            if matches!(connected, Ok(Ok(_))) {
+                let answer = timeout(HEALTH_TIMEOUT, self.http.get(self.url("/health")).send()).await;
+                if matches!(answer, Ok(Ok(answer)) if answer.status().is_success()) {
+                    return;
+                }
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Sets token, clock, entropy and name, as the host agent does.
+    ///
+    /// # Errors
+    /// The guest's.
+    pub async fn init(&self, request: &InitRequest) -> anyhow::Result<()> {
+        self.send(self.http.post(self.url("/init")).json(request)).await.map(drop)
+    }
+
+    /// Runs [`PROGRAM`] to its end.
+    ///
+    /// # Errors
+    /// The guest's, or that the program failed.
+    pub async fn exec(&self) -> anyhow::Result<()> {
+        let config = ProcessConfig { cmd: PROGRAM.to_owned(), ..ProcessConfig::default() };
+        let request = StartRequest { process: config.into(), stdin: Some(false), ..StartRequest::default() };
+        let mut stream = self.processes.start(request).await?;
+        let mut exit_code = None;
+        // To the end of the stream: only then can the connection be used again.
+        while let Some(message) = stream.message::<StartResponse>().await? {
+            let event = message.to_owned_message().event.into_option().and_then(|event| event.event);
+            if let Some(Event::End(end)) = event {
+                exit_code = Some(end.exit_code);
+            }
+        }
+        ensure!(exit_code == Some(0), "`{PROGRAM}` failed in the guest: {exit_code:?}");
+        Ok(())
+    }
+
+    /// # Errors
+    /// The guest's.
+    pub async fn write_file<S>(&self, path: &str, data: S, length: usize) -> anyhow::Result<()>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let request = self.http.post(self.file(path)?);
+        let request = request.header("content-type", "application/octet-stream").header("content-length", length);
+        self.send(request.body(Body::wrap_stream(data))).await.map(drop)
+    }
+
+    /// The bytes of a file, piece by piece.
+    ///
+    /// # Errors
+    /// The guest's.
+    pub async fn read_file(&self, path: &str) -> anyhow::Result<impl Stream<Item = anyhow::Result<Bytes>> + use<>> {
+        let answer = self.send(self.http.get(self.file(path)?)).await?;
+        Ok(answer.bytes_stream().map(|piece| piece.context("the transfer broke off")))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}:{}{path}", self.address.0, self.address.1)
+    }
+
+    fn file(&self, path: &str) -> anyhow::Result<reqwest::Url> {
+        Ok(reqwest::Url::parse_with_params(&self.url("/files"), [("path", path)])?)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<reqwest::Response> {
+        let answer = request.header(ACCESS_TOKEN_HEADER, &self.token).send().await?;
+        let status = answer.status();
+        if !status.is_success() {
+            bail!("the guest agent answered {status}: {}", answer.text().await.unwrap_or_default());
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,102 @@
+//! What the numbers were measured on.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context;
+use linux::process::Spawn;
+use serde::Serialize;
+
+use crate::command::Command;
+use crate::place::Place;
+use crate::server::Server;
+
+const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Facts of the machine, read from it and from the command line of a sandbox that ran.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    pub cpu: String,
+    pub cpus: usize,
+    pub memory_gib: f64,
+    pub kernel: String,
+    pub vmm: String,
+    pub accel: String,
+    pub disk: String,
+    /// Processes that wanted a CPU in the minute before the run: more than 0 or so means that others worked too.
+    pub load_before: f64,
+}
+
+/// Looks at the machine, and at a first sandbox on it.
+///
+/// # Errors
+/// When something cannot be read.
+pub async fn look(place: &Place, server: &Server) -> anyhow::Result<Machine> {
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let sandbox = server.create(None).await?;
+    let command = Command::of(&server.dir_of(&sandbox))?;
+    server.client.delete(&sandbox.id).await?;
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let memory_kib: f64 =
+        field(&meminfo, "MemTotal").and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0.0);
+    Ok(Machine {
+        cpu: field(&cpuinfo, "model name").unwrap_or("unknown").to_owned(),
+        cpus: std::thread::available_parallelism()?.get(),
+        memory_gib: (memory_kib / 1024.0 / 1024.0 * 10.0).round() / 10.0,
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        vmm: version(place, &command)?,
+        accel: accel(&command).context("the monitor's command line names no accelerator")?.to_owned(),
+        disk: disk(&command).context("the monitor's command line names no disk")?.to_owned(),
+        load_before: load.split(' ').next().unwrap_or_default().parse()?,
+    })
+}
+
+/// The value of a line `name : value`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':')).map(str::trim)
+}
+
+fn accel(command: &Command) -> Option<&str> {
+    command.values("-M").flat_map(|value| value.split(',')).find_map(|part| part.strip_prefix("accel="))
+}
+
+fn disk(command: &Command) -> Option<&'static str> {
+    let drivers = command.values("-blockdev").filter_map(|value| serde_json::from_str::<serde_json::Value>(value).ok());
+    drivers.into_iter().find_map(|node| match node["driver"].as_str()? {
+        "qcow2" => Some("qcow2 overlay"),
+        "raw" => Some("blocks shared by the file system"),
+        _ => None,
+    })
+}
+
+/// The first line that the monitor says of itself.
+fn version(place: &Place, command: &Command) -> anyhow::Result<String> {
+    let log = place.run().join("version");
+    let (program, args) = (command.program.clone(), vec!["--version".into()]);
+    let asked = Spawn { program, args, log: Some(log.clone()), ..Spawn::default() }.spawn()?;
+    asked.wait(VERSION_TIMEOUT)?;
+    Ok(fs::read_to_string(log)?.lines().next().unwrap_or_default().to_owned())
+}
+
+impl Machine {
+    /// For people.
+    pub fn text(&self) -> String {
+        format!(
+            "{} × {}, {} GiB, Linux {}\n{}, {}, disk: {}\nload before the run: {}\n",
+            self.cpus, self.cpu, self.memory_gib, self.kernel, self.vmm, self.accel, self.disk, self.load_before
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_whatever_the_blanks() {
+        assert_eq!(field("a: 1\nmodel name\t: A CPU @ 2 GHz\n", "model name"), Some("A CPU @ 2 GHz"));
+        assert_eq!(field("MemTotal:       24683992 kB\n", "MemTotal"), Some("24683992 kB"));
+        assert_eq!(field("a: 1\n", "b"), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! A `wrenn up` of our own: the program as users start it, in a directory and on a port of its own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use client::Client;
+use client::types::{CreateSandbox, ExecRequest, Sandbox};
+use linux::process::{Process, Spawn};
+use linux::programs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::envd::Envd;
+use crate::place::Place;
+
+/// For the server to answer: it probes KVM and packs the initramfs first.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+/// Nothing is to become idle in the middle of a run.
+const SANDBOX_TIMEOUT_SEC: u32 = 3600;
+/// The one program that is run everywhere: what it does costs nothing, so all that is measured is the way there.
+pub const PROGRAM: &str = "true";
+
+/// Control plane and host agent in one process.
+#[derive(Debug)]
+pub struct Server {
+    pub client: Client,
+    pub process: Process,
+    installation: PathBuf,
+}
+
+impl Server {
+    /// # Errors
+    /// When it does not answer in time; its log says why.
+    pub async fn start(place: &Place) -> anyhow::Result<Self> {
+        let installation = place.installation();
+        symlink(place.kernels(), installation.join("kernels"))?;
+        symlink(place.image().parent().context("the images have a directory")?, installation.join("images"))?;
+        let _ = fs::remove_file(place.log());
+        let process = spawn(place)?;
+        let began = Instant::now();
+        while began.elapsed() < START_TIMEOUT {
+            ensure!(process.has_ended()?.is_none(), "`wrenn up` ended; {} says why", place.log().display());
+            if let Some(client) = connect(&installation).await {
+                return Ok(Self { client, process, installation });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        bail!("`wrenn up` did not answer within {} s; see {}", START_TIMEOUT.as_secs(), place.log().display())
+    }
+
+    /// Where the host agent keeps a sandbox.
+    pub fn dir_of(&self, sandbox: &Sandbox) -> PathBuf {
+        self.installation.join("sandboxes").join(&sandbox.id)
+    }
+
+    /// # Errors
+    /// The server's.
+    pub async fn create(&self, memory_mb: Option<u32>) -> anyhow::Result<Sandbox> {
+        let spec = CreateSandbox { memory_mb, timeout_sec: Some(SANDBOX_TIMEOUT_SEC), ..CreateSandbox::default() };
+        self.client.create(&spec).await.context("the server made no sandbox")
+    }
+
+    /// # Errors
+    /// The server's, or that the program failed.
+    pub async fn exec(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
+        let request = ExecRequest { cmd: PROGRAM.to_owned(), ..ExecRequest::default() };
+        let result = self.client.exec(&sandbox.id, &request).await?;
+        ensure!(result.exit_code == 0, "`{PROGRAM}` failed in the sandbox: {}", result.stderr);
+        Ok(())
+    }
+
+    /// The guest agent of a sandbox, asked past control plane and host agent, with the token of the agent's ledger.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn envd_of(&self, sandbox: &Sandbox) -> anyhow::Result<Envd> {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(self.dir_of(sandbox).join("sandbox.json"))?)?;
+        let token = record["token"].as_str().context("the ledger has no token")?;
+        let host_ip = sandbox.host_ip.as_deref().context("the sandbox has no address")?;
+        Envd::new(host_ip.parse()?, token)
+    }
+
+    /// Removes what sandboxes there are, and ends the server as Ctrl-C does.
+    ///
+    /// # Errors
+    /// When a sandbox or the server stays.
+    pub async fn end(&self) -> anyhow::Result<()> {
+        for sandbox in self.client.list_all().await? {
+            self.client.delete(&sandbox.id).await?;
+        }
+        kill(Pid::from_raw(self.process.pid().try_into()?), Signal::SIGINT)?;
+        let began = Instant::now();
+        while self.process.has_ended()?.is_none() {
+            ensure!(began.elapsed() < END_TIMEOUT, "`wrenn up` did not end within {} s", END_TIMEOUT.as_secs());
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+}
+
+/// With no setting of the caller's environment, since those would make runs differ.
+fn spawn(place: &Place) -> anyhow::Result<Process> {
+    let env = programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut setting = std::ffi::OsString::from("PATH=");
+    setting.push(path);
+    let args = [
+        "-i".into(),
+        setting,
+        place.program().into(),
+        "up".into(),
+        "--listen".into(),
+        "127.0.0.1:0".into(),
+        "--dir".into(),
+        place.installation().into(),
+    ];
+    let spawn = Spawn { program: env, args: args.into(), log: Some(place.log()), ..Spawn::default() };
+    spawn.spawn().context("cannot start `wrenn up`")
+}
+
+/// Once there are credentials, and an answer at the address in them.
+async fn connect(installation: &std::path::Path) -> Option<Client> {
+    let text = fs::read_to_string(installation.join("credentials")).ok()?;
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let client = Client::new(value("WRENN_API_URL")?, value("WRENN_API_KEY")?).ok()?;
+    client.health().await.ok().filter(|health| health.status == "ok").map(|_| client)
+}
