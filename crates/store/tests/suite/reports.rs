@@ -100,7 +100,7 @@ async fn happen(
 
 pub async fn rows_follow_the_model(db: Db) {
     let store = db.store().await;
-    check(proptest::collection::vec(event(), 1..25), async |events| {
+    check(proptest::collection::vec(event(), 1..25), async move |events| {
         let row = insert(&store, 1).await;
         let (id, mut model) = (row.id.clone(), Some(row));
         for (event, now) in events.iter().zip(2..) {
@@ -108,7 +108,8 @@ pub async fn rows_follow_the_model(db: Db) {
             happen(&store, &id, event, now, model.as_ref(), next.as_ref()).await;
             model = next;
         }
-    });
+    })
+    .await;
 }
 
 /// A host's history of one sandbox: every step legal, generations grow; and an order in which it arrives, with doubles.
@@ -132,7 +133,7 @@ fn history() -> impl Strategy<Value = (Vec<SandboxState>, Vec<usize>)> {
 
 pub async fn the_newest_report_wins_in_any_order(db: Db) {
     let store = db.store().await;
-    check(history(), async |(states, order)| {
+    check(history(), async move |(states, order)| {
         let id = insert(&store, 1).await.id;
         let reports: Vec<_> =
             states.iter().zip(10..).map(|(state, generation)| report(&id, generation, *state)).collect();
@@ -153,18 +154,22 @@ pub async fn the_newest_report_wins_in_any_order(db: Db) {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), changes, "a report was applied twice");
-    });
+    })
+    .await;
 }
 
 /// Runs a property whose cases are asynchronous. Failed assertions in it shrink like failed properties.
-fn check<S: Strategy>(strategy: S, case: impl AsyncFn(S::Value)) {
+async fn check<S: Strategy + Send + 'static>(strategy: S, case: impl AsyncFn(S::Value) + Send + 'static) {
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
-    tokio::task::block_in_place(|| {
+    let runtime = tokio::runtime::Handle::current();
+    let run = move || {
         TestRunner::new(config)
             .run(&strategy, |value| {
-                tokio::runtime::Handle::current().block_on(case(value));
+                runtime.block_on(case(value));
                 Ok(())
             })
             .unwrap();
-    });
+    };
+    // The runner blocks on each case, which a thread of the runtime must not.
+    tokio::task::spawn_blocking(run).await.unwrap();
 }
