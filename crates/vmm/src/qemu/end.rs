@@ -24,7 +24,7 @@ const REAP: Duration = Duration::from_secs(60);
 /// Returns when the process has ended, and reaps it if it is our child.
 #[allow(
     deprecated,
-    reason = "a process owns its descriptor for as long as it lives; what replaces it is unsafe, which this crate is not"
+    reason = "a process owns its descriptor for as long as it lives; the successor is unsafe, which this crate is not"
 )]
 pub(super) async fn ended(process: &Arc<Process>) -> io::Result<Ended> {
     let readable = AsyncFd::with_interest(Arc::clone(process), Interest::READABLE)?;
