@@ -2,6 +2,8 @@
 
 mod commands;
 
+use std::process::ExitCode;
+
 use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use control::Config;
@@ -33,7 +35,17 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wrenn-cp: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
     // Before the arguments, so that help and settings see the same environment. No file is fine.
     match dotenvy::dotenv() {
         Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),

@@ -32,8 +32,10 @@ const PUBLIC: [&str; 7] = ["/", "/health", "/openapi.json", "/openapi.yaml", "/d
 
 /// The whole service.
 pub fn service(app: &Arc<App>, served: Served) -> Router {
-    api::router(Arc::clone(app), served)
-        .layer(from_fn_with_state(Arc::clone(app), authorise))
+    let routes = api::router(Arc::clone(app), served).layer(from_fn_with_state(Arc::clone(app), authorise));
+    // Around the router and not in it: what a wrong method is told comes from the router itself.
+    Router::new()
+        .fallback_service(routes)
         .layer(from_fn(linger::linger))
         .layer(map_response(api::error::unify))
         .layer(CatchPanicLayer::custom(api::error::panicked))

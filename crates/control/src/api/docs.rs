@@ -56,6 +56,7 @@ pub(super) async fn yaml(Extension(served): Extension<Served>, Query(NoQuery {})
 /// `/docs`, and `/` that leads there.
 pub(super) fn pages() -> Router<Arc<App>> {
     let config = Config::new(["/openapi.json"])
+        .use_base_layout()
         .validator_url("none")
         .try_it_out_enabled(true)
         .persist_authorization(false)

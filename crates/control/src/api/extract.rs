@@ -48,6 +48,10 @@ pub fn expect_type(sent: Option<&str>, right: &str) -> Result<(), Error> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    // serde would also take an array, as the fields in their order.
+    if body.trim_ascii_start().first().is_some_and(|&first| first != b'{') {
+        return Err(Error::invalid("the body must be a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, error) = (error.path().to_string(), error.inner());
@@ -117,7 +121,7 @@ mod tests {
             (r#"{"memroy_mb": 1}"#, "memroy_mb"),
             (r#"{"envs": {"A": 1}}"#, "envs.A"),
             ("{} {}", "trailing"),
-            ("[1]", "invalid"),
+            ("[]", "object"),
             ("{broken", "key must be a string"),
         ] {
             let error = parse::<CreateSandbox>(body.as_bytes()).unwrap_err();

@@ -8,6 +8,7 @@ mod exec;
 mod exec_stream;
 mod extract;
 mod files;
+mod form;
 mod health;
 mod logs;
 mod sandboxes;

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderValue;
@@ -19,7 +19,6 @@ pub(super) async fn log(request: Request, next: Next) -> Response {
     let id = request.headers().get(REQUEST_ID).and_then(|id| usable(id.to_str().ok()?)).unwrap_or_else(random);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", id);
     let began = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -35,7 +34,7 @@ pub(super) async fn log(request: Request, next: Next) -> Response {
             (400.., Some(Logged(error))) => {
                 tracing::info!(%method, path, status, ms, why = error.message, "request refused")
             }
-            _ if method.is_safe() => tracing::debug!(%method, route, status, ms, "request"),
+            _ if method.is_safe() => tracing::debug!(%method, path, status, ms, "request"),
             _ => tracing::info!(%method, path, status, ms, "request"),
         }
     });

@@ -50,7 +50,7 @@ impl Service {
         match self.find(id, |sandbox| (sandbox.state, sandbox.reason.clone()))? {
             (SandboxState::SANDBOX_STATE_RUNNING, _) => Ok(()),
             (state, reason) => {
-                Err(ConnectError::failed_precondition(format!("the sandbox is not running: {state:?}: {reason}")))
+                Err(ConnectError::failed_precondition(format!("the sandbox is {}: {reason}", word(state))))
             }
         }
     }
@@ -83,6 +83,16 @@ impl Service {
             });
         });
         Ok(())
+    }
+}
+
+/// As users know it.
+fn word(state: SandboxState) -> &'static str {
+    match state {
+        SandboxState::SANDBOX_STATE_PENDING => "pending",
+        SandboxState::SANDBOX_STATE_PAUSED => "paused",
+        SandboxState::SANDBOX_STATE_STOPPED => "stopped",
+        _ => "error",
     }
 }
 

@@ -1,0 +1,193 @@
+//! Rows and hosts come to agree, whatever was lost in between.
+
+use api_types::{Health, SandboxStatus};
+use host_rpc::SandboxState;
+use model::{SandboxId, SandboxSpec};
+use reqwest::Method;
+use store::{Inserted, NewSandbox};
+use testkit::host::FakeHost;
+
+use crate::support::{Ground, Plane, eventually, one};
+
+async fn status(plane: &Plane, id: &str) -> SandboxStatus {
+    plane.client().get(id).await.unwrap().status
+}
+
+#[tokio::test]
+async fn a_control_plane_killed_in_the_middle_of_a_create_finds_the_sandbox_again() {
+    let (host, ground, plane) = one().await;
+    let gate = host.hold_next("Boot");
+    let request = plane.post("/v1/sandboxes", "{}");
+    let create = tokio::spawn(async move { request.send().await });
+    gate.reached().await;
+    plane.kill();
+    assert!(create.await.unwrap().is_err());
+    let plane = ground.start(&[&host]).await;
+    assert_eq!(plane.client().list_all().await.unwrap()[0].status, SandboxStatus::Pending);
+    gate.open();
+    let id = eventually("the sandbox running", || async {
+        let all = plane.client().list_all().await.unwrap();
+        all.into_iter().find(|sandbox| sandbox.status == SandboxStatus::Running)
+    })
+    .await
+    .id;
+    let request = api_types::ExecRequest { cmd: "print".into(), args: vec!["alive".into()], ..Default::default() };
+    assert_eq!(plane.client().exec(&id, &request).await.unwrap().stdout, "alive");
+}
+
+#[tokio::test]
+async fn what_a_host_made_while_nobody_looked_is_known_after_a_restart() {
+    let (host, ground, plane) = one().await;
+    let gate = host.hold_next("Boot");
+    let request = plane.post("/v1/sandboxes", "{}");
+    tokio::spawn(async move { request.send().await });
+    gate.reached().await;
+    plane.kill();
+    gate.open();
+    eventually("the boot", || async {
+        host.world()
+            .sandboxes
+            .values()
+            .all(|sandbox| sandbox.state == SandboxState::SANDBOX_STATE_RUNNING)
+            .then_some(())
+    })
+    .await;
+    let plane = ground.start(&[&host]).await;
+    assert_eq!(plane.client().list_all().await.unwrap()[0].status, SandboxStatus::Running);
+}
+
+/// A row as a control plane leaves it that dies before it has asked a host.
+async fn abandoned(ground: &Ground, age_ms: i64) -> SandboxId {
+    let spec = SandboxSpec {
+        template: "minimal".parse().unwrap(),
+        vcpus: 1,
+        memory_mb: 512,
+        timeout_sec: 300,
+        envs: Default::default(),
+    };
+    let now = control::app::now_ms() - age_ms;
+    let new = NewSandbox { id: SandboxId::random(), spec, key_id: ground.key_id.clone(), idempotency: None, now };
+    let store = ground.store().await;
+    assert!(matches!(store.sandbox_insert(&new).await.unwrap(), Inserted::New(_)));
+    store.close().await;
+    new.id
+}
+
+#[tokio::test]
+async fn rows_that_no_host_was_asked_for_go_away() {
+    let host = FakeHost::start();
+    let ground = Ground::new().await;
+    let old = abandoned(&ground, 31_000).await;
+    let young = abandoned(&ground, 0).await;
+    let plane = ground.start(&[&host]).await;
+    eventually("the old row gone", || async { plane.store.sandbox_get(&old).await.unwrap().is_none().then_some(()) })
+        .await;
+    // Another control plane may be at work on it.
+    assert_eq!(status(&plane, young.as_str()).await, SandboxStatus::Pending);
+    // But a user need not wait.
+    plane.client().delete(young.as_str()).await.unwrap();
+    assert_eq!(plane.store.sandbox_count().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn half_made_sandboxes_that_a_host_gives_up_go_away() {
+    let (host, _ground, plane) = one().await;
+    let gate = host.hold_next("Boot");
+    let request = plane.post("/v1/sandboxes", "{}");
+    let create = tokio::spawn(async move { request.send().await.unwrap().status().as_u16() });
+    gate.reached().await;
+    let id = plane.client().list_all().await.unwrap()[0].id.clone();
+    host.stop();
+    host.forget(&id);
+    assert_eq!(create.await.unwrap(), 503);
+    host.restart();
+    eventually("the row gone", || async { (plane.store.sandbox_count().await.unwrap() == 0).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_host_that_restarts_tells_what_it_lost() {
+    let (host, _ground, plane) = one().await;
+    let (kept, lost, stopped) = (plane.create().await.id, plane.create().await.id, plane.create().await.id);
+    host.set_state(&stopped, SandboxState::SANDBOX_STATE_STOPPED, "idle");
+    eventually("the report", || async { (status(&plane, &stopped).await == SandboxStatus::Stopped).then_some(()) })
+        .await;
+    host.stop();
+    host.forget(&lost);
+    host.forget(&stopped);
+    host.restart();
+    let sandbox = eventually("the loss", || async {
+        Some(plane.client().get(&lost).await.unwrap()).filter(|sandbox| sandbox.status == SandboxStatus::Error)
+    })
+    .await;
+    assert!(sandbox.reason.unwrap().contains("no longer knows it"));
+    assert_eq!(status(&plane, &kept).await, SandboxStatus::Running);
+    assert_eq!(plane.client().get(&stopped).await.unwrap().reason.as_deref(), Some("idle"), "an end stays an end");
+    for id in [kept, lost, stopped] {
+        plane.client().delete(&id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_loss_that_is_reported_is_an_error_at_once() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    host.lose(&id);
+    eventually("the loss", || async { (status(&plane, &id).await == SandboxStatus::Error).then_some(()) }).await;
+    plane.client().delete(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn sandboxes_that_no_row_knows_are_removed() {
+    let host = FakeHost::start();
+    let stranger = SandboxId::random();
+    host.world().add(stranger.as_str(), SandboxState::SANDBOX_STATE_RUNNING, host_rpc::SandboxSpec::default());
+    let ground = Ground::new().await;
+    let plane = ground.start(&[&host]).await;
+    let ours = plane.create().await.id;
+    eventually("the stranger gone", || async {
+        (!host.world().sandboxes.contains_key(stranger.as_str())).then_some(())
+    })
+    .await;
+    assert_eq!(status(&plane, &ours).await, SandboxStatus::Running);
+}
+
+#[tokio::test]
+async fn sandboxes_of_a_host_that_left_for_good_are_errors() {
+    let (old, ground, plane) = one().await;
+    let id = plane.create().await.id;
+    plane.stop().await;
+    drop(old);
+    let new = FakeHost::start_as("host-b");
+    let plane = ground.start(&[&new]).await;
+    eventually("the error", || async { (status(&plane, &id).await == SandboxStatus::Error).then_some(()) }).await;
+    let gone = plane.request(Method::DELETE, &format!("/v1/sandboxes/{id}")).send().await.unwrap().status().as_u16();
+    assert!(gone == 204 || gone == 503, "{gone}");
+    eventually("the row gone", || async { (plane.store.sandbox_count().await.unwrap() == 0).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn health_says_when_the_host_is_away() {
+    let (host, _ground, plane) = one().await;
+    let health = || async { plane.bare(Method::GET, "/health").send().await.unwrap().json::<Health>().await.unwrap() };
+    assert_eq!(health().await.status, "ok");
+    host.stop();
+    eventually("degraded", || async { (health().await.status == "degraded").then_some(()) }).await;
+    host.restart();
+    eventually("ok again", || async { (health().await.status == "ok").then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_ends_in_good_order_with_streams_open() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let mut logs = plane.client().logs(&id, true).await.unwrap();
+    assert!(logs.next().await.unwrap().is_some());
+    let client = plane.client();
+    let (_input, mut output) =
+        client.exec_stream(&id, client::ExecStart { cmd: "sleep".into(), ..Default::default() }).await.unwrap();
+    assert!(output.next().await.unwrap().is_some());
+    plane.stop().await;
+    let error = output.next().await.unwrap_err();
+    assert_eq!(error.code(), Some("host_unavailable"), "{error}");
+    assert!(host.world().sandboxes.contains_key(&id), "sandboxes go on running");
+}
