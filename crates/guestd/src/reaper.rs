@@ -66,12 +66,15 @@ impl Reaper {
         Ok((pid, made, told))
     }
 
-    /// Signals the process group that `leader` leads. `false` where nobody is left in it.
+    /// Signals the process group that `leader` leads. `false` where the leader is buried: its number may be another's.
     ///
     /// # Errors
     /// Those of `kill(2)` other than ESRCH.
     pub fn signal_group(&self, leader: u32, signal: Signal) -> io::Result<bool> {
-        let _collecting = self.lock();
+        let waiting = self.lock();
+        if !waiting.contains_key(&leader.cast_signed()) {
+            return Ok(false);
+        }
         match killpg(Pid::from_raw(leader.cast_signed()), signal) {
             Ok(()) => Ok(true),
             Err(Errno::ESRCH) => Ok(false),

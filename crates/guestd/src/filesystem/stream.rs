@@ -17,12 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::error::{FileError, Kind};
 use super::watch::Watch;
 use crate::as_user::blocking;
-
-/// Idle time before a keepalive where the client names none (E2B contract 2.3).
-const KEEPALIVE: Duration = Duration::from_secs(90);
-
-/// Header with the idle time in seconds.
-const KEEPALIVE_HEADER: &str = "keepalive-ping-interval";
+use crate::keepalive;
 
 struct State {
     /// Away while it is being drained; a stream that lost it has ended.
@@ -46,7 +41,7 @@ pub fn stream(
     context: &RequestContext,
 ) -> Result<impl Stream<Item = Result<WatchDirResponse, ConnectError>> + Send + use<>, FileError> {
     let descriptor = watch.readiness()?;
-    let keepalive = keepalive(context.header(KEEPALIVE_HEADER).and_then(|value| value.to_str().ok()));
+    let keepalive = keepalive::interval(context.headers());
     let state = State {
         watch: Some(watch),
         descriptor,
@@ -64,10 +59,6 @@ pub fn stream(
             Err(e) => Some((Err(e), None)),
         }
     }))
-}
-
-fn keepalive(header: Option<&str>) -> Duration {
-    header.and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0).map_or(KEEPALIVE, Duration::from_secs)
 }
 
 impl State {
@@ -120,18 +111,5 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keepalive_header_is_seconds() {
-        assert_eq!(keepalive(Some("50")), Duration::from_secs(50));
-        for odd in [None, Some("0"), Some("-1"), Some("soon")] {
-            assert_eq!(keepalive(odd), KEEPALIVE);
-        }
     }
 }

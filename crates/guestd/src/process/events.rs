@@ -13,13 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::output::{End, Event, Source};
+use crate::keepalive;
 use crate::reaper::Exit;
-
-/// Time between keepalives where the client does not say (E2B contract 2.3).
-const KEEPALIVE: Duration = Duration::from_secs(90);
-
-/// The header that says, in seconds.
-const KEEPALIVE_HEADER: &str = "keepalive-ping-interval";
 
 /// What ends a stream other than the end of the process.
 #[derive(Debug, Clone, Copy)]
@@ -50,9 +45,7 @@ enum State {
 impl Events {
     /// `headers` are those of the request.
     pub fn new(pid: u32, listener: mpsc::Receiver<Event>, headers: &HeaderMap, bound: Bound) -> Self {
-        let seconds = headers.get(KEEPALIVE_HEADER).and_then(|v| v.to_str().ok()?.trim().parse::<u64>().ok());
-        let keepalive = seconds.filter(|s| *s > 0).map_or(KEEPALIVE, Duration::from_secs);
-        Self { pid, listener, keepalive, bound, state: State::Fresh }
+        Self { pid, listener, keepalive: keepalive::interval(headers), bound, state: State::Fresh }
     }
 
     /// As a stream of `T`, which wraps one event.

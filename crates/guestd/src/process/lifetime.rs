@@ -97,30 +97,39 @@ async fn live(
 ) {
     let (tell_exited, exited) = watch::channel(false);
     let leader = async {
-        // The reaper answers always; a status that it lost can only mean that it was killed with it.
-        let exit = exit.await.unwrap_or(Exit::Signal(Signal::SIGKILL as i32, false));
+        let end = end_of_leader(&processes, &process, exit, deadline).await;
         process.exited.store(true, Ordering::Release);
         tell_exited.send_replace(true);
-        exit
+        end
     };
     let carrying = pumps.into_iter().map(|(source, from)| pump(process.output.clone(), source, from, exited.clone()));
-    let ending = futures::future::join(leader, join_all(carrying));
-    tokio::pin!(ending);
-    let mut timed_out = false;
-    let (exit, _) = tokio::select! {
-        ended = &mut ending => ended,
-        () = passed(deadline) => {
-            timed_out = true;
-            if let Err(e) = processes.reaper.signal_group(process.pid, Signal::SIGKILL) {
-                tracing::error!("process {} is past its deadline and cannot be killed: {e}", process.pid);
-            }
-            ending.await
-        }
-    };
+    let (end, _) = futures::future::join(leader, join_all(carrying)).await;
     process.input.lock().unwrap_or_else(PoisonError::into_inner).take();
-    process.output.finish(End { exit, timed_out }).await;
+    process.output.finish(end).await;
     tokio::time::sleep(KEEP_ENDED).await;
     processes.remove(&process);
+}
+
+/// Waits for the end of the leader, and holds it to its deadline with all of its group. What it leaves behind when
+/// it ends in time lives on.
+async fn end_of_leader(
+    processes: &Processes,
+    process: &Process,
+    mut exit: oneshot::Receiver<Exit>,
+    deadline: Option<Instant>,
+) -> End {
+    // The reaper answers always; a status that it lost can only mean that it was killed with it.
+    let lost = Exit::Signal(Signal::SIGKILL as i32, false);
+    tokio::select! {
+        biased;
+        exit = &mut exit => return End { exit: exit.unwrap_or(lost), timed_out: false },
+        () = passed(deadline) => {}
+    }
+    let timed_out = processes.reaper.signal_group(process.pid, Signal::SIGKILL).unwrap_or_else(|e| {
+        tracing::error!("process {} is past its deadline and cannot be killed: {e}", process.pid);
+        false
+    });
+    End { exit: exit.await.unwrap_or(lost), timed_out }
 }
 
 async fn passed(deadline: Option<Instant>) {

@@ -4,8 +4,9 @@
 //! itself waits in its next write. A listener that hangs up is forgotten; with none left output goes nowhere and
 //! the process runs on. The end comes after all output.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -21,6 +22,12 @@ const QUEUE: usize = 8;
 /// How long after the end of a process its pipes must be silent to count as done, when something that it left
 /// behind still holds them open.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long what it left behind can hold back its end by writing on.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Most that a pipe holds (`fs.pipe-max-size`), bytes: what is behind that, the process itself did not write.
+const HELD: usize = 1 << 20;
 
 /// Which descriptor a piece of output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,21 +114,49 @@ impl Output {
     }
 }
 
-/// Carries one pipe to the listeners, to its end, or until it is silent after the process has `exited`.
+/// What a pipe brings after the process has exited.
+struct Tail {
+    since: Instant,
+    bytes: usize,
+    /// Time spent waiting for the pipe, not for listeners.
+    waited: Duration,
+}
+
+impl Tail {
+    /// Whether all that the process itself wrote is through, and others have had their time.
+    fn over(&self) -> bool {
+        self.waited >= LINGER || (self.bytes >= HELD && self.since.elapsed() >= LINGER)
+    }
+
+    /// Reads as long as the pipe is not silent.
+    async fn read(&mut self, from: &Descriptor, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        let begin = Instant::now();
+        let got = timeout(SILENCE, from.read(buffer)).await.ok()?;
+        self.waited += begin.elapsed();
+        self.bytes += got.as_ref().copied().unwrap_or(0);
+        Some(got)
+    }
+}
+
+/// Carries one pipe to the listeners, to its end. After the process has `exited`, something that it left behind may
+/// hold the pipe open: then until it is silent, or has gone on for [`LINGER`].
 pub async fn pump(output: Arc<Output>, source: Source, from: Arc<Descriptor>, mut exited: watch::Receiver<bool>) {
     let mut buffer = vec![0; source.piece()];
+    let mut tail: Option<Tail> = None;
     loop {
-        let read = from.read(&mut buffer);
-        let got = if *exited.borrow() {
-            match timeout(SILENCE, read).await {
-                Ok(got) => got,
-                Err(_) => break,
-            }
-        } else {
-            tokio::select! {
-                got = read => got,
-                _ = exited.changed() => continue,
-            }
+        let got = match &mut tail {
+            Some(tail) if tail.over() => break,
+            Some(tail) => match tail.read(&from, &mut buffer).await {
+                Some(got) => got,
+                None => break,
+            },
+            None => tokio::select! {
+                got = from.read(&mut buffer) => got,
+                _ = exited.wait_for(|exited| *exited) => {
+                    tail = Some(Tail { since: Instant::now(), bytes: 0, waited: Duration::ZERO });
+                    continue;
+                }
+            },
         };
         match got {
             Ok(0) => return,

@@ -8,13 +8,14 @@ use guest_rpc::process::{PTY, ProcessConfig, StartRequest};
 
 use super::spawn::Program;
 use super::terminal::Size;
+use crate::as_user::as_user;
 use crate::settings::Settings;
 use crate::user::User;
 
 /// Where the agent has no PATH of its own: as PID 1.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Puts the program together.
+/// Puts the program together. Blocks: the directory may be on any file system.
 ///
 /// # Errors
 /// `invalid_argument`, naming the field.
@@ -36,7 +37,9 @@ pub fn program(request: &StartRequest, user: User, settings: &Settings) -> Resul
 fn directory(config: &ProcessConfig, user: &User, settings: &Settings) -> Result<PathBuf, ConnectError> {
     let asked = config.cwd.as_deref().unwrap_or_default();
     let cwd = settings.resolve(asked, user);
-    match std::fs::metadata(&cwd) {
+    let found = as_user(user, || std::fs::metadata(&cwd))
+        .map_err(|e| ConnectError::internal(format!("cannot act as the user: {e}")))?;
+    match found {
         Ok(found) if found.is_dir() => Ok(cwd),
         // Nobody asked for it: a home that is not there must not keep commands from running.
         _ if asked.is_empty() && settings.default_workdir().is_none() => Ok(PathBuf::from("/")),

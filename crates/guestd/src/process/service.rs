@@ -37,9 +37,14 @@ struct Service {
 }
 
 impl Service {
-    fn plan(&self, context: &RequestContext, request: StartRequest) -> Result<Plan, ConnectError> {
+    async fn plan(&self, context: &RequestContext, request: StartRequest) -> Result<Plan, ConnectError> {
         let user = Caller::of(context.extensions()).rpc_user(&self.settings)?;
-        let program = request::program(&request, user, &self.settings)?;
+        let settings = self.settings.clone();
+        let preparing = tokio::task::spawn_blocking(move || {
+            let program = request::program(&request, user, &settings)?;
+            Ok::<_, ConnectError>((program, request))
+        });
+        let (program, request) = preparing.await.map_err(|e| ConnectError::internal(e.to_string()))??;
         let terminal = request.pty.as_option().map(request::window).transpose()?;
         Ok(Plan {
             program,
@@ -75,7 +80,7 @@ impl Rpc for Service {
         context: RequestContext,
         request: ServiceRequest<'_, StartRequest>,
     ) -> ServiceResult<ServiceStream<StartResponse>> {
-        let plan = self.plan(&context, request.to_owned_message())?;
+        let plan = self.plan(&context, request.to_owned_message()).await?;
         let program = plan.program.program.clone();
         // In a task of its own: a client that hangs up now must not leave a process without an owner.
         let starting = tokio::spawn(lifetime::start(self.processes.clone(), plan));

@@ -1,0 +1,40 @@
+//! How often a stream on which nothing happens says that it is still there (E2B contract 2.3).
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+/// Where the client does not say.
+const DEFAULT: Duration = Duration::from_secs(90);
+
+/// Longest that a client can ask for; more would be none at all, and could not be added to a clock.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// The header that says, in whole seconds.
+const HEADER: &str = "keepalive-ping-interval";
+
+/// The interval that a request asks for. What is no positive number counts as not said.
+pub fn interval(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(HEADER).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    seconds.filter(|s| *s > 0).map_or(DEFAULT, |s| Duration::from_secs(s).min(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_seconds_within_bounds() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HEADER, value.parse().expect("a header"));
+            interval(&headers)
+        };
+        assert_eq!(of("50"), Duration::from_secs(50));
+        assert_eq!(of("18446744073709551615"), LONGEST);
+        for odd in ["0", "-1", "soon", ""] {
+            assert_eq!(of(odd), DEFAULT);
+        }
+        assert_eq!(interval(&HeaderMap::new()), DEFAULT);
+    }
+}
