@@ -26,6 +26,9 @@ use crate::filesystem::path;
 use crate::http::error::HttpError;
 use crate::user::User;
 
+/// When the years get a fifth digit, seconds since the Unix epoch.
+const YEAR_10000: u64 = 253_402_300_800;
+
 struct Opened {
     file: File,
     size: u64,
@@ -115,7 +118,9 @@ fn answer(opened: Opened, path: &Path, headers: &HeaderMap) -> Response {
     } else {
         content(opened.file, opened.size, opened.part, opened.head, path)
     };
-    insert(&mut response, header::LAST_MODIFIED, &httpdate::fmt_http_date(opened.modified));
+    if let Some(date) = http_date(opened.modified) {
+        insert(&mut response, header::LAST_MODIFIED, &date);
+    }
     response
 }
 
@@ -154,6 +159,12 @@ fn insert(response: &mut Response, name: HeaderName, value: &str) {
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// A time as HTTP writes it. Files can have any; what no HTTP date can say is left out.
+fn http_date(time: SystemTime) -> Option<String> {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    (seconds < YEAR_10000).then(|| httpdate::fmt_http_date(time))
 }
 
 /// HTTP knows whole seconds only.
@@ -213,6 +224,14 @@ mod tests {
         assert_eq!(disposition("a b.txt"), "inline; filename=\"a b.txt\"");
         assert_eq!(disposition("a\"b"), "inline; filename=\"a\\\"b\"");
         assert_eq!(disposition("ä\n"), "inline; filename=\"__\"; filename*=UTF-8''%C3%A4%0A");
+    }
+
+    #[test]
+    fn times_that_http_cannot_say_are_left_out() {
+        let after = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).expect("a time");
+        assert_eq!(http_date(after(0)).as_deref(), Some("Thu, 01 Jan 1970 00:00:00 GMT"));
+        assert!(http_date(after(YEAR_10000 - 1)).is_some() && http_date(after(YEAR_10000)).is_none());
+        assert!(http_date(SystemTime::UNIX_EPOCH - Duration::from_secs(1)).is_none());
     }
 
     #[test]

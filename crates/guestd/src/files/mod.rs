@@ -25,6 +25,7 @@ mod body;
 mod chunks;
 mod content_type;
 mod download;
+mod form;
 mod metadata;
 mod pack;
 mod range;
@@ -111,7 +112,7 @@ async fn store(
         return Ok(vec![unpacked(dir)]);
     }
     if let Ok(boundary) = multer::parse_boundary(content_type) {
-        return upload::form(&boundary, body, |name| plan.wish(asked.path.as_deref().or(name))).await;
+        return form::form(&boundary, body, |name| plan.wish(asked.path.as_deref().or(name))).await;
     }
     if !content_type.trim_start().to_ascii_lowercase().starts_with("application/octet-stream") {
         let message = "header Content-Type must be multipart/form-data with a boundary, or application/octet-stream";

@@ -7,10 +7,13 @@
 //! file being written is removed and what was complete before stays; so it is, too, if the process dies, except that
 //! then the last file is incomplete.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -29,6 +32,10 @@ use crate::user::User;
 /// Pieces between the connection and the thread that writes.
 const DEPTH: usize = 4;
 
+/// Most bytes of an archive that say nothing but what comes next, between the content of two entries: long names and
+/// the like, which are held in memory.
+const HEAD_LIMIT: u64 = 1 << 20;
+
 /// Mode of directories that the archive names only as part of a path.
 const DIRECTORY_MODE: u32 = 0o755;
 
@@ -40,7 +47,7 @@ pub async fn unpack(dir: PathBuf, user: &User, body: &mut Pieces) -> Result<(), 
     let (sender, receiver) = mpsc::channel(DEPTH);
     let user = user.clone();
     let unpacking = tokio::task::spawn_blocking(move || {
-        let inlet = Inlet { receiver, piece: Bytes::new(), ended: false };
+        let inlet = Inlet { receiver, piece: Bytes::new(), ended: false, allowed: Rc::new(Cell::new(HEAD_LIMIT)) };
         as_user(&user, || unpack_all(&dir, inlet)).map_err(|e| FileError::identity(&e))?
     });
     let fed = feed(sender, body).await;
@@ -66,6 +73,8 @@ struct Inlet {
     receiver: mpsc::Receiver<Option<Bytes>>,
     piece: Bytes,
     ended: bool,
+    /// How many bytes may still be read.
+    allowed: Rc<Cell<u64>>,
 }
 
 impl Read for Inlet {
@@ -78,6 +87,10 @@ impl Read for Inlet {
             }
         }
         let count = buffer.len().min(self.piece.len());
+        let Some(left) = self.allowed.get().checked_sub(count as u64) else {
+            return Err(io::Error::other(format!("more than {HEAD_LIMIT} bytes between two entries")));
+        };
+        self.allowed.set(left);
         buffer[..count].copy_from_slice(&self.piece.split_to(count));
         Ok(count)
     }
@@ -87,11 +100,18 @@ fn unpack_all(dir: &Path, inlet: Inlet) -> Result<(), FileError> {
     ensure_dir(dir)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| FileError::io("open", dir, &e.into()))?;
-    let mut unpacker = Unpacker { top, parent: None, modes: Vec::new(), buffer: vec![0; CHUNK] };
+    let mut unpacker = Unpacker { top, parent: None, modes: BTreeMap::new(), buffer: vec![0; CHUNK] };
+    let allowed = inlet.allowed.clone();
     let mut archive = tar::Archive::new(inlet);
     for entry in archive.entries().map_err(|e| broken(&e))? {
-        unpacker.entry(entry.map_err(|e| broken(&e))?)?;
+        let mut entry = entry.map_err(|e| broken(&e))?;
+        allowed.set(u64::MAX);
+        unpacker.entry(&mut entry)?;
+        // Of what is passed over the content is too.
+        io::copy(&mut entry, &mut io::sink()).map_err(|e| broken(&e))?;
+        allowed.set(HEAD_LIMIT);
     }
+    allowed.set(u64::MAX);
     unpacker.finish()?;
     // What follows the end of an archive is padding.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop).map_err(|e| broken(&e))
@@ -106,23 +126,23 @@ struct Unpacker {
     /// The directory opened last: archives name what is in one directory one after the other.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Modes of directories, set at the end: one without write permission would keep out what belongs in it.
-    modes: Vec<(PathBuf, u32)>,
+    modes: BTreeMap<PathBuf, u32>,
     buffer: Vec<u8>,
 }
 
 impl Unpacker {
-    fn entry(&mut self, mut entry: tar::Entry<'_, Inlet>) -> Result<(), FileError> {
+    fn entry(&mut self, entry: &mut tar::Entry<'_, Inlet>) -> Result<(), FileError> {
         let path = entry.path().map_err(|e| broken(&e))?.into_owned();
         let path = inside(&path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         self.enter(parent)?;
         let kind = entry.header().entry_type();
         if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
-            self.file(&mut entry, &path, Path::new(name))
+            self.file(entry, &path, Path::new(name))
         } else if kind.is_dir() {
             self.directory(&path)?;
             let mode = entry.header().mode().map_err(|e| broken(&e))?;
-            self.modes.push((path, mode & 0o7777));
+            self.modes.insert(path, mode & 0o7777);
             Ok(())
         } else if kind.is_symlink() || kind.is_hard_link() {
             let target = entry.link_name().map_err(|e| broken(&e))?;
@@ -184,7 +204,8 @@ impl Unpacker {
         let open = |here: &OwnedFd| rustix::fs::openat(here, name, flags, (mode & 0o777 | 0o200).into());
         let file = self.replacing(name, open).map_err(|e| FileError::io("write", path, &e.into()))?;
         let mut file = File::from(file);
-        let done = copy(entry, &mut file, &mut self.buffer, path).and_then(|()| {
+        let size = entry.size();
+        let done = copy(entry, size, &mut file, &mut self.buffer, path).and_then(|()| {
             let refused = |e: Errno| FileError::io("set mode and time of", path, &e.into());
             rustix::fs::fchmod(&file, mode.into()).map_err(refused)?;
             rustix::fs::futimens(&file, &modified(entry.header().mtime().unwrap_or(0))).map_err(refused)
@@ -265,7 +286,9 @@ fn escaped(path: &Path, error: Errno) -> FileError {
     }
 }
 
-fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8], path: &Path) -> Result<(), FileError> {
+/// Copies all `size` bytes; an archive that ends before is broken.
+fn copy(from: &mut impl Read, size: u64, to: &mut File, buffer: &mut [u8], path: &Path) -> Result<(), FileError> {
+    let mut left = size;
     loop {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -275,9 +298,13 @@ fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8], path: &Path) -> 
             }
         }
         if filled == 0 {
-            return Ok(());
+            let cut = || {
+                broken(&io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends within '{}'", path.display())))
+            };
+            return if left == 0 { Ok(()) } else { Err(cut()) };
         }
         to.write_all(&buffer[..filled]).map_err(|e| FileError::io("write", path, &e))?;
+        left = left.saturating_sub(filled as u64);
     }
 }
 

@@ -28,41 +28,8 @@ pub async fn raw(wish: Wish, body: &mut Pieces) -> Result<Vec<WrittenFile>, Http
     Ok(vec![written(wish)])
 }
 
-/// Writes the parts named `file` of a form, each to where `place` says for its file name.
-///
-/// # Errors
-/// As [`raw`]; 400 for a form that cannot be read or names a path twice.
-pub async fn form(
-    boundary: &str,
-    body: &mut Pieces,
-    place: impl Fn(Option<&str>) -> Result<Wish, HttpError>,
-) -> Result<Vec<WrittenFile>, HttpError> {
-    let mut form = multer::Multipart::new(body, boundary);
-    let mut done: Vec<WrittenFile> = Vec::new();
-    while let Some(field) = form.next_field().await.map_err(|e| broken_form(&e))? {
-        // Others are passed over, as the reference does.
-        if field.name() != Some("file") {
-            continue;
-        }
-        let wish = place(field.file_name())?;
-        let path = wish.path.to_string_lossy();
-        if done.iter().any(|file| file.path == path) {
-            let message = format!("path '{path}' is in the form twice: only the first file was written");
-            return Err(HttpError::bad_request(message));
-        }
-        let wish = pour(wish, field, |e| broken_form(&e)).await?;
-        done.push(written(wish));
-    }
-    Ok(done)
-}
-
-fn broken_form(error: &multer::Error) -> HttpError {
-    use std::error::Error as _;
-    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    HttpError::bad_request(format!("the multipart form cannot be read: {error}{cause}"))
-}
-
-fn written(wish: Wish) -> WrittenFile {
+/// What the answer says of a file.
+pub fn written(wish: Wish) -> WrittenFile {
     WrittenFile {
         path: wish.path.to_string_lossy().into_owned(),
         name: path::name(&wish.path),
@@ -72,7 +39,10 @@ fn written(wish: Wish) -> WrittenFile {
 }
 
 /// Writes everything; gives the wish back when it is fulfilled.
-async fn pour<E>(
+///
+/// # Errors
+/// Those of the file; what `broken` makes of those of the body.
+pub async fn pour<E>(
     wish: Wish,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     broken: impl FnOnce(E) -> HttpError,

@@ -18,6 +18,9 @@ use crate::user::Database;
 /// Prefix of the extended attributes that are a file's metadata (E2B contract 2.5).
 pub const METADATA_PREFIX: &str = "user.e2b.";
 
+/// First and last second of a `Timestamp`: the years 1 to 9999.
+const YEARS: (i64, i64) = (-62_135_596_800, 253_402_300_799);
+
 /// Longest list of attribute names and longest value that Linux has, bytes (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const ATTRIBUTE_MAX: usize = 65536;
 
@@ -62,9 +65,11 @@ fn file_type(metadata: &Metadata) -> FileType {
     }
 }
 
+/// Times that no `Timestamp` can say become the first or last that it can: one odd file must not spoil a listing.
 fn timestamp(metadata: &Metadata) -> Timestamp {
-    let nanos = i32::try_from(metadata.mtime_nsec()).unwrap_or(0);
-    Timestamp { seconds: metadata.mtime(), nanos, ..Default::default() }
+    let seconds = metadata.mtime().clamp(YEARS.0, YEARS.1);
+    let nanos = if seconds == metadata.mtime() { i32::try_from(metadata.mtime_nsec()).unwrap_or(0) } else { 0 };
+    Timestamp { seconds, nanos, ..Default::default() }
 }
 
 /// Where the link leads in the end; the link itself where it leads nowhere, as the reference answers.

@@ -24,6 +24,7 @@ pub mod entry;
 pub mod error;
 pub mod operations;
 pub mod path;
+mod removal;
 mod stream;
 mod tree;
 mod watch;

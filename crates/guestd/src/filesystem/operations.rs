@@ -10,6 +10,7 @@ use nix::libc;
 use super::entry;
 use super::error::{FileError, Kind};
 use super::path::ensure_dir;
+use super::removal::remove_tree;
 use crate::user::Database;
 
 /// Most entries of one listing: some 50 MiB of answer.
@@ -118,7 +119,7 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
         return Err(FileError::invalid("path '/' is the whole sandbox: remove what is in it, or the sandbox"));
     }
     let done = match fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => fs::remove_dir_all(path),
+        Ok(there) if there.is_dir() => remove_tree(path).map_err(io::Error::from),
         Ok(_) => fs::remove_file(path),
         Err(e) => Err(e),
     };
