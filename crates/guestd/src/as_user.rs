@@ -2,12 +2,14 @@
 //!
 //! The agent is root. For the length of one closure the calling *thread* alone takes the user's file system
 //! identity (`setfsuid`, `setfsgid`, `setgroups` by the raw system call, which glibc would spread over all
-//! threads); leaving the closure, also by a panic, gives it back. A descriptor opened inside stays usable outside.
+//! threads) and, unless the user is root, lays down its capabilities: one of them would still open what other
+//! processes show of themselves in `/proc`. Leaving the closure, also by a panic, takes all of it back. A descriptor opened inside stays usable outside.
 //! Nothing is kept on disk; if the process dies, the identity dies with its thread.
 
 use std::io;
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::filesystem::error::FileError;
 use crate::user::User;
@@ -51,16 +53,21 @@ struct Switched {
     uid: Uid,
     gid: Gid,
     groups: Vec<rustix::process::Gid>,
+    capabilities: CapabilitySets,
 }
 
 impl Switched {
     fn to(user: &User) -> io::Result<Self> {
         // Made before anything changes, so that a failure half-way is undone by its `Drop`.
-        let back = Self { uid: fsuid(), gid: fsgid(), groups: rustix::process::getgroups()? };
-        let groups: Vec<_> = user.groups.iter().map(|gid| rustix::process::Gid::from_raw(*gid)).collect();
-        rustix::thread::set_thread_groups(&groups)?;
+        let (groups, capabilities) = (rustix::process::getgroups()?, capabilities(None)?);
+        let back = Self { uid: fsuid(), gid: fsgid(), groups, capabilities };
+        let theirs: Vec<_> = user.groups.iter().map(|gid| rustix::process::Gid::from_raw(*gid)).collect();
+        rustix::thread::set_thread_groups(&theirs)?;
         setfsgid(Gid::from_raw(user.gid));
         setfsuid(Uid::from_raw(user.uid));
+        if user.uid != 0 {
+            set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..capabilities })?;
+        }
         if fsuid().as_raw() == user.uid && fsgid().as_raw() == user.gid {
             Ok(back)
         } else {
@@ -72,9 +79,11 @@ impl Switched {
 impl Drop for Switched {
     fn drop(&mut self) {
         setfsuid(self.uid);
+        // Before the groups, which only a capable thread can set.
+        let back = set_capabilities(None, self.capabilities);
         setfsgid(self.gid);
-        if let Err(e) = rustix::thread::set_thread_groups(&self.groups) {
-            tracing::error!("cannot give a thread its groups back: {e}");
+        if let Err(e) = back.and_then(|()| rustix::thread::set_thread_groups(&self.groups)) {
+            tracing::error!("cannot make a thread root again: {e}");
         }
     }
 }
@@ -118,6 +127,7 @@ mod tests {
         assert!(result.is_err());
         assert_eq!((fsuid().as_raw(), fsgid().as_raw()), (0, 0));
         assert_eq!(rustix::process::getgroups().expect("groups"), before);
+        assert!(capabilities(None).expect("capabilities").effective.contains(CapabilitySet::SYS_PTRACE));
     }
 
     #[test]
@@ -128,5 +138,19 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
         let refused = as_user(&nobody(), || fs::read(&path)).expect("switches").expect_err("must be refused");
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+    #[test]
+    fn no_capability_opens_what_other_processes_hold() {
+        let hidden = tempfile::tempdir().expect("a directory");
+        fs::write(hidden.path().join("secret"), b"x").expect("writes");
+        let mut holder = std::process::Command::new("sleep").arg("60").current_dir(&hidden).spawn().expect("starts");
+        let path = format!("/proc/{}/cwd/secret", holder.id());
+        let refused = as_user(&nobody(), || fs::read(&path)).expect("switches").expect_err("must be refused");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            as_user(&crate::user::lookup("root").expect("root"), || fs::read(&path).ok()).expect("switches"),
+            Some(b"x".to_vec())
+        );
+        holder.kill().and_then(|()| holder.wait()).expect("ends");
     }
 }

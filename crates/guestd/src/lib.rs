@@ -14,12 +14,16 @@ pub mod cgroup;
 pub mod files;
 pub mod filesystem;
 pub mod http;
+mod keepalive;
+pub mod listener;
 pub mod process;
 pub mod reaper;
 pub mod settings;
 mod syscall;
 pub mod user;
 
+use ::http::{Method, StatusCode, Uri};
+use http::error::HttpError;
 use process::Processes;
 use settings::Settings;
 use tower_http::cors::CorsLayer;
@@ -34,6 +38,15 @@ pub struct Agent {
     pub guest: bool,
 }
 
+async fn nothing_here(uri: Uri) -> HttpError {
+    HttpError::new(StatusCode::NOT_FOUND, format!("there is nothing at '{}'", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> HttpError {
+    let message = format!("'{}' does not take {method}: header Allow says what it takes", uri.path());
+    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
 /// Longest message of one Connect call, bytes: the SDKs send standard input in pieces far below.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
@@ -46,7 +59,9 @@ pub fn router(agent: &Agent) -> axum::Router {
     axum::Router::new()
         .merge(http::router(agent))
         .merge(files::router(agent))
-        .fallback_service(rpc)
+        .route_service("/{service}/{method}", rpc)
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn_with_state(agent.settings.clone(), auth::check))
         // The SDKs also run in browsers. Outermost: a preflight carries no token.
         .layer(CorsLayer::permissive())

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use axum::serve::ListenerExt;
 use guestd::args::Args;
 use guestd::cgroup::Cgroup;
+use guestd::listener::Listener;
 use guestd::process::Processes;
 use guestd::reaper::Reaper;
 use guestd::settings::Settings;
@@ -64,10 +64,8 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
     let ip = if args.not_guest { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), args.port)).await?;
     announce(listener.local_addr()?);
-    // Answers are small and wanted now.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     tokio::select! {
-        served = axum::serve(listener, guestd::router(&agent)) => served?,
+        served = axum::serve(Listener::new(listener), guestd::router(&agent)) => served?,
         ended = asked_to_end(guest) => ended?,
     }
     Ok(())

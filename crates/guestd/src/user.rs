@@ -3,8 +3,9 @@
 //! Own parser: a static glibc has no NSS. Nothing is cached, so a user that was made a moment ago is found.
 //! The files belong to the guest: broken lines are passed over, size is bounded.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Longest user database that is read, bytes; what is beyond is not seen.
@@ -137,8 +138,10 @@ struct Entry<'a> {
 
 fn read_bounded(path: &Path) -> String {
     let mut bytes = Vec::new();
+    // A pipe in its place must not hold the thread.
+    let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
     // A guest may have no such file; that is a guest with no users.
-    if let Ok(file) = File::open(path)
+    if let Ok(file) = opened
         && file.take(DATABASE_LIMIT).read_to_end(&mut bytes).is_err()
     {
         bytes.clear();

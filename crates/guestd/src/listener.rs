@@ -1,0 +1,99 @@
+//! The socket that the agent serves on.
+//!
+//! Everything inside the guest can connect too, token or not, and each connection costs the agent memory and a
+//! descriptor. So those from inside are counted, and beyond [`INSIDE_LIMIT`] a new one is closed at once: whatever
+//! user processes do, the host still gets in.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Most connections from inside the guest at once.
+pub const INSIDE_LIMIT: usize = 512;
+
+/// See the module. For `axum::serve`.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    inside: Arc<Semaphore>,
+}
+
+impl Listener {
+    pub fn new(socket: TcpListener) -> Self {
+        Self { socket, inside: Arc::new(Semaphore::new(INSIDE_LIMIT)) }
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            let (stream, peer) = axum::serve::Listener::accept(&mut self.socket).await;
+            let place = if is_inside(&stream, peer) {
+                let Ok(place) = self.inside.clone().try_acquire_owned() else { continue };
+                Some(place)
+            } else {
+                None
+            };
+            // Answers are small and wanted now.
+            drop(stream.set_nodelay(true));
+            return (Connection { stream, _place: place }, peer);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// A packet to an address of one's own machine comes from an address of it.
+fn is_inside(stream: &TcpStream, peer: SocketAddr) -> bool {
+    peer.ip().is_loopback() || stream.local_addr().is_ok_and(|own| own.ip() == peer.ip())
+}
+
+/// One connection, with the place that it takes until it is closed.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
