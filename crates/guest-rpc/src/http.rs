@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 /// `POST /init`: the host makes the guest its own machine, after boot and after every restore.
 ///
 /// The first call needs no token and sets it; later calls must carry the token in force.
-/// A field that is absent leaves what is in force.
+/// A field that is absent leaves what is in force; one that is not known is passed over, because the agent in a
+/// kept snapshot is older than the host that restores it.
 #[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct InitRequest {
     /// Token that every call but `GET /health` must carry from now on.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -89,7 +89,6 @@ async fn a_bad_init_changes_nothing_and_names_the_field() {
         (r#"{"accessToken":"a","hostname":"no spaces"}"#, "hostname"),
         (r#"{"accessToken":"a","entropy":"AAAA"}"#, "entropy"),
         (r#"{"accessToken":"a","envVars":{"A=":"x"}}"#, "envVars"),
-        (r#"{"accessToken":"a","surplus":1}"#, "surplus"),
         ("{}", "accessToken"),
         ("{", "init request"),
     ] {
@@ -100,6 +99,24 @@ async fn a_bad_init_changes_nothing_and_names_the_field() {
         assert!(message.contains(named), "{body}: {message}");
     }
     assert_eq!(get(&agent, "/envs", Some("a")).await.status(), 401);
+}
+
+#[tokio::test]
+async fn an_init_of_a_newer_host_is_understood_as_far_as_it_is_known() {
+    let agent = Agent::start(&[]).await;
+    let body = r#"{"accessToken":"a","fieldOfTomorrow":{"a":[1]},"defaultUser":"nobody"}"#;
+    let answer = Client::new().post(format!("{}/init", agent.url)).body(body).send().await.expect("an answer");
+    assert_eq!(answer.status(), 204);
+    assert_eq!(get(&agent, "/envs", Some("a")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_is_not_there_says_so_in_json() {
+    let agent = Agent::open().await;
+    assert_eq!(get(&agent, "/nothing", None).await.json::<ErrorBody>().await.expect("a JSON body").code, 404);
+    let answer = Client::new().delete(format!("{}/files?path=/tmp/x", agent.url)).send().await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), answer.headers().contains_key("allow")), (405, true));
+    assert_eq!(answer.json::<ErrorBody>().await.expect("a JSON body").code, 405);
 }
 
 #[tokio::test]
