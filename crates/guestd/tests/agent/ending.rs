@@ -116,7 +116,7 @@ async fn what_cannot_start_says_why() {
 async fn many_at_once_all_end() {
     let agent = Agent::open().await;
     let client = agent.client();
-    let runs = (0..60).map(|i| {
+    let runs = (0..200).map(|i| {
         let client = client.clone();
         async move {
             let outcome = run(&client, &format!("echo {i}; exit {}", i % 3)).await;
@@ -125,4 +125,61 @@ async fn many_at_once_all_end() {
     });
     assert!(futures::future::join_all(runs).await.into_iter().all(|right| right));
     assert!(listed(&client).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_left_behind_and_writes_on_does_not_hold_the_end_back() {
+    let agent = Agent::open().await;
+    for pause in ["head -c 500000 /dev/zero; sleep 0.05", "echo x; sleep 0.1"] {
+        let script =
+            format!("sh -c 'while :; do {pause}; done' & echo $! >&2; head -c 300000 /dev/zero | tr '\\0' z; exit 6");
+        let outcome = run(&agent.client(), &script).await;
+        assert_eq!(outcome.code(), 6);
+        // All of the process's own is there, among that of the other.
+        assert_eq!(outcome.stdout.iter().filter(|byte| **byte == b'z').count(), 300_000);
+        end_of_leftover(&String::from_utf8_lossy(&outcome.stderr));
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_is_that_of_the_process_and_not_of_what_it_leaves_behind() {
+    let agent = Agent::open().await;
+    let options = CallOptions::default().with_timeout(Duration::from_millis(3000));
+    let running = Running::start(&agent.client(), shell("sleep 60 & echo $!"), options).await.expect("starts");
+    let outcome = running.finish().await;
+    assert_eq!(outcome.code(), 0);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    end_of_leftover(&outcome.text());
+}
+
+fn end_of_leftover(pid: &str) {
+    let pid: u32 = pid.trim().parse().expect("a pid");
+    assert!(alive(pid), "it was killed");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)
+        .expect("can be killed");
+}
+
+#[tokio::test]
+async fn closing_its_output_is_not_the_end_of_a_process() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let gate = folder.path().join("gate");
+    let script = format!("exec >&- 2>&-; while [ ! -e {} ]; do sleep 0.01; done; exit 3", gate.display());
+    let running = start(&client, shell(&script)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(listed(&client).await, [running.pid]);
+    std::fs::write(&gate, "").expect("opens the gate");
+    assert_eq!(running.finish().await.code(), 3);
+}
+
+#[tokio::test]
+async fn the_first_process_buries_every_orphan() {
+    let agent = Agent::first_process().await;
+    let client = agent.client();
+    // Each of them is born to a shell that has ended by the time it ends itself.
+    let script = "i=0; while [ $i -lt 20 ]; do (sleep 0.2 &); i=$((i+1)); done; echo $$";
+    assert_eq!(run(&client, script).await.code(), 0);
+    let count = "grep -lE '^State:.*zombie' /proc/[0-9]*/status 2>/dev/null | wc -l; pgrep -c sleep";
+    eventually("neither sleepers nor zombies are left", async || run(&client, count).await.text() == "0\n0\n").await;
 }

@@ -1,9 +1,15 @@
 //! The agent as a program, on loopback, asked by the generated client and by plain HTTP. Needs root, as the agent does.
 
+mod archive;
 mod ending;
+mod files;
+mod filesystem;
 mod init;
 mod input;
+mod limits;
 mod output;
 mod support;
 mod user;
+mod watch;
 mod wire;
+mod writing;

@@ -1,20 +1,25 @@
 //! One agent per test, and the shortest way to run a command in it.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use connectrpc::ConnectError;
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient, ServerStream};
+use guest_rpc::filesystem::FilesystemClient;
 use guest_rpc::process::__buffa::oneof::process_event::Event;
 use guest_rpc::process::__buffa::oneof::process_event::data_event::Output;
 use guest_rpc::process::__buffa::oneof::process_selector::Selector;
 use guest_rpc::process::__buffa::view::StartResponseView;
 use guest_rpc::process::process_event::EndEvent;
 use guest_rpc::process::{ListRequest, ProcessClient, ProcessConfig, ProcessSelector, StartRequest};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 pub type Client = ProcessClient<HttpClient>;
+pub type Files = FilesystemClient<HttpClient>;
 
 /// Longest that anything in these tests may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +36,18 @@ impl Agent {
     }
 
     pub async fn start(flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_envd"))
+        Self::run(Command::new(env!("CARGO_BIN_EXE_envd")), flags).await
+    }
+
+    /// As the first process of a PID namespace of its own.
+    pub async fn first_process() -> Self {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_envd")]);
+        Self::run(unshare, &["--no-auth"]).await
+    }
+
+    async fn run(mut command: Command, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["--not-guest", "--port", "0"])
             .args(flags)
             .stdout(Stdio::piped())
@@ -52,6 +68,25 @@ impl Agent {
     pub fn client(&self) -> Client {
         ProcessClient::new(HttpClient::plaintext(), self.config())
     }
+
+    pub fn files(&self) -> Files {
+        FilesystemClient::new(HttpClient::plaintext(), self.config())
+    }
+
+    pub fn files_as(&self, user: &str) -> Files {
+        FilesystemClient::new(HttpClient::plaintext(), self.config().with_default_header("authorization", basic(user)))
+    }
+
+    /// Where `/files` has `path`, which needs no escapes. `more` starts with `&`.
+    pub fn at(&self, path: &Path, more: &str) -> String {
+        format!("{}/files?path={}{more}", self.url, path.display())
+    }
+
+    /// A raw upload that must work.
+    pub async fn put(&self, path: &Path, content: impl Into<reqwest::Body>) {
+        let call = reqwest::Client::new().post(self.at(path, "")).header("content-type", "application/octet-stream");
+        assert_eq!(call.body(content).send().await.expect("an answer").status(), 200);
+    }
 }
 
 pub fn shell(script: &str) -> StartRequest {
@@ -59,10 +94,44 @@ pub fn shell(script: &str) -> StartRequest {
     StartRequest { process: config.into(), stdin: Some(false), ..Default::default() }
 }
 
-pub fn as_user(name: &str) -> CallOptions {
+fn basic(user: &str) -> String {
     use base64::Engine as _;
-    let value = base64::engine::general_purpose::STANDARD.encode(format!("{name}:"));
-    CallOptions::default().with_header("authorization", format!("Basic {value}"))
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:")))
+}
+
+pub fn as_user(name: &str) -> CallOptions {
+    CallOptions::default().with_header("authorization", basic(name))
+}
+
+/// A directory where everybody may make files.
+pub fn open_folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("chmod");
+    folder
+}
+
+/// A file system of its own in memory, as small as asked for.
+pub struct Disk(TempDir);
+
+impl Disk {
+    pub fn of(kibibytes: u32) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let size = format!("size={kibibytes}k");
+        let none = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), folder.path(), Some("tmpfs"), none, Some(size.as_str())).expect("mounts");
+        Self(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Detached at once, also where a killed agent still has it open.
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 pub fn by_pid(pid: u32) -> ProcessSelector {

@@ -89,3 +89,43 @@ async fn browsers_may_ask() {
         (200, &b"*"[..])
     );
 }
+
+#[tokio::test]
+async fn a_time_that_no_timestamp_can_say_spoils_no_listing() {
+    let agent = Agent::open().await;
+    let disk = crate::support::Disk::of(64);
+    for (name, seconds) in [("far", 300_000_000_000), ("old", -99_000_000_000_i64)] {
+        let file = std::fs::File::create(disk.path().join(name)).expect("made");
+        let time = nix::sys::time::TimeSpec::new(seconds, 5);
+        nix::sys::stat::futimens(&file, &time, &time).expect("a time");
+    }
+    let answer = Client::new()
+        .post(format!("{}/filesystem.Filesystem/ListDir", agent.url))
+        .json(&json!({"path": disk.path(), "unknown": true}))
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let answer = answer.json::<Value>().await.expect("JSON");
+    let times = |i: usize| (answer["entries"][i]["name"].clone(), answer["entries"][i]["modifiedTime"].clone());
+    assert_eq!(times(0), ("far".into(), "9999-12-31T23:59:59Z".into()));
+    assert_eq!(times(1), ("old".into(), "0001-01-01T00:00:00Z".into()));
+}
+
+#[tokio::test]
+async fn a_keepalive_interval_beyond_all_clocks_is_no_harm() {
+    let agent = Agent::open().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let message = json!({"path": folder.path()}).to_string().into_bytes();
+    let length = u32::try_from(message.len()).expect("is short").to_be_bytes();
+    let mut answer = Client::new()
+        .post(format!("{}/filesystem.Filesystem/WatchDir", agent.url))
+        .header("content-type", "application/connect+json")
+        .header("keepalive-ping-interval", u64::MAX.to_string())
+        .body([&[0][..], &length, &message].concat())
+        .send()
+        .await
+        .expect("an answer");
+    let first = answer.chunk().await.expect("no error").expect("a frame");
+    assert_eq!(frames(&first), [(0, json!({"start": {}}))]);
+}
