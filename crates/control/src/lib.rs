@@ -25,7 +25,6 @@ use std::time::Duration;
 
 use axum::Router;
 use model::Limits;
-use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -34,6 +33,7 @@ use hosts::Hosts;
 
 pub use config::Config;
 pub use hosts::{HostAddr, Token};
+pub use store::Store;
 
 /// At the start: for the hosts to report what they have, before users ask for it.
 const FIRST_REPORTS: Duration = Duration::from_secs(3);

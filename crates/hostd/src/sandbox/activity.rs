@@ -44,6 +44,11 @@ impl Activity {
         Active(Arc::clone(self))
     }
 
+    /// Counts idleness from now: for a sandbox that has just become usable.
+    pub fn start(&self) {
+        self.touch(0);
+    }
+
     /// Time until the sandbox has been idle for `limit`, as things are now; zero when it has been already.
     #[must_use]
     pub fn time_left(&self, limit: Duration) -> Duration {

@@ -163,6 +163,7 @@ impl Actor {
         }
         if record.phase == Phase::Running {
             record.started_at_ms = Some(super::now_ms());
+            self.handle.activity.start();
         }
         self.note(&record);
         match self.persist(record.clone()).await {
