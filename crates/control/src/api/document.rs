@@ -77,7 +77,7 @@ fn complete_operation(path: &str, operation: &mut Value) {
             parameters.insert(0, id);
         }
     }
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         if parameter["name"] == "Idempotency-Key" {
             parameter["schema"] =
                 json!({ "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[ -~]+$" });
