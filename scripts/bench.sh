@@ -8,4 +8,4 @@ scripts/deps.sh run build
 scripts/build.sh
 scripts/test-data.sh
 mkdir -p target/bench
-exec scripts/cargo.sh run --locked --release -p bench -- "$@"
+exec scripts/cargo.sh run --locked --release --bin bench -- "$@"

@@ -1,0 +1,47 @@
+"""What schemathesis is to know of the API beyond its document (check-api.sh loads this).
+
+- Some ids that are valid in form become that of a sandbox that is there: random ones only ever meet 404.
+- A part named file comes last in forms, because what follows it would have to be kept in memory until then.
+- 16.0 is an integer for JSON Schema, and for nobody who writes clients.
+- An upload of an archive is bytes.
+"""
+
+import os
+import re
+
+import schemathesis
+
+SANDBOX = os.environ["WRENN_API_SANDBOX"]
+ID = re.compile(r"sb-[a-z0-9]{20}")
+calls = 0
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    global calls
+    calls += 1
+    # One in five, since what reaches a guest takes its time; and whatever deletes sandboxes only meets strangers.
+    is_ours = calls % 5 == 0 and case.method.upper() != "DELETE"
+    path = case.path_parameters or {}
+    if is_ours and isinstance(path.get("id"), str) and ID.fullmatch(path["id"]):
+        path["id"] = SANDBOX
+    if isinstance(case.body, dict):
+        if "multipart" in (case.media_type or "") and "file" in case.body:
+            case.body["file"] = case.body.pop("file")
+        elif "json" in (case.media_type or ""):
+            case.body = integers(case.body)
+
+
+def integers(value):
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: integers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [integers(item) for item in value]
+    return value
+
+
+@schemathesis.serializer("application/x-tar")
+def archive(context, value):
+    return value if isinstance(value, bytes) else str(value).encode(errors="replace")
