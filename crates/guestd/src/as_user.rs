@@ -3,7 +3,8 @@
 //! The agent is root. For the length of one closure the calling *thread* alone takes the user's file system
 //! identity (`setfsuid`, `setfsgid`, `setgroups` by the raw system call, which glibc would spread over all
 //! threads) and, unless the user is root, lays down its capabilities: one of them would still open what other
-//! processes show of themselves in `/proc`. Leaving the closure, also by a panic, takes all of it back. A descriptor opened inside stays usable outside.
+//! processes show of themselves in `/proc`. Leaving the closure, also by a panic, takes all of it back. A descriptor
+//! opened inside stays usable outside.
 //! Nothing is kept on disk; if the process dies, the identity dies with its thread.
 
 use std::io;

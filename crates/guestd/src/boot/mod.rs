@@ -3,7 +3,8 @@
 //! The initramfs has this program as `/init` and kernel modules in `/modules`. In order: the kernel's file
 //! systems, modules, root disk, switch of the root, the rest of the file systems, network, names. All of it is
 //! one thread, before the runtime starts. Nothing is written to the root disk but missing mount points,
-//! `/etc/resolv.conf` where it says nothing, and a line of `/etc/hosts`; so dying at any step leaves a disk that boots again.
+//! `/etc/resolv.conf` where it says nothing, and a line of `/etc/hosts`; so dying at any step leaves a disk that
+//! boots again.
 //! A step that the machine cannot serve without ends the boot: see [`power_off`].
 
 mod cmdline;
@@ -42,7 +43,10 @@ pub enum BootError {
         #[source]
         source: io::Error,
     },
-    #[error("the root device {} did not appear within {seconds} s: check wrenn.root= and the modules for its bus", device.display())]
+    #[error(
+        "the root device {} did not appear within {seconds} s: check wrenn.root= and the modules for its bus",
+        device.display()
+    )]
     NoRootDevice { device: PathBuf, seconds: u64 },
     #[error("the root disk cannot be switched to ({step})")]
     SwitchRoot {
