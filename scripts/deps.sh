@@ -17,8 +17,8 @@ declare -A purposes=(
     [run]='qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img nftables:nft mmdebstrap:mmdebstrap
         e2fsprogs:mke2fs kmod:depmod ca-certificates:'
     [build]='build-essential:cc pkg-config:pkg-config'
-    # PostgreSQL for the store's tests and `make dev`; Python for schemathesis.
-    [test]='postgresql:psql python3:python3 python3-venv: util-linux:setpriv'
+    # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
+    [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv'
     [lint]='shellcheck:shellcheck'
 )
 
