@@ -1,4 +1,5 @@
-//! Decides which host takes a new sandbox. Pure: what was seen of the hosts goes in, hosts in the order to try come out.
+//! Decides which host takes a new sandbox. Pure: what was seen of the hosts goes in, hosts in the order to try come
+//! out.
 
 use model::TemplateName;
 

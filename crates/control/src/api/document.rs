@@ -68,9 +68,10 @@ fn complete_operation(path: &str, operation: &mut Value) {
     }
     if path.contains("{id}") {
         errors.push((404, "There is no such sandbox, or nothing at that path in it"));
+        let pattern = format!("^{}[a-z0-9]{{{}}}$", SandboxId::PREFIX, SandboxId::RANDOM_LEN);
         let id = json!({
             "name": "id", "in": "path", "required": true, "description": "Id of the sandbox",
-            "schema": { "type": "string", "pattern": format!("^{}[a-z0-9]{{{}}}$", SandboxId::PREFIX, SandboxId::RANDOM_LEN) },
+            "schema": { "type": "string", "pattern": pattern },
         });
         let parameters = operation.as_object_mut().map(|operation| operation.entry("parameters").or_insert(json!([])));
         if let Some(Value::Array(parameters)) = parameters {

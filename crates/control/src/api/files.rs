@@ -49,7 +49,8 @@ pub async fn read(
 ///
 /// The same as `files/read`, which streams as well.
 #[utoipa::path(
-    post, path = "/{id}/files/stream/read", tag = "files", operation_id = "stream_read_file", request_body = PathRequest,
+    post, path = "/{id}/files/stream/read", tag = "files", operation_id = "stream_read_file",
+    request_body = PathRequest,
     responses(
         (status = 200, description = "The bytes", body = super::Binary, content_type = "application/octet-stream"),
         (status = 403, description = "The user may not read it"),

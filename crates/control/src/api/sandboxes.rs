@@ -33,7 +33,8 @@ pub const MAX_LIMIT: u32 = 1000;
 /// sandbox: it gets the first one.
 #[utoipa::path(
     post, path = "", tag = "sandboxes", operation_id = "create_sandbox",
-    params(("Idempotency-Key" = Option<String>, Header, description = "At most 255 printable ASCII characters; remembered as long as the sandbox is there")),
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "At most 255 printable ASCII characters; remembered as long as the sandbox is there")),
     request_body = CreateSandbox,
     responses(
         (status = 201, description = "It runs", body = Sandbox),
@@ -101,7 +102,8 @@ pub struct ListQuery {
 #[utoipa::path(
     get, path = "", tag = "sandboxes", operation_id = "list_sandboxes", params(ListQuery),
     responses((status = 200, description = "One page", body = Vec<Sandbox>,
-        headers(("X-Next-Cursor" = Option<String>, description = "Where the next page begins; absent on the last one"))))
+        headers(("X-Next-Cursor" = Option<String>,
+            description = "Where the next page begins; absent on the last one"))))
 )]
 pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Result<Response> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);

@@ -1,8 +1,8 @@
 //! What to do about the differences between our rows and what one host has. Pure.
 //!
-//! The order of looking is what makes this safe (see `converge`): the rows were read before the host was asked, so a row
-//! whose host does not have it is lost and not just new; and a sandbox without a row is looked up once more before it
-//! is removed.
+//! The order of looking is what makes this safe (see `converge`): the rows were read before the host was asked, so a
+//! row whose host does not have it is lost and not just new; and a sandbox without a row is looked up once more before
+//! it is removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
