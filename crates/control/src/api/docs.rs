@@ -47,7 +47,7 @@ pub(super) async fn json(Extension(served): Extension<Served>, Query(NoQuery {})
 /// Needs no key.
 #[utoipa::path(
     get, path = "/openapi.yaml", tag = "server", operation_id = "openapi_yaml", security(()),
-    responses((status = 200, description = "This document", body = String, content_type = "application/yaml"))
+    responses((status = 200, description = "This document", body = Object, content_type = "application/yaml"))
 )]
 pub(super) async fn yaml(Extension(served): Extension<Served>, Query(NoQuery {}): Query<NoQuery>) -> Result<Response> {
     Ok(([(CONTENT_TYPE, "application/yaml")], served.yaml).into_response())
