@@ -7,9 +7,9 @@ use model::Limits;
 
 use crate::hosts::{HostAddr, Token};
 
-/// Where everything lives unless `WRENN_DIR` says otherwise (the seed's place).
+/// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
-/// The seed's limit: 100 MiB.
+/// The original Wrenn's limit: 100 MiB.
 pub const DEFAULT_MAX_UPLOAD_BYTES: u64 = 100 * MIB;
 /// In the directory; the host agent makes it.
 const TOKEN_FILE: &str = "agent-token";
@@ -107,7 +107,7 @@ fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec
     Token::Given(token)
 }
 
-/// The seed allows the address without a scheme.
+/// The original Wrenn allows the address without a scheme.
 fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> String {
     let text = lookup("CP_HOST_AGENT_ADDR").unwrap_or_else(|| format!("localhost:{}", host_rpc::DEFAULT_PORT));
     let url = if text.contains("://") { text.clone() } else { format!("http://{text}") };
@@ -137,7 +137,7 @@ fn bounded(
     })
 }
 
-/// An address and port; a port alone, as `:8000`, means every interface (the seed's spelling).
+/// An address and port; a port alone, as `:8000`, means every interface (the original Wrenn's spelling).
 #[must_use]
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix(':') {
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_the_seeds() {
+    fn defaults_are_the_originals() {
         let config = Config::from_lookup(|_| None).unwrap();
         assert_eq!(config.database_url, "sqlite:///var/lib/wrenn/wrenn.db");
         assert_eq!(config.listen.to_string(), "127.0.0.1:8000");

@@ -9,7 +9,7 @@ mod generated {
 
 pub use generated::hostagent::v1::*;
 
-/// TCP port on which the host agent listens unless told otherwise (the seed's default).
+/// TCP port on which the host agent listens unless told otherwise (the original Wrenn's default).
 pub const DEFAULT_PORT: u16 = 50051;
 
 /// Bytes of file content in one stream message. Large enough to keep framing cheap, far below the

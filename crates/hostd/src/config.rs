@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vmm::engine::{AccelChoice, Choice};
 
-/// Where everything lives unless `WRENN_DIR` says otherwise (the seed's place).
+/// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 
 /// What the host agent needs to know before it starts.
@@ -110,7 +110,7 @@ fn parsed<T: std::str::FromStr>(
     })
 }
 
-/// An address and port; a port alone, as `:50051`, means every interface (the seed's spelling).
+/// An address and port; a port alone, as `:50051`, means every interface (the original Wrenn's spelling).
 #[must_use]
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix(':') {
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_the_seeds_paths() {
+    fn defaults_are_the_originals_paths() {
         let config = Config::from_lookup(|_| None).unwrap();
         assert_eq!(config.kernel, Path::new("/var/lib/wrenn/kernels/vmlinux"));
         assert_eq!(config.images, Path::new("/var/lib/wrenn/images"));

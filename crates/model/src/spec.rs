@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::InvalidValue;
 use crate::id::TemplateName;
 
-/// Template of a sandbox whose creator names none (the seed's default).
+/// Template of a sandbox whose creator names none (the original Wrenn's default).
 pub const DEFAULT_TEMPLATE: &str = "minimal";
 
 /// A sandbox as asked for. [`SandboxSpec::check`] holds.
@@ -48,7 +48,7 @@ impl Default for Limits {
 }
 
 impl SandboxSpec {
-    /// Defaults of the seed: 1 vCPU, 512 MiB, 300 s.
+    /// Defaults of the original Wrenn: 1 vCPU, 512 MiB, 300 s.
     pub const DEFAULT_VCPUS: u32 = 1;
     pub const DEFAULT_MEMORY_MB: u32 = 512;
     pub const DEFAULT_TIMEOUT_SEC: u32 = 300;
@@ -96,7 +96,7 @@ fn check_envs(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
 pub struct ExecLimits;
 
 impl ExecLimits {
-    /// Seconds that an exec may take where the request names no time (the seed's default).
+    /// Seconds that an exec may take where the request names no time (the original Wrenn's default).
     pub const DEFAULT_TIMEOUT_SEC: u32 = 30;
     pub const MAX_TIMEOUT_SEC: u32 = 24 * 3600;
     pub const MAX_ARGS: usize = 1024;

@@ -150,5 +150,5 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     async fn console(&self) -> Vec<u8>;
 }
 
-/// Address of every guest; each has a network namespace of its own, so they never meet (the seed's plan).
+/// Address of every guest; each has a network namespace of its own, so they never meet (the original Wrenn's plan).
 pub const GUEST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);

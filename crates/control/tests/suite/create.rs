@@ -31,7 +31,7 @@ async fn a_sandbox_comes_runs_and_goes() {
 }
 
 #[tokio::test]
-async fn defaults_are_the_seeds_and_zero_means_the_default_time() {
+async fn defaults_are_the_originals_and_zero_means_the_default_time() {
     let (_host, _ground, plane) = one().await;
     let answer = plane.post("/v1/capsules", r#"{"timeout_sec": 0, "vcpus": null}"#).send().await.unwrap();
     assert_eq!(answer.status(), 201);

@@ -1,4 +1,4 @@
-//! The addressing plan: one slot number decides every name and address of a sandbox's network (the seed's plan).
+//! The addressing plan: one slot number decides every name and address of a sandbox's network (the original Wrenn's plan).
 //!
 //! ```text
 //!   host namespace                     namespace wrenn-N                      guest

@@ -3,7 +3,7 @@
 //! On the host one table for all sandboxes of the machine: nothing in it names a slot, so making and removing a
 //! sandbox never touches it. In each namespace one table with that sandbox's address translation.
 //!
-//! Default policy (DESIGN 8): out to the public internet, and nowhere else. A sandbox reaches neither the host,
+//! Default policy: out to the public internet, and nowhere else. A sandbox reaches neither the host,
 //! nor other sandboxes, nor private, link-local, carrier-grade NAT or metadata addresses. Nothing reaches in but
 //! the host itself. IPv6 is off in the namespaces, and dropped on the host all the same.
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use e2e::Platform;
 
-/// Cycles in all, and how many run side by side (issue: 200, 8 at a time).
+/// Cycles in all, and how many run side by side.
 const CYCLES: usize = 200;
 const WORKERS: usize = 8;
 
