@@ -1,4 +1,5 @@
-//! The addressing plan: one slot number decides every name and address of a sandbox's network (the original Wrenn's plan).
+//! The addressing plan: one slot number decides every name and address of a sandbox's network (the plan of the
+//! original Wrenn).
 //!
 //! ```text
 //!   host namespace                     namespace wrenn-N                      guest
