@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Names of processes, network namespaces, links, mounts, loop and device-mapper devices and cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,18 @@ impl Leftovers {
         all.extend(loops());
         all.extend(cgroups(Path::new("/sys/fs/cgroup")));
         Self(all)
+    }
+
+    /// Panics with the list of what is there now and was not there when `self` was listed. What has just been told
+    /// to end gets a moment for it.
+    pub fn assert_nothing_new(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut left = self.new_since();
+        while !left.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+            left = self.new_since();
+        }
+        assert!(left.is_empty(), "left on the host: {left:#?}");
     }
 
     /// What is there now and was not there when `self` was listed.

@@ -150,10 +150,7 @@ impl Platform {
         assert!(left.is_empty(), "files of removed sandboxes: {left:?}");
         self.interrupt();
         self.dir = None;
-        let before = self.before.clone();
-        eventually("everything of the platform gone", Duration::from_secs(20), || {
-            before.new_since().is_empty().then_some(())
-        });
+        self.before.assert_nothing_new();
     }
 }
 
