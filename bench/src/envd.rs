@@ -17,8 +17,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::server::PROGRAM;
 
-/// A guest that boots does not answer at all; then it refuses for a moment. Both are asked again at once.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
+/// A guest that boots takes what is sent to it once it can; then it refuses for a moment. A new attempt is due only
+/// when one was lost, since all those before wait in the guest's queue.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(5);
 /// For a guest that listens to answer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);

@@ -18,6 +18,7 @@ pub mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use linux::file::Lock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,8 @@ impl Agent {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+        // Events of programs are small and wanted now. A socket that refuses works all the same.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let server = axum::serve(listener, self.router.clone());
         tokio::select! {
             ended = server.into_future() => return ended,

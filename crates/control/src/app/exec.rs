@@ -14,6 +14,8 @@ use crate::hosts::{ExecStream, Host};
 
 /// After a program's own time is up: for the host to end it and say so.
 const DEADLINE_SLACK: Duration = Duration::from_secs(15);
+/// After a program's last event: for the host to end the stream.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest path or user name; more than the kernel and `useradd` take.
 pub const MAX_CWD: usize = 4096;
 pub const MAX_USER: usize = 64;
@@ -151,6 +153,14 @@ impl Running {
         self.stream.next().await
     }
 
+    /// Reads a stream that has had its last event to its end, which leaves a connection that can be used again. The
+    /// user does not wait for it.
+    fn finish(mut self) {
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(END_TIMEOUT, self.next()).await;
+        });
+    }
+
     async fn collect(mut self) -> Result<Outcome> {
         let began = Instant::now();
         let mut outcome = Outcome::default();
@@ -162,7 +172,9 @@ impl Running {
                     if let Some(error) = end.error.filter(|_| end.exit_code == 0) {
                         return Err(Error::new(ErrorCode::AgentError, format!("the program did not run: {error}")));
                     }
-                    return Ok(Outcome { exit_code: end.exit_code, duration: began.elapsed(), ..outcome });
+                    let duration = began.elapsed();
+                    self.finish();
+                    return Ok(Outcome { exit_code: end.exit_code, duration, ..outcome });
                 }
                 Event::Start(_) | Event::Keepalive(_) => {}
             }

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use linux::link::Links;
 use linux::{link, netns, nft, sysctl, tap};
+use vmm::GUEST_IP;
 
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
 pub use rules::TABLE;
@@ -120,6 +121,8 @@ fn furnish(slot: Slot) -> io::Result<()> {
     links.set_mac(TAP, plan::TAP_MAC)?;
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
     links.up(TAP)?;
+    // Known from the start: a guest that boots is reached by the first packet that it can take.
+    links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)?;
     links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
     sysctl::set("net/ipv4/ip_forward", "1")?;
     match sysctl::set("net/ipv6/conf/all/disable_ipv6", "1") {

@@ -22,6 +22,8 @@ use crate::sandbox::state::Phase;
 const QUEUE: usize = 8;
 /// For the guest to hear that a process is to be killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the guest's stream to end after its last event.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Sender = mpsc::Sender<Result<rpc::ExecResponse, ConnectError>>;
 
@@ -83,6 +85,8 @@ impl Pump {
                 break;
             }
             if last {
+                // Only a stream that was read to its end leaves a connection that can be used again.
+                let _ = tokio::time::timeout(END_TIMEOUT, self.running.next()).await;
                 break;
             }
         }
