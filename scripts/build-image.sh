@@ -36,7 +36,10 @@ trap 'rm -rf "$work"' EXIT
 packages=$(grep -v '^#' "$recipe/packages" | paste -sd,)
 say "installing Debian $suite with ${packages//,/, } (about half a minute)"
 # As a tar archive: unlike a directory it does not care whether $work is on a file system that allows devices.
-mmdebstrap --quiet --mode=root --variant=minbase --include="$packages" \
+# On a terminal it draws how far it is; elsewhere that would only fill logs.
+quiet=(--quiet)
+[[ ! -t 2 ]] || quiet=()
+mmdebstrap "${quiet[@]}" --mode=root --variant=minbase --include="$packages" \
     --customize-hook="sh '$recipe/customize.sh' \"\$1\"" "$suite" "$work/root.tar"
 
 say "making the file system"

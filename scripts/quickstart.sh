@@ -31,7 +31,7 @@ cleanup() {
         kill -INT "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
     fi
-    if ((status != 0)) && [[ -n $scratch && -s $scratch/up.log ]]; then
+    if ((status != 0 && status != 130)) && [[ -n $scratch && -s $scratch/up.log ]]; then
         printf '\n--- the server said:\n' >&2
         tail -n 30 "$scratch/up.log" >&2
     fi
@@ -46,7 +46,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-sandboxes() { builds/wrenn ls --all --json 2>/dev/null | grep -o 'sb-[a-z0-9]\{20\}' | sort -u; }
+# None is fine.
+sandboxes() { { builds/wrenn ls --all --json 2>/dev/null | grep -o 'sb-[a-z0-9]\{20\}' || true; } | sort -u; }
 
 busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
@@ -97,7 +98,7 @@ else
     done
     [[ -s $scratch/ready ]] || { echo 'it does not become ready' >&2; exit 1; }
     sandboxes >"$scratch/before"
-    echo "ready: $(tr -d '\n' <"$scratch/ready")"
+    echo "ready at $(sed -n 's/.*"url": *"\([^"]*\)".*/\1/p' "$scratch/ready")"
 fi
 
 step 'Python in a new sandbox'
