@@ -39,8 +39,14 @@ start_postgres() {
     "${as_postgres[@]}" mkdir -p "$home"
     if [[ ! -f $home/PG_VERSION ]]; then
         say "making a database cluster in $home"
-        (cd / && printf '%s' wrenn | "${as_postgres[@]}" "$bin/initdb" -D "$home" -U wrenn -A scram-sha-256 \
-            --pwfile=/dev/stdin -E UTF8 --locale=C >/dev/null)
+        # Everybody knows this password; it is that of .env.example.
+        local password
+        password=$(mktemp)
+        echo wrenn >"$password"
+        chmod 0644 "$password"
+        (cd / && "${as_postgres[@]}" "$bin/initdb" -D "$home" -U wrenn -A scram-sha-256 --pwfile="$password" -E UTF8 \
+            --locale=C >/dev/null)
+        rm "$password"
     fi
     if "${as_postgres[@]}" "$bin/pg_ctl" -D "$home" status >/dev/null 2>&1; then
         say "another \`make dev\` uses $home; end that one first" >&2
