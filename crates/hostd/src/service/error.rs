@@ -27,7 +27,8 @@ pub(super) fn from_guest(error: guest::Error) -> ConnectError {
         guest::Error::Unreachable(_) => ErrorCode::Unavailable,
         guest::Error::Nonsense(_) => ErrorCode::Internal,
         guest::Error::Refused { status, .. } => match status {
-            400 => ErrorCode::InvalidArgument,
+            // 401 is a user whom the guest does not know: the token is right.
+            400 | 401 => ErrorCode::InvalidArgument,
             403 => ErrorCode::PermissionDenied,
             404 => ErrorCode::NotFound,
             409 => ErrorCode::AlreadyExists,
