@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=4.32.5
-examples=${WRENN_API_EXAMPLES:-25}
+examples=${WRENN_API_EXAMPLES:-5}
 venv=target/venv/schemathesis-$version
 data=$PWD/target/testdata
 wrenn=$PWD/target/debug/wrenn
@@ -57,9 +57,10 @@ WRENN_API_SANDBOX=$("$wrenn" create --memory 256 --timeout 3600)
 export WRENN_API_SANDBOX PYTHONPATH=$PWD/scripts PYTHONDONTWRITEBYTECODE=1 SCHEMATHESIS_HOOKS=api_hooks
 
 status=0
+# Not: that all data of the right form is accepted. Users and programs that a guest does not have are of the right form.
 # Deterministic, so that a failure is one of the change at hand and can be had again. Without stateful sequences: those
 # follow links that the document does not have. The one WebSocket route is no HTTP.
-(cd "$dir" && "$OLDPWD/$venv/bin/schemathesis" run "$url/openapi.json" --header "X-API-Key: $key" --checks all \
+(cd "$dir" && "$OLDPWD/$venv/bin/schemathesis" run "$url/openapi.json" --header "X-API-Key: $key" --checks all --exclude-checks positive_data_acceptance \
     --phases examples,coverage,fuzzing --exclude-path-regex 'exec/stream$' --max-examples "$examples" \
     --generation-deterministic --request-timeout 60 --no-color --report junit --report-junit-path "$dir/report.xml") ||
     status=$?

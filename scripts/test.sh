@@ -33,7 +33,7 @@ suite_leftovers() {
     echo 'test result: ok. 1 passed; 0 failed'
 }
 # name:seconds it may take
-all=(crates:1500 stories:2100 api:900 scripts:240 leftovers:60)
+all=(crates:1500 stories:2100 api:1800 scripts:240 leftovers:60)
 
 say() { printf '\n=== %s\n' "$*"; }
 
