@@ -28,6 +28,8 @@ pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Why a guest cannot boot.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
+    #[error("this is no initramfs: boot with an initramfs that has envd as /init, not from a disk with init=envd")]
+    NotInitramfs,
     #[error("{what} cannot be mounted on {}", target.display())]
     Mount {
         what: String,
@@ -67,6 +69,7 @@ pub enum BootError {
 /// # Errors
 /// [`BootError`]: the guest is of no use then.
 pub fn boot() -> Result<Cmdline, BootError> {
+    root::check_is_initramfs()?;
     mounts::kernel()?;
     let cmdline = Cmdline::read().map_err(BootError::Cmdline)?;
     modules::load_all()?;

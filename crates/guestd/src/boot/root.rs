@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{chdir, chroot};
 
 use super::BootError;
@@ -18,6 +19,19 @@ const WAIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
 
 const NEW_ROOT: &str = "/newroot";
+
+/// What an initramfs is unpacked into where there is no tmpfs (linux/magic.h).
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// Refuses to go on unless the root is an initramfs, which [`switch`] empties: started straight from a disk it would
+/// delete what is on it.
+pub fn check_is_initramfs() -> Result<(), BootError> {
+    if is_in_memory(Path::new("/")) { Ok(()) } else { Err(BootError::NotInitramfs) }
+}
+
+fn is_in_memory(folder: &Path) -> bool {
+    statfs(folder).is_ok_and(|found| [RAMFS_MAGIC, TMPFS_MAGIC].contains(&found.filesystem_type()))
+}
 
 /// Makes `device` the root of everything, and gives the memory of the initramfs back.
 pub fn switch(device: &Path) -> Result<(), BootError> {
@@ -73,5 +87,18 @@ fn free(folder: &Path) {
             // What stays costs a little memory, nothing else.
             let _ = fs::remove_file(&path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_in_memory_counts_as_an_initramfs() {
+        assert!(is_in_memory(Path::new("/dev/shm")));
+        assert!(!is_in_memory(Path::new("/proc")));
+        assert!(!is_in_memory(Path::new(env!("CARGO_MANIFEST_DIR"))));
+        assert!(!is_in_memory(Path::new("/no/such/folder")));
     }
 }
