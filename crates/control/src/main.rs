@@ -46,8 +46,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    // Before the arguments, so that help and settings see the same environment. No file is fine.
-    match dotenvy::dotenv() {
+    // Before the arguments, so that help and settings see the same environment. No file is fine. Directories above are
+    // not searched: what is there belongs to somebody else.
+    match dotenvy::from_path(".env") {
         Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
         _ => {}
     }
