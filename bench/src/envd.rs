@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use connectrpc::client::{ClientConfig, HttpClient};
+use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use guest_rpc::ACCESS_TOKEN_HEADER;
 use guest_rpc::http::InitRequest;
@@ -13,14 +14,14 @@ use guest_rpc::process::__buffa::oneof::process_event::Event;
 use guest_rpc::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse};
 use reqwest::{Body, RequestBuilder};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, timeout};
 
 use crate::server::PROGRAM;
 
-/// A guest that boots takes what is sent to it once it can; then it refuses for a moment. A new attempt is due only
-/// when one was lost, since all those before wait in the guest's queue.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-const RETRY: Duration = Duration::from_millis(5);
+/// What is sent to a guest without a network is lost, so attempts begin in this rhythm, beside those before, whose
+/// answer may just be slow.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a guest that listens to answer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,14 +56,22 @@ impl Envd {
     /// Waits for the first good answer.
     pub async fn healthy(&self) {
         loop {
-            let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await;
-            if matches!(connected, Ok(Ok(_))) {
-                let answer = timeout(HEALTH_TIMEOUT, self.http.get(self.url("/health")).send()).await;
-                if matches!(answer, Ok(Ok(answer)) if answer.status().is_success()) {
-                    return;
-                }
+            self.listens().await;
+            let answer = timeout(HEALTH_TIMEOUT, self.http.get(self.url("/health")).send()).await;
+            if matches!(answer, Ok(Ok(answer)) if answer.status().is_success()) {
+                return;
             }
-            sleep(RETRY).await;
+        }
+    }
+
+    async fn listens(&self) {
+        let mut attempts = FuturesUnordered::new();
+        let mut next = interval(ATTEMPT_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = next.tick() => attempts.push(timeout(ATTEMPT_TIMEOUT, TcpStream::connect(self.address))),
+                Some(ended) = attempts.next() => if matches!(ended, Ok(Ok(_))) { return },
+            }
         }
     }
 

@@ -3,13 +3,15 @@
 mod exec;
 mod files;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use connectrpc::client::{CallOptions, ClientConfig};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use guest_rpc::filesystem::FilesystemClient;
 use guest_rpc::http::{ErrorBody, InitRequest};
 use guest_rpc::process::ProcessClient;
@@ -20,6 +22,8 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpStream;
+use tokio::time::{interval, timeout};
 
 pub use exec::{Exec, ExecEvent, Running};
 pub use files::{FileBody, FileQuery};
@@ -31,6 +35,9 @@ type RpcTransport = connectrpc::client::HttpClient;
 const MAX_SMALL_BODY: usize = 64 * 1024;
 /// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can be slow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two attempts to connect to a guest that boots, and the life of each.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(40);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections that are kept open to one guest. Each holds memory here and there.
 const IDLE_CONNECTIONS: usize = 4;
 
@@ -47,7 +54,7 @@ pub enum Error {
 /// The guest agent of one sandbox. Cheap to clone; connections are shared and kept.
 #[derive(Debug, Clone)]
 pub struct Guest {
-    authority: String,
+    address: SocketAddr,
     token: String,
     http: Client<HttpConnector, Body>,
     rpc: RpcTransport,
@@ -62,17 +69,30 @@ impl Guest {
         connector.set_nodelay(true);
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(connector);
         Self {
-            authority: format!("{host_ip}:{}", guest_rpc::PORT),
+            address: SocketAddr::from((host_ip, guest_rpc::PORT)),
             token: token.to_owned(),
             http,
             rpc: RpcTransport::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext(),
         }
     }
 
+    /// Waits until it takes connections. What is sent to a guest without a network is lost, and TCP says it again only
+    /// after a second; so a new attempt begins every now and then, beside those before, whose answer may just be slow.
+    pub async fn listens(&self) {
+        let mut attempts = FuturesUnordered::new();
+        let mut next = interval(ATTEMPT_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = next.tick() => attempts.push(timeout(ATTEMPT_TIMEOUT, TcpStream::connect(self.address))),
+                Some(ended) = attempts.next() => if matches!(ended, Ok(Ok(_))) { return },
+            }
+        }
+    }
+
     /// Whether it answers now, within `limit`.
     pub async fn is_healthy(&self, limit: Duration) -> bool {
         let Ok(request) = self.request(Method::GET, "/health").body(empty()) else { return false };
-        let answer = tokio::time::timeout(limit, self.http.request(request)).await;
+        let answer = timeout(limit, self.http.request(request)).await;
         answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
     }
 
@@ -87,7 +107,7 @@ impl Guest {
     }
 
     fn request(&self, method: Method, path_and_query: &str) -> http::request::Builder {
-        let uri = Uri::builder().scheme("http").authority(self.authority.as_str()).path_and_query(path_and_query);
+        let uri = Uri::builder().scheme("http").authority(self.address.to_string()).path_and_query(path_and_query);
         Request::builder()
             .method(method)
             .uri(uri.build().unwrap_or_default())
@@ -112,7 +132,7 @@ impl Guest {
     }
 
     fn config(&self) -> Result<ClientConfig, Error> {
-        let uri = format!("http://{}", self.authority).parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
+        let uri = format!("http://{}", self.address).parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
         Ok(ClientConfig::new(uri).with_default_header(guest_rpc::ACCESS_TOKEN_HEADER, self.token.as_str()))
     }
 

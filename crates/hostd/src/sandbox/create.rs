@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use guest_rpc::http::InitRequest;
 use rand::RngExt;
-use tokio::time::Instant;
+use tokio::time::timeout;
 use vmm::{Disk, Net, Vm, VmConfig};
 
 use super::actor::{Handle, blocking};
@@ -25,7 +25,8 @@ use crate::network::{GUEST_MAC, TAP};
 /// From the start of the VM to the guest agent's word. Without hardware virtualisation and beside many others a
 /// boot takes tens of seconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
-/// Between two questions to a guest that boots.
+/// For a guest agent that listens to say that it is well; then it is asked again, after a pause.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Makes everything up to the running VM.
@@ -93,21 +94,20 @@ pub(crate) async fn wait_until_ready(host: &Host, handle: &Handle) -> Event {
 }
 
 async fn introduce(host: &Host, handle: &Handle) -> Result<(), String> {
-    let deadline = Instant::now() + READY_TIMEOUT;
-    // A guest that does not listen yet refuses at once or says nothing at all, so each question has a short time,
-    // which grows for guests that are slow to answer.
-    let mut limit = Duration::from_millis(100);
-    while !handle.guest.is_healthy(limit).await {
-        if Instant::now() > deadline {
-            return Err(format!("the guest agent did not answer within {} s of the boot", READY_TIMEOUT.as_secs()));
-        }
-        limit = (limit + limit / 2).min(Duration::from_secs(5));
-        tokio::time::sleep(POLL).await;
+    if timeout(READY_TIMEOUT, answers(handle)).await.is_err() {
+        return Err(format!("the guest agent did not answer within {} s of the boot", READY_TIMEOUT.as_secs()));
     }
     let request = init_request(handle);
     handle.guest.init(&request).await.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");
     Ok(())
+}
+
+async fn answers(handle: &Handle) {
+    handle.guest.listens().await;
+    while !handle.guest.is_healthy(ANSWER_TIMEOUT).await {
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 fn init_request(handle: &Handle) -> InitRequest {
