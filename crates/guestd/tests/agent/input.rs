@@ -45,15 +45,18 @@ async fn refused(client: &Client, pid: u32, data: Input) -> ErrorCode {
 async fn stdin_arrives_and_ends() {
     let agent = Agent::open().await;
     let client = agent.client();
-    let running = start(&client, with_stdin("cat; echo end")).await;
+    // It stays after its input has ended: closing again must find it, not win a race with its exit.
+    let mut running = start(&client, with_stdin("cat; echo end; sleep 60")).await;
     let bytes: Vec<u8> = (0..200_000_u32).map(|i| i as u8).collect();
     for part in bytes.chunks(50_000) {
         client.send_input(send(running.pid, Input::Stdin(part.to_vec()))).await.expect("is taken");
     }
     client.close_stdin(close(running.pid)).await.expect("closes");
     client.close_stdin(close(running.pid)).await.expect("closing again is fine");
-    let outcome = running.finish().await;
-    assert_eq!(outcome.stdout, [bytes, b"end\n".to_vec()].concat());
+    let expected = [bytes, b"end\n".to_vec()].concat();
+    running.until(|o| o.stdout.len() >= expected.len()).await;
+    assert_eq!(running.outcome.stdout, expected);
+    kill(&client, running).await;
 }
 
 #[tokio::test]
