@@ -16,7 +16,11 @@ use async_trait::async_trait;
 
 mod console;
 pub mod engine;
+mod files;
+mod process;
 mod qemu;
+mod record;
+mod starts;
 
 /// What to boot. Paths are absolute and exist; the driver does not validate names.
 #[derive(Debug, Clone)]

@@ -17,24 +17,22 @@
 //! (`-action shutdown=pause`): why it ended and what it said last is not lost, whoever comes to read it.
 
 mod args;
-mod end;
 mod qmp;
-mod record;
 mod restore;
 mod snapshot;
 mod start;
-mod starts;
 mod vm;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use linux::process::Identity;
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskFormat, Driver, Result, Vm, VmConfig};
-
-use starts::Starts;
+use crate::process::{self, to_the_end};
+use crate::starts::Starts;
+use crate::{DiskFormat, Driver, Result, Vm, VmConfig, record};
 
 /// What runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +72,34 @@ enum Ram {
     File,
     /// Private pages over the immutable file of a snapshot: a snapshot has to write all of it.
     Private,
+}
+
+/// QEMU's standard error, in the directory of its VM.
+const LOG: &str = "qemu.log";
+
+/// What is written down about a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    identity: Identity,
+    accel: Accel,
+    ram: Ram,
+    vcpus: u32,
+    memory_mb: u32,
+}
+
+impl record::Record for Record {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn is_of(cmdline: &[u8], dir: &Path) -> bool {
+        args::is_of(cmdline, dir)
+    }
+}
+
+/// The last that QEMU wrote to its log, for people.
+fn last_words(dir: &Path) -> String {
+    process::last_words(&dir.join(LOG)).unwrap_or_else(|| "it gave no reason".into())
 }
 
 /// The driver. Holds no state but the starts under way: every VM's is in its directory and its process.
@@ -119,20 +145,20 @@ impl Driver for Qemu {
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
         let start = self.starts.begin(&config.dir)?;
         let booting = start::boot(self.host.clone(), config.clone());
-        Ok(Box::new(start::to_the_end(start.until(booting)).await?))
+        Ok(Box::new(to_the_end(start.until(booting)).await?))
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
         let start = self.starts.begin(&config.dir)?;
         let restoring = restore::restore(self.host.clone(), config.clone(), snapshot.to_owned());
-        Ok(Box::new(start::to_the_end(start.until(restoring)).await?))
+        Ok(Box::new(to_the_end(start.until(restoring)).await?))
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         self.starts.idle(dir, START_LIMIT).await;
-        let Some((process, record)) = record::find(dir).await? else { return Ok(None) };
+        let Some((process, record)) = record::find::<Record>(dir).await? else { return Ok(None) };
         let Some(record) = record else {
-            end::end(process).await?;
+            process::end(process).await?;
             return Ok(None);
         };
         let vm = start::adopt(dir.to_owned(), process, record).await?;
@@ -143,8 +169,8 @@ impl Driver for Qemu {
         loop {
             // Asked before the look: what comes after it would not be found.
             let idle = self.starts.is_idle(dir);
-            match record::find(dir).await? {
-                Some((process, _)) => end::end(process).await?,
+            match record::find::<Record>(dir).await? {
+                Some((process, _)) => process::end(process).await?,
                 None if idle => return Ok(()),
                 None => self.starts.idle(dir, LOOK).await,
             }

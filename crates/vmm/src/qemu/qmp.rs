@@ -4,10 +4,8 @@
 //! made again. A command is never abandoned half-way, which would confuse the answers of later ones: one that
 //! passes its deadline closes the connection.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::files::short;
 use crate::{Error, Result};
 
 use super::args::QMP_SOCKET;
@@ -108,20 +107,6 @@ async fn read(mut events: Events, sender: mpsc::Sender<ShutdownCause>) {
             // An event that this version of the library does not know ends the connection; it is made again.
             Err(error) => tracing::debug!(%error, "unreadable QMP message"),
         }
-    }
-}
-
-/// A directory whose sockets can be named however long its own path is.
-pub(super) struct Short(File);
-
-pub(super) fn short(dir: &Path) -> io::Result<Short> {
-    File::open(dir).map(Short)
-}
-
-impl Short {
-    /// Valid while `self` lives.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
     }
 }
 

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use qapi::qmp::{RunState, migrate_incoming, query_status};
 use tokio::net::UnixStream;
 
+use crate::files::{in_file, private_file, short};
 use crate::{Error, Result, VmConfig};
 
 use super::args::MEMORY_FILE;
-use super::end::last_words;
-use super::qmp::{PROMPT, short};
-use super::snapshot::{MANIFEST, Manifest, Memory, POLL, STATE, VERSION, in_file, in_time, leave_out_memory};
-use super::start::{self, Started, launch, private_file};
+use super::qmp::PROMPT;
+use super::snapshot::{MANIFEST, Manifest, Memory, POLL, STATE, VERSION, in_time, leave_out_memory};
+use super::start::{self, Started, launch};
 use super::vm::QemuVm;
-use super::{Host, Ram};
+use super::{Host, Ram, last_words};
 
 /// Socket in the directory of the VM, for the time of the transfer.
 const INCOMING: &str = "incoming.sock";

@@ -33,10 +33,11 @@ use qapi::qmp::{
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
+use crate::files::{self, blocking, in_file, must_be_empty, place, short};
 use crate::{Error, Result};
 
 use super::args::MEMORY_FILE;
-use super::qmp::{PROMPT, QueryMigrate, SetMigrateBandwidth, short};
+use super::qmp::{PROMPT, QueryMigrate, SetMigrateBandwidth};
 use super::vm::Shared;
 use super::{Accel, Ram};
 
@@ -81,11 +82,7 @@ pub(super) struct Manifest {
 /// Writes a snapshot into `dir`, which has to be empty: what a failure removes is then ours.
 pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
     let _one_at_a_time = vm.snapshot.lock().await;
-    let empty = fs::read_dir(&dir).map(|mut entries| entries.next().is_none()).map_err(in_file("list", &dir))?;
-    if !empty {
-        let reason = format!("{} is not empty", dir.display());
-        return Err(Error::Refused { command: "snapshot".into(), reason });
-    }
+    must_be_empty(&dir)?;
     let written = write_files(&vm, &dir).await;
     if written.is_err() {
         for name in [MANIFEST, STATE, MEMORY_FILE] {
@@ -115,18 +112,9 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
 }
 
-/// The file is never written again, so both names may lead to it. Where they cannot, it is copied.
-fn place(kept: &Path, state: &Path) -> io::Result<()> {
-    fs::hard_link(kept, state).or_else(|_| linux::sparse::copy(kept, state))
-}
-
 /// Removes the stream of a moment that is over.
 pub(super) fn forget_state(dir: &Path) -> Result<()> {
-    let path = dir.join(KEPT);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(in_file("remove", &path)(error)),
-        _ => Ok(()),
-    }
+    files::remove(&dir.join(KEPT))
 }
 
 /// The file with the stream of this moment.
@@ -240,17 +228,4 @@ async fn settle(vm: &Shared) -> Result<()> {
 pub(super) async fn in_time<T>(command: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let elapsed = Error::Timeout { command: command.into(), seconds: TRANSFER.as_secs() };
     tokio::time::timeout(TRANSFER, work).await.unwrap_or(Err(elapsed))
-}
-
-async fn blocking<T: Send + 'static>(
-    action: &'static str,
-    path: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten().map_err(in_file(action, path))
-}
-
-pub(super) fn in_file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
-    let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
 }

@@ -1,41 +1,28 @@
 //! From a configuration, or from a directory with a living process, to a VM that is under control.
 
-use std::fs::{self, File};
-use std::future::Future;
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use linux::process::{Process, Spawn};
 use qapi::qmp::{RunState, cont, query_status};
 
-use crate::{Error, Result, VmConfig};
+use crate::files::private_file;
+use crate::process::{self, OOM_SCORE_ADJ};
+use crate::starts::taken;
+use crate::{Error, Result, VmConfig, record};
 
 use super::args::{self, MEMORY_FILE, Machine, PID_FILE, QMP_SOCKET};
-use super::end::{self, LOG, last_words};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
-use super::record::{self, Record};
-use super::starts::taken;
 use super::vm::QemuVm;
-use super::{Host, Ram, snapshot};
+use super::{Host, LOG, Ram, Record, last_words, snapshot};
 
 /// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
 
 /// How often a starting QEMU is tried. Short, since every create waits for it.
 const RETRY: Duration = Duration::from_millis(2);
-
-/// The VMM is killed for memory before the agent is, which can take the loss of a VM (proc(5), oom_score_adj).
-const OOM_SCORE_ADJ: i32 = 500;
-
-/// Runs to the end even if the caller loses interest, so that a process is either ended or adoptable.
-pub(super) async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(failed) => Err(Error::Refused { command: "the start of a VM".into(), reason: failed.to_string() }),
-    }
-}
 
 /// A QEMU whose virtual CPUs have not run yet, or run no more.
 #[derive(Debug)]
@@ -50,7 +37,7 @@ pub(super) struct Started {
 impl Started {
     /// Ends the process after a failure; the failure is what the caller gets to know.
     pub(super) async fn fail(self, error: Error) -> Error {
-        if let Err(second) = end::end(self.process).await {
+        if let Err(second) = process::end(self.process).await {
             tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
         }
         error
@@ -74,15 +61,10 @@ pub(super) async fn check(config: &VmConfig) -> Result<()> {
         let reason = "it needs at least one vCPU and 1 MiB of memory".into();
         return Err(Error::Refused { command: "the start of a VM".into(), reason });
     }
-    match record::recorded(&config.dir).await? {
+    match record::recorded::<Record>(&config.dir).await? {
         Some(_) => Err(taken(&config.dir)),
         None => Ok(()),
     }
-}
-
-/// QEMU would make the file readable for everybody.
-pub(super) fn private_file(path: &Path) -> io::Result<File> {
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 /// Starts QEMU, writes down that it is there, and connects to it. After an error no process is left.
@@ -103,7 +85,7 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         cwd: Some(dir.clone()),
         oom_score_adj: Some(OOM_SCORE_ADJ),
     };
-    let process = start(host, config, spawn).await?;
+    let process = process::start(spawn, config, "it must be installed: apt-get install qemu-system-x86").await?;
     let record = Record {
         identity: process.identity().clone(),
         accel: host.accel,
@@ -111,14 +93,14 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         vcpus: config.vcpus,
         memory_mb: config.memory_mb,
     };
-    let ready = match record.write(&dir) {
+    let ready = match record::write(&record, &dir) {
         Ok(()) => connect(&dir, &process, START).await,
         Err(source) => Err(Error::Io { action: "write vm.json in", path: dir.clone(), source }),
     };
     match ready {
         Ok((qmp, shutdowns)) => Ok(Started { dir, process, record, qmp, shutdowns }),
         Err(error) => {
-            end::end(process).await?;
+            process::end(process).await?;
             Err(error)
         }
     }
@@ -126,7 +108,7 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
 
 /// Takes away what an earlier VM in this directory left; its log too, or its errors would be told as ours.
 fn clear(dir: &Path) -> io::Result<()> {
-    Record::remove(dir)?;
+    record::remove(dir)?;
     for name in [QMP_SOCKET, PID_FILE, LOG, snapshot::KEPT] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -134,19 +116,6 @@ fn clear(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-async fn start(host: &Host, config: &VmConfig, spawn: Spawn) -> Result<Process> {
-    let program = host.program.display().to_string();
-    let hint = match &config.net {
-        Some(net) => format!("it and the network namespace {} must exist", net.netns),
-        None => "it must be installed: apt-get install qemu-system-x86".into(),
-    };
-    tokio::task::spawn_blocking(move || spawn.spawn())
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-        .map_err(|source| Error::Start { program, hint, source })
 }
 
 async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp, Shutdowns)> {
@@ -178,7 +147,7 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
     };
     let state = qmp.execute(query_status {}, PROMPT).await?.status;
     if matches!(state, RunState::prelaunch | RunState::inmigrate) {
-        end::end(process).await?;
+        process::end(process).await?;
         return Ok(None);
     }
     Ok(Some(QemuVm::new(Started { dir, process, record, qmp, shutdowns })))

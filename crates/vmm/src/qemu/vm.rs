@@ -23,14 +23,13 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
 use crate::console::Console;
+use crate::process::{ended, to_the_end};
 use crate::{Error, Exit, Result, Vm};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
-use super::end::{ended, last_words};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
-use super::record::Record;
-use super::snapshot;
-use super::start::{Started, to_the_end};
+use super::start::Started;
+use super::{Record, last_words, snapshot};
 
 /// Pause between attempts to connect again.
 const RECONNECT: Duration = Duration::from_secs(1);

@@ -14,11 +14,11 @@ use crate::{Error, Result};
 
 /// Directories in which a VM is being started.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Starts(Arc<watch::Sender<BTreeSet<PathBuf>>>);
+pub(crate) struct Starts(Arc<watch::Sender<BTreeSet<PathBuf>>>);
 
 /// One start; it is over when this is dropped.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(crate) struct Start {
     starts: Starts,
     dir: PathBuf,
 }
@@ -26,17 +26,17 @@ pub(super) struct Start {
 impl Starts {
     /// # Errors
     /// When there is one in that directory already.
-    pub(super) fn begin(&self, dir: &Path) -> Result<Start> {
+    pub(crate) fn begin(&self, dir: &Path) -> Result<Start> {
         let added = self.0.send_if_modified(|dirs| dirs.insert(dir.to_owned()));
         if added { Ok(Start { starts: self.clone(), dir: dir.to_owned() }) } else { Err(taken(dir)) }
     }
 
-    pub(super) fn is_idle(&self, dir: &Path) -> bool {
+    pub(crate) fn is_idle(&self, dir: &Path) -> bool {
         !self.0.borrow().contains(dir)
     }
 
     /// Waits until no start is under way in `dir`, but at most so long.
-    pub(super) async fn idle(&self, dir: &Path, limit: Duration) {
+    pub(crate) async fn idle(&self, dir: &Path, limit: Duration) {
         let mut dirs = self.0.subscribe();
         // Late or not: the caller looks again.
         let _ = tokio::time::timeout(limit, dirs.wait_for(|dirs| !dirs.contains(dir))).await;
@@ -45,7 +45,7 @@ impl Starts {
 
 impl Start {
     /// Does the work of the start and is over with it.
-    pub(super) async fn until<T>(self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn until<T>(self, work: impl Future<Output = T>) -> T {
         let done = work.await;
         drop(self);
         done
@@ -59,7 +59,7 @@ impl Drop for Start {
 }
 
 /// What is said to who wants to start a second VM in a directory.
-pub(super) fn taken(dir: &Path) -> Error {
+pub(crate) fn taken(dir: &Path) -> Error {
     let reason = format!("{} belongs to a VM that lives; end that first", dir.display());
     Error::Refused { command: "the start of a VM".into(), reason }
 }

@@ -1,0 +1,62 @@
+//! Files in the directory of a VM and of a snapshot, and sockets whose names are too long.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Makes an empty file that only its owner can read, for what holds the memory of a guest.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(in_file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The file is never written again, so both names may lead to it. Where they cannot, it is copied.
+pub(crate) fn place(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to).or_else(|_| linux::sparse::copy(from, to))
+}
+
+/// Refuses to write a snapshot among other files: what a failure removes is then the snapshot's own.
+pub(crate) fn must_be_empty(dir: &Path) -> Result<()> {
+    let empty = fs::read_dir(dir).map(|mut entries| entries.next().is_none()).map_err(in_file("list", dir))?;
+    if empty {
+        return Ok(());
+    }
+    Err(Error::Refused { command: "snapshot".into(), reason: format!("{} is not empty", dir.display()) })
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    action: &'static str,
+    path: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten().map_err(in_file(action, path))
+}
+
+pub(crate) fn in_file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Io { action, path, source }
+}
+
+/// A directory whose sockets can be named however long its own path is.
+pub(crate) struct Short(File);
+
+pub(crate) fn short(dir: &Path) -> io::Result<Short> {
+    File::open(dir).map(Short)
+}
+
+impl Short {
+    /// Valid while `self` lives.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
+    }
+}

@@ -1,0 +1,88 @@
+//! The process of a VM: started, noticed when it ends, brought to its end, and asked for its last words.
+
+use std::future::Future;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use linux::process::{Ended, Process, Spawn};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::console::printable;
+use crate::{Error, Result, VmConfig};
+
+/// The VMM is killed for memory before the agent is, which can take the loss of a VM (proc(5), oom_score_adj).
+pub(crate) const OOM_SCORE_ADJ: i32 = 500;
+
+/// Characters of a log that go into an error.
+const LOG_TAIL: usize = 400;
+
+/// Time that the kernel may take to clear away a killed process: seconds for much memory on a busy host.
+const REAP: Duration = Duration::from_secs(60);
+
+/// Starts the process of a VM; `install` says what to do where the program is missing.
+pub(crate) async fn start(spawn: Spawn, config: &VmConfig, install: &str) -> Result<Process> {
+    let program = spawn.program.display().to_string();
+    let hint = match &config.net {
+        Some(net) => format!("it and the network namespace {} must exist", net.netns),
+        None => install.to_owned(),
+    };
+    tokio::task::spawn_blocking(move || spawn.spawn())
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(|source| Error::Start { program, hint, source })
+}
+
+/// Runs to the end even if the caller loses interest, so that a process is either ended or adoptable.
+pub(crate) async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(failed) => Err(Error::Refused { command: "the start of a VM".into(), reason: failed.to_string() }),
+    }
+}
+
+/// Returns when the process has ended, and reaps it if it is our child.
+#[allow(
+    deprecated,
+    reason = "a process owns its descriptor for as long as it lives; the successor is unsafe, which this crate is not"
+)]
+pub(crate) async fn ended(process: &Arc<Process>) -> io::Result<Ended> {
+    let readable = AsyncFd::with_interest(Arc::clone(process), Interest::READABLE)?;
+    loop {
+        let mut guard = readable.readable().await?;
+        if let Some(ended) = process.has_ended()? {
+            return Ok(ended);
+        }
+        guard.clear_ready();
+    }
+}
+
+/// Kills the process and returns when it is gone.
+pub(crate) async fn end(process: Process) -> Result<()> {
+    let pid = process.pid();
+    let failed = |source| Error::Io { action: "end the process in", path: format!("/proc/{pid}").into(), source };
+    process.kill().map_err(failed)?;
+    match tokio::time::timeout(REAP, ended(&Arc::new(process))).await {
+        Ok(ended) => ended.map(drop).map_err(failed),
+        Err(_elapsed) => Err(Error::Timeout { command: "SIGKILL".into(), seconds: REAP.as_secs() }),
+    }
+}
+
+/// The last that was written to a log, for people; `None` where that is nothing.
+pub(crate) fn last_words(log: &Path) -> Option<String> {
+    let text = printable(&tail(log, 4 * LOG_TAIL as u64).ok()?, LOG_TAIL);
+    (!text.is_empty()).then_some(text)
+}
+
+/// At most so many bytes from the end of a file.
+pub(crate) fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut tail = Vec::new();
+    file.take(bytes).read_to_end(&mut tail)?;
+    Ok(tail)
+}

@@ -1,0 +1,117 @@
+//! `vm.json`: which process is the VM, and how it was started.
+//!
+//! Written under another name and renamed, so it is whole or absent if this process dies. It need not outlive
+//! the machine, since the process does not either, and so is not synced. What else is in it is the driver's;
+//! a record of one driver is none to another.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use linux::process::{self, Identity, Process};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Result};
+
+const NAME: &str = "vm.json";
+
+/// What a driver writes down about a VM.
+pub(crate) trait Record: Serialize + DeserializeOwned + Send + 'static {
+    fn identity(&self) -> &Identity;
+
+    /// Whether a command line is that of a process of this driver for the VM in `dir`.
+    fn is_of(cmdline: &[u8], dir: &Path) -> bool;
+}
+
+pub(crate) fn write<R: Record>(record: &R, dir: &Path) -> io::Result<()> {
+    let (temporary, path) = (dir.join(".vm.json.unfinished"), dir.join(NAME));
+    fs::write(&temporary, serde_json::to_vec(record)?)?;
+    fs::rename(temporary, path)
+}
+
+pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// `None` where there is none, or one that this driver or version cannot read.
+pub(crate) fn read<R: Record>(dir: &Path) -> io::Result<Option<R>> {
+    match fs::read(dir.join(NAME)) {
+        Ok(content) => Ok(serde_json::from_slice(&content).ok()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The process of the VM in `dir`, if it lives, and its record, unless its start never got that far.
+pub(crate) async fn find<R: Record>(dir: &Path) -> Result<Option<(Process, Option<R>)>> {
+    blocking(dir, look_for).await
+}
+
+/// The same for one that has a record, without a look at every process of the machine.
+pub(crate) async fn recorded<R: Record>(dir: &Path) -> Result<Option<(Process, R)>> {
+    blocking(dir, look_up).await
+}
+
+async fn blocking<T: Send + 'static>(dir: &Path, look: fn(&Path) -> io::Result<T>) -> Result<T> {
+    let owned = dir.to_owned();
+    let found = tokio::task::spawn_blocking(move || look(&owned)).await.map_err(io::Error::other);
+    found.flatten().map_err(|source| Error::Io { action: "look for the VM of", path: dir.into(), source })
+}
+
+fn look_up<R: Record>(dir: &Path) -> io::Result<Option<(Process, R)>> {
+    let Some(record) = read::<R>(dir)? else { return Ok(None) };
+    let Some(process) = Process::adopt(record.identity())? else { return Ok(None) };
+    // After a restart of the machine the same number and time can belong to a stranger.
+    let ours = fs::read(format!("/proc/{}/cmdline", process.pid())).is_ok_and(|cmdline| R::is_of(&cmdline, dir));
+    Ok(ours.then_some((process, record)))
+}
+
+fn look_for<R: Record>(dir: &Path) -> io::Result<Option<(Process, Option<R>)>> {
+    if let Some((process, record)) = look_up(dir)? {
+        return Ok(Some((process, Some(record))));
+    }
+    let mut strays = process::find(|cmdline| R::is_of(cmdline, dir))?;
+    Ok(strays.pop().map(|process| (process, None)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+    struct Ours {
+        identity: Identity,
+        vcpus: u32,
+    }
+
+    impl Record for Ours {
+        fn identity(&self) -> &Identity {
+            &self.identity
+        }
+
+        fn is_of(cmdline: &[u8], _dir: &Path) -> bool {
+            cmdline == b"no such program"
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_written_and_leads_only_to_its_own_process() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read::<Ours>(dir.path()).unwrap(), None);
+        // This process is alive, but no VM of that directory.
+        let identity = Identity::of(std::process::id()).unwrap().unwrap();
+        let record = Ours { identity, vcpus: 2 };
+        write(&record, dir.path()).unwrap();
+        assert_eq!(read::<Ours>(dir.path()).unwrap(), Some(record));
+        assert!(look_for::<Ours>(dir.path()).unwrap().is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::write(dir.path().join(NAME), b"{\"of\": \"another driver\"}").unwrap();
+        assert_eq!(read::<Ours>(dir.path()).unwrap(), None);
+        remove(dir.path()).unwrap();
+        remove(dir.path()).unwrap();
+    }
+}
