@@ -75,6 +75,26 @@ test-data: ## Prepare the guest kernel and image that tests use
 	@scripts/deps.sh run
 	@scripts/test-data.sh
 
+.PHONY: lab
+lab: ## Make the lab: a VM that plays a host with KVM and device-mapper
+	@scripts/deps.sh run build test
+	@scripts/lab.sh build
+
+.PHONY: lab-shell
+lab-shell: ## A prompt in the lab, as root; what is changed there is gone afterwards
+	@scripts/deps.sh run build test
+	@scripts/lab.sh shell
+
+.PHONY: test-lab
+test-lab: ## Run the suites that need such a host in the lab (part of `make test`)
+	@scripts/deps.sh run build test
+	@scripts/lab.sh run
+
+.PHONY: test-host
+test-host: ## Run the same suites on this machine, which must have KVM and device-mapper
+	@scripts/deps.sh run build test
+	@scripts/lab.sh host
+
 .PHONY: bench
 bench: ## Measure against the bare VMM; table and target/bench/report.json
 	@scripts/bench.sh

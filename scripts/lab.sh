@@ -1,0 +1,161 @@
+#!/usr/bin/env bash
+# The lab: a VM that plays a host with KVM and device-mapper, for tests on machines that lack one of them.
+#
+#   lab.sh build              makes its disks, once for each recipe in tests/lab
+#   lab.sh shell              a prompt in it
+#   lab.sh run [SUITE…]       runs the suites in it; results and logs come to target/test-logs/lab
+#   lab.sh host [SUITE…]      runs the same suites on this host
+#
+# A suite is CRATE/TEST as in the list below. The disks are in target/lab and never written: a run works on overlays in
+# a directory of its own, which goes when it ends.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
+
+suites=(hostd/host vmm/conformance)
+lab=$PWD/target/lab
+data=$PWD/target/testdata
+logs=$PWD/target/test-logs/lab
+# Of one whole run; the VM is ended then.
+limit=${WRENN_LAB_SECONDS:-1500}
+memory=4096
+
+say() { printf '%s\n' "lab: $*"; }
+die() { say "$*" >&2; exit 1; }
+
+# Builds the test programs of the suites and lists them: CRATE TEST PROGRAM.
+programs() {
+    local flags=() suite
+    for suite in "$@"; do
+        [[ " ${suites[*]} " == *" $suite "* ]] || die "no suite $suite; there are: ${suites[*]}"
+        flags+=(--test "${suite#*/}")
+    done
+    mkdir -p target/real-host
+    [[ -x builds/envd ]] || scripts/build-envd.sh
+    # The same choice of targets as `make test`, so that nothing is built twice.
+    scripts/cargo.sh build --locked --workspace --all-targets "${flags[@]}" --message-format=json-render-diagnostics \
+        >target/real-host/cargo.json
+    python3 tests/lab/programs.py "$@" <target/real-host/cargo.json >target/real-host/list
+    rm target/real-host/cargo.json
+}
+
+# The disk with what is different in each run.
+payload() {
+    local run=$1 tree=$1/payload program
+    mkdir -p "$tree/checkout/target/debug/deps" "$tree/checkout/builds" "$tree/checkout/target/real-host"
+    install -m 0755 tests/lab/init tests/lab/suites.sh "$tree/"
+    echo "$PWD" >"$tree/checkout-path"
+    { stty size 2>/dev/null </dev/tty || echo 24 80; } >"$tree/window"
+    echo "${TERM:-dumb}" >"$tree/term"
+    mkdir -p "$tree/checkout/target/testdata" "$tree/checkout/crates"
+    for program in crates/*/; do mkdir -p "$tree/checkout/$program"; done
+    [[ ! -x builds/envd ]] || cp builds/envd "$tree/checkout/builds/"
+    for program in target/debug/wrenn target/debug/wrenn-agent; do
+        [[ ! -x $program ]] || strip -g -o "$tree/checkout/$program" "$program"
+    done
+    if [[ -s target/real-host/list ]]; then
+        cp target/real-host/list "$tree/checkout/target/real-host/"
+        while read -r _ _ program; do
+            strip -g -o "$tree/checkout/${program#"$PWD/"}" "$program"
+        done <target/real-host/list
+    fi
+    program=${FIRECRACKER_BIN:-$(command -v firecracker || true)}
+    if [[ -n $program ]]; then
+        cp "$program" "$tree/checkout/target/debug/firecracker"
+    fi
+    truncate -s 2G "$run/payload.ext4"
+    mke2fs -q -F -t ext4 -m 0 -d "$tree" "$run/payload.ext4"
+    rm -rf "$tree"
+}
+
+accelerator() {
+    local wrenn=target/debug/wrenn
+    if [[ -n ${WRENN_LAB_ACCEL:-} ]]; then
+        echo "$WRENN_LAB_ACCEL"
+    elif [[ -x $wrenn ]] && "$wrenn" doctor --json 2>/dev/null | grep -q '"accel": *"kvm"'; then
+        echo kvm
+    else
+        echo tcg
+    fi
+}
+
+# Becomes the VM; its second serial line is ours. To be called in a subshell.
+start() {
+    local run=$1 mode=$2 accel cpu name
+    accel=$(accelerator)
+    cpu='max,la57=off'
+    [[ $accel == tcg ]] || cpu=host
+    payload "$run"
+    truncate -s 1G "$run/results.ext4"
+    mke2fs -q -F -t ext4 -m 0 "$run/results.ext4"
+    local drives=()
+    for name in root payload data results; do
+        local file=$run/$name.ext4 format=raw
+        if [[ ! -e $file ]]; then
+            file=$run/$name.qcow2 format=qcow2
+            qemu-img create -q -f qcow2 -F raw -b "$(realpath "$lab/$name.ext4")" "$file"
+        fi
+        drives+=(-drive "file=$file,if=virtio,format=$format,cache=unsafe")
+    done
+    [[ $accel == kvm ]] || accel=tcg,thread=multi
+    local at_most=()
+    [[ $mode == shell ]] || at_most=(timeout -k 10 "$limit")
+    exec "${at_most[@]}" qemu-system-x86_64 -M q35 -cpu "$cpu" -accel "$accel" -smp 2 -m "$memory" \
+        -nodefaults -display none -no-reboot \
+        -kernel "$data/kernels/vmlinux" -initrd "$lab/initramfs" \
+        -append "console=ttyS0 quiet panic=-1 lab=$mode" "${drives[@]}" \
+        -serial "file:$run/console.log" "${@:3}"
+}
+
+new_run() {
+    mkdir -p "$data/run"
+    run=$(mktemp -d "$data/run/lab-XXXXXX")
+    vm=
+    trap '[[ -z $vm ]] || kill "$vm" 2>/dev/null; rm -rf "$run"' EXIT
+    trap 'exit 130' INT TERM
+}
+
+shell() {
+    tests/lab/build.sh
+    programs "${suites[@]}"
+    new_run
+    say "starting; leave it with: exit"
+    (start "$run" shell -serial mon:stdio)
+}
+
+run_in_lab() {
+    local status
+    tests/lab/build.sh
+    programs "$@"
+    new_run
+    rm -rf "$logs"
+    mkdir -p "$logs"
+    say "starting, for: $*"
+    (start "$run" run -serial "file:$run/output") &
+    vm=$!
+    tail --pid="$vm" -s 0.5 -F "$run/output" 2>/dev/null &
+    wait "$vm" || say "the VM ended with status $? (124 means that it took longer than $limit s)"
+    vm=
+    wait
+    e2fsck -fp "$run/results.ext4" >/dev/null || true
+    debugfs -R "rdump / $logs" "$run/results.ext4" 2>/dev/null || true
+    cp "$run/console.log" "$logs/" 2>/dev/null || true
+    status=$(cat "$logs/status" 2>/dev/null || echo lost)
+    [[ $status == 0 ]] && return
+    say "failed (status $status); logs, console and dmesg are in ${logs#"$PWD/"}" >&2
+    [[ $status != lost ]] || {
+        say 'the last words of its console:' && tail -n 5 "$logs/console.log"
+        echo 'test result: FAILED. 0 passed; 1 failed'
+    }
+    return 1
+}
+
+command=${1:-}
+shift || true
+case $command in
+    build) tests/lab/build.sh && say "ready in target/lab" ;;
+    shell) shell ;;
+    run) if [[ $# == 0 ]]; then set -- "${suites[@]}"; fi; run_in_lab "$@" ;;
+    host) if [[ $# == 0 ]]; then set -- "${suites[@]}"; fi; programs "$@" && RESULTS=$logs tests/lab/suites.sh ;;
+    *) die "usage: lab.sh build|shell|run|host [SUITE…]; suites: ${suites[*]}" ;;
+esac
