@@ -9,6 +9,7 @@ use std::io::Read;
 /// Offsets in the setup header (boot.rst, "Details of header fields").
 const SETUP_SECTS: usize = 0x1f1;
 const MAGIC: usize = 0x202 - 4;
+const KERNEL_VERSION: usize = 0x20e;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
@@ -37,6 +38,26 @@ pub fn vmlinux(image: &[u8]) -> Result<Vec<u8>, Error> {
     }
     let elf = decompress(payload(image)?)?;
     if elf.starts_with(b"\x7fELF") { Ok(elf) } else { Err(Error::NotAKernel) }
+}
+
+/// The release of the kernel in `image`, such as `6.1.0-56-cloud-amd64`, if it says so. Unpacks nothing: a bzImage has it
+/// in its header, an ELF in its banner, `Linux version 6.1.0-… (…`.
+#[must_use]
+pub fn version(image: &[u8]) -> Option<String> {
+    const BANNER: &[u8] = b"Linux version ";
+    let start = if image.starts_with(b"\x7fELF") {
+        memchr::memmem::find(image, BANNER)? + BANNER.len()
+    } else {
+        let pointer = image.get(KERNEL_VERSION..KERNEL_VERSION + 2)?;
+        // Less the boot sector (boot.rst, "kernel_version"); zero means none.
+        usize::from(u16::from_le_bytes(pointer.try_into().ok()?)).checked_add(512).filter(|start| *start > 512)?
+    };
+    let text = &image[..image.len().min(start + 128)];
+    let end = text.get(start..)?.iter().position(|byte| *byte == b' ')?;
+    let version = std::str::from_utf8(&text[start..start + end]).ok()?;
+    let safe = version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+-_~".contains(&byte));
+    // It becomes part of a path.
+    (safe && !version.is_empty() && !version.starts_with('.')).then(|| version.to_owned())
 }
 
 fn payload(image: &[u8]) -> Result<&[u8], Error> {
@@ -137,6 +158,22 @@ mod tests {
             assert!(vmlinux(&bzimage(&payload)).unwrap() == elf(), "{:02x?}", &payload[..4]);
         }
         assert!(vmlinux(&elf()).unwrap() == elf());
+    }
+
+    #[test]
+    fn the_release_is_read_without_unpacking_and_is_safe_in_a_path() {
+        let banner = |release: &str| [b"\x7fELF....Linux version ", release.as_bytes(), &[0; 200]].concat();
+        assert_eq!(version(&banner("6.1.0-99-cloud-amd64 (b")).as_deref(), Some("6.1.0-99-cloud-amd64"));
+        assert_eq!(version(&banner("../../etc ")), None);
+        assert_eq!(version(b"\x7fELF nothing"), None);
+        let mut image = bzimage(&elf());
+        assert_eq!(version(&image), None);
+        image[KERNEL_VERSION..KERNEL_VERSION + 2].copy_from_slice(&0x100_u16.to_le_bytes());
+        image[0x300..0x300 + 12].copy_from_slice(b"6.1.0-9 (x) ");
+        assert_eq!(version(&image).as_deref(), Some("6.1.0-9"));
+        image[KERNEL_VERSION..KERNEL_VERSION + 2].copy_from_slice(&u16::MAX.to_le_bytes());
+        image.truncate(4096);
+        assert_eq!(version(&image), None);
     }
 
     #[test]
