@@ -87,12 +87,13 @@ impl Bare {
 
     /// A directory with a disk of its own.
     fn fresh(&self) -> anyhow::Result<Spawn> {
-        let vm = self.dir.join("vm");
-        fs::create_dir_all(&vm)?;
+        // As the VMM has it: its working directory in that of its VM.
+        let run = self.dir.join("vm/run");
+        fs::create_dir_all(&run)?;
         Backend::choose(&self.dir)?.create(&self.image, &self.dir)?;
         let args = self.command.args_for(&self.dir).into_iter().map(Into::into).collect();
         let program = self.command.program.clone();
-        Ok(Spawn { program, args, cwd: Some(vm), log: Some(self.log.clone()), ..Spawn::default() })
+        Ok(Spawn { program, args, cwd: Some(run), log: Some(self.log.clone()), ..Spawn::default() })
     }
 
     async fn first_program(&self) -> anyhow::Result<()> {
@@ -116,7 +117,7 @@ impl Bare {
 fn furnish() -> io::Result<()> {
     let links = Links::here()?;
     links.up("lo")?;
-    tap::create(TAP)?;
+    tap::create(TAP, 0)?;
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
     links.up(TAP)?;
     links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)

@@ -130,7 +130,7 @@ mod tests {
     fn only_our_programs_in_our_directory_are_ended() {
         let is_ours = |line: &str| is_ours(line.replace(' ', "\0").as_bytes(), "/x/run/");
         assert!(is_ours("/b/wrenn up --dir /x/run/wrenn"));
-        assert!(is_ours("/usr/bin/qemu-system-x86_64 -pidfile /x/run/bare/vm/qemu.pid"));
+        assert!(is_ours("/usr/bin/qemu-system-x86_64 -pidfile /x/run/bare/vm/run/qemu.pid"));
         assert!(!is_ours("/b/wrenn up --dir /x/run2/wrenn"));
         assert!(!is_ours("tail -f /x/run/wrenn/log"));
     }

@@ -5,8 +5,15 @@ use std::path::{Path, PathBuf};
 
 use vmm::engine::{AccelChoice, Choice};
 
+use crate::jail::DEFAULT_UID_BASE;
+use crate::network::Slot;
+
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
+
+/// Below are the users of the host itself; the last numbers of all mean nobody.
+const LOWEST_UID_BASE: u32 = 65_536;
+const HIGHEST_UID_BASE: u32 = u32::MAX - 2 - Slot::MAX as u32;
 
 /// What the host agent needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -31,6 +38,8 @@ pub struct Config {
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
     pub max_sandboxes: usize,
+    /// `AGENT_UID_BASE`: users and groups of VMMs are this plus the number of their network slot.
+    pub uid_base: u32,
     /// `AGENT_TOKEN`; without it the one in the file `agent-token` of the directory.
     pub token: Option<String>,
 }
@@ -75,6 +84,11 @@ impl Config {
         if dns.split(',').any(|server| server.parse::<std::net::Ipv4Addr>().is_err()) {
             mistakes.push(format!("AGENT_DNS must be IPv4 addresses with commas between them, not {dns:?}"));
         }
+        let right = format!("a number from {LOWEST_UID_BASE} to {HIGHEST_UID_BASE}");
+        let uid_base = parsed(&lookup, "AGENT_UID_BASE", &right, DEFAULT_UID_BASE, &mut mistakes);
+        if !(LOWEST_UID_BASE..=HIGHEST_UID_BASE).contains(&uid_base) {
+            mistakes.push(format!("AGENT_UID_BASE must be {right}, not {uid_base}"));
+        }
         let token = lookup("AGENT_TOKEN");
         if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
@@ -88,6 +102,7 @@ impl Config {
             vmm: parsed(&lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, &mut mistakes),
             accel: parsed(&lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
+            uid_base,
             dns,
             token,
             dir,
@@ -145,13 +160,24 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once() {
         let wrong = Config::from_lookup(|name| match name {
-            "AGENT_LISTEN_ADDR" | "AGENT_VMM" | "AGENT_DNS" | "AGENT_TOKEN" => Some("wrong!".to_owned()),
+            "AGENT_LISTEN_ADDR" | "AGENT_VMM" | "AGENT_DNS" | "AGENT_TOKEN" | "AGENT_UID_BASE" => {
+                Some("wrong!".to_owned())
+            }
             _ => None,
         });
         let text = wrong.unwrap_err().to_string();
-        for name in ["AGENT_LISTEN_ADDR", "AGENT_VMM", "AGENT_DNS", "AGENT_TOKEN"] {
+        for name in ["AGENT_LISTEN_ADDR", "AGENT_VMM", "AGENT_DNS", "AGENT_TOKEN", "AGENT_UID_BASE"] {
             assert!(text.contains(name), "{text}");
         }
+    }
+
+    #[test]
+    fn users_of_the_host_are_nobody_elses() {
+        for wrong in ["0", "1000", "65534", "4294967295", "4294967290"] {
+            let text = Config::from_lookup(|name| (name == "AGENT_UID_BASE").then(|| wrong.to_owned()));
+            assert!(text.unwrap_err().to_string().contains("AGENT_UID_BASE must be a number from 65536"));
+        }
+        assert_eq!(Config::from_lookup(|_| None).unwrap().uid_base, DEFAULT_UID_BASE);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use linux::{file, programs};
@@ -66,7 +67,7 @@ impl Backend {
                     path: path.clone(),
                     source,
                 })?;
-                Ok(Disk { path, format: DiskFormat::Raw })
+                Ok(Disk { path, format: DiskFormat::Raw, base: None })
             }
             Self::Qcow2 => {
                 let base = link_base(image, dir)?;
@@ -76,7 +77,7 @@ impl Backend {
                     path: path.clone(),
                     source,
                 })?;
-                Ok(Disk { path, format: DiskFormat::Qcow2 })
+                Ok(Disk { path, format: DiskFormat::Qcow2, base: Some(base) })
             }
         }
     }
@@ -87,6 +88,11 @@ fn link_base(image: &Path, dir: &Path) -> Result<PathBuf, Error> {
     let base = dir.join(BASE);
     let failed = |source| Error { action: "use the image", path: image.to_owned(), source };
     let real = image.canonicalize().map_err(failed)?;
+    // QEMU reads it, as a user of its own.
+    if fs::metadata(&real).map_err(failed)?.mode() & 0o004 == 0 {
+        let problem = format!("VMs may not read it; type: chmod o+r {}", real.display());
+        return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, problem)));
+    }
     match fs::hard_link(&real, &base) {
         Ok(()) => Ok(base),
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(real),
@@ -128,6 +134,18 @@ mod tests {
         remove(&sandbox).unwrap();
         remove(&sandbox).unwrap();
         assert_eq!(fs::read_dir(&sandbox).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_image_that_vms_may_not_read_is_refused_with_what_to_do() {
+        use std::error::Error as _;
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image.ext4");
+        fs::write(&image, b"content").unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o600)).unwrap();
+        let error = Backend::Qcow2.create(&image, dir.path()).unwrap_err();
+        assert!(error.source().unwrap().to_string().ends_with(&format!("type: chmod o+r {}", image.display())));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::disk::Backend;
 use crate::guest::chain;
 use crate::images::Images;
+use crate::jail::Jails;
 use crate::network::Networks;
 use crate::sandbox::activity::Activity;
 use crate::sandbox::actor::{blocking, next_generation};
@@ -29,6 +30,7 @@ pub struct Host {
     pub boot: BootFiles,
     pub images: Images,
     pub networks: Networks,
+    pub jails: Jails,
     pub ledger: Ledger,
     pub max_sandboxes: usize,
     /// How many guests boot at the same time.
@@ -57,6 +59,10 @@ impl Host {
             let owner = config.dir.clone();
             blocking(move || Networks::prepare(&owner)).await?
         };
+        let jails = {
+            let base = config.uid_base;
+            blocking(move || Jails::prepare(base)).await?
+        };
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             id: host_id(config).map_err(|error| chain(&error))?,
@@ -65,6 +71,7 @@ impl Host {
             boot,
             images: Images::new(&config.images),
             networks,
+            jails,
             ledger,
             max_sandboxes: config.max_sandboxes,
             boots: Semaphore::new(cpus),

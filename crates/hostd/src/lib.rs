@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod guest;
 pub mod host;
 pub mod images;
+pub mod jail;
 pub mod network;
 pub mod sandbox;
 pub mod service;

@@ -1,10 +1,13 @@
-//! Handles on kernel objects of the host: processes, network namespaces, links, nftables, files.
+//! Handles on kernel objects of the host: processes and their jails, cgroups, network namespaces,
+//! links, nftables, files.
 //!
 //! Synchronous, and the only crate on the host with `unsafe` code or that starts programs. Knows no
 //! sandboxes: names come in as strings that the caller has built from validated ids. A handle is a plain
 //! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
 
+pub mod cgroup;
 pub mod file;
+pub mod jail;
 pub mod kvm;
 pub mod link;
 pub mod netns;

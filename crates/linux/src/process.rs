@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::jail::Jail;
 use crate::netns;
 
 /// Names one process until the machine restarts.
@@ -57,7 +58,7 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
 
 /// What to start. The process gets a session of its own, `/dev/null` as standard input and none of our
 /// file descriptors, and goes on when we end.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Spawn {
     pub program: PathBuf,
     pub args: Vec<OsString>,
@@ -68,6 +69,8 @@ pub struct Spawn {
     pub cwd: Option<PathBuf>,
     /// -1000 (never killed for memory) to 1000 (killed first).
     pub oom_score_adj: Option<i32>,
+    /// Run it in here. The program's path is absolute then, and it, its directory and what else it needs are shown.
+    pub jail: Option<Jail>,
 }
 
 impl Spawn {
@@ -75,9 +78,10 @@ impl Spawn {
     ///
     /// # Errors
     /// `NotFound` when there is no such program or network namespace; otherwise what fork, setns or exec said.
-    pub fn spawn(&self) -> io::Result<Process> {
+    pub fn spawn(self) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null());
+        // Opened here: a jail may have another one, or none.
+        command.args(&self.args).stdin(File::open("/dev/null")?);
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
@@ -91,25 +95,44 @@ impl Spawn {
             }
         }
         let netns = self.netns.as_deref().map(netns::open).transpose()?;
-        let score = self.oom_score_adj.map(|score| score.to_string());
-        // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
-        // allocates or takes a lock.
-        unsafe {
-            command.pre_exec(move || enter(netns.as_ref(), score.as_deref()));
-        }
-        let child = command.spawn()?;
-        Process::open(child.id())?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        score_in_child(&mut command, self.oom_score_adj)?;
+        let pid = match self.jail {
+            Some(jail) => jail.spawn(command, netns)?,
+            None => {
+                // SAFETY: as below.
+                unsafe {
+                    command.pre_exec(move || enter(netns.as_ref()));
+                }
+                command.spawn()?.id()
+            }
+        };
+        Process::open(pid)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 }
 
-/// Runs in the child.
-fn enter(netns: Option<&File>, oom_score: Option<&str>) -> io::Result<()> {
-    rustix::process::setsid()?;
-    if let Some(score) = oom_score {
-        let fd = rustix::fs::open(c"/proc/self/oom_score_adj", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
+/// How likely the child is to be killed for memory.
+fn score_in_child(command: &mut Command, score: Option<i32>) -> io::Result<()> {
+    let Some(score) = score.map(|score| score.to_string()) else { return Ok(()) };
+    let proc = File::open("/proc")?;
+    let set = move || {
+        // Through this descriptor, since a jail has no /proc of its own.
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&proc, c"self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
         // Lowering it needs a privilege that we may lack: then the process is as likely to be killed as others.
-        let _ = rustix::io::write(&fd, score.as_bytes());
+        let _ = rustix::io::write(&file, score.as_bytes());
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
+    // allocates or takes a lock.
+    unsafe {
+        command.pre_exec(set);
     }
+    Ok(())
+}
+
+/// Runs in a child that goes into no jail.
+fn enter(netns: Option<&File>) -> io::Result<()> {
+    rustix::process::setsid()?;
     if let Some(netns) = netns {
         netns::set(netns)?;
     }

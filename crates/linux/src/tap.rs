@@ -10,16 +10,17 @@ use nix::libc;
 
 nix::ioctl_write_int!(set_interface, b'T', 202);
 nix::ioctl_write_int!(set_persist, b'T', 203);
+nix::ioctl_write_int!(set_owner, b'T', 204);
 
 /// The control device.
 pub const DEVICE: &str = "/dev/net/tun";
 
 /// Creates a persistent TAP device in the namespace of the calling thread. It stays until the link is
-/// deleted or its namespace goes.
+/// deleted or its namespace goes. Only user `owner`, or who may administer the network, can open it then.
 ///
 /// # Errors
 /// `NotFound` when the kernel has no TUN/TAP, `InvalidInput` when the name is longer than 15 bytes.
-pub fn create(name: &str) -> io::Result<()> {
+pub fn create(name: &str, owner: u32) -> io::Result<()> {
     let device = File::options().read(true).write(true).open(DEVICE)?;
     // SAFETY: all zeroes is a valid ifreq: it is plain data.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -31,10 +32,11 @@ pub fn create(name: &str) -> io::Result<()> {
     }
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or_default();
-    // SAFETY: the descriptor is open and the ifreq lives until the call returns. TUNSETIFF and TUNSETPERSIST are
-    // declared as writing an int (linux/if_tun.h) and take the pointer and the number respectively.
+    // SAFETY: the descriptor is open and the ifreq lives until the call returns. TUNSETIFF, TUNSETPERSIST and
+    // TUNSETOWNER are declared as writing an int (linux/if_tun.h); the first takes the pointer, the others a number.
     unsafe {
         set_interface(device.as_raw_fd(), std::ptr::from_ref(&request) as libc::c_ulong)?;
+        set_owner(device.as_raw_fd(), owner.into())?;
         set_persist(device.as_raw_fd(), 1)?;
     }
     Ok(())
@@ -50,11 +52,11 @@ mod tests {
         let name = format!("wtest-tap-{}", std::process::id());
         netns::create(&name).unwrap();
         let links = netns::enter(&name, || {
-            create("tap0")?;
+            create("tap0", 0)?;
             link::list("tap")
         });
         assert_eq!(links.unwrap(), ["tap0"]);
-        let refused = netns::enter(&name, || create("a-name-that-is-too-long")).unwrap_err();
+        let refused = netns::enter(&name, || create("a-name-that-is-too-long", 0)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
         netns::remove(&name).unwrap();
     }

@@ -17,10 +17,13 @@ use async_trait::async_trait;
 mod console;
 pub mod engine;
 mod files;
+mod jail;
 mod process;
 mod qemu;
 mod record;
 mod starts;
+
+pub use jail::Jail;
 
 /// What to boot. Paths are absolute and exist; the driver does not validate names.
 #[derive(Debug, Clone)]
@@ -37,13 +40,18 @@ pub struct VmConfig {
     pub kernel_args: String,
     pub disk: Disk,
     pub net: Option<Net>,
+    /// Without it the VMM runs as we do and sees all of the host: for measurements, not for guests of strangers.
+    pub jail: Option<Jail>,
 }
 
 /// The root disk: the first virtio block device, writable.
 #[derive(Debug, Clone)]
 pub struct Disk {
+    /// A file, which is made the VMM's own, or a block device.
     pub path: PathBuf,
     pub format: DiskFormat,
+    /// The file that an overlay is over. Never taken from the overlay itself, which the VMM writes.
+    pub base: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +94,8 @@ pub enum Error {
     Timeout { command: String, seconds: u64 },
     #[error("the VMM refused {command}: {reason}")]
     Refused { command: String, reason: String },
+    #[error("cannot make the VMM's jail")]
+    Jail(#[source] std::io::Error),
     #[error("the VM has ended")]
     Ended,
     #[error("the snapshot in {dir} cannot be restored: {reason}")]

@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::console::printable;
+use crate::jail::{self, Needs};
 use crate::{Error, Result, VmConfig};
 
 /// The VMM is killed for memory before the agent is, which can take the loss of a VM (proc(5), oom_score_adj).
@@ -22,18 +23,20 @@ const LOG_TAIL: usize = 400;
 /// Time that the kernel may take to clear away a killed process: seconds for much memory on a busy host.
 const REAP: Duration = Duration::from_secs(60);
 
-/// Starts the process of a VM; `install` says what to do where the program is missing.
-pub(crate) async fn start(spawn: Spawn, config: &VmConfig, install: &str) -> Result<Process> {
+/// Starts the process of a VM, in its jail if it has one; `install` says what to do where the program is missing. The
+/// directory [`RUN`](jail::RUN) is there by now.
+pub(crate) async fn start(spawn: Spawn, config: &VmConfig, needs: Needs, install: &str) -> Result<Process> {
     let program = spawn.program.display().to_string();
     let hint = match &config.net {
         Some(net) => format!("it and the network namespace {} must exist", net.netns),
         None => install.to_owned(),
     };
-    tokio::task::spawn_blocking(move || spawn.spawn())
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-        .map_err(|source| Error::Start { program, hint, source })
+    let config = config.clone();
+    let started = tokio::task::spawn_blocking(move || {
+        let jail = jail::make(&config, &spawn.program, &needs)?;
+        Spawn { jail, ..spawn }.spawn().map_err(|source| Error::Start { program, hint, source })
+    });
+    started.await.unwrap_or_else(|failed| Err(Error::Jail(io::Error::other(failed))))
 }
 
 /// Runs to the end even if the caller loses interest, so that a process is either ended or adoptable.

@@ -10,6 +10,7 @@ mod modules;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -91,7 +92,10 @@ fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io
     fs::write(unfinished.join(KERNEL), elf)?;
     initramfs::write(&unfinished.join(INITRAMFS), agent, modules)?;
     for name in [KERNEL, INITRAMFS] {
-        fs::File::open(unfinished.join(name))?.sync_all()?;
+        let file = fs::File::open(unfinished.join(name))?;
+        // VMMs read them, each as a user of its own; nothing in them is secret.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.sync_all()?;
     }
     fs::rename(&unfinished, dir)?;
     linux::file::sync_dir(dir.parent().unwrap_or(dir))

@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::guest::chain;
 use crate::images::Images;
 
-/// Oldest kernel that has all we use (pidfd as a wait target came with 5.4; 5.10 is the oldest one still maintained).
-const OLDEST_KERNEL: (u32, u32) = (5, 10);
+/// Oldest kernel that has all we use: `mount_setattr`, for jails, came with 5.12.
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
 const GIB: u64 = 1 << 30;
 
 pub(super) fn kernel() -> Check {
@@ -26,7 +26,7 @@ pub(super) fn kernel() -> Check {
         return Check::missing("kernel", found, "use an x86-64 machine");
     }
     if version < OLDEST_KERNEL {
-        return Check::missing("kernel", found, "upgrade to Linux 5.10 or newer");
+        return Check::missing("kernel", found, "upgrade to Linux 5.12 or newer");
     }
     Check::ok("kernel", found)
 }
@@ -75,14 +75,34 @@ pub(super) fn network() -> Check {
     }
 }
 
-pub(super) fn cgroups() -> Check {
-    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    let has = |wanted: &str| controllers.split_ascii_whitespace().any(|name| name == wanted);
-    if ["cpu", "memory", "pids"].into_iter().all(has) {
-        return Check::ok("cgroup v2", format!("controllers: {}", controllers.trim()));
+/// A program is started in a jail.
+pub(super) fn jail(config: &Config) -> Check {
+    if !super::is_root() {
+        return Check::warning("jail", "can be tried by root only", "sudo wrenn doctor");
     }
+    match linux::jail::probe(config.uid_base) {
+        Ok(()) => Check::ok("jail", format!("programs run in jails, as users from {} on", config.uid_base)),
+        Err(error) => Check::missing(
+            "jail",
+            error.to_string(),
+            "run as root of the host itself, not inside of a container; or set AGENT_UID_BASE to users that there are",
+        ),
+    }
+}
+
+pub(super) fn cgroups() -> Check {
     let fix = "boot with systemd.unified_cgroup_hierarchy=1; without it VMs have no limits but their own size";
-    Check::warning("cgroup v2", "the controllers cpu, memory and pids are not all in /sys/fs/cgroup", fix)
+    let (place, found) = match linux::cgroup::find() {
+        Ok(Some(found)) => found,
+        Ok(None) => return Check::warning("cgroup v2", "it is not mounted", fix),
+        Err(error) => return Check::warning("cgroup v2", error.to_string(), fix),
+    };
+    let has = |wanted: &&str| found.iter().any(|name| name == wanted);
+    let missing: Vec<&str> = linux::cgroup::WANTED.into_iter().filter(|wanted| !has(wanted)).collect();
+    if missing.is_empty() {
+        return Check::ok("cgroup v2", format!("{} has {}", place.display(), linux::cgroup::WANTED.join(", ")));
+    }
+    Check::warning("cgroup v2", format!("{} has no controllers for {}", place.display(), missing.join(", ")), fix)
 }
 
 pub(super) fn loop_devices() -> Check {

@@ -72,6 +72,7 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::kvm(),
         checks::tun(),
         checks::network(),
+        checks::jail(config),
         checks::cgroups(),
         checks::loop_devices(),
         checks::device_mapper(),

@@ -64,15 +64,15 @@ impl Networks {
         self.slots.claim(sandbox).map_err(Error::Claim)
     }
 
-    /// Makes the network of a claimed slot.
+    /// Makes the network of a claimed slot, whose TAP only that user opens.
     ///
     /// # Errors
     /// What the kernel refused; call [`Networks::remove`] then.
-    pub fn create(&self, slot: Slot) -> Result<(), Error> {
+    pub fn create(&self, slot: Slot, user: u32) -> Result<(), Error> {
         let at = |action| move |source| Error::Slot { action, slot, source };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         connect(slot).map_err(at("connect the host and a network namespace"))?;
-        netns::enter(&slot.netns(), move || furnish(slot)).map_err(at("set up a network namespace"))
+        netns::enter(&slot.netns(), move || furnish(slot, user)).map_err(at("set up a network namespace"))
     }
 
     /// Takes a sandbox's network away and gives its slot back. Idempotent: a slot that is not the sandbox's (any
@@ -114,10 +114,10 @@ fn connect(slot: Slot) -> io::Result<()> {
 }
 
 /// Inside the namespace: the TAP, routes and rules.
-fn furnish(slot: Slot) -> io::Result<()> {
+fn furnish(slot: Slot, user: u32) -> io::Result<()> {
     let links = Links::here()?;
     links.up("lo")?;
-    tap::create(TAP)?;
+    tap::create(TAP, user)?;
     links.set_mac(TAP, plan::TAP_MAC)?;
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
     links.up(TAP)?;
@@ -150,7 +150,7 @@ mod tests {
         let owner = tempfile::tempdir().unwrap();
         let networks = Networks::prepare(owner.path()).unwrap();
         let slot = networks.claim("sb-test").unwrap();
-        networks.create(slot).unwrap();
+        networks.create(slot, 0).unwrap();
         assert!(leftovers().unwrap().contains(&slot.veth()));
         let inside = netns::enter(&slot.netns(), || link::list("")).unwrap();
         assert!(inside.contains(&TAP.to_owned()) && inside.contains(&slot.peer()), "{inside:?}");

@@ -54,6 +54,12 @@ impl Slot {
         format!("{NETNS_PREFIX}{}", self.0)
     }
 
+    /// The control group of the VMM, in our directory of groups.
+    #[must_use]
+    pub fn cgroup(self) -> String {
+        self.0.to_string()
+    }
+
     /// The host's end of the veth pair.
     #[must_use]
     pub fn veth(self) -> String {

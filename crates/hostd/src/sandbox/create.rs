@@ -48,7 +48,7 @@ pub(crate) async fn create(host: &Arc<Host>, handle: &Handle) -> Result<Arc<dyn 
 async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
     let slot = handle.record.borrow().slot.ok_or("the sandbox has no network slot")?;
     let host = Arc::clone(host);
-    blocking(move || host.networks.create(slot)).await
+    blocking(move || host.networks.create(slot, host.jails.user(slot))).await
 }
 
 async fn disk(host: &Arc<Host>, handle: &Handle) -> Result<Disk, String> {
@@ -76,6 +76,7 @@ fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> io::Result<VmConfig> {
         kernel_args: host.kernel_args(),
         disk,
         net: Some(Net { netns: slot.netns(), tap: TAP.to_owned(), mac: GUEST_MAC }),
+        jail: Some(host.jails.of(slot)),
     })
 }
 

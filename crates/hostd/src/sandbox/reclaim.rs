@@ -3,8 +3,8 @@
 //! | found | means | done |
 //! |---|---|---|
 //! | directory without a record | we died before the record, or in the last step of a removal | its processes killed, removed |
-//! | claim of ours without a record | we died between claim and record | network removed |
-//! | claim of an agent whose directory is gone | somebody deleted a `WRENN_DIR` under running sandboxes | its processes killed, network removed |
+//! | claim of ours without a record | we died between claim and record | control group and network removed |
+//! | claim of an agent whose directory is gone | somebody deleted a `WRENN_DIR` under running sandboxes | its processes killed, the same removed |
 //! | record | a sandbox, in whatever phase | its actor decides |
 
 use std::collections::BTreeSet;
@@ -41,7 +41,11 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
             Holder::Ours(_) | Holder::Nobody(None) => {}
         }
         tracing::warn!(slot = slot.number(), "clearing a network that no sandbox has");
-        warn("a network", on_host(host, move |host| host.networks.clear(slot)).await);
+        match on_host(host, move |host| host.jails.remove(slot)).await {
+            Ok(()) => warn("a network", on_host(host, move |host| host.networks.clear(slot)).await),
+            // The claim stays, and with it the name of what is left.
+            stays => warn("a control group", stays),
+        }
     }
     Ok(records)
 }

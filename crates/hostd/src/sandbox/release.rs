@@ -1,5 +1,5 @@
-//! Gives back everything of a sandbox but its record and its log: VM first, because it holds the others, then
-//! network and disk. Idempotent. Goes on past problems and tells them all.
+//! Gives back everything of a sandbox but its record and its log: VM and its control group first, because they hold
+//! the others, then network and disk. The slot, by which the others are named, goes with the network. Idempotent. Goes on past problems and tells them all.
 
 use std::fs;
 use std::io;
@@ -16,6 +16,13 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
         return vec![problem];
     }
     let slot = handle.record.borrow().slot;
+    let group = {
+        let host = Arc::clone(host);
+        blocking(move || slot.map_or(Ok(()), |slot| host.jails.remove(slot))).await
+    };
+    if let Err(problem) = group {
+        return vec![format!("the control group stays: {problem}")];
+    }
     let (dir, vm_dir) = (host.ledger.dir(&handle.id), host.vm_dir(&handle.id));
     let network = {
         let (host, id) = (Arc::clone(host), handle.id.clone());

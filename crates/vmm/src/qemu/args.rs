@@ -4,17 +4,20 @@
 //! working directory, since a socket's name may have 107 bytes only (unix(7)).
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::jail::RUN;
 use crate::{DiskFormat, VmConfig};
 
 use super::{Accel, Ram};
 
-/// Names in the directory of a VM.
+/// Names in QEMU's working directory, which is [`RUN`] in the directory of the VM.
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
-pub(super) const PID_FILE: &str = "qemu.pid";
+const PID_FILE: &str = "qemu.pid";
+
+/// Name in the directory of the VM.
 pub(super) const MEMORY_FILE: &str = "memory";
 
 /// Id of the character device that takes the serial console.
@@ -54,7 +57,7 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
     line.pair("-chardev", &*format!("ringbuf,id={CONSOLE},size={CONSOLE_SIZE}"));
     line.pair("-serial", &*format!("chardev:{CONSOLE}"));
     line.pair("-qmp", &*format!("unix:{QMP_SOCKET},server=on,wait=off"));
-    line.pair("-pidfile", config.dir.join(PID_FILE));
+    line.pair("-pidfile", pid_file(&config.dir));
     line.pair("-kernel", &config.kernel);
     line.pair("-initrd", &config.initramfs);
     line.pair("-append", &*kernel_args(config, machine));
@@ -67,9 +70,14 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
     Ok(line.0)
 }
 
+/// Written by QEMU for itself: in its PID namespace it is the first process. For us its path is what counts.
+fn pid_file(dir: &Path) -> PathBuf {
+    dir.join(RUN).join(PID_FILE)
+}
+
 /// Arguments that tell the QEMU of the VM in `dir` from every other process.
 pub(super) fn is_of(cmdline: &[u8], dir: &Path) -> bool {
-    let wanted = dir.join(PID_FILE);
+    let wanted = pid_file(dir);
     let args: Vec<&[u8]> = cmdline.split(|&byte| byte == 0).collect();
     args.windows(2).any(|pair| pair[0] == b"-pidfile" && pair[1] == wanted.as_os_str().as_encoded_bytes())
 }
@@ -163,7 +171,8 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: "quiet".into(),
-            disk: Disk { path: "/d,x".into(), format: DiskFormat::Qcow2 },
+            disk: Disk { path: "/d,x".into(), format: DiskFormat::Qcow2, base: None },
+            jail: None,
             net: Some(Net { netns: "n".into(), tap: "tap0".into(), mac: [2, 0, 0, 0, 0, 0xab] }),
         }
     }
@@ -212,6 +221,6 @@ mod tests {
         let cmdline = line(Accel::Tcg, Ram::File, false).join("\0");
         assert!(is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-1")));
         assert!(!is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-")));
-        assert!(!is_of(b"editor\0/vm,s/sb-1/qemu.pid", Path::new("/vm,s/sb-1")));
+        assert!(!is_of(b"editor\0/vm,s/sb-1/run/qemu.pid", Path::new("/vm,s/sb-1")));
     }
 }

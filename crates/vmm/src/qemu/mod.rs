@@ -4,9 +4,10 @@
 //!
 //! | file | written | by |
 //! |---|---|---|
-//! | `memory` | before the start | us (mode 0600); guest memory, absent after a restore |
+//! | `memory` | before the start | us (mode 0600, of QEMU's user); guest memory, absent after a restore without a jail |
 //! | `qemu.log` | at the start | QEMU's standard error |
-//! | `qemu.pid`, `qmp.sock` | at the start | QEMU |
+//! | `run/` | before the start | us; all that QEMU can write to, and its working directory |
+//! | `run/qemu.pid`, `run/qmp.sock` | at the start | QEMU |
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
 //! | `state` | by a snapshot | us; device state, as long as the guest does not run on |
 //!
@@ -53,6 +54,22 @@ impl Accel {
     /// For `-M …,accel=`.
     fn qemu(self) -> &'static str {
         self.name()
+    }
+
+    /// Devices of the host that it takes.
+    fn devices(self) -> Vec<&'static str> {
+        match self {
+            Self::Kvm => vec!["/dev/kvm"],
+            Self::Tcg => Vec::new(),
+        }
+    }
+
+    /// Memory that QEMU takes besides the guest's, MiB, at most: some 60, and 1 GiB for translated code.
+    fn overhead_mb(self) -> u32 {
+        match self {
+            Self::Kvm => 128,
+            Self::Tcg => 1024 + 256,
+        }
     }
 
     /// For `-cpu`. With 5-level page tables or nested virtualisation, emulation has bugs and gives guests nothing.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use linux::process::Process;
 use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
 use qapi::qmp::{Event, QmpCommand, ShutdownCause};
 use qapi::{Command, ExecuteError};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::files::short;
+use crate::jail::RUN;
 use crate::{Error, Result};
 
 use super::args::QMP_SOCKET;
@@ -58,10 +60,14 @@ impl Drop for Reader {
 pub(super) type Shutdowns = mpsc::Receiver<ShutdownCause>;
 
 impl Qmp {
-    /// Connects to the QEMU of the VM in `dir`.
-    pub(super) async fn connect(dir: &Path) -> io::Result<(Self, Shutdowns)> {
+    /// Connects to the QEMU of the VM in `dir`, and to no other: it could have put another's socket in place of its
+    /// own.
+    pub(super) async fn connect(dir: &Path, process: &Process) -> io::Result<(Self, Shutdowns)> {
         let handshake = async {
-            let socket = UnixStream::connect(short(dir)?.path(QMP_SOCKET)).await?;
+            let socket = UnixStream::connect(short(&dir.join(RUN))?.path(QMP_SOCKET)).await?;
+            if socket.peer_cred()?.pid() != i32::try_from(process.pid()).ok() {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else answers on the QMP socket"));
+            }
             QmpStreamTokio::open(socket).await?.negotiate().await
         };
         let stream = tokio::time::timeout(GREETING, handshake).await??;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use qapi::qmp::{RunState, migrate_incoming, query_status};
 use tokio::net::UnixStream;
 
-use crate::files::{in_file, private_file, short};
+use crate::files::{self, blocking, in_file, private_file, short};
+use crate::jail::RUN;
 use crate::{Error, Result, VmConfig};
 
 use super::args::MEMORY_FILE;
@@ -17,28 +18,40 @@ use super::start::{self, Started, launch};
 use super::vm::QemuVm;
 use super::{Host, Ram, last_words};
 
-/// Socket in the directory of the VM, for the time of the transfer.
+/// Socket in QEMU's working directory, for the time of the transfer.
 const INCOMING: &str = "incoming.sock";
 
 /// The VM is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
     start::check(&config).await?;
     let manifest = check(&host, &config, &snapshot)?;
-    // A private mapping writes nothing to the file; a stream fills a file of the VM's own.
-    let (ram, memory) = match manifest.ram {
-        Memory::File => (Ram::Private, snapshot.join(MEMORY_FILE)),
-        Memory::Stream => (Ram::File, config.dir.join(MEMORY_FILE)),
-    };
-    if ram == Ram::File {
-        private_file(&memory).map_err(in_file("make", &memory))?;
-    }
+    let (ram, memory) = place_memory(&config, manifest.ram, &snapshot).await?;
     let started = launch(&host, &config, ram, &memory, true).await?;
     let loaded = in_time("migrate-incoming", load_state(&started, &manifest, &snapshot)).await;
-    let _ = fs::remove_file(config.dir.join(INCOMING));
+    let _ = fs::remove_file(config.dir.join(RUN).join(INCOMING));
     match loaded {
         Ok(()) => Ok(QemuVm::new(started)),
         Err(error) => Err(started.fail(error).await),
     }
+}
+
+/// The file that the guest's memory is to be in.
+///
+/// A private mapping writes nothing to the file, but QEMU opens it for writing all the same (before version 8.2 there
+/// is no other way). So only a QEMU without a jail maps the snapshot's; one in a jail, which might use that, gets a copy,
+/// by shared blocks where the file system can. A stream fills a file of the VM's own.
+async fn place_memory(config: &VmConfig, from: Memory, snapshot: &Path) -> Result<(Ram, PathBuf)> {
+    let (theirs, own) = (snapshot.join(MEMORY_FILE), config.dir.join(MEMORY_FILE));
+    match from {
+        Memory::File if config.jail.is_none() => return Ok((Ram::Private, theirs)),
+        Memory::File => {
+            files::remove(&own)?;
+            let to = own.clone();
+            blocking("copy the memory to", &own, move || linux::sparse::copy(&theirs, &to)).await?;
+        }
+        Memory::Stream => drop(private_file(&own).map_err(in_file("make", &own))?),
+    }
+    Ok((Ram::File, own))
 }
 
 /// Sends the stream to QEMU and waits until it has made sense of it.
@@ -49,7 +62,7 @@ async fn load_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> 
     started.qmp.execute(migrate_incoming { uri, channels: None, exit_on_error: None }, PROMPT).await?;
     let path = snapshot.join(STATE);
     let send = async {
-        let mut socket = UnixStream::connect(short(&started.dir)?.path(INCOMING)).await?;
+        let mut socket = UnixStream::connect(short(&started.dir.join(RUN))?.path(INCOMING)).await?;
         let mut state = tokio::fs::File::open(&path).await?;
         tokio::io::copy(&mut state, &mut socket).await
     };

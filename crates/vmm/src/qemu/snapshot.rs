@@ -22,7 +22,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use crate::files::{self, blocking, in_file, must_be_empty, place, short};
+use crate::jail::RUN;
 use crate::{Error, Result};
 
 use super::args::MEMORY_FILE;
@@ -51,7 +52,7 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const KEPT: &str = "state";
 const UNFINISHED: &str = "state.unfinished";
 
-/// Socket in the directory of the VM, for the time of the transfer.
+/// Socket in QEMU's working directory, for the time of the transfer.
 const OUTGOING: &str = "outgoing.sock";
 
 /// Time for the stream: under a second for device state, longer for memory.
@@ -151,7 +152,7 @@ async fn save_state(vm: &Shared, ram: Memory, kept: &Path) -> Result<()> {
     vm.execute(SetMigrateBandwidth::unlimited(), PROMPT).await?;
     let unfinished = vm.dir.join(UNFINISHED);
     let saved = in_time("migrate", transfer(vm, &unfinished)).await;
-    let _ = fs::remove_file(vm.dir.join(OUTGOING));
+    let _ = fs::remove_file(vm.dir.join(RUN).join(OUTGOING));
     match saved {
         Ok(()) => fs::rename(&unfinished, kept).map_err(in_file("rename", &unfinished)),
         Err(error) => {
@@ -167,8 +168,14 @@ async fn save_state(vm: &Shared, ram: Memory, kept: &Path) -> Result<()> {
 
 async fn transfer(vm: &Shared, path: &Path) -> Result<()> {
     let listen = || {
-        let _ = fs::remove_file(vm.dir.join(OUTGOING));
-        UnixListener::bind(short(&vm.dir)?.path(OUTGOING))
+        let run = vm.dir.join(RUN);
+        let _ = fs::remove_file(run.join(OUTGOING));
+        let short = short(&run)?;
+        let listener = UnixListener::bind(short.path(OUTGOING))?;
+        // QEMU is another user, and could have put a link there by now: what it links to stays as it is.
+        let user = fs::metadata(&run)?.uid();
+        lchown(short.path(OUTGOING), Some(user), None)?;
+        Ok(listener)
     };
     let listener = listen().map_err(in_file("listen on a socket for", path))?;
     let uri = Some(format!("unix:{OUTGOING}"));

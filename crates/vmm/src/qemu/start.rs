@@ -9,11 +9,12 @@ use linux::process::{Process, Spawn};
 use qapi::qmp::{RunState, cont, query_status};
 
 use crate::files::private_file;
+use crate::jail::{self, Needs, RUN};
 use crate::process::{self, OOM_SCORE_ADJ};
 use crate::starts::taken;
 use crate::{Error, Result, VmConfig, record};
 
-use super::args::{self, MEMORY_FILE, Machine, PID_FILE, QMP_SOCKET};
+use super::args::{self, MEMORY_FILE, Machine};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
 use super::vm::QemuVm;
 use super::{Host, LOG, Ram, Record, last_words, snapshot};
@@ -76,16 +77,22 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         path: dir.clone(),
         source,
     })?;
-    clear(&dir).map_err(|source| Error::Io { action: "clear", path: dir.clone(), source })?;
+    clear(config).map_err(|source| Error::Io { action: "clear", path: dir.clone(), source })?;
     let spawn = Spawn {
         program: host.program.clone(),
         args,
         netns: config.net.as_ref().map(|net| net.netns.clone()),
         log: Some(dir.join(LOG)),
-        cwd: Some(dir.clone()),
+        cwd: Some(dir.join(RUN)),
         oom_score_adj: Some(OOM_SCORE_ADJ),
+        jail: None,
     };
-    let process = process::start(spawn, config, "it must be installed: apt-get install qemu-system-x86").await?;
+    let needs = Needs {
+        devices: host.accel.devices(),
+        write: if ram == Ram::File { vec![memory.to_owned()] } else { Vec::new() },
+        overhead_mb: host.accel.overhead_mb(),
+    };
+    let process = process::start(spawn, config, needs, "it must be installed: apt-get install qemu-system-x86").await?;
     let record = Record {
         identity: process.identity().clone(),
         accel: host.accel,
@@ -107,9 +114,11 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
 }
 
 /// Takes away what an earlier VM in this directory left; its log too, or its errors would be told as ours.
-fn clear(dir: &Path) -> io::Result<()> {
+fn clear(config: &VmConfig) -> io::Result<()> {
+    let dir = &config.dir;
     record::remove(dir)?;
-    for name in [QMP_SOCKET, PID_FILE, LOG, snapshot::KEPT] {
+    jail::make_run(config)?;
+    for name in [LOG, snapshot::KEPT] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -121,7 +130,7 @@ fn clear(dir: &Path) -> io::Result<()> {
 async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp, Shutdowns)> {
     let deadline = Instant::now() + limit;
     loop {
-        let error = match Qmp::connect(dir).await {
+        let error = match Qmp::connect(dir, process).await {
             Ok(connected) => return Ok(connected),
             Err(error) => error,
         };

@@ -165,7 +165,7 @@ impl Shared {
 
     async fn connect_again(&self) -> (Qmp, Shutdowns) {
         loop {
-            match Qmp::connect(&self.dir).await {
+            match Qmp::connect(&self.dir, &self.process).await {
                 Ok(connected) => return connected,
                 Err(error) => tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer"),
             }

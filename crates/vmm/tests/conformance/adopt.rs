@@ -114,7 +114,9 @@ fn a_vm_without_its_files_is_a_stray_and_can_be_ended() {
             let Machine { vm, config, .. } = lab.boot(lab.config("vm", "count")).await;
             drop(vm);
             for entry in fs::read_dir(&config.dir).expect("its directory").flatten() {
-                fs::remove_file(entry.path()).expect("its files can be removed");
+                let path = entry.path();
+                let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                removed.expect("its files can be removed");
             }
             assert_eq!(lab.processes().len(), 1);
             if adopting {

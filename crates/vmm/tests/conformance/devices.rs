@@ -39,7 +39,7 @@ fn an_overlay_takes_the_writes_and_spares_its_base() {
         let before = fs::read(&base).expect("the base");
         let path = lab.root().join("overlay");
         linux::programs::create_overlay(&base, &path).expect("an overlay; type: apt-get install qemu-utils");
-        let disk = Disk { path: path.clone(), format: DiskFormat::Qcow2 };
+        let disk = Disk { path: path.clone(), format: DiskFormat::Qcow2, base: Some(base.clone()) };
         let mut machine = lab.boot(VmConfig { disk, ..config }).await;
         assert_eq!(machine.end().await, Exit::Shutdown);
         assert!(machine.text.contains("from disk: hello from a host"), "{}", machine.text);
@@ -59,16 +59,16 @@ fn a_guest_has_the_processors_that_were_asked_for() {
 }
 
 /// A network namespace with a TAP, there until dropped.
-struct Network {
-    netns: String,
+pub struct Network {
+    pub netns: String,
 }
 
 impl Network {
-    fn new() -> Self {
-        let network = Self { netns: format!("wtest-vmm-{}", std::process::id()) };
+    pub fn new(name: &str, user: u32) -> Self {
+        let network = Self { netns: format!("wtest-{name}-{user}") };
         netns::create(&network.netns).expect("a network namespace; the suite runs as root");
-        netns::enter(&network.netns, || {
-            tap::create("tap0")?;
+        netns::enter(&network.netns, move || {
+            tap::create("tap0", user)?;
             let links = Links::here()?;
             links.add_address("tap0", Ipv4Addr::new(169, 254, 0, 22), 30)?;
             links.up("tap0")
@@ -91,9 +91,10 @@ impl Drop for Network {
 #[test]
 fn a_guest_reaches_the_host_through_a_tap_in_its_namespace() {
     on_every_driver(async |lab| {
-        let network = Network::new();
+        let config = lab.config("vm", "network");
+        let network = Network::new("tap", config.jail.as_ref().map_or(0, |jail| jail.uid));
         let net = Net { netns: network.netns.clone(), tap: "tap0".into(), mac: [2, 0, 0, 0xab, 0, 1] };
-        let mut machine = lab.boot(VmConfig { net: Some(net), ..lab.config("vm", "network") }).await;
+        let mut machine = lab.boot(VmConfig { net: Some(net), ..config }).await;
         let own = fs::metadata(format!("/proc/{}/ns/net", machine.vm.pid())).expect("the process lives");
         assert_eq!(own.ino(), network.inode(), "the VMM runs in the namespace");
         assert_eq!(machine.end().await, Exit::Shutdown);

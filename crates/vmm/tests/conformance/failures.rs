@@ -38,7 +38,7 @@ fn a_disk_that_is_missing_or_of_another_format() {
         assert!(text.contains(&path), "{text}");
         if lab.driver.supports(DiskFormat::Qcow2) {
             let config = lab.config("raw", "count");
-            let disk = Disk { path: config.disk.path.clone(), format: DiskFormat::Qcow2 };
+            let disk = Disk { path: config.disk.path.clone(), format: DiskFormat::Qcow2, base: None };
             refused(lab, VmConfig { disk, ..config }).await;
         }
     });

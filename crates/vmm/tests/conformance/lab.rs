@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use linux::process::{self, Process};
 use tempfile::TempDir;
 use vmm::engine::{AccelChoice, Choice, choose};
-use vmm::{Disk, DiskFormat, Driver, VmConfig};
+use vmm::{Disk, DiskFormat, Driver, Jail, VmConfig};
 
 use crate::guest;
 use crate::machine::Machine;
@@ -58,6 +59,13 @@ fn run(test: impl AsyncFn(&Lab)) {
     }
 }
 
+/// A user that no other VM on this machine has.
+fn jail() -> Jail {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let user = 2_060_000_000 + std::process::id() % 10_000 * 1_000 + NEXT.fetch_add(1, Ordering::Relaxed);
+    Jail { uid: user, gid: user, cgroup: None }
+}
+
 /// A directory with what a guest boots from, and with the directory of each VM.
 pub struct Lab {
     pub driver: Arc<dyn Driver>,
@@ -86,8 +94,9 @@ impl Lab {
             initramfs: self.root.path().join("initramfs"),
             // Nothing but emergencies, so that what the guest prints stays whole.
             kernel_args: format!("loglevel=1 do={task}"),
-            disk: Disk { path: disk, format: DiskFormat::Raw },
+            disk: Disk { path: disk, format: DiskFormat::Raw, base: None },
             net: None,
+            jail: Some(jail()),
         }
     }
 
@@ -132,7 +141,7 @@ impl Lab {
     pub fn config_of_copy(&self, name: &str, source: &VmConfig) -> VmConfig {
         let config = self.config(name, "");
         fs::copy(&source.disk.path, &config.disk.path).expect("the disk can be copied");
-        VmConfig { dir: config.dir, name: config.name, disk: config.disk, ..source.clone() }
+        VmConfig { dir: config.dir, name: config.name, disk: config.disk, jail: config.jail, ..source.clone() }
     }
 
     /// Processes that name anything of this lab on their command lines.

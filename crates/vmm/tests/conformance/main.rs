@@ -13,6 +13,7 @@ mod crowd;
 mod devices;
 mod ends;
 mod failures;
+mod jail;
 mod lifecycle;
 mod output;
 mod places;

@@ -1,0 +1,79 @@
+//! Who runs the VMM of a sandbox: a user, a group and a control group of the sandbox's own, named by its network slot,
+//! which no two sandboxes of this machine have at the same time.
+
+use std::io;
+
+use linux::cgroup::{self, Tree};
+
+use crate::network::Slot;
+
+/// First user and group, less one, unless `AGENT_UID_BASE` says otherwise. Distributions and systemd give away nothing
+/// from 1,879,048,192 to 2,147,352,575 (systemd, "Users, Groups, UIDs and GIDs"), and container managers stay below.
+pub const DEFAULT_UID_BASE: u32 = 2_000_000_000;
+
+/// Our directory in the hierarchy of control groups, shared by all agents of this machine.
+const GROUPS: &str = "wrenn";
+
+/// Users and groups for the sandboxes of one agent.
+#[derive(Debug)]
+pub struct Jails {
+    uid_base: u32,
+    groups: Option<Tree>,
+}
+
+impl Jails {
+    /// Finds out what limits this machine can set, and logs what it cannot. Blocking.
+    ///
+    /// # Errors
+    /// When control groups are there but none can be made.
+    pub fn prepare(uid_base: u32) -> io::Result<Self> {
+        let groups = Tree::prepare(GROUPS)?;
+        let has = groups.as_ref().map(Tree::controllers).unwrap_or_default();
+        let missing: Vec<&str> =
+            cgroup::WANTED.into_iter().filter(|wanted| !has.iter().any(|name| name == wanted)).collect();
+        if !missing.is_empty() {
+            tracing::warn!("sandboxes have no cgroup limits for {}; see `wrenn doctor`", missing.join(", "));
+        }
+        Ok(Self { uid_base, groups })
+    }
+
+    /// The user, and the group of the same number.
+    #[must_use]
+    pub fn user(&self, slot: Slot) -> u32 {
+        self.uid_base + u32::from(slot.number())
+    }
+
+    /// For the VMM of the sandbox that has this slot.
+    #[must_use]
+    pub fn of(&self, slot: Slot) -> vmm::Jail {
+        let user = self.user(slot);
+        let cgroup = self.groups.as_ref().map(|groups| groups.group(&slot.cgroup()));
+        vmm::Jail { uid: user, gid: user, cgroup }
+    }
+
+    /// Ends whatever runs in the slot's control group, and removes it. Idempotent. Blocking.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn remove(&self, slot: Slot) -> io::Result<()> {
+        match &self.groups {
+            Some(groups) => cgroup::remove(&groups.group(&slot.cgroup())),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_a_user_of_its_own_below_the_numbers_that_others_give_away() {
+        let jails = Jails { uid_base: DEFAULT_UID_BASE, groups: None };
+        let (first, last) = (Slot::new(1).unwrap(), Slot::new(Slot::MAX).unwrap());
+        assert_eq!(jails.user(first), 2_000_000_001);
+        assert!(jails.user(last) < 2_147_352_576);
+        assert_eq!(jails.of(last), vmm::Jail { uid: 2_000_032_767, gid: 2_000_032_767, cgroup: None });
+        jails.remove(first).unwrap();
+    }
+}

@@ -1,0 +1,196 @@
+//! Control groups, version 2: what a VM may use, and a handle on everything that it started.
+//!
+//! All groups of ours are in one directory below the root of the hierarchy, not in the agent's own group: VMs outlive
+//! their agent, and systemd cannot start a service again in a group with living children.
+//!
+//! Where the hierarchy has no controllers (they are all bound to version 1, or the root is somebody else's), groups
+//! hold processes together but limit nothing. A machine without version 2 has no groups.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Controllers that we use where they are.
+pub const WANTED: [&str; 4] = ["cpu", "memory", "pids", "io"];
+
+/// How long the processes of a group may take to end, and between two looks.
+const END: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Length of a period of the processor's limit, µs (the kernel's default).
+const PERIOD: u64 = 100_000;
+
+/// What the processes of one group may use together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Hundredths of one processor's time.
+    pub cpu_percent: u64,
+    /// Share of the processors and disks when they are short, 1 to 10,000; 100 is usual.
+    pub weight: u64,
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub tasks: u64,
+}
+
+/// Our directory of groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    dir: PathBuf,
+    controllers: Vec<String>,
+}
+
+/// Where version 2 is mounted, and the controllers that its root has. Changes nothing.
+///
+/// # Errors
+/// When `/proc` cannot be read. `None`: this machine has no version 2.
+pub fn find() -> io::Result<Option<(PathBuf, Vec<String>)>> {
+    let Some(dir) = mounted(&fs::read_to_string("/proc/self/mountinfo")?) else { return Ok(None) };
+    let controllers = words(&dir.join("cgroup.controllers"))?;
+    Ok(Some((dir, controllers)))
+}
+
+/// The place in a mountinfo (proc(5)), whose fields after the dash begin with the type.
+fn mounted(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        (kind.split(' ').next() == Some("cgroup2")).then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+fn words(path: &Path) -> io::Result<Vec<String>> {
+    Ok(fs::read_to_string(path)?.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+impl Tree {
+    /// Makes our directory, with as many of the wanted controllers as can be had.
+    ///
+    /// # Errors
+    /// When there is version 2, but no directory can be made. `None`: there is none.
+    pub fn prepare(name: &str) -> io::Result<Option<Self>> {
+        let Some((root, _)) = find()? else { return Ok(None) };
+        let dir = root.join(name);
+        make(&dir)?;
+        for group in [&root, &dir] {
+            for controller in WANTED {
+                // One that is not there, or that another hierarchy has, is missing from the list below.
+                let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+        }
+        let controllers = words(&dir.join("cgroup.subtree_control"))?;
+        Ok(Some(Self { dir, controllers }))
+    }
+
+    /// Controllers that our groups have.
+    #[must_use]
+    pub fn controllers(&self) -> &[String] {
+        &self.controllers
+    }
+
+    /// Where the group of that name is, or would be.
+    #[must_use]
+    pub fn group(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+fn make(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a group, or changes the limits of one. Those whose controller is missing do not hold.
+///
+/// # Errors
+/// What the kernel said.
+pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
+    make(group)?;
+    let settings = [
+        ("cpu.max", format!("{} {PERIOD}", limits.cpu_percent * PERIOD / 100)),
+        ("cpu.weight", limits.weight.to_string()),
+        ("memory.max", limits.memory_bytes.to_string()),
+        ("memory.oom.group", "1".to_owned()),
+        ("pids.max", limits.tasks.to_string()),
+        ("io.weight", format!("default {}", limits.weight)),
+    ];
+    for (file, value) in settings {
+        match fs::write(group.join(file), value) {
+            // PermissionDenied: no such file, in a file system where nobody can make one.
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                return Err(io::Error::new(error.kind(), format!("{file}: {error}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Kills whatever is in the group and removes it. That there is none is fine. Blocks until its processes are gone.
+///
+/// # Errors
+/// `ResourceBusy` when they do not go, otherwise what the kernel said.
+pub fn remove(group: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + END;
+    loop {
+        match fs::remove_dir(group) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() > deadline => {
+                return Err(error);
+            }
+            Err(_) => {}
+        }
+        kill(group)?;
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Needs Linux 5.14; before it, the processes go one by one.
+fn kill(group: &Path) -> io::Result<()> {
+    if fs::write(group.join("cgroup.kill"), "1").is_ok() {
+        return Ok(());
+    }
+    for pid in words(&group.join("cgroup.procs"))? {
+        let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) else { continue };
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_of_version_2_is_told_from_others() {
+        let table = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+            40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime shared:9 - cgroup cgroup rw,name=systemd\n\
+            41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw\n";
+        assert_eq!(mounted(table).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mounted(table.lines().next().unwrap()), None);
+    }
+
+    #[test]
+    fn a_group_is_made_with_what_limits_there_are_and_ends_its_processes() {
+        let Some(tree) = Tree::prepare("wtest").unwrap() else { return };
+        let group = tree.group(&format!("g{}", std::process::id()));
+        let limits = Limits { cpu_percent: 150, weight: 100, memory_bytes: 64 << 20, tasks: 16 };
+        create(&group, &limits).unwrap();
+        create(&group, &limits).unwrap();
+        let has = |name: &str| tree.controllers().iter().any(|controller| controller == name);
+        let read = |file: &str| fs::read_to_string(group.join(file)).ok().map(|text| text.trim().to_owned());
+        assert_eq!(read("cpu.max"), has("cpu").then(|| "150000 100000".to_owned()));
+        assert_eq!(read("memory.max"), has("memory").then(|| (64 << 20).to_string()));
+        assert_eq!(read("pids.max"), has("pids").then(|| "16".to_owned()));
+        let spawn = crate::process::Spawn { program: "sleep".into(), args: vec!["60".into()], ..Default::default() };
+        let process = spawn.spawn().unwrap();
+        fs::write(group.join("cgroup.procs"), process.pid().to_string()).unwrap();
+        remove(&group).unwrap();
+        remove(&group).unwrap();
+        assert_eq!(process.wait(END).unwrap(), Some(crate::process::Ended::Signal(9)));
+        // Another test program may be in there.
+        let _ = fs::remove_dir(tree.dir);
+    }
+}

@@ -1,0 +1,229 @@
+//! What a process that runs foreign code may see and use: next to nothing, and under a user of its own.
+//!
+//! A [`Jail`] is made for one start, outside: each path that the process is to see is opened here, as a mount of its
+//! own that is attached nowhere yet, so whatever is missing or may not be read is told by name before anything runs.
+//! Paths are the same inside as outside, only fewer, so nobody has to translate.
+//!
+//! ```text
+//!  thread of its own                                      child of that thread
+//!   enter the empty mount namespace (template)             cgroup, limits
+//!   copy it: nothing to copy, however much the host has    no other descriptors, no capabilities
+//!   attach root, files, devices; pivot; let go of the rest user and group; no new privileges
+//!   new PID and IPC namespace, prepared network one        exec
+//!   fork ────────────────────────────────────────────────→
+//! ```
+//! The thread ends after the start, so no thread of ours stays in a foreign namespace. Everything of a jail but its
+//! cgroup lives as long as its process, which is the first of its PID namespace: if it or we die, nothing is left.
+//!
+//! Needs Linux 5.12 (`mount_setattr`) and root's capabilities.
+
+mod privileges;
+mod root;
+mod template;
+mod tree;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub use privileges::Limits;
+pub use tree::Access;
+
+/// Where programs have their libraries and data. Nothing in there is secret; it is shown read-only.
+const SYSTEM: &str = "/usr";
+/// Names in the root that may be links into [`SYSTEM`] or directories of their own.
+const ALIASES: [&str; 5] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64"];
+/// Where the loader finds libraries without searching.
+const LOADER_CACHE: &str = "/etc/ld.so.cache";
+
+/// One jail, for one start.
+#[derive(Debug)]
+pub struct Jail {
+    uid: u32,
+    gid: u32,
+    template: OwnedFd,
+    trees: Vec<Tree>,
+    links: Vec<(PathBuf, PathBuf)>,
+    devices: Vec<Device>,
+    limits: Limits,
+    procs: Option<File>,
+}
+
+/// A file or directory that is to be seen.
+#[derive(Debug)]
+struct Tree {
+    path: PathBuf,
+    mount: OwnedFd,
+    is_dir: bool,
+}
+
+/// A node that is made in the jail and belongs to its user.
+#[derive(Debug)]
+struct Device {
+    path: PathBuf,
+    number: u64,
+    is_block: bool,
+}
+
+impl Jail {
+    /// An empty one, with `/dev/null` and `/dev/urandom`, for a process of that user and group.
+    ///
+    /// # Errors
+    /// When the kernel lacks what jails need, or we may not make them.
+    pub fn new(uid: u32, gid: u32, limits: Limits) -> io::Result<Self> {
+        if uid == 0 || gid == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "root does not go into a jail"));
+        }
+        let template = template::open()?;
+        let (trees, links, devices) = (Vec::new(), Vec::new(), Vec::new());
+        let mut jail = Self { uid, gid, template, trees, links, devices, limits, procs: None };
+        jail.device(Path::new("/dev/null"))?;
+        jail.device(Path::new("/dev/urandom"))?;
+        Ok(jail)
+    }
+
+    /// Shows the program, and the system's libraries unless it is linked statically.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such program.
+    pub fn program(&mut self, path: &Path) -> io::Result<()> {
+        if needs_libraries(path)? {
+            self.show(Path::new(SYSTEM), Access::Read)?;
+            for alias in ALIASES.map(Path::new) {
+                match fs::read_link(alias) {
+                    Ok(target) => self.links.push((alias.to_owned(), target)),
+                    Err(_) if alias.is_dir() => self.show(alias, Access::Read)?,
+                    Err(_) => {}
+                }
+            }
+            if Path::new(LOADER_CACHE).exists() {
+                self.show(Path::new(LOADER_CACHE), Access::Read)?;
+            }
+        }
+        self.show(path, Access::Read)
+    }
+
+    /// Shows a file, or a directory with what is in it; no mounts below it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `PermissionDenied` with what to do when the jail's user may not use it.
+    pub fn show(&mut self, path: &Path, access: Access) -> io::Result<()> {
+        let mount = tree::open(path, access)?;
+        let found = File::from(mount.try_clone()?).metadata()?;
+        self.check(path, &found, access)?;
+        self.trees.push(Tree { path: path.to_owned(), mount, is_dir: found.is_dir() });
+        Ok(())
+    }
+
+    /// Whether the file's mode lets the jail's user in.
+    fn check(&self, path: &Path, found: &fs::Metadata, access: Access) -> io::Result<()> {
+        let owned = found.uid() == self.uid;
+        let shift = if owned { 6 } else { 0 };
+        let bits = match access {
+            Access::Read => 0o4,
+            Access::Write => 0o6,
+        };
+        let bits = if found.is_dir() { bits | 0o1 } else { bits };
+        if (found.mode() >> shift) & bits == bits {
+            return Ok(());
+        }
+        let (mode, owner, user) = (found.mode() & 0o7777, found.uid(), self.uid);
+        let fix = match access {
+            Access::Read => format!("type: chmod o+rX {}", path.display()),
+            Access::Write => "it must belong to that user".to_owned(),
+        };
+        let problem = format!("its mode is {mode:04o} and its owner {owner}, which shuts out user {user}; {fix}");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+    }
+
+    /// Gives the process a device of the host: a node with its number, at its path, that only the jail's user opens.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `InvalidInput` when it is no device.
+    pub fn device(&mut self, path: &Path) -> io::Result<()> {
+        let found = fs::metadata(path)?;
+        let (is_block, is_char) = (found.file_type().is_block_device(), found.file_type().is_char_device());
+        if !is_block && !is_char {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no device"));
+        }
+        self.devices.push(Device { path: path.to_owned(), number: found.rdev(), is_block });
+        Ok(())
+    }
+
+    /// Lets the process start in that control group.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn cgroup(&mut self, group: &Path) -> io::Result<()> {
+        self.procs = Some(File::options().write(true).open(group.join("cgroup.procs"))?);
+        Ok(())
+    }
+
+    /// Starts the command in here; its number outside. Without a network namespace it gets an empty one.
+    pub(crate) fn spawn(mut self, mut command: Command, netns: Option<File>) -> io::Result<u32> {
+        let child = privileges::Child { uid: self.uid, gid: self.gid, limits: self.limits, procs: self.procs.take() };
+        // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
+        // allocates or takes a lock.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(move || child.enter());
+        }
+        let thread = std::thread::Builder::new().name("jail".to_owned()).spawn(move || {
+            root::enter(&self, netns)?;
+            command.spawn().map(|child| child.id())
+        })?;
+        thread.join().map_err(|_| io::Error::other("the thread that makes the jail panicked"))?
+    }
+}
+
+/// Whether an ELF program names a loader (segment type `PT_INTERP`, elf(5)). Whatever is no 64-bit ELF may need anything.
+fn needs_libraries(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    const PT_INTERP: u32 = 3;
+    let file = File::open(path)?;
+    let mut header = [0; 64];
+    if file.read_exact_at(&mut header, 0).is_err() || header[..5] != *b"\x7fELF\x02" {
+        return Ok(true);
+    }
+    let two = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let mut offset = [0; 8];
+    offset.copy_from_slice(&header[32..40]);
+    let (table, size, count) = (u64::from_le_bytes(offset), two(54), two(56));
+    for number in 0..count {
+        let mut kind = [0; 4];
+        file.read_exact_at(&mut kind, table.saturating_add(number * size))?;
+        if u32::from_le_bytes(kind) == PT_INTERP {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether this kernel and our privileges suffice for jails, found by making one.
+///
+/// # Errors
+/// What is missing.
+pub fn probe(uid: u32) -> io::Result<()> {
+    let mut jail = Jail::new(uid, uid, Limits::default())?;
+    let program = crate::programs::find("true").ok_or_else(|| io::Error::other("there is no program `true`"))?;
+    jail.program(&program)?;
+    let spawn = crate::process::Spawn {
+        program,
+        args: Vec::<OsString>::new(),
+        jail: Some(jail),
+        ..crate::process::Spawn::default()
+    };
+    match spawn.spawn()?.wait(std::time::Duration::from_secs(10))? {
+        Some(crate::process::Ended::Code(0)) => Ok(()),
+        Some(ended) => Err(io::Error::other(format!("a program in a jail ended with {ended}"))),
+        None => Err(io::Error::other("a program in a jail does not end")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

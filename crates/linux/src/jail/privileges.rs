@@ -1,0 +1,97 @@
+//! What the child gives up between fork and exec. Only system calls: no allocation, no lock, no other user's data.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+
+use nix::libc;
+use rustix::fs::{Gid, Uid};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+/// What one process may use up (getrlimit(2)), besides what its cgroup grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes and threads of the jail's user.
+    pub tasks: u64,
+    /// Open file descriptors.
+    pub files: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { tasks: 256, files: 1024 }
+    }
+}
+
+/// What the child needs, all of it prepared.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) limits: Limits,
+    pub(super) procs: Option<File>,
+}
+
+impl Child {
+    pub(super) fn enter(&self) -> io::Result<()> {
+        rustix::process::setsid()?;
+        if let Some(procs) = &self.procs {
+            // 0 is whoever writes.
+            rustix::io::write(procs, b"0")?;
+        }
+        let limits = [
+            (Resource::Core, 0),
+            (Resource::Memlock, 0),
+            (Resource::Nofile, self.limits.files),
+            (Resource::Nproc, self.limits.tasks),
+        ];
+        for (resource, limit) in limits {
+            lower(resource, limit)?;
+        }
+        close_on_exec()?;
+        drop_capabilities()?;
+        become_user(self.uid, self.gid)?;
+        rustix::thread::set_no_new_privs(true)?;
+        Ok(())
+    }
+}
+
+/// For good. Raising it again would take a capability.
+fn lower(resource: Resource, limit: u64) -> io::Result<()> {
+    let now = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let limit = Some(limit.min(now));
+    Ok(rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit })?)
+}
+
+/// Also descriptors that whoever started us let through.
+fn close_on_exec() -> io::Result<()> {
+    // SAFETY: sets a flag on descriptors; closes none.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// From the bounding and the ambient set; the other sets go with user 0.
+fn drop_capabilities() -> io::Result<()> {
+    for number in 0..u64::BITS {
+        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
+            // Past the last one that this kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(rustix::thread::clear_ambient_capability_set()?)
+}
+
+fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    let none = CapabilitySet::empty();
+    Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}

@@ -1,0 +1,235 @@
+//! Jails seen from outside, in `/proc`, and from inside, with a shell.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::process::{Ended, Process, Spawn};
+use crate::{netns, programs};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A user whom nobody else on this machine has.
+fn user() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    2_050_000_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A directory of the jail's user, with a jail that shows it.
+struct Cell {
+    dir: TempDir,
+    uid: u32,
+    jail: Jail,
+}
+
+impl Cell {
+    fn new() -> Self {
+        let (dir, uid) = (tempfile::tempdir().unwrap(), user());
+        let work = dir.path().join("work");
+        fs::create_dir(&work).unwrap();
+        chown(&work, Some(uid), Some(uid)).unwrap();
+        let mut jail = Jail::new(uid, uid, Limits::default()).unwrap();
+        jail.program(&busybox()).unwrap();
+        jail.show(&work, Access::Write).unwrap();
+        Self { dir, uid, jail }
+    }
+
+    fn start(self, args: &[&str], netns: Option<&str>) -> (Process, TempDir) {
+        let spawn = Spawn {
+            program: busybox(),
+            args: args.iter().map(OsString::from).collect(),
+            netns: netns.map(str::to_owned),
+            log: Some(self.dir.path().join("log")),
+            cwd: Some(self.dir.path().join("work")),
+            oom_score_adj: Some(500),
+            jail: Some(self.jail),
+        };
+        (spawn.spawn().unwrap(), self.dir)
+    }
+
+    /// What a shell script says, and how it ends. Its programs are busybox's own.
+    fn run(self, script: &str) -> (String, Ended) {
+        let own = ["cat", "ls", "mkdir", "mount", "chroot", "ps"];
+        let path = busybox().display().to_string();
+        let functions: String = own.iter().map(|name| format!("{name}() {{ {path} {name} \"$@\"; }}; ")).collect();
+        let (process, dir) = self.start(&["sh", "-c", &format!("{functions}{script}")], None);
+        let ended = process.wait(LIMIT).unwrap().expect("it ends");
+        (fs::read_to_string(dir.path().join("log")).unwrap(), ended)
+    }
+}
+
+fn busybox() -> PathBuf {
+    programs::find("busybox").expect("busybox; type: apt-get install busybox-static")
+}
+
+fn proc(process: &Process, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{}/{file}", process.pid())).unwrap()
+}
+
+fn field<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
+    let line = table.lines().find_map(|line| line.strip_prefix(name)).expect("the field");
+    line.split_ascii_whitespace().collect()
+}
+
+fn namespace(pid: &str, kind: &str) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap()
+}
+
+#[test]
+fn a_process_in_a_jail_is_nobody_and_holds_nothing() {
+    let cell = Cell::new();
+    let uid = cell.uid.to_string();
+    let (process, dir) = cell.start(&["sleep", "60"], None);
+    let status = proc(&process, "status");
+    assert_eq!(field(&status, "Uid:"), [uid.as_str(); 4]);
+    assert_eq!(field(&status, "Gid:"), [uid.as_str(); 4]);
+    assert!(field(&status, "Groups:").is_empty());
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(&status, set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!(field(&status, "NoNewPrivs:"), ["1"]);
+    assert_eq!(field(&status, "NSpid:"), [process.pid().to_string().as_str(), "1"]);
+    let limits = proc(&process, "limits");
+    for (name, limit) in [("core file size", "0"), ("processes", "256"), ("open files", "1024"), ("locked memory", "0")]
+    {
+        assert_eq!(field(&limits, &format!("Max {name}"))[..2], [limit; 2], "{name}");
+    }
+    assert_eq!(proc(&process, "oom_score_adj").trim(), "500");
+    for kind in ["mnt", "pid", "net", "ipc"] {
+        assert_ne!(namespace(&process.pid().to_string(), kind), namespace("self", kind), "{kind}");
+    }
+    let open = fs::read_dir(format!("/proc/{}/fd", process.pid())).unwrap().count();
+    assert_eq!(open, 3, "standard input, output and error");
+    process.kill().unwrap();
+    process.wait(LIMIT).unwrap();
+    drop(dir);
+}
+
+#[test]
+fn a_jail_has_the_mounts_that_it_was_given_and_no_more() {
+    let cell = Cell::new();
+    let (process, dir) = cell.start(&["sleep", "60"], None);
+    let table = proc(&process, "mountinfo");
+    let mut places: Vec<&str> = table.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+    places.sort_unstable();
+    let (work, program) = (dir.path().join("work"), busybox());
+    let given = [Path::new("/"), Path::new(SYSTEM), Path::new(LOADER_CACHE), &work, &program];
+    assert!(places.iter().all(|place| given.contains(&Path::new(place))), "{table}");
+    assert!(places.len() >= 3 && places.contains(&"/"), "{table}");
+    for line in table.lines().filter(|line| !line.contains(work.to_str().unwrap())) {
+        assert!(line.split(' ').nth(5).unwrap().starts_with("ro,"), "{line}");
+        assert!(!line.contains(" shared:") && !line.contains(" master:"), "{line}");
+    }
+    process.kill().unwrap();
+    process.wait(LIMIT).unwrap();
+}
+
+#[test]
+fn a_jailed_program_finds_nothing_of_the_host() {
+    let cell = Cell::new();
+    let secret = cell.dir.path().join("secret");
+    fs::write(&secret, b"secret").unwrap();
+    let script = format!(
+        "cat {secret} /etc/shadow /etc/passwd /proc/1/status && echo FOUND; ls / ; ls {parent}; \
+         kill -9 {us} && echo SIGNALLED; mkdir /x && echo MADE; echo x >/usr/x && echo MADE; \
+         mount -t tmpfs t /dev && echo MOUNTED; chroot / true && echo ROOTED; \
+         echo mine >file && echo x >/dev/null && cat file; ls -n /dev",
+        secret = secret.display(),
+        parent = cell.dir.path().display(),
+        us = std::process::id(),
+    );
+    let uid = cell.uid.to_string();
+    let (said, ended) = cell.run(&script);
+    assert_eq!(ended, Ended::Code(0), "{said}");
+    for wrong in ["FOUND", "SIGNALLED", "MADE", "MOUNTED", "ROOTED", "\nproc\n", "\nsys\n", "\nroot\n", "\nhome\n"] {
+        assert!(!said.contains(wrong), "{wrong:?} in:\n{said}");
+    }
+    assert!(said.contains("\nmine\n") && said.contains("\nwork\n"), "{said}");
+    let nodes: Vec<&str> = said.lines().filter(|line| line.starts_with("crw")).collect();
+    assert!(nodes.len() == 2 && nodes.iter().all(|node| node.contains(&uid)), "{said}");
+}
+
+#[test]
+fn two_jails_see_nothing_of_each_other() {
+    let (one, two) = (Cell::new(), Cell::new());
+    let work = one.dir.path().join("work");
+    fs::write(work.join("file"), b"one's own").unwrap();
+    let (sleeper, _dir) = one.start(&["sleep", "60"], None);
+    let script = format!("cat {}/file; kill -9 {} 2; echo $$; ps", work.display(), sleeper.pid());
+    let (said, _) = two.run(&script);
+    assert!(!said.contains("own") && said.contains("\n1\n"), "{said}");
+    assert_eq!(sleeper.has_ended().unwrap(), None);
+    sleeper.kill().unwrap();
+    assert_eq!(sleeper.wait(LIMIT).unwrap(), Some(Ended::Signal(9)));
+}
+
+#[test]
+fn a_jail_is_in_its_network_namespace_and_its_cgroup() {
+    let name = format!("wtest-jail-{}", std::process::id());
+    netns::create(&name).unwrap();
+    let mut cell = Cell::new();
+    let tree = crate::cgroup::Tree::prepare("wtest-jail").unwrap();
+    let group = tree.map(|tree| tree.group(&name));
+    if let Some(group) = &group {
+        let limits = crate::cgroup::Limits { cpu_percent: 100, weight: 100, memory_bytes: 1 << 30, tasks: 50 };
+        crate::cgroup::create(group, &limits).unwrap();
+        cell.jail.cgroup(group).unwrap();
+    }
+    let (process, _dir) = cell.start(&["sleep", "60"], Some(&name));
+    let outside = netns::enter(&name, || fs::read_link("/proc/thread-self/ns/net")).unwrap();
+    assert_eq!(namespace(&process.pid().to_string(), "net"), outside);
+    if let Some(group) = &group {
+        let wanted = format!("0::/wtest-jail/{name}");
+        assert!(proc(&process, "cgroup").lines().any(|line| line == wanted), "{}", proc(&process, "cgroup"));
+        crate::cgroup::remove(group).unwrap();
+        let _ = fs::remove_dir(group.parent().unwrap());
+    }
+    process.kill().unwrap();
+    process.wait(LIMIT).unwrap();
+    netns::remove(&name).unwrap();
+}
+
+#[test]
+fn what_cannot_be_shown_is_told_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut jail = Jail::new(user(), user(), Limits::default()).unwrap();
+    let path = dir.path().join("image");
+    assert_eq!(jail.show(&path, Access::Read).unwrap_err().kind(), io::ErrorKind::NotFound);
+    fs::write(&path, b"image").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let shut = jail.show(&path, Access::Read).unwrap_err();
+    assert!(shut.kind() == io::ErrorKind::PermissionDenied && shut.to_string().contains("chmod o+r"), "{shut}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    jail.show(&path, Access::Read).unwrap();
+    assert!(jail.show(&path, Access::Write).is_err());
+    assert_eq!(jail.device(&path).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    assert!(jail.program(&dir.path().join("none")).is_err());
+    assert!(Jail::new(0, 1, Limits::default()).is_err());
+}
+
+#[test]
+fn a_read_only_file_stays_so_and_a_missing_program_is_told() {
+    let mut cell = Cell::new();
+    let image = cell.dir.path().join("image");
+    fs::write(&image, b"image").unwrap();
+    // Even for its owner.
+    chown(&image, Some(cell.uid), None).unwrap();
+    cell.jail.show(&image, Access::Read).unwrap();
+    let (said, _) = cell.run(&format!("cat {0}; echo x >{0}", image.display()));
+    assert!(said.starts_with("image") && said.contains("Read-only"), "{said}");
+    let spawn = Spawn { program: "/nonexistent".into(), jail: Some(Cell::new().jail), ..Spawn::default() };
+    assert_eq!(spawn.spawn().unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn statically_linked_programs_need_no_libraries() {
+    assert!(needs_libraries(Path::new("/proc/self/exe")).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    fs::write(&script, b"#!/bin/sh").unwrap();
+    assert!(needs_libraries(&script).unwrap());
+    probe(user()).unwrap();
+}
