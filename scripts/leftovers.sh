@@ -2,7 +2,7 @@
 # Lists everything on this host that a platform or a test could leave behind, one thing a line, sorted.
 #
 # Meant to be run before and after, and compared: what is only in the second list was left. The one nftables table of
-# the host is not listed: it is the same for all sandboxes and stays.
+# the host and the one directory of control groups are not listed: they are the same for all sandboxes and stay.
 set -uo pipefail
 shopt -s nullglob
 
@@ -44,5 +44,5 @@ loops() {
     find /run/wrenn -type f -printf 'file %p\n' 2>/dev/null
     loops
     cut -d' ' -f2 /proc/self/mounts | sed 's/^/mount /'
-    find /sys/fs/cgroup -maxdepth 4 -type d -name '*wrenn*' -printf 'cgroup %p\n' 2>/dev/null
+    find /sys/fs/cgroup -maxdepth 5 -type d \( -path '*/wrenn/*' -o -path '*/wtest*' \) -printf 'cgroup %p\n' 2>/dev/null
 } | sort -u

@@ -1,5 +1,6 @@
 //! Gives back everything of a sandbox but its record and its log: VM and its control group first, because they hold
-//! the others, then network and disk. The slot, by which the others are named, goes with the network. Idempotent. Goes on past problems and tells them all.
+//! the others, then network and disk. The slot, by which the others are named, goes with the network. Idempotent.
+//! Goes on past problems and tells them all.
 
 use std::fs;
 use std::io;

@@ -3,5 +3,6 @@
 //! Needs root, QEMU, nftables, and the kernel, image and guest agent that `make test-data` prepares.
 
 mod agent;
+mod jail;
 mod lifecycle;
 mod programs;

@@ -181,7 +181,8 @@ impl Jail {
     }
 }
 
-/// Whether an ELF program names a loader (segment type `PT_INTERP`, elf(5)). Whatever is no 64-bit ELF may need anything.
+/// Whether an ELF program names a loader (segment type `PT_INTERP`, elf(5)). Whatever is no 64-bit ELF may need
+/// anything.
 fn needs_libraries(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::FileExt;
     const PT_INTERP: u32 = 3;

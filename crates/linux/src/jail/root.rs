@@ -59,8 +59,8 @@ fn attach(root: &OwnedFd, tree: &Tree) -> rustix::io::Result<()> {
             make_dirs(root, place)?;
         } else {
             make_dirs(root, place.parent().unwrap_or(Path::new("")))?;
-            // Not opened: a child that is forked elsewhere at this moment would keep it open for writing for a while, and
-            // the root could not be made read-only.
+            // Not opened: a child that is forked elsewhere at this moment would keep it open for writing for a while,
+            // and the root could not be made read-only.
             rustix::fs::mknodat(root, place, FileType::RegularFile, Mode::empty(), 0)?;
         }
     }

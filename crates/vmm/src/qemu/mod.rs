@@ -4,7 +4,7 @@
 //!
 //! | file | written | by |
 //! |---|---|---|
-//! | `memory` | before the start | us (mode 0600, of QEMU's user); guest memory, absent after a restore without a jail |
+//! | `memory` | before the start | us (0600, of QEMU's user); guest memory, absent after a restore without jail |
 //! | `qemu.log` | at the start | QEMU's standard error |
 //! | `run/` | before the start | us; all that QEMU can write to, and its working directory |
 //! | `run/qemu.pid`, `run/qmp.sock` | at the start | QEMU |

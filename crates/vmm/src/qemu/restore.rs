@@ -38,8 +38,8 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
 /// The file that the guest's memory is to be in.
 ///
 /// A private mapping writes nothing to the file, but QEMU opens it for writing all the same (before version 8.2 there
-/// is no other way). So only a QEMU without a jail maps the snapshot's; one in a jail, which might use that, gets a copy,
-/// by shared blocks where the file system can. A stream fills a file of the VM's own.
+/// is no other way). So only a QEMU without a jail maps the snapshot's; one in a jail, which might use that, gets a
+/// copy, by shared blocks where the file system can. A stream fills a file of the VM's own.
 async fn place_memory(config: &VmConfig, from: Memory, snapshot: &Path) -> Result<(Ram, PathBuf)> {
     let (theirs, own) = (snapshot.join(MEMORY_FILE), config.dir.join(MEMORY_FILE));
     match from {
