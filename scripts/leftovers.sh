@@ -44,5 +44,6 @@ loops() {
     find /run/wrenn -type f -printf 'file %p\n' 2>/dev/null
     loops
     cut -d' ' -f2 /proc/self/mounts | sed 's/^/mount /'
-    find /sys/fs/cgroup -maxdepth 5 -type d \( -path '*/wrenn/*' -o -path '*/wtest*' \) -printf 'cgroup %p\n' 2>/dev/null
+    find /sys/fs/cgroup -maxdepth 5 -type d \( -path '*/wrenn/*' -o -path '*/wtest*' \) \
+        -printf 'cgroup %p\n' 2>/dev/null
 } | sort -u
