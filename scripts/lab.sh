@@ -79,11 +79,14 @@ accelerator() {
     fi
 }
 
+# An emulated kernel cannot calibrate its clock about every second time, and hangs: it is told.
+clock() { awk '/^cpu MHz/ { printf "tsc_early_khz=%d", $4 * 1000; exit }' /proc/cpuinfo; }
+
 # Becomes the VM; its second serial line is ours. To be called in a subshell.
 start() {
     local run=$1 mode=$2 accel cpu name
     accel=$(accelerator)
-    cpu='max,la57=off'
+    cpu=${WRENN_LAB_CPU:-max,la57=off}
     [[ $accel == tcg ]] || cpu=host
     payload "$run"
     truncate -s 1G "$run/results.ext4"
@@ -97,13 +100,13 @@ start() {
         fi
         drives+=(-drive "file=$file,if=virtio,format=$format,cache=unsafe")
     done
-    [[ $accel == kvm ]] || accel=tcg,thread=multi
+    [[ $accel == kvm ]] || accel=tcg,thread=${WRENN_LAB_THREAD:-multi}
     local at_most=()
     [[ $mode == shell ]] || at_most=(timeout -k 10 "$limit")
     exec "${at_most[@]}" qemu-system-x86_64 -M q35 -cpu "$cpu" -accel "$accel" -smp 2 -m "$memory" \
         -nodefaults -display none -no-reboot \
         -kernel "$data/kernels/vmlinux" -initrd "$lab/initramfs" \
-        -append "console=ttyS0 quiet panic=-1 lab=$mode" "${drives[@]}" \
+        -append "console=ttyS0 quiet panic=-1 $(clock) lab=$mode" "${drives[@]}" \
         -serial "file:$run/console.log" "${@:3}"
 }
 

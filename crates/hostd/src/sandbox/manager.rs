@@ -43,7 +43,9 @@ impl Manager {
         let host = Arc::new(host);
         let records = super::reclaim::reclaim(&host).await?;
         let manager = Arc::new(Self { host, sandboxes: Mutex::default() });
-        for record in records {
+        for mut record in records {
+            // Reports of use were not written down: what is said now must count as newer than the last of them.
+            record.generation = super::actor::next_generation(record.generation);
             let mut sandboxes = manager.sandboxes.lock().await;
             manager.drive(&mut sandboxes, record, true);
         }

@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(after(&emulated, "-cpu"), ["max,la57=off,svm=off"]);
         let virtualised = line(Accel::Kvm, Ram::File, false);
         assert_eq!(after(&virtualised, "-append"), ["console=ttyS0 reboot=t panic=-1 quiet"]);
-        assert_eq!(after(&virtualised, "-cpu"), ["host"]);
+        assert_eq!(after(&virtualised, "-cpu"), ["host,vmx=off,svm=off,pmu=off,kvm-asyncpf=off,kvm-asyncpf-int=off"]);
     }
 
     #[test]

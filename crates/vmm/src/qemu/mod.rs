@@ -72,10 +72,12 @@ impl Accel {
         }
     }
 
-    /// For `-cpu`. With 5-level page tables or nested virtualisation, emulation has bugs and gives guests nothing.
+    /// For `-cpu`. With 5-level page tables or nested virtualisation, emulation has bugs and gives guests nothing. Guests
+    /// under KVM get neither hypervisors nor performance counters of their own: more to attack, nothing for sandboxes.
+    /// Asynchronous page faults crash hosts that are themselves emulated, since guest memory is a file.
     fn cpu(self) -> &'static str {
         match self {
-            Self::Kvm => "host",
+            Self::Kvm => "host,vmx=off,svm=off,pmu=off,kvm-asyncpf=off,kvm-asyncpf-int=off",
             Self::Tcg => "max,la57=off,svm=off",
         }
     }
