@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use vmm::engine::{AccelChoice, Choice};
+use vmm::engine::{AccelChoice, Choice, Wanted};
 
 use crate::jail::DEFAULT_UID_BASE;
 use crate::network::Slot;
@@ -30,10 +30,8 @@ pub struct Config {
     pub sandboxes: PathBuf,
     /// `AGENT_ENVD_PATH`: the static guest agent.
     pub envd: PathBuf,
-    /// `AGENT_VMM`.
-    pub vmm: Choice,
-    /// `AGENT_ACCEL`.
-    pub accel: AccelChoice,
+    /// `AGENT_VMM`, `AGENT_ACCEL`, `FIRECRACKER_BIN` and `AGENT_CPU_TEMPLATE`.
+    pub engine: Wanted,
     /// `AGENT_DNS`: name servers of guests that bring none of their own.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -99,8 +97,12 @@ impl Config {
             images: path("AGENT_IMAGES_PATH", dir.join("images")),
             sandboxes: path("AGENT_SANDBOXES_PATH", dir.join("sandboxes")),
             envd: path("AGENT_ENVD_PATH", beside_program("envd")),
-            vmm: parsed(&lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, &mut mistakes),
-            accel: parsed(&lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, &mut mistakes),
+            engine: Wanted {
+                vmm: parsed(&lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, &mut mistakes),
+                accel: parsed(&lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, &mut mistakes),
+                firecracker: lookup("FIRECRACKER_BIN").map(|path| absolute(path.into())),
+                cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
+            },
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
             uid_base,
             dns,

@@ -46,8 +46,8 @@ impl Host {
     /// The first thing that this host lacks, with what to do about it.
     pub async fn prepare(config: &Config) -> Result<Self, String> {
         let engine = {
-            let (vmm, accel) = (config.vmm, config.accel);
-            blocking(move || vmm::engine::choose(vmm, accel)).await?
+            let wanted = config.engine.clone();
+            blocking(move || vmm::engine::choose(&wanted)).await?
         };
         let ledger = Ledger::open(&config.sandboxes).map_err(|error| chain(&error))?;
         let backend = choose_disk(&engine, config).await?;

@@ -83,6 +83,21 @@ pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
 }
 
+/// Gives back the disk space of a file but for its last `keep` bytes. Its length, and where its writer is in it, stay:
+/// what is given back reads as zeros.
+///
+/// # Errors
+/// When there is no such file, or the file system cannot do it.
+pub fn free_beginning(path: &Path, keep: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let length = file.metadata()?.len().saturating_sub(keep);
+    if length > 0 {
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, flags, 0, length)?;
+    }
+    Ok(())
+}
+
 /// Bytes that unprivileged users can still write on the file system of `path`.
 ///
 /// # Errors
@@ -138,6 +153,20 @@ mod tests {
             Ok(()) => assert!(able && fs::read(&to).unwrap() == b"content"),
             Err(error) => assert!(!able && error.kind() == io::ErrorKind::Unsupported && !to.exists()),
         }
+    }
+
+    #[test]
+    fn the_beginning_of_a_file_can_be_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, vec![7; 1 << 20]).unwrap();
+        free_beginning(&path, 4096).unwrap();
+        let content = fs::read(&path).unwrap();
+        assert!(content.len() == 1 << 20 && content[0] == 0 && content.ends_with(&[7; 4096]));
+        assert!(allocated_bytes(&path).unwrap() < 1 << 16);
+        fs::write(&path, b"short").unwrap();
+        free_beginning(&path, 4096).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"short");
     }
 
     #[test]

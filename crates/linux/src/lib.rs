@@ -6,6 +6,7 @@
 //! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
 
 pub mod cgroup;
+pub mod fifo;
 pub mod file;
 pub mod jail;
 pub mod kvm;

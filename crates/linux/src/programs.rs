@@ -19,6 +19,16 @@ pub fn find(program: &str) -> Option<PathBuf> {
     candidates.find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
+/// The first line that `program --version` prints.
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub fn version(program: &Path) -> io::Result<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output()?;
+    let line = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned();
+    if output.status.success() { Ok(line) } else { Err(io::Error::other(format!("it ends with {}", output.status))) }
+}
+
 /// Makes a copy-on-write overlay `overlay` over the raw image `base`.
 ///
 /// # Errors
@@ -62,6 +72,13 @@ mod tests {
         assert!(find("sh").is_some());
         assert!(find("no-such-program-here").is_none());
         assert!(missing("qemu-img").to_string().contains("qemu-utils"));
+    }
+
+    #[test]
+    fn programs_say_their_version() {
+        assert!(version(&find("cp").unwrap()).unwrap().contains("coreutils"));
+        assert!(version(Path::new("/nonexistent/program")).is_err());
+        assert!(version(&find("false").unwrap()).is_err());
     }
 
     #[test]

@@ -11,7 +11,9 @@ const LINE_LIMIT: usize = 400;
 const PANIC: &str = "Kernel panic - not syncing";
 const OUT_OF_MEMORY: [&str; 2] = ["Out of memory: Killed process", "Memory cgroup out of memory: Killed process"];
 const RESTART: &str = "reboot: Restarting system";
-const MARKERS: [&str; 4] = [PANIC, OUT_OF_MEMORY[0], OUT_OF_MEMORY[1], RESTART];
+/// What a kernel says that has no means to switch the machine off.
+const HALT: [&str; 2] = ["reboot: System halted", "reboot: Power off not available"];
+const MARKERS: [&str; 6] = [PANIC, OUT_OF_MEMORY[0], OUT_OF_MEMORY[1], RESTART, HALT[0], HALT[1]];
 
 /// Unread output, and what the kernel said in all that came by, read or not.
 #[derive(Debug, Default)]
@@ -21,6 +23,7 @@ pub(crate) struct Console {
     panic: Option<String>,
     out_of_memory: Option<String>,
     restarting: bool,
+    halted: bool,
 }
 
 impl Console {
@@ -60,6 +63,16 @@ impl Console {
         self.restarting
     }
 
+    /// Whether the kernel announced that it stops for good, in a whole line.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// What was announced did not come about.
+    pub(crate) fn forget_halt(&mut self) {
+        self.halted = false;
+    }
+
     /// A guest can write any amount before the kernel speaks on the same line: what is kept starts at the kernel's
     /// words, or is the newest part.
     fn shorten_line(&mut self) {
@@ -78,6 +91,7 @@ impl Console {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         self.restarting |= text.contains(RESTART);
+        self.halted |= HALT.iter().any(|marker| text.contains(marker));
         if self.panic.is_none() {
             self.panic = from_marker(&text, PANIC);
             let victim = OUT_OF_MEMORY.iter().find_map(|marker| from_marker(&text, marker));
@@ -152,6 +166,18 @@ mod tests {
         assert!(!console.is_restarting());
         console.push(b"\n[1] reboot: Restarting system");
         assert!(console.is_restarting());
+    }
+
+    #[test]
+    fn a_halt_is_heard_once_its_line_is_whole() {
+        let mut console = Console::default();
+        console.push(b"[1] reboot: System halted");
+        assert!(!console.is_halted());
+        console.push(b"\r\n");
+        assert!(console.is_halted());
+        console.forget_halt();
+        console.push(b"[1] reboot: Power off not available: System halted instead\n");
+        assert!(console.is_halted() && !console.is_restarting());
     }
 
     #[test]

@@ -17,7 +17,9 @@ use async_trait::async_trait;
 mod console;
 pub mod engine;
 mod files;
+pub mod firecracker;
 mod jail;
+pub mod kernel;
 mod process;
 mod qemu;
 mod record;
@@ -71,6 +73,14 @@ pub struct Net {
     pub mac: [u8; 6],
 }
 
+/// Memory of a guest in its own words, bytes. Hostile, as all that comes from a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestMemory {
+    pub total: u64,
+    /// What new programs can have without swapping.
+    pub available: u64,
+}
+
 /// Why a VM is no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
@@ -115,6 +125,12 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Whether disks of this format can be used.
     fn supports(&self, format: DiskFormat) -> bool;
 
+    /// Whether the end of a guest is known in full even if nobody watched it. Otherwise a VM that is
+    /// [adopted](Driver::adopt) after its guest panicked is told to have been [reset](Exit::Reset).
+    fn keeps_last_words(&self) -> bool {
+        true
+    }
+
     /// Starts a VM. It runs when this returns; the guest may still be booting. Dropping the future does not stop
     /// the start: call [`destroy`](Driver::destroy) then. After an error no process is left; a directory in which
     /// a VM lives is refused and that VM left alone.
@@ -126,7 +142,7 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
     /// Takes over the VM in `dir` that an earlier run of this program started.
-    /// `None` if no process of it lives; then nothing but files is left of it. A process whose boot or restore
+    /// `None` if no process of it lives and its guest did not end by itself; then nothing but files is left of it. A process whose boot or restore
     /// was cut short is ended, and counts as none. A VM whose guest ended meanwhile is found: its
     /// [`wait`](Vm::wait) tells why.
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>>;
@@ -162,6 +178,11 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// What the guest wrote to its serial console and nobody has read yet, at most some 64 KiB: older
     /// output is dropped. Reading takes it away. Written by the guest, so hostile.
     async fn console(&self) -> Vec<u8>;
+
+    /// What the guest says of its memory; `None` while it says nothing, or where the engine cannot ask it.
+    async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
+        Ok(None)
+    }
 }
 
 /// Address of every guest; each has a network namespace of its own, so they never meet (the original Wrenn's plan).

@@ -64,11 +64,12 @@ pub(crate) async fn ended(process: &Arc<Process>) -> io::Result<Ended> {
 }
 
 /// Kills the process and returns when it is gone.
-pub(crate) async fn end(process: Process) -> Result<()> {
+pub(crate) async fn end(process: impl Into<Arc<Process>>) -> Result<()> {
+    let process = process.into();
     let pid = process.pid();
     let failed = |source| Error::Io { action: "end the process in", path: format!("/proc/{pid}").into(), source };
     process.kill().map_err(failed)?;
-    match tokio::time::timeout(REAP, ended(&Arc::new(process))).await {
+    match tokio::time::timeout(REAP, ended(&process)).await {
         Ok(ended) => ended.map(drop).map_err(failed),
         Err(_elapsed) => Err(Error::Timeout { command: "SIGKILL".into(), seconds: REAP.as_secs() }),
     }

@@ -10,7 +10,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::{Error, Result};
+use crate::record::{self, Record};
+use crate::{Error, Result, VmConfig, process};
+
+/// More than a start takes by all its deadlines.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(600);
+
+/// Between two looks for the process of a start that is to be ended.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Directories in which a VM is being started.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +50,21 @@ impl Starts {
     }
 }
 
+impl Starts {
+    /// Ends whatever process of the VM in `dir` lives, or is being started.
+    pub(crate) async fn destroy<R: Record>(&self, dir: &Path) -> Result<()> {
+        loop {
+            // Asked before the look: what comes after it would not be found.
+            let idle = self.is_idle(dir);
+            match record::find::<R>(dir).await? {
+                Some((process, _)) => process::end(process).await?,
+                None if idle => return Ok(()),
+                None => self.idle(dir, LOOK).await,
+            }
+        }
+    }
+}
+
 impl Start {
     /// Does the work of the start and is over with it.
     pub(crate) async fn until<T>(self, work: impl Future<Output = T>) -> T {
@@ -58,8 +80,20 @@ impl Drop for Start {
     }
 }
 
+/// Refuses what an engine would take for "as you like", and a directory whose VM would lose its files.
+pub(crate) async fn check<R: Record>(config: &VmConfig) -> Result<()> {
+    if config.vcpus == 0 || config.memory_mb == 0 {
+        let reason = "it needs at least one vCPU and 1 MiB of memory".into();
+        return Err(Error::Refused { command: "the start of a VM".into(), reason });
+    }
+    match record::recorded::<R>(&config.dir).await? {
+        Some(_) => Err(taken(&config.dir)),
+        None => Ok(()),
+    }
+}
+
 /// What is said to who wants to start a second VM in a directory.
-pub(crate) fn taken(dir: &Path) -> Error {
+fn taken(dir: &Path) -> Error {
     let reason = format!("{} belongs to a VM that lives; end that first", dir.display());
     Error::Refused { command: "the start of a VM".into(), reason }
 }

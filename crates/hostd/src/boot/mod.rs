@@ -5,7 +5,6 @@
 //! interrupted run leaves nothing that looks finished.
 
 mod initramfs;
-mod kernel;
 mod modules;
 
 use std::fs;
@@ -15,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-pub use kernel::vmlinux;
+use vmm::kernel;
+pub use vmm::kernel::vmlinux;
 
 /// Part of the hash: raise it when the way the files are made changes.
 const FORMAT: &str = "3";

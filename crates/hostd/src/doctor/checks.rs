@@ -46,6 +46,16 @@ pub(super) fn engine(engine: &Result<Engine, engine::Error>) -> Check {
     }
 }
 
+pub(super) fn firecracker(config: &Config) -> Check {
+    match engine::find_firecracker(&config.engine) {
+        Ok((program, version)) => Check::ok("firecracker", format!("{} is version {version}", program.display())),
+        Err(error) => {
+            let fix = "nothing, if QEMU is fine; else install a current release of Firecracker";
+            Check::warning("firecracker", chain(&error), fix)
+        }
+    }
+}
+
 pub(super) fn kvm() -> Check {
     let report = engine::probe_kvm();
     if report.usable {

@@ -53,7 +53,7 @@ impl Check {
 pub struct Report {
     /// Whether a sandbox can run here, now.
     pub can_run: bool,
-    /// What would be used: `qemu`; `kvm` or `tcg`; `reflink` or `qcow2`. Absent where none can be.
+    /// What would be used: `firecracker` or `qemu`; `kvm` or `tcg`; `reflink` or `qcow2`. Absent where none can be.
     pub vmm: Option<&'static str>,
     pub accelerator: Option<&'static str>,
     pub disk_backend: Option<&'static str>,
@@ -64,11 +64,12 @@ pub struct Report {
 /// Blocking, for some seconds at most.
 #[must_use]
 pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
-    let engine = engine::choose(config.vmm, config.accel);
+    let engine = engine::choose(&config.engine);
     let mut checks = vec![
         checks::kernel(),
         checks::privileges(),
         checks::engine(&engine),
+        checks::firecracker(config),
         checks::kvm(),
         checks::tun(),
         checks::network(),

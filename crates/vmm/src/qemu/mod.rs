@@ -25,14 +25,13 @@ mod start;
 mod vm;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use linux::process::Identity;
 use serde::{Deserialize, Serialize};
 
 use crate::process::{self, to_the_end};
-use crate::starts::Starts;
+use crate::starts::{START_LIMIT, Starts};
 use crate::{DiskFormat, Driver, Result, Vm, VmConfig, record};
 
 /// What runs guest code.
@@ -128,12 +127,6 @@ pub(crate) struct Qemu {
     starts: Starts,
 }
 
-/// Between two looks for the process of a start that is to be ended.
-const LOOK: Duration = Duration::from_millis(10);
-
-/// More than a start takes by all its deadlines.
-const START_LIMIT: Duration = Duration::from_secs(600);
-
 /// What is the same for all VMs here.
 #[derive(Debug, Clone)]
 struct Host {
@@ -185,14 +178,6 @@ impl Driver for Qemu {
     }
 
     async fn destroy(&self, dir: &Path) -> Result<()> {
-        loop {
-            // Asked before the look: what comes after it would not be found.
-            let idle = self.starts.is_idle(dir);
-            match record::find::<Record>(dir).await? {
-                Some((process, _)) => process::end(process).await?,
-                None if idle => return Ok(()),
-                None => self.starts.idle(dir, LOOK).await,
-            }
-        }
+        self.starts.destroy::<Record>(dir).await
     }
 }

@@ -9,21 +9,21 @@ use tokio::net::UnixStream;
 
 use crate::files::{self, blocking, in_file, private_file, short};
 use crate::jail::RUN;
-use crate::{Error, Result, VmConfig};
+use crate::{Error, Result, VmConfig, starts};
 
 use super::args::MEMORY_FILE;
 use super::qmp::PROMPT;
 use super::snapshot::{MANIFEST, Manifest, Memory, POLL, STATE, VERSION, in_time, leave_out_memory};
-use super::start::{self, Started, launch};
+use super::start::{Started, launch};
 use super::vm::QemuVm;
-use super::{Host, Ram, last_words};
+use super::{Host, Ram, Record, last_words};
 
 /// Socket in QEMU's working directory, for the time of the transfer.
 const INCOMING: &str = "incoming.sock";
 
 /// The VM is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
-    start::check(&config).await?;
+    starts::check::<Record>(&config).await?;
     let manifest = check(&host, &config, &snapshot)?;
     let (ram, memory) = place_memory(&config, manifest.ram, &snapshot).await?;
     let started = launch(&host, &config, ram, &memory, true).await?;

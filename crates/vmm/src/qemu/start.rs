@@ -11,8 +11,7 @@ use qapi::qmp::{RunState, cont, query_status};
 use crate::files::private_file;
 use crate::jail::{self, Needs, RUN};
 use crate::process::{self, OOM_SCORE_ADJ};
-use crate::starts::taken;
-use crate::{Error, Result, VmConfig, record};
+use crate::{Error, Result, VmConfig, record, starts};
 
 use super::args::{self, MEMORY_FILE, Machine};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
@@ -46,25 +45,13 @@ impl Started {
 }
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
-    check(&config).await?;
+    starts::check::<Record>(&config).await?;
     let memory = config.dir.join(MEMORY_FILE);
     private_file(&memory).map_err(|source| Error::Io { action: "make", path: memory.clone(), source })?;
     let started = launch(&host, &config, Ram::File, &memory, false).await?;
     match started.qmp.execute(cont {}, PROMPT).await {
         Ok(_) => Ok(QemuVm::new(started)),
         Err(error) => Err(started.fail(error).await),
-    }
-}
-
-/// Refuses what QEMU would take for "as you like", and a directory whose VM would lose its files.
-pub(super) async fn check(config: &VmConfig) -> Result<()> {
-    if config.vcpus == 0 || config.memory_mb == 0 {
-        let reason = "it needs at least one vCPU and 1 MiB of memory".into();
-        return Err(Error::Refused { command: "the start of a VM".into(), reason });
-    }
-    match record::recorded::<Record>(&config.dir).await? {
-        Some(_) => Err(taken(&config.dir)),
-        None => Ok(()),
     }
 }
 

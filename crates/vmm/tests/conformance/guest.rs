@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use cpio::newc::{Builder, trailer};
 
@@ -25,12 +26,24 @@ fn test_data() -> PathBuf {
     std::env::var_os("WRENN_TEST_DATA").map_or_else(default, PathBuf::from)
 }
 
-/// The kernel that `make test-data` fetches.
+/// The kernel that `make test-data` fetches, taken out of its packing once: not every engine does that itself.
 pub fn kernel() -> PathBuf {
-    let path = test_data().join("kernels/vmlinux");
-    path.canonicalize().unwrap_or_else(|error| {
-        panic!("the guest kernel {} cannot be used ({error}); type: make test-data", path.display())
-    })
+    static KERNEL: OnceLock<PathBuf> = OnceLock::new();
+    KERNEL.get_or_init(|| unpacked(&test_data().join("kernels/vmlinux"))).clone()
+}
+
+fn unpacked(path: &Path) -> PathBuf {
+    let hint = || format!("the guest kernel {} cannot be used; type: make test-data", path.display());
+    let image = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", hint()));
+    let elf = vmm::kernel::vmlinux(&image).unwrap_or_else(|error| panic!("{}: {error}", hint()));
+    // Beside it, or where everybody can write.
+    let beside = path.with_extension("elf");
+    let elsewhere = std::env::temp_dir().join("wrenn-conformance-kernel.elf");
+    let write = |to: &PathBuf| linux::file::write_atomic(to, &elf, 0o644).is_ok();
+    let written = [beside, elsewhere].into_iter().find(|to| fs::read(to).is_ok_and(|old| old == elf) || write(to));
+    let written =
+        written.expect("the unpacked kernel can be written beside the packed one or to the temporary directory");
+    written.canonicalize().expect("it was just written")
 }
 
 /// Writes the initramfs.

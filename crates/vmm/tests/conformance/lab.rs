@@ -1,7 +1,7 @@
 //! Where a test finds its driver, and the directories of its VMs; nothing of them is left at the end.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use linux::process::{self, Process};
 use tempfile::TempDir;
-use vmm::engine::{AccelChoice, Choice, choose};
+use vmm::engine::{Choice, Wanted, choose, find_firecracker};
 use vmm::{Disk, DiskFormat, Driver, Jail, VmConfig};
 
 use crate::guest;
@@ -21,13 +21,39 @@ pub const MEMORY_MB: u32 = 96;
 /// Longest time of one test on one driver. None takes a tenth of it on an idle machine.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// The drivers that this machine has. Firecracker joins them when there is a driver for it.
+/// The drivers that this machine has, or the one that `CONFORMANCE_DRIVER` names.
 fn drivers() -> &'static [Arc<dyn Driver>] {
     static DRIVERS: OnceLock<Vec<Arc<dyn Driver>>> = OnceLock::new();
     DRIVERS.get_or_init(|| {
-        let qemu = choose(Choice::Qemu, AccelChoice::Auto).unwrap_or_else(|error| panic!("{error}"));
-        vec![qemu.driver]
+        let only = std::env::var("CONFORMANCE_DRIVER").ok();
+        let wanted = |name| only.as_deref().is_none_or(|only| only == name);
+        let qemu = wanted("qemu").then(|| engine(Choice::Qemu).unwrap_or_else(|error| panic!("{error}")));
+        let firecracker = if wanted("firecracker") { firecracker(only.is_some()) } else { None };
+        let drivers: Vec<_> = qemu.into_iter().chain(firecracker).collect();
+        assert!(!drivers.is_empty(), "CONFORMANCE_DRIVER is {only:?}, but drivers are qemu and firecracker");
+        drivers
     })
+}
+
+fn engine(vmm: Choice) -> Result<Arc<dyn Driver>, vmm::engine::Error> {
+    choose(&Wanted { vmm, ..settings() }).map(|engine| engine.driver)
+}
+
+fn settings() -> Wanted {
+    Wanted { firecracker: std::env::var_os("FIRECRACKER_BIN").map(PathBuf::from), ..Wanted::default() }
+}
+
+/// What cannot be tried is said loudly, past the test harness, which shows the output of failed tests only.
+fn firecracker(must_be: bool) -> Option<Arc<dyn Driver>> {
+    let found = find_firecracker(&settings()).map_err(vmm::engine::Error::from);
+    match found.and_then(|_| engine(Choice::Firecracker)) {
+        Ok(driver) => Some(driver),
+        Err(error) if must_be => panic!("{error}"),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "\n*** FIRECRACKER IS SKIPPED: {error} ***\n");
+            None
+        }
+    }
 }
 
 /// Held by every test; alone by one that counts what the whole program has open.

@@ -1,0 +1,57 @@
+//! Named pipes that somebody writes to whether they are read or not: 64 KiB in the kernel, never on disk.
+//!
+//! Opened for both directions, as Linux allows (fifo(7)), a pipe has always a reader, so its writer gets no SIGPIPE,
+//! and always a writer, so its reader sees no end. What is in it is kept for as long as anybody has it open.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+
+/// Makes a pipe that only its owner can open. `path` must not exist.
+///
+/// # Errors
+/// What the file system said.
+pub fn make(path: &Path) -> io::Result<()> {
+    Ok(mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)
+}
+
+/// Opens a pipe for both directions. Reading and writing do not block.
+///
+/// # Errors
+/// When there is none.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    File::options().read(true).write(true).custom_flags(flags).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_without_a_reader_takes_a_while_and_then_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        make(&path).unwrap();
+        assert!(make(&path).is_err());
+        let mut writer = open(&path).unwrap();
+        let mut written = 0;
+        let full = loop {
+            match writer.write(&[b'x'; 4096]) {
+                Ok(bytes) => written += bytes,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((full.kind(), written), (io::ErrorKind::WouldBlock, 64 * 1024));
+        let mut reader = open(&path).unwrap();
+        drop(writer);
+        let mut content = Vec::new();
+        assert_eq!(reader.read_to_end(&mut content).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(content.len(), written);
+    }
+}

@@ -1,0 +1,139 @@
+//! The firecracker driver: one `firecracker` per VM, spoken to over HTTP on its Unix socket.
+//!
+//! On disk, in the directory of a VM, which is the working directory of its process:
+//!
+//! | file | written | by |
+//! |---|---|---|
+//! | `kernel`, `initramfs`, `disk` | before the start | us: links to what is booted from; after a restore only `disk` |
+//! | `memory`, `state` | see [`snapshot`] | us or Firecracker (mode 0600) |
+//! | `console`, `metrics` | before the start | us: pipes that Firecracker writes to |
+//! | `firecracker.log`, `stderr.log` | at the start | Firecracker |
+//! | `api.sock` | at the start | Firecracker |
+//! | `vm.json` | once the process runs | us: who it is and how it was started |
+//! | `metrics.json` | once a minute | us: the newest metrics |
+//!
+//! If this process dies before `vm.json` is there, [`adopt`](Driver::adopt) finds the Firecracker by its command line
+//! and ends it; also one that has not started its guest. If it dies later, the VM goes on. What the guest says then
+//! stays in the pipe, up to 64 KiB: Firecracker does not block on a full pipe but drops what is new. A guest that ends
+//! takes its Firecracker and the pipe with it; [`end`] says what is still known then.
+//!
+//! Nothing that a guest does makes a file grow but the log. Firecracker itself limits each of its messages to ten in
+//! five seconds, and we give back the disk space of all but the newest while we watch.
+
+pub mod api;
+mod args;
+mod client;
+mod end;
+mod halt;
+mod over;
+mod pipe;
+mod restore;
+mod snapshot;
+mod start;
+mod version;
+mod vm;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use linux::process::Identity;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::process::{self, to_the_end};
+use crate::starts::{START_LIMIT, Starts};
+use crate::{DiskFormat, Driver, Result, Vm, VmConfig, record};
+
+pub use client::{Client, SOCKET};
+pub use version::Error as VersionError;
+pub(crate) use version::check;
+
+/// What is written down about a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    identity: Identity,
+    vmm: Name,
+    vcpus: u32,
+    memory_mb: u32,
+    /// Whether it has a network interface.
+    net: bool,
+}
+
+/// Tells records and manifests of this driver from those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Name {
+    Firecracker,
+}
+
+impl record::Record for Record {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn is_of(cmdline: &[u8], dir: &Path) -> bool {
+        args::is_of(cmdline, dir)
+    }
+}
+
+/// The driver. Holds no state but the starts under way: every VM's is in its directory and its process.
+#[derive(Debug)]
+pub(crate) struct Firecracker {
+    host: Host,
+    starts: Starts,
+}
+
+/// What is the same for all VMs here.
+#[derive(Debug, Clone)]
+struct Host {
+    program: PathBuf,
+    /// A custom CPU template, in Firecracker's form.
+    cpu_template: Option<Arc<Value>>,
+}
+
+impl Firecracker {
+    pub(crate) fn new(program: PathBuf, cpu_template: Option<Value>) -> Self {
+        Self { host: Host { program, cpu_template: cpu_template.map(Arc::new) }, starts: Starts::default() }
+    }
+}
+
+#[async_trait]
+impl Driver for Firecracker {
+    fn name(&self) -> &'static str {
+        "firecracker"
+    }
+
+    fn supports(&self, format: DiskFormat) -> bool {
+        format == DiskFormat::Raw
+    }
+
+    fn keeps_last_words(&self) -> bool {
+        false
+    }
+
+    async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
+        let start = self.starts.begin(&config.dir)?;
+        let booting = start::boot(self.host.clone(), config.clone());
+        Ok(Box::new(to_the_end(start.until(booting)).await?))
+    }
+
+    async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
+        let start = self.starts.begin(&config.dir)?;
+        let restoring = restore::restore(self.host.clone(), config.clone(), snapshot.to_owned());
+        Ok(Box::new(to_the_end(start.until(restoring)).await?))
+    }
+
+    async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
+        self.starts.idle(dir, START_LIMIT).await;
+        match record::find::<Record>(dir).await? {
+            Some((process, Some(record))) => start::adopt(dir.to_owned(), process, record).await,
+            Some((stray, None)) => process::end(stray).await.map(|()| None),
+            None => over::find(dir).await,
+        }
+    }
+
+    async fn destroy(&self, dir: &Path) -> Result<()> {
+        self.starts.destroy::<Record>(dir).await
+    }
+}

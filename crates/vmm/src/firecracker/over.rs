@@ -1,0 +1,57 @@
+//! A VM whose guest ended while nobody watched: there is no process any more, only what it left behind.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use crate::files::blocking;
+use crate::{Error, Exit, Result, Vm, record};
+
+use super::{Record, end};
+
+#[derive(Debug)]
+struct Over {
+    pid: u32,
+    exit: Exit,
+}
+
+/// The VM of `dir`, which has no process, if it had one and that was ended by its guest.
+pub(super) async fn find(dir: &Path) -> Result<Option<Box<dyn Vm>>> {
+    let owned = dir.to_owned();
+    let found = blocking("look for the VM of", dir, move || {
+        let Some(record) = record::read::<Record>(&owned)? else { return Ok(None) };
+        Ok(end::unwatched(&owned).map(|exit| Over { pid: record.identity.pid, exit }))
+    });
+    Ok(found.await?.map(|over| Box::new(over) as Box<dyn Vm>))
+}
+
+#[async_trait]
+impl Vm for Over {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    async fn pause(&self) -> Result<()> {
+        Err(Error::Ended)
+    }
+
+    async fn resume(&self) -> Result<()> {
+        Err(Error::Ended)
+    }
+
+    async fn snapshot(&self, _dir: &Path) -> Result<()> {
+        Err(Error::Ended)
+    }
+
+    async fn kill(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn wait(&self) -> Exit {
+        self.exit.clone()
+    }
+
+    async fn console(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}

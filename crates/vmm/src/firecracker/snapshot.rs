@@ -1,0 +1,141 @@
+//! Snapshots: a directory with the memory, the device state, and a manifest that says what they fit.
+//!
+//! | file | content |
+//! |---|---|
+//! | `memory` | the guest's memory (holes for what it never touched) |
+//! | `state` | Firecracker's state of the devices, with a checksum |
+//! | `snapshot.json` | the [`Manifest`], written last |
+//!
+//! Firecracker writes only what the guest wrote since the snapshot before. So the directory of the VM has `memory` as
+//! it was then (all holes after a boot, the restored snapshot's file after a restore), and a new snapshot goes:
+//!
+//! ```text
+//!  memory ──copy, sharing blocks──→ memory.unfinished
+//!  memory removed                    │ Firecracker adds the pages that were written since, and writes state.unfinished
+//!                                    └─→ memory, and with the state into the directory of the snapshot
+//! ```
+//! Firecracker forgets which pages were written once it has been asked. If it fails, or this process dies before the
+//! new `memory` has its name, there is none, and the next snapshot is of all memory. A failure removes what it wrote to
+//! the directory of the snapshot. If this process dies, that has no manifest, and no one restores it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, blocking, in_file, must_be_empty, place, private_file};
+use crate::{Error, Result};
+
+use super::Name;
+use super::api::{SnapshotCreate, SnapshotType, State};
+use super::args::{MEMORY, STATE};
+use super::vm::Shared;
+
+pub(super) const MANIFEST: &str = "snapshot.json";
+
+/// Version of this layout.
+pub(super) const VERSION: u32 = 1;
+
+const NEW_MEMORY: &str = "memory.unfinished";
+const NEW_STATE: &str = "state.unfinished";
+
+/// Names in the directory of the VM, for as long as Firecracker writes.
+pub(super) const UNFINISHED: [&str; 2] = [NEW_MEMORY, NEW_STATE];
+
+/// What a snapshot fits, and how long its files are, so that a short one is noticed before a guest runs on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) version: u32,
+    pub(super) vmm: Name,
+    pub(super) vcpus: u32,
+    pub(super) memory_mb: u32,
+    pub(super) net: bool,
+    pub(super) state_bytes: u64,
+}
+
+/// Writes a snapshot into the empty directory `dir`.
+pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
+    let _alone = vm.busy.lock().await;
+    must_be_empty(&dir)?;
+    if vm.client.instance().await?.state == State::Running {
+        let reason = "the VM runs; pause it first".into();
+        return Err(Error::Refused { command: "snapshot".into(), reason });
+    }
+    let written = write_files(&vm, &dir).await;
+    for name in UNFINISHED {
+        files::remove(&vm.dir.join(name))?;
+    }
+    if written.is_err() {
+        for name in [MANIFEST, STATE, MEMORY] {
+            let _ = fs::remove_file(dir.join(name));
+        }
+    }
+    written
+}
+
+async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
+    let kind = begin(vm).await?;
+    let request =
+        SnapshotCreate { snapshot_type: kind, snapshot_path: NEW_STATE.into(), mem_file_path: NEW_MEMORY.into() };
+    vm.client.create_snapshot(&request).await.map_err(|error| in_its_words(error, &vm.dir))?;
+    let memory = vm.dir.join(MEMORY);
+    fs::rename(vm.dir.join(NEW_MEMORY), &memory).map_err(in_file("rename", &memory))?;
+    for (from, name) in [(memory, MEMORY), (vm.dir.join(NEW_STATE), STATE)] {
+        let to = dir.join(name);
+        blocking("write", &to.clone(), move || place(&from, &to)).await?;
+    }
+    let state_bytes = fs::metadata(dir.join(STATE)).map_err(in_file("measure", dir))?.len();
+    let (vcpus, memory_mb, net) = (vm.record.vcpus, vm.record.memory_mb, vm.record.net);
+    let manifest = Manifest { version: VERSION, vmm: Name::Firecracker, vcpus, memory_mb, net, state_bytes };
+    let path = dir.join(MANIFEST);
+    let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
+    blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
+}
+
+/// Makes the files that Firecracker writes to, readable for their owner only.
+async fn begin(vm: &Shared) -> Result<SnapshotType> {
+    let dir = vm.dir.clone();
+    let made = move || {
+        let (memory, new) = (dir.join(MEMORY), dir.join(NEW_MEMORY));
+        private_file(&dir.join(NEW_STATE))?;
+        if !memory.exists() {
+            return private_file(&new).map(|_| SnapshotType::Full);
+        }
+        linux::sparse::copy(&memory, &new)?;
+        fs::remove_file(memory)?;
+        Ok(SnapshotType::Diff)
+    };
+    blocking("make the files of a snapshot in", &vm.dir, made).await
+}
+
+/// Firecracker tells errors of the system in words only; that a disk is full is worth knowing.
+fn in_its_words(error: Error, dir: &Path) -> Error {
+    let Error::Refused { reason, .. } = &error else { return error };
+    match os_error(reason) {
+        Some(code) => in_file("write a snapshot in", dir)(io::Error::from_raw_os_error(code)),
+        None => error,
+    }
+}
+
+/// From `… (os error 28)` or `Os { code: 28, …`.
+fn os_error(text: &str) -> Option<i32> {
+    let at = ["(os error ", "Os { code: "].iter().find_map(|marker| text.split_once(marker))?.1;
+    at.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_are_found_in_words() {
+        assert_eq!(os_error("cannot write: No space left on device (os error 28)"), Some(28));
+        assert_eq!(os_error("WriteError(Os { code: 28, kind: StorageFull })"), Some(28));
+        assert_eq!(os_error("the VM is not paused"), None);
+        let refused = Error::Refused { command: "c".into(), reason: "full (os error 28)".into() };
+        let Error::Io { source, .. } = in_its_words(refused, Path::new("/vm")) else { panic!("an error of a file") };
+        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+    }
+}

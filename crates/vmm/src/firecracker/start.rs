@@ -1,0 +1,254 @@
+//! From a configuration, or from a directory with a living process, to a VM that is under control.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use linux::process::{Process, Spawn};
+use serde_json::json;
+
+use crate::files::{in_file, private_file};
+use crate::process::{self, OOM_SCORE_ADJ, ended};
+use crate::{DiskFormat, Error, Net, Result, Vm, VmConfig, record, starts};
+
+use super::api::{
+    Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics, MmdsConfig, MmdsVersion,
+    NetworkInterface, Serial, State,
+};
+use super::args::{
+    self, CONSOLE, DISK, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, METRICS_FILE, NIC, STATE, STDERR, command_line,
+};
+use super::client::{Client, SOCKET};
+use super::pipe::Pipe;
+use super::vm::FirecrackerVm;
+use super::{Host, Name, Record, end, over, snapshot};
+
+/// Time from the start of Firecracker to its first answer. It takes some 20 ms; an overloaded host much longer.
+const START: Duration = Duration::from_secs(60);
+
+/// How often a starting Firecracker is tried. Short, since every create waits for it.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// Time that a Firecracker whose connection broke has to be gone.
+const GONE: Duration = Duration::from_secs(2);
+
+/// How often the guest is asked about its memory, seconds.
+const STATISTICS_INTERVAL_S: u16 = 10;
+
+/// A Firecracker whose guest has not run yet, or was found.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) dir: PathBuf,
+    pub(super) process: Arc<Process>,
+    pub(super) record: Record,
+    pub(super) client: Client,
+    pub(super) console: Pipe,
+    pub(super) metrics: Pipe,
+}
+
+impl Started {
+    /// Ends the process after a failure, and tells the failure; that the process ended by itself is one of its own.
+    pub(super) async fn fail(self, error: Error) -> Error {
+        let gone = matches!(error, Error::Io { .. })
+            && tokio::time::timeout(GONE, ended(&self.process)).await.is_ok_and(|ended| ended.is_ok());
+        if let Err(second) = process::end(self.process).await {
+            tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
+        }
+        if gone { ended_early(&self.dir) } else { error }
+    }
+}
+
+fn ended_early(dir: &Path) -> Error {
+    Error::EndedEarly { program: "firecracker".into(), stderr: end::words(dir) }
+}
+
+pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> {
+    check(&config).await?;
+    let links = [(KERNEL, &config.kernel), (INITRAMFS, &config.initramfs), (DISK, &config.disk.path)];
+    for (_, path) in links {
+        File::open(path).map_err(in_file("open", path))?;
+    }
+    prepare(&config.dir, &links)?;
+    // All holes: what the first snapshot adds the written pages to.
+    let memory = config.dir.join(MEMORY);
+    private_file(&memory)
+        .and_then(|file| file.set_len(u64::from(config.memory_mb) << 20))
+        .map_err(in_file("make", &memory))?;
+    let started = launch(&host, &config).await?;
+    match configure(&started.client, &host, &config).await {
+        Ok(()) => Ok(FirecrackerVm::new(started)),
+        Err(error) => Err(started.fail(error).await),
+    }
+}
+
+/// Refuses what Firecracker would take for "as you like", and a directory whose VM would lose its files.
+pub(super) async fn check(config: &VmConfig) -> Result<()> {
+    if config.disk.format != DiskFormat::Raw {
+        let reason = format!("Firecracker has raw disks only, and this one is {:?}", config.disk.format);
+        return Err(Error::Refused { command: "the start of a VM".into(), reason });
+    }
+    starts::check::<Record>(config).await
+}
+
+/// Takes away what an earlier VM in this directory left, and puts there what Firecracker opens, under its fixed names.
+pub(super) fn prepare(dir: &Path, links: &[(&str, &PathBuf)]) -> Result<()> {
+    let made = || -> io::Result<()> {
+        record::remove(dir)?;
+        let left = [SOCKET, LOG, STDERR, KERNEL, INITRAMFS, DISK, MEMORY, STATE, METRICS_FILE];
+        for name in left.into_iter().chain(snapshot::UNFINISHED) {
+            match fs::remove_file(dir.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        links.iter().try_for_each(|(name, path)| symlink(path, dir.join(name)))
+    };
+    made().map_err(in_file("prepare", dir))
+}
+
+/// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no process is left.
+pub(super) async fn launch(host: &Host, config: &VmConfig) -> Result<Started> {
+    let dir = config.dir.clone();
+    let pipe = |name| Pipe::make(&dir.join(name)).map_err(in_file("make a pipe in", &dir));
+    let (console, metrics) = (pipe(CONSOLE)?, pipe(METRICS)?);
+    let spawn = Spawn {
+        program: host.program.clone(),
+        args: command_line(config),
+        netns: config.net.as_ref().map(|net| net.netns.clone()),
+        log: Some(dir.join(STDERR)),
+        cwd: Some(dir.clone()),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+    };
+    let process = Arc::new(process::start(spawn, config, "FIRECRACKER_BIN must be the path of the program").await?);
+    let record = Record {
+        identity: process.identity().clone(),
+        vmm: Name::Firecracker,
+        vcpus: config.vcpus,
+        memory_mb: config.memory_mb,
+        net: config.net.is_some(),
+    };
+    let client = Client::new(&dir);
+    let written = record::write(&record, &dir).map_err(in_file("write vm.json in", &dir));
+    let started = Started { dir, process, record, client, console, metrics };
+    let ready = async {
+        written?;
+        answer(&started).await?;
+        direct_output(&started.client).await
+    };
+    match ready.await {
+        Ok(()) => Ok(started),
+        Err(error) => Err(started.fail(error).await),
+    }
+}
+
+/// Waits until Firecracker serves its socket.
+async fn answer(started: &Started) -> Result<()> {
+    let deadline = Instant::now() + START;
+    while let Err(error) = started.client.instance().await {
+        let gone = started.process.has_ended().map_err(in_file("watch", &started.dir))?;
+        if gone.is_some() {
+            return Err(ended_early(&started.dir));
+        }
+        if Instant::now() >= deadline {
+            tracing::debug!(%error, dir = %started.dir.display(), "Firecracker does not answer");
+            return Err(Error::Timeout { command: "the first request".into(), seconds: START.as_secs() });
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    Ok(())
+}
+
+/// Before a boot as well as before a restore.
+async fn direct_output(client: &Client) -> Result<()> {
+    client.serial(&Serial { serial_out_path: CONSOLE.into(), rate_limiter: None }).await?;
+    client.metrics(&Metrics { metrics_path: METRICS.into() }).await
+}
+
+async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()> {
+    client.machine_config(&machine(config)).await?;
+    if let Some(template) = &host.cpu_template {
+        client.cpu_config(template).await?;
+    }
+    let boot_source = BootSource {
+        kernel_image_path: KERNEL.into(),
+        initrd_path: Some(INITRAMFS.into()),
+        boot_args: Some(args::kernel_args(config)),
+    };
+    client.boot_source(&boot_source).await?;
+    client.drive(&drive()).await?;
+    if let Some(net) = &config.net {
+        client.network_interface(&nic(net)).await?;
+        let interfaces = MmdsConfig { version: MmdsVersion::V2, network_interfaces: vec![NIC.into()] };
+        client.mmds_config(&interfaces).await?;
+        instance_data(client, config).await?;
+    }
+    client.entropy(&Entropy::default()).await?;
+    // Holds nothing back; it is there for what the guest says of its memory.
+    let balloon = Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: STATISTICS_INTERVAL_S };
+    client.balloon(&balloon).await?;
+    client.action(Action::InstanceStart).await
+}
+
+fn machine(config: &VmConfig) -> MachineConfig {
+    MachineConfig {
+        vcpu_count: config.vcpus,
+        mem_size_mib: config.memory_mb,
+        smt: false,
+        track_dirty_pages: true,
+        huge_pages: HugePages::None,
+    }
+}
+
+fn drive() -> Drive {
+    Drive {
+        drive_id: DISK.into(),
+        path_on_host: DISK.into(),
+        is_root_device: false,
+        is_read_only: false,
+        // A guest that has flushed its writes has been told that they are safe.
+        cache_type: CacheType::Writeback,
+        rate_limiter: None,
+    }
+}
+
+fn nic(net: &Net) -> NetworkInterface {
+    let mac: Vec<String> = net.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    NetworkInterface {
+        iface_id: NIC.into(),
+        host_dev_name: net.tap.clone(),
+        guest_mac: Some(mac.join(":")),
+        rx_rate_limiter: None,
+        tx_rate_limiter: None,
+    }
+}
+
+/// What the guest can read of itself at the address of cloud metadata. Not part of a snapshot.
+pub(super) async fn instance_data(client: &Client, config: &VmConfig) -> Result<()> {
+    client.mmds(&json!({"name": config.name, "vcpus": config.vcpus, "memory_mb": config.memory_mb})).await
+}
+
+/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
+/// did not get to know that it exists.
+pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<Box<dyn Vm>>> {
+    let (process, client) = (Arc::new(process), Client::new(&dir));
+    // It may be busy with a request of who had it before us, as long as that takes.
+    let instance = tokio::select! {
+        instance = client.instance() => instance,
+        _ = ended(&process) => return over::find(&dir).await,
+    };
+    match instance {
+        Ok(instance) if instance.state == State::NotStarted => {
+            process::end(process).await?;
+            return Ok(None);
+        }
+        Ok(_) => {}
+        Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => return over::find(&dir).await,
+        Err(error) => return Err(error),
+    }
+    let open = |name| Pipe::open(&dir.join(name)).map_err(in_file("open a pipe in", &dir));
+    let (console, metrics) = (open(CONSOLE)?, open(METRICS)?);
+    Ok(Some(Box::new(FirecrackerVm::new(Started { dir, process, record, client, console, metrics }))))
+}

@@ -1,0 +1,241 @@
+//! One VM, and the task that watches it.
+//!
+//! ```text
+//!             the console says that the kernel has halted, and no vCPU runs
+//!  watching ──────────────────────────────────────────→ kill Firecracker ──→ exited
+//!     │ ↺ console and metrics are read                                          ↑
+//!     └────────────── process ended by itself: read what is left ───────────────┘
+//! ```
+//! The task owns the decision about [`Exit`]; everybody else reads it. It reads the console as it comes, so that the
+//! newest output is what is kept. If this program dies, output that nobody has asked for is lost with it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use linux::process::Process;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::console::Console;
+use crate::process::{ended, to_the_end};
+use crate::{Error, Exit, GuestMemory, Result, Vm};
+
+use super::api::VmUpdate;
+use super::args::{LOG, METRICS_FILE};
+use super::client::Client;
+use super::pipe::{Metrics, Pipe};
+use super::start::Started;
+use super::{Record, end, halt, snapshot};
+
+/// Time for requests that Firecracker does at once; long, since an overloaded host is no reason to fail.
+const PROMPT: Duration = Duration::from_secs(30);
+
+/// Time in which the watcher notices the end of a process whose connection broke.
+const NOTICE: Duration = Duration::from_secs(2);
+
+/// How often the size of the log is looked at; disk space that it may take, and what is kept of more, bytes.
+const TIDY: Duration = Duration::from_secs(60);
+const LOG_LIMIT: u64 = 256 * 1024;
+const LOG_KEPT: u64 = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct FirecrackerVm {
+    shared: Arc<Shared>,
+    exit: watch::Receiver<Option<Exit>>,
+    watcher: AbortHandle,
+}
+
+/// What the VM and its watcher both use.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) record: Record,
+    pub(super) client: Client,
+    process: Arc<Process>,
+    console: Pipe,
+    metrics: Pipe,
+    heard: Mutex<Console>,
+    /// Held by whatever changes the VM, so that no short request has to wait behind a long one.
+    pub(super) busy: tokio::sync::Mutex<()>,
+}
+
+impl FirecrackerVm {
+    pub(super) fn new(started: Started) -> Self {
+        let Started { dir, process, record, client, console, metrics } = started;
+        let (heard, busy) = (Mutex::default(), tokio::sync::Mutex::default());
+        let shared = Arc::new(Shared { dir, record, client, process, console, metrics, heard, busy });
+        let (sender, exit) = watch::channel(None);
+        let watcher = Arc::clone(&shared);
+        let watcher = tokio::spawn(async move {
+            let exit = watcher.watch().await;
+            sender.send_replace(Some(exit));
+        });
+        Self { shared, exit, watcher: watcher.abort_handle() }
+    }
+
+    async fn update(&self, update: VmUpdate) -> Result<()> {
+        let _alone = self.shared.busy.lock().await;
+        prompt("PATCH /vm", self.shared.client.vm(update)).await
+    }
+
+    /// The answer, unless the VM ends before it: then that is what there is to say.
+    async fn unless_ended<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut exit = self.exit.clone();
+        let answer = tokio::select! {
+            answer = answer => answer,
+            _ = exit.wait_for(Option::is_some) => return Err(Error::Ended),
+        };
+        // A connection breaks a moment before the process is gone.
+        let broken = matches!(answer, Err(Error::Io { .. }));
+        if broken && tokio::time::timeout(NOTICE, exit.wait_for(Option::is_some)).await.is_ok() {
+            return Err(Error::Ended);
+        }
+        answer
+    }
+}
+
+async fn prompt<T>(command: &str, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let elapsed = Error::Timeout { command: command.into(), seconds: PROMPT.as_secs() };
+    tokio::time::timeout(PROMPT, answer).await.unwrap_or(Err(elapsed))
+}
+
+impl Shared {
+    fn heard(&self) -> MutexGuard<'_, Console> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what is in the pipe to us. In one piece, or two readers could change its order.
+    fn drain(&self) -> std::io::Result<()> {
+        let mut heard = self.heard();
+        self.console.read_now(|output| heard.push(output))
+    }
+
+    async fn watch(&self) -> Exit {
+        let ended = ended(&self.process);
+        tokio::pin!(ended);
+        let mut metrics = Metrics::new(self.dir.join(METRICS_FILE));
+        let mut tidy = tokio::time::interval(TIDY);
+        loop {
+            tokio::select! {
+                how = &mut ended => {
+                    self.take_the_rest(&mut metrics);
+                    return end::explain(how, &self.dir, &mut self.heard());
+                }
+                read = self.console.when_readable(|| self.drain()) => {
+                    report(read, "the console cannot be read");
+                    if self.has_halted().await {
+                        report(self.process.kill(), "a Firecracker whose guest halted cannot be ended");
+                        report((&mut ended).await.map(drop), "the end of Firecracker cannot be watched");
+                        self.take_the_rest(&mut metrics);
+                        return Exit::Shutdown;
+                    }
+                }
+                read = self.metrics.when_readable(|| self.measure(&mut metrics)) => {
+                    report(read, "the metrics cannot be kept");
+                }
+                _ = tidy.tick() => report(self.tidy(), "the log cannot be kept small"),
+            }
+        }
+    }
+
+    fn take_the_rest(&self, metrics: &mut Metrics) {
+        report(self.drain(), "the last of the console cannot be read");
+        report(self.measure(metrics), "the last metrics cannot be kept");
+    }
+
+    fn measure(&self, metrics: &mut Metrics) -> std::io::Result<()> {
+        let mut kept = Ok(());
+        self.metrics.read_now(|output| {
+            if kept.is_ok() {
+                kept = metrics.push(output);
+            }
+        })?;
+        kept
+    }
+
+    fn tidy(&self) -> std::io::Result<()> {
+        let log = self.dir.join(LOG);
+        if linux::file::allocated_bytes(&log)? > LOG_LIMIT {
+            linux::file::free_beginning(&log, LOG_KEPT)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the kernel said so, and it is true.
+    async fn has_halted(&self) -> bool {
+        let said = self.heard().is_halted();
+        if said && !halt::is_true(self.process.pid()).await {
+            self.heard().forget_halt();
+            return false;
+        }
+        said
+    }
+}
+
+fn report(done: std::io::Result<()>, what: &'static str) {
+    if let Err(error) = done {
+        tracing::warn!(%error, "{what}");
+    }
+}
+
+#[async_trait]
+impl Vm for FirecrackerVm {
+    fn pid(&self) -> u32 {
+        self.shared.process.pid()
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.unless_ended(self.update(VmUpdate::Paused)).await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.unless_ended(self.update(VmUpdate::Resumed)).await
+    }
+
+    async fn snapshot(&self, dir: &Path) -> Result<()> {
+        let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned());
+        self.unless_ended(to_the_end(writing)).await
+    }
+
+    async fn kill(&self) -> Result<()> {
+        let failed = |source| Error::Io { action: "end the Firecracker in", path: self.shared.dir.clone(), source };
+        self.shared.process.kill().map_err(failed)?;
+        self.wait().await;
+        Ok(())
+    }
+
+    async fn wait(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or_else(watcher_gone),
+            Err(_closed) => watcher_gone(),
+        }
+    }
+
+    async fn console(&self) -> Vec<u8> {
+        report(self.shared.drain(), "the console cannot be read");
+        self.shared.heard().take()
+    }
+
+    async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
+        let _alone = self.shared.busy.lock().await;
+        let asked = prompt("GET /balloon/statistics", self.shared.client.balloon_statistics());
+        let said = self.unless_ended(asked).await?;
+        let of = |total, available| GuestMemory { total, available };
+        Ok(said.total_memory.zip(said.available_memory).map(|(total, available)| of(total, available)))
+    }
+}
+
+/// Only when the runtime is shutting down, or the watcher panicked.
+fn watcher_gone() -> Exit {
+    Exit::Vmm("the task that watches it is gone".into())
+}
+
+impl Drop for FirecrackerVm {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
