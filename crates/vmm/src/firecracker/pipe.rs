@@ -92,7 +92,7 @@ mod tests {
         let pipe = Pipe::make(&path).unwrap();
         let mut writer = linux::fifo::open(&path).unwrap();
         writer.write_all(b"one").unwrap();
-        let mut got = Vec::new();
+        let mut got: Vec<u8> = Vec::new();
         pipe.when_readable(|| pipe.read_now(|bytes| got.extend(bytes))).await.unwrap();
         pipe.read_now(|bytes| got.extend(bytes)).unwrap();
         assert_eq!(got, b"one");
