@@ -1,7 +1,6 @@
 //! Firecracker's command line, and the kernel's. Pure: the same input gives the same arguments.
 //!
-//! Everything that Firecracker opens has a fixed name in the directory of its VM, which is its working directory: a
-//! snapshot holds such names, and fits any other directory that way.
+//! The names in a snapshot are relative to the working directory, so it fits any other directory.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -11,17 +10,17 @@ use crate::VmConfig;
 
 use super::client::SOCKET;
 
-/// Names in the directory of a VM.
+/// Names in the directory of the VM.
 pub(super) const LOG: &str = "firecracker.log";
 pub(super) const STDERR: &str = "stderr.log";
 pub(super) const CONSOLE: &str = "console";
 pub(super) const METRICS: &str = "metrics";
 pub(super) const METRICS_FILE: &str = "metrics.json";
-pub(super) const KERNEL: &str = "kernel";
-pub(super) const INITRAMFS: &str = "initramfs";
-pub(super) const DISK: &str = "disk";
 pub(super) const MEMORY: &str = "memory";
 pub(super) const STATE: &str = "state";
+
+/// Name in Firecracker's working directory.
+pub(super) const DISK: &str = "disk";
 
 /// The guest's one network interface.
 pub(super) const NIC: &str = "eth0";
@@ -32,9 +31,9 @@ const ID_LIMIT: usize = 64;
 /// What comes after the last separator tells the Firecracker of the VM in `dir` from every other process; Firecracker
 /// itself ignores it.
 pub(super) fn command_line(config: &VmConfig) -> Vec<OsString> {
-    let id = id(&config.name);
-    let own = ["--id", &id, "--api-sock", SOCKET, "--log-path", LOG, "--level", "Info", "--"];
-    own.into_iter().map(OsString::from).chain([config.dir.clone().into_os_string()]).collect()
+    let (id, log) = (id(&config.name), config.dir.join(LOG));
+    let first = ["--id", &id, "--api-sock", SOCKET, "--level", "Info", "--log-path"].map(OsString::from);
+    first.into_iter().chain([log.into(), "--".into(), config.dir.clone().into()]).collect()
 }
 
 pub(super) fn is_of(cmdline: &[u8], dir: &Path) -> bool {
@@ -78,8 +77,9 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw },
+            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
             net: None,
+            jail: None,
         }
     }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use linux::process::Process;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
@@ -23,7 +24,7 @@ use super::api::{
     Metrics, MmdsConfig, NetworkInterface, Serial, SnapshotCreate, SnapshotLoad, VmUpdate,
 };
 
-/// Name of the socket in the directory of its VM.
+/// Name of the socket in its directory.
 pub const SOCKET: &str = "api.sock";
 
 /// Longest answer that is read, bytes: a guest that has taken over its Firecracker writes what it likes.
@@ -33,6 +34,8 @@ const ANSWER_LIMIT: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Client {
     dir: PathBuf,
+    /// The only process that may answer, if it is known.
+    server: Option<u32>,
 }
 
 /// Body of an answer that is an error.
@@ -48,7 +51,13 @@ struct Fault {
 impl Client {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), server: None }
+    }
+
+    /// Speaks to that process only: it could have put another's socket in place of its own.
+    #[must_use]
+    pub fn of(dir: impl Into<PathBuf>, process: &Process) -> Self {
+        Self { dir: dir.into(), server: Some(process.pid()) }
     }
 
     pub async fn instance(&self) -> Result<InstanceInfo> {
@@ -164,6 +173,10 @@ impl Client {
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> io::Result<(StatusCode, Bytes)> {
         let socket = UnixStream::connect(short(&self.dir)?.path(SOCKET)).await?;
+        let answers = socket.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+        if self.server.is_some() && answers != self.server {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else answers on the socket"));
+        }
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
         let request = Request::builder()

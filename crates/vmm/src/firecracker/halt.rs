@@ -61,7 +61,7 @@ mod tests {
     #[tokio::test]
     async fn a_vcpu_that_wakes_up_now_and_then_has_not_halted() {
         let pid = std::process::id();
-        vcpu(|| std::thread::park());
+        vcpu(std::thread::park);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(is_true(pid).await);
         vcpu(|| std::thread::sleep(Duration::from_millis(20)));

@@ -1,14 +1,18 @@
 //! The firecracker driver: one `firecracker` per VM, spoken to over HTTP on its Unix socket.
 //!
-//! On disk, in the directory of a VM, which is the working directory of its process:
+//! On disk, in the directory of a VM:
 //!
 //! | file | written | by |
 //! |---|---|---|
-//! | `kernel`, `initramfs`, `disk` | before the start | us: links to what is booted from; after a restore only `disk` |
-//! | `memory`, `state` | see [`snapshot`] | us or Firecracker (mode 0600) |
-//! | `console`, `metrics` | before the start | us: pipes that Firecracker writes to |
-//! | `firecracker.log`, `stderr.log` | at the start | Firecracker |
-//! | `api.sock` | at the start | Firecracker |
+//! | `memory` | see [`snapshot`] and [`restore`] | us (mode 0600) |
+//! | `state` | before a restore | us (mode 0600) |
+//! | `console`, `metrics` | before the start | us: pipes of Firecracker's user, that it writes to |
+//! | `firecracker.log` | before the start | us, for Firecracker to write to |
+//! | `stderr.log` | at the start | Firecracker's standard error |
+//! | `run/` | before the start | us; where Firecracker can make files, and its working directory |
+//! | `run/disk` | before the start | us: a link to the disk, whose name is in snapshots |
+//! | `run/api.sock` | at the start | Firecracker |
+//! | `run/memory.unfinished`, `run/state.unfinished` | during a snapshot | Firecracker |
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
 //! | `metrics.json` | once a minute | us: the newest metrics |
 //!

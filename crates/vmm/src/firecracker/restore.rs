@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::files::in_file;
+use crate::files::{blocking, in_file};
 use crate::{Error, Result, VmConfig};
 
 use super::api::{MemoryBackend, NetworkOverride, SnapshotLoad};
-use super::args::{DISK, MEMORY, NIC, STATE};
+use super::args::{MEMORY, NIC, STATE};
 use super::snapshot::{MANIFEST, Manifest, VERSION};
 use super::start::{Started, check, instance_data, launch, prepare};
 use super::vm::FirecrackerVm;
@@ -21,28 +21,29 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     fits(&config, &snapshot)?;
     let disk = &config.disk.path;
     File::open(disk).map_err(in_file("open", disk))?;
-    prepare(&config.dir, &[(DISK, disk)])?;
+    prepare(&config)?;
     for name in [MEMORY, STATE] {
-        let (from, to) = (snapshot.join(name), config.dir.join(name));
-        link(&from, &to).map_err(in_file("link", &from))?;
+        let (from, to, shared) = (snapshot.join(name), config.dir.join(name), config.jail.is_none());
+        blocking("take from the snapshot", &from.clone(), move || take(&from, &to, shared)).await?;
     }
-    let started = launch(&host, &config).await?;
+    let started = launch(&host, &config, &[MEMORY, STATE]).await?;
     match load(&started, &config, &snapshot).await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
         Err(error) => Err(started.fail(error).await),
     }
 }
 
-/// A private mapping writes nothing to the memory, so it is the snapshot's own file.
-fn link(from: &Path, to: &Path) -> io::Result<()> {
-    fs::hard_link(from, to).or_else(|_| symlink(from, to))
+/// A private mapping writes nothing to the memory, so it can be the snapshot's own file. A Firecracker in a jail is a
+/// user of its own, to whom that does not belong: it gets a copy, by shared blocks where the file system can.
+fn take(from: &Path, to: &Path, shared: bool) -> io::Result<()> {
+    if shared { fs::hard_link(from, to).or_else(|_| symlink(from, to)) } else { linux::sparse::copy(from, to) }
 }
 
 async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<()> {
     let taps = config.net.iter().map(|net| NetworkOverride { iface_id: NIC.into(), host_dev_name: net.tap.clone() });
     let request = SnapshotLoad {
-        snapshot_path: STATE.into(),
-        mem_backend: MemoryBackend::File(MEMORY.into()),
+        snapshot_path: started.dir.join(STATE),
+        mem_backend: MemoryBackend::File(started.dir.join(MEMORY)),
         track_dirty_pages: true,
         resume_vm: false,
         network_overrides: taps.collect(),

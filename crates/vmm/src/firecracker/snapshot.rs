@@ -10,22 +10,24 @@
 //! it was then (all holes after a boot, the restored snapshot's file after a restore), and a new snapshot goes:
 //!
 //! ```text
-//!  memory ──copy, sharing blocks──→ memory.unfinished
-//!  memory removed                    │ Firecracker adds the pages that were written since, and writes state.unfinished
+//!  memory ──copy, sharing blocks──→ run/memory.unfinished
+//!  memory removed                    │ Firecracker adds the pages that were written since, and writes the state
 //!                                    └─→ memory, and with the state into the directory of the snapshot
 //! ```
 //! Firecracker forgets which pages were written once it has been asked. If it fails, or this process dies before the
 //! new `memory` has its name, there is none, and the next snapshot is of all memory. A failure removes what it wrote to
 //! the directory of the snapshot. If this process dies, that has no manifest, and no one restores it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, blocking, in_file, must_be_empty, place, private_file};
+use crate::files::{self, blocking, in_file, must_be_empty, place};
+use crate::jail::RUN;
 use crate::{Error, Result};
 
 use super::Name;
@@ -38,11 +40,9 @@ pub(super) const MANIFEST: &str = "snapshot.json";
 /// Version of this layout.
 pub(super) const VERSION: u32 = 1;
 
+/// Names in Firecracker's working directory, for as long as it writes.
 const NEW_MEMORY: &str = "memory.unfinished";
 const NEW_STATE: &str = "state.unfinished";
-
-/// Names in the directory of the VM, for as long as Firecracker writes.
-pub(super) const UNFINISHED: [&str; 2] = [NEW_MEMORY, NEW_STATE];
 
 /// What a snapshot fits, and how long its files are, so that a short one is noticed before a guest runs on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +64,8 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
         return Err(Error::Refused { command: "snapshot".into(), reason });
     }
     let written = write_files(&vm, &dir).await;
-    for name in UNFINISHED {
-        files::remove(&vm.dir.join(name))?;
+    for name in [NEW_MEMORY, NEW_STATE] {
+        files::remove(&vm.dir.join(RUN).join(name))?;
     }
     if written.is_err() {
         for name in [MANIFEST, STATE, MEMORY] {
@@ -80,10 +80,12 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     let request =
         SnapshotCreate { snapshot_type: kind, snapshot_path: NEW_STATE.into(), mem_file_path: NEW_MEMORY.into() };
     vm.client.create_snapshot(&request).await.map_err(|error| in_its_words(error, &vm.dir))?;
-    let memory = vm.dir.join(MEMORY);
-    fs::rename(vm.dir.join(NEW_MEMORY), &memory).map_err(in_file("rename", &memory))?;
-    for (from, name) in [(memory, MEMORY), (vm.dir.join(NEW_STATE), STATE)] {
-        let to = dir.join(name);
+    for (new, name) in [(NEW_MEMORY, MEMORY), (NEW_STATE, STATE)] {
+        let own = vm.dir.join(name);
+        take(&vm.dir.join(RUN).join(new), &own).map_err(in_file("take", &own))?;
+    }
+    for name in [MEMORY, STATE] {
+        let (from, to) = (vm.dir.join(name), dir.join(name));
         blocking("write", &to.clone(), move || place(&from, &to)).await?;
     }
     let state_bytes = fs::metadata(dir.join(STATE)).map_err(in_file("measure", dir))?.len();
@@ -94,20 +96,43 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
 }
 
-/// Makes the files that Firecracker writes to, readable for their owner only.
+/// Makes the files that Firecracker writes to, which only its user can read.
 async fn begin(vm: &Shared) -> Result<SnapshotType> {
-    let dir = vm.dir.clone();
+    let (memory, run) = (vm.dir.join(MEMORY), vm.dir.join(RUN));
     let made = move || {
-        let (memory, new) = (dir.join(MEMORY), dir.join(NEW_MEMORY));
-        private_file(&dir.join(NEW_STATE))?;
-        if !memory.exists() {
-            return private_file(&new).map(|_| SnapshotType::Full);
-        }
-        linux::sparse::copy(&memory, &new)?;
-        fs::remove_file(memory)?;
-        Ok(SnapshotType::Diff)
+        let user = fs::metadata(&run)?.uid();
+        let [new_memory, new_state] = [NEW_MEMORY, NEW_STATE].map(|name| run.join(name));
+        let kind = if memory.exists() {
+            linux::sparse::copy(&memory, &new_memory)?;
+            fs::remove_file(memory)?;
+            SnapshotType::Diff
+        } else {
+            new_file(&new_memory)?;
+            SnapshotType::Full
+        };
+        new_file(&new_state)?;
+        // Whatever is there by now: what a link leads to stays as it is.
+        lchown(new_memory, Some(user), None)?;
+        lchown(new_state, Some(user), None)?;
+        Ok(kind)
     };
     blocking("make the files of a snapshot in", &vm.dir, made).await
+}
+
+/// Writes to no file that is there already: Firecracker could have put a link in its place.
+fn new_file(path: &Path) -> io::Result<()> {
+    File::options().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+/// Makes a file ours that was Firecracker's. It could have put anything in its place, such as a link.
+fn take(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    if !fs::symlink_metadata(to)?.is_file() {
+        fs::remove_file(to)?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "Firecracker has put something else in its place"));
+    }
+    let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
+    lchown(to, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Firecracker tells errors of the system in words only; that a disk is full is worth knowing.
@@ -128,6 +153,21 @@ fn os_error(text: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_firecracker_wrote_is_taken_only_if_it_is_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [new, own, secret] = ["new", "own", "secret"].map(|name| dir.path().join(name));
+        fs::write(&secret, b"of the host").unwrap();
+        new_file(&new).unwrap();
+        assert!(new_file(&new).is_err());
+        take(&new, &own).unwrap();
+        assert!(own.exists() && !new.exists());
+        std::os::unix::fs::symlink(&secret, &new).unwrap();
+        assert!(new_file(&new).is_err());
+        assert!(take(&new, &own).is_err());
+        assert!(!own.exists() && fs::read(&secret).unwrap() == b"of the host");
+    }
 
     #[test]
     fn errors_of_the_system_are_found_in_words() {

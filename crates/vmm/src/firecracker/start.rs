@@ -11,6 +11,7 @@ use linux::process::{Process, Spawn};
 use serde_json::json;
 
 use crate::files::{in_file, private_file};
+use crate::jail::{self, Needs, RUN};
 use crate::process::{self, OOM_SCORE_ADJ, ended};
 use crate::{DiskFormat, Error, Net, Result, Vm, VmConfig, record, starts};
 
@@ -18,13 +19,11 @@ use super::api::{
     Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics, MmdsConfig, MmdsVersion,
     NetworkInterface, Serial, State,
 };
-use super::args::{
-    self, CONSOLE, DISK, INITRAMFS, KERNEL, LOG, MEMORY, METRICS, METRICS_FILE, NIC, STATE, STDERR, command_line,
-};
-use super::client::{Client, SOCKET};
+use super::args::{self, CONSOLE, DISK, LOG, MEMORY, METRICS, METRICS_FILE, NIC, STATE, STDERR, command_line};
+use super::client::Client;
 use super::pipe::Pipe;
 use super::vm::FirecrackerVm;
-use super::{Host, Name, Record, end, over, snapshot};
+use super::{Host, Name, Record, end, over};
 
 /// Time from the start of Firecracker to its first answer. It takes some 20 ms; an overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
@@ -34,6 +33,9 @@ const RETRY: Duration = Duration::from_millis(2);
 
 /// Time that a Firecracker whose connection broke has to be gone.
 const GONE: Duration = Duration::from_secs(2);
+
+/// Memory that Firecracker takes besides the guest's, MiB: some five, and what it reads and writes of snapshots.
+const OVERHEAD_MB: u32 = 64;
 
 /// How often the guest is asked about its memory, seconds.
 const STATISTICS_INTERVAL_S: u16 = 10;
@@ -67,17 +69,16 @@ fn ended_early(dir: &Path) -> Error {
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> {
     check(&config).await?;
-    let links = [(KERNEL, &config.kernel), (INITRAMFS, &config.initramfs), (DISK, &config.disk.path)];
-    for (_, path) in links {
+    for path in [&config.kernel, &config.initramfs, &config.disk.path] {
         File::open(path).map_err(in_file("open", path))?;
     }
-    prepare(&config.dir, &links)?;
+    prepare(&config)?;
     // All holes: what the first snapshot adds the written pages to.
     let memory = config.dir.join(MEMORY);
     private_file(&memory)
         .and_then(|file| file.set_len(u64::from(config.memory_mb) << 20))
         .map_err(in_file("make", &memory))?;
-    let started = launch(&host, &config).await?;
+    let started = launch(&host, &config, &[]).await?;
     match configure(&started.client, &host, &config).await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
         Err(error) => Err(started.fail(error).await),
@@ -93,24 +94,27 @@ pub(super) async fn check(config: &VmConfig) -> Result<()> {
     starts::check::<Record>(config).await
 }
 
-/// Takes away what an earlier VM in this directory left, and puts there what Firecracker opens, under its fixed names.
-pub(super) fn prepare(dir: &Path, links: &[(&str, &PathBuf)]) -> Result<()> {
+/// Takes away what an earlier VM in this directory left, and makes what Firecracker opens under a fixed name.
+pub(super) fn prepare(config: &VmConfig) -> Result<()> {
+    let dir = &config.dir;
     let made = || -> io::Result<()> {
         record::remove(dir)?;
-        let left = [SOCKET, LOG, STDERR, KERNEL, INITRAMFS, DISK, MEMORY, STATE, METRICS_FILE];
-        for name in left.into_iter().chain(snapshot::UNFINISHED) {
+        for name in [LOG, STDERR, MEMORY, STATE, METRICS_FILE] {
             match fs::remove_file(dir.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        links.iter().try_for_each(|(name, path)| symlink(path, dir.join(name)))
+        private_file(&dir.join(LOG))?;
+        jail::make_run(config)?;
+        symlink(&config.disk.path, dir.join(RUN).join(DISK))
     };
     made().map_err(in_file("prepare", dir))
 }
 
 /// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no process is left.
-pub(super) async fn launch(host: &Host, config: &VmConfig) -> Result<Started> {
+/// `files` are names in the directory of the VM that it needs.
+pub(super) async fn launch(host: &Host, config: &VmConfig, files: &[&str]) -> Result<Started> {
     let dir = config.dir.clone();
     let pipe = |name| Pipe::make(&dir.join(name)).map_err(in_file("make a pipe in", &dir));
     let (console, metrics) = (pipe(CONSOLE)?, pipe(METRICS)?);
@@ -119,10 +123,14 @@ pub(super) async fn launch(host: &Host, config: &VmConfig) -> Result<Started> {
         args: command_line(config),
         netns: config.net.as_ref().map(|net| net.netns.clone()),
         log: Some(dir.join(STDERR)),
-        cwd: Some(dir.clone()),
+        cwd: Some(dir.join(RUN)),
         oom_score_adj: Some(OOM_SCORE_ADJ),
+        jail: None,
     };
-    let process = Arc::new(process::start(spawn, config, "FIRECRACKER_BIN must be the path of the program").await?);
+    let write = files.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
+    let needs = Needs { devices: vec!["/dev/kvm"], write, overhead_mb: OVERHEAD_MB };
+    let process =
+        Arc::new(process::start(spawn, config, needs, "FIRECRACKER_BIN must be the path of the program").await?);
     let record = Record {
         identity: process.identity().clone(),
         vmm: Name::Firecracker,
@@ -130,13 +138,13 @@ pub(super) async fn launch(host: &Host, config: &VmConfig) -> Result<Started> {
         memory_mb: config.memory_mb,
         net: config.net.is_some(),
     };
-    let client = Client::new(&dir);
+    let client = Client::of(dir.join(RUN), &process);
     let written = record::write(&record, &dir).map_err(in_file("write vm.json in", &dir));
     let started = Started { dir, process, record, client, console, metrics };
     let ready = async {
         written?;
         answer(&started).await?;
-        direct_output(&started.client).await
+        direct_output(&started).await
     };
     match ready.await {
         Ok(()) => Ok(started),
@@ -162,9 +170,10 @@ async fn answer(started: &Started) -> Result<()> {
 }
 
 /// Before a boot as well as before a restore.
-async fn direct_output(client: &Client) -> Result<()> {
-    client.serial(&Serial { serial_out_path: CONSOLE.into(), rate_limiter: None }).await?;
-    client.metrics(&Metrics { metrics_path: METRICS.into() }).await
+async fn direct_output(started: &Started) -> Result<()> {
+    let serial = Serial { serial_out_path: started.dir.join(CONSOLE), rate_limiter: None };
+    started.client.serial(&serial).await?;
+    started.client.metrics(&Metrics { metrics_path: started.dir.join(METRICS) }).await
 }
 
 async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()> {
@@ -173,8 +182,8 @@ async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()
         client.cpu_config(template).await?;
     }
     let boot_source = BootSource {
-        kernel_image_path: KERNEL.into(),
-        initrd_path: Some(INITRAMFS.into()),
+        kernel_image_path: config.kernel.clone(),
+        initrd_path: Some(config.initramfs.clone()),
         boot_args: Some(args::kernel_args(config)),
     };
     client.boot_source(&boot_source).await?;
@@ -233,7 +242,8 @@ pub(super) async fn instance_data(client: &Client, config: &VmConfig) -> Result<
 /// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
 /// did not get to know that it exists.
 pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<Box<dyn Vm>>> {
-    let (process, client) = (Arc::new(process), Client::new(&dir));
+    let client = Client::of(dir.join(RUN), &process);
+    let process = Arc::new(process);
     // It may be busy with a request of who had it before us, as long as that takes.
     let instance = tokio::select! {
         instance = client.instance() => instance,
