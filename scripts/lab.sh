@@ -23,20 +23,15 @@ memory=4096
 say() { printf '%s\n' "lab: $*"; }
 die() { say "$*" >&2; exit 1; }
 
-# Builds the test programs of the suites and lists them: CRATE TEST PROGRAM.
+# Builds the test programs of the suites and lists them.
 programs() {
-    local flags=() suite
+    local suite
     for suite in "$@"; do
         [[ " ${suites[*]} " == *" $suite "* ]] || die "no suite $suite; there are: ${suites[*]}"
-        flags+=(--test "${suite#*/}")
     done
     mkdir -p target/real-host
     [[ -x builds/envd ]] || scripts/build-envd.sh
-    # The same choice of targets as `make test`, so that nothing is built twice.
-    scripts/cargo.sh build --locked --workspace --all-targets "${flags[@]}" --message-format=json-render-diagnostics \
-        >target/real-host/cargo.json
-    python3 tests/lab/programs.py "$@" <target/real-host/cargo.json >target/real-host/list
-    rm target/real-host/cargo.json
+    scripts/test-programs.sh "$@" >target/real-host/list
 }
 
 # The disk with what is different in each run.

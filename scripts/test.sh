@@ -14,7 +14,11 @@ cargo=(scripts/cargo.sh test --locked --no-fail-fast --workspace)
 
 suite_crates() { "${cargo[@]}" --exclude e2e; }
 # One story at a time: each compares the host before and after.
-suite_stories() { "${cargo[@]}" --test stories -- --test-threads=1; }
+suite_stories() {
+    local program
+    program=$(scripts/test-programs.sh e2e/stories) || return
+    (cd tests/e2e && "${program##* }" --test-threads=1)
+}
 suite_api() { scripts/check-api.sh; }
 suite_scripts() { scripts/tests/run.sh; }
 suite_leftovers() {
