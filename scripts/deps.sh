@@ -16,7 +16,8 @@ declare -A purposes=(
     # What the host agent starts, and what prepares kernel and images.
     [run]='qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img nftables:nft mmdebstrap:mmdebstrap
         e2fsprogs:mke2fs kmod:depmod ca-certificates:'
-    [build]='build-essential:cc pkg-config:pkg-config'
+    # The last two for the crates that speak to the kernel's device mapper and loop driver: they read its headers.
+    [build]='build-essential:cc pkg-config:pkg-config libclang-dev: libdevmapper-dev:'
     # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
     [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv'
     [lint]='shellcheck:shellcheck'

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 
-suites=(hostd/host vmm/conformance)
+suites=(linux/devices hostd/devices hostd/host vmm/conformance)
 lab=$PWD/target/lab
 data=$PWD/target/testdata
 logs=$PWD/target/test-logs/lab

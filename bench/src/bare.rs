@@ -11,11 +11,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use guest_rpc::http::InitRequest;
-use hostd::disk::Backend;
+use hostd::disk::{self, Choice, Disks};
 use hostd::network::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, TAP};
 use linux::link::Links;
 use linux::process::{Process, Spawn};
 use linux::{netns, tap};
+use model::SandboxId;
 use tokio_util::sync::CancellationToken;
 use vmm::GUEST_IP;
 
@@ -36,6 +37,8 @@ pub struct Bare {
     command: Command,
     image: PathBuf,
     dir: PathBuf,
+    /// Whose disk it is, as far as the host's kernel is concerned.
+    id: SandboxId,
     log: PathBuf,
     cancelled: CancellationToken,
 }
@@ -51,7 +54,7 @@ impl Bare {
         netns::enter(NETNS, furnish).context("cannot make the network of bare machines")?;
         let dir = place.run().join("bare");
         let log = place.run().join("bare.log");
-        Ok(Self { command, image: place.image(), dir, log, cancelled: cancelled.clone() })
+        Ok(Self { command, image: place.image(), dir, id: SandboxId::random(), log, cancelled: cancelled.clone() })
     }
 
     /// A machine from nothing to the end of its first program, with a `look` at its process while it runs.
@@ -81,6 +84,7 @@ impl Bare {
         let took = began.elapsed();
         let looked = first.and_then(|()| look(process.pid()));
         end(&process)?;
+        self.disks()?.remove(&self.id, &self.dir)?;
         fs::remove_dir_all(&self.dir)?;
         Ok((took, looked?))
     }
@@ -90,10 +94,16 @@ impl Bare {
         // As the VMM has it: its working directory in that of its VM.
         let run = self.dir.join("vm/run");
         fs::create_dir_all(&run)?;
-        Backend::choose(&self.dir)?.create(&self.image, &self.dir)?;
-        let args = self.command.args_for(&self.dir).into_iter().map(Into::into).collect();
+        let bytes = disk::size_bytes(&self.image, None)?;
+        self.disks()?.create(&self.id, &self.image, &self.dir, bytes)?;
+        let args = self.command.args_for(&self.dir, &self.id).into_iter().map(Into::into).collect();
         let program = self.command.program.clone();
         Ok(Spawn { program, args, cwd: Some(run), log: Some(self.log.clone()), ..Spawn::default() })
+    }
+
+    /// Of the kind that the platform chose.
+    fn disks(&self) -> anyhow::Result<Disks> {
+        Ok(Disks::new(&self.dir, disk::choose(Choice::Auto, &self.dir, Some(&self.image), true)?)?)
     }
 
     async fn first_program(&self) -> anyhow::Result<()> {

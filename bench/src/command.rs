@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use hostd::disk::device_name;
+use model::SandboxId;
 
 /// As it stands in `/proc/PID/cmdline`.
 #[derive(Debug, Clone)]
@@ -45,11 +47,13 @@ impl Command {
         Ok(Self { program, args: words.collect(), dir: dir.to_owned() })
     }
 
-    /// The arguments with `dir` in place of the sandbox's directory. Without `-S`, by which the host agent has the
+    /// The arguments with `dir` in place of the sandbox's directory, and the disk device of `id` in place of its own. Without `-S`, by which the host agent has the
     /// machine wait for its word: nobody who starts one by hand wants that.
-    pub fn args_for(&self, dir: &Path) -> Vec<String> {
+    pub fn args_for(&self, dir: &Path, id: &SandboxId) -> Vec<String> {
+        let own = self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let (own, other) = (format!("/dev/mapper/wrenn-{own}"), format!("/dev/mapper/{}", device_name(id)));
         let (from, to) = (format!("{}/", self.dir.display()), format!("{}/", dir.display()));
-        self.args.iter().filter(|arg| *arg != "-S").map(|arg| arg.replace(&from, &to)).collect()
+        self.args.iter().filter(|arg| *arg != "-S").map(|arg| arg.replace(&from, &to).replace(&own, &other)).collect()
     }
 
     /// Values of an option, in their order.
@@ -66,7 +70,7 @@ mod tests {
     fn a_command_moves_to_another_directory() {
         let line = "/usr/bin/qemu-system-x86_64\0-S\0-M\0microvm,accel=tcg\0-drive\0/a/sb-1/root\0-drive\0/a/sb-10/x\0";
         let command = Command::parse(line.as_bytes(), Path::new("/a/sb-1")).unwrap();
-        let moved = command.args_for(Path::new("/b"));
+        let moved = command.args_for(Path::new("/b"), &SandboxId::random());
         assert_eq!(moved, ["-M", "microvm,accel=tcg", "-drive", "/b/root", "-drive", "/a/sb-10/x"]);
         assert_eq!(command.values("-drive").count(), 2);
         assert_eq!(command.program, Path::new("/usr/bin/qemu-system-x86_64"));

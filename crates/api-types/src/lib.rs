@@ -13,4 +13,4 @@ pub use error::{ErrorBody, ErrorDetail};
 pub use exec::{Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, TerminalSize};
 pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
 pub use log::{LogEntry, LogSource};
-pub use sandbox::{CreateSandbox, Health, Sandbox, SandboxStatus, Template, TemplateKind};
+pub use sandbox::{CreateSandbox, Disk, Health, Sandbox, SandboxStatus, Template, TemplateKind};

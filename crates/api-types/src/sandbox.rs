@@ -25,6 +25,10 @@ pub struct CreateSandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub timeout_sec: Option<u32>,
+    /// MiB of the root disk. Default, and least, is the size of the template's file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 16)]
+    pub disk_mb: Option<u32>,
     /// Environment of every process in the sandbox.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
@@ -58,13 +62,18 @@ pub struct Sandbox {
     #[schema(example = "sb-0123456789abcdefghij")]
     pub id: String,
     pub status: SandboxStatus,
-    /// Why it is `stopped` or `error`.
+    /// Why it is `stopped` or `error`; or why it is `running` but stands still, as when the host's disk is full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub template: String,
     pub vcpus: u32,
     pub memory_mb: u32,
     pub timeout_sec: u32,
+    /// MiB of the root disk; known once a host has the sandbox, or where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mb: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_ip: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +84,16 @@ pub struct Sandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_active_at: Option<String>,
     pub last_updated: String,
+}
+
+/// A root disk on its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Disk {
+    /// What it is made of: `dm`, `reflink`, `qcow2` or `copy`.
+    #[schema(example = "dm")]
+    pub backend: String,
+    /// Allocated on the host, without what it shares with others.
+    pub used_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

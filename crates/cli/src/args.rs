@@ -112,6 +112,10 @@ pub struct ShapeArgs {
     /// Memory in MiB, or with a unit as in 2g [default: 512]
     #[arg(long, value_name = "MB", value_parser = parse_memory)]
     pub memory: Option<u32>,
+
+    /// Disk in MiB, or with a unit as in 20g [default: the size of the template]
+    #[arg(long, value_name = "MB", value_parser = parse_memory)]
+    pub disk: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// MiB from `512`, `512m` or `2g`.
+/// MiB of memory or disk from `512`, `512m` or `2g`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
     parse_with_unit(text, &[("m", 1), ("mb", 1), ("mib", 1), ("g", 1024), ("gb", 1024), ("gib", 1024)])
-        .ok_or_else(|| "memory is a whole number of MiB, or has a unit as in 512m or 2g".to_owned())
+        .ok_or_else(|| "a size is a whole number of MiB, or has a unit as in 512m or 2g".to_owned())
 }
 
 /// Seconds from `90`, `90s`, `10m`, `2h` or `1d`.

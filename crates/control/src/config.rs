@@ -27,7 +27,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `CP_HOST_AGENT_ADDR`, with `AGENT_TOKEN` or the token file of the directory.
     pub host: HostAddr,
-    /// `CP_MAX_VCPUS`, `CP_MAX_MEMORY_MB`, `CP_MAX_TIMEOUT_SEC`.
+    /// `CP_MAX_VCPUS`, `CP_MAX_MEMORY_MB`, `CP_MAX_TIMEOUT_SEC`, `CP_MAX_DISK_MB`.
     pub limits: Limits,
     /// `CP_MAX_UPLOAD_MB`, in bytes.
     pub max_upload_bytes: u64,
@@ -79,6 +79,7 @@ impl Config {
         let limits = Limits {
             max_vcpus: number("CP_MAX_VCPUS", 1, most.max_vcpus, most.max_vcpus),
             max_memory_mb: number("CP_MAX_MEMORY_MB", Limits::MIN_MEMORY_MB, most.max_memory_mb, most.max_memory_mb),
+            max_disk_mb: number("CP_MAX_DISK_MB", Limits::MIN_DISK_MB, most.max_disk_mb, most.max_disk_mb),
             max_timeout_sec: number("CP_MAX_TIMEOUT_SEC", 1, most.max_timeout_sec, most.max_timeout_sec),
         };
         let max_upload_bytes = u64::from(number("CP_MAX_UPLOAD_MB", 1, MAX_UPLOAD_MB, 100)) * MIB;

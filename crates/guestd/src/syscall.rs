@@ -48,6 +48,18 @@ pub fn take_terminal() -> io::Result<()> {
     check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })
 }
 
+/// `_IOW('f', 16, __u64)` of the kernel's `fs/ext4/ext4.h`.
+const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
+
+/// Grows the mounted ext4 file system that `folder` is on to so many blocks. One that has as many is left alone.
+///
+/// # Errors
+/// Those of EXT4_IOC_RESIZE_FS: the device is shorter, or the file system cannot grow so far.
+pub fn grow_ext4(folder: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads 64 bits from `blocks`, which outlives the call.
+    check(unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) })
+}
+
 /// Most bytes that [`add_entropy`] takes at once.
 pub const ENTROPY_LIMIT: usize = 512;
 

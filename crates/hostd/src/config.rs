@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vmm::engine::{AccelChoice, Choice, Wanted};
 
+use crate::disk;
 use crate::jail::DEFAULT_UID_BASE;
 use crate::network::Slot;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub envd: PathBuf,
     /// `AGENT_VMM`, `AGENT_ACCEL`, `FIRECRACKER_BIN` and `AGENT_CPU_TEMPLATE`.
     pub engine: Wanted,
+    /// `AGENT_DISK`: what disks of new sandboxes are made of.
+    pub disk: disk::Choice,
     /// `AGENT_DNS`: name servers of guests that bring none of their own.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -103,6 +106,7 @@ impl Config {
                 firecracker: lookup("FIRECRACKER_BIN").map(|path| absolute(path.into())),
                 cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
             },
+            disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
             uid_base,
             dns,
@@ -162,13 +166,13 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once() {
         let wrong = Config::from_lookup(|name| match name {
-            "AGENT_LISTEN_ADDR" | "AGENT_VMM" | "AGENT_DNS" | "AGENT_TOKEN" | "AGENT_UID_BASE" => {
+            "AGENT_LISTEN_ADDR" | "AGENT_VMM" | "AGENT_DISK" | "AGENT_DNS" | "AGENT_TOKEN" | "AGENT_UID_BASE" => {
                 Some("wrong!".to_owned())
             }
             _ => None,
         });
         let text = wrong.unwrap_err().to_string();
-        for name in ["AGENT_LISTEN_ADDR", "AGENT_VMM", "AGENT_DNS", "AGENT_TOKEN", "AGENT_UID_BASE"] {
+        for name in ["AGENT_LISTEN_ADDR", "AGENT_VMM", "AGENT_DISK", "AGENT_DNS", "AGENT_TOKEN", "AGENT_UID_BASE"] {
             assert!(text.contains(name), "{text}");
         }
     }

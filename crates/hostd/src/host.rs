@@ -8,12 +8,12 @@ use vmm::engine::Engine;
 
 use crate::boot::BootFiles;
 use crate::config::Config;
-use crate::disk::Backend;
+use crate::disk::{self, Disks};
 use crate::guest::chain;
 use crate::images::Images;
 use crate::jail::Jails;
 use crate::network::Networks;
-use crate::sandbox::activity::Activity;
+use crate::sandbox::Handle;
 use crate::sandbox::actor::{blocking, next_generation};
 use crate::sandbox::ledger::{Ledger, Record};
 
@@ -26,7 +26,7 @@ pub struct Host {
     /// Stable over restarts.
     pub id: String,
     pub engine: Engine,
-    pub backend: Backend,
+    pub disks: Disks,
     pub boot: BootFiles,
     pub images: Images,
     pub networks: Networks,
@@ -50,7 +50,7 @@ impl Host {
             blocking(move || vmm::engine::choose(&wanted)).await?
         };
         let ledger = Ledger::open(&config.sandboxes).map_err(|error| chain(&error))?;
-        let backend = choose_disk(&engine, config).await?;
+        let disks = prepare_disks(&engine, config).await?;
         let boot = {
             let (kernel, envd, cache) = (config.kernel.clone(), config.envd.clone(), config.dir.join("boot"));
             blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await?
@@ -67,7 +67,7 @@ impl Host {
         Ok(Self {
             id: host_id(config).map_err(|error| chain(&error))?,
             engine,
-            backend,
+            disks,
             boot,
             images: Images::new(&config.images),
             networks,
@@ -93,45 +93,29 @@ impl Host {
     }
 
     /// Tells all watchers of a change.
-    pub fn report(&self, record: &Record, activity: &Activity) {
+    pub fn report(&self, record: &Record, handle: &Handle) {
         // Nobody watching is fine: whoever comes is sent everything first.
-        let _ = self.reports.send(crate::service::report(record, activity));
+        let _ = self.reports.send(crate::service::report(self, record, handle));
     }
 
-    /// Tells all watchers that a sandbox is in use. The new generation is not written down: the next one after a
+    /// Tells all watchers of what is not in the ledger: that a sandbox is in use, or stands still. The new generation is not written down: the next one after a
     /// restart is larger all the same.
-    pub fn report_use(&self, record: &watch::Sender<Record>, activity: &Activity) {
+    pub fn report_use(&self, record: &watch::Sender<Record>, handle: &Handle) {
         record.send_modify(|record| record.generation = next_generation(record.generation));
-        self.report(&record.borrow().clone(), activity);
+        self.report(&record.borrow().clone(), handle);
     }
 }
 
-async fn choose_disk(engine: &Engine, config: &Config) -> Result<Backend, String> {
-    let dir = config.sandboxes.clone();
-    let backend = blocking(move || Backend::choose(&dir)).await?;
+async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String> {
     let images = Images::new(&config.images).list().map_err(|error| chain(&error))?;
-    // Blocks can only be shared within one file system.
-    let probe = match images.first() {
-        Some(image) if backend == Backend::Reflink => {
-            let (image, dir) = (image.path.clone(), config.sandboxes.clone());
-            blocking(move || same_file_system(&image, &dir)).await?
-        }
-        _ => true,
-    };
-    let backend = if probe { backend } else { Backend::Qcow2 };
-    if backend == Backend::Qcow2 && !engine.driver.supports(vmm::DiskFormat::Qcow2) {
-        return Err(format!(
-            "{} needs disks that share blocks: put {} on XFS or Btrfs, or set AGENT_VMM=qemu",
-            engine.driver.name(),
-            config.sandboxes.display()
-        ));
-    }
-    Ok(backend)
-}
-
-fn same_file_system(a: &std::path::Path, b: &std::path::Path) -> std::io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata(a)?.dev() == std::fs::metadata(b)?.dev())
+    let image = images.into_iter().next().map(|image| image.path);
+    let (choice, dir) = (config.disk, config.sandboxes.clone());
+    let qcow2 = engine.driver.supports(vmm::DiskFormat::Qcow2);
+    blocking(move || {
+        let chosen = disk::choose(choice, &dir, image.as_deref(), qcow2)?;
+        Disks::new(&dir, chosen)
+    })
+    .await
 }
 
 /// Made once and kept.

@@ -57,9 +57,10 @@ impl Agent {
         tracing::info!(
             vmm = host.engine.vmm,
             accel = host.engine.accel,
-            disk = host.backend.name(),
-            "{}",
-            host.engine.why
+            disk = host.disks.chosen().backend.name(),
+            "{}; {}",
+            host.engine.why,
+            host.disks.chosen().why
         );
         let manager = sandbox::Manager::start(host).await?;
         let router = service::router(Arc::clone(&manager), token);

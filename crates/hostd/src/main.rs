@@ -11,8 +11,8 @@ use tracing_subscriber::EnvFilter;
 /// Runs the virtual machines of this host for the control plane. Needs root.
 ///
 /// Settings come from the environment and from `.env` in the working directory: WRENN_DIR, AGENT_LISTEN_ADDR,
-/// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL, AGENT_DNS,
-/// AGENT_MAX_SANDBOXES, AGENT_TOKEN. `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
+/// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL, AGENT_DISK,
+/// AGENT_DNS, AGENT_MAX_SANDBOXES, AGENT_TOKEN. `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
 struct Args {}

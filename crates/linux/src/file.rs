@@ -26,7 +26,8 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Beside `path`, hidden, and recognisable as unfinished.
-fn temporary_name(path: &Path) -> PathBuf {
+#[must_use]
+pub fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.unfinished"))
 }
@@ -105,6 +106,34 @@ pub fn free_beginning(path: &Path, keep: u64) -> io::Result<()> {
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// A file system's size, and what of it nobody uses, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    pub total: u64,
+    pub free: u64,
+}
+
+/// The file system of `path`.
+///
+/// # Errors
+/// When there is no such path.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(Space { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+}
+
+/// Has blocks for the first `length` bytes of a file, which keeps its length and content. A file system that cannot do
+/// that is left alone.
+///
+/// # Errors
+/// `StorageFull` when there are no blocks.
+pub fn allocate(file: &File, length: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length) {
+        Err(error) if error != rustix::io::Errno::OPNOTSUPP => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// An exclusive lock on a file, held until it is dropped or the process ends.

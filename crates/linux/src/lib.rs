@@ -1,16 +1,18 @@
 //! Handles on kernel objects of the host: processes and their jails, cgroups, network namespaces,
-//! links, nftables, files.
+//! links, nftables, files, loop devices, the device mapper.
 //!
 //! Synchronous, and the only crate on the host with `unsafe` code or that starts programs. Knows no
 //! sandboxes: names come in as strings that the caller has built from validated ids. A handle is a plain
 //! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
 
 pub mod cgroup;
+pub mod dm;
 pub mod fifo;
 pub mod file;
 pub mod jail;
 pub mod kvm;
 pub mod link;
+pub mod loopdev;
 pub mod netns;
 pub mod nft;
 pub mod process;

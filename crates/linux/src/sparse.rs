@@ -1,13 +1,19 @@
 //! Copies of sparse files that stay sparse.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::SeekFrom as Hole;
 
 use crate::file;
+
+/// Bytes that are read at once, and the unit of holes: the block of most file systems.
+const BUFFER: usize = 1 << 20;
+const BLOCK: usize = 4096;
+const ZEROES: [u8; BLOCK] = [0; BLOCK];
 
 /// Copies `from` to `to`, which must not exist and gets mode 0600: by sharing blocks where the file system can,
 /// otherwise only what is data. The copy is not synced.
@@ -26,28 +32,75 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn copy_data(from: &Path, target: &mut File) -> io::Result<()> {
-    let mut source = File::open(from)?;
-    let length = source.metadata()?.len();
-    target.set_len(length)?;
+    let source = File::open(from)?;
+    copy_ranges(&source, &data(&source)?, target)
+}
+
+/// Where a file has data: everywhere, where the file system cannot tell, and on block devices.
+///
+/// # Errors
+/// What the file system said.
+pub fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
+    let length = length(file)?;
+    let mut ranges = Vec::new();
     let mut position = 0;
     while position < length {
-        let start = match rustix::fs::seek(&source, Hole::Data(position)) {
+        let start = match rustix::fs::seek(file, Hole::Data(position)) {
             Ok(start) => start,
             // Nothing but a hole up to the end.
             Err(rustix::io::Errno::NXIO) => break,
+            Err(rustix::io::Errno::INVAL) => return Ok(std::iter::once(0..length).collect()),
             Err(error) => return Err(error.into()),
         };
-        position = rustix::fs::seek(&source, Hole::Hole(start))?;
-        source.seek(SeekFrom::Start(start))?;
-        target.seek(SeekFrom::Start(start))?;
-        io::copy(&mut (&mut source).take(position - start), target)?;
+        position = rustix::fs::seek(file, Hole::Hole(start))?;
+        ranges.push(start..position);
+    }
+    Ok(ranges)
+}
+
+/// Makes `target` as long as `source`, with the content that `ranges` have there. Blocks of zeroes become holes.
+///
+/// # Errors
+/// What reading or writing said.
+pub fn copy_ranges(source: &File, ranges: &[Range<u64>], target: &File) -> io::Result<()> {
+    let length = length(source)?;
+    target.set_len(length)?;
+    let mut buffer = vec![0; BUFFER];
+    for range in ranges {
+        let (mut at, end) = (range.start, range.end.min(length));
+        while at < end {
+            let part = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+            source.read_exact_at(&mut buffer[..part], at)?;
+            write_blocks(target, &buffer[..part], at)?;
+            at += part as u64;
+        }
     }
     Ok(())
 }
 
+/// Writes each stretch of blocks that are not all zeroes.
+fn write_blocks(target: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let is_zero = |block: &[u8]| block == &ZEROES[..block.len()];
+    let mut offset = at;
+    for stretch in bytes.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+        let length: usize = stretch.iter().map(|block| block.len()).sum();
+        if !stretch.first().is_some_and(|block| is_zero(block)) {
+            let start = usize::try_from(offset - at).map_err(io::Error::other)?;
+            target.write_all_at(&bytes[start..start + length], offset)?;
+        }
+        offset += length as u64;
+    }
+    Ok(())
+}
+
+/// Also of a block device, which has no length of its own.
+fn length(file: &File) -> io::Result<u64> {
+    Ok(rustix::fs::seek(file, Hole::End(0))?)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -64,6 +117,22 @@ mod tests {
         copy_data(&from, &mut target).unwrap();
         assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
         assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20, "the copy has no holes");
+    }
+
+    #[test]
+    fn blocks_of_zeroes_become_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let mut content = vec![0; 3 << 20];
+        for at in [1, 4096 * 100 + 5, (3 << 20) - 1] {
+            content[at] = 7;
+        }
+        // No multiple of a block.
+        content.extend([8; 10]);
+        fs::write(&from, &content).unwrap();
+        copy_data(&from, &mut File::create(&to).unwrap()).unwrap();
+        assert!(fs::read(&to).unwrap() == content);
+        assert!(fs::metadata(&to).unwrap().blocks() * 512 <= 4 * 4096 + 4096, "zeroes were written");
     }
 
     #[test]

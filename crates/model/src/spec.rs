@@ -19,6 +19,9 @@ pub struct SandboxSpec {
     pub memory_mb: u32,
     /// Seconds without activity until the sandbox is stopped.
     pub timeout_sec: u32,
+    /// MiB of the root disk; as large as the template's file system where it is missing.
+    #[serde(default)]
+    pub disk_mb: Option<u32>,
     /// Environment of every process in the sandbox.
     #[serde(default)]
     pub envs: BTreeMap<String, String>,
@@ -30,11 +33,14 @@ pub struct Limits {
     pub max_vcpus: u32,
     pub max_memory_mb: u32,
     pub max_timeout_sec: u32,
+    pub max_disk_mb: u32,
 }
 
 impl Limits {
     /// Below this, the stock kernel with our initramfs does not boot.
     pub const MIN_MEMORY_MB: u32 = 128;
+    /// The smallest file system that is of any use; templates are larger.
+    pub const MIN_DISK_MB: u32 = 16;
     /// Environment variables of one sandbox or one exec.
     pub const MAX_ENVS: usize = 256;
     /// Bytes of all names and values together: far below what execve(2) takes (128 KiB per string).
@@ -43,7 +49,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_vcpus: 32, max_memory_mb: 64 * 1024, max_timeout_sec: 30 * 24 * 3600 }
+        Self { max_vcpus: 32, max_memory_mb: 64 * 1024, max_timeout_sec: 30 * 24 * 3600, max_disk_mb: 1024 * 1024 }
     }
 }
 
@@ -58,6 +64,9 @@ impl SandboxSpec {
         within("vcpus", self.vcpus, 1, limits.max_vcpus)?;
         within("memory_mb", self.memory_mb, Limits::MIN_MEMORY_MB, limits.max_memory_mb)?;
         within("timeout_sec", self.timeout_sec, 1, limits.max_timeout_sec)?;
+        if let Some(disk_mb) = self.disk_mb {
+            within("disk_mb", disk_mb, Limits::MIN_DISK_MB, limits.max_disk_mb)?;
+        }
         check_envs(&self.envs)
     }
 }
@@ -139,6 +148,7 @@ mod tests {
             vcpus: SandboxSpec::DEFAULT_VCPUS,
             memory_mb: SandboxSpec::DEFAULT_MEMORY_MB,
             timeout_sec: SandboxSpec::DEFAULT_TIMEOUT_SEC,
+            disk_mb: None,
             envs: BTreeMap::new(),
         }
     }
@@ -153,6 +163,9 @@ mod tests {
         let spec = SandboxSpec { memory_mb: 0, ..spec() };
         let refused = spec.check(&Limits::default()).unwrap_err().to_string();
         assert_eq!(refused, "memory_mb must be from 128 to 65536, not 0");
+        let spec = SandboxSpec { memory_mb: 512, disk_mb: Some(1 << 30), ..spec };
+        let refused = spec.check(&Limits::default()).unwrap_err().to_string();
+        assert_eq!(refused, "disk_mb must be from 16 to 1048576, not 1073741824");
     }
 
     #[test]

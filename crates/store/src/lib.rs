@@ -24,7 +24,7 @@ use sqlite::Sqlite;
 pub use cursor::Cursor;
 pub use error::Error;
 pub use keys::{Key, NewKey};
-pub use sandboxes::{Applied, Idempotency, Inserted, NewSandbox, Report, Sandbox};
+pub use sandboxes::{Applied, Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox};
 
 /// An open database. Cheap to clone; all clones share their connections.
 #[derive(Debug, Clone)]

@@ -29,5 +29,11 @@ pub async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
 
 /// The part of a request that `create` and `run` share.
 pub fn shape(args: ShapeArgs) -> CreateSandbox {
-    CreateSandbox { template: args.template, vcpus: args.vcpus, memory_mb: args.memory, ..CreateSandbox::default() }
+    CreateSandbox {
+        template: args.template,
+        vcpus: args.vcpus,
+        memory_mb: args.memory,
+        disk_mb: args.disk,
+        ..CreateSandbox::default()
+    }
 }

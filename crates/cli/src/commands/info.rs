@@ -18,6 +18,13 @@ pub async fn info(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
     output::line(&described(&sandbox, OffsetDateTime::now_utc()))
 }
 
+/// Size, what is used of it, and what it is made of, as far as that is known.
+fn disk(sandbox: &Sandbox) -> Option<String> {
+    let size = sandbox.disk_mb.map(|size| format!("{size} MiB"));
+    let about = sandbox.disk.as_ref().map(|disk| format!("{} MiB used, {}", disk.used_bytes >> 20, disk.backend));
+    Some([size, about].into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
+}
+
 fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
     let time = |time: &str| format!("{} ({time})", ago(time, now));
     let facts = [
@@ -27,6 +34,7 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
         ("Template", Some(sandbox.template.clone())),
         ("vCPUs", Some(sandbox.vcpus.to_string())),
         ("Memory", Some(format!("{} MiB", sandbox.memory_mb))),
+        ("Disk", disk(sandbox)),
         ("Time-out", Some(format!("{} seconds without activity", sandbox.timeout_sec))),
         ("Guest address", sandbox.guest_ip.clone()),
         ("Host address", sandbox.host_ip.clone()),

@@ -115,6 +115,8 @@ fn sandbox(id: &str, spec: CreateSandbox) -> Sandbox {
         vcpus: spec.vcpus.unwrap_or(1),
         memory_mb: spec.memory_mb.unwrap_or(512),
         timeout_sec: spec.timeout_sec.unwrap_or(300),
+        disk_mb: spec.disk_mb,
+        disk: None,
         guest_ip: None,
         host_ip: None,
         created_at: time(),

@@ -109,6 +109,7 @@ fn limit_schemas(schemas: &mut Value, limits: &Limits) {
     set("ErrorDetail", "code", json!({ "enum": ErrorCode::ALL.map(ErrorCode::as_str) }));
     set("CreateSandbox", "vcpus", json!({ "maximum": limits.max_vcpus }));
     set("CreateSandbox", "memory_mb", json!({ "maximum": limits.max_memory_mb }));
+    set("CreateSandbox", "disk_mb", json!({ "maximum": limits.max_disk_mb }));
     set("CreateSandbox", "timeout_sec", json!({ "maximum": limits.max_timeout_sec }));
     for schema in ["CreateSandbox", "ExecRequest"] {
         let names = json!({ "pattern": "^[^=\\u0000]+$" });

@@ -22,6 +22,11 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
         vcpus: row.spec.vcpus,
         memory_mb: row.spec.memory_mb,
         timeout_sec: row.spec.timeout_sec,
+        disk_mb: row.disk.as_ref().map(|disk| disk.size_mb).or(row.spec.disk_mb),
+        disk: row.disk.map(|disk| api_types::Disk {
+            backend: disk.backend,
+            used_bytes: u64::try_from(disk.used_bytes).unwrap_or_default(),
+        }),
         guest_ip: row.guest_ip,
         host_ip: row.host_ip,
         created_at: time(row.created_at),

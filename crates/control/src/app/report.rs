@@ -5,7 +5,7 @@
 
 use host_rpc as rpc;
 use model::{Generation, InvalidValue, SandboxId, SandboxState};
-use store::{Applied, Report, Sandbox};
+use store::{Applied, Disk, Report, Sandbox};
 
 use super::{App, now_ms, sandbox_delete};
 use crate::error::Result;
@@ -37,6 +37,7 @@ pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<R
     };
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     let time = |time: i64| Some(time).filter(|&time| time > 0);
+    let disk = report.disk.into_option();
     Ok(Reported::State(Report {
         id,
         host_id: host_id.to_owned(),
@@ -47,6 +48,11 @@ pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<R
         host_ip: text(report.host_ip),
         started_at: time(report.started_at_ms),
         last_active_at: time(report.last_active_at_ms),
+        disk: disk.map(|disk| Disk {
+            backend: disk.backend,
+            size_mb: disk.size_mb,
+            used_bytes: i64::try_from(disk.used_bytes).unwrap_or(i64::MAX),
+        }),
     }))
 }
 
@@ -106,5 +112,6 @@ pub fn gone(sandbox: &Sandbox, host_id: String, reason: &str) -> Report {
         host_ip: None,
         started_at: sandbox.started_at,
         last_active_at: sandbox.last_active_at,
+        disk: sandbox.disk.clone(),
     }
 }

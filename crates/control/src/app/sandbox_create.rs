@@ -117,6 +117,7 @@ async fn ensure(host: &Host, sandbox: &Sandbox) -> Result<rpc::SandboxReport> {
         vcpus: sandbox.spec.vcpus,
         memory_mb: sandbox.spec.memory_mb,
         timeout_sec: sandbox.spec.timeout_sec,
+        disk_mb: sandbox.spec.disk_mb,
         envs: sandbox.spec.envs.clone().into_iter().collect(),
         ..Default::default()
     };

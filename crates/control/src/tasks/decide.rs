@@ -98,6 +98,7 @@ mod tests {
                 vcpus: 1,
                 memory_mb: 512,
                 timeout_sec: 300,
+                disk_mb: None,
                 envs: BTreeMap::new(),
             },
             key_id: "key".to_owned(),
@@ -107,6 +108,7 @@ mod tests {
             created_at: NOW - age,
             started_at: None,
             last_active_at: None,
+            disk: None,
             last_updated: NOW,
             deleting,
         }

@@ -63,6 +63,7 @@ async fn abandoned(ground: &Ground, age_ms: i64) -> SandboxId {
         vcpus: 1,
         memory_mb: 512,
         timeout_sec: 300,
+        disk_mb: None,
         envs: Default::default(),
     };
     let now = control::app::now_ms() - age_ms;

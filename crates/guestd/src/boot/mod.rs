@@ -2,9 +2,9 @@
 //!
 //! The initramfs has this program as `/init` and kernel modules in `/modules`. In order: the kernel's file
 //! systems, modules, root disk, switch of the root, the rest of the file systems, network, names. All of it is
-//! one thread, before the runtime starts. Nothing is written to the root disk but missing mount points,
-//! `/etc/resolv.conf` where it says nothing, and a line of `/etc/hosts`; so dying at any step leaves a disk that
-//! boots again.
+//! one thread, before the runtime starts. The root file system is grown to the size of
+//! its disk; else nothing is written to it but missing mount points, `/etc/resolv.conf` where it says nothing, and a
+//! line of `/etc/hosts`; so dying at any step leaves a disk that boots again.
 //! A step that the machine cannot serve without ends the boot: see [`power_off`].
 
 mod cmdline;

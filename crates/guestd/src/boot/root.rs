@@ -1,6 +1,8 @@
 //! The root disk: wait for it, mount it, become it, as switch_root does.
 
 use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread::sleep;
@@ -37,6 +39,10 @@ fn is_in_memory(folder: &Path) -> bool {
 pub fn switch(device: &Path) -> Result<(), BootError> {
     wait_for(device)?;
     mount_device(device)?;
+    if let Err(error) = grow(device, Path::new(NEW_ROOT)) {
+        // It is of use as it is.
+        eprintln!("envd: the root file system cannot be grown to the size of its disk: {error}");
+    }
     for moved in ["/dev", "/proc", "/sys"] {
         let target = format!("{NEW_ROOT}{moved}");
         // Where an image lacks it and this fails, the move fails and says so.
@@ -68,6 +74,15 @@ fn mount_device(device: &Path) -> Result<(), BootError> {
     let failed = |source| BootError::Mount { what: device.display().to_string(), target: NEW_ROOT.into(), source };
     fs::create_dir_all(NEW_ROOT).map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
     mount(Some(device), NEW_ROOT, Some("ext4"), MsFlags::empty(), None::<&str>).map_err(failed)
+}
+
+/// Makes the file system as large as its disk, which may be larger than the image that it came from. The kernel does
+/// it in steps, each of them journalled, so a crash in between leaves a file system that grows on at the next boot.
+fn grow(device: &Path, mounted: &Path) -> io::Result<()> {
+    let bytes = File::open(device)?.seek(SeekFrom::End(0))?;
+    let block = u64::try_from(statfs(mounted)?.block_size()).unwrap_or(0);
+    let blocks = bytes.checked_div(block).unwrap_or(0);
+    crate::syscall::grow_ext4(File::open(mounted)?.as_fd(), blocks)
 }
 
 /// Removes what is on the file system of `folder` below it. The pages of this very program stay, they run.

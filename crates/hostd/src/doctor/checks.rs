@@ -10,6 +10,7 @@ use vmm::engine::{self, Engine};
 
 use super::{Check, existing};
 use crate::config::Config;
+use crate::disk::{self, Backend, Chosen};
 use crate::guest::chain;
 use crate::images::Images;
 
@@ -120,7 +121,8 @@ pub(super) fn loop_devices() -> Check {
 }
 
 pub(super) fn device_mapper() -> Check {
-    exists("device-mapper", "/dev/mapper/control", "modprobe dm_snapshot; not used by this version")
+    let fix = "modprobe dm_snapshot; without it disks are reflinks, overlays or copies";
+    exists("device-mapper", linux::dm::CONTROL, fix)
 }
 
 fn exists(name: &'static str, path: &str, fix: &str) -> Check {
@@ -130,20 +132,18 @@ fn exists(name: &'static str, path: &str, fix: &str) -> Check {
     }
 }
 
-pub(super) fn reflink(config: &Config) -> Check {
-    let dir = existing(&config.sandboxes);
-    match file::can_reflink(&dir) {
-        Ok(true) => Check::ok("reflink", format!("files in {} can share blocks", dir.display())),
-        Ok(false) => Check::warning(
-            "reflink",
-            format!("files in {} cannot share blocks; qcow2 overlays are used", dir.display()),
-            format!("nothing, or put {} on XFS or Btrfs", config.sandboxes.display()),
-        ),
-        Err(error) => Check::missing(
-            "reflink",
-            format!("cannot write to {}: {error}", dir.display()),
-            "run as root, or set WRENN_DIR to a directory that you may write to",
-        ),
+pub(super) fn disks(chosen: &Result<Chosen, disk::Error>) -> Check {
+    match chosen {
+        Ok(chosen) if chosen.backend == Backend::Copy => {
+            let fix = "modprobe dm_snapshot, or put the sandboxes on XFS or Btrfs: copies take time and space";
+            Check::warning("disks", format!("copy: {}", chosen.why), fix)
+        }
+        Ok(chosen) => Check::ok("disks", format!("{}: {}", chosen.backend.name(), chosen.why)),
+        Err(error @ disk::Error::Unavailable { .. }) => Check::missing("disks", chain(error), "set AGENT_DISK to auto"),
+        Err(error) => {
+            let fix = "run as root, or set WRENN_DIR to a directory that you may write to";
+            Check::missing("disks", chain(error), fix)
+        }
     }
 }
 

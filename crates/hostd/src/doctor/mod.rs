@@ -10,7 +10,8 @@ use serde::Serialize;
 use vmm::engine;
 
 use crate::config::Config;
-use crate::disk::Backend;
+use crate::disk;
+use crate::images::Images;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,7 +54,8 @@ impl Check {
 pub struct Report {
     /// Whether a sandbox can run here, now.
     pub can_run: bool,
-    /// What would be used: `firecracker` or `qemu`; `kvm` or `tcg`; `reflink` or `qcow2`. Absent where none can be.
+    /// What would be used: `firecracker` or `qemu`; `kvm` or `tcg`; `dm`, `reflink`, `qcow2` or `copy`. Absent where none
+    /// can be.
     pub vmm: Option<&'static str>,
     pub accelerator: Option<&'static str>,
     pub disk_backend: Option<&'static str>,
@@ -65,6 +67,7 @@ pub struct Report {
 #[must_use]
 pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
     let engine = engine::choose(&config.engine);
+    let disks = choose_disk(config, &engine);
     let mut checks = vec![
         checks::kernel(),
         checks::privileges(),
@@ -77,7 +80,7 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::cgroups(),
         checks::loop_devices(),
         checks::device_mapper(),
-        checks::reflink(config),
+        checks::disks(&disks),
         checks::disk_space(config),
         checks::memory(memory_bytes()),
         checks::packages(),
@@ -86,7 +89,7 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::templates(config),
     ];
     checks.extend(ports.iter().map(checks::port));
-    let disk = Backend::choose(&existing(&config.sandboxes)).ok().map(Backend::name);
+    let disk = disks.ok().map(|chosen| chosen.backend.name());
     let can_run = checks.iter().all(|check| check.status != Status::Missing);
     let engine = engine.ok();
     Report {
@@ -96,6 +99,13 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         disk_backend: disk,
         checks,
     }
+}
+
+fn choose_disk(config: &Config, engine: &Result<engine::Engine, engine::Error>) -> Result<disk::Chosen, disk::Error> {
+    let images = Images::new(&config.images).list().unwrap_or_default();
+    let image = images.first().map(|image| image.path.as_path());
+    let qcow2 = engine.as_ref().is_ok_and(|engine| engine.driver.supports(vmm::DiskFormat::Qcow2));
+    disk::choose(config.disk, &existing(&config.sandboxes), image, qcow2)
 }
 
 /// The path itself, or the nearest directory above it that there is.

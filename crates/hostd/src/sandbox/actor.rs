@@ -17,6 +17,7 @@ use vmm::Vm;
 use super::activity::Activity;
 use super::ledger::Record;
 use super::log::Log;
+use super::room::Hold;
 use super::state::{Event, Phase};
 use crate::guest::{Guest, chain};
 use crate::host::Host;
@@ -38,6 +39,8 @@ pub struct Handle {
     pub removing: CancellationToken,
     pub record: watch::Receiver<Record>,
     pub vm: Arc<VmSlot>,
+    /// Why it stands still, while it does.
+    pub hold: Arc<Hold>,
     /// Processes that run on a terminal, and take their input there.
     pub terminals: Arc<Mutex<HashSet<u32>>>,
 }
@@ -114,6 +117,7 @@ impl Actor {
             removing: CancellationToken::new(),
             record: watch::channel(record.clone()).1,
             vm: Arc::default(),
+            hold: Arc::default(),
             terminals: Arc::default(),
         };
         let record = watch::Sender::new(record);
@@ -175,7 +179,7 @@ impl Actor {
             Err(error) => tracing::error!(sandbox = %record.id, error, "the ledger cannot be written"),
         }
         self.record.send_replace(record.clone());
-        self.host.report(&record, &self.handle.activity);
+        self.host.report(&record, &self.handle);
     }
 
     fn note(&self, record: &Record) {
@@ -228,7 +232,7 @@ impl Actor {
             Ok(Some(vm)) => {
                 self.handle.log.agent("the host agent has restarted and found the sandbox running");
                 self.handle.vm.set(Some(vm.into()));
-                self.host.report(&self.record.borrow().clone(), &self.handle.activity);
+                self.host.report(&self.record.borrow().clone(), &self.handle);
             }
             Ok(None) => {
                 let gone = "it was no more when the host agent started again".to_owned();
@@ -246,12 +250,14 @@ impl Actor {
         let timeout_sec = self.record.borrow().spec.timeout_sec;
         let limit = Duration::from_secs(timeout_sec.into());
         let mut exit = std::pin::pin!(vm.wait());
+        let mut room = std::pin::pin!(super::room::watch(self, &vm));
         let mut told_ms = 0;
         loop {
             tokio::select! {
                 biased;
                 () = self.handle.removing.cancelled() => return Event::Remove,
                 exit = &mut exit => return Event::Exited(exit),
+                reason = &mut room => return Event::Exited(vmm::Exit::Vmm(reason)),
                 () = tokio::time::sleep(self.handle.activity.time_left(limit).min(TICK)) => {}
             }
             self.handle.drain_console().await;
@@ -261,7 +267,7 @@ impl Actor {
             let last_ms = self.handle.activity.last_ms();
             if last_ms - told_ms > 5_000 {
                 told_ms = last_ms;
-                self.host.report_use(&self.record, &self.handle.activity);
+                self.host.report_use(&self.record, &self.handle);
             }
         }
     }

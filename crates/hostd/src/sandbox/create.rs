@@ -52,13 +52,14 @@ async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
 }
 
 async fn disk(host: &Arc<Host>, handle: &Handle) -> Result<Disk, String> {
-    let template = handle.record.borrow().spec.template.clone();
+    let record = handle.record.borrow().clone();
+    let size = record.disk.ok_or("the sandbox has no disk to make")?.size_bytes;
     let (host, dir) = (Arc::clone(host), host.ledger.dir(&handle.id));
     let image = {
         let host = Arc::clone(&host);
-        blocking(move || host.images.find(&template)).await?
+        blocking(move || host.images.find(&record.spec.template)).await?
     };
-    blocking(move || host.backend.create(&image.path, &dir)).await
+    blocking(move || host.disks.create(&record.id, &image.path, &dir, size)).await
 }
 
 fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> io::Result<VmConfig> {

@@ -4,7 +4,7 @@
 //!   SANDBOXES/sb-…/sandbox.json    the record; without it the directory is half-made and is removed
 //!                 /log.jsonl       console and events
 //!                 /vm/             the VMM driver's own files
-//!                 /root.*, base.*  the disk
+//!                 /root.*, base.*  the disk (`crate::disk`)
 //! ```
 
 use std::fs;
@@ -16,6 +16,7 @@ use model::{Generation, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use super::state::Phase;
+use crate::disk::Backend;
 use crate::network::Slot;
 
 const RECORD: &str = "sandbox.json";
@@ -30,11 +31,21 @@ pub struct Record {
     pub generation: Generation,
     /// Until the network is given back: then the number may be another sandbox's.
     pub slot: Option<Slot>,
+    /// What its disk is. Sandboxes of versions that had one kind only have none.
+    #[serde(default)]
+    pub disk: Option<DiskRecord>,
     /// What calls to the guest agent carry.
     pub token: String,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
     pub started_at_ms: Option<i64>,
+}
+
+/// A disk, decided before it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRecord {
+    pub backend: Backend,
+    pub size_bytes: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -163,11 +174,13 @@ mod tests {
                 vcpus: 1,
                 memory_mb: 512,
                 timeout_sec: 300,
+                disk_mb: Some(8192),
                 envs: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
             },
             phase: Phase::Releasing { end: End { failed: true, reason: "it broke".to_owned() } },
             generation: Generation(7),
             slot: Slot::new(9),
+            disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: 1 << 30 }),
             token: "secret".to_owned(),
             created_at_ms: 1,
             started_at_ms: None,
@@ -183,6 +196,7 @@ mod tests {
         let (records, strangers) = ledger.read().unwrap();
         assert!(strangers.is_empty());
         assert_eq!((&records[0].phase, records[0].generation), (&record.phase, record.generation));
+        assert_eq!((records[0].disk, &records[0].spec), (record.disk, &record.spec));
         ledger.remove(&record.id).unwrap();
         ledger.remove(&record.id).unwrap();
         assert!(ledger.read().unwrap().0.is_empty());

@@ -8,7 +8,7 @@ use rand::RngExt;
 use tokio::sync::Mutex;
 
 use super::actor::{Actor, Handle, blocking};
-use super::ledger::Record;
+use super::ledger::{DiskRecord, Record};
 use super::state::Phase;
 use crate::host::Host;
 
@@ -17,6 +17,8 @@ use crate::host::Host;
 pub enum Refused {
     #[error(transparent)]
     Template(#[from] crate::images::Error),
+    #[error(transparent)]
+    Disk(crate::disk::Error),
     #[error("this host runs {0} sandboxes, which is its limit (AGENT_MAX_SANDBOXES); delete some, or raise it")]
     Full(usize),
     #[error("there is no sandbox {0} on this host")]
@@ -136,7 +138,8 @@ impl Manager {
 /// Claims a slot and writes the first record. If we die in between, the claim names a sandbox without a record and
 /// is cleared at the next start.
 fn begin(host: &Host, id: SandboxId, spec: SandboxSpec) -> Result<Record, Refused> {
-    host.images.find(&spec.template)?;
+    let image = host.images.find(&spec.template)?;
+    let size_bytes = crate::disk::size_bytes(&image.path, spec.disk_mb).map_err(Refused::Disk)?;
     let failed = |error: &dyn std::error::Error| Refused::Failed(crate::guest::chain(error));
     let slot = host.networks.claim(id.as_str()).map_err(|error| failed(&error))?;
     let token: [u8; 32] = rand::rng().random();
@@ -146,6 +149,7 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec) -> Result<Record, Refuse
         phase: Phase::Creating,
         generation: super::actor::next_generation(Generation::FIRST),
         slot: Some(slot),
+        disk: Some(DiskRecord { backend: host.disks.chosen().backend, size_bytes }),
         token: token.iter().map(|byte| format!("{byte:02x}")).collect(),
         created_at_ms: super::now_ms(),
         started_at_ms: None,

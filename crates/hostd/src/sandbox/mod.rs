@@ -9,6 +9,7 @@ pub mod log;
 mod manager;
 mod reclaim;
 mod release;
+pub mod room;
 pub mod state;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -2,6 +2,7 @@
 //!
 //! | found | means | done |
 //! |---|---|---|
+//! | disk device without a record | we died in the last step of a removal, or somebody deleted a `WRENN_DIR` | removed |
 //! | directory without a record | we died before the record, or in the last step of a removal | its processes killed, removed |
 //! | claim of ours without a record | we died between claim and record | control group and network removed |
 //! | claim of an agent whose directory is gone | somebody deleted a `WRENN_DIR` under running sandboxes | its processes killed, the same removed |
@@ -12,8 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::SandboxId;
+
 use super::ledger::{self, Record};
 use super::manager::on_host;
+use crate::guest::chain;
 use crate::host::Host;
 use crate::network::Holder;
 
@@ -24,11 +28,15 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the ledger or the claims cannot be read. What cannot be cleared is logged, and tried at the next start.
 pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
     let (records, half_made) = on_host(host, |host| host.ledger.read()).await?;
+    for dir in &half_made {
+        // They hold disk devices.
+        let dir = dir.clone();
+        warn("processes of a half-made sandbox", on_host(host, move |_| kill_processes_of(&dir)).await);
+    }
+    reclaim_disks(host, &records).await;
     for dir in half_made {
         tracing::warn!(dir = %dir.display(), "removing a sandbox that was never finished");
-        let cleared = on_host(host, move |_| {
-            kill_processes_of(&dir).and_then(|()| ledger::remove_dir(&dir).map_err(std::io::Error::other))
-        });
+        let cleared = on_host(host, move |_| ledger::remove_dir(&dir));
         warn("a half-made sandbox", cleared.await);
     }
     let known: BTreeSet<String> = records.iter().map(|record| record.id.to_string()).collect();
@@ -48,6 +56,14 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
         }
     }
     Ok(records)
+}
+
+async fn reclaim_disks(host: &Arc<Host>, records: &[Record]) {
+    let known: BTreeSet<SandboxId> = records.iter().map(|record| record.id.clone()).collect();
+    let work = on_host(host, move |host| Ok::<_, std::convert::Infallible>(host.disks.reclaim(&known)));
+    for error in work.await.unwrap_or_default() {
+        tracing::error!(error = chain(&error), "cannot clear a disk device");
+    }
 }
 
 fn warn(what: &str, cleared: Result<(), String>) {

@@ -29,7 +29,10 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
         let (host, id) = (Arc::clone(host), handle.id.clone());
         blocking(move || slot.map_or(Ok(()), |slot| host.networks.remove(slot, id.as_str()))).await
     };
-    let disk = blocking(move || crate::disk::remove(&dir)).await;
+    let disk = {
+        let (host, id) = (Arc::clone(host), handle.id.clone());
+        blocking(move || host.disks.remove(&id, &dir)).await
+    };
     let files = blocking(move || match fs::remove_dir_all(&vm_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -14,9 +14,12 @@ pub(super) fn refused(error: Refused) -> ConnectError {
     let text = guest::chain(&error);
     match error {
         Refused::Template(crate::images::Error::Unknown { .. }) | Refused::Unknown(_) => ConnectError::not_found(text),
+        Refused::Disk(crate::disk::Error::TooSmall { .. }) => ConnectError::invalid_argument(text),
         Refused::Full(_) => ConnectError::unavailable(text),
         Refused::NotRunning { .. } => ConnectError::failed_precondition(text),
-        Refused::Template(crate::images::Error::Io { .. }) | Refused::Failed(_) => ConnectError::internal(text),
+        Refused::Template(crate::images::Error::Io { .. }) | Refused::Disk(_) | Refused::Failed(_) => {
+            ConnectError::internal(text)
+        }
     }
 }
 

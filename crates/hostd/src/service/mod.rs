@@ -16,7 +16,8 @@ use host_rpc as rpc;
 use host_rpc::HostAgentService;
 use model::{Limits, SandboxId, SandboxSpec, SandboxState};
 
-use crate::sandbox::activity::Activity;
+use crate::disk::MIB;
+use crate::host::Host;
 use crate::sandbox::ledger::Record;
 use crate::sandbox::state::Phase;
 use crate::sandbox::{Handle, Manager};
@@ -53,6 +54,7 @@ fn spec(message: &rpc::SandboxSpec) -> Result<SandboxSpec, ConnectError> {
         vcpus: message.vcpus,
         memory_mb: message.memory_mb,
         timeout_sec: message.timeout_sec,
+        disk_mb: message.disk_mb,
         envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
     };
     spec.check(&Limits::default()).map_err(invalid)?;
@@ -61,13 +63,14 @@ fn spec(message: &rpc::SandboxSpec) -> Result<SandboxSpec, ConnectError> {
 
 /// What the control plane is told of a sandbox.
 #[must_use]
-pub fn report(record: &Record, activity: &Activity) -> rpc::SandboxReport {
+pub fn report(host: &Host, record: &Record, handle: &Handle) -> rpc::SandboxReport {
     let running = record.phase.state() == SandboxState::Running;
     let spec = rpc::SandboxSpec {
         template: record.spec.template.to_string(),
         vcpus: record.spec.vcpus,
         memory_mb: record.spec.memory_mb,
         timeout_sec: record.spec.timeout_sec,
+        disk_mb: record.spec.disk_mb,
         envs: record.spec.envs.clone().into_iter().collect(),
         ..rpc::SandboxSpec::default()
     };
@@ -76,15 +79,32 @@ pub fn report(record: &Record, activity: &Activity) -> rpc::SandboxReport {
         sandbox_id: record.id.to_string(),
         generation: record.generation.0,
         state: state(&record.phase).into(),
-        reason: record.phase.reason().to_owned(),
+        reason: reason(record, handle),
         spec: spec.into(),
         guest_ip: if running { vmm::GUEST_IP.to_string() } else { String::new() },
         host_ip: host_ip.unwrap_or_default(),
         created_at_ms: record.created_at_ms,
         started_at_ms: record.started_at_ms.unwrap_or_default(),
-        last_active_at_ms: record.started_at_ms.map_or(0, |_| activity.last_ms()),
+        last_active_at_ms: record.started_at_ms.map_or(0, |_| handle.activity.last_ms()),
+        disk: disk(host, record).into(),
         ..rpc::SandboxReport::default()
     }
+}
+
+/// Why it has ended, or why it stands still.
+fn reason(record: &Record, handle: &Handle) -> String {
+    let hold = handle.hold.get().filter(|_| record.phase == Phase::Running);
+    hold.unwrap_or_else(|| record.phase.reason().to_owned())
+}
+
+fn disk(host: &Host, record: &Record) -> Option<rpc::Disk> {
+    let disk = record.disk?;
+    Some(rpc::Disk {
+        backend: disk.backend.name().to_owned(),
+        size_mb: u32::try_from(disk.size_bytes.div_ceil(MIB)).unwrap_or(u32::MAX),
+        used_bytes: crate::disk::used_bytes(&host.ledger.dir(&record.id)),
+        ..rpc::Disk::default()
+    })
 }
 
 fn state(phase: &Phase) -> rpc::SandboxState {
@@ -98,8 +118,8 @@ fn state(phase: &Phase) -> rpc::SandboxState {
     }
 }
 
-fn report_of(handle: &Handle) -> rpc::SandboxReport {
-    report(&handle.record.borrow(), &handle.activity)
+fn report_of(host: &Host, handle: &Handle) -> rpc::SandboxReport {
+    report(host, &handle.record.borrow(), handle)
 }
 
 #[expect(refining_impl_trait, reason = "the concrete messages are what the handlers make")]
@@ -118,7 +138,7 @@ impl HostAgentService for Service {
             memory_bytes: crate::doctor::memory_bytes(),
             vmm: host.engine.vmm.to_owned(),
             accelerator: host.engine.accel.to_owned(),
-            disk_backend: host.backend.name().to_owned(),
+            disk_backend: host.disks.chosen().backend.name().to_owned(),
             sandboxes: u32::try_from(self.manager.list().await.len()).unwrap_or(u32::MAX),
             ..rpc::GetHostResponse::default()
         })
@@ -133,7 +153,7 @@ impl HostAgentService for Service {
         let id = sandbox_id(&request.sandbox_id)?;
         let spec = spec(&request.spec.into_option().unwrap_or_default())?;
         let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
-        let sandbox = report_of(&handle).into();
+        let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::EnsureSandboxResponse { sandbox, ..rpc::EnsureSandboxResponse::default() })
     }
 
@@ -151,7 +171,7 @@ impl HostAgentService for Service {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
     ) -> ServiceResult<rpc::ListSandboxesResponse> {
-        let sandboxes = self.manager.list().await.iter().map(report_of).collect();
+        let sandboxes = self.manager.list().await.iter().map(|handle| report_of(&self.manager.host, handle)).collect();
         Response::ok(rpc::ListSandboxesResponse { sandboxes, ..rpc::ListSandboxesResponse::default() })
     }
 

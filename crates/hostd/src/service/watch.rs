@@ -37,7 +37,7 @@ async fn send_all(
     let mut reports = manager.host.reports.subscribe();
     loop {
         for handle in manager.list().await {
-            sender.send(event(Event::from(super::report_of(&handle)))).await?;
+            sender.send(event(Event::from(super::report_of(&manager.host, &handle)))).await?;
         }
         sender.send(event(Event::from(Synced::default()))).await?;
         loop {

@@ -27,6 +27,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
         (rpc::SandboxSpec { template: "../etc".into(), ..spec() }, ErrorCode::InvalidArgument, "template"),
         (rpc::SandboxSpec { vcpus: 0, ..spec() }, ErrorCode::InvalidArgument, "vcpus"),
         (rpc::SandboxSpec { memory_mb: 1 << 30, ..spec() }, ErrorCode::InvalidArgument, "memory_mb"),
+        (rpc::SandboxSpec { disk_mb: Some(1 << 30), ..spec() }, ErrorCode::InvalidArgument, "disk_mb"),
         (spec(), ErrorCode::Unavailable, "AGENT_MAX_SANDBOXES"),
     ];
     for (spec, code, said) in cases {
@@ -52,6 +53,25 @@ async fn asking_twice_makes_one_and_removing_twice_is_fine() {
     agent.remove(&id).await;
     agent.remove(&id).await;
     assert!(agent.list().await.is_empty());
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_as_large_as_was_asked() {
+    let agent = Agent::start(&[]).await;
+    let small = rpc::SandboxSpec { disk_mb: Some(16), ..spec() };
+    let error = agent.ensure(&SandboxId::random(), small).await.unwrap_err();
+    assert!(error.code == ErrorCode::InvalidArgument && error.to_string().contains("disk_mb"), "{error}");
+    let id = SandboxId::random();
+    let report = agent.ensure(&id, rpc::SandboxSpec { disk_mb: Some(20_000), ..spec() }).await.unwrap();
+    let disk = report.disk.into_option().unwrap();
+    assert_eq!(disk.size_mb, 20_000);
+    assert!(["dm", "reflink", "qcow2", "copy"].contains(&disk.backend.as_str()), "{disk:?}");
+    assert!(disk.used_bytes < 2_000 << 20, "{disk:?}");
+    // Blocks of 1 MiB, less what the file system needs for itself.
+    let size = agent.sh(&id, "df -BM --output=size / | tail -n 1 | tr -dc 0-9").await.unwrap();
+    let size: u32 = size.stdout.parse().unwrap();
+    assert!((18_500..=20_000).contains(&size), "{size} MiB");
     agent.finish().await;
 }
 

@@ -41,8 +41,20 @@ pub struct Sandbox {
     pub last_active_at: Option<i64>,
     /// When the row last changed.
     pub last_updated: i64,
+    /// As the host reported it last.
+    pub disk: Option<Disk>,
     /// Whether its deletion was asked for.
     pub deleting: bool,
+}
+
+/// A root disk on its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// What it is made of, in the host's word.
+    pub backend: String,
+    pub size_mb: u32,
+    /// Bytes allocated on the host.
+    pub used_bytes: i64,
 }
 
 impl Store {

@@ -3,7 +3,7 @@
 use model::{Generation, SandboxId, SandboxState};
 
 use super::row::{SandboxRow, columns};
-use super::{Sandbox, one};
+use super::{Disk, Sandbox, one};
 use crate::db::{rows, stored_generation};
 use crate::{Error, Store};
 
@@ -19,6 +19,7 @@ pub struct Report {
     pub host_ip: Option<String>,
     pub started_at: Option<i64>,
     pub last_active_at: Option<i64>,
+    pub disk: Option<Disk>,
 }
 
 /// What became of a report.
@@ -43,7 +44,8 @@ impl Store {
     pub async fn sandbox_apply_report(&self, report: &Report, now: i64) -> Result<Applied, Error> {
         let sql = concat!(
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
-            " started_at = $8, last_active_at = $9, last_updated = $10",
+            " started_at = $8, last_active_at = $9, last_updated = $10,",
+            " disk_backend = $16, disk_mb = $17, disk_used_bytes = $18",
             " WHERE id = $1 AND generation < $3 AND state IN ($11, $12, $13, $14, $15) RETURNING ",
             columns!()
         );
@@ -66,7 +68,10 @@ impl Store {
             from1,
             from2,
             from3,
-            from4
+            from4,
+            report.disk.as_ref().map(|disk| printable(&disk.backend)),
+            report.disk.as_ref().map(|disk| i64::from(disk.size_mb)),
+            report.disk.as_ref().map(|disk| disk.used_bytes)
         )?)?;
         match changed {
             Some(row) => Ok(Applied::Changed(row)),

@@ -2,14 +2,15 @@
 
 use model::{Generation, SandboxId};
 
-use super::Sandbox;
+use super::{Disk, Sandbox};
 use crate::Error;
 
 /// The columns of [`SandboxRow`]. Named one by one: `*` would change under prepared statements when a migration adds one.
 macro_rules! columns {
     () => {
         "id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
-         created_at, started_at, last_active_at, last_updated, deleting"
+         created_at, started_at, last_active_at, last_updated, deleting, \
+         disk_backend, disk_mb, disk_used_bytes"
     };
 }
 pub(super) use columns;
@@ -30,6 +31,9 @@ pub(super) struct SandboxRow {
     last_active_at: Option<i64>,
     last_updated: i64,
     deleting: bool,
+    disk_backend: Option<String>,
+    disk_mb: Option<i64>,
+    disk_used_bytes: Option<i64>,
 }
 
 impl TryFrom<SandboxRow> for Sandbox {
@@ -37,6 +41,14 @@ impl TryFrom<SandboxRow> for Sandbox {
 
     fn try_from(row: SandboxRow) -> Result<Self, Error> {
         let unreadable = |source| Error::Corrupt { what: format!("sandbox {:?}", row.id), source };
+        let disk = match (row.disk_backend, row.disk_mb) {
+            (Some(backend), Some(size)) => Some(Disk {
+                backend,
+                size_mb: u32::try_from(size).map_err(|e| unreadable(e.into()))?,
+                used_bytes: row.disk_used_bytes.unwrap_or_default(),
+            }),
+            _ => None,
+        };
         Ok(Self {
             id: row.id.parse::<SandboxId>().map_err(|e| unreadable(e.into()))?,
             state: row.state.parse().map_err(|e: model::InvalidValue| unreadable(e.into()))?,
@@ -52,6 +64,7 @@ impl TryFrom<SandboxRow> for Sandbox {
             last_active_at: row.last_active_at,
             last_updated: row.last_updated,
             deleting: row.deleting,
+            disk,
         })
     }
 }

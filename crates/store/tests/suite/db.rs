@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::{Generation, SandboxId, SandboxSpec, SandboxState};
-use store::{Idempotency, Inserted, NewSandbox, Report, Sandbox, Store};
+use store::{Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox, Store};
 use testkit::postgres::Database;
 
 /// An empty database. It goes when this is dropped.
@@ -68,6 +68,7 @@ pub fn spec() -> SandboxSpec {
         vcpus: 2,
         memory_mb: 512,
         timeout_sec: 300,
+        disk_mb: None,
         envs: BTreeMap::from([("QUOTE'\"".to_owned(), "ü\n{}".to_owned())]),
     }
 }
@@ -99,5 +100,10 @@ pub fn report(id: &SandboxId, generation: u64, state: SandboxState) -> Report {
         host_ip: (state == SandboxState::Running).then(|| format!("10.11.0.{generation}")),
         started_at: Some(1000 + generation.cast_signed()),
         last_active_at: None,
+        disk: (!generation.is_multiple_of(3)).then(|| Disk {
+            backend: "dm".to_owned(),
+            size_mb: 4096,
+            used_bytes: generation.cast_signed() << 20,
+        }),
     }
 }

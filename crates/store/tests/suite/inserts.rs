@@ -24,6 +24,7 @@ pub async fn what_goes_in_comes_out(db: Db) {
         last_active_at: None,
         last_updated: 5,
         deleting: false,
+        disk: None,
     };
     assert_eq!(store.sandbox_get(&new.id).await.unwrap(), None);
     assert_eq!(store.sandbox_insert(&new).await.unwrap(), Inserted::New(expected.clone()));

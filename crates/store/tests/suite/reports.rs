@@ -36,7 +36,7 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
     let row = row?;
     match *event {
         Event::Report { generation, state } if generation > row.generation.0 && row.state.can_become(state) => {
-            let Report { id, host_id, generation, state, reason, guest_ip, host_ip, started_at, last_active_at } =
+            let Report { id, host_id, generation, state, reason, guest_ip, host_ip, started_at, last_active_at, disk } =
                 report(&row.id, generation, state);
             let host_id = Some(host_id);
             let (last_updated, known) = (now, row);
@@ -50,6 +50,7 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
                 host_ip,
                 started_at,
                 last_active_at,
+                disk,
                 last_updated,
                 ..known
             })

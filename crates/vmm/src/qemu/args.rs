@@ -1,9 +1,10 @@
-//! QEMU's command line. Pure: the same input gives the same arguments.
+//! QEMU's command line. The same input gives the same arguments; of the world it only asks whether a disk is a device.
 //!
 //! Values that hold paths go as JSON, where the comma has no meaning; sockets are named relative to the
 //! working directory, since a socket's name may have 107 bytes only (unix(7)).
 
 use std::ffi::OsString;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -108,8 +109,11 @@ fn memory(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Value> {
 }
 
 fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
+    // A device is no file to QEMU.
+    let is_device = std::fs::metadata(&config.disk.path).is_ok_and(|meta| meta.file_type().is_block_device());
+    let driver = if is_device { "host_device" } else { "file" };
     let file = json!({
-        "driver": "file", "node-name": "file", "filename": text(&config.disk.path)?, "discard": "unmap",
+        "driver": driver, "node-name": "file", "filename": text(&config.disk.path)?, "discard": "unmap",
     });
     let format = match config.disk.format {
         DiskFormat::Raw => "raw",

@@ -38,7 +38,8 @@ fn an_overlay_takes_the_writes_and_spares_its_base() {
         disk.write_all_at(b"hello from a host\n", 0).expect("the disk can be written");
         let before = fs::read(&base).expect("the base");
         let path = lab.root().join("overlay");
-        linux::programs::create_overlay(&base, &path).expect("an overlay; type: apt-get install qemu-utils");
+        let bytes = fs::metadata(&base).expect("the base").len();
+        linux::programs::create_overlay(&base, &path, bytes).expect("an overlay; type: apt-get install qemu-utils");
         let disk = Disk { path: path.clone(), format: DiskFormat::Qcow2, base: Some(base.clone()) };
         let mut machine = lab.boot(VmConfig { disk, ..config }).await;
         assert_eq!(machine.end().await, Exit::Shutdown);

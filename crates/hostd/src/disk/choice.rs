@@ -1,0 +1,178 @@
+//! Which backend new disks get: the one that was asked for, or the first of the list that works here, found by doing it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use linux::dm::{self, Number, Target};
+use linux::file;
+use linux::loopdev::{self, Access};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, io_error, names};
+use crate::guest::chain;
+
+/// `AGENT_DISK`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    #[default]
+    Auto,
+    Only(Backend),
+}
+
+/// What a disk is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    #[serde(rename = "dm")]
+    DeviceMapper,
+    #[serde(rename = "reflink")]
+    Reflink,
+    #[serde(rename = "qcow2")]
+    Qcow2,
+    #[serde(rename = "copy")]
+    Copy,
+}
+
+/// A backend that works here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    pub backend: Backend,
+    /// For people: what was found that led to this.
+    pub why: String,
+}
+
+impl Backend {
+    /// Best first.
+    pub const ALL: [Self; 4] = [Self::DeviceMapper, Self::Reflink, Self::Qcow2, Self::Copy];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DeviceMapper => "dm",
+            Self::Reflink => "reflink",
+            Self::Qcow2 => "qcow2",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => Backend::ALL.into_iter().find(|backend| backend.name() == text).map(Self::Only).ok_or(()),
+        }
+    }
+}
+
+/// Chooses for disks in `dir` over images like `image`, for a VMM that reads qcow2 or does not.
+///
+/// # Errors
+/// When nothing can be written to `dir`, or what was asked for does not work; that says why.
+pub fn choose(choice: Choice, dir: &Path, image: Option<&Path>, qcow2: bool) -> Result<Chosen, Error> {
+    let mut found = Vec::new();
+    for backend in Backend::ALL.into_iter().filter(|backend| [Choice::Auto, Choice::Only(*backend)].contains(&choice)) {
+        match works(backend, dir, image, qcow2)? {
+            Ok(()) if choice == Choice::Auto => return Ok(Chosen { backend, why: why(backend, &found) }),
+            Ok(()) => return Ok(Chosen { backend, why: format!("{} was asked for", backend.name()) }),
+            Err(problem) if choice == Choice::Auto => found.push(problem),
+            Err(why) => return Err(Error::Unavailable { backend: backend.name(), why }),
+        }
+    }
+    // Not reached: a copy always works.
+    Ok(Chosen { backend: Backend::Copy, why: why(Backend::Copy, &found) })
+}
+
+fn why(backend: Backend, found: &[String]) -> String {
+    let words = match backend {
+        Backend::DeviceMapper => "the kernel's device mapper makes snapshots",
+        Backend::Reflink => "the file system shares blocks between files",
+        Backend::Qcow2 => "QEMU reads overlays",
+        Backend::Copy => "images are copied",
+    };
+    if found.is_empty() { words.to_owned() } else { format!("{words}, since {}", found.join("; ")) }
+}
+
+/// Whether it works; else why not.
+fn works(backend: Backend, dir: &Path, image: Option<&Path>, qcow2: bool) -> Result<Result<(), String>, Error> {
+    match backend {
+        Backend::DeviceMapper => Ok(try_snapshot(dir).map_err(|error| chain(&error))),
+        Backend::Reflink => {
+            let able = file::can_reflink(dir).map_err(io_error("write to", dir))?;
+            // Blocks can only be shared within one file system.
+            let together = image.is_none_or(|image| same_file_system(image, dir).unwrap_or_default());
+            let problem = if able { "images are on another file system than" } else { "no blocks can be shared in" };
+            Ok((able && together).then_some(()).ok_or_else(|| format!("{problem} {}", dir.display())))
+        }
+        Backend::Qcow2 => Ok(qcow2.then_some(()).ok_or_else(|| "the VMM does not read qcow2".to_owned())),
+        Backend::Copy => Ok(Ok(())),
+    }
+}
+
+fn same_file_system(a: &Path, b: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(a)?.dev() == fs::metadata(b)?.dev())
+}
+
+/// Makes a tiny snapshot and takes it away again.
+fn try_snapshot(dir: &Path) -> Result<(), dm::Error> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // Without this there is nothing to try, and no files need to be made.
+    File::open(dm::CONTROL).map_err(dm::Error::Unusable)?;
+    let name = format!("{}probe-{}-{}", names::PREFIX, std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let files = [dir.join(format!(".{name}.base.unfinished")), dir.join(format!(".{name}.cow.unfinished"))];
+    let tried = snapshot_over(&name, &files, &names::mark(dir));
+    for path in &files {
+        // Not there when making it failed, and that is told.
+        let _ = fs::remove_file(path);
+    }
+    tried
+}
+
+fn snapshot_over(name: &str, [base, cow]: &[PathBuf; 2], mark: &str) -> Result<(), dm::Error> {
+    const BYTES: u64 = 1 << 20;
+    let attach = |path: &Path, access| {
+        let file = File::create(path)?;
+        file.set_len(BYTES)?;
+        loopdev::attach(path, access, mark)
+    };
+    let base = attach(base, Access::ReadOnly).map_err(dm::Error::Unusable)?;
+    let cow = attach(cow, Access::ReadWrite).map_err(dm::Error::Unusable)?;
+    let target = Target::Snapshot {
+        sectors: BYTES / dm::SECTOR,
+        origin: Number::of_loop(base.number()),
+        cow: Number::of_loop(cow.number()),
+    };
+    dm::create(name, &names::uuid(mark, name), &[target], false)?;
+    dm::remove(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_words() {
+        for backend in Backend::ALL {
+            assert_eq!(backend.name().parse(), Ok(Choice::Only(backend)));
+        }
+        assert_eq!("auto".parse(), Ok(Choice::Auto));
+        assert_eq!("zfs".parse::<Choice>(), Err(()));
+    }
+
+    #[test]
+    fn the_choice_says_why_and_leaves_nothing() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let auto = choose(Choice::Auto, dir.path(), None, true).unwrap();
+        assert_ne!(auto.backend, Backend::Copy, "{}", auto.why);
+        let copy = choose(Choice::Only(Backend::Copy), dir.path(), None, false).unwrap();
+        assert_eq!((copy.backend, copy.why.as_str()), (Backend::Copy, "copy was asked for"));
+        let refused = choose(Choice::Only(Backend::Qcow2), dir.path(), None, false).unwrap_err().to_string();
+        assert!(refused.contains("AGENT_DISK") && refused.contains("the VMM does not read qcow2"), "{refused}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

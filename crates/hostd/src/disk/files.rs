@@ -1,0 +1,55 @@
+//! Disks that are plain files: clones, copies, and overlays that QEMU reads. A disk that is larger than its image is a
+//! longer file; the guest grows its file system when it boots.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use linux::{file, programs, sparse};
+
+use super::names::{BASE, OVERLAY, RAW};
+use super::{Error, io_error};
+
+pub(super) fn reflink(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+    let path = dir.join(RAW);
+    file::reflink(image, &path).map_err(io_error("clone the image to", &path))?;
+    lengthen(path, bytes)
+}
+
+pub(super) fn copy(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+    let path = dir.join(RAW);
+    sparse::copy(image, &path).map_err(io_error("copy the image to", &path))?;
+    lengthen(path, bytes)
+}
+
+fn lengthen(path: PathBuf, bytes: u64) -> Result<PathBuf, Error> {
+    let file = File::options().write(true).open(&path).and_then(|file| file.set_len(bytes));
+    file.map_err(io_error("lengthen", &path))?;
+    Ok(path)
+}
+
+pub(super) fn overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+    // QEMU reads it, as a user of its own.
+    if fs::metadata(image).map_err(io_error("use the image", image))?.mode() & 0o004 == 0 {
+        let problem = format!("VMs may not read it; type: chmod o+r {}", image.display());
+        return Err(io_error("use the image", image)(io::Error::new(io::ErrorKind::PermissionDenied, problem)));
+    }
+    let base = link_base(image, dir)?;
+    let path = dir.join(OVERLAY);
+    programs::create_overlay(&base, &path, bytes).map_err(io_error("create the overlay", &path))?;
+    Ok(path)
+}
+
+/// The image under a name that lives as long as the sandbox. From another file system it is a symbolic link, which does
+/// not keep the image.
+pub(super) fn link_base(image: &Path, dir: &Path) -> Result<PathBuf, Error> {
+    let base = dir.join(BASE);
+    let real = image.canonicalize().map_err(io_error("use the image", image))?;
+    let linked = match fs::hard_link(&real, &base) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => std::os::unix::fs::symlink(&real, &base),
+        linked => linked,
+    };
+    linked.map_err(io_error("use the image", image))?;
+    Ok(base)
+}

@@ -1,0 +1,200 @@
+//! Disks that the kernel's device mapper makes: a snapshot over the base's loop device, whose changes go to a sparse
+//! file of the sandbox through a loop device of its own.
+//!
+//! ```text
+//!   base.ext4 ── loop device, read-only, shared ──┐                 disk as large as the base
+//!                                                 ├─ snapshot wrenn-ID
+//!   root.cow ─── loop device ─────────────────────┘
+//!
+//!   loop device of the base, then zeroes ── wrenn-ID-origin ── …    larger disk: the origin is as long as the disk
+//! ```
+//!
+//! Loop devices go with their last user, so only files and device-mapper devices can be left by whoever dies; both bear
+//! the sandbox's id, and devices also their agent's mark. Each is made before what uses it and removed after it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use linux::dm::{self, Info, LOOP_MAJOR, Number, Target};
+use linux::file;
+use linux::loopdev::{self, Access, Identity, LoopDevice};
+use model::SandboxId;
+
+use super::bases::LoopRegistry;
+use super::files::link_base;
+use super::names::{self, BASE, COW, device_name, origin_name};
+use super::store::store_bytes;
+use super::{Error, io_error, room};
+
+/// The device-mapper disks of one agent.
+#[derive(Debug)]
+pub(super) struct Mapper {
+    mark: String,
+    bases: LoopRegistry,
+}
+
+impl Mapper {
+    pub(super) fn new(root: &Path) -> Self {
+        let mark = names::mark(root);
+        Self { bases: LoopRegistry::new(&mark), mark }
+    }
+
+    pub(super) fn create(&self, id: &SandboxId, image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+        link_base(image, dir)?;
+        fail::fail_point!("disk::base-linked");
+        make_store(&dir.join(COW), bytes)?;
+        fail::fail_point!("disk::store-made");
+        self.map(id, dir, bytes)
+    }
+
+    /// Makes the device over base and store that are in `dir`.
+    pub(super) fn map(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+        let (base, store) = (dir.join(BASE), dir.join(COW));
+        let attached = self.bases.acquire(&base, id).map_err(io_error("attach the image", &base))?;
+        fail::fail_point!("disk::base-attached");
+        let length = fs::metadata(&base).map_err(io_error("use the image", &base))?.len();
+        let cow = loopdev::attach(&store, Access::ReadWrite, &self.mark).map_err(io_error("attach", &store))?;
+        fail::fail_point!("disk::store-attached");
+        let sectors = bytes / dm::SECTOR;
+        let origin = self.origin(id, Number::of_loop(attached), length / dm::SECTOR, sectors)?;
+        fail::fail_point!("disk::origin-made");
+        let target = Target::Snapshot { sectors, origin, cow: Number::of_loop(cow.number()) };
+        let path = self.make(&device_name(id), &[target], false)?;
+        fail::fail_point!("disk::device-made");
+        // From here on the device keeps it.
+        drop(cow);
+        Ok(path)
+    }
+
+    /// A device that is as long as the disk and begins with the base.
+    fn origin(&self, id: &SandboxId, base: Number, length: u64, wanted: u64) -> Result<Number, Error> {
+        if wanted <= length {
+            return Ok(base);
+        }
+        let name = origin_name(id);
+        let targets = [Target::Linear { sectors: length, to: base }, Target::Zero { sectors: wanted - length }];
+        self.make(&name, &targets, true)?;
+        let made = dm::info(&name).map_err(Error::Device)?;
+        made.map(|info| info.number).ok_or(Error::Device(dm::Error::Missing(name)))
+    }
+
+    fn make(&self, name: &str, targets: &[Target], read_only: bool) -> Result<PathBuf, Error> {
+        dm::create(name, &names::uuid(&self.mark, name), targets, read_only).map_err(Error::Device)
+    }
+
+    /// Takes the devices away; base and store stay. Idempotent.
+    pub(super) fn unmap(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+        if File::open(dm::CONTROL).is_ok() {
+            let store = Identity::of(&dir.join(COW)).ok();
+            take_away(id, store)?;
+        }
+        self.bases.release(id);
+        fail::fail_point!("disk::base-released");
+        Ok(())
+    }
+
+    pub(super) fn bases(&self) -> Vec<(u32, usize)> {
+        self.bases.list()
+    }
+
+    /// See [`super::Disks::reclaim`].
+    pub(super) fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
+        if File::open(dm::CONTROL).is_err() {
+            return Vec::new();
+        }
+        let mut problems = Vec::new();
+        match dm::list(names::PREFIX) {
+            Ok(mut found) => {
+                // What is over another one comes before it: a sandbox's device has the shorter name.
+                found.sort_unstable();
+                problems.extend(found.iter().filter_map(|name| self.settle(name, known).err()));
+            }
+            Err(error) => problems.push(Error::Device(error)),
+        }
+        problems.extend(self.detach_strays().err());
+        problems
+    }
+
+    /// Adopts or removes one device.
+    fn settle(&self, name: &str, known: &BTreeSet<SandboxId>) -> Result<(), Error> {
+        let Some(info) = dm::info(name).map_err(Error::Device)? else { return Ok(()) };
+        let ours = info.uuid == names::uuid(&self.mark, name);
+        match names::parse(name) {
+            Some((id, _)) if ours && known.contains(&id) => {
+                for number in loops(&info) {
+                    self.bases.adopt(number, &id).map_err(io_error("look at loop device of", Path::new(name)))?;
+                }
+                Ok(())
+            }
+            _ if ours || is_orphan(name, &info) => {
+                tracing::warn!(device = name, "removing a disk device that no sandbox has");
+                dm::remove(name).map_err(Error::Busy)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Loop devices of ours that nothing uses: only somebody else's open file can have kept one.
+    fn detach_strays(&self) -> Result<(), Error> {
+        let failed = || io_error("list loop devices in", Path::new("/sys/block"));
+        let mut used = BTreeSet::new();
+        for name in dm::list("").map_err(Error::Device)? {
+            used.extend(dm::info(&name).map_err(Error::Device)?.iter().flat_map(loops));
+        }
+        for status in loopdev::list().map_err(failed())? {
+            if status.mark == self.mark && !used.contains(&status.number) {
+                let device = LoopDevice::open(status.number).map_err(failed())?;
+                device.map_or(Ok(()), LoopDevice::detach).map_err(failed())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sparse, and private: it has what the guest wrote.
+fn make_store(path: &Path, disk_bytes: u64) -> Result<(), Error> {
+    let made = File::options().write(true).create_new(true).mode(0o600).open(path).and_then(|store| {
+        store.set_len(store_bytes(disk_bytes))?;
+        file::allocate(&store, room::FIRST_BYTES)
+    });
+    made.map_err(io_error("make", path))
+}
+
+fn take_away(id: &SandboxId, store: Option<Identity>) -> Result<(), Error> {
+    let name = device_name(id);
+    let info = dm::info(&name).map_err(Error::Device)?;
+    dm::remove(&name).map_err(Error::Busy)?;
+    fail::fail_point!("disk::device-removed");
+    dm::remove(&origin_name(id)).map_err(Error::Busy)?;
+    fail::fail_point!("disk::origin-removed");
+    // Gone already, unless somebody is just looking at it.
+    for number in info.iter().flat_map(loops) {
+        let failed = || io_error("detach", &PathBuf::from(format!("/dev/loop{number}")));
+        let Some(device) = LoopDevice::open(number).map_err(failed())? else { continue };
+        let status = device.status().map_err(failed())?;
+        if status.is_some_and(|status| Some(status.backing) == store) {
+            device.detach().map_err(failed())?;
+        }
+    }
+    Ok(())
+}
+
+fn loops(info: &Info) -> impl Iterator<Item = u32> {
+    info.over.iter().filter(|number| number.major == LOOP_MAJOR).map(|number| number.minor)
+}
+
+/// Of an agent whose directory is gone: nobody will ever ask for it again.
+fn is_orphan(name: &str, info: &Info) -> bool {
+    names::parse(name).is_some() && info.uuid.starts_with("WRENN-") && loops(info).any(is_homeless)
+}
+
+/// Whether the device is made of `SANDBOXES/sb-…/FILE`, and there is no SANDBOXES.
+fn is_homeless(number: u32) -> bool {
+    let Ok(Some(device)) = LoopDevice::open(number) else { return false };
+    let Some(path) = device.status().ok().flatten().and_then(|status| status.path) else { return false };
+    let path = PathBuf::from(path.to_string_lossy().trim_end_matches(" (deleted)"));
+    let is_disk = path.file_name().is_some_and(|name| name == BASE || name == COW);
+    is_disk && path.ancestors().nth(2).is_some_and(|root| !root.exists())
+}

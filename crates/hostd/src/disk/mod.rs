@@ -1,0 +1,197 @@
+//! Root disks: copy-on-write over an immutable base image.
+//!
+//! | backend | unchanged blocks | needs |
+//! |---|---|---|
+//! | `dm` | are read from one loop device for each base, shared by all ([`bases`], [`mapper`]) | device mapper |
+//! | `reflink` | are shared by the file system | XFS or Btrfs |
+//! | `qcow2` | are read from the base by QEMU | the qemu driver |
+//! | `copy` | are copied, holes left out | nothing |
+//!
+//! ```text
+//!   SANDBOXES/sb-…/base.ext4     the base, under a name that lives as long as the sandbox (dm, qcow2)
+//!                 /root.cow      what was written, with the kernel's own metadata (dm)
+//!                 /root.qcow2    what was written (qcow2)
+//!                 /root.ext4     the disk (reflink, copy)
+//! ```
+//!
+//! The base is linked first, so that a template that is replaced or deleted later stays whole under the sandboxes that
+//! use it. If we die in a create or a removal, [`Disks::remove`] takes away what there is; for files, so does the
+//! removal of the directory. What a full disk of the host means is in [`room`].
+
+pub mod bases;
+mod choice;
+mod files;
+mod flatten;
+mod mapper;
+mod names;
+pub mod room;
+mod store;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use linux::{dm, file};
+use model::SandboxId;
+use vmm::{Disk, DiskFormat};
+
+pub use choice::{Backend, Choice, Chosen, choose};
+pub use names::device_name;
+
+use mapper::Mapper;
+use names::{BASE, COW, OVERLAY, RAW};
+
+/// Bytes of the unit in which users ask for disks.
+pub const MIB: u64 = 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {path}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot make the sandbox's disk device")]
+    Device(#[source] dm::Error),
+    #[error("cannot take the sandbox's disk device away")]
+    Busy(#[source] dm::Error),
+    #[error("AGENT_DISK asks for {backend} disks, which cannot be had here: {why}")]
+    Unavailable { backend: &'static str, why: String },
+    #[error("disk_mb must be at least {least}, the size of the template's file system, not {asked}")]
+    TooSmall { asked: u32, least: u64 },
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::Io { action, path, source }
+}
+
+/// Bytes of a disk over `image` for which `asked` MiB were asked; nothing means as large as the image.
+///
+/// # Errors
+/// [`Error::TooSmall`]: a file system cannot be cut.
+pub fn size_bytes(image: &Path, asked: Option<u32>) -> Result<u64, Error> {
+    let least = fs::metadata(image).map_err(io_error("use the image", image))?.len();
+    match asked.map(|asked| (asked, u64::from(asked) * MIB)) {
+        None => Ok(least),
+        Some((_, bytes)) if bytes >= least => Ok(bytes),
+        Some((asked, _)) => Err(Error::TooSmall { asked, least: least.div_ceil(MIB) }),
+    }
+}
+
+/// Bytes that a sandbox's disk takes on the host: allocated blocks, without what it shares with others' files by name.
+#[must_use]
+pub fn used_bytes(dir: &Path) -> u64 {
+    [RAW, OVERLAY, COW].into_iter().filter_map(|name| file::allocated_bytes(&dir.join(name)).ok()).sum()
+}
+
+/// Makes and removes the disks of one agent's sandboxes. Blocking: call it where that is allowed.
+#[derive(Debug)]
+pub struct Disks {
+    chosen: Chosen,
+    mapper: Mapper,
+}
+
+impl Disks {
+    /// Disks for the sandboxes in `root`.
+    ///
+    /// # Errors
+    /// When `root` is not there.
+    pub fn new(root: &Path, chosen: Chosen) -> Result<Self, Error> {
+        let root = root.canonicalize().map_err(io_error("use the directory", root))?;
+        Ok(Self { chosen, mapper: Mapper::new(&root) })
+    }
+
+    /// What new disks are made of, and why.
+    #[must_use]
+    pub fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    /// Makes a disk of `bytes` with the content of `image` in the sandbox's directory.
+    ///
+    /// # Errors
+    /// When the image is gone or the host's disk full. Call [`Disks::remove`] then.
+    pub fn create(&self, id: &SandboxId, image: &Path, dir: &Path, bytes: u64) -> Result<Disk, Error> {
+        match self.chosen.backend {
+            Backend::DeviceMapper => self.mapper.create(id, image, dir, bytes).map(raw),
+            Backend::Reflink => files::reflink(image, dir, bytes).map(raw),
+            Backend::Copy => files::copy(image, dir, bytes).map(raw),
+            Backend::Qcow2 => files::overlay(image, dir, bytes).map(|path| overlay(path, dir)),
+        }
+    }
+
+    /// Makes the disk of `bytes` usable again that is in the directory, with all that was written to it.
+    ///
+    /// # Errors
+    /// When there is none, or the kernel refuses.
+    pub fn restore(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<Disk, Error> {
+        if dir.join(COW).exists() {
+            return self.mapper.map(id, dir, bytes).map(raw);
+        }
+        match (dir.join(RAW), dir.join(OVERLAY)) {
+            (_, path) if path.exists() => Ok(overlay(path, dir)),
+            (path, _) if path.exists() => Ok(raw(path)),
+            (path, _) => Err(io_error("find a disk at", &path)(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// Takes a disk out of use; its content stays, for [`Disks::restore`]. The VM must be gone. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the device stays in use; the disk is as it was then.
+    pub fn suspend(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+        self.mapper.unmap(id, dir)
+    }
+
+    /// Removes a disk, whichever backend made it. The VM must be gone. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the device stays in use: nothing is removed then. Or the first file that stays.
+    pub fn remove(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+        self.suspend(id, dir)?;
+        // The store first: without it there is nothing of a disk that could be taken for one.
+        for name in [COW, RAW, OVERLAY, BASE] {
+            let path = dir.join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &path)(source));
+                }
+                _ => {}
+            }
+            fail::fail_point!("disk::file-removed");
+        }
+        Ok(())
+    }
+
+    /// Writes the disk as one plain image to `to`, with a hole wherever there are only zeroes: temporary name, fsync,
+    /// rename. Nobody may write to the disk meanwhile, so a VMM that may have been taken over must be gone.
+    ///
+    /// # Errors
+    /// When something cannot be read or written; then nothing is at `to` that was not there before.
+    pub fn flatten(&self, id: &SandboxId, dir: &Path, to: &Path) -> Result<(), Error> {
+        flatten::flatten(id, dir, to)
+    }
+
+    /// Takes over the devices of the sandboxes `known`, and removes those that no sandbox has, and those of agents
+    /// whose directory is gone. Answers with what could not be done.
+    #[must_use]
+    pub fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
+        self.mapper.reclaim(known)
+    }
+
+    /// Loop devices that bases have now, and how many sandboxes use each.
+    #[must_use]
+    pub fn bases(&self) -> Vec<(u32, usize)> {
+        self.mapper.bases()
+    }
+}
+
+fn raw(path: PathBuf) -> Disk {
+    Disk { path, format: DiskFormat::Raw, base: None }
+}
+
+fn overlay(path: PathBuf, dir: &Path) -> Disk {
+    Disk { path, format: DiskFormat::Qcow2, base: Some(dir.join(BASE)) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! Every name of a disk: files in its sandbox's directory, kernel objects, and the mark of their owner.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use model::SandboxId;
+use sha2::{Digest, Sha256};
+
+pub(super) const BASE: &str = "base.ext4";
+pub(super) const RAW: &str = "root.ext4";
+pub(super) const OVERLAY: &str = "root.qcow2";
+pub(super) const COW: &str = "root.cow";
+
+/// What the names of our device-mapper devices begin with.
+pub(super) const PREFIX: &str = "wrenn-";
+/// What the name of the device ends with that stands for a base which is smaller than the disk.
+const ORIGIN: &str = "-origin";
+
+/// Name of a sandbox's device below `/dev/mapper`.
+#[must_use]
+pub fn device_name(id: &SandboxId) -> String {
+    format!("{PREFIX}{id}")
+}
+
+pub(super) fn origin_name(id: &SandboxId) -> String {
+    format!("{PREFIX}{id}{ORIGIN}")
+}
+
+/// Whose device that is, and whether it is the origin. `None` for names that are not a sandbox's.
+pub(super) fn parse(name: &str) -> Option<(SandboxId, bool)> {
+    let id = name.strip_prefix(PREFIX)?;
+    let (id, is_origin) = id.strip_suffix(ORIGIN).map_or((id, false), |id| (id, true));
+    Some((id.parse().ok()?, is_origin))
+}
+
+/// What tells the kernel objects of the agent whose sandboxes are in `root` from those of others on the machine.
+pub(super) fn mark(root: &Path) -> String {
+    let hash = Sha256::digest(root.as_os_str().as_bytes());
+    let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{PREFIX}{hex}")
+}
+
+/// The second name of a device, which says who made it. `WRENN` keeps it apart from those of LVM and others.
+pub(super) fn uuid(mark: &str, name: &str) -> String {
+    format!("WRENN-{mark}-{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_sandbox() {
+        let id = SandboxId::random();
+        assert_eq!(parse(&device_name(&id)), Some((id.clone(), false)));
+        assert_eq!(parse(&origin_name(&id)), Some((id.clone(), true)));
+        for other in ["wrenn-", "wrenn-probe-1", "wrenn-sb-short", "vg-root", &format!("x{}", device_name(&id))] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+        // The kernel takes 127 and 128 bytes.
+        assert!(uuid(&mark(Path::new("/a")), &origin_name(&id)).len() <= 128);
+        assert_ne!(mark(Path::new("/a")), mark(Path::new("/b")));
+    }
+}

@@ -1,0 +1,72 @@
+//! A later run of the agent, and other agents on the machine.
+
+use std::fs;
+
+use hostd::disk::{MIB, device_name};
+use linux::dm;
+
+use crate::world::{World, ids, known, read, write};
+
+#[test]
+fn a_later_run_adopts_what_it_knows_and_removes_the_rest() {
+    let world = World::new(16);
+    let ids = ids(3);
+    let earlier = world.disks();
+    for id in &ids {
+        // The last one is larger than its base.
+        write(&world.create(&earlier, id, if *id == ids[2] { 32 } else { 16 }), 9, MIB, 4096);
+    }
+    drop(earlier);
+    let later = world.disks();
+    assert!(later.reclaim(&known(&ids[1..])).is_empty());
+    assert!(dm::info(&device_name(&ids[0])).unwrap().is_none(), "nobody knows it");
+    assert_eq!(later.bases().iter().map(|(_, users)| *users).collect::<Vec<_>>(), [2]);
+    for id in &ids[1..] {
+        assert_eq!(read(&dm::path(&device_name(id)), MIB), 9);
+    }
+    // A new one shares the base of those that were adopted.
+    fs::remove_dir_all(world.dir_of(&ids[0])).unwrap();
+    world.create(&later, &ids[0], 16);
+    assert_eq!((later.bases().len(), later.bases()[0].1), (1, 3));
+    for id in &ids {
+        world.remove(&later, id);
+    }
+    world.assert_nothing_left(&ids);
+}
+
+#[test]
+fn what_is_suspended_comes_back_with_all_that_was_written() {
+    let world = World::new(16);
+    let ids = ids(1);
+    let (id, dir) = (&ids[0], world.dir_of(&ids[0]));
+    let disks = world.disks();
+    write(&world.create(&disks, id, 32), 9, 20 * MIB, 4096);
+    disks.suspend(id, &dir).unwrap();
+    disks.suspend(id, &dir).unwrap();
+    assert_eq!((disks.bases(), world.loops()), (vec![], 0));
+    // The image can go meanwhile: the sandbox has its own name for it.
+    fs::remove_file(&world.image).unwrap();
+    let path = disks.restore(id, &dir, 32 * MIB).unwrap().path;
+    assert_eq!((read(&path, 20 * MIB), read(&path, 0), read(&path, 24 * MIB)), (9, 7, 0));
+    world.remove(&disks, id);
+    world.assert_nothing_left(&ids);
+}
+
+#[test]
+fn agents_leave_each_other_alone_until_one_is_gone() {
+    let (mine, others) = (World::new(16), World::new(16));
+    let ids = ids(2);
+    let (disks, other_disks) = (mine.disks(), others.disks());
+    mine.create(&disks, &ids[0], 16);
+    let path = others.create(&other_disks, &ids[1], 32);
+    write(&path, 9, MIB, 4096);
+    assert!(disks.reclaim(&known(&ids[..1])).is_empty());
+    assert_eq!(read(&path, MIB), 9);
+    drop(other_disks);
+    fs::remove_dir_all(others.root()).unwrap();
+    assert!(disks.reclaim(&known(&ids[..1])).is_empty());
+    assert!(dm::info(&device_name(&ids[1])).unwrap().is_none());
+    mine.remove(&disks, &ids[0]);
+    mine.assert_nothing_left(&ids);
+    assert_eq!(others.loops(), 0);
+}
