@@ -7,8 +7,8 @@
 #   lab.sh host [SUITE…]      runs suites on this host
 #
 # A suite is CRATE/TEST as in the list below; without names it is those of disks. The others boot guests: KVM in an
-# emulated lab is too slow and unreliable for them to be part of every run. The disks are in target/lab and never written: a run works on overlays in
-# a directory of its own, which goes when it ends.
+# emulated lab is too slow and unreliable for them to be part of every run. The disks are in target/lab and never
+# written: a run works on overlays in a directory of its own, which goes when it ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
