@@ -24,11 +24,14 @@ def before_call(context, case, kwargs):
     calls += 1
     # One in five, since what reaches a guest takes its time; and whatever deletes sandboxes only meets strangers.
     is_ours = calls % 5 == 0 and case.method.upper() != "DELETE"
-    path = case.path_parameters or {}
+    # A copy: cases share their parameters, and the next ones would be ours as well.
+    path = dict(case.path_parameters or {})
     if is_ours and isinstance(path.get("id"), str) and ID.fullmatch(path["id"]):
         path["id"] = SANDBOX
+        case.path_parameters = path
+    if path.get("id") == SANDBOX and case.query:
         # This would not end before the sandbox does.
-        (case.query or {}).pop("follow", None)
+        case.query = {name: value for name, value in case.query.items() if name != "follow"}
     if isinstance(case.body, dict):
         if "multipart" in (case.media_type or "") and "file" in case.body:
             case.body["file"] = case.body.pop("file")
