@@ -29,6 +29,9 @@ def before_call(context, case, kwargs):
     if is_ours and isinstance(path.get("id"), str) and ID.fullmatch(path["id"]):
         path["id"] = SANDBOX
         case.path_parameters = path
+    if path.get("id") == SANDBOX and case.method.upper() == "DELETE":
+        # It remembers ids that were answered well.
+        case.path_parameters = {**path, "id": "sb-" + "0" * 20}
     if path.get("id") == SANDBOX and case.query:
         # This would not end before the sandbox does.
         case.query = {name: value for name, value in case.query.items() if name != "follow"}
