@@ -24,6 +24,7 @@ mod process;
 mod qemu;
 mod record;
 mod starts;
+mod watcher;
 
 pub use jail::Jail;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::record::{self, Record};
-use crate::{Error, Result, VmConfig, process};
+use crate::{Error, Result, Vm, VmConfig, process};
 
 /// More than a start takes by all its deadlines.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(600);
@@ -25,7 +25,7 @@ pub(crate) struct Starts(Arc<watch::Sender<BTreeSet<PathBuf>>>);
 
 /// One start; it is over when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Start {
+struct Start {
     starts: Starts,
     dir: PathBuf,
 }
@@ -33,12 +33,12 @@ pub(crate) struct Start {
 impl Starts {
     /// # Errors
     /// When there is one in that directory already.
-    pub(crate) fn begin(&self, dir: &Path) -> Result<Start> {
+    fn begin(&self, dir: &Path) -> Result<Start> {
         let added = self.0.send_if_modified(|dirs| dirs.insert(dir.to_owned()));
         if added { Ok(Start { starts: self.clone(), dir: dir.to_owned() }) } else { Err(taken(dir)) }
     }
 
-    pub(crate) fn is_idle(&self, dir: &Path) -> bool {
+    fn is_idle(&self, dir: &Path) -> bool {
         !self.0.borrow().contains(dir)
     }
 
@@ -48,9 +48,20 @@ impl Starts {
         // Late or not: the caller looks again.
         let _ = tokio::time::timeout(limit, dirs.wait_for(|dirs| !dirs.contains(dir))).await;
     }
-}
 
-impl Starts {
+    /// Does the work of a start in `dir`, to its end even if the caller loses interest.
+    ///
+    /// # Errors
+    /// When there is a start in that directory already, or what the work said.
+    pub(crate) async fn run<V: Vm + 'static>(
+        &self,
+        dir: &Path,
+        work: impl Future<Output = Result<V>> + Send + 'static,
+    ) -> Result<Box<dyn Vm>> {
+        let start = self.begin(dir)?;
+        Ok(Box::new(process::to_the_end(start.until(work)).await?))
+    }
+
     /// Ends whatever process of the VM in `dir` lives, or is being started.
     pub(crate) async fn destroy<R: Record>(&self, dir: &Path) -> Result<()> {
         loop {
@@ -67,7 +78,7 @@ impl Starts {
 
 impl Start {
     /// Does the work of the start and is over with it.
-    pub(crate) async fn until<T>(self, work: impl Future<Output = T>) -> T {
+    async fn until<T>(self, work: impl Future<Output = T>) -> T {
         let done = work.await;
         drop(self);
         done

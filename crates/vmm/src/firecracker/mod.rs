@@ -45,7 +45,7 @@ use linux::process::Identity;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::process::{self, to_the_end};
+use crate::process;
 use crate::starts::{START_LIMIT, Starts};
 use crate::{DiskFormat, Driver, Result, Vm, VmConfig, record};
 
@@ -117,15 +117,11 @@ impl Driver for Firecracker {
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
-        let start = self.starts.begin(&config.dir)?;
-        let booting = start::boot(self.host.clone(), config.clone());
-        Ok(Box::new(to_the_end(start.until(booting)).await?))
+        self.starts.run(&config.dir, start::boot(self.host.clone(), config.clone())).await
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
-        let start = self.starts.begin(&config.dir)?;
-        let restoring = restore::restore(self.host.clone(), config.clone(), snapshot.to_owned());
-        Ok(Box::new(to_the_end(start.until(restoring)).await?))
+        self.starts.run(&config.dir, restore::restore(self.host.clone(), config.clone(), snapshot.to_owned())).await
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {

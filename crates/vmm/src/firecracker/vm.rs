@@ -15,11 +15,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use linux::process::Process;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use crate::console::Console;
 use crate::process::{ended, to_the_end};
+use crate::watcher::Watcher;
 use crate::{Error, Exit, GuestMemory, Result, Vm};
 
 use super::api::VmUpdate;
@@ -43,8 +42,7 @@ const LOG_KEPT: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct FirecrackerVm {
     shared: Arc<Shared>,
-    exit: watch::Receiver<Option<Exit>>,
-    watcher: AbortHandle,
+    watcher: Watcher,
 }
 
 /// What the VM and its watcher both use.
@@ -66,13 +64,9 @@ impl FirecrackerVm {
         let Started { dir, process, record, client, console, metrics } = started;
         let (heard, busy) = (Mutex::default(), tokio::sync::Mutex::default());
         let shared = Arc::new(Shared { dir, record, client, process, console, metrics, heard, busy });
-        let (sender, exit) = watch::channel(None);
-        let watcher = Arc::clone(&shared);
-        let watcher = tokio::spawn(async move {
-            let exit = watcher.watch().await;
-            sender.send_replace(Some(exit));
-        });
-        Self { shared, exit, watcher: watcher.abort_handle() }
+        let watched = Arc::clone(&shared);
+        let watcher = Watcher::spawn(async move { watched.watch().await });
+        Self { shared, watcher }
     }
 
     async fn update(&self, update: VmUpdate) -> Result<()> {
@@ -82,14 +76,10 @@ impl FirecrackerVm {
 
     /// The answer, unless the VM ends before it: then that is what there is to say.
     async fn unless_ended<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut exit = self.exit.clone();
-        let answer = tokio::select! {
-            answer = answer => answer,
-            _ = exit.wait_for(Option::is_some) => return Err(Error::Ended),
-        };
+        let answer = self.watcher.unless_ended(answer).await;
         // A connection breaks a moment before the process is gone.
         let broken = matches!(answer, Err(Error::Io { .. }));
-        if broken && tokio::time::timeout(NOTICE, exit.wait_for(Option::is_some)).await.is_ok() {
+        if broken && tokio::time::timeout(NOTICE, self.watcher.exit()).await.is_ok() {
             return Err(Error::Ended);
         }
         answer
@@ -201,18 +191,11 @@ impl Vm for FirecrackerVm {
     }
 
     async fn kill(&self) -> Result<()> {
-        let failed = |source| Error::Io { action: "end the Firecracker in", path: self.shared.dir.clone(), source };
-        self.shared.process.kill().map_err(failed)?;
-        self.wait().await;
-        Ok(())
+        self.watcher.kill(&self.shared.process, "end the Firecracker in", &self.shared.dir).await
     }
 
     async fn wait(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        match exit.wait_for(Option::is_some).await {
-            Ok(exit) => exit.clone().unwrap_or_else(watcher_gone),
-            Err(_closed) => watcher_gone(),
-        }
+        self.watcher.exit().await
     }
 
     async fn console(&self) -> Vec<u8> {
@@ -226,16 +209,5 @@ impl Vm for FirecrackerVm {
         let said = self.unless_ended(asked).await?;
         let of = |total, available| GuestMemory { total, available };
         Ok(said.total_memory.zip(said.available_memory).map(|(total, available)| of(total, available)))
-    }
-}
-
-/// Only when the runtime is shutting down, or the watcher panicked.
-fn watcher_gone() -> Exit {
-    Exit::Vmm("the task that watches it is gone".into())
-}
-
-impl Drop for FirecrackerVm {
-    fn drop(&mut self) {
-        self.watcher.abort();
     }
 }

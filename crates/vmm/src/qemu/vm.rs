@@ -20,10 +20,10 @@ use linux::process::{Ended, Process};
 use qapi::Command as _;
 use qapi::qmp::{DataFormat, QmpCommand, RunState, ShutdownCause, cont, query_status, ringbuf_read, stop};
 use tokio::sync::{Mutex, watch};
-use tokio::task::AbortHandle;
 
 use crate::console::Console;
 use crate::process::{ended, to_the_end};
+use crate::watcher::Watcher;
 use crate::{Error, Exit, Result, Vm};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
@@ -40,8 +40,7 @@ const LAST_READ: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct QemuVm {
     pub(super) shared: Arc<Shared>,
-    exit: watch::Receiver<Option<Exit>>,
-    watcher: AbortHandle,
+    watcher: Watcher,
 }
 
 /// What the VM and its watcher both use.
@@ -76,14 +75,13 @@ impl QemuVm {
             console: Mutex::default(),
             snapshot: Mutex::default(),
         });
-        let (sender, exit) = watch::channel(None);
-        let watcher = Arc::clone(&shared);
-        let watcher = tokio::spawn(async move {
-            let exit = watcher.watch(started.shutdowns).await;
-            watcher.link.send_replace(Link::Over);
-            sender.send_replace(Some(exit));
+        let watched = Arc::clone(&shared);
+        let watcher = Watcher::spawn(async move {
+            let exit = watched.watch(started.shutdowns).await;
+            watched.link.send_replace(Link::Over);
+            exit
         });
-        Self { shared, exit, watcher: watcher.abort_handle() }
+        Self { shared, watcher }
     }
 
     async fn pause_guest(&self) -> Result<()> {
@@ -102,14 +100,6 @@ impl QemuVm {
             // The guest is at its end, although the watcher has not got that far.
             Err(Error::Refused { .. }) if self.shared.state().await? == RunState::shutdown => Err(Error::Ended),
             Err(error) => Err(error),
-        }
-    }
-
-    async fn unless_ended<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut exit = self.exit.clone();
-        tokio::select! {
-            answer = answer => answer,
-            _ = exit.wait_for(Option::is_some) => Err(Error::Ended),
         }
     }
 }
@@ -226,31 +216,24 @@ impl Vm for QemuVm {
     }
 
     async fn pause(&self) -> Result<()> {
-        self.unless_ended(self.pause_guest()).await
+        self.watcher.unless_ended(self.pause_guest()).await
     }
 
     async fn resume(&self) -> Result<()> {
-        self.unless_ended(self.resume_guest()).await
+        self.watcher.unless_ended(self.resume_guest()).await
     }
 
     async fn snapshot(&self, dir: &std::path::Path) -> Result<()> {
         let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned());
-        self.unless_ended(to_the_end(writing)).await
+        self.watcher.unless_ended(to_the_end(writing)).await
     }
 
     async fn kill(&self) -> Result<()> {
-        let failed = |source| Error::Io { action: "end the QEMU in", path: self.shared.dir.clone(), source };
-        self.shared.process.kill().map_err(failed)?;
-        self.wait().await;
-        Ok(())
+        self.watcher.kill(&self.shared.process, "end the QEMU in", &self.shared.dir).await
     }
 
     async fn wait(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        match exit.wait_for(Option::is_some).await {
-            Ok(exit) => exit.clone().unwrap_or_else(watcher_gone),
-            Err(_closed) => watcher_gone(),
-        }
+        self.watcher.exit().await
     }
 
     async fn console(&self) -> Vec<u8> {
@@ -258,20 +241,9 @@ impl Vm for QemuVm {
         // In a task, so that output which QEMU has given away is not lost when the caller loses interest.
         let drained = tokio::spawn(async move { shared.drain(PROMPT).await });
         let drained = async { drained.await.unwrap_or(Err(Error::Ended)) };
-        if let Err(error) = self.unless_ended(drained).await {
+        if let Err(error) = self.watcher.unless_ended(drained).await {
             tracing::debug!(%error, "the console cannot be read");
         }
         self.shared.console.lock().await.take()
-    }
-}
-
-/// Only when the runtime is shutting down, or the watcher panicked.
-fn watcher_gone() -> Exit {
-    Exit::Vmm("the task that watches it is gone".into())
-}
-
-impl Drop for QemuVm {
-    fn drop(&mut self) {
-        self.watcher.abort();
     }
 }
