@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .files(&files)
         .descriptor_set(descriptors)
         .include_file("_connectrpc.rs")
+        // Its own would name the descriptors just written, and so make every build a new one.
+        .emit_rerun_directives(false)
         .compile()?;
     Ok(())
 }
