@@ -2,6 +2,7 @@
 
 mod commands;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -12,8 +13,8 @@ use tracing_subscriber::EnvFilter;
 /// Serves the Wrenn API and tells host agents what to do. Needs no privileges.
 ///
 /// Settings come from the environment and from `.env` in the working directory: DATABASE_URL, WRENN_DIR,
-/// CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB, CP_MAX_TIMEOUT_SEC,
-/// CP_MAX_UPLOAD_MB. `docs/configuration.md` explains each.
+/// CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB, CP_MAX_DISK_MB,
+/// CP_MAX_TIMEOUT_SEC, CP_MAX_UPLOAD_MB. `docs/configuration.md` explains each.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-cp", version)]
 struct Args {
@@ -54,7 +55,9 @@ async fn run() -> anyhow::Result<()> {
     }
     let args = Args::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Escape codes are noise in a file and in the journal.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match args.command {
         None | Some(Command::Serve) => commands::serve(Config::from_env()?).await,
         Some(Command::Migrate) => commands::migrate(&Config::from_env()?).await,

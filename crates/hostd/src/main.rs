@@ -1,5 +1,7 @@
 //! `wrenn-agent`: the host agent as a program of its own.
 
+use std::io::IsTerminal;
+
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use hostd::{Agent, Config, token};
@@ -11,8 +13,9 @@ use tracing_subscriber::EnvFilter;
 /// Runs the virtual machines of this host for the control plane. Needs root.
 ///
 /// Settings come from the environment and from `.env` in the working directory: WRENN_DIR, AGENT_LISTEN_ADDR,
-/// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL, AGENT_DISK,
-/// AGENT_DNS, AGENT_MAX_SANDBOXES, AGENT_TOKEN. `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
+/// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL,
+/// FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_DISK, AGENT_DNS, AGENT_UID_BASE, AGENT_MAX_SANDBOXES, AGENT_TOKEN.
+/// `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
 struct Args {}
@@ -27,7 +30,9 @@ async fn main() -> anyhow::Result<()> {
     }
     Args::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Escape codes are noise in a file and in the journal.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let config = Config::from_env()?;
     let token = match &config.token {
         Some(token) => token.clone(),
