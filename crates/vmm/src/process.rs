@@ -34,7 +34,10 @@ pub(crate) async fn start(spawn: Spawn, config: &VmConfig, needs: Needs, install
     let config = config.clone();
     let started = tokio::task::spawn_blocking(move || {
         let jail = jail::make(&config, &spawn.program, &needs)?;
-        Spawn { jail, ..spawn }.spawn().map_err(|source| Error::Start { program, hint, source })
+        fail::fail_point!("vmm::jail-made");
+        let process = Spawn { jail, ..spawn }.spawn().map_err(|source| Error::Start { program, hint, source })?;
+        fail::fail_point!("vmm::process-started");
+        Ok(process)
     });
     started.await.unwrap_or_else(|failed| Err(Error::Jail(io::Error::other(failed))))
 }

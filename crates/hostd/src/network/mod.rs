@@ -71,8 +71,12 @@ impl Networks {
     pub fn create(&self, slot: Slot, user: u32) -> Result<(), Error> {
         let at = |action| move |source| Error::Slot { action, slot, source };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
+        fail::fail_point!("network::namespace-made");
         connect(slot).map_err(at("connect the host and a network namespace"))?;
-        netns::enter(&slot.netns(), move || furnish(slot, user)).map_err(at("set up a network namespace"))
+        fail::fail_point!("network::connected");
+        netns::enter(&slot.netns(), move || furnish(slot, user)).map_err(at("set up a network namespace"))?;
+        fail::fail_point!("network::furnished");
+        Ok(())
     }
 
     /// Takes a sandbox's network away and gives its slot back. Idempotent: a slot that is not the sandbox's (any
@@ -91,10 +95,14 @@ impl Networks {
     pub fn clear(&self, slot: Slot) -> Result<(), Error> {
         let at = |action| move |source| Error::Slot { action, slot, source };
         let link = Links::here().and_then(|links| links.delete(&slot.veth()));
+        fail::fail_point!("network::link-removed");
         let namespace = netns::remove(&slot.netns());
+        fail::fail_point!("network::namespace-removed");
         link.map_err(at("remove the veth pair"))?;
         namespace.map_err(at("remove the network namespace"))?;
-        self.slots.release(slot).map_err(at("give back the claim"))
+        self.slots.release(slot).map_err(at("give back the claim"))?;
+        fail::fail_point!("network::claim-released");
+        Ok(())
     }
 }
 

@@ -41,7 +41,9 @@ pub(crate) async fn create(host: &Arc<Host>, handle: &Handle) -> Result<Arc<dyn 
         return Err(Event::Remove);
     }
     let config = vm_config(host, handle, disk).map_err(|error| Event::Failed(chain(&error)))?;
+    fail::fail_point!("create::disk-and-network-made");
     let vm = host.engine.driver.boot(&config).await.map_err(|error| Event::Failed(chain(&error)))?;
+    fail::fail_point!("create::vm-booted");
     Ok(vm.into())
 }
 
@@ -101,6 +103,7 @@ async fn introduce(host: &Host, handle: &Handle) -> Result<(), String> {
     }
     let request = init_request(handle);
     handle.guest.init(&request).await.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
+    fail::fail_point!("create::guest-ready");
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");
     Ok(())
 }

@@ -156,6 +156,7 @@ pub fn remove_dir(dir: &Path) -> Result<(), Error> {
             _ => {}
         }
     }
+    fail::fail_point!("ledger::files-removed");
     fs::remove_dir_all(dir).map_err(failed(dir))
 }
 

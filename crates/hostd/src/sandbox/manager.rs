@@ -142,6 +142,7 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec) -> Result<Record, Refuse
     let size_bytes = crate::disk::size_bytes(&image.path, spec.disk_mb).map_err(Refused::Disk)?;
     let failed = |error: &dyn std::error::Error| Refused::Failed(crate::guest::chain(error));
     let slot = host.networks.claim(id.as_str()).map_err(|error| failed(&error))?;
+    fail::fail_point!("create::slot-claimed");
     let token: [u8; 32] = rand::rng().random();
     let record = Record {
         id,
@@ -159,6 +160,7 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec) -> Result<Record, Refuse
         let _ = host.ledger.remove(&record.id);
         return Err(failed(&error));
     }
+    fail::fail_point!("create::recorded");
     Ok(record)
 }
 

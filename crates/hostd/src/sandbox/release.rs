@@ -12,10 +12,12 @@ use crate::host::Host;
 
 /// Tries once; the problems that are left.
 pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
+    fail::fail_point!("release::begun");
     // While the VM holds them, network and disk must not go.
     if let Err(problem) = end_vm(host, handle).await {
         return vec![problem];
     }
+    fail::fail_point!("release::vm-ended");
     let slot = handle.record.borrow().slot;
     let group = {
         let host = Arc::clone(host);
@@ -24,6 +26,7 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
     if let Err(problem) = group {
         return vec![format!("the control group stays: {problem}")];
     }
+    fail::fail_point!("release::group-removed");
     let (dir, vm_dir) = (host.ledger.dir(&handle.id), host.vm_dir(&handle.id));
     let network = {
         let (host, id) = (Arc::clone(host), handle.id.clone());
@@ -37,7 +40,9 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     });
-    [network, disk, files.await].into_iter().filter_map(Result::err).collect()
+    let outcomes = [network, disk, files.await];
+    fail::fail_point!("release::all-tried");
+    outcomes.into_iter().filter_map(Result::err).collect()
 }
 
 /// Also a process that answers no more, or that an earlier run of the agent started and never heard of.

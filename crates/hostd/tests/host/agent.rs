@@ -9,6 +9,7 @@ use connectrpc::{ConnectError, ErrorCode};
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::HostAgentServiceClient;
+use hostd::network::Slot;
 use model::SandboxId;
 use tempfile::TempDir;
 use testkit::eventually;
@@ -60,9 +61,14 @@ impl Agent {
 
     /// Starts it, again, in its directory.
     pub async fn launch(&mut self) {
+        self.launch_as(Command::new(env!("CARGO_BIN_EXE_wrenn-agent"))).await;
+    }
+
+    /// Starts a program that is an agent, too.
+    pub async fn launch_as(&mut self, mut program: Command) {
         let envd = workspace().join("builds/envd");
         assert!(envd.exists(), "builds/envd is missing; type: make build-envd");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_wrenn-agent"))
+        let mut child = program
             .current_dir(self.dir.path())
             .env("WRENN_DIR", self.dir.path())
             .env("AGENT_LISTEN_ADDR", format!("127.0.0.1:{}", self.port))
@@ -82,6 +88,11 @@ impl Agent {
             _ = eventually("the agent answering", PATIENCE, list) => {}
         }
         self.child = Some(child);
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn died(&mut self) -> std::process::ExitStatus {
+        tokio::time::timeout(PATIENCE, self.child.take().unwrap().wait()).await.expect("it lives on").unwrap()
     }
 
     pub async fn kill_nine(&mut self) {
@@ -176,11 +187,17 @@ impl Agent {
     }
 }
 
-/// Network slots that an agent in `dir` holds.
+/// How many network slots an agent in `dir` holds.
 pub fn claims_of(dir: &Path) -> usize {
+    slots_of(dir).len()
+}
+
+/// Network slots that an agent in `dir` holds.
+pub fn slots_of(dir: &Path) -> Vec<Slot> {
     let entries = std::fs::read_dir(hostd::network::CLAIMS_DIR).into_iter().flatten().flatten();
     let named = |path: PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.contains(dir.to_str().unwrap()));
-    entries.filter(|entry| named(entry.path())).count()
+    let held = entries.filter(|entry| named(entry.path()));
+    held.map(|entry| Slot::new(entry.file_name().to_str().unwrap().parse().unwrap()).unwrap()).collect()
 }
 
 pub fn spec() -> rpc::SandboxSpec {

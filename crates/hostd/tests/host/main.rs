@@ -4,5 +4,6 @@
 
 mod agent;
 mod jail;
+mod kill;
 mod lifecycle;
 mod programs;
