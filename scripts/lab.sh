@@ -8,7 +8,8 @@
 #
 # A suite is CRATE/TEST as in the list below; without names it is those of disks. The others boot guests: KVM in an
 # emulated lab is too slow and unreliable for them to be part of every run. The disks are in target/lab and never
-# written: a run works on overlays in a directory of its own, which goes when it ends.
+# written: a run works on overlays in a directory of its own, which goes when it ends. WRENN_TEST_ONLY is a part of the
+# names of the tests to run, WRENN_TEST_THREADS how many at a time (2).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -42,6 +43,8 @@ payload() {
     mkdir -p "$tree/checkout/target/debug/deps" "$tree/checkout/builds" "$tree/checkout/target/real-host"
     install -m 0755 tests/lab/init tests/lab/suites.sh "$tree/"
     echo "$PWD" >"$tree/checkout-path"
+    printf 'export %s=%q\n' WRENN_TEST_THREADS "${WRENN_TEST_THREADS:-2}" WRENN_TEST_ONLY "${WRENN_TEST_ONLY:-}" \
+        RUST_LOG "${RUST_LOG:-info}" >"$tree/environment"
     { stty size 2>/dev/null </dev/tty || echo 24 80; } >"$tree/window"
     echo "${TERM:-dumb}" >"$tree/term"
     mkdir -p "$tree/checkout/target/testdata" "$tree/checkout/crates"

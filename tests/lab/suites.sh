@@ -15,7 +15,8 @@ while read -r crate name program; do
     begin=$SECONDS
     printf '\n--- %s: %s\n' "$crate" "$name"
     # As cargo does it: in the directory of the crate.
-    (cd "crates/$crate" && "$program" --test-threads="$threads") 2>&1 </dev/null | tee "$log"
+    # shellcheck disable=SC2086 # nothing, or a word
+    (cd "crates/$crate" && "$program" --test-threads="$threads" ${WRENN_TEST_ONLY:-}) 2>&1 </dev/null | tee "$log"
     code=${PIPESTATUS[0]}
     printf -- '--- %s: %s took %s s\n' "$crate" "$name" "$((SECONDS - begin))"
     if [[ $code != 0 ]]; then

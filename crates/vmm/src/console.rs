@@ -13,7 +13,9 @@ const OUT_OF_MEMORY: [&str; 2] = ["Out of memory: Killed process", "Memory cgrou
 const RESTART: &str = "reboot: Restarting system";
 /// What a kernel says that has no means to switch the machine off.
 const HALT: [&str; 2] = ["reboot: System halted", "reboot: Power off not available"];
-const MARKERS: [&str; 6] = [PANIC, OUT_OF_MEMORY[0], OUT_OF_MEMORY[1], RESTART, HALT[0], HALT[1]];
+/// What it says when it has shut down every device and switches the machine off, whether or not it can.
+const POWER_DOWN: &str = "reboot: Power down";
+const MARKERS: [&str; 7] = [PANIC, OUT_OF_MEMORY[0], OUT_OF_MEMORY[1], RESTART, HALT[0], HALT[1], POWER_DOWN];
 
 /// Unread output, and what the kernel said in all that came by, read or not.
 #[derive(Debug, Default)]
@@ -24,6 +26,7 @@ pub(crate) struct Console {
     out_of_memory: Option<String>,
     restarting: bool,
     halted: bool,
+    powered_down: bool,
 }
 
 impl Console {
@@ -68,6 +71,11 @@ impl Console {
         self.halted
     }
 
+    /// Whether the kernel has shut down every device to switch the machine off, in a whole line.
+    pub(crate) fn is_powered_down(&self) -> bool {
+        self.powered_down
+    }
+
     /// What was announced did not come about.
     pub(crate) fn forget_halt(&mut self) {
         self.halted = false;
@@ -92,6 +100,7 @@ impl Console {
         let text = String::from_utf8_lossy(&line);
         self.restarting |= text.contains(RESTART);
         self.halted |= HALT.iter().any(|marker| text.contains(marker));
+        self.powered_down |= text.contains(POWER_DOWN);
         if self.panic.is_none() {
             self.panic = from_marker(&text, PANIC);
             let victim = OUT_OF_MEMORY.iter().find_map(|marker| from_marker(&text, marker));
@@ -177,7 +186,9 @@ mod tests {
         assert!(console.is_halted());
         console.forget_halt();
         console.push(b"[1] reboot: Power off not available: System halted instead\n");
-        assert!(console.is_halted() && !console.is_restarting());
+        assert!(console.is_halted() && !console.is_restarting() && !console.is_powered_down());
+        console.push(b"[2] reboot: Power down\r\n");
+        assert!(console.is_powered_down());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::ledger::{self, Record};
 use super::manager::on_host;
 use crate::guest::chain;
 use crate::host::Host;
-use crate::network::Holder;
+use crate::network::{Holder, Slot};
 
 /// How long killed processes may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,10 +28,14 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the ledger or the claims cannot be read. What cannot be cleared is logged, and tried at the next start.
 pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
     let (records, half_made) = on_host(host, |host| host.ledger.read()).await?;
-    for dir in &half_made {
-        // They hold disk devices.
-        let dir = dir.clone();
-        warn("processes of a half-made sandbox", on_host(host, move |_| kill_processes_of(&dir)).await);
+    let claimed = on_host(host, |host| host.networks.claimed()).await?;
+    let deleted = claimed.iter().filter_map(|(_, holder)| match holder {
+        Holder::Nobody(dir) => dir.as_ref(),
+        Holder::Ours(_) => None,
+    });
+    // First of all: they hold disk devices and networks.
+    for dir in half_made.iter().chain(deleted).cloned().collect::<BTreeSet<_>>() {
+        warn("processes of a sandbox that nobody has", on_host(host, move |_| kill_processes_of(&dir)).await);
     }
     reclaim_disks(host, &records).await;
     for dir in half_made {
@@ -39,14 +43,15 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
         let cleared = on_host(host, move |_| ledger::remove_dir(&dir));
         warn("a half-made sandbox", cleared.await);
     }
+    reclaim_networks(host, &records, claimed).await;
+    Ok(records)
+}
+
+async fn reclaim_networks(host: &Arc<Host>, records: &[Record], claimed: Vec<(Slot, Holder)>) {
     let known: BTreeSet<String> = records.iter().map(|record| record.id.to_string()).collect();
-    for (slot, holder) in on_host(host, |host| host.networks.claimed()).await? {
-        match holder {
-            Holder::Ours(sandbox) if known.contains(&sandbox) => continue,
-            Holder::Nobody(Some(dir)) => {
-                warn("processes of a deleted directory", on_host(host, move |_| kill_processes_of(&dir)).await);
-            }
-            Holder::Ours(_) | Holder::Nobody(None) => {}
+    for (slot, holder) in claimed {
+        if matches!(holder, Holder::Ours(sandbox) if known.contains(&sandbox)) {
+            continue;
         }
         tracing::warn!(slot = slot.number(), "clearing a network that no sandbox has");
         match on_host(host, move |host| host.jails.remove(slot)).await {
@@ -55,7 +60,6 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
             stays => warn("a control group", stays),
         }
     }
-    Ok(records)
 }
 
 async fn reclaim_disks(host: &Arc<Host>, records: &[Record]) {

@@ -4,12 +4,13 @@
 //! The agent is a child, this very program: told by its environment to be one, and by a file where to die. What only
 //! a host with device-mapper has is in `tests/devices`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
-use hostd::network::Slot;
+use hostd::network::{CLAIMS_DIR, Slot};
 use linux::{cgroup, dm, loopdev, process};
 use model::SandboxId;
 use nix::sys::signal::{Signal, kill};
@@ -82,64 +83,59 @@ async fn order(agent: &Agent, point: &str) {
     eventually("the order being taken", PATIENCE, async || (!order.exists()).then_some(())).await;
 }
 
-/// The agent has died of the order; the next one is there, and nothing but the sandbox that `stays`.
-async fn recovers(agent: &mut Agent, point: &str, used: &mut Vec<Slot>, stays: &SandboxId) {
-    let ended = agent.died().await;
-    assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{point} is no step");
-    used.extend(slots_of(agent.dir.path()));
-    launch(agent).await;
-    eventually(point, PATIENCE, async || (agent.list().await.len() == 1).then_some(())).await;
-    assert_eq!(traces(agent.dir.path(), used), expected(agent.dir.path(), stays), "after death at {point}");
+/// All that sandboxes of one test may have left something of.
+#[derive(Default)]
+struct Used {
+    ids: Vec<SandboxId>,
+    slots: BTreeSet<Slot>,
 }
 
-/// What there is of an agent that has used those slots: lines to compare.
-fn traces(dir: &Path, used: &[Slot]) -> Vec<String> {
-    let (sandboxes, text) = (dir.join("sandboxes"), dir.to_str().unwrap());
-    let mut found = Vec::new();
-    let mut see = |what: &str, name: &str| found.push(format!("{what} {name}"));
-    slots_of(dir).iter().for_each(|slot| see("claim", &slot.number().to_string()));
-    for name in hostd::network::leftovers().unwrap() {
-        if used.iter().any(|slot| name == slot.netns() || name == slot.veth()) {
-            see("network", &name);
+impl Used {
+    /// What there is of them: lines to compare.
+    fn traces(&self, dir: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut see = |what: &str, name: &str| found.push(format!("{what} {name}"));
+        let networks = hostd::network::leftovers().unwrap();
+        // Slots that are another agent's by now say nothing of this one.
+        let ours = slots_of(dir);
+        let is_ours =
+            |slot: &&Slot| ours.contains(slot) || !Path::new(CLAIMS_DIR).join(slot.number().to_string()).exists();
+        let slots: Vec<Slot> = self.slots.iter().filter(is_ours).copied().collect();
+        ours.iter().for_each(|slot| see("claim", &slot.number().to_string()));
+        for name in networks {
+            if slots.iter().any(|slot| name == slot.netns() || name == slot.veth()) {
+                see("network", &name);
+            }
         }
-    }
-    if let Some((groups, _)) = cgroup::find().unwrap() {
-        let there = |slot: &&Slot| groups.join("wrenn").join(slot.cgroup()).exists();
-        used.iter().filter(there).for_each(|slot| see("group", &slot.cgroup()));
-    }
-    for entry in fs::read_dir(&sandboxes).unwrap() {
-        see("directory", entry.unwrap().file_name().to_str().unwrap());
-    }
-    let names_us = |cmdline: &[u8]| cmdline.windows(text.len()).any(|window| window == text.as_bytes());
-    process::find(names_us).unwrap().iter().for_each(|_| see("process", ""));
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    mounts.lines().filter(|line| line.contains(text)).for_each(|line| see("mount", line));
-    for device in loopdev::list().unwrap() {
-        if let Some(path) = device.path.filter(|path| path.starts_with(&sandboxes)) {
-            see("loop", path.parent().unwrap().file_name().unwrap().to_str().unwrap());
+        if let Some((groups, _)) = cgroup::find().unwrap() {
+            let there = |slot: &&Slot| groups.join("wrenn").join(slot.cgroup()).exists();
+            slots.iter().filter(there).for_each(|slot| see("group", &slot.cgroup()));
         }
+        for entry in fs::read_dir(dir.join("sandboxes")).into_iter().flatten() {
+            see("directory", entry.unwrap().file_name().to_str().unwrap());
+        }
+        let text = dir.to_str().unwrap();
+        let names_us = |cmdline: &[u8]| cmdline.windows(text.len()).any(|window| window == text.as_bytes());
+        process::find(names_us).unwrap().iter().for_each(|_| see("process", ""));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let devices = if Path::new(dm::CONTROL).exists() { dm::list("wrenn-").unwrap() } else { Vec::new() };
+        let loops = loopdev::list().unwrap();
+        for id in self.ids.iter().map(SandboxId::as_str) {
+            let names_it = |text: &str| text.contains(id);
+            mounts.lines().filter(|line| names_it(line)).for_each(|line| see("mount", line));
+            devices.iter().filter(|name| names_it(name)).for_each(|name| see("device", name));
+            let backed =
+                |device: &&loopdev::Status| device.path.as_ref().is_some_and(|path| names_it(&path.to_string_lossy()));
+            loops.iter().filter(backed).for_each(|_| see("loop", id));
+        }
+        found.sort();
+        found
     }
-    if Path::new(dm::CONTROL).exists() {
-        // Ids are random, so all that are not another running test's are ours.
-        dm::list("wrenn-").unwrap().iter().filter(|name| is_of(name, &sandboxes)).for_each(|name| see("device", name));
-    }
-    found.sort();
-    found.dedup();
-    found
-}
-
-/// Whether a device is over a file in that directory.
-fn is_of(name: &str, sandboxes: &Path) -> bool {
-    let over = dm::info(name).unwrap().into_iter().flat_map(|info| info.over);
-    let loops: Vec<u32> = over.filter(|number| number.major == dm::LOOP_MAJOR).map(|number| number.minor).collect();
-    let in_dir = |device: &loopdev::Status| device.path.as_ref().is_some_and(|path| path.starts_with(sandboxes));
-    loopdev::list().unwrap().iter().any(|device| loops.contains(&device.number) && in_dir(device))
 }
 
 /// What there is of one running sandbox.
 fn expected(dir: &Path, id: &SandboxId) -> Vec<String> {
-    let sandbox = dir.join("sandboxes").join(id.as_str());
-    let record = fs::read(sandbox.join("sandbox.json")).unwrap();
+    let record = fs::read(dir.join("sandboxes").join(id.as_str()).join("sandbox.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
     let slot = Slot::new(record["slot"].as_u64().unwrap().try_into().unwrap()).unwrap();
     let mut expected = vec![
@@ -153,50 +149,98 @@ fn expected(dir: &Path, id: &SandboxId) -> Vec<String> {
         expected.push(format!("group {}", slot.cgroup()));
     }
     if record["disk"]["backend"] == "dm" {
-        expected.extend([format!("loop {id}"), format!("device {}", hostd::disk::device_name(id))]);
+        // Of the base and of the store.
+        expected.extend([format!("loop {id}"), format!("loop {id}")]);
+        expected.push(format!("device {}", hostd::disk::device_name(id)));
     }
     expected.sort();
     expected
 }
 
-async fn world() -> (Agent, SandboxId, Vec<Slot>) {
-    let mut agent = Agent::start(&[]).await;
-    let stays = agent.create().await;
-    let used = slots_of(agent.dir.path());
-    agent.kill_nine().await;
-    launch(&mut agent).await;
-    agent.sh(&stays, "echo kept > kept").await.unwrap();
-    (agent, stays, used)
+/// An agent that takes orders, and a sandbox that stays.
+struct World {
+    agent: Agent,
+    stays: SandboxId,
+    used: Used,
 }
 
-async fn goes_on(agent: Agent, stays: &SandboxId) {
-    assert_eq!(agent.sh(stays, "cat kept").await.unwrap().stdout, "kept\n");
-    agent.finish().await;
+impl World {
+    async fn new() -> Self {
+        let mut agent = Agent::start(&[]).await;
+        let stays = agent.create().await;
+        let used = Used { ids: vec![stays.clone()], slots: slots_of(agent.dir.path()).into_iter().collect() };
+        agent.kill_nine().await;
+        launch(&mut agent).await;
+        agent.sh(&stays, "echo kept > kept").await.unwrap();
+        Self { agent, stays, used }
+    }
+
+    /// The agent has died of the order; the next one is there, and nothing but the sandbox that stays.
+    async fn recovers(&mut self, point: &str) {
+        let ended = self.agent.died().await;
+        assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{point} is no step");
+        let Self { agent, stays, used } = self;
+        used.slots.extend(slots_of(agent.dir.path()));
+        launch(agent).await;
+        eventually(point, PATIENCE, async || (agent.list().await.len() == 1).then_some(())).await;
+        let (dir, wanted) = (agent.dir.path(), expected(agent.dir.path(), stays));
+        // Another test's agent may be giving a slot of ours back, just now.
+        for _ in 0..20 {
+            if used.traces(dir) == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(used.traces(dir), wanted, "after death at {point}");
+    }
+
+    async fn goes_on(self) {
+        assert_eq!(self.agent.sh(&self.stays, "cat kept").await.unwrap().stdout, "kept\n");
+        self.agent.finish().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_that_was_cut_off_anywhere_leaves_nothing() {
-    let (mut agent, stays, mut used) = world().await;
+    let mut world = World::new().await;
     for point in CREATE {
-        order(&agent, point).await;
-        let answer = agent.ensure(&SandboxId::random(), spec()).await;
+        order(&world.agent, point).await;
+        let id = SandboxId::random();
+        world.used.ids.push(id.clone());
+        let answer = world.agent.ensure(&id, spec()).await;
         assert!(answer.is_err(), "{point}: {answer:?}");
-        recovers(&mut agent, point, &mut used, &stays).await;
+        world.recovers(point).await;
     }
-    goes_on(agent, &stays).await;
+    world.goes_on().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_was_cut_off_anywhere_is_finished() {
-    let (mut agent, stays, mut used) = world().await;
+    let mut world = World::new().await;
     for point in REMOVE {
-        let id = agent.create().await;
-        used.extend(slots_of(agent.dir.path()));
-        order(&agent, point).await;
+        let id = world.agent.create().await;
+        world.used.ids.push(id.clone());
+        world.used.slots.extend(slots_of(world.agent.dir.path()));
+        order(&world.agent, point).await;
         let request = host_rpc::RemoveSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
-        let answer = agent.client().remove_sandbox(request).await;
+        let answer = world.agent.client().remove_sandbox(request).await;
         assert!(answer.is_err(), "{point}");
-        recovers(&mut agent, point, &mut used, &stays).await;
+        world.recovers(point).await;
     }
-    goes_on(agent, &stays).await;
+    world.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandboxes_whose_directory_was_deleted_are_cleared_away_by_any_agent() {
+    let mut lost = Agent::start(&[]).await;
+    let id = lost.create().await;
+    let used = Used { ids: vec![id], slots: slots_of(lost.dir.path()).into_iter().collect() };
+    lost.kill_nine().await;
+    let dir = lost.dir.path().to_owned();
+    assert!(used.traces(&dir).len() >= 5, "{:?}", used.traces(&dir));
+    drop(lost);
+    let other = Agent::start(&[]).await;
+    // Another test's agent may be at it, too.
+    eventually("nothing left", PATIENCE, async || used.traces(&dir).is_empty().then_some(())).await;
+    other.finish().await;
 }

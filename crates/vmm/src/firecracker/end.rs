@@ -6,6 +6,7 @@
 //! | panic | `Kernel panic - not syncing: …` | ends with 0 | [`Exit::Panic`] |
 //! | triple fault | – | ends with 1, logs an unexpected exit `Shutdown` | [`Exit::Reset`] |
 //! | power off, halt | `reboot: System halted` | **goes on**, its vCPUs stopped for good | [`Exit::Shutdown`] |
+//! | power off by the magic SysRq key | `reboot: Power down` | **goes on**, without any device | [`Exit::Shutdown`] |
 //! | – (killed, crashed, forbidden system call) | – | a signal or another code | [`Exit::Vmm`] |
 //!
 //! Firecracker gives its guests no means to switch the machine off, so the kernel halts: who watches the console ends

@@ -156,6 +156,10 @@ impl Shared {
 
     /// Whether the kernel said so, and it is true.
     async fn has_halted(&self) -> bool {
+        // Its processors go on then, but have neither disk nor network any more.
+        if self.heard().is_powered_down() {
+            return true;
+        }
         let said = self.heard().is_halted();
         if said && !halt::is_true(self.process.pid()).await {
             self.heard().forget_halt();
