@@ -8,4 +8,11 @@ scripts/deps.sh run build
 scripts/build.sh
 scripts/test-data.sh
 mkdir -p target/bench
-exec scripts/cargo.sh run --locked --release --bin bench -- "$@"
+scripts/cargo.sh build --locked --release --bin bench
+if [[ -e /dev/mapper/control || (-n $* && " $* " != *' disks '*) ]]; then
+    exec target/release/bench "$@"
+fi
+# Rows that this machine cannot have are measured in one that can.
+[[ $* == disks ]] || target/release/bench "$@"
+printf '\n%s\n' 'This kernel has no device mapper: those rows are measured in the lab, in an emulated machine.'
+exec scripts/lab.sh bench

@@ -9,12 +9,14 @@
 //! |---|---|---|
 //! | an installation and its sandboxes | `target/bench/run` ([`place`]) | at the end, after a failure, after Ctrl-C |
 //! | a network namespace for bare machines | `wbench-bare` ([`bare`]) | the same |
+//! | devices of bare disks | `/dev/mapper/wbench-*` ([`disks`]) | the same |
 //!
 //! If we are killed, the next run clears both before it begins.
 
 mod bare;
 mod command;
 mod create;
+mod disks;
 mod envd;
 mod exec;
 mod files;
@@ -37,7 +39,7 @@ use report::Report;
 use server::Server;
 
 /// What can be asked for by name; without names everything is measured.
-const GROUPS: [&str; 4] = ["create", "exec", "files", "memory"];
+const GROUPS: [&str; 5] = ["disks", "create", "exec", "files", "memory"];
 
 fn main() -> ExitCode {
     match bench() {
@@ -81,10 +83,17 @@ async fn interrupted() -> std::io::Result<()> {
 
 async fn measure(place: &Place, wanted: &[String], cancelled: &CancellationToken) -> anyhow::Result<Report> {
     let wants = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
-    let server = Server::start(place).await?;
+    let mut machine = platform::look()?;
     let mut rows = Vec::new();
+    if wants("disks") {
+        rows.extend(disks::measure(place, cancelled).await?);
+    }
+    if !GROUPS.iter().any(|group| *group != "disks" && wants(group)) {
+        return Ok(Report { machine, rows });
+    }
+    let server = Server::start(place).await?;
     let fresh = memory::of_the_server(&server)?;
-    let machine = platform::look(place, &server).await?;
+    machine.monitor = Some(platform::monitor(place, &server).await?);
     if wants("create") {
         rows.push(create::measure(place, &server, cancelled).await?);
     }

@@ -13,29 +13,48 @@ use crate::server::Server;
 
 const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Facts of the machine, read from it and from the command line of a sandbox that ran.
+/// Facts of the machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     pub cpu: String,
     pub cpus: usize,
     pub memory_gib: f64,
     pub kernel: String,
-    pub vmm: String,
-    pub accel: String,
-    pub disk: String,
+    #[serde(flatten)]
+    pub monitor: Option<Monitor>,
     /// Processes that wanted a CPU in the minute before the run: more than 0 or so means that others worked too.
     pub load_before: f64,
 }
 
-/// Looks at the machine, and at a first sandbox on it.
+/// What runs virtual machines here, read from the command line of a sandbox that ran.
+#[derive(Debug, Clone, Serialize)]
+pub struct Monitor {
+    pub vmm: String,
+    pub accel: String,
+    pub disk: String,
+}
+
+/// Looks at a first sandbox.
 ///
 /// # Errors
-/// When something cannot be read.
-pub async fn look(place: &Place, server: &Server) -> anyhow::Result<Machine> {
-    let load = fs::read_to_string("/proc/loadavg")?;
+/// When it does not run.
+pub async fn monitor(place: &Place, server: &Server) -> anyhow::Result<Monitor> {
     let sandbox = server.create(None).await?;
     let command = Command::of(&server.dir_of(&sandbox))?;
     server.client.delete(&sandbox.id).await?;
+    Ok(Monitor {
+        vmm: version(place, &command)?,
+        accel: accel(&command).context("the monitor's command line names no accelerator")?.to_owned(),
+        disk: disk(&command).context("the monitor's command line names no disk")?.to_owned(),
+    })
+}
+
+/// Looks at the machine.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn look() -> anyhow::Result<Machine> {
+    let load = fs::read_to_string("/proc/loadavg")?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let memory_kib: f64 =
@@ -45,9 +64,7 @@ pub async fn look(place: &Place, server: &Server) -> anyhow::Result<Machine> {
         cpus: std::thread::available_parallelism()?.get(),
         memory_gib: (memory_kib / 1024.0 / 1024.0 * 10.0).round() / 10.0,
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        vmm: version(place, &command)?,
-        accel: accel(&command).context("the monitor's command line names no accelerator")?.to_owned(),
-        disk: disk(&command).context("the monitor's command line names no disk")?.to_owned(),
+        monitor: None,
         load_before: load.split(' ').next().unwrap_or_default().parse()?,
     })
 }
@@ -82,9 +99,15 @@ fn version(place: &Place, command: &Command) -> anyhow::Result<String> {
 impl Machine {
     /// For people.
     pub fn text(&self) -> String {
+        let monitor = |of: &Monitor| format!("{}, {}, disk: {}\n", of.vmm, of.accel, of.disk);
         format!(
-            "{} × {}, {} GiB, Linux {}\n{}, {}, disk: {}\nload before the run: {}\n",
-            self.cpus, self.cpu, self.memory_gib, self.kernel, self.vmm, self.accel, self.disk, self.load_before
+            "{} × {}, {} GiB, Linux {}\n{}load before the run: {}\n",
+            self.cpus,
+            self.cpu,
+            self.memory_gib,
+            self.kernel,
+            self.monitor.as_ref().map(monitor).unwrap_or_default(),
+            self.load_before
         )
     }
 }
