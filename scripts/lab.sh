@@ -47,9 +47,10 @@ payload() {
     if [[ $2 == bench ]]; then
         install -D -m 0755 target/release/bench "$tree/checkout/target/release/bench"
         cp builds/wrenn "$tree/checkout/builds/"
+        mkdir "$tree/checkout/bench"
     fi
     printf 'export %s=%q\n' WRENN_TEST_THREADS "${WRENN_TEST_THREADS:-2}" WRENN_TEST_ONLY "${WRENN_TEST_ONLY:-}" \
-        RUST_LOG "${RUST_LOG:-info}" >"$tree/environment"
+        RUST_LOG "${RUST_LOG:-info}" ${CONFORMANCE_DRIVER:+CONFORMANCE_DRIVER "$CONFORMANCE_DRIVER"} >"$tree/environment"
     { stty size 2>/dev/null </dev/tty || echo 24 80; } >"$tree/window"
     echo "${TERM:-dumb}" >"$tree/term"
     mkdir -p "$tree/checkout/target/testdata" "$tree/checkout/crates"
@@ -176,6 +177,7 @@ bench() {
     say 'starting, to measure'
     attempt bench
     [[ $status == 0 ]] || die "the measurement failed; see ${logs#"$PWD/"}"
+    cp "$logs/report.json" target/bench/report-lab.json && echo "$PWD/target/bench/report-lab.json"
 }
 
 command=${1:-}

@@ -24,7 +24,7 @@ use crate::stats::Better;
 pub const PREFIX: &str = "wbench-";
 
 const PAIRS: usize = 50;
-const MAX_RATIO: f64 = 2.0;
+const MAX_RATIO: f64 = 1.25;
 /// Mark of our bare loop devices.
 const MARK: &str = "wbench";
 
