@@ -50,7 +50,8 @@ payload() {
         mkdir "$tree/checkout/bench"
     fi
     printf 'export %s=%q\n' WRENN_TEST_THREADS "${WRENN_TEST_THREADS:-2}" WRENN_TEST_ONLY "${WRENN_TEST_ONLY:-}" \
-        RUST_LOG "${RUST_LOG:-info}" ${CONFORMANCE_DRIVER:+CONFORMANCE_DRIVER "$CONFORMANCE_DRIVER"} >"$tree/environment"
+        RUST_LOG "${RUST_LOG:-info}" ${CONFORMANCE_DRIVER:+CONFORMANCE_DRIVER "$CONFORMANCE_DRIVER"} \
+        >"$tree/environment"
     { stty size 2>/dev/null </dev/tty || echo 24 80; } >"$tree/window"
     echo "${TERM:-dumb}" >"$tree/term"
     mkdir -p "$tree/checkout/target/testdata" "$tree/checkout/crates"
