@@ -5,7 +5,7 @@
 #   lab.sh shell              a prompt in it
 #   lab.sh run [SUITE…]       runs suites in it; results and logs come to target/test-logs/lab
 #   lab.sh host [SUITE…]      runs suites on this host
-#   lab.sh bench              measures the rows that need device-mapper; the table is printed
+#   lab.sh bench              measures the rows that need device-mapper or Firecracker; the table is printed
 #
 # A suite is CRATE/TEST as in the list below; without names it is those of disks. The others boot guests: KVM in an
 # emulated lab is too slow and unreliable for them to be part of every run. The disks are in target/lab and never
@@ -178,7 +178,7 @@ bench() {
     say 'starting, to measure'
     attempt bench
     [[ $status == 0 ]] || die "the measurement failed; see ${logs#"$PWD/"}"
-    cp "$logs/report.json" target/bench/report-lab.json && echo "$PWD/target/bench/report-lab.json"
+    cp "$logs"/report-*.json target/bench/ && ls "$PWD"/target/bench/report-*.json
 }
 
 command=${1:-}

@@ -20,7 +20,7 @@ use model::SandboxId;
 use tokio_util::sync::CancellationToken;
 use vmm::GUEST_IP;
 
-use crate::command::Command;
+use crate::command::{Command, RUN};
 use crate::envd::Envd;
 use crate::place::Place;
 
@@ -92,18 +92,21 @@ impl Bare {
     /// A directory with a disk of its own.
     fn fresh(&self) -> anyhow::Result<Spawn> {
         // As the VMM has it: its working directory in that of its VM.
-        let run = self.dir.join("vm/run");
+        let run = self.dir.join(RUN);
         fs::create_dir_all(&run)?;
         let bytes = disk::size_bytes(&self.image, None)?;
-        self.disks()?.create(&self.id, &self.image, &self.dir, bytes)?;
-        let args = self.command.args_for(&self.dir, &self.id).into_iter().map(Into::into).collect();
+        let disk = self.disks()?.create(&self.id, &self.image, &self.dir, bytes)?;
+        let args = self.command.prepare(&self.dir, &self.id, &disk.path)?.into_iter().map(Into::into).collect();
         let program = self.command.program.clone();
         Ok(Spawn { program, args, cwd: Some(run), log: Some(self.log.clone()), ..Spawn::default() })
     }
 
     /// Of the kind that the platform chose.
     fn disks(&self) -> anyhow::Result<Disks> {
-        Ok(Disks::new(&self.dir, disk::choose(Choice::Auto, &self.dir, Some(&self.image), true)?)?)
+        Ok(Disks::new(
+            &self.dir,
+            disk::choose(Choice::Auto, &self.dir, Some(&self.image), self.command.told().is_none())?,
+        )?)
     }
 
     async fn first_program(&self) -> anyhow::Result<()> {

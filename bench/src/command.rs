@@ -1,17 +1,30 @@
-//! The command line of a virtual machine monitor that runs, and the same for another directory.
+//! What a virtual machine monitor that runs was told, and the same for another directory: QEMU on its command line,
+//! Firecracker over its socket, which a bare one reads from a file instead.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use hostd::disk::device_name;
 use model::SandboxId;
+use serde_json::Value;
 
-/// As it stands in `/proc/PID/cmdline`.
+/// Below the directory of a sandbox: where its monitor works.
+pub const RUN: &str = "vm/run";
+/// There: Firecracker's socket, and its name for the disk.
+const SOCKET: &str = "api.sock";
+const DISK: &str = "disk";
+/// Parts of Firecracker's configuration that say where output goes.
+const OUTPUT: [&str; 3] = ["logger", "metrics", "serial"];
+
+/// The command line as it stands in `/proc/PID/cmdline`, and what came after it.
 #[derive(Debug, Clone)]
 pub struct Command {
     pub program: PathBuf,
     args: Vec<String>,
+    /// Firecracker's whole configuration.
+    told: Option<Value>,
     /// The directory that it names.
     dir: PathBuf,
 }
@@ -24,10 +37,15 @@ pub fn monitor_of(dir: &Path) -> anyhow::Result<u32> {
     let needle = format!("{}/", dir.display());
     let found = linux::process::find(|cmdline| {
         let text = String::from_utf8_lossy(cmdline);
-        text.split('\0').next().is_some_and(|program| program.contains("qemu-system")) && text.contains(&needle)
+        let program = text.split('\0').next().unwrap_or_default();
+        (program.contains("qemu-system") || is_firecracker(Path::new(program))) && text.contains(&needle)
     })?;
     ensure!(found.len() == 1, "{} processes run the machine in {}, not one", found.len(), dir.display());
     Ok(found[0].pid())
+}
+
+fn is_firecracker(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("firecracker"))
 }
 
 impl Command {
@@ -35,21 +53,53 @@ impl Command {
     ///
     /// # Errors
     /// When it does not run.
-    pub fn of(dir: &Path) -> anyhow::Result<Self> {
+    pub async fn of(dir: &Path) -> anyhow::Result<Self> {
         let pid = monitor_of(dir)?;
-        Self::parse(&fs::read(format!("/proc/{pid}/cmdline"))?, dir)
+        let mut command = Self::parse(&fs::read(format!("/proc/{pid}/cmdline"))?, dir)?;
+        if is_firecracker(&command.program) {
+            command.told =
+                Some(configuration(&dir.join(RUN).join(SOCKET)).await.context("Firecracker does not answer")?);
+        }
+        Ok(command)
+    }
+
+    /// Firecracker's configuration, if it is one.
+    pub fn told(&self) -> Option<&Value> {
+        self.told.as_ref()
+    }
+
+    /// The file or device that the guest's disk is on.
+    pub fn firecracker_disk(&self) -> Option<PathBuf> {
+        fs::read_link(self.dir.join(RUN).join(DISK)).ok()
     }
 
     fn parse(cmdline: &[u8], dir: &Path) -> anyhow::Result<Self> {
         let text = std::str::from_utf8(cmdline).context("the command line is not UTF-8")?;
         let mut words = text.trim_end_matches('\0').split('\0').map(str::to_owned);
         let program = words.next().context("the process has ended")?.into();
-        Ok(Self { program, args: words.collect(), dir: dir.to_owned() })
+        Ok(Self { program, args: words.collect(), told: None, dir: dir.to_owned() })
     }
 
-    /// The arguments with `dir` in place of the sandbox's directory, and the disk device of `id` in place of its own. Without `-S`, by which the host agent has the
-    /// machine wait for its word: nobody who starts one by hand wants that.
-    pub fn args_for(&self, dir: &Path, id: &SandboxId) -> Vec<String> {
+    /// Arguments for the same machine in `dir`, with a disk of its own at `disk`, which is that of `id`.
+    ///
+    /// # Errors
+    /// When what Firecracker reads cannot be written.
+    pub fn prepare(&self, dir: &Path, id: &SandboxId, disk: &Path) -> anyhow::Result<Vec<String>> {
+        let Some(told) = &self.told else { return Ok(self.args_for(dir, id)) };
+        let (run, mut told) = (dir.join(RUN), told.clone());
+        for part in OUTPUT {
+            told.as_object_mut().context("Firecracker's configuration is no object")?.remove(part);
+        }
+        symlink(disk, run.join(DISK))?;
+        let file = run.join("config.json");
+        fs::write(&file, told.to_string())?;
+        Ok(["--no-api", "--config-file"].map(str::to_owned).into_iter().chain([file.display().to_string()]).collect())
+    }
+
+    /// The arguments with `dir` in place of the sandbox's directory, and the disk device of `id` in place of its own.
+    /// Without `-S`, by which the host agent has the machine wait for its word: nobody who starts one by hand wants
+    /// that.
+    fn args_for(&self, dir: &Path, id: &SandboxId) -> Vec<String> {
         let own = self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let (own, other) = (format!("/dev/mapper/wrenn-{own}"), format!("/dev/mapper/{}", device_name(id)));
         let (from, to) = (format!("{}/", self.dir.display()), format!("{}/", dir.display()));
@@ -60,6 +110,11 @@ impl Command {
     pub fn values<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
         self.args.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1].as_str())
     }
+}
+
+async fn configuration(socket: &Path) -> reqwest::Result<Value> {
+    let client = reqwest::Client::builder().unix_socket(socket).build()?;
+    client.get("http://localhost/vm/config").send().await?.error_for_status()?.json().await
 }
 
 #[cfg(test)]
@@ -74,5 +129,20 @@ mod tests {
         assert_eq!(moved, ["-M", "microvm,accel=tcg", "-drive", "/b/root", "-drive", "/a/sb-10/x"]);
         assert_eq!(command.values("-drive").count(), 2);
         assert_eq!(command.program, Path::new("/usr/bin/qemu-system-x86_64"));
+    }
+
+    #[test]
+    fn a_bare_firecracker_reads_what_ours_was_told_but_where_output_goes() {
+        let mut command = Command::parse(b"/usr/bin/firecracker\0--id\0sb-1\0", Path::new("/a/sb-1")).unwrap();
+        command.told =
+            Some(serde_json::json!({ "machine-config": { "vcpu_count": 1 }, "metrics": {}, "serial": null }));
+        let dir = std::env::temp_dir().join(format!("wbench-{}", std::process::id()));
+        fs::create_dir_all(dir.join(RUN)).unwrap();
+        let args = command.prepare(&dir, &SandboxId::random(), Path::new("/dev/mapper/x")).unwrap();
+        let config = fs::read_to_string(&args[2]);
+        let disk = fs::read_link(dir.join("vm/run/disk"));
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(config.unwrap(), r#"{"machine-config":{"vcpu_count":1}}"#);
+        assert_eq!((disk.unwrap(), args.len()), (PathBuf::from("/dev/mapper/x"), 3));
     }
 }

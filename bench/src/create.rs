@@ -41,7 +41,7 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
 async fn warm_up(server: &Server) -> anyhow::Result<Command> {
     let sandbox = server.create(None).await?;
     server.exec(&sandbox).await?;
-    let command = Command::of(&server.dir_of(&sandbox));
+    let command = Command::of(&server.dir_of(&sandbox)).await;
     server.client.delete(&sandbox.id).await?;
     command
 }

@@ -56,7 +56,7 @@ pub async fn measure(
         tokio::time::sleep(PAUSE).await;
     }
     let ours: Vec<f64> = sandboxes.iter().map(|sandbox| one(server, sandbox)).collect::<anyhow::Result<_>>()?;
-    let command = Command::of(&server.dir_of(&sandboxes[0]))?;
+    let command = Command::of(&server.dir_of(&sandboxes[0])).await?;
     for sandbox in &sandboxes {
         server.client.delete(&sandbox.id).await?;
     }

@@ -17,7 +17,7 @@ use linux::process::Process;
 /// For killed processes to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// Programs that a run starts.
-const PROGRAMS: [&str; 3] = ["wrenn", "env", "qemu-system"];
+const PROGRAMS: [&str; 4] = ["wrenn", "env", "qemu-system", "firecracker"];
 
 /// Where the files of a run are. Held by one run at a time.
 #[derive(Debug)]

@@ -40,12 +40,14 @@ pub struct Monitor {
 /// When it does not run.
 pub async fn monitor(place: &Place, server: &Server) -> anyhow::Result<Monitor> {
     let sandbox = server.create(None).await?;
-    let command = Command::of(&server.dir_of(&sandbox))?;
+    let command = Command::of(&server.dir_of(&sandbox)).await;
+    let disk = command.as_ref().ok().and_then(disk);
     server.client.delete(&sandbox.id).await?;
+    let command = command?;
     Ok(Monitor {
         vmm: version(place, &command)?,
         accel: accel(&command).context("the monitor's command line names no accelerator")?.to_owned(),
-        disk: disk(&command).context("the monitor's command line names no disk")?.to_owned(),
+        disk: disk.context("the monitor's command line names no disk")?.to_owned(),
     })
 }
 
@@ -75,12 +77,21 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn accel(command: &Command) -> Option<&str> {
+    // Firecracker knows no other.
+    if command.told().is_some() {
+        return Some("kvm");
+    }
     command.values("-M").flat_map(|value| value.split(',')).find_map(|part| part.strip_prefix("accel="))
 }
 
 fn disk(command: &Command) -> Option<&'static str> {
+    if command.told().is_some() {
+        let on = command.firecracker_disk()?;
+        return Some(if on.starts_with("/dev/mapper") { "device-mapper snapshot" } else { "a file of its own" });
+    }
     let drivers = command.values("-blockdev").filter_map(|value| serde_json::from_str::<serde_json::Value>(value).ok());
     drivers.into_iter().find_map(|node| match node["driver"].as_str()? {
+        "host_device" => Some("device-mapper snapshot"),
         "qcow2" => Some("qcow2 overlay"),
         "raw" => Some("blocks shared by the file system"),
         _ => None,

@@ -29,7 +29,7 @@ eat_memory() {
 
 # 1 MiB in short lines.
 flood() {
-    yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 1048576
+    yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 262144
     echo
     echo "flood over"
     poweroff -f
