@@ -19,7 +19,7 @@ use super::ledger::{self, Record};
 use super::manager::on_host;
 use crate::guest::chain;
 use crate::host::Host;
-use crate::network::{Holder, Slot};
+use crate::network::Holder;
 
 /// How long killed processes may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,13 +43,14 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
         let cleared = on_host(host, move |_| ledger::remove_dir(&dir));
         warn("a half-made sandbox", cleared.await);
     }
-    reclaim_networks(host, &records, claimed).await;
+    reclaim_networks(host, &records).await?;
     Ok(records)
 }
 
-async fn reclaim_networks(host: &Arc<Host>, records: &[Record], claimed: Vec<(Slot, Holder)>) {
+/// Reads the claims again: while processes ended, another agent may have cleared a slot that nobody had, and have it now.
+async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), String> {
     let known: BTreeSet<String> = records.iter().map(|record| record.id.to_string()).collect();
-    for (slot, holder) in claimed {
+    for (slot, holder) in on_host(host, |host| host.networks.claimed()).await? {
         if matches!(holder, Holder::Ours(sandbox) if known.contains(&sandbox)) {
             continue;
         }
@@ -60,6 +61,7 @@ async fn reclaim_networks(host: &Arc<Host>, records: &[Record], claimed: Vec<(Sl
             stays => warn("a control group", stays),
         }
     }
+    Ok(())
 }
 
 async fn reclaim_disks(host: &Arc<Host>, records: &[Record]) {
