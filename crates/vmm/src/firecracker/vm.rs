@@ -1,7 +1,7 @@
 //! One VM, and the task that watches it.
 //!
 //! ```text
-//!             the console says that the kernel has halted, and no vCPU runs
+//!      the console says that the kernel has halted, and no vCPU runs; or that it has powered down
 //!  watching ──────────────────────────────────────────→ kill Firecracker ──→ exited
 //!     │ ↺ console and metrics are read                                          ↑
 //!     └────────────── process ended by itself: read what is left ───────────────┘
@@ -154,7 +154,7 @@ impl Shared {
         }
     }
 
-    /// Whether the kernel said so, and it is true.
+    /// Whether the kernel said that it stops for good, and it is true.
     async fn has_halted(&self) -> bool {
         // Its processors go on then, but have neither disk nor network any more.
         if self.heard().is_powered_down() {

@@ -27,7 +27,7 @@ eat_memory() {
     exit 1
 }
 
-# 1 MiB in short lines.
+# 256 KiB in short lines.
 flood() {
     yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 262144
     echo
