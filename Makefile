@@ -86,7 +86,7 @@ lab-shell: ## A prompt in the lab, as root; what is changed there is gone afterw
 	@scripts/lab.sh shell
 
 .PHONY: test-lab
-test-lab: ## Run the suites that need such a host in the lab
+test-lab: ## Run the suites that need such a host in the lab (part of `make test`)
 	@scripts/deps.sh run build test
 	@scripts/lab.sh run
 

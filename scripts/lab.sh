@@ -174,7 +174,7 @@ run_in_lab() {
 bench() {
     local status
     tests/lab/build.sh
-    rm -f target/real-host/list
+    rm -f target/real-host/list target/bench/report-*.json
     say 'starting, to measure'
     attempt bench
     [[ $status == 0 ]] || die "the measurement failed; see ${logs#"$PWD/"}"

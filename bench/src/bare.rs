@@ -52,7 +52,7 @@ impl Bare {
         netns::remove(NETNS)?;
         netns::create(NETNS)?;
         netns::enter(NETNS, furnish).context("cannot make the network of bare machines")?;
-        let dir = place.run().join("bare");
+        let dir = place.bare();
         let log = place.run().join("bare.log");
         Ok(Self { command, image: place.image(), dir, id: SandboxId::random(), log, cancelled: cancelled.clone() })
     }
@@ -103,10 +103,8 @@ impl Bare {
 
     /// Of the kind that the platform chose.
     fn disks(&self) -> anyhow::Result<Disks> {
-        Ok(Disks::new(
-            &self.dir,
-            disk::choose(Choice::Auto, &self.dir, Some(&self.image), self.command.told().is_none())?,
-        )?)
+        let reads_qcow2 = self.command.told().is_none();
+        Ok(Disks::new(&self.dir, disk::choose(Choice::Auto, &self.dir, Some(&self.image), reads_qcow2)?)?)
     }
 
     async fn first_program(&self) -> anyhow::Result<()> {

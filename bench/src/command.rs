@@ -23,10 +23,17 @@ const OUTPUT: [&str; 3] = ["logger", "metrics", "serial"];
 pub struct Command {
     pub program: PathBuf,
     args: Vec<String>,
-    /// Firecracker's whole configuration.
-    told: Option<Value>,
+    told: Option<Told>,
     /// The directory that it names.
     dir: PathBuf,
+}
+
+/// What a Firecracker was told over its socket.
+#[derive(Debug, Clone)]
+pub struct Told {
+    config: Value,
+    /// The file or device that the guest's disk is on.
+    pub disk: PathBuf,
 }
 
 /// The monitor of the sandbox in `dir`, by its number.
@@ -57,20 +64,16 @@ impl Command {
         let pid = monitor_of(dir)?;
         let mut command = Self::parse(&fs::read(format!("/proc/{pid}/cmdline"))?, dir)?;
         if is_firecracker(&command.program) {
-            command.told =
-                Some(configuration(&dir.join(RUN).join(SOCKET)).await.context("Firecracker does not answer")?);
+            let run = dir.join(RUN);
+            let config = configuration(&run.join(SOCKET)).await.context("Firecracker does not answer")?;
+            command.told = Some(Told { config, disk: fs::read_link(run.join(DISK))? });
         }
         Ok(command)
     }
 
-    /// Firecracker's configuration, if it is one.
-    pub fn told(&self) -> Option<&Value> {
+    /// Of a Firecracker; QEMU's arguments say everything.
+    pub fn told(&self) -> Option<&Told> {
         self.told.as_ref()
-    }
-
-    /// The file or device that the guest's disk is on.
-    pub fn firecracker_disk(&self) -> Option<PathBuf> {
-        fs::read_link(self.dir.join(RUN).join(DISK)).ok()
     }
 
     fn parse(cmdline: &[u8], dir: &Path) -> anyhow::Result<Self> {
@@ -86,13 +89,13 @@ impl Command {
     /// When what Firecracker reads cannot be written.
     pub fn prepare(&self, dir: &Path, id: &SandboxId, disk: &Path) -> anyhow::Result<Vec<String>> {
         let Some(told) = &self.told else { return Ok(self.args_for(dir, id)) };
-        let (run, mut told) = (dir.join(RUN), told.clone());
+        let (run, mut config) = (dir.join(RUN), told.config.clone());
         for part in OUTPUT {
-            told.as_object_mut().context("Firecracker's configuration is no object")?.remove(part);
+            config.as_object_mut().context("Firecracker's configuration is no object")?.remove(part);
         }
         symlink(disk, run.join(DISK))?;
         let file = run.join("config.json");
-        fs::write(&file, told.to_string())?;
+        fs::write(&file, config.to_string())?;
         Ok(["--no-api", "--config-file"].map(str::to_owned).into_iter().chain([file.display().to_string()]).collect())
     }
 
@@ -134,8 +137,8 @@ mod tests {
     #[test]
     fn a_bare_firecracker_reads_what_ours_was_told_but_where_output_goes() {
         let mut command = Command::parse(b"/usr/bin/firecracker\0--id\0sb-1\0", Path::new("/a/sb-1")).unwrap();
-        command.told =
-            Some(serde_json::json!({ "machine-config": { "vcpu_count": 1 }, "metrics": {}, "serial": null }));
+        let config = serde_json::json!({ "machine-config": { "vcpu_count": 1 }, "metrics": {}, "serial": null });
+        command.told = Some(Told { config, disk: "/dev/mapper/wrenn-sb-1".into() });
         let dir = std::env::temp_dir().join(format!("wbench-{}", std::process::id()));
         fs::create_dir_all(dir.join(RUN)).unwrap();
         let args = command.prepare(&dir, &SandboxId::random(), Path::new("/dev/mapper/x")).unwrap();

@@ -4,6 +4,7 @@
 //! for the first writes. Bare: the same store, loop device and snapshot over the same base, made with the kernel's
 //! calls and nothing else. On both sides one more disk is there all the time, so that the base is attached already.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,7 +22,7 @@ use crate::report::{Row, Target};
 use crate::stats::Better;
 
 /// Names of our bare devices begin so.
-pub const PREFIX: &str = "wbench-";
+const PREFIX: &str = "wbench-";
 
 const PAIRS: usize = 50;
 const MAX_RATIO: f64 = 1.25;
@@ -37,7 +38,7 @@ pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Re
         eprintln!("disks: this kernel has no device mapper, so there is nothing to measure");
         return Ok(Vec::new());
     }
-    let (dir, image, cancelled) = (place.run().join("disks"), place.image(), cancelled.clone());
+    let (dir, image, cancelled) = (place.disks(), place.image(), cancelled.clone());
     tokio::task::spawn_blocking(move || measure_in(&dir, &image, &cancelled)).await?
 }
 
@@ -63,6 +64,29 @@ fn measure_in(dir: &Path, image: &Path, cancelled: &CancellationToken) -> anyhow
     Ok(vec![row(&create, "device-mapper disk made"), row(&remove, "device-mapper disk removed")])
 }
 
+/// Takes away what a killed run left: bare devices, and those of the disks in `roots`. Their loop devices go with them.
+///
+/// # Errors
+/// The first device that stays.
+pub fn clear(roots: &[PathBuf]) -> anyhow::Result<()> {
+    if !Path::new(dm::CONTROL).exists() {
+        return Ok(());
+    }
+    for name in dm::list(PREFIX)? {
+        dm::remove(&name)?;
+    }
+    for root in roots.iter().filter(|root| root.exists()) {
+        if let Some(error) = disks_in(root)?.reclaim(&BTreeSet::new()).into_iter().next() {
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+fn disks_in(dir: &Path) -> Result<Disks, hostd::disk::Error> {
+    Disks::new(dir, Chosen { backend: Backend::DeviceMapper, why: String::new() })
+}
+
 fn timed(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let began = Instant::now();
     work()?;
@@ -79,8 +103,7 @@ struct Ours {
 
 impl Ours {
     fn new(dir: &Path, image: &Path) -> anyhow::Result<Self> {
-        let chosen = Chosen { backend: Backend::DeviceMapper, why: String::new() };
-        let (disks, bytes) = (Disks::new(dir, chosen)?, size_bytes(image, None)?);
+        let (disks, bytes) = (disks_in(dir)?, size_bytes(image, None)?);
         let ours = Self { disks, dir: dir.to_owned(), image: image.to_owned(), bytes, stays: SandboxId::random() };
         ours.create(&ours.stays)?;
         Ok(ours)

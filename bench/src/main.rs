@@ -11,7 +11,7 @@
 //! | a network namespace for bare machines | `wbench-bare` ([`bare`]) | the same |
 //! | devices of bare disks | `/dev/mapper/wbench-*` ([`disks`]) | the same |
 //!
-//! If we are killed, the next run clears both before it begins.
+//! If we are killed, the next run clears all of it before it begins.
 
 mod bare;
 mod command;

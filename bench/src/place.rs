@@ -1,18 +1,17 @@
 //! The directory of a run, and everything else of it on this machine: found by names that only we use, so that what a
 //! killed run left is cleared like what this one leaves.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use hostd::disk::{Backend, Chosen, Disks};
 use hostd::network::{Holder, Networks};
-use linux::dm;
 use linux::file::Lock;
 use linux::process::Process;
+
+use crate::disks;
 
 /// For killed processes to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -81,13 +80,28 @@ impl Place {
         self.run().join("wrenn")
     }
 
+    /// Where disks of the run may be.
+    fn roots(&self) -> [PathBuf; 3] {
+        [self.disks(), self.bare(), self.installation().join("sandboxes")]
+    }
+
+    /// Disks that are measured by themselves.
+    pub fn disks(&self) -> PathBuf {
+        self.run().join("disks")
+    }
+
+    /// Files of the bare machine.
+    pub fn bare(&self) -> PathBuf {
+        self.run().join("bare")
+    }
+
     /// Ends every process of the run and takes everything else of it away. Goes on past errors.
     ///
     /// # Errors
     /// The first thing that stays.
     pub fn clear(&self) -> anyhow::Result<()> {
         let processes = self.end_processes().context("processes of the run");
-        let disks = self.clear_disks().context("disk devices of the run");
+        let disks = disks::clear(&self.roots()).context("disk devices of the run");
         let networks = self.clear_networks().context("networks of the run");
         let bare = linux::netns::remove(crate::bare::NETNS).context("the network namespace of bare machines");
         let files = match fs::remove_dir_all(self.run()) {
@@ -103,24 +117,6 @@ impl Place {
         processes.iter().try_for_each(Process::kill)?;
         for process in &processes {
             ensure!(process.wait(END_TIMEOUT)?.is_some(), "process {} does not end", process.pid());
-        }
-        Ok(())
-    }
-
-    /// Loop devices go with the devices over them.
-    fn clear_disks(&self) -> anyhow::Result<()> {
-        if !Path::new(dm::CONTROL).exists() {
-            return Ok(());
-        }
-        for name in dm::list(crate::disks::PREFIX)? {
-            dm::remove(&name)?;
-        }
-        let dir = self.run().join("disks");
-        if dir.exists() {
-            let chosen = Chosen { backend: Backend::DeviceMapper, why: String::new() };
-            if let Some(error) = Disks::new(&dir, chosen)?.reclaim(&BTreeSet::new()).into_iter().next() {
-                return Err(error.into());
-            }
         }
         Ok(())
     }

@@ -41,13 +41,12 @@ pub struct Monitor {
 pub async fn monitor(place: &Place, server: &Server) -> anyhow::Result<Monitor> {
     let sandbox = server.create(None).await?;
     let command = Command::of(&server.dir_of(&sandbox)).await;
-    let disk = command.as_ref().ok().and_then(disk);
     server.client.delete(&sandbox.id).await?;
     let command = command?;
     Ok(Monitor {
         vmm: version(place, &command)?,
         accel: accel(&command).context("the monitor's command line names no accelerator")?.to_owned(),
-        disk: disk.context("the monitor's command line names no disk")?.to_owned(),
+        disk: disk(&command).context("the monitor's command line names no disk")?.to_owned(),
     })
 }
 
@@ -85,9 +84,8 @@ fn accel(command: &Command) -> Option<&str> {
 }
 
 fn disk(command: &Command) -> Option<&'static str> {
-    if command.told().is_some() {
-        let on = command.firecracker_disk()?;
-        return Some(if on.starts_with("/dev/mapper") { "device-mapper snapshot" } else { "a file of its own" });
+    if let Some(told) = command.told() {
+        return Some(if told.disk.starts_with("/dev/mapper") { "device-mapper snapshot" } else { "a file of its own" });
     }
     let drivers = command.values("-blockdev").filter_map(|value| serde_json::from_str::<serde_json::Value>(value).ok());
     drivers.into_iter().find_map(|node| match node["driver"].as_str()? {
