@@ -1,7 +1,6 @@
 //! Listens, and puts around every route what holds for all: a request id, the log line, errors in one form, and the
 //! question who is asking.
 
-mod linger;
 mod log;
 
 use std::sync::Arc;
@@ -36,7 +35,7 @@ pub fn service(app: &Arc<App>, served: Served) -> Router {
     // Around the router and not in it: what a wrong method is told comes from the router itself.
     Router::new()
         .fallback_service(routes)
-        .layer(from_fn(linger::linger))
+        .layer(from_fn(host_rpc::linger::linger))
         .layer(map_response(api::error::unify))
         .layer(CatchPanicLayer::custom(api::error::panicked))
         .layer(from_fn(log::log))

@@ -2,6 +2,8 @@
 //!
 //! Both sides are upgraded in rolling order: a change must work with the release before it.
 
+pub mod linger;
+
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused)]
 mod generated {
     connectrpc::include_generated!();

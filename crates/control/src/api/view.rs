@@ -2,14 +2,19 @@
 
 use host_rpc as rpc;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::StaticFormatDescription;
+use time::macros::format_description;
+
+/// RFC 3339, always with three digits for milliseconds, so that times sort as text.
+const TIME: StaticFormatDescription =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// Milliseconds since the Unix epoch as RFC 3339; times that no calendar has become the epoch.
 #[must_use]
 pub fn time(ms: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
-    let text = time.ok().and_then(|time| time.format(&Rfc3339).ok());
-    text.unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+    let text = time.ok().and_then(|time| time.format(TIME).ok());
+    text.unwrap_or_else(|| "1970-01-01T00:00:00.000Z".to_owned())
 }
 
 #[must_use]
@@ -72,6 +77,8 @@ mod tests {
     #[test]
     fn times_are_rfc_3339() {
         assert_eq!(time(1_767_225_600_123), "2026-01-01T00:00:00.123Z");
-        assert_eq!(time(i64::MAX), "1970-01-01T00:00:00Z");
+        assert_eq!(time(1_767_225_600_170), "2026-01-01T00:00:00.170Z");
+        assert_eq!(time(1_767_225_600_000), "2026-01-01T00:00:00.000Z");
+        assert_eq!(time(i64::MAX), "1970-01-01T00:00:00.000Z");
     }
 }

@@ -11,6 +11,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use axum::middleware::from_fn;
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
@@ -29,7 +30,8 @@ pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
     let token: Arc<str> = token.into();
     axum::Router::new()
         .fallback_service(service.into_axum_service())
-        .layer(axum::middleware::from_fn(move |request, next| auth::check(Arc::clone(&token), request, next)))
+        .layer(from_fn(move |request, next| auth::check(Arc::clone(&token), request, next)))
+        .layer(from_fn(rpc::linger::linger))
 }
 
 /// One host's service.

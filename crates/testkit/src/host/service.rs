@@ -22,7 +22,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
     let service = connectrpc::Router::new().add_service(Arc::new(Service { shared }));
-    axum::Router::new().fallback_service(service.into_axum_service()).layer(from_fn(check_token))
+    axum::Router::new().fallback_service(service.into_axum_service()).layer(from_fn(check_token)).layer(from_fn(rpc::linger::linger))
 }
 
 async fn check_token(request: Request, next: Next) -> HttpResponse {

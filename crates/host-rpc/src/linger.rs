@@ -1,6 +1,6 @@
-//! Lets refusals of uploads arrive. If we answered an upload and closed the connection with data unread, the kernel
-//! would reset it, and the client might never see the answer. So what a handler leaves unread is read and thrown away
-//! for a while.
+//! Lets refusals of uploads arrive, at each server on an upload's way. If one answered an upload and closed the
+//! connection with data unread, the kernel would reset it, and the client might never see the answer. So what a
+//! handler leaves unread is read and thrown away for a while.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ const LINGER: Duration = Duration::from_secs(5);
 
 type Piece = Result<Bytes, axum::Error>;
 
-pub(super) async fn linger(request: Request, next: Next) -> Response {
+/// A layer for [`axum::middleware::from_fn`].
+pub async fn linger(request: Request, next: Next) -> Response {
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let is_small = match length {
         Some(length) => length <= SMALL,
