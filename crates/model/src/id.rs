@@ -75,6 +75,28 @@ impl FromStr for TemplateName {
     }
 }
 
+/// Name of a checkpoint of a sandbox; spelled like that of a template.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CheckpointName(String);
+
+impl CheckpointName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CheckpointName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text.parse::<TemplateName>() {
+            Ok(TemplateName(name)) => Ok(Self(name)),
+            Err(error) => Err(InvalidValue::new("name", error.problem)),
+        }
+    }
+}
+
 /// Hex digits in an API key.
 pub const API_KEY_HEX_LEN: usize = 40;
 
@@ -168,6 +190,7 @@ macro_rules! text_impls {
 
 text_impls!(SandboxId);
 text_impls!(TemplateName);
+text_impls!(CheckpointName);
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,6 @@ mod spec;
 mod state;
 
 pub use error::{ErrorCode, InvalidValue};
-pub use id::{API_KEY_HEX_LEN, ApiKey, SandboxId, TemplateName};
-pub use spec::{DEFAULT_TEMPLATE, ExecLimits, Limits, SandboxSpec};
+pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
+pub use spec::{DEFAULT_TEMPLATE, ExecLimits, Limits, OnTimeout, SandboxSpec};
 pub use state::{Generation, SandboxState};

@@ -17,14 +17,34 @@ pub struct SandboxSpec {
     pub vcpus: u32,
     /// MiB of guest memory.
     pub memory_mb: u32,
-    /// Seconds without activity until the sandbox is stopped.
+    /// Seconds without activity until [`SandboxSpec::on_timeout`] is done.
     pub timeout_sec: u32,
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+    /// Calls on programs and files of the paused sandbox resume it.
+    #[serde(default = "auto_resume")]
+    pub auto_resume: bool,
     /// MiB of the root disk; as large as the template's file system where it is missing.
     #[serde(default)]
     pub disk_mb: Option<u32>,
     /// Environment of every process in the sandbox.
     #[serde(default)]
     pub envs: BTreeMap<String, String>,
+}
+
+/// What is done with a sandbox that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// Nothing is lost.
+    #[default]
+    Pause,
+    /// It ends, and its disk and memory go.
+    Kill,
+}
+
+const fn auto_resume() -> bool {
+    SandboxSpec::DEFAULT_AUTO_RESUME
 }
 
 /// Bounds on what a sandbox may ask for. The upper ones can be configured.
@@ -58,6 +78,8 @@ impl SandboxSpec {
     pub const DEFAULT_VCPUS: u32 = 1;
     pub const DEFAULT_MEMORY_MB: u32 = 512;
     pub const DEFAULT_TIMEOUT_SEC: u32 = 300;
+    /// A paused sandbox behaves like one that answers a little later.
+    pub const DEFAULT_AUTO_RESUME: bool = true;
 
     /// Refuses what is outside `limits`, naming the field and the bound.
     pub fn check(&self, limits: &Limits) -> Result<(), InvalidValue> {
@@ -148,6 +170,8 @@ mod tests {
             vcpus: SandboxSpec::DEFAULT_VCPUS,
             memory_mb: SandboxSpec::DEFAULT_MEMORY_MB,
             timeout_sec: SandboxSpec::DEFAULT_TIMEOUT_SEC,
+            on_timeout: OnTimeout::default(),
+            auto_resume: true,
             disk_mb: None,
             envs: BTreeMap::new(),
         }

@@ -82,6 +82,16 @@ pub struct GuestMemory {
     pub available: u64,
 }
 
+/// What follows a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The VM will go on, or may.
+    GoOn,
+    /// The VM is to be ended, so that what is its own can become the snapshot's. If it goes on all the same, because
+    /// something failed, the snapshot must be removed first.
+    End,
+}
+
 /// Why a VM is no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
@@ -168,7 +178,7 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// makes durable. The VM stays paused, also after an error, which leaves `dir` empty. Files may share their
     /// content with files in the directory of the VM, so nobody may change them. Dropping the future does not
     /// stop the work: a [`resume`](Vm::resume) waits for its end.
-    async fn snapshot(&self, dir: &Path) -> Result<()>;
+    async fn snapshot(&self, dir: &Path, then: Then) -> Result<()>;
 
     /// Ends the process, at once and without asking the guest. Returns when it is reaped. Idempotent.
     async fn kill(&self) -> Result<()>;

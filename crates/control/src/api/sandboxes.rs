@@ -67,6 +67,8 @@ fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
         vcpus: body.vcpus.unwrap_or(SandboxSpec::DEFAULT_VCPUS),
         memory_mb: body.memory_mb.unwrap_or(SandboxSpec::DEFAULT_MEMORY_MB),
         timeout_sec: timeout.unwrap_or(SandboxSpec::DEFAULT_TIMEOUT_SEC),
+        on_timeout: model::OnTimeout::default(),
+        auto_resume: SandboxSpec::DEFAULT_AUTO_RESUME,
         disk_mb: body.disk_mb,
         envs: body.envs,
     })

@@ -98,6 +98,8 @@ mod tests {
                 vcpus: 1,
                 memory_mb: 512,
                 timeout_sec: 300,
+                on_timeout: model::OnTimeout::default(),
+                auto_resume: true,
                 disk_mb: None,
                 envs: BTreeMap::new(),
             },

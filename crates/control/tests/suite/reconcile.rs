@@ -63,6 +63,8 @@ async fn abandoned(ground: &Ground, age_ms: i64) -> SandboxId {
         vcpus: 1,
         memory_mb: 512,
         timeout_sec: 300,
+        on_timeout: model::OnTimeout::default(),
+        auto_resume: true,
         disk_mb: None,
         envs: Default::default(),
     };

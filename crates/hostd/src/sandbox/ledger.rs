@@ -175,6 +175,8 @@ mod tests {
                 vcpus: 1,
                 memory_mb: 512,
                 timeout_sec: 300,
+                on_timeout: model::OnTimeout::default(),
+                auto_resume: true,
                 disk_mb: Some(8192),
                 envs: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
             },

@@ -15,7 +15,7 @@ use axum::middleware::from_fn;
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
-use model::{Limits, SandboxId, SandboxSpec, SandboxState};
+use model::{Limits, OnTimeout, SandboxId, SandboxSpec, SandboxState};
 
 use crate::disk::MIB;
 use crate::host::Host;
@@ -56,6 +56,11 @@ fn spec(message: &rpc::SandboxSpec) -> Result<SandboxSpec, ConnectError> {
         vcpus: message.vcpus,
         memory_mb: message.memory_mb,
         timeout_sec: message.timeout_sec,
+        on_timeout: match message.on_timeout.as_known() {
+            Some(rpc::OnTimeout::ON_TIMEOUT_KILL) => OnTimeout::Kill,
+            Some(rpc::OnTimeout::ON_TIMEOUT_PAUSE | rpc::OnTimeout::ON_TIMEOUT_UNSPECIFIED) | None => OnTimeout::Pause,
+        },
+        auto_resume: message.auto_resume,
         disk_mb: message.disk_mb,
         envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
     };
@@ -72,6 +77,12 @@ pub fn report(host: &Host, record: &Record, handle: &Handle) -> rpc::SandboxRepo
         vcpus: record.spec.vcpus,
         memory_mb: record.spec.memory_mb,
         timeout_sec: record.spec.timeout_sec,
+        on_timeout: match record.spec.on_timeout {
+            OnTimeout::Pause => rpc::OnTimeout::ON_TIMEOUT_PAUSE,
+            OnTimeout::Kill => rpc::OnTimeout::ON_TIMEOUT_KILL,
+        }
+        .into(),
+        auto_resume: record.spec.auto_resume,
         disk_mb: record.spec.disk_mb,
         envs: record.spec.envs.clone().into_iter().collect(),
         ..rpc::SandboxSpec::default()
@@ -175,6 +186,78 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::ListSandboxesResponse> {
         let sandboxes = self.manager.list().await.iter().map(|handle| report_of(&self.manager.host, handle)).collect();
         Response::ok(rpc::ListSandboxesResponse { sandboxes, ..rpc::ListSandboxesResponse::default() })
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::PauseSandboxRequest>,
+    ) -> ServiceResult<rpc::PauseSandboxResponse> {
+        Err(ConnectError::unimplemented("pause_sandbox"))
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
+    ) -> ServiceResult<rpc::ResumeSandboxResponse> {
+        Err(ConnectError::unimplemented("resume_sandbox"))
+    }
+
+    async fn fork_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ForkSandboxRequest>,
+    ) -> ServiceResult<rpc::ForkSandboxResponse> {
+        Err(ConnectError::unimplemented("fork_sandbox"))
+    }
+
+    async fn create_snapshot(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::CreateSnapshotRequest>,
+    ) -> ServiceResult<rpc::CreateSnapshotResponse> {
+        Err(ConnectError::unimplemented("create_snapshot"))
+    }
+
+    async fn remove_snapshot(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::RemoveSnapshotRequest>,
+    ) -> ServiceResult<rpc::RemoveSnapshotResponse> {
+        Err(ConnectError::unimplemented("remove_snapshot"))
+    }
+
+    async fn create_checkpoint(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::CreateCheckpointRequest>,
+    ) -> ServiceResult<rpc::CreateCheckpointResponse> {
+        Err(ConnectError::unimplemented("create_checkpoint"))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ListCheckpointsRequest>,
+    ) -> ServiceResult<rpc::ListCheckpointsResponse> {
+        Err(ConnectError::unimplemented("list_checkpoints"))
+    }
+
+    async fn remove_checkpoint(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::RemoveCheckpointRequest>,
+    ) -> ServiceResult<rpc::RemoveCheckpointResponse> {
+        Err(ConnectError::unimplemented("remove_checkpoint"))
+    }
+
+    async fn rollback_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::RollbackSandboxRequest>,
+    ) -> ServiceResult<rpc::RollbackSandboxResponse> {
+        Err(ConnectError::unimplemented("rollback_sandbox"))
     }
 
     async fn watch_sandboxes(

@@ -38,6 +38,8 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
         vcpus: 1,
         memory_mb: 128,
         timeout_sec: 60,
+        on_timeout: model::OnTimeout::default(),
+        auto_resume: true,
         disk_mb: Some(u32::try_from(DISK_MB).unwrap()),
         envs: BTreeMap::new(),
     };

@@ -68,6 +68,8 @@ pub fn spec() -> SandboxSpec {
         vcpus: 2,
         memory_mb: 512,
         timeout_sec: 300,
+        on_timeout: model::OnTimeout::default(),
+        auto_resume: true,
         disk_mb: None,
         envs: BTreeMap::from([("QUOTE'\"".to_owned(), "ü\n{}".to_owned())]),
     }

@@ -22,7 +22,10 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
     let service = connectrpc::Router::new().add_service(Arc::new(Service { shared }));
-    axum::Router::new().fallback_service(service.into_axum_service()).layer(from_fn(check_token)).layer(from_fn(rpc::linger::linger))
+    axum::Router::new()
+        .fallback_service(service.into_axum_service())
+        .layer(from_fn(check_token))
+        .layer(from_fn(rpc::linger::linger))
 }
 
 async fn check_token(request: Request, next: Next) -> HttpResponse {
@@ -160,6 +163,78 @@ impl HostAgentService for Service {
         self.shared.script.meet("ListSandboxes").await?;
         let sandboxes = self.shared.world().sandboxes.values().map(Sandbox::report).collect();
         answer!(ListSandboxesResponse { sandboxes: sandboxes })
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::PauseSandboxRequest>,
+    ) -> ServiceResult<rpc::PauseSandboxResponse> {
+        Err(ConnectError::unimplemented("pause_sandbox"))
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
+    ) -> ServiceResult<rpc::ResumeSandboxResponse> {
+        Err(ConnectError::unimplemented("resume_sandbox"))
+    }
+
+    async fn fork_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ForkSandboxRequest>,
+    ) -> ServiceResult<rpc::ForkSandboxResponse> {
+        Err(ConnectError::unimplemented("fork_sandbox"))
+    }
+
+    async fn create_snapshot(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::CreateSnapshotRequest>,
+    ) -> ServiceResult<rpc::CreateSnapshotResponse> {
+        Err(ConnectError::unimplemented("create_snapshot"))
+    }
+
+    async fn remove_snapshot(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::RemoveSnapshotRequest>,
+    ) -> ServiceResult<rpc::RemoveSnapshotResponse> {
+        Err(ConnectError::unimplemented("remove_snapshot"))
+    }
+
+    async fn create_checkpoint(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::CreateCheckpointRequest>,
+    ) -> ServiceResult<rpc::CreateCheckpointResponse> {
+        Err(ConnectError::unimplemented("create_checkpoint"))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ListCheckpointsRequest>,
+    ) -> ServiceResult<rpc::ListCheckpointsResponse> {
+        Err(ConnectError::unimplemented("list_checkpoints"))
+    }
+
+    async fn remove_checkpoint(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::RemoveCheckpointRequest>,
+    ) -> ServiceResult<rpc::RemoveCheckpointResponse> {
+        Err(ConnectError::unimplemented("remove_checkpoint"))
+    }
+
+    async fn rollback_sandbox(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::RollbackSandboxRequest>,
+    ) -> ServiceResult<rpc::RollbackSandboxResponse> {
+        Err(ConnectError::unimplemented("rollback_sandbox"))
     }
 
     async fn watch_sandboxes(

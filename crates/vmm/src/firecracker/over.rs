@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 
 use crate::files::blocking;
-use crate::{Error, Exit, Result, Vm, record};
+use crate::{Error, Exit, Result, Then, Vm, record};
 
 use super::{Record, end};
 
@@ -39,7 +39,7 @@ impl Vm for Over {
         Err(Error::Ended)
     }
 
-    async fn snapshot(&self, _dir: &Path) -> Result<()> {
+    async fn snapshot(&self, _dir: &Path, _then: Then) -> Result<()> {
         Err(Error::Ended)
     }
 

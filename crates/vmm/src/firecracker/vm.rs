@@ -19,7 +19,7 @@ use linux::process::Process;
 use crate::console::Console;
 use crate::process::{ended, to_the_end};
 use crate::watcher::Watcher;
-use crate::{Error, Exit, GuestMemory, Result, Vm};
+use crate::{Error, Exit, GuestMemory, Result, Then, Vm};
 
 use super::api::VmUpdate;
 use super::args::{LOG, METRICS_FILE};
@@ -189,7 +189,7 @@ impl Vm for FirecrackerVm {
         self.unless_ended(self.update(VmUpdate::Resumed)).await
     }
 
-    async fn snapshot(&self, dir: &Path) -> Result<()> {
+    async fn snapshot(&self, dir: &Path, _then: Then) -> Result<()> {
         let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned());
         self.unless_ended(to_the_end(writing)).await
     }

@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, watch};
 use crate::console::Console;
 use crate::process::{ended, to_the_end};
 use crate::watcher::Watcher;
-use crate::{Error, Exit, Result, Vm};
+use crate::{Error, Exit, Result, Then, Vm};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
@@ -223,7 +223,7 @@ impl Vm for QemuVm {
         self.watcher.unless_ended(self.resume_guest()).await
     }
 
-    async fn snapshot(&self, dir: &std::path::Path) -> Result<()> {
+    async fn snapshot(&self, dir: &std::path::Path, _then: Then) -> Result<()> {
         let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned());
         self.watcher.unless_ended(to_the_end(writing)).await
     }

@@ -65,7 +65,7 @@ fn twenty_lives_leave_nothing_open() {
                 lab.driver.adopt(&booted.config.dir).await.expect("its directory").expect("the VM")
             };
             let dir = lab.empty_dir(&format!("snapshot-{round}"));
-            vm.snapshot(&dir).await.expect("a snapshot");
+            vm.snapshot(&dir, vmm::Then::GoOn).await.expect("a snapshot");
             vm.kill().await.expect("it can be killed");
             fs::remove_dir_all(&dir).expect("the snapshot");
             let restored = lab.restore("restored", &config, &snapshot).await;

@@ -83,7 +83,7 @@ impl Machine {
     }
 
     pub async fn snapshot(&self, dir: &Path) {
-        self.vm.snapshot(dir).await.expect("a snapshot of the paused VM");
+        self.vm.snapshot(dir, vmm::Then::GoOn).await.expect("a snapshot of the paused VM");
     }
 
     pub async fn kill(&self) {

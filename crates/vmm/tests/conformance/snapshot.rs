@@ -141,7 +141,7 @@ fn a_running_vm_is_not_snapshotted() {
     on_every_driver(async |lab| {
         let machine = lab.boot(lab.config("vm", "count")).await;
         let dir = lab.empty_dir("snapshot");
-        let error = machine.vm.snapshot(&dir).await.expect_err("it runs");
+        let error = machine.vm.snapshot(&dir, vmm::Then::GoOn).await.expect_err("it runs");
         assert!(matches!(&error, Error::Refused { reason, .. } if reason.contains("pause")), "{error:?}");
         assert_eq!(fs::read_dir(&dir).expect("the directory").count(), 0);
         machine.kill().await;

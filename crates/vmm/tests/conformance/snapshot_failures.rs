@@ -38,7 +38,7 @@ fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 async fn fails(machine: &mut Machine, dir: &Path) -> Error {
     let before = content(dir);
-    let error = machine.vm.snapshot(dir).await.expect_err("there is no room for the snapshot");
+    let error = machine.vm.snapshot(dir, vmm::Then::GoOn).await.expect_err("there is no room for the snapshot");
     assert!(content(dir) == before, "a failed snapshot leaves the directory as it was");
     machine.stands_still().await;
     error
@@ -102,7 +102,11 @@ fn a_directory_that_is_not_empty_or_not_there() {
         let taken = lab.empty_dir("taken");
         machine.snapshot(&taken).await;
         fails(&mut machine, &taken).await;
-        let missing = machine.vm.snapshot(&lab.root().join("missing")).await.expect_err("there is no such directory");
+        let missing = machine
+            .vm
+            .snapshot(&lab.root().join("missing"), vmm::Then::GoOn)
+            .await
+            .expect_err("there is no such directory");
         assert!(matches!(missing, Error::Io { .. }), "{missing:?}");
         machine.stands_still().await;
         is_well(lab, &mut machine).await;
@@ -116,7 +120,7 @@ fn a_snapshot_that_is_given_up() {
         machine.pause().await;
         for millis in [0, 1, 3, 10, 30] {
             let dir = lab.empty_dir(&format!("given-up-{millis}"));
-            drop(tokio::time::timeout(Duration::from_millis(millis), machine.vm.snapshot(&dir)).await);
+            drop(tokio::time::timeout(Duration::from_millis(millis), machine.vm.snapshot(&dir, vmm::Then::GoOn)).await);
         }
         is_well(lab, &mut machine).await;
     });
