@@ -40,6 +40,18 @@ pub struct InitRequest {
     /// Value of `E2B_TEMPLATE_ID` and `WRENN_TEMPLATE_ID` in every process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_connections: Option<bool>,
+}
+
+/// Answer to `POST /freeze`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Frozen {
+    pub frozen: bool,
 }
 
 /// Never shows the token or the entropy.

@@ -29,6 +29,8 @@ pub struct Config {
     pub images: PathBuf,
     /// `AGENT_SANDBOXES_PATH`.
     pub sandboxes: PathBuf,
+    /// `AGENT_SNAPSHOTS_PATH`: templates made of sandboxes; best on the file system of the sandboxes.
+    pub snapshots: PathBuf,
     /// `AGENT_ENVD_PATH`: the static guest agent.
     pub envd: PathBuf,
     /// `AGENT_VMM`, `AGENT_ACCEL`, `FIRECRACKER_BIN` and `AGENT_CPU_TEMPLATE`.
@@ -99,6 +101,7 @@ impl Config {
             kernel: path("AGENT_KERNEL_PATH", dir.join("kernels/vmlinux")),
             images: path("AGENT_IMAGES_PATH", dir.join("images")),
             sandboxes: path("AGENT_SANDBOXES_PATH", dir.join("sandboxes")),
+            snapshots: path("AGENT_SNAPSHOTS_PATH", dir.join("snapshots")),
             envd: path("AGENT_ENVD_PATH", beside_program("envd")),
             engine: Wanted {
                 vmm: parsed(&lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, &mut mistakes),

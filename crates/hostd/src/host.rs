@@ -16,6 +16,7 @@ use crate::network::Networks;
 use crate::sandbox::Handle;
 use crate::sandbox::actor::{blocking, next_generation};
 use crate::sandbox::ledger::{Ledger, Record};
+use crate::snapshots::Snapshots;
 
 /// Reports that a slow watcher may be behind before it is sent all of them afresh.
 const REPORTS_BEHIND: usize = 1024;
@@ -29,6 +30,7 @@ pub struct Host {
     pub disks: Disks,
     pub boot: BootFiles,
     pub images: Images,
+    pub snapshots: Snapshots,
     pub networks: Networks,
     pub jails: Jails,
     pub ledger: Ledger,
@@ -63,6 +65,10 @@ impl Host {
             let base = config.uid_base;
             blocking(move || Jails::prepare(base)).await?
         };
+        let snapshots = {
+            let dir = config.snapshots.clone();
+            blocking(move || Snapshots::open(&dir)).await?
+        };
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             id: host_id(config).map_err(|error| chain(&error))?,
@@ -70,6 +76,7 @@ impl Host {
             disks,
             boot,
             images: Images::new(&config.images),
+            snapshots,
             networks,
             jails,
             ledger,
@@ -84,6 +91,12 @@ impl Host {
     #[must_use]
     pub fn vm_dir(&self, id: &model::SandboxId) -> PathBuf {
         self.ledger.dir(id).join("vm")
+    }
+
+    /// The VMM and what runs guest code: memory that was saved by one can be restored by the same only.
+    #[must_use]
+    pub fn engine_name(&self) -> String {
+        format!("{} {}", self.engine.vmm, self.engine.accel)
     }
 
     /// What the guest agent reads from the kernel's command line (its boot contract).

@@ -14,6 +14,7 @@ pub mod jail;
 pub mod network;
 pub mod sandbox;
 pub mod service;
+pub mod snapshots;
 pub mod token;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use linux::{file, programs, sparse};
 
-use super::names::{BASE, OVERLAY, RAW};
+use super::names::{BASE, COW, OVERLAY, RAW};
 use super::{Error, io_error};
 
 pub(super) fn reflink(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
@@ -39,6 +39,20 @@ pub(super) fn overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, E
     let path = dir.join(OVERLAY);
     programs::create_overlay(&base, &path, bytes).map_err(io_error("create the overlay", &path))?;
     Ok(path)
+}
+
+/// All files of a disk, but for the base, which is shared.
+pub(super) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
+    if from.join(BASE).exists() {
+        link_base(&from.join(BASE), to)?;
+    }
+    for name in [COW, RAW, OVERLAY] {
+        let (source, target) = (from.join(name), to.join(name));
+        if source.exists() {
+            sparse::copy(&source, &target).map_err(io_error("copy the disk to", &target))?;
+        }
+    }
+    Ok(())
 }
 
 /// The image under a name that lives as long as the sandbox. From another file system it is a symbolic link, which does

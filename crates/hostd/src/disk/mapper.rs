@@ -153,6 +153,15 @@ impl Mapper {
     }
 }
 
+/// Writes out what is on its way to the device of a sandbox, if it has one now.
+pub(super) fn flush(id: &SandboxId) -> Result<(), Error> {
+    let name = device_name(id);
+    if File::open(dm::CONTROL).is_err() || dm::info(&name).map_err(Error::Device)?.is_none() {
+        return Ok(());
+    }
+    dm::flush(&name).map_err(Error::Device)
+}
+
 /// Sparse, and private: it has what the guest wrote.
 fn make_store(path: &Path, disk_bytes: u64) -> Result<(), Error> {
     let made = File::options().write(true).create_new(true).mode(0o600).open(path).and_then(|store| {

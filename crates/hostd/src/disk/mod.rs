@@ -28,7 +28,7 @@ pub mod room;
 mod store;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +57,17 @@ pub enum Error {
     Unavailable { backend: &'static str, why: String },
     #[error("disk_mb must be at least {least}, the size of the template's file system, not {asked}")]
     TooSmall { asked: u32, least: u64 },
+}
+
+impl Error {
+    pub(crate) fn instant(dir: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        io_error("read the instant in", dir)
+    }
+
+    /// For kernel and initramfs, which lie beside the disk in `dir`.
+    pub(crate) fn boot_files(dir: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        io_error("link kernel and initramfs into", dir)
+    }
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
@@ -132,6 +143,36 @@ impl Disks {
             (path, _) if path.exists() => Ok(raw(path)),
             (path, _) => Err(io_error("find a disk at", &path)(io::ErrorKind::NotFound.into())),
         }
+    }
+
+    /// Makes all that was written to the disk durable. Nobody may write to it meanwhile.
+    ///
+    /// # Errors
+    /// When the host's disk is full or broken.
+    pub fn sync(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+        mapper::flush(id)?;
+        for path in [COW, RAW, OVERLAY].map(|name| dir.join(name)).iter().filter(|path| path.exists()) {
+            File::open(path).and_then(|file| file.sync_all()).map_err(io_error("make durable", path))?;
+        }
+        Ok(())
+    }
+
+    /// Copies the disk of a sandbox, in use or not, into the directory `to`, which has none: what was written is copied,
+    /// the base shared. Nobody may write to it meanwhile.
+    ///
+    /// # Errors
+    /// When the host's disk is full. Remove what is in `to` then.
+    pub fn duplicate(&self, id: &SandboxId, from: &Path, to: &Path) -> Result<(), Error> {
+        mapper::flush(id)?;
+        self.copy(from, to)
+    }
+
+    /// Copies a disk that is not in use from one directory to another.
+    ///
+    /// # Errors
+    /// As [`Disks::duplicate`].
+    pub fn copy(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        files::copy_disk(from, to)
     }
 
     /// Takes a disk out of use; its content stays, for [`Disks::restore`]. The VM must be gone. Idempotent.

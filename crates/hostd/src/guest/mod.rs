@@ -13,7 +13,7 @@ use connectrpc::client::{CallOptions, ClientConfig};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use guest_rpc::filesystem::FilesystemClient;
-use guest_rpc::http::{ErrorBody, InitRequest};
+use guest_rpc::http::{ErrorBody, Frozen, InitRequest};
 use guest_rpc::process::ProcessClient;
 use http::{Method, Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -94,6 +94,32 @@ impl Guest {
         let Ok(request) = self.request(Method::GET, "/health").body(empty()) else { return false };
         let answer = timeout(limit, self.http.request(request)).await;
         answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
+    }
+
+    /// The same agent, as somebody who has another token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
+    /// Has the guest write out everything and take no more writes to its disk until [`Guest::thaw`]. Whether it could.
+    ///
+    /// # Errors
+    /// When it does not answer, or is of a version that knows no such thing.
+    pub async fn freeze(&self) -> Result<bool, Error> {
+        let answer = self.send(self.request(Method::POST, "/freeze").body(empty())).await?;
+        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
+        let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
+        let frozen: Frozen = serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))?;
+        Ok(frozen.frozen)
+    }
+
+    /// Lets the guest write to its disk again. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Guest::freeze`].
+    pub async fn thaw(&self) -> Result<(), Error> {
+        self.send(self.request(Method::POST, "/thaw").body(empty())).await.map(|_| ())
     }
 
     /// Makes the guest this sandbox's own: token, clock, entropy, name, environment.

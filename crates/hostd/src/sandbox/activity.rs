@@ -55,6 +55,12 @@ impl Activity {
         self.lock().time_left(limit, Instant::now())
     }
 
+    /// Whether something is in flight.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.lock().in_flight > 0
+    }
+
     /// When it was last used, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn last_ms(&self) -> i64 {

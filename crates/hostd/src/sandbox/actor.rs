@@ -6,24 +6,30 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use model::{Generation, SandboxId};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
 use super::activity::Activity;
+use super::create::Start;
 use super::ledger::Record;
 use super::log::Log;
+use super::manager::Refused;
+use super::order::{self, Asked, Order};
+use super::release::Disk;
 use super::room::Hold;
 use super::state::{Event, Phase};
 use crate::guest::{Guest, chain};
 use crate::host::Host;
+use crate::network::Slot;
 
 /// How often the console is emptied and idleness is looked at.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Pauses between attempts to give back what could not be given back.
 const RELEASE_RETRY: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
@@ -32,7 +38,7 @@ const RELEASE_RETRY: [Duration; 4] =
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub id: SandboxId,
-    pub guest: Guest,
+    guest: Arc<Mutex<Guest>>,
     pub log: Arc<Log>,
     pub activity: Arc<Activity>,
     /// Cancel it to have the sandbox removed.
@@ -43,6 +49,9 @@ pub struct Handle {
     pub hold: Arc<Hold>,
     /// Processes that run on a terminal, and take their input there.
     pub terminals: Arc<Mutex<HashSet<u32>>>,
+    /// The guest may not have heard yet that it may write to its disk.
+    pub(crate) frozen: Arc<AtomicBool>,
+    pub(crate) orders: mpsc::Sender<Asked>,
 }
 
 /// The VM while there is one, for those who read its console.
@@ -52,15 +61,25 @@ pub struct VmSlot(Mutex<Option<Arc<dyn Vm>>>);
 impl VmSlot {
     #[must_use]
     pub fn get(&self) -> Option<Arc<dyn Vm>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        locked(&self.0).clone()
     }
 
-    fn set(&self, vm: Option<Arc<dyn Vm>>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = vm;
+    pub(super) fn set(&self, vm: Option<Arc<dyn Vm>>) {
+        *locked(&self.0) = vm;
     }
 }
 
 impl Handle {
+    /// Its guest agent, at the address that it has now.
+    #[must_use]
+    pub fn guest(&self) -> Guest {
+        locked(&self.guest).clone()
+    }
+
+    pub(super) fn set_address(&self, record: &Record) {
+        *locked(&self.guest) = guest(record);
+    }
+
     /// Empties the VM's console into the log.
     pub async fn drain_console(&self) {
         drain(&self.vm, &self.log).await;
@@ -76,13 +95,13 @@ impl Handle {
     /// Whether it has ended and given everything back.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        !self.record.borrow().phase.may_hold_resources()
+        self.record.borrow().phase.is_over()
     }
 
     /// Waits until it has ended and given everything back.
     pub async fn over(&self) {
         let mut record = self.record.clone();
-        let _ = record.wait_for(|record| !record.phase.may_hold_resources()).await;
+        let _ = record.wait_for(|record| record.phase.is_over()).await;
     }
 
     /// Waits until nothing is left of the sandbox.
@@ -91,6 +110,15 @@ impl Handle {
         // An error means that the actor is gone, which is the same.
         let _ = record.wait_for(|record| record.phase == Phase::Gone).await;
     }
+}
+
+fn guest(record: &Record) -> Guest {
+    Guest::new(record.slot.map_or(std::net::Ipv4Addr::UNSPECIFIED, Slot::host_ip), &record.token)
+}
+
+/// A panic of another user leaves values that are whole.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn drain(vm: &VmSlot, log: &Log) {
@@ -103,15 +131,24 @@ pub(crate) struct Actor {
     pub(crate) host: Arc<Host>,
     pub(crate) record: watch::Sender<Record>,
     pub(crate) handle: Handle,
+    /// What it is made from, while it is being made.
+    pub(super) start: Start,
+    pub(super) orders: tokio::sync::Mutex<order::Receiver>,
+    /// The order that is being carried out in a phase of its own.
+    waiting: Mutex<Option<Asked>>,
+    /// Why that did not work.
+    pub(super) problem: Mutex<String>,
+    /// For the network of a sandbox that is about to be resumed.
+    pub(super) claimed: Mutex<Option<Slot>>,
 }
 
 impl Actor {
     /// A sandbox as its record has it, and what others hold of it.
-    pub(crate) fn new(host: Arc<Host>, record: Record) -> (Self, Handle) {
-        let host_ip = record.slot.map_or(std::net::Ipv4Addr::UNSPECIFIED, crate::network::Slot::host_ip);
+    pub(crate) fn new(host: Arc<Host>, record: Record, start: Start) -> (Self, Handle) {
+        let (sender, orders) = order::channel();
         let handle = Handle {
             id: record.id.clone(),
-            guest: Guest::new(host_ip, &record.token),
+            guest: Arc::new(Mutex::new(guest(&record))),
             log: Arc::new(Log::open(&host.ledger.dir(&record.id))),
             activity: Activity::new(),
             removing: CancellationToken::new(),
@@ -119,17 +156,29 @@ impl Actor {
             vm: Arc::default(),
             hold: Arc::default(),
             terminals: Arc::default(),
+            frozen: Arc::default(),
+            orders: sender,
         };
         let record = watch::Sender::new(record);
         let handle = Handle { record: record.subscribe(), ..handle };
-        (Self { host, record, handle: handle.clone() }, handle)
+        let actor = Self {
+            host,
+            record,
+            handle: handle.clone(),
+            start,
+            orders: tokio::sync::Mutex::new(orders),
+            waiting: Mutex::default(),
+            problem: Mutex::default(),
+            claimed: Mutex::default(),
+        };
+        (actor, handle)
     }
 
     /// Runs until nothing is left of the sandbox.
     pub(crate) async fn run(self, restarted: bool) {
         if restarted {
             self.advance(Event::Restarted).await;
-            if self.phase() == Phase::Running {
+            if self.phase().is_up() {
                 self.adopt().await;
             }
         }
@@ -137,11 +186,12 @@ impl Actor {
             let event = match self.phase() {
                 Phase::Creating => self.create().await,
                 Phase::Running => self.attend().await,
+                Phase::Pausing => self.save().await,
+                Phase::Suspending { rollback, .. } => self.suspend(rollback).await,
+                Phase::Paused { .. } => self.sleep().await,
+                Phase::Resuming => self.resume().await,
                 Phase::Releasing { .. } | Phase::Removing => self.release().await,
-                Phase::Ended { .. } => {
-                    self.handle.removing.cancelled().await;
-                    Event::Remove
-                }
+                Phase::Ended { .. } => self.rest().await,
                 Phase::Gone => return,
             };
             self.advance(event).await;
@@ -152,42 +202,92 @@ impl Actor {
         self.record.borrow().phase.clone()
     }
 
-    /// Writes the phase after `event`, then lets everybody see it.
-    async fn advance(&self, event: Event) {
-        let mut record = self.record.borrow().clone();
-        let released = event == Event::Released;
-        let phase = record.phase.clone().after(event);
-        if phase == record.phase {
+    /// Writes the phase after `event`, then lets everybody see it, and whoever waits for it know.
+    pub(super) async fn advance(&self, event: Event) {
+        let before = self.record.borrow().clone();
+        let mut record = before.clone();
+        let ready = event == Event::Ready;
+        match &event {
+            Event::Released => record.slot = None,
+            Event::Resume => record.slot = locked(&self.claimed).take(),
+            _ => {}
+        }
+        record.phase = record.phase.after(event);
+        if record.phase == before.phase {
             return;
         }
-        record.phase = phase;
         record.generation = next_generation(record.generation);
-        if released {
-            record.slot = None;
-        }
-        if record.phase == Phase::Running {
-            record.started_at_ms = Some(super::now_ms());
+        if ready {
+            record.started_at_ms.get_or_insert_with(super::now_ms);
             self.handle.activity.start();
         }
-        self.note(&record);
-        match self.persist(record.clone()).await {
-            Ok(()) => {}
-            // Not promised before it is durable: a restart would take the sandbox away again.
-            Err(error) if record.phase == Phase::Running => {
-                record.phase = Phase::Creating.after(Event::Failed(error));
+        if let Err(error) = self.persist(record.clone()).await {
+            tracing::error!(sandbox = %record.id, error, "the ledger cannot be written");
+            let phase = if_unwritten(before.phase.clone(), record.phase.clone(), error.clone());
+            if phase == before.phase {
+                return self.stay(record.slot.filter(|_| before.slot.is_none()), error).await;
             }
-            Err(error) => tracing::error!(sandbox = %record.id, error, "the ledger cannot be written"),
+            record.phase = phase;
         }
+        self.note(&record);
         self.record.send_replace(record.clone());
         self.host.report(&record, &self.handle);
+        self.answer(&record.phase);
+    }
+
+    /// The next phase does not begin: gives back the slot that was claimed for it, and says why.
+    async fn stay(&self, claimed: Option<Slot>, why: String) {
+        if let Some(slot) = claimed {
+            let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
+            if let Err(error) = blocking(move || host.networks.remove(slot, id.as_str())).await {
+                tracing::warn!(sandbox = %self.handle.id, error, "a network slot stays claimed until the next start");
+            }
+        }
+        if let Some(asked) = locked(&self.waiting).take() {
+            asked.answer(Err(Refused::Failed(why)));
+        }
+        // What was begun for idleness is not begun again at once.
+        self.handle.activity.start();
+    }
+
+    /// Whether somebody has ordered what is being done.
+    pub(super) fn is_waiting(&self) -> bool {
+        locked(&self.waiting).is_some()
+    }
+
+    /// Keeps an order whose phase comes next.
+    pub(super) fn begin(&self, asked: Asked) {
+        *locked(&self.waiting) = Some(asked);
+    }
+
+    /// Tells whoever gave the order what came of it, once that is known.
+    fn answer(&self, phase: &Phase) {
+        let mut waiting = locked(&self.waiting);
+        let Some(asked) = waiting.take() else { return };
+        let failed = || Refused::Failed(std::mem::take(&mut *locked(&self.problem)));
+        let outcome = match (&asked.order, phase) {
+            (Order::Pause, Phase::Pausing) | (Order::Resume, Phase::Resuming) => None,
+            (Order::RollBack { .. }, Phase::Suspending { .. }) => None,
+            (Order::Pause, Phase::Suspending { .. } | Phase::Paused { .. }) => Some(Ok(())),
+            (Order::Resume, Phase::Running) | (Order::RollBack { .. }, Phase::Paused { .. }) => Some(Ok(())),
+            (Order::Pause | Order::RollBack { .. }, Phase::Running) => Some(Err(failed())),
+            (Order::Resume, Phase::Suspending { why, .. }) => Some(Err(Refused::Failed(why.clone()))),
+            (_, phase) => Some(Err(Refused::of(phase))),
+        };
+        match outcome {
+            Some(outcome) => asked.answer(outcome),
+            None => *waiting = Some(asked),
+        }
     }
 
     fn note(&self, record: &Record) {
         let line = match &record.phase {
             Phase::Running => "the sandbox runs".to_owned(),
+            Phase::Paused { why } if why.is_empty() => "the sandbox is paused".to_owned(),
+            Phase::Paused { why } => format!("the sandbox is paused: {why}"),
             Phase::Releasing { end } => format!("the sandbox ends: {}", end.reason),
             Phase::Removing => "the sandbox is to be removed".to_owned(),
-            Phase::Creating | Phase::Ended { .. } | Phase::Gone => return,
+            _ => return,
         };
         tracing::info!(sandbox = %record.id, "{line}");
         self.handle.log.agent(&line);
@@ -216,66 +316,36 @@ impl Actor {
             () = self.handle.removing.cancelled() => return Event::Remove,
             turn = self.host.boots.acquire() => turn,
         };
-        match super::create::create(&self.host, &self.handle).await {
-            Ok(vm) => {
+        match super::create::create(&self.host, &self.handle, &self.start).await {
+            Ok((vm, guest)) => {
                 self.handle.vm.set(Some(vm));
-                super::create::wait_until_ready(&self.host, &self.handle).await
+                super::create::wait_until_ready(&self.host, &self.handle, guest).await
             }
             Err(event) => event,
         }
     }
 
-    /// After a restart of the agent: finds the VM again.
-    async fn adopt(&self) {
-        let dir = self.host.vm_dir(&self.handle.id);
-        match self.host.engine.driver.adopt(&dir).await {
-            Ok(Some(vm)) => {
-                self.handle.log.agent("the host agent has restarted and found the sandbox running");
-                self.handle.vm.set(Some(vm.into()));
-                self.host.report(&self.record.borrow().clone(), &self.handle);
-            }
-            Ok(None) => {
-                let gone = "it was no more when the host agent started again".to_owned();
-                self.advance(Event::Exited(vmm::Exit::Vmm(gone))).await;
-            }
-            Err(error) => self.advance(Event::Exited(vmm::Exit::Vmm(chain(&error)))).await,
-        }
-    }
-
-    /// While it runs: until it ends, is idle for too long, or is to be removed.
-    async fn attend(&self) -> Event {
-        let Some(vm) = self.handle.vm.get() else {
-            return Event::Exited(vmm::Exit::Vmm("there is no virtual machine".to_owned()));
-        };
-        let timeout_sec = self.record.borrow().spec.timeout_sec;
-        let limit = Duration::from_secs(timeout_sec.into());
-        let mut exit = std::pin::pin!(vm.wait());
-        let mut room = std::pin::pin!(super::room::watch(self, &vm));
-        let mut told_ms = 0;
+    /// At its end: until it is to be removed.
+    async fn rest(&self) -> Event {
+        let mut orders = self.orders.lock().await;
         loop {
             tokio::select! {
                 biased;
                 () = self.handle.removing.cancelled() => return Event::Remove,
-                exit = &mut exit => return Event::Exited(exit),
-                reason = &mut room => return Event::Exited(vmm::Exit::Vmm(reason)),
-                () = tokio::time::sleep(self.handle.activity.time_left(limit).min(TICK)) => {}
-            }
-            self.handle.drain_console().await;
-            if self.handle.activity.time_left(limit).is_zero() {
-                return Event::Idle(timeout_sec);
-            }
-            let last_ms = self.handle.activity.last_ms();
-            if last_ms - told_ms > 5_000 {
-                told_ms = last_ms;
-                self.host.report_use(&self.record, &self.handle);
+                Some(asked) = orders.recv() => asked.answer(Err(Refused::of(&self.phase()))),
             }
         }
     }
 
-    /// Gives everything back, however often that has to be tried.
     async fn release(&self) -> Event {
+        self.give_back(Disk::Goes).await;
+        Event::Released
+    }
+
+    /// Gives everything back, however often that has to be tried.
+    pub(super) async fn give_back(&self, disk: Disk) {
         for attempt in 0.. {
-            let problems = super::release::release(&self.host, &self.handle).await;
+            let problems = super::release::release(&self.host, &self.handle, disk).await;
             if problems.is_empty() {
                 break;
             }
@@ -285,7 +355,19 @@ impl Actor {
             tokio::time::sleep(RELEASE_RETRY[attempt.min(RELEASE_RETRY.len() - 1)]).await;
         }
         self.handle.vm.set(None);
-        Event::Released
+    }
+}
+
+/// The phase of a sandbox whose next one could not be written down: nothing is promised, and nothing thrown away, that a
+/// restart would not know of.
+fn if_unwritten(before: Phase, next: Phase, error: String) -> Phase {
+    match (&before, &next) {
+        (Phase::Creating, Phase::Running) => before.after(Event::Failed(error)),
+        (Phase::Resuming, Phase::Running) => before.after(Event::NotResumed(error)),
+        (Phase::Running, Phase::Pausing)
+        | (Phase::Paused { .. }, Phase::Resuming)
+        | (_, Phase::Suspending { rollback: true, .. }) => before,
+        _ => next,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Makes a sandbox: network and disk side by side, then the VM, then the wait for its guest agent.
+//! Makes a sandbox, or one that was paused again: network and disk side by side, then the VM, booted or restored, then
+//! the wait for its guest agent.
 //!
 //! Nothing is undone here: whoever calls releases everything when an event other than `Ready` comes back.
 
@@ -6,17 +7,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use guest_rpc::http::InitRequest;
+use model::SandboxId;
 use rand::RngExt;
+use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use vmm::{Disk, Net, Vm, VmConfig};
 
 use super::actor::{Handle, blocking};
+use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
 use super::state::Event;
 use crate::guest::chain;
 use crate::host::Host;
@@ -29,12 +35,32 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
+/// What a sandbox is made from.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    /// Boots from an image.
+    Image(PathBuf),
+    /// Goes on from an instant; its disk is the instant's, or one over an image of that.
+    Instant { dir: PathBuf, image: Option<PathBuf> },
+    /// It was made by an earlier run of the agent.
+    Restarted,
+}
+
+/// How the guest agent is spoken to first.
+#[derive(Debug)]
+pub(crate) enum Greeting {
+    /// It has booted, and takes any token.
+    Booted,
+    /// It was restored, and wants to hear the token that it knows.
+    Restored { token: Option<String> },
+}
+
 /// Makes everything up to the running VM.
 ///
 /// # Errors
 /// The event that ended the attempt.
-pub(crate) async fn create(host: &Arc<Host>, handle: &Handle) -> Result<Arc<dyn Vm>, Event> {
-    let (network, disk) = tokio::join!(network(host, handle), disk(host, handle));
+pub(crate) async fn create(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+    let (network, disk) = tokio::join!(network(host, handle), disk(host, handle, start));
     network.map_err(Event::Failed)?;
     let disk = disk.map_err(Event::Failed)?;
     if handle.removing.is_cancelled() {
@@ -42,9 +68,57 @@ pub(crate) async fn create(host: &Arc<Host>, handle: &Handle) -> Result<Arc<dyn 
     }
     let config = vm_config(host, handle, disk).map_err(|error| Event::Failed(chain(&error)))?;
     fail::fail_point!("create::disk-and-network-made");
-    let vm = host.engine.driver.boot(&config).await.map_err(|error| Event::Failed(chain(&error)))?;
+    let made = match start {
+        Start::Instant { dir, .. } => restore(host, &config, dir).await?,
+        Start::Image(_) | Start::Restarted => {
+            let vm = host.engine.driver.boot(&config).await.map_err(|error| Event::Failed(chain(&error)))?;
+            (vm.into(), Greeting::Booted)
+        }
+    };
     fail::fail_point!("create::vm-booted");
-    Ok(vm.into())
+    Ok(made)
+}
+
+/// Makes a paused sandbox's VM run again, from the instant in `saved`.
+///
+/// # Errors
+/// The event that ended the attempt.
+pub(crate) async fn resume(host: &Arc<Host>, handle: &Handle, saved: &Path) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+    let record = handle.record.borrow().clone();
+    let restored = {
+        let (host, dir) = (Arc::clone(host), host.ledger.dir(&handle.id));
+        let size = record.disk.map_or(0, |disk| disk.size_bytes);
+        blocking(move || host.disks.restore(&record.id, &dir, size))
+    };
+    let (network, disk) = tokio::join!(network(host, handle), restored);
+    network.map_err(Event::Failed)?;
+    let disk = disk.map_err(Event::Failed)?;
+    if handle.removing.is_cancelled() {
+        return Err(Event::Remove);
+    }
+    let config = vm_config(host, handle, disk).map_err(|error| Event::Failed(chain(&error)))?;
+    fail::fail_point!("resume::disk-and-network-made");
+    restore(host, &config, saved).await
+}
+
+async fn restore(host: &Host, config: &VmConfig, from: &Path) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+    let failed = |error: &dyn std::error::Error| Event::Failed(chain(error));
+    let instant = Instant::read(from).map_err(|error| failed(&error))?;
+    let engine = host.engine_name();
+    if instant.engine != engine {
+        return Err(Event::Failed(format!(
+            "its memory was saved by {}, and this host agent uses {engine}; start the agent with the former \
+             (AGENT_VMM, AGENT_ACCEL)",
+            instant.engine
+        )));
+    }
+    let vm = host.engine.driver.restore(config, &from.join(MEMORY)).await.map_err(|error| failed(&error))?;
+    fail::fail_point!("restore::vm-loaded");
+    let vm: Arc<dyn Vm> = vm.into();
+    match vm.resume().await {
+        Ok(()) => Ok((vm, Greeting::Restored { token: instant.token })),
+        Err(error) => Err(failed(&error)),
+    }
 }
 
 async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
@@ -53,29 +127,49 @@ async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
     blocking(move || host.networks.create(slot, host.jails.user(slot))).await
 }
 
-async fn disk(host: &Arc<Host>, handle: &Handle) -> Result<Disk, String> {
+async fn disk(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<Disk, String> {
     let record = handle.record.borrow().clone();
     let size = record.disk.ok_or("the sandbox has no disk to make")?.size_bytes;
-    let (host, dir) = (Arc::clone(host), host.ledger.dir(&handle.id));
-    let image = {
-        let host = Arc::clone(&host);
-        blocking(move || host.images.find(&record.spec.template)).await?
-    };
-    blocking(move || host.disks.create(&record.id, &image.path, &dir, size)).await
+    let (host, dir, start) = (Arc::clone(host), host.ledger.dir(&handle.id), start.clone());
+    blocking(move || {
+        boot_files(&host, &start, &dir).map_err(crate::disk::Error::boot_files(&dir))?;
+        match start {
+            Start::Image(image) | Start::Instant { image: Some(image), .. } => {
+                host.disks.create(&record.id, &image, &dir, size)
+            }
+            Start::Instant { dir: from, image: None } => {
+                host.disks.copy(&from, &dir)?;
+                host.disks.restore(&record.id, &dir, size)
+            }
+            Start::Restarted => host.disks.restore(&record.id, &dir, size),
+        }
+    })
+    .await
+}
+
+/// Kernel and initramfs under names that live as long as the sandbox: it may be resumed when this host has others.
+fn boot_files(host: &Host, start: &Start, dir: &Path) -> io::Result<()> {
+    match start {
+        Start::Instant { dir: from, .. } => instant::link_files(from, dir, &[KERNEL, INITRAMFS]),
+        Start::Image(_) | Start::Restarted => {
+            instant::link(&host.boot.kernel, &dir.join(KERNEL))?;
+            instant::link(&host.boot.initramfs, &dir.join(INITRAMFS))
+        }
+    }
 }
 
 fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> io::Result<VmConfig> {
     let record = handle.record.borrow().clone();
     let slot = record.slot.ok_or_else(|| io::Error::other("the sandbox has no network slot"))?;
-    let dir = host.vm_dir(&handle.id);
+    let (dir, of) = (host.vm_dir(&handle.id), host.ledger.dir(&handle.id));
     fs::DirBuilder::new().mode(0o700).create(&dir)?;
     Ok(VmConfig {
         dir,
         name: handle.id.to_string(),
         vcpus: record.spec.vcpus,
         memory_mb: record.spec.memory_mb,
-        kernel: host.boot.kernel.clone(),
-        initramfs: host.boot.initramfs.clone(),
+        kernel: of.join(KERNEL),
+        initramfs: of.join(INITRAMFS),
         kernel_args: host.kernel_args(),
         disk,
         net: Some(Net { netns: slot.netns(), tap: TAP.to_owned(), mac: GUEST_MAC }),
@@ -84,38 +178,45 @@ fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> io::Result<VmConfig> {
 }
 
 /// Waits for the guest agent and makes the guest this sandbox's own.
-pub(crate) async fn wait_until_ready(host: &Host, handle: &Handle) -> Event {
+pub(crate) async fn wait_until_ready(host: &Host, handle: &Handle, greeting: Greeting) -> Event {
     let Some(vm) = handle.vm.get() else { return Event::Failed("the virtual machine is gone".to_owned()) };
     tokio::select! {
         biased;
         () = handle.removing.cancelled() => Event::Remove,
         exit = vm.wait() => Event::Exited(exit),
-        ready = introduce(host, handle) => match ready {
+        ready = introduce(host, handle, &greeting) => match ready {
             Ok(()) => Event::Ready,
             Err(reason) => Event::Failed(reason),
         },
     }
 }
 
-async fn introduce(host: &Host, handle: &Handle) -> Result<(), String> {
+async fn introduce(host: &Host, handle: &Handle, greeting: &Greeting) -> Result<(), String> {
     if timeout(READY_TIMEOUT, answers(handle)).await.is_err() {
-        return Err(format!("the guest agent did not answer within {} s of the boot", READY_TIMEOUT.as_secs()));
+        return Err(format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()));
     }
-    let request = init_request(handle);
-    handle.guest.init(&request).await.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
+    let restored = matches!(greeting, Greeting::Restored { .. });
+    handle.frozen.store(restored, Ordering::Relaxed);
+    let request = init_request(handle, restored);
+    let guest = match greeting {
+        Greeting::Restored { token: Some(token) } => handle.guest().with_token(token),
+        Greeting::Restored { token: None } | Greeting::Booted => handle.guest(),
+    };
+    guest.init(&request).await.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
     fail::fail_point!("create::guest-ready");
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");
     Ok(())
 }
 
 async fn answers(handle: &Handle) {
-    handle.guest.listens().await;
-    while !handle.guest.is_healthy(ANSWER_TIMEOUT).await {
+    let guest = handle.guest();
+    guest.listens().await;
+    while !guest.is_healthy(ANSWER_TIMEOUT).await {
         tokio::time::sleep(POLL).await;
     }
 }
 
-fn init_request(handle: &Handle) -> InitRequest {
+fn init_request(handle: &Handle, restored: bool) -> InitRequest {
     let record = handle.record.borrow().clone();
     let entropy: [u8; 64] = rand::rng().random();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -128,6 +229,36 @@ fn init_request(handle: &Handle) -> InitRequest {
         hostname: Some(handle.id.to_string()),
         sandbox_id: Some(handle.id.to_string()),
         template_id: Some(record.spec.template.to_string()),
+        machine_id: Some(own_id(&record.id, "machine")),
+        boot_id: Some(as_uuid(&own_id(&record.id, "boot"))),
+        // They lead to the network of another sandbox, or of another time.
+        reset_connections: restored.then_some(true),
         ..InitRequest::default()
+    }
+}
+
+/// 32 hex digits that are the same for one sandbox at all times, and others for every other.
+fn own_id(id: &SandboxId, purpose: &str) -> String {
+    let hash = Sha256::digest(format!("{purpose} {id}"));
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// In the form of a random UUID (RFC 9562, version 4).
+fn as_uuid(hex: &str) -> String {
+    format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_a_sandbox_stay_and_are_its_own() {
+        let (one, other) = (SandboxId::random(), SandboxId::random());
+        assert_eq!(own_id(&one, "machine"), own_id(&one, "machine"));
+        assert_ne!(own_id(&one, "machine"), own_id(&one, "boot"));
+        assert_ne!(own_id(&one, "machine"), own_id(&other, "machine"));
+        let uuid = as_uuid(&own_id(&one, "boot"));
+        assert_eq!(uuid.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
     }
 }

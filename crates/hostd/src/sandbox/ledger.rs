@@ -4,6 +4,9 @@
 //!   SANDBOXES/sb-…/sandbox.json    the record; without it the directory is half-made and is removed
 //!                 /log.jsonl       console and events
 //!                 /vm/             the VMM driver's own files
+//!                 /kernel, initramfs   with which it was booted, under names that live as long as it
+//!                 /paused/         its saved state ([`super::instant`])
+//!                 /checkpoints/    instants of it that have names
 //!                 /root.*, base.*  the disk (`crate::disk`)
 //! ```
 
@@ -18,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::state::Phase;
 use crate::disk::Backend;
 use crate::network::Slot;
+use crate::snapshots::SnapshotId;
 
 const RECORD: &str = "sandbox.json";
 
@@ -34,6 +38,9 @@ pub struct Record {
     /// What its disk is. Sandboxes of versions that had one kind only have none.
     #[serde(default)]
     pub disk: Option<DiskRecord>,
+    /// The snapshot that it was made from; its files are not removed before this.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotId>,
     /// What calls to the guest agent carry.
     pub token: String,
     /// Milliseconds since the Unix epoch.
@@ -184,6 +191,7 @@ mod tests {
             generation: Generation(7),
             slot: Slot::new(9),
             disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: 1 << 30 }),
+            snapshot: None,
             token: "secret".to_owned(),
             created_at_ms: 1,
             started_at_ms: None,

@@ -3,18 +3,25 @@
 
 pub mod activity;
 pub mod actor;
+mod attend;
+mod capture;
 mod create;
+pub(crate) mod instant;
+mod instants;
 pub mod ledger;
 pub mod log;
 mod manager;
+mod order;
 mod reclaim;
 mod release;
 pub mod room;
+mod sleep;
 pub mod state;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use actor::Handle;
+pub use instants::Checkpoint;
 pub use manager::{Manager, Refused};
 
 /// Milliseconds since the Unix epoch.

@@ -4,11 +4,11 @@
 //! |---|---|---|
 //! | disk device without a record | we died in the last step of a removal, or somebody deleted a `WRENN_DIR` | removed |
 //! | directory without a record | we died before the record, or in the last step of a removal | its processes killed, removed |
-//! | claim of ours without a record | we died between claim and record | control group and network removed |
+//! | claim of ours without a record of it | we died between claim and record | control group and network removed |
 //! | claim of an agent whose directory is gone | somebody deleted a `WRENN_DIR` under running sandboxes | its processes killed, the same removed |
 //! | record | a sandbox, in whatever phase | its actor decides |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::ledger::{self, Record};
 use super::manager::on_host;
 use crate::guest::chain;
 use crate::host::Host;
-use crate::network::Holder;
+use crate::network::{Holder, Slot};
 
 /// How long killed processes may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,9 +49,10 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
 
 /// Reads the claims again: while processes ended, another agent may have cleared a slot that nobody had, and have it now.
 async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), String> {
-    let known: BTreeSet<String> = records.iter().map(|record| record.id.to_string()).collect();
+    let known: BTreeMap<String, Option<Slot>> =
+        records.iter().map(|record| (record.id.to_string(), record.slot)).collect();
     for (slot, holder) in on_host(host, |host| host.networks.claimed()).await? {
-        if matches!(holder, Holder::Ours(sandbox) if known.contains(&sandbox)) {
+        if matches!(holder, Holder::Ours(sandbox) if known.get(&sandbox) == Some(&Some(slot))) {
             continue;
         }
         tracing::warn!(slot = slot.number(), "clearing a network that no sandbox has");

@@ -1,5 +1,5 @@
-//! Gives back everything of a sandbox but its record and its log: VM and its control group first, because they hold
-//! the others, then network and disk. The slot, by which the others are named, goes with the network. Idempotent.
+//! Gives back everything of a sandbox but its record, its log and its saved state: VM and its control group first,
+//! because they hold the others, then network and disk. The slot, by which the others are named, goes with the network. Idempotent.
 //! Goes on past problems and tells them all.
 
 use std::fs;
@@ -10,8 +10,16 @@ use super::actor::{Handle, blocking};
 use crate::guest::chain;
 use crate::host::Host;
 
+/// What becomes of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    Goes,
+    /// Its content stays, its device goes.
+    Stays,
+}
+
 /// Tries once; the problems that are left.
-pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
+pub(crate) async fn release(host: &Arc<Host>, handle: &Handle, what: Disk) -> Vec<String> {
     fail::fail_point!("release::begun");
     // While the VM holds them, network and disk must not go.
     if let Err(problem) = end_vm(host, handle).await {
@@ -34,7 +42,11 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle) -> Vec<String> {
     };
     let disk = {
         let (host, id) = (Arc::clone(host), handle.id.clone());
-        blocking(move || host.disks.remove(&id, &dir)).await
+        blocking(move || match what {
+            Disk::Goes => host.disks.remove(&id, &dir),
+            Disk::Stays => host.disks.suspend(&id, &dir),
+        })
+        .await
     };
     let files = blocking(move || match fs::remove_dir_all(&vm_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

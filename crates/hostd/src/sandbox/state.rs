@@ -2,15 +2,25 @@
 //!
 //! ```text
 //!   Creating ──ready──→ Running ──exit, idle──→ Releasing ──released──→ Ended
-//!      │                                           ↑
-//!      └────────────── failed ─────────────────────┘
+//!      │                 │   ↑ ↑                   ↑
+//!      └─────────────────┼───┼─┼──── failed ───────┘
+//!           pause, idle  │   │ └──────ready─────────────────┐
+//!                        ↓   │ not saved                    │
+//!                      Pausing ──saved──→ Suspending ─────→ Paused ──resume──→ Resuming
+//!                                          ↑  ↑    released                     │
+//!                       Running, Paused ───┘  └────────── not resumed ──────────┘
+//!                                  roll back
 //!   any ──remove──→ Removing ──released──→ Gone
 //! ```
 //!
 //! | phase | on disk | owns | if the agent dies here, the next one |
 //! |---|---|---|---|
 //! | Creating | ledger, maybe half a disk | slot, maybe a VM | removes everything (nobody was promised anything) |
-//! | Running | ledger, disk | slot, VM | adopts the VM, or ends the sandbox if the VM is no more |
+//! | Running | ledger, disk; a saved state there is old and is removed | slot, VM | adopts the VM, or ends the sandbox if the VM is no more |
+//! | Pausing | ledger, disk, maybe the saved state, which counts only if the VM is gone | slot, VM | lets it run on; without a VM it is paused if the state is whole |
+//! | Suspending | ledger, disk, saved state, maybe a checkpoint that is to take their place | maybe slot and VM | goes on suspending |
+//! | Paused | ledger, disk, saved state | nothing | keeps it |
+//! | Resuming | ledger, disk, saved state | slot, maybe a VM | ends the VM; it stays paused |
 //! | Releasing | ledger with the reason, maybe a disk | maybe slot and VM | goes on releasing |
 //! | Ended | ledger, log | nothing | keeps it until it is removed |
 //! | Removing | ledger, maybe a disk | maybe slot and VM | goes on removing |
@@ -35,6 +45,21 @@ pub struct End {
 pub enum Phase {
     Creating,
     Running,
+    Pausing,
+    /// Its state is safe; the VM goes.
+    Suspending {
+        /// Why it is not running, if there is more to say than that it was paused.
+        #[serde(default)]
+        why: String,
+        /// A checkpoint is ready to take the place of memory and disk.
+        #[serde(default)]
+        rollback: bool,
+    },
+    Paused {
+        #[serde(default)]
+        why: String,
+    },
+    Resuming,
     Releasing {
         end: End,
     },
@@ -54,8 +79,19 @@ pub enum Event {
     Failed(String),
     /// The VM is no more.
     Exited(Exit),
-    /// There was no activity for as many seconds as the sandbox may be idle.
+    /// There was no activity for as many seconds as the sandbox may be idle, and it is to end then.
     Idle(u32),
+    /// Somebody, or its idleness, wants it paused.
+    Pause,
+    /// Memory and disk are safe.
+    Saved,
+    /// They could not be saved; the VM runs.
+    NotSaved,
+    Resume,
+    /// The guest did not come back; its saved state is as it was.
+    NotResumed(String),
+    /// A checkpoint is to take the place of memory and disk.
+    RollBack,
     /// VM, network and disk are given back.
     Released,
     /// Somebody wants the sandbox not to exist.
@@ -72,11 +108,23 @@ impl Phase {
             (Self::Gone, _) => Self::Gone,
             (Self::Removing, Event::Released) => Self::Gone,
             (Self::Removing, _) | (_, Event::Remove) | (Self::Creating, Event::Restarted) => Self::Removing,
-            (Self::Creating, Event::Ready) => Self::Running,
+            (Self::Creating | Self::Resuming, Event::Ready) | (Self::Pausing, Event::NotSaved) => Self::Running,
             (Self::Creating, Event::Failed(reason)) => Self::Releasing { end: End { failed: true, reason } },
-            (Self::Creating | Self::Running, Event::Exited(exit)) => Self::Releasing { end: exit.into() },
+            (Self::Creating | Self::Running | Self::Pausing, Event::Exited(exit)) => {
+                Self::Releasing { end: exit.into() }
+            }
             (Self::Running, Event::Idle(seconds)) => Self::Releasing { end: idle(seconds) },
             (Self::Releasing { end }, Event::Released) => Self::Ended { end },
+            (Self::Running, Event::Pause) => Self::Pausing,
+            (Self::Pausing, Event::Saved) => suspending(String::new()),
+            (Self::Running | Self::Paused { .. }, Event::RollBack) => {
+                Self::Suspending { why: String::new(), rollback: true }
+            }
+            (Self::Suspending { why, .. }, Event::Released) => Self::Paused { why },
+            (Self::Paused { .. }, Event::Resume) => Self::Resuming,
+            (Self::Resuming, Event::NotResumed(why) | Event::Failed(why)) => suspending(not_back(&why)),
+            (Self::Resuming, Event::Exited(exit)) => suspending(not_back(&End::from(exit).reason)),
+            (Self::Resuming, Event::Restarted) => suspending(not_back("the host agent ended meanwhile")),
             (phase, _) => phase,
         }
     }
@@ -86,27 +134,49 @@ impl Phase {
     pub fn state(&self) -> SandboxState {
         match self {
             Self::Creating => SandboxState::Pending,
-            Self::Running => SandboxState::Running,
+            Self::Running | Self::Pausing => SandboxState::Running,
+            Self::Suspending { .. } | Self::Paused { .. } | Self::Resuming => SandboxState::Paused,
             Self::Releasing { end } | Self::Ended { end } if end.failed => SandboxState::Error,
             Self::Releasing { .. } | Self::Ended { .. } | Self::Removing | Self::Gone => SandboxState::Stopped,
         }
     }
 
-    /// Why it is stopped or in error.
+    /// Why it is stopped or in error, or paused without having been asked to.
     #[must_use]
     pub fn reason(&self) -> &str {
         match self {
             Self::Releasing { end } | Self::Ended { end } => &end.reason,
             Self::Removing => "it is being removed",
-            Self::Creating | Self::Running | Self::Gone => "",
+            Self::Suspending { why, .. } | Self::Paused { why } => why,
+            Self::Creating | Self::Running | Self::Pausing | Self::Resuming | Self::Gone => "",
         }
     }
 
-    /// Whether there may be a VM, a network or a disk.
+    /// Whether there may be a VM, a network or a disk device.
     #[must_use]
     pub fn may_hold_resources(&self) -> bool {
-        !matches!(self, Self::Ended { .. } | Self::Gone)
+        !matches!(self, Self::Ended { .. } | Self::Gone | Self::Paused { .. })
     }
+
+    /// Whether it has come to an end that nothing follows but its removal.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Ended { .. } | Self::Gone)
+    }
+
+    /// Whether its VM runs or only stands still for a moment.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Running | Self::Pausing)
+    }
+}
+
+fn suspending(why: String) -> Phase {
+    Phase::Suspending { why, rollback: false }
+}
+
+fn not_back(reason: &str) -> String {
+    format!("it could not be resumed: {reason}")
 }
 
 fn idle(seconds: u32) -> End {
@@ -140,6 +210,12 @@ mod tests {
             Just(Event::Exited(Exit::Panic("Attempted to kill init!".to_owned()))),
             Just(Event::Exited(Exit::Vmm("signal 9".to_owned()))),
             Just(Event::Idle(300)),
+            Just(Event::Pause),
+            Just(Event::Saved),
+            Just(Event::NotSaved),
+            Just(Event::Resume),
+            Just(Event::NotResumed("the disk was full".to_owned())),
+            Just(Event::RollBack),
             Just(Event::Released),
             Just(Event::Restarted),
         ]
@@ -174,7 +250,7 @@ mod tests {
                 let next = phase.clone().after(event);
                 if !matches!(next, Phase::Removing | Phase::Gone) {
                     prop_assert!(phase.state().can_become(next.state()), "{phase:?} to {next:?}");
-                    prop_assert_eq!(next.state().is_terminal(), !next.reason().is_empty());
+                    prop_assert!(!next.state().is_terminal() || !next.reason().is_empty());
                 }
                 phase = next;
             }
@@ -190,12 +266,27 @@ mod tests {
             }
         }
 
-        /// A restart never loses a promise: what ran or had ended still does.
+        /// A restart never loses a promise: what ran, was paused or had ended still does.
         #[test]
         fn restarts_keep_what_was_promised(events in prop::collection::vec(event(), 0..12)) {
             let phase = reach(&events);
             if phase != Phase::Creating {
-                prop_assert_eq!(phase.clone().after(Event::Restarted), phase);
+                prop_assert_eq!(phase.clone().after(Event::Restarted).state(), phase.state());
+            }
+        }
+
+        /// A sandbox whose state was saved is never lost by an attempt to resume it.
+        #[test]
+        fn only_a_guest_that_is_back_leaves_the_saved_state(
+            before in prop::collection::vec(event(), 0..12),
+            after in prop::collection::vec(event(), 0..12),
+        ) {
+            let mut phase = reach(&before);
+            for event in after {
+                let was_saved = phase.state() == SandboxState::Paused;
+                let leaves = event == Event::Ready;
+                phase = phase.after(event);
+                prop_assert!(!was_saved || leaves || phase.state() == SandboxState::Paused, "{phase:?}");
             }
         }
     }

@@ -13,10 +13,16 @@ pub(super) fn invalid(error: InvalidValue) -> ConnectError {
 pub(super) fn refused(error: Refused) -> ConnectError {
     let text = guest::chain(&error);
     match error {
-        Refused::Template(crate::images::Error::Unknown { .. }) | Refused::Unknown(_) => ConnectError::not_found(text),
-        Refused::Disk(crate::disk::Error::TooSmall { .. }) => ConnectError::invalid_argument(text),
+        Refused::Template(crate::images::Error::Unknown { .. })
+        | Refused::Unknown(_)
+        | Refused::NoCheckpoint { .. } => ConnectError::not_found(text),
+        Refused::Disk(crate::disk::Error::TooSmall { .. }) | Refused::Invalid(_) => {
+            ConnectError::invalid_argument(text)
+        }
         Refused::Full(_) => ConnectError::unavailable(text),
-        Refused::NotRunning { .. } => ConnectError::failed_precondition(text),
+        Refused::NotRunning { .. } | Refused::Paused => ConnectError::failed_precondition(text),
+        Refused::Taken { .. } => ConnectError::already_exists(text),
+        Refused::InUse { .. } => ConnectError::aborted(text),
         Refused::Template(crate::images::Error::Io { .. }) | Refused::Disk(_) | Refused::Failed(_) => {
             ConnectError::internal(text)
         }

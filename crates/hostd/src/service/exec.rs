@@ -16,7 +16,6 @@ use crate::guest::{Exec, ExecEvent, Running};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
 use crate::sandbox::ledger::Record;
-use crate::sandbox::state::Phase;
 
 /// Messages on their way to a reader; when it is slow, so becomes the process.
 const QUEUE: usize = 8;
@@ -44,7 +43,7 @@ pub(super) async fn exec(
         stdin: request.stdin,
         terminal,
     };
-    let running = handle.guest.exec(exec).await.map_err(|error| pass_on(&error))?;
+    let running = handle.guest().exec(exec).await.map_err(|error| pass_on(&error))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(Pump { handle, running, sender, on_terminal: terminal.is_some(), pid: None, _active: active }.run());
     Ok(ReceiverStream::new(receiver).boxed())
@@ -98,7 +97,7 @@ impl Pump {
     /// The guest's end of a broken connection may only show how the sandbox ended a moment later.
     fn explain(&self, error: Option<&ConnectError>) -> ConnectError {
         match error {
-            Some(error) if self.handle.record.borrow().phase == Phase::Running => pass_on(error),
+            Some(error) if self.handle.record.borrow().phase.is_up() => pass_on(error),
             _ => ended(&self.handle),
         }
     }
@@ -133,7 +132,7 @@ impl Pump {
             }
             if let Some(pid) = self.pid {
                 // That it has ended meanwhile is fine.
-                let _ = self.handle.guest.signal(pid, Signal::SIGNAL_SIGKILL).await;
+                let _ = self.handle.guest().signal(pid, Signal::SIGNAL_SIGKILL).await;
             }
         };
         let _ = tokio::time::timeout(KILL_TIMEOUT, kill).await;
@@ -142,7 +141,7 @@ impl Pump {
 
 async fn no_longer_running(record: &mut watch::Receiver<Record>) {
     // An error means that the actor is gone, which is the same.
-    let _ = record.wait_for(|record| record.phase != Phase::Running).await;
+    let _ = record.wait_for(|record| !record.phase.is_up()).await;
 }
 
 fn ended(handle: &Handle) -> ConnectError {
@@ -157,15 +156,15 @@ pub(super) async fn send_input(handle: &Handle, request: rpc::SendInputRequest) 
     let terminal = handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).contains(&request.pid);
     let pid = request.pid;
     if let Some(size) = request.resize.into_option() {
-        handle.guest.resize(pid, (size.cols, size.rows)).await.map_err(|error| pass_on(&error))?;
+        handle.guest().resize(pid, (size.cols, size.rows)).await.map_err(|error| pass_on(&error))?;
     }
     if !request.data.is_empty() {
-        handle.guest.send_input(pid, request.data, terminal).await.map_err(|error| pass_on(&error))?;
+        handle.guest().send_input(pid, request.data, terminal).await.map_err(|error| pass_on(&error))?;
     }
     match request.close {
         // A terminal has no end of file of its own; Ctrl-D is what a person would type.
-        true if terminal => handle.guest.send_input(pid, vec![4], true).await,
-        true => handle.guest.close_stdin(pid).await,
+        true if terminal => handle.guest().send_input(pid, vec![4], true).await,
+        true => handle.guest().close_stdin(pid).await,
         false => Ok(()),
     }
     .map_err(|error| pass_on(&error))
@@ -178,5 +177,5 @@ pub(super) async fn send_signal(handle: &Handle, pid: u32, signal: u32) -> Resul
         other => return Err(ConnectError::invalid_argument(format!("signal must be 9 or 15, not {other}"))),
     };
     let _active = handle.activity.begin();
-    handle.guest.signal(pid, signal).await.map_err(|error| pass_on(&error))
+    handle.guest().signal(pid, signal).await.map_err(|error| pass_on(&error))
 }

@@ -30,7 +30,7 @@ pub(super) async fn stat(handle: &Handle, path: &str, user: Option<&str>) -> Res
     check_path(path)?;
     let _active = handle.activity.begin();
     let request = guest_fs::StatRequest { path: path.to_owned(), ..Default::default() };
-    let client = handle.guest.filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem().map_err(from_guest)?;
     let answer = client.stat_with_options(request, as_user(user)).await.map_err(|error| pass_on(&error))?;
     Ok(info(answer.into_owned().entry.into_option().unwrap_or_default()))
 }
@@ -43,7 +43,7 @@ pub(super) async fn list_dir(
     let _active = handle.activity.begin();
     let options = as_user(request.user.as_deref());
     let ask = guest_fs::ListDirRequest { path: request.path, depth: request.depth, ..Default::default() };
-    let client = handle.guest.filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem().map_err(from_guest)?;
     let answer = client.list_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;
     let entries = answer.into_owned().entries.into_iter().take(MAX_ENTRIES).map(info).collect();
     Ok(rpc::ListDirResponse { entries, ..Default::default() })
@@ -57,7 +57,7 @@ pub(super) async fn make_dir(
     let _active = handle.activity.begin();
     let options = as_user(request.user.as_deref());
     let ask = guest_fs::MakeDirRequest { path: request.path, ..Default::default() };
-    let client = handle.guest.filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem().map_err(from_guest)?;
     let answer = client.make_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;
     let made = info(answer.into_owned().entry.into_option().unwrap_or_default());
     Ok(rpc::MakeDirResponse { info: made.into(), ..Default::default() })
@@ -68,7 +68,7 @@ pub(super) async fn remove(handle: &Handle, request: rpc::RemovePathRequest) -> 
     let _active = handle.activity.begin();
     let options = as_user(request.user.as_deref());
     let ask = guest_fs::RemoveRequest { path: request.path, ..Default::default() };
-    let client = handle.guest.filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem().map_err(from_guest)?;
     client.remove_with_options(ask, options).await.map_err(|error| pass_on(&error)).map(|_| ())
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn read(
     let active = handle.activity.begin();
     let about = stat(handle, &request.path, request.user.as_deref()).await?;
     let query = FileQuery { path: request.path, user: request.user, mode: None, archive: request.archive };
-    let content = handle.guest.read_file(&query).await.map_err(from_guest)?;
+    let content = handle.guest().read_file(&query).await.map_err(from_guest)?;
     let part = |part| rpc::ReadFileResponse { part: Some(part), ..rpc::ReadFileResponse::default() };
     let first = stream::once(async move { Ok(part(read_file_response::Part::from(about))) });
     let rest = gathered(content).map(move |chunk| {
@@ -156,7 +156,7 @@ pub(super) async fn write(
     let content = data(requests).inspect_ok(move |chunk| {
         counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
     });
-    handle.guest.write_file(&query, content).await.map_err(from_guest)?;
+    handle.guest().write_file(&query, content).await.map_err(from_guest)?;
     Ok(written.load(Ordering::Relaxed))
 }
 

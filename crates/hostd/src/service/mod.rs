@@ -6,6 +6,7 @@ mod auth;
 mod error;
 mod exec;
 mod files;
+mod instants;
 mod logs;
 mod watch;
 
@@ -19,6 +20,7 @@ use model::{Limits, OnTimeout, SandboxId, SandboxSpec, SandboxState};
 
 use crate::disk::MIB;
 use crate::host::Host;
+use crate::sandbox::activity::Active;
 use crate::sandbox::ledger::Record;
 use crate::sandbox::state::Phase;
 use crate::sandbox::{Handle, Manager};
@@ -41,7 +43,7 @@ pub struct Service {
 }
 
 impl Service {
-    async fn running(&self, id: &str) -> Result<Handle, ConnectError> {
+    async fn running(&self, id: &str) -> Result<(Handle, Active), ConnectError> {
         self.manager.running(&sandbox_id(id)?).await.map_err(refused)
     }
 }
@@ -191,73 +193,77 @@ impl HostAgentService for Service {
     async fn pause_sandbox(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::PauseSandboxRequest>,
+        request: ServiceRequest<'_, rpc::PauseSandboxRequest>,
     ) -> ServiceResult<rpc::PauseSandboxResponse> {
-        Err(ConnectError::unimplemented("pause_sandbox"))
+        let handle = self.manager.pause(&sandbox_id(request.sandbox_id)?).await.map_err(refused)?;
+        let sandbox = report_of(&self.manager.host, &handle).into();
+        Response::ok(rpc::PauseSandboxResponse { sandbox, ..Default::default() })
     }
 
     async fn resume_sandbox(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
+        request: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
     ) -> ServiceResult<rpc::ResumeSandboxResponse> {
-        Err(ConnectError::unimplemented("resume_sandbox"))
+        let handle = self.manager.resume(&sandbox_id(request.sandbox_id)?).await.map_err(refused)?;
+        let sandbox = report_of(&self.manager.host, &handle).into();
+        Response::ok(rpc::ResumeSandboxResponse { sandbox, ..Default::default() })
     }
 
     async fn fork_sandbox(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::ForkSandboxRequest>,
+        request: ServiceRequest<'_, rpc::ForkSandboxRequest>,
     ) -> ServiceResult<rpc::ForkSandboxResponse> {
-        Err(ConnectError::unimplemented("fork_sandbox"))
+        Response::ok(instants::fork(&self.manager, request.to_owned_message()).await?)
     }
 
     async fn create_snapshot(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::CreateSnapshotRequest>,
+        request: ServiceRequest<'_, rpc::CreateSnapshotRequest>,
     ) -> ServiceResult<rpc::CreateSnapshotResponse> {
-        Err(ConnectError::unimplemented("create_snapshot"))
+        Response::ok(instants::create_snapshot(&self.manager, request.to_owned_message()).await?)
     }
 
     async fn remove_snapshot(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::RemoveSnapshotRequest>,
+        request: ServiceRequest<'_, rpc::RemoveSnapshotRequest>,
     ) -> ServiceResult<rpc::RemoveSnapshotResponse> {
-        Err(ConnectError::unimplemented("remove_snapshot"))
+        Response::ok(instants::remove_snapshot(&self.manager, request.to_owned_message()).await?)
     }
 
     async fn create_checkpoint(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::CreateCheckpointRequest>,
+        request: ServiceRequest<'_, rpc::CreateCheckpointRequest>,
     ) -> ServiceResult<rpc::CreateCheckpointResponse> {
-        Err(ConnectError::unimplemented("create_checkpoint"))
+        Response::ok(instants::create_checkpoint(&self.manager, request.to_owned_message()).await?)
     }
 
     async fn list_checkpoints(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::ListCheckpointsRequest>,
+        request: ServiceRequest<'_, rpc::ListCheckpointsRequest>,
     ) -> ServiceResult<rpc::ListCheckpointsResponse> {
-        Err(ConnectError::unimplemented("list_checkpoints"))
+        Response::ok(instants::list_checkpoints(&self.manager, request.to_owned_message()).await?)
     }
 
     async fn remove_checkpoint(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::RemoveCheckpointRequest>,
+        request: ServiceRequest<'_, rpc::RemoveCheckpointRequest>,
     ) -> ServiceResult<rpc::RemoveCheckpointResponse> {
-        Err(ConnectError::unimplemented("remove_checkpoint"))
+        Response::ok(instants::remove_checkpoint(&self.manager, request.to_owned_message()).await?)
     }
 
     async fn rollback_sandbox(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::RollbackSandboxRequest>,
+        request: ServiceRequest<'_, rpc::RollbackSandboxRequest>,
     ) -> ServiceResult<rpc::RollbackSandboxResponse> {
-        Err(ConnectError::unimplemented("rollback_sandbox"))
+        Response::ok(instants::roll_back(&self.manager, request.to_owned_message()).await?)
     }
 
     async fn watch_sandboxes(
@@ -273,17 +279,8 @@ impl HostAgentService for Service {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
     ) -> ServiceResult<rpc::ListTemplatesResponse> {
-        let images = self.manager.host.images.list().map_err(|error| refused(error.into()))?;
-        let templates = images.into_iter().map(|image| rpc::Template {
-            name: image.name.to_string(),
-            size_bytes: image.size_bytes,
-            created_at_ms: image.created_at_ms,
-            ..rpc::Template::default()
-        });
-        Response::ok(rpc::ListTemplatesResponse {
-            templates: templates.collect(),
-            ..rpc::ListTemplatesResponse::default()
-        })
+        let templates = instants::templates(&self.manager.host).map_err(refused)?;
+        Response::ok(rpc::ListTemplatesResponse { templates, ..Default::default() })
     }
 
     async fn exec(
@@ -292,7 +289,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::ExecRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
         let request = request.to_owned_message();
-        let handle = self.running(&request.sandbox_id).await?;
+        let (handle, _active) = self.running(&request.sandbox_id).await?;
         Response::stream_ok(exec::exec(handle, request).await?)
     }
 
@@ -302,7 +299,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::SendInputRequest>,
     ) -> ServiceResult<rpc::SendInputResponse> {
         let request = request.to_owned_message();
-        let handle = self.running(&request.sandbox_id).await?;
+        let (handle, _active) = self.running(&request.sandbox_id).await?;
         exec::send_input(&handle, request).await?;
         Response::ok(rpc::SendInputResponse::default())
     }
@@ -312,7 +309,7 @@ impl HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::SendSignalRequest>,
     ) -> ServiceResult<rpc::SendSignalResponse> {
-        let handle = self.running(request.sandbox_id).await?;
+        let (handle, _active) = self.running(request.sandbox_id).await?;
         exec::send_signal(&handle, request.pid, request.signal).await?;
         Response::ok(rpc::SendSignalResponse::default())
     }
@@ -323,7 +320,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::ReadFileRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
         let request = request.to_owned_message();
-        let handle = self.running(&request.sandbox_id).await?;
+        let (handle, _active) = self.running(&request.sandbox_id).await?;
         Response::stream_ok(files::read(&handle, request).await?)
     }
 
@@ -333,7 +330,7 @@ impl HostAgentService for Service {
         requests: InboundStream<rpc::WriteFileRequest>,
     ) -> ServiceResult<rpc::WriteFileResponse> {
         let (target, content) = files::target(requests).await?;
-        let handle = self.running(&target.sandbox_id).await?;
+        let (handle, _active) = self.running(&target.sandbox_id).await?;
         let bytes_written = files::write(&handle, target, content).await?;
         Response::ok(rpc::WriteFileResponse { bytes_written, ..rpc::WriteFileResponse::default() })
     }
@@ -344,7 +341,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::StatPathRequest>,
     ) -> ServiceResult<rpc::StatPathResponse> {
         let request = request.to_owned_message();
-        let handle = self.running(&request.sandbox_id).await?;
+        let (handle, _active) = self.running(&request.sandbox_id).await?;
         let info = files::stat(&handle, &request.path, request.user.as_deref()).await?.into();
         Response::ok(rpc::StatPathResponse { info, ..rpc::StatPathResponse::default() })
     }
@@ -355,7 +352,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::ListDirRequest>,
     ) -> ServiceResult<rpc::ListDirResponse> {
         let request = request.to_owned_message();
-        let handle = self.running(&request.sandbox_id).await?;
+        let (handle, _active) = self.running(&request.sandbox_id).await?;
         Response::ok(files::list_dir(&handle, request).await?)
     }
 
@@ -365,7 +362,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::MakeDirRequest>,
     ) -> ServiceResult<rpc::MakeDirResponse> {
         let request = request.to_owned_message();
-        let handle = self.running(&request.sandbox_id).await?;
+        let (handle, _active) = self.running(&request.sandbox_id).await?;
         Response::ok(files::make_dir(&handle, request).await?)
     }
 
@@ -375,7 +372,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::RemovePathRequest>,
     ) -> ServiceResult<rpc::RemovePathResponse> {
         let request = request.to_owned_message();
-        let handle = self.running(&request.sandbox_id).await?;
+        let (handle, _active) = self.running(&request.sandbox_id).await?;
         files::remove(&handle, request).await?;
         Response::ok(rpc::RemovePathResponse::default())
     }

@@ -131,6 +131,52 @@ impl Agent {
         self.client().remove_sandbox(request).await.unwrap();
     }
 
+    pub async fn pause(&self, id: &SandboxId) -> Result<rpc::SandboxReport, ConnectError> {
+        let request = rpc::PauseSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        Ok(self.client().pause_sandbox(request).await?.into_owned().sandbox.into_option().unwrap())
+    }
+
+    pub async fn resume(&self, id: &SandboxId) -> Result<rpc::SandboxReport, ConnectError> {
+        let request = rpc::ResumeSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        Ok(self.client().resume_sandbox(request).await?.into_owned().sandbox.into_option().unwrap())
+    }
+
+    pub async fn fork(&self, id: &SandboxId, children: &[SandboxId]) -> Result<Vec<rpc::SandboxReport>, ConnectError> {
+        let child_ids = children.iter().map(ToString::to_string).collect();
+        let request = rpc::ForkSandboxRequest { sandbox_id: id.to_string(), child_ids, ..Default::default() };
+        Ok(self.client().fork_sandbox(request).await?.into_owned().children)
+    }
+
+    pub async fn snapshot(&self, id: &SandboxId, name: &str, memory: bool) -> Result<rpc::Template, ConnectError> {
+        let (sandbox_id, name) = (id.to_string(), name.to_owned());
+        let request = rpc::CreateSnapshotRequest { sandbox_id, name, memory, ..Default::default() };
+        Ok(self.client().create_snapshot(request).await?.into_owned().template.into_option().unwrap())
+    }
+
+    pub async fn remove_snapshot(&self, name: &str) -> Result<(), ConnectError> {
+        let request = rpc::RemoveSnapshotRequest { name: name.to_owned(), ..Default::default() };
+        self.client().remove_snapshot(request).await.map(drop)
+    }
+
+    pub async fn checkpoint(&self, id: &SandboxId, name: &str) -> Result<rpc::Checkpoint, ConnectError> {
+        let (sandbox_id, name) = (id.to_string(), name.to_owned());
+        let request = rpc::CreateCheckpointRequest { sandbox_id, name, ..Default::default() };
+        Ok(self.client().create_checkpoint(request).await?.into_owned().checkpoint.into_option().unwrap())
+    }
+
+    pub async fn roll_back(&self, id: &SandboxId, name: &str) -> Result<rpc::SandboxReport, ConnectError> {
+        let (sandbox_id, name) = (id.to_string(), name.to_owned());
+        let request = rpc::RollbackSandboxRequest { sandbox_id, name, ..Default::default() };
+        Ok(self.client().rollback_sandbox(request).await?.into_owned().sandbox.into_option().unwrap())
+    }
+
+    /// What a script says, which must succeed.
+    pub async fn out(&self, id: &SandboxId, script: &str) -> String {
+        let done = self.sh(id, script).await.unwrap();
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{script}");
+        done.stdout.trim().to_owned()
+    }
+
     pub async fn list(&self) -> Vec<rpc::SandboxReport> {
         self.client().list_sandboxes(rpc::ListSandboxesRequest::default()).await.unwrap().into_owned().sandboxes
     }
@@ -179,6 +225,8 @@ impl Agent {
         }
         let left: Vec<_> = std::fs::read_dir(self.dir.path().join("sandboxes")).unwrap().flatten().collect();
         assert!(left.is_empty(), "files of removed sandboxes: {left:?}");
+        let left: Vec<_> = std::fs::read_dir(self.dir.path().join("snapshots")).unwrap().flatten().collect();
+        assert!(left.is_empty(), "files of removed snapshots: {left:?}");
         assert_eq!(claims_of(self.dir.path()), 0, "claims of removed sandboxes");
         let needle = self.dir.path().to_string_lossy().into_owned().into_bytes();
         let names_us = |cmdline: &[u8]| cmdline.windows(needle.len()).any(|window| window == needle);

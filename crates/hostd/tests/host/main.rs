@@ -3,7 +3,9 @@
 //! Needs root, QEMU, nftables, and the kernel, image and guest agent that `make test-data` prepares.
 
 mod agent;
+mod instants;
 mod jail;
 mod kill;
 mod lifecycle;
+mod pause;
 mod programs;

@@ -120,7 +120,13 @@ fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
         DiskFormat::Qcow2 => "qcow2",
     };
     line.json("-blockdev", &file);
-    line.json("-blockdev", &json!({"driver": format, "node-name": "disk", "file": "file", "discard": "unmap"}));
+    let mut image = json!({"driver": format, "node-name": "disk", "file": "file", "discard": "unmap"});
+    if let Some(base) = &config.disk.base {
+        // What an overlay itself names was true where it was made, and written by a VMM since.
+        let file = json!({"driver": "file", "filename": text(base)?});
+        image["backing"] = json!({"driver": "raw", "file": file, "read-only": true});
+    }
+    line.json("-blockdev", &image);
     // A full disk of the host is an I/O error in the guest; QEMU would stop the guest for good.
     line.json(
         "-device",

@@ -1,0 +1,200 @@
+//! Takes an instant of a sandbox: of its VM, which stands still for it, or of its saved state.
+//!
+//! The guest agent flushes and freezes the file system first. So the disk is clean in the instant, and a guest that is
+//! restored from it writes nothing before it is told that it may: it can be given up without a trace, and the instant
+//! is whole. A guest that does not answer is taken as it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use vmm::{Then, Vm};
+
+use super::actor::{Handle, blocking};
+use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
+use crate::guest::chain;
+use crate::host::Host;
+
+/// For the guest to flush what it has not written yet, and to freeze. It goes on with that in the instant, if need be.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+const THAW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Directories in that of a sandbox.
+pub(crate) const PAUSED: &str = "paused";
+pub(crate) const PAUSED_NEW: &str = "paused.new";
+pub(crate) const ROLLBACK: &str = "rollback";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
+/// What an instant is to have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts {
+    pub(crate) memory: bool,
+    /// A copy of the disk; else it is only made durable where it is.
+    pub(crate) disk: bool,
+}
+
+/// Writes the present instant of a running VM into `dir`. Afterwards the VM runs, unless it is to end and all went well.
+///
+/// # Errors
+/// What failed; nothing is left in `dir` then.
+pub(crate) async fn of_vm(
+    host: &Arc<Host>,
+    handle: &Handle,
+    vm: &Arc<dyn Vm>,
+    dir: &Path,
+    parts: Parts,
+    then: Then,
+) -> Result<(), String> {
+    if let Some(hold) = handle.hold.get() {
+        return Err(hold);
+    }
+    let mut manifest = manifest(host, handle)?;
+    begin(host, handle, dir).await?;
+    manifest.frozen = matches!(timeout(FREEZE_TIMEOUT, handle.guest().freeze()).await, Ok(Ok(true)));
+    if !manifest.frozen {
+        tracing::warn!(sandbox = %handle.id, "the guest did not freeze its file system");
+    }
+    let mut outcome = take(host, handle, vm, dir, parts, then).await;
+    if then == Then::GoOn {
+        let back = go_on(handle, vm).await;
+        outcome = outcome.and(back);
+    }
+    if outcome.is_ok() {
+        outcome = finish(dir, manifest).await;
+    }
+    if outcome.is_err() {
+        // Before it goes on: what is the VM's own may be in there.
+        discard(dir).await;
+        if then == Then::End {
+            go_on(handle, vm).await?;
+        }
+    }
+    outcome
+}
+
+/// Writes the saved instant of a paused sandbox into `dir`, with a copy of its disk.
+///
+/// # Errors
+/// What failed; nothing is left in `dir` then.
+pub(crate) async fn of_paused(host: &Arc<Host>, handle: &Handle, dir: &Path, memory: bool) -> Result<(), String> {
+    let saved = host.ledger.dir(&handle.id).join(PAUSED);
+    let (host, id, to) = (Arc::clone(host), handle.id.clone(), dir.to_owned());
+    let copied = blocking(move || {
+        let manifest = Instant::read(&saved)?;
+        instant::make_dir(&to)?;
+        if memory {
+            instant::link_memory(&saved, &to)?;
+        }
+        instant::link_files(&saved, &to, &[KERNEL, INITRAMFS])?;
+        host.disks.duplicate(&id, &host.ledger.dir(&id), &to).map_err(std::io::Error::other)?;
+        manifest.finish(&to)
+    })
+    .await;
+    if copied.is_err() {
+        discard(dir).await;
+    }
+    copied
+}
+
+/// Puts the instant of `from` into `dir`, with a disk of its own.
+///
+/// # Errors
+/// What failed; nothing is left in `dir` then.
+pub(crate) async fn of_instant(host: &Arc<Host>, from: &Path, dir: &Path) -> Result<(), String> {
+    let (host, from, to) = (Arc::clone(host), from.to_owned(), dir.to_owned());
+    let copied = blocking(move || {
+        let manifest = Instant::read(&from)?;
+        instant::make_dir(&to)?;
+        instant::link_memory(&from, &to)?;
+        instant::link_files(&from, &to, &[KERNEL, INITRAMFS])?;
+        host.disks.copy(&from, &to).map_err(std::io::Error::other)?;
+        manifest.finish(&to)
+    })
+    .await;
+    if copied.is_err() {
+        discard(dir).await;
+    }
+    copied
+}
+
+fn manifest(host: &Host, handle: &Handle) -> Result<Instant, String> {
+    let record = handle.record.borrow();
+    let disk = record.disk.ok_or("the sandbox is of a version that cannot be paused")?;
+    let (vcpus, memory_mb) = (record.spec.vcpus, record.spec.memory_mb);
+    Ok(Instant::new(vcpus, memory_mb, disk, &host.engine_name(), Some(record.token.clone())))
+}
+
+async fn begin(host: &Arc<Host>, handle: &Handle, dir: &Path) -> Result<(), String> {
+    let (of, dir) = (host.ledger.dir(&handle.id), dir.to_owned());
+    blocking(move || {
+        instant::make_dir(&dir)?;
+        instant::link_files(&of, &dir, &[KERNEL, INITRAMFS])
+    })
+    .await
+}
+
+/// Stops the VM, and copies.
+async fn take(
+    host: &Arc<Host>,
+    handle: &Handle,
+    vm: &Arc<dyn Vm>,
+    dir: &Path,
+    parts: Parts,
+    then: Then,
+) -> Result<(), String> {
+    vm.pause().await.map_err(|error| chain(&error))?;
+    fail::fail_point!("capture::vm-stopped");
+    let memory = async {
+        if parts.memory {
+            let memory = dir.join(MEMORY);
+            make_private(memory.clone()).await?;
+            vm.snapshot(&memory, then).await.map_err(|error| chain(&error))?;
+        }
+        Ok::<_, String>(())
+    };
+    let disk = async {
+        let (host, id, to) = (Arc::clone(host), handle.id.clone(), dir.to_owned());
+        blocking(move || {
+            let from = host.ledger.dir(&id);
+            if parts.disk { host.disks.duplicate(&id, &from, &to) } else { host.disks.sync(&id, &from) }
+        })
+        .await
+    };
+    let (memory, disk) = tokio::join!(memory, disk);
+    fail::fail_point!("capture::taken");
+    memory.and(disk)
+}
+
+async fn make_private(dir: PathBuf) -> Result<(), String> {
+    use std::os::unix::fs::DirBuilderExt;
+    blocking(move || std::fs::DirBuilder::new().mode(0o700).create(&dir)).await
+}
+
+/// Lets the VM run, and the guest write.
+pub(crate) async fn go_on(handle: &Handle, vm: &Arc<dyn Vm>) -> Result<(), String> {
+    vm.resume().await.map_err(|error| format!("it cannot be made to run on: {}", chain(&error)))?;
+    thaw(handle).await;
+    Ok(())
+}
+
+/// Lets the guest write. What fails here is tried again by whoever attends the sandbox.
+pub(crate) async fn thaw(handle: &Handle) {
+    let thawed = matches!(timeout(THAW_TIMEOUT, handle.guest().thaw()).await, Ok(Ok(())));
+    if !thawed {
+        tracing::warn!(sandbox = %handle.id, "the guest does not say that it has thawed its file system");
+    }
+    handle.frozen.store(!thawed, std::sync::atomic::Ordering::Relaxed);
+}
+
+async fn finish(dir: &Path, manifest: Instant) -> Result<(), String> {
+    let dir = dir.to_owned();
+    blocking(move || manifest.finish(&dir)).await
+}
+
+async fn discard(dir: &Path) {
+    let dir = dir.to_owned();
+    if let Err(error) = blocking(move || instant::remove(&dir)).await {
+        tracing::error!(error, "cannot remove an instant that was not finished");
+    }
+}

@@ -1,0 +1,124 @@
+//! A sandbox on its way to being paused, while it is, and on its way back.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::actor::{Actor, blocking, locked};
+use super::capture::{self, PAUSED, ROLLBACK};
+use super::create;
+use super::instant::{self, Instant};
+use super::manager::Refused;
+use super::order::Order;
+use super::release::Disk;
+use super::state::Event;
+
+/// Between attempts to put a checkpoint in its place.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+
+impl Actor {
+    /// Its state is safe: gives back VM, network and disk device. With `rollback` the instant that was prepared then
+    /// takes the place of memory and disk.
+    pub(super) async fn suspend(&self, rollback: bool) -> Event {
+        self.give_back(Disk::Stays).await;
+        fail::fail_point!("suspend::given-back");
+        while rollback {
+            let dir = self.host.ledger.dir(&self.handle.id);
+            match blocking(move || install(&dir)).await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::error!(sandbox = %self.handle.id, error, "cannot put the checkpoint in its place");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        Event::Released
+    }
+
+    /// While it is paused: until it is to be resumed, rolled back or removed.
+    pub(super) async fn sleep(&self) -> Event {
+        let mut orders = self.orders.lock().await;
+        loop {
+            let asked = tokio::select! {
+                biased;
+                () = self.handle.removing.cancelled() => return Event::Remove,
+                Some(asked) = orders.recv() => asked,
+            };
+            match &asked.order {
+                Order::Pause => asked.answer(Ok(())),
+                Order::Resume => match self.claim().await {
+                    Ok(()) => {
+                        self.begin(asked);
+                        return Event::Resume;
+                    }
+                    Err(error) => asked.answer(Err(Refused::Failed(error))),
+                },
+                Order::Capture { to, memory } => {
+                    let taken = capture::of_paused(&self.host, &self.handle, to, *memory).await;
+                    asked.answer(taken.map_err(Refused::Failed));
+                }
+                Order::RollBack { .. } => {
+                    if let Some(event) = self.stage(asked).await {
+                        return event;
+                    }
+                }
+            }
+        }
+    }
+
+    /// If we die after it, the claim names a sandbox that does not have that slot, and is cleared at the next start.
+    async fn claim(&self) -> Result<(), String> {
+        let (host, id) = (std::sync::Arc::clone(&self.host), self.handle.id.clone());
+        let slot = blocking(move || host.networks.claim(id.as_str())).await?;
+        *locked(&self.claimed) = Some(slot);
+        Ok(())
+    }
+
+    pub(super) async fn resume(&self) -> Event {
+        let _turn = tokio::select! {
+            biased;
+            () = self.handle.removing.cancelled() => return Event::Remove,
+            turn = self.host.boots.acquire() => turn,
+        };
+        self.handle.set_address(&self.record.borrow());
+        let saved = self.host.ledger.dir(&self.handle.id).join(PAUSED);
+        match create::resume(&self.host, &self.handle, &saved).await {
+            Ok((vm, guest)) => {
+                self.handle.vm.set(Some(vm));
+                fail::fail_point!("resume::vm-runs");
+                create::wait_until_ready(&self.host, &self.handle, guest).await
+            }
+            Err(event) => event,
+        }
+    }
+}
+
+/// Moves the prepared instant in the place of disk and saved state. Done again after a crash, it does the rest: its
+/// manifest moves last.
+fn install(dir: &Path) -> io::Result<()> {
+    let (staged, saved) = (dir.join(ROLLBACK), dir.join(PAUSED));
+    let manifest = match Instant::read(&staged) {
+        Ok(manifest) => manifest,
+        // All of it has moved already.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::read(&saved).is_ok() => {
+            return instant::remove(&staged);
+        }
+        Err(error) => return Err(error),
+    };
+    for entry in fs::read_dir(&staged)? {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with("root.")) {
+            fs::rename(staged.join(&name), dir.join(&name))?;
+        }
+    }
+    fail::fail_point!("rollback::disk-moved");
+    instant::remove(&saved)?;
+    fs::create_dir(&saved)?;
+    for name in [instant::KERNEL, instant::INITRAMFS] {
+        instant::link(&staged.join(name), &saved.join(name))?;
+    }
+    instant::link_memory(&staged, &saved)?;
+    manifest.finish(&saved)?;
+    linux::file::sync_dir(dir)?;
+    instant::remove(&staged)
+}
