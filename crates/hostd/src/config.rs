@@ -37,6 +37,8 @@ pub struct Config {
     pub engine: Wanted,
     /// `AGENT_DISK`: what disks of new sandboxes are made of.
     pub disk: disk::Choice,
+    /// `AGENT_WARM`: whether sandboxes go on from a guest that has booted, where there is one like them.
+    pub warm: bool,
     /// `AGENT_DNS`: name servers of guests that bring none of their own.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -111,12 +113,28 @@ impl Config {
             },
             disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
+            warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
             uid_base,
             dns,
             token,
             dir,
         };
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+/// `on` or `off`.
+struct Switch(bool);
+
+impl std::str::FromStr for Switch {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "on" => Ok(Self(true)),
+            "off" => Ok(Self(false)),
+            _ => Err(()),
+        }
     }
 }
 

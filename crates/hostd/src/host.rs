@@ -17,6 +17,7 @@ use crate::sandbox::Handle;
 use crate::sandbox::actor::{blocking, next_generation};
 use crate::sandbox::ledger::{Ledger, Record};
 use crate::snapshots::Snapshots;
+use crate::warm::Warm;
 
 /// Reports that a slow watcher may be behind before it is sent all of them afresh.
 const REPORTS_BEHIND: usize = 1024;
@@ -31,6 +32,7 @@ pub struct Host {
     pub boot: BootFiles,
     pub images: Images,
     pub snapshots: Snapshots,
+    pub warm: Warm,
     pub networks: Networks,
     pub jails: Jails,
     pub ledger: Ledger,
@@ -69,6 +71,10 @@ impl Host {
             let dir = config.snapshots.clone();
             blocking(move || Snapshots::open(&dir)).await?
         };
+        let warm = {
+            let (dir, on) = (config.dir.join("warm"), config.warm);
+            blocking(move || Warm::open(&dir, on)).await?
+        };
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             id: host_id(config).map_err(|error| chain(&error))?,
@@ -77,6 +83,7 @@ impl Host {
             boot,
             images: Images::new(&config.images),
             snapshots,
+            warm,
             networks,
             jails,
             ledger,

@@ -16,6 +16,7 @@ pub mod sandbox;
 pub mod service;
 pub mod snapshots;
 pub mod token;
+pub mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -118,7 +118,7 @@ impl Actor {
                 None
             }
             Order::Capture { to, memory } => {
-                let parts = Parts { memory: *memory, disk: true };
+                let parts = Parts { memory: *memory, disk: true, token: true };
                 let taken = capture::of_vm(&self.host, &self.handle, vm, to, parts, Then::GoOn).await;
                 asked.answer(taken.map_err(Refused::Failed));
                 None
@@ -152,7 +152,7 @@ impl Actor {
         }
         let dir = self.host.ledger.dir(&self.handle.id);
         let (new, saved) = (dir.join(PAUSED_NEW), dir.join(PAUSED));
-        let parts = Parts { memory: true, disk: false };
+        let parts = Parts { memory: true, disk: false, token: true };
         let mut outcome = capture::of_vm(&self.host, &self.handle, &vm, &new, parts, Then::End).await;
         if outcome.is_ok() {
             fail::fail_point!("pause::captured");

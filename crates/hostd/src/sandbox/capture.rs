@@ -32,6 +32,8 @@ pub(crate) struct Parts {
     pub(crate) memory: bool,
     /// A copy of the disk; else it is only made durable where it is.
     pub(crate) disk: bool,
+    /// The guest has been told its token.
+    pub(crate) token: bool,
 }
 
 /// Writes the present instant of a running VM into `dir`. Afterwards the VM runs, unless it is to end and all went well.
@@ -49,7 +51,7 @@ pub(crate) async fn of_vm(
     if let Some(hold) = handle.hold.get() {
         return Err(hold);
     }
-    let mut manifest = manifest(host, handle)?;
+    let mut manifest = manifest(host, handle, parts.token)?;
     begin(host, handle, dir).await?;
     manifest.frozen = matches!(timeout(FREEZE_TIMEOUT, handle.guest().freeze()).await, Ok(Ok(true)));
     if !manifest.frozen {
@@ -118,11 +120,12 @@ pub(crate) async fn of_instant(host: &Arc<Host>, from: &Path, dir: &Path) -> Res
     copied
 }
 
-fn manifest(host: &Host, handle: &Handle) -> Result<Instant, String> {
+fn manifest(host: &Host, handle: &Handle, token: bool) -> Result<Instant, String> {
     let record = handle.record.borrow();
     let disk = record.disk.ok_or("the sandbox is of a version that cannot be paused")?;
     let (vcpus, memory_mb) = (record.spec.vcpus, record.spec.memory_mb);
-    Ok(Instant::new(vcpus, memory_mb, disk, &host.engine_name(), Some(record.token.clone())))
+    let token = token.then(|| record.token.clone());
+    Ok(Instant::new(vcpus, memory_mb, disk, &host.engine_name(), token))
 }
 
 async fn begin(host: &Arc<Host>, handle: &Handle, dir: &Path) -> Result<(), String> {

@@ -19,14 +19,16 @@ use model::SandboxId;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
-use vmm::{Disk, Net, Vm, VmConfig};
+use vmm::{Disk, Net, Then, Vm, VmConfig};
 
 use super::actor::{Handle, blocking};
+use super::capture::{self, Parts};
 use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
 use super::state::Event;
 use crate::guest::chain;
 use crate::host::Host;
 use crate::network::{GUEST_MAC, TAP};
+use crate::warm::{self, Shape};
 
 /// From the start of the VM to the guest agent's word. Without hardware virtualisation and beside many others a
 /// boot takes tens of seconds.
@@ -49,8 +51,8 @@ pub(crate) enum Start {
 /// How the guest agent is spoken to first.
 #[derive(Debug)]
 pub(crate) enum Greeting {
-    /// It has booted, and takes any token.
-    Booted,
+    /// It has booted, and takes any token. Nobody has prepared its shape yet, if that is given.
+    Booted { shape: Option<warm::Key> },
     /// It was restored, and wants to hear the token that it knows.
     Restored { token: Option<String> },
 }
@@ -60,6 +62,9 @@ pub(crate) enum Greeting {
 /// # Errors
 /// The event that ended the attempt.
 pub(crate) async fn create(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+    let shape = shape(host, handle, start).await;
+    let warm = shape.as_ref().and_then(|shape| host.warm.find(shape));
+    let start = &warm.clone().map_or_else(|| start.clone(), |dir| Start::Instant { dir, image: None });
     let (network, disk) = tokio::join!(network(host, handle), disk(host, handle, start));
     network.map_err(Event::Failed)?;
     let disk = disk.map_err(Event::Failed)?;
@@ -68,15 +73,74 @@ pub(crate) async fn create(host: &Arc<Host>, handle: &Handle, start: &Start) -> 
     }
     let config = vm_config(host, handle, disk).map_err(|error| Event::Failed(chain(&error)))?;
     fail::fail_point!("create::disk-and-network-made");
-    let made = match start {
-        Start::Instant { dir, .. } => restore(host, &config, dir).await?,
-        Start::Image(_) | Start::Restarted => {
-            let vm = host.engine.driver.boot(&config).await.map_err(|error| Event::Failed(chain(&error)))?;
-            (vm.into(), Greeting::Booted)
+    let restored = match start {
+        Start::Instant { dir, .. } => Some(restore(host, &config, dir).await),
+        Start::Image(_) | Start::Restarted => None,
+    };
+    let made = match (restored, warm) {
+        (Some(Err(event)), Some(dir)) => {
+            distrust(host, handle, &dir, &event).await;
+            boot(host, &config, None).await?
         }
+        (Some(restored), _) => restored?,
+        (None, _) => boot(host, &config, shape).await?,
     };
     fail::fail_point!("create::vm-booted");
     Ok(made)
+}
+
+async fn boot(host: &Host, config: &VmConfig, shape: Option<warm::Key>) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+    let vm = host.engine.driver.boot(config).await.map_err(|error| Event::Failed(chain(&error)))?;
+    Ok((vm.into(), Greeting::Booted { shape }))
+}
+
+/// The shape of a sandbox that is to boot from an image.
+async fn shape(host: &Arc<Host>, handle: &Handle, start: &Start) -> Option<warm::Key> {
+    let Start::Image(image) = start.clone() else { return None };
+    let record = handle.record.borrow().clone();
+    let disk = record.disk?;
+    let host = Arc::clone(host);
+    let key = blocking(move || {
+        let shape = Shape {
+            image: &image,
+            kernel: &host.boot.kernel,
+            initramfs: &host.boot.initramfs,
+            kernel_args: &host.kernel_args(),
+            vcpus: record.spec.vcpus,
+            memory_mb: record.spec.memory_mb,
+            disk_bytes: disk.size_bytes,
+            disk_backend: disk.backend.name(),
+            engine: &host.engine_name(),
+        };
+        shape.key()
+    });
+    key.await.ok()
+}
+
+/// A guest that waited cannot be restored: the next ones boot.
+async fn distrust(host: &Arc<Host>, handle: &Handle, dir: &Path, event: &Event) {
+    tracing::warn!(sandbox = %handle.id, ?event, "a guest that waited cannot be restored; booting");
+    let (host, dir, vm_dir) = (Arc::clone(host), dir.to_owned(), host.vm_dir(&handle.id));
+    let cleared = blocking(move || {
+        host.warm.remove(&dir)?;
+        fs::remove_dir_all(&vm_dir)?;
+        fs::DirBuilder::new().mode(0o700).create(&vm_dir)
+    });
+    if let Err(error) = cleared.await {
+        tracing::error!(error, "it cannot be removed");
+    }
+}
+
+/// At the first boot of a shape: an instant for the next ones, before this guest is told who it is.
+async fn prepare(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, shape: &warm::Key) {
+    let Some(making) = host.warm.begin(shape) else { return };
+    let parts = Parts { memory: true, disk: true, token: false };
+    let taken = capture::of_vm(host, handle, vm, &making.staging, parts, Then::GoOn).await;
+    let published = taken.and_then(|()| making.publish().map_err(|error| chain(&error)));
+    match published {
+        Ok(()) => tracing::info!(sandbox = %handle.id, "the next sandboxes like this one start without booting"),
+        Err(error) => tracing::warn!(sandbox = %handle.id, error, "the next sandboxes like this one will boot, too"),
+    }
 }
 
 /// Makes a paused sandbox's VM run again, from the instant in `saved`.
@@ -178,29 +242,32 @@ fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> io::Result<VmConfig> {
 }
 
 /// Waits for the guest agent and makes the guest this sandbox's own.
-pub(crate) async fn wait_until_ready(host: &Host, handle: &Handle, greeting: Greeting) -> Event {
+pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, greeting: Greeting) -> Event {
     let Some(vm) = handle.vm.get() else { return Event::Failed("the virtual machine is gone".to_owned()) };
     tokio::select! {
         biased;
         () = handle.removing.cancelled() => Event::Remove,
         exit = vm.wait() => Event::Exited(exit),
-        ready = introduce(host, handle, &greeting) => match ready {
+        ready = introduce(host, handle, &vm, &greeting) => match ready {
             Ok(()) => Event::Ready,
             Err(reason) => Event::Failed(reason),
         },
     }
 }
 
-async fn introduce(host: &Host, handle: &Handle, greeting: &Greeting) -> Result<(), String> {
+async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting: &Greeting) -> Result<(), String> {
     if timeout(READY_TIMEOUT, answers(handle)).await.is_err() {
         return Err(format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()));
+    }
+    if let Greeting::Booted { shape: Some(shape) } = greeting {
+        prepare(host, handle, vm, shape).await;
     }
     let restored = matches!(greeting, Greeting::Restored { .. });
     handle.frozen.store(restored, Ordering::Relaxed);
     let request = init_request(handle, restored);
     let guest = match greeting {
         Greeting::Restored { token: Some(token) } => handle.guest().with_token(token),
-        Greeting::Restored { token: None } | Greeting::Booted => handle.guest(),
+        Greeting::Restored { token: None } | Greeting::Booted { .. } => handle.guest(),
     };
     guest.init(&request).await.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
     fail::fail_point!("create::guest-ready");

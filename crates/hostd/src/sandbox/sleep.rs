@@ -70,6 +70,7 @@ impl Actor {
     async fn claim(&self) -> Result<(), String> {
         let (host, id) = (std::sync::Arc::clone(&self.host), self.handle.id.clone());
         let slot = blocking(move || host.networks.claim(id.as_str())).await?;
+        fail::fail_point!("resume::claimed");
         *locked(&self.claimed) = Some(slot);
         Ok(())
     }

@@ -57,7 +57,9 @@ async fn sandboxes_are_different_users_that_see_nothing_of_each_other() {
         assert_eq!(names, [ids[number].to_string()]);
         let own = names_in(&seen.join(ids[number].as_str()));
         assert!(
-            own.iter().all(|name| ["base.ext4", "root.ext4", "root.qcow2", "vm"].contains(&name.as_str())),
+            own.iter()
+                .all(|name| ["base.ext4", "initramfs", "kernel", "root.ext4", "root.qcow2", "vm"]
+                    .contains(&name.as_str())),
             "{own:?}"
         );
     }

@@ -69,14 +69,14 @@ async fn child() {
     agent.serve(listener, CancellationToken::new()).await.unwrap();
 }
 
-async fn launch(agent: &mut Agent) {
+pub async fn launch(agent: &mut Agent) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "kill::child", "--nocapture"]).env(ROLE, "1");
     agent.launch_as(child).await;
 }
 
 /// From now on the agent dies where it comes to `point`.
-async fn order(agent: &Agent, point: &str) {
+pub async fn order(agent: &Agent, point: &str) {
     let (new, order) = (agent.dir.path().join("die-at.new"), agent.dir.path().join(ORDER));
     fs::write(&new, point).unwrap();
     fs::rename(new, &order).unwrap();
@@ -85,14 +85,14 @@ async fn order(agent: &Agent, point: &str) {
 
 /// All that sandboxes of one test may have left something of.
 #[derive(Default)]
-struct Used {
-    ids: Vec<SandboxId>,
-    slots: BTreeSet<Slot>,
+pub struct Used {
+    pub ids: Vec<SandboxId>,
+    pub slots: BTreeSet<Slot>,
 }
 
 impl Used {
     /// What there is of them: lines to compare.
-    fn traces(&self, dir: &Path) -> Vec<String> {
+    pub fn traces(&self, dir: &Path) -> Vec<String> {
         let mut found = Vec::new();
         let mut see = |what: &str, name: &str| found.push(format!("{what} {name}"));
         let networks = hostd::network::leftovers().unwrap();
@@ -134,7 +134,7 @@ impl Used {
 }
 
 /// What there is of one running sandbox.
-fn expected(dir: &Path, id: &SandboxId) -> Vec<String> {
+pub fn expected(dir: &Path, id: &SandboxId) -> Vec<String> {
     let record = fs::read(dir.join("sandboxes").join(id.as_str()).join("sandbox.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
     let slot = Slot::new(record["slot"].as_u64().unwrap().try_into().unwrap()).unwrap();
@@ -158,14 +158,14 @@ fn expected(dir: &Path, id: &SandboxId) -> Vec<String> {
 }
 
 /// An agent that takes orders, and a sandbox that stays.
-struct World {
-    agent: Agent,
-    stays: SandboxId,
-    used: Used,
+pub struct World {
+    pub agent: Agent,
+    pub stays: SandboxId,
+    pub used: Used,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let mut agent = Agent::start(&[]).await;
         let stays = agent.create().await;
         let used = Used { ids: vec![stays.clone()], slots: slots_of(agent.dir.path()).into_iter().collect() };
@@ -177,11 +177,8 @@ impl World {
 
     /// The agent has died of the order; the next one is there, and nothing but the sandbox that stays.
     async fn recovers(&mut self, point: &str) {
-        let ended = self.agent.died().await;
-        assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{point} is no step");
+        self.restarts(point).await;
         let Self { agent, stays, used } = self;
-        used.slots.extend(slots_of(agent.dir.path()));
-        launch(agent).await;
         eventually(point, PATIENCE, async || (agent.list().await.len() == 1).then_some(())).await;
         let (dir, wanted) = (agent.dir.path(), expected(agent.dir.path(), stays));
         // Another test's agent may be giving a slot of ours back, just now.
@@ -192,6 +189,14 @@ impl World {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(used.traces(dir), wanted, "after death at {point}");
+    }
+
+    /// The agent has died of the order; the next one is there.
+    pub async fn restarts(&mut self, point: &str) {
+        let ended = self.agent.died().await;
+        assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{point} is no step");
+        self.used.slots.extend(slots_of(self.agent.dir.path()));
+        launch(&mut self.agent).await;
     }
 
     async fn goes_on(self) {

@@ -98,7 +98,8 @@ async fn a_sandbox_stops_when_nobody_uses_it_and_not_before() {
     let agent = Agent::start(&[]).await;
     let id = SandboxId::random();
     // Shorter than a boot, which does not count.
-    agent.ensure(&id, rpc::SandboxSpec { timeout_sec: 2, ..spec() }).await.unwrap();
+    let on_timeout = rpc::OnTimeout::ON_TIMEOUT_KILL.into();
+    agent.ensure(&id, rpc::SandboxSpec { timeout_sec: 2, on_timeout, ..spec() }).await.unwrap();
     // Longer than it may be idle, but in use.
     assert_eq!(agent.sh(&id, "sleep 8; echo $GREETING").await.unwrap().stdout, "hello\n");
     let (state, reason) = agent.ended(&id).await;

@@ -6,6 +6,7 @@ mod agent;
 mod instants;
 mod jail;
 mod kill;
+mod kill_pause;
 mod lifecycle;
 mod pause;
 mod programs;

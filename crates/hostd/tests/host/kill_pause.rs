@@ -1,0 +1,133 @@
+//! `kill -9` of the agent at each step of a pause, a resume, a fork and a roll back: the sandbox is either as it was or as
+//! it was to be, nothing that it acknowledged is lost, and nothing else is left.
+
+use std::time::Duration;
+
+use host_rpc::SandboxState as State;
+use model::SandboxId;
+use testkit::eventually;
+
+use crate::agent::PATIENCE;
+use crate::kill::{World, order};
+
+const PAUSE: [&str; 10] = [
+    "capture::vm-stopped",
+    "capture::taken",
+    "instant::synced",
+    "pause::captured",
+    "release::begun",
+    "release::vm-ended",
+    "release::group-removed",
+    "network::claim-released",
+    "release::all-tried",
+    "suspend::given-back",
+];
+const RESUME: [&str; 10] = [
+    "resume::claimed",
+    "network::namespace-made",
+    "network::connected",
+    "network::furnished",
+    "resume::disk-and-network-made",
+    "vmm::jail-made",
+    "vmm::process-started",
+    "restore::vm-loaded",
+    "resume::vm-runs",
+    "create::guest-ready",
+];
+const FORK: [&str; 5] =
+    ["capture::vm-stopped", "instant::synced", "fork::captured", "create::recorded", "restore::vm-loaded"];
+const ROLL_BACK: [&str; 4] = ["instant::synced", "release::vm-ended", "suspend::given-back", "rollback::disk-moved"];
+
+impl World {
+    /// What the sandbox knows, in memory and on disk.
+    async fn remembers(&self, what: &str) {
+        self.agent.resume(&self.stays).await.unwrap();
+        assert_eq!(self.agent.out(&self.stays, "cat /dev/shm/memory kept").await, format!("{what}\n{what}"));
+    }
+
+    async fn learns(&self, what: &str) {
+        self.agent.out(&self.stays, &format!("echo {what} > /dev/shm/memory; echo {what} > kept; sync")).await;
+    }
+
+    /// It is settled in the state in which it may be, and there are no others.
+    async fn settles(&self, point: &str, states: &[State]) {
+        eventually(point, PATIENCE, async || {
+            let all = self.agent.list().await;
+            let known = all.len() == 1 && states.contains(&all[0].state.as_known()?);
+            known.then_some(())
+        })
+        .await;
+    }
+
+    async fn ends(self) {
+        self.agent.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_was_cut_off_anywhere_loses_nothing() {
+    let mut world = World::new().await;
+    for point in PAUSE {
+        world.learns(point).await;
+        order(&world.agent, point).await;
+        // Cut off, or just done when the agent died.
+        let _ = world.agent.pause(&world.stays).await;
+        world.restarts(point).await;
+        world.settles(point, &[State::SANDBOX_STATE_RUNNING, State::SANDBOX_STATE_PAUSED]).await;
+        world.remembers(point).await;
+    }
+    world.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resume_that_was_cut_off_anywhere_can_be_done_again() {
+    let mut world = World::new().await;
+    for point in RESUME {
+        world.learns(point).await;
+        world.agent.pause(&world.stays).await.unwrap();
+        order(&world.agent, point).await;
+        assert!(world.agent.resume(&world.stays).await.is_err(), "{point}");
+        world.restarts(point).await;
+        world.settles(point, &[State::SANDBOX_STATE_PAUSED]).await;
+        world.remembers(point).await;
+    }
+    world.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_that_was_cut_off_anywhere_leaves_its_parent_alone() {
+    let mut world = World::new().await;
+    for point in FORK {
+        world.learns(point).await;
+        order(&world.agent, point).await;
+        let children = [SandboxId::random(), SandboxId::random()];
+        world.used.ids.extend(children.clone());
+        assert!(world.agent.fork(&world.stays, &children).await.is_err(), "{point}");
+        world.restarts(point).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // A child that ran already goes with the fork: whoever asked for it removes it.
+        for child in &children {
+            world.agent.remove(child).await;
+        }
+        world.settles(point, &[State::SANDBOX_STATE_RUNNING]).await;
+        world.remembers(point).await;
+    }
+    world.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_back_that_was_cut_off_anywhere_is_done_or_not() {
+    let mut world = World::new().await;
+    world.learns("then").await;
+    world.agent.checkpoint(&world.stays, "then").await.unwrap();
+    for point in ROLL_BACK {
+        world.learns("now").await;
+        order(&world.agent, point).await;
+        assert!(world.agent.roll_back(&world.stays, "then").await.is_err(), "{point}");
+        world.restarts(point).await;
+        world.settles(point, &[State::SANDBOX_STATE_RUNNING, State::SANDBOX_STATE_PAUSED]).await;
+        let staged = point == "instant::synced";
+        world.remembers(if staged { "now" } else { "then" }).await;
+    }
+    world.ends().await;
+}
