@@ -88,7 +88,7 @@ pub enum Then {
     /// The VM will go on, or may.
     GoOn,
     /// The VM is to be ended, so that what is its own can become the snapshot's. If it goes on all the same, because
-    /// something failed, the snapshot must be removed first.
+    /// something failed, the snapshot must be removed first; it is not whole before the VM's process has ended.
     End,
 }
 

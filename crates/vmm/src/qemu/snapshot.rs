@@ -22,7 +22,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ use tokio::net::UnixListener;
 
 use crate::files::{self, blocking, in_file, must_be_empty, place, short};
 use crate::jail::RUN;
-use crate::{Error, Result};
+use crate::{Error, Result, Then};
 
 use super::args::MEMORY_FILE;
 use super::qmp::{PROMPT, QueryMigrate, SetMigrateBandwidth};
@@ -81,10 +81,10 @@ pub(super) struct Manifest {
 }
 
 /// Writes a snapshot into `dir`, which has to be empty: what a failure removes is then ours.
-pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
+pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf, then: Then) -> Result<()> {
     let _one_at_a_time = vm.snapshot.lock().await;
     must_be_empty(&dir)?;
-    let written = write_files(&vm, &dir).await;
+    let written = write_files(&vm, &dir, then).await;
     if written.is_err() {
         for name in [MANIFEST, STATE, MEMORY_FILE] {
             let _ = fs::remove_file(dir.join(name));
@@ -93,7 +93,7 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
     written
 }
 
-async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
+async fn write_files(vm: &Shared, dir: &Path, then: Then) -> Result<()> {
     let ram = match vm.record.ram {
         Ram::File => Memory::File,
         Ram::Private => Memory::Stream,
@@ -103,7 +103,7 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     blocking("write", &state.clone(), move || place(&kept, &state)).await?;
     if ram == Memory::File {
         let (from, to) = (vm.dir.join(MEMORY_FILE), dir.join(MEMORY_FILE));
-        blocking("copy the memory to", &to.clone(), move || linux::sparse::copy(&from, &to)).await?;
+        blocking("write", &to.clone(), move || write_memory(&from, &to, then)).await?;
     }
     let state_bytes = fs::metadata(dir.join(STATE)).map_err(in_file("measure", dir))?.len();
     let (accel, vcpus, memory_mb) = (vm.record.accel, vm.record.vcpus, vm.record.memory_mb);
@@ -111,6 +111,17 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
     blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
+}
+
+/// The memory of a guest that will not run again is the snapshot's from now on, without a copy. QEMU has it open until
+/// it ends, but can get at it no other way: it belongs to us.
+fn write_memory(from: &Path, to: &Path, then: Then) -> io::Result<()> {
+    if then == Then::GoOn {
+        return linux::sparse::copy(from, to);
+    }
+    place(from, to)?;
+    let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
+    chown(to, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Removes the stream of a moment that is over.

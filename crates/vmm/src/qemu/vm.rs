@@ -223,8 +223,8 @@ impl Vm for QemuVm {
         self.watcher.unless_ended(self.resume_guest()).await
     }
 
-    async fn snapshot(&self, dir: &std::path::Path, _then: Then) -> Result<()> {
-        let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned());
+    async fn snapshot(&self, dir: &std::path::Path, then: Then) -> Result<()> {
+        let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned(), then);
         self.watcher.unless_ended(to_the_end(writing)).await
     }
 

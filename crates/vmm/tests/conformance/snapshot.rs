@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use vmm::Error;
+use vmm::{Error, Then};
 
 use crate::lab::on_every_driver;
 use crate::machine::Machine;
@@ -43,6 +43,29 @@ fn a_restored_guest_outlives_its_source_and_can_be_adopted() {
         restored.stands_still().await;
         restored.goes_on_after(&source.text).await;
         restored.kill().await;
+    });
+}
+
+#[test]
+fn a_vm_that_is_to_end_leaves_its_memory_to_the_snapshot() {
+    on_every_driver(async |lab| {
+        let mut source = lab.counting("source").await;
+        source.pause().await;
+        let failed = lab.empty_dir("failed");
+        source.vm.snapshot(&failed, Then::End).await.expect("a snapshot of the paused VM");
+        // Whoever took it could not use it: the VM goes on as if nothing had been.
+        fs::remove_dir_all(&failed).expect("the snapshot");
+        source.goes_on().await;
+        source.pause().await;
+        let snapshot = lab.empty_dir("snapshot");
+        source.vm.snapshot(&snapshot, Then::End).await.expect("a snapshot of the paused VM");
+        source.kill().await;
+        fs::remove_dir_all(&source.config.dir).expect("the directory of the VM");
+        for number in 1..=2 {
+            let mut restored = lab.restore(&format!("restored-{number}"), &source.config, &snapshot).await;
+            restored.goes_on_after(&source.text).await;
+            restored.kill().await;
+        }
     });
 }
 
@@ -141,7 +164,7 @@ fn a_running_vm_is_not_snapshotted() {
     on_every_driver(async |lab| {
         let machine = lab.boot(lab.config("vm", "count")).await;
         let dir = lab.empty_dir("snapshot");
-        let error = machine.vm.snapshot(&dir, vmm::Then::GoOn).await.expect_err("it runs");
+        let error = machine.vm.snapshot(&dir, Then::GoOn).await.expect_err("it runs");
         assert!(matches!(&error, Error::Refused { reason, .. } if reason.contains("pause")), "{error:?}");
         assert_eq!(fs::read_dir(&dir).expect("the directory").count(), 0);
         machine.kill().await;
