@@ -17,6 +17,7 @@
 //!
 //! Needs Linux 5.12 (`mount_setattr`) and root's capabilities.
 
+mod filter;
 mod privileges;
 mod root;
 mod template;
@@ -166,7 +167,8 @@ impl Jail {
 
     /// Starts the command in here; its number outside. Without a network namespace it gets an empty one.
     pub(crate) fn spawn(mut self, mut command: Command, netns: Option<File>) -> io::Result<u32> {
-        let child = privileges::Child { uid: self.uid, gid: self.gid, limits: self.limits, procs: self.procs.take() };
+        let (uid, gid, limits, procs) = (self.uid, self.gid, self.limits, self.procs.take());
+        let child = privileges::Child { uid, gid, limits, procs, filter: filter::program()? };
         // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
         // allocates or takes a lock.
         #[allow(unsafe_code)]

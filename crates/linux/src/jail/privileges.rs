@@ -9,6 +9,9 @@ use nix::libc;
 use rustix::fs::{Gid, Uid};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use seccompiler::BpfProgram;
+
+use super::filter;
 
 /// What one process may use up (getrlimit(2)), besides what its cgroup grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,7 @@ pub(super) struct Child {
     pub(super) gid: u32,
     pub(super) limits: Limits,
     pub(super) procs: Option<File>,
+    pub(super) filter: BpfProgram,
 }
 
 impl Child {
@@ -54,7 +58,7 @@ impl Child {
         drop_capabilities()?;
         become_user(self.uid, self.gid)?;
         rustix::thread::set_no_new_privs(true)?;
-        Ok(())
+        filter::enter(&self.filter)
     }
 }
 

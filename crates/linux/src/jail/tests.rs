@@ -88,6 +88,7 @@ fn a_process_in_a_jail_is_nobody_and_holds_nothing() {
         assert_eq!(field(&status, set), ["0000000000000000"], "{set}");
     }
     assert_eq!(field(&status, "NoNewPrivs:"), ["1"]);
+    assert_eq!(field(&status, "Seccomp:"), ["2"]);
     assert_eq!(field(&status, "NSpid:"), [process.pid().to_string().as_str(), "1"]);
     let limits = proc(&process, "limits");
     for (name, limit) in [("core file size", "0"), ("processes", "256"), ("open files", "1024"), ("locked memory", "0")]
@@ -235,6 +236,29 @@ fn a_read_only_file_stays_so_and_a_missing_program_is_told() {
     assert_eq!(fs::read(&image).unwrap(), b"image");
     let spawn = Spawn { program: "/nonexistent".into(), jail: Some(Cell::new().jail), ..Spawn::default() };
     assert_eq!(spawn.spawn().unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_loop_device_can_be_read_in_a_jail_and_not_reconfigured() {
+    // Not below /tmp, which can be a tmpfs.
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, vec![7; 1 << 20]).unwrap();
+    let device = crate::loopdev::attach(&file, crate::loopdev::Access::ReadOnlyDirect, "wrenn-test").unwrap();
+    let path = device.path().display().to_string();
+    let run = |args: &[&str]| {
+        let mut cell = Cell::new();
+        cell.jail.device(&device.path()).unwrap();
+        cell.run(args)
+    };
+    assert_eq!(run(&["cmp", "-n", "1", &path, &path]).1, Ended::Code(0));
+    for args in [vec!["losetup", "-d", &path], vec!["losetup", "-c", &path]] {
+        let (said, ended) = run(&args);
+        assert!(matches!(ended, Ended::Code(1..)) && said.contains("not permitted"), "{args:?} {ended}: {said}");
+    }
+    let (said, ended) = run(&["dd", "if=/dev/urandom", &format!("of={path}"), "bs=4096", "count=1", "conv=notrunc"]);
+    assert!(matches!(ended, Ended::Code(1..)) && said.contains("not permitted"), "{ended}: {said}");
+    assert!(device.status().unwrap().is_some() && fs::read(&file).unwrap() == vec![7; 1 << 20]);
 }
 
 #[test]
