@@ -1,5 +1,5 @@
 //! Handles on kernel objects of the host: processes and their jails, cgroups, network namespaces,
-//! links, nftables, files, loop devices, the device mapper.
+//! links, nftables, files, loop devices, the device mapper, and the memory of other processes.
 //!
 //! Synchronous, and the only crate on the host with `unsafe` code or that starts programs. Knows no
 //! sandboxes: names come in as strings that the caller has built from validated ids. A handle is a plain
@@ -15,6 +15,7 @@ pub mod link;
 pub mod loopdev;
 pub mod netns;
 pub mod nft;
+pub mod pages;
 pub mod process;
 pub mod programs;
 pub mod sparse;

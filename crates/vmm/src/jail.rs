@@ -34,7 +34,7 @@ pub struct Jail {
 /// What a driver's program needs besides [`RUN`] and the VM's disk, kernel and initramfs.
 #[derive(Debug)]
 pub(crate) struct Needs {
-    pub(crate) devices: Vec<&'static str>,
+    pub(crate) devices: Vec<PathBuf>,
     /// Files that are made the VM's own.
     pub(crate) write: Vec<PathBuf>,
     /// Memory that the program takes besides the guest's, MiB.
@@ -66,7 +66,7 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
         jail.show(file, Access::Read).map_err(in_file("show the VMM its file", file))?;
     }
     let net = config.net.as_ref().map(|_| linux::tap::DEVICE);
-    for device in needs.devices.iter().copied().chain(net).map(Path::new) {
+    for device in needs.devices.iter().map(PathBuf::as_path).chain(net.map(Path::new)) {
         jail.device(device).map_err(in_file("give the VMM the device", device))?;
     }
     let run = config.dir.join(RUN);

@@ -15,9 +15,12 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 mod console;
+mod cpu;
+mod diff;
 pub mod engine;
 mod files;
 pub mod firecracker;
+mod flat;
 mod jail;
 pub mod kernel;
 mod process;
@@ -26,6 +29,7 @@ mod record;
 mod starts;
 mod watcher;
 
+pub use flat::compact;
 pub use jail::Jail;
 
 /// What to boot. Paths are absolute and exist; the driver does not validate names.

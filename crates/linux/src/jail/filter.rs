@@ -16,7 +16,7 @@ const LOOP_REQUESTS: u64 = 0x4C00;
 const MASK: u64 = 0xFFFF_FF00;
 
 /// `ioctl` under all its numbers: the second and third are for programs with short pointers (`__X32_SYSCALL_BIT`).
-const IOCTLS: [i64; 3] = [libc::SYS_ioctl, 0x4000_0000 | libc::SYS_ioctl, 0x4000_0000 | 514];
+const IOCTLS: [i64; 3] = [libc::SYS_ioctl, 0x4000_0000 | libc::SYS_ioctl, 0x4000_0000 | 0x0202];
 
 /// Made before the fork, since it allocates.
 pub(super) fn program() -> io::Result<BpfProgram> {

@@ -128,7 +128,7 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, files: &[&str]) -> Re
         jail: None,
     };
     let write = files.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
-    let needs = Needs { devices: vec!["/dev/kvm"], write, overhead_mb: OVERHEAD_MB };
+    let needs = Needs { devices: vec!["/dev/kvm".into()], write, overhead_mb: OVERHEAD_MB };
     let process =
         Arc::new(process::start(spawn, config, needs, "FIRECRACKER_BIN must be the path of the program").await?);
     let record = Record {

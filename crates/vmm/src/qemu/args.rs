@@ -19,7 +19,10 @@ pub(super) const QMP_SOCKET: &str = "qmp.sock";
 const PID_FILE: &str = "qemu.pid";
 
 /// Name in the directory of the VM.
-pub(super) const MEMORY_FILE: &str = "memory";
+pub(super) use crate::flat::MEMORY as MEMORY_FILE;
+
+/// Id of the memory, and the name of its block in a migration stream.
+pub(super) const RAM_ID: &str = "ram";
 
 /// Id of the character device that takes the serial console.
 pub(super) const CONSOLE: &str = "console";
@@ -45,7 +48,7 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
     // By its full name, since otherwise an equals sign makes a parameter of what is before it.
     line.pair("-name", &*format!("guest={}", config.name.replace(',', ",,")));
     // ACPI stays on: without it a guest cannot power itself off.
-    line.pair("-M", &*format!("microvm,accel={},memory-backend=ram", machine.accel.qemu()));
+    line.pair("-M", &*format!("microvm,accel={},memory-backend={RAM_ID}", machine.accel.qemu()));
     line.pair("-cpu", machine.accel.cpu());
     line.pair("-smp", &*config.vcpus.to_string());
     line.pair("-m", &*format!("{}M", config.memory_mb));
@@ -101,7 +104,7 @@ fn kernel_args(config: &VmConfig, machine: &Machine<'_>) -> String {
 fn memory(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Value> {
     Ok(json!({
         "qom-type": "memory-backend-file",
-        "id": "ram",
+        "id": RAM_ID,
         "size": u64::from(config.memory_mb) << 20,
         "mem-path": text(machine.memory)?,
         "share": machine.ram == Ram::File,

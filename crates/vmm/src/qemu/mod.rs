@@ -4,7 +4,8 @@
 //!
 //! | file | written | by |
 //! |---|---|---|
-//! | `memory` | before the start | us (0600, of QEMU's user); guest memory, absent after a restore without jail |
+//! | `memory` | before a boot | us (0600, of QEMU's user); guest memory |
+//! | `memory.base` | before a restore | us; another name of the snapshot's memory, which is never written |
 //! | `qemu.log` | at the start | QEMU's standard error |
 //! | `run/` | before the start | us; all that QEMU can write to, and its working directory |
 //! | `run/qemu.pid`, `run/qmp.sock` | at the start | QEMU |
@@ -18,10 +19,14 @@
 //! (`-action shutdown=pause`): why it ended and what it said last is not lost, whoever comes to read it.
 
 mod args;
+mod manifest;
 mod qmp;
+mod ram;
 mod restore;
 mod snapshot;
 mod start;
+mod state;
+mod stream;
 mod vm;
 
 use std::path::{Path, PathBuf};
@@ -56,9 +61,9 @@ impl Accel {
     }
 
     /// Devices of the host that it takes.
-    fn devices(self) -> Vec<&'static str> {
+    fn devices(self) -> Vec<PathBuf> {
         match self {
-            Self::Kvm => vec!["/dev/kvm"],
+            Self::Kvm => vec!["/dev/kvm".into()],
             Self::Tcg => Vec::new(),
         }
     }
@@ -86,9 +91,9 @@ impl Accel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Ram {
-    /// In the file `memory` of the VM's directory: a snapshot copies the file.
+    /// In the file `memory` of the VM's directory: a snapshot takes the file.
     File,
-    /// Private pages over the immutable file of a snapshot: a snapshot has to write all of it.
+    /// Private pages over the immutable file of a snapshot: a snapshot takes the pages.
     Private,
 }
 
@@ -101,6 +106,8 @@ struct Record {
     identity: Identity,
     accel: Accel,
     ram: Ram,
+    /// What QEMU maps as the guest's memory, by the name that it knows.
+    memory: PathBuf,
     vcpus: u32,
     memory_mb: u32,
 }

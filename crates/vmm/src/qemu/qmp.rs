@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use linux::process::Process;
 use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
-use qapi::qmp::{Event, QmpCommand, ShutdownCause};
+use qapi::qmp::{Event, QmpCommand, ShutdownCause, query_version};
 use qapi::{Command, ExecuteError};
 use serde::{Deserialize, Serialize};
 use tokio::io::{ReadHalf, WriteHalf};
@@ -75,6 +75,12 @@ impl Qmp {
         let (sender, receiver) = mpsc::channel(8);
         let reader = tokio::spawn(read(events, sender)).abort_handle();
         Ok((Self { service: Arc::new(service), reader: Arc::new(Reader(reader)) }, receiver))
+    }
+
+    /// QEMU's version, such as `7.2.22`.
+    pub(super) async fn version(&self) -> Result<String> {
+        let found = self.execute(query_version {}, PROMPT).await?.qemu;
+        Ok(format!("{}.{}.{}", found.major, found.minor, found.micro))
     }
 
     /// Sends a command and waits for its answer.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use linux::process::{Process, Spawn};
 use qapi::qmp::{RunState, cont, query_status};
 
-use crate::files::private_file;
+use crate::files::{self, private_file};
+use crate::flat::BASE;
 use crate::jail::{self, Needs, RUN};
 use crate::process::{self, OOM_SCORE_ADJ};
 use crate::{Error, Result, VmConfig, record, starts};
@@ -16,7 +17,7 @@ use crate::{Error, Result, VmConfig, record, starts};
 use super::args::{self, MEMORY_FILE, Machine};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
 use super::vm::QemuVm;
-use super::{Host, LOG, Ram, Record, last_words, snapshot};
+use super::{Host, LOG, Ram, Record, last_words, state};
 
 /// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
@@ -47,6 +48,7 @@ impl Started {
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
     starts::check::<Record>(&config).await?;
     let memory = config.dir.join(MEMORY_FILE);
+    files::remove(&config.dir.join(BASE))?;
     private_file(&memory).map_err(|source| Error::Io { action: "make", path: memory.clone(), source })?;
     let started = launch(&host, &config, Ram::File, &memory, false).await?;
     match started.qmp.execute(cont {}, PROMPT).await {
@@ -74,16 +76,17 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         oom_score_adj: Some(OOM_SCORE_ADJ),
         jail: None,
     };
-    let needs = Needs {
-        devices: host.accel.devices(),
-        write: if ram == Ram::File { vec![memory.to_owned()] } else { Vec::new() },
-        overhead_mb: host.accel.overhead_mb(),
-    };
+    let mut needs = Needs { devices: host.accel.devices(), write: Vec::new(), overhead_mb: host.accel.overhead_mb() };
+    match ram {
+        Ram::File => needs.write.push(memory.to_owned()),
+        Ram::Private => needs.devices.push(memory.to_owned()),
+    }
     let process = process::start(spawn, config, needs, "it must be installed: apt-get install qemu-system-x86").await?;
     let record = Record {
         identity: process.identity().clone(),
         accel: host.accel,
         ram,
+        memory: memory.to_owned(),
         vcpus: config.vcpus,
         memory_mb: config.memory_mb,
     };
@@ -105,7 +108,7 @@ fn clear(config: &VmConfig) -> io::Result<()> {
     let dir = &config.dir;
     record::remove(dir)?;
     jail::make_run(config)?;
-    for name in [LOG, snapshot::KEPT] {
+    for name in [LOG, state::KEPT] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

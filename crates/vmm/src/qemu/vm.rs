@@ -29,7 +29,7 @@ use crate::{Error, Exit, Result, Then, Vm};
 use super::args::{CONSOLE, CONSOLE_SIZE};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
 use super::start::Started;
-use super::{Record, last_words, snapshot};
+use super::{Record, last_words, snapshot, state};
 
 /// Pause between attempts to connect again.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub(super) struct QemuVm {
 pub(super) struct Shared {
     pub(super) dir: PathBuf,
     pub(super) record: Record,
-    process: Arc<Process>,
+    pub(super) process: Arc<Process>,
     link: watch::Sender<Link>,
     console: Mutex<Console>,
     /// Held by a snapshot, so that the guest cannot be resumed under it.
@@ -96,7 +96,7 @@ impl QemuVm {
     async fn resume_guest(&self) -> Result<()> {
         let _no_snapshot = self.shared.snapshot.lock().await;
         match self.shared.execute(cont {}, PROMPT).await {
-            Ok(_) => snapshot::forget_state(&self.shared.dir),
+            Ok(_) => state::forget_state(&self.shared.dir),
             // The guest is at its end, although the watcher has not got that far.
             Err(Error::Refused { .. }) if self.shared.state().await? == RunState::shutdown => Err(Error::Ended),
             Err(error) => Err(error),
@@ -110,14 +110,23 @@ impl Shared {
         C: QmpCommand + 'static,
         C::Ok: Send + 'static,
     {
+        self.connected(C::NAME, limit).await?.execute(command, limit).await
+    }
+
+    /// The connection to QEMU, as soon as there is one.
+    async fn connected(&self, command: &str, limit: Duration) -> Result<Qmp> {
         let mut link = self.link.subscribe();
         let settled = tokio::time::timeout(limit, link.wait_for(|link| !matches!(link, Link::Down))).await;
         let link = settled.map_or(Link::Down, |link| link.map_or(Link::Over, |link| link.clone()));
         match link {
-            Link::Up(qmp) => qmp.execute(command, limit).await,
-            Link::Down => Err(Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() }),
+            Link::Up(qmp) => Ok(qmp),
+            Link::Down => Err(Error::Timeout { command: command.into(), seconds: limit.as_secs() }),
             Link::Over => Err(Error::Ended),
         }
+    }
+
+    pub(super) async fn version(&self) -> Result<String> {
+        self.connected("query-version", PROMPT).await?.version().await
     }
 
     pub(super) async fn state(&self) -> Result<RunState> {
