@@ -56,6 +56,14 @@ impl Networks {
         self.slots.claimed().map_err(Error::Claim)
     }
 
+    /// The right to clear orphans; see [`Slots::try_lock_orphans`].
+    ///
+    /// # Errors
+    /// When the lock cannot be made.
+    pub fn try_lock_orphans(&self) -> Result<Option<linux::file::Lock>, Error> {
+        self.slots.try_lock_orphans().map_err(Error::Claim)
+    }
+
     /// Claims a slot for a sandbox. Nothing else of it exists yet.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use linux::file::Lock;
 use serde::{Deserialize, Serialize};
 
 use super::plan::Slot;
@@ -122,6 +123,16 @@ impl Slots {
         Ok(found)
     }
 
+    /// The right to clear what is nobody's, for as long as the lock is held: of all agents that see an orphan one clears
+    /// it, and no other one is still at it when the slot is somebody's again. `None` while another agent has it.
+    ///
+    /// # Errors
+    /// When the lock cannot be made.
+    pub fn try_lock_orphans(&self) -> io::Result<Option<Lock>> {
+        fs::create_dir_all(&self.dir)?;
+        Lock::try_take(&self.dir.join(".orphans"))
+    }
+
     fn path(&self, slot: Slot) -> PathBuf {
         self.dir.join(slot.number().to_string())
     }
@@ -157,6 +168,8 @@ mod tests {
         // The directory of the second agent is gone: its claim is up for clearing.
         fs::remove_dir(&two).unwrap();
         assert_eq!(first.claimed().unwrap(), [(a, Holder::Ours("sb-a".to_owned())), (b, Holder::Nobody(Some(two)))]);
+        let lock = first.try_lock_orphans().unwrap();
+        assert!(lock.is_some() && second.try_lock_orphans().unwrap().is_none());
         first.release(b).unwrap();
         first.release(b).unwrap();
         assert_eq!(first.claimed().unwrap().len(), 1);

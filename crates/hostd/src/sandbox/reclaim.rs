@@ -11,8 +11,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use linux::file::Lock;
 use model::SandboxId;
 
 use super::ledger::{self, Record};
@@ -23,6 +24,7 @@ use crate::network::{Holder, Slot};
 
 /// How long killed processes may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+const ORPHANS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// # Errors
 /// When the ledger or the claims cannot be read. What cannot be cleared is logged, and tried at the next start.
@@ -48,10 +50,15 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
 }
 
 /// Reads the claims again: while processes ended, another agent may have cleared a slot that nobody had, and have it now.
+/// The lock keeps others from doing that from now on.
 async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), String> {
     let known: BTreeMap<String, Option<Slot>> =
         records.iter().map(|record| (record.id.to_string(), record.slot)).collect();
+    let lock = orphans(host).await?;
     for (slot, holder) in on_host(host, |host| host.networks.claimed()).await? {
+        if lock.is_none() && matches!(holder, Holder::Nobody(_)) {
+            continue;
+        }
         if matches!(holder, Holder::Ours(sandbox) if known.get(&sandbox) == Some(&Some(slot))) {
             continue;
         }
@@ -63,6 +70,18 @@ async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Waits a while for other agents that start now, too; what they leave goes at the next start.
+async fn orphans(host: &Arc<Host>) -> Result<Option<Lock>, String> {
+    let deadline = Instant::now() + ORPHANS_TIMEOUT;
+    loop {
+        let lock = on_host(host, |host| host.networks.try_lock_orphans()).await?;
+        if lock.is_some() || Instant::now() > deadline {
+            return Ok(lock);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn reclaim_disks(host: &Arc<Host>, records: &[Record]) {
