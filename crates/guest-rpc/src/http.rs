@@ -40,18 +40,18 @@ pub struct InitRequest {
     /// Value of `E2B_TEMPLATE_ID` and `WRENN_TEMPLATE_ID` in every process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_id: Option<String>,
+    /// 32 lower-case hexadecimal digits for `/etc/machine-id`, and for D-Bus's own copy where the image has one.
+    /// On a disk that is held still (see [`FreezeRequest`]) it is written by `POST /thaw`, as is `/etc/hosts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
+    /// UUID (lower case, with hyphens) that `/proc/sys/kernel/random/boot_id` shows from now on: the kernel's own is
+    /// the same in every clone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reset_connections: Option<bool>,
-}
-
-/// Answer to `POST /freeze`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Frozen {
-    pub frozen: bool,
+    /// Whether to reset every TCP connection that leaves the guest, except the one that this request came on: after
+    /// a restore, what was at their other ends is out of reach. Those of the agent itself are among them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reset_connections: bool,
 }
 
 /// Never shows the token or the entropy.
@@ -63,6 +63,40 @@ impl std::fmt::Debug for InitRequest {
             .field("sandbox_id", &self.sandbox_id)
             .finish_non_exhaustive()
     }
+}
+
+/// `POST /freeze`: flushes the root file system and holds it still until `POST /thaw`, so that it is whole on its disk
+/// while the host stops the machine. Needs the token; the body may be empty. Processes that write wait meanwhile.
+///
+/// Both calls may be repeated. After a freeze that was not answered (the machine was stopped first, or the host gave
+/// up) the host calls `/thaw`: it waits for a freeze that still goes on, and ends it. `/thaw` has no body, answers
+/// 204, and then what `/init` wanted in files is written.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct FreezeRequest {
+    /// Give the disk's unused blocks back first.
+    pub trim: bool,
+    /// Forget what is only a copy of the disk first, which makes a smaller snapshot and a slower start after it.
+    pub drop_caches: bool,
+    /// Milliseconds after which `drop_caches` and `trim` begin nothing new; absent: no limit. The flush and the freeze
+    /// take as long as they take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_ms: Option<u64>,
+    /// Milliseconds of the guest's running time (none pass while the machine is stopped) after which the agent thaws
+    /// by itself, for a host that does not come back; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thaw_after_ms: Option<u64>,
+}
+
+/// Answer to `POST /freeze`, status 200 in either case.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct FreezeAnswer {
+    /// Whether nothing is written to the root file system now. If not, the machine can be stopped all the same: its
+    /// disk is then as after a loss of power.
+    pub frozen: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// `GET /metrics`. Names as the E2B control plane reads them (E2B contract 2.7); sizes in bytes unless named `_mib`.
