@@ -11,11 +11,15 @@ pub mod as_user;
 pub mod auth;
 pub mod boot;
 pub mod cgroup;
+pub mod connections;
+pub mod disk;
 pub mod files;
 pub mod filesystem;
 pub mod http;
+pub mod identity;
 mod keepalive;
 pub mod listener;
+mod own_thread;
 pub mod process;
 pub mod reaper;
 pub mod settings;
@@ -23,7 +27,9 @@ mod syscall;
 pub mod user;
 
 use ::http::{Method, StatusCode, Uri};
+use disk::Disk;
 use http::error::HttpError;
+use identity::Identity;
 use process::Processes;
 use settings::Settings;
 use tower_http::cors::CorsLayer;
@@ -34,7 +40,9 @@ pub struct Agent {
     pub settings: Arc<Settings>,
     pub processes: Arc<Processes>,
     pub cpu: Arc<http::CpuMeter>,
-    /// Whether this machine is a guest of ours, whose clock, entropy and name `/init` may set.
+    pub disk: Arc<Disk>,
+    pub identity: Arc<Identity>,
+    /// Whether this machine is a guest of ours, whose kernel and files `/init` may change, and whose disk can be frozen.
     pub guest: bool,
 }
 

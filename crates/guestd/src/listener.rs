@@ -10,9 +10,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::connections::Ends;
 
 /// Most connections from inside the guest at once.
 pub const INSIDE_LIMIT: usize = 512;
@@ -57,6 +61,17 @@ impl axum::serve::Listener for Listener {
 /// A packet to an address of one's own machine comes from an address of it.
 fn is_inside(stream: &TcpStream, peer: SocketAddr) -> bool {
     peer.ip().is_loopback() || stream.local_addr().is_ok_and(|own| own.ip() == peer.ip())
+}
+
+/// The connection that a request came on, for handlers that must tell it from others.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller(pub Option<Ends>);
+
+impl Connected<IncomingStream<'_, Listener>> for Caller {
+    fn connect_info(incoming: IncomingStream<'_, Listener>) -> Self {
+        let remote = *incoming.remote_addr();
+        Self(incoming.io().stream.local_addr().ok().map(|local| Ends { local, remote }))
+    }
 }
 
 /// One connection, with the place that it takes until it is closed.

@@ -2,12 +2,15 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use guestd::args::Args;
 use guestd::cgroup::Cgroup;
-use guestd::listener::Listener;
+use guestd::disk::Disk;
+use guestd::identity::Identity;
+use guestd::listener::{Caller, Listener};
 use guestd::process::Processes;
 use guestd::reaper::Reaper;
 use guestd::settings::Settings;
@@ -59,13 +62,16 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
         settings: Arc::new(Settings::new(!args.no_auth)),
         processes: Arc::new(Processes::new(Reaper::start()?, cgroup)),
         cpu: Arc::default(),
+        disk: Arc::new(Disk::new(Path::new("/"))),
+        identity: Arc::new(Identity::new(Path::new("/"))),
         guest,
     };
     let ip = if args.not_guest { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), args.port)).await?;
     announce(listener.local_addr()?);
+    let service = guestd::router(&agent).into_make_service_with_connect_info::<Caller>();
     tokio::select! {
-        served = axum::serve(Listener::new(listener), guestd::router(&agent)) => served?,
+        served = axum::serve(Listener::new(listener), service) => served?,
         ended = asked_to_end(guest) => ended?,
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper covers: waiting, terminals, the entropy pool, network interfaces.
+//! The system calls that no safe wrapper covers: waiting, terminals, file systems, the entropy pool, network interfaces.
 //!
 //! One of the two files of this crate with `unsafe` (the other is `process/spawn.rs`).
 #![allow(unsafe_code)]
@@ -60,6 +60,40 @@ pub fn grow_ext4(folder: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     check(unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) })
 }
 
+/// `_IOWR('X', 119, int)`, `_IOWR('X', 120, int)` and `_IOWR('X', 121, struct fstrim_range)` of `linux/fs.h`.
+const FIFREEZE: libc::Ioctl = 0xC004_5877;
+const FITHAW: libc::Ioctl = 0xC004_5878;
+const FITRIM: libc::Ioctl = 0xC018_5879;
+
+/// Flushes the file system that `folder` is on, and lets nobody write to it until [`thaw`]. Waits for those who do.
+///
+/// # Errors
+/// Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
+pub fn freeze(folder: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: FIFREEZE takes no argument (the kernel does not look at it).
+    check(unsafe { libc::ioctl(folder.as_raw_fd(), FIFREEZE, 0) })
+}
+
+/// Ends [`freeze`].
+///
+/// # Errors
+/// Those of FITHAW: EINVAL where it is not frozen.
+pub fn thaw(folder: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: FITHAW takes no argument (the kernel does not look at it).
+    check(unsafe { libc::ioctl(folder.as_raw_fd(), FITHAW, 0) })
+}
+
+/// Gives the disk blocks that are unused in these bytes of the file system back to its device.
+///
+/// # Errors
+/// Those of FITRIM: EOPNOTSUPP where the device takes nothing back.
+pub fn trim(folder: BorrowedFd<'_>, start: u64, length: u64) -> io::Result<()> {
+    // `struct fstrim_range`: start, length, shortest run.
+    let mut range = [start, length, 0];
+    // SAFETY: the kernel reads and writes three 64-bit numbers, which outlive the call.
+    check(unsafe { libc::ioctl(folder.as_raw_fd(), FITRIM, &raw mut range) })
+}
+
 /// Most bytes that [`add_entropy`] takes at once.
 pub const ENTROPY_LIMIT: usize = 512;
 
@@ -75,7 +109,8 @@ const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
 /// Mixes bytes into the kernel's pool, credits all their bits, and reseeds the generator at once, so that two
-/// guests restored from one snapshot part ways. What is beyond [`ENTROPY_LIMIT`] is left out.
+/// guests restored from one snapshot part ways. The second call is what does it: the first leaves the bytes in the
+/// pool until the generator's next turn, up to a minute later (kernel: `crng_reseed_interval`). What is beyond [`ENTROPY_LIMIT`] is left out.
 ///
 /// # Errors
 /// Those of RNDADDENTROPY and RNDRESEEDCRNG (CAP_SYS_ADMIN is needed).

@@ -15,7 +15,7 @@ mod network;
 mod root;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::reboot::{RebootMode, reboot};
@@ -89,9 +89,10 @@ fn name(cmdline: &Cmdline) {
         text.split_whitespace().next().map(str::to_owned)
     };
     let name = cmdline.hostname.clone().or_else(of_image).unwrap_or_else(|| "sandbox".to_owned());
-    if let Err(e) = crate::http::set_hostname(&name) {
+    if let Err(e) = nix::unistd::sethostname(&name) {
         eprintln!("envd: the host name '{name}' was refused: {e}");
     }
+    crate::identity::name_host(Path::new("/"), &name);
 }
 
 /// Writes everything to disk and switches the machine off. Does not come back where it may do that.

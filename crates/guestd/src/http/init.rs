@@ -3,8 +3,10 @@
 //! Everything is checked before anything is changed; then the settings, then the machine. A call that broke off
 //! in between is repeated by the host, who then knows the token.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guest_rpc::http::InitRequest;
@@ -13,8 +15,10 @@ use http::{HeaderMap, StatusCode};
 
 use super::error::HttpError;
 use super::machine;
-use crate::Agent;
+use crate::identity::{valid_boot_id, valid_machine_id};
+use crate::listener::Caller;
 use crate::process::request::valid_env;
+use crate::{Agent, own_thread};
 
 /// Header of the answer that names our version.
 const VERSION_HEADER: &str = "x-envd-version";
@@ -22,12 +26,16 @@ const VERSION_HEADER: &str = "x-envd-version";
 /// Fewest bytes of entropy that part two clones.
 const ENTROPY_MIN: usize = 32;
 
+/// How long the answer waits for a few small files.
+const FILES_WAIT: Duration = Duration::from_secs(2);
+
 /// Longest host name of Linux, bytes.
 const HOSTNAME_LIMIT: usize = 64;
 
 /// The handler.
 pub async fn init(
     State(agent): State<Agent>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<(StatusCode, [(&'static str, &'static str); 1]), HttpError> {
@@ -41,11 +49,25 @@ pub async fn init(
     let presented = headers.get(ACCESS_TOKEN_HEADER).map(|value| value.as_bytes());
     agent.settings.authorise_and_apply(&request, presented)?;
     if agent.guest {
-        tokio::task::spawn_blocking(move || machine::apply(&request, entropy.as_deref()))
-            .await
-            .map_err(|e| HttpError::internal(e.to_string()))??;
+        agent.identity.want(&request);
+        let identity = agent.identity.clone();
+        own_thread::run(move || machine::apply(&request, entropy.as_deref(), &identity.boot_id, caller.0)).await??;
+        write_files(&agent).await?;
     }
     Ok((StatusCode::NO_CONTENT, [(VERSION_HEADER, ENVD_VERSION)]))
+}
+
+/// Writes what belongs into files; on a disk that is held still `/thaw` does.
+async fn write_files(agent: &Agent) -> Result<(), HttpError> {
+    if agent.disk.is_held() {
+        return Ok(());
+    }
+    let identity = agent.identity.clone();
+    // A user who is root can freeze the disk too. Then the writer waits on for the thaw, and nobody for the writer.
+    match tokio::time::timeout(FILES_WAIT, own_thread::run(move || identity.write())).await {
+        Ok(written) => written,
+        Err(_) => Ok(tracing::warn!("the root disk takes longer than {} s: its files follow", FILES_WAIT.as_secs())),
+    }
 }
 
 /// Checks every field; answers with the entropy, decoded.
@@ -66,6 +88,12 @@ fn check(request: &InitRequest) -> Result<Option<Vec<u8>>, HttpError> {
         && !valid_hostname(name)
     {
         return bad(format!("field hostname must be 1 to {HOSTNAME_LIMIT} of a-z, A-Z, 0-9, '-' and '.'"));
+    }
+    if request.machine_id.as_deref().is_some_and(|id| !valid_machine_id(id)) {
+        return bad("field machineId must be 32 of 0-9 and a-f, not all 0".to_owned());
+    }
+    if request.boot_id.as_deref().is_some_and(|id| !valid_boot_id(id)) {
+        return bad("field bootId must be a UUID of 0-9 and a-f with hyphens".to_owned());
     }
     let Some(entropy) = &request.entropy else { return Ok(None) };
     match STANDARD.decode(entropy) {
@@ -99,6 +127,13 @@ mod tests {
             assert!(
                 refused(&InitRequest { hostname: Some(name.to_owned()), ..Default::default() }).contains("hostname")
             );
+        }
+        for id in ["", "0123", &"0".repeat(32), &"G".repeat(32)] {
+            let request = InitRequest { machine_id: Some(id.to_owned()), ..Default::default() };
+            assert!(refused(&request).contains("machineId"));
+        }
+        for id in ["", "0123", &"1".repeat(36)] {
+            assert!(refused(&InitRequest { boot_id: Some(id.to_owned()), ..Default::default() }).contains("bootId"));
         }
         for entropy in ["", "%%%", "AAAA"] {
             assert!(

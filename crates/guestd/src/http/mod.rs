@@ -1,6 +1,7 @@
-//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/metrics`, `/envs`.
+//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/freeze`, `/thaw`, `/metrics`, `/envs`.
 
 pub mod error;
+mod freeze;
 mod init;
 mod machine;
 mod metrics;
@@ -14,7 +15,6 @@ use http::StatusCode;
 
 use crate::Agent;
 
-pub use machine::set_hostname;
 pub use metrics::CpuMeter;
 
 /// The routes of this module.
@@ -23,6 +23,8 @@ pub fn router(agent: &Agent) -> Router {
         // Any 2xx says to the SDKs that the sandbox runs.
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .route("/init", post(init::init))
+        .route("/freeze", post(freeze::freeze))
+        .route("/thaw", post(freeze::thaw))
         .route("/metrics", get(metrics::metrics))
         .route("/envs", get(envs))
         .with_state(agent.clone())

@@ -2,7 +2,7 @@
 
 use connectrpc::ErrorCode;
 use connectrpc::client::{CallOptions, HttpClient};
-use guest_rpc::http::{ErrorBody, InitRequest, Metrics};
+use guest_rpc::http::{ErrorBody, FreezeAnswer, InitRequest, Metrics};
 use guest_rpc::process::{ListRequest, ProcessClient};
 use reqwest::{Client, Response};
 
@@ -89,6 +89,8 @@ async fn a_bad_init_changes_nothing_and_names_the_field() {
         (r#"{"accessToken":"a","hostname":"no spaces"}"#, "hostname"),
         (r#"{"accessToken":"a","entropy":"AAAA"}"#, "entropy"),
         (r#"{"accessToken":"a","envVars":{"A=":"x"}}"#, "envVars"),
+        (r#"{"accessToken":"a","machineId":"short"}"#, "machineId"),
+        (r#"{"accessToken":"a","bootId":"short"}"#, "bootId"),
         ("{}", "accessToken"),
         ("{", "init request"),
     ] {
@@ -108,6 +110,26 @@ async fn an_init_of_a_newer_host_is_understood_as_far_as_it_is_known() {
     let answer = Client::new().post(format!("{}/init", agent.url)).body(body).send().await.expect("an answer");
     assert_eq!(answer.status(), 204);
     assert_eq!(get(&agent, "/envs", Some("a")).await.status(), 200);
+}
+
+/// Here the root disk is that of the machine which runs the tests.
+#[tokio::test]
+async fn outside_of_a_guest_nothing_is_frozen_and_both_calls_need_the_token() {
+    let agent = Agent::start(&[]).await;
+    assert_eq!(init(&agent, &token("one"), None).await.status(), 204);
+    let call = async |path: &str, token: &str, body: &'static str| {
+        let call = Client::new().post(format!("{}{path}", agent.url)).header("x-access-token", token).body(body);
+        call.send().await.expect("an answer")
+    };
+    for path in ["/freeze", "/thaw"] {
+        assert_eq!(call(path, "two", "").await.status(), 401, "{path}");
+    }
+    for body in ["", "{}", r#"{"trim":true,"drop_caches":true,"limit_ms":5,"of_tomorrow":1}"#] {
+        let answer: FreezeAnswer = call("/freeze", "one", body).await.json().await.expect("JSON");
+        assert!(!answer.frozen && answer.why.is_some(), "{body}");
+    }
+    assert_eq!(call("/freeze", "one", "{").await.status(), 400);
+    assert_eq!(call("/thaw", "one", "").await.status(), 204);
 }
 
 #[tokio::test]

@@ -1,0 +1,138 @@
+//! `/etc/hosts` and `/etc/machine-id`.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// Of machine-id(5).
+const MACHINE_ID_MODE: u32 = 0o444;
+
+/// Makes the host name resolve: without a line in `/etc/hosts`, sudo asks the network for it.
+pub fn name_host(root: &Path, name: &str) {
+    if let Err(e) = add_host(&root.join("etc/hosts"), name) {
+        tracing::info!("/etc/hosts does not name this host: {e}");
+    }
+}
+
+fn add_host(path: &Path, name: &str) -> io::Result<()> {
+    let hosts = fs::read_to_string(path).unwrap_or_default();
+    if hosts.split_whitespace().any(|word| word == name) {
+        return Ok(());
+    }
+    let known = hosts.split_whitespace().any(|word| word == "localhost");
+    let localhost = if known { "" } else { "127.0.0.1 localhost\n::1 localhost\n" };
+    let start = if hosts.is_empty() || hosts.ends_with('\n') { "" } else { "\n" };
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(format!("{start}{localhost}127.0.1.1 {name}\n").as_bytes())
+}
+
+/// Whether it has the form of machine-id(5).
+pub fn valid_machine_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && id.bytes().any(|b| b != b'0')
+}
+
+/// Writes the machine id, and D-Bus's own copy of it where there is one: mostly that is a link to the first.
+pub fn write_machine_id(root: &Path, id: &str) {
+    let of_bus = root.join("var/lib/dbus/machine-id");
+    let is_copy = fs::symlink_metadata(&of_bus).is_ok_and(|found| found.is_file());
+    for path in [Some(root.join("etc/machine-id")), is_copy.then_some(of_bus)].into_iter().flatten() {
+        if let Err(e) = replace(&path, &format!("{id}\n")) {
+            tracing::info!("{} stays as it is: {e}", path.display());
+        }
+    }
+}
+
+/// Whole or not at all, so that nobody ever reads half an id. A link is replaced, not followed.
+fn replace(path: &Path, content: &str) -> io::Result<()> {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    if is_file && fs::read_to_string(path).is_ok_and(|there| there == content) {
+        return Ok(());
+    }
+    let new = path.with_extension("wrenn-new");
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MACHINE_ID_MODE).open(&new)?;
+    let written = file
+        .set_permissions(Permissions::from_mode(MACHINE_ID_MODE))
+        .and_then(|()| file.write_all(content.as_bytes()))
+        .and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        // The error that is answered says more.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        for folder in ["etc", "var/lib/dbus"] {
+            fs::create_dir_all(root.path().join(folder)).expect("a folder");
+        }
+        root
+    }
+
+    #[test]
+    fn the_host_is_named_once() {
+        let root = root();
+        let path = root.path().join("etc/hosts");
+        fs::write(&path, "127.0.0.1 localhost").expect("a file");
+        for _ in 0..2 {
+            name_host(root.path(), "box");
+        }
+        assert_eq!(fs::read_to_string(&path).expect("is there"), "127.0.0.1 localhost\n127.0.1.1 box\n");
+    }
+
+    #[test]
+    fn the_machine_id_is_made_with_its_mode_and_replaced() {
+        let root = root();
+        let path = root.path().join("etc/machine-id");
+        for id in [ID, &ID.replace('0', "1")] {
+            write_machine_id(root.path(), id);
+            assert_eq!(fs::read_to_string(&path).expect("is there"), format!("{id}\n"));
+            assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o7777, 0o444);
+        }
+        assert_eq!(fs::read_dir(root.path().join("etc")).expect("a folder").count(), 1, "nothing else is left");
+        assert!(!root.path().join("var/lib/dbus/machine-id").exists(), "none is made for D-Bus");
+    }
+
+    #[test]
+    fn links_are_not_written_through() {
+        let root = root();
+        let (outside, id) = (root.path().join("outside"), root.path().join("etc/machine-id"));
+        fs::write(&outside, "kept").expect("a file");
+        symlink(&outside, &id).expect("a link");
+        symlink(&id, root.path().join("var/lib/dbus/machine-id")).expect("a link");
+        write_machine_id(root.path(), ID);
+        assert_eq!(fs::read_to_string(&outside).expect("is there"), "kept");
+        assert_eq!(fs::read_to_string(&id).expect("is there"), format!("{ID}\n"));
+        assert!(root.path().join("var/lib/dbus/machine-id").is_symlink());
+    }
+
+    #[test]
+    fn a_copy_of_d_bus_is_kept_equal() {
+        let root = root();
+        let copy = root.path().join("var/lib/dbus/machine-id");
+        fs::write(&copy, "old\n").expect("a file");
+        write_machine_id(root.path(), ID);
+        assert_eq!(fs::read_to_string(&copy).expect("is there"), format!("{ID}\n"));
+    }
+
+    #[test]
+    fn only_32_hexadecimal_digits_are_an_id() {
+        assert!(valid_machine_id(ID));
+        for bad in ["", &ID[1..], &ID.to_uppercase(), &"0".repeat(32), "0123456789abcdef0123456789abcde\n"] {
+            assert!(!valid_machine_id(bad), "{bad}");
+        }
+    }
+}
