@@ -146,7 +146,18 @@ impl Lock {
     /// # Errors
     /// When the file cannot be opened.
     pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
-        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        Self::of(File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?)
+    }
+
+    /// Takes the lock of a directory that is there. `None` when somebody else holds it.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn try_take_dir(dir: &Path) -> io::Result<Option<Self>> {
+        Self::of(File::open(dir)?)
+    }
+
+    fn of(file: File) -> io::Result<Option<Self>> {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),

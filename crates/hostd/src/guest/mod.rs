@@ -13,7 +13,7 @@ use connectrpc::client::{CallOptions, ClientConfig};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use guest_rpc::filesystem::FilesystemClient;
-use guest_rpc::http::{ErrorBody, Frozen, InitRequest};
+use guest_rpc::http::{ErrorBody, FreezeAnswer, FreezeRequest, InitRequest};
 use guest_rpc::process::ProcessClient;
 use http::{Method, Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -106,12 +106,13 @@ impl Guest {
     ///
     /// # Errors
     /// When it does not answer, or is of a version that knows no such thing.
-    pub async fn freeze(&self) -> Result<bool, Error> {
-        let answer = self.send(self.request(Method::POST, "/freeze").body(empty())).await?;
+    pub async fn freeze(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
+        let body = serde_json::to_vec(request).map_err(|error| Error::Nonsense(error.to_string()))?;
+        let request = self.request(Method::POST, "/freeze").header("content-type", "application/json").body(full(body));
+        let answer = self.send(request).await?;
         let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
         let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
-        let frozen: Frozen = serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))?;
-        Ok(frozen.frozen)
+        serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))
     }
 
     /// Lets the guest write to its disk again. Idempotent.

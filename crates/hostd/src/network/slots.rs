@@ -130,7 +130,7 @@ impl Slots {
     /// When the lock cannot be made.
     pub fn try_lock_orphans(&self) -> io::Result<Option<Lock>> {
         fs::create_dir_all(&self.dir)?;
-        Lock::try_take(&self.dir.join(".orphans"))
+        Lock::try_take_dir(&self.dir)
     }
 
     fn path(&self, slot: Slot) -> PathBuf {

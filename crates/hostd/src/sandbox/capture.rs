@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use guest_rpc::http::FreezeRequest;
 use tokio::time::timeout;
 use vmm::{Then, Vm};
 
@@ -19,6 +20,10 @@ use crate::host::Host;
 /// For the guest to flush what it has not written yet, and to freeze. It goes on with that in the instant, if need be.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 const THAW_TIMEOUT: Duration = Duration::from_secs(5);
+/// Milliseconds for what makes an instant smaller and is not needed.
+const TIDY_MS: u64 = 500;
+/// Milliseconds that a guest runs frozen if no agent comes back to it; longer than a restored one is waited for.
+const ALONE_MS: u64 = 300_000;
 
 /// Directories in that of a sandbox.
 pub(crate) const PAUSED: &str = "paused";
@@ -53,10 +58,7 @@ pub(crate) async fn of_vm(
     }
     let mut manifest = manifest(host, handle, parts.token)?;
     begin(host, handle, dir).await?;
-    manifest.frozen = matches!(timeout(FREEZE_TIMEOUT, handle.guest().freeze()).await, Ok(Ok(true)));
-    if !manifest.frozen {
-        tracing::warn!(sandbox = %handle.id, "the guest did not freeze its file system");
-    }
+    manifest.frozen = freeze(handle, parts).await;
     let mut outcome = take(host, handle, vm, dir, parts, then).await;
     if then == Then::GoOn {
         let back = go_on(handle, vm).await;
@@ -73,6 +75,24 @@ pub(crate) async fn of_vm(
         }
     }
     outcome
+}
+
+/// Whether the guest has frozen its file system.
+async fn freeze(handle: &Handle, parts: Parts) -> bool {
+    let request = FreezeRequest {
+        drop_caches: !parts.token,
+        limit_ms: Some(TIDY_MS),
+        thaw_after_ms: Some(ALONE_MS),
+        ..FreezeRequest::default()
+    };
+    let why = match timeout(FREEZE_TIMEOUT, handle.guest().freeze(&request)).await {
+        Ok(Ok(answer)) if answer.frozen => return true,
+        Ok(Ok(answer)) => answer.why.unwrap_or_default(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("it did not answer within {} s", FREEZE_TIMEOUT.as_secs()),
+    };
+    tracing::warn!(sandbox = %handle.id, why, "the guest did not freeze its file system");
+    false
 }
 
 /// Writes the saved instant of a paused sandbox into `dir`, with a copy of its disk.

@@ -299,7 +299,7 @@ fn init_request(handle: &Handle, restored: bool) -> InitRequest {
         machine_id: Some(own_id(&record.id, "machine")),
         boot_id: Some(as_uuid(&own_id(&record.id, "boot"))),
         // They lead to the network of another sandbox, or of another time.
-        reset_connections: restored.then_some(true),
+        reset_connections: restored,
         ..InitRequest::default()
     }
 }
