@@ -175,11 +175,14 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     /// Thaws also where a test fails: a frozen file system would never go away.
-    struct Ext4(tempfile::TempDir, PathBuf);
+    struct Ext4 {
+        root: PathBuf,
+        _folder: tempfile::TempDir,
+    }
 
     impl Drop for Ext4 {
         fn drop(&mut self) {
-            thaw(&self.1).expect("can be thawed");
+            thaw(&self.root).expect("can be thawed");
         }
     }
 
@@ -196,7 +199,7 @@ mod tests {
         let [image, target] = [&image, &root].map(|path| path.to_str().expect("plain").to_owned());
         program("mkfs.ext4", &["-q", &image]);
         program("mount", &["-t", "ext4", "-o", "loop", &image, &target]);
-        Ext4(folder, root)
+        Ext4 { root, _folder: folder }
     }
 
     /// Runs `act` on the root of an ext4 in a mount namespace that ends with its thread, and the mount with it.
@@ -207,7 +210,7 @@ mod tests {
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("nothing gets out");
             let disk = ext4();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(act(disk.1.clone()));
+            runtime.block_on(act(disk.root.clone()));
         });
         thread.join().expect("the test holds");
     }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -49,6 +50,9 @@ impl axum::serve::Listener for Listener {
             };
             // Answers are small and wanted now.
             drop(stream.set_nodelay(true));
+            if let Err(e) = notice_silence(&stream) {
+                tracing::info!("a peer that is gone will not be noticed: {e}");
+            }
             return (Connection { stream, _place: place }, peer);
         }
     }
@@ -56,6 +60,19 @@ impl axum::serve::Listener for Listener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
+}
+
+/// Seconds of silence after which the kernel asks the peer, seconds between questions, and questions in vain that end
+/// the connection. A peer from before a restore answers none, or by a reset.
+const SILENCE: u32 = 60;
+const AGAIN: u32 = 15;
+const IN_VAIN: u32 = 4;
+
+fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::TcpKeepIdle, &SILENCE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &AGAIN)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &IN_VAIN)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)
 }
 
 /// A packet to an address of one's own machine comes from an address of it.

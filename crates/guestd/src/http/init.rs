@@ -66,7 +66,10 @@ async fn write_files(agent: &Agent) -> Result<(), HttpError> {
     // A user who is root can freeze the disk too. Then the writer waits on for the thaw, and nobody for the writer.
     match tokio::time::timeout(FILES_WAIT, own_thread::run(move || identity.write())).await {
         Ok(written) => written,
-        Err(_) => Ok(tracing::warn!("the root disk takes longer than {} s: its files follow", FILES_WAIT.as_secs())),
+        Err(_) => {
+            tracing::warn!("the root disk takes longer than {} s: its files follow", FILES_WAIT.as_secs());
+            Ok(())
+        }
     }
 }
 
