@@ -6,7 +6,7 @@ use connectrpc::ErrorCode;
 use connectrpc::client::CallOptions;
 use guest_rpc::process::{SendSignalRequest, Signal};
 
-use crate::support::{Agent, Running, alive, by_pid, eventually, listed, run, shell, start};
+use crate::support::{Agent, PATIENCE, Running, alive, by_pid, eventually, listed, run, shell, start};
 
 #[tokio::test]
 async fn exit_codes_have_the_form_of_the_contract() {
@@ -182,4 +182,20 @@ async fn the_first_process_buries_every_orphan() {
     assert_eq!(run(&client, script).await.code(), 0);
     let count = "grep -lE '^State:.*zombie' /proc/[0-9]*/status 2>/dev/null | wc -l; pgrep -c sleep";
     eventually("neither sleepers nor zombies are left", async || run(&client, count).await.text() == "0\n0\n").await;
+}
+
+/// As after a restore: the other ends of all streams are gone.
+#[tokio::test]
+async fn a_process_outlives_the_stream_that_started_it_and_is_not_held_up() {
+    let agent = Agent::open().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let done = folder.path().join("done");
+    // More than all queues on the way hold.
+    let script = format!("sleep 0.2; yes | head -c 20000000; echo > {}", done.display());
+    drop(start(&agent.client(), shell(&script)).await);
+    let begin = Instant::now();
+    while !done.exists() {
+        assert!(begin.elapsed() < PATIENCE, "the process ended or waits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
