@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Drivers of the devices that our VMs have. Distribution kernels build them as modules; one that is missing here
 /// is taken to be built in.
-const WANTED: [&str; 4] = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng"];
+const WANTED: [&str; 5] = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "tcp_diag"];
 
 /// A module, decompressed.
 #[derive(Debug, Clone, PartialEq, Eq)]

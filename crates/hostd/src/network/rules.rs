@@ -69,6 +69,7 @@ pub fn namespace(slot: Slot) -> String {
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname \"{TAP}\" ip saddr != {GUEST_IP} drop
+    iifname \"{TAP}\" ct state invalid drop
   }}
   chain input {{
     type filter hook input priority filter; policy drop;

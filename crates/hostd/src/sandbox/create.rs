@@ -270,6 +270,10 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
         Greeting::Restored { token: None } | Greeting::Booted { .. } => handle.guest(),
     };
     guest.init(&request).await.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
+    if restored {
+        // The guest has reset all connections but that one.
+        handle.set_address(&handle.record.borrow());
+    }
     fail::fail_point!("create::guest-ready");
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");
     Ok(())
