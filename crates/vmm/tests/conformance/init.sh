@@ -54,6 +54,26 @@ count_on_disk() {
     done
 }
 
+# Changes much of its memory: files of numbers, files of zeroes, and files that go, with what they held checked before.
+churn() {
+    n=0
+    while :; do
+        file=/churn-$((n % 5))
+        old=$((n - 5))
+        if [ $old -ge 0 ] && [ $((old % 3)) = 0 ] && [ "$(grep -vc "^$old\$" "$file")" -gt 1 ]; then
+            echo "file of $old is broken"
+            poweroff -f
+        fi
+        case $((n % 3)) in
+        0) yes $n | head -c 400000 >"$file" ;;
+        1) head -c 400000 /dev/zero >"$file" ;;
+        2) : >"$file" ;;
+        esac
+        echo "count $n"
+        n=$((n + 1))
+    done
+}
+
 use_network() {
     load_modules
     ip link set eth0 up
@@ -65,6 +85,7 @@ use_network() {
 
 case $task in
 count) count ;;
+churn) churn ;;
 poweroff) poweroff -f ;;
 reboot) reboot -f ;;
 crash) echo c >/proc/sysrq-trigger ;;

@@ -15,6 +15,7 @@ mod ends;
 mod failures;
 mod jail;
 mod lifecycle;
+mod memory;
 mod output;
 mod places;
 mod restore;
