@@ -167,7 +167,8 @@ pub(crate) async fn resume(host: &Arc<Host>, handle: &Handle, saved: &Path) -> R
 
 async fn restore(host: &Host, config: &VmConfig, from: &Path) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     let failed = |error: &dyn std::error::Error| Event::Failed(chain(error));
-    let instant = Instant::read(from).map_err(|error| failed(&error))?;
+    let instant = Instant::read(from)
+        .map_err(|error| Event::Failed(format!("its saved state in {} is damaged: {error}", from.display())))?;
     let engine = host.engine_name();
     if instant.engine != engine {
         return Err(Event::Failed(format!(

@@ -100,6 +100,10 @@ impl Manager {
     async fn publish(self: &Arc<Self>, staging: &Path, new: New, overwrite: bool) -> Result<Snapshot, Refused> {
         let dir = staging.to_owned();
         on_host(&self.host, move |host| flatten(host, &dir)).await.map_err(Refused::Failed)?;
+        if new.has_memory {
+            let memory = staging.join(instant::MEMORY);
+            blocking(move || vmm::compact(&memory)).await.map_err(Refused::Failed)?;
+        }
         fail::fail_point!("snapshot::flat");
         // Nobody begins a sandbox, or takes the name, meanwhile.
         let _alone = self.sandboxes.lock().await;

@@ -4,14 +4,17 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use tokio::task::JoinHandle;
+
 use super::actor::{Actor, blocking, locked};
 use super::capture::{self, PAUSED, ROLLBACK};
 use super::create;
-use super::instant::{self, Instant};
+use super::instant::{self, Instant, MEMORY};
 use super::manager::Refused;
 use super::order::Order;
 use super::release::Disk;
 use super::state::Event;
+use crate::guest::chain;
 
 /// Between attempts to put a checkpoint in its place.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -38,12 +41,18 @@ impl Actor {
     /// While it is paused: until it is to be resumed, rolled back or removed.
     pub(super) async fn sleep(&self) -> Event {
         let mut orders = self.orders.lock().await;
+        let mut compacting = Some(self.compact());
         loop {
             let asked = tokio::select! {
                 biased;
-                () = self.handle.removing.cancelled() => return Event::Remove,
-                Some(asked) = orders.recv() => asked,
+                () = self.handle.removing.cancelled() => None,
+                Some(asked) = orders.recv() => Some(asked),
             };
+            // Nobody may use what it works on, or take it away, before it is done.
+            if let Some(compacting) = compacting.take() {
+                let _ = compacting.await;
+            }
+            let Some(asked) = asked else { return Event::Remove };
             match &asked.order {
                 Order::Pause => asked.answer(Ok(())),
                 Order::Resume => match self.claim().await {
@@ -64,6 +73,16 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// What was written since the sandbox was resumed last becomes one with the rest, so that resuming it is fast.
+    fn compact(&self) -> JoinHandle<()> {
+        let (id, memory) = (self.handle.id.clone(), self.host.ledger.dir(&self.handle.id).join(PAUSED).join(MEMORY));
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = vmm::compact(&memory) {
+                tracing::warn!(sandbox = %id, error = chain(&error), "its saved memory cannot be made one; resuming it does that");
+            }
+        })
     }
 
     /// If we die after it, the claim names a sandbox that does not have that slot, and is cleared at the next start.

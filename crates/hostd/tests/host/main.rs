@@ -10,3 +10,4 @@ mod kill_pause;
 mod lifecycle;
 mod pause;
 mod programs;
+mod state;
