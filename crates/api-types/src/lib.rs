@@ -8,9 +8,11 @@ mod exec;
 mod file;
 mod log;
 mod sandbox;
+mod template;
 
 pub use error::{ErrorBody, ErrorDetail};
 pub use exec::{Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, TerminalSize};
 pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
 pub use log::{LogEntry, LogSource};
-pub use sandbox::{CreateSandbox, Disk, Health, Sandbox, SandboxStatus, Template, TemplateKind};
+pub use sandbox::{CreateSandbox, Disk, Health, OnTimeout, Sandbox, SandboxStatus};
+pub use template::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind};

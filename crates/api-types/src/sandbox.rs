@@ -1,4 +1,4 @@
-//! Sandboxes and templates.
+//! Sandboxes, and the server's health.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +13,65 @@ pub struct CreateSandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "minimal", min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]*$")]
     pub template: Option<String>,
-    /// Default 1.
+    /// Default 1; from a snapshot with memory always the snapshot's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub vcpus: Option<u32>,
-    /// MiB. Default 512.
+    /// MiB. Default 512; from a snapshot with memory always the snapshot's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 128)]
     pub memory_mb: Option<u32>,
-    /// Seconds without activity until the sandbox is stopped. 0 and absent mean 300.
+    /// Seconds without activity until `on_timeout` is done. 0 and absent mean 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub timeout_sec: Option<u32>,
-    /// MiB of the root disk. Default, and least, is the size of the template's file system.
+    /// Default `pause`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<OnTimeout>,
+    /// Whether running a program in the paused sandbox, or a call on its files, resumes it. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
+    /// MiB of the root disk. Default, and least, is the size of the template's file system; from a snapshot with memory
+    /// always the snapshot's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 16)]
     pub disk_mb: Option<u32>,
     /// Environment of every process in the sandbox.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
+}
+
+/// What is done with a sandbox that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// It is paused; nothing is lost.
+    #[default]
+    Pause,
+    /// It is stopped; its disk and memory go.
+    Kill,
+}
+
+impl From<model::OnTimeout> for OnTimeout {
+    fn from(action: model::OnTimeout) -> Self {
+        match action {
+            model::OnTimeout::Pause => Self::Pause,
+            model::OnTimeout::Kill => Self::Kill,
+        }
+    }
+}
+
+impl From<OnTimeout> for model::OnTimeout {
+    fn from(action: OnTimeout) -> Self {
+        match action {
+            OnTimeout::Pause => Self::Pause,
+            OnTimeout::Kill => Self::Kill,
+        }
+    }
+}
+
+const fn auto_resume() -> bool {
+    model::SandboxSpec::DEFAULT_AUTO_RESUME
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -69,6 +109,10 @@ pub struct Sandbox {
     pub vcpus: u32,
     pub memory_mb: u32,
     pub timeout_sec: u32,
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+    #[serde(default = "auto_resume")]
+    pub auto_resume: bool,
     /// MiB of the root disk; known once a host has the sandbox, or where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_mb: Option<u32>,
@@ -94,26 +138,6 @@ pub struct Disk {
     pub backend: String,
     /// Allocated on the host, without what it shares with others.
     pub used_bytes: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TemplateKind {
-    /// A root file system; sandboxes boot from it.
-    Base,
-    /// Memory and disk; sandboxes resume from it.
-    Snapshot,
-}
-
-/// Something that sandboxes can be created from.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Template {
-    pub name: String,
-    #[serde(rename = "type")]
-    pub kind: TemplateKind,
-    pub size_bytes: u64,
-    /// RFC 3339.
-    pub created_at: String,
 }
 
 /// Answer to `GET /health`.

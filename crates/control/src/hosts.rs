@@ -16,6 +16,7 @@ use connectrpc::{ConnectError, ErrorCode as RpcCode};
 use host_rpc::HostAgentServiceClient;
 use model::ErrorCode;
 
+pub(crate) use calls::RESUME_TIMEOUT;
 pub use calls::{ExecStream, FileStream, LogStream, WatchStream};
 use link::Link;
 

@@ -1,12 +1,15 @@
 //! The OpenAPI document: what utoipa collects from the handlers, and what holds for all of them, said once.
 
 use api_types::{ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry};
-use model::{ErrorCode, ExecLimits, Limits, SandboxId};
+use model::{ErrorCode, ExecLimits, Limits, SandboxId, TemplateName};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::sandboxes::MAX_IDEMPOTENCY_KEY;
 use crate::app::exec::{MAX_CWD, MAX_USER};
+
+/// Operations whose body says nothing that has no default.
+const OPTIONAL_BODIES: [&str; 2] = ["fork_sandbox", "create_checkpoint"];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -16,7 +19,8 @@ use crate::app::exec::{MAX_CWD, MAX_USER};
             Everything below `/v1/sandboxes` is also there below `/v1/capsules`.",
     ),
     tags(
-        (name = "sandboxes", description = "Make them, look at them, delete them"),
+        (name = "sandboxes", description = "Make them, look at them, pause and resume them, fork them, delete them"),
+        (name = "checkpoints", description = "Instants of a sandbox that it can be put back to"),
         (name = "programs", description = "Run programs in them"),
         (name = "files", description = "Move files in and out"),
         (name = "templates", description = "What sandboxes are made from"),
@@ -66,17 +70,12 @@ fn complete_operation(path: &str, operation: &mut Value) {
         errors.push((413, "The body is too large"));
         errors.push((415, "The body is not JSON by its content type"));
     }
-    if path.contains("{id}") {
-        errors.push((404, "There is no such sandbox, or nothing at that path in it"));
-        let pattern = format!("^{}[a-z0-9]{{{}}}$", SandboxId::PREFIX, SandboxId::RANDOM_LEN);
-        let id = json!({
-            "name": "id", "in": "path", "required": true, "description": "Id of the sandbox",
-            "schema": { "type": "string", "pattern": pattern },
-        });
-        let parameters = operation.as_object_mut().map(|operation| operation.entry("parameters").or_insert(json!([])));
-        if let Some(Value::Array(parameters)) = parameters {
-            parameters.insert(0, id);
-        }
+    if path.contains('{') {
+        errors.push((404, "There is no such sandbox or snapshot, or it has nothing of that path or name"));
+        complete_path(path, operation);
+    }
+    if OPTIONAL_BODIES.iter().any(|id| operation["operationId"] == *id) {
+        operation["requestBody"]["required"] = json!(false);
     }
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         if parameter["name"] == "Idempotency-Key" {
@@ -93,6 +92,25 @@ fn complete_operation(path: &str, operation: &mut Value) {
         if status == "401" {
             response["headers"] = json!({ "WWW-Authenticate": { "schema": { "type": "string" } } });
         }
+    }
+}
+
+/// The parts of a path that are not the same in all requests.
+fn complete_path(path: &str, operation: &mut Value) {
+    let id = format!("^{}[a-z0-9]{{{}}}$", SandboxId::PREFIX, SandboxId::RANDOM_LEN);
+    let name = format!("^[a-z0-9][a-z0-9._-]{{0,{}}}$", TemplateName::MAX_LEN - 1);
+    let of_name = if path.contains("checkpoints") { "Name of the checkpoint" } else { "Name of the snapshot" };
+    let all = [("id", "Id of the sandbox", id), ("name", of_name, name)];
+    let parts = all.into_iter().filter(|(part, ..)| path.contains(&format!("{{{part}}}")));
+    let parameters = operation.as_object_mut().map(|operation| operation.entry("parameters").or_insert(json!([])));
+    if let Some(Value::Array(parameters)) = parameters {
+        let described = parts.map(|(part, description, pattern)| {
+            json!({
+                "name": part, "in": "path", "required": true, "description": description,
+                "schema": { "type": "string", "pattern": pattern },
+            })
+        });
+        parameters.splice(0..0, described);
     }
 }
 

@@ -68,7 +68,7 @@ pub async fn exec_stream(
     let upgrade = upgrade.map_err(|error| {
         Error::invalid(format!("this route speaks WebSocket (RFC 6455): {}", error.body_text().to_lowercase()))
     })?;
-    app.running(&id).await?;
+    app.usable(&id).await?;
     let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ);
     Ok(upgrade.on_upgrade(move |socket| session(app, id, socket)))
 }

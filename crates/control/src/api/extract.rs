@@ -1,10 +1,14 @@
 //! What handlers take out of requests. Strict: what is unknown or does not fit is refused by its name.
 
+use std::collections::HashMap;
+use std::str::FromStr;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
+use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use model::{ErrorCode, SandboxId};
+use model::{ErrorCode, InvalidValue, SandboxId};
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
@@ -30,6 +34,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             if error.is::<LengthLimitError>() { too_large() } else { Error::invalid("the body broke off") }
         })?;
         parse(&body.to_bytes()).map(Self)
+    }
+}
+
+/// A JSON body that may be left out, content type and all.
+#[derive(Debug)]
+pub struct OptionalJson<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        if request.headers().get(CONTENT_TYPE).is_none() && request.body().is_end_stream() {
+            return Ok(Self(T::default()));
+        }
+        Json::from_request(request, state).await.map(|Json(body)| Self(body))
     }
 }
 
@@ -97,15 +116,36 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        let Path(id) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|error| Error::invalid(format!("the path is wrong: {}", error.body_text())))?;
+        let id = segment(parts, state, "id").await?;
         let no_id = || {
             let id: String = id.chars().take(64).collect();
             Error::new(ErrorCode::NotFound, format!("there is no sandbox {id:?}: ids are sb- and 20 of a-z and 0-9"))
         };
         id.parse().map(Self).map_err(|_| no_id())
     }
+}
+
+/// The `{name}` of a path.
+#[derive(Debug)]
+pub struct Name<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr<Err = InvalidValue>> FromRequestParts<S> for Name<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let name = segment(parts, state, "name").await?;
+        name.parse().map(Self).map_err(|error| {
+            let name: String = name.chars().take(64).collect();
+            Error::new(ErrorCode::NotFound, format!("there is nothing of the name {name:?}: a name {}", error.problem))
+        })
+    }
+}
+
+async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, Error> {
+    let Path(mut segments) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
+        .await
+        .map_err(|error| Error::invalid(format!("the path is wrong: {}", error.body_text())))?;
+    Ok(segments.remove(name).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The REST API. [`routes`] is the one list from which both the router and the OpenAPI document come.
 
 mod archive;
+mod checkpoints;
 mod docs;
 pub mod document;
 pub mod error;
@@ -10,8 +11,10 @@ mod extract;
 mod files;
 mod form;
 mod health;
+mod lifecycle;
 mod logs;
 mod sandboxes;
+mod snapshots;
 mod templates;
 mod text;
 mod upload;
@@ -38,6 +41,12 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(sandboxes::create, sandboxes::list))
         .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
+        .routes(routes!(lifecycle::fork))
+        .routes(routes!(checkpoints::create, checkpoints::list))
+        .routes(routes!(checkpoints::delete))
+        .routes(routes!(checkpoints::rollback))
         .routes(routes!(exec::exec))
         .routes(routes!(exec_stream::exec_stream))
         .routes(routes!(files::read))
@@ -56,6 +65,8 @@ fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(document::head())
         .nest("/v1/sandboxes", of_sandboxes())
         .routes(routes!(templates::list))
+        .routes(routes!(snapshots::create, snapshots::list))
+        .routes(routes!(snapshots::get, snapshots::delete))
         .routes(routes!(health::health))
         .routes(routes!(docs::json))
         .routes(routes!(docs::yaml))

@@ -15,6 +15,7 @@ use utoipa::IntoParams;
 
 use super::extract::{Id, Json, NoQuery, Query};
 use super::view;
+use crate::app::sizes::Sizes;
 use crate::app::{App, on_its_own, sandbox_create, sandbox_delete};
 use crate::auth::Caller;
 use crate::error::{Error, Result};
@@ -52,14 +53,16 @@ pub async fn create(
     headers: HeaderMap,
     Json(body): Json<CreateSandbox>,
 ) -> Result<Response> {
+    let named = Sizes { vcpus: body.vcpus, memory_mb: body.memory_mb, disk_mb: body.disk_mb };
     let spec = spec(body)?;
     spec.check(&app.limits)?;
     let idempotency = idempotency(&headers, &spec)?;
-    let create = sandbox_create::Create { spec, key_id: caller.key_id, idempotency };
+    let create = sandbox_create::Create { spec, named, key_id: caller.key_id, idempotency };
     let sandbox = on_its_own(sandbox_create::create(app, create)).await?;
     Ok((StatusCode::CREATED, Answer(view::sandbox(sandbox))).into_response())
 }
 
+/// With defaults for what the body leaves out. Sizes may still become those of a snapshot.
 fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
     let timeout = body.timeout_sec.filter(|&seconds| seconds > 0);
     Ok(SandboxSpec {
@@ -67,8 +70,8 @@ fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
         vcpus: body.vcpus.unwrap_or(SandboxSpec::DEFAULT_VCPUS),
         memory_mb: body.memory_mb.unwrap_or(SandboxSpec::DEFAULT_MEMORY_MB),
         timeout_sec: timeout.unwrap_or(SandboxSpec::DEFAULT_TIMEOUT_SEC),
-        on_timeout: model::OnTimeout::default(),
-        auto_resume: SandboxSpec::DEFAULT_AUTO_RESUME,
+        on_timeout: body.on_timeout.unwrap_or_default().into(),
+        auto_resume: body.auto_resume.unwrap_or(SandboxSpec::DEFAULT_AUTO_RESUME),
         disk_mb: body.disk_mb,
         envs: body.envs,
     })

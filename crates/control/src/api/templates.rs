@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::{Template, TemplateKind};
+use api_types::Template;
 use axum::Json as Answer;
 use axum::extract::State;
 
@@ -13,7 +13,7 @@ use crate::error::Result;
 
 /// List templates
 ///
-/// What sandboxes can be made from, by name.
+/// What sandboxes can be made from, by name: base images and snapshots.
 #[utoipa::path(
     get, path = "/v1/templates", tag = "templates", operation_id = "list_templates",
     responses(
@@ -22,11 +22,5 @@ use crate::error::Result;
     )
 )]
 pub async fn list(State(app): State<Arc<App>>, Query(NoQuery {}): Query<NoQuery>) -> Result<Answer<Vec<Template>>> {
-    let template = |template: crate::app::templates::Template| Template {
-        name: template.name,
-        kind: TemplateKind::Base,
-        size_bytes: template.size_bytes,
-        created_at: view::time(template.created_at),
-    };
-    Ok(Answer(app.templates().await?.into_iter().map(template).collect()))
+    Ok(Answer(app.templates().await?.into_iter().map(view::template).collect()))
 }

@@ -27,6 +27,8 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
         vcpus: row.spec.vcpus,
         memory_mb: row.spec.memory_mb,
         timeout_sec: row.spec.timeout_sec,
+        on_timeout: row.spec.on_timeout.into(),
+        auto_resume: row.spec.auto_resume,
         disk_mb: row.disk.as_ref().map(|disk| disk.size_mb).or(row.spec.disk_mb),
         disk: row.disk.map(|disk| api_types::Disk {
             backend: disk.backend,
@@ -38,6 +40,37 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
         started_at: row.started_at.map(time),
         last_active_at: row.last_active_at.map(time),
         last_updated: time(row.last_updated),
+    }
+}
+
+#[must_use]
+pub fn template(template: rpc::Template) -> api_types::Template {
+    let kind = match template.kind.as_known() {
+        Some(rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT) => api_types::TemplateKind::Snapshot,
+        Some(rpc::TemplateKind::TEMPLATE_KIND_IMAGE) => api_types::TemplateKind::Image,
+        Some(rpc::TemplateKind::TEMPLATE_KIND_BASE | rpc::TemplateKind::TEMPLATE_KIND_UNSPECIFIED) | None => {
+            api_types::TemplateKind::Base
+        }
+    };
+    let size = |size| Some(size).filter(|&size| size > 0 && kind == api_types::TemplateKind::Snapshot);
+    api_types::Template {
+        kind,
+        vcpus: size(template.vcpus),
+        memory_mb: size(template.memory_mb),
+        disk_mb: size(template.disk_mb),
+        name: template.name,
+        size_bytes: template.size_bytes,
+        source_sandbox_id: Some(template.source_sandbox_id).filter(|id| !id.is_empty()),
+        created_at: time(template.created_at_ms),
+    }
+}
+
+#[must_use]
+pub fn checkpoint(checkpoint: rpc::Checkpoint) -> api_types::Checkpoint {
+    api_types::Checkpoint {
+        name: checkpoint.name,
+        size_bytes: checkpoint.size_bytes,
+        created_at: time(checkpoint.created_at_ms),
     }
 }
 

@@ -9,8 +9,9 @@ use host_rpc::__buffa::oneof::exec_response::Event;
 use model::{ErrorCode, ExecLimits, SandboxId};
 
 use super::App;
+use super::sandbox_read::Usable;
 use crate::error::{Error, Result};
-use crate::hosts::{ExecStream, Host};
+use crate::hosts::{ExecStream, Host, RESUME_TIMEOUT};
 
 /// After a program's own time is up: for the host to end it and say so.
 const DEADLINE_SLACK: Duration = Duration::from_secs(15);
@@ -118,7 +119,10 @@ impl App {
     /// What the request, the sandbox's state or the guest says against it.
     pub async fn start(&self, id: &SandboxId, exec: Exec) -> Result<Running> {
         exec.check()?;
-        let host = self.running(id).await?;
+        self.start_on(self.usable(id).await?.host, id, exec).await
+    }
+
+    async fn start_on(&self, host: Arc<Host>, id: &SandboxId, exec: Exec) -> Result<Running> {
         let stream = host.exec(exec.request(id)).await?;
         Ok(Running { host, id: id.clone(), stream })
     }
@@ -130,12 +134,15 @@ impl App {
     pub async fn exec(&self, id: &SandboxId, exec: Exec) -> Result<Outcome> {
         let seconds = exec.timeout_sec.unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
         let exec = Exec { timeout_sec: Some(seconds), ..exec };
-        let limit = Duration::from_secs(seconds.into()) + DEADLINE_SLACK;
+        exec.check()?;
+        let Usable { host, is_paused } = self.usable(id).await?;
+        let before = if is_paused { RESUME_TIMEOUT } else { Duration::ZERO };
+        let limit = before + Duration::from_secs(seconds.into()) + DEADLINE_SLACK;
         let late = || {
             let text = format!("the program took longer than {seconds} s (timeout_sec) and was killed");
             Error::new(ErrorCode::Timeout, text)
         };
-        let run = async { self.start(id, exec).await?.collect().await };
+        let run = async { self.start_on(host, id, exec).await?.collect().await };
         match tokio::time::timeout(limit, run).await {
             Ok(Err(error)) if error.code == ErrorCode::Timeout => Err(Error { cause: error.cause, ..late() }),
             Ok(outcome) => outcome,

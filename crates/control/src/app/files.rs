@@ -84,7 +84,7 @@ impl App {
     /// `NotFound`, `Forbidden`; `InvalidRequest` for a directory without `archive` and the other way round.
     pub async fn read_file(&self, id: &SandboxId, place: Place, archive: bool) -> Result<Content> {
         place.check()?;
-        let host = self.running(id).await?;
+        let host = self.usable(id).await?.host;
         let Place { path, user } = place;
         let request = rpc::ReadFileRequest { sandbox_id: id.to_string(), path, user, archive, ..Default::default() };
         let mut stream = host.read_file(request).await?;
@@ -104,7 +104,7 @@ impl App {
         S: Stream<Item = Result<Bytes>> + Send + 'static,
     {
         target.place.check()?;
-        let host = self.running(id).await?;
+        let host = self.usable(id).await?.host;
         let failure = Failure::default();
         let written = host.write_file(parts(id, target, content, failure.clone())).await;
         // The host only knows that the upload broke off.
@@ -120,7 +120,7 @@ impl App {
         place.check()?;
         let Place { path, user } = place;
         let request = rpc::StatPathRequest { sandbox_id: id.to_string(), path, user, ..Default::default() };
-        Ok(self.running(id).await?.stat_path(request).await?.info.into_option().unwrap_or_default())
+        Ok(self.usable(id).await?.host.stat_path(request).await?.info.into_option().unwrap_or_default())
     }
 
     /// # Errors
@@ -132,7 +132,7 @@ impl App {
         }
         let Place { path, user } = place;
         let request = rpc::ListDirRequest { sandbox_id: id.to_string(), path, user, depth, ..Default::default() };
-        Ok(self.running(id).await?.list_dir(request).await?.entries)
+        Ok(self.usable(id).await?.host.list_dir(request).await?.entries)
     }
 
     /// Makes a directory and its parents.
@@ -143,7 +143,7 @@ impl App {
         place.check()?;
         let Place { path, user } = place;
         let request = rpc::MakeDirRequest { sandbox_id: id.to_string(), path, user, ..Default::default() };
-        self.running(id).await?.make_dir(request).await.map(drop)
+        self.usable(id).await?.host.make_dir(request).await.map(drop)
     }
 
     /// Removes a file, or a directory with everything in it.
@@ -154,7 +154,7 @@ impl App {
         place.check()?;
         let Place { path, user } = place;
         let request = rpc::RemovePathRequest { sandbox_id: id.to_string(), path, user, ..Default::default() };
-        self.running(id).await?.remove_path(request).await.map(drop)
+        self.usable(id).await?.host.remove_path(request).await.map(drop)
     }
 }
 

@@ -3,6 +3,7 @@
 //! A use case that changes something runs as a task of its own ([`on_its_own`]): a client that hangs up in the middle
 //! does not cut it in half. What a dying process leaves half done is finished by `tasks`.
 
+pub mod checkpoints;
 pub mod exec;
 pub mod files;
 pub mod health;
@@ -10,7 +11,11 @@ pub mod logs;
 pub mod report;
 pub mod sandbox_create;
 pub mod sandbox_delete;
+pub mod sandbox_fork;
+pub mod sandbox_pause;
 pub mod sandbox_read;
+pub mod sizes;
+pub mod snapshots;
 pub mod templates;
 
 use std::collections::BTreeSet;

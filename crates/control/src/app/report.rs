@@ -1,14 +1,15 @@
 //! What hosts say of sandboxes, checked, and what it does to their rows.
 //!
 //! Reports carry generations that only grow, so late and doubled ones change nothing, whichever way they come: as the
-//! answer to a create, over the watch, or in a list.
+//! answer to a call, over the watch, or in a list.
 
 use host_rpc as rpc;
-use model::{Generation, InvalidValue, SandboxId, SandboxState};
+use model::{ErrorCode, Generation, InvalidValue, SandboxId, SandboxState};
 use store::{Applied, Disk, Report, Sandbox};
 
 use super::{App, now_ms, sandbox_delete};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::hosts::Host;
 
 /// A report that makes sense.
 #[derive(Debug, Clone)]
@@ -74,6 +75,27 @@ impl App {
                 None => Ok(()),
             },
         }
+    }
+
+    /// Applies what a host answers to a call about this sandbox. The row as it is then; `None` if the sandbox was
+    /// deleted meanwhile.
+    ///
+    /// # Errors
+    /// The store's; `AgentError` for an answer that makes no sense.
+    pub async fn settle(&self, host: &Host, answer: rpc::SandboxReport) -> Result<Option<Sandbox>> {
+        let nonsense =
+            |cause| Error::new(ErrorCode::AgentError, "the host agent's answer makes no sense").because(cause);
+        let report = match check(&host.id().unwrap_or_default(), answer).map_err(nonsense)? {
+            Reported::State(report) => report,
+            Reported::Removed(_) => return Ok(None),
+        };
+        let row = match self.store.sandbox_apply_report(&report, now_ms()).await? {
+            Applied::Changed(sandbox) => Some(sandbox),
+            // The same report came over the watch before.
+            Applied::Stale => self.store.sandbox_get(&report.id).await?,
+            Applied::Unknown => None,
+        };
+        Ok(row.filter(|sandbox| !sandbox.deleting))
     }
 
     /// The host of this row has nothing of its sandbox.

@@ -1,6 +1,7 @@
-//! Makes a sandbox: row, place, host, report.
+//! Makes a sandbox: template, row, host, report.
 //!
-//! The row comes first, so that whatever a host makes is known. From the moment a host is asked it owns the state.
+//! What the hosts have decides on sizes and places. The row comes before a host is asked, so that whatever a host makes
+//! is known. From the moment a host is asked it owns the state.
 //! If we die in between, the row is `pending`: either the host then reports what became of it, or
 //! `tasks::converge` removes the row after a while. If a step fails while the user waits, row and remains go: nobody
 //! was ever told the id.
@@ -8,10 +9,10 @@
 use std::sync::Arc;
 
 use host_rpc as rpc;
-use model::{ErrorCode, SandboxId, SandboxSpec, SandboxState};
-use store::{Applied, Idempotency, Inserted, NewSandbox, Sandbox};
+use model::{ErrorCode, OnTimeout, SandboxId, SandboxSpec, SandboxState, TemplateName};
+use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
-use super::report::{self, Reported};
+use super::sizes::{Sizes, fit};
 use super::{App, now_ms, sandbox_delete};
 use crate::error::{Error, Result};
 use crate::hosts::{self, Host};
@@ -20,7 +21,9 @@ use crate::place::{NoPlace, Seen, place};
 /// A checked request.
 #[derive(Debug)]
 pub struct Create {
+    /// With the defaults for sizes that it does not name.
     pub spec: SandboxSpec,
+    pub named: Sizes,
     pub key_id: String,
     pub idempotency: Option<Idempotency>,
 }
@@ -30,10 +33,24 @@ pub struct Create {
 /// # Errors
 /// What refused it; nothing is left of it then.
 pub async fn create(app: Arc<App>, create: Create) -> Result<Sandbox> {
-    let Create { spec, key_id, idempotency } = create;
+    // What came before is answered from its row, whatever became of the template meanwhile.
+    if let Some(idempotency) = &create.idempotency
+        && let Some(met) = app.store.sandbox_find(&create.key_id, idempotency).await?
+    {
+        return proceed(&app, met, Vec::new()).await;
+    }
+    let Create { spec, named, key_id, idempotency } = create;
+    let (spec, candidates) = candidates(&app, spec, &named).await?;
     let new = NewSandbox { id: SandboxId::random(), spec, key_id, idempotency, now: now_ms() };
     let guard = app.creating.begin(&new.id);
-    let sandbox = match app.store.sandbox_insert(&new).await? {
+    let made = proceed(&app, app.store.sandbox_insert(&new).await?, candidates).await;
+    drop(guard);
+    made
+}
+
+/// Goes on with what the insert met.
+async fn proceed(app: &Arc<App>, met: Inserted, candidates: Vec<Arc<Host>>) -> Result<Sandbox> {
+    let sandbox = match met {
         Inserted::New(sandbox) => sandbox,
         Inserted::Mismatch => return Err(mismatch()),
         Inserted::Existing(sandbox) if sandbox.deleting => return Err(deleted_meanwhile(&sandbox.id)),
@@ -41,13 +58,13 @@ pub async fn create(app: Arc<App>, create: Create) -> Result<Sandbox> {
         // The first request for it may have died with its process; hosts take the same wish twice.
         Inserted::Existing(sandbox) => sandbox,
     };
-    let other = (sandbox.id != new.id).then(|| app.creating.begin(&sandbox.id));
-    let made = make(&app, &sandbox).await;
+    let guard = app.creating.begin(&sandbox.id);
+    let made = make(app, &sandbox, candidates).await;
     if let Err(error) = &made {
         tracing::info!(sandbox = %sandbox.id, error = error.chain(), "not created");
-        sandbox_delete::give_up(&app, &sandbox.id, "its create failed").await?;
+        sandbox_delete::give_up(app, &sandbox.id, "its create failed").await?;
     }
-    drop((guard, other));
+    drop(guard);
     made
 }
 
@@ -60,11 +77,13 @@ fn deleted_meanwhile(id: &SandboxId) -> Error {
     Error::new(ErrorCode::Conflict, format!("sandbox {id} was deleted while it was being made"))
 }
 
-async fn make(app: &App, sandbox: &Sandbox) -> Result<Sandbox> {
+/// `candidates` are the hosts to try, where they are known already.
+async fn make(app: &App, sandbox: &Sandbox, candidates: Vec<Arc<Host>>) -> Result<Sandbox> {
     let candidates = match app.hosts.of(sandbox.host_id.as_deref()) {
         // A host has begun it already.
         begun if sandbox.host_id.is_some() => begun,
-        all => candidates(&all, sandbox).await?,
+        _ if !candidates.is_empty() => candidates,
+        _ => self::candidates(app, sandbox.spec.clone(), &Sizes::of(&sandbox.spec)).await?.1,
     };
     let mut refusal = Error::new(ErrorCode::HostUnavailable, "no host can take a sandbox now; try again later");
     for host in candidates {
@@ -78,21 +97,29 @@ async fn make(app: &App, sandbox: &Sandbox) -> Result<Sandbox> {
     Err(refusal)
 }
 
-/// The hosts to try, best first.
-async fn candidates(hosts: &[Arc<Host>], sandbox: &Sandbox) -> Result<Vec<Arc<Host>>> {
-    let answers = futures::future::join_all(hosts.iter().map(|host| see(host))).await;
+/// The spec with the sizes that the template asks for, and the hosts to try, best first.
+async fn candidates(app: &App, spec: SandboxSpec, named: &Sizes) -> Result<(SandboxSpec, Vec<Arc<Host>>)> {
+    let hosts = app.hosts.all();
+    let answers = futures::future::join_all(hosts.iter().map(|host| see(host, &spec.template))).await;
     let mut silent = None;
-    let mut seen = Vec::with_capacity(answers.len());
+    let (mut seen, mut templates) = (Vec::with_capacity(hosts.len()), Vec::with_capacity(hosts.len()));
     for answer in answers {
-        seen.push(answer.map_err(|error| silent = Some(error)).ok());
+        let (one, template) = answer.map_err(|error| silent = Some(error)).ok().unzip();
+        seen.push(one);
+        templates.push(template.flatten());
     }
-    match place(&sandbox.spec.template, &seen) {
-        Ok(order) => Ok(order.into_iter().map(|index| Arc::clone(&hosts[index])).collect()),
-        Err(NoPlace::NoHost) => Err(silent.unwrap_or_else(|| {
-            Error::new(ErrorCode::HostUnavailable, "no host is configured; set CP_HOST_AGENT_ADDR")
-        })),
-        Err(NoPlace::NoTemplate(known)) => Err(no_template(sandbox.spec.template.as_str(), &known)),
-    }
+    let order = place(&spec.template, &seen).map_err(|no_place| match no_place {
+        NoPlace::NoHost => silent
+            .unwrap_or_else(|| Error::new(ErrorCode::HostUnavailable, "no host is configured; set CP_HOST_AGENT_ADDR")),
+        NoPlace::NoTemplate(known) => no_template(spec.template.as_str(), &known),
+    })?;
+    let fitted = |index: usize| fit(spec.clone(), named, templates[index].as_ref());
+    let best = fitted(order[0])?;
+    best.check(&app.limits)?;
+    // Snapshots of one name on two hosts need not be the same.
+    let same = order.into_iter().filter(|&index| fitted(index).is_ok_and(|spec| spec == best));
+    let hosts = same.map(|index| Arc::clone(&hosts[index])).collect();
+    Ok((best, hosts))
 }
 
 fn no_template(wanted: &str, known: &[String]) -> Error {
@@ -101,14 +128,17 @@ fn no_template(wanted: &str, known: &[String]) -> Error {
     Error::new(ErrorCode::NotFound, format!("there is no template {wanted}; {known}"))
 }
 
-async fn see(host: &Host) -> Result<Seen> {
+/// What the host has, and the template `wanted` of it.
+async fn see(host: &Host, wanted: &TemplateName) -> Result<(Seen, Option<rpc::Template>)> {
     let (about, templates) = tokio::join!(host.connect(), host.list_templates(rpc::ListTemplatesRequest::default()));
-    let (about, templates) = (about?, templates?);
-    Ok(Seen {
-        templates: templates.templates.into_iter().map(|template| template.name).collect(),
+    let (about, templates) = (about?, templates?.templates);
+    let template = templates.iter().find(|template| template.name == wanted.as_str()).cloned();
+    let seen = Seen {
+        templates: templates.into_iter().map(|template| template.name).collect(),
         sandboxes: about.sandboxes,
         memory_bytes: about.memory_bytes,
-    })
+    };
+    Ok((seen, template))
 }
 
 async fn ensure(host: &Host, sandbox: &Sandbox) -> Result<rpc::SandboxReport> {
@@ -117,6 +147,12 @@ async fn ensure(host: &Host, sandbox: &Sandbox) -> Result<rpc::SandboxReport> {
         vcpus: sandbox.spec.vcpus,
         memory_mb: sandbox.spec.memory_mb,
         timeout_sec: sandbox.spec.timeout_sec,
+        on_timeout: match sandbox.spec.on_timeout {
+            OnTimeout::Pause => rpc::OnTimeout::ON_TIMEOUT_PAUSE,
+            OnTimeout::Kill => rpc::OnTimeout::ON_TIMEOUT_KILL,
+        }
+        .into(),
+        auto_resume: sandbox.spec.auto_resume,
         disk_mb: sandbox.spec.disk_mb,
         envs: sandbox.spec.envs.clone().into_iter().collect(),
         ..Default::default()
@@ -128,23 +164,17 @@ async fn ensure(host: &Host, sandbox: &Sandbox) -> Result<rpc::SandboxReport> {
 
 /// The host has answered: the row gets its report, unless somebody deleted it meanwhile.
 async fn settle(app: &App, host: &Host, id: &SandboxId, answer: rpc::SandboxReport) -> Result<Sandbox> {
-    let nonsense = |cause| Error::new(ErrorCode::AgentError, "the host agent's answer makes no sense").because(cause);
-    let report = match report::check(&host.id().unwrap_or_default(), answer).map_err(nonsense)? {
-        Reported::State(report) => report,
-        Reported::Removed(_) => return Err(deleted_meanwhile(id)),
-    };
-    let applied = app.store.sandbox_apply_report(&report, now_ms()).await?;
-    let row = match applied {
-        Applied::Changed(sandbox) => Some(sandbox),
-        // The same report came over the watch before.
-        Applied::Stale => app.store.sandbox_get(id).await?,
-        Applied::Unknown => None,
-    };
-    let Some(sandbox) = row.filter(|sandbox| !sandbox.deleting) else {
+    let Some(sandbox) = app.settle(host, answer).await? else {
         // The deletion may have passed by the host before it had begun.
         host.remove_sandbox(id).await?;
         return Err(deleted_meanwhile(id));
     };
+    started(sandbox)
+}
+
+/// # Errors
+/// `AgentError` with the reason when a sandbox that was made does not run.
+pub(super) fn started(sandbox: Sandbox) -> Result<Sandbox> {
     match sandbox.state {
         SandboxState::Running | SandboxState::Paused => Ok(sandbox),
         state => {

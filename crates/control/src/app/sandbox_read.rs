@@ -17,6 +17,20 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
+/// Where the programs and files of a sandbox are.
+#[derive(Debug)]
+pub struct Usable {
+    pub host: Arc<Host>,
+    /// As far as we know: the host resumes it first.
+    pub is_paused: bool,
+}
+
+fn not(sandbox: &Sandbox, wanted: &str) -> Error {
+    let reason = sandbox.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let text = format!("sandbox {} is {}, not {wanted}{reason}", sandbox.id, sandbox.state);
+    Error::new(ErrorCode::InvalidState, text)
+}
+
 impl App {
     /// # Errors
     /// `NotFound`, also for one that is being deleted.
@@ -38,18 +52,36 @@ impl App {
         Ok(Page { sandboxes, next })
     }
 
-    /// The host of a sandbox that runs.
+    /// The host of a sandbox whose programs and files can be reached: it runs, or is paused and the host resumes it
+    /// for the call.
     ///
     /// # Errors
     /// `InvalidState` says what it is instead.
-    pub async fn running(&self, id: &SandboxId) -> Result<Arc<Host>> {
+    pub async fn usable(&self, id: &SandboxId) -> Result<Usable> {
         let sandbox = self.sandbox(id).await?;
-        if sandbox.state != SandboxState::Running {
-            let reason = sandbox.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-            let text = format!("sandbox {id} is {}, not running{reason}", sandbox.state);
-            return Err(Error::new(ErrorCode::InvalidState, text));
+        let is_paused = match sandbox.state {
+            SandboxState::Running => false,
+            SandboxState::Paused if sandbox.spec.auto_resume => true,
+            SandboxState::Paused => {
+                let text = format!("sandbox {id} is paused; resume it with `wrenn resume {id}`");
+                return Err(Error::new(ErrorCode::InvalidState, text));
+            }
+            _ => return Err(not(&sandbox, "running")),
+        };
+        Ok(Usable { host: self.host_of(id, sandbox.host_id.as_deref())?, is_paused })
+    }
+
+    /// A sandbox that runs or is paused, and its host.
+    ///
+    /// # Errors
+    /// `InvalidState` says what it is instead. The host may know better, and has the last word.
+    pub async fn alive(&self, id: &SandboxId) -> Result<(Sandbox, Arc<Host>)> {
+        let sandbox = self.sandbox(id).await?;
+        if !matches!(sandbox.state, SandboxState::Running | SandboxState::Paused) {
+            return Err(not(&sandbox, "running or paused"));
         }
-        self.host_of(id, sandbox.host_id.as_deref())
+        let host = self.host_of(id, sandbox.host_id.as_deref())?;
+        Ok((sandbox, host))
     }
 
     /// # Errors

@@ -1,48 +1,49 @@
 //! What sandboxes can be created from.
 
-use host_rpc::ListTemplatesRequest;
+use std::sync::Arc;
+
+use host_rpc as rpc;
 
 use super::App;
 use crate::error::Result;
-
-/// Something that sandboxes boot from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
-    pub name: String,
-    pub size_bytes: u64,
-    /// Milliseconds since the Unix epoch.
-    pub created_at: i64,
-}
+use crate::hosts::Host;
 
 impl App {
     /// Templates of every host that answers, by name, each once.
     ///
     /// # Errors
     /// When no host answers.
-    pub async fn templates(&self) -> Result<Vec<Template>> {
+    pub async fn templates(&self) -> Result<Vec<rpc::Template>> {
+        let mut found: Vec<_> = self.templates_on_hosts().await?.into_iter().map(|(_, template)| template).collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found.dedup_by(|a, b| a.name == b.name);
+        Ok(found)
+    }
+
+    /// The same with the host that each is on, and all of them.
+    ///
+    /// # Errors
+    /// When no host answers.
+    pub async fn templates_on_hosts(&self) -> Result<Vec<(Arc<Host>, rpc::Template)>> {
         let hosts = self.hosts.all();
-        let answers =
-            futures::future::join_all(hosts.iter().map(|host| host.list_templates(ListTemplatesRequest::default())));
+        let ask = |host: &Arc<Host>| {
+            let host = Arc::clone(host);
+            async move { host.list_templates(rpc::ListTemplatesRequest::default()).await }
+        };
+        let answers = futures::future::join_all(hosts.iter().map(ask)).await;
         let (mut found, mut failure, mut answered) = (Vec::new(), None, hosts.is_empty());
-        for answer in answers.await {
+        for (host, answer) in hosts.iter().zip(answers) {
             match answer {
                 Ok(list) => {
                     answered = true;
-                    found.extend(list.templates);
+                    found.extend(list.templates.into_iter().map(|template| (Arc::clone(host), template)));
                 }
                 Err(error) => failure = Some(error),
             }
         }
-        if let Some(failure) = failure.filter(|_| !answered) {
-            return Err(failure);
+        match failure.filter(|_| !answered) {
+            Some(failure) => Err(failure),
+            None => Ok(found),
         }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        found.dedup_by(|a, b| a.name == b.name);
-        let template = |template: host_rpc::Template| Template {
-            name: template.name,
-            size_bytes: template.size_bytes,
-            created_at: template.created_at_ms,
-        };
-        Ok(found.into_iter().map(template).collect())
     }
 }

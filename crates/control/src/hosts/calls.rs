@@ -17,8 +17,15 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 const ENSURE_TIMEOUT: Duration = Duration::from_secs(300);
 /// For everything of a sandbox to be gone.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(120);
-/// For what a guest answers from its disk.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// For what a guest answers from its disk. A paused one is resumed first.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
+/// For the memory of a sandbox to be on the host's disk: 64 GiB, which is the most that one may have, at 100 MB/s take
+/// 11 minutes. If the host takes longer it goes on, and its reports tell the end.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(900);
+/// For what hosts do with files alone, some of which may be large.
+const FILES_TIMEOUT: Duration = Duration::from_secs(120);
+/// For a paused sandbox to run: the guest has to answer, which is slow without hardware virtualisation.
+pub(crate) const RESUME_TIMEOUT: Duration = Duration::from_secs(300);
 /// Bytes of a directory listing; far more than the entries that a host sends at most.
 const MAX_LISTING: usize = 64 * 1024 * 1024;
 
@@ -121,6 +128,22 @@ impl Host {
     unary!(list_sandboxes = list_sandboxes_with_options(ListSandboxesRequest) -> ListSandboxesResponse, ASK_TIMEOUT);
     unary!(list_templates = list_templates_with_options(ListTemplatesRequest) -> ListTemplatesResponse, ASK_TIMEOUT);
     unary!(ensure_sandbox = ensure_sandbox_with_options(EnsureSandboxRequest) -> EnsureSandboxResponse, ENSURE_TIMEOUT);
+    unary!(pause_sandbox = pause_sandbox_with_options(PauseSandboxRequest) -> PauseSandboxResponse, SAVE_TIMEOUT);
+    unary!(resume_sandbox = resume_sandbox_with_options(ResumeSandboxRequest) -> ResumeSandboxResponse, RESUME_TIMEOUT);
+    unary!(fork_sandbox = fork_sandbox_with_options(ForkSandboxRequest) -> ForkSandboxResponse,
+        SAVE_TIMEOUT + RESUME_TIMEOUT);
+    unary!(create_snapshot = create_snapshot_with_options(CreateSnapshotRequest) -> CreateSnapshotResponse,
+        SAVE_TIMEOUT);
+    unary!(remove_snapshot = remove_snapshot_with_options(RemoveSnapshotRequest) -> RemoveSnapshotResponse,
+        FILES_TIMEOUT);
+    unary!(create_checkpoint = create_checkpoint_with_options(CreateCheckpointRequest) -> CreateCheckpointResponse,
+        SAVE_TIMEOUT);
+    unary!(list_checkpoints = list_checkpoints_with_options(ListCheckpointsRequest) -> ListCheckpointsResponse,
+        ASK_TIMEOUT);
+    unary!(remove_checkpoint = remove_checkpoint_with_options(RemoveCheckpointRequest) -> RemoveCheckpointResponse,
+        FILES_TIMEOUT);
+    unary!(rollback_sandbox = rollback_sandbox_with_options(RollbackSandboxRequest) -> RollbackSandboxResponse,
+        SAVE_TIMEOUT + RESUME_TIMEOUT);
     unary!(send_signal = send_signal_with_options(SendSignalRequest) -> SendSignalResponse, GUEST_TIMEOUT);
     unary!(stat_path = stat_path_with_options(StatPathRequest) -> StatPathResponse, GUEST_TIMEOUT);
     unary!(make_dir = make_dir_with_options(MakeDirRequest) -> MakeDirResponse, GUEST_TIMEOUT);

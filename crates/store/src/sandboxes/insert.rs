@@ -56,7 +56,9 @@ impl Store {
             if let Some(row) = self.insert_row(new).await? {
                 return Ok(Inserted::New(row));
             }
-            if let Some(met) = self.by_idempotency(new).await? {
+            if let Some(idempotency) = &new.idempotency
+                && let Some(met) = self.sandbox_find(&new.key_id, idempotency).await?
+            {
                 return Ok(met);
             }
             if self.sandbox_get(&new.id).await?.is_some() {
@@ -89,16 +91,20 @@ impl Store {
         )?)
     }
 
-    /// The row that an earlier request with the same idempotency key made.
-    async fn by_idempotency(&self, new: &NewSandbox) -> Result<Option<Inserted>, Error> {
-        let Some(idempotency) = &new.idempotency else { return Ok(None) };
+    /// What an insert with this idempotency key would meet; `None`: nothing. Never [`Inserted::New`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for text with a NUL in it, and whatever the database says.
+    pub async fn sandbox_find(&self, key_id: &str, idempotency: &Idempotency) -> Result<Option<Inserted>, Error> {
+        without_nul("key id", key_id)?;
+        without_nul("idempotency key", &idempotency.key)?;
         let sql = concat!(
             "SELECT idempotency_fingerprint, ",
             columns!(),
             " FROM sandboxes WHERE key_id = $1 AND idempotency_key = $2"
         );
         let db = self.read("looking for an idempotency key");
-        let found = rows!(db, FingerprintedRow, sql, &new.key_id, &idempotency.key)?;
+        let found = rows!(db, FingerprintedRow, sql, key_id, &idempotency.key)?;
         let Some(FingerprintedRow { row, idempotency_fingerprint }) = found.into_iter().next() else { return Ok(None) };
         if idempotency_fingerprint != idempotency.fingerprint {
             return Ok(Some(Inserted::Mismatch));

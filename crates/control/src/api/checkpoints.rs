@@ -1,0 +1,106 @@
+//! `/v1/sandboxes/{id}/checkpoints`.
+
+use std::sync::Arc;
+
+use api_types::{Checkpoint, CreateCheckpoint, Sandbox};
+use axum::Json as Answer;
+use axum::extract::State;
+use http::StatusCode;
+use model::CheckpointName;
+
+use super::extract::{Id, Name, NoQuery, OptionalJson, Query};
+use super::view;
+use crate::app::{App, checkpoints, on_its_own, snapshots};
+use crate::error::Result;
+
+/// Make a checkpoint
+///
+/// Remembers this instant of a sandbox that runs or is paused, which goes on as it was. Checkpoints go with their
+/// sandbox.
+#[utoipa::path(
+    post, path = "/{id}/checkpoints", tag = "checkpoints", operation_id = "create_checkpoint",
+    request_body = CreateCheckpoint,
+    responses(
+        (status = 201, description = "It is safe", body = Checkpoint),
+        (status = 409, description = "The sandbox has one of that name, or neither runs nor is paused"),
+        (status = 502, description = "The host failed; there is no checkpoint"),
+        (status = 504, description = "It did not end in time; the host goes on with it"),
+        (status = 507, description = "The disk of the host is full; there is no checkpoint"),
+    )
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    OptionalJson(body): OptionalJson<CreateCheckpoint>,
+) -> Result<(StatusCode, Answer<Checkpoint>)> {
+    let name = match body.name {
+        Some(name) => name.parse()?,
+        None => snapshots::random_name("checkpoint")?,
+    };
+    let made = on_its_own(checkpoints::create(app, id, name)).await?;
+    Ok((StatusCode::CREATED, Answer(view::checkpoint(made))))
+}
+
+/// List checkpoints
+///
+/// Those of one sandbox, oldest first.
+#[utoipa::path(
+    get, path = "/{id}/checkpoints", tag = "checkpoints", operation_id = "list_checkpoints",
+    responses(
+        (status = 200, description = "All of them", body = Vec<Checkpoint>),
+        (status = 409, description = "The sandbox neither runs nor is paused"),
+        (status = 502, description = "The host failed"),
+        (status = 504, description = "The host did not answer in time"),
+    )
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Vec<Checkpoint>>> {
+    Ok(Answer(checkpoints::list(&app, &id).await?.into_iter().map(view::checkpoint).collect()))
+}
+
+/// Remove a checkpoint
+#[utoipa::path(
+    delete, path = "/{id}/checkpoints/{name}", tag = "checkpoints", operation_id = "delete_checkpoint",
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "The sandbox neither runs nor is paused"),
+        (status = 502, description = "The host failed"),
+        (status = 504, description = "The host did not answer in time"),
+    )
+)]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Name(name): Name<CheckpointName>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode> {
+    on_its_own(checkpoints::delete(app, id, name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Put a sandbox back to a checkpoint
+///
+/// Under the same id; what came after the checkpoint is lost, in memory and on disk. It runs then if it ran before, else
+/// it is paused. If it fails, the sandbox is as it was.
+#[utoipa::path(
+    post, path = "/{id}/checkpoints/{name}/rollback", tag = "checkpoints", operation_id = "rollback_sandbox",
+    responses(
+        (status = 200, description = "It is back", body = Sandbox),
+        (status = 409, description = "It neither runs nor is paused"),
+        (status = 502, description = "The host or the guest failed"),
+        (status = 504, description = "It did not end in time; the host goes on with it"),
+        (status = 507, description = "The disk of the host is full"),
+    )
+)]
+pub async fn rollback(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Name(name): Name<CheckpointName>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Sandbox>> {
+    Ok(Answer(view::sandbox(on_its_own(checkpoints::rollback(app, id, name)).await?)))
+}

@@ -1,0 +1,85 @@
+//! What `/v1/sandboxes/{id}` does with the state of a sandbox as a whole: pause, resume, fork.
+
+use std::sync::Arc;
+
+use api_types::{ForkSandbox, Sandbox};
+use axum::extract::State;
+use axum::{Extension, Json as Answer};
+use http::StatusCode;
+
+use super::extract::{Id, NoQuery, OptionalJson, Query};
+use super::view;
+use crate::app::{App, on_its_own, sandbox_fork, sandbox_pause};
+use crate::auth::Caller;
+use crate::error::Result;
+
+/// Pause a sandbox
+///
+/// Saves memory and disk, and answers when both are safe; the paused sandbox uses no memory and no CPU. If it fails, the
+/// sandbox runs on. One that is paused already stays so.
+#[utoipa::path(
+    post, path = "/{id}/pause", tag = "sandboxes", operation_id = "pause_sandbox",
+    responses(
+        (status = 200, description = "It is paused", body = Sandbox),
+        (status = 409, description = "It neither runs nor is paused"),
+        (status = 502, description = "The host failed; it runs on"),
+        (status = 504, description = "It did not end in time; the host goes on with it"),
+        (status = 507, description = "The disk of the host is full; it runs on"),
+    )
+)]
+pub async fn pause(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Sandbox>> {
+    Ok(Answer(view::sandbox(on_its_own(sandbox_pause::pause(app, id)).await?)))
+}
+
+/// Resume a sandbox
+///
+/// Answers when it runs again, where it was paused. If it fails, the sandbox stays paused. One that runs already goes
+/// on. Programs and files of a paused sandbox can also be reached without this where `auto_resume` is set.
+#[utoipa::path(
+    post, path = "/{id}/resume", tag = "sandboxes", operation_id = "resume_sandbox",
+    responses(
+        (status = 200, description = "It runs", body = Sandbox),
+        (status = 409, description = "It neither runs nor is paused"),
+        (status = 502, description = "The host or the guest failed; it stays paused"),
+        (status = 504, description = "It did not end in time; the host goes on with it"),
+        (status = 507, description = "The disk of the host is full; it stays paused"),
+    )
+)]
+pub async fn resume(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Sandbox>> {
+    Ok(Answer(view::sandbox(on_its_own(sandbox_pause::resume(app, id)).await?)))
+}
+
+/// Fork a sandbox
+///
+/// Makes children that go on from one instant of it, each with a copy of its memory and disk, and answers when all of
+/// them run. If one does not, none is left. The sandbox, which may also be paused, goes on as it was.
+#[utoipa::path(
+    post, path = "/{id}/fork", tag = "sandboxes", operation_id = "fork_sandbox",
+    request_body = ForkSandbox,
+    responses(
+        (status = 201, description = "They run", body = Vec<Sandbox>),
+        (status = 409, description = "It neither runs nor is paused, or a child was deleted while it was being made"),
+        (status = 502, description = "The host or a guest failed; there are no children"),
+        (status = 504, description = "It did not end in time; there will be no children"),
+        (status = 507, description = "The disk of the host is full; there are no children"),
+    )
+)]
+pub async fn fork(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Id(source): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    OptionalJson(body): OptionalJson<ForkSandbox>,
+) -> Result<(StatusCode, Answer<Vec<Sandbox>>)> {
+    let fork = sandbox_fork::Fork { source, count: body.count.unwrap_or(1), key_id: caller.key_id };
+    let children = on_its_own(sandbox_fork::fork(app, fork)).await?;
+    Ok((StatusCode::CREATED, Answer(children.into_iter().map(view::sandbox).collect())))
+}

@@ -1,0 +1,124 @@
+//! `/v1/snapshots`.
+
+use std::sync::Arc;
+
+use api_types::{CreateSnapshot, Template, TemplateKind};
+use axum::Json as Answer;
+use axum::extract::State;
+use http::StatusCode;
+use model::TemplateName;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::extract::{Json, Name, NoQuery, Query};
+use super::view;
+use crate::app::{App, on_its_own, snapshots};
+use crate::error::Result;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CreateQuery {
+    /// As `overwrite` in the body, which outranks it. The original Wrenn has it here.
+    overwrite: Option<bool>,
+}
+
+/// Make a snapshot
+///
+/// Makes a template of a sandbox that runs or is paused, which goes on as it was.
+#[utoipa::path(
+    post, path = "/v1/snapshots", tag = "templates", operation_id = "create_snapshot", params(CreateQuery),
+    request_body = CreateSnapshot,
+    responses(
+        (status = 201, description = "Sandboxes can be created from it", body = Template),
+        (status = 404, description = "There is no such sandbox"),
+        (status = 409, description = "The name is taken, the snapshot to overwrite is in use, or the sandbox neither \
+            runs nor is paused"),
+        (status = 502, description = "The host failed; there is no snapshot"),
+        (status = 504, description = "It did not end in time; the host goes on with it"),
+        (status = 507, description = "The disk of the host is full; there is no snapshot"),
+    )
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Query(query): Query<CreateQuery>,
+    Json(body): Json<CreateSnapshot>,
+) -> Result<(StatusCode, Answer<Template>)> {
+    let name = match body.name {
+        Some(name) => name.parse::<TemplateName>()?,
+        None => snapshots::random_name("template")?,
+    };
+    let snapshot = snapshots::Snapshot {
+        sandbox: body.sandbox_id.parse()?,
+        name,
+        memory: body.memory.unwrap_or(true),
+        overwrite: body.overwrite.or(query.overwrite).unwrap_or(false),
+    };
+    let made = on_its_own(snapshots::create(app, snapshot)).await?;
+    Ok((StatusCode::CREATED, Answer(view::template(made))))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only those of this kind. Without it: all that were made of sandboxes.
+    #[serde(rename = "type")]
+    kind: Option<TemplateKind>,
+}
+
+/// List snapshots
+///
+/// The templates that were made of sandboxes, by name.
+#[utoipa::path(
+    get, path = "/v1/snapshots", tag = "templates", operation_id = "list_snapshots", params(ListQuery),
+    responses(
+        (status = 200, description = "All of them", body = Vec<Template>),
+        (status = 502, description = "The host agent failed"),
+    )
+)]
+pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Result<Answer<Vec<Template>>> {
+    let templates = app.templates().await?.into_iter().map(view::template);
+    let is_wanted = |template: &Template| match query.kind {
+        Some(kind) => template.kind == kind,
+        None => template.kind != TemplateKind::Base,
+    };
+    Ok(Answer(templates.filter(is_wanted).collect()))
+}
+
+/// Look at a snapshot
+#[utoipa::path(
+    get, path = "/v1/snapshots/{name}", tag = "templates", operation_id = "get_snapshot",
+    responses(
+        (status = 200, description = "It is there", body = Template),
+        (status = 502, description = "The host agent failed"),
+    )
+)]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Name(name): Name<TemplateName>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Template>> {
+    Ok(Answer(view::template(app.snapshot(&name).await?)))
+}
+
+/// Remove a snapshot
+///
+/// Sandboxes that were made from it keep it: as long as there is one, it is refused with their ids.
+#[utoipa::path(
+    delete, path = "/v1/snapshots/{name}", tag = "templates", operation_id = "delete_snapshot",
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 409, description = "Sandboxes use it; the message names them"),
+        (status = 502, description = "The host agent failed"),
+        (status = 504, description = "The host did not answer in time"),
+    )
+)]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Name(name): Name<TemplateName>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode> {
+    on_its_own(snapshots::delete(app, name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
