@@ -19,6 +19,7 @@ mod connection;
 mod error;
 mod exec_stream;
 mod files;
+mod lifecycle;
 mod logs;
 mod sandboxes;
 

@@ -3,7 +3,9 @@
 mod server;
 
 use bytes::Bytes;
-use client::types::{CreateSandbox, ExecRequest, LogSource, PathRequest, TerminalSize};
+use client::types::{
+    CreateSandbox, CreateSnapshot, ExecRequest, LogSource, PathRequest, SandboxStatus, TemplateKind, TerminalSize,
+};
 use client::{Client, Error, ExecEvent, ExecOutput, ExecStart, FileTarget, ListQuery};
 use futures::{StreamExt, TryStreamExt, stream};
 use server::{KEY, Server};
@@ -32,6 +34,36 @@ async fn sandboxes_come_and_go() {
     assert!(client.get(&ids[0]).await.unwrap_err().is_not_found());
     assert_eq!(client.templates().await.unwrap()[0].name, "minimal");
     assert_eq!(client.health().await.unwrap().version, "9.9.9");
+}
+
+#[tokio::test]
+async fn sandboxes_pause_fork_and_go_back() {
+    let server = Server::start().await;
+    server.add("sb-a");
+    let client = server.client();
+    assert_eq!(client.pause("sb-a").await.unwrap().status, SandboxStatus::Paused);
+    assert_eq!(client.resume("sb-a").await.unwrap().status, SandboxStatus::Running);
+    assert_eq!(client.fork("sb-a", 3).await.unwrap().len(), 3);
+    assert_eq!(client.list_all().await.unwrap().len(), 4);
+
+    assert_eq!(client.create_checkpoint("sb-a", Some("first")).await.unwrap().name, "first");
+    assert_eq!(client.create_checkpoint("sb-a", None).await.unwrap().name, "checkpoint-0");
+    assert_eq!(client.checkpoints("sb-a").await.unwrap().len(), 2);
+    assert_eq!(client.rollback("sb-a", "first").await.unwrap().id, "sb-a");
+    client.delete_checkpoint("sb-a", "first").await.unwrap();
+    assert!(client.rollback("sb-a", "first").await.unwrap_err().is_not_found());
+
+    let name = Some("ready".to_owned());
+    let mut snapshot = CreateSnapshot { sandbox_id: "sb-a".to_owned(), name, memory: None, overwrite: None };
+    let made = client.create_snapshot(&snapshot).await.unwrap();
+    assert_eq!((made.kind, made.vcpus, made.memory_mb), (TemplateKind::Snapshot, Some(2), Some(256)));
+    assert_eq!(client.create_snapshot(&snapshot).await.unwrap_err().code(), Some("conflict"));
+    (snapshot.memory, snapshot.overwrite) = (Some(false), Some(true));
+    assert_eq!(client.create_snapshot(&snapshot).await.unwrap().kind, TemplateKind::Image);
+    assert_eq!(client.snapshots().await.unwrap().len(), 1);
+    assert_eq!(client.snapshot("ready").await.unwrap().name, "ready");
+    client.delete_snapshot("ready").await.unwrap();
+    assert!(client.snapshot("ready").await.unwrap_err().is_not_found());
 }
 
 #[tokio::test]

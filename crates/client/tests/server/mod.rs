@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each suite uses its part")]
 
 mod files;
+mod lifecycle;
 mod programs;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use client::types::{
-    CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource, Sandbox, SandboxStatus, Template, TemplateKind,
+    Checkpoint, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource, Sandbox, SandboxStatus, Template,
+    TemplateKind,
 };
 
 pub const KEY: &str = "wrn_0123456789012345678901234567890123456789";
@@ -28,6 +30,9 @@ const PAGE: usize = 2;
 #[derive(Debug, Default)]
 pub struct World {
     pub sandboxes: BTreeMap<String, Sandbox>,
+    pub snapshots: BTreeMap<String, Template>,
+    /// The same in every sandbox.
+    pub checkpoints: Vec<Checkpoint>,
     /// Files by path, and tar archives by the path of their directory; the same in every sandbox.
     pub files: BTreeMap<String, Vec<u8>>,
     pub archives: BTreeMap<String, Vec<u8>>,
@@ -53,6 +58,7 @@ impl Server {
         let world = Arc::new(Mutex::new(World::default()));
         let sandbox = Router::new()
             .route("/", get(info).delete(remove))
+            .merge(lifecycle::of_sandbox())
             .route("/exec", post(programs::exec))
             .route("/exec/stream", get(programs::stream))
             .route("/files/write", post(files::write))
@@ -67,6 +73,7 @@ impl Server {
             .route("/v1/sandboxes", post(create).get(list))
             .nest("/v1/sandboxes/{id}", sandbox)
             .route("/v1/templates", get(templates))
+            .merge(lifecycle::snapshots())
             .layer(axum::extract::DefaultBodyLimit::disable())
             .layer(from_fn_with_state((), authorised))
             .route("/health", get(health))
@@ -115,6 +122,8 @@ fn sandbox(id: &str, spec: CreateSandbox) -> Sandbox {
         vcpus: spec.vcpus.unwrap_or(1),
         memory_mb: spec.memory_mb.unwrap_or(512),
         timeout_sec: spec.timeout_sec.unwrap_or(300),
+        on_timeout: spec.on_timeout.unwrap_or_default(),
+        auto_resume: spec.auto_resume.unwrap_or(true),
         disk_mb: spec.disk_mb,
         disk: None,
         guest_ip: None,
@@ -162,9 +171,22 @@ async fn remove(State(world): Shared, Path(id): Path<String>) -> Response {
     }
 }
 
-async fn templates() -> Json<[Template; 1]> {
-    let created_at = "2026-01-01T00:00:00Z".to_owned();
-    Json([Template { name: "minimal".to_owned(), kind: TemplateKind::Base, size_bytes: 1 << 30, created_at }])
+async fn templates(State(world): Shared) -> Json<Vec<Template>> {
+    let base = template("minimal", TemplateKind::Base);
+    Json([base].into_iter().chain(world.lock().expect("the world").snapshots.values().cloned()).collect())
+}
+
+fn template(name: &str, kind: TemplateKind) -> Template {
+    Template {
+        name: name.to_owned(),
+        kind,
+        vcpus: None,
+        memory_mb: None,
+        disk_mb: None,
+        size_bytes: 1 << 30,
+        source_sandbox_id: None,
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+    }
 }
 
 async fn health() -> Json<Health> {

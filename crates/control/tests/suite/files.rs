@@ -19,11 +19,11 @@ async fn files_can_be_read_listed_and_removed() {
     let id = plane.create().await.id;
     let client = plane.client();
     let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
-    host.world().sandboxes.get_mut(&id).unwrap().files.insert("/home/user/ä b".to_owned(), data.clone());
+    host.world().sandboxes.get_mut(&id).unwrap().content.files.insert("/home/user/ä b".to_owned(), data.clone());
 
     let info = client.stat(&id, &path("ä b")).await.unwrap();
     assert_eq!((info.kind, info.size, info.mode), (FileKind::File, 3_000_000, 0o644));
-    assert_eq!(info.modified_at, "2026-01-01T00:00:00Z");
+    assert_eq!(info.modified_at, "2026-01-01T00:00:00.000Z");
     let read = client.read_file(&id, &path("ä b")).await.unwrap();
     let read: Vec<u8> = read.try_fold(Vec::new(), async |all, part| Ok([all, part.to_vec()].concat())).await.unwrap();
     assert!(read == data);
@@ -46,7 +46,7 @@ async fn archives_go_both_ways() {
     let tar: Vec<u8> = (0..1_000_000u32).map(|n| (n % 253) as u8).collect();
     let parts: Vec<_> = tar.chunks(100_000).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
     plane.client().write_archive(&id, &path("/srv/x y"), stream::iter(parts)).await.unwrap();
-    assert!(host.world().sandboxes[&id].archives["/srv/x y"] == tar);
+    assert!(host.world().sandboxes[&id].content.archives["/srv/x y"] == tar);
     let back = plane.client().read_archive(&id, &path("/srv/x y")).await.unwrap();
     let back: Vec<u8> = back.try_fold(Vec::new(), async |all, part| Ok([all, part.to_vec()].concat())).await.unwrap();
     assert!(back == tar);

@@ -29,13 +29,13 @@ async fn files_arrive_whole_with_their_mode() {
     {
         let world = host.world();
         let sandbox = &world.sandboxes[&id];
-        assert!(sandbox.files["/home/user/ä b"] == data);
-        assert_eq!(sandbox.modes["/home/user/ä b"], 0o755);
+        assert!(sandbox.content.files["/home/user/ä b"] == data);
+        assert_eq!(sandbox.content.modes["/home/user/ä b"], 0o755);
     }
     for verb in ["write", "stream/write"] {
         for data in [Vec::new(), b"\r\n--x\r\n".to_vec()] {
             assert_eq!(upload(&plane, &id, verb, form("/tmp/x", data.clone())).send().await.unwrap().status(), 204);
-            assert_eq!(host.world().sandboxes[&id].files["/tmp/x"], data);
+            assert_eq!(host.world().sandboxes[&id].content.files["/tmp/x"], data);
         }
     }
 }
@@ -52,7 +52,7 @@ async fn the_limit_is_named_and_the_stream_has_none() {
         let message = refused(upload(&plane, &id, "write", form("/tmp/y", vec![1; size])), 413, "too_large").await;
         assert!(message.contains("1 MiB") && message.contains("stream/write"), "{message}");
     }
-    assert!(!host.world().sandboxes[&id].files.contains_key("/tmp/y"), "nothing is left of it");
+    assert!(!host.world().sandboxes[&id].content.files.contains_key("/tmp/y"), "nothing is left of it");
 
     let chunk = Bytes::from(vec![0; 256 * 1024]);
     let parts = stream::iter((0..400).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
@@ -77,7 +77,7 @@ async fn a_file_may_come_before_its_path() {
     {
         let world = host.world();
         let sandbox = &world.sandboxes[&id];
-        assert!(sandbox.files["/tmp/late"] == data && sandbox.modes["/tmp/late"] == 0o600);
+        assert!(sandbox.content.files["/tmp/late"] == data && sandbox.content.modes["/tmp/late"] == 0o600);
     }
     let over = form(vec![0; MIB + 1]);
     assert!(refused(upload(&plane, &id, "write", over), 413, "too_large").await.contains("1 MiB"));
@@ -123,7 +123,7 @@ async fn wrong_forms_are_refused_and_write_nothing() {
     refused(raw("text/plain"), 415, "unsupported_media_type").await;
     refused(raw("multipart/form-data"), 400, "invalid_request").await;
     refused(raw("multipart/form-data; boundary=x"), 400, "invalid_request").await;
-    assert!(host.world().sandboxes[&id].files.is_empty());
+    assert!(host.world().sandboxes[&id].content.files.is_empty());
 }
 
 #[tokio::test]
@@ -139,5 +139,5 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     let place = format!("/v1/sandboxes/{id}/files/write");
     let request = plane.request(Method::POST, &place).header("content-type", "multipart/form-data; boundary=x");
     refused(request.body(body), 400, "invalid_request").await;
-    assert!(host.world().sandboxes[&id].files.is_empty());
+    assert!(host.world().sandboxes[&id].content.files.is_empty());
 }

@@ -28,8 +28,8 @@ fn missing(path: &str) -> ConnectError {
 }
 
 fn info(sandbox: &Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {
-    let is_dir = path == "/" || path == HOME || sandbox.archives.contains_key(path);
-    let (kind, size) = match sandbox.files.get(path) {
+    let is_dir = path == "/" || path == HOME || sandbox.content.archives.contains_key(path);
+    let (kind, size) = match sandbox.content.files.get(path) {
         Some(data) => (rpc::FileKind::FILE_KIND_FILE, data.len() as u64),
         None if is_dir => (rpc::FileKind::FILE_KIND_DIRECTORY, 4096),
         None if path.starts_with("/dev/") => (rpc::FileKind::FILE_KIND_UNSPECIFIED, 0),
@@ -39,7 +39,7 @@ fn info(sandbox: &Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {
         path: path.to_owned(),
         kind: kind.into(),
         size,
-        mode: sandbox.modes.get(path).copied().unwrap_or(0o644),
+        mode: sandbox.content.modes.get(path).copied().unwrap_or(0o644),
         owner: "user".to_owned(),
         group: "user".to_owned(),
         modified_at_ms: 1_767_225_600_000,
@@ -53,26 +53,26 @@ pub(super) fn stat(sandbox: &Sandbox, path: &str) -> Result<rpc::FileInfo, Conne
 
 pub(super) fn list(sandbox: &Sandbox, path: &str) -> Result<Vec<rpc::FileInfo>, ConnectError> {
     let path = absolute(path)?;
-    if sandbox.files.contains_key(&path) {
+    if sandbox.content.files.contains_key(&path) {
         return Err(ConnectError::invalid_argument(format!("{path} is not a directory")));
     }
     info(sandbox, &path)?;
     let below = format!("{}/", path.trim_end_matches('/'));
-    sandbox.files.keys().filter(|file| file.starts_with(&below)).map(|file| info(sandbox, file)).collect()
+    sandbox.content.files.keys().filter(|file| file.starts_with(&below)).map(|file| info(sandbox, file)).collect()
 }
 
 pub(super) fn make_dir(sandbox: &mut Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {
     let path = absolute(path)?;
-    if sandbox.files.contains_key(&path) {
+    if sandbox.content.files.contains_key(&path) {
         return Err(ConnectError::already_exists(format!("{path} exists and is no directory")));
     }
-    sandbox.archives.entry(path.clone()).or_default();
+    sandbox.content.archives.entry(path.clone()).or_default();
     info(sandbox, &path)
 }
 
 pub(super) fn remove(sandbox: &mut Sandbox, path: &str) -> Result<(), ConnectError> {
     let path = absolute(path)?;
-    let removed = sandbox.files.remove(&path).is_some() || sandbox.archives.remove(&path).is_some();
+    let removed = sandbox.content.files.remove(&path).is_some() || sandbox.content.archives.remove(&path).is_some();
     if removed { Ok(()) } else { Err(missing(&path)) }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn read(
         let world = shared.world();
         let sandbox = &world.sandboxes[&request.sandbox_id];
         let about = info(sandbox, &path)?;
-        let data = match (request.archive, sandbox.files.get(&path), sandbox.archives.get(&path)) {
+        let data = match (request.archive, sandbox.content.files.get(&path), sandbox.content.archives.get(&path)) {
             (true, _, Some(tar)) => tar.clone(),
             (false, Some(data), _) => data.clone(),
             (true, ..) => return Err(ConnectError::invalid_argument(format!("{path} is not a directory"))),
@@ -144,10 +144,10 @@ pub(super) async fn write(
     }
     let sandbox = world.sandboxes.get_mut(&target.sandbox_id).ok_or_else(|| missing(&path))?;
     if target.archive {
-        sandbox.archives.insert(path, data);
+        sandbox.content.archives.insert(path, data);
     } else {
-        sandbox.modes.extend(target.mode.map(|mode| (path.clone(), mode)));
-        sandbox.files.insert(path, data);
+        sandbox.content.modes.extend(target.mode.map(|mode| (path.clone(), mode)));
+        sandbox.content.files.insert(path, data);
     }
     Ok(length)
 }

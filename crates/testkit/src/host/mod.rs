@@ -6,7 +6,9 @@
 //! Sandboxes play a few programs (`programs`) and keep files in memory (`files`).
 
 mod files;
+mod lifecycle;
 mod programs;
+mod saved;
 mod script;
 mod service;
 mod world;
@@ -17,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use host_rpc as rpc;
 
 pub use script::Gate;
-pub use world::{Sandbox, World};
+pub use world::{Checkpoint, Content, Sandbox, Snapshot, World};
 
 /// What every call must carry.
 pub const TOKEN: &str = "the-token-of-the-fake-host";
@@ -183,7 +185,7 @@ impl FakeHost {
         let _ = self.shared.logs.send((id.to_owned(), entry));
     }
 
-    /// The next call of that name (as in the contract, or `Boot`) fails.
+    /// The next call of that name (as in the contract, or `Boot`, `Save`, `Children`) fails.
     pub fn fail_next(&self, call: &'static str, error: connectrpc::ConnectError) {
         self.shared.script.fail_next(call, error);
     }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::world::Sandbox;
-use super::{Shared, TOKEN, files, programs};
+use super::{Shared, TOKEN, files, lifecycle, programs, saved};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -43,65 +43,28 @@ struct Service {
 
 impl Service {
     fn find<T>(&self, id: &str, look: impl FnOnce(&mut Sandbox) -> T) -> Result<T, ConnectError> {
-        let mut world = self.shared.world();
-        let sandbox = world.sandboxes.get_mut(id);
-        let unknown = || ConnectError::not_found(format!("there is no sandbox {id} on this host"));
-        sandbox.map(look).ok_or_else(unknown)
-    }
-
-    fn running(&self, id: &str) -> Result<(), ConnectError> {
-        match self.find(id, |sandbox| (sandbox.state, sandbox.reason.clone()))? {
-            (SandboxState::SANDBOX_STATE_RUNNING, _) => Ok(()),
-            (state, reason) => {
-                Err(ConnectError::failed_precondition(format!("the sandbox is {}: {reason}", word(state))))
-            }
-        }
-    }
-
-    /// Boots it beside the caller, who may go away.
-    fn begin(&self, id: &str, spec: rpc::SandboxSpec) -> Result<(), ConnectError> {
-        {
-            let mut world = self.shared.world();
-            if world.sandboxes.contains_key(id) {
-                return Ok(());
-            }
-            if world.is_full {
-                return Err(ConnectError::unavailable("this host is full"));
-            }
-            if !world.templates.contains(&spec.template) {
-                return Err(ConnectError::not_found(format!("there is no template {}", spec.template)));
-            }
-            world.add(id, SandboxState::SANDBOX_STATE_PENDING, spec);
-        }
-        self.shared.change(id, |_| {});
-        let (shared, id) = (Arc::clone(&self.shared), id.to_owned());
-        tokio::spawn(async move {
-            let booted = shared.script.meet("Boot").await;
-            shared.change(&id, |sandbox| match booted {
-                Ok(()) => sandbox.state = SandboxState::SANDBOX_STATE_RUNNING,
-                Err(error) => {
-                    sandbox.state = SandboxState::SANDBOX_STATE_ERROR;
-                    sandbox.reason = error.message.unwrap_or_default();
-                }
-            });
-        });
-        Ok(())
-    }
-}
-
-/// As users know it.
-fn word(state: SandboxState) -> &'static str {
-    match state {
-        SandboxState::SANDBOX_STATE_PENDING => "pending",
-        SandboxState::SANDBOX_STATE_PAUSED => "paused",
-        SandboxState::SANDBOX_STATE_STOPPED => "stopped",
-        _ => "error",
+        self.shared.world().sandbox(id).map(look)
     }
 }
 
 macro_rules! answer {
     ($message:ident { $($field:ident: $value:expr),* }) => {
         Response::ok(rpc::$message { $($field: $value,)* ..Default::default() })
+    };
+}
+
+/// A call with one answer, after the script has had its word.
+macro_rules! unary {
+    ($name:ident($self:ident, $request:ident: $message:ident) -> $response:ident, $call:literal, $answer:block) => {
+        async fn $name(
+            &$self,
+            _: RequestContext,
+            $request: ServiceRequest<'_, rpc::$message>,
+        ) -> ServiceResult<rpc::$response> {
+            let $request = $request.to_owned_message();
+            $self.shared.script.meet($call).await?;
+            Response::ok($answer)
+        }
     };
 }
 
@@ -133,7 +96,7 @@ impl HostAgentService for Service {
         self.shared.script.meet("EnsureSandbox").await?;
         let id = request.sandbox_id;
         let mut reports = self.shared.reports.subscribe();
-        self.begin(&id, request.spec.into_option().unwrap_or_default())?;
+        lifecycle::begin(&self.shared, &id, request.spec.into_option().unwrap_or_default())?;
         loop {
             let sandbox = self.find(&id, |sandbox| sandbox.report())?;
             if sandbox.state != SandboxState::SANDBOX_STATE_PENDING {
@@ -165,77 +128,50 @@ impl HostAgentService for Service {
         answer!(ListSandboxesResponse { sandboxes: sandboxes })
     }
 
-    async fn pause_sandbox(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::PauseSandboxRequest>,
-    ) -> ServiceResult<rpc::PauseSandboxResponse> {
-        Err(ConnectError::unimplemented("pause_sandbox"))
-    }
+    unary!(pause_sandbox(self, request: PauseSandboxRequest) -> PauseSandboxResponse, "PauseSandbox", {
+        let sandbox = lifecycle::pause(&self.shared, &request.sandbox_id).await?.into();
+        rpc::PauseSandboxResponse { sandbox, ..Default::default() }
+    });
 
-    async fn resume_sandbox(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
-    ) -> ServiceResult<rpc::ResumeSandboxResponse> {
-        Err(ConnectError::unimplemented("resume_sandbox"))
-    }
+    unary!(resume_sandbox(self, request: ResumeSandboxRequest) -> ResumeSandboxResponse, "ResumeSandbox", {
+        let sandbox = lifecycle::resume(&self.shared, &request.sandbox_id).await?.into();
+        rpc::ResumeSandboxResponse { sandbox, ..Default::default() }
+    });
 
-    async fn fork_sandbox(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::ForkSandboxRequest>,
-    ) -> ServiceResult<rpc::ForkSandboxResponse> {
-        Err(ConnectError::unimplemented("fork_sandbox"))
-    }
+    unary!(fork_sandbox(self, request: ForkSandboxRequest) -> ForkSandboxResponse, "ForkSandbox", {
+        let children = lifecycle::fork(&self.shared, request).await?;
+        rpc::ForkSandboxResponse { children, ..Default::default() }
+    });
 
-    async fn create_snapshot(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::CreateSnapshotRequest>,
-    ) -> ServiceResult<rpc::CreateSnapshotResponse> {
-        Err(ConnectError::unimplemented("create_snapshot"))
-    }
+    unary!(create_snapshot(self, request: CreateSnapshotRequest) -> CreateSnapshotResponse, "CreateSnapshot", {
+        let template = saved::create_snapshot(&mut self.shared.world(), request)?.into();
+        rpc::CreateSnapshotResponse { template, ..Default::default() }
+    });
 
-    async fn remove_snapshot(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::RemoveSnapshotRequest>,
-    ) -> ServiceResult<rpc::RemoveSnapshotResponse> {
-        Err(ConnectError::unimplemented("remove_snapshot"))
-    }
+    unary!(remove_snapshot(self, request: RemoveSnapshotRequest) -> RemoveSnapshotResponse, "RemoveSnapshot", {
+        saved::remove_snapshot(&mut self.shared.world(), &request.name)?;
+        rpc::RemoveSnapshotResponse::default()
+    });
 
-    async fn create_checkpoint(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::CreateCheckpointRequest>,
-    ) -> ServiceResult<rpc::CreateCheckpointResponse> {
-        Err(ConnectError::unimplemented("create_checkpoint"))
-    }
+    unary!(create_checkpoint(self, request: CreateCheckpointRequest) -> CreateCheckpointResponse, "CreateCheckpoint", {
+        let checkpoint = saved::create_checkpoint(&mut self.shared.world(), &request)?.into();
+        rpc::CreateCheckpointResponse { checkpoint, ..Default::default() }
+    });
 
-    async fn list_checkpoints(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::ListCheckpointsRequest>,
-    ) -> ServiceResult<rpc::ListCheckpointsResponse> {
-        Err(ConnectError::unimplemented("list_checkpoints"))
-    }
+    unary!(list_checkpoints(self, request: ListCheckpointsRequest) -> ListCheckpointsResponse, "ListCheckpoints", {
+        let checkpoints = saved::list_checkpoints(&self.shared.world(), &request.sandbox_id)?;
+        rpc::ListCheckpointsResponse { checkpoints, ..Default::default() }
+    });
 
-    async fn remove_checkpoint(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::RemoveCheckpointRequest>,
-    ) -> ServiceResult<rpc::RemoveCheckpointResponse> {
-        Err(ConnectError::unimplemented("remove_checkpoint"))
-    }
+    unary!(remove_checkpoint(self, request: RemoveCheckpointRequest) -> RemoveCheckpointResponse, "RemoveCheckpoint", {
+        saved::remove_checkpoint(&mut self.shared.world(), &request)?;
+        rpc::RemoveCheckpointResponse::default()
+    });
 
-    async fn rollback_sandbox(
-        &self,
-        _: RequestContext,
-        _: ServiceRequest<'_, rpc::RollbackSandboxRequest>,
-    ) -> ServiceResult<rpc::RollbackSandboxResponse> {
-        Err(ConnectError::unimplemented("rollback_sandbox"))
-    }
+    unary!(rollback_sandbox(self, request: RollbackSandboxRequest) -> RollbackSandboxResponse, "RollbackSandbox", {
+        let sandbox = lifecycle::rollback(&self.shared, &request)?.into();
+        rpc::RollbackSandboxResponse { sandbox, ..Default::default() }
+    });
 
     async fn watch_sandboxes(
         &self,
@@ -254,13 +190,7 @@ impl HostAgentService for Service {
         _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
     ) -> ServiceResult<rpc::ListTemplatesResponse> {
         self.shared.script.meet("ListTemplates").await?;
-        let template = |name: &String| rpc::Template {
-            name: name.clone(),
-            size_bytes: 1 << 30,
-            created_at_ms: 1_767_225_600_000,
-            ..Default::default()
-        };
-        let templates = self.shared.world().templates.iter().map(template).collect();
+        let templates = saved::templates(&self.shared.world());
         answer!(ListTemplatesResponse { templates: templates })
     }
 
@@ -271,7 +201,7 @@ impl HostAgentService for Service {
     ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
         let request = request.to_owned_message();
         self.shared.script.meet("Exec").await?;
-        self.running(&request.sandbox_id)?;
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
         Response::stream_ok(programs::start(Arc::clone(&self.shared), request)?)
     }
 
@@ -304,7 +234,7 @@ impl HostAgentService for Service {
     ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
         let request = request.to_owned_message();
         self.shared.script.meet("ReadFile").await?;
-        self.running(&request.sandbox_id)?;
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
         Response::stream_ok(files::read(Arc::clone(&self.shared), &request)?)
     }
 
@@ -315,58 +245,34 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::WriteFileResponse> {
         let target = files::target(&mut requests).await?;
         self.shared.script.meet("WriteFile").await?;
-        self.running(&target.sandbox_id)?;
+        lifecycle::usable(&self.shared, &target.sandbox_id)?;
         let bytes_written = files::write(&self.shared, target, requests).await?;
         answer!(WriteFileResponse { bytes_written: bytes_written })
     }
 
-    async fn stat_path(
-        &self,
-        _: RequestContext,
-        request: ServiceRequest<'_, rpc::StatPathRequest>,
-    ) -> ServiceResult<rpc::StatPathResponse> {
-        let request = request.to_owned_message();
-        self.shared.script.meet("StatPath").await?;
-        self.running(&request.sandbox_id)?;
-        let info = self.find(&request.sandbox_id, |sandbox| files::stat(sandbox, &request.path))??;
-        answer!(StatPathResponse { info: info.into() })
-    }
+    unary!(stat_path(self, request: StatPathRequest) -> StatPathResponse, "StatPath", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let info = self.find(&request.sandbox_id, |sandbox| files::stat(sandbox, &request.path))??.into();
+        rpc::StatPathResponse { info, ..Default::default() }
+    });
 
-    async fn list_dir(
-        &self,
-        _: RequestContext,
-        request: ServiceRequest<'_, rpc::ListDirRequest>,
-    ) -> ServiceResult<rpc::ListDirResponse> {
-        let request = request.to_owned_message();
-        self.shared.script.meet("ListDir").await?;
-        self.running(&request.sandbox_id)?;
+    unary!(list_dir(self, request: ListDirRequest) -> ListDirResponse, "ListDir", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
         let entries = self.find(&request.sandbox_id, |sandbox| files::list(sandbox, &request.path))??;
-        answer!(ListDirResponse { entries: entries })
-    }
+        rpc::ListDirResponse { entries, ..Default::default() }
+    });
 
-    async fn make_dir(
-        &self,
-        _: RequestContext,
-        request: ServiceRequest<'_, rpc::MakeDirRequest>,
-    ) -> ServiceResult<rpc::MakeDirResponse> {
-        let request = request.to_owned_message();
-        self.shared.script.meet("MakeDir").await?;
-        self.running(&request.sandbox_id)?;
-        let info = self.find(&request.sandbox_id, |sandbox| files::make_dir(sandbox, &request.path))??;
-        answer!(MakeDirResponse { info: info.into() })
-    }
+    unary!(make_dir(self, request: MakeDirRequest) -> MakeDirResponse, "MakeDir", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let info = self.find(&request.sandbox_id, |sandbox| files::make_dir(sandbox, &request.path))??.into();
+        rpc::MakeDirResponse { info, ..Default::default() }
+    });
 
-    async fn remove_path(
-        &self,
-        _: RequestContext,
-        request: ServiceRequest<'_, rpc::RemovePathRequest>,
-    ) -> ServiceResult<rpc::RemovePathResponse> {
-        let request = request.to_owned_message();
-        self.shared.script.meet("RemovePath").await?;
-        self.running(&request.sandbox_id)?;
+    unary!(remove_path(self, request: RemovePathRequest) -> RemovePathResponse, "RemovePath", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
         self.find(&request.sandbox_id, |sandbox| files::remove(sandbox, &request.path))??;
-        answer!(RemovePathResponse {})
-    }
+        rpc::RemovePathResponse::default()
+    });
 
     async fn read_logs(
         &self,

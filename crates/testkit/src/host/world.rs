@@ -12,7 +12,9 @@ use super::programs::Process;
 #[derive(Debug)]
 pub struct World {
     pub host_id: String,
+    /// Base images.
     pub templates: Vec<String>,
+    pub snapshots: BTreeMap<String, Snapshot>,
     pub sandboxes: BTreeMap<String, Sandbox>,
     /// Refuses to take more.
     pub is_full: bool,
@@ -36,13 +38,35 @@ pub struct Sandbox {
     pub state: rpc::SandboxState,
     pub reason: String,
     pub generation: u64,
+    pub content: Content,
+    /// Oldest first.
+    pub checkpoints: Vec<Checkpoint>,
+    pub logs: Vec<rpc::ReadLogsResponse>,
+    pub created_at_ms: i64,
+}
+
+/// What forks, snapshots and checkpoints copy.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Permission bits of files that came with some.
     pub modes: BTreeMap<String, u32>,
     /// Tar archives by their directory.
     pub archives: BTreeMap<String, Vec<u8>>,
-    pub logs: Vec<rpc::ReadLogsResponse>,
-    pub created_at_ms: i64,
+}
+
+/// A template that was made of a sandbox.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub template: rpc::Template,
+    pub content: Content,
+}
+
+/// An instant of a sandbox.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    pub about: rpc::Checkpoint,
+    pub content: Content,
 }
 
 impl World {
@@ -50,6 +74,7 @@ impl World {
         Self {
             host_id: host_id.to_owned(),
             templates: vec!["minimal".to_owned()],
+            snapshots: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             is_full: false,
             processes: BTreeMap::new(),
@@ -78,6 +103,10 @@ impl World {
         self.processes.len()
     }
 
+    pub(super) fn sandbox(&mut self, id: &str) -> Result<&mut Sandbox, connectrpc::ConnectError> {
+        self.sandboxes.get_mut(id).ok_or_else(|| super::lifecycle::unknown(id))
+    }
+
     /// Puts a sandbox there, as if it had been made long ago. Without a report.
     pub fn add(&mut self, id: &str, state: rpc::SandboxState, spec: rpc::SandboxSpec) {
         let sandbox = Sandbox {
@@ -86,9 +115,8 @@ impl World {
             state,
             reason: String::new(),
             generation: self.next_generation(),
-            files: BTreeMap::new(),
-            modes: BTreeMap::new(),
-            archives: BTreeMap::new(),
+            content: Content::default(),
+            checkpoints: Vec::new(),
             logs: vec![log_line(Source::SOURCE_AGENT, "booted"), log_line(Source::SOURCE_CONSOLE, "\u{1b}[2Jhello")],
             created_at_ms: now_ms(),
         };

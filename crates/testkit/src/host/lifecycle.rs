@@ -1,0 +1,175 @@
+//! How fake sandboxes come, pause, resume, fork and go back. What takes its time goes on beside the caller, who may go
+//! away. The script can fail and hold it at `Boot`, `Save` (of a pause) and `Children` (of a fork).
+
+use std::sync::Arc;
+
+use connectrpc::ConnectError;
+use host_rpc as rpc;
+use host_rpc::SandboxState;
+
+use super::world::{Checkpoint, Sandbox, World};
+use super::{Shared, saved};
+
+/// As users know it.
+fn word(state: SandboxState) -> &'static str {
+    match state {
+        SandboxState::SANDBOX_STATE_PENDING => "pending",
+        SandboxState::SANDBOX_STATE_RUNNING => "running",
+        SandboxState::SANDBOX_STATE_PAUSED => "paused",
+        SandboxState::SANDBOX_STATE_STOPPED => "stopped",
+        _ => "error",
+    }
+}
+
+fn wrong_state(sandbox: &Sandbox) -> ConnectError {
+    ConnectError::failed_precondition(format!("the sandbox is {}: {}", word(sandbox.state), sandbox.reason))
+}
+
+/// A sandbox that runs or is paused.
+pub(super) fn alive<'a>(world: &'a World, id: &str) -> Result<&'a Sandbox, ConnectError> {
+    let sandbox = world.sandboxes.get(id).ok_or_else(|| unknown(id))?;
+    match sandbox.state {
+        SandboxState::SANDBOX_STATE_RUNNING | SandboxState::SANDBOX_STATE_PAUSED => Ok(sandbox),
+        _ => Err(wrong_state(sandbox)),
+    }
+}
+
+pub(super) fn unknown(id: &str) -> ConnectError {
+    ConnectError::not_found(format!("there is no sandbox {id} on this host"))
+}
+
+/// For calls on programs and files: a paused sandbox that may resumes.
+pub(super) fn usable(shared: &Shared, id: &str) -> Result<(), ConnectError> {
+    let (state, auto_resume) = {
+        let world = shared.world();
+        let sandbox = alive(&world, id)?;
+        (sandbox.state, sandbox.spec.auto_resume)
+    };
+    match state {
+        SandboxState::SANDBOX_STATE_PAUSED if auto_resume => {
+            become_now(shared, id, state, SandboxState::SANDBOX_STATE_RUNNING).map(drop)
+        }
+        SandboxState::SANDBOX_STATE_PAUSED => Err(ConnectError::failed_precondition("the sandbox is paused")),
+        _ => Ok(()),
+    }
+}
+
+/// From one state to another, or as it is in any third one.
+fn become_now(
+    shared: &Shared,
+    id: &str,
+    from: SandboxState,
+    to: SandboxState,
+) -> Result<rpc::SandboxReport, ConnectError> {
+    let is_there = alive(&shared.world(), id)?.state == to;
+    if !is_there {
+        shared.change(id, |sandbox| {
+            if sandbox.state == from {
+                sandbox.state = to;
+            }
+        });
+    }
+    Ok(alive(&shared.world(), id)?.report())
+}
+
+pub(super) fn begin(shared: &Arc<Shared>, id: &str, spec: rpc::SandboxSpec) -> Result<(), ConnectError> {
+    {
+        let mut world = shared.world();
+        if world.sandboxes.contains_key(id) {
+            return Ok(());
+        }
+        if world.is_full {
+            return Err(ConnectError::unavailable("this host is full"));
+        }
+        let content = saved::content_for(&world, &spec)?;
+        world.add(id, SandboxState::SANDBOX_STATE_PENDING, spec);
+        world.sandbox(id)?.content = content;
+    }
+    shared.change(id, |_| {});
+    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    tokio::spawn(async move {
+        let booted = shared.script.meet("Boot").await;
+        shared.change(&id, |sandbox| match booted {
+            Ok(()) => sandbox.state = SandboxState::SANDBOX_STATE_RUNNING,
+            Err(error) => {
+                sandbox.state = SandboxState::SANDBOX_STATE_ERROR;
+                sandbox.reason = error.message.unwrap_or_default();
+            }
+        });
+    });
+    Ok(())
+}
+
+pub(super) async fn pause(shared: &Arc<Shared>, id: &str) -> Result<rpc::SandboxReport, ConnectError> {
+    alive(&shared.world(), id)?;
+    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    beside(async move {
+        shared.script.meet("Save").await?;
+        become_now(&shared, &id, SandboxState::SANDBOX_STATE_RUNNING, SandboxState::SANDBOX_STATE_PAUSED)
+    })
+    .await
+}
+
+pub(super) async fn resume(shared: &Arc<Shared>, id: &str) -> Result<rpc::SandboxReport, ConnectError> {
+    alive(&shared.world(), id)?;
+    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    beside(async move {
+        become_now(&shared, &id, SandboxState::SANDBOX_STATE_PAUSED, SandboxState::SANDBOX_STATE_RUNNING)
+    })
+    .await
+}
+
+pub(super) async fn fork(
+    shared: &Arc<Shared>,
+    request: rpc::ForkSandboxRequest,
+) -> Result<Vec<rpc::SandboxReport>, ConnectError> {
+    let ids = request.child_ids;
+    let is_new = |world: &World| !ids.iter().any(|id| world.sandboxes.contains_key(id));
+    {
+        let mut world = shared.world();
+        let source = alive(&world, &request.sandbox_id)?.clone();
+        if world.is_full {
+            return Err(ConnectError::unavailable("this host is full"));
+        }
+        if is_new(&world) {
+            for id in &ids {
+                world.add(id, SandboxState::SANDBOX_STATE_PENDING, source.spec.clone());
+                world.sandbox(id)?.content = source.content.clone();
+            }
+        }
+    }
+    for id in &ids {
+        shared.change(id, |_| {});
+    }
+    let shared = Arc::clone(shared);
+    beside(async move {
+        let made = shared.script.meet("Children").await;
+        for id in &ids {
+            if made.is_ok() {
+                shared.change(id, |sandbox| sandbox.state = SandboxState::SANDBOX_STATE_RUNNING);
+            } else {
+                shared.remove(id);
+            }
+        }
+        made?;
+        let world = shared.world();
+        ids.iter().map(|id| Ok(alive(&world, id)?.report())).collect()
+    })
+    .await
+}
+
+pub(super) fn rollback(
+    shared: &Shared,
+    request: &rpc::RollbackSandboxRequest,
+) -> Result<rpc::SandboxReport, ConnectError> {
+    let Checkpoint { content, .. } = saved::find_checkpoint(&shared.world(), &request.sandbox_id, &request.name)?;
+    shared.change(&request.sandbox_id, |sandbox| sandbox.content = content);
+    Ok(alive(&shared.world(), &request.sandbox_id)?.report())
+}
+
+/// To its end, whether or not the caller waits for it.
+async fn beside<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ConnectError>> + Send + 'static,
+) -> Result<T, ConnectError> {
+    tokio::spawn(work).await.expect("fake hosts do not panic")
+}
