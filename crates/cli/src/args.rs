@@ -5,6 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod lifecycle;
+
+pub use lifecycle::{
+    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, OnTimeout, RollbackArgs, SnapshotArgs,
+    SnapshotsArgs, SnapshotsCommand,
+};
+
 use crate::values::{EnvVar, parse_memory, parse_seconds};
 
 /// Runs untrusted code in microVMs.
@@ -56,6 +63,22 @@ pub enum Command {
     Cp(CpArgs),
     /// Remove sandboxes with everything in them
     Rm(RmArgs),
+    /// Save a sandbox with its memory, and free what it uses of the host
+    Pause(IdArgs),
+    /// Let a paused sandbox go on where it was
+    Resume(IdArgs),
+    /// Make copies of a sandbox that go on from this instant of it
+    Fork(ForkArgs),
+    /// Make a template of a sandbox
+    Snapshot(SnapshotArgs),
+    /// List, show and remove templates that were made of sandboxes
+    Snapshots(SnapshotsArgs),
+    /// Remember this instant of a sandbox, to go back to it
+    Checkpoint(CheckpointArgs),
+    /// List and remove checkpoints of a sandbox
+    Checkpoints(CheckpointsArgs),
+    /// Put a sandbox back to a checkpoint; what came after it is lost
+    Rollback(RollbackArgs),
     /// Show the console of a sandbox and what the host did with it
     Logs(LogsArgs),
     /// List what sandboxes can be created from
@@ -105,17 +128,25 @@ pub struct ShapeArgs {
     #[arg(long, value_name = "NAME")]
     pub template: Option<String>,
 
-    /// Virtual CPUs [default: 1]
+    /// Virtual CPUs [default: 1, or as in the snapshot]
     #[arg(long, value_name = "N")]
     pub vcpus: Option<u32>,
 
-    /// Memory in MiB, or with a unit as in 2g [default: 512]
+    /// Memory in MiB, or with a unit as in 2g [default: 512, or as in the snapshot]
     #[arg(long, value_name = "MB", value_parser = parse_memory)]
     pub memory: Option<u32>,
 
     /// Disk in MiB, or with a unit as in 20g [default: the size of the template]
     #[arg(long, value_name = "MB", value_parser = parse_memory)]
     pub disk: Option<u32>,
+
+    /// What to do when nobody uses it any more [default: pause; `run`: kill]
+    #[arg(long, value_name = "ACTION", value_enum)]
+    pub on_timeout: Option<OnTimeout>,
+
+    /// Refuse commands and file transfers while it is paused, instead of resuming it
+    #[arg(long)]
+    pub no_auto_resume: bool,
 }
 
 #[derive(Debug, Args)]
@@ -123,7 +154,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     pub shape: ShapeArgs,
 
-    /// Stop it after so long without activity: seconds, or with a unit as in 10m [default: 300]
+    /// Pause it (or --on-timeout) after so long without activity: seconds, or with a unit as in 10m [default: 300]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub timeout: Option<u32>,
 

@@ -96,9 +96,11 @@ fn hint(code: &str) -> Option<&'static str> {
         "unauthorized" | "forbidden" => {
             "check the API key: --key, WRENN_API_KEY, or the credentials file in the directory of `wrenn up`"
         }
-        "not_found" => "`wrenn ls --all` lists sandboxes, `wrenn templates` what they are created from",
+        "not_found" => {
+            "`wrenn ls --all` lists sandboxes, `wrenn templates` what they are created from, `wrenn checkpoints SANDBOX` those"
+        }
         "invalid_state" => "`wrenn info SANDBOX` tells its state and why; `wrenn create` makes a new one",
-        "conflict" => "try again",
+        "conflict" => "choose another name, remove what is in the way, or try again",
         "resource_exhausted" => "`wrenn ls --all` lists sandboxes, `wrenn rm SANDBOX` removes one",
         "host_unavailable" => "`wrenn doctor` on the host tells what is missing there",
         "agent_error" => "`wrenn logs SANDBOX` has what the host did, `wrenn info SANDBOX` its state",

@@ -2,10 +2,10 @@
 
 use std::io::IsTerminal;
 
-use client::types::{CreateSandbox, SandboxStatus};
+use client::types::{CreateSandbox, OnTimeout, SandboxStatus};
 
 use super::Session;
-use crate::args::{CreateArgs, ShapeArgs};
+use crate::args::{self, CreateArgs, ShapeArgs};
 use crate::output::{self, Progress};
 use crate::settings::env_var;
 use crate::values::environment;
@@ -34,6 +34,11 @@ pub fn shape(args: ShapeArgs) -> CreateSandbox {
         vcpus: args.vcpus,
         memory_mb: args.memory,
         disk_mb: args.disk,
+        on_timeout: args.on_timeout.map(|action| match action {
+            args::OnTimeout::Pause => OnTimeout::Pause,
+            args::OnTimeout::Kill => OnTimeout::Kill,
+        }),
+        auto_resume: args.no_auto_resume.then_some(false),
         ..CreateSandbox::default()
     }
 }

@@ -1,6 +1,6 @@
 //! `wrenn info`.
 
-use client::types::Sandbox;
+use client::types::{OnTimeout, Sandbox};
 use time::OffsetDateTime;
 
 use super::Session;
@@ -25,6 +25,14 @@ fn disk(sandbox: &Sandbox) -> Option<String> {
     Some([size, about].into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
 }
 
+fn time_out(sandbox: &Sandbox) -> String {
+    let action = match sandbox.on_timeout {
+        OnTimeout::Pause => "paused",
+        OnTimeout::Kill => "stopped",
+    };
+    format!("{action} after {} seconds without activity", sandbox.timeout_sec)
+}
+
 fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
     let time = |time: &str| format!("{} ({time})", ago(time, now));
     let facts = [
@@ -35,7 +43,8 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
         ("vCPUs", Some(sandbox.vcpus.to_string())),
         ("Memory", Some(format!("{} MiB", sandbox.memory_mb))),
         ("Disk", disk(sandbox)),
-        ("Time-out", Some(format!("{} seconds without activity", sandbox.timeout_sec))),
+        ("Time-out", Some(time_out(sandbox))),
+        ("Auto-resume", Some(if sandbox.auto_resume { "yes" } else { "no" }.to_owned())),
         ("Guest address", sandbox.guest_ip.clone()),
         ("Host address", sandbox.host_ip.clone()),
         ("Created", Some(time(&sandbox.created_at))),

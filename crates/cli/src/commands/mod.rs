@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod checkpoint;
 mod completions;
 mod cp;
 mod create;
@@ -8,8 +9,10 @@ mod exec;
 mod info;
 mod logs;
 mod ls;
+mod pause;
 mod rm;
 mod run;
+mod snapshot;
 mod templates;
 mod up;
 mod version;
@@ -49,6 +52,14 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Info(args) => info::info(&session()?, &args).await.map(succeeded),
         Command::Cp(args) => cp::cp(&session()?, args).await.map(succeeded),
         Command::Rm(args) => rm::rm(&session()?, args).await,
+        Command::Pause(args) => pause::pause(&session()?, &args).await.map(succeeded),
+        Command::Resume(args) => pause::resume(&session()?, &args).await.map(succeeded),
+        Command::Fork(args) => pause::fork(&session()?, &args).await.map(succeeded),
+        Command::Snapshot(args) => snapshot::snapshot(&session()?, args).await.map(succeeded),
+        Command::Snapshots(args) => snapshot::snapshots(&session()?, args).await,
+        Command::Checkpoint(args) => checkpoint::checkpoint(&session()?, &args).await.map(succeeded),
+        Command::Checkpoints(args) => checkpoint::checkpoints(&session()?, args).await,
+        Command::Rollback(args) => checkpoint::rollback(&session()?, &args).await.map(succeeded),
         Command::Logs(args) => logs::logs(&session()?, &args).await.map(succeeded),
         Command::Templates => templates::templates(&session()?).await.map(succeeded),
         Command::Completions { shell } => completions::completions(shell).map(succeeded),

@@ -5,7 +5,7 @@
 //! or a kill that nothing can catch, leaves it; it then stops by its time-out.
 
 use anyhow::Context;
-use client::types::{CreateSandbox, Sandbox};
+use client::types::{CreateSandbox, OnTimeout, Sandbox};
 
 use super::Session;
 use super::create::shape;
@@ -17,7 +17,10 @@ use crate::output::{self, Progress};
 
 pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
     let mut interrupt = Interrupt::listen()?;
-    let created = create(session, &shape(args.shape), &mut interrupt).await?;
+    // If we die, nobody knows of it: it is not to be kept for ever.
+    let shape = shape(args.shape);
+    let spec = CreateSandbox { on_timeout: shape.on_timeout.or(Some(OnTimeout::Kill)), ..shape };
+    let created = create(session, &spec, &mut interrupt).await?;
     let id = match &created {
         Created::Wanted(sandbox) | Created::Interrupted(sandbox, _) => sandbox.id.clone(),
     };

@@ -1,6 +1,6 @@
 //! `wrenn templates`.
 
-use client::types::TemplateKind;
+use client::types::{Template, TemplateKind};
 use time::OffsetDateTime;
 
 use super::Session;
@@ -15,18 +15,30 @@ pub async fn templates(session: &Session) -> anyhow::Result<()> {
         output::note("There is no template. `make quickstart` builds the first one, `minimal`.");
         return Ok(());
     }
-    let now = OffsetDateTime::now_utc();
-    let kind = |kind| match kind {
+    table(&templates)
+}
+
+/// As in JSON.
+pub fn kind_name(kind: TemplateKind) -> &'static str {
+    match kind {
         TemplateKind::Base => "base",
+        TemplateKind::Image => "image",
         TemplateKind::Snapshot => "snapshot",
-    };
-    let row = |template: &client::types::Template| {
+    }
+}
+
+pub fn table(templates: &[Template]) -> anyhow::Result<()> {
+    let now = OffsetDateTime::now_utc();
+    let known = |number: Option<u32>, unit: &str| number.map_or_else(|| "-".to_owned(), |it| format!("{it}{unit}"));
+    let row = |template: &Template| {
         vec![
             cell(&template.name),
-            cell(kind(template.kind)),
+            cell(kind_name(template.kind)),
+            cell(known(template.vcpus, "")),
+            cell(known(template.memory_mb, " MiB")),
             cell(size(template.size_bytes)),
             cell(ago(&template.created_at, now)),
         ]
     };
-    output::table(&["NAME", "TYPE", "SIZE", "CREATED"], templates.iter().map(row).collect())
+    output::table(&["NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "CREATED"], templates.iter().map(row).collect())
 }

@@ -4,5 +4,6 @@
 mod server;
 
 mod commands;
+mod lifecycle;
 mod usage;
 mod wrenn;

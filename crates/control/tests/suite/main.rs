@@ -1,6 +1,7 @@
 //! The control plane over SQLite and a fake host agent that speaks the real protocol.
 
 mod auth;
+mod checkpoints;
 mod create;
 mod delete;
 mod document;
@@ -8,9 +9,12 @@ mod exec;
 mod exec_stream;
 mod files;
 mod first_key;
+mod fork;
 mod idempotency;
 mod lists;
+mod pause;
 mod reconcile;
 mod refusals;
+mod snapshots;
 mod support;
 mod uploads;

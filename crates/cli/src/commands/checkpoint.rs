@@ -1,0 +1,69 @@
+//! `wrenn checkpoint`, `wrenn checkpoints`, `wrenn rollback`.
+
+use client::types::Checkpoint;
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::Session;
+use crate::args::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, RollbackArgs};
+use crate::failure;
+use crate::ids;
+use crate::output::{self, Progress, ago, cell, printable, size};
+
+pub async fn checkpoint(session: &Session, args: &CheckpointArgs) -> anyhow::Result<()> {
+    let id = ids::resolve(&session.client, &args.id).await?;
+    let progress = Progress::spinner("making a checkpoint", session.json);
+    let checkpoint = session.client.create_checkpoint(&id, args.name.as_deref()).await;
+    drop(progress);
+    let checkpoint = checkpoint?;
+    if session.json { output::json(&checkpoint) } else { output::line(&printable(&checkpoint.name)) }
+}
+
+pub async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
+    let id = ids::resolve(&session.client, &args.id).await?;
+    let progress = Progress::spinner("going back", session.json);
+    let sandbox = session.client.rollback(&id, &args.name).await;
+    drop(progress);
+    let sandbox = sandbox?;
+    if session.json { output::json(&sandbox) } else { output::line(&sandbox.id) }
+}
+
+pub async fn checkpoints(session: &Session, args: CheckpointsArgs) -> anyhow::Result<u8> {
+    let id = ids::resolve(&session.client, &args.id).await?;
+    match args.command {
+        None | Some(CheckpointsCommand::Ls) => list(session, &id).await.map(|()| 0),
+        Some(CheckpointsCommand::Rm { names }) => remove(session, &id, names).await,
+    }
+}
+
+async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
+    let checkpoints = session.client.checkpoints(id).await?;
+    if session.json {
+        return output::json(&checkpoints);
+    }
+    if checkpoints.is_empty() {
+        output::note(&format!("It has no checkpoint. `wrenn checkpoint {id} NAME` makes one."));
+        return Ok(());
+    }
+    let now = OffsetDateTime::now_utc();
+    let row = |checkpoint: &Checkpoint| {
+        vec![cell(&checkpoint.name), cell(size(checkpoint.size_bytes)), cell(ago(&checkpoint.created_at, now))]
+    };
+    output::table(&["NAME", "SIZE", "CREATED"], checkpoints.iter().map(row).collect())
+}
+
+/// One that cannot be removed does not keep the others.
+async fn remove(session: &Session, id: &str, names: Vec<String>) -> anyhow::Result<u8> {
+    let (mut removed, mut code) = (Vec::new(), 0);
+    for name in names {
+        match session.client.delete_checkpoint(id, &name).await {
+            Ok(()) if session.json => removed.push(name),
+            Ok(()) => output::line(&printable(&name))?,
+            Err(error) => code = failure::report(&error.into(), session.json, 1),
+        }
+    }
+    if session.json {
+        output::json(&json!({"removed": removed}))?;
+    }
+    Ok(code)
+}

@@ -1,0 +1,68 @@
+//! Pause, fork, snapshots and checkpoints against a server on loopback.
+
+use client::types::{OnTimeout, SandboxStatus, TemplateKind};
+
+use crate::server::Server;
+use crate::wrenn::wrenn;
+
+const A: &str = "sb-aaaaaaaaaaaaaaaaaaaa";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_resume_and_fork_print_ids() {
+    let server = Server::start().await;
+    server.add(A);
+    assert_eq!(wrenn(&server, &["pause", "sb-aaa"]).await.with(0).text(), A);
+    assert_eq!(server.world().sandboxes[A].status, SandboxStatus::Paused);
+    assert_eq!(wrenn(&server, &["resume", A, "--json"]).await.with(0).json()["status"], "running");
+    let forked = wrenn(&server, &["fork", A, "--count", "3"]).await.with(0).text();
+    assert_eq!((forked.lines().count(), server.world().sandboxes.len()), (3, 4));
+    assert_eq!(wrenn(&server, &["fork", A, "--json"]).await.with(0).json().as_array().unwrap().len(), 1);
+    let missing = wrenn(&server, &["pause", "sb-00000000000000000009"]).await.with(1);
+    assert!(missing.stderr.contains("there is no sb-"), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_made_listed_and_removed() {
+    let server = Server::start().await;
+    server.add(A);
+    assert_eq!(wrenn(&server, &["snapshot", A, "ready"]).await.with(0).text(), "ready");
+    let refused = wrenn(&server, &["snapshot", A, "ready"]).await.with(1);
+    assert!(refused.stderr.contains("already"), "{refused:?}");
+    assert_eq!(wrenn(&server, &["snapshot", A]).await.with(0).text(), "template-0");
+    let listed = wrenn(&server, &["snapshots"]).await.with(0).text();
+    assert!(listed.contains("ready") && listed.contains("256 MiB") && !listed.contains("minimal"), "{listed}");
+    assert!(wrenn(&server, &["templates"]).await.with(0).text().contains("minimal"));
+    let shown = wrenn(&server, &["snapshots", "show", "ready"]).await.with(0).text();
+    assert!(shown.contains(A) && shown.contains("4096 MiB"), "{shown}");
+    let _ = wrenn(&server, &["snapshot", A, "ready", "--no-memory", "--overwrite"]).await.with(0);
+    assert_eq!(server.world().snapshots["ready"].kind, TemplateKind::Image);
+    let partly = wrenn(&server, &["snapshots", "rm", "nothing", "ready"]).await.with(1);
+    assert_eq!((partly.text().as_str(), partly.stderr.contains("nothing")), ("ready", true));
+    assert_eq!(wrenn(&server, &["snapshots", "ls", "--json"]).await.with(0).json().as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_are_made_listed_gone_back_to_and_removed() {
+    let server = Server::start().await;
+    server.add(A);
+    assert!(wrenn(&server, &["checkpoints", A]).await.with(0).stderr.contains("wrenn checkpoint"));
+    assert_eq!(wrenn(&server, &["checkpoint", A, "first"]).await.with(0).text(), "first");
+    assert_eq!(wrenn(&server, &["checkpoint", A]).await.with(0).text(), "checkpoint-0");
+    assert!(wrenn(&server, &["checkpoints", A]).await.with(0).text().contains("first"));
+    assert_eq!(wrenn(&server, &["rollback", A, "first"]).await.with(0).text(), A);
+    assert_eq!(wrenn(&server, &["checkpoints", A, "rm", "first"]).await.with(0).text(), "first");
+    assert!(wrenn(&server, &["rollback", A, "first"]).await.with(1).stderr.contains("there is no first"));
+    assert_eq!(server.world().checkpoints.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_time_out_does_can_be_chosen() {
+    let server = Server::start().await;
+    let id = wrenn(&server, &["create", "--on-timeout", "kill", "--no-auto-resume"]).await.with(0).text();
+    let sandbox = server.world().sandboxes[&id].clone();
+    assert_eq!((sandbox.on_timeout, sandbox.auto_resume), (OnTimeout::Kill, false));
+    let info = wrenn(&server, &["info", &id]).await.with(0).text();
+    assert!(info.contains("stopped after 300 seconds"), "{info}");
+    let id = wrenn(&server, &["create"]).await.with(0).text();
+    assert!(wrenn(&server, &["info", &id]).await.with(0).text().contains("paused after 300 seconds"));
+}
