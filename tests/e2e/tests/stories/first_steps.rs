@@ -105,7 +105,7 @@ fn files_and_directories_go_in_and_out_unchanged() {
 fn an_idle_sandbox_stops_and_a_busy_one_does_not() {
     let platform = Platform::start();
     let wrenn = platform.cli();
-    let idle = wrenn.create(&["--timeout", "3"]);
+    let idle = wrenn.create(&["--timeout", "3", "--on-timeout", "kill"]);
     let busy = wrenn.create(&["--timeout", "3"]);
 
     // Longer than the time-out: a running command is activity.
