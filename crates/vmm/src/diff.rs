@@ -12,7 +12,7 @@
 //! whoever copies it need not know what it is. Its length and CRC-32 stand in the manifest of its snapshot.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -45,6 +45,7 @@ pub(crate) fn write(
     read: impl Fn(&mut [u8], u64) -> io::Result<()>,
 ) -> io::Result<Seal> {
     let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let file = BufWriter::with_capacity(BUFFER, file);
     let mut out = Sealing { file, crc: crc32fast::Hasher::new(), bytes: 0 };
     out.put(&index(memory_bytes, ranges))?;
     let mut buffer = vec![0; BUFFER];
@@ -57,6 +58,7 @@ pub(crate) fn write(
             at += part.len() as u64;
         }
     }
+    out.file.flush()?;
     Ok(Seal { bytes: out.bytes, crc32: out.crc.finalize() })
 }
 
@@ -76,7 +78,7 @@ fn index(memory_bytes: u64, ranges: &[Range<u64>]) -> Vec<u8> {
 }
 
 struct Sealing {
-    file: File,
+    file: BufWriter<File>,
     crc: crc32fast::Hasher,
     bytes: u64,
 }

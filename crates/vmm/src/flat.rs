@@ -18,10 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::diff::{self, Seal};
 use crate::files::in_file;
+use crate::fit::MANIFEST;
 use crate::{Error, Result};
 
-/// What every driver calls its manifest.
-const MANIFEST: &str = "snapshot.json";
 /// Names of the files.
 pub(crate) const MEMORY: &str = "memory";
 pub(crate) const BASE: &str = "memory.base";

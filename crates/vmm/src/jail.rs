@@ -37,6 +37,8 @@ pub(crate) struct Needs {
     pub(crate) devices: Vec<PathBuf>,
     /// Files that are made the VM's own.
     pub(crate) write: Vec<PathBuf>,
+    /// Files that it may read.
+    pub(crate) read: Vec<PathBuf>,
     /// Memory that the program takes besides the guest's, MiB.
     pub(crate) overhead_mb: u32,
 }
@@ -62,7 +64,7 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
     let limits = Limits { tasks, ..Limits::default() };
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits).map_err(Error::Jail)?;
     jail.program(program).map_err(in_file("show the VMM its program", program))?;
-    for file in [&config.kernel, &config.initramfs].into_iter().chain(&config.disk.base) {
+    for file in [&config.kernel, &config.initramfs].into_iter().chain(&config.disk.base).chain(&needs.read) {
         jail.show(file, Access::Read).map_err(in_file("show the VMM its file", file))?;
     }
     let net = config.net.as_ref().map(|_| linux::tap::DEVICE);

@@ -20,6 +20,7 @@ mod diff;
 pub mod engine;
 mod files;
 pub mod firecracker;
+mod fit;
 mod flat;
 mod jail;
 pub mod kernel;

@@ -4,7 +4,7 @@
 //!
 //! | file | written | by |
 //! |---|---|---|
-//! | `memory` | see [`snapshot`] and [`restore`] | us (mode 0600) |
+//! | `memory` | see [`snapshot`] and [`restore`] | us (mode 0600; 0444 after a restore, in a directory of 0700) |
 //! | `state` | before a restore | us (mode 0600) |
 //! | `console`, `metrics` | before the start | us: pipes of Firecracker's user, that it writes to |
 //! | `firecracker.log` | before the start | us, for Firecracker to write to |

@@ -27,18 +27,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, blocking, in_file, must_be_empty, place};
+use crate::fit::{MANIFEST, sum};
 use crate::jail::RUN;
-use crate::{Error, Result};
+use crate::{Error, Result, cpu};
 
 use super::Name;
 use super::api::{SnapshotCreate, SnapshotType, State};
 use super::args::{MEMORY, STATE};
 use super::vm::Shared;
 
-pub(super) const MANIFEST: &str = "snapshot.json";
-
 /// Version of this layout.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Names in Firecracker's working directory, for as long as it writes.
 const NEW_MEMORY: &str = "memory.unfinished";
@@ -49,10 +48,13 @@ const NEW_STATE: &str = "state.unfinished";
 pub(super) struct Manifest {
     pub(super) version: u32,
     pub(super) vmm: Name,
+    /// Of the host, which the guest sees.
+    pub(super) cpu: String,
     pub(super) vcpus: u32,
     pub(super) memory_mb: u32,
     pub(super) net: bool,
     pub(super) state_bytes: u64,
+    pub(super) state_sha256: String,
 }
 
 /// Writes a snapshot into the empty directory `dir`.
@@ -88,9 +90,11 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
         let (from, to) = (vm.dir.join(name), dir.join(name));
         blocking("write", &to.clone(), move || place(&from, &to)).await?;
     }
-    let state_bytes = fs::metadata(dir.join(STATE)).map_err(in_file("measure", dir))?.len();
+    let (state_bytes, state_sha256) = sum(&dir.join(STATE)).map_err(in_file("read", dir))?;
+    let cpu = cpu::identity().map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
     let (vcpus, memory_mb, net) = (vm.record.vcpus, vm.record.memory_mb, vm.record.net);
-    let manifest = Manifest { version: VERSION, vmm: Name::Firecracker, vcpus, memory_mb, net, state_bytes };
+    let vmm = Name::Firecracker;
+    let manifest = Manifest { version: VERSION, vmm, cpu, vcpus, memory_mb, net, state_bytes, state_sha256 };
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
     blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await

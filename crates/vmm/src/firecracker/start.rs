@@ -78,7 +78,7 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> 
     private_file(&memory)
         .and_then(|file| file.set_len(u64::from(config.memory_mb) << 20))
         .map_err(in_file("make", &memory))?;
-    let started = launch(&host, &config, &[]).await?;
+    let started = launch(&host, &config, &[], &[]).await?;
     match configure(&started.client, &host, &config).await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
         Err(error) => Err(started.fail(error).await),
@@ -113,8 +113,8 @@ pub(super) fn prepare(config: &VmConfig) -> Result<()> {
 }
 
 /// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no process is left.
-/// `files` are names in the directory of the VM that it needs.
-pub(super) async fn launch(host: &Host, config: &VmConfig, files: &[&str]) -> Result<Started> {
+/// `write` and `read` are names in the directory of the VM that it needs.
+pub(super) async fn launch(host: &Host, config: &VmConfig, write: &[&str], read: &[&str]) -> Result<Started> {
     let dir = config.dir.clone();
     let pipe = |name| Pipe::make(&dir.join(name)).map_err(in_file("make a pipe in", &dir));
     let (console, metrics) = (pipe(CONSOLE)?, pipe(METRICS)?);
@@ -127,8 +127,9 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, files: &[&str]) -> Re
         oom_score_adj: Some(OOM_SCORE_ADJ),
         jail: None,
     };
-    let write = files.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
-    let needs = Needs { devices: vec!["/dev/kvm".into()], write, overhead_mb: OVERHEAD_MB };
+    let write = write.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
+    let read = read.iter().map(|name| dir.join(name)).collect();
+    let needs = Needs { devices: vec!["/dev/kvm".into()], write, read, overhead_mb: OVERHEAD_MB };
     let process =
         Arc::new(process::start(spawn, config, needs, "FIRECRACKER_BIN must be the path of the program").await?);
     let record = Record {

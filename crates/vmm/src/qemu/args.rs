@@ -21,8 +21,8 @@ const PID_FILE: &str = "qemu.pid";
 /// Name in the directory of the VM.
 pub(super) use crate::flat::MEMORY as MEMORY_FILE;
 
-/// Id of the memory, and the name of its block in a migration stream.
-pub(super) const RAM_ID: &str = "ram";
+/// Id of the memory.
+const RAM_ID: &str = "ram";
 
 /// Id of the character device that takes the serial console.
 pub(super) const CONSOLE: &str = "console";
@@ -70,6 +70,8 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
     line.json("-device", &json!({"driver": "virtio-rng-device", "id": "rng"}));
     if machine.incoming {
         line.pair("-incoming", "defer");
+        // The state has no description of the machine; see `state`.
+        line.pair("-global", "migration.send-configuration=off");
     }
     Ok(line.0)
 }

@@ -4,20 +4,17 @@
 //! checksum, which is compared when it is made flat. Flat memory has only its length: reading all of it would make
 //! every restore as slow as a copy.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::flat::{BASE, DIFF, Memory};
+use crate::fit::{self, checksum, differs, lengths, same};
+use crate::flat::{BASE, DIFF, MEMORY, Memory};
 use crate::{Error, Result, VmConfig, cpu};
 
-use super::args::MEMORY_FILE;
 use super::{Accel, Host};
 
-pub(super) const MANIFEST: &str = "snapshot.json";
 pub(super) const STATE: &str = "state";
 
 /// Version of this layout.
@@ -47,73 +44,35 @@ pub(super) fn processor(accel: Accel) -> io::Result<String> {
     }
 }
 
-/// Length and checksum of a file that is small.
-pub(super) fn sum(path: &Path) -> io::Result<(u64, String)> {
-    let content = fs::read(path)?;
-    Ok((content.len() as u64, cpu::hex(&Sha256::digest(&content))))
-}
-
 /// Reads the manifest and compares it with what is to run, and with the files beside it. Blocking.
 pub(super) fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<Manifest> {
-    let bad = |reason| Error::BadSnapshot { dir: snapshot.into(), reason };
-    let found = read(snapshot).map_err(bad)?;
-    fits(&found, host, config).map_err(bad)?;
-    is_whole(&found, snapshot).map_err(bad)?;
-    Ok(found)
-}
-
-fn read(snapshot: &Path) -> Result<Manifest, String> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        version: u32,
-    }
-    let content = fs::read(snapshot.join(MANIFEST)).map_err(|error| format!("{MANIFEST}: {error}"))?;
-    let Versioned { version } = serde_json::from_slice(&content).map_err(|error| format!("{MANIFEST}: {error}"))?;
-    if version != VERSION {
-        return Err(differs("layout", version, VERSION));
-    }
-    serde_json::from_slice(&content).map_err(|error| format!("{MANIFEST}: {error}"))
+    let checked = fit::manifest(snapshot, VERSION).and_then(|found: Manifest| {
+        fits(&found, host, config)?;
+        is_whole(&found, snapshot)?;
+        Ok(found)
+    });
+    checked.map_err(|reason| Error::BadSnapshot { dir: snapshot.into(), reason })
 }
 
 fn fits(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), String> {
     let cpu = processor(host.accel).map_err(|error| format!("this processor is not known: {error}"))?;
-    let checks = [
-        ("accelerator", found.accel.name().to_owned(), host.accel.name().to_owned()),
-        ("processor", found.cpu.clone(), cpu),
-        ("number of virtual CPUs", found.vcpus.to_string(), config.vcpus.to_string()),
-        ("memory in MiB", found.memory_mb.to_string(), config.memory_mb.to_string()),
-    ];
-    match checks.into_iter().find(|(_, there, here)| there != here) {
-        Some((what, there, here)) => Err(differs(what, there, here)),
-        None => Ok(()),
-    }
-}
-
-fn differs(what: &str, there: impl std::fmt::Display, here: impl std::fmt::Display) -> String {
-    format!("its {what} is {there}, but here it is {here}")
+    same("accelerator", found.accel.name(), host.accel.name())?;
+    same("processor", &found.cpu, &cpu)?;
+    same("number of virtual CPUs", found.vcpus, config.vcpus)?;
+    same("memory in MiB", found.memory_mb, config.memory_mb)
 }
 
 fn is_whole(found: &Manifest, snapshot: &Path) -> Result<(), String> {
     let bytes = u64::from(found.memory_mb) << 20;
-    let is_flat = |_: &_| snapshot.join(MEMORY_FILE).exists();
-    let lengths = match found.memory.diff().filter(|seal| !is_flat(seal)) {
-        None => vec![(MEMORY_FILE, bytes)],
-        Some(seal) => vec![(BASE, bytes), (DIFF, seal.bytes)],
-    };
-    for (name, length) in lengths.into_iter().chain([(STATE, found.state_bytes)]) {
-        let actual = fs::metadata(snapshot.join(name)).map_err(|error| format!("{name}: {error}"))?.len();
-        if actual != length {
-            return Err(format!("{name} has {actual} bytes instead of {length}"));
-        }
+    match found.memory.diff().filter(|_| !snapshot.join(MEMORY).exists()) {
+        None => lengths(snapshot, &[(MEMORY, bytes)])?,
+        Some(seal) => lengths(snapshot, &[(BASE, bytes), (DIFF, seal.bytes)])?,
     }
-    let (_, actual) = sum(&snapshot.join(STATE)).map_err(|error| format!("{STATE}: {error}"))?;
-    if actual != found.state_sha256 {
-        return Err(format!("the checksum of {STATE} is {actual} instead of {}", found.state_sha256));
-    }
-    Ok(())
+    lengths(snapshot, &[(STATE, found.state_bytes)])?;
+    checksum(snapshot, STATE, &found.state_sha256)
 }
 
-/// The stream of a QEMU can be loaded by that QEMU and by its later fixes, which do not change its form. The machine
+/// The state of a QEMU can be loaded by that QEMU and by its later fixes, which do not change its form. The machine
 /// `microvm` has no versions, so nobody promises more.
 pub(super) fn same_release(found: &Manifest, here: &str) -> Result<(), String> {
     let release = |version: &str| version.splitn(3, '.').take(2).map(str::to_owned).collect::<Vec<_>>();
@@ -122,7 +81,12 @@ pub(super) fn same_release(found: &Manifest, here: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use sha2::{Digest, Sha256};
+
     use super::*;
+    use crate::fit::MANIFEST;
     use crate::{Disk, DiskFormat};
 
     fn manifest() -> Manifest {
@@ -143,7 +107,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
         fs::write(dir.path().join(STATE), state).unwrap();
-        fs::write(dir.path().join(MEMORY_FILE), vec![0; 1 << 20]).unwrap();
+        fs::write(dir.path().join(MEMORY), vec![0; 1 << 20]).unwrap();
         let host = Host { program: "qemu".into(), accel: Accel::Tcg, tsc_khz: None };
         let config = VmConfig {
             dir: "/vm".into(),

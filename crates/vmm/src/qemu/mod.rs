@@ -10,7 +10,7 @@
 //! | `run/` | before the start | us; all that QEMU can write to, and its working directory |
 //! | `run/qemu.pid`, `run/qmp.sock` | at the start | QEMU |
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
-//! | `state` | by a snapshot | us; device state, as long as the guest does not run on |
+//! | `run/state.unfinished`, `state.unfinished` | during a snapshot | QEMU; device state |
 //!
 //! QEMU starts with its virtual CPUs stopped; they run only once `vm.json` is there. If this process dies
 //! before that, [`adopt`](Driver::adopt) finds the QEMU by its command line, sees that it never ran, and ends
@@ -26,7 +26,6 @@ mod restore;
 mod snapshot;
 mod start;
 mod state;
-mod stream;
 mod vm;
 
 use std::path::{Path, PathBuf};

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use linux::process::Process;
+use qapi::ExecuteError;
 use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
 use qapi::qmp::{Event, QmpCommand, ShutdownCause, query_version};
-use qapi::{Command, ExecuteError};
-use serde::{Deserialize, Serialize};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -120,44 +119,4 @@ async fn read(mut events: Events, sender: mpsc::Sender<ShutdownCause>) {
             Err(error) => tracing::debug!(%error, "unreadable QMP message"),
         }
     }
-}
-
-/// `query-migrate`, of whose answer only this much has kept its form over QEMU's versions.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct QueryMigrate {}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Migration {
-    pub(super) status: Option<String>,
-    #[serde(rename = "error-desc")]
-    pub(super) error: Option<String>,
-}
-
-impl QmpCommand for QueryMigrate {}
-
-impl Command for QueryMigrate {
-    const NAME: &'static str = "query-migrate";
-    const ALLOW_OOB: bool = false;
-    type Ok = Migration;
-}
-
-/// `migrate-set-parameters`, of which only the bandwidth matters here. QEMU's limit spares a network.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct SetMigrateBandwidth {
-    #[serde(rename = "max-bandwidth")]
-    bytes_per_second: u64,
-}
-
-impl SetMigrateBandwidth {
-    pub(super) fn unlimited() -> Self {
-        Self { bytes_per_second: 1 << 40 }
-    }
-}
-
-impl QmpCommand for SetMigrateBandwidth {}
-
-impl Command for SetMigrateBandwidth {
-    const NAME: &'static str = "migrate-set-parameters";
-    const ALLOW_OOB: bool = false;
-    type Ok = qapi::Empty;
 }

@@ -16,7 +16,7 @@ use super::manifest::{self, Manifest, STATE};
 use super::qmp::PROMPT;
 use super::ram::{self, Taken};
 use super::start::{Started, launch};
-use super::state::{POLL, in_time, leave_out_memory};
+use super::state::{POLL, in_time};
 use super::vm::QemuVm;
 use super::{Host, Record, last_words};
 
@@ -49,11 +49,10 @@ async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manife
     })
 }
 
-/// Sends the stream to QEMU and waits until it has made sense of it.
+/// Sends the state to QEMU and waits until it has made sense of it.
 async fn load_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> Result<()> {
     let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
     manifest::same_release(manifest, &started.qmp.version().await?).map_err(bad)?;
-    started.qmp.execute(leave_out_memory(), PROMPT).await?;
     let uri = Some(format!("unix:{INCOMING}"));
     started.qmp.execute(migrate_incoming { uri, channels: None, exit_on_error: None }, PROMPT).await?;
     let path = snapshot.join(STATE);
@@ -68,7 +67,7 @@ async fn load_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> 
         sent => drop(sent.map_err(in_file("send to QEMU", &path))?),
     }
     loop {
-        // QEMU ends when it cannot use the stream, and says why in its log.
+        // QEMU ends when it cannot use it, and says why in its log.
         let answer = started.qmp.execute(query_status {}, PROMPT).await;
         match answer.map_err(|_| bad(last_words(&started.dir)))?.status {
             RunState::paused => return Ok(()),

@@ -3,7 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `memory`, or `memory.base` and `memory.diff` | the guest's memory ([`flat`](crate::flat)) |
-//! | `state` | the devices ([`state`]) |
+//! | `state` | the devices: what QEMU wrote ([`state`]) |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
 //! A guest that was booted has its memory in a file, which is copied, or given away where the guest is to end. One that
@@ -16,11 +16,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::files::{blocking, in_file, must_be_empty, place};
+use crate::files::{blocking, in_file, must_be_empty};
+use crate::fit::MANIFEST;
 use crate::flat::{BASE, DIFF, MEMORY};
 use crate::{Result, Then};
 
-use super::manifest::{MANIFEST, Manifest, STATE, VERSION, processor, sum};
+use super::manifest::{Manifest, STATE, VERSION, processor};
 use super::vm::Shared;
 use super::{ram, state};
 
@@ -38,14 +39,8 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf, then: Then) -> Result<(
 }
 
 async fn write_files(vm: &Arc<Shared>, dir: &Path, then: Then) -> Result<()> {
-    let kept = state::ensure_state(vm).await?;
     let qemu = vm.version().await?;
-    let path = dir.join(STATE);
-    let (state_bytes, state_sha256) = blocking("write", &path.clone(), move || {
-        place(&kept, &path)?;
-        sum(&path)
-    })
-    .await?;
+    let (state_bytes, state_sha256) = state::save(vm, &dir.join(STATE)).await?;
     let (source, to) = (Arc::clone(vm), dir.to_owned());
     let memory = blocking("write the memory to", dir, move || ram::write(&source, &to, then)).await?;
     let (accel, vcpus, memory_mb) = (vm.record.accel, vm.record.vcpus, vm.record.memory_mb);

@@ -17,7 +17,7 @@ use crate::{Error, Result, VmConfig, record, starts};
 use super::args::{self, MEMORY_FILE, Machine};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
 use super::vm::QemuVm;
-use super::{Host, LOG, Ram, Record, last_words, state};
+use super::{Host, LOG, Ram, Record, last_words};
 
 /// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
@@ -76,7 +76,12 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         oom_score_adj: Some(OOM_SCORE_ADJ),
         jail: None,
     };
-    let mut needs = Needs { devices: host.accel.devices(), write: Vec::new(), overhead_mb: host.accel.overhead_mb() };
+    let mut needs = Needs {
+        devices: host.accel.devices(),
+        write: Vec::new(),
+        read: Vec::new(),
+        overhead_mb: host.accel.overhead_mb(),
+    };
     match ram {
         Ram::File => needs.write.push(memory.to_owned()),
         Ram::Private => needs.devices.push(memory.to_owned()),
@@ -108,13 +113,10 @@ fn clear(config: &VmConfig) -> io::Result<()> {
     let dir = &config.dir;
     record::remove(dir)?;
     jail::make_run(config)?;
-    for name in [LOG, state::KEPT] {
-        match fs::remove_file(dir.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    match fs::remove_file(dir.join(LOG)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp, Shutdowns)> {

@@ -1,186 +1,110 @@
-//! The state of the devices: QEMU's migration stream, sent once for each moment at which the guest stands still.
+//! The state of the devices: virtual CPUs and all that is not memory.
 //!
-//! ```text
-//!            stream sent                 ┌─ again: the kept stream is used
-//!  paused ───────────────→ postmigrate ──┘
-//!     ↑ stream failed │         │ resume: the kept stream goes
-//!     └───────────────┘         └──→ running
-//! ```
-//! QEMU sends its state once and then not again before the guest has run on (`postmigrate`). So the stream first goes
-//! to the directory of the VM, from where every snapshot of the same moment gets it. It has its name only when
-//! it is whole: if this process dies in between, a further snapshot is refused until the guest has been resumed.
+//! QEMU's migration would send memory as well, all of it where it is no file that others see, which a restored guest's
+//! is not. `xen-save-devices-state` writes the devices alone, for toolstacks that keep memory themselves, in a few
+//! milliseconds however much memory there is and as often as one likes: the VM stays paused. What it writes is a
+//! migration stream without the description of the machine (`send-configuration`), which the manifest stands for here.
 //!
-//! QEMU writes the stream to a Unix socket of ours: it may not start programs, and has no other way to a file in
-//! the versions of today's distributions.
+//! The stream has no firmware either, as a migration would: a VM is restored on the release that wrote it, which has
+//! brought the same.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
-use qapi::qmp::{
-    MigrationCapability, MigrationCapabilityStatus, RunState, migrate, migrate_cancel, migrate_set_capabilities,
-};
-use tokio::net::UnixListener;
+use qapi::qmp::{RunState, xen_save_devices_state};
 
-use crate::files::{self, in_file, short};
+use crate::files::{self, blocking, private_file};
+use crate::fit::sum;
 use crate::jail::RUN;
 use crate::{Error, Result};
 
-use super::args::RAM_ID;
-use super::qmp::{PROMPT, QueryMigrate, SetMigrateBandwidth};
-use super::stream;
+use super::qmp::PROMPT;
 use super::vm::Shared;
 
-/// In the directory of the VM: the stream of the moment at which it was paused, and its name before it is whole.
-pub(super) const KEPT: &str = "state";
+/// For as long as QEMU writes: in its working directory, and then in the VM's, where it can change nothing.
 const UNFINISHED: &str = "state.unfinished";
 
-/// Socket in QEMU's working directory, for the time of the transfer.
-const OUTGOING: &str = "outgoing.sock";
+/// More than devices take, some 100 KiB. QEMU could write anything.
+const LIMIT: u64 = 64 << 20;
 
-/// Time for the stream: under a second for device state, longer where QEMU sends memory that is not wanted.
+/// Time to load the state; it takes some 10 ms.
 const TRANSFER: Duration = Duration::from_secs(300);
-
-/// Time in which QEMU sends something.
-const SILENCE: Duration = Duration::from_secs(60);
-
-/// Bytes of the stream that are read at once.
-const BUFFER: usize = 1 << 20;
 
 /// How often QEMU is asked whether it is done.
 pub(super) const POLL: Duration = Duration::from_millis(2);
 
-/// Removes the stream of a moment that is over.
-pub(super) fn forget_state(dir: &Path) -> Result<()> {
-    files::remove(&dir.join(KEPT))
-}
-
-/// The file with the stream of this moment.
-pub(super) async fn ensure_state(vm: &Shared) -> Result<PathBuf> {
-    let refused = |reason: &str| Error::Refused { command: "snapshot".into(), reason: reason.into() };
-    let mut state = vm.state().await?;
-    if state == RunState::finish_migrate {
-        // Whoever had this VM before us was at it and is gone.
-        settle(vm).await?;
-        state = vm.state().await?;
+/// Writes the state of the paused VM into a new file; its length and checksum.
+pub(super) async fn save(vm: &Shared, to: &Path) -> Result<(u64, String)> {
+    let refused = |reason: String| Error::Refused { command: "snapshot".into(), reason };
+    match vm.state().await? {
+        // The second after a migration, which an older version of this program used.
+        RunState::paused | RunState::postmigrate => {}
+        RunState::shutdown => return Err(Error::Ended),
+        RunState::running => return Err(refused("the VM runs; pause it first".into())),
+        other => return Err(refused(format!("QEMU is in state {other:?}"))),
     }
-    let kept = vm.dir.join(KEPT);
-    match state {
-        RunState::shutdown => Err(Error::Ended),
-        RunState::paused => save_state(vm, &kept).await.map(|()| kept),
-        RunState::postmigrate if kept.exists() => Ok(kept),
-        RunState::postmigrate => Err(refused("an earlier one was cut off; resume the VM and pause it again")),
-        RunState::running => Err(refused("the VM runs; pause it first")),
-        other => Err(refused(&format!("QEMU is in state {other:?}"))),
-    }
-}
-
-/// Memory that lies in a file that others can see is not part of the stream; other memory is taken out of it. On a
-/// restore the file is mapped privately, so every restored VM has its own copy, page by page.
-pub(super) fn leave_out_memory() -> migrate_set_capabilities {
-    let capability = MigrationCapability::x_ignore_shared;
-    migrate_set_capabilities { capabilities: vec![MigrationCapabilityStatus { capability, state: true }] }
-}
-
-/// Lets QEMU write the stream to `kept`.
-async fn save_state(vm: &Shared, kept: &Path) -> Result<()> {
-    forget_state(&vm.dir)?;
-    vm.execute(leave_out_memory(), PROMPT).await?;
-    vm.execute(SetMigrateBandwidth::unlimited(), PROMPT).await?;
-    let unfinished = vm.dir.join(UNFINISHED);
-    let saved = in_time("migrate", transfer(vm, &unfinished)).await;
-    let _ = fs::remove_file(vm.dir.join(RUN).join(OUTGOING));
+    let written = vm.dir.join(RUN).join(UNFINISHED);
+    files::remove(&written)?;
+    // Live: leave the disk, which may be needed again.
+    let command = xen_save_devices_state { filename: UNFINISHED.into(), live: Some(false) };
+    let saved = vm.execute(command, PROMPT).await;
+    let (own, path) = (vm.dir.join(UNFINISHED), to.to_owned());
     match saved {
-        Ok(()) => fs::rename(&unfinished, kept).map_err(in_file("rename", &unfinished)),
+        Ok(_) => blocking("write", to, move || take(&written, &own, &path)).await,
         Err(error) => {
-            let _ = fs::remove_file(&unfinished);
-            // Until QEMU has given up, the guest could not be resumed.
-            if let Err(second) = settle(vm).await {
-                tracing::warn!(error = %second, dir = %vm.dir.display(), "a failed snapshot does not come to its end");
-            }
+            let _ = fs::remove_file(&written);
             Err(error)
         }
     }
 }
 
-async fn transfer(vm: &Shared, path: &Path) -> Result<()> {
-    let listen = || {
-        let run = vm.dir.join(RUN);
-        let _ = fs::remove_file(run.join(OUTGOING));
-        let short = short(&run)?;
-        let listener = UnixListener::bind(short.path(OUTGOING))?;
-        // QEMU is another user, and could have put a link there by now: what it links to stays as it is.
-        let user = fs::metadata(&run)?.uid();
-        lchown(short.path(OUTGOING), Some(user), None)?;
-        Ok(listener)
-    };
-    let listener = listen().map_err(in_file("listen on a socket for", path))?;
-    let uri = Some(format!("unix:{OUTGOING}"));
-    vm.execute(migrate { uri, channels: None, detach: None, resume: None }, PROMPT).await?;
-    let receive = async {
-        let (socket, _) = listener.accept().await?;
-        let socket = socket.into_std()?;
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        tokio::task::spawn_blocking(move || receive(&socket, &file)).await.map_err(io::Error::other)?
-    };
-    tokio::select! {
-        received = receive => received.map_err(in_file("write", path))?,
-        error = failure(vm) => return Err(error),
-    }
-    while migration(vm).await? != "completed" {
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(())
+/// Copies what QEMU wrote, by way of a directory of ours: it could have put anything in its place, such as a link, and
+/// may still have it open.
+fn take(written: &Path, own: &Path, to: &Path) -> io::Result<(u64, String)> {
+    fs::rename(written, own)?;
+    let copied = copy(own, to);
+    fs::remove_file(own)?;
+    copied
 }
 
-/// On a thread of its own, since it may be all of memory that comes.
-fn receive(socket: &UnixStream, file: &File) -> io::Result<()> {
-    socket.set_nonblocking(false)?;
-    socket.set_read_timeout(Some(SILENCE))?;
-    stream::strip(BufReader::with_capacity(BUFFER, socket), BufWriter::new(file), RAM_ID)
-}
-
-/// Returns only when the transfer has failed.
-async fn failure(vm: &Shared) -> Error {
-    loop {
-        match migration(vm).await {
-            Ok(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            Err(error) => return error,
-        }
+fn copy(from: &Path, to: &Path) -> io::Result<(u64, String)> {
+    let found = fs::symlink_metadata(from)?;
+    if !found.is_file() || found.len() > LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "QEMU has put something else in its place"));
     }
-}
-
-/// The state of the transfer, unless it failed.
-async fn migration(vm: &Shared) -> Result<String> {
-    let answer = vm.execute(QueryMigrate {}, PROMPT).await?;
-    match answer.status.unwrap_or_default() {
-        status if status == "failed" || status == "cancelled" => {
-            Err(Error::Refused { command: "migrate".into(), reason: answer.error.unwrap_or(status) })
-        }
-        status => Ok(status),
-    }
-}
-
-/// Gives up a transfer and waits until QEMU is done with it.
-async fn settle(vm: &Shared) -> Result<()> {
-    vm.execute(migrate_cancel {}, PROMPT).await?;
-    let over = async {
-        loop {
-            let status = vm.execute(QueryMigrate {}, PROMPT).await?.status.unwrap_or_default();
-            let over = ["", "none", "failed", "cancelled", "completed"].contains(&status.as_str());
-            if over && vm.state().await? != RunState::finish_migrate {
-                return Ok(());
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    in_time("migrate_cancel", over).await
+    let mut source = io::Read::take(fs::File::open(from)?, LIMIT);
+    io::copy(&mut source, &mut private_file(to)?)?;
+    sum(to)
 }
 
 pub(super) async fn in_time<T>(command: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let elapsed = Error::Timeout { command: command.into(), seconds: TRANSFER.as_secs() };
     tokio::time::timeout(TRANSFER, work).await.unwrap_or(Err(elapsed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_qemu_wrote_is_copied_only_if_it_is_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [written, own, to, secret] = ["written", "own", "to", "secret"].map(|name| dir.path().join(name));
+        fs::write(&written, b"devices").unwrap();
+        assert_eq!(take(&written, &own, &to).unwrap().0, 7);
+        assert!(fs::read(&to).unwrap() == b"devices" && !written.exists() && !own.exists());
+        fs::remove_file(&to).unwrap();
+        fs::write(&secret, b"of the host").unwrap();
+        symlink(&secret, &written).unwrap();
+        assert!(take(&written, &own, &to).is_err());
+        assert!(!to.exists() && !own.exists() && fs::read(&secret).unwrap() == b"of the host");
+        assert!(take(&written, &own, &to).is_err());
+        let huge = fs::File::create(&written).unwrap();
+        huge.set_len(LIMIT + 1).unwrap();
+        assert!(take(&written, &own, &to).is_err() && !to.exists());
+    }
 }

@@ -29,7 +29,7 @@ use crate::{Error, Exit, Result, Then, Vm};
 use super::args::{CONSOLE, CONSOLE_SIZE};
 use super::qmp::{PROMPT, Qmp, Shutdowns};
 use super::start::Started;
-use super::{Record, last_words, snapshot, state};
+use super::{Record, last_words, snapshot};
 
 /// Pause between attempts to connect again.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -96,7 +96,7 @@ impl QemuVm {
     async fn resume_guest(&self) -> Result<()> {
         let _no_snapshot = self.shared.snapshot.lock().await;
         match self.shared.execute(cont {}, PROMPT).await {
-            Ok(_) => state::forget_state(&self.shared.dir),
+            Ok(_) => Ok(()),
             // The guest is at its end, although the watcher has not got that far.
             Err(Error::Refused { .. }) if self.shared.state().await? == RunState::shutdown => Err(Error::Ended),
             Err(error) => Err(error),
