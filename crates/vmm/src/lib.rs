@@ -153,8 +153,9 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>>;
 
     /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote, otherwise like [`boot`](Driver::boot). It is paused
-    /// when this returns. The snapshot is not changed, and serves any number of VMs at the same time, each with a
-    /// disk of its own.
+    /// when this returns. The snapshot serves any number of VMs at the same time, each with a disk of its own; they
+    /// share its memory as far as they do not write to it. What it holds is not changed, but where that is not one
+    /// file yet, it is made so first, as [`compact`] does, which takes as long as a copy of all memory.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
     /// Takes over the VM in `dir` that an earlier run of this program started.
@@ -180,9 +181,11 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     async fn resume(&self) -> Result<()>;
 
     /// Writes memory and device state of the paused VM into the empty directory `dir`, which the caller
-    /// makes durable. The VM stays paused, also after an error, which leaves `dir` empty. Files may share their
-    /// content with files in the directory of the VM, so nobody may change them. Dropping the future does not
-    /// stop the work: a [`resume`](Vm::resume) waits for its end.
+    /// makes durable and shows nobody else (mode 0700). The VM stays paused, also after an error, which leaves `dir`
+    /// empty. Files may share their content with files in the directory of the VM and of other snapshots, so nobody
+    /// may change them. Of a restored VM it may be only the memory that was written since, over a second name of
+    /// what it was restored from; [`compact`] makes that one file. Dropping the future does not stop the work: a
+    /// [`resume`](Vm::resume) waits for its end.
     async fn snapshot(&self, dir: &Path, then: Then) -> Result<()>;
 
     /// Ends the process, at once and without asking the guest. Returns when it is reaped. Idempotent.

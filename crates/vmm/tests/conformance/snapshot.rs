@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use vmm::{Error, Then};
+use vmm::{Disk, DiskFormat, Error, Then, VmConfig};
 
 use crate::lab::on_every_driver;
 use crate::machine::Machine;
@@ -132,6 +133,48 @@ fn what_a_guest_wrote_to_its_disk_is_there_when_the_snapshot_is() {
         });
         assert!(on_disk(&restored) > number && on_disk(&source) == number);
         restored.kill().await;
+    });
+}
+
+#[test]
+fn an_overlay_is_whole_when_the_snapshot_is() {
+    on_every_driver(async |lab| {
+        if !lab.driver.supports(DiskFormat::Qcow2) {
+            return;
+        }
+        let config = lab.config("source", "disk-count");
+        let overlay = |path: &Path| Disk {
+            path: path.to_owned(),
+            format: DiskFormat::Qcow2,
+            base: Some(config.disk.path.clone()),
+        };
+        let path = lab.root().join("overlay");
+        linux::programs::create_overlay(&config.disk.path, &path, 4 << 20).expect("an overlay");
+        let mut source = lab.boot(VmConfig { disk: overlay(&path), ..config.clone() }).await;
+        source.count_on().await;
+        source.pause().await;
+        let snapshot = lab.empty_dir("snapshot");
+        source.snapshot(&snapshot).await;
+        let copy = lab.config_of_copy("restored", &source.config);
+        let copy = VmConfig { disk: overlay(&copy.disk.path), ..copy };
+        let text = source.text.clone();
+        // The source still has its own.
+        source.goes_on().await;
+        source.kill().await;
+        let vm = lab.driver.restore(&copy, &snapshot).await.expect("the snapshot can be restored");
+        let mut restored = Machine::new(vm, copy);
+        restored.goes_on_after(&text).await;
+        restored.kill().await;
+        for machine in [&source, &restored] {
+            let disk = fs::read(&machine.config.disk.path).expect("the overlay");
+            let counted = machine.counted().expect("a number");
+            let has = |number: u64| {
+                let sector = format!("{number}\n\0\0\0\0");
+                disk.windows(sector.len()).any(|window| window == sector.as_bytes())
+            };
+            // It writes before it prints.
+            assert!((counted..=counted + 2).any(has), "{counted} was printed and is not on disk");
+        }
     });
 }
 
