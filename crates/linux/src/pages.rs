@@ -220,8 +220,8 @@ mod tests {
     fn entries_become_ranges() {
         let entries =
             [PRESENT, SWAPPED, 0, PRESENT | OF_FILE, SWAPPED | OF_FILE, PRESENT].map(u64::to_ne_bytes).concat();
-        let mut found = vec![0..PAGE];
+        let mut found = vec![0..PAGE, PAGE..PAGE];
         add(&mut found, &entries, PAGE);
-        assert_eq!(found, [0..3 * PAGE, 6 * PAGE..7 * PAGE]);
+        assert_eq!(found, [0..PAGE, PAGE..3 * PAGE, 6 * PAGE..7 * PAGE]);
     }
 }
