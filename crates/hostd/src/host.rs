@@ -43,6 +43,21 @@ pub struct Host {
     dns: String,
 }
 
+/// What a host is made of: see the fields of [`Host`].
+#[derive(Debug)]
+pub struct Parts {
+    pub id: String,
+    pub engine: Engine,
+    pub disks: Disks,
+    pub boot: BootFiles,
+    pub images: Images,
+    pub snapshots: Snapshots,
+    pub warm: Warm,
+    pub networks: Networks,
+    pub jails: Jails,
+    pub ledger: Ledger,
+}
+
 impl Host {
     /// Prepares everything that sandboxes need.
     ///
@@ -75,23 +90,34 @@ impl Host {
             let (dir, on) = (config.dir.join("warm"), config.warm);
             blocking(move || Warm::open(&dir, on)).await?
         };
+        let id = host_id(config).map_err(|error| chain(&error))?;
+        let images = Images::new(&config.images);
+        let parts = Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger };
+        Ok(Self::of(parts, config.max_sandboxes, config.dns.clone()))
+    }
+
+    /// A host of these parts, for `max_sandboxes` sandboxes that ask `dns` for names. Simulations bring parts of their own.
+    #[must_use]
+    pub fn of(parts: Parts, max_sandboxes: usize, dns: String) -> Self {
+        let Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger } = parts;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(Self {
-            id: host_id(config).map_err(|error| chain(&error))?,
+        let (boots, reports) = (Semaphore::new(cpus), broadcast::channel(REPORTS_BEHIND).0);
+        Self {
+            id,
             engine,
             disks,
             boot,
-            images: Images::new(&config.images),
+            images,
             snapshots,
             warm,
             networks,
             jails,
             ledger,
-            max_sandboxes: config.max_sandboxes,
-            boots: Semaphore::new(cpus),
-            reports: broadcast::channel(REPORTS_BEHIND).0,
-            dns: config.dns.clone(),
-        })
+            max_sandboxes,
+            boots,
+            reports,
+            dns,
+        }
     }
 
     /// Where the VMM driver of a sandbox keeps its files.

@@ -37,6 +37,12 @@ impl Jails {
         Ok(Self { uid_base, groups })
     }
 
+    /// Users only, without control groups: for simulations.
+    #[must_use]
+    pub fn without_groups(uid_base: u32) -> Self {
+        Self { uid_base, groups: None }
+    }
+
     /// The user, and the group of the same number.
     #[must_use]
     pub fn user(&self, slot: Slot) -> u32 {
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn every_slot_has_a_user_of_its_own_below_the_numbers_that_others_give_away() {
-        let jails = Jails { uid_base: DEFAULT_UID_BASE, groups: None };
+        let jails = Jails::without_groups(DEFAULT_UID_BASE);
         let (first, last) = (Slot::new(1).unwrap(), Slot::new(Slot::MAX).unwrap());
         assert_eq!(jails.user(first), 2_000_000_001);
         assert!(jails.user(last) < 2_147_352_576);

@@ -3,7 +3,7 @@
 mod exec;
 mod files;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine;
@@ -61,15 +61,15 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// The agent behind `host_ip`, with the token that [`Guest::init`] sets or has set.
+    /// The agent at `address`, with the token that [`Guest::init`] sets or has set.
     #[must_use]
-    pub fn new(host_ip: Ipv4Addr, token: &str) -> Self {
+    pub fn new(address: SocketAddr, token: &str) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(connector);
         Self {
-            address: SocketAddr::from((host_ip, guest_rpc::PORT)),
+            address,
             token: token.to_owned(),
             http,
             rpc: RpcTransport::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext(),

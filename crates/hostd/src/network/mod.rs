@@ -9,7 +9,7 @@ mod rules;
 mod slots;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use linux::link::Links;
@@ -34,6 +34,16 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Networks {
     slots: Slots,
+    kind: Kind,
+}
+
+/// What a slot stands for.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Objects of the kernel.
+    Kernel,
+    /// An address of the loopback interface, where whoever simulates guests listens.
+    Loopback { port: u16 },
 }
 
 impl Networks {
@@ -45,7 +55,27 @@ impl Networks {
         let host = |action| move |source| Error::Host { action, source };
         sysctl::set("net/ipv4/ip_forward", "1").map_err(host("turn on net.ipv4.ip_forward"))?;
         nft::apply(&rules::host()).map_err(host("set the host's nftables rules"))?;
-        Ok(Self { slots: Slots::new(owner) })
+        Ok(Self { slots: Slots::new(owner), kind: Kind::Kernel })
+    }
+
+    /// Networks without any object of the kernel, for simulations: claims are kept in `claims`, and the guest of a slot
+    /// is simulated at [`Networks::guest`], an address of its own in 127.0.0.0/8.
+    #[must_use]
+    pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
+        Self { slots: Slots::in_dir(claims, owner), kind: Kind::Loopback { port } }
+    }
+
+    /// Where the guest agent of a slot is reached.
+    #[must_use]
+    pub fn guest(&self, slot: Option<Slot>) -> SocketAddr {
+        let host_ip = slot.map_or(Ipv4Addr::UNSPECIFIED, Slot::host_ip);
+        match self.kind {
+            Kind::Kernel => (host_ip, guest_rpc::PORT).into(),
+            Kind::Loopback { port } => {
+                let [_, net, high, low] = host_ip.octets();
+                (Ipv4Addr::new(127, net, high, low), port).into()
+            }
+        }
     }
 
     /// Slots that this agent holds, and orphans that it may clear.
@@ -78,6 +108,9 @@ impl Networks {
     /// What the kernel refused; call [`Networks::remove`] then.
     pub fn create(&self, slot: Slot, user: u32) -> Result<(), Error> {
         let at = |action| move |source| Error::Slot { action, slot, source };
+        if matches!(self.kind, Kind::Loopback { .. }) {
+            return Ok(());
+        }
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
         connect(slot).map_err(at("connect the host and a network namespace"))?;
@@ -102,12 +135,14 @@ impl Networks {
     /// The first step that failed; the claim is kept then.
     pub fn clear(&self, slot: Slot) -> Result<(), Error> {
         let at = |action| move |source| Error::Slot { action, slot, source };
-        let link = Links::here().and_then(|links| links.delete(&slot.veth()));
-        fail::fail_point!("network::link-removed");
-        let namespace = netns::remove(&slot.netns());
-        fail::fail_point!("network::namespace-removed");
-        link.map_err(at("remove the veth pair"))?;
-        namespace.map_err(at("remove the network namespace"))?;
+        if matches!(self.kind, Kind::Kernel) {
+            let link = Links::here().and_then(|links| links.delete(&slot.veth()));
+            fail::fail_point!("network::link-removed");
+            let namespace = netns::remove(&slot.netns());
+            fail::fail_point!("network::namespace-removed");
+            link.map_err(at("remove the veth pair"))?;
+            namespace.map_err(at("remove the network namespace"))?;
+        }
         self.slots.release(slot).map_err(at("give back the claim"))?;
         fail::fail_point!("network::claim-released");
         Ok(())

@@ -52,7 +52,7 @@ impl Slots {
         Self::in_dir(Path::new(CLAIMS_DIR), owner)
     }
 
-    fn in_dir(dir: &Path, owner: &Path) -> Self {
+    pub(super) fn in_dir(dir: &Path, owner: &Path) -> Self {
         Self { dir: dir.to_owned(), owner: owner.to_owned(), next: Mutex::new(1) }
     }
 

@@ -2,7 +2,9 @@
 //! stopped for idleness under a running command.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Shared by a sandbox's actor and everything that uses the sandbox.
 #[derive(Debug)]

@@ -76,8 +76,8 @@ impl Handle {
         locked(&self.guest).clone()
     }
 
-    pub(super) fn set_address(&self, record: &Record) {
-        *locked(&self.guest) = guest(record);
+    pub(super) fn set_address(&self, host: &Host, record: &Record) {
+        *locked(&self.guest) = guest(host, record);
     }
 
     /// Empties the VM's console into the log.
@@ -112,8 +112,8 @@ impl Handle {
     }
 }
 
-fn guest(record: &Record) -> Guest {
-    Guest::new(record.slot.map_or(std::net::Ipv4Addr::UNSPECIFIED, Slot::host_ip), &record.token)
+fn guest(host: &Host, record: &Record) -> Guest {
+    Guest::new(host.networks.guest(record.slot), &record.token)
 }
 
 /// A panic of another user leaves values that are whole.
@@ -148,7 +148,7 @@ impl Actor {
         let (sender, orders) = order::channel();
         let handle = Handle {
             id: record.id.clone(),
-            guest: Arc::new(Mutex::new(guest(&record))),
+            guest: Arc::new(Mutex::new(guest(&host, &record))),
             log: Arc::new(Log::open(&host.ledger.dir(&record.id))),
             activity: Activity::new(),
             removing: CancellationToken::new(),

@@ -99,6 +99,7 @@ impl Ledger {
                 fs::create_dir(&dir)?;
                 file::sync_dir(&self.root)?;
             }
+            fail::fail_point!("ledger::write");
             file::write_atomic(&path, &serde_json::to_vec_pretty(record)?, 0o600)
         };
         write().map_err(|source| Error { action: "write", path: path.clone(), source })

@@ -2,8 +2,9 @@
 //! is in [`crate::disk::room`].
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use vmm::Vm;
 
 use super::actor::{Actor, blocking};

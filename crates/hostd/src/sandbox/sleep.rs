@@ -100,7 +100,7 @@ impl Actor {
             () = self.handle.removing.cancelled() => return Event::Remove,
             turn = self.host.boots.acquire() => turn,
         };
-        self.handle.set_address(&self.record.borrow());
+        self.handle.set_address(&self.host, &self.record.borrow());
         let saved = self.host.ledger.dir(&self.handle.id).join(PAUSED);
         match create::resume(&self.host, &self.handle, &saved).await {
             Ok((vm, guest)) => {
