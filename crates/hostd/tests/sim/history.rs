@@ -1,0 +1,158 @@
+//! One history: agents live and die over one directory, and at last one clears everything away.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hostd::sandbox::{Manager, Refused};
+use model::SandboxId;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::host::Place;
+use crate::model::Model;
+use crate::operations::{Client, PATIENCE};
+use crate::world::{World, locked};
+
+/// Tasks that ask at the same time, and questions of each in the life of one agent.
+const CLIENTS: u64 = 4;
+const QUESTIONS: u64 = 6;
+
+/// What was never to be and was, with the story that led to it.
+pub fn run(seed: u64) -> Option<String> {
+    let world = World::new(seed);
+    let place = Arc::new(Place::new());
+    let model = Arc::new(Mutex::new(Model::default()));
+    world.enter(false);
+    let kind = Kind::draw(&world);
+    for _ in 0..=kind.crashes {
+        live(&world, &place, &model, kind);
+    }
+    clear(&world, &place, &model, kind);
+    world.verdict()
+}
+
+/// What may go wrong in this history.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    crashes: u64,
+    /// One call in so many.
+    faults: u64,
+    pub deaths: bool,
+    warm: bool,
+}
+
+impl Kind {
+    fn draw(world: &World) -> Self {
+        let faults = [0, 0, 80, 25][usize::try_from(world.below(4)).unwrap_or_default()];
+        Self { crashes: world.below(3), faults, deaths: world.one_in(3), warm: world.one_in(2) }
+    }
+}
+
+fn runtime(world: &Arc<World>) -> Runtime {
+    let world = Arc::clone(world);
+    // One task at a time between two looks at whether it is over.
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().start_paused(true).event_interval(1).on_thread_start(move || world.enter(true));
+    builder.build().unwrap()
+}
+
+/// The life of one agent, to its end.
+fn live(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind: Kind) {
+    let points = if kind.crashes == 0 || world.one_in(4) { 0 } else { 1 + world.below(120) };
+    // Or at any moment.
+    let moment = if kind.crashes > 0 && world.one_in(4) { world.below(5000) } else { 3_600_000 };
+    world.begins(points);
+    world.tell(format!("an agent starts: {kind:?}"));
+    let runtime = runtime(world);
+    runtime.block_on(async {
+        let lives = async {
+            tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
+            let Some(manager) = start(world, place, kind).await else { return };
+            world.set_faults(kind.faults);
+            let clients = (0..CLIENTS).map(|_| {
+                let client = Client::new(world, &manager, model, kind);
+                tokio::spawn(client.ask(QUESTIONS))
+            });
+            for client in clients.collect::<Vec<_>>() {
+                ended(world, client.await);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = world.died.notified() => {}
+            () = lives => {}
+            () = tokio::time::sleep(Duration::from_millis(moment)) => world.tell("    the agent dies".to_owned()),
+        }
+    });
+    world.set_faults(0);
+    world.ends();
+    drop(runtime);
+    locked(model).agent_died();
+    world.tell("the agent is dead".to_owned());
+}
+
+/// A client that panicked for a reason of its own has found something.
+fn ended(world: &World, joined: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = joined
+        && let Ok(payload) = error.try_into_panic()
+        && !crate::world::is_staged(&*payload)
+    {
+        world.violation("a client panicked".to_owned());
+    }
+}
+
+async fn start(world: &Arc<World>, place: &Place, kind: Kind) -> Option<Arc<Manager>> {
+    match tokio::time::timeout(PATIENCE, Manager::start(place.host(world, kind.warm))).await {
+        Ok(Ok(manager)) => Some(manager),
+        Ok(Err(error)) => {
+            world.violation(format!("the agent does not start: {error}"));
+            None
+        }
+        Err(_) => {
+            world.violation("the agent is stuck at its start".to_owned());
+            None
+        }
+    }
+}
+
+/// The last agent, to which nothing happens: all that was promised is there, and then nothing is.
+fn clear(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind: Kind) {
+    world.begins(0);
+    world.tell("the last agent starts".to_owned());
+    let runtime = runtime(world);
+    runtime.block_on(async {
+        tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
+        let Some(manager) = start(world, place, Kind { faults: 0, ..kind }).await else { return };
+        let all: Vec<SandboxId> = locked(model).sandboxes.keys().cloned().collect();
+        let client = Client::new(world, &manager, model, Kind { faults: 0, ..kind });
+        for id in all {
+            client.verify(&id).await;
+        }
+        for name in locked(model).published.clone() {
+            if !place.snapshots().iter().any(|there| there.as_str() == name) {
+                world.violation(format!("snapshot {name} was promised and is not there"));
+            }
+        }
+        for handle in manager.list().await {
+            if tokio::time::timeout(PATIENCE, manager.remove(&handle.id)).await.is_err() {
+                world.violation(format!("{} cannot be removed: {:?}", handle.id, handle.record.borrow().phase));
+            }
+        }
+        for name in place.snapshots() {
+            match manager.remove_snapshot(&name).await {
+                Ok(()) => {}
+                Err(error @ Refused::Failed(_)) => world.violation(format!("{name} stays: {error}")),
+                Err(error) => world.violation(format!("{name} has users: {error}")),
+            }
+        }
+        // For what goes on behind the last answer.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    });
+    world.ends();
+    drop(runtime);
+    for left in place.leftovers() {
+        world.violation(format!("left behind: {left}"));
+    }
+    for vm in world.vms() {
+        world.violation(format!("left behind: the VM of {}", vm.sandbox));
+    }
+}

@@ -1,0 +1,92 @@
+//! The parts of a host that is simulated: real but for VMs and networks, in a directory of its own.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hostd::boot::BootFiles;
+use hostd::disk::{Backend, Chosen, Disks};
+use hostd::host::{Host, Parts};
+use hostd::images::Images;
+use hostd::jail::Jails;
+use hostd::network::Networks;
+use hostd::sandbox::ledger::Ledger;
+use hostd::snapshots::Snapshots;
+use hostd::warm::Warm;
+use tempfile::TempDir;
+use vmm::engine::Engine;
+
+use crate::vm::SimDriver;
+use crate::world::World;
+
+/// Bytes of the image; value and stamp are the first of them.
+const IMAGE_BYTES: usize = 8192;
+/// More than any history makes.
+const MAX_SANDBOXES: usize = 100;
+
+/// What outlives agents on disk, and the place where guests are called.
+pub struct Place {
+    dir: TempDir,
+    pub guests: TcpListener,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        // In memory, where there is such a place: nobody waits for a disk.
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let dir = TempDir::with_prefix_in("wrenn-sim-", parent).unwrap();
+        for name in ["images", "run"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("images/base.ext4"), [0; IMAGE_BYTES]).unwrap();
+        for name in ["kernel", "initramfs"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let guests = TcpListener::bind("0.0.0.0:0").unwrap();
+        guests.set_nonblocking(true).unwrap();
+        Self { dir, guests }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// As [`Host::prepare`] does it when an agent starts.
+    pub fn host(&self, world: &Arc<World>, warm: bool) -> Host {
+        let sandboxes = self.path("sandboxes");
+        let ledger = Ledger::open(&sandboxes).unwrap();
+        let chosen = Chosen { backend: Backend::Copy, why: "simulated".to_owned() };
+        let driver = Arc::new(SimDriver(Arc::clone(world)));
+        let port = self.guests.local_addr().unwrap().port();
+        let parts = Parts {
+            id: "host-simulated".to_owned(),
+            engine: Engine { driver, vmm: "qemu", accel: "tcg", why: "simulated".to_owned() },
+            disks: Disks::new(&sandboxes, chosen).unwrap(),
+            boot: BootFiles { kernel: self.path("kernel"), initramfs: self.path("initramfs") },
+            images: Images::new(&self.path("images")),
+            snapshots: Snapshots::open(&self.path("snapshots")).unwrap(),
+            warm: Warm::open(&self.path("warm"), warm).unwrap(),
+            networks: Networks::on_loopback(&self.path("run/slots"), self.dir.path(), port),
+            jails: Jails::without_groups(2_000_000_000),
+            ledger,
+        };
+        Host::of(parts, MAX_SANDBOXES, "192.0.2.1".to_owned())
+    }
+
+    /// What is there of sandboxes and snapshots.
+    pub fn leftovers(&self) -> Vec<String> {
+        let names = |dir: &str| -> Vec<String> {
+            let entries = fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
+            entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())).collect()
+        };
+        ["sandboxes", "snapshots", "run/slots"].into_iter().flat_map(names).collect()
+    }
+
+    /// Names of the snapshots that an agent left.
+    pub fn snapshots(&self) -> Vec<model::TemplateName> {
+        let snapshots = Snapshots::open(&self.path("snapshots")).unwrap();
+        snapshots.list().into_iter().map(|snapshot| snapshot.name).collect()
+    }
+}

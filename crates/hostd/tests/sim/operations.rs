@@ -1,0 +1,375 @@
+//! What clients ask, and what the answers mean for the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hostd::sandbox::{Handle, Manager, Refused};
+use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState};
+use vmm::Exit;
+
+use crate::history::Kind;
+use crate::model::{Known, Model};
+use crate::vm::SimVm;
+use crate::world::{World, locked};
+
+/// Every question is answered within that time.
+pub const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Somebody who asks one thing after another.
+pub struct Client {
+    pub world: Arc<World>,
+    pub manager: Arc<Manager>,
+    model: Arc<Mutex<Model>>,
+    kind: Kind,
+}
+
+impl Client {
+    pub fn new(world: &Arc<World>, manager: &Arc<Manager>, model: &Arc<Mutex<Model>>, kind: Kind) -> Self {
+        Self { world: Arc::clone(world), manager: Arc::clone(manager), model: Arc::clone(model), kind }
+    }
+
+    pub fn model(&self) -> MutexGuard<'_, Model> {
+        locked(&self.model)
+    }
+
+    /// Changes what is known of a sandbox, at a new time; unless the agent is dead, and what it says worth nothing.
+    pub fn note<T>(&self, id: &SandboxId, change: impl FnOnce(&mut Known, u64) -> T) -> Option<T> {
+        let mut model = self.model();
+        let now = model.tick();
+        if self.world.is_dead() { None } else { model.sandboxes.get_mut(id).map(|known| change(known, now)) }
+    }
+
+    pub async fn ask(self, questions: u64) {
+        for _ in 0..questions {
+            let what = self.world.below(24);
+            let id = self.any();
+            let story = format!("{what} {id:?}");
+            if tokio::time::timeout(PATIENCE, Box::pin(self.one(what, id))).await.is_err() {
+                self.world.violation(format!("stuck: {story}"));
+            }
+            self.world.delay().await;
+        }
+    }
+
+    async fn one(&self, what: u64, id: Option<SandboxId>) {
+        let Some(id) = id else { return self.create("base").await };
+        match what {
+            0 | 1 => self.create("base").await,
+            2..=7 => self.write(&id).await,
+            8..=10 => self.read(&id).await,
+            11 | 12 => self.heard("pause", &id, self.manager.pause(&id).await),
+            13 | 14 => self.heard("resume", &id, self.manager.resume(&id).await),
+            15 => self.fork(&id).await,
+            16 => self.snapshot(&id).await,
+            17 => self.create(&self.any_name()).await,
+            18 => self.remove_snapshot().await,
+            19 => self.checkpoint(&id).await,
+            20 => self.roll_back(&id).await,
+            21 => self.remove(&id).await,
+            22 if self.kind.deaths => self.kill(),
+            _ => tokio::time::sleep(Duration::from_millis(self.world.below(4000))).await,
+        }
+    }
+
+    fn any(&self) -> Option<SandboxId> {
+        let model = self.model();
+        let there: Vec<&SandboxId> =
+            model.sandboxes.iter().filter(|(_, known)| !known.removed).map(|(id, _)| id).collect();
+        let pick = self.world.below(there.len().max(1) as u64);
+        there.get(usize::try_from(pick).ok()?).map(|id| (*id).clone())
+    }
+
+    fn any_name(&self) -> String {
+        format!("s{}", self.world.below(3))
+    }
+
+    fn spec(&self, template: &str) -> SandboxSpec {
+        let kill = self.world.one_in(8);
+        SandboxSpec {
+            template: template.parse().unwrap(),
+            vcpus: 1,
+            memory_mb: 64,
+            timeout_sec: if self.world.one_in(2) { 1 + u32::try_from(self.world.below(3)).unwrap() } else { 3600 },
+            on_timeout: if kill { OnTimeout::Kill } else { OnTimeout::Pause },
+            auto_resume: !self.world.one_in(4),
+            disk_mb: None,
+            envs: BTreeMap::new(),
+        }
+    }
+
+    async fn create(&self, template: &str) {
+        let (id, spec) = (SandboxId::random(), self.spec(template));
+        self.world.tell(format!("create {id} of {template}"));
+        {
+            let mut model = self.model();
+            let now = model.tick();
+            let may_end = spec.on_timeout == OnTimeout::Kill;
+            model.sandboxes.insert(id.clone(), Known::that_may_end(may_end, now));
+        }
+        let answer = self.manager.ensure(&id, spec).await;
+        let values = if template == "base" { Some(BTreeSet::from([0])) } else { self.model().of_snapshot(template) };
+        self.note(&id, |known, _| known.began_with(values));
+        match answer {
+            Ok(handle) => self.made(&id, &handle),
+            Err(Refused::Template(_)) if template != "base" => drop(self.note(&id, |known, _| known.removed = true)),
+            Err(error) => self.judge("create", &id, &error),
+        }
+    }
+
+    /// It was said to be made.
+    fn made(&self, id: &SandboxId, handle: &Handle) {
+        let phase = handle.record.borrow().phase.clone();
+        self.world.tell(format!("  made {id}: {phase:?}"));
+        let runs = matches!(phase.state(), SandboxState::Running | SandboxState::Paused);
+        self.note(id, |known, _| known.certain |= runs);
+        let known = self.note(id, |known, _| known.removing || known.may_end);
+        if !runs && !self.is_unlucky() && known == Some(false) {
+            self.world.violation(format!("{id} was not made: {phase:?}"));
+        }
+    }
+
+    /// The VM of a sandbox that runs.
+    fn vm(&self, handle: &Handle) -> Option<(Arc<SimVm>, String)> {
+        let record = handle.record.borrow().clone();
+        let vm = self.world.vm_at(record.slot?.number())?;
+        (vm.sandbox == record.id.as_str()).then_some((vm, record.token))
+    }
+
+    pub async fn write(&self, id: &SandboxId) {
+        let value = self.world.fresh();
+        let values = Some(BTreeSet::from([value]));
+        let Some(set) = self.note(id, |known, now| known.begin(values, now, true)) else { return };
+        match self.manager.running(id).await {
+            Ok((handle, _active)) => {
+                let written = match self.vm(&handle) {
+                    Some((vm, token)) => vm.write(&token, value).await,
+                    None => false,
+                };
+                self.world.tell(format!("write {value} to {id}: {written}"));
+                self.note(id, |known, now| known.end(set, written, now));
+            }
+            Err(error) => {
+                self.note(id, |known, _| known.never(set));
+                self.judge("write", id, &error);
+            }
+        }
+    }
+
+    pub async fn read(&self, id: &SandboxId) {
+        let Some(from) = self.note(id, |_, now| now) else { return };
+        match self.manager.running(id).await {
+            Ok((handle, _active)) => {
+                let Some((vm, token)) = self.vm(&handle) else { return };
+                let Some(value) = vm.read(&token).await else { return };
+                self.note(id, |known, now| {
+                    let may_be = known.seen(from, now);
+                    self.world.tell(format!("read {value} of {id}"));
+                    if may_be.as_ref().is_some_and(|values| !values.contains(&value)) {
+                        self.world.violation(format!("{id} has {value} and may have {may_be:?}"));
+                    }
+                    known.saw(value, from, now);
+                });
+            }
+            Err(error) => self.judge("read", id, &error),
+        }
+    }
+
+    fn heard<T>(&self, what: &str, id: &SandboxId, answer: Result<T, Refused>) {
+        match answer {
+            Ok(_) => self.world.tell(format!("{what} {id}")),
+            Err(error) => self.judge(what, id, &error),
+        }
+    }
+
+    async fn fork(&self, id: &SandboxId) {
+        let children: Vec<SandboxId> = (0..=self.world.below(2)).map(|_| SandboxId::random()).collect();
+        self.world.tell(format!("fork {id} to {children:?}"));
+        let from = {
+            let mut model = self.model();
+            let now = model.tick();
+            let may_end = model.sandboxes.get(id).is_some_and(|known| known.may_end);
+            for child in &children {
+                model.sandboxes.insert(child.clone(), Known::that_may_end(may_end, now));
+            }
+            now
+        };
+        match self.manager.fork(id, &children).await {
+            Ok(_) => {
+                let Some(values) = self.note(id, |known, now| known.seen(from, now)) else { return };
+                self.world.tell(format!("  forked {id}"));
+                for child in &children {
+                    self.note(child, |known, _| {
+                        known.began_with(values.clone());
+                        known.certain = true;
+                    });
+                }
+            }
+            Err(error) => {
+                for child in &children {
+                    self.note(child, |known, _| known.removed = true);
+                }
+                self.judge("fork", id, &error);
+            }
+        }
+    }
+
+    async fn snapshot(&self, id: &SandboxId) {
+        let (name, memory, overwrite) = (self.any_name(), self.world.one_in(2), self.world.one_in(2));
+        let Some(from) = self.note(id, |_, now| now) else { return };
+        let version = {
+            let mut model = self.model();
+            let versions = model.snapshots.entry(name.clone()).or_default();
+            versions.push(None);
+            versions.len() - 1
+        };
+        let answer = self.manager.snapshot(id, &name.parse().unwrap(), memory, overwrite).await;
+        let values = self.note(id, |known, now| known.seen(from, now));
+        let (false, Some(values)) = (self.world.is_dead(), values) else { return };
+        match answer {
+            Ok(_) => {
+                self.world.tell(format!("snapshot {name} of {id}, memory {memory}, {values:?}"));
+                let mut model = self.model();
+                model.snapshots.get_mut(&name).unwrap()[version] = values;
+                if model.unpublished.get(&name).is_none_or(|time| *time < from) {
+                    model.published.insert(name);
+                }
+            }
+            Err(error) => {
+                self.model().snapshots.get_mut(&name).unwrap()[version] = Some(BTreeSet::new());
+                self.judge("snapshot", id, &error);
+            }
+        }
+    }
+
+    async fn remove_snapshot(&self) {
+        let name = self.any_name();
+        self.world.tell(format!("remove snapshot {name}"));
+        {
+            let mut model = self.model();
+            model.published.remove(&name);
+            model.unpublished.insert(name.clone(), u64::MAX);
+        }
+        let answer = self.manager.remove_snapshot(&name.parse().unwrap()).await;
+        if self.world.is_dead() {
+            return;
+        }
+        let mut model = self.model();
+        let now = model.tick();
+        model.unpublished.insert(name.clone(), now);
+        if let Err(Refused::Failed(error)) = answer {
+            self.world.violation(format!("snapshot {name} cannot be removed: {error}"));
+        }
+    }
+
+    async fn checkpoint(&self, id: &SandboxId) {
+        let name = format!("c{}", self.world.fresh());
+        let Some(from) = self.note(id, |_, now| now) else { return };
+        match self.manager.checkpoint(id, &name.parse().unwrap()).await {
+            Ok(_) => {
+                self.world.tell(format!("checkpoint {name} of {id}"));
+                self.note(id, |known, now| {
+                    let values = known.seen(from, now);
+                    known.checkpoints.insert(name, values);
+                });
+            }
+            Err(error) => self.judge("checkpoint", id, &error),
+        }
+    }
+
+    async fn roll_back(&self, id: &SandboxId) {
+        let begun = self.note(id, |known, now| {
+            let (name, values) = known.checkpoints.clone().into_iter().next()?;
+            Some((name, known.begin(values, now, false)))
+        });
+        let Some((name, set)) = begun.flatten() else { return };
+        self.world.tell(format!("roll back {id} to {name}"));
+        let answer = self.manager.roll_back(id, &name.parse().unwrap()).await;
+        self.note(id, |known, now| known.end(set, answer.is_ok(), now));
+        match answer {
+            Err(Refused::NoCheckpoint { .. }) if self.note(id, |known, _| !known.removing) == Some(true) => {
+                self.world.violation(format!("checkpoint {name} of {id} is gone"));
+            }
+            answer => self.heard("  rolled back", id, answer),
+        }
+    }
+
+    pub async fn remove(&self, id: &SandboxId) {
+        self.world.tell(format!("remove {id}"));
+        self.note(id, |known, _| known.removing = true);
+        self.manager.remove(id).await;
+        self.note(id, |known, _| known.removed = true);
+        if !self.world.is_dead() {
+            self.world.tell(format!("  removed {id}"));
+        }
+    }
+
+    fn kill(&self) {
+        let vms = self.world.vms();
+        let pick = usize::try_from(self.world.below(vms.len().max(1) as u64)).unwrap_or_default();
+        let Some(vm) = vms.get(pick) else { return };
+        self.world.tell(format!("the VM of {} dies", vm.sandbox));
+        self.world.excuse(&vm.sandbox);
+        vm.dies(match self.world.below(3) {
+            0 => Exit::Shutdown,
+            1 => Exit::Panic("it was told to".to_owned()),
+            _ => Exit::Vmm("signal 9".to_owned()),
+        });
+    }
+
+    /// Whether something went wrong that can make anything fail.
+    fn is_unlucky(&self) -> bool {
+        self.kind.deaths || self.world.had_faults.load(Ordering::Relaxed)
+    }
+
+    /// Whether a refusal may be.
+    pub fn judge(&self, what: &str, id: &SandboxId, error: &Refused) {
+        if self.world.is_dead() {
+            return;
+        }
+        self.world.tell(format!("{what} {id}: {error}"));
+        let Some(known) = self.model().sandboxes.get(id).cloned() else { return };
+        let promised = known.certain && !known.removing && !known.removed;
+        let is_fine = match error {
+            Refused::Unknown(_) => !promised,
+            Refused::NotRunning { .. } => !promised || known.may_end || self.world.is_excused(id.as_str()),
+            Refused::Paused | Refused::Taken { .. } | Refused::InUse { .. } => true,
+            _ => self.is_unlucky() || known.removing || known.removed || known.may_end,
+        };
+        if !is_fine {
+            self.world.violation(format!("{what} {id}: {error}; {known:?}"));
+        }
+    }
+
+    /// The last look at a sandbox: all that was promised of it holds.
+    pub async fn verify(&self, id: &SandboxId) {
+        let Some(known) = self.model().sandboxes.get(id).cloned() else { return };
+        self.world.tell(format!("verify {id}"));
+        let look = async {
+            if let Err(error) = self.manager.resume(id).await {
+                return self.verify_refusal(id, &known, &error);
+            }
+            self.read(id).await;
+            self.write(id).await;
+            self.heard("last pause", id, self.manager.pause(id).await);
+            self.heard("last resume", id, self.manager.resume(id).await);
+            self.read(id).await;
+        };
+        if tokio::time::timeout(PATIENCE, look).await.is_err() {
+            self.world.violation(format!("stuck: {id} at its end"));
+        }
+    }
+
+    fn verify_refusal(&self, id: &SandboxId, known: &Known, error: &Refused) {
+        let promised = known.certain && !known.removing && !known.removed;
+        let may_be = match error {
+            Refused::NotRunning { .. } => !promised || known.may_end || self.world.is_excused(id.as_str()),
+            Refused::Unknown(_) => !promised,
+            _ => false,
+        };
+        if !may_be {
+            self.world.violation(format!("{id} does not come back: {error}; {known:?}"));
+        }
+    }
+}
