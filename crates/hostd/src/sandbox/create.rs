@@ -270,7 +270,11 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
         Greeting::Restored { token: Some(token) } => handle.guest().with_token(token),
         Greeting::Restored { token: None } | Greeting::Booted { .. } => handle.guest(),
     };
-    guest.init(&request).await.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
+    // A guest can keep anybody waiting who lets it, and others wait for this one's turn.
+    let answer = timeout(READY_TIMEOUT, guest.init(&request)).await;
+    let answer =
+        answer.map_err(|_| format!("the guest agent did not take its set-up within {} s", READY_TIMEOUT.as_secs()))?;
+    answer.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
     if restored {
         // The guest has reset all connections but that one.
         handle.set_address(&handle.record.borrow());
