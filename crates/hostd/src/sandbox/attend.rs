@@ -71,8 +71,8 @@ impl Actor {
         let mut orders = self.orders.lock().await;
         let mut told_ms = 0;
         loop {
-            if self.handle.frozen.load(Ordering::Relaxed) {
-                capture::thaw(&self.handle).await;
+            if self.handle.frozen.load(Ordering::Relaxed) && self.handle.hold.get().is_none() {
+                self.go_on(&vm).await;
             }
             tokio::select! {
                 biased;
@@ -91,6 +91,13 @@ impl Actor {
                 told_ms = last_ms;
                 self.host.report_use(&self.record, &self.handle);
             }
+        }
+    }
+
+    /// After something stopped it, and could not make it go on.
+    async fn go_on(&self, vm: &Arc<dyn Vm>) {
+        if let Err(error) = capture::go_on(&self.handle, vm).await {
+            tracing::warn!(sandbox = %self.handle.id, error, "it stands still; trying again");
         }
     }
 

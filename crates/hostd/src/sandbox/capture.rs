@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use guest_rpc::http::FreezeRequest;
@@ -194,20 +195,22 @@ async fn make_private(dir: PathBuf) -> Result<(), String> {
     blocking(move || std::fs::DirBuilder::new().mode(0o700).create(&dir)).await
 }
 
-/// Lets the VM run, and the guest write.
+/// Lets the VM run, and the guest write. What fails here is tried again by whoever attends the sandbox.
 pub(crate) async fn go_on(handle: &Handle, vm: &Arc<dyn Vm>) -> Result<(), String> {
+    // It may be stopped, and has heard nothing.
+    handle.frozen.store(true, Ordering::Relaxed);
     vm.resume().await.map_err(|error| format!("it cannot be made to run on: {}", chain(&error)))?;
     thaw(handle).await;
     Ok(())
 }
 
-/// Lets the guest write. What fails here is tried again by whoever attends the sandbox.
+/// Lets the guest write.
 pub(crate) async fn thaw(handle: &Handle) {
     let thawed = matches!(timeout(THAW_TIMEOUT, handle.guest().thaw()).await, Ok(Ok(())));
     if !thawed {
         tracing::warn!(sandbox = %handle.id, "the guest does not say that it has thawed its file system");
     }
-    handle.frozen.store(!thawed, std::sync::atomic::Ordering::Relaxed);
+    handle.frozen.store(!thawed, Ordering::Relaxed);
 }
 
 async fn finish(dir: &Path, manifest: Instant) -> Result<(), String> {

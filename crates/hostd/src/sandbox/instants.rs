@@ -7,14 +7,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model::{CheckpointName, SandboxId, TemplateName};
+use model::{CheckpointName, SandboxId, SandboxState, TemplateName};
 
 use super::actor::{Handle, blocking};
 use super::capture::CHECKPOINTS;
 use super::instant::{self, Instant};
 use super::manager::{Manager, Origin, Refused, on_host};
 use super::order::Order;
-use super::state::Phase;
 use crate::host::Host;
 use crate::snapshots::{New, Snapshot, SnapshotId, Snapshots};
 
@@ -64,7 +63,8 @@ impl Manager {
         }
         for handle in &handles {
             let record = handle.created().await;
-            if record.phase != Phase::Running {
+            // One that was quicker than the others may be paused for idleness by now.
+            if !matches!(record.phase.state(), SandboxState::Running | SandboxState::Paused) {
                 let (id, reason) = (&handle.id, record.phase.reason());
                 return Err(Refused::Failed(format!("child {id} did not start, so none was made: {reason}")));
             }

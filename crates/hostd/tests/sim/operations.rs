@@ -335,7 +335,7 @@ impl Client {
             Refused::Unknown(_) => !promised,
             Refused::NotRunning { .. } => !promised || known.may_end || self.world.is_excused(id.as_str()),
             Refused::Paused | Refused::Taken { .. } | Refused::InUse { .. } => true,
-            _ => self.is_unlucky() || known.removing || known.removed || known.may_end,
+            _ => !promised || self.is_unlucky() || known.may_end,
         };
         if !is_fine {
             self.world.violation(format!("{what} {id}: {error}; {known:?}"));
