@@ -207,10 +207,16 @@ impl Client {
                 }
             }
             Err(error) => {
+                let mut meddled = false;
                 for child in &children {
-                    self.note(child, |known, _| known.removed = true);
+                    self.note(child, |known, _| {
+                        meddled |= std::mem::replace(&mut known.removed, true) || known.removing
+                    });
                 }
-                self.judge("fork", id, &error);
+                // Another client may have removed a child before it was there.
+                if !meddled {
+                    self.judge("fork", id, &error);
+                }
             }
         }
     }
