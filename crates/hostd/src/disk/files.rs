@@ -42,7 +42,7 @@ pub(super) fn overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, E
 }
 
 /// All files of a disk, but for the base, which is shared.
-pub(super) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
+pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
     if from.join(BASE).exists() {
         link_base(&from.join(BASE), to)?;
     }
@@ -51,6 +51,18 @@ pub(super) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
         if source.exists() {
             sparse::copy(&source, &target).map_err(io_error("copy the disk to", &target))?;
         }
+    }
+    Ok(())
+}
+
+/// Copies first, then renames.
+pub(super) fn replace_disk(from: &Path, to: &Path) -> Result<(), Error> {
+    for name in [COW, RAW, OVERLAY].into_iter().filter(|name| from.join(name).exists()) {
+        let (source, target) = (from.join(name), to.join(name));
+        let new = file::temporary_name(&target);
+        let _ = fs::remove_file(&new);
+        let replaced = sparse::copy(&source, &new).and_then(|()| fs::rename(&new, &target));
+        replaced.map_err(io_error("put a saved disk in the place of", &target))?;
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ use model::SandboxId;
 use vmm::{Disk, DiskFormat};
 
 pub use choice::{Backend, Choice, Chosen, choose};
+pub(crate) use files::copy_disk as copy_files;
 pub use names::device_name;
 
 use mapper::Mapper;
@@ -173,6 +174,14 @@ impl Disks {
     /// As [`Disks::duplicate`].
     pub fn copy(&self, from: &Path, to: &Path) -> Result<(), Error> {
         files::copy_disk(from, to)
+    }
+
+    /// Puts the disk in `from`, if there is one, in the place of that in `to`, which is not in use: a copy.
+    ///
+    /// # Errors
+    /// When the host's disk is full; the disk in `to` is as it was then.
+    pub fn replace(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        files::replace_disk(from, to)
     }
 
     /// Takes a disk out of use; its content stays, for [`Disks::restore`]. The VM must be gone. Idempotent.

@@ -60,6 +60,8 @@ pub(crate) async fn of_vm(
     let mut manifest = manifest(host, handle, parts.token)?;
     begin(host, handle, dir).await?;
     manifest.frozen = freeze(handle, parts).await;
+    // The guest may write as soon as it is restored, before it is known to be well: that must not be to the only disk.
+    let parts = Parts { disk: parts.disk || !manifest.frozen, ..parts };
     let mut outcome = take(host, handle, vm, dir, parts, then).await;
     if then == Then::GoOn {
         let back = go_on(handle, vm).await;
@@ -110,7 +112,8 @@ pub(crate) async fn of_paused(host: &Arc<Host>, handle: &Handle, dir: &Path, mem
             instant::link_memory(&saved, &to)?;
         }
         instant::link_files(&saved, &to, &[KERNEL, INITRAMFS])?;
-        host.disks.duplicate(&id, &host.ledger.dir(&id), &to).map_err(std::io::Error::other)?;
+        let of = if manifest.frozen { host.ledger.dir(&id) } else { saved };
+        host.disks.duplicate(&id, &of, &to).map_err(std::io::Error::other)?;
         manifest.finish(&to)
     })
     .await;

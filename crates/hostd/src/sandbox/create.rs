@@ -150,9 +150,13 @@ async fn prepare(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, shape: &wa
 pub(crate) async fn resume(host: &Arc<Host>, handle: &Handle, saved: &Path) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     let record = handle.record.borrow().clone();
     let restored = {
-        let (host, dir) = (Arc::clone(host), host.ledger.dir(&handle.id));
+        let (host, dir, saved) = (Arc::clone(host), host.ledger.dir(&handle.id), saved.to_owned());
         let size = record.disk.map_or(0, |disk| disk.size_bytes);
-        blocking(move || host.disks.restore(&record.id, &dir, size))
+        blocking(move || {
+            // Where the instant has a disk of its own, what an earlier attempt wrote is thrown away.
+            host.disks.replace(&saved, &dir)?;
+            host.disks.restore(&record.id, &dir, size)
+        })
     };
     let (network, disk) = tokio::join!(network(host, handle), restored);
     network.map_err(Event::Failed)?;
@@ -264,7 +268,7 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
         prepare(host, handle, vm, shape).await;
     }
     let restored = matches!(greeting, Greeting::Restored { .. });
-    handle.frozen.store(restored, Ordering::Relaxed);
+    handle.frozen.fetch_or(restored, Ordering::Relaxed);
     let request = init_request(handle, restored);
     let guest = match greeting {
         Greeting::Restored { token: Some(token) } => handle.guest().with_token(token),
@@ -277,7 +281,7 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
     answer.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
     if restored {
         // The guest has reset all connections but that one.
-        handle.set_address(&handle.record.borrow());
+        handle.set_address(host, &handle.record.borrow());
     }
     fail::fail_point!("create::guest-ready");
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");

@@ -3,7 +3,7 @@
 //! ```text
 //!   DIR/memory/             what the VMM driver wrote (absent in an image)
 //!      /kernel, initramfs   with which the guest was booted (links)
-//!      /root.*, base.ext4   the disk (absent where it stays in its place: of a paused sandbox)
+//!      /root.*, base.ext4   the disk (absent where it stays in its place: of a paused sandbox whose file system is frozen)
 //!      /instant.json        an [`Instant`], written last: without it the directory is half-made and nobody uses it
 //! ```
 //!

@@ -25,7 +25,15 @@ impl Actor {
     pub(super) async fn suspend(&self, rollback: bool) -> Event {
         self.give_back(Disk::Stays).await;
         fail::fail_point!("suspend::given-back");
-        while rollback {
+        if rollback {
+            self.put_in_place().await;
+        }
+        Event::Released
+    }
+
+    /// However often that has to be tried.
+    async fn put_in_place(&self) {
+        loop {
             let dir = self.host.ledger.dir(&self.handle.id);
             match blocking(move || install(&dir)).await {
                 Ok(()) => break,
@@ -35,7 +43,6 @@ impl Actor {
                 }
             }
         }
-        Event::Released
     }
 
     /// While it is paused: until it is to be resumed, rolled back or removed.
@@ -138,6 +145,9 @@ fn install(dir: &Path) -> io::Result<()> {
         instant::link(&staged.join(name), &saved.join(name))?;
     }
     instant::link_memory(&staged, &saved)?;
+    if !manifest.frozen {
+        crate::disk::copy_files(dir, &saved).map_err(io::Error::other)?;
+    }
     manifest.finish(&saved)?;
     linux::file::sync_dir(dir)?;
     instant::remove(&staged)
