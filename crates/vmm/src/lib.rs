@@ -158,6 +158,14 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// file yet, it is made so first, as [`compact`] does, which takes as long as a copy of all memory.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
+    /// Makes a snapshot fast to restore, where its memory is in more than one file: see [`compact`]. Blocking.
+    ///
+    /// # Errors
+    /// As [`compact`].
+    fn compact(&self, snapshot: &Path) -> Result<()> {
+        compact(snapshot)
+    }
+
     /// Takes over the VM in `dir` that an earlier run of this program started.
     /// `None` if no process of it lives and its guest did not end by itself; then nothing but files is left of it. A process whose boot or restore
     /// was cut short is ended, and counts as none. A VM whose guest ended meanwhile is found: its

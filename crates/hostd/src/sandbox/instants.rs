@@ -102,7 +102,8 @@ impl Manager {
         on_host(&self.host, move |host| flatten(host, &dir)).await.map_err(Refused::Failed)?;
         if new.has_memory {
             let memory = staging.join(instant::MEMORY);
-            blocking(move || vmm::compact(&memory)).await.map_err(Refused::Failed)?;
+            let compacted = on_host(&self.host, move |host| host.engine.driver.compact(&memory));
+            compacted.await.map_err(Refused::Failed)?;
         }
         fail::fail_point!("snapshot::flat");
         // Nobody begins a sandbox, or takes the name, meanwhile.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
@@ -84,9 +85,10 @@ impl Actor {
 
     /// What was written since the sandbox was resumed last becomes one with the rest, so that resuming it is fast.
     fn compact(&self) -> JoinHandle<()> {
-        let (id, memory) = (self.handle.id.clone(), self.host.ledger.dir(&self.handle.id).join(PAUSED).join(MEMORY));
+        let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
+        let memory = self.host.ledger.dir(&self.handle.id).join(PAUSED).join(MEMORY);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = vmm::compact(&memory) {
+            if let Err(error) = host.engine.driver.compact(&memory) {
                 tracing::warn!(sandbox = %id, error = chain(&error), "its saved memory cannot be made one; resuming it does that");
             }
         })
@@ -94,7 +96,7 @@ impl Actor {
 
     /// If we die after it, the claim names a sandbox that does not have that slot, and is cleared at the next start.
     async fn claim(&self) -> Result<(), String> {
-        let (host, id) = (std::sync::Arc::clone(&self.host), self.handle.id.clone());
+        let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
         let slot = blocking(move || host.networks.claim(id.as_str())).await?;
         fail::fail_point!("resume::claimed");
         *locked(&self.claimed) = Some(slot);

@@ -298,6 +298,10 @@ impl Driver for SimDriver {
         format == DiskFormat::Raw
     }
 
+    fn compact(&self, _snapshot: &Path) -> Result<()> {
+        Ok(())
+    }
+
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
         self.start(config, None).await
     }

@@ -43,6 +43,10 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
         self.chosen.restore(config, snapshot).await
     }
 
+    fn compact(&self, snapshot: &Path) -> Result<()> {
+        self.chosen.compact(snapshot)
+    }
+
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         match self.chosen.adopt(dir).await? {
             Some(vm) => Ok(Some(vm)),
