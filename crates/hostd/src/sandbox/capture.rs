@@ -21,8 +21,6 @@ use crate::host::Host;
 /// For the guest to flush what it has not written yet, and to freeze. It goes on with that in the instant, if need be.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 const THAW_TIMEOUT: Duration = Duration::from_secs(5);
-/// Milliseconds for what makes an instant smaller and is not needed.
-const TIDY_MS: u64 = 500;
 /// Milliseconds that a guest runs frozen if no agent comes back to it; longer than a restored one is waited for.
 const ALONE_MS: u64 = 300_000;
 
@@ -59,12 +57,16 @@ pub(crate) async fn of_vm(
     }
     let mut manifest = manifest(host, handle, parts.token)?;
     begin(host, handle, dir).await?;
-    manifest.frozen = freeze(handle, parts).await;
+    // One that nobody has used yet has nothing to flush, and takes no orders.
+    manifest.frozen = parts.token && freeze(handle).await;
     // The guest may write as soon as it is restored, before it is known to be well: that must not be to the only disk.
     let parts = Parts { disk: parts.disk || !manifest.frozen, ..parts };
     let mut outcome = take(host, handle, vm, dir, parts, then).await;
     if then == Then::GoOn {
-        let back = go_on(handle, vm).await;
+        let back = match parts.token {
+            true => go_on(handle, vm).await,
+            false => vm.resume().await.map_err(|error| chain(&error)),
+        };
         outcome = outcome.and(back);
     }
     if outcome.is_ok() {
@@ -81,13 +83,8 @@ pub(crate) async fn of_vm(
 }
 
 /// Whether the guest has frozen its file system.
-async fn freeze(handle: &Handle, parts: Parts) -> bool {
-    let request = FreezeRequest {
-        drop_caches: !parts.token,
-        limit_ms: Some(TIDY_MS),
-        thaw_after_ms: Some(ALONE_MS),
-        ..FreezeRequest::default()
-    };
+async fn freeze(handle: &Handle) -> bool {
+    let request = FreezeRequest { thaw_after_ms: Some(ALONE_MS), ..FreezeRequest::default() };
     let why = match timeout(FREEZE_TIMEOUT, handle.guest().freeze(&request)).await {
         Ok(Ok(answer)) if answer.frozen => return true,
         Ok(Ok(answer)) => answer.why.unwrap_or_default(),
