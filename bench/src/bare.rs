@@ -2,7 +2,8 @@
 //!
 //! Before the clock starts everything is ready that can be: the network namespace with its TAP, in which the client
 //! itself stands (no veth pair, no address translation), the hardware address of the guest known, the directory and
-//! a fresh disk. The clock then covers: start of the process, guest agent healthy, `/init`, one program run to its end.
+//! a fresh disk. The clock then covers: start of the process, for one that goes on from an instant what is in
+//! [`crate::restore`], guest agent healthy, `/init`, and for most rows one program run to its end.
 
 use std::fs;
 use std::io;
@@ -20,73 +21,128 @@ use model::SandboxId;
 use tokio_util::sync::CancellationToken;
 use vmm::GUEST_IP;
 
-use crate::command::{Command, RUN};
+use crate::command::{BOOT_FILES, Command, RUN, link_all};
 use crate::envd::Envd;
 use crate::place::Place;
+use crate::restore::{self, Saved};
 
-/// Namespace of all bare machines; one runs at a time.
-pub const NETNS: &str = "wbench-bare";
+/// Namespaces of bare machines begin so; each has its own.
+const NETNS: &str = "wbench-bare-";
 
 /// As long as the host agent waits.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts bare machines.
+/// Starts bare machines, one at a time.
 #[derive(Debug, Clone)]
 pub struct Bare {
     command: Command,
+    /// What they go on from instead of booting.
+    saved: Option<Saved>,
     image: PathBuf,
+    boot: PathBuf,
+    root: PathBuf,
     dir: PathBuf,
+    netns: String,
     /// Whose disk it is, as far as the host's kernel is concerned.
     id: SandboxId,
     log: PathBuf,
     cancelled: CancellationToken,
 }
 
+/// When the clock stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The guest agent has been told who it is.
+    Ready,
+    /// A first program has ended.
+    Program,
+}
+
+/// A machine that only needs to be started.
+#[derive(Debug)]
+pub struct Ready {
+    bare: Bare,
+    spawn: Spawn,
+}
+
+/// A machine that runs. Dropped, it runs on until the end of the whole run.
+#[derive(Debug)]
+pub struct Running {
+    bare: Bare,
+    process: Process,
+    pub took: Duration,
+}
+
+/// Takes away the networks of all bare machines.
+///
+/// # Errors
+/// What the kernel said.
+pub fn clear() -> io::Result<()> {
+    netns::list(NETNS)?.iter().try_for_each(|name| netns::remove(name))
+}
+
 impl Bare {
-    /// Machines like the one of `command`, until `cancelled`.
+    /// Machines like the one of `command`, until `cancelled`. Of those with different numbers each runs beside the others.
     ///
     /// # Errors
     /// When the network cannot be made.
-    pub fn prepare(place: &Place, command: Command, cancelled: &CancellationToken) -> anyhow::Result<Self> {
-        netns::remove(NETNS)?;
-        netns::create(NETNS)?;
-        netns::enter(NETNS, furnish).context("cannot make the network of bare machines")?;
-        let dir = place.bare();
-        let log = place.run().join("bare.log");
-        Ok(Self { command, image: place.image(), dir, id: SandboxId::random(), log, cancelled: cancelled.clone() })
+    pub fn prepare(
+        place: &Place,
+        command: Command,
+        number: usize,
+        cancelled: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let netns = format!("{NETNS}{number}");
+        netns::remove(&netns)?;
+        netns::create(&netns)?;
+        netns::enter(&netns, furnish).context("cannot make the network of bare machines")?;
+        let (root, log) = (place.bare(), place.run().join("bare.log"));
+        let (dir, image, boot, cancelled) =
+            (root.join(number.to_string()), place.image(), place.boot(), cancelled.clone());
+        Ok(Self { command, saved: None, image, boot, root, dir, netns, id: SandboxId::random(), log, cancelled })
+    }
+
+    /// Machines that go on from an instant. Their command is that of a restored one.
+    pub fn over(mut self, saved: &Saved) -> Self {
+        self.command = self.command.over(&saved.memory());
+        self.saved = Some(saved.clone());
+        self
     }
 
     /// A machine from nothing to the end of its first program, with a `look` at its process while it runs.
     ///
     /// # Errors
     /// When it does not boot. Nothing of it runs on, whatever happens.
-    pub async fn cold_start<T, L>(&self, look: L) -> anyhow::Result<(Duration, T)>
-    where
-        T: Send + 'static,
-        L: FnOnce(u32) -> anyhow::Result<T> + Send + 'static,
-    {
-        let bare = self.clone();
-        // On a thread of its own, which stands in the namespace.
-        let started = tokio::task::spawn_blocking(move || netns::enter(NETNS, move || Ok(bare.cold_start_here(look))));
-        started.await??
+    pub async fn cold_start<T>(&self, look: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Result<(Duration, T)> {
+        let running = self.ready().await?.start(Until::Program).await?;
+        let (took, looked) = (running.took, look(running.pid()));
+        running.end().await?;
+        Ok((took, looked?))
     }
 
-    fn cold_start_here<T>(&self, look: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Result<(Duration, T)> {
-        let spawn = self.fresh().context("cannot prepare a bare machine")?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        if self.cancelled.is_cancelled() {
-            bail!("interrupted");
-        }
-        let began = Instant::now();
-        let process = spawn.spawn().context("cannot start a bare machine")?;
-        let first = runtime.block_on(self.first_program());
-        let took = began.elapsed();
-        let looked = first.and_then(|()| look(process.pid()));
-        end(&process)?;
-        self.disks()?.remove(&self.id, &self.dir)?;
-        fs::remove_dir_all(&self.dir)?;
-        Ok((took, looked?))
+    /// One machine from nothing to there, in milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::cold_start`].
+    pub async fn turn(&self, until: Until) -> anyhow::Result<f64> {
+        let running = self.ready().await?.start(until).await?;
+        let took = running.took;
+        running.end().await?;
+        Ok(took.as_secs_f64() * 1000.0)
+    }
+
+    /// Everything that is made before the clock starts.
+    ///
+    /// # Errors
+    /// When the disk cannot be made.
+    pub async fn ready(&self) -> anyhow::Result<Ready> {
+        let bare = self.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let spawn = bare.fresh().context("cannot prepare a bare machine")?;
+            Ok(Ready { bare, spawn })
+        });
+        made.await?
     }
 
     /// A directory with a disk of its own.
@@ -94,8 +150,15 @@ impl Bare {
         // As the VMM has it: its working directory in that of its VM.
         let run = self.dir.join(RUN);
         fs::create_dir_all(&run)?;
-        let bytes = disk::size_bytes(&self.image, None)?;
-        let disk = self.disks()?.create(&self.id, &self.image, &self.dir, bytes)?;
+        link_all(&self.boot, &self.dir, &BOOT_FILES)?;
+        let disks = self.disks()?;
+        let disk = match &self.saved {
+            None => disks.create(&self.id, &self.image, &self.dir, disk::size_bytes(&self.image, None)?)?,
+            Some(saved) => {
+                disks.copy(&saved.dir, &self.dir)?;
+                disks.restore(&self.id, &self.dir, saved.disk_bytes)?
+            }
+        };
         let args = self.command.prepare(&self.dir, &self.id, &disk.path)?.into_iter().map(Into::into).collect();
         let program = self.command.program.clone();
         Ok(Spawn { program, args, cwd: Some(run), log: Some(self.log.clone()), ..Spawn::default() })
@@ -104,23 +167,79 @@ impl Bare {
     /// Of the kind that the platform chose.
     fn disks(&self) -> anyhow::Result<Disks> {
         let reads_qcow2 = self.command.told().is_none();
-        Ok(Disks::new(&self.dir, disk::choose(Choice::Auto, &self.dir, Some(&self.image), reads_qcow2)?)?)
+        Ok(Disks::new(&self.root, disk::choose(Choice::Auto, &self.root, Some(&self.image), reads_qcow2)?)?)
     }
 
-    async fn first_program(&self) -> anyhow::Result<()> {
-        let request = init_request();
+    async fn greet(&self, until: Until) -> anyhow::Result<()> {
+        let mut request = init_request();
+        if let Some(token) = self.saved.as_ref().and_then(|saved| saved.token.clone()) {
+            request.access_token = Some(token);
+        }
         let envd = Envd::new(GUEST_IP, request.access_token.as_deref().unwrap_or_default())?;
         let work = async {
             envd.healthy().await;
             envd.init(&request).await?;
-            envd.exec().await
+            if until == Until::Program { envd.exec().await } else { Ok(()) }
         };
         tokio::select! {
             done = tokio::time::timeout(BOOT_TIMEOUT, work) => {
-                done.with_context(|| format!("a bare machine did not boot; see {}", self.log.display()))?
+                done.with_context(|| format!("a bare machine did not start; see {}", self.log.display()))?
             }
             () = self.cancelled.cancelled() => bail!("interrupted"),
         }
+    }
+}
+
+impl Ready {
+    /// # Errors
+    /// When it does not come that far. Then nothing of it runs on.
+    pub async fn start(self, until: Until) -> anyhow::Result<Running> {
+        let netns = self.bare.netns.clone();
+        // On a thread of its own, which stands in the namespace.
+        let work = move || netns::enter(&netns, move || Ok(self.start_here(until)));
+        tokio::task::spawn_blocking(work).await??
+    }
+
+    fn start_here(self, until: Until) -> anyhow::Result<Running> {
+        let Self { bare, spawn } = self;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        if bare.cancelled.is_cancelled() {
+            bail!("interrupted");
+        }
+        let began = Instant::now();
+        let process = spawn.spawn().context("cannot start a bare machine")?;
+        let loaded = bare.saved.as_ref().map_or(Ok(()), |saved| restore::load(&bare.dir.join(RUN), saved, &process));
+        let greeted = loaded.and_then(|()| runtime.block_on(bare.greet(until)));
+        let running = Running { bare, process, took: began.elapsed() };
+        match greeted {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.end_here()?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Ends it and takes its files away.
+    ///
+    /// # Errors
+    /// What stays.
+    pub async fn end(self) -> anyhow::Result<()> {
+        tokio::task::spawn_blocking(move || self.end_here()).await?
+    }
+
+    fn end_here(self) -> anyhow::Result<()> {
+        let Self { bare, process, .. } = self;
+        process.kill()?;
+        process.wait(END_TIMEOUT)?.context("a bare machine does not end")?;
+        bare.disks()?.remove(&bare.id, &bare.dir)?;
+        Ok(fs::remove_dir_all(&bare.dir)?)
     }
 }
 
@@ -145,10 +264,4 @@ fn init_request() -> InitRequest {
         hostname: Some("bare".to_owned()),
         ..InitRequest::default()
     }
-}
-
-fn end(process: &Process) -> anyhow::Result<()> {
-    process.kill()?;
-    process.wait(END_TIMEOUT)?.context("a bare machine does not end")?;
-    Ok(())
 }

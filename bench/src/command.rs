@@ -15,6 +15,8 @@ pub const RUN: &str = "vm/run";
 /// There: Firecracker's socket, and its name for the disk.
 const SOCKET: &str = "api.sock";
 const DISK: &str = "disk";
+/// Beside it: what the machine was booted with.
+pub const BOOT_FILES: [&str; 2] = ["kernel", "initramfs"];
 /// Parts of Firecracker's configuration that say where output goes.
 const OUTPUT: [&str; 3] = ["logger", "metrics", "serial"];
 
@@ -56,12 +58,13 @@ fn is_firecracker(program: &Path) -> bool {
 }
 
 impl Command {
-    /// Of the sandbox in `dir`.
+    /// Of the sandbox in `dir`, whose kernel and initramfs are kept in `boot`: they go with the sandbox.
     ///
     /// # Errors
     /// When it does not run.
-    pub async fn of(dir: &Path) -> anyhow::Result<Self> {
+    pub async fn of(dir: &Path, boot: &Path) -> anyhow::Result<Self> {
         let pid = monitor_of(dir)?;
+        link_all(dir, boot, &BOOT_FILES)?;
         let mut command = Self::parse(&fs::read(format!("/proc/{pid}/cmdline"))?, dir)?;
         if is_firecracker(&command.program) {
             let run = dir.join(RUN);
@@ -95,7 +98,8 @@ impl Command {
         }
         symlink(disk, run.join(DISK))?;
         let file = run.join("config.json");
-        fs::write(&file, config.to_string())?;
+        let (from, to) = (format!("{}/", self.dir.display()), format!("{}/", dir.display()));
+        fs::write(&file, config.to_string().replace(&from, &to))?;
         Ok(["--no-api", "--config-file"].map(str::to_owned).into_iter().chain([file.display().to_string()]).collect())
     }
 
@@ -109,10 +113,47 @@ impl Command {
         self.args.iter().filter(|arg| *arg != "-S").map(|arg| arg.replace(&from, &to).replace(&own, &other)).collect()
     }
 
+    /// The file that a restored QEMU has mapped as the guest's memory; `None` where the machine was booted, or is none of
+    /// QEMU's.
+    pub fn mapped(&self) -> Option<String> {
+        self.values("-incoming").next()?;
+        let objects = self.values("-object").filter_map(|value| serde_json::from_str::<Value>(value).ok());
+        objects.into_iter().find_map(|object| object["mem-path"].as_str().map(str::to_owned))
+    }
+
+    /// The same with a private mapping of `memory` for the guest's memory.
+    pub fn over(mut self, memory: &Path) -> Self {
+        for arg in &mut self.args {
+            if let Ok(mut object) = serde_json::from_str::<Value>(arg)
+                && object.get("mem-path").is_some()
+            {
+                object["mem-path"] = memory.display().to_string().into();
+                object["share"] = false.into();
+                *arg = object.to_string();
+            }
+        }
+        self
+    }
+
     /// Values of an option, in their order.
     pub fn values<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
         self.args.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1].as_str())
     }
+}
+
+/// Gives files of `from` names in `to` as well, unless something has them there.
+///
+/// # Errors
+/// What the file system said.
+pub fn link_all(from: &Path, to: &Path, names: &[&str]) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for name in names {
+        let (real, link) = (from.join(name).canonicalize()?, to.join(name));
+        if !link.exists() {
+            fs::hard_link(&real, &link).or_else(|_| fs::copy(&real, &link).map(drop))?;
+        }
+    }
+    Ok(())
 }
 
 async fn configuration(socket: &Path) -> reqwest::Result<Value> {
@@ -132,6 +173,19 @@ mod tests {
         assert_eq!(moved, ["-M", "microvm,accel=tcg", "-drive", "/b/root", "-drive", "/a/sb-10/x"]);
         assert_eq!(command.values("-drive").count(), 2);
         assert_eq!(command.program, Path::new("/usr/bin/qemu-system-x86_64"));
+    }
+
+    #[test]
+    fn a_restored_machine_maps_another_file() {
+        let object = r#"{"id":"ram","mem-path":"/dev/loop3","share":true}"#;
+        let line = format!("/qemu-system-x86_64\0-object\0{object}\0-incoming\0defer\0");
+        let command = Command::parse(line.as_bytes(), Path::new("/a/sb-1")).unwrap();
+        assert_eq!(command.mapped().as_deref(), Some("/dev/loop3"));
+        let moved = command.over(Path::new("/saved/memory"));
+        assert_eq!(moved.mapped().as_deref(), Some("/saved/memory"));
+        assert!(moved.values("-object").all(|object| object.contains(r#""share":false"#)));
+        let booted = Command::parse(b"/qemu-system-x86_64\0-S\0", Path::new("/a/sb-1")).unwrap();
+        assert_eq!(booted.mapped(), None);
     }
 
     #[test]

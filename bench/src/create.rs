@@ -1,7 +1,8 @@
 //! Cold create: from nothing to the result of a first program.
 //!
 //! Ours: `POST /v1/sandboxes` and one exec, with the default shape. The disk, network and boot are all in it. Bare:
-//! see [`crate::bare`]. Neither side keeps anything warm; taking the machine away again is outside both clocks.
+//! see [`crate::bare`]. The server does not keep guests that have booted (`AGENT_WARM=off`); taking the
+//! machine away again is outside both clocks. What goes on from such guests is in [`crate::warm`].
 
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ const MAX_RATIO: f64 = 1.15;
 /// # Errors
 /// When a machine does not boot.
 pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Row> {
-    let bare = Bare::prepare(place, warm_up(server).await?, cancelled)?;
+    let bare = Bare::prepare(place, warm_up(place, server).await?, 0, cancelled)?;
     bare.cold_start(|_| Ok(())).await?;
     let mut pairs = Pairs::default();
     for pair in 0..PAIRS {
@@ -38,10 +39,10 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
 }
 
 /// The first sandbox, of which the bare ones take the command line.
-async fn warm_up(server: &Server) -> anyhow::Result<Command> {
+async fn warm_up(place: &Place, server: &Server) -> anyhow::Result<Command> {
     let sandbox = server.create(None).await?;
     server.exec(&sandbox).await?;
-    let command = Command::of(&server.dir_of(&sandbox)).await;
+    let command = Command::of(&server.dir_of(&sandbox), &place.boot()).await;
     server.client.delete(&sandbox.id).await?;
     command
 }

@@ -8,7 +8,7 @@
 //! | what is made | where | taken away |
 //! |---|---|---|
 //! | an installation and its sandboxes | `target/bench/run` ([`place`]) | at the end, after a failure, after Ctrl-C |
-//! | a network namespace for bare machines | `wbench-bare` ([`bare`]) | the same |
+//! | network namespaces of bare machines | `wbench-bare-*` ([`bare`]) | the same |
 //! | devices of bare disks | `/dev/mapper/wbench-*` ([`disks`]) | the same |
 //!
 //! If we are killed, the next run clears all of it before it begins.
@@ -20,13 +20,19 @@ mod disks;
 mod envd;
 mod exec;
 mod files;
+mod fork;
 mod memory;
 mod pairs;
+mod pause;
 mod place;
 mod platform;
 mod report;
+mod restore;
+mod resume;
 mod server;
+mod siblings;
 mod stats;
+mod warm;
 
 use std::process::ExitCode;
 
@@ -35,11 +41,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use place::Place;
-use report::Report;
-use server::Server;
+use report::{Report, Row};
+use server::{Guests, Server};
 
 /// What can be asked for by name; without names everything is measured.
-const GROUPS: [&str; 5] = ["disks", "create", "exec", "files", "memory"];
+const GROUPS: [&str; 10] =
+    ["disks", "create", "exec", "files", "memory", "warm", "resume", "pause", "fork", "siblings"];
+/// Those of a server whose sandboxes boot, and those of one whose sandboxes go on from a guest that has booted.
+const COLD: [&str; 4] = ["create", "exec", "files", "memory"];
+const WARM: [&str; 5] = ["warm", "resume", "pause", "fork", "siblings"];
 
 fn main() -> ExitCode {
     match bench() {
@@ -88,24 +98,71 @@ async fn measure(place: &Place, wanted: &[String], cancelled: &CancellationToken
     if wants("disks") {
         rows.extend(disks::measure(place, cancelled).await?);
     }
-    if !GROUPS.iter().any(|group| *group != "disks" && wants(group)) {
-        return Ok(Report { machine, rows });
+    if COLD.iter().any(|group| wants(group)) {
+        let server = Server::start(place, Guests::Cold).await?;
+        let fresh = memory::of_the_server(&server)?;
+        machine.monitor = Some(platform::monitor(place, &server).await?);
+        rows.extend(cold(place, &server, &wants, fresh, cancelled).await?);
+        server.end().await?;
     }
-    let server = Server::start(place).await?;
-    let fresh = memory::of_the_server(&server)?;
-    machine.monitor = Some(platform::monitor(place, &server).await?);
+    if WARM.iter().any(|group| wants(group)) {
+        let server = Server::start(place, Guests::Warm).await?;
+        let monitor = platform::monitor(place, &server).await?;
+        if monitor.vmm.starts_with("QEMU") {
+            rows.extend(warm(place, &server, &wants, cancelled).await?);
+        } else {
+            eprintln!("{}: there is a bare side for QEMU only", WARM.join(", "));
+        }
+        machine.monitor = Some(monitor);
+        server.end().await?;
+    }
+    Ok(Report { machine, rows })
+}
+
+async fn cold(
+    place: &Place,
+    server: &Server,
+    wants: &impl Fn(&str) -> bool,
+    fresh: f64,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
     if wants("create") {
-        rows.push(create::measure(place, &server, cancelled).await?);
+        rows.push(create::measure(place, server, cancelled).await?);
     }
     if wants("exec") {
-        rows.push(exec::measure(&server).await?);
+        rows.push(exec::measure(server).await?);
     }
     if wants("files") {
-        rows.extend(files::measure(&server).await?);
+        rows.extend(files::measure(server).await?);
     }
     if wants("memory") {
-        rows.extend(memory::measure(place, &server, fresh, cancelled).await?);
+        rows.extend(memory::measure(place, server, fresh, cancelled).await?);
     }
-    server.end().await?;
-    Ok(Report { machine, rows })
+    Ok(rows)
+}
+
+async fn warm(
+    place: &Place,
+    server: &Server,
+    wants: &impl Fn(&str) -> bool,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    if wants("warm") {
+        rows.extend(warm::measure(place, server, cancelled).await?);
+    }
+    if wants("resume") {
+        rows.push(resume::measure(place, server, cancelled).await?);
+    }
+    if wants("pause") {
+        rows.extend(pause::measure(place, server).await?);
+    }
+    if wants("fork") {
+        rows.extend(fork::measure(place, server, cancelled).await?);
+    }
+    if wants("siblings") {
+        rows.push(siblings::measure(place, server, cancelled).await?);
+    }
+    Ok(rows)
 }

@@ -2,7 +2,8 @@
 //!
 //! Agent and control plane are one process, `wrenn up`; whatever the rows before asked of it has been asked. A bare
 //! machine has no such process, so there is nothing to compare with. Per sandbox: its virtual machine monitor with
-//! the guest's memory, after one program, against a bare one of the same shape at the same point of its life.
+//! the guest's memory, after one program, against a bare one of the same shape at the same point of its life. Both have
+//! booted; those that go on from one instant are in [`crate::siblings`].
 
 use std::fs;
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub async fn measure(
         tokio::time::sleep(PAUSE).await;
     }
     let ours: Vec<f64> = sandboxes.iter().map(|sandbox| one(server, sandbox)).collect::<anyhow::Result<_>>()?;
-    let command = Command::of(&server.dir_of(&sandboxes[0])).await?;
+    let command = Command::of(&server.dir_of(&sandboxes[0]), &place.boot()).await?;
     for sandbox in &sandboxes {
         server.client.delete(&sandbox.id).await?;
     }
@@ -96,7 +97,7 @@ fn one(server: &Server, sandbox: &Sandbox) -> anyhow::Result<f64> {
 }
 
 async fn bare(place: &Place, command: Command, cancelled: &CancellationToken) -> anyhow::Result<Vec<f64>> {
-    let bare = Bare::prepare(place, command, cancelled)?;
+    let bare = Bare::prepare(place, command, 0, cancelled)?;
     let mut measured = Vec::with_capacity(BARE_MACHINES);
     for number in 1..=BARE_MACHINES {
         measured.push(bare.cold_start(resident).await?.1);
@@ -105,15 +106,35 @@ async fn bare(place: &Place, command: Command, cancelled: &CancellationToken) ->
     Ok(measured)
 }
 
-/// MB of a process.
 fn resident(pid: u32) -> anyhow::Result<f64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse(&text).with_context(|| format!("{path} does not say Rss"))
+    of_process(pid, Kind::Resident)
 }
 
-fn parse(text: &str) -> Option<f64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;
+/// What is counted of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// All that it has.
+    Resident,
+    /// What several have counts for each of them in part.
+    Share,
+}
+
+/// MB of a process.
+///
+/// # Errors
+/// When it has ended.
+pub fn of_process(pid: u32, kind: Kind) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    parse(&text, kind).with_context(|| format!("{path} does not say {kind:?}"))
+}
+
+fn parse(text: &str, kind: Kind) -> Option<f64> {
+    let name = match kind {
+        Kind::Resident => "Rss:",
+        Kind::Share => "Pss:",
+    };
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024.0 / 1e6)
 }
@@ -124,8 +145,10 @@ mod tests {
 
     #[test]
     fn resident_memory_is_in_millions_of_bytes() {
-        assert_eq!(parse("5-7 ---p [rollup]\nRss:            1000 kB\nPss:  7 kB\n"), Some(1.024));
-        assert_eq!(parse("Pss:  7 kB\n"), None);
+        let text = "5-7 ---p [rollup]\nRss:            1000 kB\nPss:  500 kB\n";
+        assert_eq!(parse(text, Kind::Resident), Some(1.024));
+        assert_eq!(parse(text, Kind::Share), Some(0.512));
+        assert_eq!(parse("Pss:  7 kB\n", Kind::Resident), None);
         assert!(resident(std::process::id()).unwrap() > 0.5);
     }
 }

@@ -37,6 +37,12 @@ impl Pairs {
         let (ours, bare) = (summary(&self.ours, better), summary(&self.bare, better));
         Row { name, unit, n: self.ours.len(), ours, bare: Some(bare), ratio: Some(ratio(ours, bare)), target }
     }
+
+    /// Of measurements where lower is better, compared by what 99 of 100 are at least as good as.
+    pub fn row_of_worst(&self, name: &'static str, unit: &'static str, target: Target) -> Row {
+        let row = self.row(name, unit, Better::Lower, target);
+        Row { ratio: row.bare.map(|bare| row.ours.p99 / bare.p99), ..row }
+    }
 }
 
 /// Says on a terminal how far a row is.
@@ -70,5 +76,7 @@ mod tests {
         }
         let row = pairs.row("exec", "ms", Better::Lower, Target::RatioAtMost(1.5));
         assert_eq!((row.n, row.ratio, row.is_met()), (3, Some(11.0 / 8.0), Some(true)));
+        let worst = pairs.row_of_worst("exec, p99", "ms", Target::RatioAtMost(1.1));
+        assert_eq!((worst.n, worst.ratio, worst.is_met()), (3, Some(90.0 / 80.0), Some(false)));
     }
 }

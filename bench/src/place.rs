@@ -44,6 +44,7 @@ impl Place {
             ensure!(needed.exists(), "{} is missing; `make bench` makes it", needed.display());
         }
         place.clear().context("an earlier run left something that cannot be taken away")?;
+        let _ = fs::remove_file(place.log());
         fs::create_dir_all(place.installation())?;
         Ok(place)
     }
@@ -90,7 +91,17 @@ impl Place {
         self.run().join("disks")
     }
 
-    /// Files of the bare machine.
+    /// Kernel and initramfs of the sandboxes.
+    pub fn boot(&self) -> PathBuf {
+        self.run().join("boot")
+    }
+
+    /// Instants of sandboxes that bare machines go on from.
+    pub fn saved(&self) -> PathBuf {
+        self.run().join("saved")
+    }
+
+    /// Files of bare machines, in a directory for each.
     pub fn bare(&self) -> PathBuf {
         self.run().join("bare")
     }
@@ -103,7 +114,7 @@ impl Place {
         let processes = self.end_processes().context("processes of the run");
         let disks = disks::clear(&self.roots()).context("disk devices of the run");
         let networks = self.clear_networks().context("networks of the run");
-        let bare = linux::netns::remove(crate::bare::NETNS).context("the network namespace of bare machines");
+        let bare = crate::bare::clear().context("the network namespaces of bare machines");
         let files = match fs::remove_dir_all(self.run()) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("the directory of the run"),
             _ => Ok(()),

@@ -40,7 +40,7 @@ pub struct Monitor {
 /// When it does not run.
 pub async fn monitor(place: &Place, server: &Server) -> anyhow::Result<Monitor> {
     let sandbox = server.create(None).await?;
-    let command = Command::of(&server.dir_of(&sandbox)).await;
+    let command = Command::of(&server.dir_of(&sandbox), &place.boot()).await;
     server.client.delete(&sandbox.id).await?;
     let command = command?;
     Ok(Monitor {

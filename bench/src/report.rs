@@ -16,6 +16,11 @@ pub enum Target {
     /// Median of ours divided by that of bare.
     RatioAtMost(f64),
     RatioAtLeast(f64),
+    /// Median of ours, by that of bare and a constant in the row's unit.
+    AtMostOfBare {
+        times: f64,
+        plus: f64,
+    },
     /// Worst of ours, in the row's unit.
     AtMost(f64),
     /// The row is only there to be known.
@@ -27,6 +32,7 @@ impl Target {
         match self {
             Self::RatioAtMost(limit) => format!("ratio ≤ {limit}"),
             Self::RatioAtLeast(limit) => format!("ratio ≥ {limit}"),
+            Self::AtMostOfBare { times, plus } => format!("≤ {times} × bare + {plus}"),
             Self::AtMost(limit) => format!("≤ {limit}"),
             Self::None => "–".to_owned(),
         }
@@ -57,6 +63,7 @@ impl Row {
         match self.target {
             Target::RatioAtMost(limit) => self.ratio.map(|ratio| ratio <= limit),
             Target::RatioAtLeast(limit) => self.ratio.map(|ratio| ratio >= limit),
+            Target::AtMostOfBare { times, plus } => self.bare.map(|bare| self.ours.p50 <= times * bare.p50 + plus),
             Target::AtMost(limit) => Some(self.ours.p99 <= limit),
             Target::None => None,
         }
@@ -148,6 +155,9 @@ mod tests {
         assert_eq!(row(11.0, Some(10.0), Target::RatioAtMost(1.1)).is_met(), Some(true));
         assert_eq!(row(12.0, Some(10.0), Target::RatioAtMost(1.1)).is_met(), Some(false));
         assert_eq!(row(7.9, Some(10.0), Target::RatioAtLeast(0.8)).is_met(), Some(false));
+        let written = Target::AtMostOfBare { times: 1.5, plus: 10.0 };
+        assert_eq!(row(25.0, Some(10.0), written).is_met(), Some(true));
+        assert_eq!(row(25.1, Some(10.0), written).is_met(), Some(false));
         assert_eq!(row(41.0, None, Target::AtMost(80.0)).is_met(), Some(false));
         assert_eq!(row(1.0, None, Target::None).is_met(), None);
     }

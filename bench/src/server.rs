@@ -22,6 +22,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 /// Nothing is to become idle in the middle of a run.
 const SANDBOX_TIMEOUT_SEC: u32 = 3600;
+/// For emulated guests to fill their memory.
+const SHELL_TIMEOUT_SEC: u32 = 300;
 /// The one program that is run everywhere: what it does costs nothing, so all that is measured is the way there.
 pub const PROGRAM: &str = "true";
 
@@ -33,15 +35,28 @@ pub struct Server {
     installation: PathBuf,
 }
 
+/// Whether sandboxes go on from guests that have booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guests {
+    Cold,
+    Warm,
+}
+
 impl Server {
+    /// Of several in one run each goes on in the directory of the one before.
+    ///
     /// # Errors
     /// When it does not answer in time; its log says why.
-    pub async fn start(place: &Place) -> anyhow::Result<Self> {
+    pub async fn start(place: &Place, guests: Guests) -> anyhow::Result<Self> {
         let installation = place.installation();
-        symlink(place.kernels(), installation.join("kernels"))?;
-        symlink(place.image().parent().context("the images have a directory")?, installation.join("images"))?;
-        let _ = fs::remove_file(place.log());
-        let process = spawn(place)?;
+        let images = place.image().parent().context("the images have a directory")?.to_owned();
+        for (name, of) in [("kernels", place.kernels()), ("images", images)] {
+            let link = installation.join(name);
+            if !link.exists() {
+                symlink(of, link)?;
+            }
+        }
+        let process = spawn(place, guests)?;
         let began = Instant::now();
         while began.elapsed() < START_TIMEOUT {
             ensure!(process.has_ended()?.is_none(), "`wrenn up` ended; {} says why", place.log().display());
@@ -58,6 +73,11 @@ impl Server {
         self.installation.join("sandboxes").join(&sandbox.id)
     }
 
+    /// Where the host agent keeps guests that have booted.
+    pub fn warm_dir(&self) -> PathBuf {
+        self.installation.join("warm")
+    }
+
     /// # Errors
     /// The server's.
     pub async fn create(&self, memory_mb: Option<u32>) -> anyhow::Result<Sandbox> {
@@ -68,9 +88,22 @@ impl Server {
     /// # Errors
     /// The server's, or that the program failed.
     pub async fn exec(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
-        let request = ExecRequest { cmd: PROGRAM.to_owned(), ..ExecRequest::default() };
+        self.run(sandbox, ExecRequest { cmd: PROGRAM.to_owned(), ..ExecRequest::default() }).await
+    }
+
+    /// Runs lines of shell.
+    ///
+    /// # Errors
+    /// The server's, or that the program failed.
+    pub async fn shell(&self, sandbox: &Sandbox, script: &str) -> anyhow::Result<()> {
+        let args = vec!["-c".to_owned(), script.to_owned()];
+        let timeout_sec = Some(SHELL_TIMEOUT_SEC);
+        self.run(sandbox, ExecRequest { cmd: "sh".to_owned(), args, timeout_sec, ..ExecRequest::default() }).await
+    }
+
+    async fn run(&self, sandbox: &Sandbox, request: ExecRequest) -> anyhow::Result<()> {
         let result = self.client.exec(&sandbox.id, &request).await?;
-        ensure!(result.exit_code == 0, "`{PROGRAM}` failed in the sandbox: {}", result.stderr);
+        ensure!(result.exit_code == 0, "`{}` failed in the sandbox: {}", request.cmd, result.stderr);
         Ok(())
     }
 
@@ -104,7 +137,7 @@ impl Server {
 }
 
 /// With no setting of the caller's environment, since those would make runs differ.
-fn spawn(place: &Place) -> anyhow::Result<Process> {
+fn spawn(place: &Place, guests: Guests) -> anyhow::Result<Process> {
     let env = programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut setting = std::ffi::OsString::from("PATH=");
@@ -112,6 +145,7 @@ fn spawn(place: &Place) -> anyhow::Result<Process> {
     let args = [
         "-i".into(),
         setting,
+        format!("AGENT_WARM={}", if guests == Guests::Warm { "on" } else { "off" }).into(),
         place.program().into(),
         "up".into(),
         "--listen".into(),

@@ -1,0 +1,150 @@
+//! A running sandbox and eight that go on from one instant of it.
+//!
+//! How long the source stands still is seen from outside: its virtual CPU has work all the time, so its thread sleeps only
+//! while the machine is stopped. That is against a whole pause of it. What a child costs: `POST …/fork` of a sandbox that
+//! idles, divided by the children, against one bare machine that goes on from an instant ([`crate::restore`]).
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use client::types::Sandbox;
+use tokio_util::sync::CancellationToken;
+
+use crate::bare::{Bare, Until};
+use crate::command::monitor_of;
+use crate::pairs::{Pairs, Side, progress, turns};
+use crate::place::Place;
+use crate::report::{Row, Target};
+use crate::restore;
+use crate::server::Server;
+use crate::stats::Better;
+use crate::warm::MEMORY_MB;
+
+const CHILDREN: u32 = 8;
+const REPEATS: usize = 4;
+const MAX_RATIO: f64 = 1.15;
+/// Between two looks at the thread.
+const LOOK: Duration = Duration::from_micros(500);
+/// In children it ends as soon as they have a name of their own.
+const WORK: &str = "read a < /proc/sys/kernel/hostname; b=$a; \
+                    while [ \"$a\" = \"$b\" ]; do read b < /proc/sys/kernel/hostname; done";
+
+/// # Errors
+/// When the sandbox cannot be forked or paused.
+pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<[Row; 2]> {
+    let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
+    let bare = Bare::prepare(place, command, 0, cancelled)?.over(&saved);
+    let source = server.create(Some(MEMORY_MB)).await?;
+    let mut child = Pairs::default();
+    for repeat in 0..REPEATS {
+        for side in turns(repeat) {
+            let took = match side {
+                Side::Ours => fork(server, &source).await? / f64::from(CHILDREN),
+                Side::Bare => bare.turn(Until::Ready).await?,
+            };
+            child.push(side, took);
+        }
+        progress("fork: children", repeat + 1, REPEATS);
+    }
+    server.shell(&source, &format!("({WORK}) > /dev/null 2>&1 &")).await?;
+    let mut still = Pairs::default();
+    for repeat in 0..REPEATS {
+        for side in turns(repeat) {
+            let took = match side {
+                Side::Ours => standing_still(server, &source).await?,
+                Side::Bare => pause(server, &source).await?,
+            };
+            still.push(side, took);
+        }
+        progress("fork: source", repeat + 1, REPEATS);
+    }
+    server.client.delete(&source.id).await?;
+    Ok([
+        still.row("fork of 8, source stands still (bare: a pause)", "ms", Better::Lower, Target::RatioAtMost(1.0)),
+        child.row("fork of 8, per child", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)),
+    ])
+}
+
+async fn fork(server: &Server, source: &Sandbox) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let children = server.client.fork(&source.id, CHILDREN).await?;
+    let took = began.elapsed().as_secs_f64() * 1000.0;
+    for child in &children {
+        server.client.delete(&child.id).await?;
+    }
+    Ok(took)
+}
+
+async fn pause(server: &Server, source: &Sandbox) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    server.client.pause(&source.id).await?;
+    let took = began.elapsed().as_secs_f64() * 1000.0;
+    server.client.resume(&source.id).await?;
+    Ok(took)
+}
+
+/// Milliseconds that the source did not run while it was forked.
+async fn standing_still(server: &Server, source: &Sandbox) -> anyhow::Result<f64> {
+    let pid = monitor_of(&server.dir_of(source))?;
+    let over = Arc::new(AtomicBool::new(false));
+    let watch = tokio::task::spawn_blocking({
+        let over = Arc::clone(&over);
+        move || longest_sleep(pid, &over)
+    });
+    // Not by the first error: the other thread wants to know that it is over.
+    let forked = fork(server, source).await;
+    over.store(true, Ordering::Relaxed);
+    let still = watch.await?;
+    forked?;
+    Ok(still?.as_secs_f64() * 1000.0)
+}
+
+/// The longest time that the thread sleeps which has worked most: that is the virtual CPU.
+fn longest_sleep(pid: u32, over: &AtomicBool) -> anyhow::Result<Duration> {
+    let (mut most, mut path) = (0, None);
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = entry?.path().join("stat");
+        let (_, ticks) = state(&fs::read_to_string(&stat)?).context("a thread without a state")?;
+        if ticks >= most {
+            (most, path) = (ticks, Some(stat));
+        }
+    }
+    let path = path.context("the machine has no thread")?;
+    let (mut longest, mut since, mut worked) = (Duration::ZERO, None, false);
+    while !over.load(Ordering::Relaxed) {
+        let (runs, _) = state(&fs::read_to_string(&path)?).context("a thread without a state")?;
+        worked |= runs;
+        let began = *since.get_or_insert_with(Instant::now);
+        if runs {
+            longest = longest.max(began.elapsed());
+            since = None;
+        }
+        std::thread::sleep(LOOK);
+    }
+    ensure!(worked, "the guest does not work, so nobody can see when it stands still");
+    Ok(longest)
+}
+
+/// Of `/proc/PID/task/TID/stat`: whether it wants a CPU or has one, and how long it has had one.
+fn state(stat: &str) -> Option<(bool, u64)> {
+    let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace();
+    let runs = fields.next()? == "R";
+    // Fields 14 and 15 of proc(5), of which the third was just taken.
+    let (user, system): (u64, u64) = (fields.nth(10)?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((runs, user + system))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_says_what_it_does() {
+        let stat = "7 (a) b) R 1 7 7 0 -1 64 0 0 0 0 30 12 0 0 20 0 4 0 99 0 0";
+        assert_eq!(state(stat), Some((true, 42)));
+        assert_eq!(state("7 (x) S 1"), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! From paused to running. Ours: `POST …/resume`, which answers once the guest has been told who and when it is. Bare: see
+//! [`crate::restore`], from the same instant, to the answer to `/init`. The pauses in between are outside both clocks.
+
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::bare::{Bare, Until};
+use crate::pairs::{Pairs, Side, progress, turns};
+use crate::place::Place;
+use crate::report::{Row, Target};
+use crate::restore::{self, Saved};
+use crate::server::Server;
+use crate::stats::Better;
+use crate::warm::MEMORY_MB;
+
+const PAIRS: usize = 12;
+const MAX_RATIO: f64 = 1.15;
+
+/// # Errors
+/// When the sandbox cannot be paused, or does not come back.
+pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Row> {
+    let (command, _) = restore::shape(place, server, MEMORY_MB).await?;
+    let sandbox = server.create(Some(MEMORY_MB)).await?;
+    server.exec(&sandbox).await?;
+    server.client.pause(&sandbox.id).await?;
+    let dir = server.dir_of(&sandbox);
+    let saved = Saved::take(place, "paused", &dir.join("paused"), &dir)?;
+    let bare = Bare::prepare(place, command, 0, cancelled)?.over(&saved);
+    bare.turn(Until::Ready).await?;
+    let mut pairs = Pairs::default();
+    for pair in 0..PAIRS {
+        for side in turns(pair) {
+            let took = match side {
+                Side::Ours => {
+                    let began = Instant::now();
+                    server.client.resume(&sandbox.id).await?;
+                    let took = began.elapsed().as_secs_f64() * 1000.0;
+                    server.client.pause(&sandbox.id).await?;
+                    took
+                }
+                Side::Bare => bare.turn(Until::Ready).await?,
+            };
+            pairs.push(side, took);
+        }
+        progress("resume", pair + 1, PAIRS);
+    }
+    server.client.delete(&sandbox.id).await?;
+    Ok(pairs.row("resume", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)))
+}

@@ -1,0 +1,105 @@
+//! Create from a guest that has booted, to the result of a first program: one at a time, and many at once.
+//!
+//! Ours: `POST /v1/sandboxes` and one exec, with the default shape, of which a first sandbox has booted before. Disk,
+//! network, jail, restore and all that makes the guest somebody's are in it. Bare: see [`crate::restore`], from the same
+//! instant, and one program, asked directly. Directories and disks of the bare machines are ready before the clock starts,
+//! and taking machines away is outside both clocks.
+
+use std::time::Instant;
+
+use client::types::Sandbox;
+use futures::future::{join_all, try_join_all};
+use tokio_util::sync::CancellationToken;
+
+use crate::bare::{Bare, Until};
+use crate::pairs::{Pairs, Side, progress, turns};
+use crate::place::Place;
+use crate::report::{Row, Target};
+use crate::restore;
+use crate::server::Server;
+use crate::stats::Better;
+
+/// What sandboxes have by default.
+pub const MEMORY_MB: u32 = 512;
+const PAIRS: usize = 30;
+const AT_ONCE: usize = 16;
+const ROUNDS: usize = 3;
+const MAX_RATIO: f64 = 1.15;
+const MAX_RATIO_OF_WORST: f64 = 1.5;
+const MIN_THROUGHPUT: f64 = 0.9;
+
+/// # Errors
+/// When a machine does not start.
+pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Vec<Row>> {
+    let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
+    let prepare = |number| anyhow::Ok(Bare::prepare(place, command.clone(), number, cancelled)?.over(&saved));
+    let bare: Vec<Bare> = (0..AT_ONCE).map(prepare).collect::<anyhow::Result<_>>()?;
+    bare[0].turn(Until::Program).await?;
+    let mut one = Pairs::default();
+    for pair in 0..PAIRS {
+        for side in turns(pair) {
+            let took = match side {
+                Side::Ours => ours(server).await?,
+                Side::Bare => bare[0].turn(Until::Program).await?,
+            };
+            one.push(side, took);
+        }
+        progress("warm", pair + 1, PAIRS);
+    }
+    let mut many = Pairs::default();
+    for round in 0..ROUNDS {
+        for side in turns(round) {
+            let per_second = match side {
+                Side::Ours => ours_at_once(server).await?,
+                Side::Bare => bare_at_once(&bare).await?,
+            };
+            many.push(side, per_second);
+        }
+        progress("warm: 16 at a time", round + 1, ROUNDS);
+    }
+    Ok(vec![
+        one.row("warm create to first exec result", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)),
+        one.row_of_worst("the same, p99", "ms", Target::RatioAtMost(MAX_RATIO_OF_WORST)),
+        many.row("the same, 16 at a time", "per s", Better::Higher, Target::RatioAtLeast(MIN_THROUGHPUT)),
+    ])
+}
+
+async fn start(server: &Server) -> anyhow::Result<Sandbox> {
+    let sandbox = server.create(Some(MEMORY_MB)).await?;
+    server.exec(&sandbox).await?;
+    Ok(sandbox)
+}
+
+async fn ours(server: &Server) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let sandbox = start(server).await?;
+    let took = began.elapsed().as_secs_f64() * 1000.0;
+    server.client.delete(&sandbox.id).await?;
+    Ok(took)
+}
+
+async fn ours_at_once(server: &Server) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let sandboxes = try_join_all((0..AT_ONCE).map(|_| start(server))).await?;
+    let took = began.elapsed().as_secs_f64();
+    for sandbox in &sandboxes {
+        server.client.delete(&sandbox.id).await?;
+    }
+    Ok(per_second(took))
+}
+
+async fn bare_at_once(bare: &[Bare]) -> anyhow::Result<f64> {
+    let ready = try_join_all(bare.iter().map(Bare::ready)).await?;
+    let began = Instant::now();
+    let started = join_all(ready.into_iter().map(|ready| ready.start(Until::Program))).await;
+    let took = began.elapsed().as_secs_f64();
+    for running in started {
+        running?.end().await?;
+    }
+    Ok(per_second(took))
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn per_second(took: f64) -> f64 {
+    AT_ONCE as f64 / took
+}
