@@ -83,7 +83,7 @@ pub fn clear() -> io::Result<()> {
 }
 
 impl Bare {
-    /// Machines like the one of `command`, until `cancelled`. Of those with different numbers each runs beside the others.
+    /// Machines like the one of `command`, until `cancelled`. Those with different numbers run side by side.
     ///
     /// # Errors
     /// When the network cannot be made.

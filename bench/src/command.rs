@@ -113,8 +113,8 @@ impl Command {
         self.args.iter().filter(|arg| *arg != "-S").map(|arg| arg.replace(&from, &to).replace(&own, &other)).collect()
     }
 
-    /// The file that a restored QEMU has mapped as the guest's memory; `None` where the machine was booted, or is none of
-    /// QEMU's.
+    /// The file that a restored QEMU has mapped as the guest's memory; `None` where the machine was booted, or is none
+    /// of QEMU's.
     pub fn mapped(&self) -> Option<String> {
         self.values("-incoming").next()?;
         let objects = self.values("-object").filter_map(|value| serde_json::from_str::<Value>(value).ok());

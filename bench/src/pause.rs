@@ -1,5 +1,5 @@
-//! Pause of a sandbox that has written so many bytes of its memory since it was last restored. Ours: `POST …/pause`. Bare:
-//! as many bytes, written to a file in the same file system and made durable.
+//! Pause of a sandbox that has written so many bytes of its memory since it was last restored. Ours: `POST …/pause`.
+//! Bare: as many bytes, written to a file in the same file system and made durable.
 //!
 //! And what the pause leaves of memory on disk, against the pages that the kernel says the guest had for its own just
 //! before: its VMM's mapping of the memory is private, so pages that were written are anonymous.
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn only_the_mappings_of_the_memory_count() {
         let smaps = "7f00-7f10 rw-p 0 07:03 5   /dev/loop3\nSize: 64 kB\nAnonymous:  8 kB\nVmFlags: rd\n\
-                     7f20-7f30 rw-p 0 00:00 0 \nAnonymous: 4 kB\n7f40-7f50 rw-p 0 07:03 5 /dev/loop3\nAnonymous: 4 kB\n";
+                     7f20-7f30 rw-p 0 00:00 0 \nAnonymous: 4 kB\n\
+                     7f40-7f50 rw-p 0 07:03 5 /dev/loop3\nAnonymous: 4 kB\n";
         assert_eq!(parse(smaps, "loop3"), Some(12 * 1024));
         assert_eq!(parse(smaps, "loop"), None);
     }

@@ -1,5 +1,5 @@
-//! A bare QEMU that goes on from an instant of ours: the same state, loaded in the fewest steps that QEMU has for it, over
-//! a private mapping of the same memory. No jail, no loop device, no checks of what is in the files.
+//! A bare QEMU that goes on from an instant of ours: the same state, loaded in the fewest steps that QEMU has for it,
+//! over a private mapping of the same memory. No jail, no loop device, no checks of what is in the files.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -56,8 +56,7 @@ impl Saved {
     }
 }
 
-/// A shape of sandboxes that go on from a guest that has booted: the command line of one, and the guest. `None` where the
-/// VMM is not QEMU, for which alone there is a bare side.
+/// A shape of sandboxes that go on from a guest that has booted: the command line of one, and the guest.
 ///
 /// # Errors
 /// When sandboxes of that shape still boot.

@@ -1,5 +1,6 @@
-//! From paused to running. Ours: `POST …/resume`, which answers once the guest has been told who and when it is. Bare: see
-//! [`crate::restore`], from the same instant, to the answer to `/init`. The pauses in between are outside both clocks.
+//! From paused to running. Ours: `POST …/resume`, which answers once the guest has been told who and when it is. Bare:
+//! see [`crate::restore`], from the same instant, to the answer to `/init`. The pauses in between are outside both
+//! clocks.
 
 use std::time::Instant;
 

@@ -1,9 +1,9 @@
 //! Create from a guest that has booted, to the result of a first program: one at a time, and many at once.
 //!
 //! Ours: `POST /v1/sandboxes` and one exec, with the default shape, of which a first sandbox has booted before. Disk,
-//! network, jail, restore and all that makes the guest somebody's are in it. Bare: see [`crate::restore`], from the same
-//! instant, and one program, asked directly. Directories and disks of the bare machines are ready before the clock starts,
-//! and taking machines away is outside both clocks.
+//! network, jail, restore and all that makes the guest somebody's are in it. Bare: see [`crate::restore`], from the
+//! same instant, and one program, asked directly. Directories and disks of the bare machines are ready before the clock
+//! starts, and taking machines away is outside both clocks.
 
 use std::time::Instant;
 
