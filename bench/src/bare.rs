@@ -8,6 +8,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -29,6 +30,10 @@ use crate::restore::{self, Saved};
 /// Namespaces of bare machines begin so; each has its own.
 const NETNS: &str = "wbench-bare-";
 
+/// As `hostd::network` gives it to every TAP. A guest that goes on from an instant knows its gateway by it, and takes
+/// half a minute to look for another one.
+const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
+
 /// As long as the host agent waits.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,7 +46,8 @@ pub struct Bare {
     saved: Option<Saved>,
     image: PathBuf,
     boot: PathBuf,
-    root: PathBuf,
+    /// Of the kind that the platform chose.
+    disks: Arc<Disks>,
     dir: PathBuf,
     netns: String,
     /// Whose disk it is, as far as the host's kernel is concerned.
@@ -98,9 +104,13 @@ impl Bare {
         netns::create(&netns)?;
         netns::enter(&netns, furnish).context("cannot make the network of bare machines")?;
         let (root, log) = (place.bare(), place.run().join("bare.log"));
+        fs::create_dir_all(&root)?;
+        let reads_qcow2 = command.told().is_none();
+        let chosen = disk::choose(Choice::Auto, &root, Some(&place.image()), reads_qcow2)?;
+        let disks = Arc::new(Disks::new(&root, chosen)?);
         let (dir, image, boot, cancelled) =
             (root.join(number.to_string()), place.image(), place.boot(), cancelled.clone());
-        Ok(Self { command, saved: None, image, boot, root, dir, netns, id: SandboxId::random(), log, cancelled })
+        Ok(Self { command, saved: None, image, boot, disks, dir, netns, id: SandboxId::random(), log, cancelled })
     }
 
     /// Machines that go on from an instant. Their command is that of a restored one.
@@ -151,7 +161,7 @@ impl Bare {
         let run = self.dir.join(RUN);
         fs::create_dir_all(&run)?;
         link_all(&self.boot, &self.dir, &BOOT_FILES)?;
-        let disks = self.disks()?;
+        let disks = &self.disks;
         let disk = match &self.saved {
             None => disks.create(&self.id, &self.image, &self.dir, disk::size_bytes(&self.image, None)?)?,
             Some(saved) => {
@@ -162,12 +172,6 @@ impl Bare {
         let args = self.command.prepare(&self.dir, &self.id, &disk.path)?.into_iter().map(Into::into).collect();
         let program = self.command.program.clone();
         Ok(Spawn { program, args, cwd: Some(run), log: Some(self.log.clone()), ..Spawn::default() })
-    }
-
-    /// Of the kind that the platform chose.
-    fn disks(&self) -> anyhow::Result<Disks> {
-        let reads_qcow2 = self.command.told().is_none();
-        Ok(Disks::new(&self.root, disk::choose(Choice::Auto, &self.root, Some(&self.image), reads_qcow2)?)?)
     }
 
     async fn greet(&self, until: Until) -> anyhow::Result<()> {
@@ -238,7 +242,7 @@ impl Running {
         let Self { bare, process, .. } = self;
         process.kill()?;
         process.wait(END_TIMEOUT)?.context("a bare machine does not end")?;
-        bare.disks()?.remove(&bare.id, &bare.dir)?;
+        bare.disks.remove(&bare.id, &bare.dir)?;
         Ok(fs::remove_dir_all(&bare.dir)?)
     }
 }
@@ -248,6 +252,7 @@ fn furnish() -> io::Result<()> {
     let links = Links::here()?;
     links.up("lo")?;
     tap::create(TAP, 0)?;
+    links.set_mac(TAP, TAP_MAC)?;
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
     links.up(TAP)?;
     links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)
