@@ -50,6 +50,7 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
         generation: Generation::FIRST,
         slot: None,
         disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: DISK_MB * MIB }),
+        snapshot: None,
         token: String::new(),
         created_at_ms: 0,
         started_at_ms: None,
