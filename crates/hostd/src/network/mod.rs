@@ -120,13 +120,19 @@ impl Networks {
         Ok(())
     }
 
+    /// Whether the slot is that sandbox's, and all that is named by it.
+    #[must_use]
+    pub fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool {
+        self.slots.is_held_by(slot, sandbox)
+    }
+
     /// Takes a sandbox's network away and gives its slot back. Idempotent: a slot that is not the sandbox's (any
     /// more) is left alone, for it may be another one's by now.
     ///
     /// # Errors
     /// The first step that failed; the claim is kept then, so that it can be tried again.
     pub fn remove(&self, slot: Slot, sandbox: &str) -> Result<(), Error> {
-        if self.slots.is_held_by(slot, sandbox) { self.clear(slot) } else { Ok(()) }
+        if self.is_held_by(slot, sandbox) { self.clear(slot) } else { Ok(()) }
     }
 
     /// Takes away whatever there is of a slot, whoever made it.

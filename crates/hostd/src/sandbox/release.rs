@@ -1,6 +1,6 @@
 //! Gives back everything of a sandbox but its record, its log and its saved state: VM and its control group first,
-//! because they hold the others, then network and disk. The slot, by which the others are named, goes with the network. Idempotent.
-//! Goes on past problems and tells them all.
+//! because they hold the others, then network and disk. The slot, by which the others are named, goes with the network.
+//! Idempotent. Goes on past problems and tells them all.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::actor::{Handle, blocking};
 use crate::guest::chain;
 use crate::host::Host;
+use crate::network::Slot;
 
 /// What becomes of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle, what: Disk) -> Ve
         return vec![problem];
     }
     fail::fail_point!("release::vm-ended");
-    let slot = handle.record.borrow().slot;
+    let slot = held(host, handle).await;
     let group = {
         let host = Arc::clone(host);
         blocking(move || slot.map_or(Ok(()), |slot| host.jails.remove(slot))).await
@@ -55,6 +56,15 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle, what: Disk) -> Ve
     let outcomes = [network, disk, files.await];
     fail::fail_point!("release::all-tried");
     outcomes.into_iter().filter_map(Result::err).collect()
+}
+
+/// The slot, unless an earlier attempt gave it back and died before the record said so: then all that is named by it may
+/// be another sandbox's by now, even its processes.
+async fn held(host: &Arc<Host>, handle: &Handle) -> Option<Slot> {
+    let slot = handle.record.borrow().slot?;
+    let (host, id) = (Arc::clone(host), handle.id.clone());
+    let held = blocking(move || Ok::<_, io::Error>(host.networks.is_held_by(slot, id.as_str())));
+    held.await.unwrap_or_default().then_some(slot)
 }
 
 /// Also a process that answers no more, or that an earlier run of the agent started and never heard of.

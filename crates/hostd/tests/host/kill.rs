@@ -235,6 +235,63 @@ async fn a_removal_that_was_cut_off_anywhere_is_finished() {
     world.goes_on().await;
 }
 
+/// The agent died after it had given the slot back and before its ledger said so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_somebody_elses_by_now_is_left_alone() {
+    let mut world = World::new().await;
+    let before = slots_of(world.agent.dir.path());
+    let id = world.agent.create().await;
+    let slot = slots_of(world.agent.dir.path()).into_iter().find(|slot| !before.contains(slot)).unwrap();
+    order(&world.agent, "network::claim-released").await;
+    let request = host_rpc::RemoveSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+    world.agent.client().remove_sandbox(request).await.unwrap_err();
+    let other = Stranger::takes(slot);
+    world.restarts("network::claim-released").await;
+    eventually("removed", PATIENCE, async || (world.agent.list().await.len() == 1).then_some(())).await;
+    assert!(other.is_well());
+    other.goes();
+    world.goes_on().await;
+}
+
+/// Another agent's sandbox in a slot: its claim, and a process in its control group.
+struct Stranger {
+    claim: std::path::PathBuf,
+    group: Option<std::path::PathBuf>,
+    process: std::process::Child,
+    dir: tempfile::TempDir,
+}
+
+impl Stranger {
+    fn takes(slot: Slot) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Path::new(CLAIMS_DIR).join(slot.number().to_string());
+        let text = serde_json::json!({ "dir": dir.path(), "sandbox": "sb-of-somebody-else" });
+        fs::write(&claim, text.to_string()).unwrap();
+        let process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let group = cgroup::find().unwrap().map(|(groups, _)| groups.join("wrenn").join(slot.cgroup()));
+        if let Some(group) = &group {
+            fs::create_dir_all(group).unwrap();
+            fs::write(group.join("cgroup.procs"), process.id().to_string()).unwrap();
+        }
+        Self { claim, group, process, dir }
+    }
+
+    fn is_well(&self) -> bool {
+        let lives = process::Identity::of(self.process.id()).unwrap().is_some();
+        let claimed = fs::read_to_string(&self.claim).unwrap().contains(self.dir.path().to_str().unwrap());
+        lives && claimed
+    }
+
+    fn goes(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        if let Some(group) = &self.group {
+            fs::remove_dir(group).unwrap();
+        }
+        fs::remove_file(&self.claim).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sandboxes_whose_directory_was_deleted_are_cleared_away_by_any_agent() {
     let mut lost = Agent::start(&[]).await;
