@@ -8,14 +8,14 @@ use futures::StreamExt;
 use guest_rpc::process::Signal;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::alive;
 use super::error::pass_on;
 use crate::guest::{Exec, ExecEvent, Running};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
-use crate::sandbox::ledger::Record;
 
 /// Messages on their way to a reader; when it is slow, so becomes the process.
 const QUEUE: usize = 8;
@@ -61,15 +61,17 @@ struct Pump {
 
 impl Pump {
     async fn run(mut self) {
-        let mut record = self.handle.record.clone();
+        let handle = self.handle.clone();
+        let mut ended = std::pin::pin!(alive::ended(&handle));
         loop {
             let event = tokio::select! {
+                biased;
                 () = self.sender.closed() => {
                     self.kill().await;
                     break;
                 }
-                event = self.running.next() => event.map_err(Some),
-                () = no_longer_running(&mut record) => Err(None),
+                event = self.running.next() => event.map_err(|error| pass_on(&error)),
+                error = &mut ended => Err(error),
             };
             let (message, last) = match event {
                 Ok(Some(event)) => {
@@ -77,7 +79,7 @@ impl Pump {
                     (Ok(self.message(event)), last)
                 }
                 Ok(None) => (Err(ConnectError::unavailable("the guest agent ended the stream without a result")), true),
-                Err(error) => (Err(self.explain(error.as_ref())), true),
+                Err(error) => (Err(self.explain(error)), true),
             };
             if self.sender.send(message).await.is_err() {
                 self.kill().await;
@@ -94,12 +96,9 @@ impl Pump {
         }
     }
 
-    /// The guest's end of a broken connection may only show how the sandbox ended a moment later.
-    fn explain(&self, error: Option<&ConnectError>) -> ConnectError {
-        match error {
-            Some(error) if self.handle.record.borrow().phase.is_up() => pass_on(error),
-            _ => ended(&self.handle),
-        }
+    /// A broken connection may be how the end of the sandbox shows.
+    fn explain(&self, error: ConnectError) -> ConnectError {
+        if self.handle.record.borrow().phase.is_up() { error } else { alive::explain(&self.handle) }
     }
 
     fn message(&mut self, event: ExecEvent) -> rpc::ExecResponse {
@@ -137,17 +136,6 @@ impl Pump {
         };
         let _ = tokio::time::timeout(KILL_TIMEOUT, kill).await;
     }
-}
-
-async fn no_longer_running(record: &mut watch::Receiver<Record>) {
-    // An error means that the actor is gone, which is the same.
-    let _ = record.wait_for(|record| !record.phase.is_up()).await;
-}
-
-fn ended(handle: &Handle) -> ConnectError {
-    let record = handle.record.borrow();
-    let reason = record.phase.reason();
-    ConnectError::failed_precondition(format!("the sandbox is {}: {reason}", record.phase.state()))
 }
 
 /// Input, end of input, or a new size of the terminal.

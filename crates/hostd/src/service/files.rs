@@ -10,8 +10,9 @@ use guest_rpc::filesystem as guest_fs;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
 
+use super::alive;
 use super::error::{from_guest, pass_on};
-use crate::guest::{self, FileBody, FileQuery, as_user};
+use crate::guest::{FileBody, FileQuery, as_user};
 use crate::sandbox::Handle;
 
 /// Longest path that Linux takes, and the most entries of one answer.
@@ -107,26 +108,31 @@ pub(super) async fn read(
     let content = handle.guest().read_file(&query).await.map_err(from_guest)?;
     let part = |part| rpc::ReadFileResponse { part: Some(part), ..rpc::ReadFileResponse::default() };
     let first = stream::once(async move { Ok(part(read_file_response::Part::from(about))) });
-    let rest = gathered(content).map(move |chunk| {
+    let rest = gathered(handle.clone(), content).map(move |chunk| {
         // Held by the stream: a transfer is activity as long as it lasts.
         let _ = &active;
-        chunk.map(|bytes| part(read_file_response::Part::Data(bytes))).map_err(from_guest)
+        chunk.map(|bytes| part(read_file_response::Part::Data(bytes)))
     });
     Ok(first.chain(rest).boxed())
 }
 
 /// The same bytes in few messages: they come from the guest in the size of packets.
-fn gathered(content: FileBody) -> impl Stream<Item = Result<Vec<u8>, guest::Error>> + Send {
-    stream::try_unfold(content, |mut content| async move {
-        let mut message = Vec::new();
-        while message.len() < rpc::FILE_CHUNK_BYTES {
-            match content.next().await.transpose()? {
-                Some(piece) => message.extend_from_slice(&piece),
-                None => break,
-            }
-        }
-        Ok((!message.is_empty()).then_some((message, content)))
+fn gathered(handle: Handle, content: FileBody) -> impl Stream<Item = Result<Vec<u8>, ConnectError>> + Send {
+    stream::try_unfold((handle, content), |(handle, mut content)| async move {
+        let message = alive::while_up(&handle, gather(&mut content)).await?;
+        Ok((!message.is_empty()).then_some((message, (handle, content))))
     })
+}
+
+async fn gather(content: &mut FileBody) -> Result<Vec<u8>, ConnectError> {
+    let mut message = Vec::new();
+    while message.len() < rpc::FILE_CHUNK_BYTES {
+        match content.next().await.transpose().map_err(from_guest)? {
+            Some(piece) => message.extend_from_slice(&piece),
+            None => break,
+        }
+    }
+    Ok(message)
 }
 
 /// The first message of an upload, which says where it goes, and the rest.

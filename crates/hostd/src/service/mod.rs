@@ -2,6 +2,7 @@
 //!
 //! Requests are checked here, at the edge; what is behind takes valid values only.
 
+mod alive;
 mod auth;
 mod error;
 mod exec;
@@ -20,7 +21,6 @@ use model::{Limits, OnTimeout, SandboxId, SandboxSpec, SandboxState};
 
 use crate::disk::MIB;
 use crate::host::Host;
-use crate::sandbox::activity::Active;
 use crate::sandbox::ledger::Record;
 use crate::sandbox::state::Phase;
 use crate::sandbox::{Handle, Manager};
@@ -43,8 +43,14 @@ pub struct Service {
 }
 
 impl Service {
-    async fn running(&self, id: &str) -> Result<(Handle, Active), ConnectError> {
-        self.manager.running(&sandbox_id(id)?).await.map_err(refused)
+    /// Makes a call to the guest of a sandbox, which is resumed for it if need be, and runs until it is over.
+    async fn in_guest<T, F>(&self, id: &str, call: impl FnOnce(Handle) -> F + Send) -> Result<T, ConnectError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, ConnectError>> + Send,
+    {
+        let (handle, _active) = self.manager.running(&sandbox_id(id)?).await.map_err(refused)?;
+        alive::while_up(&handle, call(handle.clone())).await
     }
 }
 
@@ -289,8 +295,8 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::ExecRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
         let request = request.to_owned_message();
-        let (handle, _active) = self.running(&request.sandbox_id).await?;
-        Response::stream_ok(exec::exec(handle, request).await?)
+        let id = request.sandbox_id.clone();
+        Response::stream_ok(self.in_guest(&id, |handle| exec::exec(handle, request)).await?)
     }
 
     async fn send_input(
@@ -299,8 +305,8 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::SendInputRequest>,
     ) -> ServiceResult<rpc::SendInputResponse> {
         let request = request.to_owned_message();
-        let (handle, _active) = self.running(&request.sandbox_id).await?;
-        exec::send_input(&handle, request).await?;
+        let id = request.sandbox_id.clone();
+        self.in_guest(&id, |handle| async move { exec::send_input(&handle, request).await }).await?;
         Response::ok(rpc::SendInputResponse::default())
     }
 
@@ -309,8 +315,9 @@ impl HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::SendSignalRequest>,
     ) -> ServiceResult<rpc::SendSignalResponse> {
-        let (handle, _active) = self.running(request.sandbox_id).await?;
-        exec::send_signal(&handle, request.pid, request.signal).await?;
+        let (pid, signal) = (request.pid, request.signal);
+        self.in_guest(request.sandbox_id, |handle| async move { exec::send_signal(&handle, pid, signal).await })
+            .await?;
         Response::ok(rpc::SendSignalResponse::default())
     }
 
@@ -320,8 +327,8 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::ReadFileRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
         let request = request.to_owned_message();
-        let (handle, _active) = self.running(&request.sandbox_id).await?;
-        Response::stream_ok(files::read(&handle, request).await?)
+        let id = request.sandbox_id.clone();
+        Response::stream_ok(self.in_guest(&id, |handle| async move { files::read(&handle, request).await }).await?)
     }
 
     async fn write_file(
@@ -330,8 +337,9 @@ impl HostAgentService for Service {
         requests: InboundStream<rpc::WriteFileRequest>,
     ) -> ServiceResult<rpc::WriteFileResponse> {
         let (target, content) = files::target(requests).await?;
-        let (handle, _active) = self.running(&target.sandbox_id).await?;
-        let bytes_written = files::write(&handle, target, content).await?;
+        let id = target.sandbox_id.clone();
+        let write = |handle: Handle| async move { files::write(&handle, target, content).await };
+        let bytes_written = self.in_guest(&id, write).await?;
         Response::ok(rpc::WriteFileResponse { bytes_written, ..rpc::WriteFileResponse::default() })
     }
 
@@ -341,8 +349,8 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::StatPathRequest>,
     ) -> ServiceResult<rpc::StatPathResponse> {
         let request = request.to_owned_message();
-        let (handle, _active) = self.running(&request.sandbox_id).await?;
-        let info = files::stat(&handle, &request.path, request.user.as_deref()).await?.into();
+        let stat = |handle: Handle| async move { files::stat(&handle, &request.path, request.user.as_deref()).await };
+        let info = self.in_guest(&request.sandbox_id, stat).await?.into();
         Response::ok(rpc::StatPathResponse { info, ..rpc::StatPathResponse::default() })
     }
 
@@ -352,8 +360,8 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::ListDirRequest>,
     ) -> ServiceResult<rpc::ListDirResponse> {
         let request = request.to_owned_message();
-        let (handle, _active) = self.running(&request.sandbox_id).await?;
-        Response::ok(files::list_dir(&handle, request).await?)
+        let id = request.sandbox_id.clone();
+        Response::ok(self.in_guest(&id, |handle| async move { files::list_dir(&handle, request).await }).await?)
     }
 
     async fn make_dir(
@@ -362,8 +370,8 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::MakeDirRequest>,
     ) -> ServiceResult<rpc::MakeDirResponse> {
         let request = request.to_owned_message();
-        let (handle, _active) = self.running(&request.sandbox_id).await?;
-        Response::ok(files::make_dir(&handle, request).await?)
+        let id = request.sandbox_id.clone();
+        Response::ok(self.in_guest(&id, |handle| async move { files::make_dir(&handle, request).await }).await?)
     }
 
     async fn remove_path(
@@ -372,8 +380,8 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::RemovePathRequest>,
     ) -> ServiceResult<rpc::RemovePathResponse> {
         let request = request.to_owned_message();
-        let (handle, _active) = self.running(&request.sandbox_id).await?;
-        files::remove(&handle, request).await?;
+        let id = request.sandbox_id.clone();
+        self.in_guest(&id, |handle| async move { files::remove(&handle, request).await }).await?;
         Response::ok(rpc::RemovePathResponse::default())
     }
 

@@ -7,7 +7,10 @@ use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
 use host_rpc::write_file_request::WriteFileDone;
+use linux::process;
 use model::SandboxId;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use testkit::eventually;
 
 use crate::agent::{Agent, Client, Done, PATIENCE, shell};
@@ -93,6 +96,32 @@ async fn read(client: &Client, id: &SandboxId, path: &str) -> Result<Vec<u8>, co
         }
     }
     Ok(content)
+}
+
+/// A guest that is gone does not even refuse a connection: whoever waits for it must hear of it from us.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_to_a_guest_that_dies_are_answered() {
+    let agent = Agent::start(&[]).await;
+    let id = agent.create().await;
+    let of = agent.dir.path().join("sandboxes").join(id.as_str()).to_string_lossy().into_owned().into_bytes();
+    let vmm = process::find(|cmdline| cmdline.windows(of.len()).any(|window| window == of)).unwrap().remove(0);
+    let pid = Pid::from_raw(vmm.pid().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let stat = rpc::StatPathRequest { sandbox_id: id.to_string(), path: "/".into(), ..Default::default() };
+    let client = agent.client();
+    let calls = async {
+        tokio::join!(agent.sh(&id, "true"), client.stat_path(stat), write(&client, &id, "file", b"content", true))
+    };
+    let death = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        kill(pid, Signal::SIGKILL).unwrap();
+    };
+    let (calls, ()) = tokio::join!(tokio::time::timeout(PATIENCE, calls), death);
+    let (exec, stat, write) = calls.expect("nobody answers");
+    for error in [exec.unwrap_err(), stat.map(drop).unwrap_err(), write.map(drop).unwrap_err()] {
+        assert!(error.code == ErrorCode::FailedPrecondition && error.to_string().contains("signal 9"), "{error}");
+    }
+    agent.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

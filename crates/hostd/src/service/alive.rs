@@ -1,0 +1,57 @@
+//! Calls to a guest agent whose VM may end, or be paused, under them. Nobody answers then, not even with a reset, and the
+//! kernel would send the same packets for a quarter of an hour (`tcp_retries2`, tcp(7)).
+
+use std::time::Duration;
+
+use connectrpc::ConnectError;
+
+use crate::sandbox::Handle;
+use crate::sandbox::state::Phase;
+
+/// For the sandbox's record to say how the VM ended.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What the guest answers, or what became of it.
+///
+/// # Errors
+/// `FailedPrecondition` with the sandbox's state; what the call says.
+pub(super) async fn while_up<T>(
+    handle: &Handle,
+    call: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    tokio::select! {
+        biased;
+        answer = call => answer,
+        error = ended(handle) => Err(error),
+    }
+}
+
+/// Returns when the VM of now is no more, or is about to be given up.
+pub(super) async fn ended(handle: &Handle) -> ConnectError {
+    let mut record = handle.record.clone();
+    // An error means that the actor is gone, which is the same.
+    let down = async { drop(record.wait_for(|record| !record.phase.is_up()).await) };
+    // Not the record alone: who looks at it late sees a sandbox that runs again, in another VM.
+    match handle.vm.get() {
+        Some(vm) => tokio::select! {
+            () = down => {}
+            _ = vm.wait() => {
+                let mut record = handle.record.clone();
+                let _ = tokio::time::timeout(SETTLE, record.wait_for(|record| !record.phase.is_up())).await;
+            }
+        },
+        None => down.await,
+    }
+    explain(handle)
+}
+
+/// Why it does not answer.
+pub(super) fn explain(handle: &Handle) -> ConnectError {
+    let record = handle.record.borrow();
+    let (state, reason) = (record.phase.state(), record.phase.reason());
+    ConnectError::failed_precondition(match record.phase {
+        Phase::Running => "the sandbox was paused and resumed under the call".to_owned(),
+        _ if reason.is_empty() => format!("the sandbox is {state}"),
+        _ => format!("the sandbox is {state}: {reason}"),
+    })
+}
