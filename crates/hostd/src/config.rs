@@ -12,6 +12,10 @@ use crate::network::Slot;
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 
+/// Networks that are kept ready.
+const DEFAULT_READY: usize = 4;
+const MOST_READY: usize = 256;
+
 /// Below are the users of the host itself; the last numbers of all mean nobody.
 const LOWEST_UID_BASE: u32 = 65_536;
 const HIGHEST_UID_BASE: u32 = u32::MAX - 2 - Slot::MAX as u32;
@@ -39,6 +43,8 @@ pub struct Config {
     pub disk: disk::Choice,
     /// `AGENT_WARM`: whether sandboxes go on from a guest that has booted, where there is one like them.
     pub warm: bool,
+    /// `AGENT_NETWORK_POOL`: networks that are kept ready for new sandboxes.
+    pub network_pool: usize,
     /// `AGENT_DNS`: name servers of guests that bring none of their own.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -94,6 +100,11 @@ impl Config {
         if !(LOWEST_UID_BASE..=HIGHEST_UID_BASE).contains(&uid_base) {
             mistakes.push(format!("AGENT_UID_BASE must be {right}, not {uid_base}"));
         }
+        let right = format!("a number from 0 to {MOST_READY}");
+        let network_pool = parsed(&lookup, "AGENT_NETWORK_POOL", &right, DEFAULT_READY, &mut mistakes);
+        if network_pool > MOST_READY {
+            mistakes.push(format!("AGENT_NETWORK_POOL must be {right}, not {network_pool}"));
+        }
         let token = lookup("AGENT_TOKEN");
         if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
@@ -114,6 +125,7 @@ impl Config {
             disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
             warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
+            network_pool,
             uid_base,
             dns,
             token,

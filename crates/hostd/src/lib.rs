@@ -37,6 +37,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 pub struct Agent {
     manager: Arc<sandbox::Manager>,
     router: axum::Router,
+    /// Networks that are kept ready.
+    network_pool: usize,
     _lock: Lock,
 }
 
@@ -66,7 +68,7 @@ impl Agent {
         );
         let manager = sandbox::Manager::start(host).await?;
         let router = service::router(Arc::clone(&manager), token);
-        Ok(Self { manager, router, _lock: lock })
+        Ok(Self { manager, router, network_pool: config.network_pool, _lock: lock })
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards; the next agent in the same directory takes them
@@ -78,11 +80,16 @@ impl Agent {
         // Events of programs are small and wanted now. A socket that refuses works all the same.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let server = axum::serve(listener, self.router.clone());
-        tokio::select! {
-            ended = server.into_future() => return ended,
-            () = self.settle(&shutdown) => {}
-        }
-        Ok(())
+        let over = CancellationToken::new();
+        let pool = tokio::spawn(network::pool::keep(Arc::clone(&self.manager.host), self.network_pool, over.clone()));
+        let ended = tokio::select! {
+            ended = server.into_future() => ended,
+            () = self.settle(&shutdown) => Ok(()),
+        };
+        over.cancel();
+        // A panic in it has been logged.
+        let _ = pool.await;
+        ended
     }
 
     /// After `shutdown`, while the server still answers.

@@ -5,6 +5,7 @@
 //! well as a whole one; it goes on past errors and reports the first.
 
 mod plan;
+pub(crate) mod pool;
 mod rules;
 mod slots;
 
@@ -17,6 +18,7 @@ use linux::{link, netns, nft, sysctl, tap};
 use vmm::GUEST_IP;
 
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
+use pool::Pool;
 pub use rules::TABLE;
 pub use slots::{CLAIMS_DIR, Holder, Slots};
 
@@ -35,6 +37,7 @@ pub enum Error {
 pub struct Networks {
     slots: Slots,
     kind: Kind,
+    pool: Pool,
 }
 
 /// What a slot stands for.
@@ -55,14 +58,14 @@ impl Networks {
         let host = |action| move |source| Error::Host { action, source };
         sysctl::set("net/ipv4/ip_forward", "1").map_err(host("turn on net.ipv4.ip_forward"))?;
         nft::apply(&rules::host()).map_err(host("set the host's nftables rules"))?;
-        Ok(Self { slots: Slots::new(owner), kind: Kind::Kernel })
+        Ok(Self { slots: Slots::new(owner), kind: Kind::Kernel, pool: Pool::default() })
     }
 
     /// Networks without any object of the kernel, for simulations: claims are kept in `claims`, and the guest of a slot
     /// is simulated at [`Networks::guest`], an address of its own in 127.0.0.0/8.
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
-        Self { slots: Slots::in_dir(claims, owner), kind: Kind::Loopback { port } }
+        Self { slots: Slots::in_dir(claims, owner), kind: Kind::Loopback { port }, pool: Pool::default() }
     }
 
     /// Where the guest agent of a slot is reached.
@@ -94,15 +97,15 @@ impl Networks {
         self.slots.try_lock_orphans().map_err(Error::Claim)
     }
 
-    /// Claims a slot for a sandbox. Nothing else of it exists yet.
+    /// Claims a slot for a sandbox: one whose network is ready, or one of which nothing else exists yet.
     ///
     /// # Errors
     /// When every slot is taken.
     pub fn claim(&self, sandbox: &str) -> Result<Slot, Error> {
-        self.slots.claim(sandbox).map_err(Error::Claim)
+        self.take(sandbox).map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
     }
 
-    /// Makes the network of a claimed slot, whose TAP only that user opens.
+    /// Makes the network of a claimed slot, whose TAP only that user opens, unless it was made ahead.
     ///
     /// # Errors
     /// What the kernel refused; call [`Networks::remove`] then.
@@ -110,6 +113,12 @@ impl Networks {
         let at = |action| move |source| Error::Slot { action, slot, source };
         if matches!(self.kind, Kind::Loopback { .. }) {
             return Ok(());
+        }
+        if self.pool.has_made(slot) {
+            if Self::is_there(slot) {
+                return Ok(());
+            }
+            self.take_away(slot)?;
         }
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
@@ -140,18 +149,24 @@ impl Networks {
     /// # Errors
     /// The first step that failed; the claim is kept then.
     pub fn clear(&self, slot: Slot) -> Result<(), Error> {
-        let at = |action| move |source| Error::Slot { action, slot, source };
+        self.pool.forget(slot);
         if matches!(self.kind, Kind::Kernel) {
-            let link = Links::here().and_then(|links| links.delete(&slot.veth()));
-            fail::fail_point!("network::link-removed");
-            let namespace = netns::remove(&slot.netns());
-            fail::fail_point!("network::namespace-removed");
-            link.map_err(at("remove the veth pair"))?;
-            namespace.map_err(at("remove the network namespace"))?;
+            self.take_away(slot)?;
         }
-        self.slots.release(slot).map_err(at("give back the claim"))?;
+        let at = |source| Error::Slot { action: "give back the claim", slot, source };
+        self.slots.release(slot).map_err(at)?;
         fail::fail_point!("network::claim-released");
         Ok(())
+    }
+
+    fn take_away(&self, slot: Slot) -> Result<(), Error> {
+        let at = |action| move |source| Error::Slot { action, slot, source };
+        let link = Links::here().and_then(|links| links.delete(&slot.veth()));
+        fail::fail_point!("network::link-removed");
+        let namespace = netns::remove(&slot.netns());
+        fail::fail_point!("network::namespace-removed");
+        link.map_err(at("remove the veth pair"))?;
+        namespace.map_err(at("remove the network namespace"))
     }
 }
 

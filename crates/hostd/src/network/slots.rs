@@ -81,6 +81,15 @@ impl Slots {
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, problem))
     }
 
+    /// Makes a slot of ours that sandbox's.
+    ///
+    /// # Errors
+    /// What the file system said; then it is whose it was.
+    pub fn hand_over(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
+        let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
+        linux::file::write_atomic(&self.path(slot), &claim, 0o644)
+    }
+
     /// Gives a slot back. That it was not claimed is fine.
     ///
     /// # Errors

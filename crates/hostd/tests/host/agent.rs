@@ -11,6 +11,8 @@ use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::HostAgentServiceClient;
 use hostd::network::Slot;
 use model::SandboxId;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use testkit::eventually;
 use tokio::process::{Child, Command};
@@ -76,6 +78,8 @@ impl Agent {
             .env("AGENT_IMAGES_PATH", test_data("images"))
             .env("AGENT_ENVD_PATH", envd)
             .env("NO_COLOR", "1")
+            // Tests count what there is; those of the pool turn it on.
+            .env("AGENT_NETWORK_POOL", "0")
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -93,6 +97,18 @@ impl Agent {
     /// Waits until it has ended by itself.
     pub async fn died(&mut self) -> std::process::ExitStatus {
         tokio::time::timeout(PATIENCE, self.child.take().unwrap().wait()).await.expect("it lives on").unwrap()
+    }
+
+    /// From its next start on.
+    pub fn without_pool(&mut self) {
+        self.env.retain(|(name, _)| *name != "AGENT_NETWORK_POOL");
+    }
+
+    /// Ends it in order.
+    pub async fn stop(&mut self) {
+        let pid = Pid::from_raw(self.child.as_ref().unwrap().id().unwrap().try_into().unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        assert!(self.died().await.success());
     }
 
     pub async fn kill_nine(&mut self) {

@@ -7,7 +7,7 @@ use host_rpc as rpc;
 use model::SandboxId;
 use testkit::eventually;
 
-use crate::agent::{Agent, claims_of, spec};
+use crate::agent::{Agent, PATIENCE, claims_of, slots_of, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_who_has_the_token_is_let_in() {
@@ -132,6 +132,30 @@ async fn a_killed_agent_finds_its_sandboxes_again() {
     let (state, reason) = agent.ended(&dies).await;
     assert_eq!(state, rpc::SandboxState::SANDBOX_STATE_ERROR, "{reason}");
     assert!(reason.contains("was no more"), "{reason}");
+    agent.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_are_ready_and_go_with_the_agent() {
+    let mut agent = Agent::start(&[("AGENT_NETWORK_POOL", "2")]).await;
+    let dir = agent.dir.path().to_owned();
+    let claims = async |wanted: usize| {
+        eventually("networks", PATIENCE, async || (claims_of(&dir) == wanted).then_some(())).await;
+    };
+    claims(2).await;
+    let ready = slots_of(&dir);
+    let id = agent.create().await;
+    claims(3).await;
+    let taken = agent.report(&id).await.unwrap().host_ip;
+    assert!(ready.iter().any(|slot| slot.host_ip().to_string() == taken), "{taken} is none of {ready:?}");
+    agent.kill_nine().await;
+    agent.launch().await;
+    claims(3).await;
+    assert_eq!(agent.out(&id, "echo still here").await, "still here");
+    agent.stop().await;
+    assert_eq!(claims_of(&dir), 1, "the sandbox's stays");
+    agent.without_pool();
+    agent.launch().await;
     agent.finish().await;
 }
 

@@ -1,0 +1,206 @@
+//! Networks that are made before anybody asks, so that a sandbox need not wait for its own: that would be a good part of
+//! the time in which it starts from an instant.
+//!
+//! ```text
+//!   claimed for nobody → made → ready → claimed by a sandbox
+//! ```
+//! The last step replaces one file, and from there on all is as if the sandbox had claimed and made it. A network for
+//! nobody is a claim of ours that names no sandbox, which the next start clears like any other; the orderly end does it
+//! itself. What somebody else has taken away meanwhile is made again.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use linux::netns;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Networks, Slot};
+use crate::host::Host;
+use crate::sandbox::actor::blocking;
+
+/// What their claims name: no sandbox has such an id.
+const NOBODY: &str = "nobody yet";
+/// A sandbox that has just taken one needs the processors more.
+const REST: Duration = Duration::from_millis(500);
+/// After one could not be made.
+const RETRY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    networks: Mutex<Known>,
+    taken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    ready: VecDeque<Slot>,
+    /// Claimed by a sandbox, which has not asked for the network yet.
+    handed_over: BTreeSet<Slot>,
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the slot's network was made ahead; only the first who asks is told so.
+    pub(super) fn has_made(&self, slot: Slot) -> bool {
+        self.lock().handed_over.remove(&slot)
+    }
+
+    /// Its network goes.
+    pub(super) fn forget(&self, slot: Slot) {
+        self.lock().handed_over.remove(&slot);
+    }
+}
+
+impl Networks {
+    /// Networks that wait.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.pool.lock().ready.len()
+    }
+
+    /// Makes one ahead, whose TAP belongs to the user that `user` gives for its slot.
+    ///
+    /// # Errors
+    /// What the kernel refused; nothing is left then, unless that cannot be cleared either.
+    pub fn make_ahead(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
+        let slot = self.slots.claim(NOBODY).map_err(Error::Claim)?;
+        match self.create(slot, user(slot)) {
+            Ok(()) => self.pool.lock().ready.push_back(slot),
+            Err(error) => return self.clear(slot).and(Err(error)),
+        }
+        Ok(())
+    }
+
+    /// Gives one that is ready to a sandbox.
+    pub(super) fn take(&self, sandbox: &str) -> Option<Slot> {
+        let slot = self.pool.lock().ready.pop_front()?;
+        self.pool.taken.notify_one();
+        match self.slots.hand_over(slot, sandbox) {
+            Ok(()) => {
+                self.pool.lock().handed_over.insert(slot);
+                Some(slot)
+            }
+            Err(error) => {
+                tracing::warn!(slot = slot.number(), %error, "a network that was ready cannot be claimed");
+                if let Err(error) = self.clear(slot) {
+                    tracing::warn!(slot = slot.number(), %error, "nor cleared before the next start");
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether nobody has taken the network of a slot away.
+    pub(super) fn is_there(slot: Slot) -> bool {
+        let link = Path::new("/sys/class/net").join(slot.veth());
+        link.exists() && Path::new(netns::DIR).join(slot.netns()).exists()
+    }
+
+    /// Takes all away that nobody has.
+    ///
+    /// # Errors
+    /// The first that cannot be cleared; the next start tries again.
+    pub fn clear_ready(&self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        while let Some(slot) = { self.pool.lock().ready.pop_front() } {
+            outcome = outcome.and(self.clear(slot));
+        }
+        outcome
+    }
+}
+
+/// Keeps `size` networks ready until `shutdown`, and clears them then.
+pub(crate) async fn keep(host: Arc<Host>, size: usize, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let pause = if host.networks.ready() < size { make_one(&host).await } else { None };
+        let next = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None if host.networks.ready() < size => {}
+                None => {
+                    host.networks.pool.taken.notified().await;
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        };
+        shutdown.run_until_cancelled(next).await;
+    }
+    if let Err(error) = blocking(move || host.networks.clear_ready()).await {
+        tracing::warn!(error, "a network that nobody has stays until the next start");
+    }
+}
+
+/// How long to wait with the next one, if it cannot be made.
+async fn make_one(host: &Arc<Host>) -> Option<Duration> {
+    let of = Arc::clone(host);
+    let made = blocking(move || of.networks.make_ahead(|slot| of.jails.user(slot))).await;
+    made.err().map(|error| {
+        tracing::warn!(error, "cannot make a network ahead; sandboxes make their own");
+        RETRY
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Holder, leftovers};
+    use super::*;
+
+    fn networks() -> (tempfile::TempDir, Networks) {
+        let owner = tempfile::tempdir().unwrap();
+        let networks = Networks::prepare(owner.path()).unwrap();
+        (owner, networks)
+    }
+
+    #[test]
+    fn a_network_made_ahead_is_claimed_and_used_once() {
+        let (_owner, networks) = networks();
+        networks.make_ahead(|_| 0).unwrap();
+        let ahead = networks.claimed().unwrap()[0].clone();
+        assert_eq!((networks.ready(), &ahead.1), (1, &Holder::Ours(NOBODY.to_owned())));
+        let slot = networks.claim("sb-first").unwrap();
+        assert_eq!((slot, networks.ready()), (ahead.0, 0));
+        assert!(networks.is_held_by(slot, "sb-first"));
+        // Made again it would be refused: the namespace is there.
+        networks.create(slot, 0).unwrap();
+        networks.create(slot, 0).unwrap_err();
+        let other = networks.claim("sb-second").unwrap();
+        assert_ne!(other, slot);
+        networks.remove(slot, "sb-first").unwrap();
+        networks.remove(other, "sb-second").unwrap();
+        assert!(networks.claimed().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_away_meanwhile_is_made_again() {
+        let (_owner, networks) = networks();
+        networks.make_ahead(|_| 0).unwrap();
+        let slot = networks.claim("sb-test").unwrap();
+        netns::remove(&slot.netns()).unwrap();
+        networks.create(slot, 0).unwrap();
+        assert!(leftovers().unwrap().contains(&slot.netns()));
+        networks.remove(slot, "sb-test").unwrap();
+        // Given back unused, and claimed again: the pool must not take it for made.
+        networks.make_ahead(|_| 0).unwrap();
+        let slot = networks.claim("sb-test").unwrap();
+        networks.remove(slot, "sb-test").unwrap();
+        assert!(!networks.pool.has_made(slot));
+    }
+
+    #[test]
+    fn the_orderly_end_leaves_nothing() {
+        let (_owner, networks) = networks();
+        networks.make_ahead(|_| 0).unwrap();
+        networks.make_ahead(|_| 0).unwrap();
+        let slots: Vec<Slot> = networks.claimed().unwrap().into_iter().map(|(slot, _)| slot).collect();
+        networks.clear_ready().unwrap();
+        let left = leftovers().unwrap();
+        assert!(networks.claimed().unwrap().is_empty() && networks.ready() == 0);
+        assert!(slots.iter().all(|slot| !left.contains(&slot.netns()) && !left.contains(&slot.veth())), "{left:?}");
+    }
+}
