@@ -53,7 +53,7 @@ pub(crate) enum Start {
 pub(crate) enum Greeting {
     /// It has booted, and takes any token. Nobody has prepared its shape yet, if that is given.
     Booted { shape: Option<warm::Key> },
-    /// It was restored, and wants to hear the token that it knows.
+    /// It was restored, and wants to hear the token that it knows. One that knows none was nobody's yet.
     Restored { token: Option<String> },
 }
 
@@ -261,14 +261,17 @@ pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, greeting
 }
 
 async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting: &Greeting) -> Result<(), String> {
-    if timeout(READY_TIMEOUT, answers(handle)).await.is_err() {
+    let restored = matches!(greeting, Greeting::Restored { .. });
+    // One that was restored was well, and its first answers are slow: it is asked for no more of them than are needed.
+    let answers = async { if restored { handle.guest().listens().await } else { answers(handle).await } };
+    if timeout(READY_TIMEOUT, answers).await.is_err() {
         return Err(format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()));
     }
     if let Greeting::Booted { shape: Some(shape) } = greeting {
         prepare(host, handle, vm, shape).await;
     }
-    let restored = matches!(greeting, Greeting::Restored { .. });
-    handle.frozen.fetch_or(restored, Ordering::Relaxed);
+    // Unless it was nobody's, it was asked to freeze, and may have done so even where it did not answer in time.
+    handle.frozen.fetch_or(matches!(greeting, Greeting::Restored { token: Some(_) }), Ordering::Relaxed);
     let request = init_request(handle, restored);
     let guest = match greeting {
         Greeting::Restored { token: Some(token) } => handle.guest().with_token(token),
