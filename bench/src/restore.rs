@@ -39,6 +39,10 @@ impl Saved {
     pub fn take(place: &Place, name: &str, dir: &Path, disk: &Path) -> anyhow::Result<Self> {
         let (root, of) = (place.saved(), manifest(dir)?);
         let to = root.join(name);
+        // Of an earlier group of rows, whose machines have ended.
+        if to.exists() {
+            fs::remove_dir_all(&to)?;
+        }
         let files =
             fs::read_dir(dir.join("memory"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let files: Vec<String> = files.collect::<std::io::Result<_>>()?;
