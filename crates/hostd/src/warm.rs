@@ -9,7 +9,7 @@
 //! Losing any of it costs a boot and nothing else. So nothing is asked of it: one that cannot be restored is removed, and
 //! of many shapes those used last stay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -73,6 +73,8 @@ pub struct Warm {
     on: bool,
     /// Shapes that are being prepared.
     making: Mutex<BTreeSet<Key>>,
+    /// What keeps the memory of those that were used ready, by directory.
+    held: Mutex<BTreeMap<PathBuf, vmm::Held>>,
 }
 
 /// The right to prepare a shape, for as long as it lives.
@@ -97,7 +99,7 @@ impl Warm {
                 fs::remove_dir_all(&path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), on, making: Mutex::default() })
+        Ok(Self { dir: dir.to_owned(), on, making: Mutex::default(), held: Mutex::default() })
     }
 
     /// The instant of a shape, if there is one.
@@ -122,11 +124,26 @@ impl Warm {
         is_first.then(|| Making { warm: self, key: key.clone(), staging })
     }
 
+    /// Keeps the memory of an instant ready from now on, until it is taken away or we end. Before it is first used: who
+    /// comes first names what is shared.
+    ///
+    /// # Errors
+    /// As [`vmm::Driver::hold`].
+    pub fn hold(&self, dir: &Path, driver: &dyn vmm::Driver) -> Result<(), vmm::Error> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.contains_key(dir) {
+            return Ok(());
+        }
+        held.insert(dir.to_owned(), driver.hold(&dir.join(instant::MEMORY))?);
+        Ok(())
+    }
+
     /// Takes away an instant that is of no use.
     ///
     /// # Errors
     /// What keeps it.
     pub fn remove(&self, dir: &Path) -> io::Result<()> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
         instant::remove(dir)
     }
 
@@ -140,7 +157,7 @@ impl Warm {
         }
         found.sort();
         let surplus = found.len().saturating_sub(SHAPES);
-        found.iter().take(surplus).try_for_each(|(_, path)| instant::remove(path))
+        found.iter().take(surplus).try_for_each(|(_, path)| self.remove(path))
     }
 }
 

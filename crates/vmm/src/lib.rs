@@ -166,6 +166,15 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         compact(snapshot)
     }
 
+    /// Keeps what restores of a snapshot share of its memory for as long as the answer lives, so that the next one finds
+    /// what the last one read. Blocking, for a moment.
+    ///
+    /// # Errors
+    /// What the system said; restores are as right without.
+    fn hold(&self, _snapshot: &Path) -> Result<Held> {
+        Ok(Held::default())
+    }
+
     /// Takes over the VM in `dir` that an earlier run of this program started.
     /// `None` if no process of it lives and its guest did not end by itself; then nothing but files is left of it. A process whose boot or restore
     /// was cut short is ended, and counts as none. A VM whose guest ended meanwhile is found: its
@@ -175,6 +184,12 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Ends whatever process of the VM in `dir` lives, even one that answers no more or was never heard of.
     /// Returns when it is gone; leaves the files. Idempotent.
     async fn destroy(&self, dir: &Path) -> Result<()>;
+}
+
+/// See [`Driver::hold`]. Drivers that map the files themselves share the cache of the file system, and need nothing.
+#[derive(Debug, Default)]
+pub struct Held {
+    _device: Option<linux::loopdev::LoopDevice>,
 }
 
 /// One running virtual machine. Dropping it leaves the process alone, so that a restart can adopt it.

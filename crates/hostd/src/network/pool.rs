@@ -24,7 +24,7 @@ use crate::sandbox::actor::blocking;
 /// What their claims name: no sandbox has such an id.
 const NOBODY: &str = "nobody yet";
 /// A sandbox that has just taken one needs the processors more.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(2);
 /// After one could not be made.
 const RETRY: Duration = Duration::from_secs(10);
 

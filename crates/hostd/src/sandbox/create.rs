@@ -64,6 +64,12 @@ pub(crate) enum Greeting {
 pub(crate) async fn create(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     let shape = shape(host, handle, start).await;
     let warm = shape.as_ref().and_then(|shape| host.warm.find(shape));
+    if let Some(dir) = warm.clone() {
+        let host = Arc::clone(host);
+        if let Err(error) = blocking(move || host.warm.hold(&dir, &*host.engine.driver)).await {
+            tracing::debug!(error, "the memory of a guest that waits is read again by each that goes on from it");
+        }
+    }
     let start = &warm.clone().map_or_else(|| start.clone(), |dir| Start::Instant { dir, image: None });
     let (network, disk) = tokio::join!(network(host, handle), disk(host, handle, start));
     network.map_err(Event::Failed)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-use crate::{DiskFormat, Driver, Result, Vm, VmConfig};
+use crate::{DiskFormat, Driver, Held, Result, Vm, VmConfig};
 
 #[derive(Debug)]
 pub(super) struct Either<C, O> {
@@ -45,6 +45,10 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
 
     fn compact(&self, snapshot: &Path) -> Result<()> {
         self.chosen.compact(snapshot)
+    }
+
+    fn hold(&self, snapshot: &Path) -> Result<Held> {
+        self.chosen.hold(snapshot)
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {

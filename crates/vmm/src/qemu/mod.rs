@@ -34,9 +34,10 @@ use async_trait::async_trait;
 use linux::process::Identity;
 use serde::{Deserialize, Serialize};
 
+use crate::files::in_file;
 use crate::process;
 use crate::starts::{START_LIMIT, Starts};
-use crate::{DiskFormat, Driver, Result, Vm, VmConfig, record};
+use crate::{DiskFormat, Driver, Held, Result, Vm, VmConfig, record};
 
 /// What runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +167,11 @@ impl Driver for Qemu {
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
         self.starts.run(&config.dir, restore::restore(self.host.clone(), config.clone(), snapshot.to_owned())).await
+    }
+
+    fn hold(&self, snapshot: &Path) -> Result<Held> {
+        let device = ram::hold(snapshot).map_err(in_file("keep the memory of", snapshot))?;
+        Ok(Held { _device: device })
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {

@@ -66,6 +66,15 @@ pub(super) fn take(from: &Path, memory: Memory, config: &VmConfig) -> io::Result
     }
 }
 
+/// The device of flat memory, which goes with its last user, and what was read through it.
+///
+/// # Errors
+/// What the system said.
+pub(super) fn hold(snapshot: &Path) -> io::Result<Option<LoopDevice>> {
+    let memory = snapshot.join(MEMORY);
+    memory.exists().then(|| loopdev::share(&memory, MARK)).transpose()
+}
+
 /// Writes the memory of the VM, whose guest stands still, into the directory of a snapshot. Blocking.
 ///
 /// # Errors
