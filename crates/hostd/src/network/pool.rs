@@ -148,6 +148,7 @@ async fn make_one(host: &Arc<Host>) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::is_gone;
     use super::super::{Holder, leftovers};
     use super::*;
 
@@ -199,8 +200,7 @@ mod tests {
         networks.make_ahead(|_| 0).unwrap();
         let slots: Vec<Slot> = networks.claimed().unwrap().into_iter().map(|(slot, _)| slot).collect();
         networks.clear_ready().unwrap();
-        let left = leftovers().unwrap();
         assert!(networks.claimed().unwrap().is_empty() && networks.ready() == 0);
-        assert!(slots.iter().all(|slot| !left.contains(&slot.netns()) && !left.contains(&slot.veth())), "{left:?}");
+        assert!(slots.iter().all(|slot| is_gone(*slot)), "{:?}", leftovers().unwrap());
     }
 }
