@@ -41,6 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use place::Place;
+use platform::Machine;
 use report::{Report, Row};
 use server::{Guests, Server};
 
@@ -79,7 +80,36 @@ fn bench() -> anyhow::Result<()> {
     cancelled.cancel();
     drop(runtime);
     let cleared = place.clear().context("not everything could be taken away; the next run tries again");
-    outcome.and_then(|report| report.publish(&place)).and(cleared)
+    outcome.and_then(|measured| measured.publish(&place)).and(cleared)
+}
+
+/// Rows of all groups. One that fails takes no other's away.
+#[derive(Debug, Default)]
+struct Measured {
+    machine: Option<Machine>,
+    rows: Vec<Row>,
+    failed: Vec<&'static str>,
+}
+
+impl Measured {
+    fn add(&mut self, group: &'static str, rows: anyhow::Result<impl IntoIterator<Item = Row>>) {
+        match rows {
+            Ok(rows) => self.rows.extend(rows),
+            Err(error) => {
+                eprintln!("bench: {group}: {error:#}");
+                self.failed.push(group);
+            }
+        }
+    }
+
+    fn publish(self, place: &Place) -> anyhow::Result<()> {
+        let machine = self.machine.context("nothing was measured")?;
+        Report { machine, rows: self.rows }.publish(place)?;
+        match self.failed.as_slice() {
+            [] => Ok(()),
+            failed => bail!("these groups have no rows, for the reasons above: {}", failed.join(", ")),
+        }
+    }
 }
 
 async fn interrupted() -> std::io::Result<()> {
@@ -91,32 +121,32 @@ async fn interrupted() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn measure(place: &Place, wanted: &[String], cancelled: &CancellationToken) -> anyhow::Result<Report> {
+async fn measure(place: &Place, wanted: &[String], cancelled: &CancellationToken) -> anyhow::Result<Measured> {
     let wants = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
-    let mut machine = platform::look()?;
-    let mut rows = Vec::new();
+    let (mut machine, mut measured) = (platform::look()?, Measured::default());
     if wants("disks") {
-        rows.extend(disks::measure(place, cancelled).await?);
+        measured.add("disks", disks::measure(place, cancelled).await);
     }
     if COLD.iter().any(|group| wants(group)) {
         let server = Server::start(place, Guests::Cold).await?;
         let fresh = memory::of_the_server(&server)?;
         machine.monitor = Some(platform::monitor(place, &server).await?);
-        rows.extend(cold(place, &server, &wants, fresh, cancelled).await?);
+        cold(place, &server, &wants, fresh, cancelled, &mut measured).await;
         server.end().await?;
     }
     if WARM.iter().any(|group| wants(group)) {
         let server = Server::start(place, Guests::Warm).await?;
         let monitor = platform::monitor(place, &server).await?;
         if monitor.vmm.starts_with("QEMU") {
-            rows.extend(warm(place, &server, &wants, cancelled).await?);
+            warm(place, &server, &wants, cancelled, &mut measured).await;
         } else {
             eprintln!("{}: there is a bare side for QEMU only", WARM.join(", "));
         }
         machine.monitor = Some(monitor);
         server.end().await?;
     }
-    Ok(Report { machine, rows })
+    measured.machine = Some(machine);
+    Ok(measured)
 }
 
 async fn cold(
@@ -125,21 +155,20 @@ async fn cold(
     wants: &impl Fn(&str) -> bool,
     fresh: f64,
     cancelled: &CancellationToken,
-) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+    measured: &mut Measured,
+) {
     if wants("create") {
-        rows.push(create::measure(place, server, cancelled).await?);
+        measured.add("create", create::measure(place, server, cancelled).await.map(|row| [row]));
     }
     if wants("exec") {
-        rows.push(exec::measure(server).await?);
+        measured.add("exec", exec::measure(server).await.map(|row| [row]));
     }
     if wants("files") {
-        rows.extend(files::measure(server).await?);
+        measured.add("files", files::measure(server).await);
     }
     if wants("memory") {
-        rows.extend(memory::measure(place, server, fresh, cancelled).await?);
+        measured.add("memory", memory::measure(place, server, fresh, cancelled).await);
     }
-    Ok(rows)
 }
 
 async fn warm(
@@ -147,22 +176,21 @@ async fn warm(
     server: &Server,
     wants: &impl Fn(&str) -> bool,
     cancelled: &CancellationToken,
-) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
+    measured: &mut Measured,
+) {
     if wants("warm") {
-        rows.extend(warm::measure(place, server, cancelled).await?);
+        measured.add("warm", warm::measure(place, server, cancelled).await);
     }
     if wants("resume") {
-        rows.push(resume::measure(place, server, cancelled).await?);
+        measured.add("resume", resume::measure(place, server, cancelled).await.map(|row| [row]));
     }
     if wants("pause") {
-        rows.extend(pause::measure(place, server).await?);
+        measured.add("pause", pause::measure(place, server).await);
     }
     if wants("fork") {
-        rows.extend(fork::measure(place, server, cancelled).await?);
+        measured.add("fork", fork::measure(place, server, cancelled).await);
     }
     if wants("siblings") {
-        rows.push(siblings::measure(place, server, cancelled).await?);
+        measured.add("siblings", siblings::measure(place, server, cancelled).await.map(|row| [row]));
     }
-    Ok(rows)
 }
