@@ -30,6 +30,8 @@ pub enum Refused {
     Unknown(SandboxId),
     #[error("the sandbox is paused; resume it first")]
     Paused,
+    #[error("{0}")]
+    StandsStill(String),
     #[error("there is a {what} {name:?} already; choose another name{hint}")]
     Taken { what: &'static str, name: String, hint: &'static str },
     #[error("there is no checkpoint {name:?} of this sandbox; there are: {}", known.join(", "))]
@@ -143,7 +145,8 @@ impl Manager {
     /// resumed by use is resumed; one that is on its way to somewhere is waited for.
     ///
     /// # Errors
-    /// [`Refused::NotRunning`] says what it is instead; what kept it from being resumed.
+    /// [`Refused::NotRunning`] says what it is instead; [`Refused::StandsStill`] why nothing runs in it; what kept it
+    /// from being resumed.
     pub async fn running(&self, id: &SandboxId) -> Result<(Handle, Active), Refused> {
         let handle = self.find(id).await?;
         // Before the look at its phase: whoever pauses it for idleness looks at this after it has changed the phase.
@@ -155,7 +158,12 @@ impl Manager {
                 (record.phase.clone(), record.spec.auto_resume)
             };
             match phase {
-                Phase::Running => return Ok((handle, active)),
+                Phase::Running => {
+                    return handle
+                        .hold
+                        .get()
+                        .map_or_else(|| Ok((handle, active)), |why| Err(Refused::StandsStill(why)));
+                }
                 Phase::Paused { .. } if auto_resume => self.resume(id).await.map(drop)?,
                 Phase::Paused { .. } => return Err(Refused::Paused),
                 Phase::Pausing | Phase::Suspending { .. } | Phase::Resuming => {

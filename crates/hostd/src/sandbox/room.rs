@@ -1,9 +1,10 @@
 //! Keeps the disk of a running sandbox from running into a full disk of the host; what that means, and every decision,
 //! is in [`crate::disk::room`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use vmm::Vm;
 
@@ -17,18 +18,27 @@ const HOLD: &str = "it stands still: the host's disk is full, and what it writes
     there is room";
 const LOST: &str = "its disk is lost: the host's disk was full before the sandbox could be stopped";
 
-/// Why a sandbox stands still, while it does.
+/// Why a sandbox stands still, while it does. Programs in it wait, as for a slow disk; calls to its guest are refused,
+/// so that their callers do not.
 #[derive(Debug, Default)]
-pub struct Hold(Mutex<Option<String>>);
+pub struct Hold(watch::Sender<Option<String>>);
 
 impl Hold {
     #[must_use]
     pub fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
     }
 
-    fn set(&self, why: Option<&str>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
+    /// Says why from the moment on when it stands still, which may be now.
+    pub async fn begins(&self) -> String {
+        let mut changes = self.0.subscribe();
+        // The sender is ours and lives as long as this.
+        let why = changes.wait_for(Option::is_some).await.map(|why| why.clone());
+        why.ok().flatten().unwrap_or_default()
+    }
+
+    pub fn set(&self, why: Option<&str>) {
+        self.0.send_replace(why.map(str::to_owned));
     }
 }
 
@@ -137,5 +147,26 @@ impl Watch<'_> {
             self.actor.handle.log.agent("the host's disk is nearly full: what the sandbox writes may be refused");
         }
         self.full = full;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_is_told_when_it_stands_still() {
+        let hold = Arc::new(Hold::default());
+        let waits = tokio::spawn({
+            let hold = Arc::clone(&hold);
+            async move { hold.begins().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished() && hold.get().is_none());
+        hold.set(Some(HOLD));
+        assert_eq!(waits.await.unwrap(), HOLD);
+        assert_eq!(hold.begins().await, HOLD);
+        hold.set(None);
+        assert_eq!(hold.get(), None);
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn refused(error: Refused) -> ConnectError {
         Refused::Disk(crate::disk::Error::TooSmall { .. }) | Refused::Invalid(_) => {
             ConnectError::invalid_argument(text)
         }
+        Refused::StandsStill(_) => ConnectError::resource_exhausted(text),
         Refused::Full(_) => ConnectError::unavailable(text),
         Refused::NotRunning { .. } | Refused::Paused => ConnectError::failed_precondition(text),
         Refused::Taken { .. } => ConnectError::already_exists(text),

@@ -31,7 +31,7 @@ pub fn run(seed: u64) -> Option<String> {
 }
 
 /// What may go wrong in this history.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Kind {
     crashes: u64,
     /// One call in so many.
@@ -47,7 +47,7 @@ impl Kind {
     }
 }
 
-fn runtime(world: &Arc<World>) -> Runtime {
+pub fn runtime(world: &Arc<World>) -> Runtime {
     let world = Arc::clone(world);
     // One task at a time between two looks at whether it is over.
     let mut builder = Builder::new_current_thread();
@@ -100,7 +100,7 @@ fn ended(world: &World, joined: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn start(world: &Arc<World>, place: &Place, kind: Kind) -> Option<Arc<Manager>> {
+pub async fn start(world: &Arc<World>, place: &Place, kind: Kind) -> Option<Arc<Manager>> {
     match tokio::time::timeout(PATIENCE, Manager::start(place.host(world, kind.warm))).await {
         Ok(Ok(manager)) => Some(manager),
         Ok(Err(error)) => {

@@ -25,6 +25,20 @@ pub struct Client {
     kind: Kind,
 }
 
+/// A small sandbox that stays as it is for an hour.
+pub fn spec(template: &str) -> SandboxSpec {
+    SandboxSpec {
+        template: template.parse().unwrap(),
+        vcpus: 1,
+        memory_mb: 64,
+        timeout_sec: 3600,
+        on_timeout: OnTimeout::Pause,
+        auto_resume: true,
+        disk_mb: None,
+        envs: BTreeMap::new(),
+    }
+}
+
 impl Client {
     pub fn new(world: &Arc<World>, manager: &Arc<Manager>, model: &Arc<Mutex<Model>>, kind: Kind) -> Self {
         Self { world: Arc::clone(world), manager: Arc::clone(manager), model: Arc::clone(model), kind }
@@ -88,14 +102,10 @@ impl Client {
     fn spec(&self, template: &str) -> SandboxSpec {
         let kill = self.world.one_in(8);
         SandboxSpec {
-            template: template.parse().unwrap(),
-            vcpus: 1,
-            memory_mb: 64,
             timeout_sec: if self.world.one_in(2) { 1 + u32::try_from(self.world.below(3)).unwrap() } else { 3600 },
             on_timeout: if kill { OnTimeout::Kill } else { OnTimeout::Pause },
             auto_resume: !self.world.one_in(4),
-            disk_mb: None,
-            envs: BTreeMap::new(),
+            ..spec(template)
         }
     }
 
