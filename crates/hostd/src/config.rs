@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use linux::cgroup::DiskLimits;
 use vmm::engine::{AccelChoice, Choice, Wanted};
 
 use crate::disk;
@@ -45,6 +46,8 @@ pub struct Config {
     pub warm: bool,
     /// `AGENT_NETWORK_POOL`: networks that are kept ready for new sandboxes.
     pub network_pool: usize,
+    /// `AGENT_DISK_MBPS` and `AGENT_DISK_IOPS`: how fast each VMM may use its disk.
+    pub disk_limits: DiskLimits,
     /// `AGENT_DNS`: name servers of guests that bring none of their own.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -105,6 +108,14 @@ impl Config {
         if network_pool > MOST_READY {
             mistakes.push(format!("AGENT_NETWORK_POOL must be {right}, not {network_pool}"));
         }
+        let mut limit = |name: &str| {
+            let limit: u64 = parsed(&lookup, name, "a number from 0, which is no limit", 0, &mut mistakes);
+            (limit > 0).then_some(limit)
+        };
+        let disk_limits = DiskLimits {
+            bytes: limit("AGENT_DISK_MBPS").map(|megabytes| megabytes.saturating_mul(1_000_000)),
+            operations: limit("AGENT_DISK_IOPS"),
+        };
         let token = lookup("AGENT_TOKEN");
         if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
@@ -126,6 +137,7 @@ impl Config {
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
             warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
             network_pool,
+            disk_limits,
             uid_base,
             dns,
             token,

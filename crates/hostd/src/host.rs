@@ -79,8 +79,8 @@ impl Host {
             blocking(move || Networks::prepare(&owner)).await?
         };
         let jails = {
-            let base = config.uid_base;
-            blocking(move || Jails::prepare(base)).await?
+            let (base, limits) = (config.uid_base, config.disk_limits);
+            blocking(move || Jails::prepare(base, limits)).await?
         };
         let snapshots = {
             let dir = config.snapshots.clone();

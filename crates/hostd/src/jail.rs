@@ -3,7 +3,7 @@
 
 use std::io;
 
-use linux::cgroup::{self, Tree};
+use linux::cgroup::{self, DiskLimits, Tree};
 
 use crate::network::Slot;
 
@@ -19,6 +19,7 @@ const GROUPS: &str = "wrenn";
 pub struct Jails {
     uid_base: u32,
     groups: Option<Tree>,
+    disk: DiskLimits,
 }
 
 impl Jails {
@@ -26,7 +27,7 @@ impl Jails {
     ///
     /// # Errors
     /// When control groups are there but none can be made.
-    pub fn prepare(uid_base: u32) -> io::Result<Self> {
+    pub fn prepare(uid_base: u32, disk: DiskLimits) -> io::Result<Self> {
         let groups = Tree::prepare(GROUPS)?;
         let has = groups.as_ref().map(Tree::controllers).unwrap_or_default();
         let missing: Vec<&str> =
@@ -34,13 +35,13 @@ impl Jails {
         if !missing.is_empty() {
             tracing::warn!("sandboxes have no cgroup limits for {}; see `wrenn doctor`", missing.join(", "));
         }
-        Ok(Self { uid_base, groups })
+        Ok(Self { uid_base, groups, disk })
     }
 
     /// Users only, without control groups: for simulations.
     #[must_use]
     pub fn without_groups(uid_base: u32) -> Self {
-        Self { uid_base, groups: None }
+        Self { uid_base, groups: None, disk: DiskLimits::default() }
     }
 
     /// The user, and the group of the same number.
@@ -54,7 +55,7 @@ impl Jails {
     pub fn of(&self, slot: Slot) -> vmm::Jail {
         let user = self.user(slot);
         let cgroup = self.groups.as_ref().map(|groups| groups.group(&slot.cgroup()));
-        vmm::Jail { uid: user, gid: user, cgroup }
+        vmm::Jail { uid: user, gid: user, cgroup, disk: self.disk }
     }
 
     /// Ends whatever runs in the slot's control group, and removes it. Idempotent. Blocking.
@@ -79,7 +80,8 @@ mod tests {
         let (first, last) = (Slot::new(1).unwrap(), Slot::new(Slot::MAX).unwrap());
         assert_eq!(jails.user(first), 2_000_000_001);
         assert!(jails.user(last) < 2_147_352_576);
-        assert_eq!(jails.of(last), vmm::Jail { uid: 2_000_032_767, gid: 2_000_032_767, cgroup: None });
+        let jail = jails.of(last);
+        assert_eq!((jail.uid, jail.gid, jail.cgroup), (2_000_032_767, 2_000_032_767, None));
         jails.remove(first).unwrap();
     }
 }

@@ -14,8 +14,8 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Settings come from the environment and from `.env` in the working directory: WRENN_DIR, AGENT_LISTEN_ADDR,
 /// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL,
-/// FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_DISK, AGENT_DNS, AGENT_WARM, AGENT_SNAPSHOTS_PATH, AGENT_NETWORK_POOL,
-/// AGENT_UID_BASE, AGENT_MAX_SANDBOXES, AGENT_TOKEN.
+/// FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_DISK, AGENT_DISK_MBPS, AGENT_DISK_IOPS, AGENT_DNS, AGENT_WARM,
+/// AGENT_SNAPSHOTS_PATH, AGENT_NETWORK_POOL, AGENT_UID_BASE, AGENT_MAX_SANDBOXES, AGENT_TOKEN.
 /// `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]

@@ -6,10 +6,14 @@
 //! Where the hierarchy has no controllers (they are all bound to version 1, or the root is somebody else's), groups
 //! hold processes together but limit nothing. A machine without version 2 has no groups.
 
+mod disk;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+pub use disk::{DiskLimits, limit_disk};
 
 /// Controllers that we use where they are.
 pub const WANTED: [&str; 4] = ["cpu", "memory", "pids", "io"];

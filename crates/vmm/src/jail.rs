@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, chown};
 use std::path::{Path, PathBuf};
 
-use linux::cgroup;
+use linux::cgroup::{self, DiskLimits};
 use linux::jail::{Access, Limits};
 
 use crate::files::in_file;
@@ -29,6 +29,8 @@ pub struct Jail {
     pub gid: u32,
     /// Control group (`linux::cgroup`) that is made for it with limits by the VM's size. Whoever named it removes it.
     pub cgroup: Option<PathBuf>,
+    /// How fast it may use its disk, where there is a control group that can limit that.
+    pub disk: DiskLimits,
 }
 
 /// What a driver's program needs besides [`RUN`] and the VM's disk, kernel and initramfs.
@@ -77,6 +79,10 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
     }
     if let Some(group) = &who.cgroup {
         cgroup::create(group, &group_limits(config, needs, tasks)).map_err(in_file("make the cgroup", group))?;
+        if who.disk != DiskLimits::default() {
+            let limited = cgroup::limit_disk(group, &config.disk.path, who.disk);
+            limited.map_err(in_file("limit the use of the disk", &config.disk.path))?;
+        }
         jail.cgroup(group).map_err(in_file("enter the cgroup", group))?;
     }
     Ok(Some(jail))

@@ -119,7 +119,7 @@ mod tests {
             kernel_args: String::new(),
             disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
             net: None,
-            jail: Some(Jail { uid: 7, gid: 7, cgroup: None }),
+            jail: Some(Jail { uid: 7, gid: 7, cgroup: None, disk: Default::default() }),
         };
         (snapshot, config)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use linux::cgroup::{self, Tree};
+use linux::cgroup::{self, DiskLimits, Tree};
 use vmm::{Jail, Net, VmConfig};
 
 use crate::devices::Network;
@@ -27,7 +27,8 @@ impl Jailed {
         let network = Network::new("jail", user);
         let tree = Tree::prepare("wtest-vmm").expect("a directory of groups");
         let group = tree.as_ref().map(|tree| tree.group(&user.to_string()));
-        let jail = Jail { uid: user, gid: user, cgroup: group.clone() };
+        let disk = DiskLimits { bytes: Some(1 << 30), operations: None };
+        let jail = Jail { uid: user, gid: user, cgroup: group.clone(), disk };
         let net = Net { netns: network.netns.clone(), tap: "tap0".into(), mac: [2, 0, 0, 0xab, 0, 1] };
         let mut machine = lab.boot(VmConfig { net: Some(net), jail: Some(jail), ..config }).await;
         machine.count_on().await;
@@ -159,6 +160,9 @@ fn a_vmm_is_in_namespaces_and_a_group_of_its_own() {
                 let found = fs::read_to_string(group.join(file)).ok();
                 assert!(!has || found.as_deref().map(str::trim) == Some(limit), "{file} is {found:?}");
             }
+            // Of the disk's file; without a line where that is on no disk that the kernel tells.
+            let fast = fs::read_to_string(group.join("io.max")).unwrap_or_default();
+            assert!(fast.is_empty() || fast.contains("rbps=1073741824 wbps=1073741824"), "{fast}");
             if tree.controllers().iter().any(|name| name == "memory") {
                 let text = fs::read_to_string(group.join("memory.max")).expect("memory.max");
                 let limit: u64 = text.trim().parse().expect("a number of bytes");

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use linux::cgroup::DiskLimits;
 use linux::process::{self, Process};
 use tempfile::TempDir;
 use vmm::engine::{Choice, Wanted, choose, find_firecracker};
@@ -89,7 +90,7 @@ fn run(test: impl AsyncFn(&Lab)) {
 fn jail() -> Jail {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let user = 2_060_000_000 + std::process::id() % 10_000 * 1_000 + NEXT.fetch_add(1, Ordering::Relaxed);
-    Jail { uid: user, gid: user, cgroup: None }
+    Jail { uid: user, gid: user, cgroup: None, disk: DiskLimits::default() }
 }
 
 /// A directory with what a guest boots from, and with the directory of each VM.
