@@ -114,7 +114,11 @@ pub(crate) fn link_memory(from: &Path, to: &Path) -> io::Result<()> {
 
 pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
     let real = from.canonicalize()?;
-    fs::hard_link(&real, to).or_else(|_| sparse::copy(&real, to))
+    fs::hard_link(&real, to).or_else(|_| {
+        sparse::copy(&real, to)?;
+        // The VMM's user reads the kernel, and nobody but us memory: as it was.
+        fs::set_permissions(to, fs::metadata(&real)?.permissions())
+    })
 }
 
 /// Bytes that it takes on disk, also where others share them.

@@ -3,6 +3,7 @@
 //! Needs root, QEMU, nftables, and the kernel, image and guest agent that `make test-data` prepares.
 
 mod agent;
+mod full;
 mod instants;
 mod jail;
 mod kill;

@@ -1,0 +1,105 @@
+//! The file system of the sandboxes is full.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use host_rpc::SandboxState as State;
+use model::SandboxId;
+
+use crate::agent::Agent;
+
+/// Of the file system. It has to take a copy of the image, which is on another one, and memory.
+const HOST_BYTES: u64 = 2 << 30;
+/// What is left of it, less than any memory that a guest has written.
+const LEFT: u64 = 2 << 20;
+/// What the guest writes to its memory in the meantime, MiB.
+const WRITTEN_MB: u64 = 24;
+
+/// A file system of the test's own, which goes with it.
+struct Host {
+    at: PathBuf,
+}
+
+impl Host {
+    fn new(dir: &Path) -> Self {
+        let (file, at) = (dir.join("host.img"), dir.join("sandboxes"));
+        File::create(&file).unwrap().set_len(HOST_BYTES).unwrap();
+        fs::create_dir(&at).unwrap();
+        run("mkfs.ext4", &["-q", "-m", "0", file.to_str().unwrap()]);
+        run("mount", &["-o", "loop", file.to_str().unwrap(), at.to_str().unwrap()]);
+        fs::remove_dir(at.join("lost+found")).unwrap();
+        Self { at }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.at.join("filler")
+    }
+
+    /// Something else takes the rest.
+    fn fill(&self) {
+        let free = linux::file::space(&self.at).unwrap().free;
+        linux::file::allocate(&File::create(self.filler()).unwrap(), free.saturating_sub(LEFT)).unwrap();
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // After a failure something may still live in there.
+        let how: &[&str] = if std::thread::panicking() { &["--lazy"] } else { &[] };
+        let gone = Command::new("umount").args(how).arg(&self.at).status();
+        assert!(std::thread::panicking() || gone.is_ok_and(|status| status.success()), "it is still mounted");
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let path = linux::programs::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
+    let output = Command::new(path).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn remembers(agent: &Agent, id: &SandboxId, word: &str) {
+    let said = agent.out(id, "cat /dev/shm/word; cksum < /dev/shm/big | cut -d' ' -f2").await;
+    assert_eq!(said, format!("{word}\n{}", WRITTEN_MB << 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_without_room_leaves_it_running_and_a_resume_without_room_leaves_it_paused() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let host = Host::new(dir.path());
+    let agent = Agent::start(&[("AGENT_SANDBOXES_PATH", host.at.to_str().unwrap()), ("AGENT_WARM", "off")]).await;
+    let id = agent.create().await;
+    // From here on its memory is its own, over a file that has all its blocks.
+    agent.pause(&id).await.unwrap();
+    agent.resume(&id).await.unwrap();
+    agent.out(&id, &format!("echo one > /dev/shm/word; head -c {WRITTEN_MB}M /dev/urandom > /dev/shm/big; sync")).await;
+    host.fill();
+    let refused = agent.pause(&id).await.unwrap_err().message.unwrap();
+    assert!(refused.contains("No space left on device"), "{refused}");
+    let report = agent.report(&id).await.unwrap();
+    assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_RUNNING), "{report:?}");
+    remembers(&agent, &id, "one").await;
+    agent.out(&id, "echo two > /dev/shm/word").await;
+    host.free();
+    agent.pause(&id).await.unwrap();
+    // Its memory may have been made one file already; else that needs room, and is refused.
+    host.fill();
+    if let Err(refused) = agent.resume(&id).await {
+        let text = refused.message.unwrap();
+        assert!(text.contains("No space left on device"), "{text}");
+        let report = agent.report(&id).await.unwrap();
+        assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_PAUSED), "{report:?}");
+    }
+    host.free();
+    agent.resume(&id).await.unwrap();
+    remembers(&agent, &id, "two").await;
+    agent.remove(&id).await;
+    let left: Vec<_> = fs::read_dir(&host.at).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    fs::create_dir(agent.dir.path().join("sandboxes")).unwrap();
+    agent.finish().await;
+}
