@@ -103,3 +103,26 @@ async fn a_pause_without_room_leaves_it_running_and_a_resume_without_room_leaves
     fs::create_dir(agent.dir.path().join("sandboxes")).unwrap();
     agent.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_memory_has_no_room_ends_with_the_reason_and_others_go_on() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let host = Host::new(dir.path());
+    let agent = Agent::start(&[("AGENT_SANDBOXES_PATH", host.at.to_str().unwrap()), ("AGENT_WARM", "off")]).await;
+    let (greedy, calm) = (agent.create().await, agent.create().await);
+    agent.pause(&calm).await.unwrap();
+    agent.resume(&calm).await.unwrap();
+    agent.out(&calm, &format!("echo one > /dev/shm/word; head -c {WRITTEN_MB}M /dev/urandom > /dev/shm/big")).await;
+    host.fill();
+    // Memory of a guest that was booted is a file, of which nothing is there that was never written.
+    let _ = agent.sh(&greedy, "head -c 64M /dev/zero | tr '\\0' x > /dev/shm/big").await;
+    let (state, reason) = agent.ended(&greedy).await;
+    assert_eq!(state, State::SANDBOX_STATE_ERROR);
+    assert!(reason.contains("no room for the guest's memory"), "{reason}");
+    remembers(&agent, &calm, "one").await;
+    agent.remove(&greedy).await;
+    agent.remove(&calm).await;
+    host.free();
+    fs::create_dir(agent.dir.path().join("sandboxes")).unwrap();
+    agent.finish().await;
+}

@@ -37,6 +37,9 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// Time for the console of a guest that has ended.
 const LAST_READ: Duration = Duration::from_secs(5);
 
+/// Its number on x86 (signal(7)).
+const SIGBUS: i32 = 7;
+
 #[derive(Debug)]
 pub(super) struct QemuVm {
     pub(super) shared: Arc<Shared>,
@@ -141,8 +144,11 @@ impl Shared {
     }
 
     fn died(&self, ended: std::io::Result<Ended>) -> Exit {
+        // Memory of a guest that was booted is a file with holes.
+        let full = matches!(ended, Ok(Ended::Signal(SIGBUS)));
+        let full = if full { ", as when the host's disk has no room for the guest's memory" } else { "" };
         let how = ended.map_or_else(|error| error.to_string(), |ended| ended.to_string());
-        Exit::Vmm(format!("QEMU ended with {how}; {}", last_words(&self.dir)))
+        Exit::Vmm(format!("QEMU ended with {how}{full}; {}", last_words(&self.dir)))
     }
 
     /// Returns when the guest has come to its end; with the cause, if QEMU told us.
