@@ -5,9 +5,10 @@ use std::sync::Arc;
 use api_types::{ForkSandbox, Sandbox};
 use axum::extract::State;
 use axum::{Extension, Json as Answer};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::extract::{Id, NoQuery, OptionalJson, Query};
+use super::sandboxes::idempotency;
 use super::view;
 use crate::app::{App, on_its_own, sandbox_fork, sandbox_pause};
 use crate::auth::Caller;
@@ -60,13 +61,17 @@ pub async fn resume(
 /// Fork a sandbox
 ///
 /// Makes children that go on from one instant of it, each with a copy of its memory and disk, and answers when all of
-/// them run. If one does not, none is left. The sandbox, which may also be paused, goes on as it was.
+/// them run. If one does not, none is left. The sandbox, which may also be paused, goes on as it was. A request that
+/// comes again with the same `Idempotency-Key` and count makes no more children: it gets the first ones.
 #[utoipa::path(
     post, path = "/{id}/fork", tag = "sandboxes", operation_id = "fork_sandbox",
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "At most 255 printable ASCII characters; remembered as long as the children are there")),
     request_body = ForkSandbox,
     responses(
         (status = 201, description = "They run", body = Vec<Sandbox>),
         (status = 409, description = "It neither runs nor is paused, or a child was deleted while it was being made"),
+        (status = 422, description = "The idempotency key came before for another sandbox or count"),
         (status = 502, description = "The host or a guest failed; there are no children"),
         (status = 504, description = "It did not end in time; there will be no children"),
         (status = 507, description = "The disk of the host is full; there are no children"),
@@ -77,9 +82,12 @@ pub async fn fork(
     Extension(caller): Extension<Caller>,
     Id(source): Id,
     Query(NoQuery {}): Query<NoQuery>,
+    headers: HeaderMap,
     OptionalJson(body): OptionalJson<ForkSandbox>,
 ) -> Result<(StatusCode, Answer<Vec<Sandbox>>)> {
-    let fork = sandbox_fork::Fork { source, count: body.count.unwrap_or(1), key_id: caller.key_id };
+    let count = body.count.unwrap_or(1);
+    let idempotency = idempotency(&headers, &(source.as_str(), count))?;
+    let fork = sandbox_fork::Fork { source, count, key_id: caller.key_id, idempotency };
     let children = on_its_own(sandbox_fork::fork(app, fork)).await?;
     Ok((StatusCode::CREATED, Answer(children.into_iter().map(view::sandbox).collect())))
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use model::{DEFAULT_TEMPLATE, SandboxSpec};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::{Cursor, Idempotency};
 use utoipa::IntoParams;
@@ -78,14 +78,14 @@ fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
 }
 
 /// The fingerprint is that of what was understood, so that the spelling of the body does not matter.
-fn idempotency(headers: &HeaderMap, spec: &SandboxSpec) -> Result<Option<Idempotency>> {
+pub(super) fn idempotency(headers: &HeaderMap, wish: &impl Serialize) -> Result<Option<Idempotency>> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.as_bytes();
     if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || !key.iter().all(|byte| (b' '..=b'~').contains(byte)) {
         let text = format!("Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
         return Err(Error::invalid(text));
     }
-    let canonical = serde_json::to_vec(spec).map_err(Error::internal)?;
+    let canonical = serde_json::to_vec(wish).map_err(Error::internal)?;
     let key = String::from_utf8_lossy(key).into_owned();
     Ok(Some(Idempotency { key, fingerprint: Sha256::digest(canonical).into() }))
 }

@@ -1,7 +1,8 @@
 //! Makes children of a sandbox: all of them, or none.
 //!
 //! The rows come first, all of them, and the host is asked once for all. If anything fails while the user waits, every
-//! row goes with what the host has of it. If we die in between:
+//! row goes with what the host has of it. Each row has an idempotency key of its own, made of the request's and the
+//! child's number: whoever asks again meets the same rows, and asks the host for the same children. If we die in between:
 //!
 //! | we die | what becomes of the children |
 //! |---|---|
@@ -12,8 +13,8 @@
 use std::sync::Arc;
 
 use host_rpc as rpc;
-use model::{ErrorCode, SandboxId};
-use store::{Inserted, NewSandbox, Sandbox};
+use model::{ErrorCode, SandboxId, SandboxState};
+use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::sandbox_create::started;
 use super::{App, now_ms, sandbox_delete};
@@ -30,6 +31,15 @@ pub struct Fork {
     pub count: u32,
     /// Whose the children are.
     pub key_id: String,
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Fork {
+    /// Of one child. The character between is in no key of a user.
+    fn idempotency_of(&self, number: u32) -> Option<Idempotency> {
+        let of = |all: &Idempotency| Idempotency { key: format!("fork\u{1f}{number}\u{1f}{}", all.key), ..*all };
+        self.idempotency.as_ref().map(of)
+    }
 }
 
 /// Answers when all children run.
@@ -40,26 +50,81 @@ pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
     if !(1..=MAX_COUNT).contains(&fork.count) {
         return Err(Error::invalid(format!("count must be from 1 to {MAX_COUNT}, not {}", fork.count)));
     }
+    // What came before is answered from its rows, whatever became of the source meanwhile.
+    if let Some(children) = made_before(&app, &fork).await? {
+        return Ok(children);
+    }
     let (source, host) = app.alive(&fork.source).await?;
-    let ids: Vec<SandboxId> = (0..fork.count).map(|_| SandboxId::random()).collect();
-    let guards: Vec<_> = ids.iter().map(|id| app.creating.begin(id)).collect();
-    let made = make(&app, &host, &source, &ids, &fork.key_id).await;
+    let mut rows = Rows::default();
+    let inserted = rows.insert(&app, &fork, &source).await;
+    let guards: Vec<_> = rows.ids.iter().map(|id| app.creating.begin(id)).collect();
+    let made = match inserted {
+        Ok(()) => make(&app, &host, &source, &rows.ids).await,
+        Err(error) => Err(error),
+    };
     if let Err(error) = &made {
         tracing::info!(sandbox = %source.id, error = error.chain(), "not forked");
-        give_up(&app, &ids).await?;
+        give_up(&app, &rows.new).await?;
     }
     drop(guards);
     made
 }
 
-async fn make(app: &App, host: &Host, source: &Sandbox, ids: &[SandboxId], key_id: &str) -> Result<Vec<Sandbox>> {
-    let now = now_ms();
-    for id in ids {
-        let (spec, key_id) = (source.spec.clone(), key_id.to_owned());
-        let new = NewSandbox { id: id.clone(), spec, key_id, idempotency: None, now };
-        let inserted = app.store.sandbox_insert(&new).await?;
-        debug_assert!(matches!(inserted, Inserted::New(_)), "rows without idempotency keys are always new");
+/// Children, by number.
+#[derive(Debug, Default)]
+struct Rows {
+    ids: Vec<SandboxId>,
+    /// Those that this request made. The others are an earlier one's to give up: it may have answered meanwhile.
+    new: Vec<SandboxId>,
+}
+
+impl Rows {
+    /// A row for each child, new or from the same request before.
+    async fn insert(&mut self, app: &App, fork: &Fork, source: &Sandbox) -> Result<()> {
+        for number in 0..fork.count {
+            let (spec, key_id) = (source.spec.clone(), fork.key_id.clone());
+            let idempotency = fork.idempotency_of(number);
+            let child = NewSandbox { id: SandboxId::random(), spec, key_id, idempotency, now: now_ms() };
+            let row = match app.store.sandbox_insert(&child).await? {
+                Inserted::New(row) => {
+                    self.new.push(row.id.clone());
+                    row
+                }
+                Inserted::Existing(row) if row.deleting => return Err(deleted_meanwhile(&row.id)),
+                Inserted::Existing(row) => row,
+                Inserted::Mismatch => return Err(mismatch()),
+            };
+            self.ids.push(row.id);
+        }
+        Ok(())
     }
+}
+
+/// The children of an earlier request that was this one, when all of them have been made.
+async fn made_before(app: &App, fork: &Fork) -> Result<Option<Vec<Sandbox>>> {
+    let mut children = Vec::new();
+    for idempotency in (0..fork.count).filter_map(|number| fork.idempotency_of(number)) {
+        match app.store.sandbox_find(&fork.key_id, &idempotency).await? {
+            Some(Inserted::Mismatch) => return Err(mismatch()),
+            Some(Inserted::Existing(child)) if !child.deleting && child.state != SandboxState::Pending => {
+                children.push(child);
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok((!children.is_empty()).then_some(children))
+}
+
+fn mismatch() -> Error {
+    let text = "this Idempotency-Key came before for another sandbox or count; use a new key for a new fork";
+    Error::new(ErrorCode::IdempotencyMismatch, text)
+}
+
+fn deleted_meanwhile(id: &SandboxId) -> Error {
+    Error::new(ErrorCode::Conflict, format!("child {id} was deleted while it was being made"))
+}
+
+async fn make(app: &App, host: &Host, source: &Sandbox, ids: &[SandboxId]) -> Result<Vec<Sandbox>> {
     let child_ids = ids.iter().map(ToString::to_string).collect();
     let request = rpc::ForkSandboxRequest { sandbox_id: source.id.to_string(), child_ids, ..Default::default() };
     let reports = host.fork_sandbox(request).await?.children;
@@ -72,8 +137,7 @@ async fn make(app: &App, host: &Host, source: &Sandbox, ids: &[SandboxId], key_i
     let mut children = Vec::with_capacity(ids.len());
     for (id, report) in ids.iter().zip(reports) {
         let child = app.settle(host, report).await?;
-        let deleted = || Error::new(ErrorCode::Conflict, format!("child {id} was deleted while it was being made"));
-        children.push(started(child.ok_or_else(deleted)?)?);
+        children.push(started(child.ok_or_else(|| deleted_meanwhile(id))?)?);
     }
     Ok(children)
 }

@@ -1,4 +1,4 @@
-//! Creates that come twice.
+//! Creates and forks that come twice.
 
 use crate::support::{Plane, one, refused};
 
@@ -48,4 +48,51 @@ async fn bad_keys_are_refused() {
         let request = plane.post("/v1/sandboxes", "{}").header("idempotency-key", key);
         assert!(refused(request, 400, "invalid_request").await.contains("255"), "{key:?}");
     }
+}
+
+async fn fork(plane: &Plane, source: &str, key: &str, count: u32) -> (u16, Vec<String>) {
+    let path = format!("/v1/sandboxes/{source}/fork");
+    let request = plane.post(&path, format!(r#"{{"count": {count}}}"#)).header("idempotency-key", key);
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let body: serde_json::Value = answer.json().await.unwrap();
+    let id = |child: &serde_json::Value| child["id"].as_str().unwrap().to_owned();
+    (status, body.as_array().map(|children| children.iter().map(id).collect()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn the_same_fork_twice_makes_its_children_once() {
+    let (host, _ground, plane) = one().await;
+    let source = plane.create().await.id;
+    let first = fork(&plane, &source, "once", 3).await;
+    assert_eq!((first.0, first.1.len()), (201, 3));
+    assert_eq!(fork(&plane, &source, "once", 3).await, first);
+    let path = format!("/v1/sandboxes/{source}/fork");
+    let request = plane.post(&path, r#"{"count": 2}"#).header("idempotency-key", "once");
+    assert!(refused(request, 422, "idempotency_mismatch").await.contains("Idempotency-Key"));
+    // A create is no fork, whatever its key.
+    assert_eq!(create(&plane, "once", "{}").await.0, 201);
+    // The children are there even when their source is gone.
+    plane.client().delete(&source).await.unwrap();
+    assert_eq!(fork(&plane, &source, "once", 3).await, first);
+    assert_eq!(host.world().sandboxes.len(), 4);
+}
+
+#[tokio::test]
+async fn the_same_fork_at_once_makes_its_children_once() {
+    let (host, _ground, plane) = one().await;
+    let source = plane.create().await.id;
+    let all = futures::future::join_all((0..6).map(|_| fork(&plane, &source, "at once", 3))).await;
+    assert!(all.iter().all(|one| *one == all[0] && one.0 == 201 && one.1.len() == 3), "{all:?}");
+    assert_eq!(host.world().sandboxes.len(), 4);
+}
+
+#[tokio::test]
+async fn a_fork_that_failed_can_be_tried_again() {
+    let (host, _ground, plane) = one().await;
+    let source = plane.create().await.id;
+    host.fail_next("Children", connectrpc::ConnectError::internal("bad luck"));
+    assert_eq!(fork(&plane, &source, "again", 2).await.0, 502);
+    assert_eq!(fork(&plane, &source, "again", 2).await.0, 201);
+    assert_eq!(host.world().sandboxes.len(), 3);
 }

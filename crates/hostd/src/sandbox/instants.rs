@@ -33,6 +33,10 @@ impl Manager {
     /// # Errors
     /// What failed.
     pub async fn fork(self: &Arc<Self>, id: &SandboxId, children: &[SandboxId]) -> Result<Vec<Handle>, Refused> {
+        if let Some(begun) = self.all_of(children).await {
+            // Asked before: one instant is enough, and the source may be gone.
+            return all_run(begun).await;
+        }
         let source = self.find(id).await?;
         let dir = self.host.snapshots.staging();
         source.ask(Order::Capture { to: dir.clone(), memory: true }).await?;
@@ -61,15 +65,12 @@ impl Manager {
             let origin = Origin::Instant { dir: dir.to_owned(), disk, snapshot: snapshot.clone() };
             handles.push(self.find_or_begin(child, spec.clone(), origin).await?);
         }
-        for handle in &handles {
-            let record = handle.created().await;
-            // One that was quicker than the others may be paused for idleness by now.
-            if !matches!(record.phase.state(), SandboxState::Running | SandboxState::Paused) {
-                let (id, reason) = (&handle.id, record.phase.reason());
-                return Err(Refused::Failed(format!("child {id} did not start, so none was made: {reason}")));
-            }
-        }
-        Ok(handles)
+        all_run(handles).await
+    }
+
+    async fn all_of(&self, ids: &[SandboxId]) -> Option<Vec<Handle>> {
+        let sandboxes = self.sandboxes.lock().await;
+        ids.iter().map(|id| sandboxes.get(id).cloned()).collect()
     }
 
     /// Makes a template of the present instant of a sandbox, which goes on as it was.
@@ -231,6 +232,19 @@ impl Manager {
         handle.ask(Order::RollBack { to: dir }).await?;
         if ran { self.resume(id).await } else { Ok(handle) }
     }
+}
+
+/// Waits until every child of a fork runs.
+async fn all_run(children: Vec<Handle>) -> Result<Vec<Handle>, Refused> {
+    for child in &children {
+        let record = child.created().await;
+        // One that was quicker than the others may be paused for idleness by now.
+        if !matches!(record.phase.state(), SandboxState::Running | SandboxState::Paused) {
+            let (id, reason) = (&child.id, record.phase.reason());
+            return Err(Refused::Failed(format!("child {id} did not start, so none was made: {reason}")));
+        }
+    }
+    Ok(children)
 }
 
 fn checkpoint(dir: &Path) -> Option<Checkpoint> {

@@ -38,9 +38,12 @@ async fn children_begin_where_their_parent_was_and_are_their_own() {
     for id in std::iter::once(&parent).chain(&children) {
         assert_eq!(agent.out(id, "cat file").await, id.as_str());
     }
+    agent.remove(&parent).await;
+    // Asked once more, it answers with what there is.
+    agent.fork(&parent, &children).await.unwrap().iter().for_each(runs);
+    assert_eq!(agent.out(&children[0], "cat file").await, children[0].as_str());
     // One that cannot be made takes all with it.
     let taken = [SandboxId::random(), SandboxId::random()];
-    agent.remove(&parent).await;
     let gone = agent.fork(&parent, &taken).await.unwrap_err();
     assert_eq!(gone.code, ErrorCode::NotFound, "{gone:?}");
     assert_eq!(agent.list().await.len(), 3);
