@@ -23,6 +23,10 @@ use clap::error::ErrorKind;
 use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
+    // `wrenn up` starts itself once more for each VM whose memory is served.
+    if let Some(ended) = hostd::serve_if_asked() {
+        return ended;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(usage(&error)),

@@ -132,6 +132,7 @@ impl Config {
                 accel: parsed(&lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, &mut mistakes),
                 firecracker: lookup("FIRECRACKER_BIN").map(|path| absolute(path.into())),
                 cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
+                pager: None,
             },
             disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),

@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use vmm::pager::serve_if_asked;
 
 /// At an orderly end: for sandboxes that are just being made, and then for answers that are on their way.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);

@@ -1,6 +1,7 @@
 //! `wrenn-agent`: the host agent as a program of its own.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -21,8 +22,21 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "wrenn-agent", version)]
 struct Args {}
 
+fn main() -> ExitCode {
+    if let Some(ended) = hostd::serve_if_asked() {
+        return ended;
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "Error: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn run() -> anyhow::Result<()> {
     // Before the arguments, so that help and settings see the same environment. No file is fine. Directories above are
     // not searched: what is there belongs to somebody else.
     match dotenvy::from_path(".env") {

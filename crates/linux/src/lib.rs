@@ -6,6 +6,7 @@
 //! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
 
 pub mod cgroup;
+pub mod descriptors;
 pub mod dm;
 pub mod fifo;
 pub mod file;
@@ -16,9 +17,11 @@ pub mod loopdev;
 pub mod netns;
 pub mod nft;
 pub mod pages;
+pub mod poll;
 pub mod process;
 pub mod programs;
 pub mod sparse;
 pub mod sysctl;
 pub mod tap;
 pub mod tsc;
+pub mod uffd;

@@ -56,14 +56,16 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, start_time))
 }
 
-/// What to start. The process gets a session of its own, `/dev/null` as standard input and none of our
-/// file descriptors, and goes on when we end.
+/// What to start. The process gets a session of its own and none of our file descriptors but its standard input, and
+/// goes on when we end.
 #[derive(Debug, Default)]
 pub struct Spawn {
     pub program: PathBuf,
     pub args: Vec<OsString>,
     /// Network namespace below [`netns::DIR`] to run in.
     pub netns: Option<String>,
+    /// Its standard input; without it `/dev/null`.
+    pub input: Option<OwnedFd>,
     /// Standard output and error are appended here; without it they are thrown away.
     pub log: Option<PathBuf>,
     pub cwd: Option<PathBuf>,
@@ -81,7 +83,11 @@ impl Spawn {
     pub fn spawn(self) -> io::Result<Process> {
         let mut command = Command::new(&self.program);
         // Opened here: a jail may have another one, or none.
-        command.args(&self.args).stdin(File::open("/dev/null")?);
+        let input = match self.input {
+            Some(input) => input,
+            None => File::open("/dev/null")?.into(),
+        };
+        command.args(&self.args).stdin(input);
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }

@@ -58,6 +58,23 @@ pub fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
     Ok(ranges)
 }
 
+/// Whether the file system of `dir` tells data from holes page by page in files of that length, and takes zeroes that
+/// were written for data: found by doing it. Those with larger blocks or with compression do not.
+///
+/// # Errors
+/// When no file can be made in `dir`.
+pub fn is_exact(dir: &Path, length: u64) -> io::Result<bool> {
+    const PAGE: u64 = BLOCK as u64;
+    let path = dir.join(format!(".sparse-probe-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)?;
+    file.set_len(length.max(8 * PAGE))?;
+    file.write_all_at(&ZEROES, PAGE)?;
+    file.write_all_at(&[1; BLOCK], 4 * PAGE)?;
+    Ok(data(&file)? == [PAGE..2 * PAGE, 4 * PAGE..5 * PAGE])
+}
+
 /// Makes `target` as long as `source`, with the content that `ranges` have there. Blocks of zeroes become holes.
 ///
 /// # Errors
@@ -133,6 +150,20 @@ mod tests {
         copy_data(&from, &mut File::create(&to).unwrap()).unwrap();
         assert!(fs::read(&to).unwrap() == content);
         assert!(fs::metadata(&to).unwrap().blocks() * 512 <= 4 * 4096 + 4096, "zeroes were written");
+    }
+
+    #[test]
+    fn written_pages_are_told_from_others_where_the_file_system_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let exact = is_exact(dir.path(), 64 << 20).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let file = File::options().read(true).write(true).create(true).open(dir.path().join("file")).unwrap();
+        file.set_len(64 << 20).unwrap();
+        for page in [0, 2, 3, 700, 16383] {
+            file.write_all_at(&[u8::from(page != 2); BLOCK], page * 4096).unwrap();
+        }
+        let expected = [0..1, 2..4, 700..701, 16383..16384].map(|pages| pages.start * 4096..pages.end * 4096);
+        assert_eq!(data(&file).unwrap() == expected, exact);
     }
 
     #[test]

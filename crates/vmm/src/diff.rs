@@ -16,6 +16,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use linux::pages::PAGE;
 use serde::{Deserialize, Serialize};
@@ -95,8 +96,8 @@ impl Sealing {
 /// `to` is synced.
 ///
 /// # Errors
-/// `InvalidData` when the file is not what was written; `to` is worth nothing then.
-pub(crate) fn apply(path: &Path, seal: Seal, memory_bytes: u64, to: &File) -> io::Result<()> {
+/// `InvalidData` when the file is not what was written, `Interrupted` when it is to stop; `to` is worth nothing then.
+pub(crate) fn apply(path: &Path, seal: Seal, memory_bytes: u64, to: &File, stop: &AtomicBool) -> io::Result<()> {
     check(path, seal)?;
     let mut input = BufReader::with_capacity(BUFFER, File::open(path)?);
     let ranges = read_index(&mut input, seal.bytes, memory_bytes)?;
@@ -104,6 +105,7 @@ pub(crate) fn apply(path: &Path, seal: Seal, memory_bytes: u64, to: &File) -> io
     for range in ranges {
         let mut at = range.start;
         while at < range.end {
+            go_on(stop)?;
             let part = &mut buffer[..part(range.end - at)];
             input.read_exact(part)?;
             to.write_all_at(part, at)?;
@@ -113,8 +115,37 @@ pub(crate) fn apply(path: &Path, seal: Seal, memory_bytes: u64, to: &File) -> io
     Ok(())
 }
 
+/// # Errors
+/// `Interrupted` when it is to stop.
+pub(crate) fn go_on(stop: &AtomicBool) -> io::Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        Err(io::Error::new(io::ErrorKind::Interrupted, "it was stopped"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Where the ranges of a file that was [checked](check) are in the memory, and where their content begins in the file.
+///
+/// # Errors
+/// `InvalidData` when it is no difference to such a memory.
+pub(crate) fn stretches(file: &File, file_bytes: u64, memory_bytes: u64) -> io::Result<Vec<(Range<u64>, u64)>> {
+    let mut input = BufReader::with_capacity(BUFFER, file);
+    let ranges = read_index(&mut input, file_bytes, memory_bytes)?;
+    let mut at = input.stream_position()?;
+    let with_place = |range: Range<u64>| {
+        let place = at;
+        at += range.end - range.start;
+        (range, place)
+    };
+    Ok(ranges.into_iter().map(with_place).collect())
+}
+
 /// Before anything is made of it: length and checksum.
-fn check(path: &Path, seal: Seal) -> io::Result<()> {
+///
+/// # Errors
+/// `InvalidData` when it is not what was written.
+pub(crate) fn check(path: &Path, seal: Seal) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut crc = crc32fast::Hasher::new();
     let mut buffer = vec![0; BUFFER];

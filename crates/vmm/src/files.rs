@@ -13,6 +13,12 @@ pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
+/// Makes a file that only its owner can read, and writes to none that is there already: whoever can write to the
+/// directory could have put a link in its place.
+pub(crate) fn new_file(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(in_file("remove", path)(error)),

@@ -88,6 +88,19 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
     Ok(Some(jail))
 }
 
+/// The jail of a second process for a VM whose VMM has been started: the same user and control group, and nothing to be
+/// seen but its program. Neither process sees the other. Blocking.
+pub(crate) fn beside(config: &VmConfig, program: &Path) -> io::Result<Option<linux::jail::Jail>> {
+    let Some(who) = &config.jail else { return Ok(None) };
+    let limits = Limits { tasks: u64::from(config.vcpus) + THREADS, ..Limits::default() };
+    let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits)?;
+    jail.program(program)?;
+    if let Some(group) = &who.cgroup {
+        jail.cgroup(group)?;
+    }
+    Ok(Some(jail))
+}
+
 /// A block device is not changed on the host: the jail gets a node of its own.
 fn give(jail: &mut linux::jail::Jail, who: &Jail, path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.file_type().is_block_device() {

@@ -11,6 +11,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
@@ -24,6 +25,7 @@ mod fit;
 mod flat;
 mod jail;
 pub mod kernel;
+pub mod pager;
 mod process;
 mod qemu;
 mod record;
@@ -155,15 +157,22 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote, otherwise like [`boot`](Driver::boot). It is paused
     /// when this returns. The snapshot serves any number of VMs at the same time, each with a disk of its own; they
     /// share its memory as far as they do not write to it. What it holds is not changed, but where that is not one
-    /// file yet, it is made so first, as [`compact`] does, which takes as long as a copy of all memory.
+    /// file yet, and the driver does not [serve](Driver::serves_layers) such memory, it is made so first, as [`compact`]
+    /// does, which takes as long as a copy of all memory.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
-    /// Makes a snapshot fast to restore, where its memory is in more than one file: see [`compact`]. Blocking.
+    /// Whether memory in several files is restored as fast as in one, so that nobody has to wait for [`compact`].
+    fn serves_layers(&self) -> bool {
+        false
+    }
+
+    /// Makes the memory of a snapshot one file, where it is in more: see [`compact`]. Blocking. Soon after `stop` is set,
+    /// it gives up and leaves all as it was.
     ///
     /// # Errors
-    /// As [`compact`].
-    fn compact(&self, snapshot: &Path) -> Result<()> {
-        compact(snapshot)
+    /// As [`compact`]; also when it was stopped.
+    fn compact(&self, snapshot: &Path, stop: &AtomicBool) -> Result<()> {
+        flat::compact_until(snapshot, stop)
     }
 
     /// Keeps what restores of a snapshot share of its memory for as long as the answer lives, so that the next one finds

@@ -31,13 +31,14 @@ const OUTSIDE: [(&str, bool); 3] = [("bench", true), ("e2e", false), ("tidy", fa
 const FOR_TESTS: [&str; 2] = ["testkit", "client"];
 
 /// Crates of others that have one owner among ours, so that a rule about what they do can be kept.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 9] = [
     ("sqlx", &["store", "testkit"]),
     ("rtnetlink", &["linux"]),
     ("kvm-ioctls", &["linux"]),
     ("devicemapper", &["linux"]),
     ("loopdev-3", &["linux"]),
     ("seccompiler", &["linux"]),
+    ("userfaultfd", &["linux"]),
     ("qapi", &["vmm"]),
     ("utoipa-axum", &["control"]),
 ];

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use model::{CheckpointName, SandboxId, SandboxState, TemplateName};
 
@@ -103,7 +104,8 @@ impl Manager {
         on_host(&self.host, move |host| flatten(host, &dir)).await.map_err(Refused::Failed)?;
         if new.has_memory {
             let memory = staging.join(instant::MEMORY);
-            let compacted = on_host(&self.host, move |host| host.engine.driver.compact(&memory));
+            let compacted =
+                on_host(&self.host, move |host| host.engine.driver.compact(&memory, &AtomicBool::new(false)));
             compacted.await.map_err(Refused::Failed)?;
         }
         fail::fail_point!("snapshot::flat");

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinHandle;
 
@@ -49,13 +50,18 @@ impl Actor {
     /// While it is paused: until it is to be resumed, rolled back or removed.
     pub(super) async fn sleep(&self) -> Event {
         let mut orders = self.orders.lock().await;
-        let mut compacting = Some(self.compact());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut compacting = Some(self.compact(Arc::clone(&stop)));
         loop {
             let asked = tokio::select! {
                 biased;
                 () = self.handle.removing.cancelled() => None,
                 Some(asked) = orders.recv() => Some(asked),
             };
+            let order = asked.as_ref().map(|asked| &asked.order);
+            // Nobody needs it then: it is given up.
+            let needless = order.is_none_or(|order| matches!(order, Order::Resume) && self.serves_layers());
+            stop.fetch_or(needless, Ordering::Relaxed);
             // Nobody may use what it works on, or take it away, before it is done.
             if let Some(compacting) = compacting.take() {
                 let _ = compacting.await;
@@ -83,12 +89,19 @@ impl Actor {
         }
     }
 
+    fn serves_layers(&self) -> bool {
+        self.host.engine.driver.serves_layers()
+    }
+
     /// What was written since the sandbox was resumed last becomes one with the rest, so that resuming it is fast.
-    fn compact(&self) -> JoinHandle<()> {
+    fn compact(&self, stop: Arc<AtomicBool>) -> JoinHandle<()> {
         let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
         let memory = self.host.ledger.dir(&self.handle.id).join(PAUSED).join(MEMORY);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = host.engine.driver.compact(&memory) {
+            let compacted = host.engine.driver.compact(&memory, &stop);
+            if let Err(error) = compacted
+                && !stop.load(Ordering::Relaxed)
+            {
                 tracing::warn!(sandbox = %id, error = chain(&error), "its saved memory cannot be made one; resuming it does that");
             }
         })

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -298,7 +299,7 @@ impl Driver for SimDriver {
         format == DiskFormat::Raw
     }
 
-    fn compact(&self, _snapshot: &Path) -> Result<()> {
+    fn compact(&self, _snapshot: &Path, _stop: &AtomicBool) -> Result<()> {
         Ok(())
     }
 

@@ -46,6 +46,7 @@ impl Cell {
             cwd: Some(self.dir.path().join("work")),
             oom_score_adj: Some(500),
             jail: Some(self.jail),
+            ..Spawn::default()
         };
         (spawn.spawn().unwrap(), self.dir)
     }

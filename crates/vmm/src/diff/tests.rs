@@ -66,7 +66,7 @@ fn snapshot(guest: &Guest, base: &Path) -> (TempDir, Seal) {
         Ok(())
     };
     let seal = write(&dir.path().join(DIFF), BYTES, &guest.ranges(), read).unwrap();
-    let manifest = serde_json::json!({"memory": Memory::Diff(seal), "memory_mb": 1});
+    let manifest = serde_json::json!({"memory": Memory::Diff(vec![seal]), "memory_mb": 1});
     fs::write(dir.path().join("snapshot.json"), manifest.to_string()).unwrap();
     (dir, seal)
 }
@@ -93,7 +93,7 @@ proptest! {
             if compacts >> number & 1 == 1 {
                 flat::compact(dir.path()).unwrap();
             } else {
-                flat::flatten(dir.path(), seal, BYTES).unwrap();
+                flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES).unwrap();
             }
             kept.push((dir, guest.memory.clone()));
             guest.written.fill(false);
@@ -118,13 +118,13 @@ fn what_was_not_written_like_that_is_refused() {
     flipped[2 * 4096] ^= 1;
     for bad in [&flipped[..], &good[..good.len() - 1], &[&good[..], &[0]].concat(), b""] {
         fs::write(&diff, bad).unwrap();
-        let error = flat::flatten(dir.path(), seal, BYTES).unwrap_err();
+        let error = flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left");
     }
     fs::write(&diff, &good).unwrap();
-    assert!(flat::flatten(dir.path(), seal, BYTES + PAGE).is_err());
-    flat::flatten(dir.path(), seal, BYTES).unwrap();
+    assert!(flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES + PAGE).is_err());
+    flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES).unwrap();
     assert!(fs::read(dir.path().join(MEMORY)).unwrap() == guest.memory);
 }
 

@@ -4,6 +4,7 @@
 //! run go on, so they are found and can be ended whichever engine new ones get.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
@@ -43,8 +44,12 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
         self.chosen.restore(config, snapshot).await
     }
 
-    fn compact(&self, snapshot: &Path) -> Result<()> {
-        self.chosen.compact(snapshot)
+    fn serves_layers(&self) -> bool {
+        self.chosen.serves_layers()
+    }
+
+    fn compact(&self, snapshot: &Path, stop: &AtomicBool) -> Result<()> {
+        self.chosen.compact(snapshot, stop)
     }
 
     fn hold(&self, snapshot: &Path) -> Result<Held> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::Driver;
 use crate::firecracker::{self, Firecracker};
+use crate::pager;
 use crate::qemu::{Accel, Qemu};
 
 mod either;
@@ -78,6 +79,8 @@ pub struct Wanted {
     pub firecracker: Option<PathBuf>,
     /// File with a custom CPU template for Firecracker (`AGENT_CPU_TEMPLATE`).
     pub cpu_template: Option<PathBuf>,
+    /// The program that serves memory in layers ([`pager`]); without it this one does.
+    pub pager: Option<PathBuf>,
 }
 
 /// Why no engine can be had.
@@ -152,18 +155,22 @@ fn firecracker(wanted: &Wanted, probe: impl FnOnce() -> KvmReport) -> Result<Eng
     if !report.usable {
         return Err(Error::FirecrackerNeedsKvm(report.detail));
     }
-    let why = format!("{} is version {version}; {}", program.display(), report.detail);
+    let (pager, layers) = match pager::find(wanted.pager.as_deref()) {
+        Ok(pager) => (Some(pager), "memory in layers is served on demand".to_owned()),
+        Err(reason) => (None, format!("memory in layers is made flat before it is used, since {reason}")),
+    };
+    let why = format!("{} is version {version}; {}; {layers}", program.display(), report.detail);
     let template = wanted.cpu_template.as_deref().map(read_template).transpose()?;
     // What another run started with QEMU is still found.
     let other = Qemu::new(PROGRAM.into(), Accel::Kvm);
-    let driver = Arc::new(Either::new(Firecracker::new(program, template), other));
+    let driver = Arc::new(Either::new(Firecracker::new(program, template, pager), other));
     Ok(Engine { driver, vmm: "firecracker", accel: "kvm", why })
 }
 
 fn qemu(wanted: &Wanted, reason: &str, probe: impl FnOnce() -> KvmReport) -> Result<Engine, Error> {
     let program = linux::programs::find(PROGRAM).ok_or(Error::QemuMissing)?;
     let (accel, found) = decide(wanted.accel, probe)?;
-    let other = Firecracker::new(FIRECRACKER.into(), None);
+    let other = Firecracker::new(FIRECRACKER.into(), None, None);
     let driver = Arc::new(Either::new(Qemu::new(program, accel), other));
     Ok(Engine { driver, vmm: "qemu", accel: accel.name(), why: format!("{reason}; {found}") })
 }

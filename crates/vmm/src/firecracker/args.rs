@@ -16,7 +16,6 @@ pub(super) const STDERR: &str = "stderr.log";
 pub(super) const CONSOLE: &str = "console";
 pub(super) const METRICS: &str = "metrics";
 pub(super) const METRICS_FILE: &str = "metrics.json";
-pub(super) const MEMORY: &str = "memory";
 pub(super) const STATE: &str = "state";
 
 /// Name in Firecracker's working directory.

@@ -4,7 +4,8 @@
 //!
 //! | file | written | by |
 //! |---|---|---|
-//! | `memory` | see [`snapshot`] and [`restore`] | us (mode 0600; 0444 after a restore, in a directory of 0700) |
+//! | `memory`, or `memory.base` and others; `layers.json` | see [`memory`] | us (mode 0600; 0444 where it is mapped, in a directory of 0700) |
+//! | `run/pager.sock`, `pager.log`, `working-set` | before a restore | see [`pager`] |
 //! | `state` | before a restore | us (mode 0600) |
 //! | `console`, `metrics` | before the start | us: pipes of Firecracker's user, that it writes to |
 //! | `firecracker.log` | before the start | us, for Firecracker to write to |
@@ -29,6 +30,7 @@ mod args;
 mod client;
 mod end;
 mod halt;
+mod memory;
 mod over;
 mod pipe;
 mod restore;
@@ -45,9 +47,10 @@ use linux::process::Identity;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::files::in_file;
 use crate::process;
 use crate::starts::{START_LIMIT, Starts};
-use crate::{DiskFormat, Driver, Result, Vm, VmConfig, record};
+use crate::{DiskFormat, Driver, Result, Vm, VmConfig, pager, record};
 
 pub use client::{Client, SOCKET};
 pub use version::Error as VersionError;
@@ -62,6 +65,9 @@ struct Record {
     memory_mb: u32,
     /// Whether it has a network interface.
     net: bool,
+    /// The process that serves its memory.
+    #[serde(default)]
+    pager: Option<Identity>,
 }
 
 /// Tells records and manifests of this driver from those of others.
@@ -94,11 +100,14 @@ struct Host {
     program: PathBuf,
     /// A custom CPU template, in Firecracker's form.
     cpu_template: Option<Arc<Value>>,
+    /// The program that serves memory in layers; without it that is made flat first.
+    pager: Option<PathBuf>,
 }
 
 impl Firecracker {
-    pub(crate) fn new(program: PathBuf, cpu_template: Option<Value>) -> Self {
-        Self { host: Host { program, cpu_template: cpu_template.map(Arc::new) }, starts: Starts::default() }
+    pub(crate) fn new(program: PathBuf, cpu_template: Option<Value>, pager: Option<PathBuf>) -> Self {
+        let cpu_template = cpu_template.map(Arc::new);
+        Self { host: Host { program, cpu_template, pager }, starts: Starts::default() }
     }
 }
 
@@ -114,6 +123,10 @@ impl Driver for Firecracker {
 
     fn keeps_last_words(&self) -> bool {
         false
+    }
+
+    fn serves_layers(&self) -> bool {
+        self.host.pager.is_some()
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
@@ -134,6 +147,11 @@ impl Driver for Firecracker {
     }
 
     async fn destroy(&self, dir: &Path) -> Result<()> {
-        self.starts.destroy::<Record>(dir).await
+        self.starts.destroy::<Record>(dir).await?;
+        // It ends by itself as well, but a moment later.
+        match record::read::<Record>(dir).map_err(in_file("read the record in", dir))?.and_then(|record| record.pager) {
+            Some(identity) => pager::destroy(dir, &identity).await,
+            None => Ok(()),
+        }
     }
 }

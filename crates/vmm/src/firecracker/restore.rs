@@ -1,71 +1,121 @@
 //! Restores a VM from the directory that [`snapshot`](super::snapshot) wrote.
+//!
+//! Memory that is flat is mapped by Firecracker. In layers it is served page by page ([`pager`]); where nothing here can
+//! do that, it is made flat first.
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::files::{blocking, in_file, place};
+use crate::files::in_file;
 use crate::fit::{self, checksum, lengths, same};
-use crate::{Error, Result, VmConfig, cpu};
+use crate::flat::{self, MEMORY, Memory};
+use crate::pager::{self, Pager, Prepared};
+use crate::{Error, Result, VmConfig, cpu, record};
 
-use super::Host;
 use super::api::{MemoryBackend, NetworkOverride, SnapshotLoad};
-use super::args::{MEMORY, NIC, STATE};
+use super::args::{NIC, STATE};
 use super::snapshot::{Manifest, VERSION};
-use super::start::{Started, check, instance_data, launch, prepare};
+use super::start::{Files, Started, check, instance_data, launch, prepare};
 use super::vm::FirecrackerVm;
+use super::{Host, memory};
 
 /// The VM is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<FirecrackerVm> {
     check(&config).await?;
-    fits(&config, &snapshot).map_err(|reason| Error::BadSnapshot { dir: snapshot.clone(), reason })?;
+    let found = fits(&config, &snapshot).map_err(|reason| Error::BadSnapshot { dir: snapshot.clone(), reason })?;
     let disk = &config.disk.path;
     File::open(disk).map_err(in_file("open", disk))?;
     prepare(&config)?;
-    let (from, to) = (snapshot.clone(), config.clone());
-    blocking("take the files of", &snapshot, move || take(&from, &to)).await?;
-    let started = launch(&host, &config, &[STATE], &[MEMORY]).await?;
-    match load(&started, &config, &snapshot).await {
+    let (from, to, serves) = (snapshot.clone(), config.clone(), host.pager.is_some());
+    let taken = tokio::task::spawn_blocking(move || take(&from, &found.memory, &to, serves)).await;
+    let taken = taken.map_err(io::Error::other).flatten().map_err(flat::damaged(&snapshot))?;
+    let files = match taken {
+        None => Files { write: &[STATE], read: &[MEMORY], devices: &[] },
+        Some(_) => Files { write: &[STATE], read: &[], devices: &[linux::uffd::DEVICE] },
+    };
+    let mut started = launch(&host, &config, files).await?;
+    let loaded = async {
+        if let (Some(prepared), Some(program)) = (taken, &host.pager) {
+            serve(&mut started, program, &config, prepared, &snapshot).await?;
+        }
+        load(&started, &config, &snapshot).await
+    };
+    match loaded.await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
         Err(error) => Err(started.fail(error).await),
     }
 }
 
-/// A private mapping writes nothing to the memory, so it is the snapshot's own file, which all siblings share. A
-/// Firecracker in a jail is a user of its own, whom its mode lets read it where the jail shows it, read-only; nobody
-/// else gets through the directories that it is in. The state is a copy, which is the user's.
-fn take(snapshot: &Path, config: &VmConfig) -> io::Result<()> {
-    let of = |name| (snapshot.join(name), config.dir.join(name));
-    let ((memory, to_memory), (state, to_state)) = (of(MEMORY), of(STATE));
-    if config.jail.is_none() {
-        let link = |from: &Path, to: &Path| fs::hard_link(from, to).or_else(|_| symlink(from, to));
-        return link(&memory, &to_memory).and_then(|()| link(&state, &to_state));
+/// Takes the files under names of the VM's own, and prepares the server of its memory if it is to have one.
+fn take(snapshot: &Path, memory: &Memory, config: &VmConfig, serves: bool) -> io::Result<Option<Prepared>> {
+    if config.jail.is_some() {
+        // Before anybody may read it.
+        for dir in [snapshot, &config.dir] {
+            fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+        }
     }
-    linux::sparse::copy(&state, &to_state)?;
-    // Before anybody may read it.
-    for dir in [snapshot, &config.dir] {
-        fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+    // A copy, since it becomes the user's.
+    linux::sparse::copy(&snapshot.join(STATE), &config.dir.join(STATE))?;
+    if !serves && memory.clone().now(snapshot) != Memory::Flat {
+        flat::flatten(snapshot, memory, u64::from(config.memory_mb) << 20)?;
     }
-    place(&memory, &to_memory)?;
-    fs::set_permissions(&to_memory, Permissions::from_mode(0o444))
+    let memory = flat::take(snapshot, memory, &config.dir)?;
+    memory::write(&config.dir, &memory)?;
+    let prepared = match &memory {
+        Memory::Flat => {
+            // A private mapping writes nothing to the memory, so it is the snapshot's own file, which all siblings
+            // share. A Firecracker in a jail is a user of its own, whom its mode lets read it where the jail shows it,
+            // read-only; nobody else gets through the directories that it is in.
+            if config.jail.is_some() {
+                fs::set_permissions(config.dir.join(MEMORY), Permissions::from_mode(0o444))?;
+            }
+            None
+        }
+        Memory::Diff(_) => {
+            pager::check(&memory, &config.dir)?;
+            Some(pager::prepare(config, &memory, snapshot)?)
+        }
+    };
+    Ok(prepared)
+}
+
+/// Starts the server of its memory, and writes down that it is there before anything depends on it.
+async fn serve(
+    started: &mut Started,
+    program: &Path,
+    config: &VmConfig,
+    prepared: Prepared,
+    snapshot: &Path,
+) -> Result<()> {
+    let pager = started.pager.insert(pager::start(program, config, prepared, snapshot).await?);
+    started.record.pager = pager.identity().cloned();
+    record::write(&started.record, &started.dir).map_err(in_file("write vm.json in", &started.dir))
 }
 
 async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<()> {
     let taps = config.net.iter().map(|net| NetworkOverride { iface_id: NIC.into(), host_dev_name: net.tap.clone() });
     let request = SnapshotLoad {
         snapshot_path: started.dir.join(STATE),
-        mem_backend: MemoryBackend::File(started.dir.join(MEMORY)),
+        mem_backend: match started.pager {
+            None => MemoryBackend::File(started.dir.join(MEMORY)),
+            Some(_) => MemoryBackend::Uffd(pager::SOCKET.into()),
+        },
         track_dirty_pages: true,
         resume_vm: false,
         network_overrides: taps.collect(),
     };
+    let bad = |reason| Error::BadSnapshot { dir: snapshot.into(), reason };
+    // It waits for ever when it needs a page and nobody serves it.
+    let loaded = tokio::select! {
+        loaded = started.client.load_snapshot(&request) => loaded,
+        why = pager_ended(started.pager.as_ref()) => return Err(bad(why)),
+    };
     // A Firecracker that cannot use the files says so and ends.
-    started.client.load_snapshot(&request).await.map_err(|error| match error {
-        Error::Refused { reason, .. } => Error::BadSnapshot { dir: snapshot.into(), reason },
-        other => {
-            Error::BadSnapshot { dir: snapshot.into(), reason: format!("{other}: {}", super::end::words(&started.dir)) }
-        }
+    loaded.map_err(|error| match error {
+        Error::Refused { reason, .. } => bad(reason),
+        other => bad(format!("{other}: {}", super::end::words(&started.dir))),
     })?;
     match &config.net {
         Some(_) => instance_data(&started.client, config).await,
@@ -73,8 +123,16 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     }
 }
 
+/// Never, where there is none.
+pub(super) async fn pager_ended(pager: Option<&Pager>) -> String {
+    match pager {
+        Some(pager) => pager.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Reads the manifest and compares it with what is to run, and with the files beside it. Blocking.
-fn fits(config: &VmConfig, snapshot: &Path) -> Result<(), String> {
+fn fits(config: &VmConfig, snapshot: &Path) -> Result<Manifest, String> {
     let found: Manifest = fit::manifest(snapshot, VERSION)?;
     let cpu = cpu::identity().map_err(|error| format!("this processor is not known: {error}"))?;
     let network = |has| if has { "there" } else { "not there" };
@@ -82,8 +140,10 @@ fn fits(config: &VmConfig, snapshot: &Path) -> Result<(), String> {
     same("number of virtual CPUs", found.vcpus, config.vcpus)?;
     same("memory in MiB", found.memory_mb, config.memory_mb)?;
     same("network", network(found.net), network(config.net.is_some()))?;
-    lengths(snapshot, &[(STATE, found.state_bytes), (MEMORY, u64::from(found.memory_mb) << 20)])?;
-    checksum(snapshot, STATE, &found.state_sha256)
+    lengths(snapshot, &[(STATE, found.state_bytes)])?;
+    found.memory.is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
+    checksum(snapshot, STATE, &found.state_sha256)?;
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -106,7 +166,9 @@ mod tests {
         let (state_bytes, state_sha256) = sum(&snapshot.join(STATE)).unwrap();
         let cpu = cpu::identity().unwrap();
         let (vmm, vcpus, memory_mb, net) = (Name::Firecracker, 1, 1, false);
-        let mut manifest = Manifest { version: VERSION, vmm, cpu, vcpus, memory_mb, net, state_bytes, state_sha256 };
+        let memory = Memory::Flat;
+        let mut manifest =
+            Manifest { version: VERSION, vmm, cpu, vcpus, memory_mb, net, state_bytes, state_sha256, memory };
         change(&mut manifest);
         fs::write(snapshot.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
         let config = VmConfig {
@@ -128,7 +190,7 @@ mod tests {
     fn siblings_read_the_memory_of_their_snapshot_and_write_to_nothing_of_it() {
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config) = snapshot(root.path(), |_| {});
-        take(&snapshot, &config).unwrap();
+        assert!(take(&snapshot, &Memory::Flat, &config, true).unwrap().is_none());
         let of = |path: PathBuf| fs::metadata(path).unwrap();
         let (theirs, own) = (of(snapshot.join(MEMORY)), of(config.dir.join(MEMORY)));
         assert_eq!((theirs.ino(), own.mode() & 0o777), (own.ino(), 0o444));
@@ -143,7 +205,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let refusal = |change: fn(&mut Manifest)| {
             let (snapshot, config) = snapshot(root.path(), change);
-            fits(&config, &snapshot)
+            fits(&config, &snapshot).map(drop)
         };
         assert_eq!(refusal(|_| {}), Ok(()));
         assert_eq!(refusal(|found| found.vcpus = 2).unwrap_err(), "its number of virtual CPUs is 2, but here it is 1");

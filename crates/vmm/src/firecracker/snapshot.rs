@@ -2,39 +2,45 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `memory` | the guest's memory (holes for what it never touched) |
+//! | `memory`, or `memory.base` and `memory.diff`, … | the guest's memory ([`flat`](crate::flat)) |
 //! | `state` | Firecracker's state of the devices, with a checksum |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
-//! Firecracker writes only what the guest wrote since the snapshot before. So the directory of the VM has `memory` as
-//! it was then (all holes after a boot, the restored snapshot's file after a restore), and a new snapshot goes:
+//! Firecracker writes only what the guest wrote since the snapshot before, and the directory of the VM has the memory as
+//! it was then ([`memory`]). So a new snapshot goes:
 //!
 //! ```text
-//!  memory ──copy, sharing blocks──→ run/memory.unfinished
-//!  memory removed                    │ Firecracker adds the pages that were written since, and writes the state
-//!                                    └─→ memory, and with the state into the directory of the snapshot
+//!  run/memory.unfinished, all holes
+//!     │ Firecracker puts in the pages that were written since, and writes the state
+//!     ├─ after a boot: that is all memory ─→ memory
+//!     └─ otherwise its pages ─────────────→ memory.diff, over what the last snapshot was of
 //! ```
+//! What is a hole afterwards was not written, pages of zeroes were. Where the file system cannot tell them apart, and
+//! where there are as many differences as may be, the file begins as a copy of the memory before, and is all of it.
+//!
 //! Firecracker forgets which pages were written once it has been asked. If it fails, or this process dies before the
-//! new `memory` has its name, there is none, and the next snapshot is of all memory. A failure removes what it wrote to
-//! the directory of the snapshot. If this process dies, that has no manifest, and no one restores it.
+//! new memory is there, none counts, and the next snapshot is of all memory. A failure removes what it wrote to the
+//! directory of the snapshot. If this process dies, that has no manifest, and no one restores it.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, lchown};
+use std::os::unix::fs::{FileExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, blocking, in_file, must_be_empty, place};
+use crate::files::{self, blocking, in_file, must_be_empty, new_file, place};
 use crate::fit::{MANIFEST, sum};
+use crate::flat::{self, BASE, DEPTH, MEMORY, Memory, diff_name};
 use crate::jail::RUN;
-use crate::{Error, Result, cpu};
+use crate::{Error, Result, cpu, diff};
 
-use super::Name;
 use super::api::{SnapshotCreate, SnapshotType, State};
-use super::args::{MEMORY, STATE};
+use super::args::STATE;
 use super::vm::Shared;
+use super::{Name, memory};
 
 /// Version of this layout.
 pub(super) const VERSION: u32 = 2;
@@ -55,6 +61,9 @@ pub(super) struct Manifest {
     pub(super) net: bool,
     pub(super) state_bytes: u64,
     pub(super) state_sha256: String,
+    /// Earlier versions always made it flat.
+    #[serde(default)]
+    pub(super) memory: Memory,
 }
 
 /// Writes a snapshot into the empty directory `dir`.
@@ -70,7 +79,8 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
         files::remove(&vm.dir.join(RUN).join(name))?;
     }
     if written.is_err() {
-        for name in [MANIFEST, STATE, MEMORY] {
+        let layers = (0..DEPTH).map(diff_name);
+        for name in layers.chain([MANIFEST, STATE, MEMORY, BASE].map(str::to_owned)) {
             let _ = fs::remove_file(dir.join(name));
         }
     }
@@ -78,54 +88,87 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
 }
 
 async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
-    let kind = begin(vm).await?;
+    let (kind, over) = begin(vm).await?;
     let request =
         SnapshotCreate { snapshot_type: kind, snapshot_path: NEW_STATE.into(), mem_file_path: NEW_MEMORY.into() };
     vm.client.create_snapshot(&request).await.map_err(|error| in_its_words(error, &vm.dir))?;
-    for (new, name) in [(NEW_MEMORY, MEMORY), (NEW_STATE, STATE)] {
-        let own = vm.dir.join(name);
-        take(&vm.dir.join(RUN).join(new), &own).map_err(in_file("take", &own))?;
-    }
-    for name in [MEMORY, STATE] {
-        let (from, to) = (vm.dir.join(name), dir.join(name));
-        blocking("write", &to.clone(), move || place(&from, &to)).await?;
-    }
+    let (own, bytes, to) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20, dir.to_owned());
+    let memory = blocking("write", dir, move || {
+        take(&own.join(RUN).join(NEW_STATE), &own.join(STATE))?;
+        place(&own.join(STATE), &to.join(STATE))?;
+        let memory = take_memory(&own, over, bytes)?;
+        memory.names().iter().try_for_each(|name| place(&own.join(name), &to.join(name)))?;
+        memory::write(&own, &memory)?;
+        Ok(memory)
+    })
+    .await?;
     let (state_bytes, state_sha256) = sum(&dir.join(STATE)).map_err(in_file("read", dir))?;
     let cpu = cpu::identity().map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
     let (vcpus, memory_mb, net) = (vm.record.vcpus, vm.record.memory_mb, vm.record.net);
     let vmm = Name::Firecracker;
-    let manifest = Manifest { version: VERSION, vmm, cpu, vcpus, memory_mb, net, state_bytes, state_sha256 };
+    let manifest = Manifest { version: VERSION, vmm, cpu, vcpus, memory_mb, net, state_bytes, state_sha256, memory };
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
     blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
 }
 
-/// Makes the files that Firecracker writes to, which only its user can read.
-async fn begin(vm: &Shared) -> Result<SnapshotType> {
-    let (memory, run) = (vm.dir.join(MEMORY), vm.dir.join(RUN));
+/// Makes the files that Firecracker writes to, which only its user can read, and says over what its memory will be;
+/// without that it is flat.
+async fn begin(vm: &Shared) -> Result<(SnapshotType, Option<Memory>)> {
+    let (dir, bytes) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20);
     let made = move || {
+        let run = dir.join(RUN);
         let user = fs::metadata(&run)?.uid();
         let [new_memory, new_state] = [NEW_MEMORY, NEW_STATE].map(|name| run.join(name));
-        let kind = if memory.exists() {
-            linux::sparse::copy(&memory, &new_memory)?;
-            fs::remove_file(memory)?;
-            SnapshotType::Diff
-        } else {
+        let known = memory::read(&dir)?;
+        memory::forget(&dir)?;
+        let kind = if known.is_some() { SnapshotType::Diff } else { SnapshotType::Full };
+        let over = known.map(|known| prepare(&dir, &known, bytes, &new_memory)).transpose()?.flatten();
+        if kind == SnapshotType::Full {
             new_file(&new_memory)?;
-            SnapshotType::Full
-        };
+        }
         new_file(&new_state)?;
         // Whatever is there by now: what a link leads to stays as it is.
         lchown(new_memory, Some(user), None)?;
         lchown(new_state, Some(user), None)?;
-        Ok(kind)
+        Ok((kind, over))
     };
     blocking("make the files of a snapshot in", &vm.dir, made).await
 }
 
-/// Writes to no file that is there already: Firecracker could have put a link in its place.
-fn new_file(path: &Path) -> io::Result<()> {
-    File::options().write(true).create_new(true).mode(0o600).open(path).map(drop)
+/// Makes the file that the written pages are added to: holes, over the known memory, or a copy of all of that.
+fn prepare(dir: &Path, known: &Memory, bytes: u64, new: &Path) -> io::Result<Option<Memory>> {
+    let holes = || new_file(new)?.set_len(bytes);
+    if memory::is_blank(dir, known)? {
+        return holes().map(|()| None);
+    }
+    if known.diffs().len() < DEPTH && linux::sparse::is_exact(dir, bytes)? {
+        return holes().map(|()| Some(known.clone()));
+    }
+    flat::merge(dir, known, bytes, new, &AtomicBool::new(false)).map(|_| None)
+}
+
+/// Makes what Firecracker wrote a part of the memory in the directory of its VM.
+fn take_memory(dir: &Path, over: Option<Memory>, bytes: u64) -> io::Result<Memory> {
+    let new = dir.join(NEW_MEMORY);
+    take(&dir.join(RUN).join(NEW_MEMORY), &new)?;
+    let Some(under) = over else {
+        memory::remove_layers(dir, &new)?;
+        fs::rename(&new, dir.join(MEMORY))?;
+        return Ok(Memory::Flat);
+    };
+    let pages = File::open(&new)?;
+    if pages.metadata()?.len() != bytes {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "Firecracker has changed the length of its memory"));
+    }
+    let diff = dir.join(diff_name(under.diffs().len()));
+    let _ = fs::remove_file(&diff);
+    let seal = diff::write(&diff, bytes, &linux::sparse::data(&pages)?, |part, at| pages.read_exact_at(part, at))?;
+    fs::remove_file(&new)?;
+    if under == Memory::Flat {
+        fs::rename(dir.join(MEMORY), dir.join(BASE))?;
+    }
+    Ok(Memory::Diff(under.diffs().iter().copied().chain([seal]).collect()))
 }
 
 /// Makes a file ours that was Firecracker's. It could have put anything in its place, such as a link.

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::files::{in_file, private_file};
 use crate::jail::{self, Needs, RUN};
+use crate::pager::Pager;
 use crate::process::{self, OOM_SCORE_ADJ, ended};
 use crate::{DiskFormat, Error, Net, Result, Vm, VmConfig, record, starts};
 
@@ -19,11 +20,11 @@ use super::api::{
     Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics, MmdsConfig, MmdsVersion,
     NetworkInterface, Serial, State,
 };
-use super::args::{self, CONSOLE, DISK, LOG, MEMORY, METRICS, METRICS_FILE, NIC, STATE, STDERR, command_line};
+use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, NIC, STATE, STDERR, command_line};
 use super::client::Client;
 use super::pipe::Pipe;
 use super::vm::FirecrackerVm;
-use super::{Host, Name, Record, end, over};
+use super::{Host, Name, Record, end, memory, over};
 
 /// Time from the start of Firecracker to its first answer. It takes some 20 ms; an overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
@@ -49,6 +50,16 @@ pub(super) struct Started {
     pub(super) client: Client,
     pub(super) console: Pipe,
     pub(super) metrics: Pipe,
+    /// Who serves the guest's memory, where that is in layers.
+    pub(super) pager: Option<Pager>,
+}
+
+/// What Firecracker needs for one start: names in the directory of the VM, and devices.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files<'a> {
+    pub(super) write: &'a [&'a str],
+    pub(super) read: &'a [&'a str],
+    pub(super) devices: &'a [&'a str],
 }
 
 impl Started {
@@ -58,6 +69,11 @@ impl Started {
             && tokio::time::timeout(GONE, ended(&self.process)).await.is_ok_and(|ended| ended.is_ok());
         if let Err(second) = process::end(self.process).await {
             tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
+        }
+        if let Some(pager) = &self.pager
+            && let Err(second) = pager.end().await
+        {
+            tracing::warn!(error = %second, dir = %self.dir.display(), "the server of its memory cannot be ended");
         }
         if gone { ended_early(&self.dir) } else { error }
     }
@@ -73,12 +89,9 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> 
         File::open(path).map_err(in_file("open", path))?;
     }
     prepare(&config)?;
-    // All holes: what the first snapshot adds the written pages to.
-    let memory = config.dir.join(MEMORY);
-    private_file(&memory)
-        .and_then(|file| file.set_len(u64::from(config.memory_mb) << 20))
-        .map_err(in_file("make", &memory))?;
-    let started = launch(&host, &config, &[], &[]).await?;
+    memory::begin(&config.dir, u64::from(config.memory_mb) << 20)
+        .map_err(in_file("make the memory in", &config.dir))?;
+    let started = launch(&host, &config, Files { write: &[], read: &[], devices: &[] }).await?;
     match configure(&started.client, &host, &config).await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
         Err(error) => Err(started.fail(error).await),
@@ -99,7 +112,8 @@ pub(super) fn prepare(config: &VmConfig) -> Result<()> {
     let dir = &config.dir;
     let made = || -> io::Result<()> {
         record::remove(dir)?;
-        for name in [LOG, STDERR, MEMORY, STATE, METRICS_FILE] {
+        memory::remove(dir)?;
+        for name in [LOG, STDERR, STATE, METRICS_FILE] {
             match fs::remove_file(dir.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -113,8 +127,7 @@ pub(super) fn prepare(config: &VmConfig) -> Result<()> {
 }
 
 /// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no process is left.
-/// `write` and `read` are names in the directory of the VM that it needs.
-pub(super) async fn launch(host: &Host, config: &VmConfig, write: &[&str], read: &[&str]) -> Result<Started> {
+pub(super) async fn launch(host: &Host, config: &VmConfig, files: Files<'_>) -> Result<Started> {
     let dir = config.dir.clone();
     let pipe = |name| Pipe::make(&dir.join(name)).map_err(in_file("make a pipe in", &dir));
     let (console, metrics) = (pipe(CONSOLE)?, pipe(METRICS)?);
@@ -125,11 +138,12 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, write: &[&str], read:
         log: Some(dir.join(STDERR)),
         cwd: Some(dir.join(RUN)),
         oom_score_adj: Some(OOM_SCORE_ADJ),
-        jail: None,
+        ..Spawn::default()
     };
-    let write = write.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
-    let read = read.iter().map(|name| dir.join(name)).collect();
-    let needs = Needs { devices: vec!["/dev/kvm".into()], write, read, overhead_mb: OVERHEAD_MB };
+    let write = files.write.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
+    let read = files.read.iter().map(|name| dir.join(name)).collect();
+    let devices = files.devices.iter().chain(&["/dev/kvm"]).map(PathBuf::from).collect();
+    let needs = Needs { devices, write, read, overhead_mb: OVERHEAD_MB };
     let process =
         Arc::new(process::start(spawn, config, needs, "FIRECRACKER_BIN must be the path of the program").await?);
     let record = Record {
@@ -138,10 +152,11 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, write: &[&str], read:
         vcpus: config.vcpus,
         memory_mb: config.memory_mb,
         net: config.net.is_some(),
+        pager: None,
     };
     let client = Client::of(dir.join(RUN), &process);
     let written = record::write(&record, &dir).map_err(in_file("write vm.json in", &dir));
-    let started = Started { dir, process, record, client, console, metrics };
+    let started = Started { dir, process, record, client, console, metrics, pager: None };
     let ready = async {
         written?;
         answer(&started).await?;
@@ -245,21 +260,26 @@ pub(super) async fn instance_data(client: &Client, config: &VmConfig) -> Result<
 pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<Box<dyn Vm>>> {
     let client = Client::of(dir.join(RUN), &process);
     let process = Arc::new(process);
-    // It may be busy with a request of who had it before us, as long as that takes.
-    let instance = tokio::select! {
-        instance = client.instance() => instance,
-        _ = ended(&process) => return over::find(&dir).await,
-    };
-    match instance {
-        Ok(instance) if instance.state == State::NotStarted => {
-            process::end(process).await?;
-            return Ok(None);
+    let pager = record.pager.as_ref().map(|identity| Pager::adopt(&dir, identity)).transpose();
+    let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
+    // Without its pager it may never answer; its watcher ends it and tells why.
+    if pager.as_ref().is_none_or(|pager| pager.identity().is_some()) {
+        // It may be busy with a request of who had it before us, as long as that takes.
+        let instance = tokio::select! {
+            instance = client.instance() => instance,
+            _ = ended(&process) => return over::find(&dir).await,
+        };
+        match instance {
+            Ok(instance) if instance.state == State::NotStarted => {
+                process::end(process).await?;
+                return Ok(None);
+            }
+            Ok(_) => {}
+            Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => return over::find(&dir).await,
+            Err(error) => return Err(error),
         }
-        Ok(_) => {}
-        Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => return over::find(&dir).await,
-        Err(error) => return Err(error),
     }
     let open = |name| Pipe::open(&dir.join(name)).map_err(in_file("open a pipe in", &dir));
     let (console, metrics) = (open(CONSOLE)?, open(METRICS)?);
-    Ok(Some(Box::new(FirecrackerVm::new(Started { dir, process, record, client, console, metrics }))))
+    Ok(Some(Box::new(FirecrackerVm::new(Started { dir, process, record, client, console, metrics, pager }))))
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!      the console says that the kernel has halted, and no vCPU runs; or that it has powered down
+//!      or nobody serves its memory any more
 //!  watching ──────────────────────────────────────────→ kill Firecracker ──→ exited
 //!     │ ↺ console and metrics are read                                          ↑
 //!     └────────────── process ended by itself: read what is left ───────────────┘
@@ -14,9 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use linux::process::Process;
+use linux::process::{Ended, Process};
 
 use crate::console::Console;
+use crate::pager::Pager;
 use crate::process::{ended, to_the_end};
 use crate::watcher::Watcher;
 use crate::{Error, Exit, GuestMemory, Result, Then, Vm};
@@ -25,6 +27,7 @@ use super::api::VmUpdate;
 use super::args::{LOG, METRICS_FILE};
 use super::client::Client;
 use super::pipe::{Metrics, Pipe};
+use super::restore::pager_ended;
 use super::start::Started;
 use super::{Record, end, halt, snapshot};
 
@@ -52,6 +55,7 @@ pub(super) struct Shared {
     pub(super) record: Record,
     pub(super) client: Client,
     process: Arc<Process>,
+    pager: Option<Pager>,
     console: Pipe,
     metrics: Pipe,
     heard: Mutex<Console>,
@@ -61,9 +65,9 @@ pub(super) struct Shared {
 
 impl FirecrackerVm {
     pub(super) fn new(started: Started) -> Self {
-        let Started { dir, process, record, client, console, metrics } = started;
+        let Started { dir, process, record, client, console, metrics, pager } = started;
         let (heard, busy) = (Mutex::default(), tokio::sync::Mutex::default());
-        let shared = Arc::new(Shared { dir, record, client, process, console, metrics, heard, busy });
+        let shared = Arc::new(Shared { dir, record, client, process, pager, console, metrics, heard, busy });
         let watched = Arc::clone(&shared);
         let watcher = Watcher::spawn(async move { watched.watch().await });
         Self { shared, watcher }
@@ -103,8 +107,18 @@ impl Shared {
     }
 
     async fn watch(&self) -> Exit {
-        let ended = ended(&self.process);
-        tokio::pin!(ended);
+        let exit = self.watch_vmm().await;
+        if let Some(pager) = &self.pager
+            && let Err(error) = pager.end().await
+        {
+            tracing::warn!(%error, dir = %self.dir.display(), "the server of a guest's memory cannot be ended");
+        }
+        exit
+    }
+
+    async fn watch_vmm(&self) -> Exit {
+        let (ended, unserved) = (ended(&self.process), pager_ended(self.pager.as_ref()));
+        tokio::pin!(ended, unserved);
         let mut metrics = Metrics::new(self.dir.join(METRICS_FILE));
         let mut tidy = tokio::time::interval(TIDY);
         loop {
@@ -113,12 +127,14 @@ impl Shared {
                     self.take_the_rest(&mut metrics);
                     return end::explain(how, &self.dir, &mut self.heard());
                 }
+                why = &mut unserved => {
+                    self.end_vmm(&mut ended, &mut metrics).await;
+                    return Exit::Vmm(why);
+                }
                 read = self.console.when_readable(|| self.drain()) => {
                     report(read, "the console cannot be read");
                     if self.has_halted().await {
-                        report(self.process.kill(), "a Firecracker whose guest halted cannot be ended");
-                        report((&mut ended).await.map(drop), "the end of Firecracker cannot be watched");
-                        self.take_the_rest(&mut metrics);
+                        self.end_vmm(&mut ended, &mut metrics).await;
                         return Exit::Shutdown;
                     }
                 }
@@ -128,6 +144,13 @@ impl Shared {
                 _ = tidy.tick() => report(self.tidy(), "the log cannot be kept small"),
             }
         }
+    }
+
+    /// For a guest that will do nothing any more.
+    async fn end_vmm(&self, ended: impl Future<Output = std::io::Result<Ended>>, metrics: &mut Metrics) {
+        report(self.process.kill(), "a Firecracker whose guest can do nothing cannot be ended");
+        report(ended.await.map(drop), "the end of Firecracker cannot be watched");
+        self.take_the_rest(metrics);
     }
 
     fn take_the_rest(&self, metrics: &mut Metrics) {

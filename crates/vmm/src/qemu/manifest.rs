@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::fit::{self, checksum, differs, lengths, same};
-use crate::flat::{BASE, DIFF, MEMORY, Memory};
+use crate::flat::Memory;
 use crate::{Error, Result, VmConfig, cpu};
 
 use super::{Accel, Host};
@@ -63,11 +63,7 @@ fn fits(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), String> 
 }
 
 fn is_whole(found: &Manifest, snapshot: &Path) -> Result<(), String> {
-    let bytes = u64::from(found.memory_mb) << 20;
-    match found.memory.diff().filter(|_| !snapshot.join(MEMORY).exists()) {
-        None => lengths(snapshot, &[(MEMORY, bytes)])?,
-        Some(seal) => lengths(snapshot, &[(BASE, bytes), (DIFF, seal.bytes)])?,
-    }
+    found.memory.is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
     lengths(snapshot, &[(STATE, found.state_bytes)])?;
     checksum(snapshot, STATE, &found.state_sha256)
 }
@@ -87,6 +83,7 @@ mod tests {
 
     use super::*;
     use crate::fit::MANIFEST;
+    use crate::flat::MEMORY;
     use crate::{Disk, DiskFormat};
 
     fn manifest() -> Manifest {

@@ -38,10 +38,10 @@ pub(super) struct Taken {
 ///
 /// # Errors
 /// `InvalidData` when it is damaged, otherwise what the system said.
-pub(super) fn take(from: &Path, memory: Memory, config: &VmConfig) -> io::Result<Taken> {
-    let flat = match memory.diff() {
-        None => from.join(MEMORY),
-        Some(seal) => flat::flatten(from, seal, u64::from(config.memory_mb) << 20)?,
+pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Result<Taken> {
+    let flat = match memory {
+        Memory::Flat => from.join(MEMORY),
+        Memory::Diff(_) => flat::flatten(from, memory, u64::from(config.memory_mb) << 20)?,
     };
     let (base, own) = (config.dir.join(BASE), config.dir.join(MEMORY));
     for old in [&base, &own] {
@@ -102,5 +102,5 @@ fn write_difference(vm: &Shared, dir: &Path) -> io::Result<Memory> {
     let memory = pages::Private::open(&vm.process, &vm.record.memory, bytes)?;
     let written = memory.written()?;
     let read = |buffer: &mut [u8], at| memory.read_exact_at(buffer, at);
-    diff::write(&dir.join(DIFF), bytes, &written, read).map(Memory::Diff)
+    diff::write(&dir.join(DIFF), bytes, &written, read).map(|seal| Memory::Diff(vec![seal]))
 }

@@ -41,7 +41,7 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
 async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manifest, Taken)> {
     let work = move || {
         let manifest = manifest::check(&host, &config, &snapshot)?;
-        let taken = ram::take(&snapshot, manifest.memory, &config).map_err(damaged(&snapshot))?;
+        let taken = ram::take(&snapshot, &manifest.memory, &config).map_err(damaged(&snapshot))?;
         Ok((manifest, taken))
     };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|failed| {

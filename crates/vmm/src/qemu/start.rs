@@ -74,7 +74,7 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         log: Some(dir.join(LOG)),
         cwd: Some(dir.join(RUN)),
         oom_score_adj: Some(OOM_SCORE_ADJ),
-        jail: None,
+        ..Spawn::default()
     };
     let mut needs = Needs {
         devices: host.accel.devices(),

@@ -1,0 +1,72 @@
+//! Waiting for descriptors, where nothing asynchronous runs (poll(2)).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::time::Timespec;
+
+/// What is waited for.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    descriptor: BorrowedFd<'a>,
+    flags: PollFlags,
+}
+
+impl<'a> Ready<'a> {
+    /// That there is something to read, or never will be.
+    pub fn readable(descriptor: &'a impl AsFd) -> Self {
+        Self { descriptor: descriptor.as_fd(), flags: PollFlags::IN }
+    }
+
+    /// That the other side has closed it.
+    pub fn gone(descriptor: &'a impl AsFd) -> Self {
+        Self { descriptor: descriptor.as_fd(), flags: PollFlags::empty() }
+    }
+}
+
+/// Which of them are so far, at the latest after that time; without a time when one is.
+///
+/// # Errors
+/// What the kernel said.
+pub fn poll<const N: usize>(ready: [Ready<'_>; N], limit: Option<Duration>) -> io::Result<[bool; N]> {
+    let mut fds = ready.each_ref().map(|ready| PollFd::from_borrowed_fd(ready.descriptor, ready.flags));
+    let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    match rustix::event::poll(&mut fds, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(fds.map(|fd| !fd.revents().is_empty())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes reading from it return at once.
+///
+/// # Errors
+/// What the kernel said.
+pub fn never_block(descriptor: &impl AsFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(descriptor)?;
+    Ok(rustix::fs::fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_is_ready_is_told_apart() {
+        let (one, mut two) = UnixStream::pair().unwrap();
+        let wait = |limit| poll([Ready::gone(&one), Ready::readable(&one)], limit).unwrap();
+        assert_eq!(wait(Some(Duration::from_millis(1))), [false, false]);
+        two.write_all(b"x").unwrap();
+        assert_eq!(wait(None), [false, true]);
+        drop(two);
+        assert_eq!(wait(None), [true, true]);
+        let (mut one, _two) = UnixStream::pair().unwrap();
+        never_block(&one).unwrap();
+        assert_eq!(one.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,337 @@
+//! Page faults of another process, which are served from here (userfaultfd(2)).
+//!
+//! ```text
+//!  process whose memory it is                         server
+//!   touches a page that is not there, and waits ───→   Event::Missing
+//!   goes on                                      ←───   copy, zero, wake
+//!   gives pages back (madvise), and waits       ───→   Event::Removed: they are zeroes from now on
+//!   goes on                                      ←───   by being read
+//! ```
+//! The descriptor comes from the process whose memory it is; with it goes the right to fill that memory, and nothing
+//! else. While a removal waits to be read, nothing can be filled ([`Put::Later`]). A process whose server has died waits
+//! for ever when it touches a page that is not there, so somebody has to watch the server.
+//!
+//! [`Region`] is the other side, in our own process: to see whether this kernel does all that, and for tests.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::num::NonZero;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::ptr::{NonNull, with_exposed_provenance_mut};
+
+use nix::errno::Errno;
+use nix::libc::c_void;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use userfaultfd::{EventBuffer, FeatureFlags, Uffd, UffdBuilder};
+
+use crate::pages::PAGE;
+
+/// Through which users without privileges may have a userfaultfd that also serves the kernel's own accesses, such as
+/// those of KVM (Linux 6.1).
+pub const DEVICE: &str = "/dev/userfaultfd";
+
+/// Events that are read at once.
+const EVENTS: usize = 64;
+
+/// What the process has done. Numbers are addresses in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Touched a page that is not there.
+    Missing(u64),
+    /// Gave back what was in that range.
+    Removed(Range<u64>),
+}
+
+/// What became of pages that were to be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// So many bytes, from the first on.
+    Bytes(u64),
+    /// The first page is there already.
+    Present,
+    /// Nothing, until the next events are read.
+    Later,
+    /// Nothing any more: the process has ended, or has unmapped it.
+    Gone,
+}
+
+/// The faults of one process.
+#[derive(Debug)]
+pub struct Faults(Uffd);
+
+impl AsFd for Faults {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Faults {
+    /// Takes what the process has sent: anything, as it may be hostile. What is no userfaultfd fails when it is used.
+    #[must_use]
+    pub fn new(descriptor: OwnedFd) -> Self {
+        // SAFETY: the descriptor is ours, and whatever it is, the calls below fail on what they were not made for.
+        Self(unsafe { Uffd::from_raw_fd(descriptor.into_raw_fd()) })
+    }
+
+    /// What has happened and was not read yet; nothing, where the descriptor does not block.
+    ///
+    /// # Errors
+    /// What reading said; `InvalidData` for events that nobody asked for.
+    pub fn read(&self) -> io::Result<Vec<Event>> {
+        let mut buffer = EventBuffer::new(EVENTS);
+        let events = self.0.read_events(&mut buffer).map_err(io::Error::other)?;
+        events.map(|event| known(event.map_err(io::Error::other)?)).collect()
+    }
+
+    /// Fills pages from `to` on, and wakes who waits for them.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn copy(&self, to: u64, content: &[u8]) -> io::Result<Put> {
+        let from = content.as_ptr().cast::<c_void>();
+        // SAFETY: the source is ours and that long. The target is memory that its process has given to be filled; no
+        // Rust reference leads there, also where that process is this one (see `Region`).
+        let copied = unsafe { self.0.copy(from, address(to), content.len(), true) };
+        match copied {
+            Ok(bytes) => Ok(Put::Bytes(bytes as u64)),
+            // Where nothing was done, this is an error number.
+            Err(userfaultfd::Error::PartiallyCopied(bytes)) if (1..=content.len()).contains(&bytes) => {
+                Ok(Put::Bytes(bytes as u64))
+            }
+            Err(userfaultfd::Error::PartiallyCopied(_)) => Ok(Put::Later),
+            Err(userfaultfd::Error::CopyFailed(errno)) => failed(errno as i32),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Fills pages with zeroes, which takes no memory, and wakes who waits for them. That it stopped half-way is told as
+    /// [`Put::Later`].
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn zero(&self, to: u64, bytes: u64) -> io::Result<Put> {
+        let length = usize::try_from(bytes).map_err(io::Error::other)?;
+        // SAFETY: as in `copy`.
+        match unsafe { self.0.zeropage(address(to), length, true) } {
+            Ok(bytes) => Ok(Put::Bytes(bytes as u64)),
+            Err(userfaultfd::Error::ZeropageFailed(errno)) => failed(errno as i32),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
+    /// Wakes who waits for pages that are there.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn wake(&self, at: u64, bytes: u64) -> io::Result<()> {
+        let length = usize::try_from(bytes).map_err(io::Error::other)?;
+        self.0.wake(address(at), length).map_err(io::Error::other)
+    }
+}
+
+/// Never followed here.
+fn address(number: u64) -> *mut c_void {
+    with_exposed_provenance_mut(usize::try_from(number).unwrap_or(usize::MAX))
+}
+
+fn failed(errno: i32) -> io::Result<Put> {
+    match Errno::from_raw(errno) {
+        Errno::EEXIST => Ok(Put::Present),
+        Errno::EAGAIN => Ok(Put::Later),
+        Errno::ESRCH | Errno::ENOENT => Ok(Put::Gone),
+        errno => Err(errno.into()),
+    }
+}
+
+fn known(event: userfaultfd::Event) -> io::Result<Event> {
+    match event {
+        userfaultfd::Event::Pagefault { addr, .. } => Ok(Event::Missing(addr as u64 & !(PAGE - 1))),
+        userfaultfd::Event::Remove { start, end } => Ok(Event::Removed(start as u64..end as u64)),
+        other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it did not ask for {other:?}"))),
+    }
+}
+
+/// Memory of our own whose pages somebody else fills. No reference leads into it: it is read and written by copies.
+#[derive(Debug)]
+pub struct Region {
+    start: NonNull<c_void>,
+    bytes: usize,
+    uffd: Uffd,
+}
+
+// SAFETY: it is never seen but through copies of bytes, which may come from any thread.
+unsafe impl Send for Region {}
+// SAFETY: as above; who reads while another thread writes gets any mixture of bytes, as the guest of a VM does.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// # Errors
+    /// What the kernel said: it has no userfaultfd, or not for us.
+    pub fn new(bytes: usize) -> io::Result<Self> {
+        let length = NonZero::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut builder = UffdBuilder::new();
+        builder
+            .close_on_exec(true)
+            .non_blocking(true)
+            .user_mode_only(false)
+            .require_features(FeatureFlags::EVENT_REMOVE);
+        let uffd = builder.create().map_err(io::Error::other)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, of which nobody else knows.
+        let start = unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE) }?;
+        let region = Self { start, bytes, uffd };
+        region.uffd.register(region.start.as_ptr(), bytes).map_err(io::Error::other)?;
+        Ok(region)
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    fn part(&self, offset: usize, length: usize) -> *mut u8 {
+        assert!(offset.checked_add(length).is_some_and(|end| end <= self.bytes), "outside of the region");
+        self.start.as_ptr().cast::<u8>().wrapping_add(offset)
+    }
+
+    /// Reads what is there, and waits for what is not.
+    ///
+    /// # Panics
+    /// Outside of the region.
+    pub fn read(&self, offset: usize, to: &mut [u8]) {
+        // SAFETY: within the mapping, which lives as long as we; the target is another piece of memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.part(offset, to.len()), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// Writes, and waits for pages that are not there.
+    ///
+    /// # Panics
+    /// Outside of the region.
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        // SAFETY: as in `read`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.part(offset, from.len()), from.len()) }
+    }
+
+    /// Gives pages back, once the server knows.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    ///
+    /// # Panics
+    /// Outside of the region.
+    pub fn discard(&self, offset: usize, length: usize) -> io::Result<()> {
+        let start = NonNull::new(self.part(offset, length).cast()).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the content may go: nobody has a reference to it.
+        Ok(unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) }?)
+    }
+
+    /// Whether the page at `offset` is there, without touching it (`/proc/PID/pagemap`).
+    ///
+    /// # Errors
+    /// What reading said.
+    pub fn is_present(&self, offset: usize) -> io::Result<bool> {
+        let mut entry = [0; 8];
+        let at = (self.address() + offset as u64) / PAGE * 8;
+        std::fs::File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, at)?;
+        Ok(u64::from_ne_bytes(entry) >> 62 != 0)
+    }
+
+    /// For a server.
+    #[must_use]
+    pub fn faults(&self) -> BorrowedFd<'_> {
+        self.uffd.as_fd()
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: nobody has a reference into it.
+        let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}
+
+/// Whether this kernel serves faults, and lets us: found by doing it.
+///
+/// # Errors
+/// What is missing.
+pub fn probe() -> io::Result<()> {
+    let region = Region::new(4096)?;
+    let faults = Faults::new(region.faults().try_clone_to_owned()?);
+    let put = faults.copy(region.address(), &[7; 4096])?;
+    let mut byte = [0];
+    if put == Put::Bytes(PAGE) {
+        region.read(9, &mut byte);
+    }
+    if byte == [7] { Ok(()) } else { Err(io::Error::other(format!("a page could not be filled: {put:?}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::time::Timespec;
+
+    use super::*;
+
+    fn region(pages: usize) -> (Region, Faults) {
+        let region = Region::new(pages * 4096).unwrap();
+        let faults = Faults::new(region.faults().try_clone_to_owned().unwrap());
+        (region, faults)
+    }
+
+    fn wait_for_event(faults: &Faults) {
+        let mut fds = [PollFd::new(faults, PollFlags::IN)];
+        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(poll(&mut fds, Some(&patience)).unwrap(), 1, "no event comes");
+    }
+
+    /// The next events, for which a thread has been started.
+    fn wait(faults: &Faults) -> Vec<Event> {
+        wait_for_event(faults);
+        faults.read().unwrap()
+    }
+
+    #[test]
+    fn pages_are_filled_once_and_are_zeroes_after_they_were_given_back() {
+        let (region, faults) = region(8);
+        let at = region.address();
+        assert_eq!(faults.copy(at + PAGE, &[1; 2 * 4096]).unwrap(), Put::Bytes(2 * PAGE));
+        assert_eq!(faults.copy(at + PAGE, &[2; 4096]).unwrap(), Put::Present);
+        assert_eq!(faults.copy(at, &[2; 4 * 4096]).unwrap(), Put::Bytes(PAGE), "up to what is there");
+        assert_eq!(faults.zero(at + 4 * PAGE, PAGE).unwrap(), Put::Bytes(PAGE));
+        assert_eq!(faults.zero(at + 4 * PAGE, PAGE).unwrap(), Put::Present);
+        let mut bytes = [9; 2 * 4096];
+        region.read(0, &mut bytes);
+        assert!(bytes[..4096] == [2; 4096] && bytes[4096..] == [1; 4096]);
+        thread::scope(|scope| {
+            let giving = scope.spawn(|| region.discard(4096, 4096).unwrap());
+            wait_for_event(&faults);
+            assert_eq!(faults.copy(at + 5 * PAGE, &[3; 4096]).unwrap(), Put::Later, "until it is read");
+            assert_eq!(wait(&faults), [Event::Removed(at + PAGE..at + 2 * PAGE)]);
+            giving.join().unwrap();
+            assert!(!region.is_present(4096).unwrap() && region.is_present(0).unwrap());
+            let reading = scope.spawn(|| {
+                let mut byte = [1];
+                region.read(4096 + 5, &mut byte);
+                byte
+            });
+            assert_eq!(wait(&faults), [Event::Missing(at + PAGE)]);
+            assert_eq!(faults.zero(at + PAGE, PAGE).unwrap(), Put::Bytes(PAGE));
+            assert_eq!(reading.join().unwrap(), [0]);
+        });
+    }
+
+    #[test]
+    fn this_kernel_serves_faults_and_a_stranger_is_refused() {
+        probe().unwrap();
+        let (_region, faults) = region(1);
+        assert_eq!(faults.copy(1 << 40, &[0; 4096]).unwrap(), Put::Gone);
+        let none = Faults::new(std::fs::File::open("/dev/null").unwrap().into());
+        assert!(none.read().is_err() && none.copy(0, &[0; 4096]).is_err() && none.wake(0, PAGE).is_err());
+    }
+}

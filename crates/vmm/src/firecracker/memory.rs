@@ -1,0 +1,70 @@
+//! The memory in the directory of a VM: what the guest's was at its last snapshot, restore or boot, so that the next
+//! snapshot needs only what was written since.
+//!
+//! The files are those of a snapshot ([`flat`](crate::flat)), under second names. `layers.json` says which of them count.
+//! Without it none do, and the next snapshot is of all memory: so it goes before anything is changed, and is written
+//! again when all is there. It need not outlive the machine, as the VM does not.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use crate::files::private_file;
+use crate::flat::{MEMORY, Memory};
+use crate::pager;
+
+const LAYERS: &str = "layers.json";
+
+/// `None` where nothing is known.
+pub(super) fn read(dir: &Path) -> io::Result<Option<Memory>> {
+    match fs::read(dir.join(LAYERS)) {
+        Ok(content) => Ok(serde_json::from_slice(&content).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn write(dir: &Path, memory: &Memory) -> io::Result<()> {
+    fs::write(dir.join(LAYERS), serde_json::to_vec(memory)?)
+}
+
+/// From here on nothing is known.
+pub(super) fn forget(dir: &Path) -> io::Result<()> {
+    fine(fs::remove_file(dir.join(LAYERS)))
+}
+
+/// Takes all of it away, and what a pager left.
+pub(super) fn remove(dir: &Path) -> io::Result<()> {
+    forget(dir)?;
+    fine(fs::remove_file(dir.join(pager::LOG)))?;
+    remove_layers(dir, Path::new(""))
+}
+
+/// Takes away all files of memory but one.
+pub(super) fn remove_layers(dir: &Path, but: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(MEMORY.as_bytes()) && entry.path() != but {
+            fine(fs::remove_file(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// That of a guest that has not run yet: nothing but zeroes.
+pub(super) fn begin(dir: &Path, bytes: u64) -> io::Result<()> {
+    private_file(&dir.join(MEMORY))?.set_len(bytes)?;
+    write(dir, &Memory::Flat)
+}
+
+/// Whether it is nothing but zeroes, over which a snapshot is flat for nothing.
+pub(super) fn is_blank(dir: &Path, memory: &Memory) -> io::Result<bool> {
+    Ok(*memory == Memory::Flat && linux::sparse::data(&File::open(dir.join(MEMORY))?)?.is_empty())
+}
+
+fn fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

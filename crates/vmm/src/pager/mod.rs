@@ -1,0 +1,340 @@
+//! The server of a guest's memory, where that is in layers: a process beside the VMM that fills each page when the guest
+//! first touches it (userfaultfd(2)). What is flat is mapped by the VMM itself and needs none.
+//!
+//! ```text
+//!  agent                                  pager                          VMM
+//!   listens at run/pager.sock
+//!   starts it in a jail, hands over   →    task, socket, layers
+//!                                     ←    ready
+//!   PUT /snapshot/load                ──────────────────────────────→    connects
+//!                                          faults, regions          ←
+//!   watches both                           serves                   ⇄    runs
+//!   puts the working set beside the   ←    recorded
+//!   memory of the snapshot
+//! ```
+//! It is not the agent that serves, since an agent may be restarted or die, and its VMs go on. The pager ends when its
+//! VMM does, because the socket between them closes, and when the agent dies before the VMM has come. If the pager dies,
+//! the guest can touch nothing new: the watcher of its VM ends that and says why, and so does an agent that finds such a
+//! VM at its start. Nobody else is concerned.
+//!
+//! The program is the one that runs already, or [`Wanted::pager`](crate::engine::Wanted::pager), with [`ARGUMENT`]: each
+//! program that drives VMs calls [`serve_if_asked`] first. On disk, in the directory of the VM:
+//!
+//! | file | written | by |
+//! |---|---|---|
+//! | `memory.base`, `memory.diff`, … | before the start | us: second names of the snapshot's files, which nobody may write |
+//! | `run/pager.sock` | before the start | us |
+//! | `pager.log` | when something is wrong | the pager's standard error |
+//! | `working-set` | some seconds after the restore | the pager, through a descriptor; we move it to the snapshot |
+
+mod map;
+mod regions;
+mod serve;
+mod working;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::lchown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use linux::descriptors;
+use linux::process::{Ended, Identity, Process, Spawn};
+use linux::uffd;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+
+use crate::diff::{self, Seal};
+use crate::files::{blocking, in_file, new_file, remove, short};
+use crate::fit::MANIFEST;
+use crate::flat::{self, Memory, WORKING_SET};
+use crate::jail::{self, RUN};
+use crate::process::{self, OOM_SCORE_ADJ, ended, last_words};
+use crate::{Error, Result, VmConfig};
+
+/// First argument of a program that is to be a pager. It is followed by the directory of the VM, or by [`PROBE`].
+pub const ARGUMENT: &str = "serve-memory";
+const PROBE: &str = "--probe";
+
+/// With which a program ends that can be a pager, and nothing else.
+const CAN_SERVE: u8 = 86;
+
+/// Socket for the VMM, in its working directory.
+pub(crate) const SOCKET: &str = "pager.sock";
+pub(crate) const LOG: &str = "pager.log";
+const RECORDING: &str = "working-set";
+
+/// What a pager says.
+const READY: &[u8; 1] = b"1";
+const RECORDED: &[u8; 1] = b"2";
+
+/// Time from its start to its first word. It takes some milliseconds; an overloaded host much longer.
+const START: Duration = Duration::from_secs(60);
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Time in which the end of a VMM is seen after that of its pager, which ended because of it.
+const NOTICE: Duration = Duration::from_secs(2);
+
+/// What a pager is told. Descriptors come with it: the socket, the working set unless there is none, the layers from the
+/// lowest on.
+#[derive(Debug, Serialize, Deserialize)]
+struct Task {
+    /// Of all the memory.
+    bytes: u64,
+    diffs: Vec<Seal>,
+    working: Working,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Working {
+    None,
+    Record,
+    Replay,
+}
+
+/// Becomes a pager if the arguments say so; then it does not return before that has ended. To be called first in `main`,
+/// while there is no other thread.
+#[must_use]
+pub fn serve_if_asked() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != ARGUMENT {
+        return None;
+    }
+    let probe = args.next().is_some_and(|arg| arg == PROBE);
+    let done = if probe { uffd::probe() } else { serve::run() };
+    Some(match done {
+        Ok(()) if probe => ExitCode::from(CAN_SERVE),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "the guest's memory can be served no longer: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// A program that can be a pager on this kernel, found by asking it: the given one, or this. Blocking, for a moment.
+///
+/// # Errors
+/// What is missing, for people.
+pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf, String> {
+    if !Path::new(uffd::DEVICE).exists() {
+        return Err(format!("there is no {} (Linux 6.1)", uffd::DEVICE));
+    }
+    let program = wanted.map_or_else(std::env::current_exe, |path| Ok(path.to_owned()));
+    let ask = |program: &Path| {
+        let args = [ARGUMENT, PROBE].map(OsString::from).to_vec();
+        Spawn { program: program.to_owned(), args, ..Spawn::default() }.spawn()?.wait(PROBE_LIMIT)
+    };
+    let program = program.map_err(|error| format!("this program is not known: {error}"))?;
+    match ask(&program) {
+        Ok(Some(Ended::Code(code))) if code == i32::from(CAN_SERVE) => Ok(program),
+        Ok(Some(ended)) => Err(format!("{} cannot serve memory: {ended}", program.display())),
+        Ok(None) => Err(format!("{} does not end", program.display())),
+        Err(error) => Err(format!("{} cannot be started: {error}", program.display())),
+    }
+}
+
+/// All that a pager needs, before there is a VMM.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    listener: UnixListener,
+    task: Task,
+    layers: Vec<File>,
+    working: Option<File>,
+}
+
+/// Opens the layers, which are in the directory of the VM and were checked, and listens. [`RUN`] is there by now. Blocking.
+///
+/// # Errors
+/// What the system said.
+pub(crate) fn prepare(config: &VmConfig, memory: &Memory, snapshot: &Path) -> io::Result<Prepared> {
+    let bytes = u64::from(config.memory_mb) << 20;
+    let run = config.dir.join(RUN);
+    let listener = UnixListener::bind(short(&run)?.path(SOCKET))?;
+    if let Some(jail) = &config.jail {
+        lchown(run.join(SOCKET), Some(jail.uid), Some(jail.gid))?;
+    }
+    let layers = memory.names().iter().map(|name| File::open(config.dir.join(name))).collect::<io::Result<_>>()?;
+    let (working, file) = match File::open(snapshot.join(WORKING_SET)) {
+        Ok(file) => (Working::Replay, file),
+        Err(_) => {
+            let path = config.dir.join(RECORDING);
+            let _ = fs::remove_file(&path);
+            (Working::Record, new_file(&path)?)
+        }
+    };
+    let task = Task { bytes, diffs: memory.diffs().to_vec(), working };
+    Ok(Prepared { listener, task, layers, working: Some(file) })
+}
+
+/// A pager that runs, or that ran when it was heard of last.
+#[derive(Debug, Clone)]
+pub struct Pager {
+    dir: PathBuf,
+    /// `None`: it is gone, and nobody knows how that came about.
+    process: Option<Arc<Process>>,
+}
+
+/// Starts the pager of a VM, whose VMM has been started. After an error no process of it is left.
+pub(crate) async fn start(program: &Path, config: &VmConfig, prepared: Prepared, snapshot: &Path) -> Result<Pager> {
+    let dir = config.dir.clone();
+    remove(&dir.join(LOG))?;
+    let records = prepared.task.working == Working::Record;
+    let (program, config) = (program.to_owned(), config.clone());
+    let (process, control) =
+        blocking("start the server of memory for", &dir, move || launch(program, &config, &prepared)).await?;
+    let pager = Pager { dir: dir.clone(), process: Some(Arc::new(process)) };
+    let mut control = match ready(control).await {
+        Ok(control) => control,
+        Err(error) => {
+            pager.end().await?;
+            let stderr = pager.words().unwrap_or_else(|| error.to_string());
+            return Err(Error::EndedEarly { program: "the server of its memory".into(), stderr });
+        }
+    };
+    let snapshot = snapshot.to_owned();
+    // As long as this waits, the pager knows that its start was not given up.
+    tokio::spawn(async move {
+        let recorded = control.read_u8().await.is_ok_and(|word| [word] == *RECORDED);
+        if recorded && records {
+            keep(&dir, &snapshot).await;
+        }
+    });
+    Ok(pager)
+}
+
+fn launch(program: PathBuf, config: &VmConfig, prepared: &Prepared) -> io::Result<(Process, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let spawn = Spawn {
+        jail: jail::beside(config, &program)?,
+        program,
+        args: vec![ARGUMENT.into(), config.dir.clone().into()],
+        input: Some(theirs.into()),
+        log: Some(config.dir.join(LOG)),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+        ..Spawn::default()
+    };
+    let message = serde_json::to_vec(&prepared.task)?;
+    let files = prepared.working.iter().chain(&prepared.layers).map(AsFd::as_fd);
+    let all: Vec<BorrowedFd<'_>> = std::iter::once(prepared.listener.as_fd()).chain(files).collect();
+    // There before it is: nothing has to be undone when this fails.
+    descriptors::send(&ours, &message, &all)?;
+    ours.set_nonblocking(true)?;
+    Ok((spawn.spawn()?, ours))
+}
+
+async fn ready(control: UnixStream) -> io::Result<tokio::net::UnixStream> {
+    let mut control = tokio::net::UnixStream::from_std(control)?;
+    let word = tokio::time::timeout(START, control.read_u8()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    if [word] == *READY { Ok(control) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Moves what was recorded beside the memory that it is of, if that is still there and has none.
+async fn keep(dir: &Path, snapshot: &Path) {
+    let (from, to) = (dir.join(RECORDING), snapshot.join(WORKING_SET));
+    let kept = blocking("keep the working set in", snapshot, move || match fs::hard_link(&from, &to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked.and_then(|()| linux::file::sync_dir(to.parent().unwrap_or(Path::new("/")))),
+    });
+    if let Err(error) = kept.await {
+        tracing::debug!(%error, "the next restore of this memory starts without a working set");
+    }
+    let _ = remove(&dir.join(RECORDING));
+}
+
+impl Pager {
+    /// The one that a record names, whether it lives or not.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub(crate) fn adopt(dir: &Path, identity: &Identity) -> io::Result<Self> {
+        let process = Process::adopt(identity)?.filter(|process| is_of(process, dir)).map(Arc::new);
+        Ok(Self { dir: dir.to_owned(), process })
+    }
+
+    /// The process, while it was alive when it was looked for.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.process.as_deref().map(Process::identity)
+    }
+
+    /// Waits for its end, and tells it for people.
+    pub async fn ended(&self) -> String {
+        let how = match &self.process {
+            Some(process) => match ended(process).await {
+                Ok(how) => format!("ended with {how}"),
+                Err(error) => format!("cannot be watched: {error}"),
+            },
+            None => "ended while nobody watched".to_owned(),
+        };
+        // Its VMM ends it by ending; that is then what there is to tell.
+        tokio::time::sleep(NOTICE).await;
+        let words = self.words().map(|words| format!("; {words}")).unwrap_or_default();
+        format!("the process that serves its memory {how}{words}")
+    }
+
+    /// Ends it, if it lives.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub async fn end(&self) -> Result<()> {
+        match &self.process {
+            Some(process) => process::end(Arc::clone(process)).await,
+            None => Ok(()),
+        }
+    }
+
+    fn words(&self) -> Option<String> {
+        last_words(&self.dir.join(LOG))
+    }
+}
+
+fn is_of(process: &Process, dir: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let cmdline = fs::read(format!("/proc/{}/cmdline", process.pid())).unwrap_or_default();
+    let mut args = cmdline.split(|&byte| byte == 0).skip(1);
+    args.next() == Some(ARGUMENT.as_bytes()) && args.next() == Some(dir.as_os_str().as_bytes())
+}
+
+/// Takes the memory of a snapshot into the directory of a VM that is in none of our hands, and serves it at
+/// `run/pager.sock` there: for whoever drives a VMM by hand, and for tests.
+///
+/// # Errors
+/// [`Error::BadSnapshot`] for memory that is flat or damaged; what the system said.
+pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result<Pager> {
+    let (own, from) = (config.clone(), snapshot.to_owned());
+    let taken = tokio::task::spawn_blocking(move || {
+        let content = fs::read(from.join(MANIFEST))?;
+        let manifest: serde_json::Value = serde_json::from_slice(&content)?;
+        let memory: Memory = serde_json::from_value(manifest["memory"].clone())?;
+        take(&from, &memory, &own)
+    });
+    let taken = taken.await.map_err(io::Error::other).flatten().map_err(flat::damaged(snapshot))?;
+    start(program, config, taken, snapshot).await
+}
+
+/// Takes the layers of a snapshot, and looks whether they are what was written.
+fn take(snapshot: &Path, memory: &Memory, config: &VmConfig) -> io::Result<Prepared> {
+    let memory = flat::take(snapshot, memory, &config.dir)?;
+    check(&memory, &config.dir)?;
+    prepare(config, &memory, snapshot)
+}
+
+/// Whether the differences in the directory of a VM are what was written.
+///
+/// # Errors
+/// `InvalidData` when they are not.
+pub(crate) fn check(memory: &Memory, dir: &Path) -> io::Result<()> {
+    memory.names().iter().skip(1).zip(memory.diffs()).try_for_each(|(name, seal)| diff::check(&dir.join(name), *seal))
+}
+
+/// Ends the pager that is in the directory of a VM whose process is gone.
+pub(crate) async fn destroy(dir: &Path, identity: &Identity) -> Result<()> {
+    Pager::adopt(dir, identity).map_err(in_file("look for the server of memory of", dir))?.end().await
+}
