@@ -57,7 +57,7 @@ payload() {
     mkdir -p "$tree/checkout/target/testdata" "$tree/checkout/crates"
     for program in crates/*/; do mkdir -p "$tree/checkout/$program"; done
     [[ ! -x builds/envd ]] || cp builds/envd "$tree/checkout/builds/"
-    for program in target/debug/wrenn target/debug/wrenn-agent; do
+    for program in target/debug/{wrenn,wrenn-agent,vmm-pager}; do
         [[ ! -x $program ]] || strip -g -o "$tree/checkout/$program" "$program"
     done
     if [[ -s target/real-host/list ]]; then

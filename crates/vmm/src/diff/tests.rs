@@ -152,3 +152,51 @@ fn an_index_that_makes_no_sense_is_refused() {
     }
     assert!(read(b"WRENNDF2").is_err());
 }
+
+/// A directory with a difference for each generation over one base, and the memory that they are of.
+fn layers(generations: &[Vec<Act>]) -> (TempDir, Memory, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut guest = Guest { memory: vec![0; PAGES * 4096], written: [false; PAGES] };
+    guest.acts(&Act::Fill(0, PAGES / 2, 5));
+    fs::write(dir.path().join(BASE), &guest.memory).unwrap();
+    let mut seals = Vec::new();
+    for (number, acts) in generations.iter().enumerate() {
+        guest.written.fill(false);
+        acts.iter().for_each(|act| guest.acts(act));
+        let read = |buffer: &mut [u8], at| {
+            let at = usize::try_from(at).unwrap();
+            buffer.copy_from_slice(&guest.memory[at..at + buffer.len()]);
+            Ok(())
+        };
+        seals.push(write(&dir.path().join(flat::diff_name(number)), BYTES, &guest.ranges(), read).unwrap());
+    }
+    let memory = Memory::Diff(seals);
+    let manifest = serde_json::json!({"memory": memory, "memory_mb": 1});
+    fs::write(dir.path().join("snapshot.json"), manifest.to_string()).unwrap();
+    (dir, memory, guest.memory)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn layers_become_one_and_each_page_is_found_in_them(
+        generations in prop::collection::vec(prop::collection::vec(act(), 0..8), 1..5),
+    ) {
+        let (dir, memory, expected) = layers(&generations);
+        for (name, seal) in memory.names().iter().skip(1).zip(memory.diffs()) {
+            let file = File::open(dir.path().join(name)).unwrap();
+            let content = fs::read(dir.path().join(name)).unwrap();
+            let stretches = stretches(&file, seal.bytes, BYTES).unwrap();
+            let end = stretches.iter().fold(PAGE, |at, (range, place)| if *place == at { at + range.end - range.start } else { 0 });
+            prop_assert_eq!(end, content.len() as u64);
+        }
+        let stopped = flat::compact_until(dir.path(), &AtomicBool::new(true));
+        prop_assert!(stopped.is_err() && fs::read_dir(dir.path()).unwrap().count() == 2 + generations.len());
+        prop_assert_eq!(memory.is_whole(dir.path(), BYTES), Ok(()));
+        flat::compact(dir.path()).unwrap();
+        prop_assert!(fs::read(dir.path().join(MEMORY)).unwrap() == expected);
+        prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the layers are gone");
+        prop_assert_eq!(memory.is_whole(dir.path(), BYTES), Ok(()));
+    }
+}

@@ -31,6 +31,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
+use crate::diff::Seal;
 use crate::files::{self, blocking, in_file, must_be_empty, new_file, place};
 use crate::fit::{MANIFEST, sum};
 use crate::flat::{self, BASE, DEPTH, MEMORY, Memory, diff_name};
@@ -97,8 +98,9 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
         take(&own.join(RUN).join(NEW_STATE), &own.join(STATE))?;
         place(&own.join(STATE), &to.join(STATE))?;
         let memory = take_memory(&own, over, bytes)?;
-        memory.names().iter().try_for_each(|name| place(&own.join(name), &to.join(name)))?;
+        // It is the VM's from now on, also if the snapshot gets none of it.
         memory::write(&own, &memory)?;
+        memory.names().iter().try_for_each(|name| place(&own.join(name), &to.join(name)))?;
         Ok(memory)
     })
     .await?;
@@ -157,18 +159,25 @@ fn take_memory(dir: &Path, over: Option<Memory>, bytes: u64) -> io::Result<Memor
         fs::rename(&new, dir.join(MEMORY))?;
         return Ok(Memory::Flat);
     };
-    let pages = File::open(&new)?;
-    if pages.metadata()?.len() != bytes {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "Firecracker has changed the length of its memory"));
-    }
     let diff = dir.join(diff_name(under.diffs().len()));
     let _ = fs::remove_file(&diff);
-    let seal = diff::write(&diff, bytes, &linux::sparse::data(&pages)?, |part, at| pages.read_exact_at(part, at))?;
+    let written = File::open(&new).and_then(|pages| write_pages(&pages, bytes, &diff));
     fs::remove_file(&new)?;
+    let seal = written.inspect_err(|_| {
+        let _ = fs::remove_file(&diff);
+    })?;
     if under == Memory::Flat {
         fs::rename(dir.join(MEMORY), dir.join(BASE))?;
     }
     Ok(Memory::Diff(under.diffs().iter().copied().chain([seal]).collect()))
+}
+
+/// Writes what is no hole.
+fn write_pages(pages: &File, bytes: u64, diff: &Path) -> io::Result<Seal> {
+    if pages.metadata()?.len() != bytes {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "Firecracker has changed the length of its memory"));
+    }
+    diff::write(diff, bytes, &linux::sparse::data(pages)?, |part, at| pages.read_exact_at(part, at))
 }
 
 /// Makes a file ours that was Firecracker's. It could have put anything in its place, such as a link.

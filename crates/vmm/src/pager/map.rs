@@ -53,6 +53,8 @@ impl PageMap {
         }
         all.extend(upper);
         all.sort_unstable_by_key(|extent| extent.range.start);
+        // What goes on in the same file is one stretch, so that it can be copied at once.
+        all.dedup_by(|next, before| before.takes(next));
         self.0 = all;
     }
 
@@ -91,6 +93,16 @@ impl Extent {
     fn before(&self, end: u64) -> Option<Self> {
         let range = self.range.start..self.range.end.min(end);
         (!range.is_empty()).then(|| Self { range, ..self.clone() })
+    }
+
+    /// Becomes one with what follows it in the memory, if that follows it in the file as well.
+    fn takes(&mut self, next: &Self) -> bool {
+        let end = self.at + (self.range.end - self.range.start);
+        let follows = self.range.end == next.range.start && self.file == next.file && end == next.at;
+        if follows {
+            self.range.end = next.range.end;
+        }
+        follows
     }
 
     /// What of it is from `start` on; it may be empty.

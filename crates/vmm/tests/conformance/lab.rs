@@ -41,7 +41,8 @@ fn engine(vmm: Choice) -> Result<Arc<dyn Driver>, vmm::engine::Error> {
 }
 
 fn settings() -> Wanted {
-    Wanted { firecracker: std::env::var_os("FIRECRACKER_BIN").map(PathBuf::from), ..Wanted::default() }
+    let (firecracker, pager) = (std::env::var_os("FIRECRACKER_BIN"), env!("CARGO_BIN_EXE_vmm-pager"));
+    Wanted { firecracker: firecracker.map(PathBuf::from), pager: Some(pager.into()), ..Wanted::default() }
 }
 
 /// What cannot be tried is said loudly, past the test harness, which shows the output of failed tests only.

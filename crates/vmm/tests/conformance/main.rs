@@ -14,6 +14,7 @@ mod devices;
 mod ends;
 mod failures;
 mod jail;
+mod layers;
 mod lifecycle;
 mod memory;
 mod output;
