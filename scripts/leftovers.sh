@@ -13,7 +13,7 @@ processes() {
         read -r comm <"$pid/comm" || continue
         line=$(tr '\0' ' ' <"$pid/cmdline") || continue
         case "$comm $line" in
-            qemu-system* | firecracker* | wrenn* | envd* | postgres*wrenn-postgres-*)
+            qemu-system* | firecracker* | vmm-pager* | wrenn* | envd* | postgres*wrenn-postgres-*)
                 echo "process ${pid#/proc/}: $line"
                 ;;
         esac

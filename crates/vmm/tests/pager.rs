@@ -12,6 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use linux::cgroup::DiskLimits;
 use linux::descriptors;
 use linux::process::Process;
 use linux::uffd::Region;
@@ -143,7 +144,7 @@ fn config(dir: &Path) -> VmConfig {
         kernel_args: String::new(),
         disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
         net: None,
-        jail: Some(Jail { uid: user, gid: user, cgroup: None }),
+        jail: Some(Jail { uid: user, gid: user, cgroup: None, disk: DiskLimits::default() }),
     }
 }
 

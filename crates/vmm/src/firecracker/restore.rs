@@ -201,6 +201,36 @@ mod tests {
     }
 
     #[test]
+    fn layers_are_served_as_they_are_or_made_one() {
+        let layered = |root: &Path| {
+            let (snapshot, config) = snapshot(root, |_| {});
+            fs::rename(snapshot.join(MEMORY), snapshot.join(flat::BASE)).unwrap();
+            let fill = |buffer: &mut [u8], _| Ok(buffer.fill(9));
+            let written = std::iter::once(4096..8192).collect::<Vec<_>>();
+            let seal = crate::diff::write(&snapshot.join(flat::DIFF), 1 << 20, &written, fill).unwrap();
+            fs::create_dir(config.dir.join(crate::jail::RUN)).unwrap();
+            (snapshot, config, Memory::Diff(vec![seal]))
+        };
+        let root = tempfile::tempdir().unwrap();
+        let (snapshot, config, memory) = layered(root.path());
+        assert!(take(&snapshot, &memory, &config, true).unwrap().is_some());
+        assert_eq!(memory::read(&config.dir).unwrap(), Some(memory.clone()));
+        assert!(!snapshot.join(MEMORY).exists() && memory.is_whole(&config.dir, 1 << 20).is_ok());
+        assert!(config.dir.join(crate::jail::RUN).join(pager::SOCKET).exists());
+        // Damage is seen in what it was given, whoever changes the snapshot's name for it.
+        memory::remove(&config.dir).unwrap();
+        fs::write(snapshot.join(flat::DIFF), vec![0; 8192]).unwrap();
+        let error = take(&snapshot, &memory, &config, true).unwrap_err();
+        assert!(error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"), "{error}");
+        let root = tempfile::tempdir().unwrap();
+        let (snapshot, config, memory) = layered(root.path());
+        assert!(take(&snapshot, &memory, &config, false).unwrap().is_none());
+        assert_eq!(memory::read(&config.dir).unwrap(), Some(Memory::Flat));
+        let whole = fs::read(config.dir.join(MEMORY)).unwrap();
+        assert!(whole[..4096] == [7; 4096] && whole[4096..8192] == [9; 4096] && whole.len() == 1 << 20);
+    }
+
+    #[test]
     fn a_refusal_names_both_sides() {
         let root = tempfile::tempdir().unwrap();
         let refusal = |change: fn(&mut Manifest)| {

@@ -226,6 +226,39 @@ mod tests {
     }
 
     #[test]
+    fn each_snapshot_adds_what_was_written_and_their_number_is_bounded() {
+        const BYTES: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        fs::create_dir(dir.join(RUN)).unwrap();
+        memory::begin(dir, BYTES).unwrap();
+        let (mut model, new) = (vec![0; 1 << 20], dir.join(RUN).join(NEW_MEMORY));
+        let exact = linux::sparse::is_exact(dir, BYTES).unwrap();
+        for generation in 0..2 * DEPTH {
+            let known = memory::read(dir).unwrap().unwrap();
+            memory::forget(dir).unwrap();
+            let over = prepare(dir, &known, BYTES, &new).unwrap();
+            // As Firecracker does it: pages of zeroes are written as well.
+            let file = File::options().write(true).open(&new).unwrap();
+            for (page, byte) in [(generation, 7), (100, generation), (101, 0), (generation / 2, 0)] {
+                let (at, content) = (page * 4096, [u8::try_from(byte).unwrap(); 4096]);
+                file.write_all_at(&content, at as u64).unwrap();
+                model[at..at + 4096].copy_from_slice(&content);
+            }
+            let memory = take_memory(dir, over, BYTES).unwrap();
+            memory::write(dir, &memory).unwrap();
+            let layers = if exact { generation % (DEPTH + 1) } else { 0 };
+            assert_eq!((memory.diffs().len(), memory.is_whole(dir, BYTES)), (layers, Ok(())));
+            let flat = dir.join("flat");
+            flat::merge(dir, &memory, BYTES, &flat, &AtomicBool::new(false)).unwrap();
+            assert!(fs::read(&flat).unwrap() == model, "after {generation} generations");
+            fs::remove_file(flat).unwrap();
+        }
+        memory::remove(dir).unwrap();
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "but {RUN}");
+    }
+
+    #[test]
     fn errors_of_the_system_are_found_in_words() {
         assert_eq!(os_error("cannot write: No space left on device (os error 28)"), Some(28));
         assert_eq!(os_error("WriteError(Os { code: 28, kind: StorageFull })"), Some(28));
