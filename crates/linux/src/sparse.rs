@@ -157,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let exact = is_exact(dir.path(), 64 << 20).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let file = File::options().read(true).write(true).create(true).open(dir.path().join("file")).unwrap();
+        let file = File::options().read(true).write(true).create_new(true).open(dir.path().join("file")).unwrap();
         file.set_len(64 << 20).unwrap();
         for page in [0, 2, 3, 700, 16383] {
             file.write_all_at(&[u8::from(page != 2); BLOCK], page * 4096).unwrap();

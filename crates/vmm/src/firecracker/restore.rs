@@ -205,7 +205,10 @@ mod tests {
         let layered = |root: &Path| {
             let (snapshot, config) = snapshot(root, |_| {});
             fs::rename(snapshot.join(MEMORY), snapshot.join(flat::BASE)).unwrap();
-            let fill = |buffer: &mut [u8], _| Ok(buffer.fill(9));
+            let fill = |buffer: &mut [u8], _| {
+                buffer.fill(9);
+                Ok(())
+            };
             let written = std::iter::once(4096..8192).collect::<Vec<_>>();
             let seal = crate::diff::write(&snapshot.join(flat::DIFF), 1 << 20, &written, fill).unwrap();
             fs::create_dir(config.dir.join(crate::jail::RUN)).unwrap();

@@ -119,8 +119,9 @@ mod tests {
     fn it_is_bounded_and_fits_one_memory_only() {
         let mut recording = Recording::default();
         recording.add(&(0..1 << 40));
-        assert_eq!(recording.ranges(), [0..MOST as u64 * PAGE]);
-        let good = encode(BYTES, &[0..PAGE]);
+        let ranges = recording.ranges();
+        assert!(ranges.len() == 1 && ranges[0] == (0..MOST as u64 * PAGE), "{ranges:?}");
+        let good = encode(BYTES, &ranges);
         assert!(decode(&good, BYTES).is_some() && decode(&good, BYTES + PAGE).is_none());
         for bad in [PAGE..PAGE + 1, BYTES..BYTES + PAGE, 1..PAGE + 1] {
             assert_eq!(decode(&encode(BYTES, std::slice::from_ref(&bad)), BYTES), None, "{bad:?}");
