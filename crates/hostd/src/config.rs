@@ -127,13 +127,7 @@ impl Config {
             sandboxes: path("AGENT_SANDBOXES_PATH", dir.join("sandboxes")),
             snapshots: path("AGENT_SNAPSHOTS_PATH", dir.join("snapshots")),
             envd: path("AGENT_ENVD_PATH", beside_program("envd")),
-            engine: Wanted {
-                vmm: parsed(&lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, &mut mistakes),
-                accel: parsed(&lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, &mut mistakes),
-                firecracker: lookup("FIRECRACKER_BIN").map(|path| absolute(path.into())),
-                cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
-                pager: None,
-            },
+            engine: engine(&lookup, &mut mistakes),
             disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
             warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
@@ -145,6 +139,16 @@ impl Config {
             dir,
         };
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+fn engine(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Wanted {
+    Wanted {
+        vmm: parsed(lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, mistakes),
+        accel: parsed(lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, mistakes),
+        firecracker: lookup("FIRECRACKER_BIN").map(|path| absolute(path.into())),
+        cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
+        pager: None,
     }
 }
 

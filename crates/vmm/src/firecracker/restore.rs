@@ -222,6 +222,7 @@ mod tests {
         assert!(config.dir.join(crate::jail::RUN).join(pager::SOCKET).exists());
         // Damage is seen in what it was given, whoever changes the snapshot's name for it.
         memory::remove(&config.dir).unwrap();
+        fs::remove_file(config.dir.join(STATE)).unwrap();
         fs::write(snapshot.join(flat::DIFF), vec![0; 8192]).unwrap();
         let error = take(&snapshot, &memory, &config, true).unwrap_err();
         assert!(error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"), "{error}");
