@@ -39,6 +39,9 @@ pub struct CreateSandbox {
     /// Environment of every process in the sandbox.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
+    /// Whether whoever knows the address of one of its ports may use it, without a key or a link. Default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_ports: Option<bool>,
 }
 
 /// What is done with a sandbox that nobody uses.
@@ -118,6 +121,9 @@ pub struct Sandbox {
     pub disk_mb: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
+    /// Whether its ports need no key and no link.
+    #[serde(default)]
+    pub public_ports: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_ip: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

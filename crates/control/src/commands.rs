@@ -51,8 +51,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (CP_LISTEN_ADDR)", config.listen))?;
     let listen = listener.local_addr()?;
     first_key(&store, &config, &config::local_url(listen)).await?;
-    let Config { host, limits, max_upload_bytes, .. } = config;
-    let settings = Settings { store: store.clone(), hosts: vec![host], limits, max_upload_bytes };
+    let Config { host, limits, max_upload_bytes, ports, .. } = config;
+    let settings = Settings { store: store.clone(), hosts: vec![host], limits, max_upload_bytes, ports };
     let shutdown = CancellationToken::new();
     tokio::spawn(end_on_signal(shutdown.clone())?);
     let control = ControlPlane::start(settings).await?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use model::Limits;
 
 use crate::hosts::{HostAddr, Token};
+use crate::ports::PortSettings;
 
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -15,6 +16,8 @@ pub const DEFAULT_MAX_UPLOAD_BYTES: u64 = 100 * MIB;
 const TOKEN_FILE: &str = "agent-token";
 const MIB: u64 = 1024 * 1024;
 const MAX_UPLOAD_MB: u32 = 1024 * 1024;
+/// A name with port and sandbox before it has at most 253 characters.
+const MAX_DOMAIN: usize = 200;
 
 /// What the control plane needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct Config {
     pub limits: Limits,
     /// `CP_MAX_UPLOAD_MB`, in bytes.
     pub max_upload_bytes: u64,
+    /// `CP_DOMAIN`, `CP_PUBLIC_URL`.
+    pub ports: PortSettings,
 }
 
 /// All mistakes in the environment, each with the variable's name.
@@ -83,7 +88,8 @@ impl Config {
             max_timeout_sec: number("CP_MAX_TIMEOUT_SEC", 1, most.max_timeout_sec, most.max_timeout_sec),
         };
         let max_upload_bytes = u64::from(number("CP_MAX_UPLOAD_MB", 1, MAX_UPLOAD_MB, 100)) * MIB;
-        let config = Self { dir, database_url, listen, host, limits, max_upload_bytes };
+        let ports = ports(&lookup, &mut mistakes);
+        let config = Self { dir, database_url, listen, host, limits, max_upload_bytes, ports };
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
 }
@@ -120,6 +126,37 @@ fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>)
         mistakes.push(format!("CP_HOST_AGENT_ADDR must be like http://localhost:50051, not {text:?}"));
     }
     url
+}
+
+fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> PortSettings {
+    let mut settings = PortSettings::default();
+    if let Some(domain) = lookup("CP_DOMAIN") {
+        let is_label = |label: &str| {
+            let right = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (1..=63).contains(&label.len()) && label.bytes().all(right) && !label.starts_with('-')
+        };
+        if domain.split('.').all(is_label) && domain.len() <= MAX_DOMAIN {
+            settings = PortSettings { domain: domain.to_ascii_lowercase(), is_domain_set: true, ..settings };
+        } else {
+            mistakes
+                .push(format!("CP_DOMAIN must be a name like sandboxes.example.com, without a port, not {domain:?}"));
+        }
+    }
+    if let Some(url) = lookup("CP_PUBLIC_URL") {
+        let url = url.trim_end_matches('/').to_owned();
+        let right = url.parse::<http::Uri>().is_ok_and(|uri| {
+            let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+            is_http
+                && uri.authority().is_some_and(|name| !name.as_str().contains('@'))
+                && uri.path() == "/"
+                && uri.query().is_none()
+        });
+        if !right {
+            mistakes.push(format!("CP_PUBLIC_URL must be like https://wrenn.example.com, without a path, not {url:?}"));
+        }
+        settings.public_url = Some(url);
+    }
+    settings
 }
 
 fn bounded(
@@ -173,7 +210,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 7] = [
+        const NAMES: [&str; 9] = [
             "CP_LISTEN_ADDR",
             "DATABASE_URL",
             "CP_HOST_AGENT_ADDR",
@@ -181,6 +218,8 @@ mod tests {
             "CP_MAX_VCPUS",
             "CP_MAX_MEMORY_MB",
             "CP_MAX_UPLOAD_MB",
+            "CP_DOMAIN",
+            "CP_PUBLIC_URL",
         ];
         let wrong = Config::from_lookup(|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));
         let text = wrong.unwrap_err().to_string();

@@ -6,6 +6,7 @@
 
 mod calls;
 mod link;
+mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use model::ErrorCode;
 pub(crate) use calls::RESUME_TIMEOUT;
 pub use calls::{ExecStream, FileStream, LogStream, WatchStream};
 use link::Link;
+pub use tunnel::NoTunnel;
 
 use crate::error::Error;
 

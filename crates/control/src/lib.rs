@@ -17,6 +17,7 @@ pub mod config;
 pub mod error;
 pub mod hosts;
 pub mod place;
+pub mod ports;
 mod server;
 mod tasks;
 
@@ -30,9 +31,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use app::App;
 use hosts::Hosts;
+use ports::Ports;
 
 pub use config::Config;
 pub use hosts::{HostAddr, Token};
+pub use ports::PortSettings;
 pub use store::Store;
 
 /// At the start: for the hosts to report what they have, before users ask for it.
@@ -47,13 +50,15 @@ pub struct Settings {
     pub limits: Limits,
     /// Bytes of one file in `files/write`.
     pub max_upload_bytes: u64,
+    pub ports: PortSettings,
 }
 
 impl Settings {
     /// With the limits that hold unless somebody sets others.
     #[must_use]
     pub fn new(store: Store, hosts: Vec<HostAddr>) -> Self {
-        Self { store, hosts, limits: Limits::default(), max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES }
+        let (limits, ports) = (Limits::default(), PortSettings::default());
+        Self { store, hosts, limits, max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES, ports }
     }
 }
 
@@ -71,13 +76,16 @@ impl ControlPlane {
     /// moment: its sandboxes can be used when it comes.
     ///
     /// # Errors
-    /// Only if the API document cannot be made, which the tests rule out.
+    /// When the store does not answer. If the API document cannot be made, which the tests rule out.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { store, hosts, limits, max_upload_bytes } = settings;
+        let Settings { store, hosts, limits, max_upload_bytes, ports } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
+        let secret = store.secret(ports::link::SECRET, &rand::random(), app::now_ms()).await?;
+        let hosts = Hosts::new(hosts);
         let app = Arc::new(App {
+            ports: Ports::new(ports, secret, &hosts),
             store,
-            hosts: Hosts::new(hosts),
+            hosts,
             limits,
             max_upload_bytes,
             creating: app::Creating::default(),

@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Settings come from the environment and from `.env` in the working directory: DATABASE_URL, WRENN_DIR,
 /// CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB, CP_MAX_DISK_MB,
-/// CP_MAX_TIMEOUT_SEC, CP_MAX_UPLOAD_MB. `docs/configuration.md` explains each.
+/// CP_MAX_TIMEOUT_SEC, CP_MAX_UPLOAD_MB, CP_DOMAIN, CP_PUBLIC_URL. `docs/configuration.md` explains each.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-cp", version)]
 struct Args {

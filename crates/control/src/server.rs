@@ -1,6 +1,7 @@
-//! Listens, and puts around every route what holds for all: a request id, the log line, errors in one form, and the
-//! question who is asking.
+//! Puts around every route what holds for all: a request id, the log line, errors in one form, and the question who is
+//! asking; around all of that the ports of sandboxes.
 
+mod accept;
 mod log;
 
 use std::sync::Arc;
@@ -10,21 +11,17 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api::{self, Served};
 use crate::app::App;
-use crate::auth;
+use crate::{auth, ports};
 
 /// At the end: for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
-/// A dead client is noticed after about a minute.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What nobody needs a key for. Every other route of the router needs one, so that a new route is safe at first.
 const PUBLIC: [&str; 7] = ["/", "/health", "/openapi.json", "/openapi.yaml", "/docs", "/docs/", "/docs/{*rest}"];
@@ -39,6 +36,9 @@ pub fn service(app: &Arc<App>, served: Served) -> Router {
         .layer(map_response(api::error::unify))
         .layer(CatchPanicLayer::custom(api::error::panicked))
         .layer(from_fn(log::log))
+        // Outside of the log: paths of ports can hold links.
+        .layer(from_fn_with_state(Arc::clone(app), ports::intercept))
+        .layer(CatchPanicLayer::custom(api::error::panicked))
 }
 
 async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
@@ -66,7 +66,7 @@ pub async fn serve(
     app: &App,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let listener = listener.tap_io(prepare);
+    raise_open_files()?;
     let stop = app.shutdown.clone();
     let stopping = async move {
         shutdown.cancelled().await;
@@ -77,17 +77,15 @@ pub async fn serve(
         tokio::time::sleep(GOODBYE).await;
     };
     tokio::select! {
-        ended = axum::serve(listener, service).with_graceful_shutdown(stopping) => ended,
-        () = late => {
-            tracing::warn!("requests are cut off: they did not end within {} s", GOODBYE.as_secs());
-            Ok(())
-        }
+        () = accept::serve(listener, service, stopping) => {}
+        () = late => tracing::warn!("requests are cut off: they did not end within {} s", GOODBYE.as_secs()),
     }
+    Ok(())
 }
 
-/// Small answers leave at once, and dead clients are noticed. A socket that refuses either works all the same.
-fn prepare(stream: &mut TcpStream) {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL);
-    let _ = SockRef::from(&*stream).set_tcp_keepalive(&keepalive);
-    let _ = stream.set_nodelay(true);
+/// From the soft limit that shells set for the sake of old programs (1024) to the hard one: each connection to a port
+/// takes two descriptors here.
+fn raise_open_files() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }

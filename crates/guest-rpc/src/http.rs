@@ -116,6 +116,10 @@ pub struct Metrics {
     pub disk_total: u64,
 }
 
+/// Name in `Upgrade` of `GET /tunnel/{port}`: 101, and from then on bytes of a TCP connection to that port of the guest's
+/// loopback, both ways. Needs the token. 502: nothing listens there. Agents of before answer 404.
+pub const TUNNEL_PROTOCOL: &str = "wrenn-tunnel";
+
 /// Body of every plain HTTP error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -3,6 +3,7 @@
 //! Both sides are upgraded in rolling order: a change must work with the release before it.
 
 pub mod linger;
+pub mod tunnel;
 
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused)]
 mod generated {

@@ -53,6 +53,8 @@ impl Agent {
             return Err("VMs, disks and networks need root; start this again with sudo".to_owned());
         }
         token::make_dir(&config.dir)?;
+        // Each connection to a port of a sandbox takes two.
+        linux::limits::raise_open_files().map_err(|error| format!("cannot raise the limit of open files: {error}"))?;
         let path = config.dir.join("agent.lock");
         let lock = Lock::try_take(&path).map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
         let Some(lock) = lock else {

@@ -12,6 +12,7 @@ pub mod fifo;
 pub mod file;
 pub mod jail;
 pub mod kvm;
+pub mod limits;
 pub mod link;
 pub mod loopdev;
 pub mod netns;

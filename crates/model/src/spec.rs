@@ -30,6 +30,9 @@ pub struct SandboxSpec {
     /// Environment of every process in the sandbox.
     #[serde(default)]
     pub envs: BTreeMap<String, String>,
+    /// Whether its ports are open to whoever knows their address. The control plane's alone: hosts are not told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public_ports: bool,
 }
 
 /// What is done with a sandbox that nobody uses.
@@ -174,6 +177,7 @@ mod tests {
             auto_resume: true,
             disk_mb: None,
             envs: BTreeMap::new(),
+            public_ports: false,
         }
     }
 

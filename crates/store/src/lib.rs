@@ -15,6 +15,7 @@ mod keys;
 mod postgres;
 mod sandboxes;
 mod schema;
+mod secrets;
 mod sqlite;
 
 use db::{Call, Pool};

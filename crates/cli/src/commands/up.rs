@@ -76,7 +76,7 @@ struct HostHalf {
 
 impl Server {
     async fn start(dir: &Path, listener: &TcpListener) -> anyhow::Result<Self> {
-        let config::Config { database_url, limits, max_upload_bytes, .. } = config::Config::for_dir(dir)?;
+        let config::Config { database_url, limits, max_upload_bytes, ports, .. } = config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
         let store = Store::open(&database_url).await.context("cannot open the database")?;
         store.migrate().await?;
@@ -85,7 +85,8 @@ impl Server {
             FirstKey::Made(path) | FirstKey::Kept(path) => Some(path),
             FirstKey::Elsewhere => None,
         };
-        let settings = Settings { store: store.clone(), hosts: vec![host.addr.clone()], limits, max_upload_bytes };
+        let hosts = vec![host.addr.clone()];
+        let settings = Settings { store: store.clone(), hosts, limits, max_upload_bytes, ports };
         let control = ControlPlane::start(settings).await?;
         Ok(Self { url, credentials, host, control, store })
     }

@@ -16,13 +16,18 @@ const OPTIONAL_BODIES: [&str; 2] = ["fork_sandbox", "create_checkpoint"];
     info(
         title = "Wrenn Sandbox",
         description = "Runs untrusted code in microVMs. Every route but those of the tag `server` needs an API key.\n\n\
-            Everything below `/v1/sandboxes` is also there below `/v1/capsules`.",
+            Everything below `/v1/sandboxes` is also there below `/v1/capsules`.\n\n\
+            HTTP, WebSocket included, to a port of a sandbox: any method at `http://{port}-{id}.{domain}/`, at \
+            `/v1/sandboxes/{id}/ports/{port}/` on this server, or anywhere on it with the headers `E2b-Sandbox-Id` and \
+            `E2b-Sandbox-Port`. It needs an API key or a link (`POST /v1/sandboxes/{id}/port-links`), unless the \
+            sandbox has `public_ports`.",
     ),
     tags(
         (name = "sandboxes", description = "Make them, look at them, pause and resume them, fork them, delete them"),
         (name = "checkpoints", description = "Instants of a sandbox that it can be put back to"),
         (name = "programs", description = "Run programs in them"),
         (name = "files", description = "Move files in and out"),
+        (name = "ports", description = "Reach what listens in them"),
         (name = "templates", description = "What sandboxes are made from"),
         (name = "server", description = "Health and this document; no key needed"),
     ),

@@ -13,10 +13,12 @@ mod form;
 mod health;
 mod lifecycle;
 mod logs;
+mod ports;
 mod sandboxes;
 mod snapshots;
 mod templates;
 mod text;
+mod tunnel;
 mod upload;
 mod view;
 
@@ -59,6 +61,8 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(files::remove))
         .routes(routes!(archive::pack, archive::unpack))
         .routes(routes!(logs::logs))
+        .routes(routes!(ports::create_link))
+        .routes(routes!(ports::tunnel))
 }
 
 fn documented() -> OpenApiRouter<Arc<App>> {

@@ -74,6 +74,7 @@ fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
         auto_resume: body.auto_resume.unwrap_or(SandboxSpec::DEFAULT_AUTO_RESUME),
         disk_mb: body.disk_mb,
         envs: body.envs,
+        public_ports: body.public_ports.unwrap_or_default(),
     })
 }
 

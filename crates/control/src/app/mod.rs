@@ -8,6 +8,7 @@ pub mod exec;
 pub mod files;
 pub mod health;
 pub mod logs;
+pub mod ports;
 pub mod report;
 pub mod sandbox_create;
 pub mod sandbox_delete;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::hosts::Hosts;
+use crate::ports::Ports;
 
 /// What every use case needs.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ pub struct App {
     pub store: Store,
     pub hosts: Hosts,
     pub limits: Limits,
+    pub ports: Ports,
     /// Bytes of one file in `files/write`; `files/stream/write` has no limit.
     pub max_upload_bytes: u64,
     /// Sandboxes whose create is under way in this process; nobody else gives up on them.

@@ -66,6 +66,7 @@ mod tests {
             auto_resume: true,
             disk_mb: None,
             envs: BTreeMap::new(),
+            public_ports: false,
         }
     }
 

@@ -102,6 +102,7 @@ mod tests {
                 auto_resume: true,
                 disk_mb: None,
                 envs: BTreeMap::new(),
+                public_ports: false,
             },
             key_id: "key".to_owned(),
             host_id: host_id.map(str::to_owned),

@@ -1,10 +1,12 @@
-//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/freeze`, `/thaw`, `/metrics`, `/envs`.
+//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/freeze`, `/thaw`, `/metrics`, `/envs`,
+//! `/tunnel`.
 
 pub mod error;
 mod freeze;
 mod init;
 mod machine;
 mod metrics;
+mod tunnel;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +29,7 @@ pub fn router(agent: &Agent) -> Router {
         .route("/thaw", post(freeze::thaw))
         .route("/metrics", get(metrics::metrics))
         .route("/envs", get(envs))
+        .route("/tunnel/{port}", get(tunnel::tunnel))
         .with_state(agent.clone())
 }
 

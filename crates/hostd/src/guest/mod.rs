@@ -2,6 +2,7 @@
 
 mod exec;
 mod files;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use tokio::time::{interval, timeout};
 
 pub use exec::{Exec, ExecEvent, Running};
 pub use files::{FileBody, FileQuery};
+pub use tunnel::Connection;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type RpcTransport = connectrpc::client::HttpClient;
@@ -49,6 +51,8 @@ pub enum Error {
     Refused { status: u16, message: String },
     #[error("the guest agent answered what it should not: {0}")]
     Nonsense(String),
+    #[error("nothing listens on port {0}")]
+    Closed(u16),
 }
 
 /// The guest agent of one sandbox. Cheap to clone; connections are shared and kept.

@@ -187,6 +187,7 @@ mod tests {
                 auto_resume: true,
                 disk_mb: Some(8192),
                 envs: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+                public_ports: false,
             },
             phase: Phase::Releasing { end: End { failed: true, reason: "it broke".to_owned() } },
             generation: Generation(7),

@@ -34,7 +34,7 @@ pub(super) fn refused(error: Refused) -> ConnectError {
 pub(super) fn from_guest(error: guest::Error) -> ConnectError {
     let text = error.to_string();
     let code = match error {
-        guest::Error::Unreachable(_) => ErrorCode::Unavailable,
+        guest::Error::Unreachable(_) | guest::Error::Closed(_) => ErrorCode::Unavailable,
         guest::Error::Nonsense(_) => ErrorCode::Internal,
         guest::Error::Refused { status, .. } => match status {
             // 401 is a user whom the guest does not know: the token is right.

@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod instants;
 mod logs;
+mod tunnel;
 mod watch;
 
 use std::sync::Arc;
@@ -28,9 +29,10 @@ use error::{invalid, refused};
 
 /// The service as a router, which lets in only who has the token.
 pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
+    let tunnels = tunnel::router(Arc::clone(&manager));
     let service = connectrpc::Router::new().add_service(Arc::new(Service { manager }));
     let token: Arc<str> = token.into();
-    axum::Router::new()
+    tunnels
         .fallback_service(service.into_axum_service())
         .layer(from_fn(move |request, next| auth::check(Arc::clone(&token), request, next)))
         .layer(from_fn(rpc::linger::linger))
@@ -71,6 +73,7 @@ fn spec(message: &rpc::SandboxSpec) -> Result<SandboxSpec, ConnectError> {
         auto_resume: message.auto_resume,
         disk_mb: message.disk_mb,
         envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        public_ports: false,
     };
     spec.check(&Limits::default()).map_err(invalid)?;
     Ok(spec)

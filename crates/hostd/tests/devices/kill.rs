@@ -42,6 +42,7 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
         auto_resume: true,
         disk_mb: Some(u32::try_from(DISK_MB).unwrap()),
         envs: BTreeMap::new(),
+        public_ports: false,
     };
     Record {
         id: id.clone(),

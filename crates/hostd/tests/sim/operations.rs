@@ -36,6 +36,7 @@ pub fn spec(template: &str) -> SandboxSpec {
         auto_resume: true,
         disk_mb: None,
         envs: BTreeMap::new(),
+        public_ports: false,
     }
 }
 

@@ -72,6 +72,7 @@ pub fn spec() -> SandboxSpec {
         auto_resume: true,
         disk_mb: None,
         envs: BTreeMap::from([("QUOTE'\"".to_owned(), "ü\n{}".to_owned())]),
+        public_ports: false,
     }
 }
 

@@ -8,6 +8,7 @@ mod keys;
 mod lifecycle;
 mod reports;
 mod schema;
+mod secrets;
 mod sqlite_only;
 
 macro_rules! suite {
@@ -48,4 +49,5 @@ suite! {
     schema::a_database_without_tables_is_refused,
     schema::a_newer_schema_is_refused,
     schema::a_step_that_was_edited_is_refused,
+    secrets::racing_processes_agree_on_a_secret,
 }

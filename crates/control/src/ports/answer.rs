@@ -1,0 +1,157 @@
+//! What clients are told that get no answer of the guest: JSON in which the E2B SDKs find their texts (E2B contract 3.3)
+//! and others the error of our API, and a page for people.
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use model::ErrorCode;
+use serde_json::json;
+
+use super::access::Denied;
+use super::address::{Address, Way};
+
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox";
+
+/// Why there is no answer of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub status: StatusCode,
+    pub code: ErrorCode,
+    /// What the E2B SDKs look for; else the same as `text`.
+    pub contract: Option<&'static str>,
+    /// What is wrong.
+    pub text: String,
+    /// What to do.
+    pub hint: String,
+    target: Option<(String, u16)>,
+}
+
+impl Failure {
+    pub fn new(status: StatusCode, code: ErrorCode, text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status, code, contract: None, text: text.into(), hint: hint.into(), target: None }
+    }
+
+    pub fn invalid(text: impl Into<String>) -> Self {
+        let hint = "a port is at {port}-{sandbox}.{domain}, or at /v1/sandboxes/{sandbox}/ports/{port}/";
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, text, hint)
+    }
+
+    /// Also for one that is not running: clients of E2B know no difference.
+    pub fn not_found(text: impl Into<String>, hint: impl Into<String>) -> Self {
+        let failure = Self::new(StatusCode::BAD_GATEWAY, ErrorCode::NotFound, text, hint);
+        Self { contract: Some("The sandbox was not found"), ..failure }
+    }
+
+    pub fn closed(address: &Address) -> Self {
+        let port = address.target.port;
+        let text = format!("nothing listens on port {port} of this sandbox");
+        let hint = format!("start a server on port {port} in it, then load this again");
+        let failure = Self::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint);
+        Self { contract: Some("The sandbox is running but port is not open"), ..failure }
+    }
+
+    pub fn denied(denied: &Denied, address: &Address) -> Self {
+        let (id, port) = super::access::name(&address.target);
+        let make = format!("`wrenn url {id} {port}` makes a link; programs send their key in the header X-API-Key");
+        let text = match denied {
+            Denied::Key(text) => text.clone(),
+            Denied::Nothing => "this port is private".to_owned(),
+            Denied::Expired => "this link has expired".to_owned(),
+            Denied::Forged => "this link is not for this port".to_owned(),
+            Denied::Foreign => "another site asked for this with your link to it".to_owned(),
+            Denied::Store(text) => {
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::HostUnavailable, text, "try again later");
+            }
+        };
+        // On paths of the API as there; elsewhere as E2B has it.
+        match (&address.way, denied) {
+            (Way::Path { .. }, Denied::Key(_) | Denied::Nothing) => {
+                Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, text, make)
+            }
+            _ => Self::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text, make),
+        }
+    }
+
+    #[must_use]
+    pub fn about(mut self, address: &Address) -> Self {
+        self.target = Some((address.target.id.to_string(), address.target.port));
+        self
+    }
+
+    /// In the form that the client reads.
+    #[must_use]
+    pub fn respond(&self, request: &Request) -> Response {
+        self.in_form(is_page(request.method(), request.headers()))
+    }
+
+    #[must_use]
+    pub fn in_form(&self, page: bool) -> Response {
+        let (kind, body) = match page {
+            true => ("text/html; charset=utf-8", self.page()),
+            false => ("application/json", self.json().to_string()),
+        };
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let whole = format!("{}; {}", self.text, self.hint);
+        let message = self.contract.map_or_else(|| whole.clone(), str::to_owned);
+        let mut body = json!({
+            "message": message, "code": self.status.as_u16(),
+            "error": { "code": self.code.as_str(), "message": whole },
+        });
+        if let Some((id, port)) = &self.target {
+            body["sandboxId"] = json!(id);
+            body["port"] = json!(port);
+        }
+        body
+    }
+
+    fn page(&self) -> String {
+        let (text, hint) = (escaped(&capital(&self.text)), code(&escaped(&capital(&self.hint))));
+        let about = self.target.as_ref().map(|(id, port)| format!("Port {port} of {id}")).unwrap_or_default();
+        format!(include_str!("answer.html"), title = text, hint = hint, about = about)
+    }
+}
+
+/// Whether a person is looking.
+#[must_use]
+pub fn is_page(method: &Method, headers: &HeaderMap) -> bool {
+    let wants = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    *method == Method::GET && wants.is_some_and(|accept| accept.contains("text/html"))
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// Part of the text can come from a guest.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+}
+
+/// Text between backticks is for typing.
+fn code(text: &str) -> String {
+    let parts = text.split('`').enumerate();
+    parts.map(|(at, part)| if at % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_hold_nothing_but_text() {
+        let page = Failure::not_found("<script>alert('1')</script>", "type `a < b`").page();
+        assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
+        assert!(page.contains("<code>a &lt; b</code>"), "{page}");
+    }
+}

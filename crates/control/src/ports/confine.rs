@@ -1,0 +1,215 @@
+//! What an answer of a guest may not do.
+//!
+//! On an origin of the port's own (by host) it may do nearly everything, but set cookies for names beside its own: those
+//! would go to other sandboxes, or come before theirs.
+//!
+//! On our own origin (by path or headers) nothing of it may act as us. Pages get an opaque origin by a policy, and with it
+//! no cookies, storage, workers or answers of ours. An opaque origin sends no `SameSite` cookies either, which is why links stand in the
+//! path there; and it is a stranger to its own address, so whoever was let in by path may read the answers from
+//! anywhere. What is left that speaks for an origin is removed.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY, REFRESH,
+    SET_COOKIE, STRICT_TRANSPORT_SECURITY, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::access::{Access, COOKIE_NAME};
+use super::address::{Address, Way};
+
+/// Without `allow-same-origin`, which would undo all of it, and without ways out of the frame or of the sandbox.
+const POLICY: &str = "sandbox allow-downloads allow-forms allow-modals allow-pointer-lock allow-popups allow-scripts";
+
+/// What speaks for a whole origin.
+const OF_ORIGINS: [HeaderName; 14] = [
+    SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY,
+    WWW_AUTHENTICATE,
+    REFRESH,
+    HeaderName::from_static("alt-svc"),
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("origin-agent-cluster"),
+    HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("reporting-endpoints"),
+    HeaderName::from_static("service-worker-allowed"),
+    HeaderName::from_static("set-cookie2"),
+    HeaderName::from_static("sourcemap"),
+];
+const CORS: &str = "access-control-";
+
+/// Changes the header fields of an answer.
+pub fn confine(headers: &mut HeaderMap, address: &Address, access: &Access) {
+    super::headers::end_to_end(headers);
+    if *access != Access::Open {
+        keep_private(headers);
+    }
+    match &address.way {
+        Way::Host => own_cookies(headers),
+        Way::Headers => {
+            on_our_origin(headers);
+            headers.append(VARY, HeaderValue::from_static("E2b-Sandbox-Id, E2b-Sandbox-Port"));
+        }
+        Way::Path { prefix, link, .. } => {
+            on_our_origin(headers);
+            let base = link.as_ref().map_or_else(|| prefix.clone(), |link| format!("{prefix}/~{link}"));
+            redirect_below(headers, &base, &address.authority);
+            if link.is_some() || *access == Access::Open {
+                let cors: Vec<HeaderName> =
+                    headers.keys().filter(|name| name.as_str().starts_with(CORS)).cloned().collect();
+                cors.iter().for_each(|name| drop(headers.remove(name)));
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            }
+        }
+    }
+}
+
+fn on_our_origin(headers: &mut HeaderMap) {
+    OF_ORIGINS.iter().for_each(|name| drop(headers.remove(name)));
+    // Beside the guest's own: a browser keeps to both.
+    headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+/// Cookies stay with the name that set them, and none looks like ours.
+fn own_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().cloned().collect();
+    headers.remove(SET_COOKIE);
+    for cookie in cookies {
+        let Ok(text) = cookie.to_str() else { continue };
+        let is_domain =
+            |part: &&str| part.split('=').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("domain"));
+        let mut parts = text.split(';');
+        let first = parts.next().unwrap_or_default();
+        if first.split('=').next().is_some_and(|name| name.trim() == COOKIE_NAME) {
+            continue;
+        }
+        let kept: Vec<&str> = std::iter::once(first).chain(parts.filter(|part| !is_domain(part))).collect();
+        if let Ok(value) = HeaderValue::from_str(&kept.join(";")) {
+            headers.append(SET_COOKIE, value);
+        }
+    }
+}
+
+/// A cache that others share would answer whoever asks.
+fn keep_private(headers: &mut HeaderMap) {
+    let said: Vec<&str> = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).collect();
+    let said = said.join(",");
+    let shared = |part: &&str| {
+        let part = part.to_ascii_lowercase();
+        part == "public" || part == "private" || part.starts_with("s-maxage") || part.is_empty()
+    };
+    let kept = said.split(',').map(str::trim).filter(|part| !shared(part));
+    let all: Vec<&str> = std::iter::once("private").chain(kept).collect();
+    if let Ok(value) = HeaderValue::from_str(&all.join(", ")) {
+        headers.insert(CACHE_CONTROL, value);
+    }
+}
+
+/// Redirects within the port stay there; ours leads nowhere else.
+fn redirect_below(headers: &mut HeaderMap, base: &str, authority: &str) {
+    let Some(location) = headers.remove(LOCATION) else { return };
+    let Ok(text) = location.to_str() else { return };
+    let host = |text: &str| {
+        let rest = text.strip_prefix(authority).filter(|_| !authority.is_empty())?;
+        matches!(rest.bytes().next(), None | Some(b'/' | b'?' | b'#')).then(|| rest.to_owned())
+    };
+    let below = if let Some(rest) = text.strip_prefix("//").or_else(|| text.split_once("://").map(|(_, rest)| rest)) {
+        host(rest).map(|rest| format!("{base}{}{rest}", if rest.starts_with('/') { "" } else { "/" }))
+    } else if text.starts_with('/') {
+        Some(format!("{base}{text}"))
+    } else {
+        // Relative to where the browser is, unless it has a scheme; browsers read `\` as `/`, and pass over blanks.
+        let first = text.split(['/', '?', '#']).next().unwrap_or_default();
+        let is_relative =
+            !first.contains([':', '\\']) && !text.starts_with(|c: char| c.is_whitespace() || c.is_control());
+        is_relative.then(|| text.to_owned())
+    };
+    if let Some(value) = below.and_then(|below| HeaderValue::from_str(&below).ok()) {
+        headers.insert(LOCATION, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn confined(way: Way, access: &Access, sent: &[(&str, &str)]) -> HeaderMap {
+        let target = super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost").unwrap();
+        let address = Address { target, way, authority: "localhost:8000".to_owned() };
+        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let mut headers: HeaderMap = sent.iter().map(pair).collect();
+        confine(&mut headers, &address, access);
+        headers
+    }
+
+    fn path(link: Option<&str>) -> Way {
+        Way::Path { prefix: "/p".to_owned(), link: link.map(str::to_owned), rest: "/".to_owned() }
+    }
+
+    #[test]
+    fn cookies_stay_where_they_were_set() {
+        let sent = [
+            ("set-cookie", "a=1; Path=/; Domain=localhost; HttpOnly"),
+            ("set-cookie", "b=domain; domain=.localhost"),
+            ("set-cookie", "wrenn-link=x; Path=/"),
+        ];
+        let all = confined(Way::Host, &Access::Open, &sent);
+        let cookies: Vec<_> = all.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; Path=/; HttpOnly", "b=domain"]);
+        for way in [Way::Headers, path(None)] {
+            assert!(!confined(way, &Access::Key, &sent).contains_key(SET_COOKIE));
+        }
+    }
+
+    #[test]
+    fn on_our_origin_nothing_acts_as_us() {
+        let sent = [
+            ("content-security-policy", "sandbox allow-same-origin allow-scripts"),
+            ("service-worker-allowed", "/"),
+            ("clear-site-data", "\"*\""),
+            ("access-control-allow-origin", "https://evil.com"),
+            ("access-control-allow-credentials", "true"),
+        ];
+        let all = confined(path(Some("link")), &Access::Link, &sent);
+        let policies: Vec<_> = all.get_all(CONTENT_SECURITY_POLICY).iter().collect();
+        assert_eq!(policies, ["sandbox allow-same-origin allow-scripts", POLICY]);
+        assert!(!POLICY.contains("same-origin") && !POLICY.contains("escape") && !POLICY.contains("top-navigation"));
+        assert!(!all.contains_key("service-worker-allowed") && !all.contains_key("clear-site-data"));
+        assert_eq!(all[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        assert!(!all.contains_key("access-control-allow-credentials"));
+        assert_eq!(confined(Way::Headers, &Access::Key, &[])["vary"], "E2b-Sandbox-Id, E2b-Sandbox-Port");
+    }
+
+    #[test]
+    fn redirects_stay_below_the_port() {
+        for (location, right) in [
+            ("/login?next=/", Some("/p/~l/login?next=/")),
+            ("next", Some("next")),
+            ("?a=b:c", Some("?a=b:c")),
+            ("http://localhost:8000/x", Some("/p/~l/x")),
+            ("//localhost:8000", Some("/p/~l/")),
+            ("https://localhost:8000?x", Some("/p/~l/?x")),
+            ("https://evil.com/", None),
+            ("//evil.com/", None),
+            ("http://localhost:8000.evil.com/", None),
+            ("http://localhost:8000@evil.com/", None),
+            ("javascript:alert(1)", None),
+            ("\\\\evil.com/", None),
+        ] {
+            let all = confined(path(Some("l")), &Access::Link, &[("location", location)]);
+            assert_eq!(all.get(LOCATION).map(|value| value.to_str().unwrap()), right, "{location}");
+            assert_eq!(confined(Way::Host, &Access::Link, &[("location", location)])[LOCATION], location);
+        }
+    }
+
+    #[test]
+    fn what_is_private_is_kept_in_no_shared_cache() {
+        let sent = [("cache-control", "public, max-age=60, S-Maxage=9")];
+        assert_eq!(confined(Way::Host, &Access::Link, &sent)[CACHE_CONTROL], "private, max-age=60");
+        assert_eq!(confined(Way::Host, &Access::Open, &sent)[CACHE_CONTROL], sent[0].1);
+        assert_eq!(confined(Way::Host, &Access::Key, &[])[CACHE_CONTROL], "private");
+    }
+}

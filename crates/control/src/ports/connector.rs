@@ -1,0 +1,105 @@
+//! Lets hyper's client with its pool reach ports of sandboxes. Its names are `{sandbox}.h{number of the host}:{port}`, and
+//! they never leave this process: no name is ever looked up.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Uri;
+use http::uri::PathAndQuery;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::upgrade::Upgraded;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use model::ErrorCode;
+use tower::Service;
+
+use super::address::Target;
+use crate::error::Error;
+use crate::hosts::{Host, Hosts, NoTunnel};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    hosts: Hosts,
+}
+
+/// One connection to one port.
+#[derive(Debug)]
+pub(super) struct Tunnel(Upgraded);
+
+impl Connector {
+    pub(super) fn new(hosts: Hosts) -> Self {
+        Self { hosts }
+    }
+
+    fn find(&self, uri: &Uri) -> Option<(Arc<Host>, Target)> {
+        let (id, host) = uri.host()?.split_once(".h")?;
+        let host = self.hosts.all().get(host.parse::<usize>().ok()?)?;
+        Some((Arc::clone(host), Target { id: id.parse().ok()?, port: uri.port_u16()? }))
+    }
+}
+
+/// The name of a port of a sandbox on `host`, with the path that is asked for.
+pub(super) fn uri(hosts: &Hosts, host: &Arc<Host>, target: &Target, path: PathAndQuery) -> Option<Uri> {
+    let number = hosts.all().iter().position(|one| Arc::ptr_eq(one, host))?;
+    let authority = format!("{}.h{number}:{}", target.id, target.port);
+    Uri::builder().scheme("http").authority(authority).path_and_query(path).build().ok()
+}
+
+impl Service<Uri> for Connector {
+    type Response = Tunnel;
+    type Error = NoTunnel;
+    type Future = Pin<Box<dyn Future<Output = Result<Tunnel, NoTunnel>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NoTunnel>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let found = self.find(&uri);
+        Box::pin(async move {
+            let nowhere = || NoTunnel::Unreachable(Error::new(ErrorCode::InternalError, "no port has such a name"));
+            let (host, target) = found.ok_or_else(nowhere)?;
+            host.tunnel(&target.id, target.port).await.map(Tunnel)
+        })
+    }
+}
+
+impl Connection for Tunnel {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl Write for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+}

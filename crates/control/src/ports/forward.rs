@@ -1,0 +1,281 @@
+//! One request to a port: who asks, is the sandbox there, on to the guest, and back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::response::{IntoResponse, Response};
+use host_rpc::tunnel::{Counted, MAX_CONNECTIONS};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE, TE, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use model::{ErrorCode, SandboxState};
+use store::Sandbox;
+
+use super::access::{self, Access, COOKIE_NAME};
+use super::address::{Address, Way};
+use super::answer::{Failure, is_page};
+use super::headers::{self, Came};
+use super::{confine, connector, upgrade};
+use crate::app::App;
+use crate::hosts::{Host, NoTunnel};
+
+/// For the head of an answer. Some answer only when something has happened; those send their head at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+pub(super) async fn serve(app: &Arc<App>, address: Address, request: Request) -> Response {
+    let page = is_page(request.method(), request.headers());
+    match proxy(app, &address, request).await {
+        Ok(response) => response,
+        Err(failure) => {
+            let (sandbox, port) = access::name(&address.target);
+            tracing::debug!(%sandbox, port, status = failure.status.as_u16(), why = failure.text, "not forwarded");
+            failure.about(&address).in_form(page)
+        }
+    }
+}
+
+async fn proxy(app: &Arc<App>, address: &Address, request: Request) -> Result<Response, Failure> {
+    check(request.method(), address, request.headers())?;
+    let row = app.store.sandbox_get(&address.target.id).await.map_err(|error| failed(error.into()))?;
+    let row = row.filter(|row| !row.deleting);
+    let public = row.as_ref().is_some_and(|row| row.spec.public_ports);
+    let access = access::admit(app, address, public, (request.uri(), request.headers())).await;
+    let access = access.map_err(|denied| Failure::denied(&denied, address))?;
+    let row = row.ok_or_else(|| {
+        let text = format!("there is no sandbox {}", address.target.id);
+        Failure::not_found(text, "`wrenn ls --all` lists those that are there")
+    })?;
+    if let Some(answer) = without_guest(app, address, &access, &request) {
+        return Ok(answer);
+    }
+    let host = usable(app, row)?;
+    let counted = app.ports.connections.begin(&address.target.id).ok_or_else(too_many)?;
+    forward(app, address, &access, request, &host, counted).await
+}
+
+fn check(method: &Method, address: &Address, headers: &http::HeaderMap) -> Result<(), Failure> {
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        let text = format!("ports take no {method}");
+        return Err(Failure::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::MethodNotAllowed,
+            text,
+            "use another method",
+        ));
+    }
+    if address.way != Way::Host && headers.get("service-worker").is_some() {
+        let hint = "open the port by its own name to use one";
+        let text = "there are no service workers on this address";
+        return Err(Failure::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text, hint));
+    }
+    Ok(())
+}
+
+fn too_many() -> Failure {
+    let text = format!("there are {MAX_CONNECTIONS} connections to this sandbox already");
+    Failure::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::ResourceExhausted, text, "close some and try again")
+}
+
+fn failed(error: crate::error::Error) -> Failure {
+    tracing::error!(error = error.chain(), "request to a port failed");
+    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Failure::new(status, error.code, error.message, "try again later")
+}
+
+/// What needs no guest: from a link to a cookie, from a port to its directory, and what browsers ask before they ask.
+fn without_guest(app: &App, address: &Address, access: &Access, request: &Request) -> Option<Response> {
+    let secure = scheme(app) == "https";
+    match (&address.way, access) {
+        (Way::Host, Access::Cookie { link, seconds }) if access::is_page(request.method()) => {
+            let clean = access::without_link(request.uri().path(), request.uri().query())?;
+            // Two slashes would begin the name of another host.
+            let dot = if clean.path().starts_with("//") { "/." } else { "" };
+            let flags = if secure { "; Secure" } else { "" };
+            let cookie = format!("{COOKIE_NAME}={link}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{flags}");
+            Some(redirect(&format!("{dot}{clean}"), Some(&cookie)))
+        }
+        (Way::Path { prefix, link, rest }, _) if rest.is_empty() && access::is_page(request.method()) => {
+            let link = link.as_ref().map(|link| format!("/~{link}")).unwrap_or_default();
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            Some(redirect(&format!("{prefix}{link}/{query}"), None))
+        }
+        (Way::Path { link, .. }, access)
+            if request.method() == Method::OPTIONS
+                && request.headers().contains_key("access-control-request-method")
+                && (link.is_some() || *access == Access::Open) =>
+        {
+            let all = [("access-control-allow-origin", "*"), ("access-control-allow-methods", "*")];
+            let more = [("access-control-allow-headers", "*"), ("access-control-max-age", "600")];
+            Some((StatusCode::NO_CONTENT, all, more).into_response())
+        }
+        _ => None,
+    }
+}
+
+fn redirect(to: &str, cookie: Option<&str>) -> Response {
+    let mut response = StatusCode::SEE_OTHER.into_response();
+    let all = [
+        (LOCATION, Some(to)),
+        (SET_COOKIE, cookie),
+        (CACHE_CONTROL, Some("no-store")),
+        (REFERRER_POLICY, Some("no-referrer")),
+    ];
+    for (name, value) in all {
+        if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+/// As clients see us.
+fn scheme(app: &App) -> &str {
+    app.ports.settings.public_url.as_deref().and_then(|url| url.split_once("://")).map_or("http", |(scheme, _)| scheme)
+}
+
+/// The host of a sandbox that runs, or will for this request.
+fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, Failure> {
+    let id = row.id;
+    match row.state {
+        SandboxState::Running => {}
+        SandboxState::Paused if row.spec.auto_resume => {}
+        SandboxState::Paused => {
+            let hint = format!("`wrenn resume {id}` lets it go on");
+            return Err(Failure::not_found("this sandbox is paused, and does not wake by itself", hint));
+        }
+        state => {
+            let why = row.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            let hint = format!("`wrenn info {id}` tells more");
+            return Err(Failure::not_found(format!("this sandbox is {state}{why}"), hint));
+        }
+    }
+    app.host_of(&id, row.host_id.as_deref()).map_err(|error| {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, error.code, error.message, "it comes back with its host")
+    })
+}
+
+async fn forward(
+    app: &Arc<App>,
+    address: &Address,
+    access: &Access,
+    mut request: Request,
+    host: &Arc<Host>,
+    counted: Counted,
+) -> Result<Response, Failure> {
+    let protocol = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+    let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let (mut parts, body) = request.into_parts();
+    let grpc = is_grpc(&parts);
+    let came = Came { from, scheme: scheme(app), behind_proxy: app.ports.settings.public_url.is_some() };
+    headers::to_guest(&mut parts.headers, address, came);
+    if let Some(protocol) = protocol {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, protocol);
+    }
+    parts.extensions.clear();
+    parts.uri = path(address, &parts)
+        .and_then(|path| connector::uri(&app.hosts, host, &address.target, path))
+        .ok_or_else(|| Failure::invalid("the path cannot be read"))?;
+    parts.version = Version::HTTP_11;
+    let client_of = if grpc {
+        parts.version = Version::HTTP_2;
+        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        parts.headers.remove(http::header::HOST);
+        &app.ports.client_h2
+    } else {
+        &app.ports.client
+    };
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, client_of.request(Request::from_parts(parts, body))).await;
+    let answer = answer.map_err(|_| {
+        let text = "the program on this port took too long to answer";
+        Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout, text, "look at what it does, and try again")
+    })?;
+    let answer = answer.map_err(|error| no_answer(&error, address))?;
+    finish(app, address, access, answer, client, counted)
+}
+
+fn finish(
+    app: &App,
+    address: &Address,
+    access: &Access,
+    mut answer: http::Response<Incoming>,
+    client: Option<OnUpgrade>,
+    counted: Counted,
+) -> Result<Response, Failure> {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let client = client.ok_or_else(|| nonsense("it switched to a protocol that nobody asked for"))?;
+        return Ok(upgrade::switch(client, answer, counted, app.shutdown.clone()));
+    }
+    confine::confine(answer.headers_mut(), address, access);
+    let (parts, body) = answer.into_parts();
+    // It counts until its last byte.
+    let body = body.map_frame(move |frame| {
+        let _ = &counted;
+        frame
+    });
+    Ok(Response::from_parts(parts, Body::new(body)))
+}
+
+/// What the guest is asked for.
+fn path(address: &Address, parts: &Parts) -> Option<PathAndQuery> {
+    let path = match &address.way {
+        Way::Path { rest, .. } if rest.is_empty() => "/",
+        Way::Path { rest, .. } => rest,
+        Way::Host | Way::Headers => parts.uri.path(),
+    };
+    access::without_link(path, parts.uri.query())
+}
+
+/// Which only works over HTTP/2 on the whole way.
+fn is_grpc(parts: &Parts) -> bool {
+    let kind = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    parts.version == Version::HTTP_2 && kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+}
+
+fn nonsense(why: &str) -> Failure {
+    let text = format!("the program on this port does not answer as a web server: {why}");
+    let hint = "`wrenn port-forward` reaches programs that speak other protocols";
+    Failure::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)
+}
+
+fn no_answer(error: &hyper_util::client::legacy::Error, address: &Address) -> Failure {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(no_tunnel) = error.downcast_ref::<NoTunnel>() {
+            return no_connection(no_tunnel, address);
+        }
+        cause = error.source();
+    }
+    let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    nonsense(&why)
+}
+
+fn no_connection(error: &NoTunnel, address: &Address) -> Failure {
+    let id = &address.target.id;
+    match error {
+        NoTunnel::Refused { status: StatusCode::BAD_GATEWAY, .. } => Failure::closed(address),
+        NoTunnel::Refused { status: StatusCode::NOT_FOUND | StatusCode::CONFLICT, text } => {
+            Failure::not_found(text, format!("`wrenn info {id}` tells more"))
+        }
+        NoTunnel::Refused { status: StatusCode::TOO_MANY_REQUESTS, .. } => too_many(),
+        NoTunnel::Refused { status: StatusCode::SERVICE_UNAVAILABLE, text } => {
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::HostUnavailable, text, "try again later")
+        }
+        NoTunnel::Refused { status: StatusCode::GATEWAY_TIMEOUT, text } => {
+            Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout, text, "try again")
+        }
+        NoTunnel::Refused { text, .. } => {
+            let hint = format!("`wrenn logs {id}` has what the host did");
+            Failure::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)
+        }
+        NoTunnel::Unreachable(error) => failed(error.clone()),
+    }
+}

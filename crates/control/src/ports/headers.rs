@@ -1,0 +1,149 @@
+//! Header fields of requests on their way to a guest.
+//!
+//! What belongs to one connection ends there (RFC 9110, 7.6.1). Lengths are written anew from the body that was read, so
+//! that whatever a client wrote about its length cannot be read differently by the guest.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::access;
+use super::address::{Address, Way};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+/// What proxies tell, and clients could make up.
+const MADE_UP: [HeaderName; 5] = [
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+];
+
+/// How a request came to us.
+#[derive(Debug, Clone, Copy)]
+pub struct Came<'a> {
+    pub from: Option<IpAddr>,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Whether a proxy of the operator's stands in front, whose word on the client's address counts.
+    pub behind_proxy: bool,
+}
+
+/// Removes what belongs to one connection alone, of a request or an answer.
+pub fn end_to_end(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let always = [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+    let others = ["keep-alive", "proxy-connection"].map(HeaderName::from_static);
+    for name in named.into_iter().chain(always).chain(others) {
+        headers.remove(name);
+    }
+}
+
+/// What the guest sees instead of what the client sent.
+pub fn to_guest(headers: &mut HeaderMap, address: &Address, came: Came<'_>) {
+    end_to_end(headers);
+    access::strip(headers);
+    for name in [CONTENT_LENGTH, EXPECT, FORWARDED].into_iter().chain(MADE_UP) {
+        headers.remove(name);
+    }
+    let before = headers.get(FORWARDED_FOR).filter(|_| came.behind_proxy).and_then(|value| value.to_str().ok());
+    let from = came.from.map(|ip| ip.to_canonical().to_string());
+    let all: Vec<String> = before.map(str::to_owned).into_iter().chain(from).collect();
+    set(headers, FORWARDED_FOR, &all.join(", "));
+    set(headers, FORWARDED_HOST, &address.authority);
+    set(headers, FORWARDED_PROTO, came.scheme);
+    set(headers, HOST, &address.authority);
+    match &address.way {
+        Way::Path { prefix, .. } => set(headers, FORWARDED_PREFIX, prefix),
+        Way::Host | Way::Headers => drop(headers.remove(FORWARDED_PREFIX)),
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    match HeaderValue::from_str(value) {
+        Ok(value) if !value.is_empty() => drop(headers.insert(name, value)),
+        _ => drop(headers.remove(name)),
+    }
+}
+
+/// Whether a client asks for another protocol, and which one.
+#[must_use]
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut words = values.flat_map(|value| value.split(','));
+    words.any(|word| word.trim().eq_ignore_ascii_case("upgrade")).then(|| headers.get(UPGRADE).cloned()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(all: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        all.iter().map(pair).collect()
+    }
+
+    fn seen(way: Way, behind_proxy: bool, sent: &[(&str, &str)]) -> HeaderMap {
+        let target = super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost").unwrap();
+        let address = Address { target, way, authority: "a.localhost:8000".to_owned() };
+        let mut all = headers(sent);
+        to_guest(&mut all, &address, Came { from: "127.0.0.1".parse().ok(), scheme: "http", behind_proxy });
+        all
+    }
+
+    #[test]
+    fn nothing_of_one_connection_goes_on() {
+        let sent = [
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("keep-alive", "1"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("x-kept", "1"),
+        ];
+        let all = seen(Way::Host, false, &sent);
+        let right = [
+            ("x-kept", "1"),
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-forwarded-host", "a.localhost:8000"),
+            ("x-forwarded-proto", "http"),
+            ("host", "a.localhost:8000"),
+        ];
+        assert_eq!(all, headers(&right));
+    }
+
+    #[test]
+    fn clients_cannot_make_up_where_they_come_from() {
+        let sent = [("x-forwarded-for", "8.8.8.8"), ("x-forwarded-prefix", "/x"), ("x-real-ip", "8.8.8.8")];
+        let alone = seen(Way::Host, false, &sent);
+        assert_eq!(alone["x-forwarded-for"], "127.0.0.1");
+        assert!(!alone.contains_key("x-forwarded-prefix") && !alone.contains_key("x-real-ip"));
+        assert_eq!(seen(Way::Host, true, &sent)["x-forwarded-for"], "8.8.8.8, 127.0.0.1");
+        let path = Way::Path { prefix: "/p".to_owned(), link: Some("secret".to_owned()), rest: "/".to_owned() };
+        assert_eq!(seen(path, false, &sent)["x-forwarded-prefix"], "/p");
+    }
+
+    #[test]
+    fn upgrades_need_both_headers() {
+        let both = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(upgrade(&both).unwrap(), "websocket");
+        assert_eq!(upgrade(&headers(&[("upgrade", "websocket")])), None);
+        assert_eq!(upgrade(&headers(&[("connection", "upgrade")])), None);
+    }
+}

@@ -1,0 +1,41 @@
+//! Connections that switch to another protocol, such as WebSocket: after the 101 we carry bytes and read none of them.
+
+use axum::body::Body;
+use axum::response::Response;
+use host_rpc::tunnel::{self, Counted};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+
+/// Answers the client's side as the guest's was answered, and connects both.
+pub(super) fn switch(
+    client: OnUpgrade,
+    mut answer: http::Response<Incoming>,
+    counted: Counted,
+    shutdown: CancellationToken,
+) -> Response {
+    let protocol = answer.headers().get(UPGRADE).cloned();
+    let guest = hyper::upgrade::on(&mut answer);
+    tokio::spawn(async move {
+        let _counted = counted;
+        let (Ok(client), Ok(guest)) = tokio::join!(client, guest) else { return };
+        tokio::select! {
+            // However it ends, both ends are closed then.
+            _ = tunnel::carry(TokioIo::new(client), TokioIo::new(guest), tunnel::HALF_CLOSED_IDLE) => {}
+            () = shutdown.cancelled() => {}
+        }
+    });
+    let (parts, _) = answer.into_parts();
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = parts.headers;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+    }
+    response
+}

@@ -1,0 +1,115 @@
+//! Connections of users to ports of their sandboxes ([`host_rpc::tunnel`] has the protocol).
+//!
+//! A connection counts as activity as long as it is open, and ends when the VM of now does. The only destination is
+//! the guest of the sandbox that was named: no name is looked up, no redirect followed.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use host_rpc::tunnel::{self, Connections, Counted};
+use http::StatusCode;
+use http::header::{CONNECTION, UPGRADE};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+
+use super::alive;
+use crate::guest;
+use crate::sandbox::activity::Active;
+use crate::sandbox::{Handle, Manager, Refused};
+
+/// Why there is no connection: a status of the protocol, and a text.
+struct NoTunnel(StatusCode, String);
+
+#[derive(Clone)]
+struct Tunnels {
+    manager: Arc<Manager>,
+    open: Connections,
+}
+
+/// A connection that is ready, and what has to live as long as it does.
+struct Ready {
+    handle: Handle,
+    connection: guest::Connection,
+    _kept: (Active, Counted),
+}
+
+pub(super) fn router(manager: Arc<Manager>) -> axum::Router {
+    let tunnels = Tunnels { manager, open: Connections::default() };
+    axum::Router::new().route(tunnel::ROUTE, get(open)).with_state(tunnels)
+}
+
+async fn open(
+    State(tunnels): State<Tunnels>,
+    Path((id, port)): Path<(String, u16)>,
+    mut request: Request,
+) -> Result<Response, NoTunnel> {
+    if !tunnel::is_switch(request.headers()) || port == 0 {
+        let text = format!("ask with the header Upgrade: {}, for a port from 1 to 65535", tunnel::PROTOCOL);
+        return Err(NoTunnel(StatusCode::BAD_REQUEST, text));
+    }
+    let ready = tunnels.connect(&id, port).await?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ready { handle, connection, _kept } = ready;
+        // The caller may be gone by now.
+        let Ok(caller) = upgrade.await else { return };
+        tokio::select! {
+            ended = tunnel::carry(TokioIo::new(caller), connection, tunnel::HALF_CLOSED_IDLE) => {
+                tracing::debug!(sandbox = %handle.id, port, ?ended, "a connection ended");
+            }
+            _ = alive::ended(&handle) => {}
+        }
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, tunnel::PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+impl Tunnels {
+    async fn connect(&self, id: &str, port: u16) -> Result<Ready, NoTunnel> {
+        let id = id.parse().map_err(|error: model::InvalidValue| NoTunnel(StatusCode::NOT_FOUND, error.to_string()))?;
+        let counted = self.open.begin(&id).ok_or_else(|| {
+            let text = format!("there are {} connections to the sandbox already", tunnel::MAX_CONNECTIONS);
+            NoTunnel(StatusCode::TOO_MANY_REQUESTS, text)
+        })?;
+        let (handle, active) = self.manager.running(&id).await?;
+        let connection = tokio::select! {
+            biased;
+            connected = async { handle.guest().connect(port).await } => connected?,
+            error = alive::ended(&handle) => {
+                return Err(NoTunnel(StatusCode::CONFLICT, error.message.unwrap_or_default()));
+            }
+        };
+        Ok(Ready { handle, connection, _kept: (active, counted) })
+    }
+}
+
+impl From<Refused> for NoTunnel {
+    fn from(refused: Refused) -> Self {
+        let status = match refused {
+            Refused::Unknown(_) => StatusCode::NOT_FOUND,
+            Refused::Paused | Refused::NotRunning { .. } => StatusCode::CONFLICT,
+            Refused::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, guest::chain(&refused))
+    }
+}
+
+impl From<guest::Error> for NoTunnel {
+    fn from(error: guest::Error) -> Self {
+        let status = match error {
+            guest::Error::Closed(_) => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::GATEWAY_TIMEOUT,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl IntoResponse for NoTunnel {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "message": self.1 }))).into_response()
+    }
+}
