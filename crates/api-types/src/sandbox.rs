@@ -28,7 +28,7 @@ pub struct CreateSandbox {
     /// Default `pause`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_timeout: Option<OnTimeout>,
-    /// Whether running a program in the paused sandbox, or a call on its files, resumes it. Default true.
+    /// Whether running a program in the paused sandbox, a call on its files or a connection to a port resumes it. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_resume: Option<bool>,
     /// MiB of the root disk. Default, and least, is the size of the template's file system; from a snapshot with memory

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod lifecycle;
+mod ports;
 
 pub use lifecycle::{
     CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, OnTimeout, RollbackArgs, SnapshotArgs,
     SnapshotsArgs, SnapshotsCommand,
 };
+pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
 use crate::values::{EnvVar, parse_memory, parse_seconds};
 
@@ -79,6 +81,10 @@ pub enum Command {
     Checkpoints(CheckpointsArgs),
     /// Put a sandbox back to a checkpoint; what came after it is lost
     Rollback(RollbackArgs),
+    /// Print a link to a port of a sandbox, for a browser
+    Url(UrlArgs),
+    /// Make ports of a sandbox reachable as ports here
+    PortForward(PortForwardArgs),
     /// Show the console of a sandbox and what the host did with it
     Logs(LogsArgs),
     /// List what sandboxes can be created from
@@ -144,7 +150,7 @@ pub struct ShapeArgs {
     #[arg(long, value_name = "ACTION", value_enum)]
     pub on_timeout: Option<OnTimeout>,
 
-    /// Refuse commands and file transfers while it is paused, instead of resuming it
+    /// Refuse commands, file transfers and connections while it is paused, instead of resuming it
     #[arg(long)]
     pub no_auto_resume: bool,
 }
@@ -161,6 +167,10 @@ pub struct CreateArgs {
     /// Environment of everything that runs in it; NAME alone takes the value from here
     #[arg(short, long = "env", value_name = "NAME=VALUE")]
     pub envs: Vec<EnvVar>,
+
+    /// Let whoever knows the address of one of its ports use it, without a key or a link
+    #[arg(long)]
+    pub public_ports: bool,
 }
 
 /// How to run a command.

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
+use reqwest::Url;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -23,7 +24,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use crate::connection::{Client, KEY_HEADER, api_error};
 use crate::error::{Error, Result};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Most bytes of input in one frame. Small enough that no server limit is near (frames carry a third more).
 const MAX_INPUT: usize = 32 * 1024;
@@ -88,17 +89,20 @@ impl fmt::Debug for ExecOutput {
 impl Client {
     /// Starts a program and gives its two ends.
     pub async fn exec_stream(&self, id: &str, start: ExecStart) -> Result<(ExecInput, ExecOutput)> {
-        let mut url = self.route(&["v1", "sandboxes", id, "exec", "stream"]);
+        let url = self.route(&["v1", "sandboxes", id, "exec", "stream"]);
+        let (sink, frames) = self.web_socket(url).await?.split();
+        let mut input = ExecInput(sink);
+        input.send(&start_message(start)).await?;
+        Ok((input, ExecOutput { frames, finished: false }))
+    }
+
+    pub(crate) async fn web_socket(&self, mut url: Url) -> Result<Socket> {
         url.set_scheme("ws").map_err(|()| Error::Protocol("no WebSocket address".to_owned()))?;
         let mut request = url.as_str().into_client_request().map_err(|error| self.ws_error(error))?;
         request.headers_mut().insert(KEY_HEADER, self.key().clone());
         let config = WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
         let connected = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await;
-        let (socket, _) = connected.map_err(|error| self.ws_error(error))?;
-        let (sink, frames) = socket.split();
-        let mut input = ExecInput(sink);
-        input.send(&start_message(start)).await?;
-        Ok((input, ExecOutput { frames, finished: false }))
+        connected.map(|(socket, _)| socket).map_err(|error| self.ws_error(error))
     }
 
     fn ws_error(&self, error: WsError) -> Error {
@@ -118,7 +122,7 @@ fn start_message(start: ExecStart) -> ExecClientMessage {
     ExecClientMessage::Start { cmd, args, timeout_sec, envs, cwd, user, stdin, terminal, encoding }
 }
 
-fn broken(error: WsError) -> Error {
+pub(crate) fn broken(error: WsError) -> Error {
     match error {
         WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) | WsError::ConnectionClosed => Error::Truncated,
         other => Error::Broken(Box::new(other)),

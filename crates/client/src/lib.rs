@@ -21,6 +21,7 @@ mod exec_stream;
 mod files;
 mod lifecycle;
 mod logs;
+mod ports;
 mod sandboxes;
 
 /// Requests and answers, as they stand on the wire.
@@ -31,4 +32,5 @@ pub use error::{Error, Result};
 pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub use files::{ByteStream, FileTarget};
 pub use logs::LogStream;
+pub use ports::PortConnection;
 pub use sandboxes::{ListQuery, Page};

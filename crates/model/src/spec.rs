@@ -21,7 +21,7 @@ pub struct SandboxSpec {
     pub timeout_sec: u32,
     #[serde(default)]
     pub on_timeout: OnTimeout,
-    /// Calls on programs and files of the paused sandbox resume it.
+    /// Calls on programs and files of the paused sandbox, and connections to its ports, resume it.
     #[serde(default = "auto_resume")]
     pub auto_resume: bool,
     /// MiB of the root disk; as large as the template's file system where it is missing.

@@ -12,7 +12,8 @@ use crate::values::environment;
 
 pub async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let envs = environment(&args.envs, env_var);
-    let spec = CreateSandbox { timeout_sec: args.timeout, envs, ..shape(args.shape) };
+    let public_ports = args.public_ports.then_some(true);
+    let spec = CreateSandbox { timeout_sec: args.timeout, envs, public_ports, ..shape(args.shape) };
     let progress = Progress::spinner("creating a sandbox", session.json);
     let sandbox = session.client.create(&spec).await;
     drop(progress);

@@ -45,6 +45,7 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
         ("Disk", disk(sandbox)),
         ("Time-out", Some(time_out(sandbox))),
         ("Auto-resume", Some(if sandbox.auto_resume { "yes" } else { "no" }.to_owned())),
+        ("Ports", Some(if sandbox.public_ports { "public" } else { "private" }.to_owned())),
         ("Guest address", sandbox.guest_ip.clone()),
         ("Host address", sandbox.host_ip.clone()),
         ("Created", Some(time(&sandbox.created_at))),

@@ -10,6 +10,7 @@ mod info;
 mod logs;
 mod ls;
 mod pause;
+mod ports;
 mod rm;
 mod run;
 mod snapshot;
@@ -60,6 +61,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Checkpoint(args) => checkpoint::checkpoint(&session()?, &args).await.map(succeeded),
         Command::Checkpoints(args) => checkpoint::checkpoints(&session()?, args).await,
         Command::Rollback(args) => checkpoint::rollback(&session()?, &args).await.map(succeeded),
+        Command::Url(args) => ports::url(&session()?, &args).await.map(succeeded),
+        Command::PortForward(args) => ports::port_forward(&session()?, args).await.map(succeeded),
         Command::Logs(args) => logs::logs(&session()?, &args).await.map(succeeded),
         Command::Templates => templates::templates(&session()?).await.map(succeeded),
         Command::Completions { shell } => completions::completions(shell).map(succeeded),

@@ -115,6 +115,7 @@ async fn authorised(request: Request, next: Next) -> Response {
 fn sandbox(id: &str, spec: CreateSandbox) -> Sandbox {
     let time = || "2026-01-01T00:00:00Z".to_owned();
     Sandbox {
+        public_ports: false,
         id: id.to_owned(),
         status: SandboxStatus::Running,
         reason: None,

@@ -8,7 +8,7 @@
 
 use http::header::{AUTHORIZATION, COOKIE, ORIGIN};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use model::{ApiKey, SandboxId};
 
 use super::address::{Address, ID_HEADER, PORT_HEADER, Target, Way};
@@ -188,6 +188,8 @@ pub fn name(target: &Target) -> (&SandboxId, u16) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     const HOST: &str = "80-sb-0123456789abcdefghij.localhost:8000";

@@ -1,5 +1,7 @@
 //! Connections that switch to another protocol, such as WebSocket: after the 101 we carry bytes and read none of them.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::Response;
 use host_rpc::tunnel::{self, Counted};
@@ -9,6 +11,9 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
+
+/// After one side has closed its direction: these protocols say goodbye before that, so nothing is waited for.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Answers the client's side as the guest's was answered, and connects both.
 pub(super) fn switch(
@@ -24,7 +29,7 @@ pub(super) fn switch(
         let (Ok(client), Ok(guest)) = tokio::join!(client, guest) else { return };
         tokio::select! {
             // However it ends, both ends are closed then.
-            _ = tunnel::carry(TokioIo::new(client), TokioIo::new(guest), tunnel::HALF_CLOSED_IDLE) => {}
+            _ = tunnel::carry(TokioIo::new(client), TokioIo::new(guest), GOODBYE) => {}
             () = shutdown.cancelled() => {}
         }
     });

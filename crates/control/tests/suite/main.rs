@@ -13,6 +13,8 @@ mod fork;
 mod idempotency;
 mod lists;
 mod pause;
+mod port_links;
+mod ports;
 mod reconcile;
 mod refusals;
 mod snapshots;

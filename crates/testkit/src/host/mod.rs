@@ -11,6 +11,7 @@ mod programs;
 mod saved;
 mod script;
 mod service;
+mod tunnel;
 mod world;
 
 use std::net::{SocketAddr, TcpListener};

@@ -16,13 +16,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::world::Sandbox;
-use super::{Shared, TOKEN, files, lifecycle, programs, saved};
+use super::{Shared, TOKEN, files, lifecycle, programs, saved, tunnel};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
+    let tunnels = tunnel::router(Arc::clone(&shared));
     let service = connectrpc::Router::new().add_service(Arc::new(Service { shared }));
-    axum::Router::new()
+    tunnels
         .fallback_service(service.into_axum_service())
         .layer(from_fn(check_token))
         .layer(from_fn(rpc::linger::linger))

@@ -1,6 +1,7 @@
 //! What a fake host has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use host_rpc as rpc;
@@ -18,6 +19,10 @@ pub struct World {
     pub sandboxes: BTreeMap<String, Sandbox>,
     /// Refuses to take more.
     pub is_full: bool,
+    /// What listens on ports, in every sandbox alike.
+    pub ports: BTreeMap<u16, SocketAddr>,
+    /// Connections to ports that are open now.
+    pub open_tunnels: usize,
     /// Programs that run.
     pub(super) processes: BTreeMap<u32, Process>,
     next_pid: u32,
@@ -77,6 +82,8 @@ impl World {
             snapshots: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             is_full: false,
+            ports: BTreeMap::new(),
+            open_tunnels: 0,
             processes: BTreeMap::new(),
             next_pid: 100,
             hung_up: BTreeSet::new(),

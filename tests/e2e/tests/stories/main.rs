@@ -7,3 +7,4 @@ mod crash;
 mod first_steps;
 mod guest_ends;
 mod isolation;
+mod ports;

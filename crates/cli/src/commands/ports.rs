@@ -1,0 +1,88 @@
+//! `wrenn url` and `wrenn port-forward`.
+//!
+//! Forwarding keeps nothing: a connection that breaks ends on both sides, and the next one begins afresh.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use client::Client;
+use client::types::PortLinkRequest;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::Session;
+use crate::args::{Mapping, PortForwardArgs, UrlArgs};
+use crate::interrupt::Interrupt;
+use crate::{ids, output};
+
+/// After the system has refused a connection: mostly this process has no descriptors left.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
+pub async fn url(session: &Session, args: &UrlArgs) -> anyhow::Result<()> {
+    let id = ids::resolve(&session.client, &args.id).await?;
+    let request = PortLinkRequest { port: args.port, expires_in_sec: args.expires };
+    let link = session.client.port_link(&id, &request).await?;
+    if session.json {
+        return output::json(&link);
+    }
+    output::line(if args.path { &link.path_url } else { &link.url })
+}
+
+pub async fn port_forward(session: &Session, args: PortForwardArgs) -> anyhow::Result<()> {
+    let id = ids::resolve(&session.client, &args.id).await?;
+    // A mistake in the id is told now and not to the first connection.
+    let id = session.client.get(&id).await?.id;
+    let mut interrupt = Interrupt::listen()?;
+    let mut listening = JoinSet::new();
+    let mut told = Vec::new();
+    for mapping in args.mappings {
+        let listener = listen(SocketAddr::new(args.address, mapping.local)).await?;
+        told.push((listener.local_addr()?, mapping.remote));
+        listening.spawn(accept(session.client.clone(), id.clone(), listener, mapping));
+    }
+    announce(session.json, &id, &told)?;
+    // The listeners go on for ever.
+    let _ = interrupt.recv().await;
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let what = || format!("cannot listen on {address}; choose another port here, as in 8081:{}", address.port());
+    TcpListener::bind(address).await.with_context(what)
+}
+
+fn announce(as_json: bool, id: &str, told: &[(SocketAddr, u16)]) -> anyhow::Result<()> {
+    if as_json {
+        let all: Vec<_> =
+            told.iter().map(|(local, port)| json!({ "local": local.to_string(), "port": port })).collect();
+        return output::json(&json!({ "sandbox_id": id, "forwards": all }));
+    }
+    for (local, port) in told {
+        output::line(&format!("{local} is forwarded to port {port} of {id}"))?;
+    }
+    output::note("Ctrl-C ends it.");
+    Ok(())
+}
+
+async fn accept(client: Client, id: String, listener: TcpListener, mapping: Mapping) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(carry(client.clone(), id.clone(), stream, mapping))),
+            Err(error) => {
+                output::note(&format!("a connection was not taken: {error}"));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn carry(client: Client, id: String, stream: TcpStream, mapping: Mapping) {
+    // That it is a little slower is no reason to refuse.
+    let _ = stream.set_nodelay(true);
+    match client.connect_port(&id, mapping.remote).await {
+        // How it ended is known to who speaks there.
+        Ok(connection) => drop(connection.carry(stream).await),
+        Err(error) => output::note(&format!("{}: {}", mapping.local, output::printable(&error.to_string()))),
+    }
+}
