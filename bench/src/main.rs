@@ -2,7 +2,7 @@
 //!
 //! "Ours" goes through the Rust SDK, control plane, host agent and guest agent, as a user's call does. "Bare" is the
 //! same virtual machine monitor with the same command line, kernel, initramfs and disk, started directly, or the same
-//! guest agent, asked directly. The two take turns within one run, and which goes first alternates, so that whatever
+//! guest agent or server in the guest, asked directly. The two take turns within one run, and which goes first alternates, so that whatever
 //! else the machine does hits both. Every file here that is named after a row says what its clock covers.
 //!
 //! | what is made | where | taken away |
@@ -26,6 +26,7 @@ mod pairs;
 mod pause;
 mod place;
 mod platform;
+mod ports;
 mod report;
 mod restore;
 mod resume;
@@ -46,10 +47,10 @@ use report::{Report, Row};
 use server::{Guests, Server};
 
 /// What can be asked for by name; without names everything is measured.
-const GROUPS: [&str; 10] =
-    ["disks", "create", "exec", "files", "memory", "warm", "resume", "pause", "fork", "siblings"];
+const GROUPS: [&str; 11] =
+    ["disks", "create", "exec", "files", "ports", "memory", "warm", "resume", "pause", "fork", "siblings"];
 /// Those of a server whose sandboxes boot, and those of one whose sandboxes go on from a guest that has booted.
-const COLD: [&str; 4] = ["create", "exec", "files", "memory"];
+const COLD: [&str; 5] = ["create", "exec", "files", "ports", "memory"];
 const WARM: [&str; 5] = ["warm", "resume", "pause", "fork", "siblings"];
 
 fn main() -> ExitCode {
@@ -165,6 +166,9 @@ async fn cold(
     }
     if wants("files") {
         measured.add("files", files::measure(server).await);
+    }
+    if wants("ports") {
+        measured.add("ports", ports::measure(server).await);
     }
     if wants("memory") {
         measured.add("memory", memory::measure(place, server, fresh, cancelled).await);

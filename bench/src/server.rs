@@ -73,6 +73,14 @@ impl Server {
         self.installation.join("sandboxes").join(&sandbox.id)
     }
 
+    /// # Errors
+    /// When the file with it cannot be read.
+    pub fn key(&self) -> anyhow::Result<String> {
+        let text = fs::read_to_string(self.installation.join("credentials"))?;
+        let key = text.lines().find_map(|line| line.strip_prefix("WRENN_API_KEY="));
+        Ok(key.context("the credentials have no key")?.to_owned())
+    }
+
     /// Where the host agent keeps guests that have booted.
     pub fn warm_dir(&self) -> PathBuf {
         self.installation.join("warm")

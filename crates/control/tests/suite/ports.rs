@@ -14,7 +14,7 @@ use bytes::Bytes;
 use client::Client;
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -57,6 +57,14 @@ async fn events() -> Response {
     ([("content-type", "text/event-stream")], Body::from_stream(waits)).into_response()
 }
 
+/// As gRPC has it: an answer whose end is told in trailers.
+async fn grpc(request: Request) -> Response {
+    assert_eq!((request.version(), &request.headers()["te"]), (http::Version::HTTP_2, &"trailers".parse().unwrap()));
+    let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+    let body = Full::new(Bytes::from("message")).with_trailers(async { Some(Ok(trailers)) });
+    ([("content-type", "application/grpc")], Body::new(body)).into_response()
+}
+
 async fn count(body: Body) -> String {
     let mut data = body.into_data_stream();
     let mut total = 0;
@@ -72,6 +80,7 @@ pub async fn serve(host: &FakeHost) -> SocketAddr {
         .route("/ws", get(echo))
         .route("/events", get(events))
         .route("/count", post(count))
+        .route("/package.Service/Method", post(grpc))
         .route("/away", get(|| async { (StatusCode::FOUND, [("location", "/login")]) }))
         .fallback(any(mirror));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -245,6 +254,10 @@ async fn http_2_without_tls_works() {
         let uri = format!("http://{}{path}", name(&id, PORT));
         http::Request::post(uri).header("x-api-key", &plane.key).body(Body::from("four")).unwrap()
     };
+    let mut call = ask("/package.Service/Method");
+    call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let called = sender.send_request(call).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(called.trailers().unwrap()["grpc-status"], "0");
     let (one, two) = (sender.send_request(ask("/count")), sender.send_request(ask("/mirror")));
     let (one, two) = tokio::join!(one, two);
     assert_eq!(one.unwrap().into_body().collect().await.unwrap().to_bytes(), "4");

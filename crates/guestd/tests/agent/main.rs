@@ -9,6 +9,7 @@ mod input;
 mod limits;
 mod output;
 mod support;
+mod tunnel;
 mod user;
 mod watch;
 mod wire;
