@@ -10,7 +10,8 @@ use crate::support::Agent;
 async fn ask(agent: &Agent, port: u16, upgrade: &str) -> (String, BufReader<TcpStream>) {
     let address = agent.url.strip_prefix("http://").expect("a URL");
     let mut stream = BufReader::new(TcpStream::connect(address).await.expect("connects"));
-    let request = format!("GET /tunnel/{port} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
+    let request =
+        format!("GET /tunnel/{port} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("is sent");
     let (mut first, mut line) = (String::new(), String::new());
     stream.read_line(&mut first).await.expect("an answer");

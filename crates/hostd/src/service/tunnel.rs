@@ -75,13 +75,12 @@ impl Tunnels {
             NoTunnel(StatusCode::TOO_MANY_REQUESTS, text)
         })?;
         let (handle, active) = self.manager.running(&id).await?;
-        let connection = tokio::select! {
-            biased;
-            connected = async { handle.guest().connect(port).await } => connected?,
-            error = alive::ended(&handle) => {
-                return Err(NoTunnel(StatusCode::CONFLICT, error.message.unwrap_or_default()));
-            }
-        };
+        let connect = async { Ok(handle.guest().connect(port).await) };
+        let connection = alive::while_up(&handle, connect).await.map_err(|error| {
+            let stands_still = error.code == connectrpc::ErrorCode::ResourceExhausted;
+            let status = if stands_still { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CONFLICT };
+            NoTunnel(status, error.message.unwrap_or_default())
+        })??;
         Ok(Ready { handle, connection, _kept: (active, counted) })
     }
 }
@@ -91,7 +90,7 @@ impl From<Refused> for NoTunnel {
         let status = match refused {
             Refused::Unknown(_) => StatusCode::NOT_FOUND,
             Refused::Paused | Refused::NotRunning { .. } => StatusCode::CONFLICT,
-            Refused::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Full(_) | Refused::StandsStill(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, guest::chain(&refused))
