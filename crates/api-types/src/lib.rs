@@ -8,6 +8,7 @@ mod exec;
 mod file;
 mod log;
 mod port;
+mod network;
 mod sandbox;
 mod template;
 
@@ -16,5 +17,6 @@ pub use exec::{Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerM
 pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
 pub use log::{LogEntry, LogSource};
 pub use port::{PortLink, PortLinkRequest};
+pub use network::NetworkRules;
 pub use sandbox::{CreateSandbox, Disk, Health, OnTimeout, Sandbox, SandboxStatus};
 pub use template::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind};

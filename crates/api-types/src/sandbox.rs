@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::network::NetworkRules;
+
 /// Body of `POST /v1/sandboxes`. Every field has a default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +44,9 @@ pub struct CreateSandbox {
     /// Whether whoever knows the address of one of its ports may use it, without a key or a link. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_ports: Option<bool>,
+    /// Where it may connect to. Default: the public internet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkRules>,
 }
 
 /// What is done with a sandbox that nobody uses.
@@ -124,6 +129,8 @@ pub struct Sandbox {
     /// Whether its ports need no key and no link.
     #[serde(default)]
     pub public_ports: bool,
+    #[serde(default)]
+    pub network: NetworkRules,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_ip: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,12 +7,15 @@ use clap::{Args, Parser, Subcommand};
 
 mod lifecycle;
 mod ports;
+mod network;
 
 pub use lifecycle::{
     CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, OnTimeout, RollbackArgs, SnapshotArgs,
     SnapshotsArgs, SnapshotsCommand,
 };
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
+
+pub use network::{NetworkArgs, RulesArgs};
 
 use crate::values::{EnvVar, parse_memory, parse_seconds};
 
@@ -69,6 +72,8 @@ pub enum Command {
     Pause(IdArgs),
     /// Let a paused sandbox go on where it was
     Resume(IdArgs),
+    /// Show or change where a sandbox may connect to
+    Network(NetworkArgs),
     /// Make copies of a sandbox that go on from this instant of it
     Fork(ForkArgs),
     /// Make a template of a sandbox
@@ -153,6 +158,9 @@ pub struct ShapeArgs {
     /// Refuse commands, file transfers and connections while it is paused, instead of resuming it
     #[arg(long)]
     pub no_auto_resume: bool,
+
+    #[command(flatten)]
+    pub rules: RulesArgs,
 }
 
 #[derive(Debug, Args)]

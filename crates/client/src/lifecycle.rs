@@ -1,6 +1,6 @@
 //! Pause, resume, fork, checkpoints and snapshots.
 
-use api_types::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Sandbox, Template};
+use api_types::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, NetworkRules, Sandbox, Template};
 use reqwest::Method;
 
 use crate::connection::Client;
@@ -15,6 +15,12 @@ impl Client {
     /// Goes on where it was paused. One that runs already goes on.
     pub async fn resume(&self, id: &str) -> Result<Sandbox> {
         self.send_json(self.request(Method::POST, self.route(&["v1", "sandboxes", id, "resume"]))).await
+    }
+
+    /// Puts other rules for where it may connect to in the place of all that it has.
+    pub async fn set_network(&self, id: &str, rules: &NetworkRules) -> Result<Sandbox> {
+        let url = self.route(&["v1", "sandboxes", id, "network"]);
+        self.send_json(self.request(Method::PUT, url).json(rules)).await
     }
 
     /// Makes `count` children that go on from one instant of it: all of them, or none.

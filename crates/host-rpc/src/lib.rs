@@ -4,6 +4,7 @@
 
 pub mod linger;
 pub mod tunnel;
+pub mod network;
 
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused)]
 mod generated {

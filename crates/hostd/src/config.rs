@@ -48,7 +48,7 @@ pub struct Config {
     pub network_pool: usize,
     /// `AGENT_DISK_MBPS` and `AGENT_DISK_IOPS`: how fast each VMM may use its disk.
     pub disk_limits: DiskLimits,
-    /// `AGENT_DNS`: name servers of guests that bring none of their own.
+    /// `AGENT_DNS`: name servers that the resolvers of sandboxes ask.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
     pub max_sandboxes: usize,
@@ -95,8 +95,10 @@ impl Config {
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
         let dns = lookup("AGENT_DNS").unwrap_or_else(|| "8.8.8.8,8.8.4.4".to_owned());
-        if dns.split(',').any(|server| server.parse::<std::net::Ipv4Addr>().is_err()) {
-            mistakes.push(format!("AGENT_DNS must be IPv4 addresses with commas between them, not {dns:?}"));
+        if dns.split(',').any(|server| !is_server(server)) {
+            mistakes.push(format!(
+                "AGENT_DNS must be IPv4 addresses, with ports where they are not 53, and commas between them, not {dns:?}"
+            ));
         }
         let right = format!("a number from {LOWEST_UID_BASE} to {HIGHEST_UID_BASE}");
         let uid_base = parsed(&lookup, "AGENT_UID_BASE", &right, DEFAULT_UID_BASE, &mut mistakes);
@@ -150,6 +152,11 @@ fn engine(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) 
         cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
         pager: None,
     }
+}
+
+/// An address, maybe with a port.
+fn is_server(text: &str) -> bool {
+    text.parse::<std::net::Ipv4Addr>().is_ok() || text.parse::<std::net::SocketAddrV4>().is_ok()
 }
 
 /// `on` or `off`.

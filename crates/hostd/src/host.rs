@@ -1,6 +1,7 @@
 //! What all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the reports about them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use host_rpc as rpc;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -9,10 +10,11 @@ use vmm::engine::Engine;
 use crate::boot::BootFiles;
 use crate::config::Config;
 use crate::disk::{self, Disks};
+use crate::dns::Upstream;
 use crate::guest::chain;
 use crate::images::Images;
 use crate::jail::Jails;
-use crate::network::Networks;
+use crate::network::{GATEWAY_IP, Networks};
 use crate::sandbox::Handle;
 use crate::sandbox::actor::{blocking, next_generation};
 use crate::sandbox::ledger::{Ledger, Record};
@@ -40,7 +42,8 @@ pub struct Host {
     /// How many guests boot at the same time.
     pub boots: Semaphore,
     pub reports: broadcast::Sender<rpc::SandboxReport>,
-    dns: String,
+    /// Whom resolvers of sandboxes ask.
+    pub upstream: Arc<Upstream>,
 }
 
 /// What a host is made of: see the fields of [`Host`].
@@ -93,12 +96,12 @@ impl Host {
         let id = host_id(config).map_err(|error| chain(&error))?;
         let images = Images::new(&config.images);
         let parts = Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger };
-        Ok(Self::of(parts, config.max_sandboxes, config.dns.clone()))
+        Ok(Self::of(parts, config.max_sandboxes, Upstream::of_setting(&config.dns)?))
     }
 
-    /// A host of these parts, for `max_sandboxes` sandboxes that ask `dns` for names. Simulations bring parts of their own.
+    /// A host of these parts, for `max_sandboxes` sandboxes whose resolvers ask `upstream`. Simulations bring parts of their own.
     #[must_use]
-    pub fn of(parts: Parts, max_sandboxes: usize, dns: String) -> Self {
+    pub fn of(parts: Parts, max_sandboxes: usize, upstream: Arc<Upstream>) -> Self {
         let Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger } = parts;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (boots, reports) = (Semaphore::new(cpus), broadcast::channel(REPORTS_BEHIND).0);
@@ -116,7 +119,7 @@ impl Host {
             max_sandboxes,
             boots,
             reports,
-            dns,
+            upstream,
         }
     }
 
@@ -135,7 +138,8 @@ impl Host {
     /// What the guest agent reads from the kernel's command line (its boot contract).
     #[must_use]
     pub fn kernel_args(&self) -> String {
-        format!("quiet wrenn.root=/dev/vda wrenn.dns={}", self.dns)
+        // Whomever a guest asks for names, our resolver answers.
+        format!("quiet wrenn.root=/dev/vda wrenn.dns={GATEWAY_IP}")
     }
 
     /// Tells all watchers of a change.

@@ -6,7 +6,9 @@
 pub mod boot;
 pub mod config;
 pub mod disk;
+pub mod dns;
 pub mod doctor;
+mod egress;
 pub mod guest;
 pub mod host;
 pub mod images;

@@ -267,6 +267,7 @@ mod tests {
             disk_mb,
             envs: std::collections::BTreeMap::new(),
             public_ports: false,
+            network: model::NetworkSpec::default(),
         };
         assert!(snapshot.fits(&spec(192, None)).is_ok() && snapshot.fits(&spec(192, Some(8))).is_ok());
         assert!(snapshot.fits(&spec(193, None)).unwrap_err().contains("192 MiB of memory"));

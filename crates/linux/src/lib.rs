@@ -16,6 +16,7 @@ pub mod limits;
 pub mod link;
 pub mod loopdev;
 pub mod netns;
+pub mod nflog;
 pub mod nft;
 pub mod pages;
 pub mod poll;

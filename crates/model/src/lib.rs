@@ -6,10 +6,12 @@
 
 mod error;
 mod id;
+pub mod network;
 mod spec;
 mod state;
 
 pub use error::{ErrorCode, InvalidValue};
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
+pub use network::NetworkSpec;
 pub use spec::{DEFAULT_TEMPLATE, ExecLimits, Limits, OnTimeout, SandboxSpec};
 pub use state::{Generation, SandboxState};

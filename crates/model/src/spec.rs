@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::InvalidValue;
 use crate::id::TemplateName;
+use crate::network::NetworkSpec;
 
 /// Template of a sandbox whose creator names none (the original Wrenn's default).
 pub const DEFAULT_TEMPLATE: &str = "minimal";
@@ -33,6 +34,9 @@ pub struct SandboxSpec {
     /// Whether its ports are open to whoever knows their address. The control plane's alone: hosts are not told.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public_ports: bool,
+    /// Where it may connect to. It can be changed while the sandbox is there.
+    #[serde(default)]
+    pub network: NetworkSpec,
 }
 
 /// What is done with a sandbox that nobody uses.
@@ -92,6 +96,7 @@ impl SandboxSpec {
         if let Some(disk_mb) = self.disk_mb {
             within("disk_mb", disk_mb, Limits::MIN_DISK_MB, limits.max_disk_mb)?;
         }
+        self.network.check()?;
         check_envs(&self.envs)
     }
 }
@@ -178,6 +183,7 @@ mod tests {
             disk_mb: None,
             envs: BTreeMap::new(),
             public_ports: false,
+            network: NetworkSpec::default(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use client::types::{CreateSandbox, OnTimeout, SandboxStatus};
 
-use super::Session;
+use super::{Session, network};
 use crate::args::{self, CreateArgs, ShapeArgs};
 use crate::output::{self, Progress};
 use crate::settings::env_var;
@@ -40,6 +40,7 @@ pub fn shape(args: ShapeArgs) -> CreateSandbox {
             args::OnTimeout::Kill => OnTimeout::Kill,
         }),
         auto_resume: args.no_auto_resume.then_some(false),
+        network: network::rules(args.rules),
         ..CreateSandbox::default()
     }
 }

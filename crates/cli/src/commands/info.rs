@@ -3,8 +3,8 @@
 use client::types::{OnTimeout, Sandbox};
 use time::OffsetDateTime;
 
-use super::Session;
 use super::ls::status_name;
+use super::{Session, network};
 use crate::args::IdArgs;
 use crate::ids;
 use crate::output::{self, ago, printable};
@@ -46,6 +46,7 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
         ("Time-out", Some(time_out(sandbox))),
         ("Auto-resume", Some(if sandbox.auto_resume { "yes" } else { "no" }.to_owned())),
         ("Ports", Some(if sandbox.public_ports { "public" } else { "private" }.to_owned())),
+        ("Network", Some(network::summary(&sandbox.network))),
         ("Guest address", sandbox.guest_ip.clone()),
         ("Host address", sandbox.host_ip.clone()),
         ("Created", Some(time(&sandbox.created_at))),

@@ -9,6 +9,7 @@ mod exec;
 mod info;
 mod logs;
 mod ls;
+mod network;
 mod pause;
 mod ports;
 mod rm;
@@ -55,6 +56,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Rm(args) => rm::rm(&session()?, args).await,
         Command::Pause(args) => pause::pause(&session()?, &args).await.map(succeeded),
         Command::Resume(args) => pause::resume(&session()?, &args).await.map(succeeded),
+        Command::Network(args) => network::network(&session()?, args).await.map(succeeded),
         Command::Fork(args) => pause::fork(&session()?, &args).await.map(succeeded),
         Command::Snapshot(args) => snapshot::snapshot(&session()?, args).await.map(succeeded),
         Command::Snapshots(args) => snapshot::snapshots(&session()?, args).await,

@@ -66,3 +66,23 @@ async fn what_a_time_out_does_can_be_chosen() {
     let id = wrenn(&server, &["create"]).await.with(0).text();
     assert!(wrenn(&server, &["info", &id]).await.with(0).text().contains("paused after 300 seconds"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_for_the_network_are_given_shown_and_changed() {
+    let server = Server::start().await;
+    let flags = ["create", "--no-internet", "--allow-out", "*.pypi.org,1.1.1.1", "--deny-out", "9.9.9.9"];
+    let id = wrenn(&server, &flags).await.with(0).text();
+    let rules = server.world().sandboxes[&id].network.clone();
+    assert_eq!(rules.allow_out, ["*.pypi.org", "1.1.1.1"]);
+    assert_eq!((rules.deny_out.as_slice(), rules.allow_internet), (["9.9.9.9".to_owned()].as_slice(), false));
+    let shown = wrenn(&server, &["network", &id]).await.with(0).text();
+    assert_eq!(shown, "allow    *.pypi.org\nallow    1.1.1.1\ndeny     9.9.9.9\ndeny     the rest of the internet");
+    let info = wrenn(&server, &["info", &id]).await.with(0).text();
+    assert!(info.contains("allow *.pypi.org, 1.1.1.1; deny 9.9.9.9; no internet"), "{info}");
+    wrenn(&server, &["network", &id, "--deny-out", "evil.com"]).await.with(0);
+    let rules = server.world().sandboxes[&id].network.clone();
+    assert!(rules.allow_internet && rules.allow_out.is_empty() && rules.deny_out == ["evil.com"]);
+    assert_eq!(wrenn(&server, &["network", &id, "--open"]).await.with(0).text(), "allow    the internet");
+    let json = wrenn(&server, &["network", &id, "--json"]).await.with(0).json();
+    assert_eq!(json, serde_json::json!({ "allow_internet": true }));
+}

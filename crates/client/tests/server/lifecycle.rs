@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use client::types::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, SandboxStatus, Template, TemplateKind};
+use client::types::{
+    Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, NetworkRules, SandboxStatus, Template, TemplateKind,
+};
 
 use super::{Shared, World, refusal, template};
 
@@ -17,6 +19,7 @@ pub fn of_sandbox() -> Routes {
     Router::new()
         .route("/pause", post(pause))
         .route("/resume", post(resume))
+        .route("/network", put(set_network))
         .route("/fork", post(fork))
         .route("/checkpoints", get(list_checkpoints).post(create_checkpoint))
         .route("/checkpoints/{name}", delete(delete_checkpoint))
@@ -49,6 +52,16 @@ async fn pause(State(world): Shared, Path(id): Path<String>) -> Response {
 
 async fn resume(State(world): Shared, Path(id): Path<String>) -> Response {
     become_now(&world, &id, SandboxStatus::Running)
+}
+
+async fn set_network(State(world): Shared, Path(id): Path<String>, Json(rules): Json<NetworkRules>) -> Response {
+    match world.lock().expect("the world").sandboxes.get_mut(&id) {
+        Some(sandbox) => {
+            sandbox.network = rules;
+            Json(sandbox.clone()).into_response()
+        }
+        None => missing(&id),
+    }
 }
 
 async fn fork(State(world): Shared, Path(id): Path<String>, Json(body): Json<ForkSandbox>) -> Response {

@@ -127,6 +127,7 @@ fn sandbox(id: &str, spec: CreateSandbox) -> Sandbox {
         auto_resume: spec.auto_resume.unwrap_or(true),
         disk_mb: spec.disk_mb,
         disk: None,
+        network: spec.network.unwrap_or_default(),
         guest_ip: None,
         host_ip: None,
         created_at: time(),

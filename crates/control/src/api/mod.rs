@@ -14,6 +14,7 @@ mod health;
 mod lifecycle;
 mod logs;
 mod ports;
+mod network;
 mod sandboxes;
 mod snapshots;
 mod templates;
@@ -46,6 +47,7 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(lifecycle::pause))
         .routes(routes!(lifecycle::resume))
         .routes(routes!(lifecycle::fork))
+        .routes(routes!(network::set))
         .routes(routes!(checkpoints::create, checkpoints::list))
         .routes(routes!(checkpoints::delete))
         .routes(routes!(checkpoints::rollback))

@@ -75,6 +75,7 @@ fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
         disk_mb: body.disk_mb,
         envs: body.envs,
         public_ports: body.public_ports.unwrap_or_default(),
+        network: body.network.unwrap_or_default().try_into()?,
     })
 }
 

@@ -35,6 +35,7 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
             used_bytes: u64::try_from(disk.used_bytes).unwrap_or_default(),
         }),
         public_ports: row.spec.public_ports,
+        network: row.spec.network.into(),
         guest_ip: row.guest_ip,
         host_ip: row.host_ip,
         created_at: time(row.created_at),

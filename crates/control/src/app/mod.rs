@@ -13,6 +13,7 @@ pub mod report;
 pub mod sandbox_create;
 pub mod sandbox_delete;
 pub mod sandbox_fork;
+pub mod sandbox_network;
 pub mod sandbox_pause;
 pub mod sandbox_read;
 pub mod sizes;

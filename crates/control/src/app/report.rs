@@ -39,6 +39,9 @@ pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<R
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     let time = |time: i64| Some(time).filter(|&time| time > 0);
     let disk = report.disk.into_option();
+    // A host of an earlier version knows of none.
+    let network = report.spec.into_option().and_then(|spec| spec.network.into_option());
+    let network = network.map(|rules| rpc::network::of_message(Some(&rules))).transpose()?;
     Ok(Reported::State(Report {
         id,
         host_id: host_id.to_owned(),
@@ -54,6 +57,7 @@ pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<R
             size_mb: disk.size_mb,
             used_bytes: i64::try_from(disk.used_bytes).unwrap_or(i64::MAX),
         }),
+        network,
     }))
 }
 
@@ -135,5 +139,6 @@ pub fn gone(sandbox: &Sandbox, host_id: String, reason: &str) -> Report {
         started_at: sandbox.started_at,
         last_active_at: sandbox.last_active_at,
         disk: sandbox.disk.clone(),
+        network: None,
     }
 }

@@ -155,6 +155,7 @@ async fn ensure(host: &Host, sandbox: &Sandbox) -> Result<rpc::SandboxReport> {
         auto_resume: sandbox.spec.auto_resume,
         disk_mb: sandbox.spec.disk_mb,
         envs: sandbox.spec.envs.clone().into_iter().collect(),
+        network: rpc::network::to_message(&sandbox.spec.network).into(),
         ..Default::default()
     };
     let sandbox_id = sandbox.id.to_string();

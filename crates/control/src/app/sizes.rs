@@ -67,6 +67,7 @@ mod tests {
             disk_mb: None,
             envs: BTreeMap::new(),
             public_ports: false,
+            network: model::NetworkSpec::default(),
         }
     }
 

@@ -22,6 +22,8 @@ const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
 /// For the memory of a sandbox to be on the host's disk: 64 GiB, which is the most that one may have, at 100 MB/s take
 /// 11 minutes. If the host takes longer it goes on, and its reports tell the end.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(900);
+/// For other rules, which wait until an order that is being carried out is.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(60);
 /// For what hosts do with files alone, some of which may be large.
 const FILES_TIMEOUT: Duration = Duration::from_secs(120);
 /// For a paused sandbox to run: the guest has to answer, which is slow without hardware virtualisation.
@@ -130,6 +132,7 @@ impl Host {
     unary!(ensure_sandbox = ensure_sandbox_with_options(EnsureSandboxRequest) -> EnsureSandboxResponse, ENSURE_TIMEOUT);
     unary!(pause_sandbox = pause_sandbox_with_options(PauseSandboxRequest) -> PauseSandboxResponse, SAVE_TIMEOUT);
     unary!(resume_sandbox = resume_sandbox_with_options(ResumeSandboxRequest) -> ResumeSandboxResponse, RESUME_TIMEOUT);
+    unary!(update_network = update_network_with_options(UpdateNetworkRequest) -> UpdateNetworkResponse, NETWORK_TIMEOUT);
     unary!(fork_sandbox = fork_sandbox_with_options(ForkSandboxRequest) -> ForkSandboxResponse,
         SAVE_TIMEOUT + RESUME_TIMEOUT);
     unary!(create_snapshot = create_snapshot_with_options(CreateSnapshotRequest) -> CreateSnapshotResponse,

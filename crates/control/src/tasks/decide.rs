@@ -103,6 +103,7 @@ mod tests {
                 disk_mb: None,
                 envs: BTreeMap::new(),
                 public_ports: false,
+                network: model::NetworkSpec::default(),
             },
             key_id: "key".to_owned(),
             host_id: host_id.map(str::to_owned),

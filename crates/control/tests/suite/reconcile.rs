@@ -68,6 +68,7 @@ async fn abandoned(ground: &Ground, age_ms: i64) -> SandboxId {
         disk_mb: None,
         envs: Default::default(),
         public_ports: false,
+        network: Default::default(),
     };
     let now = control::app::now_ms() - age_ms;
     let new = NewSandbox { id: SandboxId::random(), spec, key_id: ground.key_id.clone(), idempotency: None, now };

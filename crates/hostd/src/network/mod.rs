@@ -5,6 +5,7 @@
 //! well as a whole one; it goes on past errors and reports the first.
 
 mod plan;
+pub(crate) mod policy;
 pub(crate) mod pool;
 mod rules;
 mod slots;
@@ -18,8 +19,11 @@ use linux::{link, netns, nft, sysctl, tap};
 use vmm::GUEST_IP;
 
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
+pub use policy::POLICY_TABLE;
 use pool::Pool;
 pub use rules::TABLE;
+#[cfg(test)]
+pub(crate) use rules::namespace as rules_of;
 pub use slots::{CLAIMS_DIR, Holder, Slots};
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,12 @@ impl Networks {
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
         Self { slots: Slots::in_dir(claims, owner), kind: Kind::Loopback { port }, pool: Pool::default() }
+    }
+
+    /// Whether they are objects of the kernel.
+    #[must_use]
+    pub fn are_real(&self) -> bool {
+        matches!(self.kind, Kind::Kernel)
     }
 
     /// Where the guest agent of a slot is reached.

@@ -8,6 +8,7 @@
 //! the host itself. IPv6 is off in the namespaces, and dropped on the host all the same.
 
 use super::plan::{HOST_REACHABLE, Slot, TAP, VETH_PREFIX};
+use super::policy::{DNS_PORT, PROXY_PORT};
 use vmm::GUEST_IP;
 
 /// Name of the table on the host and in the namespaces.
@@ -75,6 +76,8 @@ pub fn namespace(slot: Slot) -> String {
     type filter hook input priority filter; policy drop;
     ip protocol icmp accept
     ct state established,related accept
+    iifname \"{TAP}\" udp dport {DNS_PORT} accept
+    iifname \"{TAP}\" tcp dport {{ {DNS_PORT}, {PROXY_PORT} }} accept
   }}
 }}
 "

@@ -17,6 +17,7 @@ use vmm::Vm;
 
 use super::activity::Activity;
 use super::create::Start;
+use super::egress::EgressSlot;
 use super::ledger::Record;
 use super::log::Log;
 use super::manager::Refused;
@@ -51,6 +52,7 @@ pub struct Handle {
     pub terminals: Arc<Mutex<HashSet<u32>>>,
     /// The guest may not have heard yet that it may write to its disk.
     pub(crate) frozen: Arc<AtomicBool>,
+    pub(crate) egress: Arc<EgressSlot>,
     pub(crate) orders: mpsc::Sender<Asked>,
 }
 
@@ -157,6 +159,7 @@ impl Actor {
             hold: Arc::default(),
             terminals: Arc::default(),
             frozen: Arc::default(),
+            egress: Arc::default(),
             orders: sender,
         };
         let record = watch::Sender::new(record);
@@ -293,7 +296,7 @@ impl Actor {
         self.handle.log.agent(&line);
     }
 
-    async fn persist(&self, record: Record) -> Result<(), String> {
+    pub(super) async fn persist(&self, record: Record) -> Result<(), String> {
         let host = Arc::clone(&self.host);
         if record.phase != Phase::Gone {
             return blocking(move || host.ledger.write(&record)).await;

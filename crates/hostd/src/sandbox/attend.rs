@@ -26,6 +26,11 @@ impl Actor {
                 self.handle.log.agent("the host agent has restarted and found the sandbox running");
                 let vm: Arc<dyn Vm> = vm.into();
                 self.handle.vm.set(Some(Arc::clone(&vm)));
+                if let Err(error) = super::egress::start(&self.host, &self.handle).await {
+                    // The kernel's rules are as the agent before left them: nothing is open that was not.
+                    tracing::error!(sandbox = %self.handle.id, error, "it finds no names until it is resumed");
+                    self.handle.log.agent(&format!("it finds no names until it is paused and resumed: {error}"));
+                }
                 self.handle.frozen.store(true, Ordering::Relaxed);
                 if was_pausing {
                     self.remove_saved().await;
@@ -131,6 +136,11 @@ impl Actor {
                 None
             }
             Order::RollBack { .. } => self.stage(asked).await,
+            Order::Network(rules) => {
+                let changed = self.change_network(rules).await;
+                asked.answer(changed);
+                None
+            }
         }
     }
 

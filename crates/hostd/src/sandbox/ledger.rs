@@ -188,6 +188,7 @@ mod tests {
                 disk_mb: Some(8192),
                 envs: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
                 public_ports: false,
+                network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
             },
             phase: Phase::Releasing { end: End { failed: true, reason: "it broke".to_owned() } },
             generation: Generation(7),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+use model::{Generation, NetworkSpec, SandboxId, SandboxSpec, SandboxState};
 use rand::RngExt;
 use tokio::sync::Mutex;
 
@@ -198,6 +198,17 @@ impl Manager {
             handle
         };
         handle.ask(Order::Resume).await?;
+        Ok(handle)
+    }
+
+    /// Puts other rules for where it may connect to in the place of those that it has. Answers when they hold, or are
+    /// written down for when it is resumed.
+    ///
+    /// # Errors
+    /// What failed; the former rules hold then.
+    pub async fn set_network(&self, id: &SandboxId, rules: NetworkSpec) -> Result<Handle, Refused> {
+        let handle = self.find(id).await?;
+        handle.ask(Order::Network(rules)).await?;
         Ok(handle)
     }
 

@@ -6,6 +6,7 @@ pub mod actor;
 mod attend;
 mod capture;
 mod create;
+pub(crate) mod egress;
 pub(crate) mod instant;
 mod instants;
 pub mod ledger;

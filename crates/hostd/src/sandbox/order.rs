@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use model::NetworkSpec;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Handle;
@@ -24,6 +25,8 @@ pub(crate) enum Order {
     RollBack {
         to: PathBuf,
     },
+    /// Other rules for where it may connect to.
+    Network(NetworkSpec),
 }
 
 /// An order, and who waits for its outcome.

@@ -36,6 +36,7 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle, what: Disk) -> Ve
         return vec![format!("the control group stays: {problem}")];
     }
     fail::fail_point!("release::group-removed");
+    super::egress::stop(handle).await;
     let (dir, vm_dir) = (host.ledger.dir(&handle.id), host.vm_dir(&handle.id));
     let network = {
         let (host, id) = (Arc::clone(host), handle.id.clone());

@@ -85,6 +85,10 @@ impl Actor {
                         return event;
                     }
                 }
+                Order::Network(rules) => {
+                    let changed = self.change_network(rules).await;
+                    asked.answer(changed);
+                }
             }
         }
     }

@@ -74,6 +74,7 @@ fn spec(message: &rpc::SandboxSpec) -> Result<SandboxSpec, ConnectError> {
         disk_mb: message.disk_mb,
         envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         public_ports: false,
+        network: rpc::network::of_message(message.network.as_option()).map_err(invalid)?,
     };
     spec.check(&Limits::default()).map_err(invalid)?;
     Ok(spec)
@@ -96,6 +97,7 @@ pub fn report(host: &Host, record: &Record, handle: &Handle) -> rpc::SandboxRepo
         auto_resume: record.spec.auto_resume,
         disk_mb: record.spec.disk_mb,
         envs: record.spec.envs.clone().into_iter().collect(),
+        network: rpc::network::to_message(&record.spec.network).into(),
         ..rpc::SandboxSpec::default()
     };
     let host_ip = record.slot.filter(|_| running).map(|slot| slot.host_ip().to_string());
@@ -217,6 +219,18 @@ impl HostAgentService for Service {
         let handle = self.manager.resume(&sandbox_id(request.sandbox_id)?).await.map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::ResumeSandboxResponse { sandbox, ..Default::default() })
+    }
+
+    async fn update_network(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::UpdateNetworkRequest>,
+    ) -> ServiceResult<rpc::UpdateNetworkResponse> {
+        let request = request.to_owned_message();
+        let rules = rpc::network::of_message(request.network.as_option()).map_err(invalid)?;
+        let handle = self.manager.set_network(&sandbox_id(&request.sandbox_id)?, rules).await.map_err(refused)?;
+        let sandbox = report_of(&self.manager.host, &handle).into();
+        Response::ok(rpc::UpdateNetworkResponse { sandbox, ..Default::default() })
     }
 
     async fn fork_sandbox(

@@ -43,6 +43,7 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
         disk_mb: Some(u32::try_from(DISK_MB).unwrap()),
         envs: BTreeMap::new(),
         public_ports: false,
+        network: model::NetworkSpec::default(),
     };
     Record {
         id: id.clone(),

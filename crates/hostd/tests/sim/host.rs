@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hostd::boot::BootFiles;
 use hostd::disk::{Backend, Chosen, Disks};
+use hostd::dns::Upstream;
 use hostd::host::{Host, Parts};
 use hostd::images::Images;
 use hostd::jail::Jails;
@@ -72,7 +73,7 @@ impl Place {
             jails: Jails::without_groups(2_000_000_000),
             ledger,
         };
-        Host::of(parts, MAX_SANDBOXES, "192.0.2.1".to_owned())
+        Host::of(parts, MAX_SANDBOXES, Upstream::of_setting("192.0.2.1").unwrap())
     }
 
     /// What is there of sandboxes and snapshots.

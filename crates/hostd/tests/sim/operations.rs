@@ -37,6 +37,7 @@ pub fn spec(template: &str) -> SandboxSpec {
         disk_mb: None,
         envs: BTreeMap::new(),
         public_ports: false,
+        network: model::NetworkSpec::default(),
     }
 }
 

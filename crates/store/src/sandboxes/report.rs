@@ -1,6 +1,6 @@
 //! Writes that move a sandbox on: a host's report, and giving up on a sandbox that no host took.
 
-use model::{Generation, SandboxId, SandboxState};
+use model::{Generation, NetworkSpec, SandboxId, SandboxState};
 
 use super::row::{SandboxRow, columns};
 use super::{Disk, Sandbox, one};
@@ -20,6 +20,8 @@ pub struct Report {
     pub started_at: Option<i64>,
     pub last_active_at: Option<i64>,
     pub disk: Option<Disk>,
+    /// Where it may connect to; as before where the host says nothing of it.
+    pub network: Option<NetworkSpec>,
 }
 
 /// What became of a report.
@@ -37,7 +39,7 @@ pub enum Applied {
 impl Store {
     /// Applies a report if its generation is newer than the row's and the move is legal
     /// ([`SandboxState::can_become`]). Then the row says what the report says, and no more: a value that the report
-    /// leaves out is gone. Late, doubled and reordered reports change nothing. NULs in its texts become `U+FFFD`.
+    /// leaves out is gone, but for network rules. Late, doubled and reordered reports change nothing. NULs in its texts become `U+FFFD`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a generation over `i64::MAX`, and as [`Store::sandbox_get`].
@@ -45,7 +47,7 @@ impl Store {
         let sql = concat!(
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
             " started_at = $8, last_active_at = $9, last_updated = $10,",
-            " disk_backend = $16, disk_mb = $17, disk_used_bytes = $18",
+            " disk_backend = $16, disk_mb = $17, disk_used_bytes = $18, network = COALESCE($19, network)",
             " WHERE id = $1 AND generation < $3 AND state IN ($11, $12, $13, $14, $15) RETURNING ",
             columns!()
         );
@@ -71,7 +73,8 @@ impl Store {
             from4,
             report.disk.as_ref().map(|disk| printable(&disk.backend)),
             report.disk.as_ref().map(|disk| i64::from(disk.size_mb)),
-            report.disk.as_ref().map(|disk| disk.used_bytes)
+            report.disk.as_ref().map(|disk| disk.used_bytes),
+            report.network.as_ref().map(network_text).transpose()?
         )?)?;
         match changed {
             Some(row) => Ok(Applied::Changed(row)),
@@ -113,6 +116,12 @@ impl Store {
         let sql = "SELECT id FROM sandboxes WHERE id = $1";
         Ok(!rows!(self.read("looking for a sandbox"), (String,), sql, id.as_str())?.is_empty())
     }
+}
+
+fn network_text(network: &NetworkSpec) -> Result<String, Error> {
+    let unreadable =
+        |source: serde_json::Error| Error::Corrupt { what: "network rules".to_owned(), source: source.into() };
+    serde_json::to_string(network).map_err(unreadable)
 }
 
 /// The states that can become `next`, in as many places as there are states. Every state can become itself, so `next`

@@ -1,6 +1,6 @@
 //! A row of the table `sandboxes` as it lies there, and the check that makes it a [`Sandbox`].
 
-use model::{Generation, SandboxId};
+use model::{Generation, SandboxId, SandboxSpec};
 
 use super::{Disk, Sandbox};
 use crate::Error;
@@ -10,7 +10,7 @@ macro_rules! columns {
     () => {
         "id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
          created_at, started_at, last_active_at, last_updated, deleting, \
-         disk_backend, disk_mb, disk_used_bytes"
+         disk_backend, disk_mb, disk_used_bytes, network"
     };
 }
 pub(super) use columns;
@@ -34,6 +34,7 @@ pub(super) struct SandboxRow {
     disk_backend: Option<String>,
     disk_mb: Option<i64>,
     disk_used_bytes: Option<i64>,
+    network: Option<String>,
 }
 
 impl TryFrom<SandboxRow> for Sandbox {
@@ -49,11 +50,15 @@ impl TryFrom<SandboxRow> for Sandbox {
             }),
             _ => None,
         };
+        let mut spec: SandboxSpec = serde_json::from_str(&row.spec).map_err(|e| unreadable(e.into()))?;
+        if let Some(network) = row.network {
+            spec.network = serde_json::from_str(&network).map_err(|e| unreadable(e.into()))?;
+        }
         Ok(Self {
             id: row.id.parse::<SandboxId>().map_err(|e| unreadable(e.into()))?,
             state: row.state.parse().map_err(|e: model::InvalidValue| unreadable(e.into()))?,
             generation: Generation(u64::try_from(row.generation).map_err(|e| unreadable(e.into()))?),
-            spec: serde_json::from_str(&row.spec).map_err(|e| unreadable(e.into()))?,
+            spec,
             reason: row.reason,
             key_id: row.key_id,
             host_id: row.host_id,

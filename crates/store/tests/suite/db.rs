@@ -73,6 +73,7 @@ pub fn spec() -> SandboxSpec {
         disk_mb: None,
         envs: BTreeMap::from([("QUOTE'\"".to_owned(), "ü\n{}".to_owned())]),
         public_ports: false,
+        network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
     }
 }
 
@@ -92,6 +93,10 @@ pub async fn insert(store: &Store, now: i64) -> Sandbox {
     }
 }
 
+fn network(generation: u64) -> model::NetworkSpec {
+    model::NetworkSpec::parse(&[format!("{generation}.example.com")], &[], false).unwrap()
+}
+
 pub fn report(id: &SandboxId, generation: u64, state: SandboxState) -> Report {
     Report {
         id: id.clone(),
@@ -108,5 +113,6 @@ pub fn report(id: &SandboxId, generation: u64, state: SandboxState) -> Report {
             size_mb: 4096,
             used_bytes: generation.cast_signed() << 20,
         }),
+        network: generation.is_multiple_of(2).then(|| network(generation)),
     }
 }

@@ -36,8 +36,21 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
     let row = row?;
     match *event {
         Event::Report { generation, state } if generation > row.generation.0 && row.state.can_become(state) => {
-            let Report { id, host_id, generation, state, reason, guest_ip, host_ip, started_at, last_active_at, disk } =
-                report(&row.id, generation, state);
+            let Report {
+                id,
+                host_id,
+                generation,
+                state,
+                reason,
+                guest_ip,
+                host_ip,
+                started_at,
+                last_active_at,
+                disk,
+                network,
+            } = report(&row.id, generation, state);
+            let network = network.unwrap_or_else(|| row.spec.network.clone());
+            let spec = model::SandboxSpec { network, ..row.spec.clone() };
             let host_id = Some(host_id);
             let (last_updated, known) = (now, row);
             Some(Sandbox {
@@ -51,6 +64,7 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
                 started_at,
                 last_active_at,
                 disk,
+                spec,
                 last_updated,
                 ..known
             })

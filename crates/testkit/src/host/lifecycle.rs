@@ -100,6 +100,16 @@ pub(super) fn begin(shared: &Arc<Shared>, id: &str, spec: rpc::SandboxSpec) -> R
     Ok(())
 }
 
+pub(super) fn set_network(
+    shared: &Shared,
+    id: &str,
+    rules: Option<rpc::NetworkRules>,
+) -> Result<rpc::SandboxReport, ConnectError> {
+    alive(&shared.world(), id)?;
+    shared.change(id, |sandbox| sandbox.spec.network = rules.clone().into());
+    Ok(alive(&shared.world(), id)?.report())
+}
+
 pub(super) async fn pause(shared: &Arc<Shared>, id: &str) -> Result<rpc::SandboxReport, ConnectError> {
     alive(&shared.world(), id)?;
     let (shared, id) = (Arc::clone(shared), id.to_owned());

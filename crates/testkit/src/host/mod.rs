@@ -166,6 +166,17 @@ impl FakeHost {
         assert!(there, "no sandbox {id}");
     }
 
+    /// Gives a sandbox rules without internet, and reports it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn set_network(&self, id: &str, allow_out: &[&str]) {
+        let allow_out: Vec<String> = allow_out.iter().map(|entry| (*entry).to_owned()).collect();
+        let rules = rpc::NetworkRules { allow_out, deny_internet: true, ..Default::default() };
+        let there = self.shared.change(id, |sandbox| sandbox.spec.network = rules.clone().into());
+        assert!(there, "no sandbox {id}");
+    }
+
     /// Loses a sandbox and says so.
     pub fn lose(&self, id: &str) {
         self.shared.remove(id);

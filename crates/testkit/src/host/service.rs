@@ -134,6 +134,11 @@ impl HostAgentService for Service {
         rpc::PauseSandboxResponse { sandbox, ..Default::default() }
     });
 
+    unary!(update_network(self, request: UpdateNetworkRequest) -> UpdateNetworkResponse, "UpdateNetwork", {
+        let sandbox = lifecycle::set_network(&self.shared, &request.sandbox_id, request.network.into_option())?.into();
+        rpc::UpdateNetworkResponse { sandbox, ..Default::default() }
+    });
+
     unary!(resume_sandbox(self, request: ResumeSandboxRequest) -> ResumeSandboxResponse, "ResumeSandbox", {
         let sandbox = lifecycle::resume(&self.shared, &request.sandbox_id).await?.into();
         rpc::ResumeSandboxResponse { sandbox, ..Default::default() }

@@ -1,0 +1,36 @@
+//! `/v1/sandboxes/{id}/network`.
+
+use std::sync::Arc;
+
+use api_types::{NetworkRules, Sandbox};
+use axum::Json as Answer;
+use axum::extract::State;
+
+use super::extract::{Id, Json, NoQuery, Query};
+use super::view;
+use crate::app::{App, on_its_own, sandbox_network};
+use crate::error::Result;
+
+/// Change where a sandbox may connect to
+///
+/// Replaces all of its rules: what the body leaves out is empty. Connections that the new rules deny end. One that is
+/// paused has them when it is resumed. They stay over pauses and restarts, and forks have those of their source.
+#[utoipa::path(
+    put, path = "/{id}/network", tag = "sandboxes", operation_id = "set_network",
+    request_body = NetworkRules,
+    responses(
+        (status = 200, description = "The rules hold", body = Sandbox),
+        (status = 409, description = "It neither runs nor is paused"),
+        (status = 502, description = "The host failed; the former rules hold"),
+        (status = 504, description = "It did not end in time; the host goes on with it"),
+    )
+)]
+pub async fn set(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<NetworkRules>,
+) -> Result<Answer<Sandbox>> {
+    let rules = body.try_into()?;
+    Ok(Answer(view::sandbox(on_its_own(sandbox_network::set_network(app, id, rules)).await?)))
+}

@@ -1,0 +1,37 @@
+//! Rules for where a sandbox may connect to, as messages.
+
+use model::{InvalidValue, NetworkSpec};
+
+use crate::NetworkRules;
+
+#[must_use]
+pub fn to_message(rules: &NetworkSpec) -> NetworkRules {
+    NetworkRules {
+        allow_out: rules.allow_out.iter().map(ToString::to_string).collect(),
+        deny_out: rules.deny_out.iter().map(ToString::to_string).collect(),
+        deny_internet: !rules.allow_internet,
+        ..NetworkRules::default()
+    }
+}
+
+/// Who sends none knows of none: everything is open.
+///
+/// # Errors
+/// Names the entry that is wrong.
+pub fn of_message(message: Option<&NetworkRules>) -> Result<NetworkSpec, InvalidValue> {
+    let Some(message) = message else { return Ok(NetworkSpec::default()) };
+    NetworkSpec::parse(&message.allow_out, &message.deny_out, !message.deny_internet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_come_back_as_they_were() {
+        let rules = NetworkSpec::parse(&["*.a.com".to_owned()], &["9.0.0.0/8".to_owned()], false).unwrap();
+        assert_eq!(of_message(Some(&to_message(&rules))).unwrap(), rules);
+        assert_eq!(of_message(None).unwrap(), NetworkSpec::default());
+        assert_eq!(of_message(Some(&NetworkRules::default())).unwrap(), NetworkSpec::default());
+    }
+}

@@ -1,0 +1,131 @@
+//! One question of a guest, and its answer.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use model::NetworkSpec;
+use model::network::{Access, is_never};
+
+use super::address;
+use crate::egress::{ADDRESSES, Gate};
+
+/// Bytes of a question, which is one name and a few options.
+pub(super) const LONGEST_QUESTION: usize = 1232;
+/// Bytes of an answer over UDP: larger ones are lost on the way (DNS flag day 2020).
+const LARGEST_OVER_UDP: u16 = 1232;
+const SMALLEST: u16 = 512;
+
+/// The answer to a message, for who takes at most `limit` bytes; none to what is no question.
+pub(super) async fn answer(gate: &Gate, bytes: &[u8], over_udp: bool) -> Option<Vec<u8>> {
+    let question = Message::from_vec(bytes).ok()?;
+    if question.metadata.message_type != MessageType::Query {
+        return None;
+    }
+    let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+    answer.metadata.recursion_desired = question.metadata.recursion_desired;
+    answer.metadata.recursion_available = true;
+    answer.queries.clone_from(&question.queries);
+    if question.edns.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(LARGEST_OVER_UDP);
+        answer.set_edns(edns);
+    }
+    match records(gate, &question).await {
+        Ok(records) => answer.answers = records,
+        Err(code) => answer.metadata.response_code = code,
+    }
+    let limit = if over_udp { question.max_payload().clamp(SMALLEST, LARGEST_OVER_UDP) } else { u16::MAX };
+    let bytes = answer.to_vec().ok()?;
+    if bytes.len() <= limit.into() { Some(bytes) } else { answer.truncate().to_vec().ok() }
+}
+
+/// For one whom we have no time for.
+pub(super) fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
+    let question = Message::from_vec(bytes).ok()?;
+    let is_question = question.metadata.message_type == MessageType::Query;
+    let refused = Message::error_msg(question.metadata.id, question.metadata.op_code, ResponseCode::Refused);
+    is_question.then(|| refused.to_vec().ok()).flatten()
+}
+
+async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, ResponseCode> {
+    if question.metadata.op_code != OpCode::Query {
+        return Err(ResponseCode::NotImp);
+    }
+    let [asked] = question.queries.as_slice() else { return Err(ResponseCode::FormErr) };
+    let rules = gate.rules();
+    let Some(name) = checked_name(asked, &rules) else { return Err(ResponseCode::Refused) };
+    let access = rules.name(&name);
+    if access == Access::Denied {
+        gate.events.denied(&format!("DNS question for {name}"));
+        // Of all codes the one at which every resolver of a guest gives up at once.
+        return Err(ResponseCode::NXDomain);
+    }
+    if has_no_answer(asked.query_type(), &rules) {
+        return Ok(Vec::new());
+    }
+    let found = gate.upstream.ask(asked.name().clone(), asked.query_type()).await?;
+    if access == Access::Open
+        && let Some(other) = found.iter().filter_map(alias).find(|other| is_denied(&rules, other))
+    {
+        gate.events.denied(&format!("DNS question for {name}, which is another name of {other}"));
+        return Err(ResponseCode::NXDomain);
+    }
+    let records = reachable(gate, &name, found);
+    let addresses: Vec<Ipv4Addr> = records.iter().filter_map(address).collect();
+    if !addresses.is_empty() {
+        let ttl = records.iter().map(|record| record.ttl).min().unwrap_or_default();
+        gate.pin(&name, &addresses, Duration::from_secs(ttl.into())).await.map_err(|error| {
+            tracing::warn!(error, "an answer is kept back, for the kernel does not let it through");
+            ResponseCode::ServFail
+        })?;
+    }
+    Ok(records)
+}
+
+/// The name in lower case, without a dot at its end. Where there are rules, it must be one that they can be about: a
+/// part with a dot in it would look like two.
+fn checked_name(asked: &Query, rules: &NetworkSpec) -> Option<String> {
+    let right = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_plain = asked.name().iter().all(|label| label.iter().all(right));
+    let is_fine = is_plain || !(rules.has_names() || rules.is_closed());
+    let name = asked.name().to_ascii().to_ascii_lowercase();
+    (is_fine && asked.query_class() == DNSClass::IN).then(|| name.trim_end_matches('.').to_owned())
+}
+
+/// Sandboxes have no IPv6. What a server says of how to reach it otherwise names addresses, and keys with which the name
+/// of a connection could be hidden.
+fn has_no_answer(kind: RecordType, rules: &NetworkSpec) -> bool {
+    match kind {
+        RecordType::AAAA | RecordType::ANY | RecordType::AXFR | RecordType::IXFR => true,
+        RecordType::HTTPS | RecordType::SVCB => rules.has_names() || rules.is_closed(),
+        _ => false,
+    }
+}
+
+fn alias(record: &Record) -> Option<&Name> {
+    match &record.data {
+        RData::CNAME(name) => Some(&name.0),
+        _ => None,
+    }
+}
+
+fn is_denied(rules: &NetworkSpec, name: &Name) -> bool {
+    rules.name(&name.to_ascii()) == Access::Denied
+}
+
+/// Without addresses that no sandbox reaches: a name of the internet has none of a private network.
+fn reachable(gate: &Gate, name: &str, found: Vec<Record>) -> Vec<Record> {
+    let mut addresses = 0;
+    let mut keep = |record: &Record| {
+        let Some(address) = address(record) else { return true };
+        if is_never(address) {
+            gate.events.denied(&format!("{name} at {address}, an address that no sandbox reaches"));
+            return false;
+        }
+        addresses += 1;
+        addresses <= ADDRESSES
+    };
+    found.into_iter().filter(|record| keep(record)).collect()
+}

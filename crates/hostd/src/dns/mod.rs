@@ -1,0 +1,113 @@
+//! Names for guests: each sandbox has a resolver on its gateway's address, to which the kernel leads every question,
+//! whomever the guest asked ([`crate::network::policy`]).
+//!
+//! ```text
+//!   question ─→ checked ─→ name denied? ─→ "no such name", and nobody else hears of it
+//!                             └─ else ─→ cache or AGENT_DNS ─→ answer without addresses that no sandbox reaches
+//!                                                              └─ noted as the name's ([`crate::egress`])
+//! ```
+//!
+//! Nothing is on disk. Bounded: questions of one sandbox at one time and a second, sizes of questions and answers, and
+//! the cache, which all sandboxes of the agent share.
+
+mod answer;
+pub(crate) mod serve;
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+
+/// For one server to answer one question, and how often it is asked.
+const TIMEOUT: Duration = Duration::from_secs(3);
+const ATTEMPTS: usize = 2;
+/// Answers that are kept, of all sandboxes.
+const CACHE: u64 = 4096;
+/// A name that is not there now may be there soon.
+const NEGATIVE: Duration = Duration::from_secs(60);
+
+/// The name servers that are asked for all sandboxes.
+pub struct Upstream(TokioResolver);
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").finish_non_exhaustive()
+    }
+}
+
+impl Upstream {
+    /// Asks these servers, over UDP, and TCP where an answer is too large for that.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn new(servers: &[SocketAddr]) -> Result<Arc<Self>, String> {
+        let server = |address: &SocketAddr| {
+            let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+            connections.iter_mut().for_each(|connection| connection.port = address.port());
+            NameServerConfig::new(IpAddr::from(address.ip()), true, connections.into())
+        };
+        let config = ResolverConfig::from_name_servers(servers.iter().map(server).collect());
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let options = builder.options_mut();
+        options.timeout = TIMEOUT;
+        options.attempts = ATTEMPTS;
+        options.cache_size = CACHE;
+        options.negative_max_ttl = Some(NEGATIVE);
+        // The host's own names are nobody else's business.
+        options.use_hosts_file = ResolveHosts::Never;
+        options.preserve_intermediates = true;
+        Ok(Arc::new(Self(builder.build().map_err(|error| error.to_string())?)))
+    }
+
+    /// The servers of the setting `AGENT_DNS`: addresses with commas between them.
+    ///
+    /// # Errors
+    /// Names the one that is no address.
+    pub fn of_setting(text: &str) -> Result<Arc<Self>, String> {
+        let servers = text.split(',').map(|server| {
+            let address = server.trim().parse::<IpAddr>().map(|ip| SocketAddr::from((ip, 53)));
+            // A port is for tests, whose servers must not have that of the host's.
+            address.or_else(|_| server.trim().parse()).map_err(|_| format!("{server:?} is no address"))
+        });
+        Self::new(&servers.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    async fn ask(&self, name: Name, kind: RecordType) -> Result<Vec<Record>, ResponseCode> {
+        match self.0.lookup(name, kind).await {
+            Ok(found) => Ok(found.answers().to_vec()),
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) if none.response_code == ResponseCode::NoError => {
+                Ok(Vec::new())
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Err(none.response_code),
+            Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(code),
+            Err(error) => {
+                tracing::debug!(%error, "a name server does not answer");
+                Err(ResponseCode::ServFail)
+            }
+        }
+    }
+
+    /// Addresses that a name has now, and how long that is good for; none where it has none.
+    pub(crate) async fn addresses(&self, name: &str) -> Option<(HashSet<Ipv4Addr>, Duration)> {
+        let mut name = Name::from_ascii(name).ok()?;
+        name.set_fqdn(true);
+        let records = self.ask(name, RecordType::A).await.ok()?;
+        let ttl = records.iter().map(|record| record.ttl).min()?;
+        let addresses = records.iter().filter_map(address).collect();
+        Some((addresses, Duration::from_secs(ttl.into())))
+    }
+}
+
+fn address(record: &Record) -> Option<Ipv4Addr> {
+    match &record.data {
+        RData::A(address) => Some(address.0),
+        _ => None,
+    }
+}

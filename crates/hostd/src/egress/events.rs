@@ -1,0 +1,69 @@
+//! What was denied, for the sandbox's log. A guest decides how often that happens, so it is bounded: the same line once a
+//! minute, and so many lines a minute in all. How many more there were is told afterwards.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::sandbox::log::Log;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Lines a minute.
+const MOST: usize = 60;
+
+#[derive(Debug)]
+pub(crate) struct Events {
+    log: Arc<Log>,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    lines: HashMap<String, Instant>,
+    untold: u64,
+}
+
+impl Events {
+    pub(crate) fn new(log: Arc<Log>) -> Self {
+        Self { log, told: Mutex::default() }
+    }
+
+    /// Notes that the sandbox's rules kept it from something.
+    pub(crate) fn denied(&self, what: &str) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).lines_for(what, Instant::now());
+        told.iter().for_each(|line| self.log.agent(line));
+    }
+}
+
+impl Told {
+    fn lines_for(&mut self, what: &str, now: Instant) -> Vec<String> {
+        self.lines.retain(|_, at| now.duration_since(*at) < MINUTE);
+        if self.lines.contains_key(what) {
+            return Vec::new();
+        }
+        if self.lines.len() >= MOST {
+            self.untold += 1;
+            return Vec::new();
+        }
+        self.lines.insert(what.to_owned(), now);
+        let more = std::mem::take(&mut self.untold);
+        let more = (more > 0).then(|| format!("denied: {more} more that are not listed"));
+        more.into_iter().chain([format!("denied: {what}")]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_tries_all_the_time_fills_no_log() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        assert_eq!(told.lines_for("a", start), ["denied: a"]);
+        assert!(told.lines_for("a", start).is_empty());
+        let lines: usize = (0..1000).map(|n| told.lines_for(&n.to_string(), start).len()).sum();
+        assert_eq!((lines, told.lines.len()), (MOST - 1, MOST));
+        let later = told.lines_for("a", start + MINUTE);
+        assert_eq!(later, ["denied: 941 more that are not listed", "denied: a"]);
+    }
+}

@@ -1,0 +1,166 @@
+//! HTTP/1 through the proxy: the name of each request is checked, and the request written anew, so that what is checked is
+//! what the server reads. All requests of a connection go over one connection to where the guest connected to.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::HOST;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Gate;
+use super::proxy::{HELLO_TIMEOUT, about};
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// Bytes of the head of a request.
+const HEAD: usize = 64 * 1024;
+
+/// One connection of a guest.
+struct Connection {
+    gate: Arc<Gate>,
+    to: SocketAddrV4,
+    server: tokio::sync::Mutex<Option<SendRequest<Incoming>>>,
+    /// Of the last request.
+    name: Mutex<Option<String>>,
+    /// Ends what runs beside it.
+    over: CancellationToken,
+}
+
+/// Serves it until either side has ended, or the rules deny what it is for.
+pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddrV4) -> io::Result<()> {
+    let over = CancellationToken::new();
+    let guard: DropGuard = over.clone().drop_guard();
+    let (gate_of, server, name) = (Arc::clone(gate), tokio::sync::Mutex::default(), Mutex::default());
+    let connection = Arc::new(Connection { gate: gate_of, to, server, name, over });
+    let service = {
+        let connection = Arc::clone(&connection);
+        service_fn(move |request| {
+            let connection = Arc::clone(&connection);
+            async move { Ok::<_, Infallible>(connection.answer(request).await) }
+        })
+    };
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HELLO_TIMEOUT).max_buf_size(HEAD).preserve_header_case(true);
+    let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let served = gate.while_allowed(|| connection.named(), served).await;
+    drop(guard);
+    match served {
+        Some(Err(error)) => Err(io::Error::other(error)),
+        _ => Ok(()),
+    }
+}
+
+impl Connection {
+    fn named(&self) -> Option<(String, Ipv4Addr)> {
+        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some((name, *self.to.ip()))
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let name = name_of(&request).unwrap_or_default();
+        if request.method() == Method::CONNECT || !self.gate.lets_through(&name, *self.to.ip()).await {
+            self.gate.events.denied(&about("HTTP", &name, self.to));
+            let text = "The network rules of this sandbox do not allow this (see allow_out and deny_out).\n";
+            return plain(StatusCode::FORBIDDEN, text);
+        }
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
+        self.pass_on(request).await.unwrap_or_else(|error| {
+            tracing::debug!(to = %self.to, error = crate::guest::chain(&*error), "a request could not be passed on");
+            plain(StatusCode::BAD_GATEWAY, "The server does not answer.\n")
+        })
+    }
+
+    async fn pass_on(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+        let guest = hyper::upgrade::on(&mut request);
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        *request.uri_mut() = path.parse::<Uri>()?;
+        *request.version_mut() = Version::HTTP_11;
+        let mut server = self.server.lock().await;
+        let sender = match server.as_mut().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => server.insert(self.connect().await?),
+        };
+        sender.ready().await?;
+        let mut response = sender.send_request(request).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.join(guest, hyper::upgrade::on(&mut response));
+        }
+        Ok(response.map(BodyExt::boxed))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+        let stream = self.gate.connect(SocketAddr::V4(self.to)).await?;
+        let mut http = hyper::client::conn::http1::Builder::new();
+        http.preserve_header_case(true).max_buf_size(HEAD);
+        let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
+        let over = self.over.clone();
+        tokio::spawn(async move { over.run_until_cancelled(connection.with_upgrades()).await });
+        Ok(sender)
+    }
+
+    /// Both sides speak another protocol from here on.
+    fn join(self: &Arc<Self>, guest: hyper::upgrade::OnUpgrade, server: hyper::upgrade::OnUpgrade) {
+        let connection = Arc::clone(self);
+        self.gate.spawn(async move {
+            let (Ok(guest), Ok(server)) = tokio::join!(guest, server) else { return };
+            let (mut guest, mut server) = (TokioIo::new(guest), TokioIo::new(server));
+            let copied = tokio::io::copy_bidirectional(&mut guest, &mut server);
+            let _ = connection.gate.while_allowed(|| connection.named(), copied).await;
+        });
+    }
+}
+
+/// The one name that a request is for.
+fn name_of<B>(request: &Request<B>) -> Option<String> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, more) = (hosts.next()?, hosts.next());
+    let host: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
+    // Servers differ in which of two names they take.
+    let same = request.uri().authority().is_none_or(|uri| uri.host().eq_ignore_ascii_case(host.host()));
+    (more.is_none() && same && !host.as_str().contains('@')).then(|| host.host().to_ascii_lowercase())
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response =
+        Response::new(Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed());
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, hosts: &[&str]) -> Option<String> {
+        let mut request = Request::builder().uri(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        name_of(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn a_request_has_one_name() {
+        assert_eq!(request("/", &["A.com:80"]).as_deref(), Some("a.com"));
+        assert_eq!(request("http://a.com/x", &["a.com"]).as_deref(), Some("a.com"));
+        assert_eq!(request("/", &[]), None);
+        assert_eq!(request("/", &["a.com", "a.com"]), None);
+        assert_eq!(request("http://b.com/", &["a.com"]), None);
+        assert_eq!(request("/", &["a.com@b.com"]), None);
+        assert_eq!(request("/", &["a com"]), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! The proxy in a sandbox's namespace to which the kernel leads what goes to TCP ports 80 and 443, where a rule has a
+//! name. It reads the name that the connection asks for, without decrypting anything, and connects to where it was going
+//! to if the rules allow that name and the address is one of the name's.
+//!
+//! ```text
+//!   connection ─┬─ begins like TLS ──→ name of the ClientHello ──→ bytes are passed on
+//!               └─ else ──→ HTTP/1: the name of each request ([`super::http`])
+//! ```
+//! What is not allowed is reset, or answered with 403 where it speaks HTTP.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::{Gate, http, reset, tls};
+
+/// Connections of one sandbox at one time.
+const CONNECTIONS: usize = 512;
+/// For a guest to say what it wants.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// After an accept that failed: there are too many open files.
+const PAUSE: Duration = Duration::from_millis(100);
+/// First byte of a TLS record with a handshake in it (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 0x16;
+
+/// Serves until it is dropped; then all connections end.
+pub(super) async fn serve(gate: Arc<Gate>, listener: TcpListener) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            gate.events.denied(&format!("more than {CONNECTIONS} connections to ports 80 and 443 at one time"));
+            reset(&stream);
+            continue;
+        };
+        let gate = Arc::clone(&gate);
+        connections.spawn(async move {
+            if let Err(error) = pass_on(&gate, stream).await {
+                tracing::debug!(netns = gate.netns, %error, "a connection through the proxy ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn pass_on(gate: &Arc<Gate>, stream: TcpStream) -> io::Result<()> {
+    let to = SockRef::from(&stream).original_dst_v4()?.as_socket_ipv4();
+    let to = to.ok_or_else(|| io::Error::other("it was going to no IPv4 address"))?;
+    stream.set_nodelay(true)?;
+    let mut first = [0];
+    let peeked = tokio::time::timeout(HELLO_TIMEOUT, stream.peek(&mut first)).await;
+    match peeked {
+        Ok(Ok(1)) if first[0] == HANDSHAKE => secure(gate, stream, to).await,
+        Ok(Ok(1)) => http::serve(gate, stream, to).await,
+        _ => {
+            reset(&stream);
+            Ok(())
+        }
+    }
+}
+
+async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddrV4) -> io::Result<()> {
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, tls::hello(&mut stream)).await??;
+    let name = hello.name.unwrap_or_default();
+    if !gate.lets_through(&name, *to.ip()).await {
+        gate.events.denied(&about("TLS", &name, to));
+        reset(&stream);
+        return Ok(());
+    }
+    let mut server = match gate.connect(SocketAddr::V4(to)).await {
+        Ok(server) => server,
+        Err(error) => {
+            reset(&stream);
+            return Err(error);
+        }
+    };
+    tokio::io::AsyncWriteExt::write_all(&mut server, &hello.bytes).await?;
+    let named = || Some((name.clone(), *to.ip()));
+    let copied = gate.while_allowed(named, tokio::io::copy_bidirectional(&mut stream, &mut server)).await;
+    if copied.is_none() {
+        gate.events.denied(&about("TLS", &name, to));
+        reset(&stream);
+    }
+    Ok(())
+}
+
+/// One line about what was denied. The name comes from the guest, and the log bounds it.
+pub(super) fn about(protocol: &str, name: &str, to: SocketAddrV4) -> String {
+    let address: Ipv4Addr = *to.ip();
+    match name {
+        "" => format!("{protocol} without a name to {address}:{}", to.port()),
+        name => format!("{protocol} to {name} at {address}:{}", to.port()),
+    }
+}

@@ -1,0 +1,299 @@
+//! The namespaces of one test, with a name server, servers, and a guest's sockets.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query};
+use hickory_resolver::proto::rr::rdata::A;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use linux::link::Links;
+use linux::{netns, nft, sysctl};
+use model::NetworkSpec;
+
+use crate::dns::Upstream;
+use crate::egress::Egress;
+use crate::network::{GATEWAY_IP, GUEST_PREFIX, Slot, Slots};
+use crate::sandbox::log::Log;
+
+const PORTS: [u16; 5] = [22, 80, 443, 853, 15_001];
+/// For what is to come at once, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct World {
+    slot: Slot,
+    slots: Slots,
+    guest: String,
+    internet: String,
+    upstream: Arc<Upstream>,
+    asked: Arc<Mutex<HashMap<String, usize>>>,
+    log: Arc<Log>,
+    rules: NetworkSpec,
+    egress: Option<Egress>,
+    _dir: tempfile::TempDir,
+}
+
+pub(super) fn host(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+impl World {
+    pub(super) async fn start(names: &[(&str, &str)], servers: &[&str], rules: &NetworkSpec) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let slots = Slots::new(dir.path());
+        let slot = slots.claim("sb-test").unwrap();
+        let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (guest, internet) = (format!("wtest-guest-{number}"), format!("wtest-inet-{number}"));
+        let servers: Vec<Ipv4Addr> = servers.iter().map(|server| host(server)).collect();
+        let asked = Arc::new(Mutex::new(HashMap::new()));
+        let upstream = name_server(names, Arc::clone(&asked));
+        let names_of = (guest.clone(), internet.clone());
+        tokio::task::spawn_blocking(move || connect(slot, &names_of.0, &names_of.1, servers)).await.unwrap().unwrap();
+        let log = Arc::new(Log::open(dir.path()));
+        let upstream = Upstream::new(&[upstream]).unwrap();
+        let mut world =
+            Self { slot, slots, guest, internet, upstream, asked, log, rules: rules.clone(), egress: None, _dir: dir };
+        world.restart().await;
+        world
+    }
+
+    /// As the next agent does it.
+    pub(super) async fn restart(&mut self) {
+        if let Some(egress) = self.egress.take() {
+            egress.stop().await;
+        }
+        let (upstream, log) = (Arc::clone(&self.upstream), Arc::clone(&self.log));
+        self.egress = Some(Egress::start(self.slot, self.rules.clone(), upstream, log).await.unwrap());
+    }
+
+    pub(super) async fn change(&self, rules: &NetworkSpec) {
+        self.egress.as_ref().unwrap().change(rules.clone()).await.unwrap();
+    }
+
+    pub(super) async fn finish(self) {
+        self.egress.as_ref().unwrap().stop().await;
+        for name in [self.slot.netns(), self.guest, self.internet] {
+            netns::remove(&name).unwrap();
+        }
+        self.slots.release(self.slot).unwrap();
+    }
+
+    /// How often the name server was asked for it.
+    pub(super) fn asked(&self, name: &str) -> usize {
+        self.asked.lock().unwrap().get(name).copied().unwrap_or_default()
+    }
+
+    pub(super) async fn told(&self, line: &str) {
+        testkit::eventually(line, PATIENCE, async || {
+            self.log.since(0).0.iter().any(|entry| entry.line == line).then_some(())
+        })
+        .await;
+    }
+
+    async fn in_guest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let guest = self.guest.clone();
+        tokio::task::spawn_blocking(move || netns::enter(&guest, work)).await.unwrap()
+    }
+
+    pub(super) async fn open(&self, address: &str, port: u16) -> Result<Talk, ErrorKind> {
+        let to = SocketAddr::from((host(address), port));
+        let stream = self.in_guest(move || TcpStream::connect_timeout(&to, PATIENCE)).await;
+        let stream = stream.map_err(|error| error.kind())?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Ok(Talk(stream))
+    }
+
+    /// What the server there answers.
+    pub(super) async fn talk(&self, address: &str, port: u16, say: &[u8]) -> Result<String, ErrorKind> {
+        let (mut talk, say) = (self.open(address, port).await?, say.to_owned());
+        tokio::task::spawn_blocking(move || talk.talk(&say)).await.unwrap().map_err(|error| error.kind())
+    }
+
+    pub(super) async fn http(&self, address: &str, name: &str) -> String {
+        let (mut talk, name) = (self.open(address, 80).await.unwrap(), name.to_owned());
+        tokio::task::spawn_blocking(move || talk.request(&name)).await.unwrap()
+    }
+
+    pub(super) async fn ask(&self, name: &str) -> Vec<Ipv4Addr> {
+        self.ask_at(&GATEWAY_IP.to_string(), name).await
+    }
+
+    pub(super) async fn ask_at(&self, server: &str, name: &str) -> Vec<Ipv4Addr> {
+        let (to, question) = (SocketAddr::from((host(server), 53)), question(name));
+        let answer = self.in_guest(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect(to)?;
+            socket.send(&question)?;
+            let mut buffer = [0; 1500];
+            let length = socket.recv(&mut buffer)?;
+            Ok(buffer[..length].to_vec())
+        });
+        addresses(&answer.await.unwrap())
+    }
+
+    pub(super) async fn ask_over_tcp(&self, server: &str, name: &str) -> Vec<Ipv4Addr> {
+        let (to, question) = (SocketAddr::from((host(server), 53)), question(name));
+        let answer = self.in_guest(move || {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(&u16::try_from(question.len()).unwrap().to_be_bytes())?;
+            stream.write_all(&question)?;
+            let mut length = [0; 2];
+            stream.read_exact(&mut length)?;
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut answer)?;
+            Ok(answer)
+        });
+        addresses(&answer.await.unwrap())
+    }
+
+    /// What comes of a packet: nobody answers, so an error or a time-out.
+    pub(super) async fn udp(&self, address: &str, port: u16) -> Result<(), ErrorKind> {
+        let to = SocketAddr::from((host(address), port));
+        let sent = self.in_guest(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect(to)?;
+            socket.send(b"x")?;
+            socket.recv(&mut [0; 16]).map(drop)
+        });
+        sent.await.map_err(|error| error.kind())
+    }
+}
+
+/// A connection of the guest.
+pub(super) struct Talk(TcpStream);
+
+impl Talk {
+    pub(super) fn talk(&mut self, say: &[u8]) -> io::Result<String> {
+        self.0.write_all(say)?;
+        let mut buffer = [0; 4096];
+        match self.0.read(&mut buffer)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            length => Ok(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+        }
+    }
+
+    /// The status of an answer.
+    pub(super) fn request(&mut self, name: &str) -> String {
+        let answer = self.talk(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").as_bytes()).unwrap();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+}
+
+fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<Ipv4Addr>) -> io::Result<()> {
+    let sandbox = slot.netns();
+    for name in [&sandbox, guest, internet] {
+        netns::create(name)?;
+    }
+    let to = sandbox.clone();
+    netns::enter(guest, move || {
+        let links = Links::here()?;
+        links.add_veth("eth0", "tap0", &to)?;
+        links.add_address("eth0", vmm::GUEST_IP, GUEST_PREFIX)?;
+        links.up("eth0")
+    })?;
+    let to = internet.to_owned();
+    netns::enter(&sandbox, move || {
+        let links = Links::here()?;
+        links.up("lo")?;
+        links.add_veth(&slot.peer(), "inet0", &to)?;
+        links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
+        links.up(&slot.peer())?;
+        links.add_address("tap0", GATEWAY_IP, GUEST_PREFIX)?;
+        links.up("tap0")?;
+        sysctl::set("net/ipv4/ip_forward", "1")?;
+        nft::apply(&crate::network::rules_of(slot))
+    })?;
+    netns::enter(guest, move || Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY_IP))?;
+    netns::enter(internet, move || {
+        let links = Links::here()?;
+        links.up("lo")?;
+        links.add_address("inet0", slot.veth_ip(), 31)?;
+        links.up("inet0")?;
+        links.add_route(slot.host_ip(), 32, slot.peer_ip())?;
+        servers.iter().try_for_each(|server| links.add_address("lo", *server, 32))?;
+        servers.iter().flat_map(|server| PORTS.map(|port| (*server, port))).try_for_each(serve)
+    })?;
+    netns::enter(&sandbox, move || Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip()))
+}
+
+/// Answers what it is told with its address before it, or HTTP at port 80. Goes with the test's process.
+fn serve(at: (Ipv4Addr, u16)) -> io::Result<()> {
+    let listener = TcpListener::bind(at)?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(stream, at));
+        }
+    });
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream, at: (Ipv4Addr, u16)) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let answer = match at.1 {
+            80 => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            port => format!("{}:{port} {said}", at.0),
+        };
+        stream.write_all(answer.as_bytes())?;
+    }
+}
+
+/// A name server on loopback that knows these names and counts who is asked for.
+fn name_server(names: &[(&str, &str)], asked: Arc<Mutex<HashMap<String, usize>>>) -> SocketAddr {
+    let known: HashMap<String, Ipv4Addr> =
+        names.iter().map(|(name, address)| ((*name).to_owned(), host(address))).collect();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
+            let query = question.queries[0].clone();
+            let name = query.name().to_ascii().to_lowercase().trim_end_matches('.').to_owned();
+            *asked.lock().unwrap().entry(name.clone()).or_default() += 1;
+            let mut answer = Message::response(question.metadata.id, OpCode::Query);
+            answer.metadata.recursion_available = true;
+            match known.get(&name) {
+                Some(address) => {
+                    answer.add_answer(Record::from_rdata(query.name().clone(), 1, RData::A(A(*address))));
+                }
+                None => answer.metadata.response_code = hickory_resolver::proto::op::ResponseCode::NXDomain,
+            }
+            answer.add_query(query);
+            socket.send_to(&answer.to_vec().unwrap(), from).unwrap();
+        }
+    });
+    at
+}
+
+fn question(name: &str) -> Vec<u8> {
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(format!("{name}.")).unwrap(), RecordType::A));
+    message.to_vec().unwrap()
+}
+
+fn addresses(answer: &[u8]) -> Vec<Ipv4Addr> {
+    let answer = Message::from_vec(answer).unwrap();
+    assert_eq!((answer.metadata.id, answer.metadata.message_type), (7, MessageType::Response));
+    let address = |record: &Record| match &record.data {
+        RData::A(address) => Some(address.0),
+        _ => None,
+    };
+    answer.answers.iter().filter_map(address).collect()
+}

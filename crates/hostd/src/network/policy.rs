@@ -1,0 +1,182 @@
+//! nftables rules that make a sandbox's [`NetworkSpec`] hold, as one table of its own in the sandbox's namespace, which is
+//! replaced as a whole.
+//!
+//! ```text
+//!   guest ──┬─ to port 53 of anybody ──→ our resolver (`crate::dns`)
+//!           ├─ TCP to port 80 or 443, where a rule has a name ──→ our proxy (`crate::egress`)
+//!           └─ anything else ──→ the sets below
+//! ```
+//!
+//! What is let through marks its connection with a number that stands for the rules. After a change of rules a
+//! connection has the mark of others, and is judged anew at its next packet. What the host began is an answer, and let
+//! through. What is refused is told to the guest at once, and to the agent through the log group.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use model::network::{FLOOR, NetworkSpec};
+use sha2::{Digest, Sha256};
+
+use super::plan::TAP;
+
+/// Name of the table.
+pub const POLICY_TABLE: &str = "wrenn_policy";
+/// TCP and UDP ports of our resolver and proxy, on the gateway's address.
+pub const DNS_PORT: u16 = 53;
+pub const PROXY_PORT: u16 = 15_001;
+/// Where refused packets are logged to.
+pub const LOG_GROUP: u16 = 1;
+/// Addresses that names may have at one time.
+pub const MAX_PINNED: usize = 8192;
+
+/// The table for these rules. `pinned` are addresses that names have, and for how long.
+#[must_use]
+pub fn rules(spec: &NetworkSpec, pinned: &[(Ipv4Addr, Duration)]) -> String {
+    let mark = mark(spec);
+    let names = spec.has_names();
+    let denied = if spec.is_closed() { Vec::new() } else { spec.denied_nets() };
+    let sets = [
+        set("never", "flags interval;", FLOOR.iter().map(Ipv4Net::to_string)),
+        set("allowed", "flags interval;", spec.allowed_nets().into_iter().map(range)),
+        set("denied", "flags interval;", denied.into_iter().map(range)),
+        set("pinned", &format!("flags timeout; size {MAX_PINNED};"), pinned.iter().map(element)),
+    ];
+    let redirect = if names {
+        "ip daddr @never accept\n    ip daddr @allowed accept\n    \
+         tcp dport { 80, 443 } redirect to :"
+            .to_owned()
+            + &PROXY_PORT.to_string()
+    } else {
+        String::new()
+    };
+    let last = match (names, spec.is_closed()) {
+        // These must come through the proxy, and a name has an address of the resolver's only.
+        (true, _) => {
+            "tcp dport { 80, 443, 853 } goto refuse\n    udp dport { 443, 853 } goto refuse\n    \
+             ip daddr @pinned goto pass\n    goto refuse"
+        }
+        (false, true) => "goto refuse",
+        (false, false) => "ip daddr @denied goto refuse\n    goto pass",
+    };
+    format!(
+        "table ip {POLICY_TABLE} {{ }}
+delete table ip {POLICY_TABLE}
+table ip {POLICY_TABLE} {{
+{}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat - 1; policy accept;
+    iifname != \"{TAP}\" accept
+    udp dport 53 redirect to :{DNS_PORT}
+    tcp dport 53 redirect to :{DNS_PORT}
+    {redirect}
+  }}
+  chain pass {{
+    ct mark set {mark} accept
+  }}
+  chain refuse {{
+    limit rate 20/second burst 40 packets log group {LOG_GROUP} snaplen 64
+    meta l4proto tcp reject with tcp reset
+    reject with icmp type admin-prohibited
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 1; policy accept;
+    iifname != \"{TAP}\" accept
+    ct direction reply accept
+    ip daddr @never goto refuse
+    ct state established ct mark {mark} accept
+    ip daddr @allowed goto pass
+    {last}
+  }}
+}}
+",
+        sets.concat()
+    )
+}
+
+/// Adds addresses of names to the table, or lets them stay for longer.
+#[must_use]
+pub fn pin(pinned: &[(Ipv4Addr, Duration)]) -> String {
+    let mut text = String::new();
+    for entry in pinned {
+        let (address, element) = (entry.0, element(entry));
+        // What is there already keeps its time unless it is taken away before.
+        let _ = writeln!(text, "add element ip {POLICY_TABLE} pinned {{ {address} }}");
+        let _ = writeln!(text, "delete element ip {POLICY_TABLE} pinned {{ {address} }}");
+        let _ = writeln!(text, "add element ip {POLICY_TABLE} pinned {{ {element} }}");
+    }
+    text
+}
+
+fn element((address, lifetime): &(Ipv4Addr, Duration)) -> String {
+    format!("{address} timeout {}s", lifetime.as_secs().max(1))
+}
+
+/// nft takes no prefix of length 0 everywhere.
+fn range(net: Ipv4Net) -> String {
+    if net.prefix_len() == 0 { "0.0.0.0-255.255.255.255".to_owned() } else { net.to_string() }
+}
+
+fn set(name: &str, about: &str, elements: impl Iterator<Item = String>) -> String {
+    let elements: Vec<String> = elements.collect();
+    let elements = match elements.is_empty() {
+        true => String::new(),
+        false => format!("    elements = {{ {} }}\n", elements.join(", ")),
+    };
+    format!("  set {name} {{\n    type ipv4_addr; {about}\n{elements}  }}\n")
+}
+
+/// Stands for the rules, also after a restart of the agent. Never 0, which is no mark.
+fn mark(spec: &NetworkSpec) -> u32 {
+    let hash = Sha256::digest(serde_json::to_vec(spec).unwrap_or_default());
+    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules as base;
+    use super::*;
+
+    fn spec(allow: &[&str], deny: &[&str], allow_internet: bool) -> NetworkSpec {
+        let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        NetworkSpec::parse(&list(allow), &list(deny), allow_internet).unwrap()
+    }
+
+    /// The real nft reads them, in a namespace of their own.
+    #[test]
+    fn nft_accepts_the_rules_in_the_place_of_others() {
+        let name = format!("wtest-policy-{}", std::process::id());
+        linux::netns::create(&name).unwrap();
+        let applied = linux::netns::enter(&name, || {
+            let pinned = [("8.8.8.8".parse().unwrap(), Duration::from_secs(300))];
+            linux::nft::apply(&rules(&NetworkSpec::default(), &[]))?;
+            linux::nft::apply(&rules(&spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true), &pinned))?;
+            linux::nft::apply(&pin(&pinned))?;
+            linux::nft::apply(&rules(&spec(&["1.1.1.1", "1.1.1.0/24"], &["0.0.0.0/0"], false), &[]))?;
+            linux::nft::apply(&rules(&spec(&[], &["9.0.0.0/8", "9.9.9.9"], true), &[]))
+        });
+        linux::netns::remove(&name).unwrap();
+        applied.unwrap();
+    }
+
+    #[test]
+    fn other_rules_have_another_mark() {
+        let (one, other) = (spec(&["1.1.1.1"], &[], true), spec(&["1.1.1.2"], &[], true));
+        assert_eq!(mark(&one), mark(&one.clone()));
+        assert_ne!(mark(&one), mark(&other));
+        assert_ne!(mark(&NetworkSpec::default()), 0);
+    }
+
+    /// What the host drops is refused before, so that the guest need not wait.
+    #[test]
+    fn the_floor_has_all_that_the_host_drops() {
+        let host = base::host();
+        let nets = host.split("elements = {").nth(1).unwrap().split('}').next().unwrap();
+        let nets: Vec<Ipv4Net> = nets.split(',').map(|net| net.trim().parse().unwrap()).collect();
+        assert!(nets.len() > 10);
+        for net in nets {
+            assert!(FLOOR.iter().any(|floor| floor.contains(&net)), "{net}");
+        }
+    }
+}

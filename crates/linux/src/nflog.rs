@@ -1,0 +1,187 @@
+//! Packets that nftables rules logged to a group (`log group N`), in the network namespace of the thread that opened it.
+//!
+//! The kernel keeps a bounded queue for the socket, and drops what is too much.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, RawFd};
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::nflog::{ConfigCmd, ConfigMode, PacketNla, ULogMessage, config_request};
+use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use tokio::io::unix::AsyncFd;
+
+/// Bytes of one read; several messages come at once.
+const BUFFER: usize = 32 * 1024;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Listens to one group.
+pub struct Nflog(Socket);
+
+impl std::fmt::Debug for Nflog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Nflog").field(&self.0.as_raw_fd()).finish()
+    }
+}
+
+/// Where an IPv4 packet was to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    /// Number of the protocol in IP.
+    pub protocol: u8,
+    pub address: Ipv4Addr,
+    /// Of TCP and UDP.
+    pub port: Option<u16>,
+}
+
+impl Nflog {
+    /// Opens a socket that does not block.
+    ///
+    /// # Errors
+    /// When the kernel cannot log to user space, or somebody else has the group.
+    pub fn open(group: u16) -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        let nlas = vec![ConfigCmd::Bind.into(), ConfigMode::PACKET_MAX.into()];
+        let request = config_request(NetfilterProtoFamily::IPv4, group, nlas);
+        let mut bytes = vec![0; request.header.length as usize];
+        request.serialize(&mut bytes);
+        socket.send(&bytes, 0)?;
+        let mut answer = vec![0; BUFFER];
+        let length = socket.recv(&mut answer.as_mut_slice(), 0)?;
+        let answer = NetlinkMessage::<NetfilterMessage>::deserialize(&answer[..length]).map_err(io::Error::other)?;
+        match answer.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+            _ => socket.set_non_blocking(true).map(|()| Self(socket)),
+        }
+    }
+
+    /// Lets a task wait until something was logged.
+    ///
+    /// # Errors
+    /// When there is no runtime that watches descriptors.
+    pub fn watched(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is that of the socket, which nobody else has, and which stays open until it is dropped.
+        #[allow(unsafe_code, reason = "only its owner knows that a descriptor stays open")]
+        let registered = unsafe { AsyncFd::register(self) };
+        Ok(registered?)
+    }
+
+    /// What was logged since the last call.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing; `ENOBUFS` when the kernel had to drop some.
+    pub fn read(&self) -> io::Result<Vec<Destination>> {
+        let mut buffer = vec![0; BUFFER];
+        let length = self.0.recv(&mut buffer.as_mut_slice(), 0)?;
+        Ok(destinations(&buffer[..length]))
+    }
+}
+
+impl AsRawFd for Nflog {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn destinations(mut bytes: &[u8]) -> Vec<Destination> {
+    let mut found = Vec::new();
+    while let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(bytes) {
+        // Messages begin at multiples of four bytes.
+        let length = (message.header.length as usize).next_multiple_of(4);
+        if let NetlinkPayload::InnerMessage(NetfilterMessage {
+            inner: NetfilterMessageInner::ULog(ULogMessage::Packet(nlas)),
+            ..
+        }) = message.payload
+        {
+            found.extend(nlas.iter().filter_map(|nla| match nla {
+                PacketNla::Payload(packet) => destination(packet),
+                _ => None,
+            }));
+        }
+        match bytes.get(length..) {
+            Some(rest) if length > 0 && !rest.is_empty() => bytes = rest,
+            _ => break,
+        }
+    }
+    found
+}
+
+/// Of the beginning of an IPv4 packet, which may be anything (RFC 791).
+fn destination(packet: &[u8]) -> Option<Destination> {
+    let first = *packet.first()?;
+    let header = usize::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || header < 20 {
+        return None;
+    }
+    let protocol = *packet.get(9)?;
+    let address: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+    let ports = packet.get(header + 2..header + 4).filter(|_| matches!(protocol, TCP | UDP));
+    let port = ports.and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
+    Some(Destination { protocol, address: address.into(), port })
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let protocol = match self.protocol {
+            1 => "ICMP".to_owned(),
+            TCP => "TCP".to_owned(),
+            UDP => "UDP".to_owned(),
+            other => format!("protocol {other}"),
+        };
+        match self.port {
+            Some(port) => write!(f, "{protocol} to {}:{port}", self.address),
+            None => write!(f, "{protocol} to {}", self.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::{netns, nft};
+
+    #[test]
+    fn a_refused_packet_is_told() {
+        let name = format!("wtest-nflog-{}", std::process::id());
+        netns::create(&name).unwrap();
+        let told = netns::enter(&name, || {
+            crate::link::Links::here()?.up("lo")?;
+            nft::apply(
+                "table ip t {\n chain output {\n  type filter hook output priority 0;\n  \
+                 udp dport 4242 log group 3 snaplen 64 drop\n }\n}\n",
+            )?;
+            let log = Nflog::open(3)?;
+            // Dropped at the output, which the sender is told.
+            let _ = UdpSocket::bind("127.0.0.1:0")?.send_to(b"x", "127.0.0.1:4242");
+            let deadline = Instant::now() + Duration::from_secs(5);
+            loop {
+                match log.read() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    other => break other,
+                }
+            }
+        });
+        netns::remove(&name).unwrap();
+        let expected = Destination { protocol: UDP, address: Ipv4Addr::LOCALHOST, port: Some(4242) };
+        assert_eq!(told.unwrap(), [expected]);
+        assert_eq!(expected.to_string(), "UDP to 127.0.0.1:4242");
+    }
+
+    #[test]
+    fn half_packets_are_no_destinations() {
+        assert_eq!(destination(&[]), None);
+        assert_eq!(destination(&[0x45; 19]), None);
+        assert_eq!(destination(&[0x41; 60]), None);
+        assert_eq!(destination(&[0x4f; 30]).unwrap().port, None);
+        assert!(destinations(&[0xff; 64]).is_empty());
+    }
+}

@@ -1,0 +1,229 @@
+//! Where a sandbox may connect to, and the pure part of deciding it.
+//!
+//! | destination | may it? |
+//! |---|---|
+//! | in [`FLOOR`] | never |
+//! | address in `allow_out` | yes: allow beats deny |
+//! | name in `allow_out`, at an address that it really has | yes, also where `deny_out` has the address |
+//! | address or name in `deny_out` | no |
+//! | anything else | as `allow_internet` says |
+//!
+//! Where a rule has a name ([`NetworkSpec::has_names`]), an address that no rule allows can only be reached as one that
+//! the sandbox was given for a name. Otherwise whoever knows an address could go past a rule about its name.
+
+mod target;
+
+use core::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::error::InvalidValue;
+pub use target::{NamePattern, Target};
+
+/// What no sandbox reaches, whatever its rules say: addresses that are not of the public internet (RFC 6890 and its
+/// registry), and the one public address at which a cloud serves metadata to its machines (Azure).
+pub const FLOOR: [Ipv4Net; 16] = [
+    net(0, 0, 0, 0, 8),
+    net(10, 0, 0, 0, 8),
+    net(100, 64, 0, 0, 10),
+    net(127, 0, 0, 0, 8),
+    net(168, 63, 129, 16, 32),
+    net(169, 254, 0, 0, 16),
+    net(172, 16, 0, 0, 12),
+    net(192, 0, 0, 0, 24),
+    net(192, 0, 2, 0, 24),
+    net(192, 88, 99, 0, 24),
+    net(192, 168, 0, 0, 16),
+    net(198, 18, 0, 0, 15),
+    net(198, 51, 100, 0, 24),
+    net(203, 0, 113, 0, 24),
+    net(224, 0, 0, 0, 4),
+    net(240, 0, 0, 0, 4),
+];
+
+const fn net(a: u8, b: u8, c: u8, d: u8, len: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len)
+}
+
+/// Servers that answer questions about names over HTTPS, past every rule about names. Where there are such rules, these
+/// must be in `allow_out` to be reached.
+const DOH: [&str; 12] = [
+    "cloudflare-dns.com",
+    "dns.adguard.com",
+    "dns.google",
+    "dns.nextdns.io",
+    "dns.quad9.net",
+    "dns9.quad9.net",
+    "dns10.quad9.net",
+    "dns11.quad9.net",
+    "doh.opendns.com",
+    "mozilla.cloudflare-dns.com",
+    "one.one.one.one",
+    "chrome.cloudflare-dns.com",
+];
+
+/// Rules for what a sandbox connects to. [`NetworkSpec::check`] holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    #[serde(default)]
+    pub allow_out: Vec<Target>,
+    #[serde(default)]
+    pub deny_out: Vec<Target>,
+    /// Whether the public internet is reached where no rule says otherwise.
+    #[serde(default = "yes")]
+    pub allow_internet: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        Self { allow_out: Vec::new(), deny_out: Vec::new(), allow_internet: true }
+    }
+}
+
+/// What the rules say of one name or address alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// In [`FLOOR`].
+    Never,
+    /// In `allow_out`.
+    Allowed,
+    /// In no rule, and the internet is open.
+    Open,
+    Denied,
+}
+
+impl NetworkSpec {
+    /// Entries of each list. Each is looked at for each packet or question.
+    pub const MAX_ENTRIES: usize = 256;
+
+    /// Makes the rules of texts.
+    ///
+    /// # Errors
+    /// The first entry that is none, with what would be right.
+    pub fn parse(allow_out: &[String], deny_out: &[String], allow_internet: bool) -> Result<Self, InvalidValue> {
+        let list = |field: &'static str, texts: &[String]| -> Result<Vec<Target>, InvalidValue> {
+            // Before anything is read: lists come from outside.
+            within_bounds(field, texts.len())?;
+            texts.iter().map(|text| Target::parse(field, text)).collect()
+        };
+        let spec = Self {
+            allow_out: list("network.allow_out", allow_out)?,
+            deny_out: list("network.deny_out", deny_out)?,
+            allow_internet,
+        };
+        spec.check().map(|()| spec)
+    }
+
+    /// Refuses what could never have an effect, so that nobody believes that it has.
+    ///
+    /// # Errors
+    /// Names the entry.
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        within_bounds("network.allow_out", self.allow_out.len())?;
+        within_bounds("network.deny_out", self.deny_out.len())?;
+        let never = |target: &&Target| match target {
+            Target::Net(net) => FLOOR.iter().any(|floor| floor.contains(net)),
+            Target::Name(_) => false,
+        };
+        match self.allow_out.iter().find(never) {
+            None => Ok(()),
+            Some(target) => Err(InvalidValue::new(
+                "network.allow_out",
+                format!(
+                    "has {target}, which no sandbox can reach, whatever its rules: addresses that are private, \
+                     link-local, shared, multicast or of cloud metadata, the host and other sandboxes; leave it out"
+                ),
+            )),
+        }
+    }
+
+    /// Whether there is a rule about names, so that names must be known for every connection.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        self.allow_out.iter().chain(&self.deny_out).any(|target| matches!(target, Target::Name(_)))
+    }
+
+    /// Whether what is in no rule is denied.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        !self.allow_internet || self.denied_nets().iter().any(|net| net.prefix_len() == 0)
+    }
+
+    /// Networks in `allow_out`, none in another.
+    #[must_use]
+    pub fn allowed_nets(&self) -> Vec<Ipv4Net> {
+        nets(&self.allow_out)
+    }
+
+    /// Networks in `deny_out`, none in another.
+    #[must_use]
+    pub fn denied_nets(&self) -> Vec<Ipv4Net> {
+        nets(&self.deny_out)
+    }
+
+    /// What the rules say of an address, whatever name it has.
+    #[must_use]
+    pub fn address(&self, address: Ipv4Addr) -> Access {
+        let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
+        if is_never(address) {
+            Access::Never
+        } else if within(&self.allow_out) {
+            Access::Allowed
+        } else if within(&self.deny_out) || self.is_closed() {
+            Access::Denied
+        } else {
+            Access::Open
+        }
+    }
+
+    /// What the rules say of a name, whatever addresses it has. Case and a dot at its end do not matter.
+    #[must_use]
+    pub fn name(&self, name: &str) -> Access {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let within = |targets: &[Target]| targets.iter().any(|target| target.has_name(&name));
+        if within(&self.allow_out) {
+            Access::Allowed
+        } else if within(&self.deny_out) || self.is_closed() || (self.has_names() && DOH.contains(&name.as_str())) {
+            Access::Denied
+        } else {
+            Access::Open
+        }
+    }
+
+    /// Whether a connection to a name may go to an address, which must be one that the name really has.
+    #[must_use]
+    pub fn reaches(&self, name: &str, address: Ipv4Addr) -> bool {
+        match (self.address(address), self.name(name)) {
+            (Access::Never, _) => false,
+            (Access::Allowed, _) | (_, Access::Allowed) => true,
+            (address, name) => address == Access::Open && name == Access::Open,
+        }
+    }
+}
+
+/// Whether it is in [`FLOOR`].
+#[must_use]
+pub fn is_never(address: Ipv4Addr) -> bool {
+    FLOOR.iter().any(|floor| floor.contains(&address))
+}
+
+fn nets(targets: &[Target]) -> Vec<Ipv4Net> {
+    let nets: Vec<Ipv4Net> = targets.iter().filter_map(Target::net).collect();
+    Ipv4Net::aggregate(&nets)
+}
+
+fn within_bounds(field: &'static str, entries: usize) -> Result<(), InvalidValue> {
+    let most = NetworkSpec::MAX_ENTRIES;
+    if entries <= most {
+        return Ok(());
+    }
+    Err(InvalidValue::new(field, format!("must have at most {most} entries, not {entries}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Rules against random names and addresses, and the answers that users are promised.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn spec(allow: &[&str], deny: &[&str], allow_internet: bool) -> NetworkSpec {
+    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    NetworkSpec::parse(&list(allow), &list(deny), allow_internet).unwrap()
+}
+
+fn address(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+fn refusal(allow: &str) -> String {
+    NetworkSpec::parse(&[allow.to_owned()], &[], true).unwrap_err().to_string()
+}
+
+#[test]
+fn allow_beats_deny() {
+    let spec = spec(&["1.1.1.1", "*.pypi.org"], &["0.0.0.0/0"], true);
+    assert_eq!(spec.address(address("1.1.1.1")), Access::Allowed);
+    assert_eq!(spec.address(address("8.8.8.8")), Access::Denied);
+    assert_eq!((spec.name("files.PyPI.org."), spec.name("pypi.org")), (Access::Allowed, Access::Denied));
+    assert!(spec.reaches("files.pypi.org", address("8.8.8.8")) && !spec.reaches("pypi.org", address("8.8.8.8")));
+}
+
+#[test]
+fn without_internet_only_what_is_allowed_is_left() {
+    let spec = spec(&["9.9.9.0/24"], &[], false);
+    assert!(spec.is_closed() && !spec.has_names());
+    assert_eq!(spec.address(address("9.9.9.9")), Access::Allowed);
+    assert_eq!((spec.address(address("9.9.8.9")), spec.name("example.com")), (Access::Denied, Access::Denied));
+}
+
+#[test]
+fn two_halves_close_the_internet_too() {
+    let spec = spec(&[], &["0.0.0.0/1", "128.0.0.0/1"], true);
+    assert!(spec.is_closed());
+}
+
+#[test]
+fn resolvers_over_https_are_no_way_around_names() {
+    assert_eq!(spec(&[], &["evil.com"], true).name("dns.google"), Access::Denied);
+    assert_eq!(spec(&["dns.google"], &["evil.com"], true).name("dns.google"), Access::Allowed);
+    assert_eq!(spec(&[], &["9.9.9.9"], true).name("dns.google"), Access::Open);
+}
+
+#[test]
+fn an_allowed_name_opens_no_floor() {
+    let spec = spec(&["*"], &[], true);
+    for never in ["10.0.0.1", "169.254.169.254", "127.0.0.1", "100.64.1.1", "168.63.129.16", "224.0.0.1"] {
+        assert_eq!(spec.address(address(never)), Access::Never);
+        assert!(!spec.reaches("example.com", address(never)), "{never}");
+    }
+}
+
+#[test]
+fn what_could_never_be_reached_is_refused() {
+    for never in ["10.1.2.3", "192.168.0.0/24", "169.254.169.254", "100.64.0.0/10", "127.0.0.1/8"] {
+        assert!(refusal(never).contains("no sandbox can reach, whatever its rules"), "{never}");
+    }
+    // Wider than the floor: the rest of it counts.
+    spec(&["0.0.0.0/0"], &[], false);
+}
+
+#[test]
+fn entries_that_are_none_are_told_with_what_is_right() {
+    for (text, said) in [
+        ("", "is no address"),
+        ("10.0.0", "four parts"),
+        ("1.2.3.4/33", "written as in 192.0.2.0/24"),
+        ("a.*.com", "asterisk"),
+        ("*evil.com", "asterisk"),
+        ("bücher.de", "xn--"),
+        ("::1", "IPv4 only"),
+        ("example.com:443", "no port"),
+        ("https://example.com", "no port"),
+        ("a b", "is no address"),
+        (&"a".repeat(64), "is no address"),
+    ] {
+        let refused = refusal(text);
+        assert!(refused.starts_with("network.allow_out has ") && refused.contains(said), "{text}: {refused}");
+    }
+    let many = vec!["a.com".to_owned(); 257];
+    assert!(NetworkSpec::parse(&[], &many, true).unwrap_err().to_string().contains("at most 256"));
+}
+
+#[test]
+fn what_was_written_before_there_were_rules_is_open() {
+    let spec: NetworkSpec = serde_json::from_str("{}").unwrap();
+    assert_eq!(spec, NetworkSpec::default());
+    assert_eq!(spec.address(address("8.8.8.8")), Access::Open);
+}
+
+fn label() -> impl Strategy<Value = String> {
+    "[a-z0-9]([a-z0-9-]{0,8}[a-z])?".prop_filter("no number", |label| !label.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop::collection::vec(label(), 1..4).prop_map(|labels| labels.join("."))
+}
+
+proptest! {
+    #[test]
+    fn a_wildcard_matches_what_is_below_and_nothing_else(below in name(), of in name(), other in name()) {
+        let pattern: Target = format!("*.{of}").parse().unwrap();
+        let (inside, beside) = (format!("{below}.{of}"), format!("{below}{of}"));
+        prop_assert!(pattern.has_name(&inside) && !pattern.has_name(&of) && !pattern.has_name(&beside));
+        prop_assert_eq!(pattern.has_name(&other), other.ends_with(&format!(".{of}")));
+    }
+
+    #[test]
+    fn entries_come_back_as_they_were(name in name(), wild: bool, address: u32, len in 0_u8..=32) {
+        let net = Ipv4Net::new_assert(address.into(), len).trunc();
+        for text in [net.to_string(), if wild { format!("*.{name}") } else { name }] {
+            let target: Target = text.parse().unwrap();
+            prop_assert_eq!(&target, &target.to_string().parse().unwrap());
+            let json = serde_json::to_string(&target).unwrap();
+            prop_assert_eq!(&target, &serde_json::from_str(&json).unwrap());
+        }
+    }
+
+    /// Whatever the rules: nobody reaches the floor, and what is allowed is allowed.
+    #[test]
+    fn the_floor_holds_and_allow_beats_deny(
+        allow in prop::collection::vec((any::<u32>(), 0_u8..=32), 0..6),
+        deny in prop::collection::vec((any::<u32>(), 0_u8..=32), 0..6),
+        allow_internet: bool,
+        address: u32,
+        name in name(),
+    ) {
+        let nets = |list: Vec<(u32, u8)>| -> Vec<Target> {
+            let net = |(address, len): (u32, u8)| Target::Net(Ipv4Net::new_assert(address.into(), len).trunc());
+            list.into_iter().map(net).collect()
+        };
+        let spec = NetworkSpec { allow_out: nets(allow), deny_out: nets(deny), allow_internet };
+        let address = Ipv4Addr::from(address);
+        let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
+        let access = spec.address(address);
+        prop_assert_eq!(access == Access::Never, is_never(address));
+        if !is_never(address) {
+            prop_assert_eq!(access == Access::Allowed, within(&spec.allow_out));
+            let denied = within(&spec.deny_out) || !allow_internet;
+            prop_assert!(within(&spec.allow_out) || spec.is_closed() || denied == (access == Access::Denied));
+            // The lists for the kernel say the same.
+            let kernel = |nets: Vec<Ipv4Net>| nets.iter().any(|net| net.contains(&address));
+            prop_assert_eq!(kernel(spec.allowed_nets()), within(&spec.allow_out));
+            prop_assert_eq!(kernel(spec.denied_nets()), within(&spec.deny_out));
+        }
+        prop_assert!(!is_never(address) || !spec.reaches(&name, address));
+        prop_assert_eq!(spec.name(&name), spec.name(&name.to_ascii_uppercase()));
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_fail_otherwise_than_with_an_answer(text in ".{0,300}") {
+        if let Ok(target) = text.parse::<Target>() {
+            prop_assert_eq!(&target, &target.to_string().parse().unwrap());
+        }
+    }
+}
