@@ -9,6 +9,7 @@ mod jail;
 mod kill;
 mod kill_pause;
 mod lifecycle;
+mod network;
 mod pause;
 mod programs;
 mod state;

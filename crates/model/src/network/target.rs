@@ -47,7 +47,7 @@ impl Target {
             let net: Ipv4Net = text.parse().map_err(|_| wrong("a network is written as in 192.0.2.0/24"))?;
             return Ok(Self::Net(net.trunc()));
         }
-        NamePattern::parse(text).map(Self::Name).map_err(|problem| wrong(problem))
+        NamePattern::parse(text).map(Self::Name).map_err(wrong)
     }
 
     pub(super) fn net(&self) -> Option<Ipv4Net> {
