@@ -5,7 +5,7 @@
 //!   network made ──→ start: sockets in the namespace, rules ──→ VM ──→ change of rules … ──→ VM gone ──→ stop
 //! ```
 //!
-//! Nothing is on disk: the rules are in the sandbox's record. If we die, the kernel's rules stay as they are, and what
+//! Nothing of it is on disk: the rules are in the sandbox's record. If we die, the kernel's rules stay as they are, and what
 //! goes through resolver and proxy ends; the next agent starts both again for each sandbox that it adopts. Until then
 //! such connections are refused, for nobody listens.
 

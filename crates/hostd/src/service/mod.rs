@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod instants;
 mod logs;
+mod spec;
 mod tunnel;
 mod watch;
 
@@ -18,7 +19,7 @@ use axum::middleware::from_fn;
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
-use model::{Limits, OnTimeout, SandboxId, SandboxSpec, SandboxState};
+use model::{OnTimeout, SandboxId, SandboxState};
 
 use crate::disk::MIB;
 use crate::host::Host;
@@ -58,26 +59,6 @@ impl Service {
 
 fn sandbox_id(text: &str) -> Result<SandboxId, ConnectError> {
     text.parse().map_err(invalid)
-}
-
-fn spec(message: &rpc::SandboxSpec) -> Result<SandboxSpec, ConnectError> {
-    let spec = SandboxSpec {
-        template: message.template.parse().map_err(invalid)?,
-        vcpus: message.vcpus,
-        memory_mb: message.memory_mb,
-        timeout_sec: message.timeout_sec,
-        on_timeout: match message.on_timeout.as_known() {
-            Some(rpc::OnTimeout::ON_TIMEOUT_KILL) => OnTimeout::Kill,
-            Some(rpc::OnTimeout::ON_TIMEOUT_PAUSE | rpc::OnTimeout::ON_TIMEOUT_UNSPECIFIED) | None => OnTimeout::Pause,
-        },
-        auto_resume: message.auto_resume,
-        disk_mb: message.disk_mb,
-        envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        public_ports: false,
-        network: rpc::network::of_message(message.network.as_option()).map_err(invalid)?,
-    };
-    spec.check(&Limits::default()).map_err(invalid)?;
-    Ok(spec)
 }
 
 /// What the control plane is told of a sandbox.
@@ -177,7 +158,7 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::EnsureSandboxResponse> {
         let request = request.to_owned_message();
         let id = sandbox_id(&request.sandbox_id)?;
-        let spec = spec(&request.spec.into_option().unwrap_or_default())?;
+        let spec = spec::checked(&request.spec.into_option().unwrap_or_default())?;
         let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::EnsureSandboxResponse { sandbox, ..rpc::EnsureSandboxResponse::default() })
