@@ -94,12 +94,7 @@ impl Config {
                 .push(format!("AGENT_LISTEN_ADDR must be an address and port like 127.0.0.1:50051, not {listen:?}"));
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
-        let dns = lookup("AGENT_DNS").unwrap_or_else(|| "8.8.8.8,8.8.4.4".to_owned());
-        if dns.split(',').any(|server| !is_server(server)) {
-            mistakes.push(format!(
-                "AGENT_DNS must be IPv4 addresses, with ports where they are not 53, and commas between them, not {dns:?}"
-            ));
-        }
+        let dns = name_servers(&lookup, &mut mistakes);
         let right = format!("a number from {LOWEST_UID_BASE} to {HIGHEST_UID_BASE}");
         let uid_base = parsed(&lookup, "AGENT_UID_BASE", &right, DEFAULT_UID_BASE, &mut mistakes);
         if !(LOWEST_UID_BASE..=HIGHEST_UID_BASE).contains(&uid_base) {
@@ -152,6 +147,16 @@ fn engine(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) 
         cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
         pager: None,
     }
+}
+
+fn name_servers(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> String {
+    let dns = lookup("AGENT_DNS").unwrap_or_else(|| "8.8.8.8,8.8.4.4".to_owned());
+    if dns.split(',').any(|server| !is_server(server)) {
+        mistakes.push(format!(
+            "AGENT_DNS must be IPv4 addresses, with ports where they are not 53, and commas between them, not {dns:?}"
+        ));
+    }
+    dns
 }
 
 /// An address, maybe with a port.

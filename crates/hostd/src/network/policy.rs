@@ -51,15 +51,7 @@ pub fn rules(spec: &NetworkSpec, pinned: &[(Ipv4Addr, Duration)]) -> String {
     } else {
         String::new()
     };
-    let last = match (names, spec.is_closed()) {
-        // These must come through the proxy, and a name has an address of the resolver's only.
-        (true, _) => {
-            "tcp dport { 80, 443, 853 } goto refuse\n    udp dport { 443, 853 } goto refuse\n    \
-             ip daddr @pinned goto pass\n    goto refuse"
-        }
-        (false, true) => "goto refuse",
-        (false, false) => "ip daddr @denied goto refuse\n    goto pass",
-    };
+    let last = last_rules(spec);
     format!(
         "table ip {POLICY_TABLE} {{ }}
 delete table ip {POLICY_TABLE}
@@ -93,6 +85,19 @@ table ip {POLICY_TABLE} {{
 ",
         sets.concat()
     )
+}
+
+/// For what is neither allowed by its address nor out of reach.
+fn last_rules(spec: &NetworkSpec) -> &'static str {
+    match (spec.has_names(), spec.is_closed()) {
+        // These must come through the proxy, and a name has an address of the resolver's only.
+        (true, _) => {
+            "tcp dport { 80, 443, 853 } goto refuse\n    udp dport { 443, 853 } goto refuse\n    \
+             ip daddr @pinned goto pass\n    goto refuse"
+        }
+        (false, true) => "goto refuse",
+        (false, false) => "ip daddr @denied goto refuse\n    goto pass",
+    }
 }
 
 /// Adds addresses of names to the table, or lets them stay for longer.
