@@ -2,7 +2,8 @@
 # Lists everything on this host that a platform or a test could leave behind, one thing a line, sorted.
 #
 # Meant to be run before and after, and compared: what is only in the second list was left. The one nftables table of
-# the host and the one directory of control groups are not listed: they are the same for all sandboxes and stay.
+# the host, what is noted about it, whose turn it is among network slots, and the one directory of control groups are
+# not listed: they are the same for all sandboxes and stay.
 set -uo pipefail
 shopt -s nullglob
 
@@ -41,7 +42,7 @@ loops() {
     named link /sys/class/net/*
     named 'device-mapper device' /dev/mapper/*
     named 'file' /tmp/wrenn-* target/testdata/run/*
-    find /run/wrenn -type f -printf 'file %p\n' 2>/dev/null
+    find /run/wrenn -type f -not -path '/run/wrenn/host/*' -not -path /run/wrenn/slots/next -printf 'file %p\n' 2>/dev/null
     loops
     cut -d' ' -f2 /proc/self/mounts | sed 's/^/mount /'
     find /sys/fs/cgroup -maxdepth 5 -type d \( -path '*/wrenn/*' -o -path '*/wtest*' \) \

@@ -8,7 +8,7 @@ use vmm::engine::{AccelChoice, Choice, Wanted};
 
 use crate::disk;
 use crate::jail::DEFAULT_UID_BASE;
-use crate::network::Slot;
+use crate::network::{Limits, Slot};
 
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -16,6 +16,8 @@ pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 /// Networks that are kept ready.
 const DEFAULT_READY: usize = 4;
 const MOST_READY: usize = 256;
+/// 100 Gbit/s.
+const MOST_MBPS: u32 = 100_000;
 
 /// Below are the users of the host itself; the last numbers of all mean nobody.
 const LOWEST_UID_BASE: u32 = 65_536;
@@ -48,6 +50,8 @@ pub struct Config {
     pub network_pool: usize,
     /// `AGENT_DISK_MBPS` and `AGENT_DISK_IOPS`: how fast each VMM may use its disk.
     pub disk_limits: DiskLimits,
+    /// `AGENT_EGRESS_MBPS` and `AGENT_INGRESS_MBPS`: how fast each sandbox may be.
+    pub limits: Limits,
     /// `AGENT_DNS`: name servers that the resolvers of sandboxes ask.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -113,6 +117,7 @@ impl Config {
             bytes: limit("AGENT_DISK_MBPS").map(|megabytes| megabytes.saturating_mul(1_000_000)),
             operations: limit("AGENT_DISK_IOPS"),
         };
+        let limits = limits(&lookup, &mut mistakes);
         let token = lookup("AGENT_TOKEN");
         if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
@@ -130,6 +135,7 @@ impl Config {
             warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
             network_pool,
             disk_limits,
+            limits,
             uid_base,
             dns,
             token,
@@ -162,6 +168,18 @@ fn name_servers(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<Stri
 /// An address, maybe with a port.
 fn is_server(text: &str) -> bool {
     text.parse::<std::net::Ipv4Addr>().is_ok() || text.parse::<std::net::SocketAddrV4>().is_ok()
+}
+
+fn limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Limits {
+    let right = format!("a number of Mbit/s from 0 (no limit) to {MOST_MBPS}");
+    let mut mbps = |name| {
+        let mbps = parsed(lookup, name, &right, 0, mistakes);
+        if mbps > MOST_MBPS {
+            mistakes.push(format!("{name} must be {right}, not {mbps}"));
+        }
+        mbps
+    };
+    Limits { egress_mbps: mbps("AGENT_EGRESS_MBPS"), ingress_mbps: mbps("AGENT_INGRESS_MBPS") }
 }
 
 /// `on` or `off`.

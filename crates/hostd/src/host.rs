@@ -78,8 +78,8 @@ impl Host {
             blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await?
         };
         let networks = {
-            let owner = config.dir.clone();
-            blocking(move || Networks::prepare(&owner)).await?
+            let (owner, limits) = (config.dir.clone(), config.limits);
+            blocking(move || Networks::prepare(&owner).map(|networks| networks.with_limits(limits))).await?
         };
         let jails = {
             let (base, limits) = (config.uid_base, config.disk_limits);

@@ -16,11 +16,17 @@ use tracing_subscriber::EnvFilter;
 /// Settings come from the environment and from `.env` in the working directory: WRENN_DIR, AGENT_LISTEN_ADDR,
 /// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL,
 /// FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_DISK, AGENT_DISK_MBPS, AGENT_DISK_IOPS, AGENT_DNS, AGENT_WARM,
-/// AGENT_SNAPSHOTS_PATH, AGENT_NETWORK_POOL, AGENT_UID_BASE, AGENT_MAX_SANDBOXES, AGENT_TOKEN.
+/// AGENT_SNAPSHOTS_PATH, AGENT_NETWORK_POOL, AGENT_EGRESS_MBPS, AGENT_INGRESS_MBPS, AGENT_UID_BASE,
+/// AGENT_MAX_SANDBOXES, AGENT_TOKEN.
 /// `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
-struct Args {}
+struct Args {
+    /// Take away the host's nftables table and forwarding, if an agent turned that on, and end. For when Wrenn goes
+    /// from this host: refused while an agent runs or sandboxes are left.
+    #[arg(long)]
+    remove_host_rules: bool,
+}
 
 fn main() -> ExitCode {
     if let Some(ended) = hostd::serve_if_asked() {
@@ -43,7 +49,12 @@ async fn run() -> anyhow::Result<()> {
         Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
         _ => {}
     }
-    Args::parse();
+    let args = Args::parse();
+    if args.remove_host_rules {
+        hostd::network::remove_host_rules()?;
+        println!("the host's rules are as they were before Wrenn");
+        return Ok(());
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Escape codes are noise in a file and in the journal.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

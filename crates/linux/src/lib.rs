@@ -6,6 +6,7 @@
 //! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
 
 pub mod cgroup;
+pub mod conntrack;
 pub mod descriptors;
 pub mod dm;
 pub mod fifo;
@@ -25,5 +26,6 @@ pub mod programs;
 pub mod sparse;
 pub mod sysctl;
 pub mod tap;
+pub mod tc;
 pub mod tsc;
 pub mod uffd;

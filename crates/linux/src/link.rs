@@ -134,6 +134,12 @@ fn not_found(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no link {name}"))
 }
 
+/// Whether the calling thread's namespace has a link of that name.
+#[must_use]
+pub fn exists(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
+}
+
 /// Names of the links in the calling thread's namespace that begin with `prefix`.
 ///
 /// # Errors

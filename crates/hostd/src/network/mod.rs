@@ -4,26 +4,32 @@
 //! claim stands for whatever else there is of a slot. [`Networks::remove`] takes away a half-made network just as
 //! well as a whole one; it goes on past errors and reports the first.
 
+mod make;
 mod plan;
 pub(crate) mod policy;
 pub(crate) mod pool;
 mod rules;
+mod shared;
 mod slots;
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use linux::link::Links;
-use linux::{link, netns, nft, sysctl, tap};
-use vmm::GUEST_IP;
+use linux::{conntrack, link, netns};
 
+pub use make::Limits;
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
 pub use policy::POLICY_TABLE;
 use pool::Pool;
-pub use rules::TABLE;
+pub use rules::{TABLE, TAKEN_IN};
+#[cfg(test)]
+pub(crate) use plan::TAP_MAC;
 #[cfg(test)]
 pub(crate) use rules::namespace as rules_of;
+pub use shared::remove_host_rules;
 pub use slots::{CLAIMS_DIR, Holder, Slots};
 
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +40,8 @@ pub enum Error {
     Claim(#[source] io::Error),
     #[error("cannot {action}; `wrenn doctor` shows what this host lacks")]
     Host { action: &'static str, source: io::Error },
+    #[error("the host's rules are in use; {0}")]
+    InUse(&'static str),
 }
 
 /// Makes and removes the networks of one agent's sandboxes. Blocking: call it where that is allowed.
@@ -42,6 +50,9 @@ pub struct Networks {
     slots: Slots,
     kind: Kind,
     pool: Pool,
+    limits: Limits,
+    /// Held for its lock.
+    _shared: Option<File>,
 }
 
 /// What a slot stands for.
@@ -57,19 +68,25 @@ impl Networks {
     /// Prepares the host: forwarding on, the host's table in place.
     ///
     /// # Errors
-    /// When `nft` is missing or the kernel refuses.
+    /// When the kernel refuses.
     pub fn prepare(owner: &Path) -> Result<Self, Error> {
-        let host = |action| move |source| Error::Host { action, source };
-        sysctl::set("net/ipv4/ip_forward", "1").map_err(host("turn on net.ipv4.ip_forward"))?;
-        nft::apply(&rules::host()).map_err(host("set the host's nftables rules"))?;
-        Ok(Self { slots: Slots::new(owner), kind: Kind::Kernel, pool: Pool::default() })
+        let shared = Some(shared::prepare()?);
+        let (slots, pool, limits) = (Slots::new(owner), Pool::default(), Limits::default());
+        Ok(Self { slots, kind: Kind::Kernel, pool, limits, _shared: shared })
+    }
+
+    /// The same with limits for every network that is made from now on.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Networks without any object of the kernel, for simulations: claims are kept in `claims`, and the guest of a slot
     /// is simulated at [`Networks::guest`], an address of its own in 127.0.0.0/8.
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
-        Self { slots: Slots::in_dir(claims, owner), kind: Kind::Loopback { port }, pool: Pool::default() }
+        let (slots, pool, limits) = (Slots::in_dir(claims, owner), Pool::default(), Limits::default());
+        Self { slots, kind: Kind::Loopback { port }, pool, limits, _shared: None }
     }
 
     /// Whether they are objects of the kernel.
@@ -132,9 +149,11 @@ impl Networks {
         }
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
-        connect(slot).map_err(at("connect the host and a network namespace"))?;
+        make::connect(slot).map_err(at("connect the host and a network namespace"))?;
         fail::fail_point!("network::connected");
-        netns::enter(&slot.netns(), move || furnish(slot, user)).map_err(at("set up a network namespace"))?;
+        let limits = self.limits;
+        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user, limits));
+        furnished.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");
         Ok(())
     }
@@ -176,43 +195,10 @@ impl Networks {
         let namespace = netns::remove(&slot.netns());
         fail::fail_point!("network::namespace-removed");
         link.map_err(at("remove the veth pair"))?;
-        namespace.map_err(at("remove the network namespace"))
+        namespace.map_err(at("remove the network namespace"))?;
+        // Last, when nothing can begin one any more: what is still under way to the guest must not reach the next one.
+        conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))
     }
-}
-
-/// In the host's namespace: the pair, our end of it, and the way to the guest.
-fn connect(slot: Slot) -> io::Result<()> {
-    let links = Links::here()?;
-    links.add_veth(&slot.veth(), &slot.peer(), &slot.netns())?;
-    links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
-    links.up(&slot.veth())?;
-    let peer = (slot.peer(), slot.peer_ip());
-    netns::enter(&slot.netns(), move || {
-        let links = Links::here()?;
-        links.add_address(&peer.0, peer.1, 31)?;
-        links.up(&peer.0)
-    })?;
-    links.add_route(slot.host_ip(), 32, slot.peer_ip())
-}
-
-/// Inside the namespace: the TAP, routes and rules.
-fn furnish(slot: Slot, user: u32) -> io::Result<()> {
-    let links = Links::here()?;
-    links.up("lo")?;
-    tap::create(TAP, user)?;
-    links.set_mac(TAP, plan::TAP_MAC)?;
-    links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
-    links.up(TAP)?;
-    // Known from the start: a guest that boots is reached by the first packet that it can take.
-    links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)?;
-    links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
-    sysctl::set("net/ipv4/ip_forward", "1")?;
-    match sysctl::set("net/ipv6/conf/all/disable_ipv6", "1") {
-        // A kernel without IPv6 has nothing to turn off.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    nft::apply(&rules::namespace(slot))
 }
 
 /// Names of our namespaces and links on this machine, of whatever agent.

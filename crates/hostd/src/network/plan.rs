@@ -26,8 +26,8 @@ pub const TAP: &str = "tap0";
 /// What the names of our namespaces, and of our links in the host's namespace, begin with.
 pub const NETNS_PREFIX: &str = "wrenn-";
 pub const VETH_PREFIX: &str = "wrv-";
-/// Addresses under which the host reaches the sandboxes.
-pub const HOST_REACHABLE: &str = "10.11.0.0/16";
+/// Addresses under which the host reaches the sandboxes, and the length of their prefix.
+pub const HOST_REACHABLE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 11, 0, 0), 16);
 
 /// Number of one sandbox's network on this machine, 1 to [`Slot::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +37,7 @@ pub struct Slot(u16);
 impl Slot {
     /// 10.12.0.0/16 holds 32,768 pairs; the first one is not used.
     pub const MAX: u16 = 32_767;
+    pub const FIRST: Self = Self(1);
 
     /// `None` unless `number` is from 1 to [`Slot::MAX`].
     #[must_use]

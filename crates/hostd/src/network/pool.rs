@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use linux::netns;
+use linux::{link, netns};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -98,8 +98,7 @@ impl Networks {
 
     /// Whether nobody has taken the network of a slot away.
     pub(super) fn is_there(slot: Slot) -> bool {
-        let link = Path::new("/sys/class/net").join(slot.veth());
-        link.exists() && Path::new(netns::DIR).join(slot.netns()).exists()
+        link::exists(&slot.veth()) && Path::new(netns::DIR).join(slot.netns()).exists()
     }
 
     /// Takes all away that nobody has.

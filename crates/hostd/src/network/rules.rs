@@ -1,102 +1,152 @@
-//! nftables rules, as text for one transaction each.
+//! nftables rules: tables of ours alone, each made by one transaction.
 //!
 //! On the host one table for all sandboxes of the machine: nothing in it names a slot, so making and removing a
-//! sandbox never touches it. In each namespace one table with that sandbox's address translation.
+//! sandbox never touches it, and it is the same for one sandbox and for thousands. In each namespace one table with
+//! that sandbox's address translation, and one that sees every frame of its guest first.
 //!
-//! Default policy: out to the public internet, and nowhere else. A sandbox reaches neither the host,
-//! nor other sandboxes, nor private, link-local, carrier-grade NAT or metadata addresses. Nothing reaches in but
-//! the host itself. IPv6 is off in the namespaces, and dropped on the host all the same.
+//! ```text
+//!   guest → TAP      its own hardware and IPv4 address, to the gateway's hardware address; ARP for the gateway
+//!         → namespace  forwarded to the host with the slot's address; nothing for the namespace itself
+//!         → host       before anybody else translates: to no address of the host's and to none that is not public
+//!                      forwarded: once more, by what others have made of the destination
+//! ```
+//! What is not said here is dropped: other protocols, IPv6, VLANs, other addresses, multicast and broadcast. Nothing
+//! reaches in but the host itself, and answers.
 
-use super::plan::{HOST_REACHABLE, Slot, TAP, VETH_PREFIX};
-use super::policy::{DNS_PORT, PROXY_PORT};
+use std::net::Ipv4Addr;
+
+use linux::nft::{ARP, ESTABLISHED, Family, Hook, INVALID, IP, RELATED, Rule, Table, Transaction};
 use vmm::GUEST_IP;
 
-/// Name of the table on the host and in the namespaces.
+use super::plan::{GATEWAY_IP, GUEST_MAC, HOST_REACHABLE, Slot, TAP, TAP_MAC, VETH_PREFIX};
+
+/// Name of our tables, on the host and in the namespaces.
 pub const TABLE: &str = "wrenn";
+/// The host's table.
+pub const HOST: Table = (Family::Inet, TABLE);
+/// In a namespace: translation and what is forwarded, and the TAP's frames.
+const NAMESPACE: Table = (Family::Ip, TABLE);
+const FRAMES: Table = (Family::Netdev, TABLE);
+
+/// Packets of a guest that its namespace takes in all the same, because another table of that namespace redirected them
+/// to a server of ours there, and marked them so. No guest can: marks do not cross a TAP.
+pub const TAKEN_IN: u32 = 0x77;
 
 /// Special-purpose IPv4 ranges that are not the public internet (RFC 6890 and its registry).
-const NOT_PUBLIC: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, \
-    192.0.0.0/24, 192.0.2.0/24, 192.88.99.0/24, 192.168.0.0/16, 198.18.0.0/15, 198.51.100.0/24, 203.0.113.0/24, \
-    224.0.0.0/4, 240.0.0.0/4";
+pub(super) const NOT_PUBLIC: [(Ipv4Addr, u8); 15] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+const SET: &str = "not_public";
+
+/// Priorities of hooks (nft(8)): after connections are tracked and before destinations are translated; before filters.
+const BEFORE_DSTNAT: i32 = -150;
+const BEFORE_FILTER: i32 = -5;
+const FILTER: i32 = 0;
+const ICMP: u8 = 1;
 
 /// The host's table, replaced as a whole. Idempotent.
 #[must_use]
-pub fn host() -> String {
-    format!(
-        "table inet {TABLE} {{ }}
-delete table inet {TABLE}
-table inet {TABLE} {{
-  set not_public {{
-    type ipv4_addr
-    flags interval
-    elements = {{ {NOT_PUBLIC} }}
-  }}
-  chain input {{
-    type filter hook input priority filter - 5; policy accept;
-    iifname \"{VETH_PREFIX}*\" ct state established,related accept
-    iifname \"{VETH_PREFIX}*\" drop
-  }}
-  chain forward {{
-    type filter hook forward priority filter - 5; policy accept;
-    iifname \"{VETH_PREFIX}*\" meta nfproto ipv6 drop
-    iifname \"{VETH_PREFIX}*\" ip daddr @not_public drop
-    iifname \"{VETH_PREFIX}*\" ip saddr != {HOST_REACHABLE} drop
-    oifname \"{VETH_PREFIX}*\" ct state established,related accept
-    oifname \"{VETH_PREFIX}*\" drop
-  }}
-  chain postrouting {{
-    type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {HOST_REACHABLE} oifname != \"{VETH_PREFIX}*\" masquerade
-  }}
-}}
-"
-    )
+pub fn host() -> Transaction {
+    let (network, prefix) = HOST_REACHABLE;
+    let links = format!("{VETH_PREFIX}*");
+    let from = || Rule::new().iif(&links);
+    let to = || Rule::new().oif(&links);
+    let prerouting = [
+        from().ipv6().drop(),
+        // What the host would answer through another link.
+        from().saddr_from_elsewhere().drop(),
+        from().ct_state(ESTABLISHED).accept(),
+        from().l4(ICMP).ct_state(RELATED).accept(),
+        from().ipv4().saddr_not_in(network, prefix).drop(),
+        from().daddr_local().drop(),
+        from().ipv4().daddr_within(SET).drop(),
+    ];
+    let input = [from().ct_state(ESTABLISHED).accept(), from().l4(ICMP).ct_state(RELATED).accept(), from().drop()];
+    let forward = [
+        from().ipv4().daddr_within(SET).drop(),
+        to().ct_state(ESTABLISHED).accept(),
+        to().l4(ICMP).ct_state(RELATED).accept(),
+        to().drop(),
+    ];
+    let postrouting = [Rule::new().ipv4().saddr_in(network, prefix).oif_not(&links).masquerade()];
+    let table = Transaction::new().table(HOST).delete_table(HOST).table(HOST).networks(HOST, SET, &NOT_PUBLIC);
+    [
+        ("prerouting", Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT), &prerouting[..]),
+        ("input", Hook::filter(Hook::INPUT, BEFORE_FILTER), &input),
+        ("forward", Hook::filter(Hook::FORWARD, BEFORE_FILTER), &forward),
+        ("postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
+    ]
+    .into_iter()
+    .fold(table, |table, (name, hook, rules)| chain(table, HOST, name, hook, rules))
 }
 
-/// The table of one namespace.
+/// The tables of one namespace, whose links are there.
 #[must_use]
-pub fn namespace(slot: Slot) -> String {
+pub fn namespace(slot: Slot) -> Transaction {
     let (host_ip, peer) = (slot.host_ip(), slot.peer());
-    format!(
-        "table ip {TABLE} {{
-  chain prerouting {{
-    type nat hook prerouting priority dstnat; policy accept;
-    iifname \"{peer}\" ip daddr {host_ip} dnat to {GUEST_IP}
-  }}
-  chain postrouting {{
-    type nat hook postrouting priority srcnat; policy accept;
-    oifname \"{peer}\" snat to {host_ip}
-  }}
-  chain forward {{
-    type filter hook forward priority filter; policy accept;
-    iifname \"{TAP}\" ip saddr != {GUEST_IP} drop
-    iifname \"{TAP}\" ct state invalid drop
-  }}
-  chain input {{
-    type filter hook input priority filter; policy drop;
-    ip protocol icmp accept
-    ct state established,related accept
-    iifname \"{TAP}\" udp dport {DNS_PORT} accept
-    iifname \"{TAP}\" tcp dport {{ {DNS_PORT}, {PROXY_PORT} }} accept
-  }}
-}}
-"
-    )
+    let frames = [
+        Rule::new().ether(GUEST_MAC, TAP_MAC).carries(IP).saddr_in(GUEST_IP, 32).accept(),
+        Rule::new().ether_from(GUEST_MAC).carries(ARP).arp(GUEST_MAC, GUEST_IP, GATEWAY_IP).accept(),
+    ];
+    let forward = [
+        Rule::new().ct_state(INVALID).drop(),
+        Rule::new().iif(TAP).oif(&peer).saddr_in(GUEST_IP, 32).accept(),
+        Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP).accept(),
+    ];
+    let input = [
+        Rule::new().iif("lo").accept(),
+        Rule::new().ct_state(ESTABLISHED).accept(),
+        Rule::new().l4(ICMP).ct_state(RELATED).accept(),
+        Rule::new().mark(TAKEN_IN).accept(),
+    ];
+    let prerouting = [Rule::new().iif(&peer).daddr(host_ip).dnat(GUEST_IP)];
+    let postrouting = [Rule::new().oif(&peer).snat(host_ip)];
+    let tables = Transaction::new().table(FRAMES).table(NAMESPACE);
+    [
+        (FRAMES, "guest", Hook::ingress(TAP).or_drop(), &frames[..]),
+        (NAMESPACE, "prerouting", Hook::nat(Hook::PREROUTING), &prerouting),
+        (NAMESPACE, "forward", Hook::filter(Hook::FORWARD, FILTER).or_drop(), &forward),
+        (NAMESPACE, "input", Hook::filter(Hook::INPUT, FILTER).or_drop(), &input),
+        (NAMESPACE, "postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
+    ]
+    .into_iter()
+    .fold(tables, |tables, (table, name, hook, rules)| chain(tables, table, name, hook, rules))
+}
+
+fn chain(changes: Transaction, table: Table, name: &str, hook: Hook<'_>, rules: &[Rule]) -> Transaction {
+    rules.iter().fold(changes.chain(table, name, hook), |changes, rule| changes.rule(table, name, rule))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The real nft reads them, in namespaces of their own.
+    /// The real kernel takes them, in a namespace of their own.
     #[test]
-    fn nft_accepts_the_rules_any_number_of_times() {
+    fn the_kernel_takes_the_rules_any_number_of_times() {
         let name = format!("wtest-rules-{}", std::process::id());
         linux::netns::create(&name).unwrap();
         let applied = linux::netns::enter(&name, || {
-            linux::nft::apply(&host())?;
-            linux::nft::apply(&host())?;
-            linux::nft::apply(&namespace(Slot::new(7).unwrap()))
+            linux::nft::remove(HOST)?;
+            host().commit()?;
+            host().commit()?;
+            linux::tap::create(TAP, 0)?;
+            namespace(Slot::new(7).unwrap()).commit()?;
+            linux::nft::remove(HOST)
         });
         linux::netns::remove(&name).unwrap();
         applied.unwrap();

@@ -3,13 +3,15 @@
 //! Several agents can share one machine (each with a `WRENN_DIR` of its own), so a slot is claimed where all of
 //! them look: an exclusively created file `/run/wrenn/slots/N`, made before anything else of the slot and
 //! removed after everything else of it. It names the agent's directory and the sandbox.
+//! Beside the claims is a file with the slot to look at first, which all agents move on: a slot that was given back
+//! rests until all others have had their turn, whoever asks, so that what is late for one sandbox meets no other one.
 //! If we die with a claim held, [`Slots::claimed`] shows it at the next start. A claim whose agent's
 //! directory is gone belongs to nobody; any agent may clear it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use linux::file::Lock;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,9 @@ use super::plan::Slot;
 
 /// Where claims are kept: gone after a reboot, as the networks are.
 pub const CLAIMS_DIR: &str = "/run/wrenn/slots";
+
+/// The file beside the claims with the slot to look at first.
+const NEXT: &str = "next";
 
 /// Content of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +46,6 @@ pub enum Holder {
 pub struct Slots {
     dir: PathBuf,
     owner: PathBuf,
-    /// Where to look first, so that a slot rests before it is used again.
-    next: Mutex<u16>,
 }
 
 impl Slots {
@@ -53,7 +56,7 @@ impl Slots {
     }
 
     pub(super) fn in_dir(dir: &Path, owner: &Path) -> Self {
-        Self { dir: dir.to_owned(), owner: owner.to_owned(), next: Mutex::new(1) }
+        Self { dir: dir.to_owned(), owner: owner.to_owned() }
     }
 
     /// Claims a free slot.
@@ -63,14 +66,13 @@ impl Slots {
     pub fn claim(&self, sandbox: &str) -> io::Result<Slot> {
         fs::create_dir_all(&self.dir)?;
         let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
-        let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut turn = Turn::take(&self.dir.join(NEXT))?;
         for _ in 0..Slot::MAX {
-            let number = *next;
-            *next = number % Slot::MAX + 1;
-            let Some(slot) = Slot::new(number) else { continue };
+            let slot = turn.next();
             match File::options().write(true).create_new(true).open(self.path(slot)) {
                 Ok(mut file) => {
                     file.write_all(&claim)?;
+                    turn.keep()?;
                     return Ok(slot);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -147,6 +149,34 @@ impl Slots {
     }
 }
 
+/// Whose turn it is. Others wait while somebody holds it.
+struct Turn {
+    file: File,
+    next: u16,
+}
+
+impl Turn {
+    /// A file that says nothing sensible, as after a crash in the middle of a write, is a beginning.
+    fn take(path: &Path) -> io::Result<Self> {
+        let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
+        file.lock()?;
+        let mut text = String::new();
+        let next = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok()).unwrap_or(1);
+        Ok(Self { file, next })
+    }
+
+    fn next(&mut self) -> Slot {
+        let slot = Slot::new(self.next).unwrap_or(Slot::FIRST);
+        self.next = slot.number() % Slot::MAX + 1;
+        slot
+    }
+
+    /// Always as long, so that nothing is left of an older number.
+    fn keep(&self) -> io::Result<()> {
+        self.file.write_all_at(format!("{:05}", self.next).as_bytes(), 0)
+    }
+}
+
 fn read(path: &Path) -> Option<Claim> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
@@ -185,11 +215,21 @@ mod tests {
     }
 
     #[test]
-    fn a_released_slot_rests() {
+    fn a_released_slot_rests_until_all_others_had_their_turn() {
         let dir = tempfile::tempdir().unwrap();
-        let slots = Slots::in_dir(&dir.path().join("claims"), dir.path());
-        let first = slots.claim("sb-a").unwrap();
-        slots.release(first).unwrap();
-        assert_ne!(slots.claim("sb-b").unwrap(), first);
+        let claims = dir.path().join("claims");
+        let one = Slots::in_dir(&claims, dir.path());
+        let first = one.claim("sb-a").unwrap();
+        one.release(first).unwrap();
+        // Whoever asks: another agent, or the same one after a restart.
+        let second = Slots::in_dir(&claims, &dir.path().join("other")).claim("sb-b").unwrap();
+        assert_eq!(second.number(), first.number() + 1);
+        fs::write(claims.join(NEXT), format!("{}", Slot::MAX)).unwrap();
+        let last = one.claim("sb-c").unwrap();
+        assert_eq!((last.number(), one.claim("sb-d").unwrap()), (Slot::MAX, Slot::FIRST));
+        for nonsense in ["", "0", "99999", "-1", "\u{fffd}"] {
+            fs::write(claims.join(NEXT), nonsense).unwrap();
+            one.release(one.claim("sb-e").unwrap()).unwrap();
+        }
     }
 }

@@ -116,6 +116,10 @@ impl Agent {
         child.kill().await.unwrap();
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn client(&self) -> Client {
         let token = std::fs::read_to_string(self.dir.path().join("agent-token")).unwrap_or_default();
         self.client_with(token.trim())

@@ -5,6 +5,8 @@
 mod agent;
 mod full;
 mod instants;
+mod internet;
+mod isolation;
 mod jail;
 mod kill;
 mod kill_pause;

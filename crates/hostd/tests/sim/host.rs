@@ -80,6 +80,8 @@ impl Place {
     pub fn leftovers(&self) -> Vec<String> {
         let names = |dir: &str| -> Vec<String> {
             let entries = fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
+            // Whose turn it is among slots is no sandbox's.
+            let entries = entries.filter(|entry| entry.file_name() != "next");
             entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())).collect()
         };
         ["sandboxes", "snapshots", "run/slots"].into_iter().flat_map(names).collect()

@@ -11,12 +11,12 @@ use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query};
 use hickory_resolver::proto::rr::rdata::A;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use linux::link::Links;
-use linux::{netns, nft, sysctl};
+use linux::{netns, sysctl};
 use model::NetworkSpec;
 
 use crate::dns::Upstream;
 use crate::egress::Egress;
-use crate::network::{GATEWAY_IP, GUEST_PREFIX, Slot, Slots};
+use crate::network::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Slot, Slots, TAP_MAC};
 use crate::sandbox::log::Log;
 
 const PORTS: [u16; 5] = [22, 80, 443, 853, 15_001];
@@ -198,6 +198,7 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<Ipv4Addr>) -> i
     netns::enter(guest, move || {
         let links = Links::here()?;
         links.add_veth("eth0", "tap0", &to)?;
+        links.set_mac("eth0", GUEST_MAC)?;
         links.add_address("eth0", vmm::GUEST_IP, GUEST_PREFIX)?;
         links.up("eth0")
     })?;
@@ -208,10 +209,11 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<Ipv4Addr>) -> i
         links.add_veth(&slot.peer(), "inet0", &to)?;
         links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
         links.up(&slot.peer())?;
+        links.set_mac("tap0", TAP_MAC)?;
         links.add_address("tap0", GATEWAY_IP, GUEST_PREFIX)?;
         links.up("tap0")?;
         sysctl::set("net/ipv4/ip_forward", "1")?;
-        nft::apply(&crate::network::rules_of(slot))
+        crate::network::rules_of(slot).commit()
     })?;
     netns::enter(guest, move || Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY_IP))?;
     netns::enter(internet, move || {

@@ -1,0 +1,64 @@
+//! The objects of one slot's network, made in the kernel.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use linux::link::Links;
+use linux::{netns, sysctl, tap, tc};
+use vmm::GUEST_IP;
+
+use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Slot, TAP, TAP_MAC};
+use super::rules;
+
+const MEGABIT: u64 = 1_000_000;
+
+/// How fast sandboxes may be, each of them. Everything counts, what the host sends and asks for itself included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// What a guest sends, in Mbit/s; 0 is no limit.
+    pub egress_mbps: u32,
+    /// What a guest gets, in Mbit/s; 0 is no limit.
+    pub ingress_mbps: u32,
+}
+
+/// In the host's namespace: the pair, our end of it, and the way to the guest.
+pub(super) fn connect(slot: Slot) -> io::Result<()> {
+    let links = Links::here()?;
+    links.add_veth(&slot.veth(), &slot.peer(), &slot.netns())?;
+    links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
+    links.up(&slot.veth())?;
+    let peer = (slot.peer(), slot.peer_ip());
+    netns::enter(&slot.netns(), move || {
+        let links = Links::here()?;
+        links.add_address(&peer.0, peer.1, 31)?;
+        links.up(&peer.0)
+    })?;
+    links.add_route(slot.host_ip(), 32, slot.peer_ip())
+}
+
+/// Inside the namespace: the TAP, routes, rules and limits.
+pub(super) fn furnish(slot: Slot, user: u32, limits: Limits) -> io::Result<()> {
+    let links = Links::here()?;
+    links.up("lo")?;
+    tap::create(TAP, user)?;
+    links.set_mac(TAP, TAP_MAC)?;
+    links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
+    links.up(TAP)?;
+    // Known from the start: a guest that boots is reached by the first packet that it can take.
+    links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)?;
+    links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
+    sysctl::set("net/ipv4/ip_forward", "1")?;
+    match sysctl::set("net/ipv6/conf/all/disable_ipv6", "1") {
+        // A kernel without IPv6 has nothing to turn off.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    rules::namespace(slot).commit()?;
+    // A link limits what it sends: the one to the host what the guest sends, the one to the guest what it gets.
+    for (link, mbps) in [(slot.peer().as_str(), limits.egress_mbps), (TAP, limits.ingress_mbps)] {
+        if mbps > 0 {
+            tc::limit(link, u64::from(mbps) * MEGABIT)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! What all networks of a machine share, whatever agent made them: that the host forwards, and the host's rules.
+//!
+//! ```text
+//!   as it was → prepared, by the first agent → as it was, by `wrenn-agent --remove-host-rules`
+//! ```
+//! Below [`DIR`], gone after a reboot like the rules: a lock, which every agent shares for as long as it runs, so that
+//! nobody takes away the rules on which it relies; and what forwarding was before, if that was not on. Dying anywhere
+//! leaves more in place than is needed, never less: the note is written before forwarding is turned on.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use linux::{conntrack, nft, sysctl};
+
+use super::{CLAIMS_DIR, Error, rules};
+
+const DIR: &str = "/run/wrenn/host";
+const FORWARDING: &str = "net/ipv4/ip_forward";
+
+fn lock_file() -> io::Result<File> {
+    fs::create_dir_all(DIR)?;
+    File::options().create(true).truncate(false).write(true).open(Path::new(DIR).join("lock"))
+}
+
+/// Where it is written that forwarding was off.
+fn note() -> PathBuf {
+    Path::new(DIR).join("forwarding-was-off")
+}
+
+/// Prepares the host; as long as what is returned lives, nobody undoes it.
+pub(super) fn prepare() -> Result<File, Error> {
+    let host = |action| move |source| Error::Host { action, source };
+    let lock = lock_file().and_then(|lock| lock.lock_shared().map(|()| lock));
+    let lock = lock.map_err(host("lock the host's rules"))?;
+    forward().map_err(host("turn on net.ipv4.ip_forward"))?;
+    rules::host().commit().map_err(host("set the host's nftables rules"))?;
+    // Nobody has this address: it is tried whether connections can be forgotten at all.
+    conntrack::forget(Ipv4Addr::UNSPECIFIED).map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
+    Ok(lock)
+}
+
+fn forward() -> io::Result<()> {
+    if sysctl::get(FORWARDING)? != "1" {
+        File::create(note())?;
+    }
+    sysctl::set(FORWARDING, "1")
+}
+
+/// Makes the host's rules and its forwarding what they were before the first agent.
+///
+/// # Errors
+/// While an agent runs, or sandboxes have networks; else what the kernel refused.
+pub fn remove_host_rules() -> Result<(), Error> {
+    let host = |action| move |source| Error::Host { action, source };
+    let lock = lock_file().map_err(host("lock the host's rules"))?;
+    if lock.try_lock().is_err() {
+        return Err(Error::InUse("a host agent runs: stop it first"));
+    }
+    let mut claims = fs::read_dir(CLAIMS_DIR).into_iter().flatten().flatten();
+    if claims.any(|claim| claim.file_name().to_string_lossy().parse::<u16>().is_ok()) {
+        return Err(Error::InUse("there are sandboxes: start the agent, delete them, and stop it again"));
+    }
+    nft::remove(rules::HOST).map_err(host("remove the host's nftables table"))?;
+    if note().exists() {
+        sysctl::set(FORWARDING, "0").map_err(host("turn off net.ipv4.ip_forward"))?;
+        fs::remove_file(note()).map_err(host("remove the note about forwarding"))?;
+    }
+    Ok(())
+}

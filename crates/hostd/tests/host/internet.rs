@@ -1,0 +1,128 @@
+//! A host and an internet of the test's own: two namespaces with a cable between them. The agent and all of its host's
+//! side live in the first one, so that neither routes nor rules of this machine are touched; the second one answers for
+//! every address that there is, public or not.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use linux::link::Links;
+use linux::netns;
+
+/// An address of the internet, and the host's own there. Public ones: others are refused for being so.
+pub const INTERNET: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 14);
+pub const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 2);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
+/// Where everything listens on all addresses: servers of the host, and of the internet.
+pub const PORT: u16 = 5432;
+
+/// Addresses that the second namespace has, and that no guest may reach.
+pub const PRIVATE: [Ipv4Addr; 10] = [
+    Ipv4Addr::new(10, 0, 0, 5),
+    Ipv4Addr::new(100, 64, 0, 5),
+    Ipv4Addr::new(169, 254, 169, 254),
+    Ipv4Addr::new(172, 16, 0, 5),
+    Ipv4Addr::new(172, 31, 255, 5),
+    Ipv4Addr::new(192, 0, 2, 5),
+    Ipv4Addr::new(192, 168, 1, 5),
+    Ipv4Addr::new(198, 18, 0, 5),
+    Ipv4Addr::new(198, 51, 100, 5),
+    Ipv4Addr::new(203, 0, 113, 5),
+];
+
+/// Names of the two, for as long as the test runs.
+pub struct World {
+    pub host: String,
+    internet: String,
+}
+
+/// What servers were sent over UDP, with whom it came from.
+#[derive(Clone, Default)]
+pub struct Heard(Arc<Mutex<Vec<(SocketAddr, String)>>>);
+
+impl Heard {
+    pub fn texts(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(_, text)| text.clone()).collect()
+    }
+
+    pub fn senders(&self) -> Vec<SocketAddr> {
+        self.0.lock().unwrap().iter().map(|(sender, _)| *sender).collect()
+    }
+}
+
+impl World {
+    pub fn make(name: &str) -> Self {
+        let pid = std::process::id();
+        let world = Self { host: format!("wtest-h-{name}-{pid}"), internet: format!("wtest-i-{name}-{pid}") };
+        for name in [&world.host, &world.internet] {
+            netns::create(name).unwrap();
+        }
+        let internet = world.internet.clone();
+        world.on_host(move || {
+            let links = Links::here()?;
+            links.up("lo")?;
+            links.add_veth("uplink", "cable", &internet)?;
+            links.add_address("uplink", HOST, 24)?;
+            links.up("uplink")
+        });
+        world.on_internet(|| {
+            let links = Links::here()?;
+            links.up("lo")?;
+            links.add_address("cable", ROUTER, 24)?;
+            links.up("cable")?;
+            PRIVATE.into_iter().chain([INTERNET]).try_for_each(|address| links.add_address("lo", address, 32))
+        });
+        world.on_host(|| Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, ROUTER));
+        world
+    }
+
+    pub fn on_host<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+        netns::enter(&self.host, work).unwrap()
+    }
+
+    pub fn on_internet<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+        netns::enter(&self.internet, work).unwrap()
+    }
+
+    /// Runs a test on the host: it and every program that it starts see only this world.
+    pub fn run<T: Send + 'static>(&self, test: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+        self.on_host(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            Ok(runtime.block_on(test()))
+        })
+    }
+
+    pub fn remove(self) {
+        for name in [&self.host, &self.internet] {
+            netns::remove(name).unwrap();
+        }
+    }
+}
+
+/// Servers on all addresses of the calling thread's namespace, which answer whoever asks for as long as the process
+/// lives.
+pub fn serve() -> io::Result<Heard> {
+    let heard = Heard::default();
+    let (tcp, udp) = (TcpListener::bind(("::", PORT))?, UdpSocket::bind(("0.0.0.0", PORT))?);
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = tcp.accept() {
+            drop(stream);
+        }
+    });
+    let note = heard.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2000];
+        while let Ok((length, sender)) = udp.recv_from(&mut buffer) {
+            note.0.lock().unwrap().push((sender, String::from_utf8_lossy(&buffer[..length]).into_owned()));
+            let _ = udp.send_to(b"answered", sender);
+        }
+    });
+    Ok(heard)
+}
+
+/// Whether a server answers from where the calling thread is.
+pub fn is_reached(address: Ipv4Addr, port: u16) -> bool {
+    let patience = Duration::from_secs(5);
+    std::net::TcpStream::connect_timeout(&(address, port).into(), patience).is_ok()
+}

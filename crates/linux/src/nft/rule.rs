@@ -1,0 +1,237 @@
+//! One rule, typed: what it asks about a packet, and what becomes of the packet then.
+//!
+//! Each question loads something into a register and compares it, as nft(8) compiles its own language: the kernel's
+//! virtual machine knows nothing else. A question that the packet does not answer with yes ends the rule.
+
+use std::net::Ipv4Addr;
+
+use netlink_bindings::nftables::{CmpOps, CtKeys, FibFlags, MetaKeys, PayloadBase, VerdictCode};
+
+/// States of a tracked connection, as `ct state` has them (linux/netfilter/nf_conntrack_common.h).
+pub const INVALID: u32 = 1;
+pub const ESTABLISHED: u32 = 1 << 1;
+pub const RELATED: u32 = 1 << 2;
+
+/// Ethernet protocol numbers (linux/if_ether.h).
+pub const IP: u16 = 0x0800;
+pub const ARP: u16 = 0x0806;
+
+/// Families of packets in an `inet` table (linux/netfilter.h).
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+/// A route that leads to this host itself (linux/rtnetlink.h).
+const RTN_LOCAL: u32 = 2;
+/// What to look up about a route (`nft_fib_result` in linux/netfilter/nf_tables.h). The kernel's description of its
+/// messages, of which the library is made, has other numbers.
+const FIB_OIF: u32 = 1;
+const FIB_ADDRTYPE: u32 = 3;
+const IFNAMSIZ: usize = 16;
+
+/// What the kernel's virtual machine does for a rule, one after the other.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Meta(MetaKeys),
+    Ct(CtKeys),
+    Payload { base: PayloadBase, offset: u32, len: u32 },
+    Fib { flags: u32, result: u32 },
+    And(Vec<u8>),
+    Compare { op: CmpOps, with: Vec<u8> },
+    Within(&'static str),
+    Load(Vec<u8>),
+    Nat(NatKind),
+    Masquerade,
+    Verdict(VerdictCode),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NatKind {
+    Source,
+    Destination,
+}
+
+/// Without a question it holds for every packet.
+#[derive(Debug, Clone, Default)]
+pub struct Rule(pub(super) Vec<Step>);
+
+impl Rule {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Comes in on this link; a name that ends with `*` stands for all that begin so.
+    #[must_use]
+    pub fn iif(self, name: &str) -> Self {
+        self.ask(Step::Meta(MetaKeys::Iifname), CmpOps::Eq, link(name))
+    }
+
+    /// Goes out on this link; as [`Rule::iif`].
+    #[must_use]
+    pub fn oif(self, name: &str) -> Self {
+        self.ask(Step::Meta(MetaKeys::Oifname), CmpOps::Eq, link(name))
+    }
+
+    /// Goes out on another link, or on none yet.
+    #[must_use]
+    pub fn oif_not(self, name: &str) -> Self {
+        self.ask(Step::Meta(MetaKeys::Oifname), CmpOps::Neq, link(name))
+    }
+
+    /// In an `inet` table: is IPv4. Questions about addresses need it before them.
+    #[must_use]
+    pub fn ipv4(self) -> Self {
+        self.ask(Step::Meta(MetaKeys::Nfproto), CmpOps::Eq, vec![NFPROTO_IPV4])
+    }
+
+    /// In an `inet` table: is IPv6.
+    #[must_use]
+    pub fn ipv6(self) -> Self {
+        self.ask(Step::Meta(MetaKeys::Nfproto), CmpOps::Eq, vec![NFPROTO_IPV6])
+    }
+
+    /// The transport protocol, by its number.
+    #[must_use]
+    pub fn l4(self, protocol: u8) -> Self {
+        self.ask(Step::Meta(MetaKeys::L4Proto), CmpOps::Eq, vec![protocol])
+    }
+
+    /// Carries this mark, which no packet brings along from outside of the host.
+    #[must_use]
+    pub fn mark(self, mark: u32) -> Self {
+        self.ask(Step::Meta(MetaKeys::Mark), CmpOps::Eq, mark.to_ne_bytes().to_vec())
+    }
+
+    /// Belongs to a connection in one of these states.
+    #[must_use]
+    pub fn ct_state(mut self, states: u32) -> Self {
+        self.0.extend([Step::Ct(CtKeys::State), Step::And(states.to_ne_bytes().to_vec())]);
+        self.compare(CmpOps::Neq, vec![0; 4])
+    }
+
+    #[must_use]
+    pub fn saddr_in(self, network: Ipv4Addr, prefix: u8) -> Self {
+        self.in_network(12, CmpOps::Eq, network, prefix)
+    }
+
+    #[must_use]
+    pub fn saddr_not_in(self, network: Ipv4Addr, prefix: u8) -> Self {
+        self.in_network(12, CmpOps::Neq, network, prefix)
+    }
+
+    #[must_use]
+    pub fn daddr(self, address: Ipv4Addr) -> Self {
+        self.in_network(16, CmpOps::Eq, address, 32)
+    }
+
+    /// The destination is in a set of the same table.
+    #[must_use]
+    pub fn daddr_within(mut self, set: &'static str) -> Self {
+        self.0.extend([Step::Payload { base: PayloadBase::NetworkHeader, offset: 16, len: 4 }, Step::Within(set)]);
+        self
+    }
+
+    /// The destination is an address of this host itself, of whatever link.
+    #[must_use]
+    pub fn daddr_local(self) -> Self {
+        let load = Step::Fib { flags: FibFlags::Daddr as u32, result: FIB_ADDRTYPE };
+        self.ask(load, CmpOps::Eq, RTN_LOCAL.to_ne_bytes().to_vec())
+    }
+
+    /// The host would not send to its source through the link on which it came in: the source is a lie.
+    #[must_use]
+    pub fn saddr_from_elsewhere(self) -> Self {
+        let flags = FibFlags::Saddr as u32 | FibFlags::Iif as u32;
+        self.ask(Step::Fib { flags, result: FIB_OIF }, CmpOps::Eq, vec![0; 4])
+    }
+
+    /// Sent from this hardware address to that one.
+    #[must_use]
+    pub fn ether(self, from: [u8; 6], to: [u8; 6]) -> Self {
+        // Destination and source are the first twelve bytes of a frame.
+        let load = Step::Payload { base: PayloadBase::LinkLayerHeader, offset: 0, len: 12 };
+        self.ask(load, CmpOps::Eq, [to, from].concat())
+    }
+
+    /// Sent from this hardware address.
+    #[must_use]
+    pub fn ether_from(self, from: [u8; 6]) -> Self {
+        let load = Step::Payload { base: PayloadBase::LinkLayerHeader, offset: 6, len: 6 };
+        self.ask(load, CmpOps::Eq, from.to_vec())
+    }
+
+    /// What a frame carries, by its Ethernet protocol number.
+    #[must_use]
+    pub fn carries(self, protocol: u16) -> Self {
+        self.ask(Step::Meta(MetaKeys::Protocol), CmpOps::Eq, protocol.to_be_bytes().to_vec())
+    }
+
+    /// ARP for IPv4 over Ethernet (RFC 826), in which `mac` says that it has `ip`, and that is about `target`.
+    #[must_use]
+    pub fn arp(self, mac: [u8; 6], ip: Ipv4Addr, target: Ipv4Addr) -> Self {
+        let part = |offset, len| Step::Payload { base: PayloadBase::NetworkHeader, offset, len };
+        self.ask(part(0, 6), CmpOps::Eq, vec![0, 1, 8, 0, 6, 4])
+            .ask(part(8, 6), CmpOps::Eq, mac.to_vec())
+            .ask(part(14, 4), CmpOps::Eq, ip.octets().to_vec())
+            .ask(part(24, 4), CmpOps::Eq, target.octets().to_vec())
+    }
+
+    #[must_use]
+    pub fn accept(self) -> Self {
+        self.then(Step::Verdict(VerdictCode::Accept))
+    }
+
+    #[must_use]
+    pub fn drop(self) -> Self {
+        self.then(Step::Verdict(VerdictCode::Drop))
+    }
+
+    /// Gets the address of the link that it goes out on.
+    #[must_use]
+    pub fn masquerade(self) -> Self {
+        self.then(Step::Masquerade)
+    }
+
+    /// Seems to come from `address` from here on.
+    #[must_use]
+    pub fn snat(self, address: Ipv4Addr) -> Self {
+        self.then(Step::Load(address.octets().to_vec())).then(Step::Nat(NatKind::Source))
+    }
+
+    /// Goes to `address` instead.
+    #[must_use]
+    pub fn dnat(self, address: Ipv4Addr) -> Self {
+        self.then(Step::Load(address.octets().to_vec())).then(Step::Nat(NatKind::Destination))
+    }
+
+    fn in_network(mut self, offset: u32, op: CmpOps, network: Ipv4Addr, prefix: u8) -> Self {
+        self.0.push(Step::Payload { base: PayloadBase::NetworkHeader, offset, len: 4 });
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        if mask != u32::MAX {
+            self.0.push(Step::And(mask.to_be_bytes().to_vec()));
+        }
+        self.compare(op, (network.to_bits() & mask).to_be_bytes().to_vec())
+    }
+
+    fn ask(self, load: Step, op: CmpOps, with: Vec<u8>) -> Self {
+        self.then(load).compare(op, with)
+    }
+
+    fn compare(self, op: CmpOps, with: Vec<u8>) -> Self {
+        self.then(Step::Compare { op, with })
+    }
+
+    fn then(mut self, step: Step) -> Self {
+        self.0.push(step);
+        self
+    }
+}
+
+/// A whole name is compared with its padding, the beginning of one without.
+fn link(name: &str) -> Vec<u8> {
+    if let Some(beginning) = name.strip_suffix('*') {
+        return beginning.as_bytes().to_vec();
+    }
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(IFNAMSIZ, 0);
+    bytes
+}

@@ -1,0 +1,122 @@
+//! What the kernel has made of the rules, as nft(8) lists it.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use super::*;
+use crate::{link, netns, tap};
+
+const TABLE: Table = (Family::Inet, "wtest");
+
+fn listed() -> io::Result<String> {
+    let output = Command::new(programs::find("nft").unwrap()).args(["list", "ruleset"]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn inside<T: Send + 'static>(name: &str, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+    let name = format!("wtest-nft-{name}-{}", std::process::id());
+    netns::create(&name).unwrap();
+    let done = netns::enter(&name, work);
+    netns::remove(&name).unwrap();
+    done.unwrap()
+}
+
+#[test]
+fn text_applies_whole_or_not_at_all() {
+    inside("text", || {
+        apply("table inet a { chain c { type filter hook input priority 0; }; }")?;
+        let refused = apply("table inet b { }\nnonsense\n").unwrap_err();
+        assert!(refused.to_string().contains("nft refused"), "{refused}");
+        apply("delete table inet a")?;
+        assert!(apply("delete table inet b").is_err());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_transaction_applies_whole_or_not_at_all() {
+    let list = inside("whole", || {
+        Transaction::new().table(TABLE).chain(TABLE, "c", Hook::filter(Hook::INPUT, 0)).commit()?;
+        let before = listed()?;
+        // The last change is about a chain that is not there.
+        let made = Transaction::new().table((Family::Inet, "other")).rule(TABLE, "none", &Rule::new().drop()).commit();
+        let refused = made.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound, "{refused}");
+        assert!(refused.to_string().contains("refused the nftables rules"), "{refused}");
+        assert_eq!(listed()?, before);
+        remove(TABLE)?;
+        remove(TABLE)?;
+        listed()
+    });
+    assert_eq!(list, "");
+}
+
+#[test]
+fn every_question_is_what_nft_reads_it_as() {
+    let (address, mac) = (Ipv4Addr::new(169, 254, 0, 21), [2, 0xfc, 0, 0, 0, 5]);
+    let questions = [
+        (Rule::new().iif("wrv-*").drop(), "iifname \"wrv-*\" drop"),
+        (Rule::new().oif("tap0").accept(), "oifname \"tap0\" accept"),
+        (Rule::new().oif_not("tap0").accept(), "oifname != \"tap0\" accept"),
+        (Rule::new().ipv6().drop(), "meta nfproto ipv6 drop"),
+        (Rule::new().l4(1).accept(), "meta l4proto icmp accept"),
+        (Rule::new().mark(0x77).accept(), "meta mark 0x00000077 accept"),
+        (Rule::new().ct_state(ESTABLISHED | RELATED).accept(), "ct state established,related accept"),
+        (Rule::new().ct_state(INVALID).drop(), "ct state invalid drop"),
+        (Rule::new().ipv4().saddr_in(address, 16).drop(), "ip saddr 169.254.0.0/16 drop"),
+        (Rule::new().ipv4().saddr_not_in(address, 32).drop(), "ip saddr != 169.254.0.21 drop"),
+        (Rule::new().ipv4().daddr(address).drop(), "ip daddr 169.254.0.21 drop"),
+        (Rule::new().ipv4().daddr_within("some").drop(), "ip daddr @some drop"),
+        (Rule::new().daddr_local().drop(), "fib daddr type local drop"),
+        (Rule::new().saddr_from_elsewhere().drop(), "fib saddr . iif oif 0 drop"),
+    ];
+    let expected: Vec<&str> = questions.iter().map(|(_, text)| *text).collect();
+    let expected = expected.join(" ");
+    let list = inside("questions", move || {
+        let networks = [(Ipv4Addr::new(224, 0, 0, 0), 4), (Ipv4Addr::new(240, 0, 0, 0), 4)];
+        let one = (Ipv4Addr::new(10, 0, 0, 0), 8);
+        let changes = Transaction::new().table(TABLE).networks(TABLE, "some", &[one, networks[0], networks[1]]);
+        let changes = changes.chain(TABLE, "c", Hook::filter(Hook::PREROUTING, -150).or_drop());
+        questions.iter().fold(changes, |changes, (rule, _)| changes.rule(TABLE, "c", rule)).commit()?;
+        listed()
+    });
+    assert!(list.contains(&expected), "{list}\n is not\n{expected}");
+    assert!(list.contains("elements = { 10.0.0.0/8, 224.0.0.0/3 }"), "{list}");
+    assert!(list.contains("type filter hook prerouting priority mangle; policy drop;"), "{list}");
+    let frames = inside("frames", move || {
+        tap::create("tap0", 0)?;
+        let (nat, frames) = ((Family::Ip, "wtest"), (Family::Netdev, "wtest"));
+        let to = Rule::new().ether(mac, [2, 0xfc, 0, 0, 0, 6]).carries(IP).saddr_in(address, 32).accept();
+        let arp = Rule::new().ether_from(mac).carries(ARP).arp(mac, address, Ipv4Addr::new(169, 254, 0, 22)).accept();
+        Transaction::new()
+            .table(frames)
+            .chain(frames, "c", Hook::ingress("tap0").or_drop())
+            .rule(frames, "c", &to)
+            .rule(frames, "c", &arp)
+            .table(nat)
+            .chain(nat, "pre", Hook::nat(Hook::PREROUTING))
+            .rule(nat, "pre", &Rule::new().iif("tap0").dnat(address))
+            .chain(nat, "post", Hook::nat(Hook::POSTROUTING))
+            .rule(nat, "post", &Rule::new().oif("tap0").snat(address))
+            .rule(nat, "post", &Rule::new().masquerade())
+            .commit()?;
+        assert_eq!(link::list("tap")?, ["tap0"]);
+        listed()
+    });
+    for part in [
+        "type filter hook ingress device \"tap0\" priority -500; policy drop;",
+        "@ll,0,96 0x2fc0000000602fc00000005 ip saddr 169.254.0.21 accept",
+        "arp saddr ether 02:fc:00:00:00:05 arp saddr ip 169.254.0.21 arp daddr ip 169.254.0.22 accept",
+        "dnat to 169.254.0.21",
+        "snat to 169.254.0.21",
+        "masquerade",
+    ] {
+        assert!(frames.contains(part), "{part:?} is not in {frames}");
+    }
+}
+
+#[test]
+fn a_transaction_that_is_too_long_is_refused_before_it_is_sent() {
+    let many = (0..70).fold(Transaction::new(), |changes, _| changes.table(TABLE));
+    assert_eq!(many.commit().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+}

@@ -1,0 +1,293 @@
+//! Changes of the ruleset, sent to the kernel in one write: all of them take effect, or none.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use netlink_bindings::nftables::{
+    Chained, Nfgenmsg, PushExprAttrs, PushExprListAttrs, PushRuleAttrs, Registers, SetFlags,
+};
+use netlink_bindings::utils::RequestBuf;
+use netlink_socket2::{NetlinkSocket, ReplyError};
+
+use super::rule::{NatKind, Rule, Step};
+
+/// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h): whom a batch is for.
+const SUBSYSTEM: u16 = 10;
+/// The library keeps account of at most 63 answers in one word, with those of the batch's ends.
+const MOST_CHANGES: u32 = 61;
+/// Numbers of IPv4 in `nat` expressions, and of the kinds of translation (linux/netfilter/nf_tables.h).
+const NFPROTO_IPV4: u32 = 2;
+const NAT_SNAT: u32 = 0;
+const NAT_DNAT: u32 = 1;
+/// `NFT_SET_ELEM_INTERVAL_END`: the element is the first after an interval.
+const INTERVAL_END: u32 = 1;
+/// nft(8)'s number of the type `ipv4_addr`, by which it lists a set as such.
+const IPV4_ADDR: u32 = 7;
+
+/// What packets a table is about (linux/netfilter.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Inet = 1,
+    Ip = 2,
+    Netdev = 5,
+}
+
+/// A table's family and name.
+pub type Table = (Family, &'static str);
+
+/// Where the kernel asks a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook<'a> {
+    pub kind: &'static str,
+    pub number: u32,
+    pub priority: i32,
+    pub device: Option<&'a str>,
+    /// For packets about which no rule of the chain decides.
+    pub accept: bool,
+}
+
+impl Hook<'_> {
+    /// Before the route is chosen.
+    pub const PREROUTING: u32 = 0;
+    pub const INPUT: u32 = 1;
+    pub const FORWARD: u32 = 2;
+    pub const POSTROUTING: u32 = 4;
+
+    /// A chain of type `filter`.
+    #[must_use]
+    pub fn filter(number: u32, priority: i32) -> Self {
+        Self { kind: "filter", number, priority, device: None, accept: true }
+    }
+
+    /// A chain of type `nat`, at the customary priority.
+    #[must_use]
+    pub fn nat(number: u32) -> Self {
+        let priority = if number == Self::POSTROUTING { 100 } else { -100 };
+        Self { kind: "nat", number, priority, device: None, accept: true }
+    }
+
+    /// Drops what no rule accepts.
+    #[must_use]
+    pub fn or_drop(self) -> Self {
+        Self { accept: false, ..self }
+    }
+}
+
+impl<'a> Hook<'a> {
+    /// First of all that happens to a frame that a link takes in.
+    #[must_use]
+    pub fn ingress(device: &'a str) -> Self {
+        Self { kind: "filter", number: 0, priority: -500, device: Some(device), accept: true }
+    }
+}
+
+/// A list of changes.
+#[derive(Debug)]
+pub struct Transaction {
+    batch: Chained<'static>,
+    changes: u32,
+}
+
+impl Default for Transaction {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Transaction {
+    #[must_use]
+    pub fn new() -> Self {
+        let mut batch = Chained::new(1);
+        batch.request().op_batch_begin_do(&batch_header());
+        Self { batch, changes: 0 }
+    }
+
+    /// Makes the table, unless it is there.
+    #[must_use]
+    pub fn table(mut self, (family, name): Table) -> Self {
+        self.change().set_create().op_newtable_do(&header(family)).encode().push_name_bytes(name.as_bytes());
+        self
+    }
+
+    /// Takes the table away with all that is in it. It must be there.
+    #[must_use]
+    pub fn delete_table(mut self, (family, name): Table) -> Self {
+        self.change().op_deltable_do(&header(family)).encode().push_name_bytes(name.as_bytes());
+        self
+    }
+
+    /// Makes a set of networks, which may touch but not overlap.
+    #[must_use]
+    pub fn networks(mut self, (family, table): Table, name: &'static str, networks: &[(Ipv4Addr, u8)]) -> Self {
+        let request = self.change().set_create().op_newset_do(&header(family));
+        let flags = SetFlags::Interval as u32 | SetFlags::Constant as u32;
+        request
+            .into_encoder()
+            .push_table_bytes(table.as_bytes())
+            .push_name_bytes(name.as_bytes())
+            .push_flags(flags)
+            .push_key_type(IPV4_ADDR)
+            .push_key_len(4)
+            .push_id(1);
+        let request = self.change().set_create().op_newsetelem_do(&header(family));
+        let mut elements =
+            request.into_encoder().push_table_bytes(table.as_bytes()).push_set_bytes(name.as_bytes()).nested_elements();
+        for (address, is_end) in bounds(networks) {
+            let element = elements.nested_elem();
+            let element = if is_end { element.push_flags(&INTERVAL_END.to_be_bytes()) } else { element };
+            elements = element.nested_key().push_value(&address.octets()).end_nested().end_nested();
+        }
+        drop(elements);
+        self
+    }
+
+    /// Makes a chain that the kernel asks.
+    #[must_use]
+    pub fn chain(mut self, (family, table): Table, name: &str, hook: Hook<'_>) -> Self {
+        let request = self.change().set_create().op_newchain_do(&header(family));
+        let at = request
+            .into_encoder()
+            .push_table_bytes(table.as_bytes())
+            .push_name_bytes(name.as_bytes())
+            .push_type_bytes(hook.kind.as_bytes())
+            .push_policy(u32::from(hook.accept))
+            .nested_hook()
+            .push_num(hook.number)
+            .push_priority(hook.priority);
+        match hook.device {
+            Some(device) => drop(at.push_dev_bytes(device.as_bytes())),
+            None => drop(at),
+        }
+        self
+    }
+
+    /// Appends a rule to a chain.
+    #[must_use]
+    pub fn rule(mut self, (family, table): Table, chain: &str, rule: &Rule) -> Self {
+        let request = self.change().set_create().set_append().op_newrule_do(&header(family));
+        let expressions = request
+            .into_encoder()
+            .push_table_bytes(table.as_bytes())
+            .push_chain_bytes(chain.as_bytes())
+            .nested_expressions();
+        drop(rule.0.iter().fold(expressions, encode));
+        self
+    }
+
+    /// Sends it, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// What the kernel refused, of which change; nothing is changed then. `NotFound` for a table that is not there.
+    pub fn commit(mut self) -> io::Result<()> {
+        if self.changes > MOST_CHANGES {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many changes for one transaction"));
+        }
+        self.batch.request().op_batch_end_do(&batch_header());
+        let batch = self.batch.finalize();
+        let mut socket = NetlinkSocket::new();
+        let answers = socket.request_chained(&batch)?.recv_all();
+        answers.map_err(|error| refused(&error))
+    }
+
+    fn change(&mut self) -> netlink_bindings::nftables::Request<'_> {
+        self.changes += 1;
+        self.batch.request()
+    }
+}
+
+fn refused(error: &ReplyError) -> io::Error {
+    let code = error.as_io_error();
+    io::Error::new(code.kind(), format!("the kernel refused the nftables rules: {error}"))
+}
+
+fn header(family: Family) -> Nfgenmsg {
+    let mut header = Nfgenmsg::new();
+    header.nfgen_family = family as u8;
+    header
+}
+
+fn batch_header() -> Nfgenmsg {
+    let mut header = Nfgenmsg::new();
+    header.set_res_id(SUBSYSTEM);
+    header
+}
+
+/// First addresses of networks, and the first ones after them, in order. Where two networks touch there is none
+/// between them, and none after the last address there is.
+fn bounds(networks: &[(Ipv4Addr, u8)]) -> Vec<(Ipv4Addr, bool)> {
+    let mut ranges: Vec<(u32, Option<u32>)> = networks
+        .iter()
+        .map(|(address, prefix)| {
+            let size = 1u64 << (32 - u32::from((*prefix).min(32)));
+            let end = u32::try_from(u64::from(address.to_bits()) + size).ok();
+            (address.to_bits(), end)
+        })
+        .collect();
+    ranges.sort_unstable();
+    let mut bounds: Vec<(Ipv4Addr, bool)> = Vec::new();
+    for (start, end) in ranges {
+        if bounds.last() == Some(&(start.into(), true)) {
+            bounds.pop();
+        } else {
+            bounds.push((start.into(), false));
+        }
+        bounds.extend(end.map(|end| (end.into(), true)));
+    }
+    // The kernel wants to be told that what is before the first network is none.
+    if bounds.first().is_some_and(|(first, _)| !first.is_unspecified()) {
+        bounds.insert(0, (Ipv4Addr::UNSPECIFIED, true));
+    }
+    bounds
+}
+
+type List<'a> = PushExprListAttrs<PushRuleAttrs<RequestBuf<'a>>>;
+
+fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
+    const REGISTER: u32 = Registers::Reg1 as u32;
+    let element: PushExprAttrs<List<'a>> = list.nested_elem();
+    match step {
+        Step::Meta(key) => element.nested_data_meta().push_dreg(REGISTER).push_key(*key as u32).end_nested(),
+        Step::Ct(key) => element.nested_data_ct().push_dreg(REGISTER).push_key(*key as u32).end_nested(),
+        Step::Payload { base, offset, len } => element
+            .nested_data_payload()
+            .push_dreg(REGISTER)
+            .push_base(*base as u32)
+            .push_offset(*offset)
+            .push_len(*len)
+            .end_nested(),
+        Step::Fib { flags, result } => {
+            element.nested_data_fib().push_dreg(REGISTER).push_result(*result).push_flags(*flags).end_nested()
+        }
+        Step::And(mask) => {
+            let loaded = element.nested_data_bitwise().push_sreg(REGISTER).push_dreg(REGISTER);
+            let len = u32::try_from(mask.len()).unwrap_or_default();
+            let masked = loaded.push_len(len).nested_mask().push_value(mask).end_nested();
+            masked.nested_xor().push_value(&vec![0; mask.len()]).end_nested().end_nested()
+        }
+        Step::Compare { op, with } => {
+            let compared = element.nested_data_cmp().push_sreg(REGISTER).push_op(*op as u32);
+            compared.nested_data().push_value(with).end_nested().end_nested()
+        }
+        // `NFTA_LOOKUP_SREG` is what the kernel's description, of which the library is made, calls `set-id`.
+        Step::Within(set) => {
+            element.nested_data_lookup().push_set_bytes(set.as_bytes()).push_set_id(REGISTER).end_nested()
+        }
+        Step::Load(value) => {
+            let loaded = element.nested_data_immediate().push_dreg(REGISTER);
+            loaded.nested_data().push_value(value).end_nested().end_nested()
+        }
+        Step::Nat(kind) => element
+            .nested_data_nat()
+            .push_type(if *kind == NatKind::Source { NAT_SNAT } else { NAT_DNAT })
+            .push_family(NFPROTO_IPV4)
+            .push_reg_addr_min(REGISTER)
+            .end_nested(),
+        Step::Masquerade => return element.push_name_bytes(b"masq").end_nested(),
+        Step::Verdict(code) => {
+            let verdict = element.nested_data_immediate().push_dreg(Registers::RegVerdict as u32);
+            let verdict = verdict.nested_data().nested_verdict().push_code(*code as u32);
+            verdict.end_nested().end_nested().end_nested()
+        }
+    }
+    .end_nested()
+}

@@ -1,0 +1,44 @@
+//! Limits of how much a link sends, in the network namespace of the calling thread: a token bucket (tc-tbf(8)).
+
+use std::io;
+
+use netlink_bindings::tc::{Request, TcRatespec, TcTbfQopt, Tcmsg};
+use netlink_socket2::NetlinkSocket;
+
+/// The place of a link's only queue, and the number of ours there (linux/pkt_sched.h).
+const ROOT: u32 = u32::MAX;
+const HANDLE: u32 = 1 << 16;
+const LINKLAYER_ETHERNET: u8 = 1;
+/// What may be sent at once after a silence: 20 ms of the rate, but never less than the largest packet that a guest or
+/// the kernel hands over in one piece.
+const BURST_PER_SECOND: u64 = 50;
+const LEAST_BURST: u64 = 128 << 10;
+/// What may wait to be sent: 100 ms of the rate. More would only make waits longer.
+const WAITING_PER_SECOND: u64 = 10;
+
+/// Lets the link send at most so many bits a second, 8 or more. The limit goes with the link.
+///
+/// # Errors
+/// `NotFound` when there is no such link, or when the kernel has no token buckets (`sch_tbf`).
+pub fn limit(link: &str, bits_per_second: u64) -> io::Result<()> {
+    let index = nix::net::if_::if_nametoindex(link)?;
+    let rate = bits_per_second / 8;
+    let small = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let burst = (rate / BURST_PER_SECOND).max(LEAST_BURST);
+    let bucket = TcTbfQopt {
+        rate: TcRatespec { linklayer: LINKLAYER_ETHERNET, rate: small(rate), ..TcRatespec::default() },
+        limit: small(burst + rate / WAITING_PER_SECOND),
+        ..TcTbfQopt::default()
+    };
+    let header = Tcmsg {
+        ifindex: index.try_into().map_err(io::Error::other)?,
+        handle: HANDLE,
+        parent: ROOT,
+        ..Tcmsg::default()
+    };
+    let mut request = Request::new().set_create().set_replace().op_newqdisc_do(&header);
+    let options = request.encode().nested_options_tbf().push_parms(bucket).push_burst(small(burst));
+    drop(if rate > u64::from(u32::MAX) { options.push_rate64(rate) } else { options });
+    let answer = NetlinkSocket::new().request(&request)?.recv_ack();
+    answer.map_err(|error| io::Error::new(error.as_io_error().kind(), format!("cannot limit {link}: {error}")))
+}
