@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | an installation and its sandboxes | `target/bench/run` ([`place`]) | at the end, after a failure, after Ctrl-C |
 //! | network namespaces of bare machines | `wbench-bare-*` ([`bare`]) | the same |
+//! | networks beside others | slots of the installation's ([`network`]) | the same |
 //! | devices of bare disks | `/dev/mapper/wbench-*` ([`disks`]) | the same |
 //!
 //! If we are killed, the next run clears all of it before it begins.
@@ -22,6 +23,7 @@ mod exec;
 mod files;
 mod fork;
 mod memory;
+mod network;
 mod pairs;
 mod pause;
 mod place;
@@ -47,8 +49,8 @@ use report::{Report, Row};
 use server::{Guests, Server};
 
 /// What can be asked for by name; without names everything is measured.
-const GROUPS: [&str; 11] =
-    ["disks", "create", "exec", "files", "ports", "memory", "warm", "resume", "pause", "fork", "siblings"];
+const GROUPS: [&str; 12] =
+    ["disks", "network", "create", "exec", "files", "ports", "memory", "warm", "resume", "pause", "fork", "siblings"];
 /// Those of a server whose sandboxes boot, and those of one whose sandboxes go on from a guest that has booted.
 const COLD: [&str; 5] = ["create", "exec", "files", "ports", "memory"];
 const WARM: [&str; 5] = ["warm", "resume", "pause", "fork", "siblings"];
@@ -127,6 +129,9 @@ async fn measure(place: &Place, wanted: &[String], cancelled: &CancellationToken
     let (mut machine, mut measured) = (platform::look()?, Measured::default());
     if wants("disks") {
         measured.add("disks", disks::measure(place, cancelled).await);
+    }
+    if wants("network") {
+        measured.add("network", network::measure(place, cancelled).await);
     }
     if COLD.iter().any(|group| wants(group)) {
         let server = Server::start(place, Guests::Cold).await?;

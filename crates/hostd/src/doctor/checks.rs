@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use linux::{file, netns, nft, programs, sysctl, tap};
+use linux::{file, netns, programs, sysctl, tap};
 use vmm::engine::{self, Engine};
 
 use super::{Check, existing};
@@ -74,15 +74,26 @@ pub(super) fn tun() -> Check {
     }
 }
 
-/// A network namespace, and rules in it.
+/// A network namespace with the rules that a host and a sandbox get, limits, and tracked connections in it.
 pub(super) fn network() -> Check {
     let name = format!("wdoctor-{}", std::process::id());
-    let tried = netns::create(&name)
-        .and_then(|()| netns::enter(&name, || nft::apply("table inet doctor { chain c { ct state new accept; }; }")));
+    let tried = netns::create(&name).and_then(|()| netns::enter(&name, crate::network::try_rules));
     let removed = netns::remove(&name);
     match tried.and(removed) {
-        Ok(()) => Check::ok("nftables", "network namespaces and nftables work"),
-        Err(error) => Check::missing("nftables", error.to_string(), "apt-get install nftables; modprobe nf_tables"),
+        Ok(()) => Check::ok("nftables", "network namespaces, nftables and limits work"),
+        Err(error) => Check::missing(
+            "nftables",
+            error.to_string(),
+            "modprobe nf_tables nf_conntrack_netlink nft_fib_inet nft_masq nft_nat sch_tbf, or a kernel with them",
+        ),
+    }
+}
+
+pub(super) fn forwarding() -> Check {
+    match sysctl::get("net/ipv4/ip_forward").as_deref() {
+        Ok("1") => Check::ok("forwarding", "net.ipv4.ip_forward is on"),
+        Ok(_) => Check::ok("forwarding", "net.ipv4.ip_forward is off; the agent turns it on"),
+        Err(error) => Check::missing("forwarding", format!("net.ipv4.ip_forward: {error}"), "use a kernel with IPv4"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Changes nothing that outlasts the examination.
 
 mod checks;
+mod firewall;
 
 use std::net::SocketAddr;
 
@@ -76,6 +77,8 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::kvm(),
         checks::tun(),
         checks::network(),
+        checks::forwarding(),
+        firewall::check(),
         checks::jail(config),
         checks::cgroups(),
         checks::loop_devices(),

@@ -24,12 +24,12 @@ pub use make::Limits;
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
 pub use policy::POLICY_TABLE;
 use pool::Pool;
-pub use rules::{TABLE, TAKEN_IN};
+pub use rules::{TABLE, TAKEN_IN, host as host_rules};
 #[cfg(test)]
 pub(crate) use plan::TAP_MAC;
 #[cfg(test)]
 pub(crate) use rules::namespace as rules_of;
-pub use shared::remove_host_rules;
+pub use shared::{remove_host_rules, try_rules};
 pub use slots::{CLAIMS_DIR, Holder, Slots};
 
 #[derive(Debug, thiserror::Error)]
@@ -211,6 +211,11 @@ pub fn leftovers() -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     /// Nothing is left of it, unless another test has it by now, which may just be giving it back.
@@ -241,5 +246,28 @@ mod tests {
         networks.remove(slot, "sb-test").unwrap();
         assert!(is_gone(slot), "{:?}", leftovers().unwrap());
         assert!(networks.claimed().unwrap().iter().all(|(other, _)| *other != slot));
+    }
+
+    #[test]
+    fn two_hundred_come_and_go_sixteen_at_a_time() {
+        let owner = tempfile::tempdir().unwrap();
+        let networks = Networks::prepare(owner.path()).unwrap();
+        let (left, made) = (AtomicUsize::new(200), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                        let slot = networks.claim("sb-many").unwrap();
+                        networks.create(slot, 0).unwrap();
+                        networks.remove(slot, "sb-many").unwrap();
+                        made.lock().unwrap().push(slot);
+                    }
+                });
+            }
+        });
+        let made = made.into_inner().unwrap();
+        assert_eq!(made.iter().collect::<BTreeSet<_>>().len(), 200, "each has its own, and rests");
+        assert!(networks.claimed().unwrap().iter().all(|(_, holder)| matches!(holder, Holder::Nobody(_))));
+        assert!(made.iter().all(|slot| is_gone(*slot)), "{:?}", leftovers().unwrap());
     }
 }

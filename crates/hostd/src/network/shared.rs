@@ -12,9 +12,9 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use linux::{conntrack, nft, sysctl};
+use linux::{conntrack, nft, sysctl, tap, tc};
 
-use super::{CLAIMS_DIR, Error, rules};
+use super::{CLAIMS_DIR, Error, Slot, TAP, rules};
 
 const DIR: &str = "/run/wrenn/host";
 const FORWARDING: &str = "net/ipv4/ip_forward";
@@ -46,6 +46,18 @@ fn forward() -> io::Result<()> {
         File::create(note())?;
     }
     sysctl::set(FORWARDING, "1")
+}
+
+/// Makes everything that rules and limits need of the kernel, in the calling thread's namespace: one that goes afterwards.
+///
+/// # Errors
+/// What the kernel lacks.
+pub fn try_rules() -> io::Result<()> {
+    rules::host().commit()?;
+    tap::create(TAP, 0)?;
+    rules::namespace(Slot::FIRST).commit()?;
+    tc::limit(TAP, 1_000_000)?;
+    conntrack::forget(Ipv4Addr::UNSPECIFIED)
 }
 
 /// Makes the host's rules and its forwarding what they were before the first agent.

@@ -36,7 +36,7 @@ def udp(address, port):
         tried.settimeout(PATIENCE)
         try:
             tried.connect((address, port))
-            tried.send(b"asked by a guest")
+            tried.send(f"asked {address}".encode())
             return "answered" if tried.recv(100) else None
         except OSError as error:
             return "refused" if error.errno == errno.ECONNREFUSED else None

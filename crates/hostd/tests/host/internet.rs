@@ -92,32 +92,32 @@ impl World {
             Ok(runtime.block_on(test()))
         })
     }
+}
 
-    pub fn remove(self) {
+impl Drop for World {
+    fn drop(&mut self) {
         for name in [&self.host, &self.internet] {
-            netns::remove(name).unwrap();
+            let _ = netns::remove(name);
         }
     }
 }
 
-/// Servers on all addresses of the calling thread's namespace, which answer whoever asks for as long as the process
-/// lives.
-pub fn serve() -> io::Result<Heard> {
+/// Servers in the calling thread's namespace, which answer whoever asks for as long as the process lives: over TCP on
+/// all addresses, over UDP on these.
+pub fn serve(addresses: &[Ipv4Addr]) -> io::Result<Heard> {
     let heard = Heard::default();
-    let (tcp, udp) = (TcpListener::bind(("::", PORT))?, UdpSocket::bind(("0.0.0.0", PORT))?);
-    std::thread::spawn(move || {
-        while let Ok((stream, _)) = tcp.accept() {
-            drop(stream);
-        }
-    });
-    let note = heard.clone();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 2000];
-        while let Ok((length, sender)) = udp.recv_from(&mut buffer) {
-            note.0.lock().unwrap().push((sender, String::from_utf8_lossy(&buffer[..length]).into_owned()));
-            let _ = udp.send_to(b"answered", sender);
-        }
-    });
+    let tcp = TcpListener::bind(("::", PORT))?;
+    std::thread::spawn(move || while tcp.accept().is_ok() {});
+    for address in addresses {
+        let (udp, note) = (UdpSocket::bind((*address, PORT))?, heard.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2000];
+            while let Ok((length, sender)) = udp.recv_from(&mut buffer) {
+                note.0.lock().unwrap().push((sender, String::from_utf8_lossy(&buffer[..length]).into_owned()));
+                let _ = udp.send_to(b"answered", sender);
+            }
+        });
+    }
     Ok(heard)
 }
 

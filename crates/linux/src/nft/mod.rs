@@ -3,6 +3,7 @@
 //! Rules that are known at build time are a [`Transaction`], which goes to the kernel over netlink. Text in nft(8)'s
 //! language is applied by `nft`, which takes some 25 ms to start; the kernel's own messages take less than one.
 
+mod look;
 mod rule;
 mod transaction;
 
@@ -11,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use crate::programs;
 
+pub use look::{BaseChain, base_chains};
 pub use rule::{ARP, ESTABLISHED, INVALID, IP, RELATED, Rule};
 pub use transaction::{Family, Hook, Table, Transaction};
 

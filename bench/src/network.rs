@@ -1,0 +1,86 @@
+//! Networks of sandboxes: made, removed and taken from the pool, in milliseconds, by [`Networks`] as the host agent
+//! calls it.
+//!
+//! | row | ours | bare |
+//! |---|---|---|
+//! | made, removed | beside 500 others | beside 10, before and after those 500 |
+//! | from the pool | a claim of one that is ready | one that is claimed and made |
+
+use std::time::Instant;
+
+use anyhow::ensure;
+use hostd::network::{Networks, Slot};
+use tokio_util::sync::CancellationToken;
+
+use crate::pairs::{Pairs, Side, progress};
+use crate::place::Place;
+use crate::report::{Row, Target};
+use crate::stats::Better;
+
+const FEW: usize = 10;
+const MANY: usize = 500;
+/// Measured beside few and beside many.
+const TIMES: usize = 40;
+const MAX_RATIO: f64 = 1.2;
+/// For a claim of a network that is ready, in milliseconds.
+const MAX_CLAIM: f64 = 1.0;
+/// What claims name.
+const SANDBOX: &str = "sb-bench";
+
+/// # Errors
+/// When a network cannot be made or removed. What is left is cleared with the run's place.
+pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
+    let networks = Networks::prepare(&place.installation())?;
+    let cancelled = cancelled.clone();
+    tokio::task::spawn_blocking(move || measure_with(&networks, &cancelled)).await?
+}
+
+fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
+    let (mut made, mut removed, mut claimed) = (Pairs::default(), Pairs::default(), Pairs::default());
+    let mut others = Vec::new();
+    for (count, side, times) in [(FEW, Side::Bare, TIMES / 2), (MANY, Side::Ours, TIMES), (FEW, Side::Bare, TIMES / 2)]
+    {
+        while others.len() < count {
+            others.push(make(networks)?);
+            ensure!(!cancelled.is_cancelled(), "interrupted");
+        }
+        while others.len() > count {
+            others.pop().map(|slot| networks.remove(slot, SANDBOX)).transpose()?;
+        }
+        for _ in 0..times {
+            let (slot, took) = timed(|| make(networks))?;
+            made.push(side, took);
+            removed.push(side, timed(|| Ok(networks.remove(slot, SANDBOX)?))?.1);
+        }
+        progress("network", count, MANY);
+    }
+    for _ in 0..TIMES {
+        networks.make_ahead(|_| 0)?;
+        let (slot, took) = timed(|| make(networks))?;
+        claimed.push(Side::Ours, took);
+        networks.remove(slot, SANDBOX)?;
+        let (slot, took) = timed(|| make(networks))?;
+        claimed.push(Side::Bare, took);
+        networks.remove(slot, SANDBOX)?;
+    }
+    others.into_iter().try_for_each(|slot| networks.remove(slot, SANDBOX))?;
+    let grows = Target::RatioAtMost(MAX_RATIO);
+    Ok([
+        made.row("network made beside 500", "ms", Better::Lower, grows),
+        removed.row("network removed beside 500", "ms", Better::Lower, grows),
+        claimed.row("network from the pool", "ms", Better::Lower, Target::AtMostOfBare { times: 0.0, plus: MAX_CLAIM }),
+    ])
+}
+
+/// As a sandbox gets one: claimed, and made unless it is ready.
+fn make(networks: &Networks) -> anyhow::Result<Slot> {
+    let slot = networks.claim(SANDBOX)?;
+    networks.create(slot, 0)?;
+    Ok(slot)
+}
+
+fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, f64)> {
+    let began = Instant::now();
+    let done = work()?;
+    Ok((done, began.elapsed().as_secs_f64() * 1000.0))
+}

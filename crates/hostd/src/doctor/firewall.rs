@@ -1,0 +1,150 @@
+//! What other software's rules would do to the traffic of sandboxes.
+//!
+//! Our table decides what sandboxes must not reach: a drop there is final. An accept is not: every other chain at the
+//! same place of the kernel is asked, too, and one that drops what it does not know ends the packet. Nothing of ours can
+//! change that without touching what is not ours, so the examination says what to type. It reads, over netlink, whatever
+//! has written the rules: Docker, ufw, firewalld, `iptables-nft`. Only `iptables-legacy` hides its rules from it.
+
+use std::io;
+
+use linux::nft::{self, BaseChain, Hook};
+
+use super::Check;
+use crate::network::{TABLE, VETH_PREFIX};
+
+const NAME: &str = "firewall";
+
+/// Which words of the fix fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Docker,
+    Ufw,
+    Firewalld,
+    Somebody,
+}
+
+impl By {
+    fn fix(self) -> String {
+        match self {
+            Self::Docker => format!(
+                "iptables -I DOCKER-USER -i {VETH_PREFIX}+ -j ACCEPT; iptables -I DOCKER-USER -o {VETH_PREFIX}+ -j \
+                 ACCEPT; and again after each start of Docker"
+            ),
+            Self::Ufw => {
+                format!("ufw route allow in on {VETH_PREFIX}+; ufw route allow out on {VETH_PREFIX}+")
+            }
+            Self::Firewalld => format!(
+                "firewall-cmd --permanent --zone=trusted --add-interface={VETH_PREFIX}+; firewall-cmd --reload; our own \
+                 rules keep sandboxes from the host all the same"
+            ),
+            Self::Somebody => format!("let what comes in on or goes out of the links {VETH_PREFIX}* pass there"),
+        }
+    }
+}
+
+/// Chains that are asked about forwarded packets, and do not let those of sandboxes pass.
+pub(super) fn check() -> Check {
+    match look() {
+        Ok(chains) => judge(&chains, has_legacy_rules()),
+        Err(error) => Check::warning(NAME, format!("the rules cannot be read: {error}"), "sudo wrenn doctor"),
+    }
+}
+
+fn look() -> io::Result<Vec<BaseChain>> {
+    nft::base_chains(Hook::FORWARD, VETH_PREFIX.as_bytes())
+}
+
+fn judge(chains: &[BaseChain], legacy: bool) -> Check {
+    let others = || chains.iter().filter(|chain| chain.table != TABLE);
+    // firewalld refuses at the end of its chain, with the policy that accepts.
+    let stops = |chain: &&BaseChain| (chain.drops || chain.table == "firewalld") && !chain.mentions;
+    if let Some(chain) = others().find(stops) {
+        let by = match chain {
+            chain if chain.table == "firewalld" => By::Firewalld,
+            chain if chain.beside.iter().any(|name| name == "DOCKER-USER") => By::Docker,
+            chain if chain.beside.iter().any(|name| name.starts_with("ufw-")) => By::Ufw,
+            _ => By::Somebody,
+        };
+        let found = format!(
+            "{by:?}'s chain {} of table {} drops what sandboxes send to the internet: they have no network",
+            chain.name, chain.table
+        );
+        return Check::warning(NAME, found, by.fix());
+    }
+    if legacy {
+        let fix = "iptables-legacy -S FORWARD shows them; switch to iptables-nft, or let the links wrv-+ pass";
+        return Check::warning(NAME, "there are rules of iptables-legacy, which cannot be read here", fix);
+    }
+    match others().count() {
+        0 => Check::ok(NAME, "nobody else has rules about forwarded packets"),
+        count => Check::ok(NAME, format!("{count} chains of others let the packets of sandboxes pass")),
+    }
+}
+
+/// Whether the old kernel interface has tables; it lists them for root alone.
+fn has_legacy_rules() -> bool {
+    std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "filter"))
+}
+
+#[cfg(test)]
+mod tests {
+    use linux::netns;
+
+    use super::*;
+    use crate::doctor::Status;
+
+    fn with(rules: &'static str) -> Check {
+        let name = format!("wtest-fw-{:?}-{}", std::thread::current().id(), std::process::id());
+        let name: String = name.chars().filter(|sign| sign.is_ascii_alphanumeric() || *sign == '-').collect();
+        netns::create(&name).unwrap();
+        let found = netns::enter(&name, move || {
+            nft::apply(rules)?;
+            crate::network::host_rules().commit()?;
+            look()
+        });
+        netns::remove(&name).unwrap();
+        judge(&found.unwrap(), false)
+    }
+
+    #[test]
+    fn nobody_else_is_fine() {
+        assert_eq!(with("").status, Status::Ok);
+        let accepts =
+            with("table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; }; }");
+        assert!(accepts.status == Status::Ok && accepts.found.contains('1'), "{accepts:?}");
+        assert_eq!(
+            with("table ip x { chain c { type filter hook input priority 0; policy drop; }; }").status,
+            Status::Ok
+        );
+    }
+
+    #[test]
+    fn each_that_drops_is_told_by_name_with_what_to_type() {
+        let docker = with(
+            "table ip filter { chain DOCKER-USER { }; \
+             chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }",
+        );
+        assert!(docker.found.contains("Docker") && docker.fix.unwrap().contains("DOCKER-USER -i wrv-+"));
+        let ufw = with(
+            "table ip filter { chain ufw-before-forward { }; \
+             chain FORWARD { type filter hook forward priority 0; policy drop; jump ufw-before-forward; }; }",
+        );
+        assert!(ufw.found.contains("Ufw") && ufw.fix.unwrap().contains("ufw route allow in on wrv-+"));
+        let firewalld = with(
+            "table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy accept; \
+             reject with icmpx admin-prohibited; }; }",
+        );
+        assert!(firewalld.found.contains("Firewalld") && firewalld.fix.unwrap().contains("--zone=trusted"));
+        let own = with("table inet mine { chain f { type filter hook forward priority 0; policy drop; }; }");
+        assert!(own.status == Status::Warning && own.fix.unwrap().contains("wrv-*"));
+    }
+
+    #[test]
+    fn who_lets_us_pass_is_fine() {
+        let docker = with(
+            "table ip filter { chain DOCKER-USER { iifname \"wrv-*\" accept; oifname \"wrv-*\" accept; }; \
+             chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }",
+        );
+        assert_eq!(docker.status, Status::Ok, "{docker:?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! Reads the rules that there are, whoever has made them, in the network namespace of the calling thread.
+
+use std::io;
+
+use netlink_bindings::nftables::{Nfgenmsg, Request};
+use netlink_socket2::{NetlinkSocket, ReplyError};
+
+/// `NFPROTO_INET` and `NFPROTO_IPV4`: the families whose chains see IPv4.
+const SEE_IPV4: [u8; 2] = [1, 2];
+const POLICY_DROP: u32 = 0;
+
+/// A chain that the kernel asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseChain {
+    pub table: String,
+    pub name: String,
+    /// Drops packets about which no rule decides.
+    pub drops: bool,
+    /// Names of all chains of its table.
+    pub beside: Vec<String>,
+    /// Whether a rule of its table has the bytes that were asked for, as the name of a link would be.
+    pub mentions: bool,
+}
+
+/// Chains at a hook that see IPv4, with whether a rule of their table has `bytes` in it.
+///
+/// # Errors
+/// What the kernel said.
+pub fn base_chains(hook: u32, bytes: &[u8]) -> io::Result<Vec<BaseChain>> {
+    let mut socket = NetlinkSocket::new();
+    let chains = chains(&mut socket)?;
+    let mentioning = tables_with(&mut socket, bytes)?;
+    let at_hook = chains.iter().filter(|chain| chain.hook == Some(hook) && SEE_IPV4.contains(&chain.family));
+    Ok(at_hook
+        .map(|chain| {
+            let same = |other: &&Chain| (other.family, &other.table) == (chain.family, &chain.table);
+            BaseChain {
+                table: chain.table.clone(),
+                name: chain.name.clone(),
+                drops: chain.policy == Some(POLICY_DROP),
+                beside: chains.iter().filter(same).map(|other| other.name.clone()).collect(),
+                mentions: mentioning.contains(&(chain.family, chain.table.clone())),
+            }
+        })
+        .collect())
+}
+
+struct Chain {
+    family: u8,
+    table: String,
+    name: String,
+    hook: Option<u32>,
+    policy: Option<u32>,
+}
+
+fn chains(socket: &mut NetlinkSocket) -> io::Result<Vec<Chain>> {
+    let request = Request::new().op_getchain_dump(&Nfgenmsg::new());
+    let mut answers = socket.request(&request)?;
+    let mut found = Vec::new();
+    while let Some(answer) = answers.recv() {
+        let (header, chain) = answer.map_err(said)?;
+        let text = |name: Option<&std::ffi::CStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+        found.push(Chain {
+            family: header.nfgen_family,
+            table: text(chain.get_table().ok()),
+            name: text(chain.get_name().ok()),
+            hook: chain.get_hook().ok().and_then(|hook| hook.get_num().ok()),
+            policy: chain.get_policy().ok(),
+        });
+    }
+    Ok(found)
+}
+
+fn tables_with(socket: &mut NetlinkSocket, bytes: &[u8]) -> io::Result<Vec<(u8, String)>> {
+    let request = Request::new().op_getrule_dump(&Nfgenmsg::new());
+    let mut answers = socket.request(&request)?;
+    let mut found = Vec::new();
+    while let Some(answer) = answers.recv() {
+        let (header, rule) = answer.map_err(said)?;
+        let has = |all: &[u8]| all.windows(bytes.len().max(1)).any(|window| window == bytes);
+        if let (Ok(table), Ok(expressions)) = (rule.get_table(), rule.get_expressions())
+            && has(expressions.get_buf())
+        {
+            found.push((header.nfgen_family, table.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(found)
+}
+
+fn said(error: ReplyError) -> io::Error {
+    io::Error::new(error.as_io_error().kind(), format!("cannot read the nftables rules: {error}"))
+}
