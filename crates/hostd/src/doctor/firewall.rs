@@ -24,6 +24,15 @@ enum By {
 }
 
 impl By {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "Docker",
+            Self::Ufw => "ufw",
+            Self::Firewalld => "firewalld",
+            Self::Somebody => "somebody",
+        }
+    }
+
     fn fix(self) -> String {
         match self {
             Self::Docker => format!(
@@ -66,8 +75,10 @@ fn judge(chains: &[BaseChain], legacy: bool) -> Check {
             _ => By::Somebody,
         };
         let found = format!(
-            "{by:?}'s chain {} of table {} drops what sandboxes send to the internet: they have no network",
-            chain.name, chain.table
+            "{}'s chain {} of table {} drops what sandboxes send to the internet: they have no network",
+            by.name(),
+            chain.name,
+            chain.table
         );
         return Check::warning(NAME, found, by.fix());
     }
@@ -129,12 +140,12 @@ mod tests {
             "table ip filter { chain ufw-before-forward { }; \
              chain FORWARD { type filter hook forward priority 0; policy drop; jump ufw-before-forward; }; }",
         );
-        assert!(ufw.found.contains("Ufw") && ufw.fix.unwrap().contains("ufw route allow in on wrv-+"));
+        assert!(ufw.found.contains("ufw's") && ufw.fix.unwrap().contains("ufw route allow in on wrv-+"));
         let firewalld = with(
             "table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy accept; \
              reject with icmpx admin-prohibited; }; }",
         );
-        assert!(firewalld.found.contains("Firewalld") && firewalld.fix.unwrap().contains("--zone=trusted"));
+        assert!(firewalld.found.contains("firewalld's") && firewalld.fix.unwrap().contains("--zone=trusted"));
         let own = with("table inet mine { chain f { type filter hook forward priority 0; policy drop; }; }");
         assert!(own.status == Status::Warning && own.fix.unwrap().contains("wrv-*"));
     }

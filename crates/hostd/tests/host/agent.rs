@@ -51,13 +51,18 @@ fn test_data(name: &str) -> String {
 
 impl Agent {
     pub async fn start(env: &[(&'static str, &str)]) -> Self {
+        Self::start_as(env, Command::new(env!("CARGO_BIN_EXE_wrenn-agent"))).await
+    }
+
+    /// Starts a program that is an agent, too.
+    pub async fn start_as(env: &[(&'static str, &str)], program: Command) -> Self {
         let parent = workspace().join("target/testdata/run");
         std::fs::create_dir_all(&parent).unwrap();
         let dir = TempDir::with_prefix_in("agent-", parent).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let env = env.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let mut agent = Self { dir, env, port, child: None };
-        agent.launch().await;
+        agent.launch_as(program).await;
         agent
     }
 

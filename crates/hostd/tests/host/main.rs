@@ -12,6 +12,7 @@ mod kill;
 mod kill_pause;
 mod lifecycle;
 mod network;
+mod limits;
 mod pause;
 mod programs;
 mod state;
