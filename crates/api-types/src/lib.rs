@@ -7,8 +7,8 @@ mod error;
 mod exec;
 mod file;
 mod log;
-mod port;
 mod network;
+mod port;
 mod sandbox;
 mod template;
 
@@ -16,7 +16,7 @@ pub use error::{ErrorBody, ErrorDetail};
 pub use exec::{Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, TerminalSize};
 pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
 pub use log::{LogEntry, LogSource};
-pub use port::{PortLink, PortLinkRequest};
 pub use network::NetworkRules;
+pub use port::{PortLink, PortLinkRequest};
 pub use sandbox::{CreateSandbox, Disk, Health, OnTimeout, Sandbox, SandboxStatus};
 pub use template::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind};

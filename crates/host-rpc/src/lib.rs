@@ -3,8 +3,8 @@
 //! Both sides are upgraded in rolling order: a change must work with the release before it.
 
 pub mod linger;
-pub mod tunnel;
 pub mod network;
+pub mod tunnel;
 
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused)]
 mod generated {

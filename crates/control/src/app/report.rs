@@ -14,7 +14,7 @@ use crate::hosts::Host;
 /// A report that makes sense.
 #[derive(Debug, Clone)]
 pub enum Reported {
-    State(Report),
+    State(Box<Report>),
     /// The host has nothing of it any more.
     Removed(SandboxId),
 }
@@ -42,7 +42,7 @@ pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<R
     // A host of an earlier version knows of none.
     let network = report.spec.into_option().and_then(|spec| spec.network.into_option());
     let network = network.map(|rules| rpc::network::of_message(Some(&rules))).transpose()?;
-    Ok(Reported::State(Report {
+    Ok(Reported::State(Box::new(Report {
         id,
         host_id: host_id.to_owned(),
         generation: Generation(report.generation),
@@ -58,7 +58,7 @@ pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<R
             used_bytes: i64::try_from(disk.used_bytes).unwrap_or(i64::MAX),
         }),
         network,
-    }))
+    })))
 }
 
 impl App {
@@ -90,7 +90,7 @@ impl App {
         let nonsense =
             |cause| Error::new(ErrorCode::AgentError, "the host agent's answer makes no sense").because(cause);
         let report = match check(&host.id().unwrap_or_default(), answer).map_err(nonsense)? {
-            Reported::State(report) => report,
+            Reported::State(report) => *report,
             Reported::Removed(_) => return Ok(None),
         };
         let row = match self.store.sandbox_apply_report(&report, now_ms()).await? {

@@ -51,7 +51,7 @@ impl Upstream {
         let server = |address: &SocketAddr| {
             let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
             connections.iter_mut().for_each(|connection| connection.port = address.port());
-            NameServerConfig::new(IpAddr::from(address.ip()), true, connections.into())
+            NameServerConfig::new(address.ip(), true, connections.into())
         };
         let config = ResolverConfig::from_name_servers(servers.iter().map(server).collect());
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());

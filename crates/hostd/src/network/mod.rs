@@ -21,14 +21,14 @@ use linux::link::Links;
 use linux::{conntrack, link, netns};
 
 pub use make::Limits;
+#[cfg(test)]
+pub(crate) use plan::TAP_MAC;
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
 pub use policy::POLICY_TABLE;
 use pool::Pool;
-pub use rules::{TABLE, TAKEN_IN, host as host_rules};
-#[cfg(test)]
-pub(crate) use plan::TAP_MAC;
 #[cfg(test)]
 pub(crate) use rules::namespace as rules_of;
+pub use rules::{TABLE, TAKEN_IN, host as host_rules};
 pub use shared::{remove_host_rules, try_rules};
 pub use slots::{CLAIMS_DIR, Holder, Slots};
 
