@@ -9,7 +9,8 @@ scripts/build.sh
 scripts/test-data.sh
 mkdir -p target/bench
 scripts/cargo.sh build --locked --release --bin bench
-if [[ -e /dev/mapper/control || (-n $* && " $* " != *' disks '*) ]]; then
+# The node alone can be there without a device mapper, where a tool has made it.
+if { : </dev/mapper/control; } 2>/dev/null || [[ -n $* && " $* " != *' disks '* ]]; then
     exec target/release/bench "$@"
 fi
 # Rows that this machine cannot have are measured in one that can.

@@ -34,7 +34,7 @@ const MARK: &str = "wbench";
 /// # Errors
 /// When a disk cannot be made or taken away.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<Vec<Row>> {
-    if !Path::new(dm::CONTROL).exists() {
+    if !dm::is_there() {
         eprintln!("disks: this kernel has no device mapper, so there is nothing to measure");
         return Ok(Vec::new());
     }
@@ -69,7 +69,7 @@ fn measure_in(dir: &Path, image: &Path, cancelled: &CancellationToken) -> anyhow
 /// # Errors
 /// The first device that stays.
 pub fn clear(roots: &[PathBuf]) -> anyhow::Result<()> {
-    if !Path::new(dm::CONTROL).exists() {
+    if !dm::is_there() {
         return Ok(());
     }
     for name in dm::list(PREFIX)? {

@@ -265,6 +265,12 @@ pub fn flush(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether this kernel has a device mapper: the node alone can be there without one, where a tool has made it.
+#[must_use]
+pub fn is_there() -> bool {
+    fs::File::open(CONTROL).is_ok()
+}
+
 fn open() -> Result<DM, Error> {
     // The crate's error has lost the cause, so that it is looked for first.
     fs::File::open(CONTROL).map_err(Error::Unusable)?;

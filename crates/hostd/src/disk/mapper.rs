@@ -86,7 +86,7 @@ impl Mapper {
 
     /// Takes the devices away; base and store stay. Idempotent.
     pub(super) fn unmap(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
-        if File::open(dm::CONTROL).is_ok() {
+        if dm::is_there() {
             let store = Identity::of(&dir.join(COW)).ok();
             take_away(id, store)?;
         }
@@ -101,7 +101,7 @@ impl Mapper {
 
     /// See [`super::Disks::reclaim`].
     pub(super) fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
-        if File::open(dm::CONTROL).is_err() {
+        if !dm::is_there() {
             return Vec::new();
         }
         let mut problems = Vec::new();
@@ -156,7 +156,7 @@ impl Mapper {
 /// Writes out what is on its way to the device of a sandbox, if it has one now.
 pub(super) fn flush(id: &SandboxId) -> Result<(), Error> {
     let name = device_name(id);
-    if File::open(dm::CONTROL).is_err() || dm::info(&name).map_err(Error::Device)?.is_none() {
+    if !dm::is_there() || dm::info(&name).map_err(Error::Device)?.is_none() {
         return Ok(());
     }
     dm::flush(&name).map_err(Error::Device)
