@@ -118,7 +118,7 @@ impl Used {
         let names_us = |cmdline: &[u8]| cmdline.windows(text.len()).any(|window| window == text.as_bytes());
         process::find(names_us).unwrap().iter().for_each(|_| see("process", ""));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let devices = if Path::new(dm::CONTROL).exists() { dm::list("wrenn-").unwrap() } else { Vec::new() };
+        let devices = if dm::is_there() { dm::list("wrenn-").unwrap() } else { Vec::new() };
         let loops = loopdev::list().unwrap();
         for id in self.ids.iter().map(SandboxId::as_str) {
             let names_it = |text: &str| text.contains(id);
