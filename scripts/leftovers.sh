@@ -42,7 +42,8 @@ loops() {
     named link /sys/class/net/*
     named 'device-mapper device' /dev/mapper/*
     named 'file' /tmp/wrenn-* target/testdata/run/*
-    find /run/wrenn -type f -not -path '/run/wrenn/host/*' -not -path /run/wrenn/slots/next -printf 'file %p\n' 2>/dev/null
+    find /run/wrenn -type f -not -path '/run/wrenn/host/*' -not -path /run/wrenn/slots/next \
+        -printf 'file %p\n' 2>/dev/null
     loops
     cut -d' ' -f2 /proc/self/mounts | sed 's/^/mount /'
     find /sys/fs/cgroup -maxdepth 5 -type d \( -path '*/wrenn/*' -o -path '*/wtest*' \) \

@@ -4,12 +4,12 @@
 //! claim stands for whatever else there is of a slot. [`Networks::remove`] takes away a half-made network just as
 //! well as a whole one; it goes on past errors and reports the first.
 
+mod machine;
 mod make;
 mod plan;
 pub(crate) mod policy;
 pub(crate) mod pool;
 mod rules;
-mod shared;
 mod slots;
 
 use std::fs::File;
@@ -20,6 +20,7 @@ use std::path::Path;
 use linux::link::Links;
 use linux::{conntrack, link, netns};
 
+pub use machine::{remove_host_rules, try_rules};
 pub use make::Limits;
 #[cfg(test)]
 pub(crate) use plan::TAP_MAC;
@@ -29,7 +30,6 @@ use pool::Pool;
 #[cfg(test)]
 pub(crate) use rules::namespace as rules_of;
 pub use rules::{TABLE, TAKEN_IN, host as host_rules};
-pub use shared::{remove_host_rules, try_rules};
 pub use slots::{CLAIMS_DIR, Holder, Slots};
 
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl Networks {
     /// # Errors
     /// When the kernel refuses.
     pub fn prepare(owner: &Path) -> Result<Self, Error> {
-        let shared = Some(shared::prepare()?);
+        let shared = Some(machine::prepare()?);
         let (slots, pool, limits) = (Slots::new(owner), Pool::default(), Limits::default());
         Ok(Self { slots, kind: Kind::Kernel, pool, limits, _shared: shared })
     }

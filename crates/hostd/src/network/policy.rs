@@ -45,15 +45,7 @@ pub fn rules(spec: &NetworkSpec, pinned: &[(Ipv4Addr, Duration)]) -> String {
         set("denied", "flags interval;", denied.into_iter().map(range)),
         set("pinned", &format!("flags timeout; size {MAX_PINNED};"), pinned.iter().map(element)),
     ];
-    let redirect = if names {
-        "ip daddr @never accept\n    ip daddr @allowed accept\n    \
-         tcp dport { 80, 443 } redirect to :"
-            .to_owned()
-            + &PROXY_PORT.to_string()
-    } else {
-        String::new()
-    };
-    let proxied = if names { format!("tcp dport {{ 80, 443 }} meta mark set {TAKEN_IN}") } else { String::new() };
+    let (proxied, redirect) = if names { proxy() } else { Default::default() };
     let last = last_rules(spec);
     format!(
         "table ip {POLICY_TABLE} {{ }}
@@ -95,6 +87,13 @@ table ip {POLICY_TABLE} {{
 ",
         sets.concat()
     )
+}
+
+/// Marks of what goes through the proxy, and where it goes instead.
+fn proxy() -> (String, String) {
+    let mark = format!("tcp dport {{ 80, 443 }} meta mark set {TAKEN_IN}");
+    let by_address = "ip daddr @never accept\n    ip daddr @allowed accept";
+    (mark, format!("{by_address}\n    tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}"))
 }
 
 /// For what is neither allowed by its address nor out of reach.

@@ -53,7 +53,7 @@ fn a_transaction_applies_whole_or_not_at_all() {
 
 #[test]
 fn every_question_is_what_nft_reads_it_as() {
-    let (address, mac) = (Ipv4Addr::new(169, 254, 0, 21), [2, 0xfc, 0, 0, 0, 5]);
+    let address = Ipv4Addr::new(169, 254, 0, 21);
     let questions = [
         (Rule::new().iif("wrv-*").drop(), "iifname \"wrv-*\" drop"),
         (Rule::new().oif("tap0").accept(), "oifname \"tap0\" accept"),
@@ -83,6 +83,11 @@ fn every_question_is_what_nft_reads_it_as() {
     assert!(list.contains(&expected), "{list}\n is not\n{expected}");
     assert!(list.contains("elements = { 10.0.0.0/8, 224.0.0.0/3 }"), "{list}");
     assert!(list.contains("type filter hook prerouting priority mangle; policy drop;"), "{list}");
+}
+
+#[test]
+fn frames_and_translations_are_what_nft_reads_them_as() {
+    let (address, mac) = (Ipv4Addr::new(169, 254, 0, 21), [2, 0xfc, 0, 0, 0, 5]);
     let frames = inside("frames", move || {
         tap::create("tap0", 0)?;
         let (nat, frames) = ((Family::Ip, "wtest"), (Family::Netdev, "wtest"));
