@@ -128,17 +128,18 @@ pub(super) fn cgroups() -> Check {
 }
 
 pub(super) fn loop_devices() -> Check {
-    exists("loop devices", "/dev/loop-control", "modprobe loop")
+    opens("loop devices", "/dev/loop-control", "modprobe loop")
 }
 
 pub(super) fn device_mapper() -> Check {
     let fix = "modprobe dm_snapshot; without it disks are reflinks, overlays or copies";
-    exists("device-mapper", linux::dm::CONTROL, fix)
+    opens("device-mapper", linux::dm::CONTROL, fix)
 }
 
-fn exists(name: &'static str, path: &str, fix: &str) -> Check {
-    match fs::metadata(path) {
-        Ok(_) => Check::ok(name, format!("{path} is there")),
+/// The node alone can be there without what it stands for.
+fn opens(name: &'static str, path: &str, fix: &str) -> Check {
+    match fs::File::open(path) {
+        Ok(_) => Check::ok(name, format!("{path} opens")),
         Err(error) => Check::warning(name, format!("{path}: {error}"), fix),
     }
 }
