@@ -1,6 +1,7 @@
 //! Settings of the host agent: environment variables, read once. Every mistake is reported, not just the first.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use linux::cgroup::DiskLimits;
@@ -100,15 +101,11 @@ impl Config {
         });
         let dns = name_servers(&lookup, &mut mistakes);
         let right = format!("a number from {LOWEST_UID_BASE} to {HIGHEST_UID_BASE}");
-        let uid_base = parsed(&lookup, "AGENT_UID_BASE", &right, DEFAULT_UID_BASE, &mut mistakes);
-        if !(LOWEST_UID_BASE..=HIGHEST_UID_BASE).contains(&uid_base) {
-            mistakes.push(format!("AGENT_UID_BASE must be {right}, not {uid_base}"));
-        }
+        let range = LOWEST_UID_BASE..=HIGHEST_UID_BASE;
+        let uid_base = bounded(&lookup, "AGENT_UID_BASE", &right, range, DEFAULT_UID_BASE, &mut mistakes);
         let right = format!("a number from 0 to {MOST_READY}");
-        let network_pool = parsed(&lookup, "AGENT_NETWORK_POOL", &right, DEFAULT_READY, &mut mistakes);
-        if network_pool > MOST_READY {
-            mistakes.push(format!("AGENT_NETWORK_POOL must be {right}, not {network_pool}"));
-        }
+        let range = 0..=MOST_READY;
+        let network_pool = bounded(&lookup, "AGENT_NETWORK_POOL", &right, range, DEFAULT_READY, &mut mistakes);
         let mut limit = |name: &str| {
             let limit: u64 = parsed(&lookup, name, "a number from 0, which is no limit", 0, &mut mistakes);
             (limit > 0).then_some(limit)
@@ -172,13 +169,7 @@ fn is_server(text: &str) -> bool {
 
 fn limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Limits {
     let right = format!("a number of Mbit/s from 0 (no limit) to {MOST_MBPS}");
-    let mut mbps = |name| {
-        let mbps = parsed(lookup, name, &right, 0, mistakes);
-        if mbps > MOST_MBPS {
-            mistakes.push(format!("{name} must be {right}, not {mbps}"));
-        }
-        mbps
-    };
+    let mut mbps = |name| bounded(lookup, name, &right, 0..=MOST_MBPS, 0, mistakes);
     Limits { egress_mbps: mbps("AGENT_EGRESS_MBPS"), ingress_mbps: mbps("AGENT_INGRESS_MBPS") }
 }
 
@@ -209,6 +200,22 @@ fn parsed<T: std::str::FromStr>(
         mistakes.push(format!("{name} must be {right}, not {text:?}"));
         default
     })
+}
+
+/// A number of a range; `default` is in it.
+fn bounded<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
+    lookup: impl Fn(&str) -> Option<String>,
+    name: &str,
+    right: &str,
+    range: RangeInclusive<T>,
+    default: T,
+    mistakes: &mut Vec<String>,
+) -> T {
+    let number = parsed(lookup, name, right, default, mistakes);
+    if !range.contains(&number) {
+        mistakes.push(format!("{name} must be {right}, not {number}"));
+    }
+    number
 }
 
 /// An address and port; a port alone, as `:50051`, means every interface (the original Wrenn's spelling).
