@@ -4,6 +4,7 @@
 
 pub mod linger;
 pub mod network;
+pub mod spec;
 pub mod tunnel;
 
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused)]

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use host_rpc as rpc;
-use model::{ErrorCode, OnTimeout, SandboxId, SandboxSpec, SandboxState, TemplateName};
+use model::{ErrorCode, SandboxId, SandboxSpec, SandboxState, TemplateName};
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::sizes::{Sizes, fit};
@@ -142,24 +142,12 @@ async fn see(host: &Host, wanted: &TemplateName) -> Result<(Seen, Option<rpc::Te
 }
 
 async fn ensure(host: &Host, sandbox: &Sandbox) -> Result<rpc::SandboxReport> {
-    let spec = rpc::SandboxSpec {
-        template: sandbox.spec.template.to_string(),
-        vcpus: sandbox.spec.vcpus,
-        memory_mb: sandbox.spec.memory_mb,
-        timeout_sec: sandbox.spec.timeout_sec,
-        on_timeout: match sandbox.spec.on_timeout {
-            OnTimeout::Pause => rpc::OnTimeout::ON_TIMEOUT_PAUSE,
-            OnTimeout::Kill => rpc::OnTimeout::ON_TIMEOUT_KILL,
-        }
-        .into(),
-        auto_resume: sandbox.spec.auto_resume,
-        disk_mb: sandbox.spec.disk_mb,
-        envs: sandbox.spec.envs.clone().into_iter().collect(),
-        network: rpc::network::to_message(&sandbox.spec.network).into(),
+    let sandbox_id = sandbox.id.to_string();
+    let request = rpc::EnsureSandboxRequest {
+        sandbox_id,
+        spec: rpc::spec::to_message(&sandbox.spec).into(),
         ..Default::default()
     };
-    let sandbox_id = sandbox.id.to_string();
-    let request = rpc::EnsureSandboxRequest { sandbox_id, spec: spec.into(), ..Default::default() };
     Ok(host.ensure_sandbox(request).await?.sandbox.into_option().unwrap_or_default())
 }
 

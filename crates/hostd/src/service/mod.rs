@@ -9,7 +9,6 @@ mod exec;
 mod files;
 mod instants;
 mod logs;
-mod spec;
 mod tunnel;
 mod watch;
 
@@ -19,7 +18,7 @@ use axum::middleware::from_fn;
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
-use model::{OnTimeout, SandboxId, SandboxState};
+use model::{SandboxId, SandboxState};
 
 use crate::disk::MIB;
 use crate::host::Host;
@@ -65,29 +64,13 @@ fn sandbox_id(text: &str) -> Result<SandboxId, ConnectError> {
 #[must_use]
 pub fn report(host: &Host, record: &Record, handle: &Handle) -> rpc::SandboxReport {
     let running = record.phase.state() == SandboxState::Running;
-    let spec = rpc::SandboxSpec {
-        template: record.spec.template.to_string(),
-        vcpus: record.spec.vcpus,
-        memory_mb: record.spec.memory_mb,
-        timeout_sec: record.spec.timeout_sec,
-        on_timeout: match record.spec.on_timeout {
-            OnTimeout::Pause => rpc::OnTimeout::ON_TIMEOUT_PAUSE,
-            OnTimeout::Kill => rpc::OnTimeout::ON_TIMEOUT_KILL,
-        }
-        .into(),
-        auto_resume: record.spec.auto_resume,
-        disk_mb: record.spec.disk_mb,
-        envs: record.spec.envs.clone().into_iter().collect(),
-        network: rpc::network::to_message(&record.spec.network).into(),
-        ..rpc::SandboxSpec::default()
-    };
     let host_ip = record.slot.filter(|_| running).map(|slot| slot.host_ip().to_string());
     rpc::SandboxReport {
         sandbox_id: record.id.to_string(),
         generation: record.generation.0,
         state: state(&record.phase).into(),
         reason: reason(record, handle),
-        spec: spec.into(),
+        spec: rpc::spec::to_message(&record.spec).into(),
         guest_ip: if running { vmm::GUEST_IP.to_string() } else { String::new() },
         host_ip: host_ip.unwrap_or_default(),
         created_at_ms: record.created_at_ms,
@@ -158,7 +141,7 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::EnsureSandboxResponse> {
         let request = request.to_owned_message();
         let id = sandbox_id(&request.sandbox_id)?;
-        let spec = spec::checked(&request.spec.into_option().unwrap_or_default())?;
+        let spec = rpc::spec::of_message(&request.spec.into_option().unwrap_or_default()).map_err(invalid)?;
         let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::EnsureSandboxResponse { sandbox, ..rpc::EnsureSandboxResponse::default() })

@@ -1,0 +1,75 @@
+//! What a sandbox is to be, as a message.
+
+use model::{InvalidValue, Limits, OnTimeout};
+
+use crate::{SandboxSpec, network};
+
+/// Whether its ports are public is the control plane's alone, and in no message.
+#[must_use]
+pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
+    SandboxSpec {
+        template: spec.template.to_string(),
+        vcpus: spec.vcpus,
+        memory_mb: spec.memory_mb,
+        timeout_sec: spec.timeout_sec,
+        on_timeout: match spec.on_timeout {
+            OnTimeout::Pause => crate::OnTimeout::ON_TIMEOUT_PAUSE,
+            OnTimeout::Kill => crate::OnTimeout::ON_TIMEOUT_KILL,
+        }
+        .into(),
+        auto_resume: spec.auto_resume,
+        disk_mb: spec.disk_mb,
+        envs: spec.envs.clone().into_iter().collect(),
+        network: network::to_message(&spec.network).into(),
+        ..SandboxSpec::default()
+    }
+}
+
+/// # Errors
+/// Names what no host takes.
+pub fn of_message(message: &SandboxSpec) -> Result<model::SandboxSpec, InvalidValue> {
+    let spec = model::SandboxSpec {
+        template: message.template.parse()?,
+        vcpus: message.vcpus,
+        memory_mb: message.memory_mb,
+        timeout_sec: message.timeout_sec,
+        on_timeout: match message.on_timeout.as_known() {
+            Some(crate::OnTimeout::ON_TIMEOUT_KILL) => OnTimeout::Kill,
+            Some(crate::OnTimeout::ON_TIMEOUT_PAUSE | crate::OnTimeout::ON_TIMEOUT_UNSPECIFIED) | None => {
+                OnTimeout::Pause
+            }
+        },
+        auto_resume: message.auto_resume,
+        disk_mb: message.disk_mb,
+        envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        public_ports: false,
+        network: network::of_message(message.network.as_option())?,
+    };
+    spec.check(&Limits::default())?;
+    Ok(spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_comes_back_as_it_was() {
+        for on_timeout in [OnTimeout::Pause, OnTimeout::Kill] {
+            let spec = model::SandboxSpec {
+                template: "minimal".parse().unwrap(),
+                vcpus: 2,
+                memory_mb: 256,
+                timeout_sec: 60,
+                on_timeout,
+                auto_resume: true,
+                disk_mb: Some(8192),
+                envs: [("A".to_owned(), "b".to_owned())].into(),
+                public_ports: false,
+                network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
+            };
+            assert_eq!(of_message(&to_message(&spec)).unwrap(), spec);
+        }
+        assert!(of_message(&SandboxSpec::default()).is_err());
+    }
+}
