@@ -1,5 +1,6 @@
 //! Rules for where a sandbox may connect to, as messages.
 
+use model::network::Bandwidth;
 use model::{InvalidValue, NetworkSpec};
 
 use crate::NetworkRules;
@@ -10,6 +11,8 @@ pub fn to_message(rules: &NetworkSpec) -> NetworkRules {
         allow_out: rules.allow_out.iter().map(ToString::to_string).collect(),
         deny_out: rules.deny_out.iter().map(ToString::to_string).collect(),
         deny_internet: !rules.allow_internet,
+        egress_mbps: rules.bandwidth.egress_mbps,
+        ingress_mbps: rules.bandwidth.ingress_mbps,
         ..NetworkRules::default()
     }
 }
@@ -20,7 +23,9 @@ pub fn to_message(rules: &NetworkSpec) -> NetworkRules {
 /// Names the entry that is wrong.
 pub fn of_message(message: Option<&NetworkRules>) -> Result<NetworkSpec, InvalidValue> {
     let Some(message) = message else { return Ok(NetworkSpec::default()) };
-    NetworkSpec::parse(&message.allow_out, &message.deny_out, !message.deny_internet)
+    let rules = NetworkSpec::parse(&message.allow_out, &message.deny_out, !message.deny_internet)?;
+    let rules = rules.at(Bandwidth { egress_mbps: message.egress_mbps, ingress_mbps: message.ingress_mbps });
+    rules.check().map(|()| rules)
 }
 
 #[cfg(test)]
@@ -30,6 +35,7 @@ mod tests {
     #[test]
     fn rules_come_back_as_they_were() {
         let rules = NetworkSpec::parse(&["*.a.com".to_owned()], &["9.0.0.0/8".to_owned()], false).unwrap();
+        let rules = rules.at(Bandwidth { egress_mbps: 3, ingress_mbps: 4 });
         assert_eq!(of_message(Some(&to_message(&rules))).unwrap(), rules);
         assert_eq!(of_message(None).unwrap(), NetworkSpec::default());
         assert_eq!(of_message(Some(&NetworkRules::default())).unwrap(), NetworkSpec::default());

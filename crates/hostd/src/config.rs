@@ -5,11 +5,12 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use linux::cgroup::DiskLimits;
+use model::network::Bandwidth;
 use vmm::engine::{AccelChoice, Choice, Wanted};
 
 use crate::disk;
 use crate::jail::DEFAULT_UID_BASE;
-use crate::network::{Limits, Slot};
+use crate::network::Slot;
 
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -17,8 +18,6 @@ pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 /// Networks that are kept ready.
 const DEFAULT_READY: usize = 4;
 const MOST_READY: usize = 256;
-/// 100 Gbit/s.
-const MOST_MBPS: u32 = 100_000;
 
 /// Below are the users of the host itself; the last numbers of all mean nobody.
 const LOWEST_UID_BASE: u32 = 65_536;
@@ -52,7 +51,7 @@ pub struct Config {
     /// `AGENT_DISK_MBPS` and `AGENT_DISK_IOPS`: how fast each VMM may use its disk.
     pub disk_limits: DiskLimits,
     /// `AGENT_EGRESS_MBPS` and `AGENT_INGRESS_MBPS`: how fast each sandbox may be.
-    pub limits: Limits,
+    pub limits: Bandwidth,
     /// `AGENT_DNS`: name servers that the resolvers of sandboxes ask.
     pub dns: String,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -167,10 +166,11 @@ fn is_server(text: &str) -> bool {
     text.parse::<std::net::Ipv4Addr>().is_ok() || text.parse::<std::net::SocketAddrV4>().is_ok()
 }
 
-fn limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Limits {
-    let right = format!("a number of Mbit/s from 0 (no limit) to {MOST_MBPS}");
-    let mut mbps = |name| bounded(lookup, name, &right, 0..=MOST_MBPS, 0, mistakes);
-    Limits { egress_mbps: mbps("AGENT_EGRESS_MBPS"), ingress_mbps: mbps("AGENT_INGRESS_MBPS") }
+fn limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Bandwidth {
+    let most = Bandwidth::MAX_MBPS;
+    let right = format!("a number of Mbit/s from 0 (no limit) to {most}");
+    let mut mbps = |name| bounded(lookup, name, &right, 0..=most, 0, mistakes);
+    Bandwidth { egress_mbps: mbps("AGENT_EGRESS_MBPS"), ingress_mbps: mbps("AGENT_INGRESS_MBPS") }
 }
 
 /// `on` or `off`.

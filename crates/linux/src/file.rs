@@ -11,13 +11,30 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// What the file system said; the old content stands then.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    put_in_place(path, content, mode, File::sync_all)?;
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// The same for what means nothing once the machine has stopped: nobody waits for the disk.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    put_in_place(path, content, mode, |_| Ok(()))
+}
+
+fn put_in_place(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    finish: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let temporary = temporary_name(path);
     let written = (|| {
         let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_dir(path.parent().unwrap_or(Path::new("/")))
+        finish(&file)?;
+        fs::rename(&temporary, path)
     })();
     if written.is_err() {
         let _ = fs::remove_file(&temporary);

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::libc::{EINVAL, ENOENT};
 use netlink_bindings::tc::{Request, TcRatespec, TcTbfQopt, Tcmsg};
 use netlink_socket2::NetlinkSocket;
 
@@ -21,7 +22,6 @@ const WAITING_PER_SECOND: u64 = 10;
 /// # Errors
 /// `NotFound` when there is no such link, or when the kernel has no token buckets (`sch_tbf`).
 pub fn limit(link: &str, bits_per_second: u64) -> io::Result<()> {
-    let index = nix::net::if_::if_nametoindex(link)?;
     let rate = bits_per_second / 8;
     let small = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
     let burst = (rate / BURST_PER_SECOND).max(LEAST_BURST);
@@ -30,15 +30,31 @@ pub fn limit(link: &str, bits_per_second: u64) -> io::Result<()> {
         limit: small(burst + rate / WAITING_PER_SECOND),
         ..TcTbfQopt::default()
     };
-    let header = Tcmsg {
-        ifindex: index.try_into().map_err(io::Error::other)?,
-        handle: HANDLE,
-        parent: ROOT,
-        ..Tcmsg::default()
-    };
+    let header = queue_of(link)?;
     let mut request = Request::new().set_create().set_replace().op_newqdisc_do(&header);
     let options = request.encode().nested_options_tbf().push_parms(bucket).push_burst(small(burst));
     drop(if rate > u64::from(u32::MAX) { options.push_rate64(rate) } else { options });
     let answer = NetlinkSocket::new().request(&request)?.recv_ack();
     answer.map_err(|error| io::Error::new(error.as_io_error().kind(), format!("cannot limit {link}: {error}")))
+}
+
+/// Takes the limit away. That there is none is fine.
+///
+/// # Errors
+/// `NotFound` when there is no such link.
+pub fn unlimit(link: &str) -> io::Result<()> {
+    let header = queue_of(link)?;
+    let request = Request::new().op_delqdisc_do(&header);
+    match NetlinkSocket::new().request(&request)?.recv_ack() {
+        // What the kernel says of a queue that is not ours.
+        Err(error) if matches!(error.as_io_error().raw_os_error(), Some(ENOENT | EINVAL)) => Ok(()),
+        Err(error) => Err(io::Error::new(error.as_io_error().kind(), format!("cannot unlimit {link}: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn queue_of(link: &str) -> io::Result<Tcmsg> {
+    let index = nix::net::if_::if_nametoindex(link)?;
+    let ifindex = index.try_into().map_err(io::Error::other)?;
+    Ok(Tcmsg { ifindex, handle: HANDLE, parent: ROOT, ..Tcmsg::default() })
 }

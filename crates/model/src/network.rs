@@ -1,4 +1,4 @@
-//! Where a sandbox may connect to, and the pure part of deciding it.
+//! Where a sandbox may connect to and how fast, and the pure part of deciding it.
 //!
 //! | destination | may it? |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! Where a rule has a name ([`NetworkSpec::has_names`]), an address that no rule allows can only be reached as one that
 //! the sandbox was given for a name. Otherwise whoever knows an address could go past a rule about its name.
 
+mod bandwidth;
 mod target;
 
 use core::net::Ipv4Addr;
@@ -19,6 +20,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::error::InvalidValue;
+pub use bandwidth::Bandwidth;
 pub use target::{NamePattern, Target};
 
 /// What no sandbox reaches, whatever its rules say: addresses that are not of the public internet (RFC 6890 and its
@@ -63,7 +65,7 @@ const DOH: [&str; 12] = [
     "chrome.cloudflare-dns.com",
 ];
 
-/// Rules for what a sandbox connects to. [`NetworkSpec::check`] holds.
+/// Rules for what a sandbox connects to, and how fast it may be. [`NetworkSpec::check`] holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     #[serde(default)]
@@ -73,6 +75,8 @@ pub struct NetworkSpec {
     /// Whether the public internet is reached where no rule says otherwise.
     #[serde(default = "yes")]
     pub allow_internet: bool,
+    #[serde(default, skip_serializing_if = "Bandwidth::is_none")]
+    pub bandwidth: Bandwidth,
 }
 
 const fn yes() -> bool {
@@ -81,7 +85,7 @@ const fn yes() -> bool {
 
 impl Default for NetworkSpec {
     fn default() -> Self {
-        Self { allow_out: Vec::new(), deny_out: Vec::new(), allow_internet: true }
+        Self { allow_out: Vec::new(), deny_out: Vec::new(), allow_internet: true, bandwidth: Bandwidth::default() }
     }
 }
 
@@ -115,8 +119,15 @@ impl NetworkSpec {
             allow_out: list("network.allow_out", allow_out)?,
             deny_out: list("network.deny_out", deny_out)?,
             allow_internet,
+            bandwidth: Bandwidth::default(),
         };
         spec.check().map(|()| spec)
+    }
+
+    /// The same rules at another speed.
+    #[must_use]
+    pub fn at(self, bandwidth: Bandwidth) -> Self {
+        Self { bandwidth, ..self }
     }
 
     /// Refuses what could never have an effect, so that nobody believes that it has.
@@ -126,6 +137,7 @@ impl NetworkSpec {
     pub fn check(&self) -> Result<(), InvalidValue> {
         within_bounds("network.allow_out", self.allow_out.len())?;
         within_bounds("network.deny_out", self.deny_out.len())?;
+        self.bandwidth.check()?;
         let never = |target: &&Target| match target {
             Target::Net(net) => FLOOR.iter().any(|floor| floor.contains(net)),
             Target::Name(_) => false,

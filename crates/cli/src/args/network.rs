@@ -1,4 +1,4 @@
-//! Flags of rules for where a sandbox may connect to.
+//! Flags of rules for where a sandbox may connect to, and how fast.
 
 use clap::Args;
 
@@ -15,6 +15,18 @@ pub struct RulesArgs {
     /// Keep it from everything that --allow-out does not name
     #[arg(long, help_heading = "Network")]
     pub no_internet: bool,
+
+    /// Let it send at most this much, in Mbit/s
+    #[arg(long, value_name = "MBPS", help_heading = "Network", value_parser = mbps())]
+    pub egress_mbps: Option<u32>,
+
+    /// Let it receive at most this much, in Mbit/s
+    #[arg(long, value_name = "MBPS", help_heading = "Network", value_parser = mbps())]
+    pub ingress_mbps: Option<u32>,
+}
+
+fn mbps() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=100_000)
 }
 
 #[derive(Debug, Args)]
@@ -23,6 +35,7 @@ Without flags it shows the rules. With any it replaces all of them, and connecti
 denied is in `wrenn logs SANDBOX`. Private addresses, the host and other sandboxes are never reached.
 
   wrenn network sb-4f2 --no-internet --allow-out '*.pypi.org,files.pythonhosted.org'
+  wrenn network sb-4f2 --egress-mbps 10 --ingress-mbps 50
   wrenn network sb-4f2 --open")]
 pub struct NetworkArgs {
     /// Id of the sandbox, or the beginning of it
@@ -33,6 +46,6 @@ pub struct NetworkArgs {
     pub rules: RulesArgs,
 
     /// Take all rules away: the internet is open
-    #[arg(long, conflicts_with_all = ["allow_out", "deny_out", "no_internet"], help_heading = "Network")]
+    #[arg(long, conflicts_with = "RulesArgs", help_heading = "Network")]
     pub open: bool,
 }

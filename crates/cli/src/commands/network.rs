@@ -20,9 +20,9 @@ pub async fn network(session: &Session, args: NetworkArgs) -> anyhow::Result<()>
 
 /// What the flags say; none where there is no flag.
 pub fn rules(args: RulesArgs) -> Option<NetworkRules> {
-    let RulesArgs { allow_out, deny_out, no_internet } = args;
-    let has_any = no_internet || !allow_out.is_empty() || !deny_out.is_empty();
-    has_any.then_some(NetworkRules { allow_out, deny_out, allow_internet: !no_internet })
+    let RulesArgs { allow_out, deny_out, no_internet, egress_mbps, ingress_mbps } = args;
+    let rules = NetworkRules { allow_out, deny_out, allow_internet: !no_internet, egress_mbps, ingress_mbps };
+    (rules != NetworkRules::default()).then_some(rules)
 }
 
 /// In one line, for those who look at a sandbox.
@@ -31,22 +31,37 @@ pub fn summary(rules: &NetworkRules) -> String {
         [] => None,
         entries => Some(format!("{what} {}", entries.join(", "))),
     };
-    let rest = if rules.allow_internet { "the rest of the internet is open" } else { "no internet" };
-    let parts = [list("allow", &rules.allow_out), list("deny", &rules.deny_out), Some(rest.to_owned())];
-    match *rules == NetworkRules::default() {
-        true => "the internet is open".to_owned(),
-        false => parts.into_iter().flatten().collect::<Vec<_>>().join("; "),
-    }
+    let rest = match (rules.allow_internet, is_open(rules)) {
+        (true, true) => "the internet is open",
+        (true, false) => "the rest of the internet is open",
+        (false, _) => "no internet",
+    };
+    let speed = |what: &str, mbps: Option<u32>| mbps.map(|mbps| format!("{what} at most {mbps} Mbit/s"));
+    let parts = [
+        list("allow", &rules.allow_out),
+        list("deny", &rules.deny_out),
+        Some(rest.to_owned()),
+        speed("sends", rules.egress_mbps),
+        speed("receives", rules.ingress_mbps),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn described(sandbox: &Sandbox) -> String {
     let rules = &sandbox.network;
     let list = |name: &str, entries: &[String]| entries.iter().map(|entry| format!("{name:<9}{entry}")).collect();
     let rest = if rules.allow_internet { "allow" } else { "deny" };
-    let lines: [Vec<String>; 3] = [
+    let speed = |name: &str, mbps: Option<u32>| mbps.map(|mbps| format!("{name:<9}at most {mbps} Mbit/s"));
+    let lines: [Vec<String>; 4] = [
         list("allow", &rules.allow_out),
         list("deny", &rules.deny_out),
-        vec![format!("{rest:<9}the {}internet", if rules == &NetworkRules::default() { "" } else { "rest of the " })],
+        vec![format!("{rest:<9}the {}internet", if is_open(rules) { "" } else { "rest of the " })],
+        [speed("send", rules.egress_mbps), speed("receive", rules.ingress_mbps)].into_iter().flatten().collect(),
     ];
     lines.concat().iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether no rule says where it may connect to.
+fn is_open(rules: &NetworkRules) -> bool {
+    rules.allow_internet && rules.allow_out.is_empty() && rules.deny_out.is_empty()
 }

@@ -82,6 +82,12 @@ async fn rules_for_the_network_are_given_shown_and_changed() {
     wrenn(&server, &["network", &id, "--deny-out", "evil.com"]).await.with(0);
     let rules = server.world().sandboxes[&id].network.clone();
     assert!(rules.allow_internet && rules.allow_out.is_empty() && rules.deny_out == ["evil.com"]);
+    wrenn(&server, &["network", &id, "--egress-mbps", "10", "--ingress-mbps", "50"]).await.with(0);
+    let shown = wrenn(&server, &["network", &id]).await.with(0).text();
+    assert_eq!(shown, "allow    the internet\nsend     at most 10 Mbit/s\nreceive  at most 50 Mbit/s");
+    let info = wrenn(&server, &["info", &id]).await.with(0).text();
+    assert!(info.contains("the internet is open; sends at most 10 Mbit/s; receives at most 50 Mbit/s"), "{info}");
+    wrenn(&server, &["network", &id, "--open", "--egress-mbps", "10"]).await.with(2);
     assert_eq!(wrenn(&server, &["network", &id, "--open"]).await.with(0).text(), "allow    the internet");
     let json = wrenn(&server, &["network", &id, "--json"]).await.with(0).json();
     assert_eq!(json, serde_json::json!({ "allow_internet": true }));

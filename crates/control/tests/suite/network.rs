@@ -7,7 +7,7 @@ use crate::support::{eventually, one, refused};
 
 fn rules(allow_out: &[&str], deny_out: &[&str], allow_internet: bool) -> NetworkRules {
     let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-    NetworkRules { allow_out: list(allow_out), deny_out: list(deny_out), allow_internet }
+    NetworkRules { allow_out: list(allow_out), deny_out: list(deny_out), allow_internet, ..NetworkRules::default() }
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn rules_reach_the_host_and_stay() {
     let told = host.world().sandboxes[&sandbox.id].spec.network.as_option().unwrap().clone();
     assert_eq!((told.allow_out.as_slice(), told.deny_internet), (["*.pypi.org".to_owned()].as_slice(), false));
 
-    let second = rules(&[], &["9.9.9.9"], false);
+    let second = NetworkRules { egress_mbps: Some(5), ..rules(&[], &["9.9.9.9"], false) };
     assert_eq!(client.set_network(&sandbox.id, &second).await.unwrap().network, second);
     client.pause(&sandbox.id).await.unwrap();
     let third = rules(&["1.1.1.1"], &[], false);
@@ -56,6 +56,7 @@ async fn what_is_wrong_is_told_at_the_edge() {
         (r#"{"allow_out": ["not a name"]}"#, "network.allow_out has"),
         (r#"{"deny_out": ["::/0"]}"#, "IPv4 only"),
         (r#"{"allow": []}"#, "allow"),
+        (r#"{"ingress_mbps": 0}"#, "network.ingress_mbps must be from 1 to 100000 Mbit/s, not 0"),
     ] {
         let request = plane.request(Method::PUT, &path).header("content-type", "application/json").body(body);
         let message = refused(request, 400, "invalid_request").await;

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use linux::nflog::Nflog;
 use linux::{netns, nft};
 use model::NetworkSpec;
-use model::network::Access;
+use model::network::{Access, Bandwidth};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::dns::{self, Upstream};
 use crate::network::policy::{self, DNS_PORT, LOG_GROUP, PROXY_PORT};
-use crate::network::{GATEWAY_IP, Slot};
+use crate::network::{self, GATEWAY_IP, Slot};
 use crate::sandbox::actor::blocking;
 use crate::sandbox::log::Log;
 use events::Events;
@@ -57,7 +57,7 @@ pub(crate) struct Egress {
 /// What decides, shared by all that goes out.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    netns: String,
+    ground: Ground,
     pub(crate) upstream: Arc<Upstream>,
     rules: watch::Sender<Arc<NetworkSpec>>,
     pins: Mutex<Pins>,
@@ -66,6 +66,16 @@ pub(crate) struct Gate {
     kernel: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// The network in which it stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ground {
+    pub(crate) slot: Slot,
+    /// What holds for every sandbox of this host.
+    pub(crate) limits: Bandwidth,
+    /// The kernel has the rules of a sandbox without any of its own.
+    pub(crate) is_open: bool,
 }
 
 struct Sockets {
@@ -82,19 +92,23 @@ impl Egress {
     /// # Errors
     /// What the kernel refused.
     pub(crate) async fn start(
-        slot: Slot,
+        ground: Ground,
         spec: NetworkSpec,
         upstream: Arc<Upstream>,
         log: Arc<Log>,
     ) -> Result<Self, String> {
-        let (netns, rules) = (slot.netns(), policy::rules(&spec, &[]));
-        let sockets = {
-            let netns = netns.clone();
-            blocking(move || netns::enter(&netns, move || nft::apply(&rules).and_then(|()| open()))).await
-        };
-        let sockets = sockets.map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
+        let bandwidth = spec.bandwidth;
+        // That it is made with these rules already saves the start of a program.
+        let is_ruled = ground.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
+        let rules = (!is_ruled).then(|| policy::rules(&spec, &[]));
+        let opened = ground.within(move || {
+            rules.map_or(Ok(()), |rules| nft::apply(&rules))?;
+            ground.limit(bandwidth)?;
+            open()
+        });
+        let sockets = opened.await.map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
         let gate = Arc::new(Gate {
-            netns,
+            ground,
             upstream,
             rules: watch::Sender::new(Arc::new(spec)),
             pins: Mutex::default(),
@@ -129,7 +143,11 @@ impl Egress {
         let gate = &self.gate;
         let _writing = gate.kernel.lock().await;
         let pinned = gate.pins().keep(|name, address| spec.reaches(name, address), Instant::now());
-        gate.apply(policy::rules(&spec, &pinned)).await?;
+        let (before, after) = (gate.rules().bandwidth, spec.bandwidth);
+        gate.limit(after).await?;
+        if let Err(error) = gate.apply(policy::rules(&spec, &pinned)).await {
+            return gate.limit(before).await.and(Err(error));
+        }
         gate.rules.send_replace(Arc::new(spec));
         Ok(())
     }
@@ -139,6 +157,21 @@ impl Egress {
         self.gate.stop.cancel();
         self.gate.tasks.close();
         self.gate.tasks.wait().await;
+    }
+}
+
+impl Ground {
+    /// Runs it in the sandbox's namespace.
+    async fn within<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, String> {
+        blocking(move || netns::enter(&self.slot.netns(), work)).await
+    }
+
+    /// In the sandbox's namespace.
+    fn limit(self, own: Bandwidth) -> io::Result<()> {
+        network::limit(self.slot, self.limits.and(own))
     }
 }
 
@@ -158,8 +191,12 @@ impl Gate {
     }
 
     async fn apply(&self, ruleset: String) -> Result<(), String> {
-        let netns = self.netns.clone();
-        blocking(move || netns::enter(&netns, move || nft::apply(&ruleset))).await
+        self.ground.within(move || nft::apply(&ruleset)).await
+    }
+
+    async fn limit(&self, own: Bandwidth) -> Result<(), String> {
+        let ground = self.ground;
+        ground.within(move || ground.limit(own)).await
     }
 
     /// Notes that the name has these addresses; the kernel lets those through that the rules do not deny.
@@ -225,13 +262,10 @@ impl Gate {
 
     /// Connects from within the sandbox's namespace, so that all that holds for its packets holds for these.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
-        let netns = self.netns.clone();
-        let socket = blocking(move || {
-            netns::enter(&netns, || {
-                let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
-                Ok(TcpStream::from(socket))
-            })
+        let socket = self.ground.within(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+            Ok(TcpStream::from(socket))
         });
         let socket = tokio::net::TcpSocket::from_std_stream(socket.await.map_err(io::Error::other)?);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await??;

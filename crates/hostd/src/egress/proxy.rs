@@ -50,7 +50,7 @@ pub(super) async fn serve(gate: Arc<Gate>, listener: TcpListener) {
         let gate = Arc::clone(&gate);
         connections.spawn(async move {
             if let Err(error) = pass_on(&gate, stream).await {
-                tracing::debug!(netns = gate.netns, %error, "a connection through the proxy ended");
+                tracing::debug!(slot = gate.ground.slot.number(), %error, "a connection through the proxy ended");
             }
             drop(place);
         });

@@ -5,21 +5,13 @@ use std::net::Ipv4Addr;
 
 use linux::link::Links;
 use linux::{netns, sysctl, tap, tc};
+use model::network::Bandwidth;
 use vmm::GUEST_IP;
 
 use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Slot, TAP, TAP_MAC};
 use super::rules;
 
 const MEGABIT: u64 = 1_000_000;
-
-/// How fast sandboxes may be, each of them. Everything counts, what the host sends and asks for itself included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// What a guest sends, in Mbit/s; 0 is no limit.
-    pub egress_mbps: u32,
-    /// What a guest gets, in Mbit/s; 0 is no limit.
-    pub ingress_mbps: u32,
-}
 
 /// In the host's namespace: the pair, our end of it, and the way to the guest.
 pub(super) fn connect(slot: Slot) -> io::Result<()> {
@@ -37,7 +29,7 @@ pub(super) fn connect(slot: Slot) -> io::Result<()> {
 }
 
 /// Inside the namespace: the TAP, routes, rules and limits.
-pub(super) fn furnish(slot: Slot, user: u32, limits: Limits) -> io::Result<()> {
+pub(super) fn furnish(slot: Slot, user: u32) -> io::Result<()> {
     let links = Links::here()?;
     links.up("lo")?;
     tap::create(TAP, user)?;
@@ -53,11 +45,16 @@ pub(super) fn furnish(slot: Slot, user: u32, limits: Limits) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    rules::namespace(slot).commit()?;
+    rules::namespace(slot).commit()
+}
+
+/// Inside the namespace: how fast it is. Everything counts, what the host sends and asks for itself included.
+pub(crate) fn limit(slot: Slot, limits: Bandwidth) -> io::Result<()> {
     // A link limits what it sends: the one to the host what the guest sends, the one to the guest what it gets.
     for (link, mbps) in [(slot.peer().as_str(), limits.egress_mbps), (TAP, limits.ingress_mbps)] {
-        if mbps > 0 {
-            tc::limit(link, u64::from(mbps) * MEGABIT)?;
+        match mbps {
+            0 => tc::unlimit(link)?,
+            mbps => tc::limit(link, u64::from(mbps) * MEGABIT)?,
         }
     }
     Ok(())

@@ -19,9 +19,10 @@ use std::path::Path;
 
 use linux::link::Links;
 use linux::{conntrack, link, netns};
+use model::network::Bandwidth;
 
 pub use machine::{remove_host_rules, try_rules};
-pub use make::Limits;
+pub(crate) use make::limit;
 #[cfg(test)]
 pub(crate) use plan::TAP_MAC;
 pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
@@ -50,7 +51,7 @@ pub struct Networks {
     slots: Slots,
     kind: Kind,
     pool: Pool,
-    limits: Limits,
+    limits: Bandwidth,
     /// Held for its lock.
     _shared: Option<File>,
 }
@@ -71,21 +72,27 @@ impl Networks {
     /// When the kernel refuses.
     pub fn prepare(owner: &Path) -> Result<Self, Error> {
         let shared = Some(machine::prepare()?);
-        let (slots, pool, limits) = (Slots::new(owner), Pool::default(), Limits::default());
+        let (slots, pool, limits) = (Slots::new(owner), Pool::default(), Bandwidth::default());
         Ok(Self { slots, kind: Kind::Kernel, pool, limits, _shared: shared })
     }
 
-    /// The same with limits for every network that is made from now on.
+    /// The same with limits for every sandbox.
     #[must_use]
-    pub fn with_limits(self, limits: Limits) -> Self {
+    pub fn with_limits(self, limits: Bandwidth) -> Self {
         Self { limits, ..self }
+    }
+
+    /// What holds for every sandbox, whatever its own limits.
+    #[must_use]
+    pub fn limits(&self) -> Bandwidth {
+        self.limits
     }
 
     /// Networks without any object of the kernel, for simulations: claims are kept in `claims`, and the guest of a slot
     /// is simulated at [`Networks::guest`], an address of its own in 127.0.0.0/8.
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
-        let (slots, pool, limits) = (Slots::in_dir(claims, owner), Pool::default(), Limits::default());
+        let (slots, pool, limits) = (Slots::in_dir(claims, owner), Pool::default(), Bandwidth::default());
         Self { slots, kind: Kind::Loopback { port }, pool, limits, _shared: None }
     }
 
@@ -132,27 +139,31 @@ impl Networks {
         self.take(sandbox).map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
     }
 
-    /// Makes the network of a claimed slot, whose TAP only that user opens, unless it was made ahead.
+    /// Makes the network of a claimed slot, whose TAP only that user opens, unless it was made ahead. Answers whether
+    /// it has the rules of a sandbox without any of its own already.
     ///
     /// # Errors
     /// What the kernel refused; call [`Networks::remove`] then.
-    pub fn create(&self, slot: Slot, user: u32) -> Result<(), Error> {
-        let at = |action| move |source| Error::Slot { action, slot, source };
+    pub fn create(&self, slot: Slot, user: u32) -> Result<bool, Error> {
         if matches!(self.kind, Kind::Loopback { .. }) {
-            return Ok(());
+            return Ok(false);
         }
         if self.pool.has_made(slot) {
             if Self::is_there(slot) {
-                return Ok(());
+                return Ok(true);
             }
             self.take_away(slot)?;
         }
+        Self::make(slot, user).map(|()| false)
+    }
+
+    fn make(slot: Slot, user: u32) -> Result<(), Error> {
+        let at = |action| move |source| Error::Slot { action, slot, source };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
         make::connect(slot).map_err(at("connect the host and a network namespace"))?;
         fail::fail_point!("network::connected");
-        let limits = self.limits;
-        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user, limits));
+        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user));
         furnished.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");
         Ok(())

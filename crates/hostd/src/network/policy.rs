@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use model::network::{FLOOR, NetworkSpec};
+use model::network::{Bandwidth, FLOOR, NetworkSpec};
 use sha2::{Digest, Sha256};
 
 use super::plan::TAP;
@@ -143,7 +143,8 @@ fn set(name: &str, about: &str, elements: impl Iterator<Item = String>) -> Strin
 
 /// Stands for the rules, also after a restart of the agent. Never 0, which is no mark.
 fn mark(spec: &NetworkSpec) -> u32 {
-    let hash = Sha256::digest(serde_json::to_vec(spec).unwrap_or_default());
+    let spec = spec.clone().at(Bandwidth::default());
+    let hash = Sha256::digest(serde_json::to_vec(&spec).unwrap_or_default());
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) | 1
 }
 
@@ -179,6 +180,7 @@ mod tests {
         let (one, other) = (spec(&["1.1.1.1"], &[], true), spec(&["1.1.1.2"], &[], true));
         assert_eq!(mark(&one), mark(&one.clone()));
         assert_ne!(mark(&one), mark(&other));
+        assert_eq!(mark(&one), mark(&one.clone().at(Bandwidth { egress_mbps: 1, ingress_mbps: 1 })));
         assert_ne!(mark(&NetworkSpec::default()), 0);
     }
 

@@ -13,11 +13,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use linux::{link, netns};
+use linux::{link, netns, nft};
+use model::NetworkSpec;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Networks, Slot};
+use super::{Error, Networks, Slot, policy};
 use crate::host::Host;
 use crate::sandbox::actor::blocking;
 
@@ -64,13 +65,14 @@ impl Networks {
         self.pool.lock().ready.len()
     }
 
-    /// Makes one ahead, whose TAP belongs to the user that `user` gives for its slot.
+    /// Makes one ahead, whose TAP belongs to the user that `user` gives for its slot, with the rules of a sandbox that
+    /// has none of its own.
     ///
     /// # Errors
     /// What the kernel refused; nothing is left then, unless that cannot be cleared either.
     pub fn make_ahead(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
         let slot = self.slots.claim(NOBODY).map_err(Error::Claim)?;
-        match self.create(slot, user(slot)) {
+        match Self::make(slot, user(slot)).and_then(|()| govern(slot)) {
             Ok(()) => self.pool.lock().ready.push_back(slot),
             Err(error) => return self.clear(slot).and(Err(error)),
         }
@@ -114,6 +116,11 @@ impl Networks {
     }
 }
 
+fn govern(slot: Slot) -> Result<(), Error> {
+    let ruled = netns::enter(&slot.netns(), || nft::apply(&policy::rules(&NetworkSpec::default(), &[])));
+    ruled.map_err(|source| Error::Slot { action: "set the rules", slot, source })
+}
+
 /// Keeps `size` networks ready until `shutdown`, and clears them then.
 pub(crate) async fn keep(host: Arc<Host>, size: usize, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
@@ -147,6 +154,8 @@ async fn make_one(host: &Arc<Host>) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use linux::nft::{Family, Transaction};
+
     use super::super::tests::is_gone;
     use super::super::{Holder, leftovers};
     use super::*;
@@ -167,7 +176,9 @@ mod tests {
         assert_eq!((slot, networks.ready()), (ahead.0, 0));
         assert!(networks.is_held_by(slot, "sb-first"));
         // Made again it would be refused: the namespace is there.
-        networks.create(slot, 0).unwrap();
+        assert!(networks.create(slot, 0).unwrap());
+        let without = Transaction::new().delete_table((Family::Ip, policy::POLICY_TABLE));
+        netns::enter(&slot.netns(), || without.commit()).unwrap();
         networks.create(slot, 0).unwrap_err();
         let other = networks.claim("sb-second").unwrap();
         assert_ne!(other, slot);
@@ -182,7 +193,7 @@ mod tests {
         networks.make_ahead(|_| 0).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         netns::remove(&slot.netns()).unwrap();
-        networks.create(slot, 0).unwrap();
+        assert!(!networks.create(slot, 0).unwrap(), "its rules went with it");
         assert!(leftovers().unwrap().contains(&slot.netns()));
         networks.remove(slot, "sb-test").unwrap();
         // Given back unused, and claimed again: the pool must not take it for made.

@@ -89,7 +89,8 @@ impl Slots {
     /// What the file system said; then it is whose it was.
     pub fn hand_over(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
         let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
-        linux::file::write_atomic(&self.path(slot), &claim, 0o644)
+        // Networks are gone after a restart of the machine, and so are claims worth nothing.
+        linux::file::replace(&self.path(slot), &claim, 0o644)
     }
 
     /// Gives a slot back. That it was not claimed is fine.

@@ -26,7 +26,7 @@ impl Actor {
                 self.handle.log.agent("the host agent has restarted and found the sandbox running");
                 let vm: Arc<dyn Vm> = vm.into();
                 self.handle.vm.set(Some(Arc::clone(&vm)));
-                if let Err(error) = super::egress::start(&self.host, &self.handle).await {
+                if let Err(error) = super::egress::start(&self.host, &self.handle, false).await {
                     // The kernel's rules are as the agent before left them: nothing is open that was not.
                     tracing::error!(sandbox = %self.handle.id, error, "it finds no names until it is resumed");
                     self.handle.log.agent(&format!("it finds no names until it is paused and resumed: {error}"));

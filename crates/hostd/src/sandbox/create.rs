@@ -199,8 +199,8 @@ async fn restore(host: &Host, config: &VmConfig, from: &Path) -> Result<(Arc<dyn
 async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
     let slot = handle.record.borrow().slot.ok_or("the sandbox has no network slot")?;
     let of = Arc::clone(host);
-    blocking(move || of.networks.create(slot, of.jails.user(slot))).await?;
-    super::egress::start(host, handle).await
+    let is_open = blocking(move || of.networks.create(slot, of.jails.user(slot))).await?;
+    super::egress::start(host, handle, is_open).await
 }
 
 async fn disk(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<Disk, String> {

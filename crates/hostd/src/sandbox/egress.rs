@@ -1,4 +1,4 @@
-//! Where a sandbox may connect to: its rules, from its record into the kernel and into who serves it.
+//! Where a sandbox may connect to, and how fast: its rules, from its record into the kernel and into who serves it.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,18 +6,19 @@ use model::NetworkSpec;
 
 use super::actor::{Actor, Handle, locked, next_generation};
 use super::manager::Refused;
-use crate::egress::Egress;
+use crate::egress::{Egress, Ground};
 use crate::host::Host;
 
 /// What serves a sandbox that has a network.
 #[derive(Debug, Default)]
 pub(crate) struct EgressSlot(Mutex<Option<Arc<Egress>>>);
 
-/// Once there is a network, before there is a VM; and of an earlier agent's sandboxes again.
+/// Once there is a network, before there is a VM; and of an earlier agent's sandboxes again. `is_open`: the kernel has the
+/// rules of a sandbox without any of its own.
 ///
 /// # Errors
 /// The rules do not hold: no guest may run.
-pub(super) async fn start(host: &Host, handle: &Handle) -> Result<(), String> {
+pub(super) async fn start(host: &Host, handle: &Handle, is_open: bool) -> Result<(), String> {
     if !host.networks.are_real() {
         return Ok(());
     }
@@ -27,7 +28,8 @@ pub(super) async fn start(host: &Host, handle: &Handle) -> Result<(), String> {
         let record = handle.record.borrow();
         (record.slot.ok_or("the sandbox has no network slot")?, record.spec.network.clone())
     };
-    let egress = Egress::start(slot, spec, Arc::clone(&host.upstream), Arc::clone(&handle.log)).await?;
+    let ground = Ground { slot, limits: host.networks.limits(), is_open };
+    let egress = Egress::start(ground, spec, Arc::clone(&host.upstream), Arc::clone(&handle.log)).await?;
     *locked(&handle.egress.0) = Some(Arc::new(egress));
     Ok(())
 }

@@ -189,6 +189,16 @@ impl Agent {
         Ok(self.client().create_checkpoint(request).await?.into_owned().checkpoint.into_option().unwrap())
     }
 
+    pub async fn set_network(
+        &self,
+        id: &SandboxId,
+        rules: rpc::NetworkRules,
+    ) -> Result<rpc::SandboxReport, ConnectError> {
+        let request =
+            rpc::UpdateNetworkRequest { sandbox_id: id.to_string(), network: rules.into(), ..Default::default() };
+        Ok(self.client().update_network(request).await?.into_owned().sandbox.into_option().unwrap())
+    }
+
     pub async fn roll_back(&self, id: &SandboxId, name: &str) -> Result<rpc::SandboxReport, ConnectError> {
         let (sandbox_id, name) = (id.to_string(), name.to_owned());
         let request = rpc::RollbackSandboxRequest { sandbox_id, name, ..Default::default() };

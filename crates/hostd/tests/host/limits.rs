@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use host_rpc as rpc;
 use linux::{nft, sysctl};
+use model::SandboxId;
 
 use crate::agent::Agent;
 use crate::internet::{INTERNET, World};
@@ -51,14 +53,25 @@ fn a_sandbox_is_as_fast_as_it_may_be_and_no_faster() {
         let limits = [("AGENT_EGRESS_MBPS", EGRESS.to_string()), ("AGENT_INGRESS_MBPS", INGRESS.to_string())];
         let agent = Agent::start(&limits.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
         let id = agent.create().await;
-        let said = agent.out(&id, &format!("python3 -c \"{MEASURE}\" {INTERNET} {PORT}")).await;
-        let speeds: Vec<f64> = said.split(' ').map(|speed| speed.parse().unwrap()).collect();
-        for (speed, limit) in speeds.iter().zip([EGRESS, INGRESS]) {
-            // What may be sent at once after a silence comes on top.
-            assert!((limit * 0.5..limit * 1.25).contains(speed), "{speed} Mbit/s where {limit} are allowed: {said}");
-        }
+        is_as_fast(&agent, &id, [EGRESS, INGRESS]).await;
+        // A limit of its own, while it runs; the host's stays where there is none, or a higher one.
+        let own = rpc::NetworkRules { egress_mbps: 2, ingress_mbps: 1000, ..Default::default() };
+        agent.set_network(&id, own).await.unwrap();
+        is_as_fast(&agent, &id, [2.0, INGRESS]).await;
+        agent.set_network(&id, rpc::NetworkRules::default()).await.unwrap();
+        is_as_fast(&agent, &id, [EGRESS, INGRESS]).await;
         agent.finish().await;
     });
+}
+
+/// How fast the guest sends and gets, in Mbit/s.
+async fn is_as_fast(agent: &Agent, id: &SandboxId, limits: [f64; 2]) {
+    let said = agent.out(id, &format!("python3 -c \"{MEASURE}\" {INTERNET} {PORT}")).await;
+    let speeds: Vec<f64> = said.split(' ').map(|speed| speed.parse().unwrap()).collect();
+    for (speed, limit) in speeds.iter().zip(limits) {
+        // What may be sent at once after a silence comes on top.
+        assert!((limit * 0.5..limit * 1.25).contains(speed), "{speed} Mbit/s where {limit} are allowed: {said}");
+    }
 }
 
 const OTHERS: &str = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; \

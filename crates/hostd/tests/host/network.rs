@@ -119,9 +119,7 @@ fn rules(allow_out: &[&str]) -> rpc::NetworkRules {
 }
 
 async fn change(agent: &Agent, id: &SandboxId, allow_out: &[&str]) -> rpc::SandboxReport {
-    let (sandbox_id, network) = (id.to_string(), rules(allow_out).into());
-    let request = rpc::UpdateNetworkRequest { sandbox_id, network, ..Default::default() };
-    agent.client().update_network(request).await.unwrap().into_owned().sandbox.into_option().unwrap()
+    agent.set_network(id, rules(allow_out)).await.unwrap()
 }
 
 async fn told(agent: &Agent, id: &SandboxId, line: &str) {
@@ -194,6 +192,14 @@ fn a_guest_reaches_what_its_rules_allow_and_nothing_else() {
         }
         change(&agent, &id, &["good.test"]).await;
         only_good(&agent, &id).await;
+
+        // Rules are the sandbox's and not the instant's: going back to one opens nothing.
+        agent.checkpoint(&id, "before").await.unwrap();
+        change(&agent, &id, &[&EVIL.to_string()]).await;
+        let report = agent.roll_back(&id, "before").await.unwrap();
+        assert_eq!(report.spec.network.allow_out, [EVIL.to_string()]);
+        assert_eq!(http(&agent, &id, "http://good.test/").await, "000");
+        assert_eq!(connect(&agent, &id, &EVIL.to_string(), 22).await, "reached");
         agent.finish().await;
     });
 }

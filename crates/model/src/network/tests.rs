@@ -135,7 +135,7 @@ proptest! {
             let net = |(address, len): (u32, u8)| Target::Net(Ipv4Net::new_assert(address.into(), len).trunc());
             list.into_iter().map(net).collect()
         };
-        let spec = NetworkSpec { allow_out: nets(allow), deny_out: nets(deny), allow_internet };
+        let spec = NetworkSpec { allow_out: nets(allow), deny_out: nets(deny), allow_internet, ..NetworkSpec::default() };
         let address = Ipv4Addr::from(address);
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
         let access = spec.address(address);

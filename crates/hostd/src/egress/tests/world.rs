@@ -13,9 +13,10 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use linux::link::Links;
 use linux::{netns, sysctl};
 use model::NetworkSpec;
+use model::network::Bandwidth;
 
 use crate::dns::Upstream;
-use crate::egress::Egress;
+use crate::egress::{Egress, Ground};
 use crate::network::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Slot, Slots, TAP_MAC};
 use crate::sandbox::log::Log;
 
@@ -66,8 +67,9 @@ impl World {
         if let Some(egress) = self.egress.take() {
             egress.stop().await;
         }
+        let ground = Ground { slot: self.slot, limits: Bandwidth::default(), is_open: false };
         let (upstream, log) = (Arc::clone(&self.upstream), Arc::clone(&self.log));
-        self.egress = Some(Egress::start(self.slot, self.rules.clone(), upstream, log).await.unwrap());
+        self.egress = Some(Egress::start(ground, self.rules.clone(), upstream, log).await.unwrap());
     }
 
     pub(super) async fn change(&self, rules: &NetworkSpec) {
