@@ -1,4 +1,4 @@
-//! What another process has written into a private mapping of a file.
+//! What another process has written into a private mapping of a file, and more that it is to find there.
 //!
 //! Such a page is copied when it is first written to, and is anonymous memory from then on; one that was never written
 //! is the file's. `/proc/PID/pagemap` tells the two apart (Linux `Documentation/admin-guide/mm/pagemap.rst`), in one
@@ -51,7 +51,8 @@ impl Private {
     /// `NotFound` when it has no such mapping or has ended, `PermissionDenied` when it is not ours to look into.
     pub fn open(process: &Process, path: &Path, bytes: u64) -> io::Result<Self> {
         let dir = PathBuf::from(format!("/proc/{}", process.pid()));
-        let (memory, pagemap) = (File::open(dir.join("mem"))?, File::open(dir.join("pagemap"))?);
+        let memory = File::options().read(true).write(true).open(dir.join("mem"))?;
+        let pagemap = File::open(dir.join("pagemap"))?;
         let table = fs::read(dir.join("maps"))?;
         // Asked last: all that is open by now is then of this process, and of no later one with its number.
         if Identity::of(process.pid())?.as_ref() != Some(process.identity()) {
@@ -89,15 +90,35 @@ impl Private {
     /// What reading its memory said; `UnexpectedEof` past the end.
     pub fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
-            let piece = self.pieces.iter().find(|piece| piece.has(offset)).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let address = piece.addresses.start + (offset - piece.offset);
-            let room = usize::try_from(piece.addresses.end - address).unwrap_or(usize::MAX);
+            let (address, room) = self.place(offset)?;
             let (part, rest) = buffer.split_at_mut(room.min(buffer.len()));
             self.memory.read_exact_at(part, address)?;
             offset += part.len() as u64;
             buffer = rest;
         }
         Ok(())
+    }
+
+    /// Writes to the mapping as the process itself would: the file stays as it is.
+    ///
+    /// # Errors
+    /// What writing to its memory said; `UnexpectedEof` past the end.
+    pub fn write_all_at(&self, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let (address, room) = self.place(offset)?;
+            let (part, rest) = buffer.split_at(room.min(buffer.len()));
+            self.memory.write_all_at(part, address)?;
+            offset += part.len() as u64;
+            buffer = rest;
+        }
+        Ok(())
+    }
+
+    /// Where the process has that byte, and how many from there on in one piece.
+    fn place(&self, offset: u64) -> io::Result<(u64, usize)> {
+        let piece = self.pieces.iter().find(|piece| piece.has(offset)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let address = piece.addresses.start + (offset - piece.offset);
+        Ok((address, usize::try_from(piece.addresses.end - address).unwrap_or(usize::MAX)))
     }
 }
 
@@ -193,6 +214,11 @@ mod tests {
         let mut read = vec![0; PAGES * 4096];
         mapping.read_exact_at(&mut read, 0).unwrap();
         assert!(read == bytes && mapping.read_exact_at(&mut [0; 2], PAGES as u64 * PAGE - 1).is_err());
+        mapping.write_all_at(&[3; 4096], 20 * PAGE).unwrap();
+        assert!(bytes[20 * 4096..21 * 4096].iter().all(|byte| *byte == 3) && bytes[21 * 4096] == 7);
+        assert!(mapping.written().unwrap().contains(&(20 * PAGE..21 * PAGE)));
+        assert!(mapping.write_all_at(&[0; 2], PAGES as u64 * PAGE - 1).is_err());
+        assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 7));
         assert!(
             Private::open(&us(), file.path(), PAGE).is_err() && Private::open(&us(), Path::new("/x"), PAGE).is_err()
         );

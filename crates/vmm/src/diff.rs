@@ -99,16 +99,29 @@ impl Sealing {
 /// `InvalidData` when the file is not what was written, `Interrupted` when it is to stop; `to` is worth nothing then.
 pub(crate) fn apply(path: &Path, seal: Seal, memory_bytes: u64, to: &File, stop: &AtomicBool) -> io::Result<()> {
     check(path, seal)?;
+    let write = |part: &[u8], at| go_on(stop).and_then(|()| to.write_all_at(part, at));
+    pour(path, seal, memory_bytes, write)
+}
+
+/// Hands all pages of a file that was [checked](check) to `write`, each part with its place in the memory.
+///
+/// # Errors
+/// `InvalidData` when it is no difference to such a memory, otherwise what the file system or `write` said.
+pub(crate) fn pour(
+    path: &Path,
+    seal: Seal,
+    memory_bytes: u64,
+    write: impl Fn(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
     let mut input = BufReader::with_capacity(BUFFER, File::open(path)?);
     let ranges = read_index(&mut input, seal.bytes, memory_bytes)?;
     let mut buffer = vec![0; BUFFER];
     for range in ranges {
         let mut at = range.start;
         while at < range.end {
-            go_on(stop)?;
             let part = &mut buffer[..part(range.end - at)];
             input.read_exact(part)?;
-            to.write_all_at(part, at)?;
+            write(part, at)?;
             at += part.len() as u64;
         }
     }

@@ -9,7 +9,8 @@
 //! | `memory.diff.2`, … | what it wrote since that, each over those before; at most [`DEPTH`] of them |
 //! | `memory.working-set` | where guests are served their pages: what the first one touched at once ([`pager`](crate::pager)) |
 //!
-//! A directory has the first, or base and differences. Who maps memory makes `memory` first. That gets its name when it
+//! A directory has the first, or base and differences. Who maps memory makes `memory` first, unless the differences are
+//! [so little](is_thin) that they are copied into each VM over its own mapping of the base. That gets its name when it
 //! is whole and on disk, and the others stay until [`compact`] takes them away.
 
 use std::fs::{self, File};
@@ -23,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::diff::{self, Seal, go_on};
 use crate::files::{in_file, place};
 use crate::fit::{MANIFEST, lengths};
-use crate::{Error, Result};
+use crate::{Error, Result, seal};
 
 /// Names of the files.
 pub(crate) const MEMORY: &str = "memory";
@@ -33,6 +34,10 @@ pub(crate) const WORKING_SET: &str = "memory.working-set";
 
 /// Most differences over one base: each costs a file, and a look into its index at a restore.
 pub(crate) const DEPTH: usize = 8;
+
+/// Bytes of differences that are copied into a VM within some 50 ms. More of them are made one with the base, which VMs
+/// share.
+const THIN: u64 = 64 << 20;
 
 /// Bytes that are copied and brought to the disk before anybody looks whether it is to stop.
 const PIECE: u64 = 32 << 20;
@@ -78,6 +83,11 @@ impl Memory {
         }
     }
 
+    /// See [`is_thin`]. Flat memory has nothing over it.
+    pub(crate) fn is_thin(&self) -> bool {
+        self.diffs().iter().map(|seal| seal.bytes).sum::<u64>() <= THIN
+    }
+
     /// As it is by now: whoever needed it may have made it flat.
     pub(crate) fn now(self, dir: &Path) -> Self {
         if dir.join(MEMORY).exists() { Self::Flat } else { self }
@@ -101,7 +111,8 @@ impl Memory {
 
 /// Makes the memory of the snapshot in `dir` flat, if it is not, so that restores need not do that. Any number of VMs may
 /// be restored from it meanwhile, but nobody may copy its files or rename the directory: those that the memory is made
-/// of go. Takes as long as a copy of all memory. Idempotent. Blocking.
+/// of go. Takes as long as a copy of all memory. Memory that is one file already gets its checksum, if it has none.
+/// Idempotent. Blocking.
 ///
 /// # Errors
 /// [`Error::BadSnapshot`] when it is damaged, [`Error::Io`] when a file cannot be written; then it is as it was.
@@ -114,20 +125,39 @@ pub fn compact(dir: &Path) -> Result<()> {
 /// # Errors
 /// As [`compact`]; also when it was stopped.
 pub(crate) fn compact_until(dir: &Path, stop: &AtomicBool) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Layers {
-        #[serde(default)]
-        memory: Memory,
-        memory_mb: u64,
-    }
-    let bad = |reason: String| Error::BadSnapshot { dir: dir.into(), reason };
-    let content = fs::read(dir.join(MANIFEST)).map_err(|error| bad(format!("{MANIFEST}: {error}")))?;
-    let Layers { memory, memory_mb } =
-        serde_json::from_slice(&content).map_err(|error| bad(format!("{MANIFEST}: {error}")))?;
+    let Layers { memory, memory_mb } = Layers::read(dir)
+        .map_err(|error| Error::BadSnapshot { dir: dir.into(), reason: format!("{MANIFEST}: {error}") })?;
     match memory {
         Memory::Diff(_) => squash(dir, &memory, memory_mb << 20, stop).map_err(damaged(dir)),
-        Memory::Flat => Ok(()),
+        // One that was given away could not have it while its VM was there.
+        Memory::Flat => seal::seal(&dir.join(MEMORY)).map_err(damaged(dir)),
     }
+}
+
+/// What the manifests of all drivers say of the memory.
+#[derive(Deserialize)]
+struct Layers {
+    #[serde(default)]
+    memory: Memory,
+    memory_mb: u64,
+}
+
+impl Layers {
+    fn read(dir: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(dir.join(MANIFEST))?)?)
+    }
+}
+
+/// Whether the memory of the snapshot in `dir` is so little over its base that each VM gets that as pages of its own,
+/// sooner than one file could be made.
+pub(crate) fn is_thin(dir: &Path) -> bool {
+    Layers::read(dir).is_ok_and(|layers| layers.memory.now(dir).is_thin())
+}
+
+/// Whether [`compact`] has something to do for flat memory.
+pub(crate) fn is_sealed(dir: &Path) -> bool {
+    let memory = dir.join(MEMORY);
+    !memory.exists() || seal::is_sealed(&memory)
 }
 
 /// Files that are not what they were are the snapshot's fault, others the system's.
@@ -151,14 +181,17 @@ pub(crate) fn flatten(dir: &Path, memory: &Memory, bytes: u64) -> io::Result<Pat
 }
 
 /// Gives the files of a snapshot's memory a second name each, in the directory of a VM; the memory as it was then.
-/// Blocking, for a moment, or for as long as it takes to copy them where that is on another file system.
+/// Blocking, for a moment, or for as long as it takes to read flat memory for the first time, or to copy all where that is
+/// on another file system.
 ///
 /// # Errors
-/// What the file system said; then files may be left.
+/// `InvalidData` when flat memory is damaged, otherwise what the file system said; then files may be left.
 pub(crate) fn take(from: &Path, memory: &Memory, to: &Path) -> io::Result<Memory> {
     let _alone = lock(from)?;
     let memory = memory.clone().now(from);
     memory.names().iter().try_for_each(|name| place(&from.join(name), &to.join(name)))?;
+    // The lowest is flat, whatever is over it.
+    memory.names().first().map_or(Ok(()), |name| seal::check(&to.join(name)))?;
     Ok(memory)
 }
 
@@ -192,6 +225,7 @@ fn make(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Resul
     let made = merge(dir, memory, bytes, &unfinished, stop).and_then(|file| {
         file.sync_all()?;
         go_on(stop)?;
+        seal::seal(&unfinished)?;
         fs::rename(&unfinished, &flat)
     });
     made.inspect_err(|_| {

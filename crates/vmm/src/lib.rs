@@ -29,6 +29,7 @@ pub mod pager;
 mod process;
 mod qemu;
 mod record;
+mod seal;
 mod starts;
 mod watcher;
 
@@ -161,9 +162,15 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// does, which takes as long as a copy of all memory.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
-    /// Whether memory in several files is restored as fast as in one, so that nobody has to wait for [`compact`].
-    fn serves_layers(&self) -> bool {
+    /// Whether the memory of a snapshot, which may be in several files, is restored from these as they are, so that
+    /// nobody has to wait for [`compact`]. Blocking, for a moment.
+    fn serves_layers(&self, _snapshot: &Path) -> bool {
         false
+    }
+
+    /// Whether restores are faster or safer after [`compact`]. Blocking, for a moment.
+    fn gains_from_compaction(&self, _snapshot: &Path) -> bool {
+        true
     }
 
     /// Makes the memory of a snapshot one file, where it is in more: see [`compact`]. Blocking. Soon after `stop` is set,

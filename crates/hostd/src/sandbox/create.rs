@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -142,11 +142,21 @@ async fn prepare(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, shape: &wa
     let Some(making) = host.warm.begin(shape) else { return };
     let parts = Parts { memory: true, disk: true, token: false };
     let taken = capture::of_vm(host, handle, vm, &making.staging, parts, Then::GoOn).await;
-    let published = taken.and_then(|()| making.publish().map_err(|error| chain(&error)));
+    let sealed = match taken {
+        Ok(()) => seal(host, making.staging.join(MEMORY)).await,
+        Err(error) => Err(error),
+    };
+    let published = sealed.and_then(|()| making.publish().map_err(|error| chain(&error)));
     match published {
         Ok(()) => tracing::info!(sandbox = %handle.id, "the next sandboxes like this one start without booting"),
         Err(error) => tracing::warn!(sandbox = %handle.id, error, "the next sandboxes like this one will boot, too"),
     }
+}
+
+/// Gives memory that is finished its checksum.
+async fn seal(host: &Arc<Host>, memory: PathBuf) -> Result<(), String> {
+    let host = Arc::clone(host);
+    blocking(move || host.engine.driver.compact(&memory, &AtomicBool::new(false))).await
 }
 
 /// Makes a paused sandbox's VM run again, from the instant in `saved`.

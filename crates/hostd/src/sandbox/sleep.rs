@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,7 +51,9 @@ impl Actor {
     pub(super) async fn sleep(&self) -> Event {
         let mut orders = self.orders.lock().await;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut compacting = Some(self.compact(Arc::clone(&stop)));
+        let (driver, memory) = (&self.host.engine.driver, self.memory());
+        let may_give_up = driver.serves_layers(&memory);
+        let mut compacting = driver.gains_from_compaction(&memory).then(|| self.compact(Arc::clone(&stop)));
         loop {
             let asked = tokio::select! {
                 biased;
@@ -60,7 +62,7 @@ impl Actor {
             };
             let order = asked.as_ref().map(|asked| &asked.order);
             // Nobody needs it then: it is given up.
-            let needless = order.is_none_or(|order| matches!(order, Order::Resume) && self.serves_layers());
+            let needless = order.is_none_or(|order| matches!(order, Order::Resume) && may_give_up);
             stop.fetch_or(needless, Ordering::Relaxed);
             // Nobody may use what it works on, or take it away, before it is done.
             if let Some(compacting) = compacting.take() {
@@ -93,14 +95,15 @@ impl Actor {
         }
     }
 
-    fn serves_layers(&self) -> bool {
-        self.host.engine.driver.serves_layers()
+    /// Where its memory is while it is paused.
+    fn memory(&self) -> PathBuf {
+        self.host.ledger.dir(&self.handle.id).join(PAUSED).join(MEMORY)
     }
 
     /// What was written since the sandbox was resumed last becomes one with the rest, so that resuming it is fast.
     fn compact(&self, stop: Arc<AtomicBool>) -> JoinHandle<()> {
         let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
-        let memory = self.host.ledger.dir(&self.handle.id).join(PAUSED).join(MEMORY);
+        let memory = self.memory();
         tokio::task::spawn_blocking(move || {
             let compacted = host.engine.driver.compact(&memory, &stop);
             if let Err(error) = compacted

@@ -44,8 +44,12 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
         self.chosen.restore(config, snapshot).await
     }
 
-    fn serves_layers(&self) -> bool {
-        self.chosen.serves_layers()
+    fn serves_layers(&self, snapshot: &Path) -> bool {
+        self.chosen.serves_layers(snapshot)
+    }
+
+    fn gains_from_compaction(&self, snapshot: &Path) -> bool {
+        self.chosen.gains_from_compaction(snapshot)
     }
 
     fn compact(&self, snapshot: &Path, stop: &AtomicBool) -> Result<()> {

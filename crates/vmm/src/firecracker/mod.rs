@@ -125,7 +125,7 @@ impl Driver for Firecracker {
         false
     }
 
-    fn serves_layers(&self) -> bool {
+    fn serves_layers(&self, _snapshot: &Path) -> bool {
         self.host.pager.is_some()
     }
 

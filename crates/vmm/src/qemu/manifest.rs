@@ -1,8 +1,7 @@
 //! What a snapshot fits, and how its files are known to be whole.
 //!
 //! The state of the devices has a SHA-256, which is compared before a guest runs on it; a difference in memory has a
-//! checksum, which is compared when it is made flat. Flat memory has only its length: reading all of it would make
-//! every restore as slow as a copy.
+//! checksum, which is compared when it is used. Flat memory carries its own ([`seal`](crate::seal)).
 
 use std::io;
 use std::path::Path;

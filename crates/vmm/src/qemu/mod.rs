@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::in_file;
 use crate::process;
 use crate::starts::{START_LIMIT, Starts};
-use crate::{DiskFormat, Driver, Held, Result, Vm, VmConfig, record};
+use crate::{DiskFormat, Driver, Held, Result, Vm, VmConfig, flat, record};
 
 /// What runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +167,14 @@ impl Driver for Qemu {
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
         self.starts.run(&config.dir, restore::restore(self.host.clone(), config.clone(), snapshot.to_owned())).await
+    }
+
+    fn serves_layers(&self, snapshot: &Path) -> bool {
+        flat::is_thin(snapshot)
+    }
+
+    fn gains_from_compaction(&self, snapshot: &Path) -> bool {
+        !flat::is_thin(snapshot) || !flat::is_sealed(snapshot)
     }
 
     fn hold(&self, snapshot: &Path) -> Result<Held> {

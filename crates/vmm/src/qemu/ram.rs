@@ -4,15 +4,20 @@
 //! is no other way). One in a jail might use that, so it is shown the file as a read-only loop device: the kernel lets
 //! it open that for writing, and then refuses every write and every shared mapping that could be written through. All
 //! guests over one file have the same device, and with it one cache of what they read. It goes with the last of them.
+//!
+//! What a paused guest had written over such a file is written into QEMU's mapping again before the guest goes on: its
+//! pages are there at once then, as they were, and the next snapshot finds them among those that are the guest's own.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use linux::loopdev::{self, LoopDevice};
-use linux::pages;
+use linux::pages::Private;
 
+use crate::diff::Seal;
 use crate::files::place;
 use crate::flat::{self, BASE, DIFF, MEMORY, Memory};
 use crate::{Then, VmConfig, diff};
@@ -31,39 +36,75 @@ pub(super) struct Taken {
     pub(super) path: PathBuf,
     /// Held until QEMU holds it.
     pub(super) device: Option<LoopDevice>,
+    /// What is to be written over that before the guest runs, from the lowest to the highest.
+    pub(super) over: Vec<(PathBuf, Seal)>,
 }
 
-/// Takes the memory of the snapshot in `from`. Blocking, for as long as a copy of all memory takes where it is not flat
-/// yet.
+/// Takes the memory of the snapshot in `from`. Blocking, for as long as a copy of all memory takes where it is neither
+/// flat yet nor [thin](flat::is_thin).
 ///
 /// # Errors
 /// `InvalidData` when it is damaged, otherwise what the system said.
 pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Result<Taken> {
-    let flat = match memory {
-        Memory::Flat => from.join(MEMORY),
-        Memory::Diff(_) => flat::flatten(from, memory, u64::from(config.memory_mb) << 20)?,
-    };
-    let (base, own) = (config.dir.join(BASE), config.dir.join(MEMORY));
-    for old in [&base, &own] {
-        match fs::remove_file(old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    let (dir, bytes) = (&config.dir, u64::from(config.memory_mb) << 20);
+    clear(dir)?;
+    if !memory.clone().now(from).is_thin() {
+        flat::flatten(from, memory, bytes)?;
     }
-    // Under a name of ours, so that it is there for the next snapshot when this one is gone.
-    place(&flat, &base)?;
+    // Under names of ours, so that they are there for the next snapshot when this one is gone.
+    let taken = flat::take(from, memory, dir)?;
+    let base = dir.join(BASE);
+    if taken == Memory::Flat {
+        fs::rename(dir.join(MEMORY), &base)?;
+    }
+    let names = (0..).map(|number| dir.join(flat::diff_name(number)));
+    let over: Vec<(PathBuf, Seal)> = names.zip(taken.diffs().iter().copied()).collect();
     if config.jail.is_none() {
-        return Ok(Taken { ram: Ram::Private, path: base, device: None });
+        return Ok(Taken { ram: Ram::Private, path: base, device: None, over });
     }
     match loopdev::share(&base, MARK) {
-        Ok(device) => Ok(Taken { ram: Ram::Private, path: device.path(), device: Some(device) }),
+        Ok(device) => Ok(Taken { ram: Ram::Private, path: device.path(), device: Some(device), over }),
         Err(error) => {
             tracing::warn!(%error, "no loop device for a guest's memory, which is copied instead");
+            let own = dir.join(MEMORY);
+            // Whatever it was taken as, the names are those of layers now.
+            let layers = Memory::Diff(taken.diffs().to_vec());
+            flat::merge(dir, &layers, bytes, &own, &AtomicBool::new(false))?;
             fs::remove_file(&base)?;
-            linux::sparse::copy(&flat, &own)?;
-            Ok(Taken { ram: Ram::File, path: own, device: None })
+            Ok(Taken { ram: Ram::File, path: own, device: None, over: Vec::new() })
         }
     }
+}
+
+/// Takes away what an earlier VM in the directory had.
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(MEMORY.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares the checksums of what is to be written over a mapping. Blocking, for as long as reading it takes.
+///
+/// # Errors
+/// `InvalidData` when something is damaged.
+pub(super) fn check(over: &[(PathBuf, Seal)]) -> io::Result<()> {
+    over.iter().try_for_each(|(path, seal)| diff::check(path, *seal))
+}
+
+/// Gives a VM, none of whose CPUs has run yet, what was [checked](check). The files go. Blocking, for some 50 ms at most.
+///
+/// # Errors
+/// What the system said; the VM is worth nothing then.
+pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -> io::Result<()> {
+    for (path, seal) in over {
+        diff::pour(path, *seal, bytes, |part, at| memory.write_all_at(part, at))?;
+        fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 /// The device of flat memory, which goes with its last user, and what was read through it.
@@ -99,7 +140,7 @@ fn give_away(from: &Path, to: &Path) -> io::Result<()> {
 fn write_difference(vm: &Shared, dir: &Path) -> io::Result<Memory> {
     place(&vm.dir.join(BASE), &dir.join(BASE))?;
     let bytes = u64::from(vm.record.memory_mb) << 20;
-    let memory = pages::Private::open(&vm.process, &vm.record.memory, bytes)?;
+    let memory = Private::open(&vm.process, &vm.record.memory, bytes)?;
     let written = memory.written()?;
     let read = |buffer: &mut [u8], at| memory.read_exact_at(buffer, at);
     diff::write(&dir.join(DIFF), bytes, &written, read).map(|seal| Memory::Diff(vec![seal]))

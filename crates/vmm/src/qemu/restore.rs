@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use linux::pages::Private;
 use qapi::qmp::{RunState, migrate_incoming, query_status};
 use tokio::net::UnixStream;
 
+use crate::diff::Seal;
 use crate::files::{in_file, short};
 use crate::flat::damaged;
 use crate::jail::RUN;
@@ -27,9 +29,18 @@ const INCOMING: &str = "incoming.sock";
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
     starts::check::<Record>(&config).await?;
     let (manifest, taken) = take(host.clone(), config.clone(), snapshot.clone()).await?;
+    let checked = {
+        let over = taken.over.clone();
+        tokio::task::spawn_blocking(move || ram::check(&over))
+    };
     let started = launch(&host, &config, taken.ram, &taken.path, true).await?;
     drop(taken.device);
-    let loaded = in_time("migrate-incoming", load_state(&started, &manifest, &snapshot)).await;
+    let loaded = async {
+        checked.await.map_err(io::Error::other).flatten().map_err(damaged(&snapshot))?;
+        lay_over(&started, taken.over).await.map_err(damaged(&snapshot))?;
+        in_time("migrate-incoming", load_state(&started, &manifest, &snapshot)).await
+    };
+    let loaded = loaded.await;
     let _ = fs::remove_file(config.dir.join(RUN).join(INCOMING));
     match loaded {
         Ok(()) => Ok(QemuVm::new(started)),
@@ -47,6 +58,16 @@ async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manife
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|failed| {
         Err(Error::Refused { command: "the start of a VM".into(), reason: failed.to_string() })
     })
+}
+
+/// What is over the file that QEMU maps, before anything reads it.
+async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<()> {
+    if over.is_empty() {
+        return Ok(());
+    }
+    let bytes = u64::from(started.record.memory_mb) << 20;
+    let memory = Private::open(&started.process, &started.record.memory, bytes)?;
+    tokio::task::spawn_blocking(move || ram::lay_over(&memory, bytes, &over)).await.map_err(io::Error::other).flatten()
 }
 
 /// Sends the state to QEMU and waits until it has made sense of it.
