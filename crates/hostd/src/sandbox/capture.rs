@@ -20,6 +20,8 @@ use crate::host::Host;
 
 /// For the guest to flush what it has not written yet, and to freeze. It goes on with that in the instant, if need be.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Milliseconds after which no more of a disk's unused blocks are given back before a freeze.
+const TRIM_MS: u64 = 3000;
 const THAW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Milliseconds that a guest runs frozen if no agent comes back to it; longer than a restored one is waited for.
 const ALONE_MS: u64 = 300_000;
@@ -58,7 +60,7 @@ pub(crate) async fn of_vm(
     let mut manifest = manifest(host, handle, parts.token)?;
     begin(host, handle, dir).await?;
     // One that nobody has used yet has nothing to flush, and takes no orders.
-    manifest.frozen = parts.token && freeze(handle).await;
+    manifest.frozen = parts.token && freeze(handle, parts).await;
     // The guest may write as soon as it is restored, before it is known to be well: that must not be to the only disk.
     let parts = Parts { disk: parts.disk || !manifest.frozen, ..parts };
     let mut outcome = take(host, handle, vm, dir, parts, then).await;
@@ -83,8 +85,10 @@ pub(crate) async fn of_vm(
 }
 
 /// Whether the guest has frozen its file system.
-async fn freeze(handle: &Handle) -> bool {
-    let request = FreezeRequest { thaw_after_ms: Some(ALONE_MS), ..FreezeRequest::default() };
+async fn freeze(handle: &Handle, parts: Parts) -> bool {
+    // Nobody waits in the dark for a template of the disk alone, and what its files no longer need is not copied.
+    let (trim, limit_ms) = (!parts.memory, Some(TRIM_MS));
+    let request = FreezeRequest { trim, limit_ms, thaw_after_ms: Some(ALONE_MS), ..FreezeRequest::default() };
     let why = match timeout(FREEZE_TIMEOUT, handle.guest().freeze(&request)).await {
         Ok(Ok(answer)) if answer.frozen => return true,
         Ok(Ok(answer)) => answer.why.unwrap_or_default(),

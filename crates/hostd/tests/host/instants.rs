@@ -57,9 +57,15 @@ async fn a_snapshot_is_a_template_with_memory_or_without() {
     agent.out(&source, "echo of the source > file; echo 7 > /dev/shm/memory; dd if=/dev/urandom of=big bs=1M count=20 2>/dev/null; md5sum big > sum").await;
     let snapshot = agent.snapshot(&source, "with-memory", true).await.unwrap();
     assert_eq!((snapshot.vcpus, snapshot.memory_mb), (1, 192), "{snapshot:?}");
+    agent.out(&source, "dd if=/dev/urandom of=gone bs=1M count=64 2>/dev/null; sync; rm gone").await;
+    let small = agent.snapshot(&source, "without-what-is-gone", false).await.unwrap();
     agent.pause(&source).await.unwrap();
     let image = agent.snapshot(&source, "disk-only", false).await.unwrap();
     assert_eq!(image.memory_mb, 0, "{image:?}");
+    let templates = agent.client().list_templates(rpc::ListTemplatesRequest::default()).await.unwrap().into_owned();
+    let base = templates.templates.iter().find(|template| template.name == "minimal").unwrap().size_bytes;
+    // What was written and not deleted, and some 60 MiB of kernel and initramfs.
+    assert!((base + (20 << 20)..base + (100 << 20)).contains(&small.size_bytes), "{small:?} over {base}");
     let taken = agent.snapshot(&source, "disk-only", false).await.unwrap_err();
     assert_eq!(taken.code, ErrorCode::AlreadyExists, "{taken:?}");
     let taken = agent.snapshot(&source, "minimal", false).await.unwrap_err();
@@ -90,6 +96,7 @@ async fn a_snapshot_is_a_template_with_memory_or_without() {
         agent.remove(id).await;
     }
     agent.remove_snapshot("disk-only").await.unwrap();
+    agent.remove_snapshot("without-what-is-gone").await.unwrap();
     agent.resume(&one).await.unwrap();
     assert_eq!(agent.out(&one, "cat file; echo $GREETING").await, format!("{one}\nhello"));
     agent.remove(&one).await;
