@@ -1,8 +1,8 @@
 //! From paused to running. Ours: `POST …/resume`, which answers once the guest has been told who and when it is. Bare:
 //! see [`crate::restore`], from the same instant, to the answer to `/init`. The pauses in between are outside both
-//! clocks.
+//! clocks, with what they leave to be done when they have answered: either side begins after the same rest.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,8 @@ use crate::stats::Better;
 use crate::warm::MEMORY_MB;
 
 const PAIRS: usize = 12;
+/// A pause that has answered gives VM and network back, which takes some 100 ms.
+const REST: Duration = Duration::from_millis(500);
 const MAX_RATIO: f64 = 1.15;
 
 /// # Errors
@@ -32,6 +34,7 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
     let mut pairs = Pairs::default();
     for pair in 0..PAIRS {
         for side in turns(pair) {
+            tokio::time::sleep(REST).await;
             let took = match side {
                 Side::Ours => {
                     let began = Instant::now();
