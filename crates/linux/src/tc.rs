@@ -2,9 +2,9 @@
 
 use std::io;
 
-use nix::libc::{EINVAL, ENOENT};
 use netlink_bindings::tc::{Request, TcRatespec, TcTbfQopt, Tcmsg};
 use netlink_socket2::NetlinkSocket;
+use nix::libc::{EINVAL, ENOENT};
 
 /// The place of a link's only queue, and the number of ours there (linux/pkt_sched.h).
 const ROOT: u32 = u32::MAX;
