@@ -89,6 +89,7 @@ impl ControlPlane {
             limits,
             max_upload_bytes,
             creating: app::Creating::default(),
+            keys: app::keys::Keys::default(),
             shutdown: CancellationToken::new(),
             converge: tokio::sync::Notify::new(),
         });

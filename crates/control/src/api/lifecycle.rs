@@ -70,7 +70,7 @@ pub async fn resume(
     request_body = ForkSandbox,
     responses(
         (status = 201, description = "They run", body = Vec<Sandbox>),
-        (status = 409, description = "It neither runs nor is paused, or a child was deleted while it was being made"),
+        (status = 409, description = "It neither runs nor is paused, or a child was deleted"),
         (status = 422, description = "The idempotency key came before for another sandbox or count"),
         (status = 502, description = "The host or a guest failed; there are no children"),
         (status = 504, description = "It did not end in time; there will be no children"),

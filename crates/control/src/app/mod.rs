@@ -7,6 +7,7 @@ pub mod checkpoints;
 pub mod exec;
 pub mod files;
 pub mod health;
+pub mod keys;
 pub mod logs;
 pub mod ports;
 pub mod report;
@@ -42,6 +43,8 @@ pub struct App {
     pub max_upload_bytes: u64,
     /// Sandboxes whose create is under way in this process; nobody else gives up on them.
     pub creating: Creating,
+    /// Idempotency keys of creates and forks that are under way.
+    pub keys: keys::Keys,
     /// Ends open streams and background tasks.
     pub shutdown: CancellationToken,
     /// Woken when there may be something to converge before the next round.

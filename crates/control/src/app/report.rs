@@ -16,7 +16,10 @@ use crate::hosts::Host;
 pub enum Reported {
     State(Box<Report>),
     /// The host has nothing of it any more.
-    Removed(SandboxId),
+    Removed {
+        id: SandboxId,
+        host_id: String,
+    },
 }
 
 /// Checks a report of the host `host_id`.
@@ -26,7 +29,9 @@ pub enum Reported {
 pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<Reported, InvalidValue> {
     let id: SandboxId = report.sandbox_id.parse()?;
     let state = match report.state.as_known() {
-        Some(rpc::SandboxState::SANDBOX_STATE_REMOVED) => return Ok(Reported::Removed(id)),
+        Some(rpc::SandboxState::SANDBOX_STATE_REMOVED) => {
+            return Ok(Reported::Removed { id, host_id: host_id.to_owned() });
+        }
         Some(rpc::SandboxState::SANDBOX_STATE_PENDING) => SandboxState::Pending,
         Some(rpc::SandboxState::SANDBOX_STATE_RUNNING) => SandboxState::Running,
         Some(rpc::SandboxState::SANDBOX_STATE_PAUSED) => SandboxState::Paused,
@@ -74,7 +79,9 @@ impl App {
                 }
                 Ok(())
             }
-            Reported::Removed(id) => match self.store.sandbox_get(&id).await? {
+            Reported::Removed { id, host_id } => match self.store.sandbox_get(&id).await? {
+                // What was a double on another host is no loss.
+                Some(sandbox) if sandbox.host_id.as_ref().is_some_and(|owner| *owner != host_id) => Ok(()),
                 Some(sandbox) => self.lost(sandbox).await,
                 None => Ok(()),
             },
@@ -91,7 +98,7 @@ impl App {
             |cause| Error::new(ErrorCode::AgentError, "the host agent's answer makes no sense").because(cause);
         let report = match check(&host.id().unwrap_or_default(), answer).map_err(nonsense)? {
             Reported::State(report) => *report,
-            Reported::Removed(_) => return Ok(None),
+            Reported::Removed { .. } => return Ok(None),
         };
         let row = match self.store.sandbox_apply_report(&report, now_ms()).await? {
             Applied::Changed(sandbox) => Some(sandbox),

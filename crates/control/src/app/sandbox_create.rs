@@ -33,6 +33,7 @@ pub struct Create {
 /// # Errors
 /// What refused it; nothing is left of it then.
 pub async fn create(app: Arc<App>, create: Create) -> Result<Sandbox> {
+    let _turn = app.keys.turn(&create.key_id, create.idempotency.as_ref()).await;
     // What came before is answered from its row, whatever became of the template meanwhile.
     if let Some(idempotency) = &create.idempotency
         && let Some(met) = app.store.sandbox_find(&create.key_id, idempotency).await?
@@ -54,18 +55,30 @@ async fn proceed(app: &Arc<App>, met: Inserted, candidates: Vec<Arc<Host>>) -> R
         Inserted::New(sandbox) => sandbox,
         Inserted::Mismatch => return Err(mismatch()),
         Inserted::Existing(sandbox) if sandbox.deleting => return Err(deleted_meanwhile(&sandbox.id)),
+        // It never ran, and the first request for it died with its process.
+        Inserted::Existing(sandbox) if sandbox.state.is_terminal() && sandbox.started_at.is_none() => {
+            return failed(app, &sandbox.id.clone(), did_not_start(sandbox)).await;
+        }
         Inserted::Existing(sandbox) if sandbox.state != SandboxState::Pending => return Ok(sandbox),
         // The first request for it may have died with its process; hosts take the same wish twice.
         Inserted::Existing(sandbox) => sandbox,
     };
     let guard = app.creating.begin(&sandbox.id);
-    let made = make(app, &sandbox, candidates).await;
-    if let Err(error) = &made {
-        tracing::info!(sandbox = %sandbox.id, error = error.chain(), "not created");
-        sandbox_delete::give_up(app, &sandbox.id, "its create failed").await?;
-    }
+    let made = match make(app, &sandbox, candidates).await {
+        Ok(made) => Ok(made),
+        Err(error) => failed(app, &sandbox.id, error).await,
+    };
     drop(guard);
     made
+}
+
+/// Its create failed for us. It may run all the same: the answer was lost, or it was asked for in another place, too.
+async fn failed(app: &App, id: &SandboxId, error: Error) -> Result<Sandbox> {
+    tracing::info!(sandbox = %id, error = error.chain(), "not created");
+    if sandbox_delete::give_up(app, id, "its create failed").await? {
+        return Err(error);
+    }
+    app.store.sandbox_get(id).await?.filter(|sandbox| !sandbox.deleting).ok_or(error)
 }
 
 fn mismatch() -> Error {
@@ -166,9 +179,11 @@ async fn settle(app: &App, host: &Host, id: &SandboxId, answer: rpc::SandboxRepo
 pub(super) fn started(sandbox: Sandbox) -> Result<Sandbox> {
     match sandbox.state {
         SandboxState::Running | SandboxState::Paused => Ok(sandbox),
-        state => {
-            let reason = sandbox.reason.unwrap_or_else(|| format!("it is {state}"));
-            Err(Error::new(ErrorCode::AgentError, format!("the sandbox did not start: {reason}")))
-        }
+        _ => Err(did_not_start(sandbox)),
     }
+}
+
+fn did_not_start(sandbox: Sandbox) -> Error {
+    let reason = sandbox.reason.unwrap_or_else(|| format!("it is {}", sandbox.state));
+    Error::new(ErrorCode::AgentError, format!("the sandbox did not start: {reason}"))
 }

@@ -52,16 +52,35 @@ pub async fn finish(app: &App, sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a sandbox that nobody knows of. If the hosts cannot do it now, they will later.
+/// Deletes a sandbox that nobody was told of, unless it has come to run meanwhile. Whether it is, or will be, deleted.
 ///
 /// # Errors
 /// The store's.
-pub async fn give_up(app: &App, id: &SandboxId, why: &str) -> Result<()> {
-    let Some(sandbox) = app.store.sandbox_mark_deleting(id, now_ms()).await? else { return Ok(()) };
-    match tokio::time::timeout(GIVE_UP_TIMEOUT, finish(app, &sandbox)).await {
+pub async fn give_up(app: &App, id: &SandboxId, why: &str) -> Result<bool> {
+    let given_up = app.store.sandbox_give_up(id, now_ms()).await?;
+    if let Some(sandbox) = &given_up {
+        finish_or_later(app, sandbox, why).await;
+    }
+    Ok(given_up.is_some())
+}
+
+/// Deletes a sandbox, whatever its state.
+///
+/// # Errors
+/// The store's.
+pub async fn take_back(app: &App, id: &SandboxId, why: &str) -> Result<()> {
+    if let Some(sandbox) = app.store.sandbox_mark_deleting(id, now_ms()).await? {
+        finish_or_later(app, &sandbox, why).await;
+    }
+    Ok(())
+}
+
+/// If the hosts cannot do it now, they will later.
+async fn finish_or_later(app: &App, sandbox: &Sandbox, why: &str) {
+    let id = &sandbox.id;
+    match tokio::time::timeout(GIVE_UP_TIMEOUT, finish(app, sandbox)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(sandbox = %id, why, error = error.chain(), "will be removed later"),
         Err(_) => tracing::warn!(sandbox = %id, why, "will be removed later: the host takes too long"),
     }
-    Ok(())
 }

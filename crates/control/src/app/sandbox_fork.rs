@@ -50,6 +50,7 @@ pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
     if !(1..=MAX_COUNT).contains(&fork.count) {
         return Err(Error::invalid(format!("count must be from 1 to {MAX_COUNT}, not {}", fork.count)));
     }
+    let _turn = app.keys.turn(&fork.key_id, fork.idempotency.as_ref()).await;
     // What came before is answered from its rows, whatever became of the source meanwhile.
     if let Some(children) = made_before(&app, &fork).await? {
         return Ok(children);
@@ -64,7 +65,7 @@ pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
     };
     if let Err(error) = &made {
         tracing::info!(sandbox = %source.id, error = error.chain(), "not forked");
-        give_up(&app, &rows.new).await?;
+        take_back(&app, &rows.new).await?;
     }
     drop(guards);
     made
@@ -100,24 +101,34 @@ impl Rows {
     }
 }
 
-/// The children of an earlier request that was this one, when all of them have been made.
+/// The children of an earlier request that was this one, when all of them have been made. Where one is missing, the
+/// others are not to be met with a new one: that would be of another instant, and if it failed all would go.
 async fn made_before(app: &App, fork: &Fork) -> Result<Option<Vec<Sandbox>>> {
     let mut children = Vec::new();
     for idempotency in (0..fork.count).filter_map(|number| fork.idempotency_of(number)) {
         match app.store.sandbox_find(&fork.key_id, &idempotency).await? {
             Some(Inserted::Mismatch) => return Err(mismatch()),
-            Some(Inserted::Existing(child)) if !child.deleting && child.state != SandboxState::Pending => {
-                children.push(child);
-            }
-            _ => return Ok(None),
+            Some(Inserted::Existing(child)) if !child.deleting => children.push(child),
+            _ => {}
         }
     }
-    Ok((!children.is_empty()).then_some(children))
+    // A host begins all of them at once, so there were all of them.
+    if children.len() < fork.count as usize && children.iter().any(|child| child.host_id.is_some()) {
+        return Err(deleted_since());
+    }
+    let is_made = !children.is_empty() && children.iter().all(|child| child.state != SandboxState::Pending);
+    Ok(is_made.then_some(children))
 }
 
 fn mismatch() -> Error {
     let text = "this Idempotency-Key came before for another sandbox or count; use a new key for a new fork";
     Error::new(ErrorCode::IdempotencyMismatch, text)
+}
+
+fn deleted_since() -> Error {
+    let text = "this Idempotency-Key came before, and one of the children that it made was deleted since; use a new key \
+                for a new fork";
+    Error::new(ErrorCode::Conflict, text)
 }
 
 fn deleted_meanwhile(id: &SandboxId) -> Error {
@@ -143,7 +154,7 @@ async fn make(app: &App, host: &Host, source: &Sandbox, ids: &[SandboxId]) -> Re
 }
 
 /// All of them, also where one resists.
-async fn give_up(app: &App, ids: &[SandboxId]) -> Result<()> {
-    let removals = ids.iter().map(|id| sandbox_delete::give_up(app, id, "its fork failed"));
+async fn take_back(app: &App, ids: &[SandboxId]) -> Result<()> {
+    let removals = ids.iter().map(|id| sandbox_delete::take_back(app, id, "its fork failed"));
     futures::future::join_all(removals).await.into_iter().collect()
 }

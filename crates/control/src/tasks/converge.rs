@@ -1,7 +1,7 @@
 //! One round for one host: looks at both sides, then does what `decide` says.
 //!
 //! Rows are read first, the host second. Every step checks again that it is still right: deletions ask for the row,
-//! losses carry a generation, evictions look for a row once more.
+//! what is given up must not run, losses carry a generation, evictions look for a row once more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) async fn round(app: &App, host: &Arc<Host>, host_id: &str) -> Result<
                 host_has.insert(report.id.clone());
                 app.apply(Reported::State(report)).await?;
             }
-            Ok(Reported::Removed(_)) => {}
+            Ok(Reported::Removed { .. }) => {}
             Err(error) => tracing::warn!(host_id, %error, "ignoring a report that makes no sense"),
         }
     }
@@ -57,7 +57,7 @@ async fn take(app: &App, host: &Host, step: Step) -> Result<()> {
             }
             Ok(())
         }
-        Step::GiveUp(id) => sandbox_delete::give_up(app, &id, "nobody finished it").await,
+        Step::GiveUp(id) => sandbox_delete::give_up(app, &id, "nobody finished it").await.map(drop),
         Step::Lost(sandbox) => app.lost(sandbox).await,
         Step::HostGone(sandbox) => host_gone(app, sandbox).await,
         Step::Evict(id) => evict(app, host, &id).await,

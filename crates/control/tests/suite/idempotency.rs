@@ -1,6 +1,11 @@
 //! Creates and forks that come twice.
 
-use crate::support::{Plane, one, refused};
+use std::time::Duration;
+
+use host_rpc::SandboxState;
+use testkit::host::{Cut, FakeHost};
+
+use crate::support::{Ground, Plane, eventually, one, refused};
 
 async fn create(plane: &Plane, key: &str, body: &str) -> (u16, String) {
     let answer = plane.post("/v1/sandboxes", body).header("idempotency-key", key).send().await.unwrap();
@@ -31,6 +36,71 @@ async fn the_same_create_at_once_makes_one_sandbox() {
     let all = futures::future::join_all((0..8).map(|_| create(&plane, "at once", "{}"))).await;
     assert!(all.iter().all(|one| *one == all[0] && one.0 == 201), "{all:?}");
     assert_eq!(host.world().sandboxes.len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_create_at_once_makes_one_sandbox_on_one_host() {
+    let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    let ground = Ground::new().await;
+    let plane = ground.start(&[&a, &b]).await;
+    for key in 0..10 {
+        let key = format!("at once {key}");
+        let all = futures::future::join_all((0..4).map(|_| create(&plane, &key, "{}"))).await;
+        assert!(all.iter().all(|one| *one == all[0] && one.0 == 201), "{all:?}");
+    }
+    assert_eq!(a.world().sandboxes.len() + b.world().sandboxes.len(), 10);
+}
+
+/// Somebody else may have been told of it.
+#[tokio::test]
+async fn a_request_that_fails_takes_nothing_from_the_same_one() {
+    let (host, _ground, plane) = one().await;
+    let source = plane.create().await.id;
+    for key in 0..5 {
+        let key = format!("key {key}");
+        // The first one takes its time and then does not hear the answer.
+        for call in ["EnsureSandbox", "ForkSandbox"] {
+            host.slow_next(call, Duration::from_millis(50));
+            host.cut_next(call, Cut::After);
+        }
+        let all = futures::future::join_all((0..3).map(|_| create(&plane, &key, "{}"))).await;
+        let forks = futures::future::join_all((0..3).map(|_| fork(&plane, &source, &key, 2))).await;
+        let told = all.into_iter().map(|(status, id)| (status, vec![id])).chain(forks);
+        for id in told.filter(|(status, _)| *status == 201).flat_map(|(_, ids)| ids) {
+            plane.client().get(&id).await.unwrap();
+            assert!(host.world().sandboxes.contains_key(&id));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_create_that_failed_while_nobody_listened_is_told_and_can_be_tried_again() {
+    let (host, ground, plane) = one().await;
+    let gate = host.hold_next("Boot");
+    let request = plane.post("/v1/sandboxes", "{}").header("idempotency-key", "again");
+    tokio::spawn(async move { request.send().await });
+    gate.reached().await;
+    plane.kill();
+    let id = host.world().sandboxes.keys().next().unwrap().clone();
+    host.set_state(&id, SandboxState::SANDBOX_STATE_ERROR, "bad luck");
+    let plane = ground.start(&[&host]).await;
+    let request = plane.post("/v1/sandboxes", "{}").header("idempotency-key", "again");
+    assert!(refused(request, 502, "agent_error").await.contains("bad luck"));
+    assert!(plane.client().list_all().await.unwrap().is_empty() && host.world().sandboxes.is_empty());
+    assert_eq!(create(&plane, "again", "{}").await.0, 201);
+}
+
+/// Of one that ran somebody may have been told.
+#[tokio::test]
+async fn a_sandbox_that_ended_is_still_what_its_key_made() {
+    let (host, _ground, plane) = one().await;
+    let made = create(&plane, "once", "{}").await;
+    host.set_state(&made.1, SandboxState::SANDBOX_STATE_ERROR, "kernel panic");
+    eventually("the end", || async {
+        (plane.client().get(&made.1).await.unwrap().status == api_types::SandboxStatus::Error).then_some(())
+    })
+    .await;
+    assert_eq!(create(&plane, "once", "{}").await, made);
 }
 
 #[tokio::test]
@@ -95,4 +165,23 @@ async fn a_fork_that_failed_can_be_tried_again() {
     assert_eq!(fork(&plane, &source, "again", 2).await.0, 502);
     assert_eq!(fork(&plane, &source, "again", 2).await.0, 201);
     assert_eq!(host.world().sandboxes.len(), 3);
+}
+
+#[tokio::test]
+async fn a_fork_whose_children_are_not_all_there_any_more_makes_no_others() {
+    let (host, _ground, plane) = one().await;
+    let source = plane.create().await.id;
+    let (_, made) = fork(&plane, &source, "once", 3).await;
+    plane.client().delete(&made[1]).await.unwrap();
+    host.fail_next("Children", connectrpc::ConnectError::internal("bad luck"));
+    let path = format!("/v1/sandboxes/{source}/fork");
+    let request = plane.post(&path, r#"{"count": 3}"#).header("idempotency-key", "once");
+    assert!(refused(request, 409, "conflict").await.contains("new key"));
+    assert_eq!(plane.client().list_all().await.unwrap().len(), 3);
+    // The key is remembered as long as any of them is there.
+    for id in [&made[0], &made[2]] {
+        plane.client().delete(id).await.unwrap();
+    }
+    host.clear_script();
+    assert_eq!(fork(&plane, &source, "once", 3).await.0, 201);
 }

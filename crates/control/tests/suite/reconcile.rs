@@ -4,7 +4,8 @@ use api_types::{Health, SandboxStatus};
 use host_rpc::SandboxState;
 use model::{SandboxId, SandboxSpec};
 use reqwest::Method;
-use store::{Inserted, NewSandbox};
+use sha2::{Digest, Sha256};
+use store::{Idempotency, Inserted, NewSandbox};
 use testkit::host::FakeHost;
 
 use crate::support::{Ground, Plane, eventually, one};
@@ -58,6 +59,10 @@ async fn what_a_host_made_while_nobody_looked_is_known_after_a_restart() {
 
 /// A row as a control plane leaves it that dies before it has asked a host.
 async fn abandoned(ground: &Ground, age_ms: i64) -> SandboxId {
+    abandoned_with(ground, age_ms, None).await
+}
+
+async fn abandoned_with(ground: &Ground, age_ms: i64, key: Option<&str>) -> SandboxId {
     let spec = SandboxSpec {
         template: "minimal".parse().unwrap(),
         vcpus: 1,
@@ -71,7 +76,9 @@ async fn abandoned(ground: &Ground, age_ms: i64) -> SandboxId {
         network: Default::default(),
     };
     let now = control::app::now_ms() - age_ms;
-    let new = NewSandbox { id: SandboxId::random(), spec, key_id: ground.key_id.clone(), idempotency: None, now };
+    let fingerprint = Sha256::digest(serde_json::to_vec(&spec).unwrap()).into();
+    let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint });
+    let new = NewSandbox { id: SandboxId::random(), spec, key_id: ground.key_id.clone(), idempotency, now };
     let store = ground.store().await;
     assert!(matches!(store.sandbox_insert(&new).await.unwrap(), Inserted::New(_)));
     store.close().await;
@@ -92,6 +99,51 @@ async fn rows_that_no_host_was_asked_for_go_away() {
     // But a user need not wait.
     plane.client().delete(young.as_str()).await.unwrap();
     assert_eq!(plane.store.sandbox_count().await.unwrap(), 0);
+}
+
+/// Between the look at the rows and what is done about them.
+#[tokio::test]
+async fn what_somebody_finishes_meanwhile_is_not_given_up() {
+    let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    b.world().is_full = true;
+    let stranger = SandboxId::random();
+    b.world().add(stranger.as_str(), SandboxState::SANDBOX_STATE_RUNNING, host_rpc::SandboxSpec::default());
+    let ground = Ground::new().await;
+    let old = abandoned_with(&ground, 31_000, Some("again")).await;
+    let gates = [a.hold_next("ListSandboxes"), b.hold_next("ListSandboxes")];
+    let plane = ground.start(&[&a, &b]).await;
+    for gate in &gates {
+        gate.reached().await;
+    }
+    let again = plane.post("/v1/sandboxes", "{}").header("idempotency-key", "again").send().await.unwrap();
+    assert_eq!(again.status(), 201);
+    assert_eq!(again.json::<api_types::Sandbox>().await.unwrap().id, old.as_str());
+    gates.iter().for_each(testkit::host::Gate::open);
+    // The last thing that is done for that host.
+    eventually("the stranger gone", || async { b.world().sandboxes.is_empty().then_some(()) }).await;
+    assert_eq!(status(&plane, old.as_str()).await, SandboxStatus::Running);
+}
+
+#[tokio::test]
+async fn a_double_on_another_host_goes_and_the_sandbox_stays() {
+    let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    b.world().is_full = true;
+    let ground = Ground::new().await;
+    let plane = ground.start(&[&a, &b]).await;
+    let id = plane.create().await.id;
+    plane.stop().await;
+    // Older than what the row has.
+    b.world().add(&id, SandboxState::SANDBOX_STATE_RUNNING, host_rpc::SandboxSpec::default());
+    b.world().sandboxes.get_mut(&id).unwrap().generation = 2;
+    let plane = ground.start(&[&a, &b]).await;
+    eventually("the double gone", || async { b.world().sandboxes.is_empty().then_some(()) }).await;
+    // Reports come in order: when this one is heard of, so is the removal.
+    b.world().is_full = false;
+    a.world().is_full = true;
+    let other = plane.create().await.id;
+    b.set_state(&other, SandboxState::SANDBOX_STATE_STOPPED, "idle");
+    eventually("the report", || async { (status(&plane, &other).await == SandboxStatus::Stopped).then_some(()) }).await;
+    assert_eq!(status(&plane, &id).await, SandboxStatus::Running);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A control plane, a fake host and a client, ready to use.
 
+use std::path::Path;
 use std::time::Duration;
 
 use api_types::{CreateSandbox, Sandbox};
@@ -25,7 +26,10 @@ pub struct Ground {
 
 impl Ground {
     pub async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory, where there is such a place: nobody waits for a disk.
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let dir = tempfile::TempDir::with_prefix_in("wrenn-control-", parent).unwrap();
         let store = open(dir.path()).await;
         store.migrate().await.unwrap();
         let (key, text) = auth::create_key(&store, "of the test").await.unwrap();
@@ -65,7 +69,7 @@ impl Ground {
     }
 }
 
-async fn open(dir: &std::path::Path) -> Store {
+async fn open(dir: &Path) -> Store {
     Store::open(&control::config::sqlite_in(dir)).await.unwrap()
 }
 

@@ -111,6 +111,21 @@ impl Store {
         one(rows!(self.write("marking a sandbox for deletion"), SandboxRow, sql, id.as_str(), now)?)
     }
 
+    /// The same for a sandbox that nobody was told of, and so not for one that runs or is paused. None: it does, or there
+    /// is no such row.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_give_up(&self, id: &SandboxId, now: i64) -> Result<Option<Sandbox>, Error> {
+        let sql = concat!(
+            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
+            " WHERE id = $1 AND state NOT IN ($3, $4) RETURNING ",
+            columns!()
+        );
+        let [running, paused] = [SandboxState::Running, SandboxState::Paused].map(SandboxState::as_str);
+        one(rows!(self.write("giving a sandbox up"), SandboxRow, sql, id.as_str(), now, running, paused)?)
+    }
+
     /// Last step of a deletion: the row goes, and its idempotency key with it. False: there was none.
     ///
     /// # Errors

@@ -31,6 +31,21 @@ pub async fn a_deletion_has_two_steps(db: Db) {
     assert_eq!(store.sandbox_list_all().await.unwrap(), [other]);
 }
 
+pub async fn what_runs_is_not_given_up(db: Db) {
+    let store = db.store().await;
+    for state in SandboxState::ALL {
+        let row = insert(&store, 1).await;
+        store.sandbox_apply_report(&report(&row.id, 5, state), 2).await.unwrap();
+        let is_alive = matches!(state, SandboxState::Running | SandboxState::Paused);
+        for now in [3, 4] {
+            let given_up = store.sandbox_give_up(&row.id, now).await.unwrap();
+            assert_eq!(given_up.as_ref().map(|row| (row.deleting, row.last_updated)), (!is_alive).then_some((true, 3)));
+        }
+        assert_eq!(store.sandbox_get(&row.id).await.unwrap().unwrap().deleting, !is_alive);
+    }
+    assert_eq!(store.sandbox_give_up(&SandboxId::random(), 3).await.unwrap(), None);
+}
+
 pub async fn only_a_sandbox_without_a_host_can_be_given_up(db: Db) {
     let store = db.store().await;
     let (row, taken) = (insert(&store, 1).await, insert(&store, 2).await);

@@ -82,8 +82,8 @@ pub(super) fn read(
 ) -> Result<ServiceStream<rpc::ReadFileResponse>, ConnectError> {
     let path = absolute(&request.path)?;
     let (about, data) = {
-        let world = shared.world();
-        let sandbox = &world.sandboxes[&request.sandbox_id];
+        let mut world = shared.world();
+        let sandbox = world.sandbox(&request.sandbox_id)?;
         let about = info(sandbox, &path)?;
         let data = match (request.archive, sandbox.content.files.get(&path), sandbox.content.archives.get(&path)) {
             (true, _, Some(tar)) => tar.clone(),

@@ -25,13 +25,14 @@ fn wrong_state(sandbox: &Sandbox) -> ConnectError {
     ConnectError::failed_precondition(format!("the sandbox is {}: {}", word(sandbox.state), sandbox.reason))
 }
 
+pub(super) fn is_alive(state: SandboxState) -> bool {
+    matches!(state, SandboxState::SANDBOX_STATE_RUNNING | SandboxState::SANDBOX_STATE_PAUSED)
+}
+
 /// A sandbox that runs or is paused.
 pub(super) fn alive<'a>(world: &'a World, id: &str) -> Result<&'a Sandbox, ConnectError> {
     let sandbox = world.sandboxes.get(id).ok_or_else(|| unknown(id))?;
-    match sandbox.state {
-        SandboxState::SANDBOX_STATE_RUNNING | SandboxState::SANDBOX_STATE_PAUSED => Ok(sandbox),
-        _ => Err(wrong_state(sandbox)),
-    }
+    if is_alive(sandbox.state) { Ok(sandbox) } else { Err(wrong_state(sandbox)) }
 }
 
 pub(super) fn unknown(id: &str) -> ConnectError {
@@ -129,43 +130,61 @@ pub(super) async fn resume(shared: &Arc<Shared>, id: &str) -> Result<rpc::Sandbo
     .await
 }
 
+/// As the real agent: ids that are there already are taken for what an earlier call made, or makes.
 pub(super) async fn fork(
     shared: &Arc<Shared>,
     request: rpc::ForkSandboxRequest,
 ) -> Result<Vec<rpc::SandboxReport>, ConnectError> {
+    let mut reports = shared.reports.subscribe();
+    let begun = begin_children(&mut shared.world(), &request)?;
     let ids = request.child_ids;
-    let is_new = |world: &World| !ids.iter().any(|id| world.sandboxes.contains_key(id));
-    {
-        let mut world = shared.world();
-        let source = alive(&world, &request.sandbox_id)?.clone();
-        if world.is_full {
-            return Err(ConnectError::unavailable("this host is full"));
-        }
-        if is_new(&world) {
-            for id in &ids {
-                world.add(id, SandboxState::SANDBOX_STATE_PENDING, source.spec.clone());
-                world.sandbox(id)?.content = source.content.clone();
-            }
-        }
-    }
-    for id in &ids {
-        shared.change(id, |_| {});
-    }
-    let shared = Arc::clone(shared);
-    beside(async move {
-        let made = shared.script.meet("Children").await;
+    if begun {
         for id in &ids {
-            if made.is_ok() {
-                shared.change(id, |sandbox| sandbox.state = SandboxState::SANDBOX_STATE_RUNNING);
-            } else {
-                shared.remove(id);
-            }
+            shared.change(id, |_| {});
         }
-        made?;
-        let world = shared.world();
-        ids.iter().map(|id| Ok(alive(&world, id)?.report())).collect()
-    })
-    .await
+        beside(make_children(Arc::clone(shared), ids.clone())).await?;
+    }
+    while ids.iter().any(|id| is_pending(&shared.world(), id)) {
+        // An error means that it lags, and the next look shows the same.
+        let _ = reports.recv().await;
+    }
+    let world = shared.world();
+    ids.iter().map(|id| Ok(alive(&world, id)?.report())).collect()
+}
+
+fn is_pending(world: &World, id: &str) -> bool {
+    world.sandboxes.get(id).is_some_and(|sandbox| sandbox.state == SandboxState::SANDBOX_STATE_PENDING)
+}
+
+/// Whether there was anything to begin.
+fn begin_children(world: &mut World, request: &rpc::ForkSandboxRequest) -> Result<bool, ConnectError> {
+    let ids = request.child_ids.iter();
+    let missing: Vec<&String> = ids.filter(|id| !world.sandboxes.contains_key(*id)).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let source = alive(world, &request.sandbox_id)?.clone();
+    if world.is_full {
+        return Err(ConnectError::unavailable("this host is full"));
+    }
+    for id in missing {
+        world.add(id, SandboxState::SANDBOX_STATE_PENDING, source.spec.clone());
+        world.sandbox(id)?.content = source.content.clone();
+    }
+    Ok(true)
+}
+
+/// If one does not run, none is left.
+async fn make_children(shared: Arc<Shared>, ids: Vec<String>) -> Result<(), ConnectError> {
+    let made = shared.script.meet("Children").await;
+    for id in &ids {
+        if made.is_err() {
+            shared.remove(id);
+        } else if is_pending(&shared.world(), id) {
+            shared.change(id, |sandbox| sandbox.state = SandboxState::SANDBOX_STATE_RUNNING);
+        }
+    }
+    made
 }
 
 pub(super) fn rollback(

@@ -5,6 +5,7 @@
 //!
 //! Sandboxes play a few programs (`programs`) and keep files in memory (`files`).
 
+mod cut;
 mod files;
 mod lifecycle;
 mod programs;
@@ -14,22 +15,29 @@ mod service;
 mod tunnel;
 mod world;
 
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use host_rpc as rpc;
+use tokio::net::TcpSocket;
 
-pub use script::Gate;
+pub use script::{Cut, Gate};
 pub use world::{Checkpoint, Content, Sandbox, Snapshot, World};
 
 /// What every call must carry.
 pub const TOKEN: &str = "the-token-of-the-fake-host";
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// A running, or stopped, fake host agent.
 #[derive(Debug)]
 pub struct FakeHost {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    /// Keeps the port its own while it is stopped. Nobody listens there.
+    port: TcpSocket,
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
@@ -82,37 +90,41 @@ impl FakeHost {
     /// When there is no free port.
     #[must_use]
     pub fn start_as(id: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it has an address");
+        let port = bound_to(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let shared = Arc::new(Shared {
             world: Mutex::new(World::new(id)),
             script: script::Script::default(),
             reports: tokio::sync::broadcast::Sender::new(4096),
             logs: tokio::sync::broadcast::Sender::new(4096),
         });
-        let host = Self { shared, address, runtime: Mutex::new(None) };
-        host.serve(listener);
+        let host = Self { shared, port, runtime: Mutex::new(None) };
+        host.serve(bound_to(host.address()).expect("the port is its own"));
         host
     }
 
-    fn serve(&self, listener: TcpListener) {
+    fn serve(&self, socket: TcpSocket) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("threads for the fake host");
-        listener.set_nonblocking(true).expect("a listener can be non-blocking");
         let router = service::router(Arc::clone(&self.shared));
         runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            let listener = socket.listen(BACKLOG).expect("nobody else listens there");
             axum::serve(listener, router).await
         });
         *self.runtime.lock().expect("nobody panics here") = Some(runtime);
     }
 
+    fn address(&self) -> SocketAddr {
+        self.port.local_addr().expect("it has an address")
+    }
+
+    /// # Panics
+    /// Never.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
     }
 
     /// What it has and has seen, to look at and to change without a report.
@@ -135,23 +147,25 @@ impl FakeHost {
         self.world().processes.clear();
     }
 
-    /// Serves again, with the same world at the same address.
+    /// Serves again, with the same world at the same address. As the real agent does when it starts, it first removes
+    /// what was half made.
     ///
     /// # Panics
-    /// When the port is taken meanwhile.
+    /// When the threads of before do not end.
     pub fn restart(&self) {
         self.stop();
-        // The threads of before may hold the port a little longer.
+        // The threads of before may listen a little longer.
         let mut tries = 0;
-        let listener = loop {
-            match TcpListener::bind(self.address) {
-                Ok(listener) => break listener,
+        let socket = loop {
+            match bound_to(self.address()) {
+                Ok(socket) => break socket,
                 Err(error) => assert!(tries < 200, "{error}"),
             }
             tries += 1;
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         };
-        self.serve(listener);
+        self.world().sandboxes.retain(|_, sandbox| sandbox.state != rpc::SandboxState::SANDBOX_STATE_PENDING);
+        self.serve(socket);
     }
 
     /// Moves a sandbox and reports it.
@@ -164,6 +178,19 @@ impl FakeHost {
             sandbox.reason = reason.to_owned();
         });
         assert!(there, "no sandbox {id}");
+    }
+
+    /// A sandbox fails by itself, and that is reported. Whether one of that id ran or was paused.
+    pub fn break_down(&self, id: &str, reason: &str) -> bool {
+        let mut was_alive = false;
+        self.shared.change(id, |sandbox| {
+            was_alive = lifecycle::is_alive(sandbox.state);
+            if was_alive {
+                sandbox.state = rpc::SandboxState::SANDBOX_STATE_ERROR;
+                sandbox.reason = reason.to_owned();
+            }
+        });
+        was_alive
     }
 
     /// Gives a sandbox rules without internet, and reports it.
@@ -208,11 +235,34 @@ impl FakeHost {
         self.shared.script.hold_next(call)
     }
 
+    /// The next call of that name takes so long before it does anything.
+    pub fn slow_next(&self, call: &'static str, time: Duration) {
+        self.shared.script.slow_next(call, time);
+    }
+
+    /// The connection of the next call of that name, as in the contract, breaks.
+    pub fn cut_next(&self, call: &'static str, cut: Cut) {
+        self.shared.script.cut_next(call, cut);
+    }
+
+    /// Nothing happens to the next calls, whatever was asked for before.
+    pub fn clear_script(&self) {
+        self.shared.script.clear();
+    }
+
     /// How many calls of that name have come.
     #[must_use]
     pub fn calls(&self, call: &'static str) -> usize {
         self.shared.script.calls(call)
     }
+}
+
+/// Several sockets may be bound to one address as long as none of them listens.
+fn bound_to(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 impl Drop for FakeHost {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use connectrpc::ConnectError;
 use tokio::sync::watch;
@@ -10,6 +11,16 @@ use tokio::sync::watch;
 enum Deed {
     Fail(ConnectError),
     Hold(Arc<Held>),
+    Take(Duration),
+}
+
+/// When the connection of a call breaks: its caller cannot tell one from the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Nothing has been done yet.
+    Before,
+    /// All is done; the answer is lost.
+    After,
 }
 
 #[derive(Debug)]
@@ -45,6 +56,7 @@ impl Drop for Gate {
 #[derive(Debug, Default)]
 pub(super) struct Script {
     deeds: Mutex<BTreeMap<&'static str, VecDeque<Deed>>>,
+    cuts: Mutex<BTreeMap<&'static str, VecDeque<Cut>>>,
     calls: Mutex<BTreeMap<&'static str, usize>>,
 }
 
@@ -57,6 +69,25 @@ impl Script {
         let held = Arc::new(Held { reached: watch::Sender::new(false), open: watch::Sender::new(false) });
         self.add(call, Deed::Hold(Arc::clone(&held)));
         Gate(held)
+    }
+
+    pub(super) fn slow_next(&self, call: &'static str, time: Duration) {
+        self.add(call, Deed::Take(time));
+    }
+
+    pub(super) fn cut_next(&self, call: &'static str, cut: Cut) {
+        self.cuts.lock().expect("the cuts").entry(call).or_default().push_back(cut);
+    }
+
+    /// What becomes of the connection of a call that comes in.
+    pub(super) fn cut(&self, call: &str) -> Option<Cut> {
+        self.cuts.lock().expect("the cuts").get_mut(call).and_then(VecDeque::pop_front)
+    }
+
+    /// Nothing happens to the next calls any more.
+    pub(super) fn clear(&self) {
+        self.deeds.lock().expect("the script").clear();
+        self.cuts.lock().expect("the cuts").clear();
     }
 
     fn add(&self, call: &'static str, deed: Deed) {
@@ -74,6 +105,10 @@ impl Script {
         match deed {
             None => Ok(()),
             Some(Deed::Fail(error)) => Err(error),
+            Some(Deed::Take(time)) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
             Some(Deed::Hold(held)) => {
                 held.reached.send_replace(true);
                 held.open.subscribe().wait_for(|open| *open).await.expect("the gate is there");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
@@ -16,15 +16,16 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::world::Sandbox;
-use super::{Shared, TOKEN, files, lifecycle, programs, saved, tunnel};
+use super::{Shared, TOKEN, cut, files, lifecycle, programs, saved, tunnel};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
     let tunnels = tunnel::router(Arc::clone(&shared));
-    let service = connectrpc::Router::new().add_service(Arc::new(Service { shared }));
+    let service = connectrpc::Router::new().add_service(Arc::new(Service { shared: Arc::clone(&shared) }));
     tunnels
         .fallback_service(service.into_axum_service())
+        .layer(from_fn_with_state(shared, cut::cut))
         .layer(from_fn(check_token))
         .layer(from_fn(rpc::linger::linger))
 }

@@ -48,6 +48,8 @@ pub struct Sandbox {
     pub checkpoints: Vec<Checkpoint>,
     pub logs: Vec<rpc::ReadLogsResponse>,
     pub created_at_ms: i64,
+    /// 0 until it runs.
+    pub started_at_ms: i64,
 }
 
 /// What forks, snapshots and checkpoints copy.
@@ -116,7 +118,7 @@ impl World {
 
     /// Puts a sandbox there, as if it had been made long ago. Without a report.
     pub fn add(&mut self, id: &str, state: rpc::SandboxState, spec: rpc::SandboxSpec) {
-        let sandbox = Sandbox {
+        let mut sandbox = Sandbox {
             id: id.to_owned(),
             spec,
             state,
@@ -126,7 +128,9 @@ impl World {
             checkpoints: Vec::new(),
             logs: vec![log_line(Source::SOURCE_AGENT, "booted"), log_line(Source::SOURCE_CONSOLE, "\u{1b}[2Jhello")],
             created_at_ms: now_ms(),
+            started_at_ms: 0,
         };
+        sandbox.notes_start();
         self.sandboxes.insert(id.to_owned(), sandbox);
     }
 
@@ -134,6 +138,7 @@ impl World {
         let generation = self.next_generation();
         let sandbox = self.sandboxes.get_mut(id)?;
         change(sandbox);
+        sandbox.notes_start();
         sandbox.generation = generation;
         let running = sandbox.state == rpc::SandboxState::SANDBOX_STATE_RUNNING;
         let report = sandbox.report();
@@ -153,6 +158,12 @@ impl World {
 }
 
 impl Sandbox {
+    fn notes_start(&mut self) {
+        if self.started_at_ms == 0 && super::lifecycle::is_alive(self.state) {
+            self.started_at_ms = now_ms();
+        }
+    }
+
     #[must_use]
     pub fn report(&self) -> rpc::SandboxReport {
         let running = self.state == rpc::SandboxState::SANDBOX_STATE_RUNNING;
@@ -166,8 +177,8 @@ impl Sandbox {
             guest_ip: ip("169.254.0.21"),
             host_ip: ip("10.11.0.1"),
             created_at_ms: self.created_at_ms,
-            started_at_ms: self.created_at_ms,
-            last_active_at_ms: self.created_at_ms,
+            started_at_ms: self.started_at_ms,
+            last_active_at_ms: self.started_at_ms,
             ..Default::default()
         }
     }
