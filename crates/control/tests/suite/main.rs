@@ -12,6 +12,7 @@ mod first_key;
 mod fork;
 mod idempotency;
 mod lists;
+mod model;
 mod network;
 mod pause;
 mod port_links;
