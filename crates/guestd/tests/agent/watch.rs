@@ -132,7 +132,9 @@ async fn entries_come_with_create_write_and_chmod_when_asked_for() {
     fs::rename(folder.path().join("a"), folder.path().join("b")).expect("renames");
     fs::remove_file(folder.path().join("b")).expect("removes");
     let after = poll(&files, &watcher).await.expect("events");
-    assert!(after.iter().all(|event| event.entry.is_unset()), "what is gone has none: {after:?}");
+    // Of what came and went, the agent may have seen what it was meanwhile.
+    let mut gone = after.iter().filter(|event| !short(event).starts_with("create"));
+    assert!(gone.all(|event| event.entry.is_unset()), "what is gone has none: {after:?}");
 }
 
 #[tokio::test]
