@@ -1,7 +1,9 @@
 //! What tests of several crates share. Nothing here is in a program that anybody runs.
 
 mod eventually;
+mod histories;
 pub mod host;
 pub mod postgres;
 
 pub use eventually::eventually;
+pub use histories::Histories;
