@@ -195,15 +195,30 @@ pub(crate) fn take(from: &Path, memory: &Memory, to: &Path) -> io::Result<Memory
     Ok(memory)
 }
 
+/// Takes away all files of memory in the directory of a VM but one.
+pub(crate) fn remove_all(dir: &Path, but: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(MEMORY.as_bytes()) && entry.path() != but {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the memory flat and takes away what it was made of.
 fn squash(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Result<()> {
     let _alone = lock(dir)?;
     make(dir, memory, bytes, stop)?;
     for name in memory.names().into_iter().chain([WORKING_SET.to_owned()]) {
-        match fs::remove_file(dir.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove(&dir.join(name))?;
     }
     linux::file::sync_dir(dir)
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use crate::files::private_file;
-use crate::flat::{MEMORY, Memory};
+use crate::flat::{self, MEMORY, Memory};
 use crate::pager;
 
 const LAYERS: &str = "layers.json";
@@ -37,18 +37,7 @@ pub(super) fn forget(dir: &Path) -> io::Result<()> {
 pub(super) fn remove(dir: &Path) -> io::Result<()> {
     forget(dir)?;
     fine(fs::remove_file(dir.join(pager::LOG)))?;
-    remove_layers(dir, Path::new(""))
-}
-
-/// Takes away all files of memory but one.
-pub(super) fn remove_layers(dir: &Path, but: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(MEMORY.as_bytes()) && entry.path() != but {
-            fine(fs::remove_file(entry.path()))?;
-        }
-    }
-    Ok(())
+    flat::remove_all(dir, Path::new(""))
 }
 
 /// That of a guest that has not run yet: nothing but zeroes.

@@ -155,7 +155,7 @@ fn take_memory(dir: &Path, over: Option<Memory>, bytes: u64) -> io::Result<Memor
     let new = dir.join(NEW_MEMORY);
     take(&dir.join(RUN).join(NEW_MEMORY), &new)?;
     let Some(under) = over else {
-        memory::remove_layers(dir, &new)?;
+        flat::remove_all(dir, &new)?;
         fs::rename(&new, dir.join(MEMORY))?;
         return Ok(Memory::Flat);
     };

@@ -47,7 +47,8 @@ pub(super) struct Taken {
 /// `InvalidData` when it is damaged, otherwise what the system said.
 pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Result<Taken> {
     let (dir, bytes) = (&config.dir, u64::from(config.memory_mb) << 20);
-    clear(dir)?;
+    // What an earlier VM in the directory had.
+    flat::remove_all(dir, Path::new(""))?;
     if !memory.clone().now(from).is_thin() {
         flat::flatten(from, memory, bytes)?;
     }
@@ -74,17 +75,6 @@ pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Resul
             Ok(Taken { ram: Ram::File, path: own, device: None, over: Vec::new() })
         }
     }
-}
-
-/// Takes away what an earlier VM in the directory had.
-fn clear(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(MEMORY.as_bytes()) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// Compares the checksums of what is to be written over a mapping. Blocking, for as long as reading it takes.
