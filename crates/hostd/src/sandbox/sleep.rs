@@ -51,9 +51,8 @@ impl Actor {
     pub(super) async fn sleep(&self) -> Event {
         let mut orders = self.orders.lock().await;
         let stop = Arc::new(AtomicBool::new(false));
-        let (driver, memory) = (&self.host.engine.driver, self.memory());
-        let may_give_up = driver.serves_layers(&memory);
-        let mut compacting = driver.gains_from_compaction(&memory).then(|| self.compact(Arc::clone(&stop)));
+        let may_give_up = self.host.engine.driver.serves_layers(&self.memory());
+        let mut compacting = Some(self.compact(Arc::clone(&stop)));
         loop {
             let asked = tokio::select! {
                 biased;
@@ -105,8 +104,9 @@ impl Actor {
         let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
         let memory = self.memory();
         tokio::task::spawn_blocking(move || {
-            let compacted = host.engine.driver.compact(&memory, &stop);
-            if let Err(error) = compacted
+            let driver = &host.engine.driver;
+            if driver.gains_from_compaction(&memory)
+                && let Err(error) = driver.compact(&memory, &stop)
                 && !stop.load(Ordering::Relaxed)
             {
                 tracing::warn!(sandbox = %id, error = chain(&error), "its saved memory cannot be made one; resuming it does that");
