@@ -75,6 +75,13 @@ count() {
         awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }'
 }
 
+# The tests that failed, and how each panic begins.
+failures() {
+    awk '/^test .* FAILED$/ { print "  " $0 }
+         / panicked at / { lines = 4 }
+         lines-- > 0 { print "    " substr($0, 1, 400) }' "$1"
+}
+
 run_suite() {
     local name=$1 limit=$2 log=$logs/$1.log begin=$SECONDS status ok bad verdict=ok
     say "$name (at most $((limit / 60)) minutes)"
@@ -100,6 +107,7 @@ run_suite() {
     local line
     printf -v line '%-12s %4d passed %4d failed %5d s  %s' "$name" "$ok" "$bad" "$((SECONDS - begin))" "$verdict"
     summary+=("$line")
+    ((bad == 0)) || summary+=("$(failures "$log")")
 }
 
 wanted=("$@")

@@ -297,16 +297,15 @@ impl Actor {
     }
 
     pub(super) async fn persist(&self, record: Record) -> Result<(), String> {
-        let host = Arc::clone(&self.host);
-        if record.phase != Phase::Gone {
-            return blocking(move || host.ledger.write(&record)).await;
-        }
-        // The last step of all: tried until it works, because what has no record is nobody's.
+        let is_gone = record.phase == Phase::Gone;
+        // Tried until they work: what is half removed must not be taken for whole, and what has no record is nobody's.
+        let must_be = is_gone || record.phase == Phase::Removing;
         loop {
-            let (host, id) = (Arc::clone(&host), record.id.clone());
-            match blocking(move || host.ledger.remove(&id)).await {
-                Ok(()) => return Ok(()),
-                Err(error) => tracing::error!(sandbox = %record.id, error, "cannot remove the sandbox's directory"),
+            let (host, record) = (Arc::clone(&self.host), record.clone());
+            let write = move || if is_gone { host.ledger.remove(&record.id) } else { host.ledger.write(&record) };
+            match blocking(write).await {
+                Err(error) if must_be => tracing::error!(sandbox = %self.handle.id, error, "cannot be removed yet"),
+                other => return other,
             }
             tokio::time::sleep(TICK).await;
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   SANDBOXES/sb-…/sandbox.json    the record; without it the directory is half-made and is removed
+//!                 /removing.json   its last record, where there was no room to write down that it is to be removed
 //!                 /log.jsonl       console and events
 //!                 /vm/             the VMM driver's own files
 //!                 /kernel, initramfs   with which it was booted, under names that live as long as it
@@ -24,6 +25,8 @@ use crate::network::Slot;
 use crate::snapshots::SnapshotId;
 
 const RECORD: &str = "sandbox.json";
+/// Says by its name alone that the phase is [`Phase::Removing`].
+const REMOVING: &str = "removing.json";
 
 /// Everything about a sandbox that must outlive the agent. Holds the guest's token: mode 0600.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,11 +90,26 @@ impl Ledger {
         self.root.join(id.as_str())
     }
 
-    /// Writes a record so that it survives a crash, making the sandbox's directory if need be.
+    /// Writes a record so that it survives a crash, making the sandbox's directory if need be. That a sandbox is to be
+    /// removed can be written on a full disk, too: what is removed makes room.
     ///
     /// # Errors
     /// When the disk is full or the file system fails; the record before stands then.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
+        let written = self.try_write(record);
+        if written.is_err() && record.phase == Phase::Removing { self.rename(&record.id) } else { written }
+    }
+
+    fn rename(&self, id: &SandboxId) -> Result<(), Error> {
+        let dir = self.dir(id);
+        match fs::rename(dir.join(RECORD), dir.join(REMOVING)).and_then(|()| file::sync_dir(&dir)) {
+            // It was never written; so it is nobody's, and is removed by the next run, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|source| Error { action: "rename", path: dir.join(RECORD), source }),
+        }
+    }
+
+    fn try_write(&self, record: &Record) -> Result<(), Error> {
         let dir = self.dir(&record.id);
         let path = dir.join(RECORD);
         let write = || {
@@ -139,7 +157,8 @@ fn is_ours(path: &Path) -> bool {
 }
 
 fn read_record(dir: &Path) -> Option<Record> {
-    serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()
+    let read = |name: &str| serde_json::from_slice::<Record>(&fs::read(dir.join(name)).ok()?).ok();
+    read(RECORD).or_else(|| Some(Record { phase: Phase::Removing, ..read(REMOVING)? }))
 }
 
 /// Removes a sandbox's directory, its record last.
@@ -155,7 +174,7 @@ pub fn remove_dir(dir: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(failed(dir))?,
     };
-    for entry in entries.flatten().filter(|entry| entry.file_name() != RECORD) {
+    for entry in entries.flatten().filter(|entry| entry.file_name() != RECORD && entry.file_name() != REMOVING) {
         let path = entry.path();
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -212,6 +231,23 @@ mod tests {
         assert_eq!((&records[0].phase, records[0].generation), (&record.phase, record.generation));
         assert_eq!((records[0].disk, &records[0].spec), (record.disk, &record.spec));
         ledger.remove(&record.id).unwrap();
+        ledger.remove(&record.id).unwrap();
+        assert!(ledger.read().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_removal_needs_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let record = record();
+        ledger.write(&record).unwrap();
+        // Nothing can be written under the name that a new record is written under first.
+        fs::create_dir(file::temporary_name(&ledger.dir(&record.id).join(RECORD))).unwrap();
+        assert!(ledger.write(&record).is_err());
+        ledger.write(&Record { phase: Phase::Removing, ..record.clone() }).unwrap();
+        let (records, strangers) = ledger.read().unwrap();
+        assert!(strangers.is_empty());
+        assert_eq!((&records[0].phase, records[0].slot), (&Phase::Removing, record.slot));
         ledger.remove(&record.id).unwrap();
         assert!(ledger.read().unwrap().0.is_empty());
     }

@@ -130,6 +130,14 @@ impl User {
         self.kind.faults || before.any(|id| model.sandboxes.get(id).is_some_and(|known| known.removing))
     }
 
+    /// Whether somebody had one removed that nobody was told of, and that may be a child of the sandbox.
+    fn is_unseen_one_removed(&self, source: &str) -> bool {
+        let model = self.scene.model();
+        let tag = model.sandboxes.get(source).map(|known| &known.tag);
+        let mut found = model.sandboxes.values().filter(|known| known.found && Some(&known.tag) == tag);
+        !model.deleted_unseen.is_empty() || found.any(|known| known.removing)
+    }
+
     pub async fn fork_again(&self, pick: u64) {
         let fork = {
             let model = self.scene.model();
@@ -177,8 +185,8 @@ impl User {
 
     fn judge_fork(&self, id: &str, key: Option<&str>, error: &Error) {
         let has_meddled = self.scene.has_meddled.load(Ordering::SeqCst);
-        let is_removed = key.is_some_and(|key| self.is_being_removed(key));
-        // A child went while it was made.
+        let is_removed = key.is_some_and(|key| self.is_being_removed(key) || self.is_unseen_one_removed(id));
+        // A child went, while it was made or since.
         if !(["conflict", "not_found"].map(Some).contains(&error.code()) && (has_meddled || is_removed)) {
             self.judge("fork", id, error);
         }
