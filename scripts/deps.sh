@@ -54,10 +54,14 @@ if ! command -v apt-get >/dev/null; then
     exit 1
 fi
 
-missing=()
-for item in "${wanted[@]}"; do
-    has_package "${item%%:*}" || missing+=("${item%%:*}")
-done
+find_missing() {
+    local item
+    missing=()
+    for item in "${wanted[@]}"; do
+        has_package "${item%%:*}" || missing+=("${item%%:*}")
+    done
+}
+find_missing
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 if [[ -n $only_check ]]; then
     say "not installed: ${missing[*]}"
@@ -75,7 +79,14 @@ say "installing ${missing[*]}"
 if ! apt update; then
     say "apt-get update failed; trying with the lists that are here" >&2
 fi
-if ! apt install -y --no-install-recommends "${missing[@]}"; then
-    say 'apt could not install them; see its messages above, then run the same command again' >&2
-    exit 1
-fi
+# Once more for what was there and had to go: apt removes a package of another release that one of these conflicts with.
+for _ in 1 2; do
+    if ! apt install -y --no-install-recommends "${missing[@]}"; then
+        say 'apt could not install them; see its messages above, then run the same command again' >&2
+        exit 1
+    fi
+    find_missing
+    [[ ${#missing[@]} -gt 0 ]] || exit 0
+done
+say "apt installed them, and these are missing all the same: ${missing[*]}; see its messages above" >&2
+exit 1

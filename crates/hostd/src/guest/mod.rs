@@ -22,9 +22,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use exec::{Exec, ExecEvent, Running};
 pub use files::{FileBody, FileQuery};
@@ -38,7 +40,9 @@ const MAX_SMALL_BODY: usize = 64 * 1024;
 /// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can be slow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts to connect to a guest that boots, and the life of each.
-const ATTEMPT_INTERVAL: Duration = Duration::from_millis(40);
+pub(crate) const BOOTS: Duration = Duration::from_millis(40);
+/// To one that was restored: it has a network already, and each connection costs it time.
+pub(crate) const GOES_ON: Duration = Duration::from_millis(250);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections that are kept open to one guest. Each holds memory here and there.
 const IDLE_CONNECTIONS: usize = 4;
@@ -80,15 +84,15 @@ impl Guest {
         }
     }
 
-    /// Waits until it takes connections. What is sent to a guest without a network is lost, and TCP says it again only
+    /// Waits until it takes a connection. What is sent to a guest without a network is lost, and TCP says it again only
     /// after a second; so a new attempt begins every now and then, beside those before, whose answer may just be slow.
-    pub async fn listens(&self) {
+    pub(crate) async fn connects(&self, every: Duration) -> TcpStream {
         let mut attempts = FuturesUnordered::new();
-        let mut next = interval(ATTEMPT_INTERVAL);
+        let mut next = interval(every);
         loop {
             tokio::select! {
                 _ = next.tick() => attempts.push(timeout(ATTEMPT_TIMEOUT, TcpStream::connect(self.address))),
-                Some(ended) = attempts.next() => if matches!(ended, Ok(Ok(_))) { return },
+                Some(ended) = attempts.next() => if let Ok(Ok(stream)) = ended { return stream },
             }
         }
     }
@@ -111,9 +115,7 @@ impl Guest {
     /// # Errors
     /// When it does not answer, or is of a version that knows no such thing.
     pub async fn freeze(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
-        let body = serde_json::to_vec(request).map_err(|error| Error::Nonsense(error.to_string()))?;
-        let request = self.request(Method::POST, "/freeze").header("content-type", "application/json").body(full(body));
-        let answer = self.send(request).await?;
+        let answer = self.send(self.post_json("/freeze", request)?).await?;
         let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
         let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
         serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))
@@ -132,9 +134,32 @@ impl Guest {
     /// # Errors
     /// When it does not answer or refuses, for example because the token was set by somebody else.
     pub async fn init(&self, request: &InitRequest) -> Result<(), Error> {
-        let body = serde_json::to_vec(request).map_err(|error| Error::Nonsense(error.to_string()))?;
-        let request = self.request(Method::POST, "/init").header("content-type", "application/json").body(full(body));
-        self.send(request).await.map(|_| ())
+        self.send(self.post_json("/init", request)?).await.map(|_| ())
+    }
+
+    /// The same over a connection that is there, and ends with it: all that a guest does first after it was restored
+    /// is slow, and this spares it the making of another.
+    ///
+    /// # Errors
+    /// As [`Guest::init`].
+    pub async fn init_over(&self, stream: TcpStream, request: &InitRequest) -> Result<(), Error> {
+        let unreachable = |error: hyper::Error| Error::Unreachable(chain(&error));
+        // Without the proxy's form of an address, which only the client makes that looks for connections itself.
+        let mut request = self.post_json("/init", request)?.map_err(|error| Error::Nonsense(error.to_string()))?;
+        *request.uri_mut() = Uri::from_static("/init");
+        let host = self.address.to_string().parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
+        request.headers_mut().insert(http::header::HOST, host);
+        stream.set_nodelay(true).map_err(|error| Error::Unreachable(chain(&error)))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        // What ends it is told to whoever waits for the answer.
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        accepted(sender.send_request(request).await.map_err(unreachable)?).await.map(|_| ())
+    }
+
+    fn post_json(&self, path: &str, body: &impl Serialize) -> Result<http::Result<Request<Body>>, Error> {
+        let body = serde_json::to_vec(body).map_err(|error| Error::Nonsense(error.to_string()))?;
+        Ok(self.request(Method::POST, path).header("content-type", "application/json").body(full(body)))
     }
 
     fn request(&self, method: Method, path_and_query: &str) -> http::request::Builder {
@@ -148,18 +173,7 @@ impl Guest {
     /// Sends a request; an answer of 400 or above is an error with the guest's message.
     async fn send(&self, request: http::Result<Request<Body>>) -> Result<Response<Incoming>, Error> {
         let request = request.map_err(|error| Error::Nonsense(error.to_string()))?;
-        let answer = self.http.request(request).await.map_err(|error| Error::Unreachable(chain(&error)))?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
-        let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
-        let message = match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(error) => error.message.chars().take(1000).collect(),
-            Err(_) => format!("the guest agent answered with status {status}"),
-        };
-        Err(Error::Refused { status: status.as_u16(), message })
+        accepted(self.http.request(request).await.map_err(|error| Error::Unreachable(chain(&error)))?).await
     }
 
     fn config(&self) -> Result<ClientConfig, Error> {
@@ -178,6 +192,20 @@ impl Guest {
     pub fn filesystem(&self) -> Result<FilesystemClient<RpcTransport>, Error> {
         Ok(FilesystemClient::new(self.rpc.clone(), self.config()?))
     }
+}
+
+async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Error> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
+    let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
+    let message = match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(error) => error.message.chars().take(1000).collect(),
+        Err(_) => format!("the guest agent answered with status {status}"),
+    };
+    Err(Error::Refused { status: status.as_u16(), message })
 }
 
 /// Options that make a call act as `user` in the guest (E2B contract 2.2: basic authentication without password).

@@ -25,7 +25,7 @@ use super::actor::{Handle, blocking};
 use super::capture::{self, Parts};
 use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
 use super::state::Event;
-use crate::guest::chain;
+use crate::guest::{self, chain};
 use crate::host::Host;
 use crate::network::{GUEST_MAC, TAP};
 use crate::warm::{self, Shape};
@@ -280,10 +280,16 @@ pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, greeting
 async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting: &Greeting) -> Result<(), String> {
     let restored = matches!(greeting, Greeting::Restored { .. });
     // One that was restored was well, and its first answers are slow: it is asked for no more of them than are needed.
-    let answers = async { if restored { handle.guest().listens().await } else { answers(handle).await } };
-    if timeout(READY_TIMEOUT, answers).await.is_err() {
-        return Err(format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()));
-    }
+    let answers = async {
+        if restored {
+            return Some(handle.guest().connects(guest::GOES_ON).await);
+        }
+        answers(handle).await;
+        None
+    };
+    let stream = timeout(READY_TIMEOUT, answers).await;
+    let stream =
+        stream.map_err(|_| format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()))?;
     if let Greeting::Booted { shape: Some(shape) } = greeting {
         prepare(host, handle, vm, shape).await;
     }
@@ -295,7 +301,13 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
         Greeting::Restored { token: None } | Greeting::Booted { .. } => handle.guest(),
     };
     // A guest can keep anybody waiting who lets it, and others wait for this one's turn.
-    let answer = timeout(READY_TIMEOUT, guest.init(&request)).await;
+    let asked = async {
+        match stream {
+            Some(stream) => guest.init_over(stream, &request).await,
+            None => guest.init(&request).await,
+        }
+    };
+    let answer = timeout(READY_TIMEOUT, asked).await;
     let answer =
         answer.map_err(|_| format!("the guest agent did not take its set-up within {} s", READY_TIMEOUT.as_secs()))?;
     answer.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
@@ -310,7 +322,7 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
 
 async fn answers(handle: &Handle) {
     let guest = handle.guest();
-    guest.listens().await;
+    guest.connects(guest::BOOTS).await;
     while !guest.is_healthy(ANSWER_TIMEOUT).await {
         tokio::time::sleep(POLL).await;
     }

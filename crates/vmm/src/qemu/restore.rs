@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use linux::pages::Private;
-use qapi::qmp::{RunState, migrate_incoming, query_status};
+use qapi::qmp::{MigrateSetParameters, RunState, migrate_incoming, migrate_set_parameters, query_status};
 use tokio::net::UnixStream;
 
 use crate::diff::Seal;
@@ -36,9 +36,16 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let started = launch(&host, &config, taken.ram, &taken.path, true).await?;
     drop(taken.device);
     let loaded = async {
-        checked.await.map_err(io::Error::other).flatten().map_err(damaged(&snapshot))?;
-        lay_over(&started, taken.over).await.map_err(damaged(&snapshot))?;
-        in_time("migrate-incoming", load_state(&started, &manifest, &snapshot)).await
+        let laid = async {
+            checked.await.map_err(io::Error::other).flatten()?;
+            lay_over(&started, taken.over).await
+        };
+        let expected = in_time("migrate-incoming", expect_state(&started, &manifest, &snapshot));
+        let (laid, expected) = tokio::join!(laid, expected);
+        laid.map_err(damaged(&snapshot))?;
+        expected?;
+        // Last: devices look for their queues in the memory.
+        in_time("migrate-incoming", load_state(&started, &snapshot)).await
     };
     let loaded = loaded.await;
     let _ = fs::remove_file(config.dir.join(RUN).join(INCOMING));
@@ -70,12 +77,20 @@ async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<(
     tokio::task::spawn_blocking(move || ram::lay_over(&memory, bytes, &over)).await.map_err(io::Error::other).flatten()
 }
 
-/// Sends the state to QEMU and waits until it has made sense of it.
-async fn load_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> Result<()> {
+/// Has QEMU listen for the state.
+async fn expect_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> Result<()> {
     let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
     manifest::same_release(manifest, &started.qmp.version().await?).map_err(bad)?;
+    // After a migration a guest tells its network five times where it is now. Ours knows, and would wake it for that.
+    let quiet = MigrateSetParameters { announce_rounds: Some(0), ..MigrateSetParameters::default() };
+    started.qmp.execute(migrate_set_parameters(quiet), PROMPT).await?;
     let uri = Some(format!("unix:{INCOMING}"));
-    started.qmp.execute(migrate_incoming { uri, channels: None, exit_on_error: None }, PROMPT).await?;
+    started.qmp.execute(migrate_incoming { uri, channels: None, exit_on_error: None }, PROMPT).await.map(drop)
+}
+
+/// Sends the state to QEMU and waits until it has made sense of it.
+async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
+    let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
     let path = snapshot.join(STATE);
     let send = async {
         let mut socket = UnixStream::connect(short(&started.dir.join(RUN))?.path(INCOMING)).await?;
