@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod conntrack;
 pub mod descriptors;
 pub mod dm;
+mod exec;
 pub mod fifo;
 pub mod file;
 pub mod jail;

@@ -12,11 +12,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::exec::Program;
 use crate::jail::Jail;
 use crate::netns;
 
@@ -81,33 +82,32 @@ impl Spawn {
     /// # Errors
     /// `NotFound` when there is no such program or network namespace; otherwise what fork, setns or exec said.
     pub fn spawn(self) -> io::Result<Process> {
-        let mut command = Command::new(&self.program);
         // Opened here: a jail may have another one, or none.
-        let input = match self.input {
-            Some(input) => input,
-            None => File::open("/dev/null")?.into(),
+        let null = || File::options().read(true).write(true).open("/dev/null");
+        let input = self.input.map_or_else(|| null().map(OwnedFd::from), Ok)?;
+        let output = match &self.log {
+            Some(path) => File::options().create(true).append(true).open(path)?,
+            None => null()?,
         };
-        command.args(&self.args).stdin(input);
-        if let Some(cwd) = &self.cwd {
-            command.current_dir(cwd);
-        }
-        match &self.log {
-            Some(path) => {
-                let log = File::options().create(true).append(true).open(path)?;
-                command.stdout(log.try_clone()?).stderr(log);
-            }
-            None => {
-                command.stdout(Stdio::null()).stderr(Stdio::null());
-            }
-        }
         let netns = self.netns.as_deref().map(netns::open).transpose()?;
-        score_in_child(&mut command, self.oom_score_adj)?;
+        let score = Score::new(self.oom_score_adj)?;
         let pid = match self.jail {
-            Some(jail) => jail.spawn(command, netns)?,
+            Some(jail) => {
+                let stdio = [input, output.try_clone()?.into(), output.into()];
+                let program = Program::new(&self.program, &self.args, self.cwd.as_deref(), stdio)?;
+                // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
+                // allocates or takes a lock.
+                unsafe { jail.spawn(program, netns, move || score.set())? }
+            }
             None => {
-                // SAFETY: as below.
+                let mut command = Command::new(&self.program);
+                command.args(&self.args).stdin(input).stdout(output.try_clone()?).stderr(output);
+                if let Some(cwd) = &self.cwd {
+                    command.current_dir(cwd);
+                }
+                // SAFETY: as above.
                 unsafe {
-                    command.pre_exec(move || enter(netns.as_ref()));
+                    command.pre_exec(move || score.set().and_then(|()| enter(netns.as_ref())));
                 }
                 command.spawn()?.id()
             }
@@ -116,24 +116,27 @@ impl Spawn {
     }
 }
 
-/// How likely the child is to be killed for memory.
-fn score_in_child(command: &mut Command, score: Option<i32>) -> io::Result<()> {
-    let Some(score) = score.map(|score| score.to_string()) else { return Ok(()) };
-    let proc = File::open("/proc")?;
-    let set = move || {
-        // Through this descriptor, since a jail has no /proc of its own.
+/// How likely a child is to be killed for memory.
+struct Score {
+    score: Option<String>,
+    /// A jail has none of its own.
+    proc: File,
+}
+
+impl Score {
+    fn new(score: Option<i32>) -> io::Result<Self> {
+        Ok(Self { score: score.map(|score| score.to_string()), proc: File::open("/proc")? })
+    }
+
+    /// In the child.
+    fn set(&self) -> io::Result<()> {
+        let Some(score) = &self.score else { return Ok(()) };
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&proc, c"self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
+        let file = rustix::fs::openat(&self.proc, c"self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
         // Lowering it needs a privilege that we may lack: then the process is as likely to be killed as others.
         let _ = rustix::io::write(&file, score.as_bytes());
         Ok(())
-    };
-    // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
-    // allocates or takes a lock.
-    unsafe {
-        command.pre_exec(set);
     }
-    Ok(())
 }
 
 /// Runs in a child that goes into no jail.

@@ -6,11 +6,11 @@
 //!
 //! ```text
 //!  thread of its own                                      child of that thread
-//!   enter the empty mount namespace (template)             cgroup, limits
+//!   enter the empty mount namespace (template)             limits
 //!   copy it: nothing to copy, however much the host has    no other descriptors, no capabilities
 //!   attach root, files, devices; pivot; let go of the rest user and group; no new privileges
 //!   new PID and IPC namespace, prepared network one        exec
-//!   fork ────────────────────────────────────────────────→
+//!   fork, into the cgroup ───────────────────────────────→
 //! ```
 //! The thread ends after the start, so no thread of ours stays in a foreign namespace. Everything of a jail but its
 //! cgroup lives as long as its process, which is the first of its PID namespace: if it or we die, nothing is left.
@@ -28,10 +28,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::exec::Program;
 pub use privileges::Limits;
 pub use tree::Access;
 
@@ -52,7 +51,7 @@ pub struct Jail {
     links: Vec<(PathBuf, PathBuf)>,
     devices: Vec<Device>,
     limits: Limits,
-    procs: Option<File>,
+    group: Option<File>,
 }
 
 /// A file or directory that is to be seen.
@@ -82,7 +81,7 @@ impl Jail {
         }
         let template = template::open()?;
         let (trees, links, devices) = (Vec::new(), Vec::new(), Vec::new());
-        let mut jail = Self { uid, gid, template, trees, links, devices, limits, procs: None };
+        let mut jail = Self { uid, gid, template, trees, links, devices, limits, group: None };
         jail.device(Path::new("/dev/null"))?;
         jail.device(Path::new("/dev/urandom"))?;
         Ok(jail)
@@ -161,23 +160,28 @@ impl Jail {
     /// # Errors
     /// `NotFound` when there is none.
     pub fn cgroup(&mut self, group: &Path) -> io::Result<()> {
-        self.procs = Some(File::options().write(true).open(group.join("cgroup.procs"))?);
+        self.group = Some(File::open(group)?);
         Ok(())
     }
 
-    /// Starts the command in here; its number outside. Without a network namespace it gets an empty one.
-    pub(crate) fn spawn(mut self, mut command: Command, netns: Option<File>) -> io::Result<u32> {
-        let (uid, gid, limits, procs) = (self.uid, self.gid, self.limits, self.procs.take());
-        let child = privileges::Child { uid, gid, limits, procs, filter: filter::program()? };
-        // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
-        // allocates or takes a lock.
-        #[allow(unsafe_code)]
-        unsafe {
-            command.pre_exec(move || child.enter());
-        }
+    /// Starts the program in here; its number outside. Without a network namespace it gets an empty one. `first` is what
+    /// the child does before it gives up its rights.
+    ///
+    /// # Safety
+    /// `first` only makes system calls.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn spawn(
+        mut self,
+        program: Program,
+        netns: Option<File>,
+        first: impl Fn() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<u32> {
+        let (uid, gid, limits, group) = (self.uid, self.gid, self.limits, self.group.take());
+        let child = privileges::Child { uid, gid, limits, filter: filter::program()? };
         let thread = std::thread::Builder::new().name("jail".to_owned()).spawn(move || {
             root::enter(&self, netns)?;
-            command.spawn().map(|child| child.id())
+            // SAFETY: both only make system calls on values prepared before the fork.
+            unsafe { program.start(group.as_ref(), || first().and_then(|()| child.enter())) }
         })?;
         thread.join().map_err(|_| io::Error::other("the thread that makes the jail panicked"))?
     }

@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io;
 
 use nix::libc;
@@ -34,17 +33,12 @@ pub(super) struct Child {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) limits: Limits,
-    pub(super) procs: Option<File>,
     pub(super) filter: BpfProgram,
 }
 
 impl Child {
     pub(super) fn enter(&self) -> io::Result<()> {
         rustix::process::setsid()?;
-        if let Some(procs) = &self.procs {
-            // 0 is whoever writes.
-            rustix::io::write(procs, b"0")?;
-        }
         let limits = [
             (Resource::Core, 0),
             (Resource::Memlock, 0),
