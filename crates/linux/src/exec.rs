@@ -53,11 +53,7 @@ impl Program {
     ///
     /// # Errors
     /// What clone3, `before` or exec said; then there is no child.
-    pub(crate) unsafe fn start(
-        &self,
-        group: Option<&File>,
-        before: impl Fn() -> io::Result<()>,
-    ) -> io::Result<u32> {
+    pub(crate) unsafe fn start(&self, group: Option<&File>, before: impl Fn() -> io::Result<()>) -> io::Result<u32> {
         let (args, env) = (pointers(&self.args), pointers(&self.env));
         let (mut told, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (File::from(read), write))?;
         // So that no handler of ours runs in the child.

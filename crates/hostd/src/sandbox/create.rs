@@ -288,8 +288,7 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
         None
     };
     let stream = timeout(READY_TIMEOUT, answers).await;
-    let stream =
-        stream.map_err(|_| format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()))?;
+    let stream = stream.map_err(|_| format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()))?;
     if let Greeting::Booted { shape: Some(shape) } = greeting {
         prepare(host, handle, vm, shape).await;
     }
