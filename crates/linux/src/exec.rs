@@ -13,11 +13,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 
-/// `linux/sched.h`; the constant of the C library's crate is too narrow for it.
+/// `linux/sched.h`; the constants of the C library's crate are too narrow for them.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A program, with all that exec takes, made before the fork: afterwards nothing may allocate.
@@ -46,7 +50,7 @@ impl Program {
         Ok(Self { path, args, env: env.collect::<io::Result<_>>()?, cwd, stdio })
     }
 
-    /// Starts it as a child of the calling thread, in that group or in ours; its number. `before` runs in the child, last.
+    /// Starts it as a child of the calling thread, in that group or in ours; its number. `before` runs in the child.
     ///
     /// # Safety
     /// `before` only makes system calls: other threads may hold any lock at that moment, that of the allocator too.
@@ -56,7 +60,7 @@ impl Program {
     pub(crate) unsafe fn start(&self, group: Option<&File>, before: impl Fn() -> io::Result<()>) -> io::Result<u32> {
         let (args, env) = (pointers(&self.args), pointers(&self.env));
         let (mut told, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (File::from(read), write))?;
-        // So that no handler of ours runs in the child.
+        // So that nothing interrupts the child before it has told what is wrong.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         // SAFETY: the child makes system calls only, and ends or becomes another program.
         let pid = unsafe { fork(group) };
@@ -73,7 +77,7 @@ impl Program {
             // Exec has closed it.
             None => u32::try_from(pid).map_err(io::Error::other),
             Some(errno) => {
-                nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)?;
+                while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
                 Err(io::Error::from_raw_os_error(i32::from_ne_bytes(*errno)))
             }
         }
@@ -121,8 +125,10 @@ unsafe fn fork(group: Option<&File>) -> io::Result<libc::pid_t> {
     // SAFETY: zeroes are what the kernel takes for "not asked for".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.exit_signal = libc::SIGCHLD as u64;
+    // No handler of ours runs in the child.
+    args.flags = CLONE_CLEAR_SIGHAND;
     if let Some(group) = group {
-        args.flags = CLONE_INTO_CGROUP;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = group.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM the child has a memory of its own.

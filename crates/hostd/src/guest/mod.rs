@@ -39,10 +39,11 @@ type RpcTransport = connectrpc::client::HttpClient;
 const MAX_SMALL_BODY: usize = 64 * 1024;
 /// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can be slow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two attempts to connect to a guest that boots, and the life of each.
+/// Between two attempts to connect to a guest that boots.
 pub(crate) const BOOTS: Duration = Duration::from_millis(40);
 /// To one that was restored: it has a network already, and each connection costs it time.
 pub(crate) const GOES_ON: Duration = Duration::from_millis(250);
+/// The life of each.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections that are kept open to one guest. Each holds memory here and there.
 const IDLE_CONNECTIONS: usize = 4;

@@ -307,6 +307,10 @@ impl Actor {
                 Err(error) if must_be => tracing::error!(sandbox = %self.handle.id, error, "cannot be removed yet"),
                 other => return other,
             }
+            if !is_gone {
+                // Meanwhile it runs no more: no record says of any sandbox that its VM must be there.
+                super::release::release(&self.host, &self.handle, Disk::Stays).await;
+            }
             tokio::time::sleep(TICK).await;
         }
     }

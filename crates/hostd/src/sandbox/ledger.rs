@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   SANDBOXES/sb-…/sandbox.json    the record; without it the directory is half-made and is removed
-//!                 /removing.json   its last record, where there was no room to write down that it is to be removed
+//!                 /removing.json   its last record, where that it is to be removed could not be written, for lack of room
 //!                 /log.jsonl       console and events
 //!                 /vm/             the VMM driver's own files
 //!                 /kernel, initramfs   with which it was booted, under names that live as long as it
@@ -91,22 +91,29 @@ impl Ledger {
     }
 
     /// Writes a record so that it survives a crash, making the sandbox's directory if need be. That a sandbox is to be
-    /// removed can be written on a full disk, too: what is removed makes room.
+    /// removed can be noted on a full disk, too: what is removed makes room.
     ///
     /// # Errors
     /// When the disk is full or the file system fails; the record before stands then.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
-        let written = self.try_write(record);
-        if written.is_err() && record.phase == Phase::Removing { self.rename(&record.id) } else { written }
+        match self.try_write(record) {
+            Err(error) if record.phase == Phase::Removing => {
+                tracing::warn!(%error, source = %error.source, "the record of a removal is renamed instead");
+                self.rename(&record.id)
+            }
+            other => other,
+        }
     }
 
     fn rename(&self, id: &SandboxId) -> Result<(), Error> {
         let dir = self.dir(id);
-        match fs::rename(dir.join(RECORD), dir.join(REMOVING)).and_then(|()| file::sync_dir(&dir)) {
-            // It was never written; so it is nobody's, and is removed by the next run, too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|source| Error { action: "rename", path: dir.join(RECORD), source }),
-        }
+        let renamed = match fs::rename(dir.join(RECORD), dir.join(REMOVING)) {
+            // It was renamed before, or never written: then it is nobody's, and the next run removes it, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.join(REMOVING).exists() => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => file::sync_dir(&dir),
+        };
+        renamed.map_err(|source| Error { action: "rename", path: dir.join(RECORD), source })
     }
 
     fn try_write(&self, record: &Record) -> Result<(), Error> {

@@ -109,9 +109,15 @@ impl FakeHost {
             .build()
             .expect("threads for the fake host");
         let router = service::router(Arc::clone(&self.shared));
+        let address = self.address();
         runtime.spawn(async move {
-            let listener = socket.listen(BACKLOG).expect("nobody else listens there");
-            axum::serve(listener, router).await
+            let mut listening = socket.listen(BACKLOG);
+            // The one that was stopped just before may take a moment to let go.
+            while matches!(&listening, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                listening = bound_to(address).and_then(|socket| socket.listen(BACKLOG));
+            }
+            axum::serve(listening.expect("the port is its own"), router).await
         });
         *self.runtime.lock().expect("nobody panics here") = Some(runtime);
     }

@@ -38,6 +38,7 @@ type Events = QapiEvents<QmpStreamTokio<ReadHalf<UnixStream>>>;
 pub(super) struct Qmp {
     service: Arc<Service>,
     reader: Arc<Reader>,
+    version: Arc<str>,
 }
 
 impl std::fmt::Debug for Qmp {
@@ -73,13 +74,17 @@ impl Qmp {
         let (service, events) = stream.into_parts();
         let (sender, receiver) = mpsc::channel(8);
         let reader = tokio::spawn(read(events, sender)).abort_handle();
-        Ok((Self { service: Arc::new(service), reader: Arc::new(Reader(reader)) }, receiver))
+        let mut qmp = Self { service: Arc::new(service), reader: Arc::new(Reader(reader)), version: Arc::default() };
+        // QEMU may still answer somebody who has hung up, and that would be taken for the answer to the next command, and
+        // so on: only who gets the answer to what was asked last has a connection of use.
+        let found = qmp.execute(query_version {}, GREETING).await.map_err(io::Error::other)?.qemu;
+        qmp.version = format!("{}.{}.{}", found.major, found.minor, found.micro).into();
+        Ok((qmp, receiver))
     }
 
     /// QEMU's version, such as `7.2.22`.
-    pub(super) async fn version(&self) -> Result<String> {
-        let found = self.execute(query_version {}, PROMPT).await?.qemu;
-        Ok(format!("{}.{}.{}", found.major, found.minor, found.micro))
+    pub(super) fn version(&self) -> &str {
+        &self.version
     }
 
     /// Sends a command and waits for its answer.

@@ -80,7 +80,7 @@ async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<(
 /// Has QEMU listen for the state.
 async fn expect_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> Result<()> {
     let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
-    manifest::same_release(manifest, &started.qmp.version().await?).map_err(bad)?;
+    manifest::same_release(manifest, started.qmp.version()).map_err(bad)?;
     // After a migration a guest tells its network five times where it is now. Ours knows, and would wake it for that.
     let quiet = MigrateSetParameters { announce_rounds: Some(0), ..MigrateSetParameters::default() };
     started.qmp.execute(migrate_set_parameters(quiet), PROMPT).await?;

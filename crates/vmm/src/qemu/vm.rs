@@ -129,7 +129,7 @@ impl Shared {
     }
 
     pub(super) async fn version(&self) -> Result<String> {
-        self.connected("query-version", PROMPT).await?.version().await
+        Ok(self.connected("the greeting", PROMPT).await?.version().to_owned())
     }
 
     pub(super) async fn state(&self) -> Result<RunState> {
