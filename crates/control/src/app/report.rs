@@ -92,11 +92,16 @@ impl App {
     /// deleted meanwhile.
     ///
     /// # Errors
-    /// The store's; `AgentError` for an answer that makes no sense.
+    /// The store's; `AgentError` for an answer that makes no sense; that the host does not say who it is.
     pub async fn settle(&self, host: &Host, answer: rpc::SandboxReport) -> Result<Option<Sandbox>> {
         let nonsense =
             |cause| Error::new(ErrorCode::AgentError, "the host agent's answer makes no sense").because(cause);
-        let report = match check(&host.id().unwrap_or_default(), answer).map_err(nonsense)? {
+        // The only host is asked before it has said who it is.
+        let host_id = match host.id() {
+            Some(id) => id,
+            None => host.connect().await?.host_id,
+        };
+        let report = match check(&host_id, answer).map_err(nonsense)? {
             Reported::State(report) => *report,
             Reported::Removed { .. } => return Ok(None),
         };
