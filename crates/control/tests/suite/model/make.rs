@@ -114,7 +114,7 @@ impl User {
         let has_meddled = self.scene.has_meddled.load(Ordering::SeqCst);
         let is_fine = match error.code() {
             Some("not_found") => !has_template || has_meddled,
-            Some("conflict") => key.is_some_and(|key| self.is_being_removed(key)) || has_meddled,
+            Some("conflict") => key.is_some_and(|key| self.is_being_removed(key, Some(key))) || has_meddled,
             _ => self.is_bad_luck(error),
         };
         if !is_fine {
@@ -122,20 +122,17 @@ impl User {
         }
     }
 
-    /// Whether something that came from the key is on its way out.
-    fn is_being_removed(&self, key: &str) -> bool {
+    /// Whether something that came from the key, or may have, is on its way out or gone: it has the tag, and if nobody was
+    /// told of it, it was found.
+    fn is_being_removed(&self, key: &str, tag: Option<&str>) -> bool {
         let model = self.scene.model();
         let mut before = model.answers.get(key).into_iter().flatten().flatten();
+        let mut found = model.sandboxes.values().filter(|known| known.found && Some(known.tag.as_str()) == tag);
         // What failed while its host was away is removed later.
-        self.kind.faults || before.any(|id| model.sandboxes.get(id).is_some_and(|known| known.removing))
-    }
-
-    /// Whether somebody had one removed that nobody was told of, and that may be a child of the sandbox.
-    fn is_unseen_one_removed(&self, source: &str) -> bool {
-        let model = self.scene.model();
-        let tag = model.sandboxes.get(source).map(|known| &known.tag);
-        let mut found = model.sandboxes.values().filter(|known| known.found && Some(&known.tag) == tag);
-        !model.deleted_unseen.is_empty() || found.any(|known| known.removing)
+        self.kind.faults
+            || before.any(|id| model.sandboxes.get(id).is_some_and(|known| known.removing))
+            || found.any(|known| known.removing)
+            || !model.deleted_unseen.is_empty()
     }
 
     pub async fn fork_again(&self, pick: u64) {
@@ -185,7 +182,8 @@ impl User {
 
     fn judge_fork(&self, id: &str, key: Option<&str>, error: &Error) {
         let has_meddled = self.scene.has_meddled.load(Ordering::SeqCst);
-        let is_removed = key.is_some_and(|key| self.is_being_removed(key) || self.is_unseen_one_removed(id));
+        let tag = self.scene.model().sandboxes.get(id).map(|known| known.tag.clone());
+        let is_removed = key.is_some_and(|key| self.is_being_removed(key, tag.as_deref()));
         // A child went, while it was made or since.
         if !(["conflict", "not_found"].map(Some).contains(&error.code()) && (has_meddled || is_removed)) {
             self.judge("fork", id, error);
