@@ -63,6 +63,11 @@ async fn look(scene: &Scene, rest: &Client) -> Result<Settled, String> {
         agrees(row, on_hosts.get(row.id.as_str()), has_crashed)?;
     }
     is_shown(&rows, rest).await?;
+    // A host that was away is asked again after a while.
+    let health = rest.health().await.map_err(|error| error.to_string())?.status;
+    if health != "ok" {
+        return Err(format!("the control plane is {health}"));
+    }
     let to = scene.model().tick();
     Ok(Settled { rows, on_hosts, from, to })
 }
