@@ -116,7 +116,7 @@ impl Guest {
     /// # Errors
     /// When it does not answer, or is of a version that knows no such thing.
     pub async fn freeze(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
-        let answer = self.send(self.post_json("/freeze", request)?).await?;
+        let answer = self.send(Ok(self.post_json("/freeze", request)?)).await?;
         let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
         let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
         serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))
@@ -135,7 +135,7 @@ impl Guest {
     /// # Errors
     /// When it does not answer or refuses, for example because the token was set by somebody else.
     pub async fn init(&self, request: &InitRequest) -> Result<(), Error> {
-        self.send(self.post_json("/init", request)?).await.map(|_| ())
+        self.send(Ok(self.post_json("/init", request)?)).await.map(|_| ())
     }
 
     /// The same over a connection that is there, and ends with it: all that a guest does first after it was restored
@@ -146,7 +146,7 @@ impl Guest {
     pub async fn init_over(&self, stream: TcpStream, request: &InitRequest) -> Result<(), Error> {
         let unreachable = |error: hyper::Error| Error::Unreachable(chain(&error));
         // Without the proxy's form of an address, which only the client makes that looks for connections itself.
-        let mut request = self.post_json("/init", request)?.map_err(|error| Error::Nonsense(error.to_string()))?;
+        let mut request = self.post_json("/init", request)?;
         *request.uri_mut() = Uri::from_static("/init");
         let host = self.address.to_string().parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
         request.headers_mut().insert(http::header::HOST, host);
@@ -158,9 +158,10 @@ impl Guest {
         accepted(sender.send_request(request).await.map_err(unreachable)?).await.map(|_| ())
     }
 
-    fn post_json(&self, path: &str, body: &impl Serialize) -> Result<http::Result<Request<Body>>, Error> {
+    fn post_json(&self, path: &str, body: &impl Serialize) -> Result<Request<Body>, Error> {
         let body = serde_json::to_vec(body).map_err(|error| Error::Nonsense(error.to_string()))?;
-        Ok(self.request(Method::POST, path).header("content-type", "application/json").body(full(body)))
+        let request = self.request(Method::POST, path).header("content-type", "application/json").body(full(body));
+        request.map_err(|error| Error::Nonsense(error.to_string()))
     }
 
     fn request(&self, method: Method, path_and_query: &str) -> http::request::Builder {

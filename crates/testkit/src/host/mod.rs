@@ -21,7 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use host_rpc as rpc;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Runtime;
 
 pub use script::{Cut, Gate};
 pub use world::{Checkpoint, Content, Sandbox, Snapshot, World};
@@ -38,7 +39,7 @@ pub struct FakeHost {
     shared: Arc<Shared>,
     /// Keeps the port its own while it is stopped. Nobody listens there.
     port: TcpSocket,
-    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    runtime: Mutex<Option<Runtime>>,
 }
 
 /// What its parts work with.
@@ -98,27 +99,37 @@ impl FakeHost {
             logs: tokio::sync::broadcast::Sender::new(4096),
         });
         let host = Self { shared, port, runtime: Mutex::new(None) };
-        host.serve(bound_to(host.address()).expect("the port is its own"));
+        host.serve(host.listen());
         host
     }
 
-    fn serve(&self, socket: TcpSocket) {
+    /// Threads of its own, and what they are to serve.
+    fn listen(&self) -> (Runtime, TcpListener) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("threads for the fake host");
-        let router = service::router(Arc::clone(&self.shared));
-        let address = self.address();
-        runtime.spawn(async move {
-            let mut listening = socket.listen(BACKLOG);
-            // The one that was stopped just before may take a moment to let go.
-            while matches!(&listening, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                listening = bound_to(address).and_then(|socket| socket.listen(BACKLOG));
+        let listen = || {
+            let _inside = runtime.enter();
+            bound_to(self.address())?.listen(BACKLOG)
+        };
+        // The threads of before may listen a little longer.
+        let mut tries = 0;
+        let listener = loop {
+            match listen() {
+                Ok(listener) => break listener,
+                Err(error) => assert!(tries < 200, "{error}"),
             }
-            axum::serve(listening.expect("the port is its own"), router).await
-        });
+            tries += 1;
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        (runtime, listener)
+    }
+
+    fn serve(&self, (runtime, listener): (Runtime, TcpListener)) {
+        let router = service::router(Arc::clone(&self.shared));
+        runtime.spawn(async move { axum::serve(listener, router).await });
         *self.runtime.lock().expect("nobody panics here") = Some(runtime);
     }
 
@@ -160,18 +171,9 @@ impl FakeHost {
     /// When the threads of before do not end.
     pub fn restart(&self) {
         self.stop();
-        // The threads of before may listen a little longer.
-        let mut tries = 0;
-        let socket = loop {
-            match bound_to(self.address()) {
-                Ok(socket) => break socket,
-                Err(error) => assert!(tries < 200, "{error}"),
-            }
-            tries += 1;
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        let listening = self.listen();
         self.world().sandboxes.retain(|_, sandbox| sandbox.state != rpc::SandboxState::SANDBOX_STATE_PENDING);
-        self.serve(socket);
+        self.serve(listening);
     }
 
     /// Moves a sandbox and reports it.

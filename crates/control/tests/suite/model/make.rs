@@ -114,7 +114,7 @@ impl User {
         let has_meddled = self.scene.has_meddled.load(Ordering::SeqCst);
         let is_fine = match error.code() {
             Some("not_found") => !has_template || has_meddled,
-            Some("conflict") => key.is_some_and(|key| self.is_being_removed(key, Some(key))) || has_meddled,
+            Some("conflict") => key.is_some_and(|key| self.is_being_removed(key, key)) || has_meddled,
             _ => self.is_bad_luck(error),
         };
         if !is_fine {
@@ -124,10 +124,10 @@ impl User {
 
     /// Whether something that came from the key, or may have, is on its way out or gone: it has the tag, and if nobody was
     /// told of it, it was found.
-    fn is_being_removed(&self, key: &str, tag: Option<&str>) -> bool {
+    fn is_being_removed(&self, key: &str, tag: &str) -> bool {
         let model = self.scene.model();
         let mut before = model.answers.get(key).into_iter().flatten().flatten();
-        let mut found = model.sandboxes.values().filter(|known| known.found && Some(known.tag.as_str()) == tag);
+        let mut found = model.sandboxes.values().filter(|known| known.found && known.tag == tag);
         // What failed while its host was away is removed later.
         self.kind.faults
             || before.any(|id| model.sandboxes.get(id).is_some_and(|known| known.removing))
@@ -175,15 +175,14 @@ impl User {
                 };
                 self.made(key.as_deref(), &children, seen);
             }
-            Answer::Refused(error) => self.judge_fork(id, key.as_deref(), &error),
+            Answer::Refused(error) => self.judge_fork((id, &source.tag), key.as_deref(), &error),
             Answer::Nothing => self.scene.model().unanswered.push((source.tag, count as usize)),
         }
     }
 
-    fn judge_fork(&self, id: &str, key: Option<&str>, error: &Error) {
+    fn judge_fork(&self, (id, tag): (&str, &str), key: Option<&str>, error: &Error) {
         let has_meddled = self.scene.has_meddled.load(Ordering::SeqCst);
-        let tag = self.scene.model().sandboxes.get(id).map(|known| known.tag.clone());
-        let is_removed = key.is_some_and(|key| self.is_being_removed(key, tag.as_deref()));
+        let is_removed = key.is_some_and(|key| self.is_being_removed(key, tag));
         // A child went, while it was made or since.
         if !(["conflict", "not_found"].map(Some).contains(&error.code()) && (has_meddled || is_removed)) {
             self.judge("fork", id, error);
