@@ -6,7 +6,7 @@
 //! | made, removed | beside 500 others | beside 10, before and after those 500 |
 //! | from the pool | a claim of one that is ready | one that is claimed and made |
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use hostd::network::{Networks, Slot};
@@ -24,6 +24,8 @@ const TIMES: usize = 40;
 const MAX_RATIO: f64 = 1.2;
 /// For a claim of a network that is ready, in milliseconds.
 const MAX_CLAIM: f64 = 1.0;
+/// For the kernel to end what a removal began: it is still at the namespace, on a processor of its own.
+const SETTLE: Duration = Duration::from_millis(100);
 /// What claims name.
 const SANDBOX: &str = "sb-bench";
 
@@ -51,6 +53,7 @@ fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::R
             let (slot, took) = timed(|| make(networks))?;
             made.push(side, took);
             removed.push(side, timed(|| Ok(networks.remove(slot, SANDBOX)?))?.1);
+            std::thread::sleep(SETTLE);
         }
         progress("network", count, MANY);
     }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 
 use futures::TryStreamExt;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
@@ -45,6 +45,18 @@ impl Links {
         let there = LinkUnspec::new_with_name(peer).setns_by_fd(namespace.as_raw_fd()).build();
         let pair = LinkVeth::new(name, peer).set_info_data(InfoData::Veth(InfoVeth::Peer(there))).build();
         self.run(self.handle.link().add(pair).execute())
+    }
+
+    /// Has the link get no IPv6 address by itself when it comes up, which is also more for the kernel to do the more links
+    /// there are.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such link.
+    pub fn without_own_ipv6(&self, name: &str) -> io::Result<()> {
+        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let setting = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
+        let message = LinkUnspec::new_with_index(self.index(name)?).append_extra_attribute(setting).build();
+        self.run(self.handle.link().set(message).execute())
     }
 
     /// Brings the link up.
