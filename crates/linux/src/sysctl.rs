@@ -1,8 +1,9 @@
 //! Kernel settings below `/proc/sys`. Those of `net` are of the calling thread's network namespace.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -60,7 +61,8 @@ impl Settings {
         let file = openat(&self.0, below_proc(name), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let (mut file, mut now) = (File::from(file), String::new());
         file.read_to_string(&mut now)?;
-        if now.trim() == value { Ok(()) } else { file.write_all(value.as_bytes()) }
+        // At the beginning: what is written further on has no effect (proc_sys(5), `sysctl_writes_strict`).
+        if now.trim() == value { Ok(()) } else { file.write_all_at(value.as_bytes(), 0) }
     }
 }
 
