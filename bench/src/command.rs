@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_restored_machine_maps_another_file() {
         let object = r#"{"id":"ram","mem-path":"/dev/loop3","share":true}"#;
-        let line = format!("/qemu-system-x86_64\0-object\0{object}\0-incoming\0defer\0");
+        let line = format!("/qemu-system-x86_64\0-object\0{object}\0-incoming\0unix:incoming.sock\0");
         let command = Command::parse(line.as_bytes(), Path::new("/a/sb-1")).unwrap();
         assert_eq!(command.mapped().as_deref(), Some("/dev/loop3"));
         let moved = command.over(Path::new("/saved/memory"));

@@ -104,7 +104,6 @@ pub fn load(run: &Path, saved: &Saved, process: &Process) -> anyhow::Result<()> 
     let mut qmp = Qmp::connect(&run.join(QMP), process)?;
     let leave_out_memory = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
     qmp.execute("migrate-set-capabilities", &leave_out_memory)?;
-    qmp.execute("migrate-incoming", &json!({"uri": format!("unix:{INCOMING}")}))?;
     let mut socket = UnixStream::connect(run.join(INCOMING))?;
     // QEMU may have seen enough before the last byte.
     let _ = std::io::copy(&mut File::open(saved.dir.join("memory/state"))?, &mut socket);

@@ -59,26 +59,37 @@ impl Drop for Reader {
 /// Causes of shutdowns, in order; ends when the connection is lost.
 pub(super) type Shutdowns = mpsc::Receiver<ShutdownCause>;
 
+/// Who has spoken to a QEMU before us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    Nobody,
+    Somebody,
+}
+
 impl Qmp {
     /// Connects to the QEMU of the VM in `dir`, and to no other: it could have put another's socket in place of its
     /// own.
-    pub(super) async fn connect(dir: &Path, process: &Process) -> io::Result<(Self, Shutdowns)> {
+    pub(super) async fn connect(dir: &Path, process: &Process, before: Before) -> io::Result<(Self, Shutdowns)> {
         let handshake = async {
             let socket = UnixStream::connect(short(&dir.join(RUN))?.path(QMP_SOCKET)).await?;
             if socket.peer_cred()?.pid() != i32::try_from(process.pid()).ok() {
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else answers on the QMP socket"));
             }
-            QmpStreamTokio::open(socket).await?.negotiate().await
+            let greeted = QmpStreamTokio::open(socket).await?;
+            let found = &greeted.capabilities.QMP.version.qemu;
+            let version = format!("{}.{}.{}", found.major, found.minor, found.micro);
+            Ok((greeted.negotiate().await?, version))
         };
-        let stream = tokio::time::timeout(GREETING, handshake).await??;
+        let (stream, version) = tokio::time::timeout(GREETING, handshake).await??;
         let (service, events) = stream.into_parts();
         let (sender, receiver) = mpsc::channel(8);
         let reader = tokio::spawn(read(events, sender)).abort_handle();
-        let mut qmp = Self { service: Arc::new(service), reader: Arc::new(Reader(reader)), version: Arc::default() };
-        // QEMU may still answer somebody who has hung up, and that would be taken for the answer to the next command, and
-        // so on: only who gets the answer to what was asked last has a connection of use.
-        let found = qmp.execute(query_version {}, GREETING).await.map_err(io::Error::other)?.qemu;
-        qmp.version = format!("{}.{}.{}", found.major, found.minor, found.micro).into();
+        let qmp = Self { service: Arc::new(service), reader: Arc::new(Reader(reader)), version: version.into() };
+        if before == Before::Somebody {
+            // QEMU may still answer somebody who has hung up, and that would be taken for the answer to the next command,
+            // and so on: only who gets the answer to what was asked last has a connection of use.
+            qmp.execute(query_version {}, GREETING).await.map_err(io::Error::other)?;
+        }
         Ok((qmp, receiver))
     }
 

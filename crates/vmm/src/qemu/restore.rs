@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use linux::pages::Private;
-use qapi::qmp::{MigrateSetParameters, RunState, migrate_incoming, migrate_set_parameters, query_status};
+use qapi::qmp::{RunState, query_status};
 use tokio::net::UnixStream;
 
 use crate::diff::Seal;
@@ -14,6 +14,7 @@ use crate::flat::damaged;
 use crate::jail::RUN;
 use crate::{Error, Result, VmConfig, starts};
 
+use super::args::INCOMING_SOCKET;
 use super::manifest::{self, Manifest, STATE};
 use super::qmp::PROMPT;
 use super::ram::{self, Taken};
@@ -21,9 +22,6 @@ use super::start::{Started, launch};
 use super::state::{POLL, in_time};
 use super::vm::QemuVm;
 use super::{Host, Record, last_words};
-
-/// Socket in QEMU's working directory, for the time of the transfer.
-const INCOMING: &str = "incoming.sock";
 
 /// The VM is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
@@ -36,19 +34,18 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let started = launch(&host, &config, taken.ram, &taken.path, true).await?;
     drop(taken.device);
     let loaded = async {
+        let bad = |reason| Error::BadSnapshot { dir: snapshot.clone(), reason };
+        manifest::same_release(&manifest, started.qmp.version()).map_err(bad)?;
         let laid = async {
             checked.await.map_err(io::Error::other).flatten()?;
             lay_over(&started, taken.over).await
         };
-        let expected = in_time("migrate-incoming", expect_state(&started, &manifest, &snapshot));
-        let (laid, expected) = tokio::join!(laid, expected);
-        laid.map_err(damaged(&snapshot))?;
-        expected?;
+        laid.await.map_err(damaged(&snapshot))?;
         // Last: devices look for their queues in the memory.
-        in_time("migrate-incoming", load_state(&started, &snapshot)).await
+        in_time("the transfer of the state", load_state(&started, &snapshot)).await
     };
     let loaded = loaded.await;
-    let _ = fs::remove_file(config.dir.join(RUN).join(INCOMING));
+    let _ = fs::remove_file(config.dir.join(RUN).join(INCOMING_SOCKET));
     match loaded {
         Ok(()) => Ok(QemuVm::new(started)),
         Err(error) => Err(started.fail(error).await),
@@ -77,23 +74,12 @@ async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<(
     tokio::task::spawn_blocking(move || ram::lay_over(&memory, bytes, &over)).await.map_err(io::Error::other).flatten()
 }
 
-/// Has QEMU listen for the state.
-async fn expect_state(started: &Started, manifest: &Manifest, snapshot: &Path) -> Result<()> {
-    let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
-    manifest::same_release(manifest, started.qmp.version()).map_err(bad)?;
-    // After a migration a guest tells its network five times where it is now. Ours knows, and would wake it for that.
-    let quiet = MigrateSetParameters { announce_rounds: Some(0), ..MigrateSetParameters::default() };
-    started.qmp.execute(migrate_set_parameters(quiet), PROMPT).await?;
-    let uri = Some(format!("unix:{INCOMING}"));
-    started.qmp.execute(migrate_incoming { uri, channels: None, exit_on_error: None }, PROMPT).await.map(drop)
-}
-
 /// Sends the state to QEMU and waits until it has made sense of it.
 async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
     let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
     let path = snapshot.join(STATE);
     let send = async {
-        let mut socket = UnixStream::connect(short(&started.dir.join(RUN))?.path(INCOMING)).await?;
+        let mut socket = UnixStream::connect(short(&started.dir.join(RUN))?.path(INCOMING_SOCKET)).await?;
         let mut state = tokio::fs::File::open(&path).await?;
         tokio::io::copy(&mut state, &mut socket).await
     };

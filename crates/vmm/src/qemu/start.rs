@@ -15,7 +15,7 @@ use crate::process::{self, OOM_SCORE_ADJ};
 use crate::{Error, Result, VmConfig, record, starts};
 
 use super::args::{self, MEMORY_FILE, Machine};
-use super::qmp::{PROMPT, Qmp, Shutdowns};
+use super::qmp::{Before, PROMPT, Qmp, Shutdowns};
 use super::vm::QemuVm;
 use super::{Host, LOG, Ram, Record, last_words};
 
@@ -33,6 +33,7 @@ pub(super) struct Started {
     pub(super) record: Record,
     pub(super) qmp: Qmp,
     pub(super) shutdowns: Shutdowns,
+    pub(super) before: Before,
 }
 
 impl Started {
@@ -96,11 +97,11 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         memory_mb: config.memory_mb,
     };
     let ready = match record::write(&record, &dir) {
-        Ok(()) => connect(&dir, &process, START).await,
+        Ok(()) => connect(&dir, &process, Before::Nobody, START).await,
         Err(source) => Err(Error::Io { action: "write vm.json in", path: dir.clone(), source }),
     };
     match ready {
-        Ok((qmp, shutdowns)) => Ok(Started { dir, process, record, qmp, shutdowns }),
+        Ok((qmp, shutdowns)) => Ok(Started { dir, process, record, qmp, shutdowns, before: Before::Nobody }),
         Err(error) => {
             process::end(process).await?;
             Err(error)
@@ -119,10 +120,10 @@ fn clear(config: &VmConfig) -> io::Result<()> {
     }
 }
 
-async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp, Shutdowns)> {
+async fn connect(dir: &Path, process: &Process, before: Before, limit: Duration) -> Result<(Qmp, Shutdowns)> {
     let deadline = Instant::now() + limit;
     loop {
-        let error = match Qmp::connect(dir, process).await {
+        let error = match Qmp::connect(dir, process, before).await {
             Ok(connected) => return Ok(connected),
             Err(error) => error,
         };
@@ -141,7 +142,8 @@ async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp,
 /// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
 /// did not get to know that it exists.
 pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<QemuVm>> {
-    let (qmp, shutdowns) = match connect(&dir, &process, PROMPT).await {
+    let before = Before::Somebody;
+    let (qmp, shutdowns) = match connect(&dir, &process, before, PROMPT).await {
         Ok(connected) => connected,
         Err(Error::EndedEarly { .. }) => return Ok(None),
         Err(error) => return Err(error),
@@ -151,5 +153,5 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
         process::end(process).await?;
         return Ok(None);
     }
-    Ok(Some(QemuVm::new(Started { dir, process, record, qmp, shutdowns })))
+    Ok(Some(QemuVm::new(Started { dir, process, record, qmp, shutdowns, before })))
 }

@@ -11,6 +11,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use qapi::qmp::{RunState, xen_save_devices_state};
@@ -38,12 +39,14 @@ pub(super) const POLL: Duration = Duration::from_millis(2);
 /// Writes the state of the paused VM into a new file; its length and checksum.
 pub(super) async fn save(vm: &Shared, to: &Path) -> Result<(u64, String)> {
     let refused = |reason: String| Error::Refused { command: "snapshot".into(), reason };
-    match vm.state().await? {
-        // The second after a migration, which an older version of this program used.
-        RunState::paused | RunState::postmigrate => {}
-        RunState::shutdown => return Err(Error::Ended),
-        RunState::running => return Err(refused("the VM runs; pause it first".into())),
-        other => return Err(refused(format!("QEMU is in state {other:?}"))),
+    if !vm.stopped.load(Ordering::Relaxed) {
+        match vm.state().await? {
+            // The second after a migration, which an older version of this program used.
+            RunState::paused | RunState::postmigrate => {}
+            RunState::shutdown => return Err(Error::Ended),
+            RunState::running => return Err(refused("the VM runs; pause it first".into())),
+            other => return Err(refused(format!("QEMU is in state {other:?}"))),
+        }
     }
     let written = vm.dir.join(RUN).join(UNFINISHED);
     files::remove(&written)?;

@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,7 +28,7 @@ use crate::watcher::Watcher;
 use crate::{Error, Exit, Result, Then, Vm};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
-use super::qmp::{PROMPT, Qmp, Shutdowns};
+use super::qmp::{Before, PROMPT, Qmp, Shutdowns};
 use super::start::Started;
 use super::{Record, last_words, snapshot};
 
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     console: Mutex<Console>,
     /// Held by a snapshot, so that the guest cannot be resumed under it.
     pub(super) snapshot: Mutex<()>,
+    /// We have stopped it, and nobody else lets it run: it need not be asked again.
+    pub(super) stopped: AtomicBool,
 }
 
 /// The connection to QEMU.
@@ -77,10 +80,11 @@ impl QemuVm {
             link: watch::Sender::new(Link::Up(started.qmp)),
             console: Mutex::default(),
             snapshot: Mutex::default(),
+            stopped: AtomicBool::new(false),
         });
         let watched = Arc::clone(&shared);
         let watcher = Watcher::spawn(async move {
-            let exit = watched.watch(started.shutdowns).await;
+            let exit = watched.watch(started.shutdowns, started.before).await;
             watched.link.send_replace(Link::Over);
             exit
         });
@@ -92,12 +96,16 @@ impl QemuVm {
         // QEMU takes the command as well when the guest has come to its end.
         match self.shared.state().await? {
             RunState::shutdown => Err(Error::Ended),
-            _ => Ok(()),
+            _ => {
+                self.shared.stopped.store(true, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 
     async fn resume_guest(&self) -> Result<()> {
         let _no_snapshot = self.shared.snapshot.lock().await;
+        self.shared.stopped.store(false, Ordering::Relaxed);
         match self.shared.execute(cont {}, PROMPT).await {
             Ok(_) => Ok(()),
             // The guest is at its end, although the watcher has not got that far.
@@ -136,10 +144,10 @@ impl Shared {
         Ok(self.execute(query_status {}, PROMPT).await?.status)
     }
 
-    async fn watch(&self, mut shutdowns: Shutdowns) -> Exit {
+    async fn watch(&self, mut shutdowns: Shutdowns, before: Before) -> Exit {
         tokio::select! {
             ended = ended(&self.process) => self.died(ended),
-            cause = self.guest_end(&mut shutdowns) => self.finish(cause).await,
+            cause = self.guest_end(&mut shutdowns, before) => self.finish(cause).await,
         }
     }
 
@@ -152,12 +160,14 @@ impl Shared {
     }
 
     /// Returns when the guest has come to its end; with the cause, if QEMU told us.
-    async fn guest_end(&self, shutdowns: &mut Shutdowns) -> Option<ShutdownCause> {
+    async fn guest_end(&self, shutdowns: &mut Shutdowns, mut before: Before) -> Option<ShutdownCause> {
         loop {
-            // Asked after each connection, since the event goes only to who is connected.
-            if self.state().await.is_ok_and(|state| state == RunState::shutdown) {
+            // The event goes only to who is connected, so a guest is asked that may have ended before.
+            let may_have_ended = before == Before::Somebody;
+            if may_have_ended && self.state().await.is_ok_and(|state| state == RunState::shutdown) {
                 return shutdowns.try_recv().ok();
             }
+            before = Before::Somebody;
             if let Some(cause) = shutdowns.recv().await {
                 return Some(cause);
             }
@@ -170,7 +180,7 @@ impl Shared {
 
     async fn connect_again(&self) -> (Qmp, Shutdowns) {
         loop {
-            match Qmp::connect(&self.dir, &self.process).await {
+            match Qmp::connect(&self.dir, &self.process, Before::Somebody).await {
                 Ok(connected) => return connected,
                 Err(error) => tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer"),
             }
