@@ -124,7 +124,14 @@ async fn candidates(app: &App, spec: SandboxSpec, named: &Sizes) -> Result<(Sand
     let order = place(&spec.template, &seen).map_err(|no_place| match no_place {
         NoPlace::NoHost => silent
             .unwrap_or_else(|| Error::new(ErrorCode::HostUnavailable, "no host is configured; set CP_HOST_AGENT_ADDR")),
-        NoPlace::NoTemplate(known) => no_template(spec.template.as_str(), &known),
+        NoPlace::NoTemplate(known) => {
+            let lack = no_template(spec.template.as_str(), &known);
+            match silent {
+                None => lack,
+                // Which may have it.
+                Some(silent) => silent.and(&format!("of the others: {}", lack.message)),
+            }
+        }
     })?;
     let fitted = |index: usize| fit(spec.clone(), named, templates[index].as_ref());
     let best = fitted(order[0])?;

@@ -35,7 +35,7 @@ pub async fn create(app: Arc<App>, snapshot: Snapshot) -> Result<rpc::Template> 
         let is_elsewhere = |(owner, template): &(Arc<_>, rpc::Template)| {
             !Arc::ptr_eq(owner, &host) && template.name == snapshot.name.as_str()
         };
-        if app.templates_on_hosts().await?.iter().any(is_elsewhere) {
+        if app.templates_on_hosts().await?.templates.iter().any(is_elsewhere) {
             let text = format!("another host has a template {}; choose another name", snapshot.name);
             return Err(Error::new(ErrorCode::Conflict, text));
         }
@@ -55,10 +55,12 @@ pub async fn create(app: Arc<App>, snapshot: Snapshot) -> Result<rpc::Template> 
 /// Answers when it is gone.
 ///
 /// # Errors
-/// `NotFound`, also for base images; `Conflict` with the ids of the sandboxes that use it.
+/// `NotFound`, also for base images; `Conflict` with the ids of the sandboxes that use it; `HostUnavailable` when only a
+/// host that does not answer may have it.
 pub async fn delete(app: Arc<App>, name: TemplateName) -> Result<()> {
-    let holders = app.templates_on_hosts().await?;
-    let mut holders: Vec<_> = holders.into_iter().filter(|(_, template)| template.name == name.as_str()).collect();
+    let mut found = app.templates_on_hosts().await?;
+    let mut holders = std::mem::take(&mut found.templates);
+    holders.retain(|(_, template)| template.name == name.as_str());
     if !holders.is_empty() && holders.iter().all(|(_, template)| is_base(template)) {
         let text =
             format!("{name} is a base image and no snapshot; those are files in the image directory of the host");
@@ -66,7 +68,7 @@ pub async fn delete(app: Arc<App>, name: TemplateName) -> Result<()> {
     }
     holders.retain(|(_, template)| !is_base(template));
     if holders.is_empty() {
-        return Err(no_snapshot(&name));
+        return Err(found.lack(no_snapshot(&name)));
     }
     for (host, _) in holders {
         host.remove_snapshot(rpc::RemoveSnapshotRequest { name: name.to_string(), ..Default::default() }).await?;
@@ -90,9 +92,11 @@ fn no_snapshot(name: &TemplateName) -> Error {
 
 impl App {
     /// # Errors
-    /// `NotFound`, also for base images; when no host answers.
+    /// `NotFound`, also for base images; `HostUnavailable` when only a host that does not answer may have it.
     pub async fn snapshot(&self, name: &TemplateName) -> Result<rpc::Template> {
-        let mut made = self.templates().await?.into_iter().filter(|template| !is_base(template));
-        made.find(|template| template.name == name.as_str()).ok_or_else(|| no_snapshot(name))
+        let mut found = self.templates_on_hosts().await?;
+        let mut made = std::mem::take(&mut found.templates).into_iter().map(|(_, template)| template);
+        let made = made.find(|template| template.name == name.as_str() && !is_base(template));
+        made.ok_or_else(|| found.lack(no_snapshot(name)))
     }
 }

@@ -5,8 +5,27 @@ use std::sync::Arc;
 use host_rpc as rpc;
 
 use super::App;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hosts::Host;
+
+/// What the hosts have that answer.
+#[derive(Debug, Default)]
+pub struct OnHosts {
+    pub templates: Vec<(Arc<Host>, rpc::Template)>,
+    /// Why another host does not answer.
+    silent: Option<Error>,
+}
+
+impl OnHosts {
+    /// Why what was asked for is not here: a host that does not answer may have it.
+    #[must_use]
+    pub fn lack(self, not_found: Error) -> Error {
+        match self.silent {
+            None => not_found,
+            Some(silent) => silent.and(&format!("of the others: {}", not_found.message)),
+        }
+    }
+}
 
 impl App {
     /// Templates of every host that answers, by name, each once.
@@ -14,7 +33,8 @@ impl App {
     /// # Errors
     /// When no host answers.
     pub async fn templates(&self) -> Result<Vec<rpc::Template>> {
-        let mut found: Vec<_> = self.templates_on_hosts().await?.into_iter().map(|(_, template)| template).collect();
+        let mut found: Vec<_> =
+            self.templates_on_hosts().await?.templates.into_iter().map(|(_, template)| template).collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found.dedup_by(|a, b| a.name == b.name);
         Ok(found)
@@ -24,26 +44,26 @@ impl App {
     ///
     /// # Errors
     /// When no host answers.
-    pub async fn templates_on_hosts(&self) -> Result<Vec<(Arc<Host>, rpc::Template)>> {
+    pub async fn templates_on_hosts(&self) -> Result<OnHosts> {
         let hosts = self.hosts.all();
         let ask = |host: &Arc<Host>| {
             let host = Arc::clone(host);
             async move { host.list_templates(rpc::ListTemplatesRequest::default()).await }
         };
         let answers = futures::future::join_all(hosts.iter().map(ask)).await;
-        let (mut found, mut failure, mut answered) = (Vec::new(), None, hosts.is_empty());
+        let (mut found, mut answered) = (OnHosts::default(), hosts.is_empty());
         for (host, answer) in hosts.iter().zip(answers) {
             match answer {
                 Ok(list) => {
                     answered = true;
-                    found.extend(list.templates.into_iter().map(|template| (Arc::clone(host), template)));
+                    found.templates.extend(list.templates.into_iter().map(|template| (Arc::clone(host), template)));
                 }
-                Err(error) => failure = Some(error),
+                Err(error) => found.silent = Some(error),
             }
         }
-        match failure.filter(|_| !answered) {
-            Some(failure) => Err(failure),
-            None => Ok(found),
+        match found.silent {
+            Some(silent) if !answered => Err(silent),
+            _ => Ok(found),
         }
     }
 }

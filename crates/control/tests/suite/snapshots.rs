@@ -107,6 +107,28 @@ async fn they_are_listed_looked_at_and_removed() {
     assert_eq!(names(client.templates().await.unwrap()), ["image", "minimal"]);
 }
 
+/// Nobody takes one for lost whose host is only away.
+#[tokio::test]
+async fn one_on_a_host_that_is_away_is_not_denied() {
+    let (one, two, ground) = (FakeHost::start(), FakeHost::start_as("host-two"), Ground::new().await);
+    let plane = ground.start(&[&one, &two]).await;
+    let source = plane.create().await.id;
+    plane.client().create_snapshot(&snapshot(&source, "ready")).await.unwrap();
+    let holder = if one.world().snapshots.is_empty() { &two } else { &one };
+    holder.stop();
+    let create = r#"{"template": "ready"}"#;
+    for request in [
+        plane.request(Method::GET, "/v1/snapshots/ready"),
+        plane.request(Method::DELETE, "/v1/snapshots/ready"),
+        plane.post("/v1/sandboxes", create),
+    ] {
+        let message = refused(request, 503, "host_unavailable").await;
+        assert!(message.contains("cannot be reached") && message.contains("of the others: there is no"), "{message}");
+    }
+    holder.restart();
+    plane.client().snapshot("ready").await.unwrap();
+}
+
 #[tokio::test]
 async fn one_that_is_in_use_stays() {
     let (host, _ground, plane) = one().await;
