@@ -1,13 +1,14 @@
 //! Connections that the kernel tracks, in the network namespace of the calling thread, over ctnetlink.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use netlink_bindings::conntrack::{Nfgenmsg, PROTONUM, Request};
+use netlink_bindings::conntrack::{IterableTupleAttrs, Nfgenmsg, PROTONUM, Request};
 use netlink_bindings::traits::{NetlinkRequest, Protocol};
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// Parts of a tuple to compare (`CTA_FILTER_F_*` in the kernel's nf_conntrack_netlink.c).
 const FILTER_SOURCE: u32 = 1;
 const FILTER_DESTINATION: u32 = 1 << 1;
@@ -21,35 +22,49 @@ const TUPLE_ORIG: u16 = 1 | (1 << 15);
 ///
 /// # Errors
 /// What the kernel said. That there are none is fine.
-pub fn forget(address: Ipv4Addr) -> io::Result<()> {
+pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
+    let address = address.into();
     let mut socket = NetlinkSocket::new();
     for part in [FILTER_SOURCE, FILTER_DESTINATION] {
         for tuple in tuples(&mut socket, address, part)? {
-            delete(&mut socket, &tuple)?;
+            delete(&mut socket, address, &tuple)?;
         }
     }
     Ok(())
 }
 
 /// How the connections began that have the address in that part of how they began.
-fn tuples(socket: &mut NetlinkSocket, address: Ipv4Addr, part: u32) -> io::Result<Vec<Vec<u8>>> {
-    let mut request = Request::new().op_get_dump(&header());
-    let ip = request.encode().nested_tuple_orig().nested_tuple_ip();
-    let ip = if part == FILTER_SOURCE { ip.push_ip_v4_src(address) } else { ip.push_ip_v4_dst(address) };
-    ip.end_nested().end_nested().nested_filter().push_orig_flags(part);
+///
+/// The kernel is asked for these alone, but over IPv6 for all: there it compares the wrong way round, and would leave out
+/// just these (`ctnetlink_filter_match_tuple` in its nf_conntrack_netlink.c, seen up to Linux 6.18).
+fn tuples(socket: &mut NetlinkSocket, address: IpAddr, part: u32) -> io::Result<Vec<Vec<u8>>> {
+    let mut request = Request::new().op_get_dump(&header(address));
+    if let IpAddr::V4(address) = address {
+        let ip = request.encode().nested_tuple_orig().nested_tuple_ip();
+        let ip = if part == FILTER_SOURCE { ip.push_ip_v4_src(address) } else { ip.push_ip_v4_dst(address) };
+        ip.end_nested().end_nested().nested_filter().push_orig_flags(part);
+    }
     let mut answers = socket.request(&request)?;
     let mut found = Vec::new();
     while let Some(answer) = answers.recv() {
         let (_, connection) = answer.map_err(said)?;
-        if let Ok(tuple) = connection.get_tuple_orig() {
+        if let Ok(tuple) = connection.get_tuple_orig()
+            && (address.is_ipv4() || end(&tuple, part) == Some(address))
+        {
             found.push(tuple.get_buf().to_vec());
         }
     }
     Ok(found)
 }
 
-fn delete(socket: &mut NetlinkSocket, tuple: &[u8]) -> io::Result<()> {
-    let mut payload = header().as_slice().to_vec();
+fn end(tuple: &IterableTupleAttrs<'_>, part: u32) -> Option<IpAddr> {
+    let ip = tuple.get_tuple_ip().ok()?;
+    let address = if part == FILTER_SOURCE { ip.get_ip_v6_src() } else { ip.get_ip_v6_dst() };
+    address.ok().map(IpAddr::V6)
+}
+
+fn delete(socket: &mut NetlinkSocket, address: IpAddr, tuple: &[u8]) -> io::Result<()> {
+    let mut payload = header(address).as_slice().to_vec();
     let length = u16::try_from(tuple.len() + 4).map_err(io::Error::other)?;
     payload.extend(length.to_ne_bytes());
     payload.extend(TUPLE_ORIG.to_ne_bytes());
@@ -61,9 +76,9 @@ fn delete(socket: &mut NetlinkSocket, tuple: &[u8]) -> io::Result<()> {
     }
 }
 
-fn header() -> Nfgenmsg {
+fn header(address: IpAddr) -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
-    header.nfgen_family = AF_INET;
+    header.nfgen_family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
     header
 }
 
@@ -93,33 +108,35 @@ impl NetlinkRequest for Delete {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
     use super::*;
     use crate::nft::{ESTABLISHED, Family, Hook, Rule, Table, Transaction};
     use crate::{link, netns};
 
-    #[test]
-    fn connections_of_one_address_are_forgotten_and_others_are_not() {
-        let name = format!("wtest-ct-{}", std::process::id());
+    /// Three addresses of a namespace of its own, whose connections are tracked.
+    fn forgets_those_of_one(name: &str, addresses: [IpAddr; 3]) {
+        let name = format!("wtest-ct-{name}-{}", std::process::id());
         netns::create(&name).unwrap();
-        let done = netns::enter(&name, || {
+        let done = netns::enter(&name, move || {
             let links = link::Links::here()?;
             links.up("lo")?;
+            let ours = addresses.into_iter().filter(|address| !address.is_loopback());
+            ours.into_iter().try_for_each(|address| links.add_address("lo", address, 128))?;
             // Tracking begins with the first rule that asks for it.
-            let table: Table = (Family::Ip, "wtest");
+            let table: Table = (Family::Inet, "wtest");
             let rule = Rule::new().ct_state(ESTABLISHED).accept();
             let changes = Transaction::new().table(table).chain(table, "c", Hook::filter(Hook::INPUT, 0));
             changes.rule(table, "c", &rule).commit()?;
-            let [one, two, other] = [[127, 0, 0, 2], [127, 0, 0, 3], [127, 0, 0, 4]].map(Ipv4Addr::from);
+            let [one, two, other] = addresses;
             let sockets: Vec<UdpSocket> =
-                [one, two, other].into_iter().map(|at| UdpSocket::bind((at, 7))).collect::<Result<_, _>>()?;
+                addresses.into_iter().map(|at| UdpSocket::bind((at, 7))).collect::<Result<_, _>>()?;
             sockets[0].send_to(b"begun by it", (other, 7))?;
             sockets[1].send_to(b"begun with it", (one, 7))?;
             sockets[1].send_to(b"not its", (other, 7))?;
             let mut socket = NetlinkSocket::new();
             let mut count = |address, part| Ok::<_, io::Error>(tuples(&mut socket, address, part)?.len());
-            assert_eq!((count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?), (1, 1));
+            assert_eq!((count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?), (1, 1), "{one}");
             forget(one)?;
             assert_eq!((count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?), (0, 0));
             assert_eq!(count(two, FILTER_SOURCE)?, 1, "the one that is not its");
@@ -127,5 +144,11 @@ mod tests {
         });
         netns::remove(&name).unwrap();
         done.unwrap();
+    }
+
+    #[test]
+    fn connections_of_one_address_are_forgotten_and_others_are_not() {
+        forgets_those_of_one("four", [2, 3, 4].map(|last| Ipv4Addr::new(127, 0, 0, last).into()));
+        forgets_those_of_one("six", [2, 3, 4].map(|last| Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, last).into()));
     }
 }

@@ -3,12 +3,12 @@
 //! Call from a thread that may block ([`crate::netns::enter`] gives one), never from an async task.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
-use futures::TryStreamExt;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::netns;
@@ -41,22 +41,30 @@ impl Links {
     /// # Errors
     /// `AlreadyExists` when either name is taken; then nothing is left.
     pub fn add_veth(&self, name: &str, peer: &str, peer_netns: &str) -> io::Result<()> {
-        let namespace = netns::open(peer_netns)?;
-        let there = LinkUnspec::new_with_name(peer).setns_by_fd(namespace.as_raw_fd()).build();
-        let pair = LinkVeth::new(name, peer).set_info_data(InfoData::Veth(InfoVeth::Peer(there))).build();
-        self.run(self.handle.link().add(pair).execute())
+        self.add_pair(LinkVeth::new(name, peer), LinkUnspec::new_with_name(peer), peer_netns)
     }
 
-    /// Has the link get no IPv6 address by itself when it comes up, which is also more for the kernel to do the more links
-    /// there are.
+    /// The same with hardware addresses, the first of which is that of the end here. They are set from the start:
+    /// programs that name links leave such an address alone.
     ///
     /// # Errors
-    /// `NotFound` when there is no such link.
-    pub fn without_own_ipv6(&self, name: &str) -> io::Result<()> {
-        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        let setting = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
-        let message = LinkUnspec::new_with_index(self.index(name)?).append_extra_attribute(setting).build();
-        self.run(self.handle.link().set(message).execute())
+    /// As [`Links::add_veth`].
+    pub fn add_veth_with(&self, name: &str, peer: &str, peer_netns: &str, macs: [[u8; 6]; 2]) -> io::Result<()> {
+        let [here, there] = macs.map(Vec::from);
+        let there = LinkUnspec::new_with_name(peer).address(there);
+        self.add_pair(LinkVeth::new(name, peer).address(here), there, peer_netns)
+    }
+
+    fn add_pair(
+        &self,
+        here: LinkMessageBuilder<LinkVeth>,
+        there: LinkMessageBuilder<LinkUnspec>,
+        peer_netns: &str,
+    ) -> io::Result<()> {
+        let namespace = netns::open(peer_netns)?;
+        let there = there.setns_by_fd(namespace.as_raw_fd()).build();
+        let pair = here.set_info_data(InfoData::Veth(InfoVeth::Peer(there))).build();
+        self.run(self.handle.link().add(pair).execute())
     }
 
     /// Brings the link up.
@@ -78,20 +86,38 @@ impl Links {
         self.run(self.handle.link().set(message).execute())
     }
 
-    /// Gives the link an IPv4 address.
+    /// Lets the link have no IPv6 address but those that it is given: the kernel makes it none of its own. Before the link
+    /// is up.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such link.
+    pub fn without_own_ipv6(&self, name: &str) -> io::Result<()> {
+        let index = self.index(name)?;
+        let none = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])];
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(none));
+        self.run(self.handle.link().set(message.build()).execute())
+    }
+
+    /// Gives the link an address. One of IPv6 is good at once: nobody is asked whether somebody has it. A prefix that is
+    /// longer than the address is the whole address.
     ///
     /// # Errors
     /// `NotFound` when there is no such link, `AlreadyExists` when it has the address.
-    pub fn add_address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
-        let index = self.index(name)?;
-        self.run(self.handle.address().add(index, address.into(), prefix).execute())
+    pub fn add_address(&self, name: &str, address: impl Into<IpAddr>, prefix: u8) -> io::Result<()> {
+        let (index, address) = (self.index(name)?, address.into());
+        let prefix = if address.is_ipv4() { prefix.min(32) } else { prefix };
+        let mut request = self.handle.address().add(index, address, prefix);
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        self.run(request.execute())
     }
 
-    /// Says for good which hardware address an IPv4 address on this link has, so that nobody asks for it.
+    /// Says for good which hardware address an address on this link has, so that nobody asks for it.
     ///
     /// # Errors
     /// `NotFound` when there is no such link, `AlreadyExists` when the address is known.
-    pub fn add_neighbour(&self, name: &str, address: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+    pub fn add_neighbour(&self, name: &str, address: impl Into<IpAddr>, mac: [u8; 6]) -> io::Result<()> {
         let index = self.index(name)?;
         self.run(self.handle.neighbours().add(index, address.into()).link_layer_address(&mac).execute())
     }
@@ -104,6 +130,16 @@ impl Links {
         let route =
             RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination, prefix).gateway(gateway).build();
         self.run(self.handle.route().add(route).execute())
+    }
+
+    /// Routes `destination/prefix` through `gateway`, which is on the link: it may be a link-local address.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such link.
+    pub fn add_route6(&self, name: &str, destination: Ipv6Addr, prefix: u8, gateway: Ipv6Addr) -> io::Result<()> {
+        let index = self.index(name)?;
+        let route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(destination, prefix);
+        self.run(self.handle.route().add(route.gateway(gateway).output_interface(index).build()).execute())
     }
 
     /// Removes a link, and with a veth its peer. That there is none is fine.
@@ -121,14 +157,11 @@ impl Links {
         }
     }
 
+    /// In the namespace of the calling thread, which is that of the socket.
     fn index(&self, name: &str) -> io::Result<u32> {
-        let request = self.handle.link().get().match_name(name.to_owned()).execute();
-        let found = self.run(async move { std::pin::pin!(request).try_next().await });
-        match found {
-            Ok(Some(link)) => Ok(link.header.index),
-            Ok(None) => Err(not_found(name)),
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Err(not_found(name)),
-            Err(error) => Err(error),
+        match nix::net::if_::if_nametoindex(name) {
+            Err(nix::Error::ENODEV) => Err(not_found(name)),
+            other => Ok(other?),
         }
     }
 
@@ -148,6 +181,29 @@ fn not_found(name: &str) -> io::Error {
 #[must_use]
 pub fn exists(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
+}
+
+/// Whether the calling thread's namespace knows a way to all of the IPv6 internet: not where the kernel has no IPv6.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn has_default_route6() -> io::Result<bool> {
+    let table = match std::fs::read_to_string("/proc/thread-self/net/ipv6_route") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    Ok(table.lines().any(is_default_route6))
+}
+
+/// One line: destination, its prefix, source, its prefix, gateway, metric, two counters, flags, link, all but the last
+/// in hexadecimal digits (the kernel's net/ipv6/route.c).
+fn is_default_route6(line: &str) -> bool {
+    /// The route leads nowhere (linux/route.h).
+    const REJECT: u32 = 0x0200;
+    let parts: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [destination, "00", _, "00", _, _, _, _, flags, link] = parts[..] else { return false };
+    let leads = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & REJECT == 0);
+    destination.bytes().all(|digit| digit == b'0') && leads && link != "lo"
 }
 
 /// Names of the links in the calling thread's namespace that begin with `prefix`.
@@ -191,5 +247,55 @@ mod tests {
         assert!(netns::enter(&far, || list("t")).unwrap().is_empty());
         netns::remove(&near).unwrap();
         netns::remove(&far).unwrap();
+    }
+
+    #[test]
+    fn a_veth_pair_with_ipv6_and_nobody_who_asks_for_neighbours() {
+        let pid = std::process::id();
+        let (near, far) = (format!("wtest-near6-{pid}"), format!("wtest-far6-{pid}"));
+        netns::create(&near).unwrap();
+        netns::create(&far).unwrap();
+        let (address, gateway) =
+            (Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2));
+        let macs = [[2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 8]];
+        let other = far.clone();
+        let made = netns::enter(&near, move || {
+            let links = Links::here()?;
+            links.add_veth_with("one", "two", &other, macs)?;
+            links.without_own_ipv6("one")?;
+            links.up("one")?;
+            netns::enter(&other, || Links::here()?.up("two"))?;
+            links.add_address("one", address, 126)?;
+            links.add_neighbour("one", gateway, macs[1])?;
+            assert!(!has_default_route6()?);
+            links.add_route6("one", Ipv6Addr::UNSPECIFIED, 0, gateway)?;
+            assert!(has_default_route6()?);
+            let mac = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
+            Ok((mac, nix::ifaddrs::getifaddrs()?.filter_map(|one| one.address?.as_link_addr()?.addr()).collect()))
+        });
+        netns::remove(&near).unwrap();
+        netns::remove(&far).unwrap();
+        let (addresses, own): (String, Vec<[u8; 6]>) = made.unwrap();
+        // One address, of everybody's scope, and permanent without having been tried.
+        assert_eq!(addresses.lines().count(), 1, "{addresses}");
+        assert!(
+            addresses.contains("fd990000000000000000000000000001") && addresses.contains(" 7e 00 82 "),
+            "{addresses}"
+        );
+        assert!(own.contains(&macs[0]), "{own:?}");
+    }
+
+    #[test]
+    fn routes_that_lead_nowhere_are_no_way_out() {
+        let line = |destination: &str, flags: &str, link: &str| {
+            let none = "00000000000000000000000000000000";
+            format!("{destination} 00 {none} 00 {none} 00000400 00000001 00000000 {flags} {link}")
+        };
+        let zero = "0".repeat(32);
+        assert!(is_default_route6(&line(&zero, "00000003", "eth0")));
+        assert!(!is_default_route6(&line(&zero, "00200200", "lo")));
+        assert!(!is_default_route6(&line(&zero, "00000203", "eth0")));
+        assert!(!is_default_route6(&line("20010db8000000000000000000000000", "00000003", "eth0")));
+        assert!(!is_default_route6(""));
     }
 }

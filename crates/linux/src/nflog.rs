@@ -3,7 +3,7 @@
 //! The kernel keeps a bounded queue for the socket, and drops what is too much.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -15,8 +15,16 @@ use tokio::io::unix::AsyncFd;
 
 /// Bytes of one read; several messages come at once.
 const BUFFER: usize = 32 * 1024;
+/// Numbers of protocols (IANA's registry), and of the headers that may be between that of IPv6 and them (RFC 8200,
+/// section 4): options for each hop, a way to go, a part of a packet, options for the destination.
+const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
+const FRAGMENT: u8 = 44;
+/// Bytes of the header of IPv6.
+const HEADER6: usize = 40;
 
 /// Listens to one group.
 pub struct Nflog(Socket);
@@ -27,12 +35,12 @@ impl std::fmt::Debug for Nflog {
     }
 }
 
-/// Where an IPv4 packet was to go.
+/// Where a packet was to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
     /// Number of the protocol in IP.
     pub protocol: u8,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Of TCP and UDP.
     pub port: Option<u16>,
 }
@@ -110,30 +118,49 @@ fn destinations(mut bytes: &[u8]) -> Vec<Destination> {
     found
 }
 
-/// Of the beginning of an IPv4 packet, which may be anything (RFC 791).
+/// Of the beginning of a packet, which may be anything.
 fn destination(packet: &[u8]) -> Option<Destination> {
-    let first = *packet.first()?;
-    let header = usize::from(first & 0x0f) * 4;
-    if first >> 4 != 4 || header < 20 {
-        return None;
-    }
-    let protocol = *packet.get(9)?;
-    let address: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
-    let ports = packet.get(header + 2..header + 4).filter(|_| matches!(protocol, TCP | UDP));
+    let (protocol, address, at) = match *packet.first()? >> 4 {
+        4 => ipv4(packet)?,
+        6 => ipv6(packet)?,
+        _ => return None,
+    };
+    let ports = packet.get(at + 2..at + 4).filter(|_| matches!(protocol, TCP | UDP));
     let port = ports.and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
-    Some(Destination { protocol, address: address.into(), port })
+    Some(Destination { protocol, address, port })
+}
+
+/// Protocol, destination, and where the protocol's own header begins (RFC 791).
+fn ipv4(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    let address: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+    (header >= 20).then_some((*packet.get(9)?, address.into(), header))
+}
+
+/// The same of IPv6. Where what was logged of the packet ends within its headers, there is no port.
+fn ipv6(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
+    let address: [u8; 16] = packet.get(24..HEADER6)?.try_into().ok()?;
+    let (mut protocol, mut at) = (*packet.get(6)?, HEADER6);
+    while EXTENSIONS.contains(&protocol) {
+        let Some(&[next, length]) = packet.get(at..at + 2) else { break };
+        // Of a part of a packet the length has no meaning.
+        let length = if protocol == FRAGMENT { 0 } else { usize::from(length) };
+        (protocol, at) = (next, at + (length + 1) * 8);
+    }
+    Some((protocol, Ipv6Addr::from(address).into(), at))
 }
 
 impl std::fmt::Display for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let protocol = match self.protocol {
-            1 => "ICMP".to_owned(),
+            ICMP => "ICMP".to_owned(),
+            ICMPV6 => "ICMPv6".to_owned(),
             TCP => "TCP".to_owned(),
             UDP => "UDP".to_owned(),
             other => format!("protocol {other}"),
         };
         match self.port {
-            Some(port) => write!(f, "{protocol} to {}:{port}", self.address),
+            Some(port) => write!(f, "{protocol} to {}", SocketAddr::new(self.address, port)),
             None => write!(f, "{protocol} to {}", self.address),
         }
     }
@@ -141,7 +168,7 @@ impl std::fmt::Display for Destination {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, UdpSocket};
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -154,26 +181,31 @@ mod tests {
         let told = netns::enter(&name, || {
             crate::link::Links::here()?.up("lo")?;
             nft::apply(
-                "table ip t {\n chain output {\n  type filter hook output priority 0;\n  \
+                "table inet t {\n chain output {\n  type filter hook output priority 0;\n  \
                  udp dport 4242 log group 3 snaplen 64 drop\n }\n}\n",
             )?;
             let log = Nflog::open(3)?;
             // Dropped at the output, which the sender is told.
             let _ = UdpSocket::bind("127.0.0.1:0")?.send_to(b"x", "127.0.0.1:4242");
-            let deadline = Instant::now() + Duration::from_secs(5);
-            loop {
+            let _ = UdpSocket::bind("[::1]:0")?.send_to(b"x", "[::1]:4242");
+            let (deadline, mut told) = (Instant::now() + Duration::from_secs(5), Vec::new());
+            while told.len() < 2 && Instant::now() < deadline {
                 match log.read() {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    Ok(more) => told.extend(more),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         std::thread::sleep(Duration::from_millis(5));
                     }
-                    other => break other,
+                    Err(error) => return Err(error),
                 }
             }
+            Ok(told)
         });
         netns::remove(&name).unwrap();
-        let expected = Destination { protocol: UDP, address: Ipv4Addr::LOCALHOST, port: Some(4242) };
-        assert_eq!(told.unwrap(), [expected]);
-        assert_eq!(expected.to_string(), "UDP to 127.0.0.1:4242");
+        let of = |address| Destination { protocol: UDP, address, port: Some(4242) };
+        let expected = [of(Ipv4Addr::LOCALHOST.into()), of(Ipv6Addr::LOCALHOST.into())];
+        assert_eq!(told.unwrap(), expected);
+        assert_eq!(expected[0].to_string(), "UDP to 127.0.0.1:4242");
+        assert_eq!(expected[1].to_string(), "UDP to [::1]:4242");
     }
 
     #[test]
@@ -182,6 +214,24 @@ mod tests {
         assert_eq!(destination(&[0x45; 19]), None);
         assert_eq!(destination(&[0x41; 60]), None);
         assert_eq!(destination(&[0x4f; 30]).unwrap().port, None);
+        assert_eq!(destination(&[0x60; 39]), None);
         assert!(destinations(&[0xff; 64]).is_empty());
+    }
+
+    #[test]
+    fn a_port_is_found_behind_what_ipv6_puts_before_it() {
+        let packet = |first: u8, rest: &[u8]| {
+            let mut packet = [[0x60, 0, 0, 0, 0, 0, first, 64].as_slice(), &[0; 32]].concat();
+            packet.extend(rest);
+            destination(&packet).unwrap()
+        };
+        let options = [UDP, 0, 0, 0, 0, 0, 0, 0];
+        let ports = [0, 9, 0x10, 0x92];
+        assert_eq!(packet(UDP, &ports).port, Some(4242));
+        assert_eq!(packet(60, &[options.as_slice(), &ports].concat()).port, Some(4242));
+        let cut = packet(60, &[UDP, 200, 0, 0]);
+        assert_eq!((cut.protocol, cut.port), (UDP, None));
+        assert_eq!(packet(0, &[]).protocol, 0);
+        assert_eq!(packet(ICMPV6, &ports).to_string(), "ICMPv6 to ::");
     }
 }

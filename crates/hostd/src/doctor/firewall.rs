@@ -60,7 +60,7 @@ pub(super) fn check() -> Check {
 }
 
 fn look() -> io::Result<Vec<BaseChain>> {
-    nft::base_chains(Hook::FORWARD, VETH_PREFIX.as_bytes())
+    nft::base_chains(Hook::FORWARD, nft::Family::Ip, VETH_PREFIX.as_bytes())
 }
 
 fn judge(chains: &[BaseChain], legacy: bool) -> Check {

@@ -5,8 +5,8 @@ use std::io;
 use netlink_bindings::nftables::{Nfgenmsg, Request};
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
-/// `NFPROTO_INET` and `NFPROTO_IPV4`: the families whose chains see IPv4.
-const SEE_IPV4: [u8; 2] = [1, 2];
+use super::Family;
+
 const POLICY_DROP: u32 = 0;
 
 /// A chain that the kernel asks.
@@ -22,15 +22,16 @@ pub struct BaseChain {
     pub mentions: bool,
 }
 
-/// Chains at a hook that see IPv4, with whether a rule of their table has `bytes` in it.
+/// Chains at a hook that see packets of `family`, with whether a rule of their table has `bytes` in it.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn base_chains(hook: u32, bytes: &[u8]) -> io::Result<Vec<BaseChain>> {
+pub fn base_chains(hook: u32, family: Family, bytes: &[u8]) -> io::Result<Vec<BaseChain>> {
     let mut socket = NetlinkSocket::new();
     let chains = chains(&mut socket)?;
     let mentioning = tables_with(&mut socket, bytes)?;
-    let at_hook = chains.iter().filter(|chain| chain.hook == Some(hook) && SEE_IPV4.contains(&chain.family));
+    let seeing = [Family::Inet as u8, family as u8];
+    let at_hook = chains.iter().filter(|chain| chain.hook == Some(hook) && seeing.contains(&chain.family));
     Ok(at_hook
         .map(|chain| {
             let same = |other: &&Chain| (other.family, &other.table) == (chain.family, &chain.table);

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use crate::programs;
 
 pub use look::{BaseChain, base_chains};
-pub use rule::{ARP, ESTABLISHED, INVALID, IP, RELATED, Rule};
+pub use rule::{ARP, ESTABLISHED, INVALID, IP, IPV6, RELATED, Rule, UNTRACKED};
 pub use transaction::{Family, Hook, Table, Transaction};
 
 /// Applies a ruleset in nft(8) syntax. All of it takes effect, or nothing.

@@ -3,7 +3,7 @@
 //! Each question loads something into a register and compares it, as nft(8) compiles its own language: the kernel's
 //! virtual machine knows nothing else. A question that the packet does not answer with yes ends the rule.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_bindings::nftables::{CmpOps, CtKeys, FibFlags, MetaKeys, PayloadBase, VerdictCode};
 
@@ -11,14 +11,17 @@ use netlink_bindings::nftables::{CmpOps, CtKeys, FibFlags, MetaKeys, PayloadBase
 pub const INVALID: u32 = 1;
 pub const ESTABLISHED: u32 = 1 << 1;
 pub const RELATED: u32 = 1 << 2;
+/// What is of no connection: over IPv6, discovery of neighbours and routers, and who listens to multicast.
+pub const UNTRACKED: u32 = 1 << 6;
 
 /// Ethernet protocol numbers (linux/if_ether.h).
 pub const IP: u16 = 0x0800;
 pub const ARP: u16 = 0x0806;
+pub const IPV6: u16 = 0x86dd;
 
 /// Families of packets in an `inet` table (linux/netfilter.h).
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
+pub(super) const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV6: u8 = 10;
 /// A route that leads to this host itself (linux/rtnetlink.h).
 const RTN_LOCAL: u32 = 2;
 /// What to look up about a route (`nft_fib_result` in linux/netfilter/nf_tables.h). The kernel's description of its
@@ -38,7 +41,7 @@ pub(super) enum Step {
     Compare { op: CmpOps, with: Vec<u8> },
     Within(&'static str),
     Load(Vec<u8>),
-    Nat(NatKind),
+    Nat { kind: NatKind, family: u8 },
     Masquerade,
     Verdict(VerdictCode),
 }
@@ -47,6 +50,26 @@ pub(super) enum Step {
 pub(super) enum NatKind {
     Source,
     Destination,
+}
+
+/// An address in a packet's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Source,
+    Destination,
+}
+
+impl End {
+    /// Loads it: where it is in the headers of IPv4 (RFC 791) and IPv6 (RFC 8200).
+    fn load(self, is_ipv4: bool) -> Step {
+        let (offset, len) = match (self, is_ipv4) {
+            (Self::Source, true) => (12, 4),
+            (Self::Destination, true) => (16, 4),
+            (Self::Source, false) => (8, 16),
+            (Self::Destination, false) => (24, 16),
+        };
+        Step::Payload { base: PayloadBase::NetworkHeader, offset, len }
+    }
 }
 
 /// Without a question it holds for every packet.
@@ -109,25 +132,35 @@ impl Rule {
     }
 
     #[must_use]
-    pub fn saddr_in(self, network: Ipv4Addr, prefix: u8) -> Self {
-        self.in_network(12, CmpOps::Eq, network, prefix)
+    pub fn saddr_in(self, network: impl Into<IpAddr>, prefix: u8) -> Self {
+        self.in_network(End::Source, CmpOps::Eq, network.into(), prefix)
     }
 
     #[must_use]
-    pub fn saddr_not_in(self, network: Ipv4Addr, prefix: u8) -> Self {
-        self.in_network(12, CmpOps::Neq, network, prefix)
+    pub fn saddr_not_in(self, network: impl Into<IpAddr>, prefix: u8) -> Self {
+        self.in_network(End::Source, CmpOps::Neq, network.into(), prefix)
     }
 
     #[must_use]
-    pub fn daddr(self, address: Ipv4Addr) -> Self {
-        self.in_network(16, CmpOps::Eq, address, 32)
+    pub fn daddr(self, address: impl Into<IpAddr>) -> Self {
+        self.in_network(End::Destination, CmpOps::Eq, address.into(), u8::MAX)
     }
 
-    /// The destination is in a set of the same table.
     #[must_use]
-    pub fn daddr_within(mut self, set: &'static str) -> Self {
-        self.0.extend([Step::Payload { base: PayloadBase::NetworkHeader, offset: 16, len: 4 }, Step::Within(set)]);
-        self
+    pub fn daddr_not_in(self, network: impl Into<IpAddr>, prefix: u8) -> Self {
+        self.in_network(End::Destination, CmpOps::Neq, network.into(), prefix)
+    }
+
+    /// The IPv4 destination is in a set of the same table.
+    #[must_use]
+    pub fn daddr_within(self, set: &'static str) -> Self {
+        self.then(End::Destination.load(true)).then(Step::Within(set))
+    }
+
+    /// The IPv6 destination is in a set of the same table.
+    #[must_use]
+    pub fn daddr6_within(self, set: &'static str) -> Self {
+        self.then(End::Destination.load(false)).then(Step::Within(set))
     }
 
     /// The destination is an address of this host itself, of whatever link.
@@ -193,23 +226,41 @@ impl Rule {
 
     /// Seems to come from `address` from here on.
     #[must_use]
-    pub fn snat(self, address: Ipv4Addr) -> Self {
-        self.then(Step::Load(address.octets().to_vec())).then(Step::Nat(NatKind::Source))
+    pub fn snat(self, address: impl Into<IpAddr>) -> Self {
+        self.nat(NatKind::Source, address.into())
     }
 
     /// Goes to `address` instead.
     #[must_use]
-    pub fn dnat(self, address: Ipv4Addr) -> Self {
-        self.then(Step::Load(address.octets().to_vec())).then(Step::Nat(NatKind::Destination))
+    pub fn dnat(self, address: impl Into<IpAddr>) -> Self {
+        self.nat(NatKind::Destination, address.into())
     }
 
-    fn in_network(mut self, offset: u32, op: CmpOps, network: Ipv4Addr, prefix: u8) -> Self {
-        self.0.push(Step::Payload { base: PayloadBase::NetworkHeader, offset, len: 4 });
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-        if mask != u32::MAX {
-            self.0.push(Step::And(mask.to_be_bytes().to_vec()));
+    fn nat(self, kind: NatKind, address: IpAddr) -> Self {
+        let (octets, family) = match address {
+            IpAddr::V4(address) => (address.octets().to_vec(), NFPROTO_IPV4),
+            IpAddr::V6(address) => (address.octets().to_vec(), NFPROTO_IPV6),
+        };
+        self.then(Step::Load(octets)).then(Step::Nat { kind, family })
+    }
+
+    /// A prefix that is longer than the address is the whole address.
+    fn in_network(mut self, end: End, op: CmpOps, network: IpAddr, prefix: u8) -> Self {
+        self.0.push(end.load(network.is_ipv4()));
+        let (octets, mask) = match network {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
+                ((address.to_bits() & mask).to_be_bytes().to_vec(), mask.to_be_bytes().to_vec())
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix.into())).unwrap_or(0);
+                ((address.to_bits() & mask).to_be_bytes().to_vec(), mask.to_be_bytes().to_vec())
+            }
+        };
+        if mask.iter().any(|byte| *byte != u8::MAX) {
+            self.0.push(Step::And(mask));
         }
-        self.compare(op, (network.to_bits() & mask).to_be_bytes().to_vec())
+        self.compare(op, octets)
     }
 
     fn ask(self, load: Step, op: CmpOps, with: Vec<u8>) -> Self {

@@ -1,12 +1,14 @@
 //! What the kernel has made of the rules, as nft(8) lists it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
 use super::*;
 use crate::{link, netns, tap};
 
 const TABLE: Table = (Family::Inet, "wtest");
+
+const SIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 
 fn listed() -> io::Result<String> {
     let output = Command::new(programs::find("nft").unwrap()).args(["list", "ruleset"]).output()?;
@@ -62,11 +64,16 @@ fn every_question_is_what_nft_reads_it_as() {
         (Rule::new().l4(1).accept(), "meta l4proto icmp accept"),
         (Rule::new().mark(0x77).accept(), "meta mark 0x00000077 accept"),
         (Rule::new().ct_state(ESTABLISHED | RELATED).accept(), "ct state established,related accept"),
-        (Rule::new().ct_state(INVALID).drop(), "ct state invalid drop"),
+        (Rule::new().ct_state(INVALID | UNTRACKED).drop(), "ct state invalid,untracked drop"),
         (Rule::new().ipv4().saddr_in(address, 16).drop(), "ip saddr 169.254.0.0/16 drop"),
         (Rule::new().ipv4().saddr_not_in(address, 32).drop(), "ip saddr != 169.254.0.21 drop"),
         (Rule::new().ipv4().daddr(address).drop(), "ip daddr 169.254.0.21 drop"),
         (Rule::new().ipv4().daddr_within("some").drop(), "ip daddr @some drop"),
+        (Rule::new().ipv6().saddr_in(SIX, 64).drop(), "ip6 saddr 2001:db8::/64 drop"),
+        (Rule::new().ipv6().saddr_not_in(SIX, 128).drop(), "ip6 saddr != 2001:db8::7 drop"),
+        (Rule::new().ipv6().daddr(SIX).drop(), "ip6 daddr 2001:db8::7 drop"),
+        (Rule::new().ipv6().daddr_not_in(SIX, 3).drop(), "ip6 daddr != 2000::/3 drop"),
+        (Rule::new().ipv6().daddr6_within("more").drop(), "ip6 daddr @more drop"),
         (Rule::new().daddr_local().drop(), "fib daddr type local drop"),
         (Rule::new().saddr_from_elsewhere().drop(), "fib saddr . iif oif 0 drop"),
     ];
@@ -76,12 +83,15 @@ fn every_question_is_what_nft_reads_it_as() {
         let networks = [(Ipv4Addr::new(224, 0, 0, 0), 4), (Ipv4Addr::new(240, 0, 0, 0), 4)];
         let one = (Ipv4Addr::new(10, 0, 0, 0), 8);
         let changes = Transaction::new().table(TABLE).networks(TABLE, "some", &[one, networks[0], networks[1]]);
+        let of = |first: u16, prefix| (Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), prefix);
+        let changes = changes.networks(TABLE, "more", &[of(0x8000, 1), of(0, 3), of(0x4000, 2), of(0x2002, 16)]);
         let changes = changes.chain(TABLE, "c", Hook::filter(Hook::PREROUTING, -150).or_drop());
         questions.iter().fold(changes, |changes, (rule, _)| changes.rule(TABLE, "c", rule)).commit()?;
         listed()
     });
     assert!(list.contains(&expected), "{list}\n is not\n{expected}");
     assert!(list.contains("elements = { 10.0.0.0/8, 224.0.0.0/3 }"), "{list}");
+    assert!(list.contains("elements = { ::/3, 2002::/16, 4000::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff }"), "{list}");
     assert!(list.contains("type filter hook prerouting priority mangle; policy drop;"), "{list}");
 }
 
@@ -90,7 +100,7 @@ fn frames_and_translations_are_what_nft_reads_them_as() {
     let (address, mac) = (Ipv4Addr::new(169, 254, 0, 21), [2, 0xfc, 0, 0, 0, 5]);
     let frames = inside("frames", move || {
         tap::create("tap0", 0)?;
-        let (nat, frames) = ((Family::Ip, "wtest"), (Family::Netdev, "wtest"));
+        let (nat, nat6, frames) = ((Family::Ip, "wtest"), (Family::Ip6, "wtest"), (Family::Netdev, "wtest"));
         let to = Rule::new().ether(mac, [2, 0xfc, 0, 0, 0, 6]).carries(IP).saddr_in(address, 32).accept();
         let arp = Rule::new().ether_from(mac).carries(ARP).arp(mac, address, Ipv4Addr::new(169, 254, 0, 22)).accept();
         Transaction::new()
@@ -104,6 +114,12 @@ fn frames_and_translations_are_what_nft_reads_them_as() {
             .chain(nat, "post", Hook::nat(Hook::POSTROUTING))
             .rule(nat, "post", &Rule::new().oif("tap0").snat(address))
             .rule(nat, "post", &Rule::new().masquerade())
+            .table(nat6)
+            .chain(nat6, "pre", Hook::nat(Hook::PREROUTING))
+            .rule(nat6, "pre", &Rule::new().iif("tap0").dnat(SIX))
+            .chain(nat6, "post", Hook::nat(Hook::POSTROUTING))
+            .rule(nat6, "post", &Rule::new().oif("tap0").snat(SIX))
+            .rule(frames, "c", &Rule::new().carries(IPV6).saddr_in(SIX, 128).accept())
             .commit()?;
         assert_eq!(link::list("tap")?, ["tap0"]);
         listed()
@@ -115,6 +131,9 @@ fn frames_and_translations_are_what_nft_reads_them_as() {
         "dnat to 169.254.0.21",
         "snat to 169.254.0.21",
         "masquerade",
+        "ip6 saddr 2001:db8::7 accept",
+        "dnat to 2001:db8::7",
+        "snat to 2001:db8::7",
     ] {
         assert!(frames.contains(part), "{part:?} is not in {frames}");
     }

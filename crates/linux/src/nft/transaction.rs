@@ -1,7 +1,7 @@
 //! Changes of the ruleset, sent to the kernel in one write: all of them take effect, or none.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_bindings::nftables::{
     Chained, Nfgenmsg, PushExprAttrs, PushExprListAttrs, PushRuleAttrs, Registers, SetFlags,
@@ -9,20 +9,20 @@ use netlink_bindings::nftables::{
 use netlink_bindings::utils::RequestBuf;
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
-use super::rule::{NatKind, Rule, Step};
+use super::rule::{NFPROTO_IPV6, NatKind, Rule, Step};
 
 /// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h): whom a batch is for.
 const SUBSYSTEM: u16 = 10;
 /// The library keeps account of at most 63 answers in one word, with those of the batch's ends.
 const MOST_CHANGES: u32 = 61;
-/// Numbers of IPv4 in `nat` expressions, and of the kinds of translation (linux/netfilter/nf_tables.h).
-const NFPROTO_IPV4: u32 = 2;
+/// Numbers of the kinds of translation (linux/netfilter/nf_tables.h).
 const NAT_SNAT: u32 = 0;
 const NAT_DNAT: u32 = 1;
 /// `NFT_SET_ELEM_INTERVAL_END`: the element is the first after an interval.
 const INTERVAL_END: u32 = 1;
-/// nft(8)'s number of the type `ipv4_addr`, by which it lists a set as such.
+/// nft(8)'s numbers of the types `ipv4_addr` and `ipv6_addr`, by which it lists a set as such.
 const IPV4_ADDR: u32 = 7;
+const IPV6_ADDR: u32 = 8;
 
 /// What packets a table is about (linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,7 @@ pub enum Family {
     Inet = 1,
     Ip = 2,
     Netdev = 5,
+    Ip6 = NFPROTO_IPV6 as isize,
 }
 
 /// A table's family and name.
@@ -51,6 +52,7 @@ impl Hook<'_> {
     pub const PREROUTING: u32 = 0;
     pub const INPUT: u32 = 1;
     pub const FORWARD: u32 = 2;
+    pub const OUTPUT: u32 = 3;
     pub const POSTROUTING: u32 = 4;
 
     /// A chain of type `filter`.
@@ -116,9 +118,18 @@ impl Transaction {
         self
     }
 
-    /// Makes a set of networks, which may touch but not overlap.
+    /// Makes a set of networks, all of IPv4 or all of IPv6, which may touch but not overlap.
     #[must_use]
-    pub fn networks(mut self, (family, table): Table, name: &'static str, networks: &[(Ipv4Addr, u8)]) -> Self {
+    pub fn networks<A: Into<IpAddr> + Copy>(
+        mut self,
+        (family, table): Table,
+        name: &'static str,
+        networks: &[(A, u8)],
+    ) -> Self {
+        let networks: Vec<(IpAddr, u8)> =
+            networks.iter().map(|(address, prefix)| ((*address).into(), *prefix)).collect();
+        let is_ipv6 = networks.iter().any(|(address, _)| address.is_ipv6());
+        let (kind, len) = if is_ipv6 { (IPV6_ADDR, 16) } else { (IPV4_ADDR, 4) };
         let request = self.change().set_create().op_newset_do(&header(family));
         let flags = SetFlags::Interval as u32 | SetFlags::Constant as u32;
         request
@@ -126,16 +137,21 @@ impl Transaction {
             .push_table_bytes(table.as_bytes())
             .push_name_bytes(name.as_bytes())
             .push_flags(flags)
-            .push_key_type(IPV4_ADDR)
-            .push_key_len(4)
-            .push_id(1);
+            .push_key_type(kind)
+            .push_key_len(len)
+            .push_id(kind);
         let request = self.change().set_create().op_newsetelem_do(&header(family));
         let mut elements =
             request.into_encoder().push_table_bytes(table.as_bytes()).push_set_bytes(name.as_bytes()).nested_elements();
-        for (address, is_end) in bounds(networks) {
+        for (address, is_end) in bounds(&networks, is_ipv6) {
             let element = elements.nested_elem();
             let element = if is_end { element.push_flags(&INTERVAL_END.to_be_bytes()) } else { element };
-            elements = element.nested_key().push_value(&address.octets()).end_nested().end_nested();
+            let key = element.nested_key();
+            let key = match address {
+                IpAddr::V4(address) => key.push_value(&address.octets()),
+                IpAddr::V6(address) => key.push_value(&address.octets()),
+            };
+            elements = key.end_nested().end_nested();
         }
         drop(elements);
         self
@@ -214,30 +230,45 @@ fn batch_header() -> Nfgenmsg {
 
 /// First addresses of networks, and the first ones after them, in order. Where two networks touch there is none
 /// between them, and none after the last address there is.
-fn bounds(networks: &[(Ipv4Addr, u8)]) -> Vec<(Ipv4Addr, bool)> {
-    let mut ranges: Vec<(u32, Option<u32>)> = networks
+fn bounds(networks: &[(IpAddr, u8)], is_ipv6: bool) -> Vec<(IpAddr, bool)> {
+    let width: u32 = if is_ipv6 { 128 } else { 32 };
+    let end_of = |start: u128, prefix: u8| {
+        let size = 1_u128.checked_shl(width.saturating_sub(prefix.into()))?;
+        start.checked_add(size).filter(|end| is_ipv6 || u32::try_from(*end).is_ok())
+    };
+    let mut ranges: Vec<(u128, Option<u128>)> = networks
         .iter()
         .map(|(address, prefix)| {
-            let size = 1u64 << (32 - u32::from((*prefix).min(32)));
-            let end = u32::try_from(u64::from(address.to_bits()) + size).ok();
-            (address.to_bits(), end)
+            let start = bits(*address);
+            (start, end_of(start, *prefix))
         })
         .collect();
     ranges.sort_unstable();
-    let mut bounds: Vec<(Ipv4Addr, bool)> = Vec::new();
+    let mut bounds: Vec<(u128, bool)> = Vec::new();
     for (start, end) in ranges {
-        if bounds.last() == Some(&(start.into(), true)) {
+        if bounds.last() == Some(&(start, true)) {
             bounds.pop();
         } else {
-            bounds.push((start.into(), false));
+            bounds.push((start, false));
         }
-        bounds.extend(end.map(|end| (end.into(), true)));
+        bounds.extend(end.map(|end| (end, true)));
     }
     // The kernel wants to be told that what is before the first network is none.
-    if bounds.first().is_some_and(|(first, _)| !first.is_unspecified()) {
-        bounds.insert(0, (Ipv4Addr::UNSPECIFIED, true));
+    if bounds.first().is_some_and(|(first, _)| *first != 0) {
+        bounds.insert(0, (0, true));
     }
-    bounds
+    let address = |bits: u128| match u32::try_from(bits) {
+        Ok(bits) if !is_ipv6 => Ipv4Addr::from_bits(bits).into(),
+        _ => Ipv6Addr::from_bits(bits).into(),
+    };
+    bounds.into_iter().map(|(bits, is_end)| (address(bits), is_end)).collect()
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
 }
 
 type List<'a> = PushExprListAttrs<PushRuleAttrs<RequestBuf<'a>>>;
@@ -276,10 +307,10 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
             let loaded = element.nested_data_immediate().push_dreg(REGISTER);
             loaded.nested_data().push_value(value).end_nested().end_nested()
         }
-        Step::Nat(kind) => element
+        Step::Nat { kind, family } => element
             .nested_data_nat()
             .push_type(if *kind == NatKind::Source { NAT_SNAT } else { NAT_DNAT })
-            .push_family(NFPROTO_IPV4)
+            .push_family((*family).into())
             .push_reg_addr_min(REGISTER)
             .end_nested(),
         Step::Masquerade => return element.push_name_bytes(b"masq").end_nested(),
