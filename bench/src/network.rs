@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hostd::network::{Networks, Slot};
+use hostd::network::{Networks, Slot, WantedIpv6};
 use tokio_util::sync::CancellationToken;
 
 use crate::pairs::{Pairs, Side, progress};
@@ -32,7 +32,7 @@ const SANDBOX: &str = "sb-bench";
 /// # Errors
 /// When a network cannot be made or removed. What is left is cleared with the run's place.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
-    let networks = Networks::prepare(&place.installation())?;
+    let networks = Networks::prepare(&place.installation(), WantedIpv6::Auto)?;
     let cancelled = cancelled.clone();
     tokio::task::spawn_blocking(move || measure_with(&networks, &cancelled)).await?
 }

@@ -10,7 +10,7 @@ use vmm::engine::{AccelChoice, Choice, Wanted};
 
 use crate::disk;
 use crate::jail::DEFAULT_UID_BASE;
-use crate::network::Slot;
+use crate::network::{Slot, WantedIpv6};
 
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -54,6 +54,8 @@ pub struct Config {
     pub limits: Bandwidth,
     /// `AGENT_DNS`: name servers that the resolvers of sandboxes ask.
     pub dns: String,
+    /// `AGENT_IPV6`: whether sandboxes reach the internet over IPv6, too.
+    pub ipv6: WantedIpv6,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
     pub max_sandboxes: usize,
     /// `AGENT_UID_BASE`: users and groups of VMMs are this plus the number of their network slot.
@@ -130,6 +132,7 @@ impl Config {
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
             warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
             network_pool,
+            ipv6: parsed(&lookup, "AGENT_IPV6", "auto, on or off", WantedIpv6::Auto, &mut mistakes),
             disk_limits,
             limits,
             uid_base,
@@ -252,14 +255,21 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
+        const NAMES: [&str; 7] = [
+            "AGENT_LISTEN_ADDR",
+            "AGENT_VMM",
+            "AGENT_DISK",
+            "AGENT_DNS",
+            "AGENT_IPV6",
+            "AGENT_TOKEN",
+            "AGENT_UID_BASE",
+        ];
         let wrong = Config::from_lookup(|name| match name {
-            "AGENT_LISTEN_ADDR" | "AGENT_VMM" | "AGENT_DISK" | "AGENT_DNS" | "AGENT_TOKEN" | "AGENT_UID_BASE" => {
-                Some("wrong!".to_owned())
-            }
+            name if NAMES.contains(&name) => Some("wrong!".to_owned()),
             _ => None,
         });
         let text = wrong.unwrap_err().to_string();
-        for name in ["AGENT_LISTEN_ADDR", "AGENT_VMM", "AGENT_DISK", "AGENT_DNS", "AGENT_TOKEN", "AGENT_UID_BASE"] {
+        for name in NAMES {
             assert!(text.contains(name), "{text}");
         }
     }

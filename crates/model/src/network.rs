@@ -2,7 +2,7 @@
 //!
 //! | destination | may it? |
 //! |---|---|
-//! | in [`FLOOR`] | never |
+//! | in [`FLOOR`] or [`FLOOR6`] | never |
 //! | address in `allow_out` | yes: allow beats deny |
 //! | name in `allow_out`, at an address that it really has | yes, also where `deny_out` has the address |
 //! | address or name in `deny_out` | no |
@@ -10,21 +10,25 @@
 //!
 //! Where a rule has a name ([`NetworkSpec::has_names`]), an address that no rule allows can only be reached as one that
 //! the sandbox was given for a name. Otherwise whoever knows an address could go past a rule about its name.
+//!
+//! A network is of IPv4 or of IPv6, and so is what it stands for, but for one: `0.0.0.0/0` in `deny_out` has always meant
+//! the whole internet, and closes IPv6, too. In `allow_out` it opens IPv4 alone: `::/0` is the rest. Of two readings the
+//! one holds that lets less through.
 
 mod bandwidth;
 mod target;
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::error::InvalidValue;
 pub use bandwidth::Bandwidth;
 pub use target::{NamePattern, Target};
 
-/// What no sandbox reaches, whatever its rules say: addresses that are not of the public internet (RFC 6890 and its
-/// registry), and the one public address at which a cloud serves metadata to its machines (Azure).
+/// What no sandbox reaches over IPv4, whatever its rules say: addresses that are not of the public internet (RFC 6890 and
+/// its registry), and the one public address at which a cloud serves metadata to its machines (Azure).
 pub const FLOOR: [Ipv4Net; 16] = [
     net(0, 0, 0, 0, 8),
     net(10, 0, 0, 0, 8),
@@ -43,6 +47,23 @@ pub const FLOOR: [Ipv4Net; 16] = [
     net(224, 0, 0, 0, 4),
     net(240, 0, 0, 0, 4),
 ];
+
+/// The same over IPv6. Public addresses are given out of 2000::/3 alone (IANA's registry of global unicast addresses), so
+/// that private, link-local and multicast ones are outside, and all that have an IPv4 address in them, such as NAT64's;
+/// those of 6to4 and Teredo are inside. The rest are special purposes (RFC 6890 and its registry) and documentation.
+pub const FLOOR6: [Ipv6Net; 7] = [
+    net6([0, 0], 3),
+    net6([0x2001, 0], 23),
+    net6([0x2001, 0xdb8], 32),
+    net6([0x2002, 0], 16),
+    net6([0x3fff, 0], 20),
+    net6([0x4000, 0], 2),
+    net6([0x8000, 0], 1),
+];
+
+const fn net6([a, b]: [u16; 2], len: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), len)
+}
 
 const fn net(a: u8, b: u8, c: u8, d: u8, len: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len)
@@ -92,7 +113,7 @@ impl Default for NetworkSpec {
 /// What the rules say of one name or address alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// In [`FLOOR`].
+    /// In [`FLOOR`] or [`FLOOR6`].
     Never,
     /// In `allow_out`.
     Allowed,
@@ -139,7 +160,8 @@ impl NetworkSpec {
         within_bounds("network.deny_out", self.deny_out.len())?;
         self.bandwidth.check()?;
         let never = |target: &&Target| match target {
-            Target::Net(net) => FLOOR.iter().any(|floor| floor.contains(net)),
+            Target::Net(IpNet::V4(net)) => FLOOR.iter().any(|floor| floor.contains(net)),
+            Target::Net(IpNet::V6(net)) => FLOOR6.iter().any(|floor| floor.contains(net)),
             Target::Name(_) => false,
         };
         match self.allow_out.iter().find(never) {
@@ -160,27 +182,28 @@ impl NetworkSpec {
         self.allow_out.iter().chain(&self.deny_out).any(|target| matches!(target, Target::Name(_)))
     }
 
-    /// Whether what is in no rule is denied.
+    /// Whether what is in no rule is denied, over IPv6 as over IPv4.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        !self.allow_internet || self.denied_nets().iter().any(|net| net.prefix_len() == 0)
+        let is_all = |net: &IpNet| matches!(net, IpNet::V4(net) if net.prefix_len() == 0);
+        !self.allow_internet || self.denied_nets().iter().any(is_all)
     }
 
     /// Networks in `allow_out`, none in another.
     #[must_use]
-    pub fn allowed_nets(&self) -> Vec<Ipv4Net> {
+    pub fn allowed_nets(&self) -> Vec<IpNet> {
         nets(&self.allow_out)
     }
 
     /// Networks in `deny_out`, none in another.
     #[must_use]
-    pub fn denied_nets(&self) -> Vec<Ipv4Net> {
+    pub fn denied_nets(&self) -> Vec<IpNet> {
         nets(&self.deny_out)
     }
 
     /// What the rules say of an address, whatever name it has.
     #[must_use]
-    pub fn address(&self, address: Ipv4Addr) -> Access {
+    pub fn address(&self, address: IpAddr) -> Access {
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
         if is_never(address) {
             Access::Never
@@ -209,7 +232,7 @@ impl NetworkSpec {
 
     /// Whether a connection to a name may go to an address, which must be one that the name really has.
     #[must_use]
-    pub fn reaches(&self, name: &str, address: Ipv4Addr) -> bool {
+    pub fn reaches(&self, name: &str, address: IpAddr) -> bool {
         match (self.address(address), self.name(name)) {
             (Access::Never, _) => false,
             (Access::Allowed, _) | (_, Access::Allowed) => true,
@@ -218,15 +241,18 @@ impl NetworkSpec {
     }
 }
 
-/// Whether it is in [`FLOOR`].
+/// Whether it is in [`FLOOR`] or [`FLOOR6`].
 #[must_use]
-pub fn is_never(address: Ipv4Addr) -> bool {
-    FLOOR.iter().any(|floor| floor.contains(&address))
+pub fn is_never(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => FLOOR.iter().any(|floor| floor.contains(&address)),
+        IpAddr::V6(address) => FLOOR6.iter().any(|floor| floor.contains(&address)),
+    }
 }
 
-fn nets(targets: &[Target]) -> Vec<Ipv4Net> {
-    let nets: Vec<Ipv4Net> = targets.iter().filter_map(Target::net).collect();
-    Ipv4Net::aggregate(&nets)
+fn nets(targets: &[Target]) -> Vec<IpNet> {
+    let nets: Vec<IpNet> = targets.iter().filter_map(Target::net).collect();
+    IpNet::aggregate(&nets)
 }
 
 fn within_bounds(field: &'static str, entries: usize) -> Result<(), InvalidValue> {

@@ -1,6 +1,6 @@
 //! One question of a guest, and its answer.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -62,7 +62,7 @@ async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, Respons
         // Of all codes the one at which every resolver of a guest gives up at once.
         return Err(ResponseCode::NXDomain);
     }
-    if has_no_answer(asked.query_type(), &rules) {
+    if has_no_answer(asked.query_type(), &rules, gate.has_ipv6) {
         return Ok(Vec::new());
     }
     let found = gate.upstream.ask(asked.name().clone(), asked.query_type()).await?;
@@ -73,7 +73,7 @@ async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, Respons
         return Err(ResponseCode::NXDomain);
     }
     let records = reachable(gate, &name, found);
-    let addresses: Vec<Ipv4Addr> = records.iter().filter_map(address).collect();
+    let addresses: Vec<IpAddr> = records.iter().filter_map(address).collect();
     if !addresses.is_empty() {
         let ttl = records.iter().map(|record| record.ttl).min().unwrap_or_default();
         gate.pin(&name, &addresses, Duration::from_secs(ttl.into())).await.map_err(|error| {
@@ -94,11 +94,12 @@ fn checked_name(asked: &Query, rules: &NetworkSpec) -> Option<String> {
     (is_fine && asked.query_class() == DNSClass::IN).then(|| name.trim_end_matches('.').to_owned())
 }
 
-/// Sandboxes have no IPv6. What a server says of how to reach it otherwise names addresses, and keys with which the name
-/// of a connection could be hidden.
-fn has_no_answer(kind: RecordType, rules: &NetworkSpec) -> bool {
+/// A sandbox without IPv6 is told of none. What a server says of how to reach it otherwise names addresses, and keys with
+/// which the name of a connection could be hidden.
+fn has_no_answer(kind: RecordType, rules: &NetworkSpec, has_ipv6: bool) -> bool {
     match kind {
-        RecordType::AAAA | RecordType::ANY | RecordType::AXFR | RecordType::IXFR => true,
+        RecordType::AAAA => !has_ipv6,
+        RecordType::ANY | RecordType::AXFR | RecordType::IXFR => true,
         RecordType::HTTPS | RecordType::SVCB => rules.has_names() || rules.is_closed(),
         _ => false,
     }

@@ -14,7 +14,7 @@ mod answer;
 pub(crate) mod serve;
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,20 +94,22 @@ impl Upstream {
         }
     }
 
-    /// Addresses that a name has now, and how long that is good for; none where it has none.
-    pub(crate) async fn addresses(&self, name: &str) -> Option<(HashSet<Ipv4Addr>, Duration)> {
+    /// Addresses of IPv4 or of IPv6 that a name has now, and how long that is good for; none where it has none.
+    pub(crate) async fn addresses(&self, name: &str, of_ipv4: bool) -> Option<(HashSet<IpAddr>, Duration)> {
         let mut name = Name::from_ascii(name).ok()?;
         name.set_fqdn(true);
-        let records = self.ask(name, RecordType::A).await.ok()?;
+        let kind = if of_ipv4 { RecordType::A } else { RecordType::AAAA };
+        let records = self.ask(name, kind).await.ok()?;
         let ttl = records.iter().map(|record| record.ttl).min()?;
         let addresses = records.iter().filter_map(address).collect();
         Some((addresses, Duration::from_secs(ttl.into())))
     }
 }
 
-fn address(record: &Record) -> Option<Ipv4Addr> {
+fn address(record: &Record) -> Option<IpAddr> {
     match &record.data {
-        RData::A(address) => Some(address.0),
+        RData::A(address) => Some(address.0.into()),
+        RData::AAAA(address) => Some(address.0.into()),
         _ => None,
     }
 }

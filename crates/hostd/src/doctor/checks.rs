@@ -8,11 +8,12 @@ use std::path::Path;
 use linux::{file, netns, programs, sysctl, tap};
 use vmm::engine::{self, Engine};
 
-use super::{Check, existing};
+use super::{Check, existing, firewall};
 use crate::config::Config;
 use crate::disk::{self, Backend, Chosen};
 use crate::guest::chain;
 use crate::images::Images;
+use crate::network::{Six, WantedIpv6};
 
 /// Oldest kernel that has all we use: `mount_setattr`, for jails, came with 5.12.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
@@ -75,9 +76,12 @@ pub(super) fn tun() -> Check {
 }
 
 /// A network namespace with the rules that a host and a sandbox get, limits, and tracked connections in it.
-pub(super) fn network() -> Check {
+pub(super) fn network(config: &Config) -> Check {
     let name = format!("wdoctor-{}", std::process::id());
-    let tried = netns::create(&name).and_then(|()| netns::enter(&name, crate::network::try_rules));
+    let tried = Six::choose(config.ipv6).and_then(|six| {
+        netns::create(&name)?;
+        netns::enter(&name, move || crate::network::try_rules(six))
+    });
     let removed = netns::remove(&name);
     match tried.and(removed) {
         Ok(()) => Check::ok("nftables", "network namespaces, nftables and limits work"),
@@ -94,6 +98,30 @@ pub(super) fn forwarding() -> Check {
         Ok("1") => Check::ok("forwarding", "net.ipv4.ip_forward is on"),
         Ok(_) => Check::ok("forwarding", "net.ipv4.ip_forward is off; the agent turns it on"),
         Err(error) => Check::missing("forwarding", format!("net.ipv4.ip_forward: {error}"), "use a kernel with IPv4"),
+    }
+}
+
+/// Whether sandboxes have IPv6, why, and what would stop it.
+pub(super) fn ipv6(config: &Config) -> Check {
+    const NAME: &str = "ipv6";
+    let six = match Six::choose(config.ipv6) {
+        Ok(six) => six,
+        Err(error) => return Check::warning(NAME, error.to_string(), "AGENT_IPV6=off, if IPv6 is not needed"),
+    };
+    match (six, config.ipv6) {
+        (Six::Off(why), WantedIpv6::On) => {
+            let found = format!("sandboxes have none, though AGENT_IPV6 is on: {}", why.text());
+            Check::warning(NAME, found, "turn IPv6 on for this host, or set AGENT_IPV6 to auto")
+        }
+        (Six::Off(why), _) => Check::ok(NAME, format!("sandboxes have none: {}", why.text())),
+        (Six::On, wanted) => {
+            let why = if wanted == WantedIpv6::On { "AGENT_IPV6 is on" } else { "the host has an IPv6 default route" };
+            match firewall::stops_ipv6() {
+                Ok(None) => Check::ok(NAME, format!("sandboxes have it: {why}")),
+                Ok(Some((found, fix))) => Check::warning(NAME, found, format!("{fix}; or set AGENT_IPV6 to off")),
+                Err(error) => Check::warning(NAME, format!("the rules cannot be read: {error}"), "sudo wrenn doctor"),
+            }
+        }
     }
 }
 

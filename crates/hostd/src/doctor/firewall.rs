@@ -7,7 +7,7 @@
 
 use std::io;
 
-use linux::nft::{self, BaseChain, Hook};
+use linux::nft::{self, BaseChain, Family, Hook};
 
 use super::Check;
 use crate::network::{TABLE, VETH_PREFIX};
@@ -33,10 +33,11 @@ impl By {
         }
     }
 
-    fn fix(self) -> String {
+    fn fix(self, family: Family) -> String {
+        let iptables = if family == Family::Ip6 { "ip6tables" } else { "iptables" };
         match self {
             Self::Docker => format!(
-                "iptables -I DOCKER-USER -i {VETH_PREFIX}+ -j ACCEPT; iptables -I DOCKER-USER -o {VETH_PREFIX}+ -j \
+                "{iptables} -I DOCKER-USER -i {VETH_PREFIX}+ -j ACCEPT; {iptables} -I DOCKER-USER -o {VETH_PREFIX}+ -j \
                  ACCEPT; and again after each start of Docker"
             ),
             Self::Ufw => {
@@ -53,40 +54,58 @@ impl By {
 
 /// Chains that are asked about forwarded packets, and do not let those of sandboxes pass.
 pub(super) fn check() -> Check {
-    match look() {
+    match look(Family::Ip) {
         Ok(chains) => judge(&chains, has_legacy_rules()),
         Err(error) => Check::warning(NAME, format!("the rules cannot be read: {error}"), "sudo wrenn doctor"),
     }
 }
 
-fn look() -> io::Result<Vec<BaseChain>> {
-    nft::base_chains(Hook::FORWARD, nft::Family::Ip, VETH_PREFIX.as_bytes())
+/// Of the chains that are asked about forwarded IPv6 the first that does not let sandboxes' packets pass: what it does, and
+/// what to type.
+///
+/// # Errors
+/// When the rules cannot be read.
+pub(super) fn stops_ipv6() -> io::Result<Option<(String, String)>> {
+    Ok(stopped(&look(Family::Ip6)?, Family::Ip6))
+}
+
+fn look(family: Family) -> io::Result<Vec<BaseChain>> {
+    nft::base_chains(Hook::FORWARD, family, VETH_PREFIX.as_bytes())
+}
+
+fn others(chains: &[BaseChain]) -> impl Iterator<Item = &BaseChain> {
+    chains.iter().filter(|chain| chain.table != TABLE)
+}
+
+fn stopped(chains: &[BaseChain], family: Family) -> Option<(String, String)> {
+    // firewalld refuses at the end of its chain, with the policy that accepts.
+    let stops = |chain: &&BaseChain| (chain.drops || chain.table == "firewalld") && !chain.mentions;
+    let chain = others(chains).find(stops)?;
+    let by = match chain {
+        chain if chain.table == "firewalld" => By::Firewalld,
+        chain if chain.beside.iter().any(|name| name == "DOCKER-USER") => By::Docker,
+        chain if chain.beside.iter().any(|name| name.starts_with("ufw-") || name.starts_with("ufw6-")) => By::Ufw,
+        _ => By::Somebody,
+    };
+    let over = if family == Family::Ip6 { " over IPv6" } else { "" };
+    let found = format!(
+        "{}'s chain {} of table {} drops what sandboxes send to the internet{over}: they have no network{over}",
+        by.name(),
+        chain.name,
+        chain.table
+    );
+    Some((found, by.fix(family)))
 }
 
 fn judge(chains: &[BaseChain], legacy: bool) -> Check {
-    let others = || chains.iter().filter(|chain| chain.table != TABLE);
-    // firewalld refuses at the end of its chain, with the policy that accepts.
-    let stops = |chain: &&BaseChain| (chain.drops || chain.table == "firewalld") && !chain.mentions;
-    if let Some(chain) = others().find(stops) {
-        let by = match chain {
-            chain if chain.table == "firewalld" => By::Firewalld,
-            chain if chain.beside.iter().any(|name| name == "DOCKER-USER") => By::Docker,
-            chain if chain.beside.iter().any(|name| name.starts_with("ufw-")) => By::Ufw,
-            _ => By::Somebody,
-        };
-        let found = format!(
-            "{}'s chain {} of table {} drops what sandboxes send to the internet: they have no network",
-            by.name(),
-            chain.name,
-            chain.table
-        );
-        return Check::warning(NAME, found, by.fix());
+    if let Some((found, fix)) = stopped(chains, Family::Ip) {
+        return Check::warning(NAME, found, fix);
     }
     if legacy {
         let fix = "iptables-legacy -S FORWARD shows them; switch to iptables-nft, or let the links wrv-+ pass";
         return Check::warning(NAME, "there are rules of iptables-legacy, which cannot be read here", fix);
     }
-    match others().count() {
+    match others(chains).count() {
         0 => Check::ok(NAME, "nobody else has rules about forwarded packets"),
         count => Check::ok(NAME, format!("{count} chains of others let the packets of sandboxes pass")),
     }
@@ -105,16 +124,33 @@ mod tests {
     use crate::doctor::Status;
 
     fn with(rules: &'static str) -> Check {
+        judge(&chains(rules, Family::Ip), false)
+    }
+
+    fn chains(rules: &'static str, family: Family) -> Vec<BaseChain> {
         let name = format!("wtest-fw-{:?}-{}", std::thread::current().id(), std::process::id());
         let name: String = name.chars().filter(|sign| sign.is_ascii_alphanumeric() || *sign == '-').collect();
         netns::create(&name).unwrap();
         let found = netns::enter(&name, move || {
             nft::apply(rules)?;
-            crate::network::host_rules().commit()?;
-            look()
+            crate::network::host_rules(crate::network::Six::On).commit()?;
+            look(family)
         });
         netns::remove(&name).unwrap();
-        judge(&found.unwrap(), false)
+        found.unwrap()
+    }
+
+    #[test]
+    fn who_drops_ipv6_alone_is_told_for_ipv6_alone() {
+        let rules = "table ip6 filter { chain DOCKER-USER { }; \
+            chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }";
+        let (found, fix) = stopped(&chains(rules, Family::Ip6), Family::Ip6).unwrap();
+        assert!(
+            found.contains("Docker's") && found.ends_with("over IPv6") && fix.starts_with("ip6tables -I"),
+            "{found}"
+        );
+        assert_eq!(with(rules).status, Status::Ok);
+        assert_eq!(stopped(&chains("", Family::Ip6), Family::Ip6), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ const HEAD: usize = 64 * 1024;
 /// One connection of a guest.
 struct Connection {
     gate: Arc<Gate>,
-    to: SocketAddrV4,
+    to: SocketAddr,
     server: tokio::sync::Mutex<Option<SendRequest<Incoming>>>,
     /// Of the last request.
     name: Mutex<Option<String>>,
@@ -38,7 +38,7 @@ struct Connection {
 }
 
 /// Serves it until either side has ended, or the rules deny what it is for.
-pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddrV4) -> io::Result<()> {
+pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
     let over = CancellationToken::new();
     let guard: DropGuard = over.clone().drop_guard();
     let (gate_of, server, name) = (Arc::clone(gate), tokio::sync::Mutex::default(), Mutex::default());
@@ -62,14 +62,14 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddrV4)
 }
 
 impl Connection {
-    fn named(&self) -> Option<(String, Ipv4Addr)> {
+    fn named(&self) -> Option<(String, IpAddr)> {
         let name = self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        Some((name, *self.to.ip()))
+        Some((name, self.to.ip()))
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let name = name_of(&request).unwrap_or_default();
-        if request.method() == Method::CONNECT || !self.gate.lets_through(&name, *self.to.ip()).await {
+        if request.method() == Method::CONNECT || !self.gate.lets_through(&name, self.to.ip()).await {
             self.gate.events.denied(&about("HTTP", &name, self.to));
             let text = "The network rules of this sandbox do not allow this (see allow_out and deny_out).\n";
             return plain(StatusCode::FORBIDDEN, text);
@@ -103,7 +103,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<SendRequest<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = self.gate.connect(SocketAddr::V4(self.to)).await?;
+        let stream = self.gate.connect(self.to).await?;
         let mut http = hyper::client::conn::http1::Builder::new();
         http.preserve_header_case(true).max_buf_size(HEAD);
         let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;

@@ -18,7 +18,7 @@ mod tests;
 mod tls;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::dns::{self, Upstream};
 use crate::network::policy::{self, DNS_PORT, LOG_GROUP, PROXY_PORT};
-use crate::network::{self, GATEWAY_IP, Slot};
+use crate::network::{self, GATEWAY_IP, GATEWAY_IP6, Six, Slot};
 use crate::sandbox::actor::blocking;
 use crate::sandbox::log::Log;
 use events::Events;
@@ -58,6 +58,8 @@ pub(crate) struct Egress {
 #[derive(Debug)]
 pub(crate) struct Gate {
     ground: Ground,
+    /// Whether its guest reaches anything over IPv6.
+    pub(crate) has_ipv6: bool,
     pub(crate) upstream: Arc<Upstream>,
     rules: watch::Sender<Arc<NetworkSpec>>,
     pins: Mutex<Pins>,
@@ -74,16 +76,24 @@ pub(crate) struct Ground {
     pub(crate) slot: Slot,
     /// What holds for every sandbox of this host.
     pub(crate) limits: Bandwidth,
+    /// Whether networks of this host have IPv6; that of an agent of before may be otherwise.
+    pub(crate) six: Six,
     /// The kernel has the rules of a sandbox without any of its own.
     pub(crate) is_open: bool,
 }
 
 struct Sockets {
+    /// On the gateway's address, and on its other one where there is IPv6.
+    servers: Vec<Servers>,
+    /// A kernel that cannot log refuses all the same.
+    log: Option<Nflog>,
+}
+
+/// What listens on one address.
+struct Servers {
     udp: UdpSocket,
     tcp: TcpListener,
     proxy: TcpListener,
-    /// A kernel that cannot log refuses all the same.
-    log: Option<Nflog>,
 }
 
 impl Egress {
@@ -104,11 +114,12 @@ impl Egress {
         let opened = ground.within(move || {
             rules.map_or(Ok(()), |rules| nft::apply(&rules))?;
             ground.limit(bandwidth)?;
-            open()
+            open(ground.six)
         });
         let sockets = opened.await.map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
         let gate = Arc::new(Gate {
             ground,
+            has_ipv6: sockets.servers.len() > 1,
             upstream,
             rules: watch::Sender::new(Arc::new(spec)),
             pins: Mutex::default(),
@@ -123,12 +134,12 @@ impl Egress {
     }
 
     fn serve(&self, sockets: Sockets) -> io::Result<()> {
-        let (udp, tcp) = (tokio::net::UdpSocket::from_std(sockets.udp)?, from_std(sockets.tcp)?);
-        let proxy = from_std(sockets.proxy)?;
         let gate = &self.gate;
-        gate.spawn(dns::serve::udp(Arc::clone(gate), udp));
-        gate.spawn(dns::serve::tcp(Arc::clone(gate), tcp));
-        gate.spawn(proxy::serve(Arc::clone(gate), proxy));
+        for Servers { udp, tcp, proxy } in sockets.servers {
+            gate.spawn(dns::serve::udp(Arc::clone(gate), tokio::net::UdpSocket::from_std(udp)?));
+            gate.spawn(dns::serve::tcp(Arc::clone(gate), from_std(tcp)?));
+            gate.spawn(proxy::serve(Arc::clone(gate), from_std(proxy)?));
+        }
         if let Some(log) = sockets.log {
             gate.spawn(tell_refused(Arc::clone(gate), log.watched()?));
         }
@@ -203,14 +214,13 @@ impl Gate {
     ///
     /// # Errors
     /// What the kernel refused; nobody may be told the addresses then.
-    pub(crate) async fn pin(&self, name: &str, addresses: &[Ipv4Addr], ttl: Duration) -> Result<(), String> {
+    pub(crate) async fn pin(&self, name: &str, addresses: &[IpAddr], ttl: Duration) -> Result<(), String> {
         let _writing = self.kernel.lock().await;
         let rules = self.rules();
         if !rules.has_names() {
             return Ok(());
         }
-        let reached: Vec<Ipv4Addr> =
-            addresses.iter().copied().filter(|address| rules.reaches(name, *address)).collect();
+        let reached: Vec<IpAddr> = addresses.iter().copied().filter(|address| rules.reaches(name, *address)).collect();
         let new = self.pins().add(name, &reached, ttl, Instant::now());
         if new.is_empty() {
             return Ok(());
@@ -224,7 +234,7 @@ impl Gate {
 
     /// Whether a connection that names `name` may go to `address`: the rules allow it, and the address is the name's. What
     /// it was said to have may be forgotten (the agent has restarted, the sandbox was paused); then it is looked up anew.
-    pub(crate) async fn lets_through(&self, name: &str, address: Ipv4Addr) -> bool {
+    pub(crate) async fn lets_through(&self, name: &str, address: IpAddr) -> bool {
         let rules = self.rules();
         if !rules.reaches(name, address) {
             return false;
@@ -232,7 +242,7 @@ impl Gate {
         if rules.address(address) == Access::Allowed || self.pins().has(name, address, Instant::now()) {
             return true;
         }
-        match self.upstream.addresses(name).await {
+        match self.upstream.addresses(name, address.is_ipv4()).await {
             Some((addresses, ttl)) if addresses.contains(&address) => self.pin(name, &[address], ttl).await.is_ok(),
             _ => false,
         }
@@ -241,7 +251,7 @@ impl Gate {
     /// Runs `work` as long as the rules let the connection be that `names` gives.
     pub(crate) async fn while_allowed<T>(
         &self,
-        names: impl Fn() -> Option<(String, Ipv4Addr)>,
+        names: impl Fn() -> Option<(String, IpAddr)>,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut rules = self.rules.subscribe();
@@ -262,8 +272,8 @@ impl Gate {
 
     /// Connects from within the sandbox's namespace, so that all that holds for its packets holds for these.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
-        let socket = self.ground.within(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        let socket = self.ground.within(move || {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
             Ok(TcpStream::from(socket))
         });
@@ -275,21 +285,35 @@ impl Gate {
 }
 
 /// In the namespace of the calling thread.
-fn open() -> io::Result<Sockets> {
-    let udp = UdpSocket::bind((GATEWAY_IP, DNS_PORT))?;
-    udp.set_nonblocking(true)?;
+fn open(six: Six) -> io::Result<Sockets> {
+    let mut servers = vec![serve_on(GATEWAY_IP.into())?];
+    if six.is_on() {
+        match serve_on(GATEWAY_IP6.into()) {
+            Ok(more) => servers.push(more),
+            // The network was made by an agent for which it was off.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => return Err(error),
+        }
+    }
     let log = Nflog::open(LOG_GROUP);
     if let Err(error) = &log {
         tracing::warn!(%error, "what is denied by address is not told in the sandbox's log");
     }
-    Ok(Sockets { udp, tcp: listen(DNS_PORT)?, proxy: listen(PROXY_PORT)?, log: log.ok() })
+    Ok(Sockets { servers, log: log.ok() })
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+fn serve_on(address: IpAddr) -> io::Result<Servers> {
+    let udp = UdpSocket::bind((address, DNS_PORT))?;
+    udp.set_nonblocking(true)?;
+    let listen = |port| listen(SocketAddr::new(address, port));
+    Ok(Servers { udp, tcp: listen(DNS_PORT)?, proxy: listen(PROXY_PORT)? })
+}
+
+fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // The next agent serves where this one's connections are still ending.
     socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from((GATEWAY_IP, port)).into())?;
+    socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

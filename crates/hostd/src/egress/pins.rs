@@ -2,7 +2,7 @@
 //! many names are asked for.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// However short an answer is good for: programs go on using what they were told.
@@ -10,14 +10,14 @@ const LEAST: Duration = Duration::from_secs(300);
 const MOST: Duration = Duration::from_secs(3600);
 /// Names of one sandbox.
 const NAMES: usize = 1024;
-/// Addresses of one name; together no more than the kernel's set takes.
+/// Addresses of one name, of IPv4 and of IPv6 each; together no more than the kernel's sets take.
 pub(crate) const ADDRESSES: usize = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
-    names: HashMap<String, HashMap<Ipv4Addr, Instant>>,
+    names: HashMap<String, HashMap<IpAddr, Instant>>,
     /// Until when the kernel knows them.
-    kernel: HashMap<Ipv4Addr, Instant>,
+    kernel: HashMap<IpAddr, Instant>,
 }
 
 impl Pins {
@@ -25,35 +25,37 @@ impl Pins {
     pub(crate) fn add(
         &mut self,
         name: &str,
-        addresses: &[Ipv4Addr],
+        addresses: &[IpAddr],
         ttl: Duration,
         now: Instant,
-    ) -> Vec<(Ipv4Addr, Duration)> {
+    ) -> Vec<(IpAddr, Duration)> {
         let lifetime = ttl.clamp(LEAST, MOST);
         if !self.names.contains_key(name) && self.names.len() >= NAMES {
             self.make_room(now);
         }
         let known = self.names.entry(name.to_owned()).or_default();
         for address in addresses {
-            if known.len() >= ADDRESSES && !known.contains_key(address) {
-                let oldest = known.iter().min_by_key(|(_, until)| **until).map(|(address, _)| *address);
+            let like = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
+            if known.keys().filter(like).count() >= ADDRESSES && !known.contains_key(address) {
+                let alike = known.iter().filter(|(other, _)| like(other));
+                let oldest = alike.min_by_key(|(_, until)| **until).map(|(address, _)| *address);
                 oldest.map(|oldest| known.remove(&oldest));
             }
             known.insert(*address, now + lifetime);
         }
         self.kernel.retain(|_, until| *until > now);
-        let is_new = |address: &&Ipv4Addr| self.kernel.get(*address).is_none_or(|until| *until < now + lifetime / 2);
-        let new: Vec<(Ipv4Addr, Duration)> = addresses.iter().filter(is_new).map(|one| (*one, lifetime)).collect();
+        let is_new = |address: &&IpAddr| self.kernel.get(*address).is_none_or(|until| *until < now + lifetime / 2);
+        let new: Vec<(IpAddr, Duration)> = addresses.iter().filter(is_new).map(|one| (*one, lifetime)).collect();
         self.kernel.extend(new.iter().map(|(address, lifetime)| (*address, now + *lifetime)));
         new
     }
 
-    pub(crate) fn has(&self, name: &str, address: Ipv4Addr, now: Instant) -> bool {
+    pub(crate) fn has(&self, name: &str, address: IpAddr, now: Instant) -> bool {
         self.names.get(name).and_then(|known| known.get(&address)).is_some_and(|until| *until > now)
     }
 
     /// Forgets what `keep` does not want, and returns the rest for the kernel, which has forgotten everything.
-    pub(crate) fn keep(&mut self, keep: impl Fn(&str, Ipv4Addr) -> bool, now: Instant) -> Vec<(Ipv4Addr, Duration)> {
+    pub(crate) fn keep(&mut self, keep: impl Fn(&str, IpAddr) -> bool, now: Instant) -> Vec<(IpAddr, Duration)> {
         for (name, known) in &mut self.names {
             known.retain(|address, until| *until > now && keep(name, *address));
         }
@@ -67,7 +69,7 @@ impl Pins {
     }
 
     /// They are not in the kernel after all.
-    pub(crate) fn not_told(&mut self, addresses: &[(Ipv4Addr, Duration)]) {
+    pub(crate) fn not_told(&mut self, addresses: &[(IpAddr, Duration)]) {
         for (address, _) in addresses {
             self.kernel.remove(address);
         }
@@ -87,10 +89,16 @@ impl Pins {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    fn address(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(8, 8, 8, last)
+    fn address(last: u8) -> IpAddr {
+        Ipv4Addr::new(8, 8, 8, last).into()
+    }
+
+    fn address6(last: u8) -> IpAddr {
+        Ipv6Addr::new(0x2606, 0, 0, 0, 0, 0, 0, last.into()).into()
     }
 
     #[test]
@@ -118,11 +126,13 @@ mod tests {
     fn a_guest_that_asks_for_all_names_fills_no_memory() {
         let (mut pins, now) = (Pins::default(), Instant::now());
         for n in 0..5000_u32 {
-            pins.add(&format!("{n}.com"), &[Ipv4Addr::from(n)], Duration::from_secs(n.into()), now);
+            pins.add(&format!("{n}.com"), &[Ipv4Addr::from(n).into()], Duration::from_secs(n.into()), now);
         }
         assert_eq!(pins.names.len(), NAMES);
-        let many: Vec<Ipv4Addr> = (0..200).map(address).collect();
+        let many: Vec<IpAddr> = (0..200).flat_map(|last| [address(last), address6(last)]).collect();
         pins.add("many.com", &many, Duration::ZERO, now);
-        assert_eq!(pins.names["many.com"].len(), ADDRESSES);
+        let known = &pins.names["many.com"];
+        let of_four = known.keys().filter(|address| address.is_ipv4()).count();
+        assert_eq!((of_four, known.len() - of_four), (ADDRESSES, ADDRESSES));
     }
 }

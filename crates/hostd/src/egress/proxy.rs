@@ -9,7 +9,7 @@
 //! What is not allowed is reset, or answered with 403 where it speaks HTTP.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +58,7 @@ pub(super) async fn serve(gate: Arc<Gate>, listener: TcpListener) {
 }
 
 async fn pass_on(gate: &Arc<Gate>, stream: TcpStream) -> io::Result<()> {
-    let to = SockRef::from(&stream).original_dst_v4()?.as_socket_ipv4();
-    let to = to.ok_or_else(|| io::Error::other("it was going to no IPv4 address"))?;
+    let to = original_destination(&stream)?;
     stream.set_nodelay(true)?;
     let mut first = [0];
     let peeked = tokio::time::timeout(HELLO_TIMEOUT, stream.peek(&mut first)).await;
@@ -73,15 +72,22 @@ async fn pass_on(gate: &Arc<Gate>, stream: TcpStream) -> io::Result<()> {
     }
 }
 
-async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddrV4) -> io::Result<()> {
+/// Where the guest connected to, before the kernel led it here.
+fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let to = if stream.local_addr()?.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    to?.as_socket().ok_or_else(|| io::Error::other("it was going to no IP address"))
+}
+
+async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddr) -> io::Result<()> {
     let hello = tokio::time::timeout(HELLO_TIMEOUT, tls::hello(&mut stream)).await??;
     let name = hello.name.unwrap_or_default();
-    if !gate.lets_through(&name, *to.ip()).await {
+    if !gate.lets_through(&name, to.ip()).await {
         gate.events.denied(&about("TLS", &name, to));
         reset(&stream);
         return Ok(());
     }
-    let mut server = match gate.connect(SocketAddr::V4(to)).await {
+    let mut server = match gate.connect(to).await {
         Ok(server) => server,
         Err(error) => {
             reset(&stream);
@@ -89,7 +95,7 @@ async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddrV4) -> io::Res
         }
     };
     tokio::io::AsyncWriteExt::write_all(&mut server, &hello.bytes).await?;
-    let named = || Some((name.clone(), *to.ip()));
+    let named = || Some((name.clone(), to.ip()));
     let copied = gate.while_allowed(named, tokio::io::copy_bidirectional(&mut stream, &mut server)).await;
     if copied.is_none() {
         gate.events.denied(&about("TLS", &name, to));
@@ -99,10 +105,9 @@ async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddrV4) -> io::Res
 }
 
 /// One line about what was denied. The name comes from the guest, and the log bounds it.
-pub(super) fn about(protocol: &str, name: &str, to: SocketAddrV4) -> String {
-    let address: Ipv4Addr = *to.ip();
+pub(super) fn about(protocol: &str, name: &str, to: SocketAddr) -> String {
     match name {
-        "" => format!("{protocol} without a name to {address}:{}", to.port()),
-        name => format!("{protocol} to {name} at {address}:{}", to.port()),
+        "" => format!("{protocol} without a name to {to}"),
+        name => format!("{protocol} to {name} at {to}"),
     }
 }

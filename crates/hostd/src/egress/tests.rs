@@ -5,6 +5,7 @@
 //!   guest eth0 ── tap0 sandbox wrp-N ── inet0 internet: 45.90.28.1 … 45.90.28.9
 //! ```
 
+mod six;
 mod world;
 
 use std::io::ErrorKind;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use world::{World, host};
 
 use super::tls::tests::client_hello;
+use crate::network::{Six, Why};
 
 const GOOD: &str = "45.90.28.1";
 const EVIL: &str = "45.90.28.2";
@@ -28,7 +30,7 @@ const NAMES: [(&str, &str); 6] = [
 ];
 
 async fn world(allow: &[&str], deny: &[&str], allow_internet: bool) -> World {
-    World::start(&NAMES, &[GOOD, EVIL, PLAIN], &rules(allow, deny, allow_internet)).await
+    World::start(&NAMES, &[GOOD, EVIL, PLAIN], &rules(allow, deny, allow_internet), Six::Off(Why::NotWanted)).await
 }
 
 fn rules(allow: &[&str], deny: &[&str], allow_internet: bool) -> model::NetworkSpec {

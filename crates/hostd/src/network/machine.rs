@@ -4,8 +4,9 @@
 //!   as it was → prepared, by the first agent → as it was, by `wrenn-agent --remove-host-rules`
 //! ```
 //! Below [`DIR`], gone after a reboot like the rules: a lock, which every agent shares for as long as it runs, so that
-//! nobody takes away the rules on which it relies; and what forwarding was before, if that was not on. Dying anywhere
-//! leaves more in place than is needed, never less: the note is written before forwarding is turned on.
+//! nobody takes away the rules on which it relies; and what forwarding was before, if that was not on, and what IPv6 took
+//! ([`super::six`]). Dying anywhere leaves more in place than is needed, never less: notes are written before anything is
+//! turned on.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use linux::{conntrack, nft, sysctl, tap, tc};
 
+use super::six::{self, Six, Wanted};
 use super::{CLAIMS_DIR, Error, Slot, TAP, rules};
 
 const DIR: &str = "/run/wrenn/host";
@@ -29,16 +31,24 @@ fn note() -> PathBuf {
     Path::new(DIR).join("forwarding-was-off")
 }
 
-/// Prepares the host; as long as what is returned lives, nobody undoes it.
-pub(super) fn prepare() -> Result<File, Error> {
+/// Prepares the host; as long as what is returned lives, nobody undoes it. Says whether sandboxes have IPv6, too.
+pub(super) fn prepare(wanted: Wanted) -> Result<(File, Six), Error> {
     let host = |action| move |source| Error::Host { action, source };
     let lock = lock_file().and_then(|lock| lock.lock_shared().map(|()| lock));
     let lock = lock.map_err(host("lock the host's rules"))?;
     forward().map_err(host("turn on net.ipv4.ip_forward"))?;
-    rules::host().commit().map_err(host("set the host's nftables rules"))?;
+    let six = Six::choose(wanted).map_err(host("see whether there is IPv6"))?;
+    if let (Six::Off(why), Wanted::On) = (six, wanted) {
+        tracing::warn!("sandboxes have no IPv6, though AGENT_IPV6 is on: {}", why.text());
+    }
+    // Before anything is forwarded over IPv6: what sandboxes send is dropped or decided upon.
+    rules::host(six).commit().map_err(host("set the host's nftables rules"))?;
+    if six.is_on() {
+        six::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
+    }
     // Nobody has this address: it is tried whether connections can be forgotten at all.
     conntrack::forget(Ipv4Addr::UNSPECIFIED).map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
-    Ok(lock)
+    Ok((lock, six))
 }
 
 fn forward() -> io::Result<()> {
@@ -52,10 +62,10 @@ fn forward() -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel lacks.
-pub fn try_rules() -> io::Result<()> {
-    rules::host().commit()?;
+pub fn try_rules(six: Six) -> io::Result<()> {
+    rules::host(six).commit()?;
     tap::create(TAP, 0)?;
-    rules::namespace(Slot::FIRST).commit()?;
+    rules::namespace(Slot::FIRST, six).commit()?;
     tc::limit(TAP, 1_000_000)?;
     conntrack::forget(Ipv4Addr::UNSPECIFIED)
 }
@@ -79,5 +89,6 @@ pub fn remove_host_rules() -> Result<(), Error> {
         sysctl::set(FORWARDING, "0").map_err(host("turn off net.ipv4.ip_forward"))?;
         fs::remove_file(note()).map_err(host("remove the note about forwarding"))?;
     }
+    six::undo(Path::new(DIR)).map_err(host("put settings of IPv6 back"))?;
     Ok(())
 }

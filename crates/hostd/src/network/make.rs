@@ -1,7 +1,7 @@
 //! The objects of one slot's network, made in the kernel.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use linux::link::Links;
 use linux::sysctl::Settings;
@@ -9,42 +9,73 @@ use linux::{tap, tc};
 use model::network::Bandwidth;
 use vmm::GUEST_IP;
 
-use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Slot, TAP, TAP_MAC};
+use super::plan::{
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, PEER_IP6, Slot, TAP, TAP_MAC, VETH_IP6,
+    VETH_MACS,
+};
 use super::rules;
+use super::six::Six;
 
 const MEGABIT: u64 = 1_000_000;
 
 /// In the host's namespace: the pair, our end of it, and the way to the guest.
-pub(super) fn connect(slot: Slot) -> io::Result<()> {
+pub(super) fn connect(slot: Slot, six: Six) -> io::Result<()> {
     let links = Links::here()?;
-    links.add_veth(&slot.veth(), &slot.peer(), &slot.netns())?;
+    links.add_veth_with(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
     links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
-    links.without_own_ipv6(&slot.veth())?;
+    if six.is_on() {
+        links.without_own_ipv6(&slot.veth())?;
+    }
     links.up(&slot.veth())?;
+    if six.is_on() {
+        links.add_neighbour(&slot.veth(), PEER_IP6, VETH_MACS[1])?;
+        links.add_route6(&slot.veth(), slot.host_ip6(), 128, PEER_IP6)?;
+    }
     links.add_route(slot.host_ip(), 32, slot.peer_ip())
 }
 
 /// Inside the namespace: the other end, the TAP, routes and rules.
-pub(super) fn furnish(slot: Slot, user: u32) -> io::Result<()> {
-    // First, so that no link gets an IPv6 address when it comes up.
-    settings()?;
+pub(super) fn furnish(slot: Slot, user: u32, six: Six) -> io::Result<()> {
+    // First, so that no link gets an IPv6 address that it is not to have when it comes up.
+    settings(six)?;
     let links = Links::here()?;
     links.up("lo")?;
-    links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
-    links.up(&slot.peer())?;
+    let peer = slot.peer();
+    links.add_address(&peer, slot.peer_ip(), 31)?;
+    if six.is_on() {
+        links.without_own_ipv6(&peer)?;
+    }
+    links.up(&peer)?;
     tap::create(TAP, user)?;
     links.set_mac(TAP, TAP_MAC)?;
+    if six.is_on() {
+        links.without_own_ipv6(TAP)?;
+    }
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
     links.up(TAP)?;
     // Known from the start: a guest that boots is reached by the first packet that it can take.
     links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)?;
     links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
-    rules::namespace(slot).commit()
+    if six.is_on() {
+        furnish_ipv6(&links, &peer)?;
+    }
+    rules::namespace(slot, six).commit()
 }
 
-fn settings() -> io::Result<()> {
+fn furnish_ipv6(links: &Links, peer: &str) -> io::Result<()> {
+    links.add_address(TAP, GATEWAY_IP6, GUEST_PREFIX6)?;
+    links.add_neighbour(TAP, GUEST_IP6, GUEST_MAC)?;
+    links.add_neighbour(peer, VETH_IP6, VETH_MACS[0])?;
+    links.add_route6(peer, Ipv6Addr::UNSPECIFIED, 0, VETH_IP6)
+}
+
+fn settings(six: Six) -> io::Result<()> {
     let settings = Settings::new()?;
     settings.set("net/ipv4/ip_forward", "1")?;
+    if six.is_on() {
+        // What forwards takes no advertisements of routers.
+        return settings.set("net/ipv6/conf/all/forwarding", "1");
+    }
     match settings.set("net/ipv6/conf/all/disable_ipv6", "1") {
         // A kernel without IPv6 has nothing to turn off.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

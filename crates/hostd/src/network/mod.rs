@@ -10,6 +10,7 @@ mod plan;
 pub(crate) mod policy;
 pub(crate) mod pool;
 mod rules;
+mod six;
 mod slots;
 
 use std::fs::File;
@@ -23,14 +24,16 @@ use model::network::Bandwidth;
 
 pub use machine::{remove_host_rules, try_rules};
 pub(crate) use make::limit;
-#[cfg(test)]
-pub(crate) use plan::TAP_MAC;
-pub use plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, HOST_REACHABLE, NETNS_PREFIX, Slot, TAP, VETH_PREFIX};
+pub use plan::{
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_REACHABLE, HOST_VISIBLE6,
+    NETNS_PREFIX, Slot, TAP, TAP_MAC, VETH_PREFIX,
+};
 pub use policy::POLICY_TABLE;
 use pool::Pool;
 #[cfg(test)]
 pub(crate) use rules::namespace as rules_of;
 pub use rules::{TABLE, TAKEN_IN, host as host_rules};
+pub use six::{Six, Wanted as WantedIpv6, Why};
 pub use slots::{CLAIMS_DIR, Holder, Slots};
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,7 @@ pub enum Error {
 pub struct Networks {
     slots: Slots,
     kind: Kind,
+    six: Six,
     pool: Pool,
     limits: Bandwidth,
     /// Held for its lock.
@@ -70,16 +74,22 @@ impl Networks {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn prepare(owner: &Path) -> Result<Self, Error> {
-        let shared = Some(machine::prepare()?);
+    pub fn prepare(owner: &Path, ipv6: WantedIpv6) -> Result<Self, Error> {
+        let (shared, six) = machine::prepare(ipv6)?;
         let (slots, pool, limits) = (Slots::new(owner), Pool::default(), Bandwidth::default());
-        Ok(Self { slots, kind: Kind::Kernel, pool, limits, _shared: shared })
+        Ok(Self { slots, kind: Kind::Kernel, six, pool, limits, _shared: Some(shared) })
     }
 
     /// The same with limits for every sandbox.
     #[must_use]
     pub fn with_limits(self, limits: Bandwidth) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Whether the networks that it makes have IPv6.
+    #[must_use]
+    pub fn six(&self) -> Six {
+        self.six
     }
 
     /// What holds for every sandbox, whatever its own limits.
@@ -93,7 +103,7 @@ impl Networks {
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
         let (slots, pool, limits) = (Slots::in_dir(claims, owner), Pool::default(), Bandwidth::default());
-        Self { slots, kind: Kind::Loopback { port }, pool, limits, _shared: None }
+        Self { slots, kind: Kind::Loopback { port }, six: Six::Off(Why::NotWanted), pool, limits, _shared: None }
     }
 
     /// Whether they are objects of the kernel.
@@ -154,16 +164,17 @@ impl Networks {
             }
             self.take_away(slot)?;
         }
-        Self::make(slot, user).map(|()| false)
+        self.make(slot, user).map(|()| false)
     }
 
-    fn make(slot: Slot, user: u32) -> Result<(), Error> {
+    fn make(&self, slot: Slot, user: u32) -> Result<(), Error> {
+        let six = self.six;
         let at = |action| move |source| Error::Slot { action, slot, source };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
-        make::connect(slot).map_err(at("connect the host and a network namespace"))?;
+        make::connect(slot, six).map_err(at("connect the host and a network namespace"))?;
         fail::fail_point!("network::connected");
-        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user));
+        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user, six));
         furnished.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");
         Ok(())
@@ -208,7 +219,11 @@ impl Networks {
         link.map_err(at("remove the veth pair"))?;
         namespace.map_err(at("remove the network namespace"))?;
         // Last, when nothing can begin one any more: what is still under way to the guest must not reach the next one.
-        conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))
+        conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))?;
+        if self.six.is_on() {
+            conntrack::forget(slot.host_ip6()).map_err(at("forget the connections over IPv6"))?;
+        }
+        Ok(())
     }
 }
 
@@ -245,7 +260,7 @@ mod tests {
     #[test]
     fn a_network_comes_whole_and_goes_whole() {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path()).unwrap();
+        let networks = Networks::prepare(owner.path(), WantedIpv6::Auto).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         networks.create(slot, 0).unwrap();
         assert!(leftovers().unwrap().contains(&slot.veth()));
@@ -262,7 +277,7 @@ mod tests {
     #[test]
     fn two_hundred_come_and_go_sixteen_at_a_time() {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path()).unwrap();
+        let networks = Networks::prepare(owner.path(), WantedIpv6::Auto).unwrap();
         let (left, made) = (AtomicUsize::new(200), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..16 {

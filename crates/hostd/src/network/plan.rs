@@ -9,8 +9,20 @@
 //! ```
 //!
 //! Every guest has the same addresses and hardware addresses, so that a snapshot can be restored into any slot.
+//!
+//! Where the host has IPv6, each network has it too, with private addresses (RFC 4193; the prefix spells "wrenn") that
+//! are translated twice, like those of IPv4:
+//!
+//! ```text
+//!   route P:1::N/128 ──→  fe80::1 ── veth ── fe80::2
+//!                                        SNAT P::15 → P:1::N
+//!                                        tap0 P::16 ───────── TAP ───── eth0 P::15     (P is fd77:7265:6e6e)
+//! ```
+//! Nothing leads in: the host reaches guests over IPv4. The ends of the pair have no IPv6 addresses; fe80::1 and ::2
+//! are only names of their hardware addresses, which each end knows for good. So nobody asks for neighbours or
+//! routers, or tells of any: what of that comes from a guest is dropped.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +33,14 @@ pub const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
 /// The guest's gateway, and its prefix length.
 pub const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 pub const GUEST_PREFIX: u8 = 30;
+/// The same over IPv6.
+pub const GUEST_IP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0x15);
+pub const GATEWAY_IP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0x16);
+pub const GUEST_PREFIX6: u8 = 126;
+/// Names of the two ends of every veth pair, and their hardware addresses: the host's, and the namespace's.
+pub(super) const VETH_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+pub(super) const PEER_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+pub(super) const VETH_MACS: [[u8; 6]; 2] = [[0x02, 0xFC, 0, 0, 0, 0x01], [0x02, 0xFC, 0, 0, 0, 0x02]];
 /// The TAP's name in its namespace.
 pub const TAP: &str = "tap0";
 /// What the names of our namespaces, and of our links in the host's namespace, begin with.
@@ -28,6 +48,9 @@ pub const NETNS_PREFIX: &str = "wrenn-";
 pub const VETH_PREFIX: &str = "wrv-";
 /// Addresses under which the host reaches the sandboxes, and the length of their prefix.
 pub const HOST_REACHABLE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 11, 0, 0), 16);
+
+/// Addresses with which sandboxes come to the host over IPv6, and the length of their prefix.
+pub const HOST_VISIBLE6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 1, 0, 0, 0, 0), 64);
 
 /// Number of one sandbox's network on this machine, 1 to [`Slot::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,6 +116,13 @@ impl Slot {
         let [high, low] = self.0.to_be_bytes();
         Ipv4Addr::new(10, 11, high, low)
     }
+
+    /// The address that the guest has for the host over IPv6.
+    #[must_use]
+    pub fn host_ip6(self) -> Ipv6Addr {
+        let (prefix, _) = HOST_VISIBLE6;
+        Ipv6Addr::from_bits(prefix.to_bits() | u128::from(self.0))
+    }
 }
 
 impl TryFrom<u16> for Slot {
@@ -113,6 +143,8 @@ impl From<Slot> for u16 {
 mod tests {
     use std::collections::HashSet;
 
+    use ipnet::Ipv6Net;
+
     use super::*;
 
     #[test]
@@ -121,6 +153,13 @@ mod tests {
         let addresses: HashSet<Ipv4Addr> =
             slots().flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()]).collect();
         assert_eq!(addresses.len(), 3 * usize::from(Slot::MAX));
+        let (prefix, length) = HOST_VISIBLE6;
+        let visible = Ipv6Net::new(prefix, length).unwrap();
+        let guests = Ipv6Net::new(GUEST_IP6, GUEST_PREFIX6).unwrap();
+        let addresses6: HashSet<Ipv6Addr> = slots().map(Slot::host_ip6).collect();
+        assert_eq!(addresses6.len(), usize::from(Slot::MAX));
+        assert!(addresses6.iter().all(|address| visible.contains(address) && !guests.contains(address)));
+        assert!(guests.contains(&GATEWAY_IP6) && !visible.contains(&GATEWAY_IP6));
         // Linux takes at most 15 bytes for the name of a link.
         assert!(slots().all(|slot| slot.veth().len() <= 15 && slot.peer().len() <= 15));
     }
@@ -132,5 +171,6 @@ mod tests {
         let last = Slot::new(Slot::MAX).unwrap();
         assert_eq!(last.veth_ip().to_string(), "10.12.255.254");
         assert_eq!(last.host_ip().to_string(), "10.11.127.255");
+        assert_eq!(last.host_ip6().to_string(), "fd77:7265:6e6e:1::7fff");
     }
 }

@@ -11,13 +11,15 @@
 //! connection has the mark of others, and is judged anew at its next packet. What the host began is an answer, and let
 //! through. What is redirected to us is marked, packet by packet, since the namespace takes in nothing else of the guest:
 //! chains that translate see the first packet of a connection only. What is refused is told to the guest at once, and to the agent through the log group.
+//!
+//! The table is for IPv4 and IPv6 alike, also in a network that has no IPv6. Sets are of one of them: each has a twin.
 
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
-use model::network::{Bandwidth, FLOOR, NetworkSpec};
+use ipnet::IpNet;
+use model::network::{Bandwidth, FLOOR, FLOOR6, NetworkSpec};
 use sha2::{Digest, Sha256};
 
 use super::plan::TAP;
@@ -30,28 +32,24 @@ pub const DNS_PORT: u16 = 53;
 pub const PROXY_PORT: u16 = 15_001;
 /// Where refused packets are logged to.
 pub const LOG_GROUP: u16 = 1;
-/// Addresses that names may have at one time.
+/// Addresses that names may have at one time, of IPv4 and of IPv6 each.
 pub const MAX_PINNED: usize = 8192;
 
 /// The table for these rules. `pinned` are addresses that names have, and for how long.
 #[must_use]
-pub fn rules(spec: &NetworkSpec, pinned: &[(Ipv4Addr, Duration)]) -> String {
+pub fn rules(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> String {
     let mark = mark(spec);
-    let names = spec.has_names();
-    let denied = if spec.is_closed() { Vec::new() } else { spec.denied_nets() };
-    let sets = [
-        set("never", "flags interval;", FLOOR.iter().map(Ipv4Net::to_string)),
-        set("allowed", "flags interval;", spec.allowed_nets().into_iter().map(range)),
-        set("denied", "flags interval;", denied.into_iter().map(range)),
-        set("pinned", &format!("flags timeout; size {MAX_PINNED};"), pinned.iter().map(element)),
-    ];
-    let (proxied, redirect) = if names { proxy() } else { Default::default() };
+    let sets = sets(spec, pinned);
+    let (proxied, redirect) = if spec.has_names() { proxy() } else { Default::default() };
     let last = last_rules(spec);
+    // An agent of before had a table for IPv4 alone.
     format!(
         "table ip {POLICY_TABLE} {{ }}
 delete table ip {POLICY_TABLE}
-table ip {POLICY_TABLE} {{
-{}
+table inet {POLICY_TABLE} {{ }}
+delete table inet {POLICY_TABLE}
+table inet {POLICY_TABLE} {{
+{sets}
   chain taken_in {{
     type filter hook prerouting priority mangle; policy accept;
     iifname != \"{TAP}\" accept
@@ -72,73 +70,98 @@ table ip {POLICY_TABLE} {{
   chain refuse {{
     limit rate 20/second burst 40 packets log group {LOG_GROUP} snaplen 64
     meta l4proto tcp reject with tcp reset
-    reject with icmp type admin-prohibited
+    reject with icmpx type admin-prohibited
   }}
   chain forward {{
     type filter hook forward priority filter - 1; policy accept;
     iifname != \"{TAP}\" accept
     ct direction reply accept
-    ip daddr @never goto refuse
+    {never}
     ct state established ct mark {mark} accept
-    ip daddr @allowed goto pass
+    {allowed}
     {last}
   }}
 }}
 ",
-        sets.concat()
+        never = to_set("never", "goto refuse"),
+        allowed = to_set("allowed", "goto pass"),
     )
+}
+
+/// The sets of both families.
+fn sets(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> String {
+    let denied = if spec.is_closed() { Vec::new() } else { spec.denied_nets() };
+    let floor: Vec<IpNet> = FLOOR.map(IpNet::V4).into_iter().chain(FLOOR6.map(IpNet::V6)).collect();
+    let mut text = String::new();
+    for (name, nets) in [("never", floor), ("allowed", spec.allowed_nets()), ("denied", denied)] {
+        let ranges = nets.iter().map(|net| (net.addr().is_ipv4(), range(*net)));
+        text += &twins(name, "flags interval;", ranges);
+    }
+    let addresses = pinned.iter().map(|entry| (entry.0.is_ipv4(), element(entry)));
+    text + &twins("pinned", &format!("flags timeout; size {MAX_PINNED};"), addresses)
+}
+
+/// What becomes of packets to an address of a set.
+fn to_set(name: &str, verdict: &str) -> String {
+    format!("ip daddr @{name} {verdict}\n    ip6 daddr @{name}6 {verdict}")
 }
 
 /// Marks of what goes through the proxy, and where it goes instead.
 fn proxy() -> (String, String) {
     let mark = format!("tcp dport {{ 80, 443 }} meta mark set {TAKEN_IN}");
-    let by_address = "ip daddr @never accept\n    ip daddr @allowed accept";
+    let by_address = [to_set("never", "accept"), to_set("allowed", "accept")].join("\n    ");
     (mark, format!("{by_address}\n    tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}"))
 }
 
 /// For what is neither allowed by its address nor out of reach.
-fn last_rules(spec: &NetworkSpec) -> &'static str {
+fn last_rules(spec: &NetworkSpec) -> String {
     match (spec.has_names(), spec.is_closed()) {
         // These must come through the proxy, and a name has an address of the resolver's only.
-        (true, _) => {
-            "tcp dport { 80, 443, 853 } goto refuse\n    udp dport { 443, 853 } goto refuse\n    \
-             ip daddr @pinned goto pass\n    goto refuse"
-        }
-        (false, true) => "goto refuse",
-        (false, false) => "ip daddr @denied goto refuse\n    goto pass",
+        (true, _) => format!(
+            "tcp dport {{ 80, 443, 853 }} goto refuse\n    udp dport {{ 443, 853 }} goto refuse\n    {}\n    goto refuse",
+            to_set("pinned", "goto pass")
+        ),
+        (false, true) => "goto refuse".to_owned(),
+        (false, false) => format!("{}\n    goto pass", to_set("denied", "goto refuse")),
     }
 }
 
 /// Adds addresses of names to the table, or lets them stay for longer.
 #[must_use]
-pub fn pin(pinned: &[(Ipv4Addr, Duration)]) -> String {
+pub fn pin(pinned: &[(IpAddr, Duration)]) -> String {
     let mut text = String::new();
     for entry in pinned {
         let (address, element) = (entry.0, element(entry));
+        let set = format!("inet {POLICY_TABLE} pinned{}", if address.is_ipv4() { "" } else { "6" });
         // What is there already keeps its time unless it is taken away before.
-        let _ = writeln!(text, "add element ip {POLICY_TABLE} pinned {{ {address} }}");
-        let _ = writeln!(text, "delete element ip {POLICY_TABLE} pinned {{ {address} }}");
-        let _ = writeln!(text, "add element ip {POLICY_TABLE} pinned {{ {element} }}");
+        let _ = writeln!(text, "add element {set} {{ {address} }}");
+        let _ = writeln!(text, "delete element {set} {{ {address} }}");
+        let _ = writeln!(text, "add element {set} {{ {element} }}");
     }
     text
 }
 
-fn element((address, lifetime): &(Ipv4Addr, Duration)) -> String {
+fn element((address, lifetime): &(IpAddr, Duration)) -> String {
     format!("{address} timeout {}s", lifetime.as_secs().max(1))
 }
 
 /// nft takes no prefix of length 0 everywhere.
-fn range(net: Ipv4Net) -> String {
-    if net.prefix_len() == 0 { "0.0.0.0-255.255.255.255".to_owned() } else { net.to_string() }
+fn range(net: IpNet) -> String {
+    if net.prefix_len() == 0 { format!("{}-{}", net.network(), net.broadcast()) } else { net.to_string() }
 }
 
-fn set(name: &str, about: &str, elements: impl Iterator<Item = String>) -> String {
-    let elements: Vec<String> = elements.collect();
-    let elements = match elements.is_empty() {
-        true => String::new(),
-        false => format!("    elements = {{ {} }}\n", elements.join(", ")),
+/// A set of IPv4 and, with a 6 at the end of its name, one of IPv6, with those of the elements that are theirs.
+fn twins(name: &str, about: &str, elements: impl Iterator<Item = (bool, String)>) -> String {
+    let (four, six): (Vec<_>, Vec<_>) = elements.partition(|(is_ipv4, _)| *is_ipv4);
+    let set = |name: &str, kind: &str, elements: Vec<(bool, String)>| {
+        let elements: Vec<String> = elements.into_iter().map(|(_, element)| element).collect();
+        let elements = match elements.is_empty() {
+            true => String::new(),
+            false => format!("    elements = {{ {} }}\n", elements.join(", ")),
+        };
+        format!("  set {name} {{\n    type {kind}; {about}\n{elements}  }}\n")
     };
-    format!("  set {name} {{\n    type ipv4_addr; {about}\n{elements}  }}\n")
+    set(name, "ipv4_addr", four) + &set(&format!("{name}6"), "ipv6_addr", six)
 }
 
 /// Stands for the rules, also after a restart of the agent. Never 0, which is no mark.
@@ -150,6 +173,9 @@ fn mark(spec: &NetworkSpec) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
+    use linux::nft;
+
     use super::super::rules::NOT_PUBLIC;
     use super::*;
 
@@ -164,12 +190,17 @@ mod tests {
         let name = format!("wtest-policy-{}", std::process::id());
         linux::netns::create(&name).unwrap();
         let applied = linux::netns::enter(&name, || {
-            let pinned = [("8.8.8.8".parse().unwrap(), Duration::from_secs(300))];
+            let pinned = ["8.8.8.8", "2001:4860::8888"].map(|one| (one.parse().unwrap(), Duration::from_secs(300)));
+            linux::nft::apply(&format!("table ip {POLICY_TABLE} {{ chain of_before {{ }}; }}"))?;
             linux::nft::apply(&rules(&NetworkSpec::default(), &[]))?;
             linux::nft::apply(&rules(&spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true), &pinned))?;
             linux::nft::apply(&pin(&pinned))?;
             linux::nft::apply(&rules(&spec(&["1.1.1.1", "1.1.1.0/24"], &["0.0.0.0/0"], false), &[]))?;
-            linux::nft::apply(&rules(&spec(&[], &["9.0.0.0/8", "9.9.9.9"], true), &[]))
+            linux::nft::apply(&rules(&spec(&[], &["9.0.0.0/8", "9.9.9.9"], true), &[]))?;
+            linux::nft::apply(&rules(&spec(&["::/0", "0.0.0.0/0"], &["2606::/16", "2606::1"], true), &pinned))?;
+            let of_before = nft::Transaction::new().delete_table((nft::Family::Ip, POLICY_TABLE)).commit();
+            assert_eq!(of_before.unwrap_err().kind(), std::io::ErrorKind::NotFound);
+            Ok(())
         });
         linux::netns::remove(&name).unwrap();
         applied.unwrap();

@@ -72,7 +72,7 @@ impl Networks {
     /// What the kernel refused; nothing is left then, unless that cannot be cleared either.
     pub fn make_ahead(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
         let slot = self.slots.claim(NOBODY).map_err(Error::Claim)?;
-        match Self::make(slot, user(slot)).and_then(|()| govern(slot)) {
+        match self.make(slot, user(slot)).and_then(|()| govern(slot)) {
             Ok(()) => self.pool.lock().ready.push_back(slot),
             Err(error) => return self.clear(slot).and(Err(error)),
         }
@@ -157,12 +157,12 @@ mod tests {
     use linux::nft::{Family, Transaction};
 
     use super::super::tests::is_gone;
-    use super::super::{Holder, leftovers};
+    use super::super::{Holder, WantedIpv6, leftovers};
     use super::*;
 
     fn networks() -> (tempfile::TempDir, Networks) {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path()).unwrap();
+        let networks = Networks::prepare(owner.path(), WantedIpv6::Auto).unwrap();
         (owner, networks)
     }
 
@@ -177,7 +177,7 @@ mod tests {
         assert!(networks.is_held_by(slot, "sb-first"));
         // Made again it would be refused: the namespace is there.
         assert!(networks.create(slot, 0).unwrap());
-        let without = Transaction::new().delete_table((Family::Ip, policy::POLICY_TABLE));
+        let without = Transaction::new().delete_table((Family::Inet, policy::POLICY_TABLE));
         netns::enter(&slot.netns(), || without.commit()).unwrap();
         networks.create(slot, 0).unwrap_err();
         let other = networks.claim("sb-second").unwrap();

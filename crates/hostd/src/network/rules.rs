@@ -5,20 +5,23 @@
 //! that sandbox's address translation, and one that sees every frame of its guest first.
 //!
 //! ```text
-//!   guest → TAP      its own hardware and IPv4 address, to the gateway's hardware address; ARP for the gateway
+//!   guest → TAP      its own hardware and IP address, to the gateway's hardware address; ARP for the gateway
 //!         → namespace  forwarded to the host with the slot's address; nothing for the namespace itself
 //!         → host       before anybody else translates: to no address of the host's and to none that is not public
 //!                      forwarded: once more, by what others have made of the destination
 //! ```
-//! What is not said here is dropped: other protocols, IPv6, VLANs, other addresses, multicast and broadcast. Nothing
-//! reaches in but the host itself, and answers.
+//! What is not said here is dropped: other protocols, VLANs, other addresses, multicast and broadcast, and IPv6 where it
+//! is off ([`Six`]). Nothing reaches in but the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for
+//! neighbours or routers: the namespace neither takes in nor sends what is of no connection.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use linux::nft::{ARP, ESTABLISHED, Family, Hook, INVALID, IP, RELATED, Rule, Table, Transaction};
+use linux::nft::{ARP, ESTABLISHED, Family, Hook, INVALID, IP, IPV6, RELATED, Rule, Table, Transaction, UNTRACKED};
+use model::network::FLOOR6;
 use vmm::GUEST_IP;
 
-use super::plan::{GATEWAY_IP, GUEST_MAC, HOST_REACHABLE, Slot, TAP, TAP_MAC, VETH_PREFIX};
+use super::plan::{GATEWAY_IP, GUEST_IP6, GUEST_MAC, HOST_REACHABLE, HOST_VISIBLE6, Slot, TAP, TAP_MAC, VETH_PREFIX};
+use super::six::Six;
 
 /// Name of our tables, on the host and in the namespaces.
 pub const TABLE: &str = "wrenn";
@@ -26,6 +29,7 @@ pub const TABLE: &str = "wrenn";
 pub const HOST: Table = (Family::Inet, TABLE);
 /// In a namespace: translation and what is forwarded, and the TAP's frames.
 const NAMESPACE: Table = (Family::Ip, TABLE);
+const NAMESPACE6: Table = (Family::Ip6, TABLE);
 const FRAMES: Table = (Family::Netdev, TABLE);
 
 /// Packets of a guest that its namespace takes in all the same, because another table of that namespace redirected them
@@ -50,23 +54,26 @@ pub(super) const NOT_PUBLIC: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
+/// Networks that are not the public internet, of IPv4, and of IPv6 ([`FLOOR6`]).
 const SET: &str = "not_public";
+const SET6: &str = "not_public6";
 
 /// Priorities of hooks (nft(8)): after connections are tracked and before destinations are translated; before filters.
 const BEFORE_DSTNAT: i32 = -150;
 const BEFORE_FILTER: i32 = -5;
 const FILTER: i32 = 0;
 const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 
 /// The host's table, replaced as a whole. Idempotent.
 #[must_use]
-pub fn host() -> Transaction {
+pub fn host(six: Six) -> Transaction {
     let (network, prefix) = HOST_REACHABLE;
     let links = format!("{VETH_PREFIX}*");
     let from = || Rule::new().iif(&links);
     let to = || Rule::new().oif(&links);
     let prerouting = [
-        from().ipv6().drop(),
         // What the host would answer through another link.
         from().saddr_from_elsewhere().drop(),
         from().ct_state(ESTABLISHED).accept(),
@@ -83,20 +90,58 @@ pub fn host() -> Transaction {
         to().drop(),
     ];
     let postrouting = [Rule::new().ipv4().saddr_in(network, prefix).oif_not(&links).masquerade()];
-    let table = Transaction::new().table(HOST).delete_table(HOST).table(HOST).networks(HOST, SET, &NOT_PUBLIC);
+    let of6 = if six.is_on() { HostRules::with_ipv6(&links) } else { HostRules::without_ipv6(&links) };
+    let public6 = FLOOR6.map(|net| (net.addr(), net.prefix_len()));
+    let table = Transaction::new().table(HOST).delete_table(HOST).table(HOST);
+    let table = table.networks(HOST, SET, &NOT_PUBLIC).networks(HOST, SET6, &public6);
     [
-        ("prerouting", Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT), &prerouting[..]),
-        ("input", Hook::filter(Hook::INPUT, BEFORE_FILTER), &input),
-        ("forward", Hook::filter(Hook::FORWARD, BEFORE_FILTER), &forward),
-        ("postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
+        ("prerouting", Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT), [&of6.prerouting[..], &prerouting].concat()),
+        ("input", Hook::filter(Hook::INPUT, BEFORE_FILTER), [&of6.input[..], &input].concat()),
+        ("forward", Hook::filter(Hook::FORWARD, BEFORE_FILTER), [&of6.forward[..], &forward].concat()),
+        ("postrouting", Hook::nat(Hook::POSTROUTING), [&of6.postrouting[..], &postrouting].concat()),
     ]
     .into_iter()
-    .fold(table, |table, (name, hook, rules)| chain(table, HOST, name, hook, rules))
+    .fold(table, |table, (name, hook, rules)| chain(table, HOST, name, hook, &rules))
+}
+
+/// What is said of IPv6 alone, before the rest of each chain.
+#[derive(Default)]
+struct HostRules {
+    prerouting: Vec<Rule>,
+    input: Vec<Rule>,
+    forward: Vec<Rule>,
+    postrouting: Vec<Rule>,
+}
+
+impl HostRules {
+    fn without_ipv6(links: &str) -> Self {
+        let from = || Rule::new().iif(links).ipv6();
+        let to = || Rule::new().oif(links).ipv6();
+        Self { prerouting: vec![from().drop()], forward: vec![from().drop(), to().drop()], ..Self::default() }
+    }
+
+    /// Answers are let through after these by the rules for both; that an address is one of the host's, too.
+    fn with_ipv6(links: &str) -> Self {
+        let (network, prefix) = HOST_VISIBLE6;
+        let from = || Rule::new().iif(links).ipv6();
+        let errors = |rule: Rule| rule.l4(ICMPV6).ct_state(RELATED).accept();
+        Self {
+            prerouting: vec![
+                from().saddr_not_in(network, prefix).drop(),
+                from().saddr_from_elsewhere().drop(),
+                errors(from()),
+                from().daddr6_within(SET6).drop(),
+            ],
+            input: vec![errors(from())],
+            forward: vec![from().daddr6_within(SET6).drop(), errors(Rule::new().oif(links).ipv6())],
+            postrouting: vec![Rule::new().ipv6().saddr_in(network, prefix).oif_not(links).masquerade()],
+        }
+    }
 }
 
 /// The tables of one namespace, whose links are there.
 #[must_use]
-pub fn namespace(slot: Slot) -> Transaction {
+pub fn namespace(slot: Slot, six: Six) -> Transaction {
     let (host_ip, peer) = (slot.host_ip(), slot.peer());
     let frames = [
         Rule::new().ether(GUEST_MAC, TAP_MAC).carries(IP).saddr_in(GUEST_IP, 32).accept(),
@@ -107,24 +152,55 @@ pub fn namespace(slot: Slot) -> Transaction {
         Rule::new().iif(TAP).oif(&peer).saddr_in(GUEST_IP, 32).accept(),
         Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP).accept(),
     ];
-    let input = [
-        Rule::new().iif("lo").accept(),
-        Rule::new().ct_state(ESTABLISHED).accept(),
-        Rule::new().l4(ICMP).ct_state(RELATED).accept(),
-        Rule::new().mark(TAKEN_IN).accept(),
-    ];
     let prerouting = [Rule::new().iif(&peer).daddr(host_ip).dnat(GUEST_IP)];
     let postrouting = [Rule::new().oif(&peer).snat(host_ip)];
     let tables = Transaction::new().table(FRAMES).table(NAMESPACE);
-    [
+    let tables = [
         (FRAMES, "guest", Hook::ingress(TAP).or_drop(), &frames[..]),
         (NAMESPACE, "prerouting", Hook::nat(Hook::PREROUTING), &prerouting),
         (NAMESPACE, "forward", Hook::filter(Hook::FORWARD, FILTER).or_drop(), &forward),
-        (NAMESPACE, "input", Hook::filter(Hook::INPUT, FILTER).or_drop(), &input),
+        (NAMESPACE, "input", Hook::filter(Hook::INPUT, FILTER).or_drop(), &input(ICMP)),
         (NAMESPACE, "postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
     ]
     .into_iter()
-    .fold(tables, |tables, (table, name, hook, rules)| chain(tables, table, name, hook, rules))
+    .fold(tables, |tables, (table, name, hook, rules)| chain(tables, table, name, hook, rules));
+    if six.is_on() { namespace6(tables, slot) } else { tables }
+}
+
+/// The same over IPv6, but that nothing is let in which is no answer.
+fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
+    let peer = slot.peer();
+    let (multicast, prefix) = MULTICAST6;
+    let own = Rule::new().ether(GUEST_MAC, TAP_MAC).carries(IPV6).saddr_in(GUEST_IP6, 128);
+    let own = own.daddr_not_in(multicast, prefix).accept();
+    let forward = [
+        // What is not tracked is not translated either.
+        Rule::new().ct_state(INVALID | UNTRACKED).drop(),
+        Rule::new().iif(TAP).oif(&peer).saddr_in(GUEST_IP6, 128).accept(),
+        Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP6).ct_state(ESTABLISHED | RELATED).accept(),
+    ];
+    let output = [Rule::new().ct_state(UNTRACKED).drop()];
+    let postrouting = [Rule::new().oif(&peer).snat(slot.host_ip6())];
+    [
+        ("forward", Hook::filter(Hook::FORWARD, FILTER).or_drop(), &forward[..]),
+        ("input", Hook::filter(Hook::INPUT, FILTER).or_drop(), &input(ICMPV6)),
+        ("output", Hook::filter(Hook::OUTPUT, FILTER), &output),
+        ("postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
+    ]
+    .into_iter()
+    .fold(tables.rule(FRAMES, "guest", &own).table(NAMESPACE6), |tables, (name, hook, rules)| {
+        chain(tables, NAMESPACE6, name, hook, rules)
+    })
+}
+
+/// What a namespace takes in for itself; `icmp` tells of errors.
+fn input(icmp: u8) -> [Rule; 4] {
+    [
+        Rule::new().iif("lo").accept(),
+        Rule::new().ct_state(ESTABLISHED).accept(),
+        Rule::new().l4(icmp).ct_state(RELATED).accept(),
+        Rule::new().mark(TAKEN_IN).accept(),
+    ]
 }
 
 fn chain(changes: Transaction, table: Table, name: &str, hook: Hook<'_>, rules: &[Rule]) -> Transaction {
@@ -133,6 +209,7 @@ fn chain(changes: Transaction, table: Table, name: &str, hook: Hook<'_>, rules: 
 
 #[cfg(test)]
 mod tests {
+    use super::super::six::Why;
     use super::*;
 
     /// The real kernel takes them, in a namespace of their own.
@@ -142,10 +219,10 @@ mod tests {
         linux::netns::create(&name).unwrap();
         let applied = linux::netns::enter(&name, || {
             linux::nft::remove(HOST)?;
-            host().commit()?;
-            host().commit()?;
+            let off = Six::Off(Why::NotWanted);
+            [Six::On, off, Six::On].into_iter().try_for_each(|six| host(six).commit())?;
             linux::tap::create(TAP, 0)?;
-            namespace(Slot::new(7).unwrap()).commit()?;
+            namespace(Slot::new(7).unwrap(), Six::On).commit()?;
             linux::nft::remove(HOST)
         });
         linux::netns::remove(&name).unwrap();

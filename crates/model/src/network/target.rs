@@ -1,10 +1,10 @@
 //! One entry of a list of rules: an address, a network, or a name.
 
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv6Addr};
 use core::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::InvalidValue;
@@ -13,11 +13,14 @@ use crate::error::InvalidValue;
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
+/// IPv6 addresses that stand for IPv4 ones (RFC 4291, section 2.5.5.2). No packet has one.
+const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
+
 /// What a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// `192.0.2.7` and `192.0.2.0/24`; what is beyond the prefix is zero.
-    Net(Ipv4Net),
+    /// `192.0.2.7`, `192.0.2.0/24`, `2001:db8::7` and `2001:db8::/32`; what is beyond the prefix is zero.
+    Net(IpNet),
     Name(NamePattern),
 }
 
@@ -37,27 +40,36 @@ impl Target {
     pub fn parse(field: &'static str, text: &str) -> Result<Self, InvalidValue> {
         let shown: String = text.chars().take(MAX_NAME).collect();
         let wrong = |problem: &str| InvalidValue::new(field, format!("has {shown:?}: {problem}"));
-        if let Ok(address) = text.parse::<Ipv4Addr>() {
-            return Ok(Self::Net(Ipv4Net::from(address)));
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Net(address.to_canonical().into()));
+        }
+        if let Ok(net) = text.parse::<IpNet>() {
+            let is_mapped = matches!(net, IpNet::V6(net) if MAPPED.contains(&net));
+            return if is_mapped {
+                Err(wrong("write it as the IPv4 network that it is"))
+            } else {
+                Ok(Self::Net(net.trunc()))
+            };
         }
         if text.contains(':') {
-            return Err(wrong("sandboxes reach the internet over IPv4 only, and a name has no port; leave it out"));
+            return Err(wrong(
+                "it is no IPv6 address or network (2001:db8::/32), and a name has no port; leave it out",
+            ));
         }
         if text.contains('/') {
-            let net: Ipv4Net = text.parse().map_err(|_| wrong("a network is written as in 192.0.2.0/24"))?;
-            return Ok(Self::Net(net.trunc()));
+            return Err(wrong("a network is written as in 192.0.2.0/24 or 2001:db8::/32"));
         }
         NamePattern::parse(text).map(Self::Name).map_err(wrong)
     }
 
-    pub(super) fn net(&self) -> Option<Ipv4Net> {
+    pub(super) fn net(&self) -> Option<IpNet> {
         match self {
             Self::Net(net) => Some(*net),
             Self::Name(_) => None,
         }
     }
 
-    pub(super) fn has_address(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
         self.net().is_some_and(|net| net.contains(&address))
     }
 
@@ -118,7 +130,7 @@ impl fmt::Display for NamePattern {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Net(net) if net.prefix_len() == 32 => net.addr().fmt(f),
+            Self::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().fmt(f),
             Self::Net(net) => net.fmt(f),
             Self::Name(pattern) => pattern.fmt(f),
         }

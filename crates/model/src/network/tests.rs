@@ -9,7 +9,7 @@ fn spec(allow: &[&str], deny: &[&str], allow_internet: bool) -> NetworkSpec {
     NetworkSpec::parse(&list(allow), &list(deny), allow_internet).unwrap()
 }
 
-fn address(text: &str) -> Ipv4Addr {
+fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
@@ -50,7 +50,8 @@ fn resolvers_over_https_are_no_way_around_names() {
 #[test]
 fn an_allowed_name_opens_no_floor() {
     let spec = spec(&["*"], &[], true);
-    for never in ["10.0.0.1", "169.254.169.254", "127.0.0.1", "100.64.1.1", "168.63.129.16", "224.0.0.1"] {
+    let v4 = ["10.0.0.1", "169.254.169.254", "127.0.0.1", "100.64.1.1", "168.63.129.16", "224.0.0.1"];
+    for never in v4.into_iter().chain(NEVER6) {
         assert_eq!(spec.address(address(never)), Access::Never);
         assert!(!spec.reaches("example.com", address(never)), "{never}");
     }
@@ -61,8 +62,59 @@ fn what_could_never_be_reached_is_refused() {
     for never in ["10.1.2.3", "192.168.0.0/24", "169.254.169.254", "100.64.0.0/10", "127.0.0.1/8"] {
         assert!(refusal(never).contains("no sandbox can reach, whatever its rules"), "{never}");
     }
+    assert!(NEVER6.into_iter().chain(["fc00::/7", "64:ff9b::/96"]).all(|never| refusal(never).contains("can reach")));
     // Wider than the floor: the rest of it counts.
-    spec(&["0.0.0.0/0"], &[], false);
+    spec(&["0.0.0.0/0", "::/0", "2000::/3"], &[], false);
+}
+
+/// Loopback, unspecified, IPv4 in many forms (mapped, compatible, NAT64 twice, 6to4, Teredo), documentation, private,
+/// metadata of Amazon and Google, site-local, link-local, multicast, and what nobody was given.
+const NEVER6: [&str; 22] = [
+    "::1",
+    "::",
+    "::ffff:10.0.0.1",
+    "::10.0.0.1",
+    "64:ff9b::10.0.0.1",
+    "64:ff9b:1::10.0.0.1",
+    "2002:a00:1::1",
+    "2001::1",
+    "2001:1ff:ffff::1",
+    "2001:db8::1",
+    "3fff:fff::1",
+    "5f00::1",
+    "fc00::1",
+    "fd77:7265:6e6e::16",
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "fec0::1",
+    "fe80::1",
+    "ff02::1",
+    "ff0e::1",
+    "100::1",
+    "4000::1",
+];
+
+#[test]
+fn what_is_public_over_ipv6_is_reached() {
+    for public in ["2606:4700:4700::1111", "2001:4860:4860::8888", "2001:200::1", "2a00:1450:4001::1", "3ffe::1"] {
+        assert_eq!(NetworkSpec::default().address(address(public)), Access::Open, "{public}");
+    }
+}
+
+/// `0.0.0.0/0` is what everybody writes for the whole internet. It closes all of it, and opens only what it says.
+#[test]
+fn the_whole_internet_of_ipv4_closes_ipv6_and_does_not_open_it() {
+    let (v4, v6) = (address("8.8.8.8"), address("2606:4700::1111"));
+    let closed = spec(&[], &["0.0.0.0/0"], true);
+    assert_eq!((closed.address(v4), closed.address(v6)), (Access::Denied, Access::Denied));
+    let open = spec(&["0.0.0.0/0"], &[], false);
+    assert_eq!((open.address(v4), open.address(v6)), (Access::Allowed, Access::Denied));
+    assert_eq!(spec(&["0.0.0.0/0", "::/0"], &[], false).address(v6), Access::Allowed);
+    let half = spec(&[], &["::/0"], true);
+    assert_eq!((half.address(v4), half.address(v6), half.is_closed()), (Access::Open, Access::Denied, false));
+    assert_eq!(half.name("example.com"), Access::Open);
+    // However an IPv4 address is written.
+    assert_eq!(spec(&[], &["::ffff:8.8.8.8"], true).address(v4), Access::Denied);
 }
 
 #[test]
@@ -74,7 +126,10 @@ fn entries_that_are_none_are_told_with_what_is_right() {
         ("a.*.com", "asterisk"),
         ("*evil.com", "asterisk"),
         ("bücher.de", "xn--"),
-        ("::1", "IPv4 only"),
+        ("::1", "no sandbox can reach"),
+        ("2001:db8", "no IPv6 address"),
+        ("2606:4700::/129", "no IPv6 address"),
+        ("::ffff:1.2.3.0/120", "IPv4 network that it is"),
         ("example.com:443", "no port"),
         ("https://example.com", "no port"),
         ("a b", "is no address"),
@@ -102,6 +157,23 @@ fn name() -> impl Strategy<Value = String> {
     prop::collection::vec(label(), 1..4).prop_map(|labels| labels.join("."))
 }
 
+/// Of IPv6 mostly public ones: there are so many others.
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    let public = |bits: u128| IpAddr::from(Ipv6Addr::from(bits >> 3 | 1 << 125));
+    prop_oneof![
+        any::<u32>().prop_map(|bits| Ipv4Addr::from(bits).into()),
+        any::<u128>().prop_map(public),
+        any::<u128>().prop_map(|bits| Ipv6Addr::from(bits).into()),
+    ]
+}
+
+fn net() -> impl Strategy<Value = IpNet> {
+    let of = |(address, len): (IpAddr, u8)| {
+        IpNet::new_assert(address, if address.is_ipv4() { len % 33 } else { len }).trunc()
+    };
+    (any_address(), 0_u8..=128).prop_map(of)
+}
+
 proptest! {
     #[test]
     fn a_wildcard_matches_what_is_below_and_nothing_else(below in name(), of in name(), other in name()) {
@@ -112,8 +184,7 @@ proptest! {
     }
 
     #[test]
-    fn entries_come_back_as_they_were(name in name(), wild: bool, address: u32, len in 0_u8..=32) {
-        let net = Ipv4Net::new_assert(address.into(), len).trunc();
+    fn entries_come_back_as_they_were(name in name(), wild: bool, net in net()) {
         for text in [net.to_string(), if wild { format!("*.{name}") } else { name }] {
             let target: Target = text.parse().unwrap();
             prop_assert_eq!(&target, &target.to_string().parse().unwrap());
@@ -125,18 +196,14 @@ proptest! {
     /// Whatever the rules: nobody reaches the floor, and what is allowed is allowed.
     #[test]
     fn the_floor_holds_and_allow_beats_deny(
-        allow in prop::collection::vec((any::<u32>(), 0_u8..=32), 0..6),
-        deny in prop::collection::vec((any::<u32>(), 0_u8..=32), 0..6),
+        allow in prop::collection::vec(net(), 0..6),
+        deny in prop::collection::vec(net(), 0..6),
         allow_internet: bool,
-        address: u32,
+        address in any_address(),
         name in name(),
     ) {
-        let nets = |list: Vec<(u32, u8)>| -> Vec<Target> {
-            let net = |(address, len): (u32, u8)| Target::Net(Ipv4Net::new_assert(address.into(), len).trunc());
-            list.into_iter().map(net).collect()
-        };
+        let nets = |list: Vec<IpNet>| -> Vec<Target> { list.into_iter().map(Target::Net).collect() };
         let spec = NetworkSpec { allow_out: nets(allow), deny_out: nets(deny), allow_internet, ..NetworkSpec::default() };
-        let address = Ipv4Addr::from(address);
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
         let access = spec.address(address);
         prop_assert_eq!(access == Access::Never, is_never(address));
@@ -145,7 +212,7 @@ proptest! {
             let denied = within(&spec.deny_out) || !allow_internet;
             prop_assert!(within(&spec.allow_out) || spec.is_closed() || denied == (access == Access::Denied));
             // The lists for the kernel say the same.
-            let kernel = |nets: Vec<Ipv4Net>| nets.iter().any(|net| net.contains(&address));
+            let kernel = |nets: Vec<IpNet>| nets.iter().any(|net| net.contains(&address));
             prop_assert_eq!(kernel(spec.allowed_nets()), within(&spec.allow_out));
             prop_assert_eq!(kernel(spec.denied_nets()), within(&spec.deny_out));
         }

@@ -1,0 +1,180 @@
+//! Whether sandboxes have IPv6, and what of the host's own settings that takes.
+//!
+//! ```text
+//!   AGENT_IPV6=off ─────────────────────────────────────────────→ off
+//!   on, auto ──→ the kernel has IPv6, and it is not turned off? ──→ off
+//!                  └─→ auto: is there a default route? ──────────→ off
+//!                        └─→ on: forwarding, after what it would break
+//! ```
+//! Forwarding has a side: a kernel that forwards takes itself for a router, and links that got their addresses and routes
+//! from advertisements of routers would lose them. So before it is turned on, links whose `accept_ra` is 1 ("unless I
+//! forward") get 2 ("also then"). What was changed is noted before it is done, and put back by [`undo`].
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use linux::{file, link, sysctl};
+
+use super::plan::VETH_PREFIX;
+
+/// Settings of all links, and of each. Some are of `default`, which is what new links get.
+const CONF: &str = "net/ipv6/conf";
+const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+
+/// The setting `AGENT_IPV6`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// On where the host has a default route.
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl FromStr for Wanted {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Whether the networks of this host have IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Six {
+    On,
+    Off(Why),
+}
+
+/// Why they have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    NotWanted,
+    NoKernel,
+    Disabled,
+    NoRoute,
+}
+
+impl Why {
+    /// As part of a sentence.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotWanted => "AGENT_IPV6 is off",
+            Self::NoKernel => "the host's kernel has no IPv6",
+            Self::Disabled => "net.ipv6.conf.all.disable_ipv6 or net.ipv6.conf.default.disable_ipv6 is 1",
+            Self::NoRoute => "the host has no IPv6 default route",
+        }
+    }
+}
+
+impl Six {
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+
+    /// What becomes of the setting in the calling thread's namespace. Changes nothing.
+    ///
+    /// # Errors
+    /// When the kernel's settings or routes cannot be read.
+    pub fn choose(wanted: Wanted) -> io::Result<Self> {
+        if wanted == Wanted::Off {
+            return Ok(Self::Off(Why::NotWanted));
+        }
+        for of in ["all", "default"] {
+            match sysctl::get(&format!("{CONF}/{of}/disable_ipv6")) {
+                Ok(value) if value == "0" => {}
+                Ok(_) => return Ok(Self::Off(Why::Disabled)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Off(Why::NoKernel)),
+                Err(error) => return Err(error),
+            }
+        }
+        if wanted == Wanted::Auto && !link::has_default_route6()? {
+            return Ok(Self::Off(Why::NoRoute));
+        }
+        Ok(Self::On)
+    }
+}
+
+/// Turns forwarding on, and notes below `dir` what that changes.
+pub(super) fn forward(dir: &Path) -> io::Result<()> {
+    if sysctl::get(FORWARDING)? == "1" {
+        return Ok(());
+    }
+    let links = links()?;
+    let mut before = vec![(FORWARDING.to_owned(), "0".to_owned())];
+    for (setting, changed) in [("forwarding", "1"), ("accept_ra", "1")] {
+        for link in links.iter().filter(|link| *link != "all") {
+            let name = format!("{CONF}/{link}/{setting}");
+            match sysctl::get(&name) {
+                Ok(value) if value == changed => before.push((name, value)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    note(dir, &before)?;
+    for (name, _) in before.iter().filter(|(name, _)| name.ends_with("/accept_ra")) {
+        if_there(sysctl::set(name, "2"))?;
+    }
+    sysctl::set(FORWARDING, "1")
+}
+
+/// Puts everything back.
+pub(super) fn undo(dir: &Path) -> io::Result<()> {
+    let path = dir.join(NOTE);
+    // In the order of the note: what turns forwarding off does so on all links.
+    for (name, value) in read(&path)? {
+        if_there(sysctl::set(&name, &value))?;
+    }
+    if_there(fs::remove_file(path))
+}
+
+/// Where it is written what settings were, below the directory of the host's notes: a name and a value a line.
+const NOTE: &str = "ipv6-was";
+
+/// What an earlier agent has noted of a setting stays: it was there first.
+fn note(dir: &Path, before: &[(String, String)]) -> io::Result<()> {
+    let path = dir.join(NOTE);
+    let mut noted = read(&path)?;
+    for (name, value) in before {
+        if !noted.iter().any(|(known, _)| known == name) {
+            noted.push((name.clone(), value.clone()));
+        }
+    }
+    let text: String = noted.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+    file::write_atomic(&path, text.as_bytes(), 0o644)
+}
+
+fn read(path: &Path) -> io::Result<Vec<(String, String)>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let line = |line: &str| line.split_once(' ').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok(text.lines().filter_map(line).collect())
+}
+
+/// Links that have settings of IPv6, without ours, and `all` and `default`.
+fn links() -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(Path::new("/proc/sys").join(CONF))?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| !name.starts_with(VETH_PREFIX)).collect())
+}
+
+/// A link may have gone meanwhile.
+fn if_there(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
