@@ -1,6 +1,7 @@
 //! Bodies of the guest agent's plain HTTP endpoints.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,23 @@ pub struct InitRequest {
     /// a restore, what was at their other ends is out of reach. Those of the agent itself are among them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reset_connections: bool,
+    /// What the guest's link is to have of IPv6. Absent: nothing any more of what it was given here before. A guest whose
+    /// kernel has no IPv6 passes it over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6>,
+}
+
+/// Field `ipv6` of [`InitRequest`]. Nobody on the link answers questions about neighbours or routers: this is all there is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ipv6 {
+    /// The guest's address, with the length of its prefix.
+    pub address: Ipv6Addr,
+    pub prefix: u8,
+    /// Where everything else is reached.
+    pub gateway: Ipv6Addr,
+    /// The gateway's hardware address.
+    pub gateway_mac: [u8; 6],
 }
 
 /// Never shows the token or the entropy.

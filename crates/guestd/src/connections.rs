@@ -122,8 +122,8 @@ fn reset(netlink: &OwnedFd, found: &Found) -> io::Result<bool> {
     }
 }
 
-/// Kind and body of each message in `bytes`.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+/// Kind and body of each message of netlink in `bytes`.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
         let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
@@ -134,7 +134,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The number in `struct nlmsgerr`: 0, or a negative errno.
-fn error_code(body: &[u8]) -> i32 {
+pub(crate) fn error_code(body: &[u8]) -> i32 {
     body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code))
 }
 

@@ -17,6 +17,7 @@ pub mod files;
 pub mod filesystem;
 pub mod http;
 pub mod identity;
+pub mod ipv6;
 mod keepalive;
 pub mod listener;
 mod own_thread;
@@ -42,6 +43,7 @@ pub struct Agent {
     pub cpu: Arc<http::CpuMeter>,
     pub disk: Arc<Disk>,
     pub identity: Arc<Identity>,
+    pub ipv6: Arc<ipv6::Link>,
     /// Whether this machine is a guest of ours, whose kernel and files `/init` may change, and whose disk can be frozen.
     pub guest: bool,
 }

@@ -64,6 +64,7 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
         cpu: Arc::default(),
         disk: Arc::new(Disk::new(Path::new("/"))),
         identity: Arc::new(Identity::new(Path::new("/"))),
+        ipv6: Arc::default(),
         guest,
     };
     let ip = if args.not_guest { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };

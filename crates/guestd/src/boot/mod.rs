@@ -21,6 +21,7 @@ use nix::errno::Errno;
 use nix::sys::reboot::{RebootMode, reboot};
 
 pub use cmdline::Cmdline;
+pub(crate) use network::ETHERNET;
 
 /// Where cgroup2 is mounted in a guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";

@@ -15,7 +15,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 const PREFIX: u32 = 30;
 
 const LOOPBACK: &str = "lo";
-const ETHERNET: &str = "eth0";
+pub(crate) const ETHERNET: &str = "eth0";
 
 /// Brings up loopback and `eth0`, with address and default route.
 pub fn configure() -> Result<(), BootError> {

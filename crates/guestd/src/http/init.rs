@@ -50,8 +50,13 @@ pub async fn init(
     agent.settings.authorise_and_apply(&request, presented)?;
     if agent.guest {
         agent.identity.want(&request);
-        let identity = agent.identity.clone();
-        own_thread::run(move || machine::apply(&request, entropy.as_deref(), &identity.boot_id, caller.0)).await??;
+        let (identity, ipv6) = (agent.identity.clone(), agent.ipv6.clone());
+        let apply = move || {
+            machine::apply(&request, entropy.as_deref(), &identity.boot_id, caller.0)?;
+            ipv6.set(request.ipv6);
+            Ok::<_, HttpError>(())
+        };
+        own_thread::run(apply).await??;
         write_files(&agent).await?;
     }
     Ok((StatusCode::NO_CONTENT, [(VERSION_HEADER, ENVD_VERSION)]))
@@ -98,6 +103,9 @@ fn check(request: &InitRequest) -> Result<Option<Vec<u8>>, HttpError> {
     if request.boot_id.as_deref().is_some_and(|id| !valid_boot_id(id)) {
         return bad("field bootId must be a UUID of 0-9 and a-f with hyphens".to_owned());
     }
+    if request.ipv6.as_ref().is_some_and(|ipv6| ipv6.prefix > 128) {
+        return bad("field ipv6 must have a prefix of at most 128".to_owned());
+    }
     let Some(entropy) = &request.entropy else { return Ok(None) };
     match STANDARD.decode(entropy) {
         Ok(bytes) if bytes.len() >= ENTROPY_MIN => Ok(Some(bytes)),
@@ -112,6 +120,10 @@ fn valid_hostname(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
+    use guest_rpc::http::Ipv6;
+
     use super::*;
 
     fn refused(request: &InitRequest) -> String {
@@ -138,6 +150,9 @@ mod tests {
         for id in ["", "0123", &"1".repeat(36)] {
             assert!(refused(&InitRequest { boot_id: Some(id.to_owned()), ..Default::default() }).contains("bootId"));
         }
+        let ipv6 =
+            Ipv6 { address: Ipv6Addr::LOCALHOST, prefix: 129, gateway: Ipv6Addr::LOCALHOST, gateway_mac: [0; 6] };
+        assert!(refused(&InitRequest { ipv6: Some(ipv6), ..Default::default() }).contains("ipv6"));
         for entropy in ["", "%%%", "AAAA"] {
             assert!(
                 refused(&InitRequest { entropy: Some(entropy.to_owned()), ..Default::default() }).contains("entropy")

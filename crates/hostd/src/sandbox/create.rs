@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use guest_rpc::http::InitRequest;
+use guest_rpc::http::{InitRequest, Ipv6};
 use model::SandboxId;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
@@ -27,7 +27,7 @@ use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
 use super::state::Event;
 use crate::guest::{self, chain};
 use crate::host::Host;
-use crate::network::{GUEST_MAC, TAP};
+use crate::network::{GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX6, TAP, TAP_MAC};
 use crate::warm::{self, Shape};
 
 /// From the start of the VM to the guest agent's word. Without hardware virtualisation and beside many others a
@@ -294,7 +294,7 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
     }
     // Unless it was nobody's, it was asked to freeze, and may have done so even where it did not answer in time.
     handle.frozen.fetch_or(matches!(greeting, Greeting::Restored { token: Some(_) }), Ordering::Relaxed);
-    let request = init_request(handle, restored);
+    let request = init_request(host, handle, restored);
     let guest = match greeting {
         Greeting::Restored { token: Some(token) } => handle.guest().with_token(token),
         Greeting::Restored { token: None } | Greeting::Booted { .. } => handle.guest(),
@@ -327,7 +327,7 @@ async fn answers(handle: &Handle) {
     }
 }
 
-fn init_request(handle: &Handle, restored: bool) -> InitRequest {
+fn init_request(host: &Host, handle: &Handle, restored: bool) -> InitRequest {
     let record = handle.record.borrow().clone();
     let entropy: [u8; 64] = rand::rng().random();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -344,6 +344,13 @@ fn init_request(handle: &Handle, restored: bool) -> InitRequest {
         boot_id: Some(as_uuid(&own_id(&record.id, "boot"))),
         // They lead to the network of another sandbox, or of another time.
         reset_connections: restored,
+        // The network was made by this agent, just now or ahead.
+        ipv6: host.networks.six().is_on().then_some(Ipv6 {
+            address: GUEST_IP6,
+            prefix: GUEST_PREFIX6,
+            gateway: GATEWAY_IP6,
+            gateway_mac: TAP_MAC,
+        }),
         ..InitRequest::default()
     }
 }

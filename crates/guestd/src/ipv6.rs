@@ -1,0 +1,221 @@
+//! IPv6 of the guest's link, as the host's `/init` wants it: address, default route, and the gateway's hardware address.
+//!
+//! The host answers no questions about neighbours or routers, so everything is told to the kernel for good, over rtnetlink
+//! (rtnetlink(7)), and it is told to believe no router. What was given is kept in memory, and so in snapshots: a guest
+//! that goes on from one on a host without IPv6 gives it up again. It is no reason to refuse a guest: one whose kernel has
+//! no IPv6, or whose user turned it off, has IPv4 as before.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use guest_rpc::http::Ipv6;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily as Domain, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use crate::boot::ETHERNET;
+use crate::connections::{error_code, messages};
+
+/// Longest answer to one request: an error repeats the request.
+const ANSWER: usize = 4096;
+
+/// What the link was given.
+#[derive(Debug, Default)]
+pub struct Link(Mutex<Option<Ipv6>>);
+
+impl Link {
+    /// Gives the link this, and takes away what it had if that was something else.
+    pub fn set(&self, wanted: Option<Ipv6>) {
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = given.take().filter(|old| Some(old) != wanted.as_ref());
+        if let Some(Err(e)) = old.map(|old| take(&old)) {
+            tracing::warn!("IPv6 of before cannot be taken from {ETHERNET}: {e}");
+        }
+        if let Some(Err(e)) = wanted.as_ref().map(give) {
+            tracing::warn!("{ETHERNET} has no IPv6: {e}");
+        }
+        *given = wanted;
+    }
+}
+
+fn give(ipv6: &Ipv6) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{ETHERNET}/accept_ra"), "0") {
+        // A kernel without IPv6.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    let (netlink, link) = (Netlink::open()?, index()?);
+    // What is there already, as after a restore, is as good as new.
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    netlink.ask(RouteNetlinkMessage::NewAddress(address(link, ipv6)), flags)?;
+    netlink.ask(RouteNetlinkMessage::NewNeighbour(gateway(link, ipv6)), flags)?;
+    netlink.ask(RouteNetlinkMessage::NewRoute(default_route(link, ipv6)), flags)
+}
+
+/// The route first: a guest with a route and no address would wait where it should be told at once that there is no way.
+fn take(ipv6: &Ipv6) -> io::Result<()> {
+    let (netlink, link) = (Netlink::open()?, index()?);
+    let parts = [
+        RouteNetlinkMessage::DelRoute(default_route(link, ipv6)),
+        RouteNetlinkMessage::DelNeighbour(gateway(link, ipv6)),
+        RouteNetlinkMessage::DelAddress(address(link, ipv6)),
+    ];
+    let done: Vec<io::Result<()>> = parts.into_iter().map(|part| netlink.ask(part, 0)).collect();
+    done.into_iter().filter(|done| !is_gone(done)).collect()
+}
+
+/// Whether there was nothing to take: the guest's root may have been there before.
+fn is_gone(done: &io::Result<()>) -> bool {
+    let code = done.as_ref().err().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+    matches!(code, Some(Errno::ESRCH | Errno::ENOENT | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP))
+}
+
+fn index() -> io::Result<u32> {
+    Ok(nix::net::if_::if_nametoindex(ETHERNET)?)
+}
+
+/// Good at once: nobody is asked whether somebody has it.
+fn address(link: u32, ipv6: &Ipv6) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.index = link;
+    message.header.prefix_len = ipv6.prefix;
+    message.header.flags = AddressHeaderFlags::Nodad;
+    let address = IpAddr::V6(ipv6.address);
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message
+}
+
+fn gateway(link: u32, ipv6: &Ipv6) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.ifindex = link;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ipv6.gateway)),
+        NeighbourAttribute::LinkLayerAddress(ipv6.gateway_mac.to_vec()),
+    ];
+    message
+}
+
+fn default_route(link: u32, ipv6: &Ipv6) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet6(ipv6.gateway)), RouteAttribute::Oif(link)];
+    message
+}
+
+/// A socket of rtnetlink.
+struct Netlink(OwnedFd);
+
+impl Netlink {
+    fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        Ok(Self(socket(Domain::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?))
+    }
+
+    /// Sends one request and waits for the kernel's word.
+    fn ask(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        send(self.0.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        let mut answer = vec![0; ANSWER];
+        let length = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        match messages(&answer[..length]).next().map_or(0, |(_, body)| error_code(body)) {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(-code)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    fn settings(prefix: u8) -> Ipv6 {
+        let of = |last| Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, last);
+        Ipv6 { address: of(0x15), prefix, gateway: of(0x16), gateway_mac: [2, 0xfc, 0, 0, 0, 6] }
+    }
+
+    /// Runs `act` in a network namespace of its own with a link of a guest's; it ends with its thread.
+    fn with_a_link(act: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this needs root");
+            let made = std::process::Command::new("ip")
+                .args(["link", "add", ETHERNET, "up", "type", "veth", "peer", "name", "peer0"])
+                .status()
+                .expect("ip starts");
+            assert!(made.success());
+            act();
+        });
+        thread.join().expect("the test holds");
+    }
+
+    fn read(name: &str) -> String {
+        fs::read_to_string(format!("/proc/thread-self/net/{name}")).expect("can be read")
+    }
+
+    fn lines(name: &str, with: &str) -> usize {
+        read(name).lines().filter(|line| line.contains(with)).count()
+    }
+
+    const ADDRESS: &str = "fd7772656e6e00000000000000000015";
+    const GATEWAY: &str = "fd7772656e6e00000000000000000016";
+
+    #[test]
+    fn the_link_has_what_it_was_given_last_and_nothing_of_before() {
+        with_a_link(|| {
+            let link = Link::default();
+            link.set(None);
+            for _ in 0..2 {
+                link.set(Some(settings(126)));
+                assert_eq!(lines("if_inet6", ADDRESS), 1);
+                // Permanent and not tentative: 0x80, and 0x02 for one that nobody was asked about.
+                assert!(read("if_inet6").contains(" 7e 00 82 "), "{}", read("if_inet6"));
+                assert_eq!(lines("ipv6_route", GATEWAY), 1, "{}", read("ipv6_route"));
+            }
+            link.set(None);
+            assert_eq!((lines("if_inet6", ADDRESS), lines("ipv6_route", GATEWAY)), (0, 0), "{}", read("ipv6_route"));
+            link.set(Some(settings(126)));
+            link.set(Some(settings(64)));
+            assert!(read("if_inet6").contains(" 40 00 82 "), "{}", read("if_inet6"));
+            let accepts = fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").expect("is there");
+            assert_eq!(accepts.trim(), "0");
+        });
+    }
+
+    #[test]
+    fn what_somebody_else_took_away_or_turned_off_is_no_failure() {
+        with_a_link(|| {
+            let link = Link::default();
+            link.set(Some(settings(126)));
+            fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").expect("can be written");
+            link.set(None);
+            link.set(Some(settings(126)));
+            assert_eq!(lines("if_inet6", ADDRESS), 0);
+            fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").expect("can be written");
+            link.set(Some(settings(126)));
+            assert_eq!(lines("if_inet6", ADDRESS), 1);
+        });
+    }
+}
