@@ -105,6 +105,12 @@ impl Agent {
     }
 
     /// From its next start on.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.env.retain(|(other, _)| *other != name);
+        self.env.push((name, value.to_owned()));
+    }
+
+    /// From its next start on.
     pub fn without_pool(&mut self) {
         self.env.retain(|(name, _)| *name != "AGENT_NETWORK_POOL");
     }

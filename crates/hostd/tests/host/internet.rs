@@ -3,7 +3,7 @@
 //! every address that there is, public or not.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +29,24 @@ pub const PRIVATE: [Ipv4Addr; 10] = [
     Ipv4Addr::new(198, 18, 0, 5),
     Ipv4Addr::new(198, 51, 100, 5),
     Ipv4Addr::new(203, 0, 113, 5),
+];
+
+/// The same over IPv6.
+pub const INTERNET6: Ipv6Addr = Ipv6Addr::new(0x2a07, 0xa8c0, 0, 0, 0, 0, 0, 0x14);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2a07, 0xa8c1, 0, 0, 0, 0, 0, 2);
+const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2a07, 0xa8c1, 0, 0, 0, 0, 0, 1);
+/// NAT64, 6to4, Teredo, documentation, private, metadata, and what nobody was given.
+pub const PRIVATE6: [Ipv6Addr; 10] = [
+    Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0x0a00, 5),
+    Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0x0a00, 5),
+    Ipv6Addr::new(0x2002, 0x0a00, 5, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0x2001, 0, 0x0a00, 5, 0, 0, 0, 1),
+    Ipv6Addr::new(0x2001, 0x0db8, 0, 0, 0, 0, 0, 5),
+    Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 5),
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5),
+    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 5),
+    Ipv6Addr::new(0x4000, 0, 0, 0, 0, 0, 0, 5),
 ];
 
 /// Names of the two, for as long as the test runs.
@@ -77,6 +95,21 @@ impl World {
         world
     }
 
+    /// Both have IPv6, too, and the host a way out.
+    pub fn with_ipv6(self) -> Self {
+        self.on_internet(|| {
+            let links = Links::here()?;
+            links.add_address("cable", ROUTER6, 64)?;
+            PRIVATE6.into_iter().chain([INTERNET6]).try_for_each(|address| links.add_address("lo", address, 128))
+        });
+        self.on_host(|| {
+            let links = Links::here()?;
+            links.add_address("uplink", HOST6, 64)?;
+            links.add_route6("uplink", Ipv6Addr::UNSPECIFIED, 0, ROUTER6)
+        });
+        self
+    }
+
     pub fn on_host<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
         netns::enter(&self.host, work).unwrap()
     }
@@ -104,12 +137,12 @@ impl Drop for World {
 
 /// Servers in the calling thread's namespace, which answer whoever asks for as long as the process lives: over TCP on
 /// all addresses, over UDP on these.
-pub fn serve(addresses: &[Ipv4Addr]) -> io::Result<Heard> {
+pub fn serve<A: Into<IpAddr> + Copy>(addresses: &[A]) -> io::Result<Heard> {
     let heard = Heard::default();
     let tcp = TcpListener::bind(("::", PORT))?;
     std::thread::spawn(move || while tcp.accept().is_ok() {});
     for address in addresses {
-        let (udp, note) = (UdpSocket::bind((*address, PORT))?, heard.clone());
+        let (udp, note) = (UdpSocket::bind(((*address).into(), PORT))?, heard.clone());
         std::thread::spawn(move || {
             let mut buffer = [0; 2000];
             while let Ok((length, sender)) = udp.recv_from(&mut buffer) {
@@ -122,7 +155,7 @@ pub fn serve(addresses: &[Ipv4Addr]) -> io::Result<Heard> {
 }
 
 /// Whether a server answers from where the calling thread is.
-pub fn is_reached(address: Ipv4Addr, port: u16) -> bool {
+pub fn is_reached(address: impl Into<IpAddr>, port: u16) -> bool {
     let patience = Duration::from_secs(5);
-    std::net::TcpStream::connect_timeout(&(address, port).into(), patience).is_ok()
+    std::net::TcpStream::connect_timeout(&(address.into(), port).into(), patience).is_ok()
 }

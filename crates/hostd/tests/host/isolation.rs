@@ -33,13 +33,13 @@ async fn attack(agent: &Agent, id: &SandboxId, targets: &[(Ipv4Addr, u16)], sour
     serde_json::from_str(&done.stdout).unwrap()
 }
 
-async fn as_root(agent: &Agent, id: &SandboxId, cmd: &str, args: &[&str]) -> Done {
+pub async fn as_root(agent: &Agent, id: &SandboxId, cmd: &str, args: &[&str]) -> Done {
     let args = args.iter().map(ToString::to_string).collect();
     let (sandbox_id, cmd, user) = (id.to_string(), cmd.to_owned(), Some("root".to_owned()));
     agent.exec(rpc::ExecRequest { sandbox_id, cmd, args, user, ..Default::default() }).await.unwrap()
 }
 
-async fn slot_of(agent: &Agent, id: &SandboxId) -> Slot {
+pub async fn slot_of(agent: &Agent, id: &SandboxId) -> Slot {
     let ip: Ipv4Addr = agent.report(id).await.unwrap().host_ip.parse().unwrap();
     let [_, _, high, low] = ip.octets();
     Slot::new(u16::from_be_bytes([high, low])).unwrap()

@@ -83,7 +83,7 @@ fn listed() -> std::io::Result<String> {
 }
 
 /// The agent with a `/run/wrenn` of its own, as if no other one were on the machine.
-fn alone(run: &Path, argument: &str) -> Command {
+pub fn alone(run: &Path, argument: &str) -> Command {
     let program = env!("CARGO_BIN_EXE_wrenn-agent");
     let script = format!("mount --bind {} /run/wrenn && exec {program} {argument}", run.display());
     let mut command = Command::new("unshare");

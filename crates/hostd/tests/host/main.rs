@@ -6,6 +6,7 @@ mod agent;
 mod full;
 mod instants;
 mod internet;
+mod ipv6;
 mod isolation;
 mod jail;
 mod kill;
