@@ -7,8 +7,10 @@ const fn yes() -> bool {
     true
 }
 
-/// Where a sandbox may connect to, and how fast. An entry is an IPv4 address, a network as in `192.0.2.0/24`, or a name: `example.com`,
-/// `*.example.com` (everything below it) or `*`. What is in `allow_out` is allowed even where `deny_out` has it, too.
+/// Where a sandbox may connect to, and how fast. An entry is an IPv4 or IPv6 address, a network as in `192.0.2.0/24` or
+/// `2001:db8::/32`, or a name: `example.com`, `*.example.com` (everything below it) or `*`. What is in `allow_out` is
+/// allowed even where `deny_out` has it, too. `0.0.0.0/0` in `deny_out` is the whole internet, over IPv6, too; in
+/// `allow_out` it is all of IPv4, and `::/0` all of IPv6.
 /// Whatever the rules, no sandbox reaches addresses that are private, link-local or shared, metadata of clouds, the host
 /// or other sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

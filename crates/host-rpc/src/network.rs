@@ -34,7 +34,9 @@ mod tests {
 
     #[test]
     fn rules_come_back_as_they_were() {
-        let rules = NetworkSpec::parse(&["*.a.com".to_owned()], &["9.0.0.0/8".to_owned()], false).unwrap();
+        let rules =
+            NetworkSpec::parse(&["*.a.com".to_owned()], &["9.0.0.0/8".to_owned(), "2606::/16".to_owned()], false)
+                .unwrap();
         let rules = rules.at(Bandwidth { egress_mbps: 3, ingress_mbps: 4 });
         assert_eq!(of_message(Some(&to_message(&rules))).unwrap(), rules);
         assert_eq!(of_message(None).unwrap(), NetworkSpec::default());

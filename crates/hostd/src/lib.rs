@@ -87,13 +87,15 @@ impl Agent {
         let server = axum::serve(listener, self.router.clone());
         let over = CancellationToken::new();
         let pool = tokio::spawn(network::pool::keep(Arc::clone(&self.manager.host), self.network_pool, over.clone()));
+        let near = network::machine::keep_away(self.manager.host.networks.six());
+        let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
         let ended = tokio::select! {
             ended = server.into_future() => ended,
             () = self.settle(&shutdown) => Ok(()),
         };
         over.cancel();
-        // A panic in it has been logged.
-        let _ = pool.await;
+        // A panic in them has been logged.
+        let _ = tokio::join!(pool, near);
         ended
     }
 

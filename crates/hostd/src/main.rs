@@ -16,13 +16,13 @@ use tracing_subscriber::EnvFilter;
 /// Settings come from the environment and from `.env` in the working directory: WRENN_DIR, AGENT_LISTEN_ADDR,
 /// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL,
 /// FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_DISK, AGENT_DISK_MBPS, AGENT_DISK_IOPS, AGENT_DNS, AGENT_WARM,
-/// AGENT_SNAPSHOTS_PATH, AGENT_NETWORK_POOL, AGENT_EGRESS_MBPS, AGENT_INGRESS_MBPS, AGENT_UID_BASE,
+/// AGENT_SNAPSHOTS_PATH, AGENT_NETWORK_POOL, AGENT_IPV6, AGENT_EGRESS_MBPS, AGENT_INGRESS_MBPS, AGENT_UID_BASE,
 /// AGENT_MAX_SANDBOXES, AGENT_TOKEN.
 /// `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
 struct Args {
-    /// Take away the host's nftables table and forwarding, if an agent turned that on, and end. For when Wrenn goes
+    /// Take away the host's nftables table and forwarding, of IPv6, too, if an agent turned that on, and end. For when Wrenn goes
     /// from this host: refused while an agent runs or sandboxes are left.
     #[arg(long)]
     remove_host_rules: bool,

@@ -206,6 +206,28 @@ fn is_default_route6(line: &str) -> bool {
     destination.bytes().all(|digit| digit == b'0') && leads && link != "lo"
 }
 
+/// IPv6 addresses of the calling thread's namespace, each with the length of its prefix and the name of its link: none where
+/// the kernel has no IPv6.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn addresses6() -> io::Result<Vec<(Ipv6Addr, u8, String)>> {
+    let table = match std::fs::read_to_string("/proc/thread-self/net/if_inet6") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    Ok(table.lines().filter_map(address6).collect())
+}
+
+/// One line: address, index of the link, prefix, scope, flags, all in hexadecimal digits, and the link's name (the
+/// kernel's net/ipv6/addrconf.c).
+fn address6(line: &str) -> Option<(Ipv6Addr, u8, String)> {
+    let parts: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [address, _, prefix, _, _, link] = parts[..] else { return None };
+    let address = Ipv6Addr::from_bits(u128::from_str_radix(address, 16).ok()?);
+    Some((address, u8::from_str_radix(prefix, 16).ok()?, link.to_owned()))
+}
+
 /// Names of the links in the calling thread's namespace that begin with `prefix`.
 ///
 /// # Errors
@@ -270,8 +292,9 @@ mod tests {
             assert!(!has_default_route6()?);
             links.add_route6("one", Ipv6Addr::UNSPECIFIED, 0, gateway)?;
             assert!(has_default_route6()?);
-            let mac = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
-            Ok((mac, nix::ifaddrs::getifaddrs()?.filter_map(|one| one.address?.as_link_addr()?.addr()).collect()))
+            assert_eq!(addresses6()?, [(address, 126, "one".to_owned())]);
+            let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
+            Ok((addresses, nix::ifaddrs::getifaddrs()?.filter_map(|one| one.address?.as_link_addr()?.addr()).collect()))
         });
         netns::remove(&near).unwrap();
         netns::remove(&far).unwrap();

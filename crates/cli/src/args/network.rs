@@ -4,11 +4,12 @@ use clap::Args;
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct RulesArgs {
-    /// Let it connect there, whatever else is denied: address, network as in 192.0.2.0/24, or name as in *.example.com
+    /// Let it connect there, whatever else is denied: address, network as in 192.0.2.0/24 or
+    /// 2001:db8::/32, or name as in *.example.com
     #[arg(long, value_name = "WHERE", value_delimiter = ',', help_heading = "Network")]
     pub allow_out: Vec<String>,
 
-    /// Keep it from connecting there; 0.0.0.0/0 is everywhere
+    /// Keep it from connecting there; 0.0.0.0/0 is everywhere, ::/0 all of IPv6
     #[arg(long, value_name = "WHERE", value_delimiter = ',', help_heading = "Network")]
     pub deny_out: Vec<String>,
 

@@ -54,7 +54,8 @@ async fn what_is_wrong_is_told_at_the_edge() {
     for (body, said) in [
         (r#"{"allow_out": ["10.0.0.1"]}"#, "no sandbox can reach, whatever its rules"),
         (r#"{"allow_out": ["not a name"]}"#, "network.allow_out has"),
-        (r#"{"deny_out": ["::/0"]}"#, "IPv4 only"),
+        (r#"{"deny_out": ["::/129"]}"#, "no IPv6 address or network"),
+        (r#"{"allow_out": ["fd00::1"]}"#, "no sandbox can reach, whatever its rules"),
         (r#"{"allow": []}"#, "allow"),
         (r#"{"ingress_mbps": 0}"#, "network.ingress_mbps must be from 1 to 100000 Mbit/s, not 0"),
     ] {

@@ -133,7 +133,7 @@ mod tests {
         netns::create(&name).unwrap();
         let found = netns::enter(&name, move || {
             nft::apply(rules)?;
-            crate::network::host_rules(crate::network::Six::On).commit()?;
+            crate::network::host_rules(crate::network::Six::On, &[]).commit()?;
             look(family)
         });
         netns::remove(&name).unwrap();

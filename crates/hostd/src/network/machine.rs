@@ -12,13 +12,17 @@ use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use linux::{conntrack, nft, sysctl, tap, tc};
 
 use super::six::{self, Six, Wanted};
 use super::{CLAIMS_DIR, Error, Slot, TAP, rules};
+use crate::sandbox::actor::blocking;
 
 const DIR: &str = "/run/wrenn/host";
+/// Between two looks at the networks of the host.
+const RENEW: Duration = Duration::from_secs(30);
 const FORWARDING: &str = "net/ipv4/ip_forward";
 
 fn lock_file() -> io::Result<File> {
@@ -41,14 +45,35 @@ pub(super) fn prepare(wanted: Wanted) -> Result<(File, Six), Error> {
     if let (Six::Off(why), Wanted::On) = (six, wanted) {
         tracing::warn!("sandboxes have no IPv6, though AGENT_IPV6 is on: {}", why.text());
     }
+    let near = six::near().map_err(host("read the IPv6 addresses of this host"))?;
     // Before anything is forwarded over IPv6: what sandboxes send is dropped or decided upon.
-    rules::host(six).commit().map_err(host("set the host's nftables rules"))?;
+    rules::host(six, &near).commit().map_err(host("set the host's nftables rules"))?;
     if six.is_on() {
         six::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
     }
     // Nobody has this address: it is tried whether connections can be forgotten at all.
     conntrack::forget(Ipv4Addr::UNSPECIFIED).map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
     Ok((lock, six))
+}
+
+/// Keeps sandboxes away from networks of the host, which routers may number anew at any time.
+pub(crate) async fn keep_away(six: Six) {
+    let mut known = Vec::new();
+    while six.is_on() {
+        let before = known.clone();
+        let renewed = blocking(move || {
+            let near = six::near()?;
+            if near != before {
+                rules::host(six, &near).commit()?;
+            }
+            Ok::<_, io::Error>(near)
+        });
+        match renewed.await {
+            Ok(near) => known = near,
+            Err(error) => tracing::warn!(error, "sandboxes may reach new networks of this host over IPv6"),
+        }
+        tokio::time::sleep(RENEW).await;
+    }
 }
 
 fn forward() -> io::Result<()> {
@@ -63,7 +88,7 @@ fn forward() -> io::Result<()> {
 /// # Errors
 /// What the kernel lacks.
 pub fn try_rules(six: Six) -> io::Result<()> {
-    rules::host(six).commit()?;
+    rules::host(six, &[]).commit()?;
     tap::create(TAP, 0)?;
     rules::namespace(Slot::FIRST, six).commit()?;
     tc::limit(TAP, 1_000_000)?;

@@ -4,7 +4,7 @@
 //! claim stands for whatever else there is of a slot. [`Networks::remove`] takes away a half-made network just as
 //! well as a whole one; it goes on past errors and reports the first.
 
-mod machine;
+pub(crate) mod machine;
 mod make;
 mod plan;
 pub(crate) mod policy;

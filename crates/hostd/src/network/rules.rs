@@ -16,6 +16,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv6Net;
 use linux::nft::{ARP, ESTABLISHED, Family, Hook, INVALID, IP, IPV6, RELATED, Rule, Table, Transaction, UNTRACKED};
 use model::network::FLOOR6;
 use vmm::GUEST_IP;
@@ -66,9 +67,9 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 
-/// The host's table, replaced as a whole. Idempotent.
+/// The host's table, replaced as a whole. Idempotent. Networks that are `near` are not public either.
 #[must_use]
-pub fn host(six: Six) -> Transaction {
+pub fn host(six: Six, near: &[Ipv6Net]) -> Transaction {
     let (network, prefix) = HOST_REACHABLE;
     let links = format!("{VETH_PREFIX}*");
     let from = || Rule::new().iif(&links);
@@ -91,9 +92,8 @@ pub fn host(six: Six) -> Transaction {
     ];
     let postrouting = [Rule::new().ipv4().saddr_in(network, prefix).oif_not(&links).masquerade()];
     let of6 = if six.is_on() { HostRules::with_ipv6(&links) } else { HostRules::without_ipv6(&links) };
-    let public6 = FLOOR6.map(|net| (net.addr(), net.prefix_len()));
     let table = Transaction::new().table(HOST).delete_table(HOST).table(HOST);
-    let table = table.networks(HOST, SET, &NOT_PUBLIC).networks(HOST, SET6, &public6);
+    let table = table.networks(HOST, SET, &NOT_PUBLIC).networks(HOST, SET6, &not_public6(near));
     [
         ("prerouting", Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT), [&of6.prerouting[..], &prerouting].concat()),
         ("input", Hook::filter(Hook::INPUT, BEFORE_FILTER), [&of6.input[..], &input].concat()),
@@ -102,6 +102,12 @@ pub fn host(six: Six) -> Transaction {
     ]
     .into_iter()
     .fold(table, |table, (name, hook, rules)| chain(table, HOST, name, hook, &rules))
+}
+
+/// None of them in another.
+fn not_public6(near: &[Ipv6Net]) -> Vec<(Ipv6Addr, u8)> {
+    let nets = Ipv6Net::aggregate(&[&FLOOR6[..], near].concat());
+    nets.into_iter().map(|net| (net.addr(), net.prefix_len())).collect()
 }
 
 /// What is said of IPv6 alone, before the rest of each chain.
@@ -212,6 +218,18 @@ mod tests {
     use super::super::six::Why;
     use super::*;
 
+    #[test]
+    fn networks_of_the_host_are_not_public_whatever_they_overlap() {
+        let near = ["2a07::/64", "2a07::/127", "fe80::/64", "2001::/16"].map(|net| net.parse().unwrap());
+        let sets = not_public6(&near);
+        let nets: Vec<Ipv6Net> =
+            sets.iter().map(|(address, prefix)| Ipv6Net::new(*address, *prefix).unwrap()).collect();
+        assert!(FLOOR6.iter().chain(&near).all(|net| nets.iter().any(|set| set.contains(net))));
+        let overlap = |net: &Ipv6Net| nets.iter().filter(|other| other.contains(net)).count() > 1;
+        assert!(!nets.iter().any(overlap), "{nets:?}");
+        assert!(!nets.iter().any(|net| net.contains(&"2a07:0:0:1::1".parse::<Ipv6Addr>().unwrap())));
+    }
+
     /// The real kernel takes them, in a namespace of their own.
     #[test]
     fn the_kernel_takes_the_rules_any_number_of_times() {
@@ -220,7 +238,9 @@ mod tests {
         let applied = linux::netns::enter(&name, || {
             linux::nft::remove(HOST)?;
             let off = Six::Off(Why::NotWanted);
-            [Six::On, off, Six::On].into_iter().try_for_each(|six| host(six).commit())?;
+            // One in the floor, two that touch, and one within another.
+            let near = ["fe80::/64", "2a07::/64", "2a07:0:0:1::/64", "2a07::/127"].map(|net| net.parse().unwrap());
+            [Six::On, off, Six::On].into_iter().try_for_each(|six| host(six, &near).commit())?;
             linux::tap::create(TAP, 0)?;
             namespace(Slot::new(7).unwrap(), Six::On).commit()?;
             linux::nft::remove(HOST)

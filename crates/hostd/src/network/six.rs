@@ -9,12 +9,16 @@
 //! Forwarding has a side: a kernel that forwards takes itself for a router, and links that got their addresses and routes
 //! from advertisements of routers would lose them. So before it is turned on, links whose `accept_ra` is 1 ("unless I
 //! forward") get 2 ("also then"). What was changed is noted before it is done, and put back by [`undo`].
+//!
+//! Machines beside the host have public addresses over IPv6, which a router may shield from the internet, but not from
+//! who is behind it. So the networks that the host's own links are in are not public for sandboxes ([`near`]).
 
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
+use ipnet::Ipv6Net;
 use linux::{file, link, sysctl};
 
 use super::plan::VETH_PREFIX;
@@ -104,6 +108,21 @@ impl Six {
     }
 }
 
+/// Networks that the links of the calling thread's namespace are in, but for ours.
+///
+/// # Errors
+/// When the kernel's addresses cannot be read.
+pub fn near() -> io::Result<Vec<Ipv6Net>> {
+    let addresses = link::addresses6()?.into_iter().filter(|(_, _, link)| !link.starts_with(VETH_PREFIX));
+    let mut nets: Vec<Ipv6Net> = addresses
+        .filter_map(|(address, prefix, _)| Ipv6Net::new(address, prefix).ok())
+        .map(|net| net.trunc())
+        .collect();
+    nets.sort();
+    nets.dedup();
+    Ok(nets)
+}
+
 /// Turns forwarding on, and notes below `dir` what that changes.
 pub(super) fn forward(dir: &Path) -> io::Result<()> {
     if sysctl::get(FORWARDING)? == "1" {
@@ -176,5 +195,94 @@ fn if_there(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use linux::link::Links;
+    use linux::netns;
+
+    use super::*;
+
+    const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2a07, 0, 0, 0, 0, 0, 0, 5);
+    const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+    /// In a namespace of its own with one link, which is up.
+    fn on_a_host(name: &str, work: impl FnOnce(Links) -> io::Result<()> + Send + 'static) {
+        let name = format!("wtest-six-{name}-{}", std::process::id());
+        let other = format!("{name}-far");
+        netns::create(&name).unwrap();
+        netns::create(&other).unwrap();
+        let far = other.clone();
+        let done = netns::enter(&name, move || {
+            let links = Links::here()?;
+            links.add_veth("eth0", "far", &far)?;
+            links.without_own_ipv6("eth0")?;
+            links.up("eth0")?;
+            work(links)
+        });
+        netns::remove(&name).unwrap();
+        netns::remove(&other).unwrap();
+        done.unwrap();
+    }
+
+    #[test]
+    fn it_is_on_where_it_leads_somewhere_or_where_somebody_says_so() {
+        on_a_host("choose", |links| {
+            assert_eq!(Six::choose(Wanted::Auto)?, Six::Off(Why::NoRoute));
+            assert_eq!((Six::choose(Wanted::On)?, Six::choose(Wanted::Off)?), (Six::On, Six::Off(Why::NotWanted)));
+            links.add_route6("eth0", Ipv6Addr::UNSPECIFIED, 0, ROUTER)?;
+            assert_eq!(Six::choose(Wanted::Auto)?, Six::On);
+            for of in ["default", "all"] {
+                let setting = format!("{CONF}/{of}/disable_ipv6");
+                sysctl::set(&setting, "1")?;
+                for wanted in [Wanted::Auto, Wanted::On] {
+                    assert_eq!(Six::choose(wanted)?, Six::Off(Why::Disabled), "{of}");
+                }
+                sysctl::set(&setting, "0")?;
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn what_was_changed_is_put_back_whoever_changed_it_first() {
+        on_a_host("undo", |_| {
+            let dir = tempfile::tempdir()?;
+            let names = ["all/forwarding", "default/accept_ra", "eth0/accept_ra", "lo/forwarding"];
+            let state = || names.map(|name| sysctl::get(&format!("{CONF}/{name}")).unwrap());
+            // One link forwards already, and one listens to no router.
+            sysctl::set("net/ipv6/conf/lo/forwarding", "1")?;
+            sysctl::set("net/ipv6/conf/default/accept_ra", "0")?;
+            let before = state();
+            forward(dir.path())?;
+            assert_eq!(state(), ["1", "0", "2", "1"]);
+            // Somebody turns it off meanwhile, and the next agent on again.
+            sysctl::set(FORWARDING, "0")?;
+            forward(dir.path())?;
+            undo(dir.path())?;
+            assert_eq!(state(), before);
+            undo(dir.path())?;
+            assert_eq!(fs::read_dir(dir.path())?.count(), 0);
+            // Where it was on nothing is changed, and nothing put back.
+            sysctl::set(FORWARDING, "1")?;
+            forward(dir.path())?;
+            undo(dir.path())?;
+            assert_eq!(sysctl::get(FORWARDING)?, "1");
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn the_networks_of_the_hosts_links_are_near_and_those_of_ours_are_not() {
+        on_a_host("near", |links| {
+            assert!(near()?.is_empty());
+            links.add_address("eth0", ADDRESS, 64)?;
+            assert_eq!(near()?, ["2a07::/64".parse().unwrap()]);
+            Ok(())
+        });
     }
 }

@@ -34,7 +34,8 @@ pub const PRIVATE: [Ipv4Addr; 10] = [
 /// The same over IPv6.
 pub const INTERNET6: Ipv6Addr = Ipv6Addr::new(0x2a07, 0xa8c0, 0, 0, 0, 0, 0, 0x14);
 pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2a07, 0xa8c1, 0, 0, 0, 0, 0, 2);
-const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2a07, 0xa8c1, 0, 0, 0, 0, 0, 1);
+/// Beside the host, with a public address of the same network.
+pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2a07, 0xa8c1, 0, 0, 0, 0, 0, 1);
 /// NAT64, 6to4, Teredo, documentation, private, metadata, and what nobody was given.
 pub const PRIVATE6: [Ipv6Addr; 10] = [
     Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0x0a00, 5),

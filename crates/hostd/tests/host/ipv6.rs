@@ -5,11 +5,11 @@ use std::io;
 use std::net::Ipv6Addr;
 
 use hostd::network::{GATEWAY_IP6, GUEST_IP6, POLICY_TABLE, Slot, TABLE};
-use linux::{netns, nft, sysctl};
+use linux::{link, netns, nft, sysctl};
 use model::SandboxId;
 
 use crate::agent::Agent;
-use crate::internet::{HOST6, INTERNET6, PORT, PRIVATE6, World, is_reached, serve};
+use crate::internet::{HOST6, INTERNET6, PORT, PRIVATE6, ROUTER6, World, is_reached, serve};
 use crate::isolation::{as_root, slot_of};
 
 const ATTACK: &str = include_str!("attack6.py");
@@ -44,7 +44,7 @@ fn forbidden(mine: Slot, neighbour: Slot, agent: u16, links: &[Ipv6Addr]) -> Vec
     let ends = ["fe80::1", "fe80::2"].map(|text| text.parse().unwrap());
     let hosts = [neighbour.host_ip6(), mine.host_ip6(), HOST6, GATEWAY_IP6].into_iter().chain(ends);
     let hosts = hosts.chain(links.iter().copied()).flat_map(|ip| [(ip, PORT), (ip, agent), (ip, AGENT_OF_GUESTS)]);
-    hosts.chain(PRIVATE6.into_iter().chain(multicast).map(|ip| (ip, PORT))).collect()
+    hosts.chain(PRIVATE6.into_iter().chain([ROUTER6]).chain(multicast).map(|ip| (ip, PORT))).collect()
 }
 
 /// What the calling thread's namespace knows of addresses, ways and neighbours.
@@ -62,9 +62,8 @@ fn known() -> io::Result<String> {
 
 /// Link-local addresses of the calling thread's namespace.
 fn link_local() -> io::Result<Vec<Ipv6Addr>> {
-    let table = fs::read_to_string("/proc/thread-self/net/if_inet6")?;
-    let address = |line: &str| u128::from_str_radix(line.split(' ').next()?, 16).ok().map(Ipv6Addr::from_bits);
-    Ok(table.lines().filter_map(address).filter(Ipv6Addr::is_unicast_link_local).collect())
+    let addresses = link::addresses6()?.into_iter();
+    Ok(addresses.map(|(address, ..)| address).filter(Ipv6Addr::is_unicast_link_local).collect())
 }
 
 async fn answers(at: Ipv6Addr) -> bool {
@@ -74,7 +73,7 @@ async fn answers(at: Ipv6Addr) -> bool {
 #[test]
 fn a_guest_reaches_the_internet_over_ipv6_and_nothing_else() {
     let world = World::make("six").with_ipv6();
-    let internet = world.on_internet(|| serve(&PRIVATE6.into_iter().chain([INTERNET6]).collect::<Vec<_>>()));
+    let internet = world.on_internet(|| serve(&PRIVATE6.into_iter().chain([INTERNET6, ROUTER6]).collect::<Vec<_>>()));
     let host = world.on_host(|| serve(&[Ipv6Addr::UNSPECIFIED]));
     world.run(async move || {
         let agent = Agent::start(&[]).await;
@@ -82,7 +81,7 @@ fn a_guest_reaches_the_internet_over_ipv6_and_nothing_else() {
         let (mine, theirs) = (slot_of(&agent, &attacker).await, slot_of(&agent, &neighbour).await);
         let serves = format!("setsid python3 -m http.server --bind :: {PORT} >/dev/null 2>&1 &");
         agent.out(&neighbour, &serves).await;
-        for address in PRIVATE6.into_iter().chain([INTERNET6, HOST6]) {
+        for address in PRIVATE6.into_iter().chain([INTERNET6, HOST6, ROUTER6]) {
             assert!(answers(address).await, "{address} answers the host itself");
         }
         let ours = link_local().unwrap();
