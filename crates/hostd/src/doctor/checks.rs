@@ -115,7 +115,10 @@ pub(super) fn ipv6(config: &Config) -> Check {
         }
         (Six::Off(why), _) => Check::ok(NAME, format!("sandboxes have none: {}", why.text())),
         (Six::On, wanted) => {
-            let why = if wanted == WantedIpv6::On { "AGENT_IPV6 is on" } else { "the host has an IPv6 default route" };
+            let why = match wanted {
+                WantedIpv6::On => "AGENT_IPV6 is on",
+                _ => "the host has an IPv6 default route and a public address",
+            };
             match firewall::stops_ipv6() {
                 Ok(None) => Check::ok(NAME, format!("sandboxes have it: {why}")),
                 Ok(Some((found, fix))) => Check::warning(NAME, found, format!("{fix}; or set AGENT_IPV6 to off")),

@@ -3,7 +3,7 @@
 //! ```text
 //!   AGENT_IPV6=off ─────────────────────────────────────────────→ off
 //!   on, auto ──→ the kernel has IPv6, and it is not turned off? ──→ off
-//!                  └─→ auto: is there a default route? ──────────→ off
+//!                  └─→ auto: a default route, a public address? → off
 //!                        └─→ on: forwarding, after what it would break
 //! ```
 //! Forwarding has a side: a kernel that forwards takes itself for a router, and links that got their addresses and routes
@@ -15,11 +15,13 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::str::FromStr;
 
 use ipnet::Ipv6Net;
 use linux::{file, link, sysctl};
+use model::network::is_never;
 
 use super::plan::VETH_PREFIX;
 
@@ -30,7 +32,8 @@ const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 /// The setting `AGENT_IPV6`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wanted {
-    /// On where the host has a default route.
+    /// On where the host has a default route and a public address. With a route alone, as behind another translation of
+    /// private addresses, nobody knows whether it leads anywhere, and guests would try it first.
     #[default]
     Auto,
     On,
@@ -64,6 +67,7 @@ pub enum Why {
     NoKernel,
     Disabled,
     NoRoute,
+    NoAddress,
 }
 
 impl Why {
@@ -75,6 +79,7 @@ impl Why {
             Self::NoKernel => "the host's kernel has no IPv6",
             Self::Disabled => "net.ipv6.conf.all.disable_ipv6 or net.ipv6.conf.default.disable_ipv6 is 1",
             Self::NoRoute => "the host has no IPv6 default route",
+            Self::NoAddress => "the host has no public IPv6 address",
         }
     }
 }
@@ -101,10 +106,14 @@ impl Six {
                 Err(error) => return Err(error),
             }
         }
-        if wanted == Wanted::Auto && !link::has_default_route6()? {
+        if wanted == Wanted::On {
+            return Ok(Self::On);
+        }
+        if !link::has_default_route6()? {
             return Ok(Self::Off(Why::NoRoute));
         }
-        Ok(Self::On)
+        let is_public = |(address, ..): &(Ipv6Addr, u8, String)| !is_never((*address).into());
+        Ok(if link::addresses6()?.iter().any(is_public) { Self::On } else { Self::Off(Why::NoAddress) })
     }
 }
 
@@ -200,14 +209,13 @@ fn if_there(done: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv6Addr;
-
     use linux::link::Links;
     use linux::netns;
 
     use super::*;
 
     const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2a07, 0, 0, 0, 0, 0, 0, 5);
+    const PRIVATE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
     const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
     /// In a namespace of its own with one link, which is up.
@@ -235,6 +243,9 @@ mod tests {
             assert_eq!(Six::choose(Wanted::Auto)?, Six::Off(Why::NoRoute));
             assert_eq!((Six::choose(Wanted::On)?, Six::choose(Wanted::Off)?), (Six::On, Six::Off(Why::NotWanted)));
             links.add_route6("eth0", Ipv6Addr::UNSPECIFIED, 0, ROUTER)?;
+            links.add_address("eth0", PRIVATE, 64)?;
+            assert_eq!(Six::choose(Wanted::Auto)?, Six::Off(Why::NoAddress));
+            links.add_address("eth0", ADDRESS, 64)?;
             assert_eq!(Six::choose(Wanted::Auto)?, Six::On);
             for of in ["default", "all"] {
                 let setting = format!("{CONF}/{of}/disable_ipv6");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use linux::link::Links;
-use linux::netns;
+use linux::{netns, sysctl};
 
 /// An address of the internet, and the host's own there. Public ones: others are refused for being so.
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 14);
@@ -106,7 +106,9 @@ impl World {
         self.on_host(|| {
             let links = Links::here()?;
             links.add_address("uplink", HOST6, 64)?;
-            links.add_route6("uplink", Ipv6Addr::UNSPECIFIED, 0, ROUTER6)
+            links.add_route6("uplink", Ipv6Addr::UNSPECIFIED, 0, ROUTER6)?;
+            // Else an agent would note below /run, for the machine itself, that it was off.
+            sysctl::set("net/ipv6/conf/all/forwarding", "1")
         });
         self
     }
