@@ -32,9 +32,9 @@ const SANDBOX: &str = "sb-bench";
 /// # Errors
 /// When a network cannot be made or removed. What is left is cleared with the run's place.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
-    let networks = Networks::prepare(&place.installation(), WantedIpv6::Auto)?;
-    let cancelled = cancelled.clone();
-    tokio::task::spawn_blocking(move || measure_with(&networks, &cancelled)).await?
+    let (owner, cancelled) = (place.installation(), cancelled.clone());
+    let measured = move || measure_with(&Networks::prepare(&owner, WantedIpv6::Auto)?, &cancelled);
+    tokio::task::spawn_blocking(measured).await?
 }
 
 fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use guest_rpc::http::Ipv6;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
@@ -54,11 +54,14 @@ fn give(ipv6: &Ipv6) -> io::Result<()> {
         other => other?,
     }
     let (netlink, link) = (Netlink::open()?, index()?);
-    // What is there already, as after a restore, is as good as new.
+    // What is there already, as after a restore, is as good as new. But a default route of the user's, as into a tunnel, stays.
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
     netlink.ask(RouteNetlinkMessage::NewAddress(address(link, ipv6)), flags)?;
     netlink.ask(RouteNetlinkMessage::NewNeighbour(gateway(link, ipv6)), flags)?;
-    netlink.ask(RouteNetlinkMessage::NewRoute(default_route(link, ipv6)), flags)
+    match netlink.ask(RouteNetlinkMessage::NewRoute(default_route(link, ipv6)), NLM_F_CREATE | NLM_F_EXCL) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
 }
 
 /// The route first: a guest with a route and no address would wait where it should be told at once that there is no way.
@@ -161,14 +164,16 @@ mod tests {
     fn with_a_link(act: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this needs root");
-            let made = std::process::Command::new("ip")
-                .args(["link", "add", ETHERNET, "up", "type", "veth", "peer", "name", "peer0"])
-                .status()
-                .expect("ip starts");
-            assert!(made.success());
+            ip(&["link", "add", ETHERNET, "up", "type", "veth", "peer", "name", "peer0"]);
+            ip(&["link", "set", "peer0", "up"]);
             act();
         });
         thread.join().expect("the test holds");
+    }
+
+    fn ip(arguments: &[&str]) {
+        let status = std::process::Command::new("ip").args(arguments).status().expect("ip starts");
+        assert!(status.success(), "{arguments:?}");
     }
 
     fn read(name: &str) -> String {
@@ -201,6 +206,10 @@ mod tests {
             assert!(read("if_inet6").contains(" 40 00 82 "), "{}", read("if_inet6"));
             let accepts = fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").expect("is there");
             assert_eq!(accepts.trim(), "0");
+            link.set(None);
+            ip(&["-6", "route", "add", "default", "dev", "peer0"]);
+            link.set(Some(settings(126)));
+            assert_eq!(lines("ipv6_route", GATEWAY), 0, "the user has a way of their own: {}", read("ipv6_route"));
         });
     }
 

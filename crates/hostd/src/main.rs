@@ -22,8 +22,8 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
 struct Args {
-    /// Take away the host's nftables table and forwarding, of IPv6, too, if an agent turned that on, and end. For when Wrenn goes
-    /// from this host: refused while an agent runs or sandboxes are left.
+    /// Take away the host's nftables table and forwarding, if an agent turned that on, of IPv6, too, and end. For when
+    /// Wrenn goes from this host: refused while an agent runs or sandboxes are left.
     #[arg(long)]
     remove_host_rules: bool,
 }
@@ -51,7 +51,7 @@ async fn run() -> anyhow::Result<()> {
     }
     let args = Args::parse();
     if args.remove_host_rules {
-        hostd::network::remove_host_rules()?;
+        tokio::task::spawn_blocking(hostd::network::remove_host_rules).await??;
         println!("the host's rules are as they were before Wrenn");
         return Ok(());
     }

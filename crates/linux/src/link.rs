@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute};
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
@@ -142,6 +143,28 @@ impl Links {
         self.run(self.handle.route().add(route.gateway(gateway).output_interface(index).build()).execute())
     }
 
+    /// Has nothing reach `destination/prefix` that has no route of its own. That this is so already is fine.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn add_unreachable6(&self, destination: Ipv6Addr, prefix: u8) -> io::Result<()> {
+        match self.run(self.handle.route().add(unreachable6(destination, prefix)).execute()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Ends that. That it is not so is fine.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn remove_unreachable6(&self, destination: Ipv6Addr, prefix: u8) -> io::Result<()> {
+        match self.run(self.handle.route().del(unreachable6(destination, prefix)).execute()) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Removes a link, and with a veth its peer. That there is none is fine.
     ///
     /// # Errors
@@ -173,6 +196,12 @@ impl Links {
     }
 }
 
+fn unreachable6(destination: Ipv6Addr, prefix: u8) -> RouteMessage {
+    let mut route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(destination, prefix).build();
+    route.header.kind = RouteType::Unreachable;
+    route
+}
+
 fn not_found(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no link {name}"))
 }
@@ -183,27 +212,40 @@ pub fn exists(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
 }
 
-/// Whether the calling thread's namespace knows a way to all of the IPv6 internet: not where the kernel has no IPv6.
+/// A way to an IPv6 network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route6 {
+    pub destination: Ipv6Addr,
+    pub prefix: u8,
+    pub link: String,
+    /// It leads to a router, and not to the link itself.
+    pub has_gateway: bool,
+}
+
+/// IPv6 routes of the calling thread's namespace that lead somewhere: none where the kernel has no IPv6.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn has_default_route6() -> io::Result<bool> {
+pub fn routes6() -> io::Result<Vec<Route6>> {
     let table = match std::fs::read_to_string("/proc/thread-self/net/ipv6_route") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    Ok(table.lines().any(is_default_route6))
+    Ok(table.lines().filter_map(route6).filter(|route| route.link != "lo").collect())
 }
 
 /// One line: destination, its prefix, source, its prefix, gateway, metric, two counters, flags, link, all but the last
-/// in hexadecimal digits (the kernel's net/ipv6/route.c).
-fn is_default_route6(line: &str) -> bool {
-    /// The route leads nowhere (linux/route.h).
+/// in hexadecimal digits (the kernel's net/ipv6/route.c). `None` for one that leads nowhere, or depends on the source.
+fn route6(line: &str) -> Option<Route6> {
+    /// Flags of linux/route.h.
+    const GATEWAY: u32 = 0x0002;
     const REJECT: u32 = 0x0200;
     let parts: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [destination, "00", _, "00", _, _, _, _, flags, link] = parts[..] else { return false };
-    let leads = u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & REJECT == 0);
-    destination.bytes().all(|digit| digit == b'0') && leads && link != "lo"
+    let [destination, prefix, _, "00", _, _, _, _, flags, link] = parts[..] else { return None };
+    let destination = Ipv6Addr::from_bits(u128::from_str_radix(destination, 16).ok()?);
+    let flags = u32::from_str_radix(flags, 16).ok()?;
+    let (prefix, has_gateway) = (u8::from_str_radix(prefix, 16).ok()?, flags & GATEWAY != 0);
+    (flags & REJECT == 0).then(|| Route6 { destination, prefix, link: link.to_owned(), has_gateway })
 }
 
 /// IPv6 addresses of the calling thread's namespace, each with the length of its prefix and the name of its link: none where
@@ -289,9 +331,24 @@ mod tests {
             netns::enter(&other, || Links::here()?.up("two"))?;
             links.add_address("one", address, 126)?;
             links.add_neighbour("one", gateway, macs[1])?;
-            assert!(!has_default_route6()?);
             links.add_route6("one", Ipv6Addr::UNSPECIFIED, 0, gateway)?;
-            assert!(has_default_route6()?);
+            let routes = routes6()?;
+            let has = |destination, prefix, has_gateway| {
+                let route = Route6 { destination, prefix, link: "one".to_owned(), has_gateway };
+                routes.contains(&route)
+            };
+            assert!(has(Ipv6Addr::UNSPECIFIED, 0, true), "{routes:?}");
+            assert!(has(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0), 126, false), "{routes:?}");
+            let ours = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 0);
+            for _ in 0..2 {
+                links.add_unreachable6(ours, 48)?;
+            }
+            assert_eq!(routes6()?, routes, "which leads nowhere");
+            assert!(std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?.contains("fd98"));
+            for _ in 0..2 {
+                links.remove_unreachable6(ours, 48)?;
+            }
+            assert!(!std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?.contains("fd98"));
             assert_eq!(addresses6()?, [(address, 126, "one".to_owned())]);
             let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
             Ok((addresses, nix::ifaddrs::getifaddrs()?.filter_map(|one| one.address?.as_link_addr()?.addr()).collect()))
@@ -315,10 +372,9 @@ mod tests {
             format!("{destination} 00 {none} 00 {none} 00000400 00000001 00000000 {flags} {link}")
         };
         let zero = "0".repeat(32);
-        assert!(is_default_route6(&line(&zero, "00000003", "eth0")));
-        assert!(!is_default_route6(&line(&zero, "00200200", "lo")));
-        assert!(!is_default_route6(&line(&zero, "00000203", "eth0")));
-        assert!(!is_default_route6(&line("20010db8000000000000000000000000", "00000003", "eth0")));
-        assert!(!is_default_route6(""));
+        assert!(route6(&line(&zero, "00000003", "eth0")).is_some_and(|route| route.has_gateway));
+        assert!(route6(&line(&zero, "00000001", "eth0")).is_some_and(|route| !route.has_gateway));
+        assert_eq!((route6(&line(&zero, "00200200", "lo")), route6(&line(&zero, "00000203", "eth0"))), (None, None));
+        assert_eq!(route6(""), None);
     }
 }

@@ -78,10 +78,9 @@ pub(super) fn tun() -> Check {
 /// A network namespace with the rules that a host and a sandbox get, limits, and tracked connections in it.
 pub(super) fn network(config: &Config) -> Check {
     let name = format!("wdoctor-{}", std::process::id());
-    let tried = Six::choose(config.ipv6).and_then(|six| {
-        netns::create(&name)?;
-        netns::enter(&name, move || crate::network::try_rules(six))
-    });
+    // What keeps from choosing is told of IPv6.
+    let six = Six::choose(config.ipv6).unwrap_or(Six::On);
+    let tried = netns::create(&name).and_then(|()| netns::enter(&name, move || crate::network::try_rules(six)));
     let removed = netns::remove(&name);
     match tried.and(removed) {
         Ok(()) => Check::ok("nftables", "network namespaces, nftables and limits work"),

@@ -55,7 +55,7 @@ impl By {
 /// Chains that are asked about forwarded packets, and do not let those of sandboxes pass.
 pub(super) fn check() -> Check {
     match look(Family::Ip) {
-        Ok(chains) => judge(&chains, has_legacy_rules()),
+        Ok(chains) => judge(&chains, has_legacy_rules("ip_tables_names")),
         Err(error) => Check::warning(NAME, format!("the rules cannot be read: {error}"), "sudo wrenn doctor"),
     }
 }
@@ -66,7 +66,11 @@ pub(super) fn check() -> Check {
 /// # Errors
 /// When the rules cannot be read.
 pub(super) fn stops_ipv6() -> io::Result<Option<(String, String)>> {
-    Ok(stopped(&look(Family::Ip6)?, Family::Ip6))
+    let legacy = has_legacy_rules("ip6_tables_names").then(|| {
+        let fix = "ip6tables-legacy -S FORWARD shows them; switch to ip6tables-nft, or let the links wrv-+ pass";
+        ("there are rules of ip6tables-legacy, which cannot be read here".to_owned(), fix.to_owned())
+    });
+    Ok(stopped(&look(Family::Ip6)?, Family::Ip6).or(legacy))
 }
 
 fn look(family: Family) -> io::Result<Vec<BaseChain>> {
@@ -112,8 +116,9 @@ fn judge(chains: &[BaseChain], legacy: bool) -> Check {
 }
 
 /// Whether the old kernel interface has tables; it lists them for root alone.
-fn has_legacy_rules() -> bool {
-    std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "filter"))
+fn has_legacy_rules(list: &str) -> bool {
+    let names = std::fs::read_to_string(format!("/proc/net/{list}"));
+    names.is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }
 
 #[cfg(test)]

@@ -188,3 +188,22 @@ async fn a_name_that_is_denied_later_ends_its_connections() {
     assert_eq!(world.talk(PLAIN, 22, b"x").await.unwrap(), format!("{PLAIN}:22 x"));
     world.finish().await;
 }
+
+/// Errors about a connection go where it may go, and are no way to keep it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_about_a_connection_does_not_keep_it_once_it_is_denied() {
+    let world = world(&[], &[], true).await;
+    let mut old = world.open(GOOD, 443).await.unwrap();
+    assert_eq!(old.talk(b"x").unwrap(), format!("{GOOD}:443 x"));
+    let ends = old.ends();
+    world.complain(ends).await;
+    assert_eq!(old.talk(b"x").unwrap(), format!("{GOOD}:443 x"));
+    // Its last acknowledgement is on its way before.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // It would have to come through the proxy now, and its address is one that an allowed name has.
+    world.change(&rules(&["good.test"], &[], true)).await;
+    world.ask("good.test").await;
+    world.complain(ends).await;
+    assert!(old.talk(b"x").is_err());
+    world.finish().await;
+}

@@ -49,6 +49,7 @@ pub(super) fn prepare(wanted: Wanted) -> Result<(File, Six), Error> {
     // Before anything is forwarded over IPv6: what sandboxes send is dropped or decided upon.
     rules::host(six, &near).commit().map_err(host("set the host's nftables rules"))?;
     if six.is_on() {
+        six::keep_in().map_err(host("keep the IPv6 addresses of sandboxes in"))?;
         six::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
     }
     // Nobody has this address: it is tried whether connections can be forgotten at all.

@@ -73,6 +73,8 @@ fn settings(six: Six) -> io::Result<()> {
     let settings = Settings::new()?;
     settings.set("net/ipv4/ip_forward", "1")?;
     if six.is_on() {
+        // A kernel that was started with `ipv6.disable_ipv6=1` has it off in new namespaces.
+        settings.set("net/ipv6/conf/all/disable_ipv6", "0")?;
         // What forwards takes no advertisements of routers.
         return settings.set("net/ipv6/conf/all/forwarding", "1");
     }

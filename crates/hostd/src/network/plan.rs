@@ -34,6 +34,8 @@ pub const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
 pub const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 pub const GUEST_PREFIX: u8 = 30;
 /// The same over IPv6.
+/// All IPv6 addresses of ours: a network of unique local addresses (RFC 4193).
+pub(super) const NETWORK6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0), 48);
 pub const GUEST_IP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0x15);
 pub const GATEWAY_IP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0x16);
 pub const GUEST_PREFIX6: u8 = 126;

@@ -14,11 +14,11 @@
 //! is off ([`Six`]). Nothing reaches in but the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for
 //! neighbours or routers: the namespace neither takes in nor sends what is of no connection.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use ipnet::Ipv6Net;
 use linux::nft::{ARP, ESTABLISHED, Family, Hook, INVALID, IP, IPV6, RELATED, Rule, Table, Transaction, UNTRACKED};
-use model::network::FLOOR6;
+use model::network::{FLOOR, FLOOR6};
 use vmm::GUEST_IP;
 
 use super::plan::{GATEWAY_IP, GUEST_IP6, GUEST_MAC, HOST_REACHABLE, HOST_VISIBLE6, Slot, TAP, TAP_MAC, VETH_PREFIX};
@@ -37,25 +37,7 @@ const FRAMES: Table = (Family::Netdev, TABLE);
 /// to a server of ours there, and marked them so. No guest can: marks do not cross a TAP.
 pub const TAKEN_IN: u32 = 0x77;
 
-/// Special-purpose IPv4 ranges that are not the public internet (RFC 6890 and its registry).
-pub(super) const NOT_PUBLIC: [(Ipv4Addr, u8); 15] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(100, 64, 0, 0), 10),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 0, 0, 0), 24),
-    (Ipv4Addr::new(192, 0, 2, 0), 24),
-    (Ipv4Addr::new(192, 88, 99, 0), 24),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-    (Ipv4Addr::new(198, 18, 0, 0), 15),
-    (Ipv4Addr::new(198, 51, 100, 0), 24),
-    (Ipv4Addr::new(203, 0, 113, 0), 24),
-    (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
-];
-/// Networks that are not the public internet, of IPv4, and of IPv6 ([`FLOOR6`]).
+/// Networks that are not the public internet, of IPv4 ([`FLOOR`]), and of IPv6 ([`FLOOR6`]).
 const SET: &str = "not_public";
 const SET6: &str = "not_public6";
 
@@ -74,9 +56,9 @@ pub fn host(six: Six, near: &[Ipv6Net]) -> Transaction {
     let links = format!("{VETH_PREFIX}*");
     let from = || Rule::new().iif(&links);
     let to = || Rule::new().oif(&links);
+    // What the host would answer through another link.
+    let no_lies = [from().saddr_from_elsewhere().drop()];
     let prerouting = [
-        // What the host would answer through another link.
-        from().saddr_from_elsewhere().drop(),
         from().ct_state(ESTABLISHED).accept(),
         from().l4(ICMP).ct_state(RELATED).accept(),
         from().ipv4().saddr_not_in(network, prefix).drop(),
@@ -93,9 +75,14 @@ pub fn host(six: Six, near: &[Ipv6Net]) -> Transaction {
     let postrouting = [Rule::new().ipv4().saddr_in(network, prefix).oif_not(&links).masquerade()];
     let of6 = if six.is_on() { HostRules::with_ipv6(&links) } else { HostRules::without_ipv6(&links) };
     let table = Transaction::new().table(HOST).delete_table(HOST).table(HOST);
-    let table = table.networks(HOST, SET, &NOT_PUBLIC).networks(HOST, SET6, &not_public6(near));
+    let not_public = FLOOR.map(|net| (net.addr(), net.prefix_len()));
+    let table = table.networks(HOST, SET, &not_public).networks(HOST, SET6, &not_public6(near));
     [
-        ("prerouting", Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT), [&of6.prerouting[..], &prerouting].concat()),
+        (
+            "prerouting",
+            Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT),
+            [&no_lies[..], &of6.prerouting, &prerouting].concat(),
+        ),
         ("input", Hook::filter(Hook::INPUT, BEFORE_FILTER), [&of6.input[..], &input].concat()),
         ("forward", Hook::filter(Hook::FORWARD, BEFORE_FILTER), [&of6.forward[..], &forward].concat()),
         ("postrouting", Hook::nat(Hook::POSTROUTING), [&of6.postrouting[..], &postrouting].concat()),
@@ -126,7 +113,8 @@ impl HostRules {
         Self { prerouting: vec![from().drop()], forward: vec![from().drop(), to().drop()], ..Self::default() }
     }
 
-    /// Answers are let through after these by the rules for both; that an address is one of the host's, too.
+    /// Answers are let through after these by the rules for both. The host itself speaks to no guest over IPv6, so errors
+    /// are about connections with the internet alone.
     fn with_ipv6(links: &str) -> Self {
         let (network, prefix) = HOST_VISIBLE6;
         let from = || Rule::new().iif(links).ipv6();
@@ -134,11 +122,11 @@ impl HostRules {
         Self {
             prerouting: vec![
                 from().saddr_not_in(network, prefix).drop(),
-                from().saddr_from_elsewhere().drop(),
-                errors(from()),
+                from().daddr_local().drop(),
                 from().daddr6_within(SET6).drop(),
+                errors(from()),
             ],
-            input: vec![errors(from())],
+            input: vec![from().drop()],
             forward: vec![from().daddr6_within(SET6).drop(), errors(Rule::new().oif(links).ipv6())],
             postrouting: vec![Rule::new().ipv6().saddr_in(network, prefix).oif_not(links).masquerade()],
         }

@@ -20,13 +20,18 @@ use std::path::Path;
 use std::str::FromStr;
 
 use ipnet::Ipv6Net;
+use linux::link::{Links, Route6};
 use linux::{file, link, sysctl};
 use model::network::is_never;
 
-use super::plan::VETH_PREFIX;
+use super::plan::{NETWORK6, VETH_PREFIX};
 
 /// Settings of all links, and of each. Some are of `default`, which is what new links get.
 const CONF: &str = "net/ipv6/conf";
+/// Shorter prefixes are not networks of machines side by side, but ways to the internet, such as those of a tunnel.
+const NARROW: u8 = 32;
+/// Networks that are kept apart: more than a host is in.
+const MOST_NEAR: usize = 2048;
 const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
 /// The setting `AGENT_IPV6`.
@@ -109,7 +114,7 @@ impl Six {
         if wanted == Wanted::On {
             return Ok(Self::On);
         }
-        if !link::has_default_route6()? {
+        if !link::routes6()?.iter().any(is_default) {
             return Ok(Self::Off(Why::NoRoute));
         }
         let is_public = |(address, ..): &(Ipv6Addr, u8, String)| !is_never((*address).into());
@@ -117,37 +122,53 @@ impl Six {
     }
 }
 
-/// Networks that the links of the calling thread's namespace are in, but for ours.
+fn is_default(route: &Route6) -> bool {
+    route.prefix == 0
+}
+
+/// Networks that the links of the calling thread's namespace are in, but for ours: those of their addresses, and those to
+/// which routes lead without a router. An address that was given by itself, as by DHCP, says nothing of its network.
 ///
 /// # Errors
-/// When the kernel's addresses cannot be read.
+/// When the kernel's addresses or routes cannot be read; when there are too many.
 pub fn near() -> io::Result<Vec<Ipv6Net>> {
-    let addresses = link::addresses6()?.into_iter().filter(|(_, _, link)| !link.starts_with(VETH_PREFIX));
-    let mut nets: Vec<Ipv6Net> = addresses
+    let addresses = link::addresses6()?.into_iter();
+    let routes = link::routes6()?.into_iter().filter(|route| !route.has_gateway && route.prefix >= NARROW);
+    let found = addresses.chain(routes.map(|route| (route.destination, route.prefix, route.link)));
+    let nets: Vec<Ipv6Net> = found
+        .filter(|(_, _, link)| !link.starts_with(VETH_PREFIX))
         .filter_map(|(address, prefix, _)| Ipv6Net::new(address, prefix).ok())
         .map(|net| net.trunc())
         .collect();
-    nets.sort();
-    nets.dedup();
+    let nets = Ipv6Net::aggregate(&nets);
+    if nets.len() > MOST_NEAR {
+        let problem =
+            format!("this host is in {} networks, and {MOST_NEAR} are kept apart; set AGENT_IPV6=off", nets.len());
+        return Err(io::Error::other(problem));
+    }
     Ok(nets)
+}
+
+/// Has nothing go to a router of the host's that is for a sandbox which is not there.
+pub(super) fn keep_in() -> io::Result<()> {
+    let (network, prefix) = NETWORK6;
+    Links::here()?.add_unreachable6(network, prefix)
 }
 
 /// Turns forwarding on, and notes below `dir` what that changes.
 pub(super) fn forward(dir: &Path) -> io::Result<()> {
-    if sysctl::get(FORWARDING)? == "1" {
+    let now = sysctl::get(FORWARDING)?;
+    if now == "1" {
         return Ok(());
     }
-    let links = links()?;
-    let mut before = vec![(FORWARDING.to_owned(), "0".to_owned())];
-    for (setting, changed) in [("forwarding", "1"), ("accept_ra", "1")] {
-        for link in links.iter().filter(|link| *link != "all") {
-            let name = format!("{CONF}/{link}/{setting}");
-            match sysctl::get(&name) {
-                Ok(value) if value == changed => before.push((name, value)),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+    let mut before = vec![(FORWARDING.to_owned(), now)];
+    for link in links()?.into_iter().filter(|link| link != "all") {
+        let [forwards, listens] = ["forwarding", "accept_ra"].map(|setting| format!("{CONF}/{link}/{setting}"));
+        if is_one(&forwards)? {
+            // It listens to no router, and is to go on so.
+            before.push((forwards, "1".to_owned()));
+        } else if is_one(&listens)? {
+            before.push((listens, "1".to_owned()));
         }
     }
     note(dir, &before)?;
@@ -157,8 +178,20 @@ pub(super) fn forward(dir: &Path) -> io::Result<()> {
     sysctl::set(FORWARDING, "1")
 }
 
+/// Whether a setting, if it is there, is 1.
+fn is_one(name: &str) -> io::Result<bool> {
+    match sysctl::get(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => Ok(other? == "1"),
+    }
+}
+
 /// Puts everything back.
 pub(super) fn undo(dir: &Path) -> io::Result<()> {
+    if sysctl::get(FORWARDING).is_ok() {
+        let (network, prefix) = NETWORK6;
+        Links::here()?.remove_unreachable6(network, prefix)?;
+    }
     let path = dir.join(NOTE);
     // In the order of the note: what turns forwarding off does so on all links.
     for (name, value) in read(&path)? {
@@ -209,7 +242,6 @@ fn if_there(done: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use linux::link::Links;
     use linux::netns;
 
     use super::*;
@@ -263,14 +295,14 @@ mod tests {
     fn what_was_changed_is_put_back_whoever_changed_it_first() {
         on_a_host("undo", |_| {
             let dir = tempfile::tempdir()?;
-            let names = ["all/forwarding", "default/accept_ra", "eth0/accept_ra", "lo/forwarding"];
+            let names = ["all/forwarding", "default/accept_ra", "eth0/accept_ra", "lo/forwarding", "lo/accept_ra"];
             let state = || names.map(|name| sysctl::get(&format!("{CONF}/{name}")).unwrap());
             // One link forwards already, and one listens to no router.
             sysctl::set("net/ipv6/conf/lo/forwarding", "1")?;
             sysctl::set("net/ipv6/conf/default/accept_ra", "0")?;
             let before = state();
             forward(dir.path())?;
-            assert_eq!(state(), ["1", "0", "2", "1"]);
+            assert_eq!(state(), ["1", "0", "2", "1", "1"]);
             // Somebody turns it off meanwhile, and the next agent on again.
             sysctl::set(FORWARDING, "0")?;
             forward(dir.path())?;
@@ -293,6 +325,17 @@ mod tests {
             assert!(near()?.is_empty());
             links.add_address("eth0", ADDRESS, 64)?;
             assert_eq!(near()?, ["2a07::/64".parse().unwrap()]);
+            // A network to which a route leads, a way to everywhere, and one through a router.
+            for to in ["2a08::/64", "2000::/3"] {
+                let added =
+                    std::process::Command::new("ip").args(["-6", "route", "add", to, "dev", "eth0"]).status()?;
+                assert!(added.success());
+            }
+            links.add_route6("eth0", "2a09::".parse().unwrap(), 64, ROUTER)?;
+            assert_eq!(near()?, ["2a07::/64", "2a08::/64"].map(|net| net.parse().unwrap()));
+            keep_in()?;
+            keep_in()?;
+            assert_eq!(near()?.len(), 2);
             Ok(())
         });
     }

@@ -15,6 +15,8 @@ use super::rule::{NFPROTO_IPV6, NatKind, Rule, Step};
 const SUBSYSTEM: u16 = 10;
 /// The library keeps account of at most 63 answers in one word, with those of the batch's ends.
 const MOST_CHANGES: u32 = 61;
+/// Where networks begin and end, in one change: an address of IPv6 and what is said of it have some 40 bytes.
+const BOUNDS: usize = 1024;
 /// Numbers of the kinds of translation (linux/netfilter/nf_tables.h).
 const NAT_SNAT: u32 = 0;
 const NAT_DNAT: u32 = 1;
@@ -140,12 +142,20 @@ impl Transaction {
             .push_key_type(kind)
             .push_key_len(len)
             .push_id(kind);
+        // The length of all elements of a change has 16 bits.
+        for bounds in bounds(&networks, is_ipv6).chunks(BOUNDS) {
+            self.elements((family, table), name, bounds);
+        }
+        self
+    }
+
+    fn elements(&mut self, (family, table): Table, name: &str, bounds: &[(IpAddr, bool)]) {
         let request = self.change().set_create().op_newsetelem_do(&header(family));
         let mut elements =
             request.into_encoder().push_table_bytes(table.as_bytes()).push_set_bytes(name.as_bytes()).nested_elements();
-        for (address, is_end) in bounds(&networks, is_ipv6) {
+        for (address, is_end) in bounds {
             let element = elements.nested_elem();
-            let element = if is_end { element.push_flags(&INTERVAL_END.to_be_bytes()) } else { element };
+            let element = if *is_end { element.push_flags(&INTERVAL_END.to_be_bytes()) } else { element };
             let key = element.nested_key();
             let key = match address {
                 IpAddr::V4(address) => key.push_value(&address.octets()),
@@ -153,8 +163,6 @@ impl Transaction {
             };
             elements = key.end_nested().end_nested();
         }
-        drop(elements);
-        self
     }
 
     /// Makes a chain that the kernel asks.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use linux::link::Links;
 use linux::{netns, sysctl};
 use model::NetworkSpec;
 use model::network::Bandwidth;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::dns::Upstream;
 use crate::egress::{Egress, Ground};
@@ -132,6 +133,15 @@ impl World {
         tokio::task::spawn_blocking(move || talk.talk(&say)).await.unwrap().map_err(|error| error.kind())
     }
 
+    /// The guest tells the server of a connection that its packets do not arrive.
+    pub(super) async fn complain(&self, (own, server): (SocketAddrV4, SocketAddrV4)) {
+        let sent = self.in_guest(move || {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+            socket.send_to(&unreachable(server, own), &SocketAddr::from((*server.ip(), 0)).into())
+        });
+        sent.await.unwrap();
+    }
+
     pub(super) async fn http(&self, address: &str, name: &str) -> String {
         let (mut talk, name) = (self.open(address, 80).await.unwrap(), name.to_owned());
         tokio::task::spawn_blocking(move || talk.request(&name)).await.unwrap()
@@ -194,10 +204,30 @@ impl World {
     }
 }
 
+/// An error that claims to be about what `from` has sent to `to`, over IPv4 (RFC 792): a host cannot be reached.
+fn unreachable(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
+    error.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+    error.extend(from.ip().octets().into_iter().chain(to.ip().octets()));
+    error.extend(from.port().to_be_bytes().into_iter().chain(to.port().to_be_bytes()).chain([0; 4]));
+    let sum: u32 = error.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).expect("few bytes");
+    error[2..4].copy_from_slice(&sum.to_be_bytes());
+    error
+}
+
 /// A connection of the guest.
 pub(super) struct Talk(TcpStream);
 
 impl Talk {
+    /// Of one over IPv4.
+    pub(super) fn ends(&self) -> (SocketAddrV4, SocketAddrV4) {
+        match (self.0.local_addr().unwrap(), self.0.peer_addr().unwrap()) {
+            (SocketAddr::V4(own), SocketAddr::V4(server)) => (own, server),
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(super) fn talk(&mut self, say: &[u8]) -> io::Result<String> {
         self.0.write_all(say)?;
         let mut buffer = [0; 4096];
