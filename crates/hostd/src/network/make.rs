@@ -23,9 +23,8 @@ pub(super) fn connect(slot: Slot, six: Six) -> io::Result<()> {
     let links = Links::here()?;
     links.add_veth_with(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
     links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
-    if six.is_on() {
-        links.without_own_ipv6(&slot.veth())?;
-    }
+    // Else the kernel is busy with its own address and routes, the longer the more links there are.
+    links.without_own_ipv6(&slot.veth())?;
     links.up(&slot.veth())?;
     if six.is_on() {
         links.add_neighbour(&slot.veth(), PEER_IP6, VETH_MACS[1])?;
