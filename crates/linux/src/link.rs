@@ -230,11 +230,16 @@ pub struct Route6 {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn routes6() -> io::Result<Vec<Route6>> {
-    let table = match std::fs::read_to_string("/proc/thread-self/net/ipv6_route") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
+    let table = table6("ipv6_route")?;
     Ok(table.lines().filter_map(route6).filter(|route| route.link != "lo").collect())
+}
+
+/// A table of IPv6 in the calling thread's namespace; an empty one where the kernel has no IPv6.
+fn table6(name: &str) -> io::Result<String> {
+    match std::fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
 }
 
 /// One line: destination, its prefix, source, its prefix, gateway, metric, two counters, flags, link, all but the last
@@ -257,10 +262,7 @@ fn route6(line: &str) -> Option<Route6> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn addresses6() -> io::Result<Vec<(Ipv6Addr, u8, String)>> {
-    let table = match std::fs::read_to_string("/proc/thread-self/net/if_inet6") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
+    let table = table6("if_inet6")?;
     Ok(table.lines().filter_map(address6).collect())
 }
 

@@ -13,6 +13,7 @@ use model::{ErrorCode, SandboxId, SandboxSpec, SandboxState, TemplateName};
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::sizes::{Sizes, fit};
+use super::templates::lack;
 use super::{App, now_ms, sandbox_delete};
 use crate::error::{Error, Result};
 use crate::hosts::{self, Host};
@@ -124,14 +125,7 @@ async fn candidates(app: &App, spec: SandboxSpec, named: &Sizes) -> Result<(Sand
     let order = place(&spec.template, &seen).map_err(|no_place| match no_place {
         NoPlace::NoHost => silent
             .unwrap_or_else(|| Error::new(ErrorCode::HostUnavailable, "no host is configured; set CP_HOST_AGENT_ADDR")),
-        NoPlace::NoTemplate(known) => {
-            let lack = no_template(spec.template.as_str(), &known);
-            match silent {
-                None => lack,
-                // Which may have it.
-                Some(silent) => silent.and(&format!("of the others: {}", lack.message)),
-            }
-        }
+        NoPlace::NoTemplate(known) => lack(silent, no_template(spec.template.as_str(), &known)),
     })?;
     let fitted = |index: usize| fit(spec.clone(), named, templates[index].as_ref());
     let best = fitted(order[0])?;

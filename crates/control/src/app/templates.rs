@@ -20,10 +20,15 @@ impl OnHosts {
     /// Why what was asked for is not here: a host that does not answer may have it.
     #[must_use]
     pub fn lack(self, not_found: Error) -> Error {
-        match self.silent {
-            None => not_found,
-            Some(silent) => silent.and(&format!("of the others: {}", not_found.message)),
-        }
+        lack(self.silent, not_found)
+    }
+}
+
+/// The same for who has asked the hosts otherwise; `silent` is why one of them does not answer.
+pub(super) fn lack(silent: Option<Error>, not_found: Error) -> Error {
+    match silent {
+        None => not_found,
+        Some(silent) => silent.and(&format!("of the others: {}", not_found.message)),
     }
 }
 
