@@ -28,17 +28,20 @@ pub(crate) enum Pool<'a> {
     Postgres(&'a PgPool),
 }
 
-/// `rows!(call, Row, sql, bind…)`: runs one statement to its end, and gives its rows.
+/// `rows!(call, Row, sql, bind…)`: runs one statement to its end, and gives its rows. `; each list` at the end binds
+/// what is in the list, after the others.
 macro_rules! rows {
-    ($call:expr, $row:ty, $sql:expr $(, $bind:expr)*) => {{
+    ($call:expr, $row:ty, $sql:expr $(, $bind:expr)* $(; each $list:expr)?) => {{
         let call: $crate::db::Call<'_> = $call;
         match call.pool {
             $crate::db::Pool::Sqlite(pool) => {
                 let query = sqlx::query_as::<_, $row>($sql)$(.bind($bind))*;
+                $(let query = $list.into_iter().fold(query, |query, item| query.bind(item));)?
                 $crate::db::ended(&call, query.fetch_all(pool)).await
             }
             $crate::db::Pool::Postgres(pool) => {
                 let query = sqlx::query_as::<_, $row>($sql)$(.bind($bind))*;
+                $(let query = $list.into_iter().fold(query, |query, item| query.bind(item));)?
                 $crate::db::ended(&call, query.fetch_all(pool)).await
             }
         }

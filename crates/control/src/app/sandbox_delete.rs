@@ -64,14 +64,13 @@ pub async fn give_up(app: &App, id: &SandboxId, why: &str) -> Result<bool> {
     Ok(given_up.is_some())
 }
 
-/// Deletes a sandbox, whatever its state.
+/// Deletes sandboxes, whatever their state: all of them, also where one resists, and also if we die on the way.
 ///
 /// # Errors
-/// The store's.
-pub async fn take_back(app: &App, id: &SandboxId, why: &str) -> Result<()> {
-    if let Some(sandbox) = app.store.sandbox_mark_deleting(id, now_ms()).await? {
-        finish_or_later(app, &sandbox, why).await;
-    }
+/// The store's; then it deletes none.
+pub async fn take_back(app: &App, ids: &[SandboxId], why: &str) -> Result<()> {
+    let marked = app.store.sandboxes_mark_deleting(ids, now_ms()).await?;
+    futures::future::join_all(marked.iter().map(|sandbox| finish_or_later(app, sandbox, why))).await;
     Ok(())
 }
 

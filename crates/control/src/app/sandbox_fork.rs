@@ -9,6 +9,7 @@
 //! | before the host has heard of it | `tasks::converge` gives up all rows after a while |
 //! | later, and the host makes them | the host reports all of them, and they are sandboxes like others |
 //! | later, and the host does not | it leaves none, and the rows go when it says so |
+//! | while all are given up | before the wish is in all rows, at once, as above; after it `tasks::converge` goes on |
 
 use std::sync::Arc;
 
@@ -56,49 +57,35 @@ pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
         return Ok(children);
     }
     let (source, host) = app.alive(&fork.source).await?;
-    let mut rows = Rows::default();
-    let inserted = rows.insert(&app, &fork, &source).await;
-    let guards: Vec<_> = rows.ids.iter().map(|id| app.creating.begin(id)).collect();
+    let mut ids = Vec::new();
+    let inserted = insert(&app, &fork, &source, &mut ids).await;
+    let guards: Vec<_> = ids.iter().map(|id| app.creating.begin(id)).collect();
     let made = match inserted {
-        Ok(()) => make(&app, &host, &source, &rows.ids).await,
+        Ok(()) => make(&app, &host, &source, &ids).await,
         Err(error) => Err(error),
     };
     if let Err(error) = &made {
         tracing::info!(sandbox = %source.id, error = error.chain(), "not forked");
-        take_back(&app, &rows.new).await?;
+        // Those of an earlier request, too, which died before it could answer: else `made_before` had them.
+        sandbox_delete::take_back(&app, &ids, "its fork failed").await?;
     }
     drop(guards);
     made
 }
 
-/// Children, by number.
-#[derive(Debug, Default)]
-struct Rows {
-    ids: Vec<SandboxId>,
-    /// Those that this request made. The others are an earlier one's to give up: it may have answered meanwhile.
-    new: Vec<SandboxId>,
-}
-
-impl Rows {
-    /// A row for each child, new or from the same request before.
-    async fn insert(&mut self, app: &App, fork: &Fork, source: &Sandbox) -> Result<()> {
-        for number in 0..fork.count {
-            let (spec, key_id) = (source.spec.clone(), fork.key_id.clone());
-            let idempotency = fork.idempotency_of(number);
-            let child = NewSandbox { id: SandboxId::random(), spec, key_id, idempotency, now: now_ms() };
-            let row = match app.store.sandbox_insert(&child).await? {
-                Inserted::New(row) => {
-                    self.new.push(row.id.clone());
-                    row
-                }
-                Inserted::Existing(row) if row.deleting => return Err(deleted_meanwhile(&row.id)),
-                Inserted::Existing(row) => row,
-                Inserted::Mismatch => return Err(mismatch()),
-            };
-            self.ids.push(row.id);
+/// A row for each child, new or from the same request before. `ids` are those of the children so far, by number.
+async fn insert(app: &App, fork: &Fork, source: &Sandbox, ids: &mut Vec<SandboxId>) -> Result<()> {
+    for number in 0..fork.count {
+        let (spec, key_id) = (source.spec.clone(), fork.key_id.clone());
+        let idempotency = fork.idempotency_of(number);
+        let child = NewSandbox { id: SandboxId::random(), spec, key_id, idempotency, now: now_ms() };
+        match app.store.sandbox_insert(&child).await? {
+            Inserted::Existing(row) if row.deleting => return Err(deleted_meanwhile(&row.id)),
+            Inserted::New(row) | Inserted::Existing(row) => ids.push(row.id),
+            Inserted::Mismatch => return Err(mismatch()),
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The children of an earlier request that was this one, when all of them have been made. Where one is missing, the
@@ -151,10 +138,4 @@ async fn make(app: &App, host: &Host, source: &Sandbox, ids: &[SandboxId]) -> Re
         children.push(started(child.ok_or_else(|| deleted_meanwhile(id))?)?);
     }
     Ok(children)
-}
-
-/// All of them, also where one resists.
-async fn take_back(app: &App, ids: &[SandboxId]) -> Result<()> {
-    let removals = ids.iter().map(|id| sandbox_delete::take_back(app, id, "its fork failed"));
-    futures::future::join_all(removals).await.into_iter().collect()
 }

@@ -167,6 +167,25 @@ async fn a_fork_that_failed_can_be_tried_again() {
     assert_eq!(host.world().sandboxes.len(), 3);
 }
 
+/// The rows are an earlier request's, which nobody heard of.
+#[tokio::test]
+async fn a_fork_whose_process_died_and_that_fails_when_tried_again_leaves_nothing() {
+    let (host, ground, plane) = one().await;
+    let source = plane.create().await.id;
+    let gate = host.hold_next("ForkSandbox");
+    let path = format!("/v1/sandboxes/{source}/fork");
+    let request = plane.post(&path, r#"{"count": 2}"#).header("idempotency-key", "again");
+    tokio::spawn(async move { request.send().await });
+    gate.reached().await;
+    plane.kill();
+    let plane = ground.start(&[&host]).await;
+    assert_eq!(plane.store.sandbox_count().await.unwrap(), 3);
+    host.cut_next("ForkSandbox", Cut::After);
+    assert_eq!(fork(&plane, &source, "again", 2).await.0, 503);
+    assert_eq!((plane.store.sandbox_count().await.unwrap(), host.world().sandboxes.len()), (1, 1));
+    assert_eq!(fork(&plane, &source, "again", 2).await.0, 201);
+}
+
 #[tokio::test]
 async fn a_fork_whose_children_are_not_all_there_any_more_makes_no_others() {
     let (host, _ground, plane) = one().await;

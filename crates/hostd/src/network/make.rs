@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use linux::link::Links;
-use linux::sysctl::Settings;
+use linux::sysctl::{self, Settings};
 use linux::{tap, tc};
 use model::network::Bandwidth;
 use vmm::GUEST_IP;
@@ -23,14 +23,26 @@ pub(super) fn connect(slot: Slot, six: Six) -> io::Result<()> {
     let links = Links::here()?;
     links.add_veth_with(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
     links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
-    // Else the kernel is busy with its own address and routes, the longer the more links there are.
-    links.without_own_ipv6(&slot.veth())?;
+    without_ipv6(&links, &slot.veth(), six)?;
     links.up(&slot.veth())?;
     if six.is_on() {
         links.add_neighbour(&slot.veth(), PEER_IP6, VETH_MACS[1])?;
         links.add_route6(&slot.veth(), slot.host_ip6(), 128, PEER_IP6)?;
     }
     links.add_route(slot.host_ip(), 32, slot.peer_ip())
+}
+
+/// Leaves a link that is not up yet only the IPv6 that it is given. At each link that comes and goes the kernel looks
+/// through all of the host's IPv6 routes, and with IPv6 of its own each link has some.
+fn without_ipv6(links: &Links, link: &str, six: Six) -> io::Result<()> {
+    if six.is_on() {
+        return links.without_own_ipv6(link);
+    }
+    match sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1") {
+        // A kernel without IPv6 has nothing to turn off.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Inside the namespace: the other end, the TAP, routes and rules.

@@ -13,6 +13,7 @@ mod report;
 mod row;
 
 use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+use sqlx::AssertSqlSafe;
 
 use crate::db::{count, rows};
 use crate::{Cursor, Error, Store};
@@ -103,15 +104,31 @@ impl Store {
     /// # Errors
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_mark_deleting(&self, id: &SandboxId, now: i64) -> Result<Option<Sandbox>, Error> {
-        let sql = concat!(
-            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
-            " WHERE id = $1 RETURNING ",
-            columns!()
-        );
-        one(rows!(self.write("marking a sandbox for deletion"), SandboxRow, sql, id.as_str(), now)?)
+        Ok(self.sandboxes_mark_deleting(std::slice::from_ref(id), now).await?.pop())
     }
 
-    /// The same for a sandbox that nobody was told of, and so not for one that runs or is paused. None: it does, or there
+    /// The same for several, all of them or none. Gives those that there are, in any order.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandboxes_mark_deleting(&self, ids: &[SandboxId], now: i64) -> Result<Vec<Sandbox>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<String> = (2..ids.len() + 2).map(|number| format!("${number}")).collect();
+        let sql = format!(
+            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END \
+             WHERE id IN ({}) RETURNING {}",
+            places.join(", "),
+            columns!()
+        );
+        // Nothing in it but numbers is made here.
+        let sql = AssertSqlSafe(sql);
+        let ids = ids.iter().map(SandboxId::as_str);
+        all(rows!(self.write("marking sandboxes for deletion"), SandboxRow, sql, now; each ids)?)
+    }
+
+    /// The same for one sandbox that nobody was told of, and so not for one that runs or is paused. None: it does, or there
     /// is no such row.
     ///
     /// # Errors

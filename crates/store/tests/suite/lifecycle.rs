@@ -31,6 +31,20 @@ pub async fn a_deletion_has_two_steps(db: Db) {
     assert_eq!(store.sandbox_list_all().await.unwrap(), [other]);
 }
 
+pub async fn several_are_marked_at_once(db: Db) {
+    let store = db.store().await;
+    let (first, second, other) = (insert(&store, 1).await, insert(&store, 2).await, insert(&store, 3).await);
+    store.sandbox_mark_deleting(&second.id, 4).await.unwrap();
+
+    let ids = [first.id.clone(), SandboxId::random(), second.id.clone()];
+    let mut marked = store.sandboxes_mark_deleting(&ids, 7).await.unwrap();
+    marked.sort_by_key(|row| row.created_at);
+    let deleted = |row: &Sandbox, when| Sandbox { deleting: true, last_updated: when, ..row.clone() };
+    assert_eq!(marked, [deleted(&first, 7), deleted(&second, 4)]);
+    assert_eq!(store.sandbox_list(None, 10).await.unwrap(), [other]);
+    assert_eq!(store.sandboxes_mark_deleting(&[], 8).await.unwrap(), []);
+}
+
 pub async fn what_runs_is_not_given_up(db: Db) {
     let store = db.store().await;
     for state in SandboxState::ALL {

@@ -176,6 +176,11 @@ impl Model {
         self.now
     }
 
+    /// What an answer to a question from now on must not show.
+    pub fn gone(&self) -> BTreeSet<String> {
+        self.sandboxes.iter().filter(|(_, known)| known.removed).map(|(id, _)| id.clone()).collect()
+    }
+
     /// What was not answered comes about no more.
     pub fn all_is_over(&mut self) {
         let now = self.tick();

@@ -1,5 +1,6 @@
 //! What users ask for that makes something: creates, forks and snapshots.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use api_types::{CreateSandbox, CreateSnapshot, ForkSandbox, Sandbox, SandboxStatus};
@@ -53,9 +54,10 @@ impl User {
         let tag = key.map_or_else(|| format!("t{}", self.scene.fresh()), str::to_owned);
         let envs = [(TAG.to_owned(), tag.clone())].into();
         let spec = CreateSandbox { envs, ..spec.clone() };
-        let (from, was_there) = {
+        let (from, gone, was_there) = {
             let mut model = self.scene.model();
-            (model.tick(), spec.template.as_ref().is_none_or(|name| model.published.contains(name)))
+            let was_there = spec.template.as_ref().is_none_or(|name| model.published.contains(name));
+            (model.tick(), model.gone(), was_there)
         };
         let what = format!("create {tag} of {}", spec.template.as_deref().unwrap_or("minimal"));
         let answer = match key {
@@ -72,15 +74,21 @@ impl User {
                     auto_resume: spec.auto_resume != Some(false),
                     ..Known::new(&tag, only(0), content, (from, now))
                 };
-                self.made(key, &[sandbox], known);
+                self.made(key, &[sandbox], &gone, known);
             }
             Answer::Refused(error) => self.judge_create(&tag, key, was_there && self.has_template(&spec), &error),
             Answer::Nothing => self.scene.model().unanswered.push((tag, 1)),
         }
     }
 
-    /// These were said to be there.
-    fn made(&self, key: Option<&str>, sandboxes: &[Sandbox], known: impl FnOnce(u64) -> Known) {
+    /// These were said to be there; `gone` were when it was asked.
+    fn made(
+        &self,
+        key: Option<&str>,
+        sandboxes: &[Sandbox],
+        gone: &BTreeSet<String>,
+        known: impl FnOnce(u64) -> Known,
+    ) {
         let ids: Vec<String> = sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
         self.tell(&format!("  made {ids:?}"));
         let mut model = self.scene.model();
@@ -94,7 +102,7 @@ impl User {
             if !runs(sandbox) && known.is_alive() {
                 self.scene.violation(format!("{id} is made and {:?}: {:?}", sandbox.status, sandbox.reason));
             }
-            if known.removed {
+            if gone.contains(id) {
                 self.scene.violation(format!("{id} is gone, and an answer shows it"));
             }
         }
@@ -150,12 +158,13 @@ impl User {
     }
 
     async fn fork_with(&self, id: &str, key: Option<String>, count: u32) {
-        let from = {
+        let (from, gone) = {
             let mut model = self.scene.model();
             let now = model.tick();
             let fork = Fork { source: id.to_owned(), count };
             // The children may be those of an earlier instant.
-            key.as_ref().map_or(now, |key| model.forks.entry(key.clone()).or_insert((fork, now)).1)
+            let from = key.as_ref().map_or(now, |key| model.forks.entry(key.clone()).or_insert((fork, now)).1);
+            (from, model.gone())
         };
         let what = format!("fork {count} of {id} with {key:?}");
         let path = format!("/v1/sandboxes/{id}/fork");
@@ -173,7 +182,7 @@ impl User {
                     let (network, content) = (source.network.seen(from, now), source.content.seen(from, now));
                     Known { auto_resume: source.auto_resume, ..Known::new(&source.tag, network, content, (from, now)) }
                 };
-                self.made(key.as_deref(), &children, seen);
+                self.made(key.as_deref(), &children, &gone, seen);
             }
             Answer::Refused(error) => self.judge_fork((id, &source.tag), key.as_deref(), &error),
             Answer::Nothing => self.scene.model().unanswered.push((source.tag, count as usize)),
