@@ -22,6 +22,7 @@ mod envd;
 mod exec;
 mod files;
 mod fork;
+mod in_memory;
 mod memory;
 mod network;
 mod pairs;

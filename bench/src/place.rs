@@ -11,7 +11,7 @@ use hostd::network::{Holder, Networks, WantedIpv6};
 use linux::file::Lock;
 use linux::process::Process;
 
-use crate::disks;
+use crate::{disks, in_memory};
 
 /// For killed processes to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -45,6 +45,7 @@ impl Place {
         }
         place.clear().context("an earlier run left something that cannot be taken away")?;
         let _ = fs::remove_file(place.log());
+        in_memory::begin()?;
         fs::create_dir_all(place.installation())?;
         Ok(place)
     }
@@ -119,7 +120,8 @@ impl Place {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("the directory of the run"),
             _ => Ok(()),
         };
-        processes.and(disks).and(networks).and(bare).and(files)
+        let in_memory = in_memory::end();
+        processes.and(disks).and(networks).and(bare).and(files).and(in_memory)
     }
 
     fn end_processes(&self) -> anyhow::Result<()> {

@@ -38,10 +38,14 @@ fn without_ipv6(links: &Links, link: &str, six: Six) -> io::Result<()> {
     if six.is_on() {
         return links.without_own_ipv6(link);
     }
-    match sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1") {
-        // A kernel without IPv6 has nothing to turn off.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    turned_off(sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1"))
+}
+
+/// A kernel without IPv6 has nothing to turn off.
+fn turned_off(set: io::Result<()>) -> io::Result<()> {
+    match set {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -89,11 +93,7 @@ fn settings(six: Six) -> io::Result<()> {
         // What forwards takes no advertisements of routers.
         return settings.set("net/ipv6/conf/all/forwarding", "1");
     }
-    match settings.set("net/ipv6/conf/all/disable_ipv6", "1") {
-        // A kernel without IPv6 has nothing to turn off.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    turned_off(settings.set("net/ipv6/conf/all/disable_ipv6", "1"))
 }
 
 /// Inside the namespace: how fast it is. Everything counts, what the host sends and asks for itself included.
