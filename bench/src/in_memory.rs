@@ -1,46 +1,61 @@
 //! Claims and names of networks are files below `/run`, which an ordinary machine has in memory. In a container it may
 //! be on a disk, and there (ext4 without a journal, `recently_deleted` in the kernel's `fs/ext4/ialloc.c`) making a file
-//! takes the longer the more were removed in the last minutes: the run before would be measured. So those directories
-//! are in memory while a run lasts, unless they are already or hold what is somebody's.
+//! takes the longer the more were removed in the last minutes: the run before would be measured.
+//!
+//! So networks are measured by a thread that has those directories in memory, for itself alone, and nothing is left of
+//! that when it ends, however it ends. Meanwhile nobody else may claim a network, whose number could be one of the
+//! bench's: the thread begins where nobody has one, and holds the lock that every claim takes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::path::Path;
+use std::thread;
 
-use anyhow::Context;
-use hostd::network::CLAIMS_DIR;
+use anyhow::{Context, anyhow};
+use hostd::network::{CLAIMS_DIR, NEXT};
 use linux::netns;
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 const DIRS: [&str; 2] = [CLAIMS_DIR, netns::DIR];
-/// What is mounted, in the kernel's table: tells ours from others'.
-const NAME: &str = "wrenn-bench";
 
-/// # Errors
-/// When a directory cannot be made or looked at, or nothing be mounted on it.
-pub fn begin() -> anyhow::Result<()> {
-    for dir in DIRS {
-        fs::create_dir_all(dir)?;
-        if statfs(dir)?.filesystem_type() != TMPFS_MAGIC && is_free(dir)? {
-            mount(Some(NAME), dir, Some("tmpfs"), MsFlags::empty(), None::<&str>)
-                .with_context(|| format!("mounting on {dir}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// The directories are as they were. That they are already is fine.
+/// Does the work, as it is where the directories are in memory already, or hold what is somebody's.
 ///
 /// # Errors
-/// Where one is in use.
-pub fn end() -> anyhow::Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let is_ours = |dir: &&&str| mounts.lines().any(|line| line.starts_with(&format!("{NAME} {dir} ")));
-    DIRS.iter().filter(is_ours).try_for_each(|dir| umount(*dir).with_context(|| format!("unmounting {dir}")))
+/// The work's own; when a directory cannot be looked at, or nothing be mounted on it.
+pub fn with_networks<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    let Some(_alone) = alone()? else { return work() };
+    let in_memory = || {
+        mount_here().context("keeping files of networks in memory")?;
+        work()
+    };
+    thread::scope(|scope| scope.spawn(in_memory).join().map_err(|_| anyhow!("the bench's thread panicked"))?)
 }
 
-/// The file `next` is about no claim.
+/// The lock of claims, where memory is wanted and nobody has a network.
+fn alone() -> anyhow::Result<Option<File>> {
+    let mut are_in_memory = true;
+    for dir in DIRS {
+        fs::create_dir_all(dir)?;
+        are_in_memory &= statfs(dir)?.filesystem_type() == TMPFS_MAGIC;
+    }
+    let turn = File::options().create(true).truncate(false).write(true).open(Path::new(CLAIMS_DIR).join(NEXT))?;
+    turn.lock()?;
+    let are_free = DIRS.into_iter().map(is_free).collect::<io::Result<Vec<bool>>>()?;
+    Ok((!are_in_memory && are_free.into_iter().all(|is_free| is_free)).then_some(turn))
+}
+
+/// Whether it has no file but the lock.
 fn is_free(dir: &str) -> io::Result<bool> {
     let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    Ok(names.iter().all(|name| name == "next"))
+    Ok(names.iter().all(|name| name == NEXT))
+}
+
+/// For the calling thread, and those that it starts.
+fn mount_here() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    DIRS.into_iter().try_for_each(|dir| mount(Some("wrenn-bench"), dir, Some("tmpfs"), flags, Some("mode=755")))
 }

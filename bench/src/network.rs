@@ -12,6 +12,7 @@ use anyhow::ensure;
 use hostd::network::{Networks, Slot, WantedIpv6};
 use tokio_util::sync::CancellationToken;
 
+use crate::in_memory;
 use crate::pairs::{Pairs, Side, progress};
 use crate::place::Place;
 use crate::report::{Row, Target};
@@ -33,7 +34,8 @@ const SANDBOX: &str = "sb-bench";
 /// When a network cannot be made or removed. What is left is cleared with the run's place.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
     let (owner, cancelled) = (place.installation(), cancelled.clone());
-    let measured = move || measure_with(&Networks::prepare(&owner, WantedIpv6::Auto)?, &cancelled);
+    let measured =
+        move || in_memory::with_networks(|| measure_with(&Networks::prepare(&owner, WantedIpv6::Auto)?, &cancelled));
     tokio::task::spawn_blocking(measured).await?
 }
 

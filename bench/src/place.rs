@@ -11,7 +11,7 @@ use hostd::network::{Holder, Networks, WantedIpv6};
 use linux::file::Lock;
 use linux::process::Process;
 
-use crate::{disks, in_memory};
+use crate::disks;
 
 /// For killed processes to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -45,7 +45,6 @@ impl Place {
         }
         place.clear().context("an earlier run left something that cannot be taken away")?;
         let _ = fs::remove_file(place.log());
-        in_memory::begin()?;
         fs::create_dir_all(place.installation())?;
         Ok(place)
     }
@@ -120,8 +119,7 @@ impl Place {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("the directory of the run"),
             _ => Ok(()),
         };
-        let in_memory = in_memory::end();
-        processes.and(disks).and(networks).and(bare).and(files).and(in_memory)
+        processes.and(disks).and(networks).and(bare).and(files)
     }
 
     fn end_processes(&self) -> anyhow::Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! Each finds what the one before it has left, whole or not at all. If they were at it together, one could fail and take
 //! away what the other was just told of, or each could choose another host.
-//! Rows order requests of several control planes, and of one that died; here is nothing that they need.
+//! Requests of one control plane only: those of another one, and of one that died, meet each other's rows, and what runs
+//! is not given up (`sandbox_delete::give_up`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -6,6 +6,7 @@
 //! `tasks::converge` removes the row after a while. If a step fails while the user waits, row and remains go: nobody
 //! was ever told the id.
 
+use std::slice;
 use std::sync::Arc;
 
 use host_rpc as rpc;
@@ -76,7 +77,7 @@ async fn proceed(app: &Arc<App>, met: Inserted, candidates: Vec<Arc<Host>>) -> R
 /// Its create failed for us. It may run all the same: the answer was lost, or it was asked for in another place, too.
 async fn failed(app: &App, id: &SandboxId, error: Error) -> Result<Sandbox> {
     tracing::info!(sandbox = %id, error = error.chain(), "not created");
-    if sandbox_delete::give_up(app, id, "its create failed").await? {
+    if sandbox_delete::give_up(app, slice::from_ref(id), "its create failed").await? {
         return Err(error);
     }
     app.store.sandbox_get(id).await?.filter(|sandbox| !sandbox.deleting).ok_or(error)

@@ -52,26 +52,15 @@ pub async fn finish(app: &App, sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a sandbox that nobody was told of, unless it has come to run meanwhile. Whether it is, or will be, deleted.
+/// Deletes sandboxes that one request is to make, and that nobody was told of, unless all of them have come to run
+/// meanwhile. Whether they are, or will be, deleted: all of them, also where one resists, and also if we die on the way.
 ///
 /// # Errors
 /// The store's.
-pub async fn give_up(app: &App, id: &SandboxId, why: &str) -> Result<bool> {
-    let given_up = app.store.sandbox_give_up(id, now_ms()).await?;
-    if let Some(sandbox) = &given_up {
-        finish_or_later(app, sandbox, why).await;
-    }
-    Ok(given_up.is_some())
-}
-
-/// Deletes sandboxes, whatever their state: all of them, also where one resists, and also if we die on the way.
-///
-/// # Errors
-/// The store's; then it deletes none.
-pub async fn take_back(app: &App, ids: &[SandboxId], why: &str) -> Result<()> {
-    let marked = app.store.sandboxes_mark_deleting(ids, now_ms()).await?;
-    futures::future::join_all(marked.iter().map(|sandbox| finish_or_later(app, sandbox, why))).await;
-    Ok(())
+pub async fn give_up(app: &App, ids: &[SandboxId], why: &str) -> Result<bool> {
+    let given_up = app.store.sandboxes_give_up(ids, now_ms()).await?;
+    futures::future::join_all(given_up.iter().map(|sandbox| finish_or_later(app, sandbox, why))).await;
+    Ok(!given_up.is_empty())
 }
 
 /// If the hosts cannot do it now, they will later.

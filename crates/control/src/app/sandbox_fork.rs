@@ -1,8 +1,10 @@
 //! Makes children of a sandbox: all of them, or none.
 //!
 //! The rows come first, all of them, and the host is asked once for all. If anything fails while the user waits, every
-//! row goes with what the host has of it. Each row has an idempotency key of its own, made of the request's and the
-//! child's number: whoever asks again meets the same rows, and asks the host for the same children. If we die in between:
+//! row goes with what the host has of it, unless all children run: then only the answer was lost, or another control
+//! plane was asked as well, and they are what was asked for. Each row has an idempotency key of its own, made of the
+//! request's and the child's number: whoever asks again meets the same rows, and asks the host for the same children.
+//! If we die in between:
 //!
 //! | we die | what becomes of the children |
 //! |---|---|
@@ -10,6 +12,7 @@
 //! | later, and the host makes them | the host reports all of them, and they are sandboxes like others |
 //! | later, and the host does not | it leaves none, and the rows go when it says so |
 //! | while all are given up | before the wish is in all rows, at once, as above; after it `tasks::converge` goes on |
+//! | and it is asked for again | that request goes on with the rows, or gives up all of them |
 
 use std::sync::Arc;
 
@@ -53,44 +56,58 @@ pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
     }
     let _turn = app.keys.turn(&fork.key_id, fork.idempotency.as_ref()).await;
     // What came before is answered from its rows, whatever became of the source meanwhile.
-    if let Some(children) = made_before(&app, &fork).await? {
-        return Ok(children);
+    let before = made_before(&app, &fork).await?;
+    if !before.is_empty() && before.iter().all(|child| child.state != SandboxState::Pending) {
+        return Ok(before);
     }
+    let mut ids = before.into_iter().map(|child| child.id).collect();
+    match go_on(&app, &fork, &mut ids).await {
+        Ok(children) => Ok(children),
+        Err(error) => failed(&app, &fork, &ids, error).await,
+    }
+}
+
+/// `ids` are those of children that have a row: of all, by number, once the host is asked.
+async fn go_on(app: &App, fork: &Fork, ids: &mut Vec<SandboxId>) -> Result<Vec<Sandbox>> {
     let (source, host) = app.alive(&fork.source).await?;
-    let mut ids = Vec::new();
-    let inserted = insert(&app, &fork, &source, &mut ids).await;
-    let guards: Vec<_> = ids.iter().map(|id| app.creating.begin(id)).collect();
-    let made = match inserted {
-        Ok(()) => make(&app, &host, &source, &ids).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = &made {
-        tracing::info!(sandbox = %source.id, error = error.chain(), "not forked");
-        // Those of an earlier request, too, which died before it could answer: else `made_before` had them.
-        sandbox_delete::take_back(&app, &ids, "its fork failed").await?;
-    }
-    drop(guards);
-    made
-}
-
-/// A row for each child, new or from the same request before. `ids` are those of the children so far, by number.
-async fn insert(app: &App, fork: &Fork, source: &Sandbox, ids: &mut Vec<SandboxId>) -> Result<()> {
     for number in 0..fork.count {
-        let (spec, key_id) = (source.spec.clone(), fork.key_id.clone());
-        let idempotency = fork.idempotency_of(number);
-        let child = NewSandbox { id: SandboxId::random(), spec, key_id, idempotency, now: now_ms() };
-        match app.store.sandbox_insert(&child).await? {
-            Inserted::Existing(row) if row.deleting => return Err(deleted_meanwhile(&row.id)),
-            Inserted::New(row) | Inserted::Existing(row) => ids.push(row.id),
-            Inserted::Mismatch => return Err(mismatch()),
-        }
+        let row = insert(app, fork, number, &source).await?;
+        ids.retain(|id| *id != row.id);
+        ids.push(row.id);
     }
-    Ok(())
+    let _guards: Vec<_> = ids.iter().map(|id| app.creating.begin(id)).collect();
+    make(app, &host, &source, ids).await
 }
 
-/// The children of an earlier request that was this one, when all of them have been made. Where one is missing, the
+/// The row of a child, new or from the same request before.
+async fn insert(app: &App, fork: &Fork, number: u32, source: &Sandbox) -> Result<Sandbox> {
+    let (spec, key_id) = (source.spec.clone(), fork.key_id.clone());
+    let idempotency = fork.idempotency_of(number);
+    let child = NewSandbox { id: SandboxId::random(), spec, key_id, idempotency, now: now_ms() };
+    match app.store.sandbox_insert(&child).await? {
+        Inserted::Existing(row) if row.deleting => Err(deleted_meanwhile(&row.id)),
+        Inserted::New(row) | Inserted::Existing(row) => Ok(row),
+        Inserted::Mismatch => Err(mismatch()),
+    }
+}
+
+/// It failed for us.
+async fn failed(app: &App, fork: &Fork, ids: &[SandboxId], error: Error) -> Result<Vec<Sandbox>> {
+    tracing::info!(sandbox = %fork.source, error = error.chain(), "not forked");
+    if sandbox_delete::give_up(app, ids, "its fork failed").await? {
+        return Err(error);
+    }
+    let rows = futures::future::join_all(ids.iter().map(|id| app.store.sandbox_get(id))).await;
+    let mut children = Vec::new();
+    for row in rows {
+        children.extend(row?.filter(|child| !child.deleting));
+    }
+    if children.len() == fork.count as usize { Ok(children) } else { Err(error) }
+}
+
+/// The children of an earlier request that was this one, as far as they have rows. Where some run and one is missing, the
 /// others are not to be met with a new one: that would be of another instant, and if it failed all would go.
-async fn made_before(app: &App, fork: &Fork) -> Result<Option<Vec<Sandbox>>> {
+async fn made_before(app: &App, fork: &Fork) -> Result<Vec<Sandbox>> {
     let mut children = Vec::new();
     for idempotency in (0..fork.count).filter_map(|number| fork.idempotency_of(number)) {
         match app.store.sandbox_find(&fork.key_id, &idempotency).await? {
@@ -103,8 +120,7 @@ async fn made_before(app: &App, fork: &Fork) -> Result<Option<Vec<Sandbox>>> {
     if children.len() < fork.count as usize && children.iter().any(|child| child.host_id.is_some()) {
         return Err(deleted_since());
     }
-    let is_made = !children.is_empty() && children.iter().all(|child| child.state != SandboxState::Pending);
-    Ok(is_made.then_some(children))
+    Ok(children)
 }
 
 fn mismatch() -> Error {

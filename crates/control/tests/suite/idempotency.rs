@@ -170,20 +170,45 @@ async fn a_fork_that_failed_can_be_tried_again() {
 /// The rows are an earlier request's, which nobody heard of.
 #[tokio::test]
 async fn a_fork_whose_process_died_and_that_fails_when_tried_again_leaves_nothing() {
-    let (host, ground, plane) = one().await;
+    for is_source_gone in [false, true] {
+        let (host, ground, plane) = one().await;
+        let source = plane.create().await.id;
+        let gate = host.hold_next("ForkSandbox");
+        let path = format!("/v1/sandboxes/{source}/fork");
+        let request = plane.post(&path, r#"{"count": 2}"#).header("idempotency-key", "again");
+        tokio::spawn(async move { request.send().await });
+        gate.reached().await;
+        plane.kill();
+        let plane = ground.start(&[&host]).await;
+        assert_eq!(plane.store.sandbox_count().await.unwrap(), 3);
+        if is_source_gone {
+            plane.client().delete(&source).await.unwrap();
+            assert_eq!(fork(&plane, &source, "again", 2).await.0, 404);
+            assert_eq!((plane.store.sandbox_count().await.unwrap(), host.world().sandboxes.len()), (0, 0));
+            continue;
+        }
+        host.fail_next("ForkSandbox", connectrpc::ConnectError::internal("bad luck"));
+        assert_eq!(fork(&plane, &source, "again", 2).await.0, 502);
+        assert_eq!((plane.store.sandbox_count().await.unwrap(), host.world().sandboxes.len()), (1, 1));
+        assert_eq!(fork(&plane, &source, "again", 2).await.0, 201);
+    }
+}
+
+/// Its children run, so they are what was asked for.
+#[tokio::test]
+async fn a_fork_whose_answer_is_lost_is_made_once_its_children_run() {
+    let (host, _ground, plane) = one().await;
     let source = plane.create().await.id;
-    let gate = host.hold_next("ForkSandbox");
-    let path = format!("/v1/sandboxes/{source}/fork");
-    let request = plane.post(&path, r#"{"count": 2}"#).header("idempotency-key", "again");
-    tokio::spawn(async move { request.send().await });
-    gate.reached().await;
-    plane.kill();
-    let plane = ground.start(&[&host]).await;
-    assert_eq!(plane.store.sandbox_count().await.unwrap(), 3);
-    host.cut_next("ForkSandbox", Cut::After);
-    assert_eq!(fork(&plane, &source, "again", 2).await.0, 503);
-    assert_eq!((plane.store.sandbox_count().await.unwrap(), host.world().sandboxes.len()), (1, 1));
-    assert_eq!(fork(&plane, &source, "again", 2).await.0, 201);
+    for key in ["one", "two", "three"] {
+        host.cut_next("ForkSandbox", Cut::After);
+        let (status, children) = fork(&plane, &source, key, 2).await;
+        // The reports may come too late.
+        let made = if status == 201 { 2 } else { 0 };
+        assert_eq!((children.len(), host.world().sandboxes.len()), (made, 1 + made), "{status}");
+        for child in &children {
+            plane.client().delete(child).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use linux::link::Links;
-use linux::sysctl::{self, Settings};
+use linux::sysctl::Settings;
 use linux::{tap, tc};
 use model::network::Bandwidth;
 use vmm::GUEST_IP;
@@ -38,7 +38,7 @@ fn without_ipv6(links: &Links, link: &str, six: Six) -> io::Result<()> {
     if six.is_on() {
         return links.without_own_ipv6(link);
     }
-    turned_off(sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1"))
+    turned_off(Settings::new()?.set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1"))
 }
 
 /// A kernel without IPv6 has nothing to turn off.

@@ -34,7 +34,7 @@ use pool::Pool;
 pub(crate) use rules::namespace as rules_of;
 pub use rules::{TABLE, TAKEN_IN, host as host_rules};
 pub use six::{Six, Wanted as WantedIpv6, Why};
-pub use slots::{CLAIMS_DIR, Holder, Slots};
+pub use slots::{CLAIMS_DIR, Holder, NEXT, Slots};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

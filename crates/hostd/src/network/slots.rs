@@ -21,8 +21,8 @@ use super::plan::Slot;
 /// Where claims are kept: gone after a reboot, as the networks are.
 pub const CLAIMS_DIR: &str = "/run/wrenn/slots";
 
-/// The file beside the claims with the slot to look at first.
-const NEXT: &str = "next";
+/// The file beside the claims with the slot to look at first. Whoever claims one has it locked.
+pub const NEXT: &str = "next";
 
 /// Content of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

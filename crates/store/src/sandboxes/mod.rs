@@ -104,43 +104,37 @@ impl Store {
     /// # Errors
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_mark_deleting(&self, id: &SandboxId, now: i64) -> Result<Option<Sandbox>, Error> {
-        Ok(self.sandboxes_mark_deleting(std::slice::from_ref(id), now).await?.pop())
+        let sql = concat!(
+            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
+            " WHERE id = $1 RETURNING ",
+            columns!()
+        );
+        one(rows!(self.write("marking a sandbox for deletion"), SandboxRow, sql, id.as_str(), now)?)
     }
 
-    /// The same for several, all of them or none. Gives those that there are, in any order.
+    /// The same for sandboxes that one request is to make, and that nobody was told of: all at once, or none of them if
+    /// all of them have come to run or to be paused. Gives those that were marked, in any order.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
-    pub async fn sandboxes_mark_deleting(&self, ids: &[SandboxId], now: i64) -> Result<Vec<Sandbox>, Error> {
+    pub async fn sandboxes_give_up(&self, ids: &[SandboxId], now: i64) -> Result<Vec<Sandbox>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<String> = (2..ids.len() + 2).map(|number| format!("${number}")).collect();
+        let places: Vec<String> = (5..ids.len() + 5).map(|number| format!("${number}")).collect();
+        let places = places.join(", ");
         let sql = format!(
             "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END \
-             WHERE id IN ({}) RETURNING {}",
-            places.join(", "),
+             WHERE id IN ({places}) AND $2 > (SELECT count(*) FROM sandboxes \
+             WHERE id IN ({places}) AND state IN ($3, $4) AND NOT deleting) RETURNING {}",
             columns!()
         );
         // Nothing in it but numbers is made here.
         let sql = AssertSqlSafe(sql);
-        let ids = ids.iter().map(SandboxId::as_str);
-        all(rows!(self.write("marking sandboxes for deletion"), SandboxRow, sql, now; each ids)?)
-    }
-
-    /// The same for one sandbox that nobody was told of, and so not for one that runs or is paused. None: it does, or there
-    /// is no such row.
-    ///
-    /// # Errors
-    /// As [`Store::sandbox_get`].
-    pub async fn sandbox_give_up(&self, id: &SandboxId, now: i64) -> Result<Option<Sandbox>, Error> {
-        let sql = concat!(
-            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
-            " WHERE id = $1 AND state NOT IN ($3, $4) RETURNING ",
-            columns!()
-        );
         let [running, paused] = [SandboxState::Running, SandboxState::Paused].map(SandboxState::as_str);
-        one(rows!(self.write("giving a sandbox up"), SandboxRow, sql, id.as_str(), now, running, paused)?)
+        let (call, all_of_them) = (self.write("giving sandboxes up"), i64::try_from(ids.len()).unwrap_or(i64::MAX));
+        let ids = ids.iter().map(SandboxId::as_str);
+        all(rows!(call, SandboxRow, sql, now, all_of_them, running, paused; each ids)?)
     }
 
     /// Last step of a deletion: the row goes, and its idempotency key with it. False: there was none.

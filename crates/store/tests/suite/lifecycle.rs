@@ -31,33 +31,44 @@ pub async fn a_deletion_has_two_steps(db: Db) {
     assert_eq!(store.sandbox_list_all().await.unwrap(), [other]);
 }
 
-pub async fn several_are_marked_at_once(db: Db) {
-    let store = db.store().await;
-    let (first, second, other) = (insert(&store, 1).await, insert(&store, 2).await, insert(&store, 3).await);
-    store.sandbox_mark_deleting(&second.id, 4).await.unwrap();
-
-    let ids = [first.id.clone(), SandboxId::random(), second.id.clone()];
-    let mut marked = store.sandboxes_mark_deleting(&ids, 7).await.unwrap();
-    marked.sort_by_key(|row| row.created_at);
-    let deleted = |row: &Sandbox, when| Sandbox { deleting: true, last_updated: when, ..row.clone() };
-    assert_eq!(marked, [deleted(&first, 7), deleted(&second, 4)]);
-    assert_eq!(store.sandbox_list(None, 10).await.unwrap(), [other]);
-    assert_eq!(store.sandboxes_mark_deleting(&[], 8).await.unwrap(), []);
-}
-
 pub async fn what_runs_is_not_given_up(db: Db) {
     let store = db.store().await;
     for state in SandboxState::ALL {
         let row = insert(&store, 1).await;
+        let ids = std::slice::from_ref(&row.id);
         store.sandbox_apply_report(&report(&row.id, 5, state), 2).await.unwrap();
         let is_alive = matches!(state, SandboxState::Running | SandboxState::Paused);
         for now in [3, 4] {
-            let given_up = store.sandbox_give_up(&row.id, now).await.unwrap();
-            assert_eq!(given_up.as_ref().map(|row| (row.deleting, row.last_updated)), (!is_alive).then_some((true, 3)));
+            let given_up = store.sandboxes_give_up(ids, now).await.unwrap();
+            let given_up: Vec<_> = given_up.iter().map(|row| (row.deleting, row.last_updated)).collect();
+            assert_eq!(given_up, if is_alive { vec![] } else { vec![(true, 3)] });
         }
         assert_eq!(store.sandbox_get(&row.id).await.unwrap().unwrap().deleting, !is_alive);
     }
-    assert_eq!(store.sandbox_give_up(&SandboxId::random(), 3).await.unwrap(), None);
+    assert_eq!(store.sandboxes_give_up(&[SandboxId::random()], 3).await.unwrap(), []);
+    assert_eq!(store.sandboxes_give_up(&[], 3).await.unwrap(), []);
+}
+
+/// What one request makes is whole or not there.
+pub async fn several_are_given_up_together_or_not_at_all(db: Db) {
+    let store = db.store().await;
+    let (first, second, other) = (insert(&store, 1).await, insert(&store, 2).await, insert(&store, 3).await);
+    let ids = [first.id.clone(), second.id.clone()];
+    for id in &ids {
+        store.sandbox_apply_report(&report(id, 5, SandboxState::Running), 4).await.unwrap();
+    }
+    assert_eq!(store.sandboxes_give_up(&ids, 5).await.unwrap(), []);
+
+    // One that is not there, one that does not run, and one that is deleted: each time some are left, and go.
+    let with = |id: &SandboxId| [first.id.clone(), id.clone()];
+    let marked = store.sandboxes_give_up(&with(&SandboxId::random()), 6).await.unwrap();
+    assert_eq!(marked.iter().map(|row| (&row.id, row.last_updated)).collect::<Vec<_>>(), [(&first.id, 6)]);
+    let mut marked = store.sandboxes_give_up(&ids, 7).await.unwrap();
+    marked.sort_by_key(|row| row.created_at);
+    assert_eq!(marked.iter().map(|row| (row.deleting, row.last_updated)).collect::<Vec<_>>(), [(true, 6), (true, 7)]);
+    assert_eq!(store.sandbox_list(None, 10).await.unwrap(), std::slice::from_ref(&other));
+    let marked = store.sandboxes_give_up(&with(&other.id), 8).await.unwrap();
+    assert_eq!(marked.len(), 2);
 }
 
 pub async fn only_a_sandbox_without_a_host_can_be_given_up(db: Db) {

@@ -39,7 +39,7 @@ suite! {
     inserts::racing_inserts_make_one_row,
     inserts::inserts_race_with_removals,
     keys::keys_come_and_go,
-    lifecycle::several_are_marked_at_once,
+    lifecycle::several_are_given_up_together_or_not_at_all,
     lifecycle::what_runs_is_not_given_up,
     lifecycle::a_deletion_has_two_steps,
     lifecycle::only_a_sandbox_without_a_host_can_be_given_up,
