@@ -17,6 +17,7 @@ use crate::jail::Jails;
 use crate::network::{GATEWAY_IP, Networks};
 use crate::sandbox::Handle;
 use crate::sandbox::actor::{blocking, next_generation};
+use crate::sandbox::forks::Forks;
 use crate::sandbox::ledger::{Ledger, Record};
 use crate::snapshots::Snapshots;
 use crate::warm::Warm;
@@ -38,6 +39,7 @@ pub struct Host {
     pub networks: Networks,
     pub jails: Jails,
     pub ledger: Ledger,
+    pub forks: Forks,
     pub max_sandboxes: usize,
     /// How many guests boot at the same time.
     pub boots: Semaphore,
@@ -59,6 +61,7 @@ pub struct Parts {
     pub networks: Networks,
     pub jails: Jails,
     pub ledger: Ledger,
+    pub forks: Forks,
 }
 
 impl Host {
@@ -89,20 +92,24 @@ impl Host {
             let dir = config.snapshots.clone();
             blocking(move || Snapshots::open(&dir)).await?
         };
+        let forks = {
+            let dir = config.dir.join("forks");
+            blocking(move || Forks::open(&dir)).await?
+        };
         let warm = {
             let (dir, on) = (config.dir.join("warm"), config.warm);
             blocking(move || Warm::open(&dir, on)).await?
         };
         let id = host_id(config).map_err(|error| chain(&error))?;
         let images = Images::new(&config.images);
-        let parts = Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger };
+        let parts = Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks };
         Ok(Self::of(parts, config.max_sandboxes, Upstream::of_setting(&config.dns)?))
     }
 
     /// A host of these parts, for `max_sandboxes` sandboxes whose resolvers ask `upstream`. Simulations bring parts of their own.
     #[must_use]
     pub fn of(parts: Parts, max_sandboxes: usize, upstream: Arc<Upstream>) -> Self {
-        let Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger } = parts;
+        let Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks } = parts;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let (boots, reports) = (Semaphore::new(cpus), broadcast::channel(REPORTS_BEHIND).0);
         Self {
@@ -116,6 +123,7 @@ impl Host {
             networks,
             jails,
             ledger,
+            forks,
             max_sandboxes,
             boots,
             reports,

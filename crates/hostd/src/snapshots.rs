@@ -214,7 +214,8 @@ fn read(dir: &Path) -> Option<Snapshot> {
     })
 }
 
-fn random_hex() -> String {
+/// A name that nothing has yet.
+pub(crate) fn random_hex() -> String {
     let random: [u8; 8] = rand::random();
     random.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -231,6 +231,8 @@ impl Actor {
                 return self.stay(record.slot.filter(|_| before.slot.is_none()), error).await;
             }
             record.phase = phase;
+            // What could not be written down has not started.
+            record.started_at_ms = before.started_at_ms;
         }
         self.note(&record);
         self.record.send_replace(record.clone());

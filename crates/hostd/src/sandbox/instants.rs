@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use model::{CheckpointName, SandboxId, SandboxState, TemplateName};
 
-use super::actor::{Handle, blocking};
+use super::actor::{Handle, TICK, blocking};
 use super::capture::CHECKPOINTS;
 use super::instant::{self, Instant};
 use super::manager::{Manager, Origin, Refused, on_host};
@@ -28,8 +28,8 @@ pub struct Checkpoint {
 }
 
 impl Manager {
-    /// Makes a child of each id, all from one instant. Answers when all run; if one does not, none is left. Ids that are
-    /// there already are taken for what an earlier call made.
+    /// Makes a child of each id, all from one instant. Answers when all run; if one does not, or we die before, none is left.
+    /// Ids that are there already are taken for what an earlier call made.
     ///
     /// # Errors
     /// What failed.
@@ -42,12 +42,41 @@ impl Manager {
         let dir = self.host.snapshots.staging();
         source.ask(Order::Capture { to: dir.clone(), memory: true }).await?;
         fail::fail_point!("fork::captured");
-        let made = self.make_children(&source, children, &dir).await;
+        let made = self.make_all_or_none(&source, children, &dir).await;
         discard(&dir).await;
+        made
+    }
+
+    /// Whenever we die meanwhile, the next start finds all or removes all: [`super::forks`].
+    async fn make_all_or_none(
+        self: &Arc<Self>,
+        source: &Handle,
+        children: &[SandboxId],
+        dir: &Path,
+    ) -> Result<Vec<Handle>, Refused> {
+        let ids = children.to_vec();
+        let note = on_host(&self.host, move |host| host.forks.begin(&ids)).await;
+        let note = note.map_err(|error| Refused::Failed(format!("the fork cannot be noted: {error}")))?;
+        let made = self.make_children(source, children, dir).await;
         if made.is_err() {
             futures::future::join_all(children.iter().map(|child| self.remove(child))).await;
         }
+        self.forget(note).await;
         made
+    }
+
+    /// Removes the note of a fork that is over. Where that fails it is tried until it works, and nobody waits for that: a
+    /// note that stayed would take all children with the first one that somebody deletes, at the next start.
+    pub(super) async fn forget(&self, note: PathBuf) {
+        if is_forgotten(&self.host, &note).await {
+            return;
+        }
+        let host = Arc::clone(&self.host);
+        tokio::spawn(async move {
+            while !is_forgotten(&host, &note).await {
+                tokio::time::sleep(TICK).await;
+            }
+        });
     }
 
     async fn make_children(
@@ -236,6 +265,16 @@ impl Manager {
     }
 }
 
+/// Tries to remove the note of a fork.
+async fn is_forgotten(host: &Arc<Host>, note: &Path) -> bool {
+    let ending = note.to_owned();
+    let ended = on_host(host, move |host| host.forks.end(&ending)).await;
+    if let Err(error) = &ended {
+        tracing::warn!(note = %note.display(), error, "the note of a fork cannot be removed yet");
+    }
+    ended.is_ok()
+}
+
 /// Waits until every child of a fork runs.
 async fn all_run(children: Vec<Handle>) -> Result<Vec<Handle>, Refused> {
     for child in &children {
@@ -245,6 +284,7 @@ async fn all_run(children: Vec<Handle>) -> Result<Vec<Handle>, Refused> {
             let (id, reason) = (&child.id, record.phase.reason());
             return Err(Refused::Failed(format!("child {id} did not start, so none was made: {reason}")));
         }
+        fail::fail_point!("fork::child-runs");
     }
     Ok(children)
 }

@@ -195,13 +195,13 @@ pub fn remove_dir(dir: &Path) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
     use crate::sandbox::state::End;
 
-    fn record() -> Record {
+    pub(in crate::sandbox) fn record() -> Record {
         Record {
             id: SandboxId::random(),
             spec: SandboxSpec {

@@ -62,19 +62,24 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Takes over what an earlier run left: running sandboxes are adopted, unfinished ones removed.
+    /// Takes over what an earlier run left: running sandboxes are adopted, unfinished ones removed, and with them the other
+    /// children of an unfinished fork.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// When the ledger, or notes of forks, cannot be read.
     pub async fn start(host: Host) -> Result<Arc<Self>, String> {
         let host = Arc::new(host);
         let records = super::reclaim::reclaim(&host).await?;
+        let (records, over) = on_host(&host, move |host| host.forks.settle(&host.ledger, records)).await?;
         let manager = Arc::new(Self { host, sandboxes: Mutex::default() });
         for mut record in records {
             // Reports of use were not written down: what is said now must count as newer than the last of them.
             record.generation = super::actor::next_generation(record.generation);
             let mut sandboxes = manager.sandboxes.lock().await;
             manager.drive(&mut sandboxes, record, Start::Restarted);
+        }
+        for note in over {
+            manager.forget(note).await;
         }
         manager.clear_outdated().await;
         Ok(manager)

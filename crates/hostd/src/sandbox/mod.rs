@@ -7,6 +7,7 @@ mod attend;
 mod capture;
 mod create;
 pub(crate) mod egress;
+pub mod forks;
 pub(crate) mod instant;
 mod instants;
 pub mod ledger;

@@ -1,8 +1,6 @@
 //! `kill -9` of the agent at each step of a pause, a resume, a fork and a roll back: the sandbox is either as it was or as
 //! it was to be, nothing that it acknowledged is lost, and nothing else is left.
 
-use std::time::Duration;
-
 use host_rpc::SandboxState as State;
 use model::SandboxId;
 use testkit::eventually;
@@ -34,8 +32,16 @@ const RESUME: [&str; 10] = [
     "resume::vm-runs",
     "create::guest-ready",
 ];
-const FORK: [&str; 5] =
-    ["capture::vm-stopped", "instant::synced", "fork::captured", "create::recorded", "restore::vm-loaded"];
+const FORK: [&str; 8] = [
+    "capture::vm-stopped",
+    "instant::synced",
+    "fork::captured",
+    "fork::noted",
+    "create::recorded",
+    "restore::vm-loaded",
+    "fork::child-runs",
+    "fork::decided",
+];
 const ROLL_BACK: [&str; 4] = ["instant::synced", "release::vm-ended", "suspend::given-back", "rollback::disk-moved"];
 
 impl World {
@@ -57,6 +63,21 @@ impl World {
             known.then_some(())
         })
         .await;
+    }
+
+    /// Whether all children of a fork run. Else there are none, as soon as they are removed.
+    async fn are_there_or_not(&self, point: &str, children: &[SandboxId]) -> bool {
+        eventually(point, PATIENCE, async || {
+            let all = self.agent.list().await;
+            let state = |child: &SandboxId| {
+                let report = all.iter().find(|report| report.sandbox_id == child.as_str())?;
+                report.state.as_known()
+            };
+            let states: Vec<Option<State>> = children.iter().map(state).collect();
+            let are_there = states.iter().all(|state| *state == Some(State::SANDBOX_STATE_RUNNING));
+            (are_there || states.iter().all(Option::is_none)).then_some(are_there)
+        })
+        .await
     }
 
     async fn ends(self) {
@@ -100,12 +121,19 @@ async fn a_fork_that_was_cut_off_anywhere_leaves_its_parent_alone() {
     for point in FORK {
         world.learns(point).await;
         order(&world.agent, point).await;
-        let children = [SandboxId::random(), SandboxId::random()];
+        // On two processors one of three waits until another one has booted.
+        let children = [SandboxId::random(), SandboxId::random(), SandboxId::random()];
         world.used.ids.extend(children.clone());
         assert!(world.agent.fork(&world.stays, &children).await.is_err(), "{point}");
         world.restarts(point).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        // A child that ran already goes with the fork: whoever asked for it removes it.
+        let are_there = world.are_there_or_not(point, &children).await;
+        match point {
+            // Others may run by then, or may not.
+            "fork::child-runs" => {}
+            "fork::decided" => assert!(are_there, "{point}: all ran"),
+            _ => assert!(!are_there, "{point}: none ran"),
+        }
+        assert_eq!(std::fs::read_dir(world.agent.dir.path().join("forks")).unwrap().count(), 0, "{point}");
         for child in &children {
             world.agent.remove(child).await;
         }

@@ -67,6 +67,7 @@ fn live(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind:
         let lives = async {
             tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
             let Some(manager) = start(world, place, kind).await else { return };
+            check_forks(world, &manager, model).await;
             world.set_faults(kind.faults);
             let clients = (0..CLIENTS).map(|_| {
                 let client = Client::new(world, &manager, model, kind);
@@ -114,6 +115,14 @@ pub async fn start(world: &Arc<World>, place: &Place, kind: Kind) -> Option<Arc<
     }
 }
 
+/// Forks that an agent before could not finish are there as a whole, or not at all.
+async fn check_forks(world: &World, manager: &Manager, model: &Mutex<Model>) {
+    let there = crate::forks::that_stay(manager).await;
+    for half in locked(model).halves(&there) {
+        world.violation(half);
+    }
+}
+
 /// The last agent, to which nothing happens: all that was promised is there, and then nothing is.
 fn clear(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind: Kind) {
     world.begins(0);
@@ -122,6 +131,7 @@ fn clear(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind
     runtime.block_on(async {
         tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
         let Some(manager) = start(world, place, Kind { faults: 0, ..kind }).await else { return };
+        check_forks(world, &manager, model).await;
         let all: Vec<SandboxId> = locked(model).sandboxes.keys().cloned().collect();
         let client = Client::new(world, &manager, model, Kind { faults: 0, ..kind });
         for id in all {

@@ -12,6 +12,7 @@ use hostd::host::{Host, Parts};
 use hostd::images::Images;
 use hostd::jail::Jails;
 use hostd::network::Networks;
+use hostd::sandbox::forks::Forks;
 use hostd::sandbox::ledger::Ledger;
 use hostd::snapshots::Snapshots;
 use hostd::warm::Warm;
@@ -72,11 +73,12 @@ impl Place {
             networks: Networks::on_loopback(&self.path("run/slots"), self.dir.path(), port),
             jails: Jails::without_groups(2_000_000_000),
             ledger,
+            forks: Forks::open(&self.path("forks")).unwrap(),
         };
         Host::of(parts, MAX_SANDBOXES, Upstream::of_setting("192.0.2.1").unwrap())
     }
 
-    /// What is there of sandboxes and snapshots.
+    /// What is there of sandboxes, snapshots and forks.
     pub fn leftovers(&self) -> Vec<String> {
         let names = |dir: &str| -> Vec<String> {
             let entries = fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
@@ -84,7 +86,7 @@ impl Place {
             let entries = entries.filter(|entry| entry.file_name() != "next");
             entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())).collect()
         };
-        ["sandboxes", "snapshots", "run/slots"].into_iter().flat_map(names).collect()
+        ["sandboxes", "snapshots", "forks", "run/slots"].into_iter().flat_map(names).collect()
     }
 
     /// Names of the snapshots that an agent left.

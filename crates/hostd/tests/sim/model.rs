@@ -93,6 +93,8 @@ impl Known {
 pub struct Model {
     now: Time,
     pub sandboxes: BTreeMap<SandboxId, Known>,
+    /// The children of each fork that was asked for.
+    pub forks: Vec<Vec<SandboxId>>,
     /// Of every snapshot that a name may have meant.
     pub snapshots: BTreeMap<String, Vec<Values>>,
     /// Names that were said to be there, and that nobody has asked to remove.

@@ -205,6 +205,7 @@ impl Client {
             for child in &children {
                 model.sandboxes.insert(child.clone(), Known::that_may_end(may_end, now));
             }
+            model.forks.push(children.clone());
             now
         };
         match self.manager.fork(id, &children).await {

@@ -15,7 +15,9 @@ use tokio::sync::Notify;
 use crate::vm::SimVm;
 
 /// Fail points in blocking work where the file system may say no: a panic there is an error to whoever waits for it.
-const IO: [&str; 6] = [
+const IO: [&str; 8] = [
+    "fork::decided",
+    "fork::noted",
     "ledger::write",
     "instant::synced",
     "rollback::disk-moved",
@@ -24,7 +26,7 @@ const IO: [&str; 6] = [
     "network::claim-released",
 ];
 /// All fail points at which the agent may die.
-const POINTS: [&str; 27] = [
+const POINTS: [&str; 30] = [
     "capture::taken",
     "capture::vm-stopped",
     "create::disk-and-network-made",
@@ -35,6 +37,9 @@ const POINTS: [&str; 27] = [
     "disk::base-released",
     "disk::file-removed",
     "fork::captured",
+    "fork::child-runs",
+    "fork::decided",
+    "fork::noted",
     "instant::synced",
     "ledger::files-removed",
     "ledger::write",
