@@ -10,7 +10,7 @@
 //! |---|---|
 //! | before the host has heard of it | `tasks::converge` gives up all rows after a while |
 //! | later, and the host makes them | the host reports all of them, and they are sandboxes like others |
-//! | later, and the host does not | it leaves none, and the rows go when it says so |
+//! | later, and the host does not | it leaves none, and the rows go when it says so; one that ran says that it is gone |
 //! | while all are given up | before the wish is in all rows, at once, as above; after it `tasks::converge` goes on |
 //! | and it is asked for again | that request goes on with the rows, or gives up all of them |
 
