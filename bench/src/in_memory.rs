@@ -6,13 +6,14 @@
 //! that when it ends, however it ends. Meanwhile nobody else may claim a network, whose number could be one of the
 //! bench's: the thread begins where nobody has one, and holds the lock that every claim takes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, anyhow};
 use hostd::network::{CLAIMS_DIR, NEXT};
+use linux::file::Lock;
 use linux::netns;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -34,16 +35,17 @@ pub fn with_networks<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -
 }
 
 /// The lock of claims, where memory is wanted and nobody has a network.
-fn alone() -> anyhow::Result<Option<File>> {
+fn alone() -> anyhow::Result<Option<Lock>> {
     let mut are_in_memory = true;
     for dir in DIRS {
         fs::create_dir_all(dir)?;
         are_in_memory &= statfs(dir)?.filesystem_type() == TMPFS_MAGIC;
     }
-    let turn = File::options().create(true).truncate(false).write(true).open(Path::new(CLAIMS_DIR).join(NEXT))?;
-    turn.lock()?;
-    let are_free = DIRS.into_iter().map(is_free).collect::<io::Result<Vec<bool>>>()?;
-    Ok((!are_in_memory && are_free.into_iter().all(|is_free| is_free)).then_some(turn))
+    if are_in_memory {
+        return Ok(None);
+    }
+    let Some(lock) = Lock::try_take(&Path::new(CLAIMS_DIR).join(NEXT))? else { return Ok(None) };
+    Ok((is_free(CLAIMS_DIR)? && is_free(netns::DIR)?).then_some(lock))
 }
 
 /// Whether it has no file but the lock.

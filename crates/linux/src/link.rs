@@ -87,8 +87,8 @@ impl Links {
         self.run(self.handle.link().set(message).execute())
     }
 
-    /// Lets the link have no IPv6 address but those that it is given: the kernel makes it none of its own, as it does none
-    /// where it has no IPv6. Before the link is up.
+    /// Lets the link have no IPv6 address but those that it is given: the kernel makes it none of its own. Before the link
+    /// is up.
     ///
     /// # Errors
     /// `NotFound` when there is no such link.
@@ -96,10 +96,7 @@ impl Links {
         let index = self.index(name)?;
         let none = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])];
         let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(none));
-        match self.run(self.handle.link().set(message.build()).execute()) {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => Ok(()),
-            other => other,
-        }
+        self.run(self.handle.link().set(message.build()).execute())
     }
 
     /// Gives the link an address. One of IPv6 is good at once: nobody is asked whether somebody has it. A prefix that is

@@ -124,9 +124,7 @@ impl App {
             tracing::info!(sandbox = %id, "deleted");
             self.store.sandbox_remove(id).await?;
         } else if sandbox.state == SandboxState::Pending {
-            if !self.creating.ids().contains(id) {
-                sandbox_delete::give_up(self, std::slice::from_ref(id), "it was never finished").await?;
-            }
+            sandbox_delete::give_up_unfinished(self, id, "it was never finished").await?;
         } else if !sandbox.state.is_terminal() {
             let Some(host_id) = sandbox.host_id.clone() else { return Ok(()) };
             let report = gone(&sandbox, host_id, "the host no longer knows it");

@@ -3,6 +3,7 @@
 //! Three steps: the wish becomes durable, the hosts remove what they have, the row goes. The wish alone is a promise:
 //! whatever fails or dies after it, `tasks::converge` does the rest.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,17 @@ pub async fn give_up(app: &App, ids: &[SandboxId], why: &str) -> Result<bool> {
     let given_up = app.store.sandboxes_give_up(ids, now_ms()).await?;
     futures::future::join_all(given_up.iter().map(|sandbox| finish_or_later(app, sandbox, why))).await;
     Ok(!given_up.is_empty())
+}
+
+/// The same for a sandbox that nobody finished, unless somebody goes on with it: the same request, asked for again.
+///
+/// # Errors
+/// The store's.
+pub async fn give_up_unfinished(app: &App, id: &SandboxId, why: &str) -> Result<()> {
+    if app.creating.ids().contains(id) {
+        return Ok(());
+    }
+    give_up(app, slice::from_ref(id), why).await.map(drop)
 }
 
 /// If the hosts cannot do it now, they will later.

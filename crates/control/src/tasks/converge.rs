@@ -4,7 +4,6 @@
 //! what is given up must not run, losses carry a generation, evictions look for a row once more.
 
 use std::collections::BTreeSet;
-use std::slice;
 use std::sync::Arc;
 
 use host_rpc as rpc;
@@ -58,9 +57,7 @@ async fn take(app: &App, host: &Host, step: Step) -> Result<()> {
             }
             Ok(())
         }
-        // Somebody goes on with it since: the same request, asked for again.
-        Step::GiveUp(id) if app.creating.ids().contains(&id) => Ok(()),
-        Step::GiveUp(id) => sandbox_delete::give_up(app, slice::from_ref(&id), "nobody finished it").await.map(drop),
+        Step::GiveUp(id) => sandbox_delete::give_up_unfinished(app, &id, "nobody finished it").await,
         Step::Lost(sandbox) => app.lost(sandbox).await,
         Step::HostGone(sandbox) => host_gone(app, sandbox).await,
         Step::Evict(id) => evict(app, host, &id).await,
