@@ -117,6 +117,25 @@ pub struct FreezeAnswer {
     pub why: Option<String>,
 }
 
+/// `POST /clock`: sets the guest's wall clock. Needs the token, may be repeated, writes nothing to the disk, and so
+/// works on one that is held still. The monotonic clock is left alone. Agents of before answer 404.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockRequest {
+    /// Wall clock of the host, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+}
+
+/// Answer to `POST /clock`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockAnswer {
+    /// Wall clock of the guest as it is now, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// Nanoseconds by which it was put forward, negative where it was put back; 0 where it was close enough.
+    pub stepped_ns: i64,
+}
+
 /// `GET /metrics`. Names as the E2B control plane reads them (E2B contract 2.7); sizes in bytes unless named `_mib`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]

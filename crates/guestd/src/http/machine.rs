@@ -5,20 +5,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use guest_rpc::http::InitRequest;
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
 use nix::unistd::sethostname;
 
+use super::clock;
 use super::error::HttpError;
 use crate::connections::{self, Ends};
 use crate::identity::BootId;
 use crate::syscall;
-
-/// A clock this close is left alone: the request itself took time, and setting makes time jump for programs.
-const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
 /// Applies the fields that are there. `caller` is the connection of the request, which is not reset.
 ///
@@ -36,7 +32,7 @@ pub fn apply(
         add_entropy(bytes).map_err(|e| failed("entropy", e))?;
     }
     if let Some(nanoseconds) = request.time_ns {
-        set_clock(Duration::from_nanos(nanoseconds)).map_err(|e| failed("timeNs", e))?;
+        clock::set(Duration::from_nanos(nanoseconds)).map_err(|e| failed("timeNs", e))?;
     }
     if let Some(name) = &request.hostname {
         sethostname(name).map_err(|e| failed("hostname", e.into()))?;
@@ -61,12 +57,4 @@ fn reset_connections(caller: Option<Ends>) {
         Ok(count) => tracing::info!("{count} connections of before were reset"),
         Err(e) => tracing::warn!("connections of before cannot be reset (module tcp_diag): {e}"),
     }
-}
-
-fn set_clock(host: Duration) -> io::Result<()> {
-    let guest = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    if guest.abs_diff(host) > CLOCK_TOLERANCE {
-        clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(host))?;
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
-//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/freeze`, `/thaw`, `/metrics`, `/envs`,
-//! `/tunnel`.
+//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/freeze`, `/thaw`, `/clock`,
+//! `/metrics`, `/envs`, `/tunnel`.
 
+mod clock;
 pub mod error;
 mod freeze;
 mod init;
@@ -27,6 +28,7 @@ pub fn router(agent: &Agent) -> Router {
         .route("/init", post(init::init))
         .route("/freeze", post(freeze::freeze))
         .route("/thaw", post(freeze::thaw))
+        .route("/clock", post(clock::clock))
         .route("/metrics", get(metrics::metrics))
         .route("/envs", get(envs))
         .route("/tunnel/{port}", get(tunnel::tunnel))

@@ -1,8 +1,10 @@
 //! Token, health, init, metrics, environment of the sandbox.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use connectrpc::ErrorCode;
 use connectrpc::client::{CallOptions, HttpClient};
-use guest_rpc::http::{ErrorBody, FreezeAnswer, InitRequest, Metrics};
+use guest_rpc::http::{ClockAnswer, ErrorBody, FreezeAnswer, InitRequest, Metrics};
 use guest_rpc::process::{ListRequest, ProcessClient};
 use reqwest::{Client, Response};
 
@@ -150,4 +152,22 @@ async fn metrics_make_sense() {
     assert_eq!(metrics.mem_total_mib, metrics.mem_total >> 20);
     assert!(metrics.disk_used > 0 && metrics.disk_used <= metrics.disk_total);
     assert!(metrics.ts > 1_700_000_000);
+}
+
+#[tokio::test]
+async fn clock_needs_token_and_answers_time() {
+    let agent = Agent::start(&[]).await;
+    assert_eq!(init(&agent, &token("one"), None).await.status(), 204);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
+    let set = async |token: &str, body: &'static str| {
+        let call = Client::new().post(format!("{}/clock", agent.url)).header("x-access-token", token);
+        call.body(body).send().await.expect("an answer")
+    };
+    assert_eq!(set("two", "{\"timeNs\":1}").await.status(), 401);
+    assert_eq!(set("one", "").await.status(), 400);
+    let before = now();
+    let answer: ClockAnswer = set("one", "{\"timeNs\":1}").await.json().await.expect("a clock answer");
+    // This agent runs beside the tests, on a machine whose clock it must not touch.
+    assert_eq!(answer.stepped_ns, 0);
+    assert!((before..=now()).contains(&u128::from(answer.time_ns)), "{answer:?}");
 }

@@ -1,5 +1,6 @@
 //! Talks to the guest agent of one sandbox. Whatever it answers is hostile: bounded, and checked before use.
 
+mod clock;
 mod exec;
 mod files;
 mod tunnel;
