@@ -66,6 +66,11 @@ migrate-up: ## Apply the migrations to the database of .env
 check: ## Format, lints, dependencies, tidy and unit tests: before every commit
 	@scripts/check.sh
 
+.PHONY: tidy
+tidy: ## Check the rules about the source, and show how it speaks
+	@$(CARGO) test --locked --workspace --quiet --test tidy
+	@$(CARGO) run --locked --quiet -p tidy --example figures
+
 .PHONY: deny
 deny: ## Check licences, sources and bans of all dependencies
 	@scripts/deny.sh

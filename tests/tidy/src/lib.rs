@@ -3,8 +3,10 @@
 //! Each rule is a function from text or metadata to findings, so that its own tests can show it bad code. A finding
 //! says where it is and what to do. There are no exceptions in files: a rule that is wrong is changed here.
 
+pub mod cycles;
 pub mod documents;
 pub mod edges;
+pub mod language;
 pub mod places;
 pub mod sizes;
 pub mod source;
