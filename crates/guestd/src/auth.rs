@@ -114,7 +114,8 @@ fn basic_user(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
     }
     let bytes = STANDARD.decode(rest.trim()).map_err(|_| broken())?;
     let text = String::from_utf8(bytes).map_err(|_| broken())?;
-    let user = text.split(':').next().unwrap_or_default();
+    // Without a password, which nobody has here, all before the last colon is the user: `1000:1000:`.
+    let user = text.strip_suffix(':').unwrap_or_else(|| text.split(':').next().unwrap_or_default());
     Ok(Some(user.to_owned()).filter(|name| !name.is_empty()))
 }
 
@@ -214,6 +215,12 @@ mod tests {
         let named = |uri, headers: &[_]| decide(&settings(), &request(uri, headers)).map(|c| c.name);
         assert_eq!(named("/x?username=a", &[token]), Ok(Some("a".into())));
         assert_eq!(named("/x?username=a", &[token, ("authorization", "Basic cm9vdDo=")]), Ok(Some("root".into())));
+        let basic = |text: &str| {
+            let value = format!("Basic {}", STANDARD.encode(text));
+            let request = request("/x", &[token, ("authorization", &value)]);
+            decide(&settings(), &request).expect("is let in").name.expect("a user")
+        };
+        assert_eq!(["1000:1000:", "a:", "a", "a:password"].map(basic), ["1000:1000", "a", "a", "a"]);
         assert_eq!(named("/x", &[token]), Ok(None));
         assert!(named("/x", &[token, ("authorization", "Basic %%%")]).is_err());
         assert!(named("/x", &[("x-access-token", "wrong")]).is_err());

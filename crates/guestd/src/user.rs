@@ -1,5 +1,9 @@
 //! Users and groups of the guest, read from `/etc/passwd` and `/etc/group` at every look-up.
 //!
+//! A user is named as container engines have it: `USER` or `USER:GROUP`, each by name or by number. An image may lack both
+//! files: root is known without them, and so is every number, with group 0 and the home `/` where nothing else is said.
+//! With a group there are no supplementary ones.
+//!
 //! Own parser: a static glibc has no NSS. Nothing is cached, so a user that was made a moment ago is found.
 //! The files belong to the guest: broken lines are passed over, size is bounded.
 
@@ -30,15 +34,27 @@ pub struct User {
 
 /// No such user in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("user '{name}' does not exist in the sandbox: name one that is in its /etc/passwd")]
+#[error("{kind} '{name}' does not exist in the sandbox: name one that is in its {file}, or give a number")]
 pub struct UnknownUser {
+    kind: &'static str,
+    file: &'static str,
     pub name: String,
 }
 
-/// Finds a user by name, or by number where no user has that name.
+impl UnknownUser {
+    fn user(name: &str) -> Self {
+        Self { kind: "user", file: "/etc/passwd", name: name.chars().take(64).collect() }
+    }
+
+    fn group(name: &str) -> Self {
+        Self { kind: "group", file: "/etc/group", name: name.chars().take(64).collect() }
+    }
+}
+
+/// Finds a user by `USER` or `USER:GROUP`; see the module. A name comes before a number of the same digits.
 ///
 /// # Errors
-/// [`UnknownUser`] where neither the name nor the number is in `/etc/passwd`.
+/// [`UnknownUser`] where a name is not in `/etc/passwd` or `/etc/group`, or a number is none that Linux has.
 pub fn lookup(name: &str) -> Result<User, UnknownUser> {
     Database::read(Path::new("/etc")).lookup(name)
 }
@@ -63,7 +79,10 @@ pub struct Database {
 impl Database {
     /// Reads `passwd` and `group` below `etc`; a missing file counts as empty.
     pub fn read(etc: &Path) -> Self {
-        Self { passwd: read_bounded(&etc.join("passwd")), group: read_bounded(&etc.join("group")) }
+        Self {
+            passwd: read_bounded(&etc.join("passwd"), DATABASE_LIMIT),
+            group: read_bounded(&etc.join("group"), DATABASE_LIMIT),
+        }
     }
 
     /// See [`lookup`].
@@ -71,12 +90,29 @@ impl Database {
     /// # Errors
     /// [`UnknownUser`].
     pub fn lookup(&self, name: &str) -> Result<User, UnknownUser> {
-        let number = name.parse::<u32>().ok();
-        self.entries()
-            .find(|e| e.name == name)
-            .or_else(|| self.entries().find(|e| Some(e.uid) == number))
-            .map(|entry| self.user(&entry))
-            .ok_or_else(|| UnknownUser { name: name.chars().take(64).collect() })
+        let (name, group) = name.split_once(':').unwrap_or((name, ""));
+        let mut user = self.user_of(name).ok_or_else(|| UnknownUser::user(name))?;
+        if !group.is_empty() {
+            user.gid = self.group_id(group).ok_or_else(|| UnknownUser::group(group))?;
+            user.groups = vec![user.gid];
+        }
+        Ok(user)
+    }
+
+    fn user_of(&self, name: &str) -> Option<User> {
+        let number = number(name);
+        let entry = self.entries().find(|e| e.name == name).or_else(|| self.entries().find(|e| Some(e.uid) == number));
+        if let Some(entry) = entry {
+            return Some(self.user(&entry));
+        }
+        let (name, uid) = if name == ROOT || number == Some(0) { (ROOT, 0) } else { (name, number?) };
+        Some(User { name: name.to_owned(), uid, gid: 0, groups: vec![0], home: "/".into(), shell: "/bin/sh".into() })
+    }
+
+    /// Id of a group by name or number; `None` where there is none of that name.
+    pub fn group_id(&self, name: &str) -> Option<u32> {
+        let known = self.groups().find(|group| group.0 == name).map(|group| group.1);
+        known.or_else(|| number(name)).or_else(|| (name == ROOT).then_some(0))
     }
 
     /// See [`user_name`].
@@ -128,6 +164,15 @@ impl Database {
     }
 }
 
+/// Name of user 0 and group 0 where no file says so.
+const ROOT: &str = "root";
+
+/// A user or group id. The highest number is none: system calls take it for "leave it as it is".
+fn number(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|digit| digit.is_ascii_digit());
+    text.parse().ok().filter(|id| digits && *id != u32::MAX)
+}
+
 struct Entry<'a> {
     name: &'a str,
     uid: u32,
@@ -136,13 +181,13 @@ struct Entry<'a> {
     shell: &'a str,
 }
 
-fn read_bounded(path: &Path) -> String {
+/// Reads a text file of the guest, at most `limit` bytes of it. One that is missing or cannot be read counts as empty.
+pub fn read_bounded(path: &Path, limit: u64) -> String {
     let mut bytes = Vec::new();
     // A pipe in its place must not hold the thread.
     let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-    // A guest may have no such file; that is a guest with no users.
     if let Ok(file) = opened
-        && file.take(DATABASE_LIMIT).read_to_end(&mut bytes).is_err()
+        && file.take(limit).read_to_end(&mut bytes).is_err()
     {
         bytes.clear();
     }
@@ -172,6 +217,33 @@ mod tests {
     fn finds_by_number_but_the_name_comes_first() {
         assert_eq!(database().lookup("0").expect("root").name, "root");
         assert_eq!(database().lookup("7").expect("named 7").uid, 8);
+    }
+
+    #[test]
+    fn image_without_files_knows_root_and_numbers() {
+        let none = Database::default();
+        for name in ["root", "0", "00"] {
+            let root = none.lookup(name).expect("root is always there");
+            assert_eq!((root.name.as_str(), root.uid, root.gid, root.groups), ("root", 0, 0, vec![0]));
+            assert_eq!((root.home, root.shell), ("/".into(), "/bin/sh".into()));
+        }
+        let user = none.lookup("4294967294").expect("a number");
+        assert_eq!((user.uid, user.gid, user.groups, user.home), (4_294_967_294, 0, vec![0], "/".into()));
+        for bad in ["user", "4294967295", "4294967296", "+5", "-1", " 5", ":5", ":"] {
+            assert!(none.lookup(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn group_is_by_name_or_number_and_alone() {
+        let ids = |name: &str| database().lookup(name).map(|user| (user.uid, user.gid, user.groups));
+        assert_eq!(ids("user:sudo"), Ok((1000, 27, vec![27])));
+        assert_eq!(ids("1000:70000"), Ok((1000, 70_000, vec![70_000])));
+        assert_eq!(ids("12345:12345"), Ok((12_345, 12_345, vec![12_345])));
+        assert_eq!(ids("user:"), Ok((1000, 1000, vec![1000, 27, 999])));
+        assert_eq!(ids("user:root"), Ok((1000, 0, vec![0])));
+        let error = ids("user:no-such-group").expect_err("is unknown").to_string();
+        assert!(error.contains("group 'no-such-group'") && error.contains("/etc/group"), "{error}");
     }
 
     #[test]

@@ -113,3 +113,22 @@ async fn the_list_shows_what_was_asked_for() {
     assert_eq!((list.processes[0].pid, list.processes[0].tag.as_deref()), (running.pid, Some("mine")));
     assert_eq!(list.processes[0].config.as_option(), Some(&config));
 }
+
+#[tokio::test]
+async fn numbers_are_users_and_groups() {
+    let agent = Agent::open().await;
+    let script = "grep -E '^(Uid|Gid|Groups)' /proc/self/status | tr '\\t' ' '; echo $HOME; pwd";
+    let right = |uid: u32, gid: u32| {
+        format!("Uid: {uid} {uid} {uid} {uid}\nGid: {gid} {gid} {gid} {gid}\nGroups: {gid} \n/\n/\n")
+    };
+    assert_eq!(run_as(&agent, "123456", script).await.text(), right(123_456, 0));
+    assert_eq!(run_as(&agent, "123456:70000", script).await.text(), right(123_456, 70_000));
+    let folder = crate::support::open_folder();
+    let path = folder.path().join("a");
+    let call = reqwest::Client::new().post(agent.at(&path, "&username=123456:70000"));
+    let call = call.header("content-type", "application/octet-stream").body("x");
+    assert_eq!(call.send().await.expect("an answer").status(), 200);
+    let found = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&path).expect("is there"));
+    assert_eq!(found, 123_456);
+    assert_eq!(run_as(&agent, "123456", &format!("cat {}", path.display())).await.text(), "x");
+}
