@@ -1,10 +1,11 @@
 //! From the kernel's first instruction in user space to a machine that can serve.
 //!
 //! The initramfs has this program as `/init` and kernel modules in `/modules`. In order: the kernel's file
-//! systems, modules, root disk, switch of the root, the rest of the file systems, network, names. All of it is
-//! one thread, before the runtime starts. The root file system is grown to the size of
-//! its disk; else nothing is written to it but missing mount points, `/etc/resolv.conf` where it says nothing, and a
-//! line of `/etc/hosts`; so dying at any step leaves a disk that boots again.
+//! systems, modules, root disk, switch of the root, the rest of the file systems, network, kernel settings, names. All
+//! of it is one thread, before the runtime starts. The root file system is grown to the size of
+//! its disk; else nothing is written to it but missing mount points, `/etc/resolv.conf` where it names no server that can
+//! be reached, and a line of `/etc/hosts`; so dying at any step leaves a disk that boots again.
+//! Any root file system is a good guest: a read-only or full one boots, too, if the mount points are there.
 //! A step that the machine cannot serve without ends the boot: see [`power_off`].
 
 mod cmdline;
@@ -12,7 +13,11 @@ mod limits;
 mod modules;
 mod mounts;
 mod network;
+mod resolver;
 mod root;
+mod run_dir;
+mod sysctl;
+mod tmpfiles;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,6 +62,12 @@ pub enum BootError {
         #[source]
         source: Errno,
     },
+    #[error("the image has no {path}, and its disk has no room for one: make the folder in the image")]
+    NoMountPoint {
+        path: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("interface {name} cannot be configured")]
     Network {
         name: &'static str,
@@ -78,7 +89,8 @@ pub fn boot() -> Result<Cmdline, BootError> {
     mounts::rest()?;
     limits::raise();
     network::configure()?;
-    network::name_servers(&cmdline.dns);
+    sysctl::apply_all();
+    resolver::write_name_servers(&cmdline.dns);
     name(&cmdline);
     Ok(cmdline)
 }

@@ -1,16 +1,26 @@
 //! File systems of the kernel, before and after the root disk is there.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::{BootError, CGROUP_ROOT};
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const SEALED: MsFlags = SAFE.union(MsFlags::MS_NOEXEC);
+
+/// What programs for tracing, BPF and security look for, as systemd mounts it.
+const OPTIONAL: [(&str, &str, &str); 4] = [
+    ("bpf", "/sys/fs/bpf", "mode=700"),
+    ("securityfs", "/sys/kernel/security", ""),
+    ("debugfs", "/sys/kernel/debug", "mode=700"),
+    ("tracefs", "/sys/kernel/tracing", "mode=700"),
+];
 
 /// `/proc`, `/sys`, `/dev`: what it takes to find the root disk. They move along to the new root.
 pub fn kernel() -> Result<(), BootError> {
@@ -19,12 +29,12 @@ pub fn kernel() -> Result<(), BootError> {
     required("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")
 }
 
-/// Everything else that programs expect. `/tmp` stays what the image has.
+/// Everything else that programs expect. `/tmp` stays what the image has, where it has one that can be written.
 pub fn rest() -> Result<(), BootError> {
     let terminals = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
     required("devpts", "/dev/pts", terminals, "gid=5,mode=620,ptmxmode=666")?;
     required("tmpfs", "/dev/shm", SAFE, "mode=1777")?;
-    required("tmpfs", "/run", SAFE, "mode=0755")?;
+    super::run_dir::prepare();
     for (kind, target) in [("cgroup2", CGROUP_ROOT), ("mqueue", "/dev/mqueue")] {
         // A kernel without it makes a guest without limits, or without message queues; both are of use.
         if let Err(e) = required(kind, target, SEALED, "") {
@@ -35,9 +45,32 @@ pub fn rest() -> Result<(), BootError> {
         // There already where the kernel made it.
         let _ = symlink(format!("/proc/self/fd{target}"), format!("/dev/{name}"));
     }
-    // Programs that expect it complain for themselves.
-    let _ = fs::create_dir("/run/lock");
+    for (kind, target, options) in OPTIONAL {
+        // The folder is there where the kernel has it.
+        if Path::new(target).is_dir() {
+            let _ = required(kind, target, SEALED, options);
+        }
+    }
+    temporary_folder(Path::new("/tmp"));
+    // As systemd does: what is mounted later is seen in the mount namespaces of containers that ask for it.
+    let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
+    if let Err(e) = mount(None::<&str>, "/", None::<&str>, shared, None::<&str>) {
+        eprintln!("envd: mounts are not shared with namespaces of containers: {e}");
+    }
     Ok(())
+}
+
+/// Makes `/tmp` of an image that has none, or has it on a disk that cannot be written.
+fn temporary_folder(path: &Path) {
+    let made = fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o1777)));
+    let is_read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+    if is_read_only && let Err(e) = required("tmpfs", "/tmp", SAFE, "mode=1777") {
+        eprintln!("envd: {e}");
+    } else if let Err(e) = made
+        && e.kind() != io::ErrorKind::AlreadyExists
+    {
+        eprintln!("envd: /tmp cannot be made: {e}");
+    }
 }
 
 fn required(kind: &str, target: &str, flags: MsFlags, data: &str) -> Result<(), BootError> {

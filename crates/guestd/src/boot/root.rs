@@ -45,8 +45,12 @@ pub fn switch(device: &Path) -> Result<(), BootError> {
     }
     for moved in ["/dev", "/proc", "/sys"] {
         let target = format!("{NEW_ROOT}{moved}");
-        // Where an image lacks it and this fails, the move fails and says so.
-        let _ = fs::create_dir(&target);
+        match fs::create_dir(&target) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(BootError::NoMountPoint { path: moved, source });
+            }
+            _ => {}
+        }
         mount(Some(moved), target.as_str(), None::<&str>, MsFlags::MS_MOVE, None::<&str>)
             .map_err(|source| BootError::SwitchRoot { step: "moving the kernel's file systems", source })?;
     }
@@ -73,7 +77,16 @@ fn wait_for(device: &Path) -> Result<(), BootError> {
 fn mount_device(device: &Path) -> Result<(), BootError> {
     let failed = |source| BootError::Mount { what: device.display().to_string(), target: NEW_ROOT.into(), source };
     fs::create_dir_all(NEW_ROOT).map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
-    mount(Some(device), NEW_ROOT, Some("ext4"), MsFlags::empty(), None::<&str>).map_err(failed)
+    let mounted = |flags| mount(Some(device), NEW_ROOT, Some("ext4"), flags, None::<&str>);
+    match mounted(MsFlags::empty()) {
+        // Its file system says that it is to be read alone (mke2fs(8), feature `read-only`), or has features that this
+        // kernel can only read.
+        Err(Errno::EROFS) => {
+            eprintln!("envd: the root file system is read-only");
+            mounted(MsFlags::MS_RDONLY).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
 }
 
 /// Makes the file system as large as its disk, which may be larger than the image that it came from. The kernel does

@@ -6,6 +6,7 @@
 //! gone, and so is the guest.
 
 mod descriptor;
+mod environment;
 mod events;
 mod input;
 mod lifetime;

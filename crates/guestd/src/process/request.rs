@@ -1,19 +1,17 @@
 //! From a `StartRequest` to a program: checks every field, and puts environment and directory together.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use connectrpc::ConnectError;
 use guest_rpc::process::{PTY, ProcessConfig, StartRequest};
 
+use super::environment;
 use super::spawn::Program;
 use super::terminal::Size;
 use crate::as_user::as_user;
 use crate::settings::Settings;
 use crate::user::User;
-
-/// Where the agent has no PATH of its own: as PID 1.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Puts the program together. Blocks: the directory may be on any file system.
 ///
@@ -51,15 +49,14 @@ fn directory(config: &ProcessConfig, user: &User, settings: &Settings) -> Result
     }
 }
 
-/// The later wins: the agent's PATH, the user, which sandbox this is, what the host gave, what the request gives.
+/// The later wins: the image, the user, which sandbox this is, what the host gave, what the request gives.
 fn environment(
     config: &ProcessConfig,
     user: &User,
     settings: &Settings,
 ) -> Result<BTreeMap<String, String>, ConnectError> {
-    let path = std::env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.to_owned());
-    let mut envs = BTreeMap::from([
-        ("PATH".to_owned(), path),
+    let mut envs = environment::of_image(Path::new("/"), user.uid);
+    envs.extend([
         ("HOME".to_owned(), user.home.to_string_lossy().into_owned()),
         ("USER".to_owned(), user.name.clone()),
         ("LOGNAME".to_owned(), user.name.clone()),
