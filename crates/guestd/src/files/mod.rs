@@ -29,6 +29,7 @@ mod form;
 mod metadata;
 mod pack;
 mod range;
+mod sparse;
 mod target;
 mod unpack;
 mod upload;

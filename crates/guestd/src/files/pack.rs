@@ -1,11 +1,12 @@
 //! `GET /files?archive=tar`: a directory as a tar archive, made while it is sent.
 //!
 //! Entries are named relative to the directory, in order of their names; files, directories and symbolic links with
-//! mode, owner and time; sockets, pipes and devices are passed over. Before the answer begins everything is
+//! mode, owner and time, files with large holes in the sparse form of GNU tar; sockets, pipes and devices are passed over. Before the answer begins everything is
 //! opened once, so what the user may not read is a clear 403; what goes wrong later breaks the transfer off.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
@@ -22,6 +23,9 @@ use crate::filesystem::error::{FileError, Kind};
 use crate::filesystem::operations::absent;
 use crate::http::error::HttpError;
 use crate::user::User;
+
+/// Bytes that a file must take less than its length to be sent in the sparse form.
+const HOLES: u64 = 64 << 10;
 
 /// Pieces between the thread that reads and the connection.
 const DEPTH: usize = 3;
@@ -134,16 +138,33 @@ fn append_file(
     path: &Path,
     relative: &Path,
 ) -> io::Result<()> {
-    let (file, metadata) = match open_plain(path) {
+    let (mut file, metadata) = match open_plain(path) {
         Err(e) if e.kind == Kind::NotFound => return Ok(()),
         other => other.map_err(io::Error::other)?,
     };
+    if has_holes(&file, &metadata) {
+        archive.append_file(relative, &mut file)?;
+        // The builder does not look; what it sent then is no archive.
+        return if file.metadata()?.len() < metadata.len() { Err(became_shorter(path)) } else { Ok(()) };
+    }
     header.set_metadata(&metadata);
     // The header alone: the content goes past the builder, which would copy it in small pieces.
     archive.append_data(&mut header, relative, io::empty())?;
     archive.get_mut().copy(&file, metadata.len(), path)?;
     let rest = metadata.len() % 512;
     archive.get_mut().write_all(&[0; 512][..(512 - rest as usize) % 512])
+}
+
+/// Whether it is worth the sparse form. Some file systems keep what is small in the inode, and say that it takes no block.
+fn has_holes(file: &File, metadata: &Metadata) -> bool {
+    if metadata.len().saturating_sub(metadata.blocks() * 512) < HOLES {
+        return false;
+    }
+    metadata.blocks() > 0 || rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0)).is_err()
+}
+
+fn became_shorter(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("'{}' became shorter meanwhile", path.display()))
 }
 
 /// Collects bytes to pieces of [`CHUNK`] and hands them to the connection; blocks while it is busy.
@@ -168,10 +189,7 @@ impl Outlet {
             }
             let before = self.buffer.len();
             match rustix::io::read(file, rustix::buffer::spare_capacity(&mut self.buffer)) {
-                Ok(0) => {
-                    let message = format!("'{}' became shorter meanwhile", path.display());
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
-                }
+                Ok(0) => return Err(became_shorter(path)),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
                 Ok(_) => {

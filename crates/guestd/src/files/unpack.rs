@@ -3,14 +3,15 @@
 //! The archive is hostile: a name that is absolute or has `..` is refused, and every directory on the way is opened
 //! with `openat2` in a way that cannot leave the directory, also not over a symbolic link that the archive itself
 //! brought. Files belong to the user and keep mode and time; devices and pipes are passed over. What is in the way
-//! of a file is replaced, unless it is a directory. If the upload breaks off, or the disk is full, the
-//! file being written is removed and what was complete before stays; so it is, too, if the process dies, except that
-//! then the last file is incomplete.
+//! of a file is replaced, unless it is a directory: a new file is written beside it and renamed over it when it is whole.
+//! Blocks of zeroes become holes. If the upload breaks off, or the disk is full, the file being written is removed, what
+//! was complete before stays, and so does what would have been replaced next; so it is, too, if the process dies, except
+//! that then the last file is incomplete.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -23,9 +24,10 @@ use tokio::sync::mpsc;
 
 use super::body::Pieces;
 use super::chunks::CHUNK;
+use super::sparse::SparseWriter;
 use crate::as_user::as_user;
 use crate::filesystem::error::FileError;
-use crate::filesystem::path::ensure_dir;
+use crate::filesystem::path::{STAGED_PREFIX, ensure_dir};
 use crate::http::error::HttpError;
 use crate::user::User;
 
@@ -35,6 +37,9 @@ const DEPTH: usize = 4;
 /// Most bytes of an archive that say nothing but what comes next, between the content of two entries: long names and
 /// the like, which are held in memory.
 const HEAD_LIMIT: u64 = 1 << 20;
+
+/// Names that are tried for a file that is to replace another: as many archives can be unpacked into a folder at once.
+const STAGED_ATTEMPTS: usize = 1024;
 
 /// Mode of directories that the archive names only as part of a path.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -201,18 +206,33 @@ impl Unpacker {
     fn file(&mut self, entry: &mut tar::Entry<'_, Inlet>, path: &Path, name: &Path) -> Result<(), FileError> {
         let mode = entry.header().mode().map_err(|e| broken(&e))? & 0o7777;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = |here: &OwnedFd| rustix::fs::openat(here, name, flags, (mode & 0o777 | 0o200).into());
-        let file = self.replacing(name, open).map_err(|e| FileError::io("write", path, &e.into()))?;
-        let mut file = File::from(file);
+        let refused = |doing: &'static str| move |e: Errno| FileError::io(doing, path, &e.into());
+        let create = |name: &Path| rustix::fs::openat(self.here(), name, flags, (mode & 0o777 | 0o200).into());
+        let (file, staged) = match create(name) {
+            Err(Errno::EXIST) => {
+                let (file, staged) = beside(create).map_err(refused("write"))?;
+                (file, Some(staged))
+            }
+            made => (made.map_err(refused("write"))?, None),
+        };
+        let made = staged.as_deref().unwrap_or(name);
+        let mut writer = SparseWriter::new(File::from(file));
         let size = entry.size();
-        let done = copy(entry, size, &mut file, &mut self.buffer, path).and_then(|()| {
-            let refused = |e: Errno| FileError::io("set mode and time of", path, &e.into());
-            rustix::fs::fchmod(&file, mode.into()).map_err(refused)?;
-            rustix::fs::futimens(&file, &modified(entry.header().mtime().unwrap_or(0))).map_err(refused)
+        let done = copy(entry, size, &mut writer, &mut self.buffer, path).and_then(|()| {
+            let file = writer.file();
+            rustix::fs::fchmod(file, mode.into()).map_err(refused("set the mode of"))?;
+            let times = modified(entry.header().mtime().unwrap_or(0));
+            rustix::fs::futimens(file, &times).map_err(refused("set the time of"))?;
+            match &staged {
+                Some(staged) => {
+                    rustix::fs::renameat(self.here(), staged, self.here(), name).map_err(refused("replace"))
+                }
+                None => Ok(()),
+            }
         });
         if done.is_err() {
             // Incomplete; the first error is the one to tell.
-            let _unremoved = rustix::fs::unlinkat(self.here(), name, AtFlags::empty());
+            let _unremoved = rustix::fs::unlinkat(self.here(), made, AtFlags::empty());
         }
         done
     }
@@ -231,7 +251,7 @@ impl Unpacker {
         made.map_err(|e| FileError::io("make the link", path, &e.into()))
     }
 
-    /// Makes something new; where something else is in the way, that goes.
+    /// Makes a link; where something else is in the way, that goes.
     fn replacing<T>(&self, name: &Path, make: impl Fn(&OwnedFd) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
         match make(self.here()) {
             Err(Errno::EXIST) => {
@@ -256,6 +276,18 @@ impl Unpacker {
         }
         Ok(())
     }
+}
+
+/// Makes a file with a name that nothing has.
+fn beside<T>(create: impl Fn(&Path) -> rustix::io::Result<T>) -> rustix::io::Result<(T, PathBuf)> {
+    for number in 0..STAGED_ATTEMPTS {
+        let name = PathBuf::from(format!("{STAGED_PREFIX}{}-{number}", std::process::id()));
+        match create(&name) {
+            Err(Errno::EXIST) => {}
+            made => return made.map(|file| (file, name)),
+        }
+    }
+    Err(Errno::EXIST)
 }
 
 /// The path without `.`; an error where it could lead outside.
@@ -287,7 +319,13 @@ fn escaped(path: &Path, error: Errno) -> FileError {
 }
 
 /// Copies all `size` bytes; an archive that ends before is broken.
-fn copy(from: &mut impl Read, size: u64, to: &mut File, buffer: &mut [u8], path: &Path) -> Result<(), FileError> {
+fn copy(
+    from: &mut impl Read,
+    size: u64,
+    to: &mut SparseWriter,
+    buffer: &mut [u8],
+    path: &Path,
+) -> Result<(), FileError> {
     let mut left = size;
     loop {
         let mut filled = 0;
@@ -301,9 +339,9 @@ fn copy(from: &mut impl Read, size: u64, to: &mut File, buffer: &mut [u8], path:
             let cut = || {
                 broken(&io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends within '{}'", path.display())))
             };
-            return if left == 0 { Ok(()) } else { Err(cut()) };
+            return if left == 0 { to.finish().map_err(|e| FileError::io("write", path, &e)) } else { Err(cut()) };
         }
-        to.write_all(&buffer[..filled]).map_err(|e| FileError::io("write", path, &e))?;
+        to.append([&buffer[..filled]]).map_err(|e| FileError::io("write", path, &e))?;
         left = left.saturating_sub(filled as u64);
     }
 }

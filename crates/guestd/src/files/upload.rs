@@ -62,7 +62,8 @@ pub async fn pour<E>(
         });
         if ended {
             let target = working.await.map_err(|e| FileError::task(&e))??;
-            return Ok(target.keep());
+            let kept = tokio::task::spawn_blocking(move || target.keep());
+            return Ok(kept.await.map_err(|e| FileError::task(&e))??);
         }
     }
 }
@@ -71,11 +72,10 @@ fn task(act: impl FnOnce() -> Result<Target, FileError> + Send + 'static) -> Joi
     tokio::task::spawn_blocking(act)
 }
 
-/// Dropping the target removes a file that was made.
+/// Dropping the target undoes what can be undone.
 fn broke_off(error: HttpError, target: Target) -> HttpError {
-    let left = if target.is_new() { "the new file was removed" } else { "the file stays as far as it was overwritten" };
-    let message = format!("'{}' after {} bytes: {error}; {left}", target.path().display(), target.written());
-    HttpError::new(error.status, message)
+    let (path, written, outcome) = (target.path().display(), target.written(), target.outcome());
+    HttpError::new(error.status, format!("'{path}' after {written} bytes: {error}; {outcome}"))
 }
 
 /// Collects pieces to one write, and says whether the body ended.

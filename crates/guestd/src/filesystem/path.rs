@@ -14,6 +14,9 @@ use crate::user::User;
 /// Longest path that the kernel takes, bytes, its final NUL included (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
 
+/// Start of the names of files that an upload or an archive writes before they replace another. Watches pass them over.
+pub const STAGED_PREFIX: &str = ".wrenn-upload-";
+
 /// Mode of directories that are made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
 

@@ -11,6 +11,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use guest_rpc::filesystem::{EventType, FilesystemEvent};
@@ -21,6 +22,7 @@ use tokio::io::unix::AsyncFd;
 use super::entry;
 use super::error::{FileError, Kind};
 use super::operations::absent;
+use super::path::STAGED_PREFIX;
 use super::tree::Tree;
 use crate::as_user::as_user;
 use crate::syscall;
@@ -61,6 +63,8 @@ pub struct Watch {
     announced: HashSet<PathBuf>,
     /// A directory that left its place, with the cookie that its arrival would carry.
     leaving: Option<(u32, PathBuf)>,
+    /// Cookie of a staged file that left its name: where it arrives, a file was written.
+    staged: Option<u32>,
     queue: VecDeque<FilesystemEvent>,
     lost: Option<&'static str>,
 }
@@ -93,6 +97,7 @@ impl Watch {
             tree: Tree::default(),
             announced: HashSet::new(),
             leaving: None,
+            staged: None,
             queue: VecDeque::new(),
             lost: None,
         };
@@ -167,6 +172,14 @@ impl Watch {
         if event.mask.contains(Mask::IN_IGNORED) {
             return self.tree.forget(event.wd);
         }
+        if let Some(name) = &event.name
+            && name.as_bytes().starts_with(STAGED_PREFIX.as_bytes())
+        {
+            if event.mask.contains(Mask::IN_MOVED_FROM) {
+                self.staged = Some(event.cookie);
+            }
+            return;
+        }
         let arrived = self.arrived(event, &dir);
         let path = match &event.name {
             Some(name) => dir.join(name),
@@ -174,7 +187,11 @@ impl Watch {
             None if !dir.as_os_str().is_empty() => return,
             None => PathBuf::from("."),
         };
-        let Some(kind) = event_type(event.mask) else { return };
+        let Some(mut kind) = event_type(event.mask) else { return };
+        if event.mask.contains(Mask::IN_MOVED_TO) && self.staged.take() == Some(event.cookie) {
+            // An upload replaced it; for those who watch, that is how files are written.
+            kind = EventType::EVENT_TYPE_WRITE;
+        }
         if event.mask.contains(Mask::IN_CREATE) && self.announced.remove(&path) {
             return;
         }

@@ -132,3 +132,41 @@ async fn archives_know_full_disks_and_permissions() {
         assert_eq!(Client::new().get(url).send().await.expect("an answer").status(), status, "{path}");
     }
 }
+
+#[tokio::test]
+async fn holes_survive_both_ways() {
+    let agent = Agent::open().await;
+    let (from, to) = (open_folder(), open_folder());
+    let file = fs::File::create(from.path().join("disk")).expect("a file");
+    file.set_len(64 << 20).expect("grows");
+    for at in [0, 10_000_000, 40_000_001] {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"data", at).expect("writes");
+    }
+    fs::File::create(from.path().join("hole")).and_then(|file| file.set_len(1 << 20)).expect("grows");
+    fs::write(from.path().join("zeroes"), vec![0; 1 << 20]).expect("writes");
+    let answer = Client::new().get(agent.at(from.path(), "&archive=tar")).send().await.expect("an answer");
+    let archive = answer.bytes().await.expect("a body").to_vec();
+    assert!(archive.len() < 4 << 20, "{} bytes for three pieces of data and a mebibyte of zeroes", archive.len());
+    assert_eq!(unpack(&agent, to.path(), "", archive).await.status(), 200);
+    for name in ["disk", "hole", "zeroes"] {
+        let copy = to.path().join(name);
+        assert!(fs::read(from.path().join(name)).expect("reads") == fs::read(&copy).expect("reads"), "{name}");
+        let blocks = fs::metadata(copy).expect("is there").blocks();
+        assert!(blocks * 512 < 1 << 19, "{name} takes {blocks} blocks");
+    }
+}
+
+#[tokio::test]
+async fn interrupted_archive_keeps_old_file() {
+    let agent = Agent::open().await;
+    let folder = open_folder();
+    fs::write(folder.path().join("old"), "kept").expect("writes");
+    let whole = entry("old", EntryType::Regular, "", &[1; 600_000]);
+    let answer = unpack(&agent, folder.path(), "", whole[..300_000].to_vec()).await;
+    assert_eq!(answer.status(), 400);
+    assert_eq!(fs::read_to_string(folder.path().join("old")).expect("is there"), "kept");
+    assert_eq!(fs::read_dir(folder.path()).expect("is there").count(), 1);
+    assert_eq!(unpack(&agent, folder.path(), "", closed(&[whole])).await.status(), 200);
+    assert_eq!(fs::read(folder.path().join("old")).expect("is there").len(), 600_000);
+    assert_eq!(fs::read_dir(folder.path()).expect("is there").count(), 1);
+}

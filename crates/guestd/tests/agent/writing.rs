@@ -4,7 +4,6 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use guest_rpc::http::ErrorBody;
 use reqwest::{Body, Client, Response};
@@ -136,13 +135,118 @@ async fn an_upload_that_breaks_off_leaves_no_new_file() {
     let new = folder.path().join("new");
     break_off(&agent, &new, || new.exists()).await;
     eventually("the new file is removed again", async || !new.exists()).await;
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder").flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn interrupted_upload_keeps_old_content() {
+    let agent = Agent::open().await;
+    let folder = open_folder();
     let old = folder.path().join("old");
-    fs::write(&old, "o".repeat(900_000)).expect("writes");
-    let begun = || fs::metadata(&old).is_ok_and(|there| there.len() < 900_000);
-    break_off(&agent, &old, begun).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let left = fs::read(&old).expect("stays");
-    assert!(left.len() <= 500_000 && left.iter().all(|byte| *byte == b'n'), "as far as it was overwritten");
+    for links in [1, 2] {
+        fs::write(&old, "o".repeat(900_000)).expect("writes");
+        break_off(&agent, &old, || names(folder.path()).len() == links + 1).await;
+        eventually("the staged file is gone", async || names(folder.path()).len() == links).await;
+        assert!(fs::read(&old).expect("stays") == "o".repeat(900_000).as_bytes(), "with {links} names");
+        if links == 1 {
+            fs::hard_link(&old, folder.path().join("other")).expect("a link");
+        }
+    }
+}
+
+#[tokio::test]
+async fn replaced_file_keeps_mode_attributes_and_readers() {
+    let agent = Agent::open().await;
+    // Where the build is there is a disk; what /tmp is nobody knows.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+    let path = folder.path().join("a");
+    fs::write(&path, "something long").expect("writes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).expect("chmod");
+    rustix::fs::setxattr(&path, "user.color", b"red", rustix::fs::XattrFlags::empty()).expect("an attribute");
+    let mut reader = fs::File::open(&path).expect("opens");
+    agent.put(&path, "short").await;
+    assert_eq!(fs::metadata(&path).expect("is there").mode() & 0o7777, 0o750);
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(&path, "user.color", &mut value[..]).expect("is kept");
+    assert_eq!(&value[..length], b"red");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut text).expect("reads");
+    assert_eq!((text.as_str(), names(folder.path())), ("something long", vec!["a".to_owned()]));
+    // A running program is replaced, too: its file could not be written.
+    fs::copy("/bin/sleep", &path).expect("copies");
+    let mut running = std::process::Command::new(&path).arg("60").spawn().expect("starts");
+    agent.put(&path, "new").await;
+    running.kill().and_then(|()| running.wait()).expect("ends");
+    assert_eq!(fs::read_to_string(&path).expect("is there"), "new");
+}
+
+#[tokio::test]
+async fn file_of_others_stays_theirs() {
+    let agent = Agent::open().await;
+    let folder = open_folder();
+    let sticky = folder.path().join("sticky");
+    let closed = folder.path().join("closed");
+    for (dir, mode) in [(&sticky, 0o1777), (&closed, 0o755)] {
+        fs::create_dir(dir).expect("a folder");
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("chmod");
+        let path = dir.join("a");
+        fs::write(&path, "something long").expect("writes");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("chmod");
+        let before = fs::metadata(&path).expect("is there");
+        assert_eq!(post(&agent, &path, "&username=nobody", OCTETS, "short").await.status(), 200);
+        let after = fs::metadata(&path).expect("is there");
+        assert_eq!((after.ino(), after.uid(), after.mode()), (before.ino(), 0, before.mode()), "{}", dir.display());
+        assert_eq!((fs::read_to_string(&path).expect("reads"), names(dir)), ("short".into(), vec!["a".into()]));
+    }
+}
+
+#[tokio::test]
+async fn full_disk_keeps_old_content() {
+    let agent = Agent::open().await;
+    let disk = Disk::of(512);
+    let path = disk.path().join("old");
+    fs::write(&path, vec![7; 300_000]).expect("writes");
+    let message = refused(post(&agent, &path, "", OCTETS, vec![1; 400_000]).await, 507).await;
+    assert!(message.contains("old content stays"), "{message}");
+    assert!(fs::read(&path).expect("stays") == vec![7; 300_000]);
+    assert_eq!(names(disk.path()), ["old"]);
+    fs::hard_link(&path, disk.path().join("other")).expect("a link");
+    refused(post(&agent, &path, "", OCTETS, vec![1; 400_000]).await, 507).await;
+    assert!(fs::read(&path).expect("stays") == vec![7; 300_000]);
+}
+
+#[tokio::test]
+async fn zeroes_become_holes() {
+    let agent = Agent::open().await;
+    let folder = open_folder();
+    let path = folder.path().join("sparse");
+    let mut content = vec![0; 32 << 20];
+    content[5_000_000..5_000_100].fill(1);
+    for _ in 0..2 {
+        agent.put(&path, content.clone()).await;
+        let found = fs::metadata(&path).expect("is there");
+        assert!(found.blocks() * 512 < 1 << 20, "{} blocks", found.blocks());
+        assert!(fs::read(&path).expect("reads") == content);
+    }
+}
+
+#[tokio::test]
+async fn dangling_link_gets_what_it_leads_to() {
+    let agent = Agent::open().await;
+    let folder = open_folder();
+    let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+    std::os::unix::fs::symlink("target", &link).expect("a link");
+    break_off(&agent, &link, || target.exists()).await;
+    eventually("the target is removed again", async || !target.exists()).await;
+    agent.put(&link, "through").await;
+    assert!(link.is_symlink());
+    assert_eq!(fs::read_to_string(&target).expect("is there"), "through");
 }
 
 #[tokio::test]
