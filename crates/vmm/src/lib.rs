@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
+mod budget;
 mod console;
 mod cpu;
 mod diff;
@@ -123,6 +124,9 @@ pub enum Error {
     Timeout { command: String, seconds: u64 },
     #[error("the VMM refused {command}: {reason}")]
     Refused { command: String, reason: String },
+    /// The VMM has been taken over by its guest, or is none.
+    #[error("{program} was ended, since it {violation}")]
+    Hostile { program: &'static str, violation: String },
     #[error("cannot make the VMM's jail")]
     Jail(#[source] std::io::Error),
     #[error("the VM has ended")]

@@ -1,29 +1,35 @@
 //! One QMP connection: commands with a deadline, and the events that matter.
 //!
-//! QEMU serves one client at a time and waits for the next when one hangs up, so a lost connection is simply
-//! made again. A command is never abandoned half-way, which would confuse the answers of later ones: one that
-//! passes its deadline closes the connection.
+//! One task owns the socket. It sends the commands, each with an id that no other of this or an earlier connection has,
+//! and gives each answer to whoever waits for that id: what comes late, twice, or to somebody who has hung up is passed
+//! over. QEMU serves one client at a time and waits for the next when one hangs up, so a lost connection is simply made
+//! again. What QEMU may send has bounds ([`wire`]).
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::StreamExt;
 use linux::process::Process;
-use qapi::ExecuteError;
-use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
-use qapi::qmp::{Event, QmpCommand, ShutdownCause, query_version};
-use tokio::io::{ReadHalf, WriteHalf};
+use qapi::qmp::{Event, QapiCapabilities, QmpCommand, ShutdownCause, qmp_capabilities};
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::files::short;
 use crate::jail::RUN;
 use crate::{Error, Result};
 
 use super::args::QMP_SOCKET;
+use wire::Lines;
+pub(super) use wire::QmpError;
+
+mod wire;
 
 /// Time for commands that QEMU does at once; long, since an overloaded host is no reason to fail.
 pub(super) const PROMPT: Duration = Duration::from_secs(30);
@@ -31,33 +37,57 @@ pub(super) const PROMPT: Duration = Duration::from_secs(30);
 /// Time for the greeting of a QEMU that has accepted the connection.
 const GREETING: Duration = Duration::from_secs(10);
 
-type Service = QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
-type Events = QapiEvents<QmpStreamTokio<ReadHalf<UnixStream>>>;
+/// Messages before the answer of the handshake that are passed over: events, and answers to an earlier client.
+const BEFORE_ANSWER: usize = 1000;
 
-#[derive(Clone)]
+/// Commands that wait to be sent.
+const QUEUE: usize = 16;
+
+/// The handle on a connection, which lasts as long as one of them.
+#[derive(Debug, Clone)]
 pub(super) struct Qmp {
-    service: Arc<Service>,
-    reader: Arc<Reader>,
+    requests: mpsc::Sender<Request>,
     version: Arc<str>,
 }
 
-impl std::fmt::Debug for Qmp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Qmp").finish_non_exhaustive()
+/// A command on its way, as JSON, and who waits for the answer.
+#[derive(Debug)]
+struct Request {
+    id: u64,
+    text: String,
+    answer: oneshot::Sender<String>,
+}
+
+/// What comes unasked.
+#[derive(Debug)]
+pub(super) struct Shutdowns {
+    causes: mpsc::Receiver<ShutdownCause>,
+    connection: JoinHandle<QmpError>,
+}
+
+impl Shutdowns {
+    /// Returns the cause of the next shutdown.
+    ///
+    /// # Errors
+    /// Why the connection is at its end.
+    pub(super) async fn next_cause(&mut self) -> Result<ShutdownCause, QmpError> {
+        match self.causes.recv().await {
+            Some(cause) => Ok(cause),
+            None => Err((&mut self.connection).await.unwrap_or_else(|failed| QmpError::Lost(io::Error::other(failed)))),
+        }
+    }
+
+    /// Returns the cause of a shutdown that has been reported already.
+    pub(super) fn try_next_cause(&mut self) -> Option<ShutdownCause> {
+        self.causes.try_recv().ok()
     }
 }
 
-/// The task that reads answers and events; it holds half of the socket.
-struct Reader(AbortHandle);
-
-impl Drop for Reader {
+impl Drop for Shutdowns {
     fn drop(&mut self) {
-        self.0.abort();
+        self.connection.abort();
     }
 }
-
-/// Causes of shutdowns, in order; ends when the connection is lost.
-pub(super) type Shutdowns = mpsc::Receiver<ShutdownCause>;
 
 /// Who has spoken to a QEMU before us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,28 +99,23 @@ pub(super) enum Before {
 impl Qmp {
     /// Connects to the QEMU of the VM in `dir`, and to no other: it could have put another's socket in place of its
     /// own.
-    pub(super) async fn connect(dir: &Path, process: &Process, before: Before) -> io::Result<(Self, Shutdowns)> {
+    pub(super) async fn connect(dir: &Path, process: &Process) -> Result<(Self, Shutdowns), QmpError> {
         let handshake = async {
             let socket = UnixStream::connect(short(&dir.join(RUN))?.path(QMP_SOCKET)).await?;
             if socket.peer_cred()?.pid() != i32::try_from(process.pid()).ok() {
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else answers on the QMP socket"));
+                let stranger = io::Error::new(io::ErrorKind::PermissionDenied, "another process answers on it");
+                return Err(QmpError::Lost(stranger));
             }
-            let greeted = QmpStreamTokio::open(socket).await?;
-            let found = &greeted.capabilities.QMP.version.qemu;
-            let version = format!("{}.{}.{}", found.major, found.minor, found.micro);
-            Ok((greeted.negotiate().await?, version))
+            let (mut lines, mut write) = wire::split(socket);
+            let version = negotiate(&mut lines, &mut write).await?;
+            Ok((lines, write, version))
         };
-        let (stream, version) = tokio::time::timeout(GREETING, handshake).await??;
-        let (service, events) = stream.into_parts();
-        let (sender, receiver) = mpsc::channel(8);
-        let reader = tokio::spawn(read(events, sender)).abort_handle();
-        let qmp = Self { service: Arc::new(service), reader: Arc::new(Reader(reader)), version: version.into() };
-        if before == Before::Somebody {
-            // QEMU may still answer somebody who has hung up, and that would be taken for the answer to the next command,
-            // and so on: only who gets the answer to what was asked last has a connection of use.
-            qmp.execute(query_version {}, GREETING).await.map_err(io::Error::other)?;
-        }
-        Ok((qmp, receiver))
+        let elapsed = |_| QmpError::Lost(io::ErrorKind::TimedOut.into());
+        let (lines, write, version) = tokio::time::timeout(GREETING, handshake).await.map_err(elapsed)??;
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let (sender, causes) = mpsc::channel(QUEUE);
+        let connection = tokio::spawn(serve(lines, write, queue, sender));
+        Ok((Self { requests, version: version.into() }, Shutdowns { causes, connection }))
     }
 
     /// QEMU's version, such as `7.2.22`.
@@ -104,35 +129,126 @@ impl Qmp {
         C: QmpCommand + 'static,
         C::Ok: Send + 'static,
     {
-        let answer = tokio::spawn(self.service.execute(command));
-        match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(ExecuteError::Qapi(error)))) => {
-                Err(Error::Refused { command: C::NAME.into(), reason: error.desc })
+        let refused = |reason: String| Error::Refused { command: C::NAME.into(), reason };
+        let (answer, answered) = oneshot::channel();
+        let id = next_id();
+        let text = line(&command, id).map_err(|error| refused(error.to_string()))?;
+        let exchange = async {
+            self.requests.send(Request { id, text, answer }).await.ok()?;
+            answered.await.ok()
+        };
+        let elapsed = |_| Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() };
+        let text = tokio::time::timeout(limit, exchange).await.map_err(elapsed)?;
+        let text = text.ok_or_else(|| refused("the connection broke".to_owned()))?;
+        parse(&text).map_err(refused)
+    }
+}
+
+/// Reads the greeting and leaves the mode in which QEMU takes no commands; QEMU's version.
+async fn negotiate(lines: &mut Lines, write: &mut OwnedWriteHalf) -> Result<String, QmpError> {
+    let greeting = lines.next_message().await?;
+    let wrong = |what: &str| QmpError::Violation(format!("{what} at the beginning of a QMP connection"));
+    if greeting.head.greeting.is_none() {
+        return Err(wrong("sent no greeting"));
+    }
+    let greeting: QapiCapabilities =
+        serde_json::from_str(&greeting.line).map_err(|error| wrong(&format!("sent a wrong greeting ({error})")))?;
+    let id = next_id();
+    write.write_all(line(&qmp_capabilities { enable: None }, id)?.as_bytes()).await?;
+    for _ in 0..BEFORE_ANSWER {
+        let message = lines.next_message().await?;
+        if message.head.id == Some(id) {
+            let answer: Result<qapi::Empty, String> = parse(&message.line);
+            answer.map_err(|reason| wrong(&format!("refused a command ({reason})")))?;
+            let version = greeting.QMP.version.qemu;
+            return Ok(format!("{}.{}.{}", version.major, version.minor, version.micro));
+        }
+    }
+    Err(wrong("does not answer but sends other messages"))
+}
+
+/// Carries commands and answers until the connection is at its end, or nobody uses it any more.
+async fn serve(
+    mut lines: Lines,
+    mut write: OwnedWriteHalf,
+    mut requests: mpsc::Receiver<Request>,
+    shutdowns: mpsc::Sender<ShutdownCause>,
+) -> QmpError {
+    let mut waiting: HashMap<u64, oneshot::Sender<String>> = HashMap::new();
+    loop {
+        let message = tokio::select! {
+            request = requests.recv() => {
+                let Some(request) = request else { return QmpError::Lost(io::ErrorKind::NotConnected.into()) };
+                // Those that have passed their deadline.
+                waiting.retain(|_, answer| !answer.is_closed());
+                waiting.insert(request.id, request.answer);
+                if let Err(error) = write.write_all(request.text.as_bytes()).await {
+                    return error.into();
+                }
+                continue;
             }
-            Ok(Ok(Err(ExecuteError::Io(error)))) => {
-                Err(Error::Refused { command: C::NAME.into(), reason: format!("the connection broke: {error}") })
+            message = lines.next_message() => message,
+        };
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => return error,
+        };
+        if message.head.event.as_deref() == Some("SHUTDOWN") {
+            match serde_json::from_str(&message.line) {
+                // More of them than there is room for say nothing new.
+                Ok(Event::SHUTDOWN { data, .. }) => drop(shutdowns.try_send(data.reason)),
+                _ => return QmpError::Violation("sent a SHUTDOWN event that is none".to_owned()),
             }
-            Ok(Err(failed)) => Err(Error::Refused { command: C::NAME.into(), reason: failed.to_string() }),
-            Err(_elapsed) => {
-                self.reader.0.abort();
-                Err(Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() })
-            }
+        } else if let Some(answer) = message.head.id.and_then(|id| waiting.remove(&id)) {
+            let _ = answer.send(message.line);
         }
     }
 }
 
-async fn read(mut events: Events, sender: mpsc::Sender<ShutdownCause>) {
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::SHUTDOWN { data, .. }) => {
-                if sender.send(data.reason).await.is_err() {
-                    return;
-                }
-            }
-            Ok(_) => {}
-            // An event that this version of the library does not know ends the connection; it is made again.
-            Err(error) => tracing::debug!(%error, "unreadable QMP message"),
-        }
+/// A number for a command. QEMU may still answer what an earlier run of this program asked, so it begins with the time.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    if NEXT.load(Ordering::Relaxed) == 0 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        // Whoever is first sets it; QEMU's JSON knows signed numbers only.
+        let first = u64::try_from(now).unwrap_or_default() & (u64::MAX >> 2) | 1;
+        let _ = NEXT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn line<C: QmpCommand>(command: &C, id: u64) -> io::Result<String> {
+    let mut line = serde_json::to_string(&qapi::Execute::with_id(command, id))?;
+    line.push('\n');
+    Ok(line)
+}
+
+/// What a command returned, or the words with which it was refused.
+fn parse<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Returned<T> {
+        #[serde(rename = "return")]
+        value: T,
+    }
+    #[derive(Deserialize)]
+    struct Failed {
+        error: Fault,
+    }
+    #[derive(Deserialize)]
+    struct Fault {
+        desc: String,
+    }
+    match serde_json::from_str::<Failed>(line) {
+        Ok(failed) => Err(crate::console::printable(failed.error.desc.as_bytes(), REASON_LIMIT)),
+        Err(_) => match serde_json::from_str::<Returned<T>>(line) {
+            Ok(returned) => Ok(returned.value),
+            Err(error) => Err(format!("its answer is not what was expected: {error}")),
+        },
     }
 }
+
+/// Characters of a refusal that are handed on.
+const REASON_LIMIT: usize = 400;
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 //!             SHUTDOWN event, or found in state `shutdown`
 //!  watching ───────────────────────────────→ read the console, kill QEMU ──→ exited
 //!     │ ↺ connection lost: connect again                                       ↑
-//!     └──────────────────────── process ended by itself ────────────────────────┘
+//!     ├──────────────────────── process ended by itself ────────────────────────┤
+//!     └── QEMU sends what QEMU does not send, or too much of it ─→ kill QEMU ────┘
 //! ```
 //! The task owns the decision about [`Exit`]; everybody else reads it. If this program dies, the state is
 //! still in QEMU, which waits to be asked.
@@ -28,7 +29,7 @@ use crate::watcher::Watcher;
 use crate::{Error, Exit, Result, Then, Vm};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
-use super::qmp::{Before, PROMPT, Qmp, Shutdowns};
+use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns};
 use super::start::Started;
 use super::{Record, last_words, snapshot};
 
@@ -147,8 +148,18 @@ impl Shared {
     async fn watch(&self, mut shutdowns: Shutdowns, before: Before) -> Exit {
         tokio::select! {
             ended = ended(&self.process) => self.died(ended),
-            cause = self.guest_end(&mut shutdowns, before) => self.finish(cause).await,
+            end = self.guest_end(&mut shutdowns, before) => match end {
+                Ok(cause) => self.finish(cause).await,
+                Err(violation) => self.end_hostile(&violation).await,
+            },
         }
+    }
+
+    /// Ends a QEMU that has been taken over, or is none.
+    async fn end_hostile(&self, violation: &str) -> Exit {
+        tracing::warn!(pid = self.process.pid(), dir = %self.dir.display(), "QEMU is ended, since it {violation}");
+        self.end_process().await;
+        Exit::Vmm(format!("QEMU was ended, since it {violation}"))
     }
 
     fn died(&self, ended: std::io::Result<Ended>) -> Exit {
@@ -160,28 +171,36 @@ impl Shared {
     }
 
     /// Returns when the guest has come to its end; with the cause, if QEMU told us.
-    async fn guest_end(&self, shutdowns: &mut Shutdowns, mut before: Before) -> Option<ShutdownCause> {
+    ///
+    /// # Errors
+    /// What QEMU did that no QEMU does.
+    async fn guest_end(&self, shutdowns: &mut Shutdowns, mut before: Before) -> Result<Option<ShutdownCause>, String> {
         loop {
             // The event goes only to who is connected, so a guest is asked that may have ended before.
             let may_have_ended = before == Before::Somebody;
             if may_have_ended && self.state().await.is_ok_and(|state| state == RunState::shutdown) {
-                return shutdowns.try_recv().ok();
+                return Ok(shutdowns.try_next_cause());
             }
             before = Before::Somebody;
-            if let Some(cause) = shutdowns.recv().await {
-                return Some(cause);
+            match shutdowns.next_cause().await {
+                Ok(cause) => return Ok(Some(cause)),
+                Err(QmpError::Violation(violation)) => return Err(violation),
+                Err(QmpError::Lost(error)) => {
+                    tracing::debug!(%error, dir = %self.dir.display(), "the QMP connection broke");
+                }
             }
             self.link.send_replace(Link::Down);
-            let (qmp, events) = self.connect_again().await;
+            let (qmp, events) = self.connect_again().await?;
             *shutdowns = events;
             self.link.send_replace(Link::Up(qmp));
         }
     }
 
-    async fn connect_again(&self) -> (Qmp, Shutdowns) {
+    async fn connect_again(&self) -> Result<(Qmp, Shutdowns), String> {
         loop {
-            match Qmp::connect(&self.dir, &self.process, Before::Somebody).await {
-                Ok(connected) => return connected,
+            match Qmp::connect(&self.dir, &self.process).await {
+                Ok(connected) => return Ok(connected),
+                Err(QmpError::Violation(violation)) => return Err(violation),
                 Err(error) => tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer"),
             }
             tokio::time::sleep(RECONNECT).await;
@@ -192,13 +211,17 @@ impl Shared {
         if let Err(error) = self.drain(LAST_READ).await {
             tracing::debug!(%error, "the console of a guest that ended cannot be read");
         }
+        self.end_process().await;
+        self.explain(cause, &mut *self.console.lock().await)
+    }
+
+    async fn end_process(&self) {
         if let Err(error) = self.process.kill() {
             tracing::warn!(%error, pid = self.process.pid(), "QEMU cannot be ended");
         }
         if let Err(error) = ended(&self.process).await {
             tracing::warn!(%error, pid = self.process.pid(), "the end of QEMU cannot be watched");
         }
-        self.explain(cause, &mut *self.console.lock().await)
     }
 
     fn explain(&self, cause: Option<ShutdownCause>, console: &mut Console) -> Exit {

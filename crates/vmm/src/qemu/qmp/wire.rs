@@ -1,0 +1,183 @@
+//! What a QEMU may send over QMP: lines of JSON, within bounds.
+//!
+//! A QEMU that was taken over by its guest sends what it likes, for as long as it likes. So a line is never longer than
+//! [`LINE_LIMIT`], which is also the most that is kept of a line without an end, and messages and bytes have budgets in
+//! time. A QEMU that is over one of them, or speaks no QMP, is refused for good ([`QmpError::Violation`]); whoever owns
+//! the VM ends it.
+
+use std::io;
+
+use futures::StreamExt;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+
+use crate::budget::Budget;
+
+/// Longest line, bytes. The longest that is asked for is what is in the ring of the console, 88 KiB as base64.
+const LINE_LIMIT: usize = 1 << 20;
+
+/// Messages a second, and at once. QEMU sends a handful of events in the life of a VM; a guest whose disk is full on the
+/// host makes it send one for each failed request.
+const MESSAGE_RATE: u64 = 5_000;
+const MESSAGE_BURST: u64 = 50_000;
+
+/// Bytes a second, and at once. A guest that prints as fast as it can makes 1.5 MB/s of answers.
+const BYTE_RATE: u64 = 8 << 20;
+const BYTE_BURST: u64 = 64 << 20;
+
+/// Why a connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::qemu) enum QmpError {
+    /// It can be made again.
+    #[error("the connection broke: {0}")]
+    Lost(#[from] io::Error),
+    /// This QEMU is not what it was, or never was one: what it did, to follow "it".
+    #[error("it {0}")]
+    Violation(String),
+}
+
+/// Reads messages within the bounds.
+#[derive(Debug)]
+pub(super) struct Lines {
+    lines: FramedRead<OwnedReadHalf, LinesCodec>,
+    messages: Budget,
+    bytes: Budget,
+}
+
+/// One line, with what tells its kind.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) head: Head,
+    pub(super) line: String,
+}
+
+/// What all kinds of messages have between them.
+#[derive(Debug, Deserialize)]
+pub(super) struct Head {
+    /// Of an answer: that of the command.
+    #[serde(default)]
+    pub(super) id: Option<u64>,
+    #[serde(default)]
+    pub(super) event: Option<String>,
+    /// Of the greeting.
+    #[serde(default, rename = "QMP")]
+    pub(super) greeting: Option<IgnoredAny>,
+}
+
+/// Both directions of a connection.
+pub(super) fn split(socket: UnixStream) -> (Lines, OwnedWriteHalf) {
+    let (read, write) = socket.into_split();
+    let lines = FramedRead::new(read, LinesCodec::new_with_max_length(LINE_LIMIT));
+    let messages = Budget::new(MESSAGE_RATE, MESSAGE_BURST);
+    (Lines { lines, messages, bytes: Budget::new(BYTE_RATE, BYTE_BURST) }, write)
+}
+
+impl Lines {
+    /// Returns the next message. Can be dropped at any time without losing one.
+    ///
+    /// # Errors
+    /// [`QmpError::Lost`] at the end of the connection.
+    pub(super) async fn next_message(&mut self) -> Result<Message, QmpError> {
+        let line = match self.lines.next().await {
+            Some(Ok(line)) => line,
+            Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
+                return Err(violation(format!("sent a QMP line of more than {LINE_LIMIT} bytes")));
+            }
+            // Lines that are no UTF-8 come as this, too.
+            Some(Err(LinesCodecError::Io(error))) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(violation("sent a QMP line that is no text".to_owned()));
+            }
+            Some(Err(LinesCodecError::Io(error))) => return Err(QmpError::Lost(error)),
+            None => return Err(QmpError::Lost(io::ErrorKind::UnexpectedEof.into())),
+        };
+        if !self.messages.spend(1) {
+            return Err(violation(format!("sent more than {MESSAGE_RATE} QMP messages a second for a while")));
+        }
+        if !self.bytes.spend(line.len() as u64) {
+            return Err(violation(format!("sent more than {BYTE_RATE} bytes of QMP a second for a while")));
+        }
+        match serde_json::from_str(&line) {
+            Ok(head) => Ok(Message { head, line }),
+            Err(error) => Err(violation(format!("sent a line that is no QMP message ({error})"))),
+        }
+    }
+}
+
+fn violation(what: String) -> QmpError {
+    QmpError::Violation(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// What comes of bytes that are sent until nobody reads them any more; never more messages than are read here.
+    async fn read_all(content: &[u8], repeat: usize) -> (usize, QmpError) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut lines, write) = split(ours);
+        let content = content.to_owned();
+        let sender = tokio::spawn(async move {
+            for _ in 0..repeat {
+                if theirs.write_all(&content).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut messages = 0;
+        let error = loop {
+            match lines.next_message().await {
+                Ok(_) => messages += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(lines.lines.read_buffer().capacity() <= 4 * LINE_LIMIT, "kept: {}", lines.lines.read_buffer().len());
+        drop((lines, write));
+        sender.await.unwrap();
+        (messages, error)
+    }
+
+    fn is_violation(error: &QmpError, words: &str) -> bool {
+        matches!(error, QmpError::Violation(text) if text.contains(words))
+    }
+
+    #[tokio::test]
+    async fn line_without_end_is_violation() {
+        let (messages, error) = read_all(&[b'x'; 64 << 10], usize::MAX).await;
+        assert!(messages == 0 && is_violation(&error, "line of more than"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn flood_of_events_is_violation() {
+        let event = b"{\"event\": \"NIC_RX_FILTER_CHANGED\", \"data\": {}, \"timestamp\": {\"seconds\": 1}}\r\n";
+        let (messages, error) = read_all(event, usize::MAX).await;
+        let most = usize::try_from(MESSAGE_BURST).unwrap();
+        assert!(messages >= most && is_violation(&error, "messages a second"), "{messages}: {error}");
+    }
+
+    #[tokio::test]
+    async fn flood_of_long_lines_is_violation() {
+        let line = [b"{\"a\": \"", vec![b'x'; LINE_LIMIT - 100].as_slice(), b"\"}\n"].concat();
+        let (_, error) = read_all(&line, usize::MAX).await;
+        assert!(is_violation(&error, "bytes of QMP a second"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_is_violation() {
+        for wrong in ["hello", "{\"id\": \"x\"}", "{\"id\": -1}", "[", "7", "{\"event\": {}}"] {
+            let (_, error) = read_all(format!("{wrong}\n").as_bytes(), 1).await;
+            assert!(is_violation(&error, "no QMP message"), "{wrong}: {error}");
+        }
+        let (_, error) = read_all(b"\xff\xfe\n", 1).await;
+        assert!(is_violation(&error, "no text"), "{error}");
+        // Deep nesting costs no stack.
+        let (messages, error) = read_all(&["{\"a\": ", &"[".repeat(100_000), "\n"].concat().into_bytes(), 1).await;
+        assert!(messages == 0 && is_violation(&error, "no QMP message"), "{error}");
+        let (messages, error) = read_all(b"{\"return\": {}, \"id\": 7}\n", 1).await;
+        assert!(messages == 1 && matches!(error, QmpError::Lost(_)), "{error}");
+    }
+}
