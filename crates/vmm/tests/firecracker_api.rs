@@ -137,7 +137,7 @@ async fn mistakes_come_with_firecrackers_words() {
         snapshot_path: "state".into(),
         mem_file_path: "memory".into(),
     };
-    assert!(reason(client.create_snapshot(&snapshot).await).contains("not supported"));
+    assert!(reason(client.create_snapshot(&snapshot, 0).await).contains("not supported"));
     assert!(!reason(client.balloon_statistics().await).is_empty());
 }
 
@@ -151,7 +151,7 @@ async fn a_snapshot_that_is_none_is_refused_and_a_firecracker_that_is_gone_is_no
         resume_vm: false,
         network_overrides: vec![],
     };
-    assert!(reason(firecracker.client.load_snapshot(&load).await).contains("snapshot"));
+    assert!(reason(firecracker.client.load_snapshot(&load, 0).await).contains("snapshot"));
     // It ends after that, by itself.
     assert!(firecracker.process.wait(Duration::from_secs(10)).unwrap().is_some());
     assert!(matches!(firecracker.client.instance().await, Err(Error::Io { .. })));

@@ -1,11 +1,15 @@
 //! HTTP over the Unix socket of one Firecracker.
 //!
 //! Each request has a connection of its own: there are few, and a Firecracker that died is noticed by a connection that
-//! breaks. No request has a deadline, since writing the memory of a large guest takes its time; who sends one and
-//! does not want to wait stops waiting. Firecracker does one request after the other.
+//! breaks. Firecracker does one request after the other.
+//!
+//! A Firecracker that was taken over by its guest answers what it likes, or nothing. So every request has a deadline
+//! ([`PROMPT`], and time for the bytes of those that write or read a guest's memory), and no more than [`BYTES_LIMIT`] of
+//! all that comes back is read, whatever it is: interim answers, headers, body.
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -14,8 +18,10 @@ use hyper_util::rt::TokioIo;
 use linux::process::Process;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
+use crate::console::printable;
 use crate::files::short;
 use crate::{Error, Result};
 
@@ -27,8 +33,25 @@ use super::api::{
 /// Name of the socket in its directory.
 pub const SOCKET: &str = "api.sock";
 
-/// Longest answer that is read, bytes: a guest that has taken over its Firecracker writes what it likes.
+/// Longest body of an answer, bytes. Firecracker's own are below a KiB.
 const ANSWER_LIMIT: usize = 1 << 20;
+
+/// Most that is read of one connection, bytes.
+const BYTES_LIMIT: u64 = (ANSWER_LIMIT as u64) + (64 << 10);
+
+/// Time for requests that Firecracker does at once; long, since an overloaded host is no reason to fail.
+const PROMPT: Duration = Duration::from_secs(30);
+
+/// Bytes a second that a request gets which writes or reads memory. A slower disk is of no use for VMs.
+const SLOWEST_DISK: u64 = 10_000_000;
+
+/// Time for a request that writes or reads so many bytes, or that waits for one which does.
+fn time_for(bytes: u64) -> Duration {
+    PROMPT + Duration::from_secs(bytes / SLOWEST_DISK)
+}
+
+/// Characters of a refusal that are handed on.
+const REASON_LIMIT: usize = 1000;
 
 /// Speaks to the Firecracker whose socket is in a directory.
 #[derive(Debug, Clone)]
@@ -47,7 +70,8 @@ struct Fault {
 /// Each method is one request.
 ///
 /// # Errors
-/// [`Error::Refused`] with Firecracker's words, or [`Error::Io`] when nobody is there or the connection breaks.
+/// [`Error::Refused`] with Firecracker's words, [`Error::Timeout`] when there is no answer, or [`Error::Io`] when nobody is
+/// there or the connection breaks.
 impl Client {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -61,7 +85,12 @@ impl Client {
     }
 
     pub async fn instance(&self) -> Result<InstanceInfo> {
-        self.get("/").await
+        self.get("/", PROMPT).await
+    }
+
+    /// The same of a Firecracker that may still be busy with the memory of its guest, of so many bytes.
+    pub async fn instance_when_idle(&self, memory_bytes: u64) -> Result<InstanceInfo> {
+        self.get("/", time_for(memory_bytes)).await
     }
 
     pub async fn boot_source(&self, source: &BootSource) -> Result<()> {
@@ -98,7 +127,7 @@ impl Client {
     }
 
     pub async fn balloon_statistics(&self) -> Result<BalloonStatistics> {
-        self.get("/balloon/statistics").await
+        self.get("/balloon/statistics", PROMPT).await
     }
 
     pub async fn mmds_config(&self, config: &MmdsConfig) -> Result<()> {
@@ -130,16 +159,18 @@ impl Client {
         self.patch("/vm", &update).await
     }
 
-    pub async fn create_snapshot(&self, snapshot: &SnapshotCreate) -> Result<()> {
-        self.put("/snapshot/create", snapshot).await
+    /// Has so much time as writing `memory_bytes` takes.
+    pub async fn create_snapshot(&self, snapshot: &SnapshotCreate, memory_bytes: u64) -> Result<()> {
+        self.send(Method::PUT, "/snapshot/create", snapshot, time_for(memory_bytes)).await
     }
 
-    pub async fn load_snapshot(&self, snapshot: &SnapshotLoad) -> Result<()> {
-        self.put("/snapshot/load", snapshot).await
+    /// Has so much time as reading `memory_bytes` takes.
+    pub async fn load_snapshot(&self, snapshot: &SnapshotLoad, memory_bytes: u64) -> Result<()> {
+        self.send(Method::PUT, "/snapshot/load", snapshot, time_for(memory_bytes)).await
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let answer = self.request(Method::GET, path, Bytes::new()).await?;
+    async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T> {
+        let answer = self.request(Method::GET, path, Bytes::new(), limit).await?;
         serde_json::from_slice(&answer).map_err(|error| Error::Refused {
             command: format!("GET {path}"),
             reason: format!("its answer is not what was expected: {error}"),
@@ -147,28 +178,33 @@ impl Client {
     }
 
     async fn put(&self, path: &str, body: &impl Serialize) -> Result<()> {
-        self.send(Method::PUT, path, body).await
+        self.send(Method::PUT, path, body, PROMPT).await
     }
 
     async fn patch(&self, path: &str, body: &impl Serialize) -> Result<()> {
-        self.send(Method::PATCH, path, body).await
+        self.send(Method::PATCH, path, body, PROMPT).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: &impl Serialize) -> Result<()> {
+    async fn send(&self, method: Method, path: &str, body: &impl Serialize, limit: Duration) -> Result<()> {
         let body = serde_json::to_vec(body)
             .map_err(|error| Error::Refused { command: format!("{method} {path}"), reason: error.to_string() })?;
-        self.request(method, path, body.into()).await.map(drop)
+        self.request(method, path, body.into(), limit).await.map(drop)
     }
 
-    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
+    async fn request(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Bytes> {
         let command = format!("{method} {path}");
         let broken = |source| Error::Io { action: "speak to Firecracker over", path: self.dir.join(SOCKET), source };
-        let (status, answer) = self.exchange(method, path, body).await.map_err(broken)?;
+        let answered = match tokio::time::timeout(limit, self.exchange(method, path, body)).await {
+            Ok(answered) => answered,
+            Err(_elapsed) => return Err(Error::Timeout { command, seconds: limit.as_secs() }),
+        };
+        let (status, answer) = answered.map_err(broken)?;
         if status.is_success() {
             return Ok(answer);
         }
-        let fault = serde_json::from_slice::<Fault>(&answer).map(|fault| fault.fault_message);
-        Err(Error::Refused { command, reason: fault.unwrap_or_else(|_| format!("it answers {status}")) })
+        let fault = serde_json::from_slice::<Fault>(&answer);
+        let reason = fault.map(|fault| printable(fault.fault_message.as_bytes(), REASON_LIMIT));
+        Err(Error::Refused { command, reason: reason.unwrap_or_else(|_| format!("it answers {status}")) })
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> io::Result<(StatusCode, Bytes)> {
@@ -177,8 +213,10 @@ impl Client {
         if self.server.is_some() && answers != self.server {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else answers on the socket"));
         }
+        let (read, write) = socket.into_split();
+        let bounded = tokio::io::join(read.take(BYTES_LIMIT), write);
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+            hyper::client::conn::http1::handshake(TokioIo::new(bounded)).await.map_err(io::Error::other)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -198,5 +236,16 @@ impl Client {
             answer = &mut exchange => answer,
             _over = &mut connection => exchange.await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_grow_with_the_memory() {
+        assert_eq!(time_for(0), PROMPT);
+        assert_eq!(time_for(64 << 30) - PROMPT, Duration::from_secs(6871), "64 GiB at 10 MB/s");
     }
 }

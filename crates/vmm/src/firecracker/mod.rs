@@ -56,6 +56,13 @@ pub use client::{Client, SOCKET};
 pub use version::Error as VersionError;
 pub(crate) use version::check;
 
+/// The driver of a Firecracker about which nothing is asked: [`engine::choose`](crate::engine::choose) looks at its version
+/// and at KVM. `pager` is the program that serves memory in layers.
+#[must_use]
+pub fn driver(program: PathBuf, pager: Option<PathBuf>) -> Arc<dyn Driver> {
+    Arc::new(Firecracker::new(program, None, pager))
+}
+
 /// What is written down about a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {

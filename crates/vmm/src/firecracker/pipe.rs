@@ -1,18 +1,35 @@
-//! The pipes that Firecracker writes to: read to the end whenever something is in them.
+//! The pipes that Firecracker writes to, read as it writes, but not faster than [`PIECE`] every [`REST`]: one that was
+//! taken over may write for ever. What is too much stays in the pipe, where Firecracker drops what finds no room.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 /// Longest line of metrics that is kept, bytes; they have some ten thousand.
 const LINE_LIMIT: usize = 256 * 1024;
 
+/// What is read at once, bytes: all that is in a pipe (pipe(7)).
+const PIECE: usize = 64 * 1024;
+
+/// Least time between two reads: 3 MB/s, where a guest prints 300 kB/s at most, and 50 wake-ups a second.
+const REST: Duration = Duration::from_millis(20);
+
+/// Least time between two writes of the file of metrics. Firecracker has something to write once a minute.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// One end of a pipe in the directory of a VM.
 #[derive(Debug)]
-pub(super) struct Pipe(AsyncFd<File>);
+pub(super) struct Pipe {
+    file: AsyncFd<File>,
+    /// When it may be read again.
+    next_read: Mutex<Instant>,
+}
 
 impl Pipe {
     /// Makes the pipe anew.
@@ -26,25 +43,34 @@ impl Pipe {
 
     #[allow(deprecated, reason = "a file owns its descriptor for as long as it lives; the successor is unsafe")]
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        AsyncFd::with_interest(linux::fifo::open(path)?, Interest::READABLE).map(Self)
+        let file = AsyncFd::with_interest(linux::fifo::open(path)?, Interest::READABLE)?;
+        Ok(Self { file, next_read: Mutex::new(Instant::now()) })
     }
 
-    /// Waits until something is there, and has `work` take it. Can be given up at any time.
+    /// Waits until something is there and may be read, and has `work` take it. Can be given up at any time.
     pub(super) async fn when_readable(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut guard = self.0.readable().await?;
+        let next_read = *self.next_read.lock().unwrap_or_else(PoisonError::into_inner);
+        tokio::time::sleep_until(next_read).await;
+        let mut guard = self.file.readable().await?;
         let done = work();
-        guard.clear_ready();
+        *self.next_read.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + REST;
+        // More may be there than was taken, of which the kernel would not tell again.
+        if rustix::io::ioctl_fionread(self.file.get_ref())? == 0 {
+            guard.clear_ready();
+        }
         done
     }
 
-    /// Takes what is there now.
-    pub(super) fn read_now(&self, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0; 64 * 1024];
+    /// Takes what is there now. There may be more afterwards: its writer does not wait for us.
+    pub(super) fn read_now(&self, sink: impl FnOnce(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; PIECE];
         loop {
-            match self.0.get_ref().read(&mut buffer) {
+            match self.file.get_ref().read(&mut buffer) {
                 // A pipe that we hold open for writing has no end.
-                Ok(0) => return Ok(()),
-                Ok(length) => sink(&buffer[..length]),
+                Ok(length) => {
+                    sink(&buffer[..length]);
+                    return Ok(());
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -57,25 +83,35 @@ impl Pipe {
 #[derive(Debug)]
 pub(super) struct Metrics {
     path: PathBuf,
+    /// The line that comes.
     line: Vec<u8>,
+    /// The newest whole line that is not in the file.
+    newest: Option<Vec<u8>>,
+    next_write: Instant,
 }
 
 impl Metrics {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, line: Vec::new() }
+        Self { path, line: Vec::new(), newest: None, next_write: Instant::now() }
     }
 
     pub(super) fn push(&mut self, output: &[u8]) -> io::Result<()> {
         for piece in output.split_inclusive(|&byte| byte == b'\n') {
             self.line.extend(piece);
             if piece.ends_with(b"\n") {
-                fs::write(&self.path, &self.line)?;
-                self.line.clear();
+                self.newest = Some(std::mem::take(&mut self.line));
             } else if self.line.len() > LINE_LIMIT {
                 self.line.clear();
             }
         }
-        Ok(())
+        if Instant::now() >= self.next_write { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what is newer than the file.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let Some(newest) = self.newest.take() else { return Ok(()) };
+        self.next_write = Instant::now() + WRITE_INTERVAL;
+        fs::write(&self.path, newest)
     }
 }
 
@@ -106,8 +142,27 @@ mod tests {
         assert_eq!(got, b"onetwo");
     }
 
-    #[test]
-    fn the_newest_whole_line_of_metrics_is_kept() {
+    #[tokio::test(start_paused = true)]
+    async fn pipe_is_read_at_a_bounded_rate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let pipe = Pipe::make(&path).unwrap();
+        let mut writer = linux::fifo::open(&path).unwrap();
+        let begin = Instant::now();
+        for _ in 0..50 {
+            writer.write_all(b"a").unwrap();
+            pipe.when_readable(|| pipe.read_now(|bytes| assert_eq!(bytes, b"a"))).await.unwrap();
+        }
+        assert!(begin.elapsed() >= 49 * REST, "{:?}", begin.elapsed());
+        // What is left is seen without anything new.
+        writer.write_all(b"bc").unwrap();
+        let mut byte = [0];
+        pipe.when_readable(|| pipe.file.get_ref().read_exact(&mut byte)).await.unwrap();
+        pipe.when_readable(|| pipe.read_now(|bytes| assert_eq!(bytes, b"c"))).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_whole_line_of_metrics_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.json");
         let mut metrics = Metrics::new(path.clone());
@@ -115,6 +170,12 @@ mod tests {
         assert!(!path.exists());
         metrics.push(b"1}\n{\"a\":2}\n{\"a\"").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"{\"a\":2}\n");
+        // Not at once, but not never.
+        metrics.push(b":3}\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"{\"a\":2}\n");
+        tokio::time::advance(WRITE_INTERVAL).await;
+        metrics.push(b"").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"{\"a\":3}\n");
         metrics.push(&vec![b'x'; 2 * LINE_LIMIT]).unwrap();
         assert!(metrics.line.len() <= LINE_LIMIT);
     }

@@ -109,7 +109,7 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     let bad = |reason| Error::BadSnapshot { dir: snapshot.into(), reason };
     // It waits for ever when it needs a page and nobody serves it.
     let loaded = tokio::select! {
-        loaded = started.client.load_snapshot(&request) => loaded,
+        loaded = started.client.load_snapshot(&request, u64::from(config.memory_mb) << 20) => loaded,
         why = pager_ended(started.pager.as_ref()) => return Err(bad(why)),
     };
     // A Firecracker that cannot use the files says so and ends.

@@ -92,8 +92,9 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     let (kind, over) = begin(vm).await?;
     let request =
         SnapshotCreate { snapshot_type: kind, snapshot_path: NEW_STATE.into(), mem_file_path: NEW_MEMORY.into() };
-    vm.client.create_snapshot(&request).await.map_err(|error| in_its_words(error, &vm.dir))?;
-    let (own, bytes, to) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20, dir.to_owned());
+    let bytes = u64::from(vm.record.memory_mb) << 20;
+    vm.client.create_snapshot(&request, bytes).await.map_err(|error| in_its_words(error, &vm.dir))?;
+    let (own, to) = (vm.dir.clone(), dir.to_owned());
     let memory = blocking("write", dir, move || {
         take(&own.join(RUN).join(NEW_STATE), &own.join(STATE))?;
         place(&own.join(STATE), &to.join(STATE))?;

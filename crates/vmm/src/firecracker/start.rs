@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use linux::jail::Syscalls;
 use linux::process::{Process, Spawn};
 use serde_json::json;
 
@@ -143,7 +144,8 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, files: Files<'_>) -> 
     let write = files.write.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
     let read = files.read.iter().map(|name| dir.join(name)).collect();
     let devices = files.devices.iter().chain(&["/dev/kvm"]).map(PathBuf::from).collect();
-    let needs = Needs { devices, write, read, overhead_mb: OVERHEAD_MB };
+    // It has filters of its own, one for each kind of thread.
+    let needs = Needs { devices, write, read, overhead_mb: OVERHEAD_MB, syscalls: Syscalls::NotDenied };
     let process =
         Arc::new(process::start(spawn, config, needs, "FIRECRACKER_BIN must be the path of the program").await?);
     let record = Record {
@@ -264,9 +266,9 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
     let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
     // Without its pager it may never answer; its watcher ends it and tells why.
     if pager.as_ref().is_none_or(|pager| pager.identity().is_some()) {
-        // It may be busy with a request of who had it before us, as long as that takes.
+        // It may be busy with a request of who had it before us.
         let instance = tokio::select! {
-            instance = client.instance() => instance,
+            instance = client.instance_when_idle(u64::from(record.memory_mb) << 20) => instance,
             _ = ended(&process) => return over::find(&dir).await,
         };
         match instance {
@@ -276,7 +278,11 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
             }
             Ok(_) => {}
             Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => return over::find(&dir).await,
-            Err(error) => return Err(error),
+            // Nobody can use a VM that does not answer.
+            Err(error) => {
+                process::end(process).await?;
+                return Err(error);
+            }
         }
     }
     let open = |name| Pipe::open(&dir.join(name)).map_err(in_file("open a pipe in", &dir));

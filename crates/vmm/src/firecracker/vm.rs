@@ -31,9 +31,6 @@ use super::restore::pager_ended;
 use super::start::Started;
 use super::{Record, end, halt, snapshot};
 
-/// Time for requests that Firecracker does at once; long, since an overloaded host is no reason to fail.
-const PROMPT: Duration = Duration::from_secs(30);
-
 /// Time in which the watcher notices the end of a process whose connection broke.
 const NOTICE: Duration = Duration::from_secs(2);
 
@@ -75,7 +72,7 @@ impl FirecrackerVm {
 
     async fn update(&self, update: VmUpdate) -> Result<()> {
         let _alone = self.shared.busy.lock().await;
-        prompt("PATCH /vm", self.shared.client.vm(update)).await
+        self.shared.client.vm(update).await
     }
 
     /// The answer, unless the VM ends before it: then that is what there is to say.
@@ -88,11 +85,6 @@ impl FirecrackerVm {
         }
         answer
     }
-}
-
-async fn prompt<T>(command: &str, answer: impl Future<Output = Result<T>>) -> Result<T> {
-    let elapsed = Error::Timeout { command: command.into(), seconds: PROMPT.as_secs() };
-    tokio::time::timeout(PROMPT, answer).await.unwrap_or(Err(elapsed))
 }
 
 impl Shared {
@@ -155,7 +147,7 @@ impl Shared {
 
     fn take_the_rest(&self, metrics: &mut Metrics) {
         report(self.drain(), "the last of the console cannot be read");
-        report(self.measure(metrics), "the last metrics cannot be kept");
+        report(self.measure(metrics).and_then(|()| metrics.flush()), "the last metrics cannot be kept");
     }
 
     fn measure(&self, metrics: &mut Metrics) -> std::io::Result<()> {
@@ -232,8 +224,7 @@ impl Vm for FirecrackerVm {
 
     async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
         let _alone = self.shared.busy.lock().await;
-        let asked = prompt("GET /balloon/statistics", self.shared.client.balloon_statistics());
-        let said = self.unless_ended(asked).await?;
+        let said = self.unless_ended(self.shared.client.balloon_statistics()).await?;
         let of = |total, available| GuestMemory { total, available };
         Ok(said.total_memory.zip(said.available_memory).map(|(total, available)| of(total, available)))
     }
