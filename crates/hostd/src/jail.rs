@@ -2,8 +2,10 @@
 //! which no two sandboxes of this machine have at the same time.
 
 use std::io;
+use std::time::Duration;
 
 use linux::cgroup::{self, DiskLimits, Tree};
+use linux::process;
 
 use crate::network::Slot;
 
@@ -20,7 +22,12 @@ pub struct Jails {
     uid_base: u32,
     groups: Option<Tree>,
     disk: DiskLimits,
+    /// Processes of our users are VMMs of ours.
+    ends_processes: bool,
 }
+
+/// How long killed processes may take to end. The memory of a large guest takes the kernel some seconds.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Jails {
     /// Finds out what limits this machine can set, and logs what it cannot. Blocking.
@@ -35,13 +42,13 @@ impl Jails {
         if !missing.is_empty() {
             tracing::warn!("sandboxes have no cgroup limits for {}; see `wrenn doctor`", missing.join(", "));
         }
-        Ok(Self { uid_base, groups, disk })
+        Ok(Self { uid_base, groups, disk, ends_processes: true })
     }
 
-    /// Users only, without control groups: for simulations.
+    /// Users only, without control groups and processes: for simulations.
     #[must_use]
     pub fn without_groups(uid_base: u32) -> Self {
-        Self { uid_base, groups: None, disk: DiskLimits::default() }
+        Self { uid_base, groups: None, disk: DiskLimits::default(), ends_processes: false }
     }
 
     /// The user, and the group of the same number.
@@ -58,15 +65,20 @@ impl Jails {
         vmm::Jail { uid: user, gid: user, cgroup, disk: self.disk }
     }
 
-    /// Ends whatever runs in the slot's control group, and removes it. Idempotent. Blocking.
+    /// Ends whatever runs in the slot's control group or as its user, and removes the group. Only then may the slot be
+    /// given to another sandbox: two VMMs of one user could look into each other. Idempotent. Blocking.
     ///
     /// # Errors
-    /// When it stays.
+    /// When a process or the group stays.
     pub fn remove(&self, slot: Slot) -> io::Result<()> {
-        match &self.groups {
-            Some(groups) => cgroup::remove(&groups.group(&slot.cgroup())),
-            None => Ok(()),
+        if let Some(groups) = &self.groups {
+            cgroup::remove(&groups.group(&slot.cgroup()))?;
         }
+        if self.ends_processes {
+            // Without control groups nothing else finds a VMM that hides from its driver.
+            process::end_all_of_user(self.user(slot), END_TIMEOUT)?;
+        }
+        Ok(())
     }
 }
 
@@ -83,5 +95,23 @@ mod tests {
         let jail = jails.of(last);
         assert_eq!((jail.uid, jail.gid, jail.cgroup), (2_000_032_767, 2_000_032_767, None));
         jails.remove(first).unwrap();
+    }
+
+    #[test]
+    fn slot_is_not_free_while_its_user_has_processes() {
+        use std::os::unix::process::CommandExt;
+        // Of no agent on this machine.
+        let jails = Jails { ends_processes: true, ..Jails::without_groups(2_045_000_000 + std::process::id()) };
+        let (slot, neighbour) = (Slot::new(1).unwrap(), Slot::new(2).unwrap());
+        let start = |slot| {
+            let user = jails.user(slot);
+            std::process::Command::new("sleep").arg("60").uid(user).gid(user).spawn().unwrap()
+        };
+        let (hidden, mut other) = (start(slot), start(neighbour));
+        jails.remove(slot).unwrap();
+        assert!(!std::path::Path::new(&format!("/proc/{}", hidden.id())).exists());
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }

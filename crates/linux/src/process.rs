@@ -1,8 +1,9 @@
 //! Processes that outlive the program that started them.
 //!
 //! A [`Process`] is a pidfd, so a signal can never hit a stranger that got the same number later.
-//! [`Identity`] is what is written to disk about it: number and start time together name one process for
-//! as long as the machine is up. A program that restarts finds its processes again with [`Process::adopt`].
+//! [`Identity`] is what is written to disk about it: boot of the machine, number and start time together name one
+//! process for ever, whatever the process says of itself. A program that restarts finds its processes again with
+//! [`Process::adopt`].
 
 #![allow(unsafe_code)]
 
@@ -11,8 +12,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
@@ -20,13 +21,21 @@ use serde::{Deserialize, Serialize};
 use crate::exec::Program;
 use crate::jail::Jail;
 use crate::netns;
+use crate::programs;
+pub use search::{end_all_of_user, find, of_user};
 
-/// Names one process until the machine restarts.
+mod search;
+
+/// Names one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub pid: u32,
     /// Clock ticks after boot at which it started: field 22 of `/proc/PID/stat` (proc(5)).
     pub start_time: u64,
+    /// Of the machine: `/proc/sys/kernel/random/boot_id`. `None` in what earlier versions wrote; then number and time may
+    /// name another process after a restart of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
 }
 
 impl Identity {
@@ -40,8 +49,30 @@ impl Identity {
             }
             Err(error) => return Err(error),
         };
-        Ok(parse_stat(&stat).filter(|(state, _)| *state != 'Z').map(|(_, start_time)| Self { pid, start_time }))
+        let start_time = parse_stat(&stat).filter(|(state, _)| *state != 'Z').map(|(_, start_time)| start_time);
+        Ok(start_time.map(|start_time| Self { pid, start_time, boot_id: boot_id().map(str::to_owned) }))
     }
+
+    /// Returns true if it names one process for ever: then a process that has it is that one, whatever its command line.
+    #[must_use]
+    pub fn is_unique(&self) -> bool {
+        self.boot_id.is_some()
+    }
+
+    /// Whether it names the process that has the identity `found` now.
+    fn names(&self, found: &Self) -> bool {
+        let same_boot = self.boot_id.is_none() || self.boot_id == found.boot_id;
+        same_boot && (self.pid, self.start_time) == (found.pid, found.start_time)
+    }
+}
+
+/// The machine's, read once.
+fn boot_id() -> Option<&'static str> {
+    static BOOT_ID: LazyLock<Option<String>> = LazyLock::new(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+    });
+    BOOT_ID.as_deref()
 }
 
 fn libc_esrch() -> i32 {
@@ -100,7 +131,7 @@ impl Spawn {
                 unsafe { jail.spawn(program, netns, move || score.set())? }
             }
             None => {
-                let mut command = Command::new(&self.program);
+                let mut command = programs::command(&self.program);
                 command.args(&self.args).stdin(input).stdout(output.try_clone()?).stderr(output);
                 if let Some(cwd) = &self.cwd {
                     command.current_dir(cwd);
@@ -197,7 +228,8 @@ impl Process {
             Err(error) => return Err(error.into()),
         };
         let start_time = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| parse_stat(&stat));
-        Ok(Some(Self { pidfd, identity: Identity { pid, start_time: start_time.map_or(0, |(_, time)| time) } }))
+        let (start_time, boot_id) = (start_time.map_or(0, |(_, time)| time), boot_id().map(str::to_owned));
+        Ok(Some(Self { pidfd, identity: Identity { pid, start_time, boot_id } }))
     }
 
     /// The process of that identity, if it still runs.
@@ -207,7 +239,7 @@ impl Process {
     pub fn adopt(identity: &Identity) -> io::Result<Option<Self>> {
         let Some(process) = Self::open(identity.pid)? else { return Ok(None) };
         // Asked after the pidfd is open: from here on the number cannot change its owner under us.
-        let same = Identity::of(identity.pid)?.as_ref() == Some(identity);
+        let same = Identity::of(identity.pid)?.is_some_and(|found| identity.names(&found));
         Ok(same.then_some(process))
     }
 
@@ -271,22 +303,6 @@ impl Process {
     }
 }
 
-/// Every running process that satisfies `wanted`, given its command line (arguments separated by NUL).
-///
-/// # Errors
-/// When `/proc` cannot be read.
-pub fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Process>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let Ok(cmdline) = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")) else { continue };
-        if wanted(&cmdline) {
-            found.extend(Process::open(pid)?);
-        }
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -314,6 +330,13 @@ mod tests {
         assert!(Process::adopt(&identity).unwrap().is_some());
         let stranger = Identity { start_time: identity.start_time + 1, ..identity.clone() };
         assert!(Process::adopt(&stranger).unwrap().is_none());
+        let of_another_boot = Identity { boot_id: Some("another".to_owned()), ..identity.clone() };
+        assert!(identity.is_unique() && Process::adopt(&of_another_boot).unwrap().is_none());
+        // As earlier versions wrote it.
+        let old: Identity =
+            serde_json::from_str(&format!("{{\"pid\": {}, \"start_time\": {}}}", identity.pid, identity.start_time))
+                .unwrap();
+        assert!(!old.is_unique() && Process::adopt(&old).unwrap().is_some());
         process.kill().unwrap();
         process.wait(Duration::from_secs(10)).unwrap();
         assert!(Process::adopt(&identity).unwrap().is_none());

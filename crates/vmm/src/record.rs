@@ -1,4 +1,5 @@
-//! `vm.json`: which process is the VM, and how it was started.
+//! `vm.json`: which process is the VM, and how it was started. It is in a directory that the VMM does not see, so what it
+//! says is true, whatever the process says of itself.
 //!
 //! Written under another name and renamed, so it is whole or absent if this process dies. It need not outlive
 //! the machine, since the process does not either, and so is not synced. What else is in it is the driver's;
@@ -65,9 +66,11 @@ async fn blocking<T: Send + 'static>(dir: &Path, look: fn(&Path) -> io::Result<T
 fn look_up<R: Record>(dir: &Path) -> io::Result<Option<(Process, R)>> {
     let Some(record) = read::<R>(dir)? else { return Ok(None) };
     let Some(process) = Process::adopt(record.identity())? else { return Ok(None) };
-    // After a restart of the machine the same number and time can belong to a stranger.
-    let ours = fs::read(format!("/proc/{}/cmdline", process.pid())).is_ok_and(|cmdline| R::is_of(&cmdline, dir));
-    Ok(ours.then_some((process, record)))
+    // What an earlier version wrote can name a stranger after a restart of the machine. Only then is the process asked:
+    // it can write over its command line.
+    let is_ours = record.identity().is_unique()
+        || fs::read(format!("/proc/{}/cmdline", process.pid())).is_ok_and(|cmdline| R::is_of(&cmdline, dir));
+    Ok(is_ours.then_some((process, record)))
 }
 
 fn look_for<R: Record>(dir: &Path) -> io::Result<Option<(Process, Option<R>)>> {
@@ -102,13 +105,19 @@ mod tests {
     fn a_record_is_read_as_written_and_leads_only_to_its_own_process() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read::<Ours>(dir.path()).unwrap(), None);
-        // This process is alive, but no VM of that directory.
         let identity = Identity::of(std::process::id()).unwrap().unwrap();
-        let record = Ours { identity, vcpus: 2 };
+        let record = Ours { identity: identity.clone(), vcpus: 2 };
         write(&record, dir.path()).unwrap();
         assert_eq!(read::<Ours>(dir.path()).unwrap(), Some(record));
-        assert!(look_for::<Ours>(dir.path()).unwrap().is_none());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // Whatever its command line is by now.
+        let (process, found) = look_for::<Ours>(dir.path()).unwrap().expect("this process");
+        assert!(process.pid() == std::process::id() && found.is_some());
+        for boot_id in [None, Some("another".to_owned())] {
+            // By its command line it is no VM of that directory.
+            write(&Ours { identity: Identity { boot_id, ..identity.clone() }, vcpus: 2 }, dir.path()).unwrap();
+            assert!(look_for::<Ours>(dir.path()).unwrap().is_none());
+        }
         fs::write(dir.path().join(NAME), b"{\"of\": \"another driver\"}").unwrap();
         assert_eq!(read::<Ours>(dir.path()).unwrap(), None);
         remove(dir.path()).unwrap();
