@@ -12,6 +12,7 @@ root=${DESTDIR:-}
 programs=(wrenn wrenn-cp wrenn-agent envd)
 units=(wrenn-cp wrenn-agent)
 settings=$root/etc/wrenn/wrenn.env
+token_file=$root/etc/wrenn/agent-token
 
 may_write() {
     local dir=$1
@@ -21,17 +22,27 @@ may_write() {
     exit 1
 }
 
-# Both daemons of one machine share the token in it, so only root may read it.
+# Both daemons of one machine share the token, which systemd hands to them (LoadCredential=); only root may read it.
+# An installation from before has it in the settings.
+write_token() {
+    [[ ! -e $token_file ]] || { echo "kept $token_file"; return; }
+    local token=
+    if [[ -e $settings ]]; then token=$(sed -n 's/^AGENT_TOKEN=//p' "$settings" | tail -n 1 | tr -d "\"'"); fi
+    [[ -n $token ]] || token=$(od -An -vtx1 -N32 /dev/urandom | tr -d ' \n')
+    install -d -m 0755 "$(dirname "$token_file")"
+    install -m 0600 /dev/null "$token_file"
+    echo "$token" >"$token_file"
+    if [[ -e $settings ]]; then sed -i '/^AGENT_TOKEN=/d' "$settings"; fi
+    echo "made $token_file"
+}
+
 write_settings() {
     [[ ! -e $settings ]] || { echo "kept $settings"; return; }
-    local token
-    token=$(od -An -vtx1 -N32 /dev/urandom | tr -d ' \n')
     install -d -m 0755 "$(dirname "$settings")"
     install -m 0600 /dev/null "$settings"
     {
         echo '# Settings of wrenn-cp and wrenn-agent; docs/configuration.md explains each.'
         echo '# For PostgreSQL set DATABASE_URL.'
-        echo "AGENT_TOKEN=$token"
         echo 'AGENT_LISTEN_ADDR=127.0.0.1:50051'
         echo 'CP_LISTEN_ADDR=127.0.0.1:8000'
     } >"$settings"
@@ -50,6 +61,7 @@ case $action in
         done
         if [[ -n $root || -d /run/systemd/system ]]; then
             may_write "$root/etc/systemd/system"
+            write_token
             write_settings
             install -d "$root/etc/systemd/system"
             for unit in "${units[@]}"; do
@@ -68,7 +80,7 @@ case $action in
             rm -f "$root/etc/systemd/system/$unit.service"
         done
         for program in "${programs[@]}"; do rm -f "$root$prefix/bin/$program"; done
-        echo "removed ${programs[*]} from $prefix/bin; settings in $settings and all data stay"
+        echo "removed ${programs[*]} from $prefix/bin; settings in $(dirname "$settings") and all data stay"
         ;;
     *) echo "no such action: $action" >&2; exit 2 ;;
 esac

@@ -28,7 +28,7 @@ pub struct Config {
     pub database_url: String,
     /// `CP_LISTEN_ADDR`.
     pub listen: SocketAddr,
-    /// `CP_HOST_AGENT_ADDR`, with `AGENT_TOKEN` or the token file of the directory.
+    /// `CP_HOST_AGENT_ADDR`, with `AGENT_TOKEN`, the credential `agent-token`, or the token file of the directory.
     pub host: HostAddr,
     /// `CP_MAX_VCPUS`, `CP_MAX_MEMORY_MB`, `CP_MAX_TIMEOUT_SEC`, `CP_MAX_DISK_MB`.
     pub limits: Limits,
@@ -107,7 +107,11 @@ pub fn token_file(dir: &Path) -> PathBuf {
 }
 
 fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec<String>) -> Token {
-    let Some(token) = lookup("AGENT_TOKEN") else { return Token::File(token_file(dir)) };
+    let Some(token) = lookup("AGENT_TOKEN") else {
+        // What systemd has loaded for this service (systemd.exec(5), `LoadCredential=`).
+        let credential = lookup("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(TOKEN_FILE));
+        return Token::File(credential.filter(|path| path.exists()).unwrap_or_else(|| token_file(dir)));
+    };
     if token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
     }
@@ -227,6 +231,20 @@ mod tests {
             assert!(text.contains(name), "{text}");
         }
         assert!(!text.lines().any(|line| line.contains("DATABASE_URL") && line.contains("secret")), "{text}");
+    }
+
+    #[test]
+    fn token_file_is_the_credential_where_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap().to_owned();
+        let token = || {
+            let config = Config::from_lookup(|name| (name == "CREDENTIALS_DIRECTORY").then(|| path.clone())).unwrap();
+            let Token::File(path) = config.host.token else { panic!("no token was given") };
+            path
+        };
+        assert_eq!(token(), Path::new("/var/lib/wrenn/agent-token"));
+        std::fs::write(dir.path().join(TOKEN_FILE), "0123456789abcdef").unwrap();
+        assert_eq!(token(), dir.path().join(TOKEN_FILE));
     }
 
     #[test]

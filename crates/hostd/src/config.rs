@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use linux::cgroup::DiskLimits;
 use model::network::Bandwidth;
-use vmm::engine::{AccelChoice, Choice, Wanted};
+use vmm::engine::{AccelChoice, Choice, Enforcement, Wanted};
 
 use crate::disk;
 use crate::jail::DEFAULT_UID_BASE;
@@ -40,7 +40,7 @@ pub struct Config {
     pub snapshots: PathBuf,
     /// `AGENT_ENVD_PATH`: the static guest agent.
     pub envd: PathBuf,
-    /// `AGENT_VMM`, `AGENT_ACCEL`, `FIRECRACKER_BIN` and `AGENT_CPU_TEMPLATE`.
+    /// `AGENT_VMM`, `AGENT_ACCEL`, `FIRECRACKER_BIN`, `AGENT_CPU_TEMPLATE` and `AGENT_SYSCALL_FILTER`.
     pub engine: Wanted,
     /// `AGENT_DISK`: what disks of new sandboxes are made of.
     pub disk: disk::Choice,
@@ -60,7 +60,8 @@ pub struct Config {
     pub max_sandboxes: usize,
     /// `AGENT_UID_BASE`: users and groups of VMMs are this plus the number of their network slot.
     pub uid_base: u32,
-    /// `AGENT_TOKEN`; without it the one in the file `agent-token` of the directory.
+    /// `AGENT_TOKEN`, or the credential `agent-token` that systemd has loaded (systemd.exec(5), `LoadCredential=`);
+    /// without both the one in the file `agent-token` of the directory.
     pub token: Option<String>,
 }
 
@@ -116,7 +117,7 @@ impl Config {
             operations: limit("AGENT_DISK_IOPS"),
         };
         let limits = limits(&lookup, &mut mistakes);
-        let token = lookup("AGENT_TOKEN");
+        let token = lookup("AGENT_TOKEN").or_else(|| credential(&lookup, "agent-token"));
         if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
         }
@@ -144,13 +145,20 @@ impl Config {
     }
 }
 
+/// What systemd has put into the service's own directory of credentials. Nothing in there is no credential.
+fn credential(lookup: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    let content = std::fs::read_to_string(Path::new(&lookup("CREDENTIALS_DIRECTORY")?).join(name)).ok()?;
+    Some(content.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
 fn engine(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Wanted {
     Wanted {
         vmm: parsed(lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, mistakes),
         accel: parsed(lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, mistakes),
         firecracker: lookup("FIRECRACKER_BIN").map(|path| absolute(path.into())),
         cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
-        pager: None,
+        enforcement: parsed(lookup, "AGENT_SYSCALL_FILTER", "enforce or log", Enforcement::Enforce, mistakes),
+        ..Wanted::default()
     }
 }
 
@@ -255,9 +263,10 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 7] = [
+        const NAMES: [&str; 8] = [
             "AGENT_LISTEN_ADDR",
             "AGENT_VMM",
+            "AGENT_SYSCALL_FILTER",
             "AGENT_DISK",
             "AGENT_DNS",
             "AGENT_IPV6",
@@ -272,6 +281,24 @@ mod tests {
         for name in NAMES {
             assert!(text.contains(name), "{text}");
         }
+    }
+
+    #[test]
+    fn token_comes_from_environment_or_credential() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("agent-token"), "0123456789abcdef\n").unwrap();
+        let path = dir.path().to_str().unwrap().to_owned();
+        let with = |token: Option<&'static str>| {
+            Config::from_lookup(|name| match name {
+                "CREDENTIALS_DIRECTORY" => Some(path.clone()),
+                "AGENT_TOKEN" => token.map(str::to_owned),
+                _ => None,
+            })
+        };
+        assert_eq!(with(None).unwrap().token.as_deref(), Some("0123456789abcdef"));
+        assert_eq!(with(Some("fedcba9876543210")).unwrap().token.as_deref(), Some("fedcba9876543210"));
+        std::fs::write(dir.path().join("agent-token"), "short").unwrap();
+        assert!(with(None).unwrap_err().to_string().contains("AGENT_TOKEN"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use crate::programs::ENVIRONMENT;
+
 /// `linux/sched.h`; the constants of the C library's crate are too narrow for them.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -36,7 +38,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The program with our environment.
+    /// The program with the environment that all programs get.
     ///
     /// # Errors
     /// `InvalidInput` for a name with a NUL byte.
@@ -45,19 +47,25 @@ impl Program {
         let path = string(path.as_os_str().as_bytes())?;
         let args = args.iter().map(|arg| string(arg.as_bytes()));
         let args = std::iter::once(Ok(path.clone())).chain(args).collect::<io::Result<_>>()?;
-        let env = std::env::vars_os().map(|(name, value)| string(&[name.as_bytes(), b"=", value.as_bytes()].concat()));
+        let env = ENVIRONMENT.iter().map(|(name, value)| string(format!("{name}={value}").as_bytes()));
         let cwd = cwd.map(|cwd| string(cwd.as_os_str().as_bytes())).transpose()?;
         Ok(Self { path, args, env: env.collect::<io::Result<_>>()?, cwd, stdio })
     }
 
-    /// Starts it as a child of the calling thread, in that group or in ours; its number. `before` runs in the child.
+    /// Starts it as a child of the calling thread, in that group or in ours; its number. `before` runs in the child,
+    /// `beside` in the caller, while the child is on its way to exec.
     ///
     /// # Safety
     /// `before` only makes system calls: other threads may hold any lock at that moment, that of the allocator too.
     ///
     /// # Errors
-    /// What clone3, `before` or exec said; then there is no child.
-    pub(crate) unsafe fn start(&self, group: Option<&File>, before: impl Fn() -> io::Result<()>) -> io::Result<u32> {
+    /// What clone3, `before`, `beside` or exec said; then there is no child.
+    pub(crate) unsafe fn start(
+        &self,
+        group: Option<&File>,
+        before: impl Fn() -> io::Result<()>,
+        beside: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<u32> {
         let (args, env) = (pointers(&self.args), pointers(&self.env));
         let (mut told, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (File::from(read), write))?;
         // So that nothing interrupts the child before it has told what is wrong.
@@ -71,6 +79,8 @@ impl Program {
         mask.thread_set_mask()?;
         drop(tell);
         let pid = pid?;
+        // An error of it keeps the child from exec, which then tells that it could not.
+        let done = beside();
         let mut errno = Vec::new();
         told.read_to_end(&mut errno)?;
         match errno.first_chunk() {
@@ -78,7 +88,7 @@ impl Program {
             None => u32::try_from(pid).map_err(io::Error::other),
             Some(errno) => {
                 while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
-                Err(io::Error::from_raw_os_error(i32::from_ne_bytes(*errno)))
+                done.and(Err(io::Error::from_raw_os_error(i32::from_ne_bytes(*errno))))
             }
         }
     }

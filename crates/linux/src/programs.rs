@@ -13,6 +13,18 @@ use serde_json::json;
 pub const NEEDED: [(&str, &str); 3] =
     [("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils"), ("nft", "nftables")];
 
+/// All that a program finds in its environment. Ours holds secrets (AGENT_TOKEN, DATABASE_URL, API keys), and what runs
+/// foreign code, or parses what that has written, must not have them.
+pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
+
+/// A program with [`ENVIRONMENT`] and nothing of ours. Every program is started from here, or by [`crate::exec`].
+pub(crate) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().envs(ENVIRONMENT);
+    command
+}
+
 /// The first executable file of that name on the PATH, or in the usual system directories, which are not
 /// on the PATH of every user.
 #[must_use]
@@ -28,7 +40,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be started or fails.
 pub fn version(program: &Path) -> io::Result<String> {
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output()?;
+    let output = command(program).arg("--version").stdin(Stdio::null()).output()?;
     let line = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned();
     if output.status.success() { Ok(line) } else { Err(io::Error::other(format!("it ends with {}", output.status))) }
 }
@@ -87,7 +99,7 @@ fn names_data_file(overlay: &Path) -> io::Result<bool> {
 
 fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
     let path = find(program).ok_or_else(|| missing(program))?;
-    let output = Command::new(path).args(args).stdin(Stdio::null()).stdout(Stdio::null()).output()?;
+    let output = command(&path).args(args).stdin(Stdio::null()).stdout(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
@@ -116,6 +128,16 @@ mod tests {
         assert!(version(&find("cp").unwrap()).unwrap().contains("coreutils"));
         assert!(version(Path::new("/nonexistent/program")).is_err());
         assert!(version(&find("false").unwrap()).is_err());
+    }
+
+    #[test]
+    fn programs_get_named_variables_only() {
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "there is something to be inherited");
+        let output = command(&find("env").unwrap()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut names: Vec<&str> = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["LANG", "PATH"]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::source::{Source, is_for_tests};
 /// The crate with `unsafe` code and spawning on the host, and the guest agent's own modules for the same.
 const LINUX: &str = "crates/linux/src";
 const GUEST_UNSAFE: [&str; 2] = ["crates/guestd/src/syscall.rs", "crates/guestd/src/process/spawn.rs"];
+/// Where a program gets its environment: named variables, and nothing of ours.
+const COMMANDS: &str = "crates/linux/src/programs.rs";
+const INHERITS: [[&str; 2]; 3] = [["Command", "new"], ["env", "vars"], ["env", "vars_os"]];
 const GUEST_SPAWNS: &str = "crates/guestd/src/process/spawn.rs";
 
 /// Paths that start a program, by their last two parts.
@@ -72,6 +75,9 @@ impl Places<'_> {
         let has = |pair: &[&str; 2]| parts.windows(2).any(|window| window[0] == pair[0] && window[1] == pair[1]);
         if SPAWNING.iter().any(has) && !self.is_in(LINUX) && !self.is_in(GUEST_SPAWNS) {
             self.found(spanned, "starts a program: only the crate `linux` does that on the host");
+        }
+        if INHERITS.iter().any(has) && self.is_in(LINUX) && !self.is_in(COMMANDS) {
+            self.found(spanned, "hands on our environment, which holds secrets: use `programs::command`");
         }
         let is_async = parts.first().is_some_and(|first| ["tokio", "futures"].contains(&first.as_str()));
         if self.is_in("crates/model") && (is_async || INPUT_OUTPUT.iter().any(has)) {
@@ -201,11 +207,21 @@ mod tests {
             "fn f() { process::Command::new(\"x\"); }",
         ] {
             assert_eq!(findings("crates/vmm/src/lib.rs", code), is(1, "starts"), "{code}");
-            assert_eq!(findings("crates/linux/src/lib.rs", code), []);
+            assert_eq!(findings(COMMANDS, code), []);
             assert_eq!(findings("crates/vmm/tests/a.rs", code), []);
             assert_eq!(findings("crates/vmm/src/lib.rs", &format!("#[cfg(test)]\nmod tests {{ {code} }}")), []);
         }
         assert_eq!(findings("crates/cli/src/args.rs", "use clap::Command; fn f() { Command::new(\"x\"); }"), []);
+    }
+
+    #[test]
+    fn programs_inherit_nothing() {
+        let code = ["fn f() { Command::new(\"x\"); }", "fn f() { std::env::vars_os(); }", "use std::env::vars;"];
+        for code in code {
+            assert_eq!(findings("crates/linux/src/exec.rs", code), is(1, "hands"), "{code}");
+            assert_eq!(findings(COMMANDS, code), []);
+        }
+        assert_eq!(findings("crates/linux/src/exec.rs", "fn f() { std::env::var(\"X\"); }"), []);
     }
 
     #[test]

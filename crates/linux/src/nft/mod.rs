@@ -8,7 +8,7 @@ mod rule;
 mod transaction;
 
 use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::programs;
 
@@ -22,7 +22,7 @@ pub use transaction::{Family, Hook, Table, Transaction};
 /// `NotFound` when `nft` is not installed; otherwise the text names what nft refused.
 pub fn apply(ruleset: &str) -> io::Result<()> {
     let program = programs::find("nft").ok_or_else(|| programs::missing("nft"))?;
-    let mut child = Command::new(program)
+    let mut child = programs::command(&program)
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -11,7 +11,7 @@ const TABLE: Table = (Family::Inet, "wtest");
 const SIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 
 fn listed() -> io::Result<String> {
-    let output = Command::new(programs::find("nft").unwrap()).args(["list", "ruleset"]).output()?;
+    let output = programs::command(&programs::find("nft").unwrap()).args(["list", "ruleset"]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
