@@ -28,5 +28,7 @@ pub mod sparse;
 pub mod sysctl;
 pub mod tap;
 pub mod tc;
+#[doc(hidden)]
+pub mod trial;
 pub mod tsc;
 pub mod uffd;

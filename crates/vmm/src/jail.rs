@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, chown};
 use std::path::{Path, PathBuf};
 
 use linux::cgroup::{self, DiskLimits};
-use linux::jail::{Access, Limits};
+use linux::jail::{Access, Limits, Syscalls};
 
 use crate::files::in_file;
 use crate::{Error, Result, VmConfig};
@@ -43,6 +43,7 @@ pub(crate) struct Needs {
     pub(crate) read: Vec<PathBuf>,
     /// Memory that the program takes besides the guest's, MiB.
     pub(crate) overhead_mb: u32,
+    pub(crate) syscalls: Syscalls,
 }
 
 /// Makes [`RUN`] anew, empty.
@@ -65,6 +66,7 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
     let tasks = u64::from(config.vcpus) + THREADS;
     let limits = Limits { tasks, ..Limits::default() };
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits).map_err(Error::Jail)?;
+    jail.allow(needs.syscalls);
     jail.program(program).map_err(in_file("show the VMM its program", program))?;
     for file in [&config.kernel, &config.initramfs].into_iter().chain(&config.disk.base).chain(&needs.read) {
         jail.show(file, Access::Read).map_err(in_file("show the VMM its file", file))?;
@@ -90,10 +92,11 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
 
 /// The jail of a second process for a VM whose VMM has been started: the same user and control group, and nothing to be
 /// seen but its program. Neither process sees the other. Blocking.
-pub(crate) fn beside(config: &VmConfig, program: &Path) -> io::Result<Option<linux::jail::Jail>> {
+pub(crate) fn beside(config: &VmConfig, program: &Path, syscalls: Syscalls) -> io::Result<Option<linux::jail::Jail>> {
     let Some(who) = &config.jail else { return Ok(None) };
     let limits = Limits { tasks: u64::from(config.vcpus) + THREADS, ..Limits::default() };
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits)?;
+    jail.allow(syscalls);
     jail.program(program)?;
     if let Some(group) = &who.cgroup {
         jail.cgroup(group)?;

@@ -120,7 +120,8 @@ impl Guest {
         let answer = self.send(Ok(self.post_json("/freeze", request)?)).await?;
         let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
         let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))
+        let answer: FreezeAnswer = serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))?;
+        Ok(FreezeAnswer { why: answer.why.map(|why| shortened(&why)), ..answer })
     }
 
     /// Lets the guest write to its disk again. Idempotent.
@@ -205,10 +206,17 @@ async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Erro
     let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
     let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
     let message = match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(error) => error.message.chars().take(1000).collect(),
+        Ok(error) => shortened(&error.message),
         Err(_) => format!("the guest agent answered with status {status}"),
     };
     Err(Error::Refused { status: status.as_u16(), message })
+}
+
+/// What a guest says for people goes into logs and answers, and no more of it than this.
+const MAX_MESSAGE_CHARS: usize = 1000;
+
+fn shortened(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
 /// Options that make a call act as `user` in the guest (E2B contract 2.2: basic authentication without password).

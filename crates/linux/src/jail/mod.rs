@@ -8,8 +8,8 @@
 //!  thread of its own                                      child of that thread
 //!   enter the empty mount namespace (template)             limits
 //!   copy it: nothing to copy, however much the host has    no other descriptors, no capabilities
-//!   attach root, files, devices; pivot; let go of the rest user and group; no new privileges
-//!   new PID and IPC namespace, prepared network one        exec
+//!   attach root, files, devices; pivot; let go of the rest keyring, user and group; no new privileges
+//!   new PID and IPC namespace, prepared network one        system calls ([`Syscalls`]); exec, once (`starts`)
 //!   fork, into the cgroup ───────────────────────────────→
 //! ```
 //! The thread ends after the start, so no thread of ours stays in a foreign namespace. Everything of a jail but its
@@ -20,6 +20,7 @@
 mod filter;
 mod privileges;
 mod root;
+mod starts;
 mod template;
 mod tree;
 
@@ -31,6 +32,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::exec::Program;
+pub use filter::{Call, Enforcement, Syscalls};
 pub use privileges::Limits;
 pub use tree::Access;
 
@@ -51,6 +53,7 @@ pub struct Jail {
     links: Vec<(PathBuf, PathBuf)>,
     devices: Vec<Device>,
     limits: Limits,
+    syscalls: Syscalls,
     group: Option<File>,
 }
 
@@ -81,7 +84,8 @@ impl Jail {
         }
         let template = template::open()?;
         let (trees, links, devices) = (Vec::new(), Vec::new(), Vec::new());
-        let mut jail = Self { uid, gid, template, trees, links, devices, limits, group: None };
+        let syscalls = Syscalls::default();
+        let mut jail = Self { uid, gid, template, trees, links, devices, limits, syscalls, group: None };
         jail.device(Path::new("/dev/null"))?;
         jail.device(Path::new("/dev/urandom"))?;
         Ok(jail)
@@ -155,6 +159,11 @@ impl Jail {
         Ok(())
     }
 
+    /// Says which system calls the process may make.
+    pub fn allow(&mut self, syscalls: Syscalls) {
+        self.syscalls = syscalls;
+    }
+
     /// Lets the process start in that control group.
     ///
     /// # Errors
@@ -177,11 +186,13 @@ impl Jail {
         first: impl Fn() -> io::Result<()> + Send + 'static,
     ) -> io::Result<u32> {
         let (uid, gid, limits, group) = (self.uid, self.gid, self.limits, self.group.take());
-        let child = privileges::Child { uid, gid, limits, filter: filter::program()? };
+        let gate = starts::Gate::new()?;
+        let child =
+            privileges::Child { uid, gid, limits, filter: filter::program(self.syscalls)?, gate: gate.child_side() };
         let thread = std::thread::Builder::new().name("jail".to_owned()).spawn(move || {
             root::enter(&self, netns)?;
             // SAFETY: both only make system calls on values prepared before the fork.
-            unsafe { program.start(group.as_ref(), || first().and_then(|()| child.enter())) }
+            unsafe { program.start(group.as_ref(), || first().and_then(|()| child.enter()), || gate.let_through()) }
         })?;
         thread.join().map_err(|_| io::Error::other("the thread that makes the jail panicked"))?
     }

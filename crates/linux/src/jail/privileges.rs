@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::RawFd;
+use std::ptr;
 
 use nix::libc;
 use rustix::fs::{Gid, Uid};
@@ -10,7 +12,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::BpfProgram;
 
-use super::filter;
+use super::{filter, starts};
 
 /// What one process may use up (getrlimit(2)), besides what its cgroup grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub(super) struct Child {
     pub(super) gid: u32,
     pub(super) limits: Limits,
     pub(super) filter: BpfProgram,
+    /// See [`starts::close_behind`].
+    pub(super) gate: RawFd,
 }
 
 impl Child {
@@ -50,9 +54,25 @@ impl Child {
         }
         close_on_exec()?;
         drop_capabilities()?;
+        leave_keyrings()?;
         become_user(self.uid, self.gid)?;
         rustix::thread::set_no_new_privs(true)?;
+        starts::close_behind(self.gate)?;
         filter::enter(&self.filter)
+    }
+}
+
+/// Takes an empty session keyring in place of root's, whose keys are used without being named (keyrings(7)).
+fn leave_keyrings() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: without a name, no memory is read.
+    if unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>()) } >= 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // There are no keyrings in this kernel, or we are in a container that has none, and there is nothing to leave.
+        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
+        error => Err(error),
     }
 }
 
@@ -92,4 +112,42 @@ fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     let none = CapabilitySet::empty();
     Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `linux/keyctl.h`.
+    const GET_KEYRING_ID: libc::c_int = 0;
+    const SESSION: libc::c_int = -3;
+
+    fn session() -> i64 {
+        // SAFETY: only numbers.
+        unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, SESSION, 0) }
+    }
+
+    fn finds(description: &std::ffi::CStr) -> bool {
+        // SAFETY: strings that live, and no more.
+        unsafe { libc::syscall(libc::SYS_request_key, c"user".as_ptr(), description.as_ptr(), ptr::null::<u8>(), 0) >= 0 }
+    }
+
+    /// Keyrings belong to threads, so that the rest of this program keeps its own.
+    #[test]
+    fn keys_of_the_session_stay_behind() {
+        let (before, after) = std::thread::spawn(|| {
+            // One of its own to begin with, so that nothing of the real session is touched.
+            leave_keyrings().unwrap();
+            let (kind, name, content) = (c"user".as_ptr(), c"wtest".as_ptr(), c"secret".as_ptr());
+            // SAFETY: strings that live; the key goes with its keyring.
+            let added = unsafe { libc::syscall(libc::SYS_add_key, kind, name, content, 6, SESSION) };
+            assert!(added > 0, "{}", io::Error::last_os_error());
+            let before = (session(), finds(c"wtest"));
+            leave_keyrings().unwrap();
+            (before, (session(), finds(c"wtest")))
+        })
+        .join()
+        .unwrap();
+        assert!(before.1 && !after.1 && before.0 != after.0, "{before:?} {after:?}");
+    }
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::libc;
 use tempfile::TempDir;
 
 use super::*;
@@ -163,6 +164,49 @@ fn a_jailed_program_has_what_it_was_given() {
     assert!(nodes.len() == 2 && nodes.iter().all(|node| node.contains(&uid)), "{said}");
     assert_eq!(Cell::new().run(&["touch", "file"]), (String::new(), Ended::Code(0)));
     assert_eq!(Cell::new().run(&["dd", "if=/dev/urandom", "of=/dev/null", "count=1"]).1, Ended::Code(0));
+}
+
+#[test]
+fn jailed_program_starts_no_other() {
+    // Each of them becomes the other program.
+    let busybox = busybox().display().to_string();
+    for args in [["env", busybox.as_str(), "true"], ["nohup", busybox.as_str(), "true"], ["nice", &busybox, "true"]] {
+        let (said, ended) = Cell::new().run(&args);
+        assert!(matches!(ended, Ended::Code(1..)) && said.contains("not implemented"), "{args:?} {ended}: {said}");
+    }
+}
+
+/// What `true` of busybox needs, and no `getuid`, of which it says what the kernel says.
+const OF_TRUE: &[Call] = &[
+    Call::any(libc::SYS_brk),
+    Call::any(libc::SYS_mmap),
+    Call::any(libc::SYS_mprotect),
+    Call::any(libc::SYS_munmap),
+    Call::any(libc::SYS_arch_prctl),
+    Call::any(libc::SYS_set_tid_address),
+    Call::any(libc::SYS_set_robust_list),
+    Call::any(libc::SYS_prlimit64),
+    Call::any(libc::SYS_readlink),
+    Call::any(libc::SYS_getrandom),
+    Call::any(libc::SYS_write),
+    Call::any(libc::SYS_rt_sigaction),
+    Call::any(libc::SYS_rt_sigprocmask),
+    Call::any(libc::SYS_exit_group),
+];
+
+#[test]
+fn calls_off_the_list_fail_or_are_logged() {
+    let run = |enforcement, args: &[&str]| {
+        let mut cell = Cell::new();
+        cell.jail.allow(Syscalls::Only(&[OF_TRUE], enforcement));
+        cell.run(args)
+    };
+    assert_eq!(run(Enforcement::Enforce, &["true"]), (String::new(), Ended::Code(0)));
+    let (said, ended) = run(Enforcement::Enforce, &["mkdir", "x"]);
+    assert!(ended == Ended::Code(1) && said.contains("not implemented"), "{ended}: {said}");
+    assert_eq!(run(Enforcement::Log, &["mkdir", "x"]), (String::new(), Ended::Code(0)));
+    // Nor does this let programs start.
+    assert!(run(Enforcement::Log, &["env", "/bin/true"]).0.contains("not implemented"));
 }
 
 #[test]

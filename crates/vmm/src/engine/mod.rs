@@ -11,6 +11,7 @@ use crate::Driver;
 use crate::firecracker::{self, Firecracker};
 use crate::pager;
 use crate::qemu::{Accel, Qemu};
+pub use linux::jail::Enforcement;
 
 mod either;
 mod kvm;
@@ -79,8 +80,12 @@ pub struct Wanted {
     pub firecracker: Option<PathBuf>,
     /// File with a custom CPU template for Firecracker (`AGENT_CPU_TEMPLATE`).
     pub cpu_template: Option<PathBuf>,
+    /// Path of QEMU; without it the PATH is searched.
+    pub qemu: Option<PathBuf>,
     /// The program that serves memory in layers ([`pager`]); without it this one does.
     pub pager: Option<PathBuf>,
+    /// What is done about system calls of QEMU that are not on its list (`AGENT_SYSCALL_FILTER`).
+    pub enforcement: Enforcement,
 }
 
 /// Why no engine can be had.
@@ -162,16 +167,16 @@ fn firecracker(wanted: &Wanted, probe: impl FnOnce() -> KvmReport) -> Result<Eng
     let why = format!("{} is version {version}; {}; {layers}", program.display(), report.detail);
     let template = wanted.cpu_template.as_deref().map(read_template).transpose()?;
     // What another run started with QEMU is still found.
-    let other = Qemu::new(PROGRAM.into(), Accel::Kvm);
+    let other = Qemu::new(PROGRAM.into(), Accel::Kvm, wanted.enforcement);
     let driver = Arc::new(Either::new(Firecracker::new(program, template, pager), other));
     Ok(Engine { driver, vmm: "firecracker", accel: "kvm", why })
 }
 
 fn qemu(wanted: &Wanted, reason: &str, probe: impl FnOnce() -> KvmReport) -> Result<Engine, Error> {
-    let program = linux::programs::find(PROGRAM).ok_or(Error::QemuMissing)?;
+    let program = wanted.qemu.clone().or_else(|| linux::programs::find(PROGRAM)).ok_or(Error::QemuMissing)?;
     let (accel, found) = decide(wanted.accel, probe)?;
     let other = Firecracker::new(FIRECRACKER.into(), None, None);
-    let driver = Arc::new(Either::new(Qemu::new(program, accel), other));
+    let driver = Arc::new(Either::new(Qemu::new(program, accel, wanted.enforcement), other));
     Ok(Engine { driver, vmm: "qemu", accel: accel.name(), why: format!("{reason}; {found}") })
 }
 

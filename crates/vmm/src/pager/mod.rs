@@ -30,6 +30,7 @@
 mod map;
 mod regions;
 mod serve;
+mod syscalls;
 mod working;
 
 use std::ffi::OsString;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linux::descriptors;
+use linux::jail::{Enforcement, Syscalls};
 use linux::process::{Ended, Identity, Process, Spawn};
 use linux::uffd;
 use serde::{Deserialize, Serialize};
@@ -211,7 +213,7 @@ pub(crate) async fn start(program: &Path, config: &VmConfig, prepared: Prepared,
 fn launch(program: PathBuf, config: &VmConfig, prepared: &Prepared) -> io::Result<(Process, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let spawn = Spawn {
-        jail: jail::beside(config, &program)?,
+        jail: jail::beside(config, &program, Syscalls::Only(&[syscalls::CALLS], Enforcement::Enforce))?,
         program,
         args: vec![ARGUMENT.into(), config.dir.clone().into()],
         input: Some(theirs.into()),
@@ -254,7 +256,8 @@ impl Pager {
     /// # Errors
     /// When `/proc` cannot be read.
     pub(crate) fn adopt(dir: &Path, identity: &Identity) -> io::Result<Self> {
-        let process = Process::adopt(identity)?.filter(|process| is_of(process, dir)).map(Arc::new);
+        let is_ours = |process: &Process| identity.is_unique() || is_of(process, dir);
+        let process = Process::adopt(identity)?.filter(is_ours).map(Arc::new);
         Ok(Self { dir: dir.to_owned(), process })
     }
 

@@ -80,6 +80,8 @@ mod tests {
 
     use sha2::{Digest, Sha256};
 
+    use linux::jail::Enforcement;
+
     use super::*;
     use crate::fit::MANIFEST;
     use crate::flat::MEMORY;
@@ -104,7 +106,7 @@ mod tests {
         fs::write(dir.path().join(MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
         fs::write(dir.path().join(STATE), state).unwrap();
         fs::write(dir.path().join(MEMORY), vec![0; 1 << 20]).unwrap();
-        let host = Host { program: "qemu".into(), accel: Accel::Tcg, tsc_khz: None };
+        let host = Host { program: "qemu".into(), accel: Accel::Tcg, tsc_khz: None, enforcement: Enforcement::Enforce };
         let config = VmConfig {
             dir: "/vm".into(),
             name: "vm".into(),

@@ -26,11 +26,13 @@ mod restore;
 mod snapshot;
 mod start;
 mod state;
+mod syscalls;
 mod vm;
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use linux::jail::{Enforcement, Syscalls};
 use linux::process::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +67,14 @@ impl Accel {
         match self {
             Self::Kvm => vec!["/dev/kvm".into()],
             Self::Tcg => Vec::new(),
+        }
+    }
+
+    /// What it asks the kernel for.
+    fn syscalls(self, enforcement: Enforcement) -> Syscalls {
+        match self {
+            Self::Kvm => Syscalls::Only(&[syscalls::CALLS, syscalls::KVM_CALLS], enforcement),
+            Self::Tcg => Syscalls::Only(&[syscalls::CALLS], enforcement),
         }
     }
 
@@ -141,13 +151,14 @@ struct Host {
     accel: Accel,
     /// Rate of the time stamp counter, thousands per second; only emulated guests have to be told.
     tsc_khz: Option<u64>,
+    enforcement: Enforcement,
 }
 
 impl Qemu {
     /// Blocks for 100 ms the first time that guests are to be emulated.
-    pub(crate) fn new(program: PathBuf, accel: Accel) -> Self {
+    pub(crate) fn new(program: PathBuf, accel: Accel, enforcement: Enforcement) -> Self {
         let tsc_khz = if accel == Accel::Tcg { linux::tsc::khz() } else { None };
-        Self { host: Host { program, accel, tsc_khz }, starts: Starts::default() }
+        Self { host: Host { program, accel, tsc_khz, enforcement }, starts: Starts::default() }
     }
 }
 

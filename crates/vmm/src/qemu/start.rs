@@ -15,7 +15,7 @@ use crate::process::{self, OOM_SCORE_ADJ};
 use crate::{Error, Result, VmConfig, record, starts};
 
 use super::args::{self, MEMORY_FILE, Machine};
-use super::qmp::{Before, PROMPT, Qmp, Shutdowns};
+use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns};
 use super::vm::QemuVm;
 use super::{Host, LOG, Ram, Record, last_words};
 
@@ -82,6 +82,7 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         write: Vec::new(),
         read: Vec::new(),
         overhead_mb: host.accel.overhead_mb(),
+        syscalls: host.accel.syscalls(host.enforcement),
     };
     match ram {
         Ram::File => needs.write.push(memory.to_owned()),
@@ -97,7 +98,7 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         memory_mb: config.memory_mb,
     };
     let ready = match record::write(&record, &dir) {
-        Ok(()) => connect(&dir, &process, Before::Nobody, START).await,
+        Ok(()) => connect(&dir, &process, START).await,
         Err(source) => Err(Error::Io { action: "write vm.json in", path: dir.clone(), source }),
     };
     match ready {
@@ -120,11 +121,12 @@ fn clear(config: &VmConfig) -> io::Result<()> {
     }
 }
 
-async fn connect(dir: &Path, process: &Process, before: Before, limit: Duration) -> Result<(Qmp, Shutdowns)> {
+async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp, Shutdowns)> {
     let deadline = Instant::now() + limit;
     loop {
-        let error = match Qmp::connect(dir, process, before).await {
+        let error = match Qmp::connect(dir, process).await {
             Ok(connected) => return Ok(connected),
+            Err(QmpError::Violation(violation)) => return Err(hostile(violation)),
             Err(error) => error,
         };
         let gone = process.has_ended().map_err(|source| Error::Io { action: "watch", path: dir.into(), source })?;
@@ -142,16 +144,27 @@ async fn connect(dir: &Path, process: &Process, before: Before, limit: Duration)
 /// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
 /// did not get to know that it exists.
 pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<QemuVm>> {
-    let before = Before::Somebody;
-    let (qmp, shutdowns) = match connect(&dir, &process, before, PROMPT).await {
+    let connected = async {
+        let (qmp, shutdowns) = connect(&dir, &process, PROMPT).await?;
+        let state = qmp.execute(query_status {}, PROMPT).await?.status;
+        Ok((qmp, shutdowns, state))
+    };
+    let (qmp, shutdowns, state) = match connected.await {
         Ok(connected) => connected,
         Err(Error::EndedEarly { .. }) => return Ok(None),
-        Err(error) => return Err(error),
+        // Nobody can use a VM that does not answer, or not as a QEMU does.
+        Err(error) => {
+            process::end(process).await?;
+            return Err(error);
+        }
     };
-    let state = qmp.execute(query_status {}, PROMPT).await?.status;
     if matches!(state, RunState::prelaunch | RunState::inmigrate) {
         process::end(process).await?;
         return Ok(None);
     }
-    Ok(Some(QemuVm::new(Started { dir, process, record, qmp, shutdowns, before })))
+    Ok(Some(QemuVm::new(Started { dir, process, record, qmp, shutdowns, before: Before::Somebody })))
+}
+
+fn hostile(violation: String) -> Error {
+    Error::Hostile { program: "QEMU", violation }
 }

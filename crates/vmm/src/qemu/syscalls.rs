@@ -1,0 +1,215 @@
+//! System calls that QEMU may make in its jail.
+//!
+//! What is missing on purpose: the start of programs and processes (a clone makes threads only), namespaces, sockets but
+//! those of one machine (`socket` of other families, and `connect`), io_uring, bpf, userfaultfd, performance counters,
+//! keys, ptrace and the memory of others, mounts, changes of owners and modes, and every request (ioctl) that neither a
+//! TAP, a disk nor KVM knows. QEMU tries some of them, io_uring and clone3 at each start, and does without.
+//!
+//! # How the list was made
+//! From what `strace -f` saw of QEMU 7.2 (Debian 12) in the suites of this crate and of hostd: boots, restores, snapshots,
+//! raw, qcow2 and block disks, network, ends of all kinds, emulated (TCG); and from the sources of QEMU up to 10.0 and
+//! glibc up to 2.41 for what they may call in the same places. KVM's part is from `accel/kvm` and checked in the lab.
+//!
+//! # How to make it again
+//! After a change of QEMU's command line, or for a new QEMU, set `AGENT_SYSCALL_FILTER=log` and run the suites: calls that
+//! are not on the list are allowed then, and the kernel logs each (`dmesg | grep type=1326`: `syscall=` is the number in
+//! `asm/unistd_64.h`, `comm=` the thread). Or look at all that is called:
+//! `strace -f -e signal=none -o trace -p PID_OF_THE_TEST`, then
+//! `sed -nE 's/^[0-9]+ +(<\.\.\. )?([a-z0-9_]+)[( ].*/\2/p' trace | sort | uniq -c`.
+
+use linux::jail::Call;
+use nix::libc;
+
+/// Whatever runs the guest.
+pub(super) const CALLS: &[Call] = &[
+    // Files. Which ones there are to be opened is the jail's matter.
+    Call::any(libc::SYS_openat),
+    Call::any(libc::SYS_open),
+    Call::any(libc::SYS_close),
+    Call::any(libc::SYS_close_range),
+    Call::any(libc::SYS_read),
+    Call::any(libc::SYS_readv),
+    Call::any(libc::SYS_pread64),
+    Call::any(libc::SYS_preadv),
+    Call::any(libc::SYS_preadv2),
+    Call::any(libc::SYS_write),
+    Call::any(libc::SYS_writev),
+    Call::any(libc::SYS_pwrite64),
+    Call::any(libc::SYS_pwritev),
+    Call::any(libc::SYS_pwritev2),
+    Call::any(libc::SYS_lseek),
+    Call::any(libc::SYS_fallocate),
+    Call::any(libc::SYS_ftruncate),
+    Call::any(libc::SYS_fsync),
+    Call::any(libc::SYS_fdatasync),
+    Call::any(libc::SYS_sync_file_range),
+    Call::any(libc::SYS_copy_file_range),
+    Call::any(libc::SYS_fadvise64),
+    Call::any(libc::SYS_flock),
+    Call::any(libc::SYS_fcntl),
+    Call::any(libc::SYS_dup),
+    Call::any(libc::SYS_dup2),
+    Call::any(libc::SYS_dup3),
+    Call::any(libc::SYS_pipe2),
+    Call::any(libc::SYS_stat),
+    Call::any(libc::SYS_lstat),
+    Call::any(libc::SYS_fstat),
+    Call::any(libc::SYS_newfstatat),
+    Call::any(libc::SYS_statx),
+    Call::any(libc::SYS_statfs),
+    Call::any(libc::SYS_fstatfs),
+    Call::any(libc::SYS_access),
+    Call::any(libc::SYS_faccessat),
+    Call::any(libc::SYS_faccessat2),
+    Call::any(libc::SYS_readlink),
+    Call::any(libc::SYS_readlinkat),
+    Call::any(libc::SYS_getdents64),
+    Call::any(libc::SYS_getcwd),
+    Call::any(libc::SYS_fchdir),
+    Call::any(libc::SYS_umask),
+    Call::any(libc::SYS_unlink),
+    Call::any(libc::SYS_unlinkat),
+    // Memory.
+    Call::any(libc::SYS_brk),
+    Call::any(libc::SYS_mmap),
+    Call::any(libc::SYS_munmap),
+    Call::any(libc::SYS_mremap),
+    Call::any(libc::SYS_mprotect),
+    Call::any(libc::SYS_madvise),
+    Call::any(libc::SYS_msync),
+    Call::any(libc::SYS_mincore),
+    Call::any(libc::SYS_memfd_create),
+    Call::any(libc::SYS_membarrier),
+    Call::any(libc::SYS_get_mempolicy),
+    Call::any(libc::SYS_set_mempolicy),
+    // Threads, time and signals.
+    Call::masked(libc::SYS_clone, 0, THREAD_MASK, libc::CLONE_THREAD as u64),
+    Call::any(libc::SYS_set_tid_address),
+    Call::any(libc::SYS_set_robust_list),
+    Call::any(libc::SYS_get_robust_list),
+    Call::any(libc::SYS_rseq),
+    Call::any(libc::SYS_futex),
+    Call::any(libc::SYS_futex_waitv),
+    Call::any(libc::SYS_sched_yield),
+    Call::any(libc::SYS_sched_getaffinity),
+    Call::any(libc::SYS_getcpu),
+    Call::any(libc::SYS_exit),
+    Call::any(libc::SYS_exit_group),
+    Call::any(libc::SYS_gettid),
+    Call::any(libc::SYS_getpid),
+    Call::any(libc::SYS_tgkill),
+    Call::any(libc::SYS_rt_sigaction),
+    Call::any(libc::SYS_rt_sigprocmask),
+    Call::any(libc::SYS_rt_sigreturn),
+    Call::any(libc::SYS_rt_sigpending),
+    Call::any(libc::SYS_rt_sigtimedwait),
+    Call::any(libc::SYS_sigaltstack),
+    Call::any(libc::SYS_restart_syscall),
+    Call::any(libc::SYS_clock_gettime),
+    Call::any(libc::SYS_clock_getres),
+    Call::any(libc::SYS_gettimeofday),
+    Call::any(libc::SYS_time),
+    Call::any(libc::SYS_nanosleep),
+    Call::any(libc::SYS_clock_nanosleep),
+    Call::any(libc::SYS_timerfd_create),
+    Call::any(libc::SYS_timerfd_settime),
+    Call::any(libc::SYS_timerfd_gettime),
+    // Events.
+    Call::any(libc::SYS_poll),
+    Call::any(libc::SYS_ppoll),
+    Call::any(libc::SYS_select),
+    Call::any(libc::SYS_pselect6),
+    Call::any(libc::SYS_epoll_create1),
+    Call::any(libc::SYS_epoll_ctl),
+    Call::any(libc::SYS_epoll_wait),
+    Call::any(libc::SYS_epoll_pwait),
+    Call::any(libc::SYS_epoll_pwait2),
+    Call::any(libc::SYS_eventfd2),
+    Call::any(libc::SYS_signalfd4),
+    // Its own sockets, on which it is spoken to.
+    Call::with(libc::SYS_socket, 0, libc::AF_UNIX as u64),
+    Call::with(libc::SYS_socketpair, 0, libc::AF_UNIX as u64),
+    Call::any(libc::SYS_bind),
+    Call::any(libc::SYS_listen),
+    Call::any(libc::SYS_accept),
+    Call::any(libc::SYS_accept4),
+    Call::any(libc::SYS_getsockname),
+    Call::any(libc::SYS_getpeername),
+    Call::any(libc::SYS_getsockopt),
+    Call::any(libc::SYS_setsockopt),
+    Call::any(libc::SYS_recvmsg),
+    Call::any(libc::SYS_recvfrom),
+    Call::any(libc::SYS_sendmsg),
+    Call::any(libc::SYS_sendto),
+    Call::any(libc::SYS_shutdown),
+    // Itself.
+    Call::any(libc::SYS_arch_prctl),
+    Call::any(libc::SYS_getrandom),
+    Call::any(libc::SYS_uname),
+    Call::any(libc::SYS_sysinfo),
+    Call::any(libc::SYS_getrusage),
+    Call::any(libc::SYS_getrlimit),
+    // Looks at a limit, and changes none.
+    Call::with(libc::SYS_prlimit64, 2, 0),
+    Call::any(libc::SYS_getuid),
+    Call::any(libc::SYS_geteuid),
+    Call::any(libc::SYS_getgid),
+    Call::any(libc::SYS_getegid),
+    Call::any(libc::SYS_getppid),
+    Call::any(libc::SYS_capget),
+    // Its own filter, which comes on top (`-sandbox`).
+    Call::any(libc::SYS_seccomp),
+    Call::with(libc::SYS_prctl, 0, libc::PR_SET_NO_NEW_PRIVS as u64),
+    Call::with(libc::SYS_prctl, 0, libc::PR_GET_SECCOMP as u64),
+    Call::with(libc::SYS_prctl, 0, libc::PR_CAPBSET_READ as u64),
+    Call::with(libc::SYS_prctl, 0, libc::PR_SET_NAME as u64),
+    Call::with(libc::SYS_prctl, 0, libc::PR_GET_NAME as u64),
+    Call::with(libc::SYS_prctl, 0, libc::PR_SET_TIMERSLACK as u64),
+    Call::with(libc::SYS_prctl, 0, libc::PR_MCE_KILL as u64),
+    Call::with(libc::SYS_prctl, 0, libc::PR_SET_VMA as u64),
+    // Terminals that are none, and sockets.
+    Call::with(libc::SYS_ioctl, 1, libc::TCGETS as u64),
+    Call::with(libc::SYS_ioctl, 1, libc::FIONREAD as u64),
+    Call::with(libc::SYS_ioctl, 1, libc::FIONBIO as u64),
+    // `linux/if_tun.h`: interface, features, offloads, buffer, header of packets.
+    Call::with(libc::SYS_ioctl, 1, 0x4004_54CA),
+    Call::with(libc::SYS_ioctl, 1, 0x8004_54CF),
+    Call::with(libc::SYS_ioctl, 1, 0x4004_54D0),
+    Call::with(libc::SYS_ioctl, 1, 0x8004_54D2),
+    Call::with(libc::SYS_ioctl, 1, 0x8004_54D3),
+    Call::with(libc::SYS_ioctl, 1, 0x4004_54D4),
+    Call::with(libc::SYS_ioctl, 1, 0x8004_54D7),
+    Call::with(libc::SYS_ioctl, 1, 0x4004_54D8),
+    Call::with(libc::SYS_ioctl, 1, 0x4004_54DC),
+    Call::with(libc::SYS_ioctl, 1, 0x4004_54DE),
+    // `linux/fs.h`, `linux/blkzoned.h`, XFS: sizes and limits of a disk, and giving back its blocks.
+    Call::with(libc::SYS_ioctl, 1, 0x125E),
+    Call::with(libc::SYS_ioctl, 1, 0x1260),
+    Call::with(libc::SYS_ioctl, 1, 0x1267),
+    Call::with(libc::SYS_ioctl, 1, 0x1268),
+    Call::with(libc::SYS_ioctl, 1, 0x1277),
+    Call::with(libc::SYS_ioctl, 1, 0x1278),
+    Call::with(libc::SYS_ioctl, 1, 0x1279),
+    Call::with(libc::SYS_ioctl, 1, 0x127A),
+    Call::with(libc::SYS_ioctl, 1, 0x127B),
+    Call::with(libc::SYS_ioctl, 1, 0x127C),
+    Call::with(libc::SYS_ioctl, 1, 0x127E),
+    Call::with(libc::SYS_ioctl, 1, 0x127F),
+    Call::with(libc::SYS_ioctl, 1, 0x8008_1272),
+    Call::with(libc::SYS_ioctl, 1, 0x8004_1284),
+    Call::with(libc::SYS_ioctl, 1, 0x8004_1285),
+    Call::with(libc::SYS_ioctl, 1, 0x800C_581E),
+];
+
+/// Besides, where the processor runs the guest: every request to KVM (`KVMIO` of `linux/kvm.h`).
+pub(super) const KVM_CALLS: &[Call] = &[Call::masked(libc::SYS_ioctl, 1, 0xFF00, 0xAE00)];
+
+/// A thread of the same process, in the same namespaces.
+const THREAD_MASK: u64 = (libc::CLONE_THREAD
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
