@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn programs_get_named_variables_only() {
-        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "there is something to be inherited");
+        assert!(std::env::vars_os().count() > ENVIRONMENT.len(), "there is something to be inherited");
         let output = command(&find("env").unwrap()).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let mut names: Vec<&str> = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();

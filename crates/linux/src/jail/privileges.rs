@@ -129,7 +129,9 @@ mod tests {
 
     fn finds(description: &std::ffi::CStr) -> bool {
         // SAFETY: strings that live, and no more.
-        unsafe { libc::syscall(libc::SYS_request_key, c"user".as_ptr(), description.as_ptr(), ptr::null::<u8>(), 0) >= 0 }
+        unsafe {
+            libc::syscall(libc::SYS_request_key, c"user".as_ptr(), description.as_ptr(), ptr::null::<u8>(), 0) >= 0
+        }
     }
 
     /// Keyrings belong to threads, so that the rest of this program keeps its own.

@@ -168,12 +168,9 @@ fn a_jailed_program_has_what_it_was_given() {
 
 #[test]
 fn jailed_program_starts_no_other() {
-    // Each of them becomes the other program.
     let busybox = busybox().display().to_string();
-    for args in [["env", busybox.as_str(), "true"], ["nohup", busybox.as_str(), "true"], ["nice", &busybox, "true"]] {
-        let (said, ended) = Cell::new().run(&args);
-        assert!(matches!(ended, Ended::Code(1..)) && said.contains("not implemented"), "{args:?} {ended}: {said}");
-    }
+    let (said, ended) = Cell::new().run(&["env", &busybox, "true"]);
+    assert!(matches!(ended, Ended::Code(1..)) && said.contains("not implemented"), "{ended}: {said}");
 }
 
 /// What `true` of busybox needs, and no `getuid`, of which it says what the kernel says.

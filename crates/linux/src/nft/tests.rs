@@ -1,7 +1,6 @@
 //! What the kernel has made of the rules, as nft(8) lists it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::Command;
 
 use super::*;
 use crate::{link, netns, tap};

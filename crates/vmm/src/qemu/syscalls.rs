@@ -8,7 +8,8 @@
 //! # How the list was made
 //! From what `strace -f` saw of QEMU 7.2 (Debian 12) in the suites of this crate and of hostd: boots, restores, snapshots,
 //! raw, qcow2 and block disks, network, ends of all kinds, emulated (TCG); and from the sources of QEMU up to 10.0 and
-//! glibc up to 2.41 for what they may call in the same places. KVM's part is from `accel/kvm` and checked in the lab.
+//! glibc up to 2.41 for what they may call in the same places. KVM's part is from `accel/kvm`. Of what it refuses, QEMU 7.2
+//! tries io_uring_setup and clone3.
 //!
 //! # How to make it again
 //! After a change of QEMU's command line, or for a new QEMU, set `AGENT_SYSCALL_FILTER=log` and run the suites: calls that
