@@ -1,5 +1,6 @@
 //! Connections that the kernel tracks, in the network namespace of the calling thread, over ctnetlink.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -34,6 +35,25 @@ pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the addresses to which connections were begun that stand.
+///
+/// # Errors
+/// What the kernel said.
+pub fn destinations() -> io::Result<HashSet<IpAddr>> {
+    let mut socket = NetlinkSocket::new();
+    let mut found = HashSet::new();
+    // Of both families.
+    let request = Request::new().op_get_dump(&Nfgenmsg::new());
+    let mut answers = socket.request(&request)?;
+    while let Some(answer) = answers.recv() {
+        let (_, connection) = answer.map_err(said)?;
+        let Ok(ip) = connection.get_tuple_orig().and_then(|tuple| tuple.get_tuple_ip()) else { continue };
+        found.extend(ip.get_ip_v4_dst().map(IpAddr::from));
+        found.extend(ip.get_ip_v6_dst().map(IpAddr::from));
+    }
+    Ok(found)
 }
 
 /// How the connections began that have the address in one of those parts of how they began.
@@ -149,6 +169,8 @@ mod tests {
                 sockets[1].send_to(b"begun with it", (one, 7))?;
                 sockets[1].send_to(b"not its", (other, 7))?;
             }
+            let all = destinations()?;
+            assert!(all.contains(&one) && all.contains(&other) && !all.contains(&two), "{all:?}");
             forget(one)?;
             assert_eq!((count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?), (0, 0));
             assert_eq!(count(two, FILTER_SOURCE)?, 1, "the one that is not its");

@@ -2,8 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+pub use crate::lock::Lock;
 
 /// Writes a file so that after a crash at any moment either the old content or the new one is there: temporary
 /// name, fsync, rename, fsync of the directory.
@@ -153,34 +157,35 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// An exclusive lock on a file, held until it is dropped or the process ends.
-#[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "held for its lock")] File);
+/// Creates a directory that only its owner may enter. One that is there already becomes so.
+///
+/// # Errors
+/// What the file system said; `NotADirectory` for a link.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let dir = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    make_private(&dir, 0o700)
+}
 
-impl Lock {
-    /// Takes the lock, making the file if need be. `None` when somebody else holds it.
-    ///
-    /// # Errors
-    /// When the file cannot be opened.
-    pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
-        Self::of(File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?)
-    }
+/// Opens a file that only its owner may open, for reading and writing, and creates it if need be. One that is there
+/// already becomes so: who may open a file can lock it.
+///
+/// # Errors
+/// What the file system said.
+pub fn open_private(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+    make_private(&file, 0o600)?;
+    Ok(file)
+}
 
-    /// Takes the lock of a directory that is there. `None` when somebody else holds it.
-    ///
-    /// # Errors
-    /// When the directory cannot be opened.
-    pub fn try_take_dir(dir: &Path) -> io::Result<Option<Self>> {
-        Self::of(File::open(dir)?)
+fn make_private(file: &File, mode: u32) -> io::Result<()> {
+    if file.metadata()?.mode() & 0o7777 == mode {
+        return Ok(());
     }
-
-    fn of(file: File) -> io::Result<Option<Self>> {
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        }
-    }
+    file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
@@ -227,13 +232,17 @@ mod tests {
     }
 
     #[test]
-    fn only_one_holds_a_lock() {
+    fn private_paths_are_closed_to_others() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let first = Lock::try_take(&path).unwrap();
-        assert!(first.is_some());
-        assert!(Lock::try_take(&path).unwrap().is_none());
-        drop(first);
-        assert!(Lock::try_take(&path).unwrap().is_some());
+        let (inner, file) = (dir.path().join("a/b"), dir.path().join("a/b/file"));
+        create_private_dir(&inner).unwrap();
+        File::create(&file).unwrap().set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
+        create_private_dir(&inner).unwrap();
+        open_private(&file).unwrap();
+        let modes = [dir.path().join("a"), inner, file].map(|path| fs::metadata(path).unwrap().mode() & 0o777);
+        assert_eq!(modes, [0o700, 0o700, 0o600]);
+        std::os::unix::fs::symlink("/tmp", dir.path().join("link")).unwrap();
+        assert!(create_private_dir(&dir.path().join("link")).is_err());
     }
 }

@@ -16,6 +16,7 @@ pub mod jail;
 pub mod kvm;
 pub mod limits;
 pub mod link;
+mod lock;
 pub mod loopdev;
 pub mod netns;
 pub mod nflog;

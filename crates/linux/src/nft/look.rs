@@ -5,7 +5,7 @@ use std::io;
 use netlink_bindings::nftables::{Nfgenmsg, Request};
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
-use super::Family;
+use super::{Family, Table};
 
 const POLICY_DROP: u32 = 0;
 
@@ -44,6 +44,15 @@ pub fn base_chains(hook: u32, family: Family, bytes: &[u8]) -> io::Result<Vec<Ba
             }
         })
         .collect())
+}
+
+/// Returns true if the table is there and has a chain of that name.
+///
+/// # Errors
+/// What the kernel said.
+pub fn chain_exists((family, table): Table, name: &str) -> io::Result<bool> {
+    let chains = chains(&mut NetlinkSocket::new())?;
+    Ok(chains.iter().any(|chain| chain.family == family as u8 && chain.table == table && chain.name == name))
 }
 
 struct Chain {

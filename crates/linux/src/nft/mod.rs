@@ -3,8 +3,10 @@
 //! Rules that are known at build time are a [`Transaction`], which goes to the kernel over netlink. Text in nft(8)'s
 //! language is applied by `nft`, which takes some 25 ms to start; the kernel's own messages take less than one.
 
+mod count;
 mod look;
 mod rule;
+mod sets;
 mod transaction;
 
 use std::io::{self, Write};
@@ -12,8 +14,8 @@ use std::process::Stdio;
 
 use crate::programs;
 
-pub use look::{BaseChain, base_chains};
-pub use rule::{ARP, ESTABLISHED, INVALID, IP, IPV6, RELATED, Rule, UNTRACKED};
+pub use look::{BaseChain, base_chains, chain_exists};
+pub use rule::{ARP, ESTABLISHED, INVALID, IP, IPV6, NEW, RELATED, Rule, UNTRACKED};
 pub use transaction::{Family, Hook, Table, Transaction};
 
 /// Applies a ruleset in nft(8) syntax. All of it takes effect, or nothing.

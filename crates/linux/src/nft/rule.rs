@@ -11,6 +11,7 @@ use netlink_bindings::nftables::{CmpOps, CtKeys, FibFlags, MetaKeys, PayloadBase
 pub const INVALID: u32 = 1;
 pub const ESTABLISHED: u32 = 1 << 1;
 pub const RELATED: u32 = 1 << 2;
+pub const NEW: u32 = 1 << 3;
 /// What is of no connection: over IPv6, discovery of neighbours and routers, and who listens to multicast.
 pub const UNTRACKED: u32 = 1 << 6;
 
@@ -35,13 +36,36 @@ const IFNAMSIZ: usize = 16;
 pub(super) enum Step {
     Meta(MetaKeys),
     Ct(CtKeys),
-    Payload { base: PayloadBase, offset: u32, len: u32 },
-    Fib { flags: u32, result: u32 },
+    Payload {
+        base: PayloadBase,
+        offset: u32,
+        len: u32,
+    },
+    Fib {
+        flags: u32,
+        result: u32,
+    },
     And(Vec<u8>),
-    Compare { op: CmpOps, with: Vec<u8> },
+    Compare {
+        op: CmpOps,
+        with: Vec<u8>,
+    },
     Within(&'static str),
     Load(Vec<u8>),
-    Nat { kind: NatKind, family: u8 },
+    /// An expression that the library does not know: its name, and its attributes as the kernel reads them.
+    Other {
+        name: &'static str,
+        attributes: Vec<u8>,
+    },
+    Log {
+        group: u16,
+        snaplen: u32,
+    },
+    Goto(&'static str),
+    Nat {
+        kind: NatKind,
+        family: u8,
+    },
     Masquerade,
     Verdict(VerdictCode),
 }
@@ -267,11 +291,11 @@ impl Rule {
         self.then(load).compare(op, with)
     }
 
-    fn compare(self, op: CmpOps, with: Vec<u8>) -> Self {
+    pub(super) fn compare(self, op: CmpOps, with: Vec<u8>) -> Self {
         self.then(Step::Compare { op, with })
     }
 
-    fn then(mut self, step: Step) -> Self {
+    pub(super) fn then(mut self, step: Step) -> Self {
         self.0.push(step);
         self
     }

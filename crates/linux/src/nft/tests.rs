@@ -139,6 +139,62 @@ fn frames_and_translations_are_what_nft_reads_them_as() {
 }
 
 #[test]
+fn counted_connections_are_what_nft_reads_them_as() {
+    let list = inside("counted", || {
+        let limit = Rule::new().iif("tap0").begins_connection();
+        Transaction::new()
+            .table(TABLE)
+            .links(TABLE, "links", 100, false)
+            .links(TABLE, "held", 100, true)
+            .inner_chain(TABLE, "full")
+            .rule(TABLE, "full", &Rule::new().limit_per_second(2, 7).log(7, 64))
+            .rule(TABLE, "full", &Rule::new().hold_link("held", 100).drop())
+            .chain(TABLE, "c", Hook::filter(Hook::PREROUTING, -150))
+            .rule(TABLE, "c", &Rule::new().dport(17, 53).accept())
+            .rule(TABLE, "c", &Rule::new().link_in("held").drop())
+            .rule(TABLE, "c", &limit.clone().connections_over(10).goto("full"))
+            .rule(TABLE, "c", &limit.connections_over_by_link("links", 12).drop())
+            .chain(TABLE, "f", Hook::filter(Hook::FORWARD, 0))
+            .rule(TABLE, "f", &Rule::new().tcp_syn().clamp_mss())
+            .commit()?;
+        assert!(chain_exists(TABLE, "full")? && !chain_exists(TABLE, "none")?);
+        assert!(!chain_exists((Family::Ip, "wtest"), "full")?);
+        listed()
+    });
+    for part in [
+        "set links { type iface_index size 100 flags dynamic }",
+        "set held { type iface_index size 100 flags dynamic,timeout }",
+        "add @held { iif timeout 100ms } drop",
+        "udp dport 53 accept iif @held drop",
+        "limit rate 2/second burst 7 packets log group 7 snaplen 64",
+        "iifname \"tap0\" ct state new ct status ! confirmed ct count over 10 goto full",
+        "iifname \"tap0\" ct state new ct status ! confirmed add @links { iif ct count over 12 } drop",
+        "tcp flags syn / syn,rst tcp option maxseg size set rt mtu",
+    ] {
+        assert!(list.contains(part), "{part:?} is not in {list}");
+    }
+}
+
+#[test]
+fn held_addresses_get_a_new_time() {
+    let list = inside("held", || {
+        let set = |name, kind| format!("set {name} {{ type {kind}; flags timeout; }};");
+        apply(&format!("table inet wtest {{ {} {} }}", set("held", "ipv4_addr"), set("held6", "ipv6_addr")))?;
+        let seconds = |seconds| std::time::Duration::from_secs(seconds);
+        let four = |last, time| (Ipv4Addr::new(8, 8, 8, last).into(), seconds(time));
+        let changes = Transaction::new().hold_addresses(TABLE, "held", &[four(1, 300), four(2, 300)]);
+        changes.hold_addresses(TABLE, "held6", &[(SIX.into(), seconds(300))]).commit()?;
+        Transaction::new().hold_addresses(TABLE, "held", &[four(1, 3600)]).commit()?;
+        let many: Vec<_> = (0..3000).map(|last: u32| (Ipv4Addr::from(last + (9 << 24)).into(), seconds(7))).collect();
+        Transaction::new().hold_addresses(TABLE, "held", &many).commit()?;
+        listed()
+    });
+    for part in ["8.8.8.1 timeout 1h", "8.8.8.2 timeout 5m", "2001:db8::7 timeout 5m", "9.0.11.183 timeout 7s"] {
+        assert!(list.contains(part), "{part:?} is not in {list}");
+    }
+}
+
+#[test]
 fn a_transaction_that_is_too_long_is_refused_before_it_is_sent() {
     let many = (0..70).fold(Transaction::new(), |changes, _| changes.table(TABLE));
     assert_eq!(many.commit().unwrap_err().kind(), io::ErrorKind::InvalidInput);

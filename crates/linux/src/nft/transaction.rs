@@ -4,9 +4,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_bindings::nftables::{
-    Chained, Nfgenmsg, PushExprAttrs, PushExprListAttrs, PushRuleAttrs, Registers, SetFlags,
+    Chained, Nfgenmsg, PushExprAttrs, PushExprListAttrs, PushRuleAttrs, Registers, SetFlags, VerdictCode,
 };
-use netlink_bindings::utils::RequestBuf;
+use netlink_bindings::utils::{Pusher, RequestBuf, finalize_nested_header, push_nested_header};
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
 use super::rule::{NFPROTO_IPV6, NatKind, Rule, Step};
@@ -16,7 +16,7 @@ const SUBSYSTEM: u16 = 10;
 /// The library keeps account of at most 63 answers in one word, with those of the batch's ends.
 const MOST_CHANGES: u32 = 61;
 /// Where networks begin and end, in one change: an address of IPv6 and what is said of it have some 40 bytes.
-const BOUNDS: usize = 1024;
+pub(super) const BOUNDS: usize = 1024;
 /// Numbers of the kinds of translation (linux/netfilter/nf_tables.h).
 const NAT_SNAT: u32 = 0;
 const NAT_DNAT: u32 = 1;
@@ -25,6 +25,8 @@ const INTERVAL_END: u32 = 1;
 /// nft(8)'s numbers of the types `ipv4_addr` and `ipv6_addr`, by which it lists a set as such.
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
+/// `NFTA_EXPR_DATA`: what an expression is about.
+const EXPRESSION_DATA: u16 = 2;
 
 /// What packets a table is about (linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +167,14 @@ impl Transaction {
         }
     }
 
+    /// Makes a chain to which rules of the table lead.
+    #[must_use]
+    pub fn inner_chain(mut self, (family, table): Table, name: &str) -> Self {
+        let request = self.change().set_create().op_newchain_do(&header(family));
+        request.into_encoder().push_table_bytes(table.as_bytes()).push_name_bytes(name.as_bytes());
+        self
+    }
+
     /// Makes a chain that the kernel asks.
     #[must_use]
     pub fn chain(mut self, (family, table): Table, name: &str, hook: Hook<'_>) -> Self {
@@ -213,7 +223,7 @@ impl Transaction {
         answers.map_err(|error| refused(&error))
     }
 
-    fn change(&mut self) -> netlink_bindings::nftables::Request<'_> {
+    pub(super) fn change(&mut self) -> netlink_bindings::nftables::Request<'_> {
         self.changes += 1;
         self.batch.request()
     }
@@ -224,7 +234,7 @@ fn refused(error: &ReplyError) -> io::Error {
     io::Error::new(code.kind(), format!("the kernel refused the nftables rules: {error}"))
 }
 
-fn header(family: Family) -> Nfgenmsg {
+pub(super) fn header(family: Family) -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
     header.nfgen_family = family as u8;
     header
@@ -321,6 +331,15 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
             .push_family((*family).into())
             .push_reg_addr_min(REGISTER)
             .end_nested(),
+        Step::Other { name, attributes } => return encode_other(element, name, attributes),
+        Step::Log { group, snaplen } => {
+            element.nested_data_log().push_group(*group).push_snaplen(*snaplen).end_nested()
+        }
+        Step::Goto(chain) => {
+            let verdict = element.nested_data_immediate().push_dreg(Registers::RegVerdict as u32);
+            let verdict = verdict.nested_data().nested_verdict().push_code(VerdictCode::Goto as u32);
+            verdict.push_chain_bytes(chain.as_bytes()).end_nested().end_nested().end_nested()
+        }
         Step::Masquerade => return element.push_name_bytes(b"masq").end_nested(),
         Step::Verdict(code) => {
             let verdict = element.nested_data_immediate().push_dreg(Registers::RegVerdict as u32);
@@ -329,4 +348,13 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
         }
     }
     .end_nested()
+}
+
+fn encode_other<P: Pusher>(element: PushExprAttrs<P>, name: &str, attributes: &[u8]) -> P {
+    let mut element = element.push_name_bytes(name.as_bytes());
+    let bytes = element.as_vec_mut();
+    let header = push_nested_header(bytes, EXPRESSION_DATA);
+    bytes.extend(attributes);
+    finalize_nested_header(bytes, header);
+    element.end_nested()
 }
