@@ -38,14 +38,16 @@ loops() {
 
 {
     processes
-    named 'network namespace' /run/netns/*
+    named 'network namespace' /run/netns/* /run/wrenn/netns/*
     named link /sys/class/net/*
     named 'device-mapper device' /dev/mapper/*
     named 'file' /tmp/wrenn-* target/testdata/run/*
-    find /run/wrenn -type f -not -path '/run/wrenn/host/*' -not -path /run/wrenn/slots/next \
+    find /run/wrenn -xdev -type f -not -path '/run/wrenn/host/*' -not -path /run/wrenn/slots/next \
+        -not -path /run/wrenn/netns.lock \
         -printf 'file %p\n' 2>/dev/null
     loops
-    cut -d' ' -f2 /proc/self/mounts | sed 's/^/mount /'
+    # The directory of handles of network namespaces is mounted once, and stays.
+    cut -d' ' -f2 /proc/self/mounts | grep -vx /run/wrenn/netns | sed 's/^/mount /'
     find /sys/fs/cgroup -maxdepth 5 -type d \( -path '*/wrenn/*' -o -path '*/wtest*' \) \
         -printf 'cgroup %p\n' 2>/dev/null
 } | sort -u

@@ -19,7 +19,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
-const DIRS: [&str; 2] = [CLAIMS_DIR, netns::DIR];
+/// Handles of network namespaces are in memory always.
+const DIRS: [&str; 1] = [CLAIMS_DIR];
 
 /// Does the work, as it is where the directories are in memory already, or hold what is somebody's.
 ///
@@ -45,7 +46,7 @@ fn alone() -> anyhow::Result<Option<Lock>> {
         return Ok(None);
     }
     let Some(lock) = Lock::try_take(&Path::new(CLAIMS_DIR).join(NEXT))? else { return Ok(None) };
-    Ok((is_free(CLAIMS_DIR)? && is_free(netns::DIR)?).then_some(lock))
+    Ok((is_free(CLAIMS_DIR)? && netns::list("")?.is_empty()).then_some(lock))
 }
 
 /// Whether it has no file but the lock.

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hostd::network::{Networks, Slot, WantedIpv6};
+use hostd::network::{NetworkSettings, Networks, Slot};
 use tokio_util::sync::CancellationToken;
 
 use crate::in_memory;
@@ -34,8 +34,9 @@ const SANDBOX: &str = "sb-bench";
 /// When a network cannot be made or removed. What is left is cleared with the run's place.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
     let (owner, cancelled) = (place.installation(), cancelled.clone());
-    let measured =
-        move || in_memory::with_networks(|| measure_with(&Networks::prepare(&owner, WantedIpv6::Auto)?, &cancelled));
+    let measured = move || {
+        in_memory::with_networks(|| measure_with(&Networks::prepare(&owner, NetworkSettings::default())?, &cancelled))
+    };
     tokio::task::spawn_blocking(measured).await?
 }
 

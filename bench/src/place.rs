@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use hostd::network::{Holder, Networks, WantedIpv6};
+use hostd::network::{Holder, NetworkSettings, Networks};
 use linux::file::Lock;
 use linux::process::Process;
 
@@ -133,7 +133,7 @@ impl Place {
     }
 
     fn clear_networks(&self) -> anyhow::Result<()> {
-        let networks = Networks::prepare(&self.installation(), WantedIpv6::Auto)?;
+        let networks = Networks::prepare(&self.installation(), NetworkSettings::default())?;
         for (slot, holder) in networks.claimed()? {
             if matches!(holder, Holder::Ours(_)) {
                 networks.clear(slot)?;

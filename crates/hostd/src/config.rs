@@ -10,7 +10,7 @@ use vmm::engine::{AccelChoice, Choice, Enforcement, Wanted};
 
 use crate::disk;
 use crate::jail::DEFAULT_UID_BASE;
-use crate::network::{Slot, WantedIpv6};
+use crate::network::{NetworkSettings, Slot, WantedIpv6, connections};
 
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -56,6 +56,8 @@ pub struct Config {
     pub dns: String,
     /// `AGENT_IPV6`: whether sandboxes reach the internet over IPv6, too.
     pub ipv6: WantedIpv6,
+    /// `AGENT_MAX_CONNECTIONS`: of one sandbox at one time; without it a share of what the host can track.
+    pub max_connections: Option<u32>,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
     pub max_sandboxes: usize,
     /// `AGENT_UID_BASE`: users and groups of VMMs are this plus the number of their network slot.
@@ -131,6 +133,7 @@ impl Config {
             engine: engine(&lookup, &mut mistakes),
             disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
+            max_connections: max_connections(&lookup, &mut mistakes),
             warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
             network_pool,
             ipv6: parsed(&lookup, "AGENT_IPV6", "auto, on or off", WantedIpv6::Auto, &mut mistakes),
@@ -143,6 +146,18 @@ impl Config {
         };
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
+
+    pub(crate) fn network_settings(&self) -> NetworkSettings {
+        NetworkSettings { ipv6: self.ipv6, limits: self.limits, connections: self.max_connections }
+    }
+}
+
+fn max_connections(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Option<u32> {
+    const NAME: &str = "AGENT_MAX_CONNECTIONS";
+    let right = format!("a number from {} to {}", connections::LEAST, connections::MOST);
+    lookup(NAME)?;
+    let range = connections::LEAST..=connections::MOST;
+    Some(bounded(lookup, NAME, &right, range, connections::LEAST, mistakes))
 }
 
 /// What systemd has put into the service's own directory of credentials. Nothing in there is no credential.
@@ -270,6 +285,7 @@ mod tests {
             "AGENT_DISK",
             "AGENT_DNS",
             "AGENT_IPV6",
+            "AGENT_MAX_CONNECTIONS",
             "AGENT_TOKEN",
             "AGENT_UID_BASE",
         ];

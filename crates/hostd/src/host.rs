@@ -81,8 +81,8 @@ impl Host {
             blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await?
         };
         let networks = {
-            let (owner, limits, ipv6) = (config.dir.clone(), config.limits, config.ipv6);
-            blocking(move || Networks::prepare(&owner, ipv6).map(|networks| networks.with_limits(limits))).await?
+            let (owner, settings) = (config.dir.clone(), config.network_settings());
+            blocking(move || Networks::prepare(&owner, settings)).await?
         };
         let jails = {
             let (base, limits) = (config.uid_base, config.disk_limits);

@@ -76,7 +76,7 @@ pub enum DiskFormat {
 /// The guest's one network interface.
 #[derive(Debug, Clone)]
 pub struct Net {
-    /// Name of the network namespace (under `/run/netns`) in which the VMM process is to run.
+    /// Name of the network namespace (under `/run/wrenn/netns`) in which the VMM process is to run.
     pub netns: String,
     /// TAP device in that namespace.
     pub tap: String,

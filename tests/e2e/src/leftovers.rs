@@ -14,7 +14,8 @@ impl Leftovers {
     pub fn list() -> Self {
         let mut all = BTreeSet::new();
         all.extend(processes());
-        all.extend(entries("/run/netns").map(|name| format!("network namespace {name}")));
+        let namespaces = entries("/run/netns").chain(entries("/run/wrenn/netns"));
+        all.extend(namespaces.map(|name| format!("network namespace {name}")));
         all.extend(entries("/sys/class/net").map(|name| format!("link {name}")));
         all.extend(entries("/dev/mapper").map(|name| format!("device-mapper device {name}")));
         all.extend(mounts());
@@ -61,7 +62,9 @@ fn processes() -> Vec<String> {
 
 fn mounts() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    table.lines().filter_map(|line| line.split(' ').nth(1)).map(|point| format!("mount {point}")).collect()
+    let points = table.lines().filter_map(|line| line.split(' ').nth(1));
+    // The directory of handles of network namespaces is mounted once, and stays.
+    points.filter(|point| *point != "/run/wrenn/netns").map(|point| format!("mount {point}")).collect()
 }
 
 fn loops() -> Vec<String> {

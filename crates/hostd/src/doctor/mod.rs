@@ -4,6 +4,7 @@
 
 mod checks;
 mod firewall;
+mod network;
 
 use std::net::SocketAddr;
 
@@ -78,6 +79,7 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::tun(),
         checks::network(config),
         checks::forwarding(),
+        network::connections(config),
         firewall::check(),
         checks::ipv6(config),
         checks::jail(config),

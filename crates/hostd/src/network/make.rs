@@ -9,6 +9,7 @@ use linux::{tap, tc};
 use model::network::Bandwidth;
 use vmm::GUEST_IP;
 
+use super::connections::limit_namespace;
 use super::plan::{
     GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, PEER_IP6, Slot, TAP, TAP_MAC, VETH_IP6,
     VETH_MACS,
@@ -50,7 +51,7 @@ fn turned_off(set: io::Result<()>) -> io::Result<()> {
 }
 
 /// Inside the namespace: the other end, the TAP, routes and rules.
-pub(super) fn furnish(slot: Slot, user: u32, six: Six) -> io::Result<()> {
+pub(super) fn furnish(slot: Slot, user: u32, six: Six, connections: u32) -> io::Result<()> {
     // First, so that no link gets an IPv6 address that it is not to have when it comes up.
     settings(six)?;
     let links = Links::here()?;
@@ -74,7 +75,8 @@ pub(super) fn furnish(slot: Slot, user: u32, six: Six) -> io::Result<()> {
     if six.is_on() {
         furnish_ipv6(&links, &peer)?;
     }
-    rules::namespace(slot, six).commit()
+    rules::namespace(slot, six).commit()?;
+    limit_namespace(connections)
 }
 
 fn furnish_ipv6(links: &Links, peer: &str) -> io::Result<()> {

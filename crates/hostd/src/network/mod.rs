@@ -2,8 +2,12 @@
 //!
 //! Made in the order claim, namespace, links, rules, and taken away in the opposite one, so that at every moment a
 //! claim stands for whatever else there is of a slot. [`Networks::remove`] takes away a half-made network just as
-//! well as a whole one; it goes on past errors and reports the first.
+//! well as a whole one; it goes on past errors and reports the first. A namespace that cannot be removed, whatever
+//! others have mounted, holds no sandbox: its slot is set aside until the next start of the agent, which tries again.
 
+pub(crate) mod connections;
+#[cfg(test)]
+mod forwarding_tests;
 pub(crate) mod machine;
 mod make;
 mod plan;
@@ -13,15 +17,16 @@ mod rules;
 mod six;
 mod slots;
 
-use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use linux::file::Lock;
 use linux::link::Links;
 use linux::{conntrack, link, netns};
 use model::network::Bandwidth;
 
+pub use connections::LIMITS;
 pub use machine::{remove_host_rules, try_rules};
 pub(crate) use make::limit;
 pub use plan::{
@@ -48,6 +53,16 @@ pub enum Error {
     InUse(&'static str),
 }
 
+/// What holds for all networks of an agent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NetworkSettings {
+    pub ipv6: WantedIpv6,
+    /// The most that each sandbox may send and get, whatever its own limits.
+    pub limits: Bandwidth,
+    /// Connections of one sandbox at one time; `None` for a share of what the host can track.
+    pub connections: Option<u32>,
+}
+
 /// Makes and removes the networks of one agent's sandboxes. Blocking: call it where that is allowed.
 #[derive(Debug)]
 pub struct Networks {
@@ -56,8 +71,21 @@ pub struct Networks {
     six: Six,
     pool: Pool,
     limits: Bandwidth,
-    /// Held for its lock.
-    _shared: Option<File>,
+    /// Connections of one sandbox at one time.
+    connections: u32,
+    /// While an agent runs, nobody removes the host's rules.
+    _shared: Option<Lock>,
+}
+
+/// What the claims of slots name whose namespace cannot be removed: no sandbox has such an id.
+const SET_ASIDE: &str = "set aside";
+
+/// What became of a network that was taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Whole,
+    /// Its namespace is still there, so its slot cannot be used.
+    SetAside,
 }
 
 /// What a slot stands for.
@@ -70,20 +98,21 @@ enum Kind {
 }
 
 impl Networks {
-    /// Prepares the host: forwarding on, the host's table in place.
+    /// Prepares the host: forwarding on, the host's tables in place.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn prepare(owner: &Path, ipv6: WantedIpv6) -> Result<Self, Error> {
-        let (shared, six) = machine::prepare(ipv6)?;
-        let (slots, pool, limits) = (Slots::new(owner), Pool::default(), Bandwidth::default());
-        Ok(Self { slots, kind: Kind::Kernel, six, pool, limits, _shared: Some(shared) })
+    pub fn prepare(owner: &Path, settings: NetworkSettings) -> Result<Self, Error> {
+        let connections = connections::limit(settings.connections);
+        let (shared, six) = machine::prepare(settings.ipv6, connections)?;
+        let (slots, pool, limits) = (Slots::new(owner), Pool::default(), settings.limits);
+        Ok(Self { slots, kind: Kind::Kernel, six, pool, limits, connections, _shared: Some(shared) })
     }
 
-    /// The same with limits for every sandbox.
+    /// Returns the most connections that one sandbox may have at one time.
     #[must_use]
-    pub fn with_limits(self, limits: Bandwidth) -> Self {
-        Self { limits, ..self }
+    pub fn connections(&self) -> u32 {
+        self.connections
     }
 
     /// Whether the networks that it makes have IPv6.
@@ -103,7 +132,8 @@ impl Networks {
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
         let (slots, pool, limits) = (Slots::in_dir(claims, owner), Pool::default(), Bandwidth::default());
-        Self { slots, kind: Kind::Loopback { port }, six: Six::Off(Why::NotWanted), pool, limits, _shared: None }
+        let (six, connections) = (Six::Off(Why::NotWanted), 0);
+        Self { slots, kind: Kind::Loopback { port }, six, pool, limits, connections, _shared: None }
     }
 
     /// Whether they are objects of the kernel.
@@ -137,7 +167,7 @@ impl Networks {
     ///
     /// # Errors
     /// When the lock cannot be made.
-    pub fn try_lock_orphans(&self) -> Result<Option<linux::file::Lock>, Error> {
+    pub fn try_lock_orphans(&self) -> Result<Option<Lock>, Error> {
         self.slots.try_lock_orphans().map_err(Error::Claim)
     }
 
@@ -162,19 +192,22 @@ impl Networks {
             if Self::is_there(slot) {
                 return Ok(true);
             }
-            self.take_away(slot)?;
+            if self.take_away(slot)? == Taken::SetAside {
+                let source = io::Error::other("its namespace cannot be removed");
+                return Err(Error::Slot { action: "make a network anew", slot, source });
+            }
         }
         self.make(slot, user).map(|()| false)
     }
 
     fn make(&self, slot: Slot, user: u32) -> Result<(), Error> {
-        let six = self.six;
+        let (six, connections) = (self.six, self.connections);
         let at = |action| move |source| Error::Slot { action, slot, source };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
         make::connect(slot, six).map_err(at("connect the host and a network namespace"))?;
         fail::fail_point!("network::connected");
-        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user, six));
+        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user, six, connections));
         furnished.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");
         Ok(())
@@ -201,8 +234,8 @@ impl Networks {
     /// The first step that failed; the claim is kept then.
     pub fn clear(&self, slot: Slot) -> Result<(), Error> {
         self.pool.forget(slot);
-        if matches!(self.kind, Kind::Kernel) {
-            self.take_away(slot)?;
+        if matches!(self.kind, Kind::Kernel) && self.take_away(slot)? == Taken::SetAside {
+            return Ok(());
         }
         let at = |source| Error::Slot { action: "give back the claim", slot, source };
         self.slots.release(slot).map_err(at)?;
@@ -210,20 +243,24 @@ impl Networks {
         Ok(())
     }
 
-    fn take_away(&self, slot: Slot) -> Result<(), Error> {
+    fn take_away(&self, slot: Slot) -> Result<Taken, Error> {
         let at = |action| move |source| Error::Slot { action, slot, source };
         let link = Links::here().and_then(|links| links.delete(&slot.veth()));
         fail::fail_point!("network::link-removed");
         let namespace = netns::remove(&slot.netns());
         fail::fail_point!("network::namespace-removed");
         link.map_err(at("remove the veth pair"))?;
-        namespace.map_err(at("remove the network namespace"))?;
         // Last, when nothing can begin one any more: what is still under way to the guest must not reach the next one.
         conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))?;
         if self.six.is_on() {
             conntrack::forget(slot.host_ip6()).map_err(at("forget the connections over IPv6"))?;
         }
-        Ok(())
+        let Err(error) = namespace else { return Ok(Taken::Whole) };
+        // Without its link nothing of it is reached any more.
+        let (number, name) = (slot.number(), slot.netns());
+        tracing::error!(slot = number, %error, "{name} cannot be removed: its slot is not used before the next start");
+        self.slots.hand_over(slot, SET_ASIDE).map_err(at("set the slot aside"))?;
+        Ok(Taken::SetAside)
     }
 }
 
@@ -260,7 +297,7 @@ mod tests {
     #[test]
     fn a_network_comes_whole_and_goes_whole() {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path(), WantedIpv6::Auto).unwrap();
+        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         networks.create(slot, 0).unwrap();
         assert!(leftovers().unwrap().contains(&slot.veth()));
@@ -277,7 +314,7 @@ mod tests {
     #[test]
     fn two_hundred_come_and_go_sixteen_at_a_time() {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path(), WantedIpv6::Auto).unwrap();
+        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
         let (left, made) = (AtomicUsize::new(200), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..16 {
@@ -295,5 +332,25 @@ mod tests {
         assert_eq!(made.iter().collect::<BTreeSet<_>>().len(), 200, "each has its own, and rests");
         assert!(networks.claimed().unwrap().iter().all(|(_, holder)| matches!(holder, Holder::Nobody(_))));
         assert!(made.iter().all(|slot| is_gone(*slot)), "{:?}", leftovers().unwrap());
+    }
+
+    #[test]
+    fn namespace_that_stays_holds_no_sandbox() {
+        let owner = tempfile::tempdir().unwrap();
+        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
+        let slot = networks.claim("sb-test").unwrap();
+        networks.create(slot, 0).unwrap();
+        netns::remove(&slot.netns()).unwrap();
+        // Nothing takes a directory with something in it for a handle.
+        let stuck = Path::new(netns::DIR).join(slot.netns());
+        std::fs::create_dir_all(stuck.join("full")).unwrap();
+        networks.remove(slot, "sb-test").unwrap();
+        assert!(!networks.is_held_by(slot, "sb-test") && !link::exists(&slot.veth()));
+        let claims = networks.claimed().unwrap();
+        assert!(claims.contains(&(slot, Holder::Ours(SET_ASIDE.to_owned()))), "{claims:?}");
+        // The next start clears what no sandbox has.
+        std::fs::remove_dir_all(&stuck).unwrap();
+        networks.clear(slot).unwrap();
+        assert!(networks.claimed().unwrap().iter().all(|(other, _)| *other != slot));
     }
 }

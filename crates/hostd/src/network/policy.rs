@@ -15,11 +15,11 @@
 //!
 //! The table is for IPv4 and IPv6 alike, also in a network that has no IPv6. Sets are of one of them: each has a twin.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use linux::nft::{Family, Transaction};
 use model::network::{Bandwidth, FLOOR, FLOOR6, NetworkSpec};
 use sha2::{Digest, Sha256};
 
@@ -130,17 +130,10 @@ fn last_rules(spec: &NetworkSpec) -> String {
 
 /// Adds addresses of names to the table, or lets them stay for longer.
 #[must_use]
-pub fn pin(pinned: &[(IpAddr, Duration)]) -> String {
-    let mut text = String::new();
-    for entry in pinned {
-        let (address, element) = (entry.0, element(entry));
-        let set = format!("inet {POLICY_TABLE} pinned{}", if address.is_ipv4() { "" } else { "6" });
-        // What is there already keeps its time unless it is taken away before.
-        let _ = writeln!(text, "add element {set} {{ {address} }}");
-        let _ = writeln!(text, "delete element {set} {{ {address} }}");
-        let _ = writeln!(text, "add element {set} {{ {element} }}");
-    }
-    text
+pub fn pin(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
+    let (four, six): (Vec<_>, Vec<_>) = pinned.iter().copied().partition(|(address, _)| address.is_ipv4());
+    let table = (Family::Inet, POLICY_TABLE);
+    changes.hold_addresses(table, "pinned", &four).hold_addresses(table, "pinned6", &six)
 }
 
 fn element((address, lifetime): &(IpAddr, Duration)) -> String {
@@ -194,7 +187,7 @@ mod tests {
             linux::nft::apply(&format!("table ip {POLICY_TABLE} {{ chain of_before {{ }}; }}"))?;
             linux::nft::apply(&rules(&NetworkSpec::default(), &[]))?;
             linux::nft::apply(&rules(&spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true), &pinned))?;
-            linux::nft::apply(&pin(&pinned))?;
+            pin(Transaction::new(), &pinned).commit()?;
             linux::nft::apply(&rules(&spec(&["1.1.1.1", "1.1.1.0/24"], &["0.0.0.0/0"], false), &[]))?;
             linux::nft::apply(&rules(&spec(&[], &["9.0.0.0/8", "9.9.9.9"], true), &[]))?;
             linux::nft::apply(&rules(&spec(&["::/0", "0.0.0.0/0"], &["2606::/16", "2606::1"], true), &pinned))?;

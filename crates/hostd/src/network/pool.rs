@@ -9,7 +9,6 @@
 //! itself. What somebody else has taken away meanwhile is made again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -100,7 +99,7 @@ impl Networks {
 
     /// Whether nobody has taken the network of a slot away.
     pub(super) fn is_there(slot: Slot) -> bool {
-        link::exists(&slot.veth()) && Path::new(netns::DIR).join(slot.netns()).exists()
+        link::exists(&slot.veth()) && netns::exists(&slot.netns())
     }
 
     /// Takes all away that nobody has.
@@ -157,12 +156,12 @@ mod tests {
     use linux::nft::{Family, Transaction};
 
     use super::super::tests::is_gone;
-    use super::super::{Holder, WantedIpv6, leftovers};
+    use super::super::{Holder, NetworkSettings, leftovers};
     use super::*;
 
     fn networks() -> (tempfile::TempDir, Networks) {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path(), WantedIpv6::Auto).unwrap();
+        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
         (owner, networks)
     }
 

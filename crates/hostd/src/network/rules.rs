@@ -10,6 +10,7 @@
 //!         → host       before anybody else translates: to no address of the host's and to none that is not public
 //!                      forwarded: once more, by what others have made of the destination
 //! ```
+//! TCP announces no larger segments than the way out carries: errors that would tell a server so are often lost on theirs.
 //! What is not said here is dropped: other protocols, VLANs, other addresses, multicast and broadcast, and IPv6 where it
 //! is off ([`Six`]). Nothing reaches in but the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for
 //! neighbours or routers: the namespace neither takes in nor sends what is of no connection.
@@ -68,6 +69,9 @@ pub fn host(six: Six, near: &[Ipv6Net]) -> Transaction {
     let input = [from().ct_state(ESTABLISHED).accept(), from().l4(ICMP).ct_state(RELATED).accept(), from().drop()];
     let forward = [
         from().ipv4().daddr_within(SET).drop(),
+        // Where the way out carries less than a guest's link, and nobody tells the other side.
+        from().tcp_syn().clamp_mss(),
+        to().tcp_syn().clamp_mss(),
         to().ct_state(ESTABLISHED).accept(),
         to().l4(ICMP).ct_state(RELATED).accept(),
         to().drop(),

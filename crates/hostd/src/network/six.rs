@@ -213,7 +213,7 @@ fn note(dir: &Path, before: &[(String, String)]) -> io::Result<()> {
         }
     }
     let text: String = noted.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
-    file::write_atomic(&path, text.as_bytes(), 0o644)
+    file::write_atomic(&path, text.as_bytes(), 0o600)
 }
 
 fn read(path: &Path) -> io::Result<Vec<(String, String)>> {

@@ -7,13 +7,16 @@
 //! rests until all others have had their turn, whoever asks, so that what is late for one sandbox meets no other one.
 //! If we die with a claim held, [`Slots::claimed`] shows it at the next start. A claim whose agent's
 //! directory is gone belongs to nobody; any agent may clear it.
+//!
+//! Directory and files are for root alone: a claim tells a sandbox's id, and who may open a file can lock it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use linux::file::Lock;
+use linux::file::{self, Lock};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Slot;
@@ -23,6 +26,9 @@ pub const CLAIMS_DIR: &str = "/run/wrenn/slots";
 
 /// The file beside the claims with the slot to look at first. Whoever claims one has it locked.
 pub const NEXT: &str = "next";
+
+/// For other agents to claim slots: each takes a millisecond.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Content of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,12 +70,12 @@ impl Slots {
     /// # Errors
     /// `QuotaExceeded` when every slot is taken.
     pub fn claim(&self, sandbox: &str) -> io::Result<Slot> {
-        fs::create_dir_all(&self.dir)?;
+        file::create_private_dir(&self.dir)?;
         let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
         let mut turn = Turn::take(&self.dir.join(NEXT))?;
         for _ in 0..Slot::MAX {
             let slot = turn.next();
-            match File::options().write(true).create_new(true).open(self.path(slot)) {
+            match File::options().write(true).create_new(true).mode(0o600).open(self.path(slot)) {
                 Ok(mut file) => {
                     file.write_all(&claim)?;
                     turn.keep()?;
@@ -90,7 +96,7 @@ impl Slots {
     pub fn hand_over(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
         let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
         // Networks are gone after a restart of the machine, and so are claims worth nothing.
-        linux::file::replace(&self.path(slot), &claim, 0o644)
+        file::replace(&self.path(slot), &claim, 0o600)
     }
 
     /// Gives a slot back. That it was not claimed is fine.
@@ -141,7 +147,7 @@ impl Slots {
     /// # Errors
     /// When the lock cannot be made.
     pub fn try_lock_orphans(&self) -> io::Result<Option<Lock>> {
-        fs::create_dir_all(&self.dir)?;
+        file::create_private_dir(&self.dir)?;
         Lock::try_take_dir(&self.dir)
     }
 
@@ -152,18 +158,17 @@ impl Slots {
 
 /// Whose turn it is. Others wait while somebody holds it.
 struct Turn {
-    file: File,
+    lock: Lock,
     next: u16,
 }
 
 impl Turn {
     /// A file that says nothing sensible, as after a crash in the middle of a write, is a beginning.
     fn take(path: &Path) -> io::Result<Self> {
-        let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
-        file.lock()?;
+        let lock = Lock::take_within(path, CLAIM_TIMEOUT)?;
         let mut text = String::new();
-        let next = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok()).unwrap_or(1);
-        Ok(Self { file, next })
+        let next = lock.file().read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok()).unwrap_or(1);
+        Ok(Self { lock, next })
     }
 
     fn next(&mut self) -> Slot {
@@ -174,7 +179,7 @@ impl Turn {
 
     /// Always as long, so that nothing is left of an older number.
     fn keep(&self) -> io::Result<()> {
-        self.file.write_all_at(format!("{:05}", self.next).as_bytes(), 0)
+        self.lock.file().write_all_at(format!("{:05}", self.next).as_bytes(), 0)
     }
 }
 
@@ -190,6 +195,8 @@ fn is_old(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -232,5 +239,27 @@ mod tests {
             fs::write(claims.join(NEXT), nonsense).unwrap();
             one.release(one.claim("sb-e").unwrap()).unwrap();
         }
+    }
+
+    #[test]
+    fn lock_of_another_user_delays_no_claim_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = dir.path().join("claims");
+        // As an agent of before left it: everybody may enter, read, and so lock.
+        fs::create_dir(&claims).unwrap();
+        let next = File::create(claims.join(NEXT)).unwrap();
+        for path in [claims.clone(), claims.join(NEXT)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        next.lock().unwrap();
+        let slots = Slots::in_dir(&claims, dir.path());
+        let error = slots.claim("sb-a").unwrap_err().to_string();
+        assert!(error.contains("claims/next is locked by process"), "{error}");
+        drop(next);
+        let slot = slots.claim("sb-a").unwrap();
+        slots.hand_over(slot, "sb-b").unwrap();
+        let open = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
+        let paths = [claims.clone(), claims.join(NEXT), slots.path(slot)];
+        assert_eq!(paths.map(|path| open(&path)), [0; 3], "none is open to others");
     }
 }

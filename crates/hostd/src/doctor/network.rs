@@ -1,0 +1,49 @@
+//! What sandboxes share of the host's network.
+
+use linux::sysctl;
+
+use super::Check;
+use crate::config::Config;
+use crate::network::connections;
+
+/// Compares what all sandboxes together may have tracked with what the host can track.
+pub(super) fn connections(config: &Config) -> Check {
+    let limit = connections::limit(config.max_connections);
+    let size = sysctl::get(connections::TABLE_SIZE).ok().and_then(|size| size.parse().ok());
+    compare(limit, config.max_sandboxes, size)
+}
+
+fn compare(limit: u32, sandboxes: usize, size: Option<u64>) -> Check {
+    const NAME: &str = "connections";
+    let Some(size) = size else {
+        return Check::ok(NAME, format!("{limit} of each sandbox; connections are not tracked yet"));
+    };
+    let each = u64::from(connections::limit_on_host(limit));
+    // A quarter is the host's own.
+    let enough = size / 4 * 3 / each;
+    let found = format!("{limit} of each sandbox; the host tracks {size}, which {enough} sandboxes can fill");
+    if enough >= sandboxes as u64 {
+        return Check::ok(NAME, found);
+    }
+    let wanted = each.saturating_mul(sandboxes as u64) / 3 * 4;
+    let fix = format!(
+        "nothing, unless that many sandboxes work against you at once; for all {sandboxes} of AGENT_MAX_SANDBOXES: \
+         sysctl -w net.netfilter.nf_conntrack_max={wanted} (320 bytes of memory each), or a lower AGENT_MAX_CONNECTIONS"
+    );
+    Check::warning(NAME, found, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    #[test]
+    fn table_too_small_for_all_sandboxes_is_told() {
+        assert_eq!(compare(4096, 1000, Some(262_144)).status, Status::Warning);
+        assert_eq!(compare(4096, 38, Some(262_144)).status, Status::Ok);
+        let told = compare(4096, 1000, Some(262_144));
+        assert!(told.fix.unwrap().contains("nf_conntrack_max=6826664 "), "what holds then");
+        assert_eq!(compare(4096, 1000, Some(6_827_000)).status, Status::Ok);
+    }
+}

@@ -1,0 +1,191 @@
+//! What the host forwards for sandboxes, in namespaces that the test makes.
+//!
+//! ```text
+//!   guest eth0 ── tap0 sandbox wrp-N ── wrv-N host up0 ── inet0 internet: 45.90.28.1
+//! ```
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use linux::link::Links;
+use linux::{conntrack, netns, sysctl};
+use socket2::SockRef;
+
+use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Slot, TAP_MAC};
+use super::six::{Six, Why};
+use super::{Slots, connections, make, rules};
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(45, 90, 28, 1);
+const UPLINK: [Ipv4Addr; 2] = [Ipv4Addr::new(45, 90, 29, 2), Ipv4Addr::new(45, 90, 29, 1)];
+const OFF: Six = Six::Off(Why::NotWanted);
+const LIMIT: u32 = connections::LEAST;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Path {
+    slot: Slot,
+    slots: Slots,
+    guest: String,
+    host: String,
+    internet: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Path {
+    fn make() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let slots = Slots::new(dir.path());
+        let slot = slots.claim("sb-test").unwrap();
+        let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = |of: &str| format!("wtest-fwd-{of}-{number}");
+        let path = Self { slot, slots, guest: name("g"), host: name("h"), internet: name("i"), _dir: dir };
+        path.connect().unwrap();
+        path
+    }
+
+    fn connect(&self) -> io::Result<()> {
+        let (slot, sandbox) = (self.slot, self.slot.netns());
+        for name in [&sandbox, &self.guest, &self.host, &self.internet] {
+            netns::create(name)?;
+        }
+        let to = self.internet.clone();
+        netns::enter(&self.host, move || {
+            make::connect(slot, OFF)?;
+            let links = Links::here()?;
+            links.add_veth("up0", "inet0", &to)?;
+            links.add_address("up0", UPLINK[0], 24)?;
+            links.up("up0")?;
+            sysctl::set("net/ipv4/ip_forward", "1")?;
+            rules::host(OFF, &[]).commit()?;
+            connections::limit_host(LIMIT)
+        })?;
+        netns::enter(&self.internet, || {
+            let links = Links::here()?;
+            links.add_address("inet0", UPLINK[1], 24)?;
+            links.up("inet0")?;
+            links.up("lo")?;
+            links.add_address("lo", SERVER, 32)
+        })?;
+        let to = sandbox.clone();
+        netns::enter(&self.guest, move || Links::here()?.add_veth_with("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC]))?;
+        netns::enter(&sandbox, move || {
+            let links = Links::here()?;
+            links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
+            links.up(&slot.peer())?;
+            links.add_address("tap0", GATEWAY_IP, GUEST_PREFIX)?;
+            links.up("tap0")?;
+            sysctl::set("net/ipv4/ip_forward", "1")?;
+            links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
+            rules::namespace(slot, OFF).commit()?;
+            connections::limit_namespace(LIMIT)
+        })?;
+        netns::enter(&self.guest, move || {
+            let links = Links::here()?;
+            links.add_address("eth0", vmm::GUEST_IP, GUEST_PREFIX)?;
+            links.up("eth0")?;
+            links.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY_IP)
+        })?;
+        netns::enter(&self.host, || Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, UPLINK[1]))
+    }
+
+    fn in_guest<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+        netns::enter(&self.guest, work).unwrap()
+    }
+
+    /// Accepts connections at that port as long as the test runs, and tells what size of segments each has.
+    fn serve(&self, port: u16) -> std::sync::mpsc::Receiver<u32> {
+        let (tell, told) = std::sync::mpsc::channel();
+        netns::enter(&self.internet, move || {
+            let listener = TcpListener::bind((SERVER, port))?;
+            std::thread::spawn(move || {
+                let mut all = Vec::new();
+                for stream in listener.incoming().flatten() {
+                    let _ = tell.send(SockRef::from(&stream).tcp_mss().unwrap_or_default());
+                    all.push(stream);
+                }
+            });
+            Ok(())
+        })
+        .unwrap();
+        told
+    }
+
+    /// Connections that sandbox and host track.
+    fn tracked(&self) -> [u32; 2] {
+        [self.slot.netns(), self.host.clone()].map(|name| {
+            let count = netns::enter(&name, || sysctl::get("net/netfilter/nf_conntrack_count")).unwrap();
+            count.parse().unwrap()
+        })
+    }
+
+    fn finish(self) {
+        for name in [self.slot.netns(), self.guest, self.host, self.internet] {
+            netns::remove(&name).unwrap();
+        }
+        self.slots.release(self.slot).unwrap();
+    }
+}
+
+#[test]
+fn udp_flood_is_bounded_and_ends() {
+    let path = Path::make();
+    let _told = path.serve(443);
+    path.in_guest(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        for port in 1..=20_000 {
+            let _ = socket.send_to(b"x", (SERVER, port));
+        }
+        Ok(())
+    });
+    let [sandbox, host] = path.tracked();
+    assert!((LIMIT..=LIMIT + 8).contains(&sandbox), "{sandbox} connections of the sandbox");
+    assert!(host <= LIMIT + 8, "{host} connections of the host");
+    // When they have ended there is room again, at once: TCP tries again after a second.
+    let guest: IpAddr = vmm::GUEST_IP.into();
+    netns::enter(&path.slot.netns(), move || conntrack::forget(guest)).unwrap();
+    path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
+    path.finish();
+}
+
+/// The last packet of each connection ends it for the sandbox's namespace, and gets no further.
+#[test]
+fn connections_hidden_from_the_host_count_there() {
+    let path = Path::make();
+    let _told = path.serve(443);
+    let (slot, guest) = (path.slot.netns(), IpAddr::from(vmm::GUEST_IP));
+    let refused = path.in_guest(move || {
+        for made in 0..4 * LIMIT {
+            let to = SocketAddr::from((SERVER, 443));
+            let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else { return Ok(made) };
+            stream.set_ttl(1)?;
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+            drop(stream);
+            // What has ended is forgotten after ten seconds.
+            netns::enter(&slot, move || conntrack::forget(guest))?;
+        }
+        Ok(u32::MAX)
+    });
+    let host = connections::limit_on_host(LIMIT);
+    assert!((LIMIT..=host + 8).contains(&refused), "the host has taken {refused}");
+    assert!(path.tracked()[1] <= host + 8, "{:?}", path.tracked());
+    path.finish();
+}
+
+/// Where the way out carries less than a guest's link, and errors that would say so are lost.
+#[test]
+fn segments_fit_the_way_out() {
+    let path = Path::make();
+    let told = path.serve(443);
+    let connect = || path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
+    drop(connect());
+    let headers = 40 + 12;
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1500 - headers);
+    netns::enter(&path.host, || Command::new("ip").args(["link", "set", "up0", "mtu", "1300"]).status()).unwrap();
+    let stream = connect();
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1300 - headers, "what the server sends");
+    assert_eq!(SockRef::from(&stream).tcp_mss().unwrap(), 1300 - headers, "what the guest sends");
+    path.finish();
+}
