@@ -73,7 +73,8 @@ async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, Respons
         return Err(ResponseCode::NXDomain);
     }
     let records = reachable(gate, &name, found);
-    let addresses: Vec<IpAddr> = records.iter().filter_map(address).collect();
+    // Loopback is the guest itself, whatever the rules say.
+    let addresses: Vec<IpAddr> = records.iter().filter_map(address).filter(|address| !address.is_loopback()).collect();
     if !addresses.is_empty() {
         let ttl = records.iter().map(|record| record.ttl).min().unwrap_or_default();
         gate.pin(&name, &addresses, Duration::from_secs(ttl.into())).await.map_err(|error| {
@@ -116,12 +117,13 @@ fn is_denied(rules: &NetworkSpec, name: &Name) -> bool {
     rules.name(&name.to_ascii()) == Access::Denied
 }
 
-/// Without addresses that no sandbox reaches: a name of the internet has none of a private network.
+/// Without addresses that no sandbox reaches: a name of the internet has none of a private network. Names for loopback
+/// (`localtest.me`, `lvh.me`) are names of the guest itself.
 fn reachable(gate: &Gate, name: &str, found: Vec<Record>) -> Vec<Record> {
     let mut addresses = 0;
     let mut keep = |record: &Record| {
         let Some(address) = address(record) else { return true };
-        if is_never(address) {
+        if is_never(address) && !address.is_loopback() {
             gate.events.denied(&format!("{name} at {address}, an address that no sandbox reaches"));
             return false;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::answer::{LONGEST_QUESTION, answer, refusal};
 use crate::egress::Gate;
@@ -15,36 +15,13 @@ use crate::egress::Gate;
 /// Questions over UDP, and connections, of one sandbox at one time.
 const AT_ONCE: usize = 64;
 const CONNECTIONS: usize = 16;
-/// Questions a second, and how many may come at once after a quiet time.
-const RATE: f64 = 100.0;
-const BURST: f64 = 500.0;
 /// For the next question on a connection.
 const IDLE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How many questions may still come.
-struct Budget {
-    left: f64,
-    at: Instant,
-}
-
-impl Budget {
-    fn full() -> Self {
-        Self { left: BURST, at: Instant::now() }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST);
-        self.at = now;
-        let has = self.left >= 1.0;
-        self.left -= f64::from(u8::from(has));
-        has
-    }
-}
-
 /// Serves until it is dropped.
 pub(crate) async fn udp(gate: Arc<Gate>, socket: UdpSocket) {
-    let (socket, mut budget, mut questions) = (Arc::new(socket), Budget::full(), JoinSet::new());
+    let (socket, mut questions) = (Arc::new(socket), JoinSet::new());
     let mut buffer = [0; LONGEST_QUESTION];
     loop {
         let received = tokio::select! {
@@ -55,8 +32,7 @@ pub(crate) async fn udp(gate: Arc<Gate>, socket: UdpSocket) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        if questions.len() >= AT_ONCE || !budget.take(Instant::now()) {
-            gate.events.denied("DNS questions beyond the limit");
+        if questions.len() >= AT_ONCE || !gate.may_ask() {
             if let Some(refused) = refusal(&buffer[..length]) {
                 // Who cannot be answered asks again.
                 let _ = socket.try_send_to(&refused, from);
@@ -94,10 +70,9 @@ pub(crate) async fn tcp(gate: Arc<Gate>, listener: TcpListener) {
 
 /// Questions one after the other, each with its length before it (RFC 1035, section 4.2.2).
 async fn connection(gate: &Gate, mut stream: TcpStream) -> io::Result<()> {
-    let mut budget = Budget::full();
     loop {
         let length = usize::from(timeout(IDLE, stream.read_u16()).await??);
-        if length > LONGEST_QUESTION || !budget.take(Instant::now()) {
+        if length > LONGEST_QUESTION || !gate.may_ask() {
             crate::egress::reset(&stream);
             return Ok(());
         }
@@ -106,19 +81,5 @@ async fn connection(gate: &Gate, mut stream: TcpStream) -> io::Result<()> {
         let Some(answer) = answer(gate, &question, false).await else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         timeout(IDLE, stream.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat())).await??;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_cut_to_the_rate() {
-        let (mut budget, start) = (Budget::full(), Instant::now());
-        let mut taken = |at| (0..10_000).filter(|_| budget.take(at)).count();
-        assert!((500..=501).contains(&taken(start)));
-        assert_eq!(taken(start), 0);
-        assert!((99..=101).contains(&taken(start + Duration::from_secs(1))));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -15,11 +15,12 @@ use hyper::header::HOST;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use model::NetworkSpec;
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Gate;
 use super::proxy::{HELLO_TIMEOUT, about};
+use super::{Gate, Judged};
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -53,7 +54,8 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HELLO_TIMEOUT).max_buf_size(HEAD).preserve_header_case(true);
     let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let served = gate.while_allowed(|| connection.named(), served).await;
+    // Nothing was judged yet: only a change of rules ends it.
+    let served = gate.while_allowed(Judged::Later, |rules| connection.is_allowed(rules), served).await;
     drop(guard);
     match served {
         Some(Err(error)) => Err(io::Error::other(error)),
@@ -62,19 +64,21 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -
 }
 
 impl Connection {
-    fn named(&self) -> Option<(String, IpAddr)> {
-        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        Some((name, self.to.ip()))
+    /// Returns false before the first request: what is judged by rules that hold no longer must not go on.
+    fn is_allowed(&self, rules: &NetworkSpec) -> bool {
+        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        name.as_ref().is_some_and(|name| rules.reaches(name, self.to.ip()))
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let name = name_of(&request).unwrap_or_default();
+        // Before it is judged: rules that change meanwhile are asked about this name.
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.clone());
         if request.method() == Method::CONNECT || !self.gate.lets_through(&name, self.to.ip()).await {
             self.gate.events.denied(&about("HTTP", &name, self.to));
             let text = "The network rules of this sandbox do not allow this (see allow_out and deny_out).\n";
             return plain(StatusCode::FORBIDDEN, text);
         }
-        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
         self.pass_on(request).await.unwrap_or_else(|error| {
             tracing::debug!(to = %self.to, error = crate::guest::chain(&*error), "a request could not be passed on");
             plain(StatusCode::BAD_GATEWAY, "The server does not answer.\n")
@@ -119,7 +123,8 @@ impl Connection {
             let (Ok(guest), Ok(server)) = tokio::join!(guest, server) else { return };
             let (mut guest, mut server) = (TokioIo::new(guest), TokioIo::new(server));
             let copied = tokio::io::copy_bidirectional(&mut guest, &mut server);
-            let _ = connection.gate.while_allowed(|| connection.named(), copied).await;
+            let is_allowed = |rules: &NetworkSpec| connection.is_allowed(rules);
+            let _ = connection.gate.while_allowed(Judged::Before, is_allowed, copied).await;
         });
     }
 }

@@ -9,36 +9,42 @@
 //! goes through resolver and proxy ends; the next agent starts both again for each sandbox that it adopts. Until then
 //! such connections are refused, for nobody listens.
 
+mod budget;
 mod events;
 mod http;
+mod pin_writer;
 mod pins;
 mod proxy;
+mod server_first;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use linux::nflog::Nflog;
+use linux::nflog::Destination;
 use linux::{netns, nft};
 use model::NetworkSpec;
 use model::network::{Access, Bandwidth};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::dns::{self, Upstream};
-use crate::network::policy::{self, DNS_PORT, LOG_GROUP, PROXY_PORT};
-use crate::network::{self, GATEWAY_IP, GATEWAY_IP6, Six, Slot};
+use crate::network::connections::limit_namespace;
+use crate::network::{self, Six, Slot, policy};
 use crate::sandbox::actor::blocking;
 use crate::sandbox::log::Log;
+use budget::Budget;
 use events::Events;
+use pin_writer::PinWriter;
 use pins::Pins;
+use sockets::{Servers, Sockets, from_std, tell_refused};
 
 pub(crate) use pins::ADDRESSES;
 
@@ -46,7 +52,12 @@ pub(crate) use pins::ADDRESSES;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// So that connections through the proxy end when a side is gone.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-const BACKLOG: i32 = 256;
+/// Questions a second, and how many may come at once after a quiet time: over UDP, over TCP, and of the proxy.
+const QUESTIONS: f64 = 100.0;
+const QUESTIONS_AT_ONCE: f64 = 500.0;
+/// New names a second, where rules have names, and how many may come at once: each is a change of the kernel's sets.
+const NEW_NAMES: f64 = 10.0;
+const NEW_NAMES_AT_ONCE: f64 = 300.0;
 
 /// Resolver, proxy and rules of one sandbox, while it has a network.
 #[derive(Debug)]
@@ -63,11 +74,25 @@ pub(crate) struct Gate {
     pub(crate) upstream: Arc<Upstream>,
     rules: watch::Sender<Arc<NetworkSpec>>,
     pins: Mutex<Pins>,
+    pin_writer: PinWriter,
+    /// Questions that are asked for it, by whichever way they come.
+    questions: Budget,
+    /// Names that it begins to use.
+    new_names: Budget,
     pub(crate) events: Events,
     /// Held while the kernel's rules are written, so that they are written in one order.
     kernel: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// When a connection was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// By the rules of a moment ago.
+    Before,
+    /// It will be, request by request.
+    Later,
 }
 
 /// The network in which it stands.
@@ -76,24 +101,12 @@ pub(crate) struct Ground {
     pub(crate) slot: Slot,
     /// What holds for every sandbox of this host.
     pub(crate) limits: Bandwidth,
+    /// Connections of the sandbox at one time.
+    pub(crate) connections: u32,
     /// Whether networks of this host have IPv6; that of an agent of before may be otherwise.
     pub(crate) six: Six,
     /// The kernel has the rules of a sandbox without any of its own.
     pub(crate) is_open: bool,
-}
-
-struct Sockets {
-    /// On the gateway's address, and on its other one where there is IPv6.
-    servers: Vec<Servers>,
-    /// A kernel that cannot log refuses all the same.
-    log: Option<Nflog>,
-}
-
-/// What listens on one address.
-struct Servers {
-    udp: UdpSocket,
-    tcp: TcpListener,
-    proxy: TcpListener,
 }
 
 impl Egress {
@@ -113,8 +126,10 @@ impl Egress {
         let rules = (!is_ruled).then(|| policy::rules(&spec, &[]));
         let opened = ground.within(move || {
             rules.map_or(Ok(()), |rules| nft::apply(&rules))?;
+            // One of an agent of before has another limit, or none.
+            limit_namespace(ground.connections)?;
             ground.limit(bandwidth)?;
-            open(ground.six)
+            sockets::open(ground.six)
         });
         let sockets = opened.await.map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
         let gate = Arc::new(Gate {
@@ -123,6 +138,9 @@ impl Egress {
             upstream,
             rules: watch::Sender::new(Arc::new(spec)),
             pins: Mutex::default(),
+            pin_writer: PinWriter::default(),
+            questions: Budget::new(QUESTIONS, QUESTIONS_AT_ONCE),
+            new_names: Budget::new(NEW_NAMES, NEW_NAMES_AT_ONCE),
             events: Events::new(log),
             kernel: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
@@ -135,13 +153,21 @@ impl Egress {
 
     fn serve(&self, sockets: Sockets) -> io::Result<()> {
         let gate = &self.gate;
+        gate.spawn(pin_writer::write_all(Arc::clone(gate)));
+        gate.spawn(pin_writer::renew_all(Arc::clone(gate)));
         for Servers { udp, tcp, proxy } in sockets.servers {
             gate.spawn(dns::serve::udp(Arc::clone(gate), tokio::net::UdpSocket::from_std(udp)?));
             gate.spawn(dns::serve::tcp(Arc::clone(gate), from_std(tcp)?));
             gate.spawn(proxy::serve(Arc::clone(gate), from_std(proxy)?));
         }
         if let Some(log) = sockets.log {
-            gate.spawn(tell_refused(Arc::clone(gate), log.watched()?));
+            gate.spawn(tell_refused(Arc::clone(gate), log.watched()?, |destination| destination.to_string()));
+        }
+        if let Some(log) = sockets.limit_log {
+            let limit = gate.ground.connections;
+            let over =
+                move |_: &Destination| format!("more than {limit} connections at one time (AGENT_MAX_CONNECTIONS)");
+            gate.spawn(tell_refused(Arc::clone(gate), log.watched()?, over));
         }
         Ok(())
     }
@@ -210,30 +236,39 @@ impl Gate {
         ground.within(move || ground.limit(own)).await
     }
 
+    /// Returns true if one more question may be asked for the sandbox.
+    pub(crate) fn may_ask(&self) -> bool {
+        let may = self.questions.take();
+        if !may {
+            self.events.denied("DNS questions beyond the limit");
+        }
+        may
+    }
+
     /// Notes that the name has these addresses; the kernel lets those through that the rules do not deny.
     ///
     /// # Errors
-    /// What the kernel refused; nobody may be told the addresses then.
+    /// What the kernel refused, or that there are too many new names; nobody may be told the addresses then.
     pub(crate) async fn pin(&self, name: &str, addresses: &[IpAddr], ttl: Duration) -> Result<(), String> {
-        let _writing = self.kernel.lock().await;
         let rules = self.rules();
         if !rules.has_names() {
             return Ok(());
         }
         let reached: Vec<IpAddr> = addresses.iter().copied().filter(|address| rules.reaches(name, *address)).collect();
-        let new = self.pins().add(name, &reached, ttl, Instant::now());
-        if new.is_empty() {
-            return Ok(());
-        }
-        let told = self.apply(policy::pin(&new)).await;
-        if told.is_err() {
-            self.pins().not_told(&new);
-        }
-        told
+        let new = {
+            let mut pins = self.pins();
+            if !pins.knows(name) && !self.new_names.take() {
+                self.events.denied("new names beyond the limit");
+                return Err("the sandbox asks for too many new names".to_owned());
+            }
+            pins.add(name, &reached, ttl, Instant::now())
+        };
+        self.pin_writer.tell(name, &new).await
     }
 
-    /// Whether a connection that names `name` may go to `address`: the rules allow it, and the address is the name's. What
-    /// it was said to have may be forgotten (the agent has restarted, the sandbox was paused); then it is looked up anew.
+    /// Returns true if a connection that names `name` may go to `address`: the rules allow it, and the address is the
+    /// name's. What it was said to have may be forgotten (the agent has restarted, the sandbox was paused); then it is
+    /// looked up anew.
     pub(crate) async fn lets_through(&self, name: &str, address: IpAddr) -> bool {
         let rules = self.rules();
         if !rules.reaches(name, address) {
@@ -242,27 +277,42 @@ impl Gate {
         if rules.address(address) == Access::Allowed || self.pins().has(name, address, Instant::now()) {
             return true;
         }
+        if !self.may_ask() {
+            return false;
+        }
         match self.upstream.addresses(name, address.is_ipv4()).await {
             Some((addresses, ttl)) if addresses.contains(&address) => self.pin(name, &[address], ttl).await.is_ok(),
             _ => false,
         }
     }
 
-    /// Runs `work` as long as the rules let the connection be that `names` gives.
+    /// Returns true if the rules allow the address whatever a connection names, as at ports that are not the proxy's: by
+    /// itself, or as one of an allowed name's.
+    pub(crate) fn reaches_address(&self, address: IpAddr) -> bool {
+        let rules = self.rules();
+        let names = self.pins().names_of(address, Instant::now());
+        rules.address(address) == Access::Allowed || names.iter().any(|name| rules.reaches(name, address))
+    }
+
+    /// Runs `work` as long as the rules allow it: they are asked whenever they change, and, where `work` was judged
+    /// before, at once, since they may have changed since.
     pub(crate) async fn while_allowed<T>(
         &self,
-        names: impl Fn() -> Option<(String, IpAddr)>,
+        judged: Judged,
+        is_allowed: impl Fn(&NetworkSpec) -> bool,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut rules = self.rules.subscribe();
+        if judged == Judged::Before && !is_allowed(&rules.borrow_and_update().clone()) {
+            return None;
+        }
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Some(done),
                 changed = rules.changed() => {
-                    let rules = rules.borrow_and_update().clone();
-                    let allowed = names().is_none_or(|(name, address)| rules.reaches(&name, address));
-                    if changed.is_err() || !allowed {
+                    let now = rules.borrow_and_update().clone();
+                    if changed.is_err() || !is_allowed(&now) {
                         return None;
                     }
                 }
@@ -284,56 +334,8 @@ impl Gate {
     }
 }
 
-/// In the namespace of the calling thread.
-fn open(six: Six) -> io::Result<Sockets> {
-    let mut servers = vec![serve_on(GATEWAY_IP.into())?];
-    if six.is_on() {
-        match serve_on(GATEWAY_IP6.into()) {
-            Ok(more) => servers.push(more),
-            // The network was made by an agent for which it was off.
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let log = Nflog::open(LOG_GROUP);
-    if let Err(error) = &log {
-        tracing::warn!(%error, "what is denied by address is not told in the sandbox's log");
-    }
-    Ok(Sockets { servers, log: log.ok() })
-}
-
-fn serve_on(address: IpAddr) -> io::Result<Servers> {
-    let udp = UdpSocket::bind((address, DNS_PORT))?;
-    udp.set_nonblocking(true)?;
-    let listen = |port| listen(SocketAddr::new(address, port));
-    Ok(Servers { udp, tcp: listen(DNS_PORT)?, proxy: listen(PROXY_PORT)? })
-}
-
-fn listen(at: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    // The next agent serves where this one's connections are still ending.
-    socket.set_reuse_address(true)?;
-    socket.bind(&at.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-fn from_std(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::from_std(listener)
-}
-
 /// Ends a connection so that the other side knows at once.
 pub(crate) fn reset(stream: &tokio::net::TcpStream) {
     // A socket that refuses is closed all the same.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-}
-
-/// Notes what the kernel refused.
-async fn tell_refused(gate: Arc<Gate>, log: AsyncFd<Nflog>) {
-    while let Ok(mut ready) = log.readable().await {
-        // An error other than that there is nothing means that the kernel had to drop some.
-        if let Ok(Ok(refused)) = ready.try_io(|log| log.get_ref().read()) {
-            refused.iter().for_each(|destination| gate.events.denied(&destination.to_string()));
-        }
-    }
 }

@@ -1,21 +1,40 @@
-//! Which addresses a name was said to have, for as long as somebody may go on believing it. Bounded: a guest decides how
+//! Which addresses a name was said to have, for as long as programs may go on believing it. Bounded: a guest decides how
 //! many names are asked for.
+//!
+//! ```text
+//!   answer ──→ good for its TTL, 5 minutes to an hour ──→ about to end: the name has it still, or a connection uses it?
+//!                   ↑─────────────────────────── yes, for a day after the guest asked last ┘         └ no ──→ forgotten
+//! ```
+//! Programs look a name up once and go on for hours (JVMs, connection pools, nginx).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// However short an answer is good for: programs go on using what they were told.
 const LEAST: Duration = Duration::from_secs(300);
 const MOST: Duration = Duration::from_secs(3600);
+/// What is good for less than this is looked up again.
+pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(120);
+/// How long a name's addresses are renewed after the guest has asked for it, or used one of them.
+const RENEWED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Names of one sandbox.
 const NAMES: usize = 1024;
 /// Addresses of one name, of IPv4 and of IPv6 each; together no more than the kernel's sets take.
 pub(crate) const ADDRESSES: usize = 8;
 
+/// One name.
+#[derive(Debug)]
+struct Known {
+    /// Until when each address is good.
+    addresses: HashMap<IpAddr, Instant>,
+    /// When the guest has asked for it, or used it, last.
+    used: Instant,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
-    names: HashMap<String, HashMap<IpAddr, Instant>>,
+    names: HashMap<String, Known>,
     /// Until when the kernel knows them.
     kernel: HashMap<IpAddr, Instant>,
 }
@@ -33,16 +52,20 @@ impl Pins {
         if !self.names.contains_key(name) && self.names.len() >= NAMES {
             self.make_room(now);
         }
-        let known = self.names.entry(name.to_owned()).or_default();
-        for address in addresses {
-            let like = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
-            if known.keys().filter(like).count() >= ADDRESSES && !known.contains_key(address) {
-                let alike = known.iter().filter(|(other, _)| like(other));
-                let oldest = alike.min_by_key(|(_, until)| **until).map(|(address, _)| *address);
-                oldest.map(|oldest| known.remove(&oldest));
-            }
-            known.insert(*address, now + lifetime);
-        }
+        let empty = || Known { addresses: HashMap::new(), used: now };
+        let known = self.names.entry(name.to_owned()).or_insert_with(empty);
+        known.used = now;
+        hold(&mut known.addresses, addresses, now + lifetime);
+        self.new_for_kernel(addresses, lifetime, now)
+    }
+
+    /// Returns true if there is something about the name.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// Returns what the kernel has to be told, with how long it is good for.
+    fn new_for_kernel(&mut self, addresses: &[IpAddr], lifetime: Duration, now: Instant) -> Vec<(IpAddr, Duration)> {
         self.kernel.retain(|_, until| *until > now);
         let is_new = |address: &&IpAddr| self.kernel.get(*address).is_none_or(|until| *until < now + lifetime / 2);
         let new: Vec<(IpAddr, Duration)> = addresses.iter().filter(is_new).map(|one| (*one, lifetime)).collect();
@@ -50,18 +73,53 @@ impl Pins {
         new
     }
 
+    /// Returns names with addresses that are about to be forgotten, unless the guest has not used them for a day.
+    pub(crate) fn ending(&self, now: Instant) -> BTreeMap<String, Vec<IpAddr>> {
+        let wanted = |known: &&Known| now.duration_since(known.used) < RENEWED_FOR;
+        let ending = |known: &Known| -> Vec<IpAddr> {
+            let of = known.addresses.iter().filter(|(_, until)| **until > now && **until < now + RENEW_BEFORE);
+            of.map(|(address, _)| *address).collect()
+        };
+        let names = self.names.iter().filter(|(_, known)| wanted(known));
+        names.map(|(name, known)| (name.clone(), ending(known))).filter(|(_, ending)| !ending.is_empty()).collect()
+    }
+
+    /// Lets addresses stay that a name had, if they are not forgotten by now; returns what the kernel has to be told.
+    pub(crate) fn renew(
+        &mut self,
+        name: &str,
+        addresses: &[IpAddr],
+        is_used: bool,
+        now: Instant,
+    ) -> Vec<(IpAddr, Duration)> {
+        let Some(known) = self.names.get_mut(name) else { return Vec::new() };
+        let held: Vec<IpAddr> =
+            addresses.iter().copied().filter(|address| known.addresses.contains_key(address)).collect();
+        if is_used {
+            known.used = now;
+        }
+        hold(&mut known.addresses, &held, now + LEAST);
+        self.new_for_kernel(&held, LEAST, now)
+    }
+
+    /// Returns the names that were said to have the address.
+    pub(crate) fn names_of(&self, address: IpAddr, now: Instant) -> Vec<String> {
+        let has = |known: &Known| known.addresses.get(&address).is_some_and(|until| *until > now);
+        self.names.iter().filter(|(_, known)| has(known)).map(|(name, _)| name.clone()).collect()
+    }
+
     pub(crate) fn has(&self, name: &str, address: IpAddr, now: Instant) -> bool {
-        self.names.get(name).and_then(|known| known.get(&address)).is_some_and(|until| *until > now)
+        self.names.get(name).and_then(|known| known.addresses.get(&address)).is_some_and(|until| *until > now)
     }
 
     /// Forgets what `keep` does not want, and returns the rest for the kernel, which has forgotten everything.
     pub(crate) fn keep(&mut self, keep: impl Fn(&str, IpAddr) -> bool, now: Instant) -> Vec<(IpAddr, Duration)> {
         for (name, known) in &mut self.names {
-            known.retain(|address, until| *until > now && keep(name, *address));
+            known.addresses.retain(|address, until| *until > now && keep(name, *address));
         }
-        self.names.retain(|_, known| !known.is_empty());
+        self.names.retain(|_, known| !known.addresses.is_empty());
         self.kernel.clear();
-        for (address, until) in self.names.values().flatten() {
+        for (address, until) in self.names.values().flat_map(|known| &known.addresses) {
             let last = self.kernel.entry(*address).or_insert(*until);
             *last = (*last).max(*until);
         }
@@ -76,14 +134,27 @@ impl Pins {
     }
 
     fn make_room(&mut self, now: Instant) {
-        self.names.retain(|_, known| known.values().any(|until| *until > now));
+        self.names.retain(|_, known| known.addresses.values().any(|until| *until > now));
         if self.names.len() < NAMES {
             return;
         }
-        let first = self.names.iter().min_by_key(|(_, known)| known.values().max().copied());
+        let first = self.names.iter().min_by_key(|(_, known)| known.addresses.values().max().copied());
         if let Some(name) = first.map(|(name, _)| name.clone()) {
             self.names.remove(&name);
         }
+    }
+}
+
+/// Notes that addresses are good until then; the oldest ones go where there are too many of one kind.
+fn hold(known: &mut HashMap<IpAddr, Instant>, addresses: &[IpAddr], until: Instant) {
+    for address in addresses {
+        let like = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
+        if known.keys().filter(like).count() >= ADDRESSES && !known.contains_key(address) {
+            let alike = known.iter().filter(|(other, _)| like(other));
+            let oldest = alike.min_by_key(|(_, until)| **until).map(|(address, _)| *address);
+            oldest.map(|oldest| known.remove(&oldest));
+        }
+        known.insert(*address, until);
     }
 }
 
@@ -123,6 +194,28 @@ mod tests {
     }
 
     #[test]
+    fn renewed_address_stays_until_a_day_after_its_use() {
+        let (mut pins, start) = (Pins::default(), Instant::now());
+        pins.add("a.com", &[address(1), address(2)], Duration::ZERO, start);
+        assert!(pins.ending(start).is_empty());
+        let near = start + LEAST - RENEW_BEFORE / 2;
+        assert_eq!(pins.ending(near)["a.com"].len(), 2);
+        // One is kept, and one that the name never had is not added.
+        assert_eq!(pins.renew("a.com", &[address(1), address(9)], false, near), [(address(1), LEAST)]);
+        let later = start + LEAST + Duration::from_secs(1);
+        assert!(pins.has("a.com", address(1), later) && !pins.has("a.com", address(2), later));
+        assert!(!pins.has("a.com", address(9), later));
+        assert_eq!(pins.names_of(address(1), later), ["a.com"]);
+        let mut now = near;
+        while now < start + RENEWED_FOR {
+            assert!(pins.has("a.com", address(1), now));
+            pins.renew("a.com", &[address(1)], false, now);
+            now += LEAST - RENEW_BEFORE / 2;
+        }
+        assert!(pins.ending(now).is_empty(), "nobody has asked for a day");
+    }
+
+    #[test]
     fn a_guest_that_asks_for_all_names_fills_no_memory() {
         let (mut pins, now) = (Pins::default(), Instant::now());
         for n in 0..5000_u32 {
@@ -131,7 +224,7 @@ mod tests {
         assert_eq!(pins.names.len(), NAMES);
         let many: Vec<IpAddr> = (0..200).flat_map(|last| [address(last), address6(last)]).collect();
         pins.add("many.com", &many, Duration::ZERO, now);
-        let known = &pins.names["many.com"];
+        let known = &pins.names["many.com"].addresses;
         let of_four = known.keys().filter(|address| address.is_ipv4()).count();
         assert_eq!((of_four, known.len() - of_four), (ADDRESSES, ADDRESSES));
     }

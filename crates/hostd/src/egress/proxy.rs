@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!   connection ─┬─ begins like TLS ──→ name of the ClientHello ──→ bytes are passed on
-//!               └─ else ──→ HTTP/1: the name of each request ([`super::http`])
+//!               ├─ begins like HTTP/1 ──→ the name of each request ([`super::http`])
+//!               └─ else, or says nothing ──→ does its server speak first? ([`super::server_first`])
 //! ```
 //! What is not allowed is reset, or answered with 403 where it speaks HTTP.
 
@@ -18,12 +19,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Gate, http, reset, tls};
+use super::{Gate, Judged, http, reset, server_first, tls};
 
 /// Connections of one sandbox at one time.
 const CONNECTIONS: usize = 512;
 /// For a guest to say what it wants.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// After this a guest that has said nothing may be waiting for its server to begin.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How clients of SSH begin (RFC 4253, section 4.2); no method of HTTP does.
+const SSH: &[u8; 4] = b"SSH-";
 /// After an accept that failed: there are too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 /// First byte of a TLS record with a handshake in it (RFC 8446, section 5.1).
@@ -60,16 +65,55 @@ pub(super) async fn serve(gate: Arc<Gate>, listener: TcpListener) {
 async fn pass_on(gate: &Arc<Gate>, stream: TcpStream) -> io::Result<()> {
     let to = original_destination(&stream)?;
     stream.set_nodelay(true)?;
-    let mut first = [0];
-    let peeked = tokio::time::timeout(HELLO_TIMEOUT, stream.peek(&mut first)).await;
-    match peeked {
-        Ok(Ok(1)) if first[0] == HANDSHAKE => secure(gate, stream, to).await,
-        Ok(Ok(1)) => http::serve(gate, stream, to).await,
+    match tokio::time::timeout(SILENCE, first_byte(&stream)).await {
+        Ok(Some(first)) => spoken(gate, stream, to, first).await,
+        Ok(None) => {
+            reset(&stream);
+            Ok(())
+        }
+        Err(_) => silent(gate, stream, to).await,
+    }
+}
+
+/// The guest has said something.
+async fn spoken(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr, first: u8) -> io::Result<()> {
+    match first {
+        HANDSHAKE => secure(gate, stream, to).await,
+        first if first.is_ascii_uppercase() && !begins_with(&stream, SSH).await => http::serve(gate, stream, to).await,
+        _ => server_first::serve(gate, stream, to).await,
+    }
+}
+
+/// The guest waits: for its server to begin, or it will say something later.
+async fn silent(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
+    let first = if gate.reaches_address(to.ip()) {
+        match server_first::wait(gate, &stream, to).await {
+            Some(server) => return server_first::tunnel(gate, stream, server, to).await,
+            None => tokio::time::timeout(HELLO_TIMEOUT, first_byte(&stream)).await,
+        }
+    } else {
+        tokio::time::timeout(HELLO_TIMEOUT, first_byte(&stream)).await
+    };
+    match first {
+        Ok(Some(first)) => spoken(gate, stream, to, first).await,
         _ => {
+            gate.events.denied(&format!("TCP to {to} that says nothing, and no name"));
             reset(&stream);
             Ok(())
         }
     }
+}
+
+async fn first_byte(stream: &TcpStream) -> Option<u8> {
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1)).then_some(first[0])
+}
+
+/// Returns true if the first bytes are those, as far as they have come.
+async fn begins_with(stream: &TcpStream, bytes: &[u8; 4]) -> bool {
+    let mut first = [0; 4];
+    let length = stream.peek(&mut first).await.unwrap_or_default();
+    length > 0 && bytes.starts_with(&first[..length])
 }
 
 /// Where the guest connected to, before the kernel led it here.
@@ -87,21 +131,22 @@ async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddr) -> io::Resul
         reset(&stream);
         return Ok(());
     }
-    let mut server = match gate.connect(to).await {
-        Ok(server) => server,
-        Err(error) => {
-            reset(&stream);
-            return Err(error);
-        }
+    // What the rules are when the server answers counts, which decides itself when that is.
+    let passed = async {
+        let mut server = gate.connect(to).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut server, &hello.bytes).await?;
+        // How a connection ends is nobody's error.
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+        Ok(())
     };
-    tokio::io::AsyncWriteExt::write_all(&mut server, &hello.bytes).await?;
-    let named = || Some((name.clone(), to.ip()));
-    let copied = gate.while_allowed(named, tokio::io::copy_bidirectional(&mut stream, &mut server)).await;
-    if copied.is_none() {
+    let passed = gate.while_allowed(Judged::Before, |rules| rules.reaches(&name, to.ip()), passed).await;
+    if passed.is_none() {
         gate.events.denied(&about("TLS", &name, to));
+    }
+    if !matches!(passed, Some(Ok(()))) {
         reset(&stream);
     }
-    Ok(())
+    passed.unwrap_or(Ok(()))
 }
 
 /// One line about what was denied. The name comes from the guest, and the log bounds it.

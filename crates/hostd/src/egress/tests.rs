@@ -5,6 +5,9 @@
 //!   guest eth0 ── tap0 sandbox wrp-N ── inet0 internet: 45.90.28.1 … 45.90.28.9
 //! ```
 
+mod limits;
+mod names;
+mod peers;
 mod six;
 mod world;
 
@@ -19,18 +22,23 @@ use crate::network::{Six, Why};
 const GOOD: &str = "45.90.28.1";
 const EVIL: &str = "45.90.28.2";
 const PLAIN: &str = "45.90.28.3";
+/// A server that speaks first.
+const SPEAKS: &str = world::SPEAKS;
 
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 8] = [
     ("good.test", GOOD),
     ("www.good.test", GOOD),
     ("evil.test", EVIL),
     ("plain.test", PLAIN),
     ("inside.test", "10.1.2.3"),
     ("metadata.test", "169.254.169.254"),
+    ("local.test", "127.0.0.1"),
+    ("speaks.test", SPEAKS),
 ];
 
 async fn world(allow: &[&str], deny: &[&str], allow_internet: bool) -> World {
-    World::start(&NAMES, &[GOOD, EVIL, PLAIN], &rules(allow, deny, allow_internet), Six::Off(Why::NotWanted)).await
+    World::start(&NAMES, &[GOOD, EVIL, PLAIN, SPEAKS], &rules(allow, deny, allow_internet), Six::Off(Why::NotWanted))
+        .await
 }
 
 fn rules(allow: &[&str], deny: &[&str], allow_internet: bool) -> model::NetworkSpec {

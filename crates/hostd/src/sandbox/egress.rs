@@ -28,7 +28,8 @@ pub(super) async fn start(host: &Host, handle: &Handle, is_open: bool) -> Result
         let record = handle.record.borrow();
         (record.slot.ok_or("the sandbox has no network slot")?, record.spec.network.clone())
     };
-    let ground = Ground { slot, limits: host.networks.limits(), six: host.networks.six(), is_open };
+    let (limits, connections, six) = (host.networks.limits(), host.networks.connections(), host.networks.six());
+    let ground = Ground { slot, limits, connections, six, is_open };
     let egress = Egress::start(ground, spec, Arc::clone(&host.upstream), Arc::clone(&handle.log)).await?;
     *locked(&handle.egress.0) = Some(Arc::new(egress));
     Ok(())

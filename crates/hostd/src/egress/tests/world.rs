@@ -1,29 +1,34 @@
-//! The namespaces of one test, with a name server, servers, and a guest's sockets.
+//! The namespaces of one test, and a guest's sockets.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query};
-use hickory_resolver::proto::rr::rdata::{A, AAAA};
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::proto::rr::RecordType;
 use linux::link::Links;
-use linux::{netns, sysctl};
+use linux::{netns, nft, sysctl};
 use model::NetworkSpec;
 use model::network::Bandwidth;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::peers::{Names, Talk, addresses, name_server, question, serve, unreachable};
 use crate::dns::Upstream;
-use crate::egress::{Egress, Ground};
+use crate::egress::{Egress, Ground, pin_writer};
 use crate::network::{
-    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, Six, Slot, Slots, TAP_MAC,
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, POLICY_TABLE, Six, Slot, Slots, TAP_MAC,
 };
 use crate::sandbox::log::Log;
 
 const PORTS: [u16; 5] = [22, 80, 443, 853, 15_001];
+/// A server that speaks before it has heard anything, and what it says.
+pub(super) const SPEAKS: &str = "45.90.28.4";
+pub(super) const GREETING: &str = "220 welcome\r\n";
+/// The most at one time.
+pub(super) const CONNECTIONS: u32 = 200;
 /// For what is to come at once, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -35,6 +40,7 @@ pub(super) struct World {
     internet: String,
     upstream: Arc<Upstream>,
     asked: Arc<Mutex<HashMap<String, usize>>>,
+    names: Names,
     log: Arc<Log>,
     rules: NetworkSpec,
     egress: Option<Egress>,
@@ -55,7 +61,9 @@ impl World {
         let (guest, internet) = (format!("wtest-guest-{number}"), format!("wtest-inet-{number}"));
         let servers: Vec<IpAddr> = servers.iter().map(|server| host(server)).collect();
         let asked = Arc::new(Mutex::new(HashMap::new()));
-        let upstream = name_server(names, Arc::clone(&asked));
+        let names: Names =
+            Arc::new(Mutex::new(names.iter().map(|(name, at)| ((*name).to_owned(), host(at))).collect()));
+        let upstream = name_server(Arc::clone(&names), Arc::clone(&asked));
         let names_of = (guest.clone(), internet.clone());
         tokio::task::spawn_blocking(move || connect(slot, &names_of.0, &names_of.1, servers)).await.unwrap().unwrap();
         let log = Arc::new(Log::open(dir.path()));
@@ -68,6 +76,7 @@ impl World {
             internet,
             upstream,
             asked,
+            names,
             log,
             rules: rules.clone(),
             egress: None,
@@ -82,7 +91,8 @@ impl World {
         if let Some(egress) = self.egress.take() {
             egress.stop().await;
         }
-        let ground = Ground { slot: self.slot, limits: Bandwidth::default(), six: self.six, is_open: false };
+        let limits = Bandwidth::default();
+        let ground = Ground { slot: self.slot, limits, connections: CONNECTIONS, six: self.six, is_open: false };
         let (upstream, log) = (Arc::clone(&self.upstream), Arc::clone(&self.log));
         self.egress = Some(Egress::start(ground, self.rules.clone(), upstream, log).await.unwrap());
     }
@@ -190,6 +200,112 @@ impl World {
         addresses(&answer.await.unwrap())
     }
 
+    /// Asks once on each of so many connections over TCP, and returns how many were answered.
+    pub(super) async fn ask_on_new_connections(&self, name: &str, count: u32) -> u32 {
+        let (to, question) = (SocketAddr::from((GATEWAY_IP, 53)), question(name, RecordType::A));
+        let length = u16::try_from(question.len()).unwrap().to_be_bytes();
+        let answered = self.in_guest(move || {
+            let ask = || {
+                let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(&[&length, question.as_slice()].concat())?;
+                stream.read_exact(&mut [0; 2])
+            };
+            Ok((0..count).filter(|_| ask().is_ok()).count())
+        });
+        u32::try_from(answered.await.unwrap()).unwrap()
+    }
+
+    /// Asks for all names at once.
+    pub(super) async fn ask_for_all(&self, names: impl Iterator<Item = String>) -> Vec<Vec<IpAddr>> {
+        let questions: Vec<Vec<u8>> = names.map(|name| question(&name, RecordType::A)).collect();
+        let to = SocketAddr::from((GATEWAY_IP, 53));
+        let answers = self.in_guest(move || {
+            let mut answers = Vec::new();
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.connect(to)?;
+            // As many as the resolver serves at one time.
+            for questions in questions.chunks(50) {
+                for question in questions {
+                    socket.send(question)?;
+                }
+                for _ in questions {
+                    let mut buffer = [0; 1500];
+                    let length = socket.recv(&mut buffer)?;
+                    answers.push(addresses(&buffer[..length]));
+                }
+            }
+            Ok(answers)
+        });
+        answers.await.unwrap()
+    }
+
+    /// Addresses that the kernel lets through for a name.
+    pub(super) async fn pinned(&self) -> usize {
+        let name = self.slot.netns();
+        let listed =
+            netns::enter(&name, || Command::new("nft").args(["list", "set", "inet", POLICY_TABLE, "pinned"]).output());
+        String::from_utf8_lossy(&listed.unwrap().stdout).matches("expires").count()
+    }
+
+    /// Lets the name have another address, and waits until that is what is answered.
+    pub(super) async fn rename(&self, name: &str, address: &str) {
+        for known in self.names.lock().unwrap().iter_mut().filter(|known| known.0 == name) {
+            known.1 = host(address);
+        }
+        testkit::eventually(name, PATIENCE, async || {
+            let (found, _) = self.upstream.addresses(name, true).await?;
+            found.contains(&host(address)).then_some(())
+        })
+        .await;
+    }
+
+    pub(super) async fn renew(&self, now: Instant) {
+        pin_writer::renew(&self.egress.as_ref().unwrap().gate, now).await;
+    }
+
+    pub(super) fn has(&self, name: &str, address: &str, now: Instant) -> bool {
+        self.egress.as_ref().unwrap().gate.pins().has(name, host(address), now)
+    }
+
+    /// Nothing that goes to the address arrives, until [`World::let_go`].
+    pub(super) async fn hold_back(&self, address: &str) {
+        let rules = format!(
+            "table ip held {{ chain c {{ type filter hook input priority -10; ip daddr {address} tcp flags syn drop; }}; }}"
+        );
+        netns::enter(&self.internet, move || nft::apply(&rules)).unwrap();
+    }
+
+    pub(super) async fn let_go(&self) {
+        netns::enter(&self.internet, || nft::apply("delete table ip held")).unwrap();
+    }
+
+    /// Waits until the proxy has begun to connect to the address.
+    pub(super) async fn connecting(&self, address: &str) {
+        let IpAddr::V4(address) = host(address) else { panic!("{address}") };
+        // proc_net_tcp(5): the address as the machine has its numbers, port 443, and the state `SYN_SENT`.
+        let wanted = format!("{:08X}:01BB 02", u32::from_ne_bytes(address.octets()));
+        testkit::eventually("the proxy connects", PATIENCE, async || {
+            let table = netns::enter(&self.slot.netns(), || std::fs::read_to_string("/proc/thread-self/net/tcp"));
+            table.unwrap().contains(&wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// Begins connections that nobody answers.
+    pub(super) async fn flood(&self, address: &str, connections: u32) {
+        let address = host(address);
+        let sent = self.in_guest(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            for port in (20_000..).take(connections as usize) {
+                let _ = socket.send_to(b"x", (address, port));
+            }
+            Ok(())
+        });
+        sent.await.unwrap();
+    }
+
     /// What comes of a packet: nobody answers, so an error or a time-out.
     pub(super) async fn udp(&self, address: &str, port: u16) -> Result<(), ErrorKind> {
         let to = SocketAddr::from((host(address), port));
@@ -201,46 +317,6 @@ impl World {
             socket.recv(&mut [0; 16]).map(drop)
         });
         sent.await.map_err(|error| error.kind())
-    }
-}
-
-/// An error that claims to be about what `from` has sent to `to`, over IPv4 (RFC 792): a host cannot be reached.
-fn unreachable(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
-    let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
-    error.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
-    error.extend(from.ip().octets().into_iter().chain(to.ip().octets()));
-    error.extend(from.port().to_be_bytes().into_iter().chain(to.port().to_be_bytes()).chain([0; 4]));
-    let sum: u32 = error.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).expect("few bytes");
-    error[2..4].copy_from_slice(&sum.to_be_bytes());
-    error
-}
-
-/// A connection of the guest.
-pub(super) struct Talk(TcpStream);
-
-impl Talk {
-    /// Of one over IPv4.
-    pub(super) fn ends(&self) -> (SocketAddrV4, SocketAddrV4) {
-        match (self.0.local_addr().unwrap(), self.0.peer_addr().unwrap()) {
-            (SocketAddr::V4(own), SocketAddr::V4(server)) => (own, server),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub(super) fn talk(&mut self, say: &[u8]) -> io::Result<String> {
-        self.0.write_all(say)?;
-        let mut buffer = [0; 4096];
-        match self.0.read(&mut buffer)? {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            length => Ok(String::from_utf8_lossy(&buffer[..length]).into_owned()),
-        }
-    }
-
-    /// The status of an answer.
-    pub(super) fn request(&mut self, name: &str) -> String {
-        let answer = self.talk(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").as_bytes()).unwrap();
-        answer.split(' ').nth(1).unwrap_or_default().to_owned()
     }
 }
 
@@ -306,86 +382,4 @@ fn furnish_internet(slot: Slot, servers: &[IpAddr]) -> io::Result<()> {
     links.add_route6("inet0", slot.host_ip6(), 128, PEER_IP6)?;
     servers.iter().try_for_each(|server| links.add_address("lo", *server, 128))?;
     servers.iter().flat_map(|server| PORTS.map(|port| SocketAddr::new(*server, port))).try_for_each(serve)
-}
-
-/// Answers what it is told with its address before it, or HTTP at port 80. Goes with the test's process.
-fn serve(at: SocketAddr) -> io::Result<()> {
-    let listener = TcpListener::bind(at)?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream, at));
-        }
-    });
-    Ok(())
-}
-
-fn answer(mut stream: TcpStream, at: SocketAddr) -> io::Result<()> {
-    let mut buffer = [0; 4096];
-    loop {
-        let length = stream.read(&mut buffer)?;
-        if length == 0 {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        let answer = match at.port() {
-            80 => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
-            _ => format!("{at} {said}"),
-        };
-        stream.write_all(answer.as_bytes())?;
-    }
-}
-
-/// A name server on loopback that knows these names and counts who is asked for.
-fn name_server(names: &[(&str, &str)], asked: Arc<Mutex<HashMap<String, usize>>>) -> SocketAddr {
-    let known: Vec<(String, IpAddr)> =
-        names.iter().map(|(name, address)| ((*name).to_owned(), host(address))).collect();
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let at = socket.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 1500];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
-            let query = question.queries[0].clone();
-            let name = query.name().to_ascii().to_lowercase().trim_end_matches('.').to_owned();
-            *asked.lock().unwrap().entry(name.clone()).or_default() += 1;
-            let mut answer = Message::response(question.metadata.id, OpCode::Query);
-            answer.metadata.recursion_available = true;
-            let addresses: Vec<IpAddr> = known.iter().filter(|one| one.0 == name).map(|one| one.1).collect();
-            if addresses.is_empty() {
-                answer.metadata.response_code = hickory_resolver::proto::op::ResponseCode::NXDomain;
-            }
-            for data in addresses.into_iter().filter_map(|address| record_of(query.query_type(), address)) {
-                answer.add_answer(Record::from_rdata(query.name().clone(), 1, data));
-            }
-            answer.add_query(query);
-            socket.send_to(&answer.to_vec().unwrap(), from).unwrap();
-        }
-    });
-    at
-}
-
-fn record_of(kind: RecordType, address: IpAddr) -> Option<RData> {
-    match (kind, address) {
-        (RecordType::A, IpAddr::V4(address)) => Some(RData::A(A(address))),
-        (RecordType::AAAA, IpAddr::V6(address)) => Some(RData::AAAA(AAAA(address))),
-        _ => None,
-    }
-}
-
-fn question(name: &str, kind: RecordType) -> Vec<u8> {
-    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(format!("{name}.")).unwrap(), kind));
-    message.to_vec().unwrap()
-}
-
-fn addresses(answer: &[u8]) -> Vec<IpAddr> {
-    let answer = Message::from_vec(answer).unwrap();
-    assert_eq!((answer.metadata.id, answer.metadata.message_type), (7, MessageType::Response));
-    let address = |record: &Record| match &record.data {
-        RData::A(address) => Some(address.0.into()),
-        RData::AAAA(address) => Some(address.0.into()),
-        _ => None,
-    };
-    answer.answers.iter().filter_map(address).collect()
 }

@@ -1,0 +1,57 @@
+//! How often a guest may have something done for it that costs the host, or others, something.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+/// A bucket of tokens, which fills up again.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    per_second: f64,
+    most: f64,
+    bucket: Mutex<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+impl Budget {
+    /// A full bucket of `most` tokens, to which so many come a second.
+    pub(crate) fn new(per_second: f64, most: f64) -> Self {
+        Self { per_second, most, bucket: Mutex::new(Bucket { left: most, at: Instant::now() }) }
+    }
+
+    /// Takes one token; returns false if there is none.
+    pub(crate) fn take(&self) -> bool {
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&self, now: Instant) -> bool {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let come = now.saturating_duration_since(bucket.at).as_secs_f64() * self.per_second;
+        bucket.left = (bucket.left + come).min(self.most);
+        bucket.at = now;
+        let has = bucket.left >= 1.0;
+        bucket.left -= f64::from(u8::from(has));
+        has
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_to_the_rate() {
+        let (budget, start) = (Budget::new(100.0, 500.0), Instant::now());
+        let taken = |at| (0..10_000).filter(|_| budget.take_at(at)).count();
+        assert!((500..=501).contains(&taken(start)));
+        assert_eq!(taken(start), 0);
+        assert!((99..=101).contains(&taken(start + Duration::from_secs(1))));
+    }
+}

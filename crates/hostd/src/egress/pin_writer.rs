@@ -1,0 +1,137 @@
+//! Tells the kernel the addresses of names, many at a time: one transaction over netlink in [`PAUSE`], however many names
+//! a guest asks for. An answer waits for it, so that no guest knows an address that the kernel does not let through.
+//!
+//! What was noted before a change of rules, and not told yet, is judged once more by the rules that hold when it is told.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use linux::{conntrack, nft};
+use tokio::sync::{Notify, oneshot};
+
+use super::Gate;
+use super::pins::RENEW_BEFORE;
+use crate::network::policy;
+
+/// Between two transactions.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Addresses of one transaction.
+const MOST: usize = 2048;
+/// Between two looks at what is about to be forgotten.
+const RENEW_EVERY: Duration = Duration::from_secs(RENEW_BEFORE.as_secs() / 4);
+
+type Outcome = Result<(), String>;
+
+/// What is to be told.
+#[derive(Debug, Default)]
+pub(super) struct PinWriter {
+    queue: Mutex<Vec<Entry>>,
+    queued: Notify,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    addresses: Vec<(IpAddr, Duration)>,
+    told: oneshot::Sender<Outcome>,
+}
+
+impl PinWriter {
+    /// Waits until the kernel knows the addresses of the name.
+    ///
+    /// # Errors
+    /// What the kernel refused; that the rules deny them by now.
+    pub(super) async fn tell(&self, name: &str, addresses: &[(IpAddr, Duration)]) -> Outcome {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let (told, outcome) = oneshot::channel();
+        let entry = Entry { name: name.to_owned(), addresses: addresses.to_vec(), told };
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        self.queued.notify_one();
+        outcome.await.unwrap_or_else(|_| Err("the sandbox's network ends".to_owned()))
+    }
+
+    fn take(&self) -> Vec<Entry> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = 0;
+        let fits = |entry: &&Entry| {
+            addresses += entry.addresses.len();
+            addresses <= MOST
+        };
+        let count = queue.iter().take_while(fits).count().max(1).min(queue.len());
+        queue.drain(..count).collect()
+    }
+}
+
+/// Tells the kernel what is queued, until it is dropped.
+pub(super) async fn write_all(gate: Arc<Gate>) {
+    loop {
+        let entries = gate.pin_writer.take();
+        if entries.is_empty() {
+            gate.pin_writer.queued.notified().await;
+            continue;
+        }
+        write(&gate, entries).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn write(gate: &Gate, entries: Vec<Entry>) {
+    let _writing = gate.kernel.lock().await;
+    let rules = gate.rules();
+    let is_allowed = |entry: &Entry| entry.addresses.iter().all(|(address, _)| rules.reaches(&entry.name, *address));
+    let (allowed, denied): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_allowed);
+    for entry in denied {
+        gate.pins().not_told(&entry.addresses);
+        // Who asked may be gone.
+        let _ = entry.told.send(Err("the rules have changed".to_owned()));
+    }
+    let addresses: Vec<(IpAddr, Duration)> = allowed.iter().flat_map(|entry| entry.addresses.clone()).collect();
+    let told = gate.ground.within(move || policy::pin(nft::Transaction::new(), &addresses).commit()).await;
+    for entry in allowed {
+        if told.is_err() {
+            gate.pins().not_told(&entry.addresses);
+        }
+        let _ = entry.told.send(told.clone());
+    }
+}
+
+/// Renews what is about to be forgotten and still good, until it is dropped.
+pub(super) async fn renew_all(gate: Arc<Gate>) {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        renew(&gate, Instant::now()).await;
+    }
+}
+
+/// Renews addresses that connections use, or that their names still have.
+pub(super) async fn renew(gate: &Gate, now: Instant) {
+    let ending = gate.pins().ending(now);
+    if ending.is_empty() {
+        return;
+    }
+    let used = gate.ground.within(conntrack::destinations).await.unwrap_or_else(|error| {
+        tracing::warn!(error, "whether addresses are in use cannot be told");
+        Default::default()
+    });
+    for (name, addresses) in ending {
+        let (in_use, unused): (Vec<IpAddr>, Vec<IpAddr>) =
+            addresses.into_iter().partition(|address| used.contains(address));
+        let mut new = gate.pins().renew(&name, &in_use, true, now);
+        let kinds = [true, false].into_iter().filter(|ipv4| unused.iter().any(|one| one.is_ipv4() == *ipv4));
+        for of_ipv4 in kinds {
+            if !gate.may_ask() {
+                break;
+            }
+            if let Some((has, _)) = gate.upstream.addresses(&name, of_ipv4).await {
+                let still: Vec<IpAddr> = unused.iter().copied().filter(|address| has.contains(address)).collect();
+                new.extend(gate.pins().renew(&name, &still, false, now));
+            }
+        }
+        if let Err(error) = gate.pin_writer.tell(&name, &new).await {
+            tracing::warn!(error, "an address of a name is forgotten though it is in use");
+        }
+    }
+}

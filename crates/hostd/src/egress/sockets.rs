@@ -1,0 +1,80 @@
+//! The sockets of one sandbox's resolver and proxy, and those through which the kernel tells what it refused.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+
+use linux::nflog::{Destination, Nflog};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+use super::Gate;
+use crate::network::connections::LIMIT_LOG_GROUP;
+use crate::network::policy::{DNS_PORT, LOG_GROUP, PROXY_PORT};
+use crate::network::{GATEWAY_IP, GATEWAY_IP6, Six};
+
+const BACKLOG: i32 = 256;
+
+pub(super) struct Sockets {
+    /// On the gateway's address, and on its other one where there is IPv6.
+    pub(super) servers: Vec<Servers>,
+    /// A kernel that cannot log refuses all the same.
+    pub(super) log: Option<Nflog>,
+    /// Packets beyond the limit of connections.
+    pub(super) limit_log: Option<Nflog>,
+}
+
+/// What listens on one address.
+pub(super) struct Servers {
+    pub(super) udp: UdpSocket,
+    pub(super) tcp: TcpListener,
+    pub(super) proxy: TcpListener,
+}
+
+/// In the namespace of the calling thread.
+pub(super) fn open(six: Six) -> io::Result<Sockets> {
+    let mut servers = vec![serve_on(GATEWAY_IP.into())?];
+    if six.is_on() {
+        match serve_on(GATEWAY_IP6.into()) {
+            Ok(more) => servers.push(more),
+            // The network was made by an agent for which it was off.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let [log, limit_log] = [LOG_GROUP, LIMIT_LOG_GROUP].map(|group| {
+        let log = Nflog::open(group);
+        log.inspect_err(|error| tracing::warn!(%error, "what is denied is not told in the sandbox's log")).ok()
+    });
+    Ok(Sockets { servers, log, limit_log })
+}
+
+fn serve_on(address: IpAddr) -> io::Result<Servers> {
+    let udp = UdpSocket::bind((address, DNS_PORT))?;
+    udp.set_nonblocking(true)?;
+    let listen = |port| listen(SocketAddr::new(address, port));
+    Ok(Servers { udp, tcp: listen(DNS_PORT)?, proxy: listen(PROXY_PORT)? })
+}
+
+fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // The next agent serves where this one's connections are still ending.
+    socket.set_reuse_address(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+pub(super) fn from_std(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::from_std(listener)
+}
+
+/// Notes what the kernel refused.
+pub(super) async fn tell_refused(gate: Arc<Gate>, log: AsyncFd<Nflog>, what: impl Fn(&Destination) -> String) {
+    while let Ok(mut ready) = log.readable().await {
+        // An error other than that there is nothing means that the kernel had to drop some.
+        if let Ok(Ok(refused)) = ready.try_io(|log| log.get_ref().read()) {
+            refused.iter().for_each(|destination| gate.events.denied(&what(destination)));
+        }
+    }
+}
