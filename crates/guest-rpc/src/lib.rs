@@ -10,7 +10,9 @@ mod generated {
 
 pub use generated::{filesystem, process};
 
+pub mod bytes;
 pub mod http;
+pub mod start_error;
 
 /// TCP port of the guest agent (E2B contract 2.1).
 pub const PORT: u16 = 49983;

@@ -4,7 +4,9 @@
 //! [`Settings`] has one owner, the `/init` handler; everybody else reads.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
 use guest_rpc::http::InitRequest;
@@ -158,15 +160,16 @@ impl Settings {
         if path == "~" {
             return user.home.clone();
         }
+        let bytes = |text: &str| OsString::from_vec(guest_rpc::bytes::from_text(text));
         if let Some(rest) = path.strip_prefix("~/") {
-            return user.home.join(rest.trim_start_matches('/'));
+            return user.home.join(bytes(rest.trim_start_matches('/')));
         }
         let base = match self.default_workdir().as_deref() {
             None | Some("" | "~") => user.home.clone(),
             // A default directory that is itself relative can only mean: below the home.
             Some(dir) => user.home.join(dir.strip_prefix("~/").unwrap_or(dir)),
         };
-        if path.is_empty() { base } else { base.join(Path::new(path)) }
+        if path.is_empty() { base } else { base.join(bytes(path)) }
     }
 
     fn read<T>(&self, get: impl FnOnce(&Values) -> T) -> T {

@@ -5,10 +5,12 @@
 
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use buffa_types::google::protobuf::Timestamp;
+use guest_rpc::bytes;
 use guest_rpc::filesystem::{EntryInfo, FileType};
 use nix::libc;
 
@@ -41,7 +43,7 @@ pub fn describe(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
     EntryInfo {
         name: path::name(path),
         r#type: r#type.into(),
-        path: path.to_string_lossy().into_owned(),
+        path: bytes::to_text(path.as_os_str().as_bytes()),
         size: own.size().try_into().unwrap_or(i64::MAX),
         mode: target.as_ref().map_or(0, |t| t.mode() & 0o777),
         permissions: permissions(own.mode()),
@@ -74,7 +76,8 @@ fn timestamp(metadata: &Metadata) -> Timestamp {
 
 /// Where the link leads in the end; the link itself where it leads nowhere, as the reference answers.
 fn link_target(path: &Path) -> String {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()).to_string_lossy().into_owned()
+    let end = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    bytes::to_text(end.as_os_str().as_bytes())
 }
 
 /// As `ls -l` prints them, but with `L` for a symbolic link, which is what clients know from the reference.

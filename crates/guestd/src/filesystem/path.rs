@@ -60,7 +60,7 @@ fn clean(path: &Path) -> PathBuf {
 
 /// The last component as text; `/` for the root.
 pub fn name(path: &Path) -> String {
-    path.file_name().map_or_else(|| "/".into(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(|| "/".into(), |name| guest_rpc::bytes::to_text(name.as_bytes()))
 }
 
 /// Makes `path` and its missing parents; what exists already is left alone. Call it as the user.
@@ -91,10 +91,12 @@ pub fn is_plain_name(name: &std::ffi::OsStr) -> bool {
 mod tests {
     use super::*;
 
+    fn user() -> User {
+        User { name: "u".into(), uid: 1, gid: 1, groups: vec![1], home: "/home/u".into(), shell: "/bin/sh".into() }
+    }
+
     fn resolved(path: &str) -> Result<String, FileError> {
-        let user =
-            User { name: "u".into(), uid: 1, gid: 1, groups: vec![1], home: "/home/u".into(), shell: "/bin/sh".into() };
-        resolve(&Settings::new(false), &user, path).map(|p| p.display().to_string())
+        resolve(&Settings::new(false), &user(), path).map(|p| p.display().to_string())
     }
 
     #[test]
@@ -104,6 +106,8 @@ mod tests {
         assert_eq!(resolved("~/x/../y").as_deref(), Ok("/home/u/y"));
         assert_eq!(resolved("../v").as_deref(), Ok("/home/v"));
         assert_eq!(resolved("").as_deref(), Ok("/home/u"));
+        let latin = Settings::new(false).resolve("caf\u{10fffd}xE9", &user());
+        assert_eq!(latin.as_os_str().as_bytes(), b"/home/u/caf\xe9");
     }
 
     #[test]

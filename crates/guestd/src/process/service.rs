@@ -13,6 +13,7 @@ use guest_rpc::process::{
     ProcessInfo, SendInputRequest, SendInputResponse, SendSignalRequest, SendSignalResponse, StartRequest,
     StartResponse, StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
 };
+use guest_rpc::start_error;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
@@ -157,10 +158,15 @@ impl Rpc for Service {
     ) -> ServiceResult<SendSignalResponse> {
         let request = request.to_owned_message();
         let signal = match request.signal.to_i32() {
+            1 => Signal::SIGHUP,
+            2 => Signal::SIGINT,
+            3 => Signal::SIGQUIT,
             9 => Signal::SIGKILL,
+            10 => Signal::SIGUSR1,
+            12 => Signal::SIGUSR2,
             15 => Signal::SIGTERM,
             other => {
-                let message = format!("field signal is {other}: give SIGNAL_SIGKILL (9) or SIGNAL_SIGTERM (15)");
+                let message = format!("field signal is {other}: give one of 1, 2, 3, 9, 10, 12 and 15");
                 return Err(ConnectError::invalid_argument(message));
             }
         };
@@ -188,5 +194,5 @@ fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
     let exhausted = [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE].map(|e| Some(e as i32));
     let full = exhausted.contains(&error.raw_os_error());
     let code = if full { ErrorCode::ResourceExhausted } else { ErrorCode::InvalidArgument };
-    ConnectError::new(code, format!("cannot start '{program}': {error}"))
+    ConnectError::new(code, start_error::text(program, error))
 }

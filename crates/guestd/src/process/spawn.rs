@@ -5,11 +5,11 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -24,7 +24,8 @@ use crate::reaper::{Exit, Reaper};
 use crate::syscall;
 use crate::user::User;
 
-/// A program to start, complete: nothing is inherited from the agent.
+/// A program to start, complete: nothing is inherited from the agent. Bytes that are not UTF-8 are escaped in its text
+/// ([`guest_rpc::bytes`]).
 #[derive(Debug)]
 pub struct Program {
     /// Looked up in `PATH` of `envs` where it has no slash.
@@ -68,8 +69,10 @@ pub struct Pipes {
 /// Those of fork, of entering user and directory, and of exec; the process is gone then.
 pub fn spawn(reaper: &Reaper, cgroup: Option<&Cgroup>, program: &Program, stdio: Stdio3) -> io::Result<Spawned> {
     let terminal = matches!(stdio, Stdio3::Terminal(_));
-    let mut command = Command::new(&program.program);
-    command.args(&program.args).env_clear().envs(&program.envs);
+    let bytes = |text: &String| OsString::from_vec(guest_rpc::bytes::from_text(text));
+    let mut command = Command::new(bytes(&program.program));
+    command.args(program.args.iter().map(bytes)).env_clear();
+    command.envs(program.envs.iter().map(|(name, value)| (bytes(name), bytes(value))));
     wire(&mut command, stdio)?;
     let entry = Entry::new(program, cgroup.map(Cgroup::procs), terminal)?;
     // SAFETY: `enter` makes system calls only; all that it needs was allocated before the fork.
