@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Body of `POST /v1/sandboxes/{id}/exec`. The program is run directly, not by a shell.
+/// Body of `POST /v1/sandboxes/{id}/exec`. The program is run directly, not by a shell. In command, arguments, variables
+/// and working directory a byte that is not UTF-8 is written as U+10FFFD, `x` and two hexadecimal digits.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
@@ -14,7 +15,7 @@ pub struct ExecRequest {
     pub cmd: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// Seconds until the process group is killed and the answer is 504. Default 30.
+    /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; the answer is 504 then. Default 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86400)]
     pub timeout_sec: Option<u32>,
@@ -51,6 +52,9 @@ pub struct ExecResult {
     pub duration_ms: u64,
     /// Of both streams: `base64` when either is not valid UTF-8.
     pub encoding: Encoding,
+    /// The program wrote more than 16 MiB: what came after that is left out, the exit code is its own.
+    #[serde(default)]
+    pub truncated: bool,
 }
 
 /// Size of a terminal in characters.
@@ -62,6 +66,60 @@ pub struct TerminalSize {
     pub rows: u32,
 }
 
+/// Signal for a running program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum ProcessSignal {
+    #[serde(rename = "SIGHUP")]
+    Hangup,
+    #[serde(rename = "SIGINT")]
+    Interrupt,
+    #[serde(rename = "SIGQUIT")]
+    Quit,
+    #[serde(rename = "SIGKILL")]
+    Kill,
+    #[serde(rename = "SIGUSR1")]
+    User1,
+    #[serde(rename = "SIGUSR2")]
+    User2,
+    #[serde(rename = "SIGTERM")]
+    Terminate,
+}
+
+impl ProcessSignal {
+    /// Every signal that can be sent.
+    pub const ALL: [Self; 7] =
+        [Self::Hangup, Self::Interrupt, Self::Quit, Self::Kill, Self::User1, Self::User2, Self::Terminate];
+
+    /// Returns the number that the signal has on Linux (signal(7)).
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Hangup => 1,
+            Self::Interrupt => 2,
+            Self::Quit => 3,
+            Self::Kill => 9,
+            Self::User1 => 10,
+            Self::User2 => 12,
+            Self::Terminate => 15,
+        }
+    }
+
+    /// Returns the signal of that number; `None` for a signal that cannot be sent.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|signal| signal.number() == number)
+    }
+}
+
+/// Body of `POST /v1/sandboxes/{id}/exec/signal`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignalRequest {
+    /// Process that `start` of an exec stream named. The signal goes to its whole process group.
+    pub pid: u32,
+    pub signal: ProcessSignal,
+}
+
 /// Text frames from the client on `GET /v1/sandboxes/{id}/exec/stream`. The first one is `start`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -70,7 +128,8 @@ pub enum ExecClientMessage {
         cmd: String,
         #[serde(default)]
         args: Vec<String>,
-        /// Seconds; without it the process may run for ever.
+        /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; the last frame is `error` with
+        /// code `timeout` then. Without it the process may run for ever.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_sec: Option<u32>,
         #[serde(default)]
@@ -99,6 +158,11 @@ pub enum ExecClientMessage {
     Resize {
         size: TerminalSize,
     },
+    /// Sends a signal to the process group. Frames are read in order: behind `stdin` frames that the program does not
+    /// read it waits; `POST exec/signal` does not.
+    Signal {
+        signal: ProcessSignal,
+    },
     /// Kills the process group; `exit` follows.
     Stop,
 }
@@ -107,9 +171,23 @@ pub enum ExecClientMessage {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ExecServerMessage {
-    Start { pid: u32 },
-    Stdout { data: String },
-    Stderr { data: String },
-    Exit { exit_code: i32 },
-    Error { code: String, data: String },
+    Start {
+        pid: u32,
+    },
+    Stdout {
+        data: String,
+    },
+    Stderr {
+        data: String,
+    },
+    Exit {
+        exit_code: i32,
+    },
+    Error {
+        code: String,
+        data: String,
+        /// 127 where there is no such program, 126 where it cannot be executed; absent from all other errors.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit_code: Option<i32>,
+    },
 }

@@ -13,7 +13,9 @@ mod sandbox;
 mod template;
 
 pub use error::{ErrorBody, ErrorDetail};
-pub use exec::{Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, TerminalSize};
+pub use exec::{
+    Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal, SignalRequest, TerminalSize,
+};
 pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
 pub use log::{LogEntry, LogSource};
 pub use network::NetworkRules;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use api_types::ErrorBody;
+use api_types::{ErrorBody, ErrorDetail};
 use futures::StreamExt;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
@@ -123,7 +123,11 @@ impl Client {
 /// The error that a body stands for; a body that is none of ours (a proxy's page) is named by its status.
 pub(crate) fn api_error(status: u16, body: &[u8]) -> Error {
     if let Ok(ErrorBody { error }) = serde_json::from_slice(body) {
-        return Error::Api { status, code: error.code, message: error.message };
+        let ErrorDetail { code, message, exit_code } = error;
+        return match exit_code {
+            Some(exit_code) => Error::NotStarted { message, exit_code },
+            None => Error::Api { status, code, message },
+        };
     }
     let message = format!("the server answered with status {status} and no explanation; is it a Wrenn server?");
     Error::Api { status, code: code_of(status).to_owned(), message }

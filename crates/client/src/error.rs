@@ -31,6 +31,14 @@ pub enum Error {
         message: String,
     },
 
+    /// The program could not be started; nothing ran.
+    #[error("{message}")]
+    NotStarted {
+        message: String,
+        /// As a shell has it: 127 where there is no such program, 126 where it cannot be executed.
+        exit_code: i32,
+    },
+
     /// The connection broke: whether the server finished what was asked is not known.
     #[error("the connection to the server broke off; look with `wrenn ls --all` at what became of it")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -50,6 +58,7 @@ impl Error {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Api { code, .. } => Some(code),
+            Self::NotStarted { .. } => Some("invalid_request"),
             _ => None,
         }
     }

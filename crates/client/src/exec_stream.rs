@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use api_types::{Encoding, ExecClientMessage, ExecServerMessage, TerminalSize};
+use api_types::{Encoding, ExecClientMessage, ExecServerMessage, ProcessSignal, SignalRequest, TerminalSize};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
-use reqwest::Url;
+use reqwest::{Method, Url};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -38,7 +38,7 @@ pub struct ExecStart {
     /// Name or path of the program. It is run directly, not by a shell.
     pub cmd: String,
     pub args: Vec<String>,
-    /// Seconds until the process group is killed; without it the program may run for ever.
+    /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; without it the program may run for ever.
     pub timeout_sec: Option<u32>,
     pub envs: BTreeMap<String, String>,
     /// Working directory; the user's home where `None`.
@@ -96,6 +96,12 @@ impl Client {
         Ok((input, ExecOutput { frames, finished: false }))
     }
 
+    /// Sends a signal to the process group of a program that [`Client::exec_stream`] started. Not found when it has ended.
+    pub async fn signal(&self, id: &str, pid: u32, signal: ProcessSignal) -> Result<()> {
+        let url = self.route(&["v1", "sandboxes", id, "exec", "signal"]);
+        self.send(self.request(Method::POST, url).json(&SignalRequest { pid, signal })).await.map(drop)
+    }
+
     pub(crate) async fn web_socket(&self, mut url: Url) -> Result<Socket> {
         url.set_scheme("ws").map_err(|()| Error::Protocol("no WebSocket address".to_owned()))?;
         let mut request = url.as_str().into_client_request().map_err(|error| self.ws_error(error))?;
@@ -149,6 +155,12 @@ impl ExecInput {
         self.send(&ExecClientMessage::Resize { size }).await
     }
 
+    /// Sends a signal to the process group, behind all input that was written before. [`Client::signal`] does not wait
+    /// for a program that does not read.
+    pub async fn signal(&mut self, signal: ProcessSignal) -> Result<()> {
+        self.send(&ExecClientMessage::Signal { signal }).await
+    }
+
     /// Kills the process group; `Exited` follows.
     pub async fn stop(&mut self) -> Result<()> {
         self.send(&ExecClientMessage::Stop).await
@@ -185,9 +197,12 @@ impl ExecOutput {
                 self.finished = true;
                 ExecEvent::Exited { exit_code }
             }
-            ExecServerMessage::Error { code, data } => {
+            ExecServerMessage::Error { code, data: message, exit_code } => {
                 self.finished = true;
-                return Err(Error::Api { status: 0, code, message: data });
+                return Err(match exit_code {
+                    Some(exit_code) => Error::NotStarted { message, exit_code },
+                    None => Error::Api { status: 0, code, message },
+                });
             }
         })
     }

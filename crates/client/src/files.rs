@@ -42,7 +42,7 @@ impl Client {
         Ok(self.byte_stream(response))
     }
 
-    /// Writes a file from a stream. `length` in bytes where it is known. A stream that fails leaves no new file.
+    /// Writes a file of any size from a stream. `length` in bytes where it is known. A stream that fails leaves no new file.
     pub async fn write_file<S>(&self, id: &str, target: &FileTarget, data: S, length: Option<u64>) -> Result<()>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
@@ -59,7 +59,8 @@ impl Client {
             Some(length) => Part::stream_with_length(body, length),
             None => Part::stream(body),
         };
-        let request = self.request(Method::POST, self.files_route(id, "write"));
+        let url = self.route(&["v1", "sandboxes", id, "files", "stream", "write"]);
+        let request = self.request(Method::POST, url);
         self.send(request.multipart(form.part("file", part.file_name("file")))).await.map(drop)
     }
 

@@ -27,6 +27,9 @@ mod sandboxes;
 /// Requests and answers, as they stand on the wire.
 pub use api_types as types;
 
+/// How bytes that are not UTF-8 stand in paths, arguments and variables.
+pub use guest_rpc::bytes;
+
 pub use connection::Client;
 pub use error::{Error, Result};
 pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};

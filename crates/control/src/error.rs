@@ -17,11 +17,13 @@ pub struct Error {
     /// What was wrong and what to do.
     pub message: String,
     pub cause: Option<Cause>,
+    /// Exit code of a program that could not be started, as a shell gives it: 127 or 126.
+    pub exit_code: Option<i32>,
 }
 
 impl Error {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None }
+        Self { code, message: message.into(), cause: None, exit_code: None }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {

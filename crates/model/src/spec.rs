@@ -68,9 +68,9 @@ impl Limits {
     pub const MIN_MEMORY_MB: u32 = 128;
     /// The smallest file system that is of any use; templates are larger.
     pub const MIN_DISK_MB: u32 = 16;
-    /// Environment variables of one sandbox or one exec.
+    /// Environment variables of one sandbox. They are part of its record, which is kept in the database and on the host.
     pub const MAX_ENVS: usize = 256;
-    /// Bytes of all names and values together: far below what execve(2) takes (128 KiB per string).
+    /// Bytes of their names and values together: leaves each exec most of what execve(2) takes.
     pub const MAX_ENVS_BYTES: usize = 64 * 1024;
 }
 
@@ -119,6 +119,10 @@ fn check_envs(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
         );
         return Err(InvalidValue::new("envs", problem));
     }
+    check_env_names(envs)
+}
+
+fn check_env_names(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
     for (name, value) in envs {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(InvalidValue::new(
@@ -138,9 +142,13 @@ impl ExecLimits {
     /// Seconds that an exec may take where the request names no time (the original Wrenn's default).
     pub const DEFAULT_TIMEOUT_SEC: u32 = 30;
     pub const MAX_TIMEOUT_SEC: u32 = 24 * 3600;
-    pub const MAX_ARGS: usize = 1024;
-    /// Bytes of the command and its arguments together.
-    pub const MAX_COMMAND_BYTES: usize = 128 * 1024;
+    /// Seconds that a program has to end after the SIGTERM of its time-out, before SIGKILL (as `docker stop`).
+    pub const GRACE_SEC: u32 = 10;
+    /// Bytes of one argument, or of one variable with its name: Linux' `MAX_ARG_STRLEN` (32 pages) without the NUL.
+    pub const MAX_STRING_BYTES: usize = 128 * 1024 - 1;
+    /// Bytes of command, arguments and environment together, each string with its NUL and its pointer: what execve(2)
+    /// takes with the usual stack of 8 MiB. What the guest's own kernel refuses beyond that it names itself.
+    pub const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
     /// Bytes of stdout and stderr together that a non-streaming exec returns.
     pub const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 
@@ -154,17 +162,36 @@ impl ExecLimits {
         if cmd.is_empty() || cmd.contains('\0') {
             return Err(InvalidValue::new("cmd", "must be the name or path of a program, without NUL"));
         }
-        if args.len() > Self::MAX_ARGS || args.iter().any(|arg| arg.contains('\0')) {
-            let problem = format!("must be at most {} strings without NUL, not {}", Self::MAX_ARGS, args.len());
-            return Err(InvalidValue::new("args", problem));
+        if args.iter().any(|arg| arg.contains('\0')) {
+            return Err(InvalidValue::new("args", "must be strings without NUL"));
         }
-        let bytes: usize = cmd.len() + args.iter().map(|arg| arg.len() + 1).sum::<usize>();
+        check_env_names(envs)?;
+        Self::check_size(cmd, args, envs)?;
+        within("timeout_sec", timeout_sec, 1, Self::MAX_TIMEOUT_SEC)
+    }
+
+    /// Refuses what is larger than execve(2) takes, as that would: one string, then all of them.
+    fn check_size(cmd: &str, args: &[String], envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
+        let one_by_one = std::iter::once(("cmd", cmd.len()))
+            .chain(args.iter().map(|arg| ("args", arg.len())))
+            .chain(envs.iter().map(|(name, value)| ("envs", name.len() + "=".len() + value.len())));
+        let mut bytes = 0;
+        for (field, length) in one_by_one {
+            if length > Self::MAX_STRING_BYTES {
+                let problem = format!("must have at most {} bytes in one string, not {length}", Self::MAX_STRING_BYTES);
+                return Err(InvalidValue::new(field, problem));
+            }
+            bytes += length + 1 + size_of::<u64>();
+        }
         if bytes > Self::MAX_COMMAND_BYTES {
-            let problem = format!("and args must be at most {} bytes together, not {bytes}", Self::MAX_COMMAND_BYTES);
-            return Err(InvalidValue::new("cmd", problem));
+            let problem = format!(
+                "args and envs must be at most {} bytes together (a string counts 9 more than it has), not {bytes}: \
+                 pass a list on standard input (xargs -0), or in a file",
+                Self::MAX_COMMAND_BYTES
+            );
+            return Err(InvalidValue::new("cmd,", problem));
         }
-        within("timeout_sec", timeout_sec, 1, Self::MAX_TIMEOUT_SEC)?;
-        check_envs(envs)
+        Ok(())
     }
 }
 
@@ -220,5 +247,19 @@ mod tests {
         assert!(check("true", &["a\0".to_owned()], 30).is_err());
         assert!(check("true", &["a".repeat(200_000)], 30).is_err());
         assert!(check("true", &[], 0).is_err());
+    }
+
+    #[test]
+    fn command_lines_are_as_long_as_on_linux() {
+        let check = |args: &[String], envs: &BTreeMap<String, String>| ExecLimits::check("true", args, envs, 30);
+        let none = BTreeMap::new();
+        assert!(check(&vec!["src/some/file.py".to_owned(); 80_000], &none).is_ok());
+        assert!(check(&["a".repeat(131_071)], &none).is_ok());
+        assert!(check(&["a".repeat(131_072)], &none).is_err());
+        let many = check(&vec!["x".repeat(1000); 2100], &none).unwrap_err().to_string();
+        assert!(many.contains("2097152") && many.contains("xargs"), "{many}");
+        let variables = |count: usize| (0..count).map(|n| (format!("V{n}"), "x".to_owned())).collect();
+        assert!(check(&[], &variables(10_000)).is_ok(), "more than a sandbox may have of its own");
+        assert!(check(&[], &variables(200_000)).is_err());
     }
 }

@@ -6,6 +6,7 @@ use axum::extract::{Multipart, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use client::types::{FileInfo, FileKind, ListFilesRequest, PathRequest};
+use futures::{StreamExt, stream};
 
 use super::{Shared, refusal};
 
@@ -38,7 +39,24 @@ pub async fn write(State(world): Shared, mut form: Multipart) -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
+/// Bytes that break off after the first piece, or come for ever; `None` for an ordinary path.
+fn special(path: &str, first: Vec<u8>) -> Option<Response> {
+    let first = stream::iter([Ok(first)]);
+    let piece = || Bytes::from_static(&[b'x'; 16 * 1024]);
+    if path.contains("broken") {
+        let broken = stream::iter([Err(std::io::Error::other("the guest is gone"))]);
+        return Some(Body::from_stream(first.chain(broken)).into_response());
+    }
+    path.contains("endless").then(|| {
+        let rest = stream::repeat_with(move || Ok::<_, std::io::Error>(piece().to_vec()));
+        Body::from_stream(first.chain(rest)).into_response()
+    })
+}
+
 pub async fn read(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
+    if let Some(special) = special(&request.path, b"the first part".to_vec()) {
+        return special;
+    }
     match world.lock().expect("the world").files.get(&request.path) {
         Some(data) => Body::from(data.clone()).into_response(),
         None => missing(&request.path),
@@ -48,7 +66,10 @@ pub async fn read(State(world): Shared, Json(request): Json<PathRequest>) -> Res
 pub async fn stat(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
     let world = world.lock().expect("the world");
     let path = request.path.trim_end_matches("/.");
-    let (kind, size) = if let Some(data) = world.files.get(path) {
+    let (kind, size) = if path.contains("endless") || path.contains("broken") {
+        let kind = if path.contains("dir") { FileKind::Directory } else { FileKind::File };
+        (kind, 1 << 40)
+    } else if let Some(data) = world.files.get(path) {
         (FileKind::File, data.len() as u64)
     } else if world.archives.contains_key(path) {
         (FileKind::Directory, 4096)
@@ -90,6 +111,14 @@ pub async fn remove(State(world): Shared, Json(request): Json<PathRequest>) -> R
 }
 
 pub async fn pack(State(world): Shared, Query(request): Query<PathRequest>) -> Response {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("notes").expect("a name");
+    header.set_mode(0o644);
+    header.set_size(1 << 40);
+    header.set_cksum();
+    if let Some(special) = special(&request.path, header.as_bytes().to_vec()) {
+        return special;
+    }
     match world.lock().expect("the world").archives.get(&request.path) {
         Some(tar) => ([("content-type", "application/x-tar")], tar.clone()).into_response(),
         None => missing(&request.path),

@@ -17,9 +17,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use client::types::{
-    Checkpoint, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource, Sandbox, SandboxStatus, Template,
-    TemplateKind,
+    Checkpoint, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource, ProcessSignal, Sandbox,
+    SandboxStatus, Template, TemplateKind,
 };
+use tokio::sync::mpsc;
 
 pub const KEY: &str = "wrn_0123456789012345678901234567890123456789";
 
@@ -38,6 +39,10 @@ pub struct World {
     pub archives: BTreeMap<String, Vec<u8>>,
     /// Permission bits as they came with the last written file.
     pub mode: Option<String>,
+    /// Signals that programs got, in their order.
+    pub signals: Vec<ProcessSignal>,
+    /// Where a program listens for signals.
+    pub listener: Option<mpsc::UnboundedSender<ProcessSignal>>,
     /// Programs that were told to stop.
     pub stopped: usize,
     /// Bytes that `flood` has sent.
@@ -61,7 +66,8 @@ impl Server {
             .merge(lifecycle::of_sandbox())
             .route("/exec", post(programs::exec))
             .route("/exec/stream", get(programs::stream))
-            .route("/files/write", post(files::write))
+            .route("/exec/signal", post(programs::signal))
+            .route("/files/stream/write", post(files::write))
             .route("/files/read", post(files::read))
             .route("/files/stat", post(files::stat))
             .route("/files/list", post(files::list))
@@ -101,7 +107,7 @@ impl Server {
 
 /// The body of an error.
 pub fn refusal(status: u16, code: &str, message: &str) -> Response {
-    let error = ErrorDetail { code: code.to_owned(), message: message.to_owned() };
+    let error = ErrorDetail { code: code.to_owned(), message: message.to_owned(), exit_code: None };
     (StatusCode::from_u16(status).expect("a status"), Json(ErrorBody { error })).into_response()
 }
 

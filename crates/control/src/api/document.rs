@@ -137,13 +137,12 @@ fn limit_schemas(schemas: &mut Value, limits: &Limits) {
     for schema in ["CreateSandbox", "ExecRequest"] {
         let names = json!({ "pattern": "^[^=\\u0000]+$" });
         let values = json!({ "type": "string", "pattern": no_nul });
-        let bounds =
-            json!({ "maxProperties": Limits::MAX_ENVS, "propertyNames": names, "additionalProperties": values });
-        set(schema, "envs", bounds);
+        set(schema, "envs", json!({ "propertyNames": names, "additionalProperties": values }));
     }
-    set("ExecRequest", "cmd", json!({ "minLength": 1, "maxLength": ExecLimits::MAX_COMMAND_BYTES, "pattern": no_nul }));
-    let argument = json!({ "type": "string", "pattern": no_nul });
-    set("ExecRequest", "args", json!({ "maxItems": ExecLimits::MAX_ARGS, "items": argument }));
+    set("CreateSandbox", "envs", json!({ "maxProperties": Limits::MAX_ENVS }));
+    set("ExecRequest", "cmd", json!({ "minLength": 1, "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul }));
+    let argument = json!({ "type": "string", "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul });
+    set("ExecRequest", "args", json!({ "items": argument }));
     set("ExecRequest", "cwd", json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": no_nul }));
     let user = json!({ "minLength": 1, "maxLength": MAX_USER, "pattern": "^[^:/\\n\\u0000]*$" });
     for schema in ["ExecRequest", "PathRequest", "ListFilesRequest", "UploadForm"] {

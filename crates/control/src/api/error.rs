@@ -16,7 +16,8 @@ pub struct Logged(pub Error);
 /// The body.
 #[must_use]
 pub fn body(error: &Error) -> ErrorBody {
-    ErrorBody { error: ErrorDetail { code: error.code.as_str().to_owned(), message: error.message.clone() } }
+    let (code, message) = (error.code.as_str().to_owned(), error.message.clone());
+    ErrorBody { error: ErrorDetail { code, message, exit_code: error.exit_code } }
 }
 
 impl IntoResponse for Error {

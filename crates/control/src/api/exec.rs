@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use api_types::{Encoding, ExecRequest, ExecResult};
+use api_types::{Encoding, ExecRequest, ExecResult, SignalRequest};
 use axum::Json as Answer;
 use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
 use model::SandboxId;
 
 use super::extract::{Id, Json, NoQuery, Query};
+use super::text::cut_character;
 use crate::app::App;
 use crate::app::exec::{Exec, Outcome};
 use crate::error::Result;
@@ -17,14 +19,15 @@ use crate::error::Result;
 /// Run a program
 ///
 /// Without a shell, to its end, with all output in the answer. A non-zero exit code is an answer, not an error.
-/// For long or large ones use `exec/stream`.
+/// Output beyond 16 MiB is left out, and `truncated` says so. For long or large ones use `exec/stream`.
 #[utoipa::path(
     post, path = "/{id}/exec", tag = "programs", operation_id = "exec", request_body = ExecRequest,
     responses(
         (status = 200, description = "It ran", body = ExecResult),
         (status = 409, description = "The sandbox does not run"),
         (status = 502, description = "The guest failed"),
-        (status = 504, description = "It took longer than `timeout_sec` and was killed"),
+        (status = 400, description = "The program cannot be started, or the request is wrong"),
+        (status = 504, description = "It took longer than `timeout_sec` and was ended"),
     )
 )]
 pub async fn exec(
@@ -39,8 +42,34 @@ pub async fn exec(
     Ok(Answer(result(&id, cmd, outcome)))
 }
 
+/// Signal a program
+///
+/// That an exec stream started, past all input that it has not read.
+#[utoipa::path(
+    post, path = "/{id}/exec/signal", tag = "programs", operation_id = "signal_exec", request_body = SignalRequest,
+    responses(
+        (status = 204, description = "The signal is sent"),
+        (status = 409, description = "The sandbox does not run"),
+        (status = 502, description = "The guest failed"),
+    )
+)]
+pub async fn signal(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<SignalRequest>,
+) -> Result<StatusCode> {
+    app.send_signal(&id, body.pid, body.signal.number()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 fn result(id: &SandboxId, cmd: String, outcome: Outcome) -> ExecResult {
-    let Outcome { stdout, stderr, exit_code, duration } = outcome;
+    let Outcome { mut stdout, mut stderr, exit_code, duration, truncated } = outcome;
+    if truncated {
+        // So that text stays text where the limit fell into a character.
+        stdout.truncate(stdout.len() - cut_character(&stdout));
+        stderr.truncate(stderr.len() - cut_character(&stderr));
+    }
     let (stdout, stderr, encoding) = match (String::from_utf8(stdout), String::from_utf8(stderr)) {
         (Ok(stdout), Ok(stderr)) => (stdout, stderr, Encoding::Utf8),
         (stdout, stderr) => {
@@ -51,7 +80,7 @@ fn result(id: &SandboxId, cmd: String, outcome: Outcome) -> ExecResult {
         }
     };
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    ExecResult { sandbox_id: id.to_string(), cmd, stdout, stderr, exit_code, duration_ms, encoding }
+    ExecResult { sandbox_id: id.to_string(), cmd, stdout, stderr, exit_code, duration_ms, encoding, truncated }
 }
 
 #[cfg(test)]
@@ -65,6 +94,9 @@ mod tests {
             |stdout: &[u8]| Outcome { stdout: stdout.to_vec(), stderr: b"err".to_vec(), ..Outcome::default() };
         let text = result(&id, "x".to_owned(), outcome("\u{e4}".as_bytes()));
         assert_eq!((text.stdout.as_str(), text.stderr.as_str(), text.encoding), ("\u{e4}", "err", Encoding::Utf8));
+        let cut = Outcome { truncated: true, ..outcome(&"\u{e4}\u{e4}".as_bytes()[..3]) };
+        let cut = result(&id, "x".to_owned(), cut);
+        assert_eq!((cut.stdout.as_str(), cut.truncated), ("\u{e4}", true));
         let bytes = result(&id, "x".to_owned(), outcome(&[0xff]));
         assert_eq!((bytes.stdout.as_str(), bytes.stderr.as_str(), bytes.encoding), ("/w==", "ZXJy", Encoding::Base64));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use api_types::{Encoding, ExecClientMessage, ExecServerMessage};
+use api_types::{Encoding, ExecClientMessage, ExecServerMessage, ProcessSignal};
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -20,7 +20,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
-use model::{ErrorCode, SandboxId};
+use model::{ErrorCode, ExecLimits, SandboxId};
 use tokio::sync::mpsc;
 
 use super::extract::{Id, NoQuery, Query};
@@ -31,8 +31,10 @@ use crate::error::{Error, Result};
 
 /// Bytes of one frame from the client. Input of any length fits in many.
 pub const MAX_FRAME: usize = 256 * 1024;
+/// Bytes of the frame `start`: all that a command line may have on Linux, each byte of it escaped as `\u0001` at worst.
+const MAX_START: usize = 6 * ExecLimits::MAX_COMMAND_BYTES + 64 * 1024;
 /// Beyond this the connection breaks; up to it we can still say what is wrong.
-const MAX_READ: usize = 4 * 1024 * 1024;
+const MAX_READ: usize = 16 * 1024 * 1024;
 /// Frames of input that wait for the program to read.
 const INPUT_QUEUE: usize = 16;
 /// For the first frame to come.
@@ -43,8 +45,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 const SILENCE_MS: i64 = 5 * 60 * 1000;
 /// For the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
-
-const SIGKILL: u32 = 9;
 
 type Sink = SplitSink<WebSocket, Message>;
 
@@ -90,7 +90,8 @@ async fn session(app: Arc<App>, id: SandboxId, mut socket: WebSocket) {
         Ok(None) => return,
         Err(error) => {
             tracing::debug!(sandbox = %id, error = error.chain(), "exec stream ended");
-            ExecServerMessage::Error { code: error.code.as_str().to_owned(), data: error.message }
+            let code = error.code.as_str().to_owned();
+            ExecServerMessage::Error { code, data: error.message, exit_code: error.exit_code }
         }
     };
     // Closing with frames unread would reset the connection, and the client might never see the last one.
@@ -114,7 +115,7 @@ async fn begin(app: &App, id: &SandboxId, socket: &mut WebSocket) -> Result<Opti
         loop {
             match socket.recv().await {
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                other => return client_message(other),
+                other => return client_message(other, MAX_START),
             }
         }
     };
@@ -129,10 +130,13 @@ async fn begin(app: &App, id: &SandboxId, socket: &mut WebSocket) -> Result<Opti
 }
 
 /// `None` when the client is gone.
-fn client_message(frame: Option<std::result::Result<Message, axum::Error>>) -> Result<Option<ExecClientMessage>> {
+fn client_message(
+    frame: Option<std::result::Result<Message, axum::Error>>,
+    limit: usize,
+) -> Result<Option<ExecClientMessage>> {
     match frame {
-        Some(Ok(Message::Text(text))) if text.len() > MAX_FRAME => {
-            Err(Error::new(ErrorCode::TooLarge, format!("a frame must be at most {MAX_FRAME} bytes")))
+        Some(Ok(Message::Text(text))) if text.len() > limit => {
+            Err(Error::new(ErrorCode::TooLarge, format!("a frame must be at most {limit} bytes")))
         }
         Some(Ok(Message::Text(text))) => serde_json::from_str(&text)
             .map(Some)
@@ -150,10 +154,7 @@ async fn converse(
     sink: &mut Sink,
     frames: &mut SplitStream<WebSocket>,
 ) -> Result<Option<ExecServerMessage>> {
-    let pid = match running.next().await? {
-        Some(Event::Start(start)) => start.pid,
-        _ => return Err(Error::new(ErrorCode::AgentError, "the host agent did not say which process it started")),
-    };
+    let pid = running.started().await?;
     if send(sink, &ExecServerMessage::Start { pid }).await.is_none() {
         return Ok(None);
     }
@@ -180,11 +181,11 @@ impl Process {
         rpc::SendInputRequest { sandbox_id: self.id.to_string(), pid: self.pid, ..Default::default() }
     }
 
-    async fn kill(&self) -> Result<()> {
+    async fn send_signal(&self, signal: ProcessSignal) -> Result<()> {
         let request = rpc::SendSignalRequest {
             sandbox_id: self.id.to_string(),
             pid: self.pid,
-            signal: SIGKILL,
+            signal: signal.number(),
             ..Default::default()
         };
         self.host.send_signal(request).await.map(drop)
@@ -281,12 +282,16 @@ async fn read_frames(
         if matches!(frame, Some(Ok(Message::Ping(_) | Message::Pong(_)))) {
             continue;
         }
-        let Some(message) = client_message(frame)? else { return Ok(()) };
+        let Some(message) = client_message(frame, MAX_FRAME)? else { return Ok(()) };
         let mut input = process.input();
         match message {
             ExecClientMessage::Start { .. } => return Err(Error::invalid("start came twice; open another WebSocket")),
+            ExecClientMessage::Signal { signal } => {
+                process.send_signal(signal).await.or_else(ended_meanwhile)?;
+                continue;
+            }
             ExecClientMessage::Stop => {
-                process.kill().await.or_else(ended_meanwhile)?;
+                process.send_signal(ProcessSignal::Kill).await.or_else(ended_meanwhile)?;
                 continue;
             }
             ExecClientMessage::Stdin { data, encoding } => {

@@ -52,6 +52,7 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(checkpoints::delete))
         .routes(routes!(checkpoints::rollback))
         .routes(routes!(exec::exec))
+        .routes(routes!(exec::signal))
         .routes(routes!(exec_stream::exec_stream))
         .routes(routes!(files::read))
         .routes(routes!(files::stream_read))

@@ -21,8 +21,8 @@ impl Utf8 {
     }
 }
 
-/// Bytes at the end that begin a character whose rest may follow: at most three.
-fn cut_character(bytes: &[u8]) -> usize {
+/// Returns the number of bytes at the end that begin a character whose rest may follow: at most three.
+pub(super) fn cut_character(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     let begins = |&at: &usize| match std::str::from_utf8(&bytes[at..]) {
         Err(error) => error.valid_up_to() == 0 && error.error_len().is_none(),

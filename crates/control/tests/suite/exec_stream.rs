@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_types::{Encoding, TerminalSize};
+use api_types::{Encoding, ProcessSignal, TerminalSize};
 use client::{ExecEvent, ExecOutput, ExecStart};
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -78,6 +78,42 @@ async fn stop_kills_and_exit_follows() {
         assert_eq!(rest(&mut output).await.2, 137, "{cmd}");
     }
     assert!(host.world().hung_up.is_empty());
+}
+
+#[tokio::test]
+async fn signals_reach_program_by_frame_and_by_call() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let client = plane.client();
+    let (mut input, mut output) = client.exec_stream(&id, program("careful")).await.unwrap();
+    assert!(matches!(output.next().await.unwrap(), Some(ExecEvent::Started { .. })));
+    input.signal(ProcessSignal::User1).await.unwrap();
+    assert_eq!(output.next().await.unwrap(), Some(ExecEvent::Stdout("signal 10\n".into())));
+    input.signal(ProcessSignal::Interrupt).await.unwrap();
+    assert_eq!(rest(&mut output).await, (b"signal 2\n".to_vec(), Vec::new(), 0));
+
+    // A program that reads nothing keeps frames waiting, and a call not.
+    let (mut input, mut output) = client.exec_stream(&id, ExecStart { stdin: true, ..program("deaf") }).await.unwrap();
+    let Some(ExecEvent::Started { pid }) = output.next().await.unwrap() else { panic!("no start") };
+    let writing = tokio::spawn(async move { while input.write(&[b'x'; 32 * 1024]).await.is_ok() {} });
+    client.signal(&id, pid, ProcessSignal::Terminate).await.unwrap();
+    assert_eq!(rest(&mut output).await.2, 143);
+    writing.abort();
+    assert_eq!(host.world().signals, [10, 2, 15]);
+    assert!(client.signal(&id, pid, ProcessSignal::Kill).await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn command_line_of_two_mebibytes_starts() {
+    let (_host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    // Short ones, which cost most for what they are, and those that grow sixfold in JSON.
+    for args in [vec!["a".to_owned(); 190_000], vec!["\u{1}".repeat(130_000); 16]] {
+        let count = args.len().to_string();
+        let (_input, mut output) =
+            plane.client().exec_stream(&id, ExecStart { args, ..program("count") }).await.unwrap();
+        assert_eq!(rest(&mut output).await.0, count.as_bytes());
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! Uploads by form.
 
+use api_types::PathRequest;
 use bytes::Bytes;
 use client::FileTarget;
-use futures::stream;
+use futures::{TryStreamExt, stream};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, Method, RequestBuilder};
 
@@ -53,6 +54,17 @@ async fn the_limit_is_named_and_the_stream_has_none() {
         assert!(message.contains("1 MiB") && message.contains("stream/write"), "{message}");
     }
     assert!(!host.world().sandboxes[&id].content.files.contains_key("/tmp/y"), "nothing is left of it");
+
+    // The SDK's uploads and downloads know no limit.
+    let data: Vec<u8> = (0..3 * MIB).map(|n| (n % 251) as u8).collect();
+    for length in [Some(data.len() as u64), None] {
+        let parts: Vec<_> = data.chunks(100_000).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
+        let target = FileTarget { path: "/tmp/large".into(), ..FileTarget::default() };
+        plane.client().write_file(&id, &target, stream::iter(parts), length).await.unwrap();
+        let path = PathRequest { path: "/tmp/large".into(), user: None };
+        let back: Vec<Bytes> = plane.client().read_file(&id, &path).await.unwrap().try_collect().await.unwrap();
+        assert!(back.concat() == data);
+    }
 
     let chunk = Bytes::from(vec![0; 256 * 1024]);
     let parts = stream::iter((0..400).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));

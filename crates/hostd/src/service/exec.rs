@@ -3,9 +3,10 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use connectrpc::{ConnectError, ServiceStream};
+use connectrpc::{ConnectError, ErrorCode, ServiceStream};
 use futures::StreamExt;
 use guest_rpc::process::Signal;
+use guest_rpc::start_error;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use tokio::sync::mpsc;
@@ -23,6 +24,12 @@ const QUEUE: usize = 8;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the guest's stream to end after its last event.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Exit codes of a program that could not be started, as shells give them (POSIX, Shell Command Language 2.8.2).
+const NO_SUCH_PROGRAM: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+/// Error number of a file that is not there (errno(3)).
+const ENOENT: i32 = 2;
 
 type Sender = mpsc::Sender<Result<rpc::ExecResponse, ConnectError>>;
 
@@ -79,7 +86,7 @@ impl Pump {
                     (Ok(self.message(event)), last)
                 }
                 Ok(None) => (Err(ConnectError::unavailable("the guest agent ended the stream without a result")), true),
-                Err(error) => (Err(self.explain(error)), true),
+                Err(error) => (self.not_started(&error).ok_or_else(|| self.explain(error)), true),
             };
             if self.sender.send(message).await.is_err() {
                 self.kill().await;
@@ -94,6 +101,20 @@ impl Pump {
         if let Some(pid) = self.pid {
             self.handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
         }
+    }
+
+    /// Returns the end of a program that could not be started. What the guest has too little of is not the program's fault.
+    fn not_started(&self, error: &ConnectError) -> Option<rpc::ExecResponse> {
+        if self.pid.is_some() || error.code != ErrorCode::InvalidArgument {
+            return None;
+        }
+        let text = error.message.clone().unwrap_or_default();
+        let exit_code = match start_error::number(&text)? {
+            ENOENT => NO_SUCH_PROGRAM,
+            _ => NOT_EXECUTABLE,
+        };
+        let end = rpc::exec_response::ExecEnd { exit_code, error: Some(text), ..Default::default() };
+        Some(rpc::ExecResponse { event: Some(Event::from(end)), ..rpc::ExecResponse::default() })
     }
 
     /// A broken connection may be how the end of the sandbox shows.
@@ -158,12 +179,35 @@ pub(super) async fn send_input(handle: &Handle, request: rpc::SendInputRequest) 
     .map_err(|error| pass_on(&error))
 }
 
-pub(super) async fn send_signal(handle: &Handle, pid: u32, signal: u32) -> Result<(), ConnectError> {
-    let signal = match signal {
-        9 => Signal::SIGNAL_SIGKILL,
-        15 => Signal::SIGNAL_SIGTERM,
-        other => return Err(ConnectError::invalid_argument(format!("signal must be 9 or 15, not {other}"))),
-    };
+pub(super) async fn send_signal(handle: &Handle, pid: u32, number: u32) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
-    handle.guest().signal(pid, signal).await.map_err(|error| pass_on(&error))
+    let signal = signal(number)?;
+    let sent = match handle.guest().signal(pid, signal).await {
+        // A guest of before these signals. SIGTERM asks for the same: to end, and to clean up before.
+        Err(error) if error.code == ErrorCode::InvalidArgument && asks_to_end(signal) => {
+            handle.guest().signal(pid, Signal::SIGNAL_SIGTERM).await
+        }
+        sent => sent,
+    };
+    sent.map_err(|error| pass_on(&error))
+}
+
+fn signal(number: u32) -> Result<Signal, ConnectError> {
+    Ok(match number {
+        1 => Signal::SIGNAL_SIGHUP,
+        2 => Signal::SIGNAL_SIGINT,
+        3 => Signal::SIGNAL_SIGQUIT,
+        9 => Signal::SIGNAL_SIGKILL,
+        10 => Signal::SIGNAL_SIGUSR1,
+        12 => Signal::SIGNAL_SIGUSR2,
+        15 => Signal::SIGNAL_SIGTERM,
+        other => {
+            let text = format!("signal must be one of 1, 2, 3, 9, 10, 12 and 15, not {other}");
+            return Err(ConnectError::invalid_argument(text));
+        }
+    })
+}
+
+fn asks_to_end(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGNAL_SIGHUP | Signal::SIGNAL_SIGINT | Signal::SIGNAL_SIGQUIT)
 }

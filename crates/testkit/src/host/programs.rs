@@ -2,8 +2,10 @@
 //!
 //! - `print OUT ERR CODE`: writes the two and exits. `about`: writes working directory, user and environment.
 //! - `cat`: gives its input back. `bytes`: writes each byte value once. `size`: writes each size of its terminal.
-//! - `sleep`: until it is killed. `deaf`: the same, and reads nothing. `flood`: writes until nobody reads any more.
-//! - `vanish`: the stream ends without an exit. Anything else cannot be started.
+//! - `sleep`: until a signal ends it. `deaf`: the same, and reads nothing. `stubborn`: until SIGKILL. `careful`: writes
+//!   each signal, and ends well on SIGTERM and SIGINT. `flood`: writes until nobody reads any more.
+//! - `much`: writes the given number of MiB and exits with 3. `count`: writes how many arguments it has.
+//! - `vanish`: the stream ends without an exit. `script` is there and cannot be executed; anything else is not there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +19,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Shared;
 
-const PROGRAMS: [&str; 9] = ["print", "about", "cat", "bytes", "size", "sleep", "deaf", "flood", "vanish"];
-const KILLED: i32 = 137;
+const PROGRAMS: [&str; 13] = [
+    "print", "about", "cat", "bytes", "size", "sleep", "deaf", "stubborn", "careful", "flood", "much", "count",
+    "vanish",
+];
+const SIGKILL: u32 = 9;
 
 /// The end of a running program that its sandbox holds; dropping it kills the program.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ pub(super) struct Process {
     pub(super) sandbox_id: String,
     /// One at a time, so that a program that reads nothing stops its writer.
     pub(super) input: mpsc::Sender<rpc::SendInputRequest>,
-    pub(super) kill: mpsc::Sender<()>,
+    pub(super) signals: mpsc::Sender<u32>,
 }
 
 pub(super) fn start(
@@ -34,16 +39,21 @@ pub(super) fn start(
     request: rpc::ExecRequest,
 ) -> Result<ServiceStream<rpc::ExecResponse>, ConnectError> {
     if !PROGRAMS.contains(&request.cmd.as_str()) {
-        let text = format!("cannot start '{}': No such file or directory (os error 2)", request.cmd);
-        return Err(ConnectError::invalid_argument(text));
+        let (exit_code, reason) = match request.cmd.as_str() {
+            "script" => (126, "Permission denied (os error 13)"),
+            _ => (127, "No such file or directory (os error 2)"),
+        };
+        let error = Some(format!("cannot start '{}': {reason}", request.cmd));
+        let end = rpc::exec_response::ExecEnd { exit_code, error, ..Default::default() };
+        return Ok(futures::stream::iter([Ok(message(Event::from(end)))]).boxed());
     }
     let (output, receiver) = mpsc::channel(4);
     let (input, inputs) = mpsc::channel(1);
-    let (kill, mut killed) = mpsc::channel(1);
+    let (signals, mut signalled) = mpsc::channel(4);
     let pid = {
         let mut world = shared.world();
         let pid = world.next_pid();
-        world.processes.insert(pid, Process { sandbox_id: request.sandbox_id.clone(), input, kill });
+        world.processes.insert(pid, Process { sandbox_id: request.sandbox_id.clone(), input, signals });
         pid
     };
     tokio::spawn(async move {
@@ -51,13 +61,14 @@ pub(super) fn start(
         let forever = request.timeout_ms == 0;
         let mut program = Program { output: output.clone(), inputs, shared: Arc::clone(&shared) };
         let start = rpc::exec_response::ExecStart { pid, ..Default::default() };
+        let cmd = request.cmd.clone();
         let play = async {
             program.say(Event::from(start)).await?;
             program.play(request).await
         };
         let last = tokio::select! {
             exit_code = play => exit_code.map(end),
-            _ = killed.recv() => Some(end(KILLED)),
+            exit_code = ended_by_signal(&cmd, &output, &mut signalled) => Some(end(exit_code)),
             () = tokio::time::sleep(deadline), if !forever => {
                 Some(Err(ConnectError::deadline_exceeded("the deadline passed and the process was killed")))
             }
@@ -71,6 +82,22 @@ pub(super) fn start(
         shared.world().processes.remove(&pid);
     });
     Ok(ReceiverStream::new(receiver).boxed())
+}
+
+async fn ended_by_signal(cmd: &str, output: &mpsc::Sender<Answer>, signals: &mut mpsc::Receiver<u32>) -> i32 {
+    loop {
+        let Some(signal) = signals.recv().await else { return std::future::pending().await };
+        match cmd {
+            "stubborn" if signal != SIGKILL => {}
+            "careful" if signal != SIGKILL => {
+                let _ = output.send(Ok(message(Event::Stdout(format!("signal {signal}\n").into_bytes())))).await;
+                if matches!(signal, 2 | 15) {
+                    return 0;
+                }
+            }
+            _ => return 128 + i32::try_from(signal).unwrap_or_default(),
+        }
+    }
 }
 
 type Answer = Result<rpc::ExecResponse, ConnectError>;
@@ -118,7 +145,17 @@ impl Program {
                 let size = request.terminal.into_option()?;
                 self.sizes(size.cols, size.rows).await
             }
-            "sleep" => loop {
+            "much" => {
+                for _ in 0..argument(0).parse().unwrap_or(0) {
+                    self.say(Event::Stdout(vec![b'x'; 1024 * 1024])).await?;
+                }
+                Some(3)
+            }
+            "count" => {
+                self.say(Event::Stdout(request.args.len().to_string().into_bytes())).await?;
+                Some(0)
+            }
+            "sleep" | "stubborn" | "careful" => loop {
                 if self.inputs.recv().await.is_none() {
                     std::future::pending::<()>().await;
                 }
@@ -169,10 +206,12 @@ pub(super) async fn send_input(shared: &Shared, request: rpc::SendInputRequest) 
     input.ok_or_else(no_process)?.send(request).await.map_err(|_| missing)
 }
 
-pub(super) fn send_signal(shared: &Shared, pid: u32) -> Result<(), ConnectError> {
-    match shared.world().processes.get(&pid) {
-        Some(process) => {
-            let _ = process.kill.try_send(());
+pub(super) fn send_signal(shared: &Shared, pid: u32, signal: u32) -> Result<(), ConnectError> {
+    let mut world = shared.world();
+    match world.processes.get(&pid).map(|process| process.signals.clone()) {
+        Some(signals) => {
+            world.signals.push(signal);
+            let _ = signals.try_send(signal);
             Ok(())
         }
         None => Err(ConnectError::not_found(format!("process {pid} has ended"))),

@@ -228,9 +228,9 @@ impl HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::SendSignalRequest>,
     ) -> ServiceResult<rpc::SendSignalResponse> {
-        let pid = request.pid;
+        let (pid, signal) = (request.pid, request.signal);
         self.shared.script.meet("SendSignal").await?;
-        programs::send_signal(&self.shared, pid)?;
+        programs::send_signal(&self.shared, pid, signal)?;
         answer!(SendSignalResponse {})
     }
 

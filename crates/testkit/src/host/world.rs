@@ -28,6 +28,8 @@ pub struct World {
     next_pid: u32,
     /// Process ids whose program was killed because its reader hung up.
     pub hung_up: BTreeSet<u32>,
+    /// Numbers of the signals that were sent to programs, in their order.
+    pub signals: Vec<u32>,
     /// Bytes that `flood` and `/dev/zero` have given out.
     pub given_out: u64,
     /// Bytes that `/dev/null` has taken in uploads that were completed.
@@ -89,6 +91,7 @@ impl World {
             processes: BTreeMap::new(),
             next_pid: 100,
             hung_up: BTreeSet::new(),
+            signals: Vec::new(),
             given_out: 0,
             taken_in: 0,
             // As of the real agent: never one that an earlier life gave.
