@@ -1,8 +1,10 @@
 //! Flags as the user types them. What the environment and files add to them is in `settings`.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 mod lifecycle;
@@ -42,9 +44,14 @@ pub struct ConnectionArgs {
     #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
     pub url: Option<String>,
 
-    /// API key [env: WRENN_API_KEY, else the credentials file in $WRENN_DIR]
-    #[arg(long, global = true, value_name = "KEY", help_heading = "Connection")]
+    /// API key; others see it in the list of processes, so prefer --key-file [env: WRENN_API_KEY, else the credentials
+    /// file in $WRENN_DIR]
+    #[arg(long, global = true, value_name = "KEY", help_heading = "Connection", conflicts_with = "key_file")]
     pub key: Option<String>,
+
+    /// File with the API key; - for standard input
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,7 +180,7 @@ pub struct CreateArgs {
     pub timeout: Option<u32>,
 
     /// Environment of everything that runs in it; NAME alone takes the value from here
-    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub envs: Vec<EnvVar>,
 
     /// Let whoever knows the address of one of its ports use it, without a key or a link
@@ -193,24 +200,35 @@ pub struct ProcessArgs {
     pub tty: bool,
 
     /// Environment of the command; NAME alone takes the value from here
-    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub envs: Vec<EnvVar>,
 
     /// Working directory [default: the user's home]
     #[arg(short, long, value_name = "DIR")]
-    pub workdir: Option<String>,
+    pub workdir: Option<OsString>,
 
     /// User in the sandbox [default: the template's]
     #[arg(short, long)]
     pub user: Option<String>,
 
-    /// Kill it after so long: seconds, or with a unit as in 10m [default: never]
+    /// End it after so long with SIGTERM, and 10 seconds later with SIGKILL: seconds, or with a unit as in 10m
+    /// [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub timeout: Option<u32>,
+
+    /// Time that it has to end after Ctrl-C or another signal, before SIGKILL
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "10")]
+    pub grace: u32,
 }
 
+/// What `run` and `exec` end with.
+const EXIT_CODES: &str = "\
+Exits with the command's own exit code (128 and the number of the signal that ended it); 127 when there is no such
+command, 126 when it cannot be executed, 124 when its --timeout is over, 125 when wrenn itself failed. Ctrl-C and
+SIGTERM go to the command; a second one kills it.";
+
 #[derive(Debug, Args)]
-#[command(after_help = "Exits with the command's own exit code; 125 when wrenn itself failed.")]
+#[command(after_help = EXIT_CODES)]
 pub struct RunArgs {
     #[command(flatten)]
     pub shape: ShapeArgs,
@@ -220,11 +238,11 @@ pub struct RunArgs {
 
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Exits with the command's own exit code; 125 when wrenn itself failed.")]
+#[command(after_help = EXIT_CODES)]
 pub struct ExecArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -235,7 +253,7 @@ pub struct ExecArgs {
 
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,23 @@
 //! What a failed command tells the user, and with which exit code it ends.
 
 use std::error::Error as StdError;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+
+use client::types::ProcessSignal;
 
 use crate::output;
 
 /// Exit code of `run` and `exec` when wrenn itself failed (as `docker run` has it).
 pub const WRENN_FAILED: u8 = 125;
+
+/// Exit code of `run` and `exec` when the command took longer than it may (as timeout(1) has it).
+const TIMED_OUT: u8 = 124;
+
+/// Exit code of a program that SIGPIPE ends.
+const PIPE_CLOSED: u8 = 128 + 13;
+
+/// Characters of a message that are shown: it may be a guest's, and no reason of ours is that long.
+const MAX_MESSAGE: usize = 4000;
 
 /// Ends the command without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -14,9 +25,9 @@ pub enum Quiet {
     /// Nobody reads our output any more.
     #[error("standard output was closed")]
     StdoutClosed,
-    /// The user or the system asked to end; the number of the signal.
-    #[error("ended by signal {0}")]
-    Signal(u8),
+    /// The user or the system asked to end.
+    #[error("ended by signal {}", .0.number())]
+    Signal(ProcessSignal),
 }
 
 /// A failure of this command line alone, not of the server.
@@ -27,23 +38,49 @@ pub struct LocalError {
     pub message: String,
 }
 
-/// The user asked for something that makes no sense.
+/// What a command asked for, so that a hint is about that. Put around an error as its context; the innermost counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A sandbox, by its id.
+    Sandbox,
+    /// A new sandbox, of a template.
+    NewSandbox,
+    /// A command in a sandbox.
+    Command,
+    /// Files in a sandbox.
+    Files,
+    /// A checkpoint of a sandbox.
+    Checkpoint,
+    /// A snapshot, by its name.
+    Snapshot,
+    /// The server itself.
+    Server,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// Creates an error about a request that makes no sense.
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
     LocalError { code: "usage", message: message.into() }.into()
 }
 
-/// Prints the error and gives the exit code.
-pub fn report(error: &anyhow::Error, json: bool, wrenn_failed: u8) -> u8 {
+/// Prints the error and gives the exit code. `subject` is what the command is about where the error says nothing else.
+pub fn report(error: &anyhow::Error, json: bool, wrenn_failed: u8, subject: Subject) -> u8 {
     match error.downcast_ref::<Quiet>() {
         // Like a program that SIGPIPE ends, but `wrenn ls | head` is no failure.
-        Some(Quiet::StdoutClosed) if wrenn_failed == WRENN_FAILED => return 141,
+        Some(Quiet::StdoutClosed) if wrenn_failed == WRENN_FAILED => return PIPE_CLOSED,
         Some(Quiet::StdoutClosed) => return 0,
-        Some(Quiet::Signal(number)) => return 128 + number,
+        Some(Quiet::Signal(signal)) => return u8::try_from(128 + signal.number()).unwrap_or(u8::MAX),
         None => {}
     }
-    let described = Described::of(error);
+    let subject = error.downcast_ref::<Subject>().copied().unwrap_or(subject);
+    let described = Described::from_error(error, subject);
     print(&described, json);
-    if described.code == "usage" { 2 } else { wrenn_failed }
+    described.exit_code.unwrap_or(wrenn_failed)
 }
 
 /// An error as a user reads it.
@@ -52,32 +89,46 @@ struct Described {
     code: String,
     message: String,
     hint: Option<&'static str>,
+    /// Where the failure has one of its own.
+    exit_code: Option<u8>,
 }
 
 impl Described {
-    fn of(error: &anyhow::Error) -> Self {
+    fn from_error(error: &anyhow::Error, subject: Subject) -> Self {
         for cause in error.chain() {
             if let Some(error) = cause.downcast_ref::<client::Error>() {
-                return Self::of_client(error);
+                return Self::from_client(error, subject);
             }
         }
         let code = error.chain().find_map(|cause| cause.downcast_ref::<LocalError>()).map_or("local_error", |e| e.code);
-        Self { code: code.to_owned(), message: format!("{error:#}"), hint: None }
+        let exit_code = (code == "usage").then_some(2);
+        Self { code: code.to_owned(), message: format!("{error:#}"), hint: None, exit_code }
     }
 
-    fn of_client(error: &client::Error) -> Self {
+    fn from_client(error: &client::Error, subject: Subject) -> Self {
         let code = match error {
             client::Error::Api { code, .. } => code.as_str(),
+            client::Error::NotStarted { .. } => "not_started",
             client::Error::Unreachable { .. } => "unreachable",
             client::Error::Broken(_) | client::Error::Truncated => "connection_broken",
             client::Error::InvalidUrl { .. } | client::Error::InvalidKey => "usage",
             _ => "protocol_error",
         };
+        let exit_code = match (error, code) {
+            (client::Error::NotStarted { exit_code, .. }, _) => u8::try_from(*exit_code).ok(),
+            (_, "usage") => Some(2),
+            (_, "timeout") if subject == Subject::Command => Some(TIMED_OUT),
+            _ => None,
+        };
         let mut message = error.to_string();
         if let Some(root) = root_cause(error) {
             let _ = write!(message, " ({root})");
         }
-        Self { code: code.to_owned(), message, hint: hint(code) }
+        let hint = match error {
+            client::Error::NotStarted { .. } => not_started_hint(&message),
+            _ => hint(code, subject),
+        };
+        Self { code: code.to_owned(), message, hint, exit_code }
     }
 }
 
@@ -90,38 +141,58 @@ fn root_cause(error: &client::Error) -> Option<String> {
     Some(cause.to_string())
 }
 
-/// What to do next, for the server's codes.
-fn hint(code: &str) -> Option<&'static str> {
-    Some(match code {
-        "unauthorized" | "forbidden" => {
-            "check the API key: --key, WRENN_API_KEY, or the credentials file in the directory of `wrenn up`"
+/// For a whole command line in one argument, which a shell would have taken apart.
+fn not_started_hint(message: &str) -> Option<&'static str> {
+    let name = message.strip_prefix("cannot start '")?.rsplit_once("': ")?.0;
+    let is_line = name.contains([' ', ';', '|', '&', '<', '>', '$']);
+    is_line.then_some("commands are run without a shell: write the words apart, or use sh -c '…'")
+}
+
+/// What to do next, for the server's codes and what was asked for.
+fn hint(code: &str, subject: Subject) -> Option<&'static str> {
+    Some(match (code, subject) {
+        ("unauthorized" | "forbidden", Subject::Server) | ("unauthorized", _) => {
+            "check the API key: --key-file, WRENN_API_KEY, or the credentials file in the directory of `wrenn up`"
         }
-        "not_found" => {
-            "`wrenn ls --all` lists sandboxes, `wrenn templates` what they are created from, `wrenn checkpoints SANDBOX` those"
+        ("not_found", Subject::NewSandbox) => "`wrenn templates` lists what sandboxes are created from",
+        ("not_found", Subject::Sandbox | Subject::Command) => "`wrenn ls --all` lists sandboxes",
+        ("not_found", Subject::Checkpoint) => {
+            "`wrenn checkpoints SANDBOX` lists checkpoints, `wrenn ls --all` sandboxes"
         }
-        "invalid_state" => "`wrenn info SANDBOX` tells its state and why; `wrenn create` makes a new one",
-        "conflict" => "choose another name, remove what is in the way, or try again",
-        "resource_exhausted" => "`wrenn ls --all` lists sandboxes, `wrenn rm SANDBOX` removes one",
-        "host_unavailable" => "`wrenn doctor` on the host tells what is missing there",
-        "agent_error" => "`wrenn logs SANDBOX` has what the host did, `wrenn info SANDBOX` its state",
-        "timeout" => "give it longer with --timeout",
-        "insufficient_storage" => "remove files from the sandbox, or sandboxes from the host",
-        "internal_error" => "the log of the server has the cause",
+        ("not_found", Subject::Snapshot) => "`wrenn snapshots` lists snapshots, `wrenn ls --all` sandboxes",
+        ("invalid_state", Subject::Sandbox | Subject::Command | Subject::Files | Subject::Checkpoint) => {
+            "`wrenn info SANDBOX` tells its state and why; `wrenn create` makes a new one"
+        }
+        ("conflict", Subject::Checkpoint | Subject::Snapshot) => "choose another name, or remove what has it",
+        ("resource_exhausted", Subject::NewSandbox | Subject::Sandbox) => {
+            "`wrenn ls --all` lists sandboxes, `wrenn rm SANDBOX` removes one"
+        }
+        ("host_unavailable", _) => "`wrenn doctor` on the host tells what is missing there",
+        ("agent_error", Subject::NewSandbox) => "the log of the server has the cause",
+        ("agent_error", _) => "`wrenn logs SANDBOX` has what the host did, `wrenn info SANDBOX` its state",
+        ("timeout", Subject::Command) => "give it longer with --timeout",
+        ("insufficient_storage", Subject::Files | Subject::Command) => "remove files from the sandbox",
+        ("insufficient_storage", _) => "remove files or sandboxes from the host",
+        ("internal_error", _) => "the log of the server has the cause",
         _ => return None,
     })
 }
 
 fn print(error: &Described, json: bool) {
+    let mut message: String = error.message.chars().take(MAX_MESSAGE).collect();
+    if message.len() < error.message.len() {
+        message.push_str(" (cut)");
+    }
     if json {
         let message = match error.hint {
-            Some(hint) => format!("{}; {hint}", error.message),
-            None => error.message.clone(),
+            Some(hint) => format!("{message}; {hint}"),
+            None => message,
         };
         let body = serde_json::json!({"error": {"code": error.code, "message": message}});
-        return output::note(&body.to_string());
+        return output::note(&output::printable_json(&body.to_string()));
     }
     let label = console::style("error:").for_stderr().red().bold();
-    output::note(&format!("{label} {}", output::printable(&error.message)));
+    output::note(&format!("{label} {}", output::printable(&message)));
     if let Some(hint) = error.hint {
         let label = console::style("hint:").for_stderr().cyan();
         output::note(&format!("{label} {hint}"));
@@ -134,18 +205,45 @@ mod tests {
 
     use super::*;
 
+    fn refusal(code: &str) -> client::Error {
+        client::Error::Api { status: 400, code: code.to_owned(), message: "no such thing".to_owned() }
+    }
+
     #[test]
-    fn a_refusal_of_the_server_keeps_its_code_and_gets_a_hint() {
-        let refusal = client::Error::Api { status: 401, code: "unauthorized".into(), message: "no such key".into() };
-        let described = Described::of(&anyhow::Error::new(refusal).context("listing"));
-        assert_eq!((described.code.as_str(), described.message.as_str()), ("unauthorized", "no such key"));
+    fn server_refusal_keeps_code_and_gets_hint() {
+        let error = anyhow::Error::new(refusal("unauthorized")).context("listing");
+        let described = Described::from_error(&error, Subject::Sandbox);
+        assert_eq!((described.code.as_str(), described.message.as_str()), ("unauthorized", "no such thing"));
         assert!(described.hint.unwrap().contains("key"));
+    }
+
+    #[test]
+    fn hint_belongs_to_what_was_asked_for() {
+        let hint = |code, subject| hint(code, subject).unwrap_or_default();
+        assert!(hint("not_found", Subject::NewSandbox).contains("wrenn templates"));
+        assert!(!hint("not_found", Subject::NewSandbox).contains("checkpoint"));
+        assert_eq!(hint("not_found", Subject::Files), "");
+        assert_eq!(hint("timeout", Subject::Files), "", "`wrenn cp` has no --timeout");
+        let error: anyhow::Result<()> = Err(refusal("not_found")).context(Subject::Checkpoint);
+        assert_eq!(error.unwrap_err().downcast_ref::<Subject>(), Some(&Subject::Checkpoint));
+    }
+
+    #[test]
+    fn program_that_does_not_start_has_exit_code_of_shell() {
+        let not_started = |name: &str, exit_code| {
+            let message = format!("cannot start '{name}': No such file or directory (os error 2)");
+            Described::from_client(&client::Error::NotStarted { message, exit_code }, Subject::Command)
+        };
+        assert_eq!((not_started("ls", 127).exit_code, not_started("ls", 127).hint), (Some(127), None));
+        assert!(not_started("ls -l", 127).hint.unwrap().contains("shell"));
+        assert_eq!(Described::from_client(&refusal("timeout"), Subject::Command).exit_code, Some(124));
+        assert_eq!(Described::from_client(&refusal("timeout"), Subject::Files).exit_code, None);
     }
 
     #[test]
     fn local_errors_show_their_chain_once() {
         let error = Err::<(), _>(std::io::Error::other("disk on fire")).context("reading a.txt").unwrap_err();
-        let described = Described::of(&error);
+        let described = Described::from_error(&error, Subject::Files);
         assert_eq!(
             (described.code.as_str(), described.message.as_str()),
             ("local_error", "reading a.txt: disk on fire")

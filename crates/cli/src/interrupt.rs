@@ -1,27 +1,34 @@
 //! Signals that ask a command to end.
 
+use client::types::ProcessSignal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGINT, SIGTERM and SIGHUP. While this lives, and afterwards, they no longer kill the process by themselves.
+/// SIGINT, SIGTERM, SIGHUP and SIGQUIT. While this lives, and afterwards, they no longer end the process by themselves.
 #[derive(Debug)]
 pub struct Interrupt {
     int: Signal,
     term: Signal,
     hup: Signal,
+    quit: Signal,
 }
 
 impl Interrupt {
     pub fn listen() -> std::io::Result<Self> {
-        let [int, term, hup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Ok(Self { int: signal(int)?, term: signal(term)?, hup: signal(hup)? })
+        Ok(Self {
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+            hup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
     }
 
-    /// Waits for the next one and gives its number.
-    pub async fn recv(&mut self) -> u8 {
+    /// Waits for the next one.
+    pub async fn recv(&mut self) -> ProcessSignal {
         tokio::select! {
-            _ = self.int.recv() => 2,
-            _ = self.term.recv() => 15,
-            _ = self.hup.recv() => 1,
+            _ = self.int.recv() => ProcessSignal::Interrupt,
+            _ = self.term.recv() => ProcessSignal::Terminate,
+            _ = self.hup.recv() => ProcessSignal::Hangup,
+            _ = self.quit.recv() => ProcessSignal::Quit,
         }
     }
 }

@@ -12,6 +12,7 @@ mod interrupt;
 mod output;
 mod process;
 mod settings;
+mod stdio;
 mod terminal;
 mod values;
 
@@ -21,6 +22,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::args::{Cli, Command};
+use crate::failure::Subject;
 
 fn main() -> ExitCode {
     // `wrenn up` starts itself once more for each VM whose memory is served.
@@ -36,8 +38,22 @@ fn main() -> ExitCode {
         Command::Run(_) | Command::Exec(_) => failure::WRENN_FAILED,
         _ => 1,
     };
-    let code = start(cli).unwrap_or_else(|error| failure::report(&error, json, wrenn_failed));
+    let subject = subject(&cli.command);
+    let code = start(cli).unwrap_or_else(|error| failure::report(&error, json, wrenn_failed, subject));
     ExitCode::from(code)
+}
+
+/// What a command asks for, where its errors do not say.
+fn subject(command: &Command) -> Subject {
+    match command {
+        Command::Run(_) | Command::Create(_) => Subject::NewSandbox,
+        Command::Exec(_) => Subject::Command,
+        Command::Cp(_) => Subject::Files,
+        Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => Subject::Checkpoint,
+        Command::Snapshot(_) | Command::Snapshots(_) => Subject::Snapshot,
+        Command::Up(_) | Command::Doctor(_) | Command::Ls(_) | Command::Templates | Command::Version => Subject::Server,
+        _ => Subject::Sandbox,
+    }
 }
 
 fn start(cli: Cli) -> anyhow::Result<u8> {
@@ -51,14 +67,18 @@ fn start(cli: Cli) -> anyhow::Result<u8> {
 /// Help and versions go to standard output; wrong usage to standard error, as JSON when that was asked for.
 fn usage(error: &clap::Error) -> u8 {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return 0;
+        return match error.print() {
+            // A full disk, for example; `wrenn --help | head` is no failure.
+            Err(problem) if problem.kind() != std::io::ErrorKind::BrokenPipe => 1,
+            _ => 0,
+        };
     }
-    let wants_json = std::env::args().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    // Arguments are bytes: `env::args` would panic over those that are not UTF-8.
+    let wants_json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
     if wants_json {
         let text = error.to_string();
         let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
-        return failure::report(&failure::usage(message), true, 2);
+        return failure::report(&failure::usage(message), true, 2, Subject::Server);
     }
     let _ = error.print();
     2

@@ -4,7 +4,6 @@
 //! and is never a panic. What came from a guest is printed with its control characters escaped.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use crate::failure::Quiet;
+use crate::stdio::Stdio;
 
 /// Prints a line on standard output.
 pub fn line(text: &str) -> anyhow::Result<()> {
@@ -23,13 +24,12 @@ pub fn line(text: &str) -> anyhow::Result<()> {
 
 /// Prints one JSON document.
 pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    line(&serde_json::to_string_pretty(value)?)
+    line(&printable_json(&serde_json::to_string_pretty(value)?))
 }
 
 /// Prints bytes as they are.
 pub fn raw(bytes: &[u8]) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(stdout_error)
+    Stdio::stdout().and_then(|mut stdout| stdout.write_all(bytes)).map_err(stdout_error)
 }
 
 /// What a failed write on standard output means.
@@ -42,21 +42,37 @@ pub fn stdout_error(error: std::io::Error) -> anyhow::Error {
 
 /// Prints a line on standard error. That nobody reads it changes nothing.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = Stdio::stderr().and_then(|mut stderr| stderr.write_all(format!("{text}\n").as_bytes()));
 }
 
-/// Text with its control characters (but tab) escaped, so that a guest cannot drive the user's terminal.
+/// Returns text with its control characters (but tab) and those that only change how others are shown escaped, so that a
+/// guest can neither drive the user's terminal nor make a name read as another.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let harmless = |c: char| c == '\t' || !c.is_control();
-    if text.chars().all(harmless) {
+    escaped_where(text, |c| c != '\t' && is_invisible(c), |c| c.escape_default().to_string())
+}
+
+/// As [`printable`], for a JSON document: outside of its strings there is nothing to escape.
+pub fn printable_json(document: &str) -> Cow<'_, str> {
+    let escape = |c: char| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect();
+    escaped_where(document, |c| c != '\n' && is_invisible(c), escape)
+}
+
+/// Controls (Cc), formats such as bidirectional overrides (Cf), and separators that some terminals take for new lines.
+fn is_invisible(c: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    !c.is_ascii_graphic() && matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
+}
+
+fn escaped_where(text: &str, is_harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.chars().any(&is_harmful) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if harmless(c) {
-            escaped.push(c);
+        if is_harmful(c) {
+            escaped.push_str(&escape(c));
         } else {
-            let _ = write!(escaped, "{}", c.escape_default());
+            escaped.push(c);
         }
     }
     Cow::Owned(escaped)
@@ -169,6 +185,17 @@ mod tests {
     fn control_characters_of_a_guest_are_escaped() {
         assert_eq!(printable("plain\ttext ü"), "plain\ttext ü");
         assert_eq!(printable("a\x1b[2Jb\r\u{9b}"), "a\\u{1b}[2Jb\\r\\u{9b}");
+    }
+
+    #[test]
+    fn characters_that_reorder_others_are_escaped() {
+        for c in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{ad}', '\u{e0041}', '\u{2028}'] {
+            assert_eq!(printable(&format!("a{c}b")), format!("a{}b", c.escape_default()), "{c:?}");
+        }
+        let name = "\u{9b}2J\u{202e}\u{e0041}\u{e4}";
+        let document = printable_json(&serde_json::to_string(name).unwrap()).into_owned();
+        assert_eq!(document, "\"\\u009b2J\\u202e\\udb40\\udc41\u{e4}\"");
+        assert_eq!(serde_json::from_str::<String>(&document).unwrap(), name, "it stays the same document");
     }
 
     #[test]

@@ -1,80 +1,216 @@
 //! A command in a sandbox, joined to this process: output to our standard output and error, our input to it, signals.
 //!
-//! Three flows run side by side and none waits for another: output (paced by whoever reads ours), input (paced by
-//! the command), signals. On a signal the command is told to stop, and has [`STOP_GRACE`] to end.
+//! Output (paced by whoever reads ours), input (paced by the command) and signals run side by side, and none waits for
+//! another. The first signal that asks us to end goes to the command, which may clean up; we end when it does, with its
+//! exit code. A second signal, or [`Attached::grace`] without an end, kills it. If we die, the connection breaks and
+//! the server kills it.
 
-use std::fs::File as StdFile;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use client::types::{ProcessSignal, TerminalSize};
 use client::{Client, ExecEvent, ExecInput, ExecOutput, ExecStart};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::failure::Quiet;
 use crate::interrupt::Interrupt;
 use crate::output;
+use crate::stdio::Stdio;
 use crate::terminal;
 
-/// How long a command that was told to stop may take until we no longer wait for it.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long the end of a command that was killed is waited for.
+const KILL_WAIT: Duration = Duration::from_secs(5);
 
-/// Bytes read from standard input at once.
-const INPUT_CHUNK: usize = 32 * 1024;
+/// Bytes of output that are kept in memory, as many as the API gives in one answer.
+const MAX_CAPTURED: usize = 16 * 1024 * 1024;
 
 /// What goes to the command.
 enum Input {
     Data(Bytes),
     EndOfFile,
-    Resize,
-    Stop,
+    Resize(TerminalSize),
 }
 
-/// Runs the command to its end and gives its exit code. A signal ends it with [`Quiet::Signal`].
-pub async fn run(client: &Client, id: &str, start: ExecStart, interrupt: &mut Interrupt) -> anyhow::Result<u8> {
-    let (interactive, on_terminal) = (start.stdin, start.terminal.is_some());
-    let (input, output) = client.exec_stream(id, start).await?;
-    // The guard restores the terminal on every way out of here.
-    let raw = (interactive && on_terminal && terminal::stdin_is_terminal()).then(terminal::RawMode::enter);
-    let _raw = raw.transpose().context("switching the terminal to raw mode")?;
+/// Where the output of a command goes.
+#[derive(Debug)]
+pub enum Output {
+    /// To our own standard output and error, as it comes.
+    Streams { stdout: Stdio, stderr: Stdio },
+    /// Into memory.
+    Memory(Captured),
+}
 
+/// Output in memory, up to [`MAX_CAPTURED`].
+#[derive(Debug, Default)]
+pub struct Captured {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// There was more.
+    pub truncated: bool,
+}
+
+impl Output {
+    pub fn to_our_streams() -> anyhow::Result<Self> {
+        let stdout = Stdio::stdout().context("standard output cannot be used")?;
+        let stderr = Stdio::stderr().context("standard error cannot be used")?;
+        Ok(Self::Streams { stdout, stderr })
+    }
+
+    async fn write_stdout(&mut self, data: Bytes) -> anyhow::Result<()> {
+        match self {
+            Self::Streams { stdout, .. } => stdout.write_all_async(data).await.map_err(output::stdout_error),
+            Self::Memory(captured) => {
+                let fits = captured.take(&data);
+                captured.stdout.extend_from_slice(&data[..fits]);
+                Ok(())
+            }
+        }
+    }
+
+    async fn write_stderr(&mut self, data: Bytes) {
+        match self {
+            // As everywhere, a closed standard error is no reason to end.
+            Self::Streams { stderr, .. } => drop(stderr.write_all_async(data).await),
+            Self::Memory(captured) => {
+                let fits = captured.take(&data);
+                captured.stderr.extend_from_slice(&data[..fits]);
+            }
+        }
+    }
+}
+
+impl Captured {
+    /// Returns how many bytes of a piece are kept. Nothing is kept behind a gap.
+    fn take(&mut self, data: &[u8]) -> usize {
+        let room = if self.truncated { 0 } else { MAX_CAPTURED - self.stdout.len() - self.stderr.len() };
+        self.truncated |= data.len() > room;
+        data.len().min(room)
+    }
+}
+
+/// Runs the command to its end and gives its exit code. `grace` is the time that it has to end after a signal of ours.
+/// Ends with [`Quiet::Signal`] when it was killed for a signal.
+pub async fn run(
+    client: &Client,
+    id: &str,
+    start: ExecStart,
+    interrupt: &mut Interrupt,
+    grace: Duration,
+    to: &mut Output,
+) -> anyhow::Result<u8> {
+    let (interactive, size) = (start.stdin, start.terminal);
+    // From here on: a change of the size before the command runs must not be lost.
+    let resized = size.map(|_| signal(SignalKind::window_change())).transpose()?;
+    let opened = tokio::select! {
+        opened = client.exec_stream(id, start) => opened,
+        // Nothing runs yet. The server notices that we hang up.
+        signal = interrupt.recv() => return Err(Quiet::Signal(signal).into()),
+    };
+    let (input, output) = opened?;
+    // The guard restores the terminal on every way out of here.
+    let raw = (interactive && size.is_some() && terminal::stdin_is_terminal()).then(terminal::RawMode::enter);
+    let raw = raw.transpose().context("switching the terminal to raw mode")?;
+
+    let (started, pid) = watch::channel(None);
+    let mut helpers = JoinSet::new();
     let (sender, receiver) = mpsc::channel(4);
-    let mut helpers = tokio::task::JoinSet::new();
-    helpers.spawn(send_input(input, receiver));
+    helpers.spawn(send_input(input, receiver, pid.clone()));
+    if let (Some(size), Some(resized)) = (size, resized) {
+        helpers.spawn(watch_size(sender.clone(), resized, size));
+    }
+    let (failed, mut input_failed) = mpsc::channel(1);
     if interactive {
-        helpers.spawn(read_stdin(sender.clone()));
+        helpers.spawn(read_stdin(sender, failed));
     }
-    if on_terminal {
-        helpers.spawn(watch_size(sender.clone()));
-    }
-    let mut copying = std::pin::pin!(copy_output(output));
+    let stopping = async {
+        match &raw {
+            Some(raw) => raw.give_back_while_stopped().await,
+            None => std::future::pending().await,
+        }
+    };
+    let attached = Attached { client, id, grace, pid };
+    let copying = copy_output(output, started, to);
     tokio::select! {
-        ended = &mut copying => ended,
-        number = interrupt.recv() => {
-            let stop = async {
-                // Fails only when the connection is gone, and the command with it.
-                let _ = sender.send(Input::Stop).await;
-                let _ = copying.await;
-            };
-            let _ = tokio::time::timeout(STOP_GRACE, stop).await;
-            Err(Quiet::Signal(number).into())
+        ended = attached.follow(copying, interrupt) => ended,
+        // What the command read so far is not all that there is: no result of it can be right.
+        Some(error) = input_failed.recv() => {
+            Err(anyhow::Error::new(error).context("reading standard input; the command was killed"))
+        }
+        never = stopping => match never {},
+    }
+}
+
+/// A command that runs, or is about to.
+struct Attached<'a> {
+    client: &'a Client,
+    id: &'a str,
+    grace: Duration,
+    /// Known once it runs.
+    pid: watch::Receiver<Option<u32>>,
+}
+
+impl Attached<'_> {
+    /// Copies to the end of the command, and passes signals on meanwhile.
+    async fn follow(
+        mut self,
+        copying: impl Future<Output = anyhow::Result<u8>>,
+        interrupt: &mut Interrupt,
+    ) -> anyhow::Result<u8> {
+        let mut copying = std::pin::pin!(copying);
+        let signal = tokio::select! {
+            ended = &mut copying => return ended,
+            signal = interrupt.recv() => signal,
+        };
+        let passed_on = async {
+            self.send(signal).await;
+            sleep_until(Instant::now() + self.grace).await;
+        };
+        let second = tokio::select! {
+            ended = &mut copying => return ended,
+            second = interrupt.recv() => second,
+            () = passed_on => {
+                let seconds = self.grace.as_secs();
+                output::note(&format!("The command did not end within {seconds} s of the signal (--grace); killing it."));
+                signal
+            }
+        };
+        let kill = async {
+            self.send(ProcessSignal::Kill).await;
+            let _ = copying.await;
+        };
+        let _ = timeout(KILL_WAIT, kill).await;
+        Err(Quiet::Signal(second).into())
+    }
+
+    /// Sends a signal as soon as the command runs. That it has ended meanwhile is seen elsewhere.
+    async fn send(&mut self, signal: ProcessSignal) {
+        let pid = self.pid.wait_for(Option::is_some).await.ok().and_then(|pid| *pid);
+        let Some(pid) = pid else { return };
+        let sent = self.client.signal(self.id, pid, signal).await;
+        if let Err(error) = sent
+            && !error.is_not_found()
+        {
+            let text = format!("the signal could not be sent: {error}");
+            output::note(&output::printable(&text));
         }
     }
 }
 
 /// Writes what the command writes until it exits.
-async fn copy_output(mut events: ExecOutput) -> anyhow::Result<u8> {
-    let (mut stdout, mut stderr) = (own(std::io::stdout())?, own(std::io::stderr())?);
+async fn copy_output(
+    mut events: ExecOutput,
+    started: watch::Sender<Option<u32>>,
+    to: &mut Output,
+) -> anyhow::Result<u8> {
     while let Some(event) = events.next().await? {
         match event {
-            ExecEvent::Started { .. } => {}
-            ExecEvent::Stdout(data) => write(&mut stdout, &data).await.map_err(output::stdout_error)?,
-            // As everywhere, a closed standard error is no reason to end.
-            ExecEvent::Stderr(data) => drop(write(&mut stderr, &data).await),
+            ExecEvent::Started { pid } => drop(started.send(Some(pid))),
+            ExecEvent::Stdout(data) => to.write_stdout(data).await?,
+            ExecEvent::Stderr(data) => to.write_stderr(data).await,
             ExecEvent::Exited { exit_code } => return Ok(exit_status(exit_code)),
         }
     }
@@ -86,51 +222,55 @@ pub fn exit_status(exit_code: i32) -> u8 {
     u8::try_from(exit_code & 0xff).unwrap_or(u8::MAX)
 }
 
-/// A stream of ours without the line buffer that `std` puts before it.
-fn own(stream: impl AsFd) -> anyhow::Result<File> {
-    let fd = stream.as_fd().try_clone_to_owned().context("standard output cannot be used")?;
-    Ok(File::from_std(StdFile::from(fd)))
-}
-
-async fn write(file: &mut File, data: &[u8]) -> std::io::Result<()> {
-    file.write_all(data).await?;
-    file.flush().await
-}
-
-/// Passes on what comes, in order. Ends when the connection does; what is then still to come is of no use.
-async fn send_input(mut input: ExecInput, mut messages: mpsc::Receiver<Input>) {
+/// Passes on what comes, in order, once the command runs. Ends when the connection does; what is then still to come is
+/// of no use.
+async fn send_input(mut input: ExecInput, mut messages: mpsc::Receiver<Input>, mut pid: watch::Receiver<Option<u32>>) {
+    if pid.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
     while let Some(message) = messages.recv().await {
         let sent = match message {
             Input::Data(data) => input.write(&data).await,
             Input::EndOfFile => input.close().await,
-            Input::Resize => input.resize(terminal::size()).await,
-            Input::Stop => input.stop().await,
+            Input::Resize(size) => input.resize(size).await,
         };
         if sent.is_err() {
             return;
         }
     }
+    // Both halves close the connection when they are dropped, and this one must not while the command runs.
+    std::future::pending::<()>().await;
 }
 
-async fn read_stdin(sender: mpsc::Sender<Input>) {
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = vec![0; INPUT_CHUNK];
-    loop {
-        let message = match stdin.read(&mut buffer).await {
-            Ok(0) | Err(_) => Input::EndOfFile,
-            Ok(count) => Input::Data(Bytes::copy_from_slice(&buffer[..count])),
-        };
-        let end = matches!(message, Input::EndOfFile);
-        if sender.send(message).await.is_err() || end {
-            return;
+async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::Error>) {
+    let read = async {
+        let stdin = Stdio::stdin()?;
+        loop {
+            let data = stdin.read_async().await?;
+            let is_end = data.is_empty();
+            let message = if is_end { Input::EndOfFile } else { Input::Data(data) };
+            if sender.send(message).await.is_err() || is_end {
+                return Ok(());
+            }
         }
+    };
+    if let Err(error) = read.await {
+        let _ = failed.send(error).await;
     }
+    // The command may run on for long: the senders of others stay, this one is no longer needed.
 }
 
-async fn watch_size(sender: mpsc::Sender<Input>) {
-    let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
-    while changes.recv().await.is_some() {
-        if sender.send(Input::Resize).await.is_err() {
+/// Tells every new size of our terminal, also one that it got before the command ran.
+async fn watch_size(sender: mpsc::Sender<Input>, mut resized: Signal, mut known: TerminalSize) {
+    loop {
+        let size = terminal::size();
+        if size != known {
+            known = size;
+            if sender.send(Input::Resize(size)).await.is_err() {
+                return;
+            }
+        }
+        if resized.recv().await.is_none() {
             return;
         }
     }

@@ -2,16 +2,21 @@
 //!
 //! The file is written by `wrenn up` (mode 0600) and only read here.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::args::ConnectionArgs;
+use crate::stdio::Stdio;
 
 /// Where `wrenn up` listens unless told otherwise.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 
 /// Where everything of an installation lies unless `WRENN_DIR` says otherwise.
 const SYSTEM_DIR: &str = "/var/lib/wrenn";
+
+/// Bytes of a file with a key that are read; a key has 44.
+const MAX_KEY_FILE: u64 = 4096;
 
 /// What is in a credentials file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,18 +36,25 @@ pub struct Settings {
 pub enum SettingsError {
     #[error(
         "no API key: start a server here with `wrenn up`, which writes one to {}; \
-         or pass --key, or set WRENN_API_KEY", .0.display()
+         or pass --key-file, or set WRENN_API_KEY", .0.display()
     )]
     NoKey(PathBuf),
 
     #[error(
         "no API key for {url}: the one in {} is for this machine only and is not sent elsewhere; \
-         pass --key or set WRENN_API_KEY", path.display()
+         pass --key-file or set WRENN_API_KEY", path.display()
     )]
     KeyOfAnother { url: String, path: PathBuf },
 
     #[error("{} cannot be read; run this as the user who runs `wrenn up` (sudo?), or set WRENN_API_KEY", path.display())]
     Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+
+    #[error("no API key can be read from {}", path.display())]
+    KeyFile {
         path: PathBuf,
         #[source]
         source: std::io::Error,
@@ -85,7 +97,8 @@ impl Settings {
     pub fn load(flags: &ConnectionArgs) -> Result<Self, SettingsError> {
         let path = dir_of_this_user().join("credentials");
         let url = flags.url.clone().or_else(|| env_var("WRENN_API_URL"));
-        let key = flags.key.clone().or_else(|| env_var("WRENN_API_KEY"));
+        let from_file = flags.key_file.as_deref().map(read_key).transpose()?;
+        let key = from_file.or_else(|| flags.key.clone()).or_else(|| env_var("WRENN_API_KEY"));
         Self::merge(url, key, &path)
     }
 
@@ -123,6 +136,21 @@ fn is_loopback(url: &str) -> bool {
         None => authority.split(':').next().unwrap_or_default(),
     };
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Reads the one key that is in a file, or comes on standard input.
+fn read_key(path: &Path) -> Result<String, SettingsError> {
+    let refused = |source| SettingsError::KeyFile { path: path.to_owned(), source };
+    let mut text = String::new();
+    let read = match path.as_os_str() == "-" {
+        true => Stdio::stdin().and_then(|stdin| stdin.take(MAX_KEY_FILE).read_to_string(&mut text)),
+        false => File::open(path).and_then(|file| file.take(MAX_KEY_FILE).read_to_string(&mut text)),
+    };
+    read.map_err(refused)?;
+    match text.trim() {
+        "" => Err(refused(std::io::Error::new(ErrorKind::InvalidData, "there is no key in it"))),
+        key => Ok(key.to_owned()),
+    }
 }
 
 fn read_credentials(path: &Path) -> Result<Credentials, SettingsError> {

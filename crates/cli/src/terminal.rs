@@ -1,13 +1,17 @@
 //! The user's terminal: its size, and raw mode for the time of one command.
 
+use std::convert::Infallible;
+
 use client::types::TerminalSize;
+use rustix::process::{Signal, getpid, kill_process};
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// For a terminal in the sandbox when there is none here.
 const FALLBACK: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 
-/// Whether standard input is a terminal.
+/// Returns true if standard input is a terminal.
 pub fn stdin_is_terminal() -> bool {
     isatty(stdin())
 }
@@ -22,20 +26,38 @@ pub fn size() -> TerminalSize {
 /// Raw mode: every key goes to the sandbox. The terminal is as before when this is dropped, also by a panic; signals
 /// that end us are caught by the command, which then drops this.
 #[derive(Debug)]
-pub struct RawMode(Termios);
+pub struct RawMode {
+    before: Termios,
+    raw: Termios,
+}
 
 impl RawMode {
+    /// Keeps what was typed already: it is meant for the command.
     pub fn enter() -> std::io::Result<Self> {
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(stdin(), OptionalActions::Flush, &raw)?;
-        Ok(Self(before))
+        tcsetattr(stdin(), OptionalActions::Drain, &raw)?;
+        Ok(Self { before, raw })
+    }
+
+    /// Stops this process on SIGTSTP, with the terminal as it was before for whoever uses it meanwhile, and goes on in
+    /// raw mode after SIGCONT. Keys do not get here in raw mode, so it takes a `kill -TSTP`. Never returns.
+    pub async fn give_back_while_stopped(&self) -> Infallible {
+        let Ok(mut stops) = signal(SignalKind::from_raw(Signal::TSTP.as_raw())) else {
+            return std::future::pending().await;
+        };
+        while stops.recv().await.is_some() {
+            let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+            let _ = kill_process(getpid(), Signal::STOP);
+            let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.raw);
+        }
+        std::future::pending().await
     }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.0);
+        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
     }
 }

@@ -1,7 +1,8 @@
 //! Values of flags: memory, times, environment variables.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 /// MiB of memory or disk from `512`, `512m` or `2g`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
@@ -23,39 +24,46 @@ fn parse_with_unit(text: &str, units: &[(&str, u32)]) -> Option<u32> {
     number.parse::<u32>().ok()?.checked_mul(factor)
 }
 
-/// `NAME=VALUE`, or `NAME` for the value that it has here.
+/// `NAME=VALUE`, or `NAME` for the value that it has here. Both are bytes, as they are for Linux.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvVar {
-    name: String,
-    value: Option<String>,
+    name: OsString,
+    value: Option<OsString>,
 }
 
-impl FromStr for EnvVar {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text, None),
+impl EnvVar {
+    /// For clap, which reports the error.
+    pub fn parse(text: OsString) -> Result<Self, String> {
+        let bytes = text.as_bytes();
+        let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
+            Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned())),
+            None => (bytes, None),
         };
         if name.is_empty() {
             return Err("an environment variable is written NAME=VALUE".to_owned());
         }
-        Ok(Self { name: name.to_owned(), value })
+        Ok(Self { name: OsStr::from_bytes(name).to_owned(), value })
     }
 }
 
-/// The variables with their values; the last one of a name counts. A name that is not set here is left out.
-pub fn environment(vars: &[EnvVar], here: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+/// The variables with their values, as text; the last one of a name counts. A name that is not set here is left out.
+pub fn environment(vars: &[EnvVar], here: impl Fn(&OsStr) -> Option<OsString>) -> BTreeMap<String, String> {
     let with_value = |var: &EnvVar| {
         let value = var.value.clone().or_else(|| here(&var.name))?;
-        Some((var.name.clone(), value))
+        Some((text(&var.name), text(&value)))
     };
     vars.iter().filter_map(with_value).collect()
 }
 
+/// Returns the text that stands for bytes in the API; for UTF-8 that text itself.
+pub fn text(bytes: impl AsRef<OsStr>) -> String {
+    client::bytes::to_text(bytes.as_ref().as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
@@ -72,10 +80,13 @@ mod tests {
 
     #[test]
     fn environment_takes_missing_values_from_here() {
-        let vars: Vec<EnvVar> = ["A=1", "B", "C", "A=2=3", "D="].iter().map(|text| text.parse().unwrap()).collect();
-        let got = environment(&vars, |name| (name == "B").then(|| "here".to_owned()));
+        let parse = |text: &str| EnvVar::parse(text.into());
+        let vars: Vec<EnvVar> = ["A=1", "B", "C", "A=2=3", "D="].map(|text| parse(text).unwrap()).into();
+        let got = environment(&vars, |name| (name == "B").then(|| "here".into()));
         let expected = [("A", "2=3"), ("B", "here"), ("D", "")];
         assert_eq!(got, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
-        assert!("=x".parse::<EnvVar>().is_err());
+        assert!(parse("=x").is_err() && parse("").is_err());
+        let latin = EnvVar::parse(OsString::from_vec(b"N=caf\xe9".to_vec())).unwrap();
+        assert_eq!(environment(&[latin], |_| None)["N"], "caf\u{10fffd}xE9");
     }
 }

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::Session;
 use crate::args::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, RollbackArgs};
-use crate::failure;
+use crate::failure::{self, Subject};
 use crate::ids;
 use crate::output::{self, Progress, ago, cell, printable, size};
 
@@ -59,7 +59,7 @@ async fn remove(session: &Session, id: &str, names: Vec<String>) -> anyhow::Resu
         match session.client.delete_checkpoint(id, &name).await {
             Ok(()) if session.json => removed.push(name),
             Ok(()) => output::line(&printable(&name))?,
-            Err(error) => code = failure::report(&error.into(), session.json, 1),
+            Err(error) => code = failure::report(&error.into(), session.json, 1, Subject::Checkpoint),
         }
     }
     if session.json {

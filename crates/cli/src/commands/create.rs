@@ -7,11 +7,10 @@ use client::types::{CreateSandbox, OnTimeout, SandboxStatus};
 use super::{Session, network};
 use crate::args::{self, CreateArgs, ShapeArgs};
 use crate::output::{self, Progress};
-use crate::settings::env_var;
 use crate::values::environment;
 
 pub async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
-    let envs = environment(&args.envs, env_var);
+    let envs = environment(&args.envs, |name| std::env::var_os(name));
     let public_ports = args.public_ports.then_some(true);
     let spec = CreateSandbox { timeout_sec: args.timeout, envs, public_ports, ..shape(args.shape) };
     let progress = Progress::spinner("creating a sandbox", session.json);

@@ -1,18 +1,23 @@
 //! `wrenn exec`, and what `run` shares with it.
 
-use client::types::{ExecRequest, TerminalSize};
-use client::{Client, ExecStart};
+use std::ffi::OsString;
+use std::string::FromUtf8Error;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use client::ExecStart;
+use client::types::{Encoding, ExecResult, TerminalSize};
 
 use super::Session;
 use crate::args::{ExecArgs, ProcessArgs};
-use crate::failure::{self, Quiet};
+use crate::failure::{self, Subject};
 use crate::interrupt::Interrupt;
+use crate::process::{self, Captured, Output};
 use crate::settings::env_var;
-use crate::values::environment;
-use crate::{ids, output, process, terminal};
-
-/// Longest that the server lets a command run whose output comes in one answer.
-const LONGEST_SEC: u32 = 86_400;
+use crate::values::{environment, text};
+use crate::{ids, output, terminal};
 
 pub async fn exec(session: &Session, args: ExecArgs) -> anyhow::Result<u8> {
     let id = ids::resolve(&session.client, &args.id).await?;
@@ -38,41 +43,52 @@ pub async fn run_in(
     session: &Session,
     id: &str,
     args: ProcessArgs,
-    command: Vec<String>,
+    command: Vec<OsString>,
     interrupt: &mut Interrupt,
 ) -> anyhow::Result<u8> {
-    if !session.json {
-        let size = args.tty.then(terminal::size);
-        return process::run(&session.client, id, start(args, command, size), interrupt).await;
+    let grace = Duration::from_secs(args.grace.into());
+    let size = args.tty.then(terminal::size);
+    let start = start(args, command, size);
+    let (cmd, began) = (start.cmd.clone(), Instant::now());
+    let mut to = if session.json { Output::Memory(Captured::default()) } else { Output::to_our_streams()? };
+    let ended = process::run(&session.client, id, start, interrupt, grace, &mut to).await;
+    let exit_code = ended.context(Subject::Command)?;
+    if let Output::Memory(captured) = to {
+        output::json(&document(id, cmd, captured, exit_code, began.elapsed()))?;
     }
-    tokio::select! {
-        ended = run_to_end(&session.client, id, args, command) => ended,
-        number = interrupt.recv() => Err(Quiet::Signal(number).into()),
-    }
+    Ok(exit_code)
 }
 
-fn start(args: ProcessArgs, command: Vec<String>, terminal: Option<TerminalSize>) -> ExecStart {
-    let mut envs = environment(&args.envs, env_var);
+fn document(id: &str, cmd: String, captured: Captured, exit_code: u8, duration: Duration) -> ExecResult {
+    let Captured { stdout, stderr, truncated } = captured;
+    let (stdout, stderr, encoding) = match (String::from_utf8(stdout), String::from_utf8(stderr)) {
+        (Ok(stdout), Ok(stderr)) => (stdout, stderr, Encoding::Utf8),
+        (stdout, stderr) => {
+            let encode = |text: Result<String, FromUtf8Error>| {
+                text.map_or_else(|error| STANDARD.encode(error.as_bytes()), |text| STANDARD.encode(text))
+            };
+            (encode(stdout), encode(stderr), Encoding::Base64)
+        }
+    };
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let exit_code = exit_code.into();
+    ExecResult { sandbox_id: id.to_owned(), cmd, stdout, stderr, exit_code, duration_ms, encoding, truncated }
+}
+
+fn start(args: ProcessArgs, command: Vec<OsString>, terminal: Option<TerminalSize>) -> ExecStart {
+    let mut envs = environment(&args.envs, |name| std::env::var_os(name));
     if let Some(kind) = env_var("TERM").filter(|_| terminal.is_some()) {
         envs.entry("TERM".to_owned()).or_insert(kind);
     }
-    let mut words = command.into_iter();
+    let mut words = command.into_iter().map(text);
     ExecStart {
         cmd: words.next().unwrap_or_default(),
         args: words.collect(),
         timeout_sec: args.timeout,
         envs,
-        cwd: args.workdir,
+        cwd: args.workdir.map(text),
         user: args.user,
         stdin: args.interactive,
         terminal,
     }
-}
-
-async fn run_to_end(client: &Client, id: &str, args: ProcessArgs, command: Vec<String>) -> anyhow::Result<u8> {
-    let ExecStart { cmd, args, timeout_sec, envs, cwd, user, .. } = start(args, command, None);
-    let timeout_sec = timeout_sec.or(Some(LONGEST_SEC));
-    let result = client.exec(id, &ExecRequest { cmd, args, timeout_sec, envs, cwd, user }).await?;
-    output::json(&result)?;
-    Ok(process::exit_status(result.exit_code))
 }

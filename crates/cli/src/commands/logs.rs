@@ -5,7 +5,7 @@ use client::types::{LogEntry, LogSource};
 use super::Session;
 use crate::args::LogsArgs;
 use crate::ids;
-use crate::output::{self, printable};
+use crate::output::{self, printable, printable_json};
 
 pub async fn logs(session: &Session, args: &LogsArgs) -> anyhow::Result<()> {
     let id = ids::resolve(&session.client, &args.id).await?;
@@ -15,10 +15,10 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> anyhow::Result<()> {
     let mut separator = "[\n";
     while let Some(entry) = entries.next().await? {
         if as_array {
-            output::raw(format!("{separator}{}", serde_json::to_string(&entry)?).as_bytes())?;
+            output::raw(format!("{separator}{}", printable_json(&serde_json::to_string(&entry)?)).as_bytes())?;
             separator = ",\n";
         } else if session.json {
-            output::line(&serde_json::to_string(&entry)?)?;
+            output::line(&printable_json(&serde_json::to_string(&entry)?))?;
         } else {
             output::line(&text(&entry))?;
         }

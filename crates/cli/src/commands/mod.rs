@@ -23,6 +23,7 @@ use client::Client;
 
 use crate::args::{Cli, Command, ConnectionArgs};
 use crate::copy::Direction;
+use crate::failure;
 use crate::settings::Settings;
 
 /// What every command that talks to a server has.
@@ -43,6 +44,9 @@ impl Session {
 pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let (connection, json) = (cli.connection, cli.json);
     check(&cli.command, json)?;
+    if connection.key_file.as_deref().is_some_and(|path| path.as_os_str() == "-") && reads_stdin(&cli.command) {
+        return Err(failure::usage("the key and the command both want standard input: put the key into a file"));
+    }
     let session = || Session::open(&connection, json);
     match cli.command {
         Command::Up(args) => up::up(args, json).await,
@@ -79,6 +83,15 @@ fn check(command: &Command, json: bool) -> anyhow::Result<()> {
         Command::Exec(args) => exec::check(&args.process, json),
         Command::Cp(args) => Direction::of(&args.source, &args.target).map(drop),
         _ => Ok(()),
+    }
+}
+
+fn reads_stdin(command: &Command) -> bool {
+    match command {
+        Command::Run(args) => args.process.interactive,
+        Command::Exec(args) => args.process.interactive,
+        Command::Cp(args) => args.source.as_os_str() == "-",
+        _ => false,
     }
 }
 

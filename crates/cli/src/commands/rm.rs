@@ -5,7 +5,7 @@ use futures::{StreamExt, stream};
 
 use super::Session;
 use crate::args::RmArgs;
-use crate::failure;
+use crate::failure::{self, Subject};
 use crate::ids;
 use crate::output;
 
@@ -22,7 +22,7 @@ pub async fn rm(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
         match outcome {
             Ok(id) if session.json => removed.push(id),
             Ok(id) => output::line(&id)?,
-            Err(error) => code = failure::report(&error, session.json, 1),
+            Err(error) => code = failure::report(&error, session.json, 1, Subject::Sandbox),
         }
     }
     if session.json {

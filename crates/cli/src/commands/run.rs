@@ -5,7 +5,7 @@
 //! or a kill that nothing can catch, leaves it; it then stops by its time-out.
 
 use anyhow::Context;
-use client::types::{CreateSandbox, OnTimeout, Sandbox};
+use client::types::{CreateSandbox, OnTimeout, ProcessSignal, Sandbox};
 
 use super::Session;
 use super::create::shape;
@@ -26,7 +26,7 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
     };
     let outcome = match created {
         Created::Wanted(_) => run_in(session, &id, args.process, args.command, &mut interrupt).await,
-        Created::Interrupted(_, number) => Err(Quiet::Signal(number).into()),
+        Created::Interrupted(_, signal) => Err(Quiet::Signal(signal).into()),
     };
     match (outcome, remove(session, &id, &mut interrupt).await) {
         (Ok(0), Err(error)) => Err(error),
@@ -41,24 +41,24 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
 
 enum Created {
     Wanted(Sandbox),
-    /// A signal came meanwhile; its number.
-    Interrupted(Sandbox, u8),
+    /// A signal came meanwhile.
+    Interrupted(Sandbox, ProcessSignal),
 }
 
 async fn create(session: &Session, spec: &CreateSandbox, interrupt: &mut Interrupt) -> anyhow::Result<Created> {
     let progress = Progress::spinner("creating a sandbox", session.json);
     let mut creating = std::pin::pin!(session.client.create(spec));
-    let number = tokio::select! {
+    let signal = tokio::select! {
         created = &mut creating => return Ok(Created::Wanted(created?)),
-        number = interrupt.recv() => number,
+        signal = interrupt.recv() => signal,
     };
     drop(progress);
     output::note("Waiting for the sandbox, to remove it. Once more to leave it.");
     tokio::select! {
-        created = creating => Ok(Created::Interrupted(created?, number)),
-        number = interrupt.recv() => {
+        created = creating => Ok(Created::Interrupted(created?, signal)),
+        signal = interrupt.recv() => {
             output::note("A sandbox may stay behind: `wrenn ls --all` shows it, and it stops by its time-out.");
-            Err(Quiet::Signal(number).into())
+            Err(Quiet::Signal(signal).into())
         }
     }
 }

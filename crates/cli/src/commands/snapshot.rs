@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Session;
 use super::templates::{kind_name, table};
 use crate::args::{SnapshotArgs, SnapshotsArgs, SnapshotsCommand};
-use crate::failure;
+use crate::failure::{self, Subject};
 use crate::ids;
 use crate::output::{self, Progress, printable, size};
 
@@ -68,7 +68,7 @@ async fn remove(session: &Session, names: Vec<String>) -> anyhow::Result<u8> {
         match session.client.delete_snapshot(&name).await {
             Ok(()) if session.json => removed.push(name),
             Ok(()) => output::line(&printable(&name))?,
-            Err(error) => code = failure::report(&error.into(), session.json, 1),
+            Err(error) => code = failure::report(&error.into(), session.json, 1, Subject::Snapshot),
         }
     }
     if session.json {

@@ -27,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::UpArgs;
 use crate::interrupt::Interrupt;
 use crate::output::{self, Progress};
+use crate::process::exit_status;
 use crate::settings;
 
 pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
@@ -39,7 +40,7 @@ pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
     let progress = Progress::spinner("preparing this host", json);
     let server = tokio::select! {
         server = Server::start(&dir, &listener) => server?,
-        number = interrupt.recv() => return Ok(128 + number),
+        signal = interrupt.recv() => return Ok(exit_status(128 + signal.number().cast_signed())),
     };
     drop(progress);
     server.announce(json)?;

@@ -63,3 +63,15 @@ pub async fn finish(mut command: Command, input: Vec<u8>) -> Ended {
 pub async fn wrenn(server: &Server, args: &[&str]) -> Ended {
     finish(command(server, args), Vec::new()).await
 }
+
+/// Longest that anything in these tests may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Waits until it is so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,117 @@
+//! `exec -it` on a terminal of ours: it is raw while the command runs, and as before after every end.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command};
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::server::Server;
+use crate::wrenn::{command, eventually};
+
+const A: &str = "sb-aaaaaaaaaaaaaaaaaaaa";
+
+/// A terminal with nobody in front of it.
+struct Screen {
+    lines: BufReader<File>,
+    side: File,
+}
+
+impl Screen {
+    fn new() -> Self {
+        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&pty).unwrap();
+        unlockpt(&pty).unwrap();
+        let name = ptsname(&pty, Vec::new()).unwrap();
+        let side = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let screen = Self { lines: BufReader::new(File::from(pty)), side };
+        screen.resize(90);
+        screen
+    }
+
+    fn resize(&self, columns: u16) {
+        tcsetwinsize(&self.side, Winsize { ws_row: 30, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    }
+
+    fn start(&self, command: &mut Command) -> Child {
+        let side = || self.side.try_clone().unwrap();
+        command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.side).unwrap().local_modes.contains(LocalModes::ICANON)
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminal_is_raw_and_restored_after_signals() {
+    let server = Server::start().await;
+    server.add(A);
+    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131)] {
+        let mut exec = command(&server, &["exec", "-it", A, "size"]);
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut screen = Screen::new();
+            let mut child = screen.start(&mut exec);
+            assert_eq!(screen.line(), "90x30");
+            assert!(screen.is_raw());
+            screen.resize(120);
+            signal(&child, Signal::WINCH);
+            assert_eq!(screen.line(), "120x30");
+            signal(&child, number);
+            assert_eq!(child.wait().unwrap().code(), Some(code));
+            assert!(!screen.is_raw(), "as before");
+        });
+        checked.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminal_is_given_back_while_stopped() {
+    let server = Server::start().await;
+    server.add(A);
+    let mut exec = command(&server, &["exec", "-it", A, "size"]);
+    let checked = tokio::task::spawn_blocking(move || {
+        let mut screen = Screen::new();
+        let mut child = screen.start(&mut exec);
+        assert_eq!(screen.line(), "90x30");
+        signal(&child, Signal::TSTP);
+        let pid = Some(Pid::from_child(&child));
+        let stopped = waitpid(pid, WaitOptions::UNTRACED).unwrap().unwrap().1;
+        assert!(stopped.stopped());
+        assert!(!screen.is_raw(), "the shell has its terminal while we are stopped");
+        signal(&child, Signal::CONT);
+        eventually("raw again", || screen.is_raw());
+        signal(&child, Signal::TERM);
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+        assert!(!screen.is_raw());
+    });
+    checked.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminal_is_restored_after_lost_connection() {
+    let server = Server::start().await;
+    server.add(A);
+    for (program, code) in [("vanish", 125), ("no-such-program", 127), ("late", 124)] {
+        let mut exec = command(&server, &["exec", "-it", A, program]);
+        let checked = tokio::task::spawn_blocking(move || {
+            let screen = Screen::new();
+            let mut child = screen.start(&mut exec);
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{program}");
+            assert!(!screen.is_raw(), "{program}");
+        });
+        checked.await.unwrap();
+    }
+}
