@@ -1,5 +1,9 @@
 //! `wrenn cp`.
 
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
 use super::Session;
 use crate::args::CpArgs;
 use crate::copy::{Direction, Remote, download, upload};
@@ -7,13 +11,22 @@ use crate::failure::Quiet;
 use crate::interrupt::Interrupt;
 use crate::{ids, output};
 
+/// For a copy that was told to stop to remove what is not whole.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+
 pub async fn cp(session: &Session, args: CpArgs) -> anyhow::Result<()> {
     let direction = Direction::of(&args.source, &args.target)?;
-    // Dropping the copy removes its temporary file, which a signal alone would leave.
     let mut interrupt = Interrupt::listen()?;
+    let stop = CancellationToken::new();
+    let mut copying = std::pin::pin!(copy(session, direction, args.user.as_deref(), &stop));
     let bytes = tokio::select! {
-        copied = copy(session, direction, args.user.as_deref()) => copied?,
-        number = interrupt.recv() => return Err(Quiet::Signal(number).into()),
+        copied = &mut copying => copied?,
+        signal = interrupt.recv() => {
+            // A thread may hold a file without a name of its own.
+            stop.cancel();
+            let _ = tokio::time::timeout(CLEAN_UP, copying).await;
+            return Err(Quiet::Signal(signal).into());
+        }
     };
     // With the bytes themselves on standard output there is no place for a report.
     if session.json && args.target.as_os_str() != "-" {
@@ -22,16 +35,25 @@ pub async fn cp(session: &Session, args: CpArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn copy(session: &Session, direction: Direction, user: Option<&str>) -> anyhow::Result<u64> {
+async fn copy(
+    session: &Session,
+    direction: Direction,
+    user: Option<&str>,
+    stop: &CancellationToken,
+) -> anyhow::Result<u64> {
     let Session { client, json } = session;
     match direction {
         Direction::Up(from, to) => {
             let to = Remote { id: ids::resolve(client, &to.id).await?, ..to };
-            upload(client, &from, &to, user, *json).await
+            tokio::select! {
+                sent = upload(client, &from, &to, user, *json) => sent,
+                // The server removes what is not whole.
+                () = stop.cancelled() => Ok(0),
+            }
         }
         Direction::Down(from, to) => {
             let from = Remote { id: ids::resolve(client, &from.id).await?, ..from };
-            download(client, &from, &to, user, *json).await
+            download(client, &from, &to, user, *json, stop).await
         }
     }
 }

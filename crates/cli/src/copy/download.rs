@@ -2,8 +2,7 @@
 //! whole, so that a copy that breaks off changes nothing; a directory is filled in place.
 
 use std::fs::{self, File, Permissions};
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +10,18 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use client::types::{FileInfo, FileKind, PathRequest};
 use client::{ByteStream, Client};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::CancellationToken;
 
 use super::place::{Local, Remote, means_contents, name_of};
-use super::{stat, unpack};
-use crate::failure::{Quiet, usage};
+use super::sparse::SparseWriter;
+use super::{CHUNK, stat, unpack};
+use crate::failure::usage;
 use crate::output::{self, Progress};
+use crate::stdio::Stdio;
 
 /// Copies and gives the bytes that came. `from.id` is whole.
 pub async fn download(
@@ -28,12 +30,16 @@ pub async fn download(
     to: &Local,
     user: Option<&str>,
     quiet: bool,
+    stop: &CancellationToken,
 ) -> anyhow::Result<u64> {
     let path = PathRequest { path: from.path.clone(), user: user.map(str::to_owned) };
     let Some(info) = stat(client, &from.id, &path).await? else {
         bail!("there is no {} in {}; `wrenn exec {} -- ls -la` shows what there is", from.path, from.id, from.id);
     };
     let is_dir = info.kind == FileKind::Directory;
+    if from.path.ends_with('/') && info.kind == FileKind::File {
+        return Err(usage(format!("{} is a file, not a directory: leave out the /", from.path)));
+    }
     if info.kind == FileKind::Other {
         return Err(usage(format!("{} is neither a file nor a directory", from.path)));
     }
@@ -43,14 +49,12 @@ pub async fn download(
             if is_dir && output::stdout_is_terminal() {
                 return Err(usage("a directory comes as a tar archive, which is nothing for a terminal: redirect it"));
             }
-            let (data, progress) = open(client, &from.id, &path, is_dir, total, quiet).await?;
-            let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
-            let written = save(data, File::from(stdout)).await;
-            written.map(|()| progress.total()).map_err(stdout_closed)
+            let (data, progress) = open(client, &from.id, &path, is_dir, total, quiet, stop).await?;
+            print(data).await.map(|()| progress.total())
         }
         Local::Path(target) => {
             let target = local_target(target, &from.path, is_dir)?;
-            let (data, progress) = open(client, &from.id, &path, is_dir, total, quiet).await?;
+            let (data, progress) = open(client, &from.id, &path, is_dir, total, quiet, stop).await?;
             let saved = if is_dir { directory(data, &target).await } else { file(data, &target, &info).await };
             saved.with_context(|| format!("writing {}", target.display()))?;
             Ok(progress.total())
@@ -80,14 +84,30 @@ async fn open(
     is_dir: bool,
     total: Option<u64>,
     quiet: bool,
+    stop: &CancellationToken,
 ) -> anyhow::Result<(ByteStream, Arc<Progress>)> {
     let data = if is_dir { client.read_archive(id, path).await? } else { client.read_file(id, path).await? };
     let progress = Arc::new(Progress::bytes(total, quiet));
     let counter = progress.clone();
     let counted = data.inspect_ok(move |part| counter.add(part.len()));
-    Ok((counted.boxed(), progress))
+    // Told to stop, it breaks off as if the connection did, so that what was begun is cleared away.
+    let stopped = stop.clone();
+    let broken = stream::iter([()]).filter_map(move |()| {
+        let error = || client::Error::Broken("stopped by a signal".into());
+        std::future::ready(stopped.is_cancelled().then(|| Err(error())))
+    });
+    Ok((counted.take_until(stop.clone().cancelled_owned()).chain(broken).boxed(), progress))
 }
 
+async fn print(mut data: ByteStream) -> anyhow::Result<()> {
+    let stdout = Stdio::stdout()?;
+    while let Some(part) = data.next().await {
+        stdout.write_all_async(part?).await.map_err(output::stdout_error)?;
+    }
+    Ok(())
+}
+
+/// Into something that is there, such as a pipe or a device.
 async fn save(mut data: ByteStream, file: File) -> anyhow::Result<()> {
     let mut file = tokio::fs::File::from_std(file);
     while let Some(part) = data.next().await {
@@ -96,9 +116,27 @@ async fn save(mut data: ByteStream, file: File) -> anyhow::Result<()> {
     Ok(file.flush().await?)
 }
 
-fn stdout_closed(error: anyhow::Error) -> anyhow::Error {
-    let is_pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-    if error.downcast_ref::<io::Error>().is_some_and(is_pipe) { Quiet::StdoutClosed.into() } else { error }
+/// Into a new file, with holes where there are zeroes.
+async fn save_sparse(data: ByteStream, file: File) -> anyhow::Result<()> {
+    let mut reader = SyncIoBridge::new(StreamReader::new(data.map_err(io::Error::other)));
+    let saving = tokio::task::spawn_blocking(move || {
+        let (mut writer, mut buffer) = (SparseWriter::new(file), vec![0; CHUNK]);
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return writer.finish().map(drop),
+                count => writer.write_all(&buffer[..count])?,
+            }
+        }
+    });
+    saving.await?.map_err(from_stream)
+}
+
+/// The error of the stream where it is one: what the server said has its own place and hint.
+fn from_stream(error: io::Error) -> anyhow::Error {
+    match error.downcast::<client::Error>() {
+        Ok(error) => error.into(),
+        Err(error) => error.into(),
+    }
 }
 
 async fn file(data: ByteStream, target: &Path, info: &FileInfo) -> anyhow::Result<()> {
@@ -113,7 +151,7 @@ async fn file(data: ByteStream, target: &Path, info: &FileInfo) -> anyhow::Resul
     let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let made = tempfile::Builder::new().prefix(".wrenn-").permissions(permissions).tempfile_in(dir);
     let temporary: NamedTempFile = made.with_context(|| format!("{} cannot be written to", dir.display()))?;
-    save(data, temporary.as_file().try_clone()?).await?;
+    save_sparse(data, temporary.as_file().try_clone()?).await?;
     temporary.persist(target)?;
     Ok(())
 }
@@ -124,8 +162,7 @@ async fn directory(data: ByteStream, target: &Path) -> anyhow::Result<()> {
     }
     let reader = SyncIoBridge::new(StreamReader::new(data.map_err(io::Error::other)));
     let target = target.to_owned();
-    tokio::task::spawn_blocking(move || unpack::unpack(reader, &target)).await??;
-    Ok(())
+    tokio::task::spawn_blocking(move || unpack::unpack(reader, &target)).await?.map_err(from_stream)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! the upload breaks and the other side never takes a part for the whole.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::CHUNK;
+use super::{CHUNK, sparse};
 use crate::output;
 
 /// Parts that wait to be sent.
@@ -32,12 +34,12 @@ pub fn pack(root: PathBuf) -> (JoinHandle<io::Result<()>>, impl Stream<Item = io
     (packing, ReceiverStream::new(receiver))
 }
 
-fn write_archive(root: &Path, out: ChannelWriter) -> io::Result<()> {
+fn write_archive<W: Write>(root: &Path, out: W) -> io::Result<()> {
     let mut archive = tar::Builder::new(out);
     archive.follow_symlinks(false);
     let mut waiting = vec![PathBuf::new()];
     while let Some(dir) = waiting.pop() {
-        for entry in fs::read_dir(root.join(&dir))? {
+        for entry in fs::read_dir(root.join(&dir)).map_err(|error| named(&dir, &error))? {
             let name = dir.join(entry?.file_name());
             if append(&mut archive, &root.join(&name), &name).map_err(|error| named(&name, &error))? {
                 waiting.push(name);
@@ -52,7 +54,7 @@ fn named(name: &Path, error: &io::Error) -> io::Error {
 }
 
 /// Adds one entry; true where it is a directory to go down into.
-fn append(archive: &mut tar::Builder<ChannelWriter>, path: &Path, name: &Path) -> io::Result<bool> {
+fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> io::Result<bool> {
     let facts = fs::symlink_metadata(path)?;
     if facts.is_dir() {
         archive.append_dir(name, path)?;
@@ -63,14 +65,32 @@ fn append(archive: &mut tar::Builder<ChannelWriter>, path: &Path, name: &Path) -
         header.set_size(0);
         archive.append_link(&mut header, name, fs::read_link(path)?)?;
     } else if facts.is_file() {
-        let file = File::open(path)?;
-        // Of the open file: the name may mean another one by now.
-        let facts = file.metadata()?;
-        archive.append_data(&mut header(&facts), name, Exactly { inner: file, left: facts.len() })?;
+        append_file(archive, &File::open(path)?, name)?;
     } else {
         output::note(&format!("left out, because it is no file: {}", output::printable(&name.to_string_lossy())));
     }
     Ok(false)
+}
+
+fn append_file<W: Write>(archive: &mut tar::Builder<W>, file: &File, name: &Path) -> io::Result<()> {
+    // Of the open file: the name may mean another one by now.
+    let facts = file.metadata()?;
+    let length = facts.len();
+    let mut header = header(&facts);
+    let holes = sparse::extents(file, length)?;
+    let following = holes.as_ref().map(|extents| sparse::describe(&mut header, extents, length)).unwrap_or_default();
+    // The header alone, with what a long name needs before it.
+    archive.append_data(&mut header, name, io::empty())?;
+    let out = archive.get_mut();
+    out.write_all(&following)?;
+    let mut written = 0;
+    let whole = std::iter::once(0..length).collect();
+    for extent in holes.unwrap_or(whole) {
+        written += extent.end - extent.start;
+        copy(file, extent, out)?;
+    }
+    let padding = written.next_multiple_of(512) - written;
+    out.write_all(&[0; 512][..usize::try_from(padding).unwrap_or(0)])
 }
 
 fn header(facts: &Metadata) -> tar::Header {
@@ -80,21 +100,25 @@ fn header(facts: &Metadata) -> tar::Header {
 }
 
 /// The bytes that the header has promised, whatever happens to the file meanwhile.
-struct Exactly<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Exactly<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.inner.read(&mut buffer[..wanted])?;
-        if count == 0 && wanted > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "became shorter while it was read; try again"));
+fn copy(file: &File, extent: Range<u64>, out: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut at = extent.start;
+    while at < extent.end {
+        let wanted = usize::try_from(extent.end - at).unwrap_or(CHUNK).min(CHUNK);
+        match file.read_at(&mut buffer[..wanted], at) {
+            Ok(0) => {
+                let text = "became shorter while it was read; try again";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            }
+            Ok(count) => {
+                out.write_all(&buffer[..count])?;
+                at += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        self.left -= count as u64;
-        Ok(count)
     }
+    Ok(())
 }
 
 /// Gathers bytes into parts and waits while the queue is full.
@@ -119,5 +143,42 @@ impl Write for ChannelWriter {
         }
         let part = self.buffer.split().freeze();
         self.sender.blocking_send(Ok(part)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::copy::unpack::unpack;
+
+    #[test]
+    fn holes_survive_archive_both_ways() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let long = "x".repeat(200);
+        let disk = File::create(from.path().join(&long)).unwrap();
+        disk.set_len((1 << 30) + 77).unwrap();
+        // More extents than a header has room for.
+        for n in 0..100 {
+            disk.write_all_at(&[n + 1; 5000], u64::from(n) << 20).unwrap();
+        }
+        fs::write(from.path().join("dense"), [7; 5000]).unwrap();
+        File::create(from.path().join("empty")).unwrap();
+        File::create(from.path().join("hole")).unwrap().set_len(1 << 20).unwrap();
+        let mut archive = Vec::new();
+        write_archive(from.path(), &mut archive).unwrap();
+        assert!(archive.len() < 4 << 20, "{} bytes for 500 kB of data", archive.len());
+        unpack(archive.as_slice(), to.path()).unwrap();
+
+        let copy = File::open(to.path().join(&long)).unwrap();
+        let facts = copy.metadata().unwrap();
+        assert!(facts.len() == (1 << 30) + 77 && facts.blocks() * 512 < 4 << 20, "{} blocks", facts.blocks());
+        let mut piece = [0; 5001];
+        copy.read_exact_at(&mut piece, 99 << 20).unwrap();
+        assert!(piece[..5000] == [100; 5000] && piece[5000] == 0);
+        assert_eq!(fs::read(to.path().join("dense")).unwrap(), [7; 5000]);
+        let length = |name: &str| fs::metadata(to.path().join(name)).unwrap().len();
+        assert_eq!((length("empty"), length("hole")), (0, 1 << 20));
     }
 }

@@ -1,7 +1,10 @@
 //! The two arguments of `wrenn cp`.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use client::bytes::{from_text, to_text};
 
 use crate::failure::usage;
 
@@ -25,29 +28,30 @@ pub enum Local {
 pub struct Remote {
     /// As typed: possibly shortened.
     pub id: String,
-    /// Relative paths start at the user's home; the home itself is `.`.
+    /// Relative paths start at the user's home; the home itself is `.`. Bytes that are not UTF-8 are escaped, as in the API.
     pub path: String,
 }
 
 impl Place {
     /// `-`, `SANDBOX:PATH`, or a local path. A local path with a colon is told by a `/` or `.` before it.
     pub fn parse(text: &Path) -> Self {
-        let Some(utf8) = text.to_str() else { return Self::Local(Local::Path(text.to_owned())) };
-        if utf8 == "-" {
+        let bytes = text.as_os_str().as_bytes();
+        if bytes == b"-" {
             return Self::Local(Local::Stdio);
         }
-        match utf8.split_once(':') {
+        let colon = bytes.iter().position(|&byte| byte == b':');
+        match colon.map(|colon| (&bytes[..colon], &bytes[colon + 1..])) {
             Some((id, path)) if could_be_id(id) => {
-                let path = if path.is_empty() { "." } else { path };
-                Self::Remote(Remote { id: id.to_owned(), path: path.to_owned() })
+                let path = if path.is_empty() { b".".as_slice() } else { path };
+                Self::Remote(Remote { id: to_text(id), path: to_text(path) })
             }
             _ => Self::Local(Local::Path(text.to_owned())),
         }
     }
 }
 
-fn could_be_id(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+fn could_be_id(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
 /// Which way a copy goes.
@@ -81,11 +85,13 @@ pub fn means_contents(path: &str) -> bool {
 /// Last component of a path; `None` where the path has no name of its own.
 pub fn name_of(path: &str) -> Option<OsString> {
     let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    (!matches!(last, "" | "." | ".." | "~")).then(|| last.into())
+    (!matches!(last, "" | "." | ".." | "~")).then(|| OsString::from_vec(from_text(last)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn remote(id: &str, path: &str) -> Remote {
@@ -100,6 +106,9 @@ mod tests {
         assert_eq!(parse("4f2:a:b"), Place::Remote(remote("4f2", "a:b")));
         assert_eq!(parse("4f2:"), Place::Remote(remote("4f2", ".")));
         assert_eq!(parse("-"), Place::Local(Local::Stdio));
+        let latin = Place::parse(Path::new(OsStr::from_bytes(b"4f2:caf\xe9")));
+        assert_eq!(latin, Place::Remote(remote("4f2", "caf\u{10fffd}xE9")));
+        assert_eq!(name_of("/tmp/caf\u{10fffd}xE9"), Some(OsStr::from_bytes(b"caf\xe9").to_owned()));
         for text in ["a", "./a:b", "/tmp/a:b", ":x", "Notes: today.txt", "dir/x:y", ""] {
             assert_eq!(parse(text), local(text), "{text:?}");
         }

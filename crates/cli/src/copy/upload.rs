@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use super::place::{Local, Remote, means_contents, name_of};
 use super::{CHUNK, pack, stat};
 use crate::failure::usage;
 use crate::output::Progress;
+use crate::stdio::Stdio;
+use crate::values::text;
 
 /// Copies and gives the bytes that were sent. `to.id` is whole.
 pub async fn upload(
@@ -30,6 +33,9 @@ pub async fn upload(
     let Local::Path(source) = from else { return from_stdin(client, &to.id, path, quiet).await };
     let facts = tokio::fs::metadata(source).await.with_context(|| format!("{} cannot be read", source.display()))?;
     let there = stat(client, &to.id, &path).await?.map(|info| info.kind);
+    if to.path.ends_with('/') && there.is_some_and(|kind| kind != FileKind::Directory) {
+        return Err(usage(format!("{} in the sandbox is no directory: leave out the /", to.path)));
+    }
     let path = PathRequest { path: target_path(source, &to.path, there)?, ..path };
     if !facts.is_dir() {
         return file(client, &to.id, source, path, &facts, quiet).await;
@@ -43,12 +49,12 @@ pub async fn upload(
 /// Where `source` goes when `wanted` was typed and is of kind `there`.
 fn target_path(source: &Path, wanted: &str, there: Option<FileKind>) -> anyhow::Result<String> {
     let into = there == Some(FileKind::Directory) || (there.is_none() && wanted.ends_with('/') && !source.is_dir());
-    let typed = source.to_string_lossy();
+    let typed = text(source);
     if !into || (source.is_dir() && means_contents(&typed)) {
         return Ok(wanted.to_owned());
     }
-    let Some(name) = name_of(&typed).map(|name| name.to_string_lossy().into_owned()) else {
-        return Err(usage(format!("{} has no name that it could have in the sandbox: name the target", typed)));
+    let Some(name) = name_of(&typed).map(text) else {
+        return Err(usage(format!("{typed} has no name that it could have in the sandbox: name the target")));
     };
     Ok(format!("{}/{name}", wanted.trim_end_matches('/')))
 }
@@ -58,9 +64,12 @@ async fn from_stdin(client: &Client, id: &str, path: PathRequest, quiet: bool) -
         return Err(usage("standard input has no name: name the file in the sandbox, as in SANDBOX:notes.txt"));
     }
     let target = FileTarget { path: path.path, user: path.user, mode: None };
-    let progress = std::sync::Arc::new(Progress::bytes(None, quiet));
-    let data = counted(ReaderStream::with_capacity(tokio::io::stdin(), CHUNK), &progress);
-    client.write_file(id, &target, data, None).await?;
+    let progress = Arc::new(Progress::bytes(None, quiet));
+    let failure = Failure::default();
+    let data = counted(failure.watch(Stdio::stdin()?.into_stream()), &progress);
+    let sent = client.write_file(id, &target, data, None).await;
+    failure.take().map_or(Ok(()), |error| Err(error).context("reading standard input"))?;
+    sent?;
     Ok(progress.total())
 }
 
@@ -72,21 +81,25 @@ async fn file(
     facts: &std::fs::Metadata,
     quiet: bool,
 ) -> anyhow::Result<u64> {
-    // A pipe or a device has no length beforehand, and its permission bits are not those of its bytes.
-    let length = facts.is_file().then_some(facts.len());
+    // A pipe or a device has no length beforehand, and its permission bits are not those of its bytes. Files of /proc are
+    // empty before they are read.
+    let length = (facts.is_file() && facts.len() > 0).then_some(facts.len());
     let mode = facts.is_file().then(|| facts.permissions().mode() & 0o777);
     let target = FileTarget { path: path.path, user: path.user, mode };
     let opened = tokio::fs::File::open(source).await;
     let opened = opened.with_context(|| format!("{} cannot be read", source.display()))?;
-    let progress = std::sync::Arc::new(Progress::bytes(length, quiet));
+    let progress = Arc::new(Progress::bytes(length, quiet));
     // What is appended while it is read is not sent: the length stands at the front.
     let data = ReaderStream::with_capacity(opened.take(length.unwrap_or(u64::MAX)), CHUNK);
-    client.write_file(id, &target, counted(data, &progress), length).await?;
+    let failure = Failure::default();
+    let sent = client.write_file(id, &target, counted(failure.watch(data), &progress), length).await;
+    failure.take().map_or(Ok(()), |error| Err(error).with_context(|| format!("reading {}", source.display())))?;
+    sent?;
     Ok(progress.total())
 }
 
 async fn directory(client: &Client, id: &str, source: &Path, path: PathRequest, quiet: bool) -> anyhow::Result<u64> {
-    let progress = std::sync::Arc::new(Progress::bytes(None, quiet));
+    let progress = Arc::new(Progress::bytes(None, quiet));
     let (packing, tar) = pack::pack(source.to_owned());
     let sent = client.write_archive(id, &path, counted(tar, &progress)).await;
     // When reading here failed, the upload failed only because of that.
@@ -98,7 +111,31 @@ async fn directory(client: &Client, id: &str, source: &Path, path: PathRequest, 
     }
 }
 
-fn counted<S>(data: S, progress: &std::sync::Arc<Progress>) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
+/// Where a stream leaves the error with which it ended: of the upload that it broke only that is left.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<io::Error>>>);
+
+impl Failure {
+    fn watch<S>(&self, data: S) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send,
+    {
+        let failure = self.clone();
+        data.map(move |part| {
+            part.map_err(|error| {
+                let copy = io::Error::new(error.kind(), error.to_string());
+                *failure.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                copy
+            })
+        })
+    }
+
+    fn take(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn counted<S>(data: S, progress: &Arc<Progress>) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
 where
     S: Stream<Item = io::Result<Bytes>> + Send,
 {

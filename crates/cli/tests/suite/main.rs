@@ -4,6 +4,10 @@
 mod server;
 
 mod commands;
+mod copies;
 mod lifecycle;
+mod streams;
+mod terminals;
+mod unix;
 mod usage;
 mod wrenn;

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod churn;
+mod command_line;
 mod crash;
 mod first_steps;
 mod guest_ends;
