@@ -65,7 +65,7 @@ pub async fn read(State(world): Shared, Json(request): Json<PathRequest>) -> Res
 
 pub async fn stat(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
     let world = world.lock().expect("the world");
-    let path = request.path.trim_end_matches("/.");
+    let path = request.path.trim_end_matches("/.").trim_end_matches('/');
     let (kind, size) = if path.contains("endless") || path.contains("broken") {
         let kind = if path.contains("dir") { FileKind::Directory } else { FileKind::File };
         (kind, 1 << 40)

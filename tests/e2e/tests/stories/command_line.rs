@@ -107,7 +107,7 @@ fn large_files(wrenn: &Wrenn, id: &str, host: &std::path::Path) {
     assert_eq!(wrenn.sh(id, "stat -c %s /tmp/large").succeeded().text(), data.len().to_string());
     let _ = wrenn.run(["cp", &inside, back.to_str().unwrap()]).succeeded();
     assert!(fs::read(&back).unwrap() == data, "the bytes are the same");
-    wrenn.sh(id, "rm /tmp/large").succeeded();
+    let _ = wrenn.sh(id, "rm /tmp/large").succeeded();
 }
 
 /// 256 MiB with 8 KiB of data, as a file and in a directory.
