@@ -51,8 +51,15 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (CP_LISTEN_ADDR)", config.listen))?;
     let listen = listener.local_addr()?;
     first_key(&store, &config, &config::local_url(listen)).await?;
-    let Config { host, limits, max_upload_bytes, ports, .. } = config;
-    let settings = Settings { store: store.clone(), hosts: vec![host], limits, max_upload_bytes, ports };
+    let Config { host, limits, max_upload_bytes, ports, listener: listener_limits, .. } = config;
+    let settings = Settings {
+        store: store.clone(),
+        hosts: vec![host],
+        limits,
+        max_upload_bytes,
+        ports,
+        listener: listener_limits,
+    };
     let shutdown = CancellationToken::new();
     tokio::spawn(end_on_signal(shutdown.clone())?);
     let control = ControlPlane::start(settings).await?;

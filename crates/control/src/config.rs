@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use listener::ListenerLimits;
 use model::Limits;
 
 use crate::hosts::{HostAddr, Token};
@@ -18,6 +19,8 @@ const MIB: u64 = 1024 * 1024;
 const MAX_UPLOAD_MB: u32 = 1024 * 1024;
 /// A name with port and sandbox before it has at most 253 characters.
 const MAX_DOMAIN: usize = 200;
+/// Each connection holds descriptors and up to some hundred KiB; this many are 2 GiB of both.
+const MAX_CONNECTIONS: usize = 1024 * 1024;
 
 /// What the control plane needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -36,6 +39,8 @@ pub struct Config {
     pub max_upload_bytes: u64,
     /// `CP_DOMAIN`, `CP_PUBLIC_URL`.
     pub ports: PortSettings,
+    /// `CP_MAX_CONNECTIONS`, `CP_MAX_CONNECTIONS_PER_ADDRESS`.
+    pub listener: ListenerLimits,
 }
 
 /// All mistakes in the environment, each with the variable's name.
@@ -89,7 +94,8 @@ impl Config {
         };
         let max_upload_bytes = u64::from(number("CP_MAX_UPLOAD_MB", 1, MAX_UPLOAD_MB, 100)) * MIB;
         let ports = ports(&lookup, &mut mistakes);
-        let config = Self { dir, database_url, listen, host, limits, max_upload_bytes, ports };
+        let listener = listener_limits(&lookup, &ports, &mut mistakes);
+        let config = Self { dir, database_url, listen, host, limits, max_upload_bytes, ports, listener };
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
 }
@@ -163,6 +169,24 @@ fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) ->
     settings
 }
 
+fn listener_limits(
+    lookup: impl Fn(&str) -> Option<String>,
+    ports: &PortSettings,
+    mistakes: &mut Vec<String>,
+) -> ListenerLimits {
+    let most = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let default = u32::try_from(ListenerLimits::DEFAULT_CONNECTIONS).unwrap_or(most);
+    let connections = bounded(&lookup, "CP_MAX_CONNECTIONS", 16, most, default, mistakes);
+    // All users of an installation behind a proxy come from the proxy's address.
+    let share = if ports.public_url.is_some() { 0 } else { connections / 8 };
+    let share = bounded(&lookup, "CP_MAX_CONNECTIONS_PER_ADDRESS", 0, most, share, mistakes);
+    ListenerLimits {
+        connections: connections as usize,
+        per_address: Some(share as usize).filter(|share| *share > 0),
+        ..ListenerLimits::default()
+    }
+}
+
 fn bounded(
     lookup: impl Fn(&str) -> Option<String>,
     name: &str,
@@ -214,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 9] = [
+        const NAMES: [&str; 11] = [
             "CP_LISTEN_ADDR",
             "DATABASE_URL",
             "CP_HOST_AGENT_ADDR",
@@ -224,6 +248,8 @@ mod tests {
             "CP_MAX_UPLOAD_MB",
             "CP_DOMAIN",
             "CP_PUBLIC_URL",
+            "CP_MAX_CONNECTIONS",
+            "CP_MAX_CONNECTIONS_PER_ADDRESS",
         ];
         let wrong = Config::from_lookup(|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));
         let text = wrong.unwrap_err().to_string();

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use listener::ListenerLimits;
 use model::Limits;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -51,6 +52,7 @@ pub struct Settings {
     /// Bytes of one file in `files/write`.
     pub max_upload_bytes: u64,
     pub ports: PortSettings,
+    pub listener: ListenerLimits,
 }
 
 impl Settings {
@@ -58,7 +60,8 @@ impl Settings {
     #[must_use]
     pub fn new(store: Store, hosts: Vec<HostAddr>) -> Self {
         let (limits, ports) = (Limits::default(), PortSettings::default());
-        Self { store, hosts, limits, max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES, ports }
+        let listener = ListenerLimits::default();
+        Self { store, hosts, limits, max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES, ports, listener }
     }
 }
 
@@ -67,6 +70,7 @@ impl Settings {
 pub struct ControlPlane {
     app: Arc<App>,
     service: Router,
+    listener: ListenerLimits,
     tasks: tokio_util::task::TaskTracker,
     _stop: DropGuard,
 }
@@ -78,9 +82,15 @@ impl ControlPlane {
     /// # Errors
     /// When the store does not answer. If the API document cannot be made, which the tests rule out.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { store, hosts, limits, max_upload_bytes, ports } = settings;
+        let Settings { store, hosts, limits, max_upload_bytes, ports, listener } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store.secret(ports::link::SECRET, &rand::random(), app::now_ms()).await?;
+        if ports.is_domain_set && !ports.takes_cookies() {
+            tracing::warn!(
+                domain = ports.domain,
+                "links to private ports are made by path: by name they need a cookie, and that needs https (CP_PUBLIC_URL)"
+            );
+        }
         let hosts = Hosts::new(hosts);
         let app = Arc::new(App {
             ports: Ports::new(ports, secret, &hosts),
@@ -97,7 +107,7 @@ impl ControlPlane {
         let tasks = tasks::start(&app);
         let _ = tokio::time::timeout(FIRST_REPORTS, app.hosts.first_reports()).await;
         let service = server::service(&app, served);
-        Ok(Self { app, service, tasks, _stop: stop })
+        Ok(Self { app, service, listener, tasks, _stop: stop })
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards.
@@ -105,7 +115,7 @@ impl ControlPlane {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
-        let ended = server::serve(self.service, listener, &self.app, shutdown).await;
+        let ended = server::serve(self.service, listener, &self.app, self.listener, shutdown).await;
         self.app.shutdown.cancel();
         self.tasks.wait().await;
         ended

@@ -1,7 +1,6 @@
 //! Puts around every route what holds for all: a request id, the log line, errors in one form, and the question who is
 //! asking; around all of that the ports of sandboxes.
 
-mod accept;
 mod log;
 
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
+use listener::{ConnectionHandle, ListenerLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -32,12 +32,12 @@ pub fn service(app: &Arc<App>, served: Served) -> Router {
     // Around the router and not in it: what a wrong method is told comes from the router itself.
     Router::new()
         .fallback_service(routes)
-        .layer(from_fn(host_rpc::linger::linger))
         .layer(map_response(api::error::unify))
         .layer(CatchPanicLayer::custom(api::error::panicked))
         .layer(from_fn(log::log))
         // Outside of the log: paths of ports can hold links.
         .layer(from_fn_with_state(Arc::clone(app), ports::intercept))
+        .layer(from_fn(host_rpc::linger::linger))
         .layer(CatchPanicLayer::custom(api::error::panicked))
 }
 
@@ -51,6 +51,7 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
     if !is_public {
         match auth::authenticate(&app.store, request.headers()).await {
             Ok(caller) => {
+                request.extensions().get::<ConnectionHandle>().inspect(|connection| connection.trust());
                 request.extensions_mut().insert(caller);
             }
             Err(error) => return error.into_response(),
@@ -64,6 +65,7 @@ pub async fn serve(
     service: Router,
     listener: TcpListener,
     app: &App,
+    limits: ListenerLimits,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     raise_open_files()?;
@@ -77,7 +79,7 @@ pub async fn serve(
         tokio::time::sleep(GOODBYE).await;
     };
     tokio::select! {
-        () = accept::serve(listener, service, stopping) => {}
+        () = listener::serve(listener, service, limits, stopping) => {}
         () = late => tracing::warn!("requests are cut off: they did not end within {} s", GOODBYE.as_secs()),
     }
     Ok(())

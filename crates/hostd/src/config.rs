@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use linux::cgroup::DiskLimits;
+use listener::ListenerLimits;
 use model::network::Bandwidth;
 use vmm::engine::{AccelChoice, Choice, Enforcement, Wanted};
 
@@ -18,6 +19,10 @@ pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 /// Networks that are kept ready.
 const DEFAULT_READY: usize = 4;
 const MOST_READY: usize = 256;
+
+/// Each connection to a port of a sandbox is one to the agent: 2048 for each of a few dozen busy sandboxes.
+const DEFAULT_CONNECTIONS: usize = 64 * 1024;
+const MOST_CONNECTIONS: usize = 1024 * 1024;
 
 /// Below are the users of the host itself; the last numbers of all mean nobody.
 const LOWEST_UID_BASE: u32 = 65_536;
@@ -62,6 +67,8 @@ pub struct Config {
     pub max_sandboxes: usize,
     /// `AGENT_UID_BASE`: users and groups of VMMs are this plus the number of their network slot.
     pub uid_base: u32,
+    /// `AGENT_MAX_CONNECTIONS`.
+    pub listener: ListenerLimits,
     /// `AGENT_TOKEN`, or the credential `agent-token` that systemd has loaded (systemd.exec(5), `LoadCredential=`);
     /// without both the one in the file `agent-token` of the directory.
     pub token: Option<String>,
@@ -119,6 +126,7 @@ impl Config {
             operations: limit("AGENT_DISK_IOPS"),
         };
         let limits = limits(&lookup, &mut mistakes);
+        let listener = listener_limits(&lookup, &mut mistakes);
         let token = lookup("AGENT_TOKEN").or_else(|| credential(&lookup, "agent-token"));
         if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
@@ -141,6 +149,7 @@ impl Config {
             limits,
             uid_base,
             dns,
+            listener,
             token,
             dir,
         };
@@ -197,6 +206,13 @@ fn limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) 
     let right = format!("a number of Mbit/s from 0 (no limit) to {most}");
     let mut mbps = |name| bounded(lookup, name, &right, 0..=most, 0, mistakes);
     Bandwidth { egress_mbps: mbps("AGENT_EGRESS_MBPS"), ingress_mbps: mbps("AGENT_INGRESS_MBPS") }
+}
+
+fn listener_limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> ListenerLimits {
+    let right = format!("a number from 16 to {MOST_CONNECTIONS}");
+    let range = 16..=MOST_CONNECTIONS;
+    let connections = bounded(lookup, "AGENT_MAX_CONNECTIONS", &right, range, DEFAULT_CONNECTIONS, mistakes);
+    ListenerLimits { connections, ..ListenerLimits::default() }
 }
 
 /// `on` or `off`.
@@ -288,6 +304,7 @@ mod tests {
             "AGENT_MAX_CONNECTIONS",
             "AGENT_TOKEN",
             "AGENT_UID_BASE",
+            "AGENT_MAX_CONNECTIONS",
         ];
         let wrong = Config::from_lookup(|name| match name {
             name if NAMES.contains(&name) => Some("wrong!".to_owned()),

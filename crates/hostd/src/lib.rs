@@ -23,8 +23,8 @@ pub mod warm;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use linux::file::Lock;
+use listener::ListenerLimits;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,7 @@ pub struct Agent {
     router: axum::Router,
     /// Networks that are kept ready.
     network_pool: usize,
+    listener_limits: ListenerLimits,
     _lock: Lock,
 }
 
@@ -73,7 +74,7 @@ impl Agent {
         );
         let manager = sandbox::Manager::start(host).await?;
         let router = service::router(Arc::clone(&manager), token);
-        Ok(Self { manager, router, network_pool: config.network_pool, _lock: lock })
+        Ok(Self { manager, router, network_pool: config.network_pool, listener_limits: config.listener, _lock: lock })
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards; the next agent in the same directory takes them
@@ -82,21 +83,19 @@ impl Agent {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
-        // Events of programs are small and wanted now. A socket that refuses works all the same.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let server = axum::serve(listener, self.router.clone());
+        let server = listener::serve(listener, self.router.clone(), self.listener_limits, std::future::pending());
         let over = CancellationToken::new();
         let pool = tokio::spawn(network::pool::keep(Arc::clone(&self.manager.host), self.network_pool, over.clone()));
         let near = network::machine::keep_away(self.manager.host.networks.six());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
-        let ended = tokio::select! {
-            ended = server.into_future() => ended,
-            () = self.settle(&shutdown) => Ok(()),
-        };
+        tokio::select! {
+            () = server => {}
+            () = self.settle(&shutdown) => {}
+        }
         over.cancel();
         // A panic in them has been logged.
         let _ = tokio::join!(pool, near);
-        ended
+        Ok(())
     }
 
     /// After `shutdown`, while the server still answers.

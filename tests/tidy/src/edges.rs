@@ -7,16 +7,17 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 13] = [
+const MAY: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("api-types", &["model"]),
     ("guest-rpc", &[]),
     ("host-rpc", &["model"]),
     ("store", &["model"]),
-    ("control", &["model", "api-types", "host-rpc", "store"]),
+    ("control", &["model", "api-types", "host-rpc", "listener", "store"]),
     ("linux", &[]),
+    ("listener", &[]),
     ("vmm", &["linux"]),
-    ("hostd", &["model", "host-rpc", "guest-rpc", "linux", "vmm"]),
+    ("hostd", &["model", "host-rpc", "guest-rpc", "linux", "listener", "vmm"]),
     ("guestd", &["guest-rpc"]),
     ("client", &["api-types", "guest-rpc"]),
     // The last two for `wrenn up`, which is both in one process.

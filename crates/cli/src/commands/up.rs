@@ -77,7 +77,8 @@ struct HostHalf {
 
 impl Server {
     async fn start(dir: &Path, listener: &TcpListener) -> anyhow::Result<Self> {
-        let config::Config { database_url, limits, max_upload_bytes, ports, .. } = config::Config::for_dir(dir)?;
+        let config::Config { database_url, limits, max_upload_bytes, ports, listener, .. } =
+            config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
         let store = Store::open(&database_url).await.context("cannot open the database")?;
         store.migrate().await?;
@@ -87,7 +88,7 @@ impl Server {
             FirstKey::Elsewhere => None,
         };
         let hosts = vec![host.addr.clone()];
-        let settings = Settings { store: store.clone(), hosts, limits, max_upload_bytes, ports };
+        let settings = Settings { store: store.clone(), hosts, limits, max_upload_bytes, ports, listener };
         let control = ControlPlane::start(settings).await?;
         Ok(Self { url, credentials, host, control, store })
     }
