@@ -12,7 +12,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,9 +26,10 @@ pub const PROTOCOL: &str = "wrenn-tunnel";
 pub const ROUTE: &str = "/tunnel/{sandbox_id}/{port}";
 /// Most connections to one sandbox at once, for each process on the way: each holds some descriptors and 128 KiB.
 pub const MAX_CONNECTIONS: usize = 2048;
-/// After one side has ended its direction: how long the other may be silent. Whoever left without a word looks like
-/// one who only waits for an answer.
-pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(120);
+/// Between two tries whether a peer is still there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+/// For a client that goes on sending to a server that is gone to see the answer.
+const LINGER: Duration = Duration::from_secs(5);
 
 const BUFFER: usize = 64 * 1024;
 
@@ -45,54 +45,107 @@ pub fn is_switch(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()))
 }
 
-/// Carries bytes both ways until both sides have ended their direction, one of them breaks, or one has ended and the
-/// other says nothing for `idle`.
+/// Carries bytes between a client and a server until both have ended their direction, or one of them is gone. A side that
+/// waits, or that has ended its direction and waits for the answer, may do so for as long as it likes. When the server is
+/// gone, or takes no more bytes, the client still gets what the server has sent.
 ///
 /// # Errors
-/// What broke; `TimedOut`.
-pub async fn carry<A, B>(a: A, b: B, idle: Duration) -> io::Result<()>
+/// What broke.
+pub async fn carry<A, B>(client: A, server: B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite,
     B: AsyncRead + AsyncWrite,
 {
-    let moved = AtomicU64::new(0);
-    let ((from_a, to_a), (from_b, to_b)) = (tokio::io::split(a), tokio::io::split(b));
-    let (mut there, mut back) = (Box::pin(one_way(from_a, to_b, &moved)), Box::pin(one_way(from_b, to_a, &moved)));
-    tokio::select! {
-        ended = &mut there => { ended?; while_moving(back, &moved, idle).await }
-        ended = &mut back => { ended?; while_moving(there, &moved, idle).await }
+    carry_until(client, server, None).await
+}
+
+/// Carries bytes as [`carry`] does. Once the server has ended its direction, the client has `goodbye` to end its own.
+///
+/// # Errors
+/// What broke; `TimedOut`.
+pub async fn carry_until<A, B>(client: A, server: B, goodbye: Option<Duration>) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite,
+    B: AsyncRead + AsyncWrite,
+{
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let error = {
+        let mut there = Box::pin(one_way(&mut from_client, &mut to_server));
+        let mut back = Box::pin(one_way(&mut from_server, &mut to_client));
+        tokio::select! {
+            ended = &mut there => match ended {
+                Ok(()) => return back.await.map_err(Broken::into_inner),
+                Err(Broken::Reading(error)) => return Err(error),
+                Err(Broken::Writing(error)) => {
+                    let _ = back.await;
+                    error
+                }
+            },
+            ended = &mut back => match ended {
+                Ok(()) => {
+                    let rest = match goodbye {
+                        Some(goodbye) => tokio::time::timeout(goodbye, there).await?,
+                        None => there.await,
+                    };
+                    match rest {
+                        Ok(()) => return Ok(()),
+                        Err(Broken::Reading(error)) => return Err(error),
+                        Err(Broken::Writing(error)) => error,
+                    }
+                }
+                Err(Broken::Reading(error)) => error,
+                Err(Broken::Writing(error)) => return Err(error),
+            },
+        }
+    };
+    // The server is gone. If the client's connection were closed with bytes unread, it would be reset, and the client might
+    // never see the last bytes of the answer.
+    let _ = tokio::time::timeout(LINGER, async {
+        to_client.shutdown().await?;
+        discard(&mut from_client).await
+    })
+    .await;
+    Err(error)
+}
+
+/// Which end of a direction failed.
+enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl Broken {
+    fn into_inner(self) -> io::Error {
+        match self {
+            Self::Reading(error) | Self::Writing(error) => error,
+        }
     }
 }
 
-async fn one_way(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    moved: &AtomicU64,
-) -> io::Result<()> {
+/// Carries one direction. While its source is silent, the destination is tried now and then: a peer that has ended its own
+/// direction and is gone looks like one that waits for an answer, until its host is asked (by TCP keep-alive) and resets
+/// the connection; reads do not tell of that any more, writes of no bytes do.
+async fn one_way(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Broken> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = from.read(&mut buffer).await?;
+        let length = loop {
+            match tokio::time::timeout(PROBE_INTERVAL, from.read(&mut buffer)).await {
+                Ok(length) => break length.map_err(Broken::Reading)?,
+                Err(_) => drop(to.write(&[]).await.map_err(Broken::Writing)?),
+            }
+        };
         if length == 0 {
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(Broken::Writing);
         }
-        to.write_all(&buffer[..length]).await?;
-        moved.fetch_add(1, Ordering::Relaxed);
+        to.write_all(&buffer[..length]).await.map_err(Broken::Writing)?;
     }
 }
 
-async fn while_moving(
-    mut rest: impl Future<Output = io::Result<()>> + Unpin,
-    moved: &AtomicU64,
-    idle: Duration,
-) -> io::Result<()> {
-    loop {
-        let before = moved.load(Ordering::Relaxed);
-        match tokio::time::timeout(idle, &mut rest).await {
-            Ok(ended) => return ended,
-            Err(_) if moved.load(Ordering::Relaxed) == before => return Err(io::ErrorKind::TimedOut.into()),
-            Err(_) => {}
-        }
-    }
+async fn discard(from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    while from.read(&mut buffer).await? > 0 {}
+    Ok(())
 }
 
 /// How many connections there are to each sandbox, so that one cannot take all descriptors of the process.
@@ -141,7 +194,7 @@ mod tests {
     #[tokio::test]
     async fn ends_of_directions_are_passed_on() {
         let ((mut client, a), (b, mut server)) = (duplex(8), duplex(8));
-        let carried = tokio::spawn(carry(a, b, Duration::from_secs(60)));
+        let carried = tokio::spawn(carry(a, b));
         let question = async {
             client.write_all(b"a question that does not fit").await.unwrap();
             client.shutdown().await.unwrap();
@@ -158,11 +211,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_who_left_without_a_word_is_not_waited_for_for_ever() {
+    async fn peer_that_left_is_noticed() {
         let ((client, a), (b, _server)) = (duplex(8), duplex(8));
         drop(client);
-        let ended = carry(a, b, Duration::from_secs(60)).await.unwrap_err();
-        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        let ended = carry(a, b).await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_closed_peer_gets_late_answer() {
+        let ((mut client, a), (b, mut server)) = (duplex(8), duplex(8));
+        let carried = tokio::spawn(carry(a, b));
+        client.shutdown().await.unwrap();
+        let mut heard = String::new();
+        server.read_to_string(&mut heard).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        server.write_all(b"late").await.unwrap();
+        drop(server);
+        client.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "late");
+        carried.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn early_answer_survives_broken_upload() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let guest = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let (mut client, a) = duplex(64 * 1024);
+        let carried = tokio::spawn(carry(a, guest));
+        client.write_all(&[1; 100_000]).await.unwrap();
+        server.write_all(b"413").await.unwrap();
+        // With bytes unread: the connection is reset.
+        drop(server);
+        let (mut reader, mut writer) = tokio::io::split(client);
+        let upload = async { while writer.write_all(&[1; 100_000]).await.is_ok() {} };
+        let mut heard = String::new();
+        tokio::select! {
+            () = upload => {}
+            read = reader.read_to_string(&mut heard) => drop(read.unwrap()),
+        }
+        assert_eq!(heard, "413");
+        drop((reader, writer));
+        carried.await.unwrap().unwrap_err();
     }
 
     #[test]

@@ -76,6 +76,7 @@ impl Host {
         let stream =
             tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|error| unreachable().because(error))?;
         let stream = stream.map_err(|error| unreachable().because(error))?;
+        listener::set_keepalive(&stream);
         // That it is a little slower is no reason to refuse.
         let _ = stream.set_nodelay(true);
         Ok(stream)

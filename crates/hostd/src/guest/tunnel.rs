@@ -22,6 +22,7 @@ impl Guest {
     /// does not answer at all.
     pub async fn connect(&self, port: u16) -> Result<Connection, Error> {
         if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect((self.address.ip(), port))).await {
+            listener::set_keepalive(&stream);
             // That it is a little slower is no reason to refuse.
             let _ = stream.set_nodelay(true);
             return Ok(Either::Left(stream));
@@ -37,6 +38,7 @@ impl Guest {
     async fn connect_through_agent(&self, port: u16) -> Result<Connection, Error> {
         let unreachable = |error: &dyn std::error::Error| Error::Unreachable(super::chain(error));
         let stream = TcpStream::connect(self.address).await.map_err(|error| unreachable(&error))?;
+        listener::set_keepalive(&stream);
         let _ = stream.set_nodelay(true);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;

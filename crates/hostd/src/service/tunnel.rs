@@ -57,7 +57,7 @@ async fn open(
         // The caller may be gone by now.
         let Ok(caller) = upgrade.await else { return };
         tokio::select! {
-            ended = tunnel::carry(TokioIo::new(caller), connection, tunnel::HALF_CLOSED_IDLE) => {
+            ended = tunnel::carry(TokioIo::new(caller), connection) => {
                 tracing::debug!(sandbox = %handle.id, port, ?ended, "a connection ended");
             }
             _ = alive::ended(&handle) => {}

@@ -33,7 +33,7 @@ async fn open(
     tokio::spawn(async move {
         shared.world().open_tunnels += 1;
         if let Ok(caller) = upgrade.await {
-            let _ = tunnel::carry(TokioIo::new(caller), stream, tunnel::HALF_CLOSED_IDLE).await;
+            let _ = tunnel::carry(TokioIo::new(caller), stream).await;
         }
         shared.world().open_tunnels -= 1;
     });
