@@ -85,6 +85,11 @@ impl From<store::Error> for Error {
             let text = "the database of the control plane does not answer; try again later";
             return Self::new(ErrorCode::HostUnavailable, text).because(error);
         }
+        if error.is_full() {
+            let text = "the disk of the control plane's database is full: free some space there and try again; deleting \
+                        sandboxes works all the same";
+            return Self::new(ErrorCode::InsufficientStorage, text).because(error);
+        }
         Self::internal(error)
     }
 }

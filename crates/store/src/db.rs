@@ -75,8 +75,10 @@ fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
         | Sqlx::PoolTimedOut
         | Sqlx::WorkerCrashed => Error::Unreachable { place: call.place.to_owned(), source: source.into() },
         Sqlx::Database(said) => match (&call.pool, said.code().as_deref().unwrap_or_default()) {
-            // SQLITE_FULL; disk_full
-            (Pool::Sqlite(_), "13") | (Pool::Postgres(_), "53100") => Error::Full { doing, source: source.into() },
+            // SQLITE_FULL, SQLITE_IOERR_SHMSIZE (the index of the write-ahead log does not fit); disk_full
+            (Pool::Sqlite(_), "13" | "4874") | (Pool::Postgres(_), "53100") => {
+                Error::Full { doing, source: source.into() }
+            }
             // query_canceled, by statement_timeout
             (Pool::Postgres(_), "57014") => timed_out(call),
             // connection exceptions, too_many_connections, and the server going down or coming up

@@ -93,6 +93,12 @@ impl Error {
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
     }
+
+    /// Returns true if the database has no disk space left. Nothing was written, and reads still work.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
 }
 
 fn schema_advice(found: i64, needed: i64) -> &'static str {

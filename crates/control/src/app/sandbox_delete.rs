@@ -2,6 +2,9 @@
 //!
 //! Three steps: the wish becomes durable, the hosts remove what they have, the row goes. The wish alone is a promise:
 //! whatever fails or dies after it, `tasks::converge` does the rest.
+//!
+//! On a full disk no wish can be noted. Then the hosts remove first, which makes room if it is their disk as well. If we die
+//! in the middle of that, the row says that its host lost the sandbox, and it can be deleted again.
 
 use std::slice;
 use std::sync::Arc;
@@ -21,7 +24,10 @@ const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
 /// # Errors
 /// `NotFound`; else what keeps the host from it, and that the deletion is noted.
 pub async fn delete(app: Arc<App>, id: SandboxId) -> Result<()> {
-    let marked = app.store.sandbox_mark_deleting(&id, now_ms()).await?;
+    let marked = match app.store.sandbox_mark_deleting(&id, now_ms()).await {
+        Err(error) if error.is_full() => return delete_on_full_disk(&app, &id).await,
+        marked => marked?,
+    };
     let sandbox = marked.ok_or_else(|| Error::no_sandbox(&id))?;
     finish(&app, &sandbox).await.map_err(|error| {
         app.converge.notify_waiters();
@@ -31,6 +37,16 @@ pub async fn delete(app: Arc<App>, id: SandboxId) -> Result<()> {
             _ => ErrorCode::HostUnavailable,
         };
         Error { code, ..error.and("the deletion is noted and will be carried out") }
+    })
+}
+
+async fn delete_on_full_disk(app: &App, id: &SandboxId) -> Result<()> {
+    let sandbox = app.store.sandbox_get(id).await?.ok_or_else(|| Error::no_sandbox(id))?;
+    finish(app, &sandbox).await.map_err(|error| match error.code {
+        ErrorCode::InsufficientStorage => {
+            error.and("the sandbox is gone from its host, and its record stays until then")
+        }
+        _ => error.and("the deletion could not be noted, as the database has no space: try again"),
     })
 }
 

@@ -29,7 +29,11 @@ impl Ground {
         // In memory, where there is such a place: nobody waits for a disk.
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = tempfile::TempDir::with_prefix_in("wrenn-control-", parent).unwrap();
+        Self::in_dir(tempfile::TempDir::with_prefix_in("wrenn-control-", parent).unwrap()).await
+    }
+
+    /// With the database in `dir`.
+    pub async fn in_dir(dir: tempfile::TempDir) -> Self {
         let store = open(dir.path()).await;
         store.migrate().await.unwrap();
         let (key, text) = auth::create_key(&store, "of the test").await.unwrap();
