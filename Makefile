@@ -21,6 +21,10 @@ quickstart: ## Set everything up on this machine and run Python in a microVM
 test: ## Install what tests need, and run all of them (as root)
 	@scripts/test.sh
 
+.PHONY: test-long
+test-long: ## Run the conformance tests that take minutes (needs Go for h2spec)
+	@scripts/test-long.sh
+
 .PHONY: deps
 deps: ## Install the Debian packages to build and to run
 	@scripts/deps.sh run build && echo 'packages: all there'

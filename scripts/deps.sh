@@ -19,7 +19,9 @@ declare -A purposes=(
     # The last two for the crates that speak to the kernel's device mapper and loop driver: they read its headers.
     [build]='build-essential:cc pkg-config:pkg-config libclang-dev: libdevmapper-dev:'
     # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
-    [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv'
+    # Chromium and nginx for the port proxy: what browsers do with its answers, and what another proxy passes on.
+    [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv
+        chromium:chromium nginx-light:nginx'
     [lint]='shellcheck:shellcheck'
 )
 

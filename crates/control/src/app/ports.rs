@@ -50,7 +50,9 @@ impl App {
         let path_url = format!("{scheme}://{authority}/v1/sandboxes/{id}/ports/{port}{in_path}/");
         let in_query = token.as_ref().map(|token| format!("?{LINK_PARAMETER}={token}")).unwrap_or_default();
         let (host, own_port) = split(authority);
-        let url = if settings.is_domain_set || is_this_machine(host) {
+        let is_known = settings.is_domain_set || is_this_machine(host);
+        // A private port by its own name needs a cookie.
+        let url = if is_known && (public || settings.takes_cookies()) {
             format!("{scheme}://{port}-{id}.{}{own_port}/{in_query}", settings.domain)
         } else {
             path_url.clone()

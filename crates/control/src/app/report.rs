@@ -94,6 +94,7 @@ impl App {
     /// # Errors
     /// The store's; `AgentError` for an answer that makes no sense; that the host does not say who it is.
     pub async fn settle(&self, host: &Host, answer: rpc::SandboxReport) -> Result<Option<Sandbox>> {
+        self.ports.guest_tokens.note_report(&answer);
         let nonsense =
             |cause| Error::new(ErrorCode::AgentError, "the host agent's answer makes no sense").because(cause);
         // The only host is asked before it has said who it is.

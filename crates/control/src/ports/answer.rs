@@ -66,6 +66,10 @@ impl Failure {
         };
         // On paths of the API as there; elsewhere as E2B has it.
         match (&address.way, denied) {
+            _ if super::access::is_agent(&address.target) => {
+                let hint = "send its token in the header X-Access-Token, or an API key in X-API-Key";
+                Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, text, hint)
+            }
             (Way::Path { .. }, Denied::Key(_) | Denied::Nothing) => {
                 Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, text, make)
             }

@@ -11,10 +11,13 @@ use http::uri::PathAndQuery;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
 use model::ErrorCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::Service;
 
 use super::address::Target;
+use super::retry::ConnectionUse;
 use crate::error::Error;
 use crate::hosts::{Host, Hosts, NoTunnel};
 
@@ -26,7 +29,17 @@ pub(super) struct Connector {
 
 /// One connection to one port.
 #[derive(Debug)]
-pub(super) struct Tunnel(Upgraded);
+pub(super) struct Tunnel {
+    stream: TokioIo<NotedStream>,
+    used: Arc<ConnectionUse>,
+}
+
+/// Notes what passes, for [`super::retry`].
+#[derive(Debug)]
+struct NotedStream {
+    stream: TokioIo<Upgraded>,
+    used: Arc<ConnectionUse>,
+}
 
 impl Connector {
     pub(super) fn new(hosts: Hosts) -> Self {
@@ -61,38 +74,41 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let nowhere = || NoTunnel::Unreachable(Error::new(ErrorCode::InternalError, "no port has such a name"));
             let (host, target) = found.ok_or_else(nowhere)?;
-            host.tunnel(&target.id, target.port).await.map(Tunnel)
+            let used = Arc::<ConnectionUse>::default();
+            let stream = TokioIo::new(host.tunnel(&target.id, target.port).await?);
+            let stream = TokioIo::new(NotedStream { stream, used: Arc::clone(&used) });
+            Ok(Tunnel { stream, used })
         })
     }
 }
 
 impl Connection for Tunnel {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().extra(Arc::clone(&self.used))
     }
 }
 
 impl Read for Tunnel {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl Write for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -100,6 +116,45 @@ impl Write for Tunnel {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}
+
+impl AsyncRead for NotedStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.used.note_received();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for NotedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.used.note_sent();
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.used.note_sent();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 }

@@ -8,24 +8,31 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::{IntoResponse, Response};
 use host_rpc::tunnel::{Counted, MAX_CONNECTIONS};
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE, TE, UPGRADE};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    VARY,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Version};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use model::{ErrorCode, SandboxState};
 use store::Sandbox;
 
-use super::access::{self, Access, COOKIE_NAME};
+use super::access::{self, Access, COOKIE_NAME, Denied, RequestHead};
 use super::address::{Address, Way};
 use super::answer::{Failure, is_page};
 use super::headers::{self, Came};
-use super::{confine, connector, upgrade};
+use super::{confine, connector, retry, upgrade};
 use crate::app::App;
 use crate::hosts::{Host, NoTunnel};
 
+/// How long browsers remember the answer to a preflight.
+const PREFLIGHT_SECONDS: &str = "600";
 /// For the head of an answer. Some answer only when something has happened; those send their head at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
@@ -46,8 +53,13 @@ async fn proxy(app: &Arc<App>, address: &Address, request: Request) -> Result<Re
     let row = app.store.sandbox_get(&address.target.id).await.map_err(|error| failed(error.into()))?;
     let row = row.filter(|row| !row.deleting);
     let public = row.as_ref().is_some_and(|row| row.spec.public_ports);
-    let access = access::admit(app, address, public, (request.uri(), request.headers())).await;
-    let access = access.map_err(|denied| Failure::denied(&denied, address))?;
+    let head = RequestHead::new(&request);
+    let access = match access::admit(app, address, public, head).await {
+        Ok(access) => access,
+        // The request that follows is to have a link in a header, which is checked then.
+        Err(Denied::Nothing) if access::is_preflight(&request) => return Ok(preflight_response(&request)),
+        Err(denied) => return Err(Failure::denied(&denied, address)),
+    };
     let row = row.ok_or_else(|| {
         let text = format!("there is no sandbox {}", address.target.id);
         Failure::not_found(text, "`wrenn ls --all` lists those that are there")
@@ -107,16 +119,33 @@ fn without_guest(app: &App, address: &Address, access: &Access, request: &Reques
             Some(redirect(&format!("{prefix}{link}/{query}"), None))
         }
         (Way::Path { link, .. }, access)
-            if request.method() == Method::OPTIONS
-                && request.headers().contains_key("access-control-request-method")
-                && (link.is_some() || *access == Access::Open) =>
+            if access::is_preflight(request) && (link.is_some() || *access == Access::Open) =>
         {
-            let all = [("access-control-allow-origin", "*"), ("access-control-allow-methods", "*")];
-            let more = [("access-control-allow-headers", "*"), ("access-control-max-age", "600")];
-            Some((StatusCode::NO_CONTENT, all, more).into_response())
+            Some(preflight_response(request))
         }
         _ => None,
     }
+}
+
+/// Allows what a preflight asks for, without credentials of the browser's: the request itself has to bring a right.
+fn preflight_response(request: &Request) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    let asked = |name: &str| request.headers().get(name).cloned();
+    // A `*` would not allow `Authorization`.
+    let all = [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, Some(HeaderValue::from_static("*"))),
+        (ACCESS_CONTROL_ALLOW_METHODS, asked("access-control-request-method")),
+        (ACCESS_CONTROL_ALLOW_HEADERS, asked("access-control-request-headers")),
+        (ACCESS_CONTROL_MAX_AGE, Some(HeaderValue::from_static(PREFLIGHT_SECONDS))),
+        (VARY, Some(HeaderValue::from_static("Access-Control-Request-Method, Access-Control-Request-Headers"))),
+    ];
+    for (name, value) in all {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+    response
 }
 
 fn redirect(to: &str, cookie: Option<&str>) -> Response {
@@ -174,26 +203,35 @@ async fn forward(
     let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts);
+    let takes_trailers = headers::takes_trailers(&parts.headers);
     let came = Came { from, scheme: scheme(app), behind_proxy: app.ports.settings.public_url.is_some() };
     headers::to_guest(&mut parts.headers, address, came);
     if let Some(protocol) = protocol {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(UPGRADE, protocol);
+    }
+    // hyper sends no body of unknown length with a GET, unless it is told to.
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     parts.extensions.clear();
     parts.uri = path(address, &parts)
         .and_then(|path| connector::uri(&app.hosts, host, &address.target, path))
         .ok_or_else(|| Failure::invalid("the path cannot be read"))?;
     parts.version = Version::HTTP_11;
-    let client_of = if grpc {
-        parts.version = Version::HTTP_2;
+    if grpc || takes_trailers {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
-        parts.headers.remove(http::header::HOST);
-        &app.ports.client_h2
-    } else {
-        &app.ports.client
+    }
+    let answer = async {
+        if grpc {
+            parts.version = Version::HTTP_2;
+            parts.headers.remove(TRANSFER_ENCODING);
+            parts.headers.remove(http::header::HOST);
+            return app.ports.client_h2.request(Request::from_parts(parts, body)).await;
+        }
+        retry::send(&app.ports.client, &app.ports.client_unpooled, parts, body).await
     };
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, client_of.request(Request::from_parts(parts, body))).await;
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
     let answer = answer.map_err(|_| {
         let text = "the program on this port took too long to answer";
         Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout, text, "look at what it does, and try again")
@@ -212,10 +250,12 @@ fn finish(
 ) -> Result<Response, Failure> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let client = client.ok_or_else(|| nonsense("it switched to a protocol that nobody asked for"))?;
-        return Ok(upgrade::switch(client, answer, counted, app.shutdown.clone()));
+        return Ok(upgrade::switch(client, (address, access), answer, counted, app.shutdown.clone()));
     }
     confine::confine(answer.headers_mut(), address, access);
-    let (parts, body) = answer.into_parts();
+    let (mut parts, body) = answer.into_parts();
+    // Of our own connection to the client (RFC 9112, 2.3).
+    parts.version = Version::HTTP_11;
     // It counts until its last byte.
     let body = body.map_frame(move |frame| {
         let _ = &counted;

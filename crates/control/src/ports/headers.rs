@@ -6,13 +6,13 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::access;
 use super::address::{Address, Way};
+use super::{access, text};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -39,15 +39,9 @@ pub struct Came<'a> {
 
 /// Removes what belongs to one connection alone, of a request or an answer.
 pub fn end_to_end(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let always = [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
-    let others = ["keep-alive", "proxy-connection"].map(HeaderName::from_static);
+    let named: Vec<HeaderName> = list(headers, &CONNECTION).iter().filter_map(|name| name.parse().ok()).collect();
+    let always = [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE];
+    let others = ["http2-settings", "keep-alive", "proxy-connection"].map(HeaderName::from_static);
     for name in named.into_iter().chain(always).chain(others) {
         headers.remove(name);
     }
@@ -80,12 +74,27 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Whether a client asks for another protocol, and which one.
+/// Returns the members of all fields of a name, in order.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    let all = headers.get_all(name).iter().map(text::from_value).collect::<Vec<_>>().join(",");
+    all.split(',').map(str::trim).filter(|member| !member.is_empty()).map(str::to_owned).collect()
+}
+
+/// Returns the protocols that a client offers to switch to, in its order and words. Without HTTP/2: our own connections to
+/// the guest cannot become one (RFC 9113, 3.1), and clients go on with HTTP/1.1.
 #[must_use]
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let mut words = values.flat_map(|value| value.split(','));
-    words.any(|word| word.trim().eq_ignore_ascii_case("upgrade")).then(|| headers.get(UPGRADE).cloned()).flatten()
+    let is_asked = list(headers, &CONNECTION).iter().any(|word| word.eq_ignore_ascii_case("upgrade"));
+    let protocols = list(headers, &UPGRADE);
+    let offered: Vec<&str> =
+        protocols.iter().map(String::as_str).filter(|name| !name.to_ascii_lowercase().starts_with("h2")).collect();
+    if is_asked && !offered.is_empty() { text::to_value(&offered.join(", ")) } else { None }
+}
+
+/// Returns true if the client takes trailers, which one connection says to the next (RFC 9110, 10.1.4).
+#[must_use]
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    list(headers, &TE).iter().any(|coding| coding.eq_ignore_ascii_case("trailers"))
 }
 
 #[cfg(test)]
@@ -143,7 +152,20 @@ mod tests {
     fn upgrades_need_both_headers() {
         let both = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
         assert_eq!(upgrade(&both).unwrap(), "websocket");
+        let lines = [("connection", "x"), ("connection", "Upgrade"), ("upgrade", "foo/2"), ("upgrade", "WebSocket")];
+        assert_eq!(upgrade(&headers(&lines)).unwrap(), "foo/2, WebSocket");
         assert_eq!(upgrade(&headers(&[("upgrade", "websocket")])), None);
         assert_eq!(upgrade(&headers(&[("connection", "upgrade")])), None);
+    }
+
+    #[test]
+    fn http2_is_never_upgraded_to() {
+        let asked = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")];
+        assert_eq!(upgrade(&headers(&asked)), None);
+        let mut all = headers(&asked);
+        end_to_end(&mut all);
+        assert!(all.is_empty(), "{all:?}");
+        let both = headers(&[("connection", "upgrade"), ("upgrade", "h2c, websocket")]);
+        assert_eq!(upgrade(&both).unwrap(), "websocket");
     }
 }

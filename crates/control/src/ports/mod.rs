@@ -17,8 +17,11 @@ mod answer;
 mod confine;
 mod connector;
 mod forward;
+pub mod guest_tokens;
 mod headers;
 pub mod link;
+mod retry;
+mod text;
 mod upgrade;
 
 use std::sync::Arc;
@@ -37,12 +40,14 @@ use crate::hosts::Hosts;
 use address::Address;
 use answer::Failure;
 use connector::Connector;
+use guest_tokens::GuestTokens;
 use link::Signer;
 
 pub use access::{LINK_PARAMETER, TOKEN_HEADER};
 
-/// An open connection is activity of its sandbox, so one that nobody uses is not kept for long.
-const POOL_IDLE: Duration = Duration::from_secs(5);
+/// An open connection is activity of its sandbox, so an unused one is not kept for long; and not as long as servers keep
+/// theirs (5 s: Node, uvicorn), so that a request rarely meets a connection that is just being closed.
+const POOL_IDLE: Duration = Duration::from_secs(3);
 /// Connections that are kept for that time, for each port.
 const POOL_SIZE: usize = 32;
 /// Bytes of a guest's answer that are read ahead, its header fields included.
@@ -61,6 +66,16 @@ pub struct PortSettings {
     pub public_url: Option<String>,
 }
 
+impl PortSettings {
+    /// Returns true where browsers say which page made a request (Fetch Metadata), without which a link in a cookie would
+    /// work for every page.
+    #[must_use]
+    pub fn takes_cookies(&self) -> bool {
+        let is_secure = self.public_url.as_deref().is_some_and(|url| url.starts_with("https://"));
+        is_secure || self.domain == "localhost" || self.domain.ends_with(".localhost")
+    }
+}
+
 impl Default for PortSettings {
     fn default() -> Self {
         Self { domain: "localhost".to_owned(), is_domain_set: false, public_url: None }
@@ -72,7 +87,10 @@ impl Default for PortSettings {
 pub struct Ports {
     pub settings: PortSettings,
     pub signer: Signer,
+    pub guest_tokens: GuestTokens,
     client: Client<Connector, Body>,
+    /// Makes a connection for each request.
+    client_unpooled: Client<Connector, Body>,
     /// For gRPC alone, which knows no other version.
     client_h2: Client<Connector, Body>,
     pub connections: Connections,
@@ -91,8 +109,12 @@ impl Ports {
             .http2_max_header_list_size(MAX_H2_HEADERS);
         let connector = Connector::new(hosts.clone());
         let client = builder.build(connector.clone());
-        let client_h2 = builder.http2_only(true).build(connector);
-        Self { settings, signer: Signer::new(secret), client, client_h2, connections: Connections::default() }
+        let client_unpooled = builder.pool_max_idle_per_host(0).build(connector.clone());
+        let client_h2 = builder.pool_max_idle_per_host(POOL_SIZE).http2_only(true).build(connector);
+        let signer = Signer::new(secret);
+        let guest_tokens = GuestTokens::default();
+        let connections = Connections::default();
+        Self { settings, signer, guest_tokens, client, client_unpooled, client_h2, connections }
     }
 }
 

@@ -12,12 +12,18 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-/// After one side has closed its direction: these protocols say goodbye before that, so nothing is waited for.
+use super::access::Access;
+use super::address::Address;
+use super::confine;
+
+/// For the client to end its direction after the guest has: it can get no answer any more. The guest may take as long as it
+/// likes after the client has ended its own, as with a command whose input is over.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Answers the client's side as the guest's was answered, and connects both.
 pub(super) fn switch(
     client: OnUpgrade,
+    (address, access): (&Address, &Access),
     mut answer: http::Response<Incoming>,
     counted: Counted,
     shutdown: CancellationToken,
@@ -29,11 +35,12 @@ pub(super) fn switch(
         let (Ok(client), Ok(guest)) = tokio::join!(client, guest) else { return };
         tokio::select! {
             // However it ends, both ends are closed then.
-            _ = tunnel::carry(TokioIo::new(client), TokioIo::new(guest), GOODBYE) => {}
+            _ = tunnel::carry_until(TokioIo::new(client), TokioIo::new(guest), Some(GOODBYE)) => {}
             () = shutdown.cancelled() => {}
         }
     });
-    let (parts, _) = answer.into_parts();
+    let (mut parts, _) = answer.into_parts();
+    confine::confine_switch(&mut parts.headers, address, access);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = parts.headers;

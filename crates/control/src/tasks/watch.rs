@@ -97,6 +97,7 @@ async fn apply_all(app: &App, stream: &mut WatchStream, host_id: &str) -> Result
 }
 
 async fn apply(app: &App, host_id: &str, report: rpc::SandboxReport) -> Result<()> {
+    app.ports.guest_tokens.note_report(&report);
     match report::check(host_id, report) {
         Ok(reported) => app.apply(reported).await,
         // Nothing that another try would make better.

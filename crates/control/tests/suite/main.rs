@@ -1,7 +1,9 @@
 //! The control plane over SQLite and a fake host agent that speaks the real protocol.
 
 mod auth;
+mod browser;
 mod checkpoints;
+mod conformance;
 mod create;
 mod delete;
 mod document;
@@ -10,15 +12,20 @@ mod exec_stream;
 mod files;
 mod first_key;
 mod fork;
+mod full_disk;
 mod idempotency;
 mod lists;
 mod model;
 mod network;
+mod nginx;
 mod pause;
 mod port_links;
+mod port_wire;
 mod ports;
+mod raw;
 mod reconcile;
 mod refusals;
 mod snapshots;
+mod strangers;
 mod support;
 mod uploads;

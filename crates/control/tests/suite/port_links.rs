@@ -103,6 +103,7 @@ async fn a_link_in_the_path_stays_there() {
     let answer = get(&plane, "localhost", &format!("{path}away"), &[]).await;
     assert_eq!(answer.headers()["location"].to_str().unwrap(), format!("{path}login"));
     let preflight = plane.bare(Method::OPTIONS, path).header("access-control-request-method", "PUT");
+    let preflight = preflight.header("origin", "null");
     assert_eq!(preflight.send().await.unwrap().status(), 204);
     let worker = get(&plane, "localhost", &format!("{path}sw.js"), &[("service-worker", "script")]).await;
     assert_eq!(worker.status(), 403);
@@ -155,4 +156,22 @@ async fn addresses_of_links_are_those_that_users_know() {
     let seen = get(&plane, &host, "/", &[("x-api-key", &plane.key), ("x-forwarded-for", "8.8.8.8")]).await;
     let seen = seen.text().await.unwrap();
     assert!(seen.contains(r#"["x-forwarded-for","8.8.8.8, 127.0.0.1"]"#) && seen.contains(r#""https""#), "{seen}");
+}
+
+#[tokio::test]
+async fn cookies_need_a_secure_origin() {
+    let (host, ground, _plane, id) = with_server().await;
+    let plane = ground
+        .start_with(&[&host], |settings| {
+            settings.ports.domain = "boxes.lan".to_owned();
+            settings.ports.is_domain_set = true;
+        })
+        .await;
+    let made = link(&plane, &id, PORT).await;
+    assert_eq!(made.url, made.path_url);
+    let token = made.token.unwrap();
+    let host = format!("{PORT}-{id}.boxes.lan");
+    let answer = get(&plane, &host, &format!("/?wrenn-link={token}"), &[]).await;
+    assert!(answer.status() == 200 && !answer.headers()["set-cookie"].to_str().unwrap().contains("wrenn-link"));
+    assert_eq!(get(&plane, &host, "/", &[("cookie", &format!("wrenn-link={token}"))]).await.status(), 403);
 }

@@ -19,6 +19,7 @@ use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceR
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
 use model::{SandboxId, SandboxState};
+use sha2::{Digest, Sha256};
 
 use crate::disk::MIB;
 use crate::host::Host;
@@ -77,6 +78,7 @@ pub fn report(host: &Host, record: &Record, handle: &Handle) -> rpc::SandboxRepo
         started_at_ms: record.started_at_ms.unwrap_or_default(),
         last_active_at_ms: record.started_at_ms.map_or(0, |_| handle.activity.last_ms()),
         disk: disk(host, record).into(),
+        access_token_sha256: Sha256::digest(record.token.as_bytes()).to_vec(),
         ..rpc::SandboxReport::default()
     }
 }

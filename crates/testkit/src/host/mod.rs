@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 
 pub use script::{Cut, Gate};
-pub use world::{Checkpoint, Content, Sandbox, Snapshot, World};
+pub use world::{Checkpoint, Content, Sandbox, Snapshot, World, access_token};
 
 /// What every call must carry.
 pub const TOKEN: &str = "the-token-of-the-fake-host";

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use host_rpc as rpc;
 use host_rpc::read_logs_response::Source;
+use sha2::{Digest, Sha256};
 
 use super::programs::Process;
 
@@ -182,9 +183,16 @@ impl Sandbox {
             created_at_ms: self.created_at_ms,
             started_at_ms: self.started_at_ms,
             last_active_at_ms: self.started_at_ms,
+            access_token_sha256: Sha256::digest(access_token(&self.id)).to_vec(),
             ..Default::default()
         }
     }
+}
+
+/// The token that the guest agent of a sandbox asks for.
+#[must_use]
+pub fn access_token(id: &str) -> String {
+    format!("token of {id}")
 }
 
 pub(super) fn log_line(source: Source, line: &str) -> rpc::ReadLogsResponse {

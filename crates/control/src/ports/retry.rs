@@ -1,0 +1,71 @@
+//! Sends a request to a guest, and once more where a kept connection broke before the guest can have seen it.
+//!
+//! A server closes connections that it has kept for some time. If it does so just when a request is on its way, the request
+//! ends without an answer, though nothing is wrong (RFC 9112, 9.3.1). A request that may be sent twice (idempotent, without
+//! a body) then goes over a connection of its own. All others fail: the guest may have acted on them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::body::Body;
+use http::request::Parts;
+use http::{Extensions, Method, Request, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{Client, Error};
+
+use super::connector::Connector;
+
+/// What has happened on a connection to a guest.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionUse {
+    /// The guest has sent something since it was connected.
+    answered: AtomicBool,
+    /// The guest has sent nothing since we last did.
+    unanswered: AtomicBool,
+}
+
+impl ConnectionUse {
+    pub(super) fn note_sent(&self) {
+        self.unanswered.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_received(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+        self.unanswered.store(false, Ordering::Relaxed);
+    }
+
+    fn is_kept_and_unanswered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) && self.unanswered.load(Ordering::Relaxed)
+    }
+}
+
+/// Sends a request through `pooled`, and perhaps again through `unpooled`.
+pub(super) async fn send(
+    pooled: &Client<Connector, Body>,
+    unpooled: &Client<Connector, Body>,
+    parts: Parts,
+    body: Body,
+) -> Result<Response<Incoming>, Error> {
+    let again = can_repeat(&parts.method, &body).then(|| parts.clone());
+    let error = match pooled.request(Request::from_parts(parts, body)).await {
+        Ok(answer) => return Ok(answer),
+        Err(error) => error,
+    };
+    match again.filter(|_| broke_unanswered(&error)) {
+        Some(parts) => unpooled.request(Request::from_parts(parts, Body::empty())).await,
+        None => Err(error),
+    }
+}
+
+/// RFC 9110, 9.2.2.
+fn can_repeat(method: &Method, body: &Body) -> bool {
+    let is_idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method);
+    is_idempotent && body.is_end_stream()
+}
+
+fn broke_unanswered(error: &Error) -> bool {
+    let mut extensions = Extensions::new();
+    error.connect_info().inspect(|connected| connected.get_extras(&mut extensions));
+    extensions.get::<Arc<ConnectionUse>>().is_some_and(|used| used.is_kept_and_unanswered())
+}
