@@ -99,6 +99,6 @@ impl http_body::Body for CarriedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }

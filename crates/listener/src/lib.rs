@@ -16,8 +16,8 @@
 //! | idle, trusted | `idle`; HTTP/1 `request_head` |
 //! | busy, trusted | the peer ends it |
 //!
-//! A handler that has found valid credentials says so with [`ConnectionHandle::trust`]. So whoever has none can only
-//! take places from others who have none. Nothing is kept on disk; a connection ends with the process.
+//! A handler that has found valid credentials says so with [`ConnectionHandle::trust`]. So clients without any can only
+//! take places from others without. Nothing is kept on disk; a connection ends with the process.
 
 mod body;
 mod stream;
@@ -145,7 +145,13 @@ pub async fn serve(listener: TcpListener, service: Router, limits: ListenerLimit
 
 fn connection_builder(limits: &ListenerLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.request_head).max_buf_size(MAX_HEADERS);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.request_head)
+        .max_buf_size(MAX_HEADERS)
+        // Some programs read names in the spelling of browsers only.
+        .preserve_header_case(true);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -167,7 +173,7 @@ pub fn set_keepalive(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
-/// What one connection is served with.
+/// Serves one connection.
 struct Serving {
     service: Router,
     builder: Arc<Builder<TokioExecutor>>,

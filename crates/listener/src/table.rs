@@ -24,7 +24,7 @@ enum Rank {
     BusyTrusted,
 }
 
-/// What is counted together: an IPv4 address or an IPv6 network of a site.
+/// Unit of counting: an IPv4 address or an IPv6 network of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Source(IpAddr);
 
@@ -37,7 +37,7 @@ pub(crate) enum Refused {
     Full,
 }
 
-/// What is to be done with a connection whose time is over.
+/// State of a connection's deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     /// Its time is not over.

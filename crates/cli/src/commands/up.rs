@@ -77,7 +77,7 @@ struct HostHalf {
 
 impl Server {
     async fn start(dir: &Path, listener: &TcpListener) -> anyhow::Result<Self> {
-        let config::Config { database_url, limits, max_upload_bytes, ports, listener, .. } =
+        let config::Config { database_url, limits, max_upload_bytes, ports, listener: listener_limits, .. } =
             config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
         let store = Store::open(&database_url).await.context("cannot open the database")?;
@@ -88,7 +88,8 @@ impl Server {
             FirstKey::Elsewhere => None,
         };
         let hosts = vec![host.addr.clone()];
-        let settings = Settings { store: store.clone(), hosts, limits, max_upload_bytes, ports, listener };
+        let settings =
+            Settings { store: store.clone(), hosts, limits, max_upload_bytes, ports, listener: listener_limits };
         let control = ControlPlane::start(settings).await?;
         Ok(Self { url, credentials, host, control, store })
     }

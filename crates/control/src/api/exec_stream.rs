@@ -3,10 +3,12 @@
 //! Three things run beside each other until one of them ends: output goes from the host to the client, frames come
 //! from the client, and input goes from a short queue to the host. Each waits for its reader, so nothing piles up: a
 //! client that does not read stops the program's output, a program that does not read stops the client's input.
+//! Either may wait for as long as it likes. A client that is gone is noticed by TCP keep-alive (the listener's) and not by
+//! missing answers to pings: a client whose output waits in a full pipe does not read our pings either, and neither do we
+//! its answers while a program leaves its input alone.
 //! Whatever ends the session, the call to the host is dropped, upon which the host kills what still runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use api_types::{Encoding, ExecClientMessage, ExecServerMessage, ProcessSignal};
@@ -25,8 +27,8 @@ use tokio::sync::mpsc;
 
 use super::extract::{Id, NoQuery, Query};
 use super::text::Utf8;
+use crate::app::App;
 use crate::app::exec::{Exec, Running, check_size};
-use crate::app::{App, now_ms};
 use crate::error::{Error, Result};
 
 /// Bytes of one frame from the client. Input of any length fits in many.
@@ -41,8 +43,6 @@ const INPUT_QUEUE: usize = 16;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Keeps proxies from taking the connection for dead.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// Without any frame of the client, answers to pings included.
-const SILENCE_MS: i64 = 5 * 60 * 1000;
 /// For the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -158,12 +158,11 @@ async fn converse(
     if send(sink, &ExecServerMessage::Start { pid }).await.is_none() {
         return Ok(None);
     }
-    let heard = AtomicI64::new(now_ms());
     let (queue, waiting) = mpsc::channel(INPUT_QUEUE);
     let process = Process { host: Arc::clone(&running.host), id: running.id.clone(), pid };
     tokio::select! {
-        ended = write_output(&mut running, encoding, sink, &heard) => ended,
-        ended = read_frames(frames, &process, queue, &heard) => ended.map(|()| None),
+        ended = write_output(&mut running, encoding, sink) => ended,
+        ended = read_frames(frames, &process, queue) => ended.map(|()| None),
         error = forward_input(&process, waiting) => Err(error),
         () = app.shutdown.cancelled() => Err(stopping()),
     }
@@ -198,20 +197,14 @@ async fn send(sink: &mut Sink, message: &ExecServerMessage) -> Option<()> {
     sink.send(Message::text(text)).await.ok()
 }
 
-async fn write_output(
-    running: &mut Running,
-    encoding: Encoding,
-    sink: &mut Sink,
-    heard: &AtomicI64,
-) -> Result<Option<ExecServerMessage>> {
+async fn write_output(running: &mut Running, encoding: Encoding, sink: &mut Sink) -> Result<Option<ExecServerMessage>> {
     let (mut stdout, mut stderr) = (Utf8::default(), Utf8::default());
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
         let event = tokio::select! {
             event = running.next() => event?,
             _ = ping.tick() => {
-                let silent = now_ms() - heard.load(Ordering::Relaxed) > SILENCE_MS;
-                if silent || sink.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
+                if sink.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
                     return Ok(None);
                 }
                 continue;
@@ -245,8 +238,6 @@ async fn write_output(
         if sent.is_none() {
             return Ok(None);
         }
-        // A client that took this is there, whether or not it answers pings.
-        heard.store(now_ms(), Ordering::Relaxed);
     }
 }
 
@@ -274,11 +265,9 @@ async fn read_frames(
     frames: &mut SplitStream<WebSocket>,
     process: &Process,
     queue: mpsc::Sender<rpc::SendInputRequest>,
-    heard: &AtomicI64,
 ) -> Result<()> {
     loop {
         let frame = frames.next().await;
-        heard.store(now_ms(), Ordering::Relaxed);
         if matches!(frame, Some(Ok(Message::Ping(_) | Message::Pong(_)))) {
             continue;
         }

@@ -62,7 +62,7 @@ pub enum Denied {
     Store(String),
 }
 
-/// What of a request its credentials are in.
+/// Parts of a request that hold credentials.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'a> {
     method: &'a Method,
@@ -124,13 +124,13 @@ async fn check_credentials(
     LinkCheck { signer: &app.ports.signer, address, now, takes_cookies }.admit(request)
 }
 
-/// Whether `target` is the guest agent, which checks a token of its own.
+/// Returns true if `target` is the guest agent, which checks a token of its own.
 #[must_use]
 pub fn is_agent(target: &Target) -> bool {
     target.port == AGENT_PORT
 }
 
-/// Whether a browser asks which requests a page of another origin may make. It carries no credentials.
+/// Returns true if a browser asks which requests a page of another origin may make. It carries no credentials.
 #[must_use]
 pub fn is_preflight<B>(request: &Request<B>) -> bool {
     *request.method() == Method::OPTIONS
@@ -138,7 +138,7 @@ pub fn is_preflight<B>(request: &Request<B>) -> bool {
         && request.headers().contains_key("access-control-request-method")
 }
 
-/// What a link is checked against.
+/// Checks links of requests to one port.
 struct LinkCheck<'a> {
     signer: &'a Signer,
     address: &'a Address,
@@ -210,15 +210,15 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a cookie, in a request or an answer, has the name of ours.
+/// Returns true if a cookie, in a request or an answer, has the name of ours.
 #[must_use]
 pub fn is_ours(cookie: &[u8]) -> bool {
     cookie.split(|byte| *byte == b'=').next().is_some_and(|name| name.trim_ascii() == COOKIE_NAME.as_bytes())
 }
 
-/// Whether a page of another origin made the request, by the headers that browsers set and pages cannot (Fetch
+/// Returns true if a page of another origin made the request, by the headers that browsers set and pages cannot (Fetch
 /// Metadata; RFC 6454). Programs send none of them. Frames, pictures, scripts and what is fetched ahead are foreign; that
-/// a link elsewhere was followed in a tab is not: whoever made it follow sees nothing of the page.
+/// a link elsewhere was followed in a tab is not: the page with the link sees nothing of this one.
 fn is_foreign(address: &Address, method: &Method, headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let is_other = |url: &str| {

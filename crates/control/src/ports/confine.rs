@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn switch_of_protocols_acts_for_no_origin() {
+    fn protocol_switch_acts_for_no_origin() {
         let sent = [
             ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
             ("sec-websocket-protocol", "chat"),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_behind_a_cookie_are_not_framed() {
+    fn cookie_pages_are_not_framed() {
         let all = confined(Way::Host, &Access::Session, &[("content-security-policy", "default-src 'self'")]);
         let policies: Vec<_> = all.get_all(CONTENT_SECURITY_POLICY).iter().collect();
         assert_eq!(policies, ["default-src 'self'", FRAME_POLICY]);

@@ -20,6 +20,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use listener::ConnectionHandle;
 use model::{ErrorCode, SandboxState};
 use store::Sandbox;
 
@@ -214,7 +215,9 @@ async fn forward(
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    parts.extensions.clear();
+    // The others tell hyper in which case the names of the fields came.
+    parts.extensions.remove::<ConnectInfo<SocketAddr>>();
+    parts.extensions.remove::<ConnectionHandle>();
     parts.uri = path(address, &parts)
         .and_then(|path| connector::uri(&app.hosts, host, &address.target, path))
         .ok_or_else(|| Failure::invalid("the path cannot be read"))?;

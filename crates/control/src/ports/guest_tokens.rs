@@ -1,5 +1,5 @@
-//! Hashes of the tokens that guest agents ask for, as hosts report them. Whoever has such a token may use the agent's port
-//! without a key, and only its hash is here: who reads our memory or our database has no token.
+//! Hashes of the tokens that guest agents ask for, as hosts report them. A client with such a token may use the agent's
+//! port without a key. Only the hash is here, so that the token cannot be read from memory or database.
 //!
 //! Nothing of it is stored. A host reports all of its sandboxes when its watch begins; until then, and for hosts of a
 //! version before, the agent's port takes keys and links alone.

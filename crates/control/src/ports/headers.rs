@@ -16,11 +16,11 @@ use super::{access, text};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 /// What proxies tell, and clients could make up.
-const MADE_UP: [HeaderName; 5] = [
-    HeaderName::from_static("x-forwarded-port"),
+const MADE_UP: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("x-original-url"),
@@ -59,12 +59,20 @@ pub fn to_guest(headers: &mut HeaderMap, address: &Address, came: Came<'_>) {
     let all: Vec<String> = before.map(str::to_owned).into_iter().chain(from).collect();
     set(headers, FORWARDED_FOR, &all.join(", "));
     set(headers, FORWARDED_HOST, &address.authority);
+    set(headers, FORWARDED_PORT, port_of(&address.authority, came.scheme));
     set(headers, FORWARDED_PROTO, came.scheme);
     set(headers, HOST, &address.authority);
     match &address.way {
         Way::Path { prefix, .. } => set(headers, FORWARDED_PREFIX, prefix),
         Way::Host | Way::Headers => drop(headers.remove(FORWARDED_PREFIX)),
     }
+}
+
+/// Returns the port that the client connected to, as it wrote it.
+fn port_of<'a>(authority: &'a str, scheme: &str) -> &'a str {
+    let default = if scheme == "https" { "443" } else { "80" };
+    let port = authority.rsplit_once(':').map(|(_, port)| port);
+    port.filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())).unwrap_or(default)
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -131,6 +139,7 @@ mod tests {
             ("x-kept", "1"),
             ("x-forwarded-for", "127.0.0.1"),
             ("x-forwarded-host", "a.localhost:8000"),
+            ("x-forwarded-port", "8000"),
             ("x-forwarded-proto", "http"),
             ("host", "a.localhost:8000"),
         ];
@@ -144,6 +153,7 @@ mod tests {
         assert_eq!(alone["x-forwarded-for"], "127.0.0.1");
         assert!(!alone.contains_key("x-forwarded-prefix") && !alone.contains_key("x-real-ip"));
         assert_eq!(seen(Way::Host, true, &sent)["x-forwarded-for"], "8.8.8.8, 127.0.0.1");
+        assert_eq!((port_of("a.b", "https"), port_of("[::1]", "http"), port_of("a:", "http")), ("443", "80", "80"));
         let path = Way::Path { prefix: "/p".to_owned(), link: Some("secret".to_owned()), rest: "/".to_owned() };
         assert_eq!(seen(path, false, &sent)["x-forwarded-prefix"], "/p");
     }

@@ -106,6 +106,7 @@ impl Ports {
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .http1_max_buf_size(MAX_BUFFER)
+            .http1_preserve_header_case(true)
             .http2_max_header_list_size(MAX_H2_HEADERS);
         let connector = Connector::new(hosts.clone());
         let client = builder.build(connector.clone());

@@ -16,7 +16,7 @@ use hyper_util::client::legacy::{Client, Error};
 
 use super::connector::Connector;
 
-/// What has happened on a connection to a guest.
+/// Use of one connection to a guest.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionUse {
     /// The guest has sent something since it was connected.

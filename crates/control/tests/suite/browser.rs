@@ -146,7 +146,7 @@ fn foreign_requests(url: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn page_on_our_origin_has_no_rights() {
+async fn page_on_our_origin_is_powerless() {
     let stage = Stage::with_domain("localhost").await;
     let mut browser = Browser::start(&[]).await;
     let tab = browser.open_tab().await;
@@ -175,7 +175,7 @@ async fn page_on_our_origin_has_no_rights() {
 }
 
 #[tokio::test]
-async fn neighbours_page_uses_no_link_of_the_users() {
+async fn neighbours_page_uses_no_foreign_link() {
     let stage = Stage::with_domain("localhost").await;
     let mut browser = Browser::start(&[]).await;
     let own = stage.open_private(&mut browser).await;
@@ -225,7 +225,7 @@ async fn neighbours_page_uses_no_link_of_the_users() {
 }
 
 #[tokio::test]
-async fn link_leaves_no_cookie_over_plain_http() {
+async fn link_over_http_sets_no_cookie() {
     let stage = Stage::with_domain("boxes.test").await;
     let mut browser = Browser::start(&["--host-resolver-rules=MAP *.boxes.test 127.0.0.1"]).await;
     let own = stage.open_private(&mut browser).await;

@@ -86,7 +86,7 @@ async fn delete_on_full_disk_makes_room() {
 }
 
 #[tokio::test]
-async fn delete_reaches_the_host_of_a_full_database() {
+async fn delete_on_full_database_reaches_host() {
     let (disk, host, _ground, plane) = with_small_disk().await;
     let id = plane.create().await.id;
     use_up(&disk, &plane).await;

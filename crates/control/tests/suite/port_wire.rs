@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::ports::{PORT, name};
 use crate::raw::{address, contains, exchange, read_all, read_head, start_recorder, start_server, text};
-use crate::support::{Plane, one};
+use crate::support::{Plane, eventually, one};
 
 const EMPTY: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
@@ -22,7 +22,7 @@ fn request(plane: &Plane, id: &str, line: &str, fields: &[&[u8]]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn header_bytes_above_127_pass_both_ways() {
+async fn header_bytes_above_127_pass() {
     let (host, _ground, plane) = one().await;
     let answer = b"HTTP/1.1 302 Found\r\nlocation: /caf\xc3\xa9\r\nset-cookie: n=Jos\xe9; Path=/\r\nx-own: \xff\r\n\
         content-length: 0\r\nconnection: close\r\n\r\n";
@@ -158,7 +158,7 @@ async fn early_answer_to_big_upload_arrives() {
 }
 
 #[tokio::test]
-async fn body_is_asked_for_once_it_is_wanted() {
+async fn continue_waits_for_the_reader() {
     let (host, _ground, plane) = one().await;
     start_server(&host, PORT, |_, mut stream| async move {
         read_head(&mut stream).await;
@@ -204,4 +204,28 @@ async fn trailers_pass_both_ways() {
     all.extend_from_slice(b"1\r\nb\r\n0\r\nx-sum: 7\r\n\r\n");
     let answer = exchange(&plane, &all).await;
     assert!(answer.starts_with(b"HTTP/1.1 200 ") && contains(&answer, b"\r\nx-end: 8\r\n"), "{}", text(&answer));
+}
+
+#[tokio::test]
+async fn client_death_harms_no_other_transfer() {
+    let (host, _ground, plane) = one().await;
+    start_server(&host, PORT, |_, mut stream| async move {
+        if read_head(&mut stream).await.is_some_and(|head| head.starts_with(b"GET /small ")) {
+            let _ = stream.write_all(EMPTY).await;
+            return;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(&[b'x'; 65_536]).await.is_ok() {}
+    })
+    .await;
+    let id = plane.create().await.id;
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(address(&plane)).await.unwrap();
+        stream.write_all(&request(&plane, &id, "GET /endless", &[])).await.unwrap();
+        stream.read_exact(&mut vec![0; 1_000_000]).await.unwrap();
+        drop(stream);
+        let answer = exchange(&plane, &request(&plane, &id, "GET /small", &[b"connection: close"])).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", text(&answer));
+    }
+    eventually("the ends", || async { (host.world().open_tunnels == 0).then_some(()) }).await;
 }

@@ -1,4 +1,4 @@
-//! What those without a key can do to a control plane: nothing that others notice.
+//! Clients without a key: other clients notice nothing of them.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -76,7 +76,7 @@ impl Drop for Program {
 }
 
 #[tokio::test]
-async fn silent_connections_keep_nobody_out() {
+async fn silent_connections_are_evicted_first() {
     let program = Program::start(&[("CP_MAX_CONNECTIONS", &PLACES.to_string())]).await;
     let before = program.resident_bytes();
     let mut strangers = Vec::new();
@@ -98,7 +98,7 @@ async fn silent_connections_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn nobody_without_a_right_wakes_a_sandbox() {
+async fn request_without_right_wakes_no_sandbox() {
     let (host, _ground, plane, id) = with_server().await;
     plane.client().pause(&id).await.unwrap();
     let before = host.calls("Tunnel");
@@ -151,7 +151,7 @@ async fn guest_agent_takes_key_link_or_token() {
 }
 
 #[tokio::test]
-async fn public_ports_do_not_open_the_guest_agent() {
+async fn public_ports_keep_guest_agent_private() {
     let (_host, _ground, plane, _) = with_server().await;
     let spec = api_types::CreateSandbox { public_ports: Some(true), ..Default::default() };
     let id = plane.client().create(&spec).await.unwrap().id;
@@ -160,7 +160,7 @@ async fn public_ports_do_not_open_the_guest_agent() {
 }
 
 #[tokio::test]
-async fn half_a_request_is_ended() {
+async fn unfinished_request_is_closed() {
     let (host, ground, _plane) = one().await;
     let plane =
         ground.start_with(&[&host], |settings| settings.listener.request_head = Duration::from_millis(200)).await;

@@ -1,4 +1,5 @@
-//! The body of an upload: a stream with an idle limit, unpacked where it is gzip, and read to its end on errors.
+//! The body of an upload: a stream that may pause for as long as its sender likes (one that is gone is noticed by TCP
+//! keep-alive), unpacked where it is gzip, and read to its end on errors.
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
@@ -9,12 +10,9 @@ use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use futures::{Stream, StreamExt as _};
 use http::{HeaderMap, StatusCode, header};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::http::error::HttpError;
-
-/// A client that sends nothing for so long is gone.
-const IDLE: Duration = Duration::from_secs(120);
 
 /// How long the rest of a refused upload is read and thrown away, so that the client reads the answer and not a
 /// reset connection.
@@ -28,19 +26,13 @@ const INFLATED_AT_ONCE: usize = 512;
 pub enum BodyError {
     #[error("the upload broke off: {0}")]
     BrokeOff(String),
-    #[error("nothing came for {} seconds", IDLE.as_secs())]
-    Idle,
     #[error("the body is not what header Content-Encoding says: {0}")]
     Encoding(io::Error),
 }
 
 impl From<BodyError> for HttpError {
     fn from(error: BodyError) -> Self {
-        let status = match error {
-            BodyError::Idle => StatusCode::REQUEST_TIMEOUT,
-            BodyError::BrokeOff(_) | BodyError::Encoding(_) => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, error.to_string())
+        Self::bad_request(error.to_string())
     }
 }
 
@@ -68,11 +60,9 @@ pub fn content(body: Body, headers: &HeaderMap) -> Result<Pieces, HttpError> {
 fn raw(body: Body) -> Pieces {
     let pieces = futures::stream::unfold(Some(body.into_data_stream()), async |source| {
         let mut source = source?;
-        match timeout(IDLE, source.next()).await {
-            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(source))),
-            Ok(Some(Err(e))) => Some((Err(BodyError::BrokeOff(e.to_string())), None)),
-            Ok(None) => None,
-            Err(_) => Some((Err(BodyError::Idle), None)),
+        match source.next().await? {
+            Ok(piece) => Some((Ok(piece), Some(source))),
+            Err(e) => Some((Err(BodyError::BrokeOff(e.to_string())), None)),
         }
     });
     Box::pin(pieces.fuse())
@@ -153,6 +143,20 @@ mod tests {
         let plain = vec![7; 3 << 20];
         assert!(unpacked(packed(&plain)).await.expect("unpacks") == plain);
         assert_eq!(unpacked(packed(b"")).await.expect("unpacks"), b"");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sender_may_pause_for_hours() {
+        let slow = futures::stream::iter([&b"some"[..], b"more"]).then(async |piece| {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            Ok::<_, std::io::Error>(piece)
+        });
+        let mut pieces = content(Body::from_stream(Box::pin(slow)), &HeaderMap::new()).expect("no encoding");
+        let mut all = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            all.extend_from_slice(&piece.expect("no error"));
+        }
+        assert_eq!(all, b"somemore");
     }
 
     /// A refused upload is drained, which asks a body that has ended once more.

@@ -13,20 +13,21 @@ use crate::raw::read_head;
 /// For an end that does not close its connection.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Of one connection, or a proxy's own words.
-const OWN_FIELDS: [&[u8]; 12] = [
+const OWN_FIELDS: [&[u8]; 11] = [
     b"connection:",
-    b"content-length:",
     b"date:",
     b"host:",
     b"keep-alive:",
     b"server:",
-    b"transfer-encoding:",
     b"x-forwarded-for:",
     b"x-forwarded-host:",
+    b"x-forwarded-port:",
     b"x-forwarded-proto:",
     b"x-real-ip:",
     b"trailer:",
 ];
+
+const ANEW: [&[u8]; 3] = [b"content-length", b"content-type", b"transfer-encoding"];
 
 /// First line, other lines in order of their names, body; nothing where nothing came.
 type Lines = Vec<Vec<u8>>;
@@ -148,7 +149,7 @@ async fn read_line(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(line)
 }
 
-/// Without what belongs to one connection: names in lower case, fields in the order of their names.
+/// Without what belongs to one connection, fields in the order of their names.
 fn normal(head: &[u8], body: &[u8]) -> Lines {
     let head = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec());
@@ -156,18 +157,20 @@ fn normal(head: &[u8], body: &[u8]) -> Lines {
     let mut fields: Lines = lines
         .map(|mut line| {
             let name = line.iter().position(|byte| *byte == b':').unwrap_or(0);
-            line[..name].make_ascii_lowercase();
+            // Proxies write these anew.
+            let is_anew = ANEW.iter().any(|anew| line[..name].eq_ignore_ascii_case(anew));
+            line[..name].iter_mut().filter(|_| is_anew).for_each(|byte| *byte = byte.to_ascii_lowercase());
             let value = line[name..].strip_prefix(b":").unwrap_or_default().trim_ascii().to_vec();
             [&line[..name], b": ", &value].concat()
         })
-        .filter(|line| !OWN_FIELDS.iter().any(|own| line.starts_with(own)))
+        .filter(|line| !OWN_FIELDS.iter().any(|own| line.to_ascii_lowercase().starts_with(own)))
         .collect();
-    fields.sort_by(|one, other| name_of(one).cmp(name_of(other)));
+    fields.sort_by_key(|line| name_of(line));
     all.append(&mut fields);
     all.push([b"body: ", body].concat());
     all
 }
 
-fn name_of(line: &[u8]) -> &[u8] {
-    line.split(|byte| *byte == b':').next().unwrap_or_default()
+fn name_of(line: &[u8]) -> Vec<u8> {
+    line.split(|byte| *byte == b':').next().unwrap_or_default().to_ascii_lowercase()
 }
