@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 8] = [
+        const NAMES: [&str; 10] = [
             "AGENT_LISTEN_ADDR",
             "AGENT_VMM",
             "AGENT_SYSCALL_FILTER",
