@@ -105,8 +105,12 @@ test-host: ## Run the same suites on this machine, which must have KVM and devic
 	@scripts/lab.sh host
 
 .PHONY: bench
-bench: ## Measure against the bare VMM; table and target/bench/report.json
-	@scripts/bench.sh
+bench: ## Measure against the bare VMM (ROWS="warm siblings": only those); target/bench/report.json
+	@scripts/bench.sh $(ROWS)
+
+.PHONY: fuzz
+fuzz: ## Fuzz the parsers of hostile bytes, each for a minute (WRENN_FUZZ_SECONDS)
+	@scripts/fuzz.sh
 
 .PHONY: openapi
 openapi: ## Write the API document to api/openapi.json

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -37,6 +38,22 @@ const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
 /// As long as the host agent waits.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Starts of a machine before its row is given up. Now and then an emulated guest does not boot, whoever starts it.
+pub const ATTEMPTS: usize = 3;
+/// Machines of this run that did not start and were started again.
+static STARTED_AGAIN: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns how many bare machines of this run had to be started again.
+pub fn started_again() -> usize {
+    STARTED_AGAIN.load(Ordering::Relaxed)
+}
+
+/// Counts a machine that is started again, and says why.
+pub fn note_started_again(error: &anyhow::Error) {
+    STARTED_AGAIN.fetch_add(1, Ordering::Relaxed);
+    eprintln!("bench: a bare machine is started again: {error:#}");
+}
 
 /// Starts bare machines, one at a time.
 #[derive(Debug, Clone)]
@@ -125,7 +142,7 @@ impl Bare {
     /// # Errors
     /// When it does not boot. Nothing of it runs on, whatever happens.
     pub async fn cold_start<T>(&self, look: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Result<(Duration, T)> {
-        let running = self.ready().await?.start(Until::Program).await?;
+        let running = self.start(Until::Program).await?;
         let (took, looked) = (running.took, look(running.pid()));
         running.end().await?;
         Ok((took, looked?))
@@ -136,10 +153,30 @@ impl Bare {
     /// # Errors
     /// As [`Self::cold_start`].
     pub async fn turn(&self, until: Until) -> anyhow::Result<f64> {
-        let running = self.ready().await?.start(until).await?;
+        let running = self.start(until).await?;
         let took = running.took;
         running.end().await?;
         Ok(took.as_secs_f64() * 1000.0)
+    }
+
+    /// Starts a machine. One that does not start is ended, counted and started again, with a clock of its own.
+    ///
+    /// # Errors
+    /// When none of [`ATTEMPTS`] starts. Nothing of them runs on.
+    pub async fn start(&self, until: Until) -> anyhow::Result<Running> {
+        let mut attempt = 1;
+        loop {
+            match self.ready().await?.start(until).await {
+                Err(error) if attempt < ATTEMPTS && !self.is_cancelled() => note_started_again(&error),
+                started => return started,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Returns true after Ctrl-C.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
     }
 
     /// Everything that is made before the clock starts.
@@ -157,6 +194,7 @@ impl Bare {
 
     /// A directory with a disk of its own.
     fn fresh(&self) -> anyhow::Result<Spawn> {
+        self.remove_files()?;
         // As the VMM has it: its working directory in that of its VM.
         let run = self.dir.join(RUN);
         fs::create_dir_all(&run)?;
@@ -172,6 +210,15 @@ impl Bare {
         let args = self.command.prepare(&self.dir, &self.id, &disk.path)?.into_iter().map(Into::into).collect();
         let program = self.command.program.clone();
         Ok(Spawn { program, args, cwd: Some(run), log: Some(self.log.clone()), ..Spawn::default() })
+    }
+
+    /// Takes away disk and directory, if a start that failed has left them.
+    fn remove_files(&self) -> anyhow::Result<()> {
+        if self.dir.exists() {
+            self.disks.remove(&self.id, &self.dir)?;
+            fs::remove_dir_all(&self.dir)?;
+        }
+        Ok(())
     }
 
     async fn greet(&self, until: Until) -> anyhow::Result<()> {
@@ -242,8 +289,7 @@ impl Running {
         let Self { bare, process, .. } = self;
         process.kill()?;
         process.wait(END_TIMEOUT)?.context("a bare machine does not end")?;
-        bare.disks.remove(&bare.id, &bare.dir)?;
-        Ok(fs::remove_dir_all(&bare.dir)?)
+        bare.remove_files()
     }
 }
 

@@ -84,31 +84,49 @@ fn bench() -> anyhow::Result<()> {
     cancelled.cancel();
     drop(runtime);
     let cleared = place.clear().context("not everything could be taken away; the next run tries again");
-    outcome.and_then(|measured| measured.publish(&place)).and(cleared)
+    outcome.and_then(Measured::publish).and(cleared)
 }
 
-/// Rows of all groups. One that fails takes no other's away.
-#[derive(Debug, Default)]
-struct Measured {
+/// Rows of all groups. One that fails takes no other's away, and leaves nothing for the next one to meet.
+#[derive(Debug)]
+struct Measured<'a> {
+    place: &'a Place,
     machine: Option<Machine>,
     rows: Vec<Row>,
     failed: Vec<&'static str>,
 }
 
-impl Measured {
-    fn add(&mut self, group: &'static str, rows: anyhow::Result<impl IntoIterator<Item = Row>>) {
-        match rows {
-            Ok(rows) => self.rows.extend(rows),
-            Err(error) => {
-                eprintln!("bench: {group}: {error:#}");
-                self.failed.push(group);
-            }
+impl Measured<'_> {
+    /// Keeps the rows of a group. After one that failed, takes away what it has left: bare machines, and sandboxes of
+    /// the `server` that runs, or networks where there is none.
+    async fn add(
+        &mut self,
+        group: &'static str,
+        server: Option<&Server>,
+        rows: anyhow::Result<impl IntoIterator<Item = Row>>,
+    ) {
+        let error = match rows {
+            Ok(rows) => return self.rows.extend(rows),
+            Err(error) => error,
+        };
+        self.note_failed(group, &error);
+        let others = match server {
+            Some(server) => server.remove_sandboxes().await,
+            None => self.place.clear_networks(),
+        };
+        for left in [self.place.clear_bare(), others].into_iter().filter_map(Result::err) {
+            eprintln!("bench: after {group}: {left:#}");
         }
     }
 
-    fn publish(self, place: &Place) -> anyhow::Result<()> {
+    fn note_failed(&mut self, group: &'static str, error: &anyhow::Error) {
+        eprintln!("bench: {group}: {error:#}");
+        self.failed.push(group);
+    }
+
+    fn publish(self) -> anyhow::Result<()> {
         let machine = self.machine.context("nothing was measured")?;
-        Report { machine, rows: self.rows }.publish(place)?;
+        Report { machine, rows: self.rows, started_again: bare::started_again() }.publish(self.place)?;
         match self.failed.as_slice() {
             [] => Ok(()),
             failed => bail!("these groups have no rows, for the reasons above: {}", failed.join(", ")),
@@ -125,82 +143,94 @@ async fn interrupted() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn measure(place: &Place, wanted: &[String], cancelled: &CancellationToken) -> anyhow::Result<Measured> {
+async fn measure<'a>(
+    place: &'a Place,
+    wanted: &[String],
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Measured<'a>> {
     let wants = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
-    let (mut machine, mut measured) = (platform::look()?, Measured::default());
+    let machine = Some(platform::look()?);
+    let mut measured = Measured { place, machine, rows: Vec::new(), failed: Vec::new() };
     if wants("disks") {
-        measured.add("disks", disks::measure(place, cancelled).await);
+        measured.add("disks", None, disks::measure(place, cancelled).await).await;
     }
     if wants("network") {
-        measured.add("network", network::measure(place, cancelled).await);
+        measured.add("network", None, network::measure(place, cancelled).await).await;
     }
-    if COLD.iter().any(|group| wants(group)) {
-        let server = Server::start(place, Guests::Cold).await?;
-        let fresh = memory::of_the_server(&server)?;
-        machine.monitor = Some(platform::monitor(place, &server).await?);
-        cold(place, &server, &wants, fresh, cancelled, &mut measured).await;
-        server.end().await?;
-    }
-    if WARM.iter().any(|group| wants(group)) {
-        let server = Server::start(place, Guests::Warm).await?;
-        let monitor = platform::monitor(place, &server).await?;
-        if monitor.vmm.starts_with("QEMU") {
-            warm(place, &server, &wants, cancelled, &mut measured).await;
-        } else {
-            eprintln!("{}: there is a bare side for QEMU only", WARM.join(", "));
+    for (guests, groups) in [(Guests::Cold, COLD), (Guests::Warm, WARM)] {
+        let groups: Vec<&'static str> = groups.into_iter().filter(|group| wants(group)).collect();
+        if groups.is_empty() {
+            continue;
         }
-        machine.monitor = Some(monitor);
-        server.end().await?;
+        // Rows of other groups are kept, also where the server does not start, or not end.
+        if let Err(error) = with_server(place, guests, &groups, cancelled, &mut measured).await {
+            groups.iter().for_each(|group| measured.note_failed(group, &error));
+        }
     }
-    measured.machine = Some(machine);
     Ok(measured)
+}
+
+/// Measures groups of a server of their own.
+async fn with_server(
+    place: &Place,
+    guests: Guests,
+    groups: &[&'static str],
+    cancelled: &CancellationToken,
+    measured: &mut Measured<'_>,
+) -> anyhow::Result<()> {
+    let server = Server::start(place, guests).await?;
+    let fresh = memory::of_the_server(&server)?;
+    let monitor = platform::monitor(place, &server).await?;
+    let is_qemu = monitor.vmm.starts_with("QEMU");
+    if let Some(machine) = &mut measured.machine {
+        machine.monitor = Some(monitor);
+    }
+    match guests {
+        Guests::Cold => cold(place, &server, groups, fresh, cancelled, measured).await,
+        Guests::Warm if is_qemu => warm(place, &server, groups, cancelled, measured).await,
+        Guests::Warm => eprintln!("{}: there is a bare side for QEMU only", WARM.join(", ")),
+    }
+    if let Err(error) = server.end().await {
+        eprintln!("bench: a server does not end: {error:#}");
+    }
+    Ok(())
 }
 
 async fn cold(
     place: &Place,
     server: &Server,
-    wants: &impl Fn(&str) -> bool,
+    groups: &[&'static str],
     fresh: f64,
     cancelled: &CancellationToken,
-    measured: &mut Measured,
+    measured: &mut Measured<'_>,
 ) {
-    if wants("create") {
-        measured.add("create", create::measure(place, server, cancelled).await.map(|row| [row]));
-    }
-    if wants("exec") {
-        measured.add("exec", exec::measure(server).await.map(|row| [row]));
-    }
-    if wants("files") {
-        measured.add("files", files::measure(server).await);
-    }
-    if wants("ports") {
-        measured.add("ports", ports::measure(server).await);
-    }
-    if wants("memory") {
-        measured.add("memory", memory::measure(place, server, fresh, cancelled).await);
+    for group in groups {
+        let rows = match *group {
+            "create" => create::measure(place, server, cancelled).await.map(|row| vec![row]),
+            "exec" => exec::measure(server).await.map(|row| vec![row]),
+            "files" => files::measure(server).await.map(Vec::from),
+            "ports" => ports::measure(server).await.map(Vec::from),
+            _ => memory::measure(place, server, fresh, cancelled).await.map(Vec::from),
+        };
+        measured.add(group, Some(server), rows).await;
     }
 }
 
 async fn warm(
     place: &Place,
     server: &Server,
-    wants: &impl Fn(&str) -> bool,
+    groups: &[&'static str],
     cancelled: &CancellationToken,
-    measured: &mut Measured,
+    measured: &mut Measured<'_>,
 ) {
-    if wants("warm") {
-        measured.add("warm", warm::measure(place, server, cancelled).await);
-    }
-    if wants("resume") {
-        measured.add("resume", resume::measure(place, server, cancelled).await.map(|row| [row]));
-    }
-    if wants("pause") {
-        measured.add("pause", pause::measure(place, server).await);
-    }
-    if wants("fork") {
-        measured.add("fork", fork::measure(place, server, cancelled).await);
-    }
-    if wants("siblings") {
-        measured.add("siblings", siblings::measure(place, server, cancelled).await.map(|row| [row]));
+    for group in groups {
+        let rows = match *group {
+            "warm" => warm::measure(place, server, cancelled).await,
+            "resume" => resume::measure(place, server, cancelled).await.map(|row| vec![row]),
+            "pause" => pause::measure(place, server).await,
+            "fork" => fork::measure(place, server, cancelled).await.map(Vec::from),
+            _ => siblings::measure(place, server, cancelled).await.map(|row| vec![row]),
+        };
+        measured.add(group, Some(server), rows).await;
     }
 }

@@ -111,28 +111,32 @@ impl Place {
     /// # Errors
     /// The first thing that stays.
     pub fn clear(&self) -> anyhow::Result<()> {
-        let processes = self.end_processes().context("processes of the run");
+        let processes = end_processes(&self.run()).context("processes of the run");
         let disks = disks::clear(&self.roots()).context("disk devices of the run");
         let networks = self.clear_networks().context("networks of the run");
         let bare = crate::bare::clear().context("the network namespaces of bare machines");
-        let files = match fs::remove_dir_all(self.run()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("the directory of the run"),
-            _ => Ok(()),
-        };
+        let files = remove_all(&self.run());
         processes.and(disks).and(networks).and(bare).and(files)
     }
 
-    fn end_processes(&self) -> anyhow::Result<()> {
-        let needle = format!("{}/", self.run().display());
-        let processes = linux::process::find(|cmdline| is_ours(cmdline, &needle))?;
-        processes.iter().try_for_each(Process::kill)?;
-        for process in &processes {
-            ensure!(process.wait(END_TIMEOUT)?.is_some(), "process {} does not end", process.pid());
-        }
-        Ok(())
+    /// Takes bare machines away that a group of rows has left when it failed, so that the next one finds none.
+    ///
+    /// # Errors
+    /// The first thing that stays.
+    pub fn clear_bare(&self) -> anyhow::Result<()> {
+        let processes = end_processes(&self.bare()).context("bare machines");
+        let disks = disks::clear(&[self.bare(), self.disks()]).context("disk devices of bare machines");
+        let networks = crate::bare::clear().context("the network namespaces of bare machines");
+        let files = remove_all(&self.bare()).and(remove_all(&self.disks()));
+        processes.and(disks).and(networks).and(files)
     }
 
-    fn clear_networks(&self) -> anyhow::Result<()> {
+    /// Gives back networks that the group `network` has left when it failed. Not while a server runs, whose networks
+    /// would go, too.
+    ///
+    /// # Errors
+    /// The first thing that stays.
+    pub fn clear_networks(&self) -> anyhow::Result<()> {
         let networks = Networks::prepare(&self.installation(), NetworkSettings::default())?;
         for (slot, holder) in networks.claimed()? {
             if matches!(holder, Holder::Ours(_)) {
@@ -140,6 +144,25 @@ impl Place {
             }
         }
         Ok(())
+    }
+}
+
+fn end_processes(dir: &Path) -> anyhow::Result<()> {
+    let needle = format!("{}/", dir.display());
+    let processes = linux::process::find(|cmdline| is_ours(cmdline, &needle))?;
+    processes.iter().try_for_each(Process::kill)?;
+    for process in &processes {
+        ensure!(process.wait(END_TIMEOUT)?.is_some(), "process {} does not end", process.pid());
+    }
+    Ok(())
+}
+
+fn remove_all(dir: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context(format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -101,6 +101,8 @@ const HEAD: [&str; 9] = ["", "unit", "n", "ours p50", "p99", "bare p50", "p99", 
 pub struct Report {
     pub machine: Machine,
     pub rows: Vec<Row>,
+    /// Bare machines that did not start, and were started again.
+    pub started_again: usize,
 }
 
 impl Report {
@@ -112,8 +114,12 @@ impl Report {
         let path = place.report();
         print!("{}", self.table());
         let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
-        let text = serde_json::to_string_pretty(&json!({ "machine": self.machine, "rows": rows }))?;
+        let report = json!({ "machine": self.machine, "rows": rows, "bare_started_again": self.started_again });
+        let text = serde_json::to_string_pretty(&report)?;
         fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        if self.started_again > 0 {
+            println!("\nbare machines that did not start and were started again: {}", self.started_again);
+        }
         println!("\n{}", path.display());
         Ok(())
     }

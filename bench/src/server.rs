@@ -126,14 +126,23 @@ impl Server {
         Envd::new(host_ip.parse()?, token)
     }
 
+    /// Removes what sandboxes there are.
+    ///
+    /// # Errors
+    /// When one stays.
+    pub async fn remove_sandboxes(&self) -> anyhow::Result<()> {
+        for sandbox in self.client.list_all().await? {
+            self.client.delete(&sandbox.id).await?;
+        }
+        Ok(())
+    }
+
     /// Removes what sandboxes there are, and ends the server as Ctrl-C does.
     ///
     /// # Errors
     /// When a sandbox or the server stays.
     pub async fn end(&self) -> anyhow::Result<()> {
-        for sandbox in self.client.list_all().await? {
-            self.client.delete(&sandbox.id).await?;
-        }
+        self.remove_sandboxes().await?;
         kill(Pid::from_raw(self.process.pid().try_into()?), Signal::SIGINT)?;
         let began = Instant::now();
         while self.process.has_ended()?.is_none() {

@@ -44,7 +44,7 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
     let mut machines = Vec::with_capacity(SIBLINGS);
     for number in 0..SIBLINGS {
         let bare = Bare::prepare(place, command.clone(), number, cancelled)?.over(&saved);
-        machines.push(bare.ready().await?.start(Until::Program).await?);
+        machines.push(bare.start(Until::Program).await?);
         progress("siblings: bare machines", number + 1, SIBLINGS);
     }
     let bare: Vec<u32> = machines.iter().map(Running::pid).collect();

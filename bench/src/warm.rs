@@ -11,7 +11,7 @@ use client::types::Sandbox;
 use futures::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
-use crate::bare::{Bare, Until};
+use crate::bare::{self, Bare, Until};
 use crate::pairs::{Pairs, Side, progress, turns};
 use crate::place::Place;
 use crate::report::{Row, Target};
@@ -98,15 +98,34 @@ async fn ours_at_once(server: &Server, count: usize) -> anyhow::Result<f64> {
     Ok(took)
 }
 
-async fn bare_at_once(bare: &[Bare]) -> anyhow::Result<f64> {
+/// If one of them does not start, the round is run again: its time says nothing.
+async fn bare_at_once(machines: &[Bare]) -> anyhow::Result<f64> {
+    let mut attempt = 1;
+    loop {
+        match one_round(machines).await {
+            Err(error) if attempt < bare::ATTEMPTS && !machines.iter().any(Bare::is_cancelled) => {
+                bare::note_started_again(&error);
+            }
+            took => return took,
+        }
+        attempt += 1;
+    }
+}
+
+async fn one_round(bare: &[Bare]) -> anyhow::Result<f64> {
     let ready = try_join_all(bare.iter().map(Bare::ready)).await?;
     let began = Instant::now();
     let started = join_all(ready.into_iter().map(|ready| ready.start(Until::Program))).await;
     let took = began.elapsed().as_secs_f64();
+    // All of them, before the first error is told.
+    let mut ended = Ok(());
     for running in started {
-        running?.end().await?;
+        ended = ended.and(match running {
+            Ok(running) => running.end().await,
+            Err(error) => Err(error),
+        });
     }
-    Ok(took)
+    ended.map(|()| took)
 }
 
 #[allow(clippy::cast_precision_loss)]
