@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Builds the four programs into builds/.
+# Builds the guest agent and programs into builds/: build.sh [PROGRAM…], by default wrenn, wrenn-cp and wrenn-agent.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+programs=("$@")
+[[ ${#programs[@]} -gt 0 ]] || programs=(wrenn wrenn-cp wrenn-agent)
+
 scripts/build-envd.sh
-printf '%s\n' 'building wrenn, wrenn-cp and wrenn-agent (the first time takes some minutes)'
+printf '%s\n' "building ${programs[*]} (the first time takes some minutes)"
 # All members, so that the benchmarks find the same features built.
-scripts/cargo.sh build --locked --release --bin wrenn --bin wrenn-cp --bin wrenn-agent
-for program in wrenn wrenn-cp wrenn-agent; do
+scripts/cargo.sh build --locked --release "${programs[@]/#/--bin=}"
+for program in "${programs[@]}"; do
     scripts/place.sh "target/release/$program" "builds/$program"
 done

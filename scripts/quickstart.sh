@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # From a clone to Python in a microVM, in one go: quickstart.sh
 #
-# Installs packages, builds, prepares kernel and image in WRENN_DIR (default /var/lib/wrenn), starts a server there,
-# runs one program in a sandbox and stops the server again. What was made is kept, so a second run takes seconds. A
-# server that runs there already is used, and left running.
+# Installs packages, builds `wrenn` and the guest agent, prepares kernel and image in WRENN_DIR (default
+# /var/lib/wrenn), starts a server there, runs one program in a sandbox and stops the server again. What was made is
+# kept, so a second run takes seconds. A server that runs there already is used, and left running.
+#
+# Compiling takes longest and needs few packages; so it goes on in the background while the other packages, kernel and
+# image are fetched. Its messages are shown afterwards, and kept in target/quickstart.log.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,11 +20,14 @@ hint() { printf '\nquickstart: %s\n' "$*" >&2; }
 
 server=
 scratch=
+# Process group that compiles, or that fetches crates.
+compiling=
 # What to do next, if the step at hand fails.
 next=
 cleanup() {
     local status=$?
     trap - EXIT INT TERM
+    [[ -z $compiling ]] || kill -TERM -- "-$compiling" 2>/dev/null || true
     if [[ -n $server ]]; then
         # Only what this run has made; sandboxes of earlier days go on running.
         local made=
@@ -51,28 +57,52 @@ sandboxes() { { builds/wrenn ls --all --json 2>/dev/null | grep -o 'sb-[a-z0-9]\
 
 busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-build() {
-    next='The message above names what is missing. When that is dealt with, run `make quickstart` again.'
-    step 'Debian packages'
-    scripts/deps.sh run build
+# Starts a command in a process group of its own, with its output in the log.
+in_background() {
+    mkdir -p target
+    set -m
+    "$@" >target/quickstart.log 2>&1 &
+    compiling=$!
+    set +m
+}
+
+# Shows what the command in the background says, and waits for its end.
+wait_for_background() {
+    tail -n +1 -f --pid="$compiling" target/quickstart.log
+    local pid=$compiling
+    compiling=
+    wait "$pid"
+}
+
+install_and_build() {
+    local retry='When that is dealt with, run `make quickstart` again.'
+    next="The message above names what is missing. $retry"
+    step 'Debian packages to compile with'
+    in_background scripts/cargo.sh fetch --locked --quiet
+    scripts/deps.sh build
     echo 'all there'
-    step 'Programs'
-    scripts/build.sh
+    wait_for_background
+    in_background scripts/build.sh wrenn
+    step 'Debian packages to run with (meanwhile the programs are compiled)'
+    scripts/deps.sh run
+    echo 'all there'
+    step "Guest kernel and base image in $dir"
+    next="Look at the message above: mostly it is the network, or the disk. $retry"
+    AGENT_KERNEL_PATH=${AGENT_KERNEL_PATH:-$dir/kernels/vmlinux} AGENT_IMAGES_PATH=${AGENT_IMAGES_PATH:-$dir/images} \
+        WRENN_DIR=$dir scripts/prepare.sh
+    step 'Programs (the first time it takes some minutes)'
+    next="The message above is the compiler's, and in target/quickstart.log. $retry"
+    wait_for_background
 }
 
 # As root only from here on, and without a toolchain of root's own.
 if [[ $(id -u) != 0 ]]; then
-    build
     command -v sudo >/dev/null || { next='Run it as root: VMs, disks and networks need it.'; exit 1; }
+    install_and_build
     trap - EXIT
     exec sudo env WRENN_DIR="$dir" WRENN_BUILT=1 "$PWD/scripts/quickstart.sh"
 fi
-[[ -n ${WRENN_BUILT:-} ]] || build
-
-step "Guest kernel and base image in $dir"
-next='Look at the message above: mostly it is the network, or the disk. Then run `make quickstart` again.'
-AGENT_KERNEL_PATH=${AGENT_KERNEL_PATH:-$dir/kernels/vmlinux} AGENT_IMAGES_PATH=${AGENT_IMAGES_PATH:-$dir/images} \
-    WRENN_DIR=$dir scripts/prepare.sh
+[[ -n ${WRENN_BUILT:-} ]] || install_and_build
 
 export WRENN_DIR=$dir
 scratch=$(mktemp -d)

@@ -49,6 +49,34 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
+/// Declares a struct that is read from a row of either database, each field from the column of its name. Not
+/// `sqlx::FromRow`'s derive: its crate builds all of sqlx a second time for the compiler.
+macro_rules! row {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $kind:ty,)+
+        }
+    ) => {
+        $(#[$attribute])*
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field_visibility $field: $kind,)+
+        }
+
+        impl<'r, R> sqlx::FromRow<'r, R> for $name
+        where
+            R: sqlx::Row,
+            &'static str: sqlx::ColumnIndex<R>,
+            $($kind: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,)+
+        {
+            fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+                Ok(Self { $($field: row.try_get(stringify!($field))?,)+ })
+            }
+        }
+    };
+}
+pub(crate) use row;
+
 /// Waits for the statement, within [`CALL_LIMIT`].
 pub(crate) async fn ended<T>(
     call: &Call<'_>,

@@ -1,6 +1,6 @@
 //! API keys: who may call. Only their hashes are here, so a stolen database opens nothing.
 
-use crate::db::{count, rows, without_nul};
+use crate::db::{count, row, rows, without_nul};
 use crate::{Error, Store};
 
 /// A key to remember.
@@ -20,13 +20,15 @@ impl std::fmt::Debug for NewKey {
     }
 }
 
-/// A key as it is remembered; its hash stays inside.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Key {
-    pub id: String,
-    pub name: String,
-    /// Milliseconds since the Unix epoch.
-    pub created_at: i64,
+row! {
+    /// A key as it is remembered; its hash stays inside.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Key {
+        pub id: String,
+        pub name: String,
+        /// Milliseconds since the Unix epoch.
+        pub created_at: i64,
+    }
 }
 
 impl Store {

@@ -1,12 +1,41 @@
 //! Which schema the database has, and which one this program needs.
 
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use std::sync::LazyLock;
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 
 use crate::db::{Pool, rows};
 use crate::{Error, Store};
 
-pub(crate) static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
-pub(crate) static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
+/// Builds a [`Migrator`] from the files of one backend. Not `sqlx::migrate!`: its crate builds all of sqlx, SQLite
+/// included, a second time for the compiler.
+macro_rules! migrator {
+    ($backend:literal: $($file:literal),+ $(,)?) => {
+        Migrator::with_migrations(vec![$(migration(
+            $file,
+            include_str!(concat!("../migrations/", $backend, "/", $file, ".sql")),
+        )),+])
+    };
+}
+
+pub(crate) static SQLITE: LazyLock<Migrator> =
+    LazyLock::new(|| migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network"));
+pub(crate) static POSTGRES: LazyLock<Migrator> =
+    LazyLock::new(|| migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network"));
+
+/// Returns the step in a file whose name is `VERSION_DESCRIPTION`.
+fn migration(file: &'static str, sql: &'static str) -> Migration {
+    let (version, description) = file.split_once('_').unwrap_or((file, ""));
+    let description = description.replace('_', " ");
+    Migration::new(
+        version.parse().unwrap_or_default(),
+        description.into(),
+        MigrationType::Simple,
+        sql.into_sql_str(),
+        false,
+    )
+}
 
 /// The schema that this program needs: the number of its last migration, the same for both backends.
 pub(crate) fn needed() -> i64 {
@@ -61,5 +90,18 @@ mod tests {
         };
         assert_eq!(steps(&SQLITE), steps(&POSTGRES));
         assert!(needed() > 0);
+    }
+
+    /// As sqlx itself reads the directories: databases have these versions and checksums written down.
+    #[tokio::test]
+    async fn every_migration_file_is_built_in() {
+        let steps = |migrator: &Migrator| -> Vec<_> {
+            let step = |step: &Migration| (step.version, step.description.to_string(), step.checksum.to_vec());
+            migrator.iter().map(step).collect()
+        };
+        for (backend, built_in) in [("sqlite", &SQLITE), ("postgres", &POSTGRES)] {
+            let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(backend);
+            assert_eq!(steps(&Migrator::new(directory).await.unwrap()), steps(built_in), "{backend}");
+        }
     }
 }

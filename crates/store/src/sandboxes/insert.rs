@@ -1,6 +1,7 @@
 //! The first write of a sandbox's life, made once however often the request comes.
 
 use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::row::{SandboxRow, columns};
 use super::{Sandbox, one};
@@ -37,11 +38,22 @@ pub enum Inserted {
     Mismatch,
 }
 
-#[derive(sqlx::FromRow)]
 struct FingerprintedRow {
-    #[sqlx(flatten)]
     row: SandboxRow,
     idempotency_fingerprint: Vec<u8>,
+}
+
+impl<'r, R> FromRow<'r, R> for FingerprintedRow
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    SandboxRow: FromRow<'r, R>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        let idempotency_fingerprint = row.try_get("idempotency_fingerprint")?;
+        Ok(Self { row: SandboxRow::from_row(row)?, idempotency_fingerprint })
+    }
 }
 
 impl Store {

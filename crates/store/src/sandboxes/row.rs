@@ -4,6 +4,7 @@ use model::{Generation, SandboxId, SandboxSpec};
 
 use super::{Disk, Sandbox};
 use crate::Error;
+use crate::db::row;
 
 /// The columns of [`SandboxRow`]. Named one by one: `*` would change under prepared statements when a migration adds one.
 macro_rules! columns {
@@ -15,26 +16,27 @@ macro_rules! columns {
 }
 pub(super) use columns;
 
-#[derive(sqlx::FromRow)]
-pub(super) struct SandboxRow {
-    id: String,
-    state: String,
-    generation: i64,
-    reason: Option<String>,
-    spec: String,
-    key_id: String,
-    host_id: Option<String>,
-    guest_ip: Option<String>,
-    host_ip: Option<String>,
-    created_at: i64,
-    started_at: Option<i64>,
-    last_active_at: Option<i64>,
-    last_updated: i64,
-    deleting: bool,
-    disk_backend: Option<String>,
-    disk_mb: Option<i64>,
-    disk_used_bytes: Option<i64>,
-    network: Option<String>,
+row! {
+    pub(super) struct SandboxRow {
+        id: String,
+        state: String,
+        generation: i64,
+        reason: Option<String>,
+        spec: String,
+        key_id: String,
+        host_id: Option<String>,
+        guest_ip: Option<String>,
+        host_ip: Option<String>,
+        created_at: i64,
+        started_at: Option<i64>,
+        last_active_at: Option<i64>,
+        last_updated: i64,
+        deleting: bool,
+        disk_backend: Option<String>,
+        disk_mb: Option<i64>,
+        disk_used_bytes: Option<i64>,
+        network: Option<String>,
+    }
 }
 
 impl TryFrom<SandboxRow> for Sandbox {
