@@ -15,6 +15,9 @@ pub mod app;
 pub mod auth;
 pub mod config;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hosts;
 pub mod place;
 pub mod ports;
@@ -25,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures::future::BoxFuture;
 use listener::ListenerLimits;
 use model::Limits;
 use tokio::net::TcpListener;
@@ -81,7 +85,12 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the store does not answer. If the API document cannot be made, which the tests rule out.
-    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+    // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with all that it awaits.
+    pub fn start(settings: Settings) -> BoxFuture<'static, anyhow::Result<Self>> {
+        Box::pin(Self::start_tasks(settings))
+    }
+
+    async fn start_tasks(settings: Settings) -> anyhow::Result<Self> {
         let Settings { store, hosts, limits, max_upload_bytes, ports, listener } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store.secret(ports::link::SECRET, &rand::random(), app::now_ms()).await?;
@@ -114,10 +123,12 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
-        let ended = server::serve(self.service, listener, &self.app, self.listener, shutdown).await;
-        self.app.shutdown.cancel();
-        self.tasks.wait().await;
-        ended
+    pub fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> BoxFuture<'static, std::io::Result<()>> {
+        Box::pin(async move {
+            let ended = server::serve(self.service, listener, &self.app, self.listener, shutdown).await;
+            self.app.shutdown.cancel();
+            self.tasks.wait().await;
+            ended
+        })
     }
 }

@@ -15,6 +15,9 @@ pub mod connections;
 pub mod disk;
 pub mod files;
 pub mod filesystem;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod identity;
 pub mod ipv6;

@@ -9,6 +9,9 @@ pub mod disk;
 pub mod dns;
 pub mod doctor;
 mod egress;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guest;
 pub mod host;
 pub mod images;
@@ -23,6 +26,7 @@ pub mod warm;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use linux::file::Lock;
 use listener::ListenerLimits;
 use tokio::net::TcpListener;
@@ -51,7 +55,12 @@ impl Agent {
     ///
     /// # Errors
     /// What the host lacks, in words for the user, with what to do about it.
-    pub async fn prepare(config: &Config, token: &str) -> Result<Self, String> {
+    // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with all that it awaits.
+    pub fn prepare<'a>(config: &'a Config, token: &'a str) -> BoxFuture<'a, Result<Self, String>> {
+        Box::pin(Self::adopt_host(config, token))
+    }
+
+    async fn adopt_host(config: &Config, token: &str) -> Result<Self, String> {
         if !doctor::is_root() {
             return Err("VMs, disks and networks need root; start this again with sudo".to_owned());
         }
@@ -82,7 +91,11 @@ impl Agent {
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+    pub fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> BoxFuture<'_, std::io::Result<()>> {
+        Box::pin(self.serve_until(listener, shutdown))
+    }
+
+    async fn serve_until(&self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
         let server = listener::serve(listener, self.router.clone(), self.listener_limits, std::future::pending());
         let over = CancellationToken::new();
         let pool = tokio::spawn(network::pool::keep(Arc::clone(&self.manager.host), self.network_pool, over.clone()));

@@ -1,5 +1,7 @@
 //! What tests of several crates share. Nothing here is in a program that anybody runs.
 
+pub mod corpus;
+pub mod envd;
 mod eventually;
 mod histories;
 pub mod host;

@@ -24,6 +24,9 @@ mod files;
 pub mod firecracker;
 mod fit;
 mod flat;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod jail;
 pub mod kernel;
 pub mod pager;

@@ -78,6 +78,17 @@ impl Form {
     }
 }
 
+/// Reads a form as it comes in a request, and its file.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) async fn fuzz(bytes: &[u8]) {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("multipart/form-data; boundary=x"));
+    let body = Body::from(Bytes::copy_from_slice(bytes));
+    if let Ok(form) = Form::read(&headers, body, Some(1 << 20)).await {
+        let _ = form.into_parts();
+    }
+}
+
 fn unknown(part: &str) -> Error {
     let part: String = part.chars().take(64).collect();
     Error::invalid(format!("unknown part {part:?}: there are path, user, mode and file"))

@@ -23,6 +23,9 @@ mod tunnel;
 mod upload;
 mod view;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use form::fuzz as fuzz_form;
+
 use std::sync::Arc;
 
 use axum::Router;

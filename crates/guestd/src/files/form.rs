@@ -60,6 +60,15 @@ pub async fn form(
     Ok(done)
 }
 
+/// Reads a form, and refuses its first file.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let piece = Bytes::copy_from_slice(bytes);
+    let mut body: Pieces = Box::pin(futures::stream::iter([Ok(piece)]));
+    let refuse = |_: Option<&str>| Err(HttpError::bad_request("no files here"));
+    let _ = futures::executor::block_on(form("x", &mut body, refuse));
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 struct Gate {

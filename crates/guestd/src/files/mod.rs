@@ -38,6 +38,11 @@ use body::Pieces;
 use metadata::Metadata;
 use target::Wish;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use form::fuzz as fuzz_form;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use unpack::fuzz as fuzz_archive;
+
 /// The routes of this module.
 pub fn router(agent: &Agent) -> axum::Router {
     axum::Router::new().route("/files", get(read).post(write)).with_state(agent.settings.clone())

@@ -122,6 +122,23 @@ fn unpack_all(dir: &Path, inlet: Inlet) -> Result<(), FileError> {
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop).map_err(|e| broken(&e))
 }
 
+/// Unpacks an archive, and panics if anything was written beside the directory.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let outer = std::env::temp_dir().join(format!("wrenn-fuzz-archive-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&outer);
+    std::fs::create_dir(&outer).unwrap_or_else(|error| panic!("{}: {error}", outer.display()));
+    let (sender, receiver) = mpsc::channel(2);
+    let _ = sender.try_send(Some(Bytes::copy_from_slice(bytes)));
+    let _ = sender.try_send(None);
+    let inlet = Inlet { receiver, piece: Bytes::new(), ended: false, allowed: Rc::new(Cell::new(HEAD_LIMIT)) };
+    let _ = unpack_all(&outer.join("target"), inlet);
+    let names: Vec<_> =
+        std::fs::read_dir(&outer).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    let _ = std::fs::remove_dir_all(&outer);
+    assert!(names.iter().all(|name| name == "target"), "written beside the directory: {names:?}");
+}
+
 fn broken(error: &io::Error) -> FileError {
     FileError::invalid(format!("the archive cannot be read: {error}"))
 }

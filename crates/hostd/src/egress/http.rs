@@ -129,6 +129,18 @@ impl Connection {
     }
 }
 
+/// Reads requests as a guest sends them, and the name of each.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let _ = name_of(&request);
+        Ok::<_, Infallible>(plain(StatusCode::FORBIDDEN, ""))
+    });
+    let stream = TokioIo::new(tokio::io::join(bytes, tokio::io::sink()));
+    let served = hyper::server::conn::http1::Builder::new().max_buf_size(HEAD).serve_connection(stream, service);
+    let _ = futures::executor::block_on(served);
+}
+
 /// The one name that a request is for.
 fn name_of<B>(request: &Request<B>) -> Option<String> {
     let mut hosts = request.headers().get_all(HOST).iter();

@@ -59,6 +59,15 @@ const QUESTIONS_AT_ONCE: f64 = 500.0;
 const NEW_NAMES: f64 = 10.0;
 const NEW_NAMES_AT_ONCE: f64 = 300.0;
 
+/// Reads the first message of a TLS connection.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_client_hello(mut bytes: &[u8]) {
+    let _ = futures::executor::block_on(tls::hello(&mut bytes));
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use http::fuzz as fuzz_http;
+
 /// Resolver, proxy and rules of one sandbox, while it has a network.
 #[derive(Debug)]
 pub(crate) struct Egress {

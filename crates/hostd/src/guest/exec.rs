@@ -10,7 +10,7 @@ use guest_rpc::process::{
     StartRequest, StartResponse, UpdateRequest, pty,
 };
 
-use super::{Error, Guest, RpcTransport, as_user};
+use super::{Error, Guest, RpcTransport, as_user, prompt_as_user, shortened};
 
 type Stream = ServerStream<
     <RpcTransport as connectrpc::client::ClientTransport>::ResponseBody,
@@ -98,7 +98,7 @@ impl Guest {
     /// `NotFound` when the process has ended.
     pub async fn close_stdin(&self, pid: u32) -> Result<(), ConnectError> {
         let request = CloseStdinRequest { process: select(pid).into(), ..CloseStdinRequest::default() };
-        self.processes().map_err(unreachable)?.close_stdin(request).await.map(|_| ())
+        self.processes().map_err(unreachable)?.close_stdin_with_options(request, prompt_as_user(None)).await.map(|_| ())
     }
 
     /// Changes the size of the terminal.
@@ -108,7 +108,7 @@ impl Guest {
     pub async fn resize(&self, pid: u32, columns_rows: (u32, u32)) -> Result<(), ConnectError> {
         let request =
             UpdateRequest { process: select(pid).into(), pty: size(columns_rows).into(), ..UpdateRequest::default() };
-        self.processes().map_err(unreachable)?.update(request).await.map(|_| ())
+        self.processes().map_err(unreachable)?.update_with_options(request, prompt_as_user(None)).await.map(|_| ())
     }
 
     /// Signals the whole process group.
@@ -118,7 +118,7 @@ impl Guest {
     pub async fn signal(&self, pid: u32, signal: Signal) -> Result<(), ConnectError> {
         let request =
             SendSignalRequest { process: select(pid).into(), signal: signal.into(), ..SendSignalRequest::default() };
-        self.processes().map_err(unreachable)?.send_signal(request).await.map(|_| ())
+        self.processes().map_err(unreachable)?.send_signal_with_options(request, prompt_as_user(None)).await.map(|_| ())
     }
 }
 
@@ -128,24 +128,30 @@ impl Running {
     /// # Errors
     /// `DeadlineExceeded` when the time is up; otherwise the connection to the guest broke.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, ConnectError> {
-        use oneof::process_event::Event;
-        use oneof::process_event::data_event::Output;
         while let Some(message) = self.0.message::<StartResponse>().await? {
-            let event = message.to_owned_message().event.into_option().and_then(|event| event.event);
-            return Ok(Some(match event {
-                Some(Event::Start(start)) => ExecEvent::Started { pid: start.pid },
-                Some(Event::Data(data)) => match data.output {
-                    Some(Output::Stdout(bytes) | Output::Pty(bytes)) => ExecEvent::Stdout(bytes),
-                    Some(Output::Stderr(bytes)) => ExecEvent::Stderr(bytes),
-                    None => continue,
-                },
-                Some(Event::End(end)) => ExecEvent::Ended { exit_code: exit_code(&end), error: end.error },
-                Some(Event::Keepalive(_)) => ExecEvent::KeepAlive,
-                None => continue,
-            }));
+            if let Some(event) = exec_event(message.to_owned_message()) {
+                return Ok(Some(event));
+            }
         }
         Ok(None)
     }
+}
+
+/// Returns the event of a message; `None` for one that this version does not know.
+pub(super) fn exec_event(message: StartResponse) -> Option<ExecEvent> {
+    use oneof::process_event::Event;
+    use oneof::process_event::data_event::Output;
+    Some(match message.event.into_option()?.event? {
+        Event::Start(start) => ExecEvent::Started { pid: start.pid },
+        Event::Data(data) => match data.output? {
+            Output::Stdout(bytes) | Output::Pty(bytes) => ExecEvent::Stdout(bytes),
+            Output::Stderr(bytes) => ExecEvent::Stderr(bytes),
+        },
+        Event::End(end) => {
+            ExecEvent::Ended { exit_code: exit_code(&end), error: end.error.map(|error| shortened(&error)) }
+        }
+        Event::Keepalive(_) => ExecEvent::KeepAlive,
+    })
 }
 
 /// The guest tells a death by signal as `signal: NAME` in the status and -1 as code (E2B contract 2.3); users get
@@ -157,6 +163,9 @@ fn exit_code(end: &guest_rpc::process::process_event::EndEvent) -> i32 {
     let name = end.status.strip_prefix("signal: ").unwrap_or_default();
     128 + signal_number(name.split(" (").next().unwrap_or_default())
 }
+
+/// The last real-time signal (signal(7)).
+const MAX_SIGNAL: i32 = 64;
 
 /// Numbers of the signals as Go names them in an exit status, for x86-64 (signal(7)).
 fn signal_number(name: &str) -> i32 {
@@ -176,7 +185,10 @@ fn signal_number(name: &str) -> i32 {
         "alarm clock" => 14,
         "terminated" => 15,
         "killed" => 9,
-        other => other.strip_prefix("signal ").and_then(|number| number.parse().ok()).unwrap_or(9),
+        other => {
+            let number = other.strip_prefix("signal ").and_then(|number| number.parse().ok());
+            number.filter(|number| (1..=MAX_SIGNAL).contains(number)).unwrap_or(9)
+        }
     }
 }
 
@@ -209,5 +221,27 @@ mod tests {
         assert_eq!(exit_code(&end(-1, false, "signal: killed")), 137);
         assert_eq!(exit_code(&end(-1, false, "signal: segmentation fault (core dumped)")), 139);
         assert_eq!(exit_code(&end(-1, false, "signal: signal 34")), 162);
+        // No such signal.
+        assert_eq!(exit_code(&end(-1, false, "signal: signal 2147483647")), 137);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_guest_does_not_hold_a_call() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let guest = Guest::new(listener.local_addr().unwrap(), "token");
+        let accepting = tokio::spawn(async move {
+            let mut streams = Vec::new();
+            loop {
+                streams.extend(listener.accept().await);
+            }
+        });
+        let calls = async {
+            assert!(guest.signal(1, Signal::SIGNAL_SIGTERM).await.is_err());
+            assert!(guest.resize(1, (80, 24)).await.is_err());
+            assert!(guest.close_stdin(1).await.is_err());
+        };
+        let an_hour = std::time::Duration::from_secs(3600);
+        tokio::time::timeout(an_hour, calls).await.expect("a call without a deadline");
+        accepting.abort();
     }
 }

@@ -38,8 +38,16 @@ type RpcTransport = connectrpc::client::HttpClient;
 
 /// Bytes of a JSON or error body that we read from a guest.
 const MAX_SMALL_BODY: usize = 64 * 1024;
+/// Bytes of one message of a guest's services: a listing of some ten thousand files.
+const MAX_MESSAGE: usize = 4 << 20;
+/// Memory that the elements of one message may take when it is decoded: an empty one is two bytes on the wire, and
+/// some hundred in memory.
+const MAX_ELEMENTS: usize = 32 << 20;
 /// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can be slow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For answers that take the guest no time of its own. Not for input, which waits for the program that reads it, nor for
+/// the removal of a tree.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two attempts to connect to a guest that boots.
 pub(crate) const BOOTS: Duration = Duration::from_millis(40);
 /// To one that was restored: it has a network already, and each connection costs it time.
@@ -182,7 +190,10 @@ impl Guest {
 
     fn config(&self) -> Result<ClientConfig, Error> {
         let uri = format!("http://{}", self.address).parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
-        Ok(ClientConfig::new(uri).with_default_header(guest_rpc::ACCESS_TOKEN_HEADER, self.token.as_str()))
+        Ok(ClientConfig::new(uri)
+            .with_default_max_message_size(MAX_MESSAGE)
+            .with_default_element_memory_limit(MAX_ELEMENTS)
+            .with_default_header(guest_rpc::ACCESS_TOKEN_HEADER, self.token.as_str()))
     }
 
     pub(crate) fn processes(&self) -> Result<ProcessClient<RpcTransport>, Error> {
@@ -196,6 +207,11 @@ impl Guest {
     pub fn filesystem(&self) -> Result<FilesystemClient<RpcTransport>, Error> {
         Ok(FilesystemClient::new(self.rpc.clone(), self.config()?))
     }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_event(message: guest_rpc::process::StartResponse) {
+    drop(exec::exec_event(message));
 }
 
 async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Error> {
@@ -229,6 +245,12 @@ pub fn as_user(user: Option<&str>) -> CallOptions {
         }
         None => CallOptions::default(),
     }
+}
+
+/// The same for a call that the guest answers within [`ANSWER_TIMEOUT`], or has failed.
+#[must_use]
+pub fn prompt_as_user(user: Option<&str>) -> CallOptions {
+    as_user(user).with_timeout(ANSWER_TIMEOUT)
 }
 
 fn empty() -> Body {

@@ -12,7 +12,7 @@ use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
 
 use super::alive;
 use super::error::{from_guest, pass_on};
-use crate::guest::{FileBody, FileQuery, as_user};
+use crate::guest::{FileBody, FileQuery, as_user, prompt_as_user};
 use crate::sandbox::Handle;
 
 /// Longest path that Linux takes, and the most entries of one answer.
@@ -32,7 +32,7 @@ pub(super) async fn stat(handle: &Handle, path: &str, user: Option<&str>) -> Res
     let _active = handle.activity.begin();
     let request = guest_fs::StatRequest { path: path.to_owned(), ..Default::default() };
     let client = handle.guest().filesystem().map_err(from_guest)?;
-    let answer = client.stat_with_options(request, as_user(user)).await.map_err(|error| pass_on(&error))?;
+    let answer = client.stat_with_options(request, prompt_as_user(user)).await.map_err(|error| pass_on(&error))?;
     Ok(info(answer.into_owned().entry.into_option().unwrap_or_default()))
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn list_dir(
 ) -> Result<rpc::ListDirResponse, ConnectError> {
     check_path(&request.path)?;
     let _active = handle.activity.begin();
-    let options = as_user(request.user.as_deref());
+    let options = prompt_as_user(request.user.as_deref());
     let ask = guest_fs::ListDirRequest { path: request.path, depth: request.depth, ..Default::default() };
     let client = handle.guest().filesystem().map_err(from_guest)?;
     let answer = client.list_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;
@@ -56,7 +56,7 @@ pub(super) async fn make_dir(
 ) -> Result<rpc::MakeDirResponse, ConnectError> {
     check_path(&request.path)?;
     let _active = handle.activity.begin();
-    let options = as_user(request.user.as_deref());
+    let options = prompt_as_user(request.user.as_deref());
     let ask = guest_fs::MakeDirRequest { path: request.path, ..Default::default() };
     let client = handle.guest().filesystem().map_err(from_guest)?;
     let answer = client.make_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;

@@ -1,0 +1,30 @@
+//! What parses bytes of whoever sends files to a guest, each as a function of bytes: for the fuzz targets in `fuzz/`, and
+//! for the tests below, which run everything that is in their corpora.
+
+/// Unpacks a tar archive.
+///
+/// # Panics
+/// When something was written beside the directory.
+pub fn guest_archive(bytes: &[u8]) {
+    crate::files::fuzz_archive(bytes);
+}
+
+/// Reads a multipart form, whose parts are separated by `--x`.
+pub fn guest_form(bytes: &[u8]) {
+    crate::files::fuzz_form(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::corpus::replay;
+
+    #[test]
+    fn corpus_guest_archive() {
+        replay("guest_archive", super::guest_archive);
+    }
+
+    #[test]
+    fn corpus_guest_form() {
+        replay("guest_form", super::guest_form);
+    }
+}

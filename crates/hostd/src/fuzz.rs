@@ -1,0 +1,56 @@
+//! What parses bytes of guests, each as a function of bytes: for the fuzz targets in `fuzz/`, and for the tests below,
+//! which run everything that is in their corpora.
+
+use buffa::Message;
+use guest_rpc::filesystem::ListDirResponse;
+use guest_rpc::process::StartResponse;
+
+/// Parses a question to the resolver of a sandbox.
+pub fn dns_question(bytes: &[u8]) {
+    crate::dns::fuzz(bytes);
+}
+
+/// Parses the first message of a TLS connection.
+pub fn client_hello(bytes: &[u8]) {
+    crate::egress::fuzz_client_hello(bytes);
+}
+
+/// Parses the requests of a connection to port 80.
+pub fn egress_http(bytes: &[u8]) {
+    crate::egress::fuzz_http(bytes);
+}
+
+/// Parses answers of a guest agent: the bodies of plain HTTP, and messages of its services.
+pub fn guest_answer(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<guest_rpc::http::ErrorBody>(bytes);
+    let _ = serde_json::from_slice::<guest_rpc::http::FreezeAnswer>(bytes);
+    if let Ok(message) = StartResponse::decode_from_slice(bytes) {
+        crate::guest::fuzz_event(message);
+    }
+    let _ = ListDirResponse::decode_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::corpus::replay;
+
+    #[test]
+    fn corpus_dns_question() {
+        replay("dns_question", super::dns_question);
+    }
+
+    #[test]
+    fn corpus_client_hello() {
+        replay("client_hello", super::client_hello);
+    }
+
+    #[test]
+    fn corpus_egress_http() {
+        replay("egress_http", super::egress_http);
+    }
+
+    #[test]
+    fn corpus_guest_answer() {
+        replay("guest_answer", super::guest_answer);
+    }
+}

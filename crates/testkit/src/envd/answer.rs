@@ -1,0 +1,115 @@
+//! Good answers, as the real agent gives them.
+
+use buffa::Message;
+use guest_rpc::filesystem::{EntryInfo, FileType, ListDirResponse, MakeDirResponse, RemoveResponse, StatResponse};
+use guest_rpc::http::TUNNEL_PROTOCOL;
+use guest_rpc::process::__buffa::oneof::process_event::Event;
+use guest_rpc::process::__buffa::oneof::process_event::data_event::Output;
+use guest_rpc::process::process_event::{DataEvent, EndEvent, StartEvent};
+use guest_rpc::process::{ProcessEvent, StartResponse};
+
+use super::Call;
+
+/// Flag of the envelope that ends a stream (Connect protocol, "Streaming RPCs").
+const END_STREAM: u8 = 2;
+
+/// What programs write, and files contain.
+pub const HELLO: &[u8] = b"hello from the guest\n";
+
+/// Status line, content type and body.
+pub struct Answer {
+    pub status: &'static str,
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Returns the head with a given body header, such as `content-length: 3`.
+    pub fn head(&self, framing: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {}\r\ncontent-type: {}\r\n{framing}\r\n\r\n", self.status, self.content_type).into_bytes()
+    }
+
+    /// Returns the whole answer, of a connection that is kept.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let framing = match self.status.starts_with("101") {
+            true => format!("connection: upgrade\r\nupgrade: {TUNNEL_PROTOCOL}"),
+            false => format!("content-length: {}", self.body.len()),
+        };
+        [self.head(&framing), self.body.clone()].concat()
+    }
+
+    /// Returns the whole answer, the last of its connection.
+    pub fn to_last_bytes(&self) -> Vec<u8> {
+        if self.status.starts_with("101") {
+            return self.to_bytes();
+        }
+        let framing = format!("connection: close\r\ncontent-length: {}", self.body.len());
+        [self.head(&framing), self.body.clone()].concat()
+    }
+}
+
+/// Returns the good answer to a call.
+pub fn for_call(call: Call) -> Answer {
+    let json = "application/json";
+    let (status, content_type, body) = match call {
+        Call::Health | Call::Init | Call::Thaw => ("200 OK", json, Vec::new()),
+        Call::Freeze => ("200 OK", json, br#"{"frozen":true}"#.to_vec()),
+        Call::ReadFile => ("200 OK", "application/octet-stream", HELLO.to_vec()),
+        Call::WriteFile => ("200 OK", json, b"[]".to_vec()),
+        Call::Tunnel => ("101 Switching Protocols", json, HELLO.to_vec()),
+        Call::Start => ("200 OK", "application/connect+proto", program()),
+        Call::SendInput | Call::CloseStdin | Call::Update | Call::SendSignal => {
+            ("200 OK", "application/proto", Vec::new())
+        }
+        Call::Stat | Call::ListDir | Call::MakeDir | Call::Remove => ("200 OK", "application/proto", files(call)),
+    };
+    Answer { status, content_type, body }
+}
+
+fn files(call: Call) -> Vec<u8> {
+    match call {
+        Call::ListDir => ListDirResponse { entries: vec![entry(), entry()], ..Default::default() }.encode_to_vec(),
+        Call::MakeDir => MakeDirResponse { entry: entry().into(), ..Default::default() }.encode_to_vec(),
+        Call::Remove => RemoveResponse::default().encode_to_vec(),
+        _ => StatResponse { entry: entry().into(), ..Default::default() }.encode_to_vec(),
+    }
+}
+
+pub fn entry() -> EntryInfo {
+    EntryInfo {
+        name: "file".to_owned(),
+        r#type: FileType::FILE_TYPE_FILE.into(),
+        path: "/home/user/file".to_owned(),
+        size: i64::try_from(HELLO.len()).unwrap_or_default(),
+        mode: 0o644,
+        owner: "user".to_owned(),
+        group: "user".to_owned(),
+        ..EntryInfo::default()
+    }
+}
+
+/// A program that starts, writes and ends.
+fn program() -> Vec<u8> {
+    let end = EndEvent { exited: true, status: "exit status 0".to_owned(), ..EndEvent::default() };
+    [event(start(1)), event(output(HELLO)), event(Event::from(end)), envelope(END_STREAM, b"{}")].concat()
+}
+
+pub fn start(pid: u32) -> Event {
+    Event::from(StartEvent { pid, ..StartEvent::default() })
+}
+
+pub fn output(bytes: &[u8]) -> Event {
+    Event::from(DataEvent { output: Some(Output::Stdout(bytes.to_vec())), ..DataEvent::default() })
+}
+
+/// Returns an event as a message of a stream.
+pub fn event(event: Event) -> Vec<u8> {
+    let event = ProcessEvent { event: Some(event), ..ProcessEvent::default() };
+    envelope(0, &StartResponse { event: event.into(), ..StartResponse::default() }.encode_to_vec())
+}
+
+/// Returns a message of a stream, with flags and length before it.
+pub fn envelope(flags: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    [&[flags], length.to_be_bytes().as_slice(), message].concat()
+}

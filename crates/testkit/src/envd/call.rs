@@ -1,0 +1,70 @@
+//! The calls that a host makes.
+
+/// What is asked of a guest agent. [`Call::ALL`] has every one that `hostd::guest` makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    Health,
+    Init,
+    Freeze,
+    Thaw,
+    ReadFile,
+    WriteFile,
+    Tunnel,
+    Start,
+    SendInput,
+    CloseStdin,
+    Update,
+    SendSignal,
+    Stat,
+    ListDir,
+    MakeDir,
+    Remove,
+}
+
+impl Call {
+    pub const ALL: [Self; 16] = [
+        Self::Health,
+        Self::Init,
+        Self::Freeze,
+        Self::Thaw,
+        Self::ReadFile,
+        Self::WriteFile,
+        Self::Tunnel,
+        Self::Start,
+        Self::SendInput,
+        Self::CloseStdin,
+        Self::Update,
+        Self::SendSignal,
+        Self::Stat,
+        Self::ListDir,
+        Self::MakeDir,
+        Self::Remove,
+    ];
+
+    /// Returns the call that the head of an HTTP request makes.
+    pub(super) fn from_head(head: &[u8]) -> Option<Self> {
+        let line = String::from_utf8_lossy(head.split(|byte| *byte == b'\r').next()?).into_owned();
+        let mut words = line.split(' ');
+        let (method, target) = (words.next()?, words.next()?);
+        let path = target.split('?').next()?;
+        Some(match (method, path.trim_start_matches('/')) {
+            (_, "health") => Self::Health,
+            (_, "init") => Self::Init,
+            (_, "freeze") => Self::Freeze,
+            (_, "thaw") => Self::Thaw,
+            ("GET", "files") => Self::ReadFile,
+            ("POST", "files") => Self::WriteFile,
+            (_, path) if path.starts_with("tunnel/") => Self::Tunnel,
+            (_, "process.Process/Start") => Self::Start,
+            (_, "process.Process/SendInput") => Self::SendInput,
+            (_, "process.Process/CloseStdin") => Self::CloseStdin,
+            (_, "process.Process/Update") => Self::Update,
+            (_, "process.Process/SendSignal") => Self::SendSignal,
+            (_, "filesystem.Filesystem/Stat") => Self::Stat,
+            (_, "filesystem.Filesystem/ListDir") => Self::ListDir,
+            (_, "filesystem.Filesystem/MakeDir") => Self::MakeDir,
+            (_, "filesystem.Filesystem/Remove") => Self::Remove,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,34 @@
+//! What parses bytes of a VMM, each as a function of bytes: for the fuzz targets in `fuzz/`, and for the tests below, which
+//! run everything that is in their corpora.
+
+use qapi::Any;
+use qapi::qmp::{QapiCapabilities, QmpMessage};
+
+use crate::firecracker::api::{BalloonStatistics, InstanceInfo};
+
+/// Parses a line that QEMU sends over QMP.
+pub fn qmp_line(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<QmpMessage<Any>>(bytes);
+    let _ = serde_json::from_slice::<QapiCapabilities>(bytes);
+}
+
+/// Parses bodies of Firecracker's answers.
+pub fn firecracker_answer(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<InstanceInfo>(bytes);
+    let _ = serde_json::from_slice::<BalloonStatistics>(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::corpus::replay;
+
+    #[test]
+    fn corpus_qmp_line() {
+        replay("qmp_line", super::qmp_line);
+    }
+
+    #[test]
+    fn corpus_firecracker_answer() {
+        replay("firecracker_answer", super::firecracker_answer);
+    }
+}
