@@ -65,6 +65,10 @@ pub struct Config {
     pub max_connections: Option<u32>,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
     pub max_sandboxes: usize,
+    /// `AGENT_MAX_CHECKPOINTS`: of one sandbox.
+    pub max_checkpoints: usize,
+    /// `AGENT_MAX_SNAPSHOTS`: made of one sandbox and still there.
+    pub max_snapshots: usize,
     /// `AGENT_UID_BASE`: users and groups of VMMs are this plus the number of their network slot.
     pub uid_base: u32,
     /// `AGENT_MAX_CONNECTIONS`.
@@ -142,6 +146,8 @@ impl Config {
             disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
             max_connections: max_connections(&lookup, &mut mistakes),
+            max_checkpoints: parsed(&lookup, "AGENT_MAX_CHECKPOINTS", "a number from 0", 100, &mut mistakes),
+            max_snapshots: parsed(&lookup, "AGENT_MAX_SNAPSHOTS", "a number from 0", 100, &mut mistakes),
             warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
             network_pool,
             ipv6: parsed(&lookup, "AGENT_IPV6", "auto, on or off", WantedIpv6::Auto, &mut mistakes),

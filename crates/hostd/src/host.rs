@@ -4,21 +4,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use host_rpc as rpc;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use vmm::engine::Engine;
 
 use crate::boot::BootFiles;
 use crate::config::Config;
 use crate::disk::{self, Disks};
 use crate::dns::Upstream;
+use crate::generations::Generations;
 use crate::guest::chain;
 use crate::images::Images;
 use crate::jail::Jails;
 use crate::network::{GATEWAY_IP, Networks};
 use crate::sandbox::Handle;
-use crate::sandbox::actor::{blocking, next_generation};
+use crate::sandbox::actor::blocking;
 use crate::sandbox::forks::Forks;
 use crate::sandbox::ledger::{Ledger, Record};
+use crate::sandbox::turns::Turns;
 use crate::snapshots::Snapshots;
 use crate::warm::Warm;
 
@@ -40,12 +42,24 @@ pub struct Host {
     pub jails: Jails,
     pub ledger: Ledger,
     pub forks: Forks,
-    pub max_sandboxes: usize,
-    /// How many guests boot at the same time.
-    pub boots: Semaphore,
+    pub generations: Arc<Generations>,
+    pub limits: Limits,
+    /// Who may start a VM now.
+    pub turns: Turns,
     pub reports: broadcast::Sender<rpc::SandboxReport>,
     /// Whom resolvers of sandboxes ask.
     pub upstream: Arc<Upstream>,
+}
+
+/// How much there may be on one host.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sandboxes that hold resources (`AGENT_MAX_SANDBOXES`).
+    pub sandboxes: usize,
+    /// Checkpoints of one sandbox (`AGENT_MAX_CHECKPOINTS`).
+    pub checkpoints: usize,
+    /// Snapshots that were made of one sandbox and are still there (`AGENT_MAX_SNAPSHOTS`).
+    pub snapshots: usize,
 }
 
 /// What a host is made of: see the fields of [`Host`].
@@ -62,6 +76,7 @@ pub struct Parts {
     pub jails: Jails,
     pub ledger: Ledger,
     pub forks: Forks,
+    pub generations: Generations,
 }
 
 impl Host {
@@ -96,22 +111,33 @@ impl Host {
             let dir = config.dir.join("forks");
             blocking(move || Forks::open(&dir)).await?
         };
+        let generations = {
+            let path = config.dir.join("generation");
+            blocking(move || Generations::open(&path, crate::sandbox::now_ms)).await?
+        };
         let warm = {
             let (dir, on) = (config.dir.join("warm"), config.warm);
             blocking(move || Warm::open(&dir, on)).await?
         };
         let id = host_id(config).map_err(|error| chain(&error))?;
         let images = Images::new(&config.images);
-        let parts = Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks };
-        Ok(Self::of(parts, config.max_sandboxes, Upstream::of_setting(&config.dns)?))
+        let parts =
+            Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks, generations };
+        let limits = Limits {
+            sandboxes: config.max_sandboxes,
+            checkpoints: config.max_checkpoints,
+            snapshots: config.max_snapshots,
+        };
+        Ok(Self::of(parts, limits, Upstream::of_setting(&config.dns)?))
     }
 
-    /// A host of these parts, for `max_sandboxes` sandboxes whose resolvers ask `upstream`. Simulations bring parts of their own.
+    /// A host of these parts, whose sandboxes' resolvers ask `upstream`. Simulations bring parts of their own.
     #[must_use]
-    pub fn of(parts: Parts, max_sandboxes: usize, upstream: Arc<Upstream>) -> Self {
-        let Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks } = parts;
+    pub fn of(parts: Parts, limits: Limits, upstream: Arc<Upstream>) -> Self {
+        let Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks, generations } =
+            parts;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let (boots, reports) = (Semaphore::new(cpus), broadcast::channel(REPORTS_BEHIND).0);
+        let reports = broadcast::channel(REPORTS_BEHIND).0;
         Self {
             id,
             engine,
@@ -124,8 +150,9 @@ impl Host {
             jails,
             ledger,
             forks,
-            max_sandboxes,
-            boots,
+            generations: Arc::new(generations),
+            limits,
+            turns: Turns::new(cpus),
             reports,
             upstream,
         }
@@ -156,10 +183,10 @@ impl Host {
         let _ = self.reports.send(crate::service::report(self, record, handle));
     }
 
-    /// Tells all watchers of what is not in the ledger: that a sandbox is in use, or stands still. The new generation is not written down: the next one after a
-    /// restart is larger all the same.
+    /// Tells all watchers of what is not in the ledger: that a sandbox is in use, or stands still. The new generation is
+    /// not written into the record; [`Generations`] has later ones above it all the same.
     pub fn report_use(&self, record: &watch::Sender<Record>, handle: &Handle) {
-        record.send_modify(|record| record.generation = next_generation(record.generation));
+        record.send_modify(|record| record.generation = self.generations.next(record.generation));
         self.report(&record.borrow().clone(), handle);
     }
 }

@@ -12,6 +12,7 @@ mod egress;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod generations;
 pub mod guest;
 pub mod host;
 pub mod images;

@@ -10,6 +10,8 @@
 //! The name is in the file and not in the path, so that another snapshot can take it at one moment: the youngest has it.
 //! An older one of the same name goes when no sandbox is made from it any more.
 
+mod uses;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -23,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::disk::MIB;
 use crate::images;
 use crate::sandbox::instant::{self, Instant};
+use uses::Uses;
+pub(crate) use uses::{Pin, Retiring};
 
 const IMAGE: &str = "image.ext4";
 const MANIFEST: &str = "snapshot.json";
@@ -96,6 +100,7 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct Snapshots {
     dir: PathBuf,
+    uses: Uses,
 }
 
 impl Snapshots {
@@ -112,7 +117,7 @@ impl Snapshots {
                 fs::remove_dir_all(&path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), uses: Uses::default() })
     }
 
     /// A directory for a new one, not made yet.
@@ -135,12 +140,39 @@ impl Snapshots {
         self.list().into_iter().find(|snapshot| snapshot.name == *name)
     }
 
+    /// Finds the youngest of that name that is not on its way out, and keeps it for the sandbox that is begun from it.
+    pub(crate) fn find_and_pin(&self, name: &TemplateName, sandbox: &SandboxId) -> Option<(Snapshot, Pin)> {
+        self.all().into_iter().filter(|snapshot| snapshot.name == *name).find_map(|snapshot| {
+            let pin = self.uses.pin(&snapshot.id, sandbox)?;
+            // It may have gone between the look-up and the pin.
+            read(&snapshot.dir).map(|snapshot| (snapshot, pin))
+        })
+    }
+
+    /// Keeps a snapshot for a sandbox that is begun from a copy of one of its users.
+    pub(crate) fn pin(&self, id: &SnapshotId, sandbox: &SandboxId) -> Option<Pin> {
+        self.uses.pin(id, sandbox)
+    }
+
+    /// Keeps sandboxes from being made from a snapshot that is about to go.
+    ///
+    /// # Errors
+    /// The sandboxes that are being begun from it.
+    pub(crate) fn begin_retiring(&self, snapshot: &SnapshotId) -> Result<Retiring, Vec<SandboxId>> {
+        self.uses.retire(snapshot)
+    }
+
     /// By name; the youngest of each first.
     fn all(&self) -> Vec<Snapshot> {
         let mut all: Vec<Snapshot> =
             fs::read_dir(&self.dir).into_iter().flatten().flatten().filter_map(|entry| read(&entry.path())).collect();
         all.sort_by(|a, b| (&a.name, b.published_at_ms, &b.id).cmp(&(&b.name, a.published_at_ms, &a.id)));
         all
+    }
+
+    /// Number of snapshots that were made of a sandbox, those that have lost their name too.
+    pub(crate) fn count_of(&self, source: &SandboxId) -> usize {
+        self.all().iter().filter(|snapshot| snapshot.source == *source).count()
     }
 
     /// Makes a snapshot of the instant in the directory `staging`, whose disk is `image` in there.

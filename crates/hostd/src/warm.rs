@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
@@ -72,15 +72,15 @@ pub struct Warm {
     /// Off: every sandbox boots.
     on: bool,
     /// Shapes that are being prepared.
-    making: Mutex<BTreeSet<Key>>,
+    making: Arc<Mutex<BTreeSet<Key>>>,
     /// What keeps the memory of those that were used ready, by directory.
     held: Mutex<BTreeMap<PathBuf, vmm::Held>>,
 }
 
 /// The right to prepare a shape, for as long as it lives.
 #[derive(Debug)]
-pub struct Making<'a> {
-    warm: &'a Warm,
+pub struct Making {
+    making: Arc<Mutex<BTreeSet<Key>>>,
     key: Key,
     /// Where, not made yet.
     pub staging: PathBuf,
@@ -99,7 +99,7 @@ impl Warm {
                 fs::remove_dir_all(&path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), on, making: Mutex::default(), held: Mutex::default() })
+        Ok(Self { dir: dir.to_owned(), on, making: Arc::default(), held: Mutex::default() })
     }
 
     /// The instant of a shape, if there is one.
@@ -115,13 +115,13 @@ impl Warm {
 
     /// Asks to prepare a shape. `None` while somebody else does, or has done it.
     #[must_use]
-    pub fn begin(&self, key: &Key) -> Option<Making<'_>> {
+    pub fn begin(&self, key: &Key) -> Option<Making> {
         if !self.on || self.find(key).is_some() {
             return None;
         }
         let is_first = self.making.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
         let staging = self.dir.join(format!("{NEW}{}", key.0));
-        is_first.then(|| Making { warm: self, key: key.clone(), staging })
+        is_first.then(|| Making { making: Arc::clone(&self.making), key: key.clone(), staging })
     }
 
     /// Keeps the memory of an instant ready from now on, until it is taken away or we end. Before it is first used: who
@@ -130,11 +130,13 @@ impl Warm {
     /// # Errors
     /// As [`vmm::Driver::hold`].
     pub fn hold(&self, dir: &Path, driver: &dyn vmm::Driver) -> Result<(), vmm::Error> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.contains_key(dir) {
+        let lock = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().contains_key(dir) {
             return Ok(());
         }
-        held.insert(dir.to_owned(), driver.hold(&dir.join(instant::MEMORY))?);
+        // Without the lock, since it asks the kernel. Of two that come at once one is dropped.
+        let held = driver.hold(&dir.join(instant::MEMORY))?;
+        lock().entry(dir.to_owned()).or_insert(held);
         Ok(())
     }
 
@@ -145,6 +147,15 @@ impl Warm {
     pub fn remove(&self, dir: &Path) -> io::Result<()> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
         instant::remove(dir)
+    }
+
+    /// Publishes the instant that is finished in the staging directory of `making`. Blocking.
+    ///
+    /// # Errors
+    /// What keeps it from its place.
+    pub fn publish(&self, making: &Making) -> io::Result<()> {
+        instant::publish(&making.staging, &self.dir.join(&making.key.0))?;
+        self.keep_the_last_used()
     }
 
     fn keep_the_last_used(&self) -> io::Result<()> {
@@ -161,20 +172,9 @@ impl Warm {
     }
 }
 
-impl Making<'_> {
-    /// The instant in `staging` is finished.
-    ///
-    /// # Errors
-    /// What keeps it from its place.
-    pub fn publish(&self) -> io::Result<()> {
-        instant::publish(&self.staging, &self.warm.dir.join(&self.key.0))?;
-        self.warm.keep_the_last_used()
-    }
-}
-
-impl Drop for Making<'_> {
+impl Drop for Making {
     fn drop(&mut self) {
-        self.warm.making.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
         let disk = DiskRecord { backend: Backend::Copy, size_bytes: 1 << 30 };
         Instant::new(1, 192, disk, "qemu tcg", None).finish(&making.staging).unwrap();
         assert!(warm.begin(key).is_none(), "two at once");
-        making.publish().unwrap();
+        warm.publish(&making).unwrap();
     }
 
     #[test]

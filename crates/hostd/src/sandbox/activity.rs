@@ -70,6 +70,13 @@ impl Activity {
         if used.in_flight > 0 { super::now_ms() } else { used.last_ms }
     }
 
+    /// When it was last used, by a clock that nobody sets.
+    #[must_use]
+    pub fn last(&self) -> Instant {
+        let used = self.lock();
+        if used.in_flight > 0 { Instant::now() } else { used.last }
+    }
+
     fn touch(&self, change: isize) {
         let mut used = self.lock();
         used.touch(change, Instant::now());

@@ -4,28 +4,23 @@
 //! becomes visible, then is acted on. Removal can be asked for at any time through a token, which every wait
 //! watches; steps that make kernel objects are not cut off in the middle, they are waited for and then undone.
 
-use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::{Generation, SandboxId};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use vmm::Vm;
+use tokio::sync::watch;
 
-use super::activity::Activity;
+use super::Handle;
+use super::backoff::Backoff;
 use super::create::Start;
-use super::egress::EgressSlot;
 use super::ledger::Record;
 use super::log::Log;
 use super::manager::Refused;
 use super::order::{self, Asked, Order};
 use super::release::Disk;
-use super::room::Hold;
 use super::state::{Event, Phase};
-use crate::guest::{Guest, chain};
+use super::turns::BootTurn;
+use crate::guest::chain;
 use crate::host::Host;
 use crate::network::Slot;
 
@@ -35,98 +30,9 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 const RELEASE_RETRY: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
 
-/// What everybody else holds of a sandbox.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    pub id: SandboxId,
-    guest: Arc<Mutex<Guest>>,
-    pub log: Arc<Log>,
-    pub activity: Arc<Activity>,
-    /// Cancel it to have the sandbox removed.
-    pub removing: CancellationToken,
-    pub record: watch::Receiver<Record>,
-    pub vm: Arc<VmSlot>,
-    /// Why it stands still, while it does.
-    pub hold: Arc<Hold>,
-    /// Processes that run on a terminal, and take their input there.
-    pub terminals: Arc<Mutex<HashSet<u32>>>,
-    /// The guest may not have heard yet that it may write to its disk.
-    pub(crate) frozen: Arc<AtomicBool>,
-    pub(crate) egress: Arc<EgressSlot>,
-    pub(crate) orders: mpsc::Sender<Asked>,
-}
-
-/// The VM while there is one, for those who read its console.
-#[derive(Debug, Default)]
-pub struct VmSlot(Mutex<Option<Arc<dyn Vm>>>);
-
-impl VmSlot {
-    #[must_use]
-    pub fn get(&self) -> Option<Arc<dyn Vm>> {
-        locked(&self.0).clone()
-    }
-
-    pub(super) fn set(&self, vm: Option<Arc<dyn Vm>>) {
-        *locked(&self.0) = vm;
-    }
-}
-
-impl Handle {
-    /// Its guest agent, at the address that it has now.
-    #[must_use]
-    pub fn guest(&self) -> Guest {
-        locked(&self.guest).clone()
-    }
-
-    pub(super) fn set_address(&self, host: &Host, record: &Record) {
-        *locked(&self.guest) = guest(host, record);
-    }
-
-    /// Empties the VM's console into the log.
-    pub async fn drain_console(&self) {
-        drain(&self.vm, &self.log).await;
-    }
-
-    /// Waits until the sandbox is no more being made.
-    pub async fn created(&self) -> Record {
-        let mut record = self.record.clone();
-        let made = record.wait_for(|record| record.phase != Phase::Creating).await.map(|record| record.clone());
-        made.unwrap_or_else(|_| self.record.borrow().clone())
-    }
-
-    /// Whether it has ended and given everything back.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.record.borrow().phase.is_over()
-    }
-
-    /// Waits until it has ended and given everything back.
-    pub async fn over(&self) {
-        let mut record = self.record.clone();
-        let _ = record.wait_for(|record| record.phase.is_over()).await;
-    }
-
-    /// Waits until nothing is left of the sandbox.
-    pub async fn gone(&self) {
-        let mut record = self.record.clone();
-        // An error means that the actor is gone, which is the same.
-        let _ = record.wait_for(|record| record.phase == Phase::Gone).await;
-    }
-}
-
-fn guest(host: &Host, record: &Record) -> Guest {
-    Guest::new(host.networks.guest(record.slot), &record.token)
-}
-
 /// A panic of another user leaves values that are whole.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn drain(vm: &VmSlot, log: &Log) {
-    if let Some(vm) = vm.get() {
-        log.console(&vm.console().await);
-    }
 }
 
 pub(crate) struct Actor {
@@ -142,28 +48,17 @@ pub(crate) struct Actor {
     pub(super) problem: Mutex<String>,
     /// For the network of a sandbox that is about to be resumed.
     pub(super) claimed: Mutex<Option<Slot>>,
+    /// How long it is not resumed again, after its guest did not come back.
+    pub(super) backoff: Mutex<Backoff>,
+    /// Held while the record is written, so that a write which its task has given up never comes after a later one.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Actor {
     /// A sandbox as its record has it, and what others hold of it.
-    pub(crate) fn new(host: Arc<Host>, record: Record, start: Start) -> (Self, Handle) {
-        let (sender, orders) = order::channel();
-        let handle = Handle {
-            id: record.id.clone(),
-            guest: Arc::new(Mutex::new(guest(&host, &record))),
-            log: Arc::new(Log::open(&host.ledger.dir(&record.id))),
-            activity: Activity::new(),
-            removing: CancellationToken::new(),
-            record: watch::channel(record.clone()).1,
-            vm: Arc::default(),
-            hold: Arc::default(),
-            terminals: Arc::default(),
-            frozen: Arc::default(),
-            egress: Arc::default(),
-            orders: sender,
-        };
+    pub(crate) fn new(host: Arc<Host>, record: Record, start: Start, log: Log) -> (Self, Handle) {
         let record = watch::Sender::new(record);
-        let handle = Handle { record: record.subscribe(), ..handle };
+        let (handle, orders) = Handle::new(&host, record.subscribe(), log);
         let actor = Self {
             host,
             record,
@@ -173,16 +68,21 @@ impl Actor {
             waiting: Mutex::default(),
             problem: Mutex::default(),
             claimed: Mutex::default(),
+            backoff: Mutex::default(),
+            writing: Arc::default(),
         };
         (actor, handle)
     }
 
     /// Runs until nothing is left of the sandbox.
-    pub(crate) async fn run(self, restarted: bool) {
-        if restarted {
+    pub(crate) async fn run(self) {
+        if matches!(self.start, Start::Restarted) {
             self.advance(Event::Restarted).await;
-            if self.phase().is_up() {
-                self.adopt().await;
+            self.clear_staging().await;
+            if self.phase().is_up()
+                && let Some(event) = self.adopt().await
+            {
+                self.advance(event).await;
             }
         }
         loop {
@@ -219,7 +119,7 @@ impl Actor {
         if record.phase == before.phase {
             return;
         }
-        record.generation = next_generation(record.generation);
+        record.generation = self.host.generations.next(record.generation);
         if ready {
             record.started_at_ms.get_or_insert_with(super::now_ms);
             self.handle.activity.start();
@@ -304,7 +204,11 @@ impl Actor {
         let must_be = is_gone || record.phase == Phase::Removing;
         loop {
             let (host, record) = (Arc::clone(&self.host), record.clone());
-            let write = move || if is_gone { host.ledger.remove(&record.id) } else { host.ledger.write(&record) };
+            let writing = Arc::clone(&self.writing).lock_owned().await;
+            let write = move || {
+                let _writing = writing;
+                if is_gone { host.ledger.remove(&record.id) } else { host.ledger.write(&record) }
+            };
             match blocking(write).await {
                 Err(error) if must_be => tracing::error!(sandbox = %self.handle.id, error, "cannot be removed yet"),
                 other => return other,
@@ -318,16 +222,19 @@ impl Actor {
     }
 
     async fn create(&self) -> Event {
-        // Held until the guest is ready: more boots at a time make each one slower.
-        let _turn = tokio::select! {
-            biased;
-            () = self.handle.removing.cancelled() => return Event::Remove,
-            turn = self.host.boots.acquire() => turn,
-        };
-        match super::create::create(&self.host, &self.handle, &self.start).await {
+        let (host, handle) = (&self.host, &self.handle);
+        let is_boot = super::create::is_boot(host, handle, &self.start).await;
+        let allowed = handle.unless_removed(async {
+            let turn = if is_boot { host.turns.boot_turn().await } else { BootTurn::none() };
+            (turn, host.turns.permit().await)
+        });
+        let Some((turn, permit)) = allowed.await else { return Event::Remove };
+        let made = super::create::create(host, handle, &self.start).await;
+        drop(permit);
+        match made {
             Ok((vm, guest)) => {
-                self.handle.vm.set(Some(vm));
-                super::create::wait_until_ready(&self.host, &self.handle, guest).await
+                handle.vm.set(Some(vm));
+                turn.hold_during(super::create::wait_until_ready(host, handle, guest)).await
             }
             Err(event) => event,
         }
@@ -347,11 +254,13 @@ impl Actor {
 
     async fn release(&self) -> Event {
         self.give_back(Disk::Goes).await;
+        self.handle.log.close().await;
         Event::Released
     }
 
-    /// Gives everything back, however often that has to be tried.
-    pub(super) async fn give_back(&self, disk: Disk) {
+    /// Gives everything back, however often that has to be tried. False: the sandbox is to be removed, which gives back
+    /// the rest.
+    pub(super) async fn give_back(&self, disk: Disk) -> bool {
         for attempt in 0.. {
             let problems = super::release::release(&self.host, &self.handle, disk).await;
             if problems.is_empty() {
@@ -360,9 +269,15 @@ impl Actor {
             let problems = problems.join("; ");
             tracing::error!(sandbox = %self.handle.id, attempt, problems, "cannot give back everything; trying again");
             self.handle.log.agent(&format!("cannot give back everything, trying again: {problems}"));
-            tokio::time::sleep(RELEASE_RETRY[attempt.min(RELEASE_RETRY.len() - 1)]).await;
+            let pause = tokio::time::sleep(RELEASE_RETRY[attempt.min(RELEASE_RETRY.len() - 1)]);
+            if disk == Disk::Goes {
+                pause.await;
+            } else if self.handle.unless_removed(pause).await.is_none() {
+                return false;
+            }
         }
         self.handle.vm.set(None);
+        true
     }
 }
 
@@ -377,13 +292,6 @@ fn if_unwritten(before: Phase, next: Phase, error: String) -> Phase {
         | (_, Phase::Suspending { rollback: true, .. }) => before,
         _ => next,
     }
-}
-
-/// Grows with every change, also past those that were not written down: milliseconds since the Unix epoch, or one
-/// more than before where the clock has not moved on.
-pub(crate) fn next_generation(before: Generation) -> Generation {
-    let now = u64::try_from(super::now_ms()).unwrap_or_default();
-    Generation(now.max(before.next().0))
 }
 
 /// Runs blocking work; its error as one line.

@@ -1,5 +1,6 @@
 //! A sandbox while it runs: its end, its idleness, its disk, and what others ask of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,35 +16,42 @@ use super::order::{Asked, Order};
 use super::state::{Event, Phase};
 use crate::guest::chain;
 
+/// Use is reported no more often than this.
+const REPORT_USE: Duration = Duration::from_secs(5);
+
 impl Actor {
-    /// After a restart of the agent: finds the VM again, and lets it run, whatever was under way.
-    pub(super) async fn adopt(&self) {
+    /// After a restart of the agent: finds the VM again, and lets it run, whatever was under way. Returns what that means
+    /// for its phase, if anything.
+    pub(super) async fn adopt(&self) -> Option<Event> {
         let dir = self.host.vm_dir(&self.handle.id);
         let was_pausing = self.record.borrow().phase == Phase::Pausing;
-        let gone = || Event::Exited(vmm::Exit::Vmm("it was no more when the host agent started again".to_owned()));
-        match self.host.engine.driver.adopt(&dir).await {
+        // A VMM that does not answer may be ended all the same.
+        let adopted = self.handle.unless_removed(self.host.engine.driver.adopt(&dir)).await;
+        let Some(adopted) = adopted else { return Some(Event::Remove) };
+        match adopted {
             Ok(Some(vm)) => {
                 self.handle.log.agent("the host agent has restarted and found the sandbox running");
-                let vm: Arc<dyn Vm> = vm.into();
-                self.handle.vm.set(Some(Arc::clone(&vm)));
+                self.handle.vm.set(Some(vm.into()));
                 if let Err(error) = super::egress::start(&self.host, &self.handle, false).await {
                     // The kernel's rules are as the agent before left them: nothing is open that was not.
                     tracing::error!(sandbox = %self.handle.id, error, "it finds no names until it is resumed");
                     self.handle.log.agent(&format!("it finds no names until it is paused and resumed: {error}"));
                 }
+                // Whoever attends the sandbox lets it run.
                 self.handle.frozen.store(true, Ordering::Relaxed);
                 if was_pausing {
                     self.remove_saved().await;
-                    self.advance(Event::NotSaved).await;
-                }
-                if let Err(error) = vm.resume().await {
-                    tracing::warn!(sandbox = %self.handle.id, error = chain(&error), "it cannot be made to run on");
+                    return Some(Event::NotSaved);
                 }
                 self.host.report(&self.record.borrow().clone(), &self.handle);
+                None
             }
-            Ok(None) if was_pausing && self.saved_is_whole().await => self.advance(Event::Saved).await,
-            Ok(None) => self.advance(gone()).await,
-            Err(error) => self.advance(Event::Exited(vmm::Exit::Vmm(chain(&error)))).await,
+            Ok(None) if was_pausing && self.saved_is_whole().await => Some(Event::Saved),
+            Ok(None) => {
+                let gone = "it was no more when the host agent started again";
+                Some(Event::Exited(vmm::Exit::Vmm(gone.to_owned())))
+            }
+            Err(error) => Some(Event::Exited(vmm::Exit::Vmm(chain(&error)))),
         }
     }
 
@@ -64,36 +72,44 @@ impl Actor {
         }
     }
 
-    /// While it runs: until it ends, is to be paused, is idle for too long, or is to be removed.
+    /// While it runs: until it ends, is to be paused, is idle for too long, or is to be removed. Removal waits for
+    /// nothing: an order that is being carried out is given up.
     pub(super) async fn attend(&self) -> Event {
         let Some(vm) = self.handle.vm.get() else {
             return Event::Exited(vmm::Exit::Vmm("there is no virtual machine".to_owned()));
         };
+        self.handle.unless_removed(self.attend_vm(&vm)).await.unwrap_or(Event::Remove)
+    }
+
+    async fn attend_vm(&self, vm: &Arc<dyn Vm>) -> Event {
         self.remove_saved().await;
         let limit = Duration::from_secs(self.record.borrow().spec.timeout_sec.into());
         let mut exit = std::pin::pin!(vm.wait());
-        let mut room = std::pin::pin!(super::room::watch(self, &vm));
+        let mut room = std::pin::pin!(super::room::watch(self, vm));
         let mut orders = self.orders.lock().await;
-        let mut told_ms = 0;
+        let mut look = tokio::time::Instant::now() + TICK;
+        let mut reported = None;
         loop {
             if self.handle.frozen.load(Ordering::Relaxed) && self.handle.hold.get().is_none() {
-                self.go_on(&vm).await;
+                self.go_on(vm).await;
             }
+            let idle = tokio::time::Instant::now() + self.handle.activity.time_left(limit);
             tokio::select! {
                 biased;
-                () = self.handle.removing.cancelled() => return Event::Remove,
                 exit = &mut exit => return Event::Exited(exit),
                 reason = &mut room => return Event::Exited(vmm::Exit::Vmm(reason)),
-                Some(asked) = orders.recv() => if let Some(event) = self.obey_running(asked, &vm).await { return event },
-                () = tokio::time::sleep(self.handle.activity.time_left(limit).min(TICK)) => {}
+                () = tokio::time::sleep_until(idle.min(look)) => {
+                    look = tokio::time::Instant::now() + TICK;
+                    self.handle.drain_console().await;
+                }
+                Some(asked) = orders.recv() => if let Some(event) = self.obey_running(asked, vm).await { return event },
             }
-            self.handle.drain_console().await;
             if self.handle.activity.time_left(limit).is_zero() {
                 return self.idle();
             }
-            let last_ms = self.handle.activity.last_ms();
-            if last_ms - told_ms > 5_000 {
-                told_ms = last_ms;
+            let used = self.handle.activity.last();
+            if reported.is_none_or(|reported| used > reported + REPORT_USE) {
+                reported = Some(used);
                 self.host.report_use(&self.record, &self.handle);
             }
         }
@@ -130,8 +146,7 @@ impl Actor {
                 None
             }
             Order::Capture { to, memory } => {
-                let parts = Parts { memory: *memory, disk: true, token: true };
-                let taken = capture::of_vm(&self.host, &self.handle, vm, to, parts, Then::GoOn).await;
+                let taken = self.capture(Some(Arc::clone(vm)), to.clone(), *memory).await;
                 asked.answer(taken.map_err(Refused::Failed));
                 None
             }
@@ -142,6 +157,28 @@ impl Actor {
                 None
             }
         }
+    }
+
+    /// Takes an instant of the VM, or without one of the saved state, into `to`, for somebody else.
+    ///
+    /// In a task of its own: when the sandbox is to be removed meanwhile, its actor waits no longer; the task fails soon
+    /// after, because the VM goes, and discards what it has made.
+    pub(super) async fn capture(&self, vm: Option<Arc<dyn Vm>>, to: PathBuf, memory: bool) -> Result<(), String> {
+        let (host, handle) = (Arc::clone(&self.host), self.handle.clone());
+        let task = tokio::spawn(async move {
+            let taken = match vm {
+                Some(vm) => {
+                    let parts = Parts { memory, disk: true, token: true };
+                    capture::of_vm(&host, &handle, &vm, &to, parts, Then::GoOn).await
+                }
+                None => capture::of_paused(&host, &handle, &to, memory).await,
+            };
+            if taken.is_ok() && handle.removing.is_cancelled() {
+                capture::discard(&to).await;
+            }
+            taken
+        });
+        task.await.unwrap_or_else(|error| Err(chain(&error)))
     }
 
     /// Prepares a roll back next to what there is; from the next phase on it counts.
@@ -160,9 +197,13 @@ impl Actor {
         }
     }
 
-    /// While it is being paused: until its state is safe, or is known not to be.
+    /// While it is being paused: until its state is safe, or is known not to be, or it is to be removed.
     pub(super) async fn save(&self) -> Event {
         let Some(vm) = self.handle.vm.get() else { return Event::NotSaved };
+        self.handle.unless_removed(self.save_vm(vm)).await.unwrap_or(Event::Remove)
+    }
+
+    async fn save_vm(&self, vm: Arc<dyn Vm>) -> Event {
         if !self.is_waiting() && self.handle.activity.is_in_use() {
             // Somebody came while it was found idle.
             return Event::NotSaved;

@@ -13,7 +13,8 @@ use guest_rpc::http::FreezeRequest;
 use tokio::time::timeout;
 use vmm::{Then, Vm};
 
-use super::actor::{Handle, blocking};
+use super::Handle;
+use super::actor::blocking;
 use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
 use crate::guest::chain;
 use crate::host::Host;
@@ -222,9 +223,10 @@ async fn finish(dir: &Path, manifest: Instant) -> Result<(), String> {
     blocking(move || manifest.finish(&dir)).await
 }
 
-async fn discard(dir: &Path) {
+/// Removes an instant that is not finished, or that nobody waits for. What stays goes at the next start.
+pub(crate) async fn discard(dir: &Path) {
     let dir = dir.to_owned();
     if let Err(error) = blocking(move || instant::remove(&dir)).await {
-        tracing::error!(error, "cannot remove an instant that was not finished");
+        tracing::error!(error, "cannot remove an instant that nobody needs; it goes at the next start");
     }
 }

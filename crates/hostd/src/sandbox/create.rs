@@ -21,7 +21,8 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use vmm::{Disk, Net, Then, Vm, VmConfig};
 
-use super::actor::{Handle, blocking};
+use super::Handle;
+use super::actor::blocking;
 use super::capture::{self, Parts};
 use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
 use super::state::Event;
@@ -63,7 +64,7 @@ pub(crate) enum Greeting {
 /// The event that ended the attempt.
 pub(crate) async fn create(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     let shape = shape(host, handle, start).await;
-    let warm = shape.as_ref().and_then(|shape| host.warm.find(shape));
+    let warm = find_warm(host, shape.clone()).await;
     if let Some(dir) = warm.clone() {
         let host = Arc::clone(host);
         if let Err(error) = blocking(move || host.warm.hold(&dir, &*host.engine.driver)).await {
@@ -77,27 +78,50 @@ pub(crate) async fn create(host: &Arc<Host>, handle: &Handle, start: &Start) -> 
     if handle.removing.is_cancelled() {
         return Err(Event::Remove);
     }
-    let config = vm_config(host, handle, disk).map_err(|error| Event::Failed(chain(&error)))?;
+    let config = vm_config(host, handle, disk).await.map_err(Event::Failed)?;
     fail::fail_point!("create::disk-and-network-made");
     let restored = match start {
-        Start::Instant { dir, .. } => Some(restore(host, &config, dir).await),
+        Start::Instant { dir, .. } => Some(restore(host, handle, &config, dir).await),
         Start::Image(_) | Start::Restarted => None,
     };
     let made = match (restored, warm) {
         (Some(Err(event)), Some(dir)) => {
+            if event == Event::Remove {
+                return Err(event);
+            }
             distrust(host, handle, &dir, &event).await;
-            boot(host, &config, None).await?
+            boot(host, handle, &config, None).await?
         }
         (Some(restored), _) => restored?,
-        (None, _) => boot(host, &config, shape).await?,
+        (None, _) => boot(host, handle, &config, shape).await?,
     };
     fail::fail_point!("create::vm-booted");
     Ok(made)
 }
 
-async fn boot(host: &Host, config: &VmConfig, shape: Option<warm::Key>) -> Result<(Arc<dyn Vm>, Greeting), Event> {
-    let vm = host.engine.driver.boot(config).await.map_err(|error| Event::Failed(chain(&error)))?;
+async fn boot(
+    host: &Host,
+    handle: &Handle,
+    config: &VmConfig,
+    shape: Option<warm::Key>,
+) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+    // A start that is given up is ended by the release.
+    let booted = handle.unless_removed(host.engine.driver.boot(config)).await.ok_or(Event::Remove)?;
+    let vm = booted.map_err(|error| Event::Failed(chain(&error)))?;
     Ok((vm.into(), Greeting::Booted { shape }))
+}
+
+/// Returns true if the sandbox is made by a boot, which needs a turn.
+pub(crate) async fn is_boot(host: &Arc<Host>, handle: &Handle, start: &Start) -> bool {
+    match start {
+        Start::Image(_) => find_warm(host, shape(host, handle, start).await).await.is_none(),
+        Start::Instant { .. } | Start::Restarted => false,
+    }
+}
+
+async fn find_warm(host: &Arc<Host>, shape: Option<warm::Key>) -> Option<PathBuf> {
+    let (host, shape) = (Arc::clone(host), shape?);
+    blocking(move || Ok::<_, io::Error>(host.warm.find(&shape))).await.ok().flatten()
 }
 
 /// The shape of a sandbox that is to boot from an image.
@@ -139,17 +163,29 @@ async fn distrust(host: &Arc<Host>, handle: &Handle, dir: &Path, event: &Event) 
 
 /// At the first boot of a shape: an instant for the next ones, before this guest is told who it is.
 async fn prepare(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, shape: &warm::Key) {
-    let Some(making) = host.warm.begin(shape) else { return };
+    let (beginning, shape) = (Arc::clone(host), shape.clone());
+    let begun = blocking(move || Ok::<_, io::Error>(beginning.warm.begin(&shape))).await;
+    let Some(making) = begun.ok().flatten() else { return };
+    let staging = making.staging.clone();
     let parts = Parts { memory: true, disk: true, token: false };
-    let taken = capture::of_vm(host, handle, vm, &making.staging, parts, Then::GoOn).await;
+    let taken = capture::of_vm(host, handle, vm, &staging, parts, Then::GoOn).await;
     let sealed = match taken {
-        Ok(()) => seal(host, making.staging.join(MEMORY)).await,
+        Ok(()) => seal(host, staging.join(MEMORY)).await,
         Err(error) => Err(error),
     };
-    let published = sealed.and_then(|()| making.publish().map_err(|error| chain(&error)));
+    let published = match sealed {
+        Ok(()) => {
+            let host = Arc::clone(host);
+            blocking(move || host.warm.publish(&making)).await
+        }
+        Err(error) => Err(error),
+    };
     match published {
         Ok(()) => tracing::info!(sandbox = %handle.id, "the next sandboxes like this one start without booting"),
-        Err(error) => tracing::warn!(sandbox = %handle.id, error, "the next sandboxes like this one will boot, too"),
+        Err(error) => {
+            capture::discard(&staging).await;
+            tracing::warn!(sandbox = %handle.id, error, "the next sandboxes like this one will boot, too");
+        }
     }
 }
 
@@ -180,15 +216,22 @@ pub(crate) async fn resume(host: &Arc<Host>, handle: &Handle, saved: &Path) -> R
     if handle.removing.is_cancelled() {
         return Err(Event::Remove);
     }
-    let config = vm_config(host, handle, disk).map_err(|error| Event::Failed(chain(&error)))?;
+    let config = vm_config(host, handle, disk).await.map_err(Event::Failed)?;
     fail::fail_point!("resume::disk-and-network-made");
-    restore(host, &config, saved).await
+    restore(host, handle, &config, saved).await
 }
 
-async fn restore(host: &Host, config: &VmConfig, from: &Path) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+async fn restore(
+    host: &Host,
+    handle: &Handle,
+    config: &VmConfig,
+    from: &Path,
+) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     let failed = |error: &dyn std::error::Error| Event::Failed(chain(error));
-    let instant = Instant::read(from)
-        .map_err(|error| Event::Failed(format!("its saved state in {} is damaged: {error}", from.display())))?;
+    let dir = from.to_owned();
+    let instant = blocking(move || Instant::read(&dir)).await;
+    let instant =
+        instant.map_err(|error| Event::Failed(format!("its saved state in {} is damaged: {error}", from.display())))?;
     let engine = host.engine_name();
     if instant.engine != engine {
         return Err(Event::Failed(format!(
@@ -197,13 +240,15 @@ async fn restore(host: &Host, config: &VmConfig, from: &Path) -> Result<(Arc<dyn
             instant.engine
         )));
     }
-    let vm = host.engine.driver.restore(config, &from.join(MEMORY)).await.map_err(|error| failed(&error))?;
-    fail::fail_point!("restore::vm-loaded");
-    let vm: Arc<dyn Vm> = vm.into();
-    match vm.resume().await {
-        Ok(()) => Ok((vm, Greeting::Restored { token: instant.token })),
-        Err(error) => Err(failed(&error)),
-    }
+    let memory = from.join(MEMORY);
+    // A start that is given up is ended by the release.
+    let restored = handle.unless_removed(async {
+        let vm: Arc<dyn Vm> = host.engine.driver.restore(config, &memory).await?.into();
+        fail::fail_point!("restore::vm-loaded");
+        vm.resume().await.map(|()| vm)
+    });
+    let vm = restored.await.ok_or(Event::Remove)?.map_err(|error| failed(&error))?;
+    Ok((vm, Greeting::Restored { token: instant.token }))
 }
 
 async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
@@ -244,11 +289,12 @@ fn boot_files(host: &Host, start: &Start, dir: &Path) -> io::Result<()> {
     }
 }
 
-fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> io::Result<VmConfig> {
+async fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> Result<VmConfig, String> {
     let record = handle.record.borrow().clone();
-    let slot = record.slot.ok_or_else(|| io::Error::other("the sandbox has no network slot"))?;
+    let slot = record.slot.ok_or("the sandbox has no network slot")?;
     let (dir, of) = (host.vm_dir(&handle.id), host.ledger.dir(&handle.id));
-    fs::DirBuilder::new().mode(0o700).create(&dir)?;
+    let made = dir.clone();
+    blocking(move || fs::DirBuilder::new().mode(0o700).create(made)).await?;
     Ok(VmConfig {
         dir,
         name: handle.id.to_string(),
@@ -290,7 +336,9 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
     let stream = timeout(READY_TIMEOUT, answers).await;
     let stream = stream.map_err(|_| format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()))?;
     if let Greeting::Booted { shape: Some(shape) } = greeting {
-        prepare(host, handle, vm, shape).await;
+        // In a task of its own: given up in the middle it would leave what it has made.
+        let (host, handle, vm, shape) = (Arc::clone(host), handle.clone(), Arc::clone(vm), shape.clone());
+        let _ = tokio::spawn(async move { prepare(&host, &handle, &vm, &shape).await }).await;
     }
     // Unless it was nobody's, it was asked to freeze, and may have done so even where it did not answer in time.
     handle.frozen.fetch_or(matches!(greeting, Greeting::Restored { token: Some(_) }), Ordering::Relaxed);

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use model::NetworkSpec;
 
-use super::actor::{Actor, Handle, locked, next_generation};
+use super::Handle;
+use super::actor::{Actor, locked};
 use super::manager::Refused;
 use crate::egress::{Egress, Ground};
 use crate::host::Host;
@@ -65,7 +66,7 @@ impl Actor {
     async fn write_network(&self, spec: NetworkSpec) -> Result<(), Refused> {
         let mut record = self.record.borrow().clone();
         record.spec.network = spec;
-        record.generation = next_generation(record.generation);
+        record.generation = self.host.generations.next(record.generation);
         self.persist(record.clone()).await.map_err(Refused::Failed)?;
         self.record.send_replace(record);
         Ok(())

@@ -1,31 +1,20 @@
-//! What is made of instants of sandboxes: forks, snapshots and checkpoints.
+//! What is made of instants of sandboxes: forks and snapshots. Checkpoints are in [`super::checkpoint`].
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use model::{CheckpointName, SandboxId, SandboxState, TemplateName};
+use model::{SandboxId, SandboxState, TemplateName};
 
-use super::actor::{Handle, TICK, blocking};
-use super::capture::CHECKPOINTS;
+use super::Handle;
+use super::actor::TICK;
+use super::capture::discard;
 use super::instant::{self, Instant};
 use super::manager::{Manager, Origin, Refused, on_host};
 use super::order::Order;
 use crate::host::Host;
 use crate::snapshots::{New, Snapshot, SnapshotId, Snapshots};
-
-/// A named instant of a sandbox.
-#[derive(Debug, Clone)]
-pub struct Checkpoint {
-    pub name: CheckpointName,
-    /// Milliseconds since the Unix epoch.
-    pub created_at_ms: i64,
-    pub size_bytes: u64,
-}
 
 impl Manager {
     /// Makes a child of each id, all from one instant. Answers when all run; if one does not, or we die before, none is left.
@@ -40,7 +29,11 @@ impl Manager {
         }
         let source = self.find(id).await?;
         let dir = self.host.snapshots.staging();
-        source.ask(Order::Capture { to: dir.clone(), memory: true }).await?;
+        let captured = source.ask(Order::Capture { to: dir.clone(), memory: true }).await;
+        if captured.is_err() {
+            discard(&dir).await;
+        }
+        captured?;
         fail::fail_point!("fork::captured");
         let made = self.make_all_or_none(&source, children, &dir).await;
         discard(&dir).await;
@@ -99,8 +92,11 @@ impl Manager {
     }
 
     async fn all_of(&self, ids: &[SandboxId]) -> Option<Vec<Handle>> {
-        let sandboxes = self.sandboxes.lock().await;
-        ids.iter().map(|id| sandboxes.get(id).cloned()).collect()
+        let mut found = Vec::new();
+        for id in ids {
+            found.push(self.registry.find(id).await?);
+        }
+        Some(found)
     }
 
     /// Makes a template of the present instant of a sandbox, which goes on as it was.
@@ -115,12 +111,17 @@ impl Manager {
         overwrite: bool,
     ) -> Result<Snapshot, Refused> {
         let source = self.find(id).await?;
-        self.name_is_free(name, overwrite)?;
+        self.check_name_is_free(name, overwrite).await?;
+        self.check_snapshots(id).await?;
         let staging = self.host.snapshots.staging();
-        source.ask(Order::Capture { to: staging.clone(), memory }).await?;
-        fail::fail_point!("snapshot::captured");
         let new = New { name: name.clone(), source: id.clone(), has_memory: memory };
-        let published = self.publish(&staging, new, overwrite).await;
+        let published = match source.ask(Order::Capture { to: staging.clone(), memory }).await {
+            Ok(()) => {
+                fail::fail_point!("snapshot::captured");
+                self.publish(&staging, new, overwrite).await
+            }
+            Err(error) => Err(error),
+        };
         if published.is_err() {
             discard(&staging).await;
         }
@@ -138,22 +139,24 @@ impl Manager {
             compacted.await.map_err(Refused::Failed)?;
         }
         fail::fail_point!("snapshot::flat");
-        // Nobody begins a sandbox, or takes the name, meanwhile.
-        let _alone = self.sandboxes.lock().await;
-        self.name_is_free(&new.name, overwrite)?;
+        let _names = self.snapshot_names.lock().await;
+        self.check_name_is_free(&new.name, overwrite).await?;
         let dir = staging.to_owned();
         on_host(&self.host, move |host| host.snapshots.publish(&dir, new)).await.map_err(Refused::Failed)
     }
 
-    fn name_is_free(&self, name: &TemplateName, overwrite: bool) -> Result<(), Refused> {
-        let taken = |what, hint| Err(Refused::Taken { what, name: name.to_string(), hint });
-        if self.host.images.list()?.iter().any(|image| image.name == *name) {
-            return taken("base image", "");
-        }
-        match self.host.snapshots.find(name) {
-            Some(_) if !overwrite => taken("snapshot", ", or overwrite it"),
-            _ => Ok(()),
-        }
+    async fn check_name_is_free(&self, name: &TemplateName, overwrite: bool) -> Result<(), Refused> {
+        let (host, name) = (Arc::clone(&self.host), name.clone());
+        let checked = tokio::task::spawn_blocking(move || name_is_free(&host, &name, overwrite)).await;
+        checked.map_err(|error| Refused::Failed(error.to_string()))?
+    }
+
+    async fn check_snapshots(&self, source: &SandboxId) -> Result<(), Refused> {
+        let (most, source) = (self.host.limits.snapshots, source.clone());
+        let count = move |host: &Host| Ok::<_, std::convert::Infallible>(host.snapshots.count_of(&source));
+        let count = on_host(&self.host, count).await.map_err(Refused::Failed)?;
+        let too_many = Refused::TooMany { what: "snapshots", most, setting: "AGENT_MAX_SNAPSHOTS" };
+        if count >= most { Err(too_many) } else { Ok(()) }
     }
 
     /// Removes the snapshot of that name, and those whose name it had taken. That there is none is fine.
@@ -162,106 +165,59 @@ impl Manager {
     /// [`Refused::InUse`] names the sandboxes that were made from it.
     pub async fn remove_snapshot(&self, name: &TemplateName) -> Result<(), Refused> {
         loop {
-            // Nobody begins a sandbox with it meanwhile.
-            let sandboxes = self.sandboxes.lock().await;
-            let Some(snapshot) = self.host.snapshots.find(name) else { return Ok(()) };
-            let is_user = |handle: &&Handle| handle.record.borrow().snapshot.as_ref() == Some(&snapshot.id);
-            let users: Vec<String> = sandboxes.values().filter(is_user).map(|handle| handle.id.to_string()).collect();
-            if !users.is_empty() {
-                return Err(Refused::InUse { name: name.to_string(), users });
-            }
-            let gone =
-                on_host(&self.host, move |host| host.snapshots.retire(&snapshot)).await.map_err(Refused::Failed)?;
-            drop(sandboxes);
+            let gone = {
+                let _names = self.snapshot_names.lock().await;
+                let wanted = name.clone();
+                let find = move |host: &Host| Ok::<_, std::convert::Infallible>(host.snapshots.find(&wanted));
+                let found = on_host(&self.host, find).await.map_err(Refused::Failed)?;
+                let Some(snapshot) = found else { return Ok(()) };
+                self.retire(snapshot).await?
+            };
             discard(&gone).await;
         }
     }
 
+    /// Takes a snapshot's name away. Returns its directory, which is to be removed.
+    ///
+    /// # Errors
+    /// [`Refused::InUse`]; what keeps it.
+    async fn retire(&self, snapshot: Snapshot) -> Result<PathBuf, Refused> {
+        let in_use = |users: Vec<SandboxId>| {
+            let users = users.iter().map(ToString::to_string).collect();
+            Refused::InUse { name: snapshot.name.to_string(), users }
+        };
+        // Marked before the look at who uses it: see `snapshots::uses`.
+        let _retiring = self.host.snapshots.begin_retiring(&snapshot.id).map_err(in_use)?;
+        let is_user = |handle: &Handle| handle.record.borrow().snapshot.as_ref() == Some(&snapshot.id);
+        let users: Vec<SandboxId> =
+            self.registry.handles().into_iter().filter(is_user).map(|handle| handle.id).collect();
+        if !users.is_empty() {
+            return Err(in_use(users));
+        }
+        let retired = snapshot.clone();
+        on_host(&self.host, move |host| host.snapshots.retire(&retired)).await.map_err(Refused::Failed)
+    }
+
     /// Removes snapshots that have lost their name and their last user.
     pub(super) async fn clear_outdated(&self) {
-        let gone: Vec<PathBuf> = {
-            let sandboxes = self.sandboxes.lock().await;
-            let used: BTreeSet<SnapshotId> =
-                sandboxes.values().filter_map(|handle| handle.record.borrow().snapshot.clone()).collect();
-            let retire = move |host: &Host| {
-                let outdated = host.snapshots.outdated(&used);
-                outdated.iter().map(|snapshot| host.snapshots.retire(snapshot)).collect::<io::Result<Vec<_>>>()
-            };
-            match on_host(&self.host, retire).await {
-                Ok(gone) => gone,
-                Err(error) => {
-                    tracing::warn!(error, "cannot remove a snapshot whose name another one has");
-                    return;
-                }
+        let names = self.snapshot_names.lock().await;
+        let handles = self.registry.handles();
+        let used: BTreeSet<SnapshotId> =
+            handles.iter().filter_map(|handle| handle.record.borrow().snapshot.clone()).collect();
+        let find = move |host: &Host| Ok::<_, std::convert::Infallible>(host.snapshots.outdated(&used));
+        let mut gone = Vec::new();
+        for snapshot in on_host(&self.host, find).await.unwrap_or_default() {
+            match self.retire(snapshot).await {
+                Ok(dir) => gone.push(dir),
+                // A sandbox of it has been begun meanwhile.
+                Err(Refused::InUse { .. }) => {}
+                Err(error) => tracing::warn!(%error, "cannot remove a snapshot whose name another one has"),
             }
-        };
+        }
+        drop(names);
         for dir in gone {
             discard(&dir).await;
         }
-    }
-
-    /// Remembers the present instant of a sandbox.
-    ///
-    /// # Errors
-    /// [`Refused::Taken`]; what failed.
-    pub async fn checkpoint(&self, id: &SandboxId, name: &CheckpointName) -> Result<Checkpoint, Refused> {
-        let handle = self.find(id).await?;
-        let root = self.host.ledger.dir(id).join(CHECKPOINTS);
-        let (dir, new) = (root.join(name.as_str()), root.join(format!(".{name}")));
-        let make = move || match fs::DirBuilder::new().mode(0o700).create(&root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        };
-        blocking(make).await.map_err(Refused::Failed)?;
-        if dir.exists() {
-            return Err(Refused::Taken { what: "checkpoint", name: name.to_string(), hint: ", or remove it" });
-        }
-        handle.ask(Order::Capture { to: new.clone(), memory: true }).await?;
-        let to = dir.clone();
-        if let Err(error) = blocking(move || instant::publish(&new, &to)).await {
-            return Err(Refused::Failed(error));
-        }
-        checkpoint(&dir).ok_or_else(|| Refused::Failed("the checkpoint cannot be read back".to_owned()))
-    }
-
-    /// Checkpoints of a sandbox, oldest first.
-    ///
-    /// # Errors
-    /// [`Refused::Unknown`].
-    pub async fn checkpoints(&self, id: &SandboxId) -> Result<Vec<Checkpoint>, Refused> {
-        self.find(id).await?;
-        let root = self.host.ledger.dir(id).join(CHECKPOINTS);
-        let found = fs::read_dir(root).into_iter().flatten().flatten();
-        let mut found: Vec<Checkpoint> = found.filter_map(|entry| checkpoint(&entry.path())).collect();
-        found.sort_by_key(|checkpoint| checkpoint.created_at_ms);
-        Ok(found)
-    }
-
-    /// That there is none of that name is fine.
-    ///
-    /// # Errors
-    /// [`Refused::Unknown`]; what keeps it.
-    pub async fn remove_checkpoint(&self, id: &SandboxId, name: &CheckpointName) -> Result<(), Refused> {
-        self.find(id).await?;
-        let dir = self.host.ledger.dir(id).join(CHECKPOINTS).join(name.as_str());
-        blocking(move || instant::remove(&dir)).await.map_err(Refused::Failed)
-    }
-
-    /// Puts a sandbox back to a checkpoint. It runs afterwards if it ran before; if it cannot, or we die in between, it
-    /// is paused there.
-    ///
-    /// # Errors
-    /// [`Refused::NoCheckpoint`]; what failed.
-    pub async fn roll_back(&self, id: &SandboxId, name: &CheckpointName) -> Result<Handle, Refused> {
-        let handle = self.find(id).await?;
-        let dir = self.host.ledger.dir(id).join(CHECKPOINTS).join(name.as_str());
-        if checkpoint(&dir).is_none() {
-            let known = self.checkpoints(id).await?.iter().map(|checkpoint| checkpoint.name.to_string()).collect();
-            return Err(Refused::NoCheckpoint { name: name.to_string(), known });
-        }
-        let ran = handle.record.borrow().phase.is_up();
-        handle.ask(Order::RollBack { to: dir }).await?;
-        if ran { self.resume(id).await } else { Ok(handle) }
     }
 }
 
@@ -289,10 +245,15 @@ async fn all_run(children: Vec<Handle>) -> Result<Vec<Handle>, Refused> {
     Ok(children)
 }
 
-fn checkpoint(dir: &Path) -> Option<Checkpoint> {
-    let name = dir.file_name()?.to_str()?.parse().ok()?;
-    let instant = Instant::read(dir).ok()?;
-    Some(Checkpoint { name, created_at_ms: instant.created_at_ms, size_bytes: instant::allocated_bytes(dir) })
+fn name_is_free(host: &Host, name: &TemplateName, overwrite: bool) -> Result<(), Refused> {
+    let taken = |what, hint| Err(Refused::Taken { what, name: name.to_string(), hint });
+    if host.images.list()?.iter().any(|image| image.name == *name) {
+        return taken("base image", "");
+    }
+    match host.snapshots.find(name) {
+        Some(_) if !overwrite => taken("snapshot", ", or overwrite it"),
+        _ => Ok(()),
+    }
 }
 
 /// Makes one image of the disk in `dir`, and nothing else of the disk stays there.
@@ -304,11 +265,4 @@ fn flatten(host: &Host, dir: &Path) -> Result<(), crate::disk::Error> {
     let flat = host.disks.flatten(&id, dir, &Snapshots::image_in(dir));
     host.disks.remove(&id, dir)?;
     flat
-}
-
-async fn discard(dir: &Path) {
-    let dir = dir.to_owned();
-    if let Err(error) = blocking(move || instant::remove(&dir)).await {
-        tracing::error!(error, "files stay that nobody needs; they go at the next start");
-    }
 }

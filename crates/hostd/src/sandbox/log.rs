@@ -1,24 +1,39 @@
 //! What happened in and to one sandbox: its console and the agent's own events, bounded, in order.
 //!
-//! Kept in memory and appended to `log.jsonl` in the sandbox's directory, so that it is still there after a
-//! restart of the agent and after the sandbox has ended. Both are bounded: when the file has grown to twice the
-//! bound it is replaced by what memory holds. Not fsynced: after a power cut the last lines may be missing.
+//! Kept in memory, and written behind that to `log.jsonl` in the sandbox's directory, so that it is still there after a
+//! restart of the agent and after the sandbox has ended. Not fsynced: after a power cut the last lines may be missing.
+//!
+//! | bound | of |
+//! |---|---|
+//! | [`MAX_WEIGHT`], [`MAX_ENTRIES`] | what is kept, each entry with what it costs besides its text; the oldest go first |
+//! | [`MAX_LINE`] | one line; longer ones are cut into several |
+//! | [`MAX_FILE`] | the file; then it is replaced by what is kept, which is less than half of that |
+//!
+//! So a guest that floods its console with short lines costs no more than one that writes long ones: what does not stay
+//! in memory is not written to the file either, and the log says how many lines were passed over. Files are written by
+//! one thread at a time for each log, which never is one of the runtime's; what comes meanwhile is written next.
 //!
 //! Console text comes from the guest: it is cut into lines of bounded length, and control characters are replaced.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// Bytes of lines that are kept.
-const MAX_BYTES: usize = 256 * 1024;
+/// Weight of entries that are kept.
+const MAX_WEIGHT: usize = 256 * 1024;
+/// Entries that are kept.
+const MAX_ENTRIES: usize = 4096;
+/// What an entry costs besides the bytes of its line: in memory, and about as much in the file.
+const OVERHEAD: usize = 64;
 /// Bytes of one line; longer ones are cut into several.
 const MAX_LINE: usize = 1024;
+/// Bytes of the file. An entry in it takes at most twice its weight.
+const MAX_FILE: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,41 +53,56 @@ pub struct Entry {
 /// The log of one sandbox.
 #[derive(Debug)]
 pub struct Log {
-    path: PathBuf,
-    kept: Mutex<Kept>,
+    shared: Arc<Shared>,
     /// How many entries there have ever been.
     count: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    kept: Mutex<Kept>,
+    /// True while no thread writes the file.
+    is_written: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     entries: VecDeque<Entry>,
-    bytes: usize,
+    weight: usize,
     /// Number of the first entry that is still kept.
     first: u64,
-    file_bytes: usize,
+    /// Number of the first entry that is not in the file yet.
+    unwritten: u64,
+    file_bytes: u64,
+    /// A thread writes the file.
+    is_writing: bool,
+    /// The sandbox's directory is about to go: nothing is written any more.
+    is_closed: bool,
     /// Console output after the last line feed.
     rest: Vec<u8>,
 }
 
 impl Log {
-    /// The log in the sandbox's directory, with what an earlier run wrote.
+    /// The log in the sandbox's directory, with what an earlier run wrote. Blocking.
     #[must_use]
     pub fn open(dir: &Path) -> Self {
         let path = dir.join("log.jsonl");
         let mut kept = Kept::default();
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        kept.file_bytes = text.len();
-        for entry in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+        let text = fs::read(&path).unwrap_or_default();
+        kept.file_bytes = text.len() as u64;
+        for entry in text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
             kept.keep(entry);
         }
-        let count = kept.next();
-        Self { path, kept: Mutex::new(kept), count: watch::Sender::new(count) }
+        kept.unwritten = kept.next();
+        let count = watch::Sender::new(kept.next());
+        let shared = Shared { path, kept: Mutex::new(kept), is_written: watch::Sender::new(true) };
+        Self { shared: Arc::new(shared), count }
     }
 
     /// Notes what the agent did.
     pub fn agent(&self, line: &str) {
-        self.add(vec![Entry { source: Source::Agent, time_ms: super::now_ms(), line: printable(line.as_bytes()) }]);
+        self.add(|_| vec![Entry::new(Source::Agent, printable(line.as_bytes()))]);
     }
 
     /// Takes what the guest wrote to its console since the last call. An unfinished line waits for its end.
@@ -80,9 +110,16 @@ impl Log {
         if output.is_empty() {
             return;
         }
-        let lines = self.lock().take_lines(output);
-        let time_ms = super::now_ms();
-        self.add(lines.into_iter().map(|line| Entry { source: Source::Console, time_ms, line }).collect());
+        self.add(|kept| {
+            let lines = kept.take_lines(output);
+            // The oldest of them would not stay.
+            let surplus = lines.len().saturating_sub(MAX_ENTRIES / 2);
+            let note =
+                format!("the console wrote {} lines at once; the first {surplus} of them are not kept", lines.len());
+            let note = (surplus > 0).then(|| Entry::new(Source::Agent, note));
+            let lines = lines.into_iter().skip(surplus).filter(|line| !line.is_empty());
+            note.into_iter().chain(lines.map(|line| Entry::new(Source::Console, line))).collect()
+        });
     }
 
     /// Notes an unfinished line of the console: there will be no more of it.
@@ -93,9 +130,8 @@ impl Log {
     /// The entries from number `from` on that are still kept, and the number after the last one.
     #[must_use]
     pub fn since(&self, from: u64) -> (Vec<Entry>, u64) {
-        let kept = self.lock();
-        let skip = usize::try_from(from.saturating_sub(kept.first)).unwrap_or(usize::MAX);
-        (kept.entries.iter().skip(skip).cloned().collect(), kept.next())
+        let kept = self.shared.lock();
+        (kept.since(from).cloned().collect(), kept.next())
     }
 
     /// Changes whenever there are new entries.
@@ -104,31 +140,84 @@ impl Log {
         self.count.subscribe()
     }
 
-    fn add(&self, entries: Vec<Entry>) {
-        let mut kept = self.lock();
-        let mut text = String::new();
-        for entry in entries {
-            if entry.source == Source::Console && entry.line.is_empty() {
-                continue;
-            }
-            text += &serde_json::to_string(&entry).unwrap_or_default();
-            text.push('\n');
-            kept.keep(entry);
-        }
-        kept.file_bytes += text.len();
-        // A log that cannot be written is no reason to harm the sandbox.
-        let _ = if kept.file_bytes > 2 * MAX_BYTES { kept.rewrite(&self.path) } else { append(&self.path, &text) };
-        self.count.send_replace(kept.next());
+    /// Writes no more, and waits until what is being written is: the sandbox's directory is about to go.
+    pub async fn close(&self) {
+        self.shared.lock().is_closed = true;
+        // The sender lives as long as this.
+        let _ = self.shared.is_written.subscribe().wait_for(|is_written| *is_written).await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn add(&self, entries: impl FnOnce(&mut Kept) -> Vec<Entry>) {
+        let is_first = {
+            let mut kept = self.shared.lock();
+            let entries = entries(&mut kept);
+            if entries.is_empty() {
+                return;
+            }
+            entries.into_iter().for_each(|entry| kept.keep(entry));
+            self.count.send_replace(kept.next());
+            let is_first = !kept.is_writing && !kept.is_closed;
+            kept.is_writing |= is_first;
+            is_first
+        };
+        if is_first {
+            self.shared.is_written.send_replace(false);
+            self.write();
+        }
+    }
+
+    /// Has the file written by a thread for blocking work; by this one where there is no runtime.
+    fn write(&self) {
+        let shared = Arc::clone(&self.shared);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || shared.write_all())),
+            Err(_) => shared.write_all(),
+        }
+    }
+}
+
+impl Shared {
+    /// Writes until there is nothing new.
+    fn write_all(&self) {
+        loop {
+            // Not in a condition: the lock would be held over the write.
+            let unwritten = self.lock().take_unwritten();
+            let Some((text, replaces)) = unwritten else { break };
+            // A log that cannot be written is no reason to harm the sandbox: what is lost of it is lost.
+            let written = if replaces { replace(&self.path, &text) } else { append(&self.path, &text) };
+            let mut kept = self.lock();
+            match written {
+                Ok(()) if replaces => kept.file_bytes = text.len() as u64,
+                _ => kept.file_bytes += text.len() as u64,
+            }
+        }
+        self.is_written.send_replace(true);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn append(path: &Path, text: &str) -> std::io::Result<()> {
+/// Appends lines. After one that was cut short by a full disk the next one begins afresh.
+fn append(path: &Path, text: &str) -> io::Result<()> {
     // Only where the sandbox's directory still is: a log must not bring it back.
-    File::options().create(true).append(true).open(path)?.write_all(text.as_bytes())
+    File::options().create(true).append(true).open(path)?.write_all(format!("\n{text}").as_bytes())
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = linux::file::temporary_name(path);
+    fs::write(&new, text).and_then(|()| fs::rename(&new, path)).inspect_err(|_| drop(fs::remove_file(&new)))
+}
+
+impl Entry {
+    fn new(source: Source, line: String) -> Self {
+        Self { source, time_ms: super::now_ms(), line }
+    }
+
+    fn weight(&self) -> usize {
+        self.line.len() + OVERHEAD
+    }
 }
 
 impl Kept {
@@ -136,37 +225,59 @@ impl Kept {
         self.first + self.entries.len() as u64
     }
 
+    fn since(&self, from: u64) -> impl Iterator<Item = &Entry> {
+        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.entries.iter().skip(skip)
+    }
+
     fn keep(&mut self, entry: Entry) {
-        self.bytes += entry.line.len();
+        self.weight += entry.weight();
         self.entries.push_back(entry);
-        while self.bytes > MAX_BYTES {
+        while self.weight > MAX_WEIGHT || self.entries.len() > MAX_ENTRIES {
             let Some(oldest) = self.entries.pop_front() else { break };
-            self.bytes -= oldest.line.len();
+            self.weight -= oldest.weight();
             self.first += 1;
         }
     }
 
-    fn rewrite(&mut self, path: &Path) -> std::io::Result<()> {
-        let lines = self.entries.iter().filter_map(|entry| serde_json::to_string(entry).ok());
-        let text: String = lines.flat_map(|line| [line, "\n".to_owned()]).collect();
-        self.file_bytes = text.len();
-        fs::write(path, text)
+    /// Returns the lines that are not in the file yet; with true, all that are kept, for a file that is full. `None`
+    /// when there is nothing to write: the thread that asks is done.
+    fn take_unwritten(&mut self) -> Option<(String, bool)> {
+        if self.is_closed || self.unwritten >= self.next() {
+            self.is_writing = false;
+            return None;
+        }
+        let mut text = lines(self.since(self.unwritten));
+        let replaces = self.file_bytes + text.len() as u64 > MAX_FILE;
+        if replaces {
+            text = lines(self.entries.iter());
+        }
+        self.unwritten = self.next();
+        Some((text, replaces))
     }
 
+    /// Returns the lines that are whole; what follows the last of them is kept for the next call.
     fn take_lines(&mut self, output: &[u8]) -> Vec<String> {
         self.rest.extend_from_slice(output);
         let mut lines = Vec::new();
-        loop {
-            let end = self.rest.iter().position(|byte| *byte == b'\n');
-            let cut = match end {
-                Some(end) if end <= MAX_LINE => end,
-                _ if self.rest.len() > MAX_LINE => MAX_LINE,
-                _ => return lines,
-            };
-            lines.push(printable(&self.rest[..cut]));
-            self.rest.drain(..cut + usize::from(end == Some(cut)));
+        let mut begin = 0;
+        for (at, byte) in self.rest.iter().enumerate() {
+            if *byte == b'\n' {
+                lines.push(printable(&self.rest[begin..at]));
+                begin = at + 1;
+            } else if at - begin == MAX_LINE {
+                lines.push(printable(&self.rest[begin..at]));
+                begin = at;
+            }
         }
+        self.rest.drain(..begin);
+        lines
     }
+}
+
+fn lines<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
+    let lines = entries.filter_map(|entry| serde_json::to_string(entry).ok());
+    lines.flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
 /// Text without control characters, at most [`MAX_LINE`] characters. Colour sequences lose their escape character.
@@ -200,19 +311,88 @@ mod tests {
         assert_eq!(lines(&Log::open(dir.path())).len(), 3);
     }
 
-    #[test]
-    fn a_flood_is_bounded_in_memory_and_on_disk() {
+    /// Bytes of the log file, and what is kept of a log that floods of this line went through.
+    fn flood(line: &[u8], times: usize) -> (u64, Vec<Entry>) {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path());
         log.agent("first");
-        for _ in 0..200 {
-            log.console(&[b'x'; 10_000]);
+        // As much as a console keeps between two looks.
+        let output = line.repeat(64 * 1024 / line.len());
+        for _ in 0..times {
+            log.console(&output);
+            assert!(fs::metadata(dir.path().join("log.jsonl")).unwrap().len() <= MAX_FILE + 2 * MAX_WEIGHT as u64);
         }
         log.agent("last");
-        let kept = lines(&log);
-        assert!(kept.iter().map(String::len).sum::<usize>() <= MAX_BYTES);
-        assert_eq!(kept.last().map(String::as_str), Some("last"));
-        assert!(fs::metadata(dir.path().join("log.jsonl")).unwrap().len() < 3 * MAX_BYTES as u64);
+        let kept = log.since(0).0;
+        let again = Log::open(dir.path()).since(0).0;
+        assert_eq!(again.last(), kept.last(), "a restart finds the newest lines");
+        (fs::metadata(dir.path().join("log.jsonl")).unwrap().len(), kept)
+    }
+
+    #[test]
+    fn flood_of_any_lines_is_bounded() {
+        for line in [b"x\n".as_slice(), b"\n", &[b'x'; 1000], b"\"\\\"\n", b"\xff\xff\n"] {
+            let (file_bytes, kept) = flood(line, 40);
+            let weight: usize = kept.iter().map(Entry::weight).sum();
+            assert!(kept.len() <= MAX_ENTRIES && weight <= MAX_WEIGHT, "{} entries of {line:?}", kept.len());
+            assert!(file_bytes <= MAX_FILE, "{file_bytes} bytes of {line:?}");
+            assert_eq!(kept.last().map(|entry| entry.line.as_str()), Some("last"));
+        }
+    }
+
+    #[test]
+    fn event_after_flood_appends_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path());
+        log.console(&b"x\n".repeat(32 * 1024));
+        let before = fs::metadata(dir.path().join("log.jsonl")).unwrap().len();
+        log.agent("one event");
+        assert!(fs::metadata(dir.path().join("log.jsonl")).unwrap().len() - before < 200);
+    }
+
+    #[test]
+    fn lines_passed_over_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path());
+        log.console(&b"x\n".repeat(3000));
+        let note = "the console wrote 3000 lines at once; the first 952 of them are not kept";
+        assert_eq!(lines(&log).first().map(String::as_str), Some(note));
+    }
+
+    #[tokio::test]
+    async fn closed_log_writes_nothing_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path());
+        log.agent("before");
+        log.close().await;
+        let _ = fs::remove_file(dir.path().join("log.jsonl"));
+        log.agent("after");
+        log.close().await;
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(lines(&log), ["before", "after"]);
+    }
+
+    proptest::proptest! {
+        /// However output is cut into pieces, the same lines come of it.
+        #[test]
+        fn lines_do_not_depend_on_pieces(
+            output in proptest::collection::vec(proptest::prop_oneof![4 => proptest::prelude::Just(b'x'), 1 => proptest::prelude::Just(b'\n')], 0..5000),
+            cuts in proptest::collection::vec(0_usize..5000, 0..20),
+        ) {
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(output.len())).chain([output.len()]).collect();
+            cuts.sort_unstable();
+            let mut pieces = Kept::default();
+            let mut found = Vec::new();
+            let mut begin = 0;
+            for cut in cuts {
+                found.extend(pieces.take_lines(&output[begin..cut]));
+                begin = cut;
+            }
+            let mut whole = Kept::default();
+            proptest::prop_assert_eq!(found, whole.take_lines(&output));
+            proptest::prop_assert_eq!(&pieces.rest, &whole.rest);
+            proptest::prop_assert!(pieces.rest.len() <= MAX_LINE);
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Finds, makes and removes sandboxes. Holds one handle for each; their actors do the work.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,14 +7,18 @@ use model::{Generation, NetworkSpec, SandboxId, SandboxSpec, SandboxState};
 use rand::RngExt;
 use tokio::sync::Mutex;
 
+use super::Handle;
 use super::activity::Active;
-use super::actor::{Actor, Handle, blocking};
+use super::actor::{Actor, blocking};
 use super::create::Start;
 use super::ledger::{DiskRecord, Record};
+use super::log::Log;
 use super::order::Order;
+use super::registry::{Registry, Reserved};
 use super::state::Phase;
+use crate::generations::Generations;
 use crate::host::Host;
-use crate::snapshots::SnapshotId;
+use crate::snapshots::{Pin, SnapshotId};
 
 /// Why a sandbox is not made or not there.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +35,15 @@ pub enum Refused {
     Paused,
     #[error("{0}")]
     StandsStill(String),
+    /// Its guest did not come back lately.
+    #[error("{0}")]
+    NotResumed(String),
     #[error("there is a {what} {name:?} already; choose another name{hint}")]
     Taken { what: &'static str, name: String, hint: &'static str },
+    #[error(
+        "the sandbox has {most} {what} already, which is the limit of this host ({setting}); remove some, or raise it"
+    )]
+    TooMany { what: &'static str, most: usize, setting: &'static str },
     #[error("there is no checkpoint {name:?} of this sandbox; there are: {}", known.join(", "))]
     NoCheckpoint { name: String, known: Vec<String> },
     #[error("snapshot {name} is in use by {}; delete those first", users.join(", "))]
@@ -58,7 +68,9 @@ impl Refused {
 #[derive(Debug)]
 pub struct Manager {
     pub(crate) host: Arc<Host>,
-    pub(super) sandboxes: Mutex<BTreeMap<SandboxId, Handle>>,
+    pub(super) registry: Registry,
+    /// Held while a name of a snapshot is given or taken away. Only those who do that wait for one another.
+    pub(super) snapshot_names: Mutex<()>,
 }
 
 impl Manager {
@@ -71,12 +83,15 @@ impl Manager {
         let host = Arc::new(host);
         let records = super::reclaim::reclaim(&host).await?;
         let (records, over) = on_host(&host, move |host| host.forks.settle(&host.ledger, records)).await?;
-        let manager = Arc::new(Self { host, sandboxes: Mutex::default() });
+        tokio::spawn(Generations::keep_ahead(Arc::downgrade(&host.generations)));
+        let manager = Arc::new(Self { host, registry: Registry::default(), snapshot_names: Mutex::default() });
         for mut record in records {
             // Reports of use were not written down: what is said now must count as newer than the last of them.
-            record.generation = super::actor::next_generation(record.generation);
-            let mut sandboxes = manager.sandboxes.lock().await;
-            manager.drive(&mut sandboxes, record, Start::Restarted);
+            record.generation = manager.host.generations.next(record.generation);
+            let log = open_log(&manager.host, &record.id).await?;
+            let (actor, handle) = Actor::new(Arc::clone(&manager.host), record, Start::Restarted, log);
+            manager.registry.insert(handle.clone());
+            manager.drive(actor, handle);
         }
         for note in over {
             manager.forget(note).await;
@@ -85,16 +100,12 @@ impl Manager {
         Ok(manager)
     }
 
-    fn drive(self: &Arc<Self>, sandboxes: &mut BTreeMap<SandboxId, Handle>, record: Record, start: Start) -> Handle {
-        let restarted = matches!(start, Start::Restarted);
-        let (actor, handle) = Actor::new(Arc::clone(&self.host), record, start);
-        sandboxes.insert(handle.id.clone(), handle.clone());
-        let (manager, id) = (Arc::clone(self), handle.id.clone());
+    fn drive(self: &Arc<Self>, actor: Actor, handle: Handle) {
+        let registry = self.registry.clone();
         tokio::spawn(async move {
-            actor.run(restarted).await;
-            manager.sandboxes.lock().await.remove(&id);
+            actor.run().await;
+            registry.remove(&handle.id);
         });
-        handle
     }
 
     /// The sandbox of that id, made if there is none. Answers when it runs, or has failed.
@@ -107,32 +118,37 @@ impl Manager {
         Ok(handle)
     }
 
+    /// Returns the sandbox of that id, begun if there is none. The beginning goes on when the caller gives up: a record
+    /// that is written has an actor.
     pub(super) async fn find_or_begin(
         self: &Arc<Self>,
         id: &SandboxId,
         spec: SandboxSpec,
         origin: Origin,
     ) -> Result<Handle, Refused> {
-        let mut sandboxes = self.sandboxes.lock().await;
-        if let Some(handle) = sandboxes.get(id) {
-            return Ok(handle.clone());
-        }
-        self.has_room(&sandboxes)?;
-        let (host, id) = (Arc::clone(&self.host), id.clone());
-        let begun = tokio::task::spawn_blocking(move || begin(&host, id, spec, origin)).await;
-        let (record, start) = begun.map_err(|error| Refused::Failed(error.to_string()))??;
-        Ok(self.drive(&mut sandboxes, record, start))
-    }
-
-    fn has_room(&self, sandboxes: &BTreeMap<SandboxId, Handle>) -> Result<(), Refused> {
-        let live = sandboxes.values().filter(|handle| handle.record.borrow().phase.may_hold_resources()).count();
-        if live >= self.host.max_sandboxes { Err(Refused::Full(live)) } else { Ok(()) }
+        let reservation = match self.registry.reserve(id, self.host.limits.sandboxes).await? {
+            Reserved::Begun(handle) => return Ok(handle),
+            Reserved::New(reservation) => reservation,
+        };
+        let (manager, id) = (Arc::clone(self), id.clone());
+        let begun = tokio::spawn(async move {
+            let host = Arc::clone(&manager.host);
+            let begun = tokio::task::spawn_blocking(move || begin(&host, id, spec, origin)).await;
+            let begun = begun.map_err(|error| Refused::Failed(error.to_string()))??;
+            let Begun { record, start, log, pin } = begun;
+            let (actor, handle) = Actor::new(Arc::clone(&manager.host), record, start, log);
+            reservation.fulfil(handle.clone());
+            // From now on the record keeps the snapshot.
+            drop(pin);
+            manager.drive(actor, handle.clone());
+            Ok(handle)
+        });
+        begun.await.map_err(|error| Refused::Failed(error.to_string()))?
     }
 
     /// Makes the sandbox not exist. Answers when nothing of it is left; that there is none is fine.
     pub async fn remove(&self, id: &SandboxId) {
-        let handle = self.sandboxes.lock().await.get(id).cloned();
-        if let Some(handle) = handle {
+        if let Some(handle) = self.registry.find(id).await {
             handle.removing.cancel();
             handle.gone().await;
         }
@@ -143,7 +159,7 @@ impl Manager {
     /// # Errors
     /// [`Refused::Unknown`].
     pub async fn find(&self, id: &SandboxId) -> Result<Handle, Refused> {
-        self.sandboxes.lock().await.get(id).cloned().ok_or_else(|| Refused::Unknown(id.clone()))
+        self.registry.find(id).await.ok_or_else(|| Refused::Unknown(id.clone()))
     }
 
     /// The sandbox, which runs now, and goes on running as long as the second is held. One that is paused and may be
@@ -194,14 +210,10 @@ impl Manager {
     /// # Errors
     /// What kept it from being resumed; it is paused as before then.
     pub async fn resume(&self, id: &SandboxId) -> Result<Handle, Refused> {
-        let handle = {
-            let sandboxes = self.sandboxes.lock().await;
-            let handle = sandboxes.get(id).cloned().ok_or_else(|| Refused::Unknown(id.clone()))?;
-            if matches!(handle.record.borrow().phase, Phase::Paused { .. }) {
-                self.has_room(&sandboxes)?;
-            }
-            handle
-        };
+        let handle = self.find(id).await?;
+        if matches!(handle.record.borrow().phase, Phase::Paused { .. }) {
+            self.registry.check_room(self.host.limits.sandboxes)?;
+        }
         handle.ask(Order::Resume).await?;
         Ok(handle)
     }
@@ -217,15 +229,17 @@ impl Manager {
         Ok(handle)
     }
 
-    /// Every sandbox, by id.
+    /// Every sandbox, by id. Never waits for a disk.
+    #[expect(clippy::unused_async, reason = "callers need not know that nothing is waited for")]
     pub async fn list(&self) -> Vec<Handle> {
-        let sandboxes = self.sandboxes.lock().await;
-        let here = |handle: &&Handle| handle.record.borrow().phase != Phase::Gone;
-        sandboxes.values().filter(here).cloned().collect()
+        let mut handles = self.registry.handles();
+        handles.retain(|handle| handle.record.borrow().phase != Phase::Gone);
+        handles
     }
 
     /// Waits until no sandbox is being made, so that an orderly end of the agent cuts off none.
     pub async fn settle(&self) {
+        self.registry.wait_until_begun().await;
         for handle in self.list().await {
             handle.created().await;
         }
@@ -241,13 +255,19 @@ pub(super) enum Origin {
     Instant { dir: PathBuf, disk: DiskRecord, snapshot: Option<SnapshotId> },
 }
 
+/// A sandbox whose first record is written.
+struct Begun {
+    record: Record,
+    start: Start,
+    log: Log,
+    /// The snapshot that it is made from stays until the registry has the record.
+    pin: Option<Pin>,
+}
+
 /// Claims a slot and writes the first record. If we die in between, the claim names a sandbox without a record and
 /// is cleared at the next start.
-fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Result<(Record, Start), Refused> {
-    let (start, disk, snapshot) = match origin {
-        Origin::Template => from_template(host, &spec)?,
-        Origin::Instant { dir, disk, snapshot } => (Start::Instant { dir, image: None }, disk, snapshot),
-    };
+fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Result<Begun, Refused> {
+    let Source { start, disk, snapshot, pin } = source(host, &id, &spec, origin)?;
     let failed = |error: &dyn std::error::Error| Refused::Failed(crate::guest::chain(error));
     let slot = host.networks.claim(id.as_str()).map_err(|error| failed(&error))?;
     fail::fail_point!("create::slot-claimed");
@@ -256,7 +276,7 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Resul
         id,
         spec,
         phase: Phase::Creating,
-        generation: super::actor::next_generation(Generation::FIRST),
+        generation: host.generations.next(Generation::FIRST),
         slot: Some(slot),
         disk: Some(disk),
         snapshot,
@@ -270,25 +290,52 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Resul
         return Err(failed(&error));
     }
     fail::fail_point!("create::recorded");
-    Ok((record, start))
+    let log = Log::open(&host.ledger.dir(&record.id));
+    Ok(Begun { record, start, log, pin })
+}
+
+async fn open_log(host: &Arc<Host>, id: &SandboxId) -> Result<Log, String> {
+    let dir = host.ledger.dir(id);
+    on_host(host, move |_| Ok::<_, std::convert::Infallible>(Log::open(&dir))).await
+}
+
+/// What a new sandbox is made from, and the snapshot that must stay for it.
+struct Source {
+    start: Start,
+    disk: DiskRecord,
+    snapshot: Option<SnapshotId>,
+    pin: Option<Pin>,
+}
+
+fn source(host: &Host, id: &SandboxId, spec: &SandboxSpec, origin: Origin) -> Result<Source, Refused> {
+    match origin {
+        Origin::Template => from_template(host, id, spec),
+        Origin::Instant { dir, disk, snapshot } => {
+            let pin = snapshot.as_ref().and_then(|snapshot| host.snapshots.pin(snapshot, id));
+            Ok(Source { start: Start::Instant { dir, image: None }, disk, snapshot, pin })
+        }
+    }
 }
 
 /// Snapshots come first by name; none is made with the name of an image.
-fn from_template(host: &Host, spec: &SandboxSpec) -> Result<(Start, DiskRecord, Option<SnapshotId>), Refused> {
+fn from_template(host: &Host, id: &SandboxId, spec: &SandboxSpec) -> Result<Source, Refused> {
     let backend = host.disks.chosen().backend;
-    let Some(snapshot) = host.snapshots.find(&spec.template) else {
+    let Some((snapshot, pin)) = host.snapshots.find_and_pin(&spec.template, id) else {
         let image = host.images.find(&spec.template).map_err(|error| host.snapshots.named_too(error))?;
         let size_bytes = crate::disk::size_bytes(&image.path, spec.disk_mb).map_err(Refused::Disk)?;
-        return Ok((Start::Image(image.path), DiskRecord { backend, size_bytes }, None));
+        let disk = DiskRecord { backend, size_bytes };
+        return Ok(Source { start: Start::Image(image.path), disk, snapshot: None, pin: None });
     };
     let image = snapshot.image();
-    if !snapshot.has_memory {
+    let (start, size_bytes) = if snapshot.has_memory {
+        snapshot.fits(spec).map_err(Refused::Invalid)?;
+        (Start::Instant { dir: snapshot.dir, image: Some(image) }, snapshot.instant.disk.size_bytes)
+    } else {
         let size_bytes = crate::disk::size_bytes(&image, spec.disk_mb).map_err(Refused::Disk)?;
-        return Ok((Start::Image(image), DiskRecord { backend, size_bytes }, Some(snapshot.id)));
-    }
-    snapshot.fits(spec).map_err(Refused::Invalid)?;
-    let disk = DiskRecord { backend, size_bytes: snapshot.instant.disk.size_bytes };
-    Ok((Start::Instant { dir: snapshot.dir, image: Some(image) }, disk, Some(snapshot.id)))
+        (Start::Image(image), size_bytes)
+    };
+    let disk = DiskRecord { backend, size_bytes };
+    Ok(Source { start, disk, snapshot: Some(snapshot.id), pin: Some(pin) })
 }
 
 /// Runs blocking work of the host.

@@ -4,10 +4,13 @@
 pub mod activity;
 pub mod actor;
 mod attend;
+mod backoff;
 mod capture;
+mod checkpoint;
 mod create;
 pub(crate) mod egress;
 pub mod forks;
+mod handle;
 pub(crate) mod instant;
 mod instants;
 pub mod ledger;
@@ -15,15 +18,17 @@ pub mod log;
 mod manager;
 mod order;
 mod reclaim;
+mod registry;
 mod release;
 pub mod room;
 mod sleep;
 pub mod state;
+pub mod turns;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use actor::Handle;
-pub use instants::Checkpoint;
+pub use checkpoint::Checkpoint;
+pub use handle::Handle;
 pub use manager::{Manager, Refused};
 
 /// Milliseconds since the Unix epoch.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Handle;
 use super::manager::Refused;
+use super::state::Phase;
 
 /// Orders that wait. Whoever comes when there are more waits, too.
 const QUEUE: usize = 16;
@@ -50,11 +51,14 @@ impl Asked {
 }
 
 impl Handle {
-    /// Answers when the order has been carried out, or refused.
+    /// Answers when the order has been carried out, or refused; at once when the sandbox is to be removed.
     pub(crate) async fn ask(&self, order: Order) -> Result<(), Refused> {
         let (reply, outcome) = oneshot::channel();
-        let gone = || Refused::Unknown(self.id.clone());
-        self.orders.send(Asked { order, reply }).await.map_err(|_| gone())?;
-        outcome.await.map_err(|_| gone())?
+        let removed = || Refused::of(&Phase::Removing);
+        let asked = async {
+            self.orders.send(Asked { order, reply }).await.map_err(|_| removed())?;
+            outcome.await.map_err(|_| removed())?
+        };
+        self.unless_removed(asked).await.unwrap_or_else(|| Err(removed()))
     }
 }

@@ -6,7 +6,11 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 
-use super::actor::{Handle, blocking};
+use tokio::time::timeout;
+
+use super::Handle;
+use super::actor::blocking;
+use super::handle::CONSOLE_TIMEOUT;
 use crate::guest::chain;
 use crate::host::Host;
 use crate::network::Slot;
@@ -74,7 +78,10 @@ async fn end_vm(host: &Host, handle: &Handle) -> Result<(), String> {
         if let Err(error) = vm.kill().await {
             tracing::warn!(sandbox = %handle.id, error = chain(&error), "the VMM cannot be ended in the usual way");
         }
-        handle.log.console(&vm.console().await);
+        // It has ended; a driver that waits for it all the same is not waited for.
+        if let Ok(output) = timeout(CONSOLE_TIMEOUT, vm.console()).await {
+            handle.log.console(&output);
+        }
         handle.log.console_ended();
     }
     host.engine.driver.destroy(&host.vm_dir(&handle.id)).await.map_err(|error| chain(&error))

@@ -9,26 +9,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinHandle;
 
 use super::actor::{Actor, blocking, locked};
-use super::capture::{self, PAUSED, ROLLBACK};
+use super::capture::{PAUSED, ROLLBACK};
 use super::create;
 use super::instant::{self, Instant, MEMORY};
 use super::manager::Refused;
-use super::order::Order;
+use super::order::{Asked, Order};
 use super::release::Disk;
-use super::state::Event;
+use super::state::{End, Event};
 use crate::guest::chain;
 
 /// Between attempts to put a checkpoint in its place.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// What ends a wait for orders.
+enum Next {
+    Event(Event),
+    Resume(Asked),
+}
+
 impl Actor {
     /// Its state is safe: gives back VM, network and disk device. With `rollback` the instant that was prepared then
     /// takes the place of memory and disk.
     pub(super) async fn suspend(&self, rollback: bool) -> Event {
-        self.give_back(Disk::Stays).await;
+        if !self.give_back(Disk::Stays).await {
+            return Event::Remove;
+        }
         fail::fail_point!("suspend::given-back");
-        if rollback {
-            self.put_in_place().await;
+        if rollback && self.handle.unless_removed(self.put_in_place()).await.is_none() {
+            return Event::Remove;
         }
         Event::Released
     }
@@ -47,43 +55,60 @@ impl Actor {
         }
     }
 
-    /// While it is paused: until it is to be resumed, rolled back or removed.
+    /// While it is paused: until it is to be resumed, rolled back or removed. Removal waits for nothing: what is being
+    /// done is given up.
     pub(super) async fn sleep(&self) -> Event {
-        let mut orders = self.orders.lock().await;
         let stop = Arc::new(AtomicBool::new(false));
-        let may_give_up = self.host.engine.driver.serves_layers(&self.memory());
         let mut compacting = Some(self.compact(Arc::clone(&stop)));
         loop {
-            let asked = tokio::select! {
-                biased;
-                () = self.handle.removing.cancelled() => None,
-                Some(asked) = orders.recv() => Some(asked),
-            };
-            let order = asked.as_ref().map(|asked| &asked.order);
-            // Nobody needs it then: it is given up.
-            let needless = order.is_none_or(|order| matches!(order, Order::Resume) && may_give_up);
-            stop.fetch_or(needless, Ordering::Relaxed);
-            // Nobody may use what it works on, or take it away, before it is done.
-            if let Some(compacting) = compacting.take() {
-                let _ = compacting.await;
-            }
-            let Some(asked) = asked else { return Event::Remove };
-            match &asked.order {
-                Order::Pause => asked.answer(Ok(())),
-                Order::Resume => match self.claim().await {
+            let next = self.handle.unless_removed(self.sleep_until(&stop, &mut compacting)).await;
+            match next {
+                Some(Next::Event(event)) => return event,
+                // Not given up in the middle: nobody would have the slot that was claimed.
+                Some(Next::Resume(asked)) => match self.claim().await {
                     Ok(()) => {
                         self.begin(asked);
                         return Event::Resume;
                     }
                     Err(error) => asked.answer(Err(Refused::Failed(error))),
                 },
+                None => {
+                    stop.store(true, Ordering::Relaxed);
+                    return Event::Remove;
+                }
+            }
+        }
+    }
+
+    async fn sleep_until(&self, stop: &AtomicBool, compacting: &mut Option<JoinHandle<()>>) -> Next {
+        let mut orders = self.orders.lock().await;
+        let may_give_up = self.host.engine.driver.serves_layers(&self.memory());
+        loop {
+            let Some(asked) = orders.recv().await else { return Next::Event(Event::Remove) };
+            if matches!(asked.order, Order::Resume)
+                && let Some(why) = locked(&self.backoff).refusal()
+            {
+                asked.answer(Err(Refused::NotResumed(why)));
+                continue;
+            }
+            // Nobody needs it then: it is given up.
+            stop.fetch_or(matches!(asked.order, Order::Resume) && may_give_up, Ordering::Relaxed);
+            // Nobody may use what it works on, or take it away, before it is done.
+            if let Some(compacting) = compacting {
+                let _ = compacting.await;
+            }
+            *compacting = None;
+            match &asked.order {
+                Order::Pause => asked.answer(Ok(())),
+                Order::Resume => return Next::Resume(asked),
                 Order::Capture { to, memory } => {
-                    let taken = capture::of_paused(&self.host, &self.handle, to, *memory).await;
+                    let taken = self.capture(None, to.clone(), *memory).await;
                     asked.answer(taken.map_err(Refused::Failed));
                 }
                 Order::RollBack { .. } => {
                     if let Some(event) = self.stage(asked).await {
-                        return event;
+                        locked(&self.backoff).reset();
+                        return Next::Event(event);
                     }
                 }
                 Order::Network(rules) => {
@@ -124,20 +149,32 @@ impl Actor {
     }
 
     pub(super) async fn resume(&self) -> Event {
-        let _turn = tokio::select! {
-            biased;
-            () = self.handle.removing.cancelled() => return Event::Remove,
-            turn = self.host.boots.acquire() => turn,
-        };
-        self.handle.set_address(&self.host, &self.record.borrow());
-        let saved = self.host.ledger.dir(&self.handle.id).join(PAUSED);
-        match create::resume(&self.host, &self.handle, &saved).await {
+        let (host, handle) = (&self.host, &self.handle);
+        let Some(permit) = handle.unless_removed(host.turns.permit()).await else { return Event::Remove };
+        handle.set_address(host, &self.record.borrow());
+        let saved = host.ledger.dir(&handle.id).join(PAUSED);
+        let resumed = create::resume(host, handle, &saved).await;
+        drop(permit);
+        match resumed {
             Ok((vm, guest)) => {
-                self.handle.vm.set(Some(vm));
+                handle.vm.set(Some(vm));
                 fail::fail_point!("resume::vm-runs");
-                create::wait_until_ready(&self.host, &self.handle, guest).await
+                let event = create::wait_until_ready(host, handle, guest).await;
+                self.note_resume(&event);
+                event
             }
             Err(event) => event,
+        }
+    }
+
+    /// Notes whether the guest came back.
+    fn note_resume(&self, event: &Event) {
+        let mut backoff = locked(&self.backoff);
+        match event {
+            Event::Ready => backoff.reset(),
+            Event::Failed(why) | Event::NotResumed(why) => backoff.record_failure(why.clone()),
+            Event::Exited(exit) => backoff.record_failure(End::from(exit.clone()).reason),
+            _ => {}
         }
     }
 }

@@ -19,9 +19,11 @@ pub(super) fn refused(error: Refused) -> ConnectError {
         Refused::Disk(crate::disk::Error::TooSmall { .. }) | Refused::Invalid(_) => {
             ConnectError::invalid_argument(text)
         }
-        Refused::StandsStill(_) => ConnectError::resource_exhausted(text),
+        Refused::StandsStill(_) | Refused::TooMany { .. } => ConnectError::resource_exhausted(text),
         Refused::Full(_) => ConnectError::unavailable(text),
-        Refused::NotRunning { .. } | Refused::Paused => ConnectError::failed_precondition(text),
+        Refused::NotRunning { .. } | Refused::NotResumed(_) | Refused::Paused => {
+            ConnectError::failed_precondition(text)
+        }
         Refused::Taken { .. } => ConnectError::already_exists(text),
         Refused::InUse { .. } => ConnectError::aborted(text),
         Refused::Template(crate::images::Error::Io { .. }) | Refused::Disk(_) | Refused::Failed(_) => {

@@ -1,5 +1,7 @@
 //! Console and events of a sandbox, as a stream.
 
+use std::time::Duration;
+
 use connectrpc::ServiceStream;
 use futures::{StreamExt, stream};
 use host_rpc as rpc;
@@ -7,6 +9,10 @@ use host_rpc::read_logs_response::Source as RpcSource;
 
 use crate::sandbox::Handle;
 use crate::sandbox::log::{Entry, Source};
+
+/// Least time between two looks at a log that is followed, so that a guest which writes all the time does not keep its
+/// readers busy all the time.
+const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 
 /// What there is; with `follow` also what comes, until the sandbox has ended.
 pub(super) fn read(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse> {
@@ -19,8 +25,10 @@ pub(super) fn read(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsR
         let over = handle.is_over();
         let (entries, next) = handle.log.since(from);
         if !entries.is_empty() {
-            let more = follow || from == 0;
-            return Some((stream::iter(entries), more.then_some((handle, next))));
+            if follow && from > 0 {
+                tokio::time::sleep(FOLLOW_EVERY).await;
+            }
+            return Some((stream::iter(entries), follow.then_some((handle, next))));
         }
         if over || !follow {
             return None;

@@ -89,7 +89,7 @@ impl From<Refused> for NoTunnel {
     fn from(refused: Refused) -> Self {
         let status = match refused {
             Refused::Unknown(_) => StatusCode::NOT_FOUND,
-            Refused::Paused | Refused::NotRunning { .. } => StatusCode::CONFLICT,
+            Refused::Paused | Refused::NotRunning { .. } | Refused::NotResumed(_) => StatusCode::CONFLICT,
             Refused::Full(_) | Refused::StandsStill(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -6,27 +6,35 @@ use std::time::Duration;
 use hostd::sandbox::{Manager, Refused};
 use model::SandboxId;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 
 use crate::host::Place;
 use crate::model::Model;
 use crate::operations::{Client, PATIENCE};
-use crate::world::{World, locked};
+use crate::rows::{Rows, Watch};
+use crate::world::{Probe, World, locked};
 
 /// Tasks that ask at the same time, and questions of each in the life of one agent.
 const CLIENTS: u64 = 4;
 const QUESTIONS: u64 = 6;
+pub const HOUR_MS: i64 = 3_600_000;
 
 /// What was never to be and was, with the story that led to it.
 pub fn run(seed: u64) -> Option<String> {
     let world = World::new(seed);
     let place = Arc::new(Place::new());
     let model = Arc::new(Mutex::new(Model::default()));
+    let rows = Arc::default();
     world.enter(false);
     let kind = Kind::draw(&world);
     for _ in 0..=kind.crashes {
-        live(&world, &place, &model, kind);
+        live(&world, &place, &model, &rows, kind);
+        if kind.clock && world.one_in(2) {
+            // While no agent runs.
+            world.set_clock(-HOUR_MS);
+        }
     }
-    clear(&world, &place, &model, kind);
+    clear(&world, &place, &model, &rows, kind);
     world.verdict()
 }
 
@@ -38,12 +46,23 @@ pub struct Kind {
     faults: u64,
     pub deaths: bool,
     warm: bool,
+    /// The clock is set by an hour now and then, forward or back.
+    pub clock: bool,
+    /// Some fsyncs take as long as a disk that stalls.
+    slow: bool,
 }
 
 impl Kind {
     fn draw(world: &World) -> Self {
         let faults = [0, 0, 80, 25][usize::try_from(world.below(4)).unwrap_or_default()];
-        Self { crashes: world.below(3), faults, deaths: world.one_in(3), warm: world.one_in(2) }
+        Self {
+            crashes: world.below(3),
+            faults,
+            deaths: world.one_in(3),
+            warm: world.one_in(2),
+            clock: world.one_in(3),
+            slow: world.one_in(3),
+        }
     }
 }
 
@@ -56,7 +75,13 @@ pub fn runtime(world: &Arc<World>) -> Runtime {
 }
 
 /// The life of one agent, to its end.
-fn live(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind: Kind) {
+fn live(
+    world: &Arc<World>,
+    place: &Arc<Place>,
+    model: &Arc<Mutex<Model>>,
+    rows: &Arc<tokio::sync::Mutex<Rows>>,
+    kind: Kind,
+) {
     let points = if kind.crashes == 0 || world.one_in(4) { 0 } else { 1 + world.below(120) };
     // Or at any moment.
     let moment = if kind.crashes > 0 && world.one_in(4) { world.below(5000) } else { 3_600_000 };
@@ -66,9 +91,12 @@ fn live(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind:
     runtime.block_on(async {
         let lives = async {
             tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
-            let Some(manager) = start(world, place, kind).await else { return };
+            let Some((manager, watch)) = start_and_watch(world, place, kind).await else { return };
             check_forks(world, &manager, model).await;
+            let watch = tokio::spawn(follow(Arc::clone(world), watch, Arc::clone(rows)));
+            answer_probes(world, &manager);
             world.set_faults(kind.faults);
+            world.set_slow(if kind.slow { 8 } else { 0 });
             let clients = (0..CLIENTS).map(|_| {
                 let client = Client::new(world, &manager, model, kind);
                 tokio::spawn(client.ask(QUESTIONS))
@@ -76,6 +104,7 @@ fn live(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind:
             for client in clients.collect::<Vec<_>>() {
                 ended(world, client.await);
             }
+            watch.abort();
         };
         tokio::select! {
             biased;
@@ -85,10 +114,35 @@ fn live(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind:
         }
     });
     world.set_faults(0);
+    world.set_slow(0);
     world.ends();
     drop(runtime);
     locked(model).agent_died();
     world.tell("the agent is dead".to_owned());
+}
+
+/// Applies reports as they come, for as long as the agent lives.
+async fn follow(world: Arc<World>, mut watch: Watch, rows: Arc<tokio::sync::Mutex<Rows>>) {
+    watch.list(&world, &mut *rows.lock().await).await;
+    loop {
+        watch.apply(&world, &mut *rows.lock().await).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Answers whoever asks while a disk is slow, once calls that need no disk have been answered.
+fn answer_probes(world: &World, manager: &Arc<Manager>) {
+    let (sender, mut probes) = mpsc::unbounded_channel::<Probe>();
+    world.set_probe(sender);
+    let manager = Arc::clone(manager);
+    tokio::spawn(async move {
+        while let Some(answer) = probes.recv().await {
+            for handle in manager.list().await {
+                let _ = manager.find(&handle.id).await;
+            }
+            let _ = answer.send(());
+        }
+    });
 }
 
 /// A client that panicked for a reason of its own has found something.
@@ -102,8 +156,17 @@ fn ended(world: &World, joined: Result<(), tokio::task::JoinError>) {
 }
 
 pub async fn start(world: &Arc<World>, place: &Place, kind: Kind) -> Option<Arc<Manager>> {
-    match tokio::time::timeout(PATIENCE, Manager::start(place.host(world, kind.warm))).await {
-        Ok(Ok(manager)) => Some(manager),
+    start_and_watch(world, place, kind).await.map(|(manager, _)| manager)
+}
+
+async fn start_and_watch(world: &Arc<World>, place: &Place, kind: Kind) -> Option<(Arc<Manager>, Watch)> {
+    let host = place.host(world, kind.warm);
+    let reports = host.reports.subscribe();
+    match tokio::time::timeout(PATIENCE, Manager::start(host)).await {
+        Ok(Ok(manager)) => {
+            let watch = Watch::new(&manager, reports);
+            Some((manager, watch))
+        }
         Ok(Err(error)) => {
             world.violation(format!("the agent does not start: {error}"));
             None
@@ -124,19 +187,29 @@ async fn check_forks(world: &World, manager: &Manager, model: &Mutex<Model>) {
 }
 
 /// The last agent, to which nothing happens: all that was promised is there, and then nothing is.
-fn clear(world: &Arc<World>, place: &Arc<Place>, model: &Arc<Mutex<Model>>, kind: Kind) {
+fn clear(
+    world: &Arc<World>,
+    place: &Arc<Place>,
+    model: &Arc<Mutex<Model>>,
+    rows: &Arc<tokio::sync::Mutex<Rows>>,
+    kind: Kind,
+) {
     world.begins(0);
     world.tell("the last agent starts".to_owned());
     let runtime = runtime(world);
     runtime.block_on(async {
         tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
-        let Some(manager) = start(world, place, Kind { faults: 0, ..kind }).await else { return };
+        let begun = start_and_watch(world, place, Kind { faults: 0, ..kind }).await;
+        let Some((manager, mut watch)) = begun else { return };
         check_forks(world, &manager, model).await;
+        watch.list(world, &mut *rows.lock().await).await;
         let all: Vec<SandboxId> = locked(model).sandboxes.keys().cloned().collect();
         let client = Client::new(world, &manager, model, Kind { faults: 0, ..kind });
         for id in all {
             client.verify(&id).await;
         }
+        watch.apply(world, &mut *rows.lock().await).await;
+        watch.list(world, &mut *rows.lock().await).await;
         for name in locked(model).published.clone() {
             if !place.snapshots().iter().any(|there| there.as_str() == name) {
                 world.violation(format!("snapshot {name} was promised and is not there"));

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use hostd::boot::BootFiles;
 use hostd::disk::{Backend, Chosen, Disks};
 use hostd::dns::Upstream;
-use hostd::host::{Host, Parts};
+use hostd::generations::Generations;
+use hostd::host::{Host, Limits, Parts};
 use hostd::images::Images;
 use hostd::jail::Jails;
 use hostd::network::Networks;
@@ -16,6 +17,7 @@ use hostd::sandbox::forks::Forks;
 use hostd::sandbox::ledger::Ledger;
 use hostd::snapshots::Snapshots;
 use hostd::warm::Warm;
+use model::SandboxId;
 use tempfile::TempDir;
 use vmm::engine::Engine;
 
@@ -25,7 +27,7 @@ use crate::world::World;
 /// Bytes of the image; value and stamp are the first of them.
 const IMAGE_BYTES: usize = 8192;
 /// More than any history makes.
-const MAX_SANDBOXES: usize = 100;
+const LIMITS: Limits = Limits { sandboxes: 100, checkpoints: 100, snapshots: 100 };
 
 /// What outlives agents on disk, and the place where guests are called.
 pub struct Place {
@@ -61,6 +63,7 @@ impl Place {
         let ledger = Ledger::open(&sandboxes).unwrap();
         let chosen = Chosen { backend: Backend::Copy, why: "simulated".to_owned() };
         let driver = Arc::new(SimDriver(Arc::clone(world)));
+        let clock = Arc::clone(world);
         let port = self.guests.local_addr().unwrap().port();
         let parts = Parts {
             id: "host-simulated".to_owned(),
@@ -74,8 +77,9 @@ impl Place {
             jails: Jails::without_groups(2_000_000_000),
             ledger,
             forks: Forks::open(&self.path("forks")).unwrap(),
+            generations: Generations::open(&self.path("generation"), move || clock.now_ms()).unwrap(),
         };
-        Host::of(parts, MAX_SANDBOXES, Upstream::of_setting("192.0.2.1").unwrap())
+        Host::of(parts, LIMITS, Upstream::of_setting("192.0.2.1").unwrap())
     }
 
     /// What is there of sandboxes, snapshots and forks.
@@ -87,6 +91,18 @@ impl Place {
             entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())).collect()
         };
         ["sandboxes", "snapshots", "forks", "run/slots"].into_iter().flat_map(names).collect()
+    }
+
+    /// All that lies where the checkpoints of a sandbox do.
+    pub fn checkpoint_entries(&self, id: &SandboxId) -> Vec<String> {
+        let entries = fs::read_dir(self.path("sandboxes").join(id.as_str()).join("checkpoints")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// Takes away what is written last of a checkpoint.
+    pub fn break_checkpoint(&self, id: &SandboxId, name: &str) {
+        let dir = self.path("sandboxes").join(id.as_str()).join("checkpoints").join(name);
+        fs::remove_file(dir.join("instant.json")).unwrap();
     }
 
     /// Names of the snapshots that an agent left.

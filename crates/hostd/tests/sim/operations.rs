@@ -9,7 +9,7 @@ use hostd::sandbox::{Handle, Manager, Refused};
 use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState};
 use vmm::Exit;
 
-use crate::history::Kind;
+use crate::history::{HOUR_MS, Kind};
 use crate::model::{Known, Model};
 use crate::vm::SimVm;
 use crate::world::{World, locked};
@@ -59,7 +59,7 @@ impl Client {
 
     pub async fn ask(self, questions: u64) {
         for _ in 0..questions {
-            let what = self.world.below(24);
+            let what = self.world.below(25);
             let id = self.any();
             let story = format!("{what} {id:?}");
             if tokio::time::timeout(PATIENCE, Box::pin(self.one(what, id))).await.is_err() {
@@ -85,6 +85,7 @@ impl Client {
             20 => self.roll_back(&id).await,
             21 => self.remove(&id).await,
             22 if self.kind.deaths => self.kill(),
+            23 if self.kind.clock => self.world.set_clock(if self.world.one_in(2) { HOUR_MS } else { -HOUR_MS }),
             _ => tokio::time::sleep(Duration::from_millis(self.world.below(4000))).await,
         }
     }

@@ -150,6 +150,13 @@ impl SimVm {
         });
     }
 
+    /// Waits until the VMM answers: one that is silent answers no call before its end.
+    async fn answers(&self) {
+        if self.world.is_silent_vmm(&self.sandbox) {
+            let _ = self.state.subscribe().wait_for(|state| state.end.is_some()).await;
+        }
+    }
+
     fn fails(&self, command: &str) -> Result<()> {
         if !self.lives() {
             return Err(Error::Ended);
@@ -183,6 +190,7 @@ impl Vm for Held {
     }
 
     async fn pause(&self) -> Result<()> {
+        self.0.answers().await;
         self.0.world.delay().await;
         self.0.fails("pause")?;
         self.0.state.send_modify(|state| {
@@ -195,6 +203,7 @@ impl Vm for Held {
     }
 
     async fn resume(&self) -> Result<()> {
+        self.0.answers().await;
         self.0.world.delay().await;
         self.0.fails("resume")?;
         self.0.state.send_modify(|state| {
@@ -210,6 +219,7 @@ impl Vm for Held {
     }
 
     async fn snapshot(&self, dir: &Path, then: Then) -> Result<()> {
+        self.0.answers().await;
         self.0.world.delay().await;
         self.0.fails("snapshot")?;
         let state = self.0.state.borrow().clone();
@@ -241,6 +251,7 @@ impl Vm for Held {
     }
 
     async fn console(&self) -> Vec<u8> {
+        self.0.answers().await;
         Vec::new()
     }
 }
@@ -317,6 +328,7 @@ impl Driver for SimDriver {
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         self.0.delay().await;
         let Some(vm) = self.0.vm_in(dir) else { return Ok(None) };
+        vm.answers().await;
         if !vm.state.borrow().started {
             self.destroy(dir).await?;
             return Ok(None);

@@ -4,14 +4,15 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
+use crate::slow::Barrier;
 use crate::vm::SimVm;
 
 /// Fail points in blocking work where the file system may say no: a panic there is an error to whoever waits for it.
@@ -59,6 +60,12 @@ const POINTS: [&str; 30] = [
     "suspend::given-back",
 ];
 
+/// For calls to be answered while a disk is slow: by the wall clock, and only a failure takes that long.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who is told that calls were answered.
+pub type Probe = std::sync::mpsc::Sender<()>;
+
 /// Panics that are part of the play.
 struct Staged;
 
@@ -104,6 +111,16 @@ pub struct World {
     story: Mutex<Vec<String>>,
     /// Sandboxes whose VM was made to die.
     excused: Mutex<BTreeSet<String>>,
+    /// Sandboxes whose VMM answers nothing any more, and those whose guest agent does not.
+    silent_vmms: Mutex<BTreeSet<String>>,
+    silent_guests: Mutex<BTreeSet<String>>,
+    /// An fsync that does not end before it is let go.
+    pub barrier: Barrier,
+    /// Milliseconds by which the clock is wrong.
+    skew_ms: AtomicI64,
+    /// One fsync of so many takes as long as another call needs to be answered; 0: none.
+    slow: AtomicU64,
+    probe: Mutex<Option<mpsc::UnboundedSender<Probe>>>,
     /// Fail points until the agent dies; 0: it lives.
     points_left: AtomicU64,
     dead: AtomicBool,
@@ -123,6 +140,12 @@ impl World {
             violations: Mutex::default(),
             story: Mutex::default(),
             excused: Mutex::default(),
+            silent_vmms: Mutex::default(),
+            silent_guests: Mutex::default(),
+            barrier: Barrier::default(),
+            skew_ms: AtomicI64::new(0),
+            slow: AtomicU64::new(0),
+            probe: Mutex::default(),
             points_left: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             died: Notify::new(),
@@ -162,6 +185,40 @@ impl World {
         fails
     }
 
+    /// Milliseconds since the Unix epoch, by a clock that somebody sets now and then.
+    pub fn now_ms(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_millis()).unwrap_or_default() + self.skew_ms.load(Ordering::Relaxed)
+    }
+
+    /// Sets the clock forward, or back.
+    pub fn set_clock(&self, by_ms: i64) {
+        self.tell(format!("the clock goes by {by_ms} ms"));
+        self.skew_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    pub fn set_slow(&self, one_in: u64) {
+        self.slow.store(one_in, Ordering::Relaxed);
+    }
+
+    /// From now on slow fsyncs last until whoever receives these has answered.
+    pub fn set_probe(&self, probe: mpsc::UnboundedSender<Probe>) {
+        *locked(&self.probe) = Some(probe);
+    }
+
+    /// A disk that takes half a minute: this fsync is not done before calls to the agent that need no disk are answered.
+    fn sync_slowly(&self, point: &str) {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let probe = locked(&self.probe).clone();
+        if probe.is_none_or(|probe| probe.send(answer).is_err()) {
+            return;
+        }
+        // A sender that is gone means that the agent is.
+        if matches!(answered.recv_timeout(PROBE_TIMEOUT), Err(std::sync::mpsc::RecvTimeoutError::Timeout)) {
+            self.violation(format!("calls wait for a disk that is slow at {point}"));
+        }
+    }
+
     /// Time that something takes.
     pub async fn delay(&self) {
         match self.below(4) {
@@ -186,6 +243,12 @@ impl World {
             }
             std::panic::panic_any(Staged);
         }
+        if blocking {
+            self.barrier.pass(point);
+        }
+        if blocking && IO.contains(&point) && self.one_in(self.slow.load(Ordering::Relaxed)) {
+            self.sync_slowly(point);
+        }
         if blocking && IO.contains(&point) && self.fails(point) {
             std::panic::panic_any(Staged);
         }
@@ -209,6 +272,7 @@ impl World {
     /// The agent's tasks go on no more; lets its blocking work end.
     pub fn ends(&self) {
         self.dead.store(true, Ordering::SeqCst);
+        *locked(&self.probe) = None;
         *locked(&self.released.0) = true;
         self.released.1.notify_all();
     }
@@ -240,6 +304,22 @@ impl World {
 
     pub fn is_excused(&self, sandbox: &str) -> bool {
         locked(&self.excused).contains(sandbox)
+    }
+
+    pub fn silence_vmm(&self, sandbox: &str) {
+        locked(&self.silent_vmms).insert(sandbox.to_owned());
+    }
+
+    pub fn is_silent_vmm(&self, sandbox: &str) -> bool {
+        locked(&self.silent_vmms).contains(sandbox)
+    }
+
+    pub fn silence_guest(&self, sandbox: &str) {
+        locked(&self.silent_guests).insert(sandbox.to_owned());
+    }
+
+    pub fn is_silent_guest(&self, sandbox: &str) -> bool {
+        locked(&self.silent_guests).contains(sandbox)
     }
 
     /// Adds a VM. Whoever has its slot or its disk at the same time would meet it.

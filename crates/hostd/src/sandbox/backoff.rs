@@ -1,0 +1,67 @@
+//! How long a paused sandbox is not resumed again after its guest did not come back.
+//!
+//! A resume that fails late costs a restore and up to two minutes of waiting, and a stranger with a link to a port can
+//! ask for it again and again. So each failure doubles the time for which resumes are refused at once, with the reason.
+//! What fails before the guest runs (no room, another engine) costs little and is not counted.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+    last: Option<(Instant, String)>,
+}
+
+impl Backoff {
+    /// Notes that the guest did not come back.
+    pub(super) fn record_failure(&mut self, reason: String) {
+        self.failures = self.failures.saturating_add(1);
+        self.last = Some((Instant::now(), reason));
+    }
+
+    /// Forgets all failures.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Returns why the sandbox is not resumed now; `None` when it may be.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let (failed, reason) = self.last.as_ref()?;
+        let doubled = 1_u32.checked_shl(self.failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        let left = FIRST.saturating_mul(doubled).min(LONGEST).checked_sub(failed.elapsed())?;
+        let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times in a row", self.failures) };
+        Some(format!(
+            "the sandbox could not be resumed {times}, so it is not tried again for {} s; the last time: {reason}",
+            left.as_secs() + 1
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn resumes_wait_twice_as_long_after_each_failure() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.refusal(), None);
+        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (40, 300)] {
+            while backoff.failures < failures {
+                backoff.record_failure("it did not answer".to_owned());
+            }
+            assert!(backoff.refusal().unwrap().ends_with("it did not answer"));
+            tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
+            assert!(backoff.refusal().is_some(), "{failures} failures");
+            tokio::time::advance(Duration::from_millis(2)).await;
+            assert_eq!(backoff.refusal(), None, "{failures} failures");
+        }
+        backoff.record_failure("again".to_owned());
+        backoff.reset();
+        assert_eq!(backoff.refusal(), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! A disk on which one fsync does not end.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use model::SandboxId;
+use tokio::runtime::Builder;
+
+use crate::history::{Kind, start};
+use crate::host::Place;
+use crate::operations::spec;
+use crate::world::World;
+
+/// Holds the first thread that comes to a fail point, until it is let go.
+#[derive(Default)]
+pub struct Barrier {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default, PartialEq, Eq, Clone, Copy)]
+enum State {
+    #[default]
+    Open,
+    WaitsAt(&'static str),
+    Holds,
+}
+
+impl Barrier {
+    pub fn close(&self, point: &'static str) {
+        self.set(State::WaitsAt(point));
+    }
+
+    pub fn open(&self) {
+        self.set(State::Open);
+    }
+
+    /// Waits until a thread is held.
+    pub fn wait_until_held(&self) {
+        let guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_while(guard, |state| *state != State::Holds));
+    }
+
+    pub fn pass(&self, point: &str) {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*guard, State::WaitsAt(at) if at == point) {
+            return;
+        }
+        *guard = State::Holds;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(guard, |state| *state == State::Holds));
+    }
+
+    fn set(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.changed.notify_all();
+    }
+}
+
+/// The fsync of a new sandbox's record, of a claim, and of a checkpoint's files: meanwhile every other sandbox is made,
+/// listed, paused and removed as ever.
+#[test]
+fn slow_fsync_of_one_sandbox_delays_no_other() {
+    crate::world::install();
+    for point in ["create::slot-claimed", "ledger::write", "create::recorded"] {
+        let (world, place) = (World::new(1), Place::new());
+        world.enter(false);
+        world.begins(0);
+        // Its clock is the machine's: a clock that is moved on stands still while a thread waits for a disk.
+        let of_threads = Arc::clone(&world);
+        let mut builder = Builder::new_current_thread();
+        let runtime = builder.enable_all().on_thread_start(move || of_threads.enter(true)).build().unwrap();
+        runtime.block_on(async {
+            tokio::spawn(crate::guest::serve(Arc::clone(&world), place.guests.try_clone().unwrap()));
+            let manager = start(&world, &place, Kind::default()).await.unwrap();
+            let (slow, other) = (SandboxId::random(), SandboxId::random());
+            world.barrier.close(point);
+            let making = {
+                let (manager, slow) = (Arc::clone(&manager), slow.clone());
+                tokio::spawn(async move { manager.ensure(&slow, spec("base")).await.map(drop) })
+            };
+            let held = Arc::clone(&world);
+            tokio::task::spawn_blocking(move || held.barrier.wait_until_held()).await.unwrap();
+            assert!(manager.list().await.is_empty(), "{point}");
+            manager.ensure(&other, spec("base")).await.unwrap();
+            manager.checkpoint(&other, &"c".parse().unwrap()).await.unwrap();
+            manager.snapshot(&other, &"s".parse().unwrap(), true, false).await.unwrap();
+            manager.pause(&other).await.unwrap();
+            manager.remove_snapshot(&"s".parse().unwrap()).await.unwrap();
+            manager.remove(&other).await;
+            assert!(manager.find(&other).await.is_err() && !making.is_finished(), "{point}");
+            world.barrier.open();
+            making.await.unwrap().unwrap();
+            manager.remove(&slow).await;
+        });
+        world.ends();
+        drop(runtime);
+        assert_eq!(world.verdict(), None);
+        assert!(place.leftovers().is_empty(), "{:?}", place.leftovers());
+    }
+}
