@@ -6,7 +6,8 @@
 //! logical clock, below a ceiling that is on disk:
 //!
 //! ```text
-//!   WRENN_DIR/generation   the ceiling: no generation above it was ever given out
+//!   WRENN_DIR/generation   the ceiling, 20 digits: no generation above it was ever given out; written in place, so that
+//!                          a full disk is no obstacle
 //! ```
 //!
 //! | what happens | then |
@@ -18,7 +19,9 @@
 //! | the file is gone or damaged | the clock and the records' own generations are what there is; said in the log |
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -55,10 +58,11 @@ impl fmt::Debug for Generations {
 }
 
 impl Generations {
-    /// Opens the file at `path`, making it if need be, and begins above all that an earlier run gave out. Blocking.
+    /// Opens the file at `path`, making it if need be, and begins above all that an earlier run gave out. One that cannot
+    /// be written yet, because the disk is full, is written later. Blocking.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When there is one that cannot be read.
     pub fn open(path: &Path, clock: impl Fn() -> i64 + Send + Sync + 'static) -> io::Result<Self> {
         let before: u64 = match std::fs::read_to_string(path) {
             Ok(text) => text.trim().parse().unwrap_or_else(|_| {
@@ -71,7 +75,9 @@ impl Generations {
         // The ceiling itself may have been given out.
         let state = State { highest: before.saturating_add(1), ceiling: before };
         let generations = Self { path: path.to_owned(), clock: Box::new(clock), state: Mutex::new(state) };
-        generations.raise_ceiling()?;
+        if let Err(error) = generations.raise_ceiling() {
+            tracing::warn!(path = %path.display(), %error, "the ceiling of generations cannot be written; trying again");
+        }
         Ok(generations)
     }
 
@@ -105,7 +111,7 @@ impl Generations {
             }
             wanted
         };
-        linux::file::write_atomic(&self.path, ceiling.to_string().as_bytes(), 0o600)?;
+        write(&self.path, ceiling)?;
         let mut state = self.lock();
         state.ceiling = state.ceiling.max(ceiling);
         Ok(())
@@ -117,6 +123,22 @@ impl Generations {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write(path: &Path, ceiling: u64) -> io::Result<()> {
+    let text = format!("{ceiling:020}\n");
+    match File::options().write(true).open(path) {
+        // No longer than a sector, so it is written as a whole or not at all.
+        Ok(file) => {
+            file.write_all_at(text.as_bytes(), 0)?;
+            file.set_len(text.len() as u64)?;
+            file.sync_data()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            linux::file::write_atomic(path, text.as_bytes(), 0o600)
+        }
+        Err(error) => Err(error),
     }
 }
 

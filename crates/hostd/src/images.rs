@@ -1,11 +1,16 @@
 //! Templates on this host: each file `NAME.ext4` in the images directory is one.
 //!
 //! The directory is read afresh each time, so that an image that is put there works at once and one that is
-//! still being written under a temporary name (hidden, or without `.ext4`) is not seen.
+//! still being written under a temporary name (hidden, or without `.ext4`) is not seen. What looks like an image and
+//! cannot be one is passed over, and named: once in the log, and by `wrenn doctor`.
 
+pub mod identity;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use model::TemplateName;
@@ -40,12 +45,21 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Images {
     dir: PathBuf,
+    /// Files that the log has as passed over.
+    logged: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+/// A file that looks like an image and is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    pub path: PathBuf,
+    pub why: String,
 }
 
 impl Images {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), logged: Arc::default() }
     }
 
     /// The image of that name.
@@ -64,25 +78,63 @@ impl Images {
     /// # Errors
     /// When the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Image>, Error> {
+        let (images, passed_over) = self.look()?;
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for PassedOver { path, why } in passed_over {
+            if logged.insert(path.clone()) {
+                tracing::warn!(path = %path.display(), why, "a file in the images directory is no template");
+            }
+        }
+        Ok(images)
+    }
+
+    /// Files that look like images and are none, by name.
+    ///
+    /// # Errors
+    /// As [`Images::list`].
+    pub fn passed_over(&self) -> Result<Vec<PassedOver>, Error> {
+        Ok(self.look()?.1)
+    }
+
+    fn look(&self) -> Result<(Vec<Image>, Vec<PassedOver>), Error> {
         let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
             other => other.map_err(|source| Error::Io { dir: self.dir.clone(), source })?,
         };
-        let mut images: Vec<Image> = entries.flatten().filter_map(|entry| image(&entry.path())).collect();
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let (mut images, mut passed_over) = (Vec::new(), Vec::new());
+        for path in paths.into_iter().filter(|path| looks_like_image(path)) {
+            match image(&path) {
+                Ok(image) => images.push(image),
+                Err(why) => passed_over.push(PassedOver { path, why }),
+            }
+        }
         images.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(images)
+        Ok((images, passed_over))
     }
 }
 
-fn image(path: &Path) -> Option<Image> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".ext4")?.parse().ok()?;
-    let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-    let created = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(Image {
+/// Returns true for names that end with `.ext4`, however that is spelled, and are not hidden.
+fn looks_like_image(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    !name.starts_with('.') && name.ends_with(".ext4")
+}
+
+fn image(path: &Path) -> Result<Image, String> {
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or("its name is not UTF-8; rename it")?;
+    let name = name.strip_suffix(".ext4").ok_or("its name must end with .ext4 in lower case; rename it")?;
+    let name = name.parse().map_err(|error: model::InvalidValue| format!("its name is none of a template: {error}"))?;
+    let meta = fs::metadata(path).map_err(|error| format!("it cannot be looked at: {error}"))?;
+    if !meta.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let created = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    Ok(Image {
         name,
         path: path.to_owned(),
-        size_bytes: linux::file::allocated_bytes(path).ok()?,
-        created_at_ms: i64::try_from(created.as_millis()).ok()?,
+        size_bytes: linux::file::allocated_bytes(path).map_err(|error| format!("it cannot be looked at: {error}"))?,
+        created_at_ms: i64::try_from(created.as_millis()).unwrap_or(i64::MAX),
     })
 }
 
@@ -93,13 +145,25 @@ mod tests {
     #[test]
     fn only_finished_images_with_valid_names_are_templates() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["minimal.ext4", "python3.12.ext4", ".half.ext4", "BAD.ext4", "notes.txt", "x.ext4.unfinished"] {
+        for name in [
+            "minimal.ext4",
+            "python3.12.ext4",
+            ".half.ext4",
+            "BAD.ext4",
+            "notes.txt",
+            "x.ext4.unfinished",
+            "upper.EXT4",
+        ] {
             fs::write(dir.path().join(name), b"content").unwrap();
         }
         fs::create_dir(dir.path().join("folder.ext4")).unwrap();
         let images = Images::new(dir.path());
         let names: Vec<String> = images.list().unwrap().iter().map(|image| image.name.to_string()).collect();
         assert_eq!(names, ["minimal", "python3.12"]);
+        let passed_over = images.passed_over().unwrap();
+        let names: Vec<_> = passed_over.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["BAD.ext4", "folder.ext4", "upper.EXT4"]);
+        assert!(passed_over[0].why.contains("its name is none of a template"), "{passed_over:?}");
         let unknown = images.find(&"other".parse().unwrap()).unwrap_err().to_string();
         assert!(unknown.ends_with("there are: minimal, python3.12"), "{unknown}");
         let none = Images::new(&dir.path().join("none")).find(&"other".parse().unwrap()).unwrap_err().to_string();

@@ -261,7 +261,7 @@ mod tests {
     fn publish(snapshots: &Snapshots, name: &str) -> Snapshot {
         let staging = snapshots.staging();
         instant::make_dir(&staging).unwrap();
-        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 8 * MIB };
+        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 8 * MIB, base: None };
         Instant::new(1, 192, disk, "qemu tcg", None).finish(&staging).unwrap();
         fs::write(Snapshots::image_in(&staging), b"disk").unwrap();
         let new = New { name: name.parse().unwrap(), source: SandboxId::random(), has_memory: true };

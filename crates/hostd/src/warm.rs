@@ -206,7 +206,7 @@ mod tests {
     fn make(warm: &Warm, key: &Key) {
         let making = warm.begin(key).unwrap();
         instant::make_dir(&making.staging).unwrap();
-        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 1 << 30 };
+        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 1 << 30, base: None };
         Instant::new(1, 192, disk, "qemu tcg", None).finish(&making.staging).unwrap();
         assert!(warm.begin(key).is_none(), "two at once");
         warm.publish(&making).unwrap();

@@ -56,6 +56,8 @@ pub enum Error {
     Busy(#[source] dm::Error),
     #[error("AGENT_DISK asks for {backend} disks, which cannot be had here: {why}")]
     Unavailable { backend: &'static str, why: String },
+    #[error(transparent)]
+    Image(#[from] crate::images::identity::Changed),
     #[error("disk_mb must be at least {least}, the size of the template's file system, not {asked}")]
     TooSmall { asked: u32, least: u64 },
 }
@@ -87,6 +89,12 @@ pub fn size_bytes(image: &Path, asked: Option<u32>) -> Result<u64, Error> {
         Some((_, bytes)) if bytes >= least => Ok(bytes),
         Some((asked, _)) => Err(Error::TooSmall { asked, least: least.div_ceil(MIB) }),
     }
+}
+
+/// Returns the base of the disk in `dir`, where it shares one with others.
+pub(crate) fn shared_base(dir: &Path) -> Option<PathBuf> {
+    let base = dir.join(BASE);
+    base.symlink_metadata().is_ok().then_some(base)
 }
 
 /// Bytes that a sandbox's disk takes on the host: allocated blocks, without what it shares with others' files by name.

@@ -12,7 +12,7 @@ use super::{Check, existing, firewall};
 use crate::config::Config;
 use crate::disk::{self, Backend, Chosen};
 use crate::guest::chain;
-use crate::images::Images;
+use crate::images::{Images, PassedOver};
 use crate::network::{Six, WantedIpv6};
 
 /// Oldest kernel that has all we use: `mount_setattr`, for jails, came with 5.12.
@@ -257,16 +257,25 @@ fn starts_as_elf(path: &Path) -> io::Result<bool> {
 }
 
 pub(super) fn templates(config: &Config) -> Check {
+    const NAME: &str = "templates";
     let fix = format!("make images, or put an ext4 image as NAME.ext4 into {}", config.images.display());
-    match Images::new(&config.images).list() {
-        Ok(images) if images.is_empty() => {
-            Check::missing("templates", format!("none in {}", config.images.display()), fix)
-        }
-        Ok(images) => {
-            let names: Vec<&str> = images.iter().take(10).map(|image| image.name.as_str()).collect();
-            Check::ok("templates", names.join(", "))
-        }
-        Err(error) => Check::missing("templates", chain(&error), fix),
+    let images = Images::new(&config.images);
+    let (found, passed_over) = match images.list().and_then(|found| Ok((found, images.passed_over()?))) {
+        Ok(looked) => looked,
+        Err(error) => return Check::missing(NAME, chain(&error), fix),
+    };
+    let name = |file: &PassedOver| file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let passed_over: Vec<String> =
+        passed_over.iter().take(10).map(|file| format!("{} is none: {}", name(file), file.why)).collect();
+    let names: Vec<&str> = found.iter().take(10).map(|image| image.name.as_str()).collect();
+    if names.is_empty() {
+        let found = [vec![format!("none in {}", config.images.display())], passed_over].concat();
+        Check::missing(NAME, found.join("; "), fix)
+    } else if passed_over.is_empty() {
+        Check::ok(NAME, names.join(", "))
+    } else {
+        let found = [vec![names.join(", ")], passed_over].concat();
+        Check::warning(NAME, found.join("; "), "give the file another name (lower-case letters, digits, . _ -)")
     }
 }
 

@@ -86,6 +86,8 @@ impl Actor {
         let limit = Duration::from_secs(self.record.borrow().spec.timeout_sec.into());
         let mut exit = std::pin::pin!(vm.wait());
         let mut room = std::pin::pin!(super::room::watch(self, vm));
+        let mut image = std::pin::pin!(super::base::watch(self));
+        let mut clock = std::pin::pin!(super::clock::keep(&self.handle));
         let mut orders = self.orders.lock().await;
         let mut look = tokio::time::Instant::now() + TICK;
         let mut reported = None;
@@ -98,6 +100,8 @@ impl Actor {
                 biased;
                 exit = &mut exit => return Event::Exited(exit),
                 reason = &mut room => return Event::Exited(vmm::Exit::Vmm(reason)),
+                () = &mut clock => {}
+                () = &mut image => {}
                 () = tokio::time::sleep_until(idle.min(look)) => {
                     look = tokio::time::Instant::now() + TICK;
                     self.handle.drain_console().await;

@@ -23,6 +23,8 @@ use crate::host::Host;
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds after which no more of a disk's unused blocks are given back before a freeze.
 const TRIM_MS: u64 = 3000;
+/// Characters of the guest's word about why it did not.
+const MAX_REASON: usize = 1000;
 const THAW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Milliseconds that a guest runs frozen if no agent comes back to it; longer than a restored one is waited for.
 const ALONE_MS: u64 = 300_000;
@@ -92,7 +94,7 @@ async fn freeze(handle: &Handle, parts: Parts) -> bool {
     let request = FreezeRequest { trim, limit_ms, thaw_after_ms: Some(ALONE_MS), ..FreezeRequest::default() };
     let why = match timeout(FREEZE_TIMEOUT, handle.guest().freeze(&request)).await {
         Ok(Ok(answer)) if answer.frozen => return true,
-        Ok(Ok(answer)) => answer.why.unwrap_or_default(),
+        Ok(Ok(answer)) => answer.why.unwrap_or_default().chars().take(MAX_REASON).collect(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("it did not answer within {} s", FREEZE_TIMEOUT.as_secs()),
     };
@@ -109,6 +111,7 @@ pub(crate) async fn of_paused(host: &Arc<Host>, handle: &Handle, dir: &Path, mem
     let (host, id, to) = (Arc::clone(host), handle.id.clone(), dir.to_owned());
     let copied = blocking(move || {
         let manifest = Instant::read(&saved)?;
+        super::base::check(&host.ledger.dir(&id), Some(manifest.disk)).map_err(std::io::Error::other)?;
         instant::make_dir(&to)?;
         if memory {
             instant::link_memory(&saved, &to)?;
@@ -156,7 +159,9 @@ fn manifest(host: &Host, handle: &Handle, token: bool) -> Result<Instant, String
 
 async fn begin(host: &Arc<Host>, handle: &Handle, dir: &Path) -> Result<(), String> {
     let (of, dir) = (host.ledger.dir(&handle.id), dir.to_owned());
+    let disk = handle.record.borrow().disk;
     blocking(move || {
+        super::base::check(&of, disk).map_err(std::io::Error::other)?;
         instant::make_dir(&dir)?;
         instant::link_files(&of, &dir, &[KERNEL, INITRAMFS])
     })
@@ -200,12 +205,12 @@ async fn make_private(dir: PathBuf) -> Result<(), String> {
     blocking(move || std::fs::DirBuilder::new().mode(0o700).create(&dir)).await
 }
 
-/// Lets the VM run, and the guest write. What fails here is tried again by whoever attends the sandbox.
+/// Lets the VM run, tells the guest the time, and lets it write. What fails here is tried again by whoever attends the sandbox.
 pub(crate) async fn go_on(handle: &Handle, vm: &Arc<dyn Vm>) -> Result<(), String> {
     // It may be stopped, and has heard nothing.
     handle.frozen.store(true, Ordering::Relaxed);
     vm.resume().await.map_err(|error| format!("it cannot be made to run on: {}", chain(&error)))?;
-    thaw(handle).await;
+    tokio::join!(super::clock::set(handle), thaw(handle));
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use vmm::{Disk, Net, Then, Vm, VmConfig};
 
 use super::Handle;
 use super::actor::blocking;
+use super::base;
 use super::capture::{self, Parts};
 use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
 use super::state::Event;
@@ -205,6 +206,7 @@ pub(crate) async fn resume(host: &Arc<Host>, handle: &Handle, saved: &Path) -> R
         let (host, dir, saved) = (Arc::clone(host), host.ledger.dir(&handle.id), saved.to_owned());
         let size = record.disk.map_or(0, |disk| disk.size_bytes);
         blocking(move || {
+            base::check(&dir, record.disk)?;
             // Where the instant has a disk of its own, what an earlier attempt wrote is thrown away.
             host.disks.replace(&saved, &dir)?;
             host.disks.restore(&record.id, &dir, size)
@@ -264,16 +266,19 @@ async fn disk(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<Disk, 
     let (host, dir, start) = (Arc::clone(host), host.ledger.dir(&handle.id), start.clone());
     blocking(move || {
         boot_files(&host, &start, &dir).map_err(crate::disk::Error::boot_files(&dir))?;
-        match start {
+        let made = match start {
             Start::Image(image) | Start::Instant { image: Some(image), .. } => {
-                host.disks.create(&record.id, &image, &dir, size)
+                host.disks.create(&record.id, &image, &dir, size)?
             }
             Start::Instant { dir: from, image: None } => {
                 host.disks.copy(&from, &dir)?;
-                host.disks.restore(&record.id, &dir, size)
+                host.disks.restore(&record.id, &dir, size)?
             }
-            Start::Restarted => host.disks.restore(&record.id, &dir, size),
-        }
+            Start::Restarted => host.disks.restore(&record.id, &dir, size)?,
+        };
+        // After the link: from now on it is the file of the image as it is now.
+        base::check(&dir, record.disk)?;
+        Ok::<_, crate::disk::Error>(made)
     })
     .await
 }
@@ -343,6 +348,7 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
     // Unless it was nobody's, it was asked to freeze, and may have done so even where it did not answer in time.
     handle.frozen.fetch_or(matches!(greeting, Greeting::Restored { token: Some(_) }), Ordering::Relaxed);
     let request = init_request(host, handle, restored);
+    let told = std::time::Instant::now();
     let guest = match greeting {
         Greeting::Restored { token: Some(token) } => handle.guest().with_token(token),
         Greeting::Restored { token: None } | Greeting::Booted { .. } => handle.guest(),
@@ -361,6 +367,10 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
     if restored {
         // The guest has reset all connections but that one.
         handle.set_address(host, &handle.record.borrow());
+    }
+    if told.elapsed() > super::clock::ACCURACY {
+        // The time in the request was as old as that when it arrived.
+        handle.clock.notify_one();
     }
     fail::fail_point!("create::guest-ready");
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");

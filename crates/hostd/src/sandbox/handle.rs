@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::SandboxId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use vmm::Vm;
@@ -48,6 +48,8 @@ pub struct Handle {
     pub(crate) egress: Arc<EgressSlot>,
     pub(crate) orders: mpsc::Sender<Asked>,
     pub(super) checkpoint_names: Names,
+    /// Notified when the guest is to be told the time ([`super::clock`]).
+    pub(super) clock: Arc<Notify>,
     /// When the console was last emptied; locked while it is.
     drained: Arc<tokio::sync::Mutex<Instant>>,
 }
@@ -144,6 +146,7 @@ impl Handle {
             egress: Arc::default(),
             orders: sender,
             checkpoint_names: Names::default(),
+            clock: Arc::default(),
             drained: Arc::new(tokio::sync::Mutex::new(Instant::now())),
         };
         (handle, orders)

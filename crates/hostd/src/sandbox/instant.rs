@@ -161,7 +161,7 @@ mod tests {
     use crate::disk::Backend;
 
     fn instant() -> Instant {
-        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 1 << 20 };
+        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 1 << 20, base: None };
         Instant::new(1, 192, disk, "qemu tcg", Some("secret".to_owned()))
     }
 

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::Phase;
 use crate::disk::Backend;
+use crate::images::identity::ImageIdentity;
 use crate::network::Slot;
 use crate::snapshots::SnapshotId;
 
@@ -56,6 +57,9 @@ pub struct Record {
 pub struct DiskRecord {
     pub backend: Backend,
     pub size_bytes: u64,
+    /// The image that it is made over. Sandboxes of versions that did not note it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<ImageIdentity>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -219,7 +223,7 @@ pub(super) mod tests {
             phase: Phase::Releasing { end: End { failed: true, reason: "it broke".to_owned() } },
             generation: Generation(7),
             slot: Slot::new(9),
-            disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: 1 << 30 }),
+            disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: 1 << 30, base: None }),
             snapshot: None,
             token: "secret".to_owned(),
             created_at_ms: 1,

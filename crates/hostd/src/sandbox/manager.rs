@@ -1,6 +1,6 @@
 //! Finds, makes and removes sandboxes. Holds one handle for each; their actors do the work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{Generation, NetworkSpec, SandboxId, SandboxSpec, SandboxState};
@@ -18,6 +18,7 @@ use super::registry::{Registry, Reserved};
 use super::state::Phase;
 use crate::generations::Generations;
 use crate::host::Host;
+use crate::images::identity::ImageIdentity;
 use crate::snapshots::{Pin, SnapshotId};
 
 /// Why a sandbox is not made or not there.
@@ -317,16 +318,22 @@ fn source(host: &Host, id: &SandboxId, spec: &SandboxSpec, origin: Origin) -> Re
     }
 }
 
+fn identity(image: &Path) -> Result<ImageIdentity, Refused> {
+    let failed = |error| Refused::Failed(format!("the image {} cannot be used: {error}", image.display()));
+    ImageIdentity::read(image).map_err(failed)
+}
+
 /// Snapshots come first by name; none is made with the name of an image.
 fn from_template(host: &Host, id: &SandboxId, spec: &SandboxSpec) -> Result<Source, Refused> {
     let backend = host.disks.chosen().backend;
     let Some((snapshot, pin)) = host.snapshots.find_and_pin(&spec.template, id) else {
         let image = host.images.find(&spec.template).map_err(|error| host.snapshots.named_too(error))?;
         let size_bytes = crate::disk::size_bytes(&image.path, spec.disk_mb).map_err(Refused::Disk)?;
-        let disk = DiskRecord { backend, size_bytes };
+        let disk = DiskRecord { backend, size_bytes, base: Some(identity(&image.path)?) };
         return Ok(Source { start: Start::Image(image.path), disk, snapshot: None, pin: None });
     };
     let image = snapshot.image();
+    let base = Some(identity(&image)?);
     let (start, size_bytes) = if snapshot.has_memory {
         snapshot.fits(spec).map_err(Refused::Invalid)?;
         (Start::Instant { dir: snapshot.dir, image: Some(image) }, snapshot.instant.disk.size_bytes)
@@ -334,7 +341,7 @@ fn from_template(host: &Host, id: &SandboxId, spec: &SandboxSpec) -> Result<Sour
         let size_bytes = crate::disk::size_bytes(&image, spec.disk_mb).map_err(Refused::Disk)?;
         (Start::Image(image), size_bytes)
     };
-    let disk = DiskRecord { backend, size_bytes };
+    let disk = DiskRecord { backend, size_bytes, base };
     Ok(Source { start, disk, snapshot: Some(snapshot.id), pin: Some(pin) })
 }
 

@@ -130,6 +130,7 @@ impl Watch<'_> {
         if self.actor.handle.hold.get().is_some() {
             self.tell(None);
         }
+        self.actor.handle.clock.notify_one();
     }
 
     /// In the log, and wherever the sandbox is shown.

@@ -10,6 +10,7 @@ use guest_rpc::start_error;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::alive;
@@ -22,6 +23,11 @@ use crate::sandbox::activity::Active;
 const QUEUE: usize = 8;
 /// For the guest to hear that a process is to be killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the guest to say that it has started a program, or why not. Generous: a guest without hardware virtualisation
+/// that has just been resumed can be slow.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Characters of the guest's word about the end of a program.
+const MAX_REASON: usize = 1000;
 /// For the guest's stream to end after its last event.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -50,10 +56,16 @@ pub(super) async fn exec(
         stdin: request.stdin,
         terminal,
     };
-    let running = handle.guest().exec(exec).await.map_err(|error| pass_on(&error))?;
+    let started = timeout(START_TIMEOUT, handle.guest().exec(exec)).await;
+    let running = started.map_err(|_| silent())?.map_err(|error| pass_on(&error))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(Pump { handle, running, sender, on_terminal: terminal.is_some(), pid: None, _active: active }.run());
     Ok(ReceiverStream::new(receiver).boxed())
+}
+
+fn silent() -> ConnectError {
+    let seconds = START_TIMEOUT.as_secs();
+    ConnectError::deadline_exceeded(format!("the guest agent did not start the program within {seconds} s"))
 }
 
 /// Carries a program's events to the reader.
@@ -81,6 +93,11 @@ impl Pump {
                 error = &mut ended => Err(error),
             };
             let (message, last) = match event {
+                // One stream is of one program: a guest that told of more would have us remember each.
+                Ok(Some(ExecEvent::Started { .. })) if self.pid.is_some() => {
+                    self.kill().await;
+                    (Err(ConnectError::internal("the guest agent started the program twice")), true)
+                }
                 Ok(Some(event)) => {
                     let last = matches!(event, ExecEvent::Ended { .. });
                     (Ok(self.message(event)), last)
@@ -94,7 +111,7 @@ impl Pump {
             }
             if last {
                 // Only a stream that was read to its end leaves a connection that can be used again.
-                let _ = tokio::time::timeout(END_TIMEOUT, self.running.next()).await;
+                let _ = timeout(END_TIMEOUT, self.running.next()).await;
                 break;
             }
         }
@@ -134,6 +151,7 @@ impl Pump {
             ExecEvent::Stdout(bytes) => Event::Stdout(bytes),
             ExecEvent::Stderr(bytes) => Event::Stderr(bytes),
             ExecEvent::Ended { exit_code, error } => {
+                let error = error.map(|error| error.chars().take(MAX_REASON).collect());
                 Event::from(rpc::exec_response::ExecEnd { exit_code, error, ..Default::default() })
             }
             ExecEvent::KeepAlive => Event::from(rpc::exec_response::ExecKeepAlive::default()),
@@ -155,7 +173,7 @@ impl Pump {
                 let _ = self.handle.guest().signal(pid, Signal::SIGNAL_SIGKILL).await;
             }
         };
-        let _ = tokio::time::timeout(KILL_TIMEOUT, kill).await;
+        let _ = timeout(KILL_TIMEOUT, kill).await;
     }
 }
 

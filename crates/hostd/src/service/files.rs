@@ -18,6 +18,8 @@ use crate::sandbox::Handle;
 /// Longest path that Linux takes, and the most entries of one answer.
 const MAX_PATH: usize = 4096;
 const MAX_ENTRIES: usize = 100_000;
+/// Longest name of a user or group (`LOGIN_NAME_MAX`).
+const MAX_NAME: usize = 256;
 
 fn check_path(path: &str) -> Result<(), ConnectError> {
     if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
@@ -73,7 +75,7 @@ pub(super) async fn remove(handle: &Handle, request: rpc::RemovePathRequest) -> 
     client.remove_with_options(ask, options).await.map_err(|error| pass_on(&error)).map(|_| ())
 }
 
-/// What the guest says of a file, with names that cannot be longer than names are.
+/// What the guest says of a file; its texts are cut where no Linux system has longer ones.
 fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
     let kind = match entry.r#type.as_known() {
         _ if entry.is_symlink => rpc::FileKind::FILE_KIND_SYMLINK,
@@ -85,16 +87,21 @@ fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
     let modified = entry.modified_time.into_option().unwrap_or_default();
     let modified_at_ms = modified.seconds.saturating_mul(1000).saturating_add(i64::from(modified.nanos) / 1_000_000);
     rpc::FileInfo {
-        path: entry.path,
+        path: bounded(entry.path, MAX_PATH),
         kind: kind.into(),
         size: u64::try_from(entry.size).unwrap_or_default(),
         mode: entry.mode & 0o7777,
-        owner: entry.owner,
-        group: entry.group,
+        owner: bounded(entry.owner, MAX_NAME),
+        group: bounded(entry.group, MAX_NAME),
         modified_at_ms,
-        symlink_target: entry.symlink_target,
+        symlink_target: entry.symlink_target.map(|target| bounded(target, MAX_PATH)),
         ..rpc::FileInfo::default()
     }
+}
+
+fn bounded(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
 }
 
 /// `info`, then the content.

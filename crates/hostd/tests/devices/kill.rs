@@ -51,7 +51,7 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
         phase,
         generation: Generation::FIRST,
         slot: None,
-        disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: DISK_MB * MIB }),
+        disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: DISK_MB * MIB, base: None }),
         snapshot: None,
         token: String::new(),
         created_at_ms: 0,

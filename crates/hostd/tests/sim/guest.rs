@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use guest_rpc::ACCESS_TOKEN_HEADER;
-use guest_rpc::http::InitRequest;
+use guest_rpc::http::{ClockAnswer, ClockRequest, InitRequest};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -66,12 +66,12 @@ async fn answer(world: &World, vm: &SimVm, request: Request<Incoming>) -> Answer
     }
 }
 
-fn act(vm: &SimVm, memory: &mut Memory, path: &str, token: Option<&str>, body: &[u8]) -> Result<&'static str, u16> {
+fn act(vm: &SimVm, memory: &mut Memory, path: &str, token: Option<&str>, body: &[u8]) -> Result<String, u16> {
     if path == "/health" {
-        return if vm.boots_on(memory) { Ok("") } else { Err(503) };
+        return if vm.boots_on(memory) { Ok(String::new()) } else { Err(503) };
     }
     if path == "/init" {
-        return init(memory, token, body);
+        return init(memory, token, body).map(str::to_owned);
     }
     if memory.token.is_some() && memory.token.as_deref() != token {
         return Err(401);
@@ -80,12 +80,18 @@ fn act(vm: &SimVm, memory: &mut Memory, path: &str, token: Option<&str>, body: &
         "/freeze" => {
             vm.flush(memory);
             memory.frozen = true;
-            Ok(r#"{"frozen":true}"#)
+            Ok(r#"{"frozen":true}"#.to_owned())
         }
         "/thaw" => {
             memory.frozen = false;
             vm.flush(memory);
-            Ok("")
+            Ok(String::new())
+        }
+        "/clock" => {
+            let request: ClockRequest = serde_json::from_slice(body).map_err(|_| 400_u16)?;
+            memory.late = false;
+            let answer = ClockAnswer { time_ns: request.time_ns, ..ClockAnswer::default() };
+            serde_json::to_string(&answer).map_err(|_| 500)
         }
         _ => Err(404),
     }
@@ -101,11 +107,12 @@ fn init(memory: &mut Memory, presented: Option<&str>, body: &[u8]) -> Result<&'s
         _ => {}
     }
     memory.token = request.access_token.or(memory.token.take());
+    memory.late &= request.time_ns.is_none();
     Ok("")
 }
 
-fn plain(status: u16, body: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+fn plain(status: u16, body: impl Into<String>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body.into())));
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
     answer
 }

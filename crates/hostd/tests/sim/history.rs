@@ -22,11 +22,11 @@ pub const HOUR_MS: i64 = 3_600_000;
 /// What was never to be and was, with the story that led to it.
 pub fn run(seed: u64) -> Option<String> {
     let world = World::new(seed);
-    let place = Arc::new(Place::new());
     let model = Arc::new(Mutex::new(Model::default()));
     let rows = Arc::default();
     world.enter(false);
     let kind = Kind::draw(&world);
+    let place = Arc::new(if kind.full { Place::with_own_file_system() } else { Place::new() });
     for _ in 0..=kind.crashes {
         live(&world, &place, &model, &rows, kind);
         if kind.clock && world.one_in(2) {
@@ -50,6 +50,8 @@ pub struct Kind {
     pub clock: bool,
     /// Some fsyncs take as long as a disk that stalls.
     slow: bool,
+    /// The host's disk is full now and then, also when an agent starts.
+    pub full: bool,
 }
 
 impl Kind {
@@ -62,6 +64,7 @@ impl Kind {
             warm: world.one_in(2),
             clock: world.one_in(3),
             slow: world.one_in(3),
+            full: world.one_in(3),
         }
     }
 }
@@ -92,13 +95,14 @@ fn live(
         let lives = async {
             tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
             let Some((manager, watch)) = start_and_watch(world, place, kind).await else { return };
+            place.free();
             check_forks(world, &manager, model).await;
             let watch = tokio::spawn(follow(Arc::clone(world), watch, Arc::clone(rows)));
             answer_probes(world, &manager);
             world.set_faults(kind.faults);
             world.set_slow(if kind.slow { 8 } else { 0 });
             let clients = (0..CLIENTS).map(|_| {
-                let client = Client::new(world, &manager, model, kind);
+                let client = Client::new(world, place, &manager, model, kind);
                 tokio::spawn(client.ask(QUESTIONS))
             });
             for client in clients.collect::<Vec<_>>() {
@@ -186,6 +190,19 @@ async fn check_forks(world: &World, manager: &Manager, model: &Mutex<Model>) {
     }
 }
 
+/// Every guest that runs has been told the time since it stood still last.
+async fn check_clocks(world: &World) {
+    // One that did not take it at once is told again.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let late = |vm: &Arc<crate::vm::SimVm>| {
+        let state = vm.state.borrow();
+        state.runs && state.end.is_none() && state.memory.late
+    };
+    for vm in world.vms().into_iter().filter(late) {
+        world.violation(format!("the clock of {} is late", vm.sandbox));
+    }
+}
+
 /// The last agent, to which nothing happens: all that was promised is there, and then nothing is.
 fn clear(
     world: &Arc<World>,
@@ -201,15 +218,17 @@ fn clear(
         tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
         let begun = start_and_watch(world, place, Kind { faults: 0, ..kind }).await;
         let Some((manager, mut watch)) = begun else { return };
+        place.free();
         check_forks(world, &manager, model).await;
         watch.list(world, &mut *rows.lock().await).await;
         let all: Vec<SandboxId> = locked(model).sandboxes.keys().cloned().collect();
-        let client = Client::new(world, &manager, model, Kind { faults: 0, ..kind });
+        let client = Client::new(world, place, &manager, model, Kind { faults: 0, ..kind });
         for id in all {
             client.verify(&id).await;
         }
         watch.apply(world, &mut *rows.lock().await).await;
         watch.list(world, &mut *rows.lock().await).await;
+        check_clocks(world).await;
         for name in locked(model).published.clone() {
             if !place.snapshots().iter().any(|there| there.as_str() == name) {
                 world.violation(format!("snapshot {name} was promised and is not there"));

@@ -1,6 +1,7 @@
 //! The parts of a host that is simulated: real but for VMs and networks, in a directory of its own.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use hostd::sandbox::ledger::Ledger;
 use hostd::snapshots::Snapshots;
 use hostd::warm::Warm;
 use model::SandboxId;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use vmm::engine::Engine;
 
@@ -29,28 +31,57 @@ const IMAGE_BYTES: usize = 8192;
 /// More than any history makes.
 const LIMITS: Limits = Limits { sandboxes: 100, checkpoints: 100, snapshots: 100 };
 
+/// More than all that a history makes.
+const FILE_SYSTEM_BYTES: u64 = 32 << 20;
+const BALLAST: &str = "ballast";
+
 /// What outlives agents on disk, and the place where guests are called.
 pub struct Place {
     dir: TempDir,
+    /// Claims of slots, which real hosts have below `/run`.
+    run: TempDir,
     pub guests: TcpListener,
+    /// It is a file system of its own, which can be full.
+    is_mounted: bool,
 }
 
 impl Place {
     pub fn new() -> Self {
-        // In memory, where there is such a place: nobody waits for a disk.
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = TempDir::with_prefix_in("wrenn-sim-", parent).unwrap();
-        for name in ["images", "run"] {
-            fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        fs::write(dir.path().join("images/base.ext4"), [0; IMAGE_BYTES]).unwrap();
+        Self::in_dir(in_memory(), false)
+    }
+
+    /// A place with a file system of its own. Needs root.
+    pub fn with_own_file_system() -> Self {
+        let dir = TempDir::with_prefix("wrenn-sim-").unwrap();
+        let none: Option<&str> = None;
+        let size = format!("size={FILE_SYSTEM_BYTES}");
+        mount(none, dir.path(), Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).expect("root may mount");
+        Self::in_dir(dir, true)
+    }
+
+    /// Something else takes all of the room that is left.
+    pub fn fill(&self) {
+        let mut ballast = fs::File::create(self.path(BALLAST)).unwrap();
+        while ballast.write_all(&[1; 4096]).is_ok() {}
+    }
+
+    /// Gives the room back.
+    pub fn free(&self) {
+        let _ = fs::remove_file(self.path(BALLAST));
+    }
+
+    fn in_dir(dir: TempDir, is_mounted: bool) -> Self {
+        fs::create_dir(dir.path().join("images")).unwrap();
+        // Not only zeroes, which a copy may leave out: a guest's disk has its blocks, also where the host's is full.
+        let mut image = [1; IMAGE_BYTES];
+        image[..16].fill(0);
+        fs::write(dir.path().join("images/base.ext4"), image).unwrap();
         for name in ["kernel", "initramfs"] {
             fs::write(dir.path().join(name), name).unwrap();
         }
         let guests = TcpListener::bind("0.0.0.0:0").unwrap();
         guests.set_nonblocking(true).unwrap();
-        Self { dir, guests }
+        Self { dir, run: in_memory(), guests, is_mounted }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -73,7 +104,7 @@ impl Place {
             images: Images::new(&self.path("images")),
             snapshots: Snapshots::open(&self.path("snapshots")).unwrap(),
             warm: Warm::open(&self.path("warm"), warm).unwrap(),
-            networks: Networks::on_loopback(&self.path("run/slots"), self.dir.path(), port),
+            networks: Networks::on_loopback(&self.run.path().join("slots"), self.dir.path(), port),
             jails: Jails::without_groups(2_000_000_000),
             ledger,
             forks: Forks::open(&self.path("forks")).unwrap(),
@@ -84,13 +115,14 @@ impl Place {
 
     /// What is there of sandboxes, snapshots and forks.
     pub fn leftovers(&self) -> Vec<String> {
-        let names = |dir: &str| -> Vec<String> {
-            let entries = fs::read_dir(self.path(dir)).into_iter().flatten().flatten();
+        let names = |dir: PathBuf| -> Vec<String> {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             // Whose turn it is among slots is no sandbox's.
             let entries = entries.filter(|entry| entry.file_name() != "next");
-            entries.map(|entry| format!("{dir}/{}", entry.file_name().to_string_lossy())).collect()
+            entries.map(|entry| entry.path().display().to_string()).collect()
         };
-        ["sandboxes", "snapshots", "forks", "run/slots"].into_iter().flat_map(names).collect()
+        let dirs = ["sandboxes", "snapshots", "forks"].map(|dir| self.path(dir));
+        dirs.into_iter().chain([self.run.path().join("slots")]).flat_map(names).collect()
     }
 
     /// All that lies where the checkpoints of a sandbox do.
@@ -109,5 +141,21 @@ impl Place {
     pub fn snapshots(&self) -> Vec<model::TemplateName> {
         let snapshots = Snapshots::open(&self.path("snapshots")).unwrap();
         snapshots.list().into_iter().map(|snapshot| snapshot.name).collect()
+    }
+}
+
+/// A directory in memory, where there is such a place: nobody waits for a disk.
+fn in_memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    TempDir::with_prefix_in("wrenn-sim-", parent).unwrap()
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_mounted {
+            // Lazily: a thread of a history that failed may still be in there.
+            umount2(self.dir.path(), MntFlags::MNT_DETACH).expect("it is mounted");
+        }
     }
 }

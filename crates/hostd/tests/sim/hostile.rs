@@ -6,6 +6,7 @@ use std::time::Duration;
 use hostd::sandbox::state::Phase;
 use hostd::sandbox::{Manager, Refused};
 use model::SandboxId;
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::history::{Kind, runtime, start};
@@ -15,8 +16,11 @@ use crate::world::World;
 
 /// The life of an agent on this machine.
 fn live(world: &Arc<World>, place: &Place, story: impl AsyncFnOnce(Arc<Manager>)) {
+    live_in(runtime(world), world, place, story);
+}
+
+fn live_in(runtime: Runtime, world: &Arc<World>, place: &Place, story: impl AsyncFnOnce(Arc<Manager>)) {
     world.begins(0);
-    let runtime = runtime(world);
     runtime.block_on(async {
         tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
         story(start(world, place, Kind::default()).await.unwrap()).await;
@@ -98,7 +102,7 @@ fn removal_does_not_wait_for_an_adoption() {
 #[test]
 fn given_up_capture_is_discarded() {
     let (world, place) = machine();
-    live(&world, &place, async |manager| {
+    live_in(crate::slow::runtime(&world), &world, &place, async |manager| {
         let id = SandboxId::random();
         manager.ensure(&id, spec("base")).await.unwrap();
         manager.pause(&id).await.unwrap();
@@ -116,9 +120,14 @@ fn given_up_capture_is_discarded() {
         // The removal is over while the capture still waits for its fsync.
         removing.await.unwrap();
         assert!(asked.await.unwrap().is_err());
+        assert!(!place.leftovers().is_empty());
         world.barrier.open();
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        assert!(place.leftovers().is_empty(), "{:?}", place.leftovers());
+        let is_discarded = async {
+            while !place.leftovers().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, is_discarded).await.is_ok(), "{:?}", place.leftovers());
     });
     check_end(&world, &place);
 }

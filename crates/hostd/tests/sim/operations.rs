@@ -10,6 +10,7 @@ use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState};
 use vmm::Exit;
 
 use crate::history::{HOUR_MS, Kind};
+use crate::host::Place;
 use crate::model::{Known, Model};
 use crate::vm::SimVm;
 use crate::world::{World, locked};
@@ -20,6 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(900);
 /// Somebody who asks one thing after another.
 pub struct Client {
     pub world: Arc<World>,
+    place: Arc<Place>,
     pub manager: Arc<Manager>,
     model: Arc<Mutex<Model>>,
     kind: Kind,
@@ -42,8 +44,15 @@ pub fn spec(template: &str) -> SandboxSpec {
 }
 
 impl Client {
-    pub fn new(world: &Arc<World>, manager: &Arc<Manager>, model: &Arc<Mutex<Model>>, kind: Kind) -> Self {
-        Self { world: Arc::clone(world), manager: Arc::clone(manager), model: Arc::clone(model), kind }
+    pub fn new(
+        world: &Arc<World>,
+        place: &Arc<Place>,
+        manager: &Arc<Manager>,
+        model: &Arc<Mutex<Model>>,
+        kind: Kind,
+    ) -> Self {
+        let (world, place, manager) = (Arc::clone(world), Arc::clone(place), Arc::clone(manager));
+        Self { world, place, manager, model: Arc::clone(model), kind }
     }
 
     pub fn model(&self) -> MutexGuard<'_, Model> {
@@ -59,7 +68,7 @@ impl Client {
 
     pub async fn ask(self, questions: u64) {
         for _ in 0..questions {
-            let what = self.world.below(25);
+            let what = self.world.below(26);
             let id = self.any();
             let story = format!("{what} {id:?}");
             if tokio::time::timeout(PATIENCE, Box::pin(self.one(what, id))).await.is_err() {
@@ -85,6 +94,7 @@ impl Client {
             20 => self.roll_back(&id).await,
             21 => self.remove(&id).await,
             22 if self.kind.deaths => self.kill(),
+            24 if self.kind.full => self.remove_on_full_disk(&id).await,
             23 if self.kind.clock => self.world.set_clock(if self.world.one_in(2) { HOUR_MS } else { -HOUR_MS }),
             _ => tokio::time::sleep(Duration::from_millis(self.world.below(4000))).await,
         }
@@ -325,6 +335,19 @@ impl Client {
         }
     }
 
+    /// The disk is full for a while. What is removed meanwhile goes, and nothing is lost of the rest.
+    async fn remove_on_full_disk(&self, id: &SandboxId) {
+        self.world.tell("the disk is full".to_owned());
+        self.world.had_faults.store(true, Ordering::Relaxed);
+        self.place.fill();
+        tokio::time::sleep(Duration::from_millis(self.world.below(3000))).await;
+        if self.world.one_in(2) {
+            self.remove(id).await;
+        }
+        self.place.free();
+        self.world.tell("the disk has room again".to_owned());
+    }
+
     fn kill(&self) {
         let vms = self.world.vms();
         let pick = usize::try_from(self.world.below(vms.len().max(1) as u64)).unwrap_or_default();
@@ -375,6 +398,7 @@ impl Client {
             self.heard("last pause", id, self.manager.pause(id).await);
             self.heard("last resume", id, self.manager.resume(id).await);
             self.read(id).await;
+            self.checkpoint(id).await;
         };
         if tokio::time::timeout(PATIENCE, look).await.is_err() {
             self.world.violation(format!("stuck: {id} at its end"));

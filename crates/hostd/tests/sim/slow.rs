@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use model::SandboxId;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::history::{Kind, start};
 use crate::host::Place;
@@ -56,6 +56,13 @@ impl Barrier {
     }
 }
 
+/// A runtime whose clock is the machine's: one that is moved on stands still while a thread waits for a disk.
+pub fn runtime(world: &Arc<World>) -> Runtime {
+    let world = Arc::clone(world);
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().on_thread_start(move || world.enter(true)).build().unwrap()
+}
+
 /// The fsync of a new sandbox's record, of a claim, and of a checkpoint's files: meanwhile every other sandbox is made,
 /// listed, paused and removed as ever.
 #[test]
@@ -65,10 +72,7 @@ fn slow_fsync_of_one_sandbox_delays_no_other() {
         let (world, place) = (World::new(1), Place::new());
         world.enter(false);
         world.begins(0);
-        // Its clock is the machine's: a clock that is moved on stands still while a thread waits for a disk.
-        let of_threads = Arc::clone(&world);
-        let mut builder = Builder::new_current_thread();
-        let runtime = builder.enable_all().on_thread_start(move || of_threads.enter(true)).build().unwrap();
+        let runtime = runtime(&world);
         runtime.block_on(async {
             tokio::spawn(crate::guest::serve(Arc::clone(&world), place.guests.try_clone().unwrap()));
             let manager = start(&world, &place, Kind::default()).await.unwrap();

@@ -26,6 +26,8 @@ pub struct Memory {
     dirty: bool,
     pub frozen: bool,
     pub token: Option<String>,
+    /// It stood still, and has not been told the time since.
+    pub late: bool,
     /// Questions for its health until it is well.
     boots: u64,
 }
@@ -198,6 +200,7 @@ impl Vm for Held {
                 self.0.flush(&mut state.memory);
             }
             state.runs = false;
+            state.memory.late = true;
         });
         Ok(())
     }
@@ -226,7 +229,12 @@ impl Vm for Held {
         if state.runs {
             self.0.world.violation(format!("a snapshot of {} while it runs", self.0.sandbox));
         }
-        fs::write(dir.join(MEMORY), serde_json::to_vec(&state.memory).unwrap()).unwrap();
+        let path = dir.join(MEMORY);
+        if let Err(source) = fs::write(&path, serde_json::to_vec(&state.memory).unwrap()) {
+            // The disk is full.
+            let _ = fs::remove_file(&path);
+            return Err(Error::Io { action: "write", path, source });
+        }
         if self.0.fails("end of the snapshot").is_err() {
             fs::remove_file(dir.join(MEMORY)).unwrap();
             return Err(Error::Ended);

@@ -1,0 +1,80 @@
+//! The wall clock of a guest. It stands still while its VM does, so the guest is told the time after every stop.
+//!
+//! | what stops the guest | where it is told |
+//! |---|---|
+//! | checkpoint, snapshot, fork, a pause that failed, a restart of the agent | [`super::capture::go_on`] |
+//! | room on the host's disk had run out | [`super::room`] |
+//! | resume, roll back, create from saved memory | `/init`, and [`keep`] where that took long |
+//! | the host slept, or its clock was set | [`keep`] |
+//!
+//! A guest that does not answer is asked again by [`keep`], beside everything else that is done with the sandbox.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::time::timeout;
+
+use super::Handle;
+use crate::guest;
+
+/// A clock is not set for an error that is smaller.
+pub(super) const ACCURACY: Duration = Duration::from_millis(60);
+/// For a guest to take the time.
+const SET_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks at the host's own clock, and attempts to set a guest's.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Tells the guest the time, now. A guest that does not take it is told later.
+pub(super) async fn set(handle: &Handle) {
+    if !try_set(handle).await {
+        handle.clock.notify_one();
+    }
+}
+
+/// Returns true if the guest has the time, or is of a version that cannot be told.
+async fn try_set(handle: &Handle) -> bool {
+    match timeout(SET_TIMEOUT, handle.guest().set_clock()).await {
+        Ok(Ok(_) | Err(guest::Error::Refused { status: 404, .. })) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(sandbox = %handle.id, %error, "the guest does not take the time");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Keeps the clock of a guest right for as long as it runs: tells it the time when that was asked for, and when the
+/// host's clock was set or the host slept. Never returns.
+pub(super) async fn keep(handle: &Handle) {
+    let mut offset = offset();
+    let mut pause = LOOK;
+    loop {
+        let is_due = tokio::select! {
+            () = handle.clock.notified() => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        let now = self::offset();
+        if !is_due && now.abs_diff(offset) <= ACCURACY {
+            continue;
+        }
+        offset = now;
+        // One that stands still is told when it goes on.
+        if handle.hold.get().is_some() || try_set(handle).await {
+            pause = LOOK;
+            continue;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        handle.clock.notify_one();
+    }
+}
+
+/// Returns how far the wall clock is from the start of a clock that is never set and stands still while the host sleeps.
+/// It changes when the wall clock is set and when the host has slept.
+fn offset() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    // Taken first: of the two, the start is the one that may be made just now.
+    let awake = START.elapsed();
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(awake)
+}
