@@ -23,6 +23,7 @@ pub mod identity;
 pub mod ipv6;
 mod keepalive;
 pub mod listener;
+pub mod modprobe;
 mod own_thread;
 pub mod process;
 pub mod reaper;

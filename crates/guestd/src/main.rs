@@ -1,4 +1,5 @@
-//! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`.
+//! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`. Started by the kernel for a module
+//! that it misses, it loads that and ends.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,11 +15,14 @@ use guestd::listener::{Caller, Listener};
 use guestd::process::Processes;
 use guestd::reaper::Reaper;
 use guestd::settings::Settings;
-use guestd::{Agent, boot};
+use guestd::{Agent, boot, modprobe};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    if let Some(module) = modprobe::asked_for(std::env::args_os()) {
+        return modprobe::run(&module);
+    }
     let first = std::process::id() == 1;
     let args = Args::read(first);
     if args.commit {

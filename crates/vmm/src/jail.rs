@@ -68,7 +68,12 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits).map_err(Error::Jail)?;
     jail.allow(needs.syscalls);
     jail.program(program).map_err(in_file("show the VMM its program", program))?;
-    for file in [&config.kernel, &config.initramfs].into_iter().chain(&config.disk.base).chain(&needs.read) {
+    for file in [&config.kernel, &config.initramfs]
+        .into_iter()
+        .chain(&config.disk.base)
+        .chain(&config.modules)
+        .chain(&needs.read)
+    {
         jail.show(file, Access::Read).map_err(in_file("show the VMM its file", file))?;
     }
     let net = config.net.as_ref().map(|_| linux::tap::DEVICE);

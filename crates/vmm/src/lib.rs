@@ -54,6 +54,9 @@ pub struct VmConfig {
     /// Appended to what the driver itself needs on the command line.
     pub kernel_args: String,
     pub disk: Disk,
+    /// A raw file with a file system of kernel modules, the same for all guests of a kernel: the second virtio block
+    /// device, read-only. Part of the machine: a VM is restored with one if, and only if, it was booted with one.
+    pub modules: Option<PathBuf>,
     pub net: Option<Net>,
     /// Without it the VMM runs as we do and sees all of the host: for measurements, not for guests of strangers.
     pub jail: Option<Jail>,

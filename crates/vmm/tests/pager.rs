@@ -143,6 +143,7 @@ fn config(dir: &Path) -> VmConfig {
         initramfs: "/i".into(),
         kernel_args: String::new(),
         disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
+        modules: None,
         net: None,
         jail: Some(Jail { uid: user, gid: user, cgroup: None, disk: DiskLimits::default() }),
     }

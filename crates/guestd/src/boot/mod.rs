@@ -10,6 +10,7 @@
 
 mod cmdline;
 mod limits;
+mod module_disk;
 mod modules;
 mod mounts;
 mod network;
@@ -87,6 +88,7 @@ pub fn boot() -> Result<Cmdline, BootError> {
     modules::load_all()?;
     root::switch(&cmdline.root)?;
     mounts::rest()?;
+    module_disk::prepare();
     limits::raise();
     network::configure()?;
     sysctl::apply_all();

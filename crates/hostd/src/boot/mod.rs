@@ -2,9 +2,11 @@
 //!
 //! Both are made once for a (kernel, modules, guest agent) and kept under `DIR/HASH/`, the hash of what goes in: a start
 //! that finds them unpacks nothing. The directory is made under a temporary name and renamed when it is whole, so an
-//! interrupted run leaves nothing that looks finished.
+//! interrupted run leaves nothing that looks finished. All modules of the kernel are on a disk beside it: see
+//! [`module_disk`].
 
 mod initramfs;
+mod module_disk;
 mod modules;
 
 use std::fs;
@@ -39,6 +41,8 @@ pub enum Error {
 pub struct BootFiles {
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
+    /// Disk with all modules of the kernel. `None` where there are none, or none could be made.
+    pub modules: Option<PathBuf>,
 }
 
 /// Makes the boot files, or finds them made. Blocking.
@@ -48,18 +52,26 @@ pub struct BootFiles {
 pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Error> {
     let image = read("the guest kernel", kernel, "get one with `make kernel`, or set AGENT_KERNEL_PATH", kernel)?;
     let agent = read("the guest agent", envd, "build it with `make build-envd`, or set AGENT_ENVD_PATH", envd)?;
-    let modules = match modules_dir(kernel, &image) {
+    let modules_dir = modules_dir(kernel, &image);
+    let modules = match modules_dir.clone() {
         Some(dir) => modules::needed(&dir).map_err(|source| Error::Modules { dir, source })?,
         None => Vec::new(),
     };
     let dir = cache.join(hash(&image, &agent, &modules));
-    let files = BootFiles { kernel: dir.join(KERNEL), initramfs: dir.join(INITRAMFS) };
     if !dir.is_dir() {
         let elf = vmlinux(&image).map_err(|source| Error::Kernel { path: kernel.to_owned(), source })?;
         make(&dir, &elf, &agent, &modules).map_err(|source| Error::Write { dir: dir.clone(), source })?;
     }
-    remove_others(cache, &dir);
-    Ok(files)
+    let disk = modules_dir.and_then(|from| match module_disk::prepare(&from, cache) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            let from = from.display();
+            tracing::warn!(%error, "guests get no kernel modules but those they boot with: no disk can be made of {from}");
+            None
+        }
+    });
+    remove_others(cache, &[Some(&dir), disk.as_ref()]);
+    Ok(BootFiles { kernel: dir.join(KERNEL), initramfs: dir.join(INITRAMFS), modules: disk })
 }
 
 fn read(what: &'static str, path: &Path, hint: &'static str, shown: &Path) -> Result<Vec<u8>, Error> {
@@ -102,10 +114,12 @@ fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io
 }
 
 /// Boot files of other kernels and agents: no VM needs them after it has started.
-fn remove_others(cache: &Path, keep: &Path) {
+fn remove_others(cache: &Path, keep: &[Option<&PathBuf>]) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
-        if entry.path() != keep {
-            let _ = fs::remove_dir_all(entry.path());
+        let path = entry.path();
+        if !keep.contains(&Some(&path)) {
+            // Tried again at the next start.
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
 }

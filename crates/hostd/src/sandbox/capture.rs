@@ -15,7 +15,7 @@ use vmm::{Then, Vm};
 
 use super::Handle;
 use super::actor::blocking;
-use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
+use super::instant::{self, Instant, MEMORY};
 use crate::guest::chain;
 use crate::host::Host;
 
@@ -116,7 +116,7 @@ pub(crate) async fn of_paused(host: &Arc<Host>, handle: &Handle, dir: &Path, mem
         if memory {
             instant::link_memory(&saved, &to)?;
         }
-        instant::link_files(&saved, &to, &[KERNEL, INITRAMFS])?;
+        instant::link_boot_files(&saved, &to)?;
         let of = if manifest.frozen { host.ledger.dir(&id) } else { saved };
         host.disks.duplicate(&id, &of, &to).map_err(std::io::Error::other)?;
         manifest.finish(&to)
@@ -138,7 +138,7 @@ pub(crate) async fn of_instant(host: &Arc<Host>, from: &Path, dir: &Path) -> Res
         let manifest = Instant::read(&from)?;
         instant::make_dir(&to)?;
         instant::link_memory(&from, &to)?;
-        instant::link_files(&from, &to, &[KERNEL, INITRAMFS])?;
+        instant::link_boot_files(&from, &to)?;
         host.disks.copy(&from, &to).map_err(std::io::Error::other)?;
         manifest.finish(&to)
     })
@@ -163,7 +163,7 @@ async fn begin(host: &Arc<Host>, handle: &Handle, dir: &Path) -> Result<(), Stri
     blocking(move || {
         super::base::check(&of, disk).map_err(std::io::Error::other)?;
         instant::make_dir(&dir)?;
-        instant::link_files(&of, &dir, &[KERNEL, INITRAMFS])
+        instant::link_boot_files(&of, &dir)
     })
     .await
 }

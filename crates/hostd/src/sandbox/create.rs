@@ -25,7 +25,7 @@ use super::Handle;
 use super::actor::blocking;
 use super::base;
 use super::capture::{self, Parts};
-use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY};
+use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY, MODULES};
 use super::state::Event;
 use crate::guest::{self, chain};
 use crate::host::Host;
@@ -286,10 +286,14 @@ async fn disk(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<Disk, 
 /// Kernel and initramfs under names that live as long as the sandbox: it may be resumed when this host has others.
 fn boot_files(host: &Host, start: &Start, dir: &Path) -> io::Result<()> {
     match start {
-        Start::Instant { dir: from, .. } => instant::link_files(from, dir, &[KERNEL, INITRAMFS]),
+        Start::Instant { dir: from, .. } => instant::link_boot_files(from, dir),
         Start::Image(_) | Start::Restarted => {
             instant::link(&host.boot.kernel, &dir.join(KERNEL))?;
-            instant::link(&host.boot.initramfs, &dir.join(INITRAMFS))
+            instant::link(&host.boot.initramfs, &dir.join(INITRAMFS))?;
+            match &host.boot.modules {
+                Some(modules) => instant::link(modules, &dir.join(MODULES)),
+                None => Ok(()),
+            }
         }
     }
 }
@@ -309,6 +313,7 @@ async fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> Result<VmConfig,
         initramfs: of.join(INITRAMFS),
         kernel_args: host.kernel_args(),
         disk,
+        modules: Some(of.join(MODULES)).filter(|modules| modules.exists()),
         net: Some(Net { netns: slot.netns(), tap: TAP.to_owned(), mac: GUEST_MAC }),
         jail: Some(host.jails.of(slot)),
     })

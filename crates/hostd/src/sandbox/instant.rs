@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   DIR/memory/             what the VMM driver wrote (absent in an image)
-//!      /kernel, initramfs   with which the guest was booted (links)
+//!      /kernel, initramfs   with which the guest was booted (links), and modules.ext4 where it has that disk
 //!      /root.*, base.ext4   the disk (absent where it stays in its place: of a paused sandbox whose file system is frozen)
 //!      /instant.json        an [`Instant`], written last: without it the directory is half-made and nobody uses it
 //! ```
@@ -23,6 +23,8 @@ use super::ledger::DiskRecord;
 pub(crate) const MEMORY: &str = "memory";
 pub(crate) const KERNEL: &str = "kernel";
 pub(crate) const INITRAMFS: &str = "initramfs";
+/// Disk of kernel modules; absent where the VM was booted without.
+pub(crate) const MODULES: &str = "modules.ext4";
 const MANIFEST: &str = "instant.json";
 const VERSION: u32 = 1;
 
@@ -100,9 +102,10 @@ pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The same files in another directory: by links, or copies where the file system is another one.
-pub(crate) fn link_files(from: &Path, to: &Path, names: &[&str]) -> io::Result<()> {
-    names.iter().try_for_each(|name| link(&from.join(name), &to.join(name)))
+/// What the guest was booted from, in another directory: by links, or copies where the file system is another one.
+pub(crate) fn link_boot_files(from: &Path, to: &Path) -> io::Result<()> {
+    [KERNEL, INITRAMFS].iter().try_for_each(|name| link(&from.join(name), &to.join(name)))?;
+    if from.join(MODULES).exists() { link(&from.join(MODULES), &to.join(MODULES)) } else { Ok(()) }
 }
 
 /// The same memory in another instant's directory.
@@ -125,9 +128,10 @@ pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// Bytes that it takes on disk, also where others share them.
+/// Bytes that it takes on disk, also where others share them; but not the modules, which all sandboxes share.
 pub(crate) fn allocated_bytes(dir: &Path) -> u64 {
-    files(dir).unwrap_or_default().iter().filter_map(|path| file::allocated_bytes(path).ok()).sum()
+    let files = files(dir).unwrap_or_default();
+    files.iter().filter(|path| !path.ends_with(MODULES)).filter_map(|path| file::allocated_bytes(path).ok()).sum()
 }
 
 fn sync_all(dir: &Path) -> io::Result<()> {

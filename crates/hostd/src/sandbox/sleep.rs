@@ -200,9 +200,7 @@ fn install(dir: &Path) -> io::Result<()> {
     fail::fail_point!("rollback::disk-moved");
     instant::remove(&saved)?;
     fs::create_dir(&saved)?;
-    for name in [instant::KERNEL, instant::INITRAMFS] {
-        instant::link(&staged.join(name), &saved.join(name))?;
-    }
+    instant::link_boot_files(&staged, &saved)?;
     instant::link_memory(&staged, &saved)?;
     if !manifest.frozen {
         crate::disk::copy_files(dir, &saved).map_err(io::Error::other)?;

@@ -100,7 +100,7 @@ impl Place {
             id: "host-simulated".to_owned(),
             engine: Engine { driver, vmm: "qemu", accel: "tcg", why: "simulated".to_owned() },
             disks: Disks::new(&sandboxes, chosen).unwrap(),
-            boot: BootFiles { kernel: self.path("kernel"), initramfs: self.path("initramfs") },
+            boot: BootFiles { kernel: self.path("kernel"), initramfs: self.path("initramfs"), modules: None },
             images: Images::new(&self.path("images")),
             snapshots: Snapshots::open(&self.path("snapshots")).unwrap(),
             warm: Warm::open(&self.path("warm"), warm).unwrap(),

@@ -18,8 +18,9 @@ pub(super) const METRICS: &str = "metrics";
 pub(super) const METRICS_FILE: &str = "metrics.json";
 pub(super) const STATE: &str = "state";
 
-/// Name in Firecracker's working directory.
+/// Names in Firecracker's working directory.
 pub(super) const DISK: &str = "disk";
+pub(super) const MODULES: &str = "modules";
 
 /// The guest's one network interface.
 pub(super) const NIC: &str = "eth0";
@@ -77,6 +78,7 @@ mod tests {
             initramfs: "/i".into(),
             kernel_args: String::new(),
             disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
+            modules: None,
             net: None,
             jail: None,
         }

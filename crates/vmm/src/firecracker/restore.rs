@@ -180,6 +180,7 @@ mod tests {
             initramfs: "/i".into(),
             kernel_args: String::new(),
             disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
+            modules: None,
             net: None,
             jail: Some(Jail { uid: 7, gid: 7, cgroup: None, disk: Default::default() }),
         };

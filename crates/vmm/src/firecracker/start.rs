@@ -21,7 +21,7 @@ use super::api::{
     Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics, MmdsConfig, MmdsVersion,
     NetworkInterface, Serial, State,
 };
-use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, NIC, STATE, STDERR, command_line};
+use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, NIC, STATE, STDERR, command_line};
 use super::client::Client;
 use super::pipe::Pipe;
 use super::vm::FirecrackerVm;
@@ -122,7 +122,11 @@ pub(super) fn prepare(config: &VmConfig) -> Result<()> {
         }
         private_file(&dir.join(LOG))?;
         jail::make_run(config)?;
-        symlink(&config.disk.path, dir.join(RUN).join(DISK))
+        symlink(&config.disk.path, dir.join(RUN).join(DISK))?;
+        match &config.modules {
+            Some(modules) => symlink(modules, dir.join(RUN).join(MODULES)),
+            None => Ok(()),
+        }
     };
     made().map_err(in_file("prepare", dir))
 }
@@ -205,7 +209,10 @@ async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()
         boot_args: Some(args::kernel_args(config)),
     };
     client.boot_source(&boot_source).await?;
-    client.drive(&drive()).await?;
+    client.drive(&drive(DISK, false)).await?;
+    if config.modules.is_some() {
+        client.drive(&drive(MODULES, true)).await?;
+    }
     if let Some(net) = &config.net {
         client.network_interface(&nic(net)).await?;
         let interfaces = MmdsConfig { version: MmdsVersion::V2, network_interfaces: vec![NIC.into()] };
@@ -229,12 +236,12 @@ fn machine(config: &VmConfig) -> MachineConfig {
     }
 }
 
-fn drive() -> Drive {
+fn drive(name: &str, is_read_only: bool) -> Drive {
     Drive {
-        drive_id: DISK.into(),
-        path_on_host: DISK.into(),
+        drive_id: name.into(),
+        path_on_host: name.into(),
         is_root_device: false,
-        is_read_only: false,
+        is_read_only,
         // A guest that has flushed its writes has been told that they are safe.
         cache_type: CacheType::Writeback,
         rate_limiter: None,

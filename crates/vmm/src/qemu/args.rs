@@ -69,6 +69,7 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
     line.pair("-initrd", &config.initramfs);
     line.pair("-append", &*kernel_args(config, machine));
     disk(&mut line, config)?;
+    modules(&mut line, config)?;
     net(&mut line, config);
     line.json("-device", &json!({"driver": "virtio-rng-device", "id": "rng"}));
     if machine.incoming {
@@ -150,6 +151,21 @@ fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
     Ok(())
 }
 
+/// After the disk: the guest numbers them in this order.
+fn modules(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
+    let Some(path) = &config.modules else { return Ok(()) };
+    let file = json!({
+        "driver": "file", "node-name": "modules-file", "filename": text(path)?, "read-only": true,
+    });
+    line.json("-blockdev", &file);
+    line.json(
+        "-blockdev",
+        &json!({"driver": "raw", "node-name": "modules", "file": "modules-file", "read-only": true}),
+    );
+    line.json("-device", &json!({"driver": "virtio-blk-device", "id": "modules", "drive": "modules"}));
+    Ok(())
+}
+
 fn net(line: &mut Line, config: &VmConfig) {
     let Some(net) = &config.net else { return };
     let mac: Vec<String> = net.mac.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -195,6 +211,7 @@ mod tests {
             initramfs: "/i".into(),
             kernel_args: "quiet".into(),
             disk: Disk { path: "/d,x".into(), format: DiskFormat::Qcow2, base: None },
+            modules: None,
             jail: None,
             net: Some(Net { netns: "n".into(), tap: "tap0".into(), mac: [2, 0, 0, 0, 0, 0xab] }),
         }
@@ -231,6 +248,26 @@ mod tests {
         assert_eq!(disk["filename"], "/d,x");
         let nic = after(&line, "-device").into_iter().find(|device| device.contains("virtio-net")).unwrap();
         assert!(nic.contains("02:00:00:00:00:ab"));
+    }
+
+    #[test]
+    fn module_disk_is_second_and_read_only() {
+        let machine =
+            Machine { accel: Accel::Tcg, tsc_khz: None, ram: Ram::File, memory: Path::new("/m"), incoming: false };
+        let line = |modules: Option<&str>| -> Vec<String> {
+            let config = VmConfig { modules: modules.map(PathBuf::from), ..config() };
+            let args = command_line(&config, &machine).unwrap();
+            args.into_iter().map(|arg| arg.into_string().unwrap()).collect()
+        };
+        let with = line(Some("/modules,x"));
+        let devices: Vec<&str> =
+            after(&with, "-device").into_iter().filter(|device| device.contains("virtio-blk")).collect();
+        assert!(devices.len() == 2 && devices[0].contains("root") && devices[1].contains("modules"), "{devices:?}");
+        let drives = after(&with, "-blockdev");
+        let drives: Vec<_> = drives.into_iter().filter(|drive| drive.contains("modules")).collect();
+        assert!(drives.len() == 2 && drives.iter().all(|drive| drive.contains(r#""read-only":true"#)), "{drives:?}");
+        // A VM of before has no such device, and is restored without.
+        assert!(line(None).iter().all(|arg| !arg.contains("modules")));
     }
 
     #[test]

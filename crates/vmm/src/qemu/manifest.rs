@@ -116,6 +116,7 @@ mod tests {
             initramfs: "/i".into(),
             kernel_args: String::new(),
             disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
+            modules: None,
             net: None,
             jail: None,
         };

@@ -123,6 +123,7 @@ impl Lab {
             // Nothing but emergencies, so that what the guest prints stays whole.
             kernel_args: format!("loglevel=1 do={task}"),
             disk: Disk { path: disk, format: DiskFormat::Raw, base: None },
+            modules: None,
             net: None,
             jail: Some(jail()),
         }
