@@ -4,6 +4,7 @@
 
 mod agent;
 mod full;
+mod images;
 mod instants;
 mod internet;
 mod ipv6;

@@ -68,7 +68,7 @@ async fn files_go_in_and_come_out_byte_for_byte() {
     agent.finish().await;
 }
 
-async fn write(
+pub async fn write(
     client: &Client,
     id: &SandboxId,
     path: &str,
@@ -86,7 +86,7 @@ async fn write(
     Ok(client.write_file(connectrpc::stream_iter(messages)).await?.into_owned().bytes_written)
 }
 
-async fn read(client: &Client, id: &SandboxId, path: &str) -> Result<Vec<u8>, connectrpc::ConnectError> {
+pub async fn read(client: &Client, id: &SandboxId, path: &str) -> Result<Vec<u8>, connectrpc::ConnectError> {
     let request = rpc::ReadFileRequest { sandbox_id: id.to_string(), path: path.into(), ..Default::default() };
     let mut stream = client.read_file(request).await?;
     let mut content = Vec::new();
