@@ -254,7 +254,10 @@ impl Actor {
 
     async fn release(&self) -> Event {
         self.give_back(Disk::Goes).await;
-        self.handle.log.close().await;
+        // One that has only ended keeps its log.
+        if self.phase() == Phase::Removing {
+            self.handle.log.close().await;
+        }
         Event::Released
     }
 
