@@ -10,11 +10,14 @@ use std::ptr;
 
 use nix::libc;
 
-/// Writes over the command line of this process, which `/proc/PID/cmdline` shows. False where it is not found.
+use crate::programs;
+
+/// Writes over the command line of this process, which `/proc/PID/cmdline` shows. False where it is not found, as in a
+/// process that has not just the environment that programs get here.
 #[must_use]
 pub fn overwrite_command_line() -> bool {
     let args: usize = std::env::args_os().map(|arg| arg.as_bytes().len() + 1).sum();
-    let env: usize = std::env::vars_os().map(|(name, value)| name.as_bytes().len() + value.as_bytes().len() + 2).sum();
+    let env: usize = programs::ENVIRONMENT.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
     let first = std::env::args_os().next().unwrap_or_default();
     // SAFETY: reads a value that the kernel has put there.
     let execfn = unsafe { libc::getauxval(libc::AT_EXECFN) } as *mut u8;

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use linux::jail::Syscalls;
 use linux::process::{Process, Spawn};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::files::{in_file, private_file};
 use crate::jail::{self, Needs, RUN};

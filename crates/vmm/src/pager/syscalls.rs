@@ -56,7 +56,7 @@ pub(super) const CALLS: &[Call] = &[
     Call::any(libc::SYS_getsockopt),
     // Deadlines of reading, and not to block.
     Call::any(libc::SYS_setsockopt),
-    Call::with(libc::SYS_ioctl, 1, libc::FIONBIO as u64),
+    Call::with(libc::SYS_ioctl, 1, libc::FIONBIO),
     Call::any(libc::SYS_recvfrom),
     Call::any(libc::SYS_recvmsg),
     Call::any(libc::SYS_sendto),

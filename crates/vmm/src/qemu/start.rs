@@ -3,10 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use linux::process::{Process, Spawn};
 use qapi::qmp::{RunState, cont, query_status};
+use tokio::time::Instant;
 
 use crate::files::{self, private_file};
 use crate::flat::BASE;

@@ -169,9 +169,9 @@ pub(super) const CALLS: &[Call] = &[
     Call::with(libc::SYS_prctl, 0, libc::PR_MCE_KILL as u64),
     Call::with(libc::SYS_prctl, 0, libc::PR_SET_VMA as u64),
     // Terminals that are none, and sockets.
-    Call::with(libc::SYS_ioctl, 1, libc::TCGETS as u64),
-    Call::with(libc::SYS_ioctl, 1, libc::FIONREAD as u64),
-    Call::with(libc::SYS_ioctl, 1, libc::FIONBIO as u64),
+    Call::with(libc::SYS_ioctl, 1, libc::TCGETS),
+    Call::with(libc::SYS_ioctl, 1, libc::FIONREAD),
+    Call::with(libc::SYS_ioctl, 1, libc::FIONBIO),
     // `linux/if_tun.h`: interface, features, offloads, buffer, header of packets.
     Call::with(libc::SYS_ioctl, 1, 0x4004_54CA),
     Call::with(libc::SYS_ioctl, 1, 0x8004_54CF),

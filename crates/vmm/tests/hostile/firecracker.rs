@@ -19,6 +19,7 @@ fn silent_firecracker_is_given_up_at_the_deadline() {
         let error = attacked.adopt_again().await.expect_err("it does not answer");
         assert!(matches!(error, Error::Timeout { .. }), "{error}");
         tokio::time::resume();
+        attacked.until_no_process().await;
     });
 }
 

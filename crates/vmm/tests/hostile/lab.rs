@@ -142,6 +142,16 @@ impl Attacked {
         assert!(left.is_empty(), "processes of user {} are left: {left:?}", self.user());
     }
 
+    /// Waits until it has ended, as a process does that was killed while the clock stood still.
+    pub async fn until_no_process(&self) {
+        let gone = async {
+            while !process::of_user(self.user()).expect("/proc").is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PROMPTLY, gone).await.expect("it was ended");
+    }
+
     async fn works(&mut self) {
         let vm = self.vm();
         vm.pause().await.expect("a neighbour can be paused");

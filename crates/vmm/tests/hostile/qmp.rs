@@ -40,6 +40,18 @@ fn hostile_qemu_is_ended_at_adoption() {
 }
 
 #[test]
+fn silent_qemu_is_ended_at_adoption() {
+    withstand(Engine::Qemu, "silence", async |attacked| {
+        // Nothing will happen any more but that deadlines pass.
+        tokio::time::pause();
+        let error = attacked.adopt_again().await.expect_err("it does not answer");
+        tokio::time::resume();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        attacked.until_no_process().await;
+    });
+}
+
+#[test]
 fn shutdown_flood_ends_vm() {
     withstand(Engine::Qemu, "shutdown-flood", async |attacked| {
         // Whichever is seen first.
