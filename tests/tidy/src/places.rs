@@ -208,7 +208,9 @@ mod tests {
         ] {
             assert_eq!(findings("crates/vmm/src/lib.rs", code), is(1, "starts"), "{code}");
             assert_eq!(findings(COMMANDS, code), []);
-            assert_eq!(findings("crates/vmm/tests/a.rs", code), []);
+            for tests in ["crates/vmm/tests/a.rs", "crates/vmm/src/a/tests.rs", "crates/vmm/src/a/tests/b.rs"] {
+                assert_eq!(findings(tests, code), []);
+            }
             assert_eq!(findings("crates/vmm/src/lib.rs", &format!("#[cfg(test)]\nmod tests {{ {code} }}")), []);
         }
         assert_eq!(findings("crates/cli/src/args.rs", "use clap::Command; fn f() { Command::new(\"x\"); }"), []);

@@ -42,7 +42,13 @@ impl Source {
     #[must_use]
     pub fn is_product(&self) -> bool {
         let in_src = self.path.components().nth(2).is_some_and(|part| part.as_os_str() == "src");
-        in_src && self.crate_name().is_some_and(|name| name != "testkit")
+        in_src && !self.is_module_of_tests() && self.crate_name().is_some_and(|name| name != "testkit")
+    }
+
+    /// Whether it is `#[cfg(test)] mod tests;` in a file of its own: `tests.rs`, `NAME_tests.rs`, or below `tests/`.
+    fn is_module_of_tests(&self) -> bool {
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        stem == "tests" || stem.ends_with("_tests") || self.path.iter().skip(3).any(|part| part == "tests")
     }
 }
 
