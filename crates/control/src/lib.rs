@@ -124,11 +124,14 @@ impl ControlPlane {
     /// # Errors
     /// When the listener fails.
     pub fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> BoxFuture<'static, std::io::Result<()>> {
-        Box::pin(async move {
-            let ended = server::serve(self.service, listener, &self.app, self.listener, shutdown).await;
-            self.app.shutdown.cancel();
-            self.tasks.wait().await;
-            ended
-        })
+        // An `async` block would take only the fields that it uses, and drop the others here: `_stop` ends all tasks.
+        Box::pin(self.serve_until(listener, shutdown))
+    }
+
+    async fn serve_until(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+        let ended = server::serve(self.service, listener, &self.app, self.listener, shutdown).await;
+        self.app.shutdown.cancel();
+        self.tasks.wait().await;
+        ended
     }
 }
