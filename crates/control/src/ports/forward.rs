@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use host_rpc::tunnel::{Counted, MAX_CONNECTIONS};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
-    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
-    VARY,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE, TE,
+    TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -205,11 +205,19 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts);
     let takes_trailers = headers::takes_trailers(&parts.headers);
+    // Over HTTP/2 clients leave it out where it is 0.
+    let has_body =
+        parts.version == Version::HTTP_2 && [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
+    let says_length = has_body || parts.headers.contains_key(CONTENT_LENGTH);
     let came = Came { from, scheme: scheme(app), behind_proxy: app.ports.settings.public_url.is_some() };
     headers::to_guest(&mut parts.headers, address, came);
     if let Some(protocol) = protocol {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(UPGRADE, protocol);
+    }
+    // hyper leaves out a length of 0, and some servers insist on one (411).
+    if says_length && body.is_end_stream() {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     // hyper sends no body of unknown length with a GET, unless it is told to.
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
