@@ -6,6 +6,9 @@
 
 // What the histories need of them is more.
 #[allow(dead_code)]
+#[path = "../sim/barrier.rs"]
+mod barrier;
+#[allow(dead_code)]
 #[path = "../sim/host.rs"]
 mod host;
 #[allow(dead_code)]

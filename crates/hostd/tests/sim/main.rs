@@ -6,6 +6,7 @@
 //! `WRENN_SIM_SEED=N` runs that one first, `WRENN_SIM_HISTORIES=N` says how many. Threads for blocking work run when the
 //! kernel lets them, so a seed may have to be run some times until it tells the same story.
 
+mod barrier;
 mod checkpoints;
 mod forks;
 mod full;

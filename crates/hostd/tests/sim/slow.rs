@@ -1,6 +1,6 @@
 //! A disk on which one fsync does not end.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
 use model::SandboxId;
 use tokio::runtime::{Builder, Runtime};
@@ -9,52 +9,6 @@ use crate::history::{Kind, start};
 use crate::host::Place;
 use crate::operations::spec;
 use crate::world::World;
-
-/// Holds the first thread that comes to a fail point, until it is let go.
-#[derive(Default)]
-pub struct Barrier {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default, PartialEq, Eq, Clone, Copy)]
-enum State {
-    #[default]
-    Open,
-    WaitsAt(&'static str),
-    Holds,
-}
-
-impl Barrier {
-    pub fn close(&self, point: &'static str) {
-        self.set(State::WaitsAt(point));
-    }
-
-    pub fn open(&self) {
-        self.set(State::Open);
-    }
-
-    /// Waits until a thread is held.
-    pub fn wait_until_held(&self) {
-        let guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_while(guard, |state| *state != State::Holds));
-    }
-
-    pub fn pass(&self, point: &str) {
-        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !matches!(*guard, State::WaitsAt(at) if at == point) {
-            return;
-        }
-        *guard = State::Holds;
-        self.changed.notify_all();
-        drop(self.changed.wait_while(guard, |state| *state == State::Holds));
-    }
-
-    fn set(&self, state: State) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-        self.changed.notify_all();
-    }
-}
 
 /// A runtime whose clock is the machine's: one that is moved on stands still while a thread waits for a disk.
 pub fn runtime(world: &Arc<World>) -> Runtime {

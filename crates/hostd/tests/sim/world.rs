@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{Notify, mpsc};
 
-use crate::slow::Barrier;
+use crate::barrier::Barrier;
 use crate::vm::SimVm;
 
 /// Fail points in blocking work where the file system may say no: a panic there is an error to whoever waits for it.

@@ -188,6 +188,7 @@ fn config(root: &Path, name: &str) -> VmConfig {
         memory_mb: 1,
         kernel,
         initramfs,
+        modules: None,
         kernel_args: String::new(),
         disk: Disk { path: disk, format: DiskFormat::Raw, base: None },
         net: None,
