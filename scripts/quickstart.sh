@@ -75,7 +75,7 @@ wait_for_background() {
 }
 
 install_and_build() {
-    local retry='When that is dealt with, run `make quickstart` again.'
+    local retry="When that is dealt with, run 'make quickstart' again."
     next="The message above names what is missing. $retry"
     step 'Debian packages to compile with'
     in_background scripts/cargo.sh fetch --locked --quiet

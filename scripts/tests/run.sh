@@ -85,9 +85,39 @@ a_program_is_placed_by_rename() {
     [[ $(cat <&8) == one && $(<out/program) == two && -x out/program && $(find out -type f | wc -l) == 1 ]]
 }
 
+# A clone whose scripts do nothing but say what they were asked for, with this line as its compiler.
+stub_clone() {
+    mkdir -p clone/scripts clone/builds && cp "$root/scripts/quickstart.sh" clone/scripts || return
+    local script
+    for script in deps cargo; do printf '#!/bin/bash\necho %s "$@"\n' "$script" >"clone/scripts/$script.sh"; done
+    printf '#!/bin/bash\n%s\n' "$1" >clone/scripts/build.sh
+    printf '#!/bin/bash\ntouch image\n' >clone/scripts/prepare.sh
+    # shellcheck disable=SC2016 # for the program
+    printf '#!/bin/bash\n[[ $1 != run ]] || echo Hello from Python\n' >clone/builds/wrenn
+    chmod +x clone/scripts/*.sh clone/builds/wrenn
+}
+
+quickstart_compiles_while_the_image_is_built() {
+    # shellcheck disable=SC2016 # for the program
+    local compiler='for _ in {1..200}; do [[ ! -e image ]] || { echo compiled "$@"; exit; }; sleep 0.1; done; exit 1'
+    stub_clone "$compiler" || return
+    WRENN_DIR=$PWD/dir clone/scripts/quickstart.sh >said 2>&1 || { cat said; return 1; }
+    grep -qx 'compiled wrenn' said && grep -q '^Hello from Python' said || { cat said; return 1; }
+}
+
+quickstart_tells_why_compiling_failed() {
+    stub_clone 'echo "error: no such crate"; exit 101' || return
+    ! WRENN_DIR=$PWD/dir clone/scripts/quickstart.sh >said 2>&1 || return
+    local words
+    for words in 'no such crate' 'target/quickstart.log'; do
+        grep -q "$words" said || { cat said; return 1; }
+    done
+    ! grep -q Hello said
+}
+
 tests=(a_baked_image_is_whole_and_has_the_agent baking_again_replaces_the_agent an_own_init_is_kept
     an_image_that_cannot_be_baked_is_left_alone leftovers_are_seen missing_packages_are_named
-    a_program_is_placed_by_rename)
+    a_program_is_placed_by_rename quickstart_compiles_while_the_image_is_built quickstart_tells_why_compiling_failed)
 passed=0
 failed=0
 for test in "${tests[@]}"; do
