@@ -6,8 +6,9 @@ use qapi::qmp::{QapiCapabilities, QmpMessage};
 
 use crate::firecracker::api::{BalloonStatistics, InstanceInfo};
 
-/// Parses a line that QEMU sends over QMP.
+/// Reads what QEMU sends over QMP, and parses it as an event, an answer or a greeting.
 pub fn qmp_line(bytes: &[u8]) {
+    crate::qemu::fuzz_qmp(bytes);
     let _ = serde_json::from_slice::<QmpMessage<Any>>(bytes);
     let _ = serde_json::from_slice::<QapiCapabilities>(bytes);
 }

@@ -292,6 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn corpus_cli_archive() {
+        testkit::corpus::replay("cli_archive", |bytes| {
+            let outer = tempfile::tempdir().unwrap();
+            let target = outer.path().join("target");
+            fs::create_dir(&target).unwrap();
+            let _ = unpack(bytes, &target);
+            let names: Vec<_> = fs::read_dir(&outer).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, ["target"], "written beside the directory");
+        });
+    }
+
+    #[test]
     fn a_tree_comes_out_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let tar = archive(&[

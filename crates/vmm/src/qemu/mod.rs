@@ -29,6 +29,9 @@ mod state;
 mod syscalls;
 mod vm;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use qmp::fuzz as fuzz_qmp;
+
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;

@@ -5,6 +5,9 @@
 //! over. QEMU serves one client at a time and waits for the next when one hangs up, so a lost connection is simply made
 //! again. What QEMU may send has bounds ([`wire`]).
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use wire::fuzz;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;

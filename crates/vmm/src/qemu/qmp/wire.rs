@@ -106,6 +106,20 @@ impl Lines {
     }
 }
 
+/// Reads everything that a QEMU sends, to the end of the connection or to what is refused.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use tokio::io::AsyncWriteExt;
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+    runtime.block_on(async {
+        let Ok((ours, mut theirs)) = UnixStream::pair() else { return };
+        let (mut lines, _write) = split(ours);
+        let read = async move { while lines.next_message().await.is_ok() {} };
+        let write = async move { drop(theirs.write_all(bytes).await) };
+        tokio::join!(read, write);
+    });
+}
+
 fn violation(what: String) -> QmpError {
     QmpError::Violation(what)
 }
