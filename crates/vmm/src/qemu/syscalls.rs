@@ -7,9 +7,9 @@
 //!
 //! # How the list was made
 //! From what `strace -f` saw of QEMU 7.2 (Debian 12) in the suite `conformance`: boots, restores, snapshots, raw and qcow2
-//! disks, network, ends of all kinds, emulated (TCG); and from the sources of QEMU up to 10.0 and glibc up to 2.41 for
-//! what they may call in the same places. Requests to block devices are from `block/file-posix.c`, those to KVM from
-//! `accel/kvm`. Of what the list refuses, QEMU 7.2 tries io_uring_setup and clone3.
+//! disks, network, ends of all kinds, emulated (TCG). Added is what newer releases of QEMU and of the C library are known
+//! to call in the same places, and what was not seen there: requests to block devices and to KVM. Of what the list
+//! refuses, QEMU 7.2 tries io_uring_setup and clone3.
 //!
 //! # How to make it again
 //! After a change of QEMU's command line, or for a new QEMU, set `AGENT_SYSCALL_FILTER=log` and run the suites: calls that
