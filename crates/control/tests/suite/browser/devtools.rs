@@ -90,11 +90,14 @@ impl Browser {
         }
     }
 
-    /// Names of the cookies that the browser would send to an address.
+    /// Names, in their order, of the cookies that the browser would send to an address.
     pub async fn cookies(&mut self, tab: &Tab, url: &str) -> Vec<String> {
         let found = self.call(Some(tab), "Network.getCookies", json!({ "urls": [url] })).await;
         let all = found["cookies"].as_array().unwrap().iter();
-        all.map(|cookie| cookie["name"].as_str().unwrap().to_owned()).collect()
+        let mut names: Vec<String> = all.map(|cookie| cookie["name"].as_str().unwrap().to_owned()).collect();
+        // The browser gives them in any order.
+        names.sort_unstable();
+        names
     }
 
     async fn call(&mut self, tab: Option<&Tab>, method: &str, params: Value) -> Value {
