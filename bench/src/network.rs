@@ -35,7 +35,7 @@ const SANDBOX: &str = "sb-bench";
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
     let (owner, cancelled) = (place.installation(), cancelled.clone());
     let measured = move || {
-        in_memory::with_networks(|| measure_with(&Networks::prepare(&owner, NetworkSettings::default())?, &cancelled))
+        in_memory::with_networks(|| measure_with(&Networks::prepare(&owner, &NetworkSettings::default())?, &cancelled))
     };
     tokio::task::spawn_blocking(measured).await?
 }

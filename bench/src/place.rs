@@ -137,7 +137,7 @@ impl Place {
     /// # Errors
     /// The first thing that stays.
     pub fn clear_networks(&self) -> anyhow::Result<()> {
-        let networks = Networks::prepare(&self.installation(), NetworkSettings::default())?;
+        let networks = Networks::prepare(&self.installation(), &NetworkSettings::default())?;
         for (slot, holder) in networks.claimed()? {
             if matches!(holder, Holder::Ours(_)) {
                 networks.clear(slot)?;

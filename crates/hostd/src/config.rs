@@ -11,7 +11,7 @@ use vmm::engine::{AccelChoice, Choice, Enforcement, Wanted};
 
 use crate::disk;
 use crate::jail::DEFAULT_UID_BASE;
-use crate::network::{NetworkSettings, Slot, WantedIpv6, connections};
+use crate::network::{NetworkSettings, Plan, Slot, WantedIpv6, connections};
 
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -61,6 +61,8 @@ pub struct Config {
     pub dns: String,
     /// `AGENT_IPV6`: whether sandboxes reach the internet over IPv6, too.
     pub ipv6: WantedIpv6,
+    /// `AGENT_NETWORK_CIDR`: networks of sandboxes; without it such as nothing else on the host uses.
+    pub network_plan: Option<Plan>,
     /// `AGENT_MAX_CONNECTIONS`: of one sandbox at one time; without it a share of what the host can track.
     pub max_connections: Option<u32>,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
@@ -145,6 +147,7 @@ impl Config {
             engine: engine(&lookup, &mut mistakes),
             disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
             max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
+            network_plan: network_plan(&lookup, &mut mistakes),
             max_connections: max_connections(&lookup, &mut mistakes),
             max_checkpoints: parsed(&lookup, "AGENT_MAX_CHECKPOINTS", "a number from 0", 100, &mut mistakes),
             max_snapshots: parsed(&lookup, "AGENT_MAX_SNAPSHOTS", "a number from 0", 100, &mut mistakes),
@@ -163,8 +166,26 @@ impl Config {
     }
 
     pub(crate) fn network_settings(&self) -> NetworkSettings {
-        NetworkSettings { ipv6: self.ipv6, limits: self.limits, connections: self.max_connections }
+        NetworkSettings {
+            plan: self.network_plan,
+            name_servers: self.dns.clone(),
+            ipv6: self.ipv6,
+            limits: self.limits,
+            connections: self.max_connections,
+        }
     }
+}
+
+fn network_plan(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Option<Plan> {
+    let text = lookup("AGENT_NETWORK_CIDR")?;
+    let plan = text.parse().ok().and_then(Plan::halves);
+    if plan.is_none() {
+        let longest = Plan::LONGEST_PREFIX;
+        mistakes.push(format!(
+            "AGENT_NETWORK_CIDR must be a private IPv4 network of /{longest} or larger, as 10.212.0.0/15, not {text:?}"
+        ));
+    }
+    plan
 }
 
 fn max_connections(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Option<u32> {
@@ -308,9 +329,9 @@ mod tests {
             "AGENT_DNS",
             "AGENT_IPV6",
             "AGENT_MAX_CONNECTIONS",
+            "AGENT_NETWORK_CIDR",
             "AGENT_TOKEN",
             "AGENT_UID_BASE",
-            "AGENT_MAX_CONNECTIONS",
         ];
         let wrong = Config::from_lookup(|name| match name {
             name if NAMES.contains(&name) => Some("wrong!".to_owned()),

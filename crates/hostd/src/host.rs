@@ -97,7 +97,7 @@ impl Host {
         };
         let networks = {
             let (owner, settings) = (config.dir.clone(), config.network_settings());
-            blocking(move || Networks::prepare(&owner, settings)).await?
+            blocking(move || Networks::prepare(&owner, &settings)).await?
         };
         let jails = {
             let (base, limits) = (config.uid_base, config.disk_limits);

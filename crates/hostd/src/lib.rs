@@ -100,7 +100,8 @@ impl Agent {
         let server = listener::serve(listener, self.router.clone(), self.listener_limits, std::future::pending());
         let over = CancellationToken::new();
         let pool = tokio::spawn(network::pool::keep(Arc::clone(&self.manager.host), self.network_pool, over.clone()));
-        let near = network::machine::keep_away(self.manager.host.networks.six());
+        let networks = &self.manager.host.networks;
+        let near = network::machine::keep_rules(networks.six(), networks.connections());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
         tokio::select! {
             () = server => {}

@@ -25,6 +25,7 @@ pub mod pages;
 pub mod poll;
 pub mod process;
 pub mod programs;
+pub mod route;
 pub mod sparse;
 pub mod sysctl;
 pub mod tap;

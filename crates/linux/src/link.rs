@@ -87,6 +87,16 @@ impl Links {
         self.run(self.handle.link().set(message).execute())
     }
 
+    /// Sets how many bytes the link carries in one packet.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such link.
+    pub fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
+        let index = self.index(name)?;
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        self.run(self.handle.link().set(message).execute())
+    }
+
     /// Lets the link have no IPv6 address but those that it is given: the kernel makes it none of its own. Before the link
     /// is up.
     ///

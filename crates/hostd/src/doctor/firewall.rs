@@ -123,6 +123,8 @@ fn has_legacy_rules(list: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use linux::netns;
 
     use super::*;
@@ -138,7 +140,7 @@ mod tests {
         netns::create(&name).unwrap();
         let found = netns::enter(&name, move || {
             nft::apply(rules)?;
-            crate::network::host_rules(crate::network::Six::On, &[]).commit()?;
+            crate::network::host_rules(crate::network::Six::On, &[], &BTreeSet::new()).commit()?;
             look(family)
         });
         netns::remove(&name).unwrap();

@@ -79,6 +79,7 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::tun(),
         checks::network(config),
         checks::forwarding(),
+        network::addresses(config),
         network::connections(config),
         firewall::check(),
         checks::ipv6(config),

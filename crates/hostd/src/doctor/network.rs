@@ -4,13 +4,35 @@ use linux::sysctl;
 
 use super::Check;
 use crate::config::Config;
-use crate::network::connections;
+use crate::network::machine::noted_plans;
+use crate::network::{addresses, connections};
 
 /// Compares what all sandboxes together may have tracked with what the host can track.
 pub(super) fn connections(config: &Config) -> Check {
     let limit = connections::limit(config.max_connections);
     let size = sysctl::get(connections::TABLE_SIZE).ok().and_then(|size| size.parse().ok());
     compare(limit, config.max_sandboxes, size)
+}
+
+/// Looks whether the networks of sandboxes are in use by something else.
+pub(super) fn addresses(config: &Config) -> Check {
+    const NAME: &str = "addresses";
+    let fix = "set AGENT_NETWORK_CIDR to a private network of /22 or larger that nothing else uses";
+    let found = noted_plans().and_then(|ours| Ok((addresses::in_use(&config.dns, &ours)?, ours)));
+    let (in_use, ours) = match found {
+        Ok(found) => found,
+        Err(error) => return Check::warning(NAME, format!("cannot tell which are in use: {error}"), fix),
+    };
+    match addresses::choose(config.network_plan, &ours, &in_use) {
+        Err(error) => Check::missing(NAME, error.to_string(), fix),
+        Ok(plan) => match addresses::overlaps(plan, &in_use).first() {
+            None => Check::ok(NAME, format!("sandboxes have those of {plan}, which nothing else here uses")),
+            Some(used) => {
+                let found = format!("sandboxes have those of {plan}, and here is {}: it is out of reach", used.by);
+                Check::warning(NAME, found, fix)
+            }
+        },
+    }
 }
 
 fn compare(limit: u32, sandboxes: usize, size: Option<u64>) -> Check {

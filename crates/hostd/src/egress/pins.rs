@@ -20,8 +20,11 @@ pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(120);
 const RENEWED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Names of one sandbox.
 const NAMES: usize = 1024;
-/// Addresses of one name, of IPv4 and of IPv6 each; together no more than the kernel's sets take.
+/// Addresses of one answer, of IPv4 and of IPv6 each.
 pub(crate) const ADDRESSES: usize = 8;
+/// Addresses of one name that are held, of each kind: names of large services have others in each answer, and programs
+/// use those of several.
+const HELD: usize = 32;
 
 /// One name.
 #[derive(Debug)]
@@ -149,7 +152,7 @@ impl Pins {
 fn hold(known: &mut HashMap<IpAddr, Instant>, addresses: &[IpAddr], until: Instant) {
     for address in addresses {
         let like = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
-        if known.keys().filter(like).count() >= ADDRESSES && !known.contains_key(address) {
+        if known.keys().filter(like).count() >= HELD && !known.contains_key(address) {
             let alike = known.iter().filter(|(other, _)| like(other));
             let oldest = alike.min_by_key(|(_, until)| **until).map(|(address, _)| *address);
             oldest.map(|oldest| known.remove(&oldest));
@@ -226,6 +229,6 @@ mod tests {
         pins.add("many.com", &many, Duration::ZERO, now);
         let known = &pins.names["many.com"].addresses;
         let of_four = known.keys().filter(|address| address.is_ipv4()).count();
-        assert_eq!((of_four, known.len() - of_four), (ADDRESSES, ADDRESSES));
+        assert_eq!((of_four, known.len() - of_four), (HELD, HELD));
     }
 }

@@ -4,17 +4,18 @@
 //!   guest eth0 ── tap0 sandbox wrp-N ── wrv-N host up0 ── inet0 internet: 45.90.28.1
 //! ```
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use linux::link::Links;
-use linux::{conntrack, netns, sysctl};
+use linux::{conntrack, netns, nft, sysctl};
 use socket2::SockRef;
 
-use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Slot, TAP_MAC};
+use super::machine::restore_rules;
+use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Plan, Slot, TAP_MAC};
 use super::six::{Six, Why};
 use super::{Slots, connections, make, rules};
 
@@ -35,9 +36,13 @@ struct Path {
 
 impl Path {
     fn make() -> Self {
+        Self::with_plan(Plan::ORIGINAL)
+    }
+
+    fn with_plan(plan: Plan) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().unwrap();
-        let slots = Slots::new(dir.path());
+        let slots = Slots::new(dir.path()).with_plan(plan);
         let slot = slots.claim("sb-test").unwrap();
         let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let name = |of: &str| format!("wtest-fwd-{of}-{number}");
@@ -59,7 +64,7 @@ impl Path {
             links.add_address("up0", UPLINK[0], 24)?;
             links.up("up0")?;
             sysctl::set("net/ipv4/ip_forward", "1")?;
-            rules::host(OFF, &[]).commit()?;
+            rules::host(OFF, &[], &BTreeSet::from([Plan::ORIGINAL, slot.plan()])).commit()?;
             connections::limit_host(LIMIT)
         })?;
         netns::enter(&self.internet, || {
@@ -183,9 +188,36 @@ fn segments_fit_the_way_out() {
     drop(connect());
     let headers = 40 + 12;
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1500 - headers);
-    netns::enter(&path.host, || Command::new("ip").args(["link", "set", "up0", "mtu", "1300"]).status()).unwrap();
+    netns::enter(&path.host, || Links::here()?.set_mtu("up0", 1300)).unwrap();
     let stream = connect();
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1300 - headers, "what the server sends");
     assert_eq!(SockRef::from(&stream).tcp_mss().unwrap(), 1300 - headers, "what the guest sends");
+    path.finish();
+}
+
+#[test]
+fn sandboxes_of_other_networks_are_translated_too() {
+    let path = Path::with_plan(Plan::halves("10.182.0.0/20".parse().unwrap()).unwrap());
+    let told = path.serve(443);
+    path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
+    told.recv_timeout(PATIENCE).unwrap();
+    // The claim says what its addresses are of, to whoever reads it.
+    let claimed = path.slots.claimed().unwrap();
+    assert!(claimed.iter().any(|(slot, _)| *slot == path.slot), "{claimed:?}");
+    path.finish();
+}
+
+/// What a reload of Debian's nftables service does.
+#[test]
+fn flushed_rules_hold_again() {
+    let path = Path::make();
+    let restored = netns::enter(&path.host, || {
+        assert!(!restore_rules(OFF, LIMIT, &[])?);
+        nft::apply("flush ruleset")?;
+        assert!(restore_rules(OFF, LIMIT, &[])?);
+        assert!(nft::chain_exists(rules::HOST, "prerouting")? && nft::chain_exists(connections::LIMITS, "prerouting")?);
+        restore_rules(OFF, LIMIT, &[])
+    });
+    assert!(!restored.unwrap(), "once is enough");
     path.finish();
 }

@@ -8,18 +8,21 @@
 //! ([`super::six`]). Dying anywhere leaves more in place than is needed, never less: notes are written before anything is
 //! turned on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::Ipv6Net;
 use linux::file::{self, Lock};
 use linux::{conntrack, nft, sysctl, tap, tc};
 
 use super::connections::{self, limit_host, limit_namespace};
+use super::plan::Plan;
 use super::six::{self, Six, Wanted};
-use super::{CLAIMS_DIR, Error, Slot, TAP, rules};
+use super::{CLAIMS_DIR, Error, NetworkSettings, Slot, Slots, TAP, addresses, rules};
 use crate::sandbox::actor::blocking;
 
 /// All that agents of this machine share until it is restarted. Ids of sandboxes are in there.
@@ -27,8 +30,9 @@ const RUN_DIR: &str = "/run/wrenn";
 const DIR: &str = "/run/wrenn/host";
 /// For another process that removes the host's rules.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at the networks of the host.
+/// Between two looks at the networks of the host, and at its rules.
 const RENEW: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(2);
 const FORWARDING: &str = "net/ipv4/ip_forward";
 
 /// Returns the path of the lock, in a directory that nobody but root enters.
@@ -44,7 +48,8 @@ fn note() -> PathBuf {
 }
 
 /// Prepares the host; as long as what is returned lives, nobody undoes it. Says whether sandboxes have IPv6, too.
-pub(super) fn prepare(wanted: Wanted, connections: u32) -> Result<(Lock, Six), Error> {
+pub(super) fn prepare(settings: &NetworkSettings, connections: u32) -> Result<(Lock, Six, Plan), Error> {
+    let wanted = settings.ipv6;
     let host = |action| move |source| Error::Host { action, source };
     let lock = lock_path().and_then(|path| Lock::share_within(&path, LOCK_TIMEOUT));
     let lock = lock.map_err(host("lock the host's rules"))?;
@@ -54,8 +59,9 @@ pub(super) fn prepare(wanted: Wanted, connections: u32) -> Result<(Lock, Six), E
         tracing::warn!("sandboxes have no IPv6, though AGENT_IPV6 is on: {}", why.text());
     }
     let near = six::near().map_err(host("read the IPv6 addresses of this host"))?;
+    let (plan, plans) = choose_plan(settings).map_err(host("choose the networks of sandboxes"))?;
     // Before anything is forwarded over IPv6: what sandboxes send is dropped or decided upon.
-    rules::host(six, &near).commit().map_err(host("set the host's nftables rules"))?;
+    rules::host(six, &near, &plans).commit().map_err(host("set the host's nftables rules"))?;
     limit_host(connections).map_err(host("limit the connections of sandboxes (nft_connlimit)"))?;
     if six.is_on() {
         six::keep_in().map_err(host("keep the IPv6 addresses of sandboxes in"))?;
@@ -63,27 +69,84 @@ pub(super) fn prepare(wanted: Wanted, connections: u32) -> Result<(Lock, Six), E
     }
     // Nobody has this address: it is tried whether connections can be forgotten at all.
     conntrack::forget(Ipv4Addr::UNSPECIFIED).map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
-    Ok((lock, six))
+    Ok((lock, six, plan))
 }
 
-/// Keeps sandboxes away from networks of the host, which routers may number anew at any time.
-pub(crate) async fn keep_away(six: Six) {
-    let mut known = Vec::new();
-    while six.is_on() {
-        let before = known.clone();
-        let renewed = blocking(move || {
-            let near = six::near()?;
-            if near != before {
-                rules::host(six, &near).commit()?;
+/// Keeps the host's rules as they are to be. A `flush ruleset`, which starts each reload of Debian's nftables service, takes
+/// them away with everything else, and networks of the host may be numbered anew by routers at any time.
+pub(crate) async fn keep_rules(six: Six, connections: u32) {
+    let mut near = Vec::new();
+    loop {
+        for _ in 0..RENEW.as_secs() / LOOK.as_secs() {
+            let known = near.clone();
+            let kept = blocking(move || restore_rules(six, connections, &known)).await;
+            if let Err(error) = kept {
+                tracing::error!(
+                    error,
+                    "the host's rules are gone and cannot be made again: sandboxes may reach this host"
+                );
             }
-            Ok::<_, io::Error>(near)
-        });
-        match renewed.await {
-            Ok(near) => known = near,
+            tokio::time::sleep(LOOK).await;
+        }
+        let known = near.clone();
+        match blocking(move || renew_near(six, known)).await {
+            Ok(now) => near = now,
             Err(error) => tracing::warn!(error, "sandboxes may reach new networks of this host over IPv6"),
         }
-        tokio::time::sleep(RENEW).await;
     }
+}
+
+/// Makes the host's tables again if another program has removed them. Returns true if it has.
+pub(super) fn restore_rules(six: Six, connections: u32, near: &[Ipv6Net]) -> io::Result<bool> {
+    let is_there = nft::chain_exists(rules::HOST, "prerouting")?;
+    if !is_there {
+        rules::host(six, near, &noted_plans()?).commit()?;
+        tracing::warn!(
+            "something has removed the nftables rules for sandboxes (`nft flush ruleset`?): they hold again"
+        );
+    }
+    limit_host(connections)?;
+    Ok(!is_there)
+}
+
+/// Returns the networks that the host's links are in; if they are others than before, the rules are about them by now.
+fn renew_near(six: Six, before: Vec<Ipv6Net>) -> io::Result<Vec<Ipv6Net>> {
+    if !six.is_on() {
+        return Ok(before);
+    }
+    let near = six::near()?;
+    if near != before {
+        rules::host(six, &near, &noted_plans()?).commit()?;
+    }
+    Ok(near)
+}
+
+/// Returns the networks that agents of this machine have taken since it was started.
+pub(crate) fn noted_plans() -> io::Result<BTreeSet<Plan>> {
+    addresses::noted(Path::new(DIR))
+}
+
+/// Returns the networks of new sandboxes, and all for which the host's rules have to hold.
+fn choose_plan(settings: &NetworkSettings) -> io::Result<(Plan, BTreeSet<Plan>)> {
+    // Agents that start in the same moment must not forget each other's.
+    let _lock = Lock::take_within(&Path::new(DIR).join("networks.lock"), LOCK_TIMEOUT)?;
+    let noted = noted_plans()?;
+    let in_use = addresses::in_use(&settings.name_servers, &noted)?;
+    let plan = addresses::choose(settings.plan, &noted, &in_use)?;
+    for used in addresses::overlaps(plan, &in_use) {
+        tracing::warn!(
+            "sandboxes get addresses of {plan}, as AGENT_NETWORK_CIDR says, where this host has {}",
+            used.by
+        );
+    }
+    if plan != Plan::ORIGINAL && settings.plan.is_none() {
+        let by = addresses::overlaps(Plan::ORIGINAL, &in_use).first().map_or_else(String::new, |used| used.by.clone());
+        tracing::info!("sandboxes get addresses of {plan}: {by} is in the usual ones; AGENT_NETWORK_CIDR sets others");
+    }
+    let claimed = Slots::new(Path::new("")).plans()?;
+    let plans: BTreeSet<Plan> = noted.into_iter().chain(claimed).chain([plan]).collect();
+    addresses::note(Path::new(DIR), &plans)?;
+    Ok((plan, plans))
 }
 
 fn forward() -> io::Result<()> {
@@ -98,7 +161,7 @@ fn forward() -> io::Result<()> {
 /// # Errors
 /// What the kernel lacks.
 pub fn try_rules(six: Six) -> io::Result<()> {
-    rules::host(six, &[]).commit()?;
+    rules::host(six, &[], &BTreeSet::from([Plan::ORIGINAL])).commit()?;
     tap::create(TAP, 0)?;
     rules::namespace(Slot::FIRST, six).commit()?;
     limit_namespace(connections::LEAST)?;
@@ -125,6 +188,7 @@ pub fn remove_host_rules() -> Result<(), Error> {
         sysctl::set(FORWARDING, "0").map_err(host("turn off net.ipv4.ip_forward"))?;
         fs::remove_file(note()).map_err(host("remove the note about forwarding"))?;
     }
+    addresses::forget(Path::new(DIR)).map_err(host("forget the networks of sandboxes"))?;
     six::undo(Path::new(DIR)).map_err(host("put settings of IPv6 back"))?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! well as a whole one; it goes on past errors and reports the first. A namespace that cannot be removed, whatever
 //! others have mounted, holds no sandbox: its slot is set aside until the next start of the agent, which tries again.
 
+pub(crate) mod addresses;
 pub(crate) mod connections;
 #[cfg(test)]
 mod forwarding_tests;
@@ -30,8 +31,8 @@ pub use connections::LIMITS;
 pub use machine::{remove_host_rules, try_rules};
 pub(crate) use make::limit;
 pub use plan::{
-    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_REACHABLE, HOST_VISIBLE6,
-    NETNS_PREFIX, Slot, TAP, TAP_MAC, VETH_PREFIX,
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_VISIBLE6, NETNS_PREFIX, Plan,
+    Slot, TAP, TAP_MAC, VETH_PREFIX,
 };
 pub use policy::POLICY_TABLE;
 use pool::Pool;
@@ -54,8 +55,12 @@ pub enum Error {
 }
 
 /// What holds for all networks of an agent.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct NetworkSettings {
+    /// IPv4 networks of sandboxes; `None` for such as nothing else on the host uses.
+    pub plan: Option<Plan>,
+    /// Name servers that are asked for sandboxes, with commas between them: no sandbox gets their addresses.
+    pub name_servers: String,
     pub ipv6: WantedIpv6,
     /// The most that each sandbox may send and get, whatever its own limits.
     pub limits: Bandwidth,
@@ -102,10 +107,10 @@ impl Networks {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn prepare(owner: &Path, settings: NetworkSettings) -> Result<Self, Error> {
+    pub fn prepare(owner: &Path, settings: &NetworkSettings) -> Result<Self, Error> {
         let connections = connections::limit(settings.connections);
-        let (shared, six) = machine::prepare(settings.ipv6, connections)?;
-        let (slots, pool, limits) = (Slots::new(owner), Pool::default(), settings.limits);
+        let (shared, six, plan) = machine::prepare(settings, connections)?;
+        let (slots, pool, limits) = (Slots::new(owner).with_plan(plan), Pool::default(), settings.limits);
         Ok(Self { slots, kind: Kind::Kernel, six, pool, limits, connections, _shared: Some(shared) })
     }
 
@@ -297,7 +302,7 @@ mod tests {
     #[test]
     fn a_network_comes_whole_and_goes_whole() {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
+        let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         networks.create(slot, 0).unwrap();
         assert!(leftovers().unwrap().contains(&slot.veth()));
@@ -314,7 +319,7 @@ mod tests {
     #[test]
     fn two_hundred_come_and_go_sixteen_at_a_time() {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
+        let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
         let (left, made) = (AtomicUsize::new(200), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..16 {
@@ -337,7 +342,7 @@ mod tests {
     #[test]
     fn namespace_that_stays_holds_no_sandbox() {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
+        let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         networks.create(slot, 0).unwrap();
         netns::remove(&slot.netns()).unwrap();

@@ -1,5 +1,6 @@
-//! The addressing plan: one slot number decides every name and address of a sandbox's network (the plan of the
-//! original Wrenn).
+//! The addressing plan: a slot's number decides every name of a sandbox's network, and with the networks that the agent
+//! took for its sandboxes ([`Plan`]) every address. Shown with those of the original Wrenn, which are taken unless
+//! something else on the host uses them ([`super::addresses`]).
 //!
 //! ```text
 //!   host namespace                     namespace wrenn-N                      guest
@@ -24,6 +25,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv4Net;
+use model::network::FLOOR;
 use serde::{Deserialize, Serialize};
 
 /// Hardware address of every guest's network interface: locally administered, unicast.
@@ -48,96 +51,162 @@ pub const TAP: &str = "tap0";
 /// What the names of our namespaces, and of our links in the host's namespace, begin with.
 pub const NETNS_PREFIX: &str = "wrenn-";
 pub const VETH_PREFIX: &str = "wrv-";
-/// Addresses under which the host reaches the sandboxes, and the length of their prefix.
-pub const HOST_REACHABLE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 11, 0, 0), 16);
-
 /// Addresses with which sandboxes come to the host over IPv6, and the length of their prefix.
 pub const HOST_VISIBLE6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 1, 0, 0, 0, 0), 64);
 
-/// Number of one sandbox's network on this machine, 1 to [`Slot::MAX`].
+/// IPv4 networks of sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u16", into = "u16")]
-pub struct Slot(u16);
+pub struct Plan {
+    /// Addresses under which the host reaches the sandboxes: one for each.
+    pub reachable: Ipv4Net,
+    /// Addresses of the pairs of links: two for each.
+    pub pairs: Ipv4Net,
+}
+
+impl Plan {
+    /// The networks of the original Wrenn, and of all sandboxes of agents that knew no others.
+    pub const ORIGINAL: Self = Self {
+        reachable: Ipv4Net::new_assert(Ipv4Addr::new(10, 11, 0, 0), 16),
+        pairs: Ipv4Net::new_assert(Ipv4Addr::new(10, 12, 0, 0), 16),
+    };
+    /// The longest prefix of a network that can be halved: for 255 sandboxes.
+    pub const LONGEST_PREFIX: u8 = 22;
+
+    /// Halves a network. `None` if it is too small, or not one that no sandbox reaches.
+    #[must_use]
+    pub fn halves(network: Ipv4Net) -> Option<Self> {
+        let private = FLOOR.iter().any(|floor| floor.contains(&network));
+        if !private || network.prefix_len() > Self::LONGEST_PREFIX {
+            return None;
+        }
+        let mut halves = network.trunc().subnets(network.prefix_len() + 1).ok()?;
+        Some(Self { reachable: halves.next()?, pairs: halves.next()? })
+    }
+
+    /// Returns the last slot number that has addresses. The first pair is not used.
+    #[must_use]
+    pub fn last(self) -> u16 {
+        let pairs = (1_u64 << (32 - self.pairs.prefix_len())) / 2 - 1;
+        let single = (1_u64 << (32 - self.reachable.prefix_len())) - 1;
+        u16::try_from(pairs.min(single)).unwrap_or(u16::MAX).min(Slot::MAX)
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} and {}", self.reachable, self.pairs)
+    }
+}
+
+/// One sandbox's network on this machine: its number, 1 to [`Slot::MAX`], and the networks that its addresses are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub struct Slot {
+    number: u16,
+    plan: Plan,
+}
+
+/// A slot in records: of an agent of before, and wherever its networks are the original ones, a number alone.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u16),
+    Planned { number: u16, plan: Plan },
+}
 
 impl Slot {
     /// 10.12.0.0/16 holds 32,768 pairs; the first one is not used.
     pub const MAX: u16 = 32_767;
-    pub const FIRST: Self = Self(1);
+    pub const FIRST: Self = Self { number: 1, plan: Plan::ORIGINAL };
 
     /// `None` unless `number` is from 1 to [`Slot::MAX`].
     #[must_use]
     pub fn new(number: u16) -> Option<Self> {
-        (1..=Self::MAX).contains(&number).then_some(Self(number))
+        Self::in_plan(number, Plan::ORIGINAL)
+    }
+
+    /// `None` unless `number` is from 1 to [`Plan::last`].
+    #[must_use]
+    pub fn in_plan(number: u16, plan: Plan) -> Option<Self> {
+        (1..=plan.last()).contains(&number).then_some(Self { number, plan })
+    }
+
+    /// Returns the networks that its addresses are of.
+    #[must_use]
+    pub fn plan(self) -> Plan {
+        self.plan
     }
 
     #[must_use]
     pub fn number(self) -> u16 {
-        self.0
+        self.number
     }
 
     #[must_use]
     pub fn netns(self) -> String {
-        format!("{NETNS_PREFIX}{}", self.0)
+        format!("{NETNS_PREFIX}{}", self.number)
     }
 
     /// The control group of the VMM, in our directory of groups.
     #[must_use]
     pub fn cgroup(self) -> String {
-        self.0.to_string()
+        self.number.to_string()
     }
 
     /// The host's end of the veth pair.
     #[must_use]
     pub fn veth(self) -> String {
-        format!("{VETH_PREFIX}{}", self.0)
+        format!("{VETH_PREFIX}{}", self.number)
     }
 
     /// The namespace's end of the veth pair.
     #[must_use]
     pub fn peer(self) -> String {
-        format!("wrp-{}", self.0)
+        format!("wrp-{}", self.number)
     }
 
     /// The host's address on the veth pair, a /31.
     #[must_use]
     pub fn veth_ip(self) -> Ipv4Addr {
-        let [high, low] = (self.0 * 2).to_be_bytes();
-        Ipv4Addr::new(10, 12, high, low)
+        Ipv4Addr::from_bits(self.plan.pairs.network().to_bits() + u32::from(self.number) * 2)
     }
 
     /// The namespace's address on the veth pair.
     #[must_use]
     pub fn peer_ip(self) -> Ipv4Addr {
-        let [high, low] = (self.0 * 2 + 1).to_be_bytes();
-        Ipv4Addr::new(10, 12, high, low)
+        Ipv4Addr::from_bits(self.plan.pairs.network().to_bits() + u32::from(self.number) * 2 + 1)
     }
 
     /// The address under which the host reaches the guest.
     #[must_use]
     pub fn host_ip(self) -> Ipv4Addr {
-        let [high, low] = self.0.to_be_bytes();
-        Ipv4Addr::new(10, 11, high, low)
+        Ipv4Addr::from_bits(self.plan.reachable.network().to_bits() + u32::from(self.number))
     }
 
     /// The address that the guest has for the host over IPv6.
     #[must_use]
     pub fn host_ip6(self) -> Ipv6Addr {
         let (prefix, _) = HOST_VISIBLE6;
-        Ipv6Addr::from_bits(prefix.to_bits() | u128::from(self.0))
+        Ipv6Addr::from_bits(prefix.to_bits() | u128::from(self.number))
     }
 }
 
-impl TryFrom<u16> for Slot {
+impl TryFrom<Written> for Slot {
     type Error = String;
 
-    fn try_from(number: u16) -> Result<Self, String> {
-        Self::new(number).ok_or_else(|| format!("network slots go from 1 to {}, not {number}", Self::MAX))
+    fn try_from(written: Written) -> Result<Self, String> {
+        let (number, plan) = match written {
+            Written::Number(number) => (number, Plan::ORIGINAL),
+            Written::Planned { number, plan } => (number, plan),
+        };
+        let problem = || format!("network slots of {plan} go from 1 to {}, not {number}", plan.last());
+        Self::in_plan(number, plan).ok_or_else(problem)
     }
 }
 
-impl From<Slot> for u16 {
-    fn from(slot: Slot) -> Self {
-        slot.0
+impl From<Slot> for Written {
+    fn from(Slot { number, plan }: Slot) -> Self {
+        if plan == Plan::ORIGINAL { Self::Number(number) } else { Self::Planned { number, plan } }
     }
 }
 
@@ -164,6 +233,35 @@ mod tests {
         assert!(guests.contains(&GATEWAY_IP6) && !visible.contains(&GATEWAY_IP6));
         // Linux takes at most 15 bytes for the name of a link.
         assert!(slots().all(|slot| slot.veth().len() <= 15 && slot.peer().len() <= 15));
+    }
+
+    #[test]
+    fn slots_of_other_networks_stay_in_them() {
+        for network in ["10.212.0.0/15", "192.168.64.0/22", "198.18.0.0/16"] {
+            let network: Ipv4Net = network.parse().unwrap();
+            let plan = Plan::halves(network).unwrap();
+            let slots = || (1..=plan.last()).map(|number| Slot::in_plan(number, plan).unwrap());
+            let addresses: HashSet<Ipv4Addr> =
+                slots().flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()]).collect();
+            assert_eq!(addresses.len(), 3 * usize::from(plan.last()), "{network}");
+            assert!(addresses.iter().all(|address| network.contains(address)), "{network}");
+            assert_eq!(Slot::in_plan(plan.last() + 1, plan), None);
+        }
+        assert_eq!(Plan::halves("10.212.0.0/15".parse().unwrap()).unwrap().last(), Slot::MAX);
+        assert_eq!(Plan::ORIGINAL.last(), Slot::MAX);
+        for wrong in ["8.8.0.0/16", "0.0.0.0/0", "10.0.0.0/23"] {
+            assert_eq!(Plan::halves(wrong.parse().unwrap()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn records_of_before_mean_the_original_networks() {
+        let slot: Slot = serde_json::from_str("7").unwrap();
+        assert_eq!((slot, serde_json::to_string(&slot).unwrap().as_str()), (Slot::new(7).unwrap(), "7"));
+        let other = Slot::in_plan(7, Plan::halves("10.212.0.0/15".parse().unwrap()).unwrap()).unwrap();
+        let written = serde_json::to_string(&other).unwrap();
+        assert_eq!(serde_json::from_str::<Slot>(&written).unwrap(), other, "{written}");
+        assert!(serde_json::from_str::<Slot>("0").is_err() && serde_json::from_str::<Slot>("40000").is_err());
     }
 
     #[test]

@@ -161,7 +161,7 @@ mod tests {
 
     fn networks() -> (tempfile::TempDir, Networks) {
         let owner = tempfile::tempdir().unwrap();
-        let networks = Networks::prepare(owner.path(), NetworkSettings::default()).unwrap();
+        let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
         (owner, networks)
     }
 

@@ -15,14 +15,15 @@
 //! is off ([`Six`]). Nothing reaches in but the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for
 //! neighbours or routers: the namespace neither takes in nor sends what is of no connection.
 
-use std::net::Ipv6Addr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 use linux::nft::{ARP, ESTABLISHED, Family, Hook, INVALID, IP, IPV6, RELATED, Rule, Table, Transaction, UNTRACKED};
 use model::network::{FLOOR, FLOOR6};
 use vmm::GUEST_IP;
 
-use super::plan::{GATEWAY_IP, GUEST_IP6, GUEST_MAC, HOST_REACHABLE, HOST_VISIBLE6, Slot, TAP, TAP_MAC, VETH_PREFIX};
+use super::plan::{GATEWAY_IP, GUEST_IP6, GUEST_MAC, HOST_VISIBLE6, Plan, Slot, TAP, TAP_MAC, VETH_PREFIX};
 use super::six::Six;
 
 /// Name of our tables, on the host and in the namespaces.
@@ -50,10 +51,16 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 
-/// The host's table, replaced as a whole. Idempotent. Networks that are `near` are not public either.
+/// The host's table, replaced as a whole. Idempotent. `plans` are the networks of sandboxes; those that are `near` are not
+/// public either.
 #[must_use]
-pub fn host(six: Six, near: &[Ipv6Net]) -> Transaction {
-    let (network, prefix) = HOST_REACHABLE;
+pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
+    let networks: Vec<(Ipv4Addr, u8)> =
+        plans.iter().map(|plan| (plan.reachable.network(), plan.reachable.prefix_len())).collect();
+    let from_nowhere =
+        networks.iter().fold(Rule::new().iif(&format!("{VETH_PREFIX}*")).ipv4(), |rule, (network, prefix)| {
+            rule.saddr_not_in(*network, *prefix)
+        });
     let links = format!("{VETH_PREFIX}*");
     let from = || Rule::new().iif(&links);
     let to = || Rule::new().oif(&links);
@@ -62,7 +69,7 @@ pub fn host(six: Six, near: &[Ipv6Net]) -> Transaction {
     let prerouting = [
         from().ct_state(ESTABLISHED).accept(),
         from().l4(ICMP).ct_state(RELATED).accept(),
-        from().ipv4().saddr_not_in(network, prefix).drop(),
+        from_nowhere.drop(),
         from().daddr_local().drop(),
         from().ipv4().daddr_within(SET).drop(),
     ];
@@ -76,7 +83,10 @@ pub fn host(six: Six, near: &[Ipv6Net]) -> Transaction {
         to().l4(ICMP).ct_state(RELATED).accept(),
         to().drop(),
     ];
-    let postrouting = [Rule::new().ipv4().saddr_in(network, prefix).oif_not(&links).masquerade()];
+    let translated = |(network, prefix): &(Ipv4Addr, u8)| {
+        Rule::new().ipv4().saddr_in(*network, *prefix).oif_not(&links).masquerade()
+    };
+    let postrouting: Vec<Rule> = networks.iter().map(translated).collect();
     let of6 = if six.is_on() { HostRules::with_ipv6(&links) } else { HostRules::without_ipv6(&links) };
     let table = Transaction::new().table(HOST).delete_table(HOST).table(HOST);
     let not_public = FLOOR.map(|net| (net.addr(), net.prefix_len()));
@@ -232,7 +242,8 @@ mod tests {
             let off = Six::Off(Why::NotWanted);
             // One in the floor, two that touch, and one within another.
             let near = ["fe80::/64", "2a07::/64", "2a07:0:0:1::/64", "2a07::/127"].map(|net| net.parse().unwrap());
-            [Six::On, off, Six::On].into_iter().try_for_each(|six| host(six, &near).commit())?;
+            let plans = BTreeSet::from([Plan::ORIGINAL, Plan::halves("198.18.0.0/15".parse().unwrap()).unwrap()]);
+            [Six::On, off, Six::On].into_iter().try_for_each(|six| host(six, &near, &plans).commit())?;
             linux::tap::create(TAP, 0)?;
             namespace(Slot::new(7).unwrap(), Six::On).commit()?;
             linux::nft::remove(HOST)

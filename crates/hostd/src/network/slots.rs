@@ -10,6 +10,7 @@
 //!
 //! Directory and files are for root alone: a claim tells a sandbox's id, and who may open a file can lock it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,7 +20,7 @@ use std::time::Duration;
 use linux::file::{self, Lock};
 use serde::{Deserialize, Serialize};
 
-use super::plan::Slot;
+use super::plan::{Plan, Slot};
 
 /// Where claims are kept: gone after a reboot, as the networks are.
 pub const CLAIMS_DIR: &str = "/run/wrenn/slots";
@@ -36,6 +37,18 @@ pub struct Claim {
     /// `WRENN_DIR` of the agent.
     pub dir: PathBuf,
     pub sandbox: String,
+    /// Networks of its addresses; agents of before had no others.
+    #[serde(default = "original", skip_serializing_if = "is_original")]
+    pub plan: Plan,
+}
+
+fn original() -> Plan {
+    Plan::ORIGINAL
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_original(plan: &Plan) -> bool {
+    *plan == Plan::ORIGINAL
 }
 
 /// Who holds a slot that we may use or clear.
@@ -52,6 +65,7 @@ pub enum Holder {
 pub struct Slots {
     dir: PathBuf,
     owner: PathBuf,
+    plan: Plan,
 }
 
 impl Slots {
@@ -62,7 +76,16 @@ impl Slots {
     }
 
     pub(super) fn in_dir(dir: &Path, owner: &Path) -> Self {
-        Self { dir: dir.to_owned(), owner: owner.to_owned() }
+        Self { dir: dir.to_owned(), owner: owner.to_owned(), plan: Plan::ORIGINAL }
+    }
+
+    /// The same with addresses of other networks.
+    pub(super) fn with_plan(self, plan: Plan) -> Self {
+        Self { plan, ..self }
+    }
+
+    fn claim_for(&self, sandbox: &str, plan: Plan) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned(), plan })?)
     }
 
     /// Claims a free slot.
@@ -71,10 +94,11 @@ impl Slots {
     /// `QuotaExceeded` when every slot is taken.
     pub fn claim(&self, sandbox: &str) -> io::Result<Slot> {
         file::create_private_dir(&self.dir)?;
-        let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
+        let claim = self.claim_for(sandbox, self.plan)?;
         let mut turn = Turn::take(&self.dir.join(NEXT))?;
         for _ in 0..Slot::MAX {
-            let slot = turn.next();
+            // A small network has no addresses for the last numbers.
+            let Some(slot) = Slot::in_plan(turn.next().number(), self.plan) else { continue };
             match File::options().write(true).create_new(true).mode(0o600).open(self.path(slot)) {
                 Ok(mut file) => {
                     file.write_all(&claim)?;
@@ -85,7 +109,7 @@ impl Slots {
                 Err(error) => return Err(error),
             }
         }
-        let problem = format!("all {} network slots of this machine are taken; delete sandboxes", Slot::MAX);
+        let problem = format!("all {} network slots of this machine are taken; delete sandboxes", self.plan.last());
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, problem))
     }
 
@@ -94,7 +118,7 @@ impl Slots {
     /// # Errors
     /// What the file system said; then it is whose it was.
     pub fn hand_over(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
-        let claim = serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned() })?;
+        let claim = self.claim_for(sandbox, slot.plan())?;
         // Networks are gone after a restart of the machine, and so are claims worth nothing.
         file::replace(&self.path(slot), &claim, 0o600)
     }
@@ -129,8 +153,11 @@ impl Slots {
         let mut found = Vec::new();
         for entry in entries.flatten() {
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(slot) = number.and_then(Slot::new) else { continue };
-            match read(&entry.path()) {
+            let Some(number) = number else { continue };
+            let claim = read(&entry.path());
+            let plan = claim.as_ref().map_or(Plan::ORIGINAL, |claim| claim.plan);
+            let Some(slot) = Slot::in_plan(number, plan) else { continue };
+            match claim {
                 Some(claim) if claim.dir == self.owner => found.push((slot, Holder::Ours(claim.sandbox))),
                 Some(claim) if !claim.dir.exists() => found.push((slot, Holder::Nobody(Some(claim.dir)))),
                 None if is_old(&entry.path()) => found.push((slot, Holder::Nobody(None))),
@@ -149,6 +176,15 @@ impl Slots {
     pub fn try_lock_orphans(&self) -> io::Result<Option<Lock>> {
         file::create_private_dir(&self.dir)?;
         Lock::try_take_dir(&self.dir)
+    }
+
+    /// Networks of all slots of this machine that are claimed, by whichever agent.
+    pub(super) fn plans(&self) -> io::Result<BTreeSet<Plan>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            other => other?,
+        };
+        Ok(entries.flatten().filter_map(|entry| read(&entry.path())).map(|claim| claim.plan).collect())
     }
 
     fn path(&self, slot: Slot) -> PathBuf {

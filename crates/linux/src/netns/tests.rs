@@ -1,6 +1,5 @@
-use std::process::Command;
-
 use super::*;
+use crate::programs;
 
 #[test]
 fn a_namespace_comes_and_goes() {
@@ -37,7 +36,7 @@ fn with_own_run(work: impl FnOnce() -> io::Result<()> + Send + 'static) {
 }
 
 fn run(program: &str, args: &[&str]) {
-    let status = Command::new(program).args(args).status().unwrap();
+    let status = programs::command(&programs::find(program).unwrap()).args(args).status().unwrap();
     assert!(status.success(), "{program} {args:?}");
 }
 

@@ -51,8 +51,16 @@ pub fn base_chains(hook: u32, family: Family, bytes: &[u8]) -> io::Result<Vec<Ba
 /// # Errors
 /// What the kernel said.
 pub fn chain_exists((family, table): Table, name: &str) -> io::Result<bool> {
-    let chains = chains(&mut NetlinkSocket::new())?;
-    Ok(chains.iter().any(|chain| chain.family == family as u8 && chain.table == table && chain.name == name))
+    let mut header = Nfgenmsg::new();
+    header.nfgen_family = family as u8;
+    let mut request = Request::new().op_getchain_do(&header);
+    request.encode().push_table_bytes(table.as_bytes()).push_name_bytes(name.as_bytes());
+    let mut socket = NetlinkSocket::new();
+    match socket.request(&request)?.recv_one() {
+        Ok(_) => Ok(true),
+        Err(error) if error.as_io_error().kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(said(error)),
+    }
 }
 
 struct Chain {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -241,12 +240,10 @@ impl World {
         answers.await.unwrap()
     }
 
-    /// Addresses that the kernel lets through for a name.
-    pub(super) async fn pinned(&self) -> usize {
-        let name = self.slot.netns();
-        let listed =
-            netns::enter(&name, || Command::new("nft").args(["list", "set", "inet", POLICY_TABLE, "pinned"]).output());
-        String::from_utf8_lossy(&listed.unwrap().stdout).matches("expires").count()
+    /// Returns true if the kernel lets the address through for a name.
+    pub(super) fn is_pinned(&self, address: &str) -> bool {
+        let element = format!("get element inet {POLICY_TABLE} pinned {{ {address} }}");
+        netns::enter(&self.slot.netns(), move || nft::apply(&element)).is_ok()
     }
 
     /// Lets the name have another address, and waits until that is what is answered.

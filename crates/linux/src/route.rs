@@ -1,0 +1,96 @@
+//! IPv4 routes and connections of the calling thread's network namespace.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_bindings::rt_route::{Request, Rtmsg};
+use netlink_socket2::NetlinkSocket;
+
+const AF_INET: u8 = 2;
+
+/// A way to an IPv4 network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route4 {
+    pub destination: Ipv4Addr,
+    pub prefix: u8,
+    /// `None` for one that leads to several links, or nowhere.
+    pub link: Option<String>,
+}
+
+/// Returns the IPv4 routes of all tables: also of those that only rules lead to, as VPNs have them, and those to
+/// addresses of this host itself.
+///
+/// # Errors
+/// What the kernel said.
+pub fn routes4() -> io::Result<Vec<Route4>> {
+    let mut header = Rtmsg::new();
+    header.rtm_family = AF_INET;
+    let request = Request::new().op_getroute_dump(&header);
+    let mut socket = NetlinkSocket::new();
+    let mut answers = socket.request(&request)?;
+    let mut found = Vec::new();
+    while let Some(answer) = answers.recv() {
+        let (header, route) = answer
+            .map_err(|error| io::Error::new(error.as_io_error().kind(), format!("cannot read routes: {error}")))?;
+        // The default route has no destination.
+        let destination = match route.get_dst() {
+            Ok(IpAddr::V4(destination)) => destination,
+            _ => Ipv4Addr::UNSPECIFIED,
+        };
+        let name = route.get_oif().ok().and_then(|index| nix::net::if_::if_indextoname(index).ok());
+        let link = name.and_then(|name| name.into_string().ok());
+        found.push(Route4 { destination, prefix: header.rtm_dst_len, link });
+    }
+    Ok(found)
+}
+
+/// Returns the other ends of TCP connections over IPv4 that stand.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn tcp_peers() -> io::Result<Vec<Ipv4Addr>> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
+    let mut peers: Vec<Ipv4Addr> = table.lines().filter_map(peer).filter(|peer| !peer.is_unspecified()).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    Ok(peers)
+}
+
+/// One line: number, own address, the other end's, in hexadecimal digits as this machine has its numbers, and the state
+/// (proc_net_tcp(5)).
+fn peer(line: &str) -> Option<Ipv4Addr> {
+    const ESTABLISHED: &str = "01";
+    let mut parts = line.split_ascii_whitespace().skip(2);
+    let (address, _) = parts.next()?.split_once(':')?;
+    if parts.next()? != ESTABLISHED {
+        return None;
+    }
+    let bits = u32::from_str_radix(address, 16).ok()?;
+    Some(Ipv4Addr::from(bits.to_ne_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{link, netns};
+
+    #[test]
+    fn routes_and_peers_are_found() {
+        let name = format!("wtest-route-{}", std::process::id());
+        netns::create(&name).unwrap();
+        let found = netns::enter(&name, || {
+            let links = link::Links::here()?;
+            links.up("lo")?;
+            links.add_address("lo", Ipv4Addr::new(10, 99, 0, 1), 24)?;
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            let _one = std::net::TcpStream::connect(listener.local_addr()?)?;
+            Ok((routes4()?, tcp_peers()?))
+        });
+        netns::remove(&name).unwrap();
+        let (routes, peers) = found.unwrap();
+        let link = Some("lo".to_owned());
+        let wanted = Route4 { destination: Ipv4Addr::new(10, 99, 0, 0), prefix: 24, link };
+        assert!(routes.contains(&wanted), "{routes:?}");
+        assert_eq!(peers, [Ipv4Addr::LOCALHOST]);
+    }
+}
