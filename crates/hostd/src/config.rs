@@ -63,7 +63,7 @@ pub struct Config {
     pub ipv6: WantedIpv6,
     /// `AGENT_NETWORK_CIDR`: networks of sandboxes; without it such as nothing else on the host uses.
     pub network_plan: Option<Plan>,
-    /// `AGENT_MAX_CONNECTIONS`: of one sandbox at one time; without it a share of what the host can track.
+    /// `AGENT_SANDBOX_CONNECTIONS`: of one sandbox at one time; without it a share of what the host can track.
     pub max_connections: Option<u32>,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
     pub max_sandboxes: usize,
@@ -189,7 +189,7 @@ fn network_plan(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<Str
 }
 
 fn max_connections(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Option<u32> {
-    const NAME: &str = "AGENT_MAX_CONNECTIONS";
+    const NAME: &str = "AGENT_SANDBOX_CONNECTIONS";
     let right = format!("a number from {} to {}", connections::LEAST, connections::MOST);
     lookup(NAME)?;
     let range = connections::LEAST..=connections::MOST;
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 10] = [
+        const NAMES: [&str; 11] = [
             "AGENT_LISTEN_ADDR",
             "AGENT_VMM",
             "AGENT_SYSCALL_FILTER",
@@ -330,6 +330,7 @@ mod tests {
             "AGENT_IPV6",
             "AGENT_MAX_CONNECTIONS",
             "AGENT_NETWORK_CIDR",
+            "AGENT_SANDBOX_CONNECTIONS",
             "AGENT_TOKEN",
             "AGENT_UID_BASE",
         ];

@@ -50,7 +50,7 @@ fn compare(limit: u32, sandboxes: usize, size: Option<u64>) -> Check {
     let wanted = each.saturating_mul(sandboxes as u64) / 3 * 4;
     let fix = format!(
         "nothing, unless that many sandboxes work against you at once; for all {sandboxes} of AGENT_MAX_SANDBOXES: \
-         sysctl -w net.netfilter.nf_conntrack_max={wanted} (320 bytes of memory each), or a lower AGENT_MAX_CONNECTIONS"
+         sysctl -w net.netfilter.nf_conntrack_max={wanted} (320 bytes of memory each), or a lower AGENT_SANDBOX_CONNECTIONS"
     );
     Check::warning(NAME, found, fix)
 }

@@ -175,7 +175,7 @@ impl Egress {
         if let Some(log) = sockets.limit_log {
             let limit = gate.ground.connections;
             let over =
-                move |_: &Destination| format!("more than {limit} connections at one time (AGENT_MAX_CONNECTIONS)");
+                move |_: &Destination| format!("more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)");
             gate.spawn(tell_refused(Arc::clone(gate), log.watched()?, over));
         }
         Ok(())

@@ -29,12 +29,12 @@ use super::policy::DNS_PORT;
 pub const LIMITS: Table = (Family::Inet, "wrenn_limits");
 /// Where the first packets beyond the limit are logged to, in the namespace.
 pub const LIMIT_LOG_GROUP: u16 = 2;
-/// The least and the most of `AGENT_MAX_CONNECTIONS`. The kernel walks the list of one sandbox's connections.
+/// The least and the most of `AGENT_SANDBOX_CONNECTIONS`. The kernel walks the list of one sandbox's connections.
 pub(crate) const LEAST: u32 = 64;
 pub(crate) const MOST: u32 = 65_536;
 /// The default: enough for a crawler, and a share of the smallest table that hosts have.
 const DEFAULT: u32 = 4096;
-/// One sandbox gets at most one part of so many of the host's table, unless `AGENT_MAX_CONNECTIONS` says otherwise.
+/// One sandbox gets at most one part of so many of the host's table, unless `AGENT_SANDBOX_CONNECTIONS` says otherwise.
 const PARTS: u32 = 16;
 
 /// After connections are tracked and the host's other rules have dropped what no sandbox may send.

@@ -9,7 +9,7 @@ async fn too_many_connections_are_told_in_the_log() {
     let world = world(&[], &[], true).await;
     world.flood(GOOD, 2 * world::CONNECTIONS).await;
     let limit = world::CONNECTIONS;
-    world.told(&format!("denied: more than {limit} connections at one time (AGENT_MAX_CONNECTIONS)")).await;
+    world.told(&format!("denied: more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)")).await;
     world.finish().await;
 }
 
