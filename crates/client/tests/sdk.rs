@@ -175,7 +175,7 @@ async fn terminals_resize_and_programs_stop() {
 async fn streams_that_fail_say_so() {
     let server = Server::start().await;
     server.add("sb-a");
-    for (cmd, expected) in [("vanish", "ended before the program did"), ("nothing", "nothing: no such program")] {
+    for (cmd, expected) in [("vanish", "ended before the program did"), ("nothing", "cannot start 'nothing'")] {
         let (_input, mut output) = server.client().exec_stream("sb-a", program(cmd)).await.unwrap();
         let error = loop {
             match output.next().await {

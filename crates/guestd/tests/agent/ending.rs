@@ -50,6 +50,42 @@ async fn a_signal_reaches_the_whole_group_and_the_process_leaves_the_list() {
 }
 
 #[tokio::test]
+async fn signals_that_ask_reach_program() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    for signal in [
+        Signal::SIGNAL_SIGHUP,
+        Signal::SIGNAL_SIGINT,
+        Signal::SIGNAL_SIGQUIT,
+        Signal::SIGNAL_SIGUSR1,
+        Signal::SIGNAL_SIGUSR2,
+    ] {
+        let number = signal as i32;
+        let script = format!("trap 'exit $((100 + {number}))' {number}; echo up; while :; do sleep 0.01; done");
+        let mut running = start(&client, shell(&script)).await;
+        running.until(|o| o.text() == "up\n").await;
+        let process = by_pid(running.pid).into();
+        let request = SendSignalRequest { process, signal: signal.into(), ..Default::default() };
+        client.send_signal(request).await.expect("is signalled");
+        let end = running.finish().await.end.expect("an end");
+        assert_eq!(end.exit_code, 100 + number);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_reach_program() {
+    let agent = Agent::open().await;
+    let client = agent.client();
+    let mut request = shell(r#"printf '%s %s' "$1" "$N" | od -An -tx1"#);
+    let mut config = request.process.clone().into_option().expect("a config");
+    config.args.extend(["sh", "caf\u{10fffd}xE9"].map(str::to_owned));
+    config.envs.insert("N".to_owned(), "\u{10fffd}xFF".to_owned());
+    request.process = config.into();
+    let outcome = start(&client, request).await.finish().await;
+    assert_eq!(outcome.text().trim(), "63 61 66 e9 20 ff");
+}
+
+#[tokio::test]
 async fn output_on_the_way_out_is_not_lost() {
     let agent = Agent::open().await;
     let client = agent.client();
@@ -103,7 +139,10 @@ async fn what_cannot_start_says_why() {
         assert_eq!(error.code, ErrorCode::InvalidArgument);
         error.message.unwrap_or_default()
     };
-    assert!(refused(&|c| c.cmd = "no-such-program".into()).await.contains("no-such-program"));
+    let missing = refused(&|c| c.cmd = "no-such-program".into()).await;
+    assert!(missing.contains("no-such-program") && guest_rpc::start_error::number(&missing) == Some(2), "{missing}");
+    let no_program = refused(&|c| c.cmd = "/etc/passwd".into()).await;
+    assert_eq!(guest_rpc::start_error::number(&no_program), Some(13), "{no_program}");
     assert!(refused(&|c| c.cmd = String::new()).await.contains("process.cmd"));
     assert!(refused(&|c| c.cwd = Some("/no/such".into())).await.contains("/no/such"));
     assert!(refused(&|c| c.cwd = Some("/etc/passwd".into())).await.contains("not a directory"));
