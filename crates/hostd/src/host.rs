@@ -195,10 +195,12 @@ async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String
     let images = Images::new(&config.images).list().map_err(|error| chain(&error))?;
     let image = images.into_iter().next().map(|image| image.path);
     let (choice, dir) = (config.disk, config.sandboxes.clone());
+    // That of no slot, since these begin with 1.
+    let reader = config.uid_base;
     let qcow2 = engine.driver.supports(vmm::DiskFormat::Qcow2);
     blocking(move || {
         let chosen = disk::choose(choice, &dir, image.as_deref(), qcow2)?;
-        Disks::new(&dir, chosen)
+        Disks::new(&dir, chosen).map(|disks| disks.with_reader(reader))
     })
     .await
 }

@@ -19,6 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use linux::file;
+use linux::untrusted_dir::remove_tree;
 use model::{SandboxId, SandboxSpec, TemplateName};
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +115,7 @@ impl Snapshots {
             let path = entry?.path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NEW)) {
                 tracing::warn!(dir = %path.display(), "removing a snapshot that was never finished");
-                fs::remove_dir_all(&path)?;
+                remove_tree(&path)?;
             }
         }
         Ok(Self { dir: dir.to_owned(), uses: Uses::default() })

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use linux::untrusted_dir::remove_tree;
 use sha2::{Digest, Sha256};
 
 use crate::sandbox::instant::{self, Instant};
@@ -96,7 +97,7 @@ impl Warm {
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             if Instant::read(&path).is_err() {
-                fs::remove_dir_all(&path)?;
+                remove_tree(&path)?;
             }
         }
         Ok(Self { dir: dir.to_owned(), on, making: Arc::default(), held: Mutex::default() })

@@ -86,7 +86,7 @@ fn start(kind: Kind, user: u32, group: Option<&Path>) -> io::Result<()> {
             let mut jail = Jail::new(user, user, Limits::default())?;
             jail.program(&program)?;
             if let Some(group) = group {
-                let limits = Group { cpu_percent: 100, weight: 100, memory_bytes: 1 << 30, tasks: 64 };
+                let limits = Group { cpu_percent: 100, weight: 100, memory_bytes: 1 << 30, swap_bytes: 0, tasks: 64 };
                 cgroup::create(group, &limits)?;
                 jail.cgroup(group)?;
             }

@@ -33,6 +33,8 @@ pub struct Limits {
     /// Share of the processors and disks when they are short, 1 to 10,000; 100 is usual.
     pub weight: u64,
     pub memory_bytes: u64,
+    /// Bytes of the host's swap besides; see [`swap_share`].
+    pub swap_bytes: u64,
     /// Processes and threads.
     pub tasks: u64,
 }
@@ -115,6 +117,7 @@ pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
         ("cpu.max", format!("{} {PERIOD}", limits.cpu_percent * PERIOD / 100)),
         ("cpu.weight", limits.weight.to_string()),
         ("memory.max", limits.memory_bytes.to_string()),
+        ("memory.swap.max", limits.swap_bytes.to_string()),
         ("memory.oom.group", "1".to_owned()),
         ("pids.max", limits.tasks.to_string()),
         ("io.weight", format!("default {}", limits.weight)),
@@ -129,6 +132,26 @@ pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns how much of the host's swap a group of that much memory may have, bytes: of one half of it the share that the
+/// group's memory is of the host's. The other half is for the host's own programs, whose idle pages are there.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn swap_share(memory_bytes: u64) -> io::Result<u64> {
+    Ok(share(&fs::read_to_string("/proc/meminfo")?, memory_bytes))
+}
+
+/// From a meminfo (proc(5)), in KiB.
+fn share(meminfo: &str, memory_bytes: u64) -> u64 {
+    let bytes = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let (memory, swap) = (bytes("MemTotal").unwrap_or(0), bytes("SwapTotal").unwrap_or(0) / 2);
+    let share = u128::from(swap) * u128::from(memory_bytes) / u128::from(memory.max(1));
+    u64::try_from(share).unwrap_or(swap).min(swap)
 }
 
 /// Kills whatever is in the group and removes it. That there is none is fine. Blocks until its processes are gone.
@@ -177,16 +200,27 @@ mod tests {
     }
 
     #[test]
+    fn groups_never_take_half_of_swap() {
+        let host = "MemTotal:       16384000 kB\nSwapCached: 7 kB\nSwapTotal:       4096000 kB\n";
+        let all = 16_384_000 * 1024;
+        assert_eq!(share(host, all / 8), 4_096_000 * 1024 / 2 / 8);
+        assert_eq!(share(host, 100 * all), 4_096_000 * 1024 / 2);
+        assert_eq!((share("MemTotal: 5 kB\nSwapTotal: 0 kB", 1 << 30), share("", 1)), (0, 0));
+    }
+
+    #[test]
     fn a_group_is_made_with_what_limits_there_are_and_ends_its_processes() {
         let Some(tree) = Tree::prepare("wtest").unwrap() else { return };
         let group = tree.group(&format!("g{}", std::process::id()));
-        let limits = Limits { cpu_percent: 150, weight: 100, memory_bytes: 64 << 20, tasks: 16 };
+        let limits = Limits { cpu_percent: 150, weight: 100, memory_bytes: 64 << 20, swap_bytes: 8 << 20, tasks: 16 };
         create(&group, &limits).unwrap();
         create(&group, &limits).unwrap();
         let has = |name: &str| tree.controllers().iter().any(|controller| controller == name);
         let read = |file: &str| fs::read_to_string(group.join(file)).ok().map(|text| text.trim().to_owned());
         assert_eq!(read("cpu.max"), has("cpu").then(|| "150000 100000".to_owned()));
         assert_eq!(read("memory.max"), has("memory").then(|| (64 << 20).to_string()));
+        // A kernel without swap accounting has no such file.
+        assert!(read("memory.swap.max").is_none_or(|limit| limit == (8 << 20).to_string()));
         assert_eq!(read("pids.max"), has("pids").then(|| "16".to_owned()));
         let spawn = crate::process::Spawn { program: "sleep".into(), args: vec!["60".into()], ..Default::default() };
         let process = spawn.spawn().unwrap();

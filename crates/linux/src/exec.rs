@@ -35,6 +35,8 @@ pub(crate) struct Program {
     cwd: Option<CString>,
     /// Input, output and error.
     stdio: [OwnedFd; 3],
+    /// Others that it gets, under the numbers that they have here.
+    files: Vec<OwnedFd>,
 }
 
 impl Program {
@@ -49,7 +51,12 @@ impl Program {
         let args = std::iter::once(Ok(path.clone())).chain(args).collect::<io::Result<_>>()?;
         let env = ENVIRONMENT.iter().map(|(name, value)| string(format!("{name}={value}").as_bytes()));
         let cwd = cwd.map(|cwd| string(cwd.as_os_str().as_bytes())).transpose()?;
-        Ok(Self { path, args, env: env.collect::<io::Result<_>>()?, cwd, stdio })
+        Ok(Self { path, args, env: env.collect::<io::Result<_>>()?, cwd, stdio, files: Vec::new() })
+    }
+
+    /// Gives it these descriptors, too.
+    pub(crate) fn with_files(self, files: Vec<OwnedFd>) -> Self {
+        Self { files, ..self }
     }
 
     /// Starts it as a child of the calling thread, in that group or in ours; its number. `before` runs in the child,
@@ -123,6 +130,7 @@ impl Program {
             done(unsafe { libc::chdir(cwd.as_ptr()) })?;
         }
         before()?;
+        self.files.iter().try_for_each(inherit)?;
         // We ignore it, and what is ignored would stay so.
         // SAFETY: sets what exec sets for every signal that has a handler.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
@@ -144,6 +152,11 @@ unsafe fn fork(group: Option<&File>) -> io::Result<libc::pid_t> {
     // SAFETY: without CLONE_VM the child has a memory of its own.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     if pid < 0 { Err(io::Error::last_os_error()) } else { libc::pid_t::try_from(pid).map_err(io::Error::other) }
+}
+
+/// In the child: keeps a descriptor open over exec.
+pub(crate) fn inherit(file: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?)
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {

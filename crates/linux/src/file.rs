@@ -68,14 +68,21 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 pub fn reflink(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
     let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
-    rustix::fs::ioctl_ficlone(&target, &source).map_err(|error| {
+    clone_content(&source, &target).inspect_err(|_| {
         let _ = fs::remove_file(to);
-        match error {
-            rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::XDEV | rustix::io::Errno::INVAL => {
-                io::Error::new(io::ErrorKind::Unsupported, "the file system cannot share blocks between files")
-            }
-            other => other.into(),
+    })
+}
+
+/// Gives an empty file the content of another by sharing its blocks (FICLONE; XFS, Btrfs).
+///
+/// # Errors
+/// `Unsupported` when the file system cannot; then the file is as it was.
+pub fn clone_content(source: &File, target: &File) -> io::Result<()> {
+    rustix::fs::ioctl_ficlone(target, source).map_err(|error| match error {
+        rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::XDEV | rustix::io::Errno::INVAL => {
+            io::Error::new(io::ErrorKind::Unsupported, "the file system cannot share blocks between files")
         }
+        other => other.into(),
     })
 }
 

@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::exec::Program;
+use crate::exec::{self, Program};
 use crate::jail::Jail;
 use crate::netns;
 use crate::programs;
@@ -88,8 +88,8 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, start_time))
 }
 
-/// What to start. The process gets a session of its own and none of our file descriptors but its standard input, and
-/// goes on when we end.
+/// What to start. The process gets a session of its own and none of our file descriptors but those that are named here,
+/// and goes on when we end.
 #[derive(Debug, Default)]
 pub struct Spawn {
     pub program: PathBuf,
@@ -100,6 +100,10 @@ pub struct Spawn {
     pub input: Option<OwnedFd>,
     /// Standard output and error are appended here; without it they are thrown away.
     pub log: Option<PathBuf>,
+    /// Standard output and error, in place of a log.
+    pub output: Option<OwnedFd>,
+    /// Descriptors that it inherits, under the numbers that they have here.
+    pub files: Vec<OwnedFd>,
     pub cwd: Option<PathBuf>,
     /// -1000 (never killed for memory) to 1000 (killed first).
     pub oom_score_adj: Option<i32>,
@@ -116,9 +120,10 @@ impl Spawn {
         // Opened here: a jail may have another one, or none.
         let null = || File::options().read(true).write(true).open("/dev/null");
         let input = self.input.map_or_else(|| null().map(OwnedFd::from), Ok)?;
-        let output = match &self.log {
-            Some(path) => File::options().create(true).append(true).open(path)?,
-            None => null()?,
+        let output = match (self.output, &self.log) {
+            (Some(output), _) => File::from(output),
+            (None, Some(path)) => File::options().create(true).append(true).open(path)?,
+            (None, None) => null()?,
         };
         let netns = self.netns.as_deref().map(netns::open).transpose()?;
         let score = Score::new(self.oom_score_adj)?;
@@ -126,6 +131,7 @@ impl Spawn {
             Some(jail) => {
                 let stdio = [input, output.try_clone()?.into(), output.into()];
                 let program = Program::new(&self.program, &self.args, self.cwd.as_deref(), stdio)?;
+                let program = program.with_files(self.files);
                 // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
                 // allocates or takes a lock.
                 unsafe { jail.spawn(program, netns, move || score.set())? }
@@ -136,9 +142,14 @@ impl Spawn {
                 if let Some(cwd) = &self.cwd {
                     command.current_dir(cwd);
                 }
+                let files = self.files;
                 // SAFETY: as above.
                 unsafe {
-                    command.pre_exec(move || score.set().and_then(|()| enter(netns.as_ref())));
+                    command.pre_exec(move || {
+                        score.set()?;
+                        files.iter().try_for_each(exec::inherit)?;
+                        enter(netns.as_ref())
+                    });
                 }
                 command.spawn()?.id()
             }

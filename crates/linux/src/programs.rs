@@ -3,11 +3,8 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use serde_json::json;
 
 /// Programs that the platform starts, and the Debian package that has each.
 pub const NEEDED: [(&str, &str); 4] = [
@@ -68,37 +65,6 @@ pub fn create_overlay(base: &Path, overlay: &Path, bytes: u64) -> io::Result<()>
         bytes.as_ref(),
     ];
     run("qemu-img", &args)
-}
-
-/// Writes what a copy-on-write overlay and its base are together to the new raw image `image`, zeroes as holes. The
-/// overlay was written by a VMM: whatever files it names itself are not used.
-///
-/// # Errors
-/// As [`create_overlay`]; `InvalidData` when the overlay keeps its data in another file.
-pub fn convert_overlay(base: &Path, overlay: &Path, image: &Path) -> io::Result<()> {
-    if names_data_file(overlay)? {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the overlay keeps its data in another file"));
-    }
-    let file = |path: &Path| json!({"driver": "file", "filename": path.to_string_lossy()});
-    let backing = json!({"driver": "raw", "file": file(base)});
-    let source = format!("json:{}", json!({"driver": "qcow2", "file": file(overlay), "backing": backing}));
-    let args: [&OsStr; 7] = [
-        "convert".as_ref(),
-        "-q".as_ref(),
-        "-O".as_ref(),
-        "raw".as_ref(),
-        "-S4k".as_ref(),
-        source.as_ref(),
-        image.as_os_str(),
-    ];
-    run("qemu-img", &args)
-}
-
-/// Bit 2 of the features that a reader must know (QEMU `docs/interop/qcow2.txt`).
-fn names_data_file(overlay: &Path) -> io::Result<bool> {
-    let mut header = [0; 80];
-    File::open(overlay)?.read_exact_at(&mut header, 0)?;
-    Ok(header[79] & 4 != 0)
 }
 
 fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
@@ -180,14 +146,6 @@ mod tests {
         create_overlay(&base, &overlay, 2 << 20).unwrap();
         let content = std::fs::read(&overlay).unwrap();
         assert!(content.starts_with(b"QFI\xfb") && content.len() < 1 << 20);
-        let image = dir.path().join("image");
-        convert_overlay(&base, &overlay, &image).unwrap();
-        let image = std::fs::read(image).unwrap();
-        assert!(image.len() == 2 << 20 && image[..1 << 20].iter().all(|byte| *byte == 7));
-        let other = File::options().write(true).open(&overlay).unwrap();
-        other.write_all_at(&[4], 79).unwrap();
-        let error = convert_overlay(&base, &overlay, &dir.path().join("x")).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(create_overlay(&dir.path().join("none"), &dir.path().join("x"), 1 << 20).is_err());
     }
 }

@@ -1,10 +1,9 @@
-//! Files in the directory of a VM and of a snapshot, and sockets whose names are too long.
+//! Files in the directory of a VM and of a snapshot, in which nobody else makes names.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{Error, Result};
 
@@ -51,18 +50,4 @@ pub(crate) async fn blocking<T: Send + 'static>(
 pub(crate) fn in_file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::Io { action, path, source }
-}
-
-/// A directory whose sockets can be named however long its own path is.
-pub(crate) struct Short(File);
-
-pub(crate) fn short(dir: &Path) -> io::Result<Short> {
-    File::open(dir).map(Short)
-}
-
-impl Short {
-    /// Valid while `self` lives.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
-    }
 }

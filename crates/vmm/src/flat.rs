@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::diff::{self, Seal, go_on};
-use crate::files::{in_file, place};
+use crate::files::{in_file, new_file, place};
 use crate::fit::{MANIFEST, lengths};
 use crate::{Error, Result, seal};
 
@@ -237,7 +237,8 @@ fn make(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Resul
     }
     let unfinished = linux::file::temporary_name(&flat);
     let _ = fs::remove_file(&unfinished);
-    let made = merge(dir, memory, bytes, &unfinished, stop).and_then(|file| {
+    let made = new_file(&unfinished).and_then(|file| {
+        merge(dir, memory, bytes, &file, stop)?;
         file.sync_all()?;
         go_on(stop)?;
         seal::seal(&unfinished)?;
@@ -250,38 +251,39 @@ fn make(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Resul
     Ok(flat)
 }
 
-/// Writes all of a memory, whose files are in `dir`, to the new file `to`, which is not synced.
+/// Writes all of a memory, whose files are in `dir`, to a file that is empty, and does not sync it. It takes the file and
+/// no name: the caller may have created it where somebody else can rename and link.
 ///
 /// # Errors
-/// `InvalidData` when it is damaged, `Interrupted` when it is to stop, otherwise what the file system said; then an
-/// unfinished file may be left.
-pub(crate) fn merge(dir: &Path, memory: &Memory, bytes: u64, to: &Path, stop: &AtomicBool) -> io::Result<File> {
+/// `InvalidData` when it is damaged, `Interrupted` when it is to stop, otherwise what the file system said; the file is
+/// worth nothing then.
+pub(crate) fn merge(dir: &Path, memory: &Memory, bytes: u64, to: &File, stop: &AtomicBool) -> io::Result<()> {
     let names = memory.names();
     let (base, diffs) = names.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     copy(&dir.join(base), to, stop)?;
-    let file = File::options().read(true).write(true).open(to)?;
-    if file.metadata()?.len() != bytes {
-        let problem = format!("{base} has {} bytes instead of {bytes}", file.metadata()?.len());
+    let length = to.metadata()?.len();
+    if length != bytes {
+        let problem = format!("{base} has {length} bytes instead of {bytes}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
     for (name, seal) in diffs.iter().zip(memory.diffs()) {
-        diff::apply(&dir.join(name), *seal, bytes, &file, stop)?;
+        diff::apply(&dir.join(name), *seal, bytes, to, stop)?;
     }
-    Ok(file)
+    Ok(())
 }
 
 /// As [`linux::sparse::copy`], in pieces, each of which is on its way to the disk before the next one.
-fn copy(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<()> {
-    match linux::file::reflink(from, to) {
+fn copy(from: &Path, target: &File, stop: &AtomicBool) -> io::Result<()> {
+    let source = File::open(from)?;
+    match linux::file::clone_content(&source, target) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
         result => return result,
     }
-    let (source, target) = (File::open(from)?, crate::files::new_file(to)?);
     target.set_len(source.metadata()?.len())?;
     for range in linux::sparse::data(&source)? {
         for piece in pieces(&range) {
             go_on(stop)?;
-            linux::sparse::copy_ranges(&source, &[piece], &target)?;
+            linux::sparse::copy_ranges(&source, &[piece], target)?;
             target.sync_data()?;
         }
     }

@@ -1,22 +1,21 @@
 //! The jail of a VMM process: the same for every driver, which only says what its program needs.
 //!
-//! What the VMM can write belongs to its user and is as hostile as the guest: its disk, its memory, and the directory
-//! [`RUN`] in that of its VM, for sockets. We never follow a link in there and never write to a file in there. All
-//! else of the VM's directory is ours and is not shown.
+//! What the VMM can write belongs to its user and is as hostile as the guest: its disk, its memory, and a directory in
+//! memory for sockets ([`run_dir`]). The names of its files on disk are ours, in directories that it cannot change, and
+//! no file can become longer than disk and memory together. All else of the VM's directory is not shown.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, chown};
+use std::os::unix::fs::{FileTypeExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use linux::cgroup::{self, DiskLimits};
 use linux::jail::{Access, Limits, Syscalls};
 
 use crate::files::in_file;
+use crate::run_dir::{self, RunDir};
 use crate::{Error, Result, VmConfig};
-
-/// Directory that the VMM may write to, in that of its VM, and its working directory.
-pub(crate) const RUN: &str = "run";
 
 /// Threads of a VMM besides its virtual CPUs: QEMU has up to 64 for each of its event loops.
 const THREADS: u64 = 192;
@@ -33,9 +32,16 @@ pub struct Jail {
     pub disk: DiskLimits,
 }
 
-/// What a driver's program needs besides [`RUN`] and the VM's disk, kernel and initramfs.
+/// Bytes by which a file may be longer than what is in it: the tables of an overlay, which are a 7000th of the disk, and
+/// logs.
+const FILE_SLACK: u64 = 64 << 20;
+
+/// What a driver's program needs besides the VM's disk, kernel and initramfs.
 #[derive(Debug)]
 pub(crate) struct Needs {
+    pub(crate) run: Arc<RunDir>,
+    /// Directories of ours in which it may open the files that are its own.
+    pub(crate) open_files_in: Vec<PathBuf>,
     pub(crate) devices: Vec<PathBuf>,
     /// Files that are made the VM's own.
     pub(crate) write: Vec<PathBuf>,
@@ -46,25 +52,11 @@ pub(crate) struct Needs {
     pub(crate) syscalls: Syscalls,
 }
 
-/// Makes [`RUN`] anew, empty.
-pub(crate) fn make_run(config: &VmConfig) -> io::Result<()> {
-    let run = config.dir.join(RUN);
-    match fs::remove_dir_all(&run) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::DirBuilder::new().mode(0o700).create(&run)?;
-    match &config.jail {
-        Some(jail) => chown(&run, Some(jail.uid), Some(jail.gid)),
-        None => Ok(()),
-    }
-}
-
 /// Makes the jail of a VM, if it is to have one, and gives its user what is its own. Blocking.
 pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<Option<linux::jail::Jail>> {
     let Some(who) = &config.jail else { return Ok(None) };
-    let tasks = u64::from(config.vcpus) + THREADS;
-    let limits = Limits { tasks, ..Limits::default() };
+    let limits = limits(config);
+    let tasks = limits.tasks;
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits).map_err(Error::Jail)?;
     jail.allow(needs.syscalls);
     jail.program(program).map_err(in_file("show the VMM its program", program))?;
@@ -76,16 +68,23 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
     {
         jail.show(file, Access::Read).map_err(in_file("show the VMM its file", file))?;
     }
-    let net = config.net.as_ref().map(|_| linux::tap::DEVICE);
-    for device in needs.devices.iter().map(PathBuf::as_path).chain(net.map(Path::new)) {
+    for device in &needs.devices {
         jail.device(device).map_err(in_file("give the VMM the device", device))?;
     }
-    let run = config.dir.join(RUN);
-    for path in needs.write.iter().chain([&config.disk.path, &run]) {
+    for path in needs.write.iter().chain([&config.disk.path]) {
         give(&mut jail, who, path).map_err(in_file("give the VMM its file", path))?;
     }
+    for dir in &needs.open_files_in {
+        jail.show(dir, Access::OpenFiles).map_err(in_file("show the VMM the directory", dir))?;
+    }
+    let run = run_dir::path(&config.dir);
+    match needs.run.mount().map_err(in_file("give the VMM its directory", &run))? {
+        Some(mount) => jail.attach(&run, mount),
+        None => give(&mut jail, who, &run).map_err(in_file("give the VMM its directory", &run))?,
+    }
     if let Some(group) = &who.cgroup {
-        cgroup::create(group, &group_limits(config, needs, tasks)).map_err(in_file("make the cgroup", group))?;
+        let limits = group_limits(config, needs, tasks).map_err(in_file("read", Path::new("/proc/meminfo")))?;
+        cgroup::create(group, &limits).map_err(in_file("make the cgroup", group))?;
         if who.disk != DiskLimits::default() {
             let limited = cgroup::limit_disk(group, &config.disk.path, who.disk);
             limited.map_err(in_file("limit the use of the disk", &config.disk.path))?;
@@ -99,14 +98,21 @@ pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<O
 /// seen but its program. Neither process sees the other. Blocking.
 pub(crate) fn beside(config: &VmConfig, program: &Path, syscalls: Syscalls) -> io::Result<Option<linux::jail::Jail>> {
     let Some(who) = &config.jail else { return Ok(None) };
-    let limits = Limits { tasks: u64::from(config.vcpus) + THREADS, ..Limits::default() };
-    let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits)?;
+    let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits(config))?;
     jail.allow(syscalls);
     jail.program(program)?;
     if let Some(group) = &who.cgroup {
         jail.cgroup(group)?;
     }
     Ok(Some(jail))
+}
+
+fn limits(config: &VmConfig) -> Limits {
+    Limits {
+        tasks: u64::from(config.vcpus) + THREADS,
+        file_bytes: config.disk.size_bytes + (u64::from(config.memory_mb) << 20) + FILE_SLACK,
+        ..Limits::default()
+    }
 }
 
 /// A block device is not changed on the host: the jail gets a node of its own.
@@ -119,11 +125,13 @@ fn give(jail: &mut linux::jail::Jail, who: &Jail, path: &Path) -> io::Result<()>
 }
 
 /// All of its virtual CPUs and half of one for the VMM's own work; its memory and what the VMM takes.
-fn group_limits(config: &VmConfig, needs: &Needs, tasks: u64) -> cgroup::Limits {
-    cgroup::Limits {
+fn group_limits(config: &VmConfig, needs: &Needs, tasks: u64) -> io::Result<cgroup::Limits> {
+    let memory_bytes = (u64::from(config.memory_mb) + u64::from(needs.overhead_mb)) << 20;
+    Ok(cgroup::Limits {
         cpu_percent: u64::from(config.vcpus) * 100 + 50,
         weight: (u64::from(config.vcpus) * 100).clamp(1, 10_000),
-        memory_bytes: (u64::from(config.memory_mb) + u64::from(needs.overhead_mb)) << 20,
+        memory_bytes,
+        swap_bytes: cgroup::swap_share(memory_bytes)?,
         tasks,
-    }
+    })
 }

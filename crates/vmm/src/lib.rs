@@ -29,10 +29,12 @@ mod flat;
 pub mod fuzz;
 mod jail;
 pub mod kernel;
+mod output;
 pub mod pager;
 mod process;
 mod qemu;
 mod record;
+mod run_dir;
 mod seal;
 mod starts;
 mod watcher;
@@ -70,6 +72,8 @@ pub struct Disk {
     pub format: DiskFormat,
     /// The file that an overlay is over. Never taken from the overlay itself, which the VMM writes.
     pub base: Option<PathBuf>,
+    /// Bytes of the disk as the guest sees it. No file of the VMM becomes much longer.
+    pub size_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,13 +18,13 @@ use crate::{Error, Result, VmConfig};
 pub(crate) const OOM_SCORE_ADJ: i32 = 500;
 
 /// Characters of a log that go into an error.
-const LOG_TAIL: usize = 400;
+pub(crate) const LOG_TAIL: usize = 400;
 
 /// Time that the kernel may take to clear away a killed process: seconds for much memory on a busy host.
 const REAP: Duration = Duration::from_secs(60);
 
 /// Starts the process of a VM, in its jail if it has one; `install` says what to do where the program is missing. The
-/// directory [`RUN`](jail::RUN) is there by now.
+/// directory in [`Needs::run`] is there by now.
 pub(crate) async fn start(spawn: Spawn, config: &VmConfig, needs: Needs, install: &str) -> Result<Process> {
     let program = spawn.program.display().to_string();
     let hint = match &config.net {

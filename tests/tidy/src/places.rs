@@ -37,6 +37,12 @@ const SQL: [&str; 9] = [
     "DROP TABLE ",
     "BEGIN IMMEDIATE",
 ];
+/// Crates that have to do with directories in which a hostile process makes the names, and what they may not use there.
+const NEAR_VMMS: [&str; 2] = ["crates/vmm/src", "crates/hostd/src"];
+const RECURSIVE: &str = "remove_dir_all";
+/// The one file that knows the directory that a VMM may write to, and its names.
+const RUN_DIR: &str = "crates/vmm/src/run_dir.rs";
+const RUN_DIR_NAMES: [&str; 2] = ["run", "out"];
 const SPAWNS_TASKS: [&str; 3] = ["spawn", "spawn_blocking", "block_on"];
 
 /// Everything in `source` that is not where it may be.
@@ -78,6 +84,9 @@ impl Places<'_> {
         }
         if INHERITS.iter().any(has) && self.is_in(LINUX) && !self.is_in(COMMANDS) {
             self.found(spanned, "hands on our environment, which holds secrets: use `programs::command`");
+        }
+        if parts.last().is_some_and(|last| last == RECURSIVE) && NEAR_VMMS.iter().any(|place| self.is_in(place)) {
+            self.found(spanned, "recursive removal, whose depth a VMM may choose: linux::untrusted_dir::remove_tree");
         }
         let is_async = parts.first().is_some_and(|first| ["tokio", "futures"].contains(&first.as_str()));
         if self.is_in("crates/model") && (is_async || INPUT_OUTPUT.iter().any(has)) {
@@ -161,6 +170,9 @@ impl<'ast> Visit<'ast> for Places<'_> {
         if SHELLS.contains(&text.as_str()) && self.source.crate_name() != Some("guestd") {
             self.found(literal, "names a shell: start the program itself, with its arguments");
         }
+        if RUN_DIR_NAMES.contains(&text.as_str()) && self.is_in("crates/vmm/src") && !self.is_in(RUN_DIR) {
+            self.found(literal, "a path into what a VMM may write: use an UntrustedDir, which run_dir.rs gives");
+        }
         if SQL.iter().any(|word| text.trim_start().starts_with(word)) && self.source.crate_name() != Some("store") {
             self.found(literal, "SQL outside of the crate `store`: add an operation there");
         }
@@ -242,6 +254,18 @@ mod tests {
         assert_eq!(findings("crates/control/src/a.rs", sql), is(1, "SQL"));
         assert_eq!(findings("crates/store/src/a.rs", sql), []);
         assert_eq!(findings("crates/linux/src/a.rs", "fn f() { g(\"/bin/sh\") }"), is(1, "names"));
+    }
+
+    #[test]
+    fn directories_of_vmms_have_their_place() {
+        let removal = "fn f() { std::fs::remove_dir_all(x) }";
+        assert_eq!(findings("crates/hostd/src/sandbox/release.rs", removal), is(1, "recursive"));
+        assert_eq!(findings("crates/vmm/src/a.rs", "use std::fs::remove_dir_all;"), is(1, "recursive"));
+        assert_eq!(findings("crates/cli/src/a.rs", removal), []);
+        assert_eq!(findings("crates/vmm/tests/a.rs", removal), []);
+        let name = "fn f() { x.join(\"run\") }";
+        assert_eq!(findings("crates/vmm/src/jail.rs", name), is(1, "a"));
+        assert_eq!(findings("crates/vmm/src/run_dir.rs", name), []);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use linux::untrusted_dir::remove_tree;
 use sha2::{Digest, Sha256};
 
 use vmm::kernel;
@@ -99,7 +100,7 @@ fn hash(image: &[u8], agent: &[u8], modules: &[modules::Module]) -> String {
 
 fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io::Result<()> {
     let unfinished = dir.with_extension("unfinished");
-    let _ = fs::remove_dir_all(&unfinished);
+    let _ = remove_tree(&unfinished);
     fs::create_dir_all(&unfinished)?;
     fs::write(unfinished.join(KERNEL), elf)?;
     initramfs::write(&unfinished.join(INITRAMFS), agent, modules)?;
@@ -119,7 +120,7 @@ fn remove_others(cache: &Path, keep: &[Option<&PathBuf>]) {
         let path = entry.path();
         if !keep.contains(&Some(&path)) {
             // Tried again at the next start.
-            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let _ = remove_tree(&path);
         }
     }
 }

@@ -9,18 +9,30 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use linux::{dm, file, programs, sparse};
+use linux::overlay::Conversion;
+use linux::{dm, file, sparse};
 use model::SandboxId;
 
 use super::names::{BASE, COW, OVERLAY, RAW, device_name};
 use super::store::{CHUNK, written_chunks};
 use super::{Error, io_error};
 
-pub(super) fn flatten(id: &SandboxId, dir: &Path, to: &Path) -> Result<(), Error> {
+/// A disk that is to become one image.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) id: &'a SandboxId,
+    pub(super) dir: &'a Path,
+    /// Bytes that it was made with. What a VMM has written may say anything.
+    pub(super) size_bytes: u64,
+    /// Whom programs are that read what a VMM has written.
+    pub(super) reader: u32,
+}
+
+pub(super) fn flatten(source: Source<'_>, to: &Path) -> Result<(), Error> {
     let temporary = file::temporary_name(to);
     // Of an earlier attempt that was cut off.
     let _ = fs::remove_file(&temporary);
-    let written = write(id, dir, &temporary).and_then(|()| publish(&temporary, to));
+    let written = write(source, &temporary).and_then(|()| publish(&temporary, to));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -35,11 +47,14 @@ fn publish(temporary: &Path, to: &Path) -> Result<(), Error> {
     published.map_err(io_error("publish", to))
 }
 
-fn write(id: &SandboxId, dir: &Path, to: &Path) -> Result<(), Error> {
+fn write(of: Source<'_>, to: &Path) -> Result<(), Error> {
+    let Source { id, dir, size_bytes, reader } = of;
     let failed = || io_error("write the image", to);
     let overlay = dir.join(OVERLAY);
     if overlay.exists() {
-        return programs::convert_overlay(&dir.join(BASE), &overlay, to).map_err(failed());
+        let base = dir.join(BASE);
+        let conversion = Conversion { overlay: &overlay, base: &base, size_bytes, user: reader };
+        return conversion.write(to).map_err(failed());
     }
     let device = device_name(id);
     let (source, ranges) = if dir.join(COW).exists() {
@@ -50,6 +65,11 @@ fn write(id: &SandboxId, dir: &Path, to: &Path) -> Result<(), Error> {
     } else {
         let path = dir.join(RAW);
         let source = File::open(&path).map_err(io_error("read", &path))?;
+        let length = source.metadata().map_err(io_error("read", &path))?.len();
+        if length != size_bytes {
+            let problem = format!("it has {length} bytes, and the disk was made with {size_bytes}");
+            return Err(io_error("read", &path)(io::Error::new(io::ErrorKind::InvalidData, problem)));
+        }
         (source, None)
     };
     let target = File::options().write(true).create_new(true).mode(0o600).open(to).map_err(failed())?;

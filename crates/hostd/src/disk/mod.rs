@@ -40,6 +40,7 @@ pub use choice::{Backend, Choice, Chosen, choose};
 pub(crate) use files::copy_disk as copy_files;
 pub use names::device_name;
 
+use crate::jail::DEFAULT_UID_BASE;
 use mapper::Mapper;
 use names::{BASE, COW, OVERLAY, RAW};
 
@@ -108,6 +109,7 @@ pub fn used_bytes(dir: &Path) -> u64 {
 pub struct Disks {
     chosen: Chosen,
     mapper: Mapper,
+    reader: u32,
 }
 
 impl Disks {
@@ -117,7 +119,13 @@ impl Disks {
     /// When `root` is not there.
     pub fn new(root: &Path, chosen: Chosen) -> Result<Self, Error> {
         let root = root.canonicalize().map_err(io_error("use the directory", root))?;
-        Ok(Self { chosen, mapper: Mapper::new(&root) })
+        Ok(Self { chosen, mapper: Mapper::new(&root), reader: DEFAULT_UID_BASE })
+    }
+
+    /// Sets the user and group of programs that read what a VMM has written, which nobody else may have.
+    #[must_use]
+    pub fn with_reader(self, reader: u32) -> Self {
+        Self { reader, ..self }
     }
 
     /// What new disks are made of, and why.
@@ -132,10 +140,10 @@ impl Disks {
     /// When the image is gone or the host's disk full. Call [`Disks::remove`] then.
     pub fn create(&self, id: &SandboxId, image: &Path, dir: &Path, bytes: u64) -> Result<Disk, Error> {
         match self.chosen.backend {
-            Backend::DeviceMapper => self.mapper.create(id, image, dir, bytes).map(raw),
-            Backend::Reflink => files::reflink(image, dir, bytes).map(raw),
-            Backend::Copy => files::copy(image, dir, bytes).map(raw),
-            Backend::Qcow2 => files::overlay(image, dir, bytes).map(|path| overlay(path, dir)),
+            Backend::DeviceMapper => self.mapper.create(id, image, dir, bytes).map(|path| raw(path, bytes)),
+            Backend::Reflink => files::reflink(image, dir, bytes).map(|path| raw(path, bytes)),
+            Backend::Copy => files::copy(image, dir, bytes).map(|path| raw(path, bytes)),
+            Backend::Qcow2 => files::overlay(image, dir, bytes).map(|path| overlay(path, dir, bytes)),
         }
     }
 
@@ -145,11 +153,11 @@ impl Disks {
     /// When there is none, or the kernel refuses.
     pub fn restore(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<Disk, Error> {
         if dir.join(COW).exists() {
-            return self.mapper.map(id, dir, bytes).map(raw);
+            return self.mapper.map(id, dir, bytes).map(|path| raw(path, bytes));
         }
         match (dir.join(RAW), dir.join(OVERLAY)) {
-            (_, path) if path.exists() => Ok(overlay(path, dir)),
-            (path, _) if path.exists() => Ok(raw(path)),
+            (_, path) if path.exists() => Ok(overlay(path, dir, bytes)),
+            (path, _) if path.exists() => Ok(raw(path, bytes)),
             (path, _) => Err(io_error("find a disk at", &path)(io::ErrorKind::NotFound.into())),
         }
     }
@@ -221,12 +229,13 @@ impl Disks {
     }
 
     /// Writes the disk as one plain image to `to`, with a hole wherever there are only zeroes: temporary name, fsync,
-    /// rename. Nobody may write to the disk meanwhile, so a VMM that may have been taken over must be gone.
+    /// rename. Nobody may write to the disk meanwhile, so a VMM that may have been taken over must be gone. An overlay is
+    /// read by a program in a jail of its own.
     ///
     /// # Errors
-    /// When something cannot be read or written; then nothing is at `to` that was not there before.
-    pub fn flatten(&self, id: &SandboxId, dir: &Path, to: &Path) -> Result<(), Error> {
-        flatten::flatten(id, dir, to)
+    /// When the disk is not of `size_bytes`, as it was made, or something cannot be read or written; then nothing is at `to` that was not there before.
+    pub fn flatten(&self, id: &SandboxId, dir: &Path, size_bytes: u64, to: &Path) -> Result<(), Error> {
+        flatten::flatten(flatten::Source { id, dir, size_bytes, reader: self.reader }, to)
     }
 
     /// Takes over the devices of the sandboxes `known`, and removes those that no sandbox has, and those of agents
@@ -243,12 +252,12 @@ impl Disks {
     }
 }
 
-fn raw(path: PathBuf) -> Disk {
-    Disk { path, format: DiskFormat::Raw, base: None }
+fn raw(path: PathBuf, size_bytes: u64) -> Disk {
+    Disk { path, format: DiskFormat::Raw, base: None, size_bytes }
 }
 
-fn overlay(path: PathBuf, dir: &Path) -> Disk {
-    Disk { path, format: DiskFormat::Qcow2, base: Some(dir.join(BASE)) }
+fn overlay(path: PathBuf, dir: &Path, size_bytes: u64) -> Disk {
+    Disk { path, format: DiskFormat::Qcow2, base: Some(dir.join(BASE)), size_bytes }
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn life(root: &Path, backend: Backend) {
     assert!(used_bytes(&dir) < 4 << 20, "{} bytes", used_bytes(&dir));
     assert_eq!(disks.restore(&id, &dir, 16 << 20).unwrap().path, disk.path);
     let flat = root.join("flat.ext4");
-    disks.flatten(&id, &dir, &flat).unwrap();
+    disks.flatten(&id, &dir, 16 << 20, &flat).unwrap();
     let content = fs::read(&flat).unwrap();
     assert!(content.len() == 16 << 20 && content[4 << 20..5 << 20].iter().all(|byte| *byte == 7));
     assert!(disk.format == DiskFormat::Qcow2 || &content[12 << 20..(12 << 20) + 7] == b"written");
@@ -117,8 +117,12 @@ fn an_image_that_cannot_be_written_leaves_nothing() {
     let (dir, id) = sandbox(root.path());
     let disks = disks(root.path(), Backend::Copy);
     disks.create(&id, &image, &dir, 8 << 20).unwrap();
-    assert!(disks.flatten(&id, &dir, &root.path().join("no/such/dir/flat")).is_err());
-    assert!(disks.flatten(&SandboxId::random(), root.path(), &root.path().join("flat")).is_err());
+    assert!(disks.flatten(&id, &dir, 8 << 20, &root.path().join("no/such/dir/flat")).is_err());
+    assert!(disks.flatten(&SandboxId::random(), root.path(), 8 << 20, &root.path().join("flat")).is_err());
+    // A VMM has made its disk longer.
+    fs::File::options().write(true).open(dir.join(RAW)).unwrap().set_len(1 << 40).unwrap();
+    let longer = disks.flatten(&id, &dir, 8 << 20, &root.path().join("flat")).unwrap_err();
+    assert!(std::error::Error::source(&longer).unwrap().to_string().contains("was made with"), "{longer:?}");
     let names: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
 }

@@ -160,6 +160,7 @@ pub fn namespace(slot: Slot, six: Six) -> Transaction {
         Rule::new().iif(TAP).oif(&peer).saddr_in(GUEST_IP, 32).accept(),
         Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP).accept(),
     ];
+    let output = [only_root()];
     let prerouting = [Rule::new().iif(&peer).daddr(host_ip).dnat(GUEST_IP)];
     let postrouting = [Rule::new().oif(&peer).snat(host_ip)];
     let tables = Transaction::new().table(FRAMES).table(NAMESPACE);
@@ -168,6 +169,7 @@ pub fn namespace(slot: Slot, six: Six) -> Transaction {
         (NAMESPACE, "prerouting", Hook::nat(Hook::PREROUTING), &prerouting),
         (NAMESPACE, "forward", Hook::filter(Hook::FORWARD, FILTER).or_drop(), &forward),
         (NAMESPACE, "input", Hook::filter(Hook::INPUT, FILTER).or_drop(), &input(ICMP)),
+        (NAMESPACE, "output", Hook::filter(Hook::OUTPUT, FILTER), &output),
         (NAMESPACE, "postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
     ]
     .into_iter()
@@ -187,7 +189,7 @@ fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
         Rule::new().iif(TAP).oif(&peer).saddr_in(GUEST_IP6, 128).accept(),
         Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP6).ct_state(ESTABLISHED | RELATED).accept(),
     ];
-    let output = [Rule::new().ct_state(UNTRACKED).drop()];
+    let output = [only_root(), Rule::new().ct_state(UNTRACKED).drop()];
     let postrouting = [Rule::new().oif(&peer).snat(slot.host_ip6())];
     [
         ("forward", Hook::filter(Hook::FORWARD, FILTER).or_drop(), &forward[..]),
@@ -199,6 +201,12 @@ fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
     .fold(tables.rule(FRAMES, "guest", &own).table(NAMESPACE6), |tables, (name, hook, rules)| {
         chain(tables, NAMESPACE6, name, hook, rules)
     })
+}
+
+/// A VMM may be in the namespace, as Firecracker is, which opens the TAP there. What it sends would be under no rule of
+/// its sandbox, so it sends nothing: our servers in the namespace are root's.
+fn only_root() -> Rule {
+    Rule::new().sent_by_other_than_root().drop()
 }
 
 /// What a namespace takes in for itself; `icmp` tells of errors.
@@ -250,5 +258,28 @@ mod tests {
         });
         linux::netns::remove(&name).unwrap();
         applied.unwrap();
+    }
+
+    #[test]
+    fn only_root_sends_from_namespace() {
+        let name = format!("wtest-owner-{}", std::process::id());
+        linux::netns::create(&name).unwrap();
+        let sent = linux::netns::enter(&name, || {
+            linux::link::Links::here()?.up("lo")?;
+            linux::tap::create(TAP, 0)?;
+            namespace(Slot::new(7).unwrap(), Six::On).commit()?;
+            let send = |to: &str| std::net::UdpSocket::bind(format!("{to}:0"))?.send_to(b"x", format!("{to}:9"));
+            let as_root = ["127.0.0.1", "[::1]"].map(send);
+            // Of this thread alone, which ends.
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
+            Ok((as_root, ["127.0.0.1", "[::1]"].map(send)))
+        });
+        linux::netns::remove(&name).unwrap();
+        let (as_root, as_vmm) = sent.unwrap();
+        assert!(as_root.iter().all(Result::is_ok), "{as_root:?}");
+        let refused = |sent: &std::io::Result<usize>| {
+            sent.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        };
+        assert!(as_vmm.iter().all(refused), "{as_vmm:?}");
     }
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use guest_rpc::http::{InitRequest, Ipv6};
+use linux::untrusted_dir;
 use model::SandboxId;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
@@ -154,7 +155,7 @@ async fn distrust(host: &Arc<Host>, handle: &Handle, dir: &Path, event: &Event) 
     let (host, dir, vm_dir) = (Arc::clone(host), dir.to_owned(), host.vm_dir(&handle.id));
     let cleared = blocking(move || {
         host.warm.remove(&dir)?;
-        fs::remove_dir_all(&vm_dir)?;
+        untrusted_dir::remove_tree(&vm_dir)?;
         fs::DirBuilder::new().mode(0o700).create(&vm_dir)
     });
     if let Err(error) = cleared.await {

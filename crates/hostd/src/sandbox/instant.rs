@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use linux::untrusted_dir::remove_tree;
 use linux::{file, sparse};
 use serde::{Deserialize, Serialize};
 
@@ -95,10 +96,10 @@ pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     }
     fine(fs::remove_file(dir.join(MANIFEST)))?;
     file::sync_dir(dir)?;
-    match fs::remove_dir_all(dir) {
+    match remove_tree(dir) {
         // What a guest touched first may have been put beside its memory at this moment, which happens once.
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => fine(fs::remove_dir_all(dir)),
-        removed => fine(removed),
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => remove_tree(dir),
+        removed => removed,
     }
 }
 

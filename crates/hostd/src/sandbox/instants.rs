@@ -262,7 +262,7 @@ fn flatten(host: &Host, dir: &Path) -> Result<(), crate::disk::Error> {
     // For the device, if it is one: no sandbox has this id, so that whatever is left of it is removed at the next start.
     let id = SandboxId::random();
     host.disks.restore(&id, dir, instant.disk.size_bytes)?;
-    let flat = host.disks.flatten(&id, dir, &Snapshots::image_in(dir));
+    let flat = host.disks.flatten(&id, dir, instant.disk.size_bytes, &Snapshots::image_in(dir));
     host.disks.remove(&id, dir)?;
     flat
 }

@@ -15,7 +15,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use linux::file;
+use linux::{file, untrusted_dir};
 use model::{Generation, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
@@ -187,15 +187,11 @@ pub fn remove_dir(dir: &Path) -> Result<(), Error> {
     };
     for entry in entries.flatten().filter(|entry| entry.file_name() != RECORD && entry.file_name() != REMOVING) {
         let path = entry.path();
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(error)),
-            _ => {}
-        }
+        // A VMM of an earlier version may have made a tree of any depth in there.
+        untrusted_dir::remove_tree(&path).map_err(failed(&path))?;
     }
     fail::fail_point!("ledger::files-removed");
-    fs::remove_dir_all(dir).map_err(failed(dir))
+    untrusted_dir::remove_tree(dir).map_err(failed(dir))
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 //! because they hold the others, then network and disk. The slot, by which the others are named, goes with the network.
 //! Idempotent. Goes on past problems and tells them all.
 
-use std::fs;
 use std::io;
 use std::sync::Arc;
 
+use linux::untrusted_dir;
 use tokio::time::timeout;
 
 use super::Handle;
@@ -54,10 +54,7 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle, what: Disk) -> Ve
         })
         .await
     };
-    let files = blocking(move || match fs::remove_dir_all(&vm_dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    });
+    let files = blocking(move || untrusted_dir::remove_tree(&vm_dir));
     let outcomes = [network, disk, files.await];
     fail::fail_point!("release::all-tried");
     outcomes.into_iter().filter_map(Result::err).collect()

@@ -45,7 +45,7 @@ fn a_flat_image_is_the_disk_bit_for_bit_and_no_larger() {
     let flat = world.dir.path().join("flat.ext4");
     forget_cached();
     let start = Instant::now();
-    disks.flatten(&ids[0], &world.dir_of(&ids[0]), &flat).unwrap();
+    disks.flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat).unwrap();
     let took = start.elapsed();
     forget_cached();
     let (reading, same) = compare(&path, &flat);
@@ -56,7 +56,7 @@ fn a_flat_image_is_the_disk_bit_for_bit_and_no_larger() {
     println!("flatten: {took:?}; reading the device once: {reading:?}; {} MiB allocated", allocated / MIB);
     assert!(took <= reading.mul_f64(1.3), "{took:?}, and {reading:?} for reading");
     // Again, over the first one.
-    disks.flatten(&ids[0], &world.dir_of(&ids[0]), &flat).unwrap();
+    disks.flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat).unwrap();
     world.remove(&disks, &ids[0]);
     world.assert_nothing_left(&ids);
 }
@@ -94,7 +94,7 @@ fn a_disk_that_is_filled_to_the_end_is_full_and_not_broken() {
         drop(mounted);
         assert!(matches!(linux::dm::fill(&hostd::disk::device_name(&ids[0])).unwrap(), linux::dm::Fill::Used(_)));
         let flat = world.dir.path().join("flat.ext4");
-        disks.flatten(&ids[0], &world.dir_of(&ids[0]), &flat).unwrap();
+        disks.flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat).unwrap();
         let (clean, said) = run("e2fsck", &["-fn", flat.to_str().unwrap()]);
         assert!(clean, "{said}");
         world.remove(&disks, &ids[0]);

@@ -34,7 +34,8 @@ fn a_group_writes_to_its_disk_no_faster_than_it_may() {
     let tree = Tree::prepare("wtest-io").unwrap().expect("control groups of version 2");
     assert!(tree.controllers().iter().any(|name| name == "io"), "this host's groups have no controller io");
     let group = tree.group("writer");
-    cgroup::create(&group, &Limits { cpu_percent: 100, weight: 100, memory_bytes: 256 << 20, tasks: 8 }).unwrap();
+    cgroup::create(&group, &Limits { cpu_percent: 100, weight: 100, memory_bytes: 256 << 20, swap_bytes: 0, tasks: 8 })
+        .unwrap();
     let limits = DiskLimits { bytes: Some(1 << 20), operations: None };
     assert!(cgroup::limit_disk(&group, &device, limits).unwrap());
     let slow = time_to_write(&device, &group);

@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use crate::exec::Program;
 pub use filter::{Call, Enforcement, Syscalls};
 pub use privileges::Limits;
-pub use tree::Access;
+pub use tree::{Access, memory_dir};
 
 /// Where programs have their libraries and data. Nothing in there is secret; it is shown read-only.
 const SYSTEM: &str = "/usr";
@@ -124,6 +124,11 @@ impl Jail {
         Ok(())
     }
 
+    /// Attaches a mount that is attached nowhere yet, such as a [`memory_dir`], at `path`.
+    pub fn attach(&mut self, path: &Path, mount: OwnedFd) {
+        self.trees.push(Tree { path: path.to_owned(), mount, is_dir: true });
+    }
+
     /// Whether the file's mode lets the jail's user in.
     fn check(&self, path: &Path, found: &fs::Metadata, access: Access) -> io::Result<()> {
         let owned = found.uid() == self.uid;
@@ -131,6 +136,7 @@ impl Jail {
         let bits = match access {
             Access::Read => 0o4,
             Access::Write => 0o6,
+            Access::OpenFiles => 0o1,
         };
         let bits = if found.is_dir() { bits | 0o1 } else { bits };
         if (found.mode() >> shift) & bits == bits {
@@ -138,7 +144,7 @@ impl Jail {
         }
         let (mode, owner, user) = (found.mode() & 0o7777, found.uid(), self.uid);
         let fix = match access {
-            Access::Read => format!("type: chmod o+rX {}", path.display()),
+            Access::Read | Access::OpenFiles => format!("type: chmod o+rX {}", path.display()),
             Access::Write => "it must belong to that user".to_owned(),
         };
         let problem = format!("its mode is {mode:04o} and its owner {owner}, which shuts out user {user}; {fix}");

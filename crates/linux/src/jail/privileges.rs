@@ -21,11 +21,16 @@ pub struct Limits {
     pub tasks: u64,
     /// Open file descriptors.
     pub files: u64,
+    /// Length of each file that it makes longer. Beyond it a write fails with `EFBIG`; the signal that comes with it is
+    /// ignored unless the program handles it.
+    pub file_bytes: u64,
+    /// Address space, `None` for as much as the program likes: its control group counts what it really uses.
+    pub address_bytes: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { tasks: 256, files: 1024 }
+        Self { tasks: 256, files: 1024, file_bytes: 64 << 20, address_bytes: None }
     }
 }
 
@@ -48,10 +53,15 @@ impl Child {
             (Resource::Memlock, 0),
             (Resource::Nofile, self.limits.files),
             (Resource::Nproc, self.limits.tasks),
+            (Resource::Fsize, self.limits.file_bytes),
+            (Resource::As, self.limits.address_bytes.unwrap_or(u64::MAX)),
         ];
         for (resource, limit) in limits {
             lower(resource, limit)?;
         }
+        // Stays ignored over exec. By default it would end the VMM, and with it the guest, where a failed write does.
+        // SAFETY: sets no handler.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         close_on_exec()?;
         drop_capabilities()?;
         leave_keyrings()?;
@@ -79,7 +89,7 @@ fn leave_keyrings() -> io::Result<()> {
 /// For good. Raising it again would take a capability.
 fn lower(resource: Resource, limit: u64) -> io::Result<()> {
     let now = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
-    let limit = Some(limit.min(now));
+    let limit = Some(limit.min(now)).filter(|limit| *limit != u64::MAX);
     Ok(rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit })?)
 }
 

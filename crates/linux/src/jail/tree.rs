@@ -18,6 +18,8 @@ use rustix::mount::{
 pub enum Access {
     Read,
     Write,
+    /// The directory is not its own: it makes no names there, but may open and change the files that belong to it.
+    OpenFiles,
 }
 
 /// A second mount of what is at `path`, without what is mounted below it, cut off from later mounts of the host.
@@ -26,7 +28,7 @@ pub(super) fn open(path: &Path, access: Access) -> io::Result<OwnedFd> {
     let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     match access {
         Access::Read => flags |= MountAttrFlags::MOUNT_ATTR_RDONLY,
-        Access::Write => flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        Access::Write | Access::OpenFiles => flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC,
     }
     set_attributes(&tree, flags)?;
     Ok(tree)
@@ -34,12 +36,35 @@ pub(super) fn open(path: &Path, access: Access) -> io::Result<OwnedFd> {
 
 /// A new file system in memory, empty.
 pub(super) fn memory(size: &str) -> io::Result<OwnedFd> {
+    let options = [("source", "jail"), ("size", size), ("nr_inodes", "1k"), ("mode", "0755")];
+    mount_memory(&options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+}
+
+/// Creates an empty directory in memory for the user of a jail, which belongs to that user. Nothing of it is on disk, it
+/// has no name on the host, and it goes with the last process and descriptor that has it: there is nothing to clear.
+///
+/// # Errors
+/// What the kernel said.
+pub fn memory_dir(uid: u32, gid: u32, bytes: u64, inodes: u64) -> io::Result<OwnedFd> {
+    let [uid, gid, size, inodes] = [uid.into(), gid.into(), bytes, inodes].map(|number: u64| number.to_string());
+    let options = [
+        ("source", "jail"),
+        ("size", &*size),
+        ("nr_inodes", &*inodes),
+        ("mode", "0700"),
+        ("uid", &*uid),
+        ("gid", &*gid),
+    ];
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mount_memory(&options, flags | MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+fn mount_memory(options: &[(&str, &str)], flags: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in [("source", "jail"), ("size", size), ("nr_inodes", "1k"), ("mode", "0755")] {
-        fsconfig_set_string(&context, key, value)?;
+    for (key, value) in options {
+        fsconfig_set_string(&context, *key, *value)?;
     }
     fsconfig_create(&context)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }
 

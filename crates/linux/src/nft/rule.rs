@@ -148,6 +148,13 @@ impl Rule {
         self.ask(Step::Meta(MetaKeys::Mark), CmpOps::Eq, mark.to_ne_bytes().to_vec())
     }
 
+    /// Was sent by a process of another user than root, through a socket in this namespace. What the kernel sends by itself
+    /// or passes on has no socket.
+    #[must_use]
+    pub fn sent_by_other_than_root(self) -> Self {
+        self.ask(Step::Meta(MetaKeys::Skuid), CmpOps::Neq, 0_u32.to_ne_bytes().to_vec())
+    }
+
     /// Belongs to a connection in one of these states.
     #[must_use]
     pub fn ct_state(mut self, states: u32) -> Self {

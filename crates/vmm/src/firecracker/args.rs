@@ -12,6 +12,7 @@ use super::client::SOCKET;
 
 /// Names in the directory of the VM.
 pub(super) const LOG: &str = "firecracker.log";
+/// Standard error of VMs of an earlier version.
 pub(super) const STDERR: &str = "stderr.log";
 pub(super) const CONSOLE: &str = "console";
 pub(super) const METRICS: &str = "metrics";
@@ -77,7 +78,7 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
+            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 1 << 20 },
             modules: None,
             net: None,
             jail: None,

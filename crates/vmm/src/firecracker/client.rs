@@ -9,6 +9,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,13 +17,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use linux::process::Process;
+use linux::untrusted_dir::{PinnedSocket, UntrustedDir};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use crate::console::printable;
-use crate::files::short;
+use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
 use super::api::{
@@ -56,9 +58,25 @@ const REASON_LIMIT: usize = 1000;
 /// Speaks to the Firecracker whose socket is in a directory.
 #[derive(Debug, Clone)]
 pub struct Client {
-    dir: PathBuf,
+    dir: Dir,
     /// The only process that may answer, if it is known.
     server: Option<u32>,
+}
+
+/// Where its socket is.
+#[derive(Debug, Clone)]
+enum Dir {
+    Named(PathBuf),
+    Of(Arc<RunDir>),
+}
+
+impl Dir {
+    fn socket(&self) -> io::Result<PinnedSocket> {
+        match self {
+            Self::Named(path) => UntrustedDir::open(path)?.socket(SOCKET),
+            Self::Of(run) => run.socket(SOCKET),
+        }
+    }
 }
 
 /// Body of an answer that is an error.
@@ -75,13 +93,13 @@ struct Fault {
 impl Client {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), server: None }
+        Self { dir: Dir::Named(dir.into()), server: None }
     }
 
     /// Speaks to that process only: it could have put another's socket in place of its own.
     #[must_use]
-    pub fn of(dir: impl Into<PathBuf>, process: &Process) -> Self {
-        Self { dir: dir.into(), server: Some(process.pid()) }
+    pub(crate) fn of(run: &Arc<RunDir>, process: &Process) -> Self {
+        Self { dir: Dir::Of(Arc::clone(run)), server: Some(process.pid()) }
     }
 
     pub async fn instance(&self) -> Result<InstanceInfo> {
@@ -193,7 +211,7 @@ impl Client {
 
     async fn request(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Bytes> {
         let command = format!("{method} {path}");
-        let broken = |source| Error::Io { action: "speak to Firecracker over", path: self.dir.join(SOCKET), source };
+        let broken = |source| Error::Io { action: "speak to Firecracker over", path: SOCKET.into(), source };
         let answered = match tokio::time::timeout(limit, self.exchange(method, path, body)).await {
             Ok(answered) => answered,
             Err(_elapsed) => return Err(Error::Timeout { command, seconds: limit.as_secs() }),
@@ -208,7 +226,7 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> io::Result<(StatusCode, Bytes)> {
-        let socket = UnixStream::connect(short(&self.dir)?.path(SOCKET)).await?;
+        let socket = UnixStream::connect(self.dir.socket()?.path()).await?;
         let answers = socket.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
         if self.server.is_some() && answers != self.server {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else answers on the socket"));

@@ -24,9 +24,10 @@ use linux::process::Ended;
 
 use crate::Exit;
 use crate::console::Console;
+use crate::output::Output;
 use crate::process::{last_words, tail};
 
-use super::args::{LOG, STDERR};
+use super::args::LOG;
 
 /// Bytes of the log in which the end is looked for.
 const LOG_END: u64 = 4096;
@@ -42,7 +43,7 @@ pub(super) fn unwatched(dir: &Path) -> Option<Exit> {
 }
 
 /// The end of a VM whose process has ended, and whose console has been read up to its end.
-pub(super) fn explain(ended: io::Result<Ended>, dir: &Path, console: &mut Console) -> Exit {
+pub(super) fn explain(ended: io::Result<Ended>, dir: &Path, output: &Output, console: &mut Console) -> Exit {
     if let Some(text) = console.panic() {
         return Exit::Panic(text);
     }
@@ -51,14 +52,14 @@ pub(super) fn explain(ended: io::Result<Ended>, dir: &Path, console: &mut Consol
         Ok(Ended::Code(0)) => Exit::Reset,
         Ok(Ended::Unknown) if log.contains(CLEAN) => Exit::Reset,
         Ok(Ended::Code(_) | Ended::Unknown) if log.contains(TRIPLE_FAULT) => Exit::Reset,
-        Ok(ended) => Exit::Vmm(format!("Firecracker ended with {ended}{}; {}", meaning(ended), words(dir))),
+        Ok(ended) => Exit::Vmm(format!("Firecracker ended with {ended}{}; {}", meaning(ended), words(dir, output))),
         Err(error) => Exit::Vmm(format!("the end of Firecracker cannot be seen: {error}")),
     }
 }
 
 /// The last that Firecracker said, for people: on its standard error, else in its log.
-pub(super) fn words(dir: &Path) -> String {
-    let said = last_words(&dir.join(STDERR)).or_else(|| last_words(&dir.join(LOG)));
+pub(super) fn words(dir: &Path, output: &Output) -> String {
+    let said = output.last_words().or_else(|| last_words(&dir.join(LOG)));
     said.unwrap_or_else(|| "it gave no reason".into())
 }
 
@@ -86,7 +87,8 @@ mod tests {
         std::fs::write(dir.path().join(LOG), log).unwrap();
         let mut heard = Console::default();
         heard.push(console);
-        explain(Ok(ended), dir.path(), &mut heard)
+        let (output, _) = Output::create(dir.path(), "stderr").unwrap();
+        explain(Ok(ended), dir.path(), &output, &mut heard)
     }
 
     #[test]

@@ -5,17 +5,17 @@
 //! | file | written | by |
 //! |---|---|---|
 //! | `memory`, or `memory.base` and others; `layers.json` | see [`memory`] | us (mode 0600; 0444 where it is mapped, in a directory of 0700) |
-//! | `run/pager.sock`, `pager.log`, `working-set` | before a restore | see [`pager`] |
+//! | `pager.stderr`, `working-set` | before a restore | see [`pager`] |
 //! | `state` | before a restore | us (mode 0600) |
 //! | `console`, `metrics` | before the start | us: pipes of Firecracker's user, that it writes to |
 //! | `firecracker.log` | before the start | us, for Firecracker to write to |
-//! | `stderr.log` | at the start | Firecracker's standard error |
-//! | `run/` | before the start | us; where Firecracker can make files, and its working directory |
-//! | `run/disk` | before the start | us: a link to the disk, whose name is in snapshots |
-//! | `run/api.sock` | at the start | Firecracker |
-//! | `run/memory.unfinished`, `run/state.unfinished` | during a snapshot | Firecracker |
+//! | `stderr` | before the start | us: a pipe that is Firecracker's standard error ([`output`](crate::output)) |
+//! | `out/memory.unfinished` | during a snapshot | us, for Firecracker to fill; it can make no names in `out` |
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
 //! | `metrics.json` | once a minute | us: the newest metrics |
+//!
+//! In memory, in its working directory ([`run_dir`](crate::run_dir)): `disk`, a link to the disk, whose name is in
+//! snapshots; `api.sock`; `pager.sock` during a restore; `state.unfinished` during a snapshot.
 //!
 //! If this process dies before `vm.json` is there, [`adopt`](Driver::adopt) finds the Firecracker by its command line
 //! and ends it; also one that has not started its guest. If it dies later, the VM goes on. What the guest says then
@@ -44,6 +44,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use linux::process::Identity;
+use linux::untrusted_dir::DirIdentity;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -75,6 +76,12 @@ struct Record {
     /// The process that serves its memory.
     #[serde(default)]
     pager: Option<Identity>,
+    /// Its working directory, where that is in memory.
+    #[serde(default)]
+    run: Option<DirIdentity>,
+    /// It writes memory to files in `out`, not in its working directory.
+    #[serde(default)]
+    out: bool,
 }
 
 /// Tells records and manifests of this driver from those of others.

@@ -7,11 +7,13 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::files::in_file;
 use crate::fit::{self, checksum, lengths, same};
 use crate::flat::{self, MEMORY, Memory};
 use crate::pager::{self, Pager, Prepared};
+use crate::run_dir::RunDir;
 use crate::{Error, Result, VmConfig, cpu, record};
 
 use super::api::{MemoryBackend, NetworkOverride, SnapshotLoad};
@@ -27,15 +29,16 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let found = fits(&config, &snapshot).map_err(|reason| Error::BadSnapshot { dir: snapshot.clone(), reason })?;
     let disk = &config.disk.path;
     File::open(disk).map_err(in_file("open", disk))?;
-    prepare(&config)?;
+    let run = prepare(&config)?;
     let (from, to, serves) = (snapshot.clone(), config.clone(), host.pager.is_some());
-    let taken = tokio::task::spawn_blocking(move || take(&from, &found.memory, &to, serves)).await;
+    let own_run = Arc::clone(&run);
+    let taken = tokio::task::spawn_blocking(move || take(&from, &found.memory, &to, &own_run, serves)).await;
     let taken = taken.map_err(io::Error::other).flatten().map_err(flat::damaged(&snapshot))?;
     let files = match taken {
         None => Files { write: &[STATE], read: &[MEMORY], devices: &[] },
         Some(_) => Files { write: &[STATE], read: &[], devices: &[linux::uffd::DEVICE] },
     };
-    let mut started = launch(&host, &config, files).await?;
+    let mut started = launch(&host, &config, run, files).await?;
     let loaded = async {
         if let (Some(prepared), Some(program)) = (taken, &host.pager) {
             serve(&mut started, program, &config, prepared, &snapshot).await?;
@@ -49,7 +52,13 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
 }
 
 /// Takes the files under names of the VM's own, and prepares the server of its memory if it is to have one.
-fn take(snapshot: &Path, memory: &Memory, config: &VmConfig, serves: bool) -> io::Result<Option<Prepared>> {
+fn take(
+    snapshot: &Path,
+    memory: &Memory,
+    config: &VmConfig,
+    run: &RunDir,
+    serves: bool,
+) -> io::Result<Option<Prepared>> {
     if config.jail.is_some() {
         // Before anybody may read it.
         for dir in [snapshot, &config.dir] {
@@ -75,7 +84,7 @@ fn take(snapshot: &Path, memory: &Memory, config: &VmConfig, serves: bool) -> io
         }
         Memory::Diff(_) => {
             pager::check(&memory, &config.dir)?;
-            Some(pager::prepare(config, &memory, snapshot)?)
+            Some(pager::prepare(config, &memory, run, snapshot)?)
         }
     };
     Ok(prepared)
@@ -115,7 +124,7 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     // A Firecracker that cannot use the files says so and ends.
     loaded.map_err(|error| match error {
         Error::Refused { reason, .. } => bad(reason),
-        other => bad(format!("{other}: {}", super::end::words(&started.dir))),
+        other => bad(format!("{other}: {}", super::end::words(&started.dir, &started.output))),
     })?;
     match &config.net {
         Some(_) => instance_data(&started.client, config).await,
@@ -179,7 +188,7 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
+            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 1 << 20 },
             modules: None,
             net: None,
             jail: Some(Jail { uid: 7, gid: 7, cgroup: None, disk: Default::default() }),
@@ -191,7 +200,7 @@ mod tests {
     fn siblings_read_the_memory_of_their_snapshot_and_write_to_nothing_of_it() {
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config) = snapshot(root.path(), |_| {});
-        assert!(take(&snapshot, &Memory::Flat, &config, true).unwrap().is_none());
+        assert!(take(&snapshot, &Memory::Flat, &config, &RunDir::create(&config).unwrap(), true).unwrap().is_none());
         let of = |path: PathBuf| fs::metadata(path).unwrap();
         let (theirs, own) = (of(snapshot.join(MEMORY)), of(config.dir.join(MEMORY)));
         assert_eq!((theirs.ino(), own.mode() & 0o777), (own.ino(), 0o444));
@@ -212,24 +221,25 @@ mod tests {
             };
             let written = std::iter::once(4096..8192).collect::<Vec<_>>();
             let seal = crate::diff::write(&snapshot.join(flat::DIFF), 1 << 20, &written, fill).unwrap();
-            fs::create_dir(config.dir.join(crate::jail::RUN)).unwrap();
-            (snapshot, config, Memory::Diff(vec![seal]))
+            let run = RunDir::create(&config).unwrap();
+            (snapshot, config, run, Memory::Diff(vec![seal]))
         };
         let root = tempfile::tempdir().unwrap();
-        let (snapshot, config, memory) = layered(root.path());
-        assert!(take(&snapshot, &memory, &config, true).unwrap().is_some());
+        let (snapshot, config, run, memory) = layered(root.path());
+        assert!(take(&snapshot, &memory, &config, &run, true).unwrap().is_some());
         assert_eq!(memory::read(&config.dir).unwrap(), Some(memory.clone()));
         assert!(!snapshot.join(MEMORY).exists() && memory.is_whole(&config.dir, 1 << 20).is_ok());
-        assert!(config.dir.join(crate::jail::RUN).join(pager::SOCKET).exists());
+        run.socket(pager::SOCKET).unwrap();
+        run.remove(pager::SOCKET).unwrap();
         // Damage is seen in what it was given, whoever changes the snapshot's name for it.
         memory::remove(&config.dir).unwrap();
         fs::remove_file(config.dir.join(STATE)).unwrap();
         fs::write(snapshot.join(flat::DIFF), vec![0; 8192]).unwrap();
-        let error = take(&snapshot, &memory, &config, true).unwrap_err();
+        let error = take(&snapshot, &memory, &config, &run, true).unwrap_err();
         assert!(error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"), "{error}");
         let root = tempfile::tempdir().unwrap();
-        let (snapshot, config, memory) = layered(root.path());
-        assert!(take(&snapshot, &memory, &config, false).unwrap().is_none());
+        let (snapshot, config, run, memory) = layered(root.path());
+        assert!(take(&snapshot, &memory, &config, &run, false).unwrap().is_none());
         assert_eq!(memory::read(&config.dir).unwrap(), Some(Memory::Flat));
         let whole = fs::read(config.dir.join(MEMORY)).unwrap();
         assert!(whole[..4096] == [7; 4096] && whole[4096..8192] == [9; 4096] && whole.len() == 1 << 20);

@@ -10,7 +10,7 @@
 //! it was then ([`memory`]). So a new snapshot goes:
 //!
 //! ```text
-//!  run/memory.unfinished, all holes
+//!  out/memory.unfinished, all holes
 //!     │ Firecracker puts in the pages that were written since, and writes the state
 //!     ├─ after a boot: that is all memory ─→ memory
 //!     └─ otherwise its pages ─────────────→ memory.diff, over what the last snapshot was of
@@ -18,24 +18,30 @@
 //! What is a hole afterwards was not written, pages of zeroes were. Where the file system cannot tell them apart, and
 //! where there are as many differences as may be, the file begins as a copy of the memory before, and is all of it.
 //!
+//! Firecracker opens the file in a directory of ours ([`OUT`]), where it can change no names; that of an earlier version
+//! does so in its working directory, which is its own. Either way we use the file that we made, by its descriptor, and
+//! take it out of reach of descriptors that Firecracker may have kept ([`UntrustedDir::take_file`]). The state is small:
+//! it is written to the working directory and copied.
+//!
 //! Firecracker forgets which pages were written once it has been asked. If it fails, or this process dies before the
 //! new memory is there, none counts, and the next snapshot is of all memory. A failure removes what it wrote to the
 //! directory of the snapshot. If this process dies, that has no manifest, and no one restores it.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, lchown};
+use std::os::unix::fs::{FileExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use linux::untrusted_dir::UntrustedDir;
 use serde::{Deserialize, Serialize};
 
 use crate::diff::Seal;
-use crate::files::{self, blocking, in_file, must_be_empty, new_file, place};
+use crate::files::{blocking, in_file, must_be_empty, place};
 use crate::fit::{MANIFEST, sum};
 use crate::flat::{self, BASE, DEPTH, MEMORY, Memory, diff_name};
-use crate::jail::RUN;
+use crate::run_dir::{OUT, RunDir, STATE_LIMIT};
 use crate::{Error, Result, cpu, diff};
 
 use super::api::{SnapshotCreate, SnapshotType, State};
@@ -46,7 +52,7 @@ use super::{Name, memory};
 /// Version of this layout.
 pub(super) const VERSION: u32 = 2;
 
-/// Names in Firecracker's working directory, for as long as it writes.
+/// Names of what Firecracker writes, for as long as it does.
 const NEW_MEMORY: &str = "memory.unfinished";
 const NEW_STATE: &str = "state.unfinished";
 
@@ -76,9 +82,8 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
         return Err(Error::Refused { command: "snapshot".into(), reason });
     }
     let written = write_files(&vm, &dir).await;
-    for name in [NEW_MEMORY, NEW_STATE] {
-        files::remove(&vm.dir.join(RUN).join(name))?;
-    }
+    let cleared = Targets::of(&vm).and_then(|targets| targets.clear());
+    cleared.map_err(in_file("remove what Firecracker wrote in", &vm.dir))?;
     if written.is_err() {
         let layers = (0..DEPTH).map(diff_name);
         for name in layers.chain([MANIFEST, STATE, MEMORY, BASE].map(str::to_owned)) {
@@ -91,14 +96,14 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
 async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     let (kind, over) = begin(vm).await?;
     let request =
-        SnapshotCreate { snapshot_type: kind, snapshot_path: NEW_STATE.into(), mem_file_path: NEW_MEMORY.into() };
+        SnapshotCreate { snapshot_type: kind, snapshot_path: NEW_STATE.into(), mem_file_path: memory_path(vm) };
     let bytes = u64::from(vm.record.memory_mb) << 20;
     vm.client.create_snapshot(&request, bytes).await.map_err(|error| in_its_words(error, &vm.dir))?;
     let (own, to) = (vm.dir.clone(), dir.to_owned());
+    let targets = Targets::of(vm).map_err(in_file("open what Firecracker wrote in", &vm.dir))?;
     let memory = blocking("write", dir, move || {
-        take(&own.join(RUN).join(NEW_STATE), &own.join(STATE))?;
-        place(&own.join(STATE), &to.join(STATE))?;
-        let memory = take_memory(&own, over, bytes)?;
+        targets.run.copy_file(NEW_STATE, STATE_LIMIT, &to.join(STATE))?;
+        let memory = take_memory(&own, &targets.out, over, bytes)?;
         // It is the VM's from now on, also if the snapshot gets none of it.
         memory::write(&own, &memory)?;
         memory.names().iter().try_for_each(|name| place(&own.join(name), &to.join(name)))?;
@@ -115,46 +120,67 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
 }
 
+/// The directories in which Firecracker opens what it writes.
+struct Targets {
+    run: Arc<RunDir>,
+    out: UntrustedDir,
+}
+
+impl Targets {
+    fn of(vm: &Shared) -> io::Result<Self> {
+        let out = if vm.record.out { UntrustedDir::open(&vm.dir.join(OUT)) } else { vm.run.try_clone() }?;
+        Ok(Self { run: Arc::clone(&vm.run), out })
+    }
+
+    /// Idempotent.
+    fn clear(&self) -> io::Result<()> {
+        self.out.remove(NEW_MEMORY)?;
+        self.run.remove(NEW_STATE)
+    }
+}
+
+/// The file for the memory, as Firecracker names it.
+fn memory_path(vm: &Shared) -> PathBuf {
+    if vm.record.out { vm.dir.join(OUT).join(NEW_MEMORY) } else { NEW_MEMORY.into() }
+}
+
 /// Makes the files that Firecracker writes to, which only its user can read, and says over what its memory will be;
 /// without that it is flat.
 async fn begin(vm: &Shared) -> Result<(SnapshotType, Option<Memory>)> {
     let (dir, bytes) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20);
+    let targets = Targets::of(vm).map_err(in_file("open the working directory of", &vm.dir))?;
     let made = move || {
-        let run = dir.join(RUN);
-        let user = fs::metadata(&run)?.uid();
-        let [new_memory, new_state] = [NEW_MEMORY, NEW_STATE].map(|name| run.join(name));
+        let user = targets.run.owner()?;
+        targets.clear()?;
         let known = memory::read(&dir)?;
         memory::forget(&dir)?;
         let kind = if known.is_some() { SnapshotType::Diff } else { SnapshotType::Full };
-        let over = known.map(|known| prepare(&dir, &known, bytes, &new_memory)).transpose()?.flatten();
-        if kind == SnapshotType::Full {
-            new_file(&new_memory)?;
-        }
-        new_file(&new_state)?;
-        // Whatever is there by now: what a link leads to stays as it is.
-        lchown(new_memory, Some(user), None)?;
-        lchown(new_state, Some(user), None)?;
+        let new = targets.out.create_file(NEW_MEMORY)?;
+        let over = known.map(|known| prepare(&dir, &known, bytes, &new)).transpose()?.flatten();
+        let state = targets.run.create_file(NEW_STATE)?;
+        // By their descriptors: whatever has their names by now stays as it is.
+        fchown(new, Some(user), None)?;
+        fchown(state, Some(user), None)?;
         Ok((kind, over))
     };
     blocking("make the files of a snapshot in", &vm.dir, made).await
 }
 
 /// Makes the file that the written pages are added to: holes, over the known memory, or a copy of all of that.
-fn prepare(dir: &Path, known: &Memory, bytes: u64, new: &Path) -> io::Result<Option<Memory>> {
-    let holes = || new_file(new)?.set_len(bytes);
+fn prepare(dir: &Path, known: &Memory, bytes: u64, new: &File) -> io::Result<Option<Memory>> {
     if memory::is_blank(dir, known)? {
-        return holes().map(|()| None);
+        return new.set_len(bytes).map(|()| None);
     }
     if known.diffs().len() < DEPTH && linux::sparse::is_exact(dir, bytes)? {
-        return holes().map(|()| Some(known.clone()));
+        return new.set_len(bytes).map(|()| Some(known.clone()));
     }
-    flat::merge(dir, known, bytes, new, &AtomicBool::new(false)).map(|_| None)
+    flat::merge(dir, known, bytes, new, &AtomicBool::new(false)).map(|()| None)
 }
 
 /// Makes what Firecracker wrote a part of the memory in the directory of its VM.
-fn take_memory(dir: &Path, over: Option<Memory>, bytes: u64) -> io::Result<Memory> {
+fn take_memory(dir: &Path, out: &UntrustedDir, over: Option<Memory>, bytes: u64) -> io::Result<Memory> {
     let new = dir.join(NEW_MEMORY);
-    take(&dir.join(RUN).join(NEW_MEMORY), &new)?;
+    out.take_file(NEW_MEMORY, &new)?;
     let Some(under) = over else {
         flat::remove_all(dir, &new)?;
         fs::rename(&new, dir.join(MEMORY))?;
@@ -181,17 +207,6 @@ fn write_pages(pages: &File, bytes: u64, diff: &Path) -> io::Result<Seal> {
     diff::write(diff, bytes, &linux::sparse::data(pages)?, |part, at| pages.read_exact_at(part, at))
 }
 
-/// Makes a file ours that was Firecracker's. It could have put anything in its place, such as a link.
-fn take(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    if !fs::symlink_metadata(to)?.is_file() {
-        fs::remove_file(to)?;
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "Firecracker has put something else in its place"));
-    }
-    let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
-    lchown(to, Some(owner.uid()), Some(owner.gid()))
-}
-
 /// Firecracker tells errors of the system in words only; that a disk is full is worth knowing.
 fn in_its_words(error: Error, dir: &Path) -> Error {
     let Error::Refused { reason, .. } = &error else { return error };
@@ -210,53 +225,70 @@ fn os_error(text: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_firecracker_wrote_is_taken_only_if_it_is_a_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let [new, own, secret] = ["new", "own", "secret"].map(|name| dir.path().join(name));
-        fs::write(&secret, b"of the host").unwrap();
-        new_file(&new).unwrap();
-        assert!(new_file(&new).is_err());
-        take(&new, &own).unwrap();
-        assert!(own.exists() && !new.exists());
-        std::os::unix::fs::symlink(&secret, &new).unwrap();
-        assert!(new_file(&new).is_err());
-        assert!(take(&new, &own).is_err());
-        assert!(!own.exists() && fs::read(&secret).unwrap() == b"of the host");
-    }
+    use crate::{files, run_dir};
 
     #[test]
     fn each_snapshot_adds_what_was_written_and_their_number_is_bounded() {
         const BYTES: u64 = 1 << 20;
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        fs::create_dir(dir.join(RUN)).unwrap();
+        run_dir::create_out(dir).unwrap();
+        let out = UntrustedDir::open(&dir.join(OUT)).unwrap();
         memory::begin(dir, BYTES).unwrap();
-        let (mut model, new) = (vec![0; 1 << 20], dir.join(RUN).join(NEW_MEMORY));
+        let mut model = vec![0; 1 << 20];
         let exact = linux::sparse::is_exact(dir, BYTES).unwrap();
         for generation in 0..2 * DEPTH {
             let known = memory::read(dir).unwrap().unwrap();
             memory::forget(dir).unwrap();
-            let over = prepare(dir, &known, BYTES, &new).unwrap();
+            let file = out.create_file(NEW_MEMORY).unwrap();
+            let over = prepare(dir, &known, BYTES, &file).unwrap();
             // As Firecracker does it: pages of zeroes are written as well.
-            let file = File::options().write(true).open(&new).unwrap();
             for (page, byte) in [(generation, 7), (100, generation), (101, 0), (generation / 2, 0)] {
                 let (at, content) = (page * 4096, [u8::try_from(byte).unwrap(); 4096]);
                 file.write_all_at(&content, at as u64).unwrap();
                 model[at..at + 4096].copy_from_slice(&content);
             }
-            let memory = take_memory(dir, over, BYTES).unwrap();
+            drop(file);
+            let memory = take_memory(dir, &out, over, BYTES).unwrap();
             memory::write(dir, &memory).unwrap();
             let layers = if exact { generation % (DEPTH + 1) } else { 0 };
             assert_eq!((memory.diffs().len(), memory.is_whole(dir, BYTES)), (layers, Ok(())));
             let flat = dir.join("flat");
-            flat::merge(dir, &memory, BYTES, &flat, &AtomicBool::new(false)).unwrap();
+            flat::merge(dir, &memory, BYTES, &files::new_file(&flat).unwrap(), &AtomicBool::new(false)).unwrap();
             assert!(fs::read(&flat).unwrap() == model, "after {generation} generations");
             fs::remove_file(flat).unwrap();
         }
         memory::remove(dir).unwrap();
-        assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "but {RUN}");
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "but {OUT}");
+    }
+
+    /// The attack is a link in the place of the file that we made, while we still fill it.
+    #[test]
+    fn link_planted_during_merge_is_never_followed() {
+        const BYTES: u64 = 1 << 20;
+        let vm = tempfile::tempdir().unwrap();
+        let (dir, run) = (vm.path(), vm.path().join("run"));
+        fs::create_dir(&run).unwrap();
+        let secret = dir.join("memory.of-siblings");
+        fs::write(&secret, vec![5; 1 << 20]).unwrap();
+        fs::write(dir.join(BASE), vec![7; 1 << 20]).unwrap();
+        let fill = |buffer: &mut [u8], _| {
+            buffer.fill(9);
+            Ok(())
+        };
+        let pages: Vec<_> = std::iter::once(0..4096).collect();
+        let seals = (0..DEPTH).map(|number| diff::write(&dir.join(diff_name(number)), BYTES, &pages, fill).unwrap());
+        let known = Memory::Diff(seals.collect());
+        let out = UntrustedDir::open(&run).unwrap();
+        let new = out.create_file(NEW_MEMORY).unwrap();
+        fs::rename(run.join(NEW_MEMORY), run.join("x")).unwrap();
+        std::os::unix::fs::symlink(&secret, run.join(NEW_MEMORY)).unwrap();
+        assert_eq!(prepare(dir, &known, BYTES, &new).unwrap(), None);
+        assert!(fs::read(&secret).unwrap() == vec![5; 1 << 20], "no layer was written to it");
+        assert!(fs::read(run.join("x")).unwrap()[..4096] == [9; 4096]);
+        let taken = take_memory(dir, &out, None, BYTES).unwrap_err();
+        assert!(taken.kind() == io::ErrorKind::InvalidData && !dir.join(MEMORY).exists(), "{taken}");
+        assert!(fs::read(&secret).unwrap() == vec![5; 1 << 20]);
     }
 
     #[test]

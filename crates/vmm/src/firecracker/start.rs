@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +12,18 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::files::{in_file, private_file};
-use crate::jail::{self, Needs, RUN};
+use crate::jail::Needs;
+use crate::output::{Output, STDERR};
 use crate::pager::Pager;
 use crate::process::{self, OOM_SCORE_ADJ, ended};
+use crate::run_dir::{self, OUT, RunDir};
 use crate::{DiskFormat, Error, Net, Result, Vm, VmConfig, record, starts};
 
 use super::api::{
     Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics, MmdsConfig, MmdsVersion,
     NetworkInterface, Serial, State,
 };
-use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, NIC, STATE, STDERR, command_line};
+use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, NIC, STATE, command_line};
 use super::client::Client;
 use super::pipe::Pipe;
 use super::vm::FirecrackerVm;
@@ -47,6 +48,8 @@ const STATISTICS_INTERVAL_S: u16 = 10;
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) dir: PathBuf,
+    pub(super) run: Arc<RunDir>,
+    pub(super) output: Output,
     pub(super) process: Arc<Process>,
     pub(super) record: Record,
     pub(super) client: Client,
@@ -77,12 +80,12 @@ impl Started {
         {
             tracing::warn!(error = %second, dir = %self.dir.display(), "the server of its memory cannot be ended");
         }
-        if gone { ended_early(&self.dir) } else { error }
+        if gone { ended_early(&self.dir, &self.output) } else { error }
     }
 }
 
-fn ended_early(dir: &Path) -> Error {
-    Error::EndedEarly { program: "firecracker".into(), stderr: end::words(dir) }
+fn ended_early(dir: &Path, output: &Output) -> Error {
+    Error::EndedEarly { program: "firecracker".into(), stderr: end::words(dir, output) }
 }
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> {
@@ -90,10 +93,10 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> 
     for path in [&config.kernel, &config.initramfs, &config.disk.path] {
         File::open(path).map_err(in_file("open", path))?;
     }
-    prepare(&config)?;
+    let run = prepare(&config)?;
     memory::begin(&config.dir, u64::from(config.memory_mb) << 20)
         .map_err(in_file("make the memory in", &config.dir))?;
-    let started = launch(&host, &config, Files { write: &[], read: &[], devices: &[] }).await?;
+    let started = launch(&host, &config, run, Files { write: &[], read: &[], devices: &[] }).await?;
     match configure(&started.client, &host, &config).await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
         Err(error) => Err(started.fail(error).await),
@@ -110,47 +113,54 @@ pub(super) async fn check(config: &VmConfig) -> Result<()> {
 }
 
 /// Takes away what an earlier VM in this directory left, and makes what Firecracker opens under a fixed name.
-pub(super) fn prepare(config: &VmConfig) -> Result<()> {
+pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
     let dir = &config.dir;
-    let made = || -> io::Result<()> {
+    let made = || -> io::Result<Arc<RunDir>> {
         record::remove(dir)?;
         memory::remove(dir)?;
-        for name in [LOG, STDERR, STATE, METRICS_FILE] {
+        for name in [LOG, args::STDERR, STATE, METRICS_FILE] {
             match fs::remove_file(dir.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
         private_file(&dir.join(LOG))?;
-        jail::make_run(config)?;
-        symlink(&config.disk.path, dir.join(RUN).join(DISK))?;
-        match &config.modules {
-            Some(modules) => symlink(modules, dir.join(RUN).join(MODULES)),
-            None => Ok(()),
+        run_dir::create_out(dir)?;
+        let run = RunDir::create(config)?;
+        run.symlink(&config.disk.path, DISK)?;
+        if let Some(modules) = &config.modules {
+            run.symlink(modules, MODULES)?;
         }
+        Ok(Arc::new(run))
     };
     made().map_err(in_file("prepare", dir))
 }
 
 /// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no process is left.
-pub(super) async fn launch(host: &Host, config: &VmConfig, files: Files<'_>) -> Result<Started> {
+pub(super) async fn launch(host: &Host, config: &VmConfig, run: Arc<RunDir>, files: Files<'_>) -> Result<Started> {
     let dir = config.dir.clone();
     let pipe = |name| Pipe::make(&dir.join(name)).map_err(in_file("make a pipe in", &dir));
     let (console, metrics) = (pipe(CONSOLE)?, pipe(METRICS)?);
+    let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
     let spawn = Spawn {
         program: host.program.clone(),
         args: command_line(config),
         netns: config.net.as_ref().map(|net| net.netns.clone()),
-        log: Some(dir.join(STDERR)),
-        cwd: Some(dir.join(RUN)),
+        output: Some(writer),
+        cwd: Some(run_dir::path(&dir)),
         oom_score_adj: Some(OOM_SCORE_ADJ),
         ..Spawn::default()
     };
     let write = files.write.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
     let read = files.read.iter().map(|name| dir.join(name)).collect();
-    let devices = files.devices.iter().chain(&["/dev/kvm"]).map(PathBuf::from).collect();
+    // It opens the guest's network device itself.
+    let net = config.net.as_ref().map(|_| linux::tap::DEVICE);
+    let devices = files.devices.iter().chain(&["/dev/kvm"]).chain(&net).map(PathBuf::from).collect();
+    let open_files_in = vec![dir.join(OUT)];
     // It has filters of its own, one for each kind of thread.
-    let needs = Needs { devices, write, read, overhead_mb: OVERHEAD_MB, syscalls: Syscalls::NotDenied };
+    let syscalls = Syscalls::NotDenied;
+    let overhead_mb = OVERHEAD_MB;
+    let needs = Needs { run: Arc::clone(&run), open_files_in, devices, write, read, overhead_mb, syscalls };
     let process =
         Arc::new(process::start(spawn, config, needs, "FIRECRACKER_BIN must be the path of the program").await?);
     let record = Record {
@@ -160,10 +170,12 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, files: Files<'_>) -> 
         memory_mb: config.memory_mb,
         net: config.net.is_some(),
         pager: None,
+        run: run.recorded(),
+        out: true,
     };
-    let client = Client::of(dir.join(RUN), &process);
+    let client = Client::of(&run, &process);
     let written = record::write(&record, &dir).map_err(in_file("write vm.json in", &dir));
-    let started = Started { dir, process, record, client, console, metrics, pager: None };
+    let started = Started { dir, run, output, process, record, client, console, metrics, pager: None };
     let ready = async {
         written?;
         answer(&started).await?;
@@ -181,7 +193,7 @@ async fn answer(started: &Started) -> Result<()> {
     while let Err(error) = started.client.instance().await {
         let gone = started.process.has_ended().map_err(in_file("watch", &started.dir))?;
         if gone.is_some() {
-            return Err(ended_early(&started.dir));
+            return Err(ended_early(&started.dir, &started.output));
         }
         if Instant::now() >= deadline {
             tracing::debug!(%error, dir = %started.dir.display(), "Firecracker does not answer");
@@ -268,7 +280,14 @@ pub(super) async fn instance_data(client: &Client, config: &VmConfig) -> Result<
 /// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
 /// did not get to know that it exists.
 pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<Box<dyn Vm>>> {
-    let client = Client::of(dir.join(RUN), &process);
+    let run = match RunDir::adopt(&dir, &process, record.run) {
+        Ok(run) => Arc::new(run),
+        // It ends at this moment.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return over::find(&dir).await,
+        Err(error) => return Err(in_file("find the working directory of", &dir)(error)),
+    };
+    let output = Output::adopt(&dir, STDERR, args::STDERR);
+    let client = Client::of(&run, &process);
     let process = Arc::new(process);
     let pager = record.pager.as_ref().map(|identity| Pager::adopt(&dir, identity)).transpose();
     let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
@@ -295,5 +314,6 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
     }
     let open = |name| Pipe::open(&dir.join(name)).map_err(in_file("open a pipe in", &dir));
     let (console, metrics) = (open(CONSOLE)?, open(METRICS)?);
-    Ok(Some(Box::new(FirecrackerVm::new(Started { dir, process, record, client, console, metrics, pager }))))
+    let started = Started { dir, run, output, process, record, client, console, metrics, pager };
+    Ok(Some(Box::new(FirecrackerVm::new(started))))
 }

@@ -18,8 +18,10 @@ use async_trait::async_trait;
 use linux::process::{Ended, Process};
 
 use crate::console::Console;
+use crate::output::{self, Output};
 use crate::pager::Pager;
 use crate::process::{ended, to_the_end};
+use crate::run_dir::RunDir;
 use crate::watcher::Watcher;
 use crate::{Error, Exit, GuestMemory, Result, Then, Vm};
 
@@ -49,6 +51,8 @@ pub(super) struct FirecrackerVm {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) dir: PathBuf,
+    pub(super) run: Arc<RunDir>,
+    output: Output,
     pub(super) record: Record,
     pub(super) client: Client,
     process: Arc<Process>,
@@ -62,9 +66,10 @@ pub(super) struct Shared {
 
 impl FirecrackerVm {
     pub(super) fn new(started: Started) -> Self {
-        let Started { dir, process, record, client, console, metrics, pager } = started;
+        let Started { dir, run, output, process, record, client, console, metrics, pager } = started;
         let (heard, busy) = (Mutex::default(), tokio::sync::Mutex::default());
-        let shared = Arc::new(Shared { dir, record, client, process, pager, console, metrics, heard, busy });
+        let shared =
+            Arc::new(Shared { dir, run, output, record, client, process, pager, console, metrics, heard, busy });
         let watched = Arc::clone(&shared);
         let watcher = Watcher::spawn(async move { watched.watch().await });
         Self { shared, watcher }
@@ -113,11 +118,12 @@ impl Shared {
         tokio::pin!(ended, unserved);
         let mut metrics = Metrics::new(self.dir.join(METRICS_FILE));
         let mut tidy = tokio::time::interval(TIDY);
+        let mut output = tokio::time::interval(output::EVERY);
         loop {
             tokio::select! {
                 how = &mut ended => {
                     self.take_the_rest(&mut metrics);
-                    return end::explain(how, &self.dir, &mut self.heard());
+                    return end::explain(how, &self.dir, &self.output, &mut self.heard());
                 }
                 why = &mut unserved => {
                     self.end_vmm(&mut ended, &mut metrics).await;
@@ -133,6 +139,7 @@ impl Shared {
                 read = self.metrics.when_readable(|| self.measure(&mut metrics)) => {
                     report(read, "the metrics cannot be kept");
                 }
+                _ = output.tick() => self.output.drain(),
                 _ = tidy.tick() => report(self.tidy(), "the log cannot be kept small"),
             }
         }

@@ -23,9 +23,10 @@
 //! | file | written | by |
 //! |---|---|---|
 //! | `memory.base`, `memory.diff`, … | before the start | us: second names of the snapshot's files, which nobody may write |
-//! | `run/pager.sock` | before the start | us |
-//! | `pager.log` | when something is wrong | the pager's standard error |
+//! | `pager.stderr` | before the start | us: a pipe that is the pager's standard error ([`output`](crate::output)) |
 //! | `working-set` | some seconds after the restore | the pager, through a descriptor; we move it to the snapshot |
+//!
+//! Its socket `pager.sock` is in the VMM's working directory ([`run_dir`](crate::run_dir)).
 
 mod map;
 mod regions;
@@ -36,8 +37,7 @@ mod working;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::lchown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,11 +52,13 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use crate::diff::{self, Seal};
-use crate::files::{blocking, in_file, new_file, remove, short};
+use crate::files::{blocking, in_file, new_file, remove};
 use crate::fit::MANIFEST;
 use crate::flat::{self, Memory, WORKING_SET};
-use crate::jail::{self, RUN};
-use crate::process::{self, OOM_SCORE_ADJ, ended, last_words};
+use crate::jail;
+use crate::output::Output;
+use crate::process::{self, OOM_SCORE_ADJ, ended};
+use crate::run_dir::RunDir;
 use crate::{Error, Result, VmConfig};
 
 /// First argument of a program that is to be a pager. It is followed by the directory of the VM, or by [`PROBE`].
@@ -68,6 +70,8 @@ const CAN_SERVE: u8 = 86;
 
 /// Socket for the VMM, in its working directory.
 pub(crate) const SOCKET: &str = "pager.sock";
+/// Standard error of the pager, and of one of an earlier version.
+const STDERR: &str = "pager.stderr";
 pub(crate) const LOG: &str = "pager.log";
 const RECORDING: &str = "working-set";
 
@@ -150,16 +154,15 @@ pub(crate) struct Prepared {
     working: Option<File>,
 }
 
-/// Opens the layers, which are in the directory of the VM and were checked, and listens. [`RUN`] is there by now. Blocking.
+/// Opens the layers, which are in the directory of the VM and were checked, and listens in `run`. Blocking.
 ///
 /// # Errors
 /// What the system said.
-pub(crate) fn prepare(config: &VmConfig, memory: &Memory, snapshot: &Path) -> io::Result<Prepared> {
+pub(crate) fn prepare(config: &VmConfig, memory: &Memory, run: &RunDir, snapshot: &Path) -> io::Result<Prepared> {
     let bytes = u64::from(config.memory_mb) << 20;
-    let run = config.dir.join(RUN);
-    let listener = UnixListener::bind(short(&run)?.path(SOCKET))?;
+    let listener = UnixListener::bind(run.bind_path(SOCKET)?)?;
     if let Some(jail) = &config.jail {
-        lchown(run.join(SOCKET), Some(jail.uid), Some(jail.gid))?;
+        run.give(SOCKET, jail.uid, jail.gid)?;
     }
     let layers = memory.names().iter().map(|name| File::open(config.dir.join(name))).collect::<io::Result<_>>()?;
     let (working, file) = match File::open(snapshot.join(WORKING_SET)) {
@@ -177,9 +180,9 @@ pub(crate) fn prepare(config: &VmConfig, memory: &Memory, snapshot: &Path) -> io
 /// A pager that runs, or that ran when it was heard of last.
 #[derive(Debug, Clone)]
 pub struct Pager {
-    dir: PathBuf,
     /// `None`: it is gone, and nobody knows how that came about.
     process: Option<Arc<Process>>,
+    output: Arc<Output>,
 }
 
 /// Starts the pager of a VM, whose VMM has been started. After an error no process of it is left.
@@ -188,9 +191,10 @@ pub(crate) async fn start(program: &Path, config: &VmConfig, prepared: Prepared,
     remove(&dir.join(LOG))?;
     let records = prepared.task.working == Working::Record;
     let (program, config) = (program.to_owned(), config.clone());
+    let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
     let (process, control) =
-        blocking("start the server of memory for", &dir, move || launch(program, &config, &prepared)).await?;
-    let pager = Pager { dir: dir.clone(), process: Some(Arc::new(process)) };
+        blocking("start the server of memory for", &dir, move || launch(program, &config, &prepared, writer)).await?;
+    let pager = Pager { process: Some(Arc::new(process)), output: Arc::new(output) };
     let mut control = match ready(control).await {
         Ok(control) => control,
         Err(error) => {
@@ -210,14 +214,19 @@ pub(crate) async fn start(program: &Path, config: &VmConfig, prepared: Prepared,
     Ok(pager)
 }
 
-fn launch(program: PathBuf, config: &VmConfig, prepared: &Prepared) -> io::Result<(Process, UnixStream)> {
+fn launch(
+    program: PathBuf,
+    config: &VmConfig,
+    prepared: &Prepared,
+    output: OwnedFd,
+) -> io::Result<(Process, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let spawn = Spawn {
         jail: jail::beside(config, &program, Syscalls::Only(&[syscalls::CALLS], Enforcement::Enforce))?,
         program,
         args: vec![ARGUMENT.into(), config.dir.clone().into()],
         input: Some(theirs.into()),
-        log: Some(config.dir.join(LOG)),
+        output: Some(output),
         oom_score_adj: Some(OOM_SCORE_ADJ),
         ..Spawn::default()
     };
@@ -258,7 +267,7 @@ impl Pager {
     pub(crate) fn adopt(dir: &Path, identity: &Identity) -> io::Result<Self> {
         let is_ours = |process: &Process| identity.is_unique() || is_of(process, dir);
         let process = Process::adopt(identity)?.filter(is_ours).map(Arc::new);
-        Ok(Self { dir: dir.to_owned(), process })
+        Ok(Self { process, output: Arc::new(Output::adopt(dir, STDERR, LOG)) })
     }
 
     /// The process, while it was alive when it was looked for.
@@ -294,7 +303,7 @@ impl Pager {
     }
 
     fn words(&self) -> Option<String> {
-        last_words(&self.dir.join(LOG))
+        self.output.last_words()
     }
 }
 
@@ -316,17 +325,17 @@ pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result
         let content = fs::read(from.join(MANIFEST))?;
         let manifest: serde_json::Value = serde_json::from_slice(&content)?;
         let memory: Memory = serde_json::from_value(manifest["memory"].clone())?;
-        take(&from, &memory, &own)
+        take(&from, &memory, &own, &RunDir::on_disk(&own.dir)?)
     });
     let taken = taken.await.map_err(io::Error::other).flatten().map_err(flat::damaged(snapshot))?;
     start(program, config, taken, snapshot).await
 }
 
 /// Takes the layers of a snapshot, and looks whether they are what was written.
-fn take(snapshot: &Path, memory: &Memory, config: &VmConfig) -> io::Result<Prepared> {
+fn take(snapshot: &Path, memory: &Memory, config: &VmConfig, run: &RunDir) -> io::Result<Prepared> {
     let memory = flat::take(snapshot, memory, &config.dir)?;
     check(&memory, &config.dir)?;
-    prepare(config, &memory, snapshot)
+    prepare(config, &memory, run, snapshot)
 }
 
 /// Whether the differences in the directory of a VM are what was written.

@@ -4,17 +4,17 @@
 //! working directory, since a socket's name may have 107 bytes only (unix(7)).
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::jail::RUN;
-use crate::{DiskFormat, VmConfig};
+use crate::{DiskFormat, VmConfig, run_dir};
 
 use super::{Accel, Ram};
 
-/// Names in QEMU's working directory, which is [`RUN`] in the directory of the VM.
+/// Names in QEMU's working directory ([`run_dir`]).
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
 const PID_FILE: &str = "qemu.pid";
 
@@ -44,6 +44,8 @@ pub(super) struct Machine<'a> {
     pub(super) memory: &'a Path,
     /// Wait for device state instead of booting.
     pub(super) incoming: bool,
+    /// Number of the descriptor of the guest's network device, where it has one.
+    pub(super) tap: Option<RawFd>,
 }
 
 pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Vec<OsString>> {
@@ -70,7 +72,7 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
     line.pair("-append", &*kernel_args(config, machine));
     disk(&mut line, config)?;
     modules(&mut line, config)?;
-    net(&mut line, config);
+    net(&mut line, config, machine.tap);
     line.json("-device", &json!({"driver": "virtio-rng-device", "id": "rng"}));
     if machine.incoming {
         // Here rather than by commands: QEMU reads those byte by byte, at some 0.1 ms each.
@@ -85,7 +87,7 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
 
 /// Written by QEMU for itself: in its PID namespace it is the first process. For us its path is what counts.
 fn pid_file(dir: &Path) -> PathBuf {
-    dir.join(RUN).join(PID_FILE)
+    run_dir::path(dir).join(PID_FILE)
 }
 
 /// Arguments that tell the QEMU of the VM in `dir` from every other process.
@@ -166,10 +168,11 @@ fn modules(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
     Ok(())
 }
 
-fn net(line: &mut Line, config: &VmConfig) {
-    let Some(net) = &config.net else { return };
+/// The device is open already: QEMU is in a network namespace in which there is nothing.
+fn net(line: &mut Line, config: &VmConfig, tap: Option<RawFd>) {
+    let (Some(net), Some(tap)) = (&config.net, tap) else { return };
     let mac: Vec<String> = net.mac.iter().map(|byte| format!("{byte:02x}")).collect();
-    let tap = json!({"type": "tap", "id": "net", "ifname": net.tap, "script": "no", "downscript": "no"});
+    let tap = json!({"type": "tap", "id": "net", "fd": tap.to_string()});
     line.json("-netdev", &tap);
     line.json("-device", &json!({"driver": "virtio-net-device", "id": "nic", "netdev": "net", "mac": mac.join(":")}));
 }
@@ -210,7 +213,7 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: "quiet".into(),
-            disk: Disk { path: "/d,x".into(), format: DiskFormat::Qcow2, base: None },
+            disk: Disk { path: "/d,x".into(), format: DiskFormat::Qcow2, base: None, size_bytes: 1 << 30 },
             modules: None,
             jail: None,
             net: Some(Net { netns: "n".into(), tap: "tap0".into(), mac: [2, 0, 0, 0, 0, 0xab] }),
@@ -218,7 +221,7 @@ mod tests {
     }
 
     fn line(accel: Accel, ram: Ram, incoming: bool) -> Vec<String> {
-        let machine = Machine { accel, tsc_khz: Some(2_000_000), ram, memory: Path::new("/m"), incoming };
+        let machine = Machine { accel, tsc_khz: Some(2_000_000), ram, memory: Path::new("/m"), incoming, tap: Some(7) };
         let args = command_line(&config(), &machine).unwrap();
         args.into_iter().map(|arg| arg.into_string().unwrap()).collect()
     }
@@ -252,8 +255,8 @@ mod tests {
 
     #[test]
     fn module_disk_is_second_and_read_only() {
-        let machine =
-            Machine { accel: Accel::Tcg, tsc_khz: None, ram: Ram::File, memory: Path::new("/m"), incoming: false };
+        let (accel, ram, memory) = (Accel::Tcg, Ram::File, Path::new("/m"));
+        let machine = Machine { accel, tsc_khz: None, ram, memory, incoming: false, tap: None };
         let line = |modules: Option<&str>| -> Vec<String> {
             let config = VmConfig { modules: modules.map(PathBuf::from), ..config() };
             let args = command_line(&config, &machine).unwrap();
@@ -268,6 +271,12 @@ mod tests {
         assert!(drives.len() == 2 && drives.iter().all(|drive| drive.contains(r#""read-only":true"#)), "{drives:?}");
         // A VM of before has no such device, and is restored without.
         assert!(line(None).iter().all(|arg| !arg.contains("modules")));
+    }
+
+    #[test]
+    fn network_device_is_named_by_descriptor_only() {
+        let line = line(Accel::Kvm, Ram::File, false);
+        assert_eq!(after(&line, "-netdev"), [r#"{"fd":"7","id":"net","type":"tap"}"#]);
     }
 
     #[test]

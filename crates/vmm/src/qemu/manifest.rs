@@ -115,7 +115,7 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None },
+            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 1 << 30 },
             modules: None,
             net: None,
             jail: None,

@@ -6,11 +6,12 @@
 //! |---|---|---|
 //! | `memory` | before a boot | us (0600, of QEMU's user); guest memory |
 //! | `memory.base` | before a restore | us; another name of the snapshot's memory, which is never written |
-//! | `qemu.log` | at the start | QEMU's standard error |
-//! | `run/` | before the start | us; all that QEMU can write to, and its working directory |
-//! | `run/qemu.pid`, `run/qmp.sock` | at the start | QEMU |
+//! | `stderr` | before the start | us: a pipe that is QEMU's standard error ([`output`](crate::output)) |
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
-//! | `run/state.unfinished`, `state.unfinished` | during a snapshot | QEMU; device state |
+//!
+//! In memory, in QEMU's working directory ([`run_dir`](crate::run_dir)): `qemu.pid` and `qmp.sock`, `incoming.sock`
+//! during a restore, `state.unfinished` during a snapshot. QEMU gets the network device of its guest as an open
+//! descriptor and is in a network namespace of its own in which there is nothing.
 //!
 //! QEMU starts with its virtual CPUs stopped; they run only once `vm.json` is there. If this process dies
 //! before that, [`adopt`](Driver::adopt) finds the QEMU by its command line, sees that it never ran, and ends
@@ -37,9 +38,11 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use linux::jail::{Enforcement, Syscalls};
 use linux::process::Identity;
+use linux::untrusted_dir::DirIdentity;
 use serde::{Deserialize, Serialize};
 
 use crate::files::in_file;
+use crate::output::Output;
 use crate::process;
 use crate::starts::{START_LIMIT, Starts};
 use crate::{DiskFormat, Driver, Held, Result, Vm, VmConfig, flat, record};
@@ -110,7 +113,7 @@ enum Ram {
     Private,
 }
 
-/// QEMU's standard error, in the directory of its VM.
+/// QEMU's standard error in the directory of a VM of an earlier version.
 const LOG: &str = "qemu.log";
 
 /// What is written down about a VM.
@@ -123,6 +126,9 @@ struct Record {
     memory: PathBuf,
     vcpus: u32,
     memory_mb: u32,
+    /// Its working directory, where that is in memory.
+    #[serde(default)]
+    run: Option<DirIdentity>,
 }
 
 impl record::Record for Record {
@@ -135,9 +141,9 @@ impl record::Record for Record {
     }
 }
 
-/// The last that QEMU wrote to its log, for people.
-fn last_words(dir: &Path) -> String {
-    process::last_words(&dir.join(LOG)).unwrap_or_else(|| "it gave no reason".into())
+/// The last that QEMU said, for people.
+fn last_words(output: &Output) -> String {
+    output.last_words().unwrap_or_else(|| "it gave no reason".into())
 }
 
 /// The driver. Holds no state but the starts under way: every VM's is in its directory and its process.

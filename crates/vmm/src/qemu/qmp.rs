@@ -10,7 +10,6 @@ pub(crate) use wire::fuzz;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,8 +23,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::files::short;
-use crate::jail::RUN;
+use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
 use super::args::QMP_SOCKET;
@@ -100,11 +98,11 @@ pub(super) enum Before {
 }
 
 impl Qmp {
-    /// Connects to the QEMU of the VM in `dir`, and to no other: it could have put another's socket in place of its
-    /// own.
-    pub(super) async fn connect(dir: &Path, process: &Process) -> Result<(Self, Shutdowns), QmpError> {
+    /// Connects to the QEMU that has its socket in `run`, and to no other: it could have put another's socket in place of
+    /// its own.
+    pub(super) async fn connect(run: &RunDir, process: &Process) -> Result<(Self, Shutdowns), QmpError> {
         let handshake = async {
-            let socket = UnixStream::connect(short(&dir.join(RUN))?.path(QMP_SOCKET)).await?;
+            let socket = UnixStream::connect(run.socket(QMP_SOCKET)?.path()).await?;
             if socket.peer_cred()?.pid() != i32::try_from(process.pid()).ok() {
                 let stranger = io::Error::new(io::ErrorKind::PermissionDenied, "another process answers on it");
                 return Err(QmpError::Lost(stranger));

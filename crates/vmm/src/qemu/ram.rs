@@ -18,7 +18,7 @@ use linux::loopdev::{self, LoopDevice};
 use linux::pages::Private;
 
 use crate::diff::Seal;
-use crate::files::place;
+use crate::files::{new_file, place};
 use crate::flat::{self, BASE, DIFF, MEMORY, Memory};
 use crate::{Then, VmConfig, diff};
 
@@ -70,7 +70,7 @@ pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Resul
             let own = dir.join(MEMORY);
             // Whatever it was taken as, the names are those of layers now.
             let layers = Memory::Diff(taken.diffs().to_vec());
-            flat::merge(dir, &layers, bytes, &own, &AtomicBool::new(false))?;
+            flat::merge(dir, &layers, bytes, &new_file(&own)?, &AtomicBool::new(false))?;
             fs::remove_file(&base)?;
             Ok(Taken { ram: Ram::File, path: own, device: None, over: Vec::new() })
         }

@@ -1,6 +1,5 @@
 //! Restores a VM from the directory that [`snapshot`](super::snapshot) wrote.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,9 +8,8 @@ use qapi::qmp::{RunState, query_status};
 use tokio::net::UnixStream;
 
 use crate::diff::Seal;
-use crate::files::{in_file, short};
+use crate::files::in_file;
 use crate::flat::damaged;
-use crate::jail::RUN;
 use crate::{Error, Result, VmConfig, starts};
 
 use super::args::INCOMING_SOCKET;
@@ -45,7 +43,7 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
         in_time("the transfer of the state", load_state(&started, &snapshot)).await
     };
     let loaded = loaded.await;
-    let _ = fs::remove_file(config.dir.join(RUN).join(INCOMING_SOCKET));
+    let _ = started.run.remove(INCOMING_SOCKET);
     match loaded {
         Ok(()) => Ok(QemuVm::new(started)),
         Err(error) => Err(started.fail(error).await),
@@ -79,7 +77,7 @@ async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
     let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
     let path = snapshot.join(STATE);
     let send = async {
-        let mut socket = UnixStream::connect(short(&started.dir.join(RUN))?.path(INCOMING_SOCKET)).await?;
+        let mut socket = UnixStream::connect(started.run.socket(INCOMING_SOCKET)?.path()).await?;
         let mut state = tokio::fs::File::open(&path).await?;
         tokio::io::copy(&mut state, &mut socket).await
     };
@@ -91,7 +89,7 @@ async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
     loop {
         // QEMU ends when it cannot use it, and says why in its log.
         let answer = started.qmp.execute(query_status {}, PROMPT).await;
-        match answer.map_err(|_| bad(last_words(&started.dir)))?.status {
+        match answer.map_err(|_| bad(last_words(&started.output)))?.status {
             RunState::paused => return Ok(()),
             RunState::inmigrate => tokio::time::sleep(POLL).await,
             other => return Err(bad(format!("QEMU is in state {other:?} after loading it"))),

@@ -1,18 +1,22 @@
 //! From a configuration, or from a directory with a living process, to a VM that is under control.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use linux::process::{Process, Spawn};
 use qapi::qmp::{RunState, cont, query_status};
 use tokio::time::Instant;
 
-use crate::files::{self, private_file};
+use crate::files::{self, blocking, in_file, private_file};
 use crate::flat::BASE;
-use crate::jail::{self, Needs, RUN};
+use crate::jail::Needs;
+use crate::output::{Output, STDERR};
 use crate::process::{self, OOM_SCORE_ADJ};
+use crate::run_dir::{self, RunDir};
 use crate::{Error, Result, VmConfig, record, starts};
 
 use super::args::{self, MEMORY_FILE, Machine};
@@ -30,7 +34,9 @@ const RETRY: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) dir: PathBuf,
+    pub(super) run: Arc<RunDir>,
     pub(super) process: Process,
+    pub(super) output: Output,
     pub(super) record: Record,
     pub(super) qmp: Qmp,
     pub(super) shutdowns: Shutdowns,
@@ -62,23 +68,30 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
 /// Starts QEMU, writes down that it is there, and connects to it. After an error no process is left.
 pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Path, incoming: bool) -> Result<Started> {
     let dir = config.dir.clone();
-    let machine = Machine { accel: host.accel, tsc_khz: host.tsc_khz, ram, memory, incoming };
+    let tap = open_tap(config).await?;
+    let number = tap.as_ref().map(AsRawFd::as_raw_fd);
+    let machine = Machine { accel: host.accel, tsc_khz: host.tsc_khz, ram, memory, incoming, tap: number };
     let args = args::command_line(config, &machine).map_err(|source| Error::Io {
         action: "name in QEMU's arguments",
         path: dir.clone(),
         source,
     })?;
-    clear(config).map_err(|source| Error::Io { action: "clear", path: dir.clone(), source })?;
+    clear(&dir).map_err(in_file("clear", &dir))?;
+    let run = RunDir::create(config).map_err(in_file("make the working directory of QEMU in", &dir))?;
+    let run = Arc::new(run);
+    let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
     let spawn = Spawn {
         program: host.program.clone(),
         args,
-        netns: config.net.as_ref().map(|net| net.netns.clone()),
-        log: Some(dir.join(LOG)),
-        cwd: Some(dir.join(RUN)),
+        output: Some(writer),
+        files: tap.into_iter().map(Into::into).collect(),
+        cwd: Some(run_dir::path(&dir)),
         oom_score_adj: Some(OOM_SCORE_ADJ),
         ..Spawn::default()
     };
     let mut needs = Needs {
+        run: Arc::clone(&run),
+        open_files_in: Vec::new(),
         devices: host.accel.devices(),
         write: Vec::new(),
         read: Vec::new(),
@@ -97,13 +110,16 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         memory: memory.to_owned(),
         vcpus: config.vcpus,
         memory_mb: config.memory_mb,
+        run: run.recorded(),
     };
     let ready = match record::write(&record, &dir) {
-        Ok(()) => connect(&dir, &process, START).await,
+        Ok(()) => connect(&run, &process, &output, START).await,
         Err(source) => Err(Error::Io { action: "write vm.json in", path: dir.clone(), source }),
     };
     match ready {
-        Ok((qmp, shutdowns)) => Ok(Started { dir, process, record, qmp, shutdowns, before: Before::Nobody }),
+        Ok((qmp, shutdowns)) => {
+            Ok(Started { dir, run, process, output, record, qmp, shutdowns, before: Before::Nobody })
+        }
         Err(error) => {
             process::end(process).await?;
             Err(error)
@@ -111,31 +127,38 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
     }
 }
 
+/// Opens the guest's network device, so that QEMU needs neither its name nor its namespace.
+async fn open_tap(config: &VmConfig) -> Result<Option<File>> {
+    let Some(net) = config.net.clone() else { return Ok(None) };
+    let path = Path::new(linux::netns::DIR).join(&net.netns);
+    let open = move || linux::netns::enter(&net.netns, move || linux::tap::open(&net.tap));
+    blocking("open the guest's network device in", &path, open).await.map(Some)
+}
+
 /// Takes away what an earlier VM in this directory left; its log too, or its errors would be told as ours.
-fn clear(config: &VmConfig) -> io::Result<()> {
-    let dir = &config.dir;
+fn clear(dir: &Path) -> io::Result<()> {
     record::remove(dir)?;
-    jail::make_run(config)?;
     match fs::remove_file(dir.join(LOG)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp, Shutdowns)> {
+async fn connect(run: &RunDir, process: &Process, output: &Output, limit: Duration) -> Result<(Qmp, Shutdowns)> {
+    let path = || PathBuf::from(format!("/proc/{}", process.pid()));
     let deadline = Instant::now() + limit;
     loop {
-        let error = match Qmp::connect(dir, process).await {
+        let error = match Qmp::connect(run, process).await {
             Ok(connected) => return Ok(connected),
             Err(QmpError::Violation(violation)) => return Err(hostile(violation)),
             Err(error) => error,
         };
-        let gone = process.has_ended().map_err(|source| Error::Io { action: "watch", path: dir.into(), source })?;
+        let gone = process.has_ended().map_err(|source| Error::Io { action: "watch", path: path(), source })?;
         if gone.is_some() {
-            return Err(Error::EndedEarly { program: "qemu".into(), stderr: last_words(dir) });
+            return Err(Error::EndedEarly { program: "qemu".into(), stderr: last_words(output) });
         }
         if Instant::now() >= deadline {
-            tracing::debug!(%error, dir = %dir.display(), "QMP does not answer");
+            tracing::debug!(%error, pid = process.pid(), "QMP does not answer");
             return Err(Error::Timeout { command: "the QMP greeting".into(), seconds: limit.as_secs() });
         }
         tokio::time::sleep(RETRY).await;
@@ -145,14 +168,25 @@ async fn connect(dir: &Path, process: &Process, limit: Duration) -> Result<(Qmp,
 /// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
 /// did not get to know that it exists.
 pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<QemuVm>> {
+    let output = Output::adopt(&dir, STDERR, LOG);
     let connected = async {
-        let (qmp, shutdowns) = connect(&dir, &process, PROMPT).await?;
+        let run = match RunDir::adopt(&dir, &process, record.run) {
+            Ok(run) => Arc::new(run),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(hostile(error.to_string())),
+            Err(error) => return Err(in_file("find the working directory of the VM in", &dir)(error)),
+        };
+        let (qmp, shutdowns) = connect(&run, &process, &output, PROMPT).await?;
         let state = qmp.execute(query_status {}, PROMPT).await?.status;
-        Ok((qmp, shutdowns, state))
+        Ok((run, qmp, shutdowns, state))
     };
-    let (qmp, shutdowns, state) = match connected.await {
+    let (run, qmp, shutdowns, state) = match connected.await {
         Ok(connected) => connected,
         Err(Error::EndedEarly { .. }) => return Ok(None),
+        // It ends at this moment, and has no working directory any more.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            process::end(process).await?;
+            return Ok(None);
+        }
         // Nobody can use a VM that does not answer, or not as a QEMU does.
         Err(error) => {
             process::end(process).await?;
@@ -163,7 +197,8 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
         process::end(process).await?;
         return Ok(None);
     }
-    Ok(Some(QemuVm::new(Started { dir, process, record, qmp, shutdowns, before: Before::Somebody })))
+    let before = Before::Somebody;
+    Ok(Some(QemuVm::new(Started { dir, run, process, output, record, qmp, shutdowns, before })))
 }
 
 fn hostile(violation: String) -> Error {

@@ -24,7 +24,9 @@ use qapi::qmp::{DataFormat, QmpCommand, RunState, ShutdownCause, cont, query_sta
 use tokio::sync::{Mutex, watch};
 
 use crate::console::Console;
+use crate::output::{self, Output};
 use crate::process::{ended, to_the_end};
+use crate::run_dir::RunDir;
 use crate::watcher::Watcher;
 use crate::{Error, Exit, Result, Then, Vm};
 
@@ -52,8 +54,10 @@ pub(super) struct QemuVm {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) dir: PathBuf,
+    pub(super) run: Arc<RunDir>,
     pub(super) record: Record,
     pub(super) process: Arc<Process>,
+    output: Output,
     link: watch::Sender<Link>,
     console: Mutex<Console>,
     /// Held by a snapshot, so that the guest cannot be resumed under it.
@@ -76,6 +80,8 @@ impl QemuVm {
     pub(super) fn new(started: Started) -> Self {
         let shared = Arc::new(Shared {
             dir: started.dir,
+            run: started.run,
+            output: started.output,
             record: started.record,
             process: Arc::new(started.process),
             link: watch::Sender::new(Link::Up(started.qmp)),
@@ -146,12 +152,20 @@ impl Shared {
     }
 
     async fn watch(&self, mut shutdowns: Shutdowns, before: Before) -> Exit {
+        let keep_output = async {
+            let mut tick = tokio::time::interval(output::EVERY);
+            loop {
+                tick.tick().await;
+                self.output.drain();
+            }
+        };
         tokio::select! {
             ended = ended(&self.process) => self.died(ended),
             end = self.guest_end(&mut shutdowns, before) => match end {
                 Ok(cause) => self.finish(cause).await,
                 Err(violation) => self.end_hostile(&violation).await,
             },
+            never = keep_output => never,
         }
     }
 
@@ -167,7 +181,7 @@ impl Shared {
         let full = matches!(ended, Ok(Ended::Signal(SIGBUS)));
         let full = if full { ", as when the host's disk has no room for the guest's memory" } else { "" };
         let how = ended.map_or_else(|error| error.to_string(), |ended| ended.to_string());
-        Exit::Vmm(format!("QEMU ended with {how}{full}; {}", last_words(&self.dir)))
+        Exit::Vmm(format!("QEMU ended with {how}{full}; {}", last_words(&self.output)))
     }
 
     /// Returns when the guest has come to its end; with the cause, if QEMU told us.
@@ -198,7 +212,7 @@ impl Shared {
 
     async fn connect_again(&self) -> Result<(Qmp, Shutdowns), String> {
         loop {
-            match Qmp::connect(&self.dir, &self.process).await {
+            match Qmp::connect(&self.run, &self.process).await {
                 Ok(connected) => return Ok(connected),
                 Err(QmpError::Violation(violation)) => return Err(violation),
                 Err(error) => tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer"),
@@ -229,7 +243,7 @@ impl Shared {
             Some(ShutdownCause::guest_shutdown) => Exit::Shutdown,
             Some(ShutdownCause::guest_panic) => Exit::Panic(console.panic().unwrap_or_else(|| "kernel panic".into())),
             Some(ShutdownCause::guest_reset) => console.panic().map_or(Exit::Reset, Exit::Panic),
-            Some(other) => Exit::Vmm(format!("QEMU stopped the VM ({other:?}); {}", last_words(&self.dir))),
+            Some(other) => Exit::Vmm(format!("QEMU stopped the VM ({other:?}); {}", last_words(&self.output))),
             // Nobody was connected when it happened; the console is all there is.
             None => match console.panic() {
                 Some(text) => Exit::Panic(text),

@@ -40,7 +40,8 @@ fn an_overlay_takes_the_writes_and_spares_its_base() {
         let path = lab.root().join("overlay");
         let bytes = fs::metadata(&base).expect("the base").len();
         linux::programs::create_overlay(&base, &path, bytes).expect("an overlay; type: apt-get install qemu-utils");
-        let disk = Disk { path: path.clone(), format: DiskFormat::Qcow2, base: Some(base.clone()) };
+        let disk =
+            Disk { path: path.clone(), format: DiskFormat::Qcow2, base: Some(base.clone()), size_bytes: 4 << 20 };
         let mut machine = lab.boot(VmConfig { disk, ..config }).await;
         assert_eq!(machine.end().await, Exit::Shutdown);
         assert!(machine.text.contains("from disk: hello from a host"), "{}", machine.text);
@@ -97,7 +98,8 @@ fn a_guest_reaches_the_host_through_a_tap_in_its_namespace() {
         let net = Net { netns: network.netns.clone(), tap: "tap0".into(), mac: [2, 0, 0, 0xab, 0, 1] };
         let mut machine = lab.boot(VmConfig { net: Some(net), ..config }).await;
         let own = fs::metadata(format!("/proc/{}/ns/net", machine.vm.pid())).expect("the process lives");
-        assert_eq!(own.ino(), network.inode(), "the VMM runs in the namespace");
+        // QEMU has the device as a descriptor, and no network itself.
+        assert_eq!(own.ino() == network.inode(), lab.driver.name() == "firecracker");
         assert_eq!(machine.end().await, Exit::Shutdown);
         assert!(machine.text.contains("mac 02:00:00:ab:00:01"), "{}", machine.text);
         assert!(machine.text.contains(" 0% packet loss"), "{}", machine.text);

@@ -38,7 +38,8 @@ fn a_disk_that_is_missing_or_of_another_format() {
         assert!(text.contains(&path), "{text}");
         if lab.driver.supports(DiskFormat::Qcow2) {
             let config = lab.config("raw", "count");
-            let disk = Disk { path: config.disk.path.clone(), format: DiskFormat::Qcow2, base: None };
+            let disk =
+                Disk { path: config.disk.path.clone(), format: DiskFormat::Qcow2, base: None, size_bytes: 4 << 20 };
             refused(lab, VmConfig { disk, ..config }).await;
         }
     });

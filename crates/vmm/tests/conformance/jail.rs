@@ -89,6 +89,9 @@ fn a_vmm_is_a_user_of_its_own_without_privileges() {
             assert_eq!(field(&limits, &format!("Max {name}"))[..2], [limit; 2], "{name}");
         }
         assert_eq!(field(&limits, "Max processes")[..2], ["193"; 2], "1 virtual CPU and 192 others");
+        let VmConfig { memory_mb, disk, .. } = &jailed.machine.config;
+        let longest = (disk.size_bytes + (u64::from(*memory_mb) << 20) + (64 << 20)).to_string();
+        assert_eq!(field(&limits, "Max file size")[..2], [longest.as_str(); 2]);
         jailed.end().await;
     });
 }
@@ -100,7 +103,7 @@ fn a_vmm_sees_its_own_files_and_the_systems() {
         let jailed = Jailed::boot(lab).await;
         let VmConfig { dir, kernel, initramfs, disk, .. } = &jailed.machine.config;
         let names: &[&str] = match lab.driver.name() {
-            "firecracker" => &["console", "firecracker.log", "metrics", "run"],
+            "firecracker" => &["console", "firecracker.log", "metrics", "out", "run"],
             _ => &["memory", "run"],
         };
         let own: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).chain([disk.path.clone()]).collect();
@@ -120,6 +123,22 @@ fn a_vmm_sees_its_own_files_and_the_systems() {
         let beside = jailed.names(&format!("root{}", lab.root().display()));
         assert_eq!(beside, ["initramfs", "vm", "vm.disk"].map(String::from).into(), "beside what is its own");
         assert_eq!(jailed.names(&format!("root{}", dir.display())), names.iter().map(ToString::to_string).collect());
+        jailed.end().await;
+    });
+}
+
+/// What it writes beside its disk and memory is in memory, bounded, and has no name on the host.
+#[test]
+fn working_directory_of_vmm_is_in_memory_and_bounded() {
+    on_every_driver(async |lab| {
+        let jailed = Jailed::boot(lab).await;
+        let run = jailed.machine.config.dir.join("run");
+        assert!(!run.exists(), "it is on the host");
+        assert_eq!(jailed.link("cwd"), run);
+        let table = jailed.read("mountinfo");
+        let line = table.lines().find(|line| line.split(' ').nth(4) == run.to_str()).expect("it is mounted");
+        assert!(line.contains(" - tmpfs ") && line.contains("size=32768k,nr_inodes=64"), "{line}");
+        assert!(line.contains("nodev") && line.contains("noexec"), "{line}");
         jailed.end().await;
     });
 }
@@ -147,6 +166,15 @@ fn a_vmm_is_in_namespaces_and_a_group_of_its_own() {
         for kind in ["mnt", "pid", "net", "ipc"] {
             let ours = fs::read_link(format!("/proc/self/ns/{kind}")).expect("/proc");
             assert_ne!(jailed.link(&format!("ns/{kind}")), ours, "{kind}");
+        }
+        if lab.driver.name() == "qemu" {
+            // Its guest's device is an open descriptor: it has no network but that.
+            let links = jailed.read("net/dev");
+            assert!(
+                links.lines().filter(|line| line.contains(':')).all(|line| line.trim().starts_with("lo:")),
+                "{links}"
+            );
+            assert!(!jailed.names("root/dev").contains("net"));
         }
         let pid = jailed.machine.vm.pid().to_string();
         assert_eq!(field(&jailed.read("status"), "NSpid:"), [pid.as_str(), "1"]);

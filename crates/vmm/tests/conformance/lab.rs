@@ -122,7 +122,7 @@ impl Lab {
             initramfs: self.root.path().join("initramfs"),
             // Nothing but emergencies, so that what the guest prints stays whole.
             kernel_args: format!("loglevel=1 do={task}"),
-            disk: Disk { path: disk, format: DiskFormat::Raw, base: None },
+            disk: Disk { path: disk, format: DiskFormat::Raw, base: None, size_bytes: 4 << 20 },
             modules: None,
             net: None,
             jail: Some(jail()),

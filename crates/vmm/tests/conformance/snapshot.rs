@@ -147,6 +147,7 @@ fn an_overlay_is_whole_when_the_snapshot_is() {
             path: path.to_owned(),
             format: DiskFormat::Qcow2,
             base: Some(config.disk.path.clone()),
+            size_bytes: 4 << 20,
         };
         let path = lab.root().join("overlay");
         linux::programs::create_overlay(&config.disk.path, &path, 4 << 20).expect("an overlay");

@@ -190,7 +190,7 @@ fn config(root: &Path, name: &str) -> VmConfig {
         initramfs,
         modules: None,
         kernel_args: String::new(),
-        disk: Disk { path: disk, format: DiskFormat::Raw, base: None },
+        disk: Disk { path: disk, format: DiskFormat::Raw, base: None, size_bytes: 4 << 20 },
         net: None,
         jail: Some(Jail { uid: user, gid: user, cgroup: None, disk: DiskLimits::default() }),
     }

@@ -17,6 +17,7 @@
 mod lab;
 
 mod environment;
+mod files;
 mod firecracker;
 mod process;
 mod qmp;

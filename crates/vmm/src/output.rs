@@ -1,0 +1,126 @@
+//! What a VMM writes to its standard error: a pipe in the kernel, of which the last words are kept.
+//!
+//! A guest can make its VMM complain for ever, so this is no file that grows. The pipe (`linux::fifo`) has a name in the
+//! directory of the VM, so the next run of this program finds it again, and the VMM holds it open for both directions: it
+//! never waits for a reader and gets no signal for the lack of one. What does not fit until somebody reads is lost. Whoever
+//! watches the VM reads now and then ([`EVERY`]), one pipe full each time, which bounds the work as well. What was written
+//! by a VMM that ended while no agent ran is lost with it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::console::printable;
+use crate::process::{LOG_TAIL, last_words};
+
+/// Name of a VMM's pipe in the directory of its VM.
+pub(crate) const STDERR: &str = "stderr";
+
+/// How often a watcher reads.
+pub(crate) const EVERY: Duration = Duration::from_secs(10);
+
+/// What a pipe holds (pipe(7)), the most that is read at once, bytes.
+const PIPE: u64 = 64 * 1024;
+
+/// What is kept: enough for an error, whatever the characters, bytes.
+const KEPT: usize = 4 * LOG_TAIL;
+
+/// The standard error of one VMM.
+#[derive(Debug)]
+pub(crate) struct Output {
+    source: Source,
+    kept: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Pipe(File),
+    /// What VMs of earlier versions have.
+    Log(PathBuf),
+}
+
+impl Output {
+    /// Makes the pipe anew, and opens it for the VMM.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub(crate) fn create(vm_dir: &Path, name: &str) -> io::Result<(Self, OwnedFd)> {
+        let path = vm_dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => linux::fifo::make(&path)?,
+        }
+        Ok((Self::of(Source::Pipe(linux::fifo::open(&path)?)), linux::fifo::open(&path)?.into()))
+    }
+
+    /// Opens the one of a VM that an earlier run of this program started; `log` is its name where that is a file.
+    pub(crate) fn adopt(vm_dir: &Path, name: &str, log: &str) -> Self {
+        let pipe = linux::fifo::open(&vm_dir.join(name)).map(Source::Pipe);
+        Self::of(pipe.unwrap_or_else(|_| Source::Log(vm_dir.join(log))))
+    }
+
+    fn of(source: Source) -> Self {
+        Self { source, kept: Mutex::default() }
+    }
+
+    /// Takes what is in the pipe, so that there is room for what comes.
+    pub(crate) fn drain(&self) {
+        let Source::Pipe(pipe) = &self.source else { return };
+        let mut read = Vec::new();
+        // An error is that there is no more.
+        let _ = pipe.take(PIPE).read_to_end(&mut read);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(read);
+        let surplus = kept.len().saturating_sub(KEPT);
+        kept.drain(..surplus);
+    }
+
+    /// Returns the last that it said, for people; `None` where that is nothing.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.drain();
+        if let Source::Log(log) = &self.source {
+            return last_words(log);
+        }
+        let text = printable(&self.kept.lock().unwrap_or_else(PoisonError::into_inner), LOG_TAIL);
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn endless_output_is_bounded_and_its_end_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (output, writer) = Output::create(dir.path(), STDERR).unwrap();
+        assert_eq!(output.last_words(), None);
+        let mut writer = File::from(writer);
+        let line = [b"virtio: broken ring ".as_slice(), &[b'x'; 1000]].concat();
+        for _ in 0..10 {
+            let full = (0..1000).find_map(|_| writer.write_all(&line).err());
+            assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
+            output.drain();
+        }
+        writer.write_all(b"\nSegmentation fault\n").unwrap();
+        assert!(output.last_words().unwrap().ends_with("Segmentation fault"));
+        assert!(output.kept.lock().unwrap().len() <= KEPT);
+        assert_eq!(std::fs::metadata(dir.path().join(STDERR)).unwrap().len(), 0, "nothing is on disk");
+    }
+
+    #[test]
+    fn next_run_finds_pipe_or_log_of_earlier_version() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("qemu.log"), "as it was before").unwrap();
+        assert_eq!(Output::adopt(dir.path(), STDERR, "qemu.log").last_words().unwrap(), "as it was before");
+        let (first, writer) = Output::create(dir.path(), STDERR).unwrap();
+        drop(first);
+        File::from(writer.try_clone().unwrap()).write_all(b"while nobody read").unwrap();
+        assert_eq!(Output::adopt(dir.path(), STDERR, "qemu.log").last_words().unwrap(), "while nobody read");
+    }
+}
