@@ -1,7 +1,8 @@
 //! How long a paused sandbox is not resumed again after its guest did not come back.
 //!
 //! A resume that fails late costs a restore and up to two minutes of waiting, and a stranger with a link to a port can
-//! ask for it again and again. So each failure doubles the time for which resumes are refused at once, with the reason.
+//! ask for it again and again. So after the second failure in a row resumes are refused at once, with the reason, for a
+//! time that each failure doubles. The first may be bad luck, and is tried again whenever that is asked for.
 //! What fails before the guest runs (no room, another engine) costs little and is not counted.
 
 use std::time::Duration;
@@ -32,11 +33,12 @@ impl Backoff {
     /// Returns why the sandbox is not resumed now; `None` when it may be.
     pub(super) fn refusal(&self) -> Option<String> {
         let (failed, reason) = self.last.as_ref()?;
-        let doubled = 1_u32.checked_shl(self.failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        let doubled = 1_u32.checked_shl(self.failures.checked_sub(2)?).unwrap_or(u32::MAX);
         let left = FIRST.saturating_mul(doubled).min(LONGEST).checked_sub(failed.elapsed())?;
-        let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times in a row", self.failures) };
         Some(format!(
-            "the sandbox could not be resumed {times}, so it is not tried again for {} s; the last time: {reason}",
+            "the sandbox could not be resumed {} times in a row, so it is not tried again for {} s; the last time: \
+             {reason}",
+            self.failures,
             left.as_secs() + 1
         ))
     }
@@ -50,7 +52,9 @@ mod tests {
     async fn resumes_wait_twice_as_long_after_each_failure() {
         let mut backoff = Backoff::default();
         assert_eq!(backoff.refusal(), None);
-        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (40, 300)] {
+        backoff.record_failure("bad luck".to_owned());
+        assert_eq!(backoff.refusal(), None, "the first is tried again at once");
+        for (failures, seconds) in [(2, 1), (3, 2), (4, 4), (10, 256), (11, 300), (40, 300)] {
             while backoff.failures < failures {
                 backoff.record_failure("it did not answer".to_owned());
             }
@@ -61,6 +65,7 @@ mod tests {
             assert_eq!(backoff.refusal(), None, "{failures} failures");
         }
         backoff.record_failure("again".to_owned());
+        assert!(backoff.refusal().is_some());
         backoff.reset();
         assert_eq!(backoff.refusal(), None);
     }
