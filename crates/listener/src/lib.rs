@@ -89,7 +89,7 @@ impl ListenerLimits {
         let files = limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
         let connections = self.connections.min((files / OPEN_FILES_SHARE).max(1));
         if connections < self.connections {
-            tracing::warn!(connections, files, "fewer connections than configured: raise the limit of open files");
+            tracing::info!(connections, files, "the limit of open files bounds the connections (ulimit -n, LimitNOFILE=)");
         }
         Self { connections, ..self }
     }

@@ -25,7 +25,8 @@ impl Jailed {
         let config = lab.config("vm", "count");
         let user = config.jail.as_ref().map(|jail| jail.uid).expect("tests have jails");
         let network = Network::new("jail", user);
-        let tree = Tree::prepare("wtest-vmm").expect("a directory of groups");
+        // Of its own: another test takes an empty directory of groups away at any moment.
+        let tree = Tree::prepare(&format!("wtest-vmm-{user}")).expect("a directory of groups");
         let group = tree.as_ref().map(|tree| tree.group(&user.to_string()));
         let disk = DiskLimits { bytes: Some(1 << 30), operations: None };
         let jail = Jail { uid: user, gid: user, cgroup: group.clone(), disk };
@@ -56,8 +57,7 @@ impl Jailed {
         self.machine.kill().await;
         if let (Some(group), Some(tree)) = (&self.group, &self.tree) {
             cgroup::remove(group).expect("the group can be removed");
-            // Another test program may be in there.
-            let _ = fs::remove_dir(tree.group(""));
+            cgroup::remove(&tree.group("")).expect("its directory can be removed");
         }
     }
 }
@@ -180,7 +180,7 @@ fn a_vmm_is_in_namespaces_and_a_group_of_its_own() {
         assert_eq!(field(&jailed.read("status"), "NSpid:"), [pid.as_str(), "1"]);
         if let (Some(group), Some(tree)) = (&jailed.group, &jailed.tree) {
             let groups = jailed.read("cgroup");
-            assert!(groups.lines().any(|line| line == format!("0::/wtest-vmm/{}", jailed.user)), "{groups}");
+            assert!(groups.lines().any(|line| line == format!("0::/wtest-vmm-{0}/{0}", jailed.user)), "{groups}");
             let limits =
                 [("cpu", "cpu.max", "150000 100000"), ("pids", "pids.max", "193"), ("io", "io.weight", "default 100")];
             for (controller, file, limit) in limits {
