@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
 
-use hostd::network::{GATEWAY_IP6, GUEST_IP6, POLICY_TABLE, Slot, TABLE};
+use hostd::network::{GATEWAY_IP6, GUEST_IP6, LIMITS, POLICY_TABLE, Slot, TABLE};
 use linux::{link, netns, nft, sysctl};
 use model::SandboxId;
 
@@ -111,7 +111,9 @@ fn a_guest_reaches_the_internet_over_ipv6_and_nothing_else() {
         // Nor does the host count on the rules of a namespace: without any of them a guest has its own address at most.
         netns::enter(&mine.netns(), || {
             nft::remove((nft::Family::Ip6, TABLE))?;
-            nft::remove((nft::Family::Inet, POLICY_TABLE))
+            nft::remove((nft::Family::Inet, POLICY_TABLE))?;
+            // It keeps connections tracked there, and one under the same address is known by then.
+            nft::remove(LIMITS)
         })
         .unwrap();
         let heard = internet.texts().len();
