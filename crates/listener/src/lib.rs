@@ -89,7 +89,11 @@ impl ListenerLimits {
         let files = limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
         let connections = self.connections.min((files / OPEN_FILES_SHARE).max(1));
         if connections < self.connections {
-            tracing::info!(connections, files, "the limit of open files bounds the connections (ulimit -n, LimitNOFILE=)");
+            tracing::info!(
+                connections,
+                files,
+                "the limit of open files bounds the connections (ulimit -n, LimitNOFILE=)"
+            );
         }
         Self { connections, ..self }
     }
