@@ -11,7 +11,9 @@ scripts/cargo.sh fmt --all --check || { echo 'cargo fmt --all puts it right' >&2
 step 'shell scripts'
 shellcheck --severity=warning scripts/*.sh scripts/tests/*.sh images/*/*.sh .ci/run
 step 'lints'
-scripts/cargo.sh clippy --locked --workspace --all-targets --test devices -- -D warnings
+scripts/cargo.sh clippy --locked --workspace --all-targets -- -D warnings
+# Apart: a test that is switched off is not among all targets, also where it is named beside them.
+scripts/cargo.sh clippy --locked --workspace --test devices -- -D warnings
 step 'dependencies'
 scripts/deny.sh
 step 'tidy'
