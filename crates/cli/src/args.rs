@@ -221,7 +221,7 @@ pub struct ProcessArgs {
     pub grace: u32,
 }
 
-/// What `run` and `exec` end with.
+/// Exit codes of `run` and `exec`, for their help.
 const EXIT_CODES: &str = "\
 Exits with the command's own exit code (128 and the number of the signal that ended it); 127 when there is no such
 command, 126 when it cannot be executed, 124 when its --timeout is over, 125 when wrenn itself failed. Ctrl-C and

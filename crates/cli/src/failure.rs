@@ -38,7 +38,7 @@ pub struct LocalError {
     pub message: String,
 }
 
-/// What a command asked for, so that a hint is about that. Put around an error as its context; the innermost counts.
+/// Subject of a request, so that hints are about that. Put around an error as its context; the innermost counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// A sandbox, by its id.
@@ -148,7 +148,7 @@ fn not_started_hint(message: &str) -> Option<&'static str> {
     is_line.then_some("commands are run without a shell: write the words apart, or use sh -c '…'")
 }
 
-/// What to do next, for the server's codes and what was asked for.
+/// Returns a hint: the next step, by the server's code and the subject of the request.
 fn hint(code: &str, subject: Subject) -> Option<&'static str> {
     Some(match (code, subject) {
         ("unauthorized" | "forbidden", Subject::Server) | ("unauthorized", _) => {

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What a command asks for, where its errors do not say.
+/// Returns the subject of a command's requests, for errors that do not name it.
 fn subject(command: &Command) -> Subject {
     match command {
         Command::Run(_) | Command::Create(_) => Subject::NewSandbox,

@@ -1,6 +1,6 @@
 //! A command in a sandbox, joined to this process: output to our standard output and error, our input to it, signals.
 //!
-//! Output (paced by whoever reads ours), input (paced by the command) and signals run side by side, and none waits for
+//! Output (paced by the reader of ours), input (paced by the command) and signals run side by side, and none waits for
 //! another. The first signal that asks us to end goes to the command, which may clean up; we end when it does, with its
 //! exit code. A second signal, or [`Attached::grace`] without an end, kills it. If we die, the connection breaks and
 //! the server kills it.
@@ -136,7 +136,7 @@ pub async fn run(
     let copying = copy_output(output, started, to);
     tokio::select! {
         ended = attached.follow(copying, interrupt) => ended,
-        // What the command read so far is not all that there is: no result of it can be right.
+        // The command has not read all of its input: no result of it can be right.
         Some(error) = input_failed.recv() => {
             Err(anyhow::Error::new(error).context("reading standard input; the command was killed"))
         }
@@ -154,7 +154,7 @@ struct Attached<'a> {
 }
 
 impl Attached<'_> {
-    /// Copies to the end of the command, and passes signals on meanwhile.
+    /// Copies streams and passes signals on, until the command ends.
     async fn follow(
         mut self,
         copying: impl Future<Output = anyhow::Result<u8>>,
@@ -186,7 +186,7 @@ impl Attached<'_> {
         Err(Quiet::Signal(second).into())
     }
 
-    /// Sends a signal as soon as the command runs. That it has ended meanwhile is seen elsewhere.
+    /// Sends a signal as soon as the command runs. A command that is not found has ended and needs none.
     async fn send(&mut self, signal: ProcessSignal) {
         let pid = self.pid.wait_for(Option::is_some).await.ok().and_then(|pid| *pid);
         let Some(pid) = pid else { return };

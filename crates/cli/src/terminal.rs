@@ -41,7 +41,7 @@ impl RawMode {
         Ok(Self { before, raw })
     }
 
-    /// Stops this process on SIGTSTP, with the terminal as it was before for whoever uses it meanwhile, and goes on in
+    /// Stops this process on SIGTSTP, with the terminal as it was before for the shell that uses it then, and goes on in
     /// raw mode after SIGCONT. Keys do not get here in raw mode, so it takes a `kill -TSTP`. Never returns.
     pub async fn give_back_while_stopped(&self) -> Infallible {
         let Ok(mut stops) = signal(SignalKind::from_raw(Signal::TSTP.as_raw())) else {

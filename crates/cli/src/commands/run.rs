@@ -41,7 +41,7 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
 
 enum Created {
     Wanted(Sandbox),
-    /// A signal came meanwhile.
+    /// A signal came before the command had ended.
     Interrupted(Sandbox, ProcessSignal),
 }
 

@@ -95,7 +95,7 @@ impl Unpacker {
             }
             EntryType::Directory => self.directory(&path).and_then(|dir| {
                 let mode = entry.header().mode()? & 0o777;
-                // What comes next has to be written into it, and the user has to be able to remove it.
+                // Later entries are written into it, and the user has to be able to remove it.
                 change_mode(&dir, mode | 0o700)
             }),
             EntryType::Symlink | EntryType::Link => {
