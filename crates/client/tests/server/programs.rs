@@ -45,7 +45,12 @@ pub async fn stream(State(world): Shared, Path(id): Path<String>, upgrade: WebSo
     if !world.lock().expect("the world").sandboxes.contains_key(&id) {
         return refusal(404, "not_found", &format!("no sandbox {id}"));
     }
-    upgrade.on_upgrade(move |socket| async move { play(Peer(socket), &world).await.unwrap_or_default() })
+    upgrade.on_upgrade(move |socket| async move {
+        let mut peer = Peer(socket);
+        if play(&mut peer, &world).await.is_some() {
+            peer.close().await;
+        }
+    })
 }
 
 pub async fn signal(State(world): Shared, Path(_): Path<String>, Json(request): Json<SignalRequest>) -> StatusCode {
@@ -80,12 +85,19 @@ impl Peer {
         self.0.send(Message::text(text)).await.ok()
     }
 
+    /// Reads until the client has closed, as the real server does: closing with frames unread resets the connection,
+    /// and the client loses what it has not read yet.
+    async fn close(&mut self) {
+        let _ = self.0.send(Message::Close(None)).await;
+        while let Some(Ok(_)) = self.0.recv().await {}
+    }
+
     async fn stdout(&mut self, data: &[u8]) -> Option<()> {
         self.say(&ExecServerMessage::Stdout { data: STANDARD.encode(data) }).await
     }
 }
 
-async fn play(mut peer: Peer, world: &std::sync::Mutex<World>) -> Option<()> {
+async fn play(peer: &mut Peer, world: &std::sync::Mutex<World>) -> Option<()> {
     let ExecClientMessage::Start { cmd, args, envs, encoding, terminal, stdin, .. } = peer.hear().await? else {
         panic!("the first message is start");
     };
@@ -109,11 +121,11 @@ async fn play(mut peer: Peer, world: &std::sync::Mutex<World>) -> Option<()> {
             peer.stdout(&(0..=255).collect::<Vec<u8>>()).await?;
             0
         }
-        "cat" if stdin => cat(&mut peer).await?,
+        "cat" if stdin => cat(peer).await?,
         "cat" => 0,
-        "size" => sizes(&mut peer, terminal?, signals).await?,
-        "deaf" => deaf(&mut peer, signals).await?,
-        "sleep" | "stubborn" | "careful" => sleep(&mut peer, world, &cmd, signals).await?,
+        "size" => sizes(peer, terminal?, signals).await?,
+        "deaf" => deaf(peer, signals).await?,
+        "sleep" | "stubborn" | "careful" => sleep(peer, world, &cmd, signals).await?,
         "late" => {
             let (code, data) = ("timeout".to_owned(), "the program took longer than 1 s".to_owned());
             return peer.say(&ExecServerMessage::Error { code, data, exit_code: None }).await;
