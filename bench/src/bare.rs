@@ -1,9 +1,11 @@
-//! The bare thing: the same monitor, command line, kernel, initramfs and kind of disk, started and asked directly.
+//! The bare thing: the same monitor, command line, kernel, initramfs and kind of disk, started and
+//! asked directly.
 //!
-//! Before the clock starts everything is ready that can be: the network namespace with its TAP, in which the client
-//! itself stands (no veth pair, no address translation), the hardware address of the guest known, the directory and
-//! a fresh disk. The clock then covers: start of the process, for one that goes on from an instant what is in
-//! [`crate::restore`], guest agent healthy, `/init`, and for most rows one program run to its end.
+//! Before the clock starts everything is ready that can be: the network namespace with its TAP, in
+//! which the client itself stands (no veth pair, no address translation), the hardware address of
+//! the guest known, the directory and a fresh disk. The clock then covers: start of the process,
+//! for one that goes on from an instant what is in [`crate::restore`], guest agent healthy,
+//! `/init`, and for most rows one program run to its end.
 
 use std::fs;
 use std::io;
@@ -31,15 +33,16 @@ use crate::restore::{self, Saved};
 /// Namespaces of bare machines begin so; each has its own.
 const NETNS: &str = "wbench-bare-";
 
-/// As `hostd::network` gives it to every TAP. A guest that goes on from an instant knows its gateway by it, and takes
-/// half a minute to look for another one.
+/// As `hostd::network` gives it to every TAP. A guest that goes on from an instant knows its
+/// gateway by it, and takes half a minute to look for another one.
 const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
 
 /// As long as the host agent waits.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts of a machine before its row is given up. Now and then an emulated guest does not boot, under any VMM.
+/// Starts of a machine before its row is given up. Now and then an emulated guest does not boot,
+/// under any VMM.
 pub const ATTEMPTS: usize = 3;
 /// Machines of this run that did not start and were started again.
 static STARTED_AGAIN: AtomicUsize = AtomicUsize::new(0);
@@ -102,11 +105,14 @@ pub struct Running {
 /// # Errors
 /// What the kernel said.
 pub fn clear() -> io::Result<()> {
-    netns::list(NETNS)?.iter().try_for_each(|name| netns::remove(name))
+    netns::list(NETNS)?
+        .iter()
+        .try_for_each(|name| netns::remove(name))
 }
 
 impl Bare {
-    /// Machines like the one of `command`, until `cancelled`. Those with different numbers run side by side.
+    /// Machines like the one of `command`, until `cancelled`. Those with different numbers run side
+    /// by side.
     ///
     /// # Errors
     /// When the network cannot be made.
@@ -125,9 +131,24 @@ impl Bare {
         let reads_qcow2 = command.told().is_none();
         let chosen = disk::choose(Choice::Auto, &root, Some(&place.image()), reads_qcow2)?;
         let disks = Arc::new(Disks::new(&root, chosen)?);
-        let (dir, image, boot, cancelled) =
-            (root.join(number.to_string()), place.image(), place.boot(), cancelled.clone());
-        Ok(Self { command, saved: None, image, boot, disks, dir, netns, id: SandboxId::random(), log, cancelled })
+        let (dir, image, boot, cancelled) = (
+            root.join(number.to_string()),
+            place.image(),
+            place.boot(),
+            cancelled.clone(),
+        );
+        Ok(Self {
+            command,
+            saved: None,
+            image,
+            boot,
+            disks,
+            dir,
+            netns,
+            id: SandboxId::random(),
+            log,
+            cancelled,
+        })
     }
 
     /// Machines that go on from an instant. Their command is that of a restored one.
@@ -137,11 +158,15 @@ impl Bare {
         self
     }
 
-    /// A machine from nothing to the end of its first program, with a `look` at its process while it runs.
+    /// A machine from nothing to the end of its first program, with a `look` at its process while
+    /// it runs.
     ///
     /// # Errors
     /// When it does not boot. Nothing of it runs on, whatever happens.
-    pub async fn cold_start<T>(&self, look: impl FnOnce(u32) -> anyhow::Result<T>) -> anyhow::Result<(Duration, T)> {
+    pub async fn cold_start<T>(
+        &self,
+        look: impl FnOnce(u32) -> anyhow::Result<T>,
+    ) -> anyhow::Result<(Duration, T)> {
         let running = self.start(Until::Program).await?;
         let (took, looked) = (running.took, look(running.pid()));
         running.end().await?;
@@ -159,7 +184,8 @@ impl Bare {
         Ok(took.as_secs_f64() * 1000.0)
     }
 
-    /// Starts a machine. One that does not start is ended, counted and started again, with a clock of its own.
+    /// Starts a machine. One that does not start is ended, counted and started again, with a clock
+    /// of its own.
     ///
     /// # Errors
     /// When none of [`ATTEMPTS`] starts. Nothing of them runs on.
@@ -167,7 +193,9 @@ impl Bare {
         let mut attempt = 1;
         loop {
             match self.ready().await?.start(until).await {
-                Err(error) if attempt < ATTEMPTS && !self.is_cancelled() => note_started_again(&error),
+                Err(error) if attempt < ATTEMPTS && !self.is_cancelled() => {
+                    note_started_again(&error)
+                }
                 started => return started,
             }
             attempt += 1;
@@ -201,15 +229,31 @@ impl Bare {
         link_all(&self.boot, &self.dir, &BOOT_FILES)?;
         let disks = &self.disks;
         let disk = match &self.saved {
-            None => disks.create(&self.id, &self.image, &self.dir, disk::size_bytes(&self.image, None)?)?,
+            None => disks.create(
+                &self.id,
+                &self.image,
+                &self.dir,
+                disk::size_bytes(&self.image, None)?,
+            )?,
             Some(saved) => {
                 disks.copy(&saved.dir, &self.dir)?;
                 disks.restore(&self.id, &self.dir, saved.disk_bytes)?
             }
         };
-        let args = self.command.prepare(&self.dir, &self.id, &disk.path)?.into_iter().map(Into::into).collect();
+        let args = self
+            .command
+            .prepare(&self.dir, &self.id, &disk.path)?
+            .into_iter()
+            .map(Into::into)
+            .collect();
         let program = self.command.program.clone();
-        Ok(Spawn { program, args, cwd: Some(run), log: Some(self.log.clone()), ..Spawn::default() })
+        Ok(Spawn {
+            program,
+            args,
+            cwd: Some(run),
+            log: Some(self.log.clone()),
+            ..Spawn::default()
+        })
     }
 
     /// Takes away disk and directory, if a start that failed has left them.
@@ -226,11 +270,18 @@ impl Bare {
         if let Some(token) = self.saved.as_ref().and_then(|saved| saved.token.clone()) {
             request.access_token = Some(token);
         }
-        let envd = Envd::new(GUEST_IP, request.access_token.as_deref().unwrap_or_default())?;
+        let envd = Envd::new(
+            GUEST_IP,
+            request.access_token.as_deref().unwrap_or_default(),
+        )?;
         let work = async {
             envd.healthy().await;
             envd.init(&request).await?;
-            if until == Until::Program { envd.exec().await } else { Ok(()) }
+            if until == Until::Program {
+                envd.exec().await
+            } else {
+                Ok(())
+            }
         };
         tokio::select! {
             done = tokio::time::timeout(BOOT_TIMEOUT, work) => {
@@ -253,15 +304,23 @@ impl Ready {
 
     fn start_here(self, until: Until) -> anyhow::Result<Running> {
         let Self { bare, spawn } = self;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         if bare.cancelled.is_cancelled() {
             bail!("interrupted");
         }
         let began = Instant::now();
         let process = spawn.spawn().context("cannot start a bare machine")?;
-        let loaded = bare.saved.as_ref().map_or(Ok(()), |saved| restore::load(&bare.dir.join(RUN), saved, &process));
+        let loaded = bare.saved.as_ref().map_or(Ok(()), |saved| {
+            restore::load(&bare.dir.join(RUN), saved, &process)
+        });
         let greeted = loaded.and_then(|()| runtime.block_on(bare.greet(until)));
-        let running = Running { bare, process, took: began.elapsed() };
+        let running = Running {
+            bare,
+            process,
+            took: began.elapsed(),
+        };
         match greeted {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -288,7 +347,9 @@ impl Running {
     fn end_here(self) -> anyhow::Result<()> {
         let Self { bare, process, .. } = self;
         process.kill()?;
-        process.wait(END_TIMEOUT)?.context("a bare machine does not end")?;
+        process
+            .wait(END_TIMEOUT)?
+            .context("a bare machine does not end")?;
         bare.remove_files()
     }
 }
@@ -306,7 +367,9 @@ fn furnish() -> io::Result<()> {
 
 /// What the host agent sends.
 fn init_request() -> InitRequest {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     InitRequest {
         access_token: Some(format!("{:032x}", rand::random::<u128>())),
         time_ns: u64::try_from(now.as_nanos()).ok(),

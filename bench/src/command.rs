@@ -1,5 +1,5 @@
-//! What a virtual machine monitor that runs was told, and the same for another directory: QEMU on its command line,
-//! Firecracker over its socket, which a bare one reads from a file instead.
+//! What a virtual machine monitor that runs was told, and the same for another directory: QEMU on
+//! its command line, Firecracker over its socket, which a bare one reads from a file instead.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -47,18 +47,27 @@ pub fn monitor_of(dir: &Path) -> anyhow::Result<u32> {
     let found = linux::process::find(|cmdline| {
         let text = String::from_utf8_lossy(cmdline);
         let program = text.split('\0').next().unwrap_or_default();
-        (program.contains("qemu-system") || is_firecracker(Path::new(program))) && text.contains(&needle)
+        (program.contains("qemu-system") || is_firecracker(Path::new(program)))
+            && text.contains(&needle)
     })?;
-    ensure!(found.len() == 1, "{} processes run the machine in {}, not one", found.len(), dir.display());
+    ensure!(
+        found.len() == 1,
+        "{} processes run the machine in {}, not one",
+        found.len(),
+        dir.display()
+    );
     Ok(found[0].pid())
 }
 
 fn is_firecracker(program: &Path) -> bool {
-    program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("firecracker"))
+    program
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("firecracker"))
 }
 
 impl Command {
-    /// Of the sandbox in `dir`, whose kernel and initramfs are kept in `boot`: they go with the sandbox.
+    /// Of the sandbox in `dir`, whose kernel and initramfs are kept in `boot`: they go with the
+    /// sandbox.
     ///
     /// # Errors
     /// When it does not run.
@@ -68,8 +77,13 @@ impl Command {
         let mut command = Self::parse(&fs::read(format!("/proc/{pid}/cmdline"))?, dir)?;
         if is_firecracker(&command.program) {
             let run = dir.join(RUN);
-            let config = configuration(&run.join(SOCKET)).await.context("Firecracker does not answer")?;
-            command.told = Some(Told { config, disk: fs::read_link(run.join(DISK))? });
+            let config = configuration(&run.join(SOCKET))
+                .await
+                .context("Firecracker does not answer")?;
+            command.told = Some(Told {
+                config,
+                disk: fs::read_link(run.join(DISK))?,
+            });
         }
         Ok(command)
     }
@@ -83,42 +97,78 @@ impl Command {
         let text = std::str::from_utf8(cmdline).context("the command line is not UTF-8")?;
         let mut words = text.trim_end_matches('\0').split('\0').map(str::to_owned);
         let program = words.next().context("the process has ended")?.into();
-        Ok(Self { program, args: words.collect(), told: None, dir: dir.to_owned() })
+        Ok(Self {
+            program,
+            args: words.collect(),
+            told: None,
+            dir: dir.to_owned(),
+        })
     }
 
-    /// Arguments for the same machine in `dir`, with a disk of its own at `disk`, which is that of `id`.
+    /// Arguments for the same machine in `dir`, with a disk of its own at `disk`, which is that of
+    /// `id`.
     ///
     /// # Errors
     /// When what Firecracker reads cannot be written.
     pub fn prepare(&self, dir: &Path, id: &SandboxId, disk: &Path) -> anyhow::Result<Vec<String>> {
-        let Some(told) = &self.told else { return Ok(self.args_for(dir, id)) };
+        let Some(told) = &self.told else {
+            return Ok(self.args_for(dir, id));
+        };
         let (run, mut config) = (dir.join(RUN), told.config.clone());
         for part in OUTPUT {
-            config.as_object_mut().context("Firecracker's configuration is no object")?.remove(part);
+            config
+                .as_object_mut()
+                .context("Firecracker's configuration is no object")?
+                .remove(part);
         }
         symlink(disk, run.join(DISK))?;
         let file = run.join("config.json");
-        let (from, to) = (format!("{}/", self.dir.display()), format!("{}/", dir.display()));
+        let (from, to) = (
+            format!("{}/", self.dir.display()),
+            format!("{}/", dir.display()),
+        );
         fs::write(&file, config.to_string().replace(&from, &to))?;
-        Ok(["--no-api", "--config-file"].map(str::to_owned).into_iter().chain([file.display().to_string()]).collect())
+        Ok(["--no-api", "--config-file"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([file.display().to_string()])
+            .collect())
     }
 
-    /// The arguments with `dir` in place of the sandbox's directory, and the disk device of `id` in place of its own.
-    /// Without `-S`, by which the host agent has the machine wait for its word: nobody who starts one by hand wants
-    /// that.
+    /// The arguments with `dir` in place of the sandbox's directory, and the disk device of `id` in
+    /// place of its own. Without `-S`, by which the host agent has the machine wait for its word:
+    /// nobody who starts one by hand wants that.
     fn args_for(&self, dir: &Path, id: &SandboxId) -> Vec<String> {
-        let own = self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let (own, other) = (format!("/dev/mapper/wrenn-{own}"), format!("/dev/mapper/{}", device_name(id)));
-        let (from, to) = (format!("{}/", self.dir.display()), format!("{}/", dir.display()));
-        self.args.iter().filter(|arg| *arg != "-S").map(|arg| arg.replace(&from, &to).replace(&own, &other)).collect()
+        let own = self
+            .dir
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let (own, other) = (
+            format!("/dev/mapper/wrenn-{own}"),
+            format!("/dev/mapper/{}", device_name(id)),
+        );
+        let (from, to) = (
+            format!("{}/", self.dir.display()),
+            format!("{}/", dir.display()),
+        );
+        self.args
+            .iter()
+            .filter(|arg| *arg != "-S")
+            .map(|arg| arg.replace(&from, &to).replace(&own, &other))
+            .collect()
     }
 
-    /// The file that a restored QEMU has mapped as the guest's memory; `None` where the machine was booted, or is none
-    /// of QEMU's.
+    /// The file that a restored QEMU has mapped as the guest's memory; `None` where the machine was
+    /// booted, or is none of QEMU's.
     pub fn mapped(&self) -> Option<String> {
         self.values("-incoming").next()?;
-        let objects = self.values("-object").filter_map(|value| serde_json::from_str::<Value>(value).ok());
-        objects.into_iter().find_map(|object| object["mem-path"].as_str().map(str::to_owned))
+        let objects = self
+            .values("-object")
+            .filter_map(|value| serde_json::from_str::<Value>(value).ok());
+        objects
+            .into_iter()
+            .find_map(|object| object["mem-path"].as_str().map(str::to_owned))
     }
 
     /// The same with a private mapping of `memory` for the guest's memory.
@@ -137,7 +187,10 @@ impl Command {
 
     /// Values of an option, in their order.
     pub fn values<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
-        self.args.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1].as_str())
+        self.args
+            .windows(2)
+            .filter(move |pair| pair[0] == option)
+            .map(|pair| pair[1].as_str())
     }
 }
 
@@ -158,7 +211,13 @@ pub fn link_all(from: &Path, to: &Path, names: &[&str]) -> anyhow::Result<()> {
 
 async fn configuration(socket: &Path) -> reqwest::Result<Value> {
     let client = reqwest::Client::builder().unix_socket(socket).build()?;
-    client.get("http://localhost/vm/config").send().await?.error_for_status()?.json().await
+    client
+        .get("http://localhost/vm/config")
+        .send()
+        .await?
+        .error_for_status()?
+        .json()
+        .await
 }
 
 #[cfg(test)]
@@ -170,7 +229,17 @@ mod tests {
         let line = "/usr/bin/qemu-system-x86_64\0-S\0-M\0microvm,accel=tcg\0-drive\0/a/sb-1/root\0-drive\0/a/sb-10/x\0";
         let command = Command::parse(line.as_bytes(), Path::new("/a/sb-1")).unwrap();
         let moved = command.args_for(Path::new("/b"), &SandboxId::random());
-        assert_eq!(moved, ["-M", "microvm,accel=tcg", "-drive", "/b/root", "-drive", "/a/sb-10/x"]);
+        assert_eq!(
+            moved,
+            [
+                "-M",
+                "microvm,accel=tcg",
+                "-drive",
+                "/b/root",
+                "-drive",
+                "/a/sb-10/x"
+            ]
+        );
         assert_eq!(command.values("-drive").count(), 2);
         assert_eq!(command.program, Path::new("/usr/bin/qemu-system-x86_64"));
     }
@@ -178,28 +247,42 @@ mod tests {
     #[test]
     fn a_restored_machine_maps_another_file() {
         let object = r#"{"id":"ram","mem-path":"/dev/loop3","share":true}"#;
-        let line = format!("/qemu-system-x86_64\0-object\0{object}\0-incoming\0unix:incoming.sock\0");
+        let line =
+            format!("/qemu-system-x86_64\0-object\0{object}\0-incoming\0unix:incoming.sock\0");
         let command = Command::parse(line.as_bytes(), Path::new("/a/sb-1")).unwrap();
         assert_eq!(command.mapped().as_deref(), Some("/dev/loop3"));
         let moved = command.over(Path::new("/saved/memory"));
         assert_eq!(moved.mapped().as_deref(), Some("/saved/memory"));
-        assert!(moved.values("-object").all(|object| object.contains(r#""share":false"#)));
+        assert!(
+            moved
+                .values("-object")
+                .all(|object| object.contains(r#""share":false"#))
+        );
         let booted = Command::parse(b"/qemu-system-x86_64\0-S\0", Path::new("/a/sb-1")).unwrap();
         assert_eq!(booted.mapped(), None);
     }
 
     #[test]
     fn a_bare_firecracker_reads_what_ours_was_told_but_where_output_goes() {
-        let mut command = Command::parse(b"/usr/bin/firecracker\0--id\0sb-1\0", Path::new("/a/sb-1")).unwrap();
+        let mut command =
+            Command::parse(b"/usr/bin/firecracker\0--id\0sb-1\0", Path::new("/a/sb-1")).unwrap();
         let config = serde_json::json!({ "machine-config": { "vcpu_count": 1 }, "metrics": {}, "serial": null });
-        command.told = Some(Told { config, disk: "/dev/mapper/wrenn-sb-1".into() });
+        command.told = Some(Told {
+            config,
+            disk: "/dev/mapper/wrenn-sb-1".into(),
+        });
         let dir = std::env::temp_dir().join(format!("wbench-{}", std::process::id()));
         fs::create_dir_all(dir.join(RUN)).unwrap();
-        let args = command.prepare(&dir, &SandboxId::random(), Path::new("/dev/mapper/x")).unwrap();
+        let args = command
+            .prepare(&dir, &SandboxId::random(), Path::new("/dev/mapper/x"))
+            .unwrap();
         let config = fs::read_to_string(&args[2]);
         let disk = fs::read_link(dir.join("vm/run/disk"));
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(config.unwrap(), r#"{"machine-config":{"vcpu_count":1}}"#);
-        assert_eq!((disk.unwrap(), args.len()), (PathBuf::from("/dev/mapper/x"), 3));
+        assert_eq!(
+            (disk.unwrap(), args.len()),
+            (PathBuf::from("/dev/mapper/x"), 3)
+        );
     }
 }

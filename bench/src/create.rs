@@ -1,8 +1,9 @@
 //! Cold create: from nothing to the result of a first program.
 //!
-//! Ours: `POST /v1/sandboxes` and one exec, with the default shape. The disk, network and boot are all in it. Bare:
-//! see [`crate::bare`]. The server does not keep guests that have booted (`AGENT_WARM=off`); taking the
-//! machine away again is outside both clocks. What goes on from such guests is in [`crate::warm`].
+//! Ours: `POST /v1/sandboxes` and one exec, with the default shape. The disk, network and boot are
+//! all in it. Bare: see [`crate::bare`]. The server does not keep guests that have booted
+//! (`AGENT_WARM=off`); taking the machine away again is outside both clocks. What goes on from such
+//! guests is in [`crate::warm`].
 
 use std::time::Instant;
 
@@ -21,7 +22,11 @@ const MAX_RATIO: f64 = 1.15;
 
 /// # Errors
 /// When a machine does not boot.
-pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Row> {
+pub async fn measure(
+    place: &Place,
+    server: &Server,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Row> {
     let bare = Bare::prepare(place, warm_up(place, server).await?, 0, cancelled)?;
     bare.cold_start(|_| Ok(())).await?;
     let mut pairs = Pairs::default();
@@ -35,7 +40,12 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
         }
         progress("create", pair + 1, PAIRS);
     }
-    Ok(pairs.row("cold create to first exec result", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)))
+    Ok(pairs.row(
+        "cold create to first exec result",
+        "ms",
+        Better::Lower,
+        Target::RatioAtMost(MAX_RATIO),
+    ))
 }
 
 /// The first sandbox, of which the bare ones take the command line.

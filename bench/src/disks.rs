@@ -1,8 +1,9 @@
 //! Disks by the kernel's device mapper: made and taken away, in milliseconds.
 //!
-//! Ours: [`Disks`], as the host agent calls it, with the name that keeps the base alive and the space that is set aside
-//! for the first writes. Bare: the same store, loop device and snapshot over the same base, made with the kernel's
-//! calls and nothing else. On both sides one more disk is there all the time, so that the base is attached already.
+//! Ours: [`Disks`], as the host agent calls it, with the name that keeps the base alive and the
+//! space that is set aside for the first writes. Bare: the same store, loop device and snapshot
+//! over the same base, made with the kernel's calls and nothing else. On both sides one more disk
+//! is there all the time, so that the base is attached already.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -60,11 +61,16 @@ fn measure_in(dir: &Path, image: &Path, cancelled: &CancellationToken) -> anyhow
         anyhow::ensure!(!cancelled.is_cancelled(), "interrupted");
     }
     ours.end()?;
-    let row = |pairs: &Pairs, name| pairs.row(name, "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO));
-    Ok(vec![row(&create, "device-mapper disk made"), row(&remove, "device-mapper disk removed")])
+    let row =
+        |pairs: &Pairs, name| pairs.row(name, "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO));
+    Ok(vec![
+        row(&create, "device-mapper disk made"),
+        row(&remove, "device-mapper disk removed"),
+    ])
 }
 
-/// Takes away what a killed run left: bare devices, and those of the disks in `roots`. Their loop devices go with them.
+/// Takes away what a killed run left: bare devices, and those of the disks in `roots`. Their loop
+/// devices go with them.
 ///
 /// # Errors
 /// The first device that stays.
@@ -84,7 +90,13 @@ pub fn clear(roots: &[PathBuf]) -> anyhow::Result<()> {
 }
 
 fn disks_in(dir: &Path) -> Result<Disks, hostd::disk::Error> {
-    Disks::new(dir, Chosen { backend: Backend::DeviceMapper, why: String::new() })
+    Disks::new(
+        dir,
+        Chosen {
+            backend: Backend::DeviceMapper,
+            why: String::new(),
+        },
+    )
 }
 
 fn timed(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
@@ -104,7 +116,13 @@ struct Ours {
 impl Ours {
     fn new(dir: &Path, image: &Path) -> anyhow::Result<Self> {
         let (disks, bytes) = (disks_in(dir)?, size_bytes(image, None)?);
-        let ours = Self { disks, dir: dir.to_owned(), image: image.to_owned(), bytes, stays: SandboxId::random() };
+        let ours = Self {
+            disks,
+            dir: dir.to_owned(),
+            image: image.to_owned(),
+            bytes,
+            stays: SandboxId::random(),
+        };
         ours.create(&ours.stays)?;
         Ok(ours)
     }
@@ -141,7 +159,11 @@ struct Bare {
 impl Bare {
     fn new(dir: &Path, image: &Path) -> anyhow::Result<Self> {
         let base = loopdev::attach(image, Access::ReadOnly, MARK)?;
-        Ok(Self { base, store: dir.join("bare.cow"), bytes: size_bytes(image, None)? })
+        Ok(Self {
+            base,
+            store: dir.join("bare.cow"),
+            bytes: size_bytes(image, None)?,
+        })
     }
 
     fn create(&self, name: &str) -> anyhow::Result<()> {
@@ -149,8 +171,20 @@ impl Bare {
         // Sparse, so more than enough costs nothing.
         store.set_len(self.bytes * 2)?;
         let cow = loopdev::attach(&self.store, Access::ReadWrite, MARK)?;
-        let (origin, cow) = (Number::of_loop(self.base.number()), Number::of_loop(cow.number()));
-        dm::create(name, name, &[Table::Snapshot { sectors: self.bytes / dm::SECTOR, origin, cow }], false)?;
+        let (origin, cow) = (
+            Number::of_loop(self.base.number()),
+            Number::of_loop(cow.number()),
+        );
+        dm::create(
+            name,
+            name,
+            &[Table::Snapshot {
+                sectors: self.bytes / dm::SECTOR,
+                origin,
+                cow,
+            }],
+            false,
+        )?;
         Ok(())
     }
 

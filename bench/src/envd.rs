@@ -18,8 +18,8 @@ use tokio::time::{interval, timeout};
 
 use crate::server::PROGRAM;
 
-/// What is sent to a guest without a network is lost, so attempts begin in this rhythm, beside those before, whose
-/// answer may just be slow.
+/// What is sent to a guest without a network is lost, so attempts begin in this rhythm, beside
+/// those before, whose answer may just be slow.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a guest that listens to answer.
@@ -35,7 +35,9 @@ pub struct Envd {
 
 impl std::fmt::Debug for Envd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Envd").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Envd")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -50,7 +52,12 @@ impl Envd {
         let config = ClientConfig::new(uri).with_default_header(ACCESS_TOKEN_HEADER, token);
         let http = reqwest::Client::builder().no_proxy().build()?;
         let processes = ProcessClient::new(HttpClient::plaintext(), config);
-        Ok(Self { address, token: token.to_owned(), http, processes })
+        Ok(Self {
+            address,
+            token: token.to_owned(),
+            http,
+            processes,
+        })
     }
 
     /// Waits for the first good answer.
@@ -80,7 +87,9 @@ impl Envd {
     /// # Errors
     /// The guest's.
     pub async fn init(&self, request: &InitRequest) -> anyhow::Result<()> {
-        self.send(self.http.post(self.url("/init")).json(request)).await.map(drop)
+        self.send(self.http.post(self.url("/init")).json(request))
+            .await
+            .map(drop)
     }
 
     /// Runs [`PROGRAM`] to its end.
@@ -88,18 +97,32 @@ impl Envd {
     /// # Errors
     /// The guest's, or that the program failed.
     pub async fn exec(&self) -> anyhow::Result<()> {
-        let config = ProcessConfig { cmd: PROGRAM.to_owned(), ..ProcessConfig::default() };
-        let request = StartRequest { process: config.into(), stdin: Some(false), ..StartRequest::default() };
+        let config = ProcessConfig {
+            cmd: PROGRAM.to_owned(),
+            ..ProcessConfig::default()
+        };
+        let request = StartRequest {
+            process: config.into(),
+            stdin: Some(false),
+            ..StartRequest::default()
+        };
         let mut stream = self.processes.start(request).await?;
         let mut exit_code = None;
         // To the end of the stream: only then can the connection be used again.
         while let Some(message) = stream.message::<StartResponse>().await? {
-            let event = message.to_owned_message().event.into_option().and_then(|event| event.event);
+            let event = message
+                .to_owned_message()
+                .event
+                .into_option()
+                .and_then(|event| event.event);
             if let Some(Event::End(end)) = event {
                 exit_code = Some(end.exit_code);
             }
         }
-        ensure!(exit_code == Some(0), "`{PROGRAM}` failed in the guest: {exit_code:?}");
+        ensure!(
+            exit_code == Some(0),
+            "`{PROGRAM}` failed in the guest: {exit_code:?}"
+        );
         Ok(())
     }
 
@@ -110,17 +133,26 @@ impl Envd {
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         let request = self.http.post(self.file(path)?);
-        let request = request.header("content-type", "application/octet-stream").header("content-length", length);
-        self.send(request.body(Body::wrap_stream(data))).await.map(drop)
+        let request = request
+            .header("content-type", "application/octet-stream")
+            .header("content-length", length);
+        self.send(request.body(Body::wrap_stream(data)))
+            .await
+            .map(drop)
     }
 
     /// The bytes of a file, piece by piece.
     ///
     /// # Errors
     /// The guest's.
-    pub async fn read_file(&self, path: &str) -> anyhow::Result<impl Stream<Item = anyhow::Result<Bytes>> + use<>> {
+    pub async fn read_file(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Bytes>> + use<>> {
         let answer = self.send(self.http.get(self.file(path)?)).await?;
-        Ok(answer.bytes_stream().map(|piece| piece.context("the transfer broke off")))
+        Ok(answer
+            .bytes_stream()
+            .map(|piece| piece.context("the transfer broke off")))
     }
 
     fn url(&self, path: &str) -> String {
@@ -128,14 +160,23 @@ impl Envd {
     }
 
     fn file(&self, path: &str) -> anyhow::Result<reqwest::Url> {
-        Ok(reqwest::Url::parse_with_params(&self.url("/files"), [("path", path)])?)
+        Ok(reqwest::Url::parse_with_params(
+            &self.url("/files"),
+            [("path", path)],
+        )?)
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<reqwest::Response> {
-        let answer = request.header(ACCESS_TOKEN_HEADER, &self.token).send().await?;
+        let answer = request
+            .header(ACCESS_TOKEN_HEADER, &self.token)
+            .send()
+            .await?;
         let status = answer.status();
         if !status.is_success() {
-            bail!("the guest agent answered {status}: {}", answer.text().await.unwrap_or_default());
+            bail!(
+                "the guest agent answered {status}: {}",
+                answer.text().await.unwrap_or_default()
+            );
         }
         Ok(answer)
     }

@@ -1,5 +1,5 @@
-//! `true` on a running sandbox. Ours: `POST …/exec`. Bare: `process.Process/Start` of the same sandbox's guest agent,
-//! called from this process. Both keep their connections.
+//! `true` on a running sandbox. Ours: `POST …/exec`. Bare: `process.Process/Start` of the same
+//! sandbox's guest agent, called from this process. Both keep their connections.
 
 use std::time::Instant;
 
@@ -33,5 +33,10 @@ pub async fn measure(server: &Server) -> anyhow::Result<Row> {
         progress("exec", pair + 1, WARM_UP + PAIRS);
     }
     server.client.delete(&sandbox.id).await?;
-    Ok(pairs.row("exec of true", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)))
+    Ok(pairs.row(
+        "exec of true",
+        "ms",
+        Better::Lower,
+        Target::RatioAtMost(MAX_RATIO),
+    ))
 }

@@ -1,6 +1,7 @@
-//! A file of 64 MiB into a running sandbox and out of it again. Ours: `POST …/files/write` and `…/files/read`. Bare:
-//! `POST` and `GET /files` of the same sandbox's guest agent, called from this process. Same bytes, same user, a path
-//! that is new for every run, and everything streamed from and to memory.
+//! A file of 64 MiB into a running sandbox and out of it again. Ours: `POST …/files/write` and
+//! `…/files/read`. Bare: `POST` and `GET /files` of the same sandbox's guest agent, called from
+//! this process. Same bytes, same user, a path that is new for every run, and everything streamed
+//! from and to memory.
 
 use std::time::Instant;
 
@@ -36,10 +37,18 @@ pub async fn measure(server: &Server) -> anyhow::Result<[Row; 2]> {
     let envd = server.envd_of(&sandbox)?;
     let mut content = vec![0; MIB << 20];
     rand::fill(&mut content[..]);
-    let transfer = Transfer { server, sandbox, envd, content: content.into() };
+    let transfer = Transfer {
+        server,
+        sandbox,
+        envd,
+        content: content.into(),
+    };
     for side in turns(0) {
         transfer.put(side).await?;
-        ensure!(transfer.get(side, true).await?.is_finite(), "nothing was measured");
+        ensure!(
+            transfer.get(side, true).await?.is_finite(),
+            "nothing was measured"
+        );
         transfer.remove(side).await?;
     }
     let (mut into, mut out) = (Pairs::default(), Pairs::default());
@@ -52,8 +61,18 @@ pub async fn measure(server: &Server) -> anyhow::Result<[Row; 2]> {
         progress("files", pair + 1, PAIRS);
     }
     server.client.delete(&transfer.sandbox.id).await?;
-    let row = |pairs: Pairs, name| pairs.row(name, "MiB/s", Better::Higher, Target::RatioAtLeast(MIN_RATIO));
-    Ok([row(into, "file of 64 MiB in"), row(out, "file of 64 MiB out")])
+    let row = |pairs: Pairs, name| {
+        pairs.row(
+            name,
+            "MiB/s",
+            Better::Higher,
+            Target::RatioAtLeast(MIN_RATIO),
+        )
+    };
+    Ok([
+        row(into, "file of 64 MiB in"),
+        row(out, "file of 64 MiB out"),
+    ])
 }
 
 fn path(side: Side) -> PathRequest {
@@ -61,7 +80,10 @@ fn path(side: Side) -> PathRequest {
         Side::Ours => "ours",
         Side::Bare => "bare",
     };
-    PathRequest { path: format!("/home/user/{name}.bin"), user: None }
+    PathRequest {
+        path: format!("/home/user/{name}.bin"),
+        user: None,
+    }
 }
 
 impl Transfer<'_> {
@@ -72,25 +94,53 @@ impl Transfer<'_> {
         let began = Instant::now();
         match side {
             Side::Ours => {
-                let target = FileTarget { path, ..FileTarget::default() };
+                let target = FileTarget {
+                    path,
+                    ..FileTarget::default()
+                };
                 let length = Some(self.content.len() as u64);
-                self.server.client.write_file(&self.sandbox.id, &target, data, length).await?;
+                self.server
+                    .client
+                    .write_file(&self.sandbox.id, &target, data, length)
+                    .await?;
             }
-            Side::Bare => self.envd.write_file(&path, data, self.content.len()).await?,
+            Side::Bare => {
+                self.envd
+                    .write_file(&path, data, self.content.len())
+                    .await?
+            }
         }
         Ok(rate(began))
     }
 
-    /// Reads the file; MiB/s. Its length is always looked at; every byte only where that may take time.
+    /// Reads the file; MiB/s. Its length is always looked at; every byte only where that may take
+    /// time.
     async fn get(&self, side: Side, compare: bool) -> anyhow::Result<f64> {
         let path = path(side);
         let began = Instant::now();
         let length = match side {
-            Side::Ours => self.drain(self.server.client.read_file(&self.sandbox.id, &path).await?, compare).await?,
-            Side::Bare => self.drain(Box::pin(self.envd.read_file(&path.path).await?), compare).await?,
+            Side::Ours => {
+                self.drain(
+                    self.server
+                        .client
+                        .read_file(&self.sandbox.id, &path)
+                        .await?,
+                    compare,
+                )
+                .await?
+            }
+            Side::Bare => {
+                self.drain(Box::pin(self.envd.read_file(&path.path).await?), compare)
+                    .await?
+            }
         };
         let rate = rate(began);
-        ensure!(length == self.content.len(), "{} of {} bytes came back", length, self.content.len());
+        ensure!(
+            length == self.content.len(),
+            "{} of {} bytes came back",
+            length,
+            self.content.len()
+        );
         Ok(rate)
     }
 
@@ -106,14 +156,21 @@ impl Transfer<'_> {
         while let Some(piece) = data.next().await {
             let piece = piece?;
             let end = length + piece.len();
-            ensure!(!compare || self.content.get(length..end) == Some(&piece[..]), "other bytes came back");
+            ensure!(
+                !compare || self.content.get(length..end) == Some(&piece[..]),
+                "other bytes came back"
+            );
             length = end;
         }
         Ok(length)
     }
 
     async fn remove(&self, side: Side) -> anyhow::Result<()> {
-        Ok(self.server.client.remove_file(&self.sandbox.id, &path(side)).await?)
+        Ok(self
+            .server
+            .client
+            .remove_file(&self.sandbox.id, &path(side))
+            .await?)
     }
 }
 

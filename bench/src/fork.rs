@@ -1,9 +1,9 @@
 //! A running sandbox and eight that go on from one instant of it.
 //!
-//! How long the source stands still is seen from outside: its virtual CPU has work all the time, so its thread sleeps
-//! only while the machine is stopped. That is against a whole pause of it. What a child costs: `POST …/fork` of a
-//! sandbox that idles, divided by the children, against one bare machine that goes on from an instant
-//! ([`crate::restore`]).
+//! How long the source stands still is seen from outside: its virtual CPU has work all the time, so
+//! its thread sleeps only while the machine is stopped. That is against a whole pause of it. What a
+//! child costs: `POST …/fork` of a sandbox that idles, divided by the children, against one bare
+//! machine that goes on from an instant ([`crate::restore`]).
 
 use std::fs;
 use std::sync::Arc;
@@ -35,7 +35,11 @@ const WORK: &str = "read a < /proc/sys/kernel/hostname; b=$a; \
 
 /// # Errors
 /// When the sandbox cannot be forked or paused.
-pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<[Row; 2]> {
+pub async fn measure(
+    place: &Place,
+    server: &Server,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<[Row; 2]> {
     let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
     let bare = Bare::prepare(place, command, 0, cancelled)?.over(&saved);
     let source = server.create(Some(MEMORY_MB)).await?;
@@ -50,7 +54,9 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
         }
         progress("fork: children", repeat + 1, REPEATS);
     }
-    server.shell(&source, &format!("({WORK}) > /dev/null 2>&1 &")).await?;
+    server
+        .shell(&source, &format!("({WORK}) > /dev/null 2>&1 &"))
+        .await?;
     let mut still = Pairs::default();
     for repeat in 0..REPEATS {
         for side in turns(repeat) {
@@ -64,8 +70,18 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
     }
     server.client.delete(&source.id).await?;
     Ok([
-        still.row("fork of 8, source stands still (bare: a pause)", "ms", Better::Lower, Target::RatioAtMost(1.0)),
-        child.row("fork of 8, per child", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)),
+        still.row(
+            "fork of 8, source stands still (bare: a pause)",
+            "ms",
+            Better::Lower,
+            Target::RatioAtMost(1.0),
+        ),
+        child.row(
+            "fork of 8, per child",
+            "ms",
+            Better::Lower,
+            Target::RatioAtMost(MAX_RATIO),
+        ),
     ])
 }
 
@@ -125,7 +141,10 @@ fn longest_sleep(pid: u32, over: &AtomicBool) -> anyhow::Result<Duration> {
         }
         std::thread::sleep(LOOK);
     }
-    ensure!(worked, "the guest does not work, so nobody can see when it stands still");
+    ensure!(
+        worked,
+        "the guest does not work, so nobody can see when it stands still"
+    );
     Ok(longest)
 }
 

@@ -1,10 +1,12 @@
-//! Claims and names of networks are files below `/run`, which an ordinary machine has in memory. In a container it may
-//! be on a disk, and there (ext4 without a journal, `recently_deleted` in the kernel's `fs/ext4/ialloc.c`) making a file
-//! takes the longer the more were removed in the last minutes: the run before would be measured.
+//! Claims and names of networks are files below `/run`, which an ordinary machine has in memory. In
+//! a container it may be on a disk, and there (ext4 without a journal, `recently_deleted` in the
+//! kernel's `fs/ext4/ialloc.c`) making a file takes the longer the more were removed in the last
+//! minutes: the run before would be measured.
 //!
-//! So networks are measured by a thread that has those directories in memory, for itself alone, and nothing is left of
-//! that when it ends, however it ends. Meanwhile nobody else may claim a network, whose number could be one of the
-//! bench's: the thread begins where nobody has one, and holds the lock that every claim takes.
+//! So networks are measured by a thread that has those directories in memory, for itself alone, and
+//! nothing is left of that when it ends, however it ends. Meanwhile nobody else may claim a
+//! network, whose number could be one of the bench's: the thread begins where nobody has one, and
+//! holds the lock that every claim takes.
 
 use std::fs;
 use std::io;
@@ -26,13 +28,22 @@ const DIRS: [&str; 1] = [CLAIMS_DIR];
 ///
 /// # Errors
 /// The work's own; when a directory cannot be looked at, or nothing be mounted on it.
-pub fn with_networks<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-    let Some(_alone) = alone()? else { return work() };
+pub fn with_networks<T: Send>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    let Some(_alone) = alone()? else {
+        return work();
+    };
     let in_memory = || {
         mount_here().context("keeping files of networks in memory")?;
         work()
     };
-    thread::scope(|scope| scope.spawn(in_memory).join().map_err(|_| anyhow!("the bench's thread panicked"))?)
+    thread::scope(|scope| {
+        scope
+            .spawn(in_memory)
+            .join()
+            .map_err(|_| anyhow!("the bench's thread panicked"))?
+    })
 }
 
 /// The lock of claims, where memory is wanted and nobody has a network.
@@ -45,20 +56,38 @@ fn alone() -> anyhow::Result<Option<Lock>> {
     if are_in_memory {
         return Ok(None);
     }
-    let Some(lock) = Lock::try_take(&Path::new(CLAIMS_DIR).join(NEXT))? else { return Ok(None) };
+    let Some(lock) = Lock::try_take(&Path::new(CLAIMS_DIR).join(NEXT))? else {
+        return Ok(None);
+    };
     Ok((is_free(CLAIMS_DIR)? && netns::list("")?.is_empty()).then_some(lock))
 }
 
 /// Whether it has no file but the lock.
 fn is_free(dir: &str) -> io::Result<bool> {
-    let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    let names = fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<io::Result<Vec<_>>>()?;
     Ok(names.iter().all(|name| name == NEXT))
 }
 
 /// For the calling thread, and those that it starts.
 fn mount_here() -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    DIRS.into_iter().try_for_each(|dir| mount(Some("wrenn-bench"), dir, Some("tmpfs"), flags, Some("mode=755")))
+    DIRS.into_iter().try_for_each(|dir| {
+        mount(
+            Some("wrenn-bench"),
+            dir,
+            Some("tmpfs"),
+            flags,
+            Some("mode=755"),
+        )
+    })
 }

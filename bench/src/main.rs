@@ -1,9 +1,11 @@
-//! Measures the platform against the bare thing: a table on the terminal, and `target/bench/report.json`.
+//! Measures the platform against the bare thing: a table on the terminal, and
+//! `target/bench/report.json`.
 //!
-//! "Ours" goes through the Rust SDK, control plane, host agent and guest agent, as a user's call does. "Bare" is the
-//! same virtual machine monitor with the same command line, kernel, initramfs and disk, started directly, or the same
-//! guest agent or server in the guest, asked directly. The two take turns within one run, and which goes first alternates, so that whatever
-//! else the machine does hits both. Every file here that is named after a row says what its clock covers.
+//! "Ours" goes through the Rust SDK, control plane, host agent and guest agent, as a user's call
+//! does. "Bare" is the same virtual machine monitor with the same command line, kernel, initramfs
+//! and disk, started directly, or the same guest agent or server in the guest, asked directly. The
+//! two take turns within one run, and which goes first alternates, so that whatever else the
+//! machine does hits both. Every file here that is named after a row says what its clock covers.
 //!
 //! | what is made | where | taken away |
 //! |---|---|---|
@@ -50,9 +52,12 @@ use report::{Report, Row};
 use server::{Guests, Server};
 
 /// What can be asked for by name; without names everything is measured.
-const GROUPS: [&str; 12] =
-    ["disks", "network", "create", "exec", "files", "ports", "memory", "warm", "resume", "pause", "fork", "siblings"];
-/// Those of a server whose sandboxes boot, and those of one whose sandboxes go on from a guest that has booted.
+const GROUPS: [&str; 12] = [
+    "disks", "network", "create", "exec", "files", "ports", "memory", "warm", "resume", "pause",
+    "fork", "siblings",
+];
+/// Those of a server whose sandboxes boot, and those of one whose sandboxes go on from a guest that
+/// has booted.
 const COLD: [&str; 5] = ["create", "exec", "files", "ports", "memory"];
 const WARM: [&str; 5] = ["warm", "resume", "pause", "fork", "siblings"];
 
@@ -69,7 +74,10 @@ fn main() -> ExitCode {
 fn bench() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     if let Some(unknown) = wanted.iter().find(|name| !GROUPS.contains(&name.as_str())) {
-        bail!("there is no group of rows {unknown:?}; there are: {}", GROUPS.join(", "));
+        bail!(
+            "there is no group of rows {unknown:?}; there are: {}",
+            GROUPS.join(", ")
+        );
     }
     let place = Place::prepare()?;
     let cancelled = CancellationToken::new();
@@ -80,14 +88,18 @@ fn bench() -> anyhow::Result<()> {
             ended = interrupted() => Err(ended.map_or_else(anyhow::Error::from, |()| anyhow::anyhow!("interrupted"))),
         }
     });
-    // Bare machines are driven by threads of their own; they see this, and are waited for when the runtime goes.
+    // Bare machines are driven by threads of their own; they see this, and are waited for when the
+    // runtime goes.
     cancelled.cancel();
     drop(runtime);
-    let cleared = place.clear().context("not everything could be taken away; the next run tries again");
+    let cleared = place
+        .clear()
+        .context("not everything could be taken away; the next run tries again");
     outcome.and_then(Measured::publish).and(cleared)
 }
 
-/// Rows of all groups. One that fails takes no other's away, and leaves nothing for the next one to meet.
+/// Rows of all groups. One that fails takes no other's away, and leaves nothing for the next one to
+/// meet.
 #[derive(Debug)]
 struct Measured<'a> {
     place: &'a Place,
@@ -97,8 +109,8 @@ struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// Keeps the rows of a group. After one that failed, takes away what it has left: bare machines, and sandboxes of
-    /// the `server` that runs, or networks where there is none.
+    /// Keeps the rows of a group. After one that failed, takes away what it has left: bare
+    /// machines, and sandboxes of the `server` that runs, or networks where there is none.
     async fn add(
         &mut self,
         group: &'static str,
@@ -114,7 +126,10 @@ impl Measured<'_> {
             Some(server) => server.remove_sandboxes().await,
             None => self.place.clear_networks(),
         };
-        for left in [self.place.clear_bare(), others].into_iter().filter_map(Result::err) {
+        for left in [self.place.clear_bare(), others]
+            .into_iter()
+            .filter_map(Result::err)
+        {
             eprintln!("bench: after {group}: {left:#}");
         }
     }
@@ -126,16 +141,27 @@ impl Measured<'_> {
 
     fn publish(self) -> anyhow::Result<()> {
         let machine = self.machine.context("nothing was measured")?;
-        Report { machine, rows: self.rows, started_again: bare::started_again() }.publish(self.place)?;
+        Report {
+            machine,
+            rows: self.rows,
+            started_again: bare::started_again(),
+        }
+        .publish(self.place)?;
         match self.failed.as_slice() {
             [] => Ok(()),
-            failed => bail!("these groups have no rows, for the reasons above: {}", failed.join(", ")),
+            failed => bail!(
+                "these groups have no rows, for the reasons above: {}",
+                failed.join(", ")
+            ),
         }
     }
 }
 
 async fn interrupted() -> std::io::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -150,12 +176,21 @@ async fn measure<'a>(
 ) -> anyhow::Result<Measured<'a>> {
     let wants = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
     let machine = Some(platform::look()?);
-    let mut measured = Measured { place, machine, rows: Vec::new(), failed: Vec::new() };
+    let mut measured = Measured {
+        place,
+        machine,
+        rows: Vec::new(),
+        failed: Vec::new(),
+    };
     if wants("disks") {
-        measured.add("disks", None, disks::measure(place, cancelled).await).await;
+        measured
+            .add("disks", None, disks::measure(place, cancelled).await)
+            .await;
     }
     if wants("network") {
-        measured.add("network", None, network::measure(place, cancelled).await).await;
+        measured
+            .add("network", None, network::measure(place, cancelled).await)
+            .await;
     }
     for (guests, groups) in [(Guests::Cold, COLD), (Guests::Warm, WARM)] {
         let groups: Vec<&'static str> = groups.into_iter().filter(|group| wants(group)).collect();
@@ -164,7 +199,9 @@ async fn measure<'a>(
         }
         // Rows of other groups are kept, also where the server does not start, or not end.
         if let Err(error) = with_server(place, guests, &groups, cancelled, &mut measured).await {
-            groups.iter().for_each(|group| measured.note_failed(group, &error));
+            groups
+                .iter()
+                .for_each(|group| measured.note_failed(group, &error));
         }
     }
     Ok(measured)
@@ -206,11 +243,15 @@ async fn cold(
 ) {
     for group in groups {
         let rows = match *group {
-            "create" => create::measure(place, server, cancelled).await.map(|row| vec![row]),
+            "create" => create::measure(place, server, cancelled)
+                .await
+                .map(|row| vec![row]),
             "exec" => exec::measure(server).await.map(|row| vec![row]),
             "files" => files::measure(server).await.map(Vec::from),
             "ports" => ports::measure(server).await.map(Vec::from),
-            _ => memory::measure(place, server, fresh, cancelled).await.map(Vec::from),
+            _ => memory::measure(place, server, fresh, cancelled)
+                .await
+                .map(Vec::from),
         };
         measured.add(group, Some(server), rows).await;
     }
@@ -226,10 +267,14 @@ async fn warm(
     for group in groups {
         let rows = match *group {
             "warm" => warm::measure(place, server, cancelled).await,
-            "resume" => resume::measure(place, server, cancelled).await.map(|row| vec![row]),
+            "resume" => resume::measure(place, server, cancelled)
+                .await
+                .map(|row| vec![row]),
             "pause" => pause::measure(place, server).await,
             "fork" => fork::measure(place, server, cancelled).await.map(Vec::from),
-            _ => siblings::measure(place, server, cancelled).await.map(|row| vec![row]),
+            _ => siblings::measure(place, server, cancelled)
+                .await
+                .map(|row| vec![row]),
         };
         measured.add(group, Some(server), rows).await;
     }

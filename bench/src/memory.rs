@@ -1,9 +1,10 @@
 //! Resident memory, in MB (millions of bytes), as `/proc/PID/smaps_rollup` has it.
 //!
-//! Agent and control plane are one process, `wrenn up`; whatever the rows before asked of it has been asked. A bare
-//! machine has no such process, so there is nothing to compare with. Per sandbox: its virtual machine monitor with
-//! the guest's memory, after one program, against a bare one of the same shape at the same point of its life. Both have
-//! booted; those that go on from one instant are in [`crate::siblings`].
+//! Agent and control plane are one process, `wrenn up`; whatever the rows before asked of it has
+//! been asked. A bare machine has no such process, so there is nothing to compare with. Per
+//! sandbox: its virtual machine monitor with the guest's memory, after one program, against a bare
+//! one of the same shape at the same point of its life. Both have booted; those that go on from one
+//! instant are in [`crate::siblings`].
 
 use std::fs;
 use std::time::Duration;
@@ -39,8 +40,8 @@ pub fn of_the_server(server: &Server) -> anyhow::Result<f64> {
     resident(server.process.pid())
 }
 
-/// Rows for the server without sandboxes (`fresh`, looked at when it had just started) and with many, and for one
-/// sandbox.
+/// Rows for the server without sandboxes (`fresh`, looked at when it had just started) and with
+/// many, and for one sandbox.
 ///
 /// # Errors
 /// When a machine does not boot.
@@ -56,7 +57,10 @@ pub async fn measure(
         busy.push(of_the_server(server)?);
         tokio::time::sleep(PAUSE).await;
     }
-    let ours: Vec<f64> = sandboxes.iter().map(|sandbox| one(server, sandbox)).collect::<anyhow::Result<_>>()?;
+    let ours: Vec<f64> = sandboxes
+        .iter()
+        .map(|sandbox| one(server, sandbox))
+        .collect::<anyhow::Result<_>>()?;
     let command = Command::of(&server.dir_of(&sandboxes[0]), &place.boot()).await?;
     for sandbox in &sandboxes {
         server.client.delete(&sandbox.id).await?;
@@ -64,15 +68,31 @@ pub async fn measure(
     let bare = bare(place, command, cancelled).await?;
     let row = |name, measured: &[f64], target| {
         let ours = summary(measured, Better::Lower);
-        Row { name, unit: "MB", n: measured.len(), ours, bare: None, ratio: None, target }
+        Row {
+            name,
+            unit: "MB",
+            n: measured.len(),
+            ours,
+            bare: None,
+            ratio: None,
+            target,
+        }
     };
     let bare = summary(&bare, Better::Lower);
     let mut per_sandbox = row("VMM of a sandbox of 128 MiB", &ours, Target::None);
     per_sandbox.ratio = Some(ratio(per_sandbox.ours, bare));
     per_sandbox.bare = Some(bare);
     Ok([
-        row("agent and control plane, just started", &[fresh], Target::None),
-        row("agent and control plane, 20 sandboxes", &busy, Target::AtMost(MAX_SERVER_MB)),
+        row(
+            "agent and control plane, just started",
+            &[fresh],
+            Target::None,
+        ),
+        row(
+            "agent and control plane, 20 sandboxes",
+            &busy,
+            Target::AtMost(MAX_SERVER_MB),
+        ),
         per_sandbox,
     ])
 }
@@ -83,7 +103,9 @@ async fn create_all(server: &Server) -> anyhow::Result<Vec<Sandbox>> {
         server.exec(&sandbox).await?;
         anyhow::Ok(sandbox)
     };
-    let mut made = stream::iter(0..SANDBOXES).map(create).buffer_unordered(AT_ONCE);
+    let mut made = stream::iter(0..SANDBOXES)
+        .map(create)
+        .buffer_unordered(AT_ONCE);
     let mut sandboxes = Vec::with_capacity(SANDBOXES);
     while let Some(sandbox) = made.try_next().await? {
         sandboxes.push(sandbox);
@@ -96,7 +118,11 @@ fn one(server: &Server, sandbox: &Sandbox) -> anyhow::Result<f64> {
     resident(monitor_of(&server.dir_of(sandbox))?)
 }
 
-async fn bare(place: &Place, command: Command, cancelled: &CancellationToken) -> anyhow::Result<Vec<f64>> {
+async fn bare(
+    place: &Place,
+    command: Command,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Vec<f64>> {
     let bare = Bare::prepare(place, command, 0, cancelled)?;
     let mut measured = Vec::with_capacity(BARE_MACHINES);
     for number in 1..=BARE_MACHINES {

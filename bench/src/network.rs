@@ -1,5 +1,5 @@
-//! Networks of sandboxes: made, removed and taken from the pool, in milliseconds, by [`Networks`] as the host agent
-//! calls it.
+//! Networks of sandboxes: made, removed and taken from the pool, in milliseconds, by [`Networks`]
+//! as the host agent calls it.
 //!
 //! | row | ours | bare |
 //! |---|---|---|
@@ -25,7 +25,8 @@ const TIMES: usize = 40;
 const MAX_RATIO: f64 = 1.2;
 /// For a claim of a network that is ready, in milliseconds.
 const MAX_CLAIM: f64 = 1.0;
-/// For the kernel to end what a removal began: it is still at the namespace, on a processor of its own.
+/// For the kernel to end what a removal began: it is still at the namespace, on a processor of its
+/// own.
 const SETTLE: Duration = Duration::from_millis(100);
 /// What claims name.
 const SANDBOX: &str = "sb-bench";
@@ -35,22 +36,34 @@ const SANDBOX: &str = "sb-bench";
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
     let (owner, cancelled) = (place.installation(), cancelled.clone());
     let measured = move || {
-        in_memory::with_networks(|| measure_with(&Networks::prepare(&owner, &NetworkSettings::default())?, &cancelled))
+        in_memory::with_networks(|| {
+            measure_with(
+                &Networks::prepare(&owner, &NetworkSettings::default())?,
+                &cancelled,
+            )
+        })
     };
     tokio::task::spawn_blocking(measured).await?
 }
 
 fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
-    let (mut made, mut removed, mut claimed) = (Pairs::default(), Pairs::default(), Pairs::default());
+    let (mut made, mut removed, mut claimed) =
+        (Pairs::default(), Pairs::default(), Pairs::default());
     let mut others = Vec::new();
-    for (count, side, times) in [(FEW, Side::Bare, TIMES / 2), (MANY, Side::Ours, TIMES), (FEW, Side::Bare, TIMES / 2)]
-    {
+    for (count, side, times) in [
+        (FEW, Side::Bare, TIMES / 2),
+        (MANY, Side::Ours, TIMES),
+        (FEW, Side::Bare, TIMES / 2),
+    ] {
         while others.len() < count {
             others.push(make(networks)?);
             ensure!(!cancelled.is_cancelled(), "interrupted");
         }
         while others.len() > count {
-            others.pop().map(|slot| networks.remove(slot, SANDBOX)).transpose()?;
+            others
+                .pop()
+                .map(|slot| networks.remove(slot, SANDBOX))
+                .transpose()?;
         }
         for _ in 0..times {
             let (slot, took) = timed(|| make(networks))?;
@@ -69,12 +82,22 @@ fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::R
         claimed.push(Side::Bare, took);
         networks.remove(slot, SANDBOX)?;
     }
-    others.into_iter().try_for_each(|slot| networks.remove(slot, SANDBOX))?;
+    others
+        .into_iter()
+        .try_for_each(|slot| networks.remove(slot, SANDBOX))?;
     let grows = Target::RatioAtMost(MAX_RATIO);
     Ok([
         made.row("network made beside 500", "ms", Better::Lower, grows),
         removed.row("network removed beside 500", "ms", Better::Lower, grows),
-        claimed.row("network from the pool", "ms", Better::Lower, Target::AtMostOfBare { times: 0.0, plus: MAX_CLAIM }),
+        claimed.row(
+            "network from the pool",
+            "ms",
+            Better::Lower,
+            Target::AtMostOfBare {
+                times: 0.0,
+                plus: MAX_CLAIM,
+            },
+        ),
     ])
 }
 

@@ -19,10 +19,14 @@ pub enum Side {
     Bare,
 }
 
-/// The order of one pair: whoever was second is first in the next one, so that neither always works in the wake of
-/// the other.
+/// The order of one pair: whoever was second is first in the next one, so that neither always works
+/// in the wake of the other.
 pub fn turns(pair: usize) -> [Side; 2] {
-    if pair.is_multiple_of(2) { [Side::Ours, Side::Bare] } else { [Side::Bare, Side::Ours] }
+    if pair.is_multiple_of(2) {
+        [Side::Ours, Side::Bare]
+    } else {
+        [Side::Bare, Side::Ours]
+    }
 }
 
 impl Pairs {
@@ -33,15 +37,32 @@ impl Pairs {
         }
     }
 
-    pub fn row(&self, name: &'static str, unit: &'static str, better: Better, target: Target) -> Row {
+    pub fn row(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        better: Better,
+        target: Target,
+    ) -> Row {
         let (ours, bare) = (summary(&self.ours, better), summary(&self.bare, better));
-        Row { name, unit, n: self.ours.len(), ours, bare: Some(bare), ratio: Some(ratio(ours, bare)), target }
+        Row {
+            name,
+            unit,
+            n: self.ours.len(),
+            ours,
+            bare: Some(bare),
+            ratio: Some(ratio(ours, bare)),
+            target,
+        }
     }
 
     /// Of measurements where lower is better, compared by what 99 of 100 are at least as good as.
     pub fn row_of_worst(&self, name: &'static str, unit: &'static str, target: Target) -> Row {
         let row = self.row(name, unit, Better::Lower, target);
-        Row { ratio: row.bare.map(|bare| row.ours.p99 / bare.p99), ..row }
+        Row {
+            ratio: row.bare.map(|bare| row.ours.p99 / bare.p99),
+            ..row
+        }
     }
 }
 
@@ -49,7 +70,11 @@ impl Pairs {
 pub fn progress(row: &str, done: usize, all: usize) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
-        let _ = write!(stderr, "\r{row}: {done} of {all}{}", if done == all { "\n" } else { "" });
+        let _ = write!(
+            stderr,
+            "\r{row}: {done} of {all}{}",
+            if done == all { "\n" } else { "" }
+        );
         let _ = stderr.flush();
     } else if done == all {
         let _ = writeln!(stderr, "{row}: {all} done");
@@ -75,8 +100,14 @@ mod tests {
             pairs.push(Side::Bare, bare);
         }
         let row = pairs.row("exec", "ms", Better::Lower, Target::RatioAtMost(1.5));
-        assert_eq!((row.n, row.ratio, row.is_met()), (3, Some(11.0 / 8.0), Some(true)));
+        assert_eq!(
+            (row.n, row.ratio, row.is_met()),
+            (3, Some(11.0 / 8.0), Some(true))
+        );
         let worst = pairs.row_of_worst("exec, p99", "ms", Target::RatioAtMost(1.1));
-        assert_eq!((worst.n, worst.ratio, worst.is_met()), (3, Some(90.0 / 80.0), Some(false)));
+        assert_eq!(
+            (worst.n, worst.ratio, worst.is_met()),
+            (3, Some(90.0 / 80.0), Some(false))
+        );
     }
 }

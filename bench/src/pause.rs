@@ -1,8 +1,10 @@
-//! Pause of a sandbox that has written so many bytes of its memory since it was last restored. Ours: `POST …/pause`.
-//! Bare: as many bytes, written to a file in the same file system and made durable.
+//! Pause of a sandbox that has written so many bytes of its memory since it was last restored.
+//! Ours: `POST …/pause`. Bare: as many bytes, written to a file in the same file system and made
+//! durable.
 //!
-//! And what the pause leaves of memory on disk, against the pages that the kernel says the guest had for its own just
-//! before: its VMM's mapping of the memory is private, so pages that were written are anonymous.
+//! And what the pause leaves of memory on disk, against the pages that the kernel says the guest
+//! had for its own just before: its VMM's mapping of the memory is private, so pages that were
+//! written are anonymous.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -25,9 +27,21 @@ const MEMORY_MB: u32 = 640;
 const REPEATS: usize = 4;
 /// MiB, and the rows for them.
 const DIRTY: [(usize, &str, &str); 3] = [
-    (0, "pause with nothing dirty", "its memory on disk, per dirty bytes"),
-    (64, "pause with 64 MiB dirty", "its memory on disk, per dirty bytes"),
-    (256, "pause with 256 MiB dirty", "its memory on disk, per dirty bytes"),
+    (
+        0,
+        "pause with nothing dirty",
+        "its memory on disk, per dirty bytes",
+    ),
+    (
+        64,
+        "pause with 64 MiB dirty",
+        "its memory on disk, per dirty bytes",
+    ),
+    (
+        256,
+        "pause with 256 MiB dirty",
+        "its memory on disk, per dirty bytes",
+    ),
 ];
 const MAX_TIMES: f64 = 1.3;
 const MAX_PLUS_MS: f64 = 100.0;
@@ -53,10 +67,18 @@ pub async fn measure(place: &Place, server: &Server) -> anyhow::Result<Vec<Row>>
             }
             progress(name, repeat + 1, REPEATS);
         }
-        let target = Target::AtMostOfBare { times: MAX_TIMES, plus: MAX_PLUS_MS };
+        let target = Target::AtMostOfBare {
+            times: MAX_TIMES,
+            plus: MAX_PLUS_MS,
+        };
         rows.push(time.row(name, "ms", Better::Lower, target));
         if mib > 0 {
-            rows.push(size.row(name_of_size, "MB", Better::Lower, Target::RatioAtMost(MAX_SIZE)));
+            rows.push(size.row(
+                name_of_size,
+                "MB",
+                Better::Lower,
+                Target::RatioAtMost(MAX_SIZE),
+            ));
         }
     }
     server.client.delete(&sandbox.id).await?;
@@ -64,10 +86,22 @@ pub async fn measure(place: &Place, server: &Server) -> anyhow::Result<Vec<Row>>
 }
 
 /// Milliseconds of one pause; the sandbox runs before and after it.
-async fn ours(server: &Server, sandbox: &Sandbox, mib: usize, size: &mut Pairs) -> anyhow::Result<f64> {
+async fn ours(
+    server: &Server,
+    sandbox: &Sandbox,
+    mib: usize,
+    size: &mut Pairs,
+) -> anyhow::Result<f64> {
     // Also where there is nothing to write: what it does only after a resume is over then.
-    let script = if mib > 0 { format!("head -c {} /dev/urandom > /dev/shm/dirty", mib << 20) } else { "true".into() };
-    server.shell(sandbox, &script).await.context("cannot fill the guest's memory")?;
+    let script = if mib > 0 {
+        format!("head -c {} /dev/urandom > /dev/shm/dirty", mib << 20)
+    } else {
+        "true".into()
+    };
+    server
+        .shell(sandbox, &script)
+        .await
+        .context("cannot fill the guest's memory")?;
     let dir = server.dir_of(sandbox);
     let dirty = own_bytes(&dir).await?;
     let began = Instant::now();
@@ -93,8 +127,15 @@ fn bare(path: &Path, content: &[u8]) -> anyhow::Result<f64> {
 /// Bytes of the guest's memory that are not those of the file below.
 async fn own_bytes(dir: &Path) -> anyhow::Result<u64> {
     let pid = monitor_of(dir)?;
-    let mapped = Command::of(dir, dir).await?.mapped().context("the sandbox does not go on from an instant")?;
-    let name = Path::new(&mapped).file_name().context("its memory has no name")?.to_string_lossy().into_owned();
+    let mapped = Command::of(dir, dir)
+        .await?
+        .mapped()
+        .context("the sandbox does not go on from an instant")?;
+    let name = Path::new(&mapped)
+        .file_name()
+        .context("its memory has no name")?
+        .to_string_lossy()
+        .into_owned();
     let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     parse(&text, &name).with_context(|| format!("process {pid} maps no {name}"))
 }

@@ -1,5 +1,5 @@
-//! The directory of a run, and everything else of it on this machine: found by names that only we use, so that what a
-//! killed run left is cleared like what this one leaves.
+//! The directory of a run, and everything else of it on this machine: found by names that only we
+//! use, so that what a killed run left is cleared like what this one leaves.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -32,18 +32,40 @@ impl Place {
     /// # Errors
     /// When something is missing that the run needs, or another run is under way.
     pub fn prepare() -> anyhow::Result<Self> {
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-        ensure!(hostd::doctor::is_root(), "the benchmarks run real VMs and need root; type: sudo make bench");
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .canonicalize()?;
+        ensure!(
+            hostd::doctor::is_root(),
+            "the benchmarks run real VMs and need root; type: sudo make bench"
+        );
         let bench = checkout.join("target/bench");
         fs::create_dir_all(&bench)?;
         let Some(lock) = Lock::try_take(&bench.join("lock"))? else {
-            bail!("another run is under way in {}; wait for its end", bench.display());
+            bail!(
+                "another run is under way in {}; wait for its end",
+                bench.display()
+            );
         };
-        let place = Self { checkout, bench, _lock: lock };
-        for needed in [place.program(), place.kernels().join("vmlinux"), place.image()] {
-            ensure!(needed.exists(), "{} is missing; `make bench` makes it", needed.display());
+        let place = Self {
+            checkout,
+            bench,
+            _lock: lock,
+        };
+        for needed in [
+            place.program(),
+            place.kernels().join("vmlinux"),
+            place.image(),
+        ] {
+            ensure!(
+                needed.exists(),
+                "{} is missing; `make bench` makes it",
+                needed.display()
+            );
         }
-        place.clear().context("an earlier run left something that cannot be taken away")?;
+        place
+            .clear()
+            .context("an earlier run left something that cannot be taken away")?;
         let _ = fs::remove_file(place.log());
         fs::create_dir_all(place.installation())?;
         Ok(place)
@@ -83,7 +105,11 @@ impl Place {
 
     /// Where disks of the run may be.
     fn roots(&self) -> [PathBuf; 3] {
-        [self.disks(), self.bare(), self.installation().join("sandboxes")]
+        [
+            self.disks(),
+            self.bare(),
+            self.installation().join("sandboxes"),
+        ]
     }
 
     /// Disks that are measured by themselves.
@@ -119,20 +145,22 @@ impl Place {
         processes.and(disks).and(networks).and(bare).and(files)
     }
 
-    /// Takes bare machines away that a group of rows has left when it failed, so that the next one finds none.
+    /// Takes bare machines away that a group of rows has left when it failed, so that the next one
+    /// finds none.
     ///
     /// # Errors
     /// The first thing that stays.
     pub fn clear_bare(&self) -> anyhow::Result<()> {
         let processes = end_processes(&self.bare()).context("bare machines");
-        let disks = disks::clear(&[self.bare(), self.disks()]).context("disk devices of bare machines");
+        let disks =
+            disks::clear(&[self.bare(), self.disks()]).context("disk devices of bare machines");
         let networks = crate::bare::clear().context("the network namespaces of bare machines");
         let files = remove_all(&self.bare()).and(remove_all(&self.disks()));
         processes.and(disks).and(networks).and(files)
     }
 
-    /// Gives back networks that the group `network` has left when it failed. Not while a server runs, whose networks
-    /// would go, too.
+    /// Gives back networks that the group `network` has left when it failed. Not while a server
+    /// runs, whose networks would go, too.
     ///
     /// # Errors
     /// The first thing that stays.
@@ -152,7 +180,11 @@ fn end_processes(dir: &Path) -> anyhow::Result<()> {
     let processes = linux::process::find(|cmdline| is_ours(cmdline, &needle))?;
     processes.iter().try_for_each(Process::kill)?;
     for process in &processes {
-        ensure!(process.wait(END_TIMEOUT)?.is_some(), "process {} does not end", process.pid());
+        ensure!(
+            process.wait(END_TIMEOUT)?.is_some(),
+            "process {} does not end",
+            process.pid()
+        );
     }
     Ok(())
 }
@@ -166,7 +198,8 @@ fn remove_all(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Whether a command line (arguments separated by NUL) is one of our programs and names the run's directory.
+/// Whether a command line (arguments separated by NUL) is one of our programs and names the run's
+/// directory.
 fn is_ours(cmdline: &[u8], needle: &str) -> bool {
     let text = String::from_utf8_lossy(cmdline);
     let program = text.split('\0').next().unwrap_or_default();
@@ -182,7 +215,9 @@ mod tests {
     fn only_our_programs_in_our_directory_are_ended() {
         let is_ours = |line: &str| is_ours(line.replace(' ', "\0").as_bytes(), "/x/run/");
         assert!(is_ours("/b/wrenn up --dir /x/run/wrenn"));
-        assert!(is_ours("/usr/bin/qemu-system-x86_64 -pidfile /x/run/bare/vm/run/qemu.pid"));
+        assert!(is_ours(
+            "/usr/bin/qemu-system-x86_64 -pidfile /x/run/bare/vm/run/qemu.pid"
+        ));
         assert!(!is_ours("/b/wrenn up --dir /x/run2/wrenn"));
         assert!(!is_ours("tail -f /x/run/wrenn/log"));
     }

@@ -1,5 +1,6 @@
-//! A server in a running sandbox. Ours: through control plane and host agent, by the port's own name, with an API key.
-//! Bare: straight to the guest's address from this process. Same server, same requests, connections kept open.
+//! A server in a running sandbox. Ours: through control plane and host agent, by the port's own
+//! name, with an API key. Bare: straight to the guest's address from this process. Same server,
+//! same requests, connections kept open.
 
 use std::time::{Duration, Instant};
 
@@ -68,19 +69,46 @@ pub async fn measure(server: &Server) -> anyhow::Result<[Row; 3]> {
     }
     server.client.delete(&sandbox.id).await?;
     Ok([
-        latency.row("request to a port", "ms", Better::Lower, Target::RatioAtMost(MAX_LATENCY)),
-        rate.row("256 MiB from a port", "MiB/s", Better::Higher, Target::RatioAtLeast(MIN_RATE)),
-        held.row("500 WebSockets held for 10 s", "alive", Better::Higher, Target::RatioAtLeast(1.0)),
+        latency.row(
+            "request to a port",
+            "ms",
+            Better::Lower,
+            Target::RatioAtMost(MAX_LATENCY),
+        ),
+        rate.row(
+            "256 MiB from a port",
+            "MiB/s",
+            Better::Higher,
+            Target::RatioAtLeast(MIN_RATE),
+        ),
+        held.row(
+            "500 WebSockets held for 10 s",
+            "alive",
+            Better::Higher,
+            Target::RatioAtLeast(1.0),
+        ),
     ])
 }
 
 async fn begin(server: &Server, sandbox: &Sandbox) -> anyhow::Result<Both> {
-    let target = FileTarget { path: "/tmp/server.py".to_owned(), ..FileTarget::default() };
-    let content = stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from_static(PROGRAM.as_bytes()))]);
-    server.client.write_file(&sandbox.id, &target, content, Some(PROGRAM.len() as u64)).await?;
-    let start = format!("setsid python3 /tmp/server.py 0.0.0.0 {PORT} >/dev/null 2>&1 </dev/null &");
+    let target = FileTarget {
+        path: "/tmp/server.py".to_owned(),
+        ..FileTarget::default()
+    };
+    let content = stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from_static(
+        PROGRAM.as_bytes(),
+    ))]);
+    server
+        .client
+        .write_file(&sandbox.id, &target, content, Some(PROGRAM.len() as u64))
+        .await?;
+    let start =
+        format!("setsid python3 /tmp/server.py 0.0.0.0 {PORT} >/dev/null 2>&1 </dev/null &");
     server.shell(sandbox, &start).await?;
-    let host_ip = sandbox.host_ip.as_deref().context("the sandbox has no address")?;
+    let host_ip = sandbox
+        .host_ip
+        .as_deref()
+        .context("the sandbox has no address")?;
     let both = Both {
         http: reqwest::Client::builder().tcp_nodelay(true).build()?,
         ours: server.client.url().trim_start_matches("http://").to_owned(),
@@ -90,7 +118,10 @@ async fn begin(server: &Server, sandbox: &Sandbox) -> anyhow::Result<Both> {
     };
     let began = Instant::now();
     while both.request(Side::Bare).await.is_err() {
-        ensure!(began.elapsed() < Duration::from_secs(60), "the server in the sandbox does not answer");
+        ensure!(
+            began.elapsed() < Duration::from_secs(60),
+            "the server in the sandbox does not answer"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     for side in turns(0) {
@@ -104,7 +135,9 @@ impl Both {
         match side {
             Side::Ours => {
                 let request = self.http.get(format!("http://{}{path}", self.ours));
-                request.header(HOST, &self.name).header("x-api-key", &self.key)
+                request
+                    .header(HOST, &self.name)
+                    .header("x-api-key", &self.key)
             }
             Side::Bare => self.http.get(format!("http://{}{path}", self.bare)),
         }
@@ -113,7 +146,11 @@ impl Both {
     /// A small request; milliseconds.
     async fn request(&self, side: Side) -> anyhow::Result<f64> {
         let began = Instant::now();
-        let answer = self.get(side, "/style.css").send().await?.error_for_status()?;
+        let answer = self
+            .get(side, "/style.css")
+            .send()
+            .await?
+            .error_for_status()?;
         ensure!(!answer.bytes().await?.is_empty(), "an empty answer came");
         Ok(began.elapsed().as_secs_f64() * 1000.0)
     }
@@ -121,7 +158,11 @@ impl Both {
     /// MiB/s.
     async fn download(&self, side: Side) -> anyhow::Result<f64> {
         let began = Instant::now();
-        let mut answer = self.get(side, &format!("/big/{}", MIB << 20)).send().await?.error_for_status()?;
+        let mut answer = self
+            .get(side, &format!("/big/{}", MIB << 20))
+            .send()
+            .await?
+            .error_for_status()?;
         let mut length = 0;
         while let Some(piece) = answer.chunk().await? {
             length += piece.len();
@@ -133,17 +174,26 @@ impl Both {
     }
 
     async fn socket(&self, side: Side) -> anyhow::Result<Socket> {
-        let address = if side == Side::Ours { &self.ours } else { &self.bare };
+        let address = if side == Side::Ours {
+            &self.ours
+        } else {
+            &self.bare
+        };
         let mut request = format!("ws://{address}/ws").into_client_request()?;
         if side == Side::Ours {
-            request.headers_mut().insert(HOST, HeaderValue::from_str(&self.name)?);
-            request.headers_mut().insert("x-api-key", HeaderValue::from_str(&self.key)?);
+            request
+                .headers_mut()
+                .insert(HOST, HeaderValue::from_str(&self.name)?);
+            request
+                .headers_mut()
+                .insert("x-api-key", HeaderValue::from_str(&self.key)?);
         }
         let stream = TcpStream::connect(address).await?;
         Ok(tokio_tungstenite::client_async(request, stream).await?.0)
     }
 
-    /// How many of [`SOCKETS`] WebSockets answer, all open at once, after they were silent for [`HELD`].
+    /// How many of [`SOCKETS`] WebSockets answer, all open at once, after they were silent for
+    /// [`HELD`].
     async fn hold(&self, side: Side) -> anyhow::Result<f64> {
         let mut sockets = Vec::new();
         while sockets.len() < SOCKETS {
@@ -151,7 +201,10 @@ impl Both {
         }
         tokio::time::sleep(HELD).await;
         let answers = stream::iter(sockets.iter_mut().map(echo)).buffer_unordered(AT_ONCE);
-        let alive = answers.filter(|answer| std::future::ready(*answer)).count().await;
+        let alive = answers
+            .filter(|answer| std::future::ready(*answer))
+            .count()
+            .await;
         #[allow(clippy::cast_precision_loss, reason = "500 is exact")]
         let alive = alive as f64;
         Ok(alive)
@@ -160,5 +213,6 @@ impl Both {
 
 async fn echo(socket: &mut Socket) -> bool {
     let sent = Message::text("still there?");
-    socket.send(sent.clone()).await.is_ok() && matches!(socket.next().await, Some(Ok(heard)) if heard == sent)
+    socket.send(sent.clone()).await.is_ok()
+        && matches!(socket.next().await, Some(Ok(heard)) if heard == sent)
 }

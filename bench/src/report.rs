@@ -63,16 +63,26 @@ impl Row {
         match self.target {
             Target::RatioAtMost(limit) => self.ratio.map(|ratio| ratio <= limit),
             Target::RatioAtLeast(limit) => self.ratio.map(|ratio| ratio >= limit),
-            Target::AtMostOfBare { times, plus } => self.bare.map(|bare| self.ours.p50 <= times * bare.p50 + plus),
+            Target::AtMostOfBare { times, plus } => self
+                .bare
+                .map(|bare| self.ours.p50 <= times * bare.p50 + plus),
             Target::AtMost(limit) => Some(self.ours.p99 <= limit),
             Target::None => None,
         }
     }
 
     fn cells(&self) -> [String; 9] {
-        let number = |value: f64| if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") };
+        let number = |value: f64| {
+            if value < 100.0 {
+                format!("{value:.2}")
+            } else {
+                format!("{value:.0}")
+            }
+        };
         let of = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
-        let met = self.is_met().map_or("", |met| if met { "  yes" } else { "  NO" });
+        let met = self
+            .is_met()
+            .map_or("", |met| if met { "  yes" } else { "  NO" });
         [
             self.name.to_owned(),
             self.unit.to_owned(),
@@ -94,7 +104,9 @@ impl Row {
     }
 }
 
-const HEAD: [&str; 9] = ["", "unit", "n", "ours p50", "p99", "bare p50", "p99", "ratio", "target"];
+const HEAD: [&str; 9] = [
+    "", "unit", "n", "ours p50", "p99", "bare p50", "p99", "ratio", "target",
+];
 
 /// Everything that one run found.
 #[derive(Debug)]
@@ -116,9 +128,13 @@ impl Report {
         let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
         let report = json!({ "machine": self.machine, "rows": rows, "bare_started_again": self.started_again });
         let text = serde_json::to_string_pretty(&report)?;
-        fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, text + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
         if self.started_again > 0 {
-            println!("\nbare machines that did not start and were started again: {}", self.started_again);
+            println!(
+                "\nbare machines that did not start and were started again: {}",
+                self.started_again
+            );
         }
         println!("\n{}", path.display());
         Ok(())
@@ -127,7 +143,13 @@ impl Report {
     fn table(&self) -> String {
         let mut lines = vec![HEAD.map(str::to_owned)];
         lines.extend(self.rows.iter().map(Row::cells));
-        let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or_default();
+        let width = |column: usize| {
+            lines
+                .iter()
+                .map(|cells| cells[column].chars().count())
+                .max()
+                .unwrap_or_default()
+        };
         let mut text = self.machine.text();
         text.push('\n');
         for cells in &lines {
@@ -151,17 +173,40 @@ mod tests {
     use super::*;
 
     fn row(p50: f64, bare: Option<f64>, target: Target) -> Row {
-        let ours = Summary { p50, p99: p50 * 2.0 };
+        let ours = Summary {
+            p50,
+            p99: p50 * 2.0,
+        };
         let bare = bare.map(|p50| Summary { p50, p99: p50 });
-        Row { name: "a row", unit: "ms", n: 3, ours, bare, ratio: bare.map(|bare| ratio(ours, bare)), target }
+        Row {
+            name: "a row",
+            unit: "ms",
+            n: 3,
+            ours,
+            bare,
+            ratio: bare.map(|bare| ratio(ours, bare)),
+            target,
+        }
     }
 
     #[test]
     fn targets_are_judged_by_the_right_number() {
-        assert_eq!(row(11.0, Some(10.0), Target::RatioAtMost(1.1)).is_met(), Some(true));
-        assert_eq!(row(12.0, Some(10.0), Target::RatioAtMost(1.1)).is_met(), Some(false));
-        assert_eq!(row(7.9, Some(10.0), Target::RatioAtLeast(0.8)).is_met(), Some(false));
-        let written = Target::AtMostOfBare { times: 1.5, plus: 10.0 };
+        assert_eq!(
+            row(11.0, Some(10.0), Target::RatioAtMost(1.1)).is_met(),
+            Some(true)
+        );
+        assert_eq!(
+            row(12.0, Some(10.0), Target::RatioAtMost(1.1)).is_met(),
+            Some(false)
+        );
+        assert_eq!(
+            row(7.9, Some(10.0), Target::RatioAtLeast(0.8)).is_met(),
+            Some(false)
+        );
+        let written = Target::AtMostOfBare {
+            times: 1.5,
+            plus: 10.0,
+        };
         assert_eq!(row(25.0, Some(10.0), written).is_met(), Some(true));
         assert_eq!(row(25.1, Some(10.0), written).is_met(), Some(false));
         assert_eq!(row(41.0, None, Target::AtMost(80.0)).is_met(), Some(false));
@@ -172,7 +217,10 @@ mod tests {
     fn the_file_has_the_agreed_form() {
         let value = row(12.0, Some(10.0), Target::RatioAtMost(1.5)).json();
         assert_eq!(value["ours"], json!({ "p50": 12.0, "p99": 24.0 }));
-        assert_eq!((&value["n"], &value["ratio"], &value["met"]), (&json!(3), &json!(1.2), &json!(true)));
+        assert_eq!(
+            (&value["n"], &value["ratio"], &value["met"]),
+            (&json!(3), &json!(1.2), &json!(true))
+        );
         assert_eq!(row(1.0, None, Target::None).json()["bare"], Value::Null);
     }
 }

@@ -1,5 +1,6 @@
-//! A bare QEMU that goes on from an instant of ours: the same state, loaded in the fewest steps that QEMU has for it,
-//! over a private mapping of the same memory. No jail, no loop device, no checks of what is in the files.
+//! A bare QEMU that goes on from an instant of ours: the same state, loaded in the fewest steps
+//! that QEMU has for it, over a private mapping of the same memory. No jail, no loop device, no
+//! checks of what is in the files.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +23,8 @@ const INCOMING: &str = "incoming.sock";
 const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
 
-/// An instant, under names of ours: what the host agent does with its own does not change it. Its memory is flat.
+/// An instant, under names of ours: what the host agent does with its own does not change it. Its
+/// memory is flat.
 #[derive(Debug, Clone)]
 pub struct Saved {
     pub dir: PathBuf,
@@ -43,16 +45,22 @@ impl Saved {
         if to.exists() {
             fs::remove_dir_all(&to)?;
         }
-        let files =
-            fs::read_dir(dir.join("memory"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let files = fs::read_dir(dir.join("memory"))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let files: Vec<String> = files.collect::<std::io::Result<_>>()?;
         let names: Vec<&str> = files.iter().map(String::as_str).collect();
         link_all(&dir.join("memory"), &to.join("memory"), &names)?;
         vmm::compact(&to.join("memory"))?;
         let chosen = disk::choose(Choice::Auto, &root, Some(&place.image()), true)?;
         Disks::new(&root, chosen)?.copy(disk, &to)?;
-        let disk_bytes = of["disk"]["size_bytes"].as_u64().context("an instant does not say the size of its disk")?;
-        Ok(Self { dir: to, disk_bytes, token: of["token"].as_str().map(str::to_owned) })
+        let disk_bytes = of["disk"]["size_bytes"]
+            .as_u64()
+            .context("an instant does not say the size of its disk")?;
+        Ok(Self {
+            dir: to,
+            disk_bytes,
+            token: of["token"].as_str().map(str::to_owned),
+        })
     }
 
     pub fn memory(&self) -> PathBuf {
@@ -60,11 +68,16 @@ impl Saved {
     }
 }
 
-/// A shape of sandboxes that go on from a guest that has booted: the command line of one, and the guest.
+/// A shape of sandboxes that go on from a guest that has booted: the command line of one, and the
+/// guest.
 ///
 /// # Errors
 /// When sandboxes of that shape still boot.
-pub async fn shape(place: &Place, server: &Server, memory_mb: u32) -> anyhow::Result<(Command, Saved)> {
+pub async fn shape(
+    place: &Place,
+    server: &Server,
+    memory_mb: u32,
+) -> anyhow::Result<(Command, Saved)> {
     // The first boots, and leaves the guest for those after it.
     for _ in 0..2 {
         let sandbox = server.create(Some(memory_mb)).await?;
@@ -74,10 +87,16 @@ pub async fn shape(place: &Place, server: &Server, memory_mb: u32) -> anyhow::Re
         let command = command?;
         if command.mapped().is_some() {
             let dir = warm_guest(server, memory_mb)?;
-            return Ok((command, Saved::take(place, &format!("warm-{memory_mb}"), &dir, &dir)?));
+            return Ok((
+                command,
+                Saved::take(place, &format!("warm-{memory_mb}"), &dir, &dir)?,
+            ));
         }
     }
-    bail!("sandboxes with {memory_mb} MiB do not go on from one that has booted; {} says why", place.log().display())
+    bail!(
+        "sandboxes with {memory_mb} MiB do not go on from one that has booted; {} says why",
+        place.log().display()
+    )
 }
 
 fn warm_guest(server: &Server, memory_mb: u32) -> anyhow::Result<PathBuf> {
@@ -87,7 +106,10 @@ fn warm_guest(server: &Server, memory_mb: u32) -> anyhow::Result<PathBuf> {
             return Ok(dir);
         }
     }
-    bail!("no guest with {memory_mb} MiB waits in {}", server.warm_dir().display())
+    bail!(
+        "no guest with {memory_mb} MiB waits in {}",
+        server.warm_dir().display()
+    )
 }
 
 fn manifest(dir: &Path) -> anyhow::Result<Value> {
@@ -102,11 +124,15 @@ fn manifest(dir: &Path) -> anyhow::Result<Value> {
 /// When QEMU ends or refuses.
 pub fn load(run: &Path, saved: &Saved, process: &Process) -> anyhow::Result<()> {
     let mut qmp = Qmp::connect(&run.join(QMP), process)?;
-    let leave_out_memory = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
+    let leave_out_memory =
+        json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
     qmp.execute("migrate-set-capabilities", &leave_out_memory)?;
     let mut socket = UnixStream::connect(run.join(INCOMING))?;
     // QEMU may have seen enough before the last byte.
-    let _ = std::io::copy(&mut File::open(saved.dir.join("memory/state"))?, &mut socket);
+    let _ = std::io::copy(
+        &mut File::open(saved.dir.join("memory/state"))?,
+        &mut socket,
+    );
     drop(socket);
     while qmp.execute("query-status", &json!({}))?["status"] == "inmigrate" {
         std::thread::sleep(POLL);
@@ -126,13 +152,18 @@ impl Qmp {
         let socket = loop {
             match UnixStream::connect(path) {
                 Ok(socket) => break socket,
-                Err(error) if Instant::now() > deadline => return Err(error).context("a bare QEMU does not listen"),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error).context("a bare QEMU does not listen");
+                }
                 Err(_) => std::thread::sleep(POLL),
             }
             ensure!(process.has_ended()?.is_none(), "a bare QEMU ended at once");
         };
         socket.set_read_timeout(Some(TIMEOUT))?;
-        let mut qmp = Self { input: BufReader::new(socket.try_clone()?), output: socket };
+        let mut qmp = Self {
+            input: BufReader::new(socket.try_clone()?),
+            output: socket,
+        };
         qmp.message()?;
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)

@@ -1,6 +1,7 @@
-//! From paused to running. Ours: `POST …/resume`, which answers once the guest has been told who and when it is. Bare:
-//! see [`crate::restore`], from the same instant, to the answer to `/init`. The pauses in between are outside both
-//! clocks, with what they leave to be done when they have answered: either side begins after the same rest.
+//! From paused to running. Ours: `POST …/resume`, which answers once the guest has been told who
+//! and when it is. Bare: see [`crate::restore`], from the same instant, to the answer to `/init`.
+//! The pauses in between are outside both clocks, with what they leave to be done when they have
+//! answered: either side begins after the same rest.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,11 @@ const MAX_RATIO: f64 = 1.15;
 
 /// # Errors
 /// When the sandbox cannot be paused, or does not come back.
-pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Row> {
+pub async fn measure(
+    place: &Place,
+    server: &Server,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Row> {
     let (command, _) = restore::shape(place, server, MEMORY_MB).await?;
     let sandbox = server.create(Some(MEMORY_MB)).await?;
     server.exec(&sandbox).await?;
@@ -50,5 +55,10 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
         progress("resume", pair + 1, PAIRS);
     }
     server.client.delete(&sandbox.id).await?;
-    Ok(pairs.row("resume", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)))
+    Ok(pairs.row(
+        "resume",
+        "ms",
+        Better::Lower,
+        Target::RatioAtMost(MAX_RATIO),
+    ))
 }

@@ -24,7 +24,8 @@ const POLL: Duration = Duration::from_millis(50);
 const SANDBOX_TIMEOUT_SEC: u32 = 3600;
 /// For emulated guests to fill their memory.
 const SHELL_TIMEOUT_SEC: u32 = 300;
-/// The one program that is run everywhere: what it does costs nothing, so all that is measured is the way there.
+/// The one program that is run everywhere: what it does costs nothing, so all that is measured is
+/// the way there.
 pub const PROGRAM: &str = "true";
 
 /// Control plane and host agent in one process.
@@ -49,7 +50,11 @@ impl Server {
     /// When it does not answer in time; its log says why.
     pub async fn start(place: &Place, guests: Guests) -> anyhow::Result<Self> {
         let installation = place.installation();
-        let images = place.image().parent().context("the images have a directory")?.to_owned();
+        let images = place
+            .image()
+            .parent()
+            .context("the images have a directory")?
+            .to_owned();
         for (name, of) in [("kernels", place.kernels()), ("images", images)] {
             let link = installation.join(name);
             if !link.exists() {
@@ -59,13 +64,25 @@ impl Server {
         let process = spawn(place, guests)?;
         let began = Instant::now();
         while began.elapsed() < START_TIMEOUT {
-            ensure!(process.has_ended()?.is_none(), "`wrenn up` ended; {} says why", place.log().display());
+            ensure!(
+                process.has_ended()?.is_none(),
+                "`wrenn up` ended; {} says why",
+                place.log().display()
+            );
             if let Some(client) = connect(&installation).await {
-                return Ok(Self { client, process, installation });
+                return Ok(Self {
+                    client,
+                    process,
+                    installation,
+                });
             }
             tokio::time::sleep(POLL).await;
         }
-        bail!("`wrenn up` did not answer within {} s; see {}", START_TIMEOUT.as_secs(), place.log().display())
+        bail!(
+            "`wrenn up` did not answer within {} s; see {}",
+            START_TIMEOUT.as_secs(),
+            place.log().display()
+        )
     }
 
     /// Where the host agent keeps a sandbox.
@@ -77,7 +94,9 @@ impl Server {
     /// When the file with it cannot be read.
     pub fn key(&self) -> anyhow::Result<String> {
         let text = fs::read_to_string(self.installation.join("credentials"))?;
-        let key = text.lines().find_map(|line| line.strip_prefix("WRENN_API_KEY="));
+        let key = text
+            .lines()
+            .find_map(|line| line.strip_prefix("WRENN_API_KEY="));
         Ok(key.context("the credentials have no key")?.to_owned())
     }
 
@@ -89,14 +108,28 @@ impl Server {
     /// # Errors
     /// The server's.
     pub async fn create(&self, memory_mb: Option<u32>) -> anyhow::Result<Sandbox> {
-        let spec = CreateSandbox { memory_mb, timeout_sec: Some(SANDBOX_TIMEOUT_SEC), ..CreateSandbox::default() };
-        self.client.create(&spec).await.context("the server made no sandbox")
+        let spec = CreateSandbox {
+            memory_mb,
+            timeout_sec: Some(SANDBOX_TIMEOUT_SEC),
+            ..CreateSandbox::default()
+        };
+        self.client
+            .create(&spec)
+            .await
+            .context("the server made no sandbox")
     }
 
     /// # Errors
     /// The server's, or that the program failed.
     pub async fn exec(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
-        self.run(sandbox, ExecRequest { cmd: PROGRAM.to_owned(), ..ExecRequest::default() }).await
+        self.run(
+            sandbox,
+            ExecRequest {
+                cmd: PROGRAM.to_owned(),
+                ..ExecRequest::default()
+            },
+        )
+        .await
     }
 
     /// Runs lines of shell.
@@ -106,23 +139,44 @@ impl Server {
     pub async fn shell(&self, sandbox: &Sandbox, script: &str) -> anyhow::Result<()> {
         let args = vec!["-c".to_owned(), script.to_owned()];
         let timeout_sec = Some(SHELL_TIMEOUT_SEC);
-        self.run(sandbox, ExecRequest { cmd: "sh".to_owned(), args, timeout_sec, ..ExecRequest::default() }).await
+        self.run(
+            sandbox,
+            ExecRequest {
+                cmd: "sh".to_owned(),
+                args,
+                timeout_sec,
+                ..ExecRequest::default()
+            },
+        )
+        .await
     }
 
     async fn run(&self, sandbox: &Sandbox, request: ExecRequest) -> anyhow::Result<()> {
         let result = self.client.exec(&sandbox.id, &request).await?;
-        ensure!(result.exit_code == 0, "`{}` failed in the sandbox: {}", request.cmd, result.stderr);
+        ensure!(
+            result.exit_code == 0,
+            "`{}` failed in the sandbox: {}",
+            request.cmd,
+            result.stderr
+        );
         Ok(())
     }
 
-    /// The guest agent of a sandbox, asked past control plane and host agent, with the token of the agent's ledger.
+    /// The guest agent of a sandbox, asked past control plane and host agent, with the token of the
+    /// agent's ledger.
     ///
     /// # Errors
     /// When the ledger cannot be read.
     pub fn envd_of(&self, sandbox: &Sandbox) -> anyhow::Result<Envd> {
-        let record: serde_json::Value = serde_json::from_slice(&fs::read(self.dir_of(sandbox).join("sandbox.json"))?)?;
-        let token = record["token"].as_str().context("the ledger has no token")?;
-        let host_ip = sandbox.host_ip.as_deref().context("the sandbox has no address")?;
+        let record: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.dir_of(sandbox).join("sandbox.json"))?)?;
+        let token = record["token"]
+            .as_str()
+            .context("the ledger has no token")?;
+        let host_ip = sandbox
+            .host_ip
+            .as_deref()
+            .context("the sandbox has no address")?;
         Envd::new(host_ip.parse()?, token)
     }
 
@@ -143,10 +197,17 @@ impl Server {
     /// When a sandbox or the server stays.
     pub async fn end(&self) -> anyhow::Result<()> {
         self.remove_sandboxes().await?;
-        kill(Pid::from_raw(self.process.pid().try_into()?), Signal::SIGINT)?;
+        kill(
+            Pid::from_raw(self.process.pid().try_into()?),
+            Signal::SIGINT,
+        )?;
         let began = Instant::now();
         while self.process.has_ended()?.is_none() {
-            ensure!(began.elapsed() < END_TIMEOUT, "`wrenn up` did not end within {} s", END_TIMEOUT.as_secs());
+            ensure!(
+                began.elapsed() < END_TIMEOUT,
+                "`wrenn up` did not end within {} s",
+                END_TIMEOUT.as_secs()
+            );
             tokio::time::sleep(POLL).await;
         }
         Ok(())
@@ -155,14 +216,19 @@ impl Server {
 
 /// With no setting of the caller's environment, since those would make runs differ.
 fn spawn(place: &Place, guests: Guests) -> anyhow::Result<Process> {
-    let env = programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
+    let env =
+        programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut setting = std::ffi::OsString::from("PATH=");
     setting.push(path);
     let args = [
         "-i".into(),
         setting,
-        format!("AGENT_WARM={}", if guests == Guests::Warm { "on" } else { "off" }).into(),
+        format!(
+            "AGENT_WARM={}",
+            if guests == Guests::Warm { "on" } else { "off" }
+        )
+        .into(),
         place.program().into(),
         "up".into(),
         "--listen".into(),
@@ -170,14 +236,27 @@ fn spawn(place: &Place, guests: Guests) -> anyhow::Result<Process> {
         "--dir".into(),
         place.installation().into(),
     ];
-    let spawn = Spawn { program: env, args: args.into(), log: Some(place.log()), ..Spawn::default() };
+    let spawn = Spawn {
+        program: env,
+        args: args.into(),
+        log: Some(place.log()),
+        ..Spawn::default()
+    };
     spawn.spawn().context("cannot start `wrenn up`")
 }
 
 /// Once there are credentials, and an answer at the address in them.
 async fn connect(installation: &std::path::Path) -> Option<Client> {
     let text = fs::read_to_string(installation.join("credentials")).ok()?;
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    };
     let client = Client::new(value("WRENN_API_URL")?, value("WRENN_API_KEY")?).ok()?;
-    client.health().await.ok().filter(|health| health.status == "ok").map(|_| client)
+    client
+        .health()
+        .await
+        .ok()
+        .filter(|health| health.status == "ok")
+        .map(|_| client)
 }

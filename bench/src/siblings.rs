@@ -1,6 +1,7 @@
-//! Memory of twenty that go on from one instant and idle, in MB (millions of bytes): the proportional shares (`Pss` of
-//! `/proc/PID/smaps_rollup`) of their VMMs, all taken while all of them run. Each has run one program. Bare: as many
-//! bare machines that map the same file privately ([`crate::restore`]), at the same point of their lives.
+//! Memory of twenty that go on from one instant and idle, in MB (millions of bytes): the
+//! proportional shares (`Pss` of `/proc/PID/smaps_rollup`) of their VMMs, all taken while all of
+//! them run. Each has run one program. Bare: as many bare machines that map the same file privately
+//! ([`crate::restore`]), at the same point of their lives.
 
 use std::time::Duration;
 
@@ -25,7 +26,11 @@ const MAX_RATIO: f64 = 1.1;
 
 /// # Errors
 /// When a machine does not start.
-pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Row> {
+pub async fn measure(
+    place: &Place,
+    server: &Server,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Row> {
     let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
     let mut sandboxes = Vec::with_capacity(SIBLINGS);
     for number in 1..=SIBLINGS {
@@ -34,8 +39,10 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
         sandboxes.push(sandbox);
         progress("siblings", number, SIBLINGS);
     }
-    let ours: Vec<u32> =
-        sandboxes.iter().map(|sandbox| monitor_of(&server.dir_of(sandbox))).collect::<anyhow::Result<_>>()?;
+    let ours: Vec<u32> = sandboxes
+        .iter()
+        .map(|sandbox| monitor_of(&server.dir_of(sandbox)))
+        .collect::<anyhow::Result<_>>()?;
     let mut pairs = Pairs::default();
     pairs.push(Side::Ours, shares(&ours).await?);
     for sandbox in &sandboxes {
@@ -50,10 +57,17 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
     let bare: Vec<u32> = machines.iter().map(Running::pid).collect();
     pairs.push(Side::Bare, shares(&bare).await?);
     try_join_all(machines.into_iter().map(Running::end)).await?;
-    Ok(pairs.row("VMMs of 20 siblings of 512 MiB", "MB", Better::Lower, Target::RatioAtMost(MAX_RATIO)))
+    Ok(pairs.row(
+        "VMMs of 20 siblings of 512 MiB",
+        "MB",
+        Better::Lower,
+        Target::RatioAtMost(MAX_RATIO),
+    ))
 }
 
 async fn shares(pids: &[u32]) -> anyhow::Result<f64> {
     tokio::time::sleep(SETTLE).await;
-    pids.iter().map(|pid| memory::of_process(*pid, memory::Kind::Share)).sum()
+    pids.iter()
+        .map(|pid| memory::of_process(*pid, memory::Kind::Share))
+        .sum()
 }

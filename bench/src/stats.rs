@@ -30,7 +30,10 @@ pub fn summary(measured: &[f64], better: Better) -> Summary {
     let p50 = f64::midpoint(sorted[(count - 1) / 2], sorted[count / 2]);
     // The nearest rank: ceil(0.99 × count), counted from 1.
     let rank = (count * 99).div_ceil(100);
-    Summary { p50, p99: sorted[rank - 1] }
+    Summary {
+        p50,
+        p99: sorted[rank - 1],
+    }
 }
 
 #[cfg(test)]
@@ -41,7 +44,10 @@ mod tests {
     fn the_median_is_in_the_middle() {
         assert_eq!(summary(&[3.0, 1.0, 2.0], Better::Lower).p50, 2.0);
         assert_eq!(summary(&[4.0, 1.0, 2.0, 3.0], Better::Lower).p50, 2.5);
-        assert_eq!(summary(&[7.0], Better::Higher), Summary { p50: 7.0, p99: 7.0 });
+        assert_eq!(
+            summary(&[7.0], Better::Higher),
+            Summary { p50: 7.0, p99: 7.0 }
+        );
     }
 
     #[test]

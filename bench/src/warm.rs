@@ -1,9 +1,11 @@
-//! Create from a guest that has booted, to the result of a first program: one at a time, and many at once.
+//! Create from a guest that has booted, to the result of a first program: one at a time, and many
+//! at once.
 //!
-//! Ours: `POST /v1/sandboxes` and one exec, with the default shape, of which a first sandbox has booted before. Disk,
-//! network, jail, restore and all that makes the guest somebody's are in it. Bare: see [`crate::restore`], from the
-//! same instant, and one program, asked directly. Directories and disks of the bare machines are ready before the clock
-//! starts, and taking machines away is outside both clocks.
+//! Ours: `POST /v1/sandboxes` and one exec, with the default shape, of which a first sandbox has
+//! booted before. Disk, network, jail, restore and all that makes the guest somebody's are in it.
+//! Bare: see [`crate::restore`], from the same instant, and one program, asked directly.
+//! Directories and disks of the bare machines are ready before the clock starts, and taking
+//! machines away is outside both clocks.
 
 use std::time::Instant;
 
@@ -22,8 +24,12 @@ use crate::stats::Better;
 /// What sandboxes have by default.
 pub const MEMORY_MB: u32 = 512;
 const PAIRS: usize = 30;
-/// How many at once, in how many rounds: so many that starts would show it if one made the others slower.
-const AT_ONCE: [(usize, usize, &str); 2] = [(16, 3, "the same, 16 at a time"), (CROWD, 2, "the same, 50 at a time")];
+/// How many at once, in how many rounds: so many that starts would show it if one made the others
+/// slower.
+const AT_ONCE: [(usize, usize, &str); 2] = [
+    (16, 3, "the same, 16 at a time"),
+    (CROWD, 2, "the same, 50 at a time"),
+];
 const CROWD: usize = 50;
 const MAX_RATIO: f64 = 1.15;
 const MAX_RATIO_OF_WORST: f64 = 1.5;
@@ -31,9 +37,14 @@ const MIN_THROUGHPUT: f64 = 0.9;
 
 /// # Errors
 /// When a machine does not start.
-pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationToken) -> anyhow::Result<Vec<Row>> {
+pub async fn measure(
+    place: &Place,
+    server: &Server,
+    cancelled: &CancellationToken,
+) -> anyhow::Result<Vec<Row>> {
     let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
-    let prepare = |number| anyhow::Ok(Bare::prepare(place, command.clone(), number, cancelled)?.over(&saved));
+    let prepare =
+        |number| anyhow::Ok(Bare::prepare(place, command.clone(), number, cancelled)?.over(&saved));
     let bare: Vec<Bare> = (0..CROWD).map(prepare).collect::<anyhow::Result<_>>()?;
     bare[0].turn(Until::Program).await?;
     let mut one = Pairs::default();
@@ -48,12 +59,26 @@ pub async fn measure(place: &Place, server: &Server, cancelled: &CancellationTok
         progress("warm", pair + 1, PAIRS);
     }
     let mut rows = vec![
-        one.row("warm create to first exec result", "ms", Better::Lower, Target::RatioAtMost(MAX_RATIO)),
-        one.row_of_worst("the same, p99", "ms", Target::RatioAtMost(MAX_RATIO_OF_WORST)),
+        one.row(
+            "warm create to first exec result",
+            "ms",
+            Better::Lower,
+            Target::RatioAtMost(MAX_RATIO),
+        ),
+        one.row_of_worst(
+            "the same, p99",
+            "ms",
+            Target::RatioAtMost(MAX_RATIO_OF_WORST),
+        ),
     ];
     for (count, rounds, name) in AT_ONCE {
         let many = at_once(server, &bare[..count], rounds).await?;
-        rows.push(many.row(name, "per s", Better::Higher, Target::RatioAtLeast(MIN_THROUGHPUT)));
+        rows.push(many.row(
+            name,
+            "per s",
+            Better::Higher,
+            Target::RatioAtLeast(MIN_THROUGHPUT),
+        ));
     }
     Ok(rows)
 }
@@ -69,7 +94,11 @@ async fn at_once(server: &Server, bare: &[Bare], rounds: usize) -> anyhow::Resul
             };
             many.push(side, per_second(bare.len(), took));
         }
-        progress(&format!("warm: {} at a time", bare.len()), round + 1, rounds);
+        progress(
+            &format!("warm: {} at a time", bare.len()),
+            round + 1,
+            rounds,
+        );
     }
     Ok(many)
 }

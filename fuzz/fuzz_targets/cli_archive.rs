@@ -1,4 +1,5 @@
-//! `wrenn` is a program without a library, so its unpacking is compiled in here, beside what it needs of the program.
+//! `wrenn` is a program without a library, so its unpacking is compiled in here, beside what it
+//! needs of the program.
 
 #![no_main]
 

@@ -16,8 +16,8 @@ pub struct ErrorDetail {
     pub code: String,
     /// What was wrong and what to do, for a person.
     pub message: String,
-    /// Exit code that a shell gives for a program that cannot be started: 127 where there is no such program, 126
-    /// where it cannot be executed. Absent from all other errors.
+    /// Exit code that a shell gives for a program that cannot be started: 127 where there is no
+    /// such program, 126 where it cannot be executed. Absent from all other errors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Body of `POST /v1/sandboxes/{id}/exec`. The program is run directly, not by a shell. In command, arguments, variables
-/// and working directory a byte that is not UTF-8 is written as U+10FFFD, `x` and two hexadecimal digits.
+/// Body of `POST /v1/sandboxes/{id}/exec`. The program is run directly, not by a shell. In command,
+/// arguments, variables and working directory a byte that is not UTF-8 is written as U+10FFFD, `x`
+/// and two hexadecimal digits.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
@@ -15,7 +16,8 @@ pub struct ExecRequest {
     pub cmd: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; the answer is 504 then. Default 30.
+    /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; the answer is
+    /// 504 then. Default 30.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86400)]
     pub timeout_sec: Option<u32>,
@@ -52,7 +54,8 @@ pub struct ExecResult {
     pub duration_ms: u64,
     /// Of both streams: `base64` when either is not valid UTF-8.
     pub encoding: Encoding,
-    /// The program wrote more than 16 MiB: what came after that is left out, the exit code is its own.
+    /// The program wrote more than 16 MiB: what came after that is left out, the exit code is its
+    /// own.
     #[serde(default)]
     pub truncated: bool,
 }
@@ -87,8 +90,15 @@ pub enum ProcessSignal {
 
 impl ProcessSignal {
     /// Every signal that can be sent.
-    pub const ALL: [Self; 7] =
-        [Self::Hangup, Self::Interrupt, Self::Quit, Self::Kill, Self::User1, Self::User2, Self::Terminate];
+    pub const ALL: [Self; 7] = [
+        Self::Hangup,
+        Self::Interrupt,
+        Self::Quit,
+        Self::Kill,
+        Self::User1,
+        Self::User2,
+        Self::Terminate,
+    ];
 
     /// Returns the number that the signal has on Linux (signal(7)).
     #[must_use]
@@ -107,7 +117,9 @@ impl ProcessSignal {
     /// Returns the signal of that number; `None` for a signal that cannot be sent.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|signal| signal.number() == number)
+        Self::ALL
+            .into_iter()
+            .find(|signal| signal.number() == number)
     }
 }
 
@@ -128,8 +140,8 @@ pub enum ExecClientMessage {
         cmd: String,
         #[serde(default)]
         args: Vec<String>,
-        /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; the last frame is `error` with
-        /// code `timeout` then. Without it the process may run for ever.
+        /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; the last
+        /// frame is `error` with code `timeout` then. Without it the process may run for ever.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_sec: Option<u32>,
         #[serde(default)]
@@ -158,8 +170,8 @@ pub enum ExecClientMessage {
     Resize {
         size: TerminalSize,
     },
-    /// Sends a signal to the process group. Frames are read in order: behind `stdin` frames that the program does not
-    /// read it waits; `POST exec/signal` does not.
+    /// Sends a signal to the process group. Frames are read in order: behind `stdin` frames that
+    /// the program does not read it waits; `POST exec/signal` does not.
     Signal {
         signal: ProcessSignal,
     },
@@ -186,7 +198,8 @@ pub enum ExecServerMessage {
     Error {
         code: String,
         data: String,
-        /// 127 where there is no such program, 126 where it cannot be executed; absent from all other errors.
+        /// 127 where there is no such program, 126 where it cannot be executed; absent from all
+        /// other errors.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         exit_code: Option<i32>,
     },

@@ -1,7 +1,7 @@
 //! What REST clients see: requests, answers, errors and stream messages of the control plane.
 //!
-//! The only place with public field names. The server builds its OpenAPI document from these types and the
-//! Rust SDK speaks them, so the three cannot drift apart.
+//! The only place with public field names. The server builds its OpenAPI document from these types
+//! and the Rust SDK speaks them, so the three cannot drift apart.
 
 mod error;
 mod exec;
@@ -14,11 +14,14 @@ mod template;
 
 pub use error::{ErrorBody, ErrorDetail};
 pub use exec::{
-    Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal, SignalRequest, TerminalSize,
+    Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal,
+    SignalRequest, TerminalSize,
 };
 pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
 pub use log::{LogEntry, LogSource};
 pub use network::NetworkRules;
 pub use port::{PortLink, PortLinkRequest};
 pub use sandbox::{CreateSandbox, Disk, Health, OnTimeout, Sandbox, SandboxStatus};
-pub use template::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind};
+pub use template::{
+    Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind,
+};

@@ -7,12 +7,12 @@ const fn yes() -> bool {
     true
 }
 
-/// Where a sandbox may connect to, and how fast. An entry is an IPv4 or IPv6 address, a network as in `192.0.2.0/24` or
-/// `2001:db8::/32`, or a name: `example.com`, `*.example.com` (everything below it) or `*`. What is in `allow_out` is
-/// allowed even where `deny_out` has it, too. `0.0.0.0/0` in `deny_out` is the whole internet, over IPv6, too; in
-/// `allow_out` it is all of IPv4, and `::/0` all of IPv6.
-/// Whatever the rules, no sandbox reaches addresses that are private, link-local or shared, metadata of clouds, the host
-/// or other sandboxes.
+/// Where a sandbox may connect to, and how fast. An entry is an IPv4 or IPv6 address, a network as
+/// in `192.0.2.0/24` or `2001:db8::/32`, or a name: `example.com`, `*.example.com` (everything
+/// below it) or `*`. What is in `allow_out` is allowed even where `deny_out` has it, too.
+/// `0.0.0.0/0` in `deny_out` is the whole internet, over IPv6, too; in `allow_out` it is all of
+/// IPv4, and `::/0` all of IPv6. Whatever the rules, no sandbox reaches addresses that are private,
+/// link-local or shared, metadata of clouds, the host or other sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NetworkRules)]
@@ -20,7 +20,8 @@ pub struct NetworkRules {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(example = json!(["*.pypi.org", "files.pythonhosted.org"]), max_items = 256)]
     pub allow_out: Vec<String>,
-    /// With a name in either list, other addresses can only be reached as those of a name that is not denied.
+    /// With a name in either list, other addresses can only be reached as those of a name that is
+    /// not denied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 256)]
     pub deny_out: Vec<String>,
@@ -51,7 +52,8 @@ impl Default for NetworkRules {
 
 impl From<model::NetworkSpec> for NetworkRules {
     fn from(spec: model::NetworkSpec) -> Self {
-        let texts = |targets: &[model::network::Target]| targets.iter().map(ToString::to_string).collect();
+        let texts =
+            |targets: &[model::network::Target]| targets.iter().map(ToString::to_string).collect();
         let limit = |mbps: u32| (mbps > 0).then_some(mbps);
         Self {
             allow_out: texts(&spec.allow_out),

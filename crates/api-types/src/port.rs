@@ -18,9 +18,11 @@ pub struct PortLinkRequest {
 /// A link to a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortLink {
-    /// For a browser. A name of the port's own, where it is known to lead to this server; else the same as `path_url`.
+    /// For a browser. A name of the port's own, where it is known to lead to this server; else the
+    /// same as `path_url`.
     pub url: String,
-    /// On the server's own name. Pages there live in a browser's sandbox, without cookies and storage.
+    /// On the server's own name. Pages there live in a browser's sandbox, without cookies and
+    /// storage.
     pub path_url: String,
     /// For the header `X-Wrenn-Link` of programs; absent where ports are public.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,12 @@ use crate::network::NetworkRules;
 pub struct CreateSandbox {
     /// Default `minimal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "minimal", min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]*$")]
+    #[schema(
+        example = "minimal",
+        min_length = 1,
+        max_length = 63,
+        pattern = "^[a-z0-9][a-z0-9._-]*$"
+    )]
     pub template: Option<String>,
     /// Default 1; from a snapshot with memory always the snapshot's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,18 +35,20 @@ pub struct CreateSandbox {
     /// Default `pause`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_timeout: Option<OnTimeout>,
-    /// Whether running a program in the paused sandbox, a call on its files or a connection to a port resumes it. Default true.
+    /// Whether running a program in the paused sandbox, a call on its files or a connection to a
+    /// port resumes it. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_resume: Option<bool>,
-    /// MiB of the root disk. Default, and least, is the size of the template's file system; from a snapshot with memory
-    /// always the snapshot's.
+    /// MiB of the root disk. Default, and least, is the size of the template's file system; from a
+    /// snapshot with memory always the snapshot's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 16)]
     pub disk_mb: Option<u32>,
     /// Environment of every process in the sandbox.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
-    /// Whether whoever knows the address of one of its ports may use it, without a key or a link. Default false.
+    /// Whether whoever knows the address of one of its ports may use it, without a key or a link.
+    /// Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_ports: Option<bool>,
     /// Where it may connect to. Default: the public internet.
@@ -110,7 +117,8 @@ pub struct Sandbox {
     #[schema(example = "sb-0123456789abcdefghij")]
     pub id: String,
     pub status: SandboxStatus,
-    /// Why it is `stopped` or `error`; or why it is `running` but stands still, as when the host's disk is full.
+    /// Why it is `stopped` or `error`; or why it is `running` but stands still, as when the host's
+    /// disk is full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub template: String,

@@ -47,10 +47,15 @@ pub struct CreateSnapshot {
     pub sandbox_id: String,
     /// Name of the template. Default `template-` and eight hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "my-template", min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]*$")]
+    #[schema(
+        example = "my-template",
+        min_length = 1,
+        max_length = 63,
+        pattern = "^[a-z0-9][a-z0-9._-]*$"
+    )]
     pub name: Option<String>,
-    /// With the memory, so that sandboxes go on where this one is, with its vCPUs, memory and disk size. Without it they
-    /// boot from its disk. Default true.
+    /// With the memory, so that sandboxes go on where this one is, with its vCPUs, memory and disk
+    /// size. Without it they boot from its disk. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<bool>,
     /// Replace a snapshot of that name. Default false.
@@ -74,7 +79,12 @@ pub struct ForkSandbox {
 pub struct CreateCheckpoint {
     /// Default `checkpoint-` and eight hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "before-upgrade", min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9._-]*$")]
+    #[schema(
+        example = "before-upgrade",
+        min_length = 1,
+        max_length = 63,
+        pattern = "^[a-z0-9][a-z0-9._-]*$"
+    )]
     pub name: Option<String>,
 }
 

@@ -12,8 +12,8 @@ mod network;
 mod ports;
 
 pub use lifecycle::{
-    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, OnTimeout, RollbackArgs, SnapshotArgs,
-    SnapshotsArgs, SnapshotsCommand,
+    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, OnTimeout, RollbackArgs,
+    SnapshotArgs, SnapshotsArgs, SnapshotsCommand,
 };
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
@@ -23,7 +23,12 @@ use crate::values::{EnvVar, parse_memory, parse_seconds};
 
 /// Runs untrusted code in microVMs.
 #[derive(Debug, Parser)]
-#[command(name = "wrenn", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "wrenn",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 #[command(after_help = "Start a server with `wrenn up`, then try `wrenn run -- uname -a`.")]
 pub struct Cli {
     #[command(flatten)]
@@ -40,13 +45,20 @@ pub struct Cli {
 /// Which server, and with which key.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ConnectionArgs {
-    /// Address of the server [env: WRENN_API_URL, else the credentials file, else http://127.0.0.1:8000]
+    /// Address of the server [env: WRENN_API_URL, else the credentials file, else
+    /// http://127.0.0.1:8000]
     #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
     pub url: Option<String>,
 
-    /// API key; others see it in the list of processes, so prefer --key-file [env: WRENN_API_KEY, else the credentials
-    /// file in $WRENN_DIR]
-    #[arg(long, global = true, value_name = "KEY", help_heading = "Connection", conflicts_with = "key_file")]
+    /// API key; others see it in the list of processes, so prefer --key-file [env: WRENN_API_KEY,
+    /// else the credentials file in $WRENN_DIR]
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        help_heading = "Connection",
+        conflicts_with = "key_file"
+    )]
     pub key: Option<String>,
 
     /// File with the API key; - for standard input
@@ -175,7 +187,8 @@ pub struct CreateArgs {
     #[command(flatten)]
     pub shape: ShapeArgs,
 
-    /// Pause it (or --on-timeout) after so long without activity: seconds, or with a unit as in 10m [default: 300]
+    /// Pause it (or --on-timeout) after so long without activity: seconds, or with a unit as in 10m
+    /// [default: 300]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub timeout: Option<u32>,
 
@@ -211,8 +224,8 @@ pub struct ProcessArgs {
     #[arg(short, long)]
     pub user: Option<String>,
 
-    /// End it after so long with SIGTERM, and 10 seconds later with SIGKILL: seconds, or with a unit as in 10m
-    /// [default: never]
+    /// End it after so long with SIGTERM, and 10 seconds later with SIGKILL: seconds, or with a
+    /// unit as in 10m [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub timeout: Option<u32>,
 
@@ -292,7 +305,11 @@ pub struct CpArgs {
 #[derive(Debug, Args)]
 pub struct RmArgs {
     /// Ids, or the beginnings of them
-    #[arg(value_name = "SANDBOX", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        value_name = "SANDBOX",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
     pub ids: Vec<String>,
 
     /// Every sandbox, in whatever state

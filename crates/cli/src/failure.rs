@@ -38,7 +38,8 @@ pub struct LocalError {
     pub message: String,
 }
 
-/// Subject of a request, so that hints are about that. Put around an error as its context; the innermost counts.
+/// Subject of a request, so that hints are about that. Put around an error as its context; the
+/// innermost counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// A sandbox, by its id.
@@ -65,16 +66,23 @@ impl fmt::Display for Subject {
 
 /// Creates an error about a request that makes no sense.
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
-    LocalError { code: "usage", message: message.into() }.into()
+    LocalError {
+        code: "usage",
+        message: message.into(),
+    }
+    .into()
 }
 
-/// Prints the error and gives the exit code. `subject` is what the command is about where the error says nothing else.
+/// Prints the error and gives the exit code. `subject` is what the command is about where the error
+/// says nothing else.
 pub fn report(error: &anyhow::Error, json: bool, wrenn_failed: u8, subject: Subject) -> u8 {
     match error.downcast_ref::<Quiet>() {
         // Like a program that SIGPIPE ends, but `wrenn ls | head` is no failure.
         Some(Quiet::StdoutClosed) if wrenn_failed == WRENN_FAILED => return PIPE_CLOSED,
         Some(Quiet::StdoutClosed) => return 0,
-        Some(Quiet::Signal(signal)) => return u8::try_from(128 + signal.number()).unwrap_or(u8::MAX),
+        Some(Quiet::Signal(signal)) => {
+            return u8::try_from(128 + signal.number()).unwrap_or(u8::MAX);
+        }
         None => {}
     }
     let subject = error.downcast_ref::<Subject>().copied().unwrap_or(subject);
@@ -100,9 +108,17 @@ impl Described {
                 return Self::from_client(error, subject);
             }
         }
-        let code = error.chain().find_map(|cause| cause.downcast_ref::<LocalError>()).map_or("local_error", |e| e.code);
+        let code = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<LocalError>())
+            .map_or("local_error", |e| e.code);
         let exit_code = (code == "usage").then_some(2);
-        Self { code: code.to_owned(), message: format!("{error:#}"), hint: None, exit_code }
+        Self {
+            code: code.to_owned(),
+            message: format!("{error:#}"),
+            hint: None,
+            exit_code,
+        }
     }
 
     fn from_client(error: &client::Error, subject: Subject) -> Self {
@@ -128,7 +144,12 @@ impl Described {
             client::Error::NotStarted { .. } => not_started_hint(&message),
             _ => hint(code, subject),
         };
-        Self { code: code.to_owned(), message, hint, exit_code }
+        Self {
+            code: code.to_owned(),
+            message,
+            hint,
+            exit_code,
+        }
     }
 }
 
@@ -143,7 +164,10 @@ fn root_cause(error: &client::Error) -> Option<String> {
 
 /// For a whole command line in one argument, which a shell would have taken apart.
 fn not_started_hint(message: &str) -> Option<&'static str> {
-    let name = message.strip_prefix("cannot start '")?.rsplit_once("': ")?.0;
+    let name = message
+        .strip_prefix("cannot start '")?
+        .rsplit_once("': ")?
+        .0;
     let is_line = name.contains([' ', ';', '|', '&', '<', '>', '$']);
     is_line.then_some("commands are run without a shell: write the words apart, or use sh -c '…'")
 }
@@ -154,24 +178,35 @@ fn hint(code: &str, subject: Subject) -> Option<&'static str> {
         ("unauthorized" | "forbidden", Subject::Server) | ("unauthorized", _) => {
             "check the API key: --key-file, WRENN_API_KEY, or the credentials file in the directory of `wrenn up`"
         }
-        ("not_found", Subject::NewSandbox) => "`wrenn templates` lists what sandboxes are created from",
+        ("not_found", Subject::NewSandbox) => {
+            "`wrenn templates` lists what sandboxes are created from"
+        }
         ("not_found", Subject::Sandbox | Subject::Command) => "`wrenn ls --all` lists sandboxes",
         ("not_found", Subject::Checkpoint) => {
             "`wrenn checkpoints SANDBOX` lists checkpoints, `wrenn ls --all` sandboxes"
         }
-        ("not_found", Subject::Snapshot) => "`wrenn snapshots` lists snapshots, `wrenn ls --all` sandboxes",
-        ("invalid_state", Subject::Sandbox | Subject::Command | Subject::Files | Subject::Checkpoint) => {
-            "`wrenn info SANDBOX` tells its state and why; `wrenn create` makes a new one"
+        ("not_found", Subject::Snapshot) => {
+            "`wrenn snapshots` lists snapshots, `wrenn ls --all` sandboxes"
         }
-        ("conflict", Subject::Checkpoint | Subject::Snapshot) => "choose another name, or remove what has it",
+        (
+            "invalid_state",
+            Subject::Sandbox | Subject::Command | Subject::Files | Subject::Checkpoint,
+        ) => "`wrenn info SANDBOX` tells its state and why; `wrenn create` makes a new one",
+        ("conflict", Subject::Checkpoint | Subject::Snapshot) => {
+            "choose another name, or remove what has it"
+        }
         ("resource_exhausted", Subject::NewSandbox | Subject::Sandbox) => {
             "`wrenn ls --all` lists sandboxes, `wrenn rm SANDBOX` removes one"
         }
         ("host_unavailable", _) => "`wrenn doctor` on the host tells what is missing there",
         ("agent_error", Subject::NewSandbox) => "the log of the server has the cause",
-        ("agent_error", _) => "`wrenn logs SANDBOX` has what the host did, `wrenn info SANDBOX` its state",
+        ("agent_error", _) => {
+            "`wrenn logs SANDBOX` has what the host did, `wrenn info SANDBOX` its state"
+        }
         ("timeout", Subject::Command) => "give it longer with --timeout",
-        ("insufficient_storage", Subject::Files | Subject::Command) => "remove files from the sandbox",
+        ("insufficient_storage", Subject::Files | Subject::Command) => {
+            "remove files from the sandbox"
+        }
         ("insufficient_storage", _) => "remove files or sandboxes from the host",
         ("internal_error", _) => "the log of the server has the cause",
         _ => return None,
@@ -206,14 +241,21 @@ mod tests {
     use super::*;
 
     fn refusal(code: &str) -> client::Error {
-        client::Error::Api { status: 400, code: code.to_owned(), message: "no such thing".to_owned() }
+        client::Error::Api {
+            status: 400,
+            code: code.to_owned(),
+            message: "no such thing".to_owned(),
+        }
     }
 
     #[test]
     fn server_refusal_keeps_code_and_gets_hint() {
         let error = anyhow::Error::new(refusal("unauthorized")).context("listing");
         let described = Described::from_error(&error, Subject::Sandbox);
-        assert_eq!((described.code.as_str(), described.message.as_str()), ("unauthorized", "no such thing"));
+        assert_eq!(
+            (described.code.as_str(), described.message.as_str()),
+            ("unauthorized", "no such thing")
+        );
         assert!(described.hint.unwrap().contains("key"));
     }
 
@@ -223,26 +265,50 @@ mod tests {
         assert!(hint("not_found", Subject::NewSandbox).contains("wrenn templates"));
         assert!(!hint("not_found", Subject::NewSandbox).contains("checkpoint"));
         assert_eq!(hint("not_found", Subject::Files), "");
-        assert_eq!(hint("timeout", Subject::Files), "", "`wrenn cp` has no --timeout");
+        assert_eq!(
+            hint("timeout", Subject::Files),
+            "",
+            "`wrenn cp` has no --timeout"
+        );
         let error: anyhow::Result<()> = Err(refusal("not_found")).context(Subject::Checkpoint);
-        assert_eq!(error.unwrap_err().downcast_ref::<Subject>(), Some(&Subject::Checkpoint));
+        assert_eq!(
+            error.unwrap_err().downcast_ref::<Subject>(),
+            Some(&Subject::Checkpoint)
+        );
     }
 
     #[test]
     fn program_that_does_not_start_has_exit_code_of_shell() {
         let not_started = |name: &str, exit_code| {
             let message = format!("cannot start '{name}': No such file or directory (os error 2)");
-            Described::from_client(&client::Error::NotStarted { message, exit_code }, Subject::Command)
+            Described::from_client(
+                &client::Error::NotStarted { message, exit_code },
+                Subject::Command,
+            )
         };
-        assert_eq!((not_started("ls", 127).exit_code, not_started("ls", 127).hint), (Some(127), None));
+        assert_eq!(
+            (
+                not_started("ls", 127).exit_code,
+                not_started("ls", 127).hint
+            ),
+            (Some(127), None)
+        );
         assert!(not_started("ls -l", 127).hint.unwrap().contains("shell"));
-        assert_eq!(Described::from_client(&refusal("timeout"), Subject::Command).exit_code, Some(124));
-        assert_eq!(Described::from_client(&refusal("timeout"), Subject::Files).exit_code, None);
+        assert_eq!(
+            Described::from_client(&refusal("timeout"), Subject::Command).exit_code,
+            Some(124)
+        );
+        assert_eq!(
+            Described::from_client(&refusal("timeout"), Subject::Files).exit_code,
+            None
+        );
     }
 
     #[test]
     fn local_errors_show_their_chain_once() {
-        let error = Err::<(), _>(std::io::Error::other("disk on fire")).context("reading a.txt").unwrap_err();
+        let error = Err::<(), _>(std::io::Error::other("disk on fire"))
+            .context("reading a.txt")
+            .unwrap_err();
         let described = Described::from_error(&error, Subject::Files);
         assert_eq!(
             (described.code.as_str(), described.message.as_str()),

@@ -10,14 +10,20 @@ const SHOWN: usize = 8;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    #[error("{0:?} is no id of a sandbox: those are sb- and letters a-z and digits; `wrenn ls --all` lists them")]
+    #[error(
+        "{0:?} is no id of a sandbox: those are sb- and letters a-z and digits; `wrenn ls --all` lists them"
+    )]
     Malformed(String),
 
     #[error("no sandbox begins with {0:?}; `wrenn ls --all` lists them")]
     NoMatch(String),
 
     #[error("{prefix:?} is the beginning of {count} sandboxes: {shown}; type more of the id")]
-    Ambiguous { prefix: String, count: usize, shown: String },
+    Ambiguous {
+        prefix: String,
+        count: usize,
+        shown: String,
+    },
 }
 
 /// The whole id. Asks the server only when `text` is shortened.
@@ -26,7 +32,12 @@ pub async fn resolve(client: &Client, text: &str) -> anyhow::Result<String> {
         return Ok(text.to_owned());
     }
     check(text)?;
-    let ids: Vec<String> = client.list_all().await?.into_iter().map(|sandbox| sandbox.id).collect();
+    let ids: Vec<String> = client
+        .list_all()
+        .await?
+        .into_iter()
+        .map(|sandbox| sandbox.id)
+        .collect();
     Ok(choose(text, &ids)?)
 }
 
@@ -36,8 +47,15 @@ fn is_full(text: &str) -> bool {
 
 fn check(text: &str) -> Result<(), IdError> {
     let random = text.strip_prefix("sb-").unwrap_or(text);
-    let fits = !random.is_empty() && random.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if fits { Ok(()) } else { Err(IdError::Malformed(text.to_owned())) }
+    let fits = !random.is_empty()
+        && random
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if fits {
+        Ok(())
+    } else {
+        Err(IdError::Malformed(text.to_owned()))
+    }
 }
 
 /// The one id that begins with `text`, with or without its `sb-`.
@@ -52,7 +70,11 @@ fn choose(text: &str, ids: &[String]) -> Result<String, IdError> {
             let names: Vec<&str> = many.iter().take(SHOWN).map(|id| id.as_str()).collect();
             let more = if many.len() > SHOWN { ", …" } else { "" };
             let shown = format!("{}{more}", names.join(", "));
-            Err(IdError::Ambiguous { prefix: text.to_owned(), count: many.len(), shown })
+            Err(IdError::Ambiguous {
+                prefix: text.to_owned(),
+                count: many.len(),
+                shown,
+            })
         }
     }
 }
@@ -67,7 +89,10 @@ mod tests {
         assert_eq!(choose("sb-abc", &ids).unwrap(), "sb-abc1");
         assert_eq!(choose("abd", &ids).unwrap(), "sb-abd2");
         assert_eq!(choose("sb-s", &ids).unwrap(), "sb-sb00");
-        assert_eq!(choose("sb-zz", &ids), Err(IdError::NoMatch("sb-zz".to_owned())));
+        assert_eq!(
+            choose("sb-zz", &ids),
+            Err(IdError::NoMatch("sb-zz".to_owned()))
+        );
         let ambiguous = choose("ab", &ids).unwrap_err().to_string();
         assert!(ambiguous.contains("sb-abc1, sb-abd2"), "{ambiguous}");
     }

@@ -3,7 +3,8 @@
 use client::types::ProcessSignal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGINT, SIGTERM, SIGHUP and SIGQUIT. While this lives, and afterwards, they no longer end the process by themselves.
+/// SIGINT, SIGTERM, SIGHUP and SIGQUIT. While this lives, and afterwards, they no longer end the
+/// process by themselves.
 #[derive(Debug)]
 pub struct Interrupt {
     int: Signal,

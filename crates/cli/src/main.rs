@@ -1,7 +1,8 @@
 //! The `wrenn` command: flags, then settings, then one call of the SDK.
 //!
-//! Keeps nothing on disk and nothing in memory beyond one command. A command that dies leaves what the server
-//! has: `run` removes its sandbox on every orderly end, and one that was killed outright stops by its time-out.
+//! Keeps nothing on disk and nothing in memory beyond one command. A command that dies leaves what
+//! the server has: `run` removes its sandbox on every orderly end, and one that was killed outright
+//! stops by its time-out.
 
 mod args;
 mod commands;
@@ -39,7 +40,8 @@ fn main() -> ExitCode {
         _ => 1,
     };
     let subject = subject(&cli.command);
-    let code = start(cli).unwrap_or_else(|error| failure::report(&error, json, wrenn_failed, subject));
+    let code =
+        start(cli).unwrap_or_else(|error| failure::report(&error, json, wrenn_failed, subject));
     ExitCode::from(code)
 }
 
@@ -49,24 +51,37 @@ fn subject(command: &Command) -> Subject {
         Command::Run(_) | Command::Create(_) => Subject::NewSandbox,
         Command::Exec(_) => Subject::Command,
         Command::Cp(_) => Subject::Files,
-        Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => Subject::Checkpoint,
+        Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => {
+            Subject::Checkpoint
+        }
         Command::Snapshot(_) | Command::Snapshots(_) => Subject::Snapshot,
-        Command::Up(_) | Command::Doctor(_) | Command::Ls(_) | Command::Templates | Command::Version => Subject::Server,
+        Command::Up(_)
+        | Command::Doctor(_)
+        | Command::Ls(_)
+        | Command::Templates
+        | Command::Version => Subject::Server,
         _ => Subject::Sandbox,
     }
 }
 
 fn start(cli: Cli) -> anyhow::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(commands::dispatch(cli));
     // A read of standard input that waits for a key is nothing to wait for.
     runtime.shutdown_background();
     outcome
 }
 
-/// Help and versions go to standard output; wrong usage to standard error, as JSON when that was asked for.
+/// Help and versions go to standard output; wrong usage to standard error, as JSON when that was
+/// asked for.
 fn usage(error: &clap::Error) -> u8 {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
         return match error.print() {
             // A full disk, for example; `wrenn --help | head` is no failure.
             Err(problem) if problem.kind() != std::io::ErrorKind::BrokenPipe => 1,
@@ -74,10 +89,16 @@ fn usage(error: &clap::Error) -> u8 {
         };
     }
     // Arguments are bytes: `env::args` would panic over those that are not UTF-8.
-    let wants_json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    let wants_json = std::env::args_os()
+        .take_while(|arg| arg != "--")
+        .any(|arg| arg == "--json");
     if wants_json {
         let text = error.to_string();
-        let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+        let message = text
+            .strip_prefix("error: ")
+            .unwrap_or(&text)
+            .trim_end()
+            .to_owned();
         return failure::report(&failure::usage(message), true, 2, Subject::Server);
     }
     let _ = error.print();

@@ -1,7 +1,8 @@
 //! Printing: text for people, JSON for programs, colours and progress only on a terminal.
 //!
-//! Standard output may be a pipe that nobody reads any more; that ends the command quietly ([`Quiet::StdoutClosed`])
-//! and is never a panic. What came from a guest is printed with its control characters escaped.
+//! Standard output may be a pipe that nobody reads any more; that ends the command quietly
+//! ([`Quiet::StdoutClosed`]) and is never a panic. What came from a guest is printed with its
+//! control characters escaped.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -29,7 +30,9 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 
 /// Prints bytes as they are.
 pub fn raw(bytes: &[u8]) -> anyhow::Result<()> {
-    Stdio::stdout().and_then(|mut stdout| stdout.write_all(bytes)).map_err(stdout_error)
+    Stdio::stdout()
+        .and_then(|mut stdout| stdout.write_all(bytes))
+        .map_err(stdout_error)
 }
 
 /// What a failed write on standard output means.
@@ -45,25 +48,44 @@ pub fn note(text: &str) {
     let _ = Stdio::stderr().and_then(|mut stderr| stderr.write_all(format!("{text}\n").as_bytes()));
 }
 
-/// Returns text with its control characters (but tab) and those that only change how others are shown escaped, so that a
-/// guest can neither drive the user's terminal nor make a name read as another.
+/// Returns text with its control characters (but tab) and those that only change how others are
+/// shown escaped, so that a guest can neither drive the user's terminal nor make a name read as
+/// another.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    escaped_where(text, |c| c != '\t' && is_invisible(c), |c| c.escape_default().to_string())
+    escaped_where(
+        text,
+        |c| c != '\t' && is_invisible(c),
+        |c| c.escape_default().to_string(),
+    )
 }
 
 /// As [`printable`], for a JSON document: outside of its strings there is nothing to escape.
 pub fn printable_json(document: &str) -> Cow<'_, str> {
-    let escape = |c: char| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect();
+    let escape = |c: char| {
+        c.encode_utf16(&mut [0; 2])
+            .iter()
+            .map(|unit| format!("\\u{unit:04x}"))
+            .collect()
+    };
     escaped_where(document, |c| c != '\n' && is_invisible(c), escape)
 }
 
-/// Controls (Cc), formats such as bidirectional overrides (Cf), and separators that some terminals take for new lines.
+/// Controls (Cc), formats such as bidirectional overrides (Cf), and separators that some terminals
+/// take for new lines.
 fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
-    !c.is_ascii_graphic() && matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
+    !c.is_ascii_graphic()
+        && matches!(
+            c.general_category(),
+            Control | Format | LineSeparator | ParagraphSeparator
+        )
 }
 
-fn escaped_where(text: &str, is_harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+fn escaped_where(
+    text: &str,
+    is_harmful: impl Fn(char) -> bool,
+    escape: impl Fn(char) -> String,
+) -> Cow<'_, str> {
     if !text.chars().any(&is_harmful) {
         return Cow::Borrowed(text);
     }
@@ -85,13 +107,20 @@ pub fn cell(text: impl AsRef<str>) -> Cell {
 
 /// A cell in colour, where there are colours.
 pub fn coloured(text: &str, color: Color) -> Cell {
-    if console::colors_enabled() { cell(text).fg(color) } else { cell(text) }
+    if console::colors_enabled() {
+        cell(text).fg(color)
+    } else {
+        cell(text)
+    }
 }
 
-/// Prints rows below a header, without borders. Nothing is wrapped or cut: ids are there to be copied.
+/// Prints rows below a header, without borders. Nothing is wrapped or cut: ids are there to be
+/// copied.
 pub fn table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     if console::colors_enabled() {
         table.enforce_styling();
     } else {
@@ -113,7 +142,9 @@ pub fn stdout_is_terminal() -> bool {
 
 /// An RFC 3339 time as people say it; the text itself where it is none.
 pub fn ago(time: &str, now: OffsetDateTime) -> String {
-    let Ok(time) = OffsetDateTime::parse(time, &Rfc3339) else { return printable(time).into_owned() };
+    let Ok(time) = OffsetDateTime::parse(time, &Rfc3339) else {
+        return printable(time).into_owned();
+    };
     let seconds = (now - time).whole_seconds().max(0);
     match seconds {
         0..=4 => "now".to_owned(),
@@ -172,7 +203,11 @@ impl Drop for Progress {
 }
 
 fn target(json: bool) -> ProgressDrawTarget {
-    if json || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+    if json || !std::io::stderr().is_terminal() {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    }
 }
 
 #[cfg(test)]
@@ -189,13 +224,29 @@ mod tests {
 
     #[test]
     fn characters_that_reorder_others_are_escaped() {
-        for c in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{ad}', '\u{e0041}', '\u{2028}'] {
-            assert_eq!(printable(&format!("a{c}b")), format!("a{}b", c.escape_default()), "{c:?}");
+        for c in [
+            '\u{202e}',
+            '\u{2066}',
+            '\u{200b}',
+            '\u{feff}',
+            '\u{ad}',
+            '\u{e0041}',
+            '\u{2028}',
+        ] {
+            assert_eq!(
+                printable(&format!("a{c}b")),
+                format!("a{}b", c.escape_default()),
+                "{c:?}"
+            );
         }
         let name = "\u{9b}2J\u{202e}\u{e0041}\u{e4}";
         let document = printable_json(&serde_json::to_string(name).unwrap()).into_owned();
         assert_eq!(document, "\"\\u009b2J\\u202e\\udb40\\udc41\u{e4}\"");
-        assert_eq!(serde_json::from_str::<String>(&document).unwrap(), name, "it stays the same document");
+        assert_eq!(
+            serde_json::from_str::<String>(&document).unwrap(),
+            name,
+            "it stays the same document"
+        );
     }
 
     #[test]

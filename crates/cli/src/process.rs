@@ -1,9 +1,10 @@
-//! A command in a sandbox, joined to this process: output to our standard output and error, our input to it, signals.
+//! A command in a sandbox, joined to this process: output to our standard output and error, our
+//! input to it, signals.
 //!
-//! Output (paced by the reader of ours), input (paced by the command) and signals run side by side, and none waits for
-//! another. The first signal that asks us to end goes to the command, which may clean up; we end when it does, with its
-//! exit code. A second signal, or [`Attached::grace`] without an end, kills it. If we die, the connection breaks and
-//! the server kills it.
+//! Output (paced by the reader of ours), input (paced by the command) and signals run side by side,
+//! and none waits for another. The first signal that asks us to end goes to the command, which may
+//! clean up; we end when it does, with its exit code. A second signal, or [`Attached::grace`]
+//! without an end, kills it. If we die, the connection breaks and the server kills it.
 
 use std::time::Duration;
 
@@ -62,7 +63,10 @@ impl Output {
 
     async fn write_stdout(&mut self, data: Bytes) -> anyhow::Result<()> {
         match self {
-            Self::Streams { stdout, .. } => stdout.write_all_async(data).await.map_err(output::stdout_error),
+            Self::Streams { stdout, .. } => stdout
+                .write_all_async(data)
+                .await
+                .map_err(output::stdout_error),
             Self::Memory(captured) => {
                 let fits = captured.take(&data);
                 captured.stdout.extend_from_slice(&data[..fits]);
@@ -86,14 +90,18 @@ impl Output {
 impl Captured {
     /// Returns how many bytes of a piece are kept. Nothing is kept behind a gap.
     fn take(&mut self, data: &[u8]) -> usize {
-        let room = if self.truncated { 0 } else { MAX_CAPTURED - self.stdout.len() - self.stderr.len() };
+        let room = if self.truncated {
+            0
+        } else {
+            MAX_CAPTURED - self.stdout.len() - self.stderr.len()
+        };
         self.truncated |= data.len() > room;
         data.len().min(room)
     }
 }
 
-/// Runs the command to its end and gives its exit code. `grace` is the time that it has to end after a signal of ours.
-/// Ends with [`Quiet::Signal`] when it was killed for a signal.
+/// Runs the command to its end and gives its exit code. `grace` is the time that it has to end
+/// after a signal of ours. Ends with [`Quiet::Signal`] when it was killed for a signal.
 pub async fn run(
     client: &Client,
     id: &str,
@@ -104,7 +112,9 @@ pub async fn run(
 ) -> anyhow::Result<u8> {
     let (interactive, size) = (start.stdin, start.terminal);
     // From here on: a change of the size before the command runs must not be lost.
-    let resized = size.map(|_| signal(SignalKind::window_change())).transpose()?;
+    let resized = size
+        .map(|_| signal(SignalKind::window_change()))
+        .transpose()?;
     let opened = tokio::select! {
         opened = client.exec_stream(id, start) => opened,
         // Nothing runs yet. The server notices that we hang up.
@@ -112,8 +122,11 @@ pub async fn run(
     };
     let (input, output) = opened?;
     // The guard restores the terminal on every way out of here.
-    let raw = (interactive && size.is_some() && terminal::stdin_is_terminal()).then(terminal::RawMode::enter);
-    let raw = raw.transpose().context("switching the terminal to raw mode")?;
+    let raw = (interactive && size.is_some() && terminal::stdin_is_terminal())
+        .then(terminal::RawMode::enter);
+    let raw = raw
+        .transpose()
+        .context("switching the terminal to raw mode")?;
 
     let (started, pid) = watch::channel(None);
     let mut helpers = JoinSet::new();
@@ -132,7 +145,12 @@ pub async fn run(
             None => std::future::pending().await,
         }
     };
-    let attached = Attached { client, id, grace, pid };
+    let attached = Attached {
+        client,
+        id,
+        grace,
+        pid,
+    };
     let copying = copy_output(output, started, to);
     tokio::select! {
         ended = attached.follow(copying, interrupt) => ended,
@@ -186,9 +204,15 @@ impl Attached<'_> {
         Err(Quiet::Signal(second).into())
     }
 
-    /// Sends a signal as soon as the command runs. A command that is not found has ended and needs none.
+    /// Sends a signal as soon as the command runs. A command that is not found has ended and needs
+    /// none.
     async fn send(&mut self, signal: ProcessSignal) {
-        let pid = self.pid.wait_for(Option::is_some).await.ok().and_then(|pid| *pid);
+        let pid = self
+            .pid
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|pid| *pid);
         let Some(pid) = pid else { return };
         let sent = self.client.signal(self.id, pid, signal).await;
         if let Err(error) = sent
@@ -222,9 +246,13 @@ pub fn exit_status(exit_code: i32) -> u8 {
     u8::try_from(exit_code & 0xff).unwrap_or(u8::MAX)
 }
 
-/// Passes on what comes, in order, once the command runs. Ends when the connection does; what is then still to come is
-/// of no use.
-async fn send_input(mut input: ExecInput, mut messages: mpsc::Receiver<Input>, mut pid: watch::Receiver<Option<u32>>) {
+/// Passes on what comes, in order, once the command runs. Ends when the connection does; what is
+/// then still to come is of no use.
+async fn send_input(
+    mut input: ExecInput,
+    mut messages: mpsc::Receiver<Input>,
+    mut pid: watch::Receiver<Option<u32>>,
+) {
     if pid.wait_for(Option::is_some).await.is_err() {
         return;
     }
@@ -238,7 +266,8 @@ async fn send_input(mut input: ExecInput, mut messages: mpsc::Receiver<Input>, m
             return;
         }
     }
-    // Both halves close the connection when they are dropped, and this one must not while the command runs.
+    // Both halves close the connection when they are dropped, and this one must not while the
+    // command runs.
     std::future::pending::<()>().await;
 }
 
@@ -248,7 +277,11 @@ async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::E
         loop {
             let data = stdin.read_async().await?;
             let is_end = data.is_empty();
-            let message = if is_end { Input::EndOfFile } else { Input::Data(data) };
+            let message = if is_end {
+                Input::EndOfFile
+            } else {
+                Input::Data(data)
+            };
             if sender.send(message).await.is_err() || is_end {
                 return Ok(());
             }

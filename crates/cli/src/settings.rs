@@ -77,19 +77,28 @@ pub fn env_var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Directory of the installation: `WRENN_DIR`; else `~/.wrenn` where that is and the user is not root; else the system's.
+/// Directory of the installation: `WRENN_DIR`; else `~/.wrenn` where that is and the user is not
+/// root; else the system's.
 pub fn wrenn_dir(env: &Environment<'_>) -> PathBuf {
     if let Some(dir) = (env.var)("WRENN_DIR") {
         return dir.into();
     }
-    let own = env.home.filter(|_| !env.is_root).map(|home| home.join(".wrenn"));
-    own.filter(|dir| dir.is_dir()).unwrap_or_else(|| SYSTEM_DIR.into())
+    let own = env
+        .home
+        .filter(|_| !env.is_root)
+        .map(|home| home.join(".wrenn"));
+    own.filter(|dir| dir.is_dir())
+        .unwrap_or_else(|| SYSTEM_DIR.into())
 }
 
 /// Directory of the installation for the user of this process.
 pub fn dir_of_this_user() -> PathBuf {
     let home = std::env::home_dir();
-    wrenn_dir(&Environment { var: env_var, is_root: rustix::process::geteuid().is_root(), home: home.as_deref() })
+    wrenn_dir(&Environment {
+        var: env_var,
+        is_root: rustix::process::geteuid().is_root(),
+        home: home.as_deref(),
+    })
 }
 
 impl Settings {
@@ -98,7 +107,9 @@ impl Settings {
         let path = dir_of_this_user().join("credentials");
         let url = flags.url.clone().or_else(|| env_var("WRENN_API_URL"));
         let from_file = flags.key_file.as_deref().map(read_key).transpose()?;
-        let key = from_file.or_else(|| flags.key.clone()).or_else(|| env_var("WRENN_API_KEY"));
+        let key = from_file
+            .or_else(|| flags.key.clone())
+            .or_else(|| env_var("WRENN_API_KEY"));
         Self::merge(url, key, &path)
     }
 
@@ -108,26 +119,42 @@ impl Settings {
             (Some(url), Some(key)) => return Ok(Self { url, key }),
             (url, Some(key)) => {
                 let from_file = read_credentials(path).unwrap_or_default().url;
-                return Ok(Self { url: url.or(from_file).unwrap_or_else(|| DEFAULT_URL.to_owned()), key });
+                return Ok(Self {
+                    url: url.or(from_file).unwrap_or_else(|| DEFAULT_URL.to_owned()),
+                    key,
+                });
             }
             missing => missing,
         };
         debug_assert!(key.is_none());
         let file = read_credentials(path)?;
-        let Some(key) = file.key else { return Err(SettingsError::NoKey(path.to_owned())) };
+        let Some(key) = file.key else {
+            return Err(SettingsError::NoKey(path.to_owned()));
+        };
         let home_url = file.url.unwrap_or_else(|| DEFAULT_URL.to_owned());
         match url {
             Some(url) if url != home_url && !is_loopback(&url) => {
-                Err(SettingsError::KeyOfAnother { url, path: path.to_owned() })
+                Err(SettingsError::KeyOfAnother {
+                    url,
+                    path: path.to_owned(),
+                })
             }
-            url => Ok(Self { url: url.unwrap_or(home_url), key }),
+            url => Ok(Self {
+                url: url.unwrap_or(home_url),
+                key,
+            }),
         }
     }
 }
 
 /// Whether an address can only mean this machine.
 fn is_loopback(url: &str) -> bool {
-    let authority = url.strip_prefix("http://").unwrap_or(url).split('/').next().unwrap_or_default();
+    let authority = url
+        .strip_prefix("http://")
+        .unwrap_or(url)
+        .split('/')
+        .next()
+        .unwrap_or_default();
     if authority.contains('@') {
         return false;
     }
@@ -135,36 +162,53 @@ fn is_loopback(url: &str) -> bool {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
     };
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Reads the one key that is in a file, or comes on standard input.
 fn read_key(path: &Path) -> Result<String, SettingsError> {
-    let refused = |source| SettingsError::KeyFile { path: path.to_owned(), source };
+    let refused = |source| SettingsError::KeyFile {
+        path: path.to_owned(),
+        source,
+    };
     let mut text = String::new();
     let read = match path.as_os_str() == "-" {
         true => Stdio::stdin().and_then(|stdin| stdin.take(MAX_KEY_FILE).read_to_string(&mut text)),
-        false => File::open(path).and_then(|file| file.take(MAX_KEY_FILE).read_to_string(&mut text)),
+        false => {
+            File::open(path).and_then(|file| file.take(MAX_KEY_FILE).read_to_string(&mut text))
+        }
     };
     read.map_err(refused)?;
     match text.trim() {
-        "" => Err(refused(std::io::Error::new(ErrorKind::InvalidData, "there is no key in it"))),
+        "" => Err(refused(std::io::Error::new(
+            ErrorKind::InvalidData,
+            "there is no key in it",
+        ))),
         key => Ok(key.to_owned()),
     }
 }
 
 fn read_credentials(path: &Path) -> Result<Credentials, SettingsError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => parse_credentials(&text).map_err(|line| SettingsError::Malformed { path: path.to_owned(), line }),
+        Ok(text) => parse_credentials(&text).map_err(|line| SettingsError::Malformed {
+            path: path.to_owned(),
+            line,
+        }),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(Credentials::default())
         }
-        Err(source) => Err(SettingsError::Unreadable { path: path.to_owned(), source }),
+        Err(source) => Err(SettingsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
-/// `NAME=VALUE` lines as a shell reads them: `#` comments, `export`, one pair of quotes. Other names are ignored.
-/// The error is the number of the first wrong line.
+/// `NAME=VALUE` lines as a shell reads them: `#` comments, `export`, one pair of quotes. Other
+/// names are ignored. The error is the number of the first wrong line.
 fn parse_credentials(text: &str) -> Result<Credentials, usize> {
     let mut found = Credentials::default();
     for (index, line) in text.lines().enumerate() {
@@ -199,11 +243,16 @@ mod tests {
 
     #[test]
     fn credentials_are_read_as_a_shell_would() {
-        let file =
-            "# of this machine\n\nexport WRENN_API_URL='http://127.0.0.1:9000'\nWRENN_API_KEY = \"wrn_1\"\nX=y\r\n";
-        let expected = Credentials { url: text("http://127.0.0.1:9000"), key: text("wrn_1") };
+        let file = "# of this machine\n\nexport WRENN_API_URL='http://127.0.0.1:9000'\nWRENN_API_KEY = \"wrn_1\"\nX=y\r\n";
+        let expected = Credentials {
+            url: text("http://127.0.0.1:9000"),
+            key: text("wrn_1"),
+        };
         assert_eq!(parse_credentials(file), Ok(expected));
-        assert_eq!(parse_credentials("WRENN_API_KEY=\n"), Ok(Credentials::default()));
+        assert_eq!(
+            parse_credentials("WRENN_API_KEY=\n"),
+            Ok(Credentials::default())
+        );
         assert_eq!(parse_credentials("A=b\nwrn_1\n"), Err(2));
     }
 
@@ -211,26 +260,59 @@ mod tests {
     fn the_nearest_source_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("credentials");
-        assert!(matches!(Settings::merge(None, None, &path), Err(SettingsError::NoKey(_))));
-        std::fs::write(&path, "WRENN_API_URL=http://127.0.0.1:9000\nWRENN_API_KEY=wrn_file\n").unwrap();
+        assert!(matches!(
+            Settings::merge(None, None, &path),
+            Err(SettingsError::NoKey(_))
+        ));
+        std::fs::write(
+            &path,
+            "WRENN_API_URL=http://127.0.0.1:9000\nWRENN_API_KEY=wrn_file\n",
+        )
+        .unwrap();
         let merged = |url: &str, key: &str| {
             let given = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
-            Settings::merge(given(url), given(key), &path).map(|settings| (settings.url, settings.key))
+            Settings::merge(given(url), given(key), &path)
+                .map(|settings| (settings.url, settings.key))
         };
         let is = |url: &str, key: &str| (url.to_owned(), key.to_owned());
-        assert_eq!(merged("", "").unwrap(), is("http://127.0.0.1:9000", "wrn_file"));
-        assert_eq!(merged("", "wrn_flag").unwrap(), is("http://127.0.0.1:9000", "wrn_flag"));
-        assert_eq!(merged("http://localhost:1", "").unwrap(), is("http://localhost:1", "wrn_file"));
-        assert_eq!(merged("http://far.example", "wrn_flag").unwrap(), is("http://far.example", "wrn_flag"));
-        assert!(matches!(merged("http://far.example", ""), Err(SettingsError::KeyOfAnother { .. })));
+        assert_eq!(
+            merged("", "").unwrap(),
+            is("http://127.0.0.1:9000", "wrn_file")
+        );
+        assert_eq!(
+            merged("", "wrn_flag").unwrap(),
+            is("http://127.0.0.1:9000", "wrn_flag")
+        );
+        assert_eq!(
+            merged("http://localhost:1", "").unwrap(),
+            is("http://localhost:1", "wrn_file")
+        );
+        assert_eq!(
+            merged("http://far.example", "wrn_flag").unwrap(),
+            is("http://far.example", "wrn_flag")
+        );
+        assert!(matches!(
+            merged("http://far.example", ""),
+            Err(SettingsError::KeyOfAnother { .. })
+        ));
     }
 
     #[test]
     fn only_this_machine_is_loopback() {
-        for url in ["http://127.0.0.1:8000", "http://localhost", "http://[::1]:80/", "http://127.9.9.9/x"] {
+        for url in [
+            "http://127.0.0.1:8000",
+            "http://localhost",
+            "http://[::1]:80/",
+            "http://127.9.9.9/x",
+        ] {
             assert!(is_loopback(url), "{url}");
         }
-        for url in ["http://10.0.0.1", "http://localhost.evil.example", "http://127.0.0.1:80@evil.example", ""] {
+        for url in [
+            "http://10.0.0.1",
+            "http://localhost.evil.example",
+            "http://127.0.0.1:80@evil.example",
+            "",
+        ] {
             assert!(!is_loopback(url), "{url}");
         }
     }
@@ -238,8 +320,15 @@ mod tests {
     #[test]
     fn the_directory_follows_the_user() {
         let home = tempfile::tempdir().unwrap();
-        let env = |var, is_root| Environment { var, is_root, home: Some(home.path()) };
-        assert_eq!(wrenn_dir(&env(|_| Some("/x".to_owned()), false)), Path::new("/x"));
+        let env = |var, is_root| Environment {
+            var,
+            is_root,
+            home: Some(home.path()),
+        };
+        assert_eq!(
+            wrenn_dir(&env(|_| Some("/x".to_owned()), false)),
+            Path::new("/x")
+        );
         assert_eq!(wrenn_dir(&env(|_| None, false)), Path::new(SYSTEM_DIR));
         std::fs::create_dir(home.path().join(".wrenn")).unwrap();
         assert_eq!(wrenn_dir(&env(|_| None, false)), home.path().join(".wrenn"));

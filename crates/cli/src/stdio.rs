@@ -1,7 +1,8 @@
 //! The three standard streams as they were given to us, which is not always as one expects.
 //!
-//! A pipe that other programs share may be non-blocking, because one of them asked for that (`O_NONBLOCK` belongs to the
-//! open file, not to the process): then EAGAIN means "later", and is waited for here. Nothing is buffered.
+//! A pipe that other programs share may be non-blocking, because one of them asked for that
+//! (`O_NONBLOCK` belongs to the open file, not to the process): then EAGAIN means "later", and is
+//! waited for here. Nothing is buffered.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,7 +39,9 @@ impl Stdio {
     /// Writes all of it on a thread of its own.
     pub async fn write_all_async(&self, data: Bytes) -> io::Result<()> {
         let mut stream = self.clone();
-        tokio::task::spawn_blocking(move || stream.write_all(&data)).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || stream.write_all(&data))
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// Reads what is there on a thread of its own; empty at the end.
@@ -55,7 +58,9 @@ impl Stdio {
             buffer.truncate(count);
             Ok(buffer.into())
         };
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// All of it, piece by piece.
@@ -67,7 +72,11 @@ impl Stdio {
     }
 
     /// Calls until the answer is another than "later".
-    fn patiently(&self, wanted: PollFlags, call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    fn patiently(
+        &self,
+        wanted: PollFlags,
+        call: impl FnMut() -> rustix::io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut call = call;
         loop {
             match call() {

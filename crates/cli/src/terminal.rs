@@ -18,13 +18,23 @@ pub fn stdin_is_terminal() -> bool {
 
 /// Size of the terminal that this command runs on.
 pub fn size() -> TerminalSize {
-    let sizes = [tcgetwinsize(stdout()), tcgetwinsize(stdin()), tcgetwinsize(stderr())];
-    let known = sizes.into_iter().flatten().find(|size| size.ws_col > 0 && size.ws_row > 0);
-    known.map_or(FALLBACK, |size| TerminalSize { cols: size.ws_col.into(), rows: size.ws_row.into() })
+    let sizes = [
+        tcgetwinsize(stdout()),
+        tcgetwinsize(stdin()),
+        tcgetwinsize(stderr()),
+    ];
+    let known = sizes
+        .into_iter()
+        .flatten()
+        .find(|size| size.ws_col > 0 && size.ws_row > 0);
+    known.map_or(FALLBACK, |size| TerminalSize {
+        cols: size.ws_col.into(),
+        rows: size.ws_row.into(),
+    })
 }
 
-/// Raw mode: every key goes to the sandbox. The terminal is as before when this is dropped, also by a panic; signals
-/// that end us are caught by the command, which then drops this.
+/// Raw mode: every key goes to the sandbox. The terminal is as before when this is dropped, also by
+/// a panic; signals that end us are caught by the command, which then drops this.
 #[derive(Debug)]
 pub struct RawMode {
     before: Termios,
@@ -41,8 +51,9 @@ impl RawMode {
         Ok(Self { before, raw })
     }
 
-    /// Stops this process on SIGTSTP, with the terminal as it was before for the shell that uses it then, and goes on in
-    /// raw mode after SIGCONT. Keys do not get here in raw mode, so it takes a `kill -TSTP`. Never returns.
+    /// Stops this process on SIGTSTP, with the terminal as it was before for the shell that uses it
+    /// then, and goes on in raw mode after SIGCONT. Keys do not get here in raw mode, so it takes a
+    /// `kill -TSTP`. Never returns.
     pub async fn give_back_while_stopped(&self) -> Infallible {
         let Ok(mut stops) = signal(SignalKind::from_raw(Signal::TSTP.as_raw())) else {
             return std::future::pending().await;

@@ -6,21 +6,38 @@ use std::os::unix::ffi::OsStrExt;
 
 /// MiB of memory or disk from `512`, `512m` or `2g`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
-    parse_with_unit(text, &[("m", 1), ("mb", 1), ("mib", 1), ("g", 1024), ("gb", 1024), ("gib", 1024)])
-        .ok_or_else(|| "a size is a whole number of MiB, or has a unit as in 512m or 2g".to_owned())
+    parse_with_unit(
+        text,
+        &[
+            ("m", 1),
+            ("mb", 1),
+            ("mib", 1),
+            ("g", 1024),
+            ("gb", 1024),
+            ("gib", 1024),
+        ],
+    )
+    .ok_or_else(|| "a size is a whole number of MiB, or has a unit as in 512m or 2g".to_owned())
 }
 
 /// Seconds from `90`, `90s`, `10m`, `2h` or `1d`.
 pub fn parse_seconds(text: &str) -> Result<u32, String> {
-    parse_with_unit(text, &[("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)])
-        .ok_or_else(|| "a time is a whole number of seconds, or has a unit as in 90s, 10m, 2h or 1d".to_owned())
+    parse_with_unit(text, &[("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)]).ok_or_else(|| {
+        "a time is a whole number of seconds, or has a unit as in 90s, 10m, 2h or 1d".to_owned()
+    })
 }
 
 fn parse_with_unit(text: &str, units: &[(&str, u32)]) -> Option<u32> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.to_ascii_lowercase();
-    let factor = if unit.is_empty() { 1 } else { units.iter().find(|(name, _)| *name == unit)?.1 };
+    let factor = if unit.is_empty() {
+        1
+    } else {
+        units.iter().find(|(name, _)| *name == unit)?.1
+    };
     number.parse::<u32>().ok()?.checked_mul(factor)
 }
 
@@ -36,18 +53,28 @@ impl EnvVar {
     pub fn parse(text: OsString) -> Result<Self, String> {
         let bytes = text.as_bytes();
         let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
-            Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned())),
+            Some(at) => (
+                &bytes[..at],
+                Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned()),
+            ),
             None => (bytes, None),
         };
         if name.is_empty() {
             return Err("an environment variable is written NAME=VALUE".to_owned());
         }
-        Ok(Self { name: OsStr::from_bytes(name).to_owned(), value })
+        Ok(Self {
+            name: OsStr::from_bytes(name).to_owned(),
+            value,
+        })
     }
 }
 
-/// The variables with their values, as text; the last one of a name counts. A name that is not set here is left out.
-pub fn environment(vars: &[EnvVar], here: impl Fn(&OsStr) -> Option<OsString>) -> BTreeMap<String, String> {
+/// The variables with their values, as text; the last one of a name counts. A name that is not set
+/// here is left out.
+pub fn environment(
+    vars: &[EnvVar],
+    here: impl Fn(&OsStr) -> Option<OsString>,
+) -> BTreeMap<String, String> {
     let with_value = |var: &EnvVar| {
         let value = var.value.clone().or_else(|| here(&var.name))?;
         Some((text(&var.name), text(&value)))
@@ -73,7 +100,16 @@ mod tests {
         assert_eq!(parse_memory("0"), Ok(0));
         assert_eq!(parse_seconds("90"), Ok(90));
         assert_eq!(parse_seconds("2h"), Ok(7200));
-        for text in ["", "m", "-1", "1.5g", "12k", "99999999999", "4000000000g", "5 m"] {
+        for text in [
+            "",
+            "m",
+            "-1",
+            "1.5g",
+            "12k",
+            "99999999999",
+            "4000000000g",
+            "5 m",
+        ] {
             assert!(parse_memory(text).is_err(), "{text:?}");
         }
     }
@@ -81,10 +117,17 @@ mod tests {
     #[test]
     fn environment_takes_missing_values_from_here() {
         let parse = |text: &str| EnvVar::parse(text.into());
-        let vars: Vec<EnvVar> = ["A=1", "B", "C", "A=2=3", "D="].map(|text| parse(text).unwrap()).into();
+        let vars: Vec<EnvVar> = ["A=1", "B", "C", "A=2=3", "D="]
+            .map(|text| parse(text).unwrap())
+            .into();
         let got = environment(&vars, |name| (name == "B").then(|| "here".into()));
         let expected = [("A", "2=3"), ("B", "here"), ("D", "")];
-        assert_eq!(got, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        assert_eq!(
+            got,
+            expected
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into()
+        );
         assert!(parse("=x").is_err() && parse("").is_err());
         let latin = EnvVar::parse(OsString::from_vec(b"N=caf\xe9".to_vec())).unwrap();
         assert_eq!(environment(&[latin], |_| None)["N"], "caf\u{10fffd}xE9");

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 /// Header with the key.
 pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// How long a connection may take to be made. Answers have no limit here: creates and programs take what they take,
-/// and the server has limits of its own.
+/// How long a connection may take to be made. Answers have no limit here: creates and programs take
+/// what they take, and the server has limits of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Notices a dead peer behind an idle stream.
@@ -34,17 +34,24 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("base", &self.base.as_str())
+            .finish_non_exhaustive()
     }
 }
 
 impl Client {
     /// `url` as in `http://127.0.0.1:8000`. Connects to nothing yet.
     pub fn new(url: &str, key: &str) -> Result<Self> {
-        let invalid = |problem: String| Error::InvalidUrl { url: url.to_owned(), problem };
+        let invalid = |problem: String| Error::InvalidUrl {
+            url: url.to_owned(),
+            problem,
+        };
         let base: Url = url.parse().map_err(|error| invalid(format!("{error}")))?;
         if base.scheme() != "http" || !base.has_host() {
-            return Err(invalid("this client speaks plain http; put TLS in front with a local proxy".to_owned()));
+            return Err(invalid(
+                "this client speaks plain http; put TLS in front with a local proxy".to_owned(),
+            ));
         }
         let mut key = HeaderValue::from_str(key.trim()).map_err(|_| Error::InvalidKey)?;
         key.set_sensitive(true);
@@ -86,23 +93,35 @@ impl Client {
 
     /// Sends it; an answer of 400 and above is an error.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        let response = request.send().await.map_err(|error| Error::from_reqwest(error, self.url()))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| Error::from_reqwest(error, self.url()))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let body = self.bounded(response, MAX_ERROR_BODY).await.unwrap_or_default();
+        let body = self
+            .bounded(response, MAX_ERROR_BODY)
+            .await
+            .unwrap_or_default();
         Err(api_error(status.as_u16(), &body))
     }
 
     /// Sends it and reads the JSON answer.
-    pub(crate) async fn send_json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+    pub(crate) async fn send_json<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T> {
         let response = self.send(request).await?;
         self.json(response).await
     }
 
     pub(crate) async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T> {
-        let body = response.bytes().await.map_err(|error| Error::from_reqwest(error, self.url()))?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| Error::from_reqwest(error, self.url()))?;
         serde_json::from_slice(&body).map_err(|error| Error::Protocol(error.to_string()))
     }
 
@@ -120,17 +139,32 @@ impl Client {
     }
 }
 
-/// The error that a body stands for; a body that is none of ours (a proxy's page) is named by its status.
+/// The error that a body stands for; a body that is none of ours (a proxy's page) is named by its
+/// status.
 pub(crate) fn api_error(status: u16, body: &[u8]) -> Error {
     if let Ok(ErrorBody { error }) = serde_json::from_slice(body) {
-        let ErrorDetail { code, message, exit_code } = error;
+        let ErrorDetail {
+            code,
+            message,
+            exit_code,
+        } = error;
         return match exit_code {
             Some(exit_code) => Error::NotStarted { message, exit_code },
-            None => Error::Api { status, code, message },
+            None => Error::Api {
+                status,
+                code,
+                message,
+            },
         };
     }
-    let message = format!("the server answered with status {status} and no explanation; is it a Wrenn server?");
-    Error::Api { status, code: code_of(status).to_owned(), message }
+    let message = format!(
+        "the server answered with status {status} and no explanation; is it a Wrenn server?"
+    );
+    Error::Api {
+        status,
+        code: code_of(status).to_owned(),
+        message,
+    }
 }
 
 fn code_of(status: u16) -> &'static str {

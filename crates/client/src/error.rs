@@ -7,10 +7,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    #[error("{url:?} is not the address of a Wrenn server: {problem}; it looks like http://127.0.0.1:8000")]
+    #[error(
+        "{url:?} is not the address of a Wrenn server: {problem}; it looks like http://127.0.0.1:8000"
+    )]
     InvalidUrl { url: String, problem: String },
 
-    #[error("the API key has characters that no key has; it looks like wrn_ and 40 lower-case hex digits")]
+    #[error(
+        "the API key has characters that no key has; it looks like wrn_ and 40 lower-case hex digits"
+    )]
     InvalidKey,
 
     /// No connection could be made: nothing happened on the server.
@@ -40,7 +44,9 @@ pub enum Error {
     },
 
     /// The connection broke: whether the server finished what was asked is not known.
-    #[error("the connection to the server broke off; look with `wrenn ls --all` at what became of it")]
+    #[error(
+        "the connection to the server broke off; look with `wrenn ls --all` at what became of it"
+    )]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// The stream of a program ended before the program did.
@@ -71,7 +77,10 @@ impl Error {
 
     pub(crate) fn from_reqwest(error: reqwest::Error, url: &str) -> Self {
         if error.is_connect() {
-            return Self::Unreachable { url: url.to_owned(), source: Box::new(error) };
+            return Self::Unreachable {
+                url: url.to_owned(),
+                source: Box::new(error),
+            };
         }
         if error.is_decode() {
             return Self::Protocol(error.to_string());

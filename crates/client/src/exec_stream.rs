@@ -1,13 +1,16 @@
-//! A program in a sandbox as a stream: output as it comes, input as it is there, over one WebSocket.
+//! A program in a sandbox as a stream: output as it comes, input as it is there, over one
+//! WebSocket.
 //!
-//! Bytes travel as base64 in text frames, so nothing is lost that is not UTF-8. The two halves are independent: a
-//! program that reads nothing does not keep its output back. Dropping both halves closes the connection, upon which
-//! the server kills the program.
+//! Bytes travel as base64 in text frames, so nothing is lost that is not UTF-8. The two halves are
+//! independent: a program that reads nothing does not keep its output back. Dropping both halves
+//! closes the connection, upon which the server kills the program.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use api_types::{Encoding, ExecClientMessage, ExecServerMessage, ProcessSignal, SignalRequest, TerminalSize};
+use api_types::{
+    Encoding, ExecClientMessage, ExecServerMessage, ProcessSignal, SignalRequest, TerminalSize,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -26,7 +29,8 @@ use crate::error::{Error, Result};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Most bytes of input in one frame. Small enough that no server limit is near (frames carry a third more).
+/// Most bytes of input in one frame. Small enough that no server limit is near (frames carry a
+/// third more).
 const MAX_INPUT: usize = 32 * 1024;
 
 /// Largest frame that is accepted; the server sends far smaller ones.
@@ -38,7 +42,8 @@ pub struct ExecStart {
     /// Name or path of the program. It is run directly, not by a shell.
     pub cmd: String,
     pub args: Vec<String>,
-    /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; without it the program may run for ever.
+    /// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; without it the
+    /// program may run for ever.
     pub timeout_sec: Option<u32>,
     pub envs: BTreeMap<String, String>,
     /// Working directory; the user's home where `None`.
@@ -82,7 +87,9 @@ impl fmt::Debug for ExecInput {
 
 impl fmt::Debug for ExecOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExecOutput").field("finished", &self.finished).finish_non_exhaustive()
+        f.debug_struct("ExecOutput")
+            .field("finished", &self.finished)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,44 +100,89 @@ impl Client {
         let (sink, frames) = self.web_socket(url).await?.split();
         let mut input = ExecInput(sink);
         input.send(&start_message(start)).await?;
-        Ok((input, ExecOutput { frames, finished: false }))
+        Ok((
+            input,
+            ExecOutput {
+                frames,
+                finished: false,
+            },
+        ))
     }
 
-    /// Sends a signal to the process group of a program that [`Client::exec_stream`] started. Not found when it has ended.
+    /// Sends a signal to the process group of a program that [`Client::exec_stream`] started. Not
+    /// found when it has ended.
     pub async fn signal(&self, id: &str, pid: u32, signal: ProcessSignal) -> Result<()> {
         let url = self.route(&["v1", "sandboxes", id, "exec", "signal"]);
-        self.send(self.request(Method::POST, url).json(&SignalRequest { pid, signal })).await.map(drop)
+        self.send(
+            self.request(Method::POST, url)
+                .json(&SignalRequest { pid, signal }),
+        )
+        .await
+        .map(drop)
     }
 
     pub(crate) async fn web_socket(&self, mut url: Url) -> Result<Socket> {
-        url.set_scheme("ws").map_err(|()| Error::Protocol("no WebSocket address".to_owned()))?;
-        let mut request = url.as_str().into_client_request().map_err(|error| self.ws_error(error))?;
+        url.set_scheme("ws")
+            .map_err(|()| Error::Protocol("no WebSocket address".to_owned()))?;
+        let mut request = url
+            .as_str()
+            .into_client_request()
+            .map_err(|error| self.ws_error(error))?;
         request.headers_mut().insert(KEY_HEADER, self.key().clone());
-        let config = WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
-        let connected = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await;
-        connected.map(|(socket, _)| socket).map_err(|error| self.ws_error(error))
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_FRAME))
+            .max_frame_size(Some(MAX_FRAME));
+        let connected =
+            tokio_tungstenite::connect_async_with_config(request, Some(config), true).await;
+        connected
+            .map(|(socket, _)| socket)
+            .map_err(|error| self.ws_error(error))
     }
 
     fn ws_error(&self, error: WsError) -> Error {
         match error {
-            WsError::Http(response) => {
-                api_error(response.status().as_u16(), response.body().as_deref().unwrap_or_default())
-            }
-            WsError::Io(_) => Error::Unreachable { url: self.url().to_owned(), source: Box::new(error) },
+            WsError::Http(response) => api_error(
+                response.status().as_u16(),
+                response.body().as_deref().unwrap_or_default(),
+            ),
+            WsError::Io(_) => Error::Unreachable {
+                url: self.url().to_owned(),
+                source: Box::new(error),
+            },
             other => broken(other),
         }
     }
 }
 
 fn start_message(start: ExecStart) -> ExecClientMessage {
-    let ExecStart { cmd, args, timeout_sec, envs, cwd, user, stdin, terminal } = start;
+    let ExecStart {
+        cmd,
+        args,
+        timeout_sec,
+        envs,
+        cwd,
+        user,
+        stdin,
+        terminal,
+    } = start;
     let encoding = Encoding::Base64;
-    ExecClientMessage::Start { cmd, args, timeout_sec, envs, cwd, user, stdin, terminal, encoding }
+    ExecClientMessage::Start {
+        cmd,
+        args,
+        timeout_sec,
+        envs,
+        cwd,
+        user,
+        stdin,
+        terminal,
+        encoding,
+    }
 }
 
 pub(crate) fn broken(error: WsError) -> Error {
     match error {
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) | WsError::ConnectionClosed => Error::Truncated,
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | WsError::ConnectionClosed => Error::Truncated,
         other => Error::Broken(Box::new(other)),
     }
 }
@@ -139,7 +191,10 @@ impl ExecInput {
     /// Sends input. Waits while the program does not read.
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
         for part in data.chunks(MAX_INPUT) {
-            let message = ExecClientMessage::Stdin { data: STANDARD.encode(part), encoding: Encoding::Base64 };
+            let message = ExecClientMessage::Stdin {
+                data: STANDARD.encode(part),
+                encoding: Encoding::Base64,
+            };
             self.send(&message).await?;
         }
         Ok(())
@@ -155,8 +210,8 @@ impl ExecInput {
         self.send(&ExecClientMessage::Resize { size }).await
     }
 
-    /// Sends a signal to the process group, behind all input that was written before. [`Client::signal`] does not wait
-    /// for a program that does not read.
+    /// Sends a signal to the process group, behind all input that was written before.
+    /// [`Client::signal`] does not wait for a program that does not read.
     pub async fn signal(&mut self, signal: ProcessSignal) -> Result<()> {
         self.send(&ExecClientMessage::Signal { signal }).await
     }
@@ -167,7 +222,8 @@ impl ExecInput {
     }
 
     async fn send(&mut self, message: &ExecClientMessage) -> Result<()> {
-        let text = serde_json::to_string(message).map_err(|error| Error::Protocol(error.to_string()))?;
+        let text =
+            serde_json::to_string(message).map_err(|error| Error::Protocol(error.to_string()))?;
         self.0.send(Message::text(text)).await.map_err(broken)
     }
 }
@@ -188,7 +244,8 @@ impl ExecOutput {
     }
 
     fn event(&mut self, text: &str) -> Result<ExecEvent> {
-        let message = serde_json::from_str(text).map_err(|error| Error::Protocol(error.to_string()))?;
+        let message =
+            serde_json::from_str(text).map_err(|error| Error::Protocol(error.to_string()))?;
         Ok(match message {
             ExecServerMessage::Start { pid } => ExecEvent::Started { pid },
             ExecServerMessage::Stdout { data } => ExecEvent::Stdout(decode(&data)?),
@@ -197,11 +254,19 @@ impl ExecOutput {
                 self.finished = true;
                 ExecEvent::Exited { exit_code }
             }
-            ExecServerMessage::Error { code, data: message, exit_code } => {
+            ExecServerMessage::Error {
+                code,
+                data: message,
+                exit_code,
+            } => {
                 self.finished = true;
                 return Err(match exit_code {
                     Some(exit_code) => Error::NotStarted { message, exit_code },
-                    None => Error::Api { status: 0, code, message },
+                    None => Error::Api {
+                        status: 0,
+                        code,
+                        message,
+                    },
                 });
             }
         })
@@ -209,5 +274,8 @@ impl ExecOutput {
 }
 
 fn decode(data: &str) -> Result<Bytes> {
-    STANDARD.decode(data).map(Bytes::from).map_err(|error| Error::Protocol(format!("output: {error}")))
+    STANDARD
+        .decode(data)
+        .map(Bytes::from)
+        .map_err(|error| Error::Protocol(format!("output: {error}")))
 }

@@ -32,8 +32,17 @@ impl Client {
         self.route(&["v1", "sandboxes", id, "files", verb])
     }
 
-    async fn files_call<T: Serialize + Sync>(&self, id: &str, verb: &str, body: &T) -> Result<Response> {
-        self.send(self.request(Method::POST, self.files_route(id, verb)).json(body)).await
+    async fn files_call<T: Serialize + Sync>(
+        &self,
+        id: &str,
+        verb: &str,
+        body: &T,
+    ) -> Result<Response> {
+        self.send(
+            self.request(Method::POST, self.files_route(id, verb))
+                .json(body),
+        )
+        .await
     }
 
     /// The bytes of one file.
@@ -42,8 +51,15 @@ impl Client {
         Ok(self.byte_stream(response))
     }
 
-    /// Writes a file of any size from a stream. `length` in bytes where it is known. A stream that fails leaves no new file.
-    pub async fn write_file<S>(&self, id: &str, target: &FileTarget, data: S, length: Option<u64>) -> Result<()>
+    /// Writes a file of any size from a stream. `length` in bytes where it is known. A stream that
+    /// fails leaves no new file.
+    pub async fn write_file<S>(
+        &self,
+        id: &str,
+        target: &FileTarget,
+        data: S,
+        length: Option<u64>,
+    ) -> Result<()>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
@@ -61,12 +77,16 @@ impl Client {
         };
         let url = self.route(&["v1", "sandboxes", id, "files", "stream", "write"]);
         let request = self.request(Method::POST, url);
-        self.send(request.multipart(form.part("file", part.file_name("file")))).await.map(drop)
+        self.send(request.multipart(form.part("file", part.file_name("file"))))
+            .await
+            .map(drop)
     }
 
     /// A directory as a tar archive, whose names are relative to it.
     pub async fn read_archive(&self, id: &str, path: &PathRequest) -> Result<ByteStream> {
-        let response = self.send(self.request(Method::GET, self.archive_route(id, path))).await?;
+        let response = self
+            .send(self.request(Method::GET, self.archive_route(id, path)))
+            .await?;
         Ok(self.byte_stream(response))
     }
 
@@ -76,7 +96,9 @@ impl Client {
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
         let request = self.request(Method::PUT, self.archive_route(id, path));
-        let request = request.header("content-type", "application/x-tar").body(Body::wrap_stream(tar));
+        let request = request
+            .header("content-type", "application/x-tar")
+            .body(Body::wrap_stream(tar));
         self.send(request).await.map(drop)
     }
 
@@ -111,6 +133,9 @@ impl Client {
 
     pub(crate) fn byte_stream(&self, response: Response) -> ByteStream {
         let url = self.url().to_owned();
-        response.bytes_stream().map_err(move |error| Error::from_reqwest(error, &url)).boxed()
+        response
+            .bytes_stream()
+            .map_err(move |error| Error::from_reqwest(error, &url))
+            .boxed()
     }
 }

@@ -1,9 +1,10 @@
 //! The Rust SDK: sandboxes over REST, running programs over a WebSocket.
 //!
-//! A [`Client`] holds an address, a key and a pool of connections; it is cheap to clone and keeps no other state.
-//! Everything that can be large (files, archives, output, logs) is a stream with bounded memory in both directions:
-//! a slow reader slows the sender down. Nothing is retried: a create that was not answered may have happened, and
-//! only the caller knows whether a second sandbox would hurt.
+//! A [`Client`] holds an address, a key and a pool of connections; it is cheap to clone and keeps
+//! no other state. Everything that can be large (files, archives, output, logs) is a stream with
+//! bounded memory in both directions: a slow reader slows the sender down. Nothing is retried: a
+//! create that was not answered may have happened, and only the caller knows whether a second
+//! sandbox would hurt.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), client::Error> {

@@ -1,6 +1,8 @@
 //! Pause, resume, fork, checkpoints and snapshots.
 
-use api_types::{Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, NetworkRules, Sandbox, Template};
+use api_types::{
+    Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, NetworkRules, Sandbox, Template,
+};
 use reqwest::Method;
 
 use crate::connection::Client;
@@ -9,36 +11,50 @@ use crate::error::Result;
 impl Client {
     /// Saves memory and disk and ends the machine. One that is paused already stays so.
     pub async fn pause(&self, id: &str) -> Result<Sandbox> {
-        self.send_json(self.request(Method::POST, self.route(&["v1", "sandboxes", id, "pause"]))).await
+        self.send_json(self.request(Method::POST, self.route(&["v1", "sandboxes", id, "pause"])))
+            .await
     }
 
     /// Goes on where it was paused. One that runs already goes on.
     pub async fn resume(&self, id: &str) -> Result<Sandbox> {
-        self.send_json(self.request(Method::POST, self.route(&["v1", "sandboxes", id, "resume"]))).await
+        self.send_json(self.request(Method::POST, self.route(&["v1", "sandboxes", id, "resume"])))
+            .await
     }
 
     /// Puts other rules for where it may connect to in the place of all that it has.
     pub async fn set_network(&self, id: &str, rules: &NetworkRules) -> Result<Sandbox> {
         let url = self.route(&["v1", "sandboxes", id, "network"]);
-        self.send_json(self.request(Method::PUT, url).json(rules)).await
+        self.send_json(self.request(Method::PUT, url).json(rules))
+            .await
     }
 
     /// Makes `count` children that go on from one instant of it: all of them, or none.
     pub async fn fork(&self, id: &str, count: u32) -> Result<Vec<Sandbox>> {
         let url = self.route(&["v1", "sandboxes", id, "fork"]);
-        self.send_json(self.request(Method::POST, url).json(&ForkSandbox { count: Some(count) })).await
+        self.send_json(
+            self.request(Method::POST, url)
+                .json(&ForkSandbox { count: Some(count) }),
+        )
+        .await
     }
 
     /// Remembers this instant of it. Without a name the server gives one.
     pub async fn create_checkpoint(&self, id: &str, name: Option<&str>) -> Result<Checkpoint> {
         let url = self.route(&["v1", "sandboxes", id, "checkpoints"]);
-        let body = CreateCheckpoint { name: name.map(str::to_owned) };
-        self.send_json(self.request(Method::POST, url).json(&body)).await
+        let body = CreateCheckpoint {
+            name: name.map(str::to_owned),
+        };
+        self.send_json(self.request(Method::POST, url).json(&body))
+            .await
     }
 
     /// Oldest first.
     pub async fn checkpoints(&self, id: &str) -> Result<Vec<Checkpoint>> {
-        self.send_json(self.request(Method::GET, self.route(&["v1", "sandboxes", id, "checkpoints"]))).await
+        self.send_json(self.request(
+            Method::GET,
+            self.route(&["v1", "sandboxes", id, "checkpoints"]),
+        ))
+        .await
     }
 
     pub async fn delete_checkpoint(&self, id: &str, name: &str) -> Result<()> {
@@ -55,20 +71,25 @@ impl Client {
     /// Makes a template of a sandbox.
     pub async fn create_snapshot(&self, snapshot: &CreateSnapshot) -> Result<Template> {
         let url = self.route(&["v1", "snapshots"]);
-        self.send_json(self.request(Method::POST, url).json(snapshot)).await
+        self.send_json(self.request(Method::POST, url).json(snapshot))
+            .await
     }
 
     /// Templates that were made of sandboxes, by name.
     pub async fn snapshots(&self) -> Result<Vec<Template>> {
-        self.send_json(self.request(Method::GET, self.route(&["v1", "snapshots"]))).await
+        self.send_json(self.request(Method::GET, self.route(&["v1", "snapshots"])))
+            .await
     }
 
     pub async fn snapshot(&self, name: &str) -> Result<Template> {
-        self.send_json(self.request(Method::GET, self.route(&["v1", "snapshots", name]))).await
+        self.send_json(self.request(Method::GET, self.route(&["v1", "snapshots", name])))
+            .await
     }
 
     /// Refused with their ids while sandboxes use it.
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
-        self.send(self.request(Method::DELETE, self.route(&["v1", "snapshots", name]))).await.map(drop)
+        self.send(self.request(Method::DELETE, self.route(&["v1", "snapshots", name])))
+            .await
+            .map(drop)
     }
 }

@@ -9,7 +9,8 @@ use crate::connection::Client;
 use crate::error::{Error, Result};
 use crate::files::ByteStream;
 
-/// Longest line of the stream. A console line comes from the guest and can be anything; the server cuts it far below.
+/// Longest line of the stream. A console line comes from the guest and can be anything; the server
+/// cuts it far below.
 const MAX_LINE: usize = 1024 * 1024;
 
 /// Log entries as they come.
@@ -22,7 +23,9 @@ pub struct LogStream {
 
 impl std::fmt::Debug for LogStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogStream").field("buffered", &self.buffer.len()).finish_non_exhaustive()
+        f.debug_struct("LogStream")
+            .field("buffered", &self.buffer.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -34,7 +37,11 @@ impl Client {
             url.query_pairs_mut().append_pair("follow", "true");
         }
         let response = self.send(self.request(Method::GET, url)).await?;
-        Ok(LogStream { parts: self.byte_stream(response), buffer: BytesMut::new(), searched: 0 })
+        Ok(LogStream {
+            parts: self.byte_stream(response),
+            buffer: BytesMut::new(),
+            searched: 0,
+        })
     }
 }
 
@@ -49,7 +56,9 @@ impl LogStream {
                 return parse(&line).map(Some);
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(Error::Protocol(format!("a log line of more than {MAX_LINE} bytes")));
+                return Err(Error::Protocol(format!(
+                    "a log line of more than {MAX_LINE} bytes"
+                )));
             }
             match self.parts.next().await {
                 Some(part) => self.buffer.extend_from_slice(&part?),
@@ -63,7 +72,10 @@ impl LogStream {
     }
 
     fn take_line(&mut self) -> Option<BytesMut> {
-        let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = self.buffer[self.searched..]
+            .iter()
+            .position(|byte| *byte == b'\n')
+        else {
             self.searched = self.buffer.len();
             return None;
         };

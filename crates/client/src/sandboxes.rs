@@ -33,34 +33,47 @@ impl Client {
     /// Makes a sandbox and waits until it runs.
     pub async fn create(&self, spec: &CreateSandbox) -> Result<Sandbox> {
         let url = self.route(&["v1", "sandboxes"]);
-        self.send_json(self.request(Method::POST, url).json(spec)).await
+        self.send_json(self.request(Method::POST, url).json(spec))
+            .await
     }
 
     /// One page of the sandboxes, in whatever state.
     pub async fn list(&self, query: &ListQuery) -> Result<Page<Sandbox>> {
         let mut url = self.route(&["v1", "sandboxes"]);
         if let Some(limit) = query.limit {
-            url.query_pairs_mut().append_pair("limit", &limit.to_string());
+            url.query_pairs_mut()
+                .append_pair("limit", &limit.to_string());
         }
         if let Some(cursor) = &query.cursor {
             url.query_pairs_mut().append_pair("cursor", cursor);
         }
         let response = self.send(self.request(Method::GET, url)).await?;
-        let next = response.headers().get(NEXT_CURSOR).and_then(|value| value.to_str().ok());
+        let next = response
+            .headers()
+            .get(NEXT_CURSOR)
+            .and_then(|value| value.to_str().ok());
         let next = next.filter(|cursor| !cursor.is_empty()).map(str::to_owned);
-        Ok(Page { items: self.json(response).await?, next })
+        Ok(Page {
+            items: self.json(response).await?,
+            next,
+        })
     }
 
     /// Every sandbox, in whatever state.
     pub async fn list_all(&self) -> Result<Vec<Sandbox>> {
-        let mut query = ListQuery { limit: Some(PAGE), cursor: None };
+        let mut query = ListQuery {
+            limit: Some(PAGE),
+            cursor: None,
+        };
         let mut all = Vec::new();
         loop {
             let page = self.list(&query).await?;
             all.extend(page.items);
             match page.next {
                 Some(next) if query.cursor.as_ref() == Some(&next) => {
-                    return Err(Error::Protocol("the list names the same page twice".to_owned()));
+                    return Err(Error::Protocol(
+                        "the list names the same page twice".to_owned(),
+                    ));
                 }
                 Some(next) => query.cursor = Some(next),
                 None => return Ok(all),
@@ -69,27 +82,34 @@ impl Client {
     }
 
     pub async fn get(&self, id: &str) -> Result<Sandbox> {
-        self.send_json(self.request(Method::GET, self.route(&["v1", "sandboxes", id]))).await
+        self.send_json(self.request(Method::GET, self.route(&["v1", "sandboxes", id])))
+            .await
     }
 
     /// Removes it with everything in it, whatever its state.
     pub async fn delete(&self, id: &str) -> Result<()> {
-        self.send(self.request(Method::DELETE, self.route(&["v1", "sandboxes", id]))).await.map(drop)
+        self.send(self.request(Method::DELETE, self.route(&["v1", "sandboxes", id])))
+            .await
+            .map(drop)
     }
 
-    /// Runs a program to its end and gives all its output at once. See [`Client::exec_stream`] for long or large ones.
+    /// Runs a program to its end and gives all its output at once. See [`Client::exec_stream`] for
+    /// long or large ones.
     pub async fn exec(&self, id: &str, request: &ExecRequest) -> Result<ExecResult> {
         let url = self.route(&["v1", "sandboxes", id, "exec"]);
-        self.send_json(self.request(Method::POST, url).json(request)).await
+        self.send_json(self.request(Method::POST, url).json(request))
+            .await
     }
 
     /// What sandboxes can be created from.
     pub async fn templates(&self) -> Result<Vec<Template>> {
-        self.send_json(self.request(Method::GET, self.route(&["v1", "templates"]))).await
+        self.send_json(self.request(Method::GET, self.route(&["v1", "templates"])))
+            .await
     }
 
     /// Whether the server answers; needs no key.
     pub async fn health(&self) -> Result<Health> {
-        self.send_json(self.request(Method::GET, self.route(&["health"]))).await
+        self.send_json(self.request(Method::GET, self.route(&["health"])))
+            .await
     }
 }

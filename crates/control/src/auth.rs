@@ -1,5 +1,5 @@
-//! Who is asking. Keys are random, so their hash needs no salt; only the hash is stored, and revoking a key works at
-//! once, because every request looks.
+//! Who is asking. Keys are random, so their hash needs no salt; only the hash is stored, and
+//! revoking a key works at once, because every request looks.
 
 mod first_key;
 
@@ -37,15 +37,22 @@ pub fn hash(key: &ApiKey) -> [u8; 32] {
 /// # Errors
 /// `Unauthorized` says what is wrong with the key.
 pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller> {
-    let key: ApiKey = sent_key(headers)?.parse().map_err(|error| unauthorized(&format!("the {error}")))?;
+    let key: ApiKey = sent_key(headers)?
+        .parse()
+        .map_err(|error| unauthorized(&format!("the {error}")))?;
     let found = store.key_find(&hash(&key)).await?;
-    let key = found
-        .ok_or_else(|| unauthorized("this API key is not known here; was it revoked, or made for another server?"))?;
+    let key = found.ok_or_else(|| {
+        unauthorized("this API key is not known here; was it revoked, or made for another server?")
+    })?;
     Ok(Caller { key_id: key.id })
 }
 
 fn sent_key(headers: &HeaderMap) -> Result<&str> {
-    let text = |value: &'static str| headers.get(value).map(|value| value.to_str().unwrap_or_default());
+    let text = |value: &'static str| {
+        headers
+            .get(value)
+            .map(|value| value.to_str().unwrap_or_default())
+    };
     if let Some(key) = text(KEY_HEADER) {
         return Ok(key);
     }
@@ -58,7 +65,9 @@ fn sent_key(headers: &HeaderMap) -> Result<&str> {
     if scheme.eq_ignore_ascii_case("bearer") {
         return Ok(key.trim());
     }
-    Err(unauthorized("Authorization must be \"Bearer\" and an API key"))
+    Err(unauthorized(
+        "Authorization must be \"Bearer\" and an API key",
+    ))
 }
 
 fn unauthorized(text: &str) -> Error {
@@ -71,28 +80,45 @@ fn unauthorized(text: &str) -> Error {
 /// A bad name; the store's.
 pub async fn create_key(store: &Store, name: &str) -> Result<(Key, ApiKey)> {
     if name.is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control) {
-        return Err(Error::invalid(format!("name must be 1 to {MAX_NAME} printable characters")));
+        return Err(Error::invalid(format!(
+            "name must be 1 to {MAX_NAME} printable characters"
+        )));
     }
     let key = ApiKey::random();
     let new = new_key(&key, name);
     store.key_insert(&new).await?;
-    Ok((Key { id: new.id, name: new.name, created_at: new.now }, key))
+    Ok((
+        Key {
+            id: new.id,
+            name: new.name,
+            created_at: new.now,
+        },
+        key,
+    ))
 }
 
 fn new_key(key: &ApiKey, name: &str) -> NewKey {
     let id: u64 = rand::rng().random();
-    NewKey { id: format!("key-{id:016x}"), name: name.to_owned(), hash: hash(key), now: now_ms() }
+    NewKey {
+        id: format!("key-{id:016x}"),
+        name: name.to_owned(),
+        hash: hash(key),
+        now: now_ms(),
+    }
 }
 
-/// Revokes a key, unless it is the last one: without any key nobody can use the installation, and the next start would
-/// bring the first one back.
+/// Revokes a key, unless it is the last one: without any key nobody can use the installation, and
+/// the next start would bring the first one back.
 ///
 /// # Errors
 /// `NotFound`; `Conflict` for the last key.
 pub async fn revoke_key(store: &Store, id: &str) -> Result<()> {
     let keys = store.key_list().await?;
     if !keys.iter().any(|key| key.id == id) {
-        return Err(Error::new(ErrorCode::NotFound, format!("there is no key {id}; `wrenn-cp key list` shows all")));
+        return Err(Error::new(
+            ErrorCode::NotFound,
+            format!("there is no key {id}; `wrenn-cp key list` shows all"),
+        ));
     }
     if keys.len() == 1 {
         let text = "this is the last key; make another one first with `wrenn-cp key create`";
@@ -115,17 +141,31 @@ mod tests {
     #[test]
     fn keys_are_found_in_both_headers() {
         assert_eq!(sent_key(&headers("x-api-key", "wrn_1")).unwrap(), "wrn_1");
-        assert_eq!(sent_key(&headers("authorization", "bearer  wrn_1")).unwrap(), "wrn_1");
+        assert_eq!(
+            sent_key(&headers("authorization", "bearer  wrn_1")).unwrap(),
+            "wrn_1"
+        );
         for wrong in ["Basic d3JuXzE6", "wrn_1", ""] {
-            assert_eq!(sent_key(&headers("authorization", wrong)).unwrap_err().code, ErrorCode::Unauthorized);
+            assert_eq!(
+                sent_key(&headers("authorization", wrong)).unwrap_err().code,
+                ErrorCode::Unauthorized
+            );
         }
-        assert!(sent_key(&HeaderMap::new()).unwrap_err().message.contains("X-API-Key"));
+        assert!(
+            sent_key(&HeaderMap::new())
+                .unwrap_err()
+                .message
+                .contains("X-API-Key")
+        );
     }
 
     #[test]
     fn both_spellings_have_one_hash() {
         let digits = "0123456789abcdef0123456789abcdef01234567";
         let hash_of = |text: String| hash(&text.parse().unwrap());
-        assert_eq!(hash_of(format!("wrn_{digits}")), hash_of(format!("e2b_{digits}")));
+        assert_eq!(
+            hash_of(format!("wrn_{digits}")),
+            hash_of(format!("e2b_{digits}"))
+        );
     }
 }

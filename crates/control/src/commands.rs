@@ -51,7 +51,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (CP_LISTEN_ADDR)", config.listen))?;
     let listen = listener.local_addr()?;
     first_key(&store, &config, &config::local_url(listen)).await?;
-    let Config { host, limits, max_upload_bytes, ports, listener: listener_limits, .. } = config;
+    let Config {
+        host,
+        limits,
+        max_upload_bytes,
+        ports,
+        listener: listener_limits,
+        ..
+    } = config;
     let settings = Settings {
         store: store.clone(),
         hosts: vec![host],
@@ -64,19 +71,26 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(end_on_signal(shutdown.clone())?);
     let control = ControlPlane::start(settings).await?;
     tracing::info!(%listen, store = store.backend(), "the control plane serves; its API is shown at /docs");
-    control.serve(listener, shutdown).await.context("the listener failed")?;
+    control
+        .serve(listener, shutdown)
+        .await
+        .context("the listener failed")?;
     store.close().await;
     tracing::info!("the control plane has ended; sandboxes go on running");
     Ok(())
 }
 
-/// Without a place for the first key the server is of use all the same: `wrenn-cp key create` makes one.
+/// Without a place for the first key the server is of use all the same: `wrenn-cp key create` makes
+/// one.
 async fn first_key(store: &Store, config: &Config, url: &str) -> anyhow::Result<()> {
     match auth::ensure_first_key(store, &config.dir, url).await {
         Ok(FirstKey::Made(path)) => tracing::info!("the first API key is in {}", path.display()),
         Ok(FirstKey::Kept(_)) => {}
         Ok(FirstKey::Elsewhere) => {
-            tracing::info!("no API key in {}; `wrenn-cp key create` makes one", config.dir.display());
+            tracing::info!(
+                "no API key in {}; `wrenn-cp key create` makes one",
+                config.dir.display()
+            );
         }
         Err(error @ auth::FirstKeyError::File { .. }) => tracing::warn!("{error}"),
         Err(error) => return Err(error.into()),
@@ -101,7 +115,12 @@ pub async fn key(config: &Config, command: Key) -> anyhow::Result<()> {
         }
         Key::List => {
             for key in store.key_list().await? {
-                say(format_args!("{}  {}  {}", key.id, control::api::time(key.created_at), key.name))?;
+                say(format_args!(
+                    "{}  {}  {}",
+                    key.id,
+                    control::api::time(key.created_at),
+                    key.name
+                ))?;
             }
             Ok(())
         }
@@ -130,7 +149,10 @@ fn say(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
 }
 
 fn end_on_signal(shutdown: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -1,4 +1,5 @@
-//! Settings of `wrenn-cp`: environment variables, read once. Every mistake is reported, not just the first.
+//! Settings of `wrenn-cp`: environment variables, read once. Every mistake is reported, not just
+//! the first.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,8 @@ pub struct Config {
     pub database_url: String,
     /// `CP_LISTEN_ADDR`.
     pub listen: SocketAddr,
-    /// `CP_HOST_AGENT_ADDR`, with `AGENT_TOKEN`, the credential `agent-token`, or the token file of the directory.
+    /// `CP_HOST_AGENT_ADDR`, with `AGENT_TOKEN`, the credential `agent-token`, or the token file of
+    /// the directory.
     pub host: HostAddr,
     /// `CP_MAX_VCPUS`, `CP_MAX_MEMORY_MB`, `CP_MAX_TIMEOUT_SEC`, `CP_MAX_DISK_MB`.
     pub limits: Limits,
@@ -75,28 +77,66 @@ impl Config {
         let dir = std::path::absolute(&dir).unwrap_or(dir);
         let listen = lookup("CP_LISTEN_ADDR").unwrap_or_else(|| "127.0.0.1:8000".to_owned());
         let listen = listen_address(&listen).unwrap_or_else(|| {
-            mistakes.push(format!("CP_LISTEN_ADDR must be an address and port like 127.0.0.1:8000, not {listen:?}"));
+            mistakes.push(format!(
+                "CP_LISTEN_ADDR must be an address and port like 127.0.0.1:8000, not {listen:?}"
+            ));
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
         let database_url = lookup("DATABASE_URL").unwrap_or_else(|| sqlite_in(&dir));
-        if !["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| database_url.starts_with(scheme)) {
+        if !["sqlite://", "postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| database_url.starts_with(scheme))
+        {
             // Not shown: it may hold a password.
             mistakes.push("DATABASE_URL must begin with sqlite:// or postgres://".to_owned());
         }
-        let host = HostAddr { url: host_url(&lookup, &mut mistakes), token: token(&lookup, &dir, &mut mistakes) };
+        let host = HostAddr {
+            url: host_url(&lookup, &mut mistakes),
+            token: token(&lookup, &dir, &mut mistakes),
+        };
         let most = Limits::default();
-        let mut number = |name, least, most, default| bounded(&lookup, name, least, most, default, &mut mistakes);
+        let mut number = |name, least, most, default| {
+            bounded(&lookup, name, least, most, default, &mut mistakes)
+        };
         let limits = Limits {
             max_vcpus: number("CP_MAX_VCPUS", 1, most.max_vcpus, most.max_vcpus),
-            max_memory_mb: number("CP_MAX_MEMORY_MB", Limits::MIN_MEMORY_MB, most.max_memory_mb, most.max_memory_mb),
-            max_disk_mb: number("CP_MAX_DISK_MB", Limits::MIN_DISK_MB, most.max_disk_mb, most.max_disk_mb),
-            max_timeout_sec: number("CP_MAX_TIMEOUT_SEC", 1, most.max_timeout_sec, most.max_timeout_sec),
+            max_memory_mb: number(
+                "CP_MAX_MEMORY_MB",
+                Limits::MIN_MEMORY_MB,
+                most.max_memory_mb,
+                most.max_memory_mb,
+            ),
+            max_disk_mb: number(
+                "CP_MAX_DISK_MB",
+                Limits::MIN_DISK_MB,
+                most.max_disk_mb,
+                most.max_disk_mb,
+            ),
+            max_timeout_sec: number(
+                "CP_MAX_TIMEOUT_SEC",
+                1,
+                most.max_timeout_sec,
+                most.max_timeout_sec,
+            ),
         };
         let max_upload_bytes = u64::from(number("CP_MAX_UPLOAD_MB", 1, MAX_UPLOAD_MB, 100)) * MIB;
         let ports = ports(&lookup, &mut mistakes);
         let listener = listener_limits(&lookup, &ports, &mut mistakes);
-        let config = Self { dir, database_url, listen, host, limits, max_upload_bytes, ports, listener };
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+        let config = Self {
+            dir,
+            database_url,
+            listen,
+            host,
+            limits,
+            max_upload_bytes,
+            ports,
+            listener,
+        };
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(Mistakes(mistakes))
+        }
     }
 }
 
@@ -115,25 +155,40 @@ pub fn token_file(dir: &Path) -> PathBuf {
 fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec<String>) -> Token {
     let Some(token) = lookup("AGENT_TOKEN") else {
         // What systemd has loaded for this service (systemd.exec(5), `LoadCredential=`).
-        let credential = lookup("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(TOKEN_FILE));
-        return Token::File(credential.filter(|path| path.exists()).unwrap_or_else(|| token_file(dir)));
+        let credential =
+            lookup("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(TOKEN_FILE));
+        return Token::File(
+            credential
+                .filter(|path| path.exists())
+                .unwrap_or_else(|| token_file(dir)),
+        );
     };
     if token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
+        mistakes
+            .push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
     }
     Token::Given(token)
 }
 
 /// The original Wrenn allows the address without a scheme.
 fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> String {
-    let text = lookup("CP_HOST_AGENT_ADDR").unwrap_or_else(|| format!("localhost:{}", host_rpc::DEFAULT_PORT));
-    let url = if text.contains("://") { text.clone() } else { format!("http://{text}") };
+    let text = lookup("CP_HOST_AGENT_ADDR")
+        .unwrap_or_else(|| format!("localhost:{}", host_rpc::DEFAULT_PORT));
+    let url = if text.contains("://") {
+        text.clone()
+    } else {
+        format!("http://{text}")
+    };
     let url = url.trim_end_matches('/').to_owned();
     let right = url.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()) && uri.path() == "/"
+        uri.scheme_str() == Some("http")
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.path() == "/"
     });
     if !right {
-        mistakes.push(format!("CP_HOST_AGENT_ADDR must be like http://localhost:50051, not {text:?}"));
+        mistakes.push(format!(
+            "CP_HOST_AGENT_ADDR must be like http://localhost:50051, not {text:?}"
+        ));
     }
     url
 }
@@ -146,7 +201,11 @@ fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) ->
             (1..=63).contains(&label.len()) && label.bytes().all(right) && !label.starts_with('-')
         };
         if domain.split('.').all(is_label) && domain.len() <= MAX_DOMAIN {
-            settings = PortSettings { domain: domain.to_ascii_lowercase(), is_domain_set: true, ..settings };
+            settings = PortSettings {
+                domain: domain.to_ascii_lowercase(),
+                is_domain_set: true,
+                ..settings
+            };
         } else {
             mistakes
                 .push(format!("CP_DOMAIN must be a name like sandboxes.example.com, without a port, not {domain:?}"));
@@ -157,12 +216,16 @@ fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) ->
         let right = url.parse::<http::Uri>().is_ok_and(|uri| {
             let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
             is_http
-                && uri.authority().is_some_and(|name| !name.as_str().contains('@'))
+                && uri
+                    .authority()
+                    .is_some_and(|name| !name.as_str().contains('@'))
                 && uri.path() == "/"
                 && uri.query().is_none()
         });
         if !right {
-            mistakes.push(format!("CP_PUBLIC_URL must be like https://wrenn.example.com, without a path, not {url:?}"));
+            mistakes.push(format!(
+                "CP_PUBLIC_URL must be like https://wrenn.example.com, without a path, not {url:?}"
+            ));
         }
         settings.public_url = Some(url);
     }
@@ -178,8 +241,19 @@ fn listener_limits(
     let default = u32::try_from(ListenerLimits::DEFAULT_CONNECTIONS).unwrap_or(most);
     let connections = bounded(&lookup, "CP_MAX_CONNECTIONS", 16, most, default, mistakes);
     // All users of an installation behind a proxy come from the proxy's address.
-    let share = if ports.public_url.is_some() { 0 } else { connections / 8 };
-    let share = bounded(&lookup, "CP_MAX_CONNECTIONS_PER_ADDRESS", 0, most, share, mistakes);
+    let share = if ports.public_url.is_some() {
+        0
+    } else {
+        connections / 8
+    };
+    let share = bounded(
+        &lookup,
+        "CP_MAX_CONNECTIONS_PER_ADDRESS",
+        0,
+        most,
+        share,
+        mistakes,
+    );
     ListenerLimits {
         connections: connections as usize,
         per_address: Some(share as usize).filter(|share| *share > 0),
@@ -195,15 +269,23 @@ fn bounded(
     default: u32,
     mistakes: &mut Vec<String>,
 ) -> u32 {
-    let Some(text) = lookup(name) else { return default };
-    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    let Some(text) = lookup(name) else {
+        return default;
+    };
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (least..=most).contains(number));
     number.unwrap_or_else(|| {
-        mistakes.push(format!("{name} must be a number from {least} to {most}, not {text:?}"));
+        mistakes.push(format!(
+            "{name} must be a number from {least} to {most}, not {text:?}"
+        ));
         default
     })
 }
 
-/// An address and port; a port alone, as `:8000`, means every interface (the original Wrenn's spelling).
+/// An address and port; a port alone, as `:8000`, means every interface (the original Wrenn's
+/// spelling).
 #[must_use]
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix(':') {
@@ -232,7 +314,9 @@ mod tests {
         assert_eq!(config.database_url, "sqlite:///var/lib/wrenn/wrenn.db");
         assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
         assert_eq!(config.host.url, "http://localhost:50051");
-        assert!(matches!(&config.host.token, Token::File(path) if path == Path::new("/var/lib/wrenn/agent-token")));
+        assert!(
+            matches!(&config.host.token, Token::File(path) if path == Path::new("/var/lib/wrenn/agent-token"))
+        );
         assert_eq!(config.max_upload_bytes, 100 * 1024 * 1024);
     }
 
@@ -251,12 +335,18 @@ mod tests {
             "CP_MAX_CONNECTIONS",
             "CP_MAX_CONNECTIONS_PER_ADDRESS",
         ];
-        let wrong = Config::from_lookup(|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));
+        let wrong =
+            Config::from_lookup(|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));
         let text = wrong.unwrap_err().to_string();
         for name in NAMES {
             assert!(text.contains(name), "{text}");
         }
-        assert!(!text.lines().any(|line| line.contains("DATABASE_URL") && line.contains("secret")), "{text}");
+        assert!(
+            !text
+                .lines()
+                .any(|line| line.contains("DATABASE_URL") && line.contains("secret")),
+            "{text}"
+        );
     }
 
     #[test]
@@ -264,8 +354,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap().to_owned();
         let token = || {
-            let config = Config::from_lookup(|name| (name == "CREDENTIALS_DIRECTORY").then(|| path.clone())).unwrap();
-            let Token::File(path) = config.host.token else { panic!("no token was given") };
+            let config =
+                Config::from_lookup(|name| (name == "CREDENTIALS_DIRECTORY").then(|| path.clone()))
+                    .unwrap();
+            let Token::File(path) = config.host.token else {
+                panic!("no token was given")
+            };
             path
         };
         assert_eq!(token(), Path::new("/var/lib/wrenn/agent-token"));
@@ -275,9 +369,18 @@ mod tests {
 
     #[test]
     fn addresses_may_be_short() {
-        assert_eq!(listen_address(":8000"), Some(SocketAddr::from(([0, 0, 0, 0], 8000))));
-        assert_eq!(local_url(listen_address(":8000").unwrap()), "http://127.0.0.1:8000");
+        assert_eq!(
+            listen_address(":8000"),
+            Some(SocketAddr::from(([0, 0, 0, 0], 8000)))
+        );
+        assert_eq!(
+            local_url(listen_address(":8000").unwrap()),
+            "http://127.0.0.1:8000"
+        );
         let lookup = |name: &str| (name == "CP_HOST_AGENT_ADDR").then(|| "10.0.0.1:5/".to_owned());
-        assert_eq!(Config::from_lookup(lookup).unwrap().host.url, "http://10.0.0.1:5");
+        assert_eq!(
+            Config::from_lookup(lookup).unwrap().host.url,
+            "http://10.0.0.1:5"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Why a use case did not do what it was asked to: a code of the closed set, a text for the user, and a cause for the
-//! log that the user never sees.
+//! Why a use case did not do what it was asked to: a code of the closed set, a text for the user,
+//! and a cause for the log that the user never sees.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,12 @@ pub struct Error {
 
 impl Error {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None, exit_code: None }
+        Self {
+            code,
+            message: message.into(),
+            cause: None,
+            exit_code: None,
+        }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -36,7 +41,11 @@ impl Error {
 
     /// A fault of ours.
     pub fn internal(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::new(ErrorCode::InternalError, "the control plane failed; its log has the cause").because(cause)
+        Self::new(
+            ErrorCode::InternalError,
+            "the control plane failed; its log has the cause",
+        )
+        .because(cause)
     }
 
     #[must_use]
@@ -56,7 +65,10 @@ impl Error {
     #[must_use]
     pub fn chain(&self) -> String {
         let mut text = self.message.clone();
-        let mut cause = self.cause.as_ref().map(|cause| &**cause as &dyn std::error::Error);
+        let mut cause = self
+            .cause
+            .as_ref()
+            .map(|cause| &**cause as &dyn std::error::Error);
         while let Some(error) = cause {
             text = format!("{text}: {error}");
             cause = error.source();

@@ -1,5 +1,5 @@
-//! What parses bytes of strangers, each as a function of bytes: for the fuzz targets in `fuzz/`, and for the tests below,
-//! which run everything that is in their corpora.
+//! What parses bytes of strangers, each as a function of bytes: for the fuzz targets in `fuzz/`,
+//! and for the tests below, which run everything that is in their corpora.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -7,12 +7,16 @@ use axum::extract::Request;
 use crate::ports::address::{Address, Target};
 use crate::ports::link::Signer;
 
-/// Reads which port of which sandbox a request is for. The first line is the target, the others are headers.
+/// Reads which port of which sandbox a request is for. The first line is the target, the others are
+/// headers.
 pub fn port_address(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let mut request = Request::builder().uri(lines.next().unwrap_or_default());
     for line in lines {
-        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let colon = line
+            .iter()
+            .position(|byte| *byte == b':')
+            .unwrap_or(line.len());
         let (name, value) = line.split_at(colon);
         request = request.header(name, value.get(1..).unwrap_or_default());
     }
@@ -26,7 +30,9 @@ pub fn port_address(bytes: &[u8]) {
 /// # Panics
 /// When it is taken for a good one.
 pub fn port_link(bytes: &[u8]) {
-    let Ok(id) = "sb-0123456789abcdefghij".parse() else { return };
+    let Ok(id) = "sb-0123456789abcdefghij".parse() else {
+        return;
+    };
     let link = String::from_utf8_lossy(bytes);
     let checked = Signer::new([7; 32]).check(&link, &Target { id, port: 80 }, 0);
     assert!(checked.is_err(), "a link that nobody made is good: {link}");
@@ -34,7 +40,9 @@ pub fn port_link(bytes: &[u8]) {
 
 /// Reads the form of an upload, whose parts are separated by `--x`.
 pub fn upload_form(bytes: &[u8]) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else {
+        return;
+    };
     runtime.block_on(crate::api::fuzz_form(bytes));
 }
 

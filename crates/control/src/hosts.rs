@@ -1,8 +1,8 @@
-//! Connections to host agents. Everything that a host answers with passes through here: time limits, tokens, and the
-//! one place that turns Connect codes into ours.
+//! Connections to host agents. Everything that a host answers with passes through here: time
+//! limits, tokens, and the one place that turns Connect codes into ours.
 //!
-//! Nothing of this is stored. Which host has which id is learnt from the hosts themselves and is forgotten with the
-//! process.
+//! Nothing of this is stored. Which host has which id is learnt from the hosts themselves and is
+//! forgotten with the process.
 
 mod calls;
 mod link;
@@ -71,7 +71,12 @@ pub struct Hosts(Vec<Arc<Host>>);
 impl Hosts {
     #[must_use]
     pub fn new(addrs: Vec<HostAddr>) -> Self {
-        Self(addrs.into_iter().map(|addr| Arc::new(Host::new(addr))).collect())
+        Self(
+            addrs
+                .into_iter()
+                .map(|addr| Arc::new(Host::new(addr)))
+                .collect(),
+        )
     }
 
     #[must_use]
@@ -79,11 +84,16 @@ impl Hosts {
         &self.0
     }
 
-    /// The host of that id. Where there is only one host and it has not said its id yet, it is that one.
+    /// The host of that id. Where there is only one host and it has not said its id yet, it is that
+    /// one.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Arc<Host>> {
         let known = self.0.iter().find(|host| host.id().as_deref() == Some(id));
-        let only = || self.0.first().filter(|host| self.0.len() == 1 && host.id().is_none());
+        let only = || {
+            self.0
+                .first()
+                .filter(|host| self.0.len() == 1 && host.id().is_none())
+        };
         known.or_else(only).cloned()
     }
 
@@ -112,8 +122,14 @@ impl Hosts {
 
 impl Host {
     fn new(addr: HostAddr) -> Self {
-        let transport = HttpClient::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext();
-        Self { addr, transport, link: Link::default() }
+        let transport = HttpClient::builder()
+            .tcp_connect_timeout(CONNECT_TIMEOUT)
+            .plaintext();
+        Self {
+            addr,
+            transport,
+            link: Link::default(),
+        }
     }
 
     /// As the user wrote it.
@@ -152,10 +168,16 @@ impl Host {
     }
 
     fn client_with(&self, token: &str) -> Result<Client, Error> {
-        let uri = self.addr.url.parse().map_err(|error: http::uri::InvalidUri| {
-            self.unreachable("its address is wrong (CP_HOST_AGENT_ADDR)").because(error)
-        })?;
-        let config = ClientConfig::new(uri).with_default_header("authorization", format!("Bearer {token}"));
+        let uri = self
+            .addr
+            .url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| {
+                self.unreachable("its address is wrong (CP_HOST_AGENT_ADDR)")
+                    .because(error)
+            })?;
+        let config =
+            ClientConfig::new(uri).with_default_header("authorization", format!("Bearer {token}"));
         Ok(Client::new(self.transport.clone(), config))
     }
 
@@ -176,23 +198,35 @@ impl Host {
     }
 
     fn unreachable(&self, why: &str) -> Error {
-        Error::new(ErrorCode::HostUnavailable, format!("the host agent at {} cannot be reached: {why}", self.url()))
+        Error::new(
+            ErrorCode::HostUnavailable,
+            format!("the host agent at {} cannot be reached: {why}", self.url()),
+        )
     }
 
     /// What a failed call means for the user.
     fn failed(&self, error: &ConnectError) -> Error {
-        let text: String = error.message.as_deref().unwrap_or_default().chars().take(MAX_MESSAGE).collect();
+        let text: String = error
+            .message
+            .as_deref()
+            .unwrap_or_default()
+            .chars()
+            .take(MAX_MESSAGE)
+            .collect();
         let mut failed = match error.code {
             // With a source it is the connection that failed, not the host that refused.
-            RpcCode::Unavailable if error.source_arc().is_some() => {
-                self.unreachable("is wrenn-agent running? Try again when it is (CP_HOST_AGENT_ADDR)")
-            }
+            RpcCode::Unavailable if error.source_arc().is_some() => self
+                .unreachable("is wrenn-agent running? Try again when it is (CP_HOST_AGENT_ADDR)"),
             // The host took our token before; what is refused is a user of the guest.
             RpcCode::Unauthenticated if self.link.token().is_some() => Error::invalid(text),
-            RpcCode::Unauthenticated => {
-                Error::new(ErrorCode::AgentError, format!("the host agent at {} refuses our token: {text}", self.url()))
-            }
-            code if text.is_empty() => Error::new(code_of(code), format!("the host agent answered {}", code.as_str())),
+            RpcCode::Unauthenticated => Error::new(
+                ErrorCode::AgentError,
+                format!("the host agent at {} refuses our token: {text}", self.url()),
+            ),
+            code if text.is_empty() => Error::new(
+                code_of(code),
+                format!("the host agent answered {}", code.as_str()),
+            ),
             code => Error::new(code_of(code), text),
         };
         failed.cause = Some(Arc::new(error.clone()));
@@ -200,10 +234,14 @@ impl Host {
     }
 }
 
-/// Whether the host itself refused, and so did nothing; a broken connection tells nothing of what became of a call.
+/// Whether the host itself refused, and so did nothing; a broken connection tells nothing of what
+/// became of a call.
 #[must_use]
 pub fn is_refusal(error: &Error) -> bool {
-    let connect = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<ConnectError>());
+    let connect = error
+        .cause
+        .as_ref()
+        .and_then(|cause| cause.downcast_ref::<ConnectError>());
     connect.is_some_and(|error| error.source_arc().is_none())
 }
 

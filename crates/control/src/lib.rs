@@ -1,4 +1,5 @@
-//! The control plane: decides where sandboxes are and whether they may be, and never makes one itself.
+//! The control plane: decides where sandboxes are and whether they may be, and never makes one
+//! itself.
 //!
 //! ```text
 //! api  → app → store            the edge, the use cases, what is remembered
@@ -6,9 +7,9 @@
 //! tasks ↗                       make both sides agree, whatever was lost
 //! ```
 //!
-//! [`ControlPlane::start`] and [`ControlPlane::serve`] are all that a program needs: `wrenn-cp` and `wrenn up` use the
-//! same two. Nothing is kept in memory that cannot be had again from the store and from the hosts, so it can be killed
-//! at any moment.
+//! [`ControlPlane::start`] and [`ControlPlane::serve`] are all that a program needs: `wrenn-cp` and
+//! `wrenn up` use the same two. Nothing is kept in memory that cannot be had again from the store
+//! and from the hosts, so it can be killed at any moment.
 
 pub mod api;
 pub mod app;
@@ -65,7 +66,14 @@ impl Settings {
     pub fn new(store: Store, hosts: Vec<HostAddr>) -> Self {
         let (limits, ports) = (Limits::default(), PortSettings::default());
         let listener = ListenerLimits::default();
-        Self { store, hosts, limits, max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES, ports, listener }
+        Self {
+            store,
+            hosts,
+            limits,
+            max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES,
+            ports,
+            listener,
+        }
     }
 }
 
@@ -80,20 +88,31 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Connects to the hosts and begins to keep rows and hosts in agreement. A host that is away is waited for only a
-    /// moment: its sandboxes can be used when it comes.
+    /// Connects to the hosts and begins to keep rows and hosts in agreement. A host that is away is
+    /// waited for only a moment: its sandboxes can be used when it comes.
     ///
     /// # Errors
-    /// When the store does not answer. If the API document cannot be made, which the tests rule out.
-    // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with all that it awaits.
+    /// When the store does not answer. If the API document cannot be made, which the tests rule
+    /// out.
+    // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with
+    // all that it awaits.
     pub fn start(settings: Settings) -> BoxFuture<'static, anyhow::Result<Self>> {
         Box::pin(Self::start_tasks(settings))
     }
 
     async fn start_tasks(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { store, hosts, limits, max_upload_bytes, ports, listener } = settings;
+        let Settings {
+            store,
+            hosts,
+            limits,
+            max_upload_bytes,
+            ports,
+            listener,
+        } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
-        let secret = store.secret(ports::link::SECRET, &rand::random(), app::now_ms()).await?;
+        let secret = store
+            .secret(ports::link::SECRET, &rand::random(), app::now_ms())
+            .await?;
         if ports.is_domain_set && !ports.takes_cookies() {
             tracing::warn!(
                 domain = ports.domain,
@@ -116,19 +135,34 @@ impl ControlPlane {
         let tasks = tasks::start(&app);
         let _ = tokio::time::timeout(FIRST_REPORTS, app.hosts.first_reports()).await;
         let service = server::service(&app, served);
-        Ok(Self { app, service, listener, tasks, _stop: stop })
+        Ok(Self {
+            app,
+            service,
+            listener,
+            tasks,
+            _stop: stop,
+        })
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards.
     ///
     /// # Errors
     /// When the listener fails.
-    pub fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> BoxFuture<'static, std::io::Result<()>> {
-        // An `async` block would take only the fields that it uses, and drop the others here: `_stop` ends all tasks.
+    pub fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, std::io::Result<()>> {
+        // An `async` block would take only the fields that it uses, and drop the others here:
+        // `_stop` ends all tasks.
         Box::pin(self.serve_until(listener, shutdown))
     }
 
-    async fn serve_until(self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
+    async fn serve_until(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
         let ended = server::serve(self.service, listener, &self.app, self.listener, shutdown).await;
         self.app.shutdown.cancel();
         self.tasks.wait().await;

@@ -12,9 +12,10 @@ use tracing_subscriber::EnvFilter;
 
 /// Serves the Wrenn API and tells host agents what to do. Needs no privileges.
 ///
-/// Settings come from the environment and from `.env` in the working directory: DATABASE_URL, WRENN_DIR,
-/// CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB, CP_MAX_DISK_MB,
-/// CP_MAX_TIMEOUT_SEC, CP_MAX_UPLOAD_MB, CP_DOMAIN, CP_PUBLIC_URL. `docs/configuration.md` explains each.
+/// Settings come from the environment and from `.env` in the working directory: DATABASE_URL,
+/// WRENN_DIR, CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB,
+/// CP_MAX_DISK_MB, CP_MAX_TIMEOUT_SEC, CP_MAX_UPLOAD_MB, CP_DOMAIN, CP_PUBLIC_URL.
+/// `docs/configuration.md` explains each.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-cp", version)]
 struct Args {
@@ -47,8 +48,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    // Before the arguments, so that help and settings see the same environment. No file is fine. Directories above are
-    // not searched: what is there belongs to somebody else.
+    // Before the arguments, so that help and settings see the same environment. No file is fine.
+    // Directories above are not searched: what is there belongs to somebody else.
     match dotenvy::from_path(".env") {
         Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
         _ => {}
@@ -57,7 +58,11 @@ async fn run() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Escape codes are noise in a file and in the journal.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     match args.command {
         None | Some(Command::Serve) => commands::serve(Config::from_env()?).await,
         Some(Command::Migrate) => commands::migrate(&Config::from_env()?).await,

@@ -1,5 +1,5 @@
-//! Puts around every route what holds for all: a request id, the log line, errors in one form, and the question who is
-//! asking; around all of that the ports of sandboxes.
+//! Puts around every route what holds for all: a request id, the log line, errors in one form, and
+//! the question who is asking; around all of that the ports of sandboxes.
 
 mod log;
 
@@ -23,12 +23,22 @@ use crate::{auth, ports};
 /// At the end: for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
 
-/// What nobody needs a key for. Every other route of the router needs one, so that a new route is safe at first.
-const PUBLIC: [&str; 7] = ["/", "/health", "/openapi.json", "/openapi.yaml", "/docs", "/docs/", "/docs/{*rest}"];
+/// What nobody needs a key for. Every other route of the router needs one, so that a new route is
+/// safe at first.
+const PUBLIC: [&str; 7] = [
+    "/",
+    "/health",
+    "/openapi.json",
+    "/openapi.yaml",
+    "/docs",
+    "/docs/",
+    "/docs/{*rest}",
+];
 
 /// The whole service.
 pub fn service(app: &Arc<App>, served: Served) -> Router {
-    let routes = api::router(Arc::clone(app), served).layer(from_fn_with_state(Arc::clone(app), authorise));
+    let routes =
+        api::router(Arc::clone(app), served).layer(from_fn_with_state(Arc::clone(app), authorise));
     // Around the router and not in it: what a wrong method is told comes from the router itself.
     Router::new()
         .fallback_service(routes)
@@ -42,7 +52,10 @@ pub fn service(app: &Arc<App>, served: Served) -> Router {
 }
 
 async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let matched = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(MatchedPath::as_str);
     let is_public = match matched {
         Some(path) => PUBLIC.contains(&path),
         // No such route: below /v1 nobody learns that without a key.
@@ -51,7 +64,10 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
     if !is_public {
         match auth::authenticate(&app.store, request.headers()).await {
             Ok(caller) => {
-                request.extensions().get::<ConnectionHandle>().inspect(|connection| connection.trust());
+                request
+                    .extensions()
+                    .get::<ConnectionHandle>()
+                    .inspect(|connection| connection.trust());
                 request.extensions_mut().insert(caller);
             }
             Err(error) => return error.into_response(),
@@ -85,9 +101,15 @@ pub async fn serve(
     Ok(())
 }
 
-/// From the soft limit that shells set for the sake of old programs (1024) to the hard one: each connection to a port
-/// takes two descriptors here.
+/// From the soft limit that shells set for the sake of old programs (1024) to the hard one: each
+/// connection to a port takes two descriptors here.
 fn raise_open_files() -> std::io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+    Ok(setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )?)
 }

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// `POST /init`: the host makes the guest its own machine, after boot and after every restore.
 ///
-/// The first call needs no token and sets it; later calls must carry the token in force.
-/// A field that is absent leaves what is in force; one that is not known is passed over, because the agent in a
-/// kept snapshot is older than the host that restores it.
+/// The first call needs no token and sets it; later calls must carry the token in force. A field
+/// that is absent leaves what is in force; one that is not known is passed over, because the agent
+/// in a kept snapshot is older than the host that restores it.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InitRequest {
@@ -41,25 +41,28 @@ pub struct InitRequest {
     /// Value of `E2B_TEMPLATE_ID` and `WRENN_TEMPLATE_ID` in every process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_id: Option<String>,
-    /// 32 lower-case hexadecimal digits for `/etc/machine-id`, and for D-Bus's own copy where the image has one.
-    /// On a disk that is held still (see [`FreezeRequest`]) it is written by `POST /thaw`, as is `/etc/hosts`.
+    /// 32 lower-case hexadecimal digits for `/etc/machine-id`, and for D-Bus's own copy where the
+    /// image has one. On a disk that is held still (see [`FreezeRequest`]) it is written by
+    /// `POST /thaw`, as is `/etc/hosts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
-    /// UUID (lower case, with hyphens) that `/proc/sys/kernel/random/boot_id` shows from now on: the kernel's own is
-    /// the same in every clone.
+    /// UUID (lower case, with hyphens) that `/proc/sys/kernel/random/boot_id` shows from now on:
+    /// the kernel's own is the same in every clone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    /// Whether to reset every TCP connection that leaves the guest, except the one that this request came on: after
-    /// a restore, what was at their other ends is out of reach. Those of the agent itself are among them.
+    /// Whether to reset every TCP connection that leaves the guest, except the one that this
+    /// request came on: after a restore, what was at their other ends is out of reach. Those of the
+    /// agent itself are among them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reset_connections: bool,
-    /// What the guest's link is to have of IPv6. Absent: nothing any more of what it was given here before. A guest whose
-    /// kernel has no IPv6 passes it over.
+    /// What the guest's link is to have of IPv6. Absent: nothing any more of what it was given here
+    /// before. A guest whose kernel has no IPv6 passes it over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<Ipv6>,
 }
 
-/// Field `ipv6` of [`InitRequest`]. Nobody on the link answers questions about neighbours or routers: this is all there is.
+/// Field `ipv6` of [`InitRequest`]. Nobody on the link answers questions about neighbours or
+/// routers: this is all there is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ipv6 {
@@ -83,25 +86,27 @@ impl std::fmt::Debug for InitRequest {
     }
 }
 
-/// `POST /freeze`: flushes the root file system and holds it still until `POST /thaw`, so that it is whole on its disk
-/// while the host stops the machine. Needs the token; the body may be empty. Processes that write wait meanwhile.
+/// `POST /freeze`: flushes the root file system and holds it still until `POST /thaw`, so that it
+/// is whole on its disk while the host stops the machine. Needs the token; the body may be empty.
+/// Processes that write wait meanwhile.
 ///
-/// Both calls may be repeated. After a freeze that was not answered (the machine was stopped first, or the host gave
-/// up) the host calls `/thaw`: it waits for a freeze that still goes on, and ends it. `/thaw` has no body, answers
-/// 204, and then what `/init` wanted in files is written.
+/// Both calls may be repeated. After a freeze that was not answered (the machine was stopped first,
+/// or the host gave up) the host calls `/thaw`: it waits for a freeze that still goes on, and ends
+/// it. `/thaw` has no body, answers 204, and then what `/init` wanted in files is written.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct FreezeRequest {
     /// Give the disk's unused blocks back first.
     pub trim: bool,
-    /// Forget what is only a copy of the disk first, which makes a smaller snapshot and a slower start after it.
+    /// Forget what is only a copy of the disk first, which makes a smaller snapshot and a slower
+    /// start after it.
     pub drop_caches: bool,
-    /// Milliseconds after which `drop_caches` and `trim` begin nothing new; absent: no limit. The flush and the freeze
-    /// take as long as they take.
+    /// Milliseconds after which `drop_caches` and `trim` begin nothing new; absent: no limit. The
+    /// flush and the freeze take as long as they take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_ms: Option<u64>,
-    /// Milliseconds of the guest's running time (none pass while the machine is stopped) after which the agent thaws
-    /// by itself, for a host that does not come back; absent: never.
+    /// Milliseconds of the guest's running time (none pass while the machine is stopped) after
+    /// which the agent thaws by itself, for a host that does not come back; absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thaw_after_ms: Option<u64>,
 }
@@ -109,16 +114,17 @@ pub struct FreezeRequest {
 /// Answer to `POST /freeze`, status 200 in either case.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct FreezeAnswer {
-    /// Whether nothing is written to the root file system now. If not, the machine can be stopped all the same: its
-    /// disk is then as after a loss of power.
+    /// Whether nothing is written to the root file system now. If not, the machine can be stopped
+    /// all the same: its disk is then as after a loss of power.
     pub frozen: bool,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-/// `POST /clock`: sets the guest's wall clock. Needs the token, may be repeated, writes nothing to the disk, and so
-/// works on one that is held still. The monotonic clock is left alone. Agents of before answer 404.
+/// `POST /clock`: sets the guest's wall clock. Needs the token, may be repeated, writes nothing to
+/// the disk, and so works on one that is held still. The monotonic clock is left alone. Agents of
+/// before answer 404.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClockRequest {
@@ -132,11 +138,13 @@ pub struct ClockRequest {
 pub struct ClockAnswer {
     /// Wall clock of the guest as it is now, nanoseconds since the Unix epoch.
     pub time_ns: u64,
-    /// Nanoseconds by which it was put forward, negative where it was put back; 0 where it was close enough.
+    /// Nanoseconds by which it was put forward, negative where it was put back; 0 where it was
+    /// close enough.
     pub stepped_ns: i64,
 }
 
-/// `GET /metrics`. Names as the E2B control plane reads them (E2B contract 2.7); sizes in bytes unless named `_mib`.
+/// `GET /metrics`. Names as the E2B control plane reads them (E2B contract 2.7); sizes in bytes
+/// unless named `_mib`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Metrics {
@@ -153,8 +161,9 @@ pub struct Metrics {
     pub disk_total: u64,
 }
 
-/// Name in `Upgrade` of `GET /tunnel/{port}`: 101, and from then on bytes of a TCP connection to that port of the guest's
-/// loopback, both ways. Needs the token. 502: nothing listens there. Agents of before answer 404.
+/// Name in `Upgrade` of `GET /tunnel/{port}`: 101, and from then on bytes of a TCP connection to
+/// that port of the guest's loopback, both ways. Needs the token. 502: nothing listens there.
+/// Agents of before answer 404.
 pub const TUNNEL_PROTOCOL: &str = "wrenn-tunnel";
 
 /// Body of every plain HTTP error.

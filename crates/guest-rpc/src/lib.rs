@@ -1,5 +1,5 @@
-//! The contract between host and guest agent: Connect services generated from `api/guest`, and the plain
-//! HTTP bodies in [`http`].
+//! The contract between host and guest agent: Connect services generated from `api/guest`, and the
+//! plain HTTP bodies in [`http`].
 //!
 //! Peers are old for ever: the agent inside a kept snapshot never upgrades. Fields are only added.
 
@@ -17,8 +17,8 @@ pub mod start_error;
 /// TCP port of the guest agent (E2B contract 2.1).
 pub const PORT: u16 = 49983;
 
-/// Version that the guest agent reports. The E2B SDKs switch features on by it (E2B contract 2.1), so it
-/// names the level of that contract that we serve, not our own release.
+/// Version that the guest agent reports. The E2B SDKs switch features on by it (E2B contract 2.1),
+/// so it names the level of that contract that we serve, not our own release.
 pub const ENVD_VERSION: &str = "0.6.13";
 
 /// Header that carries the per-sandbox token on every call but `GET /health`.

@@ -1,5 +1,5 @@
-//! The text with which a guest agent refuses to start a program. It is part of the contract: hosts read the system's
-//! error number from it, also from guests that are old.
+//! The text with which a guest agent refuses to start a program. It is part of the contract: hosts
+//! read the system's error number from it, also from guests that are old.
 
 use std::io;
 
@@ -12,7 +12,9 @@ pub fn text(program: &str, error: &io::Error) -> String {
 /// Returns the error number of such a text; `None` for any other text.
 #[must_use]
 pub fn number(text: &str) -> Option<i32> {
-    let (_, number) = text.strip_prefix("cannot start '")?.rsplit_once(" (os error ")?;
+    let (_, number) = text
+        .strip_prefix("cannot start '")?
+        .rsplit_once(" (os error ")?;
     number.strip_suffix(')')?.parse().ok()
 }
 

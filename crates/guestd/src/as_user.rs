@@ -1,11 +1,12 @@
-//! Acts on files with the permissions of a user of the guest, so that the kernel decides what is allowed.
+//! Acts on files with the permissions of a user of the guest, so that the kernel decides what is
+//! allowed.
 //!
-//! The agent is root. For the length of one closure the calling *thread* alone takes the user's file system
-//! identity (`setfsuid`, `setfsgid`, `setgroups` by the raw system call, which glibc would spread over all
-//! threads) and, unless the user is root, lays down its capabilities: one of them would still open what other
-//! processes show of themselves in `/proc`. Leaving the closure, also by a panic, takes all of it back. A descriptor
-//! opened inside stays usable outside.
-//! Nothing is kept on disk; if the process dies, the identity dies with its thread.
+//! The agent is root. For the length of one closure the calling *thread* alone takes the user's
+//! file system identity (`setfsuid`, `setfsgid`, `setgroups` by the raw system call, which glibc
+//! would spread over all threads) and, unless the user is root, lays down its capabilities: one of
+//! them would still open what other processes show of themselves in `/proc`. Leaving the closure,
+//! also by a panic, takes all of it back. A descriptor opened inside stays usable outside. Nothing
+//! is kept on disk; if the process dies, the identity dies with its thread.
 
 use std::io;
 
@@ -61,13 +62,28 @@ impl Switched {
     fn to(user: &User) -> io::Result<Self> {
         // Made before anything changes, so that a failure half-way is undone by its `Drop`.
         let (groups, capabilities) = (rustix::process::getgroups()?, capabilities(None)?);
-        let back = Self { uid: fsuid(), gid: fsgid(), groups, capabilities };
-        let theirs: Vec<_> = user.groups.iter().map(|gid| rustix::process::Gid::from_raw(*gid)).collect();
+        let back = Self {
+            uid: fsuid(),
+            gid: fsgid(),
+            groups,
+            capabilities,
+        };
+        let theirs: Vec<_> = user
+            .groups
+            .iter()
+            .map(|gid| rustix::process::Gid::from_raw(*gid))
+            .collect();
         rustix::thread::set_thread_groups(&theirs)?;
         setfsgid(Gid::from_raw(user.gid));
         setfsuid(Uid::from_raw(user.uid));
         if user.uid != 0 {
-            set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..capabilities })?;
+            set_capabilities(
+                None,
+                CapabilitySets {
+                    effective: CapabilitySet::empty(),
+                    ..capabilities
+                },
+            )?;
         }
         if fsuid().as_raw() == user.uid && fsgid().as_raw() == user.gid {
             Ok(back)
@@ -114,9 +130,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
         let user = nobody();
-        as_user(&user, || fs::write(dir.path().join("a"), b"x").expect("writes")).expect("switches");
+        as_user(&user, || {
+            fs::write(dir.path().join("a"), b"x").expect("writes")
+        })
+        .expect("switches");
         fs::write(dir.path().join("b"), b"x").expect("writes");
-        let owner = |name| fs::metadata(dir.path().join(name)).map(|m| (m.uid(), m.gid())).expect("is there");
+        let owner = |name| {
+            fs::metadata(dir.path().join(name))
+                .map(|m| (m.uid(), m.gid()))
+                .expect("is there")
+        };
         assert_eq!(owner("a"), (user.uid, user.gid));
         assert_eq!(owner("b"), (0, 0));
     }
@@ -128,7 +151,12 @@ mod tests {
         assert!(result.is_err());
         assert_eq!((fsuid().as_raw(), fsgid().as_raw()), (0, 0));
         assert_eq!(rustix::process::getgroups().expect("groups"), before);
-        assert!(capabilities(None).expect("capabilities").effective.contains(CapabilitySet::SYS_PTRACE));
+        assert!(
+            capabilities(None)
+                .expect("capabilities")
+                .effective
+                .contains(CapabilitySet::SYS_PTRACE)
+        );
     }
 
     #[test]
@@ -137,19 +165,31 @@ mod tests {
         let path = dir.path().join("secret");
         fs::write(&path, b"x").expect("writes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
-        let refused = as_user(&nobody(), || fs::read(&path)).expect("switches").expect_err("must be refused");
+        let refused = as_user(&nobody(), || fs::read(&path))
+            .expect("switches")
+            .expect_err("must be refused");
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
     #[test]
     fn no_capability_opens_what_other_processes_hold() {
         let hidden = tempfile::tempdir().expect("a directory");
         fs::write(hidden.path().join("secret"), b"x").expect("writes");
-        let mut holder = std::process::Command::new("sleep").arg("60").current_dir(&hidden).spawn().expect("starts");
+        let mut holder = std::process::Command::new("sleep")
+            .arg("60")
+            .current_dir(&hidden)
+            .spawn()
+            .expect("starts");
         let path = format!("/proc/{}/cwd/secret", holder.id());
-        let refused = as_user(&nobody(), || fs::read(&path)).expect("switches").expect_err("must be refused");
+        let refused = as_user(&nobody(), || fs::read(&path))
+            .expect("switches")
+            .expect_err("must be refused");
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(
-            as_user(&crate::user::lookup("root").expect("root"), || fs::read(&path).ok()).expect("switches"),
+            as_user(&crate::user::lookup("root").expect("root"), || fs::read(
+                &path
+            )
+            .ok())
+            .expect("switches"),
             Some(b"x".to_vec())
         );
         holder.kill().and_then(|()| holder.wait()).expect("ends");

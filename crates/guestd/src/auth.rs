@@ -1,11 +1,13 @@
-//! The one place that decides whether a request may come in, and as which user of the guest it acts.
+//! The one place that decides whether a request may come in, and as which user of the guest it
+//! acts.
 //!
-//! `GET /health` is open and `POST /init` checks for itself; everything else carries the token in force in
-//! `X-Access-Token`, or, on `/files` alone, a signature that was made with it (E2B contract 2.7). Before the
-//! first `/init` there is no token and nothing is let in.
+//! `GET /health` is open and `POST /init` checks for itself; everything else carries the token in
+//! force in `X-Access-Token`, or, on `/files` alone, a signature that was made with it (E2B
+//! contract 2.7). Before the first `/init` there is no token and nothing is let in.
 //!
-//! The user comes from `Authorization: Basic base64("user:")`, else from `?username=`, else it is the default.
-//! A signature speaks for the user it names only, so with it the header is not listened to.
+//! The user comes from `Authorization: Basic base64("user:")`, else from `?username=`, else it is
+//! the default. A signature speaks for the user it names only, so with it the header is not
+//! listened to.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,7 +47,9 @@ impl Caller {
     /// # Errors
     /// 401 where the user does not exist.
     pub fn http_user(&self, settings: &Settings) -> Result<User, HttpError> {
-        settings.user(self.name.as_deref()).map_err(|e| HttpError::unauthorized(e.to_string()))
+        settings
+            .user(self.name.as_deref())
+            .map_err(|e| HttpError::unauthorized(e.to_string()))
     }
 
     /// Looks the user up, for Connect.
@@ -53,12 +57,18 @@ impl Caller {
     /// # Errors
     /// `unauthenticated` where the user does not exist.
     pub fn rpc_user(&self, settings: &Settings) -> Result<User, ConnectError> {
-        settings.user(self.name.as_deref()).map_err(|e| ConnectError::unauthenticated(e.to_string()))
+        settings
+            .user(self.name.as_deref())
+            .map_err(|e| ConnectError::unauthenticated(e.to_string()))
     }
 }
 
 /// Middleware, for `axum::middleware::from_fn_with_state`.
-pub async fn check(State(settings): State<Arc<Settings>>, mut request: Request, next: Next) -> Response {
+pub async fn check(
+    State(settings): State<Arc<Settings>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let open = matches!(request.uri().path(), "/health" | "/init");
     if !open {
         match decide(&settings, &request) {
@@ -81,80 +91,142 @@ struct AuthQuery {
 fn decide(settings: &Settings, request: &Request) -> Result<Caller, HttpError> {
     let query: AuthQuery = match Query::try_from_uri(request.uri()) {
         Ok(Query(query)) => query,
-        Err(e) => return Err(HttpError::bad_request(format!("the query string cannot be read: {e}"))),
+        Err(e) => {
+            return Err(HttpError::bad_request(format!(
+                "the query string cannot be read: {e}"
+            )));
+        }
     };
     let from_query = query.username.clone().filter(|name| !name.is_empty());
-    let named = || Ok(Caller { name: basic_user(request.headers())?.or(from_query.clone()) });
+    let named = || {
+        Ok(Caller {
+            name: basic_user(request.headers())?.or(from_query.clone()),
+        })
+    };
     if !settings.auth_required() {
         return named();
     }
     let Some(token) = settings.token() else {
-        return Err(HttpError::unauthorized("this sandbox is not initialised yet: POST /init comes first"));
+        return Err(HttpError::unauthorized(
+            "this sandbox is not initialised yet: POST /init comes first",
+        ));
     };
     if let Some(presented) = request.headers().get(ACCESS_TOKEN_HEADER) {
         return match settings.check_token(presented.as_bytes()) {
             TokenCheck::Right => named(),
-            TokenCheck::Wrong | TokenCheck::NoneSet => Err(HttpError::unauthorized("the access token is wrong")),
+            TokenCheck::Wrong | TokenCheck::NoneSet => {
+                Err(HttpError::unauthorized("the access token is wrong"))
+            }
         };
     }
     if request.uri().path() == "/files" && query.signature.is_some() {
         check_signature(&query, request.method(), &token)?;
         return Ok(Caller { name: from_query });
     }
-    Err(HttpError::unauthorized(format!("no access token: send it in the header {ACCESS_TOKEN_HEADER}")))
+    Err(HttpError::unauthorized(format!(
+        "no access token: send it in the header {ACCESS_TOKEN_HEADER}"
+    )))
 }
 
 /// The user part of a Basic header, where there is one and it is not empty.
 fn basic_user(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let broken = || HttpError::unauthorized("header Authorization cannot be read: send Basic base64(\"user:\")");
-    let Some((scheme, rest)) = value.to_str().map_err(|_| broken())?.split_once(' ') else { return Err(broken()) };
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let broken = || {
+        HttpError::unauthorized("header Authorization cannot be read: send Basic base64(\"user:\")")
+    };
+    let Some((scheme, rest)) = value.to_str().map_err(|_| broken())?.split_once(' ') else {
+        return Err(broken());
+    };
     if !scheme.eq_ignore_ascii_case("basic") {
         return Ok(None);
     }
     let bytes = STANDARD.decode(rest.trim()).map_err(|_| broken())?;
     let text = String::from_utf8(bytes).map_err(|_| broken())?;
-    // Without a password, which nobody has here, all before the last colon is the user: `1000:1000:`.
-    let user = text.strip_suffix(':').unwrap_or_else(|| text.split(':').next().unwrap_or_default());
+    // Without a password, which nobody has here, all before the last colon is the user:
+    // `1000:1000:`.
+    let user = text
+        .strip_suffix(':')
+        .unwrap_or_else(|| text.split(':').next().unwrap_or_default());
     Ok(Some(user.to_owned()).filter(|name| !name.is_empty()))
 }
 
 fn check_signature(query: &AuthQuery, method: &Method, token: &str) -> Result<(), HttpError> {
-    let operation = if matches!(*method, Method::GET | Method::HEAD) { "read" } else { "write" };
+    let operation = if matches!(*method, Method::GET | Method::HEAD) {
+        "read"
+    } else {
+        "write"
+    };
     let user = query.username.as_deref().unwrap_or_default();
-    let right = signature(&query.path, operation, user, token, query.signature_expiration.as_deref());
+    let right = signature(
+        &query.path,
+        operation,
+        user,
+        token,
+        query.signature_expiration.as_deref(),
+    );
     let presented = query.signature.as_deref().unwrap_or_default();
     if !bool::from(right.as_bytes().ct_eq(presented.as_bytes())) {
         return Err(HttpError::unauthorized("invalid signature"));
     }
-    let Some(expiration) = &query.signature_expiration else { return Ok(()) };
-    let expiration: u64 = expiration
-        .parse()
-        .map_err(|_| HttpError::unauthorized("signature_expiration must be seconds since the Unix epoch"))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let Some(expiration) = &query.signature_expiration else {
+        return Ok(());
+    };
+    let expiration: u64 = expiration.parse().map_err(|_| {
+        HttpError::unauthorized("signature_expiration must be seconds since the Unix epoch")
+    })?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     // Verbatim what the JavaScript SDK's tests ask for.
-    if expiration <= now { Err(HttpError::unauthorized("signature is already expired")) } else { Ok(()) }
+    if expiration <= now {
+        Err(HttpError::unauthorized("signature is already expired"))
+    } else {
+        Ok(())
+    }
 }
 
-/// `v1_` and the unpadded base64 of the SHA-256 over `path:operation:user:token[:expiration]` (E2B contract 2.7).
-pub fn signature(path: &str, operation: &str, user: &str, token: &str, expiration: Option<&str>) -> String {
+/// `v1_` and the unpadded base64 of the SHA-256 over `path:operation:user:token[:expiration]` (E2B
+/// contract 2.7).
+pub fn signature(
+    path: &str,
+    operation: &str,
+    user: &str,
+    token: &str,
+    expiration: Option<&str>,
+) -> String {
     let mut text = format!("{path}:{operation}:{user}:{token}");
     if let Some(expiration) = expiration {
         text.push(':');
         text.push_str(expiration);
     }
-    format!("v1_{}", STANDARD_NO_PAD.encode(Sha256::digest(text.as_bytes())))
+    format!(
+        "v1_{}",
+        STANDARD_NO_PAD.encode(Sha256::digest(text.as_bytes()))
+    )
 }
 
 /// Refuses in the protocol of the request: Connect streams carry errors in their last frame.
 fn refuse(request: &Request, error: HttpError) -> Response {
-    let rpc = request.uri().path().rsplit('/').nth(1).is_some_and(|service| service.contains('.'));
+    let rpc = request
+        .uri()
+        .path()
+        .rsplit('/')
+        .nth(1)
+        .is_some_and(|service| service.contains('.'));
     if !rpc {
         return error.into_response();
     }
     let bad = error.status == http::StatusCode::BAD_REQUEST;
-    let code = if bad { ErrorCode::InvalidArgument } else { ErrorCode::Unauthenticated };
-    ConnectError::new(code, error.message).into_http_response(request.headers()).map(Body::new)
+    let code = if bad {
+        ErrorCode::InvalidArgument
+    } else {
+        ErrorCode::Unauthenticated
+    };
+    ConnectError::new(code, error.message)
+        .into_http_response(request.headers())
+        .map(Body::new)
 }
 
 #[cfg(test)]
@@ -165,8 +237,13 @@ mod tests {
 
     fn settings() -> Settings {
         let settings = Settings::new(true);
-        let init = guest_rpc::http::InitRequest { access_token: Some(TOKEN.into()), ..Default::default() };
-        settings.authorise_and_apply(&init, None).expect("the first one may");
+        let init = guest_rpc::http::InitRequest {
+            access_token: Some(TOKEN.into()),
+            ..Default::default()
+        };
+        settings
+            .authorise_and_apply(&init, None)
+            .expect("the first one may");
         settings
     }
 
@@ -190,14 +267,19 @@ mod tests {
 
     #[test]
     fn a_signature_opens_files_only_and_only_as_its_user() {
-        let query = "path=hello.txt&username=user&signature=v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E";
+        let query =
+            "path=hello.txt&username=user&signature=v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E";
         let root = ("authorization", "Basic cm9vdDo=");
-        let caller = decide(&settings(), &request(&format!("/files?{query}"), &[root])).expect("is let in");
+        let caller =
+            decide(&settings(), &request(&format!("/files?{query}"), &[root])).expect("is let in");
         assert_eq!(caller.name.as_deref(), Some("user"));
         assert!(decide(&settings(), &request(&format!("/envs?{query}"), &[])).is_err());
         assert!(decide(&settings(), &request(&format!("/files?{query}x"), &[])).is_err());
         assert_eq!(
-            message(decide(&settings(), &request(&format!("/files?{query}&signature_expiration=9"), &[]))),
+            message(decide(
+                &settings(),
+                &request(&format!("/files?{query}&signature_expiration=9"), &[])
+            )),
             "invalid signature"
         );
     }
@@ -206,21 +288,37 @@ mod tests {
     fn an_expired_signature_says_so() {
         let made = signature("a", "read", "", TOKEN, Some("0")).replace('+', "%2B");
         let uri = format!("/files?path=a&signature={made}&signature_expiration=0");
-        assert_eq!(message(decide(&settings(), &request(&uri, &[]))), "signature is already expired");
+        assert_eq!(
+            message(decide(&settings(), &request(&uri, &[]))),
+            "signature is already expired"
+        );
     }
 
     #[test]
     fn basic_names_the_user_and_wins_over_the_query() {
         let token = ("x-access-token", TOKEN);
-        let named = |uri, headers: &[_]| decide(&settings(), &request(uri, headers)).map(|c| c.name);
+        let named =
+            |uri, headers: &[_]| decide(&settings(), &request(uri, headers)).map(|c| c.name);
         assert_eq!(named("/x?username=a", &[token]), Ok(Some("a".into())));
-        assert_eq!(named("/x?username=a", &[token, ("authorization", "Basic cm9vdDo=")]), Ok(Some("root".into())));
+        assert_eq!(
+            named(
+                "/x?username=a",
+                &[token, ("authorization", "Basic cm9vdDo=")]
+            ),
+            Ok(Some("root".into()))
+        );
         let basic = |text: &str| {
             let value = format!("Basic {}", STANDARD.encode(text));
             let request = request("/x", &[token, ("authorization", &value)]);
-            decide(&settings(), &request).expect("is let in").name.expect("a user")
+            decide(&settings(), &request)
+                .expect("is let in")
+                .name
+                .expect("a user")
         };
-        assert_eq!(["1000:1000:", "a:", "a", "a:password"].map(basic), ["1000:1000", "a", "a", "a"]);
+        assert_eq!(
+            ["1000:1000:", "a:", "a", "a:password"].map(basic),
+            ["1000:1000", "a", "a", "a"]
+        );
         assert_eq!(named("/x", &[token]), Ok(None));
         assert!(named("/x", &[token, ("authorization", "Basic %%%")]).is_err());
         assert!(named("/x", &[("x-access-token", "wrong")]).is_err());

@@ -1,7 +1,8 @@
 //! The cgroup (version 2) of user processes, with limits that leave the agent room to answer.
 //!
-//! One group, `user`, below the mounted root; the agent stays in the root, which has no limits. Where there is
-//! no cgroup v2, or a controller is missing, there is no such limit and all else works.
+//! One group, `user`, below the mounted root; the agent stays in the root, which has no limits.
+//! Where there is no cgroup v2, or a controller is missing, there is no such limit and all else
+//! works.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -26,7 +27,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the group below a mounted cgroup2 `root` and sets what limits the controllers there allow.
+    /// Makes the group below a mounted cgroup2 `root` and sets what limits the controllers there
+    /// allow.
     ///
     /// # Errors
     /// Where `root` is no cgroup2 or no group can be made in it.
@@ -46,7 +48,11 @@ impl Cgroup {
         if let Some(pids) = pids_limit() {
             attempt(&group.join("pids.max"), &pids.to_string());
         }
-        Ok(Self { procs: OpenOptions::new().write(true).open(group.join("cgroup.procs"))? })
+        Ok(Self {
+            procs: OpenOptions::new()
+                .write(true)
+                .open(group.join("cgroup.procs"))?,
+        })
     }
 
     /// The file that a process writes `0` into to join.
@@ -55,8 +61,8 @@ impl Cgroup {
     }
 }
 
-/// Hard limit for user processes on a machine with `total` bytes. Only a hard one: a soft one below it makes a
-/// process that grows crawl for minutes instead of ending.
+/// Hard limit for user processes on a machine with `total` bytes. Only a hard one: a soft one below
+/// it makes a process that grows crawl for minutes instead of ending.
 fn memory_limit(total: u64) -> u64 {
     let reserve = (total / RESERVE_PART).clamp(RESERVE_MIN, RESERVE_MAX);
     total.saturating_sub(reserve).max(total / 2)
@@ -72,7 +78,11 @@ fn pids_limit() -> Option<u64> {
 fn memory_total() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+    line.split_whitespace()
+        .nth(1)?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 fn attempt(path: &Path, value: &str) {

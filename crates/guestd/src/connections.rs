@@ -1,8 +1,9 @@
-//! Resets TCP connections whose other ends are out of reach: after a restore the network around the guest is new.
+//! Resets TCP connections whose other ends are out of reach: after a restore the network around the
+//! guest is new.
 //!
-//! By `SOCK_DESTROY` (sock_diag(7), `linux/sock_diag.h`, `linux/inet_diag.h`), as `ss --kill` does: programs see
-//! ECONNABORTED at once, in place of minutes of retransmissions. The kernel needs `CONFIG_INET_DIAG_DESTROY` and, where
-//! it is built as a module, `tcp_diag` in the initramfs.
+//! By `SOCK_DESTROY` (sock_diag(7), `linux/sock_diag.h`, `linux/inet_diag.h`), as `ss --kill` does:
+//! programs see ECONNABORTED at once, in place of minutes of retransmissions. The kernel needs
+//! `CONFIG_INET_DIAG_DESTROY` and, where it is built as a module, `tcp_diag` in the initramfs.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -17,8 +18,8 @@ use nix::sys::socket::{connect, recv, send, socket};
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
-/// Bits of `net/tcp_states.h`: established, SYN sent and received, both FIN waits, close wait, last ACK, closing.
-/// Without those that listen, and without those that only wait for their time to end.
+/// Bits of `net/tcp_states.h`: established, SYN sent and received, both FIN waits, close wait, last
+/// ACK, closing. Without those that listen, and without those that only wait for their time to end.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 /// Bytes of `struct nlmsghdr`.
@@ -55,7 +56,8 @@ struct Found {
 /// Resets every TCP connection that leaves the machine, other than `kept`; answers with how many.
 ///
 /// # Errors
-/// ENOENT where the kernel lacks `tcp_diag`, EOPNOTSUPP where it cannot reset; EPERM without CAP_NET_ADMIN.
+/// ENOENT where the kernel lacks `tcp_diag`, EOPNOTSUPP where it cannot reset; EPERM without
+/// CAP_NET_ADMIN.
 pub fn reset_all(kept: Option<Ends>) -> io::Result<usize> {
     let mut count = 0;
     for family in [nix::libc::AF_INET, nix::libc::AF_INET6] {
@@ -71,8 +73,12 @@ pub fn reset_all(kept: Option<Ends>) -> io::Result<usize> {
 }
 
 fn open() -> io::Result<OwnedFd> {
-    let netlink =
-        socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
     connect(netlink.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     Ok(netlink)
 }
@@ -114,7 +120,9 @@ fn reset(netlink: &OwnedFd, found: &Found) -> io::Result<bool> {
     send(netlink.as_raw_fd(), &asked, MsgFlags::empty())?;
     let mut buffer = vec![0; ANSWER];
     let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let code = messages(&buffer[..length]).next().map_or(0, |(_, body)| error_code(body));
+    let code = messages(&buffer[..length])
+        .next()
+        .map_or(0, |(_, body)| error_code(body));
     match Errno::from_raw(-code) {
         _ if code == 0 => Ok(true),
         Errno::ENOENT => Ok(false),
@@ -135,7 +143,8 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// The number in `struct nlmsgerr`: 0, or a negative errno.
 pub(crate) fn error_code(body: &[u8]) -> i32 {
-    body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code))
+    body.first_chunk()
+        .map_or(0, |code| i32::from_ne_bytes(*code))
 }
 
 fn refusal(body: &[u8]) -> io::Error {
@@ -151,13 +160,18 @@ fn read(body: &[u8]) -> Option<Found> {
         if i32::from(family) == nix::libc::AF_INET {
             Some(IpAddr::from(*id.get(at..)?.first_chunk::<4>()?))
         } else {
-            // An IPv6 socket can have an IPv4 peer; what is loopback is then told by the IPv4 address.
+            // An IPv6 socket can have an IPv4 peer; what is loopback is then told by the IPv4
+            // address.
             Some(Ipv6Addr::from(*id.get(at..)?.first_chunk::<16>()?).to_canonical())
         }
     };
     let local = SocketAddr::new(address(4)?, port(0)?);
     let remote = SocketAddr::new(address(20)?, port(2)?);
-    Some(Found { family, id, ends: Ends { local, remote } })
+    Some(Found {
+        family,
+        id,
+        ends: Ends { local, remote },
+    })
 }
 
 #[cfg(test)]
@@ -174,32 +188,51 @@ mod tests {
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
     const OTHER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
-    /// Runs `act` in a network namespace with two addresses besides loopback; it ends with its thread.
+    /// Runs `act` in a network namespace with two addresses besides loopback; it ends with its
+    /// thread.
     fn apart(act: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this needs root");
             let interfaces = Interfaces::open().expect("a socket");
             interfaces.bring_up("lo").expect("loopback");
             for (name, address) in [("lo:1", ADDRESS), ("lo:2", OTHER)] {
-                interfaces.set_address(name, address, 24).expect("an address");
+                interfaces
+                    .set_address(name, address, 24)
+                    .expect("an address");
             }
             act();
         });
         thread.join().expect("the test holds");
     }
 
-    /// A connection between two addresses of this machine. Different ones make it look as if it left the machine.
+    /// A connection between two addresses of this machine. Different ones make it look as if it
+    /// left the machine.
     fn connection(from: Ipv4Addr, to: Ipv4Addr) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind((to, 0)).expect("listens");
-        let SocketAddr::V4(address) = listener.local_addr().expect("an address") else { panic!("IPv4 was asked for") };
-        let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
-        bind(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0))).expect("binds");
+        let SocketAddr::V4(address) = listener.local_addr().expect("an address") else {
+            panic!("IPv4 was asked for")
+        };
+        let client = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .expect("a socket");
+        bind(
+            client.as_raw_fd(),
+            &SockaddrIn::from(SocketAddrV4::new(from, 0)),
+        )
+        .expect("binds");
         connect(client.as_raw_fd(), &SockaddrIn::from(address)).expect("connects");
         (client.into(), listener.accept().expect("is accepted").0)
     }
 
     fn ends(stream: &TcpStream) -> Ends {
-        Ends { local: stream.local_addr().expect("an end"), remote: stream.peer_addr().expect("an end") }
+        Ends {
+            local: stream.local_addr().expect("an end"),
+            remote: stream.peer_addr().expect("an end"),
+        }
     }
 
     fn is_reset(mut stream: &TcpStream) -> bool {
@@ -216,8 +249,14 @@ mod tests {
             let kept = connection(OTHER, ADDRESS);
             // Both ends are on this machine, so the first that goes takes the other along.
             assert_eq!(reset_all(Some(ends(&kept.0))).expect("can be reset"), 2);
-            let error = (&kept.0).read(&mut [0; 1]).expect_err("its other end was reset");
-            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "by its peer, and not aborted here");
+            let error = (&kept.0)
+                .read(&mut [0; 1])
+                .expect_err("its other end was reset");
+            assert_eq!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset,
+                "by its peer, and not aborted here"
+            );
             assert!(is_reset(&leaving.0) && is_reset(&leaving.1));
             for stream in [&to_oneself.0, &to_oneself.1, &on_loopback.0, &on_loopback.1] {
                 assert!(!is_reset(stream), "{stream:?}");

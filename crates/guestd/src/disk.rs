@@ -1,9 +1,10 @@
 //! The root file system, held still while the host stops the machine.
 //!
-//! The kernel keeps it frozen, and [`Disk`] knows whether it is; both are part of a snapshot, so they agree after a
-//! restore too. One lock puts freezes and thaws in the order in which they came: a machine that is stopped in the
-//! middle of a freeze ends that freeze when it runs again, and only then a thaw gets its turn.
-//! Reading goes on meanwhile: the kernel leaves the time of access alone on a frozen file system (`touch_atime`).
+//! The kernel keeps it frozen, and [`Disk`] knows whether it is; both are part of a snapshot, so
+//! they agree after a restore too. One lock puts freezes and thaws in the order in which they came:
+//! a machine that is stopped in the middle of a freeze ends that freeze when it runs again, and
+//! only then a thaw gets its turn. Reading goes on meanwhile: the kernel leaves the time of access
+//! alone on a frozen file system (`touch_atime`).
 
 use std::fs::{self, File};
 use std::io;
@@ -33,14 +34,18 @@ pub struct Disk {
 #[derive(Debug, Default)]
 struct State {
     frozen: bool,
-    /// Counts freezes and thaws, so that a thaw that was put off can tell whether it still means this freeze.
+    /// Counts freezes and thaws, so that a thaw that was put off can tell whether it still means
+    /// this freeze.
     serial: u64,
 }
 
 impl Disk {
     /// That of `root`, taken to be thawed.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), state: Arc::default() }
+        Self {
+            root: root.to_owned(),
+            state: Arc::default(),
+        }
     }
 
     /// Whether nothing can be written now, or a freeze or thaw is under way. Never waits.
@@ -55,7 +60,9 @@ impl Disk {
     pub async fn freeze(self: Arc<Self>, wish: FreezeRequest) -> Result<FreezeAnswer, HttpError> {
         let begin = Instant::now();
         let state = self.state.clone().lock_owned().await;
-        tokio::spawn(self.freeze_in_turn(state, wish, begin)).await.map_err(|e| HttpError::internal(e.to_string()))?
+        tokio::spawn(self.freeze_in_turn(state, wish, begin))
+            .await
+            .map_err(|e| HttpError::internal(e.to_string()))?
     }
 
     async fn freeze_in_turn(
@@ -75,9 +82,15 @@ impl Disk {
         state.frozen = outcome.is_ok();
         state.serial += 1;
         if let (true, Some(milliseconds)) = (state.frozen, thaw_after) {
-            tokio::spawn(self.clone().thaw_later(state.serial, Duration::from_millis(milliseconds)));
+            tokio::spawn(
+                self.clone()
+                    .thaw_later(state.serial, Duration::from_millis(milliseconds)),
+            );
         }
-        Ok(FreezeAnswer { frozen: state.frozen, why: outcome.err().map(|e| e.to_string()) })
+        Ok(FreezeAnswer {
+            frozen: state.frozen,
+            why: outcome.err().map(|e| e.to_string()),
+        })
     }
 
     /// Thaws; fine where nothing is frozen.
@@ -92,7 +105,9 @@ impl Disk {
     async fn thaw_in_turn(&self, mut state: OwnedMutexGuard<State>) -> Result<(), HttpError> {
         let root = self.root.clone();
         own_thread::run(move || {
-            thaw(&root).map_err(|e| HttpError::internal(format!("the root file system cannot be thawed: {e}")))?;
+            thaw(&root).map_err(|e| {
+                HttpError::internal(format!("the root file system cannot be thawed: {e}"))
+            })?;
             state.frozen = false;
             state.serial += 1;
             Ok(())
@@ -104,7 +119,10 @@ impl Disk {
         tokio::time::sleep(after).await;
         let state = self.state.clone().lock_owned().await;
         if state.serial == serial {
-            tracing::warn!("nobody thawed the root file system in {} ms: it is now", after.as_millis());
+            tracing::warn!(
+                "nobody thawed the root file system in {} ms: it is now",
+                after.as_millis()
+            );
             if let Err(e) = self.thaw_in_turn(state).await {
                 tracing::error!("{e}");
             }
@@ -130,7 +148,10 @@ fn thaw(root: &Path) -> io::Result<()> {
 
 /// What makes a snapshot smaller. Nothing here is worth failing a freeze for.
 fn prepare(root: &Path, wish: &FreezeRequest, begin: Instant) {
-    let left = || wish.limit_ms.is_none_or(|limit| begin.elapsed() < Duration::from_millis(limit));
+    let left = || {
+        wish.limit_ms
+            .is_none_or(|limit| begin.elapsed() < Duration::from_millis(limit))
+    };
     let tell = |what: &str, e: &io::Error| tracing::info!("before the freeze, {what} failed: {e}");
     if !(wish.trim || wish.drop_caches) || !left() {
         return;
@@ -187,29 +208,44 @@ mod tests {
     }
 
     fn program(name: &str, arguments: &[&str]) {
-        let status = Command::new(name).args(arguments).output().expect("can be started").status;
+        let status = Command::new(name)
+            .args(arguments)
+            .output()
+            .expect("can be started")
+            .status;
         assert!(status.success(), "{name} {arguments:?}");
     }
 
     fn ext4() -> Ext4 {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (image, root) = (folder.path().join("image"), folder.path().join("root"));
-        File::create(&image).expect("a file").set_len(16 << 20).expect("a size");
+        File::create(&image)
+            .expect("a file")
+            .set_len(16 << 20)
+            .expect("a size");
         fs::create_dir(&root).expect("a folder");
         let [image, target] = [&image, &root].map(|path| path.to_str().expect("plain").to_owned());
         program("mkfs.ext4", &["-q", &image]);
         program("mount", &["-t", "ext4", "-o", "loop", &image, &target]);
-        Ext4 { root, _folder: folder }
+        Ext4 {
+            root,
+            _folder: folder,
+        }
     }
 
-    /// Runs `act` on the root of an ext4 in a mount namespace that ends with its thread, and the mount with it.
+    /// Runs `act` on the root of an ext4 in a mount namespace that ends with its thread, and the
+    /// mount with it.
     fn apart<F: Future<Output = ()>>(act: impl FnOnce(PathBuf) -> F + Send + 'static) {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: this needs root");
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("nothing gets out");
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+                .expect("nothing gets out");
             let disk = ext4();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(act(disk.root.clone()));
         });
         thread.join().expect("the test holds");
@@ -227,15 +263,31 @@ mod tests {
             let disk = Arc::new(Disk::new(&root));
             disk.thaw().await.expect("fine where nothing is frozen");
             assert!(can_write(&root).await && !disk.is_held());
-            let wish = FreezeRequest { trim: true, limit_ms: Some(1000), ..Default::default() };
+            let wish = FreezeRequest {
+                trim: true,
+                limit_ms: Some(1000),
+                ..Default::default()
+            };
             for _ in 0..2 {
                 let answer = disk.clone().freeze(wish.clone()).await.expect("an answer");
-                assert_eq!(answer, FreezeAnswer { frozen: true, why: None });
+                assert_eq!(
+                    answer,
+                    FreezeAnswer {
+                        frozen: true,
+                        why: None
+                    }
+                );
             }
             assert!(disk.is_held() && !can_write(&root).await);
-            assert_eq!(fs::read_to_string(root.join("written")).expect("reading goes on"), "x");
+            assert_eq!(
+                fs::read_to_string(root.join("written")).expect("reading goes on"),
+                "x"
+            );
             for _ in 0..2 {
-                timeout(PATIENCE, disk.thaw()).await.expect("in time").expect("thaws");
+                timeout(PATIENCE, disk.thaw())
+                    .await
+                    .expect("in time")
+                    .expect("thaws");
             }
             assert!(!disk.is_held() && can_write(&root).await);
         });
@@ -260,14 +312,29 @@ mod tests {
     fn a_host_that_does_not_come_back_leaves_no_frozen_disk() {
         apart(async |root| {
             let disk = Arc::new(Disk::new(&root));
-            let wish = |thaw_after_ms| FreezeRequest { thaw_after_ms, ..Default::default() };
+            let wish = |thaw_after_ms| FreezeRequest {
+                thaw_after_ms,
+                ..Default::default()
+            };
             for milliseconds in [Some(1), None] {
-                assert!(disk.clone().freeze(wish(milliseconds)).await.expect("an answer").frozen);
+                assert!(
+                    disk.clone()
+                        .freeze(wish(milliseconds))
+                        .await
+                        .expect("an answer")
+                        .frozen
+                );
             }
             tokio::time::sleep(MOMENT).await;
             assert!(disk.is_held(), "the second freeze has no such limit");
             disk.thaw().await.expect("thaws");
-            assert!(disk.clone().freeze(wish(Some(1))).await.expect("an answer").frozen);
+            assert!(
+                disk.clone()
+                    .freeze(wish(Some(1)))
+                    .await
+                    .expect("an answer")
+                    .frozen
+            );
             tokio::time::sleep(MOMENT).await;
             assert!(!disk.is_held() && can_write(&root).await);
         });
@@ -276,7 +343,11 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_frozen_says_why() {
         let disk = Arc::new(Disk::new(Path::new("/proc")));
-        let answer = disk.clone().freeze(FreezeRequest::default()).await.expect("an answer");
+        let answer = disk
+            .clone()
+            .freeze(FreezeRequest::default())
+            .await
+            .expect("an answer");
         assert!(!answer.frozen && answer.why.is_some() && !disk.is_held());
         disk.thaw().await.expect("fine");
     }

@@ -1,5 +1,5 @@
-//! What parses bytes of whoever sends files to a guest, each as a function of bytes: for the fuzz targets in `fuzz/`, and
-//! for the tests below, which run everything that is in their corpora.
+//! What parses bytes of whoever sends files to a guest, each as a function of bytes: for the fuzz
+//! targets in `fuzz/`, and for the tests below, which run everything that is in their corpora.
 
 /// Unpacks a tar archive.
 ///

@@ -1,9 +1,11 @@
-//! IPv6 of the guest's link, as the host's `/init` wants it: address, default route, and the gateway's hardware address.
+//! IPv6 of the guest's link, as the host's `/init` wants it: address, default route, and the
+//! gateway's hardware address.
 //!
-//! The host answers no questions about neighbours or routers, so everything is told to the kernel for good, over rtnetlink
-//! (rtnetlink(7)), and it is told to believe no router. What was given is kept in memory, and so in snapshots: a guest
-//! that goes on from one on a host without IPv6 gives it up again. It is no reason to refuse a guest: one whose kernel has
-//! no IPv6, or whose user turned it off, has IPv4 as before.
+//! The host answers no questions about neighbours or routers, so everything is told to the kernel
+//! for good, over rtnetlink (rtnetlink(7)), and it is told to believe no router. What was given is
+//! kept in memory, and so in snapshots: a guest that goes on from one on a host without IPv6 gives
+//! it up again. It is no reason to refuse a guest: one whose kernel has no IPv6, or whose user
+//! turned it off, has IPv4 as before.
 
 use std::fs;
 use std::io;
@@ -12,15 +14,21 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use guest_rpc::http::Ipv6;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily as Domain, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily as Domain, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+};
 
 use crate::boot::ETHERNET;
 use crate::connections::{error_code, messages};
@@ -54,17 +62,25 @@ fn give(ipv6: &Ipv6) -> io::Result<()> {
         other => other?,
     }
     let (netlink, link) = (Netlink::open()?, index()?);
-    // What is there already, as after a restore, is as good as new. But a default route of the user's, as into a tunnel, stays.
+    // What is there already, as after a restore, is as good as new. But a default route of the
+    // user's, as into a tunnel, stays.
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
     netlink.ask(RouteNetlinkMessage::NewAddress(address(link, ipv6)), flags)?;
-    netlink.ask(RouteNetlinkMessage::NewNeighbour(gateway(link, ipv6)), flags)?;
-    match netlink.ask(RouteNetlinkMessage::NewRoute(default_route(link, ipv6)), NLM_F_CREATE | NLM_F_EXCL) {
+    netlink.ask(
+        RouteNetlinkMessage::NewNeighbour(gateway(link, ipv6)),
+        flags,
+    )?;
+    match netlink.ask(
+        RouteNetlinkMessage::NewRoute(default_route(link, ipv6)),
+        NLM_F_CREATE | NLM_F_EXCL,
+    ) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
 }
 
-/// The route first: a guest with a route and no address would wait where it should be told at once that there is no way.
+/// The route first: a guest with a route and no address would wait where it should be told at once
+/// that there is no way.
 fn take(ipv6: &Ipv6) -> io::Result<()> {
     let (netlink, link) = (Netlink::open()?, index()?);
     let parts = [
@@ -78,8 +94,21 @@ fn take(ipv6: &Ipv6) -> io::Result<()> {
 
 /// Whether there was nothing to take: the guest's root may have been there before.
 fn is_gone(done: &io::Result<()>) -> bool {
-    let code = done.as_ref().err().and_then(io::Error::raw_os_error).map(Errno::from_raw);
-    matches!(code, Some(Errno::ESRCH | Errno::ENOENT | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP))
+    let code = done
+        .as_ref()
+        .err()
+        .and_then(io::Error::raw_os_error)
+        .map(Errno::from_raw);
+    matches!(
+        code,
+        Some(
+            Errno::ESRCH
+                | Errno::ENOENT
+                | Errno::EADDRNOTAVAIL
+                | Errno::EAFNOSUPPORT
+                | Errno::EOPNOTSUPP
+        )
+    )
 }
 
 fn index() -> io::Result<u32> {
@@ -94,7 +123,10 @@ fn address(link: u32, ipv6: &Ipv6) -> AddressMessage {
     message.header.prefix_len = ipv6.prefix;
     message.header.flags = AddressHeaderFlags::Nodad;
     let address = IpAddr::V6(ipv6.address);
-    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+    ];
     message
 }
 
@@ -117,7 +149,10 @@ fn default_route(link: u32, ipv6: &Ipv6) -> RouteMessage {
     message.header.protocol = RouteProtocol::Boot;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet6(ipv6.gateway)), RouteAttribute::Oif(link)];
+    message.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::Inet6(ipv6.gateway)),
+        RouteAttribute::Oif(link),
+    ];
     message
 }
 
@@ -127,7 +162,12 @@ struct Netlink(OwnedFd);
 impl Netlink {
     fn open() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
-        Ok(Self(socket(Domain::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?))
+        Ok(Self(socket(
+            Domain::Netlink,
+            SockType::Raw,
+            flags,
+            SockProtocol::NetlinkRoute,
+        )?))
     }
 
     /// Sends one request and waits for the kernel's word.
@@ -140,7 +180,10 @@ impl Netlink {
         send(self.0.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut answer = vec![0; ANSWER];
         let length = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        match messages(&answer[..length]).next().map_or(0, |(_, body)| error_code(body)) {
+        match messages(&answer[..length])
+            .next()
+            .map_or(0, |(_, body)| error_code(body))
+        {
             0 => Ok(()),
             code => Err(io::Error::from_raw_os_error(-code)),
         }
@@ -157,14 +200,22 @@ mod tests {
 
     fn settings(prefix: u8) -> Ipv6 {
         let of = |last| Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, last);
-        Ipv6 { address: of(0x15), prefix, gateway: of(0x16), gateway_mac: [2, 0xfc, 0, 0, 0, 6] }
+        Ipv6 {
+            address: of(0x15),
+            prefix,
+            gateway: of(0x16),
+            gateway_mac: [2, 0xfc, 0, 0, 0, 6],
+        }
     }
 
-    /// Runs `act` in a network namespace of its own with a link of a guest's; it ends with its thread.
+    /// Runs `act` in a network namespace of its own with a link of a guest's; it ends with its
+    /// thread.
     fn with_a_link(act: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this needs root");
-            ip(&["link", "add", ETHERNET, "up", "type", "veth", "peer", "name", "peer0"]);
+            ip(&[
+                "link", "add", ETHERNET, "up", "type", "veth", "peer", "name", "peer0",
+            ]);
             ip(&["link", "set", "peer0", "up"]);
             act();
         });
@@ -172,7 +223,10 @@ mod tests {
     }
 
     fn ip(arguments: &[&str]) {
-        let status = std::process::Command::new("ip").args(arguments).status().expect("ip starts");
+        let status = std::process::Command::new("ip")
+            .args(arguments)
+            .status()
+            .expect("ip starts");
         assert!(status.success(), "{arguments:?}");
     }
 
@@ -181,7 +235,10 @@ mod tests {
     }
 
     fn lines(name: &str, with: &str) -> usize {
-        read(name).lines().filter(|line| line.contains(with)).count()
+        read(name)
+            .lines()
+            .filter(|line| line.contains(with))
+            .count()
     }
 
     const ADDRESS: &str = "fd7772656e6e00000000000000000015";
@@ -196,20 +253,39 @@ mod tests {
                 link.set(Some(settings(126)));
                 assert_eq!(lines("if_inet6", ADDRESS), 1);
                 // Permanent and not tentative: 0x80, and 0x02 for one that nobody was asked about.
-                assert!(read("if_inet6").contains(" 7e 00 82 "), "{}", read("if_inet6"));
+                assert!(
+                    read("if_inet6").contains(" 7e 00 82 "),
+                    "{}",
+                    read("if_inet6")
+                );
                 assert_eq!(lines("ipv6_route", GATEWAY), 1, "{}", read("ipv6_route"));
             }
             link.set(None);
-            assert_eq!((lines("if_inet6", ADDRESS), lines("ipv6_route", GATEWAY)), (0, 0), "{}", read("ipv6_route"));
+            assert_eq!(
+                (lines("if_inet6", ADDRESS), lines("ipv6_route", GATEWAY)),
+                (0, 0),
+                "{}",
+                read("ipv6_route")
+            );
             link.set(Some(settings(126)));
             link.set(Some(settings(64)));
-            assert!(read("if_inet6").contains(" 40 00 82 "), "{}", read("if_inet6"));
-            let accepts = fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").expect("is there");
+            assert!(
+                read("if_inet6").contains(" 40 00 82 "),
+                "{}",
+                read("if_inet6")
+            );
+            let accepts =
+                fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").expect("is there");
             assert_eq!(accepts.trim(), "0");
             link.set(None);
             ip(&["-6", "route", "add", "default", "dev", "peer0"]);
             link.set(Some(settings(126)));
-            assert_eq!(lines("ipv6_route", GATEWAY), 0, "the user has a way of their own: {}", read("ipv6_route"));
+            assert_eq!(
+                lines("ipv6_route", GATEWAY),
+                0,
+                "the user has a way of their own: {}",
+                read("ipv6_route")
+            );
         });
     }
 

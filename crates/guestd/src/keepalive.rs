@@ -15,8 +15,12 @@ const HEADER: &str = "keepalive-ping-interval";
 
 /// The interval that a request asks for. What is no positive number counts as not said.
 pub fn interval(headers: &HeaderMap) -> Duration {
-    let seconds = headers.get(HEADER).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-    seconds.filter(|s| *s > 0).map_or(DEFAULT, |s| Duration::from_secs(s).min(LONGEST))
+    let seconds = headers
+        .get(HEADER)
+        .and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    seconds
+        .filter(|s| *s > 0)
+        .map_or(DEFAULT, |s| Duration::from_secs(s).min(LONGEST))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The guest agent: processes and files inside one sandbox, over HTTP and Connect RPC on one port.
 //!
-//! In a guest it is PID 1 (`boot`), and the only owner of `waitpid` (`reaper`). It keeps nothing on disk: what
-//! it knows is in [`Agent`], part of every snapshot's memory, and renewed by the host's `POST /init`.
-//! If it dies, the guest's kernel panics and the host sees the machine end.
+//! In a guest it is PID 1 (`boot`), and the only owner of `waitpid` (`reaper`). It keeps nothing on
+//! disk: what it knows is in [`Agent`], part of every snapshot's memory, and renewed by the host's
+//! `POST /init`. If it dies, the guest's kernel panics and the host sees the machine end.
 
 use std::sync::Arc;
 
@@ -48,16 +48,23 @@ pub struct Agent {
     pub disk: Arc<Disk>,
     pub identity: Arc<Identity>,
     pub ipv6: Arc<ipv6::Link>,
-    /// Whether this machine is a guest of ours, whose kernel and files `/init` may change, and whose disk can be frozen.
+    /// Whether this machine is a guest of ours, whose kernel and files `/init` may change, and
+    /// whose disk can be frozen.
     pub guest: bool,
 }
 
 async fn nothing_here(uri: Uri) -> HttpError {
-    HttpError::new(StatusCode::NOT_FOUND, format!("there is nothing at '{}'", uri.path()))
+    HttpError::new(
+        StatusCode::NOT_FOUND,
+        format!("there is nothing at '{}'", uri.path()),
+    )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> HttpError {
-    let message = format!("'{}' does not take {method}: header Allow says what it takes", uri.path());
+    let message = format!(
+        "'{}' does not take {method}: header Allow says what it takes",
+        uri.path()
+    );
     HttpError::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
@@ -66,17 +73,23 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 
 /// Everything the agent serves, behind the token.
 pub fn router(agent: &Agent) -> axum::Router {
-    let limits =
-        connectrpc::Limits::default().with_max_message_size(MESSAGE_LIMIT).with_max_request_body_size(MESSAGE_LIMIT);
-    let rpc = connectrpc::ConnectRpcService::new(process::service(agent).merge(filesystem::service(agent)))
-        .with_limits(limits);
+    let limits = connectrpc::Limits::default()
+        .with_max_message_size(MESSAGE_LIMIT)
+        .with_max_request_body_size(MESSAGE_LIMIT);
+    let rpc = connectrpc::ConnectRpcService::new(
+        process::service(agent).merge(filesystem::service(agent)),
+    )
+    .with_limits(limits);
     axum::Router::new()
         .merge(http::router(agent))
         .merge(files::router(agent))
         .route_service("/{service}/{method}", rpc)
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(agent.settings.clone(), auth::check))
+        .layer(axum::middleware::from_fn_with_state(
+            agent.settings.clone(),
+            auth::check,
+        ))
         // The SDKs also run in browsers. Outermost: a preflight carries no token.
         .layer(CorsLayer::permissive())
 }

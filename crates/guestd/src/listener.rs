@@ -1,8 +1,8 @@
 //! The socket that the agent serves on.
 //!
-//! Everything inside the guest can connect too, token or not, and each connection costs the agent memory and a
-//! descriptor. So those from inside are counted, and beyond [`INSIDE_LIMIT`] a new one is closed at once: whatever
-//! user processes do, the host still gets in.
+//! Everything inside the guest can connect too, token or not, and each connection costs the agent
+//! memory and a descriptor. So those from inside are counted, and beyond [`INSIDE_LIMIT`] a new one
+//! is closed at once: whatever user processes do, the host still gets in.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,7 +31,10 @@ pub struct Listener {
 
 impl Listener {
     pub fn new(socket: TcpListener) -> Self {
-        Self { socket, inside: Arc::new(Semaphore::new(INSIDE_LIMIT)) }
+        Self {
+            socket,
+            inside: Arc::new(Semaphore::new(INSIDE_LIMIT)),
+        }
     }
 }
 
@@ -43,7 +46,9 @@ impl axum::serve::Listener for Listener {
         loop {
             let (stream, peer) = axum::serve::Listener::accept(&mut self.socket).await;
             let place = if is_inside(&stream, peer) {
-                let Ok(place) = self.inside.clone().try_acquire_owned() else { continue };
+                let Ok(place) = self.inside.clone().try_acquire_owned() else {
+                    continue;
+                };
                 Some(place)
             } else {
                 None
@@ -53,7 +58,13 @@ impl axum::serve::Listener for Listener {
             if let Err(e) = notice_silence(&stream) {
                 tracing::info!("a peer that is gone will not be noticed: {e}");
             }
-            return (Connection { stream, _place: place }, peer);
+            return (
+                Connection {
+                    stream,
+                    _place: place,
+                },
+                peer,
+            );
         }
     }
 
@@ -62,8 +73,9 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// Seconds of silence after which the kernel asks the peer, seconds between questions, and questions in vain that end
-/// the connection. A peer from before a restore answers none, or by a reset.
+/// Seconds of silence after which the kernel asks the peer, seconds between questions, and
+/// questions in vain that end the connection. A peer from before a restore answers none, or by a
+/// reset.
 const SILENCE: u32 = 60;
 const AGAIN: u32 = 15;
 const IN_VAIN: u32 = 4;
@@ -87,7 +99,14 @@ pub struct Caller(pub Option<Ends>);
 impl Connected<IncomingStream<'_, Listener>> for Caller {
     fn connect_info(incoming: IncomingStream<'_, Listener>) -> Self {
         let remote = *incoming.remote_addr();
-        Self(incoming.io().stream.local_addr().ok().map(|local| Ends { local, remote }))
+        Self(
+            incoming
+                .io()
+                .stream
+                .local_addr()
+                .ok()
+                .map(|local| Ends { local, remote }),
+        )
     }
 }
 
@@ -99,13 +118,21 @@ pub struct Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

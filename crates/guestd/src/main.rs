@@ -1,5 +1,5 @@
-//! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`. Started by the kernel for a module
-//! that it misses, it loads that and ends.
+//! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`. Started by
+//! the kernel for a module that it misses, it loads that and ends.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -50,17 +50,27 @@ fn run(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error>> {
     if guest {
         boot::boot()?;
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
     // At least two workers: one that a slow disk holds up must not silence the agent.
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(args, guest))
 }
 
 async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error>> {
     let cgroup = args.cgroups().and_then(|root| {
         let made = Cgroup::create(&root);
-        made.inspect_err(|e| tracing::warn!("user processes have no limits, {}: {e}", root.display())).ok()
+        made.inspect_err(|e| {
+            tracing::warn!("user processes have no limits, {}: {e}", root.display())
+        })
+        .ok()
     });
     let agent = Agent {
         settings: Arc::new(Settings::new(!args.no_auth)),
@@ -71,7 +81,11 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
         ipv6: Arc::default(),
         guest,
     };
-    let ip = if args.not_guest { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let ip = if args.not_guest {
+        Ipv4Addr::LOCALHOST
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
     let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), args.port)).await?;
     announce(listener.local_addr()?);
     let service = guestd::router(&agent).into_make_service_with_connect_info::<Caller>();
@@ -88,7 +102,8 @@ fn announce(address: SocketAddr) {
     let _ = writeln!(std::io::stdout(), "envd: serving on {address}");
 }
 
-/// The signals by which `poweroff`, `halt` and their like ask the first process; elsewhere those of a terminal.
+/// The signals by which `poweroff`, `halt` and their like ask the first process; elsewhere those of
+/// a terminal.
 async fn asked_to_end(guest: bool) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

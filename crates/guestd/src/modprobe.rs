@@ -1,9 +1,10 @@
-//! Loads kernel modules when the kernel asks for one: this program is its `modprobe` (`/proc/sys/kernel/modprobe`), so
-//! that an image needs none.
+//! Loads kernel modules when the kernel asks for one: this program is its `modprobe`
+//! (`/proc/sys/kernel/modprobe`), so that an image needs none.
 //!
-//! The kernel starts `PROGRAM -q -- NAME` as root, outside of every container, and waits. NAME is a module or one of the
-//! names that `modules.alias` gives it (`fs-overlay`, `char-major-10-229`, `net-pf-16-proto-12`). What depmod(8) wrote
-//! says which files are loaded first. Lines `blacklist` and `options` of modprobe.d(5) of the image hold.
+//! The kernel starts `PROGRAM -q -- NAME` as root, outside of every container, and waits. NAME is a
+//! module or one of the names that `modules.alias` gives it (`fs-overlay`, `char-major-10-229`,
+//! `net-pf-16-proto-12`). What depmod(8) wrote says which files are loaded first. Lines `blacklist`
+//! and `options` of modprobe.d(5) of the image hold.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsString};
@@ -20,7 +21,8 @@ use crate::user::read_bounded;
 /// This program, whose file is gone after the boot, as long as it runs.
 pub const PROGRAM: &str = "/proc/1/exe";
 
-/// Most bytes of an index that are read: `modules.alias` of a kernel with all its drivers has some two million.
+/// Most bytes of an index that are read: `modules.alias` of a kernel with all its drivers has some
+/// two million.
 const INDEX_LIMIT: u64 = 16 << 20;
 
 /// Folders of modprobe.d(5).
@@ -51,12 +53,15 @@ pub fn run(name: &str) -> ExitCode {
 
 /// Release of the running kernel.
 pub fn release() -> String {
-    nix::sys::utsname::uname().map(|found| found.release().to_string_lossy().into_owned()).unwrap_or_default()
+    nix::sys::utsname::uname()
+        .map(|found| found.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// Where modules of the running kernel may be, the first with an index is taken.
 pub fn folders() -> [PathBuf; 3] {
-    ["/lib/modules", "/run/wrenn/modules", "/usr/lib/modules"].map(|above| Path::new(above).join(release()))
+    ["/lib/modules", "/run/wrenn/modules", "/usr/lib/modules"]
+        .map(|above| Path::new(above).join(release()))
 }
 
 /// Loads a module, by name or alias, and before it all that it needs.
@@ -64,7 +69,9 @@ pub fn folders() -> [PathBuf; 3] {
 /// # Errors
 /// Not found where no index knows it; what the kernel said.
 pub fn load(name: &str) -> io::Result<()> {
-    let folder = folders().into_iter().find(|folder| folder.join("modules.dep").exists());
+    let folder = folders()
+        .into_iter()
+        .find(|folder| folder.join("modules.dep").exists());
     let folder = folder.ok_or(io::ErrorKind::NotFound)?;
     let index = Index::read(&folder);
     let settings = Settings::read();
@@ -73,9 +80,15 @@ pub fn load(name: &str) -> io::Result<()> {
         return Err(io::ErrorKind::NotFound.into());
     }
     // An alias can stand for several, of which one that works is enough.
-    let results: Vec<_> = modules.iter().map(|module| index.load_with_needs(&folder, module, &settings)).collect();
+    let results: Vec<_> = modules
+        .iter()
+        .map(|module| index.load_with_needs(&folder, module, &settings))
+        .collect();
     let failed = results.iter().all(Result::is_err);
-    results.into_iter().find(|result| failed || result.is_ok()).unwrap_or(Ok(()))
+    results
+        .into_iter()
+        .find(|result| failed || result.is_ok())
+        .unwrap_or(Ok(()))
 }
 
 /// What depmod(8) wrote.
@@ -99,7 +112,11 @@ impl Settings {
         let mut settings = Self::default();
         for folder in SETTINGS {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                if entry.path().extension().is_some_and(|extension| extension == "conf") {
+                if entry
+                    .path()
+                    .extension()
+                    .is_some_and(|extension| extension == "conf")
+                {
                     settings.add(&read_bounded(&entry.path(), INDEX_LIMIT));
                 }
             }
@@ -113,7 +130,8 @@ impl Settings {
             match (words.next(), words.next()) {
                 (Some("blacklist"), Some(module)) => drop(self.blacklist.insert(canonical(module))),
                 (Some("options"), Some(module)) => {
-                    self.options.push((canonical(module), words.collect::<Vec<_>>().join(" ")));
+                    self.options
+                        .push((canonical(module), words.collect::<Vec<_>>().join(" ")));
                 }
                 _ => {}
             }
@@ -121,7 +139,11 @@ impl Settings {
     }
 
     fn options_of(&self, module: &str) -> CString {
-        let own = self.options.iter().filter(|(name, _)| name == module).map(|(_, options)| options.as_str());
+        let own = self
+            .options
+            .iter()
+            .filter(|(name, _)| name == module)
+            .map(|(_, options)| options.as_str());
         CString::new(own.collect::<Vec<_>>().join(" ")).unwrap_or_default()
     }
 }
@@ -154,7 +176,10 @@ impl Index {
 
     /// Path of a module and those of what it needs, as the index has them: the nearest need first.
     fn file_of(&self, module: &str) -> Option<(&str, &str)> {
-        self.dependencies.lines().filter_map(|line| line.split_once(':')).find(|(path, _)| name_of(path) == module)
+        self.dependencies
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(path, _)| name_of(path) == module)
     }
 
     fn is_builtin(&self, module: &str) -> bool {
@@ -176,12 +201,15 @@ impl Index {
     }
 
     fn is_need(&self, module: &str, path: &str) -> bool {
-        self.file_of(module).is_some_and(|(_, needs)| needs.split_whitespace().any(|need| need == path))
+        self.file_of(module)
+            .is_some_and(|(_, needs)| needs.split_whitespace().any(|need| need == path))
     }
 
     /// Paths in the order in which they are loaded.
     fn visit<'a>(&'a self, module: &str, order: &mut Vec<&'a str>, depth: usize) {
-        let Some((path, needs)) = self.file_of(module) else { return };
+        let Some((path, needs)) = self.file_of(module) else {
+            return;
+        };
         if order.contains(&path) || depth > MAX_DEPTH {
             return;
         }
@@ -205,7 +233,9 @@ impl Index {
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for line in self.soft.lines() {
             let mut words = line.split_whitespace();
-            if words.next() != Some("softdep") || words.next().map(canonical).as_deref() != Some(module) {
+            if words.next() != Some("softdep")
+                || words.next().map(canonical).as_deref() != Some(module)
+            {
                 continue;
             }
             let mut target = &mut before;
@@ -223,7 +253,11 @@ impl Index {
 
 fn insert(path: &Path, options: &CString) -> io::Result<()> {
     let is_plain = path.extension().is_some_and(|extension| extension == "ko");
-    let flags = if is_plain { ModuleInitFlags::empty() } else { ModuleInitFlags::from_bits_retain(COMPRESSED) };
+    let flags = if is_plain {
+        ModuleInitFlags::empty()
+    } else {
+        ModuleInitFlags::from_bits_retain(COMPRESSED)
+    };
     match finit_module(&File::open(path)?, options, flags) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(e) => Err(e.into()),
@@ -252,12 +286,19 @@ fn canonical(name: &str) -> String {
 
 /// Patterns of aliases: `*`, `?`, and sets such as `[0-9A]`.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let Some((first, rest)) = pattern.split_first() else { return text.is_empty() };
+    let Some((first, rest)) = pattern.split_first() else {
+        return text.is_empty();
+    };
     match first {
         b'*' => (0..=text.len()).any(|skipped| matches(rest, &text[skipped..])),
         b'?' => !text.is_empty() && matches(rest, &text[1..]),
-        b'[' => match (rest.iter().position(|byte| *byte == b']'), text.split_first()) {
-            (Some(end), Some((letter, text))) => in_set(&rest[..end], *letter) && matches(&rest[end + 1..], text),
+        b'[' => match (
+            rest.iter().position(|byte| *byte == b']'),
+            text.split_first(),
+        ) {
+            (Some(end), Some((letter, text))) => {
+                in_set(&rest[..end], *letter) && matches(&rest[end + 1..], text)
+            }
             _ => false,
         },
         literal => text.first() == Some(literal) && matches(rest, &text[1..]),
@@ -297,7 +338,16 @@ mod tests {
         let mut order = Vec::new();
         index.visit("wireguard", &mut order, 0);
         let names: Vec<_> = order.iter().map(|path| name_of(path)).collect();
-        assert_eq!(names, ["soft", "chacha_x86", "ip6_udp_tunnel", "udp_tunnel", "wireguard"]);
+        assert_eq!(
+            names,
+            [
+                "soft",
+                "chacha_x86",
+                "ip6_udp_tunnel",
+                "udp_tunnel",
+                "wireguard"
+            ]
+        );
         assert!(index.is_need("wireguard", order[1]) && !index.is_need("wireguard", order[0]));
     }
 
@@ -308,17 +358,28 @@ mod tests {
         assert_eq!(resolve("fs-overlay", &settings), ["overlay"]);
         assert_eq!(resolve("chacha-x86", &settings), ["chacha_x86"]);
         assert_eq!(resolve("ext4", &settings), ["ext4"]);
-        assert_eq!(resolve("crypto-chacha20", &settings), ["chacha_x86", "soft"]);
+        assert_eq!(
+            resolve("crypto-chacha20", &settings),
+            ["chacha_x86", "soft"]
+        );
         assert!(resolve("no-such", &settings).is_empty());
-        settings.add("# x\nblacklist soft\noptions overlay metacopy=on\noptions overlay index=off\n");
+        settings
+            .add("# x\nblacklist soft\noptions overlay metacopy=on\noptions overlay index=off\n");
         assert_eq!(resolve("crypto-chacha20", &settings), ["chacha_x86"]);
-        assert_eq!(settings.options_of("overlay").to_str(), Ok("metacopy=on index=off"));
+        assert_eq!(
+            settings.options_of("overlay").to_str(),
+            Ok("metacopy=on index=off")
+        );
     }
 
     #[test]
     fn patterns_match_as_fnmatch_has_them() {
         let hit = |pattern: &str, text: &str| matches(pattern.as_bytes(), text.as_bytes());
-        assert!(hit("pci:v*d0000[0-9A-C]sv?", "pci:v1d0000Bsv1") && hit("*", "") && hit("a*b*", "axxbyy"));
+        assert!(
+            hit("pci:v*d0000[0-9A-C]sv?", "pci:v1d0000Bsv1")
+                && hit("*", "")
+                && hit("a*b*", "axxbyy")
+        );
         assert!(!hit("a[0-9]", "ax") && !hit("a?", "a") && !hit("a", "ab") && !hit("[", "["));
         assert_eq!(canonical("a-b[a-c]-d"), "a_b[a-c]_d");
     }
@@ -326,9 +387,16 @@ mod tests {
     #[test]
     fn only_words_of_kernel_ask() {
         let asked = |args: &[&str]| asked_for(args.iter().map(OsString::from));
-        assert_eq!(asked(&["/proc/1/exe", "-q", "--", "fs-overlay"]).as_deref(), Some("fs-overlay"));
-        for args in [&["envd"][..], &["envd", "-q", "--"], &["envd", "--", "-q", "x"], &["envd", "-q", "--", "a", "b"]]
-        {
+        assert_eq!(
+            asked(&["/proc/1/exe", "-q", "--", "fs-overlay"]).as_deref(),
+            Some("fs-overlay")
+        );
+        for args in [
+            &["envd"][..],
+            &["envd", "-q", "--"],
+            &["envd", "--", "-q", "x"],
+            &["envd", "-q", "--", "a", "b"],
+        ] {
             assert_eq!(asked(args), None);
         }
     }

@@ -1,9 +1,10 @@
-//! The one owner of `waitpid`: hands exit statuses to whoever started the process, and as PID 1 buries every
-//! orphan of the guest.
+//! The one owner of `waitpid`: hands exit statuses to whoever started the process, and as PID 1
+//! buries every orphan of the guest.
 //!
-//! A lock is held from before a fork until the child is registered, and while statuses are collected. So no
-//! status can be taken before its owner is known, and none that the standard library waits for after a failed
-//! exec; and a group is only signalled by the number of a leader that has not been buried yet.
+//! A lock is held from before a fork until the child is registered, and while statuses are
+//! collected. So no status can be taken before its owner is known, and none that the standard
+//! library waits for after a failed exec; and a group is only signalled by the number of a leader
+//! that has not been buried yet.
 
 use std::collections::HashMap;
 use std::io;
@@ -40,7 +41,10 @@ impl Reaper {
     /// # Errors
     /// Where SIGCHLD cannot be listened to.
     pub fn start() -> io::Result<Arc<Self>> {
-        let reaper = Arc::new(Self { waiting: Mutex::default(), orphans: getpid().as_raw() == 1 });
+        let reaper = Arc::new(Self {
+            waiting: Mutex::default(),
+            orphans: getpid().as_raw() == 1,
+        });
         let mut children = signal(SignalKind::child())?;
         let task = reaper.clone();
         tokio::spawn(async move {
@@ -51,7 +55,8 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Runs `fork`, which answers with the process it made, and registers that process before anything can collect it.
+    /// Runs `fork`, which answers with the process it made, and registers that process before
+    /// anything can collect it.
     ///
     /// # Errors
     /// Those of `fork`.
@@ -66,7 +71,8 @@ impl Reaper {
         Ok((pid, made, told))
     }
 
-    /// Signals the process group that `leader` leads. `false` where the leader is buried: its number may be another's.
+    /// Signals the process group that `leader` leads. `false` where the leader is buried: its
+    /// number may be another's.
     ///
     /// # Errors
     /// Those of `kill(2)` other than ESRCH.
@@ -113,7 +119,8 @@ fn deliver(waiting: &mut HashMap<i32, oneshot::Sender<Exit>>, pid: i32, exit: Ex
 /// One finished child of `pid` (-1: of any), if there is one now.
 fn wait_for(pid: i32) -> Option<(i32, Exit)> {
     let (pid, status) = syscall::wait(pid)?;
-    // Not through nix, which turns a death by a real-time signal into an error and so loses whose it was.
+    // Not through nix, which turns a death by a real-time signal into an error and so loses whose
+    // it was.
     let exit = if libc::WIFEXITED(status) {
         Exit::Code(libc::WEXITSTATUS(status))
     } else {

@@ -1,7 +1,8 @@
-//! What the host told this guest through `POST /init`: token, environment, default user and directory.
+//! What the host told this guest through `POST /init`: token, environment, default user and
+//! directory.
 //!
-//! In memory only, and so part of every snapshot of the guest; the host replaces it after each restore.
-//! [`Settings`] has one owner, the `/init` handler; everybody else reads.
+//! In memory only, and so part of every snapshot of the guest; the host replaces it after each
+//! restore. [`Settings`] has one owner, the `/init` handler; everybody else reads.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -66,7 +67,10 @@ pub enum TokenCheck {
 impl Settings {
     /// With `auth` false (flag `--no-auth`) every call is allowed.
     pub fn new(auth: bool) -> Self {
-        Self { values: RwLock::default(), auth }
+        Self {
+            values: RwLock::default(),
+            auth,
+        }
     }
 
     /// Whether tokens are asked for at all.
@@ -74,21 +78,35 @@ impl Settings {
         self.auth
     }
 
-    /// Takes over what `/init` carries, if it may: the first time, or with the token in force, either `presented`
-    /// in the header or as the token that is to be set (a repeated call). Absent fields stay.
+    /// Takes over what `/init` carries, if it may: the first time, or with the token in force,
+    /// either `presented` in the header or as the token that is to be set (a repeated call). Absent
+    /// fields stay.
     ///
     /// # Errors
     /// 401 where the token is wrong, 400 where a first call brings none; nothing is changed then.
-    pub fn authorise_and_apply(&self, request: &InitRequest, presented: Option<&[u8]>) -> Result<(), HttpError> {
+    pub fn authorise_and_apply(
+        &self,
+        request: &InitRequest,
+        presented: Option<&[u8]>,
+    ) -> Result<(), HttpError> {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         if self.auth {
             let new = request.access_token.as_deref().map(str::as_bytes);
-            let known = |token: &String| [presented, new].into_iter().flatten().any(|t| same(token, t));
+            let known = |token: &String| {
+                [presented, new]
+                    .into_iter()
+                    .flatten()
+                    .any(|t| same(token, t))
+            };
             match &values.token {
                 None if new.is_none() => {
-                    return Err(HttpError::bad_request("field accessToken is missing: the first /init sets it"));
+                    return Err(HttpError::bad_request(
+                        "field accessToken is missing: the first /init sets it",
+                    ));
                 }
-                Some(token) if !known(token) => return Err(HttpError::unauthorized("the access token is wrong")),
+                Some(token) if !known(token) => {
+                    return Err(HttpError::unauthorized("the access token is wrong"));
+                }
                 _ => {}
             }
         }
@@ -130,10 +148,15 @@ impl Settings {
         envs
     }
 
-    /// Name of the user where a request names none: the host's choice, else `user` where it exists, else `root`.
+    /// Name of the user where a request names none: the host's choice, else `user` where it exists,
+    /// else `root`.
     pub fn default_user(&self) -> String {
         self.read(|v| v.default_user.clone()).unwrap_or_else(|| {
-            let fallback = if user::lookup("user").is_ok() { "user" } else { "root" };
+            let fallback = if user::lookup("user").is_ok() {
+                "user"
+            } else {
+                "root"
+            };
             fallback.to_owned()
         })
     }
@@ -154,8 +177,8 @@ impl Settings {
         }
     }
 
-    /// Makes a path of a request absolute: `~` is the user's home; a relative or empty path starts in the default
-    /// directory, else in the home. Symbolic links and `..` stay as they are.
+    /// Makes a path of a request absolute: `~` is the user's home; a relative or empty path starts
+    /// in the default directory, else in the home. Symbolic links and `..` stay as they are.
     pub fn resolve(&self, path: &str, user: &User) -> PathBuf {
         if path == "~" {
             return user.home.clone();
@@ -169,7 +192,11 @@ impl Settings {
             // A default directory that is itself relative can only mean: below the home.
             Some(dir) => user.home.join(dir.strip_prefix("~/").unwrap_or(dir)),
         };
-        if path.is_empty() { base } else { base.join(bytes(path)) }
+        if path.is_empty() {
+            base
+        } else {
+            base.join(bytes(path))
+        }
     }
 
     fn read<T>(&self, get: impl FnOnce(&Values) -> T) -> T {
@@ -180,7 +207,9 @@ impl Settings {
 /// Never shows the token.
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings").field("auth", &self.auth).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("auth", &self.auth)
+            .finish_non_exhaustive()
     }
 }
 
@@ -189,25 +218,40 @@ mod tests {
     use super::*;
 
     fn someone() -> User {
-        User { name: "u".into(), uid: 1, gid: 1, groups: vec![1], home: "/home/u".into(), shell: "/bin/sh".into() }
+        User {
+            name: "u".into(),
+            uid: 1,
+            gid: 1,
+            groups: vec![1],
+            home: "/home/u".into(),
+            shell: "/bin/sh".into(),
+        }
     }
 
     fn with_token(token: &str) -> InitRequest {
-        InitRequest { access_token: Some(token.to_owned()), ..Default::default() }
+        InitRequest {
+            access_token: Some(token.to_owned()),
+            ..Default::default()
+        }
     }
 
     #[test]
     fn only_the_token_in_force_changes_anything() {
         let settings = Settings::new(true);
         let apply = |request: &InitRequest, presented: Option<&str>| {
-            settings.authorise_and_apply(request, presented.map(str::as_bytes)).map_err(|e| e.status.as_u16())
+            settings
+                .authorise_and_apply(request, presented.map(str::as_bytes))
+                .map_err(|e| e.status.as_u16())
         };
         assert_eq!(settings.check_token(b""), TokenCheck::NoneSet);
         assert_eq!(apply(&InitRequest::default(), None), Err(400));
         assert_eq!(apply(&with_token("one"), None), Ok(()));
         assert_eq!(apply(&with_token("two"), None), Err(401));
         assert_eq!(apply(&with_token("two"), Some("wrong")), Err(401));
-        let user = InitRequest { default_user: Some("root".to_owned()), ..Default::default() };
+        let user = InitRequest {
+            default_user: Some("root".to_owned()),
+            ..Default::default()
+        };
         assert_eq!(apply(&user, None), Err(401));
         assert_eq!(apply(&user, Some("one")), Ok(()));
         assert_eq!(settings.check_token(b"one"), TokenCheck::Right);
@@ -227,8 +271,13 @@ mod tests {
         assert_eq!(resolve("~"), "/home/u");
         assert_eq!(resolve("/etc"), "/etc");
         assert_eq!(resolve(""), "/home/u");
-        let workdir = InitRequest { default_workdir: Some("/srv".into()), ..with_token("t") };
-        settings.authorise_and_apply(&workdir, None).expect("the first one may");
+        let workdir = InitRequest {
+            default_workdir: Some("/srv".into()),
+            ..with_token("t")
+        };
+        settings
+            .authorise_and_apply(&workdir, None)
+            .expect("the first one may");
         assert_eq!(resolve("a"), "/srv/a");
         assert_eq!(resolve(""), "/srv");
         assert_eq!(resolve("~/a"), "/home/u/a");

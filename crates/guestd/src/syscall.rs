@@ -1,4 +1,5 @@
-//! The system calls that no safe wrapper covers: waiting, terminals, file systems, the entropy pool, network interfaces.
+//! The system calls that no safe wrapper covers: waiting, terminals, file systems, the entropy
+//! pool, network interfaces.
 //!
 //! One of the two files of this crate with `unsafe` (the other is `process/spawn.rs`).
 #![allow(unsafe_code)]
@@ -11,7 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::libc;
 use tokio::io::unix::AsyncFd;
 
-/// Collects one finished child: its pid and raw wait status. `pid` -1 means any. `None` where there is none now.
+/// Collects one finished child: its pid and raw wait status. `pid` -1 means any. `None` where there
+/// is none now.
 pub fn wait(pid: i32) -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: `status` outlives the call, which writes nothing else.
@@ -24,16 +26,23 @@ pub fn wait(pid: i32) -> Option<(i32, i32)> {
 /// # Errors
 /// Those of `epoll_ctl(2)`.
 pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` answers with the same open descriptor for as long as it lives, and the `AsyncFd` owns it.
+    // SAFETY: an `OwnedFd` answers with the same open descriptor for as long as it lives, and the
+    // `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
-/// Sets the window size of a terminal, in characters; the kernel tells its foreground group by SIGWINCH.
+/// Sets the window size of a terminal, in characters; the kernel tells its foreground group by
+/// SIGWINCH.
 ///
 /// # Errors
 /// Those of TIOCSWINSZ.
 pub fn set_window_size(terminal: BorrowedFd<'_>, cols: u16, rows: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: `size` is what TIOCSWINSZ reads, and outlives the call.
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
 }
@@ -51,7 +60,8 @@ pub fn take_terminal() -> io::Result<()> {
 /// `_IOW('f', 16, __u64)` of the kernel's `fs/ext4/ext4.h`.
 const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 
-/// Grows the mounted ext4 file system that `folder` is on to so many blocks. One that has as many is left alone.
+/// Grows the mounted ext4 file system that `folder` is on to so many blocks. One that has as many
+/// is left alone.
 ///
 /// # Errors
 /// Those of EXT4_IOC_RESIZE_FS: the device is shorter, or the file system cannot grow so far.
@@ -60,12 +70,14 @@ pub fn grow_ext4(folder: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     check(unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) })
 }
 
-/// `_IOWR('X', 119, int)`, `_IOWR('X', 120, int)` and `_IOWR('X', 121, struct fstrim_range)` of `linux/fs.h`.
+/// `_IOWR('X', 119, int)`, `_IOWR('X', 120, int)` and `_IOWR('X', 121, struct fstrim_range)` of
+/// `linux/fs.h`.
 const FIFREEZE: libc::Ioctl = 0xC004_5877;
 const FITHAW: libc::Ioctl = 0xC004_5878;
 const FITRIM: libc::Ioctl = 0xC018_5879;
 
-/// Flushes the file system that `folder` is on, and lets nobody write to it until [`thaw`]. Waits for those who do.
+/// Flushes the file system that `folder` is on, and lets nobody write to it until [`thaw`]. Waits
+/// for those who do.
 ///
 /// # Errors
 /// Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
@@ -108,18 +120,24 @@ struct PoolInfo {
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
-/// Mixes bytes into the kernel's pool, credits all their bits, and reseeds the generator at once, so that two
-/// guests restored from one snapshot part ways. The second call is what does it: the first leaves the bytes in the
-/// pool until the generator's next turn, up to a minute later (kernel: `crng_reseed_interval`). What is beyond [`ENTROPY_LIMIT`] is left out.
+/// Mixes bytes into the kernel's pool, credits all their bits, and reseeds the generator at once,
+/// so that two guests restored from one snapshot part ways. The second call is what does it: the
+/// first leaves the bytes in the pool until the generator's next turn, up to a minute later
+/// (kernel: `crng_reseed_interval`). What is beyond [`ENTROPY_LIMIT`] is left out.
 ///
 /// # Errors
 /// Those of RNDADDENTROPY and RNDRESEEDCRNG (CAP_SYS_ADMIN is needed).
 pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let length = bytes.len().min(ENTROPY_LIMIT);
     let count = i32::try_from(length).unwrap_or(0);
-    let mut info = PoolInfo { entropy_bits: count * 8, bytes: count, data: [0; ENTROPY_LIMIT] };
+    let mut info = PoolInfo {
+        entropy_bits: count * 8,
+        bytes: count,
+        data: [0; ENTROPY_LIMIT],
+    };
     info.data[..length].copy_from_slice(&bytes[..length]);
-    // SAFETY: the layout is `struct rand_pool_info`; `bytes` says how much of `data` is read, and it is inside.
+    // SAFETY: the layout is `struct rand_pool_info`; `bytes` says how much of `data` is read, and
+    // it is inside.
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const info) })?;
     // SAFETY: RNDRESEEDCRNG takes no argument.
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) })
@@ -205,7 +223,9 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
     let inet = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: 0,
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes(address.octets()),
+        },
         sin_zero: [0; 8],
     };
     // SAFETY: both structures are 16 bytes of plain data; the first two are the family in each.
@@ -213,5 +233,9 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

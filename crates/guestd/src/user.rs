@@ -1,11 +1,11 @@
 //! Users and groups of the guest, read from `/etc/passwd` and `/etc/group` at every look-up.
 //!
-//! A user is named as container engines have it: `USER` or `USER:GROUP`, each by name or by number. An image may lack both
-//! files: root is known without them, and so is every number, with group 0 and the home `/` where nothing else is said.
-//! With a group there are no supplementary ones.
+//! A user is named as container engines have it: `USER` or `USER:GROUP`, each by name or by number.
+//! An image may lack both files: root is known without them, and so is every number, with group 0
+//! and the home `/` where nothing else is said. With a group there are no supplementary ones.
 //!
-//! Own parser: a static glibc has no NSS. Nothing is cached, so a user that was made a moment ago is found.
-//! The files belong to the guest: broken lines are passed over, size is bounded.
+//! Own parser: a static glibc has no NSS. Nothing is cached, so a user that was made a moment ago
+//! is found. The files belong to the guest: broken lines are passed over, size is bounded.
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 /// Longest user database that is read, bytes; what is beyond is not seen.
 const DATABASE_LIMIT: u64 = 4 << 20;
 
-/// Most supplementary groups given to one process (`NGROUPS_MAX` of Linux is 65536; no image needs more than this).
+/// Most supplementary groups given to one process (`NGROUPS_MAX` of Linux is 65536; no image needs
+/// more than this).
 const GROUPS_LIMIT: usize = 1024;
 
 /// A user, as a process needs it.
@@ -34,7 +35,9 @@ pub struct User {
 
 /// No such user in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} '{name}' does not exist in the sandbox: name one that is in its {file}, or give a number")]
+#[error(
+    "{kind} '{name}' does not exist in the sandbox: name one that is in its {file}, or give a number"
+)]
 pub struct UnknownUser {
     kind: &'static str,
     file: &'static str,
@@ -43,18 +46,28 @@ pub struct UnknownUser {
 
 impl UnknownUser {
     fn user(name: &str) -> Self {
-        Self { kind: "user", file: "/etc/passwd", name: name.chars().take(64).collect() }
+        Self {
+            kind: "user",
+            file: "/etc/passwd",
+            name: name.chars().take(64).collect(),
+        }
     }
 
     fn group(name: &str) -> Self {
-        Self { kind: "group", file: "/etc/group", name: name.chars().take(64).collect() }
+        Self {
+            kind: "group",
+            file: "/etc/group",
+            name: name.chars().take(64).collect(),
+        }
     }
 }
 
-/// Finds a user by `USER` or `USER:GROUP`; see the module. A name comes before a number of the same digits.
+/// Finds a user by `USER` or `USER:GROUP`; see the module. A name comes before a number of the same
+/// digits.
 ///
 /// # Errors
-/// [`UnknownUser`] where a name is not in `/etc/passwd` or `/etc/group`, or a number is none that Linux has.
+/// [`UnknownUser`] where a name is not in `/etc/passwd` or `/etc/group`, or a number is none that
+/// Linux has.
 pub fn lookup(name: &str) -> Result<User, UnknownUser> {
     Database::read(Path::new("/etc")).lookup(name)
 }
@@ -93,7 +106,9 @@ impl Database {
         let (name, group) = name.split_once(':').unwrap_or((name, ""));
         let mut user = self.user_of(name).ok_or_else(|| UnknownUser::user(name))?;
         if !group.is_empty() {
-            user.gid = self.group_id(group).ok_or_else(|| UnknownUser::group(group))?;
+            user.gid = self
+                .group_id(group)
+                .ok_or_else(|| UnknownUser::group(group))?;
             user.groups = vec![user.gid];
         }
         Ok(user)
@@ -101,38 +116,65 @@ impl Database {
 
     fn user_of(&self, name: &str) -> Option<User> {
         let number = number(name);
-        let entry = self.entries().find(|e| e.name == name).or_else(|| self.entries().find(|e| Some(e.uid) == number));
+        let entry = self
+            .entries()
+            .find(|e| e.name == name)
+            .or_else(|| self.entries().find(|e| Some(e.uid) == number));
         if let Some(entry) = entry {
             return Some(self.user(&entry));
         }
-        let (name, uid) = if name == ROOT || number == Some(0) { (ROOT, 0) } else { (name, number?) };
-        Some(User { name: name.to_owned(), uid, gid: 0, groups: vec![0], home: "/".into(), shell: "/bin/sh".into() })
+        let (name, uid) = if name == ROOT || number == Some(0) {
+            (ROOT, 0)
+        } else {
+            (name, number?)
+        };
+        Some(User {
+            name: name.to_owned(),
+            uid,
+            gid: 0,
+            groups: vec![0],
+            home: "/".into(),
+            shell: "/bin/sh".into(),
+        })
     }
 
     /// Id of a group by name or number; `None` where there is none of that name.
     pub fn group_id(&self, name: &str) -> Option<u32> {
-        let known = self.groups().find(|group| group.0 == name).map(|group| group.1);
-        known.or_else(|| number(name)).or_else(|| (name == ROOT).then_some(0))
+        let known = self
+            .groups()
+            .find(|group| group.0 == name)
+            .map(|group| group.1);
+        known
+            .or_else(|| number(name))
+            .or_else(|| (name == ROOT).then_some(0))
     }
 
     /// See [`user_name`].
     pub fn user_name(&self, uid: u32) -> String {
-        self.entries().find(|e| e.uid == uid).map_or_else(|| uid.to_string(), |e| e.name.to_owned())
+        self.entries()
+            .find(|e| e.uid == uid)
+            .map_or_else(|| uid.to_string(), |e| e.name.to_owned())
     }
 
     /// See [`group_name`].
     pub fn group_name(&self, gid: u32) -> String {
-        self.groups().find(|g| g.1 == gid).map_or_else(|| gid.to_string(), |g| g.0.to_owned())
+        self.groups()
+            .find(|g| g.1 == gid)
+            .map_or_else(|| gid.to_string(), |g| g.0.to_owned())
     }
 
     fn user(&self, entry: &Entry<'_>) -> User {
         let mut groups = vec![entry.gid];
         for (_, gid, members) in self.groups() {
-            if members.split(',').any(|m| m == entry.name) && !groups.contains(&gid) && groups.len() < GROUPS_LIMIT {
+            if members.split(',').any(|m| m == entry.name)
+                && !groups.contains(&gid)
+                && groups.len() < GROUPS_LIMIT
+            {
                 groups.push(gid);
             }
         }
-        let or = |text: &str, default: &str| PathBuf::from(if text.is_empty() { default } else { text });
+        let or =
+            |text: &str, default: &str| PathBuf::from(if text.is_empty() { default } else { text });
         User {
             name: entry.name.to_owned(),
             uid: entry.uid,
@@ -150,7 +192,13 @@ impl Database {
             let uid = fields.nth(1)?.parse().ok()?;
             let gid = fields.next()?.parse().ok()?;
             let home = fields.nth(1).unwrap_or("");
-            Some(Entry { name, uid, gid, home, shell: fields.next().unwrap_or("") })
+            Some(Entry {
+                name,
+                uid,
+                gid,
+                home,
+                shell: fields.next().unwrap_or(""),
+            })
         })
     }
 
@@ -181,11 +229,15 @@ struct Entry<'a> {
     shell: &'a str,
 }
 
-/// Reads a text file of the guest, at most `limit` bytes of it. One that is missing or cannot be read counts as empty.
+/// Reads a text file of the guest, at most `limit` bytes of it. One that is missing or cannot be
+/// read counts as empty.
 pub fn read_bounded(path: &Path, limit: u64) -> String {
     let mut bytes = Vec::new();
     // A pipe in its place must not hold the thread.
-    let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path);
     if let Ok(file) = opened
         && file.take(limit).read_to_end(&mut bytes).is_err()
     {
@@ -209,8 +261,14 @@ mod tests {
     #[test]
     fn finds_by_name_with_every_group() {
         let user = database().lookup("user").expect("user is there");
-        assert_eq!((user.uid, user.gid, user.groups), (1000, 1000, vec![1000, 27, 999]));
-        assert_eq!((user.home, user.shell), ("/home/user".into(), "/bin/sh".into()));
+        assert_eq!(
+            (user.uid, user.gid, user.groups),
+            (1000, 1000, vec![1000, 27, 999])
+        );
+        assert_eq!(
+            (user.home, user.shell),
+            ("/home/user".into(), "/bin/sh".into())
+        );
     }
 
     #[test]
@@ -224,26 +282,50 @@ mod tests {
         let none = Database::default();
         for name in ["root", "0", "00"] {
             let root = none.lookup(name).expect("root is always there");
-            assert_eq!((root.name.as_str(), root.uid, root.gid, root.groups), ("root", 0, 0, vec![0]));
+            assert_eq!(
+                (root.name.as_str(), root.uid, root.gid, root.groups),
+                ("root", 0, 0, vec![0])
+            );
             assert_eq!((root.home, root.shell), ("/".into(), "/bin/sh".into()));
         }
         let user = none.lookup("4294967294").expect("a number");
-        assert_eq!((user.uid, user.gid, user.groups, user.home), (4_294_967_294, 0, vec![0], "/".into()));
-        for bad in ["user", "4294967295", "4294967296", "+5", "-1", " 5", ":5", ":"] {
+        assert_eq!(
+            (user.uid, user.gid, user.groups, user.home),
+            (4_294_967_294, 0, vec![0], "/".into())
+        );
+        for bad in [
+            "user",
+            "4294967295",
+            "4294967296",
+            "+5",
+            "-1",
+            " 5",
+            ":5",
+            ":",
+        ] {
             assert!(none.lookup(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn group_is_by_name_or_number_and_alone() {
-        let ids = |name: &str| database().lookup(name).map(|user| (user.uid, user.gid, user.groups));
+        let ids = |name: &str| {
+            database()
+                .lookup(name)
+                .map(|user| (user.uid, user.gid, user.groups))
+        };
         assert_eq!(ids("user:sudo"), Ok((1000, 27, vec![27])));
         assert_eq!(ids("1000:70000"), Ok((1000, 70_000, vec![70_000])));
         assert_eq!(ids("12345:12345"), Ok((12_345, 12_345, vec![12_345])));
         assert_eq!(ids("user:"), Ok((1000, 1000, vec![1000, 27, 999])));
         assert_eq!(ids("user:root"), Ok((1000, 0, vec![0])));
-        let error = ids("user:no-such-group").expect_err("is unknown").to_string();
-        assert!(error.contains("group 'no-such-group'") && error.contains("/etc/group"), "{error}");
+        let error = ids("user:no-such-group")
+            .expect_err("is unknown")
+            .to_string();
+        assert!(
+            error.contains("group 'no-such-group'") && error.contains("/etc/group"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Lets answers to uploads arrive that come before the upload is complete, at each server on its way. If a server answered
-//! and closed the connection with data unread, the kernel would reset it, and the client might never see the answer. So
-//! what a handler leaves unread is read and thrown away for a while.
+//! Lets answers to uploads arrive that come before the upload is complete, at each server on its
+//! way. If a server answered and closed the connection with data unread, the kernel would reset it,
+//! and the client might never see the answer. So what a handler leaves unread is read and thrown
+//! away for a while.
 //!
-//! A client that asked whether to send its body (`Expect: 100-continue`) is told to only when a handler begins to read.
+//! A client that asked whether to send its body (`Expect: 100-continue`) is told to only when a
+//! handler begins to read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -27,7 +29,10 @@ type Piece = Result<Frame<Bytes>, axum::Error>;
 
 /// A layer for [`axum::middleware::from_fn`].
 pub async fn linger(request: Request, next: Next) -> Response {
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let is_small = match length {
         Some(length) => length <= SMALL,
         None => request.body().is_end_stream(),
@@ -48,7 +53,11 @@ pub async fn linger(request: Request, next: Next) -> Response {
             Err(_) => discard(body).await,
         }
     });
-    let body = CarriedBody { start: Some(start), pieces: ReceiverStream::new(receiver), size };
+    let body = CarriedBody {
+        start: Some(start),
+        pieces: ReceiverStream::new(receiver),
+        size,
+    };
     next.run(Request::from_parts(parts, Body::new(body))).await
 }
 
@@ -71,7 +80,10 @@ async fn carry(mut body: Body, sender: mpsc::Sender<Piece>) {
 }
 
 async fn discard(mut body: Body) {
-    let _ = tokio::time::timeout(LINGER, async { while let Some(Ok(_)) = next_piece(&mut body).await {} }).await;
+    let _ = tokio::time::timeout(LINGER, async {
+        while let Some(Ok(_)) = next_piece(&mut body).await {}
+    })
+    .await;
 }
 
 async fn next_piece(body: &mut Body) -> Option<Piece> {

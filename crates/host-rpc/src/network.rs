@@ -22,9 +22,18 @@ pub fn to_message(rules: &NetworkSpec) -> NetworkRules {
 /// # Errors
 /// Names the entry that is wrong.
 pub fn of_message(message: Option<&NetworkRules>) -> Result<NetworkSpec, InvalidValue> {
-    let Some(message) = message else { return Ok(NetworkSpec::default()) };
-    let rules = NetworkSpec::parse(&message.allow_out, &message.deny_out, !message.deny_internet)?;
-    let rules = rules.at(Bandwidth { egress_mbps: message.egress_mbps, ingress_mbps: message.ingress_mbps });
+    let Some(message) = message else {
+        return Ok(NetworkSpec::default());
+    };
+    let rules = NetworkSpec::parse(
+        &message.allow_out,
+        &message.deny_out,
+        !message.deny_internet,
+    )?;
+    let rules = rules.at(Bandwidth {
+        egress_mbps: message.egress_mbps,
+        ingress_mbps: message.ingress_mbps,
+    });
     rules.check().map(|()| rules)
 }
 
@@ -34,12 +43,21 @@ mod tests {
 
     #[test]
     fn rules_come_back_as_they_were() {
-        let rules =
-            NetworkSpec::parse(&["*.a.com".to_owned()], &["9.0.0.0/8".to_owned(), "2606::/16".to_owned()], false)
-                .unwrap();
-        let rules = rules.at(Bandwidth { egress_mbps: 3, ingress_mbps: 4 });
+        let rules = NetworkSpec::parse(
+            &["*.a.com".to_owned()],
+            &["9.0.0.0/8".to_owned(), "2606::/16".to_owned()],
+            false,
+        )
+        .unwrap();
+        let rules = rules.at(Bandwidth {
+            egress_mbps: 3,
+            ingress_mbps: 4,
+        });
         assert_eq!(of_message(Some(&to_message(&rules))).unwrap(), rules);
         assert_eq!(of_message(None).unwrap(), NetworkSpec::default());
-        assert_eq!(of_message(Some(&NetworkRules::default())).unwrap(), NetworkSpec::default());
+        assert_eq!(
+            of_message(Some(&NetworkRules::default())).unwrap(),
+            NetworkSpec::default()
+        );
     }
 }

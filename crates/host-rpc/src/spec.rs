@@ -35,13 +35,16 @@ pub fn of_message(message: &SandboxSpec) -> Result<model::SandboxSpec, InvalidVa
         timeout_sec: message.timeout_sec,
         on_timeout: match message.on_timeout.as_known() {
             Some(crate::OnTimeout::ON_TIMEOUT_KILL) => OnTimeout::Kill,
-            Some(crate::OnTimeout::ON_TIMEOUT_PAUSE | crate::OnTimeout::ON_TIMEOUT_UNSPECIFIED) | None => {
-                OnTimeout::Pause
-            }
+            Some(crate::OnTimeout::ON_TIMEOUT_PAUSE | crate::OnTimeout::ON_TIMEOUT_UNSPECIFIED)
+            | None => OnTimeout::Pause,
         },
         auto_resume: message.auto_resume,
         disk_mb: message.disk_mb,
-        envs: message.envs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        envs: message
+            .envs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
         public_ports: false,
         network: network::of_message(message.network.as_option())?,
     };

@@ -1,5 +1,5 @@
-//! Connections to ports of sandboxes: raw bytes of one TCP connection, on an HTTP/1.1 connection to the host agent that
-//! was upgraded (RFC 9110, 7.8).
+//! Connections to ports of sandboxes: raw bytes of one TCP connection, on an HTTP/1.1 connection to
+//! the host agent that was upgraded (RFC 9110, 7.8).
 //!
 //! ```text
 //! GET /tunnel/sb-…/8080        →
@@ -8,7 +8,8 @@
 //!                              ←  101, and bytes both ways from here on
 //! ```
 //!
-//! The end of either direction is passed on, so half-closed connections work. A refusal has a JSON body with `message`.
+//! The end of either direction is passed on, so half-closed connections work. A refusal has a JSON
+//! body with `message`.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +25,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub const PROTOCOL: &str = "wrenn-tunnel";
 /// The agent's route, as axum writes it.
 pub const ROUTE: &str = "/tunnel/{sandbox_id}/{port}";
-/// Most connections to one sandbox at once, for each process on the way: each holds some descriptors and 128 KiB.
+/// Most connections to one sandbox at once, for each process on the way: each holds some
+/// descriptors and 128 KiB.
 pub const MAX_CONNECTIONS: usize = 2048;
 /// Between two tries whether a peer is still there.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
@@ -42,12 +44,15 @@ pub fn path(id: &SandboxId, port: u16) -> String {
 /// Whether a request or an answer switches to this protocol.
 #[must_use]
 pub fn is_switch(headers: &HeaderMap) -> bool {
-    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()))
+    headers
+        .get(UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()))
 }
 
-/// Carries bytes between a client and a server until both have ended their direction, or one of them is gone. A side that
-/// waits, or that has ended its direction and waits for the answer, may do so for as long as it likes. When the server is
-/// gone, or takes no more bytes, the client still gets what the server has sent.
+/// Carries bytes between a client and a server until both have ended their direction, or one of
+/// them is gone. A side that waits, or that has ended its direction and waits for the answer, may
+/// do so for as long as it likes. When the server is gone, or takes no more bytes, the client still
+/// gets what the server has sent.
 ///
 /// # Errors
 /// What broke.
@@ -59,7 +64,8 @@ where
     carry_until(client, server, None).await
 }
 
-/// Carries bytes as [`carry`] does. Once the server has ended its direction, the client has `goodbye` to end its own.
+/// Carries bytes as [`carry`] does. Once the server has ended its direction, the client has
+/// `goodbye` to end its own.
 ///
 /// # Errors
 /// What broke; `TimedOut`.
@@ -99,8 +105,8 @@ where
             },
         }
     };
-    // The server is gone. If the client's connection were closed with bytes unread, it would be reset, and the client might
-    // never see the last bytes of the answer.
+    // The server is gone. If the client's connection were closed with bytes unread, it would be
+    // reset, and the client might never see the last bytes of the answer.
     let _ = tokio::time::timeout(LINGER, async {
         to_client.shutdown().await?;
         discard(&mut from_client).await
@@ -123,10 +129,14 @@ impl Broken {
     }
 }
 
-/// Carries one direction. While its source is silent, the destination is tried now and then: a peer that has ended its own
-/// direction and is gone looks like one that waits for an answer, until its host is asked (by TCP keep-alive) and resets
-/// the connection; reads do not tell of that any more, writes of no bytes do.
-async fn one_way(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Broken> {
+/// Carries one direction. While its source is silent, the destination is tried now and then: a peer
+/// that has ended its own direction and is gone looks like one that waits for an answer, until its
+/// host is asked (by TCP keep-alive) and resets the connection; reads do not tell of that any more,
+/// writes of no bytes do.
+async fn one_way(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), Broken> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let length = loop {
@@ -138,7 +148,9 @@ async fn one_way(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite 
         if length == 0 {
             return to.shutdown().await.map_err(Broken::Writing);
         }
-        to.write_all(&buffer[..length]).await.map_err(Broken::Writing)?;
+        to.write_all(&buffer[..length])
+            .await
+            .map_err(Broken::Writing)?;
     }
 }
 
@@ -148,7 +160,8 @@ async fn discard(from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     Ok(())
 }
 
-/// How many connections there are to each sandbox, so that one cannot take all descriptors of the process.
+/// How many connections there are to each sandbox, so that one cannot take all descriptors of the
+/// process.
 #[derive(Debug, Clone, Default)]
 pub struct Connections(Arc<Mutex<HashMap<SandboxId, usize>>>);
 
@@ -169,13 +182,20 @@ impl Connections {
             return None;
         }
         *count += 1;
-        Some(Counted { connections: self.clone(), id: id.clone() })
+        Some(Counted {
+            connections: self.clone(),
+            id: id.clone(),
+        })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut all = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .connections
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = all.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
@@ -196,12 +216,18 @@ mod tests {
         let ((mut client, a), (b, mut server)) = (duplex(8), duplex(8));
         let carried = tokio::spawn(carry(a, b));
         let question = async {
-            client.write_all(b"a question that does not fit").await.unwrap();
+            client
+                .write_all(b"a question that does not fit")
+                .await
+                .unwrap();
             client.shutdown().await.unwrap();
         };
         let mut heard = String::new();
         let (_, read) = tokio::join!(question, server.read_to_string(&mut heard));
-        assert_eq!((read.unwrap(), heard.as_str()), (28, "a question that does not fit"));
+        assert_eq!(
+            (read.unwrap(), heard.as_str()),
+            (28, "a question that does not fit")
+        );
         server.write_all(b"answer").await.unwrap();
         drop(server);
         let mut heard = String::new();
@@ -236,7 +262,9 @@ mod tests {
     #[tokio::test]
     async fn early_answer_survives_broken_upload() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let guest = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let guest = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         let (mut client, a) = duplex(64 * 1024);
         let carried = tokio::spawn(carry(a, guest));
@@ -259,8 +287,12 @@ mod tests {
     #[test]
     fn connections_are_counted_while_they_live() {
         let (connections, id) = (Connections::default(), SandboxId::random());
-        let mut all: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connections.begin(&id).unwrap()).collect();
-        assert!(connections.begin(&id).is_none() && connections.begin(&SandboxId::random()).is_some());
+        let mut all: Vec<_> = (0..MAX_CONNECTIONS)
+            .map(|_| connections.begin(&id).unwrap())
+            .collect();
+        assert!(
+            connections.begin(&id).is_none() && connections.begin(&SandboxId::random()).is_some()
+        );
         all.pop();
         assert!(connections.begin(&id).is_some());
         drop(all);

@@ -1,4 +1,5 @@
-//! Settings of the host agent: environment variables, read once. Every mistake is reported, not just the first.
+//! Settings of the host agent: environment variables, read once. Every mistake is reported, not
+//! just the first.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -20,7 +21,8 @@ pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 const DEFAULT_READY: usize = 4;
 const MOST_READY: usize = 256;
 
-/// Each connection to a port of a sandbox is one to the agent: 2048 for each of a few dozen busy sandboxes.
+/// Each connection to a port of a sandbox is one to the agent: 2048 for each of a few dozen busy
+/// sandboxes.
 const DEFAULT_CONNECTIONS: usize = 64 * 1024;
 const MOST_CONNECTIONS: usize = 1024 * 1024;
 
@@ -41,15 +43,18 @@ pub struct Config {
     pub images: PathBuf,
     /// `AGENT_SANDBOXES_PATH`.
     pub sandboxes: PathBuf,
-    /// `AGENT_SNAPSHOTS_PATH`: templates made of sandboxes; best on the file system of the sandboxes.
+    /// `AGENT_SNAPSHOTS_PATH`: templates made of sandboxes; best on the file system of the
+    /// sandboxes.
     pub snapshots: PathBuf,
     /// `AGENT_ENVD_PATH`: the static guest agent.
     pub envd: PathBuf,
-    /// `AGENT_VMM`, `AGENT_ACCEL`, `FIRECRACKER_BIN`, `AGENT_CPU_TEMPLATE` and `AGENT_SYSCALL_FILTER`.
+    /// `AGENT_VMM`, `AGENT_ACCEL`, `FIRECRACKER_BIN`, `AGENT_CPU_TEMPLATE` and
+    /// `AGENT_SYSCALL_FILTER`.
     pub engine: Wanted,
     /// `AGENT_DISK`: what disks of new sandboxes are made of.
     pub disk: disk::Choice,
-    /// `AGENT_WARM`: whether sandboxes go on from a guest that has booted, where there is one like them.
+    /// `AGENT_WARM`: whether sandboxes go on from a guest that has booted, where there is one like
+    /// them.
     pub warm: bool,
     /// `AGENT_NETWORK_POOL`: networks that are kept ready for new sandboxes.
     pub network_pool: usize,
@@ -61,9 +66,11 @@ pub struct Config {
     pub dns: String,
     /// `AGENT_IPV6`: whether sandboxes reach the internet over IPv6, too.
     pub ipv6: WantedIpv6,
-    /// `AGENT_NETWORK_CIDR`: networks of sandboxes; without it such as nothing else on the host uses.
+    /// `AGENT_NETWORK_CIDR`: networks of sandboxes; without it such as nothing else on the host
+    /// uses.
     pub network_plan: Option<Plan>,
-    /// `AGENT_SANDBOX_CONNECTIONS`: of one sandbox at one time; without it a share of what the host can track.
+    /// `AGENT_SANDBOX_CONNECTIONS`: of one sandbox at one time; without it a share of what the host
+    /// can track.
     pub max_connections: Option<u32>,
     /// `AGENT_MAX_SANDBOXES`: running at the same time on this host.
     pub max_sandboxes: usize,
@@ -75,8 +82,8 @@ pub struct Config {
     pub uid_base: u32,
     /// `AGENT_MAX_CONNECTIONS`.
     pub listener: ListenerLimits,
-    /// `AGENT_TOKEN`, or the credential `agent-token` that systemd has loaded (systemd.exec(5), `LoadCredential=`);
-    /// without both the one in the file `agent-token` of the directory.
+    /// `AGENT_TOKEN`, or the credential `agent-token` that systemd has loaded (systemd.exec(5),
+    /// `LoadCredential=`); without both the one in the file `agent-token` of the directory.
     pub token: Option<String>,
 }
 
@@ -108,23 +115,47 @@ impl Config {
 
     fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let dir = absolute(lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from));
-        let path = |name: &str, default: PathBuf| absolute(lookup(name).map_or(default, PathBuf::from));
-        let listen = lookup("AGENT_LISTEN_ADDR").unwrap_or_else(|| format!("127.0.0.1:{}", host_rpc::DEFAULT_PORT));
+        let dir =
+            absolute(lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from));
+        let path =
+            |name: &str, default: PathBuf| absolute(lookup(name).map_or(default, PathBuf::from));
+        let listen = lookup("AGENT_LISTEN_ADDR")
+            .unwrap_or_else(|| format!("127.0.0.1:{}", host_rpc::DEFAULT_PORT));
         let listen = listen_address(&listen).unwrap_or_else(|| {
-            mistakes
-                .push(format!("AGENT_LISTEN_ADDR must be an address and port like 127.0.0.1:50051, not {listen:?}"));
+            mistakes.push(format!(
+                "AGENT_LISTEN_ADDR must be an address and port like 127.0.0.1:50051, not {listen:?}"
+            ));
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
         let dns = name_servers(&lookup, &mut mistakes);
         let right = format!("a number from {LOWEST_UID_BASE} to {HIGHEST_UID_BASE}");
         let range = LOWEST_UID_BASE..=HIGHEST_UID_BASE;
-        let uid_base = bounded(&lookup, "AGENT_UID_BASE", &right, range, DEFAULT_UID_BASE, &mut mistakes);
+        let uid_base = bounded(
+            &lookup,
+            "AGENT_UID_BASE",
+            &right,
+            range,
+            DEFAULT_UID_BASE,
+            &mut mistakes,
+        );
         let right = format!("a number from 0 to {MOST_READY}");
         let range = 0..=MOST_READY;
-        let network_pool = bounded(&lookup, "AGENT_NETWORK_POOL", &right, range, DEFAULT_READY, &mut mistakes);
+        let network_pool = bounded(
+            &lookup,
+            "AGENT_NETWORK_POOL",
+            &right,
+            range,
+            DEFAULT_READY,
+            &mut mistakes,
+        );
         let mut limit = |name: &str| {
-            let limit: u64 = parsed(&lookup, name, "a number from 0, which is no limit", 0, &mut mistakes);
+            let limit: u64 = parsed(
+                &lookup,
+                name,
+                "a number from 0, which is no limit",
+                0,
+                &mut mistakes,
+            );
             (limit > 0).then_some(limit)
         };
         let disk_limits = DiskLimits {
@@ -134,8 +165,12 @@ impl Config {
         let limits = limits(&lookup, &mut mistakes);
         let listener = listener_limits(&lookup, &mut mistakes);
         let token = lookup("AGENT_TOKEN").or_else(|| credential(&lookup, "agent-token"));
-        if token.as_ref().is_some_and(|token| token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
-            mistakes.push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
+        if token.as_ref().is_some_and(|token| {
+            token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic())
+        }) {
+            mistakes.push(
+                "AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned(),
+            );
         }
         let config = Self {
             listen,
@@ -145,15 +180,52 @@ impl Config {
             snapshots: path("AGENT_SNAPSHOTS_PATH", dir.join("snapshots")),
             envd: path("AGENT_ENVD_PATH", beside_program("envd")),
             engine: engine(&lookup, &mut mistakes),
-            disk: parsed(&lookup, "AGENT_DISK", "auto, dm, reflink, qcow2 or copy", disk::Choice::Auto, &mut mistakes),
-            max_sandboxes: parsed(&lookup, "AGENT_MAX_SANDBOXES", "a number from 0", 1000, &mut mistakes),
+            disk: parsed(
+                &lookup,
+                "AGENT_DISK",
+                "auto, dm, reflink, qcow2 or copy",
+                disk::Choice::Auto,
+                &mut mistakes,
+            ),
+            max_sandboxes: parsed(
+                &lookup,
+                "AGENT_MAX_SANDBOXES",
+                "a number from 0",
+                1000,
+                &mut mistakes,
+            ),
             network_plan: network_plan(&lookup, &mut mistakes),
             max_connections: max_connections(&lookup, &mut mistakes),
-            max_checkpoints: parsed(&lookup, "AGENT_MAX_CHECKPOINTS", "a number from 0", 100, &mut mistakes),
-            max_snapshots: parsed(&lookup, "AGENT_MAX_SNAPSHOTS", "a number from 0", 100, &mut mistakes),
-            warm: parsed(&lookup, "AGENT_WARM", "on or off", Switch(true), &mut mistakes).0,
+            max_checkpoints: parsed(
+                &lookup,
+                "AGENT_MAX_CHECKPOINTS",
+                "a number from 0",
+                100,
+                &mut mistakes,
+            ),
+            max_snapshots: parsed(
+                &lookup,
+                "AGENT_MAX_SNAPSHOTS",
+                "a number from 0",
+                100,
+                &mut mistakes,
+            ),
+            warm: parsed(
+                &lookup,
+                "AGENT_WARM",
+                "on or off",
+                Switch(true),
+                &mut mistakes,
+            )
+            .0,
             network_pool,
-            ipv6: parsed(&lookup, "AGENT_IPV6", "auto, on or off", WantedIpv6::Auto, &mut mistakes),
+            ipv6: parsed(
+                &lookup,
+                "AGENT_IPV6",
+                "auto, on or off",
+                WantedIpv6::Auto,
+                &mut mistakes,
+            ),
             disk_limits,
             limits,
             uid_base,
@@ -162,7 +234,11 @@ impl Config {
             token,
             dir,
         };
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(Mistakes(mistakes))
+        }
     }
 
     pub(crate) fn network_settings(&self) -> NetworkSettings {
@@ -176,7 +252,10 @@ impl Config {
     }
 }
 
-fn network_plan(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Option<Plan> {
+fn network_plan(
+    lookup: &impl Fn(&str) -> Option<String>,
+    mistakes: &mut Vec<String>,
+) -> Option<Plan> {
     let text = lookup("AGENT_NETWORK_CIDR")?;
     let plan = text.parse().ok().and_then(Plan::halves);
     if plan.is_none() {
@@ -188,27 +267,61 @@ fn network_plan(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<Str
     plan
 }
 
-fn max_connections(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Option<u32> {
+fn max_connections(
+    lookup: &impl Fn(&str) -> Option<String>,
+    mistakes: &mut Vec<String>,
+) -> Option<u32> {
     const NAME: &str = "AGENT_SANDBOX_CONNECTIONS";
-    let right = format!("a number from {} to {}", connections::LEAST, connections::MOST);
+    let right = format!(
+        "a number from {} to {}",
+        connections::LEAST,
+        connections::MOST
+    );
     lookup(NAME)?;
     let range = connections::LEAST..=connections::MOST;
-    Some(bounded(lookup, NAME, &right, range, connections::LEAST, mistakes))
+    Some(bounded(
+        lookup,
+        NAME,
+        &right,
+        range,
+        connections::LEAST,
+        mistakes,
+    ))
 }
 
-/// What systemd has put into the service's own directory of credentials. Nothing in there is no credential.
+/// What systemd has put into the service's own directory of credentials. Nothing in there is no
+/// credential.
 fn credential(lookup: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
-    let content = std::fs::read_to_string(Path::new(&lookup("CREDENTIALS_DIRECTORY")?).join(name)).ok()?;
+    let content =
+        std::fs::read_to_string(Path::new(&lookup("CREDENTIALS_DIRECTORY")?).join(name)).ok()?;
     Some(content.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 fn engine(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Wanted {
     Wanted {
-        vmm: parsed(lookup, "AGENT_VMM", "auto, firecracker or qemu", Choice::Auto, mistakes),
-        accel: parsed(lookup, "AGENT_ACCEL", "auto, kvm or tcg", AccelChoice::Auto, mistakes),
+        vmm: parsed(
+            lookup,
+            "AGENT_VMM",
+            "auto, firecracker or qemu",
+            Choice::Auto,
+            mistakes,
+        ),
+        accel: parsed(
+            lookup,
+            "AGENT_ACCEL",
+            "auto, kvm or tcg",
+            AccelChoice::Auto,
+            mistakes,
+        ),
         firecracker: lookup("FIRECRACKER_BIN").map(|path| absolute(path.into())),
         cpu_template: lookup("AGENT_CPU_TEMPLATE").map(|path| absolute(path.into())),
-        enforcement: parsed(lookup, "AGENT_SYSCALL_FILTER", "enforce or log", Enforcement::Enforce, mistakes),
+        enforcement: parsed(
+            lookup,
+            "AGENT_SYSCALL_FILTER",
+            "enforce or log",
+            Enforcement::Enforce,
+            mistakes,
+        ),
         ..Wanted::default()
     }
 }
@@ -232,14 +345,30 @@ fn limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) 
     let most = Bandwidth::MAX_MBPS;
     let right = format!("a number of Mbit/s from 0 (no limit) to {most}");
     let mut mbps = |name| bounded(lookup, name, &right, 0..=most, 0, mistakes);
-    Bandwidth { egress_mbps: mbps("AGENT_EGRESS_MBPS"), ingress_mbps: mbps("AGENT_INGRESS_MBPS") }
+    Bandwidth {
+        egress_mbps: mbps("AGENT_EGRESS_MBPS"),
+        ingress_mbps: mbps("AGENT_INGRESS_MBPS"),
+    }
 }
 
-fn listener_limits(lookup: &impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> ListenerLimits {
+fn listener_limits(
+    lookup: &impl Fn(&str) -> Option<String>,
+    mistakes: &mut Vec<String>,
+) -> ListenerLimits {
     let right = format!("a number from 16 to {MOST_CONNECTIONS}");
     let range = 16..=MOST_CONNECTIONS;
-    let connections = bounded(lookup, "AGENT_MAX_CONNECTIONS", &right, range, DEFAULT_CONNECTIONS, mistakes);
-    ListenerLimits { connections, ..ListenerLimits::default() }
+    let connections = bounded(
+        lookup,
+        "AGENT_MAX_CONNECTIONS",
+        &right,
+        range,
+        DEFAULT_CONNECTIONS,
+        mistakes,
+    );
+    ListenerLimits {
+        connections,
+        ..ListenerLimits::default()
+    }
 }
 
 /// `on` or `off`.
@@ -264,7 +393,9 @@ fn parsed<T: std::str::FromStr>(
     default: T,
     mistakes: &mut Vec<String>,
 ) -> T {
-    let Some(text) = lookup(name) else { return default };
+    let Some(text) = lookup(name) else {
+        return default;
+    };
     text.parse().unwrap_or_else(|_| {
         mistakes.push(format!("{name} must be {right}, not {text:?}"));
         default
@@ -287,7 +418,8 @@ fn bounded<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
     number
 }
 
-/// An address and port; a port alone, as `:50051`, means every interface (the original Wrenn's spelling).
+/// An address and port; a port alone, as `:50051`, means every interface (the original Wrenn's
+/// spelling).
 #[must_use]
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix(':') {
@@ -304,7 +436,10 @@ fn absolute(path: PathBuf) -> PathBuf {
 /// `make build` puts all programs into one directory.
 fn beside_program(name: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
-    program.parent().unwrap_or(Path::new("/usr/local/bin")).join(name)
+    program
+        .parent()
+        .unwrap_or(Path::new("/usr/local/bin"))
+        .join(name)
 }
 
 #[cfg(test)]
@@ -356,8 +491,14 @@ mod tests {
                 _ => None,
             })
         };
-        assert_eq!(with(None).unwrap().token.as_deref(), Some("0123456789abcdef"));
-        assert_eq!(with(Some("fedcba9876543210")).unwrap().token.as_deref(), Some("fedcba9876543210"));
+        assert_eq!(
+            with(None).unwrap().token.as_deref(),
+            Some("0123456789abcdef")
+        );
+        assert_eq!(
+            with(Some("fedcba9876543210")).unwrap().token.as_deref(),
+            Some("fedcba9876543210")
+        );
         std::fs::write(dir.path().join("agent-token"), "short").unwrap();
         assert!(with(None).unwrap_err().to_string().contains("AGENT_TOKEN"));
     }
@@ -365,16 +506,30 @@ mod tests {
     #[test]
     fn users_of_the_host_are_nobody_elses() {
         for wrong in ["0", "1000", "65534", "4294967295", "4294967290"] {
-            let text = Config::from_lookup(|name| (name == "AGENT_UID_BASE").then(|| wrong.to_owned()));
-            assert!(text.unwrap_err().to_string().contains("AGENT_UID_BASE must be a number from 65536"));
+            let text =
+                Config::from_lookup(|name| (name == "AGENT_UID_BASE").then(|| wrong.to_owned()));
+            assert!(
+                text.unwrap_err()
+                    .to_string()
+                    .contains("AGENT_UID_BASE must be a number from 65536")
+            );
         }
-        assert_eq!(Config::from_lookup(|_| None).unwrap().uid_base, DEFAULT_UID_BASE);
+        assert_eq!(
+            Config::from_lookup(|_| None).unwrap().uid_base,
+            DEFAULT_UID_BASE
+        );
     }
 
     #[test]
     fn a_port_alone_means_every_interface() {
-        assert_eq!(listen_address(":50051"), Some(SocketAddr::from(([0, 0, 0, 0], 50051))));
-        assert_eq!(listen_address("localhost:1"), Some(SocketAddr::from(([127, 0, 0, 1], 1))));
+        assert_eq!(
+            listen_address(":50051"),
+            Some(SocketAddr::from(([0, 0, 0, 0], 50051)))
+        );
+        assert_eq!(
+            listen_address("localhost:1"),
+            Some(SocketAddr::from(([127, 0, 0, 1], 1)))
+        );
         assert_eq!(listen_address(":x"), None);
     }
 }

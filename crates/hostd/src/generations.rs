@@ -1,9 +1,11 @@
-//! Generations of reports: numbers that only grow, whatever the clock does and whenever the agent dies.
+//! Generations of reports: numbers that only grow, whatever the clock does and whenever the agent
+//! dies.
 //!
-//! The control plane applies a report if its generation is above that of the row, so one that is too low is lost, and so
-//! is every later one until the numbers have caught up. Most generations are written into the sandbox's record, but a
-//! report of use, which comes every few seconds, is not worth an fsync. So the numbers follow the clock, as in a hybrid
-//! logical clock, below a ceiling that is on disk:
+//! The control plane applies a report if its generation is above that of the row, so one that is
+//! too low is lost, and so is every later one until the numbers have caught up. Most generations
+//! are written into the sandbox's record, but a report of use, which comes every few seconds, is
+//! not worth an fsync. So the numbers follow the clock, as in a hybrid logical clock, below a
+//! ceiling that is on disk:
 //!
 //! ```text
 //!   WRENN_DIR/generation   the ceiling, 20 digits: no generation above it was ever given out; written in place, so that
@@ -53,13 +55,16 @@ struct State {
 
 impl fmt::Debug for Generations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Generations").field("state", &self.lock()).finish_non_exhaustive()
+        f.debug_struct("Generations")
+            .field("state", &self.lock())
+            .finish_non_exhaustive()
     }
 }
 
 impl Generations {
-    /// Opens the file at `path`, making it if need be, and begins above all that an earlier run gave out. One that cannot
-    /// be written yet, because the disk is full, is written later. Blocking.
+    /// Opens the file at `path`, making it if need be, and begins above all that an earlier run
+    /// gave out. One that cannot be written yet, because the disk is full, is written later.
+    /// Blocking.
     ///
     /// # Errors
     /// When there is one that cannot be read.
@@ -73,15 +78,23 @@ impl Generations {
             Err(error) => return Err(error),
         };
         // The ceiling itself may have been given out.
-        let state = State { highest: before.saturating_add(1), ceiling: before };
-        let generations = Self { path: path.to_owned(), clock: Box::new(clock), state: Mutex::new(state) };
+        let state = State {
+            highest: before.saturating_add(1),
+            ceiling: before,
+        };
+        let generations = Self {
+            path: path.to_owned(),
+            clock: Box::new(clock),
+            state: Mutex::new(state),
+        };
         if let Err(error) = generations.raise_ceiling() {
             tracing::warn!(path = %path.display(), %error, "the ceiling of generations cannot be written; trying again");
         }
         Ok(generations)
     }
 
-    /// Returns a generation above `before` and above all that an earlier run gave out. Never waits for a disk.
+    /// Returns a generation above `before` and above all that an earlier run gave out. Never waits
+    /// for a disk.
     pub(crate) fn next(&self, before: Generation) -> Generation {
         let now = self.now();
         let mut state = self.lock();
@@ -96,7 +109,9 @@ impl Generations {
     pub(crate) async fn keep_ahead(generations: Weak<Self>) {
         loop {
             tokio::time::sleep(LOOK).await;
-            let Some(generations) = generations.upgrade() else { return };
+            let Some(generations) = generations.upgrade() else {
+                return;
+            };
             raise(&generations).await;
         }
     }
@@ -145,7 +160,10 @@ fn write(path: &Path, ceiling: u64) -> io::Result<()> {
 async fn raise(generations: &Arc<Generations>) {
     let raising = Arc::clone(generations);
     if let Err(error) = crate::sandbox::actor::blocking(move || raising.raise_ceiling()).await {
-        tracing::warn!(error, "the ceiling of generations cannot be written; trying again");
+        tracing::warn!(
+            error,
+            "the ceiling of generations cannot be written; trying again"
+        );
     }
 }
 
@@ -177,7 +195,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clock does and whenever the agent dies, each report counts as newer than the one before.
+        /// Whatever the clock does and whenever the agent dies, each report counts as newer than
+        /// the one before.
         #[test]
         fn reports_are_ordered_whatever_the_clock_does(steps in prop::collection::vec(step(), 1..60)) {
             let dir = tempfile::tempdir().unwrap();
@@ -214,7 +233,10 @@ mod tests {
         let path = dir.path().join("generation");
         std::fs::write(&path, "no number").unwrap();
         let generations = Generations::open(&path, || HOUR).unwrap();
-        assert_eq!(generations.next(Generation(7)), Generation(u64::try_from(HOUR).unwrap()));
+        assert_eq!(
+            generations.next(Generation(7)),
+            Generation(u64::try_from(HOUR).unwrap())
+        );
         assert_ne!(std::fs::read_to_string(&path).unwrap(), "no number");
     }
 }

@@ -1,4 +1,5 @@
-//! What all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the reports about them.
+//! What all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the reports
+//! about them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,7 +93,11 @@ impl Host {
         let ledger = Ledger::open(&config.sandboxes).map_err(|error| chain(&error))?;
         let disks = prepare_disks(&engine, config).await?;
         let boot = {
-            let (kernel, envd, cache) = (config.kernel.clone(), config.envd.clone(), config.dir.join("boot"));
+            let (kernel, envd, cache) = (
+                config.kernel.clone(),
+                config.envd.clone(),
+                config.dir.join("boot"),
+            );
             blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await?
         };
         let networks = {
@@ -121,8 +126,20 @@ impl Host {
         };
         let id = host_id(config).map_err(|error| chain(&error))?;
         let images = Images::new(&config.images);
-        let parts =
-            Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks, generations };
+        let parts = Parts {
+            id,
+            engine,
+            disks,
+            boot,
+            images,
+            snapshots,
+            warm,
+            networks,
+            jails,
+            ledger,
+            forks,
+            generations,
+        };
         let limits = Limits {
             sandboxes: config.max_sandboxes,
             checkpoints: config.max_checkpoints,
@@ -131,11 +148,24 @@ impl Host {
         Ok(Self::of(parts, limits, Upstream::of_setting(&config.dns)?))
     }
 
-    /// A host of these parts, whose sandboxes' resolvers ask `upstream`. Simulations bring parts of their own.
+    /// A host of these parts, whose sandboxes' resolvers ask `upstream`. Simulations bring parts of
+    /// their own.
     #[must_use]
     pub fn of(parts: Parts, limits: Limits, upstream: Arc<Upstream>) -> Self {
-        let Parts { id, engine, disks, boot, images, snapshots, warm, networks, jails, ledger, forks, generations } =
-            parts;
+        let Parts {
+            id,
+            engine,
+            disks,
+            boot,
+            images,
+            snapshots,
+            warm,
+            networks,
+            jails,
+            ledger,
+            forks,
+            generations,
+        } = parts;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let reports = broadcast::channel(REPORTS_BEHIND).0;
         Self {
@@ -164,7 +194,8 @@ impl Host {
         self.ledger.dir(id).join("vm")
     }
 
-    /// The VMM and what runs guest code: memory that was saved by one can be restored by the same only.
+    /// The VMM and what runs guest code: memory that was saved by one can be restored by the same
+    /// only.
     #[must_use]
     pub fn engine_name(&self) -> String {
         format!("{} {}", self.engine.vmm, self.engine.accel)
@@ -180,11 +211,14 @@ impl Host {
     /// Tells all watchers of a change.
     pub fn report(&self, record: &Record, handle: &Handle) {
         // Nobody watching is fine: whoever comes is sent everything first.
-        let _ = self.reports.send(crate::service::report(self, record, handle));
+        let _ = self
+            .reports
+            .send(crate::service::report(self, record, handle));
     }
 
-    /// Tells all watchers of what is not in the ledger: that a sandbox is in use, or stands still. The new generation is
-    /// not written into the record; [`Generations`] has later ones above it all the same.
+    /// Tells all watchers of what is not in the ledger: that a sandbox is in use, or stands still.
+    /// The new generation is not written into the record; [`Generations`] has later ones above it
+    /// all the same.
     pub fn report_use(&self, record: &watch::Sender<Record>, handle: &Handle) {
         record.send_modify(|record| record.generation = self.generations.next(record.generation));
         self.report(&record.borrow().clone(), handle);
@@ -192,7 +226,9 @@ impl Host {
 }
 
 async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String> {
-    let images = Images::new(&config.images).list().map_err(|error| chain(&error))?;
+    let images = Images::new(&config.images)
+        .list()
+        .map_err(|error| chain(&error))?;
     let image = images.into_iter().next().map(|image| image.path);
     let (choice, dir) = (config.disk, config.sandboxes.clone());
     // That of no slot, since these begin with 1.

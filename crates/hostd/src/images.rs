@@ -1,8 +1,9 @@
 //! Templates on this host: each file `NAME.ext4` in the images directory is one.
 //!
-//! The directory is read afresh each time, so that an image that is put there works at once and one that is
-//! still being written under a temporary name (hidden, or without `.ext4`) is not seen. What looks like an image and
-//! cannot be one is passed over, and named: once in the log, and by `wrenn doctor`.
+//! The directory is read afresh each time, so that an image that is put there works at once and one
+//! that is still being written under a temporary name (hidden, or without `.ext4`) is not seen.
+//! What looks like an image and cannot be one is passed over, and named: once in the log, and by
+//! `wrenn doctor`.
 
 pub mod identity;
 
@@ -59,7 +60,10 @@ pub struct PassedOver {
 impl Images {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), logged: Arc::default() }
+        Self {
+            dir: dir.to_owned(),
+            logged: Arc::default(),
+        }
     }
 
     /// The image of that name.
@@ -68,9 +72,18 @@ impl Images {
     /// [`Error::Unknown`] names those that there are.
     pub fn find(&self, name: &TemplateName) -> Result<Image, Error> {
         let images = self.list()?;
-        let known = || images.iter().map(|image| image.name.to_string()).take(20).collect();
+        let known = || {
+            images
+                .iter()
+                .map(|image| image.name.to_string())
+                .take(20)
+                .collect()
+        };
         let found = images.iter().find(|image| image.name == *name).cloned();
-        found.ok_or_else(|| Error::Unknown { name: name.to_string(), known: known() })
+        found.ok_or_else(|| Error::Unknown {
+            name: name.to_string(),
+            known: known(),
+        })
     }
 
     /// All images, by name. No directory means no images.
@@ -98,8 +111,13 @@ impl Images {
 
     fn look(&self) -> Result<(Vec<Image>, Vec<PassedOver>), Error> {
         let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
-            other => other.map_err(|source| Error::Io { dir: self.dir.clone(), source })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((Vec::new(), Vec::new()));
+            }
+            other => other.map_err(|source| Error::Io {
+                dir: self.dir.clone(),
+                source,
+            })?,
         };
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
@@ -117,23 +135,38 @@ impl Images {
 
 /// Returns true for names that end with `.ext4`, however that is spelled, and are not hidden.
 fn looks_like_image(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().to_lowercase())
+        .unwrap_or_default();
     !name.starts_with('.') && name.ends_with(".ext4")
 }
 
 fn image(path: &Path) -> Result<Image, String> {
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or("its name is not UTF-8; rename it")?;
-    let name = name.strip_suffix(".ext4").ok_or("its name must end with .ext4 in lower case; rename it")?;
-    let name = name.parse().map_err(|error: model::InvalidValue| format!("its name is none of a template: {error}"))?;
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or("its name is not UTF-8; rename it")?;
+    let name = name
+        .strip_suffix(".ext4")
+        .ok_or("its name must end with .ext4 in lower case; rename it")?;
+    let name = name
+        .parse()
+        .map_err(|error: model::InvalidValue| format!("its name is none of a template: {error}"))?;
     let meta = fs::metadata(path).map_err(|error| format!("it cannot be looked at: {error}"))?;
     if !meta.is_file() {
         return Err("it is no regular file".to_owned());
     }
-    let created = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let created = meta
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .unwrap_or_default();
     Ok(Image {
         name,
         path: path.to_owned(),
-        size_bytes: linux::file::allocated_bytes(path).map_err(|error| format!("it cannot be looked at: {error}"))?,
+        size_bytes: linux::file::allocated_bytes(path)
+            .map_err(|error| format!("it cannot be looked at: {error}"))?,
         created_at_ms: i64::try_from(created.as_millis()).unwrap_or(i64::MAX),
     })
 }
@@ -158,15 +191,37 @@ mod tests {
         }
         fs::create_dir(dir.path().join("folder.ext4")).unwrap();
         let images = Images::new(dir.path());
-        let names: Vec<String> = images.list().unwrap().iter().map(|image| image.name.to_string()).collect();
+        let names: Vec<String> = images
+            .list()
+            .unwrap()
+            .iter()
+            .map(|image| image.name.to_string())
+            .collect();
         assert_eq!(names, ["minimal", "python3.12"]);
         let passed_over = images.passed_over().unwrap();
-        let names: Vec<_> = passed_over.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> = passed_over
+            .iter()
+            .map(|file| file.path.file_name().unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(names, ["BAD.ext4", "folder.ext4", "upper.EXT4"]);
-        assert!(passed_over[0].why.contains("its name is none of a template"), "{passed_over:?}");
-        let unknown = images.find(&"other".parse().unwrap()).unwrap_err().to_string();
-        assert!(unknown.ends_with("there are: minimal, python3.12"), "{unknown}");
-        let none = Images::new(&dir.path().join("none")).find(&"other".parse().unwrap()).unwrap_err().to_string();
+        assert!(
+            passed_over[0]
+                .why
+                .contains("its name is none of a template"),
+            "{passed_over:?}"
+        );
+        let unknown = images
+            .find(&"other".parse().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            unknown.ends_with("there are: minimal, python3.12"),
+            "{unknown}"
+        );
+        let none = Images::new(&dir.path().join("none"))
+            .find(&"other".parse().unwrap())
+            .unwrap_err()
+            .to_string();
         assert!(none.contains("make images"), "{none}");
     }
 }

@@ -1,5 +1,5 @@
-//! Who runs the VMM of a sandbox: a user, a group and a control group of the sandbox's own, named by its network slot,
-//! which no two sandboxes of this machine have at the same time.
+//! Who runs the VMM of a sandbox: a user, a group and a control group of the sandbox's own, named
+//! by its network slot, which no two sandboxes of this machine have at the same time.
 
 use std::io;
 use std::time::Duration;
@@ -9,8 +9,9 @@ use linux::process;
 
 use crate::network::Slot;
 
-/// First user and group, less one, unless `AGENT_UID_BASE` says otherwise. Distributions and systemd give away nothing
-/// from 1,879,048,192 to 2,147,352,575 (systemd, "Users, Groups, UIDs and GIDs"), and container managers stay below.
+/// First user and group, less one, unless `AGENT_UID_BASE` says otherwise. Distributions and
+/// systemd give away nothing from 1,879,048,192 to 2,147,352,575 (systemd, "Users, Groups, UIDs and
+/// GIDs"), and container managers stay below.
 pub const DEFAULT_UID_BASE: u32 = 2_000_000_000;
 
 /// Our directory in the hierarchy of control groups, shared by all agents of this machine.
@@ -26,7 +27,8 @@ pub struct Jails {
     ends_processes: bool,
 }
 
-/// How long killed processes may take to end. The memory of a large guest takes the kernel some seconds.
+/// How long killed processes may take to end. The memory of a large guest takes the kernel some
+/// seconds.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Jails {
@@ -37,18 +39,33 @@ impl Jails {
     pub fn prepare(uid_base: u32, disk: DiskLimits) -> io::Result<Self> {
         let groups = Tree::prepare(GROUPS)?;
         let has = groups.as_ref().map(Tree::controllers).unwrap_or_default();
-        let missing: Vec<&str> =
-            cgroup::WANTED.into_iter().filter(|wanted| !has.iter().any(|name| name == wanted)).collect();
+        let missing: Vec<&str> = cgroup::WANTED
+            .into_iter()
+            .filter(|wanted| !has.iter().any(|name| name == wanted))
+            .collect();
         if !missing.is_empty() {
-            tracing::warn!("sandboxes have no cgroup limits for {}; see `wrenn doctor`", missing.join(", "));
+            tracing::warn!(
+                "sandboxes have no cgroup limits for {}; see `wrenn doctor`",
+                missing.join(", ")
+            );
         }
-        Ok(Self { uid_base, groups, disk, ends_processes: true })
+        Ok(Self {
+            uid_base,
+            groups,
+            disk,
+            ends_processes: true,
+        })
     }
 
     /// Users only, without control groups and processes: for simulations.
     #[must_use]
     pub fn without_groups(uid_base: u32) -> Self {
-        Self { uid_base, groups: None, disk: DiskLimits::default(), ends_processes: false }
+        Self {
+            uid_base,
+            groups: None,
+            disk: DiskLimits::default(),
+            ends_processes: false,
+        }
     }
 
     /// The user, and the group of the same number.
@@ -61,12 +78,21 @@ impl Jails {
     #[must_use]
     pub fn of(&self, slot: Slot) -> vmm::Jail {
         let user = self.user(slot);
-        let cgroup = self.groups.as_ref().map(|groups| groups.group(&slot.cgroup()));
-        vmm::Jail { uid: user, gid: user, cgroup, disk: self.disk }
+        let cgroup = self
+            .groups
+            .as_ref()
+            .map(|groups| groups.group(&slot.cgroup()));
+        vmm::Jail {
+            uid: user,
+            gid: user,
+            cgroup,
+            disk: self.disk,
+        }
     }
 
-    /// Ends whatever runs in the slot's control group or as its user, and removes the group. Only then may the slot be
-    /// given to another sandbox: two VMMs of one user could look into each other. Idempotent. Blocking.
+    /// Ends whatever runs in the slot's control group or as its user, and removes the group. Only
+    /// then may the slot be given to another sandbox: two VMMs of one user could look into each
+    /// other. Idempotent. Blocking.
     ///
     /// # Errors
     /// When a process or the group stays.
@@ -93,7 +119,10 @@ mod tests {
         assert_eq!(jails.user(first), 2_000_000_001);
         assert!(jails.user(last) < 2_147_352_576);
         let jail = jails.of(last);
-        assert_eq!((jail.uid, jail.gid, jail.cgroup), (2_000_032_767, 2_000_032_767, None));
+        assert_eq!(
+            (jail.uid, jail.gid, jail.cgroup),
+            (2_000_032_767, 2_000_032_767, None)
+        );
         jails.remove(first).unwrap();
     }
 
@@ -101,11 +130,19 @@ mod tests {
     fn slot_is_not_free_while_its_user_has_processes() {
         use std::os::unix::process::CommandExt;
         // Of no agent on this machine.
-        let jails = Jails { ends_processes: true, ..Jails::without_groups(2_045_000_000 + std::process::id()) };
+        let jails = Jails {
+            ends_processes: true,
+            ..Jails::without_groups(2_045_000_000 + std::process::id())
+        };
         let (slot, neighbour) = (Slot::new(1).unwrap(), Slot::new(2).unwrap());
         let start = |slot| {
             let user = jails.user(slot);
-            std::process::Command::new("sleep").arg("60").uid(user).gid(user).spawn().unwrap()
+            std::process::Command::new("sleep")
+                .arg("60")
+                .uid(user)
+                .gid(user)
+                .spawn()
+                .unwrap()
         };
         let (hidden, mut other) = (start(slot), start(neighbour));
         jails.remove(slot).unwrap();

@@ -1,7 +1,8 @@
-//! The host agent: does what the control plane tells it to with the VMs, disks and networks of one machine,
-//! remembers what it did, and reports.
+//! The host agent: does what the control plane tells it to with the VMs, disks and networks of one
+//! machine, remembers what it did, and reports.
 //!
-//! [`Agent::prepare`] and [`Agent::serve`] are all that a program needs: `wrenn-agent` and `wrenn up` use the same two.
+//! [`Agent::prepare`] and [`Agent::serve`] are all that a program needs: `wrenn-agent` and
+//! `wrenn up` use the same two.
 
 pub mod boot;
 pub mod config;
@@ -36,7 +37,8 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use vmm::pager::serve_if_asked;
 
-/// At an orderly end: for sandboxes that are just being made, and then for answers that are on their way.
+/// At an orderly end: for sandboxes that are just being made, and then for answers that are on
+/// their way.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -56,7 +58,8 @@ impl Agent {
     ///
     /// # Errors
     /// What the host lacks, in words for the user, with what to do about it.
-    // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with all that it awaits.
+    // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with
+    // all that it awaits.
     pub fn prepare<'a>(config: &'a Config, token: &'a str) -> BoxFuture<'a, Result<Self, String>> {
         Box::pin(Self::adopt_host(config, token))
     }
@@ -67,11 +70,16 @@ impl Agent {
         }
         token::make_dir(&config.dir)?;
         // Each connection to a port of a sandbox takes two.
-        linux::limits::raise_open_files().map_err(|error| format!("cannot raise the limit of open files: {error}"))?;
+        linux::limits::raise_open_files()
+            .map_err(|error| format!("cannot raise the limit of open files: {error}"))?;
         let path = config.dir.join("agent.lock");
-        let lock = Lock::try_take(&path).map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
+        let lock = Lock::try_take(&path)
+            .map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
         let Some(lock) = lock else {
-            return Err(format!("another host agent works in {}; stop it, or set WRENN_DIR", config.dir.display()));
+            return Err(format!(
+                "another host agent works in {}; stop it, or set WRENN_DIR",
+                config.dir.display()
+            ));
         };
         let host = host::Host::prepare(config).await?;
         tracing::info!(
@@ -84,22 +92,45 @@ impl Agent {
         );
         let manager = sandbox::Manager::start(host).await?;
         let router = service::router(Arc::clone(&manager), token);
-        Ok(Self { manager, router, network_pool: config.network_pool, listener_limits: config.listener, _lock: lock })
+        Ok(Self {
+            manager,
+            router,
+            network_pool: config.network_pool,
+            listener_limits: config.listener,
+            _lock: lock,
+        })
     }
 
-    /// Serves until `shutdown`. Sandboxes go on running afterwards; the next agent in the same directory takes them
-    /// over.
+    /// Serves until `shutdown`. Sandboxes go on running afterwards; the next agent in the same
+    /// directory takes them over.
     ///
     /// # Errors
     /// When the listener fails.
-    pub fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> BoxFuture<'_, std::io::Result<()>> {
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'_, std::io::Result<()>> {
         Box::pin(self.serve_until(listener, shutdown))
     }
 
-    async fn serve_until(&self, listener: TcpListener, shutdown: CancellationToken) -> std::io::Result<()> {
-        let server = listener::serve(listener, self.router.clone(), self.listener_limits, std::future::pending());
+    async fn serve_until(
+        &self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        let server = listener::serve(
+            listener,
+            self.router.clone(),
+            self.listener_limits,
+            std::future::pending(),
+        );
         let over = CancellationToken::new();
-        let pool = tokio::spawn(network::pool::keep(Arc::clone(&self.manager.host), self.network_pool, over.clone()));
+        let pool = tokio::spawn(network::pool::keep(
+            Arc::clone(&self.manager.host),
+            self.network_pool,
+            over.clone(),
+        ));
         let networks = &self.manager.host.networks;
         let near = network::machine::keep_rules(networks.six(), networks.connections());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
@@ -116,7 +147,10 @@ impl Agent {
     /// After `shutdown`, while the server still answers.
     async fn settle(&self, shutdown: &CancellationToken) {
         shutdown.cancelled().await;
-        if tokio::time::timeout(SETTLE_TIMEOUT, self.manager.settle()).await.is_err() {
+        if tokio::time::timeout(SETTLE_TIMEOUT, self.manager.settle())
+            .await
+            .is_err()
+        {
             tracing::warn!("a sandbox is still being made; the next start removes it");
         }
         tokio::time::sleep(ANSWER_TIMEOUT).await;
@@ -124,7 +158,14 @@ impl Agent {
 
     /// How many sandboxes run now.
     pub async fn running(&self) -> usize {
-        let is_running = |handle: &sandbox::Handle| handle.record.borrow().phase == sandbox::state::Phase::Running;
-        self.manager.list().await.iter().filter(|handle| is_running(handle)).count()
+        let is_running = |handle: &sandbox::Handle| {
+            handle.record.borrow().phase == sandbox::state::Phase::Running
+        };
+        self.manager
+            .list()
+            .await
+            .iter()
+            .filter(|handle| is_running(handle))
+            .count()
     }
 }

@@ -13,17 +13,19 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the virtual machines of this host for the control plane. Needs root.
 ///
-/// Settings come from the environment and from `.env` in the working directory: WRENN_DIR, AGENT_LISTEN_ADDR,
-/// AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH, AGENT_VMM, AGENT_ACCEL,
-/// FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_SYSCALL_FILTER, AGENT_DISK, AGENT_DISK_MBPS, AGENT_DISK_IOPS, AGENT_DNS, AGENT_WARM,
-/// AGENT_SNAPSHOTS_PATH, AGENT_NETWORK_POOL, AGENT_IPV6, AGENT_EGRESS_MBPS, AGENT_INGRESS_MBPS, AGENT_UID_BASE,
+/// Settings come from the environment and from `.env` in the working directory: WRENN_DIR,
+/// AGENT_LISTEN_ADDR, AGENT_KERNEL_PATH, AGENT_IMAGES_PATH, AGENT_SANDBOXES_PATH, AGENT_ENVD_PATH,
+/// AGENT_VMM, AGENT_ACCEL, FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_SYSCALL_FILTER, AGENT_DISK,
+/// AGENT_DISK_MBPS, AGENT_DISK_IOPS, AGENT_DNS, AGENT_WARM, AGENT_SNAPSHOTS_PATH,
+/// AGENT_NETWORK_POOL, AGENT_IPV6, AGENT_EGRESS_MBPS, AGENT_INGRESS_MBPS, AGENT_UID_BASE,
 /// AGENT_MAX_SANDBOXES, AGENT_MAX_CHECKPOINTS, AGENT_MAX_SNAPSHOTS, AGENT_TOKEN.
 /// `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
 struct Args {
-    /// Take away the host's nftables table and forwarding, if an agent turned that on, of IPv6, too, and end. For when
-    /// Wrenn goes from this host: refused while an agent runs or sandboxes are left.
+    /// Take away the host's nftables table and forwarding, if an agent turned that on, of IPv6,
+    /// too, and end. For when Wrenn goes from this host: refused while an agent runs or sandboxes
+    /// are left.
     #[arg(long)]
     remove_host_rules: bool,
 }
@@ -43,8 +45,8 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run() -> anyhow::Result<()> {
-    // Before the arguments, so that help and settings see the same environment. No file is fine. Directories above are
-    // not searched: what is there belongs to somebody else.
+    // Before the arguments, so that help and settings see the same environment. No file is fine.
+    // Directories above are not searched: what is there belongs to somebody else.
     match dotenvy::from_path(".env") {
         Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
         _ => {}
@@ -58,26 +60,38 @@ async fn run() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Escape codes are noise in a file and in the journal.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     let config = Config::from_env()?;
     let token = match &config.token {
         Some(token) => token.clone(),
         None => token::load_or_make(&config.dir).map_err(|error| anyhow!(error))?,
     };
-    let agent = Agent::prepare(&config, &token).await.map_err(|error| anyhow!(error))?;
+    let agent = Agent::prepare(&config, &token)
+        .await
+        .map_err(|error| anyhow!(error))?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.listen))?;
     tracing::info!(listen = %config.listen, dir = %config.dir.display(), "the host agent serves");
     let shutdown = CancellationToken::new();
     tokio::spawn(end_on_signal(shutdown.clone())?);
-    agent.serve(listener, shutdown).await.context("the listener failed")?;
+    agent
+        .serve(listener, shutdown)
+        .await
+        .context("the listener failed")?;
     tracing::info!("the host agent has ended; sandboxes go on running");
     Ok(())
 }
 
 fn end_on_signal(shutdown: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

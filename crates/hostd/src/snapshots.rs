@@ -7,8 +7,9 @@
 //!            /.new-…              half-made; removed at the next start
 //! ```
 //!
-//! The name is in the file and not in the path, so that another snapshot can take it at one moment: the youngest has it.
-//! An older one of the same name goes when no sandbox is made from it any more.
+//! The name is in the file and not in the path, so that another snapshot can take it at one moment:
+//! the youngest has it. An older one of the same name goes when no sandbox is made from it any
+//! more.
 
 mod uses;
 
@@ -84,7 +85,8 @@ impl Snapshot {
     /// # Errors
     /// What it has instead of what is asked.
     pub fn fits(&self, spec: &SandboxSpec) -> Result<(), String> {
-        let (vcpus, memory_mb, disk_mb) = (self.instant.vcpus, self.instant.memory_mb, self.disk_mb());
+        let (vcpus, memory_mb, disk_mb) =
+            (self.instant.vcpus, self.instant.memory_mb, self.disk_mb());
         let same = (spec.vcpus, spec.memory_mb) == (vcpus, memory_mb);
         if same && spec.disk_mb.is_none_or(|asked| asked == disk_mb) {
             return Ok(());
@@ -105,20 +107,30 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Opens the directory, making it if need be (mode 0700: memory of users is in there), and removes what is half-made.
+    /// Opens the directory, making it if need be (mode 0700: memory of users is in there), and
+    /// removes what is half-made.
     ///
     /// # Errors
     /// When it cannot be made or read.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NEW)) {
+            if path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(NEW))
+            {
                 tracing::warn!(dir = %path.display(), "removing a snapshot that was never finished");
                 remove_tree(&path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), uses: Uses::default() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            uses: Uses::default(),
+        })
     }
 
     /// A directory for a new one, not made yet.
@@ -138,16 +150,26 @@ impl Snapshots {
     /// The youngest of that name.
     #[must_use]
     pub fn find(&self, name: &TemplateName) -> Option<Snapshot> {
-        self.list().into_iter().find(|snapshot| snapshot.name == *name)
+        self.list()
+            .into_iter()
+            .find(|snapshot| snapshot.name == *name)
     }
 
-    /// Finds the youngest of that name that is not on its way out, and keeps it for the sandbox that is begun from it.
-    pub(crate) fn find_and_pin(&self, name: &TemplateName, sandbox: &SandboxId) -> Option<(Snapshot, Pin)> {
-        self.all().into_iter().filter(|snapshot| snapshot.name == *name).find_map(|snapshot| {
-            let pin = self.uses.pin(&snapshot.id, sandbox)?;
-            // It may have gone between the look-up and the pin.
-            read(&snapshot.dir).map(|snapshot| (snapshot, pin))
-        })
+    /// Finds the youngest of that name that is not on its way out, and keeps it for the sandbox
+    /// that is begun from it.
+    pub(crate) fn find_and_pin(
+        &self,
+        name: &TemplateName,
+        sandbox: &SandboxId,
+    ) -> Option<(Snapshot, Pin)> {
+        self.all()
+            .into_iter()
+            .filter(|snapshot| snapshot.name == *name)
+            .find_map(|snapshot| {
+                let pin = self.uses.pin(&snapshot.id, sandbox)?;
+                // It may have gone between the look-up and the pin.
+                read(&snapshot.dir).map(|snapshot| (snapshot, pin))
+            })
     }
 
     /// Keeps a snapshot for a sandbox that is begun from a copy of one of its users.
@@ -165,24 +187,44 @@ impl Snapshots {
 
     /// By name; the youngest of each first.
     fn all(&self) -> Vec<Snapshot> {
-        let mut all: Vec<Snapshot> =
-            fs::read_dir(&self.dir).into_iter().flatten().flatten().filter_map(|entry| read(&entry.path())).collect();
-        all.sort_by(|a, b| (&a.name, b.published_at_ms, &b.id).cmp(&(&b.name, a.published_at_ms, &a.id)));
+        let mut all: Vec<Snapshot> = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| read(&entry.path()))
+            .collect();
+        all.sort_by(|a, b| {
+            (&a.name, b.published_at_ms, &b.id).cmp(&(&b.name, a.published_at_ms, &a.id))
+        });
         all
     }
 
     /// Number of snapshots that were made of a sandbox, those that have lost their name too.
     pub(crate) fn count_of(&self, source: &SandboxId) -> usize {
-        self.all().iter().filter(|snapshot| snapshot.source == *source).count()
+        self.all()
+            .iter()
+            .filter(|snapshot| snapshot.source == *source)
+            .count()
     }
 
     /// Makes a snapshot of the instant in the directory `staging`, whose disk is `image` in there.
     pub(crate) fn publish(&self, staging: &Path, new: New) -> io::Result<Snapshot> {
         fs::set_permissions(staging.join(IMAGE), fs::Permissions::from_mode(0o644))?;
-        let before = self.find(&new.name).map_or(0, |snapshot| snapshot.published_at_ms);
+        let before = self
+            .find(&new.name)
+            .map_or(0, |snapshot| snapshot.published_at_ms);
         let published_at_ms = crate::sandbox::now_ms().max(before + 1);
-        let manifest = Manifest { name: new.name, source: new.source, has_memory: new.has_memory, published_at_ms };
-        file::write_atomic(&staging.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?, 0o600)?;
+        let manifest = Manifest {
+            name: new.name,
+            source: new.source,
+            has_memory: new.has_memory,
+            published_at_ms,
+        };
+        file::write_atomic(
+            &staging.join(MANIFEST),
+            &serde_json::to_vec_pretty(&manifest)?,
+            0o600,
+        )?;
         let dir = self.dir.join(format!("sn-{}", random_hex()));
         instant::publish(staging, &dir)?;
         read(&dir).ok_or_else(|| io::Error::other("the snapshot cannot be read back"))
@@ -203,8 +245,13 @@ impl Snapshots {
 
     /// Those whose name another one has by now, and that no sandbox in `used` is made from.
     pub(crate) fn outdated(&self, used: &BTreeSet<SnapshotId>) -> Vec<Snapshot> {
-        let current: BTreeSet<SnapshotId> = self.list().into_iter().map(|snapshot| snapshot.id).collect();
-        let is_outdated = |snapshot: &Snapshot| !current.contains(&snapshot.id) && !used.contains(&snapshot.id);
+        let current: BTreeSet<SnapshotId> = self
+            .list()
+            .into_iter()
+            .map(|snapshot| snapshot.id)
+            .collect();
+        let is_outdated =
+            |snapshot: &Snapshot| !current.contains(&snapshot.id) && !used.contains(&snapshot.id);
         self.all().into_iter().filter(is_outdated).collect()
     }
 
@@ -212,7 +259,12 @@ impl Snapshots {
     pub(crate) fn named_too(&self, error: images::Error) -> images::Error {
         match error {
             images::Error::Unknown { name, mut known } => {
-                known.extend(self.list().into_iter().map(|snapshot| snapshot.name.to_string()).take(20));
+                known.extend(
+                    self.list()
+                        .into_iter()
+                        .map(|snapshot| snapshot.name.to_string())
+                        .take(20),
+                );
                 images::Error::Unknown { name, known }
             }
             other => other,
@@ -235,7 +287,12 @@ fn read(dir: &Path) -> Option<Snapshot> {
     }
     let manifest: Manifest = serde_json::from_slice(&fs::read(dir.join(MANIFEST)).ok()?).ok()?;
     let instant = Instant::read(dir).ok()?;
-    let Manifest { name, source, has_memory, published_at_ms } = manifest;
+    let Manifest {
+        name,
+        source,
+        has_memory,
+        published_at_ms,
+    } = manifest;
     Some(Snapshot {
         id: SnapshotId(id.to_owned()),
         name,
@@ -262,10 +319,20 @@ mod tests {
     fn publish(snapshots: &Snapshots, name: &str) -> Snapshot {
         let staging = snapshots.staging();
         instant::make_dir(&staging).unwrap();
-        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 8 * MIB, base: None };
-        Instant::new(1, 192, disk, "qemu tcg", None).finish(&staging).unwrap();
+        let disk = DiskRecord {
+            backend: Backend::Copy,
+            size_bytes: 8 * MIB,
+            base: None,
+        };
+        Instant::new(1, 192, disk, "qemu tcg", None)
+            .finish(&staging)
+            .unwrap();
         fs::write(Snapshots::image_in(&staging), b"disk").unwrap();
-        let new = New { name: name.parse().unwrap(), source: SandboxId::random(), has_memory: true };
+        let new = New {
+            name: name.parse().unwrap(),
+            source: SandboxId::random(),
+            has_memory: true,
+        };
         snapshots.publish(&staging, new).unwrap()
     }
 
@@ -278,7 +345,11 @@ mod tests {
         publish(&snapshots, "b");
         assert_eq!(snapshots.find(&"a".parse().unwrap()).unwrap().id, new.id);
         assert_eq!(snapshots.list().len(), 2);
-        assert!(snapshots.outdated(&BTreeSet::from([old.id.clone()])).is_empty());
+        assert!(
+            snapshots
+                .outdated(&BTreeSet::from([old.id.clone()]))
+                .is_empty()
+        );
         assert_eq!(snapshots.outdated(&BTreeSet::new())[0].id, old.id);
         let gone = snapshots.retire(&new).unwrap();
         assert_eq!(snapshots.find(&"a".parse().unwrap()).unwrap().id, old.id);
@@ -303,8 +374,20 @@ mod tests {
             public_ports: false,
             network: model::NetworkSpec::default(),
         };
-        assert!(snapshot.fits(&spec(192, None)).is_ok() && snapshot.fits(&spec(192, Some(8))).is_ok());
-        assert!(snapshot.fits(&spec(193, None)).unwrap_err().contains("192 MiB of memory"));
-        assert!(snapshot.fits(&spec(192, Some(9))).unwrap_err().contains("a disk of 8 MiB"));
+        assert!(
+            snapshot.fits(&spec(192, None)).is_ok() && snapshot.fits(&spec(192, Some(8))).is_ok()
+        );
+        assert!(
+            snapshot
+                .fits(&spec(193, None))
+                .unwrap_err()
+                .contains("192 MiB of memory")
+        );
+        assert!(
+            snapshot
+                .fits(&spec(192, Some(9)))
+                .unwrap_err()
+                .contains("a disk of 8 MiB")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The agent's directory and the token in it, which the control plane on the same machine reads.
 //!
-//! The agent runs as root, the control plane often does not. Whoever starts the agent with sudo owns what it makes
-//! here, so that the same person can start the control plane without it.
+//! The agent runs as root, the control plane often does not. Whoever starts the agent with sudo
+//! owns what it makes here, so that the same person can start the control plane without it.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -19,8 +19,17 @@ pub fn make_dir(dir: &Path) -> Result<(), String> {
     if dir.is_dir() {
         return Ok(());
     }
-    let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).and_then(|()| give_to_caller(dir));
-    made.map_err(|error| format!("cannot make {}: {error}; run as root, or set WRENN_DIR", dir.display()))
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(dir)
+        .and_then(|()| give_to_caller(dir));
+    made.map_err(|error| {
+        format!(
+            "cannot make {}: {error}; run as root, or set WRENN_DIR",
+            dir.display()
+        )
+    })
 }
 
 /// The token in the directory, made at the first start (mode 0600).

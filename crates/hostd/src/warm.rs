@@ -1,13 +1,14 @@
-//! Guests that have booted and wait to become somebody's: one instant for each shape of sandbox, taken at its first boot
-//! before the guest is told who it is. Later sandboxes of that shape go on from there instead of booting.
+//! Guests that have booted and wait to become somebody's: one instant for each shape of sandbox,
+//! taken at its first boot before the guest is told who it is. Later sandboxes of that shape go on
+//! from there instead of booting.
 //!
 //! ```text
 //!   WARM/KEY/        an instant ([`crate::sandbox::instant`]); KEY is the shape's
 //!       /.new-…      half-made; removed at the next start
 //! ```
 //!
-//! Losing any of it costs a boot and nothing else. So nothing is asked of it: one that cannot be restored is removed, and
-//! of many shapes those used last stay.
+//! Losing any of it costs a boot and nothing else. So nothing is asked of it: one that cannot be
+//! restored is removed, and of many shapes those used last stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -60,9 +61,24 @@ impl Shape<'_> {
                 meta.mtime_nsec()
             ));
         }
-        let Self { vcpus, memory_mb, disk_bytes, disk_backend, engine, kernel_args, .. } = self;
-        hash.update(format!("{vcpus} {memory_mb} {disk_bytes} {disk_backend} {engine}\n{kernel_args}"));
-        Ok(Key(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()))
+        let Self {
+            vcpus,
+            memory_mb,
+            disk_bytes,
+            disk_backend,
+            engine,
+            kernel_args,
+            ..
+        } = self;
+        hash.update(format!(
+            "{vcpus} {memory_mb} {disk_bytes} {disk_backend} {engine}\n{kernel_args}"
+        ));
+        Ok(Key(hash
+            .finalize()
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()))
     }
 }
 
@@ -93,14 +109,22 @@ impl Warm {
     /// # Errors
     /// When it cannot be made or read.
     pub fn open(dir: &Path, on: bool) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             if Instant::read(&path).is_err() {
                 remove_tree(&path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), on, making: Arc::default(), held: Mutex::default() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            on,
+            making: Arc::default(),
+            held: Mutex::default(),
+        })
     }
 
     /// The instant of a shape, if there is one.
@@ -120,13 +144,21 @@ impl Warm {
         if !self.on || self.find(key).is_some() {
             return None;
         }
-        let is_first = self.making.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        let is_first = self
+            .making
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone());
         let staging = self.dir.join(format!("{NEW}{}", key.0));
-        is_first.then(|| Making { making: Arc::clone(&self.making), key: key.clone(), staging })
+        is_first.then(|| Making {
+            making: Arc::clone(&self.making),
+            key: key.clone(),
+            staging,
+        })
     }
 
-    /// Keeps the memory of an instant ready from now on, until it is taken away or we end. Before it is first used: who
-    /// comes first names what is shared.
+    /// Keeps the memory of an instant ready from now on, until it is taken away or we end. Before
+    /// it is first used: who comes first names what is shared.
     ///
     /// # Errors
     /// As [`vmm::Driver::hold`].
@@ -146,7 +178,10 @@ impl Warm {
     /// # Errors
     /// What keeps it.
     pub fn remove(&self, dir: &Path) -> io::Result<()> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
+        self.held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(dir);
         instant::remove(dir)
     }
 
@@ -169,13 +204,19 @@ impl Warm {
         }
         found.sort();
         let surplus = found.len().saturating_sub(SHAPES);
-        found.iter().take(surplus).try_for_each(|(_, path)| self.remove(path))
+        found
+            .iter()
+            .take(surplus)
+            .try_for_each(|(_, path)| self.remove(path))
     }
 }
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.making
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
     }
 }
 
@@ -207,8 +248,14 @@ mod tests {
     fn make(warm: &Warm, key: &Key) {
         let making = warm.begin(key).unwrap();
         instant::make_dir(&making.staging).unwrap();
-        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 1 << 30, base: None };
-        Instant::new(1, 192, disk, "qemu tcg", None).finish(&making.staging).unwrap();
+        let disk = DiskRecord {
+            backend: Backend::Copy,
+            size_bytes: 1 << 30,
+            base: None,
+        };
+        Instant::new(1, 192, disk, "qemu tcg", None)
+            .finish(&making.staging)
+            .unwrap();
         assert!(warm.begin(key).is_none(), "two at once");
         warm.publish(&making).unwrap();
     }
@@ -217,7 +264,10 @@ mod tests {
     fn a_shape_is_prepared_once_and_those_used_last_stay() {
         let dir = tempfile::tempdir().unwrap();
         let warm = Warm::open(&dir.path().join("warm"), true).unwrap();
-        let keys: Vec<Key> = (0..).map(|n| key(dir.path(), 128 + n)).take(SHAPES + 2).collect();
+        let keys: Vec<Key> = (0..)
+            .map(|n| key(dir.path(), 128 + n))
+            .take(SHAPES + 2)
+            .collect();
         for key in &keys {
             assert!(warm.find(key).is_none());
             make(&warm, key);
@@ -226,7 +276,10 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         assert!(warm.find(&keys[0]).is_some() && warm.find(&keys[1]).is_none());
-        assert_eq!(keys.iter().filter(|key| warm.find(key).is_some()).count(), SHAPES);
+        assert_eq!(
+            keys.iter().filter(|key| warm.find(key).is_some()).count(),
+            SHAPES
+        );
     }
 
     #[test]

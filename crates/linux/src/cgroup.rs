@@ -1,10 +1,12 @@
 //! Control groups, version 2: what a VM may use, and a handle on everything that it started.
 //!
-//! All groups of ours are in one directory below the root of the hierarchy, not in the agent's own group: VMs outlive
-//! their agent, and systemd cannot start a service again in a group with living children.
+//! All groups of ours are in one directory below the root of the hierarchy, not in the agent's own
+//! group: VMs outlive their agent, and systemd cannot start a service again in a group with living
+//! children.
 //!
-//! Where the hierarchy has no controllers (they are all bound to version 1, or the root is somebody else's), groups
-//! hold processes together but limit nothing. A machine without version 2 has no groups.
+//! Where the hierarchy has no controllers (they are all bound to version 1, or the root is somebody
+//! else's), groups hold processes together but limit nothing. A machine without version 2 has no
+//! groups.
 
 mod disk;
 
@@ -51,7 +53,9 @@ pub struct Tree {
 /// # Errors
 /// When `/proc` cannot be read. `None`: this machine has no version 2.
 pub fn find() -> io::Result<Option<(PathBuf, Vec<String>)>> {
-    let Some(dir) = mounted(&fs::read_to_string("/proc/self/mountinfo")?) else { return Ok(None) };
+    let Some(dir) = mounted(&fs::read_to_string("/proc/self/mountinfo")?) else {
+        return Ok(None);
+    };
     let controllers = words(&dir.join("cgroup.controllers"))?;
     Ok(Some((dir, controllers)))
 }
@@ -60,12 +64,16 @@ pub fn find() -> io::Result<Option<(PathBuf, Vec<String>)>> {
 fn mounted(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
-        (kind.split(' ').next() == Some("cgroup2")).then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+        (kind.split(' ').next() == Some("cgroup2"))
+            .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
     })
 }
 
 fn words(path: &Path) -> io::Result<Vec<String>> {
-    Ok(fs::read_to_string(path)?.split_ascii_whitespace().map(str::to_owned).collect())
+    Ok(fs::read_to_string(path)?
+        .split_ascii_whitespace()
+        .map(str::to_owned)
+        .collect())
 }
 
 impl Tree {
@@ -74,13 +82,19 @@ impl Tree {
     /// # Errors
     /// When there is version 2, but no directory can be made. `None`: there is none.
     pub fn prepare(name: &str) -> io::Result<Option<Self>> {
-        let Some((root, _)) = find()? else { return Ok(None) };
+        let Some((root, _)) = find()? else {
+            return Ok(None);
+        };
         let dir = root.join(name);
         make(&dir)?;
         for group in [&root, &dir] {
             for controller in WANTED {
-                // One that is not there, or that another hierarchy has, is missing from the list below.
-                let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+                // One that is not there, or that another hierarchy has, is missing from the list
+                // below.
+                let _ = fs::write(
+                    group.join("cgroup.subtree_control"),
+                    format!("+{controller}"),
+                );
             }
         }
         let controllers = words(&dir.join("cgroup.subtree_control"))?;
@@ -114,7 +128,10 @@ fn make(dir: &Path) -> io::Result<()> {
 pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
     make(group)?;
     let settings = [
-        ("cpu.max", format!("{} {PERIOD}", limits.cpu_percent * PERIOD / 100)),
+        (
+            "cpu.max",
+            format!("{} {PERIOD}", limits.cpu_percent * PERIOD / 100),
+        ),
         ("cpu.weight", limits.weight.to_string()),
         ("memory.max", limits.memory_bytes.to_string()),
         ("memory.swap.max", limits.swap_bytes.to_string()),
@@ -125,7 +142,12 @@ pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
     for (file, value) in settings {
         match fs::write(group.join(file), value) {
             // PermissionDenied: no such file, in a file system where nobody can make one.
-            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                ) =>
+            {
                 return Err(io::Error::new(error.kind(), format!("{file}: {error}")));
             }
             _ => {}
@@ -134,8 +156,9 @@ pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns how much of the host's swap a group of that much memory may have, bytes: of one half of it the share that the
-/// group's memory is of the host's. The other half is for the host's own programs, whose idle pages are there.
+/// Returns how much of the host's swap a group of that much memory may have, bytes: of one half of
+/// it the share that the group's memory is of the host's. The other half is for the host's own
+/// programs, whose idle pages are there.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -146,15 +169,25 @@ pub fn swap_share(memory_bytes: u64) -> io::Result<u64> {
 /// From a meminfo (proc(5)), in KiB.
 fn share(meminfo: &str, memory_bytes: u64) -> u64 {
     let bytes = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+        let line = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_ascii_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
     };
-    let (memory, swap) = (bytes("MemTotal").unwrap_or(0), bytes("SwapTotal").unwrap_or(0) / 2);
+    let (memory, swap) = (
+        bytes("MemTotal").unwrap_or(0),
+        bytes("SwapTotal").unwrap_or(0) / 2,
+    );
     let share = u128::from(swap) * u128::from(memory_bytes) / u128::from(memory.max(1));
     u64::try_from(share).unwrap_or(swap).min(swap)
 }
 
-/// Kills whatever is in the group and removes it. That there is none is fine. Blocks until its processes are gone.
+/// Kills whatever is in the group and removes it. That there is none is fine. Blocks until its
+/// processes are gone.
 ///
 /// # Errors
 /// `ResourceBusy` when they do not go, otherwise what the kernel said.
@@ -164,7 +197,9 @@ pub fn remove(group: &Path) -> io::Result<()> {
         match fs::remove_dir(group) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() > deadline => {
+            Err(error)
+                if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() > deadline =>
+            {
                 return Err(error);
             }
             Err(_) => {}
@@ -180,7 +215,9 @@ fn kill(group: &Path) -> io::Result<()> {
         return Ok(());
     }
     for pid in words(&group.join("cgroup.procs"))? {
-        let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) else { continue };
+        let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) else {
+            continue;
+        };
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     Ok(())
@@ -205,29 +242,64 @@ mod tests {
         let all = 16_384_000 * 1024;
         assert_eq!(share(host, all / 8), 4_096_000 * 1024 / 2 / 8);
         assert_eq!(share(host, 100 * all), 4_096_000 * 1024 / 2);
-        assert_eq!((share("MemTotal: 5 kB\nSwapTotal: 0 kB", 1 << 30), share("", 1)), (0, 0));
+        assert_eq!(
+            (
+                share("MemTotal: 5 kB\nSwapTotal: 0 kB", 1 << 30),
+                share("", 1)
+            ),
+            (0, 0)
+        );
     }
 
     #[test]
     fn a_group_is_made_with_what_limits_there_are_and_ends_its_processes() {
-        let Some(tree) = Tree::prepare("wtest").unwrap() else { return };
+        let Some(tree) = Tree::prepare("wtest").unwrap() else {
+            return;
+        };
         let group = tree.group(&format!("g{}", std::process::id()));
-        let limits = Limits { cpu_percent: 150, weight: 100, memory_bytes: 64 << 20, swap_bytes: 8 << 20, tasks: 16 };
+        let limits = Limits {
+            cpu_percent: 150,
+            weight: 100,
+            memory_bytes: 64 << 20,
+            swap_bytes: 8 << 20,
+            tasks: 16,
+        };
         create(&group, &limits).unwrap();
         create(&group, &limits).unwrap();
-        let has = |name: &str| tree.controllers().iter().any(|controller| controller == name);
-        let read = |file: &str| fs::read_to_string(group.join(file)).ok().map(|text| text.trim().to_owned());
-        assert_eq!(read("cpu.max"), has("cpu").then(|| "150000 100000".to_owned()));
-        assert_eq!(read("memory.max"), has("memory").then(|| (64 << 20).to_string()));
+        let has = |name: &str| {
+            tree.controllers()
+                .iter()
+                .any(|controller| controller == name)
+        };
+        let read = |file: &str| {
+            fs::read_to_string(group.join(file))
+                .ok()
+                .map(|text| text.trim().to_owned())
+        };
+        assert_eq!(
+            read("cpu.max"),
+            has("cpu").then(|| "150000 100000".to_owned())
+        );
+        assert_eq!(
+            read("memory.max"),
+            has("memory").then(|| (64 << 20).to_string())
+        );
         // A kernel without swap accounting has no such file.
         assert!(read("memory.swap.max").is_none_or(|limit| limit == (8 << 20).to_string()));
         assert_eq!(read("pids.max"), has("pids").then(|| "16".to_owned()));
-        let spawn = crate::process::Spawn { program: "sleep".into(), args: vec!["60".into()], ..Default::default() };
+        let spawn = crate::process::Spawn {
+            program: "sleep".into(),
+            args: vec!["60".into()],
+            ..Default::default()
+        };
         let process = spawn.spawn().unwrap();
         fs::write(group.join("cgroup.procs"), process.pid().to_string()).unwrap();
         remove(&group).unwrap();
         remove(&group).unwrap();
-        assert_eq!(process.wait(END).unwrap(), Some(crate::process::Ended::Signal(9)));
+        assert_eq!(
+            process.wait(END).unwrap(),
+            Some(crate::process::Ended::Signal(9))
+        );
         // Another test program may be in there.
         let _ = fs::remove_dir(tree.dir);
     }

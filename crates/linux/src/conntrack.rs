@@ -1,4 +1,5 @@
-//! Connections that the kernel tracks, in the network namespace of the calling thread, over ctnetlink.
+//! Connections that the kernel tracks, in the network namespace of the calling thread, over
+//! ctnetlink.
 
 use std::collections::HashSet;
 use std::io;
@@ -18,8 +19,8 @@ const DELETE: u16 = (1 << 8) | 2;
 /// `CTA_TUPLE_ORIG`, which holds others.
 const TUPLE_ORIG: u16 = 1 | (1 << 15);
 
-/// Forgets all connections that an address has begun, or that were begun with it. What of them still comes is new, and
-/// the rules decide anew.
+/// Forgets all connections that an address has begun, or that were begun with it. What of them
+/// still comes is new, and the rules decide anew.
 ///
 /// # Errors
 /// What the kernel said. That there are none is fine.
@@ -28,7 +29,11 @@ pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
     let mut socket = NetlinkSocket::new();
     // What is not filtered by the kernel is read once.
     let both = [FILTER_SOURCE | FILTER_DESTINATION];
-    let parts = if address.is_ipv4() { &[FILTER_SOURCE, FILTER_DESTINATION][..] } else { &both };
+    let parts = if address.is_ipv4() {
+        &[FILTER_SOURCE, FILTER_DESTINATION][..]
+    } else {
+        &both
+    };
     for part in parts {
         for tuple in tuples(&mut socket, address, *part)? {
             delete(&mut socket, address, &tuple)?;
@@ -49,7 +54,12 @@ pub fn destinations() -> io::Result<HashSet<IpAddr>> {
     let mut answers = socket.request(&request)?;
     while let Some(answer) = answers.recv() {
         let (_, connection) = answer.map_err(said)?;
-        let Ok(ip) = connection.get_tuple_orig().and_then(|tuple| tuple.get_tuple_ip()) else { continue };
+        let Ok(ip) = connection
+            .get_tuple_orig()
+            .and_then(|tuple| tuple.get_tuple_ip())
+        else {
+            continue;
+        };
         found.extend(ip.get_ip_v4_dst().map(IpAddr::from));
         found.extend(ip.get_ip_v6_dst().map(IpAddr::from));
     }
@@ -58,20 +68,30 @@ pub fn destinations() -> io::Result<HashSet<IpAddr>> {
 
 /// How the connections began that have the address in one of those parts of how they began.
 ///
-/// The kernel is asked for these alone, but over IPv6 for all: there it compares the wrong way round, and would leave out
-/// just these (`ctnetlink_filter_match_tuple` in its nf_conntrack_netlink.c, seen up to Linux 6.18).
+/// The kernel is asked for these alone, but over IPv6 for all: there it compares the wrong way
+/// round, and would leave out just these (`ctnetlink_filter_match_tuple` in its
+/// nf_conntrack_netlink.c, seen up to Linux 6.18).
 fn tuples(socket: &mut NetlinkSocket, address: IpAddr, part: u32) -> io::Result<Vec<Vec<u8>>> {
     let mut request = Request::new().op_get_dump(&header(address));
     if let IpAddr::V4(address) = address {
         let ip = request.encode().nested_tuple_orig().nested_tuple_ip();
-        let ip = if part == FILTER_SOURCE { ip.push_ip_v4_src(address) } else { ip.push_ip_v4_dst(address) };
-        ip.end_nested().end_nested().nested_filter().push_orig_flags(part);
+        let ip = if part == FILTER_SOURCE {
+            ip.push_ip_v4_src(address)
+        } else {
+            ip.push_ip_v4_dst(address)
+        };
+        ip.end_nested()
+            .end_nested()
+            .nested_filter()
+            .push_orig_flags(part);
     }
     let mut answers = socket.request(&request)?;
     let mut found = Vec::new();
     while let Some(answer) = answers.recv() {
         let (_, connection) = answer.map_err(said)?;
-        let Ok(tuple) = connection.get_tuple_orig() else { continue };
+        let Ok(tuple) = connection.get_tuple_orig() else {
+            continue;
+        };
         let is_one = match address {
             IpAddr::V4(_) => true,
             IpAddr::V6(address) => has(&tuple, part, address),
@@ -84,7 +104,9 @@ fn tuples(socket: &mut NetlinkSocket, address: IpAddr, part: u32) -> io::Result<
 }
 
 fn has(tuple: &IterableTupleAttrs<'_>, part: u32, address: Ipv6Addr) -> bool {
-    let Ok(ip) = tuple.get_tuple_ip() else { return false };
+    let Ok(ip) = tuple.get_tuple_ip() else {
+        return false;
+    };
     let is_source = part & FILTER_SOURCE != 0 && ip.get_ip_v6_src().ok() == Some(address);
     is_source || (part & FILTER_DESTINATION != 0 && ip.get_ip_v6_dst().ok() == Some(address))
 }
@@ -109,7 +131,10 @@ fn header(address: IpAddr) -> Nfgenmsg {
 }
 
 fn said(error: ReplyError) -> io::Error {
-    io::Error::new(error.as_io_error().kind(), format!("connection tracking: {error}"))
+    io::Error::new(
+        error.as_io_error().kind(),
+        format!("connection tracking: {error}"),
+    )
 }
 
 /// The kernel's description of its messages, of which the library is made, lacks this one.
@@ -117,7 +142,10 @@ struct Delete(Vec<u8>);
 
 impl NetlinkRequest for Delete {
     fn protocol(&self) -> Protocol {
-        Protocol::Raw { protonum: PROTONUM, request_type: DELETE }
+        Protocol::Raw {
+            protonum: PROTONUM,
+            request_type: DELETE,
+        }
     }
 
     fn flags(&self) -> u16 {
@@ -148,21 +176,34 @@ mod tests {
         let done = netns::enter(&name, move || {
             let links = link::Links::here()?;
             links.up("lo")?;
-            let ours = addresses.into_iter().filter(|address| !address.is_loopback());
-            ours.into_iter().try_for_each(|address| links.add_address("lo", address, 128))?;
+            let ours = addresses
+                .into_iter()
+                .filter(|address| !address.is_loopback());
+            ours.into_iter()
+                .try_for_each(|address| links.add_address("lo", address, 128))?;
             // Tracking begins with the first rule that asks for it.
             let table: Table = (Family::Inet, "wtest");
             let rule = Rule::new().ct_state(ESTABLISHED).accept();
-            let changes = Transaction::new().table(table).chain(table, "c", Hook::filter(Hook::INPUT, 0));
+            let changes =
+                Transaction::new()
+                    .table(table)
+                    .chain(table, "c", Hook::filter(Hook::INPUT, 0));
             changes.rule(table, "c", &rule).commit()?;
             let [one, two, other] = addresses;
-            let sockets: Vec<UdpSocket> =
-                addresses.into_iter().map(|at| UdpSocket::bind((at, 7))).collect::<Result<_, _>>()?;
+            let sockets: Vec<UdpSocket> = addresses
+                .into_iter()
+                .map(|at| UdpSocket::bind((at, 7)))
+                .collect::<Result<_, _>>()?;
             let mut socket = NetlinkSocket::new();
-            let mut count = |address, part| Ok::<_, io::Error>(tuples(&mut socket, address, part)?.len());
+            let mut count =
+                |address, part| Ok::<_, io::Error>(tuples(&mut socket, address, part)?.len());
             let deadline = Instant::now() + Duration::from_secs(5);
             // The kernel knows the way to a new IPv6 address a moment after it has the address.
-            while (count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?, count(two, FILTER_SOURCE)?) != (1, 1, 2)
+            while (
+                count(one, FILTER_SOURCE)?,
+                count(one, FILTER_DESTINATION)?,
+                count(two, FILTER_SOURCE)?,
+            ) != (1, 1, 2)
             {
                 assert!(Instant::now() < deadline, "{one} has no connections");
                 sockets[0].send_to(b"begun by it", (other, 7))?;
@@ -170,9 +211,15 @@ mod tests {
                 sockets[1].send_to(b"not its", (other, 7))?;
             }
             let all = destinations()?;
-            assert!(all.contains(&one) && all.contains(&other) && !all.contains(&two), "{all:?}");
+            assert!(
+                all.contains(&one) && all.contains(&other) && !all.contains(&two),
+                "{all:?}"
+            );
             forget(one)?;
-            assert_eq!((count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?), (0, 0));
+            assert_eq!(
+                (count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?),
+                (0, 0)
+            );
             assert_eq!(count(two, FILTER_SOURCE)?, 1, "the one that is not its");
             forget(one)
         });
@@ -182,7 +229,13 @@ mod tests {
 
     #[test]
     fn connections_of_one_address_are_forgotten_and_others_are_not() {
-        forgets_those_of_one("four", [2, 3, 4].map(|last| Ipv4Addr::new(127, 0, 0, last).into()));
-        forgets_those_of_one("six", [2, 3, 4].map(|last| Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, last).into()));
+        forgets_those_of_one(
+            "four",
+            [2, 3, 4].map(|last| Ipv4Addr::new(127, 0, 0, last).into()),
+        );
+        forgets_those_of_one(
+            "six",
+            [2, 3, 4].map(|last| Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, last).into()),
+        );
     }
 }

@@ -11,10 +11,12 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, 
 /// Most descriptors of one message. The kernel takes 253 (`SCM_MAX_FD`).
 pub const MOST: usize = 64;
 
-/// Sends bytes with descriptors, all at once; more bytes than the socket's buffer holds are not sent.
+/// Sends bytes with descriptors, all at once; more bytes than the socket's buffer holds are not
+/// sent.
 ///
 /// # Errors
-/// What the socket said; `InvalidInput` for no bytes or too many descriptors, `WriteZero` for too many bytes.
+/// What the socket said; `InvalidInput` for no bytes or too many descriptors, `WriteZero` for too
+/// many bytes.
 pub fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if bytes.is_empty() || descriptors.len() > MOST {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -22,12 +24,22 @@ pub fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-    let sent = sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
-    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    let sent = sendmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
 }
 
-/// Receives what comes first: at most so many bytes, and descriptors, which are closed on exec. No bytes: the other side
-/// is gone.
+/// Receives what comes first: at most so many bytes, and descriptors, which are closed on exec. No
+/// bytes: the other side is gone.
 ///
 /// # Errors
 /// What the socket said; `InvalidData` when not all of the descriptors arrived.
@@ -41,12 +53,19 @@ pub fn receive(socket: &UnixStream, limit: usize) -> io::Result<(Vec<u8>, Vec<Ow
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = control {
             // SAFETY: the kernel has just made them for us, and nobody else knows them.
-            descriptors.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
+            descriptors.extend(
+                raw.into_iter()
+                    .map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }),
+            );
         }
     }
     let (length, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC));
     bytes.truncate(length);
-    if cut { Err(io::ErrorKind::InvalidData.into()) } else { Ok((bytes, descriptors)) }
+    if cut {
+        Err(io::ErrorKind::InvalidData.into())
+    } else {
+        Ok((bytes, descriptors))
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +87,9 @@ mod tests {
         let (bytes, mut descriptors) = receive(&two, 64).unwrap();
         assert_eq!((bytes.as_slice(), descriptors.len()), (&b"words"[..], 2));
         let mut content = String::new();
-        File::from(descriptors.swap_remove(0)).read_to_string(&mut content).unwrap();
+        File::from(descriptors.swap_remove(0))
+            .read_to_string(&mut content)
+            .unwrap();
         assert_eq!(content, "content");
         assert_eq!(receive(&two, 64).unwrap().0, b"more");
         drop((one, descriptors));

@@ -1,8 +1,9 @@
 //! Device-mapper devices: copy-on-write snapshots, and the origins that they are over (Linux
 //! `Documentation/admin-guide/device-mapper/snapshot.rst`).
 //!
-//! A device is made in three steps: the name, the table, the start. If we die in between, a device without a table is
-//! left, which [`remove`] takes away just as well. Its node below [`DIR`] is udev's to make; where there is no udev, we do.
+//! A device is made in three steps: the name, the table, the start. If we die in between, a device
+//! without a table is left, which [`remove`] takes away just as well. Its node below [`DIR`] is
+//! udev's to make; where there is no udev, we do.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,7 +33,11 @@ pub enum Error {
     #[error("there is no device {0}")]
     Missing(String),
     #[error("cannot {action} device {name}")]
-    Kernel { action: &'static str, name: String, source: io::Error },
+    Kernel {
+        action: &'static str,
+        name: String,
+        source: io::Error,
+    },
 }
 
 /// Major and minor number of a block device.
@@ -48,7 +53,10 @@ pub const LOOP_MAJOR: u32 = 7;
 impl Number {
     #[must_use]
     pub const fn of_loop(minor: u32) -> Self {
-        Self { major: LOOP_MAJOR, minor }
+        Self {
+            major: LOOP_MAJOR,
+            minor,
+        }
     }
 }
 
@@ -62,7 +70,11 @@ impl std::fmt::Display for Number {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// What is written goes to `cow` and stays there; the rest is read from `origin`.
-    Snapshot { sectors: u64, origin: Number, cow: Number },
+    Snapshot {
+        sectors: u64,
+        origin: Number,
+        cow: Number,
+    },
     /// The beginning of another device.
     Linear { sectors: u64, to: Number },
     /// Zeroes.
@@ -72,13 +84,17 @@ pub enum Target {
 impl Target {
     fn sectors(self) -> u64 {
         match self {
-            Self::Snapshot { sectors, .. } | Self::Linear { sectors, .. } | Self::Zero { sectors } => sectors,
+            Self::Snapshot { sectors, .. }
+            | Self::Linear { sectors, .. }
+            | Self::Zero { sectors } => sectors,
         }
     }
 
     fn line(self, start: u64) -> (u64, u64, String, String) {
         let (kind, parameters) = match self {
-            Self::Snapshot { origin, cow, .. } => ("snapshot", format!("{origin} {cow} P {CHUNK_SECTORS}")),
+            Self::Snapshot { origin, cow, .. } => {
+                ("snapshot", format!("{origin} {cow} P {CHUNK_SECTORS}"))
+            }
             Self::Linear { to, .. } => ("linear", format!("{to} 0")),
             Self::Zero { .. } => ("zero", String::new()),
         };
@@ -115,11 +131,17 @@ pub fn path(name: &str) -> PathBuf {
 ///
 /// # Errors
 /// When the name is taken, or the kernel refuses; then nothing is left.
-pub fn create(name: &str, uuid: &str, targets: &[Target], read_only: bool) -> Result<PathBuf, Error> {
+pub fn create(
+    name: &str,
+    uuid: &str,
+    targets: &[Target],
+    read_only: bool,
+) -> Result<PathBuf, Error> {
     let (dm, dm_name) = (open()?, dm_name(name)?);
     let failed = |action| move |error: DmError| kernel(action, name, &error);
     let dm_uuid = DmUuid::new(uuid).map_err(failed("name"))?;
-    dm.device_create(dm_name, Some(dm_uuid), DmOptions::default()).map_err(failed("create"))?;
+    dm.device_create(dm_name, Some(dm_uuid), DmOptions::default())
+        .map_err(failed("create"))?;
     let made = start(&dm, name, targets, read_only);
     if made.is_err() {
         // What came before is the error to tell.
@@ -136,14 +158,29 @@ fn start(dm: &DM, name: &str, targets: &[Target], read_only: bool) -> Result<Pat
         lines.push(target.line(begin));
         begin += target.sectors();
     }
-    let flags = if read_only { DmFlags::DM_READONLY } else { DmFlags::empty() };
+    let flags = if read_only {
+        DmFlags::DM_READONLY
+    } else {
+        DmFlags::empty()
+    };
     let options = DmOptions::default().set_flags(flags);
-    dm.table_load(&id, &lines, options).map_err(|error| kernel("load the table of", name, &error))?;
-    // Private: udev makes the node and looks no further, so that no probe of its own holds the device open.
-    let info = dm.device_suspend(&id, DmOptions::private()).map_err(|error| kernel("start", name, &error))?;
+    dm.table_load(&id, &lines, options)
+        .map_err(|error| kernel("load the table of", name, &error))?;
+    // Private: udev makes the node and looks no further, so that no probe of its own holds the
+    // device open.
+    let info = dm
+        .device_suspend(&id, DmOptions::private())
+        .map_err(|error| kernel("start", name, &error))?;
     let number = info.device();
     let path = path(name);
-    make_node(&path, Number { major: number.major, minor: number.minor }).map_err(|source| Error::Kernel {
+    make_node(
+        &path,
+        Number {
+            major: number.major,
+            minor: number.minor,
+        },
+    )
+    .map_err(|source| Error::Kernel {
         action: "make the node of",
         name: name.to_owned(),
         source,
@@ -158,7 +195,12 @@ fn make_node(path: &Path, number: Number) -> io::Result<()> {
         // Of a device that was, or half a link of udev's.
         _ => remove_file(path)?,
     }
-    match mknod(path, SFlag::S_IFBLK, Mode::from_bits_truncate(0o600), wanted) {
+    match mknod(
+        path,
+        SFlag::S_IFBLK,
+        Mode::from_bits_truncate(0o600),
+        wanted,
+    ) {
         // udev was faster.
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(error) => Err(error.into()),
@@ -172,18 +214,27 @@ fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes a device away. While somebody holds it open that is tried again, for a second. That there is none is fine.
+/// Takes a device away. While somebody holds it open that is tried again, for a second. That there
+/// is none is fine.
 ///
 /// # Errors
 /// [`Error::Busy`] when it stays open; the device is as it was then.
 pub fn remove(name: &str) -> Result<(), Error> {
     match open()?.device_remove(&DevId::Name(dm_name(name)?), DmOptions::private()) {
-        Err(error) if errno(&error) == Some(Errno::EBUSY) => return Err(Error::Busy(name.to_owned())),
-        Err(error) if errno(&error) != Some(Errno::ENXIO) => return Err(kernel("remove", name, &error)),
+        Err(error) if errno(&error) == Some(Errno::EBUSY) => {
+            return Err(Error::Busy(name.to_owned()));
+        }
+        Err(error) if errno(&error) != Some(Errno::ENXIO) => {
+            return Err(kernel("remove", name, &error));
+        }
         _ => {}
     }
     let gone = remove_file(&path(name));
-    gone.map_err(|source| Error::Kernel { action: "remove the node of", name: name.to_owned(), source })
+    gone.map_err(|source| Error::Kernel {
+        action: "remove the node of",
+        name: name.to_owned(),
+        source,
+    })
 }
 
 /// Names of all devices that begin with `prefix`.
@@ -191,7 +242,9 @@ pub fn remove(name: &str) -> Result<(), Error> {
 /// # Errors
 /// When there is no device mapper.
 pub fn list(prefix: &str) -> Result<Vec<String>, Error> {
-    let devices = open()?.list_devices().map_err(|error| kernel("list", prefix, &error))?;
+    let devices = open()?
+        .list_devices()
+        .map_err(|error| kernel("list", prefix, &error))?;
     let names = devices.into_iter().map(|(name, ..)| name.to_string());
     Ok(names.filter(|name| name.starts_with(prefix)).collect())
 }
@@ -213,7 +266,10 @@ pub fn info(name: &str) -> Result<Option<Info>, Error> {
         Err(error) if errno(&error) == Some(Errno::ENXIO) => return Ok(None),
         Err(error) => return Err(kernel("look at", name, &error)),
     };
-    let number = |device: devicemapper::Device| Number { major: device.major, minor: device.minor };
+    let number = |device: devicemapper::Device| Number {
+        major: device.major,
+        minor: device.minor,
+    };
     Ok(Some(Info {
         number: number(info.device()),
         uuid: info.uuid().map(ToString::to_string).unwrap_or_default(),
@@ -233,7 +289,9 @@ pub fn fill(name: &str) -> Result<Fill, Error> {
         _ => kernel("look at", name, &error),
     })?;
     let snapshot = targets.iter().find(|(_, _, kind, _)| kind == "snapshot");
-    let status = snapshot.map(|(.., status)| status.as_str()).unwrap_or_default();
+    let status = snapshot
+        .map(|(.., status)| status.as_str())
+        .unwrap_or_default();
     parse_fill(status).ok_or_else(|| Error::Kernel {
         action: "understand the status of",
         name: name.to_owned(),
@@ -260,12 +318,15 @@ pub fn flush(name: &str) -> Result<(), Error> {
         Some(Errno::ENXIO) => Error::Missing(name.to_owned()),
         _ => kernel("flush", name, &error),
     };
-    dm.device_suspend(&id, DmOptions::default().set_flags(DmFlags::DM_SUSPEND)).map_err(failed)?;
-    dm.device_suspend(&id, DmOptions::private()).map_err(failed)?;
+    dm.device_suspend(&id, DmOptions::default().set_flags(DmFlags::DM_SUSPEND))
+        .map_err(failed)?;
+    dm.device_suspend(&id, DmOptions::private())
+        .map_err(failed)?;
     Ok(())
 }
 
-/// Whether this kernel has a device mapper: the node alone can be there without one, where a tool has made it.
+/// Whether this kernel has a device mapper: the node alone can be there without one, where a tool
+/// has made it.
 #[must_use]
 pub fn is_there() -> bool {
     fs::File::open(CONTROL).is_ok()
@@ -290,7 +351,11 @@ fn errno(error: &DmError) -> Option<Errno> {
 
 fn kernel(action: &'static str, name: &str, error: &DmError) -> Error {
     let source = errno(error).map_or_else(|| io::Error::other(error.to_string()), Into::into);
-    Error::Kernel { action, name: name.to_owned(), source }
+    Error::Kernel {
+        action,
+        name: name.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -300,10 +365,27 @@ mod tests {
     #[test]
     fn tables_are_as_the_kernel_wants_them() {
         let (base, cow) = (Number::of_loop(1), Number::of_loop(2));
-        let snapshot = Target::Snapshot { sectors: 2048, origin: base, cow };
-        assert_eq!(snapshot.line(0), (0, 2048, "snapshot".to_owned(), "7:1 7:2 P 8".to_owned()));
-        assert_eq!(Target::Linear { sectors: 8, to: base }.line(0), (0, 8, "linear".to_owned(), "7:1 0".to_owned()));
-        assert_eq!(Target::Zero { sectors: 16 }.line(8), (8, 16, "zero".to_owned(), String::new()));
+        let snapshot = Target::Snapshot {
+            sectors: 2048,
+            origin: base,
+            cow,
+        };
+        assert_eq!(
+            snapshot.line(0),
+            (0, 2048, "snapshot".to_owned(), "7:1 7:2 P 8".to_owned())
+        );
+        assert_eq!(
+            Target::Linear {
+                sectors: 8,
+                to: base
+            }
+            .line(0),
+            (0, 8, "linear".to_owned(), "7:1 0".to_owned())
+        );
+        assert_eq!(
+            Target::Zero { sectors: 16 }.line(8),
+            (8, 16, "zero".to_owned(), String::new())
+        );
     }
 
     #[test]
@@ -318,6 +400,10 @@ mod tests {
 
     #[test]
     fn names_that_the_kernel_does_not_take_are_refused() {
-        assert!(dm_name("").is_err() && dm_name(&"n".repeat(200)).is_err() && dm_name("wrenn-x").is_ok());
+        assert!(
+            dm_name("").is_err()
+                && dm_name(&"n".repeat(200)).is_err()
+                && dm_name("wrenn-x").is_ok()
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Starts a program in a control group from its first moment on (clone3(2), `CLONE_INTO_CGROUP`).
 //!
-//! A process that enters a group later makes the kernel wait until no processor can still be in the middle of a fork,
-//! some 10 ms, and everybody else who starts something waits with it. The standard library has no way to ask for that.
+//! A process that enters a group later makes the kernel wait until no processor can still be in the
+//! middle of a fork, some 10 ms, and everybody else who starts something waits with it. The
+//! standard library has no way to ask for that.
 
 #![allow(unsafe_code)]
 
@@ -44,14 +45,32 @@ impl Program {
     ///
     /// # Errors
     /// `InvalidInput` for a name with a NUL byte.
-    pub(crate) fn new(path: &Path, args: &[OsString], cwd: Option<&Path>, stdio: [OwnedFd; 3]) -> io::Result<Self> {
+    pub(crate) fn new(
+        path: &Path,
+        args: &[OsString],
+        cwd: Option<&Path>,
+        stdio: [OwnedFd; 3],
+    ) -> io::Result<Self> {
         let string = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::from);
         let path = string(path.as_os_str().as_bytes())?;
         let args = args.iter().map(|arg| string(arg.as_bytes()));
-        let args = std::iter::once(Ok(path.clone())).chain(args).collect::<io::Result<_>>()?;
-        let env = ENVIRONMENT.iter().map(|(name, value)| string(format!("{name}={value}").as_bytes()));
-        let cwd = cwd.map(|cwd| string(cwd.as_os_str().as_bytes())).transpose()?;
-        Ok(Self { path, args, env: env.collect::<io::Result<_>>()?, cwd, stdio, files: Vec::new() })
+        let args = std::iter::once(Ok(path.clone()))
+            .chain(args)
+            .collect::<io::Result<_>>()?;
+        let env = ENVIRONMENT
+            .iter()
+            .map(|(name, value)| string(format!("{name}={value}").as_bytes()));
+        let cwd = cwd
+            .map(|cwd| string(cwd.as_os_str().as_bytes()))
+            .transpose()?;
+        Ok(Self {
+            path,
+            args,
+            env: env.collect::<io::Result<_>>()?,
+            cwd,
+            stdio,
+            files: Vec::new(),
+        })
     }
 
     /// Gives it these descriptors, too.
@@ -59,11 +78,12 @@ impl Program {
         Self { files, ..self }
     }
 
-    /// Starts it as a child of the calling thread, in that group or in ours; its number. `before` runs in the child,
-    /// `beside` in the caller, while the child is on its way to exec.
+    /// Starts it as a child of the calling thread, in that group or in ours; its number. `before`
+    /// runs in the child, `beside` in the caller, while the child is on its way to exec.
     ///
     /// # Safety
-    /// `before` only makes system calls: other threads may hold any lock at that moment, that of the allocator too.
+    /// `before` only makes system calls: other threads may hold any lock at that moment, that of
+    /// the allocator too.
     ///
     /// # Errors
     /// What clone3, `before`, `beside` or exec said; then there is no child.
@@ -74,7 +94,8 @@ impl Program {
         beside: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<u32> {
         let (args, env) = (pointers(&self.args), pointers(&self.env));
-        let (mut told, tell) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (File::from(read), write))?;
+        let (mut told, tell) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (File::from(read), write))?;
         // So that nothing interrupts the child before it has told what is wrong.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         // SAFETY: the child makes system calls only, and ends or becomes another program.
@@ -95,7 +116,9 @@ impl Program {
             None => u32::try_from(pid).map_err(io::Error::other),
             Some(errno) => {
                 while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
-                done.and(Err(io::Error::from_raw_os_error(i32::from_ne_bytes(*errno))))
+                done.and(Err(io::Error::from_raw_os_error(i32::from_ne_bytes(
+                    *errno,
+                ))))
             }
         }
     }
@@ -122,7 +145,8 @@ impl Program {
 
     unsafe fn set_up(&self, before: impl Fn() -> io::Result<()>) -> io::Result<()> {
         for (number, stream) in (0..).zip(&self.stdio) {
-            // SAFETY: puts ours in the place of one of the first three, which are never ours to begin with.
+            // SAFETY: puts ours in the place of one of the first three, which are never ours to
+            // begin with.
             done(unsafe { libc::dup2(stream.as_raw_fd(), number) })?;
         }
         if let Some(cwd) = &self.cwd {
@@ -150,8 +174,18 @@ unsafe fn fork(group: Option<&File>) -> io::Result<libc::pid_t> {
         args.cgroup = group.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM the child has a memory of its own.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
-    if pid < 0 { Err(io::Error::last_os_error()) } else { libc::pid_t::try_from(pid).map_err(io::Error::other) }
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut args,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    if pid < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        libc::pid_t::try_from(pid).map_err(io::Error::other)
+    }
 }
 
 /// In the child: keeps a descriptor open over exec.
@@ -160,9 +194,17 @@ pub(crate) fn inherit(file: &OwnedFd) -> io::Result<()> {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|string| string.as_ptr())
+        .chain([ptr::null()])
+        .collect()
 }
 
 fn done(result: RawFd) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -1,7 +1,9 @@
-//! Named pipes that somebody writes to whether they are read or not: 64 KiB in the kernel, never on disk.
+//! Named pipes that somebody writes to whether they are read or not: 64 KiB in the kernel, never on
+//! disk.
 //!
-//! Opened for both directions, as Linux allows (fifo(7)), a pipe has always a reader, so its writer gets no SIGPIPE,
-//! and always a writer, so its reader sees no end. What is in it is kept for as long as anybody has it open.
+//! Opened for both directions, as Linux allows (fifo(7)), a pipe has always a reader, so its writer
+//! gets no SIGPIPE, and always a writer, so its reader sees no end. What is in it is kept for as
+//! long as anybody has it open.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +17,13 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 /// # Errors
 /// What the file system said.
 pub fn make(path: &Path) -> io::Result<()> {
-    Ok(mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?)
+    Ok(mknodat(
+        CWD,
+        path,
+        FileType::Fifo,
+        Mode::RUSR | Mode::WUSR,
+        0,
+    )?)
 }
 
 /// Opens a pipe for both directions. Reading and writing do not block.
@@ -24,7 +32,11 @@ pub fn make(path: &Path) -> io::Result<()> {
 /// When there is none.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
-    File::options().read(true).write(true).custom_flags(flags).open(path)
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -47,11 +59,17 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert_eq!((full.kind(), written), (io::ErrorKind::WouldBlock, 64 * 1024));
+        assert_eq!(
+            (full.kind(), written),
+            (io::ErrorKind::WouldBlock, 64 * 1024)
+        );
         let mut reader = open(&path).unwrap();
         drop(writer);
         let mut content = Vec::new();
-        assert_eq!(reader.read_to_end(&mut content).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            reader.read_to_end(&mut content).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         assert_eq!(content.len(), written);
     }
 }

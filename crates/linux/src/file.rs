@@ -9,8 +9,8 @@ use rustix::fs::OFlags;
 
 pub use crate::lock::Lock;
 
-/// Writes a file so that after a crash at any moment either the old content or the new one is there: temporary
-/// name, fsync, rename, fsync of the directory.
+/// Writes a file so that after a crash at any moment either the old content or the new one is
+/// there: temporary name, fsync, rename, fsync of the directory.
 ///
 /// # Errors
 /// What the file system said; the old content stands then.
@@ -35,7 +35,12 @@ fn put_in_place(
 ) -> io::Result<()> {
     let temporary = temporary_name(path);
     let written = (|| {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(content)?;
         finish(&file)?;
         fs::rename(&temporary, path)
@@ -67,7 +72,11 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 /// `Unsupported` when the file system cannot; then nothing is left.
 pub fn reflink(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
-    let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    let target = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)?;
     clone_content(&source, &target).inspect_err(|_| {
         let _ = fs::remove_file(to);
     })
@@ -80,7 +89,10 @@ pub fn reflink(from: &Path, to: &Path) -> io::Result<()> {
 pub fn clone_content(source: &File, target: &File) -> io::Result<()> {
     rustix::fs::ioctl_ficlone(target, source).map_err(|error| match error {
         rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::XDEV | rustix::io::Errno::INVAL => {
-            io::Error::new(io::ErrorKind::Unsupported, "the file system cannot share blocks between files")
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the file system cannot share blocks between files",
+            )
         }
         other => other.into(),
     })
@@ -91,7 +103,10 @@ pub fn clone_content(source: &File, target: &File) -> io::Result<()> {
 /// # Errors
 /// When no file can be made in `dir`.
 pub fn can_reflink(dir: &Path) -> io::Result<bool> {
-    let (from, to) = (dir.join(".reflink-probe.unfinished"), dir.join(".reflink-copy.unfinished"));
+    let (from, to) = (
+        dir.join(".reflink-probe.unfinished"),
+        dir.join(".reflink-copy.unfinished"),
+    );
     let _ = fs::remove_file(&to);
     fs::write(&from, [0x5a; 4096])?;
     let copied = reflink(&from, &to);
@@ -112,8 +127,8 @@ pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
 }
 
-/// Gives back the disk space of a file but for its last `keep` bytes. Its length, and where its writer is in it, stay:
-/// what is given back reads as zeros.
+/// Gives back the disk space of a file but for its last `keep` bytes. Its length, and where its
+/// writer is in it, stay: what is given back reads as zeros.
 ///
 /// # Errors
 /// When there is no such file, or the file system cannot do it.
@@ -149,11 +164,14 @@ pub struct Space {
 /// When there is no such path.
 pub fn space(path: &Path) -> io::Result<Space> {
     let stat = rustix::fs::statvfs(path)?;
-    Ok(Space { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    Ok(Space {
+        total: stat.f_blocks * stat.f_frsize,
+        free: stat.f_bavail * stat.f_frsize,
+    })
 }
 
-/// Has blocks for the first `length` bytes of a file, which keeps its length and content. A file system that cannot do
-/// that is left alone.
+/// Has blocks for the first `length` bytes of a file, which keeps its length and content. A file
+/// system that cannot do that is left alone.
 ///
 /// # Errors
 /// `StorageFull` when there are no blocks.
@@ -169,21 +187,34 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
 /// # Errors
 /// What the file system said; `NotADirectory` for a link.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let dir = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let dir = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
     make_private(&dir, 0o700)
 }
 
-/// Opens a file that only its owner may open, for reading and writing, and creates it if need be. One that is there
-/// already becomes so: who may open a file can lock it.
+/// Opens a file that only its owner may open, for reading and writing, and creates it if need be.
+/// One that is there already becomes so: who may open a file can lock it.
 ///
 /// # Errors
 /// What the file system said.
 pub fn open_private(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    options.create(true).truncate(false).read(true).write(true).mode(0o600);
-    let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+    options
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600);
+    let file = options
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
     make_private(&file, 0o600)?;
     Ok(file)
 }
@@ -220,7 +251,9 @@ mod tests {
         fs::write(&from, b"content").unwrap();
         match reflink(&from, &to) {
             Ok(()) => assert!(able && fs::read(&to).unwrap() == b"content"),
-            Err(error) => assert!(!able && error.kind() == io::ErrorKind::Unsupported && !to.exists()),
+            Err(error) => {
+                assert!(!able && error.kind() == io::ErrorKind::Unsupported && !to.exists())
+            }
         }
     }
 
@@ -243,11 +276,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (inner, file) = (dir.path().join("a/b"), dir.path().join("a/b/file"));
         create_private_dir(&inner).unwrap();
-        File::create(&file).unwrap().set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+        File::create(&file)
+            .unwrap()
+            .set_permissions(fs::Permissions::from_mode(0o644))
+            .unwrap();
         fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
         create_private_dir(&inner).unwrap();
         open_private(&file).unwrap();
-        let modes = [dir.path().join("a"), inner, file].map(|path| fs::metadata(path).unwrap().mode() & 0o777);
+        let modes = [dir.path().join("a"), inner, file]
+            .map(|path| fs::metadata(path).unwrap().mode() & 0o777);
         assert_eq!(modes, [0o700, 0o700, 0o600]);
         std::os::unix::fs::symlink("/tmp", dir.path().join("link")).unwrap();
         assert!(create_private_dir(&dir.path().join("link")).is_err());

@@ -1,9 +1,10 @@
 //! Measures whether KVM runs guest code at the speed of the processor.
 //!
-//! That `/dev/kvm` opens and makes virtual machines proves nothing: on some nested hosts every guest
-//! instruction in supervisor mode is interpreted, so that Linux never boots. [`measure`] runs a loop of two
-//! instructions in real mode, which such hosts do at some 2 million instructions per second, and real
-//! hardware a thousand times faster. Nothing is left behind: the virtual machine goes with its file descriptors.
+//! That `/dev/kvm` opens and makes virtual machines proves nothing: on some nested hosts every
+//! guest instruction in supervisor mode is interpreted, so that Linux never boots. [`measure`] runs
+//! a loop of two instructions in real mode, which such hosts do at some 2 million instructions per
+//! second, and real hardware a thousand times faster. Nothing is left behind: the virtual machine
+//! goes with its file descriptors.
 
 #![allow(unsafe_code)]
 
@@ -28,31 +29,41 @@ const PAGE: usize = 4096;
 /// Why no speed could be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no /dev/kvm: the processor, the BIOS or the cloud provider does not offer virtualisation")]
+    #[error(
+        "there is no /dev/kvm: the processor, the BIOS or the cloud provider does not offer virtualisation"
+    )]
     Missing,
     #[error("/dev/kvm may not be opened by this user; run as root or join the group kvm")]
     Denied,
     #[error("KVM cannot {action}")]
-    Kernel { action: &'static str, source: std::io::Error },
+    Kernel {
+        action: &'static str,
+        source: std::io::Error,
+    },
     #[error("KVM ended the test guest with {exit} instead of running it")]
     Odd { exit: String },
     #[error("KVM did not get through the test guest within {} ms", limit.as_millis())]
     Stuck { limit: Duration },
 }
 
-/// How long a guest takes for [`ROUNDS`] rounds, the best of `attempts` so that a busy host is not mistaken
-/// for a slow one.
+/// How long a guest takes for [`ROUNDS`] rounds, the best of `attempts` so that a busy host is not
+/// mistaken for a slow one.
 ///
 /// # Errors
-/// When KVM is missing, refuses, runs the code wrongly or needs longer than `limit`. A thread that is stuck in
-/// the guest then goes on until the guest ends or this process does.
+/// When KVM is missing, refuses, runs the code wrongly or needs longer than `limit`. A thread that
+/// is stuck in the guest then goes on until the guest ends or this process does.
 pub fn measure(attempts: u32, limit: Duration) -> Result<Duration, Error> {
     let (sender, receiver) = mpsc::channel();
     std::thread::Builder::new()
         .name("kvm-probe".into())
         .spawn(move || sender.send(best_of(attempts)))
-        .map_err(|source| Error::Kernel { action: "get a thread", source })?;
-    receiver.recv_timeout(limit).unwrap_or(Err(Error::Stuck { limit }))
+        .map_err(|source| Error::Kernel {
+            action: "get a thread",
+            source,
+        })?;
+    receiver
+        .recv_timeout(limit)
+        .unwrap_or(Err(Error::Stuck { limit }))
 }
 
 fn best_of(attempts: u32) -> Result<Duration, Error> {
@@ -87,39 +98,62 @@ impl Guest {
             userspace_addr: memory.0.as_ptr() as u64,
             flags: 0,
         };
-        // SAFETY: the page is mapped for as long as the VM lives (field order above) and nothing in this
-        // program refers to its content meanwhile.
+        // SAFETY: the page is mapped for as long as the VM lives (field order above) and nothing in
+        // this program refers to its content meanwhile.
         unsafe { vm.set_user_memory_region(region) }.map_err(refused("give memory to a guest"))?;
-        let vcpu = vm.create_vcpu(0).map_err(refused("make a virtual processor"))?;
-        Ok(Self { vcpu, _vm: vm, _memory: memory })
+        let vcpu = vm
+            .create_vcpu(0)
+            .map_err(refused("make a virtual processor"))?;
+        Ok(Self {
+            vcpu,
+            _vm: vm,
+            _memory: memory,
+        })
     }
 
     fn run(&mut self) -> Result<Duration, Error> {
         let mut segments = self.vcpu.get_sregs().map_err(refused("tell registers"))?;
         (segments.cs.base, segments.cs.selector) = (0, 0);
-        self.vcpu.set_sregs(&segments).map_err(refused("set registers"))?;
+        self.vcpu
+            .set_sregs(&segments)
+            .map_err(refused("set registers"))?;
         let mut registers = self.vcpu.get_regs().map_err(refused("tell registers"))?;
         // Bit 1 of the flags is always set (Intel SDM volume 1, 3.4.3).
         (registers.rip, registers.rcx, registers.rflags) = (PAGE as u64, u64::from(ROUNDS), 2);
-        self.vcpu.set_regs(&registers).map_err(refused("set registers"))?;
+        self.vcpu
+            .set_regs(&registers)
+            .map_err(refused("set registers"))?;
         let start = Instant::now();
         loop {
             match self.vcpu.run() {
                 Ok(VcpuExit::Hlt) => break,
                 Ok(VcpuExit::Intr) => {}
-                Ok(exit) => return Err(Error::Odd { exit: format!("{exit:?}") }),
+                Ok(exit) => {
+                    return Err(Error::Odd {
+                        exit: format!("{exit:?}"),
+                    });
+                }
                 Err(error) if error.errno() == nix::libc::EINTR => {}
                 Err(error) => return Err(refused("run a guest")(error)),
             }
         }
         let took = start.elapsed();
         let left = self.vcpu.get_regs().map_err(refused("tell registers"))?.rcx;
-        if left == 0 { Ok(took) } else { Err(Error::Odd { exit: format!("{left} rounds left") }) }
+        if left == 0 {
+            Ok(took)
+        } else {
+            Err(Error::Odd {
+                exit: format!("{left} rounds left"),
+            })
+        }
     }
 }
 
 fn refused(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
-    move |error| Error::Kernel { action, source: error.into() }
+    move |error| Error::Kernel {
+        action,
+        source: error.into(),
+    }
 }
 
 /// One page with the test code at its start.
@@ -129,10 +163,19 @@ impl Page {
     fn new() -> Result<Self, Error> {
         const SIZE: NonZeroUsize = NonZeroUsize::new(PAGE).expect("a page has a size");
         // SAFETY: a new private mapping at an address that the kernel chooses replaces nothing.
-        let page =
-            unsafe { mmap_anonymous(None, SIZE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) }
-                .map_err(|errno| Error::Kernel { action: "get memory", source: errno.into() })?
-                .cast::<u8>();
+        let page = unsafe {
+            mmap_anonymous(
+                None,
+                SIZE,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            )
+        }
+        .map_err(|errno| Error::Kernel {
+            action: "get memory",
+            source: errno.into(),
+        })?
+        .cast::<u8>();
         // SAFETY: the page was just mapped, writable and longer than the code.
         unsafe { std::ptr::copy_nonoverlapping(CODE.as_ptr(), page.as_ptr(), CODE.len()) };
         Ok(Self(page))
@@ -150,7 +193,8 @@ impl Drop for Page {
 mod tests {
     use super::*;
 
-    /// Whatever the machine offers, the answer comes in time, and a speed is one that a processor can have.
+    /// Whatever the machine offers, the answer comes in time, and a speed is one that a processor
+    /// can have.
     #[test]
     fn the_answer_is_a_plausible_speed_or_a_reason() {
         match measure(2, Duration::from_secs(10)) {

@@ -2,8 +2,9 @@
 //! links, nftables, files, loop devices, the device mapper, and the memory of other processes.
 //!
 //! Synchronous, and the only crate on the host with `unsafe` code or that starts programs. Knows no
-//! sandboxes: names come in as strings that the caller has built from validated ids. A handle is a plain
-//! name or file descriptor; taking an object away is an explicit call that can fail, never a `Drop`.
+//! sandboxes: names come in as strings that the caller has built from validated ids. A handle is a
+//! plain name or file descriptor; taking an object away is an explicit call that can fail, never a
+//! `Drop`.
 
 pub mod cgroup;
 pub mod conntrack;

@@ -1,4 +1,5 @@
-//! Network links, addresses and routes over rtnetlink, in the network namespace of the calling thread.
+//! Network links, addresses and routes over rtnetlink, in the network namespace of the calling
+//! thread.
 //!
 //! Call from a thread that may block ([`crate::netns::enter`] gives one), never from an async task.
 
@@ -7,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
+};
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
@@ -36,21 +39,31 @@ impl Links {
         Ok(Self { runtime, handle })
     }
 
-    /// Makes a veth pair: `name` here, `peer` in the network namespace `peer_netns`. It is born there: to move a link
-    /// takes the kernel some 20 ms, for which nobody else can change one.
+    /// Makes a veth pair: `name` here, `peer` in the network namespace `peer_netns`. It is born
+    /// there: to move a link takes the kernel some 20 ms, for which nobody else can change one.
     ///
     /// # Errors
     /// `AlreadyExists` when either name is taken; then nothing is left.
     pub fn add_veth(&self, name: &str, peer: &str, peer_netns: &str) -> io::Result<()> {
-        self.add_pair(LinkVeth::new(name, peer), LinkUnspec::new_with_name(peer), peer_netns)
+        self.add_pair(
+            LinkVeth::new(name, peer),
+            LinkUnspec::new_with_name(peer),
+            peer_netns,
+        )
     }
 
-    /// The same with hardware addresses, the first of which is that of the end here. They are set from the start:
-    /// programs that name links leave such an address alone.
+    /// The same with hardware addresses, the first of which is that of the end here. They are set
+    /// from the start: programs that name links leave such an address alone.
     ///
     /// # Errors
     /// As [`Links::add_veth`].
-    pub fn add_veth_with(&self, name: &str, peer: &str, peer_netns: &str, macs: [[u8; 6]; 2]) -> io::Result<()> {
+    pub fn add_veth_with(
+        &self,
+        name: &str,
+        peer: &str,
+        peer_netns: &str,
+        macs: [[u8; 6]; 2],
+    ) -> io::Result<()> {
         let [here, there] = macs.map(Vec::from);
         let there = LinkUnspec::new_with_name(peer).address(there);
         self.add_pair(LinkVeth::new(name, peer).address(here), there, peer_netns)
@@ -64,7 +77,9 @@ impl Links {
     ) -> io::Result<()> {
         let namespace = netns::open(peer_netns)?;
         let there = there.setns_by_fd(namespace.as_raw_fd()).build();
-        let pair = here.set_info_data(InfoData::Veth(InfoVeth::Peer(there))).build();
+        let pair = here
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(there)))
+            .build();
         self.run(self.handle.link().add(pair).execute())
     }
 
@@ -74,7 +89,12 @@ impl Links {
     /// `NotFound` when there is no such link.
     pub fn up(&self, name: &str) -> io::Result<()> {
         let index = self.index(name)?;
-        self.run(self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute())
+        self.run(
+            self.handle
+                .link()
+                .set(LinkUnspec::new_with_index(index).up().build())
+                .execute(),
+        )
     }
 
     /// Gives the link a hardware address.
@@ -83,7 +103,9 @@ impl Links {
     /// `NotFound` when there is no such link.
     pub fn set_mac(&self, name: &str, mac: [u8; 6]) -> io::Result<()> {
         let index = self.index(name)?;
-        let message = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();
+        let message = LinkUnspec::new_with_index(index)
+            .address(mac.to_vec())
+            .build();
         self.run(self.handle.link().set(message).execute())
     }
 
@@ -97,26 +119,38 @@ impl Links {
         self.run(self.handle.link().set(message).execute())
     }
 
-    /// Lets the link have no IPv6 address but those that it is given: the kernel makes it none of its own. Before the link
-    /// is up.
+    /// Lets the link have no IPv6 address but those that it is given: the kernel makes it none of
+    /// its own. Before the link is up.
     ///
     /// # Errors
     /// `NotFound` when there is no such link.
     pub fn without_own_ipv6(&self, name: &str) -> io::Result<()> {
         let index = self.index(name)?;
-        let none = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])];
-        let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(none));
+        let none = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])];
+        let message = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(none));
         self.run(self.handle.link().set(message.build()).execute())
     }
 
-    /// Gives the link an address. One of IPv6 is good at once: nobody is asked whether somebody has it. A prefix that is
-    /// longer than the address is the whole address.
+    /// Gives the link an address. One of IPv6 is good at once: nobody is asked whether somebody has
+    /// it. A prefix that is longer than the address is the whole address.
     ///
     /// # Errors
     /// `NotFound` when there is no such link, `AlreadyExists` when it has the address.
-    pub fn add_address(&self, name: &str, address: impl Into<IpAddr>, prefix: u8) -> io::Result<()> {
+    pub fn add_address(
+        &self,
+        name: &str,
+        address: impl Into<IpAddr>,
+        prefix: u8,
+    ) -> io::Result<()> {
         let (index, address) = (self.index(name)?, address.into());
-        let prefix = if address.is_ipv4() { prefix.min(32) } else { prefix };
+        let prefix = if address.is_ipv4() {
+            prefix.min(32)
+        } else {
+            prefix
+        };
         let mut request = self.handle.address().add(index, address, prefix);
         if address.is_ipv6() {
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -124,41 +158,78 @@ impl Links {
         self.run(request.execute())
     }
 
-    /// Says for good which hardware address an address on this link has, so that nobody asks for it.
+    /// Says for good which hardware address an address on this link has, so that nobody asks for
+    /// it.
     ///
     /// # Errors
     /// `NotFound` when there is no such link, `AlreadyExists` when the address is known.
-    pub fn add_neighbour(&self, name: &str, address: impl Into<IpAddr>, mac: [u8; 6]) -> io::Result<()> {
+    pub fn add_neighbour(
+        &self,
+        name: &str,
+        address: impl Into<IpAddr>,
+        mac: [u8; 6],
+    ) -> io::Result<()> {
         let index = self.index(name)?;
-        self.run(self.handle.neighbours().add(index, address.into()).link_layer_address(&mac).execute())
+        self.run(
+            self.handle
+                .neighbours()
+                .add(index, address.into())
+                .link_layer_address(&mac)
+                .execute(),
+        )
     }
 
     /// Routes `destination/prefix` through `gateway`.
     ///
     /// # Errors
     /// When the gateway cannot be reached directly.
-    pub fn add_route(&self, destination: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> io::Result<()> {
-        let route =
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination, prefix).gateway(gateway).build();
+    pub fn add_route(
+        &self,
+        destination: Ipv4Addr,
+        prefix: u8,
+        gateway: Ipv4Addr,
+    ) -> io::Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(destination, prefix)
+            .gateway(gateway)
+            .build();
         self.run(self.handle.route().add(route).execute())
     }
 
-    /// Routes `destination/prefix` through `gateway`, which is on the link: it may be a link-local address.
+    /// Routes `destination/prefix` through `gateway`, which is on the link: it may be a link-local
+    /// address.
     ///
     /// # Errors
     /// `NotFound` when there is no such link.
-    pub fn add_route6(&self, name: &str, destination: Ipv6Addr, prefix: u8, gateway: Ipv6Addr) -> io::Result<()> {
+    pub fn add_route6(
+        &self,
+        name: &str,
+        destination: Ipv6Addr,
+        prefix: u8,
+        gateway: Ipv6Addr,
+    ) -> io::Result<()> {
         let index = self.index(name)?;
         let route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(destination, prefix);
-        self.run(self.handle.route().add(route.gateway(gateway).output_interface(index).build()).execute())
+        self.run(
+            self.handle
+                .route()
+                .add(route.gateway(gateway).output_interface(index).build())
+                .execute(),
+        )
     }
 
-    /// Has nothing reach `destination/prefix` that has no route of its own. That this is so already is fine.
+    /// Has nothing reach `destination/prefix` that has no route of its own. That this is so already
+    /// is fine.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn add_unreachable6(&self, destination: Ipv6Addr, prefix: u8) -> io::Result<()> {
-        match self.run(self.handle.route().add(unreachable6(destination, prefix)).execute()) {
+        match self.run(
+            self.handle
+                .route()
+                .add(unreachable6(destination, prefix))
+                .execute(),
+        ) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         }
@@ -169,8 +240,15 @@ impl Links {
     /// # Errors
     /// What the kernel said.
     pub fn remove_unreachable6(&self, destination: Ipv6Addr, prefix: u8) -> io::Result<()> {
-        match self.run(self.handle.route().del(unreachable6(destination, prefix)).execute()) {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
+        match self.run(
+            self.handle
+                .route()
+                .del(unreachable6(destination, prefix))
+                .execute(),
+        ) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                Ok(())
+            }
             other => other,
         }
     }
@@ -182,7 +260,11 @@ impl Links {
     pub fn delete(&self, name: &str) -> io::Result<()> {
         match self.index(name) {
             Ok(index) => match self.run(self.handle.link().del(index).execute()) {
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(()),
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) =>
+                {
+                    Ok(())
+                }
                 other => other,
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -207,7 +289,9 @@ impl Links {
 }
 
 fn unreachable6(destination: Ipv6Addr, prefix: u8) -> RouteMessage {
-    let mut route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(destination, prefix).build();
+    let mut route = RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(destination, prefix)
+        .build();
     route.header.kind = RouteType::Unreachable;
     route
 }
@@ -232,13 +316,18 @@ pub struct Route6 {
     pub has_gateway: bool,
 }
 
-/// IPv6 routes of the calling thread's namespace that lead somewhere: none where the kernel has no IPv6.
+/// IPv6 routes of the calling thread's namespace that lead somewhere: none where the kernel has no
+/// IPv6.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn routes6() -> io::Result<Vec<Route6>> {
     let table = table6("ipv6_route")?;
-    Ok(table.lines().filter_map(route6).filter(|route| route.link != "lo").collect())
+    Ok(table
+        .lines()
+        .filter_map(route6)
+        .filter(|route| route.link != "lo")
+        .collect())
 }
 
 /// A table of IPv6 in the calling thread's namespace; an empty one where the kernel has no IPv6.
@@ -249,22 +338,30 @@ fn table6(name: &str) -> io::Result<String> {
     }
 }
 
-/// One line: destination, its prefix, source, its prefix, gateway, metric, two counters, flags, link, all but the last
-/// in hexadecimal digits (the kernel's net/ipv6/route.c). `None` for one that leads nowhere, or depends on the source.
+/// One line: destination, its prefix, source, its prefix, gateway, metric, two counters, flags,
+/// link, all but the last in hexadecimal digits (the kernel's net/ipv6/route.c). `None` for one
+/// that leads nowhere, or depends on the source.
 fn route6(line: &str) -> Option<Route6> {
     /// Flags of linux/route.h.
     const GATEWAY: u32 = 0x0002;
     const REJECT: u32 = 0x0200;
     let parts: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [destination, prefix, _, "00", _, _, _, _, flags, link] = parts[..] else { return None };
+    let [destination, prefix, _, "00", _, _, _, _, flags, link] = parts[..] else {
+        return None;
+    };
     let destination = Ipv6Addr::from_bits(u128::from_str_radix(destination, 16).ok()?);
     let flags = u32::from_str_radix(flags, 16).ok()?;
     let (prefix, has_gateway) = (u8::from_str_radix(prefix, 16).ok()?, flags & GATEWAY != 0);
-    (flags & REJECT == 0).then(|| Route6 { destination, prefix, link: link.to_owned(), has_gateway })
+    (flags & REJECT == 0).then(|| Route6 {
+        destination,
+        prefix,
+        link: link.to_owned(),
+        has_gateway,
+    })
 }
 
-/// IPv6 addresses of the calling thread's namespace, each with the length of its prefix and the name of its link: none where
-/// the kernel has no IPv6.
+/// IPv6 addresses of the calling thread's namespace, each with the length of its prefix and the
+/// name of its link: none where the kernel has no IPv6.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -273,13 +370,19 @@ pub fn addresses6() -> io::Result<Vec<(Ipv6Addr, u8, String)>> {
     Ok(table.lines().filter_map(address6).collect())
 }
 
-/// One line: address, index of the link, prefix, scope, flags, all in hexadecimal digits, and the link's name (the
-/// kernel's net/ipv6/addrconf.c).
+/// One line: address, index of the link, prefix, scope, flags, all in hexadecimal digits, and the
+/// link's name (the kernel's net/ipv6/addrconf.c).
 fn address6(line: &str) -> Option<(Ipv6Addr, u8, String)> {
     let parts: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [address, _, prefix, _, _, link] = parts[..] else { return None };
+    let [address, _, prefix, _, _, link] = parts[..] else {
+        return None;
+    };
     let address = Ipv6Addr::from_bits(u128::from_str_radix(address, 16).ok()?);
-    Some((address, u8::from_str_radix(prefix, 16).ok()?, link.to_owned()))
+    Some((
+        address,
+        u8::from_str_radix(prefix, 16).ok()?,
+        link.to_owned(),
+    ))
 }
 
 /// Names of the links in the calling thread's namespace that begin with `prefix`.
@@ -288,7 +391,9 @@ fn address6(line: &str) -> Option<(Ipv6Addr, u8, String)> {
 /// When `/proc` cannot be read.
 pub fn list(prefix: &str) -> io::Result<Vec<String>> {
     let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
-    let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+    let names = table
+        .lines()
+        .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
     Ok(names.filter(|name| name.starts_with(prefix)).collect())
 }
 
@@ -306,20 +411,31 @@ mod tests {
         netns::enter(&near, move || {
             let links = Links::here()?;
             links.add_veth("one", "two", &other)?;
-            assert_eq!(links.add_veth("one", "three", &other).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(
+                links.add_veth("one", "three", &other).unwrap_err().kind(),
+                io::ErrorKind::AlreadyExists
+            );
             links.add_address("one", Ipv4Addr::new(10, 99, 0, 0), 31)?;
             links.up("one")?;
             links.add_route(Ipv4Addr::new(10, 98, 0, 7), 32, Ipv4Addr::new(10, 99, 0, 1))?;
             links.add_neighbour("one", Ipv4Addr::new(10, 99, 0, 1), [2, 0, 0, 0, 0, 7])?;
             let known = std::fs::read_to_string("/proc/thread-self/net/arp")?;
             assert!(known.contains("02:00:00:00:00:07"), "{known}");
-            assert_eq!(links.up("none").unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(
+                links.up("none").unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
             assert_eq!(list("on")?, ["one"]);
             Ok(())
         })
         .unwrap();
         assert_eq!(netns::enter(&far, || list("t")).unwrap(), ["two"]);
-        netns::enter(&near, || Links::here()?.delete("one").and_then(|()| Links::here()?.delete("one"))).unwrap();
+        netns::enter(&near, || {
+            Links::here()?
+                .delete("one")
+                .and_then(|()| Links::here()?.delete("one"))
+        })
+        .unwrap();
         assert!(netns::enter(&far, || list("t")).unwrap().is_empty());
         netns::remove(&near).unwrap();
         netns::remove(&far).unwrap();
@@ -331,8 +447,10 @@ mod tests {
         let (near, far) = (format!("wtest-near6-{pid}"), format!("wtest-far6-{pid}"));
         netns::create(&near).unwrap();
         netns::create(&far).unwrap();
-        let (address, gateway) =
-            (Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2));
+        let (address, gateway) = (
+            Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1),
+            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2),
+        );
         let macs = [[2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 8]];
         let other = far.clone();
         let made = netns::enter(&near, move || {
@@ -346,11 +464,19 @@ mod tests {
             links.add_route6("one", Ipv6Addr::UNSPECIFIED, 0, gateway)?;
             let routes = routes6()?;
             let has = |destination, prefix, has_gateway| {
-                let route = Route6 { destination, prefix, link: "one".to_owned(), has_gateway };
+                let route = Route6 {
+                    destination,
+                    prefix,
+                    link: "one".to_owned(),
+                    has_gateway,
+                };
                 routes.contains(&route)
             };
             assert!(has(Ipv6Addr::UNSPECIFIED, 0, true), "{routes:?}");
-            assert!(has(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0), 126, false), "{routes:?}");
+            assert!(
+                has(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0), 126, false),
+                "{routes:?}"
+            );
             let ours = Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 0);
             for _ in 0..2 {
                 links.add_unreachable6(ours, 48)?;
@@ -363,7 +489,12 @@ mod tests {
             assert!(!std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?.contains("fd98"));
             assert_eq!(addresses6()?, [(address, 126, "one".to_owned())]);
             let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
-            Ok((addresses, nix::ifaddrs::getifaddrs()?.filter_map(|one| one.address?.as_link_addr()?.addr()).collect()))
+            Ok((
+                addresses,
+                nix::ifaddrs::getifaddrs()?
+                    .filter_map(|one| one.address?.as_link_addr()?.addr())
+                    .collect(),
+            ))
         });
         netns::remove(&near).unwrap();
         netns::remove(&far).unwrap();
@@ -371,7 +502,8 @@ mod tests {
         // One address, of everybody's scope, and permanent without having been tried.
         assert_eq!(addresses.lines().count(), 1, "{addresses}");
         assert!(
-            addresses.contains("fd990000000000000000000000000001") && addresses.contains(" 7e 00 82 "),
+            addresses.contains("fd990000000000000000000000000001")
+                && addresses.contains(" 7e 00 82 "),
             "{addresses}"
         );
         assert!(own.contains(&macs[0]), "{own:?}");
@@ -386,7 +518,13 @@ mod tests {
         let zero = "0".repeat(32);
         assert!(route6(&line(&zero, "00000003", "eth0")).is_some_and(|route| route.has_gateway));
         assert!(route6(&line(&zero, "00000001", "eth0")).is_some_and(|route| !route.has_gateway));
-        assert_eq!((route6(&line(&zero, "00200200", "lo")), route6(&line(&zero, "00000203", "eth0"))), (None, None));
+        assert_eq!(
+            (
+                route6(&line(&zero, "00200200", "lo")),
+                route6(&line(&zero, "00000203", "eth0"))
+            ),
+            (None, None)
+        );
         assert_eq!(route6(""), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Locks on files (flock(2)).
 //!
-//! Whoever may open a file can lock it, for reading even: files that are locked belong into private directories
-//! ([`crate::file::create_private_dir`]). Nothing here waits without a deadline.
+//! Whoever may open a file can lock it, for reading even: files that are locked belong into private
+//! directories ([`crate::file::create_private_dir`]). Nothing here waits without a deadline.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,7 +19,8 @@ const RETRY: Duration = Duration::from_millis(5);
 pub struct Lock(File);
 
 impl Lock {
-    /// Takes the lock for itself alone, creating the file if need be. `None` when another one holds it.
+    /// Takes the lock for itself alone, creating the file if need be. `None` when another one holds
+    /// it.
     ///
     /// # Errors
     /// When the file cannot be opened.
@@ -68,7 +69,9 @@ impl Lock {
             match attempt(&file) {
                 Ok(()) => return Ok(Self(file)),
                 Err(fs::TryLockError::Error(error)) => return Err(error),
-                Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(RETRY),
+                Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(RETRY)
+                }
                 Err(fs::TryLockError::WouldBlock) => return Err(held(path, &file)),
             }
         }
@@ -85,21 +88,34 @@ impl Lock {
 
 fn held(path: &Path, file: &File) -> io::Error {
     let holders = holders(file).unwrap_or_default();
-    let by = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
-    io::Error::new(io::ErrorKind::TimedOut, format!("{} is locked by {by}; end it, and try again", path.display()))
+    let by = if holders.is_empty() {
+        "another process".to_owned()
+    } else {
+        holders.join(", ")
+    };
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!(
+            "{} is locked by {by}; end it, and try again",
+            path.display()
+        ),
+    )
 }
 
-/// Returns the processes that hold a lock of the file, as `process 7 (name)`. The one that took a lock may have ended and
-/// left it to its children.
+/// Returns the processes that hold a lock of the file, as `process 7 (name)`. The one that took a
+/// lock may have ended and left it to its children.
 fn holders(file: &File) -> io::Result<Vec<String>> {
     let meta = file.metadata()?;
     let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
     let wanted = format!("{major:02x}:{minor:02x}:{}", meta.ino());
     let table = fs::read_to_string("/proc/locks")?;
-    // proc_locks(5): number, kind, mode, access, process, device and inode, range. Who waits has `->` after the number.
+    // proc_locks(5): number, kind, mode, access, process, device and inode, range. Who waits has
+    // `->` after the number.
     let holder = |line: &str| {
         let parts: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [_, "FLOCK", _, _, pid, place, ..] = parts[..] else { return None };
+        let [_, "FLOCK", _, _, pid, place, ..] = parts[..] else {
+            return None;
+        };
         (place == wanted).then(|| pid.to_owned())
     };
     let named = |pid: String| match fs::read_to_string(format!("/proc/{pid}/comm")) {
@@ -128,7 +144,8 @@ mod tests {
     fn held_lock_names_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        // A program that another test starts has all descriptors for a moment, and with them the lock.
+        // A program that another test starts has all descriptors for a moment, and with them the
+        // lock.
         let patience = Duration::from_secs(20);
         let theirs = Lock::take_within(&path, patience).unwrap();
         for error in [
@@ -137,13 +154,25 @@ mod tests {
         ] {
             let (said, pid) = (error.to_string(), std::process::id());
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            assert!(said.contains(&format!("{} is locked by process {pid} (", path.display())), "{said}");
+            assert!(
+                said.contains(&format!("{} is locked by process {pid} (", path.display())),
+                "{said}"
+            );
         }
         drop(theirs);
         let one = Lock::share_within(&path, patience).unwrap();
         Lock::share_within(&path, patience).unwrap();
         assert!(Lock::try_take(&path).unwrap().is_none());
         drop(one);
-        assert_eq!(Lock::take_within(&path, patience).unwrap().file().metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            Lock::take_within(&path, patience)
+                .unwrap()
+                .file()
+                .metadata()
+                .unwrap()
+                .mode()
+                & 0o777,
+            0o600
+        );
     }
 }

@@ -1,11 +1,13 @@
 //! Loop devices: files as block devices (Linux `drivers/block/loop.c`).
 //!
-//! Every device is configured in one step (LOOP_CONFIGURE, Linux 5.8) with autoclear: the kernel takes it away when its
-//! last user closes it. A [`LoopDevice`] is one such user, a device-mapper table another. So whoever dies in whatever
-//! moment leaves no device behind that nothing uses, and taking one away twice is not possible.
+//! Every device is configured in one step (LOOP_CONFIGURE, Linux 5.8) with autoclear: the kernel
+//! takes it away when its last user closes it. A [`LoopDevice`] is one such user, a device-mapper
+//! table another. So whoever dies in whatever moment leaves no device behind that nothing uses, and
+//! taking one away twice is not possible.
 //!
-//! Each has a mark that its maker chose (the kernel's field for the file's name, which nobody reads as one), and what
-//! it is made of is told by device and inode of the file: that stays true when the file is renamed or deleted.
+//! Each has a mark that its maker chose (the kernel's field for the file's name, which nobody reads
+//! as one), and what it is made of is told by device and inode of the file: that stays true when
+//! the file is renamed or deleted.
 
 #![allow(unsafe_code)]
 
@@ -69,7 +71,10 @@ impl Identity {
     /// When there is no such file.
     pub fn of(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
-        Ok(Self { device: meta.dev(), inode: meta.ino() })
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+        })
     }
 }
 
@@ -77,9 +82,11 @@ impl Identity {
 pub enum Access {
     /// Through the page cache: what one reader has read, others find in memory.
     ReadOnly,
-    /// Read once into the device's own cache, past that of the file, where the file system can do that.
+    /// Read once into the device's own cache, past that of the file, where the file system can do
+    /// that.
     ReadOnlyDirect,
-    /// Past the page cache where the file system can do that: whoever uses the device caches for himself.
+    /// Past the page cache where the file system can do that: whoever uses the device caches for
+    /// himself.
     ReadWrite,
 }
 
@@ -106,7 +113,10 @@ pub struct LoopDevice {
 /// # Errors
 /// What opening the file said, or the kernel.
 pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice> {
-    let file = File::options().read(true).write(access == Access::ReadWrite).open(path)?;
+    let file = File::options()
+        .read(true)
+        .write(access == Access::ReadWrite)
+        .open(path)?;
     let config = config(&file, access, mark)?;
     let control = LoopControl::open()?;
     let mut last = io::Error::from(io::ErrorKind::ResourceBusy);
@@ -120,9 +130,15 @@ pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice>
             }
             Err(error) => return Err(error),
         };
-        // SAFETY: both descriptors are open, and the structure has the kernel's layout and outlives the call.
+        // SAFETY: both descriptors are open, and the structure has the kernel's layout and outlives
+        // the call.
         match unsafe { loop_configure(device.as_raw_fd(), &raw const config) } {
-            Ok(_) => return Ok(LoopDevice { number: device.minor()?, device }),
+            Ok(_) => {
+                return Ok(LoopDevice {
+                    number: device.minor()?,
+                    device,
+                });
+            }
             Err(error) if is_lost_race(&error.into()) => last = error.into(),
             Err(error) => return Err(error.into()),
         }
@@ -130,8 +146,9 @@ pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice>
     Err(last)
 }
 
-/// A read-only device over a file that never changes, for any number of users: the one with this mark that there is,
-/// whoever made it, or a new one. What one user has read, others find in memory.
+/// A read-only device over a file that never changes, for any number of users: the one with this
+/// mark that there is, whoever made it, or a new one. What one user has read, others find in
+/// memory.
 ///
 /// # Errors
 /// What opening the file said, or the kernel.
@@ -140,9 +157,12 @@ pub fn share(path: &Path, mark: &str) -> io::Result<LoopDevice> {
     // Two that come at once must not make two.
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let backing = Identity::of(path)?;
-    let fits = |status: &Status| status.backing == backing && status.read_only && status.mark == mark;
+    let fits =
+        |status: &Status| status.backing == backing && status.read_only && status.mark == mark;
     for found in list()?.iter().filter(|status| fits(status)) {
-        let Some(device) = LoopDevice::open(found.number)? else { continue };
+        let Some(device) = LoopDevice::open(found.number)? else {
+            continue;
+        };
         // It may have gone before we were its user, and its number may be another file's by now.
         if device.status()?.as_ref().is_some_and(fits) {
             return Ok(device);
@@ -153,14 +173,19 @@ pub fn share(path: &Path, mark: &str) -> io::Result<LoopDevice> {
 
 fn is_lost_race(error: &io::Error) -> bool {
     use nix::libc::{EAGAIN, EBUSY, ENODEV, ENXIO};
-    error.raw_os_error().is_some_and(|code| [EAGAIN, EBUSY, ENODEV, ENXIO].contains(&code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| [EAGAIN, EBUSY, ENODEV, ENXIO].contains(&code))
 }
 
 fn config(file: &File, access: Access, mark: &str) -> io::Result<Config> {
     // SAFETY: all zeroes is a valid configuration: it is plain data.
     let mut config: Config = unsafe { std::mem::zeroed() };
     if mark.len() >= MARK_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{mark:?} is too long for a loop device")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{mark:?} is too long for a loop device"),
+        ));
     }
     config.info.file_name[..mark.len()].copy_from_slice(mark.as_bytes());
     config.info.flags = AUTOCLEAR
@@ -238,20 +263,30 @@ fn is_none(error: &io::Error) -> bool {
 fn status(number: u32, fd: i32) -> io::Result<Option<Status>> {
     // SAFETY: all zeroes is a valid structure: it is plain data.
     let mut info: Info = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open, and the structure has the kernel's layout and outlives the call.
+    // SAFETY: the descriptor is open, and the structure has the kernel's layout and outlives the
+    // call.
     match unsafe { loop_get_status(fd, &raw mut info) } {
         Err(error) if is_none(&error.into()) => return Ok(None),
         Err(error) => return Err(error.into()),
         Ok(_) => {}
     }
-    let mark = info.file_name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let mark = info
+        .file_name
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
     let path = fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file"));
     Ok(Some(Status {
         number,
-        backing: Identity { device: info.device, inode: info.inode },
+        backing: Identity {
+            device: info.device,
+            inode: info.inode,
+        },
         read_only: info.flags & READ_ONLY != 0,
         mark: String::from_utf8_lossy(mark).into_owned(),
-        path: path.ok().map(|path| PathBuf::from(path.trim_end_matches('\n'))),
+        path: path
+            .ok()
+            .map(|path| PathBuf::from(path.trim_end_matches('\n'))),
     }))
 }
 
@@ -263,10 +298,18 @@ pub fn list() -> io::Result<Vec<Status>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/sys/block")? {
         let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse::<u32>().ok());
-        let Some(number) = number.filter(|_| entry.path().join("loop/backing_file").exists()) else { continue };
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_prefix("loop")?.parse::<u32>().ok());
+        let Some(number) = number.filter(|_| entry.path().join("loop/backing_file").exists())
+        else {
+            continue;
+        };
         // One that goes meanwhile is none.
-        let Ok(device) = File::open(device_path(number)) else { continue };
+        let Ok(device) = File::open(device_path(number)) else {
+            continue;
+        };
         found.extend(status(number, device.as_raw_fd())?);
     }
     found.sort_unstable_by_key(|status| status.number);
@@ -293,7 +336,11 @@ mod tests {
     }
 
     fn of(backing: Identity) -> Vec<Status> {
-        list().unwrap().into_iter().filter(|status| status.backing == backing).collect()
+        list()
+            .unwrap()
+            .into_iter()
+            .filter(|status| status.backing == backing)
+            .collect()
     }
 
     /// Another test that lists devices is a user of all of them for a moment.
@@ -310,11 +357,18 @@ mod tests {
         let dir = dir();
         let path = file(dir.path(), 1 << 20);
         let device = attach(&path, Access::ReadWrite, MARK).unwrap();
-        let block = File::options().read(true).write(true).open(device.path()).unwrap();
+        let block = File::options()
+            .read(true)
+            .write(true)
+            .open(device.path())
+            .unwrap();
         block.write_all_at(b"through the device", 4096).unwrap();
         block.sync_all().unwrap();
         let mut back = [0; 18];
-        File::open(&path).unwrap().read_exact_at(&mut back, 4096).unwrap();
+        File::open(&path)
+            .unwrap()
+            .read_exact_at(&mut back, 4096)
+            .unwrap();
         assert_eq!(&back, b"through the device");
         let status = device.status().unwrap().unwrap();
         assert_eq!((status.mark.as_str(), status.read_only), (MARK, false));
@@ -331,7 +385,10 @@ mod tests {
         let identity = Identity::of(&path).unwrap();
         let device = attach(&path, Access::ReadOnly, MARK).unwrap();
         fs::rename(&path, dir.path().join("other")).unwrap();
-        assert_eq!(of(identity)[0].path.as_deref(), Some(dir.path().join("other").as_path()));
+        assert_eq!(
+            of(identity)[0].path.as_deref(),
+            Some(dir.path().join("other").as_path())
+        );
         fs::remove_file(dir.path().join("other")).unwrap();
         let found = of(identity);
         assert!(found.len() == 1 && found[0].read_only && found[0].number == device.number());
@@ -347,9 +404,15 @@ mod tests {
         let dir = dir();
         let path = file(dir.path(), 1 << 20);
         let device = attach(&path, Access::ReadWrite, MARK).unwrap();
-        File::options().write(true).open(&path).unwrap().set_len(3 << 20).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(3 << 20)
+            .unwrap();
         device.grow().unwrap();
-        let sectors = fs::read_to_string(format!("/sys/block/loop{}/size", device.number())).unwrap();
+        let sectors =
+            fs::read_to_string(format!("/sys/block/loop{}/size", device.number())).unwrap();
         assert_eq!(sectors.trim(), "6144");
     }
 
@@ -363,9 +426,13 @@ mod tests {
                 scope.spawn(move || attach(&path, Access::ReadWrite, MARK).unwrap())
             };
             let threads: Vec<_> = (0..16).map(attach).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect::<Vec<_>>()
         });
-        let numbers: std::collections::BTreeSet<u32> = devices.iter().map(LoopDevice::number).collect();
+        let numbers: std::collections::BTreeSet<u32> =
+            devices.iter().map(LoopDevice::number).collect();
         assert_eq!(numbers.len(), 16);
     }
 
@@ -377,23 +444,44 @@ mod tests {
         fs::hard_link(&path, &link).unwrap();
         let _of_others = attach(&path, Access::ReadOnly, "wrenn-others").unwrap();
         let devices: Vec<LoopDevice> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                [&path, &link].repeat(5).into_iter().map(|path| scope.spawn(|| share(path, MARK).unwrap())).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            let threads: Vec<_> = [&path, &link]
+                .repeat(5)
+                .into_iter()
+                .map(|path| scope.spawn(|| share(path, MARK).unwrap()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
-        assert!(devices.iter().all(|device| device.number() == devices[0].number()));
-        assert_eq!(of(Identity::of(&path).unwrap()).len(), 2, "and that of others is none of theirs");
+        assert!(
+            devices
+                .iter()
+                .all(|device| device.number() == devices[0].number())
+        );
+        assert_eq!(
+            of(Identity::of(&path).unwrap()).len(),
+            2,
+            "and that of others is none of theirs"
+        );
     }
 
     #[test]
     fn what_cannot_be_is_an_error() {
         let dir = dir();
         assert_eq!(
-            attach(&dir.path().join("none"), Access::ReadOnly, MARK).unwrap_err().kind(),
+            attach(&dir.path().join("none"), Access::ReadOnly, MARK)
+                .unwrap_err()
+                .kind(),
             io::ErrorKind::NotFound
         );
         let path = file(dir.path(), 1 << 20);
-        assert_eq!(attach(&path, Access::ReadOnly, &"m".repeat(64)).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            attach(&path, Access::ReadOnly, &"m".repeat(64))
+                .unwrap_err()
+                .kind(),
+            io::ErrorKind::InvalidInput
+        );
         assert!(LoopDevice::open(1_000_000).unwrap().is_none());
     }
 }

@@ -1,16 +1,18 @@
-//! Named network namespaces: a file below [`DIR`] on which the namespace is mounted, as `ip netns` makes them.
+//! Named network namespaces: a file below [`DIR`] on which the namespace is mounted, as `ip netns`
+//! makes them.
 //!
-//! [`DIR`] is a mount of our own, which is private: what others mount on `/run/netns` (`ip netns add`, CNI plugins and
-//! Podman lay that directory over itself once, with all that is mounted below it) does not hide our handles, and our
-//! handles are copied nowhere. Handles of agents before this one are in [`SHARED_DIR`]; they are opened, listed and
-//! removed there.
+//! [`DIR`] is a mount of our own, which is private: what others mount on `/run/netns`
+//! (`ip netns add`, CNI plugins and Podman lay that directory over itself once, with all that is
+//! mounted below it) does not hide our handles, and our handles are copied nowhere. Handles of
+//! agents before this one are in [`SHARED_DIR`]; they are opened, listed and removed there.
 //!
-//! Creation order: file (exclusive: it claims the name), namespace, mount. If the process dies in between,
-//! a file without a mount is left, which [`remove`] takes away just as well.
+//! Creation order: file (exclusive: it claims the name), namespace, mount. If the process dies in
+//! between, a file without a mount is left, which [`remove`] takes away just as well.
 //!
-//! A handle can be mounted a second time where we do not reach it: below a mount that was laid over the directory later,
-//! or in a copy of `/run` (`mount --rbind`). The kernel then refuses to unlink the file, but only in mount namespaces
-//! that have such a mount. [`remove`] unlinks it from one that has none; that detaches the mounts everywhere.
+//! A handle can be mounted a second time where we do not reach it: below a mount that was laid over
+//! the directory later, or in a copy of `/run` (`mount --rbind`). The kernel then refuses to unlink
+//! the file, but only in mount namespaces that have such a mount. [`remove`] unlinks it from one
+//! that has none; that detaches the mounts everywhere.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,7 +29,8 @@ use crate::file::{self, Lock};
 
 /// Directory of the handles.
 pub const DIR: &str = "/run/wrenn/netns";
-/// Directory that iproute2, CNI plugins and Podman share, and where agents of before kept their handles, too.
+/// Directory that iproute2, CNI plugins and Podman share, and where agents of before kept their
+/// handles, too.
 pub const SHARED_DIR: &str = "/run/netns";
 /// For another process that mounts [`DIR`] in the same moment.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +43,10 @@ fn path(name: &str) -> PathBuf {
 
 /// Returns the path of an existing handle.
 fn find(name: &str) -> Option<PathBuf> {
-    [DIR, SHARED_DIR].map(|dir| Path::new(dir).join(name)).into_iter().find(|path| path.exists())
+    [DIR, SHARED_DIR]
+        .map(|dir| Path::new(dir).join(name))
+        .into_iter()
+        .find(|path| path.exists())
 }
 
 /// Returns true if there is a handle of that name.
@@ -63,8 +69,20 @@ fn mount_dir() -> io::Result<()> {
     }
     file::create_private_dir(Path::new(DIR))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("wrenn-netns"), DIR, Some("tmpfs"), flags, Some(MOUNT_OPTIONS))?;
-    Ok(mount(None::<&str>, DIR, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)?)
+    mount(
+        Some("wrenn-netns"),
+        DIR,
+        Some("tmpfs"),
+        flags,
+        Some(MOUNT_OPTIONS),
+    )?;
+    Ok(mount(
+        None::<&str>,
+        DIR,
+        None::<&str>,
+        MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?)
 }
 
 /// A mount has a device number of its own.
@@ -80,7 +98,8 @@ fn is_mounted() -> io::Result<bool> {
 /// Creates the namespace.
 ///
 /// # Errors
-/// `AlreadyExists` when the name is taken, by whomever; otherwise what the kernel said, and nothing is left.
+/// `AlreadyExists` when the name is taken, by whomever; otherwise what the kernel said, and nothing
+/// is left.
 pub fn create(name: &str) -> io::Result<()> {
     mount_dir()?;
     if Path::new(SHARED_DIR).join(name).exists() {
@@ -94,7 +113,13 @@ pub fn create(name: &str) -> io::Result<()> {
         move || {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let own = Path::new("/proc/thread-self/ns/net");
-            mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            mount(
+                Some(own),
+                &path,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )?;
             Ok(())
         }
     });
@@ -104,7 +129,8 @@ pub fn create(name: &str) -> io::Result<()> {
     made
 }
 
-/// Removes the name, wherever it is mounted; the namespace goes when its last process does. That there is none is fine.
+/// Removes the name, wherever it is mounted; the namespace goes when its last process does. That
+/// there is none is fine.
 ///
 /// # Errors
 /// What umount or unlink said.
@@ -124,21 +150,37 @@ fn remove_from(dir: &Path, name: &str) -> io::Result<()> {
         }
     }
     match fs::remove_file(&path) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => unlink_elsewhere(dir.to_owned(), name.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            unlink_elsewhere(dir.to_owned(), name.to_owned())
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Unlinks a file on which something is mounted, from a mount namespace whose only mount is the file's directory.
+/// Unlinks a file on which something is mounted, from a mount namespace whose only mount is the
+/// file's directory.
 fn unlink_elsewhere(dir: PathBuf, name: String) -> io::Result<()> {
     on_own_thread(move || {
         unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )?;
         // Not recursive: the copy has no handles on it.
-        mount(Some(&dir), &dir, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount(
+            Some(&dir),
+            &dir,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
         chdir(&dir)?;
-        // The old root ends up on top of the new one (pivot_root(2)), and is detached with all below it.
+        // The old root ends up on top of the new one (pivot_root(2)), and is detached with all
+        // below it.
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
         fs::remove_file(Path::new("/").join(name))
@@ -156,7 +198,11 @@ pub fn list(prefix: &str) -> io::Result<Vec<String>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
-        names.extend(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()));
+        names.extend(
+            entries
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok()),
+        );
     }
     names.retain(|name| name.starts_with(prefix));
     names.sort_unstable();
@@ -173,12 +219,16 @@ pub(crate) fn set(namespace: &File) -> io::Result<()> {
     Ok(setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?)
 }
 
-/// Runs `work` inside the namespace, on a thread that is thrown away afterwards, so that no thread of ours
-/// ever stays in a foreign namespace. `work` may block. Programs it starts are in the namespace too.
+/// Runs `work` inside the namespace, on a thread that is thrown away afterwards, so that no thread
+/// of ours ever stays in a foreign namespace. `work` may block. Programs it starts are in the
+/// namespace too.
 ///
 /// # Errors
 /// `NotFound` when there is no such namespace, or what `work` said.
-pub fn enter<T: Send + 'static>(name: &str, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub fn enter<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let namespace = open(name)?;
     on_own_thread(move || {
         set(&namespace)?;
@@ -186,9 +236,15 @@ pub fn enter<T: Send + 'static>(name: &str, work: impl FnOnce() -> io::Result<T>
     })
 }
 
-fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    let thread = std::thread::Builder::new().name("netns".to_owned()).spawn(work)?;
-    thread.join().map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
+fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let thread = std::thread::Builder::new()
+        .name("netns".to_owned())
+        .spawn(work)?;
+    thread
+        .join()
+        .map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
 }
 
 #[cfg(test)]

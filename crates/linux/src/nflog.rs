@@ -1,4 +1,5 @@
-//! Packets that nftables rules logged to a group (`log group N`), in the network namespace of the thread that opened it.
+//! Packets that nftables rules logged to a group (`log group N`), in the network namespace of the
+//! thread that opened it.
 //!
 //! The kernel keeps a bounded queue for the socket, and drops what is too much.
 
@@ -7,7 +8,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::nflog::{ConfigCmd, ConfigMode, PacketNla, ULogMessage, config_request};
+use netlink_packet_netfilter::nflog::{
+    ConfigCmd, ConfigMode, PacketNla, ULogMessage, config_request,
+};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -15,8 +18,9 @@ use tokio::io::unix::AsyncFd;
 
 /// Bytes of one read; several messages come at once.
 const BUFFER: usize = 32 * 1024;
-/// Numbers of protocols (IANA's registry), and of the headers that may be between that of IPv6 and them (RFC 8200,
-/// section 4): options for each hop, a way to go, a part of a packet, options for the destination.
+/// Numbers of protocols (IANA's registry), and of the headers that may be between that of IPv6 and
+/// them (RFC 8200, section 4): options for each hop, a way to go, a part of a packet, options for
+/// the destination.
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -60,7 +64,8 @@ impl Nflog {
         socket.send(&bytes, 0)?;
         let mut answer = vec![0; BUFFER];
         let length = socket.recv(&mut answer.as_mut_slice(), 0)?;
-        let answer = NetlinkMessage::<NetfilterMessage>::deserialize(&answer[..length]).map_err(io::Error::other)?;
+        let answer = NetlinkMessage::<NetfilterMessage>::deserialize(&answer[..length])
+            .map_err(io::Error::other)?;
         match answer.payload {
             NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
             _ => socket.set_non_blocking(true).map(|()| Self(socket)),
@@ -72,8 +77,12 @@ impl Nflog {
     /// # Errors
     /// When there is no runtime that watches descriptors.
     pub fn watched(self) -> io::Result<AsyncFd<Self>> {
-        // SAFETY: the descriptor is that of the socket, which nobody else has, and which stays open until it is dropped.
-        #[allow(unsafe_code, reason = "only its owner knows that a descriptor stays open")]
+        // SAFETY: the descriptor is that of the socket, which nobody else has, and which stays open
+        // until it is dropped.
+        #[allow(
+            unsafe_code,
+            reason = "only its owner knows that a descriptor stays open"
+        )]
         let registered = unsafe { AsyncFd::register(self) };
         Ok(registered?)
     }
@@ -125,9 +134,17 @@ fn destination(packet: &[u8]) -> Option<Destination> {
         6 => ipv6(packet)?,
         _ => return None,
     };
-    let ports = packet.get(at + 2..at + 4).filter(|_| matches!(protocol, TCP | UDP));
-    let port = ports.and_then(|bytes| bytes.try_into().ok()).map(u16::from_be_bytes);
-    Some(Destination { protocol, address, port })
+    let ports = packet
+        .get(at + 2..at + 4)
+        .filter(|_| matches!(protocol, TCP | UDP));
+    let port = ports
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u16::from_be_bytes);
+    Some(Destination {
+        protocol,
+        address,
+        port,
+    })
 }
 
 /// Protocol, destination, and where the protocol's own header begins (RFC 791).
@@ -142,9 +159,15 @@ fn ipv6(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
     let address: [u8; 16] = packet.get(24..HEADER6)?.try_into().ok()?;
     let (mut protocol, mut at) = (*packet.get(6)?, HEADER6);
     while EXTENSIONS.contains(&protocol) {
-        let Some(&[next, length]) = packet.get(at..at + 2) else { break };
+        let Some(&[next, length]) = packet.get(at..at + 2) else {
+            break;
+        };
         // Of a part of a packet the length has no meaning.
-        let length = if protocol == FRAGMENT { 0 } else { usize::from(length) };
+        let length = if protocol == FRAGMENT {
+            0
+        } else {
+            usize::from(length)
+        };
         (protocol, at) = (next, at + (length + 1) * 8);
     }
     Some((protocol, Ipv6Addr::from(address).into(), at))
@@ -201,8 +224,15 @@ mod tests {
             Ok(told)
         });
         netns::remove(&name).unwrap();
-        let of = |address| Destination { protocol: UDP, address, port: Some(4242) };
-        let expected = [of(Ipv4Addr::LOCALHOST.into()), of(Ipv6Addr::LOCALHOST.into())];
+        let of = |address| Destination {
+            protocol: UDP,
+            address,
+            port: Some(4242),
+        };
+        let expected = [
+            of(Ipv4Addr::LOCALHOST.into()),
+            of(Ipv6Addr::LOCALHOST.into()),
+        ];
         assert_eq!(told.unwrap(), expected);
         assert_eq!(expected[0].to_string(), "UDP to 127.0.0.1:4242");
         assert_eq!(expected[1].to_string(), "UDP to [::1]:4242");
@@ -228,7 +258,10 @@ mod tests {
         let options = [UDP, 0, 0, 0, 0, 0, 0, 0];
         let ports = [0, 9, 0x10, 0x92];
         assert_eq!(packet(UDP, &ports).port, Some(4242));
-        assert_eq!(packet(60, &[options.as_slice(), &ports].concat()).port, Some(4242));
+        assert_eq!(
+            packet(60, &[options.as_slice(), &ports].concat()).port,
+            Some(4242)
+        );
         let cut = packet(60, &[UDP, 200, 0, 0]);
         assert_eq!((cut.protocol, cut.port), (UDP, None));
         assert_eq!(packet(0, &[]).protocol, 0);

@@ -1,9 +1,10 @@
 //! Copy-on-write overlays (qcow2) that a VMM has written, made plain images by a program in a jail.
 //!
-//! The parser of that format is a program of the distribution (`qemu-img`) with a history of holes, and what it reads is as
-//! hostile as the guest. So it is a user of its own that sees the overlay, its base and the image that it fills, and
-//! nothing else: no network, no files beside them. What it may use up is bounded: the image cannot become longer than
-//! the disk, nor can the work take longer than its size warrants. Headers that ours never have are refused before.
+//! The parser of that format is a program of the distribution (`qemu-img`) with a history of holes,
+//! and what it reads is as hostile as the guest. So it is a user of its own that sees the overlay,
+//! its base and the image that it fills, and nothing else: no network, no files beside them. What
+//! it may use up is bounded: the image cannot become longer than the disk, nor can the work take
+//! longer than its size warrants. Headers that ours never have are refused before.
 //!
 //! | file | owner | after a crash |
 //! |---|---|---|
@@ -26,13 +27,15 @@ use crate::programs;
 
 const PROGRAM: &str = "qemu-img";
 
-/// Address space of the converter, bytes. It uses some 100 MiB, and reserves stacks and arenas for some 70 threads.
+/// Address space of the converter, bytes. It uses some 100 MiB, and reserves stacks and arenas for
+/// some 70 threads.
 const ADDRESS_BYTES: u64 = 4 << 30;
 
 /// Threads of all converters together, since they are one user.
 const TASKS: u64 = 2048;
 
-/// Time for a conversion: for its start on a busy host, and for the disk at 16 MiB/s, which is slow.
+/// Time for a conversion: for its start on a busy host, and for the disk at 16 MiB/s, which is
+/// slow.
 const BASE_TIME: Duration = Duration::from_secs(60);
 const BYTES_PER_SECOND: u64 = 16 << 20;
 
@@ -55,15 +58,22 @@ pub struct Conversion<'a> {
 }
 
 impl Conversion<'_> {
-    /// Writes what overlay and base are together to the new raw image `image`, zeroes as holes. Blocking.
+    /// Writes what overlay and base are together to the new raw image `image`, zeroes as holes.
+    /// Blocking.
     ///
     /// # Errors
-    /// `InvalidData` when the overlay has what ours never have, `TimedOut` when the work takes too long, `NotFound` when
-    /// there is no `qemu-img`; otherwise the text is what that said. Then an unfinished image may be left.
+    /// `InvalidData` when the overlay has what ours never have, `TimedOut` when the work takes too
+    /// long, `NotFound` when there is no `qemu-img`; otherwise the text is what that said. Then an
+    /// unfinished image may be left.
     pub fn write(&self, image: &Path) -> io::Result<()> {
         check_header(self.overlay, self.size_bytes)?;
         let program = programs::find(PROGRAM).ok_or_else(|| programs::missing(PROGRAM))?;
-        let target = File::options().read(true).write(true).create_new(true).mode(0o600).open(image)?;
+        let target = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(image)?;
         target.set_len(self.size_bytes)?;
         let before = target.metadata()?;
         fchown(&target, Some(self.user), Some(self.user))?;
@@ -72,7 +82,10 @@ impl Conversion<'_> {
         done?;
         match target.metadata()?.len() {
             length if length == self.size_bytes => Ok(()),
-            length => Err(invalid(format!("{PROGRAM} made {length} bytes of a disk of {}", self.size_bytes))),
+            length => Err(invalid(format!(
+                "{PROGRAM} made {length} bytes of a disk of {}",
+                self.size_bytes
+            ))),
         }
     }
 
@@ -93,12 +106,30 @@ impl Conversion<'_> {
         jail.show(image, Access::Write)?;
         let file = |path: &Path| json!({"driver": "file", "filename": path.to_string_lossy()});
         let backing = json!({"driver": "raw", "file": file(self.base)});
-        let source = format!("json:{}", json!({"driver": "qcow2", "file": file(self.overlay), "backing": backing}));
-        let args = ["convert", "-q", "-n", "--target-is-zero", "-O", "raw", "-S4k", &source];
+        let source = format!(
+            "json:{}",
+            json!({"driver": "qcow2", "file": file(self.overlay), "backing": backing})
+        );
+        let args = [
+            "convert",
+            "-q",
+            "-n",
+            "--target-is-zero",
+            "-O",
+            "raw",
+            "-S4k",
+            &source,
+        ];
         let args = args.iter().map(Into::into).chain([image.into()]).collect();
         let (said, output) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let program = program.to_owned();
-        let spawn = Spawn { program, args, output: Some(output), jail: Some(jail), ..Spawn::default() };
+        let spawn = Spawn {
+            program,
+            args,
+            output: Some(output),
+            jail: Some(jail),
+            ..Spawn::default()
+        };
         self.wait(&spawn.spawn()?, said.as_fd())
     }
 
@@ -109,7 +140,10 @@ impl Conversion<'_> {
             None => {
                 process.kill()?;
                 process.wait(END)?;
-                let problem = format!("{PROGRAM} is not done after {} s, which is too long", limit.as_secs());
+                let problem = format!(
+                    "{PROGRAM} is not done after {} s, which is too long",
+                    limit.as_secs()
+                );
                 return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
             }
         };
@@ -118,28 +152,36 @@ impl Conversion<'_> {
         }
         let mut text = String::new();
         // Its other end is closed: all that had it are gone.
-        let _ = File::from(said.as_fd().try_clone_to_owned()?).take(SAID).read_to_string(&mut text);
+        let _ = File::from(said.as_fd().try_clone_to_owned()?)
+            .take(SAID)
+            .read_to_string(&mut text);
         let line = text.lines().next().filter(|line| !line.is_empty());
         let line = line.map_or_else(|| format!("it ended with {ended}"), str::to_owned);
         Err(io::Error::other(format!("{PROGRAM} failed: {line}")))
     }
 }
 
-/// Refuses an overlay that has another size than the disk, or anything that [`programs::create_overlay`] does not make:
-/// encryption, snapshots, bitmaps, data in another file, another compression (QEMU `docs/interop/qcow2.txt`).
+/// Refuses an overlay that has another size than the disk, or anything that
+/// [`programs::create_overlay`] does not make: encryption, snapshots, bitmaps, data in another
+/// file, another compression (QEMU `docs/interop/qcow2.txt`).
 fn check_header(overlay: &Path, size_bytes: u64) -> io::Result<()> {
     /// In the features that a reader must know: it was not closed in good order.
     const DIRTY: u64 = 1;
     let mut header = [0; 104];
     File::open(overlay)?.read_exact_at(&mut header, 0)?;
-    let number =
-        |range: std::ops::Range<usize>| header[range].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let number = |range: std::ops::Range<usize>| {
+        header[range]
+            .iter()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
     if header[..4] != *b"QFI\xfb" || number(4..8) != 3 {
         return Err(invalid("it is no overlay of ours"));
     }
     let size = number(24..32);
     if size != size_bytes {
-        return Err(invalid(format!("the overlay is of a disk of {size} bytes, and the sandbox's has {size_bytes}")));
+        return Err(invalid(format!(
+            "the overlay is of a disk of {size} bytes, and the sandbox's has {size_bytes}"
+        )));
     }
     let unexpected = [
         ("clusters of another size", number(20..24) != 16),
@@ -182,21 +224,37 @@ mod tests {
     #[test]
     fn overlay_becomes_sparse_image_of_ours() {
         let (_dir, [base, overlay, image]) = overlay();
-        let conversion = Conversion { overlay: &overlay, base: &base, size_bytes: 2 * MIB, user: USER };
+        let conversion = Conversion {
+            overlay: &overlay,
+            base: &base,
+            size_bytes: 2 * MIB,
+            user: USER,
+        };
         conversion.write(&image).unwrap();
         let content = fs::read(&image).unwrap();
         assert!(content.len() == 2 << 20 && content[..1 << 20].iter().all(|byte| *byte == 7));
         assert!(content[1 << 20..].iter().all(|byte| *byte == 0));
         let found = fs::metadata(&image).unwrap();
-        assert_eq!((found.uid(), found.mode() & 0o777), (fs::metadata(&base).unwrap().uid(), 0o600));
+        assert_eq!(
+            (found.uid(), found.mode() & 0o777),
+            (fs::metadata(&base).unwrap().uid(), 0o600)
+        );
         assert!(found.blocks() * 512 < 2 * MIB, "zeroes are holes");
-        assert_eq!(conversion.write(&image).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            conversion.write(&image).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
     }
 
     #[test]
     fn headers_that_ours_never_have_are_refused() {
         let (_dir, [base, overlay, image]) = overlay();
-        let conversion = Conversion { overlay: &overlay, base: &base, size_bytes: 2 * MIB, user: USER };
+        let conversion = Conversion {
+            overlay: &overlay,
+            base: &base,
+            size_bytes: 2 * MIB,
+            user: USER,
+        };
         let whole = fs::read(&overlay).unwrap();
         // Where, what, and a word of the refusal.
         let changes: [(u64, &[u8], &str); 8] = [
@@ -211,9 +269,17 @@ mod tests {
         ];
         for (at, bytes, word) in changes {
             fs::write(&overlay, &whole).unwrap();
-            File::options().write(true).open(&overlay).unwrap().write_all_at(bytes, at).unwrap();
+            File::options()
+                .write(true)
+                .open(&overlay)
+                .unwrap()
+                .write_all_at(bytes, at)
+                .unwrap();
             let error = conversion.write(&image).unwrap_err();
-            assert!(error.kind() == io::ErrorKind::InvalidData && error.to_string().contains(word), "{at}: {error}");
+            assert!(
+                error.kind() == io::ErrorKind::InvalidData && error.to_string().contains(word),
+                "{at}: {error}"
+            );
             assert!(!image.exists());
         }
     }
@@ -222,9 +288,19 @@ mod tests {
     #[test]
     fn damaged_tables_end_conversion_only() {
         let (_dir, [base, overlay, image]) = overlay();
-        let conversion = Conversion { overlay: &overlay, base: &base, size_bytes: 2 * MIB, user: USER };
+        let conversion = Conversion {
+            overlay: &overlay,
+            base: &base,
+            size_bytes: 2 * MIB,
+            user: USER,
+        };
         // The table of tables is at no border of a cluster.
-        File::options().write(true).open(&overlay).unwrap().write_all_at(&[0x01], 47).unwrap();
+        File::options()
+            .write(true)
+            .open(&overlay)
+            .unwrap()
+            .write_all_at(&[0x01], 47)
+            .unwrap();
         let error = conversion.write(&image).unwrap_err();
         assert!(error.to_string().contains("qemu-img failed"), "{error}");
         assert_eq!(fs::metadata(&image).unwrap().len(), 2 * MIB);

@@ -1,12 +1,14 @@
-//! What another process has written into a private mapping of a file, and more that it is to find there.
+//! What another process has written into a private mapping of a file, and more that it is to find
+//! there.
 //!
-//! Such a page is copied when it is first written to, and is anonymous memory from then on; one that was never written
-//! is the file's. `/proc/PID/pagemap` tells the two apart (Linux `Documentation/admin-guide/mm/pagemap.rst`), in one
-//! entry of eight bytes per page, with a page that is in swap being anonymous as well. A page that was filled with
-//! zeroes is as anonymous as any other.
+//! Such a page is copied when it is first written to, and is anonymous memory from then on; one
+//! that was never written is the file's. `/proc/PID/pagemap` tells the two apart (Linux
+//! `Documentation/admin-guide/mm/pagemap.rst`), in one entry of eight bytes per page, with a page
+//! that is in swap being anonymous as well. A page that was filled with zeroes is as anonymous as
+//! any other.
 //!
-//! The process must stand still in the meantime. What it maps is its own decision, so nothing here is to be trusted
-//! more than the process is: only the shape is checked.
+//! The process must stand still in the meantime. What it maps is its own decision, so nothing here
+//! is to be trusted more than the process is: only the shape is checked.
 
 use std::fs::{self, File};
 use std::io;
@@ -48,21 +50,37 @@ impl Private {
     /// The first `bytes` of the file or device that the process knows as `path`.
     ///
     /// # Errors
-    /// `NotFound` when it has no such mapping or has ended, `PermissionDenied` when it is not ours to look into.
+    /// `NotFound` when it has no such mapping or has ended, `PermissionDenied` when it is not ours
+    /// to look into.
     pub fn open(process: &Process, path: &Path, bytes: u64) -> io::Result<Self> {
         let dir = PathBuf::from(format!("/proc/{}", process.pid()));
-        let memory = File::options().read(true).write(true).open(dir.join("mem"))?;
+        let memory = File::options()
+            .read(true)
+            .write(true)
+            .open(dir.join("mem"))?;
         let pagemap = File::open(dir.join("pagemap"))?;
         let table = fs::read(dir.join("maps"))?;
-        // Asked last: all that is open by now is then of this process, and of no later one with its number.
+        // Asked last: all that is open by now is then of this process, and of no later one with its
+        // number.
         if Identity::of(process.pid())?.as_ref() != Some(process.identity()) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the process has ended"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the process has ended",
+            ));
         }
         let pieces = whole(pieces(&table, path), bytes).ok_or_else(|| {
-            let problem = format!("process {} does not map {} privately", process.pid(), path.display());
+            let problem = format!(
+                "process {} does not map {} privately",
+                process.pid(),
+                path.display()
+            );
             io::Error::new(io::ErrorKind::NotFound, problem)
         })?;
-        Ok(Self { memory, pagemap, pieces })
+        Ok(Self {
+            memory,
+            pagemap,
+            pieces,
+        })
     }
 
     /// Where the process has written: offsets in the mapping, whole pages, in order.
@@ -75,9 +93,15 @@ impl Private {
             let mut at = piece.addresses.start;
             while at < piece.addresses.end {
                 let count = ((piece.addresses.end - at) / PAGE).min(ENTRIES);
-                let mut entries = vec![0; usize::try_from(count * ENTRY).map_err(io::Error::other)?];
-                self.pagemap.read_exact_at(&mut entries, at / PAGE * ENTRY)?;
-                add(&mut found, &entries, at - piece.addresses.start + piece.offset);
+                let mut entries =
+                    vec![0; usize::try_from(count * ENTRY).map_err(io::Error::other)?];
+                self.pagemap
+                    .read_exact_at(&mut entries, at / PAGE * ENTRY)?;
+                add(
+                    &mut found,
+                    &entries,
+                    at - piece.addresses.start + piece.offset,
+                );
                 at += count * PAGE;
             }
         }
@@ -116,9 +140,16 @@ impl Private {
 
     /// Where the process has that byte, and how many from there on in one piece.
     fn place(&self, offset: u64) -> io::Result<(u64, usize)> {
-        let piece = self.pieces.iter().find(|piece| piece.has(offset)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let piece = self
+            .pieces
+            .iter()
+            .find(|piece| piece.has(offset))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         let address = piece.addresses.start + (offset - piece.offset);
-        Ok((address, usize::try_from(piece.addresses.end - address).unwrap_or(usize::MAX)))
+        Ok((
+            address,
+            usize::try_from(piece.addresses.end - address).unwrap_or(usize::MAX),
+        ))
     }
 }
 
@@ -132,34 +163,52 @@ impl Piece {
     }
 }
 
-/// The private ones of a file, from lines such as `7f0000000000-7f0000001000 rw-p 00000000 00:05 4 /dev/loop0` (proc(5)).
+/// The private ones of a file, from lines such as
+/// `7f0000000000-7f0000001000 rw-p 00000000 00:05 4 /dev/loop0` (proc(5)).
 fn pieces(table: &[u8], path: &Path) -> Vec<Piece> {
     // The kernel writes a line feed in a path like this, and nothing else differently.
-    let wanted = path.as_os_str().as_bytes().iter().flat_map(|&byte| match byte {
-        b'\n' => b"\\012".to_vec(),
-        other => vec![other],
-    });
+    let wanted = path
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .flat_map(|&byte| match byte {
+            b'\n' => b"\\012".to_vec(),
+            other => vec![other],
+        });
     let wanted: Vec<u8> = wanted.collect();
-    table.split(|&byte| byte == b'\n').filter_map(|line| piece(line, &wanted)).collect()
+    table
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| piece(line, &wanted))
+        .collect()
 }
 
 fn piece(line: &[u8], wanted: &[u8]) -> Option<Piece> {
     let start = line.iter().position(|&byte| byte == b'/')?;
-    let fields: Vec<&str> = std::str::from_utf8(&line[..start]).ok()?.split_ascii_whitespace().collect();
-    let [addresses, mode, offset, ..] = fields[..] else { return None };
+    let fields: Vec<&str> = std::str::from_utf8(&line[..start])
+        .ok()?
+        .split_ascii_whitespace()
+        .collect();
+    let [addresses, mode, offset, ..] = fields[..] else {
+        return None;
+    };
     if &line[start..] != wanted || !mode.ends_with('p') {
         return None;
     }
     let number = |text| u64::from_str_radix(text, 16).ok();
     let (from, to) = addresses.split_once('-')?;
     let (from, to) = (number(from)?, number(to)?);
-    (from < to && from % PAGE == 0 && to % PAGE == 0).then_some(Piece { addresses: from..to, offset: number(offset)? })
+    (from < to && from % PAGE == 0 && to % PAGE == 0).then_some(Piece {
+        addresses: from..to,
+        offset: number(offset)?,
+    })
 }
 
 /// In order, if they are all of `0..bytes` and nothing twice.
 fn whole(mut pieces: Vec<Piece>, bytes: u64) -> Option<Vec<Piece>> {
     pieces.sort_unstable_by_key(|piece| piece.offset);
-    let end = pieces.iter().try_fold(0_u64, |at, piece| (piece.offset == at).then(|| at.saturating_add(piece.bytes())));
+    let end = pieces.iter().try_fold(0_u64, |at, piece| {
+        (piece.offset == at).then(|| at.saturating_add(piece.bytes()))
+    });
     (end? == bytes).then_some(pieces)
 }
 
@@ -196,13 +245,26 @@ mod tests {
     fn pages_that_were_written_are_told_from_pages_that_were_read() {
         const PAGES: usize = 64;
         let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().write_all_at(&vec![7; PAGES * 4096], 0).unwrap();
+        file.as_file()
+            .write_all_at(&vec![7; PAGES * 4096], 0)
+            .unwrap();
         let length = NonZero::new(PAGES * 4096).unwrap();
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping of a file that nobody changes.
-        let start = unsafe { mmap(None, length, access, MapFlags::MAP_PRIVATE, file.as_file(), 0) }.unwrap();
+        let start = unsafe {
+            mmap(
+                None,
+                length,
+                access,
+                MapFlags::MAP_PRIVATE,
+                file.as_file(),
+                0,
+            )
+        }
+        .unwrap();
         // SAFETY: the mapping is that long, and nobody else knows it.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast::<u8>(), PAGES * 4096) };
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast::<u8>(), PAGES * 4096) };
         assert!(bytes.iter().all(|byte| *byte == 7));
         for page in [0, 5, 6, 63] {
             bytes[page * 4096 + 9] = 1;
@@ -210,17 +272,30 @@ mod tests {
         bytes[8 * 4096..9 * 4096].fill(0);
         let mapping = Private::open(&us(), file.path(), PAGES as u64 * PAGE).unwrap();
         let written: Vec<Range<u64>> = mapping.written().unwrap();
-        assert_eq!(written, [0..1, 5..7, 8..9, 63..64].map(|pages| pages.start * PAGE..pages.end * PAGE));
+        assert_eq!(
+            written,
+            [0..1, 5..7, 8..9, 63..64].map(|pages| pages.start * PAGE..pages.end * PAGE)
+        );
         let mut read = vec![0; PAGES * 4096];
         mapping.read_exact_at(&mut read, 0).unwrap();
-        assert!(read == bytes && mapping.read_exact_at(&mut [0; 2], PAGES as u64 * PAGE - 1).is_err());
+        assert!(
+            read == bytes
+                && mapping
+                    .read_exact_at(&mut [0; 2], PAGES as u64 * PAGE - 1)
+                    .is_err()
+        );
         mapping.write_all_at(&[3; 4096], 20 * PAGE).unwrap();
         assert!(bytes[20 * 4096..21 * 4096].iter().all(|byte| *byte == 3) && bytes[21 * 4096] == 7);
         assert!(mapping.written().unwrap().contains(&(20 * PAGE..21 * PAGE)));
-        assert!(mapping.write_all_at(&[0; 2], PAGES as u64 * PAGE - 1).is_err());
+        assert!(
+            mapping
+                .write_all_at(&[0; 2], PAGES as u64 * PAGE - 1)
+                .is_err()
+        );
         assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 7));
         assert!(
-            Private::open(&us(), file.path(), PAGE).is_err() && Private::open(&us(), Path::new("/x"), PAGE).is_err()
+            Private::open(&us(), file.path(), PAGE).is_err()
+                && Private::open(&us(), Path::new("/x"), PAGE).is_err()
         );
         // SAFETY: nothing uses it any more.
         unsafe { munmap(start, length.get()) }.unwrap();
@@ -234,18 +309,41 @@ mod tests {
             c000-d000 rw-p 00000000 00:05 4                  /a\n\
             d000-e000 rw-p 00000000 00:00 0\n";
         let found = pieces(table, Path::new("/a b"));
-        let expected =
-            [Piece { addresses: 0x1000..0x3000, offset: 0 }, Piece { addresses: 0x9000..0xa000, offset: 0x2000 }];
+        let expected = [
+            Piece {
+                addresses: 0x1000..0x3000,
+                offset: 0,
+            },
+            Piece {
+                addresses: 0x9000..0xa000,
+                offset: 0x2000,
+            },
+        ];
         assert_eq!(found, expected);
         assert!(whole(found.clone(), 0x3000).is_some() && whole(found.clone(), 0x4000).is_none());
         assert!(whole(found[1..].to_vec(), 0x1000).is_none() && whole(Vec::new(), 1).is_none());
-        assert_eq!(pieces(b"1000-2000 rw-p 00000000 00:05 4 /a\\012b", Path::new("/a\nb")).len(), 1);
+        assert_eq!(
+            pieces(
+                b"1000-2000 rw-p 00000000 00:05 4 /a\\012b",
+                Path::new("/a\nb")
+            )
+            .len(),
+            1
+        );
     }
 
     #[test]
     fn entries_become_ranges() {
-        let entries =
-            [PRESENT, SWAPPED, 0, PRESENT | OF_FILE, SWAPPED | OF_FILE, PRESENT].map(u64::to_ne_bytes).concat();
+        let entries = [
+            PRESENT,
+            SWAPPED,
+            0,
+            PRESENT | OF_FILE,
+            SWAPPED | OF_FILE,
+            PRESENT,
+        ]
+        .map(u64::to_ne_bytes)
+        .concat();
         let mut found = vec![0..PAGE, PAGE..PAGE];
         add(&mut found, &entries, PAGE);
         assert_eq!(found, [0..PAGE, PAGE..3 * PAGE, 6 * PAGE..7 * PAGE]);

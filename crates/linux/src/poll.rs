@@ -18,12 +18,18 @@ pub struct Ready<'a> {
 impl<'a> Ready<'a> {
     /// That there is something to read, or never will be.
     pub fn readable(descriptor: &'a impl AsFd) -> Self {
-        Self { descriptor: descriptor.as_fd(), flags: PollFlags::IN }
+        Self {
+            descriptor: descriptor.as_fd(),
+            flags: PollFlags::IN,
+        }
     }
 
     /// That the other side has closed it.
     pub fn gone(descriptor: &'a impl AsFd) -> Self {
-        Self { descriptor: descriptor.as_fd(), flags: PollFlags::empty() }
+        Self {
+            descriptor: descriptor.as_fd(),
+            flags: PollFlags::empty(),
+        }
     }
 }
 
@@ -31,9 +37,17 @@ impl<'a> Ready<'a> {
 ///
 /// # Errors
 /// What the kernel said.
-pub fn poll<const N: usize>(ready: [Ready<'_>; N], limit: Option<Duration>) -> io::Result<[bool; N]> {
-    let mut fds = ready.each_ref().map(|ready| PollFd::from_borrowed_fd(ready.descriptor, ready.flags));
-    let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+pub fn poll<const N: usize>(
+    ready: [Ready<'_>; N],
+    limit: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut fds = ready
+        .each_ref()
+        .map(|ready| PollFd::from_borrowed_fd(ready.descriptor, ready.flags));
+    let limit = limit
+        .map(Timespec::try_from)
+        .transpose()
+        .map_err(io::Error::other)?;
     match rustix::event::poll(&mut fds, limit.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(fds.map(|fd| !fd.revents().is_empty())),
         Err(error) => Err(error.into()),
@@ -46,7 +60,10 @@ pub fn poll<const N: usize>(ready: [Ready<'_>; N], limit: Option<Duration>) -> i
 /// What the kernel said.
 pub fn never_block(descriptor: &impl AsFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(descriptor)?;
-    Ok(rustix::fs::fcntl_setfl(descriptor, flags | OFlags::NONBLOCK)?)
+    Ok(rustix::fs::fcntl_setfl(
+        descriptor,
+        flags | OFlags::NONBLOCK,
+    )?)
 }
 
 #[cfg(test)]
@@ -67,6 +84,9 @@ mod tests {
         assert_eq!(wait(None), [true, true]);
         let (mut one, _two) = UnixStream::pair().unwrap();
         never_block(&one).unwrap();
-        assert_eq!(one.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            one.read(&mut [0]).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 }

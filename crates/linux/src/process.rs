@@ -1,9 +1,9 @@
 //! Processes that outlive the program that started them.
 //!
 //! A [`Process`] is a pidfd, so a signal can never hit a stranger that got the same number later.
-//! [`Identity`] is what is written to disk about it: boot of the machine, number and start time together name one
-//! process for ever, whatever the process says of itself. A program that restarts finds its processes again with
-//! [`Process::adopt`].
+//! [`Identity`] is what is written to disk about it: boot of the machine, number and start time
+//! together name one process for ever, whatever the process says of itself. A program that restarts
+//! finds its processes again with [`Process::adopt`].
 
 #![allow(unsafe_code)]
 
@@ -32,8 +32,8 @@ pub struct Identity {
     pub pid: u32,
     /// Clock ticks after boot at which it started: field 22 of `/proc/PID/stat` (proc(5)).
     pub start_time: u64,
-    /// Of the machine: `/proc/sys/kernel/random/boot_id`. `None` in what earlier versions wrote; then number and time may
-    /// name another process after a restart of the machine.
+    /// Of the machine: `/proc/sys/kernel/random/boot_id`. `None` in what earlier versions wrote;
+    /// then number and time may name another process after a restart of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
 }
@@ -44,16 +44,26 @@ impl Identity {
         let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,
             // ESRCH: it ended between open and read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc_esrch()) => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(libc_esrch()) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        let start_time = parse_stat(&stat).filter(|(state, _)| *state != 'Z').map(|(_, start_time)| start_time);
-        Ok(start_time.map(|start_time| Self { pid, start_time, boot_id: boot_id().map(str::to_owned) }))
+        let start_time = parse_stat(&stat)
+            .filter(|(state, _)| *state != 'Z')
+            .map(|(_, start_time)| start_time);
+        Ok(start_time.map(|start_time| Self {
+            pid,
+            start_time,
+            boot_id: boot_id().map(str::to_owned),
+        }))
     }
 
-    /// Returns true if it names one process for ever: then a process that has it is that one, whatever its command line.
+    /// Returns true if it names one process for ever: then a process that has it is that one,
+    /// whatever its command line.
     #[must_use]
     pub fn is_unique(&self) -> bool {
         self.boot_id.is_some()
@@ -79,7 +89,8 @@ fn libc_esrch() -> i32 {
     rustix::io::Errno::SRCH.raw_os_error()
 }
 
-/// State and start time. The name in parentheses can contain anything, so fields count from the last `)`.
+/// State and start time. The name in parentheses can contain anything, so fields count from the
+/// last `)`.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -88,8 +99,8 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, start_time))
 }
 
-/// What to start. The process gets a session of its own and none of our file descriptors but those that are named here,
-/// and goes on when we end.
+/// What to start. The process gets a session of its own and none of our file descriptors but those
+/// that are named here, and goes on when we end.
 #[derive(Debug, Default)]
 pub struct Spawn {
     pub program: PathBuf,
@@ -107,7 +118,8 @@ pub struct Spawn {
     pub cwd: Option<PathBuf>,
     /// -1000 (never killed for memory) to 1000 (killed first).
     pub oom_score_adj: Option<i32>,
-    /// Run it in here. The program's path is absolute then, and it, its directory and what else it needs are shown.
+    /// Run it in here. The program's path is absolute then, and it, its directory and what else it
+    /// needs are shown.
     pub jail: Option<Jail>,
 }
 
@@ -115,7 +127,8 @@ impl Spawn {
     /// Starts it.
     ///
     /// # Errors
-    /// `NotFound` when there is no such program or network namespace; otherwise what fork, setns or exec said.
+    /// `NotFound` when there is no such program or network namespace; otherwise what fork, setns or
+    /// exec said.
     pub fn spawn(self) -> io::Result<Process> {
         // Opened here: a jail may have another one, or none.
         let null = || File::options().read(true).write(true).open("/dev/null");
@@ -132,13 +145,17 @@ impl Spawn {
                 let stdio = [input, output.try_clone()?.into(), output.into()];
                 let program = Program::new(&self.program, &self.args, self.cwd.as_deref(), stdio)?;
                 let program = program.with_files(self.files);
-                // SAFETY: between fork and exec only system calls are made on values prepared before the fork; nothing
-                // allocates or takes a lock.
+                // SAFETY: between fork and exec only system calls are made on values prepared
+                // before the fork; nothing allocates or takes a lock.
                 unsafe { jail.spawn(program, netns, move || score.set())? }
             }
             None => {
                 let mut command = programs::command(&self.program);
-                command.args(&self.args).stdin(input).stdout(output.try_clone()?).stderr(output);
+                command
+                    .args(&self.args)
+                    .stdin(input)
+                    .stdout(output.try_clone()?)
+                    .stderr(output);
                 if let Some(cwd) = &self.cwd {
                     command.current_dir(cwd);
                 }
@@ -167,15 +184,26 @@ struct Score {
 
 impl Score {
     fn new(score: Option<i32>) -> io::Result<Self> {
-        Ok(Self { score: score.map(|score| score.to_string()), proc: File::open("/proc")? })
+        Ok(Self {
+            score: score.map(|score| score.to_string()),
+            proc: File::open("/proc")?,
+        })
     }
 
     /// In the child.
     fn set(&self) -> io::Result<()> {
-        let Some(score) = &self.score else { return Ok(()) };
+        let Some(score) = &self.score else {
+            return Ok(());
+        };
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.proc, c"self/oom_score_adj", flags, rustix::fs::Mode::empty())?;
-        // Lowering it needs a privilege that we may lack: then the process is as likely to be killed as others.
+        let file = rustix::fs::openat(
+            &self.proc,
+            c"self/oom_score_adj",
+            flags,
+            rustix::fs::Mode::empty(),
+        )?;
+        // Lowering it needs a privilege that we may lack: then the process is as likely to be
+        // killed as others.
         let _ = rustix::io::write(&file, score.as_bytes());
         Ok(())
     }
@@ -230,17 +258,32 @@ impl AsRawFd for Process {
 }
 
 impl Process {
-    /// The process that has this number now; `None` if there is none. For our own child, also once it has ended.
+    /// The process that has this number now; `None` if there is none. For our own child, also once
+    /// it has ended.
     fn open(pid: u32) -> io::Result<Option<Self>> {
-        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
         let pidfd = match rustix::process::pidfd_open(raw, PidfdFlags::NONBLOCK) {
             Ok(pidfd) => pidfd,
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let start_time = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| parse_stat(&stat));
-        let (start_time, boot_id) = (start_time.map_or(0, |(_, time)| time), boot_id().map(str::to_owned));
-        Ok(Some(Self { pidfd, identity: Identity { pid, start_time, boot_id } }))
+        let start_time = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .ok()
+            .and_then(|stat| parse_stat(&stat));
+        let (start_time, boot_id) = (
+            start_time.map_or(0, |(_, time)| time),
+            boot_id().map(str::to_owned),
+        );
+        Ok(Some(Self {
+            pidfd,
+            identity: Identity {
+                pid,
+                start_time,
+                boot_id,
+            },
+        }))
     }
 
     /// The process of that identity, if it still runs.
@@ -248,7 +291,9 @@ impl Process {
     /// # Errors
     /// When `/proc` cannot be read.
     pub fn adopt(identity: &Identity) -> io::Result<Option<Self>> {
-        let Some(process) = Self::open(identity.pid)? else { return Ok(None) };
+        let Some(process) = Self::open(identity.pid)? else {
+            return Ok(None);
+        };
         // Asked after the pidfd is open: from here on the number cannot change its owner under us.
         let same = Identity::of(identity.pid)?.is_some_and(|found| identity.names(&found));
         Ok(same.then_some(process))
@@ -275,19 +320,23 @@ impl Process {
         }
     }
 
-    /// How it ended, or `None` while it runs. Reaps our own child; the status is told once, later calls say
-    /// [`Ended::Unknown`].
+    /// How it ended, or `None` while it runs. Reaps our own child; the status is told once, later
+    /// calls say [`Ended::Unknown`].
     ///
     /// # Errors
     /// What waitid or poll said.
     pub fn has_ended(&self) -> io::Result<Option<Ended>> {
-        match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
-        {
-            Ok(Some(status)) => Ok(Some(match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Ended::Code(code),
-                (None, Some(signal)) => Ended::Signal(signal),
-                (None, None) => Ended::Unknown,
-            })),
+        match rustix::process::waitid(
+            WaitId::PidFd(self.pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        ) {
+            Ok(Some(status)) => Ok(Some(
+                match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Ended::Code(code),
+                    (None, Some(signal)) => Ended::Signal(signal),
+                    (None, None) => Ended::Unknown,
+                },
+            )),
             // Not our child, or reaped before.
             Err(rustix::io::Errno::CHILD) => Ok(self.is_over(0)?.then_some(Ended::Unknown)),
             Ok(None) | Err(rustix::io::Errno::AGAIN) => Ok(None),
@@ -309,7 +358,10 @@ impl Process {
             tv_sec: i64::from(timeout_ms / 1000),
             tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000,
         };
-        let mut fds = [rustix::event::PollFd::new(&self.pidfd, rustix::event::PollFlags::IN)];
+        let mut fds = [rustix::event::PollFd::new(
+            &self.pidfd,
+            rustix::event::PollFlags::IN,
+        )];
         Ok(rustix::event::poll(&mut fds, Some(&timeout))? > 0)
     }
 }
@@ -321,7 +373,13 @@ mod tests {
     use super::*;
 
     fn sleeper() -> Process {
-        Spawn { program: "sleep".into(), args: vec!["60".into()], ..Spawn::default() }.spawn().unwrap()
+        Spawn {
+            program: "sleep".into(),
+            args: vec!["60".into()],
+            ..Spawn::default()
+        }
+        .spawn()
+        .unwrap()
     }
 
     #[test]
@@ -329,7 +387,10 @@ mod tests {
         let process = sleeper();
         assert_eq!(process.has_ended().unwrap(), None);
         process.kill().unwrap();
-        assert_eq!(process.wait(Duration::from_secs(10)).unwrap(), Some(Ended::Signal(9)));
+        assert_eq!(
+            process.wait(Duration::from_secs(10)).unwrap(),
+            Some(Ended::Signal(9))
+        );
         assert_eq!(process.has_ended().unwrap(), Some(Ended::Unknown));
         process.kill().unwrap();
     }
@@ -339,14 +400,22 @@ mod tests {
         let process = sleeper();
         let identity = process.identity().clone();
         assert!(Process::adopt(&identity).unwrap().is_some());
-        let stranger = Identity { start_time: identity.start_time + 1, ..identity.clone() };
+        let stranger = Identity {
+            start_time: identity.start_time + 1,
+            ..identity.clone()
+        };
         assert!(Process::adopt(&stranger).unwrap().is_none());
-        let of_another_boot = Identity { boot_id: Some("another".to_owned()), ..identity.clone() };
+        let of_another_boot = Identity {
+            boot_id: Some("another".to_owned()),
+            ..identity.clone()
+        };
         assert!(identity.is_unique() && Process::adopt(&of_another_boot).unwrap().is_none());
         // As earlier versions wrote it.
-        let old: Identity =
-            serde_json::from_str(&format!("{{\"pid\": {}, \"start_time\": {}}}", identity.pid, identity.start_time))
-                .unwrap();
+        let old: Identity = serde_json::from_str(&format!(
+            "{{\"pid\": {}, \"start_time\": {}}}",
+            identity.pid, identity.start_time
+        ))
+        .unwrap();
         assert!(!old.is_unique() && Process::adopt(&old).unwrap().is_some());
         process.kill().unwrap();
         process.wait(Duration::from_secs(10)).unwrap();
@@ -362,7 +431,12 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_not_found() {
-        let error = Spawn { program: "/nonexistent/program".into(), ..Spawn::default() }.spawn().unwrap_err();
+        let error = Spawn {
+            program: "/nonexistent/program".into(),
+            ..Spawn::default()
+        }
+        .spawn()
+        .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

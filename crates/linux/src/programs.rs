@@ -14,25 +14,41 @@ pub const NEEDED: [(&str, &str); 4] = [
     ("mke2fs", "e2fsprogs"),
 ];
 
-/// All that a program finds in its environment. Ours holds secrets (AGENT_TOKEN, DATABASE_URL, API keys), and what runs
-/// foreign code, or parses what that has written, must not have them.
-pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
-    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
+/// All that a program finds in its environment. Ours holds secrets (AGENT_TOKEN, DATABASE_URL, API
+/// keys), and what runs foreign code, or parses what that has written, must not have them.
+pub(crate) const ENVIRONMENT: [(&str, &str); 2] = [
+    (
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ),
+    ("LANG", "C.UTF-8"),
+];
 
-/// A program with [`ENVIRONMENT`] and nothing of ours. Every program is started from here, or by [`crate::exec`].
+/// A program with [`ENVIRONMENT`] and nothing of ours. Every program is started from here, or by
+/// [`crate::exec`].
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(ENVIRONMENT);
     command
 }
 
-/// The first executable file of that name on the PATH, or in the usual system directories, which are not
-/// on the PATH of every user.
+/// The first executable file of that name on the PATH, or in the usual system directories, which
+/// are not on the PATH of every user.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
-    let mut candidates = std::env::split_paths(&path).chain(usual).map(|dir| dir.join(program));
+    let usual = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    .map(PathBuf::from);
+    let mut candidates = std::env::split_paths(&path)
+        .chain(usual)
+        .map(|dir| dir.join(program));
     candidates.find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
@@ -41,12 +57,25 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// # Errors
 /// When it cannot be started or fails.
 pub fn version(program: &Path) -> io::Result<String> {
-    let output = command(program).arg("--version").stdin(Stdio::null()).output()?;
-    let line = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned();
-    if output.status.success() { Ok(line) } else { Err(io::Error::other(format!("it ends with {}", output.status))) }
+    let output = command(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()?;
+    let line = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    if output.status.success() {
+        Ok(line)
+    } else {
+        Err(io::Error::other(format!("it ends with {}", output.status)))
+    }
 }
 
-/// Makes a copy-on-write overlay `overlay` of `bytes` over the raw image `base`, which may be shorter.
+/// Makes a copy-on-write overlay `overlay` of `bytes` over the raw image `base`, which may be
+/// shorter.
 ///
 /// # Errors
 /// `NotFound` when `qemu-img` is not installed; otherwise the text is what it said.
@@ -69,16 +98,23 @@ pub fn create_overlay(base: &Path, overlay: &Path, bytes: u64) -> io::Result<()>
 
 fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
     let path = find(program).ok_or_else(|| missing(program))?;
-    let output = command(&path).args(args).stdin(Stdio::null()).stdout(Stdio::null()).output()?;
+    let output = command(&path)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .output()?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("{program} failed: {}", said.lines().next().unwrap_or("it gave no reason"))))
+    Err(io::Error::other(format!(
+        "{program} failed: {}",
+        said.lines().next().unwrap_or("it gave no reason")
+    )))
 }
 
-/// Makes the file `image` a file system (ext4 without a journal) of what is in the directory `from`, owned by root, that
-/// has `label` and is `bytes` long. Nothing is mounted.
+/// Makes the file `image` a file system (ext4 without a journal) of what is in the directory
+/// `from`, owned by root, that has `label` and is `bytes` long. Nothing is mounted.
 ///
 /// # Errors
 /// As [`create_overlay`], of `mke2fs`; also when it has no room for what is there.
@@ -106,8 +142,14 @@ pub fn create_ext4(from: &Path, image: &Path, label: &str, bytes: u64) -> io::Re
 }
 
 pub(crate) fn missing(program: &str) -> io::Error {
-    let package = NEEDED.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
-    io::Error::new(io::ErrorKind::NotFound, format!("{program} is not installed; type: apt-get install {package}"))
+    let package = NEEDED
+        .iter()
+        .find(|(name, _)| *name == program)
+        .map_or(program, |(_, package)| package);
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("{program} is not installed; type: apt-get install {package}"),
+    )
 }
 
 #[cfg(test)]
@@ -130,10 +172,17 @@ mod tests {
 
     #[test]
     fn programs_get_named_variables_only() {
-        assert!(std::env::vars_os().count() > ENVIRONMENT.len(), "there is something to be inherited");
+        assert!(
+            std::env::vars_os().count() > ENVIRONMENT.len(),
+            "there is something to be inherited"
+        );
         let output = command(&find("env").unwrap()).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let mut names: Vec<&str> = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+        let mut names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, _)| name)
+            .collect();
         names.sort_unstable();
         assert_eq!(names, ["LANG", "PATH"]);
     }

@@ -17,8 +17,8 @@ pub struct Route4 {
     pub link: Option<String>,
 }
 
-/// Returns the IPv4 routes of all tables: also of those that only rules lead to, as VPNs have them, and those to
-/// addresses of this host itself.
+/// Returns the IPv4 routes of all tables: also of those that only rules lead to, as VPNs have them,
+/// and those to addresses of this host itself.
 ///
 /// # Errors
 /// What the kernel said.
@@ -30,16 +30,27 @@ pub fn routes4() -> io::Result<Vec<Route4>> {
     let mut answers = socket.request(&request)?;
     let mut found = Vec::new();
     while let Some(answer) = answers.recv() {
-        let (header, route) = answer
-            .map_err(|error| io::Error::new(error.as_io_error().kind(), format!("cannot read routes: {error}")))?;
+        let (header, route) = answer.map_err(|error| {
+            io::Error::new(
+                error.as_io_error().kind(),
+                format!("cannot read routes: {error}"),
+            )
+        })?;
         // The default route has no destination.
         let destination = match route.get_dst() {
             Ok(IpAddr::V4(destination)) => destination,
             _ => Ipv4Addr::UNSPECIFIED,
         };
-        let name = route.get_oif().ok().and_then(|index| nix::net::if_::if_indextoname(index).ok());
+        let name = route
+            .get_oif()
+            .ok()
+            .and_then(|index| nix::net::if_::if_indextoname(index).ok());
         let link = name.and_then(|name| name.into_string().ok());
-        found.push(Route4 { destination, prefix: header.rtm_dst_len, link });
+        found.push(Route4 {
+            destination,
+            prefix: header.rtm_dst_len,
+            link,
+        });
     }
     Ok(found)
 }
@@ -50,14 +61,18 @@ pub fn routes4() -> io::Result<Vec<Route4>> {
 /// When `/proc` cannot be read.
 pub fn tcp_peers() -> io::Result<Vec<Ipv4Addr>> {
     let table = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
-    let mut peers: Vec<Ipv4Addr> = table.lines().filter_map(peer).filter(|peer| !peer.is_unspecified()).collect();
+    let mut peers: Vec<Ipv4Addr> = table
+        .lines()
+        .filter_map(peer)
+        .filter(|peer| !peer.is_unspecified())
+        .collect();
     peers.sort_unstable();
     peers.dedup();
     Ok(peers)
 }
 
-/// One line: number, own address, the other end's, in hexadecimal digits as this machine has its numbers, and the state
-/// (proc_net_tcp(5)).
+/// One line: number, own address, the other end's, in hexadecimal digits as this machine has its
+/// numbers, and the state (proc_net_tcp(5)).
 fn peer(line: &str) -> Option<Ipv4Addr> {
     const ESTABLISHED: &str = "01";
     let mut parts = line.split_ascii_whitespace().skip(2);
@@ -89,7 +104,11 @@ mod tests {
         netns::remove(&name).unwrap();
         let (routes, peers) = found.unwrap();
         let link = Some("lo".to_owned());
-        let wanted = Route4 { destination: Ipv4Addr::new(10, 99, 0, 0), prefix: 24, link };
+        let wanted = Route4 {
+            destination: Ipv4Addr::new(10, 99, 0, 0),
+            prefix: 24,
+            link,
+        };
         assert!(routes.contains(&wanted), "{routes:?}");
         assert_eq!(peers, [Ipv4Addr::LOCALHOST]);
     }

@@ -15,8 +15,8 @@ const BUFFER: usize = 1 << 20;
 const BLOCK: usize = 4096;
 const ZEROES: [u8; BLOCK] = [0; BLOCK];
 
-/// Copies `from` to `to`, which must not exist and gets mode 0600: by sharing blocks where the file system can,
-/// otherwise only what is data. The copy is not synced.
+/// Copies `from` to `to`, which must not exist and gets mode 0600: by sharing blocks where the file
+/// system can, otherwise only what is data. The copy is not synced.
 ///
 /// # Errors
 /// What the file system said; then nothing is left at `to`, unless it was there before.
@@ -25,7 +25,11 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
         result => return result,
     }
-    let mut target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    let mut target = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)?;
     copy_data(from, &mut target).inspect_err(|_| {
         let _ = fs::remove_file(to);
     })
@@ -58,8 +62,9 @@ pub fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
     Ok(ranges)
 }
 
-/// Whether the file system of `dir` tells data from holes page by page in files of that length, and takes zeroes that
-/// were written for data: found by doing it. Those with larger blocks or with compression do not.
+/// Whether the file system of `dir` tells data from holes page by page in files of that length, and
+/// takes zeroes that were written for data: found by doing it. Those with larger blocks or with
+/// compression do not.
 ///
 /// # Errors
 /// When no file can be made in `dir`.
@@ -67,7 +72,12 @@ pub fn is_exact(dir: &Path, length: u64) -> io::Result<bool> {
     const PAGE: u64 = BLOCK as u64;
     let path = dir.join(format!(".sparse-probe-{}", std::process::id()));
     let _ = fs::remove_file(&path);
-    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
     fs::remove_file(&path)?;
     file.set_len(length.max(8 * PAGE))?;
     file.write_all_at(&ZEROES, PAGE)?;
@@ -75,7 +85,8 @@ pub fn is_exact(dir: &Path, length: u64) -> io::Result<bool> {
     Ok(data(&file)? == [PAGE..2 * PAGE, 4 * PAGE..5 * PAGE])
 }
 
-/// Makes `target` as long as `source`, with the content that `ranges` have there. Blocks of zeroes become holes.
+/// Makes `target` as long as `source`, with the content that `ranges` have there. Blocks of zeroes
+/// become holes.
 ///
 /// # Errors
 /// What reading or writing said.
@@ -99,7 +110,11 @@ pub fn copy_ranges(source: &File, ranges: &[Range<u64>], target: &File) -> io::R
 fn write_blocks(target: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     let is_zero = |block: &[u8]| block == &ZEROES[..block.len()];
     let mut offset = at;
-    for stretch in bytes.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+    for stretch in bytes
+        .chunks(BLOCK)
+        .collect::<Vec<_>>()
+        .chunk_by(|a, b| is_zero(a) == is_zero(b))
+    {
         let length: usize = stretch.iter().map(|block| block.len()).sum();
         if !stretch.first().is_some_and(|block| is_zero(block)) {
             let start = usize::try_from(offset - at).map_err(io::Error::other)?;
@@ -128,12 +143,16 @@ mod tests {
         let file = File::create(&from).unwrap();
         file.set_len(64 << 20).unwrap();
         for at in [0, 10 << 20, 50 << 20] {
-            file.write_all_at(format!("data at {at}").as_bytes(), at).unwrap();
+            file.write_all_at(format!("data at {at}").as_bytes(), at)
+                .unwrap();
         }
         let mut target = File::create(&to).unwrap();
         copy_data(&from, &mut target).unwrap();
         assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
-        assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20, "the copy has no holes");
+        assert!(
+            fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20,
+            "the copy has no holes"
+        );
     }
 
     #[test]
@@ -149,7 +168,10 @@ mod tests {
         fs::write(&from, &content).unwrap();
         copy_data(&from, &mut File::create(&to).unwrap()).unwrap();
         assert!(fs::read(&to).unwrap() == content);
-        assert!(fs::metadata(&to).unwrap().blocks() * 512 <= 4 * 4096 + 4096, "zeroes were written");
+        assert!(
+            fs::metadata(&to).unwrap().blocks() * 512 <= 4 * 4096 + 4096,
+            "zeroes were written"
+        );
     }
 
     #[test]
@@ -157,12 +179,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let exact = is_exact(dir.path(), 64 << 20).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let file = File::options().read(true).write(true).create_new(true).open(dir.path().join("file")).unwrap();
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join("file"))
+            .unwrap();
         file.set_len(64 << 20).unwrap();
         for page in [0, 2, 3, 700, 16383] {
-            file.write_all_at(&[u8::from(page != 2); BLOCK], page * 4096).unwrap();
+            file.write_all_at(&[u8::from(page != 2); BLOCK], page * 4096)
+                .unwrap();
         }
-        let expected = [0..1, 2..4, 700..701, 16383..16384].map(|pages| pages.start * 4096..pages.end * 4096);
+        let expected =
+            [0..1, 2..4, 700..701, 16383..16384].map(|pages| pages.start * 4096..pages.end * 4096);
         assert_eq!(data(&file).unwrap() == expected, exact);
     }
 
@@ -175,7 +204,10 @@ mod tests {
         assert_eq!(fs::read(&to).unwrap(), b"content");
         assert_eq!(fs::metadata(&to).unwrap().mode() & 0o777, 0o600);
         fs::write(&to, b"other").unwrap();
-        assert_eq!(copy(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            copy(&from, &to).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(fs::read(&to).unwrap(), b"other");
         assert!(copy(&dir.path().join("none"), &dir.path().join("x")).is_err());
     }

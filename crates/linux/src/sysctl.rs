@@ -30,7 +30,8 @@ pub fn get(name: &str) -> io::Result<String> {
 /// Sets a setting unless it has that value.
 ///
 /// # Errors
-/// `NotFound` when this kernel has none of that name, `PermissionDenied` or `ReadOnlyFilesystem` when we may not.
+/// `NotFound` when this kernel has none of that name, `PermissionDenied` or `ReadOnlyFilesystem`
+/// when we may not.
 pub fn set(name: &str, value: &str) -> io::Result<()> {
     if get(name)? == value {
         return Ok(());
@@ -40,8 +41,9 @@ pub fn set(name: &str, value: &str) -> io::Result<()> {
 
 /// A procfs of our own, mounted nowhere, for settings of one network namespace among many.
 ///
-/// In one procfs the files of the same setting in all namespaces have the same name in the same directory, and so share
-/// one chain of the kernel's cache of names, which whoever opens one walks: half a millisecond among 500 namespaces.
+/// In one procfs the files of the same setting in all namespaces have the same name in the same
+/// directory, and so share one chain of the kernel's cache of names, which whoever opens one walks:
+/// half a millisecond among 500 namespaces.
 #[derive(Debug)]
 pub struct Settings(OwnedFd);
 
@@ -50,7 +52,9 @@ impl Settings {
     /// When there is no procfs at all.
     pub fn new() -> io::Result<Self> {
         // A kernel before 5.2, or a container that may mount none, has the machine's.
-        own_procfs().or_else(|_| Ok(File::open(PROC)?.into())).map(Self)
+        own_procfs()
+            .or_else(|_| Ok(File::open(PROC)?.into()))
+            .map(Self)
     }
 
     /// As [`set`].
@@ -58,11 +62,21 @@ impl Settings {
     /// # Errors
     /// As [`set`].
     pub fn set(&self, name: &str, value: &str) -> io::Result<()> {
-        let file = openat(&self.0, below_proc(name), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let file = openat(
+            &self.0,
+            below_proc(name),
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let (mut file, mut now) = (File::from(file), String::new());
         file.read_to_string(&mut now)?;
-        // At the beginning: what is written further on has no effect (proc_sys(5), `sysctl_writes_strict`).
-        if now.trim() == value { Ok(()) } else { file.write_all_at(value.as_bytes(), 0) }
+        // At the beginning: what is written further on has no effect (proc_sys(5),
+        // `sysctl_writes_strict`).
+        if now.trim() == value {
+            Ok(())
+        } else {
+            file.write_all_at(value.as_bytes(), 0)
+        }
     }
 }
 
@@ -80,7 +94,10 @@ mod tests {
 
     #[test]
     fn a_setting_is_of_its_namespace_alone() {
-        let (one, other) = (format!("wtest-set-{}", std::process::id()), format!("wtest-unset-{}", std::process::id()));
+        let (one, other) = (
+            format!("wtest-set-{}", std::process::id()),
+            format!("wtest-unset-{}", std::process::id()),
+        );
         netns::create(&one).unwrap();
         netns::create(&other).unwrap();
         let port = "net/ipv4/ip_unprivileged_port_start";
@@ -89,7 +106,10 @@ mod tests {
             settings.set(port, "80")?;
             settings.set(port, "80")?;
             assert_eq!(get(port)?, "80");
-            assert_eq!(settings.set("net/ipv4/none", "1").unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(
+                settings.set("net/ipv4/none", "1").unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
             Ok(())
         })
         .unwrap();

@@ -1,4 +1,5 @@
-//! Limits of how much a link sends, in the network namespace of the calling thread: a token bucket (tc-tbf(8)).
+//! Limits of how much a link sends, in the network namespace of the calling thread: a token bucket
+//! (tc-tbf(8)).
 
 use std::io;
 
@@ -10,8 +11,8 @@ use nix::libc::{EINVAL, ENOENT};
 const ROOT: u32 = u32::MAX;
 const HANDLE: u32 = 1 << 16;
 const LINKLAYER_ETHERNET: u8 = 1;
-/// What may be sent at once after a silence: 20 ms of the rate, but never less than the largest packet that a guest or
-/// the kernel hands over in one piece.
+/// What may be sent at once after a silence: 20 ms of the rate, but never less than the largest
+/// packet that a guest or the kernel hands over in one piece.
 const BURST_PER_SECOND: u64 = 50;
 const LEAST_BURST: u64 = 128 << 10;
 /// What may wait to be sent: 100 ms of the rate. More would only make waits longer.
@@ -26,16 +27,36 @@ pub fn limit(link: &str, bits_per_second: u64) -> io::Result<()> {
     let small = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
     let burst = (rate / BURST_PER_SECOND).max(LEAST_BURST);
     let bucket = TcTbfQopt {
-        rate: TcRatespec { linklayer: LINKLAYER_ETHERNET, rate: small(rate), ..TcRatespec::default() },
+        rate: TcRatespec {
+            linklayer: LINKLAYER_ETHERNET,
+            rate: small(rate),
+            ..TcRatespec::default()
+        },
         limit: small(burst + rate / WAITING_PER_SECOND),
         ..TcTbfQopt::default()
     };
     let header = queue_of(link)?;
-    let mut request = Request::new().set_create().set_replace().op_newqdisc_do(&header);
-    let options = request.encode().nested_options_tbf().push_parms(bucket).push_burst(small(burst));
-    drop(if rate > u64::from(u32::MAX) { options.push_rate64(rate) } else { options });
+    let mut request = Request::new()
+        .set_create()
+        .set_replace()
+        .op_newqdisc_do(&header);
+    let options = request
+        .encode()
+        .nested_options_tbf()
+        .push_parms(bucket)
+        .push_burst(small(burst));
+    drop(if rate > u64::from(u32::MAX) {
+        options.push_rate64(rate)
+    } else {
+        options
+    });
     let answer = NetlinkSocket::new().request(&request)?.recv_ack();
-    answer.map_err(|error| io::Error::new(error.as_io_error().kind(), format!("cannot limit {link}: {error}")))
+    answer.map_err(|error| {
+        io::Error::new(
+            error.as_io_error().kind(),
+            format!("cannot limit {link}: {error}"),
+        )
+    })
 }
 
 /// Takes the limit away. That there is none is fine.
@@ -48,7 +69,10 @@ pub fn unlimit(link: &str) -> io::Result<()> {
     match NetlinkSocket::new().request(&request)?.recv_ack() {
         // What the kernel says of a queue that is not ours.
         Err(error) if matches!(error.as_io_error().raw_os_error(), Some(ENOENT | EINVAL)) => Ok(()),
-        Err(error) => Err(io::Error::new(error.as_io_error().kind(), format!("cannot unlimit {link}: {error}"))),
+        Err(error) => Err(io::Error::new(
+            error.as_io_error().kind(),
+            format!("cannot unlimit {link}: {error}"),
+        )),
         Ok(()) => Ok(()),
     }
 }
@@ -56,5 +80,10 @@ pub fn unlimit(link: &str) -> io::Result<()> {
 fn queue_of(link: &str) -> io::Result<Tcmsg> {
     let index = nix::net::if_::if_nametoindex(link)?;
     let ifindex = index.try_into().map_err(io::Error::other)?;
-    Ok(Tcmsg { ifindex, handle: HANDLE, parent: ROOT, ..Tcmsg::default() })
+    Ok(Tcmsg {
+        ifindex,
+        handle: HANDLE,
+        parent: ROOT,
+        ..Tcmsg::default()
+    })
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 /// Long enough that the error of reading both clocks (under 1 µs) is about 10 in a million.
 const SPAN: Duration = Duration::from_millis(100);
 
-/// Thousands of counts per second. The first call blocks for 100 ms. `None` on processors other than x86-64.
+/// Thousands of counts per second. The first call blocks for 100 ms. `None` on processors other
+/// than x86-64.
 #[must_use]
 pub fn khz() -> Option<u64> {
     static KHZ: OnceLock<Option<u64>> = OnceLock::new();
@@ -24,8 +25,8 @@ fn measure() -> Option<u64> {
     u64::try_from(khz).ok().filter(|khz| *khz > 0)
 }
 
-/// Both clocks at the same moment: of several tries the one with the shortest gap around the counter, since
-/// in any of them this thread can have lost its processor.
+/// Both clocks at the same moment: of several tries the one with the shortest gap around the
+/// counter, since in any of them this thread can have lost its processor.
 #[cfg(target_arch = "x86_64")]
 fn read_together() -> (Instant, u64) {
     let read = || {
@@ -34,7 +35,10 @@ fn read_together() -> (Instant, u64) {
         let counter = unsafe { std::arch::x86_64::_rdtsc() };
         (before.elapsed(), before, counter)
     };
-    let (_, moment, counter) = std::iter::repeat_with(read).take(16).min().unwrap_or_else(read);
+    let (_, moment, counter) = std::iter::repeat_with(read)
+        .take(16)
+        .min()
+        .unwrap_or_else(read);
     (moment, counter)
 }
 
@@ -53,6 +57,9 @@ mod tests {
         assert!((500_000..10_000_000).contains(&khz), "{khz}");
         assert_eq!(Some(khz), super::khz());
         let again = measure().unwrap();
-        assert!(again.abs_diff(khz) * 1000 < khz, "{again} and {khz} differ by more than 1 in 1000");
+        assert!(
+            again.abs_diff(khz) * 1000 < khz,
+            "{again} and {khz} differ by more than 1 in 1000"
+        );
     }
 }

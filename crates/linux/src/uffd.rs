@@ -7,11 +7,13 @@
 //!   gives pages back (madvise), and waits       ───→   Event::Removed: they are zeroes from now on
 //!   goes on                                      ←───   by being read
 //! ```
-//! The descriptor comes from the process whose memory it is; with it goes the right to fill that memory, and nothing
-//! else. While a removal waits to be read, nothing can be filled ([`Put::Later`]). A process whose server has died waits
-//! for ever when it touches a page that is not there, so somebody has to watch the server.
+//! The descriptor comes from the process whose memory it is; with it goes the right to fill that
+//! memory, and nothing else. While a removal waits to be read, nothing can be filled
+//! ([`Put::Later`]). A process whose server has died waits for ever when it touches a page that is
+//! not there, so somebody has to watch the server.
 //!
-//! [`Region`] is the other side, in our own process: to see whether this kernel does all that, and for tests.
+//! [`Region`] is the other side, in our own process: to see whether this kernel does all that, and
+//! for tests.
 
 #![allow(unsafe_code)]
 
@@ -29,8 +31,8 @@ use userfaultfd::{EventBuffer, FeatureFlags, Uffd, UffdBuilder};
 
 use crate::pages::PAGE;
 
-/// Through which users without privileges may have a userfaultfd that also serves the kernel's own accesses, such as
-/// those of KVM (Linux 6.1).
+/// Through which users without privileges may have a userfaultfd that also serves the kernel's own
+/// accesses, such as those of KVM (Linux 6.1).
 pub const DEVICE: &str = "/dev/userfaultfd";
 
 /// Events that are read at once.
@@ -69,10 +71,12 @@ impl AsFd for Faults {
 }
 
 impl Faults {
-    /// Takes what the process has sent: anything, as it may be hostile. What is no userfaultfd fails when it is used.
+    /// Takes what the process has sent: anything, as it may be hostile. What is no userfaultfd
+    /// fails when it is used.
     #[must_use]
     pub fn new(descriptor: OwnedFd) -> Self {
-        // SAFETY: the descriptor is ours, and whatever it is, the calls below fail on what they were not made for.
+        // SAFETY: the descriptor is ours, and whatever it is, the calls below fail on what they
+        // were not made for.
         Self(unsafe { Uffd::from_raw_fd(descriptor.into_raw_fd()) })
     }
 
@@ -83,7 +87,9 @@ impl Faults {
     pub fn read(&self) -> io::Result<Vec<Event>> {
         let mut buffer = EventBuffer::new(EVENTS);
         let events = self.0.read_events(&mut buffer).map_err(io::Error::other)?;
-        events.map(|event| known(event.map_err(io::Error::other)?)).collect()
+        events
+            .map(|event| known(event.map_err(io::Error::other)?))
+            .collect()
     }
 
     /// Fills pages from `to` on, and wakes who waits for them.
@@ -92,13 +98,16 @@ impl Faults {
     /// What the kernel said.
     pub fn copy(&self, to: u64, content: &[u8]) -> io::Result<Put> {
         let from = content.as_ptr().cast::<c_void>();
-        // SAFETY: the source is ours and that long. The target is memory that its process has given to be filled; no
-        // Rust reference leads there, also where that process is this one (see `Region`).
+        // SAFETY: the source is ours and that long. The target is memory that its process has given
+        // to be filled; no Rust reference leads there, also where that process is this one (see
+        // `Region`).
         let copied = unsafe { self.0.copy(from, address(to), content.len(), true) };
         match copied {
             Ok(bytes) => Ok(Put::Bytes(bytes as u64)),
             // Where nothing was done, this is an error number.
-            Err(userfaultfd::Error::PartiallyCopied(bytes)) if (1..=content.len()).contains(&bytes) => {
+            Err(userfaultfd::Error::PartiallyCopied(bytes))
+                if (1..=content.len()).contains(&bytes) =>
+            {
                 Ok(Put::Bytes(bytes as u64))
             }
             Err(userfaultfd::Error::PartiallyCopied(_)) => Ok(Put::Later),
@@ -107,8 +116,8 @@ impl Faults {
         }
     }
 
-    /// Fills pages with zeroes, which takes no memory, and wakes who waits for them. That it stopped half-way is told as
-    /// [`Put::Later`].
+    /// Fills pages with zeroes, which takes no memory, and wakes who waits for them. That it
+    /// stopped half-way is told as [`Put::Later`].
     ///
     /// # Errors
     /// What the kernel said.
@@ -150,11 +159,15 @@ fn known(event: userfaultfd::Event) -> io::Result<Event> {
     match event {
         userfaultfd::Event::Pagefault { addr, .. } => Ok(Event::Missing(addr as u64 & !(PAGE - 1))),
         userfaultfd::Event::Remove { start, end } => Ok(Event::Removed(start as u64..end as u64)),
-        other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it did not ask for {other:?}"))),
+        other => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it did not ask for {other:?}"),
+        )),
     }
 }
 
-/// Memory of our own whose pages somebody else fills. No reference leads into it: it is read and written by copies.
+/// Memory of our own whose pages somebody else fills. No reference leads into it: it is read and
+/// written by copies.
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<c_void>,
@@ -164,7 +177,8 @@ pub struct Region {
 
 // SAFETY: it is never seen but through copies of bytes, which may come from any thread.
 unsafe impl Send for Region {}
-// SAFETY: as above; who reads while another thread writes gets any mixture of bytes, as the guest of a VM does.
+// SAFETY: as above; who reads while another thread writes gets any mixture of bytes, as the guest
+// of a VM does.
 unsafe impl Sync for Region {}
 
 impl Region {
@@ -181,9 +195,19 @@ impl Region {
         let uffd = builder.create().map_err(io::Error::other)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping, of which nobody else knows.
-        let start = unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE) }?;
+        let start = unsafe {
+            mmap_anonymous(
+                None,
+                length,
+                access,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+            )
+        }?;
         let region = Self { start, bytes, uffd };
-        region.uffd.register(region.start.as_ptr(), bytes).map_err(io::Error::other)?;
+        region
+            .uffd
+            .register(region.start.as_ptr(), bytes)
+            .map_err(io::Error::other)?;
         Ok(region)
     }
 
@@ -194,7 +218,12 @@ impl Region {
     }
 
     fn part(&self, offset: usize, length: usize) -> *mut u8 {
-        assert!(offset.checked_add(length).is_some_and(|end| end <= self.bytes), "outside of the region");
+        assert!(
+            offset
+                .checked_add(length)
+                .is_some_and(|end| end <= self.bytes),
+            "outside of the region"
+        );
         self.start.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 
@@ -203,8 +232,11 @@ impl Region {
     /// # Panics
     /// Outside of the region.
     pub fn read(&self, offset: usize, to: &mut [u8]) {
-        // SAFETY: within the mapping, which lives as long as we; the target is another piece of memory.
-        unsafe { std::ptr::copy_nonoverlapping(self.part(offset, to.len()), to.as_mut_ptr(), to.len()) }
+        // SAFETY: within the mapping, which lives as long as we; the target is another piece of
+        // memory.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.part(offset, to.len()), to.as_mut_ptr(), to.len())
+        }
     }
 
     /// Writes, and waits for pages that are not there.
@@ -213,7 +245,9 @@ impl Region {
     /// Outside of the region.
     pub fn write(&self, offset: usize, from: &[u8]) {
         // SAFETY: as in `read`.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.part(offset, from.len()), from.len()) }
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), self.part(offset, from.len()), from.len())
+        }
     }
 
     /// Gives pages back, once the server knows.
@@ -224,7 +258,8 @@ impl Region {
     /// # Panics
     /// Outside of the region.
     pub fn discard(&self, offset: usize, length: usize) -> io::Result<()> {
-        let start = NonNull::new(self.part(offset, length).cast()).ok_or(io::ErrorKind::InvalidInput)?;
+        let start =
+            NonNull::new(self.part(offset, length).cast()).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the content may go: nobody has a reference to it.
         Ok(unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) }?)
     }
@@ -266,7 +301,13 @@ pub fn probe() -> io::Result<()> {
     if put == Put::Bytes(PAGE) {
         region.read(9, &mut byte);
     }
-    if byte == [7] { Ok(()) } else { Err(io::Error::other(format!("a page could not be filled: {put:?}"))) }
+    if byte == [7] {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!(
+            "a page could not be filled: {put:?}"
+        )))
+    }
 }
 
 #[cfg(test)]
@@ -286,8 +327,15 @@ mod tests {
 
     fn wait_for_event(faults: &Faults) {
         let mut fds = [PollFd::new(faults, PollFlags::IN)];
-        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
-        assert_eq!(poll(&mut fds, Some(&patience)).unwrap(), 1, "no event comes");
+        let patience = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(
+            poll(&mut fds, Some(&patience)).unwrap(),
+            1,
+            "no event comes"
+        );
     }
 
     /// The next events, for which a thread has been started.
@@ -300,9 +348,16 @@ mod tests {
     fn pages_are_filled_once_and_are_zeroes_after_they_were_given_back() {
         let (region, faults) = region(8);
         let at = region.address();
-        assert_eq!(faults.copy(at + PAGE, &[1; 2 * 4096]).unwrap(), Put::Bytes(2 * PAGE));
+        assert_eq!(
+            faults.copy(at + PAGE, &[1; 2 * 4096]).unwrap(),
+            Put::Bytes(2 * PAGE)
+        );
         assert_eq!(faults.copy(at + PAGE, &[2; 4096]).unwrap(), Put::Present);
-        assert_eq!(faults.copy(at, &[2; 4 * 4096]).unwrap(), Put::Bytes(PAGE), "up to what is there");
+        assert_eq!(
+            faults.copy(at, &[2; 4 * 4096]).unwrap(),
+            Put::Bytes(PAGE),
+            "up to what is there"
+        );
         assert_eq!(faults.zero(at + 4 * PAGE, PAGE).unwrap(), Put::Bytes(PAGE));
         assert_eq!(faults.zero(at + 4 * PAGE, PAGE).unwrap(), Put::Present);
         let mut bytes = [9; 2 * 4096];
@@ -311,7 +366,11 @@ mod tests {
         thread::scope(|scope| {
             let giving = scope.spawn(|| region.discard(4096, 4096).unwrap());
             wait_for_event(&faults);
-            assert_eq!(faults.copy(at + 5 * PAGE, &[3; 4096]).unwrap(), Put::Later, "until it is read");
+            assert_eq!(
+                faults.copy(at + 5 * PAGE, &[3; 4096]).unwrap(),
+                Put::Later,
+                "until it is read"
+            );
             assert_eq!(wait(&faults), [Event::Removed(at + PAGE..at + 2 * PAGE)]);
             giving.join().unwrap();
             assert!(!region.is_present(4096).unwrap() && region.is_present(0).unwrap());
@@ -332,6 +391,10 @@ mod tests {
         let (_region, faults) = region(1);
         assert_eq!(faults.copy(1 << 40, &[0; 4096]).unwrap(), Put::Gone);
         let none = Faults::new(std::fs::File::open("/dev/null").unwrap().into());
-        assert!(none.read().is_err() && none.copy(0, &[0; 4096]).is_err() && none.wake(0, PAGE).is_err());
+        assert!(
+            none.read().is_err()
+                && none.copy(0, &[0; 4096]).is_err()
+                && none.wake(0, PAGE).is_err()
+        );
     }
 }

@@ -1,13 +1,15 @@
 //! Directories in which a hostile process makes the names.
 //!
-//! Whoever owns a directory may put a link, a pipe or a deep tree in place of any name in it, at any moment, whoever made
-//! the file that was there. So nothing in such a directory is opened by a path: an [`UntrustedDir`] is a descriptor, and
-//! each name is resolved below it by the kernel, without following links and without leaving the file system
-//! (openat2(2), `RESOLVE_BENEATH`). What is to be written is the file that was created here, by its descriptor; what is
-//! read is checked after it was opened. This is the only module that does so; `tests/tidy` holds others to it.
+//! Whoever owns a directory may put a link, a pipe or a deep tree in place of any name in it, at
+//! any moment, whoever made the file that was there. So nothing in such a directory is opened by a
+//! path: an [`UntrustedDir`] is a descriptor, and each name is resolved below it by the kernel,
+//! without following links and without leaving the file system (openat2(2), `RESOLVE_BENEATH`).
+//! What is to be written is the file that was created here, by its descriptor; what is read is
+//! checked after it was opened. This is the only module that does so; `tests/tidy` holds others to
+//! it.
 //!
-//! Removal needs two descriptors and no recursion, however deep the tree is: a directory that is not empty gives its
-//! subdirectories to the top, one rename each, and goes.
+//! Removal needs two descriptors and no recursion, however deep the tree is: a directory that is
+//! not empty gives its subdirectories to the top, one rename each, and goes.
 
 #![allow(unsafe_code)]
 
@@ -19,11 +21,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags, Uid};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags, Uid,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What names may not do while they are resolved. Mounts below a directory would be its owner's as well.
+/// What names may not do while they are resolved. Mounts below a directory would be its owner's as
+/// well.
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -45,7 +50,8 @@ pub struct DirIdentity {
     inode: u64,
 }
 
-/// A socket in an [`UntrustedDir`], pinned: its path leads to this very socket for as long as the value lives.
+/// A socket in an [`UntrustedDir`], pinned: its path leads to this very socket for as long as the
+/// value lives.
 #[derive(Debug)]
 pub struct PinnedSocket(OwnedFd);
 
@@ -76,16 +82,21 @@ impl UntrustedDir {
     /// `NotFound` when there is none, `NotADirectory` also for a link.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(Self { dir: rustix::fs::open(path, flags, Mode::empty())? })
+        Ok(Self {
+            dir: rustix::fs::open(path, flags, Mode::empty())?,
+        })
     }
 
     /// Opens the working directory of a process, if it is the directory that was recorded.
     ///
     /// # Errors
-    /// `NotFound` when the process is gone, `PermissionDenied` when it is in another directory by now.
+    /// `NotFound` when the process is gone, `PermissionDenied` when it is in another directory by
+    /// now.
     pub fn working_dir_of(pid: u32, recorded: DirIdentity) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let found = Self { dir: rustix::fs::open(format!("/proc/{pid}/cwd"), flags, Mode::empty())? };
+        let found = Self {
+            dir: rustix::fs::open(format!("/proc/{pid}/cwd"), flags, Mode::empty())?,
+        };
         if found.identity()? == recorded {
             return Ok(found);
         }
@@ -98,7 +109,9 @@ impl UntrustedDir {
     /// # Errors
     /// When there are no more descriptors.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { dir: self.dir.try_clone()? })
+        Ok(Self {
+            dir: self.dir.try_clone()?,
+        })
     }
 
     /// Returns which directory it is. Asks no server of a file system.
@@ -109,7 +122,10 @@ impl UntrustedDir {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let found = rustix::fs::statx(&self.dir, c"", flags, StatxFlags::INO)?;
         let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
-        Ok(DirIdentity { device, inode: found.stx_ino })
+        Ok(DirIdentity {
+            device,
+            inode: found.stx_ino,
+        })
     }
 
     /// Creates a file of mode 0600. What is there already is an error, also a link.
@@ -118,7 +134,11 @@ impl UntrustedDir {
     /// `AlreadyExists`, or what the file system said.
     pub fn create_file(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        Ok(File::from(self.open_at(name, flags, Mode::RUSR | Mode::WUSR)?))
+        Ok(File::from(self.open_at(
+            name,
+            flags,
+            Mode::RUSR | Mode::WUSR,
+        )?))
     }
 
     /// Opens a file for reading, if it is one.
@@ -132,10 +152,15 @@ impl UntrustedDir {
             Err(Errno::LOOP | Errno::XDEV | Errno::NXIO) => return Err(replaced(name)),
             Err(error) => return Err(error.into()),
         };
-        if file.metadata()?.is_file() { Ok(file) } else { Err(replaced(name)) }
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(replaced(name))
+        }
     }
 
-    /// Copies a file of at most `limit` bytes to the new file `to`, which lies in a directory of ours.
+    /// Copies a file of at most `limit` bytes to the new file `to`, which lies in a directory of
+    /// ours.
     ///
     /// # Errors
     /// As [`UntrustedDir::open_file`]; also when it is longer. Then nothing is left at `to`.
@@ -144,18 +169,26 @@ impl UntrustedDir {
         let mut target = new_file(to)?;
         // One byte more, since it may grow meanwhile.
         let copied = io::copy(&mut source.take(limit + 1), &mut target);
-        let copied = copied.and_then(|bytes| if bytes > limit { Err(replaced(name)) } else { Ok(()) });
+        let copied = copied.and_then(|bytes| {
+            if bytes > limit {
+                Err(replaced(name))
+            } else {
+                Ok(())
+            }
+        });
         copied.inspect_err(|_| {
             let _ = fs::remove_file(to);
         })
     }
 
-    /// Makes a file ours: moves it to `to`, which lies in a directory of ours on the same file system, and gives it the
-    /// owner of that directory and mode 0600. Nobody can change its content afterwards: where somebody has it open for
-    /// writing all the same, `to` becomes a copy.
+    /// Makes a file ours: moves it to `to`, which lies in a directory of ours on the same file
+    /// system, and gives it the owner of that directory and mode 0600. Nobody can change its
+    /// content afterwards: where somebody has it open for writing all the same, `to` becomes a
+    /// copy.
     ///
     /// # Errors
-    /// `InvalidData` when something else is in its place, which is gone then; otherwise what the file system said.
+    /// `InvalidData` when something else is in its place, which is gone then; otherwise what the
+    /// file system said.
     pub fn take_file(&self, name: &str, to: &Path) -> io::Result<()> {
         self.check(name)?;
         rustix::fs::renameat(&self.dir, name, CWD, to)?;
@@ -175,7 +208,9 @@ impl UntrustedDir {
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
-                let dir = Self { dir: self.open_at(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())? };
+                let dir = Self {
+                    dir: self.open_at(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?,
+                };
                 dir.clear()?;
                 Ok(rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR)?)
             }
@@ -199,7 +234,13 @@ impl UntrustedDir {
     pub fn give(&self, name: &str, uid: u32, gid: u32) -> io::Result<()> {
         self.check(name)?;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        Ok(rustix::fs::chownat(&self.dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::chownat(
+            &self.dir,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?)
     }
 
     /// Returns the owner of the directory.
@@ -221,10 +262,15 @@ impl UntrustedDir {
             Err(error) => return Err(error.into()),
         };
         let mode = rustix::fs::fstat(&socket)?.st_mode;
-        if FileType::from_raw_mode(mode) == FileType::Socket { Ok(PinnedSocket(socket)) } else { Err(replaced(name)) }
+        if FileType::from_raw_mode(mode) == FileType::Socket {
+            Ok(PinnedSocket(socket))
+        } else {
+            Err(replaced(name))
+        }
     }
 
-    /// Returns a path at which a socket can be bound, which follows no link; valid for as long as the value lives.
+    /// Returns a path at which a socket can be bound, which follows no link; valid for as long as
+    /// the value lives.
     ///
     /// # Errors
     /// `InvalidInput` for what is no single name.
@@ -235,12 +281,21 @@ impl UntrustedDir {
 
     fn open_at(&self, name: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         self.check(name).map_err(|_| Errno::INVAL)?;
-        rustix::fs::openat2(&self.dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode, RESOLVE)
+        rustix::fs::openat2(
+            &self.dir,
+            name,
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            mode,
+            RESOLVE,
+        )
     }
 
     fn check(&self, name: &str) -> io::Result<()> {
         if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no single name")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{name:?} is no single name"),
+            ));
         }
         Ok(())
     }
@@ -252,7 +307,9 @@ impl UntrustedDir {
             let mut is_empty = true;
             self.each(|name| {
                 is_empty = false;
-                let Some(below) = self.unlink_or_open(name)? else { return Ok(()) };
+                let Some(below) = self.unlink_or_open(name)? else {
+                    return Ok(());
+                };
                 below.each(|inner| match below.unlink_or_open(inner)? {
                     Some(_) => self.lift(&below, inner, &mut moved),
                     None => Ok(()),
@@ -299,7 +356,8 @@ impl UntrustedDir {
         loop {
             *moved += 1;
             let to = format!("{MOVED}{moved}");
-            match rustix::fs::renameat_with(&below.dir, name, &self.dir, to, RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(&below.dir, name, &self.dir, to, RenameFlags::NOREPLACE)
+            {
                 Ok(()) | Err(Errno::NOENT) => return Ok(()),
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -308,8 +366,8 @@ impl UntrustedDir {
     }
 }
 
-/// Removes a directory whose parent is ours, with all that a hostile process made in it, or a file. That there is none
-/// is fine. The process must be gone: it could go on making files.
+/// Removes a directory whose parent is ours, with all that a hostile process made in it, or a file.
+/// That there is none is fine. The process must be gone: it could go on making files.
 ///
 /// # Errors
 /// What the file system said; what is left can be removed by another call.
@@ -328,11 +386,18 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 
 fn new_file(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    File::options().write(true).create_new(true).mode(0o600).open(path)
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn replaced(name: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the VMM has put something else in the place of {name}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the VMM has put something else in the place of {name}"),
+    )
 }
 
 /// `path` lies in a directory of ours by now, so it leads to the same file until the end.
@@ -354,8 +419,9 @@ fn own(name: &str, path: &Path) -> io::Result<()> {
     fs::rename(copy, path)
 }
 
-/// Returns whether anybody may have the file open for writing, or mapped so. A lease for reading is given only where
-/// nobody has (fcntl(2)); a file system without leases cannot tell. `file` is open for reading only.
+/// Returns whether anybody may have the file open for writing, or mapped so. A lease for reading is
+/// given only where nobody has (fcntl(2)); a file system without leases cannot tell. `file` is open
+/// for reading only.
 fn may_be_written(file: &File) -> bool {
     // SAFETY: both are calls with a number, on a descriptor that lives.
     unsafe {

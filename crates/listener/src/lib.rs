@@ -1,4 +1,5 @@
-//! Serves HTTP/1 and HTTP/2 on a TCP listener, within bounds that hold before anything is known of the client.
+//! Serves HTTP/1 and HTTP/2 on a TCP listener, within bounds that hold before anything is known of
+//! the client.
 //!
 //! ```text
 //! accept → table:  admitted, or closed at once; a full table closes the connection that matters least
@@ -6,7 +7,8 @@
 //!        → serve:  hyper, with the deadlines below
 //! ```
 //!
-//! Each connection is in one of these states ([`table`]), from the one that is given up first to the one that never is:
+//! Each connection is in one of these states ([`table`]), from the one that is given up first to
+//! the one that never is:
 //!
 //! | state | until |
 //! |---|---|
@@ -16,8 +18,9 @@
 //! | idle, trusted | `idle`; HTTP/1 `request_head` |
 //! | busy, trusted | the peer ends it |
 //!
-//! A handler that has found valid credentials says so with [`ConnectionHandle::trust`]. So clients without any can only
-//! take places from others without. Nothing is kept on disk; a connection ends with the process.
+//! A handler that has found valid credentials says so with [`ConnectionHandle::trust`]. So clients
+//! without any can only take places from others without. Nothing is kept on disk; a connection ends
+//! with the process.
 
 mod body;
 mod stream;
@@ -59,8 +62,8 @@ const MAX_STREAMS: u32 = 250;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// For an idle connection to close in good order.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// Share of the process's open files that connections may take: a connection to a port takes two, the rest is for disks,
-/// databases and VMs.
+/// Share of the process's open files that connections may take: a connection to a port takes two,
+/// the rest is for disks, databases and VMs.
 const OPEN_FILES_SHARE: usize = 4;
 
 /// Bounds of one listener.
@@ -68,8 +71,9 @@ const OPEN_FILES_SHARE: usize = 4;
 pub struct ListenerLimits {
     /// Connections at once; at most a quarter of the files that the process may open.
     pub connections: usize,
-    /// Connections at once from one address (IPv6: one /64) on which no request had credentials. Loopback has no such
-    /// bound: what connects from there is a proxy or another part of the installation.
+    /// Connections at once from one address (IPv6: one /64) on which no request had credentials.
+    /// Loopback has no such bound: what connects from there is a proxy or another part of the
+    /// installation.
     pub per_address: Option<usize>,
     /// From the connection to its first byte.
     pub first_byte: Duration,
@@ -86,7 +90,9 @@ impl ListenerLimits {
 
     fn within_open_files(self) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+        let files = limit.map_or(usize::MAX, |files| {
+            usize::try_from(files).unwrap_or(usize::MAX)
+        });
         let connections = self.connections.min((files / OPEN_FILES_SHARE).max(1));
         if connections < self.connections {
             tracing::info!(
@@ -95,7 +101,10 @@ impl ListenerLimits {
                 "the limit of open files bounds the connections (ulimit -n, LimitNOFILE=)"
             );
         }
-        Self { connections, ..self }
+        Self {
+            connections,
+            ..self
+        }
     }
 }
 
@@ -111,9 +120,14 @@ impl Default for ListenerLimits {
     }
 }
 
-/// Serves until `stopping`, and then until every request that is in flight has its answer. Requests carry
-/// [`ConnectInfo`] and a [`ConnectionHandle`].
-pub async fn serve(listener: TcpListener, service: Router, limits: ListenerLimits, stopping: impl Future<Output = ()>) {
+/// Serves until `stopping`, and then until every request that is in flight has its answer. Requests
+/// carry [`ConnectInfo`] and a [`ConnectionHandle`].
+pub async fn serve(
+    listener: TcpListener,
+    service: Router,
+    limits: ListenerLimits,
+    stopping: impl Future<Output = ()>,
+) {
     let limits = limits.within_open_files();
     let table = Arc::new(ConnectionTable::new(limits));
     let builder = Arc::new(connection_builder(&limits));
@@ -136,7 +150,11 @@ pub async fn serve(listener: TcpListener, service: Router, limits: ListenerLimit
         match table.admit(peer.ip(), Instant::now()) {
             Ok(connection) => {
                 set_socket_options(&stream);
-                let serving = Serving { service: service.clone(), builder: Arc::clone(&builder), stop: stop.clone() };
+                let serving = Serving {
+                    service: service.clone(),
+                    builder: Arc::clone(&builder),
+                    stop: stop.clone(),
+                };
                 tasks.spawn(serving.run(stream, peer, connection));
             }
             Err(refused) => refusals.note(refused, peer, &limits),
@@ -165,7 +183,8 @@ fn connection_builder(limits: &ListenerLimits) -> Builder<TokioExecutor> {
     builder
 }
 
-/// Small answers leave at once, and dead peers are noticed. A socket that refuses either works all the same.
+/// Small answers leave at once, and dead peers are noticed. A socket that refuses either works all
+/// the same.
 fn set_socket_options(stream: &TcpStream) {
     set_keepalive(stream);
     let _ = stream.set_nodelay(true);
@@ -173,7 +192,9 @@ fn set_socket_options(stream: &TcpStream) {
 
 /// Notices a peer that is gone. Also for connections that this process makes.
 pub fn set_keepalive(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_INTERVAL);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
@@ -187,8 +208,12 @@ struct Serving {
 impl Serving {
     async fn run(self, stream: TcpStream, peer: SocketAddr, handle: ConnectionHandle) {
         let stream = AdmittedStream::new(stream, handle.clone());
-        let service = service_fn(|request| answer(self.service.clone(), request, peer, handle.clone()));
-        let mut connection = std::pin::pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let service =
+            service_fn(|request| answer(self.service.clone(), request, peer, handle.clone()));
+        let mut connection = std::pin::pin!(
+            self.builder
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        );
         let mut closing = None;
         loop {
             let due = closing.unwrap_or_else(|| handle.due());
@@ -212,7 +237,8 @@ impl Serving {
                 },
             }
         }
-        // After a switch of protocols the stream lives on in an `Upgraded`. Otherwise it ends here, and the note with it.
+        // After a switch of protocols the stream lives on in an `Upgraded`. Otherwise it ends here,
+        // and the note with it.
         handle.note_switched();
     }
 }

@@ -1,4 +1,5 @@
-//! A TCP stream that holds its place in the table, also after hyper has handed it over to another protocol.
+//! A TCP stream that holds its place in the table, also after hyper has handed it over to another
+//! protocol.
 
 use std::io;
 use std::pin::Pin;
@@ -21,13 +22,21 @@ pub(crate) struct AdmittedStream {
 impl AdmittedStream {
     pub(crate) fn new(stream: TcpStream, handle: ConnectionHandle) -> Self {
         let evicted = Box::pin(handle.evicted());
-        Self { stream, handle, received: false, evicted }
+        Self {
+            stream,
+            handle,
+            received: false,
+            evicted,
+        }
     }
 
     /// Fails once the connection was evicted, and wakes the task then.
     fn check_admitted(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.evicted.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "too many connections")),
+            Poll::Ready(()) => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "too many connections",
+            )),
             Poll::Pending => Ok(()),
         }
     }
@@ -40,7 +49,11 @@ impl Drop for AdmittedStream {
 }
 
 impl AsyncRead for AdmittedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.check_admitted(cx)?;
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -53,7 +66,11 @@ impl AsyncRead for AdmittedStream {
 }
 
 impl AsyncWrite for AdmittedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.check_admitted(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

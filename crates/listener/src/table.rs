@@ -152,16 +152,26 @@ pub(crate) struct ConnectionTable {
 
 impl ConnectionTable {
     pub(crate) fn new(limits: ListenerLimits) -> Self {
-        Self { limits, connections: Mutex::default() }
+        Self {
+            limits,
+            connections: Mutex::default(),
+        }
     }
 
     /// Admits a connection from `ip`. Another one is evicted where there is no place for it.
     ///
     /// # Errors
     /// There is none that could be evicted.
-    pub(crate) fn admit(self: &Arc<Self>, ip: IpAddr, now: Instant) -> Result<ConnectionHandle, Refused> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        now: Instant,
+    ) -> Result<ConnectionHandle, Refused> {
         let mut connections = self.lock();
-        let share = self.limits.per_address.and_then(|share| Some((share, source_of(ip)?)));
+        let share = self
+            .limits
+            .per_address
+            .and_then(|share| Some((share, source_of(ip)?)));
         if let Some((share, source)) = share
             && let Some(order) = connections.untrusted.get(&source)
             && order.len() >= share
@@ -171,7 +181,10 @@ impl ConnectionTable {
             connections.evict(number);
         }
         if connections.all.len() >= self.limits.connections {
-            let least = connections.order.first().filter(|(rank, _)| *rank < Rank::BusyTrusted);
+            let least = connections
+                .order
+                .first()
+                .filter(|(rank, _)| *rank < Rank::BusyTrusted);
             let number = least.ok_or(Refused::Full)?.1;
             connections.evict(number);
         }
@@ -186,7 +199,11 @@ impl ConnectionTable {
             idle_since: now,
             evicted: evicted.clone(),
         });
-        Ok(ConnectionHandle { table: Arc::clone(self), number, evicted })
+        Ok(ConnectionHandle {
+            table: Arc::clone(self),
+            number,
+            evicted,
+        })
     }
 
     /// Number of connections, of which every index must know the same.
@@ -194,12 +211,19 @@ impl ConnectionTable {
     pub(crate) fn len(&self) -> usize {
         let connections = self.lock();
         assert_eq!(connections.all.len(), connections.order.len());
-        assert!(connections.untrusted.values().all(|order| !order.is_empty() && order.is_subset(&connections.order)));
+        assert!(
+            connections
+                .untrusted
+                .values()
+                .all(|order| !order.is_empty() && order.is_subset(&connections.order))
+        );
         connections.all.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,12 +271,18 @@ impl ConnectionHandle {
         self.evicted.is_cancelled()
     }
 
-    /// Time at which [`ConnectionHandle::overdue`] is to be asked again. A change of the connection's state can bring a
-    /// deadline nearer, so it is never further away than the shortest of them.
+    /// Time at which [`ConnectionHandle::overdue`] is to be asked again. A change of the
+    /// connection's state can bring a deadline nearer, so it is never further away than the
+    /// shortest of them.
     pub(crate) fn due(&self) -> Instant {
         let limits = &self.table.limits;
         let latest = Instant::now() + limits.first_byte.min(limits.request_head).min(limits.idle);
-        let due = self.table.lock().all.get(&self.number).map(|entry| entry.due(limits));
+        let due = self
+            .table
+            .lock()
+            .all
+            .get(&self.number)
+            .map(|entry| entry.due(limits));
         due.map_or(latest, |due| due.min(latest))
     }
 
@@ -290,7 +320,9 @@ fn source_of(ip: IpAddr) -> Option<Source> {
     match ip.to_canonical() {
         ip if ip.is_loopback() => None,
         IpAddr::V4(ip) => Some(Source(ip.into())),
-        IpAddr::V6(ip) => Some(Source(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX)).into())),
+        IpAddr::V6(ip) => Some(Source(
+            Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX)).into(),
+        )),
     }
 }
 
@@ -307,7 +339,8 @@ impl RefusalLog {
         if self.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
             return;
         }
-        let (connections, per_address) = (limits.connections, limits.per_address.unwrap_or_default());
+        let (connections, per_address) =
+            (limits.connections, limits.per_address.unwrap_or_default());
         let why = match refused {
             Refused::Address => "its address has its share of connections",
             Refused::Full => "all connections are in use",

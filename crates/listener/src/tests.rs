@@ -12,14 +12,23 @@ const SOON: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(600);
 
 fn limits(connections: usize) -> ListenerLimits {
-    ListenerLimits { connections, per_address: None, first_byte: LATE, request_head: LATE, idle: LATE }
+    ListenerLimits {
+        connections,
+        per_address: None,
+        first_byte: LATE,
+        request_head: LATE,
+        idle: LATE,
+    }
 }
 
 /// A listener whose `/` answers, whose `/key` trusts, and whose `/switch` switches to an echo.
 async fn start(limits: ListenerLimits) -> SocketAddr {
     let router = Router::new()
         .route("/", get(|| async { "here" }))
-        .route("/key", get(async |request: axum::extract::Request| trust(&request)))
+        .route(
+            "/key",
+            get(async |request: axum::extract::Request| trust(&request)),
+        )
         .route("/switch", get(switch));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -28,7 +37,11 @@ async fn start(limits: ListenerLimits) -> SocketAddr {
 }
 
 fn trust(request: &axum::extract::Request) {
-    request.extensions().get::<ConnectionHandle>().unwrap().trust();
+    request
+        .extensions()
+        .get::<ConnectionHandle>()
+        .unwrap()
+        .trust();
 }
 
 async fn switch(mut request: axum::extract::Request) -> impl axum::response::IntoResponse {
@@ -37,7 +50,10 @@ async fn switch(mut request: axum::extract::Request) -> impl axum::response::Int
         let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
         tokio::io::copy(&mut reader, &mut writer).await
     });
-    (http::StatusCode::SWITCHING_PROTOCOLS, [("connection", "upgrade"), ("upgrade", "echo")])
+    (
+        http::StatusCode::SWITCHING_PROTOCOLS,
+        [("connection", "upgrade"), ("upgrade", "echo")],
+    )
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
@@ -46,10 +62,18 @@ async fn connect(address: SocketAddr) -> TcpStream {
 
 /// Sends a request on an HTTP/1 connection and reads the head of the answer.
 async fn ask(stream: &mut TcpStream, head: &str) -> String {
-    stream.write_all(format!("{head}\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("{head}\r\nhost: a\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     let mut all = Vec::new();
     while !all.windows(4).any(|four| four == b"\r\n\r\n") {
-        assert_ne!(stream.read_buf(&mut all).await.unwrap(), 0, "{}", String::from_utf8_lossy(&all));
+        assert_ne!(
+            stream.read_buf(&mut all).await.unwrap(),
+            0,
+            "{}",
+            String::from_utf8_lossy(&all)
+        );
     }
     String::from_utf8(all).unwrap()
 }
@@ -63,15 +87,32 @@ async fn closed(stream: &mut TcpStream) {
 
 #[tokio::test]
 async fn silent_connection_is_closed() {
-    let address = start(ListenerLimits { first_byte: SOON, ..limits(16) }).await;
+    let address = start(ListenerLimits {
+        first_byte: SOON,
+        ..limits(16)
+    })
+    .await;
     closed(&mut connect(address).await).await;
-    assert!(ask(&mut connect(address).await, "GET / HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    assert!(
+        ask(&mut connect(address).await, "GET / HTTP/1.1")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
 }
 
 #[tokio::test]
 async fn unfinished_first_request_is_closed() {
-    let address = start(ListenerLimits { request_head: SOON, ..limits(16) }).await;
-    for begin in ["P", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nhost:"] {
+    let address = start(ListenerLimits {
+        request_head: SOON,
+        ..limits(16)
+    })
+    .await;
+    for begin in [
+        "P",
+        "PRI * HTTP/2.0\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost:",
+    ] {
         let mut stream = connect(address).await;
         stream.write_all(begin.as_bytes()).await.unwrap();
         closed(&mut stream).await;
@@ -80,12 +121,28 @@ async fn unfinished_first_request_is_closed() {
 
 #[tokio::test]
 async fn idle_http2_connection_is_closed() {
-    let address = start(ListenerLimits { idle: SOON, ..limits(16) }).await;
+    let address = start(ListenerLimits {
+        idle: SOON,
+        ..limits(16)
+    })
+    .await;
     let stream = TokioIo::new(connect(address).await);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
     let connection = tokio::spawn(connection);
-    let request = http::Request::get(format!("http://{address}/")).body(String::new()).unwrap();
-    let answer = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    let request = http::Request::get(format!("http://{address}/"))
+        .body(String::new())
+        .unwrap();
+    let answer = sender
+        .send_request(request)
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap();
     assert_eq!(answer.to_bytes(), "here");
     connection.await.unwrap().unwrap();
 }
@@ -101,11 +158,19 @@ async fn full_table_closes_oldest_silent_connection() {
     }
     for number in 0..3 {
         let mut other = connect(address).await;
-        assert!(ask(&mut other, "GET / HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+        assert!(
+            ask(&mut other, "GET / HTTP/1.1")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
         closed(&mut silent[number]).await;
         silent.push(other);
     }
-    assert!(ask(&mut trusted, "GET / HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    assert!(
+        ask(&mut trusted, "GET / HTTP/1.1")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
 }
 
 #[tokio::test]
@@ -129,7 +194,10 @@ async fn switched_connection_is_busy_until_its_end() {
 }
 
 fn table(connections: usize, per_address: Option<usize>) -> Arc<ConnectionTable> {
-    Arc::new(ConnectionTable::new(ListenerLimits { per_address, ..limits(connections) }))
+    Arc::new(ConnectionTable::new(ListenerLimits {
+        per_address,
+        ..limits(connections)
+    }))
 }
 
 fn ip(last: u8) -> IpAddr {
@@ -139,7 +207,9 @@ fn ip(last: u8) -> IpAddr {
 #[test]
 fn one_address_has_a_share() {
     let (table, now) = (table(100, Some(2)), Instant::now());
-    let guards: Vec<_> = (0..2).map(|_| table.admit(ip(1), now).unwrap().begin_request()).collect();
+    let guards: Vec<_> = (0..2)
+        .map(|_| table.admit(ip(1), now).unwrap().begin_request())
+        .collect();
     assert_eq!(table.admit(ip(1), now).unwrap_err(), Refused::Address);
     table.admit(ip(2), now).unwrap();
     drop(guards);
@@ -160,9 +230,13 @@ fn one_network_of_a_site_has_a_share() {
     let first = table.admit("2001:db8::1".parse().unwrap(), now).unwrap();
     table.admit("2001:db8::2".parse().unwrap(), now).unwrap();
     assert!(first.is_evicted());
-    let other = table.admit("2001:db8:0:1::1".parse().unwrap(), now).unwrap();
+    let other = table
+        .admit("2001:db8:0:1::1".parse().unwrap(), now)
+        .unwrap();
     assert!(!other.is_evicted());
-    let mapped = table.admit("::ffff:192.0.2.1".parse().unwrap(), now).unwrap();
+    let mapped = table
+        .admit("::ffff:192.0.2.1".parse().unwrap(), now)
+        .unwrap();
     table.admit(ip(1), now).unwrap();
     assert!(mapped.is_evicted());
 }

@@ -1,5 +1,5 @@
-//! Ids and names. Each is checked where it comes in, and safe as a path component, a DNS label part and
-//! a kernel object name from then on.
+//! Ids and names. Each is checked where it comes in, and safe as a path component, a DNS label part
+//! and a kernel object name from then on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +23,8 @@ impl SandboxId {
     pub fn random() -> Self {
         const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
         let mut rng = rand::rng();
-        let random = (0..Self::RANDOM_LEN).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
+        let random = (0..Self::RANDOM_LEN)
+            .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
         Self(Self::PREFIX.chars().chain(random).collect())
     }
 
@@ -38,10 +39,17 @@ impl FromStr for SandboxId {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let random = text.strip_prefix(Self::PREFIX).unwrap_or_default();
-        if random.len() == Self::RANDOM_LEN && random.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        if random.len() == Self::RANDOM_LEN
+            && random
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        {
             return Ok(Self(text.to_owned()));
         }
-        Err(InvalidValue::new("sandbox id", "must be \"sb-\" and 20 characters of a-z and 0-9"))
+        Err(InvalidValue::new(
+            "sandbox id",
+            "must be \"sb-\" and 20 characters of a-z and 0-9",
+        ))
     }
 }
 
@@ -64,7 +72,9 @@ impl FromStr for TemplateName {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let first_ok = text.bytes().next().is_some_and(allowed);
-        let rest_ok = text.bytes().all(|b| allowed(b) || matches!(b, b'.' | b'_' | b'-'));
+        let rest_ok = text
+            .bytes()
+            .all(|b| allowed(b) || matches!(b, b'.' | b'_' | b'-'));
         if first_ok && rest_ok && text.len() <= Self::MAX_LEN {
             return Ok(Self(text.to_owned()));
         }
@@ -102,8 +112,8 @@ pub const API_KEY_HEX_LEN: usize = 40;
 
 /// An API key in full. Only its hash is ever stored; `Debug` hides it.
 ///
-/// `wrn_` and 40 lower-case hex digits. `e2b_` and the same digits is the same key, because older E2B
-/// SDKs insist on that prefix.
+/// `wrn_` and 40 lower-case hex digits. `e2b_` and the same digits is the same key, because older
+/// E2B SDKs insist on that prefix.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(String);
 
@@ -139,12 +149,18 @@ impl FromStr for ApiKey {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let hex = text.strip_prefix(Self::PREFIX).or_else(|| text.strip_prefix(Self::E2B_PREFIX)).unwrap_or_default();
+        let hex = text
+            .strip_prefix(Self::PREFIX)
+            .or_else(|| text.strip_prefix(Self::E2B_PREFIX))
+            .unwrap_or_default();
         let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if hex.len() == API_KEY_HEX_LEN && hex.bytes().all(is_hex) {
             return Ok(Self(hex.to_owned()));
         }
-        Err(InvalidValue::new("API key", "must be \"wrn_\" and 40 lower-case hex digits"))
+        Err(InvalidValue::new(
+            "API key",
+            "must be \"wrn_\" and 40 lower-case hex digits",
+        ))
     }
 }
 
@@ -182,7 +198,9 @@ macro_rules! text_impls {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
             }
         }
     };
@@ -211,10 +229,27 @@ mod tests {
 
     #[test]
     fn hostile_values_are_refused() {
-        for text in ["", "sb-", "sb-../../../../etc/pass", "sb-ABCDEFGHIJKLMNOPQRST", "xx-abcdefghijklmnopqrst"] {
+        for text in [
+            "",
+            "sb-",
+            "sb-../../../../etc/pass",
+            "sb-ABCDEFGHIJKLMNOPQRST",
+            "xx-abcdefghijklmnopqrst",
+        ] {
             assert!(text.parse::<SandboxId>().is_err(), "{text:?}");
         }
-        for text in ["", ".", "..", ".hidden", "a/b", "A", "a b", "a\0b", "ü", &"a".repeat(64)] {
+        for text in [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "a/b",
+            "A",
+            "a b",
+            "a\0b",
+            "ü",
+            &"a".repeat(64),
+        ] {
             assert!(text.parse::<TemplateName>().is_err(), "{text:?}");
         }
         assert!(format!("wrn_{}", "G".repeat(40)).parse::<ApiKey>().is_err());

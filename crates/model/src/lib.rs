@@ -1,8 +1,9 @@
 //! The nouns that every part of Wrenn shares: ids, states and their legal moves, sandbox specs and
 //! limits, error codes. No I/O, no async, no SQL, no HTTP.
 //!
-//! A value of one of these types is valid: it was checked where it came in ([`FromStr`](std::str::FromStr),
-//! [`SandboxSpec::check`]), so code further in cannot meet an empty id or a path in place of a name.
+//! A value of one of these types is valid: it was checked where it came in
+//! ([`FromStr`](std::str::FromStr), [`SandboxSpec::check`]), so code further in cannot meet an
+//! empty id or a path in place of a name.
 
 mod error;
 mod id;

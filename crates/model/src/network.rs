@@ -8,12 +8,13 @@
 //! | address or name in `deny_out` | no |
 //! | anything else | as `allow_internet` says |
 //!
-//! Where a rule has a name ([`NetworkSpec::has_names`]), an address that no rule allows can only be reached as one that
-//! the sandbox was given for a name. Otherwise whoever knows an address could go past a rule about its name.
+//! Where a rule has a name ([`NetworkSpec::has_names`]), an address that no rule allows can only be
+//! reached as one that the sandbox was given for a name. Otherwise whoever knows an address could
+//! go past a rule about its name.
 //!
-//! A network is of IPv4 or of IPv6, and so is what it stands for, but for one: `0.0.0.0/0` in `deny_out` has always meant
-//! the whole internet, and closes IPv6, too. In `allow_out` it opens IPv4 alone: `::/0` is the rest. Of two readings the
-//! one holds that lets less through.
+//! A network is of IPv4 or of IPv6, and so is what it stands for, but for one: `0.0.0.0/0` in
+//! `deny_out` has always meant the whole internet, and closes IPv6, too. In `allow_out` it opens
+//! IPv4 alone: `::/0` is the rest. Of two readings the one holds that lets less through.
 
 mod bandwidth;
 mod target;
@@ -27,8 +28,9 @@ use crate::error::InvalidValue;
 pub use bandwidth::Bandwidth;
 pub use target::{NamePattern, Target};
 
-/// What no sandbox reaches over IPv4, whatever its rules say: addresses that are not of the public internet (RFC 6890 and
-/// its registry), and the one public address at which a cloud serves metadata to its machines (Azure).
+/// What no sandbox reaches over IPv4, whatever its rules say: addresses that are not of the public
+/// internet (RFC 6890 and its registry), and the one public address at which a cloud serves
+/// metadata to its machines (Azure).
 pub const FLOOR: [Ipv4Net; 16] = [
     net(0, 0, 0, 0, 8),
     net(10, 0, 0, 0, 8),
@@ -48,9 +50,10 @@ pub const FLOOR: [Ipv4Net; 16] = [
     net(240, 0, 0, 0, 4),
 ];
 
-/// The same over IPv6. Public addresses are given out of 2000::/3 alone (IANA's registry of global unicast addresses), so
-/// that private, link-local and multicast ones are outside, and all that have an IPv4 address in them, such as NAT64's;
-/// those of 6to4 and Teredo are inside. The rest are special purposes (RFC 6890 and its registry) and documentation.
+/// The same over IPv6. Public addresses are given out of 2000::/3 alone (IANA's registry of global
+/// unicast addresses), so that private, link-local and multicast ones are outside, and all that
+/// have an IPv4 address in them, such as NAT64's; those of 6to4 and Teredo are inside. The rest are
+/// special purposes (RFC 6890 and its registry) and documentation.
 pub const FLOOR6: [Ipv6Net; 7] = [
     net6([0, 0], 3),
     net6([0x2001, 0], 23),
@@ -69,8 +72,8 @@ const fn net(a: u8, b: u8, c: u8, d: u8, len: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len)
 }
 
-/// Servers that answer questions about names over HTTPS, past every rule about names. Where there are such rules, these
-/// must be in `allow_out` to be reached.
+/// Servers that answer questions about names over HTTPS, past every rule about names. Where there
+/// are such rules, these must be in `allow_out` to be reached.
 const DOH: [&str; 12] = [
     "cloudflare-dns.com",
     "dns.adguard.com",
@@ -106,7 +109,12 @@ const fn yes() -> bool {
 
 impl Default for NetworkSpec {
     fn default() -> Self {
-        Self { allow_out: Vec::new(), deny_out: Vec::new(), allow_internet: true, bandwidth: Bandwidth::default() }
+        Self {
+            allow_out: Vec::new(),
+            deny_out: Vec::new(),
+            allow_internet: true,
+            bandwidth: Bandwidth::default(),
+        }
     }
 }
 
@@ -130,11 +138,18 @@ impl NetworkSpec {
     ///
     /// # Errors
     /// The first entry that is none, with what would be right.
-    pub fn parse(allow_out: &[String], deny_out: &[String], allow_internet: bool) -> Result<Self, InvalidValue> {
+    pub fn parse(
+        allow_out: &[String],
+        deny_out: &[String],
+        allow_internet: bool,
+    ) -> Result<Self, InvalidValue> {
         let list = |field: &'static str, texts: &[String]| -> Result<Vec<Target>, InvalidValue> {
             // Before anything is read: lists come from outside.
             within_bounds(field, texts.len())?;
-            texts.iter().map(|text| Target::parse(field, text)).collect()
+            texts
+                .iter()
+                .map(|text| Target::parse(field, text))
+                .collect()
         };
         let spec = Self {
             allow_out: list("network.allow_out", allow_out)?,
@@ -179,7 +194,10 @@ impl NetworkSpec {
     /// Whether there is a rule about names, so that names must be known for every connection.
     #[must_use]
     pub fn has_names(&self) -> bool {
-        self.allow_out.iter().chain(&self.deny_out).any(|target| matches!(target, Target::Name(_)))
+        self.allow_out
+            .iter()
+            .chain(&self.deny_out)
+            .any(|target| matches!(target, Target::Name(_)))
     }
 
     /// Whether what is in no rule is denied, over IPv6 as over IPv4.
@@ -216,21 +234,26 @@ impl NetworkSpec {
         }
     }
 
-    /// What the rules say of a name, whatever addresses it has. Case and a dot at its end do not matter.
+    /// What the rules say of a name, whatever addresses it has. Case and a dot at its end do not
+    /// matter.
     #[must_use]
     pub fn name(&self, name: &str) -> Access {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_name(&name));
         if within(&self.allow_out) {
             Access::Allowed
-        } else if within(&self.deny_out) || self.is_closed() || (self.has_names() && DOH.contains(&name.as_str())) {
+        } else if within(&self.deny_out)
+            || self.is_closed()
+            || (self.has_names() && DOH.contains(&name.as_str()))
+        {
             Access::Denied
         } else {
             Access::Open
         }
     }
 
-    /// Whether a connection to a name may go to an address, which must be one that the name really has.
+    /// Whether a connection to a name may go to an address, which must be one that the name really
+    /// has.
     #[must_use]
     pub fn reaches(&self, name: &str, address: IpAddr) -> bool {
         match (self.address(address), self.name(name)) {
@@ -260,7 +283,10 @@ fn within_bounds(field: &'static str, entries: usize) -> Result<(), InvalidValue
     if entries <= most {
         return Ok(());
     }
-    Err(InvalidValue::new(field, format!("must have at most {most} entries, not {entries}")))
+    Err(InvalidValue::new(
+        field,
+        format!("must have at most {most} entries, not {entries}"),
+    ))
 }
 
 #[cfg(test)]

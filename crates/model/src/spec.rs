@@ -31,7 +31,8 @@ pub struct SandboxSpec {
     /// Environment of every process in the sandbox.
     #[serde(default)]
     pub envs: BTreeMap<String, String>,
-    /// Whether its ports are open to whoever knows their address. The control plane's alone: hosts are not told.
+    /// Whether its ports are open to whoever knows their address. The control plane's alone: hosts
+    /// are not told.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public_ports: bool,
     /// Where it may connect to. It can be changed while the sandbox is there.
@@ -68,7 +69,8 @@ impl Limits {
     pub const MIN_MEMORY_MB: u32 = 128;
     /// The smallest file system that is of any use; templates are larger.
     pub const MIN_DISK_MB: u32 = 16;
-    /// Environment variables of one sandbox. They are part of its record, which is kept in the database and on the host.
+    /// Environment variables of one sandbox. They are part of its record, which is kept in the
+    /// database and on the host.
     pub const MAX_ENVS: usize = 256;
     /// Bytes of their names and values together: leaves each exec most of what execve(2) takes.
     pub const MAX_ENVS_BYTES: usize = 64 * 1024;
@@ -76,7 +78,12 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_vcpus: 32, max_memory_mb: 64 * 1024, max_timeout_sec: 30 * 24 * 3600, max_disk_mb: 1024 * 1024 }
+        Self {
+            max_vcpus: 32,
+            max_memory_mb: 64 * 1024,
+            max_timeout_sec: 30 * 24 * 3600,
+            max_disk_mb: 1024 * 1024,
+        }
     }
 }
 
@@ -91,7 +98,12 @@ impl SandboxSpec {
     /// Refuses what is outside `limits`, naming the field and the bound.
     pub fn check(&self, limits: &Limits) -> Result<(), InvalidValue> {
         within("vcpus", self.vcpus, 1, limits.max_vcpus)?;
-        within("memory_mb", self.memory_mb, Limits::MIN_MEMORY_MB, limits.max_memory_mb)?;
+        within(
+            "memory_mb",
+            self.memory_mb,
+            Limits::MIN_MEMORY_MB,
+            limits.max_memory_mb,
+        )?;
         within("timeout_sec", self.timeout_sec, 1, limits.max_timeout_sec)?;
         if let Some(disk_mb) = self.disk_mb {
             within("disk_mb", disk_mb, Limits::MIN_DISK_MB, limits.max_disk_mb)?;
@@ -105,11 +117,17 @@ fn within(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), Inv
     if (min..=max).contains(&value) {
         return Ok(());
     }
-    Err(InvalidValue::new(field, format!("must be from {min} to {max}, not {value}")))
+    Err(InvalidValue::new(
+        field,
+        format!("must be from {min} to {max}, not {value}"),
+    ))
 }
 
 fn check_envs(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
-    let bytes: usize = envs.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let bytes: usize = envs
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum();
     if envs.len() > Limits::MAX_ENVS || bytes > Limits::MAX_ENVS_BYTES {
         let problem = format!(
             "must have at most {} variables and {} bytes in all, not {} and {bytes}",
@@ -127,7 +145,9 @@ fn check_env_names(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> 
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(InvalidValue::new(
                 "envs",
-                format!("has the variable {name:?}: a name must not be empty or contain '=', and neither part a NUL"),
+                format!(
+                    "has the variable {name:?}: a name must not be empty or contain '=', and neither part a NUL"
+                ),
             ));
         }
     }
@@ -139,15 +159,19 @@ fn check_env_names(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> 
 pub struct ExecLimits;
 
 impl ExecLimits {
-    /// Seconds that an exec may take where the request names no time (the original Wrenn's default).
+    /// Seconds that an exec may take where the request names no time (the original Wrenn's
+    /// default).
     pub const DEFAULT_TIMEOUT_SEC: u32 = 30;
     pub const MAX_TIMEOUT_SEC: u32 = 24 * 3600;
-    /// Seconds that a program has to end after the SIGTERM of its time-out, before SIGKILL (as `docker stop`).
+    /// Seconds that a program has to end after the SIGTERM of its time-out, before SIGKILL (as
+    /// `docker stop`).
     pub const GRACE_SEC: u32 = 10;
-    /// Bytes of one argument, or of one variable with its name: Linux' `MAX_ARG_STRLEN` (32 pages) without the NUL.
+    /// Bytes of one argument, or of one variable with its name: Linux' `MAX_ARG_STRLEN` (32 pages)
+    /// without the NUL.
     pub const MAX_STRING_BYTES: usize = 128 * 1024 - 1;
-    /// Bytes of command, arguments and environment together, each string with its NUL and its pointer: what execve(2)
-    /// takes with the usual stack of 8 MiB. What the guest's own kernel refuses beyond that it names itself.
+    /// Bytes of command, arguments and environment together, each string with its NUL and its
+    /// pointer: what execve(2) takes with the usual stack of 8 MiB. What the guest's own kernel
+    /// refuses beyond that it names itself.
     pub const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
     /// Bytes of stdout and stderr together that a non-streaming exec returns.
     pub const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
@@ -160,7 +184,10 @@ impl ExecLimits {
         timeout_sec: u32,
     ) -> Result<(), InvalidValue> {
         if cmd.is_empty() || cmd.contains('\0') {
-            return Err(InvalidValue::new("cmd", "must be the name or path of a program, without NUL"));
+            return Err(InvalidValue::new(
+                "cmd",
+                "must be the name or path of a program, without NUL",
+            ));
         }
         if args.iter().any(|arg| arg.contains('\0')) {
             return Err(InvalidValue::new("args", "must be strings without NUL"));
@@ -171,14 +198,24 @@ impl ExecLimits {
     }
 
     /// Refuses what is larger than execve(2) takes, as that would: one string, then all of them.
-    fn check_size(cmd: &str, args: &[String], envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
+    fn check_size(
+        cmd: &str,
+        args: &[String],
+        envs: &BTreeMap<String, String>,
+    ) -> Result<(), InvalidValue> {
         let one_by_one = std::iter::once(("cmd", cmd.len()))
             .chain(args.iter().map(|arg| ("args", arg.len())))
-            .chain(envs.iter().map(|(name, value)| ("envs", name.len() + "=".len() + value.len())));
+            .chain(
+                envs.iter()
+                    .map(|(name, value)| ("envs", name.len() + "=".len() + value.len())),
+            );
         let mut bytes = 0;
         for (field, length) in one_by_one {
             if length > Self::MAX_STRING_BYTES {
-                let problem = format!("must have at most {} bytes in one string, not {length}", Self::MAX_STRING_BYTES);
+                let problem = format!(
+                    "must have at most {} bytes in one string, not {length}",
+                    Self::MAX_STRING_BYTES
+                );
                 return Err(InvalidValue::new(field, problem));
             }
             bytes += length + 1 + size_of::<u64>();
@@ -221,27 +258,43 @@ mod tests {
 
     #[test]
     fn refusals_name_field_and_bound() {
-        let spec = SandboxSpec { memory_mb: 0, ..spec() };
+        let spec = SandboxSpec {
+            memory_mb: 0,
+            ..spec()
+        };
         let refused = spec.check(&Limits::default()).unwrap_err().to_string();
         assert_eq!(refused, "memory_mb must be from 128 to 65536, not 0");
-        let spec = SandboxSpec { memory_mb: 512, disk_mb: Some(1 << 30), ..spec };
+        let spec = SandboxSpec {
+            memory_mb: 512,
+            disk_mb: Some(1 << 30),
+            ..spec
+        };
         let refused = spec.check(&Limits::default()).unwrap_err().to_string();
-        assert_eq!(refused, "disk_mb must be from 16 to 1048576, not 1073741824");
+        assert_eq!(
+            refused,
+            "disk_mb must be from 16 to 1048576, not 1073741824"
+        );
     }
 
     #[test]
     fn environment_is_checked() {
         let bad = |name: &str, value: &str| {
             let envs = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            SandboxSpec { envs, ..spec() }.check(&Limits::default()).is_err()
+            SandboxSpec { envs, ..spec() }
+                .check(&Limits::default())
+                .is_err()
         };
-        assert!(bad("", "x") && bad("A=B", "x") && bad("A", "a\0b") && bad("A", &"x".repeat(70_000)));
+        assert!(
+            bad("", "x") && bad("A=B", "x") && bad("A", "a\0b") && bad("A", &"x".repeat(70_000))
+        );
         assert!(!bad("A", "b=c"));
     }
 
     #[test]
     fn commands_are_checked() {
-        let check = |cmd: &str, args: &[String], timeout| ExecLimits::check(cmd, args, &BTreeMap::new(), timeout);
+        let check = |cmd: &str, args: &[String], timeout| {
+            ExecLimits::check(cmd, args, &BTreeMap::new(), timeout)
+        };
         assert!(check("true", &[], 30).is_ok());
         assert!(check("", &[], 30).is_err());
         assert!(check("true", &["a\0".to_owned()], 30).is_err());
@@ -251,15 +304,26 @@ mod tests {
 
     #[test]
     fn command_lines_are_as_long_as_on_linux() {
-        let check = |args: &[String], envs: &BTreeMap<String, String>| ExecLimits::check("true", args, envs, 30);
+        let check = |args: &[String], envs: &BTreeMap<String, String>| {
+            ExecLimits::check("true", args, envs, 30)
+        };
         let none = BTreeMap::new();
         assert!(check(&vec!["src/some/file.py".to_owned(); 80_000], &none).is_ok());
         assert!(check(&["a".repeat(131_071)], &none).is_ok());
         assert!(check(&["a".repeat(131_072)], &none).is_err());
-        let many = check(&vec!["x".repeat(1000); 2100], &none).unwrap_err().to_string();
+        let many = check(&vec!["x".repeat(1000); 2100], &none)
+            .unwrap_err()
+            .to_string();
         assert!(many.contains("2097152") && many.contains("xargs"), "{many}");
-        let variables = |count: usize| (0..count).map(|n| (format!("V{n}"), "x".to_owned())).collect();
-        assert!(check(&[], &variables(10_000)).is_ok(), "more than a sandbox may have of its own");
+        let variables = |count: usize| {
+            (0..count)
+                .map(|n| (format!("V{n}"), "x".to_owned()))
+                .collect()
+        };
+        assert!(
+            check(&[], &variables(10_000)).is_ok(),
+            "more than a sandbox may have of its own"
+        );
         assert!(check(&[], &variables(200_000)).is_err());
     }
 }

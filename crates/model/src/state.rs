@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// State of a sandbox.
 ///
-/// The control plane owns it until it has handed the sandbox to a host; from then on only the host agent moves it.
+/// The control plane owns it until it has handed the sandbox to a host; from then on only the host
+/// agent moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SandboxState {
@@ -32,7 +33,13 @@ pub enum SandboxState {
 }
 
 impl SandboxState {
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Paused, Self::Stopped, Self::Error];
+    pub const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Running,
+        Self::Paused,
+        Self::Stopped,
+        Self::Error,
+    ];
 
     /// States that a sandbox never leaves but by being deleted.
     #[must_use]
@@ -77,12 +84,18 @@ impl std::str::FromStr for SandboxState {
         Self::ALL
             .into_iter()
             .find(|state| state.as_str() == text)
-            .ok_or_else(|| crate::InvalidValue::new("status", "must be pending, running, paused, stopped or error"))
+            .ok_or_else(|| {
+                crate::InvalidValue::new(
+                    "status",
+                    "must be pending, running, paused, stopped or error",
+                )
+            })
     }
 }
 
-/// Counts the changes of one sandbox. Whoever owns the state raises it with every change; a write or report
-/// whose generation is not newer changes nothing, so late and doubled messages are harmless.
+/// Counts the changes of one sandbox. Whoever owns the state raises it with every change; a write
+/// or report whose generation is not newer changes nothing, so late and doubled messages are
+/// harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
@@ -103,7 +116,10 @@ mod tests {
 
     #[test]
     fn terminal_states_stay() {
-        for from in SandboxState::ALL.into_iter().filter(|state| state.is_terminal()) {
+        for from in SandboxState::ALL
+            .into_iter()
+            .filter(|state| state.is_terminal())
+        {
             for to in SandboxState::ALL {
                 assert_eq!(from.can_become(to), from == to);
             }
@@ -112,7 +128,12 @@ mod tests {
 
     #[test]
     fn nothing_returns_to_pending() {
-        for from in [SandboxState::Running, SandboxState::Paused, SandboxState::Stopped, SandboxState::Error] {
+        for from in [
+            SandboxState::Running,
+            SandboxState::Paused,
+            SandboxState::Stopped,
+            SandboxState::Error,
+        ] {
             assert!(!from.can_become(SandboxState::Pending));
         }
     }

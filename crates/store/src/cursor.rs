@@ -9,7 +9,8 @@ use crate::sandboxes::Sandbox;
 
 /// The last row of a page; the next page begins after it.
 ///
-/// As text: 16 hex digits of the time, a dot, the id. One cursor has one spelling, and it needs no escaping in URLs.
+/// As text: 16 hex digits of the time, a dot, the id. One cursor has one spelling, and it needs no
+/// escaping in URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// Milliseconds since the Unix epoch.
@@ -21,7 +22,10 @@ impl Cursor {
     /// The cursor of the page that follows `last`.
     #[must_use]
     pub fn after(last: &Sandbox) -> Self {
-        Self { created_at: last.created_at, id: last.id.clone() }
+        Self {
+            created_at: last.created_at,
+            id: last.id.clone(),
+        }
     }
 }
 
@@ -36,7 +40,10 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         parse(text).ok_or_else(|| {
-            InvalidValue::new("cursor", "must be the text that came with the page before, unchanged; or leave it out")
+            InvalidValue::new(
+                "cursor",
+                "must be the text that came with the page before, unchanged; or leave it out",
+            )
         })
     }
 }
@@ -44,9 +51,16 @@ impl FromStr for Cursor {
 fn parse(text: &str) -> Option<Cursor> {
     let (time, id) = text.split_once('.')?;
     // from_str_radix alone would also take "+1", "A" and "1".
-    if time.len() != 16 || !time.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if time.len() != 16
+        || !time
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return None;
     }
     let created_at = u64::from_str_radix(time, 16).ok()?.cast_signed();
-    Some(Cursor { created_at, id: id.parse().ok()? })
+    Some(Cursor {
+        created_at,
+        id: id.parse().ok()?,
+    })
 }

@@ -1,10 +1,11 @@
 //! How one statement runs on either backend, and what its failure means.
 //!
-//! Both drivers take `$1`-style parameters, and each statement here is one text that both databases understand, so
-//! [`rows!`] is the only place where the two part.
+//! Both drivers take `$1`-style parameters, and each statement here is one text that both databases
+//! understand, so [`rows!`] is the only place where the two part.
 //!
-//! Every statement is run to its end, also those that change one row and return it: SQLite commits at the end of the
-//! statement, and stopping after the first row would lose the error of a commit that failed.
+//! Every statement is run to its end, also those that change one row and return it: SQLite commits
+//! at the end of the statement, and stopping after the first row would lose the error of a commit
+//! that failed.
 
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ pub(crate) enum Pool<'a> {
     Postgres(&'a PgPool),
 }
 
-/// `rows!(call, Row, sql, bind…)`: runs one statement to its end, and gives its rows. `; each list` at the end binds
-/// what is in the list, after the others.
+/// `rows!(call, Row, sql, bind…)`: runs one statement to its end, and gives its rows. `; each list`
+/// at the end binds what is in the list, after the others.
 macro_rules! rows {
     ($call:expr, $row:ty, $sql:expr $(, $bind:expr)* $(; each $list:expr)?) => {{
         let call: $crate::db::Call<'_> = $call;
@@ -49,8 +50,8 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// Declares a struct that is read from a row of either database, each field from the column of its name. Not
-/// `sqlx::FromRow`'s derive: its crate builds all of sqlx a second time for the compiler.
+/// Declares a struct that is read from a row of either database, each field from the column of its
+/// name. Not `sqlx::FromRow`'s derive: its crate builds all of sqlx a second time for the compiler.
 macro_rules! row {
     (
         $(#[$attribute:meta])*
@@ -89,7 +90,10 @@ pub(crate) async fn ended<T>(
 }
 
 fn timed_out(call: &Call<'_>) -> Error {
-    Error::Timeout { doing: call.doing, limit_sec: CALL_LIMIT.as_secs() }
+    Error::Timeout {
+        doing: call.doing,
+        limit_sec: CALL_LIMIT.as_secs(),
+    }
 }
 
 fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
@@ -101,34 +105,57 @@ fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
         | Sqlx::Protocol(_)
         | Sqlx::PoolClosed
         | Sqlx::PoolTimedOut
-        | Sqlx::WorkerCrashed => Error::Unreachable { place: call.place.to_owned(), source: source.into() },
+        | Sqlx::WorkerCrashed => Error::Unreachable {
+            place: call.place.to_owned(),
+            source: source.into(),
+        },
         Sqlx::Database(said) => match (&call.pool, said.code().as_deref().unwrap_or_default()) {
-            // SQLITE_FULL, SQLITE_IOERR_SHMSIZE (the index of the write-ahead log does not fit); disk_full
-            (Pool::Sqlite(_), "13" | "4874") | (Pool::Postgres(_), "53100") => {
-                Error::Full { doing, source: source.into() }
-            }
+            // SQLITE_FULL, SQLITE_IOERR_SHMSIZE (the index of the write-ahead log does not fit);
+            // disk_full
+            (Pool::Sqlite(_), "13" | "4874") | (Pool::Postgres(_), "53100") => Error::Full {
+                doing,
+                source: source.into(),
+            },
             // query_canceled, by statement_timeout
             (Pool::Postgres(_), "57014") => timed_out(call),
             // connection exceptions, too_many_connections, and the server going down or coming up
-            (Pool::Postgres(_), code) if code.starts_with("08") || code == "53300" || code.starts_with("57P0") => {
-                Error::Unreachable { place: call.place.to_owned(), source: source.into() }
+            (Pool::Postgres(_), code)
+                if code.starts_with("08") || code == "53300" || code.starts_with("57P0") =>
+            {
+                Error::Unreachable {
+                    place: call.place.to_owned(),
+                    source: source.into(),
+                }
             }
-            _ => Error::Query { doing, source: source.into() },
+            _ => Error::Query {
+                doing,
+                source: source.into(),
+            },
         },
-        _ => Error::Query { doing, source: source.into() },
+        _ => Error::Query {
+            doing,
+            source: source.into(),
+        },
     }
 }
 
 /// The number in the one row of a `SELECT count(*)`.
 pub(crate) fn count(rows: Vec<(i64,)>) -> Result<u64, Error> {
     let number = rows.first().map_or(0, |row| row.0);
-    u64::try_from(number).map_err(|source| Error::Query { doing: "counting rows", source: source.into() })
+    u64::try_from(number).map_err(|source| Error::Query {
+        doing: "counting rows",
+        source: source.into(),
+    })
 }
 
 /// Both databases count to `i64::MAX`.
 pub(crate) fn stored_generation(generation: Generation) -> Result<i64, Error> {
     i64::try_from(generation.0).map_err(|_| {
-        InvalidValue::new("generation", format!("must be at most {}, not {}", i64::MAX, generation.0)).into()
+        InvalidValue::new(
+            "generation",
+            format!("must be at most {}, not {}", i64::MAX, generation.0),
+        )
+        .into()
     })
 }
 

@@ -6,15 +6,20 @@ use model::InvalidValue;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why the store could not do something. No text ever holds the password of `DATABASE_URL`; causes are in `source()`.
+/// Why the store could not do something. No text ever holds the password of `DATABASE_URL`; causes
+/// are in `source()`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    #[error("DATABASE_URL {problem}; it looks like sqlite:///var/lib/wrenn/wrenn.db or postgres://user@host/database")]
+    #[error(
+        "DATABASE_URL {problem}; it looks like sqlite:///var/lib/wrenn/wrenn.db or postgres://user@host/database"
+    )]
     InvalidUrl { problem: String },
 
     /// The file of an SQLite database cannot be made or used.
-    #[error("cannot use the database file {path:?}; check that its directory exists, is writable and has space")]
+    #[error(
+        "cannot use the database file {path:?}; check that its directory exists, is writable and has space"
+    )]
     File {
         path: PathBuf,
         #[source]
@@ -22,7 +27,9 @@ pub enum Error {
     },
 
     /// No connection, or it broke: whether a write happened is not known.
-    #[error("cannot reach the database at {place}; check DATABASE_URL and that PostgreSQL runs there")]
+    #[error(
+        "cannot reach the database at {place}; check DATABASE_URL and that PostgreSQL runs there"
+    )]
     Unreachable {
         place: String,
         #[source]
@@ -30,7 +37,9 @@ pub enum Error {
     },
 
     /// The server answered, and does not let us in.
-    #[error("the database at {place} refuses the connection; check user, password and database name in DATABASE_URL")]
+    #[error(
+        "the database at {place} refuses the connection; check user, password and database name in DATABASE_URL"
+    )]
     Refused {
         place: String,
         #[source]
@@ -68,11 +77,15 @@ pub enum Error {
     },
 
     /// No answer in time: whether a write happened is not known.
-    #[error("{doing}: the database did not answer within {limit_sec} s; check its load and its disk")]
+    #[error(
+        "{doing}: the database did not answer within {limit_sec} s; check its load and its disk"
+    )]
     Timeout { doing: &'static str, limit_sec: u64 },
 
     /// A row that this program cannot have written.
-    #[error("the row of {what} cannot be read; was it edited by hand, or written by a newer version?")]
+    #[error(
+        "the row of {what} cannot be read; was it edited by hand, or written by a newer version?"
+    )]
     Corrupt {
         what: String,
         #[source]
@@ -88,13 +101,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later without anybody changing it: the database is away or overloaded.
+    /// Whether the same call may succeed later without anybody changing it: the database is away or
+    /// overloaded.
     #[must_use]
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
     }
 
-    /// Returns true if the database has no disk space left. Nothing was written, and reads still work.
+    /// Returns true if the database has no disk space left. Nothing was written, and reads still
+    /// work.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })

@@ -16,7 +16,10 @@ pub struct NewKey {
 
 impl std::fmt::Debug for NewKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewKey").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("NewKey")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -33,17 +36,27 @@ row! {
 
 impl Store {
     /// # Errors
-    /// [`Error::Conflict`] if a key with this hash or this id is there already, [`Error::Invalid`] for text with a NUL
-    /// in it, and whatever the database says.
+    /// [`Error::Conflict`] if a key with this hash or this id is there already, [`Error::Invalid`]
+    /// for text with a NUL in it, and whatever the database says.
     pub async fn key_insert(&self, key: &NewKey) -> Result<(), Error> {
         without_nul("key id", &key.id)?;
         without_nul("key name", &key.name)?;
         let sql = "INSERT INTO keys (id, name, hash, created_at) VALUES ($1, $2, $3, $4) \
                    ON CONFLICT DO NOTHING RETURNING id";
         let db = self.write("inserting a key");
-        let inserted = rows!(db, (String,), sql, &key.id, &key.name, key.hash.as_slice(), key.now)?;
+        let inserted = rows!(
+            db,
+            (String,),
+            sql,
+            &key.id,
+            &key.name,
+            key.hash.as_slice(),
+            key.now
+        )?;
         if inserted.is_empty() {
-            return Err(Error::Conflict { what: "a key with this id or hash" });
+            return Err(Error::Conflict {
+                what: "a key with this id or hash",
+            });
         }
         Ok(())
     }
@@ -52,7 +65,11 @@ impl Store {
     /// The database fails.
     pub async fn key_find(&self, hash: &[u8; 32]) -> Result<Option<Key>, Error> {
         let sql = "SELECT id, name, created_at FROM keys WHERE hash = $1";
-        Ok(rows!(self.read("looking for a key"), Key, sql, hash.as_slice())?.into_iter().next())
+        Ok(
+            rows!(self.read("looking for a key"), Key, sql, hash.as_slice())?
+                .into_iter()
+                .next(),
+        )
     }
 
     /// Every key, oldest first.
@@ -79,6 +96,10 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn key_count(&self) -> Result<u64, Error> {
-        count(rows!(self.read("counting keys"), (i64,), "SELECT count(*) FROM keys")?)
+        count(rows!(
+            self.read("counting keys"),
+            (i64,),
+            "SELECT count(*) FROM keys"
+        )?)
     }
 }

@@ -1,12 +1,16 @@
-//! Remembers sandboxes and API keys, in SQLite or PostgreSQL. Decides nothing; nothing else in Wrenn names SQL.
+//! Remembers sandboxes and API keys, in SQLite or PostgreSQL. Decides nothing; nothing else in
+//! Wrenn names SQL.
 //!
-//! - Times are `i64` milliseconds since the Unix epoch. The caller brings them: the store has no clock.
-//! - A write that was acknowledged is on disk. SQLite runs with `synchronous=FULL`; PostgreSQL with its own settings,
-//!   which are safe unless somebody changed them.
-//! - Every operation is one statement or one transaction. Whoever is killed in the middle leaves the old row or the new
-//!   one. A caller that stops waiting does not know which.
-//! - Order between writers comes from generations, never from time: see [`Store::sandbox_apply_report`].
-//! - The schema is the folder `migrations/`, one file a step, for each backend the same numbers. Steps only add.
+//! - Times are `i64` milliseconds since the Unix epoch. The caller brings them: the store has no
+//!   clock.
+//! - A write that was acknowledged is on disk. SQLite runs with `synchronous=FULL`; PostgreSQL with
+//!   its own settings, which are safe unless somebody changed them.
+//! - Every operation is one statement or one transaction. Whoever is killed in the middle leaves
+//!   the old row or the new one. A caller that stops waiting does not know which.
+//! - Order between writers comes from generations, never from time: see
+//!   [`Store::sandbox_apply_report`].
+//! - The schema is the folder `migrations/`, one file a step, for each backend the same numbers.
+//!   Steps only add.
 
 mod cursor;
 mod db;
@@ -40,8 +44,8 @@ enum Backend {
 }
 
 impl Store {
-    /// Opens `sqlite:///absolute/path` (made if missing, mode 0600) or `postgres://…`, and checks that it answers.
-    /// Changes no tables: see [`Store::migrate`] and [`Store::check_migrated`].
+    /// Opens `sqlite:///absolute/path` (made if missing, mode 0600) or `postgres://…`, and checks
+    /// that it answers. Changes no tables: see [`Store::migrate`] and [`Store::check_migrated`].
     ///
     /// # Errors
     /// The URL is wrong, or the database cannot be reached.
@@ -58,11 +62,12 @@ impl Store {
         Ok(Self { backend })
     }
 
-    /// Brings the schema to what this program needs; does nothing if it is there. Two processes can do it at once.
+    /// Brings the schema to what this program needs; does nothing if it is there. Two processes can
+    /// do it at once.
     ///
     /// # Errors
-    /// [`Error::NotMigrated`] if the schema is newer than this program, [`Error::Migrate`] if a step fails; it is
-    /// undone then.
+    /// [`Error::NotMigrated`] if the schema is newer than this program, [`Error::Migrate`] if a
+    /// step fails; it is undone then.
     pub async fn migrate(&self) -> Result<(), Error> {
         match &self.backend {
             Backend::Sqlite(sqlite) => sqlite.migrate().await,
@@ -89,14 +94,22 @@ impl Store {
 
     fn read(&self, doing: &'static str) -> Call<'_> {
         match &self.backend {
-            Backend::Sqlite(sqlite) => Call { pool: Pool::Sqlite(&sqlite.readers), place: &sqlite.place, doing },
+            Backend::Sqlite(sqlite) => Call {
+                pool: Pool::Sqlite(&sqlite.readers),
+                place: &sqlite.place,
+                doing,
+            },
             Backend::Postgres(postgres) => postgres.call(doing),
         }
     }
 
     fn write(&self, doing: &'static str) -> Call<'_> {
         match &self.backend {
-            Backend::Sqlite(sqlite) => Call { pool: Pool::Sqlite(&sqlite.writer), place: &sqlite.place, doing },
+            Backend::Sqlite(sqlite) => Call {
+                pool: Pool::Sqlite(&sqlite.writer),
+                place: &sqlite.place,
+                doing,
+            },
             Backend::Postgres(postgres) => postgres.call(doing),
         }
     }

@@ -11,7 +11,8 @@ use crate::{Error, schema};
 const CONNECTIONS: u32 = 16;
 /// For a first connection, and for one from the pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Below [`crate::db::CALL_LIMIT`], so that the server ends a statement before its caller gives up on it.
+/// Below [`crate::db::CALL_LIMIT`], so that the server ends a statement before its caller gives up
+/// on it.
 const STATEMENT_LIMIT: &str = "SET statement_timeout = '25s'";
 /// While another process migrates.
 const MIGRATION_LOCK_LIMIT: &str = "SET lock_timeout = '120s'";
@@ -26,10 +27,11 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) async fn open(url: &str) -> Result<Self, Error> {
-        let options: PgConnectOptions = url.parse().map_err(|e: sqlx::Error| Error::InvalidUrl {
-            // The driver's words name the part that is wrong, never the whole.
-            problem: format!("cannot be read ({e})"),
-        })?;
+        let options: PgConnectOptions =
+            url.parse().map_err(|e: sqlx::Error| Error::InvalidUrl {
+                // The driver's words name the part that is wrong, never the whole.
+                problem: format!("cannot be read ({e})"),
+            })?;
         let options = options.application_name("wrenn-cp");
         let place = place(&options);
         // The pool would try again until time is up, and then only say that it is up.
@@ -42,21 +44,32 @@ impl Postgres {
                 Box::pin(async move { connection.execute(STATEMENT_LIMIT).await.map(|_| ()) })
             })
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, place, options: Box::new(options) })
+        Ok(Self {
+            pool,
+            place,
+            options: Box::new(options),
+        })
     }
 
-    /// On a connection of its own: the lock of a migration is as old as its connection, so that it ends with it,
-    /// whatever happens; and steps may take longer than statements may.
+    /// On a connection of its own: the lock of a migration is as old as its connection, so that it
+    /// ends with it, whatever happens; and steps may take longer than statements may.
     pub(crate) async fn migrate(&self) -> Result<(), Error> {
         let mut connection = connect(&self.options, &self.place).await?;
-        connection.execute(MIGRATION_LOCK_LIMIT).await.map_err(|e| schema::failed(e.into()))?;
+        connection
+            .execute(MIGRATION_LOCK_LIMIT)
+            .await
+            .map_err(|e| schema::failed(e.into()))?;
         let result = schema::migrate(&schema::POSTGRES, &mut connection).await;
         let _ = connection.close().await;
         result
     }
 
     pub(crate) fn call(&self, doing: &'static str) -> Call<'_> {
-        Call { pool: Pool::Postgres(&self.pool), place: &self.place, doing }
+        Call {
+            pool: Pool::Postgres(&self.pool),
+            place: &self.place,
+            doing,
+        }
     }
 
     pub(crate) async fn close(&self) {
@@ -67,23 +80,47 @@ impl Postgres {
 async fn connect(options: &PgConnectOptions, place: &str) -> Result<PgConnection, Error> {
     let place = place.to_owned();
     match tokio::time::timeout(CONNECT_LIMIT, PgConnection::connect_with(options)).await {
-        Err(late) => Err(Error::Unreachable { place, source: late.into() }),
-        Ok(Err(source)) if is_refusal(&source) => Err(Error::Refused { place, source: source.into() }),
-        Ok(Err(source)) => Err(Error::Unreachable { place, source: source.into() }),
+        Err(late) => Err(Error::Unreachable {
+            place,
+            source: late.into(),
+        }),
+        Ok(Err(source)) if is_refusal(&source) => Err(Error::Refused {
+            place,
+            source: source.into(),
+        }),
+        Ok(Err(source)) => Err(Error::Unreachable {
+            place,
+            source: source.into(),
+        }),
         Ok(Ok(connection)) => Ok(connection),
     }
 }
 
-/// Wrong password, unknown user, no entry in `pg_hba.conf` (class 28), unknown database (3D), no right to it (42).
+/// Wrong password, unknown user, no entry in `pg_hba.conf` (class 28), unknown database (3D), no
+/// right to it (42).
 fn is_refusal(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|said| said.code());
-    code.is_some_and(|code| ["28", "3D", "42"].iter().any(|class| code.starts_with(class)))
+    code.is_some_and(|code| {
+        ["28", "3D", "42"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })
 }
 
 fn place(options: &PgConnectOptions) -> String {
-    let (user, database) = (options.get_username(), options.get_database().unwrap_or(options.get_username()));
+    let (user, database) = (
+        options.get_username(),
+        options.get_database().unwrap_or(options.get_username()),
+    );
     match options.get_socket() {
-        Some(directory) => format!("{}, database {database:?}, user {user:?}", directory.display()),
-        None => format!("{}:{}, database {database:?}, user {user:?}", options.get_host(), options.get_port()),
+        Some(directory) => format!(
+            "{}, database {database:?}, user {user:?}",
+            directory.display()
+        ),
+        None => format!(
+            "{}:{}, database {database:?}, user {user:?}",
+            options.get_host(),
+            options.get_port()
+        ),
     }
 }

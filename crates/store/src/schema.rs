@@ -8,8 +8,8 @@ use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 use crate::db::{Pool, rows};
 use crate::{Error, Store};
 
-/// Builds a [`Migrator`] from the files of one backend. Not `sqlx::migrate!`: its crate builds all of sqlx, SQLite
-/// included, a second time for the compiler.
+/// Builds a [`Migrator`] from the files of one backend. Not `sqlx::migrate!`: its crate builds all
+/// of sqlx, SQLite included, a second time for the compiler.
 macro_rules! migrator {
     ($backend:literal: $($file:literal),+ $(,)?) => {
         Migrator::with_migrations(vec![$(migration(
@@ -19,10 +19,12 @@ macro_rules! migrator {
     };
 }
 
-pub(crate) static SQLITE: LazyLock<Migrator> =
-    LazyLock::new(|| migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network"));
-pub(crate) static POSTGRES: LazyLock<Migrator> =
-    LazyLock::new(|| migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network"));
+pub(crate) static SQLITE: LazyLock<Migrator> = LazyLock::new(
+    || migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network"),
+);
+pub(crate) static POSTGRES: LazyLock<Migrator> = LazyLock::new(
+    || migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network"),
+);
 
 /// Returns the step in a file whose name is `VERSION_DESCRIPTION`.
 fn migration(file: &'static str, sql: &'static str) -> Migration {
@@ -37,9 +39,14 @@ fn migration(file: &'static str, sql: &'static str) -> Migration {
     )
 }
 
-/// The schema that this program needs: the number of its last migration, the same for both backends.
+/// The schema that this program needs: the number of its last migration, the same for both
+/// backends.
 pub(crate) fn needed() -> i64 {
-    SQLITE.iter().map(|migration| migration.version).max().unwrap_or(0)
+    SQLITE
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
 }
 
 impl Store {
@@ -47,7 +54,11 @@ impl Store {
     /// [`Error::NotMigrated`] if the schema is older or newer than this program needs.
     pub async fn check_migrated(&self) -> Result<(), Error> {
         let (found, needed) = (self.schema().await?, needed());
-        if found == needed { Ok(()) } else { Err(Error::NotMigrated { found, needed }) }
+        if found == needed {
+            Ok(())
+        } else {
+            Err(Error::NotMigrated { found, needed })
+        }
     }
 
     /// The last migration that the database has seen. 0: none.
@@ -56,10 +67,18 @@ impl Store {
             Pool::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE name = $1",
             Pool::Postgres(_) => "SELECT relname::TEXT FROM pg_class WHERE oid = to_regclass($1)",
         };
-        if rows!(self.read("looking for the schema"), (String,), table, "_sqlx_migrations")?.is_empty() {
+        if rows!(
+            self.read("looking for the schema"),
+            (String,),
+            table,
+            "_sqlx_migrations"
+        )?
+        .is_empty()
+        {
             return Ok(0);
         }
-        let sql = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version DESC LIMIT 1";
+        let sql =
+            "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version DESC LIMIT 1";
         let last = rows!(self.read("reading the schema's version"), (i64,), sql)?;
         Ok(last.first().map_or(0, |row| row.0))
     }
@@ -68,14 +87,22 @@ impl Store {
 /// Does the steps that the database has not seen.
 pub(crate) async fn migrate(steps: &Migrator, connection: &mut impl Migrate) -> Result<(), Error> {
     // Not `run`: what that asks of its connection makes futures that no task can be spawned from.
-    steps.run_direct(None, connection, false).await.map_err(failed)
+    steps
+        .run_direct(None, connection, false)
+        .await
+        .map_err(failed)
 }
 
 pub(crate) fn failed(source: MigrateError) -> Error {
     let needed = needed();
     match source {
-        MigrateError::VersionMissing(found) if found > needed => Error::NotMigrated { found, needed },
-        source => Error::Migrate { needed, source: source.into() },
+        MigrateError::VersionMissing(found) if found > needed => {
+            Error::NotMigrated { found, needed }
+        }
+        source => Error::Migrate {
+            needed,
+            source: source.into(),
+        },
     }
 }
 
@@ -86,22 +113,38 @@ mod tests {
     #[test]
     fn backends_have_the_same_steps() {
         let steps = |migrator: &Migrator| -> Vec<_> {
-            migrator.iter().map(|step| (step.version, step.description.to_string())).collect()
+            migrator
+                .iter()
+                .map(|step| (step.version, step.description.to_string()))
+                .collect()
         };
         assert_eq!(steps(&SQLITE), steps(&POSTGRES));
         assert!(needed() > 0);
     }
 
-    /// As sqlx itself reads the directories: databases have these versions and checksums written down.
+    /// As sqlx itself reads the directories: databases have these versions and checksums written
+    /// down.
     #[tokio::test]
     async fn every_migration_file_is_built_in() {
         let steps = |migrator: &Migrator| -> Vec<_> {
-            let step = |step: &Migration| (step.version, step.description.to_string(), step.checksum.to_vec());
+            let step = |step: &Migration| {
+                (
+                    step.version,
+                    step.description.to_string(),
+                    step.checksum.to_vec(),
+                )
+            };
             migrator.iter().map(step).collect()
         };
         for (backend, built_in) in [("sqlite", &SQLITE), ("postgres", &POSTGRES)] {
-            let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(backend);
-            assert_eq!(steps(&Migrator::new(directory).await.unwrap()), steps(built_in), "{backend}");
+            let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("migrations")
+                .join(backend);
+            assert_eq!(
+                steps(&Migrator::new(directory).await.unwrap()),
+                steps(built_in),
+                "{backend}"
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
 //! SQLite: one file, write-ahead log, one writer.
 //!
-//! SQLite takes one writer at a time and lets the others poll, unfairly, until they fail with `SQLITE_BUSY`. So all
-//! writes of this process go through one connection, for which callers queue in order; only another process
-//! (`wrenn-cp migrate` beside a server) meets the polling, and that is bounded by a long busy time-out.
-//! Readers have connections of their own: with a write-ahead log nothing blocks them.
+//! SQLite takes one writer at a time and lets the others poll, unfairly, until they fail with
+//! `SQLITE_BUSY`. So all writes of this process go through one connection, for which callers queue
+//! in order; only another process (`wrenn-cp migrate` beside a server) meets the polling, and that
+//! is bounded by a long busy time-out. Readers have connections of their own: with a write-ahead
+//! log nothing blocks them.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -36,14 +37,26 @@ impl Sqlite {
         let writer = open_writer(&path).await.map_err(|e| unusable(&path, e))?;
         // Lazily, since only the writer has seen by now that the file is in order.
         let readers = pool(READERS).connect_lazy_with(options(&path).pragma("query_only", "1"));
-        Ok(Self { writer, readers, place: path.display().to_string() })
+        Ok(Self {
+            writer,
+            readers,
+            place: path.display().to_string(),
+        })
     }
 
     pub(crate) async fn migrate(&self) -> Result<(), Error> {
-        // The lock of the one writer, taken first: whoever comes second finds everything done. Each step is a savepoint.
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| schema::failed(e.into()))?;
+        // The lock of the one writer, taken first: whoever comes second finds everything done. Each
+        // step is a savepoint.
+        let mut transaction = self
+            .writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(|e| schema::failed(e.into()))?;
         schema::migrate(&schema::SQLITE, &mut *transaction).await?;
-        transaction.commit().await.map_err(|e| schema::failed(e.into()))
+        transaction
+            .commit()
+            .await
+            .map_err(|e| schema::failed(e.into()))
     }
 
     pub(crate) async fn close(&self) {
@@ -64,34 +77,45 @@ fn path_of(url: &str) -> Result<PathBuf, Error> {
     } else {
         return Ok(path.into());
     };
-    Err(Error::InvalidUrl { problem: problem.to_owned() })
+    Err(Error::InvalidUrl {
+        problem: problem.to_owned(),
+    })
 }
 
-/// The first connection, which turns the write-ahead log on. Where several processes do that to a new file at once,
-/// SQLite ignores the busy time-out for fear of a deadlock, so the waiting is done here.
+/// The first connection, which turns the write-ahead log on. Where several processes do that to a
+/// new file at once, SQLite ignores the busy time-out for fear of a deadlock, so the waiting is
+/// done here.
 async fn open_writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = options(path).journal_mode(SqliteJournalMode::Wal);
     let opened = async {
         loop {
             match pool(1).connect_with(options.clone()).await {
-                Err(error) if is_busy(&error) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) if is_busy(&error) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await
+                }
                 result => return result,
             }
         }
     };
-    tokio::time::timeout(CALL_LIMIT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    tokio::time::timeout(CALL_LIMIT, opened)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// `SQLITE_BUSY`, and its finer codes, which have it in their lowest byte.
 fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|said| said.code()?.parse::<u32>().ok());
+    let code = error
+        .as_database_error()
+        .and_then(|said| said.code()?.parse::<u32>().ok());
     code.is_some_and(|code| code & 0xff == 5)
 }
 
-/// The file holds hashes of keys and environments of sandboxes. SQLite gives `-wal` and `-shm` the mode of the database
-/// itself, so making it first, for its owner alone, is enough; files of wider mode are narrowed.
+/// The file holds hashes of keys and environments of sandboxes. SQLite gives `-wal` and `-shm` the
+/// mode of the database itself, so making it first, for its owner alone, is enough; files of wider
+/// mode are narrowed.
 ///
-/// Nothing is opened for it: closing any descriptor of a file drops the locks that SQLite holds on it in this process.
+/// Nothing is opened for it: closing any descriptor of a file drops the locks that SQLite holds on
+/// it in this process.
 fn make_private(path: &Path) -> Result<(), Error> {
     match rustix::fs::mknodat(CWD, path, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0) {
         Ok(()) | Err(Errno::EXIST) => {}
@@ -100,9 +124,11 @@ fn make_private(path: &Path) -> Result<(), Error> {
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);
-        let is_wide = std::fs::metadata(&file).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
+        let is_wide = std::fs::metadata(&file)
+            .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
         if is_wide {
-            std::fs::set_permissions(&file, Permissions::from_mode(0o600)).map_err(|e| unusable(path, e))?;
+            std::fs::set_permissions(&file, Permissions::from_mode(0o600))
+                .map_err(|e| unusable(path, e))?;
         }
     }
     Ok(())
@@ -128,7 +154,10 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 }
 
 fn unusable(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::File { path: path.to_owned(), source: Box::new(source) }
+    Error::File {
+        path: path.to_owned(),
+        source: Box::new(source),
+    }
 }
 
 #[cfg(test)]
@@ -144,15 +173,40 @@ mod tests {
     #[tokio::test]
     async fn commits_reach_the_disk() {
         let directory = tempfile::tempdir().unwrap();
-        let sqlite = Sqlite::open(&format!("sqlite://{}/a b%20.db", directory.path().display())).await.unwrap();
+        let sqlite = Sqlite::open(&format!(
+            "sqlite://{}/a b%20.db",
+            directory.path().display()
+        ))
+        .await
+        .unwrap();
         assert!(directory.path().join("a b%20.db").exists());
         for pool in [&sqlite.writer, &sqlite.readers] {
-            assert_eq!(pragma(pool, "SELECT journal_mode FROM pragma_journal_mode").await, "wal");
+            assert_eq!(
+                pragma(pool, "SELECT journal_mode FROM pragma_journal_mode").await,
+                "wal"
+            );
             // 2 is FULL.
-            assert_eq!(pragma(pool, "SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous").await, "2");
-            assert_eq!(pragma(pool, "SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys").await, "1");
+            assert_eq!(
+                pragma(
+                    pool,
+                    "SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous"
+                )
+                .await,
+                "2"
+            );
+            assert_eq!(
+                pragma(
+                    pool,
+                    "SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys"
+                )
+                .await,
+                "1"
+            );
         }
-        let refused = sqlx::query("CREATE TABLE t (x)").execute(&sqlite.readers).await.unwrap_err();
+        let refused = sqlx::query("CREATE TABLE t (x)")
+            .execute(&sqlite.readers)
+            .await
+            .unwrap_err();
         assert!(refused.to_string().contains("readonly"), "{refused}");
     }
 }

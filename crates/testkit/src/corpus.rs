@@ -8,9 +8,13 @@ use std::path::{Path, PathBuf};
 /// # Panics
 /// When the target panics, or the corpus has no files.
 pub fn replay(name: &str, target: impl Fn(&[u8])) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/corpus")
+        .join(name);
     let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a directory can be read").path()).collect();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a directory can be read").path())
+        .collect();
     files.sort();
     assert!(!files.is_empty(), "{} has no files", dir.display());
     for file in files {

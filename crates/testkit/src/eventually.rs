@@ -16,7 +16,10 @@ where
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(started.elapsed() < limit, "waited {limit:?} for {what} in vain");
+        assert!(
+            started.elapsed() < limit,
+            "waited {limit:?} for {what} in vain"
+        );
         tokio::time::sleep(PAUSE).await;
     }
 }

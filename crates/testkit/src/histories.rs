@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 /// How many histories there are to be.
 #[derive(Debug, Clone, Copy)]
 pub struct Histories {
-    /// Variables `{name}_SEED` and `{name}_HISTORIES` say which comes first, and how many there are then.
+    /// Variables `{name}_SEED` and `{name}_HISTORIES` say which comes first, and how many there are
+    /// then.
     pub name: &'static str,
     /// At the same time.
     pub threads: usize,
-    /// Unless told otherwise, no more than these, and none begins after that time: machines are slow or busy.
+    /// Unless told otherwise, no more than these, and none begins after that time: machines are
+    /// slow or busy.
     pub most: u64,
     pub limit: Duration,
 }
@@ -22,7 +24,9 @@ impl Histories {
     /// # Panics
     /// When there is such a story: with all of them.
     pub fn run(self, history: impl Fn(u64) -> Option<String> + Sync) {
-        let first = self.setting("SEED").unwrap_or_else(|| rand::random::<u32>().into());
+        let first = self
+            .setting("SEED")
+            .unwrap_or_else(|| rand::random::<u32>().into());
         let asked = self.setting("HISTORIES");
         let end = first.saturating_add(asked.unwrap_or(self.most));
         let next = AtomicU64::new(first);
@@ -42,14 +46,27 @@ impl Histories {
         };
         std::thread::scope(|scope| (0..self.threads).for_each(|_| drop(scope.spawn(work))));
         let count = done.into_inner();
-        println!("{count} histories from seed {first} in {:.1} s", begun.elapsed().as_secs_f32());
+        println!(
+            "{count} histories from seed {first} in {:.1} s",
+            begun.elapsed().as_secs_f32()
+        );
         let stories = stories.into_inner().expect("nobody panics with it");
-        let ends: Vec<&str> = stories.iter().filter_map(|story| story.lines().last()).collect();
+        let ends: Vec<&str> = stories
+            .iter()
+            .filter_map(|story| story.lines().last())
+            .collect();
         let (ends, all) = (ends.join("\n"), stories.join("\n\n"));
-        assert!(stories.is_empty(), "{} of them must not be:\n{ends}\n\n{all}", stories.len());
+        assert!(
+            stories.is_empty(),
+            "{} of them must not be:\n{ends}\n\n{all}",
+            stories.len()
+        );
     }
 
     fn setting(self, what: &str) -> Option<u64> {
-        std::env::var(format!("{}_{what}", self.name)).ok()?.parse().ok()
+        std::env::var(format!("{}_{what}", self.name))
+            .ok()?
+            .parse()
+            .ok()
     }
 }

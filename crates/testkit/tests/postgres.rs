@@ -15,19 +15,28 @@ const VICTIM: &str = "TESTKIT_TEST_VICTIM";
 /// The server's directory, as the server knows it.
 async fn directory(database: &Database) -> PathBuf {
     let mut connection = database.options().connect().await.unwrap();
-    let row = connection.fetch_one("SELECT current_setting('data_directory')").await.unwrap();
+    let row = connection
+        .fetch_one("SELECT current_setting('data_directory')")
+        .await
+        .unwrap();
     connection.close().await.unwrap();
     PathBuf::from(row.get::<String, _>(0))
 }
 
 #[tokio::test]
 async fn databases_of_one_process_are_apart_on_one_server() {
-    let (one, other) = (Database::create().await.unwrap(), Database::create().await.unwrap());
+    let (one, other) = (
+        Database::create().await.unwrap(),
+        Database::create().await.unwrap(),
+    );
     assert_ne!(one.url(), other.url());
     assert_eq!(directory(&one).await, directory(&other).await);
     for database in [one, other] {
         let mut connection = database.options().connect().await.unwrap();
-        connection.execute("CREATE TABLE t (x INTEGER)").await.unwrap();
+        connection
+            .execute("CREATE TABLE t (x INTEGER)")
+            .await
+            .unwrap();
     }
 }
 
@@ -44,9 +53,11 @@ async fn nothing_is_left_of_a_test_that_ends_badly() {
         let data = end(how);
         let base = data.parent().unwrap();
         assert_ne!(base, data);
-        eventually("the server and its directory to be gone", Duration::from_secs(30), async || {
-            (!base.exists() && !is_running(&data)).then_some(())
-        })
+        eventually(
+            "the server and its directory to be gone",
+            Duration::from_secs(30),
+            async || (!base.exists() && !is_running(&data)).then_some(()),
+        )
         .await;
     }
 }
@@ -54,7 +65,11 @@ async fn nothing_is_left_of_a_test_that_ends_badly() {
 /// Where the data was of a process that ended so.
 fn end(how: &str) -> PathBuf {
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "nothing_is_left_of_a_test_that_ends_badly", "--nocapture"])
+        .args([
+            "--exact",
+            "nothing_is_left_of_a_test_that_ends_badly",
+            "--nocapture",
+        ])
         .env(VICTIM, how)
         .env_remove(testkit::postgres::SERVER_VARIABLE)
         .stdout(Stdio::piped())

@@ -13,7 +13,12 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(rate: u64, burst: u64) -> Self {
-        Self { rate, burst, left: burst, refilled: Instant::now() }
+        Self {
+            rate,
+            burst,
+            left: burst,
+            refilled: Instant::now(),
+        }
     }
 
     /// Takes tokens; false if there are not as many, which leaves none.
@@ -22,7 +27,8 @@ impl Budget {
     }
 
     fn spend_at(&mut self, tokens: u64, now: Instant) -> bool {
-        let millis = u64::try_from(now.duration_since(self.refilled).as_millis()).unwrap_or(u64::MAX);
+        let millis =
+            u64::try_from(now.duration_since(self.refilled).as_millis()).unwrap_or(u64::MAX);
         let earned = millis.saturating_mul(self.rate) / 1000;
         // Less than a token's time stays on the clock.
         if earned > 0 {
@@ -47,7 +53,9 @@ mod tests {
         let start = budget.refilled;
         assert!(budget.spend_at(100, start) && !budget.spend_at(1, start));
         // Frequent attempts do not keep it from being refilled.
-        let allowed = (1..=1000).filter(|ms| budget.spend_at(1, start + Duration::from_millis(*ms))).count();
+        let allowed = (1..=1000)
+            .filter(|ms| budget.spend_at(1, start + Duration::from_millis(*ms)))
+            .count();
         assert_eq!(allowed, 10);
         let later = start + Duration::from_secs(3600);
         assert!(budget.spend_at(100, later) && !budget.spend_at(1, later));

@@ -9,13 +9,25 @@ pub(crate) const LIMIT: usize = 64 * 1024;
 const LINE_LIMIT: usize = 400;
 
 const PANIC: &str = "Kernel panic - not syncing";
-const OUT_OF_MEMORY: [&str; 2] = ["Out of memory: Killed process", "Memory cgroup out of memory: Killed process"];
+const OUT_OF_MEMORY: [&str; 2] = [
+    "Out of memory: Killed process",
+    "Memory cgroup out of memory: Killed process",
+];
 const RESTART: &str = "reboot: Restarting system";
 /// What a kernel says that has no means to switch the machine off.
 const HALT: [&str; 2] = ["reboot: System halted", "reboot: Power off not available"];
-/// What it says when it has shut down every device and switches the machine off, whether or not it can.
+/// What it says when it has shut down every device and switches the machine off, whether or not it
+/// can.
 const POWER_DOWN: &str = "reboot: Power down";
-const MARKERS: [&str; 7] = [PANIC, OUT_OF_MEMORY[0], OUT_OF_MEMORY[1], RESTART, HALT[0], HALT[1], POWER_DOWN];
+const MARKERS: [&str; 7] = [
+    PANIC,
+    OUT_OF_MEMORY[0],
+    OUT_OF_MEMORY[1],
+    RESTART,
+    HALT[0],
+    HALT[1],
+    POWER_DOWN,
+];
 
 /// Unread output, and what the kernel said in all that came by, read or not.
 #[derive(Debug, Default)]
@@ -50,7 +62,8 @@ impl Console {
         std::mem::take(&mut self.unread).into()
     }
 
-    /// The first line of the kernel's panic message, if there was one; with what ran it out of memory, if it did.
+    /// The first line of the kernel's panic message, if there was one; with what ran it out of
+    /// memory, if it did.
     pub(crate) fn panic(&mut self) -> Option<String> {
         self.end_line();
         let panic = self.panic.clone()?;
@@ -81,13 +94,17 @@ impl Console {
         self.halted = false;
     }
 
-    /// A guest can write any amount before the kernel speaks on the same line: what is kept starts at the kernel's
-    /// words, or is the newest part.
+    /// A guest can write any amount before the kernel speaks on the same line: what is kept starts
+    /// at the kernel's words, or is the newest part.
     fn shorten_line(&mut self) {
         if self.line.len() < LINE_LIMIT {
             return;
         }
-        let at = |marker: &&str| self.line.windows(marker.len()).position(|window| window == marker.as_bytes());
+        let at = |marker: &&str| {
+            self.line
+                .windows(marker.len())
+                .position(|window| window == marker.as_bytes())
+        };
         match MARKERS.iter().filter_map(at).min() {
             Some(0) => self.end_line(),
             Some(start) => drop(self.line.drain(..start)),
@@ -103,7 +120,9 @@ impl Console {
         self.powered_down |= text.contains(POWER_DOWN);
         if self.panic.is_none() {
             self.panic = from_marker(&text, PANIC);
-            let victim = OUT_OF_MEMORY.iter().find_map(|marker| from_marker(&text, marker));
+            let victim = OUT_OF_MEMORY
+                .iter()
+                .find_map(|marker| from_marker(&text, marker));
             self.out_of_memory = victim.or(self.out_of_memory.take());
         }
     }
@@ -111,13 +130,18 @@ impl Console {
 
 /// The text from `marker` on, which leaves out the kernel's time stamp, as one printable line.
 fn from_marker(line: &str, marker: &str) -> Option<String> {
-    line.find(marker).map(|start| printable(&line.as_bytes()[start..], LINE_LIMIT))
+    line.find(marker)
+        .map(|start| printable(&line.as_bytes()[start..], LINE_LIMIT))
 }
 
 /// At most `limit` characters from the end of `bytes`, on one line, without control characters.
 pub(crate) fn printable(bytes: &[u8], limit: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let clean: Vec<char> = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean: Vec<char> = text
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     clean[clean.len().saturating_sub(limit)..].iter().collect()
 }
 
@@ -131,7 +155,10 @@ mod tests {
         console.push(b"[    1.0] Kernel panic - not syn");
         assert_eq!(console.take(), b"[    1.0] Kernel panic - not syn");
         console.push(b"cing: sysrq\x1b[31m triggered crash\r\n[    1.1] Kernel panic - not syncing: second\n");
-        assert_eq!(console.panic().unwrap(), "Kernel panic - not syncing: sysrq [31m triggered crash");
+        assert_eq!(
+            console.panic().unwrap(),
+            "Kernel panic - not syncing: sysrq [31m triggered crash"
+        );
     }
 
     #[test]
@@ -140,7 +167,10 @@ mod tests {
             let mut console = Console::default();
             console.push(&vec![b'x'; before]);
             console.push(b"[    1.0] Kernel panic - not syncing: Attempted to kill init!\n");
-            assert_eq!(console.panic().unwrap(), "Kernel panic - not syncing: Attempted to kill init!");
+            assert_eq!(
+                console.panic().unwrap(),
+                "Kernel panic - not syncing: Attempted to kill init!"
+            );
             assert!(console.line.len() <= LINE_LIMIT);
         }
     }
@@ -150,7 +180,10 @@ mod tests {
         let mut console = Console::default();
         console.push(b"[2] Out of memory: Killed process 7 (python3)\n[3] Kernel panic - not syncing: no init\n");
         let text = console.panic().unwrap();
-        assert!(text.starts_with("Kernel panic - not syncing: no init") && text.contains("process 7 (python3)"));
+        assert!(
+            text.starts_with("Kernel panic - not syncing: no init")
+                && text.contains("process 7 (python3)")
+        );
         console = Console::default();
         console.push(b"Out of memory: Killed process 7 (python3)\n");
         assert_eq!(console.panic(), None);

@@ -4,8 +4,8 @@ use std::io;
 
 use sha2::{Digest, Sha256};
 
-/// What of `/proc/cpuinfo` makes one processor different from another for a guest that has run on it: one that finds
-/// an instruction or a feature missing crashes.
+/// What of `/proc/cpuinfo` makes one processor different from another for a guest that has run on
+/// it: one that finds an instruction or a feature missing crashes.
 const FIELDS: [&str; 4] = ["vendor_id", "cpu family", "model", "model name"];
 
 /// Its name, and the sum of its features. The same for all processors of a machine.
@@ -19,12 +19,18 @@ pub(crate) fn identity() -> io::Result<String> {
 fn of(table: &str) -> String {
     let field = |name: &str| {
         let mut fields = table.lines().filter_map(|line| line.split_once(':'));
-        fields.find_map(|(key, value)| (key.trim() == name).then(|| value.trim().to_owned())).unwrap_or_default()
+        fields
+            .find_map(|(key, value)| (key.trim() == name).then(|| value.trim().to_owned()))
+            .unwrap_or_default()
     };
     let flags = field("flags");
     let mut flags: Vec<&str> = flags.split_ascii_whitespace().collect();
     flags.sort_unstable();
-    format!("{}, features {}", FIELDS.map(field).join(" "), &hex(&Sha256::digest(flags.join(" ")))[..16])
+    format!(
+        "{}, features {}",
+        FIELDS.map(field).join(" "),
+        &hex(&Sha256::digest(flags.join(" ")))[..16]
+    )
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -44,7 +50,10 @@ mod tests {
             )
         };
         let one = of(&table("fpu sse avx"));
-        assert!(one.starts_with("GenuineIntel 6 85 Xeon @ 2 GHz, features "), "{one}");
+        assert!(
+            one.starts_with("GenuineIntel 6 85 Xeon @ 2 GHz, features "),
+            "{one}"
+        );
         assert_eq!(one, of(&table("avx fpu sse")));
         assert_ne!(one, of(&table("fpu sse")));
         assert_eq!(identity().unwrap(), identity().unwrap());

@@ -8,8 +8,9 @@
 //! | 24 | 16 each | ranges in order: where one begins in the memory, and its bytes; whole pages |
 //! | next page | | content of the ranges, one after the other |
 //!
-//! What is in no range is as in the memory below, so a page of zeroes is content like any other. The file has no holes:
-//! whoever copies it need not know what it is. Its length and CRC-32 stand in the manifest of its snapshot.
+//! What is in no range is as in the memory below, so a page of zeroes is content like any other.
+//! The file has no holes: whoever copies it need not know what it is. Its length and CRC-32 stand
+//! in the manifest of its snapshot.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -35,7 +36,8 @@ pub(crate) struct Seal {
     pub(crate) crc32: u32,
 }
 
-/// Writes the pages of `ranges` of a memory of `memory_bytes` into a new file at `path`, which is not synced.
+/// Writes the pages of `ranges` of a memory of `memory_bytes` into a new file at `path`, which is
+/// not synced.
 ///
 /// # Errors
 /// What `read` or the file system said; then an unfinished file may be left.
@@ -45,9 +47,17 @@ pub(crate) fn write(
     ranges: &[Range<u64>],
     read: impl Fn(&mut [u8], u64) -> io::Result<()>,
 ) -> io::Result<Seal> {
-    let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     let file = BufWriter::with_capacity(BUFFER, file);
-    let mut out = Sealing { file, crc: crc32fast::Hasher::new(), bytes: 0 };
+    let mut out = Sealing {
+        file,
+        crc: crc32fast::Hasher::new(),
+        bytes: 0,
+    };
     out.put(&index(memory_bytes, ranges))?;
     let mut buffer = vec![0; BUFFER];
     for range in ranges {
@@ -60,7 +70,10 @@ pub(crate) fn write(
         }
     }
     out.file.flush()?;
-    Ok(Seal { bytes: out.bytes, crc32: out.crc.finalize() })
+    Ok(Seal {
+        bytes: out.bytes,
+        crc32: out.crc.finalize(),
+    })
 }
 
 fn part(left: u64) -> usize {
@@ -70,8 +83,13 @@ fn part(left: u64) -> usize {
 /// Everything before the pages.
 fn index(memory_bytes: u64, ranges: &[Range<u64>]) -> Vec<u8> {
     let mut index = MAGIC.to_vec();
-    let numbers = ranges.iter().flat_map(|range| [range.start, range.end - range.start]);
-    for number in [memory_bytes, ranges.len() as u64].into_iter().chain(numbers) {
+    let numbers = ranges
+        .iter()
+        .flat_map(|range| [range.start, range.end - range.start]);
+    for number in [memory_bytes, ranges.len() as u64]
+        .into_iter()
+        .chain(numbers)
+    {
         index.extend(number.to_le_bytes());
     }
     index.resize(index.len().next_multiple_of(4096), 0);
@@ -92,21 +110,30 @@ impl Sealing {
     }
 }
 
-/// Makes `to`, a memory that already has the content of the one below, what the file at `path` says. Durable only once
-/// `to` is synced.
+/// Makes `to`, a memory that already has the content of the one below, what the file at `path`
+/// says. Durable only once `to` is synced.
 ///
 /// # Errors
-/// `InvalidData` when the file is not what was written, `Interrupted` when it is to stop; `to` is worth nothing then.
-pub(crate) fn apply(path: &Path, seal: Seal, memory_bytes: u64, to: &File, stop: &AtomicBool) -> io::Result<()> {
+/// `InvalidData` when the file is not what was written, `Interrupted` when it is to stop; `to` is
+/// worth nothing then.
+pub(crate) fn apply(
+    path: &Path,
+    seal: Seal,
+    memory_bytes: u64,
+    to: &File,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     check(path, seal)?;
     let write = |part: &[u8], at| go_on(stop).and_then(|()| to.write_all_at(part, at));
     pour(path, seal, memory_bytes, write)
 }
 
-/// Hands all pages of a file that was [checked](check) to `write`, each part with its place in the memory.
+/// Hands all pages of a file that was [checked](check) to `write`, each part with its place in the
+/// memory.
 ///
 /// # Errors
-/// `InvalidData` when it is no difference to such a memory, otherwise what the file system or `write` said.
+/// `InvalidData` when it is no difference to such a memory, otherwise what the file system or
+/// `write` said.
 pub(crate) fn pour(
     path: &Path,
     seal: Seal,
@@ -138,11 +165,16 @@ pub(crate) fn go_on(stop: &AtomicBool) -> io::Result<()> {
     }
 }
 
-/// Where the ranges of a file that was [checked](check) are in the memory, and where their content begins in the file.
+/// Where the ranges of a file that was [checked](check) are in the memory, and where their content
+/// begins in the file.
 ///
 /// # Errors
 /// `InvalidData` when it is no difference to such a memory.
-pub(crate) fn stretches(file: &File, file_bytes: u64, memory_bytes: u64) -> io::Result<Vec<(Range<u64>, u64)>> {
+pub(crate) fn stretches(
+    file: &File,
+    file_bytes: u64,
+    memory_bytes: u64,
+) -> io::Result<Vec<(Range<u64>, u64)>> {
     let mut input = BufReader::with_capacity(BUFFER, file);
     let ranges = read_index(&mut input, file_bytes, memory_bytes)?;
     let mut at = input.stream_position()?;
@@ -170,21 +202,33 @@ pub(crate) fn check(path: &Path, seal: Seal) -> io::Result<()> {
     }
     let (bytes, crc32) = (file.stream_position()?, crc.finalize());
     if bytes != seal.bytes {
-        return Err(invalid(format!("it has {bytes} bytes instead of {}", seal.bytes)));
+        return Err(invalid(format!(
+            "it has {bytes} bytes instead of {}",
+            seal.bytes
+        )));
     }
     if crc32 != seal.crc32 {
-        return Err(invalid(format!("its checksum is {crc32:08x} instead of {:08x}", seal.crc32)));
+        return Err(invalid(format!(
+            "its checksum is {crc32:08x} instead of {:08x}",
+            seal.crc32
+        )));
     }
     Ok(())
 }
 
 /// The ranges; `input` stands at the first page afterwards.
-fn read_index(input: &mut (impl Read + Seek), file_bytes: u64, memory_bytes: u64) -> io::Result<Vec<Range<u64>>> {
+fn read_index(
+    input: &mut (impl Read + Seek),
+    file_bytes: u64,
+    memory_bytes: u64,
+) -> io::Result<Vec<Range<u64>>> {
     let mut magic = [0; 8];
     input.read_exact(&mut magic)?;
     let (bytes, count) = (number(input)?, number(input)?);
     if &magic != MAGIC || bytes != memory_bytes || count > file_bytes / ENTRY {
-        return Err(invalid(format!("it is no difference to a memory of {memory_bytes} bytes")));
+        return Err(invalid(format!(
+            "it is no difference to a memory of {memory_bytes} bytes"
+        )));
     }
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for _ in 0..count {
@@ -192,9 +236,16 @@ fn read_index(input: &mut (impl Read + Seek), file_bytes: u64, memory_bytes: u64
         let end = start.checked_add(length).filter(|end| *end <= memory_bytes);
         let end = end.filter(|end| start % PAGE == 0 && end % PAGE == 0);
         let follows = ranges.last().is_none_or(|last| last.end <= start);
-        ranges.push(start..end.filter(|_| follows).ok_or_else(|| invalid("its ranges are out of order".to_owned()))?);
+        ranges.push(
+            start
+                ..end
+                    .filter(|_| follows)
+                    .ok_or_else(|| invalid("its ranges are out of order".to_owned()))?,
+        );
     }
-    input.seek(SeekFrom::Start((HEAD + count * ENTRY).next_multiple_of(PAGE)))?;
+    input.seek(SeekFrom::Start(
+        (HEAD + count * ENTRY).next_multiple_of(PAGE),
+    ))?;
     Ok(ranges)
 }
 

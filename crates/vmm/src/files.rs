@@ -9,18 +9,30 @@ use crate::{Error, Result};
 
 /// Makes an empty file that only its owner can read, for what holds the memory of a guest.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
 }
 
-/// Makes a file that only its owner can read, and writes to none that is there already: whoever can write to the
-/// directory could have put a link in its place.
+/// Makes a file that only its owner can read, and writes to none that is there already: whoever can
+/// write to the directory could have put a link in its place.
 pub(crate) fn new_file(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(in_file("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(in_file("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -30,13 +42,19 @@ pub(crate) fn place(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| linux::sparse::copy(from, to))
 }
 
-/// Refuses to write a snapshot among other files: what a failure removes is then the snapshot's own.
+/// Refuses to write a snapshot among other files: what a failure removes is then the snapshot's
+/// own.
 pub(crate) fn must_be_empty(dir: &Path) -> Result<()> {
-    let empty = fs::read_dir(dir).map(|mut entries| entries.next().is_none()).map_err(in_file("list", dir))?;
+    let empty = fs::read_dir(dir)
+        .map(|mut entries| entries.next().is_none())
+        .map_err(in_file("list", dir))?;
     if empty {
         return Ok(());
     }
-    Err(Error::Refused { command: "snapshot".into(), reason: format!("{} is not empty", dir.display()) })
+    Err(Error::Refused {
+        command: "snapshot".into(),
+        reason: format!("{} is not empty", dir.display()),
+    })
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -44,10 +62,21 @@ pub(crate) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten().map_err(in_file(action, path))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(in_file(action, path))
 }
 
-pub(crate) fn in_file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+pub(crate) fn in_file(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
+    move |source| Error::Io {
+        action,
+        path,
+        source,
+    }
 }

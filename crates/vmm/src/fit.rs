@@ -1,4 +1,5 @@
-//! Whether a snapshot fits what is to run, and whether its files are whole. Reasons name both sides, for people.
+//! Whether a snapshot fits what is to run, and whether its files are whole. Reasons name both
+//! sides, for people.
 
 use std::fmt::Display;
 use std::fs;
@@ -27,13 +28,18 @@ pub(crate) fn manifest<T: DeserializeOwned>(dir: &Path, version: u32) -> Result<
         version: u32,
     }
     let content = fs::read(dir.join(MANIFEST)).map_err(|error| format!("{MANIFEST}: {error}"))?;
-    let found: Versioned = serde_json::from_slice(&content).map_err(|error| format!("{MANIFEST}: {error}"))?;
+    let found: Versioned =
+        serde_json::from_slice(&content).map_err(|error| format!("{MANIFEST}: {error}"))?;
     same("layout", found.version, version)?;
     serde_json::from_slice(&content).map_err(|error| format!("{MANIFEST}: {error}"))
 }
 
 pub(crate) fn same<T: PartialEq + Display>(what: &str, there: T, here: T) -> Result<(), String> {
-    if there == here { Ok(()) } else { Err(differs(what, there, here)) }
+    if there == here {
+        Ok(())
+    } else {
+        Err(differs(what, there, here))
+    }
 }
 
 pub(crate) fn differs(what: &str, there: impl Display, here: impl Display) -> String {
@@ -43,7 +49,9 @@ pub(crate) fn differs(what: &str, there: impl Display, here: impl Display) -> St
 /// The files in `dir` have these lengths, bytes.
 pub(crate) fn lengths(dir: &Path, files: &[(&str, u64)]) -> Result<(), String> {
     for (name, length) in files {
-        let actual = fs::metadata(dir.join(name)).map_err(|error| format!("{name}: {error}"))?.len();
+        let actual = fs::metadata(dir.join(name))
+            .map_err(|error| format!("{name}: {error}"))?
+            .len();
         if actual != *length {
             return Err(format!("{name} has {actual} bytes instead of {length}"));
         }
@@ -53,5 +61,11 @@ pub(crate) fn lengths(dir: &Path, files: &[(&str, u64)]) -> Result<(), String> {
 
 pub(crate) fn checksum(dir: &Path, name: &str, wanted: &str) -> Result<(), String> {
     let (_, actual) = sum(&dir.join(name)).map_err(|error| format!("{name}: {error}"))?;
-    if actual == wanted { Ok(()) } else { Err(format!("the checksum of {name} is {actual} instead of {wanted}")) }
+    if actual == wanted {
+        Ok(())
+    } else {
+        Err(format!(
+            "the checksum of {name} is {actual} instead of {wanted}"
+        ))
+    }
 }

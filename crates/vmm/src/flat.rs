@@ -1,5 +1,5 @@
-//! Memory in the directory of a snapshot: flat, or in layers: what was written since an earlier one, over the memory of
-//! that.
+//! Memory in the directory of a snapshot: flat, or in layers: what was written since an earlier
+//! one, over the memory of that.
 //!
 //! | file | content |
 //! |---|---|
@@ -9,9 +9,10 @@
 //! | `memory.diff.2`, … | what it wrote since that, each over those before; at most [`DEPTH`] of them |
 //! | `memory.working-set` | where guests are served their pages: what the first one touched at once ([`pager`](crate::pager)) |
 //!
-//! A directory has the first, or base and differences. Who maps memory makes `memory` first, unless the differences are
-//! [so little](is_thin) that they are copied into each VM over its own mapping of the base. That gets its name when it
-//! is whole and on disk, and the others stay until [`compact`] takes them away.
+//! A directory has the first, or base and differences. Who maps memory makes `memory` first, unless
+//! the differences are [so little](is_thin) that they are copied into each VM over its own mapping
+//! of the base. That gets its name when it is whole and on disk, and the others stay until
+//! [`compact`] takes them away.
 
 use std::fs::{self, File};
 use std::io;
@@ -35,8 +36,8 @@ pub(crate) const WORKING_SET: &str = "memory.working-set";
 /// Most differences over one base: each costs a file, and a look into its index at a restore.
 pub(crate) const DEPTH: usize = 8;
 
-/// Bytes of differences that are copied into a VM within some 50 ms. More of them are made one with the base, which VMs
-/// share.
+/// Bytes of differences that are copied into a VM within some 50 ms. More of them are made one with
+/// the base, which VMs share.
 const THIN: u64 = 64 << 20;
 
 /// Bytes that are copied and brought to the disk before anybody looks whether it is to stop.
@@ -90,14 +91,20 @@ impl Memory {
 
     /// As it is by now: whoever needed it may have made it flat.
     pub(crate) fn now(self, dir: &Path) -> Self {
-        if dir.join(MEMORY).exists() { Self::Flat } else { self }
+        if dir.join(MEMORY).exists() {
+            Self::Flat
+        } else {
+            self
+        }
     }
 
     /// The files in the directory, from the lowest to the highest.
     pub(crate) fn names(&self) -> Vec<String> {
         match self {
             Self::Flat => vec![MEMORY.to_owned()],
-            Self::Diff(seals) => std::iter::once(BASE.to_owned()).chain((0..seals.len()).map(diff_name)).collect(),
+            Self::Diff(seals) => std::iter::once(BASE.to_owned())
+                .chain((0..seals.len()).map(diff_name))
+                .collect(),
         }
     }
 
@@ -105,28 +112,35 @@ impl Memory {
     pub(crate) fn is_whole(&self, dir: &Path, bytes: u64) -> Result<(), String> {
         let here = self.clone().now(dir);
         let wanted = std::iter::once(bytes).chain(here.diffs().iter().map(|seal| seal.bytes));
-        here.names().iter().zip(wanted).try_for_each(|(name, bytes)| lengths(dir, &[(name, bytes)]))
+        here.names()
+            .iter()
+            .zip(wanted)
+            .try_for_each(|(name, bytes)| lengths(dir, &[(name, bytes)]))
     }
 }
 
-/// Makes the memory of the snapshot in `dir` flat, if it is not, so that restores need not do that. Any number of VMs may
-/// be restored from it meanwhile, but nobody may copy its files or rename the directory: those that the memory is made
-/// of go. Takes as long as a copy of all memory. Memory that is one file already gets its checksum, if it has none.
-/// Idempotent. Blocking.
+/// Makes the memory of the snapshot in `dir` flat, if it is not, so that restores need not do that.
+/// Any number of VMs may be restored from it meanwhile, but nobody may copy its files or rename the
+/// directory: those that the memory is made of go. Takes as long as a copy of all memory. Memory
+/// that is one file already gets its checksum, if it has none. Idempotent. Blocking.
 ///
 /// # Errors
-/// [`Error::BadSnapshot`] when it is damaged, [`Error::Io`] when a file cannot be written; then it is as it was.
+/// [`Error::BadSnapshot`] when it is damaged, [`Error::Io`] when a file cannot be written; then it
+/// is as it was.
 pub fn compact(dir: &Path) -> Result<()> {
     compact_until(dir, &AtomicBool::new(false))
 }
 
-/// The same, until somebody wants it to stop, which it does within the time that some MiB need to reach the disk.
+/// The same, until somebody wants it to stop, which it does within the time that some MiB need to
+/// reach the disk.
 ///
 /// # Errors
 /// As [`compact`]; also when it was stopped.
 pub(crate) fn compact_until(dir: &Path, stop: &AtomicBool) -> Result<()> {
-    let Layers { memory, memory_mb } = Layers::read(dir)
-        .map_err(|error| Error::BadSnapshot { dir: dir.into(), reason: format!("{MANIFEST}: {error}") })?;
+    let Layers { memory, memory_mb } = Layers::read(dir).map_err(|error| Error::BadSnapshot {
+        dir: dir.into(),
+        reason: format!("{MANIFEST}: {error}"),
+    })?;
     match memory {
         Memory::Diff(_) => squash(dir, &memory, memory_mb << 20, stop).map_err(damaged(dir)),
         // One that was given away could not have it while its VM was there.
@@ -148,8 +162,8 @@ impl Layers {
     }
 }
 
-/// Whether the memory of the snapshot in `dir` is so little over its base that each VM gets that as pages of its own,
-/// sooner than one file could be made.
+/// Whether the memory of the snapshot in `dir` is so little over its base that each VM gets that as
+/// pages of its own, sooner than one file could be made.
 pub(crate) fn is_thin(dir: &Path) -> bool {
     Layers::read(dir).is_ok_and(|layers| layers.memory.now(dir).is_thin())
 }
@@ -164,34 +178,44 @@ pub(crate) fn is_sealed(dir: &Path) -> bool {
 pub(crate) fn damaged(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let dir = dir.to_owned();
     move |error| match error.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
-            Error::BadSnapshot { dir, reason: format!("its memory: {error}") }
-        }
+        io::ErrorKind::InvalidData | io::ErrorKind::NotFound => Error::BadSnapshot {
+            dir,
+            reason: format!("its memory: {error}"),
+        },
         _ => in_file("use the memory in", &dir)(error),
     }
 }
 
-/// The flat memory, made if need be. Any number of callers may come at once. Blocking, for as long as a copy takes.
+/// The flat memory, made if need be. Any number of callers may come at once. Blocking, for as long
+/// as a copy takes.
 ///
 /// # Errors
-/// `InvalidData` when the difference is damaged, otherwise what the file system said; then nothing has changed.
+/// `InvalidData` when the difference is damaged, otherwise what the file system said; then nothing
+/// has changed.
 pub(crate) fn flatten(dir: &Path, memory: &Memory, bytes: u64) -> io::Result<PathBuf> {
     let _alone = lock(dir)?;
     make(dir, memory, bytes, &AtomicBool::new(false))
 }
 
-/// Gives the files of a snapshot's memory a second name each, in the directory of a VM; the memory as it was then.
-/// Blocking, for a moment, or for as long as it takes to read flat memory for the first time, or to copy all where that is
-/// on another file system.
+/// Gives the files of a snapshot's memory a second name each, in the directory of a VM; the memory
+/// as it was then. Blocking, for a moment, or for as long as it takes to read flat memory for the
+/// first time, or to copy all where that is on another file system.
 ///
 /// # Errors
-/// `InvalidData` when flat memory is damaged, otherwise what the file system said; then files may be left.
+/// `InvalidData` when flat memory is damaged, otherwise what the file system said; then files may
+/// be left.
 pub(crate) fn take(from: &Path, memory: &Memory, to: &Path) -> io::Result<Memory> {
     let _alone = lock(from)?;
     let memory = memory.clone().now(from);
-    memory.names().iter().try_for_each(|name| place(&from.join(name), &to.join(name)))?;
+    memory
+        .names()
+        .iter()
+        .try_for_each(|name| place(&from.join(name), &to.join(name)))?;
     // The lowest is flat, whatever is over it.
-    memory.names().first().map_or(Ok(()), |name| seal::check(&to.join(name)))?;
+    memory
+        .names()
+        .first()
+        .map_or(Ok(()), |name| seal::check(&to.join(name)))?;
     Ok(memory)
 }
 
@@ -199,7 +223,12 @@ pub(crate) fn take(from: &Path, memory: &Memory, to: &Path) -> io::Result<Memory
 pub(crate) fn remove_all(dir: &Path, but: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(MEMORY.as_bytes()) && entry.path() != but {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(MEMORY.as_bytes())
+            && entry.path() != but
+        {
             remove(&entry.path())?;
         }
     }
@@ -251,13 +280,20 @@ fn make(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Resul
     Ok(flat)
 }
 
-/// Writes all of a memory, whose files are in `dir`, to a file that is empty, and does not sync it. It takes the file and
-/// no name: the caller may have created it where somebody else can rename and link.
+/// Writes all of a memory, whose files are in `dir`, to a file that is empty, and does not sync it.
+/// It takes the file and no name: the caller may have created it where somebody else can rename and
+/// link.
 ///
 /// # Errors
-/// `InvalidData` when it is damaged, `Interrupted` when it is to stop, otherwise what the file system said; the file is
-/// worth nothing then.
-pub(crate) fn merge(dir: &Path, memory: &Memory, bytes: u64, to: &File, stop: &AtomicBool) -> io::Result<()> {
+/// `InvalidData` when it is damaged, `Interrupted` when it is to stop, otherwise what the file
+/// system said; the file is worth nothing then.
+pub(crate) fn merge(
+    dir: &Path,
+    memory: &Memory,
+    bytes: u64,
+    to: &File,
+    stop: &AtomicBool,
+) -> io::Result<()> {
     let names = memory.names();
     let (base, diffs) = names.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     copy(&dir.join(base), to, stop)?;
@@ -272,7 +308,8 @@ pub(crate) fn merge(dir: &Path, memory: &Memory, bytes: u64, to: &File, stop: &A
     Ok(())
 }
 
-/// As [`linux::sparse::copy`], in pieces, each of which is on its way to the disk before the next one.
+/// As [`linux::sparse::copy`], in pieces, each of which is on its way to the disk before the next
+/// one.
 fn copy(from: &Path, target: &File, stop: &AtomicBool) -> io::Result<()> {
     let source = File::open(from)?;
     match linux::file::clone_content(&source, target) {
@@ -307,7 +344,10 @@ mod tests {
         let seal = Seal { bytes: 5, crc32: 7 };
         let read = |text: &str| serde_json::from_str::<Memory>(text).unwrap();
         assert_eq!(read("\"flat\""), Memory::Flat);
-        assert_eq!(read(r#"{"diff":{"bytes":5,"crc32":7}}"#), Memory::Diff(vec![seal]));
+        assert_eq!(
+            read(r#"{"diff":{"bytes":5,"crc32":7}}"#),
+            Memory::Diff(vec![seal])
+        );
         let two = Memory::Diff(vec![seal, seal]);
         assert_eq!(read(&serde_json::to_string(&two).unwrap()), two);
         assert_eq!(two.names(), ["memory.base", "memory.diff", "memory.diff.2"]);

@@ -1,8 +1,9 @@
 //! The jail of a VMM process: the same for every driver, which only says what its program needs.
 //!
-//! What the VMM can write belongs to its user and is as hostile as the guest: its disk, its memory, and a directory in
-//! memory for sockets ([`run_dir`]). The names of its files on disk are ours, in directories that it cannot change, and
-//! no file can become longer than disk and memory together. All else of the VM's directory is not shown.
+//! What the VMM can write belongs to its user and is as hostile as the guest: its disk, its memory,
+//! and a directory in memory for sockets ([`run_dir`]). The names of its files on disk are ours, in
+//! directories that it cannot change, and no file can become longer than disk and memory together.
+//! All else of the VM's directory is not shown.
 
 use std::fs;
 use std::io;
@@ -20,20 +21,21 @@ use crate::{Error, Result, VmConfig};
 /// Threads of a VMM besides its virtual CPUs: QEMU has up to 64 for each of its event loops.
 const THREADS: u64 = 192;
 
-/// Who the VMM process is, and in what group. User and group are used by no other process of the host, and user 0 is
-/// refused.
+/// Who the VMM process is, and in what group. User and group are used by no other process of the
+/// host, and user 0 is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jail {
     pub uid: u32,
     pub gid: u32,
-    /// Control group (`linux::cgroup`) that is made for it with limits by the VM's size. Whoever named it removes it.
+    /// Control group (`linux::cgroup`) that is made for it with limits by the VM's size. Whoever
+    /// named it removes it.
     pub cgroup: Option<PathBuf>,
     /// How fast it may use its disk, where there is a control group that can limit that.
     pub disk: DiskLimits,
 }
 
-/// Bytes by which a file may be longer than what is in it: the tables of an overlay, which are a 7000th of the disk, and
-/// logs.
+/// Bytes by which a file may be longer than what is in it: the tables of an overlay, which are a
+/// 7000th of the disk, and logs.
 const FILE_SLACK: u64 = 64 << 20;
 
 /// What a driver's program needs besides the VM's disk, kernel and initramfs.
@@ -53,51 +55,73 @@ pub(crate) struct Needs {
 }
 
 /// Makes the jail of a VM, if it is to have one, and gives its user what is its own. Blocking.
-pub(crate) fn make(config: &VmConfig, program: &Path, needs: &Needs) -> Result<Option<linux::jail::Jail>> {
-    let Some(who) = &config.jail else { return Ok(None) };
+pub(crate) fn make(
+    config: &VmConfig,
+    program: &Path,
+    needs: &Needs,
+) -> Result<Option<linux::jail::Jail>> {
+    let Some(who) = &config.jail else {
+        return Ok(None);
+    };
     let limits = limits(config);
     let tasks = limits.tasks;
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits).map_err(Error::Jail)?;
     jail.allow(needs.syscalls);
-    jail.program(program).map_err(in_file("show the VMM its program", program))?;
+    jail.program(program)
+        .map_err(in_file("show the VMM its program", program))?;
     for file in [&config.kernel, &config.initramfs]
         .into_iter()
         .chain(&config.disk.base)
         .chain(&config.modules)
         .chain(&needs.read)
     {
-        jail.show(file, Access::Read).map_err(in_file("show the VMM its file", file))?;
+        jail.show(file, Access::Read)
+            .map_err(in_file("show the VMM its file", file))?;
     }
     for device in &needs.devices {
-        jail.device(device).map_err(in_file("give the VMM the device", device))?;
+        jail.device(device)
+            .map_err(in_file("give the VMM the device", device))?;
     }
     for path in needs.write.iter().chain([&config.disk.path]) {
         give(&mut jail, who, path).map_err(in_file("give the VMM its file", path))?;
     }
     for dir in &needs.open_files_in {
-        jail.show(dir, Access::OpenFiles).map_err(in_file("show the VMM the directory", dir))?;
+        jail.show(dir, Access::OpenFiles)
+            .map_err(in_file("show the VMM the directory", dir))?;
     }
     let run = run_dir::path(&config.dir);
-    match needs.run.mount().map_err(in_file("give the VMM its directory", &run))? {
+    match needs
+        .run
+        .mount()
+        .map_err(in_file("give the VMM its directory", &run))?
+    {
         Some(mount) => jail.attach(&run, mount),
         None => give(&mut jail, who, &run).map_err(in_file("give the VMM its directory", &run))?,
     }
     if let Some(group) = &who.cgroup {
-        let limits = group_limits(config, needs, tasks).map_err(in_file("read", Path::new("/proc/meminfo")))?;
+        let limits = group_limits(config, needs, tasks)
+            .map_err(in_file("read", Path::new("/proc/meminfo")))?;
         cgroup::create(group, &limits).map_err(in_file("make the cgroup", group))?;
         if who.disk != DiskLimits::default() {
             let limited = cgroup::limit_disk(group, &config.disk.path, who.disk);
             limited.map_err(in_file("limit the use of the disk", &config.disk.path))?;
         }
-        jail.cgroup(group).map_err(in_file("enter the cgroup", group))?;
+        jail.cgroup(group)
+            .map_err(in_file("enter the cgroup", group))?;
     }
     Ok(Some(jail))
 }
 
-/// The jail of a second process for a VM whose VMM has been started: the same user and control group, and nothing to be
-/// seen but its program. Neither process sees the other. Blocking.
-pub(crate) fn beside(config: &VmConfig, program: &Path, syscalls: Syscalls) -> io::Result<Option<linux::jail::Jail>> {
-    let Some(who) = &config.jail else { return Ok(None) };
+/// The jail of a second process for a VM whose VMM has been started: the same user and control
+/// group, and nothing to be seen but its program. Neither process sees the other. Blocking.
+pub(crate) fn beside(
+    config: &VmConfig,
+    program: &Path,
+    syscalls: Syscalls,
+) -> io::Result<Option<linux::jail::Jail>> {
+    let Some(who) = &config.jail else {
+        return Ok(None);
+    };
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits(config))?;
     jail.allow(syscalls);
     jail.program(program)?;
@@ -124,7 +148,8 @@ fn give(jail: &mut linux::jail::Jail, who: &Jail, path: &Path) -> io::Result<()>
     jail.show(path, Access::Write)
 }
 
-/// All of its virtual CPUs and half of one for the VMM's own work; its memory and what the VMM takes.
+/// All of its virtual CPUs and half of one for the VMM's own work; its memory and what the VMM
+/// takes.
 fn group_limits(config: &VmConfig, needs: &Needs, tasks: u64) -> io::Result<cgroup::Limits> {
     let memory_bytes = (u64::from(config.memory_mb) + u64::from(needs.overhead_mb)) << 20;
     Ok(cgroup::Limits {

@@ -1,8 +1,9 @@
 //! Drives one VMM process. Knows virtual machines, not sandboxes or tenants.
 //!
-//! One [`Driver`] per engine. A driver boots a [`Vm`] from a [`VmConfig`], restores one from a snapshot
-//! directory, or adopts one that an earlier run of this program started and that still runs.
-//! Everything of one VM lives in its own directory ([`VmConfig::dir`]): sockets, pid file, console.
+//! One [`Driver`] per engine. A driver boots a [`Vm`] from a [`VmConfig`], restores one from a
+//! snapshot directory, or adopts one that an earlier run of this program started and that still
+//! runs. Everything of one VM lives in its own directory ([`VmConfig::dir`]): sockets, pid file,
+//! console.
 //!
 //! ```text
 //!  boot ───→ running ⇄ paused ───→ exited (notice: Exit)
@@ -45,7 +46,8 @@ pub use jail::Jail;
 /// What to boot. Paths are absolute and exist; the driver does not validate names.
 #[derive(Debug, Clone)]
 pub struct VmConfig {
-    /// Private directory of this VM, made by the caller; the driver keeps sockets and its pid file there.
+    /// Private directory of this VM, made by the caller; the driver keeps sockets and its pid file
+    /// there.
     pub dir: PathBuf,
     /// Name for the process and for logs, for example the sandbox id.
     pub name: String,
@@ -56,11 +58,13 @@ pub struct VmConfig {
     /// Appended to what the driver itself needs on the command line.
     pub kernel_args: String,
     pub disk: Disk,
-    /// A raw file with a file system of kernel modules, the same for all guests of a kernel: the second virtio block
-    /// device, read-only. Part of the machine: a VM is restored with one if, and only if, it was booted with one.
+    /// A raw file with a file system of kernel modules, the same for all guests of a kernel: the
+    /// second virtio block device, read-only. Part of the machine: a VM is restored with one if,
+    /// and only if, it was booted with one.
     pub modules: Option<PathBuf>,
     pub net: Option<Net>,
-    /// Without it the VMM runs as we do and sees all of the host: for measurements, not for guests of strangers.
+    /// Without it the VMM runs as we do and sees all of the host: for measurements, not for guests
+    /// of strangers.
     pub jail: Option<Jail>,
 }
 
@@ -106,8 +110,9 @@ pub struct GuestMemory {
 pub enum Then {
     /// The VM will go on, or may.
     GoOn,
-    /// The VM is to be ended, so that what is its own can become the snapshot's. If it goes on all the same, because
-    /// something failed, the snapshot must be removed first; it is not whole before the VM's process has ended.
+    /// The VM is to be ended, so that what is its own can become the snapshot's. If it goes on all
+    /// the same, because something failed, the snapshot must be removed first; it is not whole
+    /// before the VM's process has ended.
     End,
 }
 
@@ -118,16 +123,22 @@ pub enum Exit {
     Shutdown,
     /// The guest rebooted itself, which ends a VM here.
     Reset,
-    /// The guest's kernel panicked; the text is the first line of its message, bounded and printable.
+    /// The guest's kernel panicked; the text is the first line of its message, bounded and
+    /// printable.
     Panic(String),
-    /// The VMM process ended without a word from the guest: killed, or crashed. What is known of it.
+    /// The VMM process ended without a word from the guest: killed, or crashed. What is known of
+    /// it.
     Vmm(String),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot start {program}; {hint}")]
-    Start { program: String, hint: String, source: std::io::Error },
+    Start {
+        program: String,
+        hint: String,
+        source: std::io::Error,
+    },
     #[error("{program} ended before it was ready: {stderr}")]
     EndedEarly { program: String, stderr: String },
     #[error("the VMM did not answer {command} within {seconds} s")]
@@ -136,7 +147,10 @@ pub enum Error {
     Refused { command: String, reason: String },
     /// The VMM has been taken over by its guest, or is none.
     #[error("{program} was ended, since it {violation}")]
-    Hostile { program: &'static str, violation: String },
+    Hostile {
+        program: &'static str,
+        violation: String,
+    },
     #[error("cannot make the VMM's jail")]
     Jail(#[source] std::io::Error),
     #[error("the VM has ended")]
@@ -144,7 +158,11 @@ pub enum Error {
     #[error("the snapshot in {dir} cannot be restored: {reason}")]
     BadSnapshot { dir: PathBuf, reason: String },
     #[error("cannot {action} {path}")]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -158,26 +176,28 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Whether disks of this format can be used.
     fn supports(&self, format: DiskFormat) -> bool;
 
-    /// Whether the end of a guest is known in full even if nobody watched it. Otherwise a VM that is
-    /// [adopted](Driver::adopt) after its guest panicked is told to have been [reset](Exit::Reset).
+    /// Whether the end of a guest is known in full even if nobody watched it. Otherwise a VM that
+    /// is [adopted](Driver::adopt) after its guest panicked is told to have been
+    /// [reset](Exit::Reset).
     fn keeps_last_words(&self) -> bool {
         true
     }
 
-    /// Starts a VM. It runs when this returns; the guest may still be booting. Dropping the future does not stop
-    /// the start: call [`destroy`](Driver::destroy) then. After an error no process is left; a directory in which
-    /// a VM lives is refused and that VM left alone.
+    /// Starts a VM. It runs when this returns; the guest may still be booting. Dropping the future
+    /// does not stop the start: call [`destroy`](Driver::destroy) then. After an error no process
+    /// is left; a directory in which a VM lives is refused and that VM left alone.
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>>;
 
-    /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote, otherwise like [`boot`](Driver::boot). It is paused
-    /// when this returns. The snapshot serves any number of VMs at the same time, each with a disk of its own; they
-    /// share its memory as far as they do not write to it. What it holds is not changed, but where that is not one
-    /// file yet, and the driver does not [serve](Driver::serves_layers) such memory, it is made so first, as [`compact`]
-    /// does, which takes as long as a copy of all memory.
+    /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote, otherwise like
+    /// [`boot`](Driver::boot). It is paused when this returns. The snapshot serves any number of
+    /// VMs at the same time, each with a disk of its own; they share its memory as far as they do
+    /// not write to it. What it holds is not changed, but where that is not one file yet, and the
+    /// driver does not [serve](Driver::serves_layers) such memory, it is made so first, as
+    /// [`compact`] does, which takes as long as a copy of all memory.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
-    /// Whether the memory of a snapshot, which may be in several files, is restored from these as they are, so that
-    /// nobody has to wait for [`compact`]. Blocking, for a moment.
+    /// Whether the memory of a snapshot, which may be in several files, is restored from these as
+    /// they are, so that nobody has to wait for [`compact`]. Blocking, for a moment.
     fn serves_layers(&self, _snapshot: &Path) -> bool {
         false
     }
@@ -187,8 +207,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         true
     }
 
-    /// Makes the memory of a snapshot one file, where it is in more: see [`compact`]. Blocking. Soon after `stop` is set,
-    /// it gives up and leaves all as it was.
+    /// Makes the memory of a snapshot one file, where it is in more: see [`compact`]. Blocking.
+    /// Soon after `stop` is set, it gives up and leaves all as it was.
     ///
     /// # Errors
     /// As [`compact`]; also when it was stopped.
@@ -196,8 +216,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         flat::compact_until(snapshot, stop)
     }
 
-    /// Keeps what restores of a snapshot share of its memory for as long as the answer lives, so that the next one finds
-    /// what the last one read. Blocking, for a moment.
+    /// Keeps what restores of a snapshot share of its memory for as long as the answer lives, so
+    /// that the next one finds what the last one read. Blocking, for a moment.
     ///
     /// # Errors
     /// What the system said; restores are as right without.
@@ -205,24 +225,26 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         Ok(Held::default())
     }
 
-    /// Takes over the VM in `dir` that an earlier run of this program started.
-    /// `None` if no process of it lives and its guest did not end by itself; then nothing but files is left of it. A process whose boot or restore
-    /// was cut short is ended, and counts as none. A VM whose guest ended meanwhile is found: its
-    /// [`wait`](Vm::wait) tells why.
+    /// Takes over the VM in `dir` that an earlier run of this program started. `None` if no process
+    /// of it lives and its guest did not end by itself; then nothing but files is left of it. A
+    /// process whose boot or restore was cut short is ended, and counts as none. A VM whose guest
+    /// ended meanwhile is found: its [`wait`](Vm::wait) tells why.
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>>;
 
-    /// Ends whatever process of the VM in `dir` lives, even one that answers no more or was never heard of.
-    /// Returns when it is gone; leaves the files. Idempotent.
+    /// Ends whatever process of the VM in `dir` lives, even one that answers no more or was never
+    /// heard of. Returns when it is gone; leaves the files. Idempotent.
     async fn destroy(&self, dir: &Path) -> Result<()>;
 }
 
-/// See [`Driver::hold`]. Drivers that map the files themselves share the cache of the file system, and need nothing.
+/// See [`Driver::hold`]. Drivers that map the files themselves share the cache of the file system,
+/// and need nothing.
 #[derive(Debug, Default)]
 pub struct Held {
     _device: Option<linux::loopdev::LoopDevice>,
 }
 
-/// One running virtual machine. Dropping it leaves the process alone, so that a restart can adopt it.
+/// One running virtual machine. Dropping it leaves the process alone, so that a restart can adopt
+/// it.
 #[async_trait]
 pub trait Vm: Send + Sync + std::fmt::Debug {
     fn pid(&self) -> u32;
@@ -233,29 +255,33 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// Starts the virtual CPUs again. Idempotent.
     async fn resume(&self) -> Result<()>;
 
-    /// Writes memory and device state of the paused VM into the empty directory `dir`, which the caller
-    /// makes durable and shows nobody else (mode 0700). The VM stays paused, also after an error, which leaves `dir`
-    /// empty. Files may share their content with files in the directory of the VM and of other snapshots, so nobody
-    /// may change them. Of a restored VM it may be only the memory that was written since, over a second name of
-    /// what it was restored from; [`compact`] makes that one file. Dropping the future does not stop the work: a
+    /// Writes memory and device state of the paused VM into the empty directory `dir`, which the
+    /// caller makes durable and shows nobody else (mode 0700). The VM stays paused, also after an
+    /// error, which leaves `dir` empty. Files may share their content with files in the directory
+    /// of the VM and of other snapshots, so nobody may change them. Of a restored VM it may be only
+    /// the memory that was written since, over a second name of what it was restored from;
+    /// [`compact`] makes that one file. Dropping the future does not stop the work: a
     /// [`resume`](Vm::resume) waits for its end.
     async fn snapshot(&self, dir: &Path, then: Then) -> Result<()>;
 
-    /// Ends the process, at once and without asking the guest. Returns when it is reaped. Idempotent.
+    /// Ends the process, at once and without asking the guest. Returns when it is reaped.
+    /// Idempotent.
     async fn kill(&self) -> Result<()>;
 
     /// Waits until the VM has ended, however that came about. Can be called any number of times.
     async fn wait(&self) -> Exit;
 
-    /// What the guest wrote to its serial console and nobody has read yet, at most some 64 KiB: older
-    /// output is dropped. Reading takes it away. Written by the guest, so hostile.
+    /// What the guest wrote to its serial console and nobody has read yet, at most some 64 KiB:
+    /// older output is dropped. Reading takes it away. Written by the guest, so hostile.
     async fn console(&self) -> Vec<u8>;
 
-    /// What the guest says of its memory; `None` while it says nothing, or where the engine cannot ask it.
+    /// What the guest says of its memory; `None` while it says nothing, or where the engine cannot
+    /// ask it.
     async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
         Ok(None)
     }
 }
 
-/// Address of every guest; each has a network namespace of its own, so they never meet (the original Wrenn's plan).
+/// Address of every guest; each has a network namespace of its own, so they never meet (the
+/// original Wrenn's plan).
 pub const GUEST_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);

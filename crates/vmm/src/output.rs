@@ -1,10 +1,11 @@
 //! What a VMM writes to its standard error: a pipe in the kernel, of which the last words are kept.
 //!
-//! A guest can make its VMM complain for ever, so this is no file that grows. The pipe (`linux::fifo`) has a name in the
-//! directory of the VM, so the next run of this program finds it again, and the VMM holds it open for both directions: it
-//! never waits for a reader and gets no signal for the lack of one. What does not fit until somebody reads is lost. Whoever
-//! watches the VM reads now and then ([`EVERY`]), one pipe full each time, which bounds the work as well. What was written
-//! by a VMM that ended while no agent ran is lost with it.
+//! A guest can make its VMM complain for ever, so this is no file that grows. The pipe
+//! (`linux::fifo`) has a name in the directory of the VM, so the next run of this program finds it
+//! again, and the VMM holds it open for both directions: it never waits for a reader and gets no
+//! signal for the lack of one. What does not fit until somebody reads is lost. Whoever watches the
+//! VM reads now and then ([`EVERY`]), one pipe full each time, which bounds the work as well. What
+//! was written by a VMM that ended while no agent ran is lost with it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -53,22 +54,31 @@ impl Output {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => linux::fifo::make(&path)?,
         }
-        Ok((Self::of(Source::Pipe(linux::fifo::open(&path)?)), linux::fifo::open(&path)?.into()))
+        Ok((
+            Self::of(Source::Pipe(linux::fifo::open(&path)?)),
+            linux::fifo::open(&path)?.into(),
+        ))
     }
 
-    /// Opens the one of a VM that an earlier run of this program started; `log` is its name where that is a file.
+    /// Opens the one of a VM that an earlier run of this program started; `log` is its name where
+    /// that is a file.
     pub(crate) fn adopt(vm_dir: &Path, name: &str, log: &str) -> Self {
         let pipe = linux::fifo::open(&vm_dir.join(name)).map(Source::Pipe);
         Self::of(pipe.unwrap_or_else(|_| Source::Log(vm_dir.join(log))))
     }
 
     fn of(source: Source) -> Self {
-        Self { source, kept: Mutex::default() }
+        Self {
+            source,
+            kept: Mutex::default(),
+        }
     }
 
     /// Takes what is in the pipe, so that there is room for what comes.
     pub(crate) fn drain(&self) {
-        let Source::Pipe(pipe) = &self.source else { return };
+        let Source::Pipe(pipe) = &self.source else {
+            return;
+        };
         let mut read = Vec::new();
         // An error is that there is no more.
         let _ = pipe.take(PIPE).read_to_end(&mut read);
@@ -84,7 +94,10 @@ impl Output {
         if let Source::Log(log) = &self.source {
             return last_words(log);
         }
-        let text = printable(&self.kept.lock().unwrap_or_else(PoisonError::into_inner), LOG_TAIL);
+        let text = printable(
+            &self.kept.lock().unwrap_or_else(PoisonError::into_inner),
+            LOG_TAIL,
+        );
         (!text.is_empty()).then_some(text)
     }
 }
@@ -110,17 +123,33 @@ mod tests {
         writer.write_all(b"\nSegmentation fault\n").unwrap();
         assert!(output.last_words().unwrap().ends_with("Segmentation fault"));
         assert!(output.kept.lock().unwrap().len() <= KEPT);
-        assert_eq!(std::fs::metadata(dir.path().join(STDERR)).unwrap().len(), 0, "nothing is on disk");
+        assert_eq!(
+            std::fs::metadata(dir.path().join(STDERR)).unwrap().len(),
+            0,
+            "nothing is on disk"
+        );
     }
 
     #[test]
     fn next_run_finds_pipe_or_log_of_earlier_version() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("qemu.log"), "as it was before").unwrap();
-        assert_eq!(Output::adopt(dir.path(), STDERR, "qemu.log").last_words().unwrap(), "as it was before");
+        assert_eq!(
+            Output::adopt(dir.path(), STDERR, "qemu.log")
+                .last_words()
+                .unwrap(),
+            "as it was before"
+        );
         let (first, writer) = Output::create(dir.path(), STDERR).unwrap();
         drop(first);
-        File::from(writer.try_clone().unwrap()).write_all(b"while nobody read").unwrap();
-        assert_eq!(Output::adopt(dir.path(), STDERR, "qemu.log").last_words().unwrap(), "while nobody read");
+        File::from(writer.try_clone().unwrap())
+            .write_all(b"while nobody read")
+            .unwrap();
+        assert_eq!(
+            Output::adopt(dir.path(), STDERR, "qemu.log")
+                .last_words()
+                .unwrap(),
+            "while nobody read"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The process of a VM: started, noticed when it ends, brought to its end, and asked for its last words.
+//! The process of a VM: started, noticed when it ends, brought to its end, and asked for its last
+//! words.
 
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,18 +15,25 @@ use crate::console::printable;
 use crate::jail::{self, Needs};
 use crate::{Error, Result, VmConfig};
 
-/// The VMM is killed for memory before the agent is, which can take the loss of a VM (proc(5), oom_score_adj).
+/// The VMM is killed for memory before the agent is, which can take the loss of a VM (proc(5),
+/// oom_score_adj).
 pub(crate) const OOM_SCORE_ADJ: i32 = 500;
 
 /// Characters of a log that go into an error.
 pub(crate) const LOG_TAIL: usize = 400;
 
-/// Time that the kernel may take to clear away a killed process: seconds for much memory on a busy host.
+/// Time that the kernel may take to clear away a killed process: seconds for much memory on a busy
+/// host.
 const REAP: Duration = Duration::from_secs(60);
 
-/// Starts the process of a VM, in its jail if it has one; `install` says what to do where the program is missing. The
-/// directory in [`Needs::run`] is there by now.
-pub(crate) async fn start(spawn: Spawn, config: &VmConfig, needs: Needs, install: &str) -> Result<Process> {
+/// Starts the process of a VM, in its jail if it has one; `install` says what to do where the
+/// program is missing. The directory in [`Needs::run`] is there by now.
+pub(crate) async fn start(
+    spawn: Spawn,
+    config: &VmConfig,
+    needs: Needs,
+    install: &str,
+) -> Result<Process> {
     let program = spawn.program.display().to_string();
     let hint = match &config.net {
         Some(net) => format!("it and the network namespace {} must exist", net.netns),
@@ -35,18 +43,32 @@ pub(crate) async fn start(spawn: Spawn, config: &VmConfig, needs: Needs, install
     let started = tokio::task::spawn_blocking(move || {
         let jail = jail::make(&config, &spawn.program, &needs)?;
         fail::fail_point!("vmm::jail-made");
-        let process = Spawn { jail, ..spawn }.spawn().map_err(|source| Error::Start { program, hint, source })?;
+        let process = Spawn { jail, ..spawn }
+            .spawn()
+            .map_err(|source| Error::Start {
+                program,
+                hint,
+                source,
+            })?;
         fail::fail_point!("vmm::process-started");
         Ok(process)
     });
-    started.await.unwrap_or_else(|failed| Err(Error::Jail(io::Error::other(failed))))
+    started
+        .await
+        .unwrap_or_else(|failed| Err(Error::Jail(io::Error::other(failed))))
 }
 
-/// Runs to the end even if the caller loses interest, so that a process is either ended or adoptable.
-pub(crate) async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+/// Runs to the end even if the caller loses interest, so that a process is either ended or
+/// adoptable.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     match tokio::spawn(work).await {
         Ok(result) => result,
-        Err(failed) => Err(Error::Refused { command: "the start of a VM".into(), reason: failed.to_string() }),
+        Err(failed) => Err(Error::Refused {
+            command: "the start of a VM".into(),
+            reason: failed.to_string(),
+        }),
     }
 }
 
@@ -70,11 +92,18 @@ pub(crate) async fn ended(process: &Arc<Process>) -> io::Result<Ended> {
 pub(crate) async fn end(process: impl Into<Arc<Process>>) -> Result<()> {
     let process = process.into();
     let pid = process.pid();
-    let failed = |source| Error::Io { action: "end the process in", path: format!("/proc/{pid}").into(), source };
+    let failed = |source| Error::Io {
+        action: "end the process in",
+        path: format!("/proc/{pid}").into(),
+        source,
+    };
     process.kill().map_err(failed)?;
     match tokio::time::timeout(REAP, ended(&process)).await {
         Ok(ended) => ended.map(drop).map_err(failed),
-        Err(_elapsed) => Err(Error::Timeout { command: "SIGKILL".into(), seconds: REAP.as_secs() }),
+        Err(_elapsed) => Err(Error::Timeout {
+            command: "SIGKILL".into(),
+            seconds: REAP.as_secs(),
+        }),
     }
 }
 

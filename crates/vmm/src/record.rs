@@ -1,9 +1,9 @@
-//! `vm.json`: which process is the VM, and how it was started. It is in a directory that the VMM does not see, so what it
-//! says is true, whatever the process says of itself.
+//! `vm.json`: which process is the VM, and how it was started. It is in a directory that the VMM
+//! does not see, so what it says is true, whatever the process says of itself.
 //!
-//! Written under another name and renamed, so it is whole or absent if this process dies. It need not outlive
-//! the machine, since the process does not either, and so is not synced. What else is in it is the driver's;
-//! a record of one driver is none to another.
+//! Written under another name and renamed, so it is whole or absent if this process dies. It need
+//! not outlive the machine, since the process does not either, and so is not synced. What else is
+//! in it is the driver's; a record of one driver is none to another.
 
 use std::fs;
 use std::io;
@@ -42,12 +42,20 @@ pub(crate) fn remove(dir: &Path) -> io::Result<()> {
 pub(crate) fn read<R: Record>(dir: &Path) -> io::Result<Option<R>> {
     match fs::read(dir.join(NAME)) {
         Ok(content) => Ok(serde_json::from_slice(&content).ok()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
 
-/// The process of the VM in `dir`, if it lives, and its record, unless its start never got that far.
+/// The process of the VM in `dir`, if it lives, and its record, unless its start never got that
+/// far.
 pub(crate) async fn find<R: Record>(dir: &Path) -> Result<Option<(Process, Option<R>)>> {
     blocking(dir, look_for).await
 }
@@ -59,17 +67,28 @@ pub(crate) async fn recorded<R: Record>(dir: &Path) -> Result<Option<(Process, R
 
 async fn blocking<T: Send + 'static>(dir: &Path, look: fn(&Path) -> io::Result<T>) -> Result<T> {
     let owned = dir.to_owned();
-    let found = tokio::task::spawn_blocking(move || look(&owned)).await.map_err(io::Error::other);
-    found.flatten().map_err(|source| Error::Io { action: "look for the VM of", path: dir.into(), source })
+    let found = tokio::task::spawn_blocking(move || look(&owned))
+        .await
+        .map_err(io::Error::other);
+    found.flatten().map_err(|source| Error::Io {
+        action: "look for the VM of",
+        path: dir.into(),
+        source,
+    })
 }
 
 fn look_up<R: Record>(dir: &Path) -> io::Result<Option<(Process, R)>> {
-    let Some(record) = read::<R>(dir)? else { return Ok(None) };
-    let Some(process) = Process::adopt(record.identity())? else { return Ok(None) };
-    // What an earlier version wrote can name a stranger after a restart of the machine. Only then is the process asked:
-    // it can write over its command line.
+    let Some(record) = read::<R>(dir)? else {
+        return Ok(None);
+    };
+    let Some(process) = Process::adopt(record.identity())? else {
+        return Ok(None);
+    };
+    // What an earlier version wrote can name a stranger after a restart of the machine. Only then
+    // is the process asked: it can write over its command line.
     let is_ours = record.identity().is_unique()
-        || fs::read(format!("/proc/{}/cmdline", process.pid())).is_ok_and(|cmdline| R::is_of(&cmdline, dir));
+        || fs::read(format!("/proc/{}/cmdline", process.pid()))
+            .is_ok_and(|cmdline| R::is_of(&cmdline, dir));
     Ok(is_ours.then_some((process, record)))
 }
 
@@ -106,7 +125,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read::<Ours>(dir.path()).unwrap(), None);
         let identity = Identity::of(std::process::id()).unwrap().unwrap();
-        let record = Ours { identity: identity.clone(), vcpus: 2 };
+        let record = Ours {
+            identity: identity.clone(),
+            vcpus: 2,
+        };
         write(&record, dir.path()).unwrap();
         assert_eq!(read::<Ours>(dir.path()).unwrap(), Some(record));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -115,7 +137,17 @@ mod tests {
         assert!(process.pid() == std::process::id() && found.is_some());
         for boot_id in [None, Some("another".to_owned())] {
             // By its command line it is no VM of that directory.
-            write(&Ours { identity: Identity { boot_id, ..identity.clone() }, vcpus: 2 }, dir.path()).unwrap();
+            write(
+                &Ours {
+                    identity: Identity {
+                        boot_id,
+                        ..identity.clone()
+                    },
+                    vcpus: 2,
+                },
+                dir.path(),
+            )
+            .unwrap();
             assert!(look_for::<Ours>(dir.path()).unwrap().is_none());
         }
         fs::write(dir.path().join(NAME), b"{\"of\": \"another driver\"}").unwrap();

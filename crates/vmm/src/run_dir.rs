@@ -1,16 +1,17 @@
 //! The directory that a VMM may write to, and its working directory: for sockets and small files.
 //!
-//! It is [`RUN`] in the directory of the VM, as the VMM sees it. Where the VMM is in a jail, it is a file system in memory
-//! of its own, of bounded size and number of files, that is attached in the jail alone. Nothing of it is on the host's
-//! disk and it has no name there: it goes with the VMM, so nothing has to be unmounted, found after a crash or walked.
+//! It is [`RUN`] in the directory of the VM, as the VMM sees it. Where the VMM is in a jail, it is
+//! a file system in memory of its own, of bounded size and number of files, that is attached in the
+//! jail alone. Nothing of it is on the host's disk and it has no name there: it goes with the VMM,
+//! so nothing has to be unmounted, found after a crash or walked.
 //!
 //! ```text
 //!   boot, restore   made, kept open by its descriptor, attached in the jail
 //!   adoption        found as the working directory of the VMM, if it is the one that `vm.json` names
 //!   end             the kernel drops it with the jail and the last descriptor
 //! ```
-//! VMs of earlier versions, and those without a jail, have a directory on disk; `vm.json` names none then. Either way its
-//! names belong to the VMM, so we use it as an [`UntrustedDir`] only.
+//! VMs of earlier versions, and those without a jail, have a directory on disk; `vm.json` names
+//! none then. Either way its names belong to the VMM, so we use it as an [`UntrustedDir`] only.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -27,14 +28,15 @@ use crate::VmConfig;
 /// Its name in the directory of the VM, which [`path`] gives to the VMM and nobody else uses.
 const RUN: &str = "run";
 
-/// Most bytes in it: the largest state of devices that a VMM may write ([`STATE_LIMIT`]), and as much again for one that
-/// is being replaced. They count as memory of the VMM.
+/// Most bytes in it: the largest state of devices that a VMM may write ([`STATE_LIMIT`]), and as
+/// much again for one that is being replaced. They count as memory of the VMM.
 const BYTES: u64 = 2 * STATE_LIMIT;
 
 /// Most files in it: sockets, the number of the process, links and states, some ten.
 const INODES: u64 = 64;
 
-/// Most bytes of a state of devices. They take some 100 KiB; a VMM that was taken over could write anything.
+/// Most bytes of a state of devices. They take some 100 KiB; a VMM that was taken over could write
+/// anything.
 pub(crate) const STATE_LIMIT: u64 = 16 << 20;
 
 /// The directory of one VM.
@@ -61,7 +63,8 @@ impl RunDir {
         untrusted_dir::remove_tree(&path)?;
         match &config.jail {
             Some(jail) => {
-                let dir = UntrustedDir::from(linux::jail::memory_dir(jail.uid, jail.gid, BYTES, INODES)?);
+                let dir =
+                    UntrustedDir::from(linux::jail::memory_dir(jail.uid, jail.gid, BYTES, INODES)?);
                 let identity = Some(dir.identity()?);
                 Ok(Self { dir, identity })
             }
@@ -77,18 +80,28 @@ impl RunDir {
     /// # Errors
     /// `NotFound` when there is none.
     pub(crate) fn on_disk(vm_dir: &Path) -> io::Result<Self> {
-        Ok(Self { dir: UntrustedDir::open(&path(vm_dir))?, identity: None })
+        Ok(Self {
+            dir: UntrustedDir::open(&path(vm_dir))?,
+            identity: None,
+        })
     }
 
     /// Finds the one of a VM that an earlier run of this program started.
     ///
     /// # Errors
     /// `NotFound` when its process is gone, `PermissionDenied` when that has left the directory.
-    pub(crate) fn adopt(vm_dir: &Path, process: &Process, recorded: Option<DirIdentity>) -> io::Result<Self> {
+    pub(crate) fn adopt(
+        vm_dir: &Path,
+        process: &Process,
+        recorded: Option<DirIdentity>,
+    ) -> io::Result<Self> {
         match recorded {
             Some(identity) => {
                 let dir = UntrustedDir::working_dir_of(process.pid(), identity)?;
-                Ok(Self { dir, identity: Some(identity) })
+                Ok(Self {
+                    dir,
+                    identity: Some(identity),
+                })
             }
             None => Self::on_disk(vm_dir),
         }
@@ -104,7 +117,9 @@ impl RunDir {
     /// # Errors
     /// When there are no more descriptors.
     pub(crate) fn mount(&self) -> io::Result<Option<OwnedFd>> {
-        self.identity.map(|_| self.dir.as_fd().try_clone_to_owned()).transpose()
+        self.identity
+            .map(|_| self.dir.as_fd().try_clone_to_owned())
+            .transpose()
     }
 }
 
@@ -116,8 +131,8 @@ impl Deref for RunDir {
     }
 }
 
-/// The directory of ours in which a VMM finds the files that it is to fill with the memory of its guest, which is too much
-/// for [`RunDir`]. It can open them, and make, rename or remove none.
+/// The directory of ours in which a VMM finds the files that it is to fill with the memory of its
+/// guest, which is too much for [`RunDir`]. It can open them, and make, rename or remove none.
 pub(crate) const OUT: &str = "out";
 
 /// Creates [`OUT`] in the directory of a VM, empty. Idempotent.
@@ -148,7 +163,12 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 1 << 20 },
+            disk: Disk {
+                path: "/d".into(),
+                format: DiskFormat::Raw,
+                base: None,
+                size_bytes: 1 << 20,
+            },
             modules: None,
             net: None,
             jail,
@@ -160,16 +180,39 @@ mod tests {
         let vm = tempfile::tempdir().unwrap();
         // What a VM of an earlier version left.
         fs::create_dir_all(path(vm.path()).join("deep/deeper")).unwrap();
-        let jail = Jail { uid: 7, gid: 7, cgroup: None, disk: Default::default() };
+        let jail = Jail {
+            uid: 7,
+            gid: 7,
+            cgroup: None,
+            disk: Default::default(),
+        };
         let run = RunDir::create(&config(vm.path(), Some(jail))).unwrap();
-        assert_eq!((run.owner().unwrap(), fs::read_dir(vm.path()).unwrap().count()), (7, 0));
+        assert_eq!(
+            (
+                run.owner().unwrap(),
+                fs::read_dir(vm.path()).unwrap().count()
+            ),
+            (7, 0)
+        );
         let mut file = run.create_file("state").unwrap();
         let piece = vec![1; 1 << 20];
-        let full = (0..).find_map(|number| file.write_all(&piece).err().map(|error| (number, error))).unwrap();
-        assert_eq!((full.0, full.1.kind()), (BYTES >> 20, io::ErrorKind::StorageFull));
-        let full = (0..).find_map(|number| run.create_file(&format!("f{number}")).err().map(|error| (number, error)));
+        let full = (0..)
+            .find_map(|number| file.write_all(&piece).err().map(|error| (number, error)))
+            .unwrap();
+        assert_eq!(
+            (full.0, full.1.kind()),
+            (BYTES >> 20, io::ErrorKind::StorageFull)
+        );
+        let full = (0..).find_map(|number| {
+            run.create_file(&format!("f{number}"))
+                .err()
+                .map(|error| (number, error))
+        });
         let (number, error) = full.unwrap();
-        assert!(number < INODES && error.kind() == io::ErrorKind::StorageFull, "{number}: {error}");
+        assert!(
+            number < INODES && error.kind() == io::ErrorKind::StorageFull,
+            "{number}: {error}"
+        );
     }
 
     #[test]
@@ -177,10 +220,20 @@ mod tests {
         let vm = tempfile::tempdir().unwrap();
         let run = RunDir::create(&config(vm.path(), None)).unwrap();
         run.create_file("file").unwrap();
-        assert_eq!((run.recorded(), run.mount().unwrap().is_none()), (None, true));
-        let spawn = linux::process::Spawn { program: "sleep".into(), args: vec!["60".into()], ..Default::default() };
+        assert_eq!(
+            (run.recorded(), run.mount().unwrap().is_none()),
+            (None, true)
+        );
+        let spawn = linux::process::Spawn {
+            program: "sleep".into(),
+            args: vec!["60".into()],
+            ..Default::default()
+        };
         let process = spawn.spawn().unwrap();
-        RunDir::adopt(vm.path(), &process, None).unwrap().open_file("file").unwrap();
+        RunDir::adopt(vm.path(), &process, None)
+            .unwrap()
+            .open_file("file")
+            .unwrap();
         process.kill().unwrap();
         process.wait(std::time::Duration::from_secs(10)).unwrap();
     }

@@ -1,11 +1,12 @@
 //! A checksum of flat memory, which the file itself carries.
 //!
-//! Flat memory has many names: its snapshot's, one of each VM over it, and those of their snapshots. So its checksum is an
-//! extended attribute of the file, given once nothing writes to it any more. A copy has none, nor has a file where the
-//! file system knows no attributes; these are taken as they are.
+//! Flat memory has many names: its snapshot's, one of each VM over it, and those of their
+//! snapshots. So its checksum is an extended attribute of the file, given once nothing writes to it
+//! any more. A copy has none, nor has a file where the file system knows no attributes; these are
+//! taken as they are.
 //!
-//! It is compared before the first guest of a run of this program goes on over the file, and again when the file has been
-//! changed since. Each time would make every restore as slow as a copy.
+//! It is compared before the first guest of a run of this program goes on over the file, and again
+//! when the file has been changed since. Each time would make every restore as slow as a copy.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -46,7 +47,9 @@ pub(crate) fn seal(path: &Path) -> io::Result<()> {
 
 /// Whether [`seal`] has nothing to do.
 pub(crate) fn is_sealed(path: &Path) -> bool {
-    File::open(path).and_then(|file| read(&file)).is_ok_and(|sum| sum.is_some())
+    File::open(path)
+        .and_then(|file| read(&file))
+        .is_ok_and(|sum| sum.is_some())
 }
 
 /// Compares the file with its checksum. Blocking, for as long as reading it takes the first time.
@@ -55,10 +58,18 @@ pub(crate) fn is_sealed(path: &Path) -> bool {
 /// `InvalidData` when it is not what it was, otherwise what the file system said.
 pub(crate) fn check(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
-    let Some(sealed) = read(&file)? else { return Ok(()) };
+    let Some(sealed) = read(&file)? else {
+        return Ok(());
+    };
     let meta = file.metadata()?;
-    let seen = (meta.dev(), meta.ino(), meta.len(), (meta.mtime(), meta.mtime_nsec()));
-    // Held while it is read: whoever comes meanwhile waits for the answer instead of reading it, too.
+    let seen = (
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        (meta.mtime(), meta.mtime_nsec()),
+    );
+    // Held while it is read: whoever comes meanwhile waits for the answer instead of reading it,
+    // too.
     let mut sound = SOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let sound = sound.get_or_insert_default();
     if sound.contains(&seen) {
@@ -78,7 +89,10 @@ fn read(file: &File) -> io::Result<Option<u32>> {
     match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut sum) {
         Ok(4) => Ok(Some(u32::from_be_bytes(sum))),
         // Not ours, or a later version's.
-        Ok(_) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::RANGE) => Ok(None),
+        Ok(_)
+        | Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::RANGE) => {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -90,7 +104,9 @@ fn sum(file: &File) -> io::Result<u32> {
     for range in linux::sparse::data(file)? {
         let mut at = range.start;
         while at < range.end {
-            let part = usize::try_from(range.end - at).unwrap_or(BUFFER).min(BUFFER);
+            let part = usize::try_from(range.end - at)
+                .unwrap_or(BUFFER)
+                .min(BUFFER);
             file.read_exact_at(&mut buffer[..part], at)?;
             for (place, block) in (at..).step_by(BLOCK).zip(buffer[..part].chunks(BLOCK)) {
                 if block.iter().any(|byte| *byte != 0) {
@@ -125,7 +141,10 @@ mod tests {
         check(&path).unwrap();
         assert!(!is_sealed(&path));
         seal(&path).unwrap();
-        assert!(is_sealed(&path), "the tests need a file system with extended attributes");
+        assert!(
+            is_sealed(&path),
+            "the tests need a file system with extended attributes"
+        );
         check(&path).unwrap();
         for at in [0, 1 << 20, (1 << 20) + 4999, (3 << 20) - 1] {
             let file = File::options().read(true).write(true).open(&path).unwrap();
@@ -133,7 +152,11 @@ mod tests {
             file.read_exact_at(&mut byte, at).unwrap();
             file.write_all_at(&[byte[0] ^ 1], at).unwrap();
             let error = check(&path).unwrap_err();
-            assert!(error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"), "{error}");
+            assert!(
+                error.kind() == io::ErrorKind::InvalidData
+                    && error.to_string().contains("checksum"),
+                "{error}"
+            );
             file.write_all_at(&byte, at).unwrap();
             check(&path).unwrap();
         }
@@ -151,6 +174,9 @@ mod tests {
         io::copy(&mut File::open(&path).unwrap(), &mut to).unwrap();
         assert!(!is_sealed(&copy));
         // Where it has zeroes, the other has holes.
-        assert_eq!(sum(&File::open(&copy).unwrap()).unwrap(), sum(&File::open(&path).unwrap()).unwrap());
+        assert_eq!(
+            sum(&File::open(&copy).unwrap()).unwrap(),
+            sum(&File::open(&path).unwrap()).unwrap()
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Starts that are under way in this program.
 //!
-//! A start goes on when its caller gives up, and for a moment it has no process yet that could be found. So who
-//! looks for the VM of a directory, to end it or to take it over, has to know of a start there.
+//! A start goes on when its caller gives up, and for a moment it has no process yet that could be
+//! found. So who looks for the VM of a directory, to end it or to take it over, has to know of a
+//! start there.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,14 @@ impl Starts {
     /// When there is one in that directory already.
     fn begin(&self, dir: &Path) -> Result<Start> {
         let added = self.0.send_if_modified(|dirs| dirs.insert(dir.to_owned()));
-        if added { Ok(Start { starts: self.clone(), dir: dir.to_owned() }) } else { Err(taken(dir)) }
+        if added {
+            Ok(Start {
+                starts: self.clone(),
+                dir: dir.to_owned(),
+            })
+        } else {
+            Err(taken(dir))
+        }
     }
 
     fn is_idle(&self, dir: &Path) -> bool {
@@ -87,15 +95,21 @@ impl Start {
 
 impl Drop for Start {
     fn drop(&mut self) {
-        self.starts.0.send_if_modified(|dirs| dirs.remove(&self.dir));
+        self.starts
+            .0
+            .send_if_modified(|dirs| dirs.remove(&self.dir));
     }
 }
 
-/// Refuses what an engine would take for "as you like", and a directory whose VM would lose its files.
+/// Refuses what an engine would take for "as you like", and a directory whose VM would lose its
+/// files.
 pub(crate) async fn check<R: Record>(config: &VmConfig) -> Result<()> {
     if config.vcpus == 0 || config.memory_mb == 0 {
         let reason = "it needs at least one vCPU and 1 MiB of memory".into();
-        return Err(Error::Refused { command: "the start of a VM".into(), reason });
+        return Err(Error::Refused {
+            command: "the start of a VM".into(),
+            reason,
+        });
     }
     match record::recorded::<R>(&config.dir).await? {
         Some(_) => Err(taken(&config.dir)),
@@ -105,8 +119,14 @@ pub(crate) async fn check<R: Record>(config: &VmConfig) -> Result<()> {
 
 /// What is said to who wants to start a second VM in a directory.
 fn taken(dir: &Path) -> Error {
-    let reason = format!("{} belongs to a VM that lives; end that first", dir.display());
-    Error::Refused { command: "the start of a VM".into(), reason }
+    let reason = format!(
+        "{} belongs to a VM that lives; end that first",
+        dir.display()
+    );
+    Error::Refused {
+        command: "the start of a VM".into(),
+        reason,
+    }
 }
 
 #[cfg(test)]

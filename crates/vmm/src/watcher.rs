@@ -8,7 +8,8 @@ use tokio::task::AbortHandle;
 
 use crate::{Error, Exit, Result};
 
-/// The task owns the decision about [`Exit`]; everybody else reads it here. It ends when this is dropped.
+/// The task owns the decision about [`Exit`]; everybody else reads it here. It ends when this is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     exit: watch::Receiver<Option<Exit>>,
@@ -21,7 +22,10 @@ impl Watcher {
         let task = tokio::spawn(async move {
             sender.send_replace(Some(watching.await));
         });
-        Self { exit, task: task.abort_handle() }
+        Self {
+            exit,
+            task: task.abort_handle(),
+        }
     }
 
     /// Waits for the end.
@@ -29,20 +33,36 @@ impl Watcher {
         // Only when the runtime is shutting down, or the task panicked.
         let gone = || Exit::Vmm("the task that watches it is gone".into());
         let mut exit = self.exit.clone();
-        exit.wait_for(Option::is_some).await.map_or(None, |exit| exit.clone()).unwrap_or_else(gone)
+        exit.wait_for(Option::is_some)
+            .await
+            .map_or(None, |exit| exit.clone())
+            .unwrap_or_else(gone)
     }
 
     /// The answer, unless the VM ends before it: then that is what there is to say.
-    pub(crate) async fn unless_ended<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn unless_ended<T>(
+        &self,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         tokio::select! {
             answer = answer => answer,
             _ = self.exit() => Err(Error::Ended),
         }
     }
 
-    /// Kills the process of the VM in `dir` and waits for the end; `action` says for people what that is.
-    pub(crate) async fn kill(&self, process: &Process, action: &'static str, dir: &Path) -> Result<()> {
-        process.kill().map_err(|source| Error::Io { action, path: dir.to_owned(), source })?;
+    /// Kills the process of the VM in `dir` and waits for the end; `action` says for people what
+    /// that is.
+    pub(crate) async fn kill(
+        &self,
+        process: &Process,
+        action: &'static str,
+        dir: &Path,
+    ) -> Result<()> {
+        process.kill().map_err(|source| Error::Io {
+            action,
+            path: dir.to_owned(),
+            source,
+        })?;
         self.exit().await;
         Ok(())
     }

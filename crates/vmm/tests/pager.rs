@@ -1,7 +1,8 @@
-//! Memory in layers, served by a real pager in its jail to a process that plays the VMM, with a real userfaultfd.
+//! Memory in layers, served by a real pager in its jail to a process that plays the VMM, with a
+//! real userfaultfd.
 //!
-//! The VMM is this program once more ([`plays_a_vmm`]): it maps memory, hands its faults over as Firecracker does, and
-//! does what it is told on standard input, one line each. Needs root.
+//! The VMM is this program once more ([`plays_a_vmm`]): it maps memory, hands its faults over as
+//! Firecracker does, and does what it is told on standard input, one line each. Needs root.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -31,7 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The VMM; as a test it does nothing.
 #[test]
 fn plays_a_vmm() {
-    let Some(socket) = std::env::var_os(SOCKET) else { return };
+    let Some(socket) = std::env::var_os(SOCKET) else {
+        return;
+    };
     let whole = Region::new(BYTES).expect("userfaultfd");
     let pager = UnixStream::connect(socket).expect("the pager listens");
     let describe = |offset: usize, size: usize| {
@@ -39,7 +42,11 @@ fn plays_a_vmm() {
             "page_size": 4096, "page_size_kib": 4096})
     };
     // Told as two regions, as the memory of a large guest is.
-    let message = serde_json::json!([describe(0, BYTES / 4), describe(BYTES / 4, BYTES - BYTES / 4)]).to_string();
+    let message = serde_json::json!([
+        describe(0, BYTES / 4),
+        describe(BYTES / 4, BYTES - BYTES / 4)
+    ])
+    .to_string();
     descriptors::send(&pager, message.as_bytes(), &[whole.faults()]).expect("the pager takes it");
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split(' ').collect();
@@ -54,14 +61,20 @@ fn plays_a_vmm() {
                 "done".to_owned()
             }
             "write" => {
-                whole.write(number(1), &vec![u8::try_from(number(3)).expect("a byte"); number(2)]);
+                whole.write(
+                    number(1),
+                    &vec![u8::try_from(number(3)).expect("a byte"); number(2)],
+                );
                 "done".to_owned()
             }
             "discard" => {
                 whole.discard(number(1), number(2)).expect("it may go");
                 "done".to_owned()
             }
-            "present" => (0..PAGES).filter(|page| whole.is_present(page * 4096).expect("pagemap")).count().to_string(),
+            "present" => (0..PAGES)
+                .filter(|page| whole.is_present(page * 4096).expect("pagemap"))
+                .count()
+                .to_string(),
             other => panic!("what is {other}?"),
         };
         println!("\nanswer {answer}");
@@ -79,10 +92,18 @@ fn dump(memory: &Region, threads: usize) -> Vec<u8> {
         all
     };
     let all: Vec<Vec<u8>> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || read(thread))).collect();
-        running.into_iter().map(|thread| thread.join().expect("it reads")).collect()
+        let running: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || read(thread)))
+            .collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().expect("it reads"))
+            .collect()
     });
-    assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "threads read different pages");
+    assert!(
+        all.windows(2).all(|pair| pair[0] == pair[1]),
+        "threads read different pages"
+    );
     all.into_iter().next().expect("one thread at least")
 }
 
@@ -104,7 +125,8 @@ fn layered(base: &[Fill], generations: &[Vec<Fill>]) -> Layered {
     for &(page, count, byte) in base {
         let range = page * 4096..(page + count).min(PAGES) * 4096;
         model[range.clone()].fill(byte);
-        file.write_all_at(&model[range.clone()], range.start as u64).expect("it is written");
+        file.write_all_at(&model[range.clone()], range.start as u64)
+            .expect("it is written");
     }
     let mut seals = Vec::new();
     for (number, fills) in (1..).zip(generations) {
@@ -116,12 +138,21 @@ fn layered(base: &[Fill], generations: &[Vec<Fill>]) -> Layered {
         }
         let pages: Vec<usize> = (0..PAGES).filter(|page| written[*page]).collect();
         let mut content = b"WRENNDF1".to_vec();
-        for word in [BYTES, pages.len()].into_iter().chain(pages.iter().flat_map(|page| [page * 4096, 4096])) {
+        for word in [BYTES, pages.len()]
+            .into_iter()
+            .chain(pages.iter().flat_map(|page| [page * 4096, 4096]))
+        {
             content.extend((word as u64).to_le_bytes());
         }
         content.resize(content.len().next_multiple_of(4096), 0);
-        pages.iter().for_each(|page| content.extend(&model[page * 4096..(page + 1) * 4096]));
-        let name = if number == 1 { "memory.diff".to_owned() } else { format!("memory.diff.{number}") };
+        pages
+            .iter()
+            .for_each(|page| content.extend(&model[page * 4096..(page + 1) * 4096]));
+        let name = if number == 1 {
+            "memory.diff".to_owned()
+        } else {
+            format!("memory.diff.{number}")
+        };
         fs::write(dir.path().join(name), &content).expect("it is written");
         seals.push(serde_json::json!({"bytes": content.len(), "crc32": crc32fast::hash(&content)}));
     }
@@ -132,7 +163,8 @@ fn layered(base: &[Fill], generations: &[Vec<Fill>]) -> Layered {
 
 fn config(dir: &Path) -> VmConfig {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let user = 2_055_000_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
+    let user =
+        2_055_000_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
     fs::create_dir_all(dir.join("run")).expect("a directory");
     VmConfig {
         dir: dir.into(),
@@ -142,10 +174,20 @@ fn config(dir: &Path) -> VmConfig {
         kernel: "/k".into(),
         initramfs: "/i".into(),
         kernel_args: String::new(),
-        disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 4 << 20 },
+        disk: Disk {
+            path: "/d".into(),
+            format: DiskFormat::Raw,
+            base: None,
+            size_bytes: 4 << 20,
+        },
         modules: None,
         net: None,
-        jail: Some(Jail { uid: user, gid: user, cgroup: None, disk: DiskLimits::default() }),
+        jail: Some(Jail {
+            uid: user,
+            gid: user,
+            cgroup: None,
+            disk: DiskLimits::default(),
+        }),
     }
 }
 
@@ -162,7 +204,9 @@ impl Vm {
     async fn restore(snapshot: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let program = PathBuf::from(env!("CARGO_BIN_EXE_vmm-pager"));
-        let pager = pager::serve(&program, &config(dir.path()), snapshot).await.expect("a pager");
+        let pager = pager::serve(&program, &config(dir.path()), snapshot)
+            .await
+            .expect("a pager");
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["plays_a_vmm", "--exact", "--nocapture"])
             .env(SOCKET, dir.path().join("run/pager.sock"))
@@ -170,8 +214,17 @@ impl Vm {
             .stdout(Stdio::piped())
             .spawn()
             .expect("this program");
-        let (input, output) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
-        Self { child, input, output: BufReader::new(output), pager, dir }
+        let (input, output) = (
+            child.stdin.take().expect("a pipe"),
+            child.stdout.take().expect("a pipe"),
+        );
+        Self {
+            child,
+            input,
+            output: BufReader::new(output),
+            pager,
+            dir,
+        }
     }
 
     fn order(&mut self, order: &str) {
@@ -180,7 +233,9 @@ impl Vm {
 
     fn answer(&mut self) -> String {
         let mut lines = self.output.by_ref().lines().map_while(Result::ok);
-        lines.find_map(|line| line.strip_prefix("answer ").map(str::to_owned)).expect("the VMM answers")
+        lines
+            .find_map(|line| line.strip_prefix("answer ").map(str::to_owned))
+            .expect("the VMM answers")
     }
 
     fn ask(&mut self, order: &str) -> String {
@@ -197,8 +252,14 @@ impl Vm {
     fn assert_is(&mut self, model: &[u8], threads: usize) {
         let memory = self.dump(threads);
         let pages = memory.chunks(4096).zip(model.chunks(4096)).enumerate();
-        let differ: Vec<usize> = pages.filter(|(_, (a, b))| a != b).map(|(number, _)| number).collect();
-        assert!(memory.len() == model.len() && differ.is_empty(), "pages differ: {differ:?}");
+        let differ: Vec<usize> = pages
+            .filter(|(_, (a, b))| a != b)
+            .map(|(number, _)| number)
+            .collect();
+        assert!(
+            memory.len() == model.len() && differ.is_empty(),
+            "pages differ: {differ:?}"
+        );
     }
 
     fn process(&self) -> Process {
@@ -211,17 +272,29 @@ impl Vm {
         let pager = self.process();
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
-        assert!(pager.wait(PATIENCE).expect("it can be watched").is_some(), "the pager outlives its VMM");
+        assert!(
+            pager.wait(PATIENCE).expect("it can be watched").is_some(),
+            "the pager outlives its VMM"
+        );
         // The pipe is still held open by what knows the pager.
         let mut said = linux::fifo::open(&self.dir.path().join("pager.stderr")).expect("a pipe");
         let mut words = [0; 4096];
-        let nothing = said.read(&mut words).map(|length| String::from_utf8_lossy(&words[..length]).into_owned());
-        assert_eq!(nothing.expect_err("it has complained").kind(), std::io::ErrorKind::WouldBlock);
+        let nothing = said
+            .read(&mut words)
+            .map(|length| String::from_utf8_lossy(&words[..length]).into_owned());
+        assert_eq!(
+            nothing.expect_err("it has complained").kind(),
+            std::io::ErrorKind::WouldBlock
+        );
     }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 fn fills() -> impl Strategy<Value = Vec<Fill>> {
@@ -232,12 +305,16 @@ fn fills() -> impl Strategy<Value = Vec<Fill>> {
 #[test]
 fn every_page_is_right_over_generations() {
     let runtime = runtime();
-    let mut runner = TestRunner::new(ProptestConfig { cases: 8, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 8,
+        ..ProptestConfig::default()
+    });
     let histories = (fills(), prop::collection::vec(fills(), 1..5), fills());
     let checked = runner.run(&histories, |(base, generations, after)| {
         let mut layered = layered(&base, &generations);
         let mut vm = runtime.block_on(Vm::restore(layered.dir.path()));
-        // Some pages are written before anybody has read them, and some given back, which are zeroes then.
+        // Some pages are written before anybody has read them, and some given back, which are
+        // zeroes then.
         for &(page, count, byte) in &after {
             let (at, length) = (page * 4096, ((page + count).min(PAGES) - page) * 4096);
             match byte {
@@ -256,9 +333,12 @@ fn every_page_is_right_over_generations() {
 #[test]
 fn many_threads_touch_everything_at_once() {
     let runtime = runtime();
-    let base: Vec<Fill> =
-        (0..PAGES / 8).map(|number| (number * 8, 5, u8::try_from(number % 251).unwrap_or(0))).collect();
-    let diff: Vec<Fill> = (0..PAGES / 16).map(|number| (number * 16 + 3, 4, 255)).collect();
+    let base: Vec<Fill> = (0..PAGES / 8)
+        .map(|number| (number * 8, 5, u8::try_from(number % 251).unwrap_or(0)))
+        .collect();
+    let diff: Vec<Fill> = (0..PAGES / 16)
+        .map(|number| (number * 16 + 3, 4, 255))
+        .collect();
     let layered = layered(&base, &[diff]);
     let mut vm = runtime.block_on(Vm::restore(layered.dir.path()));
     vm.assert_is(&layered.model, 8);
@@ -275,12 +355,15 @@ fn what_one_guest_touched_is_there_for_the_next_before_it_asks() {
     for page in [3, 120, 700] {
         first.ask(&format!("touch {}", page * 4096));
     }
-    // Each brings the eight pages that it is one of, as far as they come from one file, and no more.
+    // Each brings the eight pages that it is one of, as far as they come from one file, and no
+    // more.
     until("pages around", || first.ask("present") == "24");
     until("a working set", || kept.exists());
     first.end();
     let mut second = runtime.block_on(Vm::restore(layered.dir.path()));
-    until("pages that nobody asked for", || second.ask("present") == "24");
+    until("pages that nobody asked for", || {
+        second.ask("present") == "24"
+    });
     second.assert_is(&layered.model, 2);
     second.end();
     // Damaged, it is of no use, and does no harm.
@@ -324,11 +407,22 @@ fn a_pager_whose_start_is_given_up_ends() {
     let layered = layered(&[(0, 5, 9)], &[vec![(100, 50, 7)]]);
     let dir = tempfile::tempdir().expect("a directory");
     let program = PathBuf::from(env!("CARGO_BIN_EXE_vmm-pager"));
-    let pager = runtime.block_on(pager::serve(&program, &config(dir.path()), layered.dir.path())).expect("a pager");
-    let process = Process::adopt(pager.identity().expect("it lives")).expect("/proc").expect("it lives");
+    let pager = runtime
+        .block_on(pager::serve(
+            &program,
+            &config(dir.path()),
+            layered.dir.path(),
+        ))
+        .expect("a pager");
+    let process = Process::adopt(pager.identity().expect("it lives"))
+        .expect("/proc")
+        .expect("it lives");
     // As when this program dies: nobody holds the other end of its standard input.
     drop(runtime);
-    assert!(process.wait(PATIENCE).expect("it can be watched").is_some(), "it waits for nobody");
+    assert!(
+        process.wait(PATIENCE).expect("it can be watched").is_some(),
+        "it waits for nobody"
+    );
 }
 
 #[test]
@@ -341,15 +435,27 @@ fn damage_is_told_before_anything_runs() {
         fs::write(&path, content).expect("it can be written");
         let dir = tempfile::tempdir().expect("a directory");
         let program = PathBuf::from(env!("CARGO_BIN_EXE_vmm-pager"));
-        runtime.block_on(pager::serve(&program, &config(dir.path()), layered.dir.path())).expect_err("it is damaged")
+        runtime
+            .block_on(pager::serve(
+                &program,
+                &config(dir.path()),
+                layered.dir.path(),
+            ))
+            .expect_err("it is damaged")
     };
     for at in [0, 9, 20, 30, 41, good.len() - 1] {
         let mut bad = good.clone();
         bad[at] ^= 1;
         let error = restore(&bad);
-        assert!(matches!(&error, vmm::Error::BadSnapshot { reason, .. } if reason.contains("checksum")), "{error:?}");
+        assert!(
+            matches!(&error, vmm::Error::BadSnapshot { reason, .. } if reason.contains("checksum")),
+            "{error:?}"
+        );
     }
-    assert!(matches!(restore(&good[..good.len() - 1]), vmm::Error::BadSnapshot { .. }));
+    assert!(matches!(
+        restore(&good[..good.len() - 1]),
+        vmm::Error::BadSnapshot { .. }
+    ));
     fs::write(&path, &good).expect("it can be written");
     let mut vm = runtime.block_on(Vm::restore(layered.dir.path()));
     vm.assert_is(&layered.model, 1);

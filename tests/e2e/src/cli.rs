@@ -37,7 +37,13 @@ impl Finished {
     /// Panics with everything that is known unless the command succeeded.
     #[must_use]
     pub fn succeeded(self) -> Self {
-        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.text(), self.stderr);
+        assert_eq!(
+            self.code,
+            0,
+            "stdout: {}\nstderr: {}",
+            self.text(),
+            self.stderr
+        );
         self
     }
 
@@ -66,13 +72,24 @@ impl Wrenn {
 
     /// Runs the command to its end.
     pub fn run<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Finished {
-        let child = self.command(args).spawn().expect("the wrenn command starts");
+        let child = self
+            .command(args)
+            .spawn()
+            .expect("the wrenn command starts");
         finish(child)
     }
 
     /// Runs the command with `input` on its standard input.
-    pub fn run_with_input<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>, input: &[u8]) -> Finished {
-        let mut child = self.command(args).stdin(Stdio::piped()).spawn().expect("the wrenn command starts");
+    pub fn run_with_input<I: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = I>,
+        input: &[u8],
+    ) -> Finished {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("the wrenn command starts");
         let mut stdin = child.stdin.take().expect("stdin is piped");
         let input = input.to_vec();
         let writer = std::thread::spawn(move || stdin.write_all(&input));
@@ -85,7 +102,10 @@ impl Wrenn {
     /// A new sandbox, running; its id.
     #[must_use]
     pub fn create(&self, args: &[&str]) -> String {
-        let created = self.run([&["create", "--json"], args].concat()).succeeded().json();
+        let created = self
+            .run([&["create", "--json"], args].concat())
+            .succeeded()
+            .json();
         assert_eq!(created["status"], "running", "{created}");
         created["id"].as_str().expect("an id").to_owned()
     }
@@ -105,7 +125,12 @@ impl Wrenn {
     /// Every sandbox, in whatever state.
     #[must_use]
     pub fn all(&self) -> Vec<Value> {
-        self.run(["ls", "--all", "--json"]).succeeded().json().as_array().expect("an array").clone()
+        self.run(["ls", "--all", "--json"])
+            .succeeded()
+            .json()
+            .as_array()
+            .expect("an array")
+            .clone()
     }
 
     pub fn rm(&self, id: &str) {
@@ -116,7 +141,10 @@ impl Wrenn {
 fn finish(child: Child) -> Finished {
     use std::os::unix::process::ExitStatusExt;
     let output = child.wait_with_output().expect("the wrenn command ends");
-    let code = output.status.code().or_else(|| output.status.signal().map(|signal| 128 + signal));
+    let code = output
+        .status
+        .code()
+        .or_else(|| output.status.signal().map(|signal| 128 + signal));
     Finished {
         code: code.unwrap_or(-1),
         stdout: output.stdout,

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Names of processes, network namespaces, links, mounts, loop and device-mapper devices and cgroups.
+/// Names of processes, network namespaces, links, mounts, loop and device-mapper devices and
+/// cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftovers(BTreeSet<String>);
 
@@ -24,8 +25,8 @@ impl Leftovers {
         Self(all)
     }
 
-    /// Panics with the list of what is there now and was not there when `self` was listed. What has just been told
-    /// to end gets a moment for it.
+    /// Panics with the list of what is there now and was not there when `self` was listed. What has
+    /// just been told to end gets a moment for it.
     pub fn assert_nothing_new(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut left = self.new_since();
@@ -44,16 +45,25 @@ impl Leftovers {
 }
 
 fn entries(dir: &str) -> impl Iterator<Item = String> {
-    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned())
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// Only programs that a platform starts: other people's come and go.
 fn processes() -> Vec<String> {
     let mut found = Vec::new();
     for pid in entries("/proc").filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
-        let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
+        let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) else {
+            continue;
+        };
         let comm = comm.trim();
-        if ["qemu-system", "firecracker", "wrenn"].iter().any(|ours| comm.starts_with(ours)) {
+        if ["qemu-system", "firecracker", "wrenn"]
+            .iter()
+            .any(|ours| comm.starts_with(ours))
+        {
             found.push(format!("process {pid} ({comm})"));
         }
     }
@@ -64,7 +74,10 @@ fn mounts() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(1));
     // The directory of handles of network namespaces is mounted once, and stays.
-    points.filter(|point| *point != "/run/wrenn/netns").map(|point| format!("mount {point}")).collect()
+    points
+        .filter(|point| *point != "/run/wrenn/netns")
+        .map(|point| format!("mount {point}"))
+        .collect()
 }
 
 fn loops() -> Vec<String> {
@@ -72,7 +85,10 @@ fn loops() -> Vec<String> {
         let backing = fs::read_to_string(format!("/sys/block/{dir}/loop/backing_file")).ok()?;
         Some(format!("loop device {dir} on {}", backing.trim()))
     };
-    entries("/sys/block").filter(|dir| dir.starts_with("loop")).filter_map(name).collect()
+    entries("/sys/block")
+        .filter(|dir| dir.starts_with("loop"))
+        .filter_map(name)
+        .collect()
 }
 
 /// Groups with our name, in whatever hierarchy, three levels down.

@@ -1,5 +1,5 @@
-//! What the stories share: a platform started as a user starts it, its command line, and the list of
-//! everything on the host that a platform could leave behind.
+//! What the stories share: a platform started as a user starts it, its command line, and the list
+//! of everything on the host that a platform could leave behind.
 //!
 //! Needs root, the built programs and a prepared kernel and image; `make test` provides them.
 
@@ -20,7 +20,10 @@ pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Opt
         if let Some(answer) = probe() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain for: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {limit:?} in vain for: {what}"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }

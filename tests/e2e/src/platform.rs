@@ -35,14 +35,26 @@ impl Platform {
     /// The same with more environment.
     #[must_use]
     pub fn start_with(env: &[(&str, &str)]) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "the stories need root: run them with sudo, or `make test` as root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "the stories need root: run them with sudo, or `make test` as root"
+        );
         let before = Leftovers::list();
         // Not below /tmp: that can be a tmpfs, where disks of sandboxes do not belong.
         let parent = test_data().join("run");
         fs::create_dir_all(&parent).expect("a directory for the platform");
         let dir = TempDir::with_prefix_in("up-", &parent).expect("a directory for the platform");
-        let extra_env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut platform = Self { dir: Some(dir), listen: free_address(), server: None, before, extra_env };
+        let extra_env = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut platform = Self {
+            dir: Some(dir),
+            listen: free_address(),
+            server: None,
+            before,
+            extra_env,
+        };
         platform.launch();
         platform
     }
@@ -50,7 +62,11 @@ impl Platform {
     /// Starts the server in the same directory again.
     pub fn launch(&mut self) {
         assert!(self.server.is_none(), "it runs already");
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a log file");
         let child = Command::new(binary("wrenn"))
             .args(["up", "--listen", &self.listen, "--dir"])
             .arg(self.dir())
@@ -67,7 +83,12 @@ impl Platform {
             .expect("wrenn up starts");
         self.server = Some(child);
         eventually("wrenn up answering", Duration::from_secs(60), || {
-            if let Some(status) = self.server.as_mut()?.try_wait().expect("the server can be waited for") {
+            if let Some(status) = self
+                .server
+                .as_mut()?
+                .try_wait()
+                .expect("the server can be waited for")
+            {
                 panic!("wrenn up ended with {status}:\n{}", self.log());
             }
             self.is_up().then_some(())
@@ -80,7 +101,10 @@ impl Platform {
 
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.as_ref().expect("the directory lives as long as the platform").path()
+        self.dir
+            .as_ref()
+            .expect("the directory lives as long as the platform")
+            .path()
     }
 
     #[must_use]
@@ -105,13 +129,19 @@ impl Platform {
         let mode = fs::metadata(&path).expect("credentials").mode() & 0o777;
         assert_eq!(mode, 0o600, "only the owner reads the credentials");
         let text = fs::read_to_string(path).expect("credentials");
-        let key = text.lines().find_map(|line| line.strip_prefix("WRENN_API_KEY="));
+        let key = text
+            .lines()
+            .find_map(|line| line.strip_prefix("WRENN_API_KEY="));
         key.expect("a line WRENN_API_KEY=").trim().to_owned()
     }
 
     #[must_use]
     pub fn cli(&self) -> Wrenn {
-        Wrenn { url: self.url(), key: self.key(), dir: self.dir().to_owned() }
+        Wrenn {
+            url: self.url(),
+            key: self.key(),
+            dir: self.dir().to_owned(),
+        }
     }
 
     /// Process id of the server.
@@ -128,7 +158,11 @@ impl Platform {
     /// Ctrl-C; it must end by itself, and cleanly.
     pub fn interrupt(&mut self) {
         let status = self.end(Signal::SIGINT);
-        assert!(status.success(), "Ctrl-C ended wrenn up with {status}:\n{}", self.log());
+        assert!(
+            status.success(),
+            "Ctrl-C ended wrenn up with {status}:\n{}",
+            self.log()
+        );
     }
 
     fn end(&mut self, signal: Signal) -> std::process::ExitStatus {
@@ -146,7 +180,12 @@ impl Platform {
         let _ = self.cli().run(["rm", "--all"]).succeeded();
         assert!(self.cli().all().is_empty(), "rm --all leaves no sandbox");
         let sandboxes = self.dir().join("sandboxes");
-        let left: Vec<_> = fs::read_dir(sandboxes).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let left: Vec<_> = fs::read_dir(sandboxes)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         assert!(left.is_empty(), "files of removed sandboxes: {left:?}");
         self.interrupt();
         self.dir = None;
@@ -155,7 +194,8 @@ impl Platform {
 }
 
 impl Drop for Platform {
-    /// Only after a failed story: says what the server said, and cleans up so that the next story has a fair start.
+    /// Only after a failed story: says what the server said, and cleans up so that the next story
+    /// has a fair start.
     fn drop(&mut self) {
         if self.dir.is_none() {
             return;
@@ -178,21 +218,34 @@ fn free_address() -> String {
 
 /// Root of the checkout.
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace")
 }
 
 /// Kernel and images made by `make test-data`.
 #[must_use]
 pub fn test_data() -> PathBuf {
-    std::env::var_os("WRENN_TEST_DATA").map_or_else(|| workspace().join("target/testdata"), PathBuf::from)
+    std::env::var_os("WRENN_TEST_DATA")
+        .map_or_else(|| workspace().join("target/testdata"), PathBuf::from)
 }
 
 /// A built program: `WRENN_TEST_BIN` or `target/debug`; `envd` is the static one.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
-    let default = if name == "envd" { "builds" } else { "target/debug" };
-    let dir = std::env::var_os("WRENN_TEST_BIN").map_or_else(|| workspace().join(default), PathBuf::from);
+    let default = if name == "envd" {
+        "builds"
+    } else {
+        "target/debug"
+    };
+    let dir =
+        std::env::var_os("WRENN_TEST_BIN").map_or_else(|| workspace().join(default), PathBuf::from);
     let path = dir.join(name);
-    assert!(path.exists(), "{} is not built; `make test` builds it", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built; `make test` builds it",
+        path.display()
+    );
     path
 }

@@ -1,8 +1,9 @@
 //! Which modules of a crate import each other in a circle.
 //!
-//! A module is a file. It depends on another if a path in it, in a `use` or in an expression, leads there. Three things
-//! are no dependency: what a module takes from those that it is inside of, since a module and its parts are read
-//! together; a `pub use`, which only shows the way to the file behind it; and code that is compiled for tests only.
+//! A module is a file. It depends on another if a path in it, in a `use` or in an expression, leads
+//! there. Three things are no dependency: what a module takes from those that it is inside of,
+//! since a module and its parts are read together; a `pub use`, which only shows the way to the
+//! file behind it; and code that is compiled for tests only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,15 +15,21 @@ use crate::source::{Source, is_for_tests};
 /// Path of a module below its crate, as in `["qemu", "args"]`; empty for the root.
 type ModulePath = Vec<String>;
 
-/// Returns the files of each circle, in the order of the files' names. A circle is a set of files each of which reaches
-/// all others.
+/// Returns the files of each circle, in the order of the files' names. A circle is a set of files
+/// each of which reaches all others.
 #[must_use]
 pub fn find(sources: &[Source]) -> Vec<Vec<PathBuf>> {
     let mut crates: BTreeMap<&str, Vec<&Source>> = BTreeMap::new();
     for source in sources.iter().filter(|source| source.is_product()) {
-        crates.entry(source.crate_name().unwrap_or_default()).or_default().push(source);
+        crates
+            .entry(source.crate_name().unwrap_or_default())
+            .or_default()
+            .push(source);
     }
-    crates.values().flat_map(|sources| Modules::read(sources).circles()).collect()
+    crates
+        .values()
+        .flat_map(|sources| Modules::read(sources).circles())
+        .collect()
 }
 
 struct Modules<'a> {
@@ -33,19 +40,32 @@ struct Modules<'a> {
 
 impl<'a> Modules<'a> {
     fn read(sources: &[&'a Source]) -> Self {
-        let has_library = sources.iter().any(|source| source.path.ends_with("src/lib.rs"));
-        let in_crate = sources.iter().filter(|source| !(has_library && is_program(&source.path)));
-        let files = in_crate.map(|source| (module_path(&source.path), *source)).collect();
-        let mut modules = Self { files, signposts: BTreeMap::new() };
+        let has_library = sources
+            .iter()
+            .any(|source| source.path.ends_with("src/lib.rs"));
+        let in_crate = sources
+            .iter()
+            .filter(|source| !(has_library && is_program(&source.path)));
+        let files = in_crate
+            .map(|source| (module_path(&source.path), *source))
+            .collect();
+        let mut modules = Self {
+            files,
+            signposts: BTreeMap::new(),
+        };
         for (path, source) in &modules.files {
             let uses = source.syntax.items.iter().filter_map(|item| match item {
-                syn::Item::Use(item) if !matches!(item.vis, syn::Visibility::Inherited) => Some(&item.tree),
+                syn::Item::Use(item) if !matches!(item.vis, syn::Visibility::Inherited) => {
+                    Some(&item.tree)
+                }
                 _ => None,
             });
             let mut names = BTreeMap::new();
             for tree in uses {
                 for full in leaves(tree) {
-                    let Some(target) = modules.absolute(path, &full) else { continue };
+                    let Some(target) = modules.absolute(path, &full) else {
+                        continue;
+                    };
                     if let Some(name) = target.last() {
                         names.insert(name.clone(), target);
                     }
@@ -84,9 +104,13 @@ impl<'a> Modules<'a> {
 
     /// The file in which `path` ends, through signposts.
     fn resolve(&self, path: &[String], depth: usize) -> Option<ModulePath> {
-        let longest = (0..=path.len()).rev().find(|&length| self.files.contains_key(&path[..length]))?;
+        let longest = (0..=path.len())
+            .rev()
+            .find(|&length| self.files.contains_key(&path[..length]))?;
         let module = path[..longest].to_vec();
-        let next = path.get(longest).and_then(|name| self.signposts.get(&module)?.get(name));
+        let next = path
+            .get(longest)
+            .and_then(|name| self.signposts.get(&module)?.get(name));
         match next {
             Some(target) if depth < 8 && *target != path => self.resolve(target, depth + 1),
             _ => Some(module),
@@ -96,25 +120,41 @@ impl<'a> Modules<'a> {
     fn dependencies(&self, path: &ModulePath, source: &Source) -> BTreeSet<ModulePath> {
         let mut visitor = Paths::default();
         visitor.visit_file(&source.syntax);
-        let targets = visitor.found.iter().filter_map(|found| self.resolve(&self.absolute(path, found)?, 0));
+        let targets = visitor
+            .found
+            .iter()
+            .filter_map(|found| self.resolve(&self.absolute(path, found)?, 0));
         targets.filter(|target| !path.starts_with(target)).collect()
     }
 
     fn circles(&self) -> Vec<Vec<PathBuf>> {
-        let edges: BTreeMap<&ModulePath, BTreeSet<ModulePath>> =
-            self.files.iter().map(|(path, source)| (path, self.dependencies(path, source))).collect();
-        let reached: BTreeMap<&ModulePath, BTreeSet<&ModulePath>> =
-            edges.keys().map(|path| (*path, reachable(&edges, path))).collect();
+        let edges: BTreeMap<&ModulePath, BTreeSet<ModulePath>> = self
+            .files
+            .iter()
+            .map(|(path, source)| (path, self.dependencies(path, source)))
+            .collect();
+        let reached: BTreeMap<&ModulePath, BTreeSet<&ModulePath>> = edges
+            .keys()
+            .map(|path| (*path, reachable(&edges, path)))
+            .collect();
         let mut seen = BTreeSet::new();
         let mut circles = Vec::new();
         for (path, reaches) in &reached {
             if !reaches.contains(path) || !seen.insert(*path) {
                 continue;
             }
-            let circle: Vec<&ModulePath> =
-                reaches.iter().filter(|other| reached[*other].contains(path)).copied().collect();
+            let circle: Vec<&ModulePath> = reaches
+                .iter()
+                .filter(|other| reached[*other].contains(path))
+                .copied()
+                .collect();
             seen.extend(circle.iter().copied());
-            circles.push(circle.iter().map(|path| self.files[*path].path.clone()).collect());
+            circles.push(
+                circle
+                    .iter()
+                    .map(|path| self.files[*path].path.clone())
+                    .collect(),
+            );
         }
         circles
     }
@@ -139,9 +179,17 @@ fn is_program(path: &Path) -> bool {
 }
 
 fn module_path(path: &Path) -> ModulePath {
-    let parts: Vec<String> = path.iter().skip(3).map(|part| part.to_string_lossy().into_owned()).collect();
+    let parts: Vec<String> = path
+        .iter()
+        .skip(3)
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
     let is_root = |name: &str| ["mod.rs", "lib.rs", "main.rs"].contains(&name);
-    let mut module: ModulePath = parts.iter().filter(|part| !is_root(part)).cloned().collect();
+    let mut module: ModulePath = parts
+        .iter()
+        .filter(|part| !is_root(part))
+        .cloned()
+        .collect();
     if let Some(last) = module.last_mut() {
         *last = last.trim_end_matches(".rs").to_owned();
     }
@@ -152,12 +200,15 @@ fn leaves(tree: &syn::UseTree) -> Vec<Vec<String>> {
     match tree {
         syn::UseTree::Path(path) => {
             let mut below = leaves(&path.tree);
-            below.iter_mut().for_each(|leaf| leaf.insert(0, path.ident.to_string()));
+            below
+                .iter_mut()
+                .for_each(|leaf| leaf.insert(0, path.ident.to_string()));
             below
         }
         syn::UseTree::Group(group) => group.items.iter().flat_map(leaves).collect(),
         syn::UseTree::Name(syn::UseName { ident }) if ident == "self" => vec![Vec::new()],
-        syn::UseTree::Name(syn::UseName { ident }) | syn::UseTree::Rename(syn::UseRename { ident, .. }) => {
+        syn::UseTree::Name(syn::UseName { ident })
+        | syn::UseTree::Rename(syn::UseRename { ident, .. }) => {
             vec![vec![ident.to_string()]]
         }
         syn::UseTree::Glob(_) => vec![Vec::new()],
@@ -184,7 +235,12 @@ impl<'ast> Visit<'ast> for Paths {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         if path.segments.len() > 1 {
-            self.found.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+            self.found.push(
+                path.segments
+                    .iter()
+                    .map(|segment| segment.ident.to_string())
+                    .collect(),
+            );
         }
         visit::visit_path(self, path);
     }
@@ -198,10 +254,20 @@ mod tests {
     use super::*;
 
     fn circles(files: &[(&str, &str)]) -> Vec<Vec<String>> {
-        let sources: Vec<Source> =
-            files.iter().map(|(path, text)| Source::parse(format!("crates/a/src/{path}"), *text)).collect();
-        let name = |path: &PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
-        find(&sources).iter().map(|circle| circle.iter().map(name).collect()).collect()
+        let sources: Vec<Source> = files
+            .iter()
+            .map(|(path, text)| Source::parse(format!("crates/a/src/{path}"), *text))
+            .collect();
+        let name = |path: &PathBuf| {
+            path.file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        };
+        find(&sources)
+            .iter()
+            .map(|circle| circle.iter().map(name).collect())
+            .collect()
     }
 
     #[test]
@@ -220,7 +286,10 @@ mod tests {
     fn reexport_leads_to_its_source() {
         let files = [
             ("lib.rs", ""),
-            ("vm/mod.rs", "mod args; mod kind; pub use kind::Kind; fn f() { args::g(); }"),
+            (
+                "vm/mod.rs",
+                "mod args; mod kind; pub use kind::Kind; fn f() { args::g(); }",
+            ),
             ("vm/args.rs", "use super::Kind;"),
             ("vm/kind.rs", ""),
         ];
@@ -229,11 +298,23 @@ mod tests {
 
     #[test]
     fn child_may_use_its_parent_and_not_what_uses_it() {
-        let parent = ("vm/mod.rs", "mod args; pub struct Kind; fn f() { args::g(); }");
-        let files = [("lib.rs", ""), parent, ("vm/args.rs", "use super::Kind;"), ("user.rs", "use crate::vm::Kind;")];
+        let parent = (
+            "vm/mod.rs",
+            "mod args; pub struct Kind; fn f() { args::g(); }",
+        );
+        let files = [
+            ("lib.rs", ""),
+            parent,
+            ("vm/args.rs", "use super::Kind;"),
+            ("user.rs", "use crate::vm::Kind;"),
+        ];
         assert_eq!(circles(&files), [] as [Vec<String>; 0]);
-        let files =
-            [("lib.rs", ""), parent, ("vm/args.rs", "use crate::user::g;"), ("user.rs", "use crate::vm::Kind;")];
+        let files = [
+            ("lib.rs", ""),
+            parent,
+            ("vm/args.rs", "use crate::user::g;"),
+            ("user.rs", "use crate::vm::Kind;"),
+        ];
         assert_eq!(circles(&files), [["user.rs", "mod.rs", "args.rs"]]);
     }
 

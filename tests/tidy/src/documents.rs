@@ -15,7 +15,9 @@ const PREFIXES: [&str; 4] = ["WRENN_", "AGENT_", "CP_", "DATABASE_"];
 #[must_use]
 pub fn variables<'a>(sources: impl Iterator<Item = &'a Source>) -> BTreeSet<String> {
     let mut visitor = Variables(BTreeSet::new());
-    sources.filter(|source| source.is_product()).for_each(|source| visitor.visit_file(&source.syntax));
+    sources
+        .filter(|source| source.is_product())
+        .for_each(|source| visitor.visit_file(&source.syntax));
     visitor.0
 }
 
@@ -37,21 +39,44 @@ impl<'ast> Visit<'ast> for Variables {
 }
 
 fn is_variable(text: &str) -> bool {
-    let is_name = text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    is_name && PREFIXES.iter().any(|prefix| text.starts_with(prefix) && text.len() > prefix.len())
+    let is_name = text
+        .bytes()
+        .all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    is_name
+        && PREFIXES
+            .iter()
+            .any(|prefix| text.starts_with(prefix) && text.len() > prefix.len())
 }
 
-/// Variables that `text` does not mention, and variables that it sets or shows and that the code does not know.
+/// Variables that `text` does not mention, and variables that it sets or shows and that the code
+/// does not know.
 #[must_use]
 pub fn settings(path: &Path, text: &str, known: &BTreeSet<String>) -> Vec<Finding> {
-    let words: BTreeSet<&str> = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+    let words: BTreeSet<&str> = text
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .collect();
     let missing = known.iter().filter(|name| !words.contains(name.as_str()));
-    let mut findings: Vec<Finding> =
-        missing.map(|name| Finding::new(path, 0, format!("does not mention {name}, which the code reads"))).collect();
+    let mut findings: Vec<Finding> = missing
+        .map(|name| {
+            Finding::new(
+                path,
+                0,
+                format!("does not mention {name}, which the code reads"),
+            )
+        })
+        .collect();
     for (index, line) in text.lines().enumerate() {
-        let name = line.trim_start_matches("# ").split('=').next().unwrap_or_default();
+        let name = line
+            .trim_start_matches("# ")
+            .split('=')
+            .next()
+            .unwrap_or_default();
         if line.contains('=') && is_variable(name) && !known.contains(name) {
-            findings.push(Finding::new(path, index + 1, format!("nothing in the code reads {name}: remove it")));
+            findings.push(Finding::new(
+                path,
+                index + 1,
+                format!("nothing in the code reads {name}: remove it"),
+            ));
         }
     }
     findings
@@ -63,10 +88,18 @@ pub fn links(root: &Path, path: &Path, text: &str) -> Vec<Finding> {
     let here = path.parent().unwrap_or(Path::new(""));
     let mut findings = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        for target in line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+        for target in line
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next())
+        {
             let is_local = !target.is_empty() && !target.contains("://");
             if is_local && !root.join(normal(&here.join(target))).exists() {
-                findings.push(Finding::new(path, index + 1, format!("the link to {target} leads nowhere")));
+                findings.push(Finding::new(
+                    path,
+                    index + 1,
+                    format!("the link to {target} leads nowhere"),
+                ));
             }
         }
     }
@@ -86,8 +119,19 @@ fn normal(path: &Path) -> PathBuf {
 /// Lines that are too wide. Rows of tables cannot be wrapped.
 #[must_use]
 pub fn width(path: &Path, text: &str) -> Vec<Finding> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.starts_with('|') && line.chars().count() > MAX_WIDTH);
-    lines.map(|(index, _)| Finding::new(path, index + 1, format!("wider than {MAX_WIDTH} columns: wrap it"))).collect()
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.starts_with('|') && line.chars().count() > MAX_WIDTH);
+    lines
+        .map(|(index, _)| {
+            Finding::new(
+                path,
+                index + 1,
+                format!("wider than {MAX_WIDTH} columns: wrap it"),
+            )
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -96,8 +140,7 @@ mod tests {
 
     #[test]
     fn variables_are_found_in_code_not_in_tests() {
-        let text =
-            "fn f() { g(\"AGENT_X\"); g(\"agent\"); g(\"AGENT_\") }\n#[cfg(test)] mod t { const A: &str = \"CP_Y\"; }";
+        let text = "fn f() { g(\"AGENT_X\"); g(\"agent\"); g(\"AGENT_\") }\n#[cfg(test)] mod t { const A: &str = \"CP_Y\"; }";
         let found = variables([Source::parse("crates/hostd/src/a.rs", text)].iter());
         assert_eq!(found, BTreeSet::from(["AGENT_X".to_owned()]));
     }
@@ -109,15 +152,29 @@ mod tests {
         let texts: Vec<_> = found.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
-            ["e: does not mention CP_Y, which the code reads", "e:2: nothing in the code reads AGENT_OLD: remove it"]
+            [
+                "e: does not mention CP_Y, which the code reads",
+                "e:2: nothing in the code reads AGENT_OLD: remove it"
+            ]
         );
     }
 
     #[test]
     fn dead_links_are_found() {
         let text = "[a](src/lib.rs) [b](../tidy/src/lib.rs#x) [c](https://x.y)\n[d](none.md)";
-        let found = links(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap(), Path::new("tidy/README.md"), text);
-        assert_eq!(found, [Finding::new("tidy/README.md", 2, "the link to none.md leads nowhere")]);
+        let found = links(
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap(),
+            Path::new("tidy/README.md"),
+            text,
+        );
+        assert_eq!(
+            found,
+            [Finding::new(
+                "tidy/README.md",
+                2,
+                "the link to none.md leads nowhere"
+            )]
+        );
     }
 
     #[test]

@@ -13,11 +13,17 @@ const MAY: [(&str, &[&str]); 14] = [
     ("guest-rpc", &[]),
     ("host-rpc", &["model"]),
     ("store", &["model"]),
-    ("control", &["model", "api-types", "host-rpc", "listener", "store"]),
+    (
+        "control",
+        &["model", "api-types", "host-rpc", "listener", "store"],
+    ),
     ("linux", &[]),
     ("listener", &[]),
     ("vmm", &["linux"]),
-    ("hostd", &["model", "host-rpc", "guest-rpc", "linux", "listener", "vmm"]),
+    (
+        "hostd",
+        &["model", "host-rpc", "guest-rpc", "linux", "listener", "vmm"],
+    ),
     ("guestd", &["guest-rpc"]),
     ("client", &["api-types", "guest-rpc"]),
     // The last two for `wrenn up`, which is both in one process.
@@ -58,7 +64,10 @@ pub struct Edge<'a> {
 pub fn check(metadata: &Metadata) -> Vec<Finding> {
     let mut findings = Vec::new();
     for package in metadata.workspace_packages() {
-        let manifest = package.manifest_path.strip_prefix(&metadata.workspace_root).unwrap_or(&package.manifest_path);
+        let manifest = package
+            .manifest_path
+            .strip_prefix(&metadata.workspace_root)
+            .unwrap_or(&package.manifest_path);
         let mut found = |text: String| findings.push(Finding::new(manifest, 0, text));
         if package.description.as_deref().is_none_or(str::is_empty) {
             found("has no description: say in one line what the crate is for".to_owned());
@@ -81,22 +90,34 @@ pub fn check(metadata: &Metadata) -> Vec<Finding> {
 /// Why an edge is forbidden, if it is.
 #[must_use]
 pub fn forbidden(edge: Edge<'_>) -> Option<String> {
-    let Edge { from, to, is_ours, is_for_tests } = edge;
+    let Edge {
+        from,
+        to,
+        is_ours,
+        is_for_tests,
+    } = edge;
     if !is_ours {
         let (_, owners) = OWNERS.iter().find(|(name, _)| *name == to)?;
         let is_right = is_for_tests || owners.contains(&from);
-        return (!is_right)
-            .then(|| format!("{from} uses {to}, which only {} may: ask them instead", owners.join(", ")));
+        return (!is_right).then(|| {
+            format!(
+                "{from} uses {to}, which only {} may: ask them instead",
+                owners.join(", ")
+            )
+        });
     }
     if is_for_tests && FOR_TESTS.contains(&to) {
         return None;
     }
     let may: BTreeMap<&str, &[&str]> = MAY.into_iter().collect();
     if let Some((_, anything)) = OUTSIDE.iter().find(|(name, _)| *name == from) {
-        return (!anything).then(|| format!("{from} depends on {to}: it is to see only what a user sees"));
+        return (!anything)
+            .then(|| format!("{from} depends on {to}: it is to see only what a user sees"));
     }
     match may.get(from) {
-        None => Some(format!("{from} is not in the table of tests/tidy/src/edges.rs: decide what it may depend on")),
+        None => Some(format!(
+            "{from} is not in the table of tests/tidy/src/edges.rs: decide what it may depend on"
+        )),
         Some(allowed) if allowed.contains(&to) => None,
         Some(allowed) => Some(format!(
             "{from} depends on {to}, but may only depend on [{}]: move the code, or pass what it needs through them",
@@ -110,30 +131,60 @@ mod tests {
     use super::*;
 
     fn edge<'a>(from: &'a str, to: &'a str) -> Edge<'a> {
-        Edge { from, to, is_ours: true, is_for_tests: false }
+        Edge {
+            from,
+            to,
+            is_ours: true,
+            is_for_tests: false,
+        }
     }
 
     #[test]
     fn the_table_decides() {
         assert_eq!(forbidden(edge("vmm", "linux")), None);
-        assert!(forbidden(edge("linux", "vmm")).unwrap().contains("may only depend on []"));
+        assert!(
+            forbidden(edge("linux", "vmm"))
+                .unwrap()
+                .contains("may only depend on []")
+        );
         assert!(forbidden(edge("control", "hostd")).is_some());
         assert!(forbidden(edge("e2e", "model")).is_some());
         assert_eq!(forbidden(edge("bench", "client")), None);
-        assert!(forbidden(edge("new", "model")).unwrap().contains("not in the table"));
+        assert!(
+            forbidden(edge("new", "model"))
+                .unwrap()
+                .contains("not in the table")
+        );
     }
 
     #[test]
     fn doubles_are_for_tests_only() {
         assert!(forbidden(edge("hostd", "testkit")).is_some());
-        assert_eq!(forbidden(Edge { is_for_tests: true, ..edge("hostd", "testkit") }), None);
+        assert_eq!(
+            forbidden(Edge {
+                is_for_tests: true,
+                ..edge("hostd", "testkit")
+            }),
+            None
+        );
     }
 
     #[test]
     fn some_crates_have_an_owner() {
-        let sqlx = |from| forbidden(Edge { is_ours: false, ..edge(from, "sqlx") });
+        let sqlx = |from| {
+            forbidden(Edge {
+                is_ours: false,
+                ..edge(from, "sqlx")
+            })
+        };
         assert_eq!(sqlx("store"), None);
         assert!(sqlx("control").unwrap().contains("only store"));
-        assert_eq!(forbidden(Edge { is_ours: false, ..edge("control", "serde") }), None);
+        assert_eq!(
+            forbidden(Edge {
+                is_ours: false,
+                ..edge("control", "serde")
+            }),
+            None
+        );
     }
 }

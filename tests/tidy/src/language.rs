@@ -1,6 +1,8 @@
-//! How the product code speaks: figures that show where names and comments drift from the field's habits.
+//! How the product code speaks: figures that show where names and comments drift from the field's
+//! habits.
 //!
-//! They are there to look at. A name that became longer and no clearer improves a figure and is a defect.
+//! They are there to look at. A name that became longer and no clearer improves a figure and is a
+//! defect.
 
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
@@ -42,7 +44,11 @@ impl Figures {
     pub fn measure(sources: &[Source]) -> Self {
         let mut figures = Self::default();
         for source in sources {
-            let mut visitor = Counter { figures: &mut figures, is_product: source.is_product(), tests: 0 };
+            let mut visitor = Counter {
+                figures: &mut figures,
+                is_product: source.is_product(),
+                tests: 0,
+            };
             visitor.visit_file(&source.syntax);
         }
         figures
@@ -77,7 +83,11 @@ impl Figures {
 
 #[expect(clippy::cast_precision_loss, reason = "counts of lines and names")]
 fn percent(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 * 100.0 / whole as f64
+    }
 }
 
 struct Counter<'a> {
@@ -95,15 +105,23 @@ impl Counter<'_> {
     fn function(&mut self, visibility: &syn::Visibility, signature: &syn::Signature) {
         if self.counts() && !matches!(visibility, syn::Visibility::Inherited) {
             self.figures.public_functions += 1;
-            self.figures.one_word_functions += usize::from(!signature.ident.to_string().contains('_'));
+            self.figures.one_word_functions +=
+                usize::from(!signature.ident.to_string().contains('_'));
         }
     }
 
     fn test_name(&mut self, item: &syn::ItemFn) {
-        let is_test =
-            |attribute: &syn::Attribute| attribute.path().segments.last().is_some_and(|last| last.ident == "test");
+        let is_test = |attribute: &syn::Attribute| {
+            attribute
+                .path()
+                .segments
+                .last()
+                .is_some_and(|last| last.ident == "test")
+        };
         if item.attrs.iter().any(is_test) {
-            self.figures.test_name_words.push(item.sig.ident.to_string().split('_').count());
+            self.figures
+                .test_name_words
+                .push(item.sig.ident.to_string().split('_').count());
         }
     }
 }
@@ -139,7 +157,10 @@ impl<'ast> Visit<'ast> for Counter<'_> {
 
     fn visit_local(&mut self, local: &'ast syn::Local) {
         let is_tuple = |init: &syn::LocalInit| matches!(*init.expr, syn::Expr::Tuple(_));
-        if self.counts() && matches!(local.pat, syn::Pat::Tuple(_)) && local.init.as_ref().is_some_and(is_tuple) {
+        if self.counts()
+            && matches!(local.pat, syn::Pat::Tuple(_))
+            && local.init.as_ref().is_some_and(is_tuple)
+        {
             self.figures.tuple_lets += 1;
         }
         visit::visit_local(self, local);
@@ -147,8 +168,16 @@ impl<'ast> Visit<'ast> for Counter<'_> {
 
     /// The first line of each run of doc attributes is where a comment begins.
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
-        let syn::Meta::NameValue(pair) = &attribute.meta else { return };
-        let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) = &pair.value else { return };
+        let syn::Meta::NameValue(pair) = &attribute.meta else {
+            return;
+        };
+        let syn::Expr::Lit(syn::ExprLit {
+            lit: syn::Lit::Str(text),
+            ..
+        }) = &pair.value
+        else {
+            return;
+        };
         if !self.counts() || !pair.path.is_ident("doc") {
             return;
         }
@@ -169,8 +198,13 @@ mod tests {
 
     #[test]
     fn public_names_of_one_word_are_counted() {
-        let figures = measure("pub fn take() {} pub(crate) fn take_slot() {} fn own() {} impl A { pub fn of() {} }");
-        assert_eq!((figures.public_functions, figures.one_word_functions), (3, 2));
+        let figures = measure(
+            "pub fn take() {} pub(crate) fn take_slot() {} fn own() {} impl A { pub fn of() {} }",
+        );
+        assert_eq!(
+            (figures.public_functions, figures.one_word_functions),
+            (3, 2)
+        );
     }
 
     #[test]
@@ -189,7 +223,9 @@ mod tests {
 
     #[test]
     fn words_of_test_names_have_a_median() {
-        let figures = measure("#[test] fn a_b() {} #[tokio::test] async fn a_b_c_d() {} #[test] fn a_b_c() {}");
+        let figures = measure(
+            "#[test] fn a_b() {} #[tokio::test] async fn a_b_c_d() {} #[test] fn a_b_c() {}",
+        );
         assert_eq!(figures.median_test_name_words(), 3);
     }
 }

@@ -1,7 +1,9 @@
-//! Rules about the source that no compiler and no lint of Clippy knows. `cargo test --test tidy` checks them all.
+//! Rules about the source that no compiler and no lint of Clippy knows. `cargo test --test tidy`
+//! checks them all.
 //!
-//! Each rule is a function from text or metadata to findings, so that its own tests can show it bad code. A finding
-//! says where it is and what to do. There are no exceptions in files: a rule that is wrong is changed here.
+//! Each rule is a function from text or metadata to findings, so that its own tests can show it bad
+//! code. A finding says where it is and what to do. There are no exceptions in files: a rule that
+//! is wrong is changed here.
 
 pub mod cycles;
 pub mod documents;
@@ -28,7 +30,11 @@ pub struct Finding {
 
 impl Finding {
     pub fn new(path: impl Into<PathBuf>, line: usize, text: impl Into<String>) -> Self {
-        Self { path: path.into(), line, text: text.into() }
+        Self {
+            path: path.into(),
+            line,
+            text: text.into(),
+        }
     }
 }
 
@@ -47,7 +53,10 @@ impl fmt::Display for Finding {
 /// When this crate is no longer in it.
 #[must_use]
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace")
 }
 
 /// Fails with all findings.
@@ -57,5 +66,10 @@ pub fn workspace() -> PathBuf {
 pub fn none(mut findings: Vec<Finding>) {
     findings.sort();
     let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-    assert!(lines.is_empty(), "{} finding(s):\n{}", lines.len(), lines.join("\n"));
+    assert!(
+        lines.is_empty(),
+        "{} finding(s):\n{}",
+        lines.len(),
+        lines.join("\n")
+    );
 }

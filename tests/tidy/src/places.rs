@@ -1,7 +1,8 @@
-//! What may only be in certain places: unsafe code, starting programs, SQL, input and output, work in `Drop`.
+//! What may only be in certain places: unsafe code, starting programs, SQL, input and output, work
+//! in `Drop`.
 //!
-//! Paths are looked at as they are written, in `use` declarations and in expressions. That is enough for people who do
-//! not mean to cheat.
+//! Paths are looked at as they are written, in `use` declarations and in expressions. That is
+//! enough for people who do not mean to cheat.
 
 use std::path::Path;
 
@@ -11,21 +12,42 @@ use syn::visit::{self, Visit};
 use crate::Finding;
 use crate::source::{Source, is_for_tests};
 
-/// The crate with `unsafe` code and spawning on the host, and the guest agent's own modules for the same.
+/// The crate with `unsafe` code and spawning on the host, and the guest agent's own modules for the
+/// same.
 const LINUX: &str = "crates/linux/src";
-const GUEST_UNSAFE: [&str; 2] = ["crates/guestd/src/syscall.rs", "crates/guestd/src/process/spawn.rs"];
+const GUEST_UNSAFE: [&str; 2] = [
+    "crates/guestd/src/syscall.rs",
+    "crates/guestd/src/process/spawn.rs",
+];
 /// Where a program gets its environment: named variables, and nothing of ours.
 const COMMANDS: &str = "crates/linux/src/programs.rs";
 const INHERITS: [[&str; 2]; 3] = [["Command", "new"], ["env", "vars"], ["env", "vars_os"]];
 const GUEST_SPAWNS: &str = "crates/guestd/src/process/spawn.rs";
 
 /// Paths that start a program, by their last two parts.
-const SPAWNING: [[&str; 2]; 5] =
-    [["process", "Command"], ["tokio", "process"], ["unistd", "fork"], ["unistd", "execve"], ["libc", "fork"]];
+const SPAWNING: [[&str; 2]; 5] = [
+    ["process", "Command"],
+    ["tokio", "process"],
+    ["unistd", "fork"],
+    ["unistd", "execve"],
+    ["libc", "fork"],
+];
 /// Paths that the crate `model` must not know, by their first two parts.
-const INPUT_OUTPUT: [[&str; 2]; 5] =
-    [["std", "fs"], ["std", "net"], ["std", "process"], ["std", "thread"], ["std", "io"]];
-const SHELLS: [&str; 6] = ["sh", "bash", "/bin/sh", "/bin/bash", "/usr/bin/sh", "/usr/bin/bash"];
+const INPUT_OUTPUT: [[&str; 2]; 5] = [
+    ["std", "fs"],
+    ["std", "net"],
+    ["std", "process"],
+    ["std", "thread"],
+    ["std", "io"],
+];
+const SHELLS: [&str; 6] = [
+    "sh",
+    "bash",
+    "/bin/sh",
+    "/bin/bash",
+    "/usr/bin/sh",
+    "/usr/bin/bash",
+];
 const SQL: [&str; 9] = [
     "SELECT ",
     "INSERT INTO ",
@@ -37,7 +59,8 @@ const SQL: [&str; 9] = [
     "DROP TABLE ",
     "BEGIN IMMEDIATE",
 ];
-/// Crates that have to do with directories in which a hostile process makes the names, and what they may not use there.
+/// Crates that have to do with directories in which a hostile process makes the names, and what
+/// they may not use there.
 const NEAR_VMMS: [&str; 2] = ["crates/vmm/src", "crates/hostd/src"];
 const RECURSIVE: &str = "remove_dir_all";
 /// The one file that knows the directory that a VMM may write to, and its names.
@@ -48,7 +71,11 @@ const SPAWNS_TASKS: [&str; 3] = ["spawn", "spawn_blocking", "block_on"];
 /// Everything in `source` that is not where it may be.
 #[must_use]
 pub fn check(source: &Source) -> Vec<Finding> {
-    let mut visitor = Places { source, findings: Vec::new(), in_drop: false };
+    let mut visitor = Places {
+        source,
+        findings: Vec::new(),
+        in_drop: false,
+    };
     visitor.visit_file(&source.syntax);
     visitor.findings
 }
@@ -61,7 +88,11 @@ struct Places<'a> {
 
 impl Places<'_> {
     fn found(&mut self, spanned: &impl Spanned, text: impl Into<String>) {
-        self.findings.push(Finding::new(&self.source.path, spanned.span().start().line, text));
+        self.findings.push(Finding::new(
+            &self.source.path,
+            spanned.span().start().line,
+            text,
+        ));
     }
 
     fn is_in(&self, place: &str) -> bool {
@@ -70,7 +101,10 @@ impl Places<'_> {
 
     fn unsafe_code(&mut self, spanned: &impl Spanned) {
         if !self.is_in(LINUX) && !GUEST_UNSAFE.iter().any(|place| self.is_in(place)) {
-            self.found(spanned, "unsafe code: put it behind a safe function of the crate `linux`");
+            self.found(
+                spanned,
+                "unsafe code: put it behind a safe function of the crate `linux`",
+            );
         }
     }
 
@@ -78,17 +112,31 @@ impl Places<'_> {
         if !self.source.is_product() {
             return;
         }
-        let has = |pair: &[&str; 2]| parts.windows(2).any(|window| window[0] == pair[0] && window[1] == pair[1]);
+        let has = |pair: &[&str; 2]| {
+            parts
+                .windows(2)
+                .any(|window| window[0] == pair[0] && window[1] == pair[1])
+        };
         if SPAWNING.iter().any(has) && !self.is_in(LINUX) && !self.is_in(GUEST_SPAWNS) {
-            self.found(spanned, "starts a program: only the crate `linux` does that on the host");
+            self.found(
+                spanned,
+                "starts a program: only the crate `linux` does that on the host",
+            );
         }
         if INHERITS.iter().any(has) && self.is_in(LINUX) && !self.is_in(COMMANDS) {
-            self.found(spanned, "hands on our environment, which holds secrets: use `programs::command`");
+            self.found(
+                spanned,
+                "hands on our environment, which holds secrets: use `programs::command`",
+            );
         }
-        if parts.last().is_some_and(|last| last == RECURSIVE) && NEAR_VMMS.iter().any(|place| self.is_in(place)) {
+        if parts.last().is_some_and(|last| last == RECURSIVE)
+            && NEAR_VMMS.iter().any(|place| self.is_in(place))
+        {
             self.found(spanned, "recursive removal, whose depth a VMM may choose: linux::untrusted_dir::remove_tree");
         }
-        let is_async = parts.first().is_some_and(|first| ["tokio", "futures"].contains(&first.as_str()));
+        let is_async = parts
+            .first()
+            .is_some_and(|first| ["tokio", "futures"].contains(&first.as_str()));
         if self.is_in("crates/model") && (is_async || INPUT_OUTPUT.iter().any(has)) {
             self.found(spanned, "`model` does no input or output and has nothing async: do it in the crate that asks");
         }
@@ -101,9 +149,13 @@ impl Places<'_> {
                 self.use_tree(&path.tree, parts);
                 parts.pop();
             }
-            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.use_tree(item, parts)),
+            syn::UseTree::Group(group) => group
+                .items
+                .iter()
+                .for_each(|item| self.use_tree(item, parts)),
             syn::UseTree::Glob(_) => self.path(parts, tree),
-            syn::UseTree::Name(syn::UseName { ident }) | syn::UseTree::Rename(syn::UseRename { ident, .. }) => {
+            syn::UseTree::Name(syn::UseName { ident })
+            | syn::UseTree::Rename(syn::UseRename { ident, .. }) => {
                 let whole: Vec<String> = parts.iter().cloned().chain([ident.to_string()]).collect();
                 self.path(&whole, ident);
             }
@@ -124,7 +176,11 @@ impl<'ast> Visit<'ast> for Places<'_> {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let parts: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let parts: Vec<String> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
         self.path(&parts, path);
         visit::visit_path(self, path);
     }
@@ -138,7 +194,10 @@ impl<'ast> Visit<'ast> for Places<'_> {
         if let Some(token) = &item.unsafety {
             self.unsafe_code(token);
         }
-        let of_drop = item.trait_.as_ref().is_some_and(|(_, path, _)| path.is_ident("Drop"));
+        let of_drop = item
+            .trait_
+            .as_ref()
+            .is_some_and(|(_, path, _)| path.is_ident("Drop"));
         self.in_drop = of_drop;
         visit::visit_item_impl(self, item);
         self.in_drop = false;
@@ -155,7 +214,11 @@ impl<'ast> Visit<'ast> for Places<'_> {
         if let syn::Expr::Path(function) = &*call.func
             && self.in_drop
             && self.source.is_product()
-            && function.path.segments.last().is_some_and(|last| SPAWNS_TASKS.iter().any(|name| last.ident == name))
+            && function
+                .path
+                .segments
+                .last()
+                .is_some_and(|last| SPAWNS_TASKS.iter().any(|name| last.ident == name))
         {
             self.found(call, "async work in Drop: its runtime may be gone; write a function that ends it and says how");
         }
@@ -168,13 +231,27 @@ impl<'ast> Visit<'ast> for Places<'_> {
         }
         let text = literal.value();
         if SHELLS.contains(&text.as_str()) && self.source.crate_name() != Some("guestd") {
-            self.found(literal, "names a shell: start the program itself, with its arguments");
+            self.found(
+                literal,
+                "names a shell: start the program itself, with its arguments",
+            );
         }
-        if RUN_DIR_NAMES.contains(&text.as_str()) && self.is_in("crates/vmm/src") && !self.is_in(RUN_DIR) {
-            self.found(literal, "a path into what a VMM may write: use an UntrustedDir, which run_dir.rs gives");
+        if RUN_DIR_NAMES.contains(&text.as_str())
+            && self.is_in("crates/vmm/src")
+            && !self.is_in(RUN_DIR)
+        {
+            self.found(
+                literal,
+                "a path into what a VMM may write: use an UntrustedDir, which run_dir.rs gives",
+            );
         }
-        if SQL.iter().any(|word| text.trim_start().starts_with(word)) && self.source.crate_name() != Some("store") {
-            self.found(literal, "SQL outside of the crate `store`: add an operation there");
+        if SQL.iter().any(|word| text.trim_start().starts_with(word))
+            && self.source.crate_name() != Some("store")
+        {
+            self.found(
+                literal,
+                "SQL outside of the crate `store`: add an operation there",
+            );
         }
     }
 
@@ -193,7 +270,12 @@ mod tests {
         let found = check(&Source::parse(path, text));
         found
             .into_iter()
-            .map(|finding| (finding.line, finding.text.split([':', ' ']).next().unwrap().to_owned()))
+            .map(|finding| {
+                (
+                    finding.line,
+                    finding.text.split([':', ' ']).next().unwrap().to_owned(),
+                )
+            })
             .collect()
     }
 
@@ -207,8 +289,14 @@ mod tests {
         assert_eq!(findings("crates/linux/src/tap.rs", code), []);
         assert_eq!(findings("crates/guestd/src/syscall.rs", code), []);
         assert_eq!(findings("crates/vmm/src/lib.rs", code), is(2, "unsafe"));
-        assert_eq!(findings("crates/vmm/tests/a.rs", "unsafe impl Send for S {}"), is(1, "unsafe"));
-        assert_eq!(findings("crates/vmm/src/lib.rs", "\nunsafe fn f() {}"), is(2, "unsafe"));
+        assert_eq!(
+            findings("crates/vmm/tests/a.rs", "unsafe impl Send for S {}"),
+            is(1, "unsafe")
+        );
+        assert_eq!(
+            findings("crates/vmm/src/lib.rs", "\nunsafe fn f() {}"),
+            is(2, "unsafe")
+        );
     }
 
     #[test]
@@ -218,31 +306,71 @@ mod tests {
             "use tokio::process::Child;",
             "fn f() { process::Command::new(\"x\"); }",
         ] {
-            assert_eq!(findings("crates/vmm/src/lib.rs", code), is(1, "starts"), "{code}");
+            assert_eq!(
+                findings("crates/vmm/src/lib.rs", code),
+                is(1, "starts"),
+                "{code}"
+            );
             assert_eq!(findings(COMMANDS, code), []);
-            for tests in ["crates/vmm/tests/a.rs", "crates/vmm/src/a/tests.rs", "crates/vmm/src/a/tests/b.rs"] {
+            for tests in [
+                "crates/vmm/tests/a.rs",
+                "crates/vmm/src/a/tests.rs",
+                "crates/vmm/src/a/tests/b.rs",
+            ] {
                 assert_eq!(findings(tests, code), []);
             }
-            assert_eq!(findings("crates/vmm/src/lib.rs", &format!("#[cfg(test)]\nmod tests {{ {code} }}")), []);
+            assert_eq!(
+                findings(
+                    "crates/vmm/src/lib.rs",
+                    &format!("#[cfg(test)]\nmod tests {{ {code} }}")
+                ),
+                []
+            );
         }
-        assert_eq!(findings("crates/cli/src/args.rs", "use clap::Command; fn f() { Command::new(\"x\"); }"), []);
+        assert_eq!(
+            findings(
+                "crates/cli/src/args.rs",
+                "use clap::Command; fn f() { Command::new(\"x\"); }"
+            ),
+            []
+        );
     }
 
     #[test]
     fn programs_inherit_nothing() {
-        let code = ["fn f() { Command::new(\"x\"); }", "fn f() { std::env::vars_os(); }", "use std::env::vars;"];
+        let code = [
+            "fn f() { Command::new(\"x\"); }",
+            "fn f() { std::env::vars_os(); }",
+            "use std::env::vars;",
+        ];
         for code in code {
-            assert_eq!(findings("crates/linux/src/exec.rs", code), is(1, "hands"), "{code}");
+            assert_eq!(
+                findings("crates/linux/src/exec.rs", code),
+                is(1, "hands"),
+                "{code}"
+            );
             assert_eq!(findings(COMMANDS, code), []);
         }
-        assert_eq!(findings("crates/linux/src/exec.rs", "fn f() { std::env::var(\"X\"); }"), []);
+        assert_eq!(
+            findings(
+                "crates/linux/src/exec.rs",
+                "fn f() { std::env::var(\"X\"); }"
+            ),
+            []
+        );
     }
 
     #[test]
     fn the_model_only_thinks() {
-        assert_eq!(findings("crates/model/src/id.rs", "use std::fs;"), is(1, "`model`"));
         assert_eq!(
-            findings("crates/model/src/id.rs", "async fn f() { tokio::time::sleep(x).await }"),
+            findings("crates/model/src/id.rs", "use std::fs;"),
+            is(1, "`model`")
+        );
+        assert_eq!(
+            findings(
+                "crates/model/src/id.rs",
+                "async fn f() { tokio::time::sleep(x).await }"
+            ),
             is(1, "`model`")
         );
         assert_eq!(findings("crates/model/src/id.rs", "use std::fmt;"), []);
@@ -253,14 +381,23 @@ mod tests {
         let sql = "fn f() { g(\"SELECT 1\") }";
         assert_eq!(findings("crates/control/src/a.rs", sql), is(1, "SQL"));
         assert_eq!(findings("crates/store/src/a.rs", sql), []);
-        assert_eq!(findings("crates/linux/src/a.rs", "fn f() { g(\"/bin/sh\") }"), is(1, "names"));
+        assert_eq!(
+            findings("crates/linux/src/a.rs", "fn f() { g(\"/bin/sh\") }"),
+            is(1, "names")
+        );
     }
 
     #[test]
     fn directories_of_vmms_have_their_place() {
         let removal = "fn f() { std::fs::remove_dir_all(x) }";
-        assert_eq!(findings("crates/hostd/src/sandbox/release.rs", removal), is(1, "recursive"));
-        assert_eq!(findings("crates/vmm/src/a.rs", "use std::fs::remove_dir_all;"), is(1, "recursive"));
+        assert_eq!(
+            findings("crates/hostd/src/sandbox/release.rs", removal),
+            is(1, "recursive")
+        );
+        assert_eq!(
+            findings("crates/vmm/src/a.rs", "use std::fs::remove_dir_all;"),
+            is(1, "recursive")
+        );
         assert_eq!(findings("crates/cli/src/a.rs", removal), []);
         assert_eq!(findings("crates/vmm/tests/a.rs", removal), []);
         let name = "fn f() { x.join(\"run\") }";
@@ -272,11 +409,20 @@ mod tests {
     fn drop_does_no_async_work() {
         let drop = "impl Drop for S { fn drop(&mut self) { tokio::spawn(f()); } }";
         assert_eq!(findings("crates/hostd/src/a.rs", drop), is(1, "async"));
-        assert_eq!(findings("crates/hostd/src/a.rs", "impl S { fn f(&self) { tokio::spawn(f()); } }"), []);
+        assert_eq!(
+            findings(
+                "crates/hostd/src/a.rs",
+                "impl S { fn f(&self) { tokio::spawn(f()); } }"
+            ),
+            []
+        );
     }
 
     #[test]
     fn no_test_is_ignored() {
-        assert_eq!(findings("crates/hostd/tests/a.rs", "#[ignore]\nfn f() {}"), is(1, "an"));
+        assert_eq!(
+            findings("crates/hostd/tests/a.rs", "#[ignore]\nfn f() {}"),
+            is(1, "an")
+        );
     }
 }

@@ -16,7 +16,9 @@ pub struct Source {
 /// Without the syntax tree, which is long.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Source")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -28,27 +30,43 @@ impl Source {
     #[must_use]
     pub fn parse(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         let (path, text) = (path.into(), text.into());
-        let syntax = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let syntax =
+            syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self { path, text, syntax }
     }
 
     /// Name of the folder below `crates/` that it is in.
     #[must_use]
     pub fn crate_name(&self) -> Option<&str> {
-        self.path.strip_prefix("crates").ok()?.components().next()?.as_os_str().to_str()
+        self.path
+            .strip_prefix("crates")
+            .ok()?
+            .components()
+            .next()?
+            .as_os_str()
+            .to_str()
     }
 
     /// Whether it is part of a program, not of a test.
     #[must_use]
     pub fn is_product(&self) -> bool {
-        let in_src = self.path.components().nth(2).is_some_and(|part| part.as_os_str() == "src");
-        in_src && !self.is_module_of_tests() && self.crate_name().is_some_and(|name| name != "testkit")
+        let in_src = self
+            .path
+            .components()
+            .nth(2)
+            .is_some_and(|part| part.as_os_str() == "src");
+        in_src
+            && !self.is_module_of_tests()
+            && self.crate_name().is_some_and(|name| name != "testkit")
     }
 
-    /// Whether it is `#[cfg(test)] mod tests;` in a file of its own: `tests.rs`, `NAME_tests.rs`, or below `tests/`.
+    /// Whether it is `#[cfg(test)] mod tests;` in a file of its own: `tests.rs`, `NAME_tests.rs`,
+    /// or below `tests/`.
     fn is_module_of_tests(&self) -> bool {
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        stem == "tests" || stem.ends_with("_tests") || self.path.iter().skip(3).any(|part| part == "tests")
+        stem == "tests"
+            || stem.ends_with("_tests")
+            || self.path.iter().skip(3).any(|part| part == "tests")
     }
 }
 
@@ -59,11 +77,16 @@ impl Source {
 #[must_use]
 pub fn all(root: &Path) -> Vec<Source> {
     let is_rust = |path: &Path| path.extension().is_some_and(|extension| extension == "rs");
-    files(root).into_iter().filter(|path| is_rust(path)).map(|path| read(root, &path)).collect()
+    files(root)
+        .into_iter()
+        .filter(|path| is_rust(path))
+        .map(|path| read(root, &path))
+        .collect()
 }
 
 fn read(root: &Path, path: &Path) -> Source {
-    let text = fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = fs::read_to_string(root.join(path))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     Source::parse(path, text)
 }
 
@@ -72,11 +95,18 @@ fn read(root: &Path, path: &Path) -> Source {
 pub fn files(root: &Path) -> Vec<PathBuf> {
     let is_ours = |entry: &DirEntry| {
         let name = entry.file_name().to_string_lossy();
-        entry.depth() == 0 || !(["target", "builds", "node_modules", ".git"].contains(&name.as_ref()))
+        entry.depth() == 0
+            || !(["target", "builds", "node_modules", ".git"].contains(&name.as_ref()))
     };
-    let walk = WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(is_ours).filter_map(Result::ok);
+    let walk = WalkDir::new(root)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(is_ours)
+        .filter_map(Result::ok);
     let files = walk.filter(|entry| entry.file_type().is_file());
-    files.filter_map(|entry| Some(entry.path().strip_prefix(root).ok()?.to_owned())).collect()
+    files
+        .filter_map(|entry| Some(entry.path().strip_prefix(root).ok()?.to_owned()))
+        .collect()
 }
 
 /// Whether an item is compiled for tests only.
@@ -85,7 +115,9 @@ pub fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
             || attribute.path().is_ident("cfg")
-                && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
+                && attribute
+                    .parse_args::<syn::Path>()
+                    .is_ok_and(|path| path.is_ident("test"))
     })
 }
 

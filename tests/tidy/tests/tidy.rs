@@ -9,22 +9,41 @@ use tidy::{Finding, documents, edges, none, places, sizes, words, workspace};
 
 fn each(check: impl Fn(&Source) -> Vec<Finding>) {
     let sources = source::all(&workspace());
-    assert!(sources.len() > 100, "only {} files were found", sources.len());
+    assert!(
+        sources.len() > 100,
+        "only {} files were found",
+        sources.len()
+    );
     none(sources.iter().flat_map(check).collect());
 }
 
 /// Documents and scripts by the ends of their names.
 fn texts(extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let root = workspace();
-    let is_wanted = |path: &PathBuf| extensions.iter().any(|end| path.to_string_lossy().ends_with(end));
+    let is_wanted = |path: &PathBuf| {
+        extensions
+            .iter()
+            .any(|end| path.to_string_lossy().ends_with(end))
+    };
     let paths = source::files(&root).into_iter().filter(is_wanted);
-    paths.map(|path| (path.clone(), fs::read_to_string(root.join(path)).expect("text"))).collect()
+    paths
+        .map(|path| {
+            (
+                path.clone(),
+                fs::read_to_string(root.join(path)).expect("text"),
+            )
+        })
+        .collect()
 }
 
 #[test]
 fn crates_depend_only_on_what_the_architecture_allows() {
     let manifest = workspace().join("Cargo.toml");
-    let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().expect("cargo metadata");
+    let metadata = MetadataCommand::new()
+        .manifest_path(manifest)
+        .no_deps()
+        .exec()
+        .expect("cargo metadata");
     none(edges::check(&metadata));
 }
 
@@ -48,12 +67,22 @@ fn every_setting_is_documented() {
     let sources = source::all(&workspace());
     let page = Path::new("docs/configuration.md");
     let text = fs::read_to_string(workspace().join(page)).expect("the page");
-    none(documents::settings(page, &text, &documents::variables(sources.iter())));
+    none(documents::settings(
+        page,
+        &text,
+        &documents::variables(sources.iter()),
+    ));
 
-    let of_daemons = sources.iter().filter(|source| source.path.ends_with("src/config.rs"));
+    let of_daemons = sources
+        .iter()
+        .filter(|source| source.path.ends_with("src/config.rs"));
     let example = Path::new(".env.example");
     let text = fs::read_to_string(workspace().join(example)).expect("the example");
-    none(documents::settings(example, &text, &documents::variables(of_daemons)));
+    none(documents::settings(
+        example,
+        &text,
+        &documents::variables(of_daemons),
+    ));
 }
 
 #[test]
@@ -69,6 +98,10 @@ fn documents_and_scripts_can_be_read() {
         findings
     };
     let texts = texts(&[".md", ".sh", "Makefile", ".env.example", ".service"]);
-    assert!(texts.len() > 10, "only {} documents and scripts were found", texts.len());
+    assert!(
+        texts.len() > 10,
+        "only {} documents and scripts were found",
+        texts.len()
+    );
     none(texts.iter().flat_map(check).collect());
 }

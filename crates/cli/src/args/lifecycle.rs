@@ -70,7 +70,9 @@ pub enum SnapshotsCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Checkpoints go with their sandbox. `wrenn rollback SANDBOX NAME` goes back to one.")]
+#[command(
+    after_help = "Checkpoints go with their sandbox. `wrenn rollback SANDBOX NAME` goes back to one."
+)]
 pub struct CheckpointArgs {
     /// Id of the sandbox, or the beginning of it
     #[arg(value_name = "SANDBOX")]

@@ -6,11 +6,21 @@ use clap::Args;
 pub struct RulesArgs {
     /// Let it connect there, whatever else is denied: address, network as in 192.0.2.0/24 or
     /// 2001:db8::/32, or name as in *.example.com
-    #[arg(long, value_name = "WHERE", value_delimiter = ',', help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
     pub allow_out: Vec<String>,
 
     /// Keep it from connecting there; 0.0.0.0/0 is everywhere, ::/0 all of IPv6
-    #[arg(long, value_name = "WHERE", value_delimiter = ',', help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "WHERE",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
     pub deny_out: Vec<String>,
 
     /// Keep it from everything that --allow-out does not name

@@ -26,7 +26,8 @@ pub struct UrlArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub expires: Option<u32>,
 
-    /// Print the address on the server's own name, for where `*.localhost` or the server's domain does not work
+    /// Print the address on the server's own name, for where `*.localhost` or the server's domain
+    /// does not work
     #[arg(long)]
     pub path: bool,
 }

@@ -13,10 +13,17 @@ use crate::output::{self, Progress, ago, cell, printable, size};
 pub async fn checkpoint(session: &Session, args: &CheckpointArgs) -> anyhow::Result<()> {
     let id = ids::resolve(&session.client, &args.id).await?;
     let progress = Progress::spinner("making a checkpoint", session.json);
-    let checkpoint = session.client.create_checkpoint(&id, args.name.as_deref()).await;
+    let checkpoint = session
+        .client
+        .create_checkpoint(&id, args.name.as_deref())
+        .await;
     drop(progress);
     let checkpoint = checkpoint?;
-    if session.json { output::json(&checkpoint) } else { output::line(&printable(&checkpoint.name)) }
+    if session.json {
+        output::json(&checkpoint)
+    } else {
+        output::line(&printable(&checkpoint.name))
+    }
 }
 
 pub async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
@@ -25,7 +32,11 @@ pub async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<
     let sandbox = session.client.rollback(&id, &args.name).await;
     drop(progress);
     let sandbox = sandbox?;
-    if session.json { output::json(&sandbox) } else { output::line(&sandbox.id) }
+    if session.json {
+        output::json(&sandbox)
+    } else {
+        output::line(&sandbox.id)
+    }
 }
 
 pub async fn checkpoints(session: &Session, args: CheckpointsArgs) -> anyhow::Result<u8> {
@@ -42,14 +53,23 @@ async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
         return output::json(&checkpoints);
     }
     if checkpoints.is_empty() {
-        output::note(&format!("It has no checkpoint. `wrenn checkpoint {id} NAME` makes one."));
+        output::note(&format!(
+            "It has no checkpoint. `wrenn checkpoint {id} NAME` makes one."
+        ));
         return Ok(());
     }
     let now = OffsetDateTime::now_utc();
     let row = |checkpoint: &Checkpoint| {
-        vec![cell(&checkpoint.name), cell(size(checkpoint.size_bytes)), cell(ago(&checkpoint.created_at, now))]
+        vec![
+            cell(&checkpoint.name),
+            cell(size(checkpoint.size_bytes)),
+            cell(ago(&checkpoint.created_at, now)),
+        ]
     };
-    output::table(&["NAME", "SIZE", "CREATED"], checkpoints.iter().map(row).collect())
+    output::table(
+        &["NAME", "SIZE", "CREATED"],
+        checkpoints.iter().map(row).collect(),
+    )
 }
 
 /// One that cannot be removed does not keep the others.
@@ -59,7 +79,9 @@ async fn remove(session: &Session, id: &str, names: Vec<String>) -> anyhow::Resu
         match session.client.delete_checkpoint(id, &name).await {
             Ok(()) if session.json => removed.push(name),
             Ok(()) => output::line(&printable(&name))?,
-            Err(error) => code = failure::report(&error.into(), session.json, 1, Subject::Checkpoint),
+            Err(error) => {
+                code = failure::report(&error.into(), session.json, 1, Subject::Checkpoint)
+            }
         }
     }
     if session.json {

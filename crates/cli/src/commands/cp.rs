@@ -30,7 +30,9 @@ pub async fn cp(session: &Session, args: CpArgs) -> anyhow::Result<()> {
     };
     // With the bytes themselves on standard output there is no place for a report.
     if session.json && args.target.as_os_str() != "-" {
-        return output::json(&serde_json::json!({"source": args.source, "target": args.target, "bytes": bytes}));
+        return output::json(
+            &serde_json::json!({"source": args.source, "target": args.target, "bytes": bytes}),
+        );
     }
     Ok(())
 }
@@ -44,7 +46,10 @@ async fn copy(
     let Session { client, json } = session;
     match direction {
         Direction::Up(from, to) => {
-            let to = Remote { id: ids::resolve(client, &to.id).await?, ..to };
+            let to = Remote {
+                id: ids::resolve(client, &to.id).await?,
+                ..to
+            };
             tokio::select! {
                 sent = upload(client, &from, &to, user, *json) => sent,
                 // The server removes what is not whole.
@@ -52,7 +57,10 @@ async fn copy(
             }
         }
         Direction::Down(from, to) => {
-            let from = Remote { id: ids::resolve(client, &from.id).await?, ..from };
+            let from = Remote {
+                id: ids::resolve(client, &from.id).await?,
+                ..from
+            };
             download(client, &from, &to, user, *json, stop).await
         }
     }

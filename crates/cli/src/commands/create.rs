@@ -12,7 +12,12 @@ use crate::values::environment;
 pub async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let envs = environment(&args.envs, |name| std::env::var_os(name));
     let public_ports = args.public_ports.then_some(true);
-    let spec = CreateSandbox { timeout_sec: args.timeout, envs, public_ports, ..shape(args.shape) };
+    let spec = CreateSandbox {
+        timeout_sec: args.timeout,
+        envs,
+        public_ports,
+        ..shape(args.shape)
+    };
     let progress = Progress::spinner("creating a sandbox", session.json);
     let sandbox = session.client.create(&spec).await;
     drop(progress);
@@ -22,7 +27,10 @@ pub async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     }
     output::line(&sandbox.id)?;
     if std::io::stderr().is_terminal() && sandbox.status == SandboxStatus::Running {
-        output::note(&format!("It runs. Try: wrenn exec -it {} -- bash", sandbox.id));
+        output::note(&format!(
+            "It runs. Try: wrenn exec -it {} -- bash",
+            sandbox.id
+        ));
     }
     Ok(())
 }

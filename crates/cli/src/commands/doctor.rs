@@ -45,7 +45,11 @@ fn check(check: &Check) -> String {
         Status::Warning => style("!").yellow(),
         Status::Missing => style("✗").red(),
     };
-    let line = format!("{mark} {:<COLUMN$}{}", title(check.name), printable(&check.found));
+    let line = format!(
+        "{mark} {:<COLUMN$}{}",
+        title(check.name),
+        printable(&check.found)
+    );
     match &check.fix {
         Some(fix) => format!("{line}\n  {:<COLUMN$}→ {}", "", printable(fix)),
         None => line,
@@ -63,10 +67,17 @@ fn title(name: &str) -> String {
 
 fn summary(report: &Report) -> String {
     let used = |name: Option<&'static str>| name.unwrap_or("none");
-    let (vmm, accelerator, disk) = (used(report.vmm), used(report.accelerator), used(report.disk_backend));
+    let (vmm, accelerator, disk) = (
+        used(report.vmm),
+        used(report.accelerator),
+        used(report.disk_backend),
+    );
     let used = format!("VMM {vmm}, accelerator {accelerator}, disks {disk}");
     if report.can_run {
-        return format!("{} Used are: {used}.", style("Sandboxes can run here.").green().bold());
+        return format!(
+            "{} Used are: {used}.",
+            style("Sandboxes can run here.").green().bold()
+        );
     }
     let verdict = style("No sandbox can run here").red().bold();
     format!("{verdict} until what is marked ✗ is there. Used would be: {used}.")
@@ -78,10 +89,26 @@ mod tests {
 
     #[test]
     fn the_text_says_what_to_type() {
-        let missing = Check { name: "tun", status: Status::Missing, found: "no device".into(), fix: Some("x".into()) };
-        let found = Check { name: "kernel", status: Status::Ok, found: "Linux 6.1".into(), fix: None };
+        let missing = Check {
+            name: "tun",
+            status: Status::Missing,
+            found: "no device".into(),
+            fix: Some("x".into()),
+        };
+        let found = Check {
+            name: "kernel",
+            status: Status::Ok,
+            found: "Linux 6.1".into(),
+            fix: None,
+        };
         let checks = vec![found, missing];
-        let report = Report { can_run: false, vmm: Some("qemu"), accelerator: Some("tcg"), disk_backend: None, checks };
+        let report = Report {
+            can_run: false,
+            vmm: Some("qemu"),
+            accelerator: Some("tcg"),
+            disk_backend: None,
+            checks,
+        };
         let text = console::strip_ansi_codes(&text(&report)).into_owned();
         let expected = "✓ kernel          Linux 6.1\n✗ TUN             no device\n                  → x\n\nNo sandbox can run \
                         here until what is marked ✗ is there. Used would be: VMM qemu, accelerator tcg, disks none.";

@@ -33,7 +33,9 @@ pub fn check(args: &ProcessArgs, json: bool) -> anyhow::Result<()> {
         ));
     }
     if args.tty && args.interactive && !terminal::stdin_is_terminal() {
-        return Err(failure::usage("-t with -i needs a terminal as standard input; leave out -t to pipe input"));
+        return Err(failure::usage(
+            "-t with -i needs a terminal as standard input; leave out -t to pipe input",
+        ));
     }
     Ok(())
 }
@@ -50,7 +52,11 @@ pub async fn run_in(
     let size = args.tty.then(terminal::size);
     let start = start(args, command, size);
     let (cmd, began) = (start.cmd.clone(), Instant::now());
-    let mut to = if session.json { Output::Memory(Captured::default()) } else { Output::to_our_streams()? };
+    let mut to = if session.json {
+        Output::Memory(Captured::default())
+    } else {
+        Output::to_our_streams()?
+    };
     let ended = process::run(&session.client, id, start, interrupt, grace, &mut to).await;
     let exit_code = ended.context(Subject::Command)?;
     if let Output::Memory(captured) = to {
@@ -59,20 +65,42 @@ pub async fn run_in(
     Ok(exit_code)
 }
 
-fn document(id: &str, cmd: String, captured: Captured, exit_code: u8, duration: Duration) -> ExecResult {
-    let Captured { stdout, stderr, truncated } = captured;
+fn document(
+    id: &str,
+    cmd: String,
+    captured: Captured,
+    exit_code: u8,
+    duration: Duration,
+) -> ExecResult {
+    let Captured {
+        stdout,
+        stderr,
+        truncated,
+    } = captured;
     let (stdout, stderr, encoding) = match (String::from_utf8(stdout), String::from_utf8(stderr)) {
         (Ok(stdout), Ok(stderr)) => (stdout, stderr, Encoding::Utf8),
         (stdout, stderr) => {
             let encode = |text: Result<String, FromUtf8Error>| {
-                text.map_or_else(|error| STANDARD.encode(error.as_bytes()), |text| STANDARD.encode(text))
+                text.map_or_else(
+                    |error| STANDARD.encode(error.as_bytes()),
+                    |text| STANDARD.encode(text),
+                )
             };
             (encode(stdout), encode(stderr), Encoding::Base64)
         }
     };
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let exit_code = exit_code.into();
-    ExecResult { sandbox_id: id.to_owned(), cmd, stdout, stderr, exit_code, duration_ms, encoding, truncated }
+    ExecResult {
+        sandbox_id: id.to_owned(),
+        cmd,
+        stdout,
+        stderr,
+        exit_code,
+        duration_ms,
+        encoding,
+        truncated,
+    }
 }
 
 fn start(args: ProcessArgs, command: Vec<OsString>, terminal: Option<TerminalSize>) -> ExecStart {

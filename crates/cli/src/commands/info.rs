@@ -21,8 +21,18 @@ pub async fn info(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
 /// Size, what is used of it, and what it is made of, as far as that is known.
 fn disk(sandbox: &Sandbox) -> Option<String> {
     let size = sandbox.disk_mb.map(|size| format!("{size} MiB"));
-    let about = sandbox.disk.as_ref().map(|disk| format!("{} MiB used, {}", disk.used_bytes >> 20, disk.backend));
-    Some([size, about].into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
+    let about = sandbox
+        .disk
+        .as_ref()
+        .map(|disk| format!("{} MiB used, {}", disk.used_bytes >> 20, disk.backend));
+    Some(
+        [size, about]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", "),
+    )
+    .filter(|text| !text.is_empty())
 }
 
 fn time_out(sandbox: &Sandbox) -> String {
@@ -30,7 +40,10 @@ fn time_out(sandbox: &Sandbox) -> String {
         OnTimeout::Pause => "paused",
         OnTimeout::Kill => "stopped",
     };
-    format!("{action} after {} seconds without activity", sandbox.timeout_sec)
+    format!(
+        "{action} after {} seconds without activity",
+        sandbox.timeout_sec
+    )
 }
 
 fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
@@ -44,8 +57,21 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
         ("Memory", Some(format!("{} MiB", sandbox.memory_mb))),
         ("Disk", disk(sandbox)),
         ("Time-out", Some(time_out(sandbox))),
-        ("Auto-resume", Some(if sandbox.auto_resume { "yes" } else { "no" }.to_owned())),
-        ("Ports", Some(if sandbox.public_ports { "public" } else { "private" }.to_owned())),
+        (
+            "Auto-resume",
+            Some(if sandbox.auto_resume { "yes" } else { "no" }.to_owned()),
+        ),
+        (
+            "Ports",
+            Some(
+                if sandbox.public_ports {
+                    "public"
+                } else {
+                    "private"
+                }
+                .to_owned(),
+            ),
+        ),
         ("Network", Some(network::summary(&sandbox.network))),
         ("Guest address", sandbox.guest_ip.clone()),
         ("Host address", sandbox.host_ip.clone()),
@@ -54,6 +80,11 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
         ("Last active", sandbox.last_active_at.as_deref().map(time)),
         ("Last updated", Some(time(&sandbox.last_updated))),
     ];
-    let known = facts.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    known.map(|(name, value)| format!("{name:<15}{}", printable(&value))).collect::<Vec<_>>().join("\n")
+    let known = facts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    known
+        .map(|(name, value)| format!("{name:<15}{}", printable(&value)))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

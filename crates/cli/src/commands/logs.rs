@@ -15,7 +15,13 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> anyhow::Result<()> {
     let mut separator = "[\n";
     while let Some(entry) = entries.next().await? {
         if as_array {
-            output::raw(format!("{separator}{}", printable_json(&serde_json::to_string(&entry)?)).as_bytes())?;
+            output::raw(
+                format!(
+                    "{separator}{}",
+                    printable_json(&serde_json::to_string(&entry)?)
+                )
+                .as_bytes(),
+            )?;
             separator = ",\n";
         } else if session.json {
             output::line(&printable_json(&serde_json::to_string(&entry)?))?;
@@ -34,5 +40,9 @@ fn text(entry: &LogEntry) -> String {
         LogSource::Console => console::style("console"),
         LogSource::Agent => console::style("agent  ").cyan(),
     };
-    format!("{} {source} {}", printable(&entry.time), printable(entry.line.trim_end()))
+    format!(
+        "{} {source} {}",
+        printable(&entry.time),
+        printable(entry.line.trim_end())
+    )
 }

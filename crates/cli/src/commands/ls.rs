@@ -11,7 +11,10 @@ use crate::output::{self, ago, cell, coloured};
 pub async fn ls(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
     let all = session.client.list_all().await?;
     let count = all.len();
-    let shown: Vec<Sandbox> = all.into_iter().filter(|sandbox| args.all || is_alive(sandbox.status)).collect();
+    let shown: Vec<Sandbox> = all
+        .into_iter()
+        .filter(|sandbox| args.all || is_alive(sandbox.status))
+        .collect();
     if session.json {
         return output::json(&shown);
     }
@@ -25,15 +28,33 @@ pub async fn ls(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
     }
     let now = OffsetDateTime::now_utc();
     let rows = shown.iter().map(|sandbox| row(sandbox, now)).collect();
-    output::table(&["ID", "STATUS", "TEMPLATE", "VCPUS", "MEMORY", "CREATED", "LAST ACTIVE", "REASON"], rows)
+    output::table(
+        &[
+            "ID",
+            "STATUS",
+            "TEMPLATE",
+            "VCPUS",
+            "MEMORY",
+            "CREATED",
+            "LAST ACTIVE",
+            "REASON",
+        ],
+        rows,
+    )
 }
 
 fn is_alive(status: SandboxStatus) -> bool {
-    matches!(status, SandboxStatus::Pending | SandboxStatus::Running | SandboxStatus::Paused)
+    matches!(
+        status,
+        SandboxStatus::Pending | SandboxStatus::Running | SandboxStatus::Paused
+    )
 }
 
 fn row(sandbox: &Sandbox, now: OffsetDateTime) -> Vec<Cell> {
-    let time = |time: &Option<String>| time.as_ref().map_or_else(|| "-".to_owned(), |time| ago(time, now));
+    let time = |time: &Option<String>| {
+        time.as_ref()
+            .map_or_else(|| "-".to_owned(), |time| ago(time, now))
+    };
     vec![
         cell(&sandbox.id),
         status(sandbox.status),

@@ -36,7 +36,10 @@ pub struct Session {
 impl Session {
     fn open(connection: &ConnectionArgs, json: bool) -> anyhow::Result<Self> {
         let settings = Settings::load(connection)?;
-        Ok(Self { client: Client::new(&settings.url, &settings.key)?, json })
+        Ok(Self {
+            client: Client::new(&settings.url, &settings.key)?,
+            json,
+        })
     }
 }
 
@@ -44,8 +47,15 @@ impl Session {
 pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let (connection, json) = (cli.connection, cli.json);
     check(&cli.command, json)?;
-    if connection.key_file.as_deref().is_some_and(|path| path.as_os_str() == "-") && reads_stdin(&cli.command) {
-        return Err(failure::usage("the key and the command both want standard input: put the key into a file"));
+    if connection
+        .key_file
+        .as_deref()
+        .is_some_and(|path| path.as_os_str() == "-")
+        && reads_stdin(&cli.command)
+    {
+        return Err(failure::usage(
+            "the key and the command both want standard input: put the key into a file",
+        ));
     }
     let session = || Session::open(&connection, json);
     match cli.command {
@@ -64,9 +74,13 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Fork(args) => pause::fork(&session()?, &args).await.map(succeeded),
         Command::Snapshot(args) => snapshot::snapshot(&session()?, args).await.map(succeeded),
         Command::Snapshots(args) => snapshot::snapshots(&session()?, args).await,
-        Command::Checkpoint(args) => checkpoint::checkpoint(&session()?, &args).await.map(succeeded),
+        Command::Checkpoint(args) => checkpoint::checkpoint(&session()?, &args)
+            .await
+            .map(succeeded),
         Command::Checkpoints(args) => checkpoint::checkpoints(&session()?, args).await,
-        Command::Rollback(args) => checkpoint::rollback(&session()?, &args).await.map(succeeded),
+        Command::Rollback(args) => checkpoint::rollback(&session()?, &args)
+            .await
+            .map(succeeded),
         Command::Url(args) => ports::url(&session()?, &args).await.map(succeeded),
         Command::PortForward(args) => ports::port_forward(&session()?, args).await.map(succeeded),
         Command::Logs(args) => logs::logs(&session()?, &args).await.map(succeeded),

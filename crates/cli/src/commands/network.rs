@@ -12,16 +12,37 @@ pub async fn network(session: &Session, args: NetworkArgs) -> anyhow::Result<()>
     let id = ids::resolve(&session.client, &args.id).await?;
     let sandbox = match (rules(args.rules), args.open) {
         (Some(rules), _) => session.client.set_network(&id, &rules).await?,
-        (None, true) => session.client.set_network(&id, &NetworkRules::default()).await?,
+        (None, true) => {
+            session
+                .client
+                .set_network(&id, &NetworkRules::default())
+                .await?
+        }
         (None, false) => session.client.get(&id).await?,
     };
-    if session.json { output::json(&sandbox.network) } else { output::line(&described(&sandbox)) }
+    if session.json {
+        output::json(&sandbox.network)
+    } else {
+        output::line(&described(&sandbox))
+    }
 }
 
 /// What the flags say; none where there is no flag.
 pub fn rules(args: RulesArgs) -> Option<NetworkRules> {
-    let RulesArgs { allow_out, deny_out, no_internet, egress_mbps, ingress_mbps } = args;
-    let rules = NetworkRules { allow_out, deny_out, allow_internet: !no_internet, egress_mbps, ingress_mbps };
+    let RulesArgs {
+        allow_out,
+        deny_out,
+        no_internet,
+        egress_mbps,
+        ingress_mbps,
+    } = args;
+    let rules = NetworkRules {
+        allow_out,
+        deny_out,
+        allow_internet: !no_internet,
+        egress_mbps,
+        ingress_mbps,
+    };
     (rules != NetworkRules::default()).then_some(rules)
 }
 
@@ -36,7 +57,8 @@ pub fn summary(rules: &NetworkRules) -> String {
         (true, false) => "the rest of the internet is open",
         (false, _) => "no internet",
     };
-    let speed = |what: &str, mbps: Option<u32>| mbps.map(|mbps| format!("{what} at most {mbps} Mbit/s"));
+    let speed =
+        |what: &str, mbps: Option<u32>| mbps.map(|mbps| format!("{what} at most {mbps} Mbit/s"));
     let parts = [
         list("allow", &rules.allow_out),
         list("deny", &rules.deny_out),
@@ -49,16 +71,40 @@ pub fn summary(rules: &NetworkRules) -> String {
 
 fn described(sandbox: &Sandbox) -> String {
     let rules = &sandbox.network;
-    let list = |name: &str, entries: &[String]| entries.iter().map(|entry| format!("{name:<9}{entry}")).collect();
-    let rest = if rules.allow_internet { "allow" } else { "deny" };
-    let speed = |name: &str, mbps: Option<u32>| mbps.map(|mbps| format!("{name:<9}at most {mbps} Mbit/s"));
+    let list = |name: &str, entries: &[String]| {
+        entries
+            .iter()
+            .map(|entry| format!("{name:<9}{entry}"))
+            .collect()
+    };
+    let rest = if rules.allow_internet {
+        "allow"
+    } else {
+        "deny"
+    };
+    let speed =
+        |name: &str, mbps: Option<u32>| mbps.map(|mbps| format!("{name:<9}at most {mbps} Mbit/s"));
     let lines: [Vec<String>; 4] = [
         list("allow", &rules.allow_out),
         list("deny", &rules.deny_out),
-        vec![format!("{rest:<9}the {}internet", if is_open(rules) { "" } else { "rest of the " })],
-        [speed("send", rules.egress_mbps), speed("receive", rules.ingress_mbps)].into_iter().flatten().collect(),
+        vec![format!(
+            "{rest:<9}the {}internet",
+            if is_open(rules) { "" } else { "rest of the " }
+        )],
+        [
+            speed("send", rules.egress_mbps),
+            speed("receive", rules.ingress_mbps),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     ];
-    lines.concat().iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
+    lines
+        .concat()
+        .iter()
+        .map(|line| printable(line))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Whether no rule says where it may connect to.

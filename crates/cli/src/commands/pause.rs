@@ -11,7 +11,11 @@ pub async fn pause(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
     let sandbox = session.client.pause(&id).await;
     drop(progress);
     let sandbox = sandbox?;
-    if session.json { output::json(&sandbox) } else { output::line(&sandbox.id) }
+    if session.json {
+        output::json(&sandbox)
+    } else {
+        output::line(&sandbox.id)
+    }
 }
 
 pub async fn resume(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
@@ -20,7 +24,11 @@ pub async fn resume(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
     let sandbox = session.client.resume(&id).await;
     drop(progress);
     let sandbox = sandbox?;
-    if session.json { output::json(&sandbox) } else { output::line(&sandbox.id) }
+    if session.json {
+        output::json(&sandbox)
+    } else {
+        output::line(&sandbox.id)
+    }
 }
 
 pub async fn fork(session: &Session, args: &ForkArgs) -> anyhow::Result<()> {
@@ -32,5 +40,7 @@ pub async fn fork(session: &Session, args: &ForkArgs) -> anyhow::Result<()> {
     if session.json {
         return output::json(&children);
     }
-    children.iter().try_for_each(|child| output::line(&child.id))
+    children
+        .iter()
+        .try_for_each(|child| output::line(&child.id))
 }

@@ -1,6 +1,7 @@
 //! `wrenn url` and `wrenn port-forward`.
 //!
-//! Forwarding keeps nothing: a connection that breaks ends on both sides, and the next one begins afresh.
+//! Forwarding keeps nothing: a connection that breaks ends on both sides, and the next one begins
+//! afresh.
 
 use std::net::SocketAddr;
 
@@ -21,7 +22,10 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 pub async fn url(session: &Session, args: &UrlArgs) -> anyhow::Result<()> {
     let id = ids::resolve(&session.client, &args.id).await?;
-    let request = PortLinkRequest { port: args.port, expires_in_sec: args.expires };
+    let request = PortLinkRequest {
+        port: args.port,
+        expires_in_sec: args.expires,
+    };
     let link = session.client.port_link(&id, &request).await?;
     if session.json {
         return output::json(&link);
@@ -39,7 +43,12 @@ pub async fn port_forward(session: &Session, args: PortForwardArgs) -> anyhow::R
     for mapping in args.mappings {
         let listener = listen(SocketAddr::new(args.address, mapping.local)).await?;
         told.push((listener.local_addr()?, mapping.remote));
-        listening.spawn(accept(session.client.clone(), id.clone(), listener, mapping));
+        listening.spawn(accept(
+            session.client.clone(),
+            id.clone(),
+            listener,
+            mapping,
+        ));
     }
     announce(session.json, &id, &told)?;
     // The listeners go on for ever.
@@ -48,14 +57,21 @@ pub async fn port_forward(session: &Session, args: PortForwardArgs) -> anyhow::R
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let what = || format!("cannot listen on {address}; choose another port here, as in 8081:{}", address.port());
+    let what = || {
+        format!(
+            "cannot listen on {address}; choose another port here, as in 8081:{}",
+            address.port()
+        )
+    };
     TcpListener::bind(address).await.with_context(what)
 }
 
 fn announce(as_json: bool, id: &str, told: &[(SocketAddr, u16)]) -> anyhow::Result<()> {
     if as_json {
-        let all: Vec<_> =
-            told.iter().map(|(local, port)| json!({ "local": local.to_string(), "port": port })).collect();
+        let all: Vec<_> = told
+            .iter()
+            .map(|(local, port)| json!({ "local": local.to_string(), "port": port }))
+            .collect();
         return output::json(&json!({ "sandbox_id": id, "forwards": all }));
     }
     for (local, port) in told {
@@ -68,7 +84,12 @@ fn announce(as_json: bool, id: &str, told: &[(SocketAddr, u16)]) -> anyhow::Resu
 async fn accept(client: Client, id: String, listener: TcpListener, mapping: Mapping) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(carry(client.clone(), id.clone(), stream, mapping))),
+            Ok((stream, _)) => drop(tokio::spawn(carry(
+                client.clone(),
+                id.clone(),
+                stream,
+                mapping,
+            ))),
             Err(error) => {
                 output::note(&format!("a connection was not taken: {error}"));
                 tokio::time::sleep(PAUSE).await;
@@ -83,6 +104,10 @@ async fn carry(client: Client, id: String, stream: TcpStream, mapping: Mapping) 
     match client.connect_port(&id, mapping.remote).await {
         // How it ended is known to who speaks there.
         Ok(connection) => drop(connection.carry(stream).await),
-        Err(error) => output::note(&format!("{}: {}", mapping.local, output::printable(&error.to_string()))),
+        Err(error) => output::note(&format!(
+            "{}: {}",
+            mapping.local,
+            output::printable(&error.to_string())
+        )),
     }
 }

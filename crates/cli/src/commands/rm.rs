@@ -14,9 +14,18 @@ const SIDE_BY_SIDE: usize = 8;
 
 pub async fn rm(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
     let everything = args.all;
-    let named = if everything { all_ids(session).await? } else { args.ids };
-    let removals = named.into_iter().map(|name| remove(session, name, everything));
-    let outcomes: Vec<anyhow::Result<String>> = stream::iter(removals).buffered(SIDE_BY_SIDE).collect().await;
+    let named = if everything {
+        all_ids(session).await?
+    } else {
+        args.ids
+    };
+    let removals = named
+        .into_iter()
+        .map(|name| remove(session, name, everything));
+    let outcomes: Vec<anyhow::Result<String>> = stream::iter(removals)
+        .buffered(SIDE_BY_SIDE)
+        .collect()
+        .await;
     let (mut removed, mut code) = (Vec::new(), 0);
     for outcome in outcomes {
         match outcome {
@@ -32,7 +41,13 @@ pub async fn rm(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
 }
 
 async fn all_ids(session: &Session) -> anyhow::Result<Vec<String>> {
-    Ok(session.client.list_all().await?.into_iter().map(|sandbox| sandbox.id).collect())
+    Ok(session
+        .client
+        .list_all()
+        .await?
+        .into_iter()
+        .map(|sandbox| sandbox.id)
+        .collect())
 }
 
 /// With `may_be_gone`, one that somebody else removed meanwhile counts as removed.
@@ -40,6 +55,8 @@ async fn remove(session: &Session, name: String, may_be_gone: bool) -> anyhow::R
     let id = ids::resolve(&session.client, &name).await?;
     match session.client.delete(&id).await {
         Err(error) if may_be_gone && error.is_not_found() => Ok(id),
-        outcome => outcome.map(|()| id.clone()).with_context(|| format!("removing {id}")),
+        outcome => outcome
+            .map(|()| id.clone())
+            .with_context(|| format!("removing {id}")),
     }
 }

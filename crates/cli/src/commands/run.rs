@@ -1,8 +1,9 @@
 //! `wrenn run`: create, run, remove.
 //!
-//! The sandbox is removed on every orderly end: the command's exit, an error, a signal, also one that comes while
-//! the sandbox is still being made (then its id is not known yet, so the create is waited for). Only a second signal,
-//! or a kill that nothing can catch, leaves it; it then stops by its time-out.
+//! The sandbox is removed on every orderly end: the command's exit, an error, a signal, also one
+//! that comes while the sandbox is still being made (then its id is not known yet, so the create is
+//! waited for). Only a second signal, or a kill that nothing can catch, leaves it; it then stops by
+//! its time-out.
 
 use anyhow::Context;
 use client::types::{CreateSandbox, OnTimeout, ProcessSignal, Sandbox};
@@ -19,21 +20,30 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
     let mut interrupt = Interrupt::listen()?;
     // If we die, nobody knows of it: it is not to be kept for ever.
     let shape = shape(args.shape);
-    let spec = CreateSandbox { on_timeout: shape.on_timeout.or(Some(OnTimeout::Kill)), ..shape };
+    let spec = CreateSandbox {
+        on_timeout: shape.on_timeout.or(Some(OnTimeout::Kill)),
+        ..shape
+    };
     let created = create(session, &spec, &mut interrupt).await?;
     let id = match &created {
         Created::Wanted(sandbox) | Created::Interrupted(sandbox, _) => sandbox.id.clone(),
     };
     let outcome = match created {
-        Created::Wanted(_) => run_in(session, &id, args.process, args.command, &mut interrupt).await,
+        Created::Wanted(_) => {
+            run_in(session, &id, args.process, args.command, &mut interrupt).await
+        }
         Created::Interrupted(_, signal) => Err(Quiet::Signal(signal).into()),
     };
     match (outcome, remove(session, &id, &mut interrupt).await) {
         (Ok(0), Err(error)) => Err(error),
         (outcome, Ok(())) => outcome,
-        // The first failure is the answer; that something stayed behind has to be said all the same.
+        // The first failure is the answer; that something stayed behind has to be said all the
+        // same.
         (outcome, Err(error)) => {
-            output::note(&format!("warning: {}", output::printable(&format!("{error:#}"))));
+            output::note(&format!(
+                "warning: {}",
+                output::printable(&format!("{error:#}"))
+            ));
             outcome
         }
     }
@@ -45,7 +55,11 @@ enum Created {
     Interrupted(Sandbox, ProcessSignal),
 }
 
-async fn create(session: &Session, spec: &CreateSandbox, interrupt: &mut Interrupt) -> anyhow::Result<Created> {
+async fn create(
+    session: &Session,
+    spec: &CreateSandbox,
+    interrupt: &mut Interrupt,
+) -> anyhow::Result<Created> {
     let progress = Progress::spinner("creating a sandbox", session.json);
     let mut creating = std::pin::pin!(session.client.create(spec));
     let signal = tokio::select! {
@@ -72,6 +86,7 @@ async fn remove(session: &Session, id: &str, interrupt: &mut Interrupt) -> anyho
     };
     match removed {
         Err(error) if error.is_not_found() => Ok(()),
-        removed => removed.with_context(|| format!("the sandbox stayed behind; remove it with `wrenn rm {id}`")),
+        removed => removed
+            .with_context(|| format!("the sandbox stayed behind; remove it with `wrenn rm {id}`")),
     }
 }

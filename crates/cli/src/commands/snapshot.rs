@@ -13,12 +13,21 @@ use crate::output::{self, Progress, printable, size};
 pub async fn snapshot(session: &Session, args: SnapshotArgs) -> anyhow::Result<()> {
     let sandbox_id = ids::resolve(&session.client, &args.id).await?;
     let (memory, overwrite) = (Some(!args.no_memory), Some(args.overwrite));
-    let request = CreateSnapshot { sandbox_id, name: args.name, memory, overwrite };
+    let request = CreateSnapshot {
+        sandbox_id,
+        name: args.name,
+        memory,
+        overwrite,
+    };
     let progress = Progress::spinner("making a snapshot", session.json);
     let template = session.client.create_snapshot(&request).await;
     drop(progress);
     let template = template?;
-    if session.json { output::json(&template) } else { output::line(&printable(&template.name)) }
+    if session.json {
+        output::json(&template)
+    } else {
+        output::line(&printable(&template.name))
+    }
 }
 
 pub async fn snapshots(session: &Session, args: SnapshotsArgs) -> anyhow::Result<u8> {
@@ -43,7 +52,11 @@ async fn list(session: &Session) -> anyhow::Result<()> {
 
 async fn show(session: &Session, name: &str) -> anyhow::Result<()> {
     let snapshot = session.client.snapshot(name).await?;
-    if session.json { output::json(&snapshot) } else { output::line(&described(&snapshot)) }
+    if session.json {
+        output::json(&snapshot)
+    } else {
+        output::line(&described(&snapshot))
+    }
 }
 
 fn described(snapshot: &Template) -> String {
@@ -51,14 +64,22 @@ fn described(snapshot: &Template) -> String {
         ("Name", Some(snapshot.name.clone())),
         ("Type", Some(kind_name(snapshot.kind).to_owned())),
         ("vCPUs", snapshot.vcpus.map(|vcpus| vcpus.to_string())),
-        ("Memory", snapshot.memory_mb.map(|memory| format!("{memory} MiB"))),
+        (
+            "Memory",
+            snapshot.memory_mb.map(|memory| format!("{memory} MiB")),
+        ),
         ("Disk", snapshot.disk_mb.map(|disk| format!("{disk} MiB"))),
         ("Size", Some(size(snapshot.size_bytes))),
         ("Made of", snapshot.source_sandbox_id.clone()),
         ("Created", Some(snapshot.created_at.clone())),
     ];
-    let known = facts.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    known.map(|(name, value)| format!("{name:<10}{}", printable(&value))).collect::<Vec<_>>().join("\n")
+    let known = facts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    known
+        .map(|(name, value)| format!("{name:<10}{}", printable(&value)))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// One that cannot be removed does not keep the others.

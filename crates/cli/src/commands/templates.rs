@@ -29,7 +29,9 @@ pub fn kind_name(kind: TemplateKind) -> &'static str {
 
 pub fn table(templates: &[Template]) -> anyhow::Result<()> {
     let now = OffsetDateTime::now_utc();
-    let known = |number: Option<u32>, unit: &str| number.map_or_else(|| "-".to_owned(), |it| format!("{it}{unit}"));
+    let known = |number: Option<u32>, unit: &str| {
+        number.map_or_else(|| "-".to_owned(), |it| format!("{it}{unit}"))
+    };
     let row = |template: &Template| {
         vec![
             cell(&template.name),
@@ -40,5 +42,8 @@ pub fn table(templates: &[Template]) -> anyhow::Result<()> {
             cell(ago(&template.created_at, now)),
         ]
     };
-    output::table(&["NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "CREATED"], templates.iter().map(row).collect())
+    output::table(
+        &["NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "CREATED"],
+        templates.iter().map(row).collect(),
+    )
 }

@@ -1,4 +1,5 @@
-//! `wrenn up`: control plane and host agent in one process, from the same constructors as `wrenn-cp` and `wrenn-agent`.
+//! `wrenn up`: control plane and host agent in one process, from the same constructors as
+//! `wrenn-cp` and `wrenn-agent`.
 //!
 //! | step | if we die here |
 //! |---|---|
@@ -8,7 +9,8 @@
 //! | the first key is written | see `control::auth` |
 //! | both serve | sandboxes go on running; the next start finds them |
 //!
-//! The two halves speak the same protocol as on two machines, over a loopback port with a token of this run.
+//! The two halves speak the same protocol as on two machines, over a loopback port with a token of
+//! this run.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,9 +36,12 @@ pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
     log_to_stderr();
     let mut interrupt = Interrupt::listen()?;
     let dir = std::path::absolute(args.dir.unwrap_or_else(settings::dir_of_this_user))?;
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; choose another address or port with --listen", args.listen))?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}; choose another address or port with --listen",
+            args.listen
+        )
+    })?;
     let progress = Progress::spinner("preparing this host", json);
     let server = tokio::select! {
         server = Server::start(&dir, &listener) => server?,
@@ -77,10 +82,18 @@ struct HostHalf {
 
 impl Server {
     async fn start(dir: &Path, listener: &TcpListener) -> anyhow::Result<Self> {
-        let config::Config { database_url, limits, max_upload_bytes, ports, listener: listener_limits, .. } =
-            config::Config::for_dir(dir)?;
+        let config::Config {
+            database_url,
+            limits,
+            max_upload_bytes,
+            ports,
+            listener: listener_limits,
+            ..
+        } = config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
-        let store = Store::open(&database_url).await.context("cannot open the database")?;
+        let store = Store::open(&database_url)
+            .await
+            .context("cannot open the database")?;
         store.migrate().await?;
         let url = config::local_url(listener.local_addr()?);
         let credentials = match auth::ensure_first_key(&store, dir, &url).await? {
@@ -88,10 +101,22 @@ impl Server {
             FirstKey::Elsewhere => None,
         };
         let hosts = vec![host.addr.clone()];
-        let settings =
-            Settings { store: store.clone(), hosts, limits, max_upload_bytes, ports, listener: listener_limits };
+        let settings = Settings {
+            store: store.clone(),
+            hosts,
+            limits,
+            max_upload_bytes,
+            ports,
+            listener: listener_limits,
+        };
         let control = ControlPlane::start(settings).await?;
-        Ok(Self { url, credentials, host, control, store })
+        Ok(Self {
+            url,
+            credentials,
+            host,
+            control,
+            store,
+        })
     }
 
     fn announce(&self, json: bool) -> anyhow::Result<()> {
@@ -102,11 +127,17 @@ impl Server {
             Some(path) => path.display().to_string(),
             None => "none here; `wrenn-cp key create` makes one".to_owned(),
         };
-        output::line(&format!("{} at {}", style("Wrenn is ready").green().bold(), self.url))?;
+        output::line(&format!(
+            "{} at {}",
+            style("Wrenn is ready").green().bold(),
+            self.url
+        ))?;
         output::line(&format!("  API key  {credentials}"))?;
         output::line(&format!("  API      {}/docs", self.url))?;
         output::line("  Try      wrenn run -- python3 -c 'print(6 * 7)'")?;
-        output::line("Ctrl-C ends it. Sandboxes go on running then, and the next `wrenn up` finds them again.")
+        output::line(
+            "Ctrl-C ends it. Sandboxes go on running then, and the next `wrenn up` finds them again.",
+        )
     }
 
     /// Until a signal; a second one does not wait for anything.
@@ -143,17 +174,26 @@ impl HostHalf {
     async fn start(dir: &Path) -> anyhow::Result<Self> {
         let token = hostd::token::random();
         let prepared = Agent::prepare(&hostd::Config::for_dir(dir)?, &token).await;
-        let agent = Arc::new(
-            prepared
-                .map_err(|problem| anyhow!("{problem}\n`wrenn doctor` tells what this host lacks and what to type"))?,
-        );
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
-        let addr = HostAddr { url: format!("http://{}", listener.local_addr()?), token: Token::Given(token) };
+        let agent = Arc::new(prepared.map_err(|problem| {
+            anyhow!("{problem}\n`wrenn doctor` tells what this host lacks and what to type")
+        })?);
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .context("cannot listen on loopback")?;
+        let addr = HostAddr {
+            url: format!("http://{}", listener.local_addr()?),
+            token: Token::Given(token),
+        };
         let end = CancellationToken::new();
         let serving = tokio::spawn({
             let (agent, end) = (Arc::clone(&agent), end.clone());
             async move { agent.serve(listener, end).await }
         });
-        Ok(Self { agent, addr, end, serving })
+        Ok(Self {
+            agent,
+            addr,
+            end,
+            serving,
+        })
     }
 }

@@ -11,7 +11,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub async fn version(session: Option<Session>, json: bool) -> anyhow::Result<()> {
     let client = env!("CARGO_PKG_VERSION");
     let server = match session {
-        Some(session) => tokio::time::timeout(PATIENCE, session.client.health()).await.ok().and_then(Result::ok),
+        Some(session) => tokio::time::timeout(PATIENCE, session.client.health())
+            .await
+            .ok()
+            .and_then(Result::ok),
         None => None,
     };
     let server = server.map(|health| health.version);
@@ -19,5 +22,8 @@ pub async fn version(session: Option<Session>, json: bool) -> anyhow::Result<()>
         return output::json(&serde_json::json!({"client": client, "server": server}));
     }
     let server = server.unwrap_or_else(|| "none answers; start one with `wrenn up`".to_owned());
-    output::line(&format!("client  {client}\nserver  {}", output::printable(&server)))
+    output::line(&format!(
+        "client  {client}\nserver  {}",
+        output::printable(&server)
+    ))
 }

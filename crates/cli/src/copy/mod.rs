@@ -1,5 +1,5 @@
-//! Copying into a sandbox and out of it. `place` reads the two arguments, `upload` and `download` do one direction
-//! each, `pack` and `unpack` turn directories into tar streams and back.
+//! Copying into a sandbox and out of it. `place` reads the two arguments, `upload` and `download`
+//! do one direction each, `pack` and `unpack` turn directories into tar streams and back.
 
 mod download;
 mod pack;
@@ -21,7 +21,8 @@ const CHUNK: usize = 64 * 1024;
 /// Links that are followed to find out what a path leads to; Linux follows 40 (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
-/// Facts about what a path in a sandbox leads to; `None` where there is nothing. A link to nothing is itself.
+/// Facts about what a path in a sandbox leads to; `None` where there is nothing. A link to nothing
+/// is itself.
 async fn stat(client: &Client, id: &str, path: &PathRequest) -> Result<Option<FileInfo>, Error> {
     let mut info = match client.stat(id, path).await {
         // Of the file, or of the sandbox?
@@ -29,8 +30,17 @@ async fn stat(client: &Client, id: &str, path: &PathRequest) -> Result<Option<Fi
         stat => stat?,
     };
     for _ in 0..MAX_LINKS {
-        let Some(target) = info.symlink_target.as_ref().filter(|_| info.kind == FileKind::Symlink) else { break };
-        let next = PathRequest { path: link_target(&info.path, target), user: path.user.clone() };
+        let Some(target) = info
+            .symlink_target
+            .as_ref()
+            .filter(|_| info.kind == FileKind::Symlink)
+        else {
+            break;
+        };
+        let next = PathRequest {
+            path: link_target(&info.path, target),
+            user: path.user.clone(),
+        };
         match client.stat(id, &next).await {
             Ok(next) if next.path != info.path => info = next,
             _ => break,

@@ -1,7 +1,7 @@
 //! A local directory as a tar stream, whose names are relative to the directory.
 //!
-//! A blocking thread walks and writes into a bounded channel. A failure goes through the channel as well, so that
-//! the upload breaks and the other side never takes a part for the whole.
+//! A blocking thread walks and writes into a bounded channel. A failure goes through the channel as
+//! well, so that the upload breaks and the other side never takes a part for the whole.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
@@ -22,10 +22,21 @@ use crate::output;
 const QUEUE: usize = 4;
 
 /// Starts packing. The handle tells how reading ended; `BrokenPipe` where nobody took the stream.
-pub fn pack(root: PathBuf) -> (JoinHandle<io::Result<()>>, impl Stream<Item = io::Result<Bytes>> + Send + 'static) {
+pub fn pack(
+    root: PathBuf,
+) -> (
+    JoinHandle<io::Result<()>>,
+    impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let packing = tokio::task::spawn_blocking(move || {
-        let packed = write_archive(&root, ChannelWriter { sender: sender.clone(), buffer: BytesMut::new() });
+        let packed = write_archive(
+            &root,
+            ChannelWriter {
+                sender: sender.clone(),
+                buffer: BytesMut::new(),
+            },
+        );
         if let Err(error) = &packed {
             let _ = sender.blocking_send(Err(io::Error::new(error.kind(), error.to_string())));
         }
@@ -41,7 +52,9 @@ fn write_archive<W: Write>(root: &Path, out: W) -> io::Result<()> {
     while let Some(dir) = waiting.pop() {
         for entry in fs::read_dir(root.join(&dir)).map_err(|error| named(&dir, &error))? {
             let name = dir.join(entry?.file_name());
-            if append(&mut archive, &root.join(&name), &name).map_err(|error| named(&name, &error))? {
+            if append(&mut archive, &root.join(&name), &name)
+                .map_err(|error| named(&name, &error))?
+            {
                 waiting.push(name);
             }
         }
@@ -67,18 +80,28 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> 
     } else if facts.is_file() {
         append_file(archive, &File::open(path)?, name)?;
     } else {
-        output::note(&format!("left out, because it is no file: {}", output::printable(&name.to_string_lossy())));
+        output::note(&format!(
+            "left out, because it is no file: {}",
+            output::printable(&name.to_string_lossy())
+        ));
     }
     Ok(false)
 }
 
-fn append_file<W: Write>(archive: &mut tar::Builder<W>, file: &File, name: &Path) -> io::Result<()> {
+fn append_file<W: Write>(
+    archive: &mut tar::Builder<W>,
+    file: &File,
+    name: &Path,
+) -> io::Result<()> {
     // Of the open file: the name may mean another one by now.
     let facts = file.metadata()?;
     let length = facts.len();
     let mut header = header(&facts);
     let holes = sparse::extents(file, length)?;
-    let following = holes.as_ref().map(|extents| sparse::describe(&mut header, extents, length)).unwrap_or_default();
+    let following = holes
+        .as_ref()
+        .map(|extents| sparse::describe(&mut header, extents, length))
+        .unwrap_or_default();
     // The header alone, with what a long name needs before it.
     archive.append_data(&mut header, name, io::empty())?;
     let out = archive.get_mut();
@@ -142,7 +165,9 @@ impl Write for ChannelWriter {
             return Ok(());
         }
         let part = self.buffer.split().freeze();
-        self.sender.blocking_send(Ok(part)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.sender
+            .blocking_send(Ok(part))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -161,19 +186,31 @@ mod tests {
         disk.set_len((1 << 30) + 77).unwrap();
         // More extents than a header has room for.
         for n in 0..100 {
-            disk.write_all_at(&[n + 1; 5000], u64::from(n) << 20).unwrap();
+            disk.write_all_at(&[n + 1; 5000], u64::from(n) << 20)
+                .unwrap();
         }
         fs::write(from.path().join("dense"), [7; 5000]).unwrap();
         File::create(from.path().join("empty")).unwrap();
-        File::create(from.path().join("hole")).unwrap().set_len(1 << 20).unwrap();
+        File::create(from.path().join("hole"))
+            .unwrap()
+            .set_len(1 << 20)
+            .unwrap();
         let mut archive = Vec::new();
         write_archive(from.path(), &mut archive).unwrap();
-        assert!(archive.len() < 4 << 20, "{} bytes for 500 kB of data", archive.len());
+        assert!(
+            archive.len() < 4 << 20,
+            "{} bytes for 500 kB of data",
+            archive.len()
+        );
         unpack(archive.as_slice(), to.path()).unwrap();
 
         let copy = File::open(to.path().join(&long)).unwrap();
         let facts = copy.metadata().unwrap();
-        assert!(facts.len() == (1 << 30) + 77 && facts.blocks() * 512 < 4 << 20, "{} blocks", facts.blocks());
+        assert!(
+            facts.len() == (1 << 30) + 77 && facts.blocks() * 512 < 4 << 20,
+            "{} blocks",
+            facts.blocks()
+        );
         let mut piece = [0; 5001];
         copy.read_exact_at(&mut piece, 99 << 20).unwrap();
         assert!(piece[..5000] == [100; 5000] && piece[5000] == 0);

@@ -28,12 +28,14 @@ pub enum Local {
 pub struct Remote {
     /// As typed: possibly shortened.
     pub id: String,
-    /// Relative paths start at the user's home; the home itself is `.`. Bytes that are not UTF-8 are escaped, as in the API.
+    /// Relative paths start at the user's home; the home itself is `.`. Bytes that are not UTF-8
+    /// are escaped, as in the API.
     pub path: String,
 }
 
 impl Place {
-    /// `-`, `SANDBOX:PATH`, or a local path. A local path with a colon is told by a `/` or `.` before it.
+    /// `-`, `SANDBOX:PATH`, or a local path. A local path with a colon is told by a `/` or `.`
+    /// before it.
     pub fn parse(text: &Path) -> Self {
         let bytes = text.as_os_str().as_bytes();
         if bytes == b"-" {
@@ -42,8 +44,15 @@ impl Place {
         let colon = bytes.iter().position(|&byte| byte == b':');
         match colon.map(|colon| (&bytes[..colon], &bytes[colon + 1..])) {
             Some((id, path)) if could_be_id(id) => {
-                let path = if path.is_empty() { b".".as_slice() } else { path };
-                Self::Remote(Remote { id: to_text(id), path: to_text(path) })
+                let path = if path.is_empty() {
+                    b".".as_slice()
+                } else {
+                    path
+                };
+                Self::Remote(Remote {
+                    id: to_text(id),
+                    path: to_text(path),
+                })
             }
             _ => Self::Local(Local::Path(text.to_owned())),
         }
@@ -51,7 +60,10 @@ impl Place {
 }
 
 fn could_be_id(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+    !text.is_empty()
+        && text
+            .iter()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
 /// Which way a copy goes.
@@ -77,14 +89,19 @@ impl Direction {
     }
 }
 
-/// Whether a path means what is in the directory and not the directory itself: `DIR/.`, `.`, `..`, `/`.
+/// Whether a path means what is in the directory and not the directory itself: `DIR/.`, `.`, `..`,
+/// `/`.
 pub fn means_contents(path: &str) -> bool {
     name_of(path).is_none()
 }
 
 /// Last component of a path; `None` where the path has no name of its own.
 pub fn name_of(path: &str) -> Option<OsString> {
-    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let last = path
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
     (!matches!(last, "" | "." | ".." | "~")).then(|| OsString::from_vec(from_text(last)))
 }
 
@@ -95,21 +112,38 @@ mod tests {
     use super::*;
 
     fn remote(id: &str, path: &str) -> Remote {
-        Remote { id: id.to_owned(), path: path.to_owned() }
+        Remote {
+            id: id.to_owned(),
+            path: path.to_owned(),
+        }
     }
 
     #[test]
     fn arguments_are_told_apart() {
         let parse = |text: &str| Place::parse(Path::new(text));
         let local = |text: &str| Place::Local(Local::Path(text.into()));
-        assert_eq!(parse("sb-4f2:/tmp/x"), Place::Remote(remote("sb-4f2", "/tmp/x")));
+        assert_eq!(
+            parse("sb-4f2:/tmp/x"),
+            Place::Remote(remote("sb-4f2", "/tmp/x"))
+        );
         assert_eq!(parse("4f2:a:b"), Place::Remote(remote("4f2", "a:b")));
         assert_eq!(parse("4f2:"), Place::Remote(remote("4f2", ".")));
         assert_eq!(parse("-"), Place::Local(Local::Stdio));
         let latin = Place::parse(Path::new(OsStr::from_bytes(b"4f2:caf\xe9")));
         assert_eq!(latin, Place::Remote(remote("4f2", "caf\u{10fffd}xE9")));
-        assert_eq!(name_of("/tmp/caf\u{10fffd}xE9"), Some(OsStr::from_bytes(b"caf\xe9").to_owned()));
-        for text in ["a", "./a:b", "/tmp/a:b", ":x", "Notes: today.txt", "dir/x:y", ""] {
+        assert_eq!(
+            name_of("/tmp/caf\u{10fffd}xE9"),
+            Some(OsStr::from_bytes(b"caf\xe9").to_owned())
+        );
+        for text in [
+            "a",
+            "./a:b",
+            "/tmp/a:b",
+            ":x",
+            "Notes: today.txt",
+            "dir/x:y",
+            "",
+        ] {
             assert_eq!(parse(text), local(text), "{text:?}");
         }
     }
@@ -117,9 +151,20 @@ mod tests {
     #[test]
     fn one_side_is_in_a_sandbox() {
         let of = |source: &str, target: &str| Direction::of(Path::new(source), Path::new(target));
-        assert_eq!(of("-", "a:b").unwrap(), Direction::Up(Local::Stdio, remote("a", "b")));
-        assert_eq!(of("a:b", "c").unwrap(), Direction::Down(remote("a", "b"), Local::Path("c".into())));
-        assert!(of("a", "b").unwrap_err().to_string().contains("SANDBOX:PATH"));
+        assert_eq!(
+            of("-", "a:b").unwrap(),
+            Direction::Up(Local::Stdio, remote("a", "b"))
+        );
+        assert_eq!(
+            of("a:b", "c").unwrap(),
+            Direction::Down(remote("a", "b"), Local::Path("c".into()))
+        );
+        assert!(
+            of("a", "b")
+                .unwrap_err()
+                .to_string()
+                .contains("SANDBOX:PATH")
+        );
         assert!(of("a:b", "c:d").is_err());
     }
 

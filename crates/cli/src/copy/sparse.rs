@@ -1,7 +1,9 @@
-//! Files with holes: a virtual disk of 40 GiB of which 2 GiB are written must not grow to 40 by being copied.
+//! Files with holes: a virtual disk of 40 GiB of which 2 GiB are written must not grow to 40 by
+//! being copied.
 //!
-//! On its way out of this machine a file in an archive is a GNU sparse entry (the old GNU format), which lists the extents
-//! that hold data. On its way in, blocks of zeroes become holes, whatever they came as.
+//! On its way out of this machine a file in an archive is a GNU sparse entry (the old GNU format),
+//! which lists the extents that hold data. On its way in, blocks of zeroes become holes, whatever
+//! they came as.
 
 use std::fs::File;
 use std::io;
@@ -18,8 +20,8 @@ const HOLE: usize = 4096;
 /// Archives count in blocks of this size.
 const BLOCK: u64 = 512;
 
-/// Most extents that an archive lists of one file. Their list is read into memory before the data, so readers bound it
-/// (1 MiB in envd, which is 43,000 extents).
+/// Most extents that an archive lists of one file. Their list is read into memory before the data,
+/// so readers bound it (1 MiB in envd, which is 43,000 extents).
 const MAX_EXTENTS: usize = 16 * 1024;
 
 /// Writes a new file front to back and leaves holes in it.
@@ -69,7 +71,8 @@ fn run(data: &[u8], position: u64, zeroes: bool) -> usize {
     length
 }
 
-/// Returns where the first `length` bytes of a file hold data; `None` where it has no holes, or its file system cannot tell.
+/// Returns where the first `length` bytes of a file hold data; `None` where it has no holes, or its
+/// file system cannot tell.
 pub fn extents(file: &File, length: u64) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -111,15 +114,22 @@ fn merged(mut extents: Vec<Range<u64>>) -> Vec<Range<u64>> {
     extents
 }
 
-/// Makes `header` that of a sparse file of `length` bytes. Returns what follows it in the archive, before the data.
+/// Makes `header` that of a sparse file of `length` bytes. Returns what follows it in the archive,
+/// before the data.
 pub fn describe(header: &mut Header, extents: &[Range<u64>], length: u64) -> Vec<u8> {
     header.set_entry_type(EntryType::GNUSparse);
     header.set_size(extents.iter().map(|extent| extent.end - extent.start).sum());
     // The last one says where the file ends.
-    let all: Vec<Range<u64>> = extents.iter().cloned().chain(std::iter::once(length..length)).collect();
+    let all: Vec<Range<u64>> = extents
+        .iter()
+        .cloned()
+        .chain(std::iter::once(length..length))
+        .collect();
     let mut rest = all.as_slice();
     let mut following = Vec::new();
-    let Some(gnu) = header.as_gnu_mut() else { return following };
+    let Some(gnu) = header.as_gnu_mut() else {
+        return following;
+    };
     gnu.set_real_size(length);
     rest = fill(&mut gnu.sparse, rest);
     gnu.set_is_extended(!rest.is_empty());
@@ -158,13 +168,18 @@ mod tests {
             data[end] = last;
             for piece in [1000, 4096, 70_000, data.len()] {
                 let mut writer = SparseWriter::new(tempfile::tempfile().unwrap());
-                data.chunks(piece).for_each(|piece| writer.write_all(piece).unwrap());
+                data.chunks(piece)
+                    .for_each(|piece| writer.write_all(piece).unwrap());
                 let file = writer.finish().unwrap();
                 let mut back = vec![9; data.len()];
                 file.read_exact_at(&mut back, 0).unwrap();
                 assert!(back == data, "pieces of {piece}");
                 let facts = file.metadata().unwrap();
-                assert!(facts.len() == data.len() as u64 && facts.blocks() * 512 <= 64 * 1024, "{}", facts.blocks());
+                assert!(
+                    facts.len() == data.len() as u64 && facts.blocks() * 512 <= 64 * 1024,
+                    "{}",
+                    facts.blocks()
+                );
             }
         }
     }
@@ -178,7 +193,9 @@ mod tests {
         file.write_all_at(&[1; 10], 300_000).unwrap();
         let found = extents(&file, 1 << 20).unwrap().unwrap();
         assert!(
-            found.len() == 1 && found[0].contains(&300_000) && found[0].end - found[0].start <= 64 * 1024,
+            found.len() == 1
+                && found[0].contains(&300_000)
+                && found[0].end - found[0].start <= 64 * 1024,
             "{found:?}"
         );
         file.write_all_at(&vec![1; 1 << 20], 0).unwrap();

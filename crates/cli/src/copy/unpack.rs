@@ -1,10 +1,11 @@
 //! A tar stream from a sandbox into a local directory. The archive is the guest's and hostile.
 //!
-//! Every directory on the way is opened with `openat2` in a way that cannot leave the target, also not over a symbolic
-//! link that the archive itself brought; names that lead outside are left out. No device, pipe or set-id bit is made, and
-//! owners are ours. What the archive says between the contents of two entries (long names and the like, which are held in
-//! memory) is bounded. A file gets its name when it is whole: a copy that breaks off leaves what was there before, and if
-//! we are killed outright, at most one file `.wrenn-…` beside it.
+//! Every directory on the way is opened with `openat2` in a way that cannot leave the target, also
+//! not over a symbolic link that the archive itself brought; names that lead outside are left out.
+//! No device, pipe or set-id bit is made, and owners are ours. What the archive says between the
+//! contents of two entries (long names and the like, which are held in memory) is bounded. A file
+//! gets its name when it is whole: a copy that breaks off leaves what was there before, and if we
+//! are killed outright, at most one file `.wrenn-…` beside it.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -22,7 +23,8 @@ use super::CHUNK;
 use super::sparse::SparseWriter;
 use crate::output;
 
-/// Most bytes between the contents of two entries. A path has 4096 at most; the rest is for the extents of a sparse file.
+/// Most bytes between the contents of two entries. A path has 4096 at most; the rest is for the
+/// extents of a sparse file.
 const HEAD_LIMIT: u64 = 1 << 20;
 
 /// Most names that are told one by one.
@@ -36,8 +38,16 @@ pub fn unpack(tar: impl Read, target: &Path) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::open(target, flags, Mode::empty())?;
     let allowed = Rc::new(Cell::new(HEAD_LIMIT));
-    let mut unpacker = Unpacker { top, parent: None, buffer: vec![0; CHUNK], left_out: 0 };
-    let mut archive = Archive::new(Bounded { inner: tar, allowed: allowed.clone() });
+    let mut unpacker = Unpacker {
+        top,
+        parent: None,
+        buffer: vec![0; CHUNK],
+        left_out: 0,
+    };
+    let mut archive = Archive::new(Bounded {
+        inner: tar,
+        allowed: allowed.clone(),
+    });
     for entry in archive.entries()? {
         let mut entry = entry?;
         if entry.header().entry_type() == EntryType::XGlobalHeader {
@@ -87,12 +97,16 @@ impl Unpacker {
     fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
         let name = entry.path_bytes().into_owned();
         let kind = entry.header().entry_type();
-        let Some(path) = inside(&name) else { return self.leave_out(&name, "it leads outside") };
-        let (Some(parent), Some(file_name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let Some(path) = inside(&name) else {
+            return self.leave_out(&name, "it leads outside");
+        };
+        let (Some(parent), Some(file_name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
         let done = match kind {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.enter(parent).and_then(|()| self.file(entry, Path::new(file_name)))
-            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self
+                .enter(parent)
+                .and_then(|()| self.file(entry, Path::new(file_name))),
             EntryType::Directory => self.directory(&path).and_then(|dir| {
                 let mode = entry.header().mode()? & 0o777;
                 // Later entries are written into it, and the user has to be able to remove it.
@@ -103,7 +117,8 @@ impl Unpacker {
                 if kind == EntryType::Link && inside(&target).is_none() {
                     return self.leave_out(&name, "it is a link to outside");
                 }
-                self.enter(parent).and_then(|()| self.link(&target, Path::new(file_name), kind))
+                self.enter(parent)
+                    .and_then(|()| self.link(&target, Path::new(file_name), kind))
             }
             _ => return self.leave_out(&name, "it is neither file nor directory nor link"),
         };
@@ -120,7 +135,11 @@ impl Unpacker {
 
     /// Makes `dir` the directory that the next calls work in; missing ones are made.
     fn enter(&mut self, dir: &Path) -> io::Result<()> {
-        if self.parent.as_ref().is_some_and(|(entered, _)| entered == dir) {
+        if self
+            .parent
+            .as_ref()
+            .is_some_and(|(entered, _)| entered == dir)
+        {
             return Ok(());
         }
         self.parent = Some((dir.to_owned(), self.directory(dir)?));
@@ -151,7 +170,11 @@ impl Unpacker {
     }
 
     fn open(&self, dir: &Path) -> rustix::io::Result<OwnedFd> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         loop {
@@ -164,9 +187,14 @@ impl Unpacker {
     }
 
     fn file(&mut self, entry: &mut Entry<'_, impl Read>, name: &Path) -> io::Result<()> {
-        let (mode, modified, size) = (entry.header().mode()? & 0o777, entry.header().mtime()?, entry.size());
+        let (mode, modified, size) = (
+            entry.header().mode()? & 0o777,
+            entry.header().mtime()?,
+            entry.size(),
+        );
         let temporary = temporary_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.here(), &temporary, flags, Mode::from(0o600))?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let written = copy(entry, size, SparseWriter::new(file.into()), &mut buffer);
@@ -174,7 +202,12 @@ impl Unpacker {
         let named = written.and_then(|file| {
             rustix::fs::fchmod(&file, mode.into())?;
             rustix::fs::futimens(&file, &last_modified(modified))?;
-            Ok(rustix::fs::renameat(self.here(), &temporary, self.here(), name)?)
+            Ok(rustix::fs::renameat(
+                self.here(),
+                &temporary,
+                self.here(),
+                name,
+            )?)
         });
         named.inspect_err(|_| self.remove(&temporary))
     }
@@ -189,7 +222,13 @@ impl Unpacker {
                 return Err(Errno::ISDIR.into());
             };
             let parent = self.open(parent).map_err(explained)?;
-            rustix::fs::linkat(&parent, Path::new(old), self.here(), &temporary, AtFlags::empty())?;
+            rustix::fs::linkat(
+                &parent,
+                Path::new(old),
+                self.here(),
+                &temporary,
+                AtFlags::empty(),
+            )?;
         }
         let named = rustix::fs::renameat(self.here(), &temporary, self.here(), name);
         // Two names of one file are left as they are by a rename.
@@ -205,7 +244,8 @@ impl Unpacker {
     }
 }
 
-/// The path without `.` and a leading `/`, as tar programs read it; `None` where it could lead outside.
+/// The path without `.` and a leading `/`, as tar programs read it; `None` where it could lead
+/// outside.
 fn inside(name: &[u8]) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for component in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
@@ -220,7 +260,8 @@ fn inside(name: &[u8]) -> Option<PathBuf> {
 
 /// A name that nothing in the archive can know.
 fn temporary_name() -> PathBuf {
-    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let random =
+        std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     format!(".wrenn-{random:016x}").into()
 }
 
@@ -231,24 +272,43 @@ fn shown(name: &[u8]) -> String {
 
 fn explained(error: Errno) -> io::Error {
     match error {
-        Errno::XDEV | Errno::LOOP => io::Error::new(error.kind(), "it leads outside over a symbolic link"),
-        Errno::NOTDIR => io::Error::new(error.kind(), "something that is no directory is in the way"),
+        Errno::XDEV | Errno::LOOP => {
+            io::Error::new(error.kind(), "it leads outside over a symbolic link")
+        }
+        Errno::NOTDIR => {
+            io::Error::new(error.kind(), "something that is no directory is in the way")
+        }
         other => other.into(),
     }
 }
 
 /// Of a descriptor that names only a place, which `fchmod` refuses.
 fn change_mode(dir: &OwnedFd, mode: u32) -> io::Result<()> {
-    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", dir.as_raw_fd()), mode.into())?)
+    Ok(rustix::fs::chmod(
+        format!("/proc/self/fd/{}", dir.as_raw_fd()),
+        mode.into(),
+    )?)
 }
 
 /// Copies all `size` bytes; an archive that ends before is broken.
-fn copy(from: &mut impl Read, size: u64, mut to: SparseWriter, buffer: &mut [u8]) -> io::Result<File> {
+fn copy(
+    from: &mut impl Read,
+    size: u64,
+    mut to: SparseWriter,
+    buffer: &mut [u8],
+) -> io::Result<File> {
     let mut left = size;
     while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(buffer.len()).min(buffer.len());
+        let wanted = usize::try_from(left)
+            .unwrap_or(buffer.len())
+            .min(buffer.len());
         match from.read(&mut buffer[..wanted])? {
-            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within it")),
+            0 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the archive ends within it",
+                ));
+            }
             count => {
                 to.write_all(&buffer[..count])?;
                 left -= count as u64;
@@ -259,9 +319,18 @@ fn copy(from: &mut impl Read, size: u64, mut to: SparseWriter, buffer: &mut [u8]
 }
 
 fn last_modified(seconds: u64) -> Timestamps {
-    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    let last_modification = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
-    Timestamps { last_access: omit, last_modification }
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let last_modification = Timespec {
+        tv_sec: i64::try_from(seconds).unwrap_or(0),
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: omit,
+        last_modification,
+    }
 }
 
 #[cfg(test)]
@@ -298,7 +367,10 @@ mod tests {
             let target = outer.path().join("target");
             fs::create_dir(&target).unwrap();
             let _ = unpack(bytes, &target);
-            let names: Vec<_> = fs::read_dir(&outer).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let names: Vec<_> = fs::read_dir(&outer)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
             assert_eq!(names, ["target"], "written beside the directory");
         });
     }
@@ -314,9 +386,23 @@ mod tests {
         ]);
         unpack(tar.as_slice(), dir.path()).unwrap();
         let run = dir.path().join("sub/run.sh");
-        assert_eq!(fs::metadata(&run).unwrap().permissions().mode() & 0o7777, 0o755, "no set-user-id bit");
-        assert_eq!(fs::metadata(dir.path().join("sub")).unwrap().permissions().mode() & 0o777, 0o755);
-        assert_eq!(fs::read_link(dir.path().join("link")).unwrap(), Path::new("sub/run.sh"));
+        assert_eq!(
+            fs::metadata(&run).unwrap().permissions().mode() & 0o7777,
+            0o755,
+            "no set-user-id bit"
+        );
+        assert_eq!(
+            fs::metadata(dir.path().join("sub"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o755
+        );
+        assert_eq!(
+            fs::read_link(dir.path().join("link")).unwrap(),
+            Path::new("sub/run.sh")
+        );
     }
 
     #[test]
@@ -328,9 +414,18 @@ mod tests {
         let outside = outer.path().to_str().unwrap().to_owned();
         for entries in [
             vec![("../evil", EntryType::Regular, "x", 0o644)],
-            vec![("out", EntryType::Symlink, "..", 0o777), ("out/evil", EntryType::Regular, "x", 0o644)],
-            vec![("abs", EntryType::Symlink, &outside, 0o777), ("abs/evil", EntryType::Regular, "x", 0o644)],
-            vec![("file", EntryType::Symlink, "../mine", 0o777), ("file", EntryType::Regular, "x", 0o644)],
+            vec![
+                ("out", EntryType::Symlink, "..", 0o777),
+                ("out/evil", EntryType::Regular, "x", 0o644),
+            ],
+            vec![
+                ("abs", EntryType::Symlink, &outside, 0o777),
+                ("abs/evil", EntryType::Regular, "x", 0o644),
+            ],
+            vec![
+                ("file", EntryType::Symlink, "../mine", 0o777),
+                ("file", EntryType::Regular, "x", 0o644),
+            ],
             vec![("hard", EntryType::Link, "../mine", 0o644)],
             vec![("pipe", EntryType::Fifo, "", 0o644)],
             vec![("tty", EntryType::Char, "", 0o644)],
@@ -338,15 +433,35 @@ mod tests {
             // Some are left out, some end the copy; both are fine.
             let _ = unpack(archive(&entries).as_slice(), &target);
             assert!(!outer.path().join("evil").exists(), "{entries:?}");
-            assert_eq!(fs::read_to_string(outer.path().join("mine")).unwrap(), "mine", "{entries:?}");
-            assert!(!target.join("hard").exists() && !target.join("pipe").exists() && !target.join("tty").exists());
-            let left = fs::read_dir(&target)
-                .unwrap()
-                .filter(|entry| entry.as_ref().unwrap().file_name().as_bytes().starts_with(b".wrenn-"));
+            assert_eq!(
+                fs::read_to_string(outer.path().join("mine")).unwrap(),
+                "mine",
+                "{entries:?}"
+            );
+            assert!(
+                !target.join("hard").exists()
+                    && !target.join("pipe").exists()
+                    && !target.join("tty").exists()
+            );
+            let left = fs::read_dir(&target).unwrap().filter(|entry| {
+                entry
+                    .as_ref()
+                    .unwrap()
+                    .file_name()
+                    .as_bytes()
+                    .starts_with(b".wrenn-")
+            });
             assert_eq!(left.count(), 0, "{entries:?}");
         }
-        unpack(archive(&[("/etc/passwd", EntryType::Regular, "x", 0o644)]).as_slice(), &target).unwrap();
-        assert!(target.join("etc/passwd").exists(), "absolute names are taken as relative ones");
+        unpack(
+            archive(&[("/etc/passwd", EntryType::Regular, "x", 0o644)]).as_slice(),
+            &target,
+        )
+        .unwrap();
+        assert!(
+            target.join("etc/passwd").exists(),
+            "absolute names are taken as relative ones"
+        );
     }
 
     /// S25: `join` replaces what an absolute name is joined to.
@@ -358,8 +473,15 @@ mod tests {
         fs::create_dir(&mine).unwrap();
         fs::set_permissions(&mine, fs::Permissions::from_mode(0o3500)).unwrap();
         let name = mine.to_str().unwrap();
-        unpack(archive(&[(name, EntryType::Directory, "", 0o777)]).as_slice(), &target).unwrap();
-        assert_eq!(fs::metadata(&mine).unwrap().permissions().mode() & 0o7777, 0o3500);
+        unpack(
+            archive(&[(name, EntryType::Directory, "", 0o777)]).as_slice(),
+            &target,
+        )
+        .unwrap();
+        assert_eq!(
+            fs::metadata(&mine).unwrap().permissions().mode() & 0o7777,
+            0o3500
+        );
         assert!(target.join(name.trim_start_matches('/')).is_dir());
     }
 
@@ -374,7 +496,12 @@ mod tests {
                 Ok(buffer.len())
             }
         }
-        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader, EntryType::XGlobalHeader] {
+        for kind in [
+            EntryType::GNULongName,
+            EntryType::GNULongLink,
+            EntryType::XHeader,
+            EntryType::XGlobalHeader,
+        ] {
             let mut header = tar::Header::new_gnu();
             header.set_path("x").unwrap();
             header.set_entry_type(kind);
@@ -384,7 +511,11 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let error = unpack(header.as_bytes().chain(&mut endless), dir.path()).unwrap_err();
             assert!(error.to_string().contains("1048576"), "{kind:?}: {error}");
-            assert!(endless.0 < 8 << 20, "{kind:?}: {} bytes were read", endless.0);
+            assert!(
+                endless.0 < 8 << 20,
+                "{kind:?}: {} bytes were read",
+                endless.0
+            );
         }
     }
 
@@ -395,10 +526,20 @@ mod tests {
         let whole = archive(&[("notes", EntryType::Regular, &"new".repeat(1000), 0o644)]);
         let error = unpack(&whole[..1024], dir.path()).unwrap_err();
         assert!(error.to_string().contains("notes"), "{error}");
-        assert_eq!(fs::read_to_string(dir.path().join("notes")).unwrap(), "of before");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half-made stays");
+        assert_eq!(
+            fs::read_to_string(dir.path().join("notes")).unwrap(),
+            "of before"
+        );
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing half-made stays"
+        );
         unpack(whole.as_slice(), dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join("notes")).unwrap().len(), 3000);
+        assert_eq!(
+            fs::read_to_string(dir.path().join("notes")).unwrap().len(),
+            3000
+        );
     }
 
     #[test]
@@ -411,6 +552,10 @@ mod tests {
         header.set_cksum();
         tar[..512].copy_from_slice(header.as_bytes());
         unpack(tar.as_slice(), dir.path()).unwrap();
-        assert!(dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.txt")).exists());
+        assert!(
+            dir.path()
+                .join(std::ffi::OsStr::from_bytes(b"caf\xe9.txt"))
+                .exists()
+        );
     }
 }

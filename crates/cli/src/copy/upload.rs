@@ -1,5 +1,5 @@
-//! From this machine into a sandbox. The target is asked about first, because a directory takes things under their
-//! own name and anything else is replaced.
+//! From this machine into a sandbox. The target is asked about first, because a directory takes
+//! things under their own name and anything else is replaced.
 
 use std::io;
 use std::path::Path;
@@ -29,46 +29,79 @@ pub async fn upload(
     user: Option<&str>,
     quiet: bool,
 ) -> anyhow::Result<u64> {
-    let path = PathRequest { path: to.path.clone(), user: user.map(str::to_owned) };
-    let Local::Path(source) = from else { return from_stdin(client, &to.id, path, quiet).await };
-    let facts = tokio::fs::metadata(source).await.with_context(|| format!("{} cannot be read", source.display()))?;
+    let path = PathRequest {
+        path: to.path.clone(),
+        user: user.map(str::to_owned),
+    };
+    let Local::Path(source) = from else {
+        return from_stdin(client, &to.id, path, quiet).await;
+    };
+    let facts = tokio::fs::metadata(source)
+        .await
+        .with_context(|| format!("{} cannot be read", source.display()))?;
     let there = stat(client, &to.id, &path).await?.map(|info| info.kind);
     if to.path.ends_with('/') && there.is_some_and(|kind| kind != FileKind::Directory) {
-        return Err(usage(format!("{} in the sandbox is no directory: leave out the /", to.path)));
+        return Err(usage(format!(
+            "{} in the sandbox is no directory: leave out the /",
+            to.path
+        )));
     }
-    let path = PathRequest { path: target_path(source, &to.path, there)?, ..path };
+    let path = PathRequest {
+        path: target_path(source, &to.path, there)?,
+        ..path
+    };
     if !facts.is_dir() {
         return file(client, &to.id, source, path, &facts, quiet).await;
     }
     if there.is_some_and(|kind| kind != FileKind::Directory) {
-        return Err(usage(format!("{} is a directory and {} in the sandbox is not", source.display(), to.path)));
+        return Err(usage(format!(
+            "{} is a directory and {} in the sandbox is not",
+            source.display(),
+            to.path
+        )));
     }
     directory(client, &to.id, source, path, quiet).await
 }
 
 /// Where `source` goes when `wanted` was typed and is of kind `there`.
 fn target_path(source: &Path, wanted: &str, there: Option<FileKind>) -> anyhow::Result<String> {
-    let into = there == Some(FileKind::Directory) || (there.is_none() && wanted.ends_with('/') && !source.is_dir());
+    let into = there == Some(FileKind::Directory)
+        || (there.is_none() && wanted.ends_with('/') && !source.is_dir());
     let typed = text(source);
     if !into || (source.is_dir() && means_contents(&typed)) {
         return Ok(wanted.to_owned());
     }
     let Some(name) = name_of(&typed).map(text) else {
-        return Err(usage(format!("{typed} has no name that it could have in the sandbox: name the target")));
+        return Err(usage(format!(
+            "{typed} has no name that it could have in the sandbox: name the target"
+        )));
     };
     Ok(format!("{}/{name}", wanted.trim_end_matches('/')))
 }
 
-async fn from_stdin(client: &Client, id: &str, path: PathRequest, quiet: bool) -> anyhow::Result<u64> {
+async fn from_stdin(
+    client: &Client,
+    id: &str,
+    path: PathRequest,
+    quiet: bool,
+) -> anyhow::Result<u64> {
     if means_contents(&path.path) || path.path.ends_with('/') {
-        return Err(usage("standard input has no name: name the file in the sandbox, as in SANDBOX:notes.txt"));
+        return Err(usage(
+            "standard input has no name: name the file in the sandbox, as in SANDBOX:notes.txt",
+        ));
     }
-    let target = FileTarget { path: path.path, user: path.user, mode: None };
+    let target = FileTarget {
+        path: path.path,
+        user: path.user,
+        mode: None,
+    };
     let progress = Arc::new(Progress::bytes(None, quiet));
     let failure = Failure::default();
     let data = counted(failure.watch(Stdio::stdin()?.into_stream()), &progress);
     let sent = client.write_file(id, &target, data, None).await;
-    failure.take().map_or(Ok(()), |error| Err(error).context("reading standard input"))?;
+    failure
+        .take()
+        .map_or(Ok(()), |error| Err(error).context("reading standard input"))?;
     sent?;
     Ok(progress.total())
 }
@@ -81,27 +114,43 @@ async fn file(
     facts: &std::fs::Metadata,
     quiet: bool,
 ) -> anyhow::Result<u64> {
-    // A pipe or a device has no length beforehand, and its permission bits are not those of its bytes. Files of /proc are
-    // empty before they are read.
+    // A pipe or a device has no length beforehand, and its permission bits are not those of its
+    // bytes. Files of /proc are empty before they are read.
     let length = (facts.is_file() && facts.len() > 0).then_some(facts.len());
     let mode = facts.is_file().then(|| facts.permissions().mode() & 0o777);
-    let target = FileTarget { path: path.path, user: path.user, mode };
+    let target = FileTarget {
+        path: path.path,
+        user: path.user,
+        mode,
+    };
     let opened = tokio::fs::File::open(source).await;
     let opened = opened.with_context(|| format!("{} cannot be read", source.display()))?;
     let progress = Arc::new(Progress::bytes(length, quiet));
     // What is appended while it is read is not sent: the length stands at the front.
     let data = ReaderStream::with_capacity(opened.take(length.unwrap_or(u64::MAX)), CHUNK);
     let failure = Failure::default();
-    let sent = client.write_file(id, &target, counted(failure.watch(data), &progress), length).await;
-    failure.take().map_or(Ok(()), |error| Err(error).with_context(|| format!("reading {}", source.display())))?;
+    let sent = client
+        .write_file(id, &target, counted(failure.watch(data), &progress), length)
+        .await;
+    failure.take().map_or(Ok(()), |error| {
+        Err(error).with_context(|| format!("reading {}", source.display()))
+    })?;
     sent?;
     Ok(progress.total())
 }
 
-async fn directory(client: &Client, id: &str, source: &Path, path: PathRequest, quiet: bool) -> anyhow::Result<u64> {
+async fn directory(
+    client: &Client,
+    id: &str,
+    source: &Path,
+    path: PathRequest,
+    quiet: bool,
+) -> anyhow::Result<u64> {
     let progress = Arc::new(Progress::bytes(None, quiet));
     let (packing, tar) = pack::pack(source.to_owned());
-    let sent = client.write_archive(id, &path, counted(tar, &progress)).await;
+    let sent = client
+        .write_archive(id, &path, counted(tar, &progress))
+        .await;
     // When reading here failed, the upload failed only because of that.
     match packing.await.context("reading the directory")? {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -111,7 +160,8 @@ async fn directory(client: &Client, id: &str, source: &Path, path: PathRequest, 
     }
 }
 
-/// Where a stream leaves the error with which it ended: of the upload that it broke only that is left.
+/// Where a stream leaves the error with which it ended: of the upload that it broke only that is
+/// left.
 #[derive(Clone, Default)]
 struct Failure(Arc<Mutex<Option<io::Error>>>);
 
@@ -135,7 +185,10 @@ impl Failure {
     }
 }
 
-fn counted<S>(data: S, progress: &Arc<Progress>) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
+fn counted<S>(
+    data: S,
+    progress: &Arc<Progress>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
 where
     S: Stream<Item = io::Result<Bytes>> + Send,
 {
@@ -157,11 +210,17 @@ mod tests {
         assert_eq!(target_path(&file, "/", directory).unwrap(), "/a.txt");
         assert_eq!(target_path(&file, "new/", None).unwrap(), "new/a.txt");
         assert_eq!(target_path(&file, "new", None).unwrap(), "new");
-        assert_eq!(target_path(&file, "old", Some(FileKind::File)).unwrap(), "old");
+        assert_eq!(
+            target_path(&file, "old", Some(FileKind::File)).unwrap(),
+            "old"
+        );
         let tree = dir.path().join("tree");
         std::fs::create_dir(&tree).unwrap();
         assert_eq!(target_path(&tree, ".", directory).unwrap(), "./tree");
         assert_eq!(target_path(&tree, "new/", None).unwrap(), "new/");
-        assert_eq!(target_path(&tree.join("."), "/srv", directory).unwrap(), "/srv");
+        assert_eq!(
+            target_path(&tree.join("."), "/srv", directory).unwrap(),
+            "/srv"
+        );
     }
 }

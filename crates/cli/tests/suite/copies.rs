@@ -1,4 +1,5 @@
-//! `wrenn cp` where things are odd: names, slashes, copies that break off or are stopped, devices, holes.
+//! `wrenn cp` where things are odd: names, slashes, copies that break off or are stopped, devices,
+//! holes.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,8 +15,10 @@ use crate::wrenn::{command, eventually, finish, wrenn};
 const A: &str = "sb-aaaaaaaaaaaaaaaaaaaa";
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
@@ -32,10 +35,20 @@ async fn broken_download_keeps_local_file() {
     fs::write(dir.path().join("notes"), "of before").unwrap();
     for (source, target) in [("aaaa:/broken", "notes"), ("aaaa:/broken-dir/.", "")] {
         let target = dir.path().join(target);
-        let ended = wrenn(&server, &["cp", source, target.to_str().unwrap()]).await.with(1);
+        let ended = wrenn(&server, &["cp", source, target.to_str().unwrap()])
+            .await
+            .with(1);
         assert!(ended.stderr.contains("broke off"), "{ended:?}");
-        assert_eq!(fs::read_to_string(dir.path().join("notes")).unwrap(), "of before", "{source}");
-        assert_eq!(names(dir.path()), ["notes"], "{source}: nothing half-made stays");
+        assert_eq!(
+            fs::read_to_string(dir.path().join("notes")).unwrap(),
+            "of before",
+            "{source}"
+        );
+        assert_eq!(
+            names(dir.path()),
+            ["notes"],
+            "{source}: nothing half-made stays"
+        );
     }
 }
 
@@ -54,15 +67,31 @@ async fn stopped_download_keeps_local_file() {
             child.wait().unwrap().code()
         });
         assert_eq!(code.await.unwrap(), Some(130), "{source}");
-        assert_eq!(fs::read_to_string(dir.path().join("notes")).unwrap(), "of before", "{source}");
-        assert_eq!(names(dir.path()), ["notes"], "{source}: nothing half-made stays");
+        assert_eq!(
+            fs::read_to_string(dir.path().join("notes")).unwrap(),
+            "of before",
+            "{source}"
+        );
+        assert_eq!(
+            names(dir.path()),
+            ["notes"],
+            "{source}: nothing half-made stays"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_names_keep_their_bytes() {
     let (server, dir) = server().await;
-    let odd: [&[u8]; 7] = [b"caf\xe9.txt", b"-dash", b"two\nlines", b" ", b"a:b", b"\xf0\x9f\x8d\xb0", b"*"];
+    let odd: [&[u8]; 7] = [
+        b"caf\xe9.txt",
+        b"-dash",
+        b"two\nlines",
+        b" ",
+        b"a:b",
+        b"\xf0\x9f\x8d\xb0",
+        b"*",
+    ];
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
     for name in odd {
@@ -72,22 +101,38 @@ async fn odd_names_keep_their_bytes() {
         up.arg(tree.join(OsStr::from_bytes(name))).arg("aaaa:/tmp/");
         finish(up, Vec::new()).await.with(0);
         let text = client::bytes::to_text(name);
-        assert_eq!(server.world().files[&format!("/tmp/{text}")], name, "{text:?}");
+        assert_eq!(
+            server.world().files[&format!("/tmp/{text}")],
+            name,
+            "{text:?}"
+        );
         let mut down = command(&server, &["cp"]);
-        down.arg(OsStr::from_bytes(&[b"aaaa:/tmp/", name].concat())).arg(dir.path());
+        down.arg(OsStr::from_bytes(&[b"aaaa:/tmp/", name].concat()))
+            .arg(dir.path());
         finish(down, Vec::new()).await.with(0);
-        assert_eq!(fs::read(dir.path().join(OsStr::from_bytes(name))).unwrap(), name, "{text:?}");
+        assert_eq!(
+            fs::read(dir.path().join(OsStr::from_bytes(name))).unwrap(),
+            name,
+            "{text:?}"
+        );
     }
     // And all of them in their directory.
     fs::write(tree.join("empty"), "").unwrap();
     symlink("loop", tree.join("loop")).unwrap();
     symlink("../../elsewhere", tree.join("up")).unwrap();
-    wrenn(&server, &["cp", tree.to_str().unwrap(), "aaaa:/srv/tree"]).await.with(0);
+    wrenn(&server, &["cp", tree.to_str().unwrap(), "aaaa:/srv/tree"])
+        .await
+        .with(0);
     let back = dir.path().join("back");
-    let ended = wrenn(&server, &["cp", "aaaa:/srv/tree", back.to_str().unwrap()]).await.with(0);
+    let ended = wrenn(&server, &["cp", "aaaa:/srv/tree", back.to_str().unwrap()])
+        .await
+        .with(0);
     assert_eq!(ended.stderr, "", "no progress where there is no terminal");
     assert_eq!(names(&back), names(&tree));
-    assert_eq!(fs::read(back.join(OsStr::from_bytes(odd[0]))).unwrap(), odd[0]);
+    assert_eq!(
+        fs::read(back.join(OsStr::from_bytes(odd[0]))).unwrap(),
+        odd[0]
+    );
     assert_eq!(fs::read_link(back.join("loop")).unwrap(), Path::new("loop"));
 }
 
@@ -96,7 +141,10 @@ async fn trailing_slash_means_a_directory() {
     let (server, dir) = server().await;
     let file = dir.path().join("file");
     fs::write(&file, "x").unwrap();
-    server.world().files.insert("/there".to_owned(), b"there".to_vec());
+    server
+        .world()
+        .files
+        .insert("/there".to_owned(), b"there".to_vec());
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     for (source, target, said) in [
         (path("file"), "aaaa:/there/".to_owned(), "no directory"),
@@ -104,10 +152,17 @@ async fn trailing_slash_means_a_directory() {
         (path(""), "aaaa:/there".to_owned(), "is not"),
         ("aaaa:/there/".to_owned(), path("new"), "not a directory"),
         ("aaaa:/there".to_owned(), path("missing/"), "make it first"),
-        ("aaaa:/there".to_owned(), path("no/such/new"), "cannot be written to"),
+        (
+            "aaaa:/there".to_owned(),
+            path("no/such/new"),
+            "cannot be written to",
+        ),
     ] {
         let ended = wrenn(&server, &["cp", &source, &target]).await;
-        assert!(ended.code != Some(0) && ended.stderr.contains(said), "{source} {target}: {ended:?}");
+        assert!(
+            ended.code != Some(0) && ended.stderr.contains(said),
+            "{source} {target}: {ended:?}"
+        );
     }
     assert_eq!(server.world().files["/there"], b"there");
     assert_eq!(names(dir.path()), ["file"]);
@@ -117,25 +172,47 @@ async fn trailing_slash_means_a_directory() {
 async fn links_and_devices_are_written_through() {
     let (server, dir) = server().await;
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    server.world().files.insert("/there".to_owned(), b"there".to_vec());
+    server
+        .world()
+        .files
+        .insert("/there".to_owned(), b"there".to_vec());
     fs::write(path("real"), "of before").unwrap();
     symlink("real", path("link")).unwrap();
-    wrenn(&server, &["cp", "aaaa:/there", &path("link")]).await.with(0);
+    wrenn(&server, &["cp", "aaaa:/there", &path("link")])
+        .await
+        .with(0);
     assert_eq!(fs::read_to_string(path("real")).unwrap(), "there");
     assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
     fs::create_dir(path("dir")).unwrap();
     symlink("dir", path("to-dir")).unwrap();
-    wrenn(&server, &["cp", "aaaa:/there", &path("to-dir")]).await.with(0);
-    assert_eq!(fs::read_to_string(path("dir/there")).unwrap(), "there", "a link to a directory is one");
+    wrenn(&server, &["cp", "aaaa:/there", &path("to-dir")])
+        .await
+        .with(0);
+    assert_eq!(
+        fs::read_to_string(path("dir/there")).unwrap(),
+        "there",
+        "a link to a directory is one"
+    );
     symlink("nowhere", path("dangling")).unwrap();
-    wrenn(&server, &["cp", "aaaa:/there", &path("dangling")]).await.with(0);
+    wrenn(&server, &["cp", "aaaa:/there", &path("dangling")])
+        .await
+        .with(0);
     assert_eq!(fs::read_to_string(path("dangling")).unwrap(), "there");
-    wrenn(&server, &["cp", "aaaa:/there", "/dev/null"]).await.with(0);
-    let full = wrenn(&server, &["cp", "aaaa:/there", "/dev/full"]).await.with(1);
+    wrenn(&server, &["cp", "aaaa:/there", "/dev/null"])
+        .await
+        .with(0);
+    let full = wrenn(&server, &["cp", "aaaa:/there", "/dev/full"])
+        .await
+        .with(1);
     assert!(full.stderr.contains("No space left"), "{full:?}");
     // What has no length before it is read: cp of coreutils reads it, too.
-    wrenn(&server, &["cp", "/proc/version", "aaaa:/version"]).await.with(0);
-    assert_eq!(server.world().files["/version"], fs::read("/proc/version").unwrap());
+    wrenn(&server, &["cp", "/proc/version", "aaaa:/version"])
+        .await
+        .with(0);
+    assert_eq!(
+        server.world().files["/version"],
+        fs::read("/proc/version").unwrap()
+    );
     let reader = fs::metadata("/proc/version").unwrap();
     assert_eq!(reader.len(), 0);
 }
@@ -147,10 +224,19 @@ async fn zeroes_come_as_holes() {
     data[40 << 20..(40 << 20) + 5].copy_from_slice(b"bytes");
     server.world().files.insert("/disk".to_owned(), data);
     let disk = dir.path().join("disk");
-    wrenn(&server, &["cp", "aaaa:/disk", disk.to_str().unwrap()]).await.with(0);
+    wrenn(&server, &["cp", "aaaa:/disk", disk.to_str().unwrap()])
+        .await
+        .with(0);
     let facts = fs::metadata(&disk).unwrap();
-    assert!(facts.len() == 64 << 20 && facts.blocks() * 512 < 1 << 20, "{} blocks", facts.blocks());
+    assert!(
+        facts.len() == 64 << 20 && facts.blocks() * 512 < 1 << 20,
+        "{} blocks",
+        facts.blocks()
+    );
     let mut piece = [0; 5];
-    File::open(&disk).unwrap().read_exact_at(&mut piece, 40 << 20).unwrap();
+    File::open(&disk)
+        .unwrap()
+        .read_exact_at(&mut piece, 40 << 20)
+        .unwrap();
     assert_eq!(&piece, b"bytes");
 }

@@ -13,11 +13,34 @@ async fn pause_resume_and_fork_print_ids() {
     server.add(A);
     assert_eq!(wrenn(&server, &["pause", "sb-aaa"]).await.with(0).text(), A);
     assert_eq!(server.world().sandboxes[A].status, SandboxStatus::Paused);
-    assert_eq!(wrenn(&server, &["resume", A, "--json"]).await.with(0).json()["status"], "running");
-    let forked = wrenn(&server, &["fork", A, "--count", "3"]).await.with(0).text();
-    assert_eq!((forked.lines().count(), server.world().sandboxes.len()), (3, 4));
-    assert_eq!(wrenn(&server, &["fork", A, "--json"]).await.with(0).json().as_array().unwrap().len(), 1);
-    let missing = wrenn(&server, &["pause", "sb-00000000000000000009"]).await.with(1);
+    assert_eq!(
+        wrenn(&server, &["resume", A, "--json"])
+            .await
+            .with(0)
+            .json()["status"],
+        "running"
+    );
+    let forked = wrenn(&server, &["fork", A, "--count", "3"])
+        .await
+        .with(0)
+        .text();
+    assert_eq!(
+        (forked.lines().count(), server.world().sandboxes.len()),
+        (3, 4)
+    );
+    assert_eq!(
+        wrenn(&server, &["fork", A, "--json"])
+            .await
+            .with(0)
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let missing = wrenn(&server, &["pause", "sb-00000000000000000009"])
+        .await
+        .with(1);
     assert!(missing.stderr.contains("there is no sb-"), "{missing:?}");
 }
 
@@ -25,70 +48,211 @@ async fn pause_resume_and_fork_print_ids() {
 async fn snapshots_are_made_listed_and_removed() {
     let server = Server::start().await;
     server.add(A);
-    assert_eq!(wrenn(&server, &["snapshot", A, "ready"]).await.with(0).text(), "ready");
+    assert_eq!(
+        wrenn(&server, &["snapshot", A, "ready"])
+            .await
+            .with(0)
+            .text(),
+        "ready"
+    );
     let refused = wrenn(&server, &["snapshot", A, "ready"]).await.with(1);
     assert!(refused.stderr.contains("already"), "{refused:?}");
-    assert_eq!(wrenn(&server, &["snapshot", A]).await.with(0).text(), "template-0");
+    assert_eq!(
+        wrenn(&server, &["snapshot", A]).await.with(0).text(),
+        "template-0"
+    );
     let listed = wrenn(&server, &["snapshots"]).await.with(0).text();
-    assert!(listed.contains("ready") && listed.contains("256 MiB") && !listed.contains("minimal"), "{listed}");
-    assert!(wrenn(&server, &["templates"]).await.with(0).text().contains("minimal"));
-    let shown = wrenn(&server, &["snapshots", "show", "ready"]).await.with(0).text();
+    assert!(
+        listed.contains("ready") && listed.contains("256 MiB") && !listed.contains("minimal"),
+        "{listed}"
+    );
+    assert!(
+        wrenn(&server, &["templates"])
+            .await
+            .with(0)
+            .text()
+            .contains("minimal")
+    );
+    let shown = wrenn(&server, &["snapshots", "show", "ready"])
+        .await
+        .with(0)
+        .text();
     assert!(shown.contains(A) && shown.contains("4096 MiB"), "{shown}");
-    let _ = wrenn(&server, &["snapshot", A, "ready", "--no-memory", "--overwrite"]).await.with(0);
+    let _ = wrenn(
+        &server,
+        &["snapshot", A, "ready", "--no-memory", "--overwrite"],
+    )
+    .await
+    .with(0);
     assert_eq!(server.world().snapshots["ready"].kind, TemplateKind::Image);
-    let partly = wrenn(&server, &["snapshots", "rm", "nothing", "ready"]).await.with(1);
-    assert_eq!((partly.text().as_str(), partly.stderr.contains("nothing")), ("ready", true));
-    assert_eq!(wrenn(&server, &["snapshots", "ls", "--json"]).await.with(0).json().as_array().unwrap().len(), 1);
+    let partly = wrenn(&server, &["snapshots", "rm", "nothing", "ready"])
+        .await
+        .with(1);
+    assert_eq!(
+        (partly.text().as_str(), partly.stderr.contains("nothing")),
+        ("ready", true)
+    );
+    assert_eq!(
+        wrenn(&server, &["snapshots", "ls", "--json"])
+            .await
+            .with(0)
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_are_made_listed_gone_back_to_and_removed() {
     let server = Server::start().await;
     server.add(A);
-    assert!(wrenn(&server, &["checkpoints", A]).await.with(0).stderr.contains("wrenn checkpoint"));
-    assert_eq!(wrenn(&server, &["checkpoint", A, "first"]).await.with(0).text(), "first");
-    assert_eq!(wrenn(&server, &["checkpoint", A]).await.with(0).text(), "checkpoint-0");
-    assert!(wrenn(&server, &["checkpoints", A]).await.with(0).text().contains("first"));
-    assert_eq!(wrenn(&server, &["rollback", A, "first"]).await.with(0).text(), A);
-    assert_eq!(wrenn(&server, &["checkpoints", A, "rm", "first"]).await.with(0).text(), "first");
-    assert!(wrenn(&server, &["rollback", A, "first"]).await.with(1).stderr.contains("there is no first"));
+    assert!(
+        wrenn(&server, &["checkpoints", A])
+            .await
+            .with(0)
+            .stderr
+            .contains("wrenn checkpoint")
+    );
+    assert_eq!(
+        wrenn(&server, &["checkpoint", A, "first"])
+            .await
+            .with(0)
+            .text(),
+        "first"
+    );
+    assert_eq!(
+        wrenn(&server, &["checkpoint", A]).await.with(0).text(),
+        "checkpoint-0"
+    );
+    assert!(
+        wrenn(&server, &["checkpoints", A])
+            .await
+            .with(0)
+            .text()
+            .contains("first")
+    );
+    assert_eq!(
+        wrenn(&server, &["rollback", A, "first"])
+            .await
+            .with(0)
+            .text(),
+        A
+    );
+    assert_eq!(
+        wrenn(&server, &["checkpoints", A, "rm", "first"])
+            .await
+            .with(0)
+            .text(),
+        "first"
+    );
+    assert!(
+        wrenn(&server, &["rollback", A, "first"])
+            .await
+            .with(1)
+            .stderr
+            .contains("there is no first")
+    );
     assert_eq!(server.world().checkpoints.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_time_out_does_can_be_chosen() {
     let server = Server::start().await;
-    let id = wrenn(&server, &["create", "--on-timeout", "kill", "--no-auto-resume"]).await.with(0).text();
+    let id = wrenn(
+        &server,
+        &["create", "--on-timeout", "kill", "--no-auto-resume"],
+    )
+    .await
+    .with(0)
+    .text();
     let sandbox = server.world().sandboxes[&id].clone();
-    assert_eq!((sandbox.on_timeout, sandbox.auto_resume), (OnTimeout::Kill, false));
+    assert_eq!(
+        (sandbox.on_timeout, sandbox.auto_resume),
+        (OnTimeout::Kill, false)
+    );
     let info = wrenn(&server, &["info", &id]).await.with(0).text();
     assert!(info.contains("stopped after 300 seconds"), "{info}");
     let id = wrenn(&server, &["create"]).await.with(0).text();
-    assert!(wrenn(&server, &["info", &id]).await.with(0).text().contains("paused after 300 seconds"));
+    assert!(
+        wrenn(&server, &["info", &id])
+            .await
+            .with(0)
+            .text()
+            .contains("paused after 300 seconds")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_for_the_network_are_given_shown_and_changed() {
     let server = Server::start().await;
-    let flags = ["create", "--no-internet", "--allow-out", "*.pypi.org,1.1.1.1", "--deny-out", "9.9.9.9"];
+    let flags = [
+        "create",
+        "--no-internet",
+        "--allow-out",
+        "*.pypi.org,1.1.1.1",
+        "--deny-out",
+        "9.9.9.9",
+    ];
     let id = wrenn(&server, &flags).await.with(0).text();
     let rules = server.world().sandboxes[&id].network.clone();
     assert_eq!(rules.allow_out, ["*.pypi.org", "1.1.1.1"]);
-    assert_eq!((rules.deny_out.as_slice(), rules.allow_internet), (["9.9.9.9".to_owned()].as_slice(), false));
+    assert_eq!(
+        (rules.deny_out.as_slice(), rules.allow_internet),
+        (["9.9.9.9".to_owned()].as_slice(), false)
+    );
     let shown = wrenn(&server, &["network", &id]).await.with(0).text();
-    assert_eq!(shown, "allow    *.pypi.org\nallow    1.1.1.1\ndeny     9.9.9.9\ndeny     the rest of the internet");
+    assert_eq!(
+        shown,
+        "allow    *.pypi.org\nallow    1.1.1.1\ndeny     9.9.9.9\ndeny     the rest of the internet"
+    );
     let info = wrenn(&server, &["info", &id]).await.with(0).text();
-    assert!(info.contains("allow *.pypi.org, 1.1.1.1; deny 9.9.9.9; no internet"), "{info}");
-    wrenn(&server, &["network", &id, "--deny-out", "evil.com"]).await.with(0);
+    assert!(
+        info.contains("allow *.pypi.org, 1.1.1.1; deny 9.9.9.9; no internet"),
+        "{info}"
+    );
+    wrenn(&server, &["network", &id, "--deny-out", "evil.com"])
+        .await
+        .with(0);
     let rules = server.world().sandboxes[&id].network.clone();
     assert!(rules.allow_internet && rules.allow_out.is_empty() && rules.deny_out == ["evil.com"]);
-    wrenn(&server, &["network", &id, "--egress-mbps", "10", "--ingress-mbps", "50"]).await.with(0);
+    wrenn(
+        &server,
+        &[
+            "network",
+            &id,
+            "--egress-mbps",
+            "10",
+            "--ingress-mbps",
+            "50",
+        ],
+    )
+    .await
+    .with(0);
     let shown = wrenn(&server, &["network", &id]).await.with(0).text();
-    assert_eq!(shown, "allow    the internet\nsend     at most 10 Mbit/s\nreceive  at most 50 Mbit/s");
+    assert_eq!(
+        shown,
+        "allow    the internet\nsend     at most 10 Mbit/s\nreceive  at most 50 Mbit/s"
+    );
     let info = wrenn(&server, &["info", &id]).await.with(0).text();
-    assert!(info.contains("the internet is open; sends at most 10 Mbit/s; receives at most 50 Mbit/s"), "{info}");
-    wrenn(&server, &["network", &id, "--open", "--egress-mbps", "10"]).await.with(2);
-    assert_eq!(wrenn(&server, &["network", &id, "--open"]).await.with(0).text(), "allow    the internet");
-    let json = wrenn(&server, &["network", &id, "--json"]).await.with(0).json();
+    assert!(
+        info.contains("the internet is open; sends at most 10 Mbit/s; receives at most 50 Mbit/s"),
+        "{info}"
+    );
+    wrenn(&server, &["network", &id, "--open", "--egress-mbps", "10"])
+        .await
+        .with(2);
+    assert_eq!(
+        wrenn(&server, &["network", &id, "--open"])
+            .await
+            .with(0)
+            .text(),
+        "allow    the internet"
+    );
+    let json = wrenn(&server, &["network", &id, "--json"])
+        .await
+        .with(0)
+        .json();
     assert_eq!(json, serde_json::json!({ "allow_internet": true }));
 }

@@ -32,18 +32,26 @@ async fn exec_output_waits_for_nonblocking_pipe() {
     let (mut reader, writer): (PipeReader, PipeWriter) = pipe().unwrap();
     non_blocking(&writer);
     let mut exec = command(&server, &["exec", "-i", A, "--", "cat"]);
-    exec.stdin(File::open(dir.path().join("input")).unwrap()).stdout(writer);
+    exec.stdin(File::open(dir.path().join("input")).unwrap())
+        .stdout(writer);
     let ended = tokio::task::spawn_blocking(move || {
         let mut child = exec.spawn().unwrap();
         drop(exec);
         // What comes next has to wait, or is lost.
-        eventually("the pipe full", || full_pipe(&reader) || child.try_wait().unwrap().is_some());
+        eventually("the pipe full", || {
+            full_pipe(&reader) || child.try_wait().unwrap().is_some()
+        });
         let mut output = Vec::new();
         reader.read_to_end(&mut output).unwrap();
         (child.wait_with_output().unwrap(), output)
     });
     let (ended, output) = ended.await.unwrap();
-    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(
+        ended.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
     assert!(output == input, "{} of {} bytes", output.len(), input.len());
 }
 
@@ -65,7 +73,10 @@ async fn exec_input_waits_for_nonblocking_pipe() {
         child.wait_with_output().unwrap()
     });
     let output = output.await.unwrap();
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"late input".as_slice()));
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), b"late input".as_slice())
+    );
 }
 
 /// As coreutils' tests have it for each of their programs (tests/misc/write-errors.sh).
@@ -98,15 +109,28 @@ async fn full_device_is_an_error() {
 async fn unreadable_input_is_an_error() {
     let server = Server::start().await;
     server.add(A);
-    for args in [vec!["exec", "-i", A, "cat"], vec!["run", "-i", "cat"], vec!["cp", "-", "aaaa:notes"]] {
+    for args in [
+        vec!["exec", "-i", A, "cat"],
+        vec!["run", "-i", "cat"],
+        vec!["cp", "-", "aaaa:notes"],
+    ] {
         let mut command = command(&server, &args);
         command.stdin(File::open("/").unwrap());
-        let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let ended = tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap();
         let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert_eq!(ended.status.code(), Some(if args[0] == "cp" { 1 } else { 125 }), "{args:?}: {stderr}");
+        assert_eq!(
+            ended.status.code(),
+            Some(if args[0] == "cp" { 1 } else { 125 }),
+            "{args:?}: {stderr}"
+        );
         assert!(stderr.contains("Is a directory"), "{stderr}");
     }
-    assert!(server.world().files.is_empty(), "nothing is taken for the whole of it");
+    assert!(
+        server.world().files.is_empty(),
+        "nothing is taken for the whole of it"
+    );
 }
 
 /// Input that never ends must not keep a command that has.
@@ -114,12 +138,21 @@ async fn unreadable_input_is_an_error() {
 async fn exec_ends_while_input_stays_open() {
     let server = Server::start().await;
     server.add(A);
-    for args in [vec!["exec", "-i", A, "print", "out"], vec!["run", "-i", "print", "out"]] {
+    for args in [
+        vec!["exec", "-i", A, "print", "out"],
+        vec!["run", "-i", "print", "out"],
+    ] {
         let (reader, writer) = pipe().unwrap();
         let mut exec = command(&server, &args);
         exec.stdin(reader);
-        let output = tokio::task::spawn_blocking(move || exec.output().unwrap()).await.unwrap();
-        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"out".as_slice()), "{args:?}");
+        let output = tokio::task::spawn_blocking(move || exec.output().unwrap())
+            .await
+            .unwrap();
+        assert_eq!(
+            (output.status.code(), output.stdout.as_slice()),
+            (Some(0), b"out".as_slice()),
+            "{args:?}"
+        );
         drop(writer);
     }
 }
@@ -132,12 +165,20 @@ async fn closed_standard_streams_are_no_panic() {
         let mut shell = command(&server, &[]);
         let script = format!("exec \"$0\" exec -i {A} -- print out err 3 {redirections}");
         let wrenn = shell.get_program().to_owned();
-        let environment: Vec<_> =
-            shell.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
+        let environment: Vec<_> = shell
+            .get_envs()
+            .map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)))
+            .collect();
         shell = std::process::Command::new("sh");
         shell.arg("-c").arg(script).arg(wrenn).env_clear();
-        shell.envs(environment.into_iter().filter_map(|(name, value)| Some((name, value?))));
-        let output = tokio::task::spawn_blocking(move || shell.output().unwrap()).await.unwrap();
+        shell.envs(
+            environment
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let output = tokio::task::spawn_blocking(move || shell.output().unwrap())
+            .await
+            .unwrap();
         assert_eq!(output.status.code(), Some(3), "{redirections}: {output:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! `exec -it` on a terminal of ours: it is raw while the command runs, and as before after every end.
+//! `exec -it` on a terminal of ours: it is raw while the command runs, and as before after every
+//! end.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -25,19 +26,40 @@ impl Screen {
         grantpt(&pty).unwrap();
         unlockpt(&pty).unwrap();
         let name = ptsname(&pty, Vec::new()).unwrap();
-        let side = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let screen = Self { lines: BufReader::new(File::from(pty)), side };
+        let side = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let screen = Self {
+            lines: BufReader::new(File::from(pty)),
+            side,
+        };
         screen.resize(90);
         screen
     }
 
     fn resize(&self, columns: u16) {
-        tcsetwinsize(&self.side, Winsize { ws_row: 30, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        tcsetwinsize(
+            &self.side,
+            Winsize {
+                ws_row: 30,
+                ws_col: columns,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            },
+        )
+        .unwrap();
     }
 
     fn start(&self, command: &mut Command) -> Child {
         let side = || self.side.try_clone().unwrap();
-        command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
+        command
+            .stdin(side())
+            .stdout(side())
+            .stderr(side())
+            .spawn()
+            .unwrap()
     }
 
     fn line(&mut self) -> String {
@@ -47,7 +69,10 @@ impl Screen {
     }
 
     fn is_raw(&self) -> bool {
-        !tcgetattr(&self.side).unwrap().local_modes.contains(LocalModes::ICANON)
+        !tcgetattr(&self.side)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ICANON)
     }
 }
 
@@ -59,7 +84,12 @@ fn signal(child: &Child, signal: Signal) {
 async fn terminal_is_raw_and_restored_after_signals() {
     let server = Server::start().await;
     server.add(A);
-    for (number, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131)] {
+    for (number, code) in [
+        (Signal::INT, 130),
+        (Signal::TERM, 143),
+        (Signal::HUP, 129),
+        (Signal::QUIT, 131),
+    ] {
         let mut exec = command(&server, &["exec", "-it", A, "size"]);
         let checked = tokio::task::spawn_blocking(move || {
             let mut screen = Screen::new();
@@ -90,7 +120,10 @@ async fn terminal_is_given_back_while_stopped() {
         let pid = Some(Pid::from_child(&child));
         let stopped = waitpid(pid, WaitOptions::UNTRACED).unwrap().unwrap().1;
         assert!(stopped.stopped());
-        assert!(!screen.is_raw(), "the shell has its terminal while we are stopped");
+        assert!(
+            !screen.is_raw(),
+            "the shell has its terminal while we are stopped"
+        );
         signal(&child, Signal::CONT);
         eventually("raw again", || screen.is_raw());
         signal(&child, Signal::TERM);

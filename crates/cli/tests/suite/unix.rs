@@ -24,19 +24,30 @@ async fn exit_codes_are_those_of_shells() {
         ("vanish", 125, "ended before"),
         ("print -l", 127, "without a shell"),
     ] {
-        for args in [vec!["exec", A, "--", program], vec!["run", program], vec!["exec", "--json", A, program]] {
+        for args in [
+            vec!["exec", A, "--", program],
+            vec!["run", program],
+            vec!["exec", "--json", A, program],
+        ] {
             let ended = wrenn(&server, &args).await.with(code);
-            assert!(ended.stderr.contains(said) && ended.stdout.is_empty(), "{args:?}: {ended:?}");
+            assert!(
+                ended.stderr.contains(said) && ended.stdout.is_empty(),
+                "{args:?}: {ended:?}"
+            );
         }
     }
     assert_eq!(server.world().sandboxes.len(), 1, "run removes its own");
-    let gone = wrenn(&server, &["exec", "sb-00000000000000000009", "true"]).await.with(125);
+    let gone = wrenn(&server, &["exec", "sb-00000000000000000009", "true"])
+        .await
+        .with(125);
     assert!(gone.stderr.contains("wrenn ls --all"), "{gone:?}");
 }
 
 fn wait_for_line(child: &mut Child, expected: &str) {
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     assert_eq!(line, expected);
 }
 
@@ -62,10 +73,17 @@ async fn signal_lets_command_clean_up() {
             child.wait_with_output().unwrap()
         });
         let ended = ended.await.unwrap();
-        assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(3), b"cleaned up\n".as_slice()), "{args:?}");
+        assert_eq!(
+            (ended.status.code(), ended.stdout.as_slice()),
+            (Some(3), b"cleaned up\n".as_slice()),
+            "{args:?}"
+        );
     }
     use ProcessSignal::{Interrupt, Quit, Terminate};
-    assert_eq!(server.world().signals, [Interrupt, Terminate, Interrupt, Quit]);
+    assert_eq!(
+        server.world().signals,
+        [Interrupt, Terminate, Interrupt, Quit]
+    );
     assert_eq!(server.world().sandboxes.len(), 1);
 }
 
@@ -86,7 +104,11 @@ async fn second_signal_kills_command() {
         });
         assert_eq!(ended.await.unwrap(), Some(130), "{args:?}");
         let signals = std::mem::take(&mut server.world().signals);
-        assert_eq!(signals, [ProcessSignal::Interrupt, ProcessSignal::Kill], "{args:?}");
+        assert_eq!(
+            signals,
+            [ProcessSignal::Interrupt, ProcessSignal::Kill],
+            "{args:?}"
+        );
     }
     assert_eq!(server.world().sandboxes.len(), 1, "run removes its own");
 }
@@ -105,7 +127,10 @@ async fn command_that_ignores_signal_is_killed_after_grace() {
     let ended = ended.await.unwrap();
     assert_eq!(ended.status.code(), Some(143));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("--grace"));
-    assert_eq!(server.world().signals, [ProcessSignal::Terminate, ProcessSignal::Kill]);
+    assert_eq!(
+        server.world().signals,
+        [ProcessSignal::Terminate, ProcessSignal::Kill]
+    );
 }
 
 /// The signal must not stand in line behind input that nobody reads.
@@ -119,7 +144,8 @@ async fn signal_passes_unread_input() {
         let mut child = command.spawn().unwrap();
         wait_for_line(&mut child, "asleep\n");
         let mut stdin = child.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || while stdin.write_all(&[b'x'; 64 * 1024]).is_ok() {});
+        let writer =
+            std::thread::spawn(move || while stdin.write_all(&[b'x'; 64 * 1024]).is_ok() {});
         signal(&child, Signal::INT);
         let code = child.wait().unwrap().code();
         writer.join().unwrap();
@@ -137,11 +163,22 @@ async fn arguments_and_environment_stay_bytes() {
     let server = Server::start().await;
     server.add(A);
     let mut command = command(&server, &["exec"]);
-    command.arg("-e").arg(bytes(b"N=caf\xe9")).args(["-e", "HERE", A, "--", "hex"]);
-    command.args([bytes(b"caf\xe9"), bytes(b"\xff\xfe"), bytes("\u{10fffd}xE9".as_bytes()), bytes("ä".as_bytes())]);
+    command
+        .arg("-e")
+        .arg(bytes(b"N=caf\xe9"))
+        .args(["-e", "HERE", A, "--", "hex"]);
+    command.args([
+        bytes(b"caf\xe9"),
+        bytes(b"\xff\xfe"),
+        bytes("\u{10fffd}xE9".as_bytes()),
+        bytes("ä".as_bytes()),
+    ]);
     command.env("HERE", bytes(b"\xa0"));
     let ended = finish(command, Vec::new()).await.with(0);
-    assert_eq!(ended.text(), "636166e9\nfffe\nf48fbfbd784539\nc3a4\n48455245=a0\n4e=636166e9");
+    assert_eq!(
+        ended.text(),
+        "636166e9\nfffe\nf48fbfbd784539\nc3a4\n48455245=a0\n4e=636166e9"
+    );
 }
 
 /// Whatever comes as arguments, there is no panic: its exit code is 101.
@@ -161,7 +198,13 @@ async fn arguments_that_are_no_text_never_panic() {
         vec!["create".into(), "--template".into(), odd.clone()],
         vec!["create".into(), "--memory".into(), odd.clone()],
         vec!["exec".into(), odd.clone(), "true".into()],
-        vec!["exec".into(), "-u".into(), odd.clone(), A.into(), "true".into()],
+        vec![
+            "exec".into(),
+            "-u".into(),
+            odd.clone(),
+            A.into(),
+            "true".into(),
+        ],
         vec!["snapshot".into(), A.into(), odd.clone()],
         vec!["completions".into(), odd.clone()],
         vec!["port-forward".into(), A.into(), odd.clone()],
@@ -169,18 +212,26 @@ async fn arguments_that_are_no_text_never_panic() {
         let mut command = bare(&[]);
         command.args(&words);
         let ended = finish(command, Vec::new()).await.with(2);
-        assert!(!ended.stderr.is_empty() && !ended.stderr.contains("panic"), "{words:?}: {ended:?}");
+        assert!(
+            !ended.stderr.is_empty() && !ended.stderr.contains("panic"),
+            "{words:?}: {ended:?}"
+        );
     }
     // These are no arguments that have to be text.
-    for words in [vec!["cp".into(), odd.clone(), "sb-a:x".into()], vec!["--key-file".into(), odd.clone(), "ls".into()]]
-    {
+    for words in [
+        vec!["cp".into(), odd.clone(), "sb-a:x".into()],
+        vec!["--key-file".into(), odd.clone(), "ls".into()],
+    ] {
         let mut command = bare(&["--url", "http://127.0.0.1:1"]);
         command.args(&words).env("WRENN_API_KEY", "wrn_x");
         let ended = finish(command, Vec::new()).await.with(1);
         assert!(!ended.stderr.contains("panic"), "{words:?}: {ended:?}");
     }
     let mut command = bare(&["ls"]);
-    command.env("WRENN_API_KEY", &odd).env("WRENN_API_URL", &odd).env("WRENN_DIR", &odd);
+    command
+        .env("WRENN_API_KEY", &odd)
+        .env("WRENN_API_URL", &odd)
+        .env("WRENN_DIR", &odd);
     finish(command, Vec::new()).await.with(1);
 }
 
@@ -188,10 +239,20 @@ async fn arguments_that_are_no_text_never_panic() {
 async fn five_thousand_arguments_reach_the_command() {
     let server = Server::start().await;
     server.add(A);
-    let names: Vec<String> = (0..5000).map(|n| format!("src/module_{n}/file.py")).collect();
+    let names: Vec<String> = (0..5000)
+        .map(|n| format!("src/module_{n}/file.py"))
+        .collect();
     let mut command = command(&server, &["exec", A, "--", "hex"]);
     command.args(&names);
-    assert_eq!(finish(command, Vec::new()).await.with(0).text().lines().count(), 5000);
+    assert_eq!(
+        finish(command, Vec::new())
+            .await
+            .with(0)
+            .text()
+            .lines()
+            .count(),
+        5000
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,14 +267,25 @@ async fn key_comes_from_file_or_standard_input() {
         command
     };
     let from_file = ["--key-file", path.to_str().unwrap(), "ls", "--json"];
-    assert_eq!(finish(with(&from_file), Vec::new()).await.with(0).text(), "[]");
+    assert_eq!(
+        finish(with(&from_file), Vec::new()).await.with(0).text(),
+        "[]"
+    );
     let from_stdin = with(&["ls", "--json", "--key-file", "-"]);
     assert_eq!(finish(from_stdin, KEY.into()).await.with(0).text(), "[]");
     for (args, code, said) in [
-        (vec!["--key-file", "/nonexistent/key", "ls"], 1, "/nonexistent/key"),
+        (
+            vec!["--key-file", "/nonexistent/key", "ls"],
+            1,
+            "/nonexistent/key",
+        ),
         (vec!["--key-file", "/dev/null", "ls"], 1, "no key"),
         (vec!["--key-file", "-", "--key", "wrn_x", "ls"], 2, "--key"),
-        (vec!["--key-file", "-", "exec", "-i", A, "cat"], 2, "standard input"),
+        (
+            vec!["--key-file", "-", "exec", "-i", A, "cat"],
+            2,
+            "standard input",
+        ),
     ] {
         let ended = finish(with(&args), Vec::new()).await.with(code);
         assert!(ended.stderr.contains(said), "{args:?}: {ended:?}");

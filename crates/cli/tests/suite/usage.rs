@@ -28,11 +28,21 @@ async fn help_names_every_command() {
         "completions",
         "version",
     ] {
-        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {help}");
-        let own = finish(bare(&[command, "--help"]), Vec::new()).await.with(0).text();
+        assert!(
+            help.lines()
+                .any(|line| line.trim_start().starts_with(command)),
+            "{command}: {help}"
+        );
+        let own = finish(bare(&[command, "--help"]), Vec::new())
+            .await
+            .with(0)
+            .text();
         assert!(own.contains("Usage: wrenn"), "{own}");
     }
-    let script = finish(bare(&["completions", "bash"]), Vec::new()).await.with(0).text();
+    let script = finish(bare(&["completions", "bash"]), Vec::new())
+        .await
+        .with(0)
+        .text();
     assert!(script.contains("templates"));
 }
 
@@ -58,29 +68,56 @@ async fn refusals_say_what_to_do() {
         (vec!["exec", "-it", "sb-a", "bash"], 2, "leave out -t"),
     ] {
         let ended = finish(bare(&args), Vec::new()).await.with(code);
-        assert!(ended.stderr.contains(said) && ended.stdout.is_empty(), "{args:?}: {ended:?}");
+        assert!(
+            ended.stderr.contains(said) && ended.stdout.is_empty(),
+            "{args:?}: {ended:?}"
+        );
     }
-    for (args, code) in [(vec!["ls"], 1), (vec!["run", "true"], 125), (vec!["exec", "a", "true"], 125)] {
-        let ended = finish(bare(&[&url, args.as_slice()].concat()), Vec::new()).await.with(code);
-        assert!(ended.stderr.contains("no connection to http://127.0.0.1:1"), "{ended:?}");
+    for (args, code) in [
+        (vec!["ls"], 1),
+        (vec!["run", "true"], 125),
+        (vec!["exec", "a", "true"], 125),
+    ] {
+        let ended = finish(bare(&[&url, args.as_slice()].concat()), Vec::new())
+            .await
+            .with(code);
+        assert!(
+            ended.stderr.contains("no connection to http://127.0.0.1:1"),
+            "{ended:?}"
+        );
         assert!(ended.stderr.contains("wrenn up"), "{ended:?}");
     }
-    let strange = finish(bare(&["--url", "nowhere", "--key", "k", "ls"]), Vec::new()).await.with(2);
-    assert!(strange.stderr.contains("http://127.0.0.1:8000"), "{strange:?}");
+    let strange = finish(bare(&["--url", "nowhere", "--key", "k", "ls"]), Vec::new())
+        .await
+        .with(2);
+    assert!(
+        strange.stderr.contains("http://127.0.0.1:8000"),
+        "{strange:?}"
+    );
 }
 
 #[tokio::test]
 async fn refusals_are_json_where_that_is_asked_for() {
     for (args, code, error) in [
-        (vec!["--json", "--url", "http://127.0.0.1:1", "--key", "k", "ls"], 1, "unreachable"),
+        (
+            vec!["--json", "--url", "http://127.0.0.1:1", "--key", "k", "ls"],
+            1,
+            "unreachable",
+        ),
         (vec!["ls", "--json"], 1, "local_error"),
         (vec!["ls", "--json", "--bad"], 2, "usage"),
         (vec!["cp", "--json", "a", "b"], 2, "usage"),
     ] {
         let ended = finish(bare(&args), Vec::new()).await.with(code);
-        let body: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap_or_else(|_| panic!("{ended:?}"));
+        let body: serde_json::Value =
+            serde_json::from_str(&ended.stderr).unwrap_or_else(|_| panic!("{ended:?}"));
         assert_eq!(body["error"]["code"], error, "{ended:?}");
-        assert!(body["error"]["message"].as_str().is_some_and(|message| message.len() > 10), "{ended:?}");
+        assert!(
+            body["error"]["message"]
+                .as_str()
+                .is_some_and(|message| message.len() > 10),
+            "{ended:?}"
+        );
     }
 }
 
@@ -88,7 +125,11 @@ async fn refusals_are_json_where_that_is_asked_for() {
 async fn the_credentials_file_is_found() {
     let server = crate::server::Server::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let text = format!("WRENN_API_URL={}\nWRENN_API_KEY={}\n", server.url, crate::server::KEY);
+    let text = format!(
+        "WRENN_API_URL={}\nWRENN_API_KEY={}\n",
+        server.url,
+        crate::server::KEY
+    );
     std::fs::write(dir.path().join("credentials"), text).unwrap();
     let mut command = bare(&["ls", "--json"]);
     command.env("WRENN_DIR", dir.path());

@@ -32,15 +32,24 @@ impl Ended {
 /// A command that reads nothing of the machine's own installation.
 pub fn bare(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wrenn"));
-    command.args(args).env_clear().env("WRENN_DIR", "/nonexistent").env("NO_COLOR", "1");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .env_clear()
+        .env("WRENN_DIR", "/nonexistent")
+        .env("NO_COLOR", "1");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
 /// A command that knows the server.
 pub fn command(server: &Server, args: &[&str]) -> Command {
     let mut command = bare(args);
-    command.env("WRENN_API_URL", &server.url).env("WRENN_API_KEY", KEY);
+    command
+        .env("WRENN_API_URL", &server.url)
+        .env("WRENN_API_KEY", KEY);
     command
 }
 
@@ -54,7 +63,11 @@ pub async fn finish(mut command: Command, input: Vec<u8>) -> Ended {
         let output = child.wait_with_output().expect("wrenn ends");
         writer.join().expect("the writer ends");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Ended { code: output.status.code(), stdout: output.stdout, stderr }
+        Ended {
+            code: output.status.code(),
+            stdout: output.stdout,
+            stderr,
+        }
     };
     tokio::task::spawn_blocking(run).await.expect("wrenn ends")
 }
@@ -71,7 +84,10 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(std::time::Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not within {PATIENCE:?}: {what}"
+        );
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

@@ -30,7 +30,11 @@ pub async fn write(State(world): Shared, mut form: Multipart) -> Response {
                         Err(error) => return refusal(400, "invalid_request", &error.to_string()),
                     }
                 }
-                world.lock().expect("the world").files.insert(path.clone(), data);
+                world
+                    .lock()
+                    .expect("the world")
+                    .files
+                    .insert(path.clone(), data);
             }
             _ => {}
         }
@@ -67,7 +71,11 @@ pub async fn stat(State(world): Shared, Json(request): Json<PathRequest>) -> Res
     let world = world.lock().expect("the world");
     let path = request.path.trim_end_matches("/.").trim_end_matches('/');
     let (kind, size) = if path.contains("endless") || path.contains("broken") {
-        let kind = if path.contains("dir") { FileKind::Directory } else { FileKind::File };
+        let kind = if path.contains("dir") {
+            FileKind::Directory
+        } else {
+            FileKind::File
+        };
         (kind, 1 << 40)
     } else if let Some(data) = world.files.get(path) {
         (FileKind::File, data.len() as u64)
@@ -92,14 +100,28 @@ fn file_info(path: &str, kind: FileKind, size: u64) -> FileInfo {
     }
 }
 
-pub async fn list(State(world): Shared, Json(request): Json<ListFilesRequest>) -> Json<Vec<FileInfo>> {
+pub async fn list(
+    State(world): Shared,
+    Json(request): Json<ListFilesRequest>,
+) -> Json<Vec<FileInfo>> {
     let world = world.lock().expect("the world");
-    let below = world.files.iter().filter(|(path, _)| path.starts_with(&request.path));
-    Json(below.map(|(path, data)| file_info(path, FileKind::File, data.len() as u64)).collect())
+    let below = world
+        .files
+        .iter()
+        .filter(|(path, _)| path.starts_with(&request.path));
+    Json(
+        below
+            .map(|(path, data)| file_info(path, FileKind::File, data.len() as u64))
+            .collect(),
+    )
 }
 
 pub async fn mkdir(State(world): Shared, Json(request): Json<PathRequest>) -> StatusCode {
-    world.lock().expect("the world").archives.insert(request.path, Vec::new());
+    world
+        .lock()
+        .expect("the world")
+        .archives
+        .insert(request.path, Vec::new());
     StatusCode::NO_CONTENT
 }
 
@@ -125,7 +147,15 @@ pub async fn pack(State(world): Shared, Query(request): Query<PathRequest>) -> R
     }
 }
 
-pub async fn unpack(State(world): Shared, Query(request): Query<PathRequest>, tar: Bytes) -> StatusCode {
-    world.lock().expect("the world").archives.insert(request.path, tar.to_vec());
+pub async fn unpack(
+    State(world): Shared,
+    Query(request): Query<PathRequest>,
+    tar: Bytes,
+) -> StatusCode {
+    world
+        .lock()
+        .expect("the world")
+        .archives
+        .insert(request.path, tar.to_vec());
     StatusCode::NO_CONTENT
 }

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use client::types::{
-    Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, NetworkRules, SandboxStatus, Template, TemplateKind,
+    Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, NetworkRules, SandboxStatus,
+    Template, TemplateKind,
 };
 
 use super::{Shared, World, refusal, template};
@@ -21,7 +22,10 @@ pub fn of_sandbox() -> Routes {
         .route("/resume", post(resume))
         .route("/network", put(set_network))
         .route("/fork", post(fork))
-        .route("/checkpoints", get(list_checkpoints).post(create_checkpoint))
+        .route(
+            "/checkpoints",
+            get(list_checkpoints).post(create_checkpoint),
+        )
         .route("/checkpoints/{name}", delete(delete_checkpoint))
         .route("/checkpoints/{name}/rollback", post(rollback))
 }
@@ -29,7 +33,10 @@ pub fn of_sandbox() -> Routes {
 pub fn snapshots() -> Routes {
     Router::new()
         .route("/v1/snapshots", get(list_snapshots).post(create_snapshot))
-        .route("/v1/snapshots/{name}", get(get_snapshot).delete(delete_snapshot))
+        .route(
+            "/v1/snapshots/{name}",
+            get(get_snapshot).delete(delete_snapshot),
+        )
 }
 
 fn missing(what: &str) -> Response {
@@ -54,7 +61,11 @@ async fn resume(State(world): Shared, Path(id): Path<String>) -> Response {
     become_now(&world, &id, SandboxStatus::Running)
 }
 
-async fn set_network(State(world): Shared, Path(id): Path<String>, Json(rules): Json<NetworkRules>) -> Response {
+async fn set_network(
+    State(world): Shared,
+    Path(id): Path<String>,
+    Json(rules): Json<NetworkRules>,
+) -> Response {
     match world.lock().expect("the world").sandboxes.get_mut(&id) {
         Some(sandbox) => {
             sandbox.network = rules;
@@ -64,12 +75,25 @@ async fn set_network(State(world): Shared, Path(id): Path<String>, Json(rules): 
     }
 }
 
-async fn fork(State(world): Shared, Path(id): Path<String>, Json(body): Json<ForkSandbox>) -> Response {
+async fn fork(
+    State(world): Shared,
+    Path(id): Path<String>,
+    Json(body): Json<ForkSandbox>,
+) -> Response {
     let mut world = world.lock().expect("the world");
-    let Some(source) = world.sandboxes.get(&id).cloned() else { return missing(&id) };
-    let child = |number| super::Sandbox { id: format!("sb-{number:020}"), ..source.clone() };
+    let Some(source) = world.sandboxes.get(&id).cloned() else {
+        return missing(&id);
+    };
+    let child = |number| super::Sandbox {
+        id: format!("sb-{number:020}"),
+        ..source.clone()
+    };
     let children: Vec<_> = (0..body.count.unwrap_or(1)).map(child).collect();
-    world.sandboxes.extend(children.iter().map(|child| (child.id.clone(), child.clone())));
+    world.sandboxes.extend(
+        children
+            .iter()
+            .map(|child| (child.id.clone(), child.clone())),
+    );
     (StatusCode::CREATED, Json(children)).into_response()
 }
 
@@ -79,41 +103,80 @@ async fn list_checkpoints(State(world): Shared) -> Json<Vec<Checkpoint>> {
 
 async fn create_checkpoint(State(world): Shared, Json(body): Json<CreateCheckpoint>) -> Response {
     let name = body.name.unwrap_or_else(|| "checkpoint-0".to_owned());
-    let checkpoint = Checkpoint { name, size_bytes: 1 << 20, created_at: "2026-01-01T00:00:00Z".to_owned() };
-    world.lock().expect("the world").checkpoints.push(checkpoint.clone());
+    let checkpoint = Checkpoint {
+        name,
+        size_bytes: 1 << 20,
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+    };
+    world
+        .lock()
+        .expect("the world")
+        .checkpoints
+        .push(checkpoint.clone());
     (StatusCode::CREATED, Json(checkpoint)).into_response()
 }
 
-async fn delete_checkpoint(State(world): Shared, Path((_, name)): Path<(String, String)>) -> Response {
+async fn delete_checkpoint(
+    State(world): Shared,
+    Path((_, name)): Path<(String, String)>,
+) -> Response {
     let checkpoints = &mut world.lock().expect("the world").checkpoints;
     let before = checkpoints.len();
     checkpoints.retain(|checkpoint| checkpoint.name != name);
-    if checkpoints.len() < before { StatusCode::NO_CONTENT.into_response() } else { missing(&name) }
+    if checkpoints.len() < before {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        missing(&name)
+    }
 }
 
 async fn rollback(State(world): Shared, Path((id, name)): Path<(String, String)>) -> Response {
-    if !world.lock().expect("the world").checkpoints.iter().any(|checkpoint| checkpoint.name == name) {
+    if !world
+        .lock()
+        .expect("the world")
+        .checkpoints
+        .iter()
+        .any(|checkpoint| checkpoint.name == name)
+    {
         return missing(&name);
     }
     become_now(&world, &id, SandboxStatus::Running)
 }
 
 async fn list_snapshots(State(world): Shared) -> Json<Vec<Template>> {
-    Json(world.lock().expect("the world").snapshots.values().cloned().collect())
+    Json(
+        world
+            .lock()
+            .expect("the world")
+            .snapshots
+            .values()
+            .cloned()
+            .collect(),
+    )
 }
 
 async fn create_snapshot(State(world): Shared, Json(body): Json<CreateSnapshot>) -> Response {
     let mut world = world.lock().expect("the world");
     let name = body.name.unwrap_or_else(|| "template-0".to_owned());
     if world.snapshots.contains_key(&name) && body.overwrite != Some(true) {
-        return refusal(409, "conflict", &format!("there is a template {name} already"));
+        return refusal(
+            409,
+            "conflict",
+            &format!("there is a template {name} already"),
+        );
     }
     let made = if body.memory == Some(false) {
         template(&name, TemplateKind::Image)
     } else {
         let (vcpus, memory_mb, disk_mb) = (Some(2), Some(256), Some(4096));
         let source_sandbox_id = Some(body.sandbox_id);
-        Template { vcpus, memory_mb, disk_mb, source_sandbox_id, ..template(&name, TemplateKind::Snapshot) }
+        Template {
+            vcpus,
+            memory_mb,
+            disk_mb,
+            source_sandbox_id,
+            ..template(&name, TemplateKind::Snapshot)
+        }
     };
     world.snapshots.insert(name, made.clone());
     (StatusCode::CREATED, Json(made)).into_response()

@@ -1,5 +1,5 @@
-//! A server on loopback that speaks the real bodies, keeps its sandboxes in memory, and plays a few programs.
-//! The tests of the SDK and those of the `wrenn` command share it.
+//! A server on loopback that speaks the real bodies, keeps its sandboxes in memory, and plays a few
+//! programs. The tests of the SDK and those of the `wrenn` command share it.
 #![allow(dead_code, reason = "each suite uses its part")]
 
 mod files;
@@ -17,8 +17,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use client::types::{
-    Checkpoint, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource, ProcessSignal, Sandbox,
-    SandboxStatus, Template, TemplateKind,
+    Checkpoint, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource, ProcessSignal,
+    Sandbox, SandboxStatus, Template, TemplateKind,
 };
 use tokio::sync::mpsc;
 
@@ -84,7 +84,9 @@ impl Server {
             .layer(from_fn_with_state((), authorised))
             .route("/health", get(health))
             .with_state(world.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Self { url, world }
@@ -107,12 +109,24 @@ impl Server {
 
 /// The body of an error.
 pub fn refusal(status: u16, code: &str, message: &str) -> Response {
-    let error = ErrorDetail { code: code.to_owned(), message: message.to_owned(), exit_code: None };
-    (StatusCode::from_u16(status).expect("a status"), Json(ErrorBody { error })).into_response()
+    let error = ErrorDetail {
+        code: code.to_owned(),
+        message: message.to_owned(),
+        exit_code: None,
+    };
+    (
+        StatusCode::from_u16(status).expect("a status"),
+        Json(ErrorBody { error }),
+    )
+        .into_response()
 }
 
 async fn authorised(request: Request, next: Next) -> Response {
-    if request.headers().get("x-api-key").is_some_and(|key| key == KEY) {
+    if request
+        .headers()
+        .get("x-api-key")
+        .is_some_and(|key| key == KEY)
+    {
         return next.run(request).await;
     }
     refusal(401, "unauthorized", "the API key is not known")
@@ -156,7 +170,13 @@ async fn create(State(world): Shared, Json(spec): Json<CreateSandbox>) -> Respon
 
 async fn list(State(world): Shared, Query(query): Query<BTreeMap<String, String>>) -> Response {
     let after = query.get("cursor").cloned().unwrap_or_default();
-    let all: Vec<Sandbox> = world.lock().expect("the world").sandboxes.values().cloned().collect();
+    let all: Vec<Sandbox> = world
+        .lock()
+        .expect("the world")
+        .sandboxes
+        .values()
+        .cloned()
+        .collect();
     let mut rest = all.into_iter().filter(|sandbox| sandbox.id > after);
     let page: Vec<Sandbox> = rest.by_ref().take(PAGE).collect();
     match (rest.next(), page.last()) {
@@ -181,7 +201,12 @@ async fn remove(State(world): Shared, Path(id): Path<String>) -> Response {
 
 async fn templates(State(world): Shared) -> Json<Vec<Template>> {
     let base = template("minimal", TemplateKind::Base);
-    Json([base].into_iter().chain(world.lock().expect("the world").snapshots.values().cloned()).collect())
+    Json(
+        [base]
+            .into_iter()
+            .chain(world.lock().expect("the world").snapshots.values().cloned())
+            .collect(),
+    )
 }
 
 fn template(name: &str, kind: TemplateKind) -> Template {
@@ -198,19 +223,30 @@ fn template(name: &str, kind: TemplateKind) -> Template {
 }
 
 async fn health() -> Json<Health> {
-    Json(Health { status: "ok".to_owned(), version: "9.9.9".to_owned() })
+    Json(Health {
+        status: "ok".to_owned(),
+        version: "9.9.9".to_owned(),
+    })
 }
 
 /// Two entries, torn into parts at bad places.
 async fn logs(Query(query): Query<BTreeMap<String, String>>) -> Response {
     let entry = |source, line: &str| {
-        let entry = LogEntry { time: "2026-01-01T00:00:00Z".to_owned(), source, line: line.to_owned() };
+        let entry = LogEntry {
+            time: "2026-01-01T00:00:00Z".to_owned(),
+            source,
+            line: line.to_owned(),
+        };
         serde_json::to_string(&entry).expect("JSON") + "\n"
     };
     let mut text = entry(LogSource::Agent, "booted") + &entry(LogSource::Console, "\u{1b}[2Jhello");
     if query.get("follow").is_some_and(|follow| follow == "true") {
         text += &entry(LogSource::Agent, "followed");
     }
-    let parts: Vec<_> = text.into_bytes().chunks(7).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
+    let parts: Vec<_> = text
+        .into_bytes()
+        .chunks(7)
+        .map(|part| Ok::<_, std::io::Error>(part.to_vec()))
+        .collect();
     Body::from_stream(futures::stream::iter(parts)).into_response()
 }

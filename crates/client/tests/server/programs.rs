@@ -1,11 +1,14 @@
 //! Programs that the fake server plays:
 //!
 //! - `print OUT ERR CODE`: writes the two and exits.
-//! - `cat`: gives its input back. `bytes`: writes each byte value once. `size`: writes each size of its terminal.
-//! - `sleep`: until a signal ends it. `deaf`: the same, and reads nothing. `stubborn`: until SIGKILL. `careful`: cleans up upon a signal, exits with 3.
+//! - `cat`: gives its input back. `bytes`: writes each byte value once. `size`: writes each size of
+//!   its terminal.
+//! - `sleep`: until a signal ends it. `deaf`: the same, and reads nothing. `stubborn`: until
+//!   SIGKILL. `careful`: cleans up upon a signal, exits with 3.
 //! - `flood`: writes until nobody reads any more. `late`: is ended for its time.
 //! - `hex`: writes its arguments and its environment in hexadecimal digits.
-//! - `vanish`: the stream ends without an exit. `script` is there and cannot be executed; anything else is not there.
+//! - `vanish`: the stream ends without an exit. `script` is there and cannot be executed; anything
+//!   else is not there.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +20,18 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::types::{
-    Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal, SignalRequest, TerminalSize,
+    Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal,
+    SignalRequest, TerminalSize,
 };
 use tokio::sync::mpsc;
 
 use super::{Shared, World, refusal};
 
-pub async fn exec(State(world): Shared, Path(id): Path<String>, Json(request): Json<ExecRequest>) -> Response {
+pub async fn exec(
+    State(world): Shared,
+    Path(id): Path<String>,
+    Json(request): Json<ExecRequest>,
+) -> Response {
     if !world.lock().expect("the world").sandboxes.contains_key(&id) {
         return refusal(404, "not_found", &format!("no sandbox {id}"));
     }
@@ -41,7 +49,11 @@ pub async fn exec(State(world): Shared, Path(id): Path<String>, Json(request): J
     Json(result).into_response()
 }
 
-pub async fn stream(State(world): Shared, Path(id): Path<String>, upgrade: WebSocketUpgrade) -> Response {
+pub async fn stream(
+    State(world): Shared,
+    Path(id): Path<String>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     if !world.lock().expect("the world").sandboxes.contains_key(&id) {
         return refusal(404, "not_found", &format!("no sandbox {id}"));
     }
@@ -53,7 +65,11 @@ pub async fn stream(State(world): Shared, Path(id): Path<String>, upgrade: WebSo
     })
 }
 
-pub async fn signal(State(world): Shared, Path(_): Path<String>, Json(request): Json<SignalRequest>) -> StatusCode {
+pub async fn signal(
+    State(world): Shared,
+    Path(_): Path<String>,
+    Json(request): Json<SignalRequest>,
+) -> StatusCode {
     assert_eq!(request.pid, PID);
     let mut world = world.lock().expect("the world");
     world.signals.push(request.signal);
@@ -73,7 +89,9 @@ impl Peer {
     async fn hear(&mut self) -> Option<ExecClientMessage> {
         loop {
             match self.0.recv().await?.ok()? {
-                Message::Text(text) => return Some(serde_json::from_str(&text).expect("a client message")),
+                Message::Text(text) => {
+                    return Some(serde_json::from_str(&text).expect("a client message"));
+                }
                 Message::Close(_) => return None,
                 _ => {}
             }
@@ -85,27 +103,45 @@ impl Peer {
         self.0.send(Message::text(text)).await.ok()
     }
 
-    /// Reads until the client has closed, as the real server does: closing with frames unread resets the connection,
-    /// and the client loses what it has not read yet.
+    /// Reads until the client has closed, as the real server does: closing with frames unread
+    /// resets the connection, and the client loses what it has not read yet.
     async fn close(&mut self) {
         let _ = self.0.send(Message::Close(None)).await;
         while let Some(Ok(_)) = self.0.recv().await {}
     }
 
     async fn stdout(&mut self, data: &[u8]) -> Option<()> {
-        self.say(&ExecServerMessage::Stdout { data: STANDARD.encode(data) }).await
+        self.say(&ExecServerMessage::Stdout {
+            data: STANDARD.encode(data),
+        })
+        .await
     }
 }
 
 async fn play(peer: &mut Peer, world: &std::sync::Mutex<World>) -> Option<()> {
-    let ExecClientMessage::Start { cmd, args, envs, encoding, terminal, stdin, .. } = peer.hear().await? else {
+    let ExecClientMessage::Start {
+        cmd,
+        args,
+        envs,
+        encoding,
+        terminal,
+        stdin,
+        ..
+    } = peer.hear().await?
+    else {
         panic!("the first message is start");
     };
     assert_eq!(encoding, Encoding::Base64);
     if let Some((exit_code, reason)) = not_started(&cmd) {
         let data = format!("cannot start '{cmd}': {reason}");
         let code = "invalid_request".to_owned();
-        return peer.say(&ExecServerMessage::Error { code, data, exit_code: Some(exit_code) }).await;
+        return peer
+            .say(&ExecServerMessage::Error {
+                code,
+                data,
+                exit_code: Some(exit_code),
+            })
+            .await;
     }
     let (listener, signals) = mpsc::unbounded_channel();
     world.lock().expect("the world").listener = Some(listener);
@@ -114,7 +150,10 @@ async fn play(peer: &mut Peer, world: &std::sync::Mutex<World>) -> Option<()> {
     let exit_code = match cmd.as_str() {
         "print" => {
             peer.stdout(argument(0).as_bytes()).await?;
-            peer.say(&ExecServerMessage::Stderr { data: STANDARD.encode(argument(1)) }).await?;
+            peer.say(&ExecServerMessage::Stderr {
+                data: STANDARD.encode(argument(1)),
+            })
+            .await?;
             argument(2).parse().unwrap_or(0)
         }
         "bytes" => {
@@ -127,8 +166,17 @@ async fn play(peer: &mut Peer, world: &std::sync::Mutex<World>) -> Option<()> {
         "deaf" => deaf(peer, signals).await?,
         "sleep" | "stubborn" | "careful" => sleep(peer, world, &cmd, signals).await?,
         "late" => {
-            let (code, data) = ("timeout".to_owned(), "the program took longer than 1 s".to_owned());
-            return peer.say(&ExecServerMessage::Error { code, data, exit_code: None }).await;
+            let (code, data) = (
+                "timeout".to_owned(),
+                "the program took longer than 1 s".to_owned(),
+            );
+            return peer
+                .say(&ExecServerMessage::Error {
+                    code,
+                    data,
+                    exit_code: None,
+                })
+                .await;
         }
         "hex" => {
             peer.stdout(hex(&args, &envs).as_bytes()).await?;
@@ -146,7 +194,10 @@ async fn play(peer: &mut Peer, world: &std::sync::Mutex<World>) -> Option<()> {
 async fn cat(peer: &mut Peer) -> Option<i32> {
     loop {
         match peer.hear().await? {
-            ExecClientMessage::Stdin { data, encoding: Encoding::Base64 } => {
+            ExecClientMessage::Stdin {
+                data,
+                encoding: Encoding::Base64,
+            } => {
                 peer.say(&ExecServerMessage::Stdout { data }).await?;
             }
             ExecClientMessage::StdinClose => return Some(0),
@@ -161,7 +212,8 @@ async fn sizes(
     mut signals: mpsc::UnboundedReceiver<ProcessSignal>,
 ) -> Option<i32> {
     loop {
-        peer.stdout(format!("{}x{}\n", size.cols, size.rows).as_bytes()).await?;
+        peer.stdout(format!("{}x{}\n", size.cols, size.rows).as_bytes())
+            .await?;
         tokio::select! {
             message = peer.hear() => match message? {
                 ExecClientMessage::Resize { size: changed } => size = changed,
@@ -174,8 +226,10 @@ async fn sizes(
 
 /// Exit code and reason for a program that cannot be started.
 fn not_started(cmd: &str) -> Option<(i32, &'static str)> {
-    let programs =
-        ["print", "bytes", "cat", "size", "sleep", "stubborn", "careful", "deaf", "late", "hex", "flood", "vanish"];
+    let programs = [
+        "print", "bytes", "cat", "size", "sleep", "stubborn", "careful", "deaf", "late", "hex",
+        "flood", "vanish",
+    ];
     match cmd {
         "script" => Some((126, "Permission denied (os error 13)")),
         cmd if programs.contains(&cmd) => None,
@@ -185,10 +239,16 @@ fn not_started(cmd: &str) -> Option<(i32, &'static str)> {
 
 /// Arguments, then variables, one a line, as the bytes that they stand for.
 fn hex(args: &[String], envs: &BTreeMap<String, String>) -> String {
-    let digits =
-        |text: &str| client::bytes::from_text(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let digits = |text: &str| {
+        client::bytes::from_text(text)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
     let args = args.iter().map(|arg| digits(arg) + "\n");
-    let envs = envs.iter().map(|(name, value)| format!("{}={}\n", digits(name), digits(value)));
+    let envs = envs
+        .iter()
+        .map(|(name, value)| format!("{}={}\n", digits(name), digits(value)));
     args.chain(envs).collect()
 }
 
@@ -219,7 +279,8 @@ async fn sleep(
         };
         match (cmd, signal) {
             ("stubborn", signal) if signal != ProcessSignal::Kill => {
-                peer.stdout(format!("{signal:?} ignored\n").as_bytes()).await?;
+                peer.stdout(format!("{signal:?} ignored\n").as_bytes())
+                    .await?;
             }
             ("careful", signal) if signal != ProcessSignal::Kill => {
                 peer.stdout(b"cleaned up\n").await?;

@@ -49,7 +49,11 @@ impl From<ArchiveQuery> for Place {
         (status = 502, description = "The guest failed"),
     )
 )]
-pub async fn pack(State(app): State<Arc<App>>, Id(id): Id, Query(query): Query<ArchiveQuery>) -> Result<Response> {
+pub async fn pack(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(query): Query<ArchiveQuery>,
+) -> Result<Response> {
     Ok(download(TAR, app.read_file(&id, query.into(), true).await?))
 }
 
@@ -75,9 +79,20 @@ pub async fn unpack(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode> {
-    expect_type(headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()), TAR)?;
-    let content = body.into_data_stream().map_err(|error| Error::invalid("the upload broke off").because(error));
-    let target = Target { place: query.into(), mode: None, archive: true };
+    expect_type(
+        headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok()),
+        TAR,
+    )?;
+    let content = body
+        .into_data_stream()
+        .map_err(|error| Error::invalid("the upload broke off").because(error));
+    let target = Target {
+        place: query.into(),
+        mode: None,
+        archive: true,
+    };
     app.write_file(&id, target, content).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -15,8 +15,8 @@ use crate::error::Result;
 
 /// Make a checkpoint
 ///
-/// Remembers this instant of a sandbox that runs or is paused, which goes on as it was. Checkpoints go with their
-/// sandbox.
+/// Remembers this instant of a sandbox that runs or is paused, which goes on as it was. Checkpoints
+/// go with their sandbox.
 #[utoipa::path(
     post, path = "/{id}/checkpoints", tag = "checkpoints", operation_id = "create_checkpoint",
     request_body = CreateCheckpoint,
@@ -59,7 +59,13 @@ pub async fn list(
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Vec<Checkpoint>>> {
-    Ok(Answer(checkpoints::list(&app, &id).await?.into_iter().map(view::checkpoint).collect()))
+    Ok(Answer(
+        checkpoints::list(&app, &id)
+            .await?
+            .into_iter()
+            .map(view::checkpoint)
+            .collect(),
+    ))
 }
 
 /// Remove a checkpoint
@@ -84,8 +90,8 @@ pub async fn delete(
 
 /// Put a sandbox back to a checkpoint
 ///
-/// Under the same id; what came after the checkpoint is lost, in memory and on disk. It runs then if it ran before, else
-/// it is paused. If it fails, the sandbox is as it was.
+/// Under the same id; what came after the checkpoint is lost, in memory and on disk. It runs then
+/// if it ran before, else it is paused. If it fails, the sandbox is as it was.
 #[utoipa::path(
     post, path = "/{id}/checkpoints/{name}/rollback", tag = "checkpoints", operation_id = "rollback_sandbox",
     responses(
@@ -102,5 +108,7 @@ pub async fn rollback(
     Name(name): Name<CheckpointName>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Sandbox>> {
-    Ok(Answer(view::sandbox(on_its_own(checkpoints::rollback(app, id, name)).await?)))
+    Ok(Answer(view::sandbox(
+        on_its_own(checkpoints::rollback(app, id, name)).await?,
+    )))
 }

@@ -1,4 +1,5 @@
-//! The API document, and a page that shows it. The page's files are in the program: it needs no other server.
+//! The API document, and a page that shows it. The page's files are in the program: it needs no
+//! other server.
 
 use std::sync::Arc;
 
@@ -38,7 +39,10 @@ impl Served {
     get, path = "/openapi.json", tag = "server", operation_id = "openapi_json", security(()),
     responses((status = 200, description = "This document", body = Object, content_type = "application/json"))
 )]
-pub(super) async fn json(Extension(served): Extension<Served>, Query(NoQuery {}): Query<NoQuery>) -> Result<Response> {
+pub(super) async fn json(
+    Extension(served): Extension<Served>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Response> {
     Ok(([(CONTENT_TYPE, "application/json")], served.json).into_response())
 }
 
@@ -49,7 +53,10 @@ pub(super) async fn json(Extension(served): Extension<Served>, Query(NoQuery {})
     get, path = "/openapi.yaml", tag = "server", operation_id = "openapi_yaml", security(()),
     responses((status = 200, description = "This document", body = Object, content_type = "application/yaml"))
 )]
-pub(super) async fn yaml(Extension(served): Extension<Served>, Query(NoQuery {}): Query<NoQuery>) -> Result<Response> {
+pub(super) async fn yaml(
+    Extension(served): Extension<Served>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Response> {
     Ok(([(CONTENT_TYPE, "application/yaml")], served.yaml).into_response())
 }
 
@@ -68,11 +75,15 @@ pub(super) fn pages() -> Router<Arc<App>> {
         .route("/", routing::get(|| async { Redirect::temporary("/docs") }))
 }
 
-/// The page holds a key while somebody uses it: it runs nothing from elsewhere, and talks to this server only.
+/// The page holds a key while somebody uses it: it runs nothing from elsewhere, and talks to this
+/// server only.
 async fn confine(mut response: Response) -> Response {
     let policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
     let headers = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, http::HeaderValue::from_static(policy));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        http::HeaderValue::from_static(policy),
+    );
     headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-cache"));
     response
 }

@@ -1,4 +1,5 @@
-//! The OpenAPI document: what utoipa collects from the handlers, and what holds for all of them, said once.
+//! The OpenAPI document: what utoipa collects from the handlers, and what holds for all of them,
+//! said once.
 
 use api_types::{ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry};
 use model::{ErrorCode, ExecLimits, Limits, SandboxId, TemplateName};
@@ -66,7 +67,10 @@ fn complete_operation(path: &str, operation: &mut Value) {
         operation["security"] = json!([]);
     }
     let reads_json = !operation["requestBody"]["content"]["application/json"].is_null();
-    let mut errors = vec![(400, "The request is wrong"), (500, "A fault of the server")];
+    let mut errors = vec![
+        (400, "The request is wrong"),
+        (500, "A fault of the server"),
+    ];
     if needs_key {
         errors.push((401, "The key is missing or not known"));
         errors.push((503, "A host or the store cannot be reached, or has no room"));
@@ -76,23 +80,40 @@ fn complete_operation(path: &str, operation: &mut Value) {
         errors.push((415, "The body is not JSON by its content type"));
     }
     if path.contains('{') {
-        errors.push((404, "There is no such sandbox or snapshot, or it has nothing of that path or name"));
+        errors.push((
+            404,
+            "There is no such sandbox or snapshot, or it has nothing of that path or name",
+        ));
         complete_path(path, operation);
     }
-    if OPTIONAL_BODIES.iter().any(|id| operation["operationId"] == *id) {
+    if OPTIONAL_BODIES
+        .iter()
+        .any(|id| operation["operationId"] == *id)
+    {
         operation["requestBody"]["required"] = json!(false);
     }
-    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+    for parameter in operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         if parameter["name"] == "Idempotency-Key" {
-            parameter["schema"] =
-                json!({ "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[ -~]+$" });
+            parameter["schema"] = json!({ "type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[ -~]+$" });
         }
     }
-    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    let Some(responses) = operation["responses"].as_object_mut() else {
+        return;
+    };
     for (status, description) in errors {
-        responses.entry(status.to_string()).or_insert_with(|| json!({ "description": description }));
+        responses
+            .entry(status.to_string())
+            .or_insert_with(|| json!({ "description": description }));
     }
-    for (status, response) in responses.iter_mut().filter(|(status, _)| status.as_str() >= "400") {
+    for (status, response) in responses
+        .iter_mut()
+        .filter(|(status, _)| status.as_str() >= "400")
+    {
         response["content"] = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } });
         if status == "401" {
             response["headers"] = json!({ "WWW-Authenticate": { "schema": { "type": "string" } } });
@@ -102,12 +123,24 @@ fn complete_operation(path: &str, operation: &mut Value) {
 
 /// The parts of a path that are not the same in all requests.
 fn complete_path(path: &str, operation: &mut Value) {
-    let id = format!("^{}[a-z0-9]{{{}}}$", SandboxId::PREFIX, SandboxId::RANDOM_LEN);
+    let id = format!(
+        "^{}[a-z0-9]{{{}}}$",
+        SandboxId::PREFIX,
+        SandboxId::RANDOM_LEN
+    );
     let name = format!("^[a-z0-9][a-z0-9._-]{{0,{}}}$", TemplateName::MAX_LEN - 1);
-    let of_name = if path.contains("checkpoints") { "Name of the checkpoint" } else { "Name of the snapshot" };
+    let of_name = if path.contains("checkpoints") {
+        "Name of the checkpoint"
+    } else {
+        "Name of the snapshot"
+    };
     let all = [("id", "Id of the sandbox", id), ("name", of_name, name)];
-    let parts = all.into_iter().filter(|(part, ..)| path.contains(&format!("{{{part}}}")));
-    let parameters = operation.as_object_mut().map(|operation| operation.entry("parameters").or_insert(json!([])));
+    let parts = all
+        .into_iter()
+        .filter(|(part, ..)| path.contains(&format!("{{{part}}}")));
+    let parameters = operation
+        .as_object_mut()
+        .map(|operation| operation.entry("parameters").or_insert(json!([])));
     if let Some(Value::Array(parameters)) = parameters {
         let described = parts.map(|(part, description, pattern)| {
             json!({
@@ -123,29 +156,72 @@ fn complete_path(path: &str, operation: &mut Value) {
 fn limit_schemas(schemas: &mut Value, limits: &Limits) {
     let no_nul = json!("^[^\\u0000]*$");
     let mut set = |schema: &str, property: &str, bounds: Value| {
-        if let (Some(property), Value::Object(bounds)) =
-            (schemas[schema]["properties"][property].as_object_mut(), bounds)
-        {
+        if let (Some(property), Value::Object(bounds)) = (
+            schemas[schema]["properties"][property].as_object_mut(),
+            bounds,
+        ) {
             property.extend(bounds);
         }
     };
-    set("ErrorDetail", "code", json!({ "enum": ErrorCode::ALL.map(ErrorCode::as_str) }));
-    set("CreateSandbox", "vcpus", json!({ "maximum": limits.max_vcpus }));
-    set("CreateSandbox", "memory_mb", json!({ "maximum": limits.max_memory_mb }));
-    set("CreateSandbox", "disk_mb", json!({ "maximum": limits.max_disk_mb }));
-    set("CreateSandbox", "timeout_sec", json!({ "maximum": limits.max_timeout_sec }));
+    set(
+        "ErrorDetail",
+        "code",
+        json!({ "enum": ErrorCode::ALL.map(ErrorCode::as_str) }),
+    );
+    set(
+        "CreateSandbox",
+        "vcpus",
+        json!({ "maximum": limits.max_vcpus }),
+    );
+    set(
+        "CreateSandbox",
+        "memory_mb",
+        json!({ "maximum": limits.max_memory_mb }),
+    );
+    set(
+        "CreateSandbox",
+        "disk_mb",
+        json!({ "maximum": limits.max_disk_mb }),
+    );
+    set(
+        "CreateSandbox",
+        "timeout_sec",
+        json!({ "maximum": limits.max_timeout_sec }),
+    );
     for schema in ["CreateSandbox", "ExecRequest"] {
         let names = json!({ "pattern": "^[^=\\u0000]+$" });
         let values = json!({ "type": "string", "pattern": no_nul });
-        set(schema, "envs", json!({ "propertyNames": names, "additionalProperties": values }));
+        set(
+            schema,
+            "envs",
+            json!({ "propertyNames": names, "additionalProperties": values }),
+        );
     }
-    set("CreateSandbox", "envs", json!({ "maxProperties": Limits::MAX_ENVS }));
-    set("ExecRequest", "cmd", json!({ "minLength": 1, "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul }));
-    let argument = json!({ "type": "string", "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul });
+    set(
+        "CreateSandbox",
+        "envs",
+        json!({ "maxProperties": Limits::MAX_ENVS }),
+    );
+    set(
+        "ExecRequest",
+        "cmd",
+        json!({ "minLength": 1, "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul }),
+    );
+    let argument =
+        json!({ "type": "string", "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul });
     set("ExecRequest", "args", json!({ "items": argument }));
-    set("ExecRequest", "cwd", json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": no_nul }));
+    set(
+        "ExecRequest",
+        "cwd",
+        json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": no_nul }),
+    );
     let user = json!({ "minLength": 1, "maxLength": MAX_USER, "pattern": "^[^:/\\n\\u0000]*$" });
-    for schema in ["ExecRequest", "PathRequest", "ListFilesRequest", "UploadForm"] {
+    for schema in [
+        "ExecRequest",
+        "PathRequest",
+        "ListFilesRequest",
+        "UploadForm",
+    ] {
         set(schema, "user", user.clone());
     }
     for schema in ["PathRequest", "ListFilesRequest", "UploadForm"] {

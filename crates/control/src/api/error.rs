@@ -17,16 +17,25 @@ pub struct Logged(pub Error);
 #[must_use]
 pub fn body(error: &Error) -> ErrorBody {
     let (code, message) = (error.code.as_str().to_owned(), error.message.clone());
-    ErrorBody { error: ErrorDetail { code, message, exit_code: error.exit_code } }
+    ErrorBody {
+        error: ErrorDetail {
+            code,
+            message,
+            exit_code: error.exit_code,
+        },
+    }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.code.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(body(&self))).into_response();
         if self.code == ErrorCode::Unauthorized {
             // RFC 9110 11.6.1.
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(Logged(self));
         response
@@ -35,10 +44,17 @@ impl IntoResponse for Error {
 
 /// For every path that is none of ours.
 pub async fn no_route(uri: http::Uri) -> Error {
-    Error::new(ErrorCode::NotFound, format!("there is nothing at {}; /docs shows what there is", uri.path()))
+    Error::new(
+        ErrorCode::NotFound,
+        format!(
+            "there is nothing at {}; /docs shows what there is",
+            uri.path()
+        ),
+    )
 }
 
-/// Gives a body of ours to answers that libraries made on their own, such as that of a wrong method.
+/// Gives a body of ours to answers that libraries made on their own, such as that of a wrong
+/// method.
 pub async fn unify(response: Response) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() || is_json(&response) {
@@ -46,13 +62,27 @@ pub async fn unify(response: Response) -> Response {
     }
     let error = match status {
         StatusCode::METHOD_NOT_ALLOWED => {
-            let allowed =
-                response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or("other methods");
-            Error::new(ErrorCode::MethodNotAllowed, format!("this path takes {allowed}"))
+            let allowed = response
+                .headers()
+                .get(ALLOW)
+                .and_then(|allow| allow.to_str().ok())
+                .unwrap_or("other methods");
+            Error::new(
+                ErrorCode::MethodNotAllowed,
+                format!("this path takes {allowed}"),
+            )
         }
-        StatusCode::NOT_FOUND => Error::new(ErrorCode::NotFound, "there is nothing here; /docs shows what there is"),
-        status if status.is_client_error() => Error::invalid(format!("the request is refused with status {status}")),
-        status => Error::new(ErrorCode::InternalError, format!("the control plane failed with status {status}")),
+        StatusCode::NOT_FOUND => Error::new(
+            ErrorCode::NotFound,
+            "there is nothing here; /docs shows what there is",
+        ),
+        status if status.is_client_error() => {
+            Error::invalid(format!("the request is refused with status {status}"))
+        }
+        status => Error::new(
+            ErrorCode::InternalError,
+            format!("the control plane failed with status {status}"),
+        ),
     };
     let allow = response.headers().get(ALLOW).cloned();
     let mut unified = error.into_response();
@@ -63,10 +93,17 @@ pub async fn unify(response: Response) -> Response {
 }
 
 fn is_json(response: &Response) -> bool {
-    response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
+    response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
 }
 
 /// For a handler that panicked; the panic hook has logged where.
 pub fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
-    Error::new(ErrorCode::InternalError, "the control plane failed; its log has the cause").into_response()
+    Error::new(
+        ErrorCode::InternalError,
+        "the control plane failed; its log has the cause",
+    )
+    .into_response()
 }

@@ -18,8 +18,9 @@ use crate::error::Result;
 
 /// Run a program
 ///
-/// Without a shell, to its end, with all output in the answer. A non-zero exit code is an answer, not an error.
-/// Output beyond 16 MiB is left out, and `truncated` says so. For long or large ones use `exec/stream`.
+/// Without a shell, to its end, with all output in the answer. A non-zero exit code is an answer,
+/// not an error. Output beyond 16 MiB is left out, and `truncated` says so. For long or large ones
+/// use `exec/stream`.
 #[utoipa::path(
     post, path = "/{id}/exec", tag = "programs", operation_id = "exec", request_body = ExecRequest,
     responses(
@@ -36,8 +37,24 @@ pub async fn exec(
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<ExecRequest>,
 ) -> Result<Answer<ExecResult>> {
-    let ExecRequest { cmd, args, timeout_sec, envs, cwd, user } = body;
-    let exec = Exec { cmd: cmd.clone(), args, timeout_sec, envs, cwd, user, stdin: false, terminal: None };
+    let ExecRequest {
+        cmd,
+        args,
+        timeout_sec,
+        envs,
+        cwd,
+        user,
+    } = body;
+    let exec = Exec {
+        cmd: cmd.clone(),
+        args,
+        timeout_sec,
+        envs,
+        cwd,
+        user,
+        stdin: false,
+        terminal: None,
+    };
     let outcome = app.exec(&id, exec).await?;
     Ok(Answer(result(&id, cmd, outcome)))
 }
@@ -64,7 +81,13 @@ pub async fn signal(
 }
 
 fn result(id: &SandboxId, cmd: String, outcome: Outcome) -> ExecResult {
-    let Outcome { mut stdout, mut stderr, exit_code, duration, truncated } = outcome;
+    let Outcome {
+        mut stdout,
+        mut stderr,
+        exit_code,
+        duration,
+        truncated,
+    } = outcome;
     if truncated {
         // So that text stays text where the limit fell into a character.
         stdout.truncate(stdout.len() - cut_character(&stdout));
@@ -74,13 +97,25 @@ fn result(id: &SandboxId, cmd: String, outcome: Outcome) -> ExecResult {
         (Ok(stdout), Ok(stderr)) => (stdout, stderr, Encoding::Utf8),
         (stdout, stderr) => {
             let bytes = |text: std::result::Result<String, std::string::FromUtf8Error>| {
-                text.map_or_else(|error| STANDARD.encode(error.as_bytes()), |text| STANDARD.encode(text))
+                text.map_or_else(
+                    |error| STANDARD.encode(error.as_bytes()),
+                    |text| STANDARD.encode(text),
+                )
             };
             (bytes(stdout), bytes(stderr), Encoding::Base64)
         }
     };
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    ExecResult { sandbox_id: id.to_string(), cmd, stdout, stderr, exit_code, duration_ms, encoding, truncated }
+    ExecResult {
+        sandbox_id: id.to_string(),
+        cmd,
+        stdout,
+        stderr,
+        exit_code,
+        duration_ms,
+        encoding,
+        truncated,
+    }
 }
 
 #[cfg(test)]
@@ -90,14 +125,26 @@ mod tests {
     #[test]
     fn one_stream_that_is_no_text_encodes_both() {
         let id = SandboxId::random();
-        let outcome =
-            |stdout: &[u8]| Outcome { stdout: stdout.to_vec(), stderr: b"err".to_vec(), ..Outcome::default() };
+        let outcome = |stdout: &[u8]| Outcome {
+            stdout: stdout.to_vec(),
+            stderr: b"err".to_vec(),
+            ..Outcome::default()
+        };
         let text = result(&id, "x".to_owned(), outcome("\u{e4}".as_bytes()));
-        assert_eq!((text.stdout.as_str(), text.stderr.as_str(), text.encoding), ("\u{e4}", "err", Encoding::Utf8));
-        let cut = Outcome { truncated: true, ..outcome(&"\u{e4}\u{e4}".as_bytes()[..3]) };
+        assert_eq!(
+            (text.stdout.as_str(), text.stderr.as_str(), text.encoding),
+            ("\u{e4}", "err", Encoding::Utf8)
+        );
+        let cut = Outcome {
+            truncated: true,
+            ..outcome(&"\u{e4}\u{e4}".as_bytes()[..3])
+        };
         let cut = result(&id, "x".to_owned(), cut);
         assert_eq!((cut.stdout.as_str(), cut.truncated), ("\u{e4}", true));
         let bytes = result(&id, "x".to_owned(), outcome(&[0xff]));
-        assert_eq!((bytes.stdout.as_str(), bytes.stderr.as_str(), bytes.encoding), ("/w==", "ZXJy", Encoding::Base64));
+        assert_eq!(
+            (bytes.stdout.as_str(), bytes.stderr.as_str(), bytes.encoding),
+            ("/w==", "ZXJy", Encoding::Base64)
+        );
     }
 }

@@ -1,12 +1,13 @@
 //! `/v1/sandboxes/{id}/exec/stream`: a program over a WebSocket.
 //!
-//! Three things run beside each other until one of them ends: output goes from the host to the client, frames come
-//! from the client, and input goes from a short queue to the host. Each waits for its reader, so nothing piles up: a
-//! client that does not read stops the program's output, a program that does not read stops the client's input.
-//! Either may wait for as long as it likes. A client that is gone is noticed by TCP keep-alive (the listener's) and not by
-//! missing answers to pings: a client whose output waits in a full pipe does not read our pings either, and neither do we
-//! its answers while a program leaves its input alone.
-//! Whatever ends the session, the call to the host is dropped, upon which the host kills what still runs.
+//! Three things run beside each other until one of them ends: output goes from the host to the
+//! client, frames come from the client, and input goes from a short queue to the host. Each waits
+//! for its reader, so nothing piles up: a client that does not read stops the program's output, a
+//! program that does not read stops the client's input. Either may wait for as long as it likes. A
+//! client that is gone is noticed by TCP keep-alive (the listener's) and not by missing answers to
+//! pings: a client whose output waits in a full pipe does not read our pings either, and neither do
+//! we its answers while a program leaves its input alone. Whatever ends the session, the call to
+//! the host is dropped, upon which the host kills what still runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,8 @@ use crate::error::{Error, Result};
 
 /// Bytes of one frame from the client. Input of any length fits in many.
 pub const MAX_FRAME: usize = 256 * 1024;
-/// Bytes of the frame `start`: all that a command line may have on Linux, each byte of it escaped as `\u0001` at worst.
+/// Bytes of the frame `start`: all that a command line may have on Linux, each byte of it escaped
+/// as `\u0001` at worst.
 const MAX_START: usize = 6 * ExecLimits::MAX_COMMAND_BYTES + 64 * 1024;
 /// Beyond this the connection breaks; up to it we can still say what is wrong.
 const MAX_READ: usize = 16 * 1024 * 1024;
@@ -50,8 +52,9 @@ type Sink = SplitSink<WebSocket, Message>;
 
 /// Run a program as a stream
 ///
-/// A WebSocket with text frames: `ExecClientMessage` to the server, the first one `start`; `ExecServerMessage` from it,
-/// the last one `exit` or `error`. When the client hangs up, the program is killed.
+/// A WebSocket with text frames: `ExecClientMessage` to the server, the first one `start`;
+/// `ExecServerMessage` from it, the last one `exit` or `error`. When the client hangs up, the
+/// program is killed.
 #[utoipa::path(
     get, path = "/{id}/exec/stream", tag = "programs", operation_id = "exec_stream",
     responses(
@@ -66,7 +69,10 @@ pub async fn exec_stream(
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response> {
     let upgrade = upgrade.map_err(|error| {
-        Error::invalid(format!("this route speaks WebSocket (RFC 6455): {}", error.body_text().to_lowercase()))
+        Error::invalid(format!(
+            "this route speaks WebSocket (RFC 6455): {}",
+            error.body_text().to_lowercase()
+        ))
     })?;
     app.usable(&id).await?;
     let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ);
@@ -80,7 +86,9 @@ async fn session(app: Arc<App>, id: SandboxId, mut socket: WebSocket) {
     };
     let (mut sink, mut frames) = socket.split();
     let last = match begun {
-        Ok(Some((running, encoding))) => converse(&app, running, encoding, &mut sink, &mut frames).await,
+        Ok(Some((running, encoding))) => {
+            converse(&app, running, encoding, &mut sink, &mut frames).await
+        }
         Ok(None) => return,
         Err(error) => Err(error),
     };
@@ -91,13 +99,21 @@ async fn session(app: Arc<App>, id: SandboxId, mut socket: WebSocket) {
         Err(error) => {
             tracing::debug!(sandbox = %id, error = error.chain(), "exec stream ended");
             let code = error.code.as_str().to_owned();
-            ExecServerMessage::Error { code, data: error.message, exit_code: error.exit_code }
+            ExecServerMessage::Error {
+                code,
+                data: error.message,
+                exit_code: error.exit_code,
+            }
         }
     };
-    // Closing with frames unread would reset the connection, and the client might never see the last one.
+    // Closing with frames unread would reset the connection, and the client might never see the
+    // last one.
     let _ = tokio::time::timeout(GOODBYE, async {
         let _ = send(&mut sink, &last).await;
-        let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+        let close = CloseFrame {
+            code: close_code::NORMAL,
+            reason: "".into(),
+        };
         let _ = sink.send(Message::Close(Some(close))).await;
         while let Some(Ok(_)) = frames.next().await {}
     })
@@ -109,8 +125,17 @@ fn stopping() -> Error {
 }
 
 /// Reads `start` and starts the program. `None` when the client went away instead.
-async fn begin(app: &App, id: &SandboxId, socket: &mut WebSocket) -> Result<Option<(Running, Encoding)>> {
-    let late = |_| Error::new(ErrorCode::Timeout, format!("no start frame came within {} s", START_TIMEOUT.as_secs()));
+async fn begin(
+    app: &App,
+    id: &SandboxId,
+    socket: &mut WebSocket,
+) -> Result<Option<(Running, Encoding)>> {
+    let late = |_| {
+        Error::new(
+            ErrorCode::Timeout,
+            format!("no start frame came within {} s", START_TIMEOUT.as_secs()),
+        )
+    };
     let first = async {
         loop {
             match socket.recv().await {
@@ -119,13 +144,37 @@ async fn begin(app: &App, id: &SandboxId, socket: &mut WebSocket) -> Result<Opti
             }
         }
     };
-    let Some(message) = tokio::time::timeout(START_TIMEOUT, first).await.map_err(late)?? else { return Ok(None) };
-    let ExecClientMessage::Start { cmd, args, timeout_sec, envs, cwd, user, stdin, terminal, encoding } = message
+    let Some(message) = tokio::time::timeout(START_TIMEOUT, first)
+        .await
+        .map_err(late)??
+    else {
+        return Ok(None);
+    };
+    let ExecClientMessage::Start {
+        cmd,
+        args,
+        timeout_sec,
+        envs,
+        cwd,
+        user,
+        stdin,
+        terminal,
+        encoding,
+    } = message
     else {
         return Err(Error::invalid("the first frame must be start"));
     };
     let terminal = terminal.map(|size| (size.cols, size.rows));
-    let exec = Exec { cmd, args, envs, cwd, user, timeout_sec, stdin, terminal };
+    let exec = Exec {
+        cmd,
+        args,
+        envs,
+        cwd,
+        user,
+        timeout_sec,
+        stdin,
+        terminal,
+    };
     Ok(Some((app.start(id, exec).await?, encoding)))
 }
 
@@ -135,12 +184,13 @@ fn client_message(
     limit: usize,
 ) -> Result<Option<ExecClientMessage>> {
     match frame {
-        Some(Ok(Message::Text(text))) if text.len() > limit => {
-            Err(Error::new(ErrorCode::TooLarge, format!("a frame must be at most {limit} bytes")))
-        }
-        Some(Ok(Message::Text(text))) => serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|error| Error::invalid(format!("a frame is not what this route reads: {error}"))),
+        Some(Ok(Message::Text(text))) if text.len() > limit => Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("a frame must be at most {limit} bytes"),
+        )),
+        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).map(Some).map_err(|error| {
+            Error::invalid(format!("a frame is not what this route reads: {error}"))
+        }),
         Some(Ok(Message::Binary(_))) => Err(Error::invalid("frames must be text, not binary")),
         Some(Ok(_) | Err(_)) | None => Ok(None),
     }
@@ -155,11 +205,18 @@ async fn converse(
     frames: &mut SplitStream<WebSocket>,
 ) -> Result<Option<ExecServerMessage>> {
     let pid = running.started().await?;
-    if send(sink, &ExecServerMessage::Start { pid }).await.is_none() {
+    if send(sink, &ExecServerMessage::Start { pid })
+        .await
+        .is_none()
+    {
         return Ok(None);
     }
     let (queue, waiting) = mpsc::channel(INPUT_QUEUE);
-    let process = Process { host: Arc::clone(&running.host), id: running.id.clone(), pid };
+    let process = Process {
+        host: Arc::clone(&running.host),
+        id: running.id.clone(),
+        pid,
+    };
     tokio::select! {
         ended = write_output(&mut running, encoding, sink) => ended,
         ended = read_frames(frames, &process, queue) => ended.map(|()| None),
@@ -177,7 +234,11 @@ struct Process {
 
 impl Process {
     fn input(&self) -> rpc::SendInputRequest {
-        rpc::SendInputRequest { sandbox_id: self.id.to_string(), pid: self.pid, ..Default::default() }
+        rpc::SendInputRequest {
+            sandbox_id: self.id.to_string(),
+            pid: self.pid,
+            ..Default::default()
+        }
     }
 
     async fn send_signal(&self, signal: ProcessSignal) -> Result<()> {
@@ -197,7 +258,11 @@ async fn send(sink: &mut Sink, message: &ExecServerMessage) -> Option<()> {
     sink.send(Message::text(text)).await.ok()
 }
 
-async fn write_output(running: &mut Running, encoding: Encoding, sink: &mut Sink) -> Result<Option<ExecServerMessage>> {
+async fn write_output(
+    running: &mut Running,
+    encoding: Encoding,
+    sink: &mut Sink,
+) -> Result<Option<ExecServerMessage>> {
     let (mut stdout, mut stderr) = (Utf8::default(), Utf8::default());
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
@@ -221,11 +286,16 @@ async fn write_output(running: &mut Running, encoding: Encoding, sink: &mut Sink
             }
             Some(Event::End(end)) => {
                 if let Some(error) = end.error.filter(|_| end.exit_code == 0) {
-                    return Err(Error::new(ErrorCode::AgentError, format!("the program did not run: {error}")));
+                    return Err(Error::new(
+                        ErrorCode::AgentError,
+                        format!("the program did not run: {error}"),
+                    ));
                 }
                 return Ok(rests(sink, stdout, stderr)
                     .await
-                    .map(|()| ExecServerMessage::Exit { exit_code: end.exit_code }));
+                    .map(|()| ExecServerMessage::Exit {
+                        exit_code: end.exit_code,
+                    }));
             }
             Some(Event::Start(_) | Event::Keepalive(_)) => Some(()),
             None => {
@@ -271,16 +341,23 @@ async fn read_frames(
         if matches!(frame, Some(Ok(Message::Ping(_) | Message::Pong(_)))) {
             continue;
         }
-        let Some(message) = client_message(frame, MAX_FRAME)? else { return Ok(()) };
+        let Some(message) = client_message(frame, MAX_FRAME)? else {
+            return Ok(());
+        };
         let mut input = process.input();
         match message {
-            ExecClientMessage::Start { .. } => return Err(Error::invalid("start came twice; open another WebSocket")),
+            ExecClientMessage::Start { .. } => {
+                return Err(Error::invalid("start came twice; open another WebSocket"));
+            }
             ExecClientMessage::Signal { signal } => {
                 process.send_signal(signal).await.or_else(ended_meanwhile)?;
                 continue;
             }
             ExecClientMessage::Stop => {
-                process.send_signal(ProcessSignal::Kill).await.or_else(ended_meanwhile)?;
+                process
+                    .send_signal(ProcessSignal::Kill)
+                    .await
+                    .or_else(ended_meanwhile)?;
                 continue;
             }
             ExecClientMessage::Stdin { data, encoding } => {
@@ -292,7 +369,11 @@ async fn read_frames(
             ExecClientMessage::StdinClose => input.close = true,
             ExecClientMessage::Resize { size } => {
                 check_size(size.cols, size.rows)?;
-                let size = rpc::TerminalSize { cols: size.cols, rows: size.rows, ..Default::default() };
+                let size = rpc::TerminalSize {
+                    cols: size.cols,
+                    rows: size.rows,
+                    ..Default::default()
+                };
                 input.resize = size.into();
             }
         }
@@ -305,16 +386,24 @@ async fn read_frames(
 fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
     match encoding {
         Encoding::Utf8 => Ok(data.into_bytes()),
-        Encoding::Base64 => {
-            STANDARD.decode(data).map_err(|error| Error::invalid(format!("data of stdin is not base64: {error}")))
-        }
+        Encoding::Base64 => STANDARD
+            .decode(data)
+            .map_err(|error| Error::invalid(format!("data of stdin is not base64: {error}"))),
     }
 }
 
 /// In the order in which it came. Never ends but by an error.
-async fn forward_input(process: &Process, mut queue: mpsc::Receiver<rpc::SendInputRequest>) -> Error {
+async fn forward_input(
+    process: &Process,
+    mut queue: mpsc::Receiver<rpc::SendInputRequest>,
+) -> Error {
     while let Some(input) = queue.recv().await {
-        if let Err(error) = process.host.send_input(input).await.or_else(ended_meanwhile) {
+        if let Err(error) = process
+            .host
+            .send_input(input)
+            .await
+            .or_else(ended_meanwhile)
+        {
             return error;
         }
     }

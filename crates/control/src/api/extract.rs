@@ -1,4 +1,5 @@
-//! What handlers take out of requests. Strict: what is unknown or does not fit is refused by its name.
+//! What handlers take out of requests. Strict: what is unknown or does not fit is refused by its
+//! name.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -24,15 +25,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
         expect_type(content_type, "application/json")?;
-        let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let length = request
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > MAX_JSON) {
             return Err(too_large());
         }
-        let body = Limited::new(request.into_body(), MAX_JSON).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() { too_large() } else { Error::invalid("the body broke off") }
-        })?;
+        let body = Limited::new(request.into_body(), MAX_JSON)
+            .collect()
+            .await
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    too_large()
+                } else {
+                    Error::invalid("the body broke off")
+                }
+            })?;
         parse(&body.to_bytes()).map(Self)
     }
 }
@@ -48,12 +62,17 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
         if request.headers().get(CONTENT_TYPE).is_none() && request.body().is_end_stream() {
             return Ok(Self(T::default()));
         }
-        Json::from_request(request, state).await.map(|Json(body)| Self(body))
+        Json::from_request(request, state)
+            .await
+            .map(|Json(body)| Self(body))
     }
 }
 
 fn too_large() -> Error {
-    Error::new(ErrorCode::TooLarge, format!("a JSON body must be at most {MAX_JSON} bytes"))
+    Error::new(
+        ErrorCode::TooLarge,
+        format!("a JSON body must be at most {MAX_JSON} bytes"),
+    )
 }
 
 /// Checks the media type, without its parameters.
@@ -63,12 +82,19 @@ pub fn expect_type(sent: Option<&str>, right: &str) -> Result<(), Error> {
         return Ok(());
     }
     let was = sent.map_or_else(|| "missing".to_owned(), |sent| format!("{sent:?}"));
-    Err(Error::new(ErrorCode::UnsupportedMediaType, format!("the content type must be {right}; it is {was}")))
+    Err(Error::new(
+        ErrorCode::UnsupportedMediaType,
+        format!("the content type must be {right}; it is {was}"),
+    ))
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     // serde would also take an array, as the fields in their order.
-    if body.trim_ascii_start().first().is_some_and(|&first| first != b'{') {
+    if body
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|&first| first != b'{')
+    {
         return Err(Error::invalid("the body must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -76,10 +102,13 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         let (path, error) = (error.path().to_string(), error.inner());
         match path.as_str() {
             "." => Error::invalid(format!("the body is not what this route reads: {error}")),
-            path => Error::invalid(format!("the body is not what this route reads: {path}: {error}")),
+            path => Error::invalid(format!(
+                "the body is not what this route reads: {path}: {error}"
+            )),
         }
     })?;
-    json.end().map_err(|error| Error::invalid(format!("the body is not JSON: {error}")))?;
+    json.end()
+        .map_err(|error| Error::invalid(format!("the body is not JSON: {error}")))?;
     Ok(value)
 }
 
@@ -96,8 +125,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(error) => {
                 let text = error.body_text();
-                let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
-                Err(Error::invalid(format!("the query is not what this route reads: {text}")))
+                let text = text
+                    .strip_prefix("Failed to deserialize query string: ")
+                    .unwrap_or(&text);
+                Err(Error::invalid(format!(
+                    "the query is not what this route reads: {text}"
+                )))
             }
         }
     }
@@ -119,7 +152,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let id = segment(parts, state, "id").await?;
         let no_id = || {
             let id: String = id.chars().take(64).collect();
-            Error::new(ErrorCode::NotFound, format!("there is no sandbox {id:?}: ids are sb- and 20 of a-z and 0-9"))
+            Error::new(
+                ErrorCode::NotFound,
+                format!("there is no sandbox {id:?}: ids are sb- and 20 of a-z and 0-9"),
+            )
         };
         id.parse().map(Self).map_err(|_| no_id())
     }
@@ -136,12 +172,22 @@ impl<S: Send + Sync, T: FromStr<Err = InvalidValue>> FromRequestParts<S> for Nam
         let name = segment(parts, state, "name").await?;
         name.parse().map(Self).map_err(|error| {
             let name: String = name.chars().take(64).collect();
-            Error::new(ErrorCode::NotFound, format!("there is nothing of the name {name:?}: a name {}", error.problem))
+            Error::new(
+                ErrorCode::NotFound,
+                format!(
+                    "there is nothing of the name {name:?}: a name {}",
+                    error.problem
+                ),
+            )
         })
     }
 }
 
-async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, Error> {
+async fn segment<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    name: &str,
+) -> Result<String, Error> {
     let Path(mut segments) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
         .await
         .map_err(|error| Error::invalid(format!("the path is wrong: {}", error.body_text())))?;
@@ -174,7 +220,10 @@ mod tests {
     fn media_types_may_have_parameters() {
         assert!(expect_type(Some("Application/JSON; charset=utf-8"), "application/json").is_ok());
         for wrong in [None, Some(""), Some("text/json"), Some("application/jsonx")] {
-            assert_eq!(expect_type(wrong, "application/json").unwrap_err().code, ErrorCode::UnsupportedMediaType);
+            assert_eq!(
+                expect_type(wrong, "application/json").unwrap_err().code,
+                ErrorCode::UnsupportedMediaType
+            );
         }
     }
 }

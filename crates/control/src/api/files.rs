@@ -67,15 +67,22 @@ pub async fn stream_read(
     read(state, id, query, body).await
 }
 
-/// An answer whose connection breaks when the content does, so that a part is never taken for the whole.
+/// An answer whose connection breaks when the content does, so that a part is never taken for the
+/// whole.
 pub(super) fn download(media_type: &'static str, content: Content) -> Response {
-    ([(CONTENT_TYPE, media_type)], Body::from_stream(pieces(content))).into_response()
+    (
+        [(CONTENT_TYPE, media_type)],
+        Body::from_stream(pieces(content)),
+    )
+        .into_response()
 }
 
 fn pieces(content: Content) -> impl Stream<Item = Result<bytes::Bytes>> {
     stream::try_unfold(content, |mut content| async move {
-        let piece =
-            content.next().await.inspect_err(|error| tracing::info!(error = error.chain(), "download broke"))?;
+        let piece = content
+            .next()
+            .await
+            .inspect_err(|error| tracing::info!(error = error.chain(), "download broke"))?;
         Ok::<_, Error>(piece.map(|piece| (piece, content)))
     })
 }
@@ -118,7 +125,9 @@ pub async fn list(
     Json(body): Json<ListFilesRequest>,
 ) -> Result<Answer<Vec<FileInfo>>> {
     let ListFilesRequest { path, depth, user } = body;
-    let entries = app.list_dir(&id, Place { path, user }, depth.unwrap_or(1)).await?;
+    let entries = app
+        .list_dir(&id, Place { path, user }, depth.unwrap_or(1))
+        .await?;
     Ok(Answer(entries.into_iter().map(view::file).collect()))
 }
 

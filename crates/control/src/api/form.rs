@@ -1,8 +1,8 @@
 //! The form of an upload, read as it comes.
 //!
-//! The file goes to the host as it comes, so where it goes must be known before. A file of limited size that comes
-//! first waits on disk, in a file without a name. The guest gets to know that a file is whole only when the form has
-//! ended well.
+//! The file goes to the host as it comes, so where it goes must be known before. A file of limited
+//! size that comes first waits on disk, in a file without a name. The guest gets to know that a
+//! file is whole only when the form has ended well.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -52,13 +52,20 @@ impl Form {
                 "path" => put(&mut form.path, field).await?,
                 "user" => put(&mut form.user, field).await?,
                 "mode" => put(&mut form.mode, field).await?,
-                "file" if form.file.is_some() => return Err(Error::invalid("the part file came twice")),
+                "file" if form.file.is_some() => {
+                    return Err(Error::invalid("the part file came twice"));
+                }
                 "file" if form.path.is_some() => {
-                    form.file = Some(File::Coming { form: parts, field: Some(field) });
+                    form.file = Some(File::Coming {
+                        form: parts,
+                        field: Some(field),
+                    });
                     return Ok(form);
                 }
                 "file" => {
-                    let limit = keep.ok_or_else(|| Error::invalid("the part path must come before the part file"))?;
+                    let limit = keep.ok_or_else(|| {
+                        Error::invalid("the part path must come before the part file")
+                    })?;
                     form.file = Some(File::Kept(keep_on_disk(field, limit).await?));
                 }
                 other => return Err(unknown(other)),
@@ -71,10 +78,20 @@ impl Form {
     pub(super) fn into_parts(self) -> Result<(Target, File)> {
         let missing = |part| move || Error::invalid(format!("the part {part} is missing"));
         let file = self.file.ok_or_else(missing("file"))?;
-        let place = Place { path: self.path.ok_or_else(missing("path"))?, user: self.user };
+        let place = Place {
+            path: self.path.ok_or_else(missing("path"))?,
+            user: self.user,
+        };
         place.check()?;
         let mode = self.mode.as_deref().map(parse_mode).transpose()?;
-        Ok((Target { place, mode, archive: false }, file))
+        Ok((
+            Target {
+                place,
+                mode,
+                archive: false,
+            },
+            file,
+        ))
     }
 }
 
@@ -82,7 +99,10 @@ impl Form {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) async fn fuzz(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("multipart/form-data; boundary=x"));
+    headers.insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("multipart/form-data; boundary=x"),
+    );
     let body = Body::from(Bytes::copy_from_slice(bytes));
     if let Ok(form) = Form::read(&headers, body, Some(1 << 20)).await {
         let _ = form.into_parts();
@@ -91,23 +111,34 @@ pub(crate) async fn fuzz(bytes: &[u8]) {
 
 fn unknown(part: &str) -> Error {
     let part: String = part.chars().take(64).collect();
-    Error::invalid(format!("unknown part {part:?}: there are path, user, mode and file"))
+    Error::invalid(format!(
+        "unknown part {part:?}: there are path, user, mode and file"
+    ))
 }
 
 fn open(headers: &HeaderMap, body: Body) -> Result<Multipart<'static>> {
-    let sent = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let sent = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     expect_type(sent, FORM)?;
     let boundary = multer::parse_boundary(sent.unwrap_or_default())
         .map_err(|_| Error::invalid("the content type of a form must name its boundary"))?;
     let limit = |limits: SizeLimit, part| limits.for_field(part, MAX_FIELD);
-    let limits = ["path", "user", "mode"].into_iter().fold(SizeLimit::new(), limit);
-    Ok(Multipart::with_constraints(body.into_data_stream(), boundary, Constraints::new().size_limit(limits)))
+    let limits = ["path", "user", "mode"]
+        .into_iter()
+        .fold(SizeLimit::new(), limit);
+    Ok(Multipart::with_constraints(
+        body.into_data_stream(),
+        boundary,
+        Constraints::new().size_limit(limits),
+    ))
 }
 
 async fn put(place: &mut Option<String>, field: Field<'static>) -> Result<()> {
     let name = field.name().unwrap_or_default().to_owned();
     let bytes = field.bytes().await.map_err(broken)?;
-    let text = String::from_utf8(bytes.into()).map_err(|_| Error::invalid(format!("the part {name} must be UTF-8")))?;
+    let text = String::from_utf8(bytes.into())
+        .map_err(|_| Error::invalid(format!("the part {name} must be UTF-8")))?;
     match place.replace(text) {
         None => Ok(()),
         Some(_) => Err(Error::invalid(format!("the part {name} came twice"))),
@@ -115,9 +146,16 @@ async fn put(place: &mut Option<String>, field: Field<'static>) -> Result<()> {
 }
 
 fn parse_mode(text: &str) -> Result<u32> {
-    let digits = (1..=5).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
-    let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| digits && mode <= MAX_MODE);
-    mode.ok_or_else(|| Error::invalid(format!("mode must be octal permission bits up to {MAX_MODE:o}, not {text:?}")))
+    let digits =
+        (1..=5).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let mode = u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|&mode| digits && mode <= MAX_MODE);
+    mode.ok_or_else(|| {
+        Error::invalid(format!(
+            "mode must be octal permission bits up to {MAX_MODE:o}, not {text:?}"
+        ))
+    })
 }
 
 async fn keep_on_disk(mut field: Field<'static>, limit: u64) -> Result<tokio::fs::File> {
@@ -136,7 +174,8 @@ async fn keep_on_disk(mut field: Field<'static>, limit: u64) -> Result<tokio::fs
 }
 
 fn disk(error: std::io::Error) -> Error {
-    let text = "the upload cannot be kept on the server's disk; send the part path before the part file";
+    let text =
+        "the upload cannot be kept on the server's disk; send the part path before the part file";
     Error::new(ErrorCode::InsufficientStorage, text).because(error)
 }
 
@@ -144,7 +183,9 @@ impl File {
     /// Its bytes. A form that is still coming ends well only if nothing follows the file.
     pub(super) fn content(self, limit: Option<u64>) -> BoxStream<'static, Result<Bytes>> {
         match self {
-            Self::Kept(file) => ReaderStream::with_capacity(file, host_rpc::FILE_CHUNK_BYTES).map_err(disk).boxed(),
+            Self::Kept(file) => ReaderStream::with_capacity(file, host_rpc::FILE_CHUNK_BYTES)
+                .map_err(disk)
+                .boxed(),
             Self::Coming { form, field } => coming(form, field, limit).boxed(),
         }
     }
@@ -155,28 +196,32 @@ fn coming(
     field: Option<Field<'static>>,
     limit: Option<u64>,
 ) -> impl futures::Stream<Item = Result<Bytes>> + Send {
-    stream::try_unfold((form, field, 0), move |(mut form, mut field, mut sent)| async move {
-        if let Some(file) = &mut field
-            && let Some(chunk) = file.chunk().await.map_err(broken)?
-        {
-            sent += chunk.len() as u64;
-            if let Some(limit) = limit.filter(|&limit| sent > limit) {
-                return Err(too_large(limit));
+    stream::try_unfold(
+        (form, field, 0),
+        move |(mut form, mut field, mut sent)| async move {
+            if let Some(file) = &mut field
+                && let Some(chunk) = file.chunk().await.map_err(broken)?
+            {
+                sent += chunk.len() as u64;
+                if let Some(limit) = limit.filter(|&limit| sent > limit) {
+                    return Err(too_large(limit));
+                }
+                return Ok(Some((chunk, (form, field, sent))));
             }
-            return Ok(Some((chunk, (form, field, sent))));
-        }
-        drop(field);
-        match form.next_field().await.map_err(broken)? {
-            None => Ok(None),
-            Some(_) => Err(Error::invalid("the part file must be the last one")),
-        }
-    })
+            drop(field);
+            match form.next_field().await.map_err(broken)? {
+                None => Ok(None),
+                Some(_) => Err(Error::invalid("the part file must be the last one")),
+            }
+        },
+    )
 }
 
 fn too_large(limit: u64) -> Error {
     let limit_mib = limit / (1024 * 1024);
-    let text =
-        format!("the file is over the {limit_mib} MiB of this route; use files/stream/write, which has no limit");
+    let text = format!(
+        "the file is over the {limit_mib} MiB of this route; use files/stream/write, which has no limit"
+    );
     Error::new(ErrorCode::TooLarge, text)
 }
 
@@ -184,7 +229,10 @@ fn broken(error: multer::Error) -> Error {
     match &error {
         multer::Error::FieldSizeExceeded { limit, field_name } => {
             let name = field_name.clone().unwrap_or_default();
-            Error::new(ErrorCode::TooLarge, format!("the part {name} must be at most {limit} bytes"))
+            Error::new(
+                ErrorCode::TooLarge,
+                format!("the part {name} must be at most {limit} bytes"),
+            )
         }
         multer::Error::StreamReadFailed(_) => Error::invalid("the upload broke off").because(error),
         _ => Error::invalid(format!("the form is wrong: {error}")),

@@ -12,16 +12,27 @@ use crate::error::Result;
 
 /// Ask whether the server is well
 ///
-/// Needs no key. `degraded`: it answers, but a host or the store does not; the server's log says which.
+/// Needs no key. `degraded`: it answers, but a host or the store does not; the server's log says
+/// which.
 #[utoipa::path(
     get, path = "/health", tag = "server", operation_id = "health", security(()),
     responses((status = 200, description = "It answers", body = Health))
 )]
-pub async fn health(State(app): State<Arc<App>>, Query(NoQuery {}): Query<NoQuery>) -> Result<Answer<Health>> {
+pub async fn health(
+    State(app): State<Arc<App>>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Health>> {
     let complaints = app.complaints().await;
     for complaint in &complaints {
         tracing::debug!("health: {complaint}");
     }
-    let status = if complaints.is_empty() { "ok" } else { "degraded" };
-    Ok(Answer(Health { status: status.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }))
+    let status = if complaints.is_empty() {
+        "ok"
+    } else {
+        "degraded"
+    };
+    Ok(Answer(Health {
+        status: status.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
 }

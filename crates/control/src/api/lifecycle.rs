@@ -16,8 +16,8 @@ use crate::error::Result;
 
 /// Pause a sandbox
 ///
-/// Saves memory and disk, and answers when both are safe; the paused sandbox uses no memory and no CPU. If it fails, the
-/// sandbox runs on. One that is paused already stays so.
+/// Saves memory and disk, and answers when both are safe; the paused sandbox uses no memory and no
+/// CPU. If it fails, the sandbox runs on. One that is paused already stays so.
 #[utoipa::path(
     post, path = "/{id}/pause", tag = "sandboxes", operation_id = "pause_sandbox",
     responses(
@@ -33,13 +33,16 @@ pub async fn pause(
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Sandbox>> {
-    Ok(Answer(view::sandbox(on_its_own(sandbox_pause::pause(app, id)).await?)))
+    Ok(Answer(view::sandbox(
+        on_its_own(sandbox_pause::pause(app, id)).await?,
+    )))
 }
 
 /// Resume a sandbox
 ///
-/// Answers when it runs again, where it was paused. If it fails, the sandbox stays paused. One that runs already goes
-/// on. Programs and files of a paused sandbox can also be reached without this where `auto_resume` is set.
+/// Answers when it runs again, where it was paused. If it fails, the sandbox stays paused. One that
+/// runs already goes on. Programs and files of a paused sandbox can also be reached without this
+/// where `auto_resume` is set.
 #[utoipa::path(
     post, path = "/{id}/resume", tag = "sandboxes", operation_id = "resume_sandbox",
     responses(
@@ -55,14 +58,17 @@ pub async fn resume(
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Sandbox>> {
-    Ok(Answer(view::sandbox(on_its_own(sandbox_pause::resume(app, id)).await?)))
+    Ok(Answer(view::sandbox(
+        on_its_own(sandbox_pause::resume(app, id)).await?,
+    )))
 }
 
 /// Fork a sandbox
 ///
-/// Makes children that go on from one instant of it, each with a copy of its memory and disk, and answers when all of
-/// them run. If one does not, none is left. The sandbox, which may also be paused, goes on as it was. A request that
-/// comes again with the same `Idempotency-Key` and count makes no more children: it gets the first ones.
+/// Makes children that go on from one instant of it, each with a copy of its memory and disk, and
+/// answers when all of them run. If one does not, none is left. The sandbox, which may also be
+/// paused, goes on as it was. A request that comes again with the same `Idempotency-Key` and count
+/// makes no more children: it gets the first ones.
 #[utoipa::path(
     post, path = "/{id}/fork", tag = "sandboxes", operation_id = "fork_sandbox",
     params(("Idempotency-Key" = Option<String>, Header,
@@ -87,7 +93,15 @@ pub async fn fork(
 ) -> Result<(StatusCode, Answer<Vec<Sandbox>>)> {
     let count = body.count.unwrap_or(1);
     let idempotency = idempotency(&headers, &(source.as_str(), count))?;
-    let fork = sandbox_fork::Fork { source, count, key_id: caller.key_id, idempotency };
+    let fork = sandbox_fork::Fork {
+        source,
+        count,
+        key_id: caller.key_id,
+        idempotency,
+    };
     let children = on_its_own(sandbox_fork::fork(app, fork)).await?;
-    Ok((StatusCode::CREATED, Answer(children.into_iter().map(view::sandbox).collect())))
+    Ok((
+        StatusCode::CREATED,
+        Answer(children.into_iter().map(view::sandbox).collect()),
+    ))
 }

@@ -27,8 +27,8 @@ pub struct LogsQuery {
 
 /// Read the logs
 ///
-/// Console and agent events, oldest first, one JSON object per line. What the console says was written by the guest:
-/// do not trust it.
+/// Console and agent events, oldest first, one JSON object per line. What the console says was
+/// written by the guest: do not trust it.
 #[utoipa::path(
     get, path = "/{id}/logs", tag = "sandboxes", operation_id = "logs", params(LogsQuery),
     responses(
@@ -36,7 +36,11 @@ pub struct LogsQuery {
         (status = 502, description = "The host agent failed"),
     )
 )]
-pub async fn logs(State(app): State<Arc<App>>, Id(id): Id, Query(query): Query<LogsQuery>) -> Result<Response> {
+pub async fn logs(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(query): Query<LogsQuery>,
+) -> Result<Response> {
     let logs = app.logs(&id, query.follow.unwrap_or_default()).await?;
     let stop = app.shutdown.clone();
     let lines = stream::try_unfold((logs, stop), |(mut logs, stop)| async move {
@@ -47,7 +51,11 @@ pub async fn logs(State(app): State<Arc<App>>, Id(id): Id, Query(query): Query<L
         let Some(entry) = entry else { return Ok(None) };
         Ok::<_, Error>(Some((line(&view::log(entry))?, (logs, stop))))
     });
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok((
+        [(CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response())
 }
 
 fn line(entry: &LogEntry) -> Result<Bytes> {

@@ -1,4 +1,5 @@
-//! The REST API. [`routes`] is the one list from which both the router and the OpenAPI document come.
+//! The REST API. [`routes`] is the one list from which both the router and the OpenAPI document
+//! come.
 
 mod archive;
 mod checkpoints;

@@ -13,8 +13,9 @@ use crate::error::Result;
 
 /// Change where a sandbox may connect to
 ///
-/// Replaces all of its rules: what the body leaves out is empty. Connections that the new rules deny end. One that is
-/// paused has them when it is resumed. They stay over pauses and restarts, and forks have those of their source.
+/// Replaces all of its rules: what the body leaves out is empty. Connections that the new rules
+/// deny end. One that is paused has them when it is resumed. They stay over pauses and restarts,
+/// and forks have those of their source.
 #[utoipa::path(
     put, path = "/{id}/network", tag = "sandboxes", operation_id = "set_network",
     request_body = NetworkRules,
@@ -32,5 +33,7 @@ pub async fn set(
     Json(body): Json<NetworkRules>,
 ) -> Result<Answer<Sandbox>> {
     let rules = body.try_into()?;
-    Ok(Answer(view::sandbox(on_its_own(sandbox_network::set_network(app, id, rules)).await?)))
+    Ok(Answer(view::sandbox(
+        on_its_own(sandbox_network::set_network(app, id, rules)).await?,
+    )))
 }

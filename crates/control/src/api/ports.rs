@@ -1,5 +1,5 @@
-//! `/v1/sandboxes/{id}/port-links` and `/v1/sandboxes/{id}/tunnel`. The ports themselves are served by
-//! [`crate::ports`], below `/v1/sandboxes/{id}/ports/{port}/` and on names of their own.
+//! `/v1/sandboxes/{id}/port-links` and `/v1/sandboxes/{id}/tunnel`. The ports themselves are served
+//! by [`crate::ports`], below `/v1/sandboxes/{id}/ports/{port}/` and on names of their own.
 
 use std::sync::Arc;
 
@@ -23,8 +23,9 @@ use crate::error::{Error, Result};
 
 /// Make a link to a port
 ///
-/// Whoever has it can use the port over HTTP until it expires or the sandbox is deleted. Without a link, requests to
-/// the port need an API key. Of a sandbox with `public_ports` the link holds no secret and does not expire.
+/// Whoever has it can use the port over HTTP until it expires or the sandbox is deleted. Without a
+/// link, requests to the port need an API key. Of a sandbox with `public_ports` the link holds no
+/// secret and does not expire.
 #[utoipa::path(
     post, path = "/{id}/port-links", tag = "ports", operation_id = "create_port_link", request_body = PortLinkRequest,
     responses((status = 200, description = "The link", body = PortLink))
@@ -36,11 +37,25 @@ pub async fn create_link(
     headers: HeaderMap,
     Json(body): Json<PortLinkRequest>,
 ) -> Result<Answer<PortLink>> {
-    let asked = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let PortUrl { url, path_url, token, expires_at } =
-        app.port_link(&id, body.port, body.expires_in_sec, asked).await?;
+    let asked = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let PortUrl {
+        url,
+        path_url,
+        token,
+        expires_at,
+    } = app
+        .port_link(&id, body.port, body.expires_in_sec, asked)
+        .await?;
     let expires_at = expires_at.map(|seconds| view::time(seconds.saturating_mul(1000)));
-    Ok(Answer(PortLink { url, path_url, token, expires_at }))
+    Ok(Answer(PortLink {
+        url,
+        path_url,
+        token,
+        expires_at,
+    }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -53,8 +68,9 @@ pub struct TunnelQuery {
 
 /// Connect to a port
 ///
-/// A WebSocket with binary frames, which carry the bytes of one TCP connection to the port, both ways. An empty frame
-/// ends its direction, as a half-closed connection does; closing the WebSocket closes the connection.
+/// A WebSocket with binary frames, which carry the bytes of one TCP connection to the port, both
+/// ways. An empty frame ends its direction, as a half-closed connection does; closing the WebSocket
+/// closes the connection.
 #[utoipa::path(
     get, path = "/{id}/tunnel", tag = "ports", operation_id = "tunnel", params(TunnelQuery),
     responses(
@@ -72,11 +88,16 @@ pub async fn tunnel(
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response> {
     let upgrade = upgrade.map_err(|error| {
-        Error::invalid(format!("this route speaks WebSocket (RFC 6455): {}", error.body_text().to_lowercase()))
+        Error::invalid(format!(
+            "this route speaks WebSocket (RFC 6455): {}",
+            error.body_text().to_lowercase()
+        ))
     })?;
     let (connection, counted) = app.port_tunnel(&id, query.port).await?;
     let shutdown = app.shutdown.clone();
-    let upgrade = upgrade.max_message_size(tunnel::MAX_READ).max_frame_size(tunnel::MAX_READ);
+    let upgrade = upgrade
+        .max_message_size(tunnel::MAX_READ)
+        .max_frame_size(tunnel::MAX_READ);
     Ok(upgrade.on_upgrade(async move |socket| {
         tokio::select! {
             () = tunnel::carry(socket, TokioIo::new(connection)) => {}

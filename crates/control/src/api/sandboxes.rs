@@ -30,8 +30,8 @@ pub const MAX_LIMIT: u32 = 1000;
 
 /// Make a sandbox
 ///
-/// Answers when it runs. A request that comes again with the same `Idempotency-Key` and body makes no second
-/// sandbox: it gets the first one.
+/// Answers when it runs. A request that comes again with the same `Idempotency-Key` and body makes
+/// no second sandbox: it gets the first one.
 #[utoipa::path(
     post, path = "", tag = "sandboxes", operation_id = "create_sandbox",
     params(("Idempotency-Key" = Option<String>, Header,
@@ -53,11 +53,20 @@ pub async fn create(
     headers: HeaderMap,
     Json(body): Json<CreateSandbox>,
 ) -> Result<Response> {
-    let named = Sizes { vcpus: body.vcpus, memory_mb: body.memory_mb, disk_mb: body.disk_mb };
+    let named = Sizes {
+        vcpus: body.vcpus,
+        memory_mb: body.memory_mb,
+        disk_mb: body.disk_mb,
+    };
     let spec = spec(body)?;
     spec.check(&app.limits)?;
     let idempotency = idempotency(&headers, &spec)?;
-    let create = sandbox_create::Create { spec, named, key_id: caller.key_id, idempotency };
+    let create = sandbox_create::Create {
+        spec,
+        named,
+        key_id: caller.key_id,
+        idempotency,
+    };
     let sandbox = on_its_own(sandbox_create::create(app, create)).await?;
     Ok((StatusCode::CREATED, Answer(view::sandbox(sandbox))).into_response())
 }
@@ -66,7 +75,11 @@ pub async fn create(
 fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
     let timeout = body.timeout_sec.filter(|&seconds| seconds > 0);
     Ok(SandboxSpec {
-        template: body.template.as_deref().unwrap_or(DEFAULT_TEMPLATE).parse()?,
+        template: body
+            .template
+            .as_deref()
+            .unwrap_or(DEFAULT_TEMPLATE)
+            .parse()?,
         vcpus: body.vcpus.unwrap_or(SandboxSpec::DEFAULT_VCPUS),
         memory_mb: body.memory_mb.unwrap_or(SandboxSpec::DEFAULT_MEMORY_MB),
         timeout_sec: timeout.unwrap_or(SandboxSpec::DEFAULT_TIMEOUT_SEC),
@@ -79,17 +92,31 @@ fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
     })
 }
 
-/// The fingerprint is that of what was understood, so that the spelling of the body does not matter.
-pub(super) fn idempotency(headers: &HeaderMap, wish: &impl Serialize) -> Result<Option<Idempotency>> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+/// The fingerprint is that of what was understood, so that the spelling of the body does not
+/// matter.
+pub(super) fn idempotency(
+    headers: &HeaderMap,
+    wish: &impl Serialize,
+) -> Result<Option<Idempotency>> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
     let key = value.as_bytes();
-    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || !key.iter().all(|byte| (b' '..=b'~').contains(byte)) {
-        let text = format!("Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters");
+    if key.is_empty()
+        || key.len() > MAX_IDEMPOTENCY_KEY
+        || !key.iter().all(|byte| (b' '..=b'~').contains(byte))
+    {
+        let text = format!(
+            "Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
+        );
         return Err(Error::invalid(text));
     }
     let canonical = serde_json::to_vec(wish).map_err(Error::internal)?;
     let key = String::from_utf8_lossy(key).into_owned();
-    Ok(Some(Idempotency { key, fingerprint: Sha256::digest(canonical).into() }))
+    Ok(Some(Idempotency {
+        key,
+        fingerprint: Sha256::digest(canonical).into(),
+    }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -116,7 +143,9 @@ pub struct ListQuery {
 pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Result<Response> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Error::invalid(format!("limit must be from 1 to {MAX_LIMIT}, not {limit}")));
+        return Err(Error::invalid(format!(
+            "limit must be from 1 to {MAX_LIMIT}, not {limit}"
+        )));
     }
     let cursor: Option<Cursor> = query.cursor.map(|cursor| cursor.parse()).transpose()?;
     let page = app.sandboxes(cursor.as_ref(), limit).await?;
@@ -144,7 +173,8 @@ pub async fn get(
 
 /// Delete a sandbox
 ///
-/// In whatever state it is, with everything in it. After 503 and 504 the deletion is noted and will be carried out.
+/// In whatever state it is, with everything in it. After 503 and 504 the deletion is noted and will
+/// be carried out.
 #[utoipa::path(
     delete, path = "/{id}", tag = "sandboxes", operation_id = "delete_sandbox",
     responses(
@@ -152,7 +182,11 @@ pub async fn get(
         (status = 504, description = "The host takes its time; the deletion is noted"),
     )
 )]
-pub async fn delete(State(app): State<Arc<App>>, Id(id): Id, Query(NoQuery {}): Query<NoQuery>) -> Result<StatusCode> {
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode> {
     on_its_own(sandbox_delete::delete(app, id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

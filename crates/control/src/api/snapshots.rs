@@ -77,7 +77,10 @@ pub struct ListQuery {
         (status = 502, description = "The host agent failed"),
     )
 )]
-pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Result<Answer<Vec<Template>>> {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(query): Query<ListQuery>,
+) -> Result<Answer<Vec<Template>>> {
     let templates = app.templates().await?.into_iter().map(view::template);
     let is_wanted = |template: &Template| match query.kind {
         Some(kind) => template.kind == kind,

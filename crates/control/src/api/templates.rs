@@ -21,6 +21,15 @@ use crate::error::Result;
         (status = 502, description = "The host agent failed"),
     )
 )]
-pub async fn list(State(app): State<Arc<App>>, Query(NoQuery {}): Query<NoQuery>) -> Result<Answer<Vec<Template>>> {
-    Ok(Answer(app.templates().await?.into_iter().map(view::template).collect()))
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<Answer<Vec<Template>>> {
+    Ok(Answer(
+        app.templates()
+            .await?
+            .into_iter()
+            .map(view::template)
+            .collect(),
+    ))
 }

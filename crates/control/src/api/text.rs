@@ -1,4 +1,5 @@
-//! Bytes of a program as text, piece by piece: a character that a piece cuts in two is kept for the next one.
+//! Bytes of a program as text, piece by piece: a character that a piece cuts in two is kept for the
+//! next one.
 
 /// One stream's decoder. Bytes that are not UTF-8 become `U+FFFD`.
 #[derive(Debug, Default)]
@@ -21,14 +22,17 @@ impl Utf8 {
     }
 }
 
-/// Returns the number of bytes at the end that begin a character whose rest may follow: at most three.
+/// Returns the number of bytes at the end that begin a character whose rest may follow: at most
+/// three.
 pub(super) fn cut_character(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     let begins = |&at: &usize| match std::str::from_utf8(&bytes[at..]) {
         Err(error) => error.valid_up_to() == 0 && error.error_len().is_none(),
         Ok(_) => false,
     };
-    (tail..bytes.len()).find(begins).map_or(0, |at| bytes.len() - at)
+    (tail..bytes.len())
+        .find(begins)
+        .map_or(0, |at| bytes.len() - at)
 }
 
 #[cfg(test)]
@@ -38,7 +42,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However it is cut, the text is that of the whole, and what is complete is never held back.
+        /// However it is cut, the text is that of the whole, and what is complete is never held
+        /// back.
         #[test]
         fn pieces_make_the_whole(pieces in proptest::collection::vec(
             prop_oneof![

@@ -1,8 +1,8 @@
-//! Carries a TCP connection in a WebSocket. Each direction waits for its reader, so nothing piles up, and a reader may take
-//! as long as it likes.
+//! Carries a TCP connection in a WebSocket. Each direction waits for its reader, so nothing piles
+//! up, and a reader may take as long as it likes.
 //!
-//! A client that is gone is noticed by TCP keep-alive (the listener's) and not by missing answers to pings: a client whose
-//! reader is slow does not read our pings either.
+//! A client that is gone is noticed by TCP keep-alive (the listener's) and not by missing answers
+//! to pings: a client whose reader is slow does not read our pings either.
 
 use std::time::Duration;
 
@@ -63,7 +63,8 @@ async fn carry_frames(
             () = client_ended.notified() => {}
         }
     }
-    // Closing with frames unread would reset the connection, and the client might never see the last one.
+    // Closing with frames unread would reset the connection, and the client might never see the
+    // last one.
     let _ = tokio::time::timeout(GOODBYE, async {
         let _ = sink.send(Message::Close(None)).await;
         while let Some(Ok(_)) = frames.next().await {}
@@ -71,8 +72,8 @@ async fn carry_frames(
     .await;
 }
 
-/// Carries the client's direction and notes its end. Goes on reading after that, so that a client that leaves is noticed
-/// while the guest still works on its answer.
+/// Carries the client's direction and notes its end. Goes on reading after that, so that a client
+/// that leaves is noticed while the guest still works on its answer.
 async fn to_guest(
     frames: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
     mut guest: impl AsyncWrite + Unpin,
@@ -84,7 +85,9 @@ async fn to_guest(
         let written = match (frame, state) {
             (Message::Binary(_), Direction::Open) if is_end => guest.shutdown().await,
             (Message::Binary(bytes), Direction::Open) => guest.write_all(&bytes).await,
-            (Message::Binary(_), Direction::Refused) | (Message::Ping(_) | Message::Pong(_), _) => Ok(()),
+            (Message::Binary(_), Direction::Refused) | (Message::Ping(_) | Message::Pong(_), _) => {
+                Ok(())
+            }
             _ => return ConnectionEnded,
         };
         if written.is_err() {
@@ -116,7 +119,9 @@ async fn from_guest(
         };
         sink.send(frame).await.map_err(|_| ConnectionEnded)?;
     }
-    sink.send(Message::Binary(Bytes::new())).await.map_err(|_| ConnectionEnded)
+    sink.send(Message::Binary(Bytes::new()))
+        .await
+        .map_err(|_| ConnectionEnded)
 }
 
 #[cfg(test)]

@@ -55,7 +55,8 @@ pub async fn write(
     let limit = app.max_upload_bytes;
     let form = Form::read(&headers, body, Some(limit)).await?;
     let (target, file) = form.into_parts()?;
-    app.write_file(&id, target, file.content(Some(limit))).await?;
+    app.write_file(&id, target, file.content(Some(limit)))
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -29,7 +29,11 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
         timeout_sec: row.spec.timeout_sec,
         on_timeout: row.spec.on_timeout.into(),
         auto_resume: row.spec.auto_resume,
-        disk_mb: row.disk.as_ref().map(|disk| disk.size_mb).or(row.spec.disk_mb),
+        disk_mb: row
+            .disk
+            .as_ref()
+            .map(|disk| disk.size_mb)
+            .or(row.spec.disk_mb),
         disk: row.disk.map(|disk| api_types::Disk {
             backend: disk.backend,
             used_bytes: u64::try_from(disk.used_bytes).unwrap_or_default(),
@@ -50,11 +54,13 @@ pub fn template(template: rpc::Template) -> api_types::Template {
     let kind = match template.kind.as_known() {
         Some(rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT) => api_types::TemplateKind::Snapshot,
         Some(rpc::TemplateKind::TEMPLATE_KIND_IMAGE) => api_types::TemplateKind::Image,
-        Some(rpc::TemplateKind::TEMPLATE_KIND_BASE | rpc::TemplateKind::TEMPLATE_KIND_UNSPECIFIED) | None => {
-            api_types::TemplateKind::Base
-        }
+        Some(
+            rpc::TemplateKind::TEMPLATE_KIND_BASE | rpc::TemplateKind::TEMPLATE_KIND_UNSPECIFIED,
+        )
+        | None => api_types::TemplateKind::Base,
     };
-    let size = |size| Some(size).filter(|&size| size > 0 && kind == api_types::TemplateKind::Snapshot);
+    let size =
+        |size| Some(size).filter(|&size| size > 0 && kind == api_types::TemplateKind::Snapshot);
     api_types::Template {
         kind,
         vcpus: size(template.vcpus),
@@ -102,7 +108,11 @@ pub fn log(entry: rpc::ReadLogsResponse) -> api_types::LogEntry {
         Some(rpc::read_logs_response::Source::SOURCE_AGENT) => api_types::LogSource::Agent,
         _ => api_types::LogSource::Console,
     };
-    api_types::LogEntry { time: time(entry.time_ms), source, line: entry.line }
+    api_types::LogEntry {
+        time: time(entry.time_ms),
+        source,
+        line: entry.line,
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ mod deadline;
 
 use deadline::{Deadline, Passed};
 
-/// After a program's own time and [`ExecLimits::GRACE_SEC`] are up: for the host to end it and say so.
+/// After a program's own time and [`ExecLimits::GRACE_SEC`] are up: for the host to end it and say
+/// so.
 const DEADLINE_SLACK: Duration = Duration::from_secs(15);
 /// For the host's own deadline, which ends what our signals did not reach.
 const HOST_SLACK_SEC: u32 = 5;
@@ -53,13 +54,14 @@ pub struct Outcome {
     /// 128 + signal where a signal ended it.
     pub exit_code: i32,
     pub duration: Duration,
-    /// The program wrote more than [`ExecLimits::MAX_OUTPUT_BYTES`]; what came after that is not kept.
+    /// The program wrote more than [`ExecLimits::MAX_OUTPUT_BYTES`]; what came after that is not
+    /// kept.
     pub truncated: bool,
 }
 
 impl Outcome {
-    /// Keeps what fits of a piece of output. A program that writes more runs on: it has done half of its work, and
-    /// whoever started it needs its exit code.
+    /// Keeps what fits of a piece of output. A program that writes more runs on: it has done half
+    /// of its work, and whoever started it needs its exit code.
     fn keep(&mut self, piece: &[u8], stream: impl Fn(&mut Self) -> &mut Vec<u8>) {
         let room = ExecLimits::MAX_OUTPUT_BYTES - self.stdout.len() - self.stderr.len();
         if self.truncated || piece.len() > room {
@@ -90,8 +92,11 @@ pub struct Running {
 /// # Errors
 /// When no system has such a user.
 pub fn check_user(user: Option<&str>) -> Result<()> {
-    let right =
-        |user: &str| !user.is_empty() && user.chars().count() <= MAX_USER && !user.contains(['\0', ':', '\n', '/']);
+    let right = |user: &str| {
+        !user.is_empty()
+            && user.chars().count() <= MAX_USER
+            && !user.contains(['\0', ':', '\n', '/'])
+    };
     match user {
         Some(user) if !right(user) => Err(Error::invalid(format!(
             "user must be a name of 1 to {MAX_USER} characters without ':', '/', NUL or newline"
@@ -106,8 +111,14 @@ impl Exec {
     pub fn check(&self) -> Result<()> {
         let timeout = self.timeout_sec.unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
         ExecLimits::check(&self.cmd, &self.args, &self.envs, timeout)?;
-        if self.cwd.as_deref().is_some_and(|cwd| cwd.is_empty() || cwd.len() > MAX_CWD || cwd.contains('\0')) {
-            return Err(Error::invalid(format!("cwd must be a path of 1 to {MAX_CWD} bytes without NUL")));
+        if self
+            .cwd
+            .as_deref()
+            .is_some_and(|cwd| cwd.is_empty() || cwd.len() > MAX_CWD || cwd.contains('\0'))
+        {
+            return Err(Error::invalid(format!(
+                "cwd must be a path of 1 to {MAX_CWD} bytes without NUL"
+            )));
         }
         check_user(self.user.as_deref())?;
         match self.terminal {
@@ -117,8 +128,13 @@ impl Exec {
     }
 
     fn request(self, id: &SandboxId) -> rpc::ExecRequest {
-        let terminal = self.terminal.map(|(cols, rows)| rpc::TerminalSize { cols, rows, ..Default::default() });
-        let backstop = |seconds: u32| seconds.saturating_add(ExecLimits::GRACE_SEC + HOST_SLACK_SEC);
+        let terminal = self.terminal.map(|(cols, rows)| rpc::TerminalSize {
+            cols,
+            rows,
+            ..Default::default()
+        });
+        let backstop =
+            |seconds: u32| seconds.saturating_add(ExecLimits::GRACE_SEC + HOST_SLACK_SEC);
         rpc::ExecRequest {
             sandbox_id: id.to_string(),
             cmd: self.cmd,
@@ -141,7 +157,10 @@ pub fn check_size(cols: u32, rows: u32) -> Result<()> {
     if right.contains(&cols) && right.contains(&rows) {
         return Ok(());
     }
-    Err(Error::invalid(format!("cols and rows of a terminal must be from 1 to {}, not {cols} and {rows}", u16::MAX)))
+    Err(Error::invalid(format!(
+        "cols and rows of a terminal must be from 1 to {}, not {cols} and {rows}",
+        u16::MAX
+    )))
 }
 
 impl App {
@@ -157,7 +176,14 @@ impl App {
     async fn start_on(&self, host: Arc<Host>, id: &SandboxId, exec: Exec) -> Result<Running> {
         let timeout_sec = exec.timeout_sec;
         let stream = host.exec(exec.request(id)).await?;
-        Ok(Running { host, id: id.clone(), stream, pid: None, timeout_sec, deadline: None })
+        Ok(Running {
+            host,
+            id: id.clone(),
+            stream,
+            pid: None,
+            timeout_sec,
+            deadline: None,
+        })
     }
 
     /// Sends a signal to the process group of a program that was started by an exec stream.
@@ -166,7 +192,12 @@ impl App {
     /// `NotFound` when it has ended.
     pub async fn send_signal(&self, id: &SandboxId, pid: u32, signal: u32) -> Result<()> {
         let host = self.usable(id).await?.host;
-        let request = rpc::SendSignalRequest { sandbox_id: id.to_string(), pid, signal, ..Default::default() };
+        let request = rpc::SendSignalRequest {
+            sandbox_id: id.to_string(),
+            pid,
+            signal,
+            ..Default::default()
+        };
         host.send_signal(request).await.map(drop)
     }
 
@@ -176,15 +207,26 @@ impl App {
     /// `Timeout` when it took longer than it may.
     pub async fn exec(&self, id: &SandboxId, exec: Exec) -> Result<Outcome> {
         let seconds = exec.timeout_sec.unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
-        let exec = Exec { timeout_sec: Some(seconds), ..exec };
+        let exec = Exec {
+            timeout_sec: Some(seconds),
+            ..exec
+        };
         exec.check()?;
         let Usable { host, is_paused } = self.usable(id).await?;
-        let before = if is_paused { RESUME_TIMEOUT } else { Duration::ZERO };
-        let limit = before + Duration::from_secs((seconds + ExecLimits::GRACE_SEC).into()) + DEADLINE_SLACK;
+        let before = if is_paused {
+            RESUME_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
+        let limit =
+            before + Duration::from_secs((seconds + ExecLimits::GRACE_SEC).into()) + DEADLINE_SLACK;
         let late = || took_too_long(seconds);
         let run = async { self.start_on(host, id, exec).await?.collect().await };
         match tokio::time::timeout(limit, run).await {
-            Ok(Err(error)) if error.code == ErrorCode::Timeout => Err(Error { cause: error.cause, ..late() }),
+            Ok(Err(error)) if error.code == ErrorCode::Timeout => Err(Error {
+                cause: error.cause,
+                ..late()
+            }),
             Ok(outcome) => outcome,
             Err(_) => Err(late()),
         }
@@ -199,8 +241,13 @@ fn took_too_long(seconds: u32) -> Error {
 
 /// The error of a program that the guest could not start.
 fn not_started(end: rpc::exec_response::ExecEnd) -> Error {
-    let text = end.error.unwrap_or_else(|| "the program could not be started".to_owned());
-    Error { exit_code: Some(end.exit_code), ..Error::invalid(text) }
+    let text = end
+        .error
+        .unwrap_or_else(|| "the program could not be started".to_owned());
+    Error {
+        exit_code: Some(end.exit_code),
+        ..Error::invalid(text)
+    }
 }
 
 impl Running {
@@ -212,15 +259,21 @@ impl Running {
         match self.stream.next().await? {
             Some(Event::Start(start)) => {
                 self.pid = Some(start.pid);
-                self.deadline = self.timeout_sec.map(|seconds| Deadline::after(Duration::from_secs(seconds.into())));
+                self.deadline = self
+                    .timeout_sec
+                    .map(|seconds| Deadline::after(Duration::from_secs(seconds.into())));
                 Ok(start.pid)
             }
             Some(Event::End(end)) => Err(not_started(*end)),
-            _ => Err(Error::new(ErrorCode::AgentError, "the host agent did not say which process it started")),
+            _ => Err(Error::new(
+                ErrorCode::AgentError,
+                "the host agent did not say which process it started",
+            )),
         }
     }
 
-    /// Returns the next event; `None` after the end. Sends the signals of the program's deadline. Cancel-safe.
+    /// Returns the next event; `None` after the end. Sends the signals of the program's deadline.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// `Timeout` when its time was up; otherwise what broke.
@@ -235,13 +288,16 @@ impl Running {
             };
             let is_late = self.deadline.as_ref().is_some_and(Deadline::is_over);
             return match event {
-                Ok(Some(Event::End(_))) if is_late => Err(took_too_long(self.timeout_sec.unwrap_or_default())),
+                Ok(Some(Event::End(_))) if is_late => {
+                    Err(took_too_long(self.timeout_sec.unwrap_or_default()))
+                }
                 event => event,
             };
         }
     }
 
-    /// Signals the program in a task of its own: whoever waits for events must not wait for the guest here.
+    /// Signals the program in a task of its own: whoever waits for events must not wait for the
+    /// guest here.
     fn pass_deadline(&self, passed: Passed) {
         let signal = match passed {
             Passed::Time => SIGTERM,
@@ -256,13 +312,17 @@ impl Running {
         let host = Arc::clone(&self.host);
         tokio::spawn(async move {
             if let Err(error) = host.send_signal(request).await {
-                tracing::debug!(error = error.chain(), signal, "a program past its deadline was not signalled");
+                tracing::debug!(
+                    error = error.chain(),
+                    signal,
+                    "a program past its deadline was not signalled"
+                );
             }
         });
     }
 
-    /// Reads a stream that has had its last event to its end, which leaves a connection that can be used again. The
-    /// user does not wait for it.
+    /// Reads a stream that has had its last event to its end, which leaves a connection that can be
+    /// used again. The user does not wait for it.
     fn finish(mut self) {
         tokio::spawn(async move {
             let _ = tokio::time::timeout(END_TIMEOUT, self.stream.next()).await;
@@ -279,15 +339,25 @@ impl Running {
                 Event::Stderr(bytes) => outcome.keep(&bytes, |outcome| &mut outcome.stderr),
                 Event::End(end) => {
                     if let Some(error) = end.error.filter(|_| end.exit_code == 0) {
-                        return Err(Error::new(ErrorCode::AgentError, format!("the program did not run: {error}")));
+                        return Err(Error::new(
+                            ErrorCode::AgentError,
+                            format!("the program did not run: {error}"),
+                        ));
                     }
                     let duration = began.elapsed();
                     self.finish();
-                    return Ok(Outcome { exit_code: end.exit_code, duration, ..outcome });
+                    return Ok(Outcome {
+                        exit_code: end.exit_code,
+                        duration,
+                        ..outcome
+                    });
                 }
                 Event::Start(_) | Event::Keepalive(_) => {}
             }
         }
-        Err(Error::new(ErrorCode::AgentError, "the host agent ended the stream before the program ended"))
+        Err(Error::new(
+            ErrorCode::AgentError,
+            "the host agent ended the stream before the program ended",
+        ))
     }
 }

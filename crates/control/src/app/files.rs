@@ -42,7 +42,9 @@ impl Place {
     /// Names the field and the bound.
     pub fn check(&self) -> Result<()> {
         if self.path.is_empty() || self.path.len() > MAX_PATH || self.path.contains('\0') {
-            return Err(Error::invalid(format!("path must be 1 to {MAX_PATH} bytes without NUL")));
+            return Err(Error::invalid(format!(
+                "path must be 1 to {MAX_PATH} bytes without NUL"
+            )));
         }
         check_user(self.user.as_deref())
     }
@@ -81,21 +83,34 @@ impl App {
     /// Opens a file, or with `archive` a directory as a tar archive.
     ///
     /// # Errors
-    /// `NotFound`, `Forbidden`; `InvalidRequest` for a directory without `archive` and the other way round.
+    /// `NotFound`, `Forbidden`; `InvalidRequest` for a directory without `archive` and the other
+    /// way round.
     pub async fn read_file(&self, id: &SandboxId, place: Place, archive: bool) -> Result<Content> {
         place.check()?;
         let host = self.usable(id).await?.host;
         let Place { path, user } = place;
-        let request = rpc::ReadFileRequest { sandbox_id: id.to_string(), path, user, archive, ..Default::default() };
+        let request = rpc::ReadFileRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            archive,
+            ..Default::default()
+        };
         let mut stream = host.read_file(request).await?;
         match stream.next().await? {
-            Some(read_file_response::Part::Info(_)) => Ok(Content { stream, shutdown: self.shutdown.clone() }),
-            _ => Err(Error::new(ErrorCode::AgentError, "the host agent sent a file without saying what it is")),
+            Some(read_file_response::Part::Info(_)) => Ok(Content {
+                stream,
+                shutdown: self.shutdown.clone(),
+            }),
+            _ => Err(Error::new(
+                ErrorCode::AgentError,
+                "the host agent sent a file without saying what it is",
+            )),
         }
     }
 
-    /// Writes a file, or unpacks an archive, from a stream. When the stream fails, so does the write, with the
-    /// stream's error, and no new file is left. Bytes written.
+    /// Writes a file, or unpacks an archive, from a stream. When the stream fails, so does the
+    /// write, with the stream's error, and no new file is left. Bytes written.
     ///
     /// # Errors
     /// `Forbidden`, `InsufficientStorage` and others of the guest; the stream's own.
@@ -106,7 +121,9 @@ impl App {
         target.place.check()?;
         let host = self.usable(id).await?.host;
         let failure = Failure::default();
-        let written = host.write_file(parts(id, target, content, failure.clone())).await;
+        let written = host
+            .write_file(parts(id, target, content, failure.clone()))
+            .await;
         // The host only knows that the upload broke off.
         match failure.take() {
             Some(error) => Err(error),
@@ -119,19 +136,45 @@ impl App {
     pub async fn stat(&self, id: &SandboxId, place: Place) -> Result<rpc::FileInfo> {
         place.check()?;
         let Place { path, user } = place;
-        let request = rpc::StatPathRequest { sandbox_id: id.to_string(), path, user, ..Default::default() };
-        Ok(self.usable(id).await?.host.stat_path(request).await?.info.into_option().unwrap_or_default())
+        let request = rpc::StatPathRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            ..Default::default()
+        };
+        Ok(self
+            .usable(id)
+            .await?
+            .host
+            .stat_path(request)
+            .await?
+            .info
+            .into_option()
+            .unwrap_or_default())
     }
 
     /// # Errors
     /// `NotFound`, `Forbidden`; `InvalidRequest` for what is no directory.
-    pub async fn list_dir(&self, id: &SandboxId, place: Place, depth: u32) -> Result<Vec<rpc::FileInfo>> {
+    pub async fn list_dir(
+        &self,
+        id: &SandboxId,
+        place: Place,
+        depth: u32,
+    ) -> Result<Vec<rpc::FileInfo>> {
         place.check()?;
         if !(1..=MAX_DEPTH).contains(&depth) {
-            return Err(Error::invalid(format!("depth must be from 1 to {MAX_DEPTH}, not {depth}")));
+            return Err(Error::invalid(format!(
+                "depth must be from 1 to {MAX_DEPTH}, not {depth}"
+            )));
         }
         let Place { path, user } = place;
-        let request = rpc::ListDirRequest { sandbox_id: id.to_string(), path, user, depth, ..Default::default() };
+        let request = rpc::ListDirRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            depth,
+            ..Default::default()
+        };
         Ok(self.usable(id).await?.host.list_dir(request).await?.entries)
     }
 
@@ -142,8 +185,18 @@ impl App {
     pub async fn make_dir(&self, id: &SandboxId, place: Place) -> Result<()> {
         place.check()?;
         let Place { path, user } = place;
-        let request = rpc::MakeDirRequest { sandbox_id: id.to_string(), path, user, ..Default::default() };
-        self.usable(id).await?.host.make_dir(request).await.map(drop)
+        let request = rpc::MakeDirRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            ..Default::default()
+        };
+        self.usable(id)
+            .await?
+            .host
+            .make_dir(request)
+            .await
+            .map(drop)
     }
 
     /// Removes a file, or a directory with everything in it.
@@ -153,8 +206,18 @@ impl App {
     pub async fn remove_path(&self, id: &SandboxId, place: Place) -> Result<()> {
         place.check()?;
         let Place { path, user } = place;
-        let request = rpc::RemovePathRequest { sandbox_id: id.to_string(), path, user, ..Default::default() };
-        self.usable(id).await?.host.remove_path(request).await.map(drop)
+        let request = rpc::RemovePathRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            ..Default::default()
+        };
+        self.usable(id)
+            .await?
+            .host
+            .remove_path(request)
+            .await
+            .map(drop)
     }
 }
 
@@ -164,7 +227,10 @@ struct Failure(Arc<Mutex<Option<Error>>>);
 
 impl Failure {
     fn put(&self, error: Error) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
     }
 
     fn take(&self) -> Option<Error> {
@@ -172,7 +238,8 @@ impl Failure {
     }
 }
 
-/// Target, data, and at the good end `done`. Without `done` the host knows that the upload broke off.
+/// Target, data, and at the good end `done`. Without `done` the host knows that the upload broke
+/// off.
 fn parts<S>(
     id: &SandboxId,
     target: Target,
@@ -182,7 +249,10 @@ fn parts<S>(
 where
     S: Stream<Item = Result<Bytes>> + Send + 'static,
 {
-    let message = |part| rpc::WriteFileRequest { part: Some(part), ..Default::default() };
+    let message = |part| rpc::WriteFileRequest {
+        part: Some(part),
+        ..Default::default()
+    };
     let first = rpc::WriteFileTarget {
         sandbox_id: id.to_string(),
         path: target.place.path,
@@ -192,23 +262,29 @@ where
         ..Default::default()
     };
     let done = || write_file_request::Part::from(rpc::write_file_request::WriteFileDone::default());
-    let rest = stream::unfold((Some(Box::pin(content)), Bytes::new()), move |(content, mut chunk)| {
-        let failure = failure.clone();
-        async move {
-            let mut content = content?;
-            while chunk.is_empty() {
-                match content.next().await {
-                    Some(Ok(next)) => chunk = next,
-                    Some(Err(error)) => {
-                        failure.put(error);
-                        return None;
+    let rest = stream::unfold(
+        (Some(Box::pin(content)), Bytes::new()),
+        move |(content, mut chunk)| {
+            let failure = failure.clone();
+            async move {
+                let mut content = content?;
+                while chunk.is_empty() {
+                    match content.next().await {
+                        Some(Ok(next)) => chunk = next,
+                        Some(Err(error)) => {
+                            failure.put(error);
+                            return None;
+                        }
+                        None => return Some((message(done()), (None, chunk))),
                     }
-                    None => return Some((message(done()), (None, chunk))),
                 }
+                let piece = chunk.split_to(chunk.len().min(rpc::FILE_CHUNK_BYTES));
+                Some((
+                    message(write_file_request::Part::Data(piece.into())),
+                    (Some(content), chunk),
+                ))
             }
-            let piece = chunk.split_to(chunk.len().min(rpc::FILE_CHUNK_BYTES));
-            Some((message(write_file_request::Part::Data(piece.into())), (Some(content), chunk)))
-        }
-    });
+        },
+    );
     stream::once(async move { message(write_file_request::Part::from(first)) }).chain(rest)
 }

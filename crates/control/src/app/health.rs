@@ -16,8 +16,14 @@ impl App {
             Ok(Err(error)) => complaints.push(format!("the store fails: {error}")),
             Err(_) => complaints.push("the store does not answer".to_owned()),
         }
-        let silent = self.hosts.all().iter().filter_map(|host| Some((host.url(), host.state().err()?)));
-        complaints.extend(silent.map(|(url, why)| format!("no reports from the host agent at {url}: {why}")));
+        let silent = self
+            .hosts
+            .all()
+            .iter()
+            .filter_map(|host| Some((host.url(), host.state().err()?)));
+        complaints.extend(
+            silent.map(|(url, why)| format!("no reports from the host agent at {url}: {why}")),
+        );
         if self.hosts.all().is_empty() {
             complaints.push("no host is configured".to_owned());
         }

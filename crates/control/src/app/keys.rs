@@ -1,9 +1,9 @@
 //! Whose turn it is among requests with one idempotency key.
 //!
-//! Each finds what the one before it has left, whole or not at all. If they were at it together, one could fail and take
-//! away what the other was just told of, or each could choose another host.
-//! Requests of one control plane only: those of another one, and of one that died, meet each other's rows, and what runs
-//! is not given up (`sandbox_delete::give_up`).
+//! Each finds what the one before it has left, whole or not at all. If they were at it together,
+//! one could fail and take away what the other was just told of, or each could choose another host.
+//! Requests of one control plane only: those of another one, and of one that died, meet each
+//! other's rows, and what runs is not given up (`sandbox_delete::give_up`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -19,9 +19,13 @@ type Key = (String, String);
 pub struct Keys(Mutex<BTreeMap<Key, Weak<Turns<()>>>>);
 
 impl Keys {
-    /// Waits until no earlier request with this key is under way, and keeps later ones waiting as long as what it gives
-    /// is held.
-    pub async fn turn(&self, key_id: &str, idempotency: Option<&Idempotency>) -> Option<OwnedMutexGuard<()>> {
+    /// Waits until no earlier request with this key is under way, and keeps later ones waiting as
+    /// long as what it gives is held.
+    pub async fn turn(
+        &self,
+        key_id: &str,
+        idempotency: Option<&Idempotency>,
+    ) -> Option<OwnedMutexGuard<()>> {
         let turns = self.turns((key_id.to_owned(), idempotency?.key.clone()));
         Some(turns.lock_owned().await)
     }
@@ -45,7 +49,10 @@ mod tests {
     use super::*;
 
     fn key(key: &str) -> Idempotency {
-        Idempotency { key: key.to_owned(), fingerprint: [0; 32] }
+        Idempotency {
+            key: key.to_owned(),
+            fingerprint: [0; 32],
+        }
     }
 
     #[tokio::test]
@@ -59,6 +66,10 @@ mod tests {
         drop(first);
         assert!(keys.turn("user", Some(&key("a"))).now_or_never().is_some());
         drop(keys.turn("user", Some(&key("c"))).await);
-        assert_eq!(keys.0.lock().unwrap().len(), 1, "what nobody holds is forgotten");
+        assert_eq!(
+            keys.0.lock().unwrap().len(),
+            1,
+            "what nobody holds is forgotten"
+        );
     }
 }

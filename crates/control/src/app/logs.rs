@@ -15,7 +15,11 @@ impl App {
     pub async fn logs(&self, id: &SandboxId, follow: bool) -> Result<LogStream> {
         let sandbox = self.sandbox(id).await?;
         let host = self.host_of(id, sandbox.host_id.as_deref())?;
-        let request = ReadLogsRequest { sandbox_id: id.to_string(), follow, ..Default::default() };
+        let request = ReadLogsRequest {
+            sandbox_id: id.to_string(),
+            follow,
+            ..Default::default()
+        };
         host.read_logs(request).await
     }
 }

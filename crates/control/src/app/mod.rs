@@ -1,7 +1,8 @@
 //! The use cases, one file each. They know nothing of HTTP.
 //!
-//! A use case that changes something runs as a task of its own ([`on_its_own`]): a client that hangs up in the middle
-//! does not cut it in half. What a dying process leaves half done is finished by `tasks`.
+//! A use case that changes something runs as a task of its own ([`on_its_own`]): a client that
+//! hangs up in the middle does not cut it in half. What a dying process leaves half done is
+//! finished by `tasks`.
 
 pub mod checkpoints;
 pub mod exec;
@@ -51,8 +52,8 @@ pub struct App {
     pub converge: tokio::sync::Notify,
 }
 
-/// A set of ids, each in it as long as its guard lives. A set in memory is enough: when the process dies, nobody
-/// creates them any more.
+/// A set of ids, each in it as long as its guard lives. A set in memory is enough: when the process
+/// dies, nobody creates them any more.
 #[derive(Debug, Default, Clone)]
 pub struct Creating(Arc<Mutex<BTreeSet<SandboxId>>>);
 
@@ -66,19 +67,32 @@ pub struct CreatingGuard {
 impl Creating {
     #[must_use]
     pub fn begin(&self, id: &SandboxId) -> CreatingGuard {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        CreatingGuard { set: self.clone(), id: id.clone() }
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.clone());
+        CreatingGuard {
+            set: self.clone(),
+            id: id.clone(),
+        }
     }
 
     #[must_use]
     pub fn ids(&self) -> BTreeSet<SandboxId> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 impl Drop for CreatingGuard {
     fn drop(&mut self) {
-        self.set.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.set
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
     }
 }
 
@@ -86,7 +100,9 @@ impl Drop for CreatingGuard {
 ///
 /// # Errors
 /// The use case's own; a panic in it is an internal error.
-pub async fn on_its_own<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub async fn on_its_own<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     use tracing::Instrument;
     match tokio::spawn(work.in_current_span()).await {
         Ok(outcome) => outcome,
@@ -97,6 +113,8 @@ pub async fn on_its_own<T: Send + 'static>(work: impl Future<Output = Result<T>>
 /// Milliseconds since the Unix epoch.
 #[must_use]
 pub fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

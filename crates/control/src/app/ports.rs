@@ -34,30 +34,59 @@ impl App {
     ///
     /// # Errors
     /// `NotFound`; what is wrong with port or time.
-    pub async fn port_link(&self, id: &SandboxId, port: u16, seconds: Option<u32>, asked: &str) -> Result<PortUrl> {
+    pub async fn port_link(
+        &self,
+        id: &SandboxId,
+        port: u16,
+        seconds: Option<u32>,
+        asked: &str,
+    ) -> Result<PortUrl> {
         let target = target(id, port)?;
         let seconds = seconds.unwrap_or(DEFAULT_LINK_SEC);
         if !(1..=MAX_LINK_SEC).contains(&seconds) {
-            return Err(Error::invalid(format!("expires_in_sec must be from 1 to {MAX_LINK_SEC}, not {seconds}")));
+            return Err(Error::invalid(format!(
+                "expires_in_sec must be from 1 to {MAX_LINK_SEC}, not {seconds}"
+            )));
         }
         let public = self.sandbox(id).await?.spec.public_ports;
         let expires = (!public).then(|| now_ms() / 1000 + i64::from(seconds));
-        let token = expires.map(|at| self.ports.signer.sign(&target, u64::try_from(at).unwrap_or_default()));
+        let token = expires.map(|at| {
+            self.ports
+                .signer
+                .sign(&target, u64::try_from(at).unwrap_or_default())
+        });
         let settings = &self.ports.settings;
-        let own = settings.public_url.clone().unwrap_or_else(|| format!("http://{asked}"));
+        let own = settings
+            .public_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{asked}"));
         let (scheme, authority) = own.split_once("://").unwrap_or(("http", asked));
-        let in_path = token.as_ref().map(|token| format!("/~{token}")).unwrap_or_default();
+        let in_path = token
+            .as_ref()
+            .map(|token| format!("/~{token}"))
+            .unwrap_or_default();
         let path_url = format!("{scheme}://{authority}/v1/sandboxes/{id}/ports/{port}{in_path}/");
-        let in_query = token.as_ref().map(|token| format!("?{LINK_PARAMETER}={token}")).unwrap_or_default();
+        let in_query = token
+            .as_ref()
+            .map(|token| format!("?{LINK_PARAMETER}={token}"))
+            .unwrap_or_default();
         let (host, own_port) = split(authority);
         let is_known = settings.is_domain_set || is_this_machine(host);
         // A private port by its own name needs a cookie.
         let url = if is_known && (public || settings.takes_cookies()) {
-            format!("{scheme}://{port}-{id}.{}{own_port}/{in_query}", settings.domain)
+            format!(
+                "{scheme}://{port}-{id}.{}{own_port}/{in_query}",
+                settings.domain
+            )
         } else {
             path_url.clone()
         };
-        Ok(PortUrl { url, path_url, token, expires_at: expires })
+        Ok(PortUrl {
+            url,
+            path_url,
+            token,
+            expires_at: expires,
+        })
     }
 
     /// A connection to a port.
@@ -68,10 +97,15 @@ impl App {
         let target = target(id, port)?;
         let host = self.usable(id).await?.host;
         let counted = self.ports.connections.begin(id).ok_or_else(|| {
-            let text = format!("there are {MAX_CONNECTIONS} connections to this sandbox already; close some");
+            let text = format!(
+                "there are {MAX_CONNECTIONS} connections to this sandbox already; close some"
+            );
             Error::new(ErrorCode::ResourceExhausted, text)
         })?;
-        let connection = host.tunnel(id, target.port).await.map_err(|error| refused(error, &target))?;
+        let connection = host
+            .tunnel(id, target.port)
+            .await
+            .map_err(|error| refused(error, &target))?;
         Ok((connection, counted))
     }
 }
@@ -80,7 +114,10 @@ fn target(id: &SandboxId, port: u16) -> Result<Target> {
     if port == 0 {
         return Err(Error::invalid("port must be from 1 to 65535, not 0"));
     }
-    Ok(Target { id: id.clone(), port })
+    Ok(Target {
+        id: id.clone(),
+        port,
+    })
 }
 
 fn refused(error: NoTunnel, target: &Target) -> Error {
@@ -90,7 +127,10 @@ fn refused(error: NoTunnel, target: &Target) -> Error {
     };
     let code = match status {
         StatusCode::BAD_GATEWAY => {
-            let text = format!("nothing listens on port {} of sandbox {}", target.port, target.id);
+            let text = format!(
+                "nothing listens on port {} of sandbox {}",
+                target.port, target.id
+            );
             return Error::new(ErrorCode::AgentError, text);
         }
         StatusCode::NOT_FOUND => ErrorCode::NotFound,
@@ -105,13 +145,19 @@ fn refused(error: NoTunnel, target: &Target) -> Error {
 
 /// Host, and the port with its colon.
 fn split(authority: &str) -> (&str, &str) {
-    let at = authority.rfind(':').filter(|at| !authority[*at..].contains(']')).unwrap_or(authority.len());
+    let at = authority
+        .rfind(':')
+        .filter(|at| !authority[*at..].contains(']'))
+        .unwrap_or(authority.len());
     authority.split_at(at)
 }
 
 /// Whether who calls us so is on this machine, where names below `localhost` lead here.
 fn is_this_machine(host: &str) -> bool {
-    let is_loopback = host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    let is_loopback = host
+        .trim_matches(['[', ']'])
+        .parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
     is_loopback || host.eq_ignore_ascii_case("localhost")
 }
 
@@ -124,7 +170,15 @@ mod tests {
         assert_eq!(split("localhost:8000"), ("localhost", ":8000"));
         assert_eq!(split("[::1]:8000"), ("[::1]", ":8000"));
         assert_eq!((split("[::1]"), split("a.b")), (("[::1]", ""), ("a.b", "")));
-        assert!(is_this_machine("127.0.0.1") && is_this_machine("[::1]") && is_this_machine("LOCALHOST"));
-        assert!(!is_this_machine("10.0.0.1") && !is_this_machine("localhost.evil.com") && !is_this_machine(""));
+        assert!(
+            is_this_machine("127.0.0.1")
+                && is_this_machine("[::1]")
+                && is_this_machine("LOCALHOST")
+        );
+        assert!(
+            !is_this_machine("10.0.0.1")
+                && !is_this_machine("localhost.evil.com")
+                && !is_this_machine("")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What hosts say of sandboxes, checked, and what it does to their rows.
 //!
-//! Reports carry generations that only grow, so late and doubled ones change nothing, whichever way they come: as the
-//! answer to a call, over the watch, or in a list.
+//! Reports carry generations that only grow, so late and doubled ones change nothing, whichever way
+//! they come: as the answer to a call, over the watch, or in a list.
 
 use host_rpc as rpc;
 use model::{ErrorCode, Generation, InvalidValue, SandboxId, SandboxState};
@@ -26,11 +26,17 @@ pub enum Reported {
 ///
 /// # Errors
 /// Which field is wrong.
-pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<Reported, InvalidValue> {
+pub fn check(
+    host_id: &str,
+    report: rpc::SandboxReport,
+) -> std::result::Result<Reported, InvalidValue> {
     let id: SandboxId = report.sandbox_id.parse()?;
     let state = match report.state.as_known() {
         Some(rpc::SandboxState::SANDBOX_STATE_REMOVED) => {
-            return Ok(Reported::Removed { id, host_id: host_id.to_owned() });
+            return Ok(Reported::Removed {
+                id,
+                host_id: host_id.to_owned(),
+            });
         }
         Some(rpc::SandboxState::SANDBOX_STATE_PENDING) => SandboxState::Pending,
         Some(rpc::SandboxState::SANDBOX_STATE_RUNNING) => SandboxState::Running,
@@ -38,15 +44,23 @@ pub fn check(host_id: &str, report: rpc::SandboxReport) -> std::result::Result<R
         Some(rpc::SandboxState::SANDBOX_STATE_STOPPED) => SandboxState::Stopped,
         Some(rpc::SandboxState::SANDBOX_STATE_ERROR) => SandboxState::Error,
         Some(rpc::SandboxState::SANDBOX_STATE_UNSPECIFIED) | None => {
-            return Err(InvalidValue::new("state", "is none that this version knows"));
+            return Err(InvalidValue::new(
+                "state",
+                "is none that this version knows",
+            ));
         }
     };
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     let time = |time: i64| Some(time).filter(|&time| time > 0);
     let disk = report.disk.into_option();
     // A host of an earlier version knows of none.
-    let network = report.spec.into_option().and_then(|spec| spec.network.into_option());
-    let network = network.map(|rules| rpc::network::of_message(Some(&rules))).transpose()?;
+    let network = report
+        .spec
+        .into_option()
+        .and_then(|spec| spec.network.into_option());
+    let network = network
+        .map(|rules| rpc::network::of_message(Some(&rules)))
+        .transpose()?;
     Ok(Reported::State(Box::new(Report {
         id,
         host_id: host_id.to_owned(),
@@ -74,29 +88,44 @@ impl App {
     pub async fn apply(&self, reported: Reported) -> Result<()> {
         match reported {
             Reported::State(report) => {
-                if let Applied::Changed(sandbox) = self.store.sandbox_apply_report(&report, now_ms()).await? {
+                if let Applied::Changed(sandbox) =
+                    self.store.sandbox_apply_report(&report, now_ms()).await?
+                {
                     tracing::info!(sandbox = %sandbox.id, state = %sandbox.state, reason = sandbox.reason, "changed");
                 }
                 Ok(())
             }
             Reported::Removed { id, host_id } => match self.store.sandbox_get(&id).await? {
                 // What was a double on another host is no loss.
-                Some(sandbox) if sandbox.host_id.as_ref().is_some_and(|owner| *owner != host_id) => Ok(()),
+                Some(sandbox)
+                    if sandbox
+                        .host_id
+                        .as_ref()
+                        .is_some_and(|owner| *owner != host_id) =>
+                {
+                    Ok(())
+                }
                 Some(sandbox) => self.lost(sandbox).await,
                 None => Ok(()),
             },
         }
     }
 
-    /// Applies what a host answers to a call about this sandbox. The row as it is then; `None` if the sandbox was
-    /// deleted meanwhile.
+    /// Applies what a host answers to a call about this sandbox. The row as it is then; `None` if
+    /// the sandbox was deleted meanwhile.
     ///
     /// # Errors
-    /// The store's; `AgentError` for an answer that makes no sense; that the host does not say who it is.
+    /// The store's; `AgentError` for an answer that makes no sense; that the host does not say who
+    /// it is.
     pub async fn settle(&self, host: &Host, answer: rpc::SandboxReport) -> Result<Option<Sandbox>> {
         self.ports.guest_tokens.note_report(&answer);
-        let nonsense =
-            |cause| Error::new(ErrorCode::AgentError, "the host agent's answer makes no sense").because(cause);
+        let nonsense = |cause| {
+            Error::new(
+                ErrorCode::AgentError,
+                "the host agent's answer makes no sense",
+            )
+            .because(cause)
+        };
         // The only host is asked before it has said who it is.
         let host_id = match host.id() {
             Some(id) => id,
@@ -127,7 +156,9 @@ impl App {
         } else if sandbox.state == SandboxState::Pending {
             sandbox_delete::give_up_unfinished(self, id, "it was never finished").await?;
         } else if !sandbox.state.is_terminal() {
-            let Some(host_id) = sandbox.host_id.clone() else { return Ok(()) };
+            let Some(host_id) = sandbox.host_id.clone() else {
+                return Ok(());
+            };
             let report = gone(&sandbox, host_id, "the host no longer knows it");
             self.store.sandbox_apply_report(&report, now_ms()).await?;
             tracing::warn!(sandbox = %id, "the host no longer knows it");
@@ -136,7 +167,8 @@ impl App {
     }
 }
 
-/// An error that no host reports, one generation after what the row has: a newer report of a host outranks it.
+/// An error that no host reports, one generation after what the row has: a newer report of a host
+/// outranks it.
 #[must_use]
 pub fn gone(sandbox: &Sandbox, host_id: String, reason: &str) -> Report {
     Report {

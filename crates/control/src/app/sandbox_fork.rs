@@ -1,10 +1,11 @@
 //! Makes children of a sandbox: all of them, or none.
 //!
-//! The rows come first, all of them, and the host is asked once for all. If anything fails while the user waits, every
-//! row goes with what the host has of it, unless all children run: then only the answer was lost, or another control
-//! plane was asked as well, and they are what was asked for. Each row has an idempotency key of its own, made of the
-//! request's and the child's number: whoever asks again meets the same rows, and asks the host for the same children.
-//! If we die in between:
+//! The rows come first, all of them, and the host is asked once for all. If anything fails while
+//! the user waits, every row goes with what the host has of it, unless all children run: then only
+//! the answer was lost, or another control plane was asked as well, and they are what was asked
+//! for. Each row has an idempotency key of its own, made of the request's and the child's number:
+//! whoever asks again meets the same rows, and asks the host for the same children. If we die in
+//! between:
 //!
 //! | we die | what becomes of the children |
 //! |---|---|
@@ -41,7 +42,10 @@ pub struct Fork {
 impl Fork {
     /// Of one child. The character between is in no key of a user.
     fn idempotency_of(&self, number: u32) -> Option<Idempotency> {
-        let of = |all: &Idempotency| Idempotency { key: format!("fork\u{1f}{number}\u{1f}{}", all.key), ..*all };
+        let of = |all: &Idempotency| Idempotency {
+            key: format!("fork\u{1f}{number}\u{1f}{}", all.key),
+            ..*all
+        };
         self.idempotency.as_ref().map(of)
     }
 }
@@ -52,12 +56,19 @@ impl Fork {
 /// What refused it; nothing is left of any child then.
 pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
     if !(1..=MAX_COUNT).contains(&fork.count) {
-        return Err(Error::invalid(format!("count must be from 1 to {MAX_COUNT}, not {}", fork.count)));
+        return Err(Error::invalid(format!(
+            "count must be from 1 to {MAX_COUNT}, not {}",
+            fork.count
+        )));
     }
     let _turn = app.keys.turn(&fork.key_id, fork.idempotency.as_ref()).await;
     // What came before is answered from its rows, whatever became of the source meanwhile.
     let before = made_before(&app, &fork).await?;
-    if !before.is_empty() && before.iter().all(|child| child.state != SandboxState::Pending) {
+    if !before.is_empty()
+        && before
+            .iter()
+            .all(|child| child.state != SandboxState::Pending)
+    {
         return Ok(before);
     }
     let mut ids = before.into_iter().map(|child| child.id).collect();
@@ -83,7 +94,13 @@ async fn go_on(app: &App, fork: &Fork, ids: &mut Vec<SandboxId>) -> Result<Vec<S
 async fn insert(app: &App, fork: &Fork, number: u32, source: &Sandbox) -> Result<Sandbox> {
     let (spec, key_id) = (source.spec.clone(), fork.key_id.clone());
     let idempotency = fork.idempotency_of(number);
-    let child = NewSandbox { id: SandboxId::random(), spec, key_id, idempotency, now: now_ms() };
+    let child = NewSandbox {
+        id: SandboxId::random(),
+        spec,
+        key_id,
+        idempotency,
+        now: now_ms(),
+    };
     match app.store.sandbox_insert(&child).await? {
         Inserted::Existing(row) if row.deleting => Err(deleted_meanwhile(&row.id)),
         Inserted::New(row) | Inserted::Existing(row) => Ok(row),
@@ -102,11 +119,16 @@ async fn failed(app: &App, fork: &Fork, ids: &[SandboxId], error: Error) -> Resu
     for row in rows {
         children.extend(row?.filter(|child| !child.deleting));
     }
-    if children.len() == fork.count as usize { Ok(children) } else { Err(error) }
+    if children.len() == fork.count as usize {
+        Ok(children)
+    } else {
+        Err(error)
+    }
 }
 
-/// The children of an earlier request that was this one, as far as they have rows. Where some run and one is missing, the
-/// others are not to be met with a new one: that would be of another instant, and if it failed all would go.
+/// The children of an earlier request that was this one, as far as they have rows. Where some run
+/// and one is missing, the others are not to be met with a new one: that would be of another
+/// instant, and if it failed all would go.
 async fn made_before(app: &App, fork: &Fork) -> Result<Vec<Sandbox>> {
     let mut children = Vec::new();
     for idempotency in (0..fork.count).filter_map(|number| fork.idempotency_of(number)) {
@@ -117,7 +139,8 @@ async fn made_before(app: &App, fork: &Fork) -> Result<Vec<Sandbox>> {
         }
     }
     // A host begins all of them at once, so there were all of them.
-    if children.len() < fork.count as usize && children.iter().any(|child| child.host_id.is_some()) {
+    if children.len() < fork.count as usize && children.iter().any(|child| child.host_id.is_some())
+    {
         return Err(deleted_since());
     }
     Ok(children)
@@ -135,14 +158,25 @@ fn deleted_since() -> Error {
 }
 
 fn deleted_meanwhile(id: &SandboxId) -> Error {
-    Error::new(ErrorCode::Conflict, format!("child {id} was deleted while it was being made"))
+    Error::new(
+        ErrorCode::Conflict,
+        format!("child {id} was deleted while it was being made"),
+    )
 }
 
 async fn make(app: &App, host: &Host, source: &Sandbox, ids: &[SandboxId]) -> Result<Vec<Sandbox>> {
     let child_ids = ids.iter().map(ToString::to_string).collect();
-    let request = rpc::ForkSandboxRequest { sandbox_id: source.id.to_string(), child_ids, ..Default::default() };
+    let request = rpc::ForkSandboxRequest {
+        sandbox_id: source.id.to_string(),
+        child_ids,
+        ..Default::default()
+    };
     let reports = host.fork_sandbox(request).await?.children;
-    if !reports.iter().map(|report| report.sandbox_id.as_str()).eq(ids.iter().map(SandboxId::as_str)) {
+    if !reports
+        .iter()
+        .map(|report| report.sandbox_id.as_str())
+        .eq(ids.iter().map(SandboxId::as_str))
+    {
         return Err(Error::new(
             ErrorCode::AgentError,
             "the host agent made other children than those it was asked for",

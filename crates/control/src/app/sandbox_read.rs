@@ -26,8 +26,15 @@ pub struct Usable {
 }
 
 fn not(sandbox: &Sandbox, wanted: &str) -> Error {
-    let reason = sandbox.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let text = format!("sandbox {} is {}, not {wanted}{reason}", sandbox.id, sandbox.state);
+    let reason = sandbox
+        .reason
+        .as_ref()
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default();
+    let text = format!(
+        "sandbox {} is {}, not {wanted}{reason}",
+        sandbox.id, sandbox.state
+    );
     Error::new(ErrorCode::InvalidState, text)
 }
 
@@ -36,7 +43,9 @@ impl App {
     /// `NotFound`, also for one that is being deleted.
     pub async fn sandbox(&self, id: &SandboxId) -> Result<Sandbox> {
         let found = self.store.sandbox_get(id).await?;
-        found.filter(|sandbox| !sandbox.deleting).ok_or_else(|| Error::no_sandbox(id))
+        found
+            .filter(|sandbox| !sandbox.deleting)
+            .ok_or_else(|| Error::no_sandbox(id))
     }
 
     /// Newest first.
@@ -52,8 +61,8 @@ impl App {
         Ok(Page { sandboxes, next })
     }
 
-    /// The host of a sandbox whose programs and files can be reached: it runs, or is paused and the host resumes it
-    /// for the call.
+    /// The host of a sandbox whose programs and files can be reached: it runs, or is paused and the
+    /// host resumes it for the call.
     ///
     /// # Errors
     /// `InvalidState` says what it is instead.
@@ -68,7 +77,10 @@ impl App {
             }
             _ => return Err(not(&sandbox, "running")),
         };
-        Ok(Usable { host: self.host_of(id, sandbox.host_id.as_deref())?, is_paused })
+        Ok(Usable {
+            host: self.host_of(id, sandbox.host_id.as_deref())?,
+            is_paused,
+        })
     }
 
     /// A sandbox that runs or is paused, and its host.

@@ -1,4 +1,5 @@
-//! Sizes of a new sandbox: those that its request names, those of its template, or the defaults. Pure.
+//! Sizes of a new sandbox: those that its request names, those of its template, or the defaults.
+//! Pure.
 
 use host_rpc as rpc;
 use model::SandboxSpec;
@@ -18,17 +19,27 @@ pub struct Sizes {
 impl Sizes {
     #[must_use]
     pub fn of(spec: &SandboxSpec) -> Self {
-        Self { vcpus: Some(spec.vcpus), memory_mb: Some(spec.memory_mb), disk_mb: spec.disk_mb }
+        Self {
+            vcpus: Some(spec.vcpus),
+            memory_mb: Some(spec.memory_mb),
+            disk_mb: spec.disk_mb,
+        }
     }
 }
 
-/// `spec` has the defaults for what `named` leaves out. A snapshot with memory puts its own sizes there: the guest that
-/// goes on in it has them.
+/// `spec` has the defaults for what `named` leaves out. A snapshot with memory puts its own sizes
+/// there: the guest that goes on in it has them.
 ///
 /// # Errors
 /// `InvalidRequest` when a snapshot with memory has others than those that are named.
-pub fn fit(spec: SandboxSpec, named: &Sizes, template: Option<&rpc::Template>) -> Result<SandboxSpec> {
-    let Some(snapshot) = template.filter(|template| template.kind == rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT) else {
+pub fn fit(
+    spec: SandboxSpec,
+    named: &Sizes,
+    template: Option<&rpc::Template>,
+) -> Result<SandboxSpec> {
+    let Some(snapshot) =
+        template.filter(|template| template.kind == rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT)
+    else {
         return Ok(spec);
     };
     let wanted = [
@@ -46,8 +57,15 @@ pub fn fit(spec: SandboxSpec, named: &Sizes, template: Option<&rpc::Template>) -
             )));
         }
     }
-    let disk_mb = Some(snapshot.disk_mb).filter(|&size| size > 0).or(spec.disk_mb);
-    Ok(SandboxSpec { vcpus: snapshot.vcpus, memory_mb: snapshot.memory_mb, disk_mb, ..spec })
+    let disk_mb = Some(snapshot.disk_mb)
+        .filter(|&size| size > 0)
+        .or(spec.disk_mb);
+    Ok(SandboxSpec {
+        vcpus: snapshot.vcpus,
+        memory_mb: snapshot.memory_mb,
+        disk_mb,
+        ..spec
+    })
 }
 
 #[cfg(test)]
@@ -73,24 +91,53 @@ mod tests {
 
     fn template(kind: rpc::TemplateKind) -> rpc::Template {
         let name = "ready".to_owned();
-        rpc::Template { name, kind: kind.into(), vcpus: 2, memory_mb: 256, disk_mb: 4096, ..Default::default() }
+        rpc::Template {
+            name,
+            kind: kind.into(),
+            vcpus: 2,
+            memory_mb: 256,
+            disk_mb: 4096,
+            ..Default::default()
+        }
     }
 
     #[test]
     fn a_snapshot_gives_its_sizes_and_no_others() {
         let snapshot = template(rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT);
         let fitted = fit(spec(), &Sizes::default(), Some(&snapshot)).unwrap();
-        assert_eq!(Sizes::of(&fitted), Sizes { vcpus: Some(2), memory_mb: Some(256), disk_mb: Some(4096) });
-        assert_eq!(fit(fitted.clone(), &Sizes::of(&fitted), Some(&snapshot)).unwrap(), fitted);
-        let named = Sizes { memory_mb: Some(512), ..Sizes::default() };
+        assert_eq!(
+            Sizes::of(&fitted),
+            Sizes {
+                vcpus: Some(2),
+                memory_mb: Some(256),
+                disk_mb: Some(4096)
+            }
+        );
+        assert_eq!(
+            fit(fitted.clone(), &Sizes::of(&fitted), Some(&snapshot)).unwrap(),
+            fitted
+        );
+        let named = Sizes {
+            memory_mb: Some(512),
+            ..Sizes::default()
+        };
         let refused = fit(spec(), &named, Some(&snapshot)).unwrap_err().message;
-        assert!(refused.contains("memory_mb must be 256") && refused.contains("`memory: false`"), "{refused}");
+        assert!(
+            refused.contains("memory_mb must be 256") && refused.contains("`memory: false`"),
+            "{refused}"
+        );
     }
 
     #[test]
     fn from_everything_else_sandboxes_boot_in_any_size() {
-        for kind in [rpc::TemplateKind::TEMPLATE_KIND_BASE, rpc::TemplateKind::TEMPLATE_KIND_IMAGE] {
-            let named = Sizes { vcpus: Some(1), ..Sizes::default() };
+        for kind in [
+            rpc::TemplateKind::TEMPLATE_KIND_BASE,
+            rpc::TemplateKind::TEMPLATE_KIND_IMAGE,
+        ] {
+            let named = Sizes {
+                vcpus: Some(1),
+                ..Sizes::default()
+            };
             assert_eq!(fit(spec(), &named, Some(&template(kind))).unwrap(), spec());
         }
         assert_eq!(fit(spec(), &Sizes::default(), None).unwrap(), spec());

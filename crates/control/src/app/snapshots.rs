@@ -1,4 +1,5 @@
-//! Templates that are made of sandboxes. They are on the host of their sandbox; this process remembers none of them.
+//! Templates that are made of sandboxes. They are on the host of their sandbox; this process
+//! remembers none of them.
 
 use std::sync::Arc;
 
@@ -28,15 +29,25 @@ pub fn random_name<T: std::str::FromStr<Err = model::InvalidValue>>(prefix: &str
 /// Answers when it is safe on the host's disk. The sandbox goes on as it was.
 ///
 /// # Errors
-/// `Conflict` when the name is taken; what keeps the host from it: nothing is left of the snapshot then.
+/// `Conflict` when the name is taken; what keeps the host from it: nothing is left of the snapshot
+/// then.
 pub async fn create(app: Arc<App>, snapshot: Snapshot) -> Result<rpc::Template> {
     let (sandbox, host) = app.alive(&snapshot.sandbox).await?;
     if app.hosts.all().len() > 1 {
         let is_elsewhere = |(owner, template): &(Arc<_>, rpc::Template)| {
             !Arc::ptr_eq(owner, &host) && template.name == snapshot.name.as_str()
         };
-        if app.templates_on_hosts().await?.templates.iter().any(is_elsewhere) {
-            let text = format!("another host has a template {}; choose another name", snapshot.name);
+        if app
+            .templates_on_hosts()
+            .await?
+            .templates
+            .iter()
+            .any(is_elsewhere)
+        {
+            let text = format!(
+                "another host has a template {}; choose another name",
+                snapshot.name
+            );
             return Err(Error::new(ErrorCode::Conflict, text));
         }
     }
@@ -47,7 +58,12 @@ pub async fn create(app: Arc<App>, snapshot: Snapshot) -> Result<rpc::Template> 
         overwrite: snapshot.overwrite,
         ..Default::default()
     };
-    let template = host.create_snapshot(request).await?.template.into_option().unwrap_or_default();
+    let template = host
+        .create_snapshot(request)
+        .await?
+        .template
+        .into_option()
+        .unwrap_or_default();
     tracing::info!(sandbox = %sandbox.id, template = template.name, "snapshot made");
     Ok(template)
 }
@@ -55,15 +71,16 @@ pub async fn create(app: Arc<App>, snapshot: Snapshot) -> Result<rpc::Template> 
 /// Answers when it is gone.
 ///
 /// # Errors
-/// `NotFound`, also for base images; `Conflict` with the ids of the sandboxes that use it; `HostUnavailable` when only a
-/// host that does not answer may have it.
+/// `NotFound`, also for base images; `Conflict` with the ids of the sandboxes that use it;
+/// `HostUnavailable` when only a host that does not answer may have it.
 pub async fn delete(app: Arc<App>, name: TemplateName) -> Result<()> {
     let mut found = app.templates_on_hosts().await?;
     let mut holders = std::mem::take(&mut found.templates);
     holders.retain(|(_, template)| template.name == name.as_str());
     if !holders.is_empty() && holders.iter().all(|(_, template)| is_base(template)) {
-        let text =
-            format!("{name} is a base image and no snapshot; those are files in the image directory of the host");
+        let text = format!(
+            "{name} is a base image and no snapshot; those are files in the image directory of the host"
+        );
         return Err(Error::new(ErrorCode::NotFound, text));
     }
     holders.retain(|(_, template)| !is_base(template));
@@ -71,7 +88,11 @@ pub async fn delete(app: Arc<App>, name: TemplateName) -> Result<()> {
         return Err(found.lack(no_snapshot(&name)));
     }
     for (host, _) in holders {
-        host.remove_snapshot(rpc::RemoveSnapshotRequest { name: name.to_string(), ..Default::default() }).await?;
+        host.remove_snapshot(rpc::RemoveSnapshotRequest {
+            name: name.to_string(),
+            ..Default::default()
+        })
+        .await?;
     }
     tracing::info!(template = %name, "snapshot removed");
     Ok(())
@@ -87,15 +108,21 @@ pub fn is_base(template: &rpc::Template) -> bool {
 }
 
 fn no_snapshot(name: &TemplateName) -> Error {
-    Error::new(ErrorCode::NotFound, format!("there is no snapshot {name}; `wrenn snapshots` lists them"))
+    Error::new(
+        ErrorCode::NotFound,
+        format!("there is no snapshot {name}; `wrenn snapshots` lists them"),
+    )
 }
 
 impl App {
     /// # Errors
-    /// `NotFound`, also for base images; `HostUnavailable` when only a host that does not answer may have it.
+    /// `NotFound`, also for base images; `HostUnavailable` when only a host that does not answer
+    /// may have it.
     pub async fn snapshot(&self, name: &TemplateName) -> Result<rpc::Template> {
         let mut found = self.templates_on_hosts().await?;
-        let mut made = std::mem::take(&mut found.templates).into_iter().map(|(_, template)| template);
+        let mut made = std::mem::take(&mut found.templates)
+            .into_iter()
+            .map(|(_, template)| template);
         let made = made.find(|template| template.name == name.as_str() && !is_base(template));
         made.ok_or_else(|| found.lack(no_snapshot(name)))
     }

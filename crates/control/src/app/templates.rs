@@ -38,8 +38,13 @@ impl App {
     /// # Errors
     /// When no host answers.
     pub async fn templates(&self) -> Result<Vec<rpc::Template>> {
-        let mut found: Vec<_> =
-            self.templates_on_hosts().await?.templates.into_iter().map(|(_, template)| template).collect();
+        let mut found: Vec<_> = self
+            .templates_on_hosts()
+            .await?
+            .templates
+            .into_iter()
+            .map(|(_, template)| template)
+            .collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found.dedup_by(|a, b| a.name == b.name);
         Ok(found)
@@ -53,7 +58,10 @@ impl App {
         let hosts = self.hosts.all();
         let ask = |host: &Arc<Host>| {
             let host = Arc::clone(host);
-            async move { host.list_templates(rpc::ListTemplatesRequest::default()).await }
+            async move {
+                host.list_templates(rpc::ListTemplatesRequest::default())
+                    .await
+            }
         };
         let answers = futures::future::join_all(hosts.iter().map(ask)).await;
         let (mut found, mut answered) = (OnHosts::default(), hosts.is_empty());
@@ -61,7 +69,11 @@ impl App {
             match answer {
                 Ok(list) => {
                     answered = true;
-                    found.templates.extend(list.templates.into_iter().map(|template| (Arc::clone(host), template)));
+                    found.templates.extend(
+                        list.templates
+                            .into_iter()
+                            .map(|template| (Arc::clone(host), template)),
+                    );
                 }
                 Err(error) => found.silent = Some(error),
             }

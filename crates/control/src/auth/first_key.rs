@@ -1,8 +1,9 @@
 //! The first key of an installation, and the file in which people and the `wrenn` command find it.
 //!
-//! The file comes first and the hash second. If we die in between, there is a file with a key that nothing knows, and
-//! no key in the store: the next start then takes the key from the file. The other way round there would be a key that
-//! nobody has. Once the store has any key, no start adds one: a key that was revoked stays revoked.
+//! The file comes first and the hash second. If we die in between, there is a file with a key that
+//! nothing knows, and no key in the store: the next start then takes the key from the file. The
+//! other way round there would be a key that nobody has. Once the store has any key, no start adds
+//! one: a key that was revoked stays revoked.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -40,14 +41,21 @@ pub enum FirstKeyError {
     Store(#[from] store::Error),
 }
 
-/// Sees to it that there is a key. `url` is where the API will be, for the file; a file with another address is
-/// corrected.
+/// Sees to it that there is a key. `url` is where the API will be, for the file; a file with
+/// another address is corrected.
 ///
 /// # Errors
 /// The file cannot be written, or the store fails. The next start tries again.
-pub async fn ensure_first_key(store: &Store, dir: &Path, url: &str) -> Result<FirstKey, FirstKeyError> {
+pub async fn ensure_first_key(
+    store: &Store,
+    dir: &Path,
+    url: &str,
+) -> Result<FirstKey, FirstKeyError> {
     let path = dir.join(FILE);
-    let failed = |source| FirstKeyError::File { path: path.clone(), source };
+    let failed = |source| FirstKeyError::File {
+        path: path.clone(),
+        source,
+    };
     let is_first = store.key_count().await? == 0;
     let found = read(&path).map_err(failed)?;
     let key = match found.key {
@@ -81,16 +89,27 @@ fn read(path: &Path) -> io::Result<Found> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(error),
     };
-    let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::trim);
+    let line = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(str::trim)
+    };
     let url = line("WRENN_API_URL").map(str::to_owned);
     let key = line("WRENN_API_KEY").and_then(|key| key.parse().ok());
-    Ok(Found { url, key, text: Some(text) })
+    Ok(Found {
+        url,
+        key,
+        text: Some(text),
+    })
 }
 
 /// Whole or not at all, even after a crash: temporary name, fsync, rename, fsync of the directory.
 fn write(dir: &Path, path: &Path, key: &ApiKey, url: &str) -> io::Result<()> {
     if !dir.is_dir() {
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(dir)?;
         give_to_caller(&fs::File::open(dir)?)?;
     }
     // Made with mode 0600.

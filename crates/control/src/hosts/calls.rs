@@ -13,20 +13,23 @@ use crate::error::Result;
 
 /// For what a host answers at once.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a sandbox to run. A guest without hardware virtualisation boots slowly, the more so beside others.
+/// For a sandbox to run. A guest without hardware virtualisation boots slowly, the more so beside
+/// others.
 const ENSURE_TIMEOUT: Duration = Duration::from_secs(300);
 /// For everything of a sandbox to be gone.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(120);
 /// For what a guest answers from its disk. A paused one is resumed first.
 const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
-/// For the memory of a sandbox to be on the host's disk: 64 GiB, which is the most that one may have, at 100 MB/s take
-/// 11 minutes. If the host takes longer it goes on, and its reports tell the end.
+/// For the memory of a sandbox to be on the host's disk: 64 GiB, which is the most that one may
+/// have, at 100 MB/s take 11 minutes. If the host takes longer it goes on, and its reports tell the
+/// end.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(900);
 /// For other rules, which wait until an order that is being carried out is.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(60);
 /// For what hosts do with files alone, some of which may be large.
 const FILES_TIMEOUT: Duration = Duration::from_secs(120);
-/// For a paused sandbox to run: the guest has to answer, which is slow without hardware virtualisation.
+/// For a paused sandbox to run: the guest has to answer, which is slow without hardware
+/// virtualisation.
 pub(crate) const RESUME_TIMEOUT: Duration = Duration::from_secs(300);
 /// Bytes of a directory listing; far more than the entries that a host sends at most.
 const MAX_LISTING: usize = 64 * 1024 * 1024;
@@ -45,7 +48,9 @@ pub struct Messages<View> {
 
 impl<View> std::fmt::Debug for Messages<View> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Messages").field("host", &self.host.url()).finish_non_exhaustive()
+        f.debug_struct("Messages")
+            .field("host", &self.host.url())
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,7 +99,9 @@ macro_rules! unary {
     ($name:ident = $call:ident($request:ident) -> $response:ident, $limit:expr) => {
         pub async fn $name(&self, request: rpc::$request) -> Result<rpc::$response> {
             let answer = self.client()?.$call(request, within($limit)).await;
-            answer.map(|answer| answer.into_owned()).map_err(|error| self.failed(&error))
+            answer
+                .map(|answer| answer.into_owned())
+                .map_err(|error| self.failed(&error))
         }
     };
 }
@@ -103,19 +110,32 @@ macro_rules! unary {
 macro_rules! streaming {
     ($name:ident($request:ident) -> $stream:ident) => {
         pub async fn $name(self: &Arc<Self>, request: rpc::$request) -> Result<$stream> {
-            let stream = self.client()?.$name(request).await.map_err(|error| self.failed(&error))?;
-            Ok(Messages { host: Arc::clone(self), stream })
+            let stream = self
+                .client()?
+                .$name(request)
+                .await
+                .map_err(|error| self.failed(&error))?;
+            Ok(Messages {
+                host: Arc::clone(self),
+                stream,
+            })
         }
     };
 }
 
-#[allow(clippy::missing_errors_doc, reason = "each fails with the host's error, or because it cannot be reached")]
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "each fails with the host's error, or because it cannot be reached"
+)]
 impl Host {
     /// Asks the host who it is, with its token read afresh.
     pub async fn connect(&self) -> Result<rpc::GetHostResponse> {
         let token = self.read_token()?;
         let request = rpc::GetHostRequest::default();
-        let asked = self.client_with(&token)?.get_host_with_options(request, within(ASK_TIMEOUT)).await;
+        let asked = self
+            .client_with(&token)?
+            .get_host_with_options(request, within(ASK_TIMEOUT))
+            .await;
         let host = asked.map_err(|error| {
             if error.code == connectrpc::ErrorCode::Unauthenticated {
                 self.link.forget_token();
@@ -158,26 +178,46 @@ impl Host {
     streaming!(read_logs(ReadLogsRequest) -> LogStream);
 
     pub async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
-        let request = rpc::RemoveSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
-        let answer = self.client()?.remove_sandbox_with_options(request, within(REMOVE_TIMEOUT)).await;
+        let request = rpc::RemoveSandboxRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
+        let answer = self
+            .client()?
+            .remove_sandbox_with_options(request, within(REMOVE_TIMEOUT))
+            .await;
         answer.map(drop).map_err(|error| self.failed(&error))
     }
 
     /// Without a time limit: a program may leave its input alone for as long as it likes.
     pub async fn send_input(&self, request: rpc::SendInputRequest) -> Result<()> {
-        self.client()?.send_input(request).await.map(drop).map_err(|error| self.failed(&error))
+        self.client()?
+            .send_input(request)
+            .await
+            .map(drop)
+            .map_err(|error| self.failed(&error))
     }
 
     pub async fn list_dir(&self, request: rpc::ListDirRequest) -> Result<rpc::ListDirResponse> {
-        let options =
-            within(GUEST_TIMEOUT).with_max_message_size(MAX_LISTING).with_element_memory_limit(4 * MAX_LISTING);
+        let options = within(GUEST_TIMEOUT)
+            .with_max_message_size(MAX_LISTING)
+            .with_element_memory_limit(4 * MAX_LISTING);
         let answer = self.client()?.list_dir_with_options(request, options).await;
-        answer.map(|answer| answer.into_owned()).map_err(|error| self.failed(&error))
+        answer
+            .map(|answer| answer.into_owned())
+            .map_err(|error| self.failed(&error))
     }
 
     /// Without a time limit: an upload takes as long as its sender does.
-    pub async fn write_file(&self, parts: impl ClientRequestStream<rpc::WriteFileRequest>) -> Result<u64> {
-        let answer = self.client()?.write_file(parts).await.map_err(|error| self.failed(&error))?;
+    pub async fn write_file(
+        &self,
+        parts: impl ClientRequestStream<rpc::WriteFileRequest>,
+    ) -> Result<u64> {
+        let answer = self
+            .client()?
+            .write_file(parts)
+            .await
+            .map_err(|error| self.failed(&error))?;
         Ok(answer.into_owned().bytes_written)
     }
 }

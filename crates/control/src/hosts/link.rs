@@ -29,7 +29,10 @@ enum Reports {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("id", &self.id).field("reports", &self.reports).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("id", &self.id)
+            .field("reports", &self.reports)
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,7 +44,11 @@ impl Link {
     /// Waits until reports come, or do not.
     pub(super) async fn heard_of(&self) {
         // An error would mean that the sender is gone, which is `self`.
-        let _ = self.0.subscribe().wait_for(|state| state.reports != Reports::NotYet).await;
+        let _ = self
+            .0
+            .subscribe()
+            .wait_for(|state| state.reports != Reports::NotYet)
+            .await;
     }
 
     pub(super) fn id(&self) -> Option<String> {

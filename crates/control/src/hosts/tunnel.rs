@@ -1,5 +1,6 @@
-//! Connections to ports of sandboxes, through the agent of their host ([`host_rpc::tunnel`] has the protocol). Each has a
-//! connection to the agent of its own, which nobody else uses before or after.
+//! Connections to ports of sandboxes, through the agent of their host ([`host_rpc::tunnel`] has the
+//! protocol). Each has a connection to the agent of its own, which nobody else uses before or
+//! after.
 
 use std::time::Duration;
 
@@ -38,43 +39,81 @@ impl Host {
     /// What the host says against it; that the host cannot be reached.
     pub async fn tunnel(&self, id: &SandboxId, port: u16) -> Result<Upgraded, NoTunnel> {
         let limit = RESUME_TIMEOUT + GUEST_CONNECT_TIMEOUT;
-        tokio::time::timeout(limit, self.open_tunnel(id, port)).await.unwrap_or_else(|_| {
-            let text = format!("the sandbox took longer than {} s to answer", limit.as_secs());
-            Err(NoTunnel::Refused { status: StatusCode::GATEWAY_TIMEOUT, text })
-        })
+        tokio::time::timeout(limit, self.open_tunnel(id, port))
+            .await
+            .unwrap_or_else(|_| {
+                let text = format!(
+                    "the sandbox took longer than {} s to answer",
+                    limit.as_secs()
+                );
+                Err(NoTunnel::Refused {
+                    status: StatusCode::GATEWAY_TIMEOUT,
+                    text,
+                })
+            })
     }
 
     async fn open_tunnel(&self, id: &SandboxId, port: u16) -> Result<Upgraded, NoTunnel> {
-        let broken =
-            |error: hyper::Error| NoTunnel::Unreachable(self.unreachable("the connection broke").because(error));
-        let token = self.link.token().map_or_else(|| self.read_token(), Ok).map_err(NoTunnel::Unreachable)?;
+        let broken = |error: hyper::Error| {
+            NoTunnel::Unreachable(self.unreachable("the connection broke").because(error))
+        };
+        let token = self
+            .link
+            .token()
+            .map_or_else(|| self.read_token(), Ok)
+            .map_err(NoTunnel::Unreachable)?;
         let stream = self.connect_tcp().await.map_err(NoTunnel::Unreachable)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
         tokio::spawn(connection.with_upgrades());
-        let authority = self.addr.url.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
+        let authority = self
+            .addr
+            .url
+            .parse::<Uri>()
+            .ok()
+            .and_then(|uri| uri.authority().cloned());
         let request = Request::get(tunnel::path(id, port))
-            .header(HOST, authority.as_ref().map_or("", |authority| authority.as_str()))
+            .header(
+                HOST,
+                authority
+                    .as_ref()
+                    .map_or("", |authority| authority.as_str()),
+            )
             .header(AUTHORIZATION, format!("Bearer {token}"))
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, tunnel::PROTOCOL)
             .body(Empty::<Bytes>::new())
-            .map_err(|error| NoTunnel::Unreachable(self.unreachable("its token is no text").because(error)))?;
+            .map_err(|error| {
+                NoTunnel::Unreachable(self.unreachable("its token is no text").because(error))
+            })?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => hyper::upgrade::on(answer).await.map_err(broken),
-            StatusCode::UNAUTHORIZED => Err(NoTunnel::Unreachable(self.unreachable("it refuses our token"))),
-            status => Err(NoTunnel::Refused { status, text: refusal(answer.into_body()).await }),
+            StatusCode::UNAUTHORIZED => Err(NoTunnel::Unreachable(
+                self.unreachable("it refuses our token"),
+            )),
+            status => Err(NoTunnel::Refused {
+                status,
+                text: refusal(answer.into_body()).await,
+            }),
         }
     }
 
     async fn connect_tcp(&self) -> Result<TcpStream, Error> {
-        let unreachable = || self.unreachable("is wrenn-agent running? Try again when it is (CP_HOST_AGENT_ADDR)");
-        let uri: Uri = self.addr.url.parse().map_err(|error: http::uri::InvalidUri| unreachable().because(error))?;
+        let unreachable = || {
+            self.unreachable("is wrenn-agent running? Try again when it is (CP_HOST_AGENT_ADDR)")
+        };
+        let uri: Uri = self
+            .addr
+            .url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| unreachable().because(error))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let connect = TcpStream::connect((host, uri.port_u16().unwrap_or(80)));
-        let stream =
-            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|error| unreachable().because(error))?;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect)
+            .await
+            .map_err(|error| unreachable().because(error))?;
         let stream = stream.map_err(|error| unreachable().because(error))?;
         listener::set_keepalive(&stream);
         // That it is a little slower is no reason to refuse.
@@ -85,8 +124,16 @@ impl Host {
 
 /// The text of a refusal, which can in part come from a guest.
 async fn refusal(body: Incoming) -> String {
-    let body = Limited::new(body, MAX_REFUSAL).collect().await.map(http_body_util::Collected::to_bytes);
-    let json: Option<serde_json::Value> = body.ok().and_then(|body| serde_json::from_slice(&body).ok());
-    let text = json.as_ref().and_then(|json| json["message"].as_str()).unwrap_or("the host agent gave no reason");
+    let body = Limited::new(body, MAX_REFUSAL)
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
+    let json: Option<serde_json::Value> = body
+        .ok()
+        .and_then(|body| serde_json::from_slice(&body).ok());
+    let text = json
+        .as_ref()
+        .and_then(|json| json["message"].as_str())
+        .unwrap_or("the host agent gave no reason");
     text.chars().take(MAX_MESSAGE).collect()
 }

@@ -1,12 +1,14 @@
-//! Who may use a port: whoever has an API key or a link, and everybody where the sandbox says so. And what of that
-//! the guest must not see.
+//! Who may use a port: whoever has an API key or a link, and everybody where the sandbox says so.
+//! And what of that the guest must not see.
 //!
-//! The port of the guest agent is never public: it takes a key, a link, or the sandbox's own token, whose hash the host
-//! reports ([`super::guest_tokens`]). So a request without any of them wakes no sandbox and is no activity.
+//! The port of the guest agent is never public: it takes a key, a link, or the sandbox's own token,
+//! whose hash the host reports ([`super::guest_tokens`]). So a request without any of them wakes no
+//! sandbox and is no activity.
 //!
-//! A link comes in a header, in the path, in a cookie, or in the query, from where it goes into a cookie. Browsers send
-//! that cookie also with requests that pages of others make; those are refused by what browsers say about them (Fetch
-//! Metadata), which they say over https and to `localhost` only. So there are no cookies elsewhere.
+//! A link comes in a header, in the path, in a cookie, or in the query, from where it goes into a
+//! cookie. Browsers send that cookie also with requests that pages of others make; those are
+//! refused by what browsers say about them (Fetch Metadata), which they say over https and to
+//! `localhost` only. So there are no cookies elsewhere.
 
 use http::header::{AUTHORIZATION, COOKIE, ORIGIN, REFERER};
 use http::uri::PathAndQuery;
@@ -42,7 +44,8 @@ pub enum Access {
     Link,
     /// A link in a cookie: whatever made the browser send the request.
     Session,
-    /// A link in the query of an origin of its own: it becomes a cookie that lives for so many seconds.
+    /// A link in the query of an origin of its own: it becomes a cookie that lives for so many
+    /// seconds.
     Cookie {
         link: String,
         seconds: u64,
@@ -83,11 +86,17 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// Decides whether a request may go to its target. `public`: the ports of the sandbox are for everybody.
+/// Decides whether a request may go to its target. `public`: the ports of the sandbox are for
+/// everybody.
 ///
 /// # Errors
 /// Why it may not.
-pub async fn admit(app: &App, address: &Address, public: bool, request: RequestHead<'_>) -> Result<Access, Denied> {
+pub async fn admit(
+    app: &App,
+    address: &Address,
+    public: bool,
+    request: RequestHead<'_>,
+) -> Result<Access, Denied> {
     let access = check_credentials(app, address, public, request).await?;
     if access != Access::Open {
         request.connection.inspect(|connection| connection.trust());
@@ -108,20 +117,32 @@ async fn check_credentials(
     }
     if is_agent && let Some(token) = headers.get(GUEST_TOKEN_HEADER) {
         // With a key as well, the agent is to say what is wrong with the token.
-        if app.ports.guest_tokens.is_token_of(&address.target.id, token.as_bytes()) {
+        if app
+            .ports
+            .guest_tokens
+            .is_token_of(&address.target.id, token.as_bytes())
+        {
             return Ok(Access::GuestToken);
         }
     }
     if has_key(headers) {
         let known = authenticate(&app.store, headers).await;
-        return known.map(|_| Access::Key).map_err(|error| match error.code {
-            model::ErrorCode::Unauthorized => Denied::Key(error.message),
-            _ => Denied::Store(error.message),
-        });
+        return known
+            .map(|_| Access::Key)
+            .map_err(|error| match error.code {
+                model::ErrorCode::Unauthorized => Denied::Key(error.message),
+                _ => Denied::Store(error.message),
+            });
     }
     let now = u64::try_from(now_ms() / 1000).unwrap_or_default();
     let takes_cookies = app.ports.settings.takes_cookies();
-    LinkCheck { signer: &app.ports.signer, address, now, takes_cookies }.admit(request)
+    LinkCheck {
+        signer: &app.ports.signer,
+        address,
+        now,
+        takes_cookies,
+    }
+    .admit(request)
 }
 
 /// Returns true if `target` is the guest agent, which checks a token of its own.
@@ -130,12 +151,15 @@ pub fn is_agent(target: &Target) -> bool {
     target.port == AGENT_PORT
 }
 
-/// Returns true if a browser asks which requests a page of another origin may make. It carries no credentials.
+/// Returns true if a browser asks which requests a page of another origin may make. It carries no
+/// credentials.
 #[must_use]
 pub fn is_preflight<B>(request: &Request<B>) -> bool {
     *request.method() == Method::OPTIONS
         && request.headers().contains_key(ORIGIN)
-        && request.headers().contains_key("access-control-request-method")
+        && request
+            .headers()
+            .contains_key("access-control-request-method")
 }
 
 /// Checks links of requests to one port.
@@ -149,7 +173,12 @@ struct LinkCheck<'a> {
 
 impl LinkCheck<'_> {
     fn admit(&self, request: RequestHead<'_>) -> Result<Access, Denied> {
-        let &Self { signer, address, now, takes_cookies } = self;
+        let &Self {
+            signer,
+            address,
+            now,
+            takes_cookies,
+        } = self;
         let RequestHead { uri, headers, .. } = request;
         let check = |link: &str| signer.check(link, &address.target, now);
         let wrong = |wrong| match wrong {
@@ -160,7 +189,9 @@ impl LinkCheck<'_> {
             Way::Path { link, .. } => link.as_deref(),
             Way::Host | Way::Headers => None,
         };
-        let in_header = [TOKEN_HEADER, E2B_TOKEN_HEADER].iter().find_map(|name| headers.get(*name)?.to_str().ok());
+        let in_header = [TOKEN_HEADER, E2B_TOKEN_HEADER]
+            .iter()
+            .find_map(|name| headers.get(*name)?.to_str().ok());
         if let Some(link) = in_path.or(in_header) {
             return check(link).map(|_| Access::Link).map_err(wrong);
         }
@@ -168,11 +199,19 @@ impl LinkCheck<'_> {
             let seconds = check(link).map_err(wrong)?;
             let link = link.to_owned();
             let has_cookies = address.way == Way::Host && takes_cookies;
-            return Ok(if has_cookies { Access::Cookie { link, seconds } } else { Access::Link });
+            return Ok(if has_cookies {
+                Access::Cookie { link, seconds }
+            } else {
+                Access::Link
+            });
         }
         // On our own origin there are no cookies of ports.
         let has_cookies = address.way == Way::Host && takes_cookies;
-        let cookies: Vec<&str> = if has_cookies { cookies(headers).collect() } else { Vec::new() };
+        let cookies: Vec<&str> = if has_cookies {
+            cookies(headers).collect()
+        } else {
+            Vec::new()
+        };
         // A page on a neighbouring name may have put its own beside ours.
         match cookies.iter().map(|link| check(link)).reduce(Result::or) {
             None => Err(Denied::Nothing),
@@ -189,21 +228,30 @@ fn has_key(headers: &HeaderMap) -> bool {
 
 /// A program in the sandbox may have keys of its own; only what has the form of ours is ours.
 fn is_key(value: &HeaderValue) -> bool {
-    value.to_str().is_ok_and(|text| text.trim().parse::<ApiKey>().is_ok())
+    value
+        .to_str()
+        .is_ok_and(|text| text.trim().parse::<ApiKey>().is_ok())
 }
 
 fn is_bearer(value: &HeaderValue) -> bool {
     let parts = value.to_str().ok().and_then(|text| text.split_once(' '));
-    parts.is_some_and(|(scheme, key)| scheme.eq_ignore_ascii_case("bearer") && key.trim().parse::<ApiKey>().is_ok())
+    parts.is_some_and(|(scheme, key)| {
+        scheme.eq_ignore_ascii_case("bearer") && key.trim().parse::<ApiKey>().is_ok()
+    })
 }
 
 fn in_query(query: &str) -> Option<&str> {
-    query.split('&').find_map(|pair| pair.strip_prefix(LINK_PARAMETER)?.strip_prefix('='))
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(LINK_PARAMETER)?.strip_prefix('='))
 }
 
 /// Links in cookies. Other cookies may hold any bytes.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let all = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let all = headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     all.filter(|cookie| is_ours(cookie)).filter_map(|cookie| {
         let value = cookie.splitn(2, |byte| *byte == b'=').nth(1)?;
         std::str::from_utf8(value.trim_ascii()).ok()
@@ -213,16 +261,26 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// Returns true if a cookie, in a request or an answer, has the name of ours.
 #[must_use]
 pub fn is_ours(cookie: &[u8]) -> bool {
-    cookie.split(|byte| *byte == b'=').next().is_some_and(|name| name.trim_ascii() == COOKIE_NAME.as_bytes())
+    cookie
+        .split(|byte| *byte == b'=')
+        .next()
+        .is_some_and(|name| name.trim_ascii() == COOKIE_NAME.as_bytes())
 }
 
-/// Returns true if a page of another origin made the request, by the headers that browsers set and pages cannot (Fetch
-/// Metadata; RFC 6454). Programs send none of them. Frames, pictures, scripts and what is fetched ahead are foreign; that
-/// a link elsewhere was followed in a tab is not: the page with the link sees nothing of this one.
+/// Returns true if a page of another origin made the request, by the headers that browsers set and
+/// pages cannot (Fetch Metadata; RFC 6454). Programs send none of them. Frames, pictures, scripts
+/// and what is fetched ahead are foreign; that a link elsewhere was followed in a tab is not: the
+/// page with the link sees nothing of this one.
 fn is_foreign(address: &Address, method: &Method, headers: &HeaderMap) -> bool {
-    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default())
+    };
     let is_other = |url: &str| {
-        let host = url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+        let host = url
+            .split_once("://")
+            .and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
         !host.is_some_and(|host| host.eq_ignore_ascii_case(&address.authority))
     };
     if let Some(origin) = text(ORIGIN.as_str()) {
@@ -231,7 +289,8 @@ fn is_foreign(address: &Address, method: &Method, headers: &HeaderMap) -> bool {
     match text("sec-fetch-site") {
         Some("same-origin" | "none") => false,
         Some(_) => {
-            let is_tab = text("sec-fetch-mode") == Some("navigate") && text("sec-fetch-dest") == Some("document");
+            let is_tab = text("sec-fetch-mode") == Some("navigate")
+                && text("sec-fetch-dest") == Some("document");
             !(is_tab && is_page(method) && text("sec-purpose").is_none())
         }
         // A browser of before 2023, or a program.
@@ -253,14 +312,20 @@ pub fn strip(headers: &mut HeaderMap) {
     strip_cookies(headers);
 }
 
-/// Takes our cookie out, and joins what HTTP/2 splits into several fields (RFC 9113, 8.2.3). All other bytes stay.
+/// Takes our cookie out, and joins what HTTP/2 splits into several fields (RFC 9113, 8.2.3). All
+/// other bytes stay.
 fn strip_cookies(headers: &mut HeaderMap) {
     let has_ours = cookie_list(headers).any(is_ours);
     if !has_ours && headers.get_all(COOKIE).iter().count() < 2 {
         return;
     }
-    let kept: Vec<&[u8]> = cookie_list(headers).filter(|cookie| !is_ours(cookie)).map(<[u8]>::trim_ascii).collect();
-    let joined = HeaderValue::from_bytes(&kept.join(b"; ".as_slice())).ok().filter(|_| !kept.is_empty());
+    let kept: Vec<&[u8]> = cookie_list(headers)
+        .filter(|cookie| !is_ours(cookie))
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    let joined = HeaderValue::from_bytes(&kept.join(b"; ".as_slice()))
+        .ok()
+        .filter(|_| !kept.is_empty());
     headers.remove(COOKIE);
     if let Some(value) = joined {
         headers.insert(COOKIE, value);
@@ -268,18 +333,30 @@ fn strip_cookies(headers: &mut HeaderMap) {
 }
 
 fn cookie_list(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
 }
 
 /// Joins path and query, without links in the query and otherwise byte for byte.
 #[must_use]
 pub fn without_link(path: &str, query: Option<&str>) -> Option<PathAndQuery> {
-    let Some(query) = query else { return path.parse().ok() };
+    let Some(query) = query else {
+        return path.parse().ok();
+    };
     if in_query(query).is_none() {
         return format!("{path}?{query}").parse().ok();
     }
-    let kept: Vec<&str> = query.split('&').filter(|pair| in_query(pair).is_none()).collect();
-    let text = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
+    let kept: Vec<&str> = query
+        .split('&')
+        .filter(|pair| in_query(pair).is_none())
+        .collect();
+    let text = if kept.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", kept.join("&"))
+    };
     text.parse().ok()
 }
 
@@ -305,11 +382,17 @@ mod tests {
 
     fn address() -> Address {
         let target = super::super::address::of_host(HOST, "localhost").unwrap();
-        Address { target, way: Way::Host, authority: HOST.to_owned() }
+        Address {
+            target,
+            way: Way::Host,
+            authority: HOST.to_owned(),
+        }
     }
 
     fn headers(all: &[(&str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         all.iter().map(pair).collect()
     }
 
@@ -317,11 +400,22 @@ mod tests {
         asked_over(true, Method::GET, uri, all)
     }
 
-    fn asked_over(takes_cookies: bool, method: Method, uri: &str, all: &[(&str, &str)]) -> Result<Access, Denied> {
+    fn asked_over(
+        takes_cookies: bool,
+        method: Method,
+        uri: &str,
+        all: &[(&str, &str)],
+    ) -> Result<Access, Denied> {
         let mut request = Request::builder().method(method).uri(uri).body(()).unwrap();
         *request.headers_mut() = headers(all);
         let (signer, address) = (Signer::new([1; 32]), address());
-        LinkCheck { signer: &signer, address: &address, now: 100, takes_cookies }.admit(RequestHead::new(&request))
+        LinkCheck {
+            signer: &signer,
+            address: &address,
+            now: 100,
+            takes_cookies,
+        }
+        .admit(RequestHead::new(&request))
     }
 
     #[test]
@@ -332,15 +426,27 @@ mod tests {
         }
         let cookie = format!("a=b; wrenn-link=forged; wrenn-link={link}; c=d");
         assert_eq!(asked("/", &[("cookie", &cookie)]), Ok(Access::Session));
-        assert_eq!(asked_over(false, Method::GET, "/", &[("cookie", &cookie)]), Err(Denied::Nothing));
+        assert_eq!(
+            asked_over(false, Method::GET, "/", &[("cookie", &cookie)]),
+            Err(Denied::Nothing)
+        );
         let query = format!("/?wrenn-link={link}");
-        assert_eq!(asked_over(false, Method::GET, &query, &[]), Ok(Access::Link));
-        let right = Access::Cookie { link: link.clone(), seconds: 60 };
+        assert_eq!(
+            asked_over(false, Method::GET, &query, &[]),
+            Ok(Access::Link)
+        );
+        let right = Access::Cookie {
+            link: link.clone(),
+            seconds: 60,
+        };
         assert_eq!(asked(&format!("/x?a=b&wrenn-link={link}"), &[]), Ok(right));
         let old = Signer::new([1; 32]).sign(&address().target, 100);
         assert_eq!(asked("/", &[(TOKEN_HEADER, &old)]), Err(Denied::Expired));
         assert_eq!(asked("/?wrenn-link=x", &[]), Err(Denied::Forged));
-        assert_eq!(asked("/", &[("cookie", "wrenn-linked=x")]), Err(Denied::Nothing));
+        assert_eq!(
+            asked("/", &[("cookie", "wrenn-linked=x")]),
+            Err(Denied::Nothing)
+        );
     }
 
     #[test]
@@ -349,30 +455,69 @@ mod tests {
         let cookie = format!("wrenn-link={link}");
         let ours = format!("http://{HOST}");
         let with = |method: Method, more: &[(&str, &str)]| {
-            asked_over(true, method, "/", &[&[("cookie", cookie.as_str())], more].concat())
+            asked_over(
+                true,
+                method,
+                "/",
+                &[&[("cookie", cookie.as_str())], more].concat(),
+            )
         };
-        let tab = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        let tab = [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
         let referer = format!("{ours}/page");
         for admitted in [
             &[("origin", ours.as_str()), ("sec-fetch-site", "same-origin")][..],
             &[("sec-fetch-site", "none"), ("sec-fetch-dest", "document")],
-            &[("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "image")],
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-dest", "image"),
+            ],
             &[("referer", referer.as_str())],
             &tab,
         ] {
-            assert_eq!(with(Method::GET, admitted), Ok(Access::Session), "{admitted:?}");
+            assert_eq!(
+                with(Method::GET, admitted),
+                Ok(Access::Session),
+                "{admitted:?}"
+            );
         }
-        for dest in ["iframe", "frame", "object", "embed", "image", "script", "empty", ""] {
+        for dest in [
+            "iframe", "frame", "object", "embed", "image", "script", "empty", "",
+        ] {
             for site in ["same-site", "cross-site"] {
-                let sent = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", dest)];
+                let sent = [
+                    ("sec-fetch-site", site),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", dest),
+                ];
                 assert_eq!(with(Method::GET, &sent), Err(Denied::Foreign), "{sent:?}");
             }
         }
-        assert_eq!(with(Method::GET, &[&tab[..], &[("sec-purpose", "prefetch")]].concat()), Err(Denied::Foreign));
+        assert_eq!(
+            with(
+                Method::GET,
+                &[&tab[..], &[("sec-purpose", "prefetch")]].concat()
+            ),
+            Err(Denied::Foreign)
+        );
         assert_eq!(with(Method::DELETE, &tab), Err(Denied::Foreign));
-        assert_eq!(with(Method::GET, &[("referer", "https://evil.com/")]), Err(Denied::Foreign));
-        for origin in ["http://81-sb-0123456789abcdefghij.localhost:8000", "null", "http://localhost:8000"] {
-            assert_eq!(with(Method::GET, &[("origin", origin)]), Err(Denied::Foreign), "{origin}");
+        assert_eq!(
+            with(Method::GET, &[("referer", "https://evil.com/")]),
+            Err(Denied::Foreign)
+        );
+        for origin in [
+            "http://81-sb-0123456789abcdefghij.localhost:8000",
+            "null",
+            "http://localhost:8000",
+        ] {
+            assert_eq!(
+                with(Method::GET, &[("origin", origin)]),
+                Err(Denied::Foreign),
+                "{origin}"
+            );
         }
     }
 
@@ -388,15 +533,29 @@ mod tests {
             ("x-access-token", "of the guest agent"),
         ]);
         strip(&mut all);
-        assert_eq!(all, headers(&[("cookie", "a=b; c=d"), ("x-access-token", "of the guest agent")]));
+        assert_eq!(
+            all,
+            headers(&[
+                ("cookie", "a=b; c=d"),
+                ("x-access-token", "of the guest agent")
+            ])
+        );
         let mut all = HeaderMap::new();
         let foreign = HeaderValue::from_bytes(b"name=Jos\xe9;  x=1; wrenn-link=y").unwrap();
         all.append(COOKIE, foreign);
         all.append(COOKIE, HeaderValue::from_static("crumb=2"));
         strip(&mut all);
-        let cookies: Vec<_> = all.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        let cookies: Vec<_> = all
+            .get_all(COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
         assert_eq!(cookies, [b"name=Jos\xe9; x=1; crumb=2"]);
-        let theirs = headers(&[(KEY_HEADER, "sk-1"), ("authorization", "Bearer sk-1"), ("cookie", "wrenn-linked=x")]);
+        let theirs = headers(&[
+            (KEY_HEADER, "sk-1"),
+            ("authorization", "Bearer sk-1"),
+            ("cookie", "wrenn-linked=x"),
+        ]);
         let mut all = theirs.clone();
         strip(&mut all);
         assert_eq!(all, theirs);
@@ -411,7 +570,10 @@ mod tests {
             (Some("wrenn-links=1"), "/x?wrenn-links=1"),
             (Some(""), "/x?"),
             (Some("&a&&b=&"), "/x?&a&&b=&"),
-            (Some("a==&?/:@!$'()*+,;\u{e9}%zz"), "/x?a==&?/:@!$'()*+,;\u{e9}%zz"),
+            (
+                Some("a==&?/:@!$'()*+,;\u{e9}%zz"),
+                "/x?a==&?/:@!$'()*+,;\u{e9}%zz",
+            ),
         ] {
             assert_eq!(without_link("/x", query).unwrap(), right);
         }

@@ -1,4 +1,5 @@
-//! Which port of which sandbox a request is for. By the name of the host, by the headers of the E2B SDKs, or by the path.
+//! Which port of which sandbox a request is for. By the name of the host, by the headers of the E2B
+//! SDKs, or by the path.
 
 use axum::extract::Request;
 use http::header::HOST;
@@ -27,7 +28,8 @@ pub enum Way {
     Headers,
     /// On our origin.
     Path {
-        /// What stands before the path that the guest sees, without a slash at its end and without the link.
+        /// What stands before the path that the guest sees, without a slash at its end and without
+        /// the link.
         prefix: String,
         /// The link that stands behind it.
         link: Option<String>,
@@ -58,15 +60,22 @@ impl Address {
         } else {
             of_path(request.uri().path())?
         };
-        Ok(found.map(|(target, way)| Self { target, way, authority }))
+        Ok(found.map(|(target, way)| Self {
+            target,
+            way,
+            authority,
+        }))
     }
 }
 
-/// Whatever stands in the request line comes first (RFC 9112, 3.2.2). Two answers to one question are refused: whoever
-/// stands between us and the client may have read the other one.
+/// Whatever stands in the request line comes first (RFC 9112, 3.2.2). Two answers to one question
+/// are refused: whoever stands between us and the client may have read the other one.
 fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, String> {
     let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().map(|host| host.to_str().map_err(|_| "the header Host must be text".to_owned()));
+    let host = hosts.next().map(|host| {
+        host.to_str()
+            .map_err(|_| "the header Host must be text".to_owned())
+    });
     let host = host.transpose()?;
     if hosts.next().is_some() {
         return Err("there must be one header Host".to_owned());
@@ -91,39 +100,69 @@ pub fn of_host(authority: &str, domain: &str) -> Option<Target> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let label = host.strip_suffix(domain)?.strip_suffix('.')?;
     let (port, id) = label.split_once('-')?;
-    Some(Target { port: port_of(port)?, id: id.parse().ok()? })
+    Some(Target {
+        port: port_of(port)?,
+        id: id.parse().ok()?,
+    })
 }
 
 /// Digits only, as nothing else is a port in every other reader's eyes.
 fn port_of(text: &str) -> Option<u16> {
-    let is_plain = !text.is_empty() && !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_plain = !text.is_empty()
+        && !text.starts_with('0')
+        && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_plain { text.parse().ok() } else { None }
 }
 
 fn of_headers(headers: &HeaderMap) -> Result<Option<Target>, String> {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default())
+    };
     match (text(ID_HEADER), text(PORT_HEADER)) {
         (None, None) => Ok(None),
         (Some(id), Some(port)) => {
-            let id = id.parse().map_err(|error| format!("{ID_HEADER}: {error}"))?;
-            let port = port_of(port).ok_or_else(|| format!("{PORT_HEADER} must be a number from 1 to 65535"))?;
+            let id = id
+                .parse()
+                .map_err(|error| format!("{ID_HEADER}: {error}"))?;
+            let port = port_of(port)
+                .ok_or_else(|| format!("{PORT_HEADER} must be a number from 1 to 65535"))?;
             Ok(Some(Target { id, port }))
         }
-        (Some(_), None) => Err(format!("the header {PORT_HEADER} is missing beside {ID_HEADER}")),
-        (None, Some(_)) => Err(format!("the header {ID_HEADER} is missing beside {PORT_HEADER}")),
+        (Some(_), None) => Err(format!(
+            "the header {PORT_HEADER} is missing beside {ID_HEADER}"
+        )),
+        (None, Some(_)) => Err(format!(
+            "the header {ID_HEADER} is missing beside {PORT_HEADER}"
+        )),
     }
 }
 
-/// `/v1/sandboxes/{id}/ports/{port}[/~{link}]/…`. Paths are taken as they are sent: what is escaped stays escaped.
+/// `/v1/sandboxes/{id}/ports/{port}[/~{link}]/…`. Paths are taken as they are sent: what is escaped
+/// stays escaped.
 fn of_path(path: &str) -> Result<Option<(Target, Way)>, String> {
-    let Some(inner) = PATHS.iter().find_map(|prefix| path.strip_prefix(prefix)) else { return Ok(None) };
-    let Some((id, inner)) = inner.split_once("/ports/") else { return Ok(None) };
-    let id: SandboxId = id.parse().map_err(|error: model::InvalidValue| error.to_string())?;
+    let Some(inner) = PATHS.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
+        return Ok(None);
+    };
+    let Some((id, inner)) = inner.split_once("/ports/") else {
+        return Ok(None);
+    };
+    let id: SandboxId = id
+        .parse()
+        .map_err(|error: model::InvalidValue| error.to_string())?;
     let (port, rest) = inner.split_at(inner.find('/').unwrap_or(inner.len()));
-    let target = Target { id, port: port_of(port).ok_or("a port is a number from 1 to 65535")? };
+    let target = Target {
+        id,
+        port: port_of(port).ok_or("a port is a number from 1 to 65535")?,
+    };
     let prefix = path[..path.len() - rest.len()].to_owned();
-    let link = rest.strip_prefix("/~").map(|link| link.split('/').next().unwrap_or_default());
-    let link = link.filter(|link| super::link::is_link(link)).map(str::to_owned);
+    let link = rest
+        .strip_prefix("/~")
+        .map(|link| link.split('/').next().unwrap_or_default());
+    let link = link
+        .filter(|link| super::link::is_link(link))
+        .map(str::to_owned);
     let rest = rest[link.as_ref().map_or(0, |link| link.len() + 2)..].to_owned();
     Ok(Some((target, Way::Path { prefix, link, rest })))
 }
@@ -137,23 +176,40 @@ mod tests {
     const ID: &str = "sb-0123456789abcdefghij";
 
     fn target(port: u16) -> Target {
-        Target { id: ID.parse().unwrap(), port }
+        Target {
+            id: ID.parse().unwrap(),
+            port,
+        }
     }
 
     fn request(uri: &str, headers: &[(&str, &str)]) -> Request {
-        let builder = headers.iter().fold(Request::builder().uri(uri), |all, (name, value)| all.header(*name, *value));
+        let builder = headers
+            .iter()
+            .fold(Request::builder().uri(uri), |all, (name, value)| {
+                all.header(*name, *value)
+            });
         builder.body(axum::body::Body::empty()).unwrap()
     }
 
     fn of(uri: &str, headers: &[(&str, &str)]) -> Result<Option<(Target, Way)>, String> {
-        Address::of(&request(uri, headers), "localhost").map(|found| found.map(|found| (found.target, found.way)))
+        Address::of(&request(uri, headers), "localhost")
+            .map(|found| found.map(|found| (found.target, found.way)))
     }
 
     #[test]
     fn hosts_name_a_port_of_a_sandbox() {
         let host = format!("3000-{ID}.localhost");
-        for spelling in [host.clone(), format!("{host}:8000"), format!("{host}."), host.to_uppercase()] {
-            assert_eq!(of_host(&spelling, "localhost"), Some(target(3000)), "{spelling}");
+        for spelling in [
+            host.clone(),
+            format!("{host}:8000"),
+            format!("{host}."),
+            host.to_uppercase(),
+        ] {
+            assert_eq!(
+                of_host(&spelling, "localhost"),
+                Some(target(3000)),
+                "{spelling}"
+            );
         }
         for wrong in [
             "localhost".to_owned(),
@@ -178,9 +234,16 @@ mod tests {
     fn the_host_comes_before_headers_and_headers_before_the_path() {
         let host = format!("80-{ID}.localhost:8000");
         let path = format!("/v1/sandboxes/{ID}/ports/82/x");
-        let headers = [("host", host.as_str()), (ID_HEADER, ID), (PORT_HEADER, "81")];
+        let headers = [
+            ("host", host.as_str()),
+            (ID_HEADER, ID),
+            (PORT_HEADER, "81"),
+        ];
         assert_eq!(of(&path, &headers), Ok(Some((target(80), Way::Host))));
-        assert_eq!(of(&path, &headers[1..]), Ok(Some((target(81), Way::Headers))));
+        assert_eq!(
+            of(&path, &headers[1..]),
+            Ok(Some((target(81), Way::Headers)))
+        );
         assert_eq!(of(&path, &[]).unwrap().unwrap().0, target(82));
         assert_eq!(of("/v1/sandboxes", &[("host", "localhost:8000")]), Ok(None));
         assert_eq!(of(&format!("/v1/sandboxes/{ID}/port-links"), &[]), Ok(None));
@@ -191,8 +254,16 @@ mod tests {
         let line = format!("http://80-{ID}.localhost/");
         assert!(of(&line, &[("host", "localhost")]).is_err());
         assert!(of("/", &[("host", "a"), ("host", "a")]).is_err());
-        assert!(of("/", &[(ID_HEADER, ID)]).unwrap_err().contains(PORT_HEADER));
-        assert!(of("/", &[(PORT_HEADER, "1")]).unwrap_err().contains(ID_HEADER));
+        assert!(
+            of("/", &[(ID_HEADER, ID)])
+                .unwrap_err()
+                .contains(PORT_HEADER)
+        );
+        assert!(
+            of("/", &[(PORT_HEADER, "1")])
+                .unwrap_err()
+                .contains(ID_HEADER)
+        );
         assert!(of("/", &[(PORT_HEADER, "http"), (ID_HEADER, ID)]).is_err());
     }
 
@@ -200,15 +271,29 @@ mod tests {
     fn paths_keep_their_spelling_and_give_up_their_link() {
         let link = super::super::link::Signer::new([1; 32]).sign(&target(80), 7);
         let path = |rest: &str| match of(&format!("/v1/capsules/{ID}/ports/80{rest}"), &[]) {
-            Ok(Some((found, Way::Path { prefix, link, rest }))) if found == target(80) => (prefix, link, rest),
+            Ok(Some((found, Way::Path { prefix, link, rest }))) if found == target(80) => {
+                (prefix, link, rest)
+            }
             other => panic!("{other:?}"),
         };
         let prefix = format!("/v1/capsules/{ID}/ports/80");
         assert_eq!(path(""), (prefix.clone(), None, String::new()));
-        assert_eq!(path("/a%2Fb//c"), (prefix.clone(), None, "/a%2Fb//c".to_owned()));
-        assert_eq!(path("/~user/x"), (prefix.clone(), None, "/~user/x".to_owned()));
-        assert_eq!(path(&format!("/~{link}/x")), (prefix.clone(), Some(link.clone()), "/x".to_owned()));
-        assert_eq!(path(&format!("/~{link}")), (prefix, Some(link), String::new()));
+        assert_eq!(
+            path("/a%2Fb//c"),
+            (prefix.clone(), None, "/a%2Fb//c".to_owned())
+        );
+        assert_eq!(
+            path("/~user/x"),
+            (prefix.clone(), None, "/~user/x".to_owned())
+        );
+        assert_eq!(
+            path(&format!("/~{link}/x")),
+            (prefix.clone(), Some(link.clone()), "/x".to_owned())
+        );
+        assert_eq!(
+            path(&format!("/~{link}")),
+            (prefix, Some(link), String::new())
+        );
         assert!(of(&format!("/v1/sandboxes/{ID}/ports/x/"), &[]).is_err());
     }
 

@@ -1,5 +1,5 @@
-//! What clients are told that get no answer of the guest: JSON in which the E2B SDKs find their texts (E2B contract 3.3)
-//! and others the error of our API, and a page for people.
+//! What clients are told that get no answer of the guest: JSON in which the E2B SDKs find their
+//! texts (E2B contract 3.3) and others the error of our API, and a page for people.
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -11,7 +11,8 @@ use serde_json::json;
 use super::access::Denied;
 use super::address::{Address, Way};
 
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox";
+const PAGE_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox";
 
 /// Why there is no answer of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,19 +29,40 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn new(status: StatusCode, code: ErrorCode, text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { status, code, contract: None, text: text.into(), hint: hint.into(), target: None }
+    pub fn new(
+        status: StatusCode,
+        code: ErrorCode,
+        text: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            code,
+            contract: None,
+            text: text.into(),
+            hint: hint.into(),
+            target: None,
+        }
     }
 
     pub fn invalid(text: impl Into<String>) -> Self {
-        let hint = "a port is at {port}-{sandbox}.{domain}, or at /v1/sandboxes/{sandbox}/ports/{port}/";
-        Self::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, text, hint)
+        let hint =
+            "a port is at {port}-{sandbox}.{domain}, or at /v1/sandboxes/{sandbox}/ports/{port}/";
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::InvalidRequest,
+            text,
+            hint,
+        )
     }
 
     /// Also for one that is not running: clients of E2B know no difference.
     pub fn not_found(text: impl Into<String>, hint: impl Into<String>) -> Self {
         let failure = Self::new(StatusCode::BAD_GATEWAY, ErrorCode::NotFound, text, hint);
-        Self { contract: Some("The sandbox was not found"), ..failure }
+        Self {
+            contract: Some("The sandbox was not found"),
+            ..failure
+        }
     }
 
     pub fn closed(address: &Address) -> Self {
@@ -48,12 +70,17 @@ impl Failure {
         let text = format!("nothing listens on port {port} of this sandbox");
         let hint = format!("start a server on port {port} in it, then load this again");
         let failure = Self::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint);
-        Self { contract: Some("The sandbox is running but port is not open"), ..failure }
+        Self {
+            contract: Some("The sandbox is running but port is not open"),
+            ..failure
+        }
     }
 
     pub fn denied(denied: &Denied, address: &Address) -> Self {
         let (id, port) = super::access::name(&address.target);
-        let make = format!("`wrenn url {id} {port}` makes a link; programs send their key in the header X-API-Key");
+        let make = format!(
+            "`wrenn url {id} {port}` makes a link; programs send their key in the header X-API-Key"
+        );
         let text = match denied {
             Denied::Key(text) => text.clone(),
             Denied::Nothing => "this port is private".to_owned(),
@@ -61,18 +88,32 @@ impl Failure {
             Denied::Forged => "this link is not for this port".to_owned(),
             Denied::Foreign => "another site asked for this with your link to it".to_owned(),
             Denied::Store(text) => {
-                return Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::HostUnavailable, text, "try again later");
+                return Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::HostUnavailable,
+                    text,
+                    "try again later",
+                );
             }
         };
         // On paths of the API as there; elsewhere as E2B has it.
         match (&address.way, denied) {
             _ if super::access::is_agent(&address.target) => {
-                let hint = "send its token in the header X-Access-Token, or an API key in X-API-Key";
-                Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, text, hint)
+                let hint =
+                    "send its token in the header X-Access-Token, or an API key in X-API-Key";
+                Self::new(
+                    StatusCode::UNAUTHORIZED,
+                    ErrorCode::Unauthorized,
+                    text,
+                    hint,
+                )
             }
-            (Way::Path { .. }, Denied::Key(_) | Denied::Nothing) => {
-                Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, text, make)
-            }
+            (Way::Path { .. }, Denied::Key(_) | Denied::Nothing) => Self::new(
+                StatusCode::UNAUTHORIZED,
+                ErrorCode::Unauthorized,
+                text,
+                make,
+            ),
             _ => Self::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text, make),
         }
     }
@@ -99,7 +140,10 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+        headers.insert(
+            CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(PAGE_POLICY),
+        );
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         response
     }
@@ -119,9 +163,21 @@ impl Failure {
     }
 
     fn page(&self) -> String {
-        let (text, hint) = (escaped(&capital(&self.text)), code(&escaped(&capital(&self.hint))));
-        let about = self.target.as_ref().map(|(id, port)| format!("Port {port} of {id}")).unwrap_or_default();
-        format!(include_str!("answer.html"), title = text, hint = hint, about = about)
+        let (text, hint) = (
+            escaped(&capital(&self.text)),
+            code(&escaped(&capital(&self.hint))),
+        );
+        let about = self
+            .target
+            .as_ref()
+            .map(|(id, port)| format!("Port {port} of {id}"))
+            .unwrap_or_default();
+        format!(
+            include_str!("answer.html"),
+            title = text,
+            hint = hint,
+            about = about
+        )
     }
 }
 
@@ -134,18 +190,33 @@ pub fn is_page(method: &Method, headers: &HeaderMap) -> bool {
 
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
 }
 
 /// Part of the text can come from a guest.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 /// Text between backticks is for typing.
 fn code(text: &str) -> String {
     let parts = text.split('`').enumerate();
-    parts.map(|(at, part)| if at % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() }).collect()
+    parts
+        .map(|(at, part)| {
+            if at % 2 == 1 {
+                format!("<code>{part}</code>")
+            } else {
+                part.to_owned()
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -155,7 +226,10 @@ mod tests {
     #[test]
     fn pages_hold_nothing_but_text() {
         let page = Failure::not_found("<script>alert('1')</script>", "type `a < b`").page();
-        assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "{page}");
+        assert!(
+            page.contains("&lt;script&gt;") && !page.contains("<script"),
+            "{page}"
+        );
         assert!(page.contains("<code>a &lt; b</code>"), "{page}");
     }
 }

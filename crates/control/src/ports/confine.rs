@@ -1,18 +1,22 @@
 //! What an answer of a guest may not do.
 //!
-//! On an origin of the port's own (by host) it may do nearly everything, but nothing to names beside its own: cookies for
-//! the domain would go to other sandboxes, or come before theirs, and `Clear-Site-Data` would clear the cookies of all of
-//! them. Pages that a cookie opened are not framed by others, and share no window with them.
+//! On an origin of the port's own (by host) it may do nearly everything, but nothing to names
+//! beside its own: cookies for the domain would go to other sandboxes, or come before theirs, and
+//! `Clear-Site-Data` would clear the cookies of all of them. Pages that a cookie opened are not
+//! framed by others, and share no window with them.
 //!
-//! On our own origin (by path or headers) nothing of it may act as us. Pages get an opaque origin by a policy, and with it
-//! no cookies, storage, workers or answers of ours. An opaque origin sends no `SameSite` cookies either, which is why links
-//! stand in the path there; and it is a stranger to its own address, so whoever was let in by path may read the answers from
-//! anywhere. What is left that speaks for an origin is removed. That holds for the answer to a WebSocket's handshake too:
-//! browsers take cookies and more from it, and policies mean nothing there, so it is built from a list.
+//! On our own origin (by path or headers) nothing of it may act as us. Pages get an opaque origin
+//! by a policy, and with it no cookies, storage, workers or answers of ours. An opaque origin sends
+//! no `SameSite` cookies either, which is why links stand in the path there; and it is a stranger
+//! to its own address, so whoever was let in by path may read the answers from anywhere. What is
+//! left that speaks for an origin is removed. That holds for the answer to a WebSocket's handshake
+//! too: browsers take cookies and more from it, and policies mean nothing there, so it is built
+//! from a list.
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
-    REFRESH, SET_COOKIE, STRICT_TRANSPORT_SECURITY, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
+    REFERRER_POLICY, REFRESH, SET_COOKIE, STRICT_TRANSPORT_SECURITY, VARY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -20,7 +24,8 @@ use super::access::{self, Access};
 use super::address::{Address, Way};
 use super::text;
 
-/// Without `allow-same-origin`, which would undo all of it, and without ways out of the frame or of the sandbox.
+/// Without `allow-same-origin`, which would undo all of it, and without ways out of the frame or of
+/// the sandbox.
 const POLICY: &str = "sandbox allow-downloads allow-forms allow-modals allow-pointer-lock allow-popups allow-scripts";
 
 /// What speaks for a whole origin.
@@ -44,13 +49,19 @@ const CORS: &str = "access-control-";
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// What `Clear-Site-Data` clears of one origin alone.
 const OWN_SITE_DATA: [&str; 3] = ["cache", "executionContexts", "storage"];
-/// For pages that a cookie opened: no page of another origin shows them, as it could make the user click there.
+/// For pages that a cookie opened: no page of another origin shows them, as it could make the user
+/// click there.
 const FRAME_POLICY: &str = "frame-ancestors 'self'";
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
-/// Pages of others that open this one get no hold of its window; it may open others (to log in, for instance).
+/// Pages of others that open this one get no hold of its window; it may open others (to log in, for
+/// instance).
 const OWN_WINDOW: &str = "same-origin-allow-popups";
-/// What an answer that switches protocols may have on our origin, beside fields for WebSocket and what the proxy sets.
-const OF_SWITCHES: [HeaderName; 2] = [CONTENT_TYPE, HeaderName::from_static("x-stream-protocol-version")];
+/// What an answer that switches protocols may have on our origin, beside fields for WebSocket and
+/// what the proxy sets.
+const OF_SWITCHES: [HeaderName; 2] = [
+    CONTENT_TYPE,
+    HeaderName::from_static("x-stream-protocol-version"),
+];
 const WEB_SOCKET: &str = "sec-websocket-";
 
 /// Changes the header fields of an answer.
@@ -63,15 +74,23 @@ pub fn confine(headers: &mut HeaderMap, address: &Address, access: &Access) {
         Way::Host => on_own_origin(headers, access),
         Way::Headers => {
             on_our_origin(headers);
-            headers.append(VARY, HeaderValue::from_static("E2b-Sandbox-Id, E2b-Sandbox-Port"));
+            headers.append(
+                VARY,
+                HeaderValue::from_static("E2b-Sandbox-Id, E2b-Sandbox-Port"),
+            );
         }
         Way::Path { prefix, link, .. } => {
             on_our_origin(headers);
-            let base = link.as_ref().map_or_else(|| prefix.clone(), |link| format!("{prefix}/~{link}"));
+            let base = link
+                .as_ref()
+                .map_or_else(|| prefix.clone(), |link| format!("{prefix}/~{link}"));
             redirect_below(headers, &base, &address.authority);
             if link.is_some() || *access == Access::Open {
-                let cors: Vec<HeaderName> =
-                    headers.keys().filter(|name| name.as_str().starts_with(CORS)).cloned().collect();
+                let cors: Vec<HeaderName> = headers
+                    .keys()
+                    .filter(|name| name.as_str().starts_with(CORS))
+                    .cloned()
+                    .collect();
                 cors.iter().for_each(|name| drop(headers.remove(name)));
                 headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
             }
@@ -79,13 +98,16 @@ pub fn confine(headers: &mut HeaderMap, address: &Address, access: &Access) {
     }
 }
 
-/// Changes the header fields of an answer that switches protocols, before the proxy sets `Connection` and `Upgrade`.
+/// Changes the header fields of an answer that switches protocols, before the proxy sets
+/// `Connection` and `Upgrade`.
 pub fn confine_switch(headers: &mut HeaderMap, address: &Address, access: &Access) {
     super::headers::end_to_end(headers);
     if address.way == Way::Host {
         return on_own_origin(headers, access);
     }
-    let others = headers.keys().filter(|name| !OF_SWITCHES.contains(name) && !name.as_str().starts_with(WEB_SOCKET));
+    let others = headers
+        .keys()
+        .filter(|name| !OF_SWITCHES.contains(name) && !name.as_str().starts_with(WEB_SOCKET));
     let others: Vec<HeaderName> = others.cloned().collect();
     others.iter().for_each(|name| drop(headers.remove(name)));
 }
@@ -96,10 +118,18 @@ fn on_own_origin(headers: &mut HeaderMap, access: &Access) {
     if !matches!(access, Access::Session | Access::Cookie { .. }) {
         return;
     }
-    let policies = headers.get_all(CONTENT_SECURITY_POLICY).iter().map(text::from_value);
-    let has_policy = policies.into_iter().any(|policy| policy.to_ascii_lowercase().contains("frame-ancestors"));
+    let policies = headers
+        .get_all(CONTENT_SECURITY_POLICY)
+        .iter()
+        .map(text::from_value);
+    let has_policy = policies
+        .into_iter()
+        .any(|policy| policy.to_ascii_lowercase().contains("frame-ancestors"));
     if !has_policy && !headers.contains_key(X_FRAME_OPTIONS) {
-        headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static(FRAME_POLICY));
+        headers.append(
+            CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(FRAME_POLICY),
+        );
     }
     if !headers.contains_key(&OPENER_POLICY) {
         headers.insert(OPENER_POLICY, HeaderValue::from_static(OWN_WINDOW));
@@ -108,13 +138,22 @@ fn on_own_origin(headers: &mut HeaderMap, access: &Access) {
 
 /// Browsers clear cookies of the whole domain (Clear Site Data, 3.1), which neighbours share.
 fn own_site_data(headers: &mut HeaderMap) {
-    let said: Vec<String> = headers.get_all(&CLEAR_SITE_DATA).iter().map(text::from_value).collect();
+    let said: Vec<String> = headers
+        .get_all(&CLEAR_SITE_DATA)
+        .iter()
+        .map(text::from_value)
+        .collect();
     if said.is_empty() {
         return;
     }
     let said = said.join(",");
-    let types: Vec<&str> = said.split(',').map(|kind| kind.trim().trim_matches('"')).collect();
-    let kept = OWN_SITE_DATA.iter().filter(|kind| types.contains(kind) || types.contains(&"*"));
+    let types: Vec<&str> = said
+        .split(',')
+        .map(|kind| kind.trim().trim_matches('"'))
+        .collect();
+    let kept = OWN_SITE_DATA
+        .iter()
+        .filter(|kind| types.contains(kind) || types.contains(&"*"));
     let kept: Vec<String> = kept.map(|kind| format!("\"{kind}\"")).collect();
     headers.remove(&CLEAR_SITE_DATA);
     if let (false, Some(value)) = (kept.is_empty(), text::to_value(&kept.join(", "))) {
@@ -123,7 +162,9 @@ fn own_site_data(headers: &mut HeaderMap) {
 }
 
 fn on_our_origin(headers: &mut HeaderMap) {
-    OF_ORIGINS.iter().for_each(|name| drop(headers.remove(name)));
+    OF_ORIGINS
+        .iter()
+        .for_each(|name| drop(headers.remove(name)));
     // Beside the guest's own: a browser keeps to both.
     headers.append(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -134,13 +175,21 @@ fn on_our_origin(headers: &mut HeaderMap) {
 fn own_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().cloned().collect();
     headers.remove(SET_COOKIE);
-    for cookie in cookies.iter().filter(|cookie| !access::is_ours(cookie.as_bytes())) {
+    for cookie in cookies
+        .iter()
+        .filter(|cookie| !access::is_ours(cookie.as_bytes()))
+    {
         let text = text::from_value(cookie);
-        let is_domain =
-            |part: &str| part.split('=').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("domain"));
+        let is_domain = |part: &str| {
+            part.split('=')
+                .next()
+                .is_some_and(|name| name.trim().eq_ignore_ascii_case("domain"))
+        };
         let mut parts = text.split(';');
         let first = parts.next().unwrap_or_default();
-        let kept: Vec<&str> = std::iter::once(first).chain(parts.filter(|part| !is_domain(part))).collect();
+        let kept: Vec<&str> = std::iter::once(first)
+            .chain(parts.filter(|part| !is_domain(part)))
+            .collect();
         if let Some(value) = text::to_value(&kept.join(";")) {
             headers.append(SET_COOKIE, value);
         }
@@ -149,7 +198,11 @@ fn own_cookies(headers: &mut HeaderMap) {
 
 /// A cache that others share would answer whoever asks.
 fn keep_private(headers: &mut HeaderMap) {
-    let said: Vec<String> = headers.get_all(CACHE_CONTROL).iter().map(text::from_value).collect();
+    let said: Vec<String> = headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .map(text::from_value)
+        .collect();
     let said = said.join(",");
     let shared = |part: &&str| {
         let part = part.to_ascii_lowercase();
@@ -164,19 +217,32 @@ fn keep_private(headers: &mut HeaderMap) {
 
 /// Redirects within the port stay there; ours leads nowhere else.
 fn redirect_below(headers: &mut HeaderMap, base: &str, authority: &str) {
-    let Some(location) = headers.remove(LOCATION) else { return };
+    let Some(location) = headers.remove(LOCATION) else {
+        return;
+    };
     let text = text::from_value(&location);
     let text = text.as_str();
     let host = |text: &str| {
-        let rest = text.strip_prefix(authority).filter(|_| !authority.is_empty())?;
+        let rest = text
+            .strip_prefix(authority)
+            .filter(|_| !authority.is_empty())?;
         matches!(rest.bytes().next(), None | Some(b'/' | b'?' | b'#')).then(|| rest.to_owned())
     };
-    let below = if let Some(rest) = text.strip_prefix("//").or_else(|| text.split_once("://").map(|(_, rest)| rest)) {
-        host(rest).map(|rest| format!("{base}{}{rest}", if rest.starts_with('/') { "" } else { "/" }))
+    let below = if let Some(rest) = text
+        .strip_prefix("//")
+        .or_else(|| text.split_once("://").map(|(_, rest)| rest))
+    {
+        host(rest).map(|rest| {
+            format!(
+                "{base}{}{rest}",
+                if rest.starts_with('/') { "" } else { "/" }
+            )
+        })
     } else if text.starts_with('/') {
         Some(format!("{base}{text}"))
     } else {
-        // Relative to where the browser is, unless it has a scheme; browsers read `\` as `/`, and pass over blanks.
+        // Relative to where the browser is, unless it has a scheme; browsers read `\` as `/`, and
+        // pass over blanks.
         let first = text.split(['/', '?', '#']).next().unwrap_or_default();
         let is_relative = !first.contains([':', '\\'])
             && !text.starts_with(|c: char| c.is_ascii_whitespace() || c.is_ascii_control());
@@ -192,16 +258,28 @@ mod tests {
     use super::*;
 
     fn confined(way: Way, access: &Access, sent: &[(&str, &str)]) -> HeaderMap {
-        let target = super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost").unwrap();
-        let address = Address { target, way, authority: "localhost:8000".to_owned() };
-        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let target =
+            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+                .unwrap();
+        let address = Address {
+            target,
+            way,
+            authority: "localhost:8000".to_owned(),
+        };
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         let mut headers: HeaderMap = sent.iter().map(pair).collect();
         confine(&mut headers, &address, access);
         headers
     }
 
     fn path(link: Option<&str>) -> Way {
-        Way::Path { prefix: "/p".to_owned(), link: link.map(str::to_owned), rest: "/".to_owned() }
+        Way::Path {
+            prefix: "/p".to_owned(),
+            link: link.map(str::to_owned),
+            rest: "/".to_owned(),
+        }
     }
 
     #[test]
@@ -222,7 +300,10 @@ mod tests {
     #[test]
     fn on_our_origin_nothing_acts_as_us() {
         let sent = [
-            ("content-security-policy", "sandbox allow-same-origin allow-scripts"),
+            (
+                "content-security-policy",
+                "sandbox allow-same-origin allow-scripts",
+            ),
             ("service-worker-allowed", "/"),
             ("clear-site-data", "\"*\""),
             ("access-control-allow-origin", "https://evil.com"),
@@ -230,12 +311,24 @@ mod tests {
         ];
         let all = confined(path(Some("link")), &Access::Link, &sent);
         let policies: Vec<_> = all.get_all(CONTENT_SECURITY_POLICY).iter().collect();
-        assert_eq!(policies, ["sandbox allow-same-origin allow-scripts", POLICY]);
-        assert!(!POLICY.contains("same-origin") && !POLICY.contains("escape") && !POLICY.contains("top-navigation"));
-        assert!(!all.contains_key("service-worker-allowed") && !all.contains_key("clear-site-data"));
+        assert_eq!(
+            policies,
+            ["sandbox allow-same-origin allow-scripts", POLICY]
+        );
+        assert!(
+            !POLICY.contains("same-origin")
+                && !POLICY.contains("escape")
+                && !POLICY.contains("top-navigation")
+        );
+        assert!(
+            !all.contains_key("service-worker-allowed") && !all.contains_key("clear-site-data")
+        );
         assert_eq!(all[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
         assert!(!all.contains_key("access-control-allow-credentials"));
-        assert_eq!(confined(Way::Headers, &Access::Key, &[])["vary"], "E2b-Sandbox-Id, E2b-Sandbox-Port");
+        assert_eq!(
+            confined(Way::Headers, &Access::Key, &[])["vary"],
+            "E2b-Sandbox-Id, E2b-Sandbox-Port"
+        );
     }
 
     #[test]
@@ -255,26 +348,53 @@ mod tests {
             ("\\\\evil.com/", None),
         ] {
             let all = confined(path(Some("l")), &Access::Link, &[("location", location)]);
-            assert_eq!(all.get(LOCATION).map(|value| value.to_str().unwrap()), right, "{location}");
-            assert_eq!(confined(Way::Host, &Access::Link, &[("location", location)])[LOCATION], location);
+            assert_eq!(
+                all.get(LOCATION).map(|value| value.to_str().unwrap()),
+                right,
+                "{location}"
+            );
+            assert_eq!(
+                confined(Way::Host, &Access::Link, &[("location", location)])[LOCATION],
+                location
+            );
         }
     }
 
     #[test]
     fn what_is_private_is_kept_in_no_shared_cache() {
         let sent = [("cache-control", "public, max-age=60, S-Maxage=9")];
-        assert_eq!(confined(Way::Host, &Access::Link, &sent)[CACHE_CONTROL], "private, max-age=60");
-        assert_eq!(confined(Way::Host, &Access::Open, &sent)[CACHE_CONTROL], sent[0].1);
-        assert_eq!(confined(Way::Host, &Access::Key, &[])[CACHE_CONTROL], "private");
+        assert_eq!(
+            confined(Way::Host, &Access::Link, &sent)[CACHE_CONTROL],
+            "private, max-age=60"
+        );
+        assert_eq!(
+            confined(Way::Host, &Access::Open, &sent)[CACHE_CONTROL],
+            sent[0].1
+        );
+        assert_eq!(
+            confined(Way::Host, &Access::Key, &[])[CACHE_CONTROL],
+            "private"
+        );
     }
 
     fn switched(way: Way, sent: &[(&str, &str)]) -> Vec<String> {
-        let target = super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost").unwrap();
-        let address = Address { target, way, authority: "localhost:8000".to_owned() };
-        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let target =
+            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+                .unwrap();
+        let address = Address {
+            target,
+            way,
+            authority: "localhost:8000".to_owned(),
+        };
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         let mut headers: HeaderMap = sent.iter().map(pair).collect();
         confine_switch(&mut headers, &address, &Access::Link);
-        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+        headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -289,12 +409,19 @@ mod tests {
             ("x-own", "1"),
             ("keep-alive", "timeout=5"),
         ];
-        let web_socket = ["sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "sec-websocket-protocol: chat"];
+        let web_socket = [
+            "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+            "sec-websocket-protocol: chat",
+        ];
         for way in [Way::Headers, path(None), path(Some("link"))] {
             assert_eq!(switched(way, &sent), web_socket);
         }
         let by_host = switched(Way::Host, &sent);
-        let others = ["set-cookie: a=1", "strict-transport-security: max-age=1; includeSubDomains", "x-own: 1"];
+        let others = [
+            "set-cookie: a=1",
+            "strict-transport-security: max-age=1; includeSubDomains",
+            "x-own: 1",
+        ];
         let mut right: Vec<&str> = web_socket.into_iter().chain(others).collect();
         right.sort_unstable();
         let mut by_host: Vec<&str> = by_host.iter().map(String::as_str).collect();
@@ -304,14 +431,24 @@ mod tests {
 
     #[test]
     fn cookie_pages_are_not_framed() {
-        let all = confined(Way::Host, &Access::Session, &[("content-security-policy", "default-src 'self'")]);
+        let all = confined(
+            Way::Host,
+            &Access::Session,
+            &[("content-security-policy", "default-src 'self'")],
+        );
         let policies: Vec<_> = all.get_all(CONTENT_SECURITY_POLICY).iter().collect();
         assert_eq!(policies, ["default-src 'self'", FRAME_POLICY]);
         assert_eq!(all[&OPENER_POLICY], OWN_WINDOW);
-        let own = [("content-security-policy", "frame-ancestors https://a.com"), ("cross-origin-opener-policy", "x")];
+        let own = [
+            ("content-security-policy", "frame-ancestors https://a.com"),
+            ("cross-origin-opener-policy", "x"),
+        ];
         let all = confined(Way::Host, &Access::Session, &own);
         assert_eq!(
-            (all.get_all(CONTENT_SECURITY_POLICY).iter().count(), &all[&OPENER_POLICY]),
+            (
+                all.get_all(CONTENT_SECURITY_POLICY).iter().count(),
+                &all[&OPENER_POLICY]
+            ),
             (1, &"x".parse().unwrap())
         );
         for access in [Access::Open, Access::Key, Access::Link] {
@@ -323,18 +460,31 @@ mod tests {
     fn no_answer_clears_cookies_of_neighbours() {
         for (sent, right) in [
             ("\"cookies\"", None),
-            ("\"*\"", Some("\"cache\", \"executionContexts\", \"storage\"")),
+            (
+                "\"*\"",
+                Some("\"cache\", \"executionContexts\", \"storage\""),
+            ),
             ("\"cache\", \"cookies\"", Some("\"cache\"")),
         ] {
             let all = confined(Way::Host, &Access::Open, &[("clear-site-data", sent)]);
-            assert_eq!(all.get(&CLEAR_SITE_DATA).map(|value| value.to_str().unwrap()), right);
+            assert_eq!(
+                all.get(&CLEAR_SITE_DATA)
+                    .map(|value| value.to_str().unwrap()),
+                right
+            );
         }
     }
 
     #[test]
     fn bytes_above_127_pass() {
-        let target = super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost").unwrap();
-        let address = Address { target, way: Way::Host, authority: "localhost:8000".to_owned() };
+        let target =
+            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+                .unwrap();
+        let address = Address {
+            target,
+            way: Way::Host,
+            authority: "localhost:8000".to_owned(),
+        };
         let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
         let mut headers = HeaderMap::new();
         headers.append(SET_COOKIE, value(b"a=caf\xe9; Domain=x; Path=/"));
@@ -342,7 +492,14 @@ mod tests {
         confine(&mut headers, &address, &Access::Key);
         assert_eq!(headers[SET_COOKIE], value(b"a=caf\xe9; Path=/"));
         let mut headers = HeaderMap::from_iter([(LOCATION, value(b"/caf\xc3\xa9"))]);
-        confine(&mut headers, &Address { way: path(Some("l")), ..address }, &Access::Link);
+        confine(
+            &mut headers,
+            &Address {
+                way: path(Some("l")),
+                ..address
+            },
+            &Access::Link,
+        );
         assert_eq!(headers[LOCATION], value(b"/p/~l/caf\xc3\xa9"));
     }
 }

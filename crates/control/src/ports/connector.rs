@@ -1,5 +1,6 @@
-//! Lets hyper's client with its pool reach ports of sandboxes. Its names are `{sandbox}.h{number of the host}:{port}`, and
-//! they never leave this process: no name is ever looked up.
+//! Lets hyper's client with its pool reach ports of sandboxes. Its names are
+//! `{sandbox}.h{number of the host}:{port}`, and they never leave this process: no name is ever
+//! looked up.
 
 use std::io;
 use std::pin::Pin;
@@ -49,15 +50,31 @@ impl Connector {
     fn find(&self, uri: &Uri) -> Option<(Arc<Host>, Target)> {
         let (id, host) = uri.host()?.split_once(".h")?;
         let host = self.hosts.all().get(host.parse::<usize>().ok()?)?;
-        Some((Arc::clone(host), Target { id: id.parse().ok()?, port: uri.port_u16()? }))
+        Some((
+            Arc::clone(host),
+            Target {
+                id: id.parse().ok()?,
+                port: uri.port_u16()?,
+            },
+        ))
     }
 }
 
 /// The name of a port of a sandbox on `host`, with the path that is asked for.
-pub(super) fn uri(hosts: &Hosts, host: &Arc<Host>, target: &Target, path: PathAndQuery) -> Option<Uri> {
+pub(super) fn uri(
+    hosts: &Hosts,
+    host: &Arc<Host>,
+    target: &Target,
+    path: PathAndQuery,
+) -> Option<Uri> {
     let number = hosts.all().iter().position(|one| Arc::ptr_eq(one, host))?;
     let authority = format!("{}.h{number}:{}", target.id, target.port);
-    Uri::builder().scheme("http").authority(authority).path_and_query(path).build().ok()
+    Uri::builder()
+        .scheme("http")
+        .authority(authority)
+        .path_and_query(path)
+        .build()
+        .ok()
 }
 
 impl Service<Uri> for Connector {
@@ -72,11 +89,19 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let found = self.find(&uri);
         Box::pin(async move {
-            let nowhere = || NoTunnel::Unreachable(Error::new(ErrorCode::InternalError, "no port has such a name"));
+            let nowhere = || {
+                NoTunnel::Unreachable(Error::new(
+                    ErrorCode::InternalError,
+                    "no port has such a name",
+                ))
+            };
             let (host, target) = found.ok_or_else(nowhere)?;
             let used = Arc::<ConnectionUse>::default();
             let stream = TokioIo::new(host.tunnel(&target.id, target.port).await?);
-            let stream = TokioIo::new(NotedStream { stream, used: Arc::clone(&used) });
+            let stream = TokioIo::new(NotedStream {
+                stream,
+                used: Arc::clone(&used),
+            });
             Ok(Tunnel { stream, used })
         })
     }
@@ -89,13 +114,21 @@ impl Connection for Tunnel {
 }
 
 impl Read for Tunnel {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl Write for Tunnel {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -121,7 +154,11 @@ impl Write for Tunnel {
 }
 
 impl AsyncRead for NotedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -132,7 +169,11 @@ impl AsyncRead for NotedStream {
 }
 
 impl AsyncWrite for NotedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.used.note_sent();
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

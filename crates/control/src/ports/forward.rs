@@ -9,9 +9,9 @@ use axum::extract::{ConnectInfo, Request};
 use axum::response::{IntoResponse, Response};
 use host_rpc::tunnel::{Counted, MAX_CONNECTIONS};
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE, TE,
-    TRANSFER_ENCODING, UPGRADE, VARY,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
+    REFERRER_POLICY, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -34,7 +34,8 @@ use crate::hosts::{Host, NoTunnel};
 
 /// How long browsers remember the answer to a preflight.
 const PREFLIGHT_SECONDS: &str = "600";
-/// For the head of an answer. Some answer only when something has happened; those send their head at once.
+/// For the head of an answer. Some answer only when something has happened; those send their head
+/// at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 pub(super) async fn serve(app: &Arc<App>, address: Address, request: Request) -> Response {
@@ -51,14 +52,20 @@ pub(super) async fn serve(app: &Arc<App>, address: Address, request: Request) ->
 
 async fn proxy(app: &Arc<App>, address: &Address, request: Request) -> Result<Response, Failure> {
     check(request.method(), address, request.headers())?;
-    let row = app.store.sandbox_get(&address.target.id).await.map_err(|error| failed(error.into()))?;
+    let row = app
+        .store
+        .sandbox_get(&address.target.id)
+        .await
+        .map_err(|error| failed(error.into()))?;
     let row = row.filter(|row| !row.deleting);
     let public = row.as_ref().is_some_and(|row| row.spec.public_ports);
     let head = RequestHead::new(&request);
     let access = match access::admit(app, address, public, head).await {
         Ok(access) => access,
         // The request that follows is to have a link in a header, which is checked then.
-        Err(Denied::Nothing) if access::is_preflight(&request) => return Ok(preflight_response(&request)),
+        Err(Denied::Nothing) if access::is_preflight(&request) => {
+            return Ok(preflight_response(&request));
+        }
         Err(denied) => return Err(Failure::denied(&denied, address)),
     };
     let row = row.ok_or_else(|| {
@@ -69,7 +76,11 @@ async fn proxy(app: &Arc<App>, address: &Address, request: Request) -> Result<Re
         return Ok(answer);
     }
     let host = usable(app, row)?;
-    let counted = app.ports.connections.begin(&address.target.id).ok_or_else(too_many)?;
+    let counted = app
+        .ports
+        .connections
+        .begin(&address.target.id)
+        .ok_or_else(too_many)?;
     forward(app, address, &access, request, &host, counted).await
 }
 
@@ -86,37 +97,69 @@ fn check(method: &Method, address: &Address, headers: &http::HeaderMap) -> Resul
     if address.way != Way::Host && headers.get("service-worker").is_some() {
         let hint = "open the port by its own name to use one";
         let text = "there are no service workers on this address";
-        return Err(Failure::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text, hint));
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            ErrorCode::Forbidden,
+            text,
+            hint,
+        ));
     }
     Ok(())
 }
 
 fn too_many() -> Failure {
     let text = format!("there are {MAX_CONNECTIONS} connections to this sandbox already");
-    Failure::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::ResourceExhausted, text, "close some and try again")
+    Failure::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::ResourceExhausted,
+        text,
+        "close some and try again",
+    )
 }
 
 fn failed(error: crate::error::Error) -> Failure {
     tracing::error!(error = error.chain(), "request to a port failed");
-    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Failure::new(status, error.code, error.message, "try again later")
 }
 
-/// What needs no guest: from a link to a cookie, from a port to its directory, and what browsers ask before they ask.
-fn without_guest(app: &App, address: &Address, access: &Access, request: &Request) -> Option<Response> {
+/// What needs no guest: from a link to a cookie, from a port to its directory, and what browsers
+/// ask before they ask.
+fn without_guest(
+    app: &App,
+    address: &Address,
+    access: &Access,
+    request: &Request,
+) -> Option<Response> {
     let secure = scheme(app) == "https";
     match (&address.way, access) {
         (Way::Host, Access::Cookie { link, seconds }) if access::is_page(request.method()) => {
             let clean = access::without_link(request.uri().path(), request.uri().query())?;
             // Two slashes would begin the name of another host.
-            let dot = if clean.path().starts_with("//") { "/." } else { "" };
+            let dot = if clean.path().starts_with("//") {
+                "/."
+            } else {
+                ""
+            };
             let flags = if secure { "; Secure" } else { "" };
-            let cookie = format!("{COOKIE_NAME}={link}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{flags}");
+            let cookie = format!(
+                "{COOKIE_NAME}={link}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{flags}"
+            );
             Some(redirect(&format!("{dot}{clean}"), Some(&cookie)))
         }
-        (Way::Path { prefix, link, rest }, _) if rest.is_empty() && access::is_page(request.method()) => {
-            let link = link.as_ref().map(|link| format!("/~{link}")).unwrap_or_default();
-            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        (Way::Path { prefix, link, rest }, _)
+            if rest.is_empty() && access::is_page(request.method()) =>
+        {
+            let link = link
+                .as_ref()
+                .map(|link| format!("/~{link}"))
+                .unwrap_or_default();
+            let query = request
+                .uri()
+                .query()
+                .map(|query| format!("?{query}"))
+                .unwrap_or_default();
             Some(redirect(&format!("{prefix}{link}/{query}"), None))
         }
         (Way::Path { link, .. }, access)
@@ -128,18 +171,36 @@ fn without_guest(app: &App, address: &Address, access: &Access, request: &Reques
     }
 }
 
-/// Allows what a preflight asks for, without credentials of the browser's: the request itself has to bring a right.
+/// Allows what a preflight asks for, without credentials of the browser's: the request itself has
+/// to bring a right.
 fn preflight_response(request: &Request) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
     let asked = |name: &str| request.headers().get(name).cloned();
     // A `*` would not allow `Authorization`.
     let all = [
-        (ACCESS_CONTROL_ALLOW_ORIGIN, Some(HeaderValue::from_static("*"))),
-        (ACCESS_CONTROL_ALLOW_METHODS, asked("access-control-request-method")),
-        (ACCESS_CONTROL_ALLOW_HEADERS, asked("access-control-request-headers")),
-        (ACCESS_CONTROL_MAX_AGE, Some(HeaderValue::from_static(PREFLIGHT_SECONDS))),
-        (VARY, Some(HeaderValue::from_static("Access-Control-Request-Method, Access-Control-Request-Headers"))),
+        (
+            ACCESS_CONTROL_ALLOW_ORIGIN,
+            Some(HeaderValue::from_static("*")),
+        ),
+        (
+            ACCESS_CONTROL_ALLOW_METHODS,
+            asked("access-control-request-method"),
+        ),
+        (
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            asked("access-control-request-headers"),
+        ),
+        (
+            ACCESS_CONTROL_MAX_AGE,
+            Some(HeaderValue::from_static(PREFLIGHT_SECONDS)),
+        ),
+        (
+            VARY,
+            Some(HeaderValue::from_static(
+                "Access-Control-Request-Method, Access-Control-Request-Headers",
+            )),
+        ),
     ];
     for (name, value) in all {
         if let Some(value) = value {
@@ -167,7 +228,12 @@ fn redirect(to: &str, cookie: Option<&str>) -> Response {
 
 /// As clients see us.
 fn scheme(app: &App) -> &str {
-    app.ports.settings.public_url.as_deref().and_then(|url| url.split_once("://")).map_or("http", |(scheme, _)| scheme)
+    app.ports
+        .settings
+        .public_url
+        .as_deref()
+        .and_then(|url| url.split_once("://"))
+        .map_or("http", |(scheme, _)| scheme)
 }
 
 /// The host of a sandbox that runs, or will for this request.
@@ -178,16 +244,30 @@ fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, Failure> {
         SandboxState::Paused if row.spec.auto_resume => {}
         SandboxState::Paused => {
             let hint = format!("`wrenn resume {id}` lets it go on");
-            return Err(Failure::not_found("this sandbox is paused, and does not wake by itself", hint));
+            return Err(Failure::not_found(
+                "this sandbox is paused, and does not wake by itself",
+                hint,
+            ));
         }
         state => {
-            let why = row.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            let why = row
+                .reason
+                .map(|reason| format!(": {reason}"))
+                .unwrap_or_default();
             let hint = format!("`wrenn info {id}` tells more");
-            return Err(Failure::not_found(format!("this sandbox is {state}{why}"), hint));
+            return Err(Failure::not_found(
+                format!("this sandbox is {state}{why}"),
+                hint,
+            ));
         }
     }
     app.host_of(&id, row.host_id.as_deref()).map_err(|error| {
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, error.code, error.message, "it comes back with its host")
+        Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.code,
+            error.message,
+            "it comes back with its host",
+        )
     })
 }
 
@@ -199,29 +279,43 @@ async fn forward(
     host: &Arc<Host>,
     counted: Counted,
 ) -> Result<Response, Failure> {
-    let protocol = headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+    let protocol =
+        headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
     let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
-    let from = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let from = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|info| info.0.ip());
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts);
     let takes_trailers = headers::takes_trailers(&parts.headers);
     // Over HTTP/2 clients leave it out where it is 0.
-    let has_body =
-        parts.version == Version::HTTP_2 && [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
+    let has_body = parts.version == Version::HTTP_2
+        && [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
     let says_length = has_body || parts.headers.contains_key(CONTENT_LENGTH);
-    let came = Came { from, scheme: scheme(app), behind_proxy: app.ports.settings.public_url.is_some() };
+    let came = Came {
+        from,
+        scheme: scheme(app),
+        behind_proxy: app.ports.settings.public_url.is_some(),
+    };
     headers::to_guest(&mut parts.headers, address, came);
     if let Some(protocol) = protocol {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts
+            .headers
+            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(UPGRADE, protocol);
     }
     // hyper leaves out a length of 0, and some servers insist on one (411).
     if says_length && body.is_end_stream() {
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        parts
+            .headers
+            .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     // hyper sends no body of unknown length with a GET, unless it is told to.
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     // The others tell hyper in which case the names of the fields came.
     parts.extensions.remove::<ConnectInfo<SocketAddr>>();
@@ -231,21 +325,32 @@ async fn forward(
         .ok_or_else(|| Failure::invalid("the path cannot be read"))?;
     parts.version = Version::HTTP_11;
     if grpc || takes_trailers {
-        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        parts
+            .headers
+            .insert(TE, HeaderValue::from_static("trailers"));
     }
     let answer = async {
         if grpc {
             parts.version = Version::HTTP_2;
             parts.headers.remove(TRANSFER_ENCODING);
             parts.headers.remove(http::header::HOST);
-            return app.ports.client_h2.request(Request::from_parts(parts, body)).await;
+            return app
+                .ports
+                .client_h2
+                .request(Request::from_parts(parts, body))
+                .await;
         }
         retry::send(&app.ports.client, &app.ports.client_unpooled, parts, body).await
     };
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
     let answer = answer.map_err(|_| {
         let text = "the program on this port took too long to answer";
-        Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout, text, "look at what it does, and try again")
+        Failure::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            ErrorCode::Timeout,
+            text,
+            "look at what it does, and try again",
+        )
     })?;
     let answer = answer.map_err(|error| no_answer(&error, address))?;
     finish(app, address, access, answer, client, counted)
@@ -260,8 +365,15 @@ fn finish(
     counted: Counted,
 ) -> Result<Response, Failure> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let client = client.ok_or_else(|| nonsense("it switched to a protocol that nobody asked for"))?;
-        return Ok(upgrade::switch(client, (address, access), answer, counted, app.shutdown.clone()));
+        let client =
+            client.ok_or_else(|| nonsense("it switched to a protocol that nobody asked for"))?;
+        return Ok(upgrade::switch(
+            client,
+            (address, access),
+            answer,
+            counted,
+            app.shutdown.clone(),
+        ));
     }
     confine::confine(answer.headers_mut(), address, access);
     let (mut parts, body) = answer.into_parts();
@@ -288,7 +400,8 @@ fn path(address: &Address, parts: &Parts) -> Option<PathAndQuery> {
 /// Which only works over HTTP/2 on the whole way.
 fn is_grpc(parts: &Parts) -> bool {
     let kind = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    parts.version == Version::HTTP_2 && kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+    parts.version == Version::HTTP_2
+        && kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
 fn nonsense(why: &str) -> Failure {
@@ -305,24 +418,44 @@ fn no_answer(error: &hyper_util::client::legacy::Error, address: &Address) -> Fa
         }
         cause = error.source();
     }
-    let why = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let why =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     nonsense(&why)
 }
 
 fn no_connection(error: &NoTunnel, address: &Address) -> Failure {
     let id = &address.target.id;
     match error {
-        NoTunnel::Refused { status: StatusCode::BAD_GATEWAY, .. } => Failure::closed(address),
-        NoTunnel::Refused { status: StatusCode::NOT_FOUND | StatusCode::CONFLICT, text } => {
-            Failure::not_found(text, format!("`wrenn info {id}` tells more"))
-        }
-        NoTunnel::Refused { status: StatusCode::TOO_MANY_REQUESTS, .. } => too_many(),
-        NoTunnel::Refused { status: StatusCode::SERVICE_UNAVAILABLE, text } => {
-            Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::HostUnavailable, text, "try again later")
-        }
-        NoTunnel::Refused { status: StatusCode::GATEWAY_TIMEOUT, text } => {
-            Failure::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout, text, "try again")
-        }
+        NoTunnel::Refused {
+            status: StatusCode::BAD_GATEWAY,
+            ..
+        } => Failure::closed(address),
+        NoTunnel::Refused {
+            status: StatusCode::NOT_FOUND | StatusCode::CONFLICT,
+            text,
+        } => Failure::not_found(text, format!("`wrenn info {id}` tells more")),
+        NoTunnel::Refused {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            ..
+        } => too_many(),
+        NoTunnel::Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            text,
+        } => Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::HostUnavailable,
+            text,
+            "try again later",
+        ),
+        NoTunnel::Refused {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            text,
+        } => Failure::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            ErrorCode::Timeout,
+            text,
+            "try again",
+        ),
         NoTunnel::Refused { text, .. } => {
             let hint = format!("`wrenn logs {id}` has what the host did");
             Failure::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)

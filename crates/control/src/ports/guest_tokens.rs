@@ -1,8 +1,9 @@
-//! Hashes of the tokens that guest agents ask for, as hosts report them. A client with such a token may use the agent's
-//! port without a key. Only the hash is here, so that the token cannot be read from memory or database.
+//! Hashes of the tokens that guest agents ask for, as hosts report them. A client with such a token
+//! may use the agent's port without a key. Only the hash is here, so that the token cannot be read
+//! from memory or database.
 //!
-//! Nothing of it is stored. A host reports all of its sandboxes when its watch begins; until then, and for hosts of a
-//! version before, the agent's port takes keys and links alone.
+//! Nothing of it is stored. A host reports all of its sandboxes when its watch begins; until then,
+//! and for hosts of a version before, the agent's port takes keys and links alone.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,9 @@ pub struct GuestTokens(Mutex<HashMap<SandboxId, TokenHash>>);
 impl GuestTokens {
     /// Takes the hash out of a host's report.
     pub fn note_report(&self, report: &rpc::SandboxReport) {
-        let Ok(id) = report.sandbox_id.parse::<SandboxId>() else { return };
+        let Ok(id) = report.sandbox_id.parse::<SandboxId>() else {
+            return;
+        };
         if report.state.as_known() == Some(rpc::SandboxState::SANDBOX_STATE_REMOVED) {
             self.lock().remove(&id);
         } else if let Ok(hash) = TokenHash::try_from(report.access_token_sha256.as_slice()) {
@@ -28,10 +31,13 @@ impl GuestTokens {
         }
     }
 
-    /// Returns true if `token` is that of the sandbox. Times tell of hashes only, which are no secret.
+    /// Returns true if `token` is that of the sandbox. Times tell of hashes only, which are no
+    /// secret.
     #[must_use]
     pub fn is_token_of(&self, id: &SandboxId, token: &[u8]) -> bool {
-        self.lock().get(id).is_some_and(|hash| *hash == <TokenHash>::from(Sha256::digest(token)))
+        self.lock()
+            .get(id)
+            .is_some_and(|hash| *hash == <TokenHash>::from(Sha256::digest(token)))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, TokenHash>> {

@@ -1,13 +1,14 @@
 //! Header fields of requests on their way to a guest.
 //!
-//! What belongs to one connection ends there (RFC 9110, 7.6.1). Lengths are written anew from the body that was read, so
-//! that whatever a client wrote about its length cannot be read differently by the guest.
+//! What belongs to one connection ends there (RFC 9110, 7.6.1). Lengths are written anew from the
+//! body that was read, so that whatever a client wrote about its length cannot be read differently
+//! by the guest.
 
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -33,14 +34,25 @@ pub struct Came<'a> {
     pub from: Option<IpAddr>,
     /// `http` or `https`.
     pub scheme: &'a str,
-    /// Whether a proxy of the operator's stands in front, whose word on the client's address counts.
+    /// Whether a proxy of the operator's stands in front, whose word on the client's address
+    /// counts.
     pub behind_proxy: bool,
 }
 
 /// Removes what belongs to one connection alone, of a request or an answer.
 pub fn end_to_end(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = list(headers, &CONNECTION).iter().filter_map(|name| name.parse().ok()).collect();
-    let always = [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE];
+    let named: Vec<HeaderName> = list(headers, &CONNECTION)
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    let always = [
+        CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
     let others = ["http2-settings", "keep-alive", "proxy-connection"].map(HeaderName::from_static);
     for name in named.into_iter().chain(always).chain(others) {
         headers.remove(name);
@@ -51,15 +63,25 @@ pub fn end_to_end(headers: &mut HeaderMap) {
 pub fn to_guest(headers: &mut HeaderMap, address: &Address, came: Came<'_>) {
     end_to_end(headers);
     access::strip(headers);
-    for name in [CONTENT_LENGTH, EXPECT, FORWARDED].into_iter().chain(MADE_UP) {
+    for name in [CONTENT_LENGTH, EXPECT, FORWARDED]
+        .into_iter()
+        .chain(MADE_UP)
+    {
         headers.remove(name);
     }
-    let before = headers.get(FORWARDED_FOR).filter(|_| came.behind_proxy).and_then(|value| value.to_str().ok());
+    let before = headers
+        .get(FORWARDED_FOR)
+        .filter(|_| came.behind_proxy)
+        .and_then(|value| value.to_str().ok());
     let from = came.from.map(|ip| ip.to_canonical().to_string());
     let all: Vec<String> = before.map(str::to_owned).into_iter().chain(from).collect();
     set(headers, FORWARDED_FOR, &all.join(", "));
     set(headers, FORWARDED_HOST, &address.authority);
-    set(headers, FORWARDED_PORT, port_of(&address.authority, came.scheme));
+    set(
+        headers,
+        FORWARDED_PORT,
+        port_of(&address.authority, came.scheme),
+    );
     set(headers, FORWARDED_PROTO, came.scheme);
     set(headers, HOST, &address.authority);
     match &address.way {
@@ -72,7 +94,8 @@ pub fn to_guest(headers: &mut HeaderMap, address: &Address, came: Came<'_>) {
 fn port_of<'a>(authority: &'a str, scheme: &str) -> &'a str {
     let default = if scheme == "https" { "443" } else { "80" };
     let port = authority.rsplit_once(':').map(|(_, port)| port);
-    port.filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())).unwrap_or(default)
+    port.filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+        .unwrap_or(default)
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -84,25 +107,47 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 
 /// Returns the members of all fields of a name, in order.
 fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
-    let all = headers.get_all(name).iter().map(text::from_value).collect::<Vec<_>>().join(",");
-    all.split(',').map(str::trim).filter(|member| !member.is_empty()).map(str::to_owned).collect()
+    let all = headers
+        .get_all(name)
+        .iter()
+        .map(text::from_value)
+        .collect::<Vec<_>>()
+        .join(",");
+    all.split(',')
+        .map(str::trim)
+        .filter(|member| !member.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
-/// Returns the protocols that a client offers to switch to, in its order and words. Without HTTP/2: our own connections to
-/// the guest cannot become one (RFC 9113, 3.1), and clients go on with HTTP/1.1.
+/// Returns the protocols that a client offers to switch to, in its order and words. Without HTTP/2:
+/// our own connections to the guest cannot become one (RFC 9113, 3.1), and clients go on with
+/// HTTP/1.1.
 #[must_use]
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let is_asked = list(headers, &CONNECTION).iter().any(|word| word.eq_ignore_ascii_case("upgrade"));
+    let is_asked = list(headers, &CONNECTION)
+        .iter()
+        .any(|word| word.eq_ignore_ascii_case("upgrade"));
     let protocols = list(headers, &UPGRADE);
-    let offered: Vec<&str> =
-        protocols.iter().map(String::as_str).filter(|name| !name.to_ascii_lowercase().starts_with("h2")).collect();
-    if is_asked && !offered.is_empty() { text::to_value(&offered.join(", ")) } else { None }
+    let offered: Vec<&str> = protocols
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !name.to_ascii_lowercase().starts_with("h2"))
+        .collect();
+    if is_asked && !offered.is_empty() {
+        text::to_value(&offered.join(", "))
+    } else {
+        None
+    }
 }
 
-/// Returns true if the client takes trailers, which one connection says to the next (RFC 9110, 10.1.4).
+/// Returns true if the client takes trailers, which one connection says to the next (RFC 9110,
+/// 10.1.4).
 #[must_use]
 pub fn takes_trailers(headers: &HeaderMap) -> bool {
-    list(headers, &TE).iter().any(|coding| coding.eq_ignore_ascii_case("trailers"))
+    list(headers, &TE)
+        .iter()
+        .any(|coding| coding.eq_ignore_ascii_case("trailers"))
 }
 
 #[cfg(test)]
@@ -110,15 +155,31 @@ mod tests {
     use super::*;
 
     fn headers(all: &[(&str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         all.iter().map(pair).collect()
     }
 
     fn seen(way: Way, behind_proxy: bool, sent: &[(&str, &str)]) -> HeaderMap {
-        let target = super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost").unwrap();
-        let address = Address { target, way, authority: "a.localhost:8000".to_owned() };
+        let target =
+            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+                .unwrap();
+        let address = Address {
+            target,
+            way,
+            authority: "a.localhost:8000".to_owned(),
+        };
         let mut all = headers(sent);
-        to_guest(&mut all, &address, Came { from: "127.0.0.1".parse().ok(), scheme: "http", behind_proxy });
+        to_guest(
+            &mut all,
+            &address,
+            Came {
+                from: "127.0.0.1".parse().ok(),
+                scheme: "http",
+                behind_proxy,
+            },
+        );
         all
     }
 
@@ -148,21 +209,47 @@ mod tests {
 
     #[test]
     fn clients_cannot_make_up_where_they_come_from() {
-        let sent = [("x-forwarded-for", "8.8.8.8"), ("x-forwarded-prefix", "/x"), ("x-real-ip", "8.8.8.8")];
+        let sent = [
+            ("x-forwarded-for", "8.8.8.8"),
+            ("x-forwarded-prefix", "/x"),
+            ("x-real-ip", "8.8.8.8"),
+        ];
         let alone = seen(Way::Host, false, &sent);
         assert_eq!(alone["x-forwarded-for"], "127.0.0.1");
         assert!(!alone.contains_key("x-forwarded-prefix") && !alone.contains_key("x-real-ip"));
-        assert_eq!(seen(Way::Host, true, &sent)["x-forwarded-for"], "8.8.8.8, 127.0.0.1");
-        assert_eq!((port_of("a.b", "https"), port_of("[::1]", "http"), port_of("a:", "http")), ("443", "80", "80"));
-        let path = Way::Path { prefix: "/p".to_owned(), link: Some("secret".to_owned()), rest: "/".to_owned() };
+        assert_eq!(
+            seen(Way::Host, true, &sent)["x-forwarded-for"],
+            "8.8.8.8, 127.0.0.1"
+        );
+        assert_eq!(
+            (
+                port_of("a.b", "https"),
+                port_of("[::1]", "http"),
+                port_of("a:", "http")
+            ),
+            ("443", "80", "80")
+        );
+        let path = Way::Path {
+            prefix: "/p".to_owned(),
+            link: Some("secret".to_owned()),
+            rest: "/".to_owned(),
+        };
         assert_eq!(seen(path, false, &sent)["x-forwarded-prefix"], "/p");
     }
 
     #[test]
     fn upgrades_need_both_headers() {
-        let both = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        let both = headers(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
         assert_eq!(upgrade(&both).unwrap(), "websocket");
-        let lines = [("connection", "x"), ("connection", "Upgrade"), ("upgrade", "foo/2"), ("upgrade", "WebSocket")];
+        let lines = [
+            ("connection", "x"),
+            ("connection", "Upgrade"),
+            ("upgrade", "foo/2"),
+            ("upgrade", "WebSocket"),
+        ];
         assert_eq!(upgrade(&headers(&lines)).unwrap(), "foo/2, WebSocket");
         assert_eq!(upgrade(&headers(&[("upgrade", "websocket")])), None);
         assert_eq!(upgrade(&headers(&[("connection", "upgrade")])), None);
@@ -170,7 +257,11 @@ mod tests {
 
     #[test]
     fn http2_is_never_upgraded_to() {
-        let asked = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")];
+        let asked = [
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+        ];
         assert_eq!(upgrade(&headers(&asked)), None);
         let mut all = headers(&asked);
         end_to_end(&mut all);

@@ -1,6 +1,6 @@
-//! Links that open one port of one sandbox until a time. A link is that time and an HMAC over all three, made with a
-//! secret that all control planes of the installation share. What is not kept cannot be revoked: a link ends with its
-//! time, or with its sandbox, whose id never comes again.
+//! Links that open one port of one sandbox until a time. A link is that time and an HMAC over all
+//! three, made with a secret that all control planes of the installation share. What is not kept
+//! cannot be revoked: a link ends with its time, or with its sandbox, whose id never comes again.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -60,8 +60,13 @@ impl Signer {
         let bytes = URL_SAFE_NO_PAD.decode(link).map_err(|_| Wrong::Forged)?;
         let (time, mac) = bytes.split_first_chunk::<TIME>().ok_or(Wrong::Forged)?;
         let expires = u64::from_be_bytes(*time);
-        self.mac(target, expires).verify_slice(mac).map_err(|_| Wrong::Forged)?;
-        expires.checked_sub(now).filter(|left| *left > 0).ok_or(Wrong::Expired)
+        self.mac(target, expires)
+            .verify_slice(mac)
+            .map_err(|_| Wrong::Forged)?;
+        expires
+            .checked_sub(now)
+            .filter(|left| *left > 0)
+            .ok_or(Wrong::Expired)
     }
 
     fn mac(&self, target: &Target, expires: u64) -> Hmac<Sha256> {
@@ -78,7 +83,10 @@ impl Signer {
 /// Whether text has the form of a link.
 #[must_use]
 pub fn is_link(text: &str) -> bool {
-    text.len() == LENGTH && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    text.len() == LENGTH
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@
 //!         ← confine: what an answer may not do to our origin or to others'
 //! ```
 //!
-//! What comes back is hostile: it is parsed by hyper, its size in memory is bounded, its redirects are passed on and
-//! never followed, and the only place that a request can go to is the port of the sandbox that it named. Nothing is
-//! kept on disk; links are checked against a secret of the store, so that every control plane knows those of the others.
+//! What comes back is hostile: it is parsed by hyper, its size in memory is bounded, its redirects
+//! are passed on and never followed, and the only place that a request can go to is the port of the
+//! sandbox that it named. Nothing is kept on disk; links are checked against a secret of the store,
+//! so that every control plane knows those of the others.
 
 mod access;
 pub mod address;
@@ -45,8 +46,9 @@ use link::Signer;
 
 pub use access::{LINK_PARAMETER, TOKEN_HEADER};
 
-/// An open connection is activity of its sandbox, so an unused one is not kept for long; and not as long as servers keep
-/// theirs (5 s: Node, uvicorn), so that a request rarely meets a connection that is just being closed.
+/// An open connection is activity of its sandbox, so an unused one is not kept for long; and not as
+/// long as servers keep theirs (5 s: Node, uvicorn), so that a request rarely meets a connection
+/// that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(3);
 /// Connections that are kept for that time, for each port.
 const POOL_SIZE: usize = 32;
@@ -67,18 +69,25 @@ pub struct PortSettings {
 }
 
 impl PortSettings {
-    /// Returns true where browsers say which page made a request (Fetch Metadata), without which a link in a cookie would
-    /// work for every page.
+    /// Returns true where browsers say which page made a request (Fetch Metadata), without which a
+    /// link in a cookie would work for every page.
     #[must_use]
     pub fn takes_cookies(&self) -> bool {
-        let is_secure = self.public_url.as_deref().is_some_and(|url| url.starts_with("https://"));
+        let is_secure = self
+            .public_url
+            .as_deref()
+            .is_some_and(|url| url.starts_with("https://"));
         is_secure || self.domain == "localhost" || self.domain.ends_with(".localhost")
     }
 }
 
 impl Default for PortSettings {
     fn default() -> Self {
-        Self { domain: "localhost".to_owned(), is_domain_set: false, public_url: None }
+        Self {
+            domain: "localhost".to_owned(),
+            is_domain_set: false,
+            public_url: None,
+        }
     }
 }
 
@@ -111,11 +120,22 @@ impl Ports {
         let connector = Connector::new(hosts.clone());
         let client = builder.build(connector.clone());
         let client_unpooled = builder.pool_max_idle_per_host(0).build(connector.clone());
-        let client_h2 = builder.pool_max_idle_per_host(POOL_SIZE).http2_only(true).build(connector);
+        let client_h2 = builder
+            .pool_max_idle_per_host(POOL_SIZE)
+            .http2_only(true)
+            .build(connector);
         let signer = Signer::new(secret);
         let guest_tokens = GuestTokens::default();
         let connections = Connections::default();
-        Self { settings, signer, guest_tokens, client, client_unpooled, client_h2, connections }
+        Self {
+            settings,
+            signer,
+            guest_tokens,
+            client,
+            client_unpooled,
+            client_h2,
+            connections,
+        }
     }
 }
 

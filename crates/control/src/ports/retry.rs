@@ -1,8 +1,10 @@
-//! Sends a request to a guest, and once more where a kept connection broke before the guest can have seen it.
+//! Sends a request to a guest, and once more where a kept connection broke before the guest can
+//! have seen it.
 //!
-//! A server closes connections that it has kept for some time. If it does so just when a request is on its way, the request
-//! ends without an answer, though nothing is wrong (RFC 9112, 9.3.1). A request that may be sent twice (idempotent, without
-//! a body) then goes over a connection of its own. All others fail: the guest may have acted on them.
+//! A server closes connections that it has kept for some time. If it does so just when a request is
+//! on its way, the request ends without an answer, though nothing is wrong (RFC 9112, 9.3.1). A
+//! request that may be sent twice (idempotent, without a body) then goes over a connection of its
+//! own. All others fail: the guest may have acted on them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,19 +55,34 @@ pub(super) async fn send(
         Err(error) => error,
     };
     match again.filter(|_| broke_unanswered(&error)) {
-        Some(parts) => unpooled.request(Request::from_parts(parts, Body::empty())).await,
+        Some(parts) => {
+            unpooled
+                .request(Request::from_parts(parts, Body::empty()))
+                .await
+        }
         None => Err(error),
     }
 }
 
 /// RFC 9110, 9.2.2.
 fn can_repeat(method: &Method, body: &Body) -> bool {
-    let is_idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method);
+    let is_idempotent = [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PUT,
+        Method::DELETE,
+    ]
+    .contains(method);
     is_idempotent && body.is_end_stream()
 }
 
 fn broke_unanswered(error: &Error) -> bool {
     let mut extensions = Extensions::new();
-    error.connect_info().inspect(|connected| connected.get_extras(&mut extensions));
-    extensions.get::<Arc<ConnectionUse>>().is_some_and(|used| used.is_kept_and_unanswered())
+    error
+        .connect_info()
+        .inspect(|connected| connected.get_extras(&mut extensions));
+    extensions
+        .get::<Arc<ConnectionUse>>()
+        .is_some_and(|used| used.is_kept_and_unanswered())
 }

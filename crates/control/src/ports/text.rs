@@ -1,16 +1,24 @@
-//! Header values as text, byte for byte: each byte is the character of its number (ISO 8859-1), and back. What is looked for
-//! in them is ASCII, and all other bytes pass as they came.
+//! Header values as text, byte for byte: each byte is the character of its number (ISO 8859-1), and
+//! back. What is looked for in them is ASCII, and all other bytes pass as they came.
 
 use http::HeaderValue;
 
 /// Returns the bytes of `value` as characters.
 pub fn from_value(value: &HeaderValue) -> String {
-    value.as_bytes().iter().map(|byte| char::from(*byte)).collect()
+    value
+        .as_bytes()
+        .iter()
+        .map(|byte| char::from(*byte))
+        .collect()
 }
 
-/// Turns text that [`from_value`] made into a value. `None` for text with other characters, or with line breaks.
+/// Turns text that [`from_value`] made into a value. `None` for text with other characters, or with
+/// line breaks.
 pub fn to_value(text: &str) -> Option<HeaderValue> {
-    let bytes: Option<Vec<u8>> = text.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
+    let bytes: Option<Vec<u8>> = text
+        .chars()
+        .map(|character| u8::try_from(u32::from(character)).ok())
+        .collect();
     HeaderValue::from_bytes(&bytes?).ok()
 }
 

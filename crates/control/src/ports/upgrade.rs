@@ -1,4 +1,5 @@
-//! Connections that switch to another protocol, such as WebSocket: after the 101 we carry bytes and read none of them.
+//! Connections that switch to another protocol, such as WebSocket: after the 101 we carry bytes and
+//! read none of them.
 
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use super::access::Access;
 use super::address::Address;
 use super::confine;
 
-/// For the client to end its direction after the guest has: it can get no answer any more. The guest may take as long as it
-/// likes after the client has ended its own, as with a command whose input is over.
+/// For the client to end its direction after the guest has: it can get no answer any more. The
+/// guest may take as long as it likes after the client has ended its own, as with a command whose
+/// input is over.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Answers the client's side as the guest's was answered, and connects both.
@@ -32,7 +34,9 @@ pub(super) fn switch(
     let guest = hyper::upgrade::on(&mut answer);
     tokio::spawn(async move {
         let _counted = counted;
-        let (Ok(client), Ok(guest)) = tokio::join!(client, guest) else { return };
+        let (Ok(client), Ok(guest)) = tokio::join!(client, guest) else {
+            return;
+        };
         tokio::select! {
             // However it ends, both ends are closed then.
             _ = tunnel::carry_until(TokioIo::new(client), TokioIo::new(guest), Some(GOODBYE)) => {}

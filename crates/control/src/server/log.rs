@@ -1,5 +1,5 @@
-//! One line per request, all lines of a request under its id, and the causes of faults: once, here, and never to the
-//! client.
+//! One line per request, all lines of a request under its id, and the causes of faults: once, here,
+//! and never to the client.
 
 use std::time::Instant;
 
@@ -16,7 +16,11 @@ const REQUEST_ID: &str = "x-request-id";
 const MAX_ID: usize = 64;
 
 pub(super) async fn log(request: Request, next: Next) -> Response {
-    let id = request.headers().get(REQUEST_ID).and_then(|id| usable(id.to_str().ok()?)).unwrap_or_else(random);
+    let id = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| usable(id.to_str().ok()?))
+        .unwrap_or_else(random);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", id);

@@ -1,7 +1,8 @@
 //! One round for one host: looks at both sides, then does what `decide` says.
 //!
-//! Rows are read first, the host second. Every step checks again that it is still right: deletions ask for the row,
-//! what is given up must not run, losses carry a generation, evictions look for a row once more.
+//! Rows are read first, the host second. Every step checks again that it is still right: deletions
+//! ask for the row, what is given up must not run, losses carry a generation, evictions look for a
+//! row once more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,12 +18,15 @@ use crate::error::Result;
 use crate::hosts::Host;
 
 /// # Errors
-/// The store's, or that the host does not answer. What single sandboxes have against their removal is logged.
+/// The store's, or that the host does not answer. What single sandboxes have against their removal
+/// is logged.
 pub(super) async fn round(app: &App, host: &Arc<Host>, host_id: &str) -> Result<()> {
     // Those that begin later than this have no row yet.
     let creating = app.creating.ids();
     let rows = app.store.sandbox_list_all().await?;
-    let listed = host.list_sandboxes(rpc::ListSandboxesRequest::default()).await?;
+    let listed = host
+        .list_sandboxes(rpc::ListSandboxesRequest::default())
+        .await?;
     let mut host_has = BTreeSet::new();
     for report in listed.sandboxes {
         match report::check(host_id, report) {
@@ -57,7 +61,9 @@ async fn take(app: &App, host: &Host, step: Step) -> Result<()> {
             }
             Ok(())
         }
-        Step::GiveUp(id) => sandbox_delete::give_up_unfinished(app, &id, "nobody finished it").await,
+        Step::GiveUp(id) => {
+            sandbox_delete::give_up_unfinished(app, &id, "nobody finished it").await
+        }
         Step::Lost(sandbox) => app.lost(sandbox).await,
         Step::HostGone(sandbox) => host_gone(app, sandbox).await,
         Step::Evict(id) => evict(app, host, &id).await,
@@ -70,9 +76,15 @@ async fn host_gone(app: &App, sandbox: Sandbox) -> Result<()> {
         app.store.sandbox_remove(&sandbox.id).await?;
         return Ok(());
     }
-    let Some(host_id) = sandbox.host_id.clone() else { return Ok(()) };
+    let Some(host_id) = sandbox.host_id.clone() else {
+        return Ok(());
+    };
     tracing::warn!(sandbox = %sandbox.id, host_id, "its host is gone");
-    let report = report::gone(&sandbox, host_id, "its host is not part of this installation any more");
+    let report = report::gone(
+        &sandbox,
+        host_id,
+        "its host is not part of this installation any more",
+    );
     app.store.sandbox_apply_report(&report, now_ms()).await?;
     Ok(())
 }
@@ -81,7 +93,12 @@ async fn evict(app: &App, host: &Host, id: &SandboxId) -> Result<()> {
     let host_id = host.id();
     let is_ours = |row: &Sandbox| row.host_id.is_none() || row.host_id == host_id;
     // A row may have come since: it is inserted before the host is asked.
-    if app.store.sandbox_get(id).await?.is_some_and(|row| is_ours(&row)) {
+    if app
+        .store
+        .sandbox_get(id)
+        .await?
+        .is_some_and(|row| is_ours(&row))
+    {
         return Ok(());
     }
     tracing::warn!(sandbox = %id, host = host.url(), "removing what no row knows");

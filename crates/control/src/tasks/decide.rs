@@ -1,16 +1,16 @@
 //! What to do about the differences between our rows and what one host has. Pure.
 //!
-//! The order of looking is what makes this safe (see `converge`): the rows were read before the host was asked, so a
-//! row whose host does not have it is lost and not just new; and a sandbox without a row is looked up once more before
-//! it is removed.
+//! The order of looking is what makes this safe (see `converge`): the rows were read before the
+//! host was asked, so a row whose host does not have it is lost and not just new; and a sandbox
+//! without a row is looked up once more before it is removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{SandboxId, SandboxState};
 use store::Sandbox;
 
-/// A row that no host has begun belongs to somebody who still works on it for so long: longer than it takes from the
-/// insert to the host's first note of it, however busy both are.
+/// A row that no host has begun belongs to somebody who still works on it for so long: longer than
+/// it takes from the insert to the host's first note of it, however busy both are.
 const GRACE_MS: i64 = 30_000;
 
 /// What was seen, in this order.
@@ -46,9 +46,14 @@ pub(super) fn decide(seen: &Seen<'_>) -> Vec<Step> {
     let about_rows = seen.rows.iter().filter_map(|row| about_row(seen, row));
     let about_host = seen.host_has.iter().filter(|id| match rows.get(id) {
         None => true,
-        Some(row) => row.host_id.as_deref().is_some_and(|owner| owner != seen.host_id),
+        Some(row) => row
+            .host_id
+            .as_deref()
+            .is_some_and(|owner| owner != seen.host_id),
     });
-    about_rows.chain(about_host.cloned().map(Step::Evict)).collect()
+    about_rows
+        .chain(about_host.cloned().map(Step::Evict))
+        .collect()
 }
 
 fn about_row(seen: &Seen<'_>, row: &Sandbox) -> Option<Step> {
@@ -61,11 +66,17 @@ fn about_row(seen: &Seen<'_>, row: &Sandbox) -> Option<Step> {
             (true, _) => Some(Step::FinishDeletion(row.clone())),
             (false, true) => None,
             (false, false) if row.state.is_terminal() => None,
-            (false, false) if row.state == SandboxState::Pending && seen.creating.contains(&row.id) => None,
+            (false, false)
+                if row.state == SandboxState::Pending && seen.creating.contains(&row.id) =>
+            {
+                None
+            }
             (false, false) => Some(Step::Lost(row.clone())),
         },
         Some(owner) => {
-            let gone = seen.all_host_ids.is_some_and(|all| all.iter().all(|id| id != owner));
+            let gone = seen
+                .all_host_ids
+                .is_some_and(|all| all.iter().all(|id| id != owner));
             let matters = row.deleting || !row.state.is_terminal();
             (gone && matters).then(|| Step::HostGone(row.clone()))
         }
@@ -119,7 +130,11 @@ mod tests {
     }
 
     fn decided(row: &Sandbox, has: bool, creating: bool) -> Vec<Step> {
-        let only = |yes: bool| yes.then(|| row.id.clone()).into_iter().collect::<BTreeSet<_>>();
+        let only = |yes: bool| {
+            yes.then(|| row.id.clone())
+                .into_iter()
+                .collect::<BTreeSet<_>>()
+        };
         let all = ["here".to_owned(), "there".to_owned()];
         decide(&Seen {
             rows: std::slice::from_ref(row),
@@ -133,13 +148,20 @@ mod tests {
 
     #[test]
     fn what_a_host_lost_is_told() {
-        for state in [SandboxState::Pending, SandboxState::Running, SandboxState::Paused] {
+        for state in [
+            SandboxState::Pending,
+            SandboxState::Running,
+            SandboxState::Paused,
+        ] {
             let row = row(state, Some("here"), false, 0);
             assert_eq!(decided(&row, false, false), [Step::Lost(row.clone())]);
             assert_eq!(decided(&row, true, false), []);
         }
         for state in [SandboxState::Stopped, SandboxState::Error] {
-            assert_eq!(decided(&row(state, Some("here"), false, 0), false, false), []);
+            assert_eq!(
+                decided(&row(state, Some("here"), false, 0), false, false),
+                []
+            );
         }
     }
 
@@ -149,16 +171,30 @@ mod tests {
         let old = row(SandboxState::Pending, None, false, GRACE_MS + 1);
         assert_eq!(decided(&young, false, false), []);
         assert_eq!(decided(&old, false, false), [Step::GiveUp(old.id.clone())]);
-        assert_eq!(decided(&old, true, false), [], "a report of the host will come");
-        assert_eq!(decided(&old, false, true), [], "it is being created right now");
+        assert_eq!(
+            decided(&old, true, false),
+            [],
+            "a report of the host will come"
+        );
+        assert_eq!(
+            decided(&old, false, true),
+            [],
+            "it is being created right now"
+        );
     }
 
     #[test]
     fn strangers_and_doubles_are_removed() {
         let elsewhere = row(SandboxState::Running, Some("there"), false, 0);
-        assert_eq!(decided(&elsewhere, true, false), [Step::Evict(elsewhere.id.clone())]);
+        assert_eq!(
+            decided(&elsewhere, true, false),
+            [Step::Evict(elsewhere.id.clone())]
+        );
         let lost_host = row(SandboxState::Running, Some("nowhere"), false, 0);
-        assert_eq!(decided(&lost_host, false, false), [Step::HostGone(lost_host.clone())]);
+        assert_eq!(
+            decided(&lost_host, false, false),
+            [Step::HostGone(lost_host.clone())]
+        );
     }
 
     fn any_row() -> impl Strategy<Value = Sandbox> {
@@ -169,7 +205,8 @@ mod tests {
     }
 
     proptest! {
-        /// A deletion is never forgotten, what is being created is left alone, and nothing that agrees is touched.
+        /// A deletion is never forgotten, what is being created is left alone, and nothing that
+        /// agrees is touched.
         #[test]
         fn deletions_win_and_agreement_is_peace(row in any_row(), has: bool, creating: bool) {
             let steps = decided(&row, has, creating);

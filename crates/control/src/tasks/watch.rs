@@ -1,5 +1,5 @@
-//! Keeps the watch on one host: connects, applies every report, and connects again when the stream breaks or falls
-//! silent.
+//! Keeps the watch on one host: connects, applies every report, and connects again when the stream
+//! breaks or falls silent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,11 @@ pub(super) async fn keep(app: Arc<App>, host: Arc<Host>) {
         loop {
             let broke = watch(&app, &host, &mut delay).await;
             if host.set_down(&broke.message) {
-                tracing::warn!(host = host.url(), error = broke.chain(), "no reports from the host agent");
+                tracing::warn!(
+                    host = host.url(),
+                    error = broke.chain(),
+                    "no reports from the host agent"
+                );
             }
             tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
             delay = LONGEST_DELAY.min(delay * 2);
@@ -41,7 +45,9 @@ pub(super) async fn keep(app: Arc<App>, host: Arc<Host>) {
 async fn watch(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> Error {
     let connected = async {
         let about = host.connect().await?;
-        let stream = host.watch_sandboxes(rpc::WatchSandboxesRequest::default()).await?;
+        let stream = host
+            .watch_sandboxes(rpc::WatchSandboxesRequest::default())
+            .await?;
         Ok::<_, Error>((about, stream))
     };
     let (about, mut stream) = match connected.await {
@@ -72,8 +78,15 @@ async fn watch(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> Error 
 }
 
 async fn next(stream: &mut WatchStream) -> Result<Option<Event>> {
-    let silent = || Error::new(model::ErrorCode::HostUnavailable, "the host agent has fallen silent");
-    tokio::time::timeout(SILENCE, stream.next()).await.map_err(|_| silent())?
+    let silent = || {
+        Error::new(
+            model::ErrorCode::HostUnavailable,
+            "the host agent has fallen silent",
+        )
+    };
+    tokio::time::timeout(SILENCE, stream.next())
+        .await
+        .map_err(|_| silent())?
 }
 
 async fn apply_until_synced(app: &App, stream: &mut WatchStream, host_id: &str) -> Result<()> {
@@ -84,7 +97,10 @@ async fn apply_until_synced(app: &App, stream: &mut WatchStream, host_id: &str) 
             Event::Heartbeat(_) => {}
         }
     }
-    Err(Error::new(model::ErrorCode::AgentError, "the host agent ended the reports before they were complete"))
+    Err(Error::new(
+        model::ErrorCode::AgentError,
+        "the host agent ended the reports before they were complete",
+    ))
 }
 
 async fn apply_all(app: &App, stream: &mut WatchStream, host_id: &str) -> Result<()> {
@@ -108,7 +124,8 @@ async fn apply(app: &App, host_id: &str, report: rpc::SandboxReport) -> Result<(
     }
 }
 
-/// Converges at once, then again and again. Ends with the first error, upon which everything starts afresh.
+/// Converges at once, then again and again. Ends with the first error, upon which everything starts
+/// afresh.
 async fn rounds(app: &Arc<App>, host: &Arc<Host>, host_id: &str) -> Error {
     loop {
         let woken = app.converge.notified();

@@ -26,7 +26,11 @@ async fn page(State(seen): State<Seen>, request: Request) -> Response {
     let host = request.headers()["host"].to_str().unwrap();
     let seen_as = format!("{} {host} {}", request.method(), request.uri());
     seen.lock().unwrap().push(seen_as);
-    let mut response = ([("content-type", "text/html")], "<!doctype html><title>a page</title>").into_response();
+    let mut response = (
+        [("content-type", "text/html")],
+        "<!doctype html><title>a page</title>",
+    )
+        .into_response();
     let hostile = [
         ("set-cookie", "neighbours=1; Path=/; Domain=localhost"),
         ("set-cookie", "wrenn-link=planted; Path=/"),
@@ -47,7 +51,10 @@ async fn web_socket(upgrade: WebSocketUpgrade) -> Response {
     for (name, value) in [
         ("set-cookie", "planted=1; Path=/; Domain=localhost"),
         ("set-cookie", "planted-too=1; Path=/"),
-        ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+        (
+            "strict-transport-security",
+            "max-age=31536000; includeSubDomains",
+        ),
     ] {
         response.headers_mut().append(name, value.parse().unwrap());
     }
@@ -75,37 +82,71 @@ impl Stage {
             })
             .await;
         let seen = Seen::default();
-        let router = Router::new().route("/ws", get(web_socket)).fallback(any(page)).with_state(Arc::clone(&seen));
+        let router = Router::new()
+            .route("/ws", get(web_socket))
+            .fallback(any(page))
+            .with_state(Arc::clone(&seen));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        host.world().ports.insert(PORT, listener.local_addr().unwrap());
+        host.world()
+            .ports
+            .insert(PORT, listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let private = plane.create().await.id;
-        let open = CreateSandbox { public_ports: Some(true), ..Default::default() };
+        let open = CreateSandbox {
+            public_ports: Some(true),
+            ..Default::default()
+        };
         let neighbour = plane.client().create(&open).await.unwrap().id;
-        Self { _host: host, _ground: ground, plane, seen, private, neighbour, domain }
+        Self {
+            _host: host,
+            _ground: ground,
+            plane,
+            seen,
+            private,
+            neighbour,
+            domain,
+        }
     }
 
     /// The origin of a sandbox's page.
     fn origin(&self, id: &str) -> String {
-        format!("http://{PORT}-{id}.{}:{}", self.domain, address(&self.plane).port())
+        format!(
+            "http://{PORT}-{id}.{}:{}",
+            self.domain,
+            address(&self.plane).port()
+        )
     }
 
     async fn link(&self) -> api_types::PortLink {
-        let request = PortLinkRequest { port: PORT, expires_in_sec: Some(600) };
-        self.plane.client().port_link(&self.private, &request).await.unwrap()
+        let request = PortLinkRequest {
+            port: PORT,
+            expires_in_sec: Some(600),
+        };
+        self.plane
+            .client()
+            .port_link(&self.private, &request)
+            .await
+            .unwrap()
     }
 
     /// The requests that reached the private sandbox since it was asked last.
     fn take_seen(&self) -> Vec<String> {
         let mut seen = self.seen.lock().unwrap();
-        let all = seen.drain(..).filter(|request| request.contains(&self.private));
+        let all = seen
+            .drain(..)
+            .filter(|request| request.contains(&self.private));
         all.filter(|request| !request.contains("favicon")).collect()
     }
 
     /// Opens the private page with its link, which leaves a cookie.
     async fn open_private(&self, browser: &mut Browser) -> Tab {
         let (tab, token) = (browser.open_tab().await, self.link().await.token.unwrap());
-        browser.go(&tab, &format!("{}/?wrenn-link={token}", self.origin(&self.private))).await;
+        browser
+            .go(
+                &tab,
+                &format!("{}/?wrenn-link={token}", self.origin(&self.private)),
+            )
+            .await;
         assert_eq!(browser.evaluate(&tab, "document.title").await, "a page");
         tab
     }
@@ -119,7 +160,9 @@ fn foreign_requests(url: &str) -> Vec<String> {
              {more} it.{address} = '{url}/{name}'; document.documentElement.append(it); }})"
         )
     };
-    let fetched = |options: &str| format!("fetch('{url}/fetch', {{ {options} }}).then(() => 'ended', () => 'ended')");
+    let fetched = |options: &str| {
+        format!("fetch('{url}/fetch', {{ {options} }}).then(() => 'ended', () => 'ended')")
+    };
     vec![
         element("img", "src", ""),
         element("script", "src", ""),
@@ -157,7 +200,11 @@ async fn page_on_our_origin_is_powerless() {
     browser.go(&tab, &format!("{api}{path}hostile")).await;
     assert_eq!(browser.evaluate(&tab, "document.title").await, "a page");
     assert_eq!(browser.evaluate(&tab, "self.origin").await, "null");
-    for forbidden in ["document.cookie", "localStorage.length", "navigator.serviceWorker.register('sw.js')"] {
+    for forbidden in [
+        "document.cookie",
+        "localStorage.length",
+        "navigator.serviceWorker.register('sw.js')",
+    ] {
         let thrown = browser.evaluate(&tab, forbidden).await;
         assert!(thrown.get("thrown").is_some(), "{forbidden}: {thrown}");
     }
@@ -168,7 +215,10 @@ async fn page_on_our_origin_is_powerless() {
          it.onmessage = event => end(event.data); it.onerror = () => end('failed'); }})"
     );
     assert_eq!(browser.evaluate(&tab, &socket).await, "hello");
-    assert_eq!(browser.cookies(&tab, &format!("{api}/")).await, Vec::<String>::new());
+    assert_eq!(
+        browser.cookies(&tab, &format!("{api}/")).await,
+        Vec::<String>::new()
+    );
     // No promise of https was planted either.
     browser.go(&tab, &format!("{api}/health")).await;
     assert_eq!(browser.evaluate(&tab, "location.protocol").await, "http:");
@@ -185,7 +235,10 @@ async fn neighbours_page_uses_no_foreign_link() {
     // The page itself does as it likes.
     for (expression, right) in [
         ("fetch('/own').then(a => a.status)", json!(200)),
-        ("fetch('/own', { method: 'POST', body: 'x' }).then(a => a.status)", json!(200)),
+        (
+            "fetch('/own', { method: 'POST', body: 'x' }).then(a => a.status)",
+            json!(200),
+        ),
         (
             "new Promise(end => { const it = new WebSocket('/ws'); it.onmessage = event => end(event.data) })",
             json!("hello"),
@@ -197,7 +250,11 @@ async fn neighbours_page_uses_no_foreign_link() {
         ),
         ("document.cookie.includes('wrenn')", json!(false)),
     ] {
-        assert_eq!(browser.evaluate(&own, expression).await, right, "{expression}");
+        assert_eq!(
+            browser.evaluate(&own, expression).await,
+            right,
+            "{expression}"
+        );
     }
     assert_eq!(stage.take_seen().len(), 3);
 
@@ -211,17 +268,29 @@ async fn neighbours_page_uses_no_foreign_link() {
     // A tab that a link opens shows the page, and its opener has no hold of it.
     let opened = format!("window.opened = window.open('{url}/opened'); true");
     assert_eq!(browser.evaluate(&foreign, &opened).await, true);
-    eventually("the page opened", || async { (!stage.take_seen().is_empty()).then_some(()) }).await;
-    let severed =
-        "new Promise(end => { const look = () => window.opened.closed ? end(true) : setTimeout(look, 50); look() })";
+    eventually("the page opened", || async {
+        (!stage.take_seen().is_empty()).then_some(())
+    })
+    .await;
+    let severed = "new Promise(end => { const look = () => window.opened.closed ? end(true) : setTimeout(look, 50); look() })";
     assert_eq!(browser.evaluate(&foreign, severed).await, true);
 
     // Nor does it plant or clear what the page relies on.
     let cookies = browser.cookies(&own, &format!("{url}/")).await;
     assert!(cookies.contains(&"wrenn-link".to_owned()), "{cookies:?}");
-    browser.go(&foreign, &format!("{}/hostile", stage.origin(&stage.neighbour))).await;
+    browser
+        .go(
+            &foreign,
+            &format!("{}/hostile", stage.origin(&stage.neighbour)),
+        )
+        .await;
     assert_eq!(browser.cookies(&own, &format!("{url}/")).await, cookies);
-    assert_eq!(browser.evaluate(&own, "fetch('/own').then(a => a.status)").await, 200);
+    assert_eq!(
+        browser
+            .evaluate(&own, "fetch('/own').then(a => a.status)")
+            .await,
+        200
+    );
 }
 
 #[tokio::test]
@@ -230,7 +299,10 @@ async fn link_over_http_sets_no_cookie() {
     let mut browser = Browser::start(&["--host-resolver-rules=MAP *.boxes.test 127.0.0.1"]).await;
     let own = stage.open_private(&mut browser).await;
     let url = stage.origin(&stage.private);
-    assert_eq!(browser.cookies(&own, &format!("{url}/")).await, Vec::<String>::new());
+    assert_eq!(
+        browser.cookies(&own, &format!("{url}/")).await,
+        Vec::<String>::new()
+    );
     stage.take_seen();
     let foreign = browser.open_tab().await;
     for step in foreign_requests(&url) {

@@ -12,13 +12,30 @@ async fn a_sandbox_comes_runs_and_goes() {
     let (host, _ground, plane) = one().await;
     let client = plane.client();
     let envs = [("A".to_owned(), "b=c".to_owned())].into();
-    let spec =
-        CreateSandbox { vcpus: Some(2), memory_mb: Some(256), timeout_sec: Some(60), envs, ..Default::default() };
+    let spec = CreateSandbox {
+        vcpus: Some(2),
+        memory_mb: Some(256),
+        timeout_sec: Some(60),
+        envs,
+        ..Default::default()
+    };
     let sandbox = client.create(&spec).await.unwrap();
-    assert_eq!((sandbox.status, sandbox.template.as_str()), (SandboxStatus::Running, "minimal"));
-    assert_eq!((sandbox.vcpus, sandbox.memory_mb, sandbox.timeout_sec), (2, 256, 60));
-    assert_eq!((sandbox.guest_ip.as_deref(), sandbox.host_ip.as_deref()), (Some("169.254.0.21"), Some("10.11.0.1")));
-    assert!(sandbox.started_at.is_some() && sandbox.created_at.ends_with('Z'), "{sandbox:?}");
+    assert_eq!(
+        (sandbox.status, sandbox.template.as_str()),
+        (SandboxStatus::Running, "minimal")
+    );
+    assert_eq!(
+        (sandbox.vcpus, sandbox.memory_mb, sandbox.timeout_sec),
+        (2, 256, 60)
+    );
+    assert_eq!(
+        (sandbox.guest_ip.as_deref(), sandbox.host_ip.as_deref()),
+        (Some("169.254.0.21"), Some("10.11.0.1"))
+    );
+    assert!(
+        sandbox.started_at.is_some() && sandbox.created_at.ends_with('Z'),
+        "{sandbox:?}"
+    );
     assert_eq!(host.world().sandboxes[&sandbox.id].spec.envs["A"], "b=c");
     assert_eq!(client.get(&sandbox.id).await.unwrap().id, sandbox.id);
 
@@ -33,10 +50,17 @@ async fn a_sandbox_comes_runs_and_goes() {
 #[tokio::test]
 async fn defaults_are_the_originals_and_zero_means_the_default_time() {
     let (_host, _ground, plane) = one().await;
-    let answer = plane.post("/v1/capsules", r#"{"timeout_sec": 0, "vcpus": null}"#).send().await.unwrap();
+    let answer = plane
+        .post("/v1/capsules", r#"{"timeout_sec": 0, "vcpus": null}"#)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 201);
     let sandbox: api_types::Sandbox = answer.json().await.unwrap();
-    assert_eq!((sandbox.vcpus, sandbox.memory_mb, sandbox.timeout_sec), (1, 512, 300));
+    assert_eq!(
+        (sandbox.vcpus, sandbox.memory_mb, sandbox.timeout_sec),
+        (1, 512, 300)
+    );
 }
 
 #[tokio::test]
@@ -46,15 +70,27 @@ async fn a_create_that_fails_leaves_nothing() {
     let any = CreateSandbox::default();
     let create = || client.create(&any);
 
-    let spec = CreateSandbox { template: Some("no-such-template".into()), ..Default::default() };
+    let spec = CreateSandbox {
+        template: Some("no-such-template".into()),
+        ..Default::default()
+    };
     let error = client.create(&spec).await.unwrap_err();
-    assert!(error.is_not_found() && error.to_string().contains("no-such-template"), "{error}");
-    assert!(error.to_string().contains("minimal"), "it says what there is: {error}");
+    assert!(
+        error.is_not_found() && error.to_string().contains("no-such-template"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("minimal"),
+        "it says what there is: {error}"
+    );
 
     host.fail_next("Boot", ConnectError::internal("the guest did not answer"));
     let error = create().await.unwrap_err();
     assert_eq!(error.code(), Some("agent_error"));
-    assert!(error.to_string().contains("the guest did not answer"), "{error}");
+    assert!(
+        error.to_string().contains("the guest did not answer"),
+        "{error}"
+    );
 
     host.fail_next("EnsureSandbox", ConnectError::internal("out of slots"));
     assert_eq!(create().await.unwrap_err().code(), Some("agent_error"));
@@ -71,7 +107,8 @@ async fn a_create_that_fails_leaves_nothing() {
 
     host.restart();
     eventually("nothing left", || async {
-        (plane.store.sandbox_count().await.unwrap() == 0 && host.world().sandboxes.is_empty()).then_some(())
+        (plane.store.sandbox_count().await.unwrap() == 0 && host.world().sandboxes.is_empty())
+            .then_some(())
     })
     .await;
 }
@@ -87,7 +124,13 @@ async fn a_client_that_hangs_up_does_not_cut_a_create_in_half() {
     assert!(create.await.unwrap_err().is_cancelled());
     gate.open();
     let sandbox = eventually("the sandbox running", || async {
-        plane.client().list_all().await.unwrap().into_iter().find(|sandbox| sandbox.status == SandboxStatus::Running)
+        plane
+            .client()
+            .list_all()
+            .await
+            .unwrap()
+            .into_iter()
+            .find(|sandbox| sandbox.status == SandboxStatus::Running)
     })
     .await;
     plane.client().delete(&sandbox.id).await.unwrap();
@@ -112,7 +155,10 @@ async fn a_delete_outranks_a_create() {
             // The host says that it does not know it any more.
             let _ = create.await;
         }
-        eventually("nothing left", || async { host.world().sandboxes.is_empty().then_some(()) }).await;
+        eventually("nothing left", || async {
+            host.world().sandboxes.is_empty().then_some(())
+        })
+        .await;
         assert_eq!(plane.store.sandbox_count().await.unwrap(), 0);
     }
 }
@@ -130,5 +176,8 @@ async fn the_next_host_takes_what_the_first_has_no_room_for() {
     let second = plane.create().await;
     assert_eq!(free.world().sandboxes.len(), 2);
     plane.client().delete(&second.id).await.unwrap();
-    assert_eq!(plane.client().get(&sandbox.id).await.unwrap().status, SandboxStatus::Running);
+    assert_eq!(
+        plane.client().get(&sandbox.id).await.unwrap().status,
+        SandboxStatus::Running
+    );
 }

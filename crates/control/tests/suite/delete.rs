@@ -45,16 +45,31 @@ async fn a_host_that_is_away_gets_it_later() {
     let id = plane.create().await.id;
     host.stop();
     let path = format!("/v1/sandboxes/{id}");
-    let message = refused(plane.request(Method::DELETE, &path), 503, "host_unavailable").await;
+    let message = refused(
+        plane.request(Method::DELETE, &path),
+        503,
+        "host_unavailable",
+    )
+    .await;
     assert!(message.contains("will be carried out"), "{message}");
     // For users it is gone.
     refused(plane.request(Method::GET, &path), 404, "not_found").await;
-    refused(plane.post(&format!("{path}/exec"), r#"{"cmd": "true"}"#), 404, "not_found").await;
+    refused(
+        plane.post(&format!("{path}/exec"), r#"{"cmd": "true"}"#),
+        404,
+        "not_found",
+    )
+    .await;
     assert!(plane.client().list_all().await.unwrap().is_empty());
-    assert_eq!(plane.store.sandbox_count().await.unwrap(), 1, "the wish is remembered");
+    assert_eq!(
+        plane.store.sandbox_count().await.unwrap(),
+        1,
+        "the wish is remembered"
+    );
     host.restart();
     eventually("the deletion", || async {
-        (plane.store.sandbox_count().await.unwrap() == 0 && host.world().sandboxes.is_empty()).then_some(())
+        (plane.store.sandbox_count().await.unwrap() == 0 && host.world().sandboxes.is_empty())
+            .then_some(())
     })
     .await;
 }
@@ -70,6 +85,9 @@ async fn a_client_that_hangs_up_does_not_stop_it() {
     delete.abort();
     let _ = delete.await;
     gate.open();
-    eventually("the deletion", || async { (plane.store.sandbox_count().await.unwrap() == 0).then_some(()) }).await;
+    eventually("the deletion", || async {
+        (plane.store.sandbox_count().await.unwrap() == 0).then_some(())
+    })
+    .await;
     assert!(host.world().sandboxes.is_empty());
 }

@@ -13,7 +13,11 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn mount(at: &Path) -> Self {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(at).status().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "none"])
+            .arg(at)
+            .status()
+            .unwrap();
         assert!(mounted.success(), "mounting needs root");
         Self(at.to_owned())
     }
@@ -55,7 +59,10 @@ async fn use_up(disk: &SmallDisk, plane: &Plane) {
         let answer = plane.post("/v1/sandboxes", "{}").send().await.unwrap();
         if answer.status() != 201 {
             let text = answer.text().await.unwrap();
-            assert!(text.contains("insufficient_storage") && text.contains("free some space"), "{text}");
+            assert!(
+                text.contains("insufficient_storage") && text.contains("free some space"),
+                "{text}"
+            );
             return;
         }
     }
@@ -67,7 +74,12 @@ async fn delete_on_full_disk_makes_room() {
     let (disk, host, _ground, plane) = with_small_disk().await;
     let id = plane.create().await.id;
     use_up(&disk, &plane).await;
-    refused(plane.post("/v1/sandboxes", "{}"), 507, "insufficient_storage").await;
+    refused(
+        plane.post("/v1/sandboxes", "{}"),
+        507,
+        "insufficient_storage",
+    )
+    .await;
     // Reads go on.
     assert_eq!(plane.client().get(&id).await.unwrap().id, id);
     let gate = host.hold_next("RemoveSandbox");
@@ -81,7 +93,12 @@ async fn delete_on_full_disk_makes_room() {
     disk.make_room();
     gate.open();
     deleted.await.unwrap().unwrap();
-    refused(plane.request(reqwest::Method::GET, &format!("/v1/sandboxes/{id}")), 404, "not_found").await;
+    refused(
+        plane.request(reqwest::Method::GET, &format!("/v1/sandboxes/{id}")),
+        404,
+        "not_found",
+    )
+    .await;
     plane.create().await;
 }
 
@@ -91,7 +108,12 @@ async fn delete_on_full_database_reaches_host() {
     let id = plane.create().await.id;
     use_up(&disk, &plane).await;
     let path = format!("/v1/sandboxes/{id}");
-    let message = refused(plane.request(reqwest::Method::DELETE, &path), 507, "insufficient_storage").await;
+    let message = refused(
+        plane.request(reqwest::Method::DELETE, &path),
+        507,
+        "insufficient_storage",
+    )
+    .await;
     assert!(message.contains("gone from its host"), "{message}");
     assert!(!host.world().sandboxes.contains_key(&id));
     disk.make_room();

@@ -15,11 +15,18 @@ async fn pages_show_every_sandbox_once_and_the_newest_first() {
         made.push(plane.create().await.id);
     }
     let mut seen = Vec::new();
-    let mut query = ListQuery { limit: Some(2), cursor: None };
+    let mut query = ListQuery {
+        limit: Some(2),
+        cursor: None,
+    };
     loop {
         let page = plane.client().list(&query).await.unwrap();
         assert!(page.items.len() <= 2);
-        seen.extend(page.items.into_iter().map(|sandbox| (sandbox.created_at, sandbox.id)));
+        seen.extend(
+            page.items
+                .into_iter()
+                .map(|sandbox| (sandbox.created_at, sandbox.id)),
+        );
         match page.next {
             Some(next) => query.cursor = Some(next),
             None => break,
@@ -42,8 +49,12 @@ async fn bad_queries_are_refused_by_name() {
         ("cursor=x", "cursor"),
         ("curser=x", "curser"),
     ] {
-        let message =
-            refused(plane.request(Method::GET, &format!("/v1/sandboxes?{query}")), 400, "invalid_request").await;
+        let message = refused(
+            plane.request(Method::GET, &format!("/v1/sandboxes?{query}")),
+            400,
+            "invalid_request",
+        )
+        .await;
         assert!(message.contains(said), "{query}: {message}");
     }
 }
@@ -52,7 +63,11 @@ async fn bad_queries_are_refused_by_name() {
 async fn logs_come_as_they_are_written() {
     let (host, _ground, plane) = one().await;
     let id = plane.create().await.id;
-    let answer = plane.request(Method::GET, &format!("/v1/sandboxes/{id}/logs")).send().await.unwrap();
+    let answer = plane
+        .request(Method::GET, &format!("/v1/sandboxes/{id}/logs"))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
     let text = answer.text().await.unwrap();
     assert_eq!(text.lines().count(), 2, "{text}");
@@ -63,17 +78,51 @@ async fn logs_come_as_they_are_written() {
     host.log(&id, "later");
     assert_eq!(logs.next().await.unwrap().unwrap().line, "later");
     // What ended can be read about.
-    host.set_state(&id, host_rpc::SandboxState::SANDBOX_STATE_ERROR, "kernel panic");
-    assert!(plane.client().logs(&id, false).await.unwrap().next().await.unwrap().is_some());
-    refused(plane.request(Method::GET, &format!("/v1/sandboxes/{id}/logs?follow=maybe")), 400, "invalid_request").await;
+    host.set_state(
+        &id,
+        host_rpc::SandboxState::SANDBOX_STATE_ERROR,
+        "kernel panic",
+    );
+    assert!(
+        plane
+            .client()
+            .logs(&id, false)
+            .await
+            .unwrap()
+            .next()
+            .await
+            .unwrap()
+            .is_some()
+    );
+    refused(
+        plane.request(
+            Method::GET,
+            &format!("/v1/sandboxes/{id}/logs?follow=maybe"),
+        ),
+        400,
+        "invalid_request",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn templates_are_those_of_the_hosts() {
     let (host, _ground, plane) = one().await;
     host.world().templates.push("data-science".to_owned());
-    let names: Vec<String> = plane.client().templates().await.unwrap().into_iter().map(|t| t.name).collect();
+    let names: Vec<String> = plane
+        .client()
+        .templates()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|t| t.name)
+        .collect();
     assert_eq!(names, ["data-science", "minimal"]);
     host.stop();
-    refused(plane.request(Method::GET, "/v1/templates"), 503, "host_unavailable").await;
+    refused(
+        plane.request(Method::GET, "/v1/templates"),
+        503,
+        "host_unavailable",
+    )
+    .await;
 }

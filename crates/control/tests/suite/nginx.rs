@@ -1,5 +1,6 @@
-//! What the port proxy passes on, compared with what nginx passes on: some 200 odd but legal requests and answers. Where the
-//! two differ on purpose, the case stands in [`corpus::DIFFERENCES`] with the reason.
+//! What the port proxy passes on, compared with what nginx passes on: some 200 odd but legal
+//! requests and answers. Where the two differ on purpose, the case stands in
+//! [`corpus::DIFFERENCES`] with the reason.
 
 mod corpus;
 mod exchange;
@@ -28,7 +29,11 @@ struct Nginx {
 impl Nginx {
     async fn start(guest: SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let configuration = dir.path().join("nginx.conf");
         std::fs::write(&configuration, configuration_text(address, guest)).unwrap();
         let child = Command::new("nginx")
@@ -36,8 +41,15 @@ impl Nginx {
             .stderr(Stdio::null())
             .spawn()
             .expect("nginx: scripts/deps.sh test installs it");
-        let nginx = Self { child, address, _dir: dir };
-        eventually("nginx", || async { TcpStream::connect(address).await.ok().map(drop) }).await;
+        let nginx = Self {
+            child,
+            address,
+            _dir: dir,
+        };
+        eventually("nginx", || async {
+            TcpStream::connect(address).await.ok().map(drop)
+        })
+        .await;
         nginx
     }
 }
@@ -77,7 +89,10 @@ async fn corpus_passes_as_through_nginx() {
     let (host, _ground, plane) = one().await;
     let guest = Guest::start().await;
     host.world().ports.insert(PORT, guest.address);
-    let spec = CreateSandbox { public_ports: Some(true), ..Default::default() };
+    let spec = CreateSandbox {
+        public_ports: Some(true),
+        ..Default::default()
+    };
     let id = plane.client().create(&spec).await.unwrap().id;
     let nginx = Nginx::start(guest.address).await;
     let (authority, ours) = (name(&id, PORT), address(&plane));
@@ -86,28 +101,51 @@ async fn corpus_passes_as_through_nginx() {
     assert!(cases.len() >= 200, "{}", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        let (here, there) = (guest.pass(case, ours).await, guest.pass(case, nginx.address).await);
+        let (here, there) = (
+            guest.pass(case, ours).await,
+            guest.pass(case, nginx.address).await,
+        );
         match (here == there, deliberate.contains_key(case.name.as_str())) {
             (true, false) | (false, true) => {}
             (true, true) => wrong.push(format!("{}: no difference any more", case.name)),
             (false, false) => wrong.push(describe(case, &here, &there)),
         }
     }
-    let unknown = deliberate.keys().filter(|name| !cases.iter().any(|case| case.name == **name));
+    let unknown = deliberate
+        .keys()
+        .filter(|name| !cases.iter().any(|case| case.name == **name));
     wrong.extend(unknown.map(|name| format!("{name}: no such case")));
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("\n")
+    );
 }
 
 fn describe(case: &Case, here: &Passed, there: &Passed) -> String {
     let mut all = format!("{}\n", case.name);
-    for (what, ours, theirs) in [("guest", &here.request, &there.request), ("client", &here.answer, &there.answer)] {
+    for (what, ours, theirs) in [
+        ("guest", &here.request, &there.request),
+        ("client", &here.answer, &there.answer),
+    ] {
         if ours != theirs {
-            let (ours, theirs): (Vec<_>, Vec<_>) =
-                (ours.iter().map(|l| text(l)).collect(), theirs.iter().map(|l| text(l)).collect());
+            let (ours, theirs): (Vec<_>, Vec<_>) = (
+                ours.iter().map(|l| text(l)).collect(),
+                theirs.iter().map(|l| text(l)).collect(),
+            );
             let only = |one: &[String], other: &[String]| -> Vec<String> {
-                one.iter().filter(|line| !other.contains(line)).map(|line| line.chars().take(120).collect()).collect()
+                one.iter()
+                    .filter(|line| !other.contains(line))
+                    .map(|line| line.chars().take(120).collect())
+                    .collect()
             };
-            all += &format!("  {what}: here {:?}\n         nginx {:?}\n", only(&ours, &theirs), only(&theirs, &ours));
+            all += &format!(
+                "  {what}: here {:?}\n         nginx {:?}\n",
+                only(&ours, &theirs),
+                only(&theirs, &ours)
+            );
         }
     }
     all

@@ -29,12 +29,17 @@ pub async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 /// A server in every sandbox of `host`, which hands each connection to `serve` with its number.
-pub async fn start_server<F>(host: &FakeHost, port: u16, serve: impl Fn(usize, TcpStream) -> F + Send + 'static)
-where
+pub async fn start_server<F>(
+    host: &FakeHost,
+    port: u16,
+    serve: impl Fn(usize, TcpStream) -> F + Send + 'static,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    host.world().ports.insert(port, listener.local_addr().unwrap());
+    host.world()
+        .ports
+        .insert(port, listener.local_addr().unwrap());
     tokio::spawn(async move {
         let mut number = 0;
         while let Ok((stream, _)) = listener.accept().await {
@@ -45,7 +50,11 @@ where
 }
 
 /// A server that notes what it reads, head by head, and answers with `answer`, then closes.
-pub async fn start_recorder(host: &FakeHost, port: u16, answer: &'static [u8]) -> Arc<Mutex<Vec<Vec<u8>>>> {
+pub async fn start_recorder(
+    host: &FakeHost,
+    port: u16,
+    answer: &'static [u8],
+) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&heads);
     start_server(host, port, move |_, mut stream| {
@@ -65,7 +74,8 @@ pub fn address(plane: &Plane) -> SocketAddr {
     plane.url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// Sends bytes to the control plane, and returns the whole answer once it has closed the connection.
+/// Sends bytes to the control plane, and returns the whole answer once it has closed the
+/// connection.
 pub async fn exchange(plane: &Plane, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address(plane)).await.unwrap();
     stream.write_all(request).await.unwrap();

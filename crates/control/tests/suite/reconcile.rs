@@ -24,16 +24,27 @@ async fn a_control_plane_killed_in_the_middle_of_a_create_finds_the_sandbox_agai
     plane.kill();
     assert!(create.await.unwrap().is_err());
     let plane = ground.start(&[&host]).await;
-    assert_eq!(plane.client().list_all().await.unwrap()[0].status, SandboxStatus::Pending);
+    assert_eq!(
+        plane.client().list_all().await.unwrap()[0].status,
+        SandboxStatus::Pending
+    );
     gate.open();
     let id = eventually("the sandbox running", || async {
         let all = plane.client().list_all().await.unwrap();
-        all.into_iter().find(|sandbox| sandbox.status == SandboxStatus::Running)
+        all.into_iter()
+            .find(|sandbox| sandbox.status == SandboxStatus::Running)
     })
     .await
     .id;
-    let request = api_types::ExecRequest { cmd: "print".into(), args: vec!["alive".into()], ..Default::default() };
-    assert_eq!(plane.client().exec(&id, &request).await.unwrap().stdout, "alive");
+    let request = api_types::ExecRequest {
+        cmd: "print".into(),
+        args: vec!["alive".into()],
+        ..Default::default()
+    };
+    assert_eq!(
+        plane.client().exec(&id, &request).await.unwrap().stdout,
+        "alive"
+    );
 }
 
 #[tokio::test]
@@ -54,7 +65,10 @@ async fn what_a_host_made_while_nobody_looked_is_known_after_a_restart() {
     })
     .await;
     let plane = ground.start(&[&host]).await;
-    assert_eq!(plane.client().list_all().await.unwrap()[0].status, SandboxStatus::Running);
+    assert_eq!(
+        plane.client().list_all().await.unwrap()[0].status,
+        SandboxStatus::Running
+    );
 }
 
 /// A row as a control plane leaves it that dies before it has asked a host.
@@ -77,10 +91,22 @@ async fn abandoned_with(ground: &Ground, age_ms: i64, key: Option<&str>) -> Sand
     };
     let now = control::app::now_ms() - age_ms;
     let fingerprint = Sha256::digest(serde_json::to_vec(&spec).unwrap()).into();
-    let idempotency = key.map(|key| Idempotency { key: key.to_owned(), fingerprint });
-    let new = NewSandbox { id: SandboxId::random(), spec, key_id: ground.key_id.clone(), idempotency, now };
+    let idempotency = key.map(|key| Idempotency {
+        key: key.to_owned(),
+        fingerprint,
+    });
+    let new = NewSandbox {
+        id: SandboxId::random(),
+        spec,
+        key_id: ground.key_id.clone(),
+        idempotency,
+        now,
+    };
     let store = ground.store().await;
-    assert!(matches!(store.sandbox_insert(&new).await.unwrap(), Inserted::New(_)));
+    assert!(matches!(
+        store.sandbox_insert(&new).await.unwrap(),
+        Inserted::New(_)
+    ));
     store.close().await;
     new.id
 }
@@ -92,8 +118,16 @@ async fn rows_that_no_host_was_asked_for_go_away() {
     let old = abandoned(&ground, 31_000).await;
     let young = abandoned(&ground, 0).await;
     let plane = ground.start(&[&host]).await;
-    eventually("the old row gone", || async { plane.store.sandbox_get(&old).await.unwrap().is_none().then_some(()) })
-        .await;
+    eventually("the old row gone", || async {
+        plane
+            .store
+            .sandbox_get(&old)
+            .await
+            .unwrap()
+            .is_none()
+            .then_some(())
+    })
+    .await;
     // Another control plane may be at work on it.
     assert_eq!(status(&plane, young.as_str()).await, SandboxStatus::Pending);
     // But a user need not wait.
@@ -107,7 +141,11 @@ async fn what_somebody_finishes_meanwhile_is_not_given_up() {
     let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
     b.world().is_full = true;
     let stranger = SandboxId::random();
-    b.world().add(stranger.as_str(), SandboxState::SANDBOX_STATE_RUNNING, host_rpc::SandboxSpec::default());
+    b.world().add(
+        stranger.as_str(),
+        SandboxState::SANDBOX_STATE_RUNNING,
+        host_rpc::SandboxSpec::default(),
+    );
     let ground = Ground::new().await;
     let old = abandoned_with(&ground, 31_000, Some("again")).await;
     let gates = [a.hold_next("ListSandboxes"), b.hold_next("ListSandboxes")];
@@ -115,12 +153,23 @@ async fn what_somebody_finishes_meanwhile_is_not_given_up() {
     for gate in &gates {
         gate.reached().await;
     }
-    let again = plane.post("/v1/sandboxes", "{}").header("idempotency-key", "again").send().await.unwrap();
+    let again = plane
+        .post("/v1/sandboxes", "{}")
+        .header("idempotency-key", "again")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(again.status(), 201);
-    assert_eq!(again.json::<api_types::Sandbox>().await.unwrap().id, old.as_str());
+    assert_eq!(
+        again.json::<api_types::Sandbox>().await.unwrap().id,
+        old.as_str()
+    );
     gates.iter().for_each(testkit::host::Gate::open);
     // The last thing that is done for that host.
-    eventually("the stranger gone", || async { b.world().sandboxes.is_empty().then_some(()) }).await;
+    eventually("the stranger gone", || async {
+        b.world().sandboxes.is_empty().then_some(())
+    })
+    .await;
     assert_eq!(status(&plane, old.as_str()).await, SandboxStatus::Running);
 }
 
@@ -133,16 +182,26 @@ async fn a_double_on_another_host_goes_and_the_sandbox_stays() {
     let id = plane.create().await.id;
     plane.stop().await;
     // Older than what the row has.
-    b.world().add(&id, SandboxState::SANDBOX_STATE_RUNNING, host_rpc::SandboxSpec::default());
+    b.world().add(
+        &id,
+        SandboxState::SANDBOX_STATE_RUNNING,
+        host_rpc::SandboxSpec::default(),
+    );
     b.world().sandboxes.get_mut(&id).unwrap().generation = 2;
     let plane = ground.start(&[&a, &b]).await;
-    eventually("the double gone", || async { b.world().sandboxes.is_empty().then_some(()) }).await;
+    eventually("the double gone", || async {
+        b.world().sandboxes.is_empty().then_some(())
+    })
+    .await;
     // Reports come in order: when this one is heard of, so is the removal.
     b.world().is_full = false;
     a.world().is_full = true;
     let other = plane.create().await.id;
     b.set_state(&other, SandboxState::SANDBOX_STATE_STOPPED, "idle");
-    eventually("the report", || async { (status(&plane, &other).await == SandboxStatus::Stopped).then_some(()) }).await;
+    eventually("the report", || async {
+        (status(&plane, &other).await == SandboxStatus::Stopped).then_some(())
+    })
+    .await;
     assert_eq!(status(&plane, &id).await, SandboxStatus::Running);
 }
 
@@ -158,27 +217,47 @@ async fn half_made_sandboxes_that_a_host_gives_up_go_away() {
     host.forget(&id);
     assert_eq!(create.await.unwrap(), 503);
     host.restart();
-    eventually("the row gone", || async { (plane.store.sandbox_count().await.unwrap() == 0).then_some(()) }).await;
+    eventually("the row gone", || async {
+        (plane.store.sandbox_count().await.unwrap() == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_host_that_restarts_tells_what_it_lost() {
     let (host, _ground, plane) = one().await;
-    let (kept, lost, stopped) = (plane.create().await.id, plane.create().await.id, plane.create().await.id);
+    let (kept, lost, stopped) = (
+        plane.create().await.id,
+        plane.create().await.id,
+        plane.create().await.id,
+    );
     host.set_state(&stopped, SandboxState::SANDBOX_STATE_STOPPED, "idle");
-    eventually("the report", || async { (status(&plane, &stopped).await == SandboxStatus::Stopped).then_some(()) })
-        .await;
+    eventually("the report", || async {
+        (status(&plane, &stopped).await == SandboxStatus::Stopped).then_some(())
+    })
+    .await;
     host.stop();
     host.forget(&lost);
     host.forget(&stopped);
     host.restart();
     let sandbox = eventually("the loss", || async {
-        Some(plane.client().get(&lost).await.unwrap()).filter(|sandbox| sandbox.status == SandboxStatus::Error)
+        Some(plane.client().get(&lost).await.unwrap())
+            .filter(|sandbox| sandbox.status == SandboxStatus::Error)
     })
     .await;
     assert!(sandbox.reason.unwrap().contains("no longer knows it"));
     assert_eq!(status(&plane, &kept).await, SandboxStatus::Running);
-    assert_eq!(plane.client().get(&stopped).await.unwrap().reason.as_deref(), Some("idle"), "an end stays an end");
+    assert_eq!(
+        plane
+            .client()
+            .get(&stopped)
+            .await
+            .unwrap()
+            .reason
+            .as_deref(),
+        Some("idle"),
+        "an end stays an end"
+    );
     for id in [kept, lost, stopped] {
         plane.client().delete(&id).await.unwrap();
     }
@@ -189,7 +268,10 @@ async fn a_loss_that_is_reported_is_an_error_at_once() {
     let (host, _ground, plane) = one().await;
     let id = plane.create().await.id;
     host.lose(&id);
-    eventually("the loss", || async { (status(&plane, &id).await == SandboxStatus::Error).then_some(()) }).await;
+    eventually("the loss", || async {
+        (status(&plane, &id).await == SandboxStatus::Error).then_some(())
+    })
+    .await;
     plane.client().delete(&id).await.unwrap();
 }
 
@@ -197,7 +279,11 @@ async fn a_loss_that_is_reported_is_an_error_at_once() {
 async fn sandboxes_that_no_row_knows_are_removed() {
     let host = FakeHost::start();
     let stranger = SandboxId::random();
-    host.world().add(stranger.as_str(), SandboxState::SANDBOX_STATE_RUNNING, host_rpc::SandboxSpec::default());
+    host.world().add(
+        stranger.as_str(),
+        SandboxState::SANDBOX_STATE_RUNNING,
+        host_rpc::SandboxSpec::default(),
+    );
     let ground = Ground::new().await;
     let plane = ground.start(&[&host]).await;
     let ours = plane.create().await.id;
@@ -216,21 +302,48 @@ async fn sandboxes_of_a_host_that_left_for_good_are_errors() {
     drop(old);
     let new = FakeHost::start_as("host-b");
     let plane = ground.start(&[&new]).await;
-    eventually("the error", || async { (status(&plane, &id).await == SandboxStatus::Error).then_some(()) }).await;
-    let gone = plane.request(Method::DELETE, &format!("/v1/sandboxes/{id}")).send().await.unwrap().status().as_u16();
+    eventually("the error", || async {
+        (status(&plane, &id).await == SandboxStatus::Error).then_some(())
+    })
+    .await;
+    let gone = plane
+        .request(Method::DELETE, &format!("/v1/sandboxes/{id}"))
+        .send()
+        .await
+        .unwrap()
+        .status()
+        .as_u16();
     assert!(gone == 204 || gone == 503, "{gone}");
-    eventually("the row gone", || async { (plane.store.sandbox_count().await.unwrap() == 0).then_some(()) }).await;
+    eventually("the row gone", || async {
+        (plane.store.sandbox_count().await.unwrap() == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn health_says_when_the_host_is_away() {
     let (host, _ground, plane) = one().await;
-    let health = || async { plane.bare(Method::GET, "/health").send().await.unwrap().json::<Health>().await.unwrap() };
+    let health = || async {
+        plane
+            .bare(Method::GET, "/health")
+            .send()
+            .await
+            .unwrap()
+            .json::<Health>()
+            .await
+            .unwrap()
+    };
     assert_eq!(health().await.status, "ok");
     host.stop();
-    eventually("degraded", || async { (health().await.status == "degraded").then_some(()) }).await;
+    eventually("degraded", || async {
+        (health().await.status == "degraded").then_some(())
+    })
+    .await;
     host.restart();
-    eventually("ok again", || async { (health().await.status == "ok").then_some(()) }).await;
+    eventually("ok again", || async {
+        (health().await.status == "ok").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -240,11 +353,22 @@ async fn a_control_plane_ends_in_good_order_with_streams_open() {
     let mut logs = plane.client().logs(&id, true).await.unwrap();
     assert!(logs.next().await.unwrap().is_some());
     let client = plane.client();
-    let (_input, mut output) =
-        client.exec_stream(&id, client::ExecStart { cmd: "sleep".into(), ..Default::default() }).await.unwrap();
+    let (_input, mut output) = client
+        .exec_stream(
+            &id,
+            client::ExecStart {
+                cmd: "sleep".into(),
+                ..Default::default()
+            },
+        )
+        .await
+        .unwrap();
     assert!(output.next().await.unwrap().is_some());
     plane.stop().await;
     let error = output.next().await.unwrap_err();
     assert_eq!(error.code(), Some("host_unavailable"), "{error}");
-    assert!(host.world().sandboxes.contains_key(&id), "sandboxes go on running");
+    assert!(
+        host.world().sandboxes.contains_key(&id),
+        "sandboxes go on running"
+    );
 }

@@ -36,47 +36,134 @@ async fn wrong_creates_name_the_field() {
 async fn sizes_and_types_of_bodies_are_checked() {
     let (_host, _ground, plane) = one().await;
     let big = format!(r#"{{"template": "{}"}}"#, "a".repeat(3 << 20));
-    assert!(refused(plane.post("/v1/sandboxes", big.clone()), 413, "too_large").await.contains("2097152"));
+    assert!(
+        refused(plane.post("/v1/sandboxes", big.clone()), 413, "too_large")
+            .await
+            .contains("2097152")
+    );
     // Without a length that could be looked at first.
-    let chunks: Vec<_> = big.as_bytes().chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
+    let chunks: Vec<_> = big
+        .as_bytes()
+        .chunks(100_000)
+        .map(|part| Ok::<_, std::io::Error>(part.to_vec()))
+        .collect();
     let body = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
-    let request = plane.request(Method::POST, "/v1/sandboxes").header("content-type", "application/json").body(body);
+    let request = plane
+        .request(Method::POST, "/v1/sandboxes")
+        .header("content-type", "application/json")
+        .body(body);
     refused(request, 413, "too_large").await;
     let bare = plane.request(Method::POST, "/v1/sandboxes").body("{}");
-    assert!(refused(bare, 415, "unsupported_media_type").await.contains("application/json"));
-    let text = plane.request(Method::POST, "/v1/sandboxes").header("content-type", "text/plain").body("{}");
+    assert!(
+        refused(bare, 415, "unsupported_media_type")
+            .await
+            .contains("application/json")
+    );
+    let text = plane
+        .request(Method::POST, "/v1/sandboxes")
+        .header("content-type", "text/plain")
+        .body("{}");
     refused(text, 415, "unsupported_media_type").await;
 }
 
 #[tokio::test]
 async fn unknown_places_and_methods_have_the_same_form() {
     let (_host, _ground, plane) = one().await;
-    for path in ["/v1/nothing", "/v1/sandboxes/", "/v1/sandboxes/a/b/c/d", "/nothing"] {
+    for path in [
+        "/v1/nothing",
+        "/v1/sandboxes/",
+        "/v1/sandboxes/a/b/c/d",
+        "/nothing",
+    ] {
         refused(plane.request(Method::GET, path), 404, "not_found").await;
     }
-    for id in ["sb-", "x", "sb-..%2F..%2Fetc", "sb-00000000000000000000%00", "%ff"] {
-        let answer = plane.request(Method::GET, &format!("/v1/sandboxes/{id}")).send().await.unwrap();
-        assert!(matches!(answer.status().as_u16(), 400 | 404), "{id}: {}", answer.status());
-        assert!(answer.json::<api_types::ErrorBody>().await.unwrap().error.message.len() > 5);
+    for id in [
+        "sb-",
+        "x",
+        "sb-..%2F..%2Fetc",
+        "sb-00000000000000000000%00",
+        "%ff",
+    ] {
+        let answer = plane
+            .request(Method::GET, &format!("/v1/sandboxes/{id}"))
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            matches!(answer.status().as_u16(), 400 | 404),
+            "{id}: {}",
+            answer.status()
+        );
+        assert!(
+            answer
+                .json::<api_types::ErrorBody>()
+                .await
+                .unwrap()
+                .error
+                .message
+                .len()
+                > 5
+        );
     }
-    let message = refused(plane.request(Method::PUT, "/v1/sandboxes"), 405, "method_not_allowed").await;
-    assert!(message.contains("POST") && message.contains("GET"), "{message}");
+    let message = refused(
+        plane.request(Method::PUT, "/v1/sandboxes"),
+        405,
+        "method_not_allowed",
+    )
+    .await;
+    assert!(
+        message.contains("POST") && message.contains("GET"),
+        "{message}"
+    );
     for method in [Method::OPTIONS, Method::TRACE, Method::PATCH] {
-        let answer = plane.request(method.clone(), "/v1/templates").send().await.unwrap();
+        let answer = plane
+            .request(method.clone(), "/v1/templates")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 405, "{method}");
         assert!(answer.headers()["allow"].to_str().unwrap().contains("GET"));
     }
-    let head = plane.request(Method::HEAD, "/v1/sandboxes").send().await.unwrap();
+    let head = plane
+        .request(Method::HEAD, "/v1/sandboxes")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(head.status(), 200);
-    refused(plane.request(Method::GET, "/v1/templates?verbose=1"), 400, "invalid_request").await;
+    refused(
+        plane.request(Method::GET, "/v1/templates?verbose=1"),
+        400,
+        "invalid_request",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn answers_carry_a_request_id() {
     let (_host, _ground, plane) = one().await;
     let id_of = async |request: reqwest::RequestBuilder| {
-        request.send().await.unwrap().headers()["x-request-id"].to_str().unwrap().to_owned()
+        request.send().await.unwrap().headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned()
     };
-    assert_eq!(id_of(plane.request(Method::GET, "/v1/templates").header("x-request-id", "mine-1")).await, "mine-1");
-    assert_eq!(id_of(plane.bare(Method::GET, "/v1/nothing").header("x-request-id", "not mine")).await.len(), 16);
+    assert_eq!(
+        id_of(
+            plane
+                .request(Method::GET, "/v1/templates")
+                .header("x-request-id", "mine-1")
+        )
+        .await,
+        "mine-1"
+    );
+    assert_eq!(
+        id_of(
+            plane
+                .bare(Method::GET, "/v1/nothing")
+                .header("x-request-id", "not mine")
+        )
+        .await
+        .len(),
+        16
+    );
 }

@@ -21,7 +21,9 @@ const MIB: u64 = 1024 * 1024;
 
 async fn status(plane: &Plane, host: &str, path: &str, header: Option<(&str, &str)>) -> u16 {
     let request = plane.bare(Method::GET, path).header("host", host);
-    let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    let request = header.into_iter().fold(request, |request, (name, value)| {
+        request.header(name, value)
+    });
     request.send().await.unwrap().status().as_u16()
 }
 
@@ -36,7 +38,11 @@ impl Program {
     async fn start(settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Free a moment ago; nothing else takes ports of this range at that moment.
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let command = |name: &str| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_wrenn-cp"));
             let own = [
@@ -44,26 +50,43 @@ impl Program {
                 ("AGENT_TOKEN", "nobody-listens-there".to_owned()),
                 ("CP_HOST_AGENT_ADDR", "http://127.0.0.1:1".to_owned()),
             ];
-            command.arg(name).env("WRENN_DIR", dir.path()).envs(own).envs(settings.iter().copied());
-            command.current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .arg(name)
+                .env("WRENN_DIR", dir.path())
+                .envs(own)
+                .envs(settings.iter().copied());
+            command
+                .current_dir(dir.path())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             command
         };
         assert!(command("migrate").status().unwrap().success());
         let child = command("serve").spawn().unwrap();
-        let program = Self { child, address, _dir: dir };
+        let program = Self {
+            child,
+            address,
+            _dir: dir,
+        };
         eventually("the control plane", || async { program.ask().await }).await;
         program
     }
 
     /// The status of `/health`.
     async fn ask(&self) -> Option<u16> {
-        let answer = reqwest::Client::new().get(format!("http://{}/health", self.address)).send().await;
+        let answer = reqwest::Client::new()
+            .get(format!("http://{}/health", self.address))
+            .send()
+            .await;
         answer.ok().map(|answer| answer.status().as_u16())
     }
 
     fn resident_bytes(&self) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 }
@@ -84,8 +107,16 @@ async fn silent_connections_are_evicted_first() {
         for number in 0..PLACES {
             let mut stream = TcpStream::connect(program.address).await.unwrap();
             // Some say nothing at all, some half of a request of either version.
-            let begins: [&[u8]; 4] = [b"", b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\na: "];
-            stream.write_all(begins[number % begins.len()]).await.unwrap();
+            let begins: [&[u8]; 4] = [
+                b"",
+                b"P",
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                b"GET / HTTP/1.1\r\na: ",
+            ];
+            stream
+                .write_all(begins[number % begins.len()])
+                .await
+                .unwrap();
             strangers.push(stream);
         }
         // Well below the deadline of silent connections.
@@ -106,27 +137,57 @@ async fn request_without_right_wakes_no_sandbox() {
         for (host, path) in [
             (name(&id, port), "/health".to_owned()),
             (name(&id, port), "/?wrenn-link=x".to_owned()),
-            ("localhost".to_owned(), format!("/v1/sandboxes/{id}/ports/{port}/health")),
+            (
+                "localhost".to_owned(),
+                format!("/v1/sandboxes/{id}/ports/{port}/health"),
+            ),
         ] {
-            for header in [None, Some(("x-access-token", "guessed")), Some(("cookie", "wrenn-link=x"))] {
+            for header in [
+                None,
+                Some(("x-access-token", "guessed")),
+                Some(("cookie", "wrenn-link=x")),
+            ] {
                 let got = status(&plane, &host, &path, header).await;
-                assert!(matches!(got, 401 | 403), "{got} for {host}{path} {header:?}");
+                assert!(
+                    matches!(got, 401 | 403),
+                    "{got} for {host}{path} {header:?}"
+                );
             }
         }
-        let preflight =
-            plane.bare(Method::OPTIONS, "/").header("host", name(&id, port)).header("origin", "https://a.com");
-        let asked = [("access-control-request-method", "PUT"), ("access-control-request-headers", "x-wrenn-link")];
-        let preflight = asked.iter().fold(preflight, |all, (name, value)| all.header(*name, *value));
+        let preflight = plane
+            .bare(Method::OPTIONS, "/")
+            .header("host", name(&id, port))
+            .header("origin", "https://a.com");
+        let asked = [
+            ("access-control-request-method", "PUT"),
+            ("access-control-request-headers", "x-wrenn-link"),
+        ];
+        let preflight = asked
+            .iter()
+            .fold(preflight, |all, (name, value)| all.header(*name, *value));
         let answer = preflight.send().await.unwrap();
         assert_eq!(
-            (answer.status().as_u16(), &answer.headers()["access-control-allow-methods"]),
+            (
+                answer.status().as_u16(),
+                &answer.headers()["access-control-allow-methods"]
+            ),
             (204, &"PUT".parse().unwrap())
         );
-        assert_eq!(answer.headers()["access-control-allow-headers"], "x-wrenn-link");
-        assert!(!answer.headers().contains_key("access-control-allow-credentials"));
+        assert_eq!(
+            answer.headers()["access-control-allow-headers"],
+            "x-wrenn-link"
+        );
+        assert!(
+            !answer
+                .headers()
+                .contains_key("access-control-allow-credentials")
+        );
     }
     assert_eq!(host.calls("Tunnel"), before);
-    assert_eq!(plane.client().get(&id).await.unwrap().status, SandboxStatus::Paused);
+    assert_eq!(
+        plane.client().get(&id).await.unwrap().status,
+        SandboxStatus::Paused
+    );
 }
 
 #[tokio::test]
@@ -138,22 +199,48 @@ async fn guest_agent_takes_key_link_or_token() {
     assert_eq!(status(&plane, &name(&id, PORT), "/", token).await, 403);
     let other = plane.create().await.id;
     assert_eq!(status(&plane, &name(&other, AGENT), "/", token).await, 401);
-    assert_eq!(status(&plane, &by_name, "/", Some(("x-api-key", plane.key.as_str()))).await, 200);
-    let link = api_types::PortLinkRequest { port: AGENT, expires_in_sec: Some(60) };
-    let link = plane.client().port_link(&id, &link).await.unwrap().token.unwrap();
-    assert_eq!(status(&plane, &by_name, "/", Some(("x-wrenn-link", link.as_str()))).await, 200);
+    assert_eq!(
+        status(
+            &plane,
+            &by_name,
+            "/",
+            Some(("x-api-key", plane.key.as_str()))
+        )
+        .await,
+        200
+    );
+    let link = api_types::PortLinkRequest {
+        port: AGENT,
+        expires_in_sec: Some(60),
+    };
+    let link = plane
+        .client()
+        .port_link(&id, &link)
+        .await
+        .unwrap()
+        .token
+        .unwrap();
+    assert_eq!(
+        status(&plane, &by_name, "/", Some(("x-wrenn-link", link.as_str()))).await,
+        200
+    );
     // A control plane that begins learns tokens from the host.
     let later = ground.start(&[&host]).await;
     assert_eq!(status(&later, &by_name, "/", token).await, 200);
     plane.client().delete(&id).await.unwrap();
-    eventually("the token forgotten", || async { (status(&later, &by_name, "/", token).await == 401).then_some(()) })
-        .await;
+    eventually("the token forgotten", || async {
+        (status(&later, &by_name, "/", token).await == 401).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn public_ports_keep_guest_agent_private() {
     let (_host, _ground, plane, _) = with_server().await;
-    let spec = api_types::CreateSandbox { public_ports: Some(true), ..Default::default() };
+    let spec = api_types::CreateSandbox {
+        public_ports: Some(true),
+        ..Default::default()
+    };
     let id = plane.client().create(&spec).await.unwrap().id;
     assert_eq!(status(&plane, &name(&id, PORT), "/", None).await, 200);
     assert_eq!(status(&plane, &name(&id, AGENT), "/", None).await, 401);
@@ -162,8 +249,11 @@ async fn public_ports_keep_guest_agent_private() {
 #[tokio::test]
 async fn unfinished_request_is_closed() {
     let (host, ground, _plane) = one().await;
-    let plane =
-        ground.start_with(&[&host], |settings| settings.listener.request_head = Duration::from_millis(200)).await;
+    let plane = ground
+        .start_with(&[&host], |settings| {
+            settings.listener.request_head = Duration::from_millis(200)
+        })
+        .await;
     let mut stream = TcpStream::connect(address(&plane)).await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
     assert!(read_all(&mut stream).await.is_empty());

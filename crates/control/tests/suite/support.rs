@@ -28,7 +28,11 @@ impl Ground {
     pub async fn new() -> Self {
         // In memory, where there is such a place: nobody waits for a disk.
         let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let parent = if memory.is_dir() {
+            memory.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
         Self::in_dir(tempfile::TempDir::with_prefix_in("wrenn-control-", parent).unwrap()).await
     }
 
@@ -38,7 +42,11 @@ impl Ground {
         store.migrate().await.unwrap();
         let (key, text) = auth::create_key(&store, "of the test").await.unwrap();
         store.close().await;
-        Self { dir, key: text.expose(), key_id: key.id }
+        Self {
+            dir,
+            key: text.expose(),
+            key_id: key.id,
+        }
     }
 
     pub async fn store(&self) -> Store {
@@ -50,12 +58,23 @@ impl Ground {
     }
 
     /// On threads of its own, so that it can be killed.
-    pub async fn start_with(&self, hosts: &[&FakeHost], change: impl FnOnce(&mut Settings)) -> Plane {
+    pub async fn start_with(
+        &self,
+        hosts: &[&FakeHost],
+        change: impl FnOnce(&mut Settings),
+    ) -> Plane {
         let store = self.store().await;
-        let addr = |host: &&FakeHost| HostAddr { url: host.url(), token: Token::Given(TOKEN.to_owned()) };
+        let addr = |host: &&FakeHost| HostAddr {
+            url: host.url(),
+            token: Token::Given(TOKEN.to_owned()),
+        };
         let mut settings = Settings::new(store.clone(), hosts.iter().map(addr).collect());
         change(&mut settings);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let listener = listener.into_std().unwrap();
@@ -69,7 +88,14 @@ impl Ground {
             plane.serve(listener, stop).await
         });
         started.await.unwrap();
-        Plane { url, key: self.key.clone(), store, shutdown, ended: Some(ended), runtime: Some(runtime) }
+        Plane {
+            url,
+            key: self.key.clone(),
+            store,
+            shutdown,
+            ended: Some(ended),
+            runtime: Some(runtime),
+        }
     }
 }
 
@@ -103,12 +129,17 @@ impl Plane {
 
     /// Posts text as JSON.
     pub fn post(&self, path: &str, body: impl Into<String>) -> RequestBuilder {
-        self.request(Method::POST, path).header("content-type", "application/json").body(body.into())
+        self.request(Method::POST, path)
+            .header("content-type", "application/json")
+            .body(body.into())
     }
 
     /// A running sandbox.
     pub async fn create(&self) -> Sandbox {
-        self.client().create(&CreateSandbox::default()).await.unwrap()
+        self.client()
+            .create(&CreateSandbox::default())
+            .await
+            .unwrap()
     }
 
     /// Like `kill -9`: all its work and connections end at once.
@@ -144,12 +175,22 @@ pub async fn one() -> (FakeHost, Ground, Plane) {
 pub async fn refused(request: RequestBuilder, status: u16, code: &str) -> String {
     let answer = request.send().await.expect("an answer");
     let got = answer.status().as_u16();
-    let kind = answer.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
+    let kind = answer
+        .headers()
+        .get("content-type")
+        .map(|value| value.to_str().unwrap().to_owned());
     let text = answer.text().await.expect("a body");
     assert_eq!(kind.as_deref(), Some("application/json"), "{got}: {text}");
     let body: Value = serde_json::from_str(&text).expect("a JSON error body");
-    assert_eq!((got, body["error"]["code"].as_str()), (status, Some(code)), "{body}");
-    let message = body["error"]["message"].as_str().expect("a message").to_owned();
+    assert_eq!(
+        (got, body["error"]["code"].as_str()),
+        (status, Some(code)),
+        "{body}"
+    );
+    let message = body["error"]["message"]
+        .as_str()
+        .expect("a message")
+        .to_owned();
     assert!(message.len() > 5, "{body}");
     message
 }

@@ -27,12 +27,21 @@ impl Cmdline {
 
     fn parse(text: &str) -> Self {
         // The last one wins, as with the kernel's own parameters.
-        let value = |key: &str| text.split_ascii_whitespace().rev().find_map(|word| word.strip_prefix(key));
+        let value = |key: &str| {
+            text.split_ascii_whitespace()
+                .rev()
+                .find_map(|word| word.strip_prefix(key))
+        };
         let dns = value("wrenn.dns=").unwrap_or("8.8.8.8,8.8.4.4");
         Self {
             root: value("wrenn.root=").unwrap_or("/dev/vda").into(),
-            dns: dns.split(',').filter_map(|address| address.parse().ok()).collect(),
-            hostname: value("wrenn.hostname=").filter(|name| !name.is_empty()).map(str::to_owned),
+            dns: dns
+                .split(',')
+                .filter_map(|address| address.parse().ok())
+                .collect(),
+            hostname: value("wrenn.hostname=")
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
         }
     }
 }
@@ -46,7 +55,13 @@ mod tests {
         let text = "console=ttyS0 wrenn.root=/dev/vdb wrenn.dns=1.1.1.1,bad,::1 wrenn.hostname=box panic=1\n";
         let line = Cmdline::parse(text);
         assert_eq!(line.root, PathBuf::from("/dev/vdb"));
-        assert_eq!(line.dns, ["1.1.1.1".parse::<IpAddr>().expect("v4"), "::1".parse().expect("v6")]);
+        assert_eq!(
+            line.dns,
+            [
+                "1.1.1.1".parse::<IpAddr>().expect("v4"),
+                "::1".parse().expect("v6")
+            ]
+        );
         assert_eq!(line.hostname.as_deref(), Some("box"));
     }
 

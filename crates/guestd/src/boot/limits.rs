@@ -4,7 +4,8 @@ use std::fs;
 
 use nix::sys::resource::{Resource, setrlimit};
 
-/// Open files of one process: what containers usually have. The kernel gives its first process 1024 and 4096.
+/// Open files of one process: what containers usually have. The kernel gives its first process 1024
+/// and 4096.
 const FILES_SOFT: u64 = 65_536;
 const FILES_HARD: u64 = 1_048_576;
 

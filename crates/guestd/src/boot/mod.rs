@@ -1,12 +1,13 @@
 //! From the kernel's first instruction in user space to a machine that can serve.
 //!
-//! The initramfs has this program as `/init` and kernel modules in `/modules`. In order: the kernel's file
-//! systems, modules, root disk, switch of the root, the rest of the file systems, network, kernel settings, names. All
-//! of it is one thread, before the runtime starts. The root file system is grown to the size of
-//! its disk; else nothing is written to it but missing mount points, `/etc/resolv.conf` where it names no server that can
-//! be reached, and a line of `/etc/hosts`; so dying at any step leaves a disk that boots again.
-//! Any root file system is a good guest: a read-only or full one boots, too, if the mount points are there.
-//! A step that the machine cannot serve without ends the boot: see [`power_off`].
+//! The initramfs has this program as `/init` and kernel modules in `/modules`. In order: the
+//! kernel's file systems, modules, root disk, switch of the root, the rest of the file systems,
+//! network, kernel settings, names. All of it is one thread, before the runtime starts. The root
+//! file system is grown to the size of its disk; else nothing is written to it but missing mount
+//! points, `/etc/resolv.conf` where it names no server that can be reached, and a line of
+//! `/etc/hosts`; so dying at any step leaves a disk that boots again. Any root file system is a
+//! good guest: a read-only or full one boots, too, if the mount points are there. A step that the
+//! machine cannot serve without ends the boot: see [`power_off`].
 
 mod cmdline;
 mod limits;
@@ -35,7 +36,9 @@ pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Why a guest cannot boot.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    #[error("this is no initramfs: boot with an initramfs that has envd as /init, not from a disk with init=envd")]
+    #[error(
+        "this is no initramfs: boot with an initramfs that has envd as /init, not from a disk with init=envd"
+    )]
     NotInitramfs,
     #[error("{what} cannot be mounted on {}", target.display())]
     Mount {
@@ -63,7 +66,9 @@ pub enum BootError {
         #[source]
         source: Errno,
     },
-    #[error("the image has no {path}, and its disk has no room for one: make the folder in the image")]
+    #[error(
+        "the image has no {path}, and its disk has no room for one: make the folder in the image"
+    )]
     NoMountPoint {
         path: &'static str,
         #[source]
@@ -103,7 +108,11 @@ fn name(cmdline: &Cmdline) {
         let text = std::fs::read_to_string("/etc/hostname").ok()?;
         text.split_whitespace().next().map(str::to_owned)
     };
-    let name = cmdline.hostname.clone().or_else(of_image).unwrap_or_else(|| "sandbox".to_owned());
+    let name = cmdline
+        .hostname
+        .clone()
+        .or_else(of_image)
+        .unwrap_or_else(|| "sandbox".to_owned());
     if let Err(e) = nix::unistd::sethostname(&name) {
         eprintln!("envd: the host name '{name}' was refused: {e}");
     }

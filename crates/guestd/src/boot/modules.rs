@@ -1,4 +1,5 @@
-//! Kernel modules of the initramfs: `/modules/NN-name.ko`, in the order of their names, uncompressed.
+//! Kernel modules of the initramfs: `/modules/NN-name.ko`, in the order of their names,
+//! uncompressed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,7 +15,10 @@ const MODULES: &str = "/modules";
 
 /// Loads them all. One that is in the kernel already is fine, as is an initramfs without any.
 pub fn load_all() -> Result<(), BootError> {
-    for path in list(Path::new(MODULES)).map_err(|source| BootError::Module { path: MODULES.into(), source })? {
+    for path in list(Path::new(MODULES)).map_err(|source| BootError::Module {
+        path: MODULES.into(),
+        source,
+    })? {
         load(&path).map_err(|source| BootError::Module { path, source })?;
     }
     Ok(())
@@ -25,8 +29,13 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    let mut modules: Vec<_> = paths.into_iter().filter(|p| p.extension() == Some(OsStr::new("ko"))).collect();
+    let paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut modules: Vec<_> = paths
+        .into_iter()
+        .filter(|p| p.extension() == Some(OsStr::new("ko")))
+        .collect();
     modules.sort();
     Ok(modules)
 }
@@ -48,9 +57,15 @@ mod tests {
         for name in ["10-b.ko", "02-a.ko", "README"] {
             fs::write(folder.path().join(name), "").expect("a file");
         }
-        let names: Vec<_> =
-            list(folder.path()).expect("a list").iter().map(|p| p.file_name().map(OsStr::to_owned)).collect();
+        let names: Vec<_> = list(folder.path())
+            .expect("a list")
+            .iter()
+            .map(|p| p.file_name().map(OsStr::to_owned))
+            .collect();
         assert_eq!(names, [Some("02-a.ko".into()), Some("10-b.ko".into())]);
-        assert_eq!(list(&folder.path().join("none")).expect("an empty list"), Vec::<PathBuf>::new());
+        assert_eq!(
+            list(&folder.path().join("none")).expect("an empty list"),
+            Vec::<PathBuf>::new()
+        );
     }
 }

@@ -29,19 +29,31 @@ pub fn kernel() -> Result<(), BootError> {
     required("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")
 }
 
-/// Everything else that programs expect. `/tmp` stays what the image has, where it has one that can be written.
+/// Everything else that programs expect. `/tmp` stays what the image has, where it has one that can
+/// be written.
 pub fn rest() -> Result<(), BootError> {
     let terminals = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
-    required("devpts", "/dev/pts", terminals, "gid=5,mode=620,ptmxmode=666")?;
+    required(
+        "devpts",
+        "/dev/pts",
+        terminals,
+        "gid=5,mode=620,ptmxmode=666",
+    )?;
     required("tmpfs", "/dev/shm", SAFE, "mode=1777")?;
     super::run_dir::prepare();
     for (kind, target) in [("cgroup2", CGROUP_ROOT), ("mqueue", "/dev/mqueue")] {
-        // A kernel without it makes a guest without limits, or without message queues; both are of use.
+        // A kernel without it makes a guest without limits, or without message queues; both are of
+        // use.
         if let Err(e) = required(kind, target, SEALED, "") {
             eprintln!("envd: {e}");
         }
     }
-    for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+    for (name, target) in [
+        ("fd", ""),
+        ("stdin", "/0"),
+        ("stdout", "/1"),
+        ("stderr", "/2"),
+    ] {
         // There already where the kernel made it.
         let _ = symlink(format!("/proc/self/fd{target}"), format!("/dev/{name}"));
     }
@@ -52,7 +64,8 @@ pub fn rest() -> Result<(), BootError> {
         }
     }
     temporary_folder(Path::new("/tmp"));
-    // As systemd does: what is mounted later is seen in the mount namespaces of containers that ask for it.
+    // As systemd does: what is mounted later is seen in the mount namespaces of containers that ask
+    // for it.
     let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
     if let Err(e) = mount(None::<&str>, "/", None::<&str>, shared, None::<&str>) {
         eprintln!("envd: mounts are not shared with namespaces of containers: {e}");
@@ -62,7 +75,8 @@ pub fn rest() -> Result<(), BootError> {
 
 /// Makes `/tmp` of an image that has none, or has it on a disk that cannot be written.
 fn temporary_folder(path: &Path) {
-    let made = fs::create_dir(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o1777)));
+    let made = fs::create_dir(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o1777)));
     let is_read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
     if is_read_only && let Err(e) = required("tmpfs", "/tmp", SAFE, "mode=1777") {
         eprintln!("envd: {e}");
@@ -79,6 +93,10 @@ fn required(kind: &str, target: &str, flags: MsFlags, data: &str) -> Result<(), 
     match mount(Some(kind), Path::new(target), Some(kind), flags, Some(data)) {
         // The kernel may have mounted it on its own.
         Ok(()) | Err(Errno::EBUSY) => Ok(()),
-        Err(source) => Err(BootError::Mount { what: kind.to_owned(), target: target.into(), source }),
+        Err(source) => Err(BootError::Mount {
+            what: kind.to_owned(),
+            target: target.into(),
+            source,
+        }),
     }
 }

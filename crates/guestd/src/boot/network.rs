@@ -1,4 +1,5 @@
-//! The network of a guest, the same in every one: each has a network namespace of its own on the host.
+//! The network of a guest, the same in every one: each has a network namespace of its own on the
+//! host.
 
 use std::net::Ipv4Addr;
 

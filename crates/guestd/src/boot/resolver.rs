@@ -1,12 +1,14 @@
-//! `/etc/resolv.conf`: the name servers of the sandbox, where the image names none that can be reached.
+//! `/etc/resolv.conf`: the name servers of the sandbox, where the image names none that can be
+//! reached.
 //!
-//! Images say all kinds of things there: nothing; the stub of systemd-resolved or of dnsmasq, which would listen on
-//! loopback and is not started here; a link into `/run`, where nothing is after a boot; the name server of the machine
-//! that the image was built on, which is private, and no sandbox reaches private addresses. Only a public name server is
-//! taken for what the image wants. Other lines (`search`, `options`) stay.
+//! Images say all kinds of things there: nothing; the stub of systemd-resolved or of dnsmasq, which
+//! would listen on loopback and is not started here; a link into `/run`, where nothing is after a
+//! boot; the name server of the machine that the image was built on, which is private, and no
+//! sandbox reaches private addresses. Only a public name server is taken for what the image wants.
+//! Other lines (`search`, `options`) stay.
 //!
-//! A link is not replaced: what it leads to is made. What cannot be written (a read-only or full disk, a file that is
-//! immutable) is covered by a file in memory, mounted over it.
+//! A link is not replaced: what it leads to is made. What cannot be written (a read-only or full
+//! disk, a file that is immutable) is covered by a file in memory, mounted over it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -30,8 +32,12 @@ pub fn write_name_servers(servers: &[IpAddr]) {
     let path = Path::new("/etc/resolv.conf");
     if let Err(error) = write(Path::new("/"), path, servers) {
         match cover(path, &content(path, servers)) {
-            Ok(()) => eprintln!("envd: /etc/resolv.conf cannot be written ({error}); another is mounted over it"),
-            Err(second) => eprintln!("envd: /etc/resolv.conf cannot be written ({error}), nor covered ({second})"),
+            Ok(()) => eprintln!(
+                "envd: /etc/resolv.conf cannot be written ({error}); another is mounted over it"
+            ),
+            Err(second) => eprintln!(
+                "envd: /etc/resolv.conf cannot be written ({error}), nor covered ({second})"
+            ),
         }
     }
 }
@@ -47,8 +53,13 @@ fn write(root: &Path, path: &Path, servers: &[IpAddr]) -> io::Result<()> {
     }
     // Whole or not at all: a full disk must not leave half a file.
     let new = target.with_extension("wrenn-new");
-    let written =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new).and_then(|mut file| {
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&new)
+        .and_then(|mut file| {
             file.write_all(content.as_bytes())?;
             file.set_permissions(fs::Permissions::from_mode(0o644))?;
             fs::rename(&new, &target)
@@ -63,7 +74,10 @@ fn write(root: &Path, path: &Path, servers: &[IpAddr]) -> io::Result<()> {
 fn read(path: &Path) -> String {
     let mut text = Vec::new();
     // A pipe in its place must not hold the boot.
-    let opened = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path);
     if let Ok(file) = opened {
         let _ = io::Read::read_to_end(&mut io::Read::take(file, LIMIT), &mut text);
     }
@@ -79,13 +93,16 @@ fn name_server(line: &str) -> Option<&str> {
 fn names_public_server(text: &str) -> bool {
     let addresses = text.lines().filter_map(name_server);
     // A zone (`fe80::1%eth0`) belongs to a link of another machine.
-    addresses.filter_map(|address| address.parse().ok()).any(|address: IpAddr| is_public(address.to_canonical()))
+    addresses
+        .filter_map(|address| address.parse().ok())
+        .any(|address: IpAddr| is_public(address.to_canonical()))
 }
 
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            let is_shared = (u32::from(v4) & 0xffc0_0000) == u32::from(Ipv4Addr::new(100, 64, 0, 0));
+            let is_shared =
+                (u32::from(v4) & 0xffc0_0000) == u32::from(Ipv4Addr::new(100, 64, 0, 0));
             let is_local = v4.is_loopback() || v4.is_private() || v4.is_link_local();
             let is_many = v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast();
             !is_shared && !is_local && !is_many
@@ -101,15 +118,25 @@ fn is_public(address: IpAddr) -> bool {
 /// The lines of the image but for its name servers, and those of the sandbox.
 fn content(path: &Path, servers: &[IpAddr]) -> String {
     let text = read(path);
-    let kept = text.lines().filter(|line| name_server(line).is_none()).map(|line| format!("{line}\n"));
-    kept.chain(servers.iter().map(|server| format!("nameserver {server}\n"))).collect()
+    let kept = text
+        .lines()
+        .filter(|line| name_server(line).is_none())
+        .map(|line| format!("{line}\n"));
+    kept.chain(
+        servers
+            .iter()
+            .map(|server| format!("nameserver {server}\n")),
+    )
+    .collect()
 }
 
 /// The file that `path` leads to, which need not be there.
 fn follow(root: &Path, path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
-        let Ok(target) = fs::read_link(&path) else { return Ok(path) };
+        let Ok(target) = fs::read_link(&path) else {
+            return Ok(path);
+        };
         path = match target.strip_prefix("/") {
             Ok(absolute) => root.join(absolute),
             Err(_) => path.parent().unwrap_or(root).join(&target),
@@ -123,7 +150,13 @@ fn cover(path: &Path, content: &str) -> io::Result<()> {
     fs::create_dir_all(file.parent().unwrap_or(Path::new("/run")))?;
     fs::write(file, content)?;
     fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
-    Ok(mount(Some(file), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+    Ok(mount(
+        Some(file),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?)
 }
 
 #[cfg(test)]
@@ -141,9 +174,17 @@ mod tests {
         fs::create_dir(&etc).expect("a folder");
         let path = etc.join("resolv.conf");
         prepare(&path);
-        write(root.path(), &path, &["9.9.9.9".parse().expect("an address")]).expect("can be written");
+        write(
+            root.path(),
+            &path,
+            &["9.9.9.9".parse().expect("an address")],
+        )
+        .expect("can be written");
         let target = follow(root.path(), &path).expect("no circle");
-        (fs::read_to_string(target).expect("is there"), path.is_symlink())
+        (
+            fs::read_to_string(target).expect("is there"),
+            path.is_symlink(),
+        )
     }
 
     fn text_after(text: &str) -> String {
@@ -158,7 +199,10 @@ mod tests {
 
     #[test]
     fn public_name_server_of_image_stays() {
-        for text in ["nameserver 1.2.3.4\n", "nameserver 127.0.0.1\nnameserver\t2606:4700::1111 # x\n"] {
+        for text in [
+            "nameserver 1.2.3.4\n",
+            "nameserver 127.0.0.1\nnameserver\t2606:4700::1111 # x\n",
+        ] {
             assert_eq!(text_after(text), text);
         }
     }
@@ -181,7 +225,11 @@ mod tests {
             "localhost",
             "",
         ] {
-            assert_eq!(text_after(&format!("nameserver {address}\n")), OURS, "{address}");
+            assert_eq!(
+                text_after(&format!("nameserver {address}\n")),
+                OURS,
+                "{address}"
+            );
         }
     }
 
@@ -196,9 +244,16 @@ mod tests {
 
     #[test]
     fn links_stay_and_what_they_lead_to_is_made() {
-        let dangling = |target: &'static str| move |path: &Path| symlink(target, path).expect("a link");
-        assert_eq!(after(dangling("../run/systemd/resolve/stub-resolv.conf")), (OURS.to_owned(), true));
-        assert_eq!(after(dangling("/run/resolvconf/resolv.conf")), (OURS.to_owned(), true));
+        let dangling =
+            |target: &'static str| move |path: &Path| symlink(target, path).expect("a link");
+        assert_eq!(
+            after(dangling("../run/systemd/resolve/stub-resolv.conf")),
+            (OURS.to_owned(), true)
+        );
+        assert_eq!(
+            after(dangling("/run/resolvconf/resolv.conf")),
+            (OURS.to_owned(), true)
+        );
         let chain = |path: &Path| {
             symlink("other", path).expect("a link");
             symlink("../run/a/b", path.with_file_name("other")).expect("a link");
@@ -211,6 +266,13 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary folder");
         let path = root.path().join("resolv.conf");
         symlink("resolv.conf", &path).expect("a link");
-        assert!(write(root.path(), &path, &["9.9.9.9".parse().expect("an address")]).is_err());
+        assert!(
+            write(
+                root.path(),
+                &path,
+                &["9.9.9.9".parse().expect("an address")]
+            )
+            .is_err()
+        );
     }
 }

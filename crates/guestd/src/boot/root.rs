@@ -15,7 +15,8 @@ use nix::unistd::{chdir, chroot};
 
 use super::BootError;
 
-/// How long the root device may take to appear; a machine under emulation takes well below a second.
+/// How long the root device may take to appear; a machine under emulation takes well below a
+/// second.
 const WAIT: Duration = Duration::from_secs(10);
 
 const POLL: Duration = Duration::from_millis(2);
@@ -25,10 +26,14 @@ const NEW_ROOT: &str = "/newroot";
 /// What an initramfs is unpacked into where there is no tmpfs (linux/magic.h).
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
-/// Refuses to go on unless the root is an initramfs, which [`switch`] empties: started straight from a disk it would
-/// delete what is on it.
+/// Refuses to go on unless the root is an initramfs, which [`switch`] empties: started straight
+/// from a disk it would delete what is on it.
 pub fn check_is_initramfs() -> Result<(), BootError> {
-    if is_in_memory(Path::new("/")) { Ok(()) } else { Err(BootError::NotInitramfs) }
+    if is_in_memory(Path::new("/")) {
+        Ok(())
+    } else {
+        Err(BootError::NotInitramfs)
+    }
 }
 
 fn is_in_memory(folder: &Path) -> bool {
@@ -47,17 +52,30 @@ pub fn switch(device: &Path) -> Result<(), BootError> {
         let target = format!("{NEW_ROOT}{moved}");
         match fs::create_dir(&target) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(BootError::NoMountPoint { path: moved, source });
+                return Err(BootError::NoMountPoint {
+                    path: moved,
+                    source,
+                });
             }
             _ => {}
         }
-        mount(Some(moved), target.as_str(), None::<&str>, MsFlags::MS_MOVE, None::<&str>)
-            .map_err(|source| BootError::SwitchRoot { step: "moving the kernel's file systems", source })?;
+        mount(
+            Some(moved),
+            target.as_str(),
+            None::<&str>,
+            MsFlags::MS_MOVE,
+            None::<&str>,
+        )
+        .map_err(|source| BootError::SwitchRoot {
+            step: "moving the kernel's file systems",
+            source,
+        })?;
     }
     let step = |step| move |source| BootError::SwitchRoot { step, source };
     chdir(NEW_ROOT).map_err(step("entering it"))?;
     free(Path::new("/"));
-    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(step("moving it to /"))?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .map_err(step("moving it to /"))?;
     chroot(".").map_err(step("making it the root"))?;
     chdir("/").map_err(step("entering /"))
 }
@@ -67,7 +85,10 @@ fn wait_for(device: &Path) -> Result<(), BootError> {
     // Opening, not looking: the node can be there before the disk answers.
     while File::open(device).is_err() {
         if start.elapsed() > WAIT {
-            return Err(BootError::NoRootDevice { device: device.to_owned(), seconds: WAIT.as_secs() });
+            return Err(BootError::NoRootDevice {
+                device: device.to_owned(),
+                seconds: WAIT.as_secs(),
+            });
         }
         sleep(POLL);
     }
@@ -75,12 +96,17 @@ fn wait_for(device: &Path) -> Result<(), BootError> {
 }
 
 fn mount_device(device: &Path) -> Result<(), BootError> {
-    let failed = |source| BootError::Mount { what: device.display().to_string(), target: NEW_ROOT.into(), source };
-    fs::create_dir_all(NEW_ROOT).map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
+    let failed = |source| BootError::Mount {
+        what: device.display().to_string(),
+        target: NEW_ROOT.into(),
+        source,
+    };
+    fs::create_dir_all(NEW_ROOT)
+        .map_err(|e| failed(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?;
     let mounted = |flags| mount(Some(device), NEW_ROOT, Some("ext4"), flags, None::<&str>);
     match mounted(MsFlags::empty()) {
-        // Its file system says that it is to be read alone (mke2fs(8), feature `read-only`), or has features that this
-        // kernel can only read.
+        // Its file system says that it is to be read alone (mke2fs(8), feature `read-only`), or has
+        // features that this kernel can only read.
         Err(Errno::EROFS) => {
             eprintln!("envd: the root file system is read-only");
             mounted(MsFlags::MS_RDONLY).map_err(failed)
@@ -89,8 +115,9 @@ fn mount_device(device: &Path) -> Result<(), BootError> {
     }
 }
 
-/// Makes the file system as large as its disk, which may be larger than the image that it came from. The kernel does
-/// it in steps, each of them journalled, so a crash in between leaves a file system that grows on at the next boot.
+/// Makes the file system as large as its disk, which may be larger than the image that it came
+/// from. The kernel does it in steps, each of them journalled, so a crash in between leaves a file
+/// system that grows on at the next boot.
 fn grow(device: &Path, mounted: &Path) -> io::Result<()> {
     let bytes = File::open(device)?.seek(SeekFrom::End(0))?;
     let block = u64::try_from(statfs(mounted)?.block_size()).unwrap_or(0);
@@ -98,12 +125,17 @@ fn grow(device: &Path, mounted: &Path) -> io::Result<()> {
     crate::syscall::grow_ext4(File::open(mounted)?.as_fd(), blocks)
 }
 
-/// Removes what is on the file system of `folder` below it. The pages of this very program stay, they run.
+/// Removes what is on the file system of `folder` below it. The pages of this very program stay,
+/// they run.
 fn free(folder: &Path) {
-    let Ok(home) = fs::symlink_metadata(folder) else { return };
+    let Ok(home) = fs::symlink_metadata(folder) else {
+        return;
+    };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Ok(found) = fs::symlink_metadata(&path) else { continue };
+        let Ok(found) = fs::symlink_metadata(&path) else {
+            continue;
+        };
         // Never onto the disk that was just mounted.
         if found.dev() != home.dev() {
             continue;

@@ -1,9 +1,10 @@
 //! `/run`: in memory, as every distribution has it, with what the image has there.
 //!
-//! Programs of packages expect directories below `/run` that an init system makes at each boot, from the content of
-//! packages and from tmpfiles.d(5); images that are built without an init system have them on disk alone. So both are
-//! there: the tmpfs gets a copy of what the image has, and what its tmpfiles.d names. An image with more below `/run` than
-//! may be copied to memory keeps its `/run` on disk; nothing of an image is hidden.
+//! Programs of packages expect directories below `/run` that an init system makes at each boot,
+//! from the content of packages and from tmpfiles.d(5); images that are built without an init
+//! system have them on disk alone. So both are there: the tmpfs gets a copy of what the image has,
+//! and what its tmpfiles.d names. An image with more below `/run` than may be copied to memory
+//! keeps its `/run` on disk; nothing of an image is hidden.
 
 use std::fs;
 use std::io;
@@ -27,7 +28,8 @@ const FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 /// Debian's size of `/run/lock`, where every user may write.
 const LOCK_OPTIONS: &str = "mode=1777,size=5242880";
 
-/// Mounts and fills it. A guest whose `/run` cannot be had is told on the console; most programs do without.
+/// Mounts and fills it. A guest whose `/run` cannot be had is told on the console; most programs do
+/// without.
 pub fn prepare() {
     if let Err(error) = mount_with_content(Path::new(RUN)) {
         eprintln!("envd: /run has not what the image has there: {error}");
@@ -53,11 +55,20 @@ fn mount_with_content(run: &Path) -> io::Result<()> {
     fs::create_dir(&lock)?;
     mount_tmpfs(&lock, LOCK_OPTIONS)?;
     // What is mounted over is still reached through its descriptor.
-    copy_below(&Path::new("/proc/self/fd").join(image.as_raw_fd().to_string()), run)
+    copy_below(
+        &Path::new("/proc/self/fd").join(image.as_raw_fd().to_string()),
+        run,
+    )
 }
 
 fn mount_tmpfs(target: &Path, options: &str) -> io::Result<()> {
-    Ok(mount(Some("tmpfs"), target, Some("tmpfs"), FLAGS, Some(options))?)
+    Ok(mount(
+        Some("tmpfs"),
+        target,
+        Some("tmpfs"),
+        FLAGS,
+        Some(options),
+    )?)
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +81,9 @@ impl Total {
     /// Adds what is below `dir`; false once it is too much.
     fn add(&mut self, dir: &Path) -> bool {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(found) = entry.metadata() else { continue };
+            let Ok(found) = entry.metadata() else {
+                continue;
+            };
             self.entries += 1;
             self.bytes += if found.is_file() { found.len() } else { 0 };
             if self.bytes > BYTES_LIMIT || self.entries > ENTRIES_LIMIT {
@@ -84,7 +97,8 @@ impl Total {
     }
 }
 
-/// Copies directories, files, links and pipes with owner and mode. Sockets belong to processes that are gone.
+/// Copies directories, files, links and pipes with owner and mode. Sockets belong to processes that
+/// are gone.
 fn copy_below(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -124,10 +138,15 @@ mod tests {
 
     #[test]
     fn copy_keeps_kinds_owners_and_modes() {
-        let (from, to) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (from, to) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
         let at = |name: &str| from.path().join(name);
         fs::create_dir_all(at("postgresql/empty")).expect("a folder");
-        fs::create_dir(at("lock")).and_then(|()| fs::write(at("lock/own"), "x")).expect("a file");
+        fs::create_dir(at("lock"))
+            .and_then(|()| fs::write(at("lock/own"), "x"))
+            .expect("a file");
         fs::create_dir(to.path().join("lock")).expect("a folder");
         fs::set_permissions(at("postgresql"), fs::Permissions::from_mode(0o2775)).expect("chmod");
         lchown(at("postgresql/empty"), Some(70_000), Some(109)).expect("chown");
@@ -138,8 +157,18 @@ mod tests {
         copy_below(from.path(), to.path()).expect("copies");
         let there = |name: &str| fs::symlink_metadata(to.path().join(name)).expect("is there");
         assert_eq!(there("postgresql").mode() & 0o7777, 0o2775);
-        assert_eq!((there("postgresql/empty").uid(), there("postgresql/empty").gid()), (70_000, 109));
-        assert!(there("pipe").file_type().is_fifo() && there("link").is_symlink() && there("lock/own").is_file());
+        assert_eq!(
+            (
+                there("postgresql/empty").uid(),
+                there("postgresql/empty").gid()
+            ),
+            (70_000, 109)
+        );
+        assert!(
+            there("pipe").file_type().is_fifo()
+                && there("link").is_symlink()
+                && there("lock/own").is_file()
+        );
         assert!(!to.path().join("socket").exists());
     }
 

@@ -1,8 +1,9 @@
-//! Kernel settings as a distribution has them after its boot: ours first, then those of the image, in the order of
-//! sysctl.d(5).
+//! Kernel settings as a distribution has them after its boot: ours first, then those of the image,
+//! in the order of sysctl.d(5).
 //!
-//! The kernel's own defaults are lower than what programs are tested with: databases, file watchers and `ping` as a user
-//! fail on them. A setting that the kernel does not have, or refuses, is passed over.
+//! The kernel's own defaults are lower than what programs are tested with: databases, file watchers
+//! and `ping` as a user fail on them. A setting that the kernel does not have, or refuses, is
+//! passed over.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +25,12 @@ const DEFAULTS: [(&str, &str); 10] = [
 ];
 
 /// Folders of the image, the first wins where two have a file of one name.
-const FOLDERS: [&str; 4] = ["etc/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d", "lib/sysctl.d"];
+const FOLDERS: [&str; 4] = [
+    "etc/sysctl.d",
+    "usr/local/lib/sysctl.d",
+    "usr/lib/sysctl.d",
+    "lib/sysctl.d",
+];
 
 /// Most bytes of one file that are read.
 const LIMIT: u64 = 256 << 10;
@@ -51,15 +57,26 @@ fn set(kernel: &Path, key: &str, value: &str) {
 fn settings_of(root: &Path) -> Vec<(String, String)> {
     let mut files: BTreeMap<_, PathBuf> = BTreeMap::new();
     for folder in FOLDERS {
-        for entry in fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(root.join(folder))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "conf") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "conf")
+            {
                 files.entry(entry.file_name()).or_insert(path);
             }
         }
     }
     let last = root.join("etc/sysctl.conf");
-    files.into_values().chain([last]).flat_map(|path| parse(&crate::user::read_bounded(&path, LIMIT))).collect()
+    files
+        .into_values()
+        .chain([last])
+        .flat_map(|path| parse(&crate::user::read_bounded(&path, LIMIT)))
+        .collect()
 }
 
 /// `key = value`, and `-key = value` for one that may fail, which here any may.
@@ -77,7 +94,8 @@ fn parse(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(line).collect()
 }
 
-/// Dots separate, unless the first separator is a slash; then a dot is part of a name (`net/ipv4/conf/eth0.1/…`).
+/// Dots separate, unless the first separator is a slash; then a dot is part of a name
+/// (`net/ipv4/conf/eth0.1/…`).
 fn as_path(key: &str) -> String {
     match key.find(['.', '/']) {
         Some(at) if key.as_bytes()[at] == b'.' => key
@@ -98,9 +116,16 @@ fn as_path(key: &str) -> String {
 
 /// The keys that a `*` in place of one name stands for.
 fn expand(kernel: &Path, key: &str) -> Vec<String> {
-    let Some((before, after)) = key.split_once("/*/") else { return vec![key.to_owned()] };
-    let entries = fs::read_dir(kernel.join(before)).into_iter().flatten().flatten();
-    entries.map(|entry| format!("{before}/{}/{after}", entry.file_name().to_string_lossy())).collect()
+    let Some((before, after)) = key.split_once("/*/") else {
+        return vec![key.to_owned()];
+    };
+    let entries = fs::read_dir(kernel.join(before))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .map(|entry| format!("{before}/{}/{after}", entry.file_name().to_string_lossy()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -110,8 +135,15 @@ mod tests {
     #[test]
     fn lines_are_read_as_sysctl_reads_them() {
         let text = "# a\n; b\nvm.swappiness = 10\n-net.ipv4.conf.*.rp_filter=2\nnet/ipv4/conf/eth0.1/x = 1\n\nbroken\n../a=1\n";
-        let right = [("vm/swappiness", "10"), ("net/ipv4/conf/*/rp_filter", "2"), ("net/ipv4/conf/eth0.1/x", "1")];
-        assert_eq!(parse(text), right.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let right = [
+            ("vm/swappiness", "10"),
+            ("net/ipv4/conf/*/rp_filter", "2"),
+            ("net/ipv4/conf/eth0.1/x", "1"),
+        ];
+        assert_eq!(
+            parse(text),
+            right.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
     }
 
     #[test]
@@ -119,14 +151,19 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary folder");
         let put = |path: &str, text: &str| {
             let path = root.path().join(path);
-            fs::create_dir_all(path.parent().expect("a parent")).and_then(|()| fs::write(path, text)).expect("a file");
+            fs::create_dir_all(path.parent().expect("a parent"))
+                .and_then(|()| fs::write(path, text))
+                .expect("a file");
         };
         put("usr/lib/sysctl.d/50-a.conf", "a.b=hidden");
         put("etc/sysctl.d/50-a.conf", "a.b=1");
         put("usr/lib/sysctl.d/10-z.conf", "a.c=2");
         put("usr/lib/sysctl.d/README", "a.d=3");
         put("etc/sysctl.conf", "a.e=4");
-        let keys: Vec<_> = settings_of(root.path()).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let keys: Vec<_> = settings_of(root.path())
+            .into_iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         assert_eq!(keys, ["a/c=2", "a/b=1", "a/e=4"]);
     }
 

@@ -1,5 +1,5 @@
-//! The body of an upload: a stream that may pause for as long as its sender likes (one that is gone is noticed by TCP
-//! keep-alive), unpacked where it is gzip, and read to its end on errors.
+//! The body of an upload: a stream that may pause for as long as its sender likes (one that is gone
+//! is noticed by TCP keep-alive), unpacked where it is gzip, and read to its end on errors.
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
@@ -14,11 +14,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::http::error::HttpError;
 
-/// How long the rest of a refused upload is read and thrown away, so that the client reads the answer and not a
-/// reset connection.
+/// How long the rest of a refused upload is read and thrown away, so that the client reads the
+/// answer and not a reset connection.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Compressed bytes unpacked at a time: deflate grows at most 1032 times, so this is half a MiB at worst.
+/// Compressed bytes unpacked at a time: deflate grows at most 1032 times, so this is half a MiB at
+/// worst.
 const INFLATED_AT_ONCE: usize = 512;
 
 /// Why a body ended before its end.
@@ -45,8 +46,13 @@ pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 /// 415 for an encoding other than gzip.
 pub fn content(body: Body, headers: &HeaderMap) -> Result<Pieces, HttpError> {
     let raw = raw(body);
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
-    match encoding.map(|text| text.trim().to_ascii_lowercase()).as_deref() {
+    let encoding = headers
+        .get(header::CONTENT_ENCODING)
+        .map(|value| value.to_str().unwrap_or("?"));
+    match encoding
+        .map(|text| text.trim().to_ascii_lowercase())
+        .as_deref()
+    {
         None | Some("" | "identity") => Ok(raw),
         Some("gzip" | "x-gzip") => Ok(inflated(raw)),
         Some(other) => {
@@ -88,7 +94,9 @@ impl Inflating {
                     }
                 }
             }
-            let some = self.packed.split_to(self.packed.len().min(INFLATED_AT_ONCE));
+            let some = self
+                .packed
+                .split_to(self.packed.len().min(INFLATED_AT_ONCE));
             self.decoder.write_all(&some).map_err(BodyError::Encoding)?;
             let unpacked = std::mem::take(self.decoder.get_mut());
             if !unpacked.is_empty() {
@@ -99,7 +107,11 @@ impl Inflating {
 }
 
 fn inflated(source: Pieces) -> Pieces {
-    let start = Inflating { source, decoder: MultiGzDecoder::new(Vec::new()), packed: Bytes::new() };
+    let start = Inflating {
+        source,
+        decoder: MultiGzDecoder::new(Vec::new()),
+        packed: Bytes::new(),
+    };
     let pieces = futures::stream::unfold(Some(start), async |state| {
         let mut state = state?;
         match state.next().await {
@@ -151,7 +163,8 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             Ok::<_, std::io::Error>(piece)
         });
-        let mut pieces = content(Body::from_stream(Box::pin(slow)), &HeaderMap::new()).expect("no encoding");
+        let mut pieces =
+            content(Body::from_stream(Box::pin(slow)), &HeaderMap::new()).expect("no encoding");
         let mut all = Vec::new();
         while let Some(piece) = pieces.next().await {
             all.extend_from_slice(&piece.expect("no error"));
@@ -164,8 +177,12 @@ mod tests {
     async fn a_body_may_be_asked_after_its_end() {
         for encoding in ["identity", "gzip"] {
             let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_ENCODING, encoding.parse().expect("a header"));
-            let mut pieces = content(Body::from(packed(b"some")), &headers).expect("both are known");
+            headers.insert(
+                header::CONTENT_ENCODING,
+                encoding.parse().expect("a header"),
+            );
+            let mut pieces =
+                content(Body::from(packed(b"some")), &headers).expect("both are known");
             while pieces.next().await.is_some() {}
             drain(&mut pieces).await;
             assert!(pieces.next().await.is_none());
@@ -174,9 +191,16 @@ mod tests {
 
     #[tokio::test]
     async fn half_of_a_gzip_is_an_error() {
-        let mut half = packed(&(0..200_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+        let mut half = packed(
+            &(0..200_000_u32)
+                .flat_map(u32::to_le_bytes)
+                .collect::<Vec<_>>(),
+        );
         half.truncate(half.len() / 2);
         assert!(matches!(unpacked(half).await, Err(BodyError::Encoding(_))));
-        assert!(matches!(unpacked(b"no gzip at all".to_vec()).await, Err(BodyError::Encoding(_))));
+        assert!(matches!(
+            unpacked(b"no gzip at all".to_vec()).await,
+            Err(BodyError::Encoding(_))
+        ));
     }
 }

@@ -34,7 +34,10 @@ const BY_EXTENSION: &[(&str, &str)] = &[
 
 /// The type of the file at `path` that begins with `head`.
 pub fn of(path: &Path, head: &[u8]) -> &'static str {
-    let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    let extension = path
+        .extension()
+        .and_then(OsStr::to_str)
+        .map(str::to_ascii_lowercase);
     let known = extension.and_then(|ext| BY_EXTENSION.iter().find(|(name, _)| *name == ext));
     match known {
         Some((_, content_type)) => content_type,
@@ -44,7 +47,8 @@ pub fn of(path: &Path, head: &[u8]) -> &'static str {
 }
 
 fn is_text(head: &[u8]) -> bool {
-    let printable = |byte: &u8| *byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r' | b'\x0c' | b'\x1b');
+    let printable =
+        |byte: &u8| *byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r' | b'\x0c' | b'\x1b');
     let whole = match std::str::from_utf8(head) {
         Ok(_) => true,
         // A character that the cut fell into.
@@ -62,7 +66,10 @@ mod tests {
         let of = |path: &str, head: &[u8]| of(Path::new(path), head);
         assert_eq!(of("/a/B.JSON", b"\0"), "application/json");
         assert_eq!(of("/a/b", b"text"), "text/plain; charset=utf-8");
-        assert_eq!(of("/a/b", "ä".as_bytes().split_at(1).0), "text/plain; charset=utf-8");
+        assert_eq!(
+            of("/a/b", "ä".as_bytes().split_at(1).0),
+            "text/plain; charset=utf-8"
+        );
         assert_eq!(of("/a/b", b"\x7fELF\0"), "application/octet-stream");
         assert_eq!(of("/a/b.bin", b"\xff\xfe"), "application/octet-stream");
     }

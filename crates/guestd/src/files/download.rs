@@ -1,8 +1,8 @@
 //! `GET /files`: one file, streamed.
 //!
-//! The file is opened as the user; what follows reads from that descriptor. The first piece is read before the
-//! answer begins, so a small file and a pseudo-file of `/proc` or `/sys`, whose stated size means nothing, have
-//! their true length.
+//! The file is opened as the user; what follows reads from that descriptor. The first piece is read
+//! before the answer begins, so a small file and a pseudo-file of `/proc` or `/sys`, whose stated
+//! size means nothing, have their true length.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -42,9 +42,14 @@ struct Opened {
 ///
 /// # Errors
 /// 400 for a directory or special file, 403, 404, 406.
-pub async fn download(path: PathBuf, user: &User, headers: &HeaderMap) -> Result<Response, HttpError> {
+pub async fn download(
+    path: PathBuf,
+    user: &User,
+    headers: &HeaderMap,
+) -> Result<Response, HttpError> {
     if refuses_identity(headers) {
-        let message = "header Accept-Encoding excludes identity, the only encoding there is: allow it";
+        let message =
+            "header Accept-Encoding excludes identity, the only encoding there is: allow it";
         return Err(HttpError::new(StatusCode::NOT_ACCEPTABLE, message));
     }
     let conditions = headers.clone();
@@ -67,16 +72,24 @@ pub async fn download(path: PathBuf, user: &User, headers: &HeaderMap) -> Result
 /// # Errors
 /// Not found, denied, invalid where it is no plain file.
 pub fn open_plain(path: &Path) -> Result<(File, std::fs::Metadata), FileError> {
-    let refused = |e: io::Error| absent(path, &e).unwrap_or_else(|| FileError::io("read", path, &e));
+    let refused =
+        |e: io::Error| absent(path, &e).unwrap_or_else(|| FileError::io("read", path, &e));
     // Without NONBLOCK a pipe that nobody writes to would hold the thread.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| refused(e.into()))?);
+    let file =
+        File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| refused(e.into()))?);
     let metadata = file.metadata().map_err(refused)?;
     if metadata.is_dir() {
-        return Err(FileError::invalid(format!("path '{}' is a directory", path.display())));
+        return Err(FileError::invalid(format!(
+            "path '{}' is a directory",
+            path.display()
+        )));
     }
     if !metadata.is_file() {
-        return Err(FileError::invalid(format!("path '{}' is not a plain file", path.display())));
+        return Err(FileError::invalid(format!(
+            "path '{}' is not a plain file",
+            path.display()
+        )));
     }
     Ok((file, metadata))
 }
@@ -89,7 +102,9 @@ fn open(path: &Path, headers: &HeaderMap) -> Result<Opened, FileError> {
     let part = range::parse(wanted, size);
     let (start, length) = match part {
         Part::Whole => (0, CHUNK),
-        Part::Some { start, length } => (start, usize::try_from(length).unwrap_or(CHUNK).min(CHUNK)),
+        Part::Some { start, length } => {
+            (start, usize::try_from(length).unwrap_or(CHUNK).min(CHUNK))
+        }
         Part::Outside => (0, 0),
     };
     let read = |file: &mut File| {
@@ -102,18 +117,35 @@ fn open(path: &Path, headers: &HeaderMap) -> Result<Opened, FileError> {
     if part == Part::Whole && head.len() < CHUNK {
         size = head.len() as u64;
     } else if matches!(part, Part::Some { .. }) && head.len() < length {
-        return Err(FileError::new(Kind::Precondition, format!("file '{}' is changing: try again", path.display())));
+        return Err(FileError::new(
+            Kind::Precondition,
+            format!("file '{}' is changing: try again", path.display()),
+        ));
     }
-    Ok(Opened { file, size, modified, part, head })
+    Ok(Opened {
+        file,
+        size,
+        modified,
+        part,
+        head,
+    })
 }
 
 fn answer(opened: Opened, path: &Path, headers: &HeaderMap) -> Response {
     let mut response = if not_modified(headers, opened.modified) {
         StatusCode::NOT_MODIFIED.into_response()
     } else if opened.part == Part::Outside {
-        let message = format!("header Range lies behind the end: the file has {} bytes", opened.size);
-        let mut response = HttpError::new(StatusCode::RANGE_NOT_SATISFIABLE, message).into_response();
-        insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{}", opened.size));
+        let message = format!(
+            "header Range lies behind the end: the file has {} bytes",
+            opened.size
+        );
+        let mut response =
+            HttpError::new(StatusCode::RANGE_NOT_SATISFIABLE, message).into_response();
+        insert(
+            &mut response,
+            header::CONTENT_RANGE,
+            &format!("bytes */{}", opened.size),
+        );
         response
     } else {
         content(opened.file, opened.size, opened.part, opened.head, path)
@@ -127,7 +159,8 @@ fn answer(opened: Opened, path: &Path, headers: &HeaderMap) -> Response {
 fn content(file: File, size: u64, part: Part, head: Vec<u8>, path: &Path) -> Response {
     let content_type = content_type::of(path, &head);
     let in_head = head.len() as u64;
-    // A pseudo-file of size 0 with more in it than one piece has no length that is known before its end.
+    // A pseudo-file of size 0 with more in it than one piece has no length that is known before its
+    // end.
     let length = match part {
         Part::Some { length, .. } => Some(length),
         _ if size >= in_head && size > 0 => Some(size),
@@ -142,7 +175,11 @@ fn content(file: File, size: u64, part: Part, head: Vec<u8>, path: &Path) -> Res
     let mut response = Response::new(body);
     if let Part::Some { start, length } = part {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        insert(&mut response, header::CONTENT_RANGE, &format!("bytes {start}-{}/{size}", start + length - 1));
+        insert(
+            &mut response,
+            header::CONTENT_RANGE,
+            &format!("bytes {start}-{}/{size}", start + length - 1),
+        );
     }
     if let Some(length) = length {
         insert(&mut response, header::CONTENT_LENGTH, &length.to_string());
@@ -174,26 +211,35 @@ fn newer(modified: SystemTime, than: &str) -> Option<bool> {
 }
 
 fn not_modified(headers: &HeaderMap, modified: SystemTime) -> bool {
-    text(headers, &header::IF_MODIFIED_SINCE).and_then(|since| newer(modified, since)) == Some(false)
+    text(headers, &header::IF_MODIFIED_SINCE).and_then(|since| newer(modified, since))
+        == Some(false)
 }
 
-/// `If-Range` with a date that is not the file's, or with an entity tag, which we have none of: send the whole.
+/// `If-Range` with a date that is not the file's, or with an entity tag, which we have none of:
+/// send the whole.
 fn range_applies(headers: &HeaderMap, modified: SystemTime) -> bool {
     text(headers, &header::IF_RANGE).is_none_or(|since| newer(modified, since) == Some(false))
 }
 
 fn refuses_identity(headers: &HeaderMap) -> bool {
-    let Some(accepted) = text(headers, &header::ACCEPT_ENCODING) else { return false };
+    let Some(accepted) = text(headers, &header::ACCEPT_ENCODING) else {
+        return false;
+    };
     let weight = |coding: &str| {
         accepted.split(',').find_map(|item| {
             let (name, parameters) = item.split_once(';').unwrap_or((item, "q=1"));
             name.trim().eq_ignore_ascii_case(coding).then(|| {
-                let q = parameters.trim().strip_prefix("q=").and_then(|q| q.trim().parse::<f32>().ok());
+                let q = parameters
+                    .trim()
+                    .strip_prefix("q=")
+                    .and_then(|q| q.trim().parse::<f32>().ok());
                 q.unwrap_or(1.0)
             })
         })
     };
-    weight("identity").or_else(|| weight("*")).is_some_and(|q| q <= 0.0)
+    weight("identity")
+        .or_else(|| weight("*"))
+        .is_some_and(|q| q <= 0.0)
 }
 
 /// `inline` with the name, quoted, and as RFC 8187 where it is more than ASCII.
@@ -210,7 +256,13 @@ fn disposition(name: &str) -> String {
         return format!("inline; filename=\"{quoted}\"");
     }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&byte);
-    let encode = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let encode = |byte: u8| {
+        if plain(byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
     let encoded: String = name.bytes().map(encode).collect();
     format!("inline; filename=\"{quoted}\"; filename*=UTF-8''{encoded}")
 }
@@ -223,14 +275,26 @@ mod tests {
     fn names_survive_the_header() {
         assert_eq!(disposition("a b.txt"), "inline; filename=\"a b.txt\"");
         assert_eq!(disposition("a\"b"), "inline; filename=\"a\\\"b\"");
-        assert_eq!(disposition("ä\n"), "inline; filename=\"__\"; filename*=UTF-8''%C3%A4%0A");
+        assert_eq!(
+            disposition("ä\n"),
+            "inline; filename=\"__\"; filename*=UTF-8''%C3%A4%0A"
+        );
     }
 
     #[test]
     fn times_that_http_cannot_say_are_left_out() {
-        let after = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).expect("a time");
-        assert_eq!(http_date(after(0)).as_deref(), Some("Thu, 01 Jan 1970 00:00:00 GMT"));
-        assert!(http_date(after(YEAR_10000 - 1)).is_some() && http_date(after(YEAR_10000)).is_none());
+        let after = |seconds| {
+            SystemTime::UNIX_EPOCH
+                .checked_add(Duration::from_secs(seconds))
+                .expect("a time")
+        };
+        assert_eq!(
+            http_date(after(0)).as_deref(),
+            Some("Thu, 01 Jan 1970 00:00:00 GMT")
+        );
+        assert!(
+            http_date(after(YEAR_10000 - 1)).is_some() && http_date(after(YEAR_10000)).is_none()
+        );
         assert!(http_date(SystemTime::UNIX_EPOCH - Duration::from_secs(1)).is_none());
     }
 
@@ -241,7 +305,12 @@ mod tests {
             headers.insert(header::ACCEPT_ENCODING, text.parse().expect("a header"));
             refuses_identity(&headers)
         };
-        assert!(!refuses("gzip, deflate") && !refuses("*") && !refuses("identity;q=0.5") && !refuses(""));
+        assert!(
+            !refuses("gzip, deflate")
+                && !refuses("*")
+                && !refuses("identity;q=0.5")
+                && !refuses("")
+        );
         assert!(!refuses("identity, *;q=0"));
         assert!(refuses("gzip, identity;q=0") && refuses("gzip;q=1, *;q=0"));
     }

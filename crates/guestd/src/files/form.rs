@@ -1,8 +1,8 @@
 //! `POST /files` as a multipart form: each part named `file` becomes a file.
 //!
-//! The parser takes over all that its source has ready before it looks at any of it. So the source stands behind a
-//! gate that lets one piece through, and only when the parser has nothing more to give: memory holds a piece or two,
-//! whatever the form holds and however fast it comes.
+//! The parser takes over all that its source has ready before it looks at any of it. So the source
+//! stands behind a gate that lets one piece through, and only when the parser has nothing more to
+//! give: memory holds a piece or two, whatever the form holds and however fast it comes.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -21,8 +21,8 @@ use super::target::Wish;
 use super::upload::{pour, written};
 use crate::http::error::HttpError;
 
-/// Most bytes without content: what is between two parts, with the headers of the next. A piece of the body can be
-/// half of it.
+/// Most bytes without content: what is between two parts, with the headers of the next. A piece of
+/// the body can be half of it.
 const HEAD_LIMIT: usize = 1 << 20;
 
 /// Writes the parts named `file` of a form, each to where `place` says for its file name.
@@ -79,7 +79,11 @@ struct Gate {
 
 impl Gate {
     /// Polls the parser, and lets it have one piece each time that it cannot go on without.
-    fn poll<T>(&self, context: &mut Context<'_>, mut parser: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    fn poll<T>(
+        &self,
+        context: &mut Context<'_>,
+        mut parser: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
         loop {
             if let Poll::Ready(given) = parser(context) {
                 self.open.store(false, Ordering::Relaxed);
@@ -93,7 +97,10 @@ impl Gate {
     }
 }
 
-fn gated(gate: Arc<Gate>, body: &mut Pieces) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+fn gated(
+    gate: Arc<Gate>,
+    body: &mut Pieces,
+) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
     futures::stream::poll_fn(move |context| {
         if !gate.open.load(Ordering::Relaxed) {
             return Poll::Pending;
@@ -107,7 +114,10 @@ fn gated(gate: Arc<Gate>, body: &mut Pieces) -> impl Stream<Item = Result<Bytes,
     })
 }
 
-async fn next_field<'a>(gate: &Gate, form: &mut multer::Multipart<'a>) -> Result<Option<multer::Field<'a>>, HttpError> {
+async fn next_field<'a>(
+    gate: &Gate,
+    form: &mut multer::Multipart<'a>,
+) -> Result<Option<multer::Field<'a>>, HttpError> {
     let before = gate.passed.load(Ordering::Relaxed);
     let mut next = pin!(form.next_field());
     let field = poll_fn(|context| {
@@ -118,17 +128,29 @@ async fn next_field<'a>(gate: &Gate, form: &mut multer::Multipart<'a>) -> Result
             next.poll_unpin(context).map(Some)
         })
     });
-    let too_long = || HttpError::bad_request(format!("the multipart form has {HEAD_LIMIT} bytes outside of its parts"));
+    let too_long = || {
+        HttpError::bad_request(format!(
+            "the multipart form has {HEAD_LIMIT} bytes outside of its parts"
+        ))
+    };
     field.await.ok_or_else(too_long)?.map_err(|e| broken(&e))
 }
 
-fn contents(gate: Arc<Gate>, mut field: multer::Field<'_>) -> impl Stream<Item = Result<Bytes, multer::Error>> {
-    futures::stream::poll_fn(move |context| gate.poll(context, |context| field.poll_next_unpin(context)))
+fn contents(
+    gate: Arc<Gate>,
+    mut field: multer::Field<'_>,
+) -> impl Stream<Item = Result<Bytes, multer::Error>> {
+    futures::stream::poll_fn(move |context| {
+        gate.poll(context, |context| field.poll_next_unpin(context))
+    })
 }
 
 fn broken(error: &multer::Error) -> HttpError {
     use std::error::Error as _;
-    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    let cause = error
+        .source()
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
     HttpError::bad_request(format!("the multipart form cannot be read: {error}{cause}"))
 }
 
@@ -144,15 +166,22 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
             Ok(Bytes::from_static(&[b'x'; 4096]))
         });
-        (taken, Box::pin(futures::stream::once(async { Ok(start) }).chain(rest)))
+        (
+            taken,
+            Box::pin(futures::stream::once(async { Ok(start) }).chain(rest)),
+        )
     }
 
     #[tokio::test]
     async fn the_parser_gets_only_what_it_needs() {
-        let (taken, mut body) = endless("--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n");
+        let (taken, mut body) =
+            endless("--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n");
         let gate = Arc::new(Gate::default());
         let mut form = multer::Multipart::new(gated(gate.clone(), &mut body), "b");
-        let field = next_field(&gate, &mut form).await.expect("reads").expect("a part");
+        let field = next_field(&gate, &mut form)
+            .await
+            .expect("reads")
+            .expect("a part");
         assert_eq!(taken.load(Ordering::Relaxed), 0);
         let mut content = pin!(contents(gate.clone(), field));
         for _ in 0..10 {
@@ -164,8 +193,14 @@ mod tests {
     #[tokio::test]
     async fn headers_without_end_are_refused() {
         let (taken, mut body) = endless("--b\r\nContent-Disposition: ");
-        let refused = form("b", &mut body, |_| panic!("no part is complete")).await.expect_err("must be refused");
-        assert!(refused.message.contains(&HEAD_LIMIT.to_string()), "{}", refused.message);
+        let refused = form("b", &mut body, |_| panic!("no part is complete"))
+            .await
+            .expect_err("must be refused");
+        assert!(
+            refused.message.contains(&HEAD_LIMIT.to_string()),
+            "{}",
+            refused.message
+        );
         assert!(taken.load(Ordering::Relaxed) <= HEAD_LIMIT / 4096 + 1);
     }
 }

@@ -1,4 +1,5 @@
-//! Metadata of uploaded files: `X-Metadata-<key>: value` headers, kept as extended attributes (E2B contract 2.7).
+//! Metadata of uploaded files: `X-Metadata-<key>: value` headers, kept as extended attributes (E2B
+//! contract 2.7).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,20 +32,33 @@ pub type Metadata = BTreeMap<String, String>;
 pub fn from_headers(headers: &HeaderMap) -> Result<Metadata, HttpError> {
     let mut metadata = Metadata::new();
     for (name, value) in headers {
-        let Some(key) = name.as_str().strip_prefix(HEADER_PREFIX) else { continue };
+        let Some(key) = name.as_str().strip_prefix(HEADER_PREFIX) else {
+            continue;
+        };
         if key.is_empty() || key.len() > KEY_LIMIT {
-            let message = format!("header {HEADER_PREFIX}<key>: the key must have 1 to {KEY_LIMIT} bytes");
+            let message =
+                format!("header {HEADER_PREFIX}<key>: the key must have 1 to {KEY_LIMIT} bytes");
             return Err(HttpError::bad_request(message));
         }
-        let text = value.to_str().ok().filter(|text| text.bytes().all(|b| matches!(b, b' '..=b'~')));
+        let text = value
+            .to_str()
+            .ok()
+            .filter(|text| text.bytes().all(|b| matches!(b, b' '..=b'~')));
         let Some(text) = text else {
-            return Err(HttpError::bad_request(format!("header {name}: the value must be printable ASCII")));
+            return Err(HttpError::bad_request(format!(
+                "header {name}: the value must be printable ASCII"
+            )));
         };
         metadata.insert(key.to_owned(), text.to_owned());
     }
-    let total: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let total: usize = metadata
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     if total > TOTAL_LIMIT {
-        let message = format!("headers {HEADER_PREFIX}*: {total} bytes of keys and values, at most {TOTAL_LIMIT}");
+        let message = format!(
+            "headers {HEADER_PREFIX}*: {total} bytes of keys and values, at most {TOTAL_LIMIT}"
+        );
         return Err(HttpError::bad_request(message));
     }
     Ok(metadata)
@@ -55,7 +69,8 @@ pub fn from_headers(headers: &HeaderMap) -> Result<Metadata, HttpError> {
 /// # Errors
 /// Where the file system has no such attributes, or no room.
 pub fn replace(file: &File, metadata: &Metadata, path: &Path) -> Result<(), FileError> {
-    let refused = |e: rustix::io::Errno| FileError::io("set metadata of", path, &io::Error::from(e));
+    let refused =
+        |e: rustix::io::Errno| FileError::io("set metadata of", path, &io::Error::from(e));
     for key in metadata_keys(|list| rustix::fs::flistxattr(file, list)) {
         if !metadata.contains_key(&key) {
             rustix::fs::fremovexattr(file, format!("{METADATA_PREFIX}{key}")).map_err(refused)?;
@@ -63,7 +78,8 @@ pub fn replace(file: &File, metadata: &Metadata, path: &Path) -> Result<(), File
     }
     for (key, value) in metadata {
         let name = format!("{METADATA_PREFIX}{key}");
-        rustix::fs::fsetxattr(file, name, value.as_bytes(), XattrFlags::empty()).map_err(refused)?;
+        rustix::fs::fsetxattr(file, name, value.as_bytes(), XattrFlags::empty())
+            .map_err(refused)?;
     }
     Ok(())
 }
@@ -76,7 +92,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             let name: http::HeaderName = name.parse().expect("a name");
-            headers.insert(name, http::HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+            headers.insert(
+                name,
+                http::HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
+            );
         }
         from_headers(&headers)
     }
@@ -90,8 +109,18 @@ mod tests {
     #[test]
     fn limits_are_named() {
         let long = format!("x-metadata-{}", "k".repeat(247));
-        assert!(read(&[(&long, "v")]).expect_err("too long").message.contains("246"));
-        assert!(read(&[("x-metadata-a", &"v".repeat(4096))]).expect_err("too much").message.contains("4096"));
+        assert!(
+            read(&[(&long, "v")])
+                .expect_err("too long")
+                .message
+                .contains("246")
+        );
+        assert!(
+            read(&[("x-metadata-a", &"v".repeat(4096))])
+                .expect_err("too much")
+                .message
+                .contains("4096")
+        );
         assert!(read(&[("x-metadata-a", "ä")]).is_err());
         assert!(read(&[("x-metadata-", "v")]).is_err());
     }

@@ -1,7 +1,9 @@
-//! `GET` and `POST /files` (E2B contract 2.7), and our extensions to them: `?mode=` and `?archive=tar`.
+//! `GET` and `POST /files` (E2B contract 2.7), and our extensions to them: `?mode=` and
+//! `?archive=tar`.
 //!
-//! Everything is done with the permissions of the request's user and streamed in pieces; memory does not grow
-//! with the size of a file. What is on disk in the middle of an upload is told in [`target`] and [`unpack`].
+//! Everything is done with the permissions of the request's user and streamed in pieces; memory
+//! does not grow with the size of a file. What is on disk in the middle of an upload is told in
+//! [`target`] and [`unpack`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +47,9 @@ pub(crate) use unpack::fuzz as fuzz_archive;
 
 /// The routes of this module.
 pub fn router(agent: &Agent) -> axum::Router {
-    axum::Router::new().route("/files", get(read).post(write)).with_state(agent.settings.clone())
+    axum::Router::new()
+        .route("/files", get(read).post(write))
+        .with_state(agent.settings.clone())
 }
 
 /// What the query says; `username` and the signature are read before, by [`crate::auth`].
@@ -70,27 +74,45 @@ impl Asked {
         match self.archive.as_deref() {
             None => Ok(false),
             Some("tar") => Ok(true),
-            Some(_) => Err(HttpError::bad_request("archive must be 'tar', the only kind there is")),
+            Some(_) => Err(HttpError::bad_request(
+                "archive must be 'tar', the only kind there is",
+            )),
         }
     }
 
     fn mode(&self) -> Result<Option<u32>, HttpError> {
-        let Some(text) = self.mode.as_deref() else { return Ok(None) };
+        let Some(text) = self.mode.as_deref() else {
+            return Ok(None);
+        };
         let octal = !text.is_empty() && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
-        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| octal && *mode <= 0o7777);
-        mode.map(Some).ok_or_else(|| HttpError::bad_request("mode must be octal and at most 7777, for example 0755"))
+        let mode = u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|mode| octal && *mode <= 0o7777);
+        mode.map(Some).ok_or_else(|| {
+            HttpError::bad_request("mode must be octal and at most 7777, for example 0755")
+        })
     }
 }
 
-async fn read(State(settings): State<Arc<Settings>>, request: Request) -> Result<Response, HttpError> {
+async fn read(
+    State(settings): State<Arc<Settings>>,
+    request: Request,
+) -> Result<Response, HttpError> {
     let asked = Asked::of(request.uri())?;
     let archive = asked.is_archive()?;
     let user = Caller::of(request.extensions()).http_user(&settings)?;
     let path = path::resolve(&settings, &user, asked.path.as_deref().unwrap_or_default())?;
-    if archive { pack::pack(path, &user).await } else { download::download(path, &user, request.headers()).await }
+    if archive {
+        pack::pack(path, &user).await
+    } else {
+        download::download(path, &user, request.headers()).await
+    }
 }
 
-async fn write(State(settings): State<Arc<Settings>>, request: Request) -> Result<Json<Vec<WrittenFile>>, HttpError> {
+async fn write(
+    State(settings): State<Arc<Settings>>,
+    request: Request,
+) -> Result<Json<Vec<WrittenFile>>, HttpError> {
     let (head, body) = request.into_parts();
     let mut body = body::content(body, &head.headers)?;
     let caller = Caller::of(&head.extensions);
@@ -110,17 +132,32 @@ async fn store(
 ) -> Result<Vec<WrittenFile>, HttpError> {
     let asked = Asked::of(uri)?;
     let user = caller.http_user(settings)?;
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let plan = Plan { settings, mode: asked.mode()?, metadata: metadata::from_headers(headers)?, user };
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let plan = Plan {
+        settings,
+        mode: asked.mode()?,
+        metadata: metadata::from_headers(headers)?,
+        user,
+    };
     if asked.is_archive()? {
         let dir = plan.path(asked.path.as_deref())?;
         unpack::unpack(dir.clone(), &plan.user, body).await?;
         return Ok(vec![unpacked(dir)]);
     }
     if let Ok(boundary) = multer::parse_boundary(content_type) {
-        return form::form(&boundary, body, |name| plan.wish(asked.path.as_deref().or(name))).await;
+        return form::form(&boundary, body, |name| {
+            plan.wish(asked.path.as_deref().or(name))
+        })
+        .await;
     }
-    if !content_type.trim_start().to_ascii_lowercase().starts_with("application/octet-stream") {
+    if !content_type
+        .trim_start()
+        .to_ascii_lowercase()
+        .starts_with("application/octet-stream")
+    {
         let message = "header Content-Type must be multipart/form-data with a boundary, or application/octet-stream";
         return Err(HttpError::bad_request(message));
     }
@@ -138,12 +175,19 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn path(&self, path: Option<&str>) -> Result<PathBuf, HttpError> {
         let path = path.filter(|path| !path.is_empty());
-        let path = path.ok_or_else(|| HttpError::bad_request("path is missing: say in the query where to write"))?;
+        let path = path.ok_or_else(|| {
+            HttpError::bad_request("path is missing: say in the query where to write")
+        })?;
         Ok(path::resolve(self.settings, &self.user, path)?)
     }
 
     fn wish(&self, path: Option<&str>) -> Result<Wish, HttpError> {
-        Ok(Wish { path: self.path(path)?, user: self.user.clone(), mode: self.mode, metadata: self.metadata.clone() })
+        Ok(Wish {
+            path: self.path(path)?,
+            user: self.user.clone(),
+            mode: self.mode,
+            metadata: self.metadata.clone(),
+        })
     }
 }
 
@@ -163,7 +207,13 @@ mod tests {
 
     #[test]
     fn modes_are_octal() {
-        let mode = |text: &str| Asked { mode: Some(text.to_owned()), ..Default::default() }.mode();
+        let mode = |text: &str| {
+            Asked {
+                mode: Some(text.to_owned()),
+                ..Default::default()
+            }
+            .mode()
+        };
         assert_eq!(mode("0755"), Ok(Some(0o755)));
         assert_eq!(mode("4755"), Ok(Some(0o4755)));
         for bad in ["", "8", "rwx", "+7", "17777"] {

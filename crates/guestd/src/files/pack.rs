@@ -1,8 +1,9 @@
 //! `GET /files?archive=tar`: a directory as a tar archive, made while it is sent.
 //!
-//! Entries are named relative to the directory, in order of their names; files, directories and symbolic links with
-//! mode, owner and time, files with large holes in the sparse form of GNU tar; sockets, pipes and devices are passed over. Before the answer begins everything is
-//! opened once, so what the user may not read is a clear 403; what goes wrong later breaks the transfer off.
+//! Entries are named relative to the directory, in order of their names; files, directories and
+//! symbolic links with mode, owner and time, files with large holes in the sparse form of GNU tar;
+//! sockets, pipes and devices are passed over. Before the answer begins everything is opened once,
+//! so what the user may not read is a clear 403; what goes wrong later breaks the transfer off.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
@@ -42,7 +43,10 @@ pub async fn pack(dir: PathBuf, user: &User) -> Result<Response, HttpError> {
     let (sender, receiver) = mpsc::channel(DEPTH);
     let user = user.clone();
     tokio::task::spawn_blocking(move || {
-        let outlet = Outlet { sender: sender.clone(), buffer: Vec::with_capacity(CHUNK) };
+        let outlet = Outlet {
+            sender: sender.clone(),
+            buffer: Vec::with_capacity(CHUNK),
+        };
         if let Err(e) | Ok(Err(e)) = as_user(&user, || write(&dir, outlet)) {
             // Breaks the transfer off; where the client is gone already, nobody listens.
             drop(sender.blocking_send(Err(e)));
@@ -53,9 +57,13 @@ pub async fn pack(dir: PathBuf, user: &User) -> Result<Response, HttpError> {
 }
 
 fn check(dir: &Path) -> Result<(), FileError> {
-    let there = fs::metadata(dir).map_err(|e| absent(dir, &e).unwrap_or_else(|| FileError::io("read", dir, &e)))?;
+    let there = fs::metadata(dir)
+        .map_err(|e| absent(dir, &e).unwrap_or_else(|| FileError::io("read", dir, &e)))?;
     if !there.is_dir() {
-        return Err(FileError::invalid(format!("path '{}' is not a directory", dir.display())));
+        return Err(FileError::invalid(format!(
+            "path '{}' is not a directory",
+            dir.display()
+        )));
     }
     walk(dir, |relative, metadata| {
         if !metadata.is_file() {
@@ -68,11 +76,17 @@ fn check(dir: &Path) -> Result<(), FileError> {
     })
 }
 
-/// Calls for everything below `dir`, each directory before what is in it. What vanishes meanwhile is passed over.
-fn walk<E: From<FileError>>(dir: &Path, mut visit: impl FnMut(&Path, &Metadata) -> Result<(), E>) -> Result<(), E> {
+/// Calls for everything below `dir`, each directory before what is in it. What vanishes meanwhile
+/// is passed over.
+fn walk<E: From<FileError>>(
+    dir: &Path,
+    mut visit: impl FnMut(&Path, &Metadata) -> Result<(), E>,
+) -> Result<(), E> {
     let mut open = children(dir, Path::new(""))?;
     while let Some(relative) = open.pop() {
-        let Ok(metadata) = fs::symlink_metadata(dir.join(&relative)) else { continue };
+        let Ok(metadata) = fs::symlink_metadata(dir.join(&relative)) else {
+            continue;
+        };
         visit(&relative, &metadata)?;
         if metadata.is_dir() {
             open.append(&mut children(dir, &relative)?);
@@ -85,7 +99,9 @@ fn walk<E: From<FileError>>(dir: &Path, mut visit: impl FnMut(&Path, &Metadata) 
 fn children(dir: &Path, relative: &Path) -> Result<Vec<PathBuf>, FileError> {
     let path = dir.join(relative);
     let list = || -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(&path)?.map(|child| Ok(relative.join(child?.file_name()))).collect()
+        fs::read_dir(&path)?
+            .map(|child| Ok(relative.join(child?.file_name())))
+            .collect()
     };
     let mut found = match list() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -97,8 +113,10 @@ fn children(dir: &Path, relative: &Path) -> Result<Vec<PathBuf>, FileError> {
 
 fn write(dir: &Path, outlet: Outlet) -> io::Result<()> {
     let mut archive = tar::Builder::new(outlet);
-    walk(dir, |relative, metadata| append(&mut archive, dir, relative, metadata).map_err(Failed))
-        .map_err(|Failed(e)| e)?;
+    walk(dir, |relative, metadata| {
+        append(&mut archive, dir, relative, metadata).map_err(Failed)
+    })
+    .map_err(|Failed(e)| e)?;
     archive.into_inner()?.flush()
 }
 
@@ -111,7 +129,12 @@ impl From<FileError> for Failed {
     }
 }
 
-fn append(archive: &mut tar::Builder<Outlet>, dir: &Path, relative: &Path, metadata: &Metadata) -> io::Result<()> {
+fn append(
+    archive: &mut tar::Builder<Outlet>,
+    dir: &Path,
+    relative: &Path,
+    metadata: &Metadata,
+) -> io::Result<()> {
     let path = dir.join(relative);
     let mut header = tar::Header::new_gnu();
     if metadata.is_file() {
@@ -145,17 +168,24 @@ fn append_file(
     if has_holes(&file, &metadata) {
         archive.append_file(relative, &mut file)?;
         // The builder does not look; what it sent then is no archive.
-        return if file.metadata()?.len() < metadata.len() { Err(became_shorter(path)) } else { Ok(()) };
+        return if file.metadata()?.len() < metadata.len() {
+            Err(became_shorter(path))
+        } else {
+            Ok(())
+        };
     }
     header.set_metadata(&metadata);
     // The header alone: the content goes past the builder, which would copy it in small pieces.
     archive.append_data(&mut header, relative, io::empty())?;
     archive.get_mut().copy(&file, metadata.len(), path)?;
     let rest = metadata.len() % 512;
-    archive.get_mut().write_all(&[0; 512][..(512 - rest as usize) % 512])
+    archive
+        .get_mut()
+        .write_all(&[0; 512][..(512 - rest as usize) % 512])
 }
 
-/// Whether it is worth the sparse form. Some file systems keep what is small in the inode, and say that it takes no block.
+/// Whether it is worth the sparse form. Some file systems keep what is small in the inode, and say
+/// that it takes no block.
 fn has_holes(file: &File, metadata: &Metadata) -> bool {
     if metadata.len().saturating_sub(metadata.blocks() * 512) < HOLES {
         return false;
@@ -164,7 +194,10 @@ fn has_holes(file: &File, metadata: &Metadata) -> bool {
 }
 
 fn became_shorter(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, format!("'{}' became shorter meanwhile", path.display()))
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("'{}' became shorter meanwhile", path.display()),
+    )
 }
 
 /// Collects bytes to pieces of [`CHUNK`] and hands them to the connection; blocks while it is busy.
@@ -195,7 +228,8 @@ impl Outlet {
                 Ok(_) => {
                     let count = (self.buffer.len() - before) as u64;
                     // A file that grew is sent as it was when its header went out.
-                    self.buffer.truncate(before + usize::try_from(count.min(left)).unwrap_or(0));
+                    self.buffer
+                        .truncate(before + usize::try_from(count.min(left)).unwrap_or(0));
                     left -= count.min(left);
                 }
             }
@@ -215,6 +249,10 @@ impl Write for Outlet {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() { Ok(()) } else { self.send() }
+        if self.buffer.is_empty() {
+            Ok(())
+        } else {
+            self.send()
+        }
     }
 }

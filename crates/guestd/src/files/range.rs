@@ -3,7 +3,8 @@
 /// What part of a file of known size is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// All of it: no range, several ranges, or one that cannot be read, all of which a server may ignore.
+    /// All of it: no range, several ranges, or one that cannot be read, all of which a server may
+    /// ignore.
     Whole,
     /// From the first byte on, that many bytes (never 0).
     Some { start: u64, length: u64 },
@@ -13,11 +14,15 @@ pub enum Part {
 
 /// Reads the header's value for a file of `size` bytes. An empty file is always sent whole.
 pub fn parse(header: Option<&str>, size: u64) -> Part {
-    let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else { return Part::Whole };
+    let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else {
+        return Part::Whole;
+    };
     if size == 0 || spec.contains(',') {
         return Part::Whole;
     }
-    let Some((first, last)) = spec.split_once('-') else { return Part::Whole };
+    let Some((first, last)) = spec.split_once('-') else {
+        return Part::Whole;
+    };
     match (number(first), number(last)) {
         (Ok(Some(start)), Ok(last)) => {
             let last = last.unwrap_or(u64::MAX);
@@ -26,13 +31,19 @@ pub fn parse(header: Option<&str>, size: u64) -> Part {
             } else if start >= size {
                 Part::Outside
             } else {
-                Part::Some { start, length: last.min(size - 1) - start + 1 }
+                Part::Some {
+                    start,
+                    length: last.min(size - 1) - start + 1,
+                }
             }
         }
         (Ok(None), Ok(Some(0))) => Part::Outside,
         (Ok(None), Ok(Some(tail))) => {
             let length = tail.min(size);
-            Part::Some { start: size - length, length }
+            Part::Some {
+                start: size - length,
+                length,
+            }
         }
         _ => Part::Whole,
     }
@@ -57,11 +68,41 @@ mod tests {
     #[test]
     fn one_range() {
         let part = |text| parse(Some(text), 10);
-        assert_eq!(part("bytes=0-0"), Part::Some { start: 0, length: 1 });
-        assert_eq!(part("bytes=3-"), Part::Some { start: 3, length: 7 });
-        assert_eq!(part("bytes=3-99999999999999999999999"), Part::Some { start: 3, length: 7 });
-        assert_eq!(part("bytes=-4"), Part::Some { start: 6, length: 4 });
-        assert_eq!(part("bytes=-40"), Part::Some { start: 0, length: 10 });
+        assert_eq!(
+            part("bytes=0-0"),
+            Part::Some {
+                start: 0,
+                length: 1
+            }
+        );
+        assert_eq!(
+            part("bytes=3-"),
+            Part::Some {
+                start: 3,
+                length: 7
+            }
+        );
+        assert_eq!(
+            part("bytes=3-99999999999999999999999"),
+            Part::Some {
+                start: 3,
+                length: 7
+            }
+        );
+        assert_eq!(
+            part("bytes=-4"),
+            Part::Some {
+                start: 6,
+                length: 4
+            }
+        );
+        assert_eq!(
+            part("bytes=-40"),
+            Part::Some {
+                start: 0,
+                length: 10
+            }
+        );
     }
 
     #[test]
@@ -72,7 +113,15 @@ mod tests {
 
     #[test]
     fn what_is_ignored() {
-        for text in ["bytes=0-1,3-4", "lines=0-1", "bytes=", "bytes=5-2", "bytes=a-b", "bytes=-", "bytes=+1-2"] {
+        for text in [
+            "bytes=0-1,3-4",
+            "lines=0-1",
+            "bytes=",
+            "bytes=5-2",
+            "bytes=a-b",
+            "bytes=-",
+            "bytes=+1-2",
+        ] {
             assert_eq!(parse(Some(text), 10), Part::Whole, "{text}");
         }
         assert_eq!(parse(Some("bytes=0-"), 0), Part::Whole);

@@ -1,7 +1,9 @@
-//! Content that is written without its zeroes: blocks of them become holes, in uploads and archives alike.
+//! Content that is written without its zeroes: blocks of them become holes, in uploads and archives
+//! alike.
 //!
-//! A transfer does not say which of its zeroes were holes before. So all are, which a reader cannot tell; a file that
-//! must have its blocks (for `swapon`) is to be allocated in the sandbox, with fallocate(1).
+//! A transfer does not say which of its zeroes were holes before. So all are, which a reader cannot
+//! tell; a file that must have its blocks (for `swapon`) is to be allocated in the sandbox, with
+//! fallocate(1).
 
 use std::fs::File;
 use std::io::{self, IoSlice, SeekFrom};
@@ -32,7 +34,11 @@ struct Run<'a> {
 
 impl SparseWriter {
     pub fn new(file: File) -> Self {
-        Self { file, length: 0, end: 0 }
+        Self {
+            file,
+            length: 0,
+            end: 0,
+        }
     }
 
     pub fn file(&self) -> &File {
@@ -93,7 +99,11 @@ impl SparseWriter {
     /// Those of `ftruncate(2)`.
     pub fn finish(&self) -> io::Result<()> {
         // Watchers see it as one more write.
-        if self.end < self.length { self.file.set_len(self.length) } else { Ok(()) }
+        if self.end < self.length {
+            self.file.set_len(self.length)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -102,17 +112,23 @@ fn add<'a>(runs: &mut Vec<Run<'a>>, at: u64, part: &'a [u8]) {
     match runs.last_mut() {
         Some(run) if run.start + run.length == at && run.pieces.len() < IOV_MAX => {
             run.length += length;
-            // One after the other in memory, too, where they are of one piece; the kernel joins them.
+            // One after the other in memory, too, where they are of one piece; the kernel joins
+            // them.
             run.pieces.push(piece);
         }
-        _ => runs.push(Run { start: at, length, pieces: vec![piece] }),
+        _ => runs.push(Run {
+            start: at,
+            length,
+            pieces: vec![piece],
+        }),
     }
 }
 
 /// Most pieces of one write (`IOV_MAX` of the kernel).
 const IOV_MAX: usize = 1024;
 
-/// Copies the content of one file over another, which has room for it and is emptied first. Holes stay holes.
+/// Copies the content of one file over another, which has room for it and is emptied first. Holes
+/// stay holes.
 ///
 /// # Errors
 /// What the disk said; the content of `to` is then in part that of `from`.
@@ -129,8 +145,14 @@ pub fn copy(from: &File, to: &File) -> io::Result<()> {
 
 /// Start of the next data, or of the next hole; `None` where there is none behind.
 fn seek(file: &File, from: SeekFrom, data: bool) -> io::Result<Option<u64>> {
-    let SeekFrom::Start(start) = from else { return Ok(None) };
-    let place = if data { rustix::fs::SeekFrom::Data(start) } else { rustix::fs::SeekFrom::Hole(start) };
+    let SeekFrom::Start(start) = from else {
+        return Ok(None);
+    };
+    let place = if data {
+        rustix::fs::SeekFrom::Data(start)
+    } else {
+        rustix::fs::SeekFrom::Hole(start)
+    };
     match rustix::fs::seek(file, place) {
         Ok(found) => Ok(Some(found)),
         Err(Errno::NXIO) => Ok(None),
@@ -194,7 +216,9 @@ mod tests {
         let zeroes = vec![0; 1 << 20];
         let mut writer = SparseWriter::new(file());
         for _ in 0..64 {
-            writer.append([&zeroes[..], b"end of a part"]).expect("writes");
+            writer
+                .append([&zeroes[..], b"end of a part"])
+                .expect("writes");
         }
         writer.append([&zeroes[..]]).expect("writes");
         writer.finish().expect("finishes");

@@ -11,11 +11,12 @@
 //!    be made beside it
 //! ```
 //!
-//! So an upload that breaks off, for whatever reason, leaves what was there before; only in the last case, of a file that
-//! its user may write in a folder that he may not, the file stays as far as it was overwritten. A symbolic link is
-//! followed, also to a file that is not there yet. Anything but a plain file is refused. A replaced file needs room for
-//! both: on a disk without it the upload fails and the old one stays.
-//! If the process dies in the middle, a new file stays as far as written, and a staged one stays beside the old one.
+//! So an upload that breaks off, for whatever reason, leaves what was there before; only in the
+//! last case, of a file that its user may write in a folder that he may not, the file stays as far
+//! as it was overwritten. A symbolic link is followed, also to a file that is not there yet.
+//! Anything but a plain file is refused. A replaced file needs room for both: on a disk without it
+//! the upload fails and the old one stays. If the process dies in the middle, a new file stays as
+//! far as written, and a staged one stays beside the old one.
 
 use std::fs::File;
 use std::io;
@@ -41,7 +42,8 @@ const FILE_MODE: u32 = 0o644;
 /// Names that are tried for a staged file before giving up.
 const ATTEMPTS: usize = 16;
 
-/// Longest value of an extended attribute, bytes (`XATTR_SIZE_MAX`), and of their list (`XATTR_LIST_MAX`).
+/// Longest value of an extended attribute, bytes (`XATTR_SIZE_MAX`), and of their list
+/// (`XATTR_LIST_MAX`).
 const XATTR_LIMIT: usize = 65_536;
 
 /// What a file shall be besides its content.
@@ -87,11 +89,17 @@ impl Target {
             ensure_dir(parent)?;
         }
         let (file, place) = open(&wish).map_err(|e| match e.raw_os_error() {
-            Some(libc::EISDIR) => FileError::invalid(format!("path '{}' is a directory", wish.path.display())),
+            Some(libc::EISDIR) => {
+                FileError::invalid(format!("path '{}' is a directory", wish.path.display()))
+            }
             _ => FileError::io("write", &wish.path, &e),
         })?;
         // From here on an error drops the target, which removes what was made.
-        let target = Self { writer: SparseWriter::new(file), wish, place };
+        let target = Self {
+            writer: SparseWriter::new(file),
+            wish,
+            place,
+        };
         target.prepare()?;
         Ok(target)
     }
@@ -102,7 +110,10 @@ impl Target {
         let file = self.writer.file();
         let there = file.metadata().map_err(|e| refused("look at", e))?;
         if !there.is_file() {
-            return Err(FileError::invalid(format!("path '{}' is not a plain file", path.display())));
+            return Err(FileError::invalid(format!(
+                "path '{}' is not a plain file",
+                path.display()
+            )));
         }
         let is_new = matches!(self.place, Place::New(_));
         let (uid, gid) = (self.wish.user.uid, self.wish.user.gid);
@@ -120,7 +131,8 @@ impl Target {
             Place::Direct | Place::Done => None,
         });
         if let Some(mode) = mode.filter(|mode| there.mode() & 0o7777 != *mode) {
-            rustix::fs::fchmod(file, mode.into()).map_err(|e| refused("set the mode of", e.into()))?;
+            rustix::fs::fchmod(file, mode.into())
+                .map_err(|e| refused("set the mode of", e.into()))?;
         }
         if let Place::Staged { old, .. } = &self.place {
             copy_attributes(old, file);
@@ -132,7 +144,8 @@ impl Target {
         Ok(())
     }
 
-    /// Appends all pieces, as few writes as the kernel makes of them. Blocks of zeroes become holes.
+    /// Appends all pieces, as few writes as the kernel makes of them. Blocks of zeroes become
+    /// holes.
     ///
     /// # Errors
     /// No space, or what the disk says.
@@ -144,7 +157,9 @@ impl Target {
     fn refused(&self, doing: &str, error: &io::Error) -> FileError {
         let mut refused = FileError::io(doing, &self.wish.path, error);
         if refused.kind == Kind::NoSpace && matches!(self.place, Place::Staged { .. }) {
-            refused.message.push_str("; the old content stays: if there is no room for both, remove the file first");
+            refused.message.push_str(
+                "; the old content stays: if there is no room for both, remove the file first",
+            );
         }
         refused
     }
@@ -172,7 +187,9 @@ impl Target {
     /// # Errors
     /// What the disk said; what was there before stays.
     pub fn keep(mut self) -> Result<Wish, FileError> {
-        self.writer.finish().map_err(|e| self.refused("write", &e))?;
+        self.writer
+            .finish()
+            .map_err(|e| self.refused("write", &e))?;
         let user = self.wish.user.clone();
         let kept = as_user(&user, || self.put_in_place()).map_err(|e| FileError::identity(&e))?;
         kept.map_err(|e| self.refused("replace", &e))?;
@@ -181,7 +198,15 @@ impl Target {
     }
 
     fn put_in_place(&self) -> io::Result<()> {
-        let Place::Staged { temporary, real, old, keep_inode } = &self.place else { return Ok(()) };
+        let Place::Staged {
+            temporary,
+            real,
+            old,
+            keep_inode,
+        } = &self.place
+        else {
+            return Ok(());
+        };
         let file = self.writer.file();
         if !keep_inode {
             // The old content is given up only when the new one cannot be lost any more.
@@ -193,13 +218,21 @@ impl Target {
             }
         }
         // Takes nothing away yet, and fails where the disk has no room for it.
-        match rustix::fs::fallocate(old, FallocateFlags::KEEP_SIZE, 0, file.metadata()?.blocks() * 512) {
+        match rustix::fs::fallocate(
+            old,
+            FallocateFlags::KEEP_SIZE,
+            0,
+            file.metadata()?.blocks() * 512,
+        ) {
             Err(e) if !matches!(e, Errno::OPNOTSUPP | Errno::INVAL) => return Err(e.into()),
             _ => {}
         }
         let staged = File::open(temporary)?;
         metadata::replace(old, &self.wish.metadata, real).map_err(io::Error::other)?;
-        let (uid, gid) = (Uid::from_raw(self.wish.user.uid), Gid::from_raw(self.wish.user.gid));
+        let (uid, gid) = (
+            Uid::from_raw(self.wish.user.uid),
+            Gid::from_raw(self.wish.user.gid),
+        );
         // A file of somebody else that the user may write stays theirs.
         let _ = rustix::fs::fchown(old, Some(uid), Some(gid));
         if let Some(mode) = self.wish.mode {
@@ -223,10 +256,14 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         let path = match &self.place {
-            Place::New(path) | Place::Staged { temporary: path, .. } => path,
+            Place::New(path)
+            | Place::Staged {
+                temporary: path, ..
+            } => path,
             Place::Direct | Place::Done => return,
         };
-        // As the user, so that a path that was bent meanwhile leads nowhere he could not go himself.
+        // As the user, so that a path that was bent meanwhile leads nowhere he could not go
+        // himself.
         if let Ok(Err(e)) | Err(e) = as_user(&self.wish.user, || self.remove(path))
             && e.kind() != io::ErrorKind::NotFound
         {
@@ -252,7 +289,11 @@ fn open(wish: &Wish) -> io::Result<(File, Place)> {
         Err(Errno::TXTBSY) => stage_beside_running(wish),
         // A symbolic link that leads nowhere yet: what it leads to is made.
         Err(Errno::NOENT) => {
-            let file = File::from(rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CREATE, mode)?);
+            let file = File::from(rustix::fs::open(
+                path,
+                flags | OFlags::NONBLOCK | OFlags::CREATE,
+                mode,
+            )?);
             let real = real_path(&file)?;
             Ok((file, Place::New(real)))
         }
@@ -274,8 +315,18 @@ fn stage(old: File, wish: &Wish) -> io::Result<(File, Place)> {
     let is_owner = wish.user.uid == 0 || wish.user.uid == there.uid();
     let keep_inode = there.nlink() > 1 || !is_owner;
     match create_beside(&real) {
-        Ok((file, temporary)) => Ok((file, Place::Staged { temporary, real, old, keep_inode })),
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NAMETOOLONG) => Ok((old, Place::Direct)),
+        Ok((file, temporary)) => Ok((
+            file,
+            Place::Staged {
+                temporary,
+                real,
+                old,
+                keep_inode,
+            },
+        )),
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NAMETOOLONG) => {
+            Ok((old, Place::Direct))
+        }
         Err(e) => Err(e.into()),
     }
 }
@@ -283,10 +334,20 @@ fn stage(old: File, wish: &Wish) -> io::Result<(File, Place)> {
 /// A program that runs cannot be written, but replaced.
 fn stage_beside_running(wish: &Wish) -> io::Result<(File, Place)> {
     // With the identity that the thread has, which is the user's.
-    rustix::fs::accessat(rustix::fs::CWD, &wish.path, Access::WRITE_OK, AtFlags::EACCESS)?;
+    rustix::fs::accessat(
+        rustix::fs::CWD,
+        &wish.path,
+        Access::WRITE_OK,
+        AtFlags::EACCESS,
+    )?;
     let old = rustix::fs::open(&wish.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     match stage(old.into(), wish)? {
-        (file, place @ Place::Staged { keep_inode: false, .. }) => Ok((file, place)),
+        (
+            file,
+            place @ Place::Staged {
+                keep_inode: false, ..
+            },
+        ) => Ok((file, place)),
         (file, Place::Staged { temporary, .. }) => {
             drop(file);
             std::fs::remove_file(temporary)?;
@@ -318,12 +379,18 @@ fn random() -> rustix::io::Result<u32> {
     }
 }
 
-/// Extended attributes, access lists among them. What the user may not set, such as labels, the kernel sets.
+/// Extended attributes, access lists among them. What the user may not set, such as labels, the
+/// kernel sets.
 fn copy_attributes(from: &File, to: &File) {
     let mut names = vec![0; XATTR_LIMIT];
-    let Ok(length) = rustix::fs::flistxattr(from, &mut names[..]) else { return };
+    let Ok(length) = rustix::fs::flistxattr(from, &mut names[..]) else {
+        return;
+    };
     let mut value = vec![0; XATTR_LIMIT];
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names[..length]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         if let Ok(length) = rustix::fs::fgetxattr(from, name, &mut value[..]) {
             // Denied for those of the system.
             let _ = rustix::fs::fsetxattr(to, name, &value[..length], XattrFlags::empty());

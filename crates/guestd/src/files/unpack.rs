@@ -1,12 +1,13 @@
 //! `POST /files?archive=tar`: unpacks a tar archive below a directory, while it comes in.
 //!
-//! The archive is hostile: a name that is absolute or has `..` is refused, and every directory on the way is opened
-//! with `openat2` in a way that cannot leave the directory, also not over a symbolic link that the archive itself
-//! brought. Files belong to the user and keep mode and time; devices and pipes are passed over. What is in the way
-//! of a file is replaced, unless it is a directory: a new file is written beside it and renamed over it when it is whole.
-//! Blocks of zeroes become holes. If the upload breaks off, or the disk is full, the file being written is removed, what
-//! was complete before stays, and so does what would have been replaced next; so it is, too, if the process dies, except
-//! that then the last file is incomplete.
+//! The archive is hostile: a name that is absolute or has `..` is refused, and every directory on
+//! the way is opened with `openat2` in a way that cannot leave the directory, also not over a
+//! symbolic link that the archive itself brought. Files belong to the user and keep mode and time;
+//! devices and pipes are passed over. What is in the way of a file is replaced, unless it is a
+//! directory: a new file is written beside it and renamed over it when it is whole. Blocks of
+//! zeroes become holes. If the upload breaks off, or the disk is full, the file being written is
+//! removed, what was complete before stays, and so does what would have been replaced next; so it
+//! is, too, if the process dies, except that then the last file is incomplete.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -34,11 +35,12 @@ use crate::user::User;
 /// Pieces between the connection and the thread that writes.
 const DEPTH: usize = 4;
 
-/// Most bytes of an archive that say nothing but what comes next, between the content of two entries: long names and
-/// the like, which are held in memory.
+/// Most bytes of an archive that say nothing but what comes next, between the content of two
+/// entries: long names and the like, which are held in memory.
 const HEAD_LIMIT: u64 = 1 << 20;
 
-/// Names that are tried for a file that is to replace another: as many archives can be unpacked into a folder at once.
+/// Names that are tried for a file that is to replace another: as many archives can be unpacked
+/// into a folder at once.
 const STAGED_ATTEMPTS: usize = 1024;
 
 /// Mode of directories that the archive names only as part of a path.
@@ -52,7 +54,12 @@ pub async fn unpack(dir: PathBuf, user: &User, body: &mut Pieces) -> Result<(), 
     let (sender, receiver) = mpsc::channel(DEPTH);
     let user = user.clone();
     let unpacking = tokio::task::spawn_blocking(move || {
-        let inlet = Inlet { receiver, piece: Bytes::new(), ended: false, allowed: Rc::new(Cell::new(HEAD_LIMIT)) };
+        let inlet = Inlet {
+            receiver,
+            piece: Bytes::new(),
+            ended: false,
+            allowed: Rc::new(Cell::new(HEAD_LIMIT)),
+        };
         as_user(&user, || unpack_all(&dir, inlet)).map_err(|e| FileError::identity(&e))?
     });
     let fed = feed(sender, body).await;
@@ -61,7 +68,8 @@ pub async fn unpack(dir: PathBuf, user: &User, body: &mut Pieces) -> Result<(), 
     Ok(unpacked?)
 }
 
-/// Passes the body on. Where the other side stopped, because it failed or has read all, the rest is left.
+/// Passes the body on. Where the other side stopped, because it failed or has read all, the rest is
+/// left.
 async fn feed(sender: mpsc::Sender<Option<Bytes>>, body: &mut Pieces) -> Result<(), HttpError> {
     while let Some(piece) = body.next().await {
         if sender.send(Some(piece?)).await.is_err() {
@@ -88,12 +96,19 @@ impl Read for Inlet {
             match self.receiver.blocking_recv() {
                 Some(Some(piece)) => self.piece = piece,
                 Some(None) => self.ended = true,
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the upload broke off")),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the upload broke off",
+                    ));
+                }
             }
         }
         let count = buffer.len().min(self.piece.len());
         let Some(left) = self.allowed.get().checked_sub(count as u64) else {
-            return Err(io::Error::other(format!("more than {HEAD_LIMIT} bytes between two entries")));
+            return Err(io::Error::other(format!(
+                "more than {HEAD_LIMIT} bytes between two entries"
+            )));
         };
         self.allowed.set(left);
         buffer[..count].copy_from_slice(&self.piece.split_to(count));
@@ -104,8 +119,14 @@ impl Read for Inlet {
 fn unpack_all(dir: &Path, inlet: Inlet) -> Result<(), FileError> {
     ensure_dir(dir)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let top = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| FileError::io("open", dir, &e.into()))?;
-    let mut unpacker = Unpacker { top, parent: None, modes: BTreeMap::new(), buffer: vec![0; CHUNK] };
+    let top = rustix::fs::open(dir, flags, Mode::empty())
+        .map_err(|e| FileError::io("open", dir, &e.into()))?;
+    let mut unpacker = Unpacker {
+        top,
+        parent: None,
+        modes: BTreeMap::new(),
+        buffer: vec![0; CHUNK],
+    };
     let allowed = inlet.allowed.clone();
     let mut archive = tar::Archive::new(inlet);
     for entry in archive.entries().map_err(|e| broken(&e))? {
@@ -119,7 +140,9 @@ fn unpack_all(dir: &Path, inlet: Inlet) -> Result<(), FileError> {
     allowed.set(u64::MAX);
     unpacker.finish()?;
     // What follows the end of an archive is padding.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop).map_err(|e| broken(&e))
+    io::copy(&mut archive.into_inner(), &mut io::sink())
+        .map(drop)
+        .map_err(|e| broken(&e))
 }
 
 /// Unpacks an archive, and panics if anything was written beside the directory.
@@ -131,12 +154,24 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let (sender, receiver) = mpsc::channel(2);
     let _ = sender.try_send(Some(Bytes::copy_from_slice(bytes)));
     let _ = sender.try_send(None);
-    let inlet = Inlet { receiver, piece: Bytes::new(), ended: false, allowed: Rc::new(Cell::new(HEAD_LIMIT)) };
+    let inlet = Inlet {
+        receiver,
+        piece: Bytes::new(),
+        ended: false,
+        allowed: Rc::new(Cell::new(HEAD_LIMIT)),
+    };
     let _ = unpack_all(&outer.join("target"), inlet);
-    let names: Vec<_> =
-        std::fs::read_dir(&outer).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    let names: Vec<_> = std::fs::read_dir(&outer)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     let _ = std::fs::remove_dir_all(&outer);
-    assert!(names.iter().all(|name| name == "target"), "written beside the directory: {names:?}");
+    assert!(
+        names.iter().all(|name| name == "target"),
+        "written beside the directory: {names:?}"
+    );
 }
 
 fn broken(error: &io::Error) -> FileError {
@@ -147,7 +182,8 @@ struct Unpacker {
     top: OwnedFd,
     /// The directory opened last: archives name what is in one directory one after the other.
     parent: Option<(PathBuf, OwnedFd)>,
-    /// Modes of directories, set at the end: one without write permission would keep out what belongs in it.
+    /// Modes of directories, set at the end: one without write permission would keep out what
+    /// belongs in it.
     modes: BTreeMap<PathBuf, u32>,
     buffer: Vec<u8>,
 }
@@ -156,7 +192,9 @@ impl Unpacker {
     fn entry(&mut self, entry: &mut tar::Entry<'_, Inlet>) -> Result<(), FileError> {
         let path = entry.path().map_err(|e| broken(&e))?.into_owned();
         let path = inside(&path)?;
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
         self.enter(parent)?;
         let kind = entry.header().entry_type();
         if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
@@ -177,7 +215,11 @@ impl Unpacker {
 
     /// Makes `dir` the directory that the next calls work in; missing ones are made.
     fn enter(&mut self, dir: &Path) -> Result<(), FileError> {
-        if self.parent.as_ref().is_some_and(|(entered, _)| entered == dir) {
+        if self
+            .parent
+            .as_ref()
+            .is_some_and(|(entered, _)| entered == dir)
+        {
             return Ok(());
         }
         self.parent = Some((dir.to_path_buf(), self.directory(dir)?));
@@ -208,7 +250,11 @@ impl Unpacker {
     }
 
     fn open(&self, dir: &Path) -> rustix::io::Result<OwnedFd> {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         loop {
@@ -220,11 +266,19 @@ impl Unpacker {
         }
     }
 
-    fn file(&mut self, entry: &mut tar::Entry<'_, Inlet>, path: &Path, name: &Path) -> Result<(), FileError> {
+    fn file(
+        &mut self,
+        entry: &mut tar::Entry<'_, Inlet>,
+        path: &Path,
+        name: &Path,
+    ) -> Result<(), FileError> {
         let mode = entry.header().mode().map_err(|e| broken(&e))? & 0o7777;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let refused = |doing: &'static str| move |e: Errno| FileError::io(doing, path, &e.into());
-        let create = |name: &Path| rustix::fs::openat(self.here(), name, flags, (mode & 0o777 | 0o200).into());
+        let create = |name: &Path| {
+            rustix::fs::openat(self.here(), name, flags, (mode & 0o777 | 0o200).into())
+        };
         let (file, staged) = match create(name) {
             Err(Errno::EXIST) => {
                 let (file, staged) = beside(create).map_err(refused("write"))?;
@@ -241,9 +295,8 @@ impl Unpacker {
             let times = modified(entry.header().mtime().unwrap_or(0));
             rustix::fs::futimens(file, &times).map_err(refused("set the time of"))?;
             match &staged {
-                Some(staged) => {
-                    rustix::fs::renameat(self.here(), staged, self.here(), name).map_err(refused("replace"))
-                }
+                Some(staged) => rustix::fs::renameat(self.here(), staged, self.here(), name)
+                    .map_err(refused("replace")),
                 None => Ok(()),
             }
         });
@@ -254,7 +307,13 @@ impl Unpacker {
         done
     }
 
-    fn link(&self, path: &Path, name: &Path, target: &Path, symbolic: bool) -> Result<(), FileError> {
+    fn link(
+        &self,
+        path: &Path,
+        name: &Path,
+        target: &Path,
+        symbolic: bool,
+    ) -> Result<(), FileError> {
         let made = if symbolic {
             self.replacing(name, |here| rustix::fs::symlinkat(target, here, name))
         } else {
@@ -263,13 +322,19 @@ impl Unpacker {
                 return Err(refused(path, "is a hard link to a directory"));
             };
             let parent = self.open(parent).map_err(|e| escaped(&target, e))?;
-            self.replacing(name, |here| rustix::fs::linkat(&parent, Path::new(old), here, name, AtFlags::empty()))
+            self.replacing(name, |here| {
+                rustix::fs::linkat(&parent, Path::new(old), here, name, AtFlags::empty())
+            })
         };
         made.map_err(|e| FileError::io("make the link", path, &e.into()))
     }
 
     /// Makes a link; where something else is in the way, that goes.
-    fn replacing<T>(&self, name: &Path, make: impl Fn(&OwnedFd) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    fn replacing<T>(
+        &self,
+        name: &Path,
+        make: impl Fn(&OwnedFd) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
         match make(self.here()) {
             Err(Errno::EXIST) => {
                 rustix::fs::unlinkat(self.here(), name, AtFlags::empty())?;
@@ -284,7 +349,8 @@ impl Unpacker {
         for (path, mode) in std::mem::take(&mut self.modes).into_iter().rev() {
             let dir = self.open(&path).map_err(|e| escaped(&path, e))?;
             let refused = |e: Errno| FileError::io("set the mode of", &path, &e.into());
-            // A descriptor that names only a place cannot change it, but what it leads to can be opened from there.
+            // A descriptor that names only a place cannot change it, but what it leads to can be
+            // opened from there.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             match rustix::fs::openat(&dir, ".", flags, Mode::empty()) {
                 Ok(dir) => rustix::fs::fchmod(&dir, mode.into()).map_err(refused)?,
@@ -315,7 +381,10 @@ fn inside(path: &Path) -> Result<PathBuf, FileError> {
             Component::Normal(name) => clean.push(name),
             Component::CurDir => {}
             _ => {
-                return Err(refused(path, "leads outside the directory: archives must have relative names without .."));
+                return Err(refused(
+                    path,
+                    "leads outside the directory: archives must have relative names without ..",
+                ));
             }
         }
     }
@@ -328,9 +397,14 @@ fn refused(path: &Path, why: &str) -> FileError {
 
 fn escaped(path: &Path, error: Errno) -> FileError {
     match error {
-        Errno::XDEV | Errno::LOOP => refused(path, "leads outside the directory over a symbolic link"),
+        Errno::XDEV | Errno::LOOP => {
+            refused(path, "leads outside the directory over a symbolic link")
+        }
         Errno::NOTDIR => refused(path, "has a part that is there and is not a directory"),
-        Errno::NOENT => refused(path, "has a part that is a symbolic link to nothing, or names nothing"),
+        Errno::NOENT => refused(
+            path,
+            "has a part that is a symbolic link to nothing, or names nothing",
+        ),
         other => FileError::io("open", path, &other.into()),
     }
 }
@@ -354,17 +428,34 @@ fn copy(
         }
         if filled == 0 {
             let cut = || {
-                broken(&io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends within '{}'", path.display())))
+                broken(&io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("it ends within '{}'", path.display()),
+                ))
             };
-            return if left == 0 { to.finish().map_err(|e| FileError::io("write", path, &e)) } else { Err(cut()) };
+            return if left == 0 {
+                to.finish().map_err(|e| FileError::io("write", path, &e))
+            } else {
+                Err(cut())
+            };
         }
-        to.append([&buffer[..filled]]).map_err(|e| FileError::io("write", path, &e))?;
+        to.append([&buffer[..filled]])
+            .map_err(|e| FileError::io("write", path, &e))?;
         left = left.saturating_sub(filled as u64);
     }
 }
 
 fn modified(seconds: u64) -> Timestamps {
-    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    let last_modification = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
-    Timestamps { last_access: omit, last_modification }
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let last_modification = Timespec {
+        tv_sec: i64::try_from(seconds).unwrap_or(0),
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: omit,
+        last_modification,
+    }
 }

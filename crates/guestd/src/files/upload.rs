@@ -1,7 +1,7 @@
 //! `POST /files`: content into files, in pieces of [`CHUNK`], with at most two of them in memory.
 //!
-//! While one piece is written on a blocking thread the next one is gathered. Of several files in one request, those
-//! that were complete before an error stay.
+//! While one piece is written on a blocking thread the next one is gathered. Of several files in
+//! one request, those that were complete before an error stay.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -48,7 +48,8 @@ pub async fn pour<E>(
     broken: impl FnOnce(E) -> HttpError,
 ) -> Result<Wish, HttpError> {
     let user = wish.user.clone();
-    let mut working = task(move || as_user(&user, || Target::open(wish)).map_err(|e| FileError::identity(&e))?);
+    let mut working =
+        task(move || as_user(&user, || Target::open(wish)).map_err(|e| FileError::identity(&e))?);
     loop {
         let gathered = gather(&mut body).await;
         let mut target = working.await.map_err(|e| FileError::task(&e))??;
@@ -68,18 +69,25 @@ pub async fn pour<E>(
     }
 }
 
-fn task(act: impl FnOnce() -> Result<Target, FileError> + Send + 'static) -> JoinHandle<Result<Target, FileError>> {
+fn task(
+    act: impl FnOnce() -> Result<Target, FileError> + Send + 'static,
+) -> JoinHandle<Result<Target, FileError>> {
     tokio::task::spawn_blocking(act)
 }
 
 /// Dropping the target undoes what can be undone.
 fn broke_off(error: HttpError, target: Target) -> HttpError {
     let (path, written, outcome) = (target.path().display(), target.written(), target.outcome());
-    HttpError::new(error.status, format!("'{path}' after {written} bytes: {error}; {outcome}"))
+    HttpError::new(
+        error.status,
+        format!("'{path}' after {written} bytes: {error}; {outcome}"),
+    )
 }
 
 /// Collects pieces to one write, and says whether the body ended.
-async fn gather<E>(body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin)) -> Result<(Vec<Bytes>, bool), E> {
+async fn gather<E>(
+    body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+) -> Result<(Vec<Bytes>, bool), E> {
     let mut pieces = Vec::new();
     let mut size = 0;
     while size < CHUNK && pieces.len() < PIECES {

@@ -1,7 +1,8 @@
 //! One file as `EntryInfo` (E2B contract 2.5).
 //!
-//! Size, permissions text, owner and time are the path's own; type and mode are those of what a symbolic link
-//! leads to. Whatever a link or attribute holds was written by the guest and is passed on as text only.
+//! Size, permissions text, owner and time are the path's own; type and mode are those of what a
+//! symbolic link leads to. Whatever a link or attribute holds was written by the guest and is
+//! passed on as text only.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -23,7 +24,8 @@ pub const METADATA_PREFIX: &str = "user.e2b.";
 /// First and last second of a `Timestamp`: the years 1 to 9999.
 const YEARS: (i64, i64) = (-62_135_596_800, 253_402_300_799);
 
-/// Longest list of attribute names and longest value that Linux has, bytes (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+/// Longest list of attribute names and longest value that Linux has, bytes (`XATTR_LIST_MAX`,
+/// `XATTR_SIZE_MAX`).
 const ATTRIBUTE_MAX: usize = 65536;
 
 /// Describes what is at `path`. Call it as the user.
@@ -38,8 +40,14 @@ pub fn entry(path: &Path, names: &Database) -> io::Result<EntryInfo> {
 /// As [`entry`], where the metadata is there already.
 pub fn describe(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
     let is_symlink = own.is_symlink();
-    let target = if is_symlink { fs::metadata(path).ok() } else { Some(own.clone()) };
-    let r#type = target.as_ref().map_or(FileType::FILE_TYPE_SYMLINK, file_type);
+    let target = if is_symlink {
+        fs::metadata(path).ok()
+    } else {
+        Some(own.clone())
+    };
+    let r#type = target
+        .as_ref()
+        .map_or(FileType::FILE_TYPE_SYMLINK, file_type);
     EntryInfo {
         name: path::name(path),
         r#type: r#type.into(),
@@ -51,7 +59,11 @@ pub fn describe(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
         group: names.group_name(own.gid()),
         modified_time: timestamp(own).into(),
         symlink_target: is_symlink.then(|| link_target(path)),
-        metadata: if target.is_some_and(|t| t.is_file() || t.is_dir()) { metadata(path) } else { Default::default() },
+        metadata: if target.is_some_and(|t| t.is_file() || t.is_dir()) {
+            metadata(path)
+        } else {
+            Default::default()
+        },
         is_symlink,
         ..Default::default()
     }
@@ -67,20 +79,31 @@ fn file_type(metadata: &Metadata) -> FileType {
     }
 }
 
-/// Times that no `Timestamp` can say become the first or last that it can: one odd file must not spoil a listing.
+/// Times that no `Timestamp` can say become the first or last that it can: one odd file must not
+/// spoil a listing.
 fn timestamp(metadata: &Metadata) -> Timestamp {
     let seconds = metadata.mtime().clamp(YEARS.0, YEARS.1);
-    let nanos = if seconds == metadata.mtime() { i32::try_from(metadata.mtime_nsec()).unwrap_or(0) } else { 0 };
-    Timestamp { seconds, nanos, ..Default::default() }
+    let nanos = if seconds == metadata.mtime() {
+        i32::try_from(metadata.mtime_nsec()).unwrap_or(0)
+    } else {
+        0
+    };
+    Timestamp {
+        seconds,
+        nanos,
+        ..Default::default()
+    }
 }
 
-/// Where the link leads in the end; the link itself where it leads nowhere, as the reference answers.
+/// Where the link leads in the end; the link itself where it leads nowhere, as the reference
+/// answers.
 fn link_target(path: &Path) -> String {
     let end = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     bytes::to_text(end.as_os_str().as_bytes())
 }
 
-/// As `ls -l` prints them, but with `L` for a symbolic link, which is what clients know from the reference.
+/// As `ls -l` prints them, but with `L` for a symbolic link, which is what clients know from the
+/// reference.
 pub fn permissions(mode: u32) -> String {
     let kind = match mode & libc::S_IFMT {
         libc::S_IFDIR => 'd',
@@ -123,7 +146,14 @@ pub fn metadata_keys(list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> V
     let names = sized(list).unwrap_or_default();
     names
         .split(|byte| *byte == 0)
-        .filter_map(|name| Some(std::str::from_utf8(name).ok()?.strip_prefix(METADATA_PREFIX)?.to_owned()))
+        .filter_map(|name| {
+            Some(
+                std::str::from_utf8(name)
+                    .ok()?
+                    .strip_prefix(METADATA_PREFIX)?
+                    .to_owned(),
+            )
+        })
         .collect()
 }
 

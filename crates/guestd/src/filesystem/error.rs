@@ -38,7 +38,10 @@ pub struct FileError {
 
 impl FileError {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -65,7 +68,10 @@ impl FileError {
 
     /// The blocking task ended without an answer.
     pub fn task(error: &tokio::task::JoinError) -> Self {
-        Self::new(Kind::Internal, format!("the file task was broken off: {error}"))
+        Self::new(
+            Kind::Internal,
+            format!("the file task was broken off: {error}"),
+        )
     }
 }
 
@@ -77,9 +83,14 @@ fn kind(error: &io::Error) -> Kind {
         Some(libc::EEXIST | libc::ENOTEMPTY) => Kind::AlreadyExists,
         Some(libc::EMFILE | libc::ENFILE) => Kind::Exhausted,
         Some(libc::ETXTBSY | libc::EBUSY | libc::EXDEV) => Kind::Precondition,
-        Some(libc::ENOTDIR | libc::EISDIR | libc::EINVAL | libc::ENAMETOOLONG | libc::ELOOP | libc::ENXIO) => {
-            Kind::Invalid
-        }
+        Some(
+            libc::ENOTDIR
+            | libc::EISDIR
+            | libc::EINVAL
+            | libc::ENAMETOOLONG
+            | libc::ELOOP
+            | libc::ENXIO,
+        ) => Kind::Invalid,
         _ => Kind::Internal,
     }
 }

@@ -1,17 +1,20 @@
 //! The Connect service `filesystem.Filesystem` (E2B contract 2.2 and 2.5).
 //!
-//! Every call acts as its user: the work runs on a blocking thread under that user's file system identity.
-//! State is the polled watchers only. A call that was begun ends also when its client hangs up.
+//! Every call acts as its user: the work runs on a blocking thread under that user's file system
+//! identity. State is the polled watchers only. A call that was begun ends also when its client
+//! hangs up.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{
+    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
 use guest_rpc::filesystem::{
-    CreateWatcherRequest, CreateWatcherResponse, Filesystem, GetWatcherEventsRequest, GetWatcherEventsResponse,
-    ListDirRequest, ListDirResponse, MakeDirRequest, MakeDirResponse, MoveRequest, MoveResponse, RemoveRequest,
-    RemoveResponse, RemoveWatcherRequest, RemoveWatcherResponse, StatRequest, StatResponse, WatchDirRequest,
-    WatchDirResponse,
+    CreateWatcherRequest, CreateWatcherResponse, Filesystem, GetWatcherEventsRequest,
+    GetWatcherEventsResponse, ListDirRequest, ListDirResponse, MakeDirRequest, MakeDirResponse,
+    MoveRequest, MoveResponse, RemoveRequest, RemoveResponse, RemoveWatcherRequest,
+    RemoveWatcherResponse, StatRequest, StatResponse, WatchDirRequest, WatchDirResponse,
 };
 
 use crate::Agent;
@@ -35,7 +38,10 @@ use watchers::Watchers;
 
 /// The service, to be merged with the others.
 pub fn service(agent: &Agent) -> connectrpc::Router {
-    let service = Service { settings: agent.settings.clone(), watchers: Watchers::default() };
+    let service = Service {
+        settings: agent.settings.clone(),
+        watchers: Watchers::default(),
+    };
     connectrpc::Router::new().add_service(Arc::new(service))
 }
 
@@ -57,7 +63,10 @@ impl Service {
     }
 }
 
-#[expect(refining_impl_trait, reason = "the generated trait asks for more freedom than we need")]
+#[expect(
+    refining_impl_trait,
+    reason = "the generated trait asks for more freedom than we need"
+)]
 impl Filesystem for Service {
     async fn stat(
         &self,
@@ -66,7 +75,10 @@ impl Filesystem for Service {
     ) -> ServiceResult<StatResponse> {
         let (user, path) = self.at(&context, request.path)?;
         let entry = run(&user, move || operations::stat(&path)).await?;
-        Response::ok(StatResponse { entry: entry.into(), ..Default::default() })
+        Response::ok(StatResponse {
+            entry: entry.into(),
+            ..Default::default()
+        })
     }
 
     async fn make_dir(
@@ -76,7 +88,10 @@ impl Filesystem for Service {
     ) -> ServiceResult<MakeDirResponse> {
         let (user, path) = self.at(&context, request.path)?;
         let entry = run(&user, move || operations::make_dir(&path)).await?;
-        Response::ok(MakeDirResponse { entry: entry.into(), ..Default::default() })
+        Response::ok(MakeDirResponse {
+            entry: entry.into(),
+            ..Default::default()
+        })
     }
 
     async fn r#move(
@@ -86,9 +101,13 @@ impl Filesystem for Service {
     ) -> ServiceResult<MoveResponse> {
         let user = self.user(&context)?;
         let source = path::resolve_named(&self.settings, &user, request.source, "source")?;
-        let destination = path::resolve_named(&self.settings, &user, request.destination, "destination")?;
+        let destination =
+            path::resolve_named(&self.settings, &user, request.destination, "destination")?;
         let entry = run(&user, move || operations::rename(&source, &destination)).await?;
-        Response::ok(MoveResponse { entry: entry.into(), ..Default::default() })
+        Response::ok(MoveResponse {
+            entry: entry.into(),
+            ..Default::default()
+        })
     }
 
     async fn list_dir(
@@ -99,7 +118,10 @@ impl Filesystem for Service {
         let (user, path) = self.at(&context, request.path)?;
         let depth = request.depth;
         let entries = run(&user, move || operations::list(&path, depth)).await?;
-        Response::ok(ListDirResponse { entries, ..Default::default() })
+        Response::ok(ListDirResponse {
+            entries,
+            ..Default::default()
+        })
     }
 
     async fn remove(
@@ -142,7 +164,10 @@ impl Filesystem for Service {
             allow_network_mounts: request.allow_network_mounts,
         };
         let watcher_id = self.watchers.create(wish, user).await?;
-        Response::ok(CreateWatcherResponse { watcher_id, ..Default::default() })
+        Response::ok(CreateWatcherResponse {
+            watcher_id,
+            ..Default::default()
+        })
     }
 
     async fn get_watcher_events(
@@ -151,7 +176,10 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, GetWatcherEventsRequest>,
     ) -> ServiceResult<GetWatcherEventsResponse> {
         let events = self.watchers.poll(request.watcher_id).await?;
-        Response::ok(GetWatcherEventsResponse { events, ..Default::default() })
+        Response::ok(GetWatcherEventsResponse {
+            events,
+            ..Default::default()
+        })
     }
 
     async fn remove_watcher(

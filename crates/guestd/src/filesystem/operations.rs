@@ -1,4 +1,5 @@
-//! Stat, list, make, move, remove. Synchronous; called on a blocking thread under the user's identity.
+//! Stat, list, make, move, remove. Synchronous; called on a blocking thread under the user's
+//! identity.
 
 use std::fs;
 use std::io;
@@ -25,24 +26,34 @@ fn names() -> Database {
 /// # Errors
 /// Not found; denied.
 pub fn stat(path: &Path) -> Result<EntryInfo, FileError> {
-    entry::entry(path, &names()).map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("look at", path, &e)))
+    entry::entry(path, &names())
+        .map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("look at", path, &e)))
 }
 
 /// A path below a plain file does not exist; for a reader that is all there is to it.
 pub fn absent(path: &Path, error: &io::Error) -> Option<FileError> {
-    (error.raw_os_error() == Some(libc::ENOTDIR))
-        .then(|| FileError::new(Kind::NotFound, format!("path '{}' does not exist", path.display())))
+    (error.raw_os_error() == Some(libc::ENOTDIR)).then(|| {
+        FileError::new(
+            Kind::NotFound,
+            format!("path '{}' does not exist", path.display()),
+        )
+    })
 }
 
-/// Entries below `path` down to `depth` levels (0 counts as 1): by name, each directory before what is in it.
-/// Symbolic links to directories are not entered; nor are directories further down that the user may not read.
+/// Entries below `path` down to `depth` levels (0 counts as 1): by name, each directory before what
+/// is in it. Symbolic links to directories are not entered; nor are directories further down that
+/// the user may not read.
 ///
 /// # Errors
 /// Not found; invalid where `path` is no directory; denied; exhausted beyond [`ENTRIES_LIMIT`].
 pub fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
-    let top = fs::metadata(path).map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("list", path, &e)))?;
+    let top = fs::metadata(path)
+        .map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("list", path, &e)))?;
     if !top.is_dir() {
-        return Err(FileError::invalid(format!("path '{}' is not a directory", path.display())));
+        return Err(FileError::invalid(format!(
+            "path '{}' is not a directory",
+            path.display()
+        )));
     }
     let names = names();
     let mut entries = Vec::new();
@@ -50,9 +61,13 @@ pub fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
     let mut open = children(path, 1).map_err(|e| FileError::io("list", path, &e))?;
     while let Some((path, level)) = open.pop() {
         // What vanished meanwhile is no part of the listing.
-        let Ok(own) = fs::symlink_metadata(&path) else { continue };
+        let Ok(own) = fs::symlink_metadata(&path) else {
+            continue;
+        };
         if entries.len() == ENTRIES_LIMIT {
-            let message = format!("more than {ENTRIES_LIMIT} entries: list a smaller directory or less depth");
+            let message = format!(
+                "more than {ENTRIES_LIMIT} entries: list a smaller directory or less depth"
+            );
             return Err(FileError::new(Kind::Exhausted, message));
         }
         entries.push(entry::describe(&path, &own, &names));
@@ -82,10 +97,14 @@ fn children(dir: &Path, level: u32) -> io::Result<Vec<(std::path::PathBuf, u32)>
 /// Already exists; invalid where a file is in the way; denied; no space.
 pub fn make_dir(path: &Path) -> Result<EntryInfo, FileError> {
     match fs::metadata(path) {
-        Ok(there) if there.is_dir() => {
-            Err(FileError::new(Kind::AlreadyExists, format!("directory '{}' already exists", path.display())))
-        }
-        Ok(_) => Err(FileError::invalid(format!("path '{}' already exists and is not a directory", path.display()))),
+        Ok(there) if there.is_dir() => Err(FileError::new(
+            Kind::AlreadyExists,
+            format!("directory '{}' already exists", path.display()),
+        )),
+        Ok(_) => Err(FileError::invalid(format!(
+            "path '{}' already exists and is not a directory",
+            path.display()
+        ))),
         Err(_) => {
             ensure_dir(path)?;
             stat(path)
@@ -93,7 +112,8 @@ pub fn make_dir(path: &Path) -> Result<EntryInfo, FileError> {
     }
 }
 
-/// Moves or renames; missing parents of `destination` are made. Replaces a file, or an empty directory by a directory.
+/// Moves or renames; missing parents of `destination` are made. Replaces a file, or an empty
+/// directory by a directory.
 ///
 /// # Errors
 /// Not found; denied; invalid; already exists; precondition across file systems.
@@ -116,7 +136,9 @@ pub fn rename(source: &Path, destination: &Path) -> Result<EntryInfo, FileError>
 /// Denied; invalid for `/`.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     if path == Path::new("/") {
-        return Err(FileError::invalid("path '/' is the whole sandbox: remove what is in it, or the sandbox"));
+        return Err(FileError::invalid(
+            "path '/' is the whole sandbox: remove what is in it, or the sandbox",
+        ));
     }
     let done = match fs::symlink_metadata(path) {
         Ok(there) if there.is_dir() => remove_tree(path).map_err(io::Error::from),

@@ -1,5 +1,5 @@
-//! Paths of requests: made absolute, and free of `.`, `..` and doubled slashes by their text alone, because
-//! answers name entries by the path that was asked for.
+//! Paths of requests: made absolute, and free of `.`, `..` and doubled slashes by their text alone,
+//! because answers name entries by the path that was asked for.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -14,32 +14,45 @@ use crate::user::User;
 /// Longest path that the kernel takes, bytes, its final NUL included (`PATH_MAX`).
 const PATH_MAX: usize = 4096;
 
-/// Start of the names of files that an upload or an archive writes before they replace another. Watches pass them over.
+/// Start of the names of files that an upload or an archive writes before they replace another.
+/// Watches pass them over.
 pub const STAGED_PREFIX: &str = ".wrenn-upload-";
 
 /// Mode of directories that are made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// The absolute path that `path` means to `user`: `~`, relative and empty paths as in [`Settings::resolve`].
+/// The absolute path that `path` means to `user`: `~`, relative and empty paths as in
+/// [`Settings::resolve`].
 ///
 /// # Errors
 /// Invalid where no file can have that path.
 pub fn resolve(settings: &Settings, user: &User, path: &str) -> Result<PathBuf, FileError> {
     if path.contains('\0') {
-        return Err(FileError::invalid("path holds a NUL byte, which no file name can"));
+        return Err(FileError::invalid(
+            "path holds a NUL byte, which no file name can",
+        ));
     }
     let clean = clean(&settings.resolve(path, user));
     if clean.as_os_str().len() >= PATH_MAX {
-        return Err(FileError::invalid(format!("path is longer than {} bytes", PATH_MAX - 1)));
+        return Err(FileError::invalid(format!(
+            "path is longer than {} bytes",
+            PATH_MAX - 1
+        )));
     }
     Ok(clean)
 }
 
-/// As [`resolve`], but an empty path is an error: nobody means to move or remove their home by leaving it out.
+/// As [`resolve`], but an empty path is an error: nobody means to move or remove their home by
+/// leaving it out.
 ///
 /// # Errors
 /// Invalid.
-pub fn resolve_named(settings: &Settings, user: &User, path: &str, field: &str) -> Result<PathBuf, FileError> {
+pub fn resolve_named(
+    settings: &Settings,
+    user: &User,
+    path: &str,
+    field: &str,
+) -> Result<PathBuf, FileError> {
     if path.is_empty() {
         return Err(FileError::invalid(format!("{field} is empty: give a path")));
     }
@@ -60,7 +73,10 @@ fn clean(path: &Path) -> PathBuf {
 
 /// The last component as text; `/` for the root.
 pub fn name(path: &Path) -> String {
-    path.file_name().map_or_else(|| "/".into(), |name| guest_rpc::bytes::to_text(name.as_bytes()))
+    path.file_name().map_or_else(
+        || "/".into(),
+        |name| guest_rpc::bytes::to_text(name.as_bytes()),
+    )
 }
 
 /// Makes `path` and its missing parents; what exists already is left alone. Call it as the user.
@@ -74,7 +90,10 @@ pub fn ensure_dir(path: &Path) -> Result<(), FileError> {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && dir.is_dir() => {}
             Err(e) if matches!(e.raw_os_error(), Some(libc::EEXIST | libc::ENOTDIR)) => {
-                return Err(FileError::invalid(format!("'{}' is not a directory", dir.display())));
+                return Err(FileError::invalid(format!(
+                    "'{}' is not a directory",
+                    dir.display()
+                )));
             }
             Err(e) => return Err(FileError::io("make the directory", dir, &e)),
         }
@@ -92,7 +111,14 @@ mod tests {
     use super::*;
 
     fn user() -> User {
-        User { name: "u".into(), uid: 1, gid: 1, groups: vec![1], home: "/home/u".into(), shell: "/bin/sh".into() }
+        User {
+            name: "u".into(),
+            uid: 1,
+            gid: 1,
+            groups: vec![1],
+            home: "/home/u".into(),
+            shell: "/bin/sh".into(),
+        }
     }
 
     fn resolved(path: &str) -> Result<String, FileError> {
@@ -119,6 +145,10 @@ mod tests {
     #[test]
     fn plain_names() {
         assert!(is_plain_name("a".as_ref()) && is_plain_name("...".as_ref()));
-        assert!(!is_plain_name("..".as_ref()) && !is_plain_name("a/b".as_ref()) && !is_plain_name("".as_ref()));
+        assert!(
+            !is_plain_name("..".as_ref())
+                && !is_plain_name("a/b".as_ref())
+                && !is_plain_name("".as_ref())
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! Removes a directory with all that is in it, however deep it is.
 //!
-//! Guests make trees of any depth, so nothing here recurses, no path has more than one name in it, and at most three
-//! descriptors are open. Symbolic links are removed, never followed. The way up goes by `..`, and must lead to the
-//! directory that was left: where somebody moved it meanwhile, the removal ends with an error. Broken off at any
-//! moment, a part of the tree is gone.
+//! Guests make trees of any depth, so nothing here recurses, no path has more than one name in it,
+//! and at most three descriptors are open. Symbolic links are removed, never followed. The way up
+//! goes by `..`, and must lead to the directory that was left: where somebody moved it meanwhile,
+//! the removal ends with an error. Broken off at any moment, a part of the tree is gone.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,9 +27,14 @@ struct Level {
 /// # Errors
 /// The first that the kernel refuses; `EBUSY` also where a directory was moved away meanwhile.
 pub fn remove_tree(path: &Path) -> Result<()> {
-    let name = CString::new(path.file_name().unwrap_or(OsStr::new("")).as_bytes()).map_err(|_| Errno::INVAL)?;
+    let name = CString::new(path.file_name().unwrap_or(OsStr::new("")).as_bytes())
+        .map_err(|_| Errno::INVAL)?;
     let above = path.parent().unwrap_or(Path::new("/"));
-    let mut here = rustix::fs::open(above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut here = rustix::fs::open(
+        above,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut way = Vec::new();
     descend(&mut here, &mut way, name)?;
     while let Some(level) = way.last_mut() {
@@ -48,25 +53,42 @@ fn descend(here: &mut OwnedFd, way: &mut Vec<Level>, name: CString) -> Result<()
         Ok(below) => below,
         Err(Errno::NOENT) => return Ok(()),
         // Something else took its place.
-        Err(Errno::NOTDIR | Errno::LOOP) => return gone(rustix::fs::unlinkat(&*here, &name, AtFlags::empty())),
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return gone(rustix::fs::unlinkat(&*here, &name, AtFlags::empty()));
+        }
         // Not to be looked into; but an empty one can go all the same.
         Err(e) => return rustix::fs::unlinkat(&*here, &name, AtFlags::REMOVEDIR).map_err(|_| e),
     };
     let left = empty(&below)?;
-    way.push(Level { name, above: identity(&*here)?, left });
+    way.push(Level {
+        name,
+        above: identity(&*here)?,
+        left,
+    });
     *here = below;
     Ok(())
 }
 
 /// Goes back to the directory above, and removes the one that was left.
 fn ascend(here: &mut OwnedFd, way: &mut Vec<Level>) -> Result<()> {
-    let Some(level) = way.pop() else { return Ok(()) };
-    let above = rustix::fs::openat(&*here, c"..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let Some(level) = way.pop() else {
+        return Ok(());
+    };
+    let above = rustix::fs::openat(
+        &*here,
+        c"..",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     if identity(&above)? != level.above {
         return Err(Errno::BUSY);
     }
     *here = above;
-    gone(rustix::fs::unlinkat(&*here, &level.name, AtFlags::REMOVEDIR))
+    gone(rustix::fs::unlinkat(
+        &*here,
+        &level.name,
+        AtFlags::REMOVEDIR,
+    ))
 }
 
 /// Removes what is in `dir` and no directory; answers with the directories.
@@ -96,7 +118,11 @@ fn identity(dir: impl AsFd) -> Result<(u64, u64)> {
 
 /// What somebody else removed is removed.
 fn gone(done: Result<()>) -> Result<()> {
-    if done == Err(Errno::NOENT) { Ok(()) } else { done }
+    if done == Err(Errno::NOENT) {
+        Ok(())
+    } else {
+        done
+    }
 }
 
 #[cfg(test)]
@@ -110,9 +136,13 @@ mod tests {
     fn goes_down_and_up_and_follows_no_link() {
         let home = tempfile::tempdir().expect("a directory");
         let (top, kept) = (home.path().join("top"), home.path().join("kept"));
-        fs::create_dir(&kept).and_then(|()| fs::write(kept.join("file"), "x")).expect("made");
+        fs::create_dir(&kept)
+            .and_then(|()| fs::write(kept.join("file"), "x"))
+            .expect("made");
         for dir in ["a/b/c", "a/d", "e"] {
-            fs::create_dir_all(top.join(dir)).and_then(|()| fs::write(top.join(dir).join("file"), "x")).expect("made");
+            fs::create_dir_all(top.join(dir))
+                .and_then(|()| fs::write(top.join(dir).join("file"), "x"))
+                .expect("made");
             symlink(&kept, top.join(dir).join("link")).expect("a link");
         }
         remove_tree(&top).expect("removes");
@@ -132,8 +162,14 @@ mod tests {
         }
         drop(here);
         // Less than any thread of the agent has.
-        let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(move || remove_tree(&top));
-        thread.expect("starts").join().expect("does not panic").expect("removes");
+        let thread = std::thread::Builder::new()
+            .stack_size(128 << 10)
+            .spawn(move || remove_tree(&top));
+        thread
+            .expect("starts")
+            .join()
+            .expect("does not panic")
+            .expect("removes");
         assert_eq!(fs::read_dir(home.path()).expect("is there").count(), 0);
     }
 }

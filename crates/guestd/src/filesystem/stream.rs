@@ -1,7 +1,9 @@
-//! `WatchDir`: a watch as a stream. Start first, then events as they come, a keepalive after every idle while.
+//! `WatchDir`: a watch as a stream. Start first, then events as they come, a keepalive after every
+//! idle while.
 //!
-//! Events are taken over only when the client has taken the ones before, so a slow client costs the kernel's
-//! queue and nothing here; where that overflows the stream ends with `data_loss`. Dropping the stream ends the watch.
+//! Events are taken over only when the client has taken the ones before, so a slow client costs the
+//! kernel's queue and nothing here; where that overflows the stream ends with `data_loss`. Dropping
+//! the stream ends the watch.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -65,12 +67,18 @@ impl State {
     async fn next(&mut self) -> Result<WatchDirResponse, ConnectError> {
         if !self.started {
             self.started = true;
-            return Ok(WatchDirResponse { event: StartEvent::default().into(), ..Default::default() });
+            return Ok(WatchDirResponse {
+                event: StartEvent::default().into(),
+                ..Default::default()
+            });
         }
         loop {
             if let Some(event) = self.pending.pop_front() {
                 self.next_keepalive = Instant::now() + self.keepalive;
-                return Ok(WatchDirResponse { event: event.into(), ..Default::default() });
+                return Ok(WatchDirResponse {
+                    event: event.into(),
+                    ..Default::default()
+                });
             }
             if self.more {
                 self.drain().await?;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::WatchDescriptor;
 
-/// Two views of the same pairs. Paths are relative to the watched directory, which itself is the empty path.
+/// Two views of the same pairs. Paths are relative to the watched directory, which itself is the
+/// empty path.
 #[derive(Debug, Default)]
 pub struct Tree {
     paths: HashMap<WatchDescriptor, PathBuf>,
@@ -45,7 +46,14 @@ impl Tree {
     pub fn rename(&mut self, old: &Path, new: &Path) {
         for (path, wd) in self.below(old) {
             let rest = path.strip_prefix(old).unwrap_or(Path::new(""));
-            self.insert(wd, if rest.as_os_str().is_empty() { new.to_path_buf() } else { new.join(rest) });
+            self.insert(
+                wd,
+                if rest.as_os_str().is_empty() {
+                    new.to_path_buf()
+                } else {
+                    new.join(rest)
+                },
+            );
         }
     }
 
@@ -59,7 +67,8 @@ impl Tree {
     }
 }
 
-/// File systems whose changes can come from other machines, which inotify does not see (`statfs(2)`).
+/// File systems whose changes can come from other machines, which inotify does not see
+/// (`statfs(2)`).
 const NETWORK: [u64; 6] = [
     0x6969,      // NFS
     0x0102_1997, // 9p
@@ -84,15 +93,26 @@ mod tests {
     #[test]
     fn a_rename_moves_what_is_below_and_nothing_else() {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
-        let dirs: Vec<_> = (0..4).map(|_| tempfile::tempdir().expect("a directory")).collect();
-        let wds: Vec<_> =
-            dirs.iter().map(|dir| inotify.add_watch(dir.path(), AddWatchFlags::IN_CREATE).expect("a watch")).collect();
+        let dirs: Vec<_> = (0..4)
+            .map(|_| tempfile::tempdir().expect("a directory"))
+            .collect();
+        let wds: Vec<_> = dirs
+            .iter()
+            .map(|dir| {
+                inotify
+                    .add_watch(dir.path(), AddWatchFlags::IN_CREATE)
+                    .expect("a watch")
+            })
+            .collect();
         let mut tree = Tree::default();
         for (wd, path) in wds.iter().zip(["", "a", "a/b", "a-b"]) {
             tree.insert(*wd, path.into());
         }
         tree.rename(Path::new("a"), Path::new("z"));
-        let paths: Vec<_> = wds.iter().map(|wd| tree.path(*wd).expect("kept").to_str().expect("text")).collect();
+        let paths: Vec<_> = wds
+            .iter()
+            .map(|wd| tree.path(*wd).expect("kept").to_str().expect("text"))
+            .collect();
         assert_eq!(paths, ["", "z", "z/b", "a-b"]);
         assert_eq!(tree.remove(Path::new("z")).len(), 2);
         assert!(tree.path(wds[1]).is_none() && tree.path(wds[3]).is_some());

@@ -1,12 +1,14 @@
 //! One watched directory: inotify events turned into `FilesystemEvent`s with names relative to it.
 //!
-//! State: an inotify descriptor, a map from watch descriptors to relative directories (only the watched directory
-//! itself, or with `recursive` every real directory below it), and a bounded queue of events not yet taken.
-//! The owner (a stream or a poll) calls [`Watch::drain`] when the descriptor is readable. Nothing is on disk; the
-//! kernel forgets the watches when the descriptor is closed, so also when the process dies.
+//! State: an inotify descriptor, a map from watch descriptors to relative directories (only the
+//! watched directory itself, or with `recursive` every real directory below it), and a bounded
+//! queue of events not yet taken. The owner (a stream or a poll) calls [`Watch::drain`] when the
+//! descriptor is readable. Nothing is on disk; the kernel forgets the watches when the descriptor
+//! is closed, so also when the process dies.
 //!
-//! A directory that appears is watched as soon as its event is read; what was put into it before that is found by
-//! listing it, and told as created. Everything runs as the user, so a directory that he may not read is passed over.
+//! A directory that appears is watched as soon as its event is read; what was put into it before
+//! that is found by listing it, and told as created. Everything runs as the user, so a directory
+//! that he may not read is passed over.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
@@ -28,8 +30,8 @@ use crate::as_user::as_user;
 use crate::syscall;
 use crate::user::{Database, User};
 
-/// Most events kept for a client that does not fetch them; beyond, they stay in the kernel's queue, and where that
-/// overflows the client is told.
+/// Most events kept for a client that does not fetch them; beyond, they stay in the kernel's queue,
+/// and where that overflows the client is told.
 const QUEUE_LIMIT: usize = 65_536;
 
 /// What a directory is asked for: the events that the reference agent's library subscribes to.
@@ -59,7 +61,8 @@ pub struct Watch {
     wish: Wish,
     user: User,
     tree: Tree,
-    /// Told as created because a listing found them, so that a creation still queued in the kernel is not told again.
+    /// Told as created because a listing found them, so that a creation still queued in the kernel
+    /// is not told again.
     announced: HashSet<PathBuf>,
     /// A directory that left its place, with the cookie that its arrival would carry.
     leaving: Option<(u32, PathBuf)>,
@@ -75,21 +78,29 @@ impl Watch {
     /// # Errors
     /// Not found; invalid where it is no directory or on a network mount; denied; exhausted.
     pub fn start(wish: Wish, user: &User) -> Result<Self, FileError> {
-        as_user(user, || Self::start_here(wish, user.clone())).map_err(|e| FileError::identity(&e))?
+        as_user(user, || Self::start_here(wish, user.clone()))
+            .map_err(|e| FileError::identity(&e))?
     }
 
     fn start_here(wish: Wish, user: User) -> Result<Self, FileError> {
         let path = &wish.path;
-        let there =
-            fs::metadata(path).map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("watch", path, &e)))?;
+        let there = fs::metadata(path)
+            .map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("watch", path, &e)))?;
         if !there.is_dir() {
-            return Err(FileError::invalid(format!("path '{}' is not a directory", path.display())));
+            return Err(FileError::invalid(format!(
+                "path '{}' is not a directory",
+                path.display()
+            )));
         }
         if !wish.allow_network_mounts && super::tree::on_network(path) {
-            let message = format!("path '{}' is on a network mount: set allow_network_mounts", path.display());
+            let message = format!(
+                "path '{}' is on a network mount: set allow_network_mounts",
+                path.display()
+            );
             return Err(FileError::invalid(message));
         }
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(|e| refused(path, e))?;
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
+            .map_err(|e| refused(path, e))?;
         let mut watch = Self {
             inotify,
             wish,
@@ -101,9 +112,13 @@ impl Watch {
             queue: VecDeque::new(),
             lost: None,
         };
-        watch.add(Path::new("")).map_err(|e| refused(&watch.wish.path, e))?;
+        watch
+            .add(Path::new(""))
+            .map_err(|e| refused(&watch.wish.path, e))?;
         if watch.wish.recursive {
-            watch.adopt(Path::new(""), false).map_err(|e| refused(&watch.wish.path, e))?;
+            watch
+                .adopt(Path::new(""), false)
+                .map_err(|e| refused(&watch.wish.path, e))?;
         }
         Ok(watch)
     }
@@ -113,12 +128,17 @@ impl Watch {
     /// # Errors
     /// Exhausted where there are no descriptors left.
     pub fn readiness(&self) -> Result<AsyncFd<OwnedFd>, FileError> {
-        let registered = self.inotify.as_fd().try_clone_to_owned().and_then(syscall::register);
-        registered.map_err(|e| FileError::new(Kind::Exhausted, format!("cannot wait for events: {e}")))
+        let registered = self
+            .inotify
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(syscall::register);
+        registered
+            .map_err(|e| FileError::new(Kind::Exhausted, format!("cannot wait for events: {e}")))
     }
 
-    /// Takes over what the kernel has queued, and says whether it stopped before the end because the queue here is
-    /// full. Blocks; takes the user's identity by itself.
+    /// Takes over what the kernel has queued, and says whether it stopped before the end because
+    /// the queue here is full. Blocks; takes the user's identity by itself.
     pub fn drain(&mut self) -> bool {
         let user = self.user.clone();
         as_user(&user, || self.drain_here()).unwrap_or_else(|e| {
@@ -138,14 +158,19 @@ impl Watch {
             Some(reason) => {
                 self.queue.clear();
                 let path = self.wish.path.display();
-                let message = format!("events below '{path}' were lost ({reason}): list the directory again");
+                let message =
+                    format!("events below '{path}' were lost ({reason}): list the directory again");
                 Err(FileError::new(Kind::DataLoss, message))
             }
         }
     }
 
     fn drain_here(&mut self) -> bool {
-        let names = if self.wish.include_entry { Database::read(Path::new("/etc")) } else { Database::default() };
+        let names = if self.wish.include_entry {
+            Database::read(Path::new("/etc"))
+        } else {
+            Database::default()
+        };
         while self.queue.len() < QUEUE_LIMIT {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
@@ -168,7 +193,9 @@ impl Watch {
         if event.mask.contains(Mask::IN_Q_OVERFLOW) {
             return self.overflowed();
         }
-        let Some(dir) = self.tree.path(event.wd).map(Path::to_path_buf) else { return };
+        let Some(dir) = self.tree.path(event.wd).map(Path::to_path_buf) else {
+            return;
+        };
         if event.mask.contains(Mask::IN_IGNORED) {
             return self.tree.forget(event.wd);
         }
@@ -187,7 +214,9 @@ impl Watch {
             None if !dir.as_os_str().is_empty() => return,
             None => PathBuf::from("."),
         };
-        let Some(mut kind) = event_type(event.mask) else { return };
+        let Some(mut kind) = event_type(event.mask) else {
+            return;
+        };
         if event.mask.contains(Mask::IN_MOVED_TO) && self.staged.take() == Some(event.cookie) {
             // An upload replaced it; for those who watch, that is how files are written.
             kind = EventType::EVENT_TYPE_WRITE;
@@ -199,15 +228,25 @@ impl Watch {
             self.announced.remove(&path);
         }
         self.push(&path, kind, names);
-        if self.wish.recursive && event.mask.contains(Mask::IN_ISDIR) && event.name.is_some() && !arrived {
+        if self.wish.recursive
+            && event.mask.contains(Mask::IN_ISDIR)
+            && event.name.is_some()
+            && !arrived
+        {
             self.follow(event, path);
         }
     }
 
-    /// Settles the directory that left: it is the one that arrives now, and its watches move along, or it is gone.
+    /// Settles the directory that left: it is the one that arrives now, and its watches move along,
+    /// or it is gone.
     fn arrived(&mut self, event: &InotifyEvent, dir: &Path) -> bool {
-        let Some((cookie, old)) = self.leaving.take() else { return false };
-        if let Some(name) = event.name.as_ref().filter(|_| event.mask.contains(Mask::IN_MOVED_TO))
+        let Some((cookie, old)) = self.leaving.take() else {
+            return false;
+        };
+        if let Some(name) = event
+            .name
+            .as_ref()
+            .filter(|_| event.mask.contains(Mask::IN_MOVED_TO))
             && event.cookie == cookie
         {
             self.tree.rename(&old, &dir.join(name));
@@ -234,18 +273,30 @@ impl Watch {
             Ok(())
         };
         if adopted.is_err() {
-            self.lost = Some("the kernel allows no more watches: raise fs.inotify.max_user_watches");
+            self.lost =
+                Some("the kernel allows no more watches: raise fs.inotify.max_user_watches");
         }
     }
 
     fn push(&mut self, path: &Path, kind: EventType, names: &Database) {
-        let mut event =
-            FilesystemEvent { name: path.to_string_lossy().into_owned(), r#type: kind.into(), ..Default::default() };
-        let described =
-            matches!(kind, EventType::EVENT_TYPE_CREATE | EventType::EVENT_TYPE_WRITE | EventType::EVENT_TYPE_CHMOD);
+        let mut event = FilesystemEvent {
+            name: path.to_string_lossy().into_owned(),
+            r#type: kind.into(),
+            ..Default::default()
+        };
+        let described = matches!(
+            kind,
+            EventType::EVENT_TYPE_CREATE
+                | EventType::EVENT_TYPE_WRITE
+                | EventType::EVENT_TYPE_CHMOD
+        );
         if self.wish.include_entry && described {
             // What is gone by now has no entry.
-            let path = if path == Path::new(".") { self.wish.path.clone() } else { self.wish.path.join(path) };
+            let path = if path == Path::new(".") {
+                self.wish.path.clone()
+            } else {
+                self.wish.path.join(path)
+            };
             event.entry = entry::entry(&path, names).ok().into();
         }
         self.queue.push_back(event);
@@ -253,7 +304,11 @@ impl Watch {
 
     /// Watches a directory and all below it; with `announce`, tells what is in it as created.
     fn adopt(&mut self, top: &Path, announce: bool) -> Result<(), Errno> {
-        let names = if announce { Database::read(Path::new("/etc")) } else { Database::default() };
+        let names = if announce {
+            Database::read(Path::new("/etc"))
+        } else {
+            Database::default()
+        };
         let mut open = vec![top.to_path_buf()];
         while let Some(dir) = open.pop() {
             match self.add(&dir) {
@@ -262,7 +317,9 @@ impl Watch {
                 // Gone again, replaced by a file, or not the user's to read.
                 Err(_) => continue,
             }
-            let Ok(children) = fs::read_dir(self.wish.path.join(&dir)) else { continue };
+            let Ok(children) = fs::read_dir(self.wish.path.join(&dir)) else {
+                continue;
+            };
             for child in children.flatten() {
                 let path = dir.join(child.file_name());
                 if announce && self.queue.len() >= QUEUE_LIMIT {
@@ -280,7 +337,11 @@ impl Watch {
 
     fn add(&mut self, dir: &Path) -> Result<(), Errno> {
         // Only the directory that was asked for may be reached by a symbolic link.
-        let mask = if dir.as_os_str().is_empty() { EVENTS } else { EVENTS | Mask::IN_DONT_FOLLOW };
+        let mask = if dir.as_os_str().is_empty() {
+            EVENTS
+        } else {
+            EVENTS | Mask::IN_DONT_FOLLOW
+        };
         let wd = self.inotify.add_watch(&self.wish.path.join(dir), mask)?;
         self.tree.insert(wd, dir.to_path_buf());
         Ok(())
@@ -302,27 +363,49 @@ impl Watch {
     fn overflowed(&mut self) {
         self.lost = Some("the kernel's queue was full");
         if self.wish.recursive && self.adopt(Path::new(""), false).is_err() {
-            self.lost = Some("the kernel allows no more watches: raise fs.inotify.max_user_watches");
+            self.lost =
+                Some("the kernel allows no more watches: raise fs.inotify.max_user_watches");
         }
     }
 }
 
 fn event_type(mask: Mask) -> Option<EventType> {
     let kinds = [
-        (Mask::IN_CREATE | Mask::IN_MOVED_TO, EventType::EVENT_TYPE_CREATE),
+        (
+            Mask::IN_CREATE | Mask::IN_MOVED_TO,
+            EventType::EVENT_TYPE_CREATE,
+        ),
         (Mask::IN_MODIFY, EventType::EVENT_TYPE_WRITE),
-        (Mask::IN_DELETE | Mask::IN_DELETE_SELF, EventType::EVENT_TYPE_REMOVE),
-        (Mask::IN_MOVED_FROM | Mask::IN_MOVE_SELF, EventType::EVENT_TYPE_RENAME),
+        (
+            Mask::IN_DELETE | Mask::IN_DELETE_SELF,
+            EventType::EVENT_TYPE_REMOVE,
+        ),
+        (
+            Mask::IN_MOVED_FROM | Mask::IN_MOVE_SELF,
+            EventType::EVENT_TYPE_RENAME,
+        ),
         (Mask::IN_ATTRIB, EventType::EVENT_TYPE_CHMOD),
     ];
-    kinds.into_iter().find(|(masks, _)| mask.intersects(*masks)).map(|(_, kind)| kind)
+    kinds
+        .into_iter()
+        .find(|(masks, _)| mask.intersects(*masks))
+        .map(|(_, kind)| kind)
 }
 
 fn refused(path: &Path, error: Errno) -> FileError {
-    let exhausted = |what: &str| FileError::new(Kind::Exhausted, format!("cannot watch '{}': {what}", path.display()));
+    let exhausted = |what: &str| {
+        FileError::new(
+            Kind::Exhausted,
+            format!("cannot watch '{}': {what}", path.display()),
+        )
+    };
     match error {
-        Errno::EMFILE => exhausted("too many watchers (fs.inotify.max_user_instances): remove some"),
-        Errno::ENOSPC => exhausted("too many directories (fs.inotify.max_user_watches): watch a smaller tree"),
+        Errno::EMFILE => {
+            exhausted("too many watchers (fs.inotify.max_user_instances): remove some")
+        }
+        Errno::ENOSPC => {
+            exhausted("too many directories (fs.inotify.max_user_watches): watch a smaller tree")
+        }
         other => FileError::io("watch", path, &other.into()),
     }
 }

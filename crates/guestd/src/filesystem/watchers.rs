@@ -1,9 +1,10 @@
 //! Watchers that are polled (`CreateWatcher`, `GetWatcherEvents`, `RemoveWatcher`).
 //!
-//! Each has a task that takes events over as they come, so that new directories are watched at once; a poll takes
-//! over the rest itself, so everything that happened before it is in its answer. In memory only: after the
-//! process dies they are unknown. The kernel allows few inotify instances; where they are used up, the watcher that
-//! has not been polled for longest, and not for [`IDLE`], is given up for the new one.
+//! Each has a task that takes events over as they come, so that new directories are watched at
+//! once; a poll takes over the rest itself, so everything that happened before it is in its answer.
+//! In memory only: after the process dies they are unknown. The kernel allows few inotify
+//! instances; where they are used up, the watcher that has not been polled for longest, and not for
+//! [`IDLE`], is given up for the new one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,14 +51,20 @@ impl Watchers {
     /// As [`Watch::start`].
     pub async fn create(&self, wish: Wish, user: User) -> Result<String, FileError> {
         let watch = match start(wish.clone(), user.clone()).await {
-            Err(e) if e.kind == Kind::Exhausted && self.give_up_idlest() => start(wish, user).await?,
+            Err(e) if e.kind == Kind::Exhausted && self.give_up_idlest() => {
+                start(wish, user).await?
+            }
             other => other?,
         };
         let descriptor = watch.readiness()?;
         let watch = Arc::new(Mutex::new(watch));
         let task = tokio::spawn(keep_draining(watch.clone(), descriptor)).abort_handle();
         let id = format!("w{}", self.next.fetch_add(1, Ordering::Relaxed));
-        let watcher = Watcher { watch, polled: Instant::now(), task };
+        let watcher = Watcher {
+            watch,
+            polled: Instant::now(),
+            task,
+        };
         self.locked(|all| all.insert(id.clone(), watcher));
         Ok(id)
     }
@@ -86,13 +93,18 @@ impl Watchers {
     /// # Errors
     /// Not found.
     pub fn remove(&self, id: &str) -> Result<(), FileError> {
-        self.locked(|all| all.remove(id)).map(drop).ok_or_else(|| unknown(id))
+        self.locked(|all| all.remove(id))
+            .map(drop)
+            .ok_or_else(|| unknown(id))
     }
 
     fn give_up_idlest(&self) -> bool {
         self.locked(|all| {
             let idlest = all.iter().min_by_key(|(_, watcher)| watcher.polled);
-            let Some(id) = idlest.filter(|(_, w)| w.polled.elapsed() >= IDLE).map(|(id, _)| id.clone()) else {
+            let Some(id) = idlest
+                .filter(|(_, w)| w.polled.elapsed() >= IDLE)
+                .map(|(id, _)| id.clone())
+            else {
                 return false;
             };
             all.remove(&id).is_some()
@@ -110,7 +122,10 @@ async fn start(wish: Wish, user: User) -> Result<Watch, FileError> {
 
 fn unknown(id: &str) -> FileError {
     let id: String = id.chars().take(64).collect();
-    FileError::new(Kind::NotFound, format!("watcher '{id}' does not exist: create one"))
+    FileError::new(
+        Kind::NotFound,
+        format!("watcher '{id}' does not exist: create one"),
+    )
 }
 
 /// Ends when the watcher is dropped, which aborts it.

@@ -1,8 +1,8 @@
 //! `POST /clock`: sets the wall clock of the guest.
 //!
-//! A VM that was stopped does not know for how long: its clock goes on from where it stood. The host calls this after
-//! each stop, and when its own clock was set. Only `CLOCK_REALTIME` is set; `CLOCK_MONOTONIC` never goes back.
-//! Nothing is written to the disk, which may be frozen.
+//! A VM that was stopped does not know for how long: its clock goes on from where it stood. The
+//! host calls this after each stop, and when its own clock was set. Only `CLOCK_REALTIME` is set;
+//! `CLOCK_MONOTONIC` never goes back. Nothing is written to the disk, which may be frozen.
 
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,14 +16,20 @@ use nix::time::{ClockId, clock_settime};
 use super::error::HttpError;
 use crate::Agent;
 
-/// Smallest error that is corrected. Setting makes time jump for programs, and the request itself took some of it; the
-/// rest of the 100 ms that the host promises is for the way there.
+/// Smallest error that is corrected. Setting makes time jump for programs, and the request itself
+/// took some of it; the rest of the 100 ms that the host promises is for the way there.
 const TOLERANCE: Duration = Duration::from_millis(20);
 
 /// The handler of `/clock`.
-pub async fn clock(State(agent): State<Agent>, body: axum::body::Bytes) -> Result<Json<ClockAnswer>, HttpError> {
-    let request: ClockRequest = serde_json::from_slice(&body)
-        .map_err(|e| HttpError::bad_request(format!("the body is no clock request: {e}; send {{\"timeNs\": …}}")))?;
+pub async fn clock(
+    State(agent): State<Agent>,
+    body: axum::body::Bytes,
+) -> Result<Json<ClockAnswer>, HttpError> {
+    let request: ClockRequest = serde_json::from_slice(&body).map_err(|e| {
+        HttpError::bad_request(format!(
+            "the body is no clock request: {e}; send {{\"timeNs\": …}}"
+        ))
+    })?;
     let host = Duration::from_nanos(request.time_ns);
     // The clock of a machine that is no guest of ours is not ours to set.
     let stepped_ns = if agent.guest {
@@ -32,10 +38,14 @@ pub async fn clock(State(agent): State<Agent>, body: axum::body::Bytes) -> Resul
         0
     };
     let time_ns = u64::try_from(now().as_nanos()).unwrap_or(u64::MAX);
-    Ok(Json(ClockAnswer { time_ns, stepped_ns }))
+    Ok(Json(ClockAnswer {
+        time_ns,
+        stepped_ns,
+    }))
 }
 
-/// Sets the wall clock to `host`, unless it is as close as that already. Returns the nanoseconds by which it was moved.
+/// Sets the wall clock to `host`, unless it is as close as that already. Returns the nanoseconds by
+/// which it was moved.
 ///
 /// # Errors
 /// Those of `clock_settime(2)`.
@@ -48,7 +58,9 @@ pub fn set(host: Duration) -> io::Result<i64> {
 }
 
 fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 fn correction(guest: Duration, host: Duration) -> i64 {
@@ -69,8 +81,14 @@ mod tests {
         let base = Duration::from_secs(1_700_000_000);
         assert_eq!(correction(base, base + TOLERANCE), 0);
         assert_eq!(correction(base + TOLERANCE, base), 0);
-        assert_eq!(correction(base, base + Duration::from_millis(21)), 21_000_000);
-        assert_eq!(correction(base + Duration::from_secs(3600), base), -3_600_000_000_000);
+        assert_eq!(
+            correction(base, base + Duration::from_millis(21)),
+            21_000_000
+        );
+        assert_eq!(
+            correction(base + Duration::from_secs(3600), base),
+            -3_600_000_000_000
+        );
         assert_eq!(correction(Duration::ZERO, Duration::MAX), i64::MAX);
     }
 }

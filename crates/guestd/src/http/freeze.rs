@@ -10,7 +10,10 @@ use super::error::HttpError;
 use crate::{Agent, own_thread};
 
 /// The handler of `/freeze`.
-pub async fn freeze(State(agent): State<Agent>, body: Bytes) -> Result<Json<FreezeAnswer>, HttpError> {
+pub async fn freeze(
+    State(agent): State<Agent>,
+    body: Bytes,
+) -> Result<Json<FreezeAnswer>, HttpError> {
     let wish = if body.is_empty() {
         FreezeRequest::default()
     } else {

@@ -1,6 +1,8 @@
-//! What `/init` changes in the guest's kernel: entropy, clock, names, connections. Only ever in a guest.
+//! What `/init` changes in the guest's kernel: entropy, clock, names, connections. Only ever in a
+//! guest.
 //!
-//! Nothing here writes to the root disk, which may be frozen: what `/init` wants in files is in `identity`.
+//! Nothing here writes to the root disk, which may be frozen: what `/init` wants in files is in
+//! `identity`.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +18,8 @@ use crate::connections::{self, Ends};
 use crate::identity::BootId;
 use crate::syscall;
 
-/// Applies the fields that are there. `caller` is the connection of the request, which is not reset.
+/// Applies the fields that are there. `caller` is the connection of the request, which is not
+/// reset.
 ///
 /// # Errors
 /// 500, naming the field whose effect the kernel refused.
@@ -26,7 +29,9 @@ pub fn apply(
     boot_id: &BootId,
     caller: Option<Ends>,
 ) -> Result<(), HttpError> {
-    let failed = |field: &str, e: io::Error| HttpError::internal(format!("{field} could not be applied: {e}"));
+    let failed = |field: &str, e: io::Error| {
+        HttpError::internal(format!("{field} could not be applied: {e}"))
+    };
     // First, so that nothing that is woken by the rest draws what a sibling draws.
     if let Some(bytes) = entropy {
         add_entropy(bytes).map_err(|e| failed("entropy", e))?;
@@ -48,7 +53,9 @@ pub fn apply(
 
 fn add_entropy(bytes: &[u8]) -> io::Result<()> {
     let random = File::open("/dev/urandom")?;
-    bytes.chunks(syscall::ENTROPY_LIMIT).try_for_each(|chunk| syscall::add_entropy(random.as_fd(), chunk))
+    bytes
+        .chunks(syscall::ENTROPY_LIMIT)
+        .try_for_each(|chunk| syscall::add_entropy(random.as_fd(), chunk))
 }
 
 /// A kernel that cannot do it leaves the connections to end by themselves, which takes minutes.

@@ -11,7 +11,8 @@ use nix::sys::statvfs::statvfs;
 
 use crate::Agent;
 
-/// CPU time at the call before, so that each call tells about the time since then (the first: since boot).
+/// CPU time at the call before, so that each call tells about the time since then (the first: since
+/// boot).
 #[derive(Debug, Default)]
 pub struct CpuMeter(Mutex<Ticks>);
 
@@ -24,10 +25,17 @@ struct Ticks {
 
 impl CpuMeter {
     fn used_percent(&self, now: Ticks) -> f32 {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), now);
+        let before = std::mem::replace(
+            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            now,
+        );
         let total = now.total.saturating_sub(before.total);
         let busy = now.busy.saturating_sub(before.busy).min(total);
-        if total == 0 { 0.0 } else { (busy as f64 * 100.0 / total as f64) as f32 }
+        if total == 0 {
+            0.0
+        } else {
+            (busy as f64 * 100.0 / total as f64) as f32
+        }
     }
 }
 
@@ -40,7 +48,9 @@ pub async fn metrics(State(agent): State<Agent>) -> Json<Metrics> {
     let mem_used = mem_total.saturating_sub(memory("MemAvailable:"));
     let (disk_used, disk_total) = disk();
     Json(Metrics {
-        ts: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed()),
+        ts: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs().cast_signed()),
         cpu_count,
         cpu_used_pct: agent.cpu.used_percent(ticks),
         mem_total,
@@ -57,7 +67,12 @@ pub async fn metrics(State(agent): State<Agent>) -> Json<Metrics> {
 fn disk() -> (u64, u64) {
     statvfs("/").map_or((0, 0), |fs| {
         let unit = fs.fragment_size();
-        (fs.blocks().saturating_sub(fs.blocks_free()).saturating_mul(unit), fs.blocks().saturating_mul(unit))
+        (
+            fs.blocks()
+                .saturating_sub(fs.blocks_free())
+                .saturating_mul(unit),
+            fs.blocks().saturating_mul(unit),
+        )
     })
 }
 
@@ -71,7 +86,11 @@ fn parse_stat(text: &str) -> (Ticks, u32) {
             continue;
         };
         // user nice system idle iowait irq softirq steal; guest time is in user already.
-        let fields: Vec<u64> = rest.split_whitespace().take(8).filter_map(|f| f.parse().ok()).collect();
+        let fields: Vec<u64> = rest
+            .split_whitespace()
+            .take(8)
+            .filter_map(|f| f.parse().ok())
+            .collect();
         let idle: u64 = fields.iter().skip(3).take(2).sum();
         ticks.total = fields.iter().sum();
         ticks.busy = ticks.total.saturating_sub(idle);
@@ -81,7 +100,8 @@ fn parse_stat(text: &str) -> (Ticks, u32) {
 
 fn kibibytes(meminfo: &str, field: &str) -> u64 {
     let line = meminfo.lines().find(|l| l.starts_with(field));
-    line.and_then(|l| l.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+    line.and_then(|l| l.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -91,7 +111,16 @@ mod tests {
     #[test]
     fn reads_the_kernel_s_tables() {
         let text = "cpu  10 0 10 70 10 0 0 0 5 0\ncpu0 1 2 3\ncpu1 1 2 3\nintr 5\n";
-        assert_eq!(parse_stat(text), (Ticks { busy: 20, total: 100 }, 2));
+        assert_eq!(
+            parse_stat(text),
+            (
+                Ticks {
+                    busy: 20,
+                    total: 100
+                },
+                2
+            )
+        );
         assert_eq!(kibibytes("MemTotal:  100 kB\nCached: 7 kB\n", "Cached:"), 7);
         assert_eq!(parse_stat("").1, 0);
     }
@@ -99,8 +128,30 @@ mod tests {
     #[test]
     fn percent_is_since_the_call_before() {
         let meter = CpuMeter::default();
-        assert!((meter.used_percent(Ticks { busy: 20, total: 100 }) - 20.0).abs() < 0.01);
-        assert!((meter.used_percent(Ticks { busy: 70, total: 200 }) - 50.0).abs() < 0.01);
-        assert!(meter.used_percent(Ticks { busy: 70, total: 200 }).abs() < 0.01);
+        assert!(
+            (meter.used_percent(Ticks {
+                busy: 20,
+                total: 100
+            }) - 20.0)
+                .abs()
+                < 0.01
+        );
+        assert!(
+            (meter.used_percent(Ticks {
+                busy: 70,
+                total: 200
+            }) - 50.0)
+                .abs()
+                < 0.01
+        );
+        assert!(
+            meter
+                .used_percent(Ticks {
+                    busy: 70,
+                    total: 200
+                })
+                .abs()
+                < 0.01
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/freeze`, `/thaw`, `/clock`,
-//! `/metrics`, `/envs`, `/tunnel`.
+//! The plain HTTP endpoints of the agent other than `/files`: `/health`, `/init`, `/freeze`,
+//! `/thaw`, `/clock`, `/metrics`, `/envs`, `/tunnel`.
 
 mod clock;
 pub mod error;

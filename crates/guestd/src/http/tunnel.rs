@@ -1,5 +1,6 @@
-//! `GET /tunnel/{port}`: a connection to a program that listens on the guest's own loopback only, for the host, which
-//! reaches every other program by itself. After the 101 the connection carries bytes of that program.
+//! `GET /tunnel/{port}`: a connection to a program that listens on the guest's own loopback only,
+//! for the host, which reaches every other program by itself. After the 101 the connection carries
+//! bytes of that program.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -19,9 +20,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The handler of `/tunnel/{port}`.
 pub async fn tunnel(Path(port): Path<u16>, mut request: Request) -> Result<Response, HttpError> {
-    let asked = request.headers().get(UPGRADE).is_some_and(|to| to.as_bytes() == TUNNEL_PROTOCOL.as_bytes());
+    let asked = request
+        .headers()
+        .get(UPGRADE)
+        .is_some_and(|to| to.as_bytes() == TUNNEL_PROTOCOL.as_bytes());
     if !asked || port == 0 {
-        return Err(HttpError::bad_request(format!("ask for /tunnel/PORT with the header Upgrade: {TUNNEL_PROTOCOL}")));
+        return Err(HttpError::bad_request(format!(
+            "ask for /tunnel/PORT with the header Upgrade: {TUNNEL_PROTOCOL}"
+        )));
     }
     let mut stream = connect(port).await?;
     let upgrade = hyper::upgrade::on(&mut request);
@@ -35,12 +41,20 @@ pub async fn tunnel(Path(port): Path<u16>, mut request: Request) -> Result<Respo
 }
 
 async fn connect(port: u16) -> Result<TcpStream, HttpError> {
-    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-        if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, port))).await {
+    for address in [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ] {
+        if let Ok(Ok(stream)) =
+            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, port))).await
+        {
             // That it is a little slower is no reason to refuse.
             let _ = stream.set_nodelay(true);
             return Ok(stream);
         }
     }
-    Err(HttpError::new(StatusCode::BAD_GATEWAY, format!("nothing listens on port {port}")))
+    Err(HttpError::new(
+        StatusCode::BAD_GATEWAY,
+        format!("nothing listens on port {port}"),
+    ))
 }

@@ -1,8 +1,9 @@
 //! A boot id of our own over the kernel's, which is the same in every clone of a running machine.
 //!
-//! Programs read `/proc/sys/kernel/random/boot_id` and derive ids from it. A file in `/run` (memory) is mounted over
-//! it, in the one mount namespace that all processes here start in; later ids go into the same inode, so they show
-//! wherever it is mounted. A container that mounts a `/proc` of its own sees the kernel's again.
+//! Programs read `/proc/sys/kernel/random/boot_id` and derive ids from it. A file in `/run`
+//! (memory) is mounted over it, in the one mount namespace that all processes here start in; later
+//! ids go into the same inode, so they show wherever it is mounted. A container that mounts a
+//! `/proc` of its own sees the kernel's again.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -16,7 +17,10 @@ use nix::mount::{MsFlags, mount};
 const MODE: u32 = 0o444;
 
 /// As the rest of `/proc` is, and read-only: the kernel's own cannot be written either.
-const SEALED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC).union(MsFlags::MS_RDONLY);
+const SEALED: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC)
+    .union(MsFlags::MS_RDONLY);
 
 /// The file, and where it is mounted.
 #[derive(Debug)]
@@ -31,7 +35,11 @@ impl BootId {
     /// For the machine whose root is `root`.
     pub fn new(root: &Path) -> Self {
         let target = root.join("proc/sys/kernel/random/boot_id");
-        Self { folder: root.join("run/wrenn"), target, file: Mutex::default() }
+        Self {
+            folder: root.join("run/wrenn"),
+            target,
+            file: Mutex::default(),
+        }
     }
 
     /// Shows `id` from now on.
@@ -58,22 +66,37 @@ impl BootId {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(MODE)
+            .open(&path)?;
         file.set_permissions(Permissions::from_mode(MODE))?;
         // Before it is mounted: nobody reads an empty id.
         file.write_all_at(content.as_bytes(), 0)?;
         let none = None::<&str>;
         mount(Some(&path), &self.target, none, MsFlags::MS_BIND, none)?;
-        if let Err(e) = mount(none, &self.target, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | SEALED, none) {
+        if let Err(e) = mount(
+            none,
+            &self.target,
+            none,
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | SEALED,
+            none,
+        ) {
             tracing::info!("{} can be written: {e}", self.target.display());
         }
         Ok(file)
     }
 }
 
-/// Whether it is a UUID as the kernel writes them: lower-case hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+/// Whether it is a UUID as the kernel writes them: lower-case hexadecimal digits in groups of 8, 4,
+/// 4, 4 and 12.
 pub fn valid_boot_id(id: &str) -> bool {
-    let hex = |group: &str| group.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let hex = |group: &str| {
+        group
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
     id.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && id.split('-').all(hex)
 }
 
@@ -86,12 +109,14 @@ mod tests {
     const ONE: &str = "11111111-2222-4333-8444-555555555555";
     const TWO: &str = "66666666-7777-4888-9999-aaaaaaaaaaaa";
 
-    /// Runs `act` in a mount namespace of its own, which ends with its thread, and all mounts in it.
+    /// Runs `act` in a mount namespace of its own, which ends with its thread, and all mounts in
+    /// it.
     fn apart(act: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: this needs root");
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("nothing gets out");
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+                .expect("nothing gets out");
             act();
         });
         thread.join().expect("the test holds");
@@ -100,7 +125,14 @@ mod tests {
     #[test]
     fn every_set_shows_at_once_over_the_kernel_s_own() {
         apart(|| {
-            mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("a /run of our own");
+            mount(
+                Some("tmpfs"),
+                "/run",
+                Some("tmpfs"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .expect("a /run of our own");
             let path = "/proc/sys/kernel/random/boot_id";
             let read = || fs::read_to_string(path).expect("can be read");
             let boot_id = BootId::new(Path::new("/"));
@@ -109,8 +141,14 @@ mod tests {
                 boot_id.set(id).expect("can be set");
                 assert_eq!(read(), format!("{id}\n"));
             }
-            assert_eq!(fs::metadata(path).expect("is there").permissions().mode() & 0o7777, 0o444);
-            assert!(fs::write(path, "x").is_err(), "as little as the kernel's own");
+            assert_eq!(
+                fs::metadata(path).expect("is there").permissions().mode() & 0o7777,
+                0o444
+            );
+            assert!(
+                fs::write(path, "x").is_err(),
+                "as little as the kernel's own"
+            );
             fs::remove_dir_all("/run/wrenn").expect("can be removed by a user who is root");
             boot_id.set(TWO).expect("can still be set");
             assert_eq!(read(), format!("{TWO}\n"));
@@ -120,7 +158,13 @@ mod tests {
     #[test]
     fn only_what_the_kernel_would_write_is_a_boot_id() {
         assert!(valid_boot_id(TWO));
-        for bad in ["", &TWO.to_uppercase(), &TWO[1..], &TWO.replace('-', ""), &ONE.replace('1', "g")] {
+        for bad in [
+            "",
+            &TWO.to_uppercase(),
+            &TWO[1..],
+            &TWO.replace('-', ""),
+            &ONE.replace('1', "g"),
+        ] {
             assert!(!valid_boot_id(bad), "{bad}");
         }
     }

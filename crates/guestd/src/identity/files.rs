@@ -21,22 +21,36 @@ fn add_host(path: &Path, name: &str) -> io::Result<()> {
         return Ok(());
     }
     let known = hosts.split_whitespace().any(|word| word == "localhost");
-    let localhost = if known { "" } else { "127.0.0.1 localhost\n::1 localhost\n" };
-    let start = if hosts.is_empty() || hosts.ends_with('\n') { "" } else { "\n" };
+    let localhost = if known {
+        ""
+    } else {
+        "127.0.0.1 localhost\n::1 localhost\n"
+    };
+    let start = if hosts.is_empty() || hosts.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     file.write_all(format!("{start}{localhost}127.0.1.1 {name}\n").as_bytes())
 }
 
 /// Whether it has the form of machine-id(5).
 pub fn valid_machine_id(id: &str) -> bool {
-    id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && id.bytes().any(|b| b != b'0')
+    id.len() == 32
+        && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && id.bytes().any(|b| b != b'0')
 }
 
-/// Writes the machine id, and D-Bus's own copy of it where there is one: mostly that is a link to the first.
+/// Writes the machine id, and D-Bus's own copy of it where there is one: mostly that is a link to
+/// the first.
 pub fn write_machine_id(root: &Path, id: &str) {
     let of_bus = root.join("var/lib/dbus/machine-id");
     let is_copy = fs::symlink_metadata(&of_bus).is_ok_and(|found| found.is_file());
-    for path in [Some(root.join("etc/machine-id")), is_copy.then_some(of_bus)].into_iter().flatten() {
+    for path in [Some(root.join("etc/machine-id")), is_copy.then_some(of_bus)]
+        .into_iter()
+        .flatten()
+    {
         if let Err(e) = replace(&path, &format!("{id}\n")) {
             tracing::info!("{} stays as it is: {e}", path.display());
         }
@@ -54,7 +68,11 @@ fn replace(path: &Path, content: &str) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MACHINE_ID_MODE).open(&new)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MACHINE_ID_MODE)
+        .open(&new)?;
     let written = file
         .set_permissions(Permissions::from_mode(MACHINE_ID_MODE))
         .and_then(|()| file.write_all(content.as_bytes()))
@@ -90,7 +108,10 @@ mod tests {
         for _ in 0..2 {
             name_host(root.path(), "box");
         }
-        assert_eq!(fs::read_to_string(&path).expect("is there"), "127.0.0.1 localhost\n127.0.1.1 box\n");
+        assert_eq!(
+            fs::read_to_string(&path).expect("is there"),
+            "127.0.0.1 localhost\n127.0.1.1 box\n"
+        );
     }
 
     #[test]
@@ -99,23 +120,44 @@ mod tests {
         let path = root.path().join("etc/machine-id");
         for id in [ID, &ID.replace('0', "1")] {
             write_machine_id(root.path(), id);
-            assert_eq!(fs::read_to_string(&path).expect("is there"), format!("{id}\n"));
-            assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o7777, 0o444);
+            assert_eq!(
+                fs::read_to_string(&path).expect("is there"),
+                format!("{id}\n")
+            );
+            assert_eq!(
+                fs::metadata(&path).expect("is there").permissions().mode() & 0o7777,
+                0o444
+            );
         }
-        assert_eq!(fs::read_dir(root.path().join("etc")).expect("a folder").count(), 1, "nothing else is left");
-        assert!(!root.path().join("var/lib/dbus/machine-id").exists(), "none is made for D-Bus");
+        assert_eq!(
+            fs::read_dir(root.path().join("etc"))
+                .expect("a folder")
+                .count(),
+            1,
+            "nothing else is left"
+        );
+        assert!(
+            !root.path().join("var/lib/dbus/machine-id").exists(),
+            "none is made for D-Bus"
+        );
     }
 
     #[test]
     fn links_are_not_written_through() {
         let root = root();
-        let (outside, id) = (root.path().join("outside"), root.path().join("etc/machine-id"));
+        let (outside, id) = (
+            root.path().join("outside"),
+            root.path().join("etc/machine-id"),
+        );
         fs::write(&outside, "kept").expect("a file");
         symlink(&outside, &id).expect("a link");
         symlink(&id, root.path().join("var/lib/dbus/machine-id")).expect("a link");
         write_machine_id(root.path(), ID);
         assert_eq!(fs::read_to_string(&outside).expect("is there"), "kept");
-        assert_eq!(fs::read_to_string(&id).expect("is there"), format!("{ID}\n"));
+        assert_eq!(
+            fs::read_to_string(&id).expect("is there"),
+            format!("{ID}\n")
+        );
         assert!(root.path().join("var/lib/dbus/machine-id").is_symlink());
     }
 
@@ -125,13 +167,22 @@ mod tests {
         let copy = root.path().join("var/lib/dbus/machine-id");
         fs::write(&copy, "old\n").expect("a file");
         write_machine_id(root.path(), ID);
-        assert_eq!(fs::read_to_string(&copy).expect("is there"), format!("{ID}\n"));
+        assert_eq!(
+            fs::read_to_string(&copy).expect("is there"),
+            format!("{ID}\n")
+        );
     }
 
     #[test]
     fn only_32_hexadecimal_digits_are_an_id() {
         assert!(valid_machine_id(ID));
-        for bad in ["", &ID[1..], &ID.to_uppercase(), &"0".repeat(32), "0123456789abcdef0123456789abcde\n"] {
+        for bad in [
+            "",
+            &ID[1..],
+            &ID.to_uppercase(),
+            &"0".repeat(32),
+            "0123456789abcdef0123456789abcde\n",
+        ] {
             assert!(!valid_machine_id(bad), "{bad}");
         }
     }

@@ -1,7 +1,7 @@
 //! What tells this machine from its clones in files: host name, machine id, boot id.
 //!
-//! Files on the root disk are written when the disk may be written: at once, or by `/thaw`. What is wanted is kept
-//! until then, the newest wins, and one writer writes at a time.
+//! Files on the root disk are written when the disk may be written: at once, or by `/thaw`. What is
+//! wanted is kept until then, the newest wins, and one writer writes at a time.
 
 mod boot_id;
 mod files;
@@ -33,7 +33,12 @@ struct Wanted {
 impl Identity {
     /// For the machine whose root is `root`.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), wanted: Mutex::default(), writing: Mutex::default(), boot_id: BootId::new(root) }
+        Self {
+            root: root.to_owned(),
+            wanted: Mutex::default(),
+            writing: Mutex::default(),
+            boot_id: BootId::new(root),
+        }
     }
 
     /// Notes what of `request` belongs into files. Writes nothing.
@@ -48,11 +53,14 @@ impl Identity {
         set(&mut wanted.machine_id, &request.machine_id);
     }
 
-    /// Writes what is wanted. Waits for as long as the disk is frozen. A file that cannot be written is told in the
-    /// log: the machine is of use without.
+    /// Writes what is wanted. Waits for as long as the disk is frozen. A file that cannot be
+    /// written is told in the log: the machine is of use without.
     pub fn write(&self) {
         let _turn = lock(&self.writing);
-        let Wanted { hostname, machine_id } = std::mem::take(&mut *lock(&self.wanted));
+        let Wanted {
+            hostname,
+            machine_id,
+        } = std::mem::take(&mut *lock(&self.wanted));
         if let Some(name) = hostname {
             name_host(&self.root, &name);
         }
@@ -78,19 +86,28 @@ mod tests {
         fs::create_dir(root.path().join("etc")).expect("a folder");
         let identity = Identity::new(root.path());
         let want = |hostname: Option<&str>, machine_id: Option<&str>| {
-            let (hostname, machine_id) = (hostname.map(str::to_owned), machine_id.map(str::to_owned));
-            identity.want(&InitRequest { hostname, machine_id, ..Default::default() });
+            let (hostname, machine_id) =
+                (hostname.map(str::to_owned), machine_id.map(str::to_owned));
+            identity.want(&InitRequest {
+                hostname,
+                machine_id,
+                ..Default::default()
+            });
         };
         let (one, two) = ("1".repeat(32), "2".repeat(32));
         want(Some("old"), Some(&one));
         want(None, Some(&two));
         want(Some("new"), None);
         identity.write();
-        let read = |name: &str| fs::read_to_string(root.path().join("etc").join(name)).expect("is there");
+        let read =
+            |name: &str| fs::read_to_string(root.path().join("etc").join(name)).expect("is there");
         assert!(read("hosts").ends_with("127.0.1.1 new\n") && !read("hosts").contains("old"));
         assert_eq!(read("machine-id").trim(), two);
         fs::remove_file(root.path().join("etc/machine-id")).expect("is there");
         identity.write();
-        assert!(!root.path().join("etc/machine-id").exists(), "nothing is wanted any more");
+        assert!(
+            !root.path().join("etc/machine-id").exists(),
+            "nothing is wanted any more"
+        );
     }
 }

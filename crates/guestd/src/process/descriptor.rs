@@ -31,7 +31,10 @@ impl Descriptor {
     /// # Errors
     /// Those of `read(2)`, but a terminal whose other side closed (EIO) is an end.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = self.0.async_io(Interest::READABLE, |fd| Ok(read(fd, buffer)?)).await;
+        let result = self
+            .0
+            .async_io(Interest::READABLE, |fd| Ok(read(fd, buffer)?))
+            .await;
         match result {
             Err(e) if e.raw_os_error() == Some(Errno::EIO as i32) => Ok(0),
             other => other,
@@ -44,7 +47,10 @@ impl Descriptor {
     /// Those of `write(2)`; EPIPE where nobody reads any more.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.0.async_io(Interest::WRITABLE, |fd| Ok(write(fd, bytes)?)).await?;
+            let written = self
+                .0
+                .async_io(Interest::WRITABLE, |fd| Ok(write(fd, bytes)?))
+                .await?;
             bytes = &bytes[written..];
         }
         Ok(())

@@ -44,8 +44,19 @@ enum State {
 
 impl Events {
     /// `headers` are those of the request.
-    pub fn new(pid: u32, listener: mpsc::Receiver<Event>, headers: &HeaderMap, bound: Bound) -> Self {
-        Self { pid, listener, keepalive: keepalive::interval(headers), bound, state: State::Fresh }
+    pub fn new(
+        pid: u32,
+        listener: mpsc::Receiver<Event>,
+        headers: &HeaderMap,
+        bound: Bound,
+    ) -> Self {
+        Self {
+            pid,
+            listener,
+            keepalive: keepalive::interval(headers),
+            bound,
+            state: State::Fresh,
+        }
     }
 
     /// As a stream of `T`, which wraps one event.
@@ -64,7 +75,10 @@ impl Events {
             State::Ended => return None,
             State::Fresh => {
                 self.state = State::Started;
-                return Some(Ok(wire(StartEvent { pid: self.pid, ..Default::default() })));
+                return Some(Ok(wire(StartEvent {
+                    pid: self.pid,
+                    ..Default::default()
+                })));
             }
             State::Started => {}
         }
@@ -80,9 +94,9 @@ impl Events {
             Some(Event::End(reason)) => {
                 self.state = State::Ended;
                 match self.bound {
-                    Bound::OfProcess if reason.timed_out => {
-                        Err(ConnectError::deadline_exceeded("the deadline passed and the process was killed"))
-                    }
+                    Bound::OfProcess if reason.timed_out => Err(ConnectError::deadline_exceeded(
+                        "the deadline passed and the process was killed",
+                    )),
                     _ => Ok(wire(end(reason.exit))),
                 }
             }
@@ -99,14 +113,21 @@ impl Events {
         Ok(match received {
             Err(_) => None,
             Ok(Some(event)) => Some(event),
-            // The task of a process always tells its end; without one it was torn down with the agent.
-            Ok(None) => Some(Event::End(End { exit: Exit::Signal(9, false), timed_out: false })),
+            // The task of a process always tells its end; without one it was torn down with the
+            // agent.
+            Ok(None) => Some(Event::End(End {
+                exit: Exit::Signal(9, false),
+                timed_out: false,
+            })),
         })
     }
 }
 
 fn wire(event: impl Into<Wire>) -> ProcessEvent {
-    ProcessEvent { event: Some(event.into()), ..Default::default() }
+    ProcessEvent {
+        event: Some(event.into()),
+        ..Default::default()
+    }
 }
 
 fn data(source: Source, bytes: Vec<u8>) -> ProcessEvent {
@@ -115,7 +136,10 @@ fn data(source: Source, bytes: Vec<u8>) -> ProcessEvent {
         Source::Stderr => Data::Stderr(bytes),
         Source::Terminal => Data::Pty(bytes),
     };
-    wire(DataEvent { output: Some(output), ..Default::default() })
+    wire(DataEvent {
+        output: Some(output),
+        ..Default::default()
+    })
 }
 
 /// The forms that the SDKs know (E2B contract 2.4).
@@ -124,11 +148,21 @@ fn end(exit: Exit) -> EndEvent {
         Exit::Code(code) => (code, true, format!("exit status {code}")),
         Exit::Signal(number, core) => {
             let dumped = if core { " (core dumped)" } else { "" };
-            (-1, false, format!("signal: {}{dumped}", signal_name(number)))
+            (
+                -1,
+                false,
+                format!("signal: {}{dumped}", signal_name(number)),
+            )
         }
     };
     let error = (exit != Exit::Code(0)).then(|| status.clone());
-    EndEvent { exit_code, exited, status, error, ..Default::default() }
+    EndEvent {
+        exit_code,
+        exited,
+        status,
+        error,
+        ..Default::default()
+    }
 }
 
 /// As the reference agent spells them.
@@ -162,15 +196,29 @@ mod tests {
     fn ends_have_the_forms_of_the_contract() {
         let clean = end(Exit::Code(0));
         assert_eq!(
-            (clean.exit_code, clean.exited, clean.status.as_str(), clean.error),
+            (
+                clean.exit_code,
+                clean.exited,
+                clean.status.as_str(),
+                clean.error
+            ),
             (0, true, "exit status 0", None)
         );
         let failed = end(Exit::Code(3));
-        assert_eq!((failed.exit_code, failed.exited, failed.error.as_deref()), (3, true, Some("exit status 3")));
+        assert_eq!(
+            (failed.exit_code, failed.exited, failed.error.as_deref()),
+            (3, true, Some("exit status 3"))
+        );
         let killed = end(Exit::Signal(9, false));
-        assert_eq!((killed.exit_code, killed.exited, killed.status.as_str()), (-1, false, "signal: killed"));
+        assert_eq!(
+            (killed.exit_code, killed.exited, killed.status.as_str()),
+            (-1, false, "signal: killed")
+        );
         assert_eq!(killed.error.as_deref(), Some("signal: killed"));
-        assert_eq!(end(Exit::Signal(6, true)).status, "signal: aborted (core dumped)");
+        assert_eq!(
+            end(Exit::Signal(6, true)).status,
+            "signal: aborted (core dumped)"
+        );
         assert_eq!(end(Exit::Signal(40, false)).status, "signal: signal 40");
     }
 }

@@ -63,7 +63,10 @@ impl Input {
 
     /// Our side of a terminal.
     pub fn terminal(descriptor: Arc<Descriptor>) -> Self {
-        Self::Terminal { descriptor, turn: Mutex::default() }
+        Self::Terminal {
+            descriptor,
+            turn: Mutex::default(),
+        }
     }
 
     /// Writes all of it.
@@ -74,11 +77,18 @@ impl Input {
         match (self, input.input.as_ref().ok_or(InputError::Missing)?) {
             (Self::Pipe(pipe), Bytes::Stdin(bytes)) => {
                 let pipe = pipe.lock().await;
-                pipe.as_ref().ok_or(InputError::Closed)?.write_all(bytes).await.map_err(InputError::NotRead)
+                pipe.as_ref()
+                    .ok_or(InputError::Closed)?
+                    .write_all(bytes)
+                    .await
+                    .map_err(InputError::NotRead)
             }
             (Self::Terminal { descriptor, turn }, Bytes::Pty(bytes)) => {
                 let _turn = turn.lock().await;
-                descriptor.write_all(bytes).await.map_err(InputError::NotRead)
+                descriptor
+                    .write_all(bytes)
+                    .await
+                    .map_err(InputError::NotRead)
             }
             (Self::Terminal { .. }, Bytes::Stdin(_)) => Err(InputError::HasTerminal),
             (Self::Pipe(_), Bytes::Pty(_)) => Err(InputError::NoTerminal),
@@ -107,7 +117,8 @@ impl Input {
         match self {
             Self::Pipe(_) => Err(InputError::NoTerminal),
             Self::Terminal { descriptor, .. } => {
-                syscall::set_window_size(descriptor.fd(), size.cols, size.rows).map_err(InputError::Resize)
+                syscall::set_window_size(descriptor.fd(), size.cols, size.rows)
+                    .map_err(InputError::Resize)
             }
         }
     }

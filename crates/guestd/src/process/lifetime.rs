@@ -42,8 +42,18 @@ type Pump = (Source, Arc<Descriptor>);
 ///
 /// # Errors
 /// Where it could not be started; nothing is left then.
-pub async fn start(processes: Arc<Processes>, plan: Plan) -> io::Result<(Arc<Process>, mpsc::Receiver<Event>)> {
-    let Plan { program, config, tag, terminal, stdin, deadline } = plan;
+pub async fn start(
+    processes: Arc<Processes>,
+    plan: Plan,
+) -> io::Result<(Arc<Process>, mpsc::Receiver<Event>)> {
+    let Plan {
+        program,
+        config,
+        tag,
+        terminal,
+        stdin,
+        deadline,
+    } = plan;
     let (reaper, cgroup) = (processes.reaper.clone(), processes.cgroup.clone());
     let (spawned, master) = tokio::task::spawn_blocking(move || {
         let (stdio, master) = match terminal {
@@ -67,25 +77,48 @@ pub async fn start(processes: Arc<Processes>, plan: Plan) -> io::Result<(Arc<Pro
     let serial = processes.next_serial();
     let (input, exited) = (Mutex::new(Some(Arc::new(input))), AtomicBool::new(false));
     let output = Arc::default();
-    let process = Arc::new(Process { pid: spawned.pid, tag, config, input, output, exited, serial });
+    let process = Arc::new(Process {
+        pid: spawned.pid,
+        tag,
+        config,
+        input,
+        output,
+        exited,
+        serial,
+    });
     let listener = process.output.listen();
     processes.insert(process.clone());
-    tokio::spawn(live(processes, process.clone(), spawned.exit, pumps, deadline));
+    tokio::spawn(live(
+        processes,
+        process.clone(),
+        spawned.exit,
+        pumps,
+        deadline,
+    ));
     Ok((process, listener))
 }
 
 fn connect(pipes: Pipes, master: Option<OwnedFd>) -> io::Result<(Input, Vec<Pump>)> {
     if let Some(master) = master {
         let master = Arc::new(Descriptor::new(master)?);
-        return Ok((Input::terminal(master.clone()), vec![(Source::Terminal, master)]));
+        return Ok((
+            Input::terminal(master.clone()),
+            vec![(Source::Terminal, master)],
+        ));
     }
     let mut pumps = Vec::new();
-    for (source, fd) in [(Source::Stdout, pipes.stdout), (Source::Stderr, pipes.stderr)] {
+    for (source, fd) in [
+        (Source::Stdout, pipes.stdout),
+        (Source::Stderr, pipes.stderr),
+    ] {
         if let Some(fd) = fd {
             pumps.push((source, Arc::new(Descriptor::new(fd)?)));
         }
     }
-    Ok((Input::pipe(pipes.stdin.map(Descriptor::new).transpose()?), pumps))
+    Ok((
+        Input::pipe(pipes.stdin.map(Descriptor::new).transpose()?),
+        pumps,
+    ))
 }
 
 async fn live(
@@ -102,16 +135,22 @@ async fn live(
         tell_exited.send_replace(true);
         end
     };
-    let carrying = pumps.into_iter().map(|(source, from)| pump(process.output.clone(), source, from, exited.clone()));
+    let carrying = pumps
+        .into_iter()
+        .map(|(source, from)| pump(process.output.clone(), source, from, exited.clone()));
     let (end, _) = futures::future::join(leader, join_all(carrying)).await;
-    process.input.lock().unwrap_or_else(PoisonError::into_inner).take();
+    process
+        .input
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     process.output.finish(end).await;
     tokio::time::sleep(KEEP_ENDED).await;
     processes.remove(&process);
 }
 
-/// Waits for the end of the leader, and holds it to its deadline with all of its group. What it leaves behind when
-/// it ends in time lives on.
+/// Waits for the end of the leader, and holds it to its deadline with all of its group. What it
+/// leaves behind when it ends in time lives on.
 async fn end_of_leader(
     processes: &Processes,
     process: &Process,
@@ -125,11 +164,20 @@ async fn end_of_leader(
         exit = &mut exit => return End { exit: exit.unwrap_or(lost), timed_out: false },
         () = passed(deadline) => {}
     }
-    let timed_out = processes.reaper.signal_group(process.pid, Signal::SIGKILL).unwrap_or_else(|e| {
-        tracing::error!("process {} is past its deadline and cannot be killed: {e}", process.pid);
-        false
-    });
-    End { exit: exit.await.unwrap_or(lost), timed_out }
+    let timed_out = processes
+        .reaper
+        .signal_group(process.pid, Signal::SIGKILL)
+        .unwrap_or_else(|e| {
+            tracing::error!(
+                "process {} is past its deadline and cannot be killed: {e}",
+                process.pid
+            );
+            false
+        });
+    End {
+        exit: exit.await.unwrap_or(lost),
+        timed_out,
+    }
 }
 
 async fn passed(deadline: Option<Instant>) {

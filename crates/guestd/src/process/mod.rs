@@ -1,9 +1,9 @@
 //! Processes that the host starts in the guest, and the Connect service over them.
 //!
-//! A process is *running* from its exec until its leader is collected, *draining* until its output is through,
-//! then *ended*: its end is kept for [`KEEP_ENDED`] for those who connect late. It belongs to its task in
-//! [`lifetime`], never to a client: who hangs up does not end it. All of this is in memory; with the agent it is
-//! gone, and so is the guest.
+//! A process is *running* from its exec until its leader is collected, *draining* until its output
+//! is through, then *ended*: its end is kept for [`KEEP_ENDED`] for those who connect late. It
+//! belongs to its task in [`lifetime`], never to a client: who hangs up does not end it. All of
+//! this is in memory; with the agent it is gone, and so is the guest.
 
 mod descriptor;
 mod environment;

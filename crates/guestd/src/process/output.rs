@@ -1,8 +1,8 @@
 //! What a process writes, on its way to everybody who listens.
 //!
-//! Nothing is dropped: each listener has a short queue, and where one is full the pump waits, so the process
-//! itself waits in its next write. A listener that hangs up is forgotten; with none left output goes nowhere and
-//! the process runs on. The end comes after all output.
+//! Nothing is dropped: each listener has a short queue, and where one is full the pump waits, so
+//! the process itself waits in its next write. A listener that hangs up is forgotten; with none
+//! left output goes nowhere and the process runs on. The end comes after all output.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,14 +19,15 @@ use crate::reaper::Exit;
 /// Messages that wait for one slow listener before the process has to.
 const QUEUE: usize = 8;
 
-/// How long after the end of a process its pipes must be silent to count as done, when something that it left
-/// behind still holds them open.
+/// How long after the end of a process its pipes must be silent to count as done, when something
+/// that it left behind still holds them open.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long what it left behind can hold back its end by writing on.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Most that a pipe holds (`fs.pipe-max-size`), bytes: what is behind that, the process itself did not write.
+/// Most that a pipe holds (`fs.pipe-max-size`), bytes: what is behind that, the process itself did
+/// not write.
 const HELD: usize = 1 << 20;
 
 /// Which descriptor a piece of output came from.
@@ -138,9 +139,14 @@ impl Tail {
     }
 }
 
-/// Carries one pipe to the listeners, to its end. After the process has `exited`, something that it left behind may
-/// hold the pipe open: then until it is silent, or has gone on for [`LINGER`].
-pub async fn pump(output: Arc<Output>, source: Source, from: Arc<Descriptor>, mut exited: watch::Receiver<bool>) {
+/// Carries one pipe to the listeners, to its end. After the process has `exited`, something that it
+/// left behind may hold the pipe open: then until it is silent, or has gone on for [`LINGER`].
+pub async fn pump(
+    output: Arc<Output>,
+    source: Source,
+    from: Arc<Descriptor>,
+    mut exited: watch::Receiver<bool>,
+) {
     let mut buffer = vec![0; source.piece()];
     let mut tail: Option<Tail> = None;
     loop {
@@ -160,7 +166,14 @@ pub async fn pump(output: Arc<Output>, source: Source, from: Arc<Descriptor>, mu
         };
         match got {
             Ok(0) => return,
-            Ok(length) => output.publish(&Event::Data(source, Bytes::copy_from_slice(&buffer[..length]))).await,
+            Ok(length) => {
+                output
+                    .publish(&Event::Data(
+                        source,
+                        Bytes::copy_from_slice(&buffer[..length]),
+                    ))
+                    .await
+            }
             Err(e) => {
                 tracing::warn!("reading {source:?} of a process failed: {e}");
                 return;

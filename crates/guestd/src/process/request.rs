@@ -1,4 +1,5 @@
-//! From a `StartRequest` to a program: checks every field, and puts environment and directory together.
+//! From a `StartRequest` to a program: checks every field, and puts environment and directory
+//! together.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,22 +18,46 @@ use crate::user::User;
 ///
 /// # Errors
 /// `invalid_argument`, naming the field.
-pub fn program(request: &StartRequest, user: User, settings: &Settings) -> Result<Program, ConnectError> {
+pub fn program(
+    request: &StartRequest,
+    user: User,
+    settings: &Settings,
+) -> Result<Program, ConnectError> {
     let Some(config) = request.process.as_option() else {
-        return Err(ConnectError::invalid_argument("field process is missing: give at least process.cmd"));
+        return Err(ConnectError::invalid_argument(
+            "field process is missing: give at least process.cmd",
+        ));
     };
     if config.cmd.is_empty() {
-        return Err(ConnectError::invalid_argument("field process.cmd is empty: give a program"));
+        return Err(ConnectError::invalid_argument(
+            "field process.cmd is empty: give a program",
+        ));
     }
-    if [&config.cmd].into_iter().chain(&config.args).any(|text| text.contains('\0')) {
-        return Err(ConnectError::invalid_argument("fields process.cmd and process.args must not contain NUL bytes"));
+    if [&config.cmd]
+        .into_iter()
+        .chain(&config.args)
+        .any(|text| text.contains('\0'))
+    {
+        return Err(ConnectError::invalid_argument(
+            "fields process.cmd and process.args must not contain NUL bytes",
+        ));
     }
     let cwd = directory(config, &user, settings)?;
     let envs = environment(config, &user, settings)?;
-    Ok(Program { program: config.cmd.clone(), args: config.args.clone(), envs, cwd, user })
+    Ok(Program {
+        program: config.cmd.clone(),
+        args: config.args.clone(),
+        envs,
+        cwd,
+        user,
+    })
 }
 
-fn directory(config: &ProcessConfig, user: &User, settings: &Settings) -> Result<PathBuf, ConnectError> {
+fn directory(
+    config: &ProcessConfig,
+    user: &User,
+    settings: &Settings,
+) -> Result<PathBuf, ConnectError> {
     let asked = config.cwd.as_deref().unwrap_or_default();
     let cwd = settings.resolve(asked, user);
     let found = as_user(user, || std::fs::metadata(&cwd))
@@ -41,7 +66,10 @@ fn directory(config: &ProcessConfig, user: &User, settings: &Settings) -> Result
         Ok(found) if found.is_dir() => Ok(cwd),
         // Nobody asked for it: a home that is not there must not keep commands from running.
         _ if asked.is_empty() && settings.default_workdir().is_none() => Ok(PathBuf::from("/")),
-        Ok(_) => Err(ConnectError::invalid_argument(format!("cwd '{}' is not a directory", cwd.display()))),
+        Ok(_) => Err(ConnectError::invalid_argument(format!(
+            "cwd '{}' is not a directory",
+            cwd.display()
+        ))),
         Err(e) => Err(ConnectError::invalid_argument(format!(
             "cwd '{}' does not exist or cannot be used: {e}",
             cwd.display()
@@ -49,7 +77,8 @@ fn directory(config: &ProcessConfig, user: &User, settings: &Settings) -> Result
     }
 }
 
-/// The later wins: the image, the user, which sandbox this is, what the host gave, what the request gives.
+/// The later wins: the image, the user, which sandbox this is, what the host gave, what the request
+/// gives.
 fn environment(
     config: &ProcessConfig,
     user: &User,
@@ -60,7 +89,10 @@ fn environment(
         ("HOME".to_owned(), user.home.to_string_lossy().into_owned()),
         ("USER".to_owned(), user.name.clone()),
         ("LOGNAME".to_owned(), user.name.clone()),
-        ("SHELL".to_owned(), user.shell.to_string_lossy().into_owned()),
+        (
+            "SHELL".to_owned(),
+            user.shell.to_string_lossy().into_owned(),
+        ),
     ]);
     envs.extend(settings.identity_envs());
     envs.extend(settings.envs());
@@ -86,11 +118,19 @@ pub fn valid_env(name: &str, value: &str) -> bool {
 /// # Errors
 /// `invalid_argument` beyond 65535.
 pub fn window(pty: &PTY) -> Result<Size, ConnectError> {
-    let (cols, rows) = pty.size.as_option().map_or((0, 0), |size| (size.cols, size.rows));
+    let (cols, rows) = pty
+        .size
+        .as_option()
+        .map_or((0, 0), |size| (size.cols, size.rows));
     let fit = |name: &str, value: u32, default: u16| match u16::try_from(value) {
         Ok(0) => Ok(default),
         Ok(value) => Ok(value),
-        Err(_) => Err(ConnectError::invalid_argument(format!("field pty.size.{name} is {value}: at most 65535"))),
+        Err(_) => Err(ConnectError::invalid_argument(format!(
+            "field pty.size.{name} is {value}: at most 65535"
+        ))),
     };
-    Ok(Size { cols: fit("cols", cols, 80)?, rows: fit("rows", rows, 24)? })
+    Ok(Size {
+        cols: fit("cols", cols, 80)?,
+        rows: fit("rows", rows, 24)?,
+    })
 }

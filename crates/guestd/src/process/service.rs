@@ -4,14 +4,16 @@ use std::io;
 use std::sync::Arc;
 
 use connectrpc::{
-    ConnectError, ErrorCode, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+    ConnectError, ErrorCode, InboundStream, RequestContext, Response, ServiceRequest,
+    ServiceResult, ServiceStream,
 };
 use futures::StreamExt;
 use guest_rpc::process::__buffa::oneof::stream_input_request::Event as InputEvent;
 use guest_rpc::process::{
-    CloseStdinRequest, CloseStdinResponse, ConnectRequest, ConnectResponse, ListRequest, ListResponse, Process as Rpc,
-    ProcessInfo, SendInputRequest, SendInputResponse, SendSignalRequest, SendSignalResponse, StartRequest,
-    StartResponse, StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
+    CloseStdinRequest, CloseStdinResponse, ConnectRequest, ConnectResponse, ListRequest,
+    ListResponse, Process as Rpc, ProcessInfo, SendInputRequest, SendInputResponse,
+    SendSignalRequest, SendSignalResponse, StartRequest, StartResponse, StreamInputRequest,
+    StreamInputResponse, UpdateRequest, UpdateResponse,
 };
 use guest_rpc::start_error;
 use nix::errno::Errno;
@@ -28,7 +30,10 @@ use crate::settings::Settings;
 
 /// The service, to be merged with the others.
 pub fn service(agent: &Agent) -> connectrpc::Router {
-    let service = Service { settings: agent.settings.clone(), processes: agent.processes.clone() };
+    let service = Service {
+        settings: agent.settings.clone(),
+        processes: agent.processes.clone(),
+    };
     connectrpc::Router::new().add_service(Arc::new(service))
 }
 
@@ -38,14 +43,20 @@ struct Service {
 }
 
 impl Service {
-    async fn plan(&self, context: &RequestContext, request: StartRequest) -> Result<Plan, ConnectError> {
+    async fn plan(
+        &self,
+        context: &RequestContext,
+        request: StartRequest,
+    ) -> Result<Plan, ConnectError> {
         let user = Caller::of(context.extensions()).rpc_user(&self.settings)?;
         let settings = self.settings.clone();
         let preparing = tokio::task::spawn_blocking(move || {
             let program = request::program(&request, user, &settings)?;
             Ok::<_, ConnectError>((program, request))
         });
-        let (program, request) = preparing.await.map_err(|e| ConnectError::internal(e.to_string()))??;
+        let (program, request) = preparing
+            .await
+            .map_err(|e| ConnectError::internal(e.to_string()))??;
         let terminal = request.pty.as_option().map(request::window).transpose()?;
         Ok(Plan {
             program,
@@ -73,7 +84,10 @@ impl Rpc for Service {
             ..Default::default()
         };
         let processes = self.processes.running().into_iter().map(info).collect();
-        Response::ok(ListResponse { processes, ..Default::default() })
+        Response::ok(ListResponse {
+            processes,
+            ..Default::default()
+        })
     }
 
     async fn start(
@@ -83,12 +97,18 @@ impl Rpc for Service {
     ) -> ServiceResult<ServiceStream<StartResponse>> {
         let plan = self.plan(&context, request.to_owned_message()).await?;
         let program = plan.program.program.clone();
-        // In a task of its own: a client that hangs up now must not leave a process without an owner.
+        // In a task of its own: a client that hangs up now must not leave a process without an
+        // owner.
         let starting = tokio::spawn(lifetime::start(self.processes.clone(), plan));
-        let started = starting.await.map_err(|e| ConnectError::internal(e.to_string()))?;
+        let started = starting
+            .await
+            .map_err(|e| ConnectError::internal(e.to_string()))?;
         let (process, listener) = started.map_err(|e| cannot_start(&program, &e))?;
         let events = Events::new(process.pid, listener, context.headers(), Bound::OfProcess);
-        let wrap = |event| StartResponse { event: Some(event).into(), ..Default::default() };
+        let wrap = |event| StartResponse {
+            event: Some(event).into(),
+            ..Default::default()
+        };
         Ok(Response::stream(events.into_stream(wrap)))
     }
 
@@ -97,10 +117,20 @@ impl Rpc for Service {
         context: RequestContext,
         request: ServiceRequest<'_, ConnectRequest>,
     ) -> ServiceResult<ServiceStream<ConnectResponse>> {
-        let process = self.processes.find(request.to_owned_message().process.as_option(), true)?;
+        let process = self
+            .processes
+            .find(request.to_owned_message().process.as_option(), true)?;
         let bound = Bound::OfStream(context.deadline().map(Instant::from_std));
-        let events = Events::new(process.pid, process.output.listen(), context.headers(), bound);
-        let wrap = |event| ConnectResponse { event: Some(event).into(), ..Default::default() };
+        let events = Events::new(
+            process.pid,
+            process.output.listen(),
+            context.headers(),
+            bound,
+        );
+        let wrap = |event| ConnectResponse {
+            event: Some(event).into(),
+            ..Default::default()
+        };
         Ok(Response::stream(events.into_stream(wrap)))
     }
 
@@ -130,7 +160,9 @@ impl Rpc for Service {
                 }
                 Some(InputEvent::Data(data)) => {
                     let Some(process) = &process else {
-                        return Err(ConnectError::invalid_argument("the first message of StreamInput must be start"));
+                        return Err(ConnectError::invalid_argument(
+                            "the first message of StreamInput must be start",
+                        ));
                     };
                     process.input()?.write(&data.input).await?;
                 }
@@ -166,15 +198,22 @@ impl Rpc for Service {
             12 => Signal::SIGUSR2,
             15 => Signal::SIGTERM,
             other => {
-                let message = format!("field signal is {other}: give one of 1, 2, 3, 9, 10, 12 and 15");
+                let message =
+                    format!("field signal is {other}: give one of 1, 2, 3, 9, 10, 12 and 15");
                 return Err(ConnectError::invalid_argument(message));
             }
         };
         let process = self.processes.find(request.process.as_option(), false)?;
         match self.processes.reaper.signal_group(process.pid, signal) {
             Ok(true) => Response::ok(SendSignalResponse::default()),
-            Ok(false) => Err(ConnectError::not_found(format!("process {} has ended", process.pid))),
-            Err(e) => Err(ConnectError::internal(format!("process {} cannot be signalled: {e}", process.pid))),
+            Ok(false) => Err(ConnectError::not_found(format!(
+                "process {} has ended",
+                process.pid
+            ))),
+            Err(e) => Err(ConnectError::internal(format!(
+                "process {} cannot be signalled: {e}",
+                process.pid
+            ))),
         }
     }
 
@@ -183,7 +222,9 @@ impl Rpc for Service {
         _context: RequestContext,
         request: ServiceRequest<'_, CloseStdinRequest>,
     ) -> ServiceResult<CloseStdinResponse> {
-        let process = self.processes.find(request.to_owned_message().process.as_option(), false)?;
+        let process = self
+            .processes
+            .find(request.to_owned_message().process.as_option(), false)?;
         process.input()?.close().await?;
         Response::ok(CloseStdinResponse::default())
     }
@@ -191,8 +232,13 @@ impl Rpc for Service {
 
 /// Out of resources is not the caller's mistake; the rest is (no such program, not executable, …).
 fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
-    let exhausted = [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE].map(|e| Some(e as i32));
+    let exhausted =
+        [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE].map(|e| Some(e as i32));
     let full = exhausted.contains(&error.raw_os_error());
-    let code = if full { ErrorCode::ResourceExhausted } else { ErrorCode::InvalidArgument };
+    let code = if full {
+        ErrorCode::ResourceExhausted
+    } else {
+        ErrorCode::InvalidArgument
+    };
     ConnectError::new(code, start_error::text(program, error))
 }

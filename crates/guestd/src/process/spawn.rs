@@ -1,7 +1,8 @@
 //! The one place that starts programs: fork, become the user, exec.
 //!
-//! One of the two files of this crate with `unsafe` (the other is `syscall.rs`). Every process leads a session
-//! and a process group of its own, so one signal reaches all that it started and did not move elsewhere.
+//! One of the two files of this crate with `unsafe` (the other is `syscall.rs`). Every process
+//! leads a session and a process group of its own, so one signal reaches all that it started and
+//! did not move elsewhere.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -24,8 +25,8 @@ use crate::reaper::{Exit, Reaper};
 use crate::syscall;
 use crate::user::User;
 
-/// A program to start, complete: nothing is inherited from the agent. Bytes that are not UTF-8 are escaped in its text
-/// ([`guest_rpc::bytes`]).
+/// A program to start, complete: nothing is inherited from the agent. Bytes that are not UTF-8 are
+/// escaped in its text ([`guest_rpc::bytes`]).
 #[derive(Debug)]
 pub struct Program {
     /// Looked up in `PATH` of `envs` where it has no slash.
@@ -67,12 +68,22 @@ pub struct Pipes {
 ///
 /// # Errors
 /// Those of fork, of entering user and directory, and of exec; the process is gone then.
-pub fn spawn(reaper: &Reaper, cgroup: Option<&Cgroup>, program: &Program, stdio: Stdio3) -> io::Result<Spawned> {
+pub fn spawn(
+    reaper: &Reaper,
+    cgroup: Option<&Cgroup>,
+    program: &Program,
+    stdio: Stdio3,
+) -> io::Result<Spawned> {
     let terminal = matches!(stdio, Stdio3::Terminal(_));
     let bytes = |text: &String| OsString::from_vec(guest_rpc::bytes::from_text(text));
     let mut command = Command::new(bytes(&program.program));
     command.args(program.args.iter().map(bytes)).env_clear();
-    command.envs(program.envs.iter().map(|(name, value)| (bytes(name), bytes(value))));
+    command.envs(
+        program
+            .envs
+            .iter()
+            .map(|(name, value)| (bytes(name), bytes(value))),
+    );
     wire(&mut command, stdio)?;
     let entry = Entry::new(program, cgroup.map(Cgroup::procs), terminal)?;
     // SAFETY: `enter` makes system calls only; all that it needs was allocated before the fork.
@@ -96,7 +107,10 @@ fn wire(command: &mut Command, stdio: Stdio3) -> io::Result<()> {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
         }
         Stdio3::Terminal(slave) => {
-            command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+            command
+                .stdin(slave.try_clone()?)
+                .stdout(slave.try_clone()?)
+                .stderr(slave);
         }
     }
     Ok(())
@@ -106,7 +120,8 @@ fn wire(command: &mut Command, stdio: Stdio3) -> io::Result<()> {
 struct Entry {
     procs: Option<RawFd>,
     terminal: bool,
-    /// Only root can become somebody else; anybody else stays who they are (the agent outside a guest).
+    /// Only root can become somebody else; anybody else stays who they are (the agent outside a
+    /// guest).
     identity: Option<(Vec<Gid>, Gid, Uid)>,
     cwd: CString,
 }
@@ -118,7 +133,9 @@ impl Entry {
         Ok(Self {
             procs: procs.map(|fd| fd.as_raw_fd()),
             terminal,
-            identity: geteuid().is_root().then(|| (groups, Gid::from_raw(user.gid), Uid::from_raw(user.uid))),
+            identity: geteuid()
+                .is_root()
+                .then(|| (groups, Gid::from_raw(user.gid), Uid::from_raw(user.uid))),
             cwd: CString::new(program.cwd.as_os_str().as_bytes())?,
         })
     }
@@ -130,7 +147,8 @@ impl Entry {
             syscall::take_terminal()?;
         }
         if let Some(procs) = self.procs {
-            // SAFETY: the descriptor belongs to the `Cgroup`, which outlives the spawn; "0" means the writer.
+            // SAFETY: the descriptor belongs to the `Cgroup`, which outlives the spawn; "0" means
+            // the writer.
             if unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -155,7 +173,10 @@ fn keep_descriptors_from_the_program() {
 
 /// Out of memory takes a user's process before the agent. Opens and writes without allocating.
 fn expect_to_be_killed_first() {
-    if let Ok(mut score) = OpenOptions::new().write(true).open("/proc/self/oom_score_adj") {
+    if let Ok(mut score) = OpenOptions::new()
+        .write(true)
+        .open("/proc/self/oom_score_adj")
+    {
         // Where this is not allowed, the process only has the same rank as others.
         let _ = score.write_all(b"100");
     }

@@ -40,7 +40,11 @@ impl Process {
     /// # Errors
     /// [`InputError::Ended`].
     pub fn input(&self) -> Result<Arc<Input>, InputError> {
-        self.input.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(InputError::Ended)
+        self.input
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or(InputError::Ended)
     }
 }
 
@@ -61,35 +65,61 @@ struct Entries {
 impl Processes {
     /// None yet. With `cgroup` every process joins that group.
     pub fn new(reaper: Arc<Reaper>, cgroup: Option<Cgroup>) -> Self {
-        Self { reaper, cgroup: cgroup.map(Arc::new), entries: Mutex::default() }
+        Self {
+            reaper,
+            cgroup: cgroup.map(Arc::new),
+            entries: Mutex::default(),
+        }
     }
 
     /// Those that run, in the order of their start.
     pub fn running(&self) -> Vec<Arc<Process>> {
-        let mut all: Vec<_> = self.lock().by_pid.values().filter(|p| p.running()).cloned().collect();
+        let mut all: Vec<_> = self
+            .lock()
+            .by_pid
+            .values()
+            .filter(|p| p.running())
+            .cloned()
+            .collect();
         all.sort_by_key(|p| p.serial);
         all
     }
 
-    /// The one selected; by tag the youngest, those that run first. With `ended` also one that is draining or ended.
+    /// The one selected; by tag the youngest, those that run first. With `ended` also one that is
+    /// draining or ended.
     ///
     /// # Errors
     /// `invalid_argument` where nothing is selected, `not_found` where nothing fits.
-    pub fn find(&self, selector: Option<&ProcessSelector>, ended: bool) -> Result<Arc<Process>, ConnectError> {
+    pub fn find(
+        &self,
+        selector: Option<&ProcessSelector>,
+        ended: bool,
+    ) -> Result<Arc<Process>, ConnectError> {
         let Some(selector) = selector.and_then(|s| s.selector.as_ref()) else {
-            return Err(ConnectError::invalid_argument("field process is missing: select by pid or tag"));
+            return Err(ConnectError::invalid_argument(
+                "field process is missing: select by pid or tag",
+            ));
         };
         let fits = |process: &&Arc<Process>| ended || process.running();
         let entries = self.lock();
         let (found, what) = match selector {
             Selector::Pid(pid) => (entries.by_pid.get(pid).filter(fits), format!("pid {pid}")),
             Selector::Tag(tag) => {
-                let tagged = entries.by_pid.values().filter(|p| p.tag.as_ref() == Some(tag)).filter(fits);
+                let tagged = entries
+                    .by_pid
+                    .values()
+                    .filter(|p| p.tag.as_ref() == Some(tag))
+                    .filter(fits);
                 let short: String = tag.chars().take(64).collect();
-                (tagged.max_by_key(|p| (p.running(), p.serial)), format!("tag '{short}'"))
+                (
+                    tagged.max_by_key(|p| (p.running(), p.serial)),
+                    format!("tag '{short}'"),
+                )
             }
         };
-        found.cloned().ok_or_else(|| ConnectError::not_found(format!("no process with {what} runs in this sandbox")))
+        found.cloned().ok_or_else(|| {
+            ConnectError::not_found(format!("no process with {what} runs in this sandbox"))
+        })
     }
 
     pub(super) fn next_serial(&self) -> u64 {
@@ -106,7 +136,11 @@ impl Processes {
     /// Forgets just this process, not a younger one with its number.
     pub(super) fn remove(&self, process: &Arc<Process>) {
         let mut entries = self.lock();
-        if entries.by_pid.get(&process.pid).is_some_and(|found| Arc::ptr_eq(found, process)) {
+        if entries
+            .by_pid
+            .get(&process.pid)
+            .is_some_and(|found| Arc::ptr_eq(found, process))
+        {
             entries.by_pid.remove(&process.pid);
         }
     }

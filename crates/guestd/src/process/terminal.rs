@@ -30,7 +30,11 @@ pub fn open_pair(size: Size, user: &User) -> io::Result<(OwnedFd, OwnedFd)> {
     unlockpt(&ours)?;
     let theirs = open(Path::new(&ptsname_r(&ours)?), flags, Mode::empty())?;
     // So that the user can open it by name, as sudo, tmux and gpg do.
-    fchown(&theirs, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
+    fchown(
+        &theirs,
+        Some(Uid::from_raw(user.uid)),
+        Some(Gid::from_raw(user.gid)),
+    )?;
     fchmod(&theirs, Mode::from_bits_truncate(0o620))?;
     let ours = ours.as_fd().try_clone_to_owned()?;
     syscall::set_window_size(ours.as_fd(), size.cols, size.rows)?;

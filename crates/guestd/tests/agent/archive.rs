@@ -11,7 +11,9 @@ use tar::{EntryType, Header};
 use crate::support::{Agent, Disk, open_folder};
 
 async fn unpack(agent: &Agent, dir: &Path, more: &str, archive: Vec<u8>) -> Response {
-    let call = Client::new().post(agent.at(dir, &format!("&archive=tar{more}"))).body(archive);
+    let call = Client::new()
+        .post(agent.at(dir, &format!("&archive=tar{more}")))
+        .body(archive);
     call.send().await.expect("an answer")
 }
 
@@ -38,15 +40,30 @@ async fn a_tree_survives_the_way_out_and_in() {
     let (from, to) = (open_folder(), open_folder());
     fs::create_dir_all(from.path().join("dir/empty")).expect("made");
     let long = format!("dir/{}", "n".repeat(200));
-    for (name, content) in [("a", vec![1; 700_000]), (long.as_str(), b"long".to_vec()), ("dir/exactly", vec![2; 512])] {
+    for (name, content) in [
+        ("a", vec![1; 700_000]),
+        (long.as_str(), b"long".to_vec()),
+        ("dir/exactly", vec![2; 512]),
+    ] {
         fs::write(from.path().join(name), content).expect("writes");
     }
     fs::set_permissions(from.path().join("a"), fs::Permissions::from_mode(0o751)).expect("chmod");
-    fs::set_permissions(from.path().join("dir/empty"), fs::Permissions::from_mode(0o500)).expect("chmod");
+    fs::set_permissions(
+        from.path().join("dir/empty"),
+        fs::Permissions::from_mode(0o500),
+    )
+    .expect("chmod");
     symlink("../a", from.path().join("dir/link")).expect("a link");
-    let answer = Client::new().get(agent.at(from.path(), "&archive=tar")).send().await.expect("an answer");
+    let answer = Client::new()
+        .get(agent.at(from.path(), "&archive=tar"))
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(
-        (answer.status().as_u16(), answer.headers()["content-type"].as_bytes()),
+        (
+            answer.status().as_u16(),
+            answer.headers()["content-type"].as_bytes()
+        ),
         (200, &b"application/x-tar"[..])
     );
     let archive = answer.bytes().await.expect("a body").to_vec();
@@ -56,12 +73,31 @@ async fn a_tree_survives_the_way_out_and_in() {
     let nobody = guestd::user::lookup("nobody").expect("nobody").uid;
     for name in ["a", &long, "dir/exactly"] {
         let (source, copy) = (from.path().join(name), target.join(name));
-        assert!(fs::read(&source).expect("is there") == fs::read(&copy).expect("is there"), "{name}");
-        let (source, copy) = (fs::metadata(source).expect("is there"), fs::metadata(copy).expect("is there"));
-        assert_eq!((source.mode(), source.mtime(), nobody), (copy.mode(), copy.mtime(), copy.uid()), "{name}");
+        assert!(
+            fs::read(&source).expect("is there") == fs::read(&copy).expect("is there"),
+            "{name}"
+        );
+        let (source, copy) = (
+            fs::metadata(source).expect("is there"),
+            fs::metadata(copy).expect("is there"),
+        );
+        assert_eq!(
+            (source.mode(), source.mtime(), nobody),
+            (copy.mode(), copy.mtime(), copy.uid()),
+            "{name}"
+        );
     }
-    assert_eq!(fs::metadata(target.join("dir/empty")).expect("is there").mode() & 0o777, 0o500);
-    assert_eq!(fs::read_link(target.join("dir/link")).expect("a link"), Path::new("../a"));
+    assert_eq!(
+        fs::metadata(target.join("dir/empty"))
+            .expect("is there")
+            .mode()
+            & 0o777,
+        0o500
+    );
+    assert_eq!(
+        fs::read_link(target.join("dir/link")).expect("a link"),
+        Path::new("../a")
+    );
 }
 
 #[tokio::test]
@@ -69,49 +105,113 @@ async fn a_hostile_archive_reaches_nothing_outside() {
     let agent = Agent::open().await;
     let folder = open_folder();
     let (inside, outside) = (folder.path().join("in"), folder.path().join("out"));
-    fs::create_dir(&outside).and_then(|()| fs::write(outside.join("file"), "kept")).expect("made");
+    fs::create_dir(&outside)
+        .and_then(|()| fs::write(outside.join("file"), "kept"))
+        .expect("made");
     let out = outside.display().to_string();
     let file = EntryType::Regular;
     let archives = [
         closed(&[entry("../out/new", file, "", b"x")]),
         closed(&[entry(&format!("{out}/new"), file, "", b"x")]),
         closed(&[entry("a/../../out/new", file, "", b"x")]),
-        closed(&[entry("link", EntryType::Symlink, &out, b""), entry("link/new", file, "", b"x")]),
-        closed(&[entry("up", EntryType::Symlink, "..", b""), entry("up/out/new", file, "", b"x")]),
-        closed(&[entry("hard", EntryType::Link, "../out/file", b""), entry("hard", file, "", b"x")]),
-        closed(&[entry("link2", EntryType::Symlink, &out, b""), entry("link2", EntryType::Directory, "", b"")]),
+        closed(&[
+            entry("link", EntryType::Symlink, &out, b""),
+            entry("link/new", file, "", b"x"),
+        ]),
+        closed(&[
+            entry("up", EntryType::Symlink, "..", b""),
+            entry("up/out/new", file, "", b"x"),
+        ]),
+        closed(&[
+            entry("hard", EntryType::Link, "../out/file", b""),
+            entry("hard", file, "", b"x"),
+        ]),
+        closed(&[
+            entry("link2", EntryType::Symlink, &out, b""),
+            entry("link2", EntryType::Directory, "", b""),
+        ]),
     ];
     for (number, archive) in archives.into_iter().enumerate() {
         let answer = unpack(&agent, &inside, "", archive).await;
         assert_eq!(answer.status(), 400, "archive {number}");
-        assert_eq!(answer.json::<ErrorBody>().await.expect("a JSON body").code, 400);
+        assert_eq!(
+            answer.json::<ErrorBody>().await.expect("a JSON body").code,
+            400
+        );
     }
-    assert_eq!(fs::read_to_string(outside.join("file")).expect("is there"), "kept");
+    assert_eq!(
+        fs::read_to_string(outside.join("file")).expect("is there"),
+        "kept"
+    );
     assert_eq!(fs::read_dir(&outside).expect("is there").count(), 1);
     // A link is replaced by the file of its name, not followed.
     symlink(outside.join("file"), inside.join("over")).expect("a link");
-    assert_eq!(unpack(&agent, &inside, "", closed(&[entry("over", file, "", b"new")])).await.status(), 200);
-    assert_eq!(fs::read_to_string(outside.join("file")).expect("is there"), "kept");
-    assert_eq!(fs::read_to_string(inside.join("over")).expect("is there"), "new");
+    assert_eq!(
+        unpack(
+            &agent,
+            &inside,
+            "",
+            closed(&[entry("over", file, "", b"new")])
+        )
+        .await
+        .status(),
+        200
+    );
+    assert_eq!(
+        fs::read_to_string(outside.join("file")).expect("is there"),
+        "kept"
+    );
+    assert_eq!(
+        fs::read_to_string(inside.join("over")).expect("is there"),
+        "new"
+    );
 }
 
 #[tokio::test]
 async fn a_broken_archive_is_refused_and_leaves_no_half_file() {
     let agent = Agent::open().await;
     let folder = open_folder();
-    let whole =
-        closed(&[entry("first", EntryType::Regular, "", b"1"), entry("half", EntryType::Regular, "", &[2; 9000])]);
-    assert_eq!(unpack(&agent, folder.path(), "", whole[..4000].to_vec()).await.status(), 400);
+    let whole = closed(&[
+        entry("first", EntryType::Regular, "", b"1"),
+        entry("half", EntryType::Regular, "", &[2; 9000]),
+    ]);
+    assert_eq!(
+        unpack(&agent, folder.path(), "", whole[..4000].to_vec())
+            .await
+            .status(),
+        400
+    );
     assert!(folder.path().join("first").exists() && !folder.path().join("half").exists());
-    assert_eq!(unpack(&agent, folder.path(), "", vec![b'x'; 5000]).await.status(), 400);
+    assert_eq!(
+        unpack(&agent, folder.path(), "", vec![b'x'; 5000])
+            .await
+            .status(),
+        400
+    );
     // Names are held in memory, so they have a bound.
-    let name = entry("././@LongLink", EntryType::GNULongName, "", &vec![b'n'; 3 << 20]);
-    let answer = unpack(&agent, folder.path(), "", closed(&[name, entry("x", EntryType::Regular, "", b"")])).await;
+    let name = entry(
+        "././@LongLink",
+        EntryType::GNULongName,
+        "",
+        &vec![b'n'; 3 << 20],
+    );
+    let answer = unpack(
+        &agent,
+        folder.path(),
+        "",
+        closed(&[name, entry("x", EntryType::Regular, "", b"")]),
+    )
+    .await;
     assert_eq!(answer.status(), 400);
     // What is passed over may be as long as it likes.
     let odd = entry("device", EntryType::Block, "", &vec![0; 3 << 20]);
     let after = entry("after", EntryType::Regular, "", b"x");
-    assert_eq!(unpack(&agent, folder.path(), "", closed(&[odd, after])).await.status(), 200);
+    assert_eq!(
+        unpack(&agent, folder.path(), "", closed(&[odd, after]))
+            .await
+            .status(),
+        200
+    );
     assert!(folder.path().join("after").exists() && !folder.path().join("device").exists());
 }
 
@@ -120,16 +220,41 @@ async fn archives_know_full_disks_and_permissions() {
     let agent = Agent::open().await;
     let disk = Disk::of(256);
     let big = closed(&[entry("big", EntryType::Regular, "", &vec![1; 2 << 20])]);
-    assert_eq!(unpack(&agent, disk.path(), "", big.clone()).await.status(), 507);
+    assert_eq!(
+        unpack(&agent, disk.path(), "", big.clone()).await.status(),
+        507
+    );
     assert!(!disk.path().join("big").exists());
     let folder = open_folder();
     fs::create_dir(folder.path().join("mine")).expect("made");
-    assert_eq!(unpack(&agent, &folder.path().join("mine"), "&username=nobody", big).await.status(), 403);
+    assert_eq!(
+        unpack(&agent, &folder.path().join("mine"), "&username=nobody", big)
+            .await
+            .status(),
+        403
+    );
     fs::write(folder.path().join("mine/secret"), "x").expect("writes");
-    fs::set_permissions(folder.path().join("mine/secret"), fs::Permissions::from_mode(0o600)).expect("chmod");
-    for (path, more, status) in [("", "&username=nobody", 403), ("none", "", 404), ("mine/secret", "", 400)] {
+    fs::set_permissions(
+        folder.path().join("mine/secret"),
+        fs::Permissions::from_mode(0o600),
+    )
+    .expect("chmod");
+    for (path, more, status) in [
+        ("", "&username=nobody", 403),
+        ("none", "", 404),
+        ("mine/secret", "", 400),
+    ] {
         let url = agent.at(&folder.path().join(path), &format!("{more}&archive=tar"));
-        assert_eq!(Client::new().get(url).send().await.expect("an answer").status(), status, "{path}");
+        assert_eq!(
+            Client::new()
+                .get(url)
+                .send()
+                .await
+                .expect("an answer")
+                .status(),
+            status,
+            "{path}"
+        );
     }
 }
 
@@ -142,15 +267,28 @@ async fn holes_survive_both_ways() {
     for at in [0, 10_000_000, 40_000_001] {
         std::os::unix::fs::FileExt::write_all_at(&file, b"data", at).expect("writes");
     }
-    fs::File::create(from.path().join("hole")).and_then(|file| file.set_len(1 << 20)).expect("grows");
+    fs::File::create(from.path().join("hole"))
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("grows");
     fs::write(from.path().join("zeroes"), vec![0; 1 << 20]).expect("writes");
-    let answer = Client::new().get(agent.at(from.path(), "&archive=tar")).send().await.expect("an answer");
+    let answer = Client::new()
+        .get(agent.at(from.path(), "&archive=tar"))
+        .send()
+        .await
+        .expect("an answer");
     let archive = answer.bytes().await.expect("a body").to_vec();
-    assert!(archive.len() < 4 << 20, "{} bytes for three pieces of data and a mebibyte of zeroes", archive.len());
+    assert!(
+        archive.len() < 4 << 20,
+        "{} bytes for three pieces of data and a mebibyte of zeroes",
+        archive.len()
+    );
     assert_eq!(unpack(&agent, to.path(), "", archive).await.status(), 200);
     for name in ["disk", "hole", "zeroes"] {
         let copy = to.path().join(name);
-        assert!(fs::read(from.path().join(name)).expect("reads") == fs::read(&copy).expect("reads"), "{name}");
+        assert!(
+            fs::read(from.path().join(name)).expect("reads") == fs::read(&copy).expect("reads"),
+            "{name}"
+        );
         let blocks = fs::metadata(copy).expect("is there").blocks();
         assert!(blocks * 512 < 1 << 19, "{name} takes {blocks} blocks");
     }
@@ -164,9 +302,20 @@ async fn interrupted_archive_keeps_old_file() {
     let whole = entry("old", EntryType::Regular, "", &[1; 600_000]);
     let answer = unpack(&agent, folder.path(), "", whole[..300_000].to_vec()).await;
     assert_eq!(answer.status(), 400);
-    assert_eq!(fs::read_to_string(folder.path().join("old")).expect("is there"), "kept");
+    assert_eq!(
+        fs::read_to_string(folder.path().join("old")).expect("is there"),
+        "kept"
+    );
     assert_eq!(fs::read_dir(folder.path()).expect("is there").count(), 1);
-    assert_eq!(unpack(&agent, folder.path(), "", closed(&[whole])).await.status(), 200);
-    assert_eq!(fs::read(folder.path().join("old")).expect("is there").len(), 600_000);
+    assert_eq!(
+        unpack(&agent, folder.path(), "", closed(&[whole]))
+            .await
+            .status(),
+        200
+    );
+    assert_eq!(
+        fs::read(folder.path().join("old")).expect("is there").len(),
+        600_000
+    );
     assert_eq!(fs::read_dir(folder.path()).expect("is there").count(), 1);
 }

@@ -6,14 +6,26 @@ use connectrpc::ErrorCode;
 use connectrpc::client::CallOptions;
 use guest_rpc::process::{SendSignalRequest, Signal};
 
-use crate::support::{Agent, PATIENCE, Running, alive, by_pid, eventually, listed, run, shell, start};
+use crate::support::{
+    Agent, PATIENCE, Running, alive, by_pid, eventually, listed, run, shell, start,
+};
 
 #[tokio::test]
 async fn exit_codes_have_the_form_of_the_contract() {
     let agent = Agent::open().await;
-    for (code, error) in [(0, None), (1, Some("exit status 1")), (255, Some("exit status 255"))] {
-        let end = run(&agent.client(), &format!("exit {code}")).await.end.expect("an end");
-        assert_eq!((end.exit_code, end.exited, end.status), (code, true, format!("exit status {code}")));
+    for (code, error) in [
+        (0, None),
+        (1, Some("exit status 1")),
+        (255, Some("exit status 255")),
+    ] {
+        let end = run(&agent.client(), &format!("exit {code}"))
+            .await
+            .end
+            .expect("an end");
+        assert_eq!(
+            (end.exit_code, end.exited, end.status),
+            (code, true, format!("exit status {code}"))
+        );
         assert_eq!(end.error.as_deref(), error);
     }
 }
@@ -22,9 +34,19 @@ async fn exit_codes_have_the_form_of_the_contract() {
 async fn death_by_signal_has_the_form_of_the_contract() {
     let agent = Agent::open().await;
     // The last one is a real-time signal.
-    for (signal, status) in [(9, "signal: killed"), (15, "signal: terminated"), (40, "signal: signal 40")] {
-        let end = run(&agent.client(), &format!("kill -{signal} $$")).await.end.expect("an end");
-        assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, status));
+    for (signal, status) in [
+        (9, "signal: killed"),
+        (15, "signal: terminated"),
+        (40, "signal: signal 40"),
+    ] {
+        let end = run(&agent.client(), &format!("kill -{signal} $$"))
+            .await
+            .end
+            .expect("an end");
+        assert_eq!(
+            (end.exit_code, end.exited, end.status.as_str()),
+            (-1, false, status)
+        );
         assert_eq!(end.error.as_deref(), Some(status));
     }
 }
@@ -38,10 +60,19 @@ async fn a_signal_reaches_the_whole_group_and_the_process_leaves_the_list() {
     let child: u32 = running.outcome.text().trim().parse().expect("a pid");
     let pid = running.pid;
     assert_eq!(listed(&client).await, [pid]);
-    let signal =
-        SendSignalRequest { process: by_pid(pid).into(), signal: Signal::SIGNAL_SIGTERM.into(), ..Default::default() };
-    client.send_signal(signal.clone()).await.expect("is signalled");
-    assert_eq!(running.finish().await.end.expect("an end").status, "signal: terminated");
+    let signal = SendSignalRequest {
+        process: by_pid(pid).into(),
+        signal: Signal::SIGNAL_SIGTERM.into(),
+        ..Default::default()
+    };
+    client
+        .send_signal(signal.clone())
+        .await
+        .expect("is signalled");
+    assert_eq!(
+        running.finish().await.end.expect("an end").status,
+        "signal: terminated"
+    );
     assert!(!alive(pid), "it is reaped");
     eventually("its child is gone too", async || !alive(child)).await;
     assert!(listed(&client).await.is_empty());
@@ -61,11 +92,17 @@ async fn signals_that_ask_reach_program() {
         Signal::SIGNAL_SIGUSR2,
     ] {
         let number = signal as i32;
-        let script = format!("trap 'exit $((100 + {number}))' {number}; echo up; while :; do sleep 0.01; done");
+        let script = format!(
+            "trap 'exit $((100 + {number}))' {number}; echo up; while :; do sleep 0.01; done"
+        );
         let mut running = start(&client, shell(&script)).await;
         running.until(|o| o.text() == "up\n").await;
         let process = by_pid(running.pid).into();
-        let request = SendSignalRequest { process, signal: signal.into(), ..Default::default() };
+        let request = SendSignalRequest {
+            process,
+            signal: signal.into(),
+            ..Default::default()
+        };
         client.send_signal(request).await.expect("is signalled");
         let end = running.finish().await.end.expect("an end");
         assert_eq!(end.exit_code, 100 + number);
@@ -78,8 +115,12 @@ async fn bytes_that_are_no_text_reach_program() {
     let client = agent.client();
     let mut request = shell(r#"printf '%s %s' "$1" "$N" | od -An -tx1"#);
     let mut config = request.process.clone().into_option().expect("a config");
-    config.args.extend(["sh", "caf\u{10fffd}xE9"].map(str::to_owned));
-    config.envs.insert("N".to_owned(), "\u{10fffd}xFF".to_owned());
+    config
+        .args
+        .extend(["sh", "caf\u{10fffd}xE9"].map(str::to_owned));
+    config
+        .envs
+        .insert("N".to_owned(), "\u{10fffd}xFF".to_owned());
     request.process = config.into();
     let outcome = start(&client, request).await.finish().await;
     assert_eq!(outcome.text().trim(), "63 61 66 e9 20 ff");
@@ -89,13 +130,20 @@ async fn bytes_that_are_no_text_reach_program() {
 async fn output_on_the_way_out_is_not_lost() {
     let agent = Agent::open().await;
     let client = agent.client();
-    let mut running =
-        start(&client, shell("trap 'head -c 300000 /dev/zero; exit 7' TERM; echo up; while :; do sleep 0.01; done"))
-            .await;
+    let mut running = start(
+        &client,
+        shell(
+            "trap 'head -c 300000 /dev/zero; exit 7' TERM; echo up; while :; do sleep 0.01; done",
+        ),
+    )
+    .await;
     running.until(|o| o.text() == "up\n").await;
     // To the shell alone, so that it can still run `head`.
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.pid.cast_signed()), nix::sys::signal::Signal::SIGTERM)
-        .expect("is signalled");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(running.pid.cast_signed()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .expect("is signalled");
     let outcome = running.finish().await;
     assert_eq!((outcome.stdout.len(), outcome.code()), (3 + 300_000, 7));
 }
@@ -105,10 +153,19 @@ async fn the_deadline_kills_the_whole_group() {
     let agent = Agent::open().await;
     let client = agent.client();
     let options = CallOptions::default().with_timeout(Duration::from_millis(400));
-    let mut running = Running::start(&client, shell("sleep 60 & echo $!; wait"), options).await.expect("starts");
+    let mut running = Running::start(&client, shell("sleep 60 & echo $!; wait"), options)
+        .await
+        .expect("starts");
     running.until(|o| o.text().ends_with('\n')).await;
-    let (pid, child) = (running.pid, running.outcome.text().trim().parse::<u32>().expect("a pid"));
-    let error = running.finish().await.error.expect("the stream ends with an error");
+    let (pid, child) = (
+        running.pid,
+        running.outcome.text().trim().parse::<u32>().expect("a pid"),
+    );
+    let error = running
+        .finish()
+        .await
+        .error
+        .expect("the stream ends with an error");
     assert_eq!(error.code, ErrorCode::DeadlineExceeded);
     eventually("both are dead", async || !alive(pid) && !alive(child)).await;
 }
@@ -118,12 +175,17 @@ async fn the_deadline_holds_after_the_client_has_hung_up() {
     let agent = Agent::open().await;
     let client = agent.client();
     let options = CallOptions::default().with_timeout(Duration::from_millis(300));
-    let running = Running::start(&client, shell("sleep 60"), options).await.expect("starts");
+    let running = Running::start(&client, shell("sleep 60"), options)
+        .await
+        .expect("starts");
     let (pid, since) = (running.pid, Instant::now());
     drop(running);
     assert!(alive(pid));
     eventually("the process is killed", async || !alive(pid)).await;
-    assert!(since.elapsed() >= Duration::from_millis(200), "not before its time");
+    assert!(
+        since.elapsed() >= Duration::from_millis(200),
+        "not before its time"
+    );
 }
 
 #[tokio::test]
@@ -135,19 +197,48 @@ async fn what_cannot_start_says_why() {
         let mut config = request.process.clone().into_option().expect("a config");
         change(&mut config);
         request.process = config.into();
-        let error = Running::start(&client, request, CallOptions::default()).await.expect_err("is refused");
+        let error = Running::start(&client, request, CallOptions::default())
+            .await
+            .expect_err("is refused");
         assert_eq!(error.code, ErrorCode::InvalidArgument);
         error.message.unwrap_or_default()
     };
     let missing = refused(&|c| c.cmd = "no-such-program".into()).await;
-    assert!(missing.contains("no-such-program") && guest_rpc::start_error::number(&missing) == Some(2), "{missing}");
+    assert!(
+        missing.contains("no-such-program") && guest_rpc::start_error::number(&missing) == Some(2),
+        "{missing}"
+    );
     let no_program = refused(&|c| c.cmd = "/etc/passwd".into()).await;
-    assert_eq!(guest_rpc::start_error::number(&no_program), Some(13), "{no_program}");
-    assert!(refused(&|c| c.cmd = String::new()).await.contains("process.cmd"));
-    assert!(refused(&|c| c.cwd = Some("/no/such".into())).await.contains("/no/such"));
-    assert!(refused(&|c| c.cwd = Some("/etc/passwd".into())).await.contains("not a directory"));
-    assert!(refused(&|c| drop(c.envs.insert("A=B".into(), "x".into()))).await.contains("envs"));
-    assert!(refused(&|c| c.args.push("a\0b".into())).await.contains("NUL"));
+    assert_eq!(
+        guest_rpc::start_error::number(&no_program),
+        Some(13),
+        "{no_program}"
+    );
+    assert!(
+        refused(&|c| c.cmd = String::new())
+            .await
+            .contains("process.cmd")
+    );
+    assert!(
+        refused(&|c| c.cwd = Some("/no/such".into()))
+            .await
+            .contains("/no/such")
+    );
+    assert!(
+        refused(&|c| c.cwd = Some("/etc/passwd".into()))
+            .await
+            .contains("not a directory")
+    );
+    assert!(
+        refused(&|c| drop(c.envs.insert("A=B".into(), "x".into())))
+            .await
+            .contains("envs")
+    );
+    assert!(
+        refused(&|c| c.args.push("a\0b".into()))
+            .await
+            .contains("NUL")
+    );
     assert!(listed(&client).await.is_empty());
 }
 
@@ -162,7 +253,12 @@ async fn many_at_once_all_end() {
             (outcome.text(), outcome.code()) == (format!("{i}\n"), i % 3)
         }
     });
-    assert!(futures::future::join_all(runs).await.into_iter().all(|right| right));
+    assert!(
+        futures::future::join_all(runs)
+            .await
+            .into_iter()
+            .all(|right| right)
+    );
     assert!(listed(&client).await.is_empty());
 }
 
@@ -170,12 +266,16 @@ async fn many_at_once_all_end() {
 async fn what_is_left_behind_and_writes_on_does_not_hold_the_end_back() {
     let agent = Agent::open().await;
     for pause in ["head -c 500000 /dev/zero; sleep 0.05", "echo x; sleep 0.1"] {
-        let script =
-            format!("sh -c 'while :; do {pause}; done' & echo $! >&2; head -c 300000 /dev/zero | tr '\\0' z; exit 6");
+        let script = format!(
+            "sh -c 'while :; do {pause}; done' & echo $! >&2; head -c 300000 /dev/zero | tr '\\0' z; exit 6"
+        );
         let outcome = run(&agent.client(), &script).await;
         assert_eq!(outcome.code(), 6);
         // All of the process's own is there, among that of the other.
-        assert_eq!(outcome.stdout.iter().filter(|byte| **byte == b'z').count(), 300_000);
+        assert_eq!(
+            outcome.stdout.iter().filter(|byte| **byte == b'z').count(),
+            300_000
+        );
         end_of_leftover(&String::from_utf8_lossy(&outcome.stderr));
     }
 }
@@ -184,7 +284,9 @@ async fn what_is_left_behind_and_writes_on_does_not_hold_the_end_back() {
 async fn the_deadline_is_that_of_the_process_and_not_of_what_it_leaves_behind() {
     let agent = Agent::open().await;
     let options = CallOptions::default().with_timeout(Duration::from_millis(3000));
-    let running = Running::start(&agent.client(), shell("sleep 60 & echo $!"), options).await.expect("starts");
+    let running = Running::start(&agent.client(), shell("sleep 60 & echo $!"), options)
+        .await
+        .expect("starts");
     let outcome = running.finish().await;
     assert_eq!(outcome.code(), 0);
     tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -194,8 +296,11 @@ async fn the_deadline_is_that_of_the_process_and_not_of_what_it_leaves_behind() 
 fn end_of_leftover(pid: &str) {
     let pid: u32 = pid.trim().parse().expect("a pid");
     assert!(alive(pid), "it was killed");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)
-        .expect("can be killed");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid.cast_signed()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("can be killed");
 }
 
 #[tokio::test]
@@ -204,7 +309,10 @@ async fn closing_its_output_is_not_the_end_of_a_process() {
     let client = agent.client();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let gate = folder.path().join("gate");
-    let script = format!("exec >&- 2>&-; while [ ! -e {} ]; do sleep 0.01; done; exit 3", gate.display());
+    let script = format!(
+        "exec >&- 2>&-; while [ ! -e {} ]; do sleep 0.01; done; exit 3",
+        gate.display()
+    );
     let running = start(&client, shell(&script)).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(listed(&client).await, [running.pid]);
@@ -219,8 +327,12 @@ async fn the_first_process_buries_every_orphan() {
     // Each of them is born to a shell that has ended by the time it ends itself.
     let script = "i=0; while [ $i -lt 20 ]; do (sleep 0.2 &); i=$((i+1)); done; echo $$";
     assert_eq!(run(&client, script).await.code(), 0);
-    let count = "grep -lE '^State:.*zombie' /proc/[0-9]*/status 2>/dev/null | wc -l; pgrep -c sleep";
-    eventually("neither sleepers nor zombies are left", async || run(&client, count).await.text() == "0\n0\n").await;
+    let count =
+        "grep -lE '^State:.*zombie' /proc/[0-9]*/status 2>/dev/null | wc -l; pgrep -c sleep";
+    eventually("neither sleepers nor zombies are left", async || {
+        run(&client, count).await.text() == "0\n0\n"
+    })
+    .await;
 }
 
 /// As after a restore: the other ends of all streams are gone.
@@ -230,7 +342,10 @@ async fn a_process_outlives_the_stream_that_started_it_and_is_not_held_up() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let done = folder.path().join("done");
     // More than all queues on the way hold.
-    let script = format!("sleep 0.2; yes | head -c 20000000; echo > {}", done.display());
+    let script = format!(
+        "sleep 0.2; yes | head -c 20000000; echo > {}",
+        done.display()
+    );
     drop(start(&agent.client(), shell(&script)).await);
     let begin = Instant::now();
     while !done.exists() {

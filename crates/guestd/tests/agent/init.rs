@@ -11,7 +11,9 @@ use reqwest::{Client, Response};
 use crate::support::{Agent, Running, run, shell};
 
 async fn init(agent: &Agent, request: &InitRequest, token: Option<&str>) -> Response {
-    let mut call = Client::new().post(format!("{}/init", agent.url)).json(request);
+    let mut call = Client::new()
+        .post(format!("{}/init", agent.url))
+        .json(request);
     if let Some(token) = token {
         call = call.header("x-access-token", token);
     }
@@ -19,7 +21,10 @@ async fn init(agent: &Agent, request: &InitRequest, token: Option<&str>) -> Resp
 }
 
 fn token(token: &str) -> InitRequest {
-    InitRequest { access_token: Some(token.into()), ..Default::default() }
+    InitRequest {
+        access_token: Some(token.into()),
+        ..Default::default()
+    }
 }
 
 async fn get(agent: &Agent, path: &str, token: Option<&str>) -> Response {
@@ -40,9 +45,15 @@ async fn before_init_only_health_answers() {
         let body: ErrorBody = answer.json().await.expect("a JSON body");
         assert_eq!((body.code, body.message.is_empty()), (401, false));
     }
-    let unary = agent.client().list(ListRequest::default()).await.expect_err("is refused");
+    let unary = agent
+        .client()
+        .list(ListRequest::default())
+        .await
+        .expect_err("is refused");
     assert_eq!(unary.code, ErrorCode::Unauthenticated);
-    let stream = Running::start(&agent.client(), shell("true"), CallOptions::default()).await.expect_err("is refused");
+    let stream = Running::start(&agent.client(), shell("true"), CallOptions::default())
+        .await
+        .expect_err("is refused");
     assert_eq!(stream.code, ErrorCode::Unauthenticated);
 }
 
@@ -51,7 +62,10 @@ async fn the_token_opens_and_only_its_holder_replaces_it() {
     let agent = Agent::start(&[]).await;
     let answer = init(&agent, &token("one"), None).await;
     assert_eq!(
-        (answer.status().as_u16(), answer.headers()["x-envd-version"].as_bytes()),
+        (
+            answer.status().as_u16(),
+            answer.headers()["x-envd-version"].as_bytes()
+        ),
         (204, guest_rpc::ENVD_VERSION.as_bytes())
     );
     assert_eq!(get(&agent, "/envs", Some("one")).await.status(), 200);
@@ -78,10 +92,18 @@ async fn init_sets_what_every_process_starts_with() {
         ..Default::default()
     };
     assert_eq!(init(&agent, &request, None).await.status(), 204);
-    let text = run(&agent.client(), "id -un; pwd; echo $FROM_INIT $E2B_SANDBOX_ID $WRENN_TEMPLATE_ID").await.text();
+    let text = run(
+        &agent.client(),
+        "id -un; pwd; echo $FROM_INIT $E2B_SANDBOX_ID $WRENN_TEMPLATE_ID",
+    )
+    .await
+    .text();
     assert_eq!(text, "nobody\n/usr\nyes sb-1 base\n");
     let envs: serde_json::Value = get(&agent, "/envs", None).await.json().await.expect("JSON");
-    assert_eq!((&envs["FROM_INIT"], &envs["E2B_SANDBOX_ID"]), (&"yes".into(), &"sb-1".into()));
+    assert_eq!(
+        (&envs["FROM_INIT"], &envs["E2B_SANDBOX_ID"]),
+        (&"yes".into(), &"sb-1".into())
+    );
 }
 
 #[tokio::test]
@@ -99,7 +121,11 @@ async fn a_bad_init_changes_nothing_and_names_the_field() {
         let call = Client::new().post(format!("{}/init", agent.url)).body(body);
         let answer = call.send().await.expect("an answer");
         assert_eq!(answer.status(), 400, "{body}");
-        let message = answer.json::<ErrorBody>().await.expect("a JSON body").message;
+        let message = answer
+            .json::<ErrorBody>()
+            .await
+            .expect("a JSON body")
+            .message;
         assert!(message.contains(named), "{body}: {message}");
     }
     assert_eq!(get(&agent, "/envs", Some("a")).await.status(), 401);
@@ -109,7 +135,12 @@ async fn a_bad_init_changes_nothing_and_names_the_field() {
 async fn an_init_of_a_newer_host_is_understood_as_far_as_it_is_known() {
     let agent = Agent::start(&[]).await;
     let body = r#"{"accessToken":"a","fieldOfTomorrow":{"a":[1]},"defaultUser":"nobody"}"#;
-    let answer = Client::new().post(format!("{}/init", agent.url)).body(body).send().await.expect("an answer");
+    let answer = Client::new()
+        .post(format!("{}/init", agent.url))
+        .body(body)
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(answer.status(), 204);
     assert_eq!(get(&agent, "/envs", Some("a")).await.status(), 200);
 }
@@ -120,14 +151,25 @@ async fn outside_of_a_guest_nothing_is_frozen_and_both_calls_need_the_token() {
     let agent = Agent::start(&[]).await;
     assert_eq!(init(&agent, &token("one"), None).await.status(), 204);
     let call = async |path: &str, token: &str, body: &'static str| {
-        let call = Client::new().post(format!("{}{path}", agent.url)).header("x-access-token", token).body(body);
+        let call = Client::new()
+            .post(format!("{}{path}", agent.url))
+            .header("x-access-token", token)
+            .body(body);
         call.send().await.expect("an answer")
     };
     for path in ["/freeze", "/thaw"] {
         assert_eq!(call(path, "two", "").await.status(), 401, "{path}");
     }
-    for body in ["", "{}", r#"{"trim":true,"drop_caches":true,"limit_ms":5,"of_tomorrow":1}"#] {
-        let answer: FreezeAnswer = call("/freeze", "one", body).await.json().await.expect("JSON");
+    for body in [
+        "",
+        "{}",
+        r#"{"trim":true,"drop_caches":true,"limit_ms":5,"of_tomorrow":1}"#,
+    ] {
+        let answer: FreezeAnswer = call("/freeze", "one", body)
+            .await
+            .json()
+            .await
+            .expect("JSON");
         assert!(!answer.frozen && answer.why.is_some(), "{body}");
     }
     assert_eq!(call("/freeze", "one", "{").await.status(), 400);
@@ -137,16 +179,41 @@ async fn outside_of_a_guest_nothing_is_frozen_and_both_calls_need_the_token() {
 #[tokio::test]
 async fn what_is_not_there_says_so_in_json() {
     let agent = Agent::open().await;
-    assert_eq!(get(&agent, "/nothing", None).await.json::<ErrorBody>().await.expect("a JSON body").code, 404);
-    let answer = Client::new().delete(format!("{}/files?path=/tmp/x", agent.url)).send().await.expect("an answer");
-    assert_eq!((answer.status().as_u16(), answer.headers().contains_key("allow")), (405, true));
-    assert_eq!(answer.json::<ErrorBody>().await.expect("a JSON body").code, 405);
+    assert_eq!(
+        get(&agent, "/nothing", None)
+            .await
+            .json::<ErrorBody>()
+            .await
+            .expect("a JSON body")
+            .code,
+        404
+    );
+    let answer = Client::new()
+        .delete(format!("{}/files?path=/tmp/x", agent.url))
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(
+        (
+            answer.status().as_u16(),
+            answer.headers().contains_key("allow")
+        ),
+        (405, true)
+    );
+    assert_eq!(
+        answer.json::<ErrorBody>().await.expect("a JSON body").code,
+        405
+    );
 }
 
 #[tokio::test]
 async fn metrics_make_sense() {
     let agent = Agent::open().await;
-    let metrics: Metrics = get(&agent, "/metrics", None).await.json().await.expect("JSON");
+    let metrics: Metrics = get(&agent, "/metrics", None)
+        .await
+        .json()
+        .await
+        .expect("JSON");
     assert!(metrics.cpu_count > 0 && (0.0..=100.0).contains(&metrics.cpu_used_pct));
     assert!(metrics.mem_used > 0 && metrics.mem_used < metrics.mem_total);
     assert_eq!(metrics.mem_total_mib, metrics.mem_total >> 20);
@@ -158,16 +225,30 @@ async fn metrics_make_sense() {
 async fn clock_needs_token_and_answers_time() {
     let agent = Agent::start(&[]).await;
     assert_eq!(init(&agent, &token("one"), None).await.status(), 204);
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_nanos()
+    };
     let set = async |token: &str, body: &'static str| {
-        let call = Client::new().post(format!("{}/clock", agent.url)).header("x-access-token", token);
+        let call = Client::new()
+            .post(format!("{}/clock", agent.url))
+            .header("x-access-token", token);
         call.body(body).send().await.expect("an answer")
     };
     assert_eq!(set("two", "{\"timeNs\":1}").await.status(), 401);
     assert_eq!(set("one", "").await.status(), 400);
     let before = now();
-    let answer: ClockAnswer = set("one", "{\"timeNs\":1}").await.json().await.expect("a clock answer");
+    let answer: ClockAnswer = set("one", "{\"timeNs\":1}")
+        .await
+        .json()
+        .await
+        .expect("a clock answer");
     // This agent runs beside the tests, on a machine whose clock it must not touch.
     assert_eq!(answer.stepped_ns, 0);
-    assert!((before..=now()).contains(&u128::from(answer.time_ns)), "{answer:?}");
+    assert!(
+        (before..=now()).contains(&u128::from(answer.time_ns)),
+        "{answer:?}"
+    );
 }

@@ -18,12 +18,22 @@ async fn connections_from_inside_are_bounded() {
     }
     let mut surplus = TcpStream::connect(address).await.expect("connects");
     let closed = tokio::time::timeout(Duration::from_secs(5), surplus.read(&mut [0; 1])).await;
-    assert!(matches!(closed.expect("in time"), Ok(0) | Err(_)), "it was not closed");
+    assert!(
+        matches!(closed.expect("in time"), Ok(0) | Err(_)),
+        "it was not closed"
+    );
     let mut kept = held.pop().expect("one");
     let waiting = tokio::time::timeout(Duration::from_millis(200), kept.read(&mut [0; 1])).await;
     assert!(waiting.is_err(), "those before it stay");
     drop((held, kept));
     let health = format!("{}/health", agent.url);
     let client = reqwest::Client::new();
-    eventually("there is room again", async || client.get(&health).send().await.is_ok_and(|a| a.status() == 204)).await;
+    eventually("there is room again", async || {
+        client
+            .get(&health)
+            .send()
+            .await
+            .is_ok_and(|a| a.status() == 204)
+    })
+    .await;
 }

@@ -1,4 +1,5 @@
-//! The agent as a program, on loopback, asked by the generated client and by plain HTTP. Needs root, as the agent does.
+//! The agent as a program, on loopback, asked by the generated client and by plain HTTP. Needs
+//! root, as the agent does.
 
 mod archive;
 mod ending;

@@ -12,7 +12,10 @@ use crate::support::{Agent, PATIENCE, Running, by_pid, listed, run, shell, start
 async fn stdout_and_stderr_come_apart() {
     let agent = Agent::open().await;
     let outcome = run(&agent.client(), "echo out; echo err >&2; exit 3").await;
-    assert_eq!((outcome.stdout.as_slice(), outcome.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(
+        (outcome.stdout.as_slice(), outcome.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
     assert_eq!(outcome.code(), 3);
 }
 
@@ -40,7 +43,8 @@ async fn a_slow_reader_slows_the_process_and_loses_nothing() {
     let flag = folder.path().join("written");
     let script = format!("head -c 64000000 /dev/zero; touch {}", flag.display());
     let running = start(&client, shell(&script)).await;
-    // Nobody reads yet: 64 MB fit into no buffer on the way, so the process cannot get past its write.
+    // Nobody reads yet: 64 MB fit into no buffer on the way, so the process cannot get past its
+    // write.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!flag.exists(), "the process did not wait for its reader");
     let outcome = running.finish().await;
@@ -54,26 +58,47 @@ async fn a_late_listener_gets_output_from_then_on_and_the_end() {
     let client = agent.client();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let gate = folder.path().join("gate");
-    let script = format!("echo early; while [ ! -e {} ]; do sleep 0.01; done; echo late; exit 4", gate.display());
+    let script = format!(
+        "echo early; while [ ! -e {} ]; do sleep 0.01; done; echo late; exit 4",
+        gate.display()
+    );
     let mut first = start(&client, shell(&script)).await;
     first.until(|o| o.text() == "early\n").await;
-    let request = ConnectRequest { process: by_pid(first.pid).into(), ..Default::default() };
+    let request = ConnectRequest {
+        process: by_pid(first.pid).into(),
+        ..Default::default()
+    };
     let mut second = client.connect(request.clone()).await.expect("joins");
     let mut events = Vec::new();
-    let started = second.message().await.expect("an event").expect("a start").to_owned_message();
+    let started = second
+        .message()
+        .await
+        .expect("an event")
+        .expect("a start")
+        .to_owned_message();
     assert!(matches!(started.event.event, Some(Event::Start(ref s)) if s.pid == first.pid));
     std::fs::write(&gate, "").expect("opens the gate");
-    while let Some(message) =
-        tokio::time::timeout(PATIENCE, second.message()).await.expect("in time").expect("no error")
+    while let Some(message) = tokio::time::timeout(PATIENCE, second.message())
+        .await
+        .expect("in time")
+        .expect("no error")
     {
         events.push(format!("{:?}", message.to_owned_message().event.event));
     }
     assert_eq!(events.len(), 2, "{events:?}");
-    assert!(events[0].contains("Stdout") && events[1].contains("exit status 4"), "{events:?}");
+    assert!(
+        events[0].contains("Stdout") && events[1].contains("exit status 4"),
+        "{events:?}"
+    );
     assert_eq!(first.finish().await.text(), "early\nlate\n");
     let mut after = client.connect(request).await.expect("its end is kept");
     assert!(after.message().await.expect("an event").is_some());
-    let end = after.message().await.expect("an event").expect("an end").to_owned_message();
+    let end = after
+        .message()
+        .await
+        .expect("an event")
+        .expect("an end")
+        .to_owned_message();
     assert!(matches!(end.event.event, Some(Event::End(ref e)) if e.exit_code == 4));
 }
 
@@ -94,7 +119,10 @@ async fn a_client_that_hangs_up_does_not_end_the_process() {
     assert_eq!(listed(&client).await, [pid]);
     std::fs::write(&gate, "").expect("opens the gate");
     crate::support::eventually("the process runs to its end", async || done.exists()).await;
-    crate::support::eventually("it leaves the list", async || listed(&client).await.is_empty()).await;
+    crate::support::eventually("it leaves the list", async || {
+        listed(&client).await.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -105,7 +133,11 @@ async fn what_a_process_leaves_behind_does_not_hold_its_end_back() {
     assert_eq!(outcome.code(), 0);
     let left: i32 = outcome.text().trim().parse().expect("a pid");
     assert!(crate::support::alive(left.cast_unsigned()));
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(left), nix::sys::signal::Signal::SIGKILL).expect("can be killed");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(left),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("can be killed");
 }
 
 #[tokio::test]
@@ -113,7 +145,9 @@ async fn silence_is_filled_with_keepalives() {
     let agent = Agent::open().await;
     let client = agent.client();
     let options = CallOptions::default().with_header("keepalive-ping-interval", "1");
-    let running = Running::start(&client, shell("sleep 1.3"), options).await.expect("starts");
+    let running = Running::start(&client, shell("sleep 1.3"), options)
+        .await
+        .expect("starts");
     let outcome = running.finish().await;
     assert_eq!((outcome.keepalives, outcome.code()), (1, 0));
 }

@@ -13,7 +13,9 @@ use guest_rpc::process::__buffa::oneof::process_event::data_event::Output;
 use guest_rpc::process::__buffa::oneof::process_selector::Selector;
 use guest_rpc::process::__buffa::view::StartResponseView;
 use guest_rpc::process::process_event::EndEvent;
-use guest_rpc::process::{ListRequest, ProcessClient, ProcessConfig, ProcessSelector, StartRequest};
+use guest_rpc::process::{
+    ListRequest, ProcessClient, ProcessConfig, ProcessSelector, StartRequest,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -42,7 +44,13 @@ impl Agent {
     /// As the first process of a PID namespace of its own.
     pub async fn first_process() -> Self {
         let mut unshare = Command::new("unshare");
-        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_envd")]);
+        unshare.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            env!("CARGO_BIN_EXE_envd"),
+        ]);
         Self::run(unshare, &["--no-auth"]).await
     }
 
@@ -54,11 +62,21 @@ impl Agent {
             .kill_on_drop(true)
             .spawn()
             .expect("the agent starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
-        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the agent announces itself");
-        let line = line.expect("output can be read").expect("the agent did not end");
-        let address = line.strip_prefix("envd: serving on ").expect("the announcement has its form");
-        Self { url: format!("http://{address}"), _child: child }
+        let mut lines =
+            BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
+        let line = tokio::time::timeout(PATIENCE, lines.next_line())
+            .await
+            .expect("the agent announces itself");
+        let line = line
+            .expect("output can be read")
+            .expect("the agent did not end");
+        let address = line
+            .strip_prefix("envd: serving on ")
+            .expect("the announcement has its form");
+        Self {
+            url: format!("http://{address}"),
+            _child: child,
+        }
     }
 
     pub fn config(&self) -> ClientConfig {
@@ -74,7 +92,11 @@ impl Agent {
     }
 
     pub fn files_as(&self, user: &str) -> Files {
-        FilesystemClient::new(HttpClient::plaintext(), self.config().with_default_header("authorization", basic(user)))
+        FilesystemClient::new(
+            HttpClient::plaintext(),
+            self.config()
+                .with_default_header("authorization", basic(user)),
+        )
     }
 
     /// Where `/files` has `path`, which needs no escapes. `more` starts with `&`.
@@ -84,19 +106,35 @@ impl Agent {
 
     /// A raw upload that must work.
     pub async fn put(&self, path: &Path, content: impl Into<reqwest::Body>) {
-        let call = reqwest::Client::new().post(self.at(path, "")).header("content-type", "application/octet-stream");
-        assert_eq!(call.body(content).send().await.expect("an answer").status(), 200);
+        let call = reqwest::Client::new()
+            .post(self.at(path, ""))
+            .header("content-type", "application/octet-stream");
+        assert_eq!(
+            call.body(content).send().await.expect("an answer").status(),
+            200
+        );
     }
 }
 
 pub fn shell(script: &str) -> StartRequest {
-    let config = ProcessConfig { cmd: "/bin/sh".into(), args: vec!["-c".into(), script.into()], ..Default::default() };
-    StartRequest { process: config.into(), stdin: Some(false), ..Default::default() }
+    let config = ProcessConfig {
+        cmd: "/bin/sh".into(),
+        args: vec!["-c".into(), script.into()],
+        ..Default::default()
+    };
+    StartRequest {
+        process: config.into(),
+        stdin: Some(false),
+        ..Default::default()
+    }
 }
 
 fn basic(user: &str) -> String {
     use base64::Engine as _;
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:")))
+    format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(format!("{user}:"))
+    )
 }
 
 pub fn as_user(name: &str) -> CallOptions {
@@ -118,7 +156,14 @@ impl Disk {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let size = format!("size={kibibytes}k");
         let none = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("tmpfs"), folder.path(), Some("tmpfs"), none, Some(size.as_str())).expect("mounts");
+        nix::mount::mount(
+            Some("tmpfs"),
+            folder.path(),
+            Some("tmpfs"),
+            none,
+            Some(size.as_str()),
+        )
+        .expect("mounts");
         Self(folder)
     }
 
@@ -135,7 +180,10 @@ impl Drop for Disk {
 }
 
 pub fn by_pid(pid: u32) -> ProcessSelector {
-    ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() }
+    ProcessSelector {
+        selector: Some(Selector::Pid(pid)),
+        ..Default::default()
+    }
 }
 
 /// Everything a stream brought.
@@ -151,7 +199,10 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn code(&self) -> i32 {
-        self.end.as_ref().unwrap_or_else(|| panic!("no end event: {self:?}")).exit_code
+        self.end
+            .as_ref()
+            .unwrap_or_else(|| panic!("no end event: {self:?}"))
+            .exit_code
     }
 
     pub fn text(&self) -> String {
@@ -181,9 +232,17 @@ pub struct Running {
 }
 
 impl Running {
-    pub async fn start(client: &Client, request: StartRequest, options: CallOptions) -> Result<Self, ConnectError> {
+    pub async fn start(
+        client: &Client,
+        request: StartRequest,
+        options: CallOptions,
+    ) -> Result<Self, ConnectError> {
         let stream = client.start_with_options(request, options).await?;
-        let mut running = Self { pid: 0, outcome: Outcome::default(), stream };
+        let mut running = Self {
+            pid: 0,
+            outcome: Outcome::default(),
+            stream,
+        };
         match running.next().await? {
             Some(Event::Start(start)) => running.pid = start.pid,
             other => panic!("the first event must be start: {other:?}"),
@@ -192,8 +251,9 @@ impl Running {
     }
 
     async fn next(&mut self) -> Result<Option<Event>, ConnectError> {
-        let message =
-            tokio::time::timeout(PATIENCE, self.stream.message()).await.expect("the stream goes on in time")?;
+        let message = tokio::time::timeout(PATIENCE, self.stream.message())
+            .await
+            .expect("the stream goes on in time")?;
         let event = message.and_then(|m| m.to_owned_message().event.into_option());
         Ok(event.map(|e| e.event.expect("an event has content")))
     }
@@ -227,7 +287,9 @@ impl Running {
 }
 
 pub async fn start(client: &Client, request: StartRequest) -> Running {
-    Running::start(client, request, CallOptions::default()).await.expect("the process starts")
+    Running::start(client, request, CallOptions::default())
+        .await
+        .expect("the process starts")
 }
 
 pub async fn run(client: &Client, script: &str) -> Outcome {
@@ -235,7 +297,11 @@ pub async fn run(client: &Client, script: &str) -> Outcome {
 }
 
 pub async fn listed(client: &Client) -> Vec<u32> {
-    let response = client.list(ListRequest::default()).await.expect("the list").into_owned();
+    let response = client
+        .list(ListRequest::default())
+        .await
+        .expect("the list")
+        .into_owned();
     response.processes.iter().map(|p| p.pid).collect()
 }
 
@@ -251,5 +317,8 @@ pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
 /// Whether a process lives: neither gone nor a zombie.
 pub fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")
+    stat.rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().next())
+        .is_some_and(|state| state != "Z")
 }

@@ -10,8 +10,9 @@ use crate::support::Agent;
 async fn ask(agent: &Agent, port: u16, upgrade: &str) -> (String, BufReader<TcpStream>) {
     let address = agent.url.strip_prefix("http://").expect("a URL");
     let mut stream = BufReader::new(TcpStream::connect(address).await.expect("connects"));
-    let request =
-        format!("GET /tunnel/{port} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
+    let request = format!(
+        "GET /tunnel/{port} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.expect("is sent");
     let (mut first, mut line) = (String::new(), String::new());
     stream.read_line(&mut first).await.expect("an answer");
@@ -49,10 +50,21 @@ async fn bytes_pass_both_ways_on_both_loopback_addresses() {
 #[tokio::test]
 async fn what_is_not_open_is_refused() {
     let agent = Agent::open().await;
-    let port = TcpListener::bind("127.0.0.1:0").await.expect("listens").local_addr().expect("an address").port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("listens")
+        .local_addr()
+        .expect("an address")
+        .port();
     assert!(ask(&agent, port, TUNNEL_PROTOCOL).await.0.contains(" 502 "));
     assert!(ask(&agent, port, "websocket").await.0.contains(" 400 "));
     assert!(ask(&agent, 0, TUNNEL_PROTOCOL).await.0.contains(" 400 "));
     let closed = Agent::start(&[]).await;
-    assert!(ask(&closed, port, TUNNEL_PROTOCOL).await.0.contains(" 401 "), "it needs the token");
+    assert!(
+        ask(&closed, port, TUNNEL_PROTOCOL)
+            .await
+            .0
+            .contains(" 401 "),
+        "it needs the token"
+    );
 }

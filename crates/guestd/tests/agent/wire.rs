@@ -10,7 +10,10 @@ fn frames(mut body: &[u8]) -> Vec<(u8, Value)> {
     let mut frames = Vec::new();
     while let Some((head, rest)) = body.split_first_chunk::<5>() {
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        frames.push((head[0], serde_json::from_slice(&rest[..length]).expect("JSON")));
+        frames.push((
+            head[0],
+            serde_json::from_slice(&rest[..length]).expect("JSON"),
+        ));
         body = &rest[length..];
     }
     frames
@@ -18,7 +21,9 @@ fn frames(mut body: &[u8]) -> Vec<(u8, Value)> {
 
 async fn start(agent: &Agent, request: &Value) -> (u16, Vec<(u8, Value)>) {
     let message = request.to_string().into_bytes();
-    let length = u32::try_from(message.len()).expect("is short").to_be_bytes();
+    let length = u32::try_from(message.len())
+        .expect("is short")
+        .to_be_bytes();
     let answer = Client::new()
         .post(format!("{}/process.Process/Start", agent.url))
         .header("content-type", "application/connect+json")
@@ -30,18 +35,30 @@ async fn start(agent: &Agent, request: &Value) -> (u16, Vec<(u8, Value)>) {
         .send()
         .await
         .expect("an answer");
-    (answer.status().as_u16(), frames(&answer.bytes().await.expect("a body")))
+    (
+        answer.status().as_u16(),
+        frames(&answer.bytes().await.expect("a body")),
+    )
 }
 
 #[tokio::test]
 async fn a_stream_is_start_data_end_and_the_closing_frame() {
     let agent = Agent::open().await;
-    let request = json!({"process": {"cmd": "/bin/sh", "args": ["-c", "printf hi; exit 2"]}, "stdin": false});
+    let request =
+        json!({"process": {"cmd": "/bin/sh", "args": ["-c", "printf hi; exit 2"]}, "stdin": false});
     let (status, frames) = start(&agent, &request).await;
     assert_eq!((status, frames.len()), (200, 4), "{frames:?}");
-    assert!(frames[0].1["event"]["start"]["pid"].as_u64().is_some_and(|pid| pid > 1));
-    assert_eq!(frames[1], (0, json!({"event": {"data": {"stdout": "aGk="}}})));
-    let end = json!({"exitCode": 2, "exited": true, "status": "exit status 2", "error": "exit status 2"});
+    assert!(
+        frames[0].1["event"]["start"]["pid"]
+            .as_u64()
+            .is_some_and(|pid| pid > 1)
+    );
+    assert_eq!(
+        frames[1],
+        (0, json!({"event": {"data": {"stdout": "aGk="}}}))
+    );
+    let end =
+        json!({"exitCode": 2, "exited": true, "status": "exit status 2", "error": "exit status 2"});
     assert_eq!(frames[2], (0, json!({"event": {"end": end}})));
     assert_eq!(frames[3], (2, json!({})));
 }
@@ -70,22 +87,34 @@ async fn an_error_of_a_unary_call_has_its_status_and_code() {
         .await
         .expect("an answer");
     assert_eq!(answer.status(), 404);
-    assert_eq!(answer.json::<Value>().await.expect("JSON")["code"], "not_found");
+    assert_eq!(
+        answer.json::<Value>().await.expect("JSON")["code"],
+        "not_found"
+    );
 }
 
 #[tokio::test]
 async fn browsers_may_ask() {
     let agent = Agent::start(&[]).await;
     let answer = Client::new()
-        .request(reqwest::Method::OPTIONS, format!("{}/process.Process/List", agent.url))
+        .request(
+            reqwest::Method::OPTIONS,
+            format!("{}/process.Process/List", agent.url),
+        )
         .header("origin", "https://example.org")
         .header("access-control-request-method", "POST")
-        .header("access-control-request-headers", "x-access-token,connect-protocol-version")
+        .header(
+            "access-control-request-headers",
+            "x-access-token,connect-protocol-version",
+        )
         .send()
         .await
         .expect("an answer");
     assert_eq!(
-        (answer.status().as_u16(), answer.headers()["access-control-allow-origin"].as_bytes()),
+        (
+            answer.status().as_u16(),
+            answer.headers()["access-control-allow-origin"].as_bytes()
+        ),
         (200, &b"*"[..])
     );
 }
@@ -107,7 +136,12 @@ async fn a_time_that_no_timestamp_can_say_spoils_no_listing() {
         .expect("an answer");
     assert_eq!(answer.status(), 200);
     let answer = answer.json::<Value>().await.expect("JSON");
-    let times = |i: usize| (answer["entries"][i]["name"].clone(), answer["entries"][i]["modifiedTime"].clone());
+    let times = |i: usize| {
+        (
+            answer["entries"][i]["name"].clone(),
+            answer["entries"][i]["modifiedTime"].clone(),
+        )
+    };
     assert_eq!(times(0), ("far".into(), "9999-12-31T23:59:59Z".into()));
     assert_eq!(times(1), ("old".into(), "0001-01-01T00:00:00Z".into()));
 }
@@ -117,7 +151,9 @@ async fn a_keepalive_interval_beyond_all_clocks_is_no_harm() {
     let agent = Agent::open().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let message = json!({"path": folder.path()}).to_string().into_bytes();
-    let length = u32::try_from(message.len()).expect("is short").to_be_bytes();
+    let length = u32::try_from(message.len())
+        .expect("is short")
+        .to_be_bytes();
     let mut answer = Client::new()
         .post(format!("{}/filesystem.Filesystem/WatchDir", agent.url))
         .header("content-type", "application/connect+json")

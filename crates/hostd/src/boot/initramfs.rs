@@ -1,6 +1,7 @@
-//! Writes the initramfs: a cpio archive (Linux `Documentation/driver-api/early-userspace/buffer-format.rst`) with the
-//! guest agent as `/init` and the modules as `/modules/NN-NAME.ko`, which it loads in the order of their names.
-//! Not compressed: unpacking costs a guest more than reading.
+//! Writes the initramfs: a cpio archive (Linux
+//! `Documentation/driver-api/early-userspace/buffer-format.rst`) with the guest agent as `/init`
+//! and the modules as `/modules/NN-NAME.ko`, which it loads in the order of their names. Not
+//! compressed: unpacking costs a guest more than reading.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -29,7 +30,8 @@ pub fn write(path: &Path, agent: &[u8], modules: &[Module]) -> io::Result<()> {
             // /dev/console: the kernel opens it for /init before anything is mounted.
             builder = builder.rdev_major(5).rdev_minor(1);
         }
-        let size = u32::try_from(content.len()).map_err(|_| io::Error::other(format!("{name} is over 4 GiB")))?;
+        let size = u32::try_from(content.len())
+            .map_err(|_| io::Error::other(format!("{name} is over 4 GiB")))?;
         let mut file = builder.write(&mut archive, size);
         file.write_all(content)?;
         file.finish().map(|_| ())
@@ -40,7 +42,11 @@ pub fn write(path: &Path, agent: &[u8], modules: &[Module]) -> io::Result<()> {
     entry("dev/console", CHARACTER_DEVICE | 0o600, b"")?;
     entry("init", REGULAR | 0o755, agent)?;
     for (number, module) in modules.iter().enumerate() {
-        entry(&format!("modules/{number:02}-{}", module.file_name), REGULAR | 0o644, &module.content)?;
+        entry(
+            &format!("modules/{number:02}-{}", module.file_name),
+            REGULAR | 0o644,
+            &module.content,
+        )?;
     }
     trailer(&mut archive)?;
     archive.flush()
@@ -54,8 +60,16 @@ mod tests {
     fn the_archive_holds_agent_console_and_modules_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("initramfs");
-        let module = |name: &str| Module { file_name: name.to_owned(), content: vec![9; 5] };
-        write(&path, b"the agent", &[module("virtio.ko"), module("virtio_net.ko")]).unwrap();
+        let module = |name: &str| Module {
+            file_name: name.to_owned(),
+            content: vec![9; 5],
+        };
+        write(
+            &path,
+            b"the agent",
+            &[module("virtio.ko"), module("virtio_net.ko")],
+        )
+        .unwrap();
         let mut reader = File::open(&path).unwrap();
         let mut seen = Vec::new();
         loop {
@@ -63,11 +77,23 @@ mod tests {
             if entry.entry().is_trailer() {
                 break;
             }
-            seen.push((entry.entry().name().to_owned(), entry.entry().mode(), entry.entry().file_size()));
+            seen.push((
+                entry.entry().name().to_owned(),
+                entry.entry().mode(),
+                entry.entry().file_size(),
+            ));
             reader = entry.finish().unwrap();
         }
         let names: Vec<&str> = seen.iter().map(|(name, ..)| name.as_str()).collect();
-        assert_eq!(names[5..], ["dev/console", "init", "modules/00-virtio.ko", "modules/01-virtio_net.ko"]);
+        assert_eq!(
+            names[5..],
+            [
+                "dev/console",
+                "init",
+                "modules/00-virtio.ko",
+                "modules/01-virtio_net.ko"
+            ]
+        );
         assert_eq!(seen[6], ("init".to_owned(), 0o100_755, 9));
         assert_eq!(seen[5].1, 0o020_600);
     }

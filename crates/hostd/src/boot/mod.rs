@@ -1,9 +1,9 @@
 //! What every guest boots from: an ELF kernel and an initramfs with the guest agent as `/init`.
 //!
-//! Both are made once for a (kernel, modules, guest agent) and kept under `DIR/HASH/`, the hash of what goes in: a start
-//! that finds them unpacks nothing. The directory is made under a temporary name and renamed when it is whole, so an
-//! interrupted run leaves nothing that looks finished. All modules of the kernel are on a disk beside it: see
-//! [`module_disk`].
+//! Both are made once for a (kernel, modules, guest agent) and kept under `DIR/HASH/`, the hash of
+//! what goes in: a start that finds them unpacks nothing. The directory is made under a temporary
+//! name and renamed when it is whole, so an interrupted run leaves nothing that looks finished. All
+//! modules of the kernel are on a disk beside it: see [`module_disk`].
 
 mod initramfs;
 mod module_disk;
@@ -28,9 +28,17 @@ const INITRAMFS: &str = "initramfs.cpio";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read {what} {path}; {hint}")]
-    Read { what: &'static str, path: PathBuf, hint: &'static str, source: io::Error },
+    Read {
+        what: &'static str,
+        path: PathBuf,
+        hint: &'static str,
+        source: io::Error,
+    },
     #[error("cannot use the kernel {path}")]
-    Kernel { path: PathBuf, source: kernel::Error },
+    Kernel {
+        path: PathBuf,
+        source: kernel::Error,
+    },
     #[error("cannot read the kernel's modules in {dir}")]
     Modules { dir: PathBuf, source: io::Error },
     #[error("cannot write the boot files to {dir}")]
@@ -51,8 +59,18 @@ pub struct BootFiles {
 /// # Errors
 /// When the kernel or the guest agent is missing or damaged, with what to do.
 pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Error> {
-    let image = read("the guest kernel", kernel, "get one with `make kernel`, or set AGENT_KERNEL_PATH", kernel)?;
-    let agent = read("the guest agent", envd, "build it with `make build-envd`, or set AGENT_ENVD_PATH", envd)?;
+    let image = read(
+        "the guest kernel",
+        kernel,
+        "get one with `make kernel`, or set AGENT_KERNEL_PATH",
+        kernel,
+    )?;
+    let agent = read(
+        "the guest agent",
+        envd,
+        "build it with `make build-envd`, or set AGENT_ENVD_PATH",
+        envd,
+    )?;
     let modules_dir = modules_dir(kernel, &image);
     let modules = match modules_dir.clone() {
         Some(dir) => modules::needed(&dir).map_err(|source| Error::Modules { dir, source })?,
@@ -60,8 +78,14 @@ pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Er
     };
     let dir = cache.join(hash(&image, &agent, &modules));
     if !dir.is_dir() {
-        let elf = vmlinux(&image).map_err(|source| Error::Kernel { path: kernel.to_owned(), source })?;
-        make(&dir, &elf, &agent, &modules).map_err(|source| Error::Write { dir: dir.clone(), source })?;
+        let elf = vmlinux(&image).map_err(|source| Error::Kernel {
+            path: kernel.to_owned(),
+            source,
+        })?;
+        make(&dir, &elf, &agent, &modules).map_err(|source| Error::Write {
+            dir: dir.clone(),
+            source,
+        })?;
     }
     let disk = modules_dir.and_then(|from| match module_disk::prepare(&from, cache) {
         Ok(disk) => Some(disk),
@@ -72,30 +96,54 @@ pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Er
         }
     });
     remove_others(cache, &[Some(&dir), disk.as_ref()]);
-    Ok(BootFiles { kernel: dir.join(KERNEL), initramfs: dir.join(INITRAMFS), modules: disk })
+    Ok(BootFiles {
+        kernel: dir.join(KERNEL),
+        initramfs: dir.join(INITRAMFS),
+        modules: disk,
+    })
 }
 
-fn read(what: &'static str, path: &Path, hint: &'static str, shown: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::Read { what, path: shown.to_owned(), hint, source })
+fn read(
+    what: &'static str,
+    path: &Path,
+    hint: &'static str,
+    shown: &Path,
+) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Read {
+        what,
+        path: shown.to_owned(),
+        hint,
+        source,
+    })
 }
 
-/// Beside the kernel, where `make kernel` puts them, or those of the host when it runs the same kernel.
+/// Beside the kernel, where `make kernel` puts them, or those of the host when it runs the same
+/// kernel.
 fn modules_dir(kernel: &Path, image: &[u8]) -> Option<PathBuf> {
     let version = kernel::version(image)?;
     let beside = kernel.parent()?.join("modules").join(&version);
     let candidates = [beside, Path::new("/lib/modules").join(&version)];
-    candidates.into_iter().find(|dir| dir.join("modules.dep").is_file())
+    candidates
+        .into_iter()
+        .find(|dir| dir.join("modules.dep").is_file())
 }
 
 fn hash(image: &[u8], agent: &[u8], modules: &[modules::Module]) -> String {
     let mut hasher = Sha256::new();
     let parts = [FORMAT.as_bytes(), image, agent];
-    let module_parts = modules.iter().flat_map(|module| [module.file_name.as_bytes(), &module.content]);
+    let module_parts = modules
+        .iter()
+        .flat_map(|module| [module.file_name.as_bytes(), &module.content]);
     for part in parts.into_iter().chain(module_parts) {
         hasher.update(part.len().to_le_bytes());
         hasher.update(part);
     }
-    hasher.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize()
+        .iter()
+        .take(12)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io::Result<()> {
@@ -138,11 +186,18 @@ mod tests {
     #[test]
     fn boot_files_are_made_once_and_renewed_with_the_agent() {
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, envd, cache) = (dir.path().join("vmlinux"), dir.path().join("envd"), dir.path().join("boot"));
+        let (kernel, envd, cache) = (
+            dir.path().join("vmlinux"),
+            dir.path().join("envd"),
+            dir.path().join("boot"),
+        );
         fs::write(&kernel, fake_elf()).unwrap();
         fs::write(&envd, b"agent one").unwrap();
         let first = prepare(&kernel, &envd, &cache).unwrap();
-        assert_eq!(prepare(&kernel, &envd, &cache).unwrap().initramfs, first.initramfs);
+        assert_eq!(
+            prepare(&kernel, &envd, &cache).unwrap().initramfs,
+            first.initramfs
+        );
         assert!(fs::read(&first.initramfs).unwrap().starts_with(b"070701"));
         fs::write(&envd, b"agent two").unwrap();
         let second = prepare(&kernel, &envd, &cache).unwrap();
@@ -153,7 +208,12 @@ mod tests {
     #[test]
     fn missing_files_say_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let error = prepare(&dir.path().join("none"), &dir.path().join("envd"), dir.path()).unwrap_err();
+        let error = prepare(
+            &dir.path().join("none"),
+            &dir.path().join("envd"),
+            dir.path(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("make kernel"), "{error}");
     }
 }

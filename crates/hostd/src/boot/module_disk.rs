@@ -1,9 +1,11 @@
-//! The disk with all modules of a guest kernel: a read-only file that every VM has as its second disk, so that a guest
-//! loads what it needs (overlay, fuse, wireguard, …) and one that needs nothing has no cost of it.
+//! The disk with all modules of a guest kernel: a read-only file that every VM has as its second
+//! disk, so that a guest loads what it needs (overlay, fuse, wireguard, …) and one that needs
+//! nothing has no cost of it.
 //!
-//! It is made once for each kernel and kept as `DIR/modules-HASH.ext4`, the hash of what tells its content: an image of
-//! `/lib/modules/VERSION`, whose root is that directory. Sandboxes have a link to it, which keeps it for as long as one
-//! of them or of their snapshots may need it. It is made under a temporary name and renamed when it is whole.
+//! It is made once for each kernel and kept as `DIR/modules-HASH.ext4`, the hash of what tells its
+//! content: an image of `/lib/modules/VERSION`, whose root is that directory. Sandboxes have a link
+//! to it, which keeps it for as long as one of them or of their snapshots may need it. It is made
+//! under a temporary name and renamed when it is whole.
 
 use std::fs;
 use std::io;
@@ -18,7 +20,8 @@ const LABEL: &str = "wrenn-modules";
 /// Part of the hash: raise it when the way the disk is made changes.
 const FORMAT: &str = "1";
 
-/// Bytes besides the content of files: tables of the file system, and 5 % of the content for what blocks leave unused.
+/// Bytes besides the content of files: tables of the file system, and 5 % of the content for what
+/// blocks leave unused.
 const OVERHEAD: u64 = 8 << 20;
 const OVERHEAD_PART: u64 = 20;
 
@@ -26,7 +29,8 @@ const OVERHEAD_PART: u64 = 20;
 const BLOCK: u64 = 4096;
 const INODE: u64 = 512;
 
-/// Makes the disk of the modules in `from` below `cache`, or finds it made. Blocking: a second or two the first time.
+/// Makes the disk of the modules in `from` below `cache`, or finds it made. Blocking: a second or
+/// two the first time.
 ///
 /// # Errors
 /// When `from` cannot be read, or the disk not be written.
@@ -38,7 +42,8 @@ pub(super) fn prepare(from: &Path, cache: &Path) -> io::Result<PathBuf> {
     }
     fs::create_dir_all(cache)?;
     let unfinished = disk.with_extension("unfinished");
-    let bytes = (content.bytes + content.bytes / OVERHEAD_PART + OVERHEAD).next_multiple_of(1 << 20);
+    let bytes =
+        (content.bytes + content.bytes / OVERHEAD_PART + OVERHEAD).next_multiple_of(1 << 20);
     linux::programs::create_ext4(from, &unfinished, LABEL, bytes)?;
     let file = fs::File::open(&unfinished)?;
     // VMMs read it, each as a user of its own; nothing in it is secret.
@@ -56,7 +61,8 @@ struct Content {
 }
 
 impl Content {
-    /// Names, sizes and times stand for the files themselves, which would take a second to read at each start.
+    /// Names, sizes and times stand for the files themselves, which would take a second to read at
+    /// each start.
     fn of(dir: &Path) -> io::Result<Self> {
         let mut hasher = Sha256::new();
         hasher.update(FORMAT);
@@ -67,16 +73,31 @@ impl Content {
             entries.sort_by_key(fs::DirEntry::file_name);
             for entry in entries {
                 let (path, found) = (entry.path(), entry.metadata()?);
-                bytes += INODE + if found.is_file() { found.len().next_multiple_of(BLOCK) } else { BLOCK };
+                bytes += INODE
+                    + if found.is_file() {
+                        found.len().next_multiple_of(BLOCK)
+                    } else {
+                        BLOCK
+                    };
                 let facts = format!("{} {} {}", found.mode(), found.len(), found.mtime());
-                hasher.update(path.strip_prefix(dir).unwrap_or(&path).as_os_str().as_encoded_bytes());
+                hasher.update(
+                    path.strip_prefix(dir)
+                        .unwrap_or(&path)
+                        .as_os_str()
+                        .as_encoded_bytes(),
+                );
                 hasher.update(facts);
                 if found.is_dir() {
                     open.push(path);
                 }
             }
         }
-        let hash = hasher.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hasher
+            .finalize()
+            .iter()
+            .take(12)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         Ok(Self { bytes, hash })
     }
 }
@@ -101,6 +122,10 @@ mod tests {
         assert_eq!(fs::metadata(&first).unwrap().ino(), made.ino());
         fs::write(from.join("kernel/fs/b.ko"), "new").unwrap();
         assert_ne!(prepare(&from, &cache).unwrap(), first);
-        assert_eq!(fs::read_dir(&cache).unwrap().count(), 2, "nothing unfinished is left");
+        assert_eq!(
+            fs::read_dir(&cache).unwrap().count(),
+            2,
+            "nothing unfinished is left"
+        );
     }
 }

@@ -5,9 +5,15 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Drivers of the devices that our VMs have. Distribution kernels build them as modules; one that is missing here
-/// is taken to be built in.
-const WANTED: [&str; 5] = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "tcp_diag"];
+/// Drivers of the devices that our VMs have. Distribution kernels build them as modules; one that
+/// is missing here is taken to be built in.
+const WANTED: [&str; 5] = [
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "tcp_diag",
+];
 
 /// A module, decompressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +23,17 @@ pub struct Module {
     pub content: Vec<u8>,
 }
 
-/// The modules in `dir` (as `/lib/modules/VERSION`, with its `modules.dep`) that a guest needs, dependencies first.
+/// The modules in `dir` (as `/lib/modules/VERSION`, with its `modules.dep`) that a guest needs,
+/// dependencies first.
 ///
 /// # Errors
 /// When `modules.dep` or a module that it names cannot be read.
 pub fn needed(dir: &Path) -> io::Result<Vec<Module>> {
     let table = parse(&fs::read_to_string(dir.join("modules.dep"))?);
-    load_order(&table).into_iter().map(|path| read(&dir.join(path))).collect()
+    load_order(&table)
+        .into_iter()
+        .map(|path| read(&dir.join(path)))
+        .collect()
 }
 
 /// Path of each module, by name, with the paths of what it depends on.
@@ -40,7 +50,8 @@ fn parse(text: &str) -> Dependencies {
     Dependencies(text.lines().filter_map(line).collect())
 }
 
-/// `kernel/drivers/net/virtio_net.ko.xz` → `virtio_net`. Hyphens and underscores are the same in module names.
+/// `kernel/drivers/net/virtio_net.ko.xz` → `virtio_net`. Hyphens and underscores are the same in
+/// module names.
 fn name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
@@ -58,7 +69,9 @@ fn load_order(table: &Dependencies) -> Vec<String> {
 fn visit(table: &Dependencies, module: &str, order: &mut Vec<String>, depth: usize) {
     // Deeper than any real chain: a table that names a circle must not hang us.
     const MAX_DEPTH: usize = 32;
-    let Some((path, needs)) = table.0.get(module) else { return };
+    let Some((path, needs)) = table.0.get(module) else {
+        return;
+    };
     if order.contains(path) || depth > MAX_DEPTH {
         return;
     }
@@ -71,10 +84,12 @@ fn visit(table: &Dependencies, module: &str, order: &mut Vec<String>, depth: usi
 }
 
 fn read(path: &Path) -> io::Result<Module> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let file = fs::File::open(path).map_err(named)?;
     let mut content = Vec::new();
-    let mut reader: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
+    let mut reader: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str())
+    {
         Some("xz") => Box::new(liblzma::read::XzDecoder::new(file)),
         Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
         Some("zst") => Box::new(
@@ -89,7 +104,11 @@ fn read(path: &Path) -> io::Result<Module> {
     } else {
         PathBuf::from(path.file_stem().unwrap_or_default())
     };
-    let file_name = stem.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file_name = stem
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     Ok(Module { file_name, content })
 }
 
@@ -109,8 +128,19 @@ kernel/drivers/char/hw_random/virtio-rng.ko: kernel/drivers/virtio/virtio_ring.k
 
     #[test]
     fn dependencies_come_first_and_once() {
-        let order: Vec<String> = load_order(&parse(TABLE)).iter().map(|path| name(path)).collect();
-        let expected = ["virtio", "virtio_ring", "virtio_mmio", "failover", "net_failover", "virtio_net", "virtio_rng"];
+        let order: Vec<String> = load_order(&parse(TABLE))
+            .iter()
+            .map(|path| name(path))
+            .collect();
+        let expected = [
+            "virtio",
+            "virtio_ring",
+            "virtio_mmio",
+            "failover",
+            "net_failover",
+            "virtio_net",
+            "virtio_rng",
+        ];
         assert_eq!(order, expected);
     }
 

@@ -1,10 +1,11 @@
 //! One read-only loop device for each base image, shared by all disks over it.
 //!
-//! A base is told by device and inode of its file, so that links to one image, renamed and deleted images share too.
-//! Users are counted by name: whoever comes or goes twice counts once, and nothing can be released for another. The
-//! registry keeps each device open while it has users; the kernel takes it away when neither the registry nor any
-//! disk's device has it open. So a registry that dies with its process takes no device from a disk, and leaves none
-//! without one; the next registry is told by [`LoopRegistry::adopt`] what disks there are.
+//! A base is told by device and inode of its file, so that links to one image, renamed and deleted
+//! images share too. Users are counted by name: whoever comes or goes twice counts once, and
+//! nothing can be released for another. The registry keeps each device open while it has users; the
+//! kernel takes it away when neither the registry nor any disk's device has it open. So a registry
+//! that dies with its process takes no device from a disk, and leaves none without one; the next
+//! registry is told by [`LoopRegistry::adopt`] what disks there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,7 +32,10 @@ impl LoopRegistry {
     /// Devices that it makes bear `mark`.
     #[must_use]
     pub fn new(mark: &str) -> Self {
-        Self { mark: mark.to_owned(), bases: Mutex::default() }
+        Self {
+            mark: mark.to_owned(),
+            bases: Mutex::default(),
+        }
     }
 
     /// Number of the loop device of `image`, which stays until `user` is released.
@@ -48,22 +52,40 @@ impl LoopRegistry {
         }
         let device = loopdev::attach(image, Access::ReadOnly, &self.mark)?;
         let number = device.number();
-        bases.insert(identity, Base { device, users: BTreeSet::from([user.clone()]) });
+        bases.insert(
+            identity,
+            Base {
+                device,
+                users: BTreeSet::from([user.clone()]),
+            },
+        );
         Ok(number)
     }
 
-    /// Takes over a device of an earlier run that `user`'s disk is made of. One that is no base of ours is left alone.
+    /// Takes over a device of an earlier run that `user`'s disk is made of. One that is no base of
+    /// ours is left alone.
     ///
     /// # Errors
     /// When it cannot be looked at.
     pub fn adopt(&self, number: u32, user: &SandboxId) -> io::Result<()> {
-        let Some(device) = LoopDevice::open(number)? else { return Ok(()) };
-        let Some(status) = device.status()? else { return Ok(()) };
+        let Some(device) = LoopDevice::open(number)? else {
+            return Ok(());
+        };
+        let Some(status) = device.status()? else {
+            return Ok(());
+        };
         if !status.read_only || status.mark != self.mark {
             return Ok(());
         }
         let mut bases = self.lock();
-        bases.entry(status.backing).or_insert(Base { device, users: BTreeSet::new() }).users.insert(user.clone());
+        bases
+            .entry(status.backing)
+            .or_insert(Base {
+                device,
+                users: BTreeSet::new(),
+            })
+            .users
+            .insert(user.clone());
         Ok(())
     }
 
@@ -78,7 +100,10 @@ impl LoopRegistry {
     /// Numbers of the devices, and how many users each has.
     #[must_use]
     pub fn list(&self) -> Vec<(u32, usize)> {
-        self.lock().values().map(|base| (base.device.number(), base.users.len())).collect()
+        self.lock()
+            .values()
+            .map(|base| (base.device.number(), base.users.len()))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Identity, Base>> {
@@ -96,7 +121,11 @@ mod tests {
 
     fn devices_on(image: &Path) -> usize {
         let identity = Identity::of(image).unwrap();
-        loopdev::list().unwrap().iter().filter(|status| status.backing == identity).count()
+        loopdev::list()
+            .unwrap()
+            .iter()
+            .filter(|status| status.backing == identity)
+            .count()
     }
 
     fn image(dir: &Path, name: &str) -> std::path::PathBuf {
@@ -124,7 +153,14 @@ mod tests {
                 scope.spawn(move || registry.acquire(path, user).unwrap());
             }
         });
-        assert_eq!(registry.list().iter().map(|(_, users)| *users).collect::<Vec<_>>(), [30]);
+        assert_eq!(
+            registry
+                .list()
+                .iter()
+                .map(|(_, users)| *users)
+                .collect::<Vec<_>>(),
+            [30]
+        );
         assert_eq!(devices_on(&image), 1);
         std::thread::scope(|scope| {
             for user in &users {
@@ -145,7 +181,9 @@ mod tests {
         // Stands for the disk's device, which keeps it while no agent runs.
         let disk = fs::File::open(format!("/dev/loop{number}")).unwrap();
         drop(earlier);
-        LoopRegistry::new("wrenn-another").adopt(number, &user).unwrap();
+        LoopRegistry::new("wrenn-another")
+            .adopt(number, &user)
+            .unwrap();
         let later = LoopRegistry::new("wrenn-test");
         later.adopt(number, &user).unwrap();
         later.adopt(number, &user).unwrap();
@@ -160,7 +198,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
 
-        /// Whoever comes and goes in whatever order: a device is there exactly while its image has users.
+        /// Whoever comes and goes in whatever order: a device is there exactly while its image has
+        /// users.
         #[test]
         fn devices_follow_their_users(steps in prop::collection::vec((any::<bool>(), 0..2_usize, 0..3_usize), 1..12)) {
             let dir = dir();

@@ -1,4 +1,5 @@
-//! Which backend new disks get: the one that was asked for, or the first of the list that works here, found by doing it.
+//! Which backend new disks get: the one that was asked for, or the first of the list that works
+//! here, found by doing it.
 
 use std::fs::{self, File};
 use std::io;
@@ -65,7 +66,11 @@ impl FromStr for Choice {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "auto" => Ok(Self::Auto),
-            _ => Backend::ALL.into_iter().find(|backend| backend.name() == text).map(Self::Only).ok_or(()),
+            _ => Backend::ALL
+                .into_iter()
+                .find(|backend| backend.name() == text)
+                .map(Self::Only)
+                .ok_or(()),
         }
     }
 }
@@ -74,18 +79,44 @@ impl FromStr for Choice {
 ///
 /// # Errors
 /// When nothing can be written to `dir`, or what was asked for does not work; that says why.
-pub fn choose(choice: Choice, dir: &Path, image: Option<&Path>, qcow2: bool) -> Result<Chosen, Error> {
+pub fn choose(
+    choice: Choice,
+    dir: &Path,
+    image: Option<&Path>,
+    qcow2: bool,
+) -> Result<Chosen, Error> {
     let mut found = Vec::new();
-    for backend in Backend::ALL.into_iter().filter(|backend| [Choice::Auto, Choice::Only(*backend)].contains(&choice)) {
+    for backend in Backend::ALL
+        .into_iter()
+        .filter(|backend| [Choice::Auto, Choice::Only(*backend)].contains(&choice))
+    {
         match works(backend, dir, image, qcow2)? {
-            Ok(()) if choice == Choice::Auto => return Ok(Chosen { backend, why: why(backend, &found) }),
-            Ok(()) => return Ok(Chosen { backend, why: format!("{} was asked for", backend.name()) }),
+            Ok(()) if choice == Choice::Auto => {
+                return Ok(Chosen {
+                    backend,
+                    why: why(backend, &found),
+                });
+            }
+            Ok(()) => {
+                return Ok(Chosen {
+                    backend,
+                    why: format!("{} was asked for", backend.name()),
+                });
+            }
             Err(problem) if choice == Choice::Auto => found.push(problem),
-            Err(why) => return Err(Error::Unavailable { backend: backend.name(), why }),
+            Err(why) => {
+                return Err(Error::Unavailable {
+                    backend: backend.name(),
+                    why,
+                });
+            }
         }
     }
     // Not reached: a copy always works.
-    Ok(Chosen { backend: Backend::Copy, why: why(Backend::Copy, &found) })
+    Ok(Chosen {
+        backend: Backend::Copy,
+        why: why(Backend::Copy, &found),
+    })
 }
 
 fn why(backend: Backend, found: &[String]) -> String {
@@ -95,21 +126,39 @@ fn why(backend: Backend, found: &[String]) -> String {
         Backend::Qcow2 => "QEMU reads overlays",
         Backend::Copy => "images are copied",
     };
-    if found.is_empty() { words.to_owned() } else { format!("{words}, since {}", found.join("; ")) }
+    if found.is_empty() {
+        words.to_owned()
+    } else {
+        format!("{words}, since {}", found.join("; "))
+    }
 }
 
 /// Whether it works; else why not.
-fn works(backend: Backend, dir: &Path, image: Option<&Path>, qcow2: bool) -> Result<Result<(), String>, Error> {
+fn works(
+    backend: Backend,
+    dir: &Path,
+    image: Option<&Path>,
+    qcow2: bool,
+) -> Result<Result<(), String>, Error> {
     match backend {
         Backend::DeviceMapper => Ok(try_snapshot(dir).map_err(|error| chain(&error))),
         Backend::Reflink => {
             let able = file::can_reflink(dir).map_err(io_error("write to", dir))?;
             // Blocks can only be shared within one file system.
-            let together = image.is_none_or(|image| same_file_system(image, dir).unwrap_or_default());
-            let problem = if able { "images are on another file system than" } else { "no blocks can be shared in" };
-            Ok((able && together).then_some(()).ok_or_else(|| format!("{problem} {}", dir.display())))
+            let together =
+                image.is_none_or(|image| same_file_system(image, dir).unwrap_or_default());
+            let problem = if able {
+                "images are on another file system than"
+            } else {
+                "no blocks can be shared in"
+            };
+            Ok((able && together)
+                .then_some(())
+                .ok_or_else(|| format!("{problem} {}", dir.display())))
         }
-        Backend::Qcow2 => Ok(qcow2.then_some(()).ok_or_else(|| "the VMM does not read qcow2".to_owned())),
+        Backend::Qcow2 => Ok(qcow2
+            .then_some(())
+            .ok_or_else(|| "the VMM does not read qcow2".to_owned())),
         Backend::Copy => Ok(Ok(())),
     }
 }
@@ -123,8 +172,16 @@ fn try_snapshot(dir: &Path) -> Result<(), dm::Error> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     // Without this there is nothing to try, and no files need to be made.
     File::open(dm::CONTROL).map_err(dm::Error::Unusable)?;
-    let name = format!("{}probe-{}-{}", names::PREFIX, std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let files = [dir.join(format!(".{name}.base.unfinished")), dir.join(format!(".{name}.cow.unfinished"))];
+    let name = format!(
+        "{}probe-{}-{}",
+        names::PREFIX,
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
+    let files = [
+        dir.join(format!(".{name}.base.unfinished")),
+        dir.join(format!(".{name}.cow.unfinished")),
+    ];
     let tried = snapshot_over(&name, &files, &names::mark(dir));
     for path in &files {
         // Not there when making it failed, and that is told.
@@ -170,9 +227,17 @@ mod tests {
         let auto = choose(Choice::Auto, dir.path(), None, true).unwrap();
         assert_ne!(auto.backend, Backend::Copy, "{}", auto.why);
         let copy = choose(Choice::Only(Backend::Copy), dir.path(), None, false).unwrap();
-        assert_eq!((copy.backend, copy.why.as_str()), (Backend::Copy, "copy was asked for"));
-        let refused = choose(Choice::Only(Backend::Qcow2), dir.path(), None, false).unwrap_err().to_string();
-        assert!(refused.contains("AGENT_DISK") && refused.contains("the VMM does not read qcow2"), "{refused}");
+        assert_eq!(
+            (copy.backend, copy.why.as_str()),
+            (Backend::Copy, "copy was asked for")
+        );
+        let refused = choose(Choice::Only(Backend::Qcow2), dir.path(), None, false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("AGENT_DISK") && refused.contains("the VMM does not read qcow2"),
+            "{refused}"
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Disks that are plain files: clones, copies, and overlays that QEMU reads. A disk that is larger than its image is a
-//! longer file; the guest grows its file system when it boots.
+//! Disks that are plain files: clones, copies, and overlays that QEMU reads. A disk that is larger
+//! than its image is a longer file; the guest grows its file system when it boots.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,16 +24,27 @@ pub(super) fn copy(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Erro
 }
 
 fn lengthen(path: PathBuf, bytes: u64) -> Result<PathBuf, Error> {
-    let file = File::options().write(true).open(&path).and_then(|file| file.set_len(bytes));
+    let file = File::options()
+        .write(true)
+        .open(&path)
+        .and_then(|file| file.set_len(bytes));
     file.map_err(io_error("lengthen", &path))?;
     Ok(path)
 }
 
 pub(super) fn overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
     // QEMU reads it, as a user of its own.
-    if fs::metadata(image).map_err(io_error("use the image", image))?.mode() & 0o004 == 0 {
+    if fs::metadata(image)
+        .map_err(io_error("use the image", image))?
+        .mode()
+        & 0o004
+        == 0
+    {
         let problem = format!("VMs may not read it; type: chmod o+r {}", image.display());
-        return Err(io_error("use the image", image)(io::Error::new(io::ErrorKind::PermissionDenied, problem)));
+        return Err(io_error("use the image", image)(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            problem,
+        )));
     }
     let base = link_base(image, dir)?;
     let path = dir.join(OVERLAY);
@@ -57,7 +68,10 @@ pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
 
 /// Copies first, then renames.
 pub(super) fn replace_disk(from: &Path, to: &Path) -> Result<(), Error> {
-    for name in [COW, RAW, OVERLAY].into_iter().filter(|name| from.join(name).exists()) {
+    for name in [COW, RAW, OVERLAY]
+        .into_iter()
+        .filter(|name| from.join(name).exists())
+    {
         let (source, target) = (from.join(name), to.join(name));
         let new = file::temporary_name(&target);
         let _ = fs::remove_file(&new);
@@ -67,13 +81,17 @@ pub(super) fn replace_disk(from: &Path, to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The image under a name that lives as long as the sandbox. From another file system it is a symbolic link, which does
-/// not keep the image.
+/// The image under a name that lives as long as the sandbox. From another file system it is a
+/// symbolic link, which does not keep the image.
 pub(super) fn link_base(image: &Path, dir: &Path) -> Result<PathBuf, Error> {
     let base = dir.join(BASE);
-    let real = image.canonicalize().map_err(io_error("use the image", image))?;
+    let real = image
+        .canonicalize()
+        .map_err(io_error("use the image", image))?;
     let linked = match fs::hard_link(&real, &base) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => std::os::unix::fs::symlink(&real, &base),
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            std::os::unix::fs::symlink(&real, &base)
+        }
         linked => linked,
     };
     linked.map_err(io_error("use the image", image))?;

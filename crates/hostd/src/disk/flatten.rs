@@ -1,7 +1,8 @@
 //! A disk as one plain image.
 //!
-//! Only what can have data is read: of a device, the chunks that were ever written and the base's data; of a file, its
-//! data. What reads as zeroes becomes a hole, so the image takes no more than base and written data.
+//! Only what can have data is read: of a device, the chunks that were ever written and the base's
+//! data; of a file, its data. What reads as zeroes becomes a hole, so the image takes no more than
+//! base and written data.
 
 use std::fs::{self, File};
 use std::io;
@@ -48,12 +49,22 @@ fn publish(temporary: &Path, to: &Path) -> Result<(), Error> {
 }
 
 fn write(of: Source<'_>, to: &Path) -> Result<(), Error> {
-    let Source { id, dir, size_bytes, reader } = of;
+    let Source {
+        id,
+        dir,
+        size_bytes,
+        reader,
+    } = of;
     let failed = || io_error("write the image", to);
     let overlay = dir.join(OVERLAY);
     if overlay.exists() {
         let base = dir.join(BASE);
-        let conversion = Conversion { overlay: &overlay, base: &base, size_bytes, user: reader };
+        let conversion = Conversion {
+            overlay: &overlay,
+            base: &base,
+            size_bytes,
+            user: reader,
+        };
         return conversion.write(to).map_err(failed());
     }
     let device = device_name(id);
@@ -68,25 +79,43 @@ fn write(of: Source<'_>, to: &Path) -> Result<(), Error> {
         let length = source.metadata().map_err(io_error("read", &path))?.len();
         if length != size_bytes {
             let problem = format!("it has {length} bytes, and the disk was made with {size_bytes}");
-            return Err(io_error("read", &path)(io::Error::new(io::ErrorKind::InvalidData, problem)));
+            return Err(io_error("read", &path)(io::Error::new(
+                io::ErrorKind::InvalidData,
+                problem,
+            )));
         }
         (source, None)
     };
-    let target = File::options().write(true).create_new(true).mode(0o600).open(to).map_err(failed())?;
+    let target = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)
+        .map_err(failed())?;
     let ranges = match ranges {
         Some(ranges) => Ok(ranges),
         None => sparse::data(&source),
     };
-    ranges.and_then(|ranges| sparse::copy_ranges(&source, &ranges, &target)).map_err(failed())
+    ranges
+        .and_then(|ranges| sparse::copy_ranges(&source, &ranges, &target))
+        .map_err(failed())
 }
 
 /// Where the merged device can have data. `None` when its store cannot be read: then everywhere.
 fn device_ranges(dir: &Path) -> Result<Option<Vec<Range<u64>>>, Error> {
     let (base, store) = (dir.join(BASE), dir.join(COW));
     let read = || -> io::Result<Option<Vec<Range<u64>>>> {
-        let Some(chunks) = written_chunks(&File::open(&store)?)? else { return Ok(None) };
+        let Some(chunks) = written_chunks(&File::open(&store)?)? else {
+            return Ok(None);
+        };
         let data = sparse::data(&File::open(&base)?)?;
-        Ok(Some(union(data.into_iter().chain(chunks.into_iter().map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK)))))
+        Ok(Some(union(
+            data.into_iter().chain(
+                chunks
+                    .into_iter()
+                    .map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK),
+            ),
+        )))
     };
     read().map_err(io_error("read", &store))
 }

@@ -1,5 +1,5 @@
-//! Disks that the kernel's device mapper makes: a snapshot over the base's loop device, whose changes go to a sparse
-//! file of the sandbox through a loop device of its own.
+//! Disks that the kernel's device mapper makes: a snapshot over the base's loop device, whose
+//! changes go to a sparse file of the sandbox through a loop device of its own.
 //!
 //! ```text
 //!   base.ext4 ── loop device, read-only, shared ──┐                 disk as large as the base
@@ -9,8 +9,9 @@
 //!   loop device of the base, then zeroes ── wrenn-ID-origin ── …    larger disk: the origin is as long as the disk
 //! ```
 //!
-//! Loop devices go with their last user, so only files and device-mapper devices can be left by whoever dies; both bear
-//! the sandbox's id, and devices also their agent's mark. Each is made before what uses it and removed after it.
+//! Loop devices go with their last user, so only files and device-mapper devices can be left by
+//! whoever dies; both bear the sandbox's id, and devices also their agent's mark. Each is made
+//! before what uses it and removed after it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -38,10 +39,19 @@ pub(super) struct Mapper {
 impl Mapper {
     pub(super) fn new(root: &Path) -> Self {
         let mark = names::mark(root);
-        Self { bases: LoopRegistry::new(&mark), mark }
+        Self {
+            bases: LoopRegistry::new(&mark),
+            mark,
+        }
     }
 
-    pub(super) fn create(&self, id: &SandboxId, image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+    pub(super) fn create(
+        &self,
+        id: &SandboxId,
+        image: &Path,
+        dir: &Path,
+        bytes: u64,
+    ) -> Result<PathBuf, Error> {
         link_base(image, dir)?;
         fail::fail_point!("disk::base-linked");
         make_store(&dir.join(COW), bytes)?;
@@ -52,15 +62,25 @@ impl Mapper {
     /// Makes the device over base and store that are in `dir`.
     pub(super) fn map(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
         let (base, store) = (dir.join(BASE), dir.join(COW));
-        let attached = self.bases.acquire(&base, id).map_err(io_error("attach the image", &base))?;
+        let attached = self
+            .bases
+            .acquire(&base, id)
+            .map_err(io_error("attach the image", &base))?;
         fail::fail_point!("disk::base-attached");
-        let length = fs::metadata(&base).map_err(io_error("use the image", &base))?.len();
-        let cow = loopdev::attach(&store, Access::ReadWrite, &self.mark).map_err(io_error("attach", &store))?;
+        let length = fs::metadata(&base)
+            .map_err(io_error("use the image", &base))?
+            .len();
+        let cow = loopdev::attach(&store, Access::ReadWrite, &self.mark)
+            .map_err(io_error("attach", &store))?;
         fail::fail_point!("disk::store-attached");
         let sectors = bytes / dm::SECTOR;
         let origin = self.origin(id, Number::of_loop(attached), length / dm::SECTOR, sectors)?;
         fail::fail_point!("disk::origin-made");
-        let target = Target::Snapshot { sectors, origin, cow: Number::of_loop(cow.number()) };
+        let target = Target::Snapshot {
+            sectors,
+            origin,
+            cow: Number::of_loop(cow.number()),
+        };
         let path = self.make(&device_name(id), &[target], false)?;
         fail::fail_point!("disk::device-made");
         // From here on the device keeps it.
@@ -69,15 +89,30 @@ impl Mapper {
     }
 
     /// A device that is as long as the disk and begins with the base.
-    fn origin(&self, id: &SandboxId, base: Number, length: u64, wanted: u64) -> Result<Number, Error> {
+    fn origin(
+        &self,
+        id: &SandboxId,
+        base: Number,
+        length: u64,
+        wanted: u64,
+    ) -> Result<Number, Error> {
         if wanted <= length {
             return Ok(base);
         }
         let name = origin_name(id);
-        let targets = [Target::Linear { sectors: length, to: base }, Target::Zero { sectors: wanted - length }];
+        let targets = [
+            Target::Linear {
+                sectors: length,
+                to: base,
+            },
+            Target::Zero {
+                sectors: wanted - length,
+            },
+        ];
         self.make(&name, &targets, true)?;
         let made = dm::info(&name).map_err(Error::Device)?;
-        made.map(|info| info.number).ok_or(Error::Device(dm::Error::Missing(name)))
+        made.map(|info| info.number)
+            .ok_or(Error::Device(dm::Error::Missing(name)))
     }
 
     fn make(&self, name: &str, targets: &[Target], read_only: bool) -> Result<PathBuf, Error> {
@@ -107,9 +142,14 @@ impl Mapper {
         let mut problems = Vec::new();
         match dm::list(names::PREFIX) {
             Ok(mut found) => {
-                // What is over another one comes before it: a sandbox's device has the shorter name.
+                // What is over another one comes before it: a sandbox's device has the shorter
+                // name.
                 found.sort_unstable();
-                problems.extend(found.iter().filter_map(|name| self.settle(name, known).err()));
+                problems.extend(
+                    found
+                        .iter()
+                        .filter_map(|name| self.settle(name, known).err()),
+                );
             }
             Err(error) => problems.push(Error::Device(error)),
         }
@@ -119,12 +159,16 @@ impl Mapper {
 
     /// Adopts or removes one device.
     fn settle(&self, name: &str, known: &BTreeSet<SandboxId>) -> Result<(), Error> {
-        let Some(info) = dm::info(name).map_err(Error::Device)? else { return Ok(()) };
+        let Some(info) = dm::info(name).map_err(Error::Device)? else {
+            return Ok(());
+        };
         let ours = info.uuid == names::uuid(&self.mark, name);
         match names::parse(name) {
             Some((id, _)) if ours && known.contains(&id) => {
                 for number in loops(&info) {
-                    self.bases.adopt(number, &id).map_err(io_error("look at loop device of", Path::new(name)))?;
+                    self.bases
+                        .adopt(number, &id)
+                        .map_err(io_error("look at loop device of", Path::new(name)))?;
                 }
                 Ok(())
             }
@@ -141,12 +185,19 @@ impl Mapper {
         let failed = || io_error("list loop devices in", Path::new("/sys/block"));
         let mut used = BTreeSet::new();
         for name in dm::list("").map_err(Error::Device)? {
-            used.extend(dm::info(&name).map_err(Error::Device)?.iter().flat_map(loops));
+            used.extend(
+                dm::info(&name)
+                    .map_err(Error::Device)?
+                    .iter()
+                    .flat_map(loops),
+            );
         }
         for status in loopdev::list().map_err(failed())? {
             if status.mark == self.mark && !used.contains(&status.number) {
                 let device = LoopDevice::open(status.number).map_err(failed())?;
-                device.map_or(Ok(()), LoopDevice::detach).map_err(failed())?;
+                device
+                    .map_or(Ok(()), LoopDevice::detach)
+                    .map_err(failed())?;
             }
         }
         Ok(())
@@ -164,10 +215,15 @@ pub(super) fn flush(id: &SandboxId) -> Result<(), Error> {
 
 /// Sparse, and private: it has what the guest wrote.
 fn make_store(path: &Path, disk_bytes: u64) -> Result<(), Error> {
-    let made = File::options().write(true).create_new(true).mode(0o600).open(path).and_then(|store| {
-        store.set_len(store_bytes(disk_bytes))?;
-        file::allocate(&store, room::FIRST_BYTES)
-    });
+    let made = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|store| {
+            store.set_len(store_bytes(disk_bytes))?;
+            file::allocate(&store, room::FIRST_BYTES)
+        });
     made.map_err(io_error("make", path))
 }
 
@@ -181,7 +237,9 @@ fn take_away(id: &SandboxId, store: Option<Identity>) -> Result<(), Error> {
     // Gone already, unless somebody is just looking at it.
     for number in info.iter().flat_map(loops) {
         let failed = || io_error("detach", &PathBuf::from(format!("/dev/loop{number}")));
-        let Some(device) = LoopDevice::open(number).map_err(failed())? else { continue };
+        let Some(device) = LoopDevice::open(number).map_err(failed())? else {
+            continue;
+        };
         let status = device.status().map_err(failed())?;
         if status.is_some_and(|status| Some(status.backing) == store) {
             device.detach().map_err(failed())?;
@@ -191,7 +249,10 @@ fn take_away(id: &SandboxId, store: Option<Identity>) -> Result<(), Error> {
 }
 
 fn loops(info: &Info) -> impl Iterator<Item = u32> {
-    info.over.iter().filter(|number| number.major == LOOP_MAJOR).map(|number| number.minor)
+    info.over
+        .iter()
+        .filter(|number| number.major == LOOP_MAJOR)
+        .map(|number| number.minor)
 }
 
 /// Of an agent whose directory is gone: nobody will ever ask for it again.
@@ -201,9 +262,20 @@ fn is_orphan(name: &str, info: &Info) -> bool {
 
 /// Whether the device is made of `SANDBOXES/sb-…/FILE`, and there is no SANDBOXES.
 fn is_homeless(number: u32) -> bool {
-    let Ok(Some(device)) = LoopDevice::open(number) else { return false };
-    let Some(path) = device.status().ok().flatten().and_then(|status| status.path) else { return false };
+    let Ok(Some(device)) = LoopDevice::open(number) else {
+        return false;
+    };
+    let Some(path) = device
+        .status()
+        .ok()
+        .flatten()
+        .and_then(|status| status.path)
+    else {
+        return false;
+    };
     let path = PathBuf::from(path.to_string_lossy().trim_end_matches(" (deleted)"));
-    let is_disk = path.file_name().is_some_and(|name| name == BASE || name == COW);
+    let is_disk = path
+        .file_name()
+        .is_some_and(|name| name == BASE || name == COW);
     is_disk && path.ancestors().nth(2).is_some_and(|root| !root.exists())
 }

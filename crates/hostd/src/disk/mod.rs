@@ -14,9 +14,10 @@
 //!                 /root.ext4     the disk (reflink, copy)
 //! ```
 //!
-//! The base is linked first, so that a template that is replaced or deleted later stays whole under the sandboxes that
-//! use it. If we die in a create or a removal, [`Disks::remove`] takes away what there is; for files, so does the
-//! removal of the directory. What a full disk of the host means is in [`room`].
+//! The base is linked first, so that a template that is replaced or deleted later stays whole under
+//! the sandboxes that use it. If we die in a create or a removal, [`Disks::remove`] takes away what
+//! there is; for files, so does the removal of the directory. What a full disk of the host means is
+//! in [`room`].
 
 pub mod bases;
 mod choice;
@@ -50,7 +51,11 @@ pub const MIB: u64 = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {action} {path}")]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("cannot make the sandbox's disk device")]
     Device(#[source] dm::Error),
     #[error("cannot take the sandbox's disk device away")]
@@ -59,7 +64,9 @@ pub enum Error {
     Unavailable { backend: &'static str, why: String },
     #[error(transparent)]
     Image(#[from] crate::images::identity::Changed),
-    #[error("disk_mb must be at least {least}, the size of the template's file system, not {asked}")]
+    #[error(
+        "disk_mb must be at least {least}, the size of the template's file system, not {asked}"
+    )]
     TooSmall { asked: u32, least: u64 },
 }
 
@@ -76,19 +83,29 @@ impl Error {
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
+    move |source| Error::Io {
+        action,
+        path,
+        source,
+    }
 }
 
-/// Bytes of a disk over `image` for which `asked` MiB were asked; nothing means as large as the image.
+/// Bytes of a disk over `image` for which `asked` MiB were asked; nothing means as large as the
+/// image.
 ///
 /// # Errors
 /// [`Error::TooSmall`]: a file system cannot be cut.
 pub fn size_bytes(image: &Path, asked: Option<u32>) -> Result<u64, Error> {
-    let least = fs::metadata(image).map_err(io_error("use the image", image))?.len();
+    let least = fs::metadata(image)
+        .map_err(io_error("use the image", image))?
+        .len();
     match asked.map(|asked| (asked, u64::from(asked) * MIB)) {
         None => Ok(least),
         Some((_, bytes)) if bytes >= least => Ok(bytes),
-        Some((asked, _)) => Err(Error::TooSmall { asked, least: least.div_ceil(MIB) }),
+        Some((asked, _)) => Err(Error::TooSmall {
+            asked,
+            least: least.div_ceil(MIB),
+        }),
     }
 }
 
@@ -98,10 +115,14 @@ pub(crate) fn shared_base(dir: &Path) -> Option<PathBuf> {
     base.symlink_metadata().is_ok().then_some(base)
 }
 
-/// Bytes that a sandbox's disk takes on the host: allocated blocks, without what it shares with others' files by name.
+/// Bytes that a sandbox's disk takes on the host: allocated blocks, without what it shares with
+/// others' files by name.
 #[must_use]
 pub fn used_bytes(dir: &Path) -> u64 {
-    [RAW, OVERLAY, COW].into_iter().filter_map(|name| file::allocated_bytes(&dir.join(name)).ok()).sum()
+    [RAW, OVERLAY, COW]
+        .into_iter()
+        .filter_map(|name| file::allocated_bytes(&dir.join(name)).ok())
+        .sum()
 }
 
 /// Makes and removes the disks of one agent's sandboxes. Blocking: call it where that is allowed.
@@ -118,11 +139,18 @@ impl Disks {
     /// # Errors
     /// When `root` is not there.
     pub fn new(root: &Path, chosen: Chosen) -> Result<Self, Error> {
-        let root = root.canonicalize().map_err(io_error("use the directory", root))?;
-        Ok(Self { chosen, mapper: Mapper::new(&root), reader: DEFAULT_UID_BASE })
+        let root = root
+            .canonicalize()
+            .map_err(io_error("use the directory", root))?;
+        Ok(Self {
+            chosen,
+            mapper: Mapper::new(&root),
+            reader: DEFAULT_UID_BASE,
+        })
     }
 
-    /// Sets the user and group of programs that read what a VMM has written, which nobody else may have.
+    /// Sets the user and group of programs that read what a VMM has written, which nobody else may
+    /// have.
     #[must_use]
     pub fn with_reader(self, reader: u32) -> Self {
         Self { reader, ..self }
@@ -138,16 +166,28 @@ impl Disks {
     ///
     /// # Errors
     /// When the image is gone or the host's disk full. Call [`Disks::remove`] then.
-    pub fn create(&self, id: &SandboxId, image: &Path, dir: &Path, bytes: u64) -> Result<Disk, Error> {
+    pub fn create(
+        &self,
+        id: &SandboxId,
+        image: &Path,
+        dir: &Path,
+        bytes: u64,
+    ) -> Result<Disk, Error> {
         match self.chosen.backend {
-            Backend::DeviceMapper => self.mapper.create(id, image, dir, bytes).map(|path| raw(path, bytes)),
+            Backend::DeviceMapper => self
+                .mapper
+                .create(id, image, dir, bytes)
+                .map(|path| raw(path, bytes)),
             Backend::Reflink => files::reflink(image, dir, bytes).map(|path| raw(path, bytes)),
             Backend::Copy => files::copy(image, dir, bytes).map(|path| raw(path, bytes)),
-            Backend::Qcow2 => files::overlay(image, dir, bytes).map(|path| overlay(path, dir, bytes)),
+            Backend::Qcow2 => {
+                files::overlay(image, dir, bytes).map(|path| overlay(path, dir, bytes))
+            }
         }
     }
 
-    /// Makes the disk of `bytes` usable again that is in the directory, with all that was written to it.
+    /// Makes the disk of `bytes` usable again that is in the directory, with all that was written
+    /// to it.
     ///
     /// # Errors
     /// When there is none, or the kernel refuses.
@@ -158,7 +198,9 @@ impl Disks {
         match (dir.join(RAW), dir.join(OVERLAY)) {
             (_, path) if path.exists() => Ok(overlay(path, dir, bytes)),
             (path, _) if path.exists() => Ok(raw(path, bytes)),
-            (path, _) => Err(io_error("find a disk at", &path)(io::ErrorKind::NotFound.into())),
+            (path, _) => Err(io_error("find a disk at", &path)(
+                io::ErrorKind::NotFound.into(),
+            )),
         }
     }
 
@@ -168,14 +210,20 @@ impl Disks {
     /// When the host's disk is full or broken.
     pub fn sync(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
         mapper::flush(id)?;
-        for path in [COW, RAW, OVERLAY].map(|name| dir.join(name)).iter().filter(|path| path.exists()) {
-            File::open(path).and_then(|file| file.sync_all()).map_err(io_error("make durable", path))?;
+        for path in [COW, RAW, OVERLAY]
+            .map(|name| dir.join(name))
+            .iter()
+            .filter(|path| path.exists())
+        {
+            File::open(path)
+                .and_then(|file| file.sync_all())
+                .map_err(io_error("make durable", path))?;
         }
         Ok(())
     }
 
-    /// Copies the disk of a sandbox, in use or not, into the directory `to`, which has none: what was written is copied,
-    /// the base shared. Nobody may write to it meanwhile.
+    /// Copies the disk of a sandbox, in use or not, into the directory `to`, which has none: what
+    /// was written is copied, the base shared. Nobody may write to it meanwhile.
     ///
     /// # Errors
     /// When the host's disk is full. Remove what is in `to` then.
@@ -192,7 +240,8 @@ impl Disks {
         files::copy_disk(from, to)
     }
 
-    /// Puts the disk in `from`, if there is one, in the place of that in `to`, which is not in use: a copy.
+    /// Puts the disk in `from`, if there is one, in the place of that in `to`, which is not in use:
+    /// a copy.
     ///
     /// # Errors
     /// When the host's disk is full; the disk in `to` is as it was then.
@@ -200,7 +249,8 @@ impl Disks {
         files::replace_disk(from, to)
     }
 
-    /// Takes a disk out of use; its content stays, for [`Disks::restore`]. The VM must be gone. Idempotent.
+    /// Takes a disk out of use; its content stays, for [`Disks::restore`]. The VM must be gone.
+    /// Idempotent.
     ///
     /// # Errors
     /// [`Error::Busy`] when the device stays in use; the disk is as it was then.
@@ -211,7 +261,8 @@ impl Disks {
     /// Removes a disk, whichever backend made it. The VM must be gone. Idempotent.
     ///
     /// # Errors
-    /// [`Error::Busy`] when the device stays in use: nothing is removed then. Or the first file that stays.
+    /// [`Error::Busy`] when the device stays in use: nothing is removed then. Or the first file
+    /// that stays.
     pub fn remove(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
         self.suspend(id, dir)?;
         // The store first: without it there is nothing of a disk that could be taken for one.
@@ -228,18 +279,33 @@ impl Disks {
         Ok(())
     }
 
-    /// Writes the disk as one plain image to `to`, with a hole wherever there are only zeroes: temporary name, fsync,
-    /// rename. Nobody may write to the disk meanwhile, so a VMM that may have been taken over must be gone. An overlay is
-    /// read by a program in a jail of its own.
+    /// Writes the disk as one plain image to `to`, with a hole wherever there are only zeroes:
+    /// temporary name, fsync, rename. Nobody may write to the disk meanwhile, so a VMM that may
+    /// have been taken over must be gone. An overlay is read by a program in a jail of its own.
     ///
     /// # Errors
-    /// When the disk is not of `size_bytes`, as it was made, or something cannot be read or written; then nothing is at `to` that was not there before.
-    pub fn flatten(&self, id: &SandboxId, dir: &Path, size_bytes: u64, to: &Path) -> Result<(), Error> {
-        flatten::flatten(flatten::Source { id, dir, size_bytes, reader: self.reader }, to)
+    /// When the disk is not of `size_bytes`, as it was made, or something cannot be read or
+    /// written; then nothing is at `to` that was not there before.
+    pub fn flatten(
+        &self,
+        id: &SandboxId,
+        dir: &Path,
+        size_bytes: u64,
+        to: &Path,
+    ) -> Result<(), Error> {
+        flatten::flatten(
+            flatten::Source {
+                id,
+                dir,
+                size_bytes,
+                reader: self.reader,
+            },
+            to,
+        )
     }
 
-    /// Takes over the devices of the sandboxes `known`, and removes those that no sandbox has, and those of agents
-    /// whose directory is gone. Answers with what could not be done.
+    /// Takes over the devices of the sandboxes `known`, and removes those that no sandbox has, and
+    /// those of agents whose directory is gone. Answers with what could not be done.
     #[must_use]
     pub fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
         self.mapper.reclaim(known)
@@ -253,11 +319,21 @@ impl Disks {
 }
 
 fn raw(path: PathBuf, size_bytes: u64) -> Disk {
-    Disk { path, format: DiskFormat::Raw, base: None, size_bytes }
+    Disk {
+        path,
+        format: DiskFormat::Raw,
+        base: None,
+        size_bytes,
+    }
 }
 
 fn overlay(path: PathBuf, dir: &Path, size_bytes: u64) -> Disk {
-    Disk { path, format: DiskFormat::Qcow2, base: Some(dir.join(BASE)), size_bytes }
+    Disk {
+        path,
+        format: DiskFormat::Qcow2,
+        base: Some(dir.join(BASE)),
+        size_bytes,
+    }
 }
 
 #[cfg(test)]

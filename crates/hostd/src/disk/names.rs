@@ -1,4 +1,5 @@
-//! Every name of a disk: files in its sandbox's directory, kernel objects, and the mark of their owner.
+//! Every name of a disk: files in its sandbox's directory, kernel objects, and the mark of their
+//! owner.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -33,14 +34,20 @@ pub(super) fn parse(name: &str) -> Option<(SandboxId, bool)> {
     Some((id.parse().ok()?, is_origin))
 }
 
-/// What tells the kernel objects of the agent whose sandboxes are in `root` from those of others on the machine.
+/// What tells the kernel objects of the agent whose sandboxes are in `root` from those of others on
+/// the machine.
 pub(super) fn mark(root: &Path) -> String {
     let hash = Sha256::digest(root.as_os_str().as_bytes());
-    let hex: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = hash
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("{PREFIX}{hex}")
 }
 
-/// The second name of a device, which says who made it. `WRENN` keeps it apart from those of LVM and others.
+/// The second name of a device, which says who made it. `WRENN` keeps it apart from those of LVM
+/// and others.
 pub(super) fn uuid(mark: &str, name: &str) -> String {
     format!("WRENN-{mark}-{name}")
 }
@@ -54,7 +61,13 @@ mod tests {
         let id = SandboxId::random();
         assert_eq!(parse(&device_name(&id)), Some((id.clone(), false)));
         assert_eq!(parse(&origin_name(&id)), Some((id.clone(), true)));
-        for other in ["wrenn-", "wrenn-probe-1", "wrenn-sb-short", "vg-root", &format!("x{}", device_name(&id))] {
+        for other in [
+            "wrenn-",
+            "wrenn-probe-1",
+            "wrenn-sb-short",
+            "vg-root",
+            &format!("x{}", device_name(&id)),
+        ] {
             assert_eq!(parse(other), None, "{other}");
         }
         // The kernel takes 127 and 128 bytes.

@@ -1,19 +1,22 @@
 //! What happens when the host's disk is full.
 //!
-//! The store of a snapshot is a sparse file, as long as it can ever get, so the guest cannot overflow it. But its blocks
-//! are the host's, and when the kernel cannot write one it gives the whole snapshot up: the guest gets errors for
-//! everything, for good. So blocks are allocated ahead of their use:
+//! The store of a snapshot is a sparse file, as long as it can ever get, so the guest cannot
+//! overflow it. But its blocks are the host's, and when the kernel cannot write one it gives the
+//! whole snapshot up: the guest gets errors for everything, for good. So blocks are allocated ahead
+//! of their use:
 //!
-//! 1. Every second, and ten times a second where much is written or little is left, each sandbox's device is asked how
-//!    far its store is used.
+//! 1. Every second, and ten times a second where much is written or little is left, each sandbox's
+//!    device is asked how far its store is used.
 //! 2. Room ahead of that is allocated (fallocate), more for a sandbox that writes fast.
-//! 3. The last part of the host's disk, the reserve, is never allocated ahead. It takes what a sandbox writes between
-//!    two looks, and what is in flight when its processors are stopped.
-//! 4. A sandbox that goes on writing and for which no room can be had is stopped: its processors stand still, its log
-//!    and its info say why, and nothing is lost. It goes on by itself when there is room again.
+//! 3. The last part of the host's disk, the reserve, is never allocated ahead. It takes what a
+//!    sandbox writes between two looks, and what is in flight when its processors are stopped.
+//! 4. A sandbox that goes on writing and for which no room can be had is stopped: its processors
+//!    stand still, its log and its info say why, and nothing is lost. It goes on by itself when
+//!    there is room again.
 //!
-//! Others are not touched: those that do not write, and those that have room ahead. [`decide`] is pure. All other
-//! backends need none of this: there, a full disk is an error of that one write in that one guest.
+//! Others are not touched: those that do not write, and those that have room ahead. [`decide`] is
+//! pure. All other backends need none of this: there, a full disk is an error of that one write in
+//! that one guest.
 
 use std::io;
 use std::path::Path;
@@ -44,7 +47,8 @@ const OFTEN: Duration = Duration::from_millis(100);
 /// One look at a disk. All in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// From the beginning of the store, how much is used and how much allocated, and the most that it can need.
+    /// From the beginning of the store, how much is used and how much allocated, and the most that
+    /// it can need.
     pub used: u64,
     pub allocated: u64,
     pub size: u64,
@@ -59,7 +63,8 @@ pub enum Found {
     Look(Look),
     /// The kernel has given the snapshot up.
     Lost,
-    /// No store that must not overflow; what is free on the host, and how little of that is worrying.
+    /// No store that must not overflow; what is free on the host, and how little of that is
+    /// worrying.
     Plain {
         free: u64,
         reserve: u64,
@@ -77,18 +82,26 @@ pub enum Decision {
     Go(u64),
 }
 
-/// What to do about a sandbox that wrote `rate` bytes per second since the last look, and is stopped or not.
+/// What to do about a sandbox that wrote `rate` bytes per second since the last look, and is
+/// stopped or not.
 #[must_use]
 pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
     let rest = look.size.saturating_sub(look.used);
     let ahead = look.allocated.saturating_sub(look.used);
     let spare = look.free.saturating_sub(look.reserve);
-    let wanted = LEAST_AHEAD.saturating_add(rate.saturating_mul(2)).min(MOST_AHEAD).min(rest);
+    let wanted = LEAST_AHEAD
+        .saturating_add(rate.saturating_mul(2))
+        .min(MOST_AHEAD)
+        .min(rest);
     if stopped {
         // More than what is enough to run, or it would stop again at once.
         let wanted = (4 * LEAST_AHEAD).min(rest);
         let fits = spare >= wanted.saturating_sub(ahead);
-        return if fits { Decision::Go(look.used + wanted.max(ahead)) } else { Decision::Leave };
+        return if fits {
+            Decision::Go(look.used + wanted.max(ahead))
+        } else {
+            Decision::Leave
+        };
     }
     if ahead >= wanted.div_ceil(2) {
         return Decision::Leave;
@@ -97,14 +110,22 @@ pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
         return Decision::Extend(look.used + wanted);
     }
     let is_short = ahead < TOO_LITTLE.max(rate / 2).min(rest);
-    if rate > 0 && is_short { Decision::Stop } else { Decision::Leave }
+    if rate > 0 && is_short {
+        Decision::Stop
+    } else {
+        Decision::Leave
+    }
 }
 
 /// How long after this look the next one is due.
 #[must_use]
 pub fn next_look(look: Look, rate: u64) -> Duration {
     let is_tight = look.free < look.reserve.saturating_add(NEARLY_FULL);
-    if rate > FAST || (is_tight && rate > 0) { OFTEN } else { SELDOM }
+    if rate > FAST || (is_tight && rate > 0) {
+        OFTEN
+    } else {
+        SELDOM
+    }
 }
 
 /// Looks at the disk in `dir`.
@@ -113,7 +134,10 @@ pub fn next_look(look: Look, rate: u64) -> Duration {
 /// When the device or its store cannot be looked at.
 pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
     let space = file::space(dir)?;
-    let (free, reserve) = (space.free, (space.total / 8).clamp(LEAST_RESERVE, MOST_RESERVE));
+    let (free, reserve) = (
+        space.free,
+        (space.total / 8).clamp(LEAST_RESERVE, MOST_RESERVE),
+    );
     let store = dir.join(COW);
     if !store.exists() {
         return Ok(Found::Plain { free, reserve });
@@ -123,7 +147,13 @@ pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
         dm::Fill::Lost => return Ok(Found::Lost),
     };
     let size = std::fs::metadata(&store)?.len();
-    Ok(Found::Look(Look { used, allocated: file::allocated_bytes(&store)?, size, free, reserve }))
+    Ok(Found::Look(Look {
+        used,
+        allocated: file::allocated_bytes(&store)?,
+        size,
+        free,
+        reserve,
+    }))
 }
 
 /// Allocates the store in `dir` up to `length`.
@@ -131,7 +161,10 @@ pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
 /// # Errors
 /// `StorageFull` when others were faster.
 pub fn extend(dir: &Path, length: u64) -> io::Result<()> {
-    file::allocate(&std::fs::File::options().write(true).open(dir.join(COW))?, length)
+    file::allocate(
+        &std::fs::File::options().write(true).open(dir.join(COW))?,
+        length,
+    )
 }
 
 #[cfg(test)]
@@ -142,15 +175,20 @@ mod tests {
 
     fn looks() -> impl Strategy<Value = Look> {
         let bytes = || 0..64 * 1024 * MIB;
-        (bytes(), bytes(), bytes(), bytes(), LEAST_RESERVE..=MOST_RESERVE).prop_map(
-            |(used, ahead, rest, free, reserve)| Look {
+        (
+            bytes(),
+            bytes(),
+            bytes(),
+            bytes(),
+            LEAST_RESERVE..=MOST_RESERVE,
+        )
+            .prop_map(|(used, ahead, rest, free, reserve)| Look {
                 used,
                 allocated: used + ahead.min(rest),
                 size: used + rest,
                 free,
                 reserve,
-            },
-        )
+            })
     }
 
     proptest! {
@@ -171,8 +209,8 @@ mod tests {
             }
         }
 
-        /// A writer that between two looks writes at most half of the reserve never meets a full disk, and others that
-        /// come and go cannot change that: it goes on when they are gone.
+        /// A writer that between two looks writes at most half of the reserve never meets a full
+        /// disk, and others that come and go cannot change that: it goes on when they are gone.
         #[test]
         fn no_writer_overruns(
             total in 512_u64..8192,
@@ -185,7 +223,8 @@ mod tests {
                 let rate = if stopped { 0 } else { write * MIB * 10 };
                 if !stopped {
                     used += write * MIB;
-                    // What is beyond the allocation is taken from the host's disk, which must have it.
+                    // What is beyond the allocation is taken from the host's disk, which must have
+                    // it.
                     allocated = allocated.max(used);
                     prop_assert!(allocated <= total, "{used} of {total}");
                 }
@@ -205,11 +244,20 @@ mod tests {
 
     #[test]
     fn an_idle_sandbox_stays_on_a_full_disk() {
-        let look = Look { used: MIB, allocated: MIB, size: 1024 * MIB, free: 0, reserve: LEAST_RESERVE };
+        let look = Look {
+            used: MIB,
+            allocated: MIB,
+            size: 1024 * MIB,
+            free: 0,
+            reserve: LEAST_RESERVE,
+        };
         assert_eq!(decide(look, 0, false), Decision::Leave);
         assert_eq!(decide(look, MIB, false), Decision::Stop);
         assert_eq!(decide(look, 0, true), Decision::Leave);
-        let full = Look { allocated: look.size, ..look };
+        let full = Look {
+            allocated: look.size,
+            ..look
+        };
         assert_eq!(decide(full, MIB, false), Decision::Leave);
     }
 }

@@ -6,7 +6,8 @@
 //!   …         256 chunks of data, then again a chunk of entries, and so on
 //! ```
 //!
-//! The kernel fills it from the beginning, one chunk for each chunk of the disk that was ever written.
+//! The kernel fills it from the beginning, one chunk for each chunk of the disk that was ever
+//! written.
 
 use std::fs::File;
 use std::io;
@@ -24,19 +25,22 @@ const FIRST_ENTRIES: u64 = 1;
 const MAGIC: u32 = 0x7041_6e53;
 const VERSION: u32 = 1;
 
-/// Bytes of a store that cannot overflow, whatever is written to a disk of `disk_bytes`: header, every chunk once, and
-/// the entries; one more area, since the kernel begins the next one before it needs it.
+/// Bytes of a store that cannot overflow, whatever is written to a disk of `disk_bytes`: header,
+/// every chunk once, and the entries; one more area, since the kernel begins the next one before it
+/// needs it.
 pub(super) fn store_bytes(disk_bytes: u64) -> u64 {
     let areas = disk_bytes.div_ceil(CHUNK).div_ceil(ENTRIES) + 1;
     (FIRST_ENTRIES + areas * STRIDE) * CHUNK
 }
 
-/// Numbers of the disk's chunks that are in the store, in no order. `None` when the store is none that we know, or is
-/// no more valid.
+/// Numbers of the disk's chunks that are in the store, in no order. `None` when the store is none
+/// that we know, or is no more valid.
 pub(super) fn written_chunks(store: &File) -> io::Result<Option<Vec<u64>>> {
     let mut header = [0; 16];
     store.read_exact_at(&mut header, 0)?;
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let word = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     if (word(0), word(4), word(8), u64::from(word(12))) != (MAGIC, 1, VERSION, dm::CHUNK_SECTORS) {
         return Ok(None);
     }
@@ -47,7 +51,11 @@ pub(super) fn written_chunks(store: &File) -> io::Result<Option<Vec<u64>>> {
     while at + CHUNK <= length {
         store.read_exact_at(&mut page, at)?;
         for entry in page.chunks_exact(ENTRY) {
-            let number = |part: &[u8]| part.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+            let number = |part: &[u8]| {
+                part.iter()
+                    .rev()
+                    .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+            };
             let (old, new) = (number(&entry[..8]), number(&entry[8..]));
             // The chunk 0 of the store is the header: an entry that names it is the end.
             if new == 0 {
@@ -69,16 +77,22 @@ mod tests {
     /// As the kernel writes it.
     fn store(chunks: &[u64]) -> File {
         let file = tempfile::tempfile().unwrap();
-        let header: Vec<u8> = [MAGIC, 1, VERSION, 8].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let header: Vec<u8> = [MAGIC, 1, VERSION, 8]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
         file.write_all_at(&header, 0).unwrap();
-        file.set_len(store_bytes(chunks.len() as u64 * CHUNK)).unwrap();
+        file.set_len(store_bytes(chunks.len() as u64 * CHUNK))
+            .unwrap();
         let mut next_free = 2_u64;
         for (index, old) in (0_u64..).zip(chunks) {
             if (next_free - FIRST_ENTRIES).is_multiple_of(STRIDE) {
                 next_free += 1;
             }
-            let at = (FIRST_ENTRIES + index / ENTRIES * STRIDE) * CHUNK + index % ENTRIES * ENTRY as u64;
-            file.write_all_at(&[old.to_le_bytes(), next_free.to_le_bytes()].concat(), at).unwrap();
+            let at =
+                (FIRST_ENTRIES + index / ENTRIES * STRIDE) * CHUNK + index % ENTRIES * ENTRY as u64;
+            file.write_all_at(&[old.to_le_bytes(), next_free.to_le_bytes()].concat(), at)
+                .unwrap();
             next_free += 1;
         }
         // The kernel wants room for one more chunk than it has used.

@@ -21,7 +21,14 @@ fn image(dir: &Path) -> PathBuf {
 }
 
 fn disks(root: &Path, backend: Backend) -> Disks {
-    Disks::new(root, Chosen { backend, why: String::new() }).unwrap()
+    Disks::new(
+        root,
+        Chosen {
+            backend,
+            why: String::new(),
+        },
+    )
+    .unwrap()
 }
 
 /// Not below /tmp, which can be a tmpfs.
@@ -87,8 +94,16 @@ fn an_image_that_vms_may_not_read_is_refused_with_what_to_do() {
     let image = image(root.path());
     fs::set_permissions(&image, fs::Permissions::from_mode(0o600)).unwrap();
     let (dir, id) = sandbox(root.path());
-    let error = disks(root.path(), Backend::Qcow2).create(&id, &image, &dir, 8 << 20).unwrap_err();
-    assert!(error.source().unwrap().to_string().ends_with(&format!("type: chmod o+r {}", image.display())));
+    let error = disks(root.path(), Backend::Qcow2)
+        .create(&id, &image, &dir, 8 << 20)
+        .unwrap_err();
+    assert!(
+        error
+            .source()
+            .unwrap()
+            .to_string()
+            .ends_with(&format!("type: chmod o+r {}", image.display()))
+    );
 }
 
 #[test]
@@ -96,8 +111,13 @@ fn a_missing_image_is_named() {
     let root = dir();
     let (dir, id) = sandbox(root.path());
     let disks = disks(root.path(), Backend::Qcow2);
-    let error = disks.create(&id, Path::new("/nonexistent/image.ext4"), &dir, 1 << 20).unwrap_err();
-    assert_eq!(error.to_string(), "cannot use the image /nonexistent/image.ext4");
+    let error = disks
+        .create(&id, Path::new("/nonexistent/image.ext4"), &dir, 1 << 20)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot use the image /nonexistent/image.ext4"
+    );
 }
 
 #[test]
@@ -107,7 +127,10 @@ fn disks_are_never_smaller_than_their_image() {
     assert_eq!(size_bytes(&image, None).unwrap(), 8 << 20);
     assert_eq!(size_bytes(&image, Some(9)).unwrap(), 9 << 20);
     let refused = size_bytes(&image, Some(7)).unwrap_err().to_string();
-    assert_eq!(refused, "disk_mb must be at least 8, the size of the template's file system, not 7");
+    assert_eq!(
+        refused,
+        "disk_mb must be at least 8, the size of the template's file system, not 7"
+    );
 }
 
 #[test]
@@ -117,12 +140,42 @@ fn an_image_that_cannot_be_written_leaves_nothing() {
     let (dir, id) = sandbox(root.path());
     let disks = disks(root.path(), Backend::Copy);
     disks.create(&id, &image, &dir, 8 << 20).unwrap();
-    assert!(disks.flatten(&id, &dir, 8 << 20, &root.path().join("no/such/dir/flat")).is_err());
-    assert!(disks.flatten(&SandboxId::random(), root.path(), 8 << 20, &root.path().join("flat")).is_err());
+    assert!(
+        disks
+            .flatten(&id, &dir, 8 << 20, &root.path().join("no/such/dir/flat"))
+            .is_err()
+    );
+    assert!(
+        disks
+            .flatten(
+                &SandboxId::random(),
+                root.path(),
+                8 << 20,
+                &root.path().join("flat")
+            )
+            .is_err()
+    );
     // A VMM has made its disk longer.
-    fs::File::options().write(true).open(dir.join(RAW)).unwrap().set_len(1 << 40).unwrap();
-    let longer = disks.flatten(&id, &dir, 8 << 20, &root.path().join("flat")).unwrap_err();
-    assert!(std::error::Error::source(&longer).unwrap().to_string().contains("was made with"), "{longer:?}");
-    let names: Vec<_> = fs::read_dir(root.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    fs::File::options()
+        .write(true)
+        .open(dir.join(RAW))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    let longer = disks
+        .flatten(&id, &dir, 8 << 20, &root.path().join("flat"))
+        .unwrap_err();
+    assert!(
+        std::error::Error::source(&longer)
+            .unwrap()
+            .to_string()
+            .contains("was made with"),
+        "{longer:?}"
+    );
+    let names: Vec<_> = fs::read_dir(root.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     assert_eq!(names.len(), 2, "{names:?}");
 }

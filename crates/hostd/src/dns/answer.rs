@@ -36,16 +36,28 @@ pub(super) async fn answer(gate: &Gate, bytes: &[u8], over_udp: bool) -> Option<
         Ok(records) => answer.answers = records,
         Err(code) => answer.metadata.response_code = code,
     }
-    let limit = if over_udp { question.max_payload().clamp(SMALLEST, LARGEST_OVER_UDP) } else { u16::MAX };
+    let limit = if over_udp {
+        question.max_payload().clamp(SMALLEST, LARGEST_OVER_UDP)
+    } else {
+        u16::MAX
+    };
     let bytes = answer.to_vec().ok()?;
-    if bytes.len() <= limit.into() { Some(bytes) } else { answer.truncate().to_vec().ok() }
+    if bytes.len() <= limit.into() {
+        Some(bytes)
+    } else {
+        answer.truncate().to_vec().ok()
+    }
 }
 
 /// For one whom we have no time for.
 pub(super) fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
     let question = Message::from_vec(bytes).ok()?;
     let is_question = question.metadata.message_type == MessageType::Query;
-    let refused = Message::error_msg(question.metadata.id, question.metadata.op_code, ResponseCode::Refused);
+    let refused = Message::error_msg(
+        question.metadata.id,
+        question.metadata.op_code,
+        ResponseCode::Refused,
+    );
     is_question.then(|| refused.to_vec().ok()).flatten()
 }
 
@@ -53,9 +65,13 @@ async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, Respons
     if question.metadata.op_code != OpCode::Query {
         return Err(ResponseCode::NotImp);
     }
-    let [asked] = question.queries.as_slice() else { return Err(ResponseCode::FormErr) };
+    let [asked] = question.queries.as_slice() else {
+        return Err(ResponseCode::FormErr);
+    };
     let rules = gate.rules();
-    let Some(name) = checked_name(asked, &rules) else { return Err(ResponseCode::Refused) };
+    let Some(name) = checked_name(asked, &rules) else {
+        return Err(ResponseCode::Refused);
+    };
     let access = rules.name(&name);
     if access == Access::Denied {
         gate.events.denied(&format!("DNS question for {name}"));
@@ -65,28 +81,49 @@ async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, Respons
     if has_no_answer(asked.query_type(), &rules, gate.has_ipv6) {
         return Ok(Vec::new());
     }
-    let found = gate.upstream.ask(asked.name().clone(), asked.query_type()).await?;
+    let found = gate
+        .upstream
+        .ask(asked.name().clone(), asked.query_type())
+        .await?;
     if access == Access::Open
-        && let Some(other) = found.iter().filter_map(alias).find(|other| is_denied(&rules, other))
+        && let Some(other) = found
+            .iter()
+            .filter_map(alias)
+            .find(|other| is_denied(&rules, other))
     {
-        gate.events.denied(&format!("DNS question for {name}, which is another name of {other}"));
+        gate.events.denied(&format!(
+            "DNS question for {name}, which is another name of {other}"
+        ));
         return Err(ResponseCode::NXDomain);
     }
     let records = reachable(gate, &name, found);
     // Loopback is the guest itself, whatever the rules say.
-    let addresses: Vec<IpAddr> = records.iter().filter_map(address).filter(|address| !address.is_loopback()).collect();
+    let addresses: Vec<IpAddr> = records
+        .iter()
+        .filter_map(address)
+        .filter(|address| !address.is_loopback())
+        .collect();
     if !addresses.is_empty() {
-        let ttl = records.iter().map(|record| record.ttl).min().unwrap_or_default();
-        gate.pin(&name, &addresses, Duration::from_secs(ttl.into())).await.map_err(|error| {
-            tracing::warn!(error, "an answer is kept back, for the kernel does not let it through");
-            ResponseCode::ServFail
-        })?;
+        let ttl = records
+            .iter()
+            .map(|record| record.ttl)
+            .min()
+            .unwrap_or_default();
+        gate.pin(&name, &addresses, Duration::from_secs(ttl.into()))
+            .await
+            .map_err(|error| {
+                tracing::warn!(
+                    error,
+                    "an answer is kept back, for the kernel does not let it through"
+                );
+                ResponseCode::ServFail
+            })?;
     }
     Ok(records)
 }
 
-/// The name in lower case, without a dot at its end. Where there are rules, it must be one that they can be about: a
-/// part with a dot in it would look like two.
+/// The name in lower case, without a dot at its end. Where there are rules, it must be one that
+/// they can be about: a part with a dot in it would look like two.
 fn checked_name(asked: &Query, rules: &NetworkSpec) -> Option<String> {
     let right = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let is_plain = asked.name().iter().all(|label| label.iter().all(right));
@@ -95,8 +132,8 @@ fn checked_name(asked: &Query, rules: &NetworkSpec) -> Option<String> {
     (is_fine && asked.query_class() == DNSClass::IN).then(|| name.trim_end_matches('.').to_owned())
 }
 
-/// A sandbox without IPv6 is told of none. What a server says of how to reach it otherwise names addresses, and keys with
-/// which the name of a connection could be hidden.
+/// A sandbox without IPv6 is told of none. What a server says of how to reach it otherwise names
+/// addresses, and keys with which the name of a connection could be hidden.
 fn has_no_answer(kind: RecordType, rules: &NetworkSpec, has_ipv6: bool) -> bool {
     match kind {
         RecordType::AAAA => !has_ipv6,
@@ -117,14 +154,18 @@ fn is_denied(rules: &NetworkSpec, name: &Name) -> bool {
     rules.name(&name.to_ascii()) == Access::Denied
 }
 
-/// Without addresses that no sandbox reaches: a name of the internet has none of a private network. Names for loopback
-/// (`localtest.me`, `lvh.me`) are names of the guest itself.
+/// Without addresses that no sandbox reaches: a name of the internet has none of a private network.
+/// Names for loopback (`localtest.me`, `lvh.me`) are names of the guest itself.
 fn reachable(gate: &Gate, name: &str, found: Vec<Record>) -> Vec<Record> {
     let mut addresses = 0;
     let mut keep = |record: &Record| {
-        let Some(address) = address(record) else { return true };
+        let Some(address) = address(record) else {
+            return true;
+        };
         if is_never(address) && !address.is_loopback() {
-            gate.events.denied(&format!("{name} at {address}, an address that no sandbox reaches"));
+            gate.events.denied(&format!(
+                "{name} at {address}, an address that no sandbox reaches"
+            ));
             return false;
         }
         addresses += 1;

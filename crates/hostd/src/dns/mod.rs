@@ -1,5 +1,5 @@
-//! Names for guests: each sandbox has a resolver on its gateway's address, to which the kernel leads every question,
-//! whomever the guest asked ([`crate::network::policy`]).
+//! Names for guests: each sandbox has a resolver on its gateway's address, to which the kernel
+//! leads every question, whomever the guest asked ([`crate::network::policy`]).
 //!
 //! ```text
 //!   question ─→ checked ─→ name denied? ─→ "no such name", and nobody else hears of it
@@ -7,8 +7,8 @@
 //!                                                              └─ noted as the name's ([`crate::egress`])
 //! ```
 //!
-//! Nothing is on disk. Bounded: questions of one sandbox at one time and a second, sizes of questions and answers, and
-//! the cache, which all sandboxes of the agent share.
+//! Nothing is on disk. Bounded: questions of one sandbox at one time and a second, sizes of
+//! questions and answers, and the cache, which all sandboxes of the agent share.
 
 mod answer;
 pub(crate) mod serve;
@@ -56,11 +56,14 @@ impl Upstream {
     pub fn new(servers: &[SocketAddr]) -> Result<Arc<Self>, String> {
         let server = |address: &SocketAddr| {
             let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            connections.iter_mut().for_each(|connection| connection.port = address.port());
+            connections
+                .iter_mut()
+                .for_each(|connection| connection.port = address.port());
             NameServerConfig::new(address.ip(), true, connections.into())
         };
         let config = ResolverConfig::from_name_servers(servers.iter().map(server).collect());
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         let options = builder.options_mut();
         options.timeout = TIMEOUT;
         options.attempts = ATTEMPTS;
@@ -69,7 +72,9 @@ impl Upstream {
         // The host's own names are nobody else's business.
         options.use_hosts_file = ResolveHosts::Never;
         options.preserve_intermediates = true;
-        Ok(Arc::new(Self(builder.build().map_err(|error| error.to_string())?)))
+        Ok(Arc::new(Self(
+            builder.build().map_err(|error| error.to_string())?,
+        )))
     }
 
     /// The servers of the setting `AGENT_DNS`: addresses with commas between them.
@@ -78,9 +83,14 @@ impl Upstream {
     /// Names the one that is no address.
     pub fn of_setting(text: &str) -> Result<Arc<Self>, String> {
         let servers = text.split(',').map(|server| {
-            let address = server.trim().parse::<IpAddr>().map(|ip| SocketAddr::from((ip, 53)));
+            let address = server
+                .trim()
+                .parse::<IpAddr>()
+                .map(|ip| SocketAddr::from((ip, 53)));
             // A port is for tests, whose servers must not have that of the host's.
-            address.or_else(|_| server.trim().parse()).map_err(|_| format!("{server:?} is no address"))
+            address
+                .or_else(|_| server.trim().parse())
+                .map_err(|_| format!("{server:?} is no address"))
         });
         Self::new(&servers.collect::<Result<Vec<_>, _>>()?)
     }
@@ -88,7 +98,9 @@ impl Upstream {
     async fn ask(&self, name: Name, kind: RecordType) -> Result<Vec<Record>, ResponseCode> {
         match self.0.lookup(name, kind).await {
             Ok(found) => Ok(found.answers().to_vec()),
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) if none.response_code == ResponseCode::NoError => {
+            Err(NetError::Dns(DnsError::NoRecordsFound(none)))
+                if none.response_code == ResponseCode::NoError =>
+            {
                 Ok(Vec::new())
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Err(none.response_code),
@@ -100,11 +112,20 @@ impl Upstream {
         }
     }
 
-    /// Addresses of IPv4 or of IPv6 that a name has now, and how long that is good for; none where it has none.
-    pub(crate) async fn addresses(&self, name: &str, of_ipv4: bool) -> Option<(HashSet<IpAddr>, Duration)> {
+    /// Addresses of IPv4 or of IPv6 that a name has now, and how long that is good for; none where
+    /// it has none.
+    pub(crate) async fn addresses(
+        &self,
+        name: &str,
+        of_ipv4: bool,
+    ) -> Option<(HashSet<IpAddr>, Duration)> {
         let mut name = Name::from_ascii(name).ok()?;
         name.set_fqdn(true);
-        let kind = if of_ipv4 { RecordType::A } else { RecordType::AAAA };
+        let kind = if of_ipv4 {
+            RecordType::A
+        } else {
+            RecordType::AAAA
+        };
         let records = self.ask(name, kind).await.ok()?;
         let ttl = records.iter().map(|record| record.ttl).min()?;
         let addresses = records.iter().filter_map(address).collect();

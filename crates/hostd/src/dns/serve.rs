@@ -39,7 +39,11 @@ pub(crate) async fn udp(gate: Arc<Gate>, socket: UdpSocket) {
             }
             continue;
         }
-        let (gate, socket, question) = (Arc::clone(&gate), Arc::clone(&socket), buffer[..length].to_vec());
+        let (gate, socket, question) = (
+            Arc::clone(&gate),
+            Arc::clone(&socket),
+            buffer[..length].to_vec(),
+        );
         questions.spawn(async move {
             if let Some(answer) = answer(&gate, &question, true).await {
                 let _ = socket.send_to(&answer, from).await;
@@ -78,8 +82,14 @@ async fn connection(gate: &Gate, mut stream: TcpStream) -> io::Result<()> {
         }
         let mut question = vec![0; length];
         timeout(IDLE, stream.read_exact(&mut question)).await??;
-        let Some(answer) = answer(gate, &question, false).await else { return Ok(()) };
+        let Some(answer) = answer(gate, &question, false).await else {
+            return Ok(());
+        };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        timeout(IDLE, stream.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat())).await??;
+        timeout(
+            IDLE,
+            stream.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat()),
+        )
+        .await??;
     }
 }

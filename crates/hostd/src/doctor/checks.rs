@@ -21,8 +21,13 @@ const GIB: u64 = 1 << 30;
 
 pub(super) fn kernel() -> Check {
     let release = sysctl::get("kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
+    let version = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
     let found = format!("Linux {release}, {}", std::env::consts::ARCH);
     if std::env::consts::ARCH != "x86_64" {
         return Check::missing("kernel", found, "use an x86-64 machine");
@@ -37,20 +42,34 @@ pub(super) fn privileges() -> Check {
     if super::is_root() {
         Check::ok("privileges", "root")
     } else {
-        Check::missing("privileges", "not root: VMs, disks and networks need it", "sudo wrenn doctor, sudo wrenn up")
+        Check::missing(
+            "privileges",
+            "not root: VMs, disks and networks need it",
+            "sudo wrenn doctor, sudo wrenn up",
+        )
     }
 }
 
 pub(super) fn engine(engine: &Result<Engine, engine::Error>) -> Check {
     match engine {
-        Ok(engine) => Check::ok("engine", format!("{} with {}: {}", engine.vmm, engine.accel, engine.why)),
-        Err(error) => Check::missing("engine", chain(error), "apt-get install qemu-system-x86, and AGENT_VMM=auto"),
+        Ok(engine) => Check::ok(
+            "engine",
+            format!("{} with {}: {}", engine.vmm, engine.accel, engine.why),
+        ),
+        Err(error) => Check::missing(
+            "engine",
+            chain(error),
+            "apt-get install qemu-system-x86, and AGENT_VMM=auto",
+        ),
     }
 }
 
 pub(super) fn firecracker(config: &Config) -> Check {
     match engine::find_firecracker(&config.engine) {
-        Ok((program, version)) => Check::ok("firecracker", format!("{} is version {version}", program.display())),
+        Ok((program, version)) => Check::ok(
+            "firecracker",
+            format!("{} is version {version}", program.display()),
+        ),
         Err(error) => {
             let fix = "nothing, if QEMU is fine; else install a current release of Firecracker";
             Check::warning("firecracker", chain(&error), fix)
@@ -75,12 +94,14 @@ pub(super) fn tun() -> Check {
     }
 }
 
-/// A network namespace with the rules that a host and a sandbox get, limits, and tracked connections in it.
+/// A network namespace with the rules that a host and a sandbox get, limits, and tracked
+/// connections in it.
 pub(super) fn network(config: &Config) -> Check {
     let name = format!("wdoctor-{}", std::process::id());
     // What keeps from choosing is told of IPv6.
     let six = Six::choose(config.ipv6).unwrap_or(Six::On);
-    let tried = netns::create(&name).and_then(|()| netns::enter(&name, move || crate::network::try_rules(six)));
+    let tried = netns::create(&name)
+        .and_then(|()| netns::enter(&name, move || crate::network::try_rules(six)));
     let removed = netns::remove(&name);
     match tried.and(removed) {
         Ok(()) => Check::ok("nftables", "network namespaces, nftables and limits work"),
@@ -95,8 +116,15 @@ pub(super) fn network(config: &Config) -> Check {
 pub(super) fn forwarding() -> Check {
     match sysctl::get("net/ipv4/ip_forward").as_deref() {
         Ok("1") => Check::ok("forwarding", "net.ipv4.ip_forward is on"),
-        Ok(_) => Check::ok("forwarding", "net.ipv4.ip_forward is off; the agent turns it on"),
-        Err(error) => Check::missing("forwarding", format!("net.ipv4.ip_forward: {error}"), "use a kernel with IPv4"),
+        Ok(_) => Check::ok(
+            "forwarding",
+            "net.ipv4.ip_forward is off; the agent turns it on",
+        ),
+        Err(error) => Check::missing(
+            "forwarding",
+            format!("net.ipv4.ip_forward: {error}"),
+            "use a kernel with IPv4",
+        ),
     }
 }
 
@@ -105,12 +133,25 @@ pub(super) fn ipv6(config: &Config) -> Check {
     const NAME: &str = "ipv6";
     let six = match Six::choose(config.ipv6) {
         Ok(six) => six,
-        Err(error) => return Check::warning(NAME, error.to_string(), "AGENT_IPV6=off, if IPv6 is not needed"),
+        Err(error) => {
+            return Check::warning(
+                NAME,
+                error.to_string(),
+                "AGENT_IPV6=off, if IPv6 is not needed",
+            );
+        }
     };
     match (six, config.ipv6) {
         (Six::Off(why), WantedIpv6::On) => {
-            let found = format!("sandboxes have none, though AGENT_IPV6 is on: {}", why.text());
-            Check::warning(NAME, found, "turn IPv6 on for this host, or set AGENT_IPV6 to auto")
+            let found = format!(
+                "sandboxes have none, though AGENT_IPV6 is on: {}",
+                why.text()
+            );
+            Check::warning(
+                NAME,
+                found,
+                "turn IPv6 on for this host, or set AGENT_IPV6 to auto",
+            )
         }
         (Six::Off(why), _) => Check::ok(NAME, format!("sandboxes have none: {}", why.text())),
         (Six::On, wanted) => {
@@ -120,8 +161,14 @@ pub(super) fn ipv6(config: &Config) -> Check {
             };
             match firewall::stops_ipv6() {
                 Ok(None) => Check::ok(NAME, format!("sandboxes have it: {why}")),
-                Ok(Some((found, fix))) => Check::warning(NAME, found, format!("{fix}; or set AGENT_IPV6 to off")),
-                Err(error) => Check::warning(NAME, format!("the rules cannot be read: {error}"), "sudo wrenn doctor"),
+                Ok(Some((found, fix))) => {
+                    Check::warning(NAME, found, format!("{fix}; or set AGENT_IPV6 to off"))
+                }
+                Err(error) => Check::warning(
+                    NAME,
+                    format!("the rules cannot be read: {error}"),
+                    "sudo wrenn doctor",
+                ),
             }
         }
     }
@@ -133,7 +180,13 @@ pub(super) fn jail(config: &Config) -> Check {
         return Check::warning("jail", "can be tried by root only", "sudo wrenn doctor");
     }
     match linux::jail::probe(config.uid_base) {
-        Ok(()) => Check::ok("jail", format!("programs run in jails, as users from {} on", config.uid_base)),
+        Ok(()) => Check::ok(
+            "jail",
+            format!(
+                "programs run in jails, as users from {} on",
+                config.uid_base
+            ),
+        ),
         Err(error) => Check::missing(
             "jail",
             error.to_string(),
@@ -150,11 +203,29 @@ pub(super) fn cgroups() -> Check {
         Err(error) => return Check::warning("cgroup v2", error.to_string(), fix),
     };
     let has = |wanted: &&str| found.iter().any(|name| name == wanted);
-    let missing: Vec<&str> = linux::cgroup::WANTED.into_iter().filter(|wanted| !has(wanted)).collect();
+    let missing: Vec<&str> = linux::cgroup::WANTED
+        .into_iter()
+        .filter(|wanted| !has(wanted))
+        .collect();
     if missing.is_empty() {
-        return Check::ok("cgroup v2", format!("{} has {}", place.display(), linux::cgroup::WANTED.join(", ")));
+        return Check::ok(
+            "cgroup v2",
+            format!(
+                "{} has {}",
+                place.display(),
+                linux::cgroup::WANTED.join(", ")
+            ),
+        );
     }
-    Check::warning("cgroup v2", format!("{} has no controllers for {}", place.display(), missing.join(", ")), fix)
+    Check::warning(
+        "cgroup v2",
+        format!(
+            "{} has no controllers for {}",
+            place.display(),
+            missing.join(", ")
+        ),
+        fix,
+    )
 }
 
 pub(super) fn loop_devices() -> Check {
@@ -180,8 +251,13 @@ pub(super) fn disks(chosen: &Result<Chosen, disk::Error>) -> Check {
             let fix = "modprobe dm_snapshot, or put the sandboxes on XFS or Btrfs: copies take time and space";
             Check::warning("disks", format!("copy: {}", chosen.why), fix)
         }
-        Ok(chosen) => Check::ok("disks", format!("{}: {}", chosen.backend.name(), chosen.why)),
-        Err(error @ disk::Error::Unavailable { .. }) => Check::missing("disks", chain(error), "set AGENT_DISK to auto"),
+        Ok(chosen) => Check::ok(
+            "disks",
+            format!("{}: {}", chosen.backend.name(), chosen.why),
+        ),
+        Err(error @ disk::Error::Unavailable { .. }) => {
+            Check::missing("disks", chain(error), "set AGENT_DISK to auto")
+        }
         Err(error) => {
             let fix = "run as root, or set WRENN_DIR to a directory that you may write to";
             Check::missing("disks", chain(error), fix)
@@ -193,7 +269,11 @@ pub(super) fn disk_space(config: &Config) -> Check {
     let dir = existing(&config.sandboxes);
     let free = file::free_bytes(&dir).unwrap_or_default();
     #[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
-    let found = format!("{:.1} GiB free at {}", free as f64 / GIB as f64, dir.display());
+    let found = format!(
+        "{:.1} GiB free at {}",
+        free as f64 / GIB as f64,
+        dir.display()
+    );
     let fix = "free some space, or set WRENN_DIR to another disk";
     match free {
         free if free < GIB => Check::missing("disk space", found, fix),
@@ -227,7 +307,11 @@ pub(super) fn packages() -> Check {
         return Check::ok("packages", names.join(", "));
     }
     let list = missing.join(" ");
-    Check::missing("packages", format!("not installed: {list}"), format!("apt-get install {list}"))
+    Check::missing(
+        "packages",
+        format!("not installed: {list}"),
+        format!("apt-get install {list}"),
+    )
 }
 
 pub(super) fn guest_kernel(config: &Config) -> Check {
@@ -235,7 +319,9 @@ pub(super) fn guest_kernel(config: &Config) -> Check {
     let fix = "make kernel, or set AGENT_KERNEL_PATH to a bzImage or vmlinux";
     match fs::read(path).map(|image| crate::boot::vmlinux(&image)) {
         Ok(Ok(_)) => Check::ok("guest kernel", path.display().to_string()),
-        Ok(Err(error)) => Check::missing("guest kernel", format!("{}: {error}", path.display()), fix),
+        Ok(Err(error)) => {
+            Check::missing("guest kernel", format!("{}: {error}", path.display()), fix)
+        }
         Err(error) => Check::missing("guest kernel", format!("{}: {error}", path.display()), fix),
     }
 }
@@ -245,7 +331,11 @@ pub(super) fn guest_agent(config: &Config) -> Check {
     let fix = "make build-envd, or set AGENT_ENVD_PATH";
     match starts_as_elf(path) {
         Ok(true) => Check::ok("guest agent", path.display().to_string()),
-        Ok(false) => Check::missing("guest agent", format!("{} is no program", path.display()), fix),
+        Ok(false) => Check::missing(
+            "guest agent",
+            format!("{} is no program", path.display()),
+            fix,
+        ),
         Err(error) => Check::missing("guest agent", format!("{}: {error}", path.display()), fix),
     }
 }
@@ -258,24 +348,51 @@ fn starts_as_elf(path: &Path) -> io::Result<bool> {
 
 pub(super) fn templates(config: &Config) -> Check {
     const NAME: &str = "templates";
-    let fix = format!("make images, or put an ext4 image as NAME.ext4 into {}", config.images.display());
+    let fix = format!(
+        "make images, or put an ext4 image as NAME.ext4 into {}",
+        config.images.display()
+    );
     let images = Images::new(&config.images);
-    let (found, passed_over) = match images.list().and_then(|found| Ok((found, images.passed_over()?))) {
+    let (found, passed_over) = match images
+        .list()
+        .and_then(|found| Ok((found, images.passed_over()?)))
+    {
         Ok(looked) => looked,
         Err(error) => return Check::missing(NAME, chain(&error), fix),
     };
-    let name = |file: &PassedOver| file.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let passed_over: Vec<String> =
-        passed_over.iter().take(10).map(|file| format!("{} is none: {}", name(file), file.why)).collect();
-    let names: Vec<&str> = found.iter().take(10).map(|image| image.name.as_str()).collect();
+    let name = |file: &PassedOver| {
+        file.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let passed_over: Vec<String> = passed_over
+        .iter()
+        .take(10)
+        .map(|file| format!("{} is none: {}", name(file), file.why))
+        .collect();
+    let names: Vec<&str> = found
+        .iter()
+        .take(10)
+        .map(|image| image.name.as_str())
+        .collect();
     if names.is_empty() {
-        let found = [vec![format!("none in {}", config.images.display())], passed_over].concat();
+        let found = [
+            vec![format!("none in {}", config.images.display())],
+            passed_over,
+        ]
+        .concat();
         Check::missing(NAME, found.join("; "), fix)
     } else if passed_over.is_empty() {
         Check::ok(NAME, names.join(", "))
     } else {
         let found = [vec![names.join(", ")], passed_over].concat();
-        Check::warning(NAME, found.join("; "), "give the file another name (lower-case letters, digits, . _ -)")
+        Check::warning(
+            NAME,
+            found.join("; "),
+            "give the file another name (lower-case letters, digits, . _ -)",
+        )
     }
 }
 

@@ -1,9 +1,10 @@
 //! What other software's rules would do to the traffic of sandboxes.
 //!
-//! Our table decides what sandboxes must not reach: a drop there is final. An accept is not: every other chain at the
-//! same place of the kernel is asked, too, and one that drops what it does not know ends the packet. Nothing of ours can
-//! change that without touching what is not ours, so the examination says what to type. It reads, over netlink, whatever
-//! has written the rules: Docker, ufw, firewalld, `iptables-nft`. Only `iptables-legacy` hides its rules from it.
+//! Our table decides what sandboxes must not reach: a drop there is final. An accept is not: every
+//! other chain at the same place of the kernel is asked, too, and one that drops what it does not
+//! know ends the packet. Nothing of ours can change that without touching what is not ours, so the
+//! examination says what to type. It reads, over netlink, whatever has written the rules: Docker,
+//! ufw, firewalld, `iptables-nft`. Only `iptables-legacy` hides its rules from it.
 
 use std::io;
 
@@ -34,20 +35,28 @@ impl By {
     }
 
     fn fix(self, family: Family) -> String {
-        let iptables = if family == Family::Ip6 { "ip6tables" } else { "iptables" };
+        let iptables = if family == Family::Ip6 {
+            "ip6tables"
+        } else {
+            "iptables"
+        };
         match self {
             Self::Docker => format!(
                 "{iptables} -I DOCKER-USER -i {VETH_PREFIX}+ -j ACCEPT; {iptables} -I DOCKER-USER -o {VETH_PREFIX}+ -j \
                  ACCEPT; and again after each start of Docker"
             ),
             Self::Ufw => {
-                format!("ufw route allow in on {VETH_PREFIX}+; ufw route allow out on {VETH_PREFIX}+")
+                format!(
+                    "ufw route allow in on {VETH_PREFIX}+; ufw route allow out on {VETH_PREFIX}+"
+                )
             }
             Self::Firewalld => format!(
                 "firewall-cmd --permanent --zone=trusted --add-interface={VETH_PREFIX}+; firewall-cmd --reload; our own \
                  rules keep sandboxes from the host all the same"
             ),
-            Self::Somebody => format!("let what comes in on or goes out of the links {VETH_PREFIX}* pass there"),
+            Self::Somebody => {
+                format!("let what comes in on or goes out of the links {VETH_PREFIX}* pass there")
+            }
         }
     }
 }
@@ -56,12 +65,16 @@ impl By {
 pub(super) fn check() -> Check {
     match look(Family::Ip) {
         Ok(chains) => judge(&chains, has_legacy_rules("ip_tables_names")),
-        Err(error) => Check::warning(NAME, format!("the rules cannot be read: {error}"), "sudo wrenn doctor"),
+        Err(error) => Check::warning(
+            NAME,
+            format!("the rules cannot be read: {error}"),
+            "sudo wrenn doctor",
+        ),
     }
 }
 
-/// Of the chains that are asked about forwarded IPv6 the first that does not let sandboxes' packets pass: what it does, and
-/// what to type.
+/// Of the chains that are asked about forwarded IPv6 the first that does not let sandboxes' packets
+/// pass: what it does, and what to type.
 ///
 /// # Errors
 /// When the rules cannot be read.
@@ -88,10 +101,21 @@ fn stopped(chains: &[BaseChain], family: Family) -> Option<(String, String)> {
     let by = match chain {
         chain if chain.table == "firewalld" => By::Firewalld,
         chain if chain.beside.iter().any(|name| name == "DOCKER-USER") => By::Docker,
-        chain if chain.beside.iter().any(|name| name.starts_with("ufw-") || name.starts_with("ufw6-")) => By::Ufw,
+        chain
+            if chain
+                .beside
+                .iter()
+                .any(|name| name.starts_with("ufw-") || name.starts_with("ufw6-")) =>
+        {
+            By::Ufw
+        }
         _ => By::Somebody,
     };
-    let over = if family == Family::Ip6 { " over IPv6" } else { "" };
+    let over = if family == Family::Ip6 {
+        " over IPv6"
+    } else {
+        ""
+    };
     let found = format!(
         "{}'s chain {} of table {} drops what sandboxes send to the internet{over}: they have no network{over}",
         by.name(),
@@ -107,11 +131,18 @@ fn judge(chains: &[BaseChain], legacy: bool) -> Check {
     }
     if legacy {
         let fix = "iptables-legacy -S FORWARD shows them; switch to iptables-nft, or let the links wrv-+ pass";
-        return Check::warning(NAME, "there are rules of iptables-legacy, which cannot be read here", fix);
+        return Check::warning(
+            NAME,
+            "there are rules of iptables-legacy, which cannot be read here",
+            fix,
+        );
     }
     match others(chains).count() {
         0 => Check::ok(NAME, "nobody else has rules about forwarded packets"),
-        count => Check::ok(NAME, format!("{count} chains of others let the packets of sandboxes pass")),
+        count => Check::ok(
+            NAME,
+            format!("{count} chains of others let the packets of sandboxes pass"),
+        ),
     }
 }
 
@@ -135,8 +166,15 @@ mod tests {
     }
 
     fn chains(rules: &'static str, family: Family) -> Vec<BaseChain> {
-        let name = format!("wtest-fw-{:?}-{}", std::thread::current().id(), std::process::id());
-        let name: String = name.chars().filter(|sign| sign.is_ascii_alphanumeric() || *sign == '-').collect();
+        let name = format!(
+            "wtest-fw-{:?}-{}",
+            std::thread::current().id(),
+            std::process::id()
+        );
+        let name: String = name
+            .chars()
+            .filter(|sign| sign.is_ascii_alphanumeric() || *sign == '-')
+            .collect();
         netns::create(&name).unwrap();
         let found = netns::enter(&name, move || {
             nft::apply(rules)?;
@@ -153,7 +191,9 @@ mod tests {
             chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }";
         let (found, fix) = stopped(&chains(rules, Family::Ip6), Family::Ip6).unwrap();
         assert!(
-            found.contains("Docker's") && found.ends_with("over IPv6") && fix.starts_with("ip6tables -I"),
+            found.contains("Docker's")
+                && found.ends_with("over IPv6")
+                && fix.starts_with("ip6tables -I"),
             "{found}"
         );
         assert_eq!(with(rules).status, Status::Ok);
@@ -163,11 +203,16 @@ mod tests {
     #[test]
     fn nobody_else_is_fine() {
         assert_eq!(with("").status, Status::Ok);
-        let accepts =
-            with("table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; }; }");
-        assert!(accepts.status == Status::Ok && accepts.found.contains('1'), "{accepts:?}");
+        let accepts = with(
+            "table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; }; }",
+        );
+        assert!(
+            accepts.status == Status::Ok && accepts.found.contains('1'),
+            "{accepts:?}"
+        );
         assert_eq!(
-            with("table ip x { chain c { type filter hook input priority 0; policy drop; }; }").status,
+            with("table ip x { chain c { type filter hook input priority 0; policy drop; }; }")
+                .status,
             Status::Ok
         );
     }
@@ -178,18 +223,27 @@ mod tests {
             "table ip filter { chain DOCKER-USER { }; \
              chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }",
         );
-        assert!(docker.found.contains("Docker") && docker.fix.unwrap().contains("DOCKER-USER -i wrv-+"));
+        assert!(
+            docker.found.contains("Docker") && docker.fix.unwrap().contains("DOCKER-USER -i wrv-+")
+        );
         let ufw = with(
             "table ip filter { chain ufw-before-forward { }; \
              chain FORWARD { type filter hook forward priority 0; policy drop; jump ufw-before-forward; }; }",
         );
-        assert!(ufw.found.contains("ufw's") && ufw.fix.unwrap().contains("ufw route allow in on wrv-+"));
+        assert!(
+            ufw.found.contains("ufw's") && ufw.fix.unwrap().contains("ufw route allow in on wrv-+")
+        );
         let firewalld = with(
             "table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy accept; \
              reject with icmpx admin-prohibited; }; }",
         );
-        assert!(firewalld.found.contains("firewalld's") && firewalld.fix.unwrap().contains("--zone=trusted"));
-        let own = with("table inet mine { chain f { type filter hook forward priority 0; policy drop; }; }");
+        assert!(
+            firewalld.found.contains("firewalld's")
+                && firewalld.fix.unwrap().contains("--zone=trusted")
+        );
+        let own = with(
+            "table inet mine { chain f { type filter hook forward priority 0; policy drop; }; }",
+        );
         assert!(own.status == Status::Warning && own.fix.unwrap().contains("wrv-*"));
     }
 

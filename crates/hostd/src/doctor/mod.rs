@@ -39,15 +39,30 @@ pub struct Check {
 
 impl Check {
     fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, status: Status::Ok, found: found.into(), fix: None }
+        Self {
+            name,
+            status: Status::Ok,
+            found: found.into(),
+            fix: None,
+        }
     }
 
     fn warning(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, status: Status::Warning, found: found.into(), fix: Some(fix.into()) }
+        Self {
+            name,
+            status: Status::Warning,
+            found: found.into(),
+            fix: Some(fix.into()),
+        }
     }
 
     fn missing(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, status: Status::Missing, found: found.into(), fix: Some(fix.into()) }
+        Self {
+            name,
+            status: Status::Missing,
+            found: found.into(),
+            fix: Some(fix.into()),
+        }
     }
 }
 
@@ -56,16 +71,16 @@ impl Check {
 pub struct Report {
     /// Whether a sandbox can run here, now.
     pub can_run: bool,
-    /// What would be used: `firecracker` or `qemu`; `kvm` or `tcg`; `dm`, `reflink`, `qcow2` or `copy`. Absent where none
-    /// can be.
+    /// What would be used: `firecracker` or `qemu`; `kvm` or `tcg`; `dm`, `reflink`, `qcow2` or
+    /// `copy`. Absent where none can be.
     pub vmm: Option<&'static str>,
     pub accelerator: Option<&'static str>,
     pub disk_backend: Option<&'static str>,
     pub checks: Vec<Check>,
 }
 
-/// Examines the host for an agent with these settings. `ports` are those that programs here want to listen on.
-/// Blocking, for some seconds at most.
+/// Examines the host for an agent with these settings. `ports` are those that programs here want to
+/// listen on. Blocking, for some seconds at most.
 #[must_use]
 pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
     let engine = engine::choose(&config.engine);
@@ -108,16 +123,24 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
     }
 }
 
-fn choose_disk(config: &Config, engine: &Result<engine::Engine, engine::Error>) -> Result<disk::Chosen, disk::Error> {
+fn choose_disk(
+    config: &Config,
+    engine: &Result<engine::Engine, engine::Error>,
+) -> Result<disk::Chosen, disk::Error> {
     let images = Images::new(&config.images).list().unwrap_or_default();
     let image = images.first().map(|image| image.path.as_path());
-    let qcow2 = engine.as_ref().is_ok_and(|engine| engine.driver.supports(vmm::DiskFormat::Qcow2));
+    let qcow2 = engine
+        .as_ref()
+        .is_ok_and(|engine| engine.driver.supports(vmm::DiskFormat::Qcow2));
     disk::choose(config.disk, &existing(&config.sandboxes), image, qcow2)
 }
 
 /// The path itself, or the nearest directory above it that there is.
 fn existing(path: &std::path::Path) -> std::path::PathBuf {
-    path.ancestors().find(|path| path.is_dir()).unwrap_or(std::path::Path::new("/")).to_owned()
+    path.ancestors()
+        .find(|path| path.is_dir())
+        .unwrap_or(std::path::Path::new("/"))
+        .to_owned()
 }
 
 /// Effective user id 0, as the kernel tells it (proc(5), `/proc/self/status`).
@@ -137,7 +160,9 @@ pub fn memory_bytes() -> u64 {
 fn meminfo(field: &str) -> u64 {
     let table = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = table.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|line| line.split_ascii_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    let kib = line
+        .and_then(|line| line.split_ascii_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok());
     kib.unwrap_or_default() * 1024
 }
 
@@ -155,11 +180,21 @@ mod tests {
             assert_eq!(check.status == Status::Ok, check.fix.is_none(), "{check:?}");
             assert!(!check.found.is_empty(), "{check:?}");
         }
-        let status = |name: &str| report.checks.iter().find(|check| check.name == name).map(|check| check.status);
+        let status = |name: &str| {
+            report
+                .checks
+                .iter()
+                .find(|check| check.name == name)
+                .map(|check| check.status)
+        };
         assert_eq!(status("guest kernel"), Some(Status::Missing));
         assert_eq!(status("templates"), Some(Status::Missing));
         assert_eq!(status("port"), Some(Status::Warning));
         assert!(!report.can_run);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "an examination leaves nothing");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            0,
+            "an examination leaves nothing"
+        );
     }
 }

@@ -10,7 +10,9 @@ use crate::network::{addresses, connections};
 /// Compares what all sandboxes together may have tracked with what the host can track.
 pub(super) fn connections(config: &Config) -> Check {
     let limit = connections::limit(config.max_connections);
-    let size = sysctl::get(connections::TABLE_SIZE).ok().and_then(|size| size.parse().ok());
+    let size = sysctl::get(connections::TABLE_SIZE)
+        .ok()
+        .and_then(|size| size.parse().ok());
     compare(limit, config.max_sandboxes, size)
 }
 
@@ -21,14 +23,22 @@ pub(super) fn addresses(config: &Config) -> Check {
     let found = noted_plans().and_then(|ours| Ok((addresses::in_use(&config.dns, &ours)?, ours)));
     let (in_use, ours) = match found {
         Ok(found) => found,
-        Err(error) => return Check::warning(NAME, format!("cannot tell which are in use: {error}"), fix),
+        Err(error) => {
+            return Check::warning(NAME, format!("cannot tell which are in use: {error}"), fix);
+        }
     };
     match addresses::choose(config.network_plan, &ours, &in_use) {
         Err(error) => Check::missing(NAME, error.to_string(), fix),
         Ok(plan) => match addresses::overlaps(plan, &in_use).first() {
-            None => Check::ok(NAME, format!("sandboxes have those of {plan}, which nothing else here uses")),
+            None => Check::ok(
+                NAME,
+                format!("sandboxes have those of {plan}, which nothing else here uses"),
+            ),
             Some(used) => {
-                let found = format!("sandboxes have those of {plan}, and here is {}: it is out of reach", used.by);
+                let found = format!(
+                    "sandboxes have those of {plan}, and here is {}: it is out of reach",
+                    used.by
+                );
                 Check::warning(NAME, found, fix)
             }
         },
@@ -38,12 +48,17 @@ pub(super) fn addresses(config: &Config) -> Check {
 fn compare(limit: u32, sandboxes: usize, size: Option<u64>) -> Check {
     const NAME: &str = "connections";
     let Some(size) = size else {
-        return Check::ok(NAME, format!("{limit} of each sandbox; connections are not tracked yet"));
+        return Check::ok(
+            NAME,
+            format!("{limit} of each sandbox; connections are not tracked yet"),
+        );
     };
     let each = u64::from(connections::limit_on_host(limit));
     // A quarter is the host's own.
     let enough = size / 4 * 3 / each;
-    let found = format!("{limit} of each sandbox; the host tracks {size}, which {enough} sandboxes can fill");
+    let found = format!(
+        "{limit} of each sandbox; the host tracks {size}, which {enough} sandboxes can fill"
+    );
     if enough >= sandboxes as u64 {
         return Check::ok(NAME, found);
     }
@@ -65,7 +80,10 @@ mod tests {
         assert_eq!(compare(4096, 1000, Some(262_144)).status, Status::Warning);
         assert_eq!(compare(4096, 38, Some(262_144)).status, Status::Ok);
         let told = compare(4096, 1000, Some(262_144));
-        assert!(told.fix.unwrap().contains("nf_conntrack_max=6826664 "), "what holds then");
+        assert!(
+            told.fix.unwrap().contains("nf_conntrack_max=6826664 "),
+            "what holds then"
+        );
         assert_eq!(compare(4096, 1000, Some(6_827_000)).status, Status::Ok);
     }
 }

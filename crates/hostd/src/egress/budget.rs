@@ -21,7 +21,14 @@ struct Bucket {
 impl Budget {
     /// A full bucket of `most` tokens, to which so many come a second.
     pub(crate) fn new(per_second: f64, most: f64) -> Self {
-        Self { per_second, most, bucket: Mutex::new(Bucket { left: most, at: Instant::now() }) }
+        Self {
+            per_second,
+            most,
+            bucket: Mutex::new(Bucket {
+                left: most,
+                at: Instant::now(),
+            }),
+        }
     }
 
     /// Takes one token; returns false if there is none.

@@ -1,5 +1,6 @@
-//! What was denied, for the sandbox's log. A guest decides how often that happens, so it is bounded: the same line once a
-//! minute, and so many lines a minute in all. How many more there were is told afterwards.
+//! What was denied, for the sandbox's log. A guest decides how often that happens, so it is
+//! bounded: the same line once a minute, and so many lines a minute in all. How many more there
+//! were is told afterwards.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,12 +26,19 @@ struct Told {
 
 impl Events {
     pub(crate) fn new(log: Arc<Log>) -> Self {
-        Self { log, told: Mutex::default() }
+        Self {
+            log,
+            told: Mutex::default(),
+        }
     }
 
     /// Notes that the sandbox's rules kept it from something.
     pub(crate) fn denied(&self, what: &str) {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).lines_for(what, Instant::now());
+        let told = self
+            .told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .lines_for(what, Instant::now());
         told.iter().for_each(|line| self.log.agent(line));
     }
 }
@@ -48,7 +56,9 @@ impl Told {
         self.lines.insert(what.to_owned(), now);
         let more = std::mem::take(&mut self.untold);
         let more = (more > 0).then(|| format!("denied: {more} more that are not listed"));
-        more.into_iter().chain([format!("denied: {what}")]).collect()
+        more.into_iter()
+            .chain([format!("denied: {what}")])
+            .collect()
     }
 }
 
@@ -61,7 +71,9 @@ mod tests {
         let (mut told, start) = (Told::default(), Instant::now());
         assert_eq!(told.lines_for("a", start), ["denied: a"]);
         assert!(told.lines_for("a", start).is_empty());
-        let lines: usize = (0..1000).map(|n| told.lines_for(&n.to_string(), start).len()).sum();
+        let lines: usize = (0..1000)
+            .map(|n| told.lines_for(&n.to_string(), start).len())
+            .sum();
         assert_eq!((lines, told.lines.len()), (MOST - 1, MOST));
         let later = told.lines_for("a", start + MINUTE);
         assert_eq!(later, ["denied: 941 more that are not listed", "denied: a"]);

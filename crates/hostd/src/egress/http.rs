@@ -1,5 +1,6 @@
-//! HTTP/1 through the proxy: the name of each request is checked, and the request written anew, so that what is checked is
-//! what the server reads. All requests of a connection go over one connection to where the guest connected to.
+//! HTTP/1 through the proxy: the name of each request is checked, and the request written anew, so
+//! that what is checked is what the server reads. All requests of a connection go over one
+//! connection to where the guest connected to.
 
 use std::convert::Infallible;
 use std::io;
@@ -42,8 +43,18 @@ struct Connection {
 pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
     let over = CancellationToken::new();
     let guard: DropGuard = over.clone().drop_guard();
-    let (gate_of, server, name) = (Arc::clone(gate), tokio::sync::Mutex::default(), Mutex::default());
-    let connection = Arc::new(Connection { gate: gate_of, to, server, name, over });
+    let (gate_of, server, name) = (
+        Arc::clone(gate),
+        tokio::sync::Mutex::default(),
+        Mutex::default(),
+    );
+    let connection = Arc::new(Connection {
+        gate: gate_of,
+        to,
+        server,
+        name,
+        over,
+    });
     let service = {
         let connection = Arc::clone(&connection);
         service_fn(move |request| {
@@ -52,10 +63,17 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -
         })
     };
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HELLO_TIMEOUT).max_buf_size(HEAD).preserve_header_case(true);
-    let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HELLO_TIMEOUT)
+        .max_buf_size(HEAD)
+        .preserve_header_case(true);
+    let served = http
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     // Nothing was judged yet: only a change of rules ends it.
-    let served = gate.while_allowed(Judged::Later, |rules| connection.is_allowed(rules), served).await;
+    let served = gate
+        .while_allowed(Judged::Later, |rules| connection.is_allowed(rules), served)
+        .await;
     drop(guard);
     match served {
         Some(Err(error)) => Err(io::Error::other(error)),
@@ -64,17 +82,20 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -
 }
 
 impl Connection {
-    /// Returns false before the first request: what is judged by rules that hold no longer must not go on.
+    /// Returns false before the first request: what is judged by rules that hold no longer must not
+    /// go on.
     fn is_allowed(&self, rules: &NetworkSpec) -> bool {
         let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
-        name.as_ref().is_some_and(|name| rules.reaches(name, self.to.ip()))
+        name.as_ref()
+            .is_some_and(|name| rules.reaches(name, self.to.ip()))
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let name = name_of(&request).unwrap_or_default();
         // Before it is judged: rules that change meanwhile are asked about this name.
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.clone());
-        if request.method() == Method::CONNECT || !self.gate.lets_through(&name, self.to.ip()).await {
+        if request.method() == Method::CONNECT || !self.gate.lets_through(&name, self.to.ip()).await
+        {
             self.gate.events.denied(&about("HTTP", &name, self.to));
             let text = "The network rules of this sandbox do not allow this (see allow_out and deny_out).\n";
             return plain(StatusCode::FORBIDDEN, text);
@@ -90,7 +111,10 @@ impl Connection {
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
         let guest = hyper::upgrade::on(&mut request);
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         *request.uri_mut() = path.parse::<Uri>()?;
         *request.version_mut() = Version::HTTP_11;
         let mut server = self.server.lock().await;
@@ -106,7 +130,9 @@ impl Connection {
         Ok(response.map(BodyExt::boxed))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn connect(
+        &self,
+    ) -> Result<SendRequest<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
         let stream = self.gate.connect(self.to).await?;
         let mut http = hyper::client::conn::http1::Builder::new();
         http.preserve_header_case(true).max_buf_size(HEAD);
@@ -120,11 +146,16 @@ impl Connection {
     fn join(self: &Arc<Self>, guest: hyper::upgrade::OnUpgrade, server: hyper::upgrade::OnUpgrade) {
         let connection = Arc::clone(self);
         self.gate.spawn(async move {
-            let (Ok(guest), Ok(server)) = tokio::join!(guest, server) else { return };
+            let (Ok(guest), Ok(server)) = tokio::join!(guest, server) else {
+                return;
+            };
             let (mut guest, mut server) = (TokioIo::new(guest), TokioIo::new(server));
             let copied = tokio::io::copy_bidirectional(&mut guest, &mut server);
             let is_allowed = |rules: &NetworkSpec| connection.is_allowed(rules);
-            let _ = connection.gate.while_allowed(Judged::Before, is_allowed, copied).await;
+            let _ = connection
+                .gate
+                .while_allowed(Judged::Before, is_allowed, copied)
+                .await;
         });
     }
 }
@@ -137,7 +168,9 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         Ok::<_, Infallible>(plain(StatusCode::FORBIDDEN, ""))
     });
     let stream = TokioIo::new(tokio::io::join(bytes, tokio::io::sink()));
-    let served = hyper::server::conn::http1::Builder::new().max_buf_size(HEAD).serve_connection(stream, service);
+    let served = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(HEAD)
+        .serve_connection(stream, service);
     let _ = futures::executor::block_on(served);
 }
 
@@ -147,13 +180,20 @@ fn name_of<B>(request: &Request<B>) -> Option<String> {
     let (host, more) = (hosts.next()?, hosts.next());
     let host: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
     // Servers differ in which of two names they take.
-    let same = request.uri().authority().is_none_or(|uri| uri.host().eq_ignore_ascii_case(host.host()));
-    (more.is_none() && same && !host.as_str().contains('@')).then(|| host.host().to_ascii_lowercase())
+    let same = request
+        .uri()
+        .authority()
+        .is_none_or(|uri| uri.host().eq_ignore_ascii_case(host.host()));
+    (more.is_none() && same && !host.as_str().contains('@'))
+        .then(|| host.host().to_ascii_lowercase())
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response =
-        Response::new(Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed());
+    let mut response = Response::new(
+        Full::new(Bytes::from_static(text.as_bytes()))
+            .map_err(|never| match never {})
+            .boxed(),
+    );
     *response.status_mut() = status;
     response
 }
@@ -173,7 +213,10 @@ mod tests {
     #[test]
     fn a_request_has_one_name() {
         assert_eq!(request("/", &["A.com:80"]).as_deref(), Some("a.com"));
-        assert_eq!(request("http://a.com/x", &["a.com"]).as_deref(), Some("a.com"));
+        assert_eq!(
+            request("http://a.com/x", &["a.com"]).as_deref(),
+            Some("a.com")
+        );
         assert_eq!(request("/", &[]), None);
         assert_eq!(request("/", &["a.com", "a.com"]), None);
         assert_eq!(request("http://b.com/", &["a.com"]), None);

@@ -1,13 +1,15 @@
 //! What stands between a running sandbox and the internet on the host: its rules in the kernel
-//! ([`crate::network::policy`]), its resolver ([`crate::dns`]), its proxy ([`proxy`]), and notes of what was denied.
+//! ([`crate::network::policy`]), its resolver ([`crate::dns`]), its proxy ([`proxy`]), and notes of
+//! what was denied.
 //!
 //! ```text
 //!   network made ──→ start: sockets in the namespace, rules ──→ VM ──→ change of rules … ──→ VM gone ──→ stop
 //! ```
 //!
-//! Nothing of it is on disk: the rules are in the sandbox's record. If we die, the kernel's rules stay as they are, and what
-//! goes through resolver and proxy ends; the next agent starts both again for each sandbox that it adopts. Until then
-//! such connections are refused, for nobody listens.
+//! Nothing of it is on disk: the rules are in the sandbox's record. If we die, the kernel's rules
+//! stay as they are, and what goes through resolver and proxy ends; the next agent starts both
+//! again for each sandbox that it adopts. Until then such connections are refused, for nobody
+//! listens.
 
 mod budget;
 mod events;
@@ -52,10 +54,12 @@ pub(crate) use pins::ADDRESSES;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// So that connections through the proxy end when a side is gone.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// Questions a second, and how many may come at once after a quiet time: over UDP, over TCP, and of the proxy.
+/// Questions a second, and how many may come at once after a quiet time: over UDP, over TCP, and of
+/// the proxy.
 const QUESTIONS: f64 = 100.0;
 const QUESTIONS_AT_ONCE: f64 = 500.0;
-/// New names a second, where rules have names, and how many may come at once: each is a change of the kernel's sets.
+/// New names a second, where rules have names, and how many may come at once: each is a change of
+/// the kernel's sets.
 const NEW_NAMES: f64 = 10.0;
 const NEW_NAMES_AT_ONCE: f64 = 300.0;
 
@@ -131,7 +135,8 @@ impl Egress {
     ) -> Result<Self, String> {
         let bandwidth = spec.bandwidth;
         // That it is made with these rules already saves the start of a program.
-        let is_ruled = ground.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
+        let is_ruled =
+            ground.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
         let rules = (!is_ruled).then(|| policy::rules(&spec, &[]));
         let opened = ground.within(move || {
             rules.map_or(Ok(()), |rules| nft::apply(&rules))?;
@@ -140,7 +145,9 @@ impl Egress {
             ground.limit(bandwidth)?;
             sockets::open(ground.six)
         });
-        let sockets = opened.await.map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
+        let sockets = opened
+            .await
+            .map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
         let gate = Arc::new(Gate {
             ground,
             has_ipv6: sockets.servers.len() > 1,
@@ -156,7 +163,9 @@ impl Egress {
             tasks: TaskTracker::new(),
         });
         let egress = Self { gate };
-        egress.serve(sockets).map_err(|error| format!("the sandbox's resolver and proxy cannot serve: {error}"))?;
+        egress
+            .serve(sockets)
+            .map_err(|error| format!("the sandbox's resolver and proxy cannot serve: {error}"))?;
         Ok(egress)
     }
 
@@ -165,17 +174,25 @@ impl Egress {
         gate.spawn(pin_writer::write_all(Arc::clone(gate)));
         gate.spawn(pin_writer::renew_all(Arc::clone(gate)));
         for Servers { udp, tcp, proxy } in sockets.servers {
-            gate.spawn(dns::serve::udp(Arc::clone(gate), tokio::net::UdpSocket::from_std(udp)?));
+            gate.spawn(dns::serve::udp(
+                Arc::clone(gate),
+                tokio::net::UdpSocket::from_std(udp)?,
+            ));
             gate.spawn(dns::serve::tcp(Arc::clone(gate), from_std(tcp)?));
             gate.spawn(proxy::serve(Arc::clone(gate), from_std(proxy)?));
         }
         if let Some(log) = sockets.log {
-            gate.spawn(tell_refused(Arc::clone(gate), log.watched()?, |destination| destination.to_string()));
+            gate.spawn(tell_refused(
+                Arc::clone(gate),
+                log.watched()?,
+                |destination| destination.to_string(),
+            ));
         }
         if let Some(log) = sockets.limit_log {
             let limit = gate.ground.connections;
-            let over =
-                move |_: &Destination| format!("more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)");
+            let over = move |_: &Destination| {
+                format!("more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)")
+            };
             gate.spawn(tell_refused(Arc::clone(gate), log.watched()?, over));
         }
         Ok(())
@@ -188,7 +205,9 @@ impl Egress {
     pub(crate) async fn change(&self, spec: NetworkSpec) -> Result<(), String> {
         let gate = &self.gate;
         let _writing = gate.kernel.lock().await;
-        let pinned = gate.pins().keep(|name, address| spec.reaches(name, address), Instant::now());
+        let pinned = gate
+            .pins()
+            .keep(|name, address| spec.reaches(name, address), Instant::now());
         let (before, after) = (gate.rules().bandwidth, spec.bandwidth);
         gate.limit(after).await?;
         if let Err(error) = gate.apply(policy::rules(&spec, &pinned)).await {
@@ -225,7 +244,8 @@ impl Gate {
     /// Runs it until all of this stops.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+        self.tasks
+            .spawn(async move { stop.run_until_cancelled(work).await });
     }
 
     pub(crate) fn rules(&self) -> Arc<NetworkSpec> {
@@ -254,16 +274,27 @@ impl Gate {
         may
     }
 
-    /// Notes that the name has these addresses; the kernel lets those through that the rules do not deny.
+    /// Notes that the name has these addresses; the kernel lets those through that the rules do not
+    /// deny.
     ///
     /// # Errors
-    /// What the kernel refused, or that there are too many new names; nobody may be told the addresses then.
-    pub(crate) async fn pin(&self, name: &str, addresses: &[IpAddr], ttl: Duration) -> Result<(), String> {
+    /// What the kernel refused, or that there are too many new names; nobody may be told the
+    /// addresses then.
+    pub(crate) async fn pin(
+        &self,
+        name: &str,
+        addresses: &[IpAddr],
+        ttl: Duration,
+    ) -> Result<(), String> {
         let rules = self.rules();
         if !rules.has_names() {
             return Ok(());
         }
-        let reached: Vec<IpAddr> = addresses.iter().copied().filter(|address| rules.reaches(name, *address)).collect();
+        let reached: Vec<IpAddr> = addresses
+            .iter()
+            .copied()
+            .filter(|address| rules.reaches(name, *address))
+            .collect();
         let new = {
             let mut pins = self.pins();
             if !pins.knows(name) && !self.new_names.take() {
@@ -275,36 +306,41 @@ impl Gate {
         self.pin_writer.tell(name, &new).await
     }
 
-    /// Returns true if a connection that names `name` may go to `address`: the rules allow it, and the address is the
-    /// name's. What it was said to have may be forgotten (the agent has restarted, the sandbox was paused); then it is
-    /// looked up anew.
+    /// Returns true if a connection that names `name` may go to `address`: the rules allow it, and
+    /// the address is the name's. What it was said to have may be forgotten (the agent has
+    /// restarted, the sandbox was paused); then it is looked up anew.
     pub(crate) async fn lets_through(&self, name: &str, address: IpAddr) -> bool {
         let rules = self.rules();
         if !rules.reaches(name, address) {
             return false;
         }
-        if rules.address(address) == Access::Allowed || self.pins().has(name, address, Instant::now()) {
+        if rules.address(address) == Access::Allowed
+            || self.pins().has(name, address, Instant::now())
+        {
             return true;
         }
         if !self.may_ask() {
             return false;
         }
         match self.upstream.addresses(name, address.is_ipv4()).await {
-            Some((addresses, ttl)) if addresses.contains(&address) => self.pin(name, &[address], ttl).await.is_ok(),
+            Some((addresses, ttl)) if addresses.contains(&address) => {
+                self.pin(name, &[address], ttl).await.is_ok()
+            }
             _ => false,
         }
     }
 
-    /// Returns true if the rules allow the address whatever a connection names, as at ports that are not the proxy's: by
-    /// itself, or as one of an allowed name's.
+    /// Returns true if the rules allow the address whatever a connection names, as at ports that
+    /// are not the proxy's: by itself, or as one of an allowed name's.
     pub(crate) fn reaches_address(&self, address: IpAddr) -> bool {
         let rules = self.rules();
         let names = self.pins().names_of(address, Instant::now());
-        rules.address(address) == Access::Allowed || names.iter().any(|name| rules.reaches(name, address))
+        rules.address(address) == Access::Allowed
+            || names.iter().any(|name| rules.reaches(name, address))
     }
 
-    /// Runs `work` as long as the rules allow it: they are asked whenever they change, and, where `work` was judged
-    /// before, at once, since they may have changed since.
+    /// Runs `work` as long as the rules allow it: they are asked whenever they change, and, where
+    /// `work` was judged before, at once, since they may have changed since.
     pub(crate) async fn while_allowed<T>(
         &self,
         judged: Judged,
@@ -329,14 +365,20 @@ impl Gate {
         }
     }
 
-    /// Connects from within the sandbox's namespace, so that all that holds for its packets holds for these.
+    /// Connects from within the sandbox's namespace, so that all that holds for its packets holds
+    /// for these.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
         let socket = self.ground.within(move || {
-            let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+            let socket = Socket::new(
+                Domain::for_address(to),
+                Type::STREAM.nonblocking(),
+                Some(Protocol::TCP),
+            )?;
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
             Ok(TcpStream::from(socket))
         });
-        let socket = tokio::net::TcpSocket::from_std_stream(socket.await.map_err(io::Error::other)?);
+        let socket =
+            tokio::net::TcpSocket::from_std_stream(socket.await.map_err(io::Error::other)?);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await??;
         stream.set_nodelay(true)?;
         Ok(stream)

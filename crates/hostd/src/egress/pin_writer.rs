@@ -1,7 +1,9 @@
-//! Tells the kernel the addresses of names, many at a time: one transaction over netlink in [`PAUSE`], however many names
-//! a guest asks for. An answer waits for it, so that no guest knows an address that the kernel does not let through.
+//! Tells the kernel the addresses of names, many at a time: one transaction over netlink in
+//! [`PAUSE`], however many names a guest asks for. An answer waits for it, so that no guest knows
+//! an address that the kernel does not let through.
 //!
-//! What was noted before a change of rules, and not told yet, is judged once more by the rules that hold when it is told.
+//! What was noted before a change of rules, and not told yet, is judged once more by the rules that
+//! hold when it is told.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,10 +49,19 @@ impl PinWriter {
             return Ok(());
         }
         let (told, outcome) = oneshot::channel();
-        let entry = Entry { name: name.to_owned(), addresses: addresses.to_vec(), told };
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+        let entry = Entry {
+            name: name.to_owned(),
+            addresses: addresses.to_vec(),
+            told,
+        };
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(entry);
         self.queued.notify_one();
-        outcome.await.unwrap_or_else(|_| Err("the sandbox's network ends".to_owned()))
+        outcome
+            .await
+            .unwrap_or_else(|_| Err("the sandbox's network ends".to_owned()))
     }
 
     fn take(&self) -> Vec<Entry> {
@@ -60,7 +71,12 @@ impl PinWriter {
             addresses += entry.addresses.len();
             addresses <= MOST
         };
-        let count = queue.iter().take_while(fits).count().max(1).min(queue.len());
+        let count = queue
+            .iter()
+            .take_while(fits)
+            .count()
+            .max(1)
+            .min(queue.len());
         queue.drain(..count).collect()
     }
 }
@@ -81,15 +97,26 @@ pub(super) async fn write_all(gate: Arc<Gate>) {
 async fn write(gate: &Gate, entries: Vec<Entry>) {
     let _writing = gate.kernel.lock().await;
     let rules = gate.rules();
-    let is_allowed = |entry: &Entry| entry.addresses.iter().all(|(address, _)| rules.reaches(&entry.name, *address));
+    let is_allowed = |entry: &Entry| {
+        entry
+            .addresses
+            .iter()
+            .all(|(address, _)| rules.reaches(&entry.name, *address))
+    };
     let (allowed, denied): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_allowed);
     for entry in denied {
         gate.pins().not_told(&entry.addresses);
         // Who asked may be gone.
         let _ = entry.told.send(Err("the rules have changed".to_owned()));
     }
-    let addresses: Vec<(IpAddr, Duration)> = allowed.iter().flat_map(|entry| entry.addresses.clone()).collect();
-    let told = gate.ground.within(move || policy::pin(nft::Transaction::new(), &addresses).commit()).await;
+    let addresses: Vec<(IpAddr, Duration)> = allowed
+        .iter()
+        .flat_map(|entry| entry.addresses.clone())
+        .collect();
+    let told = gate
+        .ground
+        .within(move || policy::pin(nft::Transaction::new(), &addresses).commit())
+        .await;
     for entry in allowed {
         if told.is_err() {
             gate.pins().not_told(&entry.addresses);
@@ -112,26 +139,40 @@ pub(super) async fn renew(gate: &Gate, now: Instant) {
     if ending.is_empty() {
         return;
     }
-    let used = gate.ground.within(conntrack::destinations).await.unwrap_or_else(|error| {
-        tracing::warn!(error, "whether addresses are in use cannot be told");
-        Default::default()
-    });
+    let used = gate
+        .ground
+        .within(conntrack::destinations)
+        .await
+        .unwrap_or_else(|error| {
+            tracing::warn!(error, "whether addresses are in use cannot be told");
+            Default::default()
+        });
     for (name, addresses) in ending {
-        let (in_use, unused): (Vec<IpAddr>, Vec<IpAddr>) =
-            addresses.into_iter().partition(|address| used.contains(address));
+        let (in_use, unused): (Vec<IpAddr>, Vec<IpAddr>) = addresses
+            .into_iter()
+            .partition(|address| used.contains(address));
         let mut new = gate.pins().renew(&name, &in_use, true, now);
-        let kinds = [true, false].into_iter().filter(|ipv4| unused.iter().any(|one| one.is_ipv4() == *ipv4));
+        let kinds = [true, false]
+            .into_iter()
+            .filter(|ipv4| unused.iter().any(|one| one.is_ipv4() == *ipv4));
         for of_ipv4 in kinds {
             if !gate.may_ask() {
                 break;
             }
             if let Some((has, _)) = gate.upstream.addresses(&name, of_ipv4).await {
-                let still: Vec<IpAddr> = unused.iter().copied().filter(|address| has.contains(address)).collect();
+                let still: Vec<IpAddr> = unused
+                    .iter()
+                    .copied()
+                    .filter(|address| has.contains(address))
+                    .collect();
                 new.extend(gate.pins().renew(&name, &still, false, now));
             }
         }
         if let Err(error) = gate.pin_writer.tell(&name, &new).await {
-            tracing::warn!(error, "an address of a name is forgotten though it is in use");
+            tracing::warn!(
+                error,
+                "an address of a name is forgotten though it is in use"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Which addresses a name was said to have, for as long as programs may go on believing it. Bounded: a guest decides how
-//! many names are asked for.
+//! Which addresses a name was said to have, for as long as programs may go on believing it.
+//! Bounded: a guest decides how many names are asked for.
 //!
 //! ```text
 //!   answer ──→ good for its TTL, 5 minutes to an hour ──→ about to end: the name has it still, or a connection uses it?
@@ -22,8 +22,8 @@ const RENEWED_FOR: Duration = Duration::from_secs(24 * 3600);
 const NAMES: usize = 1024;
 /// Addresses of one answer, of IPv4 and of IPv6 each.
 pub(crate) const ADDRESSES: usize = 8;
-/// Addresses of one name that are held, of each kind: names of large services have others in each answer, and programs
-/// use those of several.
+/// Addresses of one name that are held, of each kind: names of large services have others in each
+/// answer, and programs use those of several.
 const HELD: usize = 32;
 
 /// One name.
@@ -43,7 +43,8 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Notes what a name has, and returns what the kernel has to be told, with how long it is good for.
+    /// Notes what a name has, and returns what the kernel has to be told, with how long it is good
+    /// for.
     pub(crate) fn add(
         &mut self,
         name: &str,
@@ -55,7 +56,10 @@ impl Pins {
         if !self.names.contains_key(name) && self.names.len() >= NAMES {
             self.make_room(now);
         }
-        let empty = || Known { addresses: HashMap::new(), used: now };
+        let empty = || Known {
+            addresses: HashMap::new(),
+            used: now,
+        };
         let known = self.names.entry(name.to_owned()).or_insert_with(empty);
         known.used = now;
         hold(&mut known.addresses, addresses, now + lifetime);
@@ -68,26 +72,50 @@ impl Pins {
     }
 
     /// Returns what the kernel has to be told, with how long it is good for.
-    fn new_for_kernel(&mut self, addresses: &[IpAddr], lifetime: Duration, now: Instant) -> Vec<(IpAddr, Duration)> {
+    fn new_for_kernel(
+        &mut self,
+        addresses: &[IpAddr],
+        lifetime: Duration,
+        now: Instant,
+    ) -> Vec<(IpAddr, Duration)> {
         self.kernel.retain(|_, until| *until > now);
-        let is_new = |address: &&IpAddr| self.kernel.get(*address).is_none_or(|until| *until < now + lifetime / 2);
-        let new: Vec<(IpAddr, Duration)> = addresses.iter().filter(is_new).map(|one| (*one, lifetime)).collect();
-        self.kernel.extend(new.iter().map(|(address, lifetime)| (*address, now + *lifetime)));
+        let is_new = |address: &&IpAddr| {
+            self.kernel
+                .get(*address)
+                .is_none_or(|until| *until < now + lifetime / 2)
+        };
+        let new: Vec<(IpAddr, Duration)> = addresses
+            .iter()
+            .filter(is_new)
+            .map(|one| (*one, lifetime))
+            .collect();
+        self.kernel.extend(
+            new.iter()
+                .map(|(address, lifetime)| (*address, now + *lifetime)),
+        );
         new
     }
 
-    /// Returns names with addresses that are about to be forgotten, unless the guest has not used them for a day.
+    /// Returns names with addresses that are about to be forgotten, unless the guest has not used
+    /// them for a day.
     pub(crate) fn ending(&self, now: Instant) -> BTreeMap<String, Vec<IpAddr>> {
         let wanted = |known: &&Known| now.duration_since(known.used) < RENEWED_FOR;
         let ending = |known: &Known| -> Vec<IpAddr> {
-            let of = known.addresses.iter().filter(|(_, until)| **until > now && **until < now + RENEW_BEFORE);
+            let of = known
+                .addresses
+                .iter()
+                .filter(|(_, until)| **until > now && **until < now + RENEW_BEFORE);
             of.map(|(address, _)| *address).collect()
         };
         let names = self.names.iter().filter(|(_, known)| wanted(known));
-        names.map(|(name, known)| (name.clone(), ending(known))).filter(|(_, ending)| !ending.is_empty()).collect()
+        names
+            .map(|(name, known)| (name.clone(), ending(known)))
+            .filter(|(_, ending)| !ending.is_empty())
+            .collect()
     }
 
-    /// Lets addresses stay that a name had, if they are not forgotten by now; returns what the kernel has to be told.
+    /// Lets addresses stay that a name had, if they are not forgotten by now; returns what the
+    /// kernel has to be told.
     pub(crate) fn renew(
         &mut self,
         name: &str,
@@ -95,9 +123,14 @@ impl Pins {
         is_used: bool,
         now: Instant,
     ) -> Vec<(IpAddr, Duration)> {
-        let Some(known) = self.names.get_mut(name) else { return Vec::new() };
-        let held: Vec<IpAddr> =
-            addresses.iter().copied().filter(|address| known.addresses.contains_key(address)).collect();
+        let Some(known) = self.names.get_mut(name) else {
+            return Vec::new();
+        };
+        let held: Vec<IpAddr> = addresses
+            .iter()
+            .copied()
+            .filter(|address| known.addresses.contains_key(address))
+            .collect();
         if is_used {
             known.used = now;
         }
@@ -107,18 +140,37 @@ impl Pins {
 
     /// Returns the names that were said to have the address.
     pub(crate) fn names_of(&self, address: IpAddr, now: Instant) -> Vec<String> {
-        let has = |known: &Known| known.addresses.get(&address).is_some_and(|until| *until > now);
-        self.names.iter().filter(|(_, known)| has(known)).map(|(name, _)| name.clone()).collect()
+        let has = |known: &Known| {
+            known
+                .addresses
+                .get(&address)
+                .is_some_and(|until| *until > now)
+        };
+        self.names
+            .iter()
+            .filter(|(_, known)| has(known))
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     pub(crate) fn has(&self, name: &str, address: IpAddr, now: Instant) -> bool {
-        self.names.get(name).and_then(|known| known.addresses.get(&address)).is_some_and(|until| *until > now)
+        self.names
+            .get(name)
+            .and_then(|known| known.addresses.get(&address))
+            .is_some_and(|until| *until > now)
     }
 
-    /// Forgets what `keep` does not want, and returns the rest for the kernel, which has forgotten everything.
-    pub(crate) fn keep(&mut self, keep: impl Fn(&str, IpAddr) -> bool, now: Instant) -> Vec<(IpAddr, Duration)> {
+    /// Forgets what `keep` does not want, and returns the rest for the kernel, which has forgotten
+    /// everything.
+    pub(crate) fn keep(
+        &mut self,
+        keep: impl Fn(&str, IpAddr) -> bool,
+        now: Instant,
+    ) -> Vec<(IpAddr, Duration)> {
         for (name, known) in &mut self.names {
-            known.addresses.retain(|address, until| *until > now && keep(name, *address));
+            known
+                .addresses
+                .retain(|address, until| *until > now && keep(name, *address));
         }
         self.names.retain(|_, known| !known.addresses.is_empty());
         self.kernel.clear();
@@ -126,7 +178,10 @@ impl Pins {
             let last = self.kernel.entry(*address).or_insert(*until);
             *last = (*last).max(*until);
         }
-        self.kernel.iter().map(|(address, until)| (*address, until.duration_since(now))).collect()
+        self.kernel
+            .iter()
+            .map(|(address, until)| (*address, until.duration_since(now)))
+            .collect()
     }
 
     /// They are not in the kernel after all.
@@ -137,24 +192,31 @@ impl Pins {
     }
 
     fn make_room(&mut self, now: Instant) {
-        self.names.retain(|_, known| known.addresses.values().any(|until| *until > now));
+        self.names
+            .retain(|_, known| known.addresses.values().any(|until| *until > now));
         if self.names.len() < NAMES {
             return;
         }
-        let first = self.names.iter().min_by_key(|(_, known)| known.addresses.values().max().copied());
+        let first = self
+            .names
+            .iter()
+            .min_by_key(|(_, known)| known.addresses.values().max().copied());
         if let Some(name) = first.map(|(name, _)| name.clone()) {
             self.names.remove(&name);
         }
     }
 }
 
-/// Notes that addresses are good until then; the oldest ones go where there are too many of one kind.
+/// Notes that addresses are good until then; the oldest ones go where there are too many of one
+/// kind.
 fn hold(known: &mut HashMap<IpAddr, Instant>, addresses: &[IpAddr], until: Instant) {
     for address in addresses {
         let like = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
         if known.keys().filter(like).count() >= HELD && !known.contains_key(address) {
             let alike = known.iter().filter(|(other, _)| like(other));
-            let oldest = alike.min_by_key(|(_, until)| **until).map(|(address, _)| *address);
+            let oldest = alike
+                .min_by_key(|(_, until)| **until)
+                .map(|(address, _)| *address);
             oldest.map(|oldest| known.remove(&oldest));
         }
         known.insert(*address, until);
@@ -183,8 +245,15 @@ mod tests {
         assert!(pins.has("a.com", address(1), now) && !pins.has("b.com", address(1), now));
         assert!(!pins.has("a.com", address(3), now) && !pins.has("a.com", address(1), now + LEAST));
         // The kernel is told again only when it is about to forget.
-        assert!(pins.add("b.com", &[address(1)], Duration::ZERO, now + LEAST / 4).is_empty());
-        assert_eq!(pins.add("b.com", &[address(1)], Duration::ZERO, now + LEAST * 3 / 4).len(), 1);
+        assert!(
+            pins.add("b.com", &[address(1)], Duration::ZERO, now + LEAST / 4)
+                .is_empty()
+        );
+        assert_eq!(
+            pins.add("b.com", &[address(1)], Duration::ZERO, now + LEAST * 3 / 4)
+                .len(),
+            1
+        );
     }
 
     #[test]
@@ -192,7 +261,10 @@ mod tests {
         let (mut pins, now) = (Pins::default(), Instant::now());
         pins.add("a.com", &[address(1)], Duration::ZERO, now);
         pins.add("b.com", &[address(2)], Duration::from_secs(3600), now);
-        assert_eq!(pins.keep(|name, _| name == "b.com", now), [(address(2), Duration::from_secs(3600))]);
+        assert_eq!(
+            pins.keep(|name, _| name == "b.com", now),
+            [(address(2), Duration::from_secs(3600))]
+        );
         assert!(!pins.has("a.com", address(1), now));
     }
 
@@ -204,7 +276,10 @@ mod tests {
         let near = start + LEAST - RENEW_BEFORE / 2;
         assert_eq!(pins.ending(near)["a.com"].len(), 2);
         // One is kept, and one that the name never had is not added.
-        assert_eq!(pins.renew("a.com", &[address(1), address(9)], false, near), [(address(1), LEAST)]);
+        assert_eq!(
+            pins.renew("a.com", &[address(1), address(9)], false, near),
+            [(address(1), LEAST)]
+        );
         let later = start + LEAST + Duration::from_secs(1);
         assert!(pins.has("a.com", address(1), later) && !pins.has("a.com", address(2), later));
         assert!(!pins.has("a.com", address(9), later));
@@ -222,10 +297,17 @@ mod tests {
     fn a_guest_that_asks_for_all_names_fills_no_memory() {
         let (mut pins, now) = (Pins::default(), Instant::now());
         for n in 0..5000_u32 {
-            pins.add(&format!("{n}.com"), &[Ipv4Addr::from(n).into()], Duration::from_secs(n.into()), now);
+            pins.add(
+                &format!("{n}.com"),
+                &[Ipv4Addr::from(n).into()],
+                Duration::from_secs(n.into()),
+                now,
+            );
         }
         assert_eq!(pins.names.len(), NAMES);
-        let many: Vec<IpAddr> = (0..200).flat_map(|last| [address(last), address6(last)]).collect();
+        let many: Vec<IpAddr> = (0..200)
+            .flat_map(|last| [address(last), address6(last)])
+            .collect();
         pins.add("many.com", &many, Duration::ZERO, now);
         let known = &pins.names["many.com"].addresses;
         let of_four = known.keys().filter(|address| address.is_ipv4()).count();

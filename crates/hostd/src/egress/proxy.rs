@@ -1,6 +1,7 @@
-//! The proxy in a sandbox's namespace to which the kernel leads what goes to TCP ports 80 and 443, where a rule has a
-//! name. It reads the name that the connection asks for, without decrypting anything, and connects to where it was going
-//! to if the rules allow that name and the address is one of the name's.
+//! The proxy in a sandbox's namespace to which the kernel leads what goes to TCP ports 80 and 443,
+//! where a rule has a name. It reads the name that the connection asks for, without decrypting
+//! anything, and connects to where it was going to if the rules allow that name and the address is
+//! one of the name's.
 //!
 //! ```text
 //!   connection ─┬─ begins like TLS ──→ name of the ClientHello ──→ bytes are passed on
@@ -48,7 +49,9 @@ pub(super) async fn serve(gate: Arc<Gate>, listener: TcpListener) {
             continue;
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            gate.events.denied(&format!("more than {CONNECTIONS} connections to ports 80 and 443 at one time"));
+            gate.events.denied(&format!(
+                "more than {CONNECTIONS} connections to ports 80 and 443 at one time"
+            ));
             reset(&stream);
             continue;
         };
@@ -79,7 +82,9 @@ async fn pass_on(gate: &Arc<Gate>, stream: TcpStream) -> io::Result<()> {
 async fn spoken(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr, first: u8) -> io::Result<()> {
     match first {
         HANDSHAKE => secure(gate, stream, to).await,
-        first if first.is_ascii_uppercase() && !begins_with(&stream, SSH).await => http::serve(gate, stream, to).await,
+        first if first.is_ascii_uppercase() && !begins_with(&stream, SSH).await => {
+            http::serve(gate, stream, to).await
+        }
         _ => server_first::serve(gate, stream, to).await,
     }
 }
@@ -97,7 +102,8 @@ async fn silent(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -> io::Resu
     match first {
         Ok(Some(first)) => spoken(gate, stream, to, first).await,
         _ => {
-            gate.events.denied(&format!("TCP to {to} that says nothing, and no name"));
+            gate.events
+                .denied(&format!("TCP to {to} that says nothing, and no name"));
             reset(&stream);
             Ok(())
         }
@@ -119,8 +125,13 @@ async fn begins_with(stream: &TcpStream, bytes: &[u8; 4]) -> bool {
 /// Where the guest connected to, before the kernel led it here.
 fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
-    let to = if stream.local_addr()?.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
-    to?.as_socket().ok_or_else(|| io::Error::other("it was going to no IP address"))
+    let to = if stream.local_addr()?.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
+    to?.as_socket()
+        .ok_or_else(|| io::Error::other("it was going to no IP address"))
 }
 
 async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddr) -> io::Result<()> {
@@ -139,7 +150,13 @@ async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddr) -> io::Resul
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
         Ok(())
     };
-    let passed = gate.while_allowed(Judged::Before, |rules| rules.reaches(&name, to.ip()), passed).await;
+    let passed = gate
+        .while_allowed(
+            Judged::Before,
+            |rules| rules.reaches(&name, to.ip()),
+            passed,
+        )
+        .await;
     if passed.is_none() {
         gate.events.denied(&about("TLS", &name, to));
     }

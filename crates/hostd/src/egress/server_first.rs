@@ -1,14 +1,16 @@
-//! Protocols in which the server speaks first, such as SSH, SMTP, FTP and MySQL, at ports 80 and 443, where everything
-//! comes through the proxy. They name no name, so they are judged by their address, as at all other ports.
+//! Protocols in which the server speaks first, such as SSH, SMTP, FTP and MySQL, at ports 80 and
+//! 443, where everything comes through the proxy. They name no name, so they are judged by their
+//! address, as at all other ports.
 //!
 //! ```text
 //!   guest says nothing, or neither TLS nor HTTP ──→ its address is one of an allowed name's? ──→ connect, and tell the
 //!   server nothing ──→ it speaks ──→ bytes are passed on
 //!                      it does not, or like HTTP or TLS ──→ denied, with a line in the log
 //! ```
-//! That the server speaks before it has heard a byte is what makes this safe: web servers, of which one address has many
-//! names, never do, so nobody reaches another name's pages this way. A client that speaks first something that is
-//! neither TLS nor HTTP gets nowhere: servers of the web read more than they should.
+//! That the server speaks before it has heard a byte is what makes this safe: web servers, of which
+//! one address has many names, never do, so nobody reaches another name's pages this way. A client
+//! that speaks first something that is neither TLS nor HTTP gets nowhere: servers of the web read
+//! more than they should.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,14 +31,16 @@ const TLS_RECORDS: std::ops::RangeInclusive<u8> = 0x14..=0x18;
 /// Serves a guest that has spoken, but neither TLS nor HTTP.
 pub(super) async fn serve(gate: &Gate, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
     if !gate.reaches_address(to.ip()) {
-        gate.events
-            .denied(&format!("TCP to {to} that is neither TLS nor HTTP, at an address that no allowed name has"));
+        gate.events.denied(&format!(
+            "TCP to {to} that is neither TLS nor HTTP, at an address that no allowed name has"
+        ));
         reset(&stream);
         return Ok(());
     }
     let server = gate.connect(to).await.inspect_err(|_| reset(&stream))?;
     if !speaks(&server).await {
-        let why = "neither TLS nor HTTP, and its server does not speak first: its name cannot be told";
+        let why =
+            "neither TLS nor HTTP, and its server does not speak first: its name cannot be told";
         gate.events.denied(&format!("TCP to {to} that is {why}"));
         reset(&stream);
         return Ok(());
@@ -44,8 +48,8 @@ pub(super) async fn serve(gate: &Gate, stream: TcpStream, to: SocketAddr) -> io:
     tunnel(gate, stream, server, to).await
 }
 
-/// Connects to the server of a guest that says nothing, and waits until one of them speaks. Returns the connection if it
-/// was the server.
+/// Connects to the server of a guest that says nothing, and waits until one of them speaks. Returns
+/// the connection if it was the server.
 pub(super) async fn wait(gate: &Gate, stream: &TcpStream, to: SocketAddr) -> Option<TcpStream> {
     let waited = async {
         let server = gate.connect(to).await.ok()?;
@@ -58,10 +62,13 @@ pub(super) async fn wait(gate: &Gate, stream: &TcpStream, to: SocketAddr) -> Opt
     }
 }
 
-/// Returns true if the server says something before it was told anything, and nothing that a web server says.
+/// Returns true if the server says something before it was told anything, and nothing that a web
+/// server says.
 async fn speaks(server: &TcpStream) -> bool {
     let mut first = [0; HTTP.len()];
-    let Ok(Ok(length)) = timeout(SERVER_TIMEOUT, server.peek(&mut first)).await else { return false };
+    let Ok(Ok(length)) = timeout(SERVER_TIMEOUT, server.peek(&mut first)).await else {
+        return false;
+    };
     let is_web = HTTP.starts_with(&first[..length]) || TLS_RECORDS.contains(&first[0]);
     length > 0 && !is_web
 }
@@ -74,7 +81,11 @@ pub(super) async fn tunnel(
     to: SocketAddr,
 ) -> io::Result<()> {
     let copied = tokio::io::copy_bidirectional(&mut stream, &mut server);
-    if gate.while_allowed(Judged::Before, |_| gate.reaches_address(to.ip()), copied).await.is_none() {
+    if gate
+        .while_allowed(Judged::Before, |_| gate.reaches_address(to.ip()), copied)
+        .await
+        .is_none()
+    {
         gate.events.denied(&format!("TCP to {to}"));
         reset(&stream);
     }

@@ -1,4 +1,5 @@
-//! The sockets of one sandbox's resolver and proxy, and those through which the kernel tells what it refused.
+//! The sockets of one sandbox's resolver and proxy, and those through which the kernel tells what
+//! it refused.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -44,20 +45,35 @@ pub(super) fn open(six: Six) -> io::Result<Sockets> {
     }
     let [log, limit_log] = [LOG_GROUP, LIMIT_LOG_GROUP].map(|group| {
         let log = Nflog::open(group);
-        log.inspect_err(|error| tracing::warn!(%error, "what is denied is not told in the sandbox's log")).ok()
+        log.inspect_err(
+            |error| tracing::warn!(%error, "what is denied is not told in the sandbox's log"),
+        )
+        .ok()
     });
-    Ok(Sockets { servers, log, limit_log })
+    Ok(Sockets {
+        servers,
+        log,
+        limit_log,
+    })
 }
 
 fn serve_on(address: IpAddr) -> io::Result<Servers> {
     let udp = UdpSocket::bind((address, DNS_PORT))?;
     udp.set_nonblocking(true)?;
     let listen = |port| listen(SocketAddr::new(address, port));
-    Ok(Servers { udp, tcp: listen(DNS_PORT)?, proxy: listen(PROXY_PORT)? })
+    Ok(Servers {
+        udp,
+        tcp: listen(DNS_PORT)?,
+        proxy: listen(PROXY_PORT)?,
+    })
 }
 
 fn listen(at: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(at), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(at),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     // The next agent serves where this one's connections are still ending.
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;
@@ -70,11 +86,17 @@ pub(super) fn from_std(listener: TcpListener) -> io::Result<tokio::net::TcpListe
 }
 
 /// Notes what the kernel refused.
-pub(super) async fn tell_refused(gate: Arc<Gate>, log: AsyncFd<Nflog>, what: impl Fn(&Destination) -> String) {
+pub(super) async fn tell_refused(
+    gate: Arc<Gate>,
+    log: AsyncFd<Nflog>,
+    what: impl Fn(&Destination) -> String,
+) {
     while let Ok(mut ready) = log.readable().await {
         // An error other than that there is nothing means that the kernel had to drop some.
         if let Ok(Ok(refused)) = ready.try_io(|log| log.get_ref().read()) {
-            refused.iter().for_each(|destination| gate.events.denied(&what(destination)));
+            refused
+                .iter()
+                .for_each(|destination| gate.events.denied(&what(destination)));
         }
     }
 }

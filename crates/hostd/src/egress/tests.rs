@@ -1,5 +1,6 @@
-//! Rules, resolver and proxy against a guest who tries to get around them, and an internet of its own. Everything is in
-//! three namespaces that the test makes: guest, sandbox, internet. The resolver asks a name server on loopback.
+//! Rules, resolver and proxy against a guest who tries to get around them, and an internet of its
+//! own. Everything is in three namespaces that the test makes: guest, sandbox, internet. The
+//! resolver asks a name server on loopback.
 //!
 //! ```text
 //!   guest eth0 ── tap0 sandbox wrp-N ── inet0 internet: 45.90.28.1 … 45.90.28.9
@@ -37,12 +38,22 @@ const NAMES: [(&str, &str); 8] = [
 ];
 
 async fn world(allow: &[&str], deny: &[&str], allow_internet: bool) -> World {
-    World::start(&NAMES, &[GOOD, EVIL, PLAIN, SPEAKS], &rules(allow, deny, allow_internet), Six::Off(Why::NotWanted))
-        .await
+    World::start(
+        &NAMES,
+        &[GOOD, EVIL, PLAIN, SPEAKS],
+        &rules(allow, deny, allow_internet),
+        Six::Off(Why::NotWanted),
+    )
+    .await
 }
 
 fn rules(allow: &[&str], deny: &[&str], allow_internet: bool) -> model::NetworkSpec {
-    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let list = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
     model::NetworkSpec::parse(&list(allow), &list(deny), allow_internet).unwrap()
 }
 
@@ -50,38 +61,70 @@ fn rules(allow: &[&str], deny: &[&str], allow_internet: bool) -> model::NetworkS
 async fn without_rules_the_internet_is_open_and_the_floor_is_not() {
     let world = world(&[], &[], true).await;
     assert_eq!(world.ask("good.test").await, [host(GOOD)]);
-    assert_eq!(world.talk(GOOD, 443, b"x").await.unwrap(), format!("{GOOD}:443 x"));
-    assert_eq!(world.talk(PLAIN, 22, b"x").await.unwrap(), format!("{PLAIN}:22 x"));
+    assert_eq!(
+        world.talk(GOOD, 443, b"x").await.unwrap(),
+        format!("{GOOD}:443 x")
+    );
+    assert_eq!(
+        world.talk(PLAIN, 22, b"x").await.unwrap(),
+        format!("{PLAIN}:22 x")
+    );
     for never in ["10.1.2.3", "169.254.169.254", "192.168.0.1", "100.64.0.1"] {
         let begin = Instant::now();
-        assert_eq!(world.talk(never, 80, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused, "{never}");
-        assert!(begin.elapsed() < Duration::from_secs(1), "{never} was refused after {:?}", begin.elapsed());
+        assert_eq!(
+            world.talk(never, 80, b"x").await.unwrap_err(),
+            ErrorKind::ConnectionRefused,
+            "{never}"
+        );
+        assert!(
+            begin.elapsed() < Duration::from_secs(1),
+            "{never} was refused after {:?}",
+            begin.elapsed()
+        );
         world.told(&format!("denied: TCP to {never}:80")).await;
     }
     // Names of the internet with addresses of a private network.
-    assert!(world.ask("inside.test").await.is_empty() && world.ask("metadata.test").await.is_empty());
-    world.told("denied: inside.test at 10.1.2.3, an address that no sandbox reaches").await;
+    assert!(
+        world.ask("inside.test").await.is_empty() && world.ask("metadata.test").await.is_empty()
+    );
+    world
+        .told("denied: inside.test at 10.1.2.3, an address that no sandbox reaches")
+        .await;
     world.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_about_addresses_hold_and_change() {
     let world = world(&[GOOD], &["0.0.0.0/0"], true).await;
-    assert_eq!(world.talk(GOOD, 443, b"x").await.unwrap(), format!("{GOOD}:443 x"));
-    assert_eq!(world.talk(EVIL, 443, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        world.talk(GOOD, 443, b"x").await.unwrap(),
+        format!("{GOOD}:443 x")
+    );
+    assert_eq!(
+        world.talk(EVIL, 443, b"x").await.unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
     // No rule allows a name, so nobody is asked for any.
     assert!(world.ask("secret.evil.test").await.is_empty());
     assert_eq!(world.asked("secret.evil.test"), 0);
     // A connection that stands ends when the rules deny it, and one that they still allow goes on.
     let mut stays = world.open(GOOD, 22).await.unwrap();
     let mut ends = world.open(GOOD, 80).await.unwrap();
-    world.change(&rules(&[EVIL], &[GOOD, "0.0.0.0/0"], true)).await;
+    world
+        .change(&rules(&[EVIL], &[GOOD, "0.0.0.0/0"], true))
+        .await;
     assert!(ends.talk(b"x").is_err());
     world.change(&rules(&[GOOD], &["0.0.0.0/0"], true)).await;
     assert_eq!(stays.talk(b"x").unwrap(), format!("{GOOD}:22 x"));
     world.change(&rules(&[], &[GOOD], true)).await;
-    assert_eq!(world.talk(EVIL, 443, b"x").await.unwrap(), format!("{EVIL}:443 x"));
-    assert_eq!(world.talk(GOOD, 443, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        world.talk(EVIL, 443, b"x").await.unwrap(),
+        format!("{EVIL}:443 x")
+    );
+    assert_eq!(
+        world.talk(GOOD, 443, b"x").await.unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
     world.finish().await;
 }
 
@@ -90,20 +133,46 @@ async fn names_are_allowed_at_their_addresses_only() {
     let world = world(&["*.good.test"], &[], false).await;
     assert_eq!(world.ask("www.good.test").await, [host(GOOD)]);
     let hello = client_hello("www.good.test");
-    assert!(world.talk(GOOD, 443, &hello).await.unwrap().starts_with("45.90.28.1:443 "));
+    assert!(
+        world
+            .talk(GOOD, 443, &hello)
+            .await
+            .unwrap()
+            .starts_with("45.90.28.1:443 ")
+    );
     assert_eq!(world.http(GOOD, "www.good.test").await, "200");
     // Also at other ports, once it was asked for.
-    assert_eq!(world.talk(GOOD, 22, b"x").await.unwrap(), format!("{GOOD}:22 x"));
+    assert_eq!(
+        world.talk(GOOD, 22, b"x").await.unwrap(),
+        format!("{GOOD}:22 x")
+    );
     // An allowed name at another address.
     assert!(world.talk(EVIL, 443, &hello).await.is_err());
     assert_eq!(world.http(EVIL, "www.good.test").await, "403");
-    world.told(&format!("denied: TLS to www.good.test at {EVIL}:443")).await;
-    world.told(&format!("denied: HTTP to www.good.test at {EVIL}:80")).await;
+    world
+        .told(&format!("denied: TLS to www.good.test at {EVIL}:443"))
+        .await;
+    world
+        .told(&format!("denied: HTTP to www.good.test at {EVIL}:80"))
+        .await;
     // Another name at an allowed address, and none.
-    assert!(world.talk(GOOD, 443, &client_hello("evil.test")).await.is_err());
-    assert!(world.talk(GOOD, 443, b"\x16\x03\x01\x00\x01\x00").await.is_err());
+    assert!(
+        world
+            .talk(GOOD, 443, &client_hello("evil.test"))
+            .await
+            .is_err()
+    );
+    assert!(
+        world
+            .talk(GOOD, 443, b"\x16\x03\x01\x00\x01\x00")
+            .await
+            .is_err()
+    );
     assert_eq!(world.http(GOOD, "evil.test").await, "403");
-    assert_eq!(world.talk(EVIL, 22, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        world.talk(EVIL, 22, b"x").await.unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
     world.told(&format!("denied: TCP to {EVIL}:22")).await;
     // The apex is not below itself.
     assert!(world.ask("good.test").await.is_empty());
@@ -121,7 +190,9 @@ async fn each_request_of_a_connection_is_looked_at() {
     assert_eq!(connection.request("evil.test"), "403");
     assert_eq!(connection.request("good.test"), "200");
     // Two names at once, and one request in the body of another.
-    let two = connection.talk(b"GET / HTTP/1.1\r\nHost: good.test\r\nHost: evil.test\r\n\r\n").unwrap();
+    let two = connection
+        .talk(b"GET / HTTP/1.1\r\nHost: good.test\r\nHost: evil.test\r\n\r\n")
+        .unwrap();
     assert!(two.starts_with("HTTP/1.1 403"), "{two}");
     world.finish().await;
 }
@@ -132,19 +203,43 @@ async fn quic_and_other_resolvers_are_no_way_around_names() {
     world.ask("good.test").await;
     // Whomever the guest asks, we answer.
     assert_eq!(world.ask_at("8.8.8.8", "evil.test").await, [host(EVIL)]);
-    assert_eq!(world.ask_over_tcp("9.9.9.9", "good.test").await, [host(GOOD)]);
+    assert_eq!(
+        world.ask_over_tcp("9.9.9.9", "good.test").await,
+        [host(GOOD)]
+    );
     assert_eq!((world.asked("evil.test"), world.asked("good.test")), (1, 1));
     for port in [443, 853] {
-        assert_eq!(world.udp(GOOD, port).await.unwrap_err(), ErrorKind::HostUnreachable, "UDP {port}");
+        assert_eq!(
+            world.udp(GOOD, port).await.unwrap_err(),
+            ErrorKind::HostUnreachable,
+            "UDP {port}"
+        );
         world.told(&format!("denied: UDP to {GOOD}:{port}")).await;
     }
-    assert_eq!(world.talk(GOOD, 853, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        world.talk(GOOD, 853, b"x").await.unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
     assert!(world.ask("dns.google").await.is_empty());
     // An address that no name has.
-    assert_eq!(world.talk(PLAIN, 22, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused);
-    assert!(world.talk(PLAIN, 443, &client_hello("plain.test")).await.is_ok(), "a name that is really there");
+    assert_eq!(
+        world.talk(PLAIN, 22, b"x").await.unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
+    assert!(
+        world
+            .talk(PLAIN, 443, &client_hello("plain.test"))
+            .await
+            .is_ok(),
+        "a name that is really there"
+    );
     // The proxy itself is nobody's way.
-    assert!(world.talk("169.254.0.22", 15_001, &client_hello("good.test")).await.is_err());
+    assert!(
+        world
+            .talk("169.254.0.22", 15_001, &client_hello("good.test"))
+            .await
+            .is_err()
+    );
     world.finish().await;
 }
 
@@ -152,12 +247,28 @@ async fn quic_and_other_resolvers_are_no_way_around_names() {
 async fn denied_names_are_denied_at_every_port() {
     let world = world(&["www.evil.test"], &["*.evil.test", "evil.test"], true).await;
     assert!(world.ask("evil.test").await.is_empty());
-    assert!(world.talk(EVIL, 443, &client_hello("evil.test")).await.is_err());
+    assert!(
+        world
+            .talk(EVIL, 443, &client_hello("evil.test"))
+            .await
+            .is_err()
+    );
     // Also when somebody else's name is put before its address.
-    assert!(world.talk(EVIL, 443, &client_hello("good.test")).await.is_err());
-    assert_eq!(world.talk(EVIL, 22, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused);
+    assert!(
+        world
+            .talk(EVIL, 443, &client_hello("good.test"))
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        world.talk(EVIL, 22, b"x").await.unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
     world.ask("good.test").await;
-    assert_eq!(world.talk(GOOD, 22, b"x").await.unwrap(), format!("{GOOD}:22 x"));
+    assert_eq!(
+        world.talk(GOOD, 22, b"x").await.unwrap(),
+        format!("{GOOD}:22 x")
+    );
     world.finish().await;
 }
 
@@ -173,7 +284,12 @@ async fn the_next_agent_serves_again_and_plain_connections_stand() {
     assert_eq!(plain.talk(b"y").unwrap(), format!("{GOOD}:22 y"));
     assert!(through.talk(b"x").is_err());
     // What the guest was told before is looked up again for it.
-    assert!(world.talk(GOOD, 443, &client_hello("good.test")).await.is_ok());
+    assert!(
+        world
+            .talk(GOOD, 443, &client_hello("good.test"))
+            .await
+            .is_ok()
+    );
     assert_eq!(world.http(GOOD, "good.test").await, "200");
     world.finish().await;
 }
@@ -191,9 +307,15 @@ async fn a_name_that_is_denied_later_ends_its_connections() {
     world.change(&rules(&["plain.test"], &[], false)).await;
     assert!(ends.talk(b"x").is_err());
     assert_eq!(stays.talk(b"x").unwrap(), format!("{PLAIN}:443 x"));
-    assert_eq!(world.talk(GOOD, 22, b"x").await.unwrap_err(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        world.talk(GOOD, 22, b"x").await.unwrap_err(),
+        ErrorKind::ConnectionRefused
+    );
     // Also at ports that do not go through the proxy, without being asked for again.
-    assert_eq!(world.talk(PLAIN, 22, b"x").await.unwrap(), format!("{PLAIN}:22 x"));
+    assert_eq!(
+        world.talk(PLAIN, 22, b"x").await.unwrap(),
+        format!("{PLAIN}:22 x")
+    );
     world.finish().await;
 }
 

@@ -1,4 +1,5 @@
-//! The name that a TLS connection asks for, read from its first message with rustls, which checks it like a server does.
+//! The name that a TLS connection asks for, read from its first message with rustls, which checks
+//! it like a server does.
 
 use std::io;
 
@@ -34,7 +35,10 @@ pub(super) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<H
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => {
-                let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                let name = accepted
+                    .client_hello()
+                    .server_name()
+                    .map(str::to_ascii_lowercase);
                 return Ok(Hello { bytes, name });
             }
             Err(_) => break,
@@ -49,10 +53,13 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// What `openssl s_client -servername a.example.com` sends, shortened to what RFC 8446 asks for.
+    /// What `openssl s_client -servername a.example.com` sends, shortened to what RFC 8446 asks
+    /// for.
     pub(in crate::egress) fn client_hello(name: &str) -> Vec<u8> {
-        let with_length = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
-        let extension = |kind: u16, bytes: &[u8]| [&kind.to_be_bytes(), with_length(bytes).as_slice()].concat();
+        let with_length =
+            |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat();
+        let extension =
+            |kind: u16, bytes: &[u8]| [&kind.to_be_bytes(), with_length(bytes).as_slice()].concat();
         let server_name = with_length(&[&[0], with_length(name.as_bytes()).as_slice()].concat());
         let key_share = with_length(&[&[0, 0x1d], with_length(&[9; 32]).as_slice()].concat());
         let extensions = [
@@ -62,16 +69,25 @@ pub(super) mod tests {
             extension(43, &[2, 3, 4]),
             extension(51, &key_share),
         ];
-        let body =
-            [[3, 3].as_slice(), &[7; 32], &[0], &with_length(&[0x13, 1]), &[1, 0], &with_length(&extensions.concat())]
-                .concat();
+        let body = [
+            [3, 3].as_slice(),
+            &[7; 32],
+            &[0],
+            &with_length(&[0x13, 1]),
+            &[1, 0],
+            &with_length(&extensions.concat()),
+        ]
+        .concat();
         let length = u32::try_from(body.len()).unwrap().to_be_bytes();
         let handshake = [&[1], &length[1..], &body].concat();
         [[0x16, 3, 1].as_slice(), &with_length(&handshake)].concat()
     }
 
     fn run<T>(work: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(work)
     }
 
     #[test]
@@ -79,15 +95,28 @@ pub(super) mod tests {
         let bytes = client_hello("A.example.com");
         let (head, tail) = bytes.split_at(40);
         let read = run(hello(&mut head.chain(&b""[..]).chain(tail))).unwrap();
-        assert_eq!((read.name.as_deref(), &read.bytes), (Some("a.example.com"), &bytes));
+        assert_eq!(
+            (read.name.as_deref(), &read.bytes),
+            (Some("a.example.com"), &bytes)
+        );
     }
 
     #[test]
     fn what_is_no_hello_has_no_name() {
-        assert!(run(hello(&mut &[0x16, 3, 1, 0, 4, 9, 9, 9, 9][..])).unwrap().name.is_none());
+        assert!(
+            run(hello(&mut &[0x16, 3, 1, 0, 4, 9, 9, 9, 9][..]))
+                .unwrap()
+                .name
+                .is_none()
+        );
         assert!(run(hello(&mut &client_hello("a.com")[..60])).is_err());
         // An address is no name (RFC 6066).
-        assert!(run(hello(&mut &client_hello("8.8.8.8")[..])).unwrap().name.is_none());
+        assert!(
+            run(hello(&mut &client_hello("8.8.8.8")[..]))
+                .unwrap()
+                .name
+                .is_none()
+        );
     }
 
     proptest! {

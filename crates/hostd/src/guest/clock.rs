@@ -1,8 +1,9 @@
 //! Sets the wall clock of a guest, which stands still while its VM does.
 //!
-//! The time of the host is out of date when it arrives, by as long as the request took, and a guest that was just restored
-//! can take a second for it. So the guest answers with its own time, and the request is repeated, ahead by half of
-//! the last round trip, until what is left is known to be small.
+//! The time of the host is out of date when it arrives, by as long as the request took, and a guest
+//! that was just restored can take a second for it. So the guest answers with its own time, and the
+//! request is repeated, ahead by half of the last round trip, until what is left is known to be
+//! small.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,17 +15,20 @@ use super::{Error, Guest, MAX_SMALL_BODY};
 /// Largest error that is left in a guest's clock on purpose.
 const ACCURACY: Duration = Duration::from_millis(60);
 
-/// Requests before a guest that is too slow to be measured is left with what it has. Each of them sets its clock.
+/// Requests before a guest that is too slow to be measured is left with what it has. Each of them
+/// sets its clock.
 const ATTEMPTS: usize = 5;
 
 impl Guest {
-    /// Sets the guest's wall clock to the host's. Call it after every stop of the VM (checkpoint, snapshot, fork, failed
-    /// pause) and after [`Guest::init`], whose time is as old as that request was slow. Idempotent; the guest's
-    /// monotonic clock, its disk and its token are left alone. Returns the error that is left at most: above 100 ms
-    /// only where the guest takes longer than that to answer.
+    /// Sets the guest's wall clock to the host's. Call it after every stop of the VM (checkpoint,
+    /// snapshot, fork, failed pause) and after [`Guest::init`], whose time is as old as that
+    /// request was slow. Idempotent; the guest's monotonic clock, its disk and its token are left
+    /// alone. Returns the error that is left at most: above 100 ms only where the guest takes
+    /// longer than that to answer.
     ///
     /// # Errors
-    /// When the guest does not answer, or is of a version without `POST /clock` ([`Error::Refused`], status 404).
+    /// When the guest does not answer, or is of a version without `POST /clock`
+    /// ([`Error::Refused`], status 404).
     pub async fn set_clock(&self) -> Result<Duration, Error> {
         let mut ahead = Duration::ZERO;
         let mut left = Duration::MAX;
@@ -43,18 +47,27 @@ impl Guest {
 
     async fn post_clock(&self, time: Duration) -> Result<ClockAnswer, Error> {
         let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let answer = self.send(Ok(self.post_json("/clock", &ClockRequest { time_ns })?)).await?;
-        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
-        let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
+        let answer = self
+            .send(Ok(self.post_json("/clock", &ClockRequest { time_ns })?))
+            .await?;
+        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
+            .collect()
+            .await;
+        let body = body
+            .map_err(|error| Error::Nonsense(error.to_string()))?
+            .to_bytes();
         serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))
     }
 }
 
 fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
-/// Largest error that the guest's clock can have if it was `guest` at some moment of the round trip.
+/// Largest error that the guest's clock can have if it was `guest` at some moment of the round
+/// trip.
 fn error_bound(sent: Duration, round_trip: Duration, guest: Duration) -> Duration {
     guest.abs_diff(sent + round_trip / 2) + round_trip / 2
 }

@@ -6,8 +6,8 @@ use connectrpc::ConnectError;
 use connectrpc::client::ServerStream;
 use guest_rpc::process::__buffa::oneof;
 use guest_rpc::process::{
-    CloseStdinRequest, PTY, ProcessConfig, ProcessInput, ProcessSelector, SendInputRequest, SendSignalRequest, Signal,
-    StartRequest, StartResponse, UpdateRequest, pty,
+    CloseStdinRequest, PTY, ProcessConfig, ProcessInput, ProcessSelector, SendInputRequest,
+    SendSignalRequest, Signal, StartRequest, StartResponse, UpdateRequest, pty,
 };
 
 use super::{Error, Guest, RpcTransport, as_user, prompt_as_user, shortened};
@@ -34,10 +34,15 @@ pub struct Exec {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
-    Started { pid: u32 },
+    Started {
+        pid: u32,
+    },
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
-    Ended { exit_code: i32, error: Option<String> },
+    Ended {
+        exit_code: i32,
+        error: Option<String>,
+    },
     KeepAlive,
 }
 
@@ -74,22 +79,41 @@ impl Guest {
             ..StartRequest::default()
         };
         let client = self.processes().map_err(unreachable)?;
-        client.start_with_options(request, options).await.map(Running)
+        client
+            .start_with_options(request, options)
+            .await
+            .map(Running)
     }
 
     /// Sends bytes to standard input, or to the terminal.
     ///
     /// # Errors
     /// `NotFound` when the process has ended.
-    pub async fn send_input(&self, pid: u32, data: Vec<u8>, terminal: bool) -> Result<(), ConnectError> {
-        let input =
-            if terminal { oneof::process_input::Input::Pty(data) } else { oneof::process_input::Input::Stdin(data) };
+    pub async fn send_input(
+        &self,
+        pid: u32,
+        data: Vec<u8>,
+        terminal: bool,
+    ) -> Result<(), ConnectError> {
+        let input = if terminal {
+            oneof::process_input::Input::Pty(data)
+        } else {
+            oneof::process_input::Input::Stdin(data)
+        };
         let request = SendInputRequest {
             process: select(pid).into(),
-            input: ProcessInput { input: Some(input), ..ProcessInput::default() }.into(),
+            input: ProcessInput {
+                input: Some(input),
+                ..ProcessInput::default()
+            }
+            .into(),
             ..SendInputRequest::default()
         };
-        self.processes().map_err(unreachable)?.send_input(request).await.map(|_| ())
+        self.processes()
+            .map_err(unreachable)?
+            .send_input(request)
+            .await
+            .map(|_| ())
     }
 
     /// End of file on standard input.
@@ -97,8 +121,15 @@ impl Guest {
     /// # Errors
     /// `NotFound` when the process has ended.
     pub async fn close_stdin(&self, pid: u32) -> Result<(), ConnectError> {
-        let request = CloseStdinRequest { process: select(pid).into(), ..CloseStdinRequest::default() };
-        self.processes().map_err(unreachable)?.close_stdin_with_options(request, prompt_as_user(None)).await.map(|_| ())
+        let request = CloseStdinRequest {
+            process: select(pid).into(),
+            ..CloseStdinRequest::default()
+        };
+        self.processes()
+            .map_err(unreachable)?
+            .close_stdin_with_options(request, prompt_as_user(None))
+            .await
+            .map(|_| ())
     }
 
     /// Changes the size of the terminal.
@@ -106,9 +137,16 @@ impl Guest {
     /// # Errors
     /// `NotFound` when the process has ended.
     pub async fn resize(&self, pid: u32, columns_rows: (u32, u32)) -> Result<(), ConnectError> {
-        let request =
-            UpdateRequest { process: select(pid).into(), pty: size(columns_rows).into(), ..UpdateRequest::default() };
-        self.processes().map_err(unreachable)?.update_with_options(request, prompt_as_user(None)).await.map(|_| ())
+        let request = UpdateRequest {
+            process: select(pid).into(),
+            pty: size(columns_rows).into(),
+            ..UpdateRequest::default()
+        };
+        self.processes()
+            .map_err(unreachable)?
+            .update_with_options(request, prompt_as_user(None))
+            .await
+            .map(|_| ())
     }
 
     /// Signals the whole process group.
@@ -116,9 +154,16 @@ impl Guest {
     /// # Errors
     /// `NotFound` when the process has ended.
     pub async fn signal(&self, pid: u32, signal: Signal) -> Result<(), ConnectError> {
-        let request =
-            SendSignalRequest { process: select(pid).into(), signal: signal.into(), ..SendSignalRequest::default() };
-        self.processes().map_err(unreachable)?.send_signal_with_options(request, prompt_as_user(None)).await.map(|_| ())
+        let request = SendSignalRequest {
+            process: select(pid).into(),
+            signal: signal.into(),
+            ..SendSignalRequest::default()
+        };
+        self.processes()
+            .map_err(unreachable)?
+            .send_signal_with_options(request, prompt_as_user(None))
+            .await
+            .map(|_| ())
     }
 }
 
@@ -147,15 +192,16 @@ pub(super) fn exec_event(message: StartResponse) -> Option<ExecEvent> {
             Output::Stdout(bytes) | Output::Pty(bytes) => ExecEvent::Stdout(bytes),
             Output::Stderr(bytes) => ExecEvent::Stderr(bytes),
         },
-        Event::End(end) => {
-            ExecEvent::Ended { exit_code: exit_code(&end), error: end.error.map(|error| shortened(&error)) }
-        }
+        Event::End(end) => ExecEvent::Ended {
+            exit_code: exit_code(&end),
+            error: end.error.map(|error| shortened(&error)),
+        },
         Event::Keepalive(_) => ExecEvent::KeepAlive,
     })
 }
 
-/// The guest tells a death by signal as `signal: NAME` in the status and -1 as code (E2B contract 2.3); users get
-/// 128 + number, as from a shell.
+/// The guest tells a death by signal as `signal: NAME` in the status and -1 as code (E2B contract
+/// 2.3); users get 128 + number, as from a shell.
 fn exit_code(end: &guest_rpc::process::process_event::EndEvent) -> i32 {
     if end.exited || end.exit_code >= 0 {
         return end.exit_code;
@@ -186,19 +232,34 @@ fn signal_number(name: &str) -> i32 {
         "terminated" => 15,
         "killed" => 9,
         other => {
-            let number = other.strip_prefix("signal ").and_then(|number| number.parse().ok());
-            number.filter(|number| (1..=MAX_SIGNAL).contains(number)).unwrap_or(9)
+            let number = other
+                .strip_prefix("signal ")
+                .and_then(|number| number.parse().ok());
+            number
+                .filter(|number| (1..=MAX_SIGNAL).contains(number))
+                .unwrap_or(9)
         }
     }
 }
 
 fn size((cols, rows): (u32, u32)) -> PTY {
-    PTY { size: pty::Size { cols, rows, ..pty::Size::default() }.into(), ..PTY::default() }
+    PTY {
+        size: pty::Size {
+            cols,
+            rows,
+            ..pty::Size::default()
+        }
+        .into(),
+        ..PTY::default()
+    }
 }
 
 fn select(pid: u32) -> ProcessSelector {
     let selector = oneof::process_selector::Selector::Pid(pid);
-    ProcessSelector { selector: Some(selector), ..ProcessSelector::default() }
+    ProcessSelector {
+        selector: Some(selector),
+        ..ProcessSelector::default()
+    }
 }
 
 fn unreachable(error: Error) -> ConnectError {
@@ -219,7 +280,10 @@ mod tests {
         };
         assert_eq!(exit_code(&end(3, true, "exit status 3")), 3);
         assert_eq!(exit_code(&end(-1, false, "signal: killed")), 137);
-        assert_eq!(exit_code(&end(-1, false, "signal: segmentation fault (core dumped)")), 139);
+        assert_eq!(
+            exit_code(&end(-1, false, "signal: segmentation fault (core dumped)")),
+            139
+        );
         assert_eq!(exit_code(&end(-1, false, "signal: signal 34")), 162);
         // No such signal.
         assert_eq!(exit_code(&end(-1, false, "signal: signal 2147483647")), 137);
@@ -241,7 +305,9 @@ mod tests {
             assert!(guest.close_stdin(1).await.is_err());
         };
         let an_hour = std::time::Duration::from_secs(3600);
-        tokio::time::timeout(an_hour, calls).await.expect("a call without a deadline");
+        tokio::time::timeout(an_hour, calls)
+            .await
+            .expect("a call without a deadline");
         accepting.abort();
     }
 }

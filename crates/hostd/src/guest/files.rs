@@ -25,7 +25,10 @@ impl FileQuery {
         query.extend(self.user.clone().map(|user| ("username", user)));
         query.extend(self.mode.map(|mode| ("mode", format!("{mode:o}"))));
         query.extend(self.archive.then(|| ("archive", "tar".to_owned())));
-        let parts: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        let parts: Vec<String> = query
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encode(value)))
+            .collect();
         format!("/files?{}", parts.join("&"))
     }
 }
@@ -33,7 +36,9 @@ impl FileQuery {
 /// Percent-encodes everything that is not unreserved (RFC 3986 2.3).
 fn encode(text: &str) -> String {
     let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
         other => format!("%{other:02X}"),
     };
     text.bytes().map(byte).collect()
@@ -48,13 +53,18 @@ impl Guest {
     /// # Errors
     /// 404 when there is none, 403 when the user may not, 400 for a directory without `archive`.
     pub async fn read_file(&self, query: &FileQuery) -> Result<FileBody, Error> {
-        let answer = self.send(self.request(Method::GET, &query.target()).body(super::empty())).await?;
+        let answer = self
+            .send(
+                self.request(Method::GET, &query.target())
+                    .body(super::empty()),
+            )
+            .await?;
         let data = BodyDataStream::new(answer.into_body());
         Ok(TryStreamExt::map_err(data, |error| Error::Unreachable(super::chain(&error))).boxed())
     }
 
-    /// Writes a file, or unpacks an archive. An error in `content` breaks the upload off, and the guest agent
-    /// then removes a file that did not exist before.
+    /// Writes a file, or unpacks an archive. An error in `content` breaks the upload off, and the
+    /// guest agent then removes a file that did not exist before.
     ///
     /// # Errors
     /// 403 when the user may not, 507 when the guest's disk is full.
@@ -64,8 +74,10 @@ impl Guest {
         content: impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
     ) -> Result<(), Error> {
         let body = BodyExt::boxed_unsync(StreamBody::new(content.map_ok(Frame::data)));
-        let request =
-            self.request(Method::POST, &query.target()).header("content-type", "application/octet-stream").body(body);
+        let request = self
+            .request(Method::POST, &query.target())
+            .header("content-type", "application/octet-stream")
+            .body(body);
         self.send(request).await.map(|_| ())
     }
 }

@@ -1,4 +1,5 @@
-//! Talks to the guest agent of one sandbox. Whatever it answers is hostile: bounded, and checked before use.
+//! Talks to the guest agent of one sandbox. Whatever it answers is hostile: bounded, and checked
+//! before use.
 
 mod clock;
 mod exec;
@@ -40,13 +41,14 @@ type RpcTransport = connectrpc::client::HttpClient;
 const MAX_SMALL_BODY: usize = 64 * 1024;
 /// Bytes of one message of a guest's services: a listing of some ten thousand files.
 const MAX_MESSAGE: usize = 4 << 20;
-/// Memory that the elements of one message may take when it is decoded: an empty one is two bytes on the wire, and
-/// some hundred in memory.
+/// Memory that the elements of one message may take when it is decoded: an empty one is two bytes
+/// on the wire, and some hundred in memory.
 const MAX_ELEMENTS: usize = 32 << 20;
-/// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can be slow.
+/// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can
+/// be slow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For answers that take the guest no time of its own. Not for input, which waits for the program that reads it, nor for
-/// the removal of a tree.
+/// For answers that take the guest no time of its own. Not for input, which waits for the program
+/// that reads it, nor for the removal of a tree.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two attempts to connect to a guest that boots.
 pub(crate) const BOOTS: Duration = Duration::from_millis(40);
@@ -85,17 +87,22 @@ impl Guest {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(connector);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(connector);
         Self {
             address,
             token: token.to_owned(),
             http,
-            rpc: RpcTransport::builder().tcp_connect_timeout(CONNECT_TIMEOUT).plaintext(),
+            rpc: RpcTransport::builder()
+                .tcp_connect_timeout(CONNECT_TIMEOUT)
+                .plaintext(),
         }
     }
 
-    /// Waits until it takes a connection. What is sent to a guest without a network is lost, and TCP says it again only
-    /// after a second; so a new attempt begins every now and then, beside those before, whose answer may just be slow.
+    /// Waits until it takes a connection. What is sent to a guest without a network is lost, and
+    /// TCP says it again only after a second; so a new attempt begins every now and then, beside
+    /// those before, whose answer may just be slow.
     pub(crate) async fn connects(&self, every: Duration) -> TcpStream {
         let mut attempts = FuturesUnordered::new();
         let mut next = interval(every);
@@ -109,7 +116,9 @@ impl Guest {
 
     /// Whether it answers now, within `limit`.
     pub async fn is_healthy(&self, limit: Duration) -> bool {
-        let Ok(request) = self.request(Method::GET, "/health").body(empty()) else { return false };
+        let Ok(request) = self.request(Method::GET, "/health").body(empty()) else {
+            return false;
+        };
         let answer = timeout(limit, self.http.request(request)).await;
         answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
     }
@@ -117,19 +126,31 @@ impl Guest {
     /// The same agent, as somebody who has another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        Self { token: token.to_owned(), ..self.clone() }
+        Self {
+            token: token.to_owned(),
+            ..self.clone()
+        }
     }
 
-    /// Has the guest write out everything and take no more writes to its disk until [`Guest::thaw`]. Whether it could.
+    /// Has the guest write out everything and take no more writes to its disk until
+    /// [`Guest::thaw`]. Whether it could.
     ///
     /// # Errors
     /// When it does not answer, or is of a version that knows no such thing.
     pub async fn freeze(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
         let answer = self.send(Ok(self.post_json("/freeze", request)?)).await?;
-        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
-        let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
-        let answer: FreezeAnswer = serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))?;
-        Ok(FreezeAnswer { why: answer.why.map(|why| shortened(&why)), ..answer })
+        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
+            .collect()
+            .await;
+        let body = body
+            .map_err(|error| Error::Nonsense(error.to_string()))?
+            .to_bytes();
+        let answer: FreezeAnswer =
+            serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))?;
+        Ok(FreezeAnswer {
+            why: answer.why.map(|why| shortened(&why)),
+            ..answer
+        })
     }
 
     /// Lets the guest write to its disk again. Idempotent.
@@ -137,7 +158,9 @@ impl Guest {
     /// # Errors
     /// As [`Guest::freeze`].
     pub async fn thaw(&self) -> Result<(), Error> {
-        self.send(self.request(Method::POST, "/thaw").body(empty())).await.map(|_| ())
+        self.send(self.request(Method::POST, "/thaw").body(empty()))
+            .await
+            .map(|_| ())
     }
 
     /// Makes the guest this sandbox's own: token, clock, entropy, name, environment.
@@ -145,37 +168,55 @@ impl Guest {
     /// # Errors
     /// When it does not answer or refuses, for example because the token was set by somebody else.
     pub async fn init(&self, request: &InitRequest) -> Result<(), Error> {
-        self.send(Ok(self.post_json("/init", request)?)).await.map(|_| ())
+        self.send(Ok(self.post_json("/init", request)?))
+            .await
+            .map(|_| ())
     }
 
-    /// The same over a connection that is there, and ends with it: all that a guest does first after it was restored
-    /// is slow, and this spares it the making of another.
+    /// The same over a connection that is there, and ends with it: all that a guest does first
+    /// after it was restored is slow, and this spares it the making of another.
     ///
     /// # Errors
     /// As [`Guest::init`].
     pub async fn init_over(&self, stream: TcpStream, request: &InitRequest) -> Result<(), Error> {
         let unreachable = |error: hyper::Error| Error::Unreachable(chain(&error));
-        // Without the proxy's form of an address, which only the client makes that looks for connections itself.
+        // Without the proxy's form of an address, which only the client makes that looks for
+        // connections itself.
         let mut request = self.post_json("/init", request)?;
         *request.uri_mut() = Uri::from_static("/init");
-        let host = self.address.to_string().parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
+        let host = self
+            .address
+            .to_string()
+            .parse()
+            .map_err(|_| Error::Nonsense("address".to_owned()))?;
         request.headers_mut().insert(http::header::HOST, host);
-        stream.set_nodelay(true).map_err(|error| Error::Unreachable(chain(&error)))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| Error::Unreachable(chain(&error)))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(unreachable)?;
         // What ends it is told to whoever waits for the answer.
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        accepted(sender.send_request(request).await.map_err(unreachable)?).await.map(|_| ())
+        accepted(sender.send_request(request).await.map_err(unreachable)?)
+            .await
+            .map(|_| ())
     }
 
     fn post_json(&self, path: &str, body: &impl Serialize) -> Result<Request<Body>, Error> {
         let body = serde_json::to_vec(body).map_err(|error| Error::Nonsense(error.to_string()))?;
-        let request = self.request(Method::POST, path).header("content-type", "application/json").body(full(body));
+        let request = self
+            .request(Method::POST, path)
+            .header("content-type", "application/json")
+            .body(full(body));
         request.map_err(|error| Error::Nonsense(error.to_string()))
     }
 
     fn request(&self, method: Method, path_and_query: &str) -> http::request::Builder {
-        let uri = Uri::builder().scheme("http").authority(self.address.to_string()).path_and_query(path_and_query);
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(self.address.to_string())
+            .path_and_query(path_and_query);
         Request::builder()
             .method(method)
             .uri(uri.build().unwrap_or_default())
@@ -183,13 +224,24 @@ impl Guest {
     }
 
     /// Sends a request; an answer of 400 or above is an error with the guest's message.
-    async fn send(&self, request: http::Result<Request<Body>>) -> Result<Response<Incoming>, Error> {
+    async fn send(
+        &self,
+        request: http::Result<Request<Body>>,
+    ) -> Result<Response<Incoming>, Error> {
         let request = request.map_err(|error| Error::Nonsense(error.to_string()))?;
-        accepted(self.http.request(request).await.map_err(|error| Error::Unreachable(chain(&error)))?).await
+        accepted(
+            self.http
+                .request(request)
+                .await
+                .map_err(|error| Error::Unreachable(chain(&error)))?,
+        )
+        .await
     }
 
     fn config(&self) -> Result<ClientConfig, Error> {
-        let uri = format!("http://{}", self.address).parse().map_err(|_| Error::Nonsense("address".to_owned()))?;
+        let uri = format!("http://{}", self.address)
+            .parse()
+            .map_err(|_| Error::Nonsense("address".to_owned()))?;
         Ok(ClientConfig::new(uri)
             .with_default_max_message_size(MAX_MESSAGE)
             .with_default_element_memory_limit(MAX_ELEMENTS)
@@ -219,13 +271,20 @@ async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Erro
     if status.is_success() {
         return Ok(answer);
     }
-    let body = Limited::new(answer.into_body(), MAX_SMALL_BODY).collect().await;
-    let body = body.map_err(|error| Error::Nonsense(error.to_string()))?.to_bytes();
+    let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
+        .collect()
+        .await;
+    let body = body
+        .map_err(|error| Error::Nonsense(error.to_string()))?
+        .to_bytes();
     let message = match serde_json::from_slice::<ErrorBody>(&body) {
         Ok(error) => shortened(&error.message),
         Err(_) => format!("the guest agent answered with status {status}"),
     };
-    Err(Error::Refused { status: status.as_u16(), message })
+    Err(Error::Refused {
+        status: status.as_u16(),
+        message,
+    })
 }
 
 /// What a guest says for people goes into logs and answers, and no more of it than this.
@@ -235,7 +294,8 @@ fn shortened(message: &str) -> String {
     message.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
-/// Options that make a call act as `user` in the guest (E2B contract 2.2: basic authentication without password).
+/// Options that make a call act as `user` in the guest (E2B contract 2.2: basic authentication
+/// without password).
 #[must_use]
 pub fn as_user(user: Option<&str>) -> CallOptions {
     match user {
@@ -258,7 +318,9 @@ fn empty() -> Body {
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// An error and its causes in one line.

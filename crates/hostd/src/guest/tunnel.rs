@@ -1,5 +1,6 @@
-//! TCP connections to programs in the guest: straight to the guest's address, which reaches what listens on all
-//! addresses, and else through the guest agent, which reaches what listens on the guest's loopback.
+//! TCP connections to programs in the guest: straight to the guest's address, which reaches what
+//! listens on all addresses, and else through the guest agent, which reaches what listens on the
+//! guest's loopback.
 
 use http::StatusCode;
 use http::header::{CONNECTION, UPGRADE};
@@ -18,10 +19,15 @@ impl Guest {
     /// Connects to a port of the guest.
     ///
     /// # Errors
-    /// [`Error::Closed`]: nothing listens there that this guest's agent can reach. [`Error::Unreachable`]: the guest
-    /// does not answer at all.
+    /// [`Error::Closed`]: nothing listens there that this guest's agent can reach.
+    /// [`Error::Unreachable`]: the guest does not answer at all.
     pub async fn connect(&self, port: u16) -> Result<Connection, Error> {
-        if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect((self.address.ip(), port))).await {
+        if let Ok(Ok(stream)) = timeout(
+            CONNECT_TIMEOUT,
+            TcpStream::connect((self.address.ip(), port)),
+        )
+        .await
+        {
             listener::set_keepalive(&stream);
             // That it is a little slower is no reason to refuse.
             let _ = stream.set_nodelay(true);
@@ -37,11 +43,14 @@ impl Guest {
 
     async fn connect_through_agent(&self, port: u16) -> Result<Connection, Error> {
         let unreachable = |error: &dyn std::error::Error| Error::Unreachable(super::chain(error));
-        let stream = TcpStream::connect(self.address).await.map_err(|error| unreachable(&error))?;
+        let stream = TcpStream::connect(self.address)
+            .await
+            .map_err(|error| unreachable(&error))?;
         listener::set_keepalive(&stream);
         let _ = stream.set_nodelay(true);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable(&error))?;
         tokio::spawn(connection.with_upgrades());
         let request = http::Request::get(format!("/tunnel/{port}"))
             .header(http::header::HOST, self.address.to_string())
@@ -50,11 +59,16 @@ impl Guest {
             .header(UPGRADE, guest_rpc::http::TUNNEL_PROTOCOL)
             .body(empty())
             .map_err(|error| Error::Nonsense(error.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| unreachable(&error))?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Error::Closed(port));
         }
-        let upgraded = hyper::upgrade::on(answer).await.map_err(|error| unreachable(&error))?;
+        let upgraded = hyper::upgrade::on(answer)
+            .await
+            .map_err(|error| unreachable(&error))?;
         Ok(Either::Right(TokioIo::new(upgraded)))
     }
 }

@@ -1,11 +1,12 @@
 //! Notices that an image changed under the sandboxes whose disks are made over it.
 //!
-//! A disk shares the blocks of its image through a link to the same file. An image that is replaced (written under another
-//! name, then renamed) leaves that file alone. One that is overwritten in place (`cp new.ext4 images/minimal.ext4`)
-//! changes it, and what such a sandbox has in memory and wrote to its disk then lies over blocks of something else. So
-//! length and time of the last change are noted when a sandbox is made, and compared whenever its disk is about to be
-//! used again; one that does not match is refused, and nothing of the sandbox is thrown away. The inode is not compared:
-//! an installation that was copied to another disk has others.
+//! A disk shares the blocks of its image through a link to the same file. An image that is replaced
+//! (written under another name, then renamed) leaves that file alone. One that is overwritten in
+//! place (`cp new.ext4 images/minimal.ext4`) changes it, and what such a sandbox has in memory and
+//! wrote to its disk then lies over blocks of something else. So length and time of the last change
+//! are noted when a sandbox is made, and compared whenever its disk is about to be used again; one
+//! that does not match is refused, and nothing of the sandbox is thrown away. The inode is not
+//! compared: an installation that was copied to another disk has others.
 
 use std::fs;
 use std::io;
@@ -41,7 +42,10 @@ impl ImageIdentity {
     /// When there is none.
     pub fn read(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
-        Ok(Self { bytes: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) })
+        Ok(Self {
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
     }
 
     /// Compares the image at `path` with what it was.
@@ -49,7 +53,10 @@ impl ImageIdentity {
     /// # Errors
     /// What is different.
     pub fn check(&self, path: &Path) -> Result<(), Changed> {
-        let now = Self::read(path).map_err(|source| Changed::Io { path: path.to_owned(), source })?;
+        let now = Self::read(path).map_err(|source| Changed::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         // Some archives keep whole seconds only.
         let is_same_time = now.modified == self.modified || now.modified == (self.modified.0, 0);
         let what = if now.bytes != self.bytes {
@@ -59,13 +66,18 @@ impl ImageIdentity {
         } else {
             format!("in place at {}", utc(now.modified.0))
         };
-        Err(Changed::Changed { path: path.to_owned(), what })
+        Err(Changed::Changed {
+            path: path.to_owned(),
+            what,
+        })
     }
 }
 
 fn utc(seconds: i64) -> String {
-    time::OffsetDateTime::from_unix_timestamp(seconds)
-        .map_or_else(|_| format!("{seconds} s after 1970"), |time| format!("{} {} UTC", time.date(), time.time()))
+    time::OffsetDateTime::from_unix_timestamp(seconds).map_or_else(
+        |_| format!("{seconds} s after 1970"),
+        |time| format!("{} {} UTC", time.date(), time.time()),
+    )
 }
 
 #[cfg(test)]
@@ -81,13 +93,29 @@ mod tests {
         let noted = ImageIdentity::read(&base).unwrap();
         noted.check(&base).unwrap();
         // As `cp` does it: the same file, another content; here of the same length.
-        let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        let long_ago =
+            std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
         fs::write(&image, b"latter").unwrap();
-        fs::File::options().write(true).open(&image).unwrap().set_modified(long_ago).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&image)
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
         let error = noted.check(&base).unwrap_err().to_string();
-        assert!(error.contains("in place at 2001-09-09 1:46:40.0 UTC") && error.contains("mv images/.new"), "{error}");
+        assert!(
+            error.contains("in place at 2001-09-09 1:46:40.0 UTC")
+                && error.contains("mv images/.new"),
+            "{error}"
+        );
         fs::write(&image, b"longer than before").unwrap();
-        assert!(noted.check(&base).unwrap_err().to_string().contains("from 6 to 18 bytes"));
+        assert!(
+            noted
+                .check(&base)
+                .unwrap_err()
+                .to_string()
+                .contains("from 6 to 18 bytes")
+        );
     }
 
     #[test]

@@ -1,17 +1,19 @@
-//! Which IPv4 networks sandboxes get: those of the original Wrenn, unless something else on this host, or somebody it
-//! talks to, has addresses in them: a LAN, a VPN, Docker, Kubernetes. Then others are taken. A route into a sandbox would
-//! win over the one to the LAN, as it is narrower.
+//! Which IPv4 networks sandboxes get: those of the original Wrenn, unless something else on this
+//! host, or somebody it talks to, has addresses in them: a LAN, a VPN, Docker, Kubernetes. Then
+//! others are taken. A route into a sandbox would win over the one to the LAN, as it is narrower.
 //!
 //! ```text
 //!   AGENT_NETWORK_CIDR? ─ yes → that one, whatever uses it (a warning, and `wrenn doctor`, say what does)
 //!        └ no → one that this host has used already and that is still free → the first free one → none: the start fails
 //! ```
-//! What a host does not know, such as networks behind its default route with which it has no connection now, it cannot
-//! find: that is what the setting is for. Sandboxes that were made with other networks keep theirs (their claims and
-//! records say which), and the host's rules are about all of them.
+//! What a host does not know, such as networks behind its default route with which it has no
+//! connection now, it cannot find: that is what the setting is for. Sandboxes that were made with
+//! other networks keep theirs (their claims and records say which), and the host's rules are about
+//! all of them.
 //!
-//! On disk is `/run/wrenn/host/networks`, which all agents of the machine share: the networks that they have taken,
-//! since rules must hold for sandboxes of agents that have none yet. Written before the rules, gone after a restart.
+//! On disk is `/run/wrenn/host/networks`, which all agents of the machine share: the networks that
+//! they have taken, since rules must hold for sandboxes of agents that have none yet. Written
+//! before the rules, gone after a restart.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,9 +26,10 @@ use linux::{file, route};
 
 use super::plan::{Plan, VETH_PREFIX};
 
-/// Networks to take, the first that is free: the original ones; then such as nobody gives out by default. Docker takes
-/// 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/16, Podman 10.88.0.0/16, k3s 10.42.0.0/15, kubeadm 10.96.0.0/12 and
-/// 10.244.0.0/16, Tailscale 100.64.0.0/10, libvirt and LXD parts of 192.168.0.0/16 and 10.0.0.0/8.
+/// Networks to take, the first that is free: the original ones; then such as nobody gives out by
+/// default. Docker takes 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/16, Podman 10.88.0.0/16,
+/// k3s 10.42.0.0/15, kubeadm 10.96.0.0/12 and 10.244.0.0/16, Tailscale 100.64.0.0/10, libvirt and
+/// LXD parts of 192.168.0.0/16 and 10.0.0.0/8.
 const OTHERS: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(10, 212, 0, 0), 15),
     Ipv4Net::new_assert(Ipv4Addr::new(10, 182, 0, 0), 15),
@@ -44,26 +47,48 @@ pub(crate) struct InUse {
     pub(crate) by: String,
 }
 
-/// Returns what uses IPv4 addresses: routes of all tables but the default ones, addresses of links, name servers, and the
-/// other ends of connections. What is `ours` does not count: the host talks to guests, too.
+/// Returns what uses IPv4 addresses: routes of all tables but the default ones, addresses of links,
+/// name servers, and the other ends of connections. What is `ours` does not count: the host talks
+/// to guests, too.
 ///
 /// # Errors
 /// What the kernel said.
 pub(crate) fn in_use(name_servers: &str, ours: &BTreeSet<Plan>) -> io::Result<Vec<InUse>> {
     let mut found = Vec::new();
     for route in route::routes4()? {
-        let Ok(network) = Ipv4Net::new(route.destination, route.prefix) else { continue };
-        if route.prefix > 0 && !route.link.as_ref().is_some_and(|link| link.starts_with(VETH_PREFIX)) {
-            let by = route.link.map_or_else(|| format!("a route to {network}"), |link| format!("{network} on {link}"));
-            found.push(InUse { network: network.trunc(), by });
+        let Ok(network) = Ipv4Net::new(route.destination, route.prefix) else {
+            continue;
+        };
+        if route.prefix > 0
+            && !route
+                .link
+                .as_ref()
+                .is_some_and(|link| link.starts_with(VETH_PREFIX))
+        {
+            let by = route.link.map_or_else(
+                || format!("a route to {network}"),
+                |link| format!("{network} on {link}"),
+            );
+            found.push(InUse {
+                network: network.trunc(),
+                by,
+            });
         }
     }
     let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let configured = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    let servers =
-        configured.chain(name_servers.split(',')).map(|text| text.trim().split(':').next().unwrap_or_default());
-    let servers = servers.filter_map(|text| text.parse().ok()).map(|at| single(at, format!("name server {at}")));
-    let is_ours = |at: &Ipv4Addr| ours.iter().any(|plan| plan.reachable.contains(at) || plan.pairs.contains(at));
+    let configured = resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let servers = configured
+        .chain(name_servers.split(','))
+        .map(|text| text.trim().split(':').next().unwrap_or_default());
+    let servers = servers
+        .filter_map(|text| text.parse().ok())
+        .map(|at| single(at, format!("name server {at}")));
+    let is_ours = |at: &Ipv4Addr| {
+        ours.iter()
+            .any(|plan| plan.reachable.contains(at) || plan.pairs.contains(at))
+    };
     let peers = route::tcp_peers()?
         .into_iter()
         .filter(|at| !is_ours(at))
@@ -73,7 +98,10 @@ pub(crate) fn in_use(name_servers: &str, ours: &BTreeSet<Plan>) -> io::Result<Ve
 }
 
 fn single(address: Ipv4Addr, by: String) -> InUse {
-    InUse { network: address.into(), by }
+    InUse {
+        network: address.into(),
+        by,
+    }
 }
 
 /// Returns what uses addresses of these networks.
@@ -81,7 +109,9 @@ pub(crate) fn overlaps(plan: Plan, in_use: &[InUse]) -> Vec<&InUse> {
     let overlap = |one: &Ipv4Net, other: &Ipv4Net| one.contains(other) || other.contains(one);
     in_use
         .iter()
-        .filter(|used| overlap(&used.network, &plan.reachable) || overlap(&used.network, &plan.pairs))
+        .filter(|used| {
+            overlap(&used.network, &plan.reachable) || overlap(&used.network, &plan.pairs)
+        })
         .collect()
 }
 
@@ -89,12 +119,19 @@ pub(crate) fn overlaps(plan: Plan, in_use: &[InUse]) -> Vec<&InUse> {
 ///
 /// # Errors
 /// When none is free.
-pub(crate) fn choose(wanted: Option<Plan>, known: &BTreeSet<Plan>, in_use: &[InUse]) -> io::Result<Plan> {
+pub(crate) fn choose(
+    wanted: Option<Plan>,
+    known: &BTreeSet<Plan>,
+    in_use: &[InUse],
+) -> io::Result<Plan> {
     if let Some(plan) = wanted {
         return Ok(plan);
     }
     let others = OTHERS.into_iter().filter_map(Plan::halves);
-    let mut candidates = [Plan::ORIGINAL].into_iter().chain(known.iter().copied()).chain(others);
+    let mut candidates = [Plan::ORIGINAL]
+        .into_iter()
+        .chain(known.iter().copied())
+        .chain(others);
     candidates.find(|plan| overlaps(*plan, in_use).is_empty()).ok_or_else(|| {
         let first = overlaps(Plan::ORIGINAL, in_use).first().map_or_else(String::new, |used| used.by.clone());
         io::Error::other(format!(
@@ -141,7 +178,13 @@ mod tests {
         netns::create(&name).unwrap();
         let found = netns::enter(&name, move || {
             for command in commands {
-                assert!(Command::new("ip").args(command.split(' ')).status()?.success(), "{command}");
+                assert!(
+                    Command::new("ip")
+                        .args(command.split(' '))
+                        .status()?
+                        .success(),
+                    "{command}"
+                );
             }
             in_use("8.8.8.8", &BTreeSet::new())
         });
@@ -169,16 +212,28 @@ mod tests {
             ],
         );
         assert_eq!(chosen(&found), Plan::ORIGINAL, "{found:?}");
-        assert!(found.iter().any(|used| used.by == "192.168.1.0/24 on lan"), "{found:?}");
+        assert!(
+            found.iter().any(|used| used.by == "192.168.1.0/24 on lan"),
+            "{found:?}"
+        );
     }
 
     #[test]
     fn networks_in_use_are_left_alone() {
         let lan = on_a_host(
             "lan",
-            &["link add lan type veth peer name lan-far", "link set lan up", "addr add 10.11.3.4/16 dev lan"],
+            &[
+                "link add lan type veth peer name lan-far",
+                "link set lan up",
+                "addr add 10.11.3.4/16 dev lan",
+            ],
         );
-        assert!(overlaps(Plan::ORIGINAL, &lan).iter().any(|used| used.by == "10.11.0.0/16 on lan"), "{lan:?}");
+        assert!(
+            overlaps(Plan::ORIGINAL, &lan)
+                .iter()
+                .any(|used| used.by == "10.11.0.0/16 on lan"),
+            "{lan:?}"
+        );
         assert_eq!(Some(chosen(&lan)), Plan::halves(OTHERS[0]));
         // A VPN with a table of its own, to a wider network.
         let vpn = on_a_host(
@@ -190,21 +245,41 @@ mod tests {
             ],
         );
         assert_eq!(Some(chosen(&vpn)), Plan::halves(OTHERS[2]), "{vpn:?}");
-        let blackhole = on_a_host("hole", &["link set lo up", "route add blackhole 10.12.9.0/24"]);
+        let blackhole = on_a_host(
+            "hole",
+            &["link set lo up", "route add blackhole 10.12.9.0/24"],
+        );
         assert_ne!(chosen(&blackhole), Plan::ORIGINAL);
-        let dns = [single(Ipv4Addr::new(10, 12, 0, 2), "name server 10.12.0.2".to_owned())];
+        let dns = [single(
+            Ipv4Addr::new(10, 12, 0, 2),
+            "name server 10.12.0.2".to_owned(),
+        )];
         assert_ne!(chosen(&dns), Plan::ORIGINAL);
     }
 
     #[test]
     fn full_host_is_told_the_setting() {
         let all = [
-            InUse { network: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 1).unwrap(), by: "one half".to_owned() },
-            InUse { network: "128.0.0.0/1".parse().unwrap(), by: "the other".to_owned() },
+            InUse {
+                network: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 1).unwrap(),
+                by: "one half".to_owned(),
+            },
+            InUse {
+                network: "128.0.0.0/1".parse().unwrap(),
+                by: "the other".to_owned(),
+            },
         ];
-        let error = choose(None, &BTreeSet::new(), &all).unwrap_err().to_string();
-        assert!(error.contains("AGENT_NETWORK_CIDR") && error.contains("one half"), "{error}");
+        let error = choose(None, &BTreeSet::new(), &all)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("AGENT_NETWORK_CIDR") && error.contains("one half"),
+            "{error}"
+        );
         let wanted = Plan::halves("10.77.0.0/20".parse().unwrap());
-        assert_eq!(choose(wanted, &BTreeSet::new(), &all).unwrap(), wanted.unwrap());
+        assert_eq!(
+            choose(wanted, &BTreeSet::new(), &all).unwrap(),
+            wanted.unwrap()
+        );
     }
 }

@@ -1,22 +1,25 @@
-//! How many connections one sandbox may have at one time: the host's table of tracked connections, and the ports that
-//! it translates to, belong to all of them.
+//! How many connections one sandbox may have at one time: the host's table of tracked connections,
+//! and the ports that it translates to, belong to all of them.
 //!
 //! ```text
 //!   guest → TAP → [namespace: the limit, told in the sandbox's log] → [host: the limit and a quarter] → internet
 //! ```
-//! Counted twice, since the two tables can be made to differ: a guest that ends a connection with a packet that dies
-//! between namespace and host (a TTL of 1) has it forgotten in the one and tracked for days in the other. Who only has
-//! many connections meets the first limit, with a line in its log; the second one is for those who cheat.
+//! Counted twice, since the two tables can be made to differ: a guest that ends a connection with a
+//! packet that dies between namespace and host (a TTL of 1) has it forgotten in the one and tracked
+//! for days in the other. Who only has many connections meets the first limit, with a line in its
+//! log; the second one is for those who cheat.
 //!
-//! Beyond the limit the first packets of connections are dropped, not refused: TCP tries again, and gets through when
-//! others have ended.
+//! Beyond the limit the first packets of connections are dropped, not refused: TCP tries again, and
+//! gets through when others have ended.
 //!
-//! A packet that is refused is counted all the same (net/netfilter/nf_conncount.c), and of those that are nothing any more
-//! the kernel takes away nine for each new one, once in a tick. So that a flood does not keep its own list long, and cost
-//! the host a walk through it for each packet, what is over the limit closes the gate for [`CLOSED_MS`].
+//! A packet that is refused is counted all the same (net/netfilter/nf_conncount.c), and of those
+//! that are nothing any more the kernel takes away nine for each new one, once in a tick. So that a
+//! flood does not keep its own list long, and cost the host a walk through it for each packet, what
+//! is over the limit closes the gate for [`CLOSED_MS`].
 //!
-//! Each table is of its own, named by its limit, and is made anew only where that changed: a new one counts from zero.
-//! It is the same for all sandboxes of the host, so agents of one host are to agree: the last one that starts decides.
+//! Each table is of its own, named by its limit, and is made anew only where that changed: a new
+//! one counts from zero. It is the same for all sandboxes of the host, so agents of one host are to
+//! agree: the last one that starts decides.
 
 use std::io;
 
@@ -29,12 +32,14 @@ use super::policy::DNS_PORT;
 pub const LIMITS: Table = (Family::Inet, "wrenn_limits");
 /// Where the first packets beyond the limit are logged to, in the namespace.
 pub const LIMIT_LOG_GROUP: u16 = 2;
-/// The least and the most of `AGENT_SANDBOX_CONNECTIONS`. The kernel walks the list of one sandbox's connections.
+/// The least and the most of `AGENT_SANDBOX_CONNECTIONS`. The kernel walks the list of one
+/// sandbox's connections.
 pub(crate) const LEAST: u32 = 64;
 pub(crate) const MOST: u32 = 65_536;
 /// The default: enough for a crawler, and a share of the smallest table that hosts have.
 const DEFAULT: u32 = 4096;
-/// One sandbox gets at most one part of so many of the host's table, unless `AGENT_SANDBOX_CONNECTIONS` says otherwise.
+/// One sandbox gets at most one part of so many of the host's table, unless
+/// `AGENT_SANDBOX_CONNECTIONS` says otherwise.
 const PARTS: u32 = 16;
 
 /// After connections are tracked and the host's other rules have dropped what no sandbox may send.
@@ -55,7 +60,9 @@ pub(crate) const TABLE_SIZE: &str = "net/netfilter/nf_conntrack_max";
 
 /// Returns the limit for each sandbox: the wanted one, or what fits the host's table.
 pub(crate) fn limit(wanted: Option<u32>) -> u32 {
-    let size = linux::sysctl::get(TABLE_SIZE).ok().and_then(|size| size.parse::<u32>().ok());
+    let size = linux::sysctl::get(TABLE_SIZE)
+        .ok()
+        .and_then(|size| size.parse::<u32>().ok());
     let share = size.map_or(DEFAULT, |size| (size / PARTS).clamp(LEAST, DEFAULT));
     wanted.unwrap_or(share).clamp(LEAST, MOST)
 }
@@ -70,8 +77,12 @@ pub(crate) fn limit_on_host(limit: u32) -> u32 {
 /// # Errors
 /// What the kernel refused.
 pub(super) fn limit_host(limit: u32) -> io::Result<()> {
-    let begins = Rule::new().iif(&format!("{VETH_PREFIX}*")).begins_connection();
-    let over = begins.clone().connections_over_by_link(LINKS, limit_on_host(limit));
+    let begins = Rule::new()
+        .iif(&format!("{VETH_PREFIX}*"))
+        .begins_connection();
+    let over = begins
+        .clone()
+        .connections_over_by_link(LINKS, limit_on_host(limit));
     replace(limit, |table| {
         let table = table.links(LIMITS, LINKS, Slot::MAX.into(), false);
         fill(table, [begins, over], &[])
@@ -88,25 +99,42 @@ pub(crate) fn limit_namespace(limit: u32) -> io::Result<()> {
     let log = Rule::new().limit_per_second(1, 5).log(LIMIT_LOG_GROUP, 64);
     // Questions for names go no further than our resolver, and each is tracked for half a minute.
     let question = begins.clone().dport(UDP, DNS_PORT);
-    let few = question.clone().limit_per_second(QUESTIONS, QUESTIONS_AT_ONCE).accept();
+    let few = question
+        .clone()
+        .limit_per_second(QUESTIONS, QUESTIONS_AT_ONCE)
+        .accept();
     replace(limit, |table| {
-        let table = table.chain(LIMITS, "prerouting", Hook::filter(Hook::PREROUTING, AFTER_RULES));
-        let table = table.rule(LIMITS, "prerouting", &few).rule(LIMITS, "prerouting", &question.drop());
+        let table = table.chain(
+            LIMITS,
+            "prerouting",
+            Hook::filter(Hook::PREROUTING, AFTER_RULES),
+        );
+        let table =
+            table
+                .rule(LIMITS, "prerouting", &few)
+                .rule(LIMITS, "prerouting", &question.drop());
         fill(table, [begins, over], &[log])
     })
 }
 
 /// The rules of either table.
 fn fill(table: Transaction, [begins, over]: [Rule; 2], first: &[Rule]) -> Transaction {
-    let table = table.links(LIMITS, CLOSED, Slot::MAX.into(), true).inner_chain(LIMITS, FULL);
-    let close = [Rule::new().hold_link(CLOSED, CLOSED_MS).drop(), Rule::new().drop()];
-    let table = first.iter().chain(&close).fold(table, |table, rule| table.rule(LIMITS, FULL, rule));
+    let table = table
+        .links(LIMITS, CLOSED, Slot::MAX.into(), true)
+        .inner_chain(LIMITS, FULL);
+    let close = [
+        Rule::new().hold_link(CLOSED, CLOSED_MS).drop(),
+        Rule::new().drop(),
+    ];
+    let table = first
+        .iter()
+        .chain(&close)
+        .fold(table, |table, rule| table.rule(LIMITS, FULL, rule));
     let hook = Hook::filter(Hook::PREROUTING, AFTER_RULES);
-    table.chain(LIMITS, "prerouting", hook).rule(LIMITS, "prerouting", &begins.link_in(CLOSED).drop()).rule(
-        LIMITS,
-        "prerouting",
-        &over.goto(FULL),
-    )
+    table
+        .chain(LIMITS, "prerouting", hook)
+        .rule(LIMITS, "prerouting", &begins.link_in(CLOSED).drop())
+        .rule(LIMITS, "prerouting", &over.goto(FULL))
 }
 
 /// Makes the table unless there is one of that limit.
@@ -115,7 +143,11 @@ fn replace(limit: u32, fill: impl FnOnce(Transaction) -> Transaction) -> io::Res
     if nft::chain_exists(LIMITS, &name)? {
         return Ok(());
     }
-    let table = Transaction::new().table(LIMITS).delete_table(LIMITS).table(LIMITS).inner_chain(LIMITS, &name);
+    let table = Transaction::new()
+        .table(LIMITS)
+        .delete_table(LIMITS)
+        .table(LIMITS)
+        .inner_chain(LIMITS, &name);
     fill(table).commit()
 }
 

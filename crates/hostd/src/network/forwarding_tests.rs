@@ -44,9 +44,20 @@ impl Path {
         let dir = tempfile::tempdir().unwrap();
         let slots = Slots::new(dir.path()).with_plan(plan);
         let slot = slots.claim("sb-test").unwrap();
-        let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let number = format!(
+            "{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
         let name = |of: &str| format!("wtest-fwd-{of}-{number}");
-        let path = Self { slot, slots, guest: name("g"), host: name("h"), internet: name("i"), _dir: dir };
+        let path = Self {
+            slot,
+            slots,
+            guest: name("g"),
+            host: name("h"),
+            internet: name("i"),
+            _dir: dir,
+        };
         path.connect().unwrap();
         path
     }
@@ -75,7 +86,9 @@ impl Path {
             links.add_address("lo", SERVER, 32)
         })?;
         let to = sandbox.clone();
-        netns::enter(&self.guest, move || Links::here()?.add_veth_with("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC]))?;
+        netns::enter(&self.guest, move || {
+            Links::here()?.add_veth_with("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])
+        })?;
         netns::enter(&sandbox, move || {
             let links = Links::here()?;
             links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
@@ -93,14 +106,20 @@ impl Path {
             links.up("eth0")?;
             links.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY_IP)
         })?;
-        netns::enter(&self.host, || Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, UPLINK[1]))
+        netns::enter(&self.host, || {
+            Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, UPLINK[1])
+        })
     }
 
-    fn in_guest<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+    fn in_guest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> T {
         netns::enter(&self.guest, work).unwrap()
     }
 
-    /// Accepts connections at that port as long as the test runs, and tells what size of segments each has.
+    /// Accepts connections at that port as long as the test runs, and tells what size of segments
+    /// each has.
     fn serve(&self, port: u16) -> std::sync::mpsc::Receiver<u32> {
         let (tell, told) = std::sync::mpsc::channel();
         netns::enter(&self.internet, move || {
@@ -121,7 +140,8 @@ impl Path {
     /// Connections that sandbox and host track.
     fn tracked(&self) -> [u32; 2] {
         [self.slot.netns(), self.host.clone()].map(|name| {
-            let count = netns::enter(&name, || sysctl::get("net/netfilter/nf_conntrack_count")).unwrap();
+            let count =
+                netns::enter(&name, || sysctl::get("net/netfilter/nf_conntrack_count")).unwrap();
             count.parse().unwrap()
         })
     }
@@ -146,7 +166,10 @@ fn udp_flood_is_bounded_and_ends() {
         Ok(())
     });
     let [sandbox, host] = path.tracked();
-    assert!((LIMIT..=LIMIT + 8).contains(&sandbox), "{sandbox} connections of the sandbox");
+    assert!(
+        (LIMIT..=LIMIT + 8).contains(&sandbox),
+        "{sandbox} connections of the sandbox"
+    );
     assert!(host <= LIMIT + 8, "{host} connections of the host");
     // When they have ended there is room again, at once: TCP tries again after a second.
     let guest: IpAddr = vmm::GUEST_IP.into();
@@ -164,7 +187,9 @@ fn connections_hidden_from_the_host_count_there() {
     let refused = path.in_guest(move || {
         for made in 0..4 * LIMIT {
             let to = SocketAddr::from((SERVER, 443));
-            let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else { return Ok(made) };
+            let Ok(stream) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else {
+                return Ok(made);
+            };
             stream.set_ttl(1)?;
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
             drop(stream);
@@ -174,7 +199,10 @@ fn connections_hidden_from_the_host_count_there() {
         Ok(u32::MAX)
     });
     let host = connections::limit_on_host(LIMIT);
-    assert!((LIMIT..=host + 8).contains(&refused), "the host has taken {refused}");
+    assert!(
+        (LIMIT..=host + 8).contains(&refused),
+        "the host has taken {refused}"
+    );
     assert!(path.tracked()[1] <= host + 8, "{:?}", path.tracked());
     path.finish();
 }
@@ -184,14 +212,23 @@ fn connections_hidden_from_the_host_count_there() {
 fn segments_fit_the_way_out() {
     let path = Path::make();
     let told = path.serve(443);
-    let connect = || path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
+    let connect =
+        || path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
     drop(connect());
     let headers = 40 + 12;
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1500 - headers);
     netns::enter(&path.host, || Links::here()?.set_mtu("up0", 1300)).unwrap();
     let stream = connect();
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1300 - headers, "what the server sends");
-    assert_eq!(SockRef::from(&stream).tcp_mss().unwrap(), 1300 - headers, "what the guest sends");
+    assert_eq!(
+        told.recv_timeout(PATIENCE).unwrap(),
+        1300 - headers,
+        "what the server sends"
+    );
+    assert_eq!(
+        SockRef::from(&stream).tcp_mss().unwrap(),
+        1300 - headers,
+        "what the guest sends"
+    );
     path.finish();
 }
 
@@ -203,7 +240,10 @@ fn sandboxes_of_other_networks_are_translated_too() {
     told.recv_timeout(PATIENCE).unwrap();
     // The claim says what its addresses are of, to whoever reads it.
     let claimed = path.slots.claimed().unwrap();
-    assert!(claimed.iter().any(|(slot, _)| *slot == path.slot), "{claimed:?}");
+    assert!(
+        claimed.iter().any(|(slot, _)| *slot == path.slot),
+        "{claimed:?}"
+    );
     path.finish();
 }
 
@@ -215,7 +255,10 @@ fn flushed_rules_hold_again() {
         assert!(!restore_rules(OFF, LIMIT, &[])?);
         nft::apply("flush ruleset")?;
         assert!(restore_rules(OFF, LIMIT, &[])?);
-        assert!(nft::chain_exists(rules::HOST, "prerouting")? && nft::chain_exists(connections::LIMITS, "prerouting")?);
+        assert!(
+            nft::chain_exists(rules::HOST, "prerouting")?
+                && nft::chain_exists(connections::LIMITS, "prerouting")?
+        );
         restore_rules(OFF, LIMIT, &[])
     });
     assert!(!restored.unwrap(), "once is enough");

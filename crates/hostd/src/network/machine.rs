@@ -1,12 +1,13 @@
-//! What all networks of a machine share, whatever agent made them: that the host forwards, and the host's rules.
+//! What all networks of a machine share, whatever agent made them: that the host forwards, and the
+//! host's rules.
 //!
 //! ```text
 //!   as it was → prepared, by the first agent → as it was, by `wrenn-agent --remove-host-rules`
 //! ```
-//! Below [`DIR`], gone after a reboot like the rules: a lock, which every agent shares for as long as it runs, so that
-//! nobody takes away the rules on which it relies; and what forwarding was before, if that was not on, and what IPv6 took
-//! ([`super::six`]). Dying anywhere leaves more in place than is needed, never less: notes are written before anything is
-//! turned on.
+//! Below [`DIR`], gone after a reboot like the rules: a lock, which every agent shares for as long
+//! as it runs, so that nobody takes away the rules on which it relies; and what forwarding was
+//! before, if that was not on, and what IPv6 took ([`super::six`]). Dying anywhere leaves more in
+//! place than is needed, never less: notes are written before anything is turned on.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,8 +48,12 @@ fn note() -> PathBuf {
     Path::new(DIR).join("forwarding-was-off")
 }
 
-/// Prepares the host; as long as what is returned lives, nobody undoes it. Says whether sandboxes have IPv6, too.
-pub(super) fn prepare(settings: &NetworkSettings, connections: u32) -> Result<(Lock, Six, Plan), Error> {
+/// Prepares the host; as long as what is returned lives, nobody undoes it. Says whether sandboxes
+/// have IPv6, too.
+pub(super) fn prepare(
+    settings: &NetworkSettings,
+    connections: u32,
+) -> Result<(Lock, Six, Plan), Error> {
     let wanted = settings.ipv6;
     let host = |action| move |source| Error::Host { action, source };
     let lock = lock_path().and_then(|path| Lock::share_within(&path, LOCK_TIMEOUT));
@@ -56,24 +61,31 @@ pub(super) fn prepare(settings: &NetworkSettings, connections: u32) -> Result<(L
     forward().map_err(host("turn on net.ipv4.ip_forward"))?;
     let six = Six::choose(wanted).map_err(host("see whether there is IPv6"))?;
     if let (Six::Off(why), Wanted::On) = (six, wanted) {
-        tracing::warn!("sandboxes have no IPv6, though AGENT_IPV6 is on: {}", why.text());
+        tracing::warn!(
+            "sandboxes have no IPv6, though AGENT_IPV6 is on: {}",
+            why.text()
+        );
     }
     let near = six::near().map_err(host("read the IPv6 addresses of this host"))?;
     let (plan, plans) = choose_plan(settings).map_err(host("choose the networks of sandboxes"))?;
     // Before anything is forwarded over IPv6: what sandboxes send is dropped or decided upon.
-    rules::host(six, &near, &plans).commit().map_err(host("set the host's nftables rules"))?;
+    rules::host(six, &near, &plans)
+        .commit()
+        .map_err(host("set the host's nftables rules"))?;
     limit_host(connections).map_err(host("limit the connections of sandboxes (nft_connlimit)"))?;
     if six.is_on() {
         six::keep_in().map_err(host("keep the IPv6 addresses of sandboxes in"))?;
         six::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
     }
     // Nobody has this address: it is tried whether connections can be forgotten at all.
-    conntrack::forget(Ipv4Addr::UNSPECIFIED).map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
+    conntrack::forget(Ipv4Addr::UNSPECIFIED)
+        .map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
     Ok((lock, six, plan))
 }
 
-/// Keeps the host's rules as they are to be. A `flush ruleset`, which starts each reload of Debian's nftables service, takes
-/// them away with everything else, and networks of the host may be numbered anew by routers at any time.
+/// Keeps the host's rules as they are to be. A `flush ruleset`, which starts each reload of
+/// Debian's nftables service, takes them away with everything else, and networks of the host may be
+/// numbered anew by routers at any time.
 pub(crate) async fn keep_rules(six: Six, connections: u32) {
     let mut near = Vec::new();
     loop {
@@ -91,7 +103,10 @@ pub(crate) async fn keep_rules(six: Six, connections: u32) {
         let known = near.clone();
         match blocking(move || renew_near(six, known)).await {
             Ok(now) => near = now,
-            Err(error) => tracing::warn!(error, "sandboxes may reach new networks of this host over IPv6"),
+            Err(error) => tracing::warn!(
+                error,
+                "sandboxes may reach new networks of this host over IPv6"
+            ),
         }
     }
 }
@@ -109,7 +124,8 @@ pub(super) fn restore_rules(six: Six, connections: u32, near: &[Ipv6Net]) -> io:
     Ok(!is_there)
 }
 
-/// Returns the networks that the host's links are in; if they are others than before, the rules are about them by now.
+/// Returns the networks that the host's links are in; if they are others than before, the rules are
+/// about them by now.
 fn renew_near(six: Six, before: Vec<Ipv6Net>) -> io::Result<Vec<Ipv6Net>> {
     if !six.is_on() {
         return Ok(before);
@@ -140,8 +156,12 @@ fn choose_plan(settings: &NetworkSettings) -> io::Result<(Plan, BTreeSet<Plan>)>
         );
     }
     if plan != Plan::ORIGINAL && settings.plan.is_none() {
-        let by = addresses::overlaps(Plan::ORIGINAL, &in_use).first().map_or_else(String::new, |used| used.by.clone());
-        tracing::info!("sandboxes get addresses of {plan}: {by} is in the usual ones; AGENT_NETWORK_CIDR sets others");
+        let by = addresses::overlaps(Plan::ORIGINAL, &in_use)
+            .first()
+            .map_or_else(String::new, |used| used.by.clone());
+        tracing::info!(
+            "sandboxes get addresses of {plan}: {by} is in the usual ones; AGENT_NETWORK_CIDR sets others"
+        );
     }
     let claimed = Slots::new(Path::new("")).plans()?;
     let plans: BTreeSet<Plan> = noted.into_iter().chain(claimed).chain([plan]).collect();
@@ -156,7 +176,8 @@ fn forward() -> io::Result<()> {
     sysctl::set(FORWARDING, "1")
 }
 
-/// Makes everything that rules and limits need of the kernel, in the calling thread's namespace: one that goes afterwards.
+/// Makes everything that rules and limits need of the kernel, in the calling thread's namespace:
+/// one that goes afterwards.
 ///
 /// # Errors
 /// What the kernel lacks.
@@ -175,11 +196,17 @@ pub fn try_rules(six: Six) -> io::Result<()> {
 /// While an agent runs, or sandboxes have networks; else what the kernel refused.
 pub fn remove_host_rules() -> Result<(), Error> {
     let host = |action| move |source| Error::Host { action, source };
-    let lock = lock_path().and_then(|path| Lock::try_take(&path)).map_err(host("lock the host's rules"))?;
-    let Some(_lock) = lock else { return Err(Error::InUse("a host agent runs: stop it first")) };
+    let lock = lock_path()
+        .and_then(|path| Lock::try_take(&path))
+        .map_err(host("lock the host's rules"))?;
+    let Some(_lock) = lock else {
+        return Err(Error::InUse("a host agent runs: stop it first"));
+    };
     let mut claims = fs::read_dir(CLAIMS_DIR).into_iter().flatten().flatten();
     if claims.any(|claim| claim.file_name().to_string_lossy().parse::<u16>().is_ok()) {
-        return Err(Error::InUse("there are sandboxes: start the agent, delete them, and stop it again"));
+        return Err(Error::InUse(
+            "there are sandboxes: start the agent, delete them, and stop it again",
+        ));
     }
     for table in [rules::HOST, connections::LIMITS] {
         nft::remove(table).map_err(host("remove the host's nftables tables"))?;

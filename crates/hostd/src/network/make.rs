@@ -11,8 +11,8 @@ use vmm::GUEST_IP;
 
 use super::connections::limit_namespace;
 use super::plan::{
-    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, PEER_IP6, Slot, TAP, TAP_MAC, VETH_IP6,
-    VETH_MACS,
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, PEER_IP6, Slot,
+    TAP, TAP_MAC, VETH_IP6, VETH_MACS,
 };
 use super::rules;
 use super::six::Six;
@@ -33,8 +33,9 @@ pub(super) fn connect(slot: Slot, six: Six) -> io::Result<()> {
     links.add_route(slot.host_ip(), 32, slot.peer_ip())
 }
 
-/// Leaves a link that is not up yet only the IPv6 that it is given. At each link that comes and goes the kernel looks
-/// through all of the host's IPv6 routes, and with IPv6 of its own each link has some.
+/// Leaves a link that is not up yet only the IPv6 that it is given. At each link that comes and
+/// goes the kernel looks through all of the host's IPv6 routes, and with IPv6 of its own each link
+/// has some.
 fn without_ipv6(links: &Links, link: &str, six: Six) -> io::Result<()> {
     if six.is_on() {
         return links.without_own_ipv6(link);
@@ -98,10 +99,15 @@ fn settings(six: Six) -> io::Result<()> {
     turned_off(settings.set("net/ipv6/conf/all/disable_ipv6", "1"))
 }
 
-/// Inside the namespace: how fast it is. Everything counts, what the host sends and asks for itself included.
+/// Inside the namespace: how fast it is. Everything counts, what the host sends and asks for itself
+/// included.
 pub(crate) fn limit(slot: Slot, limits: Bandwidth) -> io::Result<()> {
-    // A link limits what it sends: the one to the host what the guest sends, the one to the guest what it gets.
-    for (link, mbps) in [(slot.peer().as_str(), limits.egress_mbps), (TAP, limits.ingress_mbps)] {
+    // A link limits what it sends: the one to the host what the guest sends, the one to the guest
+    // what it gets.
+    for (link, mbps) in [
+        (slot.peer().as_str(), limits.egress_mbps),
+        (TAP, limits.ingress_mbps),
+    ] {
         match mbps {
             0 => tc::unlimit(link)?,
             mbps => tc::limit(link, u64::from(mbps) * MEGABIT)?,

@@ -1,9 +1,11 @@
-//! The network of a sandbox: a namespace, a veth pair to the host, a TAP for the guest, and their rules.
+//! The network of a sandbox: a namespace, a veth pair to the host, a TAP for the guest, and their
+//! rules.
 //!
-//! Made in the order claim, namespace, links, rules, and taken away in the opposite one, so that at every moment a
-//! claim stands for whatever else there is of a slot. [`Networks::remove`] takes away a half-made network just as
-//! well as a whole one; it goes on past errors and reports the first. A namespace that cannot be removed, whatever
-//! others have mounted, holds no sandbox: its slot is set aside until the next start of the agent, which tries again.
+//! Made in the order claim, namespace, links, rules, and taken away in the opposite one, so that at
+//! every moment a claim stands for whatever else there is of a slot. [`Networks::remove`] takes
+//! away a half-made network just as well as a whole one; it goes on past errors and reports the
+//! first. A namespace that cannot be removed, whatever others have mounted, holds no sandbox: its
+//! slot is set aside until the next start of the agent, which tries again.
 
 pub(crate) mod addresses;
 pub(crate) mod connections;
@@ -31,8 +33,8 @@ pub use connections::LIMITS;
 pub use machine::{remove_host_rules, try_rules};
 pub(crate) use make::limit;
 pub use plan::{
-    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_VISIBLE6, NETNS_PREFIX, Plan,
-    Slot, TAP, TAP_MAC, VETH_PREFIX,
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_VISIBLE6,
+    NETNS_PREFIX, Plan, Slot, TAP, TAP_MAC, VETH_PREFIX,
 };
 pub use policy::POLICY_TABLE;
 use pool::Pool;
@@ -45,11 +47,18 @@ pub use slots::{CLAIMS_DIR, Holder, NEXT, Slots};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {action} for network slot {}", slot.number())]
-    Slot { action: &'static str, slot: Slot, source: io::Error },
+    Slot {
+        action: &'static str,
+        slot: Slot,
+        source: io::Error,
+    },
     #[error("cannot claim a network slot")]
     Claim(#[source] io::Error),
     #[error("cannot {action}; `wrenn doctor` shows what this host lacks")]
-    Host { action: &'static str, source: io::Error },
+    Host {
+        action: &'static str,
+        source: io::Error,
+    },
     #[error("the host's rules are in use; {0}")]
     InUse(&'static str),
 }
@@ -59,7 +68,8 @@ pub enum Error {
 pub struct NetworkSettings {
     /// IPv4 networks of sandboxes; `None` for such as nothing else on the host uses.
     pub plan: Option<Plan>,
-    /// Name servers that are asked for sandboxes, with commas between them: no sandbox gets their addresses.
+    /// Name servers that are asked for sandboxes, with commas between them: no sandbox gets their
+    /// addresses.
     pub name_servers: String,
     pub ipv6: WantedIpv6,
     /// The most that each sandbox may send and get, whatever its own limits.
@@ -68,7 +78,8 @@ pub struct NetworkSettings {
     pub connections: Option<u32>,
 }
 
-/// Makes and removes the networks of one agent's sandboxes. Blocking: call it where that is allowed.
+/// Makes and removes the networks of one agent's sandboxes. Blocking: call it where that is
+/// allowed.
 #[derive(Debug)]
 pub struct Networks {
     slots: Slots,
@@ -110,8 +121,20 @@ impl Networks {
     pub fn prepare(owner: &Path, settings: &NetworkSettings) -> Result<Self, Error> {
         let connections = connections::limit(settings.connections);
         let (shared, six, plan) = machine::prepare(settings, connections)?;
-        let (slots, pool, limits) = (Slots::new(owner).with_plan(plan), Pool::default(), settings.limits);
-        Ok(Self { slots, kind: Kind::Kernel, six, pool, limits, connections, _shared: Some(shared) })
+        let (slots, pool, limits) = (
+            Slots::new(owner).with_plan(plan),
+            Pool::default(),
+            settings.limits,
+        );
+        Ok(Self {
+            slots,
+            kind: Kind::Kernel,
+            six,
+            pool,
+            limits,
+            connections,
+            _shared: Some(shared),
+        })
     }
 
     /// Returns the most connections that one sandbox may have at one time.
@@ -132,13 +155,26 @@ impl Networks {
         self.limits
     }
 
-    /// Networks without any object of the kernel, for simulations: claims are kept in `claims`, and the guest of a slot
-    /// is simulated at [`Networks::guest`], an address of its own in 127.0.0.0/8.
+    /// Networks without any object of the kernel, for simulations: claims are kept in `claims`, and
+    /// the guest of a slot is simulated at [`Networks::guest`], an address of its own in
+    /// 127.0.0.0/8.
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
-        let (slots, pool, limits) = (Slots::in_dir(claims, owner), Pool::default(), Bandwidth::default());
+        let (slots, pool, limits) = (
+            Slots::in_dir(claims, owner),
+            Pool::default(),
+            Bandwidth::default(),
+        );
         let (six, connections) = (Six::Off(Why::NotWanted), 0);
-        Self { slots, kind: Kind::Loopback { port }, six, pool, limits, connections, _shared: None }
+        Self {
+            slots,
+            kind: Kind::Loopback { port },
+            six,
+            pool,
+            limits,
+            connections,
+            _shared: None,
+        }
     }
 
     /// Whether they are objects of the kernel.
@@ -176,16 +212,18 @@ impl Networks {
         self.slots.try_lock_orphans().map_err(Error::Claim)
     }
 
-    /// Claims a slot for a sandbox: one whose network is ready, or one of which nothing else exists yet.
+    /// Claims a slot for a sandbox: one whose network is ready, or one of which nothing else exists
+    /// yet.
     ///
     /// # Errors
     /// When every slot is taken.
     pub fn claim(&self, sandbox: &str) -> Result<Slot, Error> {
-        self.take(sandbox).map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
+        self.take(sandbox)
+            .map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
     }
 
-    /// Makes the network of a claimed slot, whose TAP only that user opens, unless it was made ahead. Answers whether
-    /// it has the rules of a sandbox without any of its own already.
+    /// Makes the network of a claimed slot, whose TAP only that user opens, unless it was made
+    /// ahead. Answers whether it has the rules of a sandbox without any of its own already.
     ///
     /// # Errors
     /// What the kernel refused; call [`Networks::remove`] then.
@@ -199,7 +237,11 @@ impl Networks {
             }
             if self.take_away(slot)? == Taken::SetAside {
                 let source = io::Error::other("its namespace cannot be removed");
-                return Err(Error::Slot { action: "make a network anew", slot, source });
+                return Err(Error::Slot {
+                    action: "make a network anew",
+                    slot,
+                    source,
+                });
             }
         }
         self.make(slot, user).map(|()| false)
@@ -207,12 +249,20 @@ impl Networks {
 
     fn make(&self, slot: Slot, user: u32) -> Result<(), Error> {
         let (six, connections) = (self.six, self.connections);
-        let at = |action| move |source| Error::Slot { action, slot, source };
+        let at = |action| {
+            move |source| Error::Slot {
+                action,
+                slot,
+                source,
+            }
+        };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
         make::connect(slot, six).map_err(at("connect the host and a network namespace"))?;
         fail::fail_point!("network::connected");
-        let furnished = netns::enter(&slot.netns(), move || make::furnish(slot, user, six, connections));
+        let furnished = netns::enter(&slot.netns(), move || {
+            make::furnish(slot, user, six, connections)
+        });
         furnished.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");
         Ok(())
@@ -224,13 +274,17 @@ impl Networks {
         self.slots.is_held_by(slot, sandbox)
     }
 
-    /// Takes a sandbox's network away and gives its slot back. Idempotent: a slot that is not the sandbox's (any
-    /// more) is left alone, for it may be another one's by now.
+    /// Takes a sandbox's network away and gives its slot back. Idempotent: a slot that is not the
+    /// sandbox's (any more) is left alone, for it may be another one's by now.
     ///
     /// # Errors
     /// The first step that failed; the claim is kept then, so that it can be tried again.
     pub fn remove(&self, slot: Slot, sandbox: &str) -> Result<(), Error> {
-        if self.is_held_by(slot, sandbox) { self.clear(slot) } else { Ok(()) }
+        if self.is_held_by(slot, sandbox) {
+            self.clear(slot)
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes away whatever there is of a slot, whoever made it.
@@ -242,29 +296,44 @@ impl Networks {
         if matches!(self.kind, Kind::Kernel) && self.take_away(slot)? == Taken::SetAside {
             return Ok(());
         }
-        let at = |source| Error::Slot { action: "give back the claim", slot, source };
+        let at = |source| Error::Slot {
+            action: "give back the claim",
+            slot,
+            source,
+        };
         self.slots.release(slot).map_err(at)?;
         fail::fail_point!("network::claim-released");
         Ok(())
     }
 
     fn take_away(&self, slot: Slot) -> Result<Taken, Error> {
-        let at = |action| move |source| Error::Slot { action, slot, source };
+        let at = |action| {
+            move |source| Error::Slot {
+                action,
+                slot,
+                source,
+            }
+        };
         let link = Links::here().and_then(|links| links.delete(&slot.veth()));
         fail::fail_point!("network::link-removed");
         let namespace = netns::remove(&slot.netns());
         fail::fail_point!("network::namespace-removed");
         link.map_err(at("remove the veth pair"))?;
-        // Last, when nothing can begin one any more: what is still under way to the guest must not reach the next one.
+        // Last, when nothing can begin one any more: what is still under way to the guest must not
+        // reach the next one.
         conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))?;
         if self.six.is_on() {
             conntrack::forget(slot.host_ip6()).map_err(at("forget the connections over IPv6"))?;
         }
-        let Err(error) = namespace else { return Ok(Taken::Whole) };
+        let Err(error) = namespace else {
+            return Ok(Taken::Whole);
+        };
         // Without its link nothing of it is reached any more.
         let (number, name) = (slot.number(), slot.netns());
         tracing::error!(slot = number, %error, "{name} cannot be removed: its slot is not used before the next start");
-        self.slots.hand_over(slot, SET_ASIDE).map_err(at("set the slot aside"))?;
+        self.slots
+            .hand_over(slot, SET_ASIDE)
+            .map_err(at("set the slot aside"))?;
         Ok(Taken::SetAside)
     }
 }
@@ -291,7 +360,10 @@ mod tests {
         let is_left = || {
             let left = leftovers().unwrap();
             let named = left.contains(&slot.veth()) || left.contains(&slot.netns());
-            named && !Path::new(CLAIMS_DIR).join(slot.number().to_string()).exists()
+            named
+                && !Path::new(CLAIMS_DIR)
+                    .join(slot.number().to_string())
+                    .exists()
         };
         (0..20).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -307,13 +379,22 @@ mod tests {
         networks.create(slot, 0).unwrap();
         assert!(leftovers().unwrap().contains(&slot.veth()));
         let inside = netns::enter(&slot.netns(), || link::list("")).unwrap();
-        assert!(inside.contains(&TAP.to_owned()) && inside.contains(&slot.peer()), "{inside:?}");
+        assert!(
+            inside.contains(&TAP.to_owned()) && inside.contains(&slot.peer()),
+            "{inside:?}"
+        );
         networks.remove(slot, "sb-another").unwrap();
         assert!(leftovers().unwrap().contains(&slot.veth()));
         networks.remove(slot, "sb-test").unwrap();
         networks.remove(slot, "sb-test").unwrap();
         assert!(is_gone(slot), "{:?}", leftovers().unwrap());
-        assert!(networks.claimed().unwrap().iter().all(|(other, _)| *other != slot));
+        assert!(
+            networks
+                .claimed()
+                .unwrap()
+                .iter()
+                .all(|(other, _)| *other != slot)
+        );
     }
 
     #[test]
@@ -324,7 +405,10 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..16 {
                 scope.spawn(|| {
-                    while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                    while left
+                        .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                        .is_ok()
+                    {
                         let slot = networks.claim("sb-many").unwrap();
                         networks.create(slot, 0).unwrap();
                         networks.remove(slot, "sb-many").unwrap();
@@ -334,9 +418,23 @@ mod tests {
             }
         });
         let made = made.into_inner().unwrap();
-        assert_eq!(made.iter().collect::<BTreeSet<_>>().len(), 200, "each has its own, and rests");
-        assert!(networks.claimed().unwrap().iter().all(|(_, holder)| matches!(holder, Holder::Nobody(_))));
-        assert!(made.iter().all(|slot| is_gone(*slot)), "{:?}", leftovers().unwrap());
+        assert_eq!(
+            made.iter().collect::<BTreeSet<_>>().len(),
+            200,
+            "each has its own, and rests"
+        );
+        assert!(
+            networks
+                .claimed()
+                .unwrap()
+                .iter()
+                .all(|(_, holder)| matches!(holder, Holder::Nobody(_)))
+        );
+        assert!(
+            made.iter().all(|slot| is_gone(*slot)),
+            "{:?}",
+            leftovers().unwrap()
+        );
     }
 
     #[test]
@@ -352,10 +450,19 @@ mod tests {
         networks.remove(slot, "sb-test").unwrap();
         assert!(!networks.is_held_by(slot, "sb-test") && !link::exists(&slot.veth()));
         let claims = networks.claimed().unwrap();
-        assert!(claims.contains(&(slot, Holder::Ours(SET_ASIDE.to_owned()))), "{claims:?}");
+        assert!(
+            claims.contains(&(slot, Holder::Ours(SET_ASIDE.to_owned()))),
+            "{claims:?}"
+        );
         // The next start clears what no sandbox has.
         std::fs::remove_dir_all(&stuck).unwrap();
         networks.clear(slot).unwrap();
-        assert!(networks.claimed().unwrap().iter().all(|(other, _)| *other != slot));
+        assert!(
+            networks
+                .claimed()
+                .unwrap()
+                .iter()
+                .all(|(other, _)| *other != slot)
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! The addressing plan: a slot's number decides every name of a sandbox's network, and with the networks that the agent
-//! took for its sandboxes ([`Plan`]) every address. Shown with those of the original Wrenn, which are taken unless
-//! something else on the host uses them ([`super::addresses`]).
+//! The addressing plan: a slot's number decides every name of a sandbox's network, and with the
+//! networks that the agent took for its sandboxes ([`Plan`]) every address. Shown with those of the
+//! original Wrenn, which are taken unless something else on the host uses them
+//! ([`super::addresses`]).
 //!
 //! ```text
 //!   host namespace                     namespace wrenn-N                      guest
@@ -9,19 +10,21 @@
 //!                                       tap0 169.254.0.22 ───── TAP ───── eth0 169.254.0.21
 //! ```
 //!
-//! Every guest has the same addresses and hardware addresses, so that a snapshot can be restored into any slot.
+//! Every guest has the same addresses and hardware addresses, so that a snapshot can be restored
+//! into any slot.
 //!
-//! Where the host has IPv6, each network has it too, with private addresses (RFC 4193; the prefix spells "wrenn") that
-//! are translated twice, like those of IPv4:
+//! Where the host has IPv6, each network has it too, with private addresses (RFC 4193; the prefix
+//! spells "wrenn") that are translated twice, like those of IPv4:
 //!
 //! ```text
 //!   route P:1::N/128 ──→  fe80::1 ── veth ── fe80::2
 //!                                        SNAT P::15 → P:1::N
 //!                                        tap0 P::16 ───────── TAP ───── eth0 P::15     (P is fd77:7265:6e6e)
 //! ```
-//! Nothing leads in: the host reaches guests over IPv4. The ends of the pair have no IPv6 addresses; fe80::1 and ::2
-//! are only names of their hardware addresses, which each end knows for good. So nobody asks for neighbours or
-//! routers, or tells of any: what of that comes from a guest is dropped.
+//! Nothing leads in: the host reaches guests over IPv4. The ends of the pair have no IPv6
+//! addresses; fe80::1 and ::2 are only names of their hardware addresses, which each end knows for
+//! good. So nobody asks for neighbours or routers, or tells of any: what of that comes from a guest
+//! is dropped.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -38,21 +41,25 @@ pub const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 pub const GUEST_PREFIX: u8 = 30;
 /// The same over IPv6.
 /// All IPv6 addresses of ours: a network of unique local addresses (RFC 4193).
-pub(super) const NETWORK6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0), 48);
+pub(super) const NETWORK6: (Ipv6Addr, u8) =
+    (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0), 48);
 pub const GUEST_IP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0x15);
 pub const GATEWAY_IP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0x16);
 pub const GUEST_PREFIX6: u8 = 126;
-/// Names of the two ends of every veth pair, and their hardware addresses: the host's, and the namespace's.
+/// Names of the two ends of every veth pair, and their hardware addresses: the host's, and the
+/// namespace's.
 pub(super) const VETH_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 pub(super) const PEER_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
-pub(super) const VETH_MACS: [[u8; 6]; 2] = [[0x02, 0xFC, 0, 0, 0, 0x01], [0x02, 0xFC, 0, 0, 0, 0x02]];
+pub(super) const VETH_MACS: [[u8; 6]; 2] =
+    [[0x02, 0xFC, 0, 0, 0, 0x01], [0x02, 0xFC, 0, 0, 0, 0x02]];
 /// The TAP's name in its namespace.
 pub const TAP: &str = "tap0";
 /// What the names of our namespaces, and of our links in the host's namespace, begin with.
 pub const NETNS_PREFIX: &str = "wrenn-";
 pub const VETH_PREFIX: &str = "wrv-";
 /// Addresses with which sandboxes come to the host over IPv6, and the length of their prefix.
-pub const HOST_VISIBLE6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 1, 0, 0, 0, 0), 64);
+pub const HOST_VISIBLE6: (Ipv6Addr, u8) =
+    (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 1, 0, 0, 0, 0), 64);
 
 /// IPv4 networks of sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,7 +87,10 @@ impl Plan {
             return None;
         }
         let mut halves = network.trunc().subnets(network.prefix_len() + 1).ok()?;
-        Some(Self { reachable: halves.next()?, pairs: halves.next()? })
+        Some(Self {
+            reachable: halves.next()?,
+            pairs: halves.next()?,
+        })
     }
 
     /// Returns the last slot number that has addresses. The first pair is not used.
@@ -88,7 +98,9 @@ impl Plan {
     pub fn last(self) -> u16 {
         let pairs = (1_u64 << (32 - self.pairs.prefix_len())) / 2 - 1;
         let single = (1_u64 << (32 - self.reachable.prefix_len())) - 1;
-        u16::try_from(pairs.min(single)).unwrap_or(u16::MAX).min(Slot::MAX)
+        u16::try_from(pairs.min(single))
+            .unwrap_or(u16::MAX)
+            .min(Slot::MAX)
     }
 }
 
@@ -98,7 +110,8 @@ impl std::fmt::Display for Plan {
     }
 }
 
-/// One sandbox's network on this machine: its number, 1 to [`Slot::MAX`], and the networks that its addresses are of.
+/// One sandbox's network on this machine: its number, 1 to [`Slot::MAX`], and the networks that its
+/// addresses are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct Slot {
@@ -106,7 +119,8 @@ pub struct Slot {
     plan: Plan,
 }
 
-/// A slot in records: of an agent of before, and wherever its networks are the original ones, a number alone.
+/// A slot in records: of an agent of before, and wherever its networks are the original ones, a
+/// number alone.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -117,7 +131,10 @@ enum Written {
 impl Slot {
     /// 10.12.0.0/16 holds 32,768 pairs; the first one is not used.
     pub const MAX: u16 = 32_767;
-    pub const FIRST: Self = Self { number: 1, plan: Plan::ORIGINAL };
+    pub const FIRST: Self = Self {
+        number: 1,
+        plan: Plan::ORIGINAL,
+    };
 
     /// `None` unless `number` is from 1 to [`Slot::MAX`].
     #[must_use]
@@ -128,7 +145,9 @@ impl Slot {
     /// `None` unless `number` is from 1 to [`Plan::last`].
     #[must_use]
     pub fn in_plan(number: u16, plan: Plan) -> Option<Self> {
-        (1..=plan.last()).contains(&number).then_some(Self { number, plan })
+        (1..=plan.last())
+            .contains(&number)
+            .then_some(Self { number, plan })
     }
 
     /// Returns the networks that its addresses are of.
@@ -199,14 +218,23 @@ impl TryFrom<Written> for Slot {
             Written::Number(number) => (number, Plan::ORIGINAL),
             Written::Planned { number, plan } => (number, plan),
         };
-        let problem = || format!("network slots of {plan} go from 1 to {}, not {number}", plan.last());
+        let problem = || {
+            format!(
+                "network slots of {plan} go from 1 to {}, not {number}",
+                plan.last()
+            )
+        };
         Self::in_plan(number, plan).ok_or_else(problem)
     }
 }
 
 impl From<Slot> for Written {
     fn from(Slot { number, plan }: Slot) -> Self {
-        if plan == Plan::ORIGINAL { Self::Number(number) } else { Self::Planned { number, plan } }
+        if plan == Plan::ORIGINAL {
+            Self::Number(number)
+        } else {
+            Self::Planned { number, plan }
+        }
     }
 }
 
@@ -221,15 +249,20 @@ mod tests {
     #[test]
     fn slots_never_share_an_address_or_a_name() {
         let slots = || (1..=Slot::MAX).map(|number| Slot::new(number).unwrap());
-        let addresses: HashSet<Ipv4Addr> =
-            slots().flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()]).collect();
+        let addresses: HashSet<Ipv4Addr> = slots()
+            .flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()])
+            .collect();
         assert_eq!(addresses.len(), 3 * usize::from(Slot::MAX));
         let (prefix, length) = HOST_VISIBLE6;
         let visible = Ipv6Net::new(prefix, length).unwrap();
         let guests = Ipv6Net::new(GUEST_IP6, GUEST_PREFIX6).unwrap();
         let addresses6: HashSet<Ipv6Addr> = slots().map(Slot::host_ip6).collect();
         assert_eq!(addresses6.len(), usize::from(Slot::MAX));
-        assert!(addresses6.iter().all(|address| visible.contains(address) && !guests.contains(address)));
+        assert!(
+            addresses6
+                .iter()
+                .all(|address| visible.contains(address) && !guests.contains(address))
+        );
         assert!(guests.contains(&GATEWAY_IP6) && !visible.contains(&GATEWAY_IP6));
         // Linux takes at most 15 bytes for the name of a link.
         assert!(slots().all(|slot| slot.veth().len() <= 15 && slot.peer().len() <= 15));
@@ -241,13 +274,22 @@ mod tests {
             let network: Ipv4Net = network.parse().unwrap();
             let plan = Plan::halves(network).unwrap();
             let slots = || (1..=plan.last()).map(|number| Slot::in_plan(number, plan).unwrap());
-            let addresses: HashSet<Ipv4Addr> =
-                slots().flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()]).collect();
+            let addresses: HashSet<Ipv4Addr> = slots()
+                .flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()])
+                .collect();
             assert_eq!(addresses.len(), 3 * usize::from(plan.last()), "{network}");
-            assert!(addresses.iter().all(|address| network.contains(address)), "{network}");
+            assert!(
+                addresses.iter().all(|address| network.contains(address)),
+                "{network}"
+            );
             assert_eq!(Slot::in_plan(plan.last() + 1, plan), None);
         }
-        assert_eq!(Plan::halves("10.212.0.0/15".parse().unwrap()).unwrap().last(), Slot::MAX);
+        assert_eq!(
+            Plan::halves("10.212.0.0/15".parse().unwrap())
+                .unwrap()
+                .last(),
+            Slot::MAX
+        );
         assert_eq!(Plan::ORIGINAL.last(), Slot::MAX);
         for wrong in ["8.8.0.0/16", "0.0.0.0/0", "10.0.0.0/23"] {
             assert_eq!(Plan::halves(wrong.parse().unwrap()), None, "{wrong}");
@@ -257,11 +299,22 @@ mod tests {
     #[test]
     fn records_of_before_mean_the_original_networks() {
         let slot: Slot = serde_json::from_str("7").unwrap();
-        assert_eq!((slot, serde_json::to_string(&slot).unwrap().as_str()), (Slot::new(7).unwrap(), "7"));
-        let other = Slot::in_plan(7, Plan::halves("10.212.0.0/15".parse().unwrap()).unwrap()).unwrap();
+        assert_eq!(
+            (slot, serde_json::to_string(&slot).unwrap().as_str()),
+            (Slot::new(7).unwrap(), "7")
+        );
+        let other =
+            Slot::in_plan(7, Plan::halves("10.212.0.0/15".parse().unwrap()).unwrap()).unwrap();
         let written = serde_json::to_string(&other).unwrap();
-        assert_eq!(serde_json::from_str::<Slot>(&written).unwrap(), other, "{written}");
-        assert!(serde_json::from_str::<Slot>("0").is_err() && serde_json::from_str::<Slot>("40000").is_err());
+        assert_eq!(
+            serde_json::from_str::<Slot>(&written).unwrap(),
+            other,
+            "{written}"
+        );
+        assert!(
+            serde_json::from_str::<Slot>("0").is_err()
+                && serde_json::from_str::<Slot>("40000").is_err()
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! nftables rules that make a sandbox's [`NetworkSpec`] hold, as one table of its own in the sandbox's namespace, which is
-//! replaced as a whole.
+//! nftables rules that make a sandbox's [`NetworkSpec`] hold, as one table of its own in the
+//! sandbox's namespace, which is replaced as a whole.
 //!
 //! ```text
 //!   guest ──┬─ to port 53 of anybody ──→ our resolver (`crate::dns`)
@@ -7,13 +7,16 @@
 //!           └─ anything else ──→ the sets below
 //! ```
 //!
-//! What is let through marks its connection with a number that stands for the rules. After a change of rules a
-//! connection has the mark of others, and is judged anew at its next packet. What the host began is an answer, and let
-//! through. An error about a connection shares its mark: it is let through where that is right, and never sets it. What
-//! is redirected to us is marked, packet by packet, since the namespace takes in nothing else of the guest:
-//! chains that translate see the first packet of a connection only. What is refused is told to the guest at once, and to the agent through the log group.
+//! What is let through marks its connection with a number that stands for the rules. After a change
+//! of rules a connection has the mark of others, and is judged anew at its next packet. What the
+//! host began is an answer, and let through. An error about a connection shares its mark: it is let
+//! through where that is right, and never sets it. What is redirected to us is marked, packet by
+//! packet, since the namespace takes in nothing else of the guest: chains that translate see the
+//! first packet of a connection only. What is refused is told to the guest at once, and to the
+//! agent through the log group.
 //!
-//! The table is for IPv4 and IPv6 alike, also in a network that has no IPv6. Sets are of one of them: each has a twin.
+//! The table is for IPv4 and IPv6 alike, also in a network that has no IPv6. Sets are of one of
+//! them: each has a twin.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -41,7 +44,11 @@ pub const MAX_PINNED: usize = 8192;
 pub fn rules(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> String {
     let mark = mark(spec);
     let sets = sets(spec, pinned);
-    let (proxied, redirect) = if spec.has_names() { proxy() } else { Default::default() };
+    let (proxied, redirect) = if spec.has_names() {
+        proxy()
+    } else {
+        Default::default()
+    };
     let last = last_rules(spec);
     // An agent of before had a table for IPv4 alone.
     format!(
@@ -92,15 +99,33 @@ table inet {POLICY_TABLE} {{
 
 /// The sets of both families.
 fn sets(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> String {
-    let denied = if spec.is_closed() { Vec::new() } else { spec.denied_nets() };
-    let floor: Vec<IpNet> = FLOOR.map(IpNet::V4).into_iter().chain(FLOOR6.map(IpNet::V6)).collect();
+    let denied = if spec.is_closed() {
+        Vec::new()
+    } else {
+        spec.denied_nets()
+    };
+    let floor: Vec<IpNet> = FLOOR
+        .map(IpNet::V4)
+        .into_iter()
+        .chain(FLOOR6.map(IpNet::V6))
+        .collect();
     let mut text = String::new();
-    for (name, nets) in [("never", floor), ("allowed", spec.allowed_nets()), ("denied", denied)] {
+    for (name, nets) in [
+        ("never", floor),
+        ("allowed", spec.allowed_nets()),
+        ("denied", denied),
+    ] {
         let ranges = nets.iter().map(|net| (net.addr().is_ipv4(), range(*net)));
         text += &twins(name, "flags interval;", ranges);
     }
-    let addresses = pinned.iter().map(|entry| (entry.0.is_ipv4(), element(entry)));
-    text + &twins("pinned", &format!("flags timeout; size {MAX_PINNED};"), addresses)
+    let addresses = pinned
+        .iter()
+        .map(|entry| (entry.0.is_ipv4(), element(entry)));
+    text + &twins(
+        "pinned",
+        &format!("flags timeout; size {MAX_PINNED};"),
+        addresses,
+    )
 }
 
 /// What becomes of packets to an address of a set.
@@ -112,7 +137,10 @@ fn to_set(name: &str, verdict: &str) -> String {
 fn proxy() -> (String, String) {
     let mark = format!("tcp dport {{ 80, 443 }} meta mark set {TAKEN_IN}");
     let by_address = [to_set("never", "accept"), to_set("allowed", "accept")].join("\n    ");
-    (mark, format!("{by_address}\n    tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}"))
+    (
+        mark,
+        format!("{by_address}\n    tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}"),
+    )
 }
 
 /// For what is neither allowed by its address nor out of reach.
@@ -131,9 +159,14 @@ fn last_rules(spec: &NetworkSpec) -> String {
 /// Adds addresses of names to the table, or lets them stay for longer.
 #[must_use]
 pub fn pin(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
-    let (four, six): (Vec<_>, Vec<_>) = pinned.iter().copied().partition(|(address, _)| address.is_ipv4());
+    let (four, six): (Vec<_>, Vec<_>) = pinned
+        .iter()
+        .copied()
+        .partition(|(address, _)| address.is_ipv4());
     let table = (Family::Inet, POLICY_TABLE);
-    changes.hold_addresses(table, "pinned", &four).hold_addresses(table, "pinned6", &six)
+    changes
+        .hold_addresses(table, "pinned", &four)
+        .hold_addresses(table, "pinned6", &six)
 }
 
 fn element((address, lifetime): &(IpAddr, Duration)) -> String {
@@ -142,10 +175,15 @@ fn element((address, lifetime): &(IpAddr, Duration)) -> String {
 
 /// nft takes no prefix of length 0 everywhere.
 fn range(net: IpNet) -> String {
-    if net.prefix_len() == 0 { format!("{}-{}", net.network(), net.broadcast()) } else { net.to_string() }
+    if net.prefix_len() == 0 {
+        format!("{}-{}", net.network(), net.broadcast())
+    } else {
+        net.to_string()
+    }
 }
 
-/// A set of IPv4 and, with a 6 at the end of its name, one of IPv6, with those of the elements that are theirs.
+/// A set of IPv4 and, with a 6 at the end of its name, one of IPv6, with those of the elements that
+/// are theirs.
 fn twins(name: &str, about: &str, elements: impl Iterator<Item = (bool, String)>) -> String {
     let (four, six): (Vec<_>, Vec<_>) = elements.partition(|(is_ipv4, _)| *is_ipv4);
     let set = |name: &str, kind: &str, elements: Vec<(bool, String)>| {
@@ -173,7 +211,12 @@ mod tests {
     use super::*;
 
     fn spec(allow: &[&str], deny: &[&str], allow_internet: bool) -> NetworkSpec {
-        let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let list = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
         NetworkSpec::parse(&list(allow), &list(deny), allow_internet).unwrap()
     }
 
@@ -183,15 +226,29 @@ mod tests {
         let name = format!("wtest-policy-{}", std::process::id());
         linux::netns::create(&name).unwrap();
         let applied = linux::netns::enter(&name, || {
-            let pinned = ["8.8.8.8", "2001:4860::8888"].map(|one| (one.parse().unwrap(), Duration::from_secs(300)));
-            linux::nft::apply(&format!("table ip {POLICY_TABLE} {{ chain of_before {{ }}; }}"))?;
+            let pinned = ["8.8.8.8", "2001:4860::8888"]
+                .map(|one| (one.parse().unwrap(), Duration::from_secs(300)));
+            linux::nft::apply(&format!(
+                "table ip {POLICY_TABLE} {{ chain of_before {{ }}; }}"
+            ))?;
             linux::nft::apply(&rules(&NetworkSpec::default(), &[]))?;
-            linux::nft::apply(&rules(&spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true), &pinned))?;
+            linux::nft::apply(&rules(
+                &spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true),
+                &pinned,
+            ))?;
             pin(Transaction::new(), &pinned).commit()?;
-            linux::nft::apply(&rules(&spec(&["1.1.1.1", "1.1.1.0/24"], &["0.0.0.0/0"], false), &[]))?;
+            linux::nft::apply(&rules(
+                &spec(&["1.1.1.1", "1.1.1.0/24"], &["0.0.0.0/0"], false),
+                &[],
+            ))?;
             linux::nft::apply(&rules(&spec(&[], &["9.0.0.0/8", "9.9.9.9"], true), &[]))?;
-            linux::nft::apply(&rules(&spec(&["::/0", "0.0.0.0/0"], &["2606::/16", "2606::1"], true), &pinned))?;
-            let of_before = nft::Transaction::new().delete_table((nft::Family::Ip, POLICY_TABLE)).commit();
+            linux::nft::apply(&rules(
+                &spec(&["::/0", "0.0.0.0/0"], &["2606::/16", "2606::1"], true),
+                &pinned,
+            ))?;
+            let of_before = nft::Transaction::new()
+                .delete_table((nft::Family::Ip, POLICY_TABLE))
+                .commit();
             assert_eq!(of_before.unwrap_err().kind(), std::io::ErrorKind::NotFound);
             Ok(())
         });
@@ -204,7 +261,13 @@ mod tests {
         let (one, other) = (spec(&["1.1.1.1"], &[], true), spec(&["1.1.1.2"], &[], true));
         assert_eq!(mark(&one), mark(&one.clone()));
         assert_ne!(mark(&one), mark(&other));
-        assert_eq!(mark(&one), mark(&one.clone().at(Bandwidth { egress_mbps: 1, ingress_mbps: 1 })));
+        assert_eq!(
+            mark(&one),
+            mark(&one.clone().at(Bandwidth {
+                egress_mbps: 1,
+                ingress_mbps: 1
+            }))
+        );
         assert_ne!(mark(&NetworkSpec::default()), 0);
     }
 }

@@ -1,12 +1,13 @@
-//! Networks that are made before anybody asks, so that a sandbox need not wait for its own: that would be a good part of
-//! the time in which it starts from an instant.
+//! Networks that are made before anybody asks, so that a sandbox need not wait for its own: that
+//! would be a good part of the time in which it starts from an instant.
 //!
 //! ```text
 //!   claimed for nobody → made → ready → claimed by a sandbox
 //! ```
-//! The last step replaces one file, and from there on all is as if the sandbox had claimed and made it. A network for
-//! nobody is a claim of ours that names no sandbox, which the next start clears like any other; the orderly end does it
-//! itself. What somebody else has taken away meanwhile is made again.
+//! The last step replaces one file, and from there on all is as if the sandbox had claimed and made
+//! it. A network for nobody is a claim of ours that names no sandbox, which the next start clears
+//! like any other; the orderly end does it itself. What somebody else has taken away meanwhile is
+//! made again.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,8 +65,8 @@ impl Networks {
         self.pool.lock().ready.len()
     }
 
-    /// Makes one ahead, whose TAP belongs to the user that `user` gives for its slot, with the rules of a sandbox that
-    /// has none of its own.
+    /// Makes one ahead, whose TAP belongs to the user that `user` gives for its slot, with the
+    /// rules of a sandbox that has none of its own.
     ///
     /// # Errors
     /// What the kernel refused; nothing is left then, unless that cannot be cleared either.
@@ -116,14 +117,24 @@ impl Networks {
 }
 
 fn govern(slot: Slot) -> Result<(), Error> {
-    let ruled = netns::enter(&slot.netns(), || nft::apply(&policy::rules(&NetworkSpec::default(), &[])));
-    ruled.map_err(|source| Error::Slot { action: "set the rules", slot, source })
+    let ruled = netns::enter(&slot.netns(), || {
+        nft::apply(&policy::rules(&NetworkSpec::default(), &[]))
+    });
+    ruled.map_err(|source| Error::Slot {
+        action: "set the rules",
+        slot,
+        source,
+    })
 }
 
 /// Keeps `size` networks ready until `shutdown`, and clears them then.
 pub(crate) async fn keep(host: Arc<Host>, size: usize, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        let pause = if host.networks.ready() < size { make_one(&host).await } else { None };
+        let pause = if host.networks.ready() < size {
+            make_one(&host).await
+        } else {
+            None
+        };
         let next = async {
             match pause {
                 Some(pause) => tokio::time::sleep(pause).await,
@@ -137,7 +148,10 @@ pub(crate) async fn keep(host: Arc<Host>, size: usize, shutdown: CancellationTok
         shutdown.run_until_cancelled(next).await;
     }
     if let Err(error) = blocking(move || host.networks.clear_ready()).await {
-        tracing::warn!(error, "a network that nobody has stays until the next start");
+        tracing::warn!(
+            error,
+            "a network that nobody has stays until the next start"
+        );
     }
 }
 
@@ -146,7 +160,10 @@ async fn make_one(host: &Arc<Host>) -> Option<Duration> {
     let of = Arc::clone(host);
     let made = blocking(move || of.networks.make_ahead(|slot| of.jails.user(slot))).await;
     made.err().map(|error| {
-        tracing::warn!(error, "cannot make a network ahead; sandboxes make their own");
+        tracing::warn!(
+            error,
+            "cannot make a network ahead; sandboxes make their own"
+        );
         RETRY
     })
 }
@@ -170,7 +187,10 @@ mod tests {
         let (_owner, networks) = networks();
         networks.make_ahead(|_| 0).unwrap();
         let ahead = networks.claimed().unwrap()[0].clone();
-        assert_eq!((networks.ready(), &ahead.1), (1, &Holder::Ours(NOBODY.to_owned())));
+        assert_eq!(
+            (networks.ready(), &ahead.1),
+            (1, &Holder::Ours(NOBODY.to_owned()))
+        );
         let slot = networks.claim("sb-first").unwrap();
         assert_eq!((slot, networks.ready()), (ahead.0, 0));
         assert!(networks.is_held_by(slot, "sb-first"));
@@ -207,9 +227,18 @@ mod tests {
         let (_owner, networks) = networks();
         networks.make_ahead(|_| 0).unwrap();
         networks.make_ahead(|_| 0).unwrap();
-        let slots: Vec<Slot> = networks.claimed().unwrap().into_iter().map(|(slot, _)| slot).collect();
+        let slots: Vec<Slot> = networks
+            .claimed()
+            .unwrap()
+            .into_iter()
+            .map(|(slot, _)| slot)
+            .collect();
         networks.clear_ready().unwrap();
         assert!(networks.claimed().unwrap().is_empty() && networks.ready() == 0);
-        assert!(slots.iter().all(|slot| is_gone(*slot)), "{:?}", leftovers().unwrap());
+        assert!(
+            slots.iter().all(|slot| is_gone(*slot)),
+            "{:?}",
+            leftovers().unwrap()
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! nftables rules: tables of ours alone, each made by one transaction.
 //!
-//! On the host one table for all sandboxes of the machine: nothing in it names a slot, so making and removing a
-//! sandbox never touches it, and it is the same for one sandbox and for thousands. In each namespace one table with
-//! that sandbox's address translation, and one that sees every frame of its guest first.
+//! On the host one table for all sandboxes of the machine: nothing in it names a slot, so making
+//! and removing a sandbox never touches it, and it is the same for one sandbox and for thousands.
+//! In each namespace one table with that sandbox's address translation, and one that sees every
+//! frame of its guest first.
 //!
 //! ```text
 //!   guest → TAP      its own hardware and IP address, to the gateway's hardware address; ARP for the gateway
@@ -10,20 +11,25 @@
 //!         → host       before anybody else translates: to no address of the host's and to none that is not public
 //!                      forwarded: once more, by what others have made of the destination
 //! ```
-//! TCP announces no larger segments than the way out carries: errors that would tell a server so are often lost on theirs.
-//! What is not said here is dropped: other protocols, VLANs, other addresses, multicast and broadcast, and IPv6 where it
-//! is off ([`Six`]). Nothing reaches in but the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for
-//! neighbours or routers: the namespace neither takes in nor sends what is of no connection.
+//! TCP announces no larger segments than the way out carries: errors that would tell a server so
+//! are often lost on theirs. What is not said here is dropped: other protocols, VLANs, other
+//! addresses, multicast and broadcast, and IPv6 where it is off ([`Six`]). Nothing reaches in but
+//! the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for neighbours or routers:
+//! the namespace neither takes in nor sends what is of no connection.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
-use linux::nft::{ARP, ESTABLISHED, Family, Hook, INVALID, IP, IPV6, RELATED, Rule, Table, Transaction, UNTRACKED};
+use linux::nft::{
+    ARP, ESTABLISHED, Family, Hook, INVALID, IP, IPV6, RELATED, Rule, Table, Transaction, UNTRACKED,
+};
 use model::network::{FLOOR, FLOOR6};
 use vmm::GUEST_IP;
 
-use super::plan::{GATEWAY_IP, GUEST_IP6, GUEST_MAC, HOST_VISIBLE6, Plan, Slot, TAP, TAP_MAC, VETH_PREFIX};
+use super::plan::{
+    GATEWAY_IP, GUEST_IP6, GUEST_MAC, HOST_VISIBLE6, Plan, Slot, TAP, TAP_MAC, VETH_PREFIX,
+};
 use super::six::Six;
 
 /// Name of our tables, on the host and in the namespaces.
@@ -35,15 +41,17 @@ const NAMESPACE: Table = (Family::Ip, TABLE);
 const NAMESPACE6: Table = (Family::Ip6, TABLE);
 const FRAMES: Table = (Family::Netdev, TABLE);
 
-/// Packets of a guest that its namespace takes in all the same, because another table of that namespace redirected them
-/// to a server of ours there, and marked them so. No guest can: marks do not cross a TAP.
+/// Packets of a guest that its namespace takes in all the same, because another table of that
+/// namespace redirected them to a server of ours there, and marked them so. No guest can: marks do
+/// not cross a TAP.
 pub const TAKEN_IN: u32 = 0x77;
 
 /// Networks that are not the public internet, of IPv4 ([`FLOOR`]), and of IPv6 ([`FLOOR6`]).
 const SET: &str = "not_public";
 const SET6: &str = "not_public6";
 
-/// Priorities of hooks (nft(8)): after connections are tracked and before destinations are translated; before filters.
+/// Priorities of hooks (nft(8)): after connections are tracked and before destinations are
+/// translated; before filters.
 const BEFORE_DSTNAT: i32 = -150;
 const BEFORE_FILTER: i32 = -5;
 const FILTER: i32 = 0;
@@ -51,16 +59,18 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 
-/// The host's table, replaced as a whole. Idempotent. `plans` are the networks of sandboxes; those that are `near` are not
-/// public either.
+/// The host's table, replaced as a whole. Idempotent. `plans` are the networks of sandboxes; those
+/// that are `near` are not public either.
 #[must_use]
 pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
-    let networks: Vec<(Ipv4Addr, u8)> =
-        plans.iter().map(|plan| (plan.reachable.network(), plan.reachable.prefix_len())).collect();
-    let from_nowhere =
-        networks.iter().fold(Rule::new().iif(&format!("{VETH_PREFIX}*")).ipv4(), |rule, (network, prefix)| {
-            rule.saddr_not_in(*network, *prefix)
-        });
+    let networks: Vec<(Ipv4Addr, u8)> = plans
+        .iter()
+        .map(|plan| (plan.reachable.network(), plan.reachable.prefix_len()))
+        .collect();
+    let from_nowhere = networks.iter().fold(
+        Rule::new().iif(&format!("{VETH_PREFIX}*")).ipv4(),
+        |rule, (network, prefix)| rule.saddr_not_in(*network, *prefix),
+    );
     let links = format!("{VETH_PREFIX}*");
     let from = || Rule::new().iif(&links);
     let to = || Rule::new().oif(&links);
@@ -73,7 +83,11 @@ pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
         from().daddr_local().drop(),
         from().ipv4().daddr_within(SET).drop(),
     ];
-    let input = [from().ct_state(ESTABLISHED).accept(), from().l4(ICMP).ct_state(RELATED).accept(), from().drop()];
+    let input = [
+        from().ct_state(ESTABLISHED).accept(),
+        from().l4(ICMP).ct_state(RELATED).accept(),
+        from().drop(),
+    ];
     let forward = [
         from().ipv4().daddr_within(SET).drop(),
         // Where the way out carries less than a guest's link, and nobody tells the other side.
@@ -84,31 +98,60 @@ pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
         to().drop(),
     ];
     let translated = |(network, prefix): &(Ipv4Addr, u8)| {
-        Rule::new().ipv4().saddr_in(*network, *prefix).oif_not(&links).masquerade()
+        Rule::new()
+            .ipv4()
+            .saddr_in(*network, *prefix)
+            .oif_not(&links)
+            .masquerade()
     };
     let postrouting: Vec<Rule> = networks.iter().map(translated).collect();
-    let of6 = if six.is_on() { HostRules::with_ipv6(&links) } else { HostRules::without_ipv6(&links) };
-    let table = Transaction::new().table(HOST).delete_table(HOST).table(HOST);
+    let of6 = if six.is_on() {
+        HostRules::with_ipv6(&links)
+    } else {
+        HostRules::without_ipv6(&links)
+    };
+    let table = Transaction::new()
+        .table(HOST)
+        .delete_table(HOST)
+        .table(HOST);
     let not_public = FLOOR.map(|net| (net.addr(), net.prefix_len()));
-    let table = table.networks(HOST, SET, &not_public).networks(HOST, SET6, &not_public6(near));
+    let table = table
+        .networks(HOST, SET, &not_public)
+        .networks(HOST, SET6, &not_public6(near));
     [
         (
             "prerouting",
             Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT),
             [&no_lies[..], &of6.prerouting, &prerouting].concat(),
         ),
-        ("input", Hook::filter(Hook::INPUT, BEFORE_FILTER), [&of6.input[..], &input].concat()),
-        ("forward", Hook::filter(Hook::FORWARD, BEFORE_FILTER), [&of6.forward[..], &forward].concat()),
-        ("postrouting", Hook::nat(Hook::POSTROUTING), [&of6.postrouting[..], &postrouting].concat()),
+        (
+            "input",
+            Hook::filter(Hook::INPUT, BEFORE_FILTER),
+            [&of6.input[..], &input].concat(),
+        ),
+        (
+            "forward",
+            Hook::filter(Hook::FORWARD, BEFORE_FILTER),
+            [&of6.forward[..], &forward].concat(),
+        ),
+        (
+            "postrouting",
+            Hook::nat(Hook::POSTROUTING),
+            [&of6.postrouting[..], &postrouting].concat(),
+        ),
     ]
     .into_iter()
-    .fold(table, |table, (name, hook, rules)| chain(table, HOST, name, hook, &rules))
+    .fold(table, |table, (name, hook, rules)| {
+        chain(table, HOST, name, hook, &rules)
+    })
 }
 
 /// None of them in another.
 fn not_public6(near: &[Ipv6Net]) -> Vec<(Ipv6Addr, u8)> {
     let nets = Ipv6Net::aggregate(&[&FLOOR6[..], near].concat());
-    nets.into_iter().map(|net| (net.addr(), net.prefix_len())).collect()
+    nets.into_iter()
+        .map(|net| (net.addr(), net.prefix_len()))
+        .collect()
 }
 
 /// What is said of IPv6 alone, before the rest of each chain.
@@ -124,11 +167,15 @@ impl HostRules {
     fn without_ipv6(links: &str) -> Self {
         let from = || Rule::new().iif(links).ipv6();
         let to = || Rule::new().oif(links).ipv6();
-        Self { prerouting: vec![from().drop()], forward: vec![from().drop(), to().drop()], ..Self::default() }
+        Self {
+            prerouting: vec![from().drop()],
+            forward: vec![from().drop(), to().drop()],
+            ..Self::default()
+        }
     }
 
-    /// Answers are let through after these by the rules for both. The host itself speaks to no guest over IPv6, so errors
-    /// are about connections with the internet alone.
+    /// Answers are let through after these by the rules for both. The host itself speaks to no
+    /// guest over IPv6, so errors are about connections with the internet alone.
     fn with_ipv6(links: &str) -> Self {
         let (network, prefix) = HOST_VISIBLE6;
         let from = || Rule::new().iif(links).ipv6();
@@ -141,8 +188,17 @@ impl HostRules {
                 errors(from()),
             ],
             input: vec![from().drop()],
-            forward: vec![from().daddr6_within(SET6).drop(), errors(Rule::new().oif(links).ipv6())],
-            postrouting: vec![Rule::new().ipv6().saddr_in(network, prefix).oif_not(links).masquerade()],
+            forward: vec![
+                from().daddr6_within(SET6).drop(),
+                errors(Rule::new().oif(links).ipv6()),
+            ],
+            postrouting: vec![
+                Rule::new()
+                    .ipv6()
+                    .saddr_in(network, prefix)
+                    .oif_not(links)
+                    .masquerade(),
+            ],
         }
     }
 }
@@ -152,12 +208,24 @@ impl HostRules {
 pub fn namespace(slot: Slot, six: Six) -> Transaction {
     let (host_ip, peer) = (slot.host_ip(), slot.peer());
     let frames = [
-        Rule::new().ether(GUEST_MAC, TAP_MAC).carries(IP).saddr_in(GUEST_IP, 32).accept(),
-        Rule::new().ether_from(GUEST_MAC).carries(ARP).arp(GUEST_MAC, GUEST_IP, GATEWAY_IP).accept(),
+        Rule::new()
+            .ether(GUEST_MAC, TAP_MAC)
+            .carries(IP)
+            .saddr_in(GUEST_IP, 32)
+            .accept(),
+        Rule::new()
+            .ether_from(GUEST_MAC)
+            .carries(ARP)
+            .arp(GUEST_MAC, GUEST_IP, GATEWAY_IP)
+            .accept(),
     ];
     let forward = [
         Rule::new().ct_state(INVALID).drop(),
-        Rule::new().iif(TAP).oif(&peer).saddr_in(GUEST_IP, 32).accept(),
+        Rule::new()
+            .iif(TAP)
+            .oif(&peer)
+            .saddr_in(GUEST_IP, 32)
+            .accept(),
         Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP).accept(),
     ];
     let output = [only_root()];
@@ -166,45 +234,97 @@ pub fn namespace(slot: Slot, six: Six) -> Transaction {
     let tables = Transaction::new().table(FRAMES).table(NAMESPACE);
     let tables = [
         (FRAMES, "guest", Hook::ingress(TAP).or_drop(), &frames[..]),
-        (NAMESPACE, "prerouting", Hook::nat(Hook::PREROUTING), &prerouting),
-        (NAMESPACE, "forward", Hook::filter(Hook::FORWARD, FILTER).or_drop(), &forward),
-        (NAMESPACE, "input", Hook::filter(Hook::INPUT, FILTER).or_drop(), &input(ICMP)),
-        (NAMESPACE, "output", Hook::filter(Hook::OUTPUT, FILTER), &output),
-        (NAMESPACE, "postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
+        (
+            NAMESPACE,
+            "prerouting",
+            Hook::nat(Hook::PREROUTING),
+            &prerouting,
+        ),
+        (
+            NAMESPACE,
+            "forward",
+            Hook::filter(Hook::FORWARD, FILTER).or_drop(),
+            &forward,
+        ),
+        (
+            NAMESPACE,
+            "input",
+            Hook::filter(Hook::INPUT, FILTER).or_drop(),
+            &input(ICMP),
+        ),
+        (
+            NAMESPACE,
+            "output",
+            Hook::filter(Hook::OUTPUT, FILTER),
+            &output,
+        ),
+        (
+            NAMESPACE,
+            "postrouting",
+            Hook::nat(Hook::POSTROUTING),
+            &postrouting,
+        ),
     ]
     .into_iter()
-    .fold(tables, |tables, (table, name, hook, rules)| chain(tables, table, name, hook, rules));
-    if six.is_on() { namespace6(tables, slot) } else { tables }
+    .fold(tables, |tables, (table, name, hook, rules)| {
+        chain(tables, table, name, hook, rules)
+    });
+    if six.is_on() {
+        namespace6(tables, slot)
+    } else {
+        tables
+    }
 }
 
 /// The same over IPv6, but that nothing is let in which is no answer.
 fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
     let peer = slot.peer();
     let (multicast, prefix) = MULTICAST6;
-    let own = Rule::new().ether(GUEST_MAC, TAP_MAC).carries(IPV6).saddr_in(GUEST_IP6, 128);
+    let own = Rule::new()
+        .ether(GUEST_MAC, TAP_MAC)
+        .carries(IPV6)
+        .saddr_in(GUEST_IP6, 128);
     let own = own.daddr_not_in(multicast, prefix).accept();
     let forward = [
         // What is not tracked is not translated either.
         Rule::new().ct_state(INVALID | UNTRACKED).drop(),
-        Rule::new().iif(TAP).oif(&peer).saddr_in(GUEST_IP6, 128).accept(),
-        Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP6).ct_state(ESTABLISHED | RELATED).accept(),
+        Rule::new()
+            .iif(TAP)
+            .oif(&peer)
+            .saddr_in(GUEST_IP6, 128)
+            .accept(),
+        Rule::new()
+            .iif(&peer)
+            .oif(TAP)
+            .daddr(GUEST_IP6)
+            .ct_state(ESTABLISHED | RELATED)
+            .accept(),
     ];
     let output = [only_root(), Rule::new().ct_state(UNTRACKED).drop()];
     let postrouting = [Rule::new().oif(&peer).snat(slot.host_ip6())];
     [
-        ("forward", Hook::filter(Hook::FORWARD, FILTER).or_drop(), &forward[..]),
-        ("input", Hook::filter(Hook::INPUT, FILTER).or_drop(), &input(ICMPV6)),
+        (
+            "forward",
+            Hook::filter(Hook::FORWARD, FILTER).or_drop(),
+            &forward[..],
+        ),
+        (
+            "input",
+            Hook::filter(Hook::INPUT, FILTER).or_drop(),
+            &input(ICMPV6),
+        ),
         ("output", Hook::filter(Hook::OUTPUT, FILTER), &output),
         ("postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
     ]
     .into_iter()
-    .fold(tables.rule(FRAMES, "guest", &own).table(NAMESPACE6), |tables, (name, hook, rules)| {
-        chain(tables, NAMESPACE6, name, hook, rules)
-    })
+    .fold(
+        tables.rule(FRAMES, "guest", &own).table(NAMESPACE6),
+        |tables, (name, hook, rules)| chain(tables, NAMESPACE6, name, hook, rules),
+    )
 }
 
-/// A VMM may be in the namespace, as Firecracker is, which opens the TAP there. What it sends would be under no rule of
-/// its sandbox, so it sends nothing: our servers in the namespace are root's.
+/// A VMM may be in the namespace, as Firecracker is, which opens the TAP there. What it sends would
+/// be under no rule of its sandbox, so it sends nothing: our servers in the namespace are root's.
 fn only_root() -> Rule {
     Rule::new().sent_by_other_than_root().drop()
 }
@@ -219,8 +339,18 @@ fn input(icmp: u8) -> [Rule; 4] {
     ]
 }
 
-fn chain(changes: Transaction, table: Table, name: &str, hook: Hook<'_>, rules: &[Rule]) -> Transaction {
-    rules.iter().fold(changes.chain(table, name, hook), |changes, rule| changes.rule(table, name, rule))
+fn chain(
+    changes: Transaction,
+    table: Table,
+    name: &str,
+    hook: Hook<'_>,
+    rules: &[Rule],
+) -> Transaction {
+    rules
+        .iter()
+        .fold(changes.chain(table, name, hook), |changes, rule| {
+            changes.rule(table, name, rule)
+        })
 }
 
 #[cfg(test)]
@@ -230,14 +360,26 @@ mod tests {
 
     #[test]
     fn networks_of_the_host_are_not_public_whatever_they_overlap() {
-        let near = ["2a07::/64", "2a07::/127", "fe80::/64", "2001::/16"].map(|net| net.parse().unwrap());
+        let near =
+            ["2a07::/64", "2a07::/127", "fe80::/64", "2001::/16"].map(|net| net.parse().unwrap());
         let sets = not_public6(&near);
-        let nets: Vec<Ipv6Net> =
-            sets.iter().map(|(address, prefix)| Ipv6Net::new(*address, *prefix).unwrap()).collect();
-        assert!(FLOOR6.iter().chain(&near).all(|net| nets.iter().any(|set| set.contains(net))));
+        let nets: Vec<Ipv6Net> = sets
+            .iter()
+            .map(|(address, prefix)| Ipv6Net::new(*address, *prefix).unwrap())
+            .collect();
+        assert!(
+            FLOOR6
+                .iter()
+                .chain(&near)
+                .all(|net| nets.iter().any(|set| set.contains(net)))
+        );
         let overlap = |net: &Ipv6Net| nets.iter().filter(|other| other.contains(net)).count() > 1;
         assert!(!nets.iter().any(overlap), "{nets:?}");
-        assert!(!nets.iter().any(|net| net.contains(&"2a07:0:0:1::1".parse::<Ipv6Addr>().unwrap())));
+        assert!(
+            !nets
+                .iter()
+                .any(|net| net.contains(&"2a07:0:0:1::1".parse::<Ipv6Addr>().unwrap()))
+        );
     }
 
     /// The real kernel takes them, in a namespace of their own.
@@ -249,9 +391,15 @@ mod tests {
             linux::nft::remove(HOST)?;
             let off = Six::Off(Why::NotWanted);
             // One in the floor, two that touch, and one within another.
-            let near = ["fe80::/64", "2a07::/64", "2a07:0:0:1::/64", "2a07::/127"].map(|net| net.parse().unwrap());
-            let plans = BTreeSet::from([Plan::ORIGINAL, Plan::halves("198.18.0.0/15".parse().unwrap()).unwrap()]);
-            [Six::On, off, Six::On].into_iter().try_for_each(|six| host(six, &near, &plans).commit())?;
+            let near = ["fe80::/64", "2a07::/64", "2a07:0:0:1::/64", "2a07::/127"]
+                .map(|net| net.parse().unwrap());
+            let plans = BTreeSet::from([
+                Plan::ORIGINAL,
+                Plan::halves("198.18.0.0/15".parse().unwrap()).unwrap(),
+            ]);
+            [Six::On, off, Six::On]
+                .into_iter()
+                .try_for_each(|six| host(six, &near, &plans).commit())?;
             linux::tap::create(TAP, 0)?;
             namespace(Slot::new(7).unwrap(), Six::On).commit()?;
             linux::nft::remove(HOST)
@@ -268,7 +416,9 @@ mod tests {
             linux::link::Links::here()?.up("lo")?;
             linux::tap::create(TAP, 0)?;
             namespace(Slot::new(7).unwrap(), Six::On).commit()?;
-            let send = |to: &str| std::net::UdpSocket::bind(format!("{to}:0"))?.send_to(b"x", format!("{to}:9"));
+            let send = |to: &str| {
+                std::net::UdpSocket::bind(format!("{to}:0"))?.send_to(b"x", format!("{to}:9"))
+            };
             let as_root = ["127.0.0.1", "[::1]"].map(send);
             // Of this thread alone, which ends.
             nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
@@ -278,7 +428,8 @@ mod tests {
         let (as_root, as_vmm) = sent.unwrap();
         assert!(as_root.iter().all(Result::is_ok), "{as_root:?}");
         let refused = |sent: &std::io::Result<usize>| {
-            sent.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            sent.as_ref()
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
         };
         assert!(as_vmm.iter().all(refused), "{as_vmm:?}");
     }

@@ -6,12 +6,14 @@
 //!                  └─→ auto: a default route, a public address? → off
 //!                        └─→ on: forwarding, after what it would break
 //! ```
-//! Forwarding has a side: a kernel that forwards takes itself for a router, and links that got their addresses and routes
-//! from advertisements of routers would lose them. So before it is turned on, links whose `accept_ra` is 1 ("unless I
-//! forward") get 2 ("also then"). What was changed is noted before it is done, and put back by [`undo`].
+//! Forwarding has a side: a kernel that forwards takes itself for a router, and links that got
+//! their addresses and routes from advertisements of routers would lose them. So before it is
+//! turned on, links whose `accept_ra` is 1 ("unless I forward") get 2 ("also then"). What was
+//! changed is noted before it is done, and put back by [`undo`].
 //!
-//! Machines beside the host have public addresses over IPv6, which a router may shield from the internet, but not from
-//! who is behind it. So the networks that the host's own links are in are not public for sandboxes ([`near`]).
+//! Machines beside the host have public addresses over IPv6, which a router may shield from the
+//! internet, but not from who is behind it. So the networks that the host's own links are in are
+//! not public for sandboxes ([`near`]).
 
 use std::fs;
 use std::io;
@@ -28,7 +30,8 @@ use super::plan::{NETWORK6, VETH_PREFIX};
 
 /// Settings of all links, and of each. Some are of `default`, which is what new links get.
 const CONF: &str = "net/ipv6/conf";
-/// Shorter prefixes are not networks of machines side by side, but ways to the internet, such as those of a tunnel.
+/// Shorter prefixes are not networks of machines side by side, but ways to the internet, such as
+/// those of a tunnel.
 const NARROW: u8 = 32;
 /// Networks that are kept apart: more than a host is in.
 const MOST_NEAR: usize = 2048;
@@ -37,8 +40,9 @@ const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 /// The setting `AGENT_IPV6`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wanted {
-    /// On where the host has a default route and a public address. With a route alone, as behind another translation of
-    /// private addresses, nobody knows whether it leads anywhere, and guests would try it first.
+    /// On where the host has a default route and a public address. With a route alone, as behind
+    /// another translation of private addresses, nobody knows whether it leads anywhere, and guests
+    /// would try it first.
     #[default]
     Auto,
     On,
@@ -82,7 +86,9 @@ impl Why {
         match self {
             Self::NotWanted => "AGENT_IPV6 is off",
             Self::NoKernel => "the host's kernel has no IPv6",
-            Self::Disabled => "net.ipv6.conf.all.disable_ipv6 or net.ipv6.conf.default.disable_ipv6 is 1",
+            Self::Disabled => {
+                "net.ipv6.conf.all.disable_ipv6 or net.ipv6.conf.default.disable_ipv6 is 1"
+            }
             Self::NoRoute => "the host has no IPv6 default route",
             Self::NoAddress => "the host has no public IPv6 address",
         }
@@ -107,7 +113,9 @@ impl Six {
             match sysctl::get(&format!("{CONF}/{of}/disable_ipv6")) {
                 Ok(value) if value == "0" => {}
                 Ok(_) => return Ok(Self::Off(Why::Disabled)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Off(Why::NoKernel)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Self::Off(Why::NoKernel));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -118,7 +126,11 @@ impl Six {
             return Ok(Self::Off(Why::NoRoute));
         }
         let is_public = |(address, ..): &(Ipv6Addr, u8, String)| !is_never((*address).into());
-        Ok(if link::addresses6()?.iter().any(is_public) { Self::On } else { Self::Off(Why::NoAddress) })
+        Ok(if link::addresses6()?.iter().any(is_public) {
+            Self::On
+        } else {
+            Self::Off(Why::NoAddress)
+        })
     }
 }
 
@@ -126,14 +138,17 @@ fn is_default(route: &Route6) -> bool {
     route.prefix == 0
 }
 
-/// Networks that the links of the calling thread's namespace are in, but for ours: those of their addresses, and those to
-/// which routes lead without a router. An address that was given by itself, as by DHCP, says nothing of its network.
+/// Networks that the links of the calling thread's namespace are in, but for ours: those of their
+/// addresses, and those to which routes lead without a router. An address that was given by itself,
+/// as by DHCP, says nothing of its network.
 ///
 /// # Errors
 /// When the kernel's addresses or routes cannot be read; when there are too many.
 pub fn near() -> io::Result<Vec<Ipv6Net>> {
     let addresses = link::addresses6()?.into_iter();
-    let routes = link::routes6()?.into_iter().filter(|route| !route.has_gateway && route.prefix >= NARROW);
+    let routes = link::routes6()?
+        .into_iter()
+        .filter(|route| !route.has_gateway && route.prefix >= NARROW);
     let found = addresses.chain(routes.map(|route| (route.destination, route.prefix, route.link)));
     let nets: Vec<Ipv6Net> = found
         .filter(|(_, _, link)| !link.starts_with(VETH_PREFIX))
@@ -142,8 +157,10 @@ pub fn near() -> io::Result<Vec<Ipv6Net>> {
         .collect();
     let nets = Ipv6Net::aggregate(&nets);
     if nets.len() > MOST_NEAR {
-        let problem =
-            format!("this host is in {} networks, and {MOST_NEAR} are kept apart; set AGENT_IPV6=off", nets.len());
+        let problem = format!(
+            "this host is in {} networks, and {MOST_NEAR} are kept apart; set AGENT_IPV6=off",
+            nets.len()
+        );
         return Err(io::Error::other(problem));
     }
     Ok(nets)
@@ -163,7 +180,8 @@ pub(super) fn forward(dir: &Path) -> io::Result<()> {
     }
     let mut before = vec![(FORWARDING.to_owned(), now)];
     for link in links()?.into_iter().filter(|link| link != "all") {
-        let [forwards, listens] = ["forwarding", "accept_ra"].map(|setting| format!("{CONF}/{link}/{setting}"));
+        let [forwards, listens] =
+            ["forwarding", "accept_ra"].map(|setting| format!("{CONF}/{link}/{setting}"));
         if is_one(&forwards)? {
             // It listens to no router, and is to go on so.
             before.push((forwards, "1".to_owned()));
@@ -172,7 +190,10 @@ pub(super) fn forward(dir: &Path) -> io::Result<()> {
         }
     }
     note(dir, &before)?;
-    for (name, _) in before.iter().filter(|(name, _)| name.ends_with("/accept_ra")) {
+    for (name, _) in before
+        .iter()
+        .filter(|(name, _)| name.ends_with("/accept_ra"))
+    {
         if_there(sysctl::set(name, "2"))?;
     }
     sysctl::set(FORWARDING, "1")
@@ -200,7 +221,8 @@ pub(super) fn undo(dir: &Path) -> io::Result<()> {
     if_there(fs::remove_file(path))
 }
 
-/// Where it is written what settings were, below the directory of the host's notes: a name and a value a line.
+/// Where it is written what settings were, below the directory of the host's notes: a name and a
+/// value a line.
 const NOTE: &str = "ipv6-was";
 
 /// What an earlier agent has noted of a setting stays: it was there first.
@@ -212,7 +234,10 @@ fn note(dir: &Path, before: &[(String, String)]) -> io::Result<()> {
             noted.push((name.clone(), value.clone()));
         }
     }
-    let text: String = noted.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+    let text: String = noted
+        .iter()
+        .map(|(name, value)| format!("{name} {value}\n"))
+        .collect();
     file::write_atomic(&path, text.as_bytes(), 0o600)
 }
 
@@ -221,7 +246,10 @@ fn read(path: &Path) -> io::Result<Vec<(String, String)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    let line = |line: &str| line.split_once(' ').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let line = |line: &str| {
+        line.split_once(' ')
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
     Ok(text.lines().filter_map(line).collect())
 }
 
@@ -229,7 +257,9 @@ fn read(path: &Path) -> io::Result<Vec<(String, String)>> {
 fn links() -> io::Result<Vec<String>> {
     let entries = fs::read_dir(Path::new("/proc/sys").join(CONF))?.flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    Ok(names.filter(|name| !name.starts_with(VETH_PREFIX)).collect())
+    Ok(names
+        .filter(|name| !name.starts_with(VETH_PREFIX))
+        .collect())
 }
 
 /// A link may have gone meanwhile.
@@ -273,7 +303,10 @@ mod tests {
     fn it_is_on_where_it_leads_somewhere_or_where_somebody_says_so() {
         on_a_host("choose", |links| {
             assert_eq!(Six::choose(Wanted::Auto)?, Six::Off(Why::NoRoute));
-            assert_eq!((Six::choose(Wanted::On)?, Six::choose(Wanted::Off)?), (Six::On, Six::Off(Why::NotWanted)));
+            assert_eq!(
+                (Six::choose(Wanted::On)?, Six::choose(Wanted::Off)?),
+                (Six::On, Six::Off(Why::NotWanted))
+            );
             links.add_route6("eth0", Ipv6Addr::UNSPECIFIED, 0, ROUTER)?;
             links.add_address("eth0", PRIVATE, 64)?;
             assert_eq!(Six::choose(Wanted::Auto)?, Six::Off(Why::NoAddress));
@@ -295,7 +328,13 @@ mod tests {
     fn what_was_changed_is_put_back_whoever_changed_it_first() {
         on_a_host("undo", |_| {
             let dir = tempfile::tempdir()?;
-            let names = ["all/forwarding", "default/accept_ra", "eth0/accept_ra", "lo/forwarding", "lo/accept_ra"];
+            let names = [
+                "all/forwarding",
+                "default/accept_ra",
+                "eth0/accept_ra",
+                "lo/forwarding",
+                "lo/accept_ra",
+            ];
             let state = || names.map(|name| sysctl::get(&format!("{CONF}/{name}")).unwrap());
             // One link forwards already, and one listens to no router.
             sysctl::set("net/ipv6/conf/lo/forwarding", "1")?;
@@ -327,12 +366,16 @@ mod tests {
             assert_eq!(near()?, ["2a07::/64".parse().unwrap()]);
             // A network to which a route leads, a way to everywhere, and one through a router.
             for to in ["2a08::/64", "2000::/3"] {
-                let added =
-                    std::process::Command::new("ip").args(["-6", "route", "add", to, "dev", "eth0"]).status()?;
+                let added = std::process::Command::new("ip")
+                    .args(["-6", "route", "add", to, "dev", "eth0"])
+                    .status()?;
                 assert!(added.success());
             }
             links.add_route6("eth0", "2a09::".parse().unwrap(), 64, ROUTER)?;
-            assert_eq!(near()?, ["2a07::/64", "2a08::/64"].map(|net| net.parse().unwrap()));
+            assert_eq!(
+                near()?,
+                ["2a07::/64", "2a08::/64"].map(|net| net.parse().unwrap())
+            );
             keep_in()?;
             keep_in()?;
             assert_eq!(near()?.len(), 2);

@@ -1,14 +1,16 @@
 //! Which network slots of this machine are taken, and by whom.
 //!
-//! Several agents can share one machine (each with a `WRENN_DIR` of its own), so a slot is claimed where all of
-//! them look: an exclusively created file `/run/wrenn/slots/N`, made before anything else of the slot and
-//! removed after everything else of it. It names the agent's directory and the sandbox.
-//! Beside the claims is a file with the slot to look at first, which all agents move on: a slot that was given back
-//! rests until all others have had their turn, whoever asks, so that what is late for one sandbox meets no other one.
-//! If we die with a claim held, [`Slots::claimed`] shows it at the next start. A claim whose agent's
-//! directory is gone belongs to nobody; any agent may clear it.
+//! Several agents can share one machine (each with a `WRENN_DIR` of its own), so a slot is claimed
+//! where all of them look: an exclusively created file `/run/wrenn/slots/N`, made before anything
+//! else of the slot and removed after everything else of it. It names the agent's directory and the
+//! sandbox. Beside the claims is a file with the slot to look at first, which all agents move on: a
+//! slot that was given back rests until all others have had their turn, whoever asks, so that what
+//! is late for one sandbox meets no other one. If we die with a claim held, [`Slots::claimed`]
+//! shows it at the next start. A claim whose agent's directory is gone belongs to nobody; any agent
+//! may clear it.
 //!
-//! Directory and files are for root alone: a claim tells a sandbox's id, and who may open a file can lock it.
+//! Directory and files are for root alone: a claim tells a sandbox's id, and who may open a file
+//! can lock it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -46,7 +48,10 @@ fn original() -> Plan {
     Plan::ORIGINAL
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_original(plan: &Plan) -> bool {
     *plan == Plan::ORIGINAL
 }
@@ -76,7 +81,11 @@ impl Slots {
     }
 
     pub(super) fn in_dir(dir: &Path, owner: &Path) -> Self {
-        Self { dir: dir.to_owned(), owner: owner.to_owned(), plan: Plan::ORIGINAL }
+        Self {
+            dir: dir.to_owned(),
+            owner: owner.to_owned(),
+            plan: Plan::ORIGINAL,
+        }
     }
 
     /// The same with addresses of other networks.
@@ -85,7 +94,11 @@ impl Slots {
     }
 
     fn claim_for(&self, sandbox: &str, plan: Plan) -> io::Result<Vec<u8>> {
-        Ok(serde_json::to_vec(&Claim { dir: self.owner.clone(), sandbox: sandbox.to_owned(), plan })?)
+        Ok(serde_json::to_vec(&Claim {
+            dir: self.owner.clone(),
+            sandbox: sandbox.to_owned(),
+            plan,
+        })?)
     }
 
     /// Claims a free slot.
@@ -98,8 +111,15 @@ impl Slots {
         let mut turn = Turn::take(&self.dir.join(NEXT))?;
         for _ in 0..Slot::MAX {
             // A small network has no addresses for the last numbers.
-            let Some(slot) = Slot::in_plan(turn.next().number(), self.plan) else { continue };
-            match File::options().write(true).create_new(true).mode(0o600).open(self.path(slot)) {
+            let Some(slot) = Slot::in_plan(turn.next().number(), self.plan) else {
+                continue;
+            };
+            match File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(self.path(slot))
+            {
                 Ok(mut file) => {
                     file.write_all(&claim)?;
                     turn.keep()?;
@@ -109,7 +129,10 @@ impl Slots {
                 Err(error) => return Err(error),
             }
         }
-        let problem = format!("all {} network slots of this machine are taken; delete sandboxes", self.plan.last());
+        let problem = format!(
+            "all {} network slots of this machine are taken; delete sandboxes",
+            self.plan.last()
+        );
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, problem))
     }
 
@@ -137,11 +160,12 @@ impl Slots {
     /// Whether the claim is that sandbox's.
     #[must_use]
     pub fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool {
-        read(&self.path(slot)).is_some_and(|claim| claim.dir == self.owner && claim.sandbox == sandbox)
+        read(&self.path(slot))
+            .is_some_and(|claim| claim.dir == self.owner && claim.sandbox == sandbox)
     }
 
-    /// Our claims, and those that belong to nobody: of agents whose directory is gone, or cut off while they were
-    /// written.
+    /// Our claims, and those that belong to nobody: of agents whose directory is gone, or cut off
+    /// while they were written.
     ///
     /// # Errors
     /// When the claims cannot be listed.
@@ -152,14 +176,23 @@ impl Slots {
         };
         let mut found = Vec::new();
         for entry in entries.flatten() {
-            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
             let Some(number) = number else { continue };
             let claim = read(&entry.path());
             let plan = claim.as_ref().map_or(Plan::ORIGINAL, |claim| claim.plan);
-            let Some(slot) = Slot::in_plan(number, plan) else { continue };
+            let Some(slot) = Slot::in_plan(number, plan) else {
+                continue;
+            };
             match claim {
-                Some(claim) if claim.dir == self.owner => found.push((slot, Holder::Ours(claim.sandbox))),
-                Some(claim) if !claim.dir.exists() => found.push((slot, Holder::Nobody(Some(claim.dir)))),
+                Some(claim) if claim.dir == self.owner => {
+                    found.push((slot, Holder::Ours(claim.sandbox)))
+                }
+                Some(claim) if !claim.dir.exists() => {
+                    found.push((slot, Holder::Nobody(Some(claim.dir))))
+                }
                 None if is_old(&entry.path()) => found.push((slot, Holder::Nobody(None))),
                 _ => {}
             }
@@ -168,8 +201,9 @@ impl Slots {
         Ok(found)
     }
 
-    /// The right to clear what is nobody's, for as long as the lock is held: of all agents that see an orphan one clears
-    /// it, and no other one is still at it when the slot is somebody's again. `None` while another agent has it.
+    /// The right to clear what is nobody's, for as long as the lock is held: of all agents that see
+    /// an orphan one clears it, and no other one is still at it when the slot is somebody's again.
+    /// `None` while another agent has it.
     ///
     /// # Errors
     /// When the lock cannot be made.
@@ -184,7 +218,11 @@ impl Slots {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             other => other?,
         };
-        Ok(entries.flatten().filter_map(|entry| read(&entry.path())).map(|claim| claim.plan).collect())
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| read(&entry.path()))
+            .map(|claim| claim.plan)
+            .collect())
     }
 
     fn path(&self, slot: Slot) -> PathBuf {
@@ -199,11 +237,17 @@ struct Turn {
 }
 
 impl Turn {
-    /// A file that says nothing sensible, as after a crash in the middle of a write, is a beginning.
+    /// A file that says nothing sensible, as after a crash in the middle of a write, is a
+    /// beginning.
     fn take(path: &Path) -> io::Result<Self> {
         let lock = Lock::take_within(path, CLAIM_TIMEOUT)?;
         let mut text = String::new();
-        let next = lock.file().read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok()).unwrap_or(1);
+        let next = lock
+            .file()
+            .read_to_string(&mut text)
+            .ok()
+            .and_then(|_| text.trim().parse().ok())
+            .unwrap_or(1);
         Ok(Self { lock, next })
     }
 
@@ -215,7 +259,9 @@ impl Turn {
 
     /// Always as long, so that nothing is left of an older number.
     fn keep(&self) -> io::Result<()> {
-        self.lock.file().write_all_at(format!("{:05}", self.next).as_bytes(), 0)
+        self.lock
+            .file()
+            .write_all_at(format!("{:05}", self.next).as_bytes(), 0)
     }
 }
 
@@ -225,7 +271,10 @@ fn read(path: &Path) -> Option<Claim> {
 
 /// Older than any write of a claim takes: another agent may be writing a young one right now.
 fn is_old(path: &Path) -> bool {
-    let age = fs::metadata(path).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+    let age = fs::metadata(path)
+        .and_then(|meta| meta.modified())
+        .ok()
+        .and_then(|time| time.elapsed().ok());
     age.is_some_and(|age| age.as_secs() > 10)
 }
 
@@ -247,10 +296,19 @@ mod tests {
         let b = second.claim("sb-b").unwrap();
         assert_ne!(a, b);
         assert!(first.is_held_by(a, "sb-a") && !first.is_held_by(b, "sb-b"));
-        assert_eq!(first.claimed().unwrap(), [(a, Holder::Ours("sb-a".to_owned()))]);
+        assert_eq!(
+            first.claimed().unwrap(),
+            [(a, Holder::Ours("sb-a".to_owned()))]
+        );
         // The directory of the second agent is gone: its claim is up for clearing.
         fs::remove_dir(&two).unwrap();
-        assert_eq!(first.claimed().unwrap(), [(a, Holder::Ours("sb-a".to_owned())), (b, Holder::Nobody(Some(two)))]);
+        assert_eq!(
+            first.claimed().unwrap(),
+            [
+                (a, Holder::Ours("sb-a".to_owned())),
+                (b, Holder::Nobody(Some(two)))
+            ]
+        );
         let lock = first.try_lock_orphans().unwrap();
         assert!(lock.is_some() && second.try_lock_orphans().unwrap().is_none());
         first.release(b).unwrap();
@@ -266,11 +324,16 @@ mod tests {
         let first = one.claim("sb-a").unwrap();
         one.release(first).unwrap();
         // Whoever asks: another agent, or the same one after a restart.
-        let second = Slots::in_dir(&claims, &dir.path().join("other")).claim("sb-b").unwrap();
+        let second = Slots::in_dir(&claims, &dir.path().join("other"))
+            .claim("sb-b")
+            .unwrap();
         assert_eq!(second.number(), first.number() + 1);
         fs::write(claims.join(NEXT), format!("{}", Slot::MAX)).unwrap();
         let last = one.claim("sb-c").unwrap();
-        assert_eq!((last.number(), one.claim("sb-d").unwrap()), (Slot::MAX, Slot::FIRST));
+        assert_eq!(
+            (last.number(), one.claim("sb-d").unwrap()),
+            (Slot::MAX, Slot::FIRST)
+        );
         for nonsense in ["", "0", "99999", "-1", "\u{fffd}"] {
             fs::write(claims.join(NEXT), nonsense).unwrap();
             one.release(one.claim("sb-e").unwrap()).unwrap();
@@ -290,12 +353,19 @@ mod tests {
         next.lock().unwrap();
         let slots = Slots::in_dir(&claims, dir.path());
         let error = slots.claim("sb-a").unwrap_err().to_string();
-        assert!(error.contains("claims/next is locked by process"), "{error}");
+        assert!(
+            error.contains("claims/next is locked by process"),
+            "{error}"
+        );
         drop(next);
         let slot = slots.claim("sb-a").unwrap();
         slots.hand_over(slot, "sb-b").unwrap();
         let open = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
         let paths = [claims.clone(), claims.join(NEXT), slots.path(slot)];
-        assert_eq!(paths.map(|path| open(&path)), [0; 3], "none is open to others");
+        assert_eq!(
+            paths.map(|path| open(&path)),
+            [0; 3],
+            "none is open to others"
+        );
     }
 }

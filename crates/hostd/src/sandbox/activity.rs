@@ -1,5 +1,5 @@
-//! Whether anybody uses a sandbox: any exec, stream or transfer in flight is activity, and so nothing is ever
-//! stopped for idleness under a running command.
+//! Whether anybody uses a sandbox: any exec, stream or transfer in flight is activity, and so
+//! nothing is ever stopped for idleness under a running command.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,7 +28,11 @@ impl Use {
     }
 
     fn time_left(&self, limit: Duration, now: Instant) -> Duration {
-        if self.in_flight > 0 { limit } else { limit.saturating_sub(now.duration_since(self.last)) }
+        if self.in_flight > 0 {
+            limit
+        } else {
+            limit.saturating_sub(now.duration_since(self.last))
+        }
     }
 }
 
@@ -36,7 +40,11 @@ impl Activity {
     /// Counting from now.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Use { in_flight: 0, last: Instant::now(), last_ms: super::now_ms() })))
+        Arc::new(Self(Mutex::new(Use {
+            in_flight: 0,
+            last: Instant::now(),
+            last_ms: super::now_ms(),
+        })))
     }
 
     /// Begins something.
@@ -51,7 +59,8 @@ impl Activity {
         self.touch(0);
     }
 
-    /// Time until the sandbox has been idle for `limit`, as things are now; zero when it has been already.
+    /// Time until the sandbox has been idle for `limit`, as things are now; zero when it has been
+    /// already.
     #[must_use]
     pub fn time_left(&self, limit: Duration) -> Duration {
         self.lock().time_left(limit, Instant::now())
@@ -67,14 +76,22 @@ impl Activity {
     #[must_use]
     pub fn last_ms(&self) -> i64 {
         let used = self.lock();
-        if used.in_flight > 0 { super::now_ms() } else { used.last_ms }
+        if used.in_flight > 0 {
+            super::now_ms()
+        } else {
+            used.last_ms
+        }
     }
 
     /// When it was last used, by a clock that nobody sets.
     #[must_use]
     pub fn last(&self) -> Instant {
         let used = self.lock();
-        if used.in_flight > 0 { Instant::now() } else { used.last }
+        if used.in_flight > 0 {
+            Instant::now()
+        } else {
+            used.last
+        }
     }
 
     fn touch(&self, change: isize) {
@@ -102,7 +119,11 @@ mod tests {
     fn time_runs_only_while_nothing_is_in_flight() {
         let (start, limit) = (Instant::now(), Duration::from_secs(60));
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut used = Use { in_flight: 0, last: start, last_ms: 0 };
+        let mut used = Use {
+            in_flight: 0,
+            last: start,
+            last_ms: 0,
+        };
         assert_eq!(used.time_left(limit, after(50)), Duration::from_secs(10));
         used.touch(1, after(50));
         used.touch(1, after(50));

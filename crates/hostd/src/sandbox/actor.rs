@@ -1,8 +1,10 @@
-//! Drives one sandbox through its phases ([`super::state`]): one task, nobody else touches its VM, network or disk.
+//! Drives one sandbox through its phases ([`super::state`]): one task, nobody else touches its VM,
+//! network or disk.
 //!
-//! Each turn does what the present phase asks for, which yields one event; the next phase goes into the ledger, then
-//! becomes visible, then is acted on. Removal can be asked for at any time through a token, which every wait
-//! watches; steps that make kernel objects are not cut off in the middle, they are waited for and then undone.
+//! Each turn does what the present phase asks for, which yields one event; the next phase goes into
+//! the ledger, then becomes visible, then is acted on. Removal can be asked for at any time through
+//! a token, which every wait watches; steps that make kernel objects are not cut off in the middle,
+//! they are waited for and then undone.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +29,12 @@ use crate::network::Slot;
 /// How often the console is emptied and idleness is looked at.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Pauses between attempts to give back what could not be given back.
-const RELEASE_RETRY: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
+const RELEASE_RETRY: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+];
 
 /// A panic of another user leaves values that are whole.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -50,7 +56,8 @@ pub(crate) struct Actor {
     pub(super) claimed: Mutex<Option<Slot>>,
     /// How long it is not resumed again, after its guest did not come back.
     pub(super) backoff: Mutex<Backoff>,
-    /// Held while the record is written, so that a write which its task has given up never comes after a later one.
+    /// Held while the record is written, so that a write which its task has given up never comes
+    /// after a later one.
     writing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -128,7 +135,9 @@ impl Actor {
             tracing::error!(sandbox = %record.id, error, "the ledger cannot be written");
             let phase = if_unwritten(before.phase.clone(), record.phase.clone(), error.clone());
             if phase == before.phase {
-                return self.stay(record.slot.filter(|_| before.slot.is_none()), error).await;
+                return self
+                    .stay(record.slot.filter(|_| before.slot.is_none()), error)
+                    .await;
             }
             record.phase = phase;
             // What could not be written down has not started.
@@ -174,9 +183,13 @@ impl Actor {
             (Order::Pause, Phase::Pausing) | (Order::Resume, Phase::Resuming) => None,
             (Order::RollBack { .. }, Phase::Suspending { .. }) => None,
             (Order::Pause, Phase::Suspending { .. } | Phase::Paused { .. }) => Some(Ok(())),
-            (Order::Resume, Phase::Running) | (Order::RollBack { .. }, Phase::Paused { .. }) => Some(Ok(())),
+            (Order::Resume, Phase::Running) | (Order::RollBack { .. }, Phase::Paused { .. }) => {
+                Some(Ok(()))
+            }
             (Order::Pause | Order::RollBack { .. }, Phase::Running) => Some(Err(failed())),
-            (Order::Resume, Phase::Suspending { why, .. }) => Some(Err(Refused::Failed(why.clone()))),
+            (Order::Resume, Phase::Suspending { why, .. }) => {
+                Some(Err(Refused::Failed(why.clone())))
+            }
             (_, phase) => Some(Err(Refused::of(phase))),
         };
         match outcome {
@@ -200,21 +213,29 @@ impl Actor {
 
     pub(super) async fn persist(&self, record: Record) -> Result<(), String> {
         let is_gone = record.phase == Phase::Gone;
-        // Tried until they work: what is half removed must not be taken for whole, and what has no record is nobody's.
+        // Tried until they work: what is half removed must not be taken for whole, and what has no
+        // record is nobody's.
         let must_be = is_gone || record.phase == Phase::Removing;
         loop {
             let (host, record) = (Arc::clone(&self.host), record.clone());
             let writing = Arc::clone(&self.writing).lock_owned().await;
             let write = move || {
                 let _writing = writing;
-                if is_gone { host.ledger.remove(&record.id) } else { host.ledger.write(&record) }
+                if is_gone {
+                    host.ledger.remove(&record.id)
+                } else {
+                    host.ledger.write(&record)
+                }
             };
             match blocking(write).await {
-                Err(error) if must_be => tracing::error!(sandbox = %self.handle.id, error, "cannot be removed yet"),
+                Err(error) if must_be => {
+                    tracing::error!(sandbox = %self.handle.id, error, "cannot be removed yet")
+                }
                 other => return other,
             }
             if !is_gone {
-                // Meanwhile it runs no more: no record says of any sandbox that its VM must be there.
+                // Meanwhile it runs no more: no record says of any sandbox that its VM must be
+                // there.
                 super::release::release(&self.host, &self.handle, Disk::Stays).await;
             }
             tokio::time::sleep(TICK).await;
@@ -225,16 +246,23 @@ impl Actor {
         let (host, handle) = (&self.host, &self.handle);
         let is_boot = super::create::is_boot(host, handle, &self.start).await;
         let allowed = handle.unless_removed(async {
-            let turn = if is_boot { host.turns.boot_turn().await } else { BootTurn::none() };
+            let turn = if is_boot {
+                host.turns.boot_turn().await
+            } else {
+                BootTurn::none()
+            };
             (turn, host.turns.permit().await)
         });
-        let Some((turn, permit)) = allowed.await else { return Event::Remove };
+        let Some((turn, permit)) = allowed.await else {
+            return Event::Remove;
+        };
         let made = super::create::create(host, handle, &self.start).await;
         drop(permit);
         match made {
             Ok((vm, guest)) => {
                 handle.vm.set(Some(vm));
-                turn.hold_during(super::create::wait_until_ready(host, handle, guest)).await
+                turn.hold_during(super::create::wait_until_ready(host, handle, guest))
+                    .await
             }
             Err(event) => event,
         }
@@ -261,8 +289,8 @@ impl Actor {
         Event::Released
     }
 
-    /// Gives everything back, however often that has to be tried. False: the sandbox is to be removed, which gives back
-    /// the rest.
+    /// Gives everything back, however often that has to be tried. False: the sandbox is to be
+    /// removed, which gives back the rest.
     pub(super) async fn give_back(&self, disk: Disk) -> bool {
         for attempt in 0.. {
             let problems = super::release::release(&self.host, &self.handle, disk).await;
@@ -271,7 +299,9 @@ impl Actor {
             }
             let problems = problems.join("; ");
             tracing::error!(sandbox = %self.handle.id, attempt, problems, "cannot give back everything; trying again");
-            self.handle.log.agent(&format!("cannot give back everything, trying again: {problems}"));
+            self.handle.log.agent(&format!(
+                "cannot give back everything, trying again: {problems}"
+            ));
             let pause = tokio::time::sleep(RELEASE_RETRY[attempt.min(RELEASE_RETRY.len() - 1)]);
             if disk == Disk::Goes {
                 pause.await;
@@ -284,8 +314,8 @@ impl Actor {
     }
 }
 
-/// The phase of a sandbox whose next one could not be written down: nothing is promised, and nothing thrown away, that a
-/// restart would not know of.
+/// The phase of a sandbox whose next one could not be written down: nothing is promised, and
+/// nothing thrown away, that a restart would not know of.
 fn if_unwritten(before: Phase, next: Phase, error: String) -> Phase {
     match (&before, &next) {
         (Phase::Creating, Phase::Running) => before.after(Event::Failed(error)),
@@ -298,7 +328,9 @@ fn if_unwritten(before: Phase, next: Phase, error: String) -> Phase {
 }
 
 /// Runs blocking work; its error as one line.
-pub(crate) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, String>
+pub(crate) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String>
 where
     T: Send + 'static,
     E: std::error::Error + Send + Sync + 'static,

@@ -20,22 +20,32 @@ use crate::guest::chain;
 const REPORT_USE: Duration = Duration::from_secs(5);
 
 impl Actor {
-    /// After a restart of the agent: finds the VM again, and lets it run, whatever was under way. Returns what that means
-    /// for its phase, if anything.
+    /// After a restart of the agent: finds the VM again, and lets it run, whatever was under way.
+    /// Returns what that means for its phase, if anything.
     pub(super) async fn adopt(&self) -> Option<Event> {
         let dir = self.host.vm_dir(&self.handle.id);
         let was_pausing = self.record.borrow().phase == Phase::Pausing;
         // A VMM that does not answer may be ended all the same.
-        let adopted = self.handle.unless_removed(self.host.engine.driver.adopt(&dir)).await;
-        let Some(adopted) = adopted else { return Some(Event::Remove) };
+        let adopted = self
+            .handle
+            .unless_removed(self.host.engine.driver.adopt(&dir))
+            .await;
+        let Some(adopted) = adopted else {
+            return Some(Event::Remove);
+        };
         match adopted {
             Ok(Some(vm)) => {
-                self.handle.log.agent("the host agent has restarted and found the sandbox running");
+                self.handle
+                    .log
+                    .agent("the host agent has restarted and found the sandbox running");
                 self.handle.vm.set(Some(vm.into()));
                 if let Err(error) = super::egress::start(&self.host, &self.handle, false).await {
-                    // The kernel's rules are as the agent before left them: nothing is open that was not.
+                    // The kernel's rules are as the agent before left them: nothing is open that
+                    // was not.
                     tracing::error!(sandbox = %self.handle.id, error, "it finds no names until it is resumed");
-                    self.handle.log.agent(&format!("it finds no names until it is paused and resumed: {error}"));
+                    self.handle.log.agent(&format!(
+                        "it finds no names until it is paused and resumed: {error}"
+                    ));
                 }
                 // Whoever attends the sandbox lets it run.
                 self.handle.frozen.store(true, Ordering::Relaxed);
@@ -43,7 +53,8 @@ impl Actor {
                     self.remove_saved().await;
                     return Some(Event::NotSaved);
                 }
-                self.host.report(&self.record.borrow().clone(), &self.handle);
+                self.host
+                    .report(&self.record.borrow().clone(), &self.handle);
                 None
             }
             Ok(None) if was_pausing && self.saved_is_whole().await => Some(Event::Saved),
@@ -64,7 +75,9 @@ impl Actor {
     pub(super) async fn remove_saved(&self) {
         let dir = self.host.ledger.dir(&self.handle.id);
         let removed = blocking(move || {
-            [PAUSED, PAUSED_NEW, ROLLBACK].iter().try_for_each(|name| instant::remove(&dir.join(name)))
+            [PAUSED, PAUSED_NEW, ROLLBACK]
+                .iter()
+                .try_for_each(|name| instant::remove(&dir.join(name)))
         })
         .await;
         if let Err(error) = removed {
@@ -72,13 +85,16 @@ impl Actor {
         }
     }
 
-    /// While it runs: until it ends, is to be paused, is idle for too long, or is to be removed. Removal waits for
-    /// nothing: an order that is being carried out is given up.
+    /// While it runs: until it ends, is to be paused, is idle for too long, or is to be removed.
+    /// Removal waits for nothing: an order that is being carried out is given up.
     pub(super) async fn attend(&self) -> Event {
         let Some(vm) = self.handle.vm.get() else {
             return Event::Exited(vmm::Exit::Vmm("there is no virtual machine".to_owned()));
         };
-        self.handle.unless_removed(self.attend_vm(&vm)).await.unwrap_or(Event::Remove)
+        self.handle
+            .unless_removed(self.attend_vm(&vm))
+            .await
+            .unwrap_or(Event::Remove)
     }
 
     async fn attend_vm(&self, vm: &Arc<dyn Vm>) -> Event {
@@ -131,7 +147,10 @@ impl Actor {
         match spec.on_timeout {
             OnTimeout::Kill => Event::Idle(spec.timeout_sec),
             OnTimeout::Pause => {
-                let line = format!("no activity for {} s (its timeout_sec): it is paused", spec.timeout_sec);
+                let line = format!(
+                    "no activity for {} s (its timeout_sec): it is paused",
+                    spec.timeout_sec
+                );
                 self.handle.log.agent(&line);
                 Event::Pause
             }
@@ -150,7 +169,9 @@ impl Actor {
                 None
             }
             Order::Capture { to, memory } => {
-                let taken = self.capture(Some(Arc::clone(vm)), to.clone(), *memory).await;
+                let taken = self
+                    .capture(Some(Arc::clone(vm)), to.clone(), *memory)
+                    .await;
                 asked.answer(taken.map_err(Refused::Failed));
                 None
             }
@@ -165,14 +186,23 @@ impl Actor {
 
     /// Takes an instant of the VM, or without one of the saved state, into `to`, for somebody else.
     ///
-    /// In a task of its own: when the sandbox is to be removed meanwhile, its actor waits no longer; the task fails soon
-    /// after, because the VM goes, and discards what it has made.
-    pub(super) async fn capture(&self, vm: Option<Arc<dyn Vm>>, to: PathBuf, memory: bool) -> Result<(), String> {
+    /// In a task of its own: when the sandbox is to be removed meanwhile, its actor waits no
+    /// longer; the task fails soon after, because the VM goes, and discards what it has made.
+    pub(super) async fn capture(
+        &self,
+        vm: Option<Arc<dyn Vm>>,
+        to: PathBuf,
+        memory: bool,
+    ) -> Result<(), String> {
         let (host, handle) = (Arc::clone(&self.host), self.handle.clone());
         let task = tokio::spawn(async move {
             let taken = match vm {
                 Some(vm) => {
-                    let parts = Parts { memory, disk: true, token: true };
+                    let parts = Parts {
+                        memory,
+                        disk: true,
+                        token: true,
+                    };
                     capture::of_vm(&host, &handle, &vm, &to, parts, Then::GoOn).await
                 }
                 None => capture::of_paused(&host, &handle, &to, memory).await,
@@ -187,7 +217,9 @@ impl Actor {
 
     /// Prepares a roll back next to what there is; from the next phase on it counts.
     pub(super) async fn stage(&self, asked: Asked) -> Option<Event> {
-        let Order::RollBack { to } = &asked.order else { return None };
+        let Order::RollBack { to } = &asked.order else {
+            return None;
+        };
         let staged = self.host.ledger.dir(&self.handle.id).join(ROLLBACK);
         match capture::of_instant(&self.host, to, &staged).await {
             Ok(()) => {
@@ -201,10 +233,16 @@ impl Actor {
         }
     }
 
-    /// While it is being paused: until its state is safe, or is known not to be, or it is to be removed.
+    /// While it is being paused: until its state is safe, or is known not to be, or it is to be
+    /// removed.
     pub(super) async fn save(&self) -> Event {
-        let Some(vm) = self.handle.vm.get() else { return Event::NotSaved };
-        self.handle.unless_removed(self.save_vm(vm)).await.unwrap_or(Event::Remove)
+        let Some(vm) = self.handle.vm.get() else {
+            return Event::NotSaved;
+        };
+        self.handle
+            .unless_removed(self.save_vm(vm))
+            .await
+            .unwrap_or(Event::Remove)
     }
 
     async fn save_vm(&self, vm: Arc<dyn Vm>) -> Event {
@@ -214,11 +252,19 @@ impl Actor {
         }
         let dir = self.host.ledger.dir(&self.handle.id);
         let (new, saved) = (dir.join(PAUSED_NEW), dir.join(PAUSED));
-        let parts = Parts { memory: true, disk: false, token: true };
-        let mut outcome = capture::of_vm(&self.host, &self.handle, &vm, &new, parts, Then::End).await;
+        let parts = Parts {
+            memory: true,
+            disk: false,
+            token: true,
+        };
+        let mut outcome =
+            capture::of_vm(&self.host, &self.handle, &vm, &new, parts, Then::End).await;
         if outcome.is_ok() {
             fail::fail_point!("pause::captured");
-            outcome = blocking(move || instant::remove(&saved).and_then(|()| instant::publish(&new, &saved))).await;
+            outcome = blocking(move || {
+                instant::remove(&saved).and_then(|()| instant::publish(&new, &saved))
+            })
+            .await;
             if outcome.is_err() {
                 self.remove_saved().await;
                 outcome = outcome.and(capture::go_on(&self.handle, &vm).await);
@@ -227,7 +273,9 @@ impl Actor {
         match outcome {
             Ok(()) => Event::Saved,
             Err(error) => {
-                self.handle.log.agent(&format!("it could not be paused and runs on: {error}"));
+                self.handle
+                    .log
+                    .agent(&format!("it could not be paused and runs on: {error}"));
                 // Not again at once.
                 self.handle.activity.start();
                 *locked(&self.problem) = format!("it could not be paused and runs on: {error}");

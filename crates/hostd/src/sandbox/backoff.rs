@@ -1,9 +1,10 @@
 //! How long a paused sandbox is not resumed again after its guest did not come back.
 //!
-//! A resume that fails late costs a restore and up to two minutes of waiting, and a stranger with a link to a port can
-//! ask for it again and again. So after the second failure in a row resumes are refused at once, with the reason, for a
-//! time that each failure doubles. The first may be bad luck, and is tried again whenever that is asked for.
-//! What fails before the guest runs (no room, another engine) costs little and is not counted.
+//! A resume that fails late costs a restore and up to two minutes of waiting, and a stranger with a
+//! link to a port can ask for it again and again. So after the second failure in a row resumes are
+//! refused at once, with the reason, for a time that each failure doubles. The first may be bad
+//! luck, and is tried again whenever that is asked for. What fails before the guest runs (no room,
+//! another engine) costs little and is not counted.
 
 use std::time::Duration;
 
@@ -33,8 +34,13 @@ impl Backoff {
     /// Returns why the sandbox is not resumed now; `None` when it may be.
     pub(super) fn refusal(&self) -> Option<String> {
         let (failed, reason) = self.last.as_ref()?;
-        let doubled = 1_u32.checked_shl(self.failures.checked_sub(2)?).unwrap_or(u32::MAX);
-        let left = FIRST.saturating_mul(doubled).min(LONGEST).checked_sub(failed.elapsed())?;
+        let doubled = 1_u32
+            .checked_shl(self.failures.checked_sub(2)?)
+            .unwrap_or(u32::MAX);
+        let left = FIRST
+            .saturating_mul(doubled)
+            .min(LONGEST)
+            .checked_sub(failed.elapsed())?;
         Some(format!(
             "the sandbox could not be resumed {} times in a row, so it is not tried again for {} s; the last time: \
              {reason}",

@@ -1,7 +1,9 @@
-//! The image below a sandbox's disk, which others share and somebody may overwrite ([`crate::images::identity`]).
+//! The image below a sandbox's disk, which others share and somebody may overwrite
+//! ([`crate::images::identity`]).
 //!
-//! It is compared when the disk is made, before each resume and capture, and now and then while the sandbox runs. What
-//! runs goes on: it has what it has read, and may be worth saving by hand. But nothing is resumed or made from it.
+//! It is compared when the disk is made, before each resume and capture, and now and then while the
+//! sandbox runs. What runs goes on: it has what it has read, and may be worth saving by hand. But
+//! nothing is resumed or made from it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,15 +28,22 @@ pub(super) fn check(dir: &Path, disk: Option<DiskRecord>) -> Result<(), Changed>
     }
 }
 
-/// Says once, in the log of the sandbox and of the agent, that the image was changed under it. Never returns.
+/// Says once, in the log of the sandbox and of the agent, that the image was changed under it.
+/// Never returns.
 pub(super) async fn watch(actor: &Actor) {
-    let (dir, disk) = (actor.host.ledger.dir(&actor.handle.id), actor.record.borrow().disk);
+    let (dir, disk) = (
+        actor.host.ledger.dir(&actor.handle.id),
+        actor.record.borrow().disk,
+    );
     loop {
         tokio::time::sleep(LOOK).await;
         let dir = dir.clone();
         if let Err(error) = blocking(move || check(&dir, disk)).await {
             tracing::error!(sandbox = %actor.handle.id, error, "its disk is damaged");
-            actor.handle.log.agent(&format!("the disk is damaged: {error}"));
+            actor
+                .handle
+                .log
+                .agent(&format!("the disk is damaged: {error}"));
             return std::future::pending().await;
         }
     }

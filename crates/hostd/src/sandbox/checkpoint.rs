@@ -5,8 +5,9 @@
 //!              /.NAME-RANDOM   being made; nobody else has that directory
 //! ```
 //!
-//! A name is reserved from before its checkpoint is taken until it has its directory, so that of two calls with one name
-//! the second is refused at once. If the agent dies in between, the next one removes the directory that has no name yet.
+//! A name is reserved from before its checkpoint is taken until it has its directory, so that of
+//! two calls with one name the second is refused at once. If the agent dies in between, the next
+//! one removes the directory that has no name yet.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +49,10 @@ impl Names {
     /// Reserves a name; `None` while another call has it.
     fn reserve(&self, name: &CheckpointName) -> Option<ReservedName> {
         let is_new = locked(&self.0).insert(name.clone());
-        is_new.then(|| ReservedName { names: self.clone(), name: name.clone() })
+        is_new.then(|| ReservedName {
+            names: self.clone(),
+            name: name.clone(),
+        })
     }
 
     fn len(&self) -> usize {
@@ -67,9 +71,17 @@ impl Manager {
     ///
     /// # Errors
     /// [`Refused::Taken`]; [`Refused::TooMany`]; what failed.
-    pub async fn checkpoint(&self, id: &SandboxId, name: &CheckpointName) -> Result<Checkpoint, Refused> {
+    pub async fn checkpoint(
+        &self,
+        id: &SandboxId,
+        name: &CheckpointName,
+    ) -> Result<Checkpoint, Refused> {
         let handle = self.find(id).await?;
-        let taken = |hint| Refused::Taken { what: "checkpoint", name: name.to_string(), hint };
+        let taken = |hint| Refused::Taken {
+            what: "checkpoint",
+            name: name.to_string(),
+            hint,
+        };
         let reserved = handle.checkpoint_names.reserve(name);
         let _reserved = reserved.ok_or_else(|| taken(", or wait until it is made"))?;
         let root = self.root(id);
@@ -78,19 +90,32 @@ impl Manager {
         // One of those that are being made is this.
         let being_made = handle.checkpoint_names.len() - 1;
         let prepared = dir.clone();
-        let prepared = blocking(move || prepare(&root, &prepared)).await.map_err(Refused::Failed)?;
+        let prepared = blocking(move || prepare(&root, &prepared))
+            .await
+            .map_err(Refused::Failed)?;
         match prepared {
             Prepared::Taken => return Err(taken(", or remove it")),
             Prepared::Free { checkpoints } if checkpoints + being_made >= most => {
-                return Err(Refused::TooMany { what: "checkpoints", most, setting: "AGENT_MAX_CHECKPOINTS" });
+                return Err(Refused::TooMany {
+                    what: "checkpoints",
+                    most,
+                    setting: "AGENT_MAX_CHECKPOINTS",
+                });
             }
             Prepared::Free { .. } => {}
         }
-        let captured = handle.ask(Order::Capture { to: new.clone(), memory: true }).await;
+        let captured = handle
+            .ask(Order::Capture {
+                to: new.clone(),
+                memory: true,
+            })
+            .await;
         let published = match captured {
             Ok(()) => {
                 let (from, to) = (new.clone(), dir.clone());
-                blocking(move || instant::publish(&from, &to)).await.map_err(Refused::Failed)
+                blocking(move || instant::publish(&from, &to))
+                    .await
+                    .map_err(Refused::Failed)
             }
             Err(error) => Err(error),
         };
@@ -98,7 +123,9 @@ impl Manager {
             discard(&new).await;
             return Err(error);
         }
-        let made = blocking(move || Ok::<_, io::Error>(checkpoint(&dir))).await.map_err(Refused::Failed)?;
+        let made = blocking(move || Ok::<_, io::Error>(checkpoint(&dir)))
+            .await
+            .map_err(Refused::Failed)?;
         made.ok_or_else(|| Refused::Failed("the checkpoint cannot be read back".to_owned()))
     }
 
@@ -109,34 +136,60 @@ impl Manager {
     pub async fn checkpoints(&self, id: &SandboxId) -> Result<Vec<Checkpoint>, Refused> {
         self.find(id).await?;
         let root = self.root(id);
-        blocking(move || Ok::<_, io::Error>(list(&root))).await.map_err(Refused::Failed)
+        blocking(move || Ok::<_, io::Error>(list(&root)))
+            .await
+            .map_err(Refused::Failed)
     }
 
     /// That there is none of that name is fine.
     ///
     /// # Errors
     /// [`Refused::Unknown`]; what keeps it.
-    pub async fn remove_checkpoint(&self, id: &SandboxId, name: &CheckpointName) -> Result<(), Refused> {
+    pub async fn remove_checkpoint(
+        &self,
+        id: &SandboxId,
+        name: &CheckpointName,
+    ) -> Result<(), Refused> {
         self.find(id).await?;
         let dir = self.root(id).join(name.as_str());
-        blocking(move || instant::remove(&dir)).await.map_err(Refused::Failed)
+        blocking(move || instant::remove(&dir))
+            .await
+            .map_err(Refused::Failed)
     }
 
-    /// Puts a sandbox back to a checkpoint. It runs afterwards if it ran before; if it cannot, or we die in between, it
-    /// is paused there.
+    /// Puts a sandbox back to a checkpoint. It runs afterwards if it ran before; if it cannot, or
+    /// we die in between, it is paused there.
     ///
     /// # Errors
     /// [`Refused::NoCheckpoint`]; what failed.
-    pub async fn roll_back(&self, id: &SandboxId, name: &CheckpointName) -> Result<Handle, Refused> {
+    pub async fn roll_back(
+        &self,
+        id: &SandboxId,
+        name: &CheckpointName,
+    ) -> Result<Handle, Refused> {
         let handle = self.find(id).await?;
         let known = self.checkpoints(id).await?;
         if !known.iter().any(|checkpoint| checkpoint.name == *name) {
-            let known = known.iter().map(|checkpoint| checkpoint.name.to_string()).collect();
-            return Err(Refused::NoCheckpoint { name: name.to_string(), known });
+            let known = known
+                .iter()
+                .map(|checkpoint| checkpoint.name.to_string())
+                .collect();
+            return Err(Refused::NoCheckpoint {
+                name: name.to_string(),
+                known,
+            });
         }
         let ran = handle.record.borrow().phase.is_up();
-        handle.ask(Order::RollBack { to: self.root(id).join(name.as_str()) }).await?;
-        if ran { self.resume(id).await } else { Ok(handle) }
+        handle
+            .ask(Order::RollBack {
+                to: self.root(id).join(name.as_str()),
+            })
+            .await?;
+        if ran {
+            self.resume(id).await
+        } else {
+            Ok(handle)
+        }
     }
 
     fn root(&self, id: &SandboxId) -> PathBuf {
@@ -149,7 +202,10 @@ impl Actor {
     pub(super) async fn clear_staging(&self) {
         let root = self.host.ledger.dir(&self.handle.id).join(CHECKPOINTS);
         let cleared = blocking(move || {
-            entries(&root).into_iter().filter(|path| is_staging(path)).try_for_each(|path| instant::remove(&path))
+            entries(&root)
+                .into_iter()
+                .filter(|path| is_staging(path))
+                .try_for_each(|path| instant::remove(&path))
         });
         if let Err(error) = cleared.await {
             tracing::error!(sandbox = %self.handle.id, error, "a checkpoint that was never finished stays");
@@ -176,25 +232,40 @@ fn prepare(root: &Path, dir: &Path) -> io::Result<Prepared> {
     }
     // What is there is half of one.
     instant::remove(dir)?;
-    Ok(Prepared::Free { checkpoints: list(root).len() })
+    Ok(Prepared::Free {
+        checkpoints: list(root).len(),
+    })
 }
 
 fn list(root: &Path) -> Vec<Checkpoint> {
-    let mut found: Vec<Checkpoint> = entries(root).iter().filter_map(|path| checkpoint(path)).collect();
+    let mut found: Vec<Checkpoint> = entries(root)
+        .iter()
+        .filter_map(|path| checkpoint(path))
+        .collect();
     found.sort_by_key(|checkpoint| checkpoint.created_at_ms);
     found
 }
 
 fn entries(root: &Path) -> Vec<PathBuf> {
-    fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn is_staging(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 fn checkpoint(dir: &Path) -> Option<Checkpoint> {
     let name = dir.file_name()?.to_str()?.parse().ok()?;
     let instant = Instant::read(dir).ok()?;
-    Some(Checkpoint { name, created_at_ms: instant.created_at_ms, size_bytes: instant::allocated_bytes(dir) })
+    Some(Checkpoint {
+        name,
+        created_at_ms: instant.created_at_ms,
+        size_bytes: instant::allocated_bytes(dir),
+    })
 }

@@ -1,4 +1,5 @@
-//! The wall clock of a guest. It stands still while its VM does, so the guest is told the time after every stop.
+//! The wall clock of a guest. It stands still while its VM does, so the guest is told the time
+//! after every stop.
 //!
 //! | what stops the guest | where it is told |
 //! |---|---|
@@ -7,7 +8,8 @@
 //! | resume, roll back, create from saved memory | `/init`, and [`keep`] where that took long |
 //! | the host slept, or its clock was set | [`keep`] |
 //!
-//! A guest that does not answer is asked again by [`keep`], beside everything else that is done with the sandbox.
+//! A guest that does not answer is asked again by [`keep`], beside everything else that is done
+//! with the sandbox.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,8 +46,8 @@ async fn try_set(handle: &Handle) -> bool {
     }
 }
 
-/// Keeps the clock of a guest right for as long as it runs: tells it the time when that was asked for, and when the
-/// host's clock was set or the host slept. Never returns.
+/// Keeps the clock of a guest right for as long as it runs: tells it the time when that was asked
+/// for, and when the host's clock was set or the host slept. Never returns.
 pub(super) async fn keep(handle: &Handle) {
     let mut offset = offset();
     let mut pause = LOOK;
@@ -70,11 +72,14 @@ pub(super) async fn keep(handle: &Handle) {
     }
 }
 
-/// Returns how far the wall clock is from the start of a clock that is never set and stands still while the host sleeps.
-/// It changes when the wall clock is set and when the host has slept.
+/// Returns how far the wall clock is from the start of a clock that is never set and stands still
+/// while the host sleeps. It changes when the wall clock is set and when the host has slept.
 fn offset() -> Duration {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     // Taken first: of the two, the start is the one that may be made just now.
     let awake = START.elapsed();
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(awake)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .saturating_sub(awake)
 }

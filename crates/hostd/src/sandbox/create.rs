@@ -1,7 +1,8 @@
-//! Makes a sandbox, or one that was paused again: network and disk side by side, then the VM, booted or restored, then
-//! the wait for its guest agent.
+//! Makes a sandbox, or one that was paused again: network and disk side by side, then the VM,
+//! booted or restored, then the wait for its guest agent.
 //!
-//! Nothing is undone here: whoever calls releases everything when an event other than `Ready` comes back.
+//! Nothing is undone here: whoever calls releases everything when an event other than `Ready` comes
+//! back.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,8 +34,8 @@ use crate::host::Host;
 use crate::network::{GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX6, TAP, TAP_MAC};
 use crate::warm::{self, Shape};
 
-/// From the start of the VM to the guest agent's word. Without hardware virtualisation and beside many others a
-/// boot takes tens of seconds.
+/// From the start of the VM to the guest agent's word. Without hardware virtualisation and beside
+/// many others a boot takes tens of seconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// For a guest agent that listens to say that it is well; then it is asked again, after a pause.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,7 +47,10 @@ pub(crate) enum Start {
     /// Boots from an image.
     Image(PathBuf),
     /// Goes on from an instant; its disk is the instant's, or one over an image of that.
-    Instant { dir: PathBuf, image: Option<PathBuf> },
+    Instant {
+        dir: PathBuf,
+        image: Option<PathBuf>,
+    },
     /// It was made by an earlier run of the agent.
     Restarted,
 }
@@ -56,7 +60,8 @@ pub(crate) enum Start {
 pub(crate) enum Greeting {
     /// It has booted, and takes any token. Nobody has prepared its shape yet, if that is given.
     Booted { shape: Option<warm::Key> },
-    /// It was restored, and wants to hear the token that it knows. One that knows none was nobody's yet.
+    /// It was restored, and wants to hear the token that it knows. One that knows none was nobody's
+    /// yet.
     Restored { token: Option<String> },
 }
 
@@ -64,16 +69,25 @@ pub(crate) enum Greeting {
 ///
 /// # Errors
 /// The event that ended the attempt.
-pub(crate) async fn create(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+pub(crate) async fn create(
+    host: &Arc<Host>,
+    handle: &Handle,
+    start: &Start,
+) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     let shape = shape(host, handle, start).await;
     let warm = find_warm(host, shape.clone()).await;
     if let Some(dir) = warm.clone() {
         let host = Arc::clone(host);
         if let Err(error) = blocking(move || host.warm.hold(&dir, &*host.engine.driver)).await {
-            tracing::debug!(error, "the memory of a guest that waits is read again by each that goes on from it");
+            tracing::debug!(
+                error,
+                "the memory of a guest that waits is read again by each that goes on from it"
+            );
         }
     }
-    let start = &warm.clone().map_or_else(|| start.clone(), |dir| Start::Instant { dir, image: None });
+    let start = &warm
+        .clone()
+        .map_or_else(|| start.clone(), |dir| Start::Instant { dir, image: None });
     let (network, disk) = tokio::join!(network(host, handle), disk(host, handle, start));
     network.map_err(Event::Failed)?;
     let disk = disk.map_err(Event::Failed)?;
@@ -108,7 +122,10 @@ async fn boot(
     shape: Option<warm::Key>,
 ) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     // A start that is given up is ended by the release.
-    let booted = handle.unless_removed(host.engine.driver.boot(config)).await.ok_or(Event::Remove)?;
+    let booted = handle
+        .unless_removed(host.engine.driver.boot(config))
+        .await
+        .ok_or(Event::Remove)?;
     let vm = booted.map_err(|error| Event::Failed(chain(&error)))?;
     Ok((vm.into(), Greeting::Booted { shape }))
 }
@@ -116,19 +133,26 @@ async fn boot(
 /// Returns true if the sandbox is made by a boot, which needs a turn.
 pub(crate) async fn is_boot(host: &Arc<Host>, handle: &Handle, start: &Start) -> bool {
     match start {
-        Start::Image(_) => find_warm(host, shape(host, handle, start).await).await.is_none(),
+        Start::Image(_) => find_warm(host, shape(host, handle, start).await)
+            .await
+            .is_none(),
         Start::Instant { .. } | Start::Restarted => false,
     }
 }
 
 async fn find_warm(host: &Arc<Host>, shape: Option<warm::Key>) -> Option<PathBuf> {
     let (host, shape) = (Arc::clone(host), shape?);
-    blocking(move || Ok::<_, io::Error>(host.warm.find(&shape))).await.ok().flatten()
+    blocking(move || Ok::<_, io::Error>(host.warm.find(&shape)))
+        .await
+        .ok()
+        .flatten()
 }
 
 /// The shape of a sandbox that is to boot from an image.
 async fn shape(host: &Arc<Host>, handle: &Handle, start: &Start) -> Option<warm::Key> {
-    let Start::Image(image) = start.clone() else { return None };
+    let Start::Image(image) = start.clone() else {
+        return None;
+    };
     let record = handle.record.borrow().clone();
     let disk = record.disk?;
     let host = Arc::clone(host);
@@ -167,9 +191,15 @@ async fn distrust(host: &Arc<Host>, handle: &Handle, dir: &Path, event: &Event) 
 async fn prepare(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, shape: &warm::Key) {
     let (beginning, shape) = (Arc::clone(host), shape.clone());
     let begun = blocking(move || Ok::<_, io::Error>(beginning.warm.begin(&shape))).await;
-    let Some(making) = begun.ok().flatten() else { return };
+    let Some(making) = begun.ok().flatten() else {
+        return;
+    };
     let staging = making.staging.clone();
-    let parts = Parts { memory: true, disk: true, token: false };
+    let parts = Parts {
+        memory: true,
+        disk: true,
+        token: false,
+    };
     let taken = capture::of_vm(host, handle, vm, &staging, parts, Then::GoOn).await;
     let sealed = match taken {
         Ok(()) => seal(host, staging.join(MEMORY)).await,
@@ -183,7 +213,9 @@ async fn prepare(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, shape: &wa
         Err(error) => Err(error),
     };
     match published {
-        Ok(()) => tracing::info!(sandbox = %handle.id, "the next sandboxes like this one start without booting"),
+        Ok(()) => {
+            tracing::info!(sandbox = %handle.id, "the next sandboxes like this one start without booting")
+        }
         Err(error) => {
             capture::discard(&staging).await;
             tracing::warn!(sandbox = %handle.id, error, "the next sandboxes like this one will boot, too");
@@ -201,14 +233,23 @@ async fn seal(host: &Arc<Host>, memory: PathBuf) -> Result<(), String> {
 ///
 /// # Errors
 /// The event that ended the attempt.
-pub(crate) async fn resume(host: &Arc<Host>, handle: &Handle, saved: &Path) -> Result<(Arc<dyn Vm>, Greeting), Event> {
+pub(crate) async fn resume(
+    host: &Arc<Host>,
+    handle: &Handle,
+    saved: &Path,
+) -> Result<(Arc<dyn Vm>, Greeting), Event> {
     let record = handle.record.borrow().clone();
     let restored = {
-        let (host, dir, saved) = (Arc::clone(host), host.ledger.dir(&handle.id), saved.to_owned());
+        let (host, dir, saved) = (
+            Arc::clone(host),
+            host.ledger.dir(&handle.id),
+            saved.to_owned(),
+        );
         let size = record.disk.map_or(0, |disk| disk.size_bytes);
         blocking(move || {
             base::check(&dir, record.disk)?;
-            // Where the instant has a disk of its own, what an earlier attempt wrote is thrown away.
+            // Where the instant has a disk of its own, what an earlier attempt wrote is thrown
+            // away.
             host.disks.replace(&saved, &dir)?;
             host.disks.restore(&record.id, &dir, size)
         })
@@ -233,8 +274,12 @@ async fn restore(
     let failed = |error: &dyn std::error::Error| Event::Failed(chain(error));
     let dir = from.to_owned();
     let instant = blocking(move || Instant::read(&dir)).await;
-    let instant =
-        instant.map_err(|error| Event::Failed(format!("its saved state in {} is damaged: {error}", from.display())))?;
+    let instant = instant.map_err(|error| {
+        Event::Failed(format!(
+            "its saved state in {} is damaged: {error}",
+            from.display()
+        ))
+    })?;
     let engine = host.engine_name();
     if instant.engine != engine {
         return Err(Event::Failed(format!(
@@ -250,12 +295,24 @@ async fn restore(
         fail::fail_point!("restore::vm-loaded");
         vm.resume().await.map(|()| vm)
     });
-    let vm = restored.await.ok_or(Event::Remove)?.map_err(|error| failed(&error))?;
-    Ok((vm, Greeting::Restored { token: instant.token }))
+    let vm = restored
+        .await
+        .ok_or(Event::Remove)?
+        .map_err(|error| failed(&error))?;
+    Ok((
+        vm,
+        Greeting::Restored {
+            token: instant.token,
+        },
+    ))
 }
 
 async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
-    let slot = handle.record.borrow().slot.ok_or("the sandbox has no network slot")?;
+    let slot = handle
+        .record
+        .borrow()
+        .slot
+        .ok_or("the sandbox has no network slot")?;
     let of = Arc::clone(host);
     let is_open = blocking(move || of.networks.create(slot, of.jails.user(slot))).await?;
     super::egress::start(host, handle, is_open).await
@@ -263,15 +320,22 @@ async fn network(host: &Arc<Host>, handle: &Handle) -> Result<(), String> {
 
 async fn disk(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<Disk, String> {
     let record = handle.record.borrow().clone();
-    let size = record.disk.ok_or("the sandbox has no disk to make")?.size_bytes;
+    let size = record
+        .disk
+        .ok_or("the sandbox has no disk to make")?
+        .size_bytes;
     let (host, dir, start) = (Arc::clone(host), host.ledger.dir(&handle.id), start.clone());
     blocking(move || {
         boot_files(&host, &start, &dir).map_err(crate::disk::Error::boot_files(&dir))?;
         let made = match start {
-            Start::Image(image) | Start::Instant { image: Some(image), .. } => {
-                host.disks.create(&record.id, &image, &dir, size)?
-            }
-            Start::Instant { dir: from, image: None } => {
+            Start::Image(image)
+            | Start::Instant {
+                image: Some(image), ..
+            } => host.disks.create(&record.id, &image, &dir, size)?,
+            Start::Instant {
+                dir: from,
+                image: None,
+            } => {
                 host.disks.copy(&from, &dir)?;
                 host.disks.restore(&record.id, &dir, size)?
             }
@@ -284,7 +348,8 @@ async fn disk(host: &Arc<Host>, handle: &Handle, start: &Start) -> Result<Disk, 
     .await
 }
 
-/// Kernel and initramfs under names that live as long as the sandbox: it may be resumed when this host has others.
+/// Kernel and initramfs under names that live as long as the sandbox: it may be resumed when this
+/// host has others.
 fn boot_files(host: &Host, start: &Start, dir: &Path) -> io::Result<()> {
     match start {
         Start::Instant { dir: from, .. } => instant::link_boot_files(from, dir),
@@ -315,14 +380,24 @@ async fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> Result<VmConfig,
         kernel_args: host.kernel_args(),
         disk,
         modules: Some(of.join(MODULES)).filter(|modules| modules.exists()),
-        net: Some(Net { netns: slot.netns(), tap: TAP.to_owned(), mac: GUEST_MAC }),
+        net: Some(Net {
+            netns: slot.netns(),
+            tap: TAP.to_owned(),
+            mac: GUEST_MAC,
+        }),
         jail: Some(host.jails.of(slot)),
     })
 }
 
 /// Waits for the guest agent and makes the guest this sandbox's own.
-pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, greeting: Greeting) -> Event {
-    let Some(vm) = handle.vm.get() else { return Event::Failed("the virtual machine is gone".to_owned()) };
+pub(crate) async fn wait_until_ready(
+    host: &Arc<Host>,
+    handle: &Handle,
+    greeting: Greeting,
+) -> Event {
+    let Some(vm) = handle.vm.get() else {
+        return Event::Failed("the virtual machine is gone".to_owned());
+    };
     tokio::select! {
         biased;
         () = handle.removing.cancelled() => Event::Remove,
@@ -334,9 +409,15 @@ pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, greeting
     }
 }
 
-async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting: &Greeting) -> Result<(), String> {
+async fn introduce(
+    host: &Arc<Host>,
+    handle: &Handle,
+    vm: &Arc<dyn Vm>,
+    greeting: &Greeting,
+) -> Result<(), String> {
     let restored = matches!(greeting, Greeting::Restored { .. });
-    // One that was restored was well, and its first answers are slow: it is asked for no more of them than are needed.
+    // One that was restored was well, and its first answers are slow: it is asked for no more of
+    // them than are needed.
     let answers = async {
         if restored {
             return Some(handle.guest().connects(guest::GOES_ON).await);
@@ -345,14 +426,28 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
         None
     };
     let stream = timeout(READY_TIMEOUT, answers).await;
-    let stream = stream.map_err(|_| format!("the guest agent did not answer within {} s", READY_TIMEOUT.as_secs()))?;
+    let stream = stream.map_err(|_| {
+        format!(
+            "the guest agent did not answer within {} s",
+            READY_TIMEOUT.as_secs()
+        )
+    })?;
     if let Greeting::Booted { shape: Some(shape) } = greeting {
         // In a task of its own: given up in the middle it would leave what it has made.
-        let (host, handle, vm, shape) = (Arc::clone(host), handle.clone(), Arc::clone(vm), shape.clone());
+        let (host, handle, vm, shape) = (
+            Arc::clone(host),
+            handle.clone(),
+            Arc::clone(vm),
+            shape.clone(),
+        );
         let _ = tokio::spawn(async move { prepare(&host, &handle, &vm, &shape).await }).await;
     }
-    // Unless it was nobody's, it was asked to freeze, and may have done so even where it did not answer in time.
-    handle.frozen.fetch_or(matches!(greeting, Greeting::Restored { token: Some(_) }), Ordering::Relaxed);
+    // Unless it was nobody's, it was asked to freeze, and may have done so even where it did not
+    // answer in time.
+    handle.frozen.fetch_or(
+        matches!(greeting, Greeting::Restored { token: Some(_) }),
+        Ordering::Relaxed,
+    );
     let request = init_request(host, handle, restored);
     let told = std::time::Instant::now();
     let guest = match greeting {
@@ -367,8 +462,12 @@ async fn introduce(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, greeting
         }
     };
     let answer = timeout(READY_TIMEOUT, asked).await;
-    let answer =
-        answer.map_err(|_| format!("the guest agent did not take its set-up within {} s", READY_TIMEOUT.as_secs()))?;
+    let answer = answer.map_err(|_| {
+        format!(
+            "the guest agent did not take its set-up within {} s",
+            READY_TIMEOUT.as_secs()
+        )
+    })?;
     answer.map_err(|error| format!("the guest agent refused its set-up: {error}"))?;
     if restored {
         // The guest has reset all connections but that one.
@@ -394,7 +493,9 @@ async fn answers(handle: &Handle) {
 fn init_request(host: &Host, handle: &Handle, restored: bool) -> InitRequest {
     let record = handle.record.borrow().clone();
     let entropy: [u8; 64] = rand::rng().random();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let envs: BTreeMap<String, String> = record.spec.envs;
     InitRequest {
         access_token: Some(record.token),
@@ -422,12 +523,22 @@ fn init_request(host: &Host, handle: &Handle, restored: bool) -> InitRequest {
 /// 32 hex digits that are the same for one sandbox at all times, and others for every other.
 fn own_id(id: &SandboxId, purpose: &str) -> String {
     let hash = Sha256::digest(format!("{purpose} {id}"));
-    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hash.iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// In the form of a random UUID (RFC 9562, version 4).
 fn as_uuid(hex: &str) -> String {
-    format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+    format!(
+        "{}-{}-4{}-a{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..]
+    )
 }
 
 #[cfg(test)]
@@ -441,6 +552,9 @@ mod tests {
         assert_ne!(own_id(&one, "machine"), own_id(&one, "boot"));
         assert_ne!(own_id(&one, "machine"), own_id(&other, "machine"));
         let uuid = as_uuid(&own_id(&one, "boot"));
-        assert_eq!(uuid.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert_eq!(
+            uuid.split('-').map(str::len).collect::<Vec<_>>(),
+            [8, 4, 4, 4, 12]
+        );
     }
 }

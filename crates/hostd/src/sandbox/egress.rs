@@ -1,4 +1,5 @@
-//! Where a sandbox may connect to, and how fast: its rules, from its record into the kernel and into who serves it.
+//! Where a sandbox may connect to, and how fast: its rules, from its record into the kernel and
+//! into who serves it.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,8 +15,8 @@ use crate::host::Host;
 #[derive(Debug, Default)]
 pub(crate) struct EgressSlot(Mutex<Option<Arc<Egress>>>);
 
-/// Once there is a network, before there is a VM; and of an earlier agent's sandboxes again. `is_open`: the kernel has the
-/// rules of a sandbox without any of its own.
+/// Once there is a network, before there is a VM; and of an earlier agent's sandboxes again.
+/// `is_open`: the kernel has the rules of a sandbox without any of its own.
 ///
 /// # Errors
 /// The rules do not hold: no guest may run.
@@ -27,11 +28,30 @@ pub(super) async fn start(host: &Host, handle: &Handle, is_open: bool) -> Result
     stop(handle).await;
     let (slot, spec) = {
         let record = handle.record.borrow();
-        (record.slot.ok_or("the sandbox has no network slot")?, record.spec.network.clone())
+        (
+            record.slot.ok_or("the sandbox has no network slot")?,
+            record.spec.network.clone(),
+        )
     };
-    let (limits, connections, six) = (host.networks.limits(), host.networks.connections(), host.networks.six());
-    let ground = Ground { slot, limits, connections, six, is_open };
-    let egress = Egress::start(ground, spec, Arc::clone(&host.upstream), Arc::clone(&handle.log)).await?;
+    let (limits, connections, six) = (
+        host.networks.limits(),
+        host.networks.connections(),
+        host.networks.six(),
+    );
+    let ground = Ground {
+        slot,
+        limits,
+        connections,
+        six,
+        is_open,
+    };
+    let egress = Egress::start(
+        ground,
+        spec,
+        Arc::clone(&host.upstream),
+        Arc::clone(&handle.log),
+    )
+    .await?;
     *locked(&handle.egress.0) = Some(Arc::new(egress));
     Ok(())
 }
@@ -45,7 +65,8 @@ pub(super) async fn stop(handle: &Handle) {
 }
 
 impl Actor {
-    /// Writes other rules down, then makes them hold. If that fails the former ones are written down again.
+    /// Writes other rules down, then makes them hold. If that fails the former ones are written
+    /// down again.
     pub(super) async fn change_network(&self, spec: &NetworkSpec) -> Result<(), Refused> {
         let before = self.record.borrow().spec.network.clone();
         self.write_network(spec.clone()).await?;
@@ -55,7 +76,9 @@ impl Actor {
             && let Err(error) = egress.change(spec.clone()).await
         {
             self.write_network(before).await?;
-            return Err(Refused::Failed(format!("the sandbox's former network rules hold: {error}")));
+            return Err(Refused::Failed(format!(
+                "the sandbox's former network rules hold: {error}"
+            )));
         }
         self.handle.log.agent("the sandbox has other network rules");
         let record = self.record.borrow().clone();
@@ -67,7 +90,9 @@ impl Actor {
         let mut record = self.record.borrow().clone();
         record.spec.network = spec;
         record.generation = self.host.generations.next(record.generation);
-        self.persist(record.clone()).await.map_err(Refused::Failed)?;
+        self.persist(record.clone())
+            .await
+            .map_err(Refused::Failed)?;
         self.record.send_replace(record);
         Ok(())
     }

@@ -1,12 +1,13 @@
-//! Notes of forks that are under way: a fork that is cut off by the end of the agent is made whole or not at all.
+//! Notes of forks that are under way: a fork that is cut off by the end of the agent is made whole
+//! or not at all.
 //!
 //! ```text
 //!   FORKS/….json   ids of the children of one fork; there from before the first is begun until all run, or none is left
 //! ```
 //!
-//! A fork is whole from the moment at which the ledger says of its last child that it has started. Until then nobody can
-//! have seen all of them run: reports, from which the control plane knows of children, follow the ledger. So once somebody
-//! has, no restart takes any away.
+//! A fork is whole from the moment at which the ledger says of its last child that it has started.
+//! Until then nobody can have seen all of them run: reports, from which the control plane knows of
+//! children, follow the ledger. So once somebody has, no restart takes any away.
 //!
 //! | we die | what is on disk | next start |
 //! |---|---|---|
@@ -42,8 +43,13 @@ impl Forks {
     /// # Errors
     /// When it cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        Ok(Self { dir: dir.to_owned() })
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
     }
 
     /// Notes durably that these children are about to be made; for [`Forks::end`].
@@ -58,7 +64,8 @@ impl Forks {
         Ok(note)
     }
 
-    /// Removes a note durably: all children run, or all are to be removed and the ledger says so. Idempotent.
+    /// Removes a note durably: all children run, or all are to be removed and the ledger says so.
+    /// Idempotent.
     pub(super) fn end(&self, note: &Path) -> io::Result<()> {
         fail::fail_point!("fork::decided");
         match fs::remove_file(note) {
@@ -67,12 +74,17 @@ impl Forks {
         }
     }
 
-    /// At start: has the children removed of every fork that was cut off. Returns the records as they are then, and the
-    /// notes that are to end.
+    /// At start: has the children removed of every fork that was cut off. Returns the records as
+    /// they are then, and the notes that are to end.
     ///
-    /// A note that was never finished is of a fork that was never begun; whether it can be read or not, no sandbox goes
-    /// for it. One whose removals cannot be written down is kept, since the next start must decide the same.
-    pub(super) fn settle(&self, ledger: &Ledger, mut records: Vec<Record>) -> io::Result<(Vec<Record>, Vec<PathBuf>)> {
+    /// A note that was never finished is of a fork that was never begun; whether it can be read or
+    /// not, no sandbox goes for it. One whose removals cannot be written down is kept, since the
+    /// next start must decide the same.
+    pub(super) fn settle(
+        &self,
+        ledger: &Ledger,
+        mut records: Vec<Record>,
+    ) -> io::Result<(Vec<Record>, Vec<PathBuf>)> {
         let mut over = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
@@ -81,7 +93,9 @@ impl Forks {
             }
             let note = entry.path();
             let is_over = match read(&note) {
-                Ok(children) => is_whole(&children, &records) || take_back(ledger, &children, &mut records),
+                Ok(children) => {
+                    is_whole(&children, &records) || take_back(ledger, &children, &mut records)
+                }
                 Err(error) => {
                     tracing::error!(note = %note.display(), error = chain(&error), "the note of a fork is damaged");
                     true
@@ -99,16 +113,24 @@ fn read(note: &Path) -> io::Result<Vec<SandboxId>> {
     Ok(serde_json::from_slice(&fs::read(note)?)?)
 }
 
-/// Whether all children have started, and none is being taken back. What became of them since does not matter.
+/// Whether all children have started, and none is being taken back. What became of them since does
+/// not matter.
 fn is_whole(children: &[SandboxId], records: &[Record]) -> bool {
     let holds = |record: &Record| record.started_at_ms.is_some() && record.phase != Phase::Removing;
-    children.iter().all(|child| records.iter().any(|record| record.id == *child && holds(record)))
+    children.iter().all(|child| {
+        records
+            .iter()
+            .any(|record| record.id == *child && holds(record))
+    })
 }
 
 /// Has all children removed that there are. Whether the ledger knows of all of them.
 fn take_back(ledger: &Ledger, children: &[SandboxId], records: &mut [Record]) -> bool {
     let mut is_written = true;
-    for record in records.iter_mut().filter(|record| children.contains(&record.id)) {
+    for record in records
+        .iter_mut()
+        .filter(|record| children.contains(&record.id))
+    {
         tracing::warn!(sandbox = %record.id, "removing a child of a fork that was cut off");
         record.phase = record.phase.clone().after(Event::Remove);
         if let Err(error) = ledger.write(record) {
@@ -126,7 +148,11 @@ mod tests {
     use crate::sandbox::state::End;
 
     fn child(phase: Phase, started_at_ms: Option<i64>) -> Record {
-        Record { phase, started_at_ms, ..record() }
+        Record {
+            phase,
+            started_at_ms,
+            ..record()
+        }
     }
 
     fn ids(records: &[Record]) -> Vec<SandboxId> {
@@ -134,13 +160,23 @@ mod tests {
     }
 
     fn ended() -> Phase {
-        Phase::Ended { end: End { failed: false, reason: "it is over".to_owned() } }
+        Phase::Ended {
+            end: End {
+                failed: false,
+                reason: "it is over".to_owned(),
+            },
+        }
     }
 
     #[test]
     fn a_fork_is_whole_when_all_have_started_whatever_became_of_them() {
         let paused = Phase::Paused { why: String::new() };
-        let all = [child(Phase::Running, Some(1)), child(paused, Some(1)), child(ended(), Some(1)), record()];
+        let all = [
+            child(Phase::Running, Some(1)),
+            child(paused, Some(1)),
+            child(ended(), Some(1)),
+            record(),
+        ];
         assert!(is_whole(&ids(&all[..3]), &all));
         assert!(is_whole(&ids(&all[..1]), &all));
     }
@@ -148,7 +184,11 @@ mod tests {
     #[test]
     fn a_fork_is_not_whole_while_one_is_missing_or_has_not_started_or_is_being_removed() {
         let running = child(Phase::Running, Some(1));
-        for other in [child(Phase::Creating, None), child(ended(), None), child(Phase::Removing, Some(1))] {
+        for other in [
+            child(Phase::Creating, None),
+            child(ended(), None),
+            child(Phase::Removing, Some(1)),
+        ] {
             let all = [running.clone(), other];
             assert!(!is_whole(&ids(&all), &all), "{:?}", all[1].phase);
         }
@@ -160,7 +200,9 @@ mod tests {
     fn place(records: &[Record]) -> (tempfile::TempDir, Ledger, Forks) {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&dir.path().join("sandboxes")).unwrap();
-        records.iter().for_each(|record| ledger.write(record).unwrap());
+        records
+            .iter()
+            .for_each(|record| ledger.write(record).unwrap());
         let forks = Forks::open(&dir.path().join("forks")).unwrap();
         (dir, ledger, forks)
     }
@@ -168,15 +210,26 @@ mod tests {
     fn settle(forks: &Forks, ledger: &Ledger) -> Vec<PathBuf> {
         let (settled, over) = forks.settle(ledger, ledger.read().unwrap().0).unwrap();
         let written = ledger.read().unwrap().0;
-        assert!(settled.iter().zip(&written).all(|(record, written)| record.phase == written.phase));
+        assert!(
+            settled
+                .iter()
+                .zip(&written)
+                .all(|(record, written)| record.phase == written.phase)
+        );
         over
     }
 
     #[test]
     fn what_was_cut_off_goes_as_a_whole_and_the_rest_stays() {
-        let all = [child(Phase::Running, Some(1)), child(Phase::Creating, None), child(Phase::Running, Some(1))];
+        let all = [
+            child(Phase::Running, Some(1)),
+            child(Phase::Creating, None),
+            child(Phase::Running, Some(1)),
+        ];
         let (_dir, ledger, forks) = place(&all);
-        let note = forks.begin(&[all[0].id.clone(), all[1].id.clone(), SandboxId::random()]).unwrap();
+        let note = forks
+            .begin(&[all[0].id.clone(), all[1].id.clone(), SandboxId::random()])
+            .unwrap();
         // Deciding it again, after a death in between, changes nothing.
         for _ in 0..2 {
             assert_eq!(settle(&forks, &ledger), std::slice::from_ref(&note));
@@ -192,7 +245,10 @@ mod tests {
 
     #[test]
     fn what_is_whole_is_kept_and_so_is_everything_where_notes_are_damaged() {
-        let all = [child(Phase::Running, Some(1)), child(Phase::Pausing, Some(1))];
+        let all = [
+            child(Phase::Running, Some(1)),
+            child(Phase::Pausing, Some(1)),
+        ];
         let (_dir, ledger, forks) = place(&all);
         let note = forks.begin(&ids(&all)).unwrap();
         let damaged = forks.dir.join("damaged.json");
@@ -202,7 +258,14 @@ mod tests {
         let mut expected = [note, damaged];
         expected.sort();
         assert_eq!(over, expected);
-        assert!(ledger.read().unwrap().0.iter().all(|record| record.phase != Phase::Removing));
+        assert!(
+            ledger
+                .read()
+                .unwrap()
+                .0
+                .iter()
+                .all(|record| record.phase != Phase::Removing)
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What the rest of the agent holds of a sandbox: its state to look at, and ways to ask its actor ([`super::actor`]).
+//! What the rest of the agent holds of a sandbox: its state to look at, and ways to ask its actor
+//! ([`super::actor`]).
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
@@ -80,8 +81,8 @@ impl Handle {
         *locked(&self.guest) = guest(host, record);
     }
 
-    /// Empties the VM's console into the log, at most once per [`DRAIN_EVERY`] however many ask for it: a guest that
-    /// floods its console costs no more with readers than without.
+    /// Empties the VM's console into the log, at most once per [`DRAIN_EVERY`] however many ask for
+    /// it: a guest that floods its console costs no more with readers than without.
     pub async fn drain_console(&self) {
         let asked = Instant::now();
         let mut drained = self.drained.lock().await;
@@ -100,7 +101,10 @@ impl Handle {
     /// Waits until the sandbox is no more being made.
     pub async fn created(&self) -> Record {
         let mut record = self.record.clone();
-        let made = record.wait_for(|record| record.phase != Phase::Creating).await.map(|record| record.clone());
+        let made = record
+            .wait_for(|record| record.phase != Phase::Creating)
+            .await
+            .map(|record| record.clone());
         made.unwrap_or_else(|_| self.record.borrow().clone())
     }
 
@@ -126,7 +130,11 @@ impl Handle {
 
 impl Handle {
     /// A handle whose record is `record`, and the other end of its orders.
-    pub(super) fn new(host: &Host, record: watch::Receiver<Record>, log: Log) -> (Self, order::Receiver) {
+    pub(super) fn new(
+        host: &Host,
+        record: watch::Receiver<Record>,
+        log: Log,
+    ) -> (Self, order::Receiver) {
         let (sender, orders) = order::channel();
         let (id, guest) = {
             let record = record.borrow();
@@ -152,8 +160,9 @@ impl Handle {
         (handle, orders)
     }
 
-    /// Waits for `work`, but no longer than until the sandbox is to be removed; `None` then. What `work` was doing is
-    /// dropped where it stands, so it must be something that the removal undoes.
+    /// Waits for `work`, but no longer than until the sandbox is to be removed; `None` then. What
+    /// `work` was doing is dropped where it stands, so it must be something that the removal
+    /// undoes.
     pub(super) async fn unless_removed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

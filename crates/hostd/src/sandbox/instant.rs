@@ -1,4 +1,5 @@
-//! An instant of a sandbox on disk: what a paused sandbox, a checkpoint, a snapshot and a fork are made of.
+//! An instant of a sandbox on disk: what a paused sandbox, a checkpoint, a snapshot and a fork are
+//! made of.
 //!
 //! ```text
 //!   DIR/memory/             what the VMM driver wrote (absent in an image)
@@ -7,8 +8,8 @@
 //!      /instant.json        an [`Instant`], written last: without it the directory is half-made and nobody uses it
 //! ```
 //!
-//! A directory is made under a temporary name, made durable, and renamed. What is in it never changes; several may share
-//! a file by links.
+//! A directory is made under a temporary name, made durable, and renamed. What is in it never
+//! changes; several may share a file by links.
 
 use std::fs::{self, File};
 use std::io;
@@ -40,28 +41,48 @@ pub struct Instant {
     pub engine: String,
     /// What the guest agent in the memory wants to hear; `None` while it has not been told any.
     pub token: Option<String>,
-    /// The guest's file system takes no writes until it is told to: a restored guest can be given up without a trace.
+    /// The guest's file system takes no writes until it is told to: a restored guest can be given
+    /// up without a trace.
     pub frozen: bool,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
 }
 
 impl Instant {
-    pub(crate) fn new(vcpus: u32, memory_mb: u32, disk: DiskRecord, engine: &str, token: Option<String>) -> Self {
+    pub(crate) fn new(
+        vcpus: u32,
+        memory_mb: u32,
+        disk: DiskRecord,
+        engine: &str,
+        token: Option<String>,
+    ) -> Self {
         let (engine, created_at_ms) = (engine.to_owned(), super::now_ms());
-        Self { version: VERSION, vcpus, memory_mb, disk, engine, token, frozen: false, created_at_ms }
+        Self {
+            version: VERSION,
+            vcpus,
+            memory_mb,
+            disk,
+            engine,
+            token,
+            frozen: false,
+            created_at_ms,
+        }
     }
 
     /// The instant in `dir`.
     ///
     /// # Errors
-    /// `NotFound` where there is none or only half of one; `InvalidData` for one of another version.
+    /// `NotFound` where there is none or only half of one; `InvalidData` for one of another
+    /// version.
     pub fn read(dir: &Path) -> io::Result<Self> {
         let instant: Self = serde_json::from_slice(&fs::read(dir.join(MANIFEST))?)?;
         if instant.version == VERSION {
             return Ok(instant);
         }
-        let problem = format!("it has version {}, and this agent knows {VERSION}", instant.version);
+        let problem = format!(
+            "it has version {}, and this agent knows {VERSION}",
+            instant.version
+        );
         Err(io::Error::new(io::ErrorKind::InvalidData, problem))
     }
 
@@ -69,7 +90,11 @@ impl Instant {
     pub(crate) fn finish(&self, dir: &Path) -> io::Result<()> {
         sync_all(dir)?;
         fail::fail_point!("instant::synced");
-        file::write_atomic(&dir.join(MANIFEST), &serde_json::to_vec_pretty(self)?, 0o600)
+        file::write_atomic(
+            &dir.join(MANIFEST),
+            &serde_json::to_vec_pretty(self)?,
+            0o600,
+        )
     }
 }
 
@@ -85,7 +110,8 @@ pub(crate) fn publish(from: &Path, to: &Path) -> io::Result<()> {
     file::sync_dir(to.parent().unwrap_or(Path::new("/")))
 }
 
-/// Takes away an instant for good, its manifest first: what is left of it after a crash is no instant. Idempotent.
+/// Takes away an instant for good, its manifest first: what is left of it after a crash is no
+/// instant. Idempotent.
 pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     let fine = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -97,16 +123,24 @@ pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     fine(fs::remove_file(dir.join(MANIFEST)))?;
     file::sync_dir(dir)?;
     match remove_tree(dir) {
-        // What a guest touched first may have been put beside its memory at this moment, which happens once.
+        // What a guest touched first may have been put beside its memory at this moment, which
+        // happens once.
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => remove_tree(dir),
         removed => removed,
     }
 }
 
-/// What the guest was booted from, in another directory: by links, or copies where the file system is another one.
+/// What the guest was booted from, in another directory: by links, or copies where the file system
+/// is another one.
 pub(crate) fn link_boot_files(from: &Path, to: &Path) -> io::Result<()> {
-    [KERNEL, INITRAMFS].iter().try_for_each(|name| link(&from.join(name), &to.join(name)))?;
-    if from.join(MODULES).exists() { link(&from.join(MODULES), &to.join(MODULES)) } else { Ok(()) }
+    [KERNEL, INITRAMFS]
+        .iter()
+        .try_for_each(|name| link(&from.join(name), &to.join(name)))?;
+    if from.join(MODULES).exists() {
+        link(&from.join(MODULES), &to.join(MODULES))
+    } else {
+        Ok(())
+    }
 }
 
 /// The same memory in another instant's directory.
@@ -129,10 +163,15 @@ pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// Bytes that it takes on disk, also where others share them; but not the modules, which all sandboxes share.
+/// Bytes that it takes on disk, also where others share them; but not the modules, which all
+/// sandboxes share.
 pub(crate) fn allocated_bytes(dir: &Path) -> u64 {
     let files = files(dir).unwrap_or_default();
-    files.iter().filter(|path| !path.ends_with(MODULES)).filter_map(|path| file::allocated_bytes(path).ok()).sum()
+    files
+        .iter()
+        .filter(|path| !path.ends_with(MODULES))
+        .filter_map(|path| file::allocated_bytes(path).ok())
+        .sum()
 }
 
 fn sync_all(dir: &Path) -> io::Result<()> {
@@ -166,7 +205,11 @@ mod tests {
     use crate::disk::Backend;
 
     fn instant() -> Instant {
-        let disk = DiskRecord { backend: Backend::Copy, size_bytes: 1 << 20, base: None };
+        let disk = DiskRecord {
+            backend: Backend::Copy,
+            size_bytes: 1 << 20,
+            base: None,
+        };
         Instant::new(1, 192, disk, "qemu tcg", Some("secret".to_owned()))
     }
 
@@ -177,7 +220,10 @@ mod tests {
         make_dir(&new).unwrap();
         fs::create_dir(new.join(MEMORY)).unwrap();
         fs::write(new.join(MEMORY).join("state"), b"state").unwrap();
-        assert_eq!(Instant::read(&new).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            Instant::read(&new).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
         instant().finish(&new).unwrap();
         publish(&new, &dir).unwrap();
         assert_eq!(Instant::read(&dir).unwrap(), instant_like(&dir));
@@ -189,13 +235,26 @@ mod tests {
     }
 
     fn instant_like(dir: &Path) -> Instant {
-        Instant { created_at_ms: Instant::read(dir).unwrap().created_at_ms, ..instant() }
+        Instant {
+            created_at_ms: Instant::read(dir).unwrap().created_at_ms,
+            ..instant()
+        }
     }
 
     #[test]
     fn another_version_is_refused_with_a_reason() {
         let dir = tempfile::tempdir().unwrap();
-        Instant { version: 99, ..instant() }.finish(dir.path()).unwrap();
-        assert!(Instant::read(dir.path()).unwrap_err().to_string().contains("version 99"));
+        Instant {
+            version: 99,
+            ..instant()
+        }
+        .finish(dir.path())
+        .unwrap();
+        assert!(
+            Instant::read(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("version 99")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What this agent remembers of its sandboxes: one directory each, with one JSON file that is replaced atomically.
+//! What this agent remembers of its sandboxes: one directory each, with one JSON file that is
+//! replaced atomically.
 //!
 //! ```text
 //!   SANDBOXES/sb-…/sandbox.json    the record; without it the directory is half-made and is removed
@@ -83,9 +84,18 @@ impl Ledger {
     /// When the directory cannot be made.
     pub fn open(root: &Path) -> Result<Self, Error> {
         use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
-        made.map_err(|source| Error { action: "make the directory", path: root.to_owned(), source })?;
-        Ok(Self { root: root.to_owned() })
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root);
+        made.map_err(|source| Error {
+            action: "make the directory",
+            path: root.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
     /// The directory of one sandbox.
@@ -94,8 +104,8 @@ impl Ledger {
         self.root.join(id.as_str())
     }
 
-    /// Writes a record so that it survives a crash, making the sandbox's directory if need be. That a sandbox is to be
-    /// removed can be noted on a full disk, too: what is removed makes room.
+    /// Writes a record so that it survives a crash, making the sandbox's directory if need be. That
+    /// a sandbox is to be removed can be noted on a full disk, too: what is removed makes room.
     ///
     /// # Errors
     /// When the disk is full or the file system fails; the record before stands then.
@@ -112,12 +122,21 @@ impl Ledger {
     fn rename(&self, id: &SandboxId) -> Result<(), Error> {
         let dir = self.dir(id);
         let renamed = match fs::rename(dir.join(RECORD), dir.join(REMOVING)) {
-            // It was renamed before, or never written: then it is nobody's, and the next run removes it, too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.join(REMOVING).exists() => return Ok(()),
+            // It was renamed before, or never written: then it is nobody's, and the next run
+            // removes it, too.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && !dir.join(REMOVING).exists() =>
+            {
+                return Ok(());
+            }
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => file::sync_dir(&dir),
         };
-        renamed.map_err(|source| Error { action: "rename", path: dir.join(RECORD), source })
+        renamed.map_err(|source| Error {
+            action: "rename",
+            path: dir.join(RECORD),
+            source,
+        })
     }
 
     fn try_write(&self, record: &Record) -> Result<(), Error> {
@@ -131,11 +150,15 @@ impl Ledger {
             fail::fail_point!("ledger::write");
             file::write_atomic(&path, &serde_json::to_vec_pretty(record)?, 0o600)
         };
-        write().map_err(|source| Error { action: "write", path: path.clone(), source })
+        write().map_err(|source| Error {
+            action: "write",
+            path: path.clone(),
+            source,
+        })
     }
 
-    /// Removes a sandbox's directory and all that is in it. The record goes last, so that an interrupted removal
-    /// is found and goes on. Idempotent.
+    /// Removes a sandbox's directory and all that is in it. The record goes last, so that an
+    /// interrupted removal is found and goes on. Idempotent.
     ///
     /// # Errors
     /// The removal that failed.
@@ -148,7 +171,11 @@ impl Ledger {
     /// # Errors
     /// When the ledger cannot be listed.
     pub fn read(&self) -> Result<(Vec<Record>, Vec<PathBuf>), Error> {
-        let failed = |source| Error { action: "list", path: self.root.clone(), source };
+        let failed = |source| Error {
+            action: "list",
+            path: self.root.clone(),
+            source,
+        };
         let (mut records, mut strangers) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.root).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -164,12 +191,19 @@ impl Ledger {
 }
 
 fn is_ours(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<SandboxId>().is_ok())
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.parse::<SandboxId>().is_ok())
 }
 
 fn read_record(dir: &Path) -> Option<Record> {
     let read = |name: &str| serde_json::from_slice::<Record>(&fs::read(dir.join(name)).ok()?).ok();
-    read(RECORD).or_else(|| Some(Record { phase: Phase::Removing, ..read(REMOVING)? }))
+    read(RECORD).or_else(|| {
+        Some(Record {
+            phase: Phase::Removing,
+            ..read(REMOVING)?
+        })
+    })
 }
 
 /// Removes a sandbox's directory, its record last.
@@ -179,13 +213,20 @@ fn read_record(dir: &Path) -> Option<Record> {
 pub fn remove_dir(dir: &Path) -> Result<(), Error> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| Error { action: "remove", path, source }
+        move |source| Error {
+            action: "remove",
+            path,
+            source,
+        }
     };
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(failed(dir))?,
     };
-    for entry in entries.flatten().filter(|entry| entry.file_name() != RECORD && entry.file_name() != REMOVING) {
+    for entry in entries
+        .flatten()
+        .filter(|entry| entry.file_name() != RECORD && entry.file_name() != REMOVING)
+    {
         let path = entry.path();
         // A VMM of an earlier version may have made a tree of any depth in there.
         untrusted_dir::remove_tree(&path).map_err(failed(&path))?;
@@ -216,10 +257,19 @@ pub(super) mod tests {
                 public_ports: false,
                 network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
             },
-            phase: Phase::Releasing { end: End { failed: true, reason: "it broke".to_owned() } },
+            phase: Phase::Releasing {
+                end: End {
+                    failed: true,
+                    reason: "it broke".to_owned(),
+                },
+            },
             generation: Generation(7),
             slot: Slot::new(9),
-            disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: 1 << 30, base: None }),
+            disk: Some(DiskRecord {
+                backend: Backend::DeviceMapper,
+                size_bytes: 1 << 30,
+                base: None,
+            }),
             snapshot: None,
             token: "secret".to_owned(),
             created_at_ms: 1,
@@ -235,8 +285,14 @@ pub(super) mod tests {
         ledger.write(&record).unwrap();
         let (records, strangers) = ledger.read().unwrap();
         assert!(strangers.is_empty());
-        assert_eq!((&records[0].phase, records[0].generation), (&record.phase, record.generation));
-        assert_eq!((records[0].disk, &records[0].spec), (record.disk, &record.spec));
+        assert_eq!(
+            (&records[0].phase, records[0].generation),
+            (&record.phase, record.generation)
+        );
+        assert_eq!(
+            (records[0].disk, &records[0].spec),
+            (record.disk, &record.spec)
+        );
         ledger.remove(&record.id).unwrap();
         ledger.remove(&record.id).unwrap();
         assert!(ledger.read().unwrap().0.is_empty());
@@ -251,10 +307,18 @@ pub(super) mod tests {
         // Nothing can be written under the name that a new record is written under first.
         fs::create_dir(file::temporary_name(&ledger.dir(&record.id).join(RECORD))).unwrap();
         assert!(ledger.write(&record).is_err());
-        ledger.write(&Record { phase: Phase::Removing, ..record.clone() }).unwrap();
+        ledger
+            .write(&Record {
+                phase: Phase::Removing,
+                ..record.clone()
+            })
+            .unwrap();
         let (records, strangers) = ledger.read().unwrap();
         assert!(strangers.is_empty());
-        assert_eq!((&records[0].phase, records[0].slot), (&Phase::Removing, record.slot));
+        assert_eq!(
+            (&records[0].phase, records[0].slot),
+            (&Phase::Removing, record.slot)
+        );
         ledger.remove(&record.id).unwrap();
         assert!(ledger.read().unwrap().0.is_empty());
     }

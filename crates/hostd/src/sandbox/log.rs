@@ -1,7 +1,8 @@
 //! What happened in and to one sandbox: its console and the agent's own events, bounded, in order.
 //!
-//! Kept in memory, and written behind that to `log.jsonl` in the sandbox's directory, so that it is still there after a
-//! restart of the agent and after the sandbox has ended. Not fsynced: after a power cut the last lines may be missing.
+//! Kept in memory, and written behind that to `log.jsonl` in the sandbox's directory, so that it is
+//! still there after a restart of the agent and after the sandbox has ended. Not fsynced: after a
+//! power cut the last lines may be missing.
 //!
 //! | bound | of |
 //! |---|---|
@@ -9,11 +10,13 @@
 //! | [`MAX_LINE`] | one line; longer ones are cut into several |
 //! | [`MAX_FILE`] | the file; then it is replaced by what is kept, which is less than half of that |
 //!
-//! So a guest that floods its console with short lines costs no more than one that writes long ones: what does not stay
-//! in memory is not written to the file either, and the log says how many lines were passed over. Files are written by
-//! one thread at a time for each log, which never is one of the runtime's; what comes meanwhile is written next.
+//! So a guest that floods its console with short lines costs no more than one that writes long
+//! ones: what does not stay in memory is not written to the file either, and the log says how many
+//! lines were passed over. Files are written by one thread at a time for each log, which never is
+//! one of the runtime's; what comes meanwhile is written next.
 //!
-//! Console text comes from the guest: it is cut into lines of bounded length, and control characters are replaced.
+//! Console text comes from the guest: it is cut into lines of bounded length, and control
+//! characters are replaced.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -91,13 +94,23 @@ impl Log {
         let mut kept = Kept::default();
         let text = fs::read(&path).unwrap_or_default();
         kept.file_bytes = text.len() as u64;
-        for entry in text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
+        for entry in text
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+        {
             kept.keep(entry);
         }
         kept.unwritten = kept.next();
         let count = watch::Sender::new(kept.next());
-        let shared = Shared { path, kept: Mutex::new(kept), is_written: watch::Sender::new(true) };
-        Self { shared: Arc::new(shared), count }
+        let shared = Shared {
+            path,
+            kept: Mutex::new(kept),
+            is_written: watch::Sender::new(true),
+        };
+        Self {
+            shared: Arc::new(shared),
+            count,
+        }
     }
 
     /// Notes what the agent did.
@@ -105,7 +118,8 @@ impl Log {
         self.add(|_| vec![Entry::new(Source::Agent, printable(line.as_bytes()))]);
     }
 
-    /// Takes what the guest wrote to its console since the last call. An unfinished line waits for its end.
+    /// Takes what the guest wrote to its console since the last call. An unfinished line waits for
+    /// its end.
     pub fn console(&self, output: &[u8]) {
         if output.is_empty() {
             return;
@@ -114,11 +128,18 @@ impl Log {
             let lines = kept.take_lines(output);
             // The oldest of them would not stay.
             let surplus = lines.len().saturating_sub(MAX_ENTRIES / 2);
-            let note =
-                format!("the console wrote {} lines at once; the first {surplus} of them are not kept", lines.len());
+            let note = format!(
+                "the console wrote {} lines at once; the first {surplus} of them are not kept",
+                lines.len()
+            );
             let note = (surplus > 0).then(|| Entry::new(Source::Agent, note));
-            let lines = lines.into_iter().skip(surplus).filter(|line| !line.is_empty());
-            note.into_iter().chain(lines.map(|line| Entry::new(Source::Console, line))).collect()
+            let lines = lines
+                .into_iter()
+                .skip(surplus)
+                .filter(|line| !line.is_empty());
+            note.into_iter()
+                .chain(lines.map(|line| Entry::new(Source::Console, line)))
+                .collect()
         });
     }
 
@@ -140,11 +161,17 @@ impl Log {
         self.count.subscribe()
     }
 
-    /// Writes no more, and waits until what is being written is: the sandbox's directory is about to go.
+    /// Writes no more, and waits until what is being written is: the sandbox's directory is about
+    /// to go.
     pub async fn close(&self) {
         self.shared.lock().is_closed = true;
         // The sender lives as long as this.
-        let _ = self.shared.is_written.subscribe().wait_for(|is_written| *is_written).await;
+        let _ = self
+            .shared
+            .is_written
+            .subscribe()
+            .wait_for(|is_written| *is_written)
+            .await;
     }
 
     fn add(&self, entries: impl FnOnce(&mut Kept) -> Vec<Entry>) {
@@ -182,9 +209,16 @@ impl Shared {
         loop {
             // Not in a condition: the lock would be held over the write.
             let unwritten = self.lock().take_unwritten();
-            let Some((text, replaces)) = unwritten else { break };
-            // A log that cannot be written is no reason to harm the sandbox: what is lost of it is lost.
-            let written = if replaces { replace(&self.path, &text) } else { append(&self.path, &text) };
+            let Some((text, replaces)) = unwritten else {
+                break;
+            };
+            // A log that cannot be written is no reason to harm the sandbox: what is lost of it is
+            // lost.
+            let written = if replaces {
+                replace(&self.path, &text)
+            } else {
+                append(&self.path, &text)
+            };
             let mut kept = self.lock();
             match written {
                 Ok(()) if replaces => kept.file_bytes = text.len() as u64,
@@ -202,17 +236,27 @@ impl Shared {
 /// Appends lines. After one that was cut short by a full disk the next one begins afresh.
 fn append(path: &Path, text: &str) -> io::Result<()> {
     // Only where the sandbox's directory still is: a log must not bring it back.
-    File::options().create(true).append(true).open(path)?.write_all(format!("\n{text}").as_bytes())
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)?
+        .write_all(format!("\n{text}").as_bytes())
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = linux::file::temporary_name(path);
-    fs::write(&new, text).and_then(|()| fs::rename(&new, path)).inspect_err(|_| drop(fs::remove_file(&new)))
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, path))
+        .inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
 impl Entry {
     fn new(source: Source, line: String) -> Self {
-        Self { source, time_ms: super::now_ms(), line }
+        Self {
+            source,
+            time_ms: super::now_ms(),
+            line,
+        }
     }
 
     fn weight(&self) -> usize {
@@ -234,14 +278,16 @@ impl Kept {
         self.weight += entry.weight();
         self.entries.push_back(entry);
         while self.weight > MAX_WEIGHT || self.entries.len() > MAX_ENTRIES {
-            let Some(oldest) = self.entries.pop_front() else { break };
+            let Some(oldest) = self.entries.pop_front() else {
+                break;
+            };
             self.weight -= oldest.weight();
             self.first += 1;
         }
     }
 
-    /// Returns the lines that are not in the file yet; with true, all that are kept, for a file that is full. `None`
-    /// when there is nothing to write: the thread that asks is done.
+    /// Returns the lines that are not in the file yet; with true, all that are kept, for a file
+    /// that is full. `None` when there is nothing to write: the thread that asks is done.
     fn take_unwritten(&mut self) -> Option<(String, bool)> {
         if self.is_closed || self.unwritten >= self.next() {
             self.is_writing = false;
@@ -280,7 +326,8 @@ fn lines<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
     lines.flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
-/// Text without control characters, at most [`MAX_LINE`] characters. Colour sequences lose their escape character.
+/// Text without control characters, at most [`MAX_LINE`] characters. Colour sequences lose their
+/// escape character.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let clean = text.trim_end().chars().map(|c| match c {
@@ -320,21 +367,41 @@ mod tests {
         let output = line.repeat(64 * 1024 / line.len());
         for _ in 0..times {
             log.console(&output);
-            assert!(fs::metadata(dir.path().join("log.jsonl")).unwrap().len() <= MAX_FILE + 2 * MAX_WEIGHT as u64);
+            assert!(
+                fs::metadata(dir.path().join("log.jsonl")).unwrap().len()
+                    <= MAX_FILE + 2 * MAX_WEIGHT as u64
+            );
         }
         log.agent("last");
         let kept = log.since(0).0;
         let again = Log::open(dir.path()).since(0).0;
-        assert_eq!(again.last(), kept.last(), "a restart finds the newest lines");
-        (fs::metadata(dir.path().join("log.jsonl")).unwrap().len(), kept)
+        assert_eq!(
+            again.last(),
+            kept.last(),
+            "a restart finds the newest lines"
+        );
+        (
+            fs::metadata(dir.path().join("log.jsonl")).unwrap().len(),
+            kept,
+        )
     }
 
     #[test]
     fn flood_of_any_lines_is_bounded() {
-        for line in [b"x\n".as_slice(), b"\n", &[b'x'; 1000], b"\"\\\"\n", b"\xff\xff\n"] {
+        for line in [
+            b"x\n".as_slice(),
+            b"\n",
+            &[b'x'; 1000],
+            b"\"\\\"\n",
+            b"\xff\xff\n",
+        ] {
             let (file_bytes, kept) = flood(line, 40);
             let weight: usize = kept.iter().map(Entry::weight).sum();
-            assert!(kept.len() <= MAX_ENTRIES && weight <= MAX_WEIGHT, "{} entries of {line:?}", kept.len());
+            assert!(
+                kept.len() <= MAX_ENTRIES && weight <= MAX_WEIGHT,
+                "{} entries of {line:?}",
+                kept.len()
+            );
             assert!(file_bytes <= MAX_FILE, "{file_bytes} bytes of {line:?}");
             assert_eq!(kept.last().map(|entry| entry.line.as_str()), Some("last"));
         }
@@ -403,7 +470,13 @@ mod tests {
         let (_, next) = log.since(0);
         log.agent("two");
         let (entries, next) = log.since(next);
-        assert_eq!(entries.iter().map(|entry| entry.line.as_str()).collect::<Vec<_>>(), ["two"]);
+        assert_eq!(
+            entries
+                .iter()
+                .map(|entry| entry.line.as_str())
+                .collect::<Vec<_>>(),
+            ["two"]
+        );
         assert!(log.since(next).0.is_empty());
     }
 }

@@ -28,7 +28,9 @@ pub enum Refused {
     Template(#[from] crate::images::Error),
     #[error(transparent)]
     Disk(crate::disk::Error),
-    #[error("this host runs {0} sandboxes, which is its limit (AGENT_MAX_SANDBOXES); delete some, or raise it")]
+    #[error(
+        "this host runs {0} sandboxes, which is its limit (AGENT_MAX_SANDBOXES); delete some, or raise it"
+    )]
     Full(usize),
     #[error("there is no sandbox {0} on this host")]
     Unknown(SandboxId),
@@ -40,11 +42,19 @@ pub enum Refused {
     #[error("{0}")]
     NotResumed(String),
     #[error("there is a {what} {name:?} already; choose another name{hint}")]
-    Taken { what: &'static str, name: String, hint: &'static str },
+    Taken {
+        what: &'static str,
+        name: String,
+        hint: &'static str,
+    },
     #[error(
         "the sandbox has {most} {what} already, which is the limit of this host ({setting}); remove some, or raise it"
     )]
-    TooMany { what: &'static str, most: usize, setting: &'static str },
+    TooMany {
+        what: &'static str,
+        most: usize,
+        setting: &'static str,
+    },
     #[error("there is no checkpoint {name:?} of this sandbox; there are: {}", known.join(", "))]
     NoCheckpoint { name: String, known: Vec<String> },
     #[error("snapshot {name} is in use by {}; delete those first", users.join(", "))]
@@ -61,7 +71,10 @@ impl Refused {
     /// For who wants something of a sandbox that does not run.
     #[must_use]
     pub fn of(phase: &Phase) -> Self {
-        Self::NotRunning { state: phase.state(), reason: phase.reason().to_owned() }
+        Self::NotRunning {
+            state: phase.state(),
+            reason: phase.reason().to_owned(),
+        }
     }
 }
 
@@ -70,27 +83,35 @@ impl Refused {
 pub struct Manager {
     pub(crate) host: Arc<Host>,
     pub(super) registry: Registry,
-    /// Held while a name of a snapshot is given or taken away. Only those who do that wait for one another.
+    /// Held while a name of a snapshot is given or taken away. Only those who do that wait for one
+    /// another.
     pub(super) snapshot_names: Mutex<()>,
 }
 
 impl Manager {
-    /// Takes over what an earlier run left: running sandboxes are adopted, unfinished ones removed, and with them the other
-    /// children of an unfinished fork.
+    /// Takes over what an earlier run left: running sandboxes are adopted, unfinished ones removed,
+    /// and with them the other children of an unfinished fork.
     ///
     /// # Errors
     /// When the ledger, or notes of forks, cannot be read.
     pub async fn start(host: Host) -> Result<Arc<Self>, String> {
         let host = Arc::new(host);
         let records = super::reclaim::reclaim(&host).await?;
-        let (records, over) = on_host(&host, move |host| host.forks.settle(&host.ledger, records)).await?;
+        let (records, over) =
+            on_host(&host, move |host| host.forks.settle(&host.ledger, records)).await?;
         tokio::spawn(Generations::keep_ahead(Arc::downgrade(&host.generations)));
-        let manager = Arc::new(Self { host, registry: Registry::default(), snapshot_names: Mutex::default() });
+        let manager = Arc::new(Self {
+            host,
+            registry: Registry::default(),
+            snapshot_names: Mutex::default(),
+        });
         for mut record in records {
-            // Reports of use were not written down: what is said now must count as newer than the last of them.
+            // Reports of use were not written down: what is said now must count as newer than the
+            // last of them.
             record.generation = manager.host.generations.next(record.generation);
             let log = open_log(&manager.host, &record.id).await?;
-            let (actor, handle) = Actor::new(Arc::clone(&manager.host), record, Start::Restarted, log);
+            let (actor, handle) =
+                Actor::new(Arc::clone(&manager.host), record, Start::Restarted, log);
             manager.registry.insert(handle.clone());
             manager.drive(actor, handle);
         }
@@ -113,21 +134,29 @@ impl Manager {
     ///
     /// # Errors
     /// When it cannot even be begun: unknown template, no room.
-    pub async fn ensure(self: &Arc<Self>, id: &SandboxId, spec: SandboxSpec) -> Result<Handle, Refused> {
+    pub async fn ensure(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        spec: SandboxSpec,
+    ) -> Result<Handle, Refused> {
         let handle = self.find_or_begin(id, spec, Origin::Template).await?;
         handle.created().await;
         Ok(handle)
     }
 
-    /// Returns the sandbox of that id, begun if there is none. The beginning goes on when the caller gives up: a record
-    /// that is written has an actor.
+    /// Returns the sandbox of that id, begun if there is none. The beginning goes on when the
+    /// caller gives up: a record that is written has an actor.
     pub(super) async fn find_or_begin(
         self: &Arc<Self>,
         id: &SandboxId,
         spec: SandboxSpec,
         origin: Origin,
     ) -> Result<Handle, Refused> {
-        let reservation = match self.registry.reserve(id, self.host.limits.sandboxes).await? {
+        let reservation = match self
+            .registry
+            .reserve(id, self.host.limits.sandboxes)
+            .await?
+        {
             Reserved::Begun(handle) => return Ok(handle),
             Reserved::New(reservation) => reservation,
         };
@@ -136,7 +165,12 @@ impl Manager {
             let host = Arc::clone(&manager.host);
             let begun = tokio::task::spawn_blocking(move || begin(&host, id, spec, origin)).await;
             let begun = begun.map_err(|error| Refused::Failed(error.to_string()))??;
-            let Begun { record, start, log, pin } = begun;
+            let Begun {
+                record,
+                start,
+                log,
+                pin,
+            } = begun;
             let (actor, handle) = Actor::new(Arc::clone(&manager.host), record, start, log);
             reservation.fulfil(handle.clone());
             // From now on the record keeps the snapshot.
@@ -144,7 +178,9 @@ impl Manager {
             manager.drive(actor, handle.clone());
             Ok(handle)
         });
-        begun.await.map_err(|error| Refused::Failed(error.to_string()))?
+        begun
+            .await
+            .map_err(|error| Refused::Failed(error.to_string()))?
     }
 
     /// Makes the sandbox not exist. Answers when nothing of it is left; that there is none is fine.
@@ -160,18 +196,23 @@ impl Manager {
     /// # Errors
     /// [`Refused::Unknown`].
     pub async fn find(&self, id: &SandboxId) -> Result<Handle, Refused> {
-        self.registry.find(id).await.ok_or_else(|| Refused::Unknown(id.clone()))
+        self.registry
+            .find(id)
+            .await
+            .ok_or_else(|| Refused::Unknown(id.clone()))
     }
 
-    /// The sandbox, which runs now, and goes on running as long as the second is held. One that is paused and may be
-    /// resumed by use is resumed; one that is on its way to somewhere is waited for.
+    /// The sandbox, which runs now, and goes on running as long as the second is held. One that is
+    /// paused and may be resumed by use is resumed; one that is on its way to somewhere is waited
+    /// for.
     ///
     /// # Errors
-    /// [`Refused::NotRunning`] says what it is instead; [`Refused::StandsStill`] why nothing runs in it; what kept it
-    /// from being resumed.
+    /// [`Refused::NotRunning`] says what it is instead; [`Refused::StandsStill`] why nothing runs
+    /// in it; what kept it from being resumed.
     pub async fn running(&self, id: &SandboxId) -> Result<(Handle, Active), Refused> {
         let handle = self.find(id).await?;
-        // Before the look at its phase: whoever pauses it for idleness looks at this after it has changed the phase.
+        // Before the look at its phase: whoever pauses it for idleness looks at this after it has
+        // changed the phase.
         let active = handle.activity.begin();
         let mut record = handle.record.clone();
         loop {
@@ -181,15 +222,18 @@ impl Manager {
             };
             match phase {
                 Phase::Running => {
-                    return handle
-                        .hold
-                        .get()
-                        .map_or_else(|| Ok((handle, active)), |why| Err(Refused::StandsStill(why)));
+                    return handle.hold.get().map_or_else(
+                        || Ok((handle, active)),
+                        |why| Err(Refused::StandsStill(why)),
+                    );
                 }
                 Phase::Paused { .. } if auto_resume => self.resume(id).await.map(drop)?,
                 Phase::Paused { .. } => return Err(Refused::Paused),
                 Phase::Pausing | Phase::Suspending { .. } | Phase::Resuming => {
-                    record.changed().await.map_err(|_| Refused::Unknown(id.clone()))?;
+                    record
+                        .changed()
+                        .await
+                        .map_err(|_| Refused::Unknown(id.clone()))?;
                 }
                 other => return Err(Refused::of(&other)),
             }
@@ -219,8 +263,8 @@ impl Manager {
         Ok(handle)
     }
 
-    /// Puts other rules for where it may connect to in the place of those that it has. Answers when they hold, or are
-    /// written down for when it is resumed.
+    /// Puts other rules for where it may connect to in the place of those that it has. Answers when
+    /// they hold, or are written down for when it is resumed.
     ///
     /// # Errors
     /// What failed; the former rules hold then.
@@ -231,7 +275,10 @@ impl Manager {
     }
 
     /// Every sandbox, by id. Never waits for a disk.
-    #[expect(clippy::unused_async, reason = "callers need not know that nothing is waited for")]
+    #[expect(
+        clippy::unused_async,
+        reason = "callers need not know that nothing is waited for"
+    )]
     pub async fn list(&self) -> Vec<Handle> {
         let mut handles = self.registry.handles();
         handles.retain(|handle| handle.record.borrow().phase != Phase::Gone);
@@ -253,7 +300,11 @@ pub(super) enum Origin {
     /// What its spec names.
     Template,
     /// A copy of an instant, which stays until the sandbox runs.
-    Instant { dir: PathBuf, disk: DiskRecord, snapshot: Option<SnapshotId> },
+    Instant {
+        dir: PathBuf,
+        disk: DiskRecord,
+        snapshot: Option<SnapshotId>,
+    },
 }
 
 /// A sandbox whose first record is written.
@@ -265,12 +316,20 @@ struct Begun {
     pin: Option<Pin>,
 }
 
-/// Claims a slot and writes the first record. If we die in between, the claim names a sandbox without a record and
-/// is cleared at the next start.
+/// Claims a slot and writes the first record. If we die in between, the claim names a sandbox
+/// without a record and is cleared at the next start.
 fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Result<Begun, Refused> {
-    let Source { start, disk, snapshot, pin } = source(host, &id, &spec, origin)?;
+    let Source {
+        start,
+        disk,
+        snapshot,
+        pin,
+    } = source(host, &id, &spec, origin)?;
     let failed = |error: &dyn std::error::Error| Refused::Failed(crate::guest::chain(error));
-    let slot = host.networks.claim(id.as_str()).map_err(|error| failed(&error))?;
+    let slot = host
+        .networks
+        .claim(id.as_str())
+        .map_err(|error| failed(&error))?;
     fail::fail_point!("create::slot-claimed");
     let token: [u8; 32] = rand::rng().random();
     let record = Record {
@@ -292,12 +351,20 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Resul
     }
     fail::fail_point!("create::recorded");
     let log = Log::open(&host.ledger.dir(&record.id));
-    Ok(Begun { record, start, log, pin })
+    Ok(Begun {
+        record,
+        start,
+        log,
+        pin,
+    })
 }
 
 async fn open_log(host: &Arc<Host>, id: &SandboxId) -> Result<Log, String> {
     let dir = host.ledger.dir(id);
-    on_host(host, move |_| Ok::<_, std::convert::Infallible>(Log::open(&dir))).await
+    on_host(host, move |_| {
+        Ok::<_, std::convert::Infallible>(Log::open(&dir))
+    })
+    .await
 }
 
 /// What a new sandbox is made from, and the snapshot that must stay for it.
@@ -308,18 +375,39 @@ struct Source {
     pin: Option<Pin>,
 }
 
-fn source(host: &Host, id: &SandboxId, spec: &SandboxSpec, origin: Origin) -> Result<Source, Refused> {
+fn source(
+    host: &Host,
+    id: &SandboxId,
+    spec: &SandboxSpec,
+    origin: Origin,
+) -> Result<Source, Refused> {
     match origin {
         Origin::Template => from_template(host, id, spec),
-        Origin::Instant { dir, disk, snapshot } => {
-            let pin = snapshot.as_ref().and_then(|snapshot| host.snapshots.pin(snapshot, id));
-            Ok(Source { start: Start::Instant { dir, image: None }, disk, snapshot, pin })
+        Origin::Instant {
+            dir,
+            disk,
+            snapshot,
+        } => {
+            let pin = snapshot
+                .as_ref()
+                .and_then(|snapshot| host.snapshots.pin(snapshot, id));
+            Ok(Source {
+                start: Start::Instant { dir, image: None },
+                disk,
+                snapshot,
+                pin,
+            })
         }
     }
 }
 
 fn identity(image: &Path) -> Result<ImageIdentity, Refused> {
-    let failed = |error| Refused::Failed(format!("the image {} cannot be used: {error}", image.display()));
+    let failed = |error| {
+        Refused::Failed(format!(
+            "the image {} cannot be used: {error}",
+            image.display()
+        ))
+    };
     ImageIdentity::read(image).map_err(failed)
 }
 
@@ -327,22 +415,50 @@ fn identity(image: &Path) -> Result<ImageIdentity, Refused> {
 fn from_template(host: &Host, id: &SandboxId, spec: &SandboxSpec) -> Result<Source, Refused> {
     let backend = host.disks.chosen().backend;
     let Some((snapshot, pin)) = host.snapshots.find_and_pin(&spec.template, id) else {
-        let image = host.images.find(&spec.template).map_err(|error| host.snapshots.named_too(error))?;
-        let size_bytes = crate::disk::size_bytes(&image.path, spec.disk_mb).map_err(Refused::Disk)?;
-        let disk = DiskRecord { backend, size_bytes, base: Some(identity(&image.path)?) };
-        return Ok(Source { start: Start::Image(image.path), disk, snapshot: None, pin: None });
+        let image = host
+            .images
+            .find(&spec.template)
+            .map_err(|error| host.snapshots.named_too(error))?;
+        let size_bytes =
+            crate::disk::size_bytes(&image.path, spec.disk_mb).map_err(Refused::Disk)?;
+        let disk = DiskRecord {
+            backend,
+            size_bytes,
+            base: Some(identity(&image.path)?),
+        };
+        return Ok(Source {
+            start: Start::Image(image.path),
+            disk,
+            snapshot: None,
+            pin: None,
+        });
     };
     let image = snapshot.image();
     let base = Some(identity(&image)?);
     let (start, size_bytes) = if snapshot.has_memory {
         snapshot.fits(spec).map_err(Refused::Invalid)?;
-        (Start::Instant { dir: snapshot.dir, image: Some(image) }, snapshot.instant.disk.size_bytes)
+        (
+            Start::Instant {
+                dir: snapshot.dir,
+                image: Some(image),
+            },
+            snapshot.instant.disk.size_bytes,
+        )
     } else {
         let size_bytes = crate::disk::size_bytes(&image, spec.disk_mb).map_err(Refused::Disk)?;
         (Start::Image(image), size_bytes)
     };
-    let disk = DiskRecord { backend, size_bytes, base };
-    Ok(Source { start, disk, snapshot: Some(snapshot.id), pin: Some(pin) })
+    let disk = DiskRecord {
+        backend,
+        size_bytes,
+        base,
+    };
+    Ok(Source {
+        start,
+        disk,
+        snapshot: Some(snapshot.id),
+        pin: Some(pin),
+    })
 }
 
 /// Runs blocking work of the host.

@@ -1,5 +1,6 @@
-//! The sandboxes of this host: what each is ([`state`]), what is remembered of it ([`ledger`]), who drives it
-//! ([`actor`]), and the one place through which everybody else asks for them ([`Manager`]).
+//! The sandboxes of this host: what each is ([`state`]), what is remembered of it ([`ledger`]), who
+//! drives it ([`actor`]), and the one place through which everybody else asks for them
+//! ([`Manager`]).
 
 pub mod activity;
 pub mod actor;
@@ -36,6 +37,8 @@ pub use manager::{Manager, Refused};
 /// Milliseconds since the Unix epoch.
 #[must_use]
 pub fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

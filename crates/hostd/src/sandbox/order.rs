@@ -1,5 +1,6 @@
-//! What others ask of a sandbox's actor. It takes one order at a time, in the order in which they came, so that two
-//! pauses, or a pause and a fork, can never meet. Removal is no order: it outranks them all.
+//! What others ask of a sandbox's actor. It takes one order at a time, in the order in which they
+//! came, so that two pauses, or a pause and a fork, can never meet. Removal is no order: it
+//! outranks them all.
 
 use std::path::PathBuf;
 
@@ -22,7 +23,8 @@ pub(crate) enum Order {
         to: PathBuf,
         memory: bool,
     },
-    /// Puts the instant that is in the directory in the place of the present one, and pauses the sandbox there.
+    /// Puts the instant that is in the directory in the place of the present one, and pauses the
+    /// sandbox there.
     RollBack {
         to: PathBuf,
     },
@@ -51,14 +53,20 @@ impl Asked {
 }
 
 impl Handle {
-    /// Answers when the order has been carried out, or refused; at once when the sandbox is to be removed.
+    /// Answers when the order has been carried out, or refused; at once when the sandbox is to be
+    /// removed.
     pub(crate) async fn ask(&self, order: Order) -> Result<(), Refused> {
         let (reply, outcome) = oneshot::channel();
         let removed = || Refused::of(&Phase::Removing);
         let asked = async {
-            self.orders.send(Asked { order, reply }).await.map_err(|_| removed())?;
+            self.orders
+                .send(Asked { order, reply })
+                .await
+                .map_err(|_| removed())?;
             outcome.await.map_err(|_| removed())?
         };
-        self.unless_removed(asked).await.unwrap_or_else(|| Err(removed()))
+        self.unless_removed(asked)
+            .await
+            .unwrap_or_else(|| Err(removed()))
     }
 }

@@ -27,7 +27,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 const ORPHANS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// # Errors
-/// When the ledger or the claims cannot be read. What cannot be cleared is logged, and tried at the next start.
+/// When the ledger or the claims cannot be read. What cannot be cleared is logged, and tried at the
+/// next start.
 pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
     let (records, half_made) = on_host(host, |host| host.ledger.read()).await?;
     let claimed = on_host(host, |host| host.networks.claimed()).await?;
@@ -36,8 +37,16 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
         Holder::Ours(_) => None,
     });
     // First of all: they hold disk devices and networks.
-    for dir in half_made.iter().chain(deleted).cloned().collect::<BTreeSet<_>>() {
-        warn("processes of a sandbox that nobody has", on_host(host, move |_| kill_processes_of(&dir)).await);
+    for dir in half_made
+        .iter()
+        .chain(deleted)
+        .cloned()
+        .collect::<BTreeSet<_>>()
+    {
+        warn(
+            "processes of a sandbox that nobody has",
+            on_host(host, move |_| kill_processes_of(&dir)).await,
+        );
     }
     reclaim_disks(host, &records).await;
     for dir in half_made {
@@ -49,11 +58,13 @@ pub(crate) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, String> {
     Ok(records)
 }
 
-/// Reads the claims again: while processes ended, another agent may have cleared a slot that nobody had, and have it now.
-/// The lock keeps others from doing that from now on.
+/// Reads the claims again: while processes ended, another agent may have cleared a slot that nobody
+/// had, and have it now. The lock keeps others from doing that from now on.
 async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), String> {
-    let known: BTreeMap<String, Option<Slot>> =
-        records.iter().map(|record| (record.id.to_string(), record.slot)).collect();
+    let known: BTreeMap<String, Option<Slot>> = records
+        .iter()
+        .map(|record| (record.id.to_string(), record.slot))
+        .collect();
     let lock = orphans(host).await?;
     for (slot, holder) in on_host(host, |host| host.networks.claimed()).await? {
         if lock.is_none() && matches!(holder, Holder::Nobody(_)) {
@@ -62,9 +73,15 @@ async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), St
         if matches!(holder, Holder::Ours(sandbox) if known.get(&sandbox) == Some(&Some(slot))) {
             continue;
         }
-        tracing::warn!(slot = slot.number(), "clearing a network that no sandbox has");
+        tracing::warn!(
+            slot = slot.number(),
+            "clearing a network that no sandbox has"
+        );
         match on_host(host, move |host| host.jails.remove(slot)).await {
-            Ok(()) => warn("a network", on_host(host, move |host| host.networks.clear(slot)).await),
+            Ok(()) => warn(
+                "a network",
+                on_host(host, move |host| host.networks.clear(slot)).await,
+            ),
             // The claim stays, and with it the name of what is left.
             stays => warn("a control group", stays),
         }
@@ -86,7 +103,9 @@ async fn orphans(host: &Arc<Host>) -> Result<Option<Lock>, String> {
 
 async fn reclaim_disks(host: &Arc<Host>, records: &[Record]) {
     let known: BTreeSet<SandboxId> = records.iter().map(|record| record.id.clone()).collect();
-    let work = on_host(host, move |host| Ok::<_, std::convert::Infallible>(host.disks.reclaim(&known)));
+    let work = on_host(host, move |host| {
+        Ok::<_, std::convert::Infallible>(host.disks.reclaim(&known))
+    });
     for error in work.await.unwrap_or_default() {
         tracing::error!(error = chain(&error), "cannot clear a disk device");
     }
@@ -103,7 +122,10 @@ fn kill_processes_of(dir: &Path) -> std::io::Result<()> {
     let needle = format!("{}/", dir.display()).into_bytes();
     let is_vmm = |cmdline: &[u8]| {
         let program = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();
-        let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let name = program
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .unwrap_or_default();
         (name.starts_with(b"qemu-system") || name.starts_with(b"firecracker"))
             && cmdline.windows(needle.len()).any(|window| window == needle)
     };

@@ -1,8 +1,9 @@
 //! The map of this agent's sandboxes.
 //!
-//! It is locked for look-ups alone, never over I/O or an await: a disk that takes half a minute for an fsync stops no
-//! call about another sandbox. While a sandbox is being begun (its template is looked up, its slot claimed, its first
-//! record written) the map has a placeholder, and calls about that id wait for the outcome.
+//! It is locked for look-ups alone, never over I/O or an await: a disk that takes half a minute for
+//! an fsync stops no call about another sandbox. While a sandbox is being begun (its template is
+//! looked up, its slot claimed, its first record written) the map has a placeholder, and calls
+//! about that id wait for the outcome.
 //!
 //! | entry | means | a call about that id |
 //! |---|---|---|
@@ -50,7 +51,8 @@ pub(super) struct Reservation {
 }
 
 impl Registry {
-    /// Reserves the id for a new sandbox, or returns the sandbox that has it. Waits while another call is beginning it.
+    /// Reserves the id for a new sandbox, or returns the sandbox that has it. Waits while another
+    /// call is beginning it.
     ///
     /// # Errors
     /// [`Refused::Full`] when `most` sandboxes hold resources, or are about to.
@@ -65,7 +67,11 @@ impl Registry {
                         check_room(&entries, most)?;
                         let done = CancellationToken::new();
                         entries.insert(id.clone(), Entry::Beginning(done.clone()));
-                        let reservation = Reservation { registry: self.clone(), id: id.clone(), done };
+                        let reservation = Reservation {
+                            registry: self.clone(),
+                            id: id.clone(),
+                            done,
+                        };
                         return Ok(Reserved::New(reservation));
                     }
                 }
@@ -131,7 +137,11 @@ fn check_room(entries: &Entries, most: usize) -> Result<(), Refused> {
         Entry::Begun(handle) => handle.record.borrow().phase.may_hold_resources(),
     };
     let live = entries.values().filter(holds).count();
-    if live >= most { Err(Refused::Full(live)) } else { Ok(()) }
+    if live >= most {
+        Err(Refused::Full(live))
+    } else {
+        Ok(())
+    }
 }
 
 impl Reservation {

@@ -1,6 +1,6 @@
-//! Gives back everything of a sandbox but its record, its log and its saved state: VM and its control group first,
-//! because they hold the others, then network and disk. The slot, by which the others are named, goes with the network.
-//! Idempotent. Goes on past problems and tells them all.
+//! Gives back everything of a sandbox but its record, its log and its saved state: VM and its
+//! control group first, because they hold the others, then network and disk. The slot, by which the
+//! others are named, goes with the network. Idempotent. Goes on past problems and tells them all.
 
 use std::io;
 use std::sync::Arc;
@@ -60,8 +60,8 @@ pub(crate) async fn release(host: &Arc<Host>, handle: &Handle, what: Disk) -> Ve
     outcomes.into_iter().filter_map(Result::err).collect()
 }
 
-/// The slot, unless an earlier attempt gave it back and died before the record said so: then all that is named by it may
-/// be another sandbox's by now, even its processes.
+/// The slot, unless an earlier attempt gave it back and died before the record said so: then all
+/// that is named by it may be another sandbox's by now, even its processes.
 async fn held(host: &Arc<Host>, handle: &Handle) -> Option<Slot> {
     let slot = handle.record.borrow().slot?;
     let (host, id) = (Arc::clone(host), handle.id.clone());
@@ -69,7 +69,8 @@ async fn held(host: &Arc<Host>, handle: &Handle) -> Option<Slot> {
     held.await.unwrap_or_default().then_some(slot)
 }
 
-/// Also a process that answers no more, or that an earlier run of the agent started and never heard of.
+/// Also a process that answers no more, or that an earlier run of the agent started and never heard
+/// of.
 async fn end_vm(host: &Host, handle: &Handle) -> Result<(), String> {
     if let Some(vm) = handle.vm.get() {
         if let Err(error) = vm.kill().await {
@@ -81,5 +82,9 @@ async fn end_vm(host: &Host, handle: &Handle) -> Result<(), String> {
         }
         handle.log.console_ended();
     }
-    host.engine.driver.destroy(&host.vm_dir(&handle.id)).await.map_err(|error| chain(&error))
+    host.engine
+        .driver
+        .destroy(&host.vm_dir(&handle.id))
+        .await
+        .map_err(|error| chain(&error))
 }

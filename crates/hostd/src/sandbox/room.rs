@@ -1,5 +1,5 @@
-//! Keeps the disk of a running sandbox from running into a full disk of the host; what that means, and every decision,
-//! is in [`crate::disk::room`].
+//! Keeps the disk of a running sandbox from running into a full disk of the host; what that means,
+//! and every decision, is in [`crate::disk::room`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ const HOLD: &str = "it stands still: the host's disk is full, and what it writes
     there is room";
 const LOST: &str = "its disk is lost: the host's disk was full before the sandbox could be stopped";
 
-/// Why a sandbox stands still, while it does. Programs in it wait, as for a slow disk; calls to its guest are refused,
-/// so that their callers do not.
+/// Why a sandbox stands still, while it does. Programs in it wait, as for a slow disk; calls to its
+/// guest are refused, so that their callers do not.
 #[derive(Debug, Default)]
 pub struct Hold(watch::Sender<Option<String>>);
 
@@ -33,7 +33,10 @@ impl Hold {
     pub async fn begins(&self) -> String {
         let mut changes = self.0.subscribe();
         // The sender is ours and lives as long as this.
-        let why = changes.wait_for(Option::is_some).await.map(|why| why.clone());
+        let why = changes
+            .wait_for(Option::is_some)
+            .await
+            .map(|why| why.clone());
         why.ok().flatten().unwrap_or_default()
     }
 
@@ -42,10 +45,18 @@ impl Hold {
     }
 }
 
-/// Looks after the disk for as long as the sandbox runs. Comes back when it is lost, with the words for that.
+/// Looks after the disk for as long as the sandbox runs. Comes back when it is lost, with the words
+/// for that.
 pub(super) async fn watch(actor: &Actor, vm: &Arc<dyn Vm>) -> String {
-    // After a restart nobody knows whether the run before has stopped it; letting run what runs changes nothing.
-    let mut watch = Watch { actor, vm, stopped: true, last: None, full: false };
+    // After a restart nobody knows whether the run before has stopped it; letting run what runs
+    // changes nothing.
+    let mut watch = Watch {
+        actor,
+        vm,
+        stopped: true,
+        last: None,
+        full: false,
+    };
     loop {
         match watch.look().await {
             Ok(Found::Lost) => return LOST.to_owned(),
@@ -78,16 +89,23 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     async fn look(&self) -> Result<Found, String> {
-        let (id, dir) = (self.actor.handle.id.clone(), self.actor.host.ledger.dir(&self.actor.handle.id));
+        let (id, dir) = (
+            self.actor.handle.id.clone(),
+            self.actor.host.ledger.dir(&self.actor.handle.id),
+        );
         blocking(move || room::look(&id, &dir)).await
     }
 
     /// Bytes per second since the last look.
     fn rate(&mut self, look: Look) -> u64 {
         let now = Instant::now();
-        let (before, used) = self.last.replace((now, look.used)).unwrap_or((now, look.used));
+        let (before, used) = self
+            .last
+            .replace((now, look.used))
+            .unwrap_or((now, look.used));
         let micros = now.duration_since(before).as_micros().max(1);
-        u64::try_from(u128::from(look.used.saturating_sub(used)) * 1_000_000 / micros).unwrap_or(u64::MAX)
+        u64::try_from(u128::from(look.used.saturating_sub(used)) * 1_000_000 / micros)
+            .unwrap_or(u64::MAX)
     }
 
     async fn act(&mut self, look: Look, rate: u64) {
@@ -102,7 +120,9 @@ impl Watch<'_> {
             Decision::Stop => self.stop().await,
             Decision::Go(to) => match self.extend(to).await {
                 Ok(()) => self.go().await,
-                Err(error) => tracing::warn!(sandbox = %self.actor.handle.id, error, "still no room"),
+                Err(error) => {
+                    tracing::warn!(sandbox = %self.actor.handle.id, error, "still no room")
+                }
             },
         }
     }
@@ -145,7 +165,10 @@ impl Watch<'_> {
 
     fn note_full(&mut self, full: bool) {
         if full && !self.full {
-            self.actor.handle.log.agent("the host's disk is nearly full: what the sandbox writes may be refused");
+            self.actor
+                .handle
+                .log
+                .agent("the host's disk is nearly full: what the sandbox writes may be refused");
         }
         self.full = full;
     }

@@ -28,14 +28,20 @@ enum Next {
 }
 
 impl Actor {
-    /// Its state is safe: gives back VM, network and disk device. With `rollback` the instant that was prepared then
-    /// takes the place of memory and disk.
+    /// Its state is safe: gives back VM, network and disk device. With `rollback` the instant that
+    /// was prepared then takes the place of memory and disk.
     pub(super) async fn suspend(&self, rollback: bool) -> Event {
         if !self.give_back(Disk::Stays).await {
             return Event::Remove;
         }
         fail::fail_point!("suspend::given-back");
-        if rollback && self.handle.unless_removed(self.put_in_place()).await.is_none() {
+        if rollback
+            && self
+                .handle
+                .unless_removed(self.put_in_place())
+                .await
+                .is_none()
+        {
             return Event::Remove;
         }
         Event::Released
@@ -55,13 +61,16 @@ impl Actor {
         }
     }
 
-    /// While it is paused: until it is to be resumed, rolled back or removed. Removal waits for nothing: what is being
-    /// done is given up.
+    /// While it is paused: until it is to be resumed, rolled back or removed. Removal waits for
+    /// nothing: what is being done is given up.
     pub(super) async fn sleep(&self) -> Event {
         let stop = Arc::new(AtomicBool::new(false));
         let mut compacting = Some(self.compact(Arc::clone(&stop)));
         loop {
-            let next = self.handle.unless_removed(self.sleep_until(&stop, &mut compacting)).await;
+            let next = self
+                .handle
+                .unless_removed(self.sleep_until(&stop, &mut compacting))
+                .await;
             match next {
                 Some(Next::Event(event)) => return event,
                 // Not given up in the middle: nobody would have the slot that was claimed.
@@ -80,11 +89,17 @@ impl Actor {
         }
     }
 
-    async fn sleep_until(&self, stop: &AtomicBool, compacting: &mut Option<JoinHandle<()>>) -> Next {
+    async fn sleep_until(
+        &self,
+        stop: &AtomicBool,
+        compacting: &mut Option<JoinHandle<()>>,
+    ) -> Next {
         let mut orders = self.orders.lock().await;
         let may_give_up = self.host.engine.driver.serves_layers(&self.memory());
         loop {
-            let Some(asked) = orders.recv().await else { return Next::Event(Event::Remove) };
+            let Some(asked) = orders.recv().await else {
+                return Next::Event(Event::Remove);
+            };
             if matches!(asked.order, Order::Resume)
                 && let Some(why) = locked(&self.backoff).refusal()
             {
@@ -92,7 +107,10 @@ impl Actor {
                 continue;
             }
             // Nobody needs it then: it is given up.
-            stop.fetch_or(matches!(asked.order, Order::Resume) && may_give_up, Ordering::Relaxed);
+            stop.fetch_or(
+                matches!(asked.order, Order::Resume) && may_give_up,
+                Ordering::Relaxed,
+            );
             // Nobody may use what it works on, or take it away, before it is done.
             if let Some(compacting) = compacting {
                 let _ = compacting.await;
@@ -121,10 +139,15 @@ impl Actor {
 
     /// Where its memory is while it is paused.
     fn memory(&self) -> PathBuf {
-        self.host.ledger.dir(&self.handle.id).join(PAUSED).join(MEMORY)
+        self.host
+            .ledger
+            .dir(&self.handle.id)
+            .join(PAUSED)
+            .join(MEMORY)
     }
 
-    /// What was written since the sandbox was resumed last becomes one with the rest, so that resuming it is fast.
+    /// What was written since the sandbox was resumed last becomes one with the rest, so that
+    /// resuming it is fast.
     fn compact(&self, stop: Arc<AtomicBool>) -> JoinHandle<()> {
         let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
         let memory = self.memory();
@@ -139,7 +162,8 @@ impl Actor {
         })
     }
 
-    /// If we die after it, the claim names a sandbox that does not have that slot, and is cleared at the next start.
+    /// If we die after it, the claim names a sandbox that does not have that slot, and is cleared
+    /// at the next start.
     async fn claim(&self) -> Result<(), String> {
         let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
         let slot = blocking(move || host.networks.claim(id.as_str())).await?;
@@ -150,7 +174,9 @@ impl Actor {
 
     pub(super) async fn resume(&self) -> Event {
         let (host, handle) = (&self.host, &self.handle);
-        let Some(permit) = handle.unless_removed(host.turns.permit()).await else { return Event::Remove };
+        let Some(permit) = handle.unless_removed(host.turns.permit()).await else {
+            return Event::Remove;
+        };
         handle.set_address(host, &self.record.borrow());
         let saved = host.ledger.dir(&handle.id).join(PAUSED);
         let resumed = create::resume(host, handle, &saved).await;
@@ -179,8 +205,8 @@ impl Actor {
     }
 }
 
-/// Moves the prepared instant in the place of disk and saved state. Done again after a crash, it does the rest: its
-/// manifest moves last.
+/// Moves the prepared instant in the place of disk and saved state. Done again after a crash, it
+/// does the rest: its manifest moves last.
 fn install(dir: &Path) -> io::Result<()> {
     let (staged, saved) = (dir.join(ROLLBACK), dir.join(PAUSED));
     let manifest = match Instant::read(&staged) {

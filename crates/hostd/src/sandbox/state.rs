@@ -107,9 +107,18 @@ impl Phase {
         match (self, event) {
             (Self::Gone, _) => Self::Gone,
             (Self::Removing, Event::Released) => Self::Gone,
-            (Self::Removing, _) | (_, Event::Remove) | (Self::Creating, Event::Restarted) => Self::Removing,
-            (Self::Creating | Self::Resuming, Event::Ready) | (Self::Pausing, Event::NotSaved) => Self::Running,
-            (Self::Creating, Event::Failed(reason)) => Self::Releasing { end: End { failed: true, reason } },
+            (Self::Removing, _) | (_, Event::Remove) | (Self::Creating, Event::Restarted) => {
+                Self::Removing
+            }
+            (Self::Creating | Self::Resuming, Event::Ready) | (Self::Pausing, Event::NotSaved) => {
+                Self::Running
+            }
+            (Self::Creating, Event::Failed(reason)) => Self::Releasing {
+                end: End {
+                    failed: true,
+                    reason,
+                },
+            },
             (Self::Creating | Self::Running | Self::Pausing, Event::Exited(exit)) => {
                 Self::Releasing { end: exit.into() }
             }
@@ -117,14 +126,19 @@ impl Phase {
             (Self::Releasing { end }, Event::Released) => Self::Ended { end },
             (Self::Running, Event::Pause) => Self::Pausing,
             (Self::Pausing, Event::Saved) => suspending(String::new()),
-            (Self::Running | Self::Paused { .. }, Event::RollBack) => {
-                Self::Suspending { why: String::new(), rollback: true }
-            }
+            (Self::Running | Self::Paused { .. }, Event::RollBack) => Self::Suspending {
+                why: String::new(),
+                rollback: true,
+            },
             (Self::Suspending { why, .. }, Event::Released) => Self::Paused { why },
             (Self::Paused { .. }, Event::Resume) => Self::Resuming,
-            (Self::Resuming, Event::NotResumed(why) | Event::Failed(why)) => suspending(not_back(&why)),
+            (Self::Resuming, Event::NotResumed(why) | Event::Failed(why)) => {
+                suspending(not_back(&why))
+            }
             (Self::Resuming, Event::Exited(exit)) => suspending(not_back(&End::from(exit).reason)),
-            (Self::Resuming, Event::Restarted) => suspending(not_back("the host agent ended meanwhile")),
+            (Self::Resuming, Event::Restarted) => {
+                suspending(not_back("the host agent ended meanwhile"))
+            }
             (phase, _) => phase,
         }
     }
@@ -137,7 +151,9 @@ impl Phase {
             Self::Running | Self::Pausing => SandboxState::Running,
             Self::Suspending { .. } | Self::Paused { .. } | Self::Resuming => SandboxState::Paused,
             Self::Releasing { end } | Self::Ended { end } if end.failed => SandboxState::Error,
-            Self::Releasing { .. } | Self::Ended { .. } | Self::Removing | Self::Gone => SandboxState::Stopped,
+            Self::Releasing { .. } | Self::Ended { .. } | Self::Removing | Self::Gone => {
+                SandboxState::Stopped
+            }
         }
     }
 
@@ -172,7 +188,10 @@ impl Phase {
 }
 
 fn suspending(why: String) -> Phase {
-    Phase::Suspending { why, rollback: false }
+    Phase::Suspending {
+        why,
+        rollback: false,
+    }
 }
 
 fn not_back(reason: &str) -> String {
@@ -180,14 +199,20 @@ fn not_back(reason: &str) -> String {
 }
 
 fn idle(seconds: u32) -> End {
-    End { failed: false, reason: format!("no activity for {seconds} s (its timeout_sec)") }
+    End {
+        failed: false,
+        reason: format!("no activity for {seconds} s (its timeout_sec)"),
+    }
 }
 
 impl From<Exit> for End {
     fn from(exit: Exit) -> Self {
         let (failed, reason) = match exit {
             Exit::Shutdown => (false, "the guest powered itself off".to_owned()),
-            Exit::Reset => (false, "the guest rebooted itself, which ends a sandbox".to_owned()),
+            Exit::Reset => (
+                false,
+                "the guest rebooted itself, which ends a sandbox".to_owned(),
+            ),
             Exit::Panic(message) => (true, format!("the guest's kernel panicked: {message}")),
             Exit::Vmm(message) => (true, format!("the virtual machine ended: {message}")),
         };
@@ -207,7 +232,9 @@ mod tests {
             Just(Event::Failed("no room".to_owned())),
             Just(Event::Exited(Exit::Shutdown)),
             Just(Event::Exited(Exit::Reset)),
-            Just(Event::Exited(Exit::Panic("Attempted to kill init!".to_owned()))),
+            Just(Event::Exited(Exit::Panic(
+                "Attempted to kill init!".to_owned()
+            ))),
             Just(Event::Exited(Exit::Vmm("signal 9".to_owned()))),
             Just(Event::Idle(300)),
             Just(Event::Pause),
@@ -242,7 +269,8 @@ mod tests {
             prop_assert!(matches!(phase, Phase::Removing | Phase::Gone));
         }
 
-        /// Users only ever see moves that the public state machine allows, and a reason for every end.
+        /// Users only ever see moves that the public state machine allows, and a reason for every
+        /// end.
         #[test]
         fn public_moves_are_legal(events in prop::collection::vec(event(), 0..12)) {
             let mut phase = Phase::Creating;

@@ -5,19 +5,21 @@
 //! | permit | as many as processors | before network and disk are made | the VM runs |
 //! | boot turn | as many as processors | before the permit, for a boot only | the guest agent has answered, or [`BOOT_TURN`] is over |
 //!
-//! What happens under a permit is our own work and the VMM's, all of it with deadlines. A guest has no part in it: one
-//! that never answers keeps no permit, and so no other sandbox from starting.
+//! What happens under a permit is our own work and the VMM's, all of it with deadlines. A guest has
+//! no part in it: one that never answers keeps no permit, and so no other sandbox from starting.
 //!
-//! Boots need the processors until the guest agent answers, and each makes the others slower; and the first of a kind
-//! spares the others their boot ([`crate::warm`]). So they take turns, but out of courtesy alone: no boot waits longer
-//! than [`TURN_WAIT`], whatever the guests do that have the turns.
+//! Boots need the processors until the guest agent answers, and each makes the others slower; and
+//! the first of a kind spares the others their boot ([`crate::warm`]). So they take turns, but out
+//! of courtesy alone: no boot waits longer than [`TURN_WAIT`], whatever the guests do that have the
+//! turns.
 
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-/// Longest time for which a boot has its turn. Without hardware virtualisation a boot takes some seconds.
+/// Longest time for which a boot has its turn. Without hardware virtualisation a boot takes some
+/// seconds.
 const BOOT_TURN: Duration = Duration::from_secs(15);
 /// Longest time for which a boot waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(20);
@@ -36,7 +38,10 @@ impl Turns {
     /// Turns for a machine of so many processors.
     #[must_use]
     pub fn new(cpus: usize) -> Self {
-        Self { permits: Semaphore::new(cpus), boots: Semaphore::new(cpus) }
+        Self {
+            permits: Semaphore::new(cpus),
+            boots: Semaphore::new(cpus),
+        }
     }
 
     /// Waits for the permit to start a VM.
@@ -47,7 +52,12 @@ impl Turns {
 
     /// Waits for the turn of a boot, but not for long.
     pub(super) async fn boot_turn(&self) -> BootTurn<'_> {
-        BootTurn(timeout(TURN_WAIT, self.boots.acquire()).await.ok().and_then(Result::ok))
+        BootTurn(
+            timeout(TURN_WAIT, self.boots.acquire())
+                .await
+                .ok()
+                .and_then(Result::ok),
+        )
     }
 }
 
@@ -79,7 +89,13 @@ mod tests {
     async fn silent_guests_hold_no_turn_for_long() {
         let turns = Turns::new(1);
         let begun = Instant::now();
-        let silent = async { turns.boot_turn().await.hold_during(std::future::pending::<()>()).await };
+        let silent = async {
+            turns
+                .boot_turn()
+                .await
+                .hold_during(std::future::pending::<()>())
+                .await
+        };
         let next = async {
             tokio::task::yield_now().await;
             drop(turns.boot_turn().await);

@@ -1,5 +1,6 @@
-//! Calls to a guest agent whose VM may end, be paused or be stopped under them. Nobody answers then, not even with a
-//! reset, and the kernel would send the same packets for a quarter of an hour (`tcp_retries2`, tcp(7)).
+//! Calls to a guest agent whose VM may end, be paused or be stopped under them. Nobody answers
+//! then, not even with a reset, and the kernel would send the same packets for a quarter of an hour
+//! (`tcp_retries2`, tcp(7)).
 
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What the guest answers, or what became of it.
 ///
 /// # Errors
-/// `FailedPrecondition` with the sandbox's state; `ResourceExhausted` when it has to stand still, so that an upload that
-/// fills the host's disk fails and does not wait for room; what the call says.
+/// `FailedPrecondition` with the sandbox's state; `ResourceExhausted` when it has to stand still,
+/// so that an upload that fills the host's disk fails and does not wait for room; what the call
+/// says.
 pub(super) async fn while_up<T>(
     handle: &Handle,
     call: impl Future<Output = Result<T, ConnectError>>,

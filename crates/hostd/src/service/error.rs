@@ -26,9 +26,9 @@ pub(super) fn refused(error: Refused) -> ConnectError {
         }
         Refused::Taken { .. } => ConnectError::already_exists(text),
         Refused::InUse { .. } => ConnectError::aborted(text),
-        Refused::Template(crate::images::Error::Io { .. }) | Refused::Disk(_) | Refused::Failed(_) => {
-            ConnectError::internal(text)
-        }
+        Refused::Template(crate::images::Error::Io { .. })
+        | Refused::Disk(_)
+        | Refused::Failed(_) => ConnectError::internal(text),
     }
 }
 
@@ -53,7 +53,12 @@ pub(super) fn from_guest(error: guest::Error) -> ConnectError {
 
 /// An error of the guest agent's Connect services, of which only code and text are passed on.
 pub(super) fn pass_on(error: &ConnectError) -> ConnectError {
-    let message: String =
-        error.message.as_deref().unwrap_or("the guest agent gave no reason").chars().take(1000).collect();
+    let message: String = error
+        .message
+        .as_deref()
+        .unwrap_or("the guest agent gave no reason")
+        .chars()
+        .take(1000)
+        .collect();
     ConnectError::new(error.code, message)
 }

@@ -23,15 +23,16 @@ use crate::sandbox::activity::Active;
 const QUEUE: usize = 8;
 /// For the guest to hear that a process is to be killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the guest to say that it has started a program, or why not. Generous: a guest without hardware virtualisation
-/// that has just been resumed can be slow.
+/// For the guest to say that it has started a program, or why not. Generous: a guest without
+/// hardware virtualisation that has just been resumed can be slow.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Characters of the guest's word about the end of a program.
 const MAX_REASON: usize = 1000;
 /// For the guest's stream to end after its last event.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Exit codes of a program that could not be started, as shells give them (POSIX, Shell Command Language 2.8.2).
+/// Exit codes of a program that could not be started, as shells give them (POSIX, Shell Command
+/// Language 2.8.2).
 const NO_SUCH_PROGRAM: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 /// Error number of a file that is not there (errno(3)).
@@ -39,13 +40,17 @@ const ENOENT: i32 = 2;
 
 type Sender = mpsc::Sender<Result<rpc::ExecResponse, ConnectError>>;
 
-/// Starts a program; the stream ends with its end. When the reader goes away first, its process group is killed.
+/// Starts a program; the stream ends with its end. When the reader goes away first, its process
+/// group is killed.
 pub(super) async fn exec(
     handle: Handle,
     request: rpc::ExecRequest,
 ) -> Result<ServiceStream<rpc::ExecResponse>, ConnectError> {
     let active = handle.activity.begin();
-    let terminal = request.terminal.into_option().map(|size| (size.cols, size.rows));
+    let terminal = request
+        .terminal
+        .into_option()
+        .map(|size| (size.cols, size.rows));
     let exec = Exec {
         cmd: request.cmd,
         args: request.args,
@@ -57,15 +62,29 @@ pub(super) async fn exec(
         terminal,
     };
     let started = timeout(START_TIMEOUT, handle.guest().exec(exec)).await;
-    let running = started.map_err(|_| silent())?.map_err(|error| pass_on(&error))?;
+    let running = started
+        .map_err(|_| silent())?
+        .map_err(|error| pass_on(&error))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(Pump { handle, running, sender, on_terminal: terminal.is_some(), pid: None, _active: active }.run());
+    tokio::spawn(
+        Pump {
+            handle,
+            running,
+            sender,
+            on_terminal: terminal.is_some(),
+            pid: None,
+            _active: active,
+        }
+        .run(),
+    );
     Ok(ReceiverStream::new(receiver).boxed())
 }
 
 fn silent() -> ConnectError {
     let seconds = START_TIMEOUT.as_secs();
-    ConnectError::deadline_exceeded(format!("the guest agent did not start the program within {seconds} s"))
+    ConnectError::deadline_exceeded(format!(
+        "the guest agent did not start the program within {seconds} s"
+    ))
 }
 
 /// Carries a program's events to the reader.
@@ -93,34 +112,54 @@ impl Pump {
                 error = &mut ended => Err(error),
             };
             let (message, last) = match event {
-                // One stream is of one program: a guest that told of more would have us remember each.
+                // One stream is of one program: a guest that told of more would have us remember
+                // each.
                 Ok(Some(ExecEvent::Started { .. })) if self.pid.is_some() => {
                     self.kill().await;
-                    (Err(ConnectError::internal("the guest agent started the program twice")), true)
+                    (
+                        Err(ConnectError::internal(
+                            "the guest agent started the program twice",
+                        )),
+                        true,
+                    )
                 }
                 Ok(Some(event)) => {
                     let last = matches!(event, ExecEvent::Ended { .. });
                     (Ok(self.message(event)), last)
                 }
-                Ok(None) => (Err(ConnectError::unavailable("the guest agent ended the stream without a result")), true),
-                Err(error) => (self.not_started(&error).ok_or_else(|| self.explain(error)), true),
+                Ok(None) => (
+                    Err(ConnectError::unavailable(
+                        "the guest agent ended the stream without a result",
+                    )),
+                    true,
+                ),
+                Err(error) => (
+                    self.not_started(&error).ok_or_else(|| self.explain(error)),
+                    true,
+                ),
             };
             if self.sender.send(message).await.is_err() {
                 self.kill().await;
                 break;
             }
             if last {
-                // Only a stream that was read to its end leaves a connection that can be used again.
+                // Only a stream that was read to its end leaves a connection that can be used
+                // again.
                 let _ = timeout(END_TIMEOUT, self.running.next()).await;
                 break;
             }
         }
         if let Some(pid) = self.pid {
-            self.handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+            self.handle
+                .terminals
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&pid);
         }
     }
 
-    /// Returns the end of a program that could not be started. What the guest has too little of is not the program's fault.
+    /// Returns the end of a program that could not be started. What the guest has too little of is
+    /// not the program's fault.
     fn not_started(&self, error: &ConnectError) -> Option<rpc::ExecResponse> {
         if self.pid.is_some() || error.code != ErrorCode::InvalidArgument {
             return None;
@@ -130,13 +169,24 @@ impl Pump {
             ENOENT => NO_SUCH_PROGRAM,
             _ => NOT_EXECUTABLE,
         };
-        let end = rpc::exec_response::ExecEnd { exit_code, error: Some(text), ..Default::default() };
-        Some(rpc::ExecResponse { event: Some(Event::from(end)), ..rpc::ExecResponse::default() })
+        let end = rpc::exec_response::ExecEnd {
+            exit_code,
+            error: Some(text),
+            ..Default::default()
+        };
+        Some(rpc::ExecResponse {
+            event: Some(Event::from(end)),
+            ..rpc::ExecResponse::default()
+        })
     }
 
     /// A broken connection may be how the end of the sandbox shows.
     fn explain(&self, error: ConnectError) -> ConnectError {
-        if self.handle.record.borrow().phase.is_up() { error } else { alive::explain(&self.handle) }
+        if self.handle.record.borrow().phase.is_up() {
+            error
+        } else {
+            alive::explain(&self.handle)
+        }
     }
 
     fn message(&mut self, event: ExecEvent) -> rpc::ExecResponse {
@@ -144,22 +194,37 @@ impl Pump {
             ExecEvent::Started { pid } => {
                 self.pid = Some(pid);
                 if self.on_terminal {
-                    self.handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+                    self.handle
+                        .terminals
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(pid);
                 }
-                Event::from(rpc::exec_response::ExecStart { pid, ..Default::default() })
+                Event::from(rpc::exec_response::ExecStart {
+                    pid,
+                    ..Default::default()
+                })
             }
             ExecEvent::Stdout(bytes) => Event::Stdout(bytes),
             ExecEvent::Stderr(bytes) => Event::Stderr(bytes),
             ExecEvent::Ended { exit_code, error } => {
                 let error = error.map(|error| error.chars().take(MAX_REASON).collect());
-                Event::from(rpc::exec_response::ExecEnd { exit_code, error, ..Default::default() })
+                Event::from(rpc::exec_response::ExecEnd {
+                    exit_code,
+                    error,
+                    ..Default::default()
+                })
             }
             ExecEvent::KeepAlive => Event::from(rpc::exec_response::ExecKeepAlive::default()),
         };
-        rpc::ExecResponse { event: Some(event), ..rpc::ExecResponse::default() }
+        rpc::ExecResponse {
+            event: Some(event),
+            ..rpc::ExecResponse::default()
+        }
     }
 
-    /// Nobody listens any more. Before the first event the process may exist already, so it is waited for.
+    /// Nobody listens any more. Before the first event the process may exist already, so it is
+    /// waited for.
     async fn kill(&mut self) {
         let kill = async {
             while self.pid.is_none() {
@@ -170,7 +235,11 @@ impl Pump {
             }
             if let Some(pid) = self.pid {
                 // That it has ended meanwhile is fine.
-                let _ = self.handle.guest().signal(pid, Signal::SIGNAL_SIGKILL).await;
+                let _ = self
+                    .handle
+                    .guest()
+                    .signal(pid, Signal::SIGNAL_SIGKILL)
+                    .await;
             }
         };
         let _ = timeout(KILL_TIMEOUT, kill).await;
@@ -178,15 +247,30 @@ impl Pump {
 }
 
 /// Input, end of input, or a new size of the terminal.
-pub(super) async fn send_input(handle: &Handle, request: rpc::SendInputRequest) -> Result<(), ConnectError> {
+pub(super) async fn send_input(
+    handle: &Handle,
+    request: rpc::SendInputRequest,
+) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
-    let terminal = handle.terminals.lock().unwrap_or_else(PoisonError::into_inner).contains(&request.pid);
+    let terminal = handle
+        .terminals
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(&request.pid);
     let pid = request.pid;
     if let Some(size) = request.resize.into_option() {
-        handle.guest().resize(pid, (size.cols, size.rows)).await.map_err(|error| pass_on(&error))?;
+        handle
+            .guest()
+            .resize(pid, (size.cols, size.rows))
+            .await
+            .map_err(|error| pass_on(&error))?;
     }
     if !request.data.is_empty() {
-        handle.guest().send_input(pid, request.data, terminal).await.map_err(|error| pass_on(&error))?;
+        handle
+            .guest()
+            .send_input(pid, request.data, terminal)
+            .await
+            .map_err(|error| pass_on(&error))?;
     }
     match request.close {
         // A terminal has no end of file of its own; Ctrl-D is what a person would type.
@@ -197,11 +281,16 @@ pub(super) async fn send_input(handle: &Handle, request: rpc::SendInputRequest) 
     .map_err(|error| pass_on(&error))
 }
 
-pub(super) async fn send_signal(handle: &Handle, pid: u32, number: u32) -> Result<(), ConnectError> {
+pub(super) async fn send_signal(
+    handle: &Handle,
+    pid: u32,
+    number: u32,
+) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
     let signal = signal(number)?;
     let sent = match handle.guest().signal(pid, signal).await {
-        // A guest of before these signals. SIGTERM asks for the same: to end, and to clean up before.
+        // A guest of before these signals. SIGTERM asks for the same: to end, and to clean up
+        // before.
         Err(error) if error.code == ErrorCode::InvalidArgument && asks_to_end(signal) => {
             handle.guest().signal(pid, Signal::SIGNAL_SIGTERM).await
         }
@@ -227,5 +316,8 @@ fn signal(number: u32) -> Result<Signal, ConnectError> {
 }
 
 fn asks_to_end(signal: Signal) -> bool {
-    matches!(signal, Signal::SIGNAL_SIGHUP | Signal::SIGNAL_SIGINT | Signal::SIGNAL_SIGQUIT)
+    matches!(
+        signal,
+        Signal::SIGNAL_SIGHUP | Signal::SIGNAL_SIGINT | Signal::SIGNAL_SIGQUIT
+    )
 }

@@ -29,13 +29,25 @@ fn check_path(path: &str) -> Result<(), ConnectError> {
     Ok(())
 }
 
-pub(super) async fn stat(handle: &Handle, path: &str, user: Option<&str>) -> Result<rpc::FileInfo, ConnectError> {
+pub(super) async fn stat(
+    handle: &Handle,
+    path: &str,
+    user: Option<&str>,
+) -> Result<rpc::FileInfo, ConnectError> {
     check_path(path)?;
     let _active = handle.activity.begin();
-    let request = guest_fs::StatRequest { path: path.to_owned(), ..Default::default() };
+    let request = guest_fs::StatRequest {
+        path: path.to_owned(),
+        ..Default::default()
+    };
     let client = handle.guest().filesystem().map_err(from_guest)?;
-    let answer = client.stat_with_options(request, prompt_as_user(user)).await.map_err(|error| pass_on(&error))?;
-    Ok(info(answer.into_owned().entry.into_option().unwrap_or_default()))
+    let answer = client
+        .stat_with_options(request, prompt_as_user(user))
+        .await
+        .map_err(|error| pass_on(&error))?;
+    Ok(info(
+        answer.into_owned().entry.into_option().unwrap_or_default(),
+    ))
 }
 
 pub(super) async fn list_dir(
@@ -45,11 +57,27 @@ pub(super) async fn list_dir(
     check_path(&request.path)?;
     let _active = handle.activity.begin();
     let options = prompt_as_user(request.user.as_deref());
-    let ask = guest_fs::ListDirRequest { path: request.path, depth: request.depth, ..Default::default() };
+    let ask = guest_fs::ListDirRequest {
+        path: request.path,
+        depth: request.depth,
+        ..Default::default()
+    };
     let client = handle.guest().filesystem().map_err(from_guest)?;
-    let answer = client.list_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;
-    let entries = answer.into_owned().entries.into_iter().take(MAX_ENTRIES).map(info).collect();
-    Ok(rpc::ListDirResponse { entries, ..Default::default() })
+    let answer = client
+        .list_dir_with_options(ask, options)
+        .await
+        .map_err(|error| pass_on(&error))?;
+    let entries = answer
+        .into_owned()
+        .entries
+        .into_iter()
+        .take(MAX_ENTRIES)
+        .map(info)
+        .collect();
+    Ok(rpc::ListDirResponse {
+        entries,
+        ..Default::default()
+    })
 }
 
 pub(super) async fn make_dir(
@@ -59,20 +87,39 @@ pub(super) async fn make_dir(
     check_path(&request.path)?;
     let _active = handle.activity.begin();
     let options = prompt_as_user(request.user.as_deref());
-    let ask = guest_fs::MakeDirRequest { path: request.path, ..Default::default() };
+    let ask = guest_fs::MakeDirRequest {
+        path: request.path,
+        ..Default::default()
+    };
     let client = handle.guest().filesystem().map_err(from_guest)?;
-    let answer = client.make_dir_with_options(ask, options).await.map_err(|error| pass_on(&error))?;
+    let answer = client
+        .make_dir_with_options(ask, options)
+        .await
+        .map_err(|error| pass_on(&error))?;
     let made = info(answer.into_owned().entry.into_option().unwrap_or_default());
-    Ok(rpc::MakeDirResponse { info: made.into(), ..Default::default() })
+    Ok(rpc::MakeDirResponse {
+        info: made.into(),
+        ..Default::default()
+    })
 }
 
-pub(super) async fn remove(handle: &Handle, request: rpc::RemovePathRequest) -> Result<(), ConnectError> {
+pub(super) async fn remove(
+    handle: &Handle,
+    request: rpc::RemovePathRequest,
+) -> Result<(), ConnectError> {
     check_path(&request.path)?;
     let _active = handle.activity.begin();
     let options = as_user(request.user.as_deref());
-    let ask = guest_fs::RemoveRequest { path: request.path, ..Default::default() };
+    let ask = guest_fs::RemoveRequest {
+        path: request.path,
+        ..Default::default()
+    };
     let client = handle.guest().filesystem().map_err(from_guest)?;
-    client.remove_with_options(ask, options).await.map_err(|error| pass_on(&error)).map(|_| ())
+    client
+        .remove_with_options(ask, options)
+        .await
+        .map_err(|error| pass_on(&error))
+        .map(|_| ())
 }
 
 /// What the guest says of a file; its texts are cut where no Linux system has longer ones.
@@ -85,7 +132,10 @@ fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
         _ => rpc::FileKind::FILE_KIND_UNSPECIFIED,
     };
     let modified = entry.modified_time.into_option().unwrap_or_default();
-    let modified_at_ms = modified.seconds.saturating_mul(1000).saturating_add(i64::from(modified.nanos) / 1_000_000);
+    let modified_at_ms = modified
+        .seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(modified.nanos) / 1_000_000);
     rpc::FileInfo {
         path: bounded(entry.path, MAX_PATH),
         kind: kind.into(),
@@ -111,9 +161,17 @@ pub(super) async fn read(
 ) -> Result<ServiceStream<rpc::ReadFileResponse>, ConnectError> {
     let active = handle.activity.begin();
     let about = stat(handle, &request.path, request.user.as_deref()).await?;
-    let query = FileQuery { path: request.path, user: request.user, mode: None, archive: request.archive };
+    let query = FileQuery {
+        path: request.path,
+        user: request.user,
+        mode: None,
+        archive: request.archive,
+    };
     let content = handle.guest().read_file(&query).await.map_err(from_guest)?;
-    let part = |part| rpc::ReadFileResponse { part: Some(part), ..rpc::ReadFileResponse::default() };
+    let part = |part| rpc::ReadFileResponse {
+        part: Some(part),
+        ..rpc::ReadFileResponse::default()
+    };
     let first = stream::once(async move { Ok(part(read_file_response::Part::from(about))) });
     let rest = gathered(handle.clone(), content).map(move |chunk| {
         // Held by the stream: a transfer is activity as long as it lasts.
@@ -124,7 +182,10 @@ pub(super) async fn read(
 }
 
 /// The same bytes in few messages: they come from the guest in the size of packets.
-fn gathered(handle: Handle, content: FileBody) -> impl Stream<Item = Result<Vec<u8>, ConnectError>> + Send {
+fn gathered(
+    handle: Handle,
+    content: FileBody,
+) -> impl Stream<Item = Result<Vec<u8>, ConnectError>> + Send {
     stream::try_unfold((handle, content), |(handle, mut content)| async move {
         let message = alive::while_up(&handle, gather(&mut content)).await?;
         Ok((!message.is_empty()).then_some((message, (handle, content))))
@@ -146,42 +207,67 @@ async fn gather(content: &mut FileBody) -> Result<Vec<u8>, ConnectError> {
 pub(super) async fn target(
     mut requests: InboundStream<rpc::WriteFileRequest>,
 ) -> Result<(rpc::WriteFileTarget, InboundStream<rpc::WriteFileRequest>), ConnectError> {
-    let first = requests.next().await.transpose()?.and_then(|message| message.to_owned_message().part);
+    let first = requests
+        .next()
+        .await
+        .transpose()?
+        .and_then(|message| message.to_owned_message().part);
     match first {
         Some(write_file_request::Part::Target(target)) => {
             check_path(&target.path)?;
             Ok((*target, requests))
         }
-        _ => Err(ConnectError::invalid_argument("the first message must be `target`")),
+        _ => Err(ConnectError::invalid_argument(
+            "the first message must be `target`",
+        )),
     }
 }
 
-/// Writes what follows, up to `done`. A stream that ends without it breaks the upload off in the guest too.
+/// Writes what follows, up to `done`. A stream that ends without it breaks the upload off in the
+/// guest too.
 pub(super) async fn write(
     handle: &Handle,
     target: rpc::WriteFileTarget,
     requests: InboundStream<rpc::WriteFileRequest>,
 ) -> Result<u64, ConnectError> {
     let _active = handle.activity.begin();
-    let query = FileQuery { path: target.path, user: target.user, mode: target.mode, archive: target.archive };
+    let query = FileQuery {
+        path: target.path,
+        user: target.user,
+        mode: target.mode,
+        archive: target.archive,
+    };
     let written = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&written);
     let content = data(requests).inspect_ok(move |chunk| {
         counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
     });
-    handle.guest().write_file(&query, content).await.map_err(from_guest)?;
+    handle
+        .guest()
+        .write_file(&query, content)
+        .await
+        .map_err(from_guest)?;
     Ok(written.load(Ordering::Relaxed))
 }
 
 fn data(
     requests: InboundStream<rpc::WriteFileRequest>,
 ) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> + Send {
-    let broken = |text: &str| std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text.to_owned());
+    let broken =
+        |text: &str| std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text.to_owned());
     stream::try_unfold(Some(requests), move |requests| async move {
-        let Some(mut requests) = requests else { return Ok(None) };
-        let message = requests.next().await.transpose().map_err(|error| broken(&error.to_string()))?;
+        let Some(mut requests) = requests else {
+            return Ok(None);
+        };
+        let message = requests
+            .next()
+            .await
+            .transpose()
+            .map_err(|error| broken(&error.to_string()))?;
         match message.and_then(|message| message.to_owned_message().part) {
-            Some(write_file_request::Part::Data(bytes)) => Ok(Some((Bytes::from(bytes), Some(requests)))),
+            Some(write_file_request::Part::Data(bytes)) => {
+                Ok(Some((Bytes::from(bytes), Some(requests))))
+            }
             // Nothing more to send, but one more turn so that the stream ends.
             Some(write_file_request::Part::Done(_)) => Ok(None),
             Some(write_file_request::Part::Target(_)) => Err(broken("the target came twice")),

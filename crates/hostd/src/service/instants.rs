@@ -1,4 +1,5 @@
-//! Forks, snapshots and checkpoints. What takes long goes on when the caller goes away, and undoes itself if it fails.
+//! Forks, snapshots and checkpoints. What takes long goes on when the caller goes away, and undoes
+//! itself if it fails.
 
 use std::sync::Arc;
 
@@ -19,7 +20,9 @@ const MAX_CHILDREN: usize = 100;
 async fn on_its_own<T: Send + 'static>(
     work: impl Future<Output = Result<T, Refused>> + Send + 'static,
 ) -> Result<T, ConnectError> {
-    let done = tokio::spawn(work).await.map_err(|error| ConnectError::internal(error.to_string()))?;
+    let done = tokio::spawn(work)
+        .await
+        .map_err(|error| ConnectError::internal(error.to_string()))?;
     done.map_err(refused)
 }
 
@@ -36,25 +39,45 @@ pub(super) async fn fork(
     request: rpc::ForkSandboxRequest,
 ) -> Result<rpc::ForkSandboxResponse, ConnectError> {
     let id = sandbox_id(&request.sandbox_id)?;
-    let children = request.child_ids.iter().map(|id| sandbox_id(id)).collect::<Result<Vec<SandboxId>, _>>()?;
+    let children = request
+        .child_ids
+        .iter()
+        .map(|id| sandbox_id(id))
+        .collect::<Result<Vec<SandboxId>, _>>()?;
     if children.is_empty() || children.len() > MAX_CHILDREN {
-        let problem = format!("child_ids must be 1 to {MAX_CHILDREN} ids, not {}", children.len());
+        let problem = format!(
+            "child_ids must be 1 to {MAX_CHILDREN} ids, not {}",
+            children.len()
+        );
         return Err(ConnectError::invalid_argument(problem));
     }
     let forking = Arc::clone(manager);
     let made = on_its_own(async move { forking.fork(&id, &children).await }).await?;
-    let children = made.iter().map(|handle| report_of(&manager.host, handle)).collect();
-    Ok(rpc::ForkSandboxResponse { children, ..Default::default() })
+    let children = made
+        .iter()
+        .map(|handle| report_of(&manager.host, handle))
+        .collect();
+    Ok(rpc::ForkSandboxResponse {
+        children,
+        ..Default::default()
+    })
 }
 
 pub(super) async fn create_snapshot(
     manager: &Arc<Manager>,
     request: rpc::CreateSnapshotRequest,
 ) -> Result<rpc::CreateSnapshotResponse, ConnectError> {
-    let (id, name) = (sandbox_id(&request.sandbox_id)?, template_name(&request.name)?);
+    let (id, name) = (
+        sandbox_id(&request.sandbox_id)?,
+        template_name(&request.name)?,
+    );
     let (memory, overwrite, manager) = (request.memory, request.overwrite, Arc::clone(manager));
-    let snapshot = on_its_own(async move { manager.snapshot(&id, &name, memory, overwrite).await }).await?;
-    Ok(rpc::CreateSnapshotResponse { template: template(&snapshot).into(), ..Default::default() })
+    let snapshot =
+        on_its_own(async move { manager.snapshot(&id, &name, memory, overwrite).await }).await?;
+    Ok(rpc::CreateSnapshotResponse {
+        template: template(&snapshot).into(),
+        ..Default::default()
+    })
 }
 
 pub(super) async fn remove_snapshot(
@@ -70,27 +93,45 @@ pub(super) async fn create_checkpoint(
     manager: &Arc<Manager>,
     request: rpc::CreateCheckpointRequest,
 ) -> Result<rpc::CreateCheckpointResponse, ConnectError> {
-    let (id, name) = (sandbox_id(&request.sandbox_id)?, checkpoint_name(&request.name)?);
+    let (id, name) = (
+        sandbox_id(&request.sandbox_id)?,
+        checkpoint_name(&request.name)?,
+    );
     let manager = Arc::clone(manager);
     let made = on_its_own(async move { manager.checkpoint(&id, &name).await }).await?;
-    Ok(rpc::CreateCheckpointResponse { checkpoint: checkpoint(made).into(), ..Default::default() })
+    Ok(rpc::CreateCheckpointResponse {
+        checkpoint: checkpoint(made).into(),
+        ..Default::default()
+    })
 }
 
 pub(super) async fn list_checkpoints(
     manager: &Arc<Manager>,
     request: rpc::ListCheckpointsRequest,
 ) -> Result<rpc::ListCheckpointsResponse, ConnectError> {
-    let found = manager.checkpoints(&sandbox_id(&request.sandbox_id)?).await.map_err(refused)?;
+    let found = manager
+        .checkpoints(&sandbox_id(&request.sandbox_id)?)
+        .await
+        .map_err(refused)?;
     let checkpoints = found.into_iter().map(checkpoint).collect();
-    Ok(rpc::ListCheckpointsResponse { checkpoints, ..Default::default() })
+    Ok(rpc::ListCheckpointsResponse {
+        checkpoints,
+        ..Default::default()
+    })
 }
 
 pub(super) async fn remove_checkpoint(
     manager: &Arc<Manager>,
     request: rpc::RemoveCheckpointRequest,
 ) -> Result<rpc::RemoveCheckpointResponse, ConnectError> {
-    let (id, name) = (sandbox_id(&request.sandbox_id)?, checkpoint_name(&request.name)?);
-    manager.remove_checkpoint(&id, &name).await.map_err(refused)?;
+    let (id, name) = (
+        sandbox_id(&request.sandbox_id)?,
+        checkpoint_name(&request.name)?,
+    );
+    manager
+        .remove_checkpoint(&id, &name)
+        .await
+        .map_err(refused)?;
     Ok(rpc::RemoveCheckpointResponse::default())
 }
 
@@ -98,11 +139,17 @@ pub(super) async fn roll_back(
     manager: &Arc<Manager>,
     request: rpc::RollbackSandboxRequest,
 ) -> Result<rpc::RollbackSandboxResponse, ConnectError> {
-    let (id, name) = (sandbox_id(&request.sandbox_id)?, checkpoint_name(&request.name)?);
+    let (id, name) = (
+        sandbox_id(&request.sandbox_id)?,
+        checkpoint_name(&request.name)?,
+    );
     let rolling = Arc::clone(manager);
     let handle = on_its_own(async move { rolling.roll_back(&id, &name).await }).await?;
     let sandbox = report_of(&manager.host, &handle).into();
-    Ok(rpc::RollbackSandboxResponse { sandbox, ..Default::default() })
+    Ok(rpc::RollbackSandboxResponse {
+        sandbox,
+        ..Default::default()
+    })
 }
 
 /// All that sandboxes can be made from here.
@@ -114,12 +161,17 @@ pub(super) fn templates(host: &Host) -> Result<Vec<rpc::Template>, Refused> {
         kind: rpc::TemplateKind::TEMPLATE_KIND_BASE.into(),
         ..rpc::Template::default()
     });
-    Ok(images.chain(host.snapshots.list().iter().map(template)).collect())
+    Ok(images
+        .chain(host.snapshots.list().iter().map(template))
+        .collect())
 }
 
 fn template(snapshot: &Snapshot) -> rpc::Template {
     let (kind, instant) = match snapshot.has_memory {
-        true => (rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT, Some(&snapshot.instant)),
+        true => (
+            rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT,
+            Some(&snapshot.instant),
+        ),
         false => (rpc::TemplateKind::TEMPLATE_KIND_IMAGE, None),
     };
     rpc::Template {

@@ -10,8 +10,8 @@ use host_rpc::read_logs_response::Source as RpcSource;
 use crate::sandbox::Handle;
 use crate::sandbox::log::{Entry, Source};
 
-/// Least time between two looks at a log that is followed, so that a guest which writes all the time does not keep its
-/// readers busy all the time.
+/// Least time between two looks at a log that is followed, so that a guest which writes all the
+/// time does not keep its readers busy all the time.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 
 /// What there is; with `follow` also what comes, until the sandbox has ended.

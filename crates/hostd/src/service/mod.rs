@@ -15,7 +15,10 @@ mod watch;
 use std::sync::Arc;
 
 use axum::middleware::from_fn;
-use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{
+    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
+    ServiceStream,
+};
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
 use model::{SandboxId, SandboxState};
@@ -35,7 +38,9 @@ pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
     let token: Arc<str> = token.into();
     tunnels
         .fallback_service(service.into_axum_service())
-        .layer(from_fn(move |request, next| auth::check(Arc::clone(&token), request, next)))
+        .layer(from_fn(move |request, next| {
+            auth::check(Arc::clone(&token), request, next)
+        }))
         .layer(from_fn(rpc::linger::linger))
 }
 
@@ -46,13 +51,22 @@ pub struct Service {
 }
 
 impl Service {
-    /// Makes a call to the guest of a sandbox, which is resumed for it if need be, and runs until it is over.
-    async fn in_guest<T, F>(&self, id: &str, call: impl FnOnce(Handle) -> F + Send) -> Result<T, ConnectError>
+    /// Makes a call to the guest of a sandbox, which is resumed for it if need be, and runs until
+    /// it is over.
+    async fn in_guest<T, F>(
+        &self,
+        id: &str,
+        call: impl FnOnce(Handle) -> F + Send,
+    ) -> Result<T, ConnectError>
     where
         T: Send,
         F: Future<Output = Result<T, ConnectError>> + Send,
     {
-        let (handle, _active) = self.manager.running(&sandbox_id(id)?).await.map_err(refused)?;
+        let (handle, _active) = self
+            .manager
+            .running(&sandbox_id(id)?)
+            .await
+            .map_err(refused)?;
         alive::while_up(&handle, call(handle.clone())).await
     }
 }
@@ -65,18 +79,27 @@ fn sandbox_id(text: &str) -> Result<SandboxId, ConnectError> {
 #[must_use]
 pub fn report(host: &Host, record: &Record, handle: &Handle) -> rpc::SandboxReport {
     let running = record.phase.state() == SandboxState::Running;
-    let host_ip = record.slot.filter(|_| running).map(|slot| slot.host_ip().to_string());
+    let host_ip = record
+        .slot
+        .filter(|_| running)
+        .map(|slot| slot.host_ip().to_string());
     rpc::SandboxReport {
         sandbox_id: record.id.to_string(),
         generation: record.generation.0,
         state: state(&record.phase).into(),
         reason: reason(record, handle),
         spec: rpc::spec::to_message(&record.spec).into(),
-        guest_ip: if running { vmm::GUEST_IP.to_string() } else { String::new() },
+        guest_ip: if running {
+            vmm::GUEST_IP.to_string()
+        } else {
+            String::new()
+        },
         host_ip: host_ip.unwrap_or_default(),
         created_at_ms: record.created_at_ms,
         started_at_ms: record.started_at_ms.unwrap_or_default(),
-        last_active_at_ms: record.started_at_ms.map_or(0, |_| handle.activity.last_ms()),
+        last_active_at_ms: record
+            .started_at_ms
+            .map_or(0, |_| handle.activity.last_ms()),
         disk: disk(host, record).into(),
         access_token_sha256: Sha256::digest(record.token.as_bytes()).to_vec(),
         ..rpc::SandboxReport::default()
@@ -114,7 +137,10 @@ fn report_of(host: &Host, handle: &Handle) -> rpc::SandboxReport {
     report(host, &handle.record.borrow(), handle)
 }
 
-#[expect(refining_impl_trait, reason = "the concrete messages are what the handlers make")]
+#[expect(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
 impl HostAgentService for Service {
     async fn get_host(
         &self,
@@ -143,10 +169,14 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::EnsureSandboxResponse> {
         let request = request.to_owned_message();
         let id = sandbox_id(&request.sandbox_id)?;
-        let spec = rpc::spec::of_message(&request.spec.into_option().unwrap_or_default()).map_err(invalid)?;
+        let spec = rpc::spec::of_message(&request.spec.into_option().unwrap_or_default())
+            .map_err(invalid)?;
         let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
-        Response::ok(rpc::EnsureSandboxResponse { sandbox, ..rpc::EnsureSandboxResponse::default() })
+        Response::ok(rpc::EnsureSandboxResponse {
+            sandbox,
+            ..rpc::EnsureSandboxResponse::default()
+        })
     }
 
     async fn remove_sandbox(
@@ -163,8 +193,17 @@ impl HostAgentService for Service {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
     ) -> ServiceResult<rpc::ListSandboxesResponse> {
-        let sandboxes = self.manager.list().await.iter().map(|handle| report_of(&self.manager.host, handle)).collect();
-        Response::ok(rpc::ListSandboxesResponse { sandboxes, ..rpc::ListSandboxesResponse::default() })
+        let sandboxes = self
+            .manager
+            .list()
+            .await
+            .iter()
+            .map(|handle| report_of(&self.manager.host, handle))
+            .collect();
+        Response::ok(rpc::ListSandboxesResponse {
+            sandboxes,
+            ..rpc::ListSandboxesResponse::default()
+        })
     }
 
     async fn pause_sandbox(
@@ -172,9 +211,16 @@ impl HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::PauseSandboxRequest>,
     ) -> ServiceResult<rpc::PauseSandboxResponse> {
-        let handle = self.manager.pause(&sandbox_id(request.sandbox_id)?).await.map_err(refused)?;
+        let handle = self
+            .manager
+            .pause(&sandbox_id(request.sandbox_id)?)
+            .await
+            .map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
-        Response::ok(rpc::PauseSandboxResponse { sandbox, ..Default::default() })
+        Response::ok(rpc::PauseSandboxResponse {
+            sandbox,
+            ..Default::default()
+        })
     }
 
     async fn resume_sandbox(
@@ -182,9 +228,16 @@ impl HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
     ) -> ServiceResult<rpc::ResumeSandboxResponse> {
-        let handle = self.manager.resume(&sandbox_id(request.sandbox_id)?).await.map_err(refused)?;
+        let handle = self
+            .manager
+            .resume(&sandbox_id(request.sandbox_id)?)
+            .await
+            .map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
-        Response::ok(rpc::ResumeSandboxResponse { sandbox, ..Default::default() })
+        Response::ok(rpc::ResumeSandboxResponse {
+            sandbox,
+            ..Default::default()
+        })
     }
 
     async fn update_network(
@@ -194,9 +247,16 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::UpdateNetworkResponse> {
         let request = request.to_owned_message();
         let rules = rpc::network::of_message(request.network.as_option()).map_err(invalid)?;
-        let handle = self.manager.set_network(&sandbox_id(&request.sandbox_id)?, rules).await.map_err(refused)?;
+        let handle = self
+            .manager
+            .set_network(&sandbox_id(&request.sandbox_id)?, rules)
+            .await
+            .map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
-        Response::ok(rpc::UpdateNetworkResponse { sandbox, ..Default::default() })
+        Response::ok(rpc::UpdateNetworkResponse {
+            sandbox,
+            ..Default::default()
+        })
     }
 
     async fn fork_sandbox(
@@ -269,7 +329,10 @@ impl HostAgentService for Service {
         _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
     ) -> ServiceResult<rpc::ListTemplatesResponse> {
         let templates = instants::templates(&self.manager.host).map_err(refused)?;
-        Response::ok(rpc::ListTemplatesResponse { templates, ..Default::default() })
+        Response::ok(rpc::ListTemplatesResponse {
+            templates,
+            ..Default::default()
+        })
     }
 
     async fn exec(
@@ -279,7 +342,10 @@ impl HostAgentService for Service {
     ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        Response::stream_ok(self.in_guest(&id, |handle| exec::exec(handle, request)).await?)
+        Response::stream_ok(
+            self.in_guest(&id, |handle| exec::exec(handle, request))
+                .await?,
+        )
     }
 
     async fn send_input(
@@ -289,7 +355,10 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::SendInputResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        self.in_guest(&id, |handle| async move { exec::send_input(&handle, request).await }).await?;
+        self.in_guest(&id, |handle| async move {
+            exec::send_input(&handle, request).await
+        })
+        .await?;
         Response::ok(rpc::SendInputResponse::default())
     }
 
@@ -299,8 +368,10 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::SendSignalRequest>,
     ) -> ServiceResult<rpc::SendSignalResponse> {
         let (pid, signal) = (request.pid, request.signal);
-        self.in_guest(request.sandbox_id, |handle| async move { exec::send_signal(&handle, pid, signal).await })
-            .await?;
+        self.in_guest(request.sandbox_id, |handle| async move {
+            exec::send_signal(&handle, pid, signal).await
+        })
+        .await?;
         Response::ok(rpc::SendSignalResponse::default())
     }
 
@@ -311,7 +382,13 @@ impl HostAgentService for Service {
     ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        Response::stream_ok(self.in_guest(&id, |handle| async move { files::read(&handle, request).await }).await?)
+        Response::stream_ok(
+            self.in_guest(
+                &id,
+                |handle| async move { files::read(&handle, request).await },
+            )
+            .await?,
+        )
     }
 
     async fn write_file(
@@ -323,7 +400,10 @@ impl HostAgentService for Service {
         let id = target.sandbox_id.clone();
         let write = |handle: Handle| async move { files::write(&handle, target, content).await };
         let bytes_written = self.in_guest(&id, write).await?;
-        Response::ok(rpc::WriteFileResponse { bytes_written, ..rpc::WriteFileResponse::default() })
+        Response::ok(rpc::WriteFileResponse {
+            bytes_written,
+            ..rpc::WriteFileResponse::default()
+        })
     }
 
     async fn stat_path(
@@ -332,9 +412,14 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::StatPathRequest>,
     ) -> ServiceResult<rpc::StatPathResponse> {
         let request = request.to_owned_message();
-        let stat = |handle: Handle| async move { files::stat(&handle, &request.path, request.user.as_deref()).await };
+        let stat = |handle: Handle| async move {
+            files::stat(&handle, &request.path, request.user.as_deref()).await
+        };
         let info = self.in_guest(&request.sandbox_id, stat).await?.into();
-        Response::ok(rpc::StatPathResponse { info, ..rpc::StatPathResponse::default() })
+        Response::ok(rpc::StatPathResponse {
+            info,
+            ..rpc::StatPathResponse::default()
+        })
     }
 
     async fn list_dir(
@@ -344,7 +429,12 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::ListDirResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        Response::ok(self.in_guest(&id, |handle| async move { files::list_dir(&handle, request).await }).await?)
+        Response::ok(
+            self.in_guest(&id, |handle| async move {
+                files::list_dir(&handle, request).await
+            })
+            .await?,
+        )
     }
 
     async fn make_dir(
@@ -354,7 +444,12 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::MakeDirResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        Response::ok(self.in_guest(&id, |handle| async move { files::make_dir(&handle, request).await }).await?)
+        Response::ok(
+            self.in_guest(&id, |handle| async move {
+                files::make_dir(&handle, request).await
+            })
+            .await?,
+        )
     }
 
     async fn remove_path(
@@ -364,7 +459,10 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::RemovePathResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        self.in_guest(&id, |handle| async move { files::remove(&handle, request).await }).await?;
+        self.in_guest(&id, |handle| async move {
+            files::remove(&handle, request).await
+        })
+        .await?;
         Response::ok(rpc::RemovePathResponse::default())
     }
 
@@ -374,7 +472,11 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::ReadLogsRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ReadLogsResponse>> {
         let follow = request.follow;
-        let handle = self.manager.find(&sandbox_id(request.sandbox_id)?).await.map_err(refused)?;
+        let handle = self
+            .manager
+            .find(&sandbox_id(request.sandbox_id)?)
+            .await
+            .map_err(refused)?;
         Response::stream_ok(logs::read(handle, follow))
     }
 }

@@ -1,7 +1,8 @@
 //! Connections of users to ports of their sandboxes ([`host_rpc::tunnel`] has the protocol).
 //!
-//! A connection counts as activity as long as it is open, and ends when the VM of now does. The only destination is
-//! the guest of the sandbox that was named: no name is looked up, no redirect followed.
+//! A connection counts as activity as long as it is open, and ends when the VM of now does. The
+//! only destination is the guest of the sandbox that was named: no name is looked up, no redirect
+//! followed.
 
 use std::sync::Arc;
 
@@ -37,8 +38,13 @@ struct Ready {
 }
 
 pub(super) fn router(manager: Arc<Manager>) -> axum::Router {
-    let tunnels = Tunnels { manager, open: Connections::default() };
-    axum::Router::new().route(tunnel::ROUTE, get(open)).with_state(tunnels)
+    let tunnels = Tunnels {
+        manager,
+        open: Connections::default(),
+    };
+    axum::Router::new()
+        .route(tunnel::ROUTE, get(open))
+        .with_state(tunnels)
 }
 
 async fn open(
@@ -47,13 +53,20 @@ async fn open(
     mut request: Request,
 ) -> Result<Response, NoTunnel> {
     if !tunnel::is_switch(request.headers()) || port == 0 {
-        let text = format!("ask with the header Upgrade: {}, for a port from 1 to 65535", tunnel::PROTOCOL);
+        let text = format!(
+            "ask with the header Upgrade: {}, for a port from 1 to 65535",
+            tunnel::PROTOCOL
+        );
         return Err(NoTunnel(StatusCode::BAD_REQUEST, text));
     }
     let ready = tunnels.connect(&id, port).await?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let Ready { handle, connection, _kept } = ready;
+        let Ready {
+            handle,
+            connection,
+            _kept,
+        } = ready;
         // The caller may be gone by now.
         let Ok(caller) = upgrade.await else { return };
         tokio::select! {
@@ -69,19 +82,32 @@ async fn open(
 
 impl Tunnels {
     async fn connect(&self, id: &str, port: u16) -> Result<Ready, NoTunnel> {
-        let id = id.parse().map_err(|error: model::InvalidValue| NoTunnel(StatusCode::NOT_FOUND, error.to_string()))?;
+        let id = id.parse().map_err(|error: model::InvalidValue| {
+            NoTunnel(StatusCode::NOT_FOUND, error.to_string())
+        })?;
         let counted = self.open.begin(&id).ok_or_else(|| {
-            let text = format!("there are {} connections to the sandbox already", tunnel::MAX_CONNECTIONS);
+            let text = format!(
+                "there are {} connections to the sandbox already",
+                tunnel::MAX_CONNECTIONS
+            );
             NoTunnel(StatusCode::TOO_MANY_REQUESTS, text)
         })?;
         let (handle, active) = self.manager.running(&id).await?;
         let connect = async { Ok(handle.guest().connect(port).await) };
         let connection = alive::while_up(&handle, connect).await.map_err(|error| {
             let stands_still = error.code == connectrpc::ErrorCode::ResourceExhausted;
-            let status = if stands_still { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CONFLICT };
+            let status = if stands_still {
+                StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                StatusCode::CONFLICT
+            };
             NoTunnel(status, error.message.unwrap_or_default())
         })??;
-        Ok(Ready { handle, connection, _kept: (active, counted) })
+        Ok(Ready {
+            handle,
+            connection,
+            _kept: (active, counted),
+        })
     }
 }
 
@@ -89,7 +115,9 @@ impl From<Refused> for NoTunnel {
     fn from(refused: Refused) -> Self {
         let status = match refused {
             Refused::Unknown(_) => StatusCode::NOT_FOUND,
-            Refused::Paused | Refused::NotRunning { .. } | Refused::NotResumed(_) => StatusCode::CONFLICT,
+            Refused::Paused | Refused::NotRunning { .. } | Refused::NotResumed(_) => {
+                StatusCode::CONFLICT
+            }
             Refused::Full(_) | Refused::StandsStill(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -32,12 +32,20 @@ async fn send_all(
     manager: &Manager,
     sender: &Sender,
 ) -> Result<(), mpsc::error::SendError<Result<rpc::WatchSandboxesResponse, ConnectError>>> {
-    let event = |event| Ok(rpc::WatchSandboxesResponse { event: Some(event), ..Default::default() });
-    // From before the list, so that no change falls between the two; an old report after a newer one is harmless.
+    let event = |event| {
+        Ok(rpc::WatchSandboxesResponse {
+            event: Some(event),
+            ..Default::default()
+        })
+    };
+    // From before the list, so that no change falls between the two; an old report after a newer
+    // one is harmless.
     let mut reports = manager.host.reports.subscribe();
     loop {
         for handle in manager.list().await {
-            sender.send(event(Event::from(super::report_of(&manager.host, &handle)))).await?;
+            sender
+                .send(event(Event::from(super::report_of(&manager.host, &handle))))
+                .await?;
         }
         sender.send(event(Event::from(Synced::default()))).await?;
         loop {

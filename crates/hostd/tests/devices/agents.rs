@@ -14,13 +14,28 @@ fn a_later_run_adopts_what_it_knows_and_removes_the_rest() {
     let earlier = world.disks();
     for id in &ids {
         // The last one is larger than its base.
-        write(&world.create(&earlier, id, if *id == ids[2] { 32 } else { 16 }), 9, MIB, 4096);
+        write(
+            &world.create(&earlier, id, if *id == ids[2] { 32 } else { 16 }),
+            9,
+            MIB,
+            4096,
+        );
     }
     drop(earlier);
     let later = world.disks();
     assert!(later.reclaim(&known(&ids[1..])).is_empty());
-    assert!(dm::info(&device_name(&ids[0])).unwrap().is_none(), "nobody knows it");
-    assert_eq!(later.bases().iter().map(|(_, users)| *users).collect::<Vec<_>>(), [2]);
+    assert!(
+        dm::info(&device_name(&ids[0])).unwrap().is_none(),
+        "nobody knows it"
+    );
+    assert_eq!(
+        later
+            .bases()
+            .iter()
+            .map(|(_, users)| *users)
+            .collect::<Vec<_>>(),
+        [2]
+    );
     for id in &ids[1..] {
         assert_eq!(read(&dm::path(&device_name(id)), MIB), 9);
     }
@@ -47,7 +62,10 @@ fn what_is_suspended_comes_back_with_all_that_was_written() {
     // The image can go meanwhile: the sandbox has its own name for it.
     fs::remove_file(&world.image).unwrap();
     let path = disks.restore(id, &dir, 32 * MIB).unwrap().path;
-    assert_eq!((read(&path, 20 * MIB), read(&path, 0), read(&path, 24 * MIB)), (9, 7, 0));
+    assert_eq!(
+        (read(&path, 20 * MIB), read(&path, 0), read(&path, 24 * MIB)),
+        (9, 7, 0)
+    );
     world.remove(&disks, id);
     world.assert_nothing_left(&ids);
 }

@@ -18,15 +18,28 @@ fn thirty_disks_share_one_base_and_nothing_else() {
     std::thread::scope(|scope| {
         for (number, id) in (1_u8..).zip(&ids) {
             let (world, disks) = (&world, &disks);
-            scope.spawn(move || write(&world.create(disks, id, SIZE_MB), 100 + number, 8 * MIB, 1 << 20));
+            scope.spawn(move || {
+                write(
+                    &world.create(disks, id, SIZE_MB),
+                    100 + number,
+                    8 * MIB,
+                    1 << 20,
+                )
+            });
         }
     });
     let bases = disks.bases();
-    assert_eq!(bases.iter().map(|(_, users)| *users).collect::<Vec<_>>(), [DISKS]);
+    assert_eq!(
+        bases.iter().map(|(_, users)| *users).collect::<Vec<_>>(),
+        [DISKS]
+    );
     assert_eq!(world.loops(), 1 + DISKS);
     for (number, id) in (1_u8..).zip(&ids) {
         let path = linux::dm::path(&hostd::disk::device_name(id));
-        assert_eq!((read(&path, 8 * MIB), read(&path, 0), read(&path, 16 * MIB)), (100 + number, 7, 0));
+        assert_eq!(
+            (read(&path, 8 * MIB), read(&path, 0), read(&path, 16 * MIB)),
+            (100 + number, 7, 0)
+        );
         let used = hostd::disk::used_bytes(&world.dir_of(id));
         assert!(used < 24 * MIB, "{used} bytes for 1 MiB");
     }
@@ -69,9 +82,19 @@ fn disks_come_and_go_beside_each_other() {
             });
         }
     });
-    assert_eq!(disks.bases().iter().map(|(_, users)| *users).collect::<Vec<_>>(), [DISKS]);
+    assert_eq!(
+        disks
+            .bases()
+            .iter()
+            .map(|(_, users)| *users)
+            .collect::<Vec<_>>(),
+        [DISKS]
+    );
     for id in second {
-        assert_eq!(read(&linux::dm::path(&hostd::disk::device_name(id)), MIB), 2);
+        assert_eq!(
+            read(&linux::dm::path(&hostd::disk::device_name(id)), MIB),
+            2
+        );
         world.remove(&disks, id);
     }
     world.assert_nothing_left(&ids);

@@ -29,7 +29,9 @@ impl Writer {
     fn run(&self, path: &Path) -> io::Result<()> {
         let device = File::options().write(true).open(path)?;
         let block = vec![0x5a; 256 * 1024];
-        while !self.over.load(Ordering::SeqCst) && self.written.load(Ordering::SeqCst) < DISK_MB * MIB {
+        while !self.over.load(Ordering::SeqCst)
+            && self.written.load(Ordering::SeqCst) < DISK_MB * MIB
+        {
             if self.stopped.load(Ordering::SeqCst) {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
@@ -43,14 +45,22 @@ impl Writer {
 }
 
 /// Does what the agent does for one sandbox, until `until` says so.
-fn watch(world: &World, id: &SandboxId, writer: &Writer, until: impl Fn() -> bool) -> Vec<Decision> {
+fn watch(
+    world: &World,
+    id: &SandboxId,
+    writer: &Writer,
+    until: impl Fn() -> bool,
+) -> Vec<Decision> {
     let (dir, mut last, mut decisions) = (world.dir_of(id), None, Vec::new());
     while !until() {
-        let Found::Look(look) = room::look(id, &dir).unwrap() else { panic!("the disk is lost") };
+        let Found::Look(look) = room::look(id, &dir).unwrap() else {
+            panic!("the disk is lost")
+        };
         let now = Instant::now();
         let (before, used) = last.replace((now, look.used)).unwrap_or((now, look.used));
         let micros = now.duration_since(before).as_micros().max(1);
-        let rate = u64::try_from(u128::from(look.used.saturating_sub(used)) * 1_000_000 / micros).unwrap();
+        let rate =
+            u64::try_from(u128::from(look.used.saturating_sub(used)) * 1_000_000 / micros).unwrap();
         let decision = room::decide(look, rate, writer.stopped.load(Ordering::SeqCst));
         match decision {
             Decision::Leave => {}
@@ -70,7 +80,10 @@ fn watch(world: &World, id: &SandboxId, writer: &Writer, until: impl Fn() -> boo
 fn patiently(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(180), "waited too long for {what}");
+        assert!(
+            start.elapsed() < Duration::from_secs(180),
+            "waited too long for {what}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -84,26 +97,39 @@ fn a_full_host_stops_the_writer_and_nobody_else() {
     let mounted = Mounted::new(&host, &world.root(), "loop");
     let disks = world.disks();
     let ids = ids(2);
-    let (busy, idle) = (world.create(&disks, &ids[0], DISK_MB), world.create(&disks, &ids[1], DISK_MB));
+    let (busy, idle) = (
+        world.create(&disks, &ids[0], DISK_MB),
+        world.create(&disks, &ids[1], DISK_MB),
+    );
     // Something else on the host, which goes away later.
     let other = world.root().join("other");
     linux::file::allocate(&File::create(&other).unwrap(), 128 * MIB).unwrap();
     let (writer, calm, over) = (Writer::default(), Writer::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| writer.run(&busy));
-        let watching = scope.spawn(|| watch(&world, &ids[0], &writer, || over.load(Ordering::SeqCst)));
+        let watching =
+            scope.spawn(|| watch(&world, &ids[0], &writer, || over.load(Ordering::SeqCst)));
         let calming = scope.spawn(|| watch(&world, &ids[1], &calm, || over.load(Ordering::SeqCst)));
-        patiently("the writer to be stopped", || writer.stopped.load(Ordering::SeqCst));
+        patiently("the writer to be stopped", || {
+            writer.stopped.load(Ordering::SeqCst)
+        });
         let written = writer.written.load(Ordering::SeqCst);
         assert!(written > 32 * MIB, "it was stopped after {written} bytes");
         // The other one is not touched, and what little it writes goes on to work.
         write(&idle, 9, MIB, 4096);
         std::thread::sleep(Duration::from_secs(2));
         assert_eq!(read(&idle, MIB), 9);
-        assert!(writer.written.load(Ordering::SeqCst) <= written + 256 * 1024, "it writes while it is stopped");
+        assert!(
+            writer.written.load(Ordering::SeqCst) <= written + 256 * 1024,
+            "it writes while it is stopped"
+        );
         fs::remove_file(&other).unwrap();
-        patiently("the writer to go on", || writer.written.load(Ordering::SeqCst) > written + 8 * MIB);
-        patiently("the writer to be stopped again", || writer.stopped.load(Ordering::SeqCst));
+        patiently("the writer to go on", || {
+            writer.written.load(Ordering::SeqCst) > written + 8 * MIB
+        });
+        patiently("the writer to be stopped again", || {
+            writer.stopped.load(Ordering::SeqCst)
+        });
         over.store(true, Ordering::SeqCst);
         writer.over.store(true, Ordering::SeqCst);
         writing.join().unwrap().unwrap();
@@ -112,7 +138,10 @@ fn a_full_host_stops_the_writer_and_nobody_else() {
     });
     // Nothing that was acknowledged is lost.
     let last = writer.written.load(Ordering::SeqCst) - 1;
-    assert_eq!((read(&busy, 0), read(&busy, last), read(&idle, MIB)), (0x5a, 0x5a, 9));
+    assert_eq!(
+        (read(&busy, 0), read(&busy, last), read(&idle, MIB)),
+        (0x5a, 0x5a, 9)
+    );
     finish(&world, &disks, &ids, mounted);
 }
 

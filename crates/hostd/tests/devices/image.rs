@@ -22,7 +22,8 @@ fn compare(path: &Path, other: &Path) -> (Duration, bool) {
         if length == 0 {
             return (reading, same && other.read(&mut beside).unwrap() == 0);
         }
-        same &= other.read_exact(&mut beside[..length]).is_ok() && beside[..length] == buffer[..length];
+        same &=
+            other.read_exact(&mut beside[..length]).is_ok() && beside[..length] == buffer[..length];
     }
 }
 
@@ -38,25 +39,46 @@ fn a_flat_image_is_the_disk_bit_for_bit_and_no_larger() {
     let path = world.create(&disks, &ids[0], 1024);
     // 50 MiB in pieces, some beside each other, some across chunks, some over data of the base.
     for piece in 0..50 {
-        write(&path, 10 + u8::try_from(piece).unwrap(), piece * 20 * MIB + 1000, 1 << 20);
+        write(
+            &path,
+            10 + u8::try_from(piece).unwrap(),
+            piece * 20 * MIB + 1000,
+            1 << 20,
+        );
     }
     // What was written and then zeroed is a hole.
     write(&path, 0, 512, 3072);
     let flat = world.dir.path().join("flat.ext4");
     forget_cached();
     let start = Instant::now();
-    disks.flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat).unwrap();
+    disks
+        .flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
+        .unwrap();
     let took = start.elapsed();
     forget_cached();
     let (reading, same) = compare(&path, &flat);
     assert!(same, "they differ");
-    let (base, allocated) = (allocated_bytes(&world.image).unwrap(), allocated_bytes(&flat).unwrap());
+    let (base, allocated) = (
+        allocated_bytes(&world.image).unwrap(),
+        allocated_bytes(&flat).unwrap(),
+    );
     // Each piece begins and ends in the middle of a block.
-    assert!(allocated <= base + 50 * (MIB + 2 * 4096), "{allocated} bytes over {base}");
-    println!("flatten: {took:?}; reading the device once: {reading:?}; {} MiB allocated", allocated / MIB);
-    assert!(took <= reading.mul_f64(1.3), "{took:?}, and {reading:?} for reading");
+    assert!(
+        allocated <= base + 50 * (MIB + 2 * 4096),
+        "{allocated} bytes over {base}"
+    );
+    println!(
+        "flatten: {took:?}; reading the device once: {reading:?}; {} MiB allocated",
+        allocated / MIB
+    );
+    assert!(
+        took <= reading.mul_f64(1.3),
+        "{took:?}, and {reading:?} for reading"
+    );
     // Again, over the first one.
-    disks.flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat).unwrap();
+    disks
+        .flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
+        .unwrap();
     world.remove(&disks, &ids[0]);
     world.assert_nothing_left(&ids);
 }
@@ -81,7 +103,10 @@ fn fill(dir: &Path) -> u64 {
 fn a_disk_that_is_filled_to_the_end_is_full_and_not_broken() {
     for grown in [false, true] {
         let world = World::empty();
-        succeed("mkfs.ext4", &["-q", "-b", "4096", world.image.to_str().unwrap(), "64M"]);
+        succeed(
+            "mkfs.ext4",
+            &["-q", "-b", "4096", world.image.to_str().unwrap(), "64M"],
+        );
         let disks = world.disks();
         let ids = ids(1);
         let path = world.create(&disks, &ids[0], if grown { 128 } else { 64 });
@@ -90,11 +115,19 @@ fn a_disk_that_is_filled_to_the_end_is_full_and_not_broken() {
         }
         let mounted = Mounted::new(&path, &world.dir.path().join("mnt"), "rw");
         let written = fill(&mounted.0);
-        assert!(written > if grown { 90 * MIB } else { 40 * MIB }, "{written}");
+        assert!(
+            written > if grown { 90 * MIB } else { 40 * MIB },
+            "{written}"
+        );
         drop(mounted);
-        assert!(matches!(linux::dm::fill(&hostd::disk::device_name(&ids[0])).unwrap(), linux::dm::Fill::Used(_)));
+        assert!(matches!(
+            linux::dm::fill(&hostd::disk::device_name(&ids[0])).unwrap(),
+            linux::dm::Fill::Used(_)
+        ));
         let flat = world.dir.path().join("flat.ext4");
-        disks.flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat).unwrap();
+        disks
+            .flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
+            .unwrap();
         let (clean, said) = run("e2fsck", &["-fn", flat.to_str().unwrap()]);
         assert!(clean, "{said}");
         world.remove(&disks, &ids[0]);

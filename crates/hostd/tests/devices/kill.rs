@@ -26,7 +26,12 @@ const CREATE: [&str; 6] = [
     "disk::origin-made",
     "disk::device-made",
 ];
-const REMOVE: [&str; 4] = ["disk::device-removed", "disk::origin-removed", "disk::base-released", "disk::file-removed"];
+const REMOVE: [&str; 4] = [
+    "disk::device-removed",
+    "disk::origin-removed",
+    "disk::base-released",
+    "disk::file-removed",
+];
 /// Larger than the base, so that every kind of device is made.
 const BASE_MB: u64 = 16;
 const DISK_MB: u64 = 32;
@@ -51,7 +56,11 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
         phase,
         generation: Generation::FIRST,
         slot: None,
-        disk: Some(DiskRecord { backend: Backend::DeviceMapper, size_bytes: DISK_MB * MIB, base: None }),
+        disk: Some(DiskRecord {
+            backend: Backend::DeviceMapper,
+            size_bytes: DISK_MB * MIB,
+            base: None,
+        }),
         snapshot: None,
         token: String::new(),
         created_at_ms: 0,
@@ -62,7 +71,10 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
 /// In the order of the agent: the ledger has the intention first.
 fn create(ledger: &Ledger, disks: &Disks, image: &Path, id: &SandboxId) {
     ledger.write(&record(id, Phase::Creating)).unwrap();
-    let path = disks.create(id, image, &ledger.dir(id), DISK_MB * MIB).unwrap().path;
+    let path = disks
+        .create(id, image, &ledger.dir(id), DISK_MB * MIB)
+        .unwrap()
+        .path;
     write(&path, 9, 20 * MIB, 4096);
     ledger.write(&record(id, Phase::Running)).unwrap();
 }
@@ -76,11 +88,18 @@ fn remove(ledger: &Ledger, disks: &Disks, id: &SandboxId) {
 /// The child: makes the second sandbox, then removes the first, and dies somewhere in between.
 #[test]
 fn child() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
     let words: Vec<&str> = role.split(' ').collect();
-    let [point, root, image, first, second] = words[..] else { panic!("{role}") };
+    let [point, root, image, first, second] = words[..] else {
+        panic!("{role}")
+    };
     let ledger = Ledger::open(Path::new(root)).unwrap();
-    let chosen = hostd::disk::Chosen { backend: Backend::DeviceMapper, why: String::new() };
+    let chosen = hostd::disk::Chosen {
+        backend: Backend::DeviceMapper,
+        why: String::new(),
+    };
     let disks = Disks::new(Path::new(root), chosen).unwrap();
     assert!(disks.reclaim(&known(&[first.parse().unwrap()])).is_empty());
     fail::cfg_callback(point, || kill(Pid::this(), Signal::SIGKILL).unwrap()).unwrap();
@@ -91,14 +110,24 @@ fn child() {
 
 fn run_child(world: &World, point: &str, ids: &[SandboxId]) {
     let (root, image) = (world.root(), &world.image);
-    let role = format!("{point} {} {} {} {}", root.display(), image.display(), ids[0], ids[1]);
+    let role = format!(
+        "{point} {} {} {} {}",
+        root.display(),
+        image.display(),
+        ids[0],
+        ids[1]
+    );
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "kill::child", "--nocapture"])
         .env(ROLE, role)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.signal(), Some(Signal::SIGKILL as i32), "{point}: {said}");
+    assert_eq!(
+        output.status.signal(),
+        Some(Signal::SIGKILL as i32),
+        "{point}: {said}"
+    );
 }
 
 /// What the agent does at its start with what it finds; the sandboxes that are left.
@@ -111,7 +140,9 @@ fn restart(world: &World, disks: &Disks) -> Vec<SandboxId> {
     for dir in half_made {
         fs::remove_dir_all(dir).unwrap();
     }
-    let (running, rest): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.phase == Phase::Running);
+    let (running, rest): (Vec<_>, Vec<_>) = records
+        .into_iter()
+        .partition(|record| record.phase == Phase::Running);
     for record in rest {
         remove(&ledger, disks, &record.id);
     }
@@ -132,9 +163,19 @@ fn after_death_at(point: &str, expected: &[usize]) {
     assert_eq!(running, wanted, "{point}");
     // Two devices for each, and for each a loop device, and one for the base.
     let devices = dm::list("wrenn-").unwrap();
-    let ours = devices.iter().filter(|name| ids.iter().any(|id| name.contains(id.as_str())));
-    assert_eq!((ours.count(), world.loops()), (2 * running.len(), running.len() + 1), "{point}: {devices:?}");
-    assert_eq!(fs::read_dir(world.root()).unwrap().count(), running.len(), "{point}");
+    let ours = devices
+        .iter()
+        .filter(|name| ids.iter().any(|id| name.contains(id.as_str())));
+    assert_eq!(
+        (ours.count(), world.loops()),
+        (2 * running.len(), running.len() + 1),
+        "{point}: {devices:?}"
+    );
+    assert_eq!(
+        fs::read_dir(world.root()).unwrap().count(),
+        running.len(),
+        "{point}"
+    );
     for id in &running {
         assert_eq!(read(&dm::path(&device_name(id)), 20 * MIB), 9, "{point}");
         remove(&ledger, &disks, id);

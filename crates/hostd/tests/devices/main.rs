@@ -1,5 +1,5 @@
-//! Disks that the kernel's device mapper makes, for real, and those that share blocks in XFS and Btrfs. Needs root and a
-//! kernel that has it all.
+//! Disks that the kernel's device mapper makes, for real, and those that share blocks in XFS and
+//! Btrfs. Needs root and a kernel that has it all.
 
 mod agents;
 mod crowd;

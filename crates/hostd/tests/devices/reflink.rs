@@ -21,7 +21,14 @@ fn allocated(path: &std::path::Path) -> u64 {
 
 /// Bytes that the file system has given away.
 fn used(world: &World) -> u64 {
-    let (fine, said) = run("df", &["--output=used", "--block-size=1", world.root().to_str().unwrap()]);
+    let (fine, said) = run(
+        "df",
+        &[
+            "--output=used",
+            "--block-size=1",
+            world.root().to_str().unwrap(),
+        ],
+    );
     assert!(fine, "{said}");
     said.lines().last().unwrap().trim().parse().unwrap()
 }
@@ -34,39 +41,80 @@ fn disks_share_the_image_on(make: &str, options: &[&str]) {
     let mounted = Mounted::new(&host, &world.root(), "loop");
     world.image = world.root().join("image.ext4");
     write_image(&world);
-    // Where nothing better is there, it is what a host chooses; a disk is then as good as a copy of the image.
-    let chosen = choose(Choice::Only(Backend::Reflink), &world.root(), Some(&world.image), false).unwrap();
+    // Where nothing better is there, it is what a host chooses; a disk is then as good as a copy of
+    // the image.
+    let chosen = choose(
+        Choice::Only(Backend::Reflink),
+        &world.root(),
+        Some(&world.image),
+        false,
+    )
+    .unwrap();
     let disks = Disks::new(&world.root(), chosen).unwrap();
     let before = used(&world);
     let ids = ids(8);
-    let paths: Vec<_> = ids.iter().map(|id| world.create(&disks, id, DISK_MB)).collect();
-    assert!(used(&world) < before + FULL_MB * MIB, "{make}: eight disks take the place of a copy");
+    let paths: Vec<_> = ids
+        .iter()
+        .map(|id| world.create(&disks, id, DISK_MB))
+        .collect();
+    assert!(
+        used(&world) < before + FULL_MB * MIB,
+        "{make}: eight disks take the place of a copy"
+    );
     for (byte, path) in (100..).zip(&paths) {
-        assert_eq!((fs::metadata(path).unwrap().len(), read(path, 5)), (DISK_MB * MIB, BASE_BYTE));
+        assert_eq!(
+            (fs::metadata(path).unwrap().len(), read(path, 5)),
+            (DISK_MB * MIB, BASE_BYTE)
+        );
         write(path, byte, 5, 4096);
         write(path, byte, DISK_MB * MIB - 4096, 4096);
     }
     for (byte, path) in (100..).zip(&paths) {
-        assert_eq!((read(path, 5), read(path, DISK_MB * MIB - 1), read(path, MIB)), (byte, byte, BASE_BYTE));
+        assert_eq!(
+            (
+                read(path, 5),
+                read(path, DISK_MB * MIB - 1),
+                read(path, MIB)
+            ),
+            (byte, byte, BASE_BYTE)
+        );
     }
     // Neither the image nor those that stay notice that others go.
     world.remove(&disks, &ids[0]);
-    assert_eq!((read(&world.image, 5), read(&paths[1], 5)), (BASE_BYTE, 101));
-    assert!(allocated(&paths[1]) <= (FULL_MB + 2) * MIB, "{make}: the holes of a disk take place");
+    assert_eq!(
+        (read(&world.image, 5), read(&paths[1], 5)),
+        (BASE_BYTE, 101)
+    );
+    assert!(
+        allocated(&paths[1]) <= (FULL_MB + 2) * MIB,
+        "{make}: the holes of a disk take place"
+    );
     for id in &ids[1..] {
         world.remove(&disks, id);
     }
     fs::remove_file(&world.image).unwrap();
     // What Btrfs and a new XFS have of their own is nothing.
-    let left: Vec<_> = fs::read_dir(world.root()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> = fs::read_dir(world.root())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     assert!(left.is_empty(), "{left:?}");
     drop(mounted);
     assert_eq!(world.loops(), 0);
 }
 
 fn write_image(world: &World) {
-    File::create(&world.image).unwrap().set_len(IMAGE_MB * MIB).unwrap();
-    write(&world.image, BASE_BYTE, 0, usize::try_from(FULL_MB * MIB).unwrap());
+    File::create(&world.image)
+        .unwrap()
+        .set_len(IMAGE_MB * MIB)
+        .unwrap();
+    write(
+        &world.image,
+        BASE_BYTE,
+        0,
+        usize::try_from(FULL_MB * MIB).unwrap(),
+    );
 }
 
 #[test]

@@ -33,7 +33,10 @@ impl World {
     pub fn empty() -> Self {
         let dir = TempDir::with_prefix_in("wrenn-devices-", "/var/tmp").unwrap();
         fs::create_dir(dir.path().join("sandboxes")).unwrap();
-        Self { image: dir.path().join("image.ext4"), dir }
+        Self {
+            image: dir.path().join("image.ext4"),
+            dir,
+        }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -41,7 +44,13 @@ impl World {
     }
 
     pub fn disks(&self) -> Disks {
-        let chosen = choose(Choice::Only(Backend::DeviceMapper), &self.root(), None, false).unwrap();
+        let chosen = choose(
+            Choice::Only(Backend::DeviceMapper),
+            &self.root(),
+            None,
+            false,
+        )
+        .unwrap();
         Disks::new(&self.root(), chosen).unwrap()
     }
 
@@ -53,7 +62,10 @@ impl World {
     pub fn create(&self, disks: &Disks, id: &SandboxId, size_mb: u64) -> PathBuf {
         let dir = self.dir_of(id);
         fs::create_dir_all(&dir).unwrap();
-        disks.create(id, &self.image, &dir, size_mb * MIB).unwrap().path
+        disks
+            .create(id, &self.image, &dir, size_mb * MIB)
+            .unwrap()
+            .path
     }
 
     pub fn remove(&self, disks: &Disks, id: &SandboxId) {
@@ -64,7 +76,15 @@ impl World {
     /// Loop devices on files of this directory.
     pub fn loops(&self) -> usize {
         let found = loopdev::list().unwrap();
-        found.iter().filter(|status| status.path.as_ref().is_some_and(|path| path.starts_with(self.dir.path()))).count()
+        found
+            .iter()
+            .filter(|status| {
+                status
+                    .path
+                    .as_ref()
+                    .is_some_and(|path| path.starts_with(self.dir.path()))
+            })
+            .count()
     }
 
     /// Nothing is left of these sandboxes.
@@ -75,9 +95,16 @@ impl World {
             .filter(|name| ids.iter().any(|id| name.contains(id.as_str())))
             .collect();
         assert_eq!(devices, [""; 0]);
-        let nodes = ids.iter().filter(|id| dm::path(&device_name(id)).exists()).count();
+        let nodes = ids
+            .iter()
+            .filter(|id| dm::path(&device_name(id)).exists())
+            .count();
         assert_eq!((nodes, self.loops()), (0, 0));
-        let left: Vec<_> = fs::read_dir(self.root()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        let left: Vec<_> = fs::read_dir(self.root())
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
@@ -99,16 +126,23 @@ pub fn write(path: &Path, byte: u8, at: u64, length: usize) {
 
 pub fn read(path: &Path, at: u64) -> u8 {
     let mut byte = [0];
-    File::open(path).unwrap().read_exact_at(&mut byte, at).unwrap();
+    File::open(path)
+        .unwrap()
+        .read_exact_at(&mut byte, at)
+        .unwrap();
     byte[0]
 }
 
 /// Runs a program to its end; its output.
 pub fn run(program: &str, args: &[&str]) -> (bool, String) {
-    let path = linux::programs::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
+    let path =
+        linux::programs::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
     let output = Command::new(path).args(args).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
 }
 
 pub fn succeed(program: &str, args: &[&str]) {
@@ -122,7 +156,15 @@ pub struct Mounted(pub PathBuf);
 impl Mounted {
     pub fn new(device: &Path, at: &Path, options: &str) -> Self {
         fs::create_dir_all(at).unwrap();
-        succeed("mount", &["-o", options, device.to_str().unwrap(), at.to_str().unwrap()]);
+        succeed(
+            "mount",
+            &[
+                "-o",
+                options,
+                device.to_str().unwrap(),
+                at.to_str().unwrap(),
+            ],
+        );
         Self(at.to_owned())
     }
 }

@@ -43,9 +43,14 @@ fn workspace() -> PathBuf {
 }
 
 fn test_data(name: &str) -> String {
-    let base = std::env::var_os("WRENN_TEST_DATA").map_or_else(|| workspace().join("target/testdata"), PathBuf::from);
+    let base = std::env::var_os("WRENN_TEST_DATA")
+        .map_or_else(|| workspace().join("target/testdata"), PathBuf::from);
     let path = base.join(name);
-    assert!(path.exists(), "{} is missing; type: make test-data", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing; type: make test-data",
+        path.display()
+    );
     path.to_string_lossy().into_owned()
 }
 
@@ -59,22 +64,38 @@ impl Agent {
         let parent = workspace().join("target/testdata/run");
         std::fs::create_dir_all(&parent).unwrap();
         let dir = TempDir::with_prefix_in("agent-", parent).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let env = env.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        let mut agent = Self { dir, env, port, child: None };
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let env = env
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        let mut agent = Self {
+            dir,
+            env,
+            port,
+            child: None,
+        };
         agent.launch_as(program).await;
         agent
     }
 
     /// Starts it, again, in its directory.
     pub async fn launch(&mut self) {
-        self.launch_as(Command::new(env!("CARGO_BIN_EXE_wrenn-agent"))).await;
+        self.launch_as(Command::new(env!("CARGO_BIN_EXE_wrenn-agent")))
+            .await;
     }
 
     /// Starts a program that is an agent, too.
     pub async fn launch_as(&mut self, mut program: Command) {
         let envd = workspace().join("builds/envd");
-        assert!(envd.exists(), "builds/envd is missing; type: make build-envd");
+        assert!(
+            envd.exists(),
+            "builds/envd is missing; type: make build-envd"
+        );
         let mut child = program
             .current_dir(self.dir.path())
             .env("WRENN_DIR", self.dir.path())
@@ -91,7 +112,12 @@ impl Agent {
             .spawn()
             .unwrap();
         // Made anew for each attempt: the token is there only once the agent has started.
-        let list = async || self.client().list_sandboxes(rpc::ListSandboxesRequest::default()).await.ok();
+        let list = async || {
+            self.client()
+                .list_sandboxes(rpc::ListSandboxesRequest::default())
+                .await
+                .ok()
+        };
         tokio::select! {
             status = child.wait() => panic!("the agent ended with {:?}", status.unwrap()),
             _ = eventually("the agent answering", PATIENCE, list) => {}
@@ -101,7 +127,10 @@ impl Agent {
 
     /// Waits until it has ended by itself.
     pub async fn died(&mut self) -> std::process::ExitStatus {
-        tokio::time::timeout(PATIENCE, self.child.take().unwrap().wait()).await.expect("it lives on").unwrap()
+        tokio::time::timeout(PATIENCE, self.child.take().unwrap().wait())
+            .await
+            .expect("it lives on")
+            .unwrap()
     }
 
     /// From its next start on.
@@ -117,7 +146,15 @@ impl Agent {
 
     /// Ends it in order.
     pub async fn stop(&mut self) {
-        let pid = Pid::from_raw(self.child.as_ref().unwrap().id().unwrap().try_into().unwrap());
+        let pid = Pid::from_raw(
+            self.child
+                .as_ref()
+                .unwrap()
+                .id()
+                .unwrap()
+                .try_into()
+                .unwrap(),
+        );
         kill(pid, Signal::SIGTERM).unwrap();
         assert!(self.died().await.success());
     }
@@ -132,20 +169,33 @@ impl Agent {
     }
 
     pub fn client(&self) -> Client {
-        let token = std::fs::read_to_string(self.dir.path().join("agent-token")).unwrap_or_default();
+        let token =
+            std::fs::read_to_string(self.dir.path().join("agent-token")).unwrap_or_default();
         self.client_with(token.trim())
     }
 
     pub fn client_with(&self, token: &str) -> Client {
         let url = format!("http://127.0.0.1:{}", self.port).parse().unwrap();
-        let config = ClientConfig::new(url).with_default_header("authorization", format!("Bearer {token}"));
+        let config =
+            ClientConfig::new(url).with_default_header("authorization", format!("Bearer {token}"));
         Client::new(HttpClient::plaintext(), config)
     }
 
-    pub async fn ensure(&self, id: &SandboxId, spec: rpc::SandboxSpec) -> Result<rpc::SandboxReport, ConnectError> {
-        let request = rpc::EnsureSandboxRequest { sandbox_id: id.to_string(), spec: spec.into(), ..Default::default() };
+    pub async fn ensure(
+        &self,
+        id: &SandboxId,
+        spec: rpc::SandboxSpec,
+    ) -> Result<rpc::SandboxReport, ConnectError> {
+        let request = rpc::EnsureSandboxRequest {
+            sandbox_id: id.to_string(),
+            spec: spec.into(),
+            ..Default::default()
+        };
         let options = CallOptions::default().with_timeout(PATIENCE);
-        let answer = self.client().ensure_sandbox_with_options(request, options).await?;
+        let answer = self
+            .client()
+            .ensure_sandbox_with_options(request, options)
+            .await?;
         Ok(answer.into_owned().sandbox.into_option().unwrap())
     }
 
@@ -153,46 +203,121 @@ impl Agent {
     pub async fn create(&self) -> SandboxId {
         let id = SandboxId::random();
         let report = self.ensure(&id, spec()).await.unwrap();
-        assert_eq!(report.state.as_known(), Some(rpc::SandboxState::SANDBOX_STATE_RUNNING), "{report:?}");
+        assert_eq!(
+            report.state.as_known(),
+            Some(rpc::SandboxState::SANDBOX_STATE_RUNNING),
+            "{report:?}"
+        );
         id
     }
 
     pub async fn remove(&self, id: &SandboxId) {
-        let request = rpc::RemoveSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        let request = rpc::RemoveSandboxRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
         self.client().remove_sandbox(request).await.unwrap();
     }
 
     pub async fn pause(&self, id: &SandboxId) -> Result<rpc::SandboxReport, ConnectError> {
-        let request = rpc::PauseSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
-        Ok(self.client().pause_sandbox(request).await?.into_owned().sandbox.into_option().unwrap())
+        let request = rpc::PauseSandboxRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .pause_sandbox(request)
+            .await?
+            .into_owned()
+            .sandbox
+            .into_option()
+            .unwrap())
     }
 
     pub async fn resume(&self, id: &SandboxId) -> Result<rpc::SandboxReport, ConnectError> {
-        let request = rpc::ResumeSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
-        Ok(self.client().resume_sandbox(request).await?.into_owned().sandbox.into_option().unwrap())
+        let request = rpc::ResumeSandboxRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .resume_sandbox(request)
+            .await?
+            .into_owned()
+            .sandbox
+            .into_option()
+            .unwrap())
     }
 
-    pub async fn fork(&self, id: &SandboxId, children: &[SandboxId]) -> Result<Vec<rpc::SandboxReport>, ConnectError> {
+    pub async fn fork(
+        &self,
+        id: &SandboxId,
+        children: &[SandboxId],
+    ) -> Result<Vec<rpc::SandboxReport>, ConnectError> {
         let child_ids = children.iter().map(ToString::to_string).collect();
-        let request = rpc::ForkSandboxRequest { sandbox_id: id.to_string(), child_ids, ..Default::default() };
-        Ok(self.client().fork_sandbox(request).await?.into_owned().children)
+        let request = rpc::ForkSandboxRequest {
+            sandbox_id: id.to_string(),
+            child_ids,
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .fork_sandbox(request)
+            .await?
+            .into_owned()
+            .children)
     }
 
-    pub async fn snapshot(&self, id: &SandboxId, name: &str, memory: bool) -> Result<rpc::Template, ConnectError> {
+    pub async fn snapshot(
+        &self,
+        id: &SandboxId,
+        name: &str,
+        memory: bool,
+    ) -> Result<rpc::Template, ConnectError> {
         let (sandbox_id, name) = (id.to_string(), name.to_owned());
-        let request = rpc::CreateSnapshotRequest { sandbox_id, name, memory, ..Default::default() };
-        Ok(self.client().create_snapshot(request).await?.into_owned().template.into_option().unwrap())
+        let request = rpc::CreateSnapshotRequest {
+            sandbox_id,
+            name,
+            memory,
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .create_snapshot(request)
+            .await?
+            .into_owned()
+            .template
+            .into_option()
+            .unwrap())
     }
 
     pub async fn remove_snapshot(&self, name: &str) -> Result<(), ConnectError> {
-        let request = rpc::RemoveSnapshotRequest { name: name.to_owned(), ..Default::default() };
+        let request = rpc::RemoveSnapshotRequest {
+            name: name.to_owned(),
+            ..Default::default()
+        };
         self.client().remove_snapshot(request).await.map(drop)
     }
 
-    pub async fn checkpoint(&self, id: &SandboxId, name: &str) -> Result<rpc::Checkpoint, ConnectError> {
+    pub async fn checkpoint(
+        &self,
+        id: &SandboxId,
+        name: &str,
+    ) -> Result<rpc::Checkpoint, ConnectError> {
         let (sandbox_id, name) = (id.to_string(), name.to_owned());
-        let request = rpc::CreateCheckpointRequest { sandbox_id, name, ..Default::default() };
-        Ok(self.client().create_checkpoint(request).await?.into_owned().checkpoint.into_option().unwrap())
+        let request = rpc::CreateCheckpointRequest {
+            sandbox_id,
+            name,
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .create_checkpoint(request)
+            .await?
+            .into_owned()
+            .checkpoint
+            .into_option()
+            .unwrap())
     }
 
     pub async fn set_network(
@@ -200,15 +325,40 @@ impl Agent {
         id: &SandboxId,
         rules: rpc::NetworkRules,
     ) -> Result<rpc::SandboxReport, ConnectError> {
-        let request =
-            rpc::UpdateNetworkRequest { sandbox_id: id.to_string(), network: rules.into(), ..Default::default() };
-        Ok(self.client().update_network(request).await?.into_owned().sandbox.into_option().unwrap())
+        let request = rpc::UpdateNetworkRequest {
+            sandbox_id: id.to_string(),
+            network: rules.into(),
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .update_network(request)
+            .await?
+            .into_owned()
+            .sandbox
+            .into_option()
+            .unwrap())
     }
 
-    pub async fn roll_back(&self, id: &SandboxId, name: &str) -> Result<rpc::SandboxReport, ConnectError> {
+    pub async fn roll_back(
+        &self,
+        id: &SandboxId,
+        name: &str,
+    ) -> Result<rpc::SandboxReport, ConnectError> {
         let (sandbox_id, name) = (id.to_string(), name.to_owned());
-        let request = rpc::RollbackSandboxRequest { sandbox_id, name, ..Default::default() };
-        Ok(self.client().rollback_sandbox(request).await?.into_owned().sandbox.into_option().unwrap())
+        let request = rpc::RollbackSandboxRequest {
+            sandbox_id,
+            name,
+            ..Default::default()
+        };
+        Ok(self
+            .client()
+            .rollback_sandbox(request)
+            .await?
+            .into_owned()
+            .sandbox
+            .into_option()
+            .unwrap())
     }
 
     /// What a script says, which must succeed.
@@ -219,11 +369,19 @@ impl Agent {
     }
 
     pub async fn list(&self) -> Vec<rpc::SandboxReport> {
-        self.client().list_sandboxes(rpc::ListSandboxesRequest::default()).await.unwrap().into_owned().sandboxes
+        self.client()
+            .list_sandboxes(rpc::ListSandboxesRequest::default())
+            .await
+            .unwrap()
+            .into_owned()
+            .sandboxes
     }
 
     pub async fn report(&self, id: &SandboxId) -> Option<rpc::SandboxReport> {
-        self.list().await.into_iter().find(|report| report.sandbox_id == id.as_str())
+        self.list()
+            .await
+            .into_iter()
+            .find(|report| report.sandbox_id == id.as_str())
     }
 
     /// Waits until the sandbox has ended; its reason.
@@ -256,22 +414,37 @@ impl Agent {
                 _ => {}
             }
         }
-        Err(ConnectError::new(ErrorCode::DataLoss, "the stream ended without an end"))
+        Err(ConnectError::new(
+            ErrorCode::DataLoss,
+            "the stream ended without an end",
+        ))
     }
 
-    /// Removes everything and checks that nothing is left in the agent's directory, and no claim or process of it.
+    /// Removes everything and checks that nothing is left in the agent's directory, and no claim or
+    /// process of it.
     pub async fn finish(mut self) {
         for report in self.list().await {
             self.remove(&report.sandbox_id.parse().unwrap()).await;
         }
-        let left: Vec<_> = std::fs::read_dir(self.dir.path().join("sandboxes")).unwrap().flatten().collect();
+        let left: Vec<_> = std::fs::read_dir(self.dir.path().join("sandboxes"))
+            .unwrap()
+            .flatten()
+            .collect();
         assert!(left.is_empty(), "files of removed sandboxes: {left:?}");
-        let left: Vec<_> = std::fs::read_dir(self.dir.path().join("snapshots")).unwrap().flatten().collect();
+        let left: Vec<_> = std::fs::read_dir(self.dir.path().join("snapshots"))
+            .unwrap()
+            .flatten()
+            .collect();
         assert!(left.is_empty(), "files of removed snapshots: {left:?}");
         assert_eq!(claims_of(self.dir.path()), 0, "claims of removed sandboxes");
         let needle = self.dir.path().to_string_lossy().into_owned().into_bytes();
-        let names_us = |cmdline: &[u8]| cmdline.windows(needle.len()).any(|window| window == needle);
-        assert_eq!(linux::process::find(names_us).unwrap().len(), 0, "processes of removed sandboxes");
+        let names_us =
+            |cmdline: &[u8]| cmdline.windows(needle.len()).any(|window| window == needle);
+        assert_eq!(
+            linux::process::find(names_us).unwrap().len(),
+            0,
+            "processes of removed sandboxes"
+        );
         self.kill_nine().await;
     }
 }
@@ -283,10 +456,16 @@ pub fn claims_of(dir: &Path) -> usize {
 
 /// Network slots that an agent in `dir` holds.
 pub fn slots_of(dir: &Path) -> Vec<Slot> {
-    let entries = std::fs::read_dir(hostd::network::CLAIMS_DIR).into_iter().flatten().flatten();
-    let named = |path: PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.contains(dir.to_str().unwrap()));
+    let entries = std::fs::read_dir(hostd::network::CLAIMS_DIR)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let named = |path: PathBuf| {
+        std::fs::read_to_string(path).is_ok_and(|text| text.contains(dir.to_str().unwrap()))
+    };
     let held = entries.filter(|entry| named(entry.path()));
-    held.map(|entry| Slot::new(entry.file_name().to_str().unwrap().parse().unwrap()).unwrap()).collect()
+    held.map(|entry| Slot::new(entry.file_name().to_str().unwrap().parse().unwrap()).unwrap())
+        .collect()
 }
 
 pub fn spec() -> rpc::SandboxSpec {
@@ -295,7 +474,9 @@ pub fn spec() -> rpc::SandboxSpec {
         vcpus: 1,
         memory_mb: 192,
         timeout_sec: 300,
-        envs: [("GREETING".to_owned(), "hello".to_owned())].into_iter().collect(),
+        envs: [("GREETING".to_owned(), "hello".to_owned())]
+            .into_iter()
+            .collect(),
         ..Default::default()
     }
 }

@@ -27,7 +27,10 @@ impl Host {
         File::create(&file).unwrap().set_len(HOST_BYTES).unwrap();
         fs::create_dir(&at).unwrap();
         run("mkfs.ext4", &["-q", "-m", "0", file.to_str().unwrap()]);
-        run("mount", &["-o", "loop", file.to_str().unwrap(), at.to_str().unwrap()]);
+        run(
+            "mount",
+            &["-o", "loop", file.to_str().unwrap(), at.to_str().unwrap()],
+        );
         fs::remove_dir(at.join("lost+found")).unwrap();
         Self { at }
     }
@@ -39,7 +42,11 @@ impl Host {
     /// Something else takes the rest.
     fn fill(&self) {
         let free = linux::file::space(&self.at).unwrap().free;
-        linux::file::allocate(&File::create(self.filler()).unwrap(), free.saturating_sub(LEFT)).unwrap();
+        linux::file::allocate(
+            &File::create(self.filler()).unwrap(),
+            free.saturating_sub(LEFT),
+        )
+        .unwrap();
     }
 
     fn free(&self) {
@@ -50,20 +57,37 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         // After a failure something may still live in there.
-        let how: &[&str] = if std::thread::panicking() { &["--lazy"] } else { &[] };
+        let how: &[&str] = if std::thread::panicking() {
+            &["--lazy"]
+        } else {
+            &[]
+        };
         let gone = Command::new("umount").args(how).arg(&self.at).status();
-        assert!(std::thread::panicking() || gone.is_ok_and(|status| status.success()), "it is still mounted");
+        assert!(
+            std::thread::panicking() || gone.is_ok_and(|status| status.success()),
+            "it is still mounted"
+        );
     }
 }
 
 fn run(program: &str, args: &[&str]) {
-    let path = linux::programs::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
+    let path =
+        linux::programs::find(program).unwrap_or_else(|| panic!("{program} is not installed"));
     let output = Command::new(path).args(args).output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 async fn remembers(agent: &Agent, id: &SandboxId, word: &str) {
-    let said = agent.out(id, "cat /dev/shm/word; cksum < /dev/shm/big | cut -d' ' -f2").await;
+    let said = agent
+        .out(
+            id,
+            "cat /dev/shm/word; cksum < /dev/shm/big | cut -d' ' -f2",
+        )
+        .await;
     assert_eq!(said, format!("{word}\n{}", WRITTEN_MB << 20));
 }
 
@@ -71,17 +95,32 @@ async fn remembers(agent: &Agent, id: &SandboxId, word: &str) {
 async fn a_pause_without_room_leaves_it_running_and_a_resume_without_room_leaves_it_paused() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let host = Host::new(dir.path());
-    let agent = Agent::start(&[("AGENT_SANDBOXES_PATH", host.at.to_str().unwrap()), ("AGENT_WARM", "off")]).await;
+    let agent = Agent::start(&[
+        ("AGENT_SANDBOXES_PATH", host.at.to_str().unwrap()),
+        ("AGENT_WARM", "off"),
+    ])
+    .await;
     let id = agent.create().await;
     // From here on its memory is its own, over a file that has all its blocks.
     agent.pause(&id).await.unwrap();
     agent.resume(&id).await.unwrap();
-    agent.out(&id, &format!("echo one > /dev/shm/word; head -c {WRITTEN_MB}M /dev/urandom > /dev/shm/big; sync")).await;
+    agent
+        .out(
+            &id,
+            &format!(
+                "echo one > /dev/shm/word; head -c {WRITTEN_MB}M /dev/urandom > /dev/shm/big; sync"
+            ),
+        )
+        .await;
     host.fill();
     let refused = agent.pause(&id).await.unwrap_err().message.unwrap();
     assert!(refused.contains("No space left on device"), "{refused}");
     let report = agent.report(&id).await.unwrap();
-    assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_RUNNING), "{report:?}");
+    assert_eq!(
+        report.state.as_known(),
+        Some(State::SANDBOX_STATE_RUNNING),
+        "{report:?}"
+    );
     remembers(&agent, &id, "one").await;
     agent.out(&id, "echo two > /dev/shm/word").await;
     host.free();
@@ -92,13 +131,21 @@ async fn a_pause_without_room_leaves_it_running_and_a_resume_without_room_leaves
         let text = refused.message.unwrap();
         assert!(text.contains("No space left on device"), "{text}");
         let report = agent.report(&id).await.unwrap();
-        assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_PAUSED), "{report:?}");
+        assert_eq!(
+            report.state.as_known(),
+            Some(State::SANDBOX_STATE_PAUSED),
+            "{report:?}"
+        );
     }
     host.free();
     agent.resume(&id).await.unwrap();
     remembers(&agent, &id, "two").await;
     agent.remove(&id).await;
-    let left: Vec<_> = fs::read_dir(&host.at).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> = fs::read_dir(&host.at)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     assert!(left.is_empty(), "{left:?}");
     fs::create_dir(agent.dir.path().join("sandboxes")).unwrap();
     agent.finish().await;
@@ -108,17 +155,32 @@ async fn a_pause_without_room_leaves_it_running_and_a_resume_without_room_leaves
 async fn a_guest_whose_memory_has_no_room_ends_with_the_reason_and_others_go_on() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let host = Host::new(dir.path());
-    let agent = Agent::start(&[("AGENT_SANDBOXES_PATH", host.at.to_str().unwrap()), ("AGENT_WARM", "off")]).await;
+    let agent = Agent::start(&[
+        ("AGENT_SANDBOXES_PATH", host.at.to_str().unwrap()),
+        ("AGENT_WARM", "off"),
+    ])
+    .await;
     let (greedy, calm) = (agent.create().await, agent.create().await);
     agent.pause(&calm).await.unwrap();
     agent.resume(&calm).await.unwrap();
-    agent.out(&calm, &format!("echo one > /dev/shm/word; head -c {WRITTEN_MB}M /dev/urandom > /dev/shm/big")).await;
+    agent
+        .out(
+            &calm,
+            &format!("echo one > /dev/shm/word; head -c {WRITTEN_MB}M /dev/urandom > /dev/shm/big"),
+        )
+        .await;
     host.fill();
-    // Memory of a guest that was booted is a file, of which nothing is there that was never written.
-    let _ = agent.sh(&greedy, "head -c 64M /dev/zero | tr '\\0' x > /dev/shm/big").await;
+    // Memory of a guest that was booted is a file, of which nothing is there that was never
+    // written.
+    let _ = agent
+        .sh(&greedy, "head -c 64M /dev/zero | tr '\\0' x > /dev/shm/big")
+        .await;
     let (state, reason) = agent.ended(&greedy).await;
     assert_eq!(state, State::SANDBOX_STATE_ERROR);
-    assert!(reason.contains("no room for the guest's memory"), "{reason}");
+    assert!(
+        reason.contains("no room for the guest's memory"),
+        "{reason}"
+    );
     remembers(&agent, &calm, "one").await;
     agent.remove(&greedy).await;
     agent.remove(&calm).await;

@@ -8,7 +8,11 @@ use model::SandboxId;
 use crate::agent::{Agent, spec};
 
 fn runs(report: &rpc::SandboxReport) {
-    assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_RUNNING), "{report:?}");
+    assert_eq!(
+        report.state.as_known(),
+        Some(State::SANDBOX_STATE_RUNNING),
+        "{report:?}"
+    );
 }
 
 /// Everything of a guest that must be its own.
@@ -19,19 +23,36 @@ const IDENTITY: &str = "cat /proc/sys/kernel/random/boot_id /etc/machine-id; hos
 async fn children_begin_where_their_parent_was_and_are_their_own() {
     let agent = Agent::start(&[]).await;
     let parent = agent.create().await;
-    agent.out(&parent, "echo of the parent > file; echo 7 > /dev/shm/memory").await;
+    agent
+        .out(
+            &parent,
+            "echo of the parent > file; echo 7 > /dev/shm/memory",
+        )
+        .await;
     let children: Vec<SandboxId> = (0..3).map(|_| SandboxId::random()).collect();
     for child in agent.fork(&parent, &children).await.unwrap() {
         runs(&child);
     }
     let mut seen = std::collections::BTreeSet::new();
     for id in std::iter::once(&parent).chain(&children) {
-        assert_eq!(agent.out(id, "cat file /dev/shm/memory").await, "of the parent\n7");
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        assert_eq!(
+            agent.out(id, "cat file /dev/shm/memory").await,
+            "of the parent\n7"
+        );
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64();
         let theirs: f64 = agent.out(id, "date +%s.%N").await.parse().unwrap();
-        assert!((theirs - now).abs() < 2.0, "its clock says {theirs} at {now}");
+        assert!(
+            (theirs - now).abs() < 2.0,
+            "its clock says {theirs} at {now}"
+        );
         for line in agent.out(id, IDENTITY).await.lines() {
-            assert!(seen.insert(line.to_owned()), "{line} of {id} is another one's");
+            assert!(
+                seen.insert(line.to_owned()),
+                "{line} of {id} is another one's"
+            );
         }
         agent.out(id, &format!("echo {id} > file; sync")).await;
     }
@@ -40,8 +61,16 @@ async fn children_begin_where_their_parent_was_and_are_their_own() {
     }
     agent.remove(&parent).await;
     // Asked once more, it answers with what there is.
-    agent.fork(&parent, &children).await.unwrap().iter().for_each(runs);
-    assert_eq!(agent.out(&children[0], "cat file").await, children[0].as_str());
+    agent
+        .fork(&parent, &children)
+        .await
+        .unwrap()
+        .iter()
+        .for_each(runs);
+    assert_eq!(
+        agent.out(&children[0], "cat file").await,
+        children[0].as_str()
+    );
     // One that cannot be made takes all with it.
     let taken = [SandboxId::random(), SandboxId::random()];
     let gone = agent.fork(&parent, &taken).await.unwrap_err();
@@ -56,41 +85,110 @@ async fn a_snapshot_is_a_template_with_memory_or_without() {
     let source = agent.create().await;
     agent.out(&source, "echo of the source > file; echo 7 > /dev/shm/memory; dd if=/dev/urandom of=big bs=1M count=20 2>/dev/null; md5sum big > sum").await;
     let snapshot = agent.snapshot(&source, "with-memory", true).await.unwrap();
-    assert_eq!((snapshot.vcpus, snapshot.memory_mb), (1, 192), "{snapshot:?}");
-    agent.out(&source, "dd if=/dev/urandom of=gone bs=1M count=64 2>/dev/null; sync; rm gone").await;
-    let small = agent.snapshot(&source, "without-what-is-gone", false).await.unwrap();
+    assert_eq!(
+        (snapshot.vcpus, snapshot.memory_mb),
+        (1, 192),
+        "{snapshot:?}"
+    );
+    agent
+        .out(
+            &source,
+            "dd if=/dev/urandom of=gone bs=1M count=64 2>/dev/null; sync; rm gone",
+        )
+        .await;
+    let small = agent
+        .snapshot(&source, "without-what-is-gone", false)
+        .await
+        .unwrap();
     agent.pause(&source).await.unwrap();
     let image = agent.snapshot(&source, "disk-only", false).await.unwrap();
     assert_eq!(image.memory_mb, 0, "{image:?}");
-    let templates = agent.client().list_templates(rpc::ListTemplatesRequest::default()).await.unwrap().into_owned();
-    let base = templates.templates.iter().find(|template| template.name == "minimal").unwrap().size_bytes;
+    let templates = agent
+        .client()
+        .list_templates(rpc::ListTemplatesRequest::default())
+        .await
+        .unwrap()
+        .into_owned();
+    let base = templates
+        .templates
+        .iter()
+        .find(|template| template.name == "minimal")
+        .unwrap()
+        .size_bytes;
     // What was written and not deleted, and some 60 MiB of kernel and initramfs.
-    assert!((base + (20 << 20)..base + (100 << 20)).contains(&small.size_bytes), "{small:?} over {base}");
-    let taken = agent.snapshot(&source, "disk-only", false).await.unwrap_err();
+    assert!(
+        (base + (20 << 20)..base + (100 << 20)).contains(&small.size_bytes),
+        "{small:?} over {base}"
+    );
+    let taken = agent
+        .snapshot(&source, "disk-only", false)
+        .await
+        .unwrap_err();
     assert_eq!(taken.code, ErrorCode::AlreadyExists, "{taken:?}");
     let taken = agent.snapshot(&source, "minimal", false).await.unwrap_err();
     assert!(taken.message.unwrap().contains("base image"));
     agent.remove(&source).await;
 
-    let of = |template: &str| rpc::SandboxSpec { template: template.to_owned(), ..spec() };
-    let other = agent.ensure(&SandboxId::random(), rpc::SandboxSpec { memory_mb: 256, ..of("with-memory") }).await;
+    let of = |template: &str| rpc::SandboxSpec {
+        template: template.to_owned(),
+        ..spec()
+    };
+    let other = agent
+        .ensure(
+            &SandboxId::random(),
+            rpc::SandboxSpec {
+                memory_mb: 256,
+                ..of("with-memory")
+            },
+        )
+        .await;
     assert_eq!(other.unwrap_err().code, ErrorCode::InvalidArgument);
     let [one, two, booted] = [(); 3].map(|()| SandboxId::random());
-    let (a, b) = tokio::join!(agent.ensure(&one, of("with-memory")), agent.ensure(&two, of("with-memory")));
+    let (a, b) = tokio::join!(
+        agent.ensure(&one, of("with-memory")),
+        agent.ensure(&two, of("with-memory"))
+    );
     runs(&a.unwrap());
     runs(&b.unwrap());
-    runs(&agent.ensure(&booted, rpc::SandboxSpec { memory_mb: 256, ..of("disk-only") }).await.unwrap());
+    runs(
+        &agent
+            .ensure(
+                &booted,
+                rpc::SandboxSpec {
+                    memory_mb: 256,
+                    ..of("disk-only")
+                },
+            )
+            .await
+            .unwrap(),
+    );
     for id in [&one, &two] {
-        assert_eq!(agent.out(id, "md5sum -c --quiet sum; cat file /dev/shm/memory").await, "of the source\n7");
+        assert_eq!(
+            agent
+                .out(id, "md5sum -c --quiet sum; cat file /dev/shm/memory")
+                .await,
+            "of the source\n7"
+        );
         agent.out(id, &format!("echo {id} > file; sync")).await;
     }
-    assert_eq!(agent.out(&booted, "md5sum -c --quiet sum; cat file; test ! -e /dev/shm/memory").await, "of the source");
+    assert_eq!(
+        agent
+            .out(
+                &booted,
+                "md5sum -c --quiet sum; cat file; test ! -e /dev/shm/memory"
+            )
+            .await,
+        "of the source"
+    );
     assert_eq!(agent.out(&one, "cat file").await, one.as_str());
 
     let in_use = agent.remove_snapshot("with-memory").await.unwrap_err();
     assert_eq!(in_use.code, ErrorCode::Aborted);
     let text = in_use.message.unwrap();
-    assert!(text.contains(one.as_str()) && text.contains(two.as_str()), "{text}");
+    assert!(
+        text.contains(one.as_str()) && text.contains(two.as_str()),
+        "{text}"
+    );
     agent.pause(&one).await.unwrap();
     for id in [&two, &booted] {
         agent.remove(id).await;
@@ -98,7 +196,10 @@ async fn a_snapshot_is_a_template_with_memory_or_without() {
     agent.remove_snapshot("disk-only").await.unwrap();
     agent.remove_snapshot("without-what-is-gone").await.unwrap();
     agent.resume(&one).await.unwrap();
-    assert_eq!(agent.out(&one, "cat file; echo $GREETING").await, format!("{one}\nhello"));
+    assert_eq!(
+        agent.out(&one, "cat file; echo $GREETING").await,
+        format!("{one}\nhello")
+    );
     agent.remove(&one).await;
     agent.remove_snapshot("with-memory").await.unwrap();
     agent.remove_snapshot("with-memory").await.unwrap();
@@ -109,19 +210,35 @@ async fn a_snapshot_is_a_template_with_memory_or_without() {
 async fn a_sandbox_goes_back_to_its_checkpoints() {
     let agent = Agent::start(&[]).await;
     let id = agent.create().await;
-    agent.out(&id, "echo one > file; echo one > /dev/shm/memory; sync").await;
+    agent
+        .out(&id, "echo one > file; echo one > /dev/shm/memory; sync")
+        .await;
     agent.checkpoint(&id, "one").await.unwrap();
-    assert_eq!(agent.checkpoint(&id, "one").await.unwrap_err().code, ErrorCode::AlreadyExists);
-    agent.out(&id, "echo two > file; echo two > /dev/shm/memory; sync").await;
+    assert_eq!(
+        agent.checkpoint(&id, "one").await.unwrap_err().code,
+        ErrorCode::AlreadyExists
+    );
+    agent
+        .out(&id, "echo two > file; echo two > /dev/shm/memory; sync")
+        .await;
     agent.pause(&id).await.unwrap();
     agent.checkpoint(&id, "two").await.unwrap();
     for (name, paused) in [("one", true), ("two", false), ("one", false)] {
         let report = agent.roll_back(&id, name).await.unwrap();
-        let state = if paused { State::SANDBOX_STATE_PAUSED } else { State::SANDBOX_STATE_RUNNING };
+        let state = if paused {
+            State::SANDBOX_STATE_PAUSED
+        } else {
+            State::SANDBOX_STATE_RUNNING
+        };
         assert_eq!(report.state.as_known(), Some(state), "{report:?}");
         agent.resume(&id).await.unwrap();
-        assert_eq!(agent.out(&id, "cat file /dev/shm/memory").await, format!("{name}\n{name}"));
-        agent.out(&id, "echo later > file; echo later > /dev/shm/memory; sync").await;
+        assert_eq!(
+            agent.out(&id, "cat file /dev/shm/memory").await,
+            format!("{name}\n{name}")
+        );
+        agent
+            .out(&id, "echo later > file; echo later > /dev/shm/memory; sync")
+            .await;
     }
     let unknown = agent.roll_back(&id, "three").await.unwrap_err();
     assert_eq!(unknown.code, ErrorCode::NotFound);

@@ -1,6 +1,6 @@
-//! A host and an internet of the test's own: two namespaces with a cable between them. The agent and all of its host's
-//! side live in the first one, so that neither routes nor rules of this machine are touched; the second one answers for
-//! every address that there is, public or not.
+//! A host and an internet of the test's own: two namespaces with a cable between them. The agent
+//! and all of its host's side live in the first one, so that neither routes nor rules of this
+//! machine are touched; the second one answers for every address that there is, public or not.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -10,7 +10,8 @@ use std::time::Duration;
 use linux::link::Links;
 use linux::{netns, sysctl};
 
-/// An address of the internet, and the host's own there. Public ones: others are refused for being so.
+/// An address of the internet, and the host's own there. Public ones: others are refused for being
+/// so.
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 14);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
@@ -62,18 +63,31 @@ pub struct Heard(Arc<Mutex<Vec<(SocketAddr, String)>>>);
 
 impl Heard {
     pub fn texts(&self) -> Vec<String> {
-        self.0.lock().unwrap().iter().map(|(_, text)| text.clone()).collect()
+        self.0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, text)| text.clone())
+            .collect()
     }
 
     pub fn senders(&self) -> Vec<SocketAddr> {
-        self.0.lock().unwrap().iter().map(|(sender, _)| *sender).collect()
+        self.0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(sender, _)| *sender)
+            .collect()
     }
 }
 
 impl World {
     pub fn make(name: &str) -> Self {
         let pid = std::process::id();
-        let world = Self { host: format!("wtest-h-{name}-{pid}"), internet: format!("wtest-i-{name}-{pid}") };
+        let world = Self {
+            host: format!("wtest-h-{name}-{pid}"),
+            internet: format!("wtest-i-{name}-{pid}"),
+        };
         for name in [&world.host, &world.internet] {
             netns::create(name).unwrap();
         }
@@ -90,7 +104,10 @@ impl World {
             links.up("lo")?;
             links.add_address("cable", ROUTER, 24)?;
             links.up("cable")?;
-            PRIVATE.into_iter().chain([INTERNET]).try_for_each(|address| links.add_address("lo", address, 32))
+            PRIVATE
+                .into_iter()
+                .chain([INTERNET])
+                .try_for_each(|address| links.add_address("lo", address, 32))
         });
         world.on_host(|| Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, ROUTER));
         world
@@ -101,7 +118,10 @@ impl World {
         self.on_internet(|| {
             let links = Links::here()?;
             links.add_address("cable", ROUTER6, 64)?;
-            PRIVATE6.into_iter().chain([INTERNET6]).try_for_each(|address| links.add_address("lo", address, 128))
+            PRIVATE6
+                .into_iter()
+                .chain([INTERNET6])
+                .try_for_each(|address| links.add_address("lo", address, 128))
         });
         self.on_host(|| {
             let links = Links::here()?;
@@ -113,18 +133,27 @@ impl World {
         self
     }
 
-    pub fn on_host<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+    pub fn on_host<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> T {
         netns::enter(&self.host, work).unwrap()
     }
 
-    pub fn on_internet<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+    pub fn on_internet<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> T {
         netns::enter(&self.internet, work).unwrap()
     }
 
     /// Runs a test on the host: it and every program that it starts see only this world.
     pub fn run<T: Send + 'static>(&self, test: impl AsyncFnOnce() -> T + Send + 'static) -> T {
         self.on_host(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
             Ok(runtime.block_on(test()))
         })
     }
@@ -138,8 +167,8 @@ impl Drop for World {
     }
 }
 
-/// Servers in the calling thread's namespace, which answer whoever asks for as long as the process lives: over TCP on
-/// all addresses, over UDP on these.
+/// Servers in the calling thread's namespace, which answer whoever asks for as long as the process
+/// lives: over TCP on all addresses, over UDP on these.
 pub fn serve<A: Into<IpAddr> + Copy>(addresses: &[A]) -> io::Result<Heard> {
     let heard = Heard::default();
     let tcp = TcpListener::bind(("::", PORT))?;
@@ -149,7 +178,10 @@ pub fn serve<A: Into<IpAddr> + Copy>(addresses: &[A]) -> io::Result<Heard> {
         std::thread::spawn(move || {
             let mut buffer = [0; 2000];
             while let Ok((length, sender)) = udp.recv_from(&mut buffer) {
-                note.0.lock().unwrap().push((sender, String::from_utf8_lossy(&buffer[..length]).into_owned()));
+                note.0.lock().unwrap().push((
+                    sender,
+                    String::from_utf8_lossy(&buffer[..length]).into_owned(),
+                ));
                 let _ = udp.send_to(b"answered", sender);
             }
         });

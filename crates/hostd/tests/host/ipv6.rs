@@ -1,4 +1,5 @@
-//! Guests over IPv6: the internet and nothing else, whatever root sends, and only where the host has it.
+//! Guests over IPv6: the internet and nothing else, whatever root sends, and only where the host
+//! has it.
 
 use std::fs;
 use std::io;
@@ -27,7 +28,12 @@ struct Answers {
     reached: Vec<String>,
 }
 
-async fn attack(agent: &Agent, id: &SandboxId, targets: &[(Ipv6Addr, u16)], sources: &[Ipv6Addr]) -> Answers {
+async fn attack(
+    agent: &Agent,
+    id: &SandboxId,
+    targets: &[(Ipv6Addr, u16)],
+    sources: &[Ipv6Addr],
+) -> Answers {
     let targets: Vec<_> = targets.iter().chain([&(INTERNET6, PORT)]).collect();
     let told = serde_json::json!({
         "guest": GUEST_IP6, "gateway": GATEWAY_IP6, "internet": INTERNET6, "port": PORT, "targets": targets,
@@ -40,22 +46,52 @@ async fn attack(agent: &Agent, id: &SandboxId, targets: &[(Ipv6Addr, u16)], sour
 
 /// Everything that is not the internet. What is the neighbour's is first.
 fn forbidden(mine: Slot, neighbour: Slot, agent: u16, links: &[Ipv6Addr]) -> Vec<(Ipv6Addr, u16)> {
-    let multicast = ["ff02::1", "ff02::2", "ff02::16", "ff05::2", "ff0e::1"].map(|text| text.parse().unwrap());
+    let multicast =
+        ["ff02::1", "ff02::2", "ff02::16", "ff05::2", "ff0e::1"].map(|text| text.parse().unwrap());
     let ends = ["fe80::1", "fe80::2"].map(|text| text.parse().unwrap());
-    let hosts = [neighbour.host_ip6(), mine.host_ip6(), HOST6, GATEWAY_IP6].into_iter().chain(ends);
-    let hosts = hosts.chain(links.iter().copied()).flat_map(|ip| [(ip, PORT), (ip, agent), (ip, AGENT_OF_GUESTS)]);
-    hosts.chain(PRIVATE6.into_iter().chain([ROUTER6]).chain(multicast).map(|ip| (ip, PORT))).collect()
+    let hosts = [neighbour.host_ip6(), mine.host_ip6(), HOST6, GATEWAY_IP6]
+        .into_iter()
+        .chain(ends);
+    let hosts = hosts
+        .chain(links.iter().copied())
+        .flat_map(|ip| [(ip, PORT), (ip, agent), (ip, AGENT_OF_GUESTS)]);
+    hosts
+        .chain(
+            PRIVATE6
+                .into_iter()
+                .chain([ROUTER6])
+                .chain(multicast)
+                .map(|ip| (ip, PORT)),
+        )
+        .collect()
 }
 
 /// What the calling thread's namespace knows of addresses, ways and neighbours.
 fn known() -> io::Result<String> {
-    let neighbours = std::process::Command::new("ip").args(["-6", "neigh"]).output()?.stdout;
+    let neighbours = std::process::Command::new("ip")
+        .args(["-6", "neigh"])
+        .output()?
+        .stdout;
     // The seventh to ninth parts of a route are counters.
     let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
-    let routes = routes.lines().map(|line| line.split_ascii_whitespace().take(6).collect::<Vec<_>>().join(" "));
+    let routes = routes.lines().map(|line| {
+        line.split_ascii_whitespace()
+            .take(6)
+            .collect::<Vec<_>>()
+            .join(" ")
+    });
     let mut lines: Vec<String> = routes.collect();
-    lines.extend(fs::read_to_string("/proc/thread-self/net/if_inet6")?.lines().map(str::to_owned));
-    lines.extend(String::from_utf8_lossy(&neighbours).lines().filter(|line| line.contains("PERM")).map(str::to_owned));
+    lines.extend(
+        fs::read_to_string("/proc/thread-self/net/if_inet6")?
+            .lines()
+            .map(str::to_owned),
+    );
+    lines.extend(
+        String::from_utf8_lossy(&neighbours)
+            .lines()
+            .filter(|line| line.contains("PERM"))
+            .map(str::to_owned),
+    );
     lines.sort();
     Ok(lines.join("\n"))
 }
@@ -63,52 +99,114 @@ fn known() -> io::Result<String> {
 /// Link-local addresses of the calling thread's namespace.
 fn link_local() -> io::Result<Vec<Ipv6Addr>> {
     let addresses = link::addresses6()?.into_iter();
-    Ok(addresses.map(|(address, ..)| address).filter(Ipv6Addr::is_unicast_link_local).collect())
+    Ok(addresses
+        .map(|(address, ..)| address)
+        .filter(Ipv6Addr::is_unicast_link_local)
+        .collect())
 }
 
 async fn answers(at: Ipv6Addr) -> bool {
-    tokio::task::spawn_blocking(move || is_reached(at, PORT)).await.unwrap()
+    tokio::task::spawn_blocking(move || is_reached(at, PORT))
+        .await
+        .unwrap()
 }
 
 #[test]
 fn a_guest_reaches_the_internet_over_ipv6_and_nothing_else() {
     let world = World::make("six").with_ipv6();
-    let internet = world.on_internet(|| serve(&PRIVATE6.into_iter().chain([INTERNET6, ROUTER6]).collect::<Vec<_>>()));
+    let internet = world.on_internet(|| {
+        serve(
+            &PRIVATE6
+                .into_iter()
+                .chain([INTERNET6, ROUTER6])
+                .collect::<Vec<_>>(),
+        )
+    });
     let host = world.on_host(|| serve(&[Ipv6Addr::UNSPECIFIED]));
     world.run(async move || {
         let agent = Agent::start(&[]).await;
         let (attacker, neighbour) = tokio::join!(agent.create(), agent.create());
-        let (mine, theirs) = (slot_of(&agent, &attacker).await, slot_of(&agent, &neighbour).await);
+        let (mine, theirs) = (
+            slot_of(&agent, &attacker).await,
+            slot_of(&agent, &neighbour).await,
+        );
         let serves = format!("setsid python3 -m http.server --bind :: {PORT} >/dev/null 2>&1 &");
         agent.out(&neighbour, &serves).await;
         for address in PRIVATE6.into_iter().chain([INTERNET6, HOST6, ROUTER6]) {
             assert!(answers(address).await, "{address} answers the host itself");
         }
         let ours = link_local().unwrap();
-        assert_eq!(ours.len(), 1, "links of sandboxes have no addresses of their own: {ours:?}");
-        assert!(netns::enter(&mine.netns(), link_local).unwrap().is_empty(), "nor has their namespace");
+        assert_eq!(
+            ours.len(),
+            1,
+            "links of sandboxes have no addresses of their own: {ours:?}"
+        );
+        assert!(
+            netns::enter(&mine.netns(), link_local).unwrap().is_empty(),
+            "nor has their namespace"
+        );
         let targets = forbidden(mine, theirs, agent.port(), &ours);
-        let sources = [theirs.host_ip6(), mine.host_ip6(), HOST6, "2a07:a8c1::7".parse().unwrap()];
-        let before = (known().unwrap(), netns::enter(&mine.netns(), known).unwrap());
+        let sources = [
+            theirs.host_ip6(),
+            mine.host_ip6(),
+            HOST6,
+            "2a07:a8c1::7".parse().unwrap(),
+        ];
+        let before = (
+            known().unwrap(),
+            netns::enter(&mine.netns(), known).unwrap(),
+        );
 
         let found = attack(&agent, &attacker, &targets, &sources).await;
-        let reached_others: Vec<_> = found.reached.iter().filter(|one| !one.ends_with(" refused")).collect();
-        let may = ["ping {} 0 answered", "tcp {} 5432 open", "udp {} 5432 answered"];
-        assert_eq!(reached_others, may.map(|one| one.replace("{}", &INTERNET6.to_string())).each_ref());
+        let reached_others: Vec<_> = found
+            .reached
+            .iter()
+            .filter(|one| !one.ends_with(" refused"))
+            .collect();
+        let may = [
+            "ping {} 0 answered",
+            "tcp {} 5432 open",
+            "udp {} 5432 answered",
+        ];
+        assert_eq!(
+            reached_others,
+            may.map(|one| one.replace("{}", &INTERNET6.to_string()))
+                .each_ref()
+        );
         assert!(found.discovery.is_empty(), "{found:?}");
-        assert_eq!((known().unwrap(), netns::enter(&mine.netns(), known).unwrap()), before, "nobody learnt anything");
+        assert_eq!(
+            (
+                known().unwrap(),
+                netns::enter(&mine.netns(), known).unwrap()
+            ),
+            before,
+            "nobody learnt anything"
+        );
         let mut heard = internet.texts();
         heard.sort_unstable();
         assert_eq!(heard, [format!("asked {INTERNET6}").as_str(), "fair"]);
-        assert!(internet.senders().iter().all(|sender| sender.ip() == HOST6), "{:?}", internet.senders());
+        assert!(
+            internet.senders().iter().all(|sender| sender.ip() == HOST6),
+            "{:?}",
+            internet.senders()
+        );
         assert_eq!(host.texts(), Vec::<String>::new(), "packets to the host");
 
-        // Without the table that looks at frames some of it would have come out, so the attempts are real ones.
+        // Without the table that looks at frames some of it would have come out, so the attempts
+        // are real ones.
         netns::enter(&mine.netns(), || nft::remove((nft::Family::Netdev, TABLE))).unwrap();
         attack(&agent, &attacker, &[], &[HOST6]).await;
-        assert!(internet.texts().iter().any(|text| text == "mac"), "{:?}", internet.texts());
-        assert_eq!(agent.out(&attacker, "echo and so does the guest").await, "and so does the guest");
-        // Nor does the host count on the rules of a namespace: without any of them a guest has its own address at most.
+        assert!(
+            internet.texts().iter().any(|text| text == "mac"),
+            "{:?}",
+            internet.texts()
+        );
+        assert_eq!(
+            agent.out(&attacker, "echo and so does the guest").await,
+            "and so does the guest"
+        );
+        // Nor does the host count on the rules of a namespace: without any of them a guest has its
+        // own address at most.
         netns::enter(&mine.netns(), || {
             nft::remove((nft::Family::Ip6, TABLE))?;
             nft::remove((nft::Family::Inet, POLICY_TABLE))?;
@@ -130,7 +228,9 @@ fn a_guest_reaches_the_internet_over_ipv6_and_nothing_else() {
 
 /// How a connection of the guest to a server of the internet ends.
 async fn connect(agent: &Agent, id: &SandboxId) -> String {
-    agent.out(id, &format!("python3 -c \"{CONNECT}\" {INTERNET6} {PORT}")).await
+    agent
+        .out(id, &format!("python3 -c \"{CONNECT}\" {INTERNET6} {PORT}"))
+        .await
 }
 
 #[test]
@@ -152,7 +252,15 @@ fn a_guest_has_ipv6_where_its_host_has_it_and_keeps_nothing_of_it_where_not() {
         agent.launch().await;
         agent.resume(&id).await.unwrap();
         assert_eq!(connect(&agent, &id).await, "Network is unreachable True");
-        assert_eq!(agent.out(&id, "grep -c fd77 /proc/net/if_inet6 /proc/net/ipv6_route || true").await, NOTHING);
+        assert_eq!(
+            agent
+                .out(
+                    &id,
+                    "grep -c fd77 /proc/net/if_inet6 /proc/net/ipv6_route || true"
+                )
+                .await,
+            NOTHING
+        );
 
         // What runs goes on without, whatever the next agent has.
         agent.stop().await;
@@ -180,7 +288,12 @@ fn a_host_goes_on_listening_to_its_routers() {
     let world = World::make("ra").with_ipv6();
     world.run(async || {
         let get = |name: &str| sysctl::get(&format!("net/ipv6/conf/{name}")).unwrap();
-        let settings = ["all/forwarding", "default/accept_ra", "uplink/accept_ra", "uplink/forwarding"];
+        let settings = [
+            "all/forwarding",
+            "default/accept_ra",
+            "uplink/accept_ra",
+            "uplink/forwarding",
+        ];
         sysctl::set("net/ipv6/conf/all/forwarding", "0").unwrap();
         let before = settings.map(get);
         assert_eq!(before, ["0", "1", "1", "0"]);
@@ -190,10 +303,17 @@ fn a_host_goes_on_listening_to_its_routers() {
         assert_eq!(settings.map(get), ["1", "2", "2", "1"]);
         agent.stop().await;
         // Another one finds it done, and does not take it for how it was.
-        agent.launch_as(crate::limits::alone(run.path(), "").into()).await;
+        agent
+            .launch_as(crate::limits::alone(run.path(), "").into())
+            .await;
         agent.stop().await;
         for _ in 0..2 {
-            assert!(crate::limits::alone(run.path(), "--remove-host-rules").status().unwrap().success());
+            assert!(
+                crate::limits::alone(run.path(), "--remove-host-rules")
+                    .status()
+                    .unwrap()
+                    .success()
+            );
             assert_eq!(settings.map(get), before);
         }
     });

@@ -11,7 +11,13 @@ use crate::agent::Agent;
 const UID_BASE: u32 = 1_900_000_000;
 
 fn vmm_of(agent: &Agent, id: &SandboxId) -> Process {
-    let dir = agent.dir.path().join("sandboxes").join(id.as_str()).into_os_string().into_encoded_bytes();
+    let dir = agent
+        .dir
+        .path()
+        .join("sandboxes")
+        .join(id.as_str())
+        .into_os_string()
+        .into_encoded_bytes();
     let names = |cmdline: &[u8]| cmdline.windows(dir.len()).any(|window| window == dir);
     let mut found = process::find(names).unwrap();
     assert_eq!(found.len(), 1, "processes of {id}");
@@ -24,15 +30,25 @@ fn read(process: &Process, file: &str) -> String {
 
 fn user(process: &Process) -> u32 {
     let status = read(process, "status");
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
-    line.split_ascii_whitespace().next().unwrap().parse().unwrap()
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .unwrap();
+    line.split_ascii_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// Where the group of version 2 is, if this machine has that.
 fn group(process: &Process) -> Option<PathBuf> {
     let (root, _) = linux::cgroup::find().unwrap()?;
     let groups = read(process, "cgroup");
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    let path = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap();
     Some(root.join(path))
 }
 
@@ -48,16 +64,33 @@ async fn sandboxes_are_different_users_that_see_nothing_of_each_other() {
         let slot = user.checked_sub(UID_BASE).unwrap();
         assert!((1..=32_767).contains(&slot), "{user}");
         if let Some(group) = &groups[number] {
-            assert!(group.ends_with(format!("wrenn/{slot}")), "{}", group.display());
+            assert!(
+                group.ends_with(format!("wrenn/{slot}")),
+                "{}",
+                group.display()
+            );
         }
         // Its own directory, and of that only what is shown.
         let seen = Path::new("/proc").join(vmm.pid().to_string()).join("root");
-        let seen = seen.join(agent.dir.path().strip_prefix("/").unwrap()).join("sandboxes");
+        let seen = seen
+            .join(agent.dir.path().strip_prefix("/").unwrap())
+            .join("sandboxes");
         let names: Vec<String> = names_in(&seen);
         assert_eq!(names, [ids[number].to_string()]);
         let own = names_in(&seen.join(ids[number].as_str()));
-        let shown = ["base.ext4", "initramfs", "kernel", "modules.ext4", "root.ext4", "root.qcow2", "vm"];
-        assert!(own.iter().all(|name| shown.contains(&name.as_str())), "{own:?}");
+        let shown = [
+            "base.ext4",
+            "initramfs",
+            "kernel",
+            "modules.ext4",
+            "root.ext4",
+            "root.qcow2",
+            "vm",
+        ];
+        assert!(
+            own.iter().all(|name| shown.contains(&name.as_str())),
+            "{own:?}"
+        );
     }
     agent.remove(&ids[0]).await;
     assert!(groups[0].as_ref().is_none_or(|group| !group.exists()));
@@ -69,5 +102,7 @@ async fn sandboxes_are_different_users_that_see_nothing_of_each_other() {
 
 fn names_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }

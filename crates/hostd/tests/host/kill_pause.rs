@@ -1,5 +1,6 @@
-//! `kill -9` of the agent at each step of a pause, a resume, a fork and a roll back: the sandbox is either as it was or as
-//! it was to be, nothing that it acknowledged is lost, and nothing else is left.
+//! `kill -9` of the agent at each step of a pause, a resume, a fork and a roll back: the sandbox is
+//! either as it was or as it was to be, nothing that it acknowledged is lost, and nothing else is
+//! left.
 
 use host_rpc::SandboxState as State;
 use model::SandboxId;
@@ -42,17 +43,32 @@ const FORK: [&str; 8] = [
     "fork::child-runs",
     "fork::decided",
 ];
-const ROLL_BACK: [&str; 4] = ["instant::synced", "release::vm-ended", "suspend::given-back", "rollback::disk-moved"];
+const ROLL_BACK: [&str; 4] = [
+    "instant::synced",
+    "release::vm-ended",
+    "suspend::given-back",
+    "rollback::disk-moved",
+];
 
 impl World {
     /// What the sandbox knows, in memory and on disk.
     async fn remembers(&self, what: &str) {
         self.agent.resume(&self.stays).await.unwrap();
-        assert_eq!(self.agent.out(&self.stays, "cat /dev/shm/memory kept").await, format!("{what}\n{what}"));
+        assert_eq!(
+            self.agent
+                .out(&self.stays, "cat /dev/shm/memory kept")
+                .await,
+            format!("{what}\n{what}")
+        );
     }
 
     async fn learns(&self, what: &str) {
-        self.agent.out(&self.stays, &format!("echo {what} > /dev/shm/memory; echo {what} > kept; sync")).await;
+        self.agent
+            .out(
+                &self.stays,
+                &format!("echo {what} > /dev/shm/memory; echo {what} > kept; sync"),
+            )
+            .await;
     }
 
     /// It is settled in the state in which it may be, and there are no others.
@@ -70,11 +86,15 @@ impl World {
         eventually(point, PATIENCE, async || {
             let all = self.agent.list().await;
             let state = |child: &SandboxId| {
-                let report = all.iter().find(|report| report.sandbox_id == child.as_str())?;
+                let report = all
+                    .iter()
+                    .find(|report| report.sandbox_id == child.as_str())?;
                 report.state.as_known()
             };
             let states: Vec<Option<State>> = children.iter().map(state).collect();
-            let are_there = states.iter().all(|state| *state == Some(State::SANDBOX_STATE_RUNNING));
+            let are_there = states
+                .iter()
+                .all(|state| *state == Some(State::SANDBOX_STATE_RUNNING));
             (are_there || states.iter().all(Option::is_none)).then_some(are_there)
         })
         .await
@@ -94,7 +114,12 @@ async fn a_pause_that_was_cut_off_anywhere_loses_nothing() {
         // Cut off, or just done when the agent died.
         let _ = world.agent.pause(&world.stays).await;
         world.restarts(point).await;
-        world.settles(point, &[State::SANDBOX_STATE_RUNNING, State::SANDBOX_STATE_PAUSED]).await;
+        world
+            .settles(
+                point,
+                &[State::SANDBOX_STATE_RUNNING, State::SANDBOX_STATE_PAUSED],
+            )
+            .await;
         world.remembers(point).await;
     }
     world.ends().await;
@@ -122,9 +147,16 @@ async fn a_fork_that_was_cut_off_anywhere_leaves_its_parent_alone() {
         world.learns(point).await;
         order(&world.agent, point).await;
         // On two processors one of three waits until another one has booted.
-        let children = [SandboxId::random(), SandboxId::random(), SandboxId::random()];
+        let children = [
+            SandboxId::random(),
+            SandboxId::random(),
+            SandboxId::random(),
+        ];
         world.used.ids.extend(children.clone());
-        assert!(world.agent.fork(&world.stays, &children).await.is_err(), "{point}");
+        assert!(
+            world.agent.fork(&world.stays, &children).await.is_err(),
+            "{point}"
+        );
         world.restarts(point).await;
         let are_there = world.are_there_or_not(point, &children).await;
         match point {
@@ -133,7 +165,13 @@ async fn a_fork_that_was_cut_off_anywhere_leaves_its_parent_alone() {
             "fork::decided" => assert!(are_there, "{point}: all ran"),
             _ => assert!(!are_there, "{point}: none ran"),
         }
-        assert_eq!(std::fs::read_dir(world.agent.dir.path().join("forks")).unwrap().count(), 0, "{point}");
+        assert_eq!(
+            std::fs::read_dir(world.agent.dir.path().join("forks"))
+                .unwrap()
+                .count(),
+            0,
+            "{point}"
+        );
         for child in &children {
             world.agent.remove(child).await;
         }
@@ -151,9 +189,17 @@ async fn a_roll_back_that_was_cut_off_anywhere_is_done_or_not() {
     for point in ROLL_BACK {
         world.learns("now").await;
         order(&world.agent, point).await;
-        assert!(world.agent.roll_back(&world.stays, "then").await.is_err(), "{point}");
+        assert!(
+            world.agent.roll_back(&world.stays, "then").await.is_err(),
+            "{point}"
+        );
         world.restarts(point).await;
-        world.settles(point, &[State::SANDBOX_STATE_RUNNING, State::SANDBOX_STATE_PAUSED]).await;
+        world
+            .settles(
+                point,
+                &[State::SANDBOX_STATE_RUNNING, State::SANDBOX_STATE_PAUSED],
+            )
+            .await;
         let staged = point == "instant::synced";
         world.remembers(if staged { "now" } else { "then" }).await;
     }

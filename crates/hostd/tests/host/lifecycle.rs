@@ -13,7 +13,11 @@ use crate::agent::{Agent, PATIENCE, claims_of, slots_of, spec};
 async fn only_who_has_the_token_is_let_in() {
     let agent = Agent::start(&[]).await;
     for token in ["", "wrong", &"0".repeat(64)] {
-        let error = agent.client_with(token).list_sandboxes(rpc::ListSandboxesRequest::default()).await.unwrap_err();
+        let error = agent
+            .client_with(token)
+            .list_sandboxes(rpc::ListSandboxesRequest::default())
+            .await
+            .unwrap_err();
         assert_eq!(error.code, ErrorCode::Unauthenticated, "{error}");
     }
     agent.finish().await;
@@ -24,15 +28,43 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
     let agent = Agent::start(&[("AGENT_MAX_SANDBOXES", "0")]).await;
     let id = SandboxId::random();
     let cases = [
-        (rpc::SandboxSpec { template: "../etc".into(), ..spec() }, ErrorCode::InvalidArgument, "template"),
-        (rpc::SandboxSpec { vcpus: 0, ..spec() }, ErrorCode::InvalidArgument, "vcpus"),
-        (rpc::SandboxSpec { memory_mb: 1 << 30, ..spec() }, ErrorCode::InvalidArgument, "memory_mb"),
-        (rpc::SandboxSpec { disk_mb: Some(1 << 30), ..spec() }, ErrorCode::InvalidArgument, "disk_mb"),
+        (
+            rpc::SandboxSpec {
+                template: "../etc".into(),
+                ..spec()
+            },
+            ErrorCode::InvalidArgument,
+            "template",
+        ),
+        (
+            rpc::SandboxSpec { vcpus: 0, ..spec() },
+            ErrorCode::InvalidArgument,
+            "vcpus",
+        ),
+        (
+            rpc::SandboxSpec {
+                memory_mb: 1 << 30,
+                ..spec()
+            },
+            ErrorCode::InvalidArgument,
+            "memory_mb",
+        ),
+        (
+            rpc::SandboxSpec {
+                disk_mb: Some(1 << 30),
+                ..spec()
+            },
+            ErrorCode::InvalidArgument,
+            "disk_mb",
+        ),
         (spec(), ErrorCode::Unavailable, "AGENT_MAX_SANDBOXES"),
     ];
     for (spec, code, said) in cases {
         let error = agent.ensure(&id, spec).await.unwrap_err();
-        assert!(error.code == code && error.to_string().contains(said), "{error}");
+        assert!(
+            error.code == code && error.to_string().contains(said),
+            "{error}"
+        );
     }
     assert!(agent.list().await.is_empty());
     assert_eq!(claims_of(agent.dir.path()), 0);
@@ -47,9 +79,20 @@ async fn asking_twice_makes_one_and_removing_twice_is_fine() {
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!(first.host_ip, second.host_ip);
     assert_eq!(claims_of(agent.dir.path()), 1);
-    let unknown = agent.ensure(&SandboxId::random(), rpc::SandboxSpec { template: "none".into(), ..spec() }).await;
+    let unknown = agent
+        .ensure(
+            &SandboxId::random(),
+            rpc::SandboxSpec {
+                template: "none".into(),
+                ..spec()
+            },
+        )
+        .await;
     let error = unknown.unwrap_err();
-    assert!(error.code == ErrorCode::NotFound && error.to_string().contains("minimal"), "{error}");
+    assert!(
+        error.code == ErrorCode::NotFound && error.to_string().contains("minimal"),
+        "{error}"
+    );
     agent.remove(&id).await;
     agent.remove(&id).await;
     assert!(agent.list().await.is_empty());
@@ -59,17 +102,38 @@ async fn asking_twice_makes_one_and_removing_twice_is_fine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_is_as_large_as_was_asked() {
     let agent = Agent::start(&[]).await;
-    let small = rpc::SandboxSpec { disk_mb: Some(16), ..spec() };
+    let small = rpc::SandboxSpec {
+        disk_mb: Some(16),
+        ..spec()
+    };
     let error = agent.ensure(&SandboxId::random(), small).await.unwrap_err();
-    assert!(error.code == ErrorCode::InvalidArgument && error.to_string().contains("disk_mb"), "{error}");
+    assert!(
+        error.code == ErrorCode::InvalidArgument && error.to_string().contains("disk_mb"),
+        "{error}"
+    );
     let id = SandboxId::random();
-    let report = agent.ensure(&id, rpc::SandboxSpec { disk_mb: Some(20_000), ..spec() }).await.unwrap();
+    let report = agent
+        .ensure(
+            &id,
+            rpc::SandboxSpec {
+                disk_mb: Some(20_000),
+                ..spec()
+            },
+        )
+        .await
+        .unwrap();
     let disk = report.disk.into_option().unwrap();
     assert_eq!(disk.size_mb, 20_000);
-    assert!(["dm", "reflink", "qcow2", "copy"].contains(&disk.backend.as_str()), "{disk:?}");
+    assert!(
+        ["dm", "reflink", "qcow2", "copy"].contains(&disk.backend.as_str()),
+        "{disk:?}"
+    );
     assert!(disk.used_bytes < 2_000 << 20, "{disk:?}");
     // Blocks of 1 MiB, less what the file system needs for itself.
-    let size = agent.sh(&id, "df -BM --output=size / | tail -n 1 | tr -dc 0-9").await.unwrap();
+    let size = agent
+        .sh(&id, "df -BM --output=size / | tail -n 1 | tr -dc 0-9")
+        .await
+        .unwrap();
     let size: u32 = size.stdout.parse().unwrap();
     assert!((18_500..=20_000).contains(&size), "{size} MiB");
     agent.finish().await;
@@ -82,11 +146,15 @@ async fn removal_outranks_creation() {
         let id = SandboxId::random();
         let remove = async {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
-            eventually("the create to begin", Duration::from_secs(10), async || agent.report(&id).await).await;
+            eventually("the create to begin", Duration::from_secs(10), async || {
+                agent.report(&id).await
+            })
+            .await;
             agent.remove(&id).await;
         };
         let (created, ()) = tokio::join!(agent.ensure(&id, spec()), remove);
-        let running = created.is_ok_and(|report| report.state == rpc::SandboxState::SANDBOX_STATE_RUNNING);
+        let running =
+            created.is_ok_and(|report| report.state == rpc::SandboxState::SANDBOX_STATE_RUNNING);
         assert!(!running, "after {delay_ms} ms");
         assert_eq!(claims_of(agent.dir.path()), 0, "after {delay_ms} ms");
     }
@@ -99,14 +167,34 @@ async fn a_sandbox_stops_when_nobody_uses_it_and_not_before() {
     let id = SandboxId::random();
     // Shorter than a boot, which does not count.
     let on_timeout = rpc::OnTimeout::ON_TIMEOUT_KILL.into();
-    agent.ensure(&id, rpc::SandboxSpec { timeout_sec: 2, on_timeout, ..spec() }).await.unwrap();
+    agent
+        .ensure(
+            &id,
+            rpc::SandboxSpec {
+                timeout_sec: 2,
+                on_timeout,
+                ..spec()
+            },
+        )
+        .await
+        .unwrap();
     // Longer than it may be idle, but in use.
-    assert_eq!(agent.sh(&id, "sleep 8; echo $GREETING").await.unwrap().stdout, "hello\n");
+    assert_eq!(
+        agent
+            .sh(&id, "sleep 8; echo $GREETING")
+            .await
+            .unwrap()
+            .stdout,
+        "hello\n"
+    );
     let (state, reason) = agent.ended(&id).await;
     assert_eq!(state, rpc::SandboxState::SANDBOX_STATE_STOPPED);
     assert!(reason.contains("no activity for 2 s"), "{reason}");
     let error = agent.sh(&id, "true").await.unwrap_err();
-    assert!(error.code == ErrorCode::FailedPrecondition && error.to_string().contains("no activity"), "{error}");
+    assert!(
+        error.code == ErrorCode::FailedPrecondition && error.to_string().contains("no activity"),
+        "{error}"
+    );
     agent.finish().await;
 }
 
@@ -114,7 +202,13 @@ async fn a_sandbox_stops_when_nobody_uses_it_and_not_before() {
 async fn a_killed_agent_finds_its_sandboxes_again() {
     let mut agent = Agent::start(&[]).await;
     let (lives, dies) = tokio::join!(agent.create(), agent.create());
-    agent.sh(&lives, "echo kept > kept; (setsid sleep 4711 >/dev/null 2>&1 &)").await.unwrap();
+    agent
+        .sh(
+            &lives,
+            "echo kept > kept; (setsid sleep 4711 >/dev/null 2>&1 &)",
+        )
+        .await
+        .unwrap();
     let before = agent.report(&lives).await.unwrap();
     agent.kill_nine().await;
     // While nobody looks, one VM is killed.
@@ -125,7 +219,10 @@ async fn a_killed_agent_finds_its_sandboxes_again() {
         process.wait(Duration::from_secs(10)).unwrap();
     }
     agent.launch().await;
-    let kept = agent.sh(&lives, "cat kept; pgrep -fx 'sleep 4711' | wc -l").await.unwrap();
+    let kept = agent
+        .sh(&lives, "cat kept; pgrep -fx 'sleep 4711' | wc -l")
+        .await
+        .unwrap();
     assert_eq!(kept.stdout, "kept\n1\n");
     let after = agent.report(&lives).await.unwrap();
     assert!(after.generation >= before.generation && after.started_at_ms == before.started_at_ms);
@@ -140,14 +237,20 @@ async fn networks_are_ready_and_go_with_the_agent() {
     let mut agent = Agent::start(&[("AGENT_NETWORK_POOL", "2")]).await;
     let dir = agent.dir.path().to_owned();
     let claims = async |wanted: usize| {
-        eventually("networks", PATIENCE, async || (claims_of(&dir) == wanted).then_some(())).await;
+        eventually("networks", PATIENCE, async || {
+            (claims_of(&dir) == wanted).then_some(())
+        })
+        .await;
     };
     claims(2).await;
     let ready = slots_of(&dir);
     let id = agent.create().await;
     claims(3).await;
     let taken = agent.report(&id).await.unwrap().host_ip;
-    assert!(ready.iter().any(|slot| slot.host_ip().to_string() == taken), "{taken} is none of {ready:?}");
+    assert!(
+        ready.iter().any(|slot| slot.host_ip().to_string() == taken),
+        "{taken} is none of {ready:?}"
+    );
     agent.kill_nine().await;
     agent.launch().await;
     claims(3).await;
@@ -170,6 +273,9 @@ async fn two_agents_in_one_directory_are_refused() {
         .await
         .unwrap();
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(!second.status.success() && said.contains("WRENN_DIR"), "{said}");
+    assert!(
+        !second.status.success() && said.contains("WRENN_DIR"),
+        "{said}"
+    );
     agent.finish().await;
 }

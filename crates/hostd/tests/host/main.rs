@@ -1,6 +1,8 @@
-//! The host agent as a program, with real virtual machines, asked by the client that the control plane uses.
+//! The host agent as a program, with real virtual machines, asked by the client that the control
+//! plane uses.
 //!
-//! Needs root, QEMU, nftables, and the kernel, image and guest agent that `make test-data` prepares.
+//! Needs root, QEMU, nftables, and the kernel, image and guest agent that `make test-data`
+//! prepares.
 
 mod agent;
 mod full;

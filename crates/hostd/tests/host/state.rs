@@ -1,4 +1,5 @@
-//! State that survives: many pauses under load, many siblings of one snapshot, and saved files that are damaged.
+//! State that survives: many pauses under load, many siblings of one snapshot, and saved files that
+//! are damaged.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,7 +14,8 @@ use model::SandboxId;
 
 use crate::agent::{Agent, spec};
 
-/// Counts in memory, appends to a file and inserts into a database, each count only after the one before is on disk.
+/// Counts in memory, appends to a file and inserts into a database, each count only after the one
+/// before is on disk.
 const LOAD: &str = "cat > load.py <<'END'
 import os, sqlite3, time
 db = sqlite3.connect('db'); db.execute('create table if not exists t(n integer)'); db.commit()
@@ -45,11 +47,16 @@ async fn twenty_pauses_under_load_lose_nothing() {
         agent.resume(&id).await.unwrap();
         let look = agent.out(&id, LOOK).await;
         let words: Vec<&str> = look.split_whitespace().collect();
-        let [n, rows, max, whole, lines, tail] = words[..] else { panic!("cycle {cycle}: {look}") };
+        let [n, rows, max, whole, lines, tail] = words[..] else {
+            panic!("cycle {cycle}: {look}")
+        };
         let number = |text: &str| text.parse::<u64>().unwrap();
         let (n, rows, lines) = (number(n), number(rows), number(lines));
         assert_eq!((whole, rows), ("ok", number(max)), "cycle {cycle}: {look}");
-        assert!(n >= last && rows >= n && lines >= rows && number(tail) >= lines, "cycle {cycle}: {look} after {last}");
+        assert!(
+            n >= last && rows >= n && lines >= rows && number(tail) >= lines,
+            "cycle {cycle}: {look} after {last}"
+        );
         last = n;
     }
     assert!(last > 20, "it stood still: {last}");
@@ -67,28 +74,65 @@ async fn fifty_of_one_snapshot_are_machines_of_their_own() {
     agent.snapshot(&source, "many", true).await.unwrap();
     let mut ids: Vec<SandboxId> = (0..50).map(|_| SandboxId::random()).collect();
     let made = futures::stream::iter(ids.clone()).map(async |id| {
-        let report = agent.ensure(&id, rpc::SandboxSpec { template: "many".to_owned(), ..spec() }).await.unwrap();
-        assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_RUNNING), "{report:?}");
+        let report = agent
+            .ensure(
+                &id,
+                rpc::SandboxSpec {
+                    template: "many".to_owned(),
+                    ..spec()
+                },
+            )
+            .await
+            .unwrap();
+        assert_eq!(
+            report.state.as_known(),
+            Some(State::SANDBOX_STATE_RUNNING),
+            "{report:?}"
+        );
     });
     made.buffer_unordered(8).collect::<Vec<()>>().await;
     ids.push(source);
     let mut seen = BTreeSet::new();
     for id in &ids {
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let now = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_secs_f64()
+        };
         let before = now();
         let said = agent.out(id, OWN).await;
         let (own, time) = said.rsplit_once('\n').unwrap();
         let time: f64 = time.parse().unwrap();
-        assert!(before - 0.1 < time && time < now() + 0.1, "{id} says it is {time}, between {before} and {}", now());
+        assert!(
+            before - 0.1 < time && time < now() + 0.1,
+            "{id} says it is {time}, between {before} and {}",
+            now()
+        );
         assert_eq!(own.lines().count(), 7, "{own}");
         for line in own.lines() {
-            assert!(seen.insert(line.to_owned()), "{line} of {id} is another one's, too");
+            assert!(
+                seen.insert(line.to_owned()),
+                "{line} of {id} is another one's, too"
+            );
         }
-        let record = fs::read(agent.dir.path().join("sandboxes").join(id.as_str()).join("sandbox.json")).unwrap();
+        let record = fs::read(
+            agent
+                .dir
+                .path()
+                .join("sandboxes")
+                .join(id.as_str())
+                .join("sandbox.json"),
+        )
+        .unwrap();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         assert!(seen.insert(record["token"].as_str().unwrap().to_owned()));
     }
-    futures::stream::iter(&ids).map(async |id| agent.remove(id).await).buffer_unordered(8).collect::<Vec<()>>().await;
+    futures::stream::iter(&ids)
+        .map(async |id| agent.remove(id).await)
+        .buffer_unordered(8)
+        .collect::<Vec<()>>()
+        .await;
     agent.remove_snapshot("many").await.unwrap();
     agent.finish().await;
 }
@@ -117,12 +161,25 @@ fn damage(file: &Path, how: &str) {
 async fn refuses_damaged_memory(agent: &Agent, id: &SandboxId, path: &Path) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let data = linux::sparse::data(&file).unwrap();
-    for at in [data[0].start, data[data.len() / 2].start, data[data.len() - 1].end - 1] {
+    for at in [
+        data[0].start,
+        data[data.len() / 2].start,
+        data[data.len() - 1].end - 1,
+    ] {
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 0xff], at).unwrap();
-        let refused = agent.resume(id).await.expect_err("it is damaged").message.unwrap();
-        assert!(refused.contains("checksum"), "{}: {refused}", path.display());
+        let refused = agent
+            .resume(id)
+            .await
+            .expect_err("it is damaged")
+            .message
+            .unwrap();
+        assert!(
+            refused.contains("checksum"),
+            "{}: {refused}",
+            path.display()
+        );
         file.write_all_at(&byte, at).unwrap();
     }
 }
@@ -133,11 +190,28 @@ async fn a_damaged_state_is_refused_and_stays_until_it_is_whole() {
     let id = agent.create().await;
     agent.out(&id, "echo 7 > /dev/shm/memory").await;
     agent.pause(&id).await.unwrap();
-    let saved = agent.dir.path().join("sandboxes").join(id.as_str()).join("paused");
+    let saved = agent
+        .dir
+        .path()
+        .join("sandboxes")
+        .join(id.as_str())
+        .join("paused");
     let cases = [
         ("instant.json", &["is gone", "is cut", "begins wrong"][..]),
-        ("memory/snapshot.json", &["is gone", "is cut", "begins wrong"][..]),
-        ("memory/state", &["is gone", "is cut", "begins wrong", "is wrong in the middle", "ends wrong"][..]),
+        (
+            "memory/snapshot.json",
+            &["is gone", "is cut", "begins wrong"][..],
+        ),
+        (
+            "memory/state",
+            &[
+                "is gone",
+                "is cut",
+                "begins wrong",
+                "is wrong in the middle",
+                "ends wrong",
+            ][..],
+        ),
         ("memory/memory", &["is gone", "is cut"][..]),
     ];
     for (name, ways) in cases {
@@ -149,9 +223,16 @@ async fn a_damaged_state_is_refused_and_stays_until_it_is_whole() {
             damage(&file, how);
             let refused = agent.resume(&id).await.expect_err(&format!("{name} {how}"));
             let text = refused.message.unwrap();
-            assert!(text.contains("could not be resumed"), "{name} {how}: {text}");
+            assert!(
+                text.contains("could not be resumed"),
+                "{name} {how}: {text}"
+            );
             let report = agent.report(&id).await.unwrap();
-            assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_PAUSED), "{name} {how}: {report:?}");
+            assert_eq!(
+                report.state.as_known(),
+                Some(State::SANDBOX_STATE_PAUSED),
+                "{name} {how}: {report:?}"
+            );
             assert!(report.reason.contains("could not be resumed"), "{report:?}");
             fs::rename(&kept, &file).unwrap();
         }

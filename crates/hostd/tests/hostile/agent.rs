@@ -51,7 +51,11 @@ impl Agent {
         let listener = place.guests.try_clone().unwrap();
         let fault_for = fault_for(Arc::clone(&world), Arc::clone(&faults));
         guests.spawn(async move {
-            envd::serve(tokio::net::TcpListener::from_std(listener).unwrap(), fault_for).await;
+            envd::serve(
+                tokio::net::TcpListener::from_std(listener).unwrap(),
+                fault_for,
+            )
+            .await;
         });
         let runtime = Runtime::new().unwrap();
         let address = runtime.block_on(async {
@@ -62,7 +66,14 @@ impl Agent {
             tokio::spawn(async move { axum::serve(listener, router).await });
             address
         });
-        Self { address, faults, world, place, runtime, guests }
+        Self {
+            address,
+            faults,
+            world,
+            place,
+            runtime,
+            guests,
+        }
     }
 
     /// Returns a client of its own connection, which ends with it.
@@ -89,8 +100,19 @@ impl Agent {
             auto_resume: true,
             ..Default::default()
         };
-        let request = rpc::EnsureSandboxRequest { sandbox_id: id.to_string(), spec: spec.into(), ..Default::default() };
-        let report = self.client().ensure_sandbox(request).await?.into_owned().sandbox.into_option().unwrap();
+        let request = rpc::EnsureSandboxRequest {
+            sandbox_id: id.to_string(),
+            spec: spec.into(),
+            ..Default::default()
+        };
+        let report = self
+            .client()
+            .ensure_sandbox(request)
+            .await?
+            .into_owned()
+            .sandbox
+            .into_option()
+            .unwrap();
         match report.state.as_known() {
             Some(rpc::SandboxState::SANDBOX_STATE_RUNNING) => Ok(()),
             _ => Err(ConnectError::internal(report.reason)),
@@ -103,30 +125,46 @@ impl Agent {
     }
 
     pub async fn pause(&self, id: &SandboxId) -> Result<(), ConnectError> {
-        let request = rpc::PauseSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        let request = rpc::PauseSandboxRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
         self.client().pause_sandbox(request).await.map(drop)
     }
 
     pub async fn resume(&self, id: &SandboxId) -> Result<(), ConnectError> {
-        let request = rpc::ResumeSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        let request = rpc::ResumeSandboxRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
         self.client().resume_sandbox(request).await.map(drop)
     }
 
     pub async fn checkpoint(&self, id: &SandboxId) -> Result<(), ConnectError> {
-        let request =
-            rpc::CreateCheckpointRequest { sandbox_id: id.to_string(), name: "one".into(), ..Default::default() };
+        let request = rpc::CreateCheckpointRequest {
+            sandbox_id: id.to_string(),
+            name: "one".into(),
+            ..Default::default()
+        };
         self.client().create_checkpoint(request).await.map(drop)
     }
 
     pub async fn remove(&self, id: &SandboxId) {
-        let request = rpc::RemoveSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        let request = rpc::RemoveSandboxRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
         self.client().remove_sandbox(request).await.unwrap();
         self.clear_fault(id);
     }
 
     /// Runs a program to its end; returns what it wrote.
     pub async fn exec(&self, id: &SandboxId) -> Result<Vec<u8>, ConnectError> {
-        let request = rpc::ExecRequest { sandbox_id: id.to_string(), cmd: "/bin/true".into(), ..Default::default() };
+        let request = rpc::ExecRequest {
+            sandbox_id: id.to_string(),
+            cmd: "/bin/true".into(),
+            ..Default::default()
+        };
         let client = self.client();
         let mut stream = client.exec(request).await?;
         let mut written = Vec::new();
@@ -135,28 +173,46 @@ impl Agent {
                 Some(Event::Stdout(bytes)) => written.extend(bytes),
                 Some(Event::End(end)) => {
                     let text = end.error.as_deref().unwrap_or_default();
-                    assert!(text.chars().count() <= MAX_TEXT, "{} bytes of a guest's text are passed on", text.len());
+                    assert!(
+                        text.chars().count() <= MAX_TEXT,
+                        "{} bytes of a guest's text are passed on",
+                        text.len()
+                    );
                     return Ok(written);
                 }
                 _ => {}
             }
         }
-        Err(ConnectError::new(ErrorCode::DataLoss, "the stream ended without an end"))
+        Err(ConnectError::new(
+            ErrorCode::DataLoss,
+            "the stream ended without an end",
+        ))
     }
 
     /// Checks that the agent answers at once, and that programs run in a sandbox.
     pub async fn check_answers(&self, neighbour: &SandboxId) {
         let mut prompt = false;
         for _ in 0..QUESTIONS {
-            let asked =
-                timeout(PATIENCE, timeout(PROMPT, self.client().get_host(rpc::GetHostRequest::default()))).await;
+            let asked = timeout(
+                PATIENCE,
+                timeout(
+                    PROMPT,
+                    self.client().get_host(rpc::GetHostRequest::default()),
+                ),
+            )
+            .await;
             prompt |= matches!(asked, Ok(Ok(Ok(_))));
             if prompt {
                 break;
             }
         }
-        assert!(prompt, "none of {QUESTIONS} questions was answered within {PROMPT:?}");
-        let ran = timeout(PATIENCE, self.exec(neighbour)).await.expect("a program in another sandbox hangs");
+        assert!(
+            prompt,
+            "none of {QUESTIONS} questions was answered within {PROMPT:?}"
+        );
+        let ran = timeout(PATIENCE, self.exec(neighbour))
+            .await
+            .expect("a program in another sandbox hangs");
         assert_eq!(ran.unwrap(), envd::HELLO);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -180,15 +236,25 @@ impl Agent {
         self.world.ends();
         drop(self.runtime);
         drop(self.guests);
-        // What the world noticed of memory and disk does not count: guests that lie about a freeze are part of the play.
-        assert!(self.place.leftovers().is_empty(), "{:?}", self.place.leftovers());
+        // What the world noticed of memory and disk does not count: guests that lie about a freeze
+        // are part of the play.
+        assert!(
+            self.place.leftovers().is_empty(),
+            "{:?}",
+            self.place.leftovers()
+        );
     }
 }
 
 /// Finds the sandbox whose guest agent was called by the address of its network slot.
-fn fault_for(world: Arc<World>, faults: Faults) -> impl Fn(IpAddr, Call) -> Option<Fault> + Send + Sync + 'static {
+fn fault_for(
+    world: Arc<World>,
+    faults: Faults,
+) -> impl Fn(IpAddr, Call) -> Option<Fault> + Send + Sync + 'static {
     move |address, call| {
-        let IpAddr::V4(address) = address else { return None };
+        let IpAddr::V4(address) = address else {
+            return None;
+        };
         let [.., high, low] = address.octets();
         let vm = world.vm_at(u16::from_be_bytes([high, low]))?;
         let (faulty, fault) = *locked(&faults).get(&vm.sandbox)?;

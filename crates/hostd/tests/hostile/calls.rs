@@ -22,8 +22,12 @@ pub async fn make(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Conne
         Call::Freeze => agent.pause(id).await,
         Call::Thaw => agent.checkpoint(id).await,
         Call::Start => agent.exec(id).await.map(drop),
-        Call::Tunnel => tunnel(agent, id).await.map_err(|error| ConnectError::unavailable(error.to_string())),
-        Call::SendInput | Call::CloseStdin | Call::Update | Call::SendSignal => program(agent, id, call).await,
+        Call::Tunnel => tunnel(agent, id)
+            .await
+            .map_err(|error| ConnectError::unavailable(error.to_string())),
+        Call::SendInput | Call::CloseStdin | Call::Update | Call::SendSignal => {
+            program(agent, id, call).await
+        }
         Call::ReadFile | Call::WriteFile => content(agent, id, call).await,
         Call::Stat | Call::ListDir | Call::MakeDir | Call::Remove => path(agent, id, call).await,
     }
@@ -32,53 +36,105 @@ pub async fn make(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Conne
 async fn program(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
     let sandbox_id = id.to_string();
     if call == Call::SendSignal {
-        let request = rpc::SendSignalRequest { sandbox_id, pid: 1, signal: 15, ..Default::default() };
+        let request = rpc::SendSignalRequest {
+            sandbox_id,
+            pid: 1,
+            signal: 15,
+            ..Default::default()
+        };
         return agent.client().send_signal(request).await.map(drop);
     }
-    let data = if call == Call::SendInput { b"input".to_vec() } else { Vec::new() };
-    let size = rpc::TerminalSize { cols: 80, rows: 24, ..Default::default() };
+    let data = if call == Call::SendInput {
+        b"input".to_vec()
+    } else {
+        Vec::new()
+    };
+    let size = rpc::TerminalSize {
+        cols: 80,
+        rows: 24,
+        ..Default::default()
+    };
     let resize = (call == Call::Update).then_some(size).into();
     let close = call == Call::CloseStdin;
-    let request = rpc::SendInputRequest { sandbox_id, pid: 1, data, close, resize, ..Default::default() };
+    let request = rpc::SendInputRequest {
+        sandbox_id,
+        pid: 1,
+        data,
+        close,
+        resize,
+        ..Default::default()
+    };
     agent.client().send_input(request).await.map(drop)
 }
 
 async fn content(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
     let (sandbox_id, path) = (id.to_string(), "/file".to_owned());
     if call == Call::ReadFile {
-        let request = rpc::ReadFileRequest { sandbox_id, path, ..Default::default() };
+        let request = rpc::ReadFileRequest {
+            sandbox_id,
+            path,
+            ..Default::default()
+        };
         let client = agent.client();
         let mut content = client.read_file(request).await?;
         while content.message::<rpc::ReadFileResponse>().await?.is_some() {}
         return Ok(());
     }
-    let target = rpc::WriteFileTarget { sandbox_id, path, ..Default::default() };
+    let target = rpc::WriteFileTarget {
+        sandbox_id,
+        path,
+        ..Default::default()
+    };
     let data = Part::Data(vec![0; rpc::FILE_CHUNK_BYTES]);
     let parts = [Part::from(target)].into_iter();
     let parts = parts
         .chain(std::iter::repeat_n(data, UPLOAD_CHUNKS))
         .chain([Part::from(rpc::write_file_request::WriteFileDone::default())]);
-    let requests = parts.map(|part| rpc::WriteFileRequest { part: Some(part), ..Default::default() });
-    agent.client().write_file(futures::stream::iter(requests).boxed()).await.map(drop)
+    let requests = parts.map(|part| rpc::WriteFileRequest {
+        part: Some(part),
+        ..Default::default()
+    });
+    agent
+        .client()
+        .write_file(futures::stream::iter(requests).boxed())
+        .await
+        .map(drop)
 }
 
 async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
     let (sandbox_id, path) = (id.to_string(), "/directory".to_owned());
     match call {
         Call::ListDir => {
-            let request = rpc::ListDirRequest { sandbox_id, path, depth: 1, ..Default::default() };
+            let request = rpc::ListDirRequest {
+                sandbox_id,
+                path,
+                depth: 1,
+                ..Default::default()
+            };
             agent.client().list_dir(request).await.map(drop)
         }
         Call::MakeDir => {
-            let request = rpc::MakeDirRequest { sandbox_id, path, ..Default::default() };
+            let request = rpc::MakeDirRequest {
+                sandbox_id,
+                path,
+                ..Default::default()
+            };
             agent.client().make_dir(request).await.map(drop)
         }
         Call::Remove => {
-            let request = rpc::RemovePathRequest { sandbox_id, path, ..Default::default() };
+            let request = rpc::RemovePathRequest {
+                sandbox_id,
+                path,
+                ..Default::default()
+            };
             agent.client().remove_path(request).await.map(drop)
         }
         _ => {
-            let request = rpc::StatPathRequest { sandbox_id, path, ..Default::default() };
+            let request = rpc::StatPathRequest {
+                sandbox_id,
+                path,
+                ..Default::default()
+            };
             agent.client().stat_path(request).await.map(drop)
         }
     }

@@ -1,8 +1,10 @@
-//! Guests whose agent answers wrongly: every call that `hostd::guest` makes, in every way that [`testkit::envd`] knows.
+//! Guests whose agent answers wrongly: every call that `hostd::guest` makes, in every way that
+//! [`testkit::envd`] knows.
 //!
-//! The agent is the real one (manager, actors, service, HTTP), over virtual machines that are objects of this program,
-//! and asked over its own service by a client that gives up after a moment, as users do. Afterwards it must answer at
-//! once, other sandboxes must work, and memory, tasks, descriptors and files must be as before.
+//! The agent is the real one (manager, actors, service, HTTP), over virtual machines that are
+//! objects of this program, and asked over its own service by a client that gives up after a
+//! moment, as users do. Afterwards it must answer at once, other sandboxes must work, and memory,
+//! tasks, descriptors and files must be as before.
 
 // What the histories need of them is more.
 #[allow(dead_code)]
@@ -59,7 +61,10 @@ fn wrong_answers_of_a_guest_harm_nobody_else() {
 
 /// Makes one call to guests that answer it wrongly, each in a way of its own, all at a time.
 async fn attack(agent: &Agent, neighbour: &SandboxId, call: Call) {
-    let mut attacks: FuturesUnordered<_> = Fault::ALL.into_iter().map(|fault| one(agent, call, fault)).collect();
+    let mut attacks: FuturesUnordered<_> = Fault::ALL
+        .into_iter()
+        .map(|fault| one(agent, call, fault))
+        .collect();
     let all = async { while attacks.next().await.is_some() {} };
     tokio::pin!(all);
     loop {
@@ -77,9 +82,16 @@ async fn one(agent: &Agent, call: Call, fault: Fault) {
         agent.set_fault(&id, call, fault);
         let _ = tokio::time::timeout(CLIENT_PATIENCE, agent.ensure(&id)).await;
     } else {
-        agent.ensure(&id).await.unwrap_or_else(|error| panic!("create for {call:?}, {fault:?}: {error}"));
+        agent
+            .ensure(&id)
+            .await
+            .unwrap_or_else(|error| panic!("create for {call:?}, {fault:?}: {error}"));
         agent.set_fault(&id, call, fault);
-        let patience = if matches!(call, Call::Freeze | Call::Thaw) { AGENT_PATIENCE } else { CLIENT_PATIENCE };
+        let patience = if matches!(call, Call::Freeze | Call::Thaw) {
+            AGENT_PATIENCE
+        } else {
+            CLIENT_PATIENCE
+        };
         let made = tokio::time::timeout(patience, calls::make(agent, &id, call)).await;
         if patience == AGENT_PATIENCE {
             let made = made.unwrap_or_else(|_| panic!("{call:?}, {fault:?}: still waiting"));
@@ -90,14 +102,21 @@ async fn one(agent: &Agent, call: Call, fault: Fault) {
     removed.unwrap_or_else(|_| panic!("{call:?}, {fault:?}: the sandbox cannot be removed"));
 }
 
-/// A restored guest is greeted over the connection on which it was found, which is another way than after a boot.
+/// A restored guest is greeted over the connection on which it was found, which is another way than
+/// after a boot.
 #[test]
 fn wrong_answers_after_a_resume_leave_the_sandbox_paused() {
     let agent = Agent::start();
     let client = tokio::runtime::Runtime::new().unwrap();
     client.block_on(async {
         // Those that end the attempt at once.
-        let faults = [Fault::Unanswered, Fault::NotHttp, Fault::EmptyError, Fault::EndlessHeaders, Fault::EndlessError];
+        let faults = [
+            Fault::Unanswered,
+            Fault::NotHttp,
+            Fault::EmptyError,
+            Fault::EndlessHeaders,
+            Fault::EndlessError,
+        ];
         for fault in faults {
             let id = agent.create().await.unwrap();
             agent.pause(&id).await.unwrap();

@@ -29,7 +29,10 @@ impl Barrier {
     /// Waits until a thread is held.
     pub fn wait_until_held(&self) {
         let guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_while(guard, |state| *state != State::Holds));
+        drop(
+            self.changed
+                .wait_while(guard, |state| *state != State::Holds),
+        );
     }
 
     pub fn pass(&self, point: &str) {
@@ -39,7 +42,10 @@ impl Barrier {
         }
         *guard = State::Holds;
         self.changed.notify_all();
-        drop(self.changed.wait_while(guard, |state| *state == State::Holds));
+        drop(
+            self.changed
+                .wait_while(guard, |state| *state == State::Holds),
+        );
     }
 
     fn set(&self, state: State) {

@@ -10,8 +10,8 @@ use crate::host::Place;
 use crate::operations::spec;
 use crate::world::World;
 
-/// Lets one agent die at the step of that number while it makes a checkpoint, and the next one clear up. Returns true
-/// if the checkpoint was made before.
+/// Lets one agent die at the step of that number while it makes a checkpoint, and the next one
+/// clear up. Returns true if the checkpoint was made before.
 fn cut_off_at(step: u64) -> bool {
     let (world, place) = (World::new(step), Place::new());
     world.enter(false);
@@ -19,12 +19,18 @@ fn cut_off_at(step: u64) -> bool {
     let id = SandboxId::random();
     let first = runtime(&world);
     let is_made = first.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(&world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(&world),
+            place.guests.try_clone().unwrap(),
+        ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         manager.ensure(&id, spec("base")).await.unwrap();
         world.begins(step);
         let id = id.clone();
-        let making = tokio::spawn(async move { manager.checkpoint(&id, &"c".parse().unwrap()).await.is_ok() });
+        let making =
+            tokio::spawn(
+                async move { manager.checkpoint(&id, &"c".parse().unwrap()).await.is_ok() },
+            );
         tokio::select! {
             biased;
             () = world.died.notified() => false,
@@ -36,13 +42,19 @@ fn cut_off_at(step: u64) -> bool {
     world.begins(0);
     let second = runtime(&world);
     second.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(&world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(&world),
+            place.guests.try_clone().unwrap(),
+        ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         // Whether it was made or not, the name is one that can be used.
         let left = manager.checkpoints(&id).await.unwrap().len();
         assert!(left == 1 || !is_made, "step {step}");
         if left == 0 {
-            manager.checkpoint(&id, &"c".parse().unwrap()).await.unwrap();
+            manager
+                .checkpoint(&id, &"c".parse().unwrap())
+                .await
+                .unwrap();
         }
         assert_eq!(place.checkpoint_entries(&id), ["c"], "step {step}");
         manager.remove(&id).await;
@@ -56,7 +68,11 @@ fn cut_off_at(step: u64) -> bool {
 #[test]
 fn cut_off_checkpoint_leaves_nothing() {
     crate::world::install();
-    assert!((1..).find(|step| cut_off_at(*step)).is_some_and(|steps| steps > 3));
+    assert!(
+        (1..)
+            .find(|step| cut_off_at(*step))
+            .is_some_and(|steps| steps > 3)
+    );
 }
 
 #[test]
@@ -67,7 +83,10 @@ fn one_of_two_checkpoints_of_a_name_is_made() {
     world.begins(0);
     let runtime = runtime(&world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(&world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(&world),
+            place.guests.try_clone().unwrap(),
+        ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let id = SandboxId::random();
         manager.ensure(&id, spec("base")).await.unwrap();
@@ -75,7 +94,11 @@ fn one_of_two_checkpoints_of_a_name_is_made() {
         let calls = (0..4).map(|_| manager.checkpoint(&id, &name));
         let outcomes = futures::future::join_all(calls).await;
         let refused = |outcome: &&Result<_, Refused>| matches!(outcome, Err(Refused::Taken { .. }));
-        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+        assert_eq!(
+            outcomes.iter().filter(|outcome| outcome.is_ok()).count(),
+            1,
+            "{outcomes:?}"
+        );
         assert_eq!(outcomes.iter().filter(refused).count(), 3, "{outcomes:?}");
         assert_eq!(place.checkpoint_entries(&id), ["c"]);
         manager.roll_back(&id, &name).await.unwrap();

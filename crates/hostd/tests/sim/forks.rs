@@ -19,24 +19,43 @@ const CHILDREN: usize = 3;
 
 /// Sandboxes that are there to stay, as an agent sees it that has just started.
 pub async fn that_stay(manager: &Manager) -> BTreeSet<SandboxId> {
-    let stays =
-        |handle: &&Handle| !matches!(handle.record.borrow().phase, Phase::Creating | Phase::Removing | Phase::Gone);
-    manager.list().await.iter().filter(stays).map(|handle| handle.id.clone()).collect()
+    let stays = |handle: &&Handle| {
+        !matches!(
+            handle.record.borrow().phase,
+            Phase::Creating | Phase::Removing | Phase::Gone
+        )
+    };
+    manager
+        .list()
+        .await
+        .iter()
+        .filter(stays)
+        .map(|handle| handle.id.clone())
+        .collect()
 }
 
 impl Model {
-    /// Forks of which an agent that has just started has some children only, though nobody asked to remove any.
+    /// Forks of which an agent that has just started has some children only, though nobody asked to
+    /// remove any.
     pub fn halves(&self, there: &BTreeSet<SandboxId>) -> Vec<String> {
         let is_half = |children: &&Vec<SandboxId>| {
             let was_removed = |child| self.sandboxes.get(child).is_none_or(|known| known.removing);
-            let left = children.iter().filter(|child| there.contains(*child)).count();
+            let left = children
+                .iter()
+                .filter(|child| there.contains(*child))
+                .count();
             left > 0 && left < children.len() && !children.iter().any(was_removed)
         };
-        self.forks.iter().filter(is_half).map(|children| format!("of {children:?} some are left")).collect()
+        self.forks
+            .iter()
+            .filter(is_half)
+            .map(|children| format!("of {children:?} some are left"))
+            .collect()
     }
 }
 
-/// How many children an agent left that died at the step of that number, and whether it had answered before.
+/// How many children an agent left that died at the step of that number, and whether it had
+/// answered before.
 fn cut_off_at(step: u64) -> (usize, bool) {
     let (world, place) = (World::new(step), Place::new());
     world.enter(false);
@@ -46,7 +65,11 @@ fn cut_off_at(step: u64) -> (usize, bool) {
     if let Some(story) = world.verdict() {
         panic!("{story}");
     }
-    assert!(place.leftovers().is_empty(), "step {step}: {:?}", place.leftovers());
+    assert!(
+        place.leftovers().is_empty(),
+        "step {step}: {:?}",
+        place.leftovers()
+    );
     (left, has_answered)
 }
 
@@ -55,7 +78,10 @@ fn forks(world: &Arc<World>, place: &Place, children: &[SandboxId], step: u64) -
     world.begins(0);
     let runtime = runtime(world);
     let has_answered = runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(world),
+            place.guests.try_clone().unwrap(),
+        ));
         let manager = start(world, place, Kind::default()).await.unwrap();
         let source = SandboxId::random();
         manager.ensure(&source, spec("base")).await.unwrap();
@@ -78,7 +104,10 @@ fn is_left(world: &Arc<World>, place: &Place, children: &[SandboxId]) -> usize {
     world.begins(0);
     let runtime = runtime(world);
     let left = runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(world),
+            place.guests.try_clone().unwrap(),
+        ));
         let manager = start(world, place, Kind::default()).await.unwrap();
         let there = that_stay(&manager).await;
         for handle in manager.list().await {
@@ -86,7 +115,10 @@ fn is_left(world: &Arc<World>, place: &Place, children: &[SandboxId]) -> usize {
         }
         // For what goes on behind the last answer.
         tokio::time::sleep(Duration::from_secs(5)).await;
-        children.iter().filter(|child| there.contains(*child)).count()
+        children
+            .iter()
+            .filter(|child| there.contains(*child))
+            .count()
     });
     world.ends();
     drop(runtime);
@@ -99,7 +131,10 @@ fn a_fork_that_was_cut_off_at_any_step_is_whole_or_not_at_all() {
     let (mut none, mut all) = (0, 0);
     for step in 1.. {
         let (left, has_answered) = cut_off_at(step);
-        assert!(left == 0 || left == CHILDREN, "step {step}: {left} children are left");
+        assert!(
+            left == 0 || left == CHILDREN,
+            "step {step}: {left} children are left"
+        );
         *(if left == 0 { &mut none } else { &mut all }) += 1;
         if has_answered {
             assert_eq!(left, CHILDREN, "step {step}: they were promised");

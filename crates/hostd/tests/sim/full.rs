@@ -18,13 +18,19 @@ fn calls_to_a_sandbox_that_stands_still_are_refused_until_it_goes_on() {
     world.begins(0);
     let runtime = runtime(&world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(&world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(&world),
+            place.guests.try_clone().unwrap(),
+        ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let id = SandboxId::random();
         let handle = manager.ensure(&id, spec("base")).await.unwrap();
         handle.hold.set(Some("no room"));
         let refused = manager.running(&id).await.unwrap_err();
-        assert!(matches!(&refused, Refused::StandsStill(why) if why == "no room"), "{refused}");
+        assert!(
+            matches!(&refused, Refused::StandsStill(why) if why == "no room"),
+            "{refused}"
+        );
         // Whoever was refused does not count as somebody who uses it.
         assert!(!handle.activity.is_in_use());
         handle.hold.set(None);

@@ -1,4 +1,5 @@
-//! The guest agents of all VMs of a world: one listener, which tells them apart by the address that was called.
+//! The guest agents of all VMs of a world: one listener, which tells them apart by the address that
+//! was called.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
@@ -22,10 +23,16 @@ type Answer = Response<Full<Bytes>>;
 pub async fn serve(world: Arc<World>, listener: TcpListener) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let Ok(IpAddr::V4(ip)) = stream.local_addr().map(|address| address.ip()) else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let Ok(IpAddr::V4(ip)) = stream.local_addr().map(|address| address.ip()) else {
+            continue;
+        };
         let [.., high, low] = ip.octets();
-        let Some(vm) = world.vm_at(u16::from_be_bytes([high, low])) else { continue };
+        let Some(vm) = world.vm_at(u16::from_be_bytes([high, low])) else {
+            continue;
+        };
         let world = Arc::clone(&world);
         tokio::spawn(async move {
             let mut state = vm.state.subscribe();
@@ -33,7 +40,8 @@ pub async fn serve(world: Arc<World>, listener: TcpListener) {
                 let (world, vm) = (Arc::clone(&world), Arc::clone(&vm));
                 async move { Ok::<_, Infallible>(answer(&world, &vm, request).await) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
             tokio::select! {
                 _ = connection => {}
                 _ = state.wait_for(|state| state.end.is_some()) => {}
@@ -47,28 +55,54 @@ async fn answer(world: &World, vm: &SimVm, request: Request<Incoming>) -> Answer
         std::future::pending::<()>().await;
     }
     let path = request.uri().path().to_owned();
-    let token = request.headers().get(ACCESS_TOKEN_HEADER).and_then(|token| token.to_str().ok()).map(str::to_owned);
-    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let token = request
+        .headers()
+        .get(ACCESS_TOKEN_HEADER)
+        .and_then(|token| token.to_str().ok())
+        .map(str::to_owned);
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     world.delay().await;
     let early = path != "/health" && world.fails(&path);
     if early && world.one_in(4) {
         // It hangs, for as long as it lives.
         std::future::pending::<()>().await;
     }
-    let done =
-        vm.within(|vm, memory| Some(if early { Err(500) } else { act(vm, memory, &path, token.as_deref(), &body) }));
+    let done = vm.within(|vm, memory| {
+        Some(if early {
+            Err(500)
+        } else {
+            act(vm, memory, &path, token.as_deref(), &body)
+        })
+    });
     match done.await {
         // Done, but nobody hears of it.
-        Some(Ok(_)) if path != "/health" && world.fails(&format!("the answer of {path}")) => plain(500, "lost"),
+        Some(Ok(_)) if path != "/health" && world.fails(&format!("the answer of {path}")) => {
+            plain(500, "lost")
+        }
         Some(Ok(answer)) => plain(200, answer),
         Some(Err(status)) => plain(status, r#"{"message":"bad luck"}"#),
         None => std::future::pending().await,
     }
 }
 
-fn act(vm: &SimVm, memory: &mut Memory, path: &str, token: Option<&str>, body: &[u8]) -> Result<String, u16> {
+fn act(
+    vm: &SimVm,
+    memory: &mut Memory,
+    path: &str,
+    token: Option<&str>,
+    body: &[u8],
+) -> Result<String, u16> {
     if path == "/health" {
-        return if vm.boots_on(memory) { Ok(String::new()) } else { Err(503) };
+        return if vm.boots_on(memory) {
+            Ok(String::new())
+        } else {
+            Err(503)
+        };
     }
     if path == "/init" {
         return init(memory, token, body).map(str::to_owned);
@@ -90,7 +124,10 @@ fn act(vm: &SimVm, memory: &mut Memory, path: &str, token: Option<&str>, body: &
         "/clock" => {
             let request: ClockRequest = serde_json::from_slice(body).map_err(|_| 400_u16)?;
             memory.late = false;
-            let answer = ClockAnswer { time_ns: request.time_ns, ..ClockAnswer::default() };
+            let answer = ClockAnswer {
+                time_ns: request.time_ns,
+                ..ClockAnswer::default()
+            };
             serde_json::to_string(&answer).map_err(|_| 500)
         }
         _ => Err(404),

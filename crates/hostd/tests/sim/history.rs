@@ -26,7 +26,11 @@ pub fn run(seed: u64) -> Option<String> {
     let rows = Arc::default();
     world.enter(false);
     let kind = Kind::draw(&world);
-    let place = Arc::new(if kind.full { Place::with_own_file_system() } else { Place::new() });
+    let place = Arc::new(if kind.full {
+        Place::with_own_file_system()
+    } else {
+        Place::new()
+    });
     for _ in 0..=kind.crashes {
         live(&world, &place, &model, &rows, kind);
         if kind.clock && world.one_in(2) {
@@ -73,7 +77,11 @@ pub fn runtime(world: &Arc<World>) -> Runtime {
     let world = Arc::clone(world);
     // One task at a time between two looks at whether it is over.
     let mut builder = Builder::new_current_thread();
-    builder.enable_all().start_paused(true).event_interval(1).on_thread_start(move || world.enter(true));
+    builder
+        .enable_all()
+        .start_paused(true)
+        .event_interval(1)
+        .on_thread_start(move || world.enter(true));
     builder.build().unwrap()
 }
 
@@ -85,9 +93,17 @@ fn live(
     rows: &Arc<tokio::sync::Mutex<Rows>>,
     kind: Kind,
 ) {
-    let points = if kind.crashes == 0 || world.one_in(4) { 0 } else { 1 + world.below(120) };
+    let points = if kind.crashes == 0 || world.one_in(4) {
+        0
+    } else {
+        1 + world.below(120)
+    };
     // Or at any moment.
-    let moment = if kind.crashes > 0 && world.one_in(4) { world.below(5000) } else { 3_600_000 };
+    let moment = if kind.crashes > 0 && world.one_in(4) {
+        world.below(5000)
+    } else {
+        3_600_000
+    };
     world.begins(points);
     world.tell(format!("an agent starts: {kind:?}"));
     let runtime = runtime(world);
@@ -160,10 +176,16 @@ fn ended(world: &World, joined: Result<(), tokio::task::JoinError>) {
 }
 
 pub async fn start(world: &Arc<World>, place: &Place, kind: Kind) -> Option<Arc<Manager>> {
-    start_and_watch(world, place, kind).await.map(|(manager, _)| manager)
+    start_and_watch(world, place, kind)
+        .await
+        .map(|(manager, _)| manager)
 }
 
-async fn start_and_watch(world: &Arc<World>, place: &Place, kind: Kind) -> Option<(Arc<Manager>, Watch)> {
+async fn start_and_watch(
+    world: &Arc<World>,
+    place: &Place,
+    kind: Kind,
+) -> Option<(Arc<Manager>, Watch)> {
     let host = place.host(world, kind.warm);
     let reports = host.reports.subscribe();
     match tokio::time::timeout(PATIENCE, Manager::start(host)).await {
@@ -215,9 +237,14 @@ fn clear(
     world.tell("the last agent starts".to_owned());
     let runtime = runtime(world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(world),
+            place.guests.try_clone().unwrap(),
+        ));
         let begun = start_and_watch(world, place, Kind { faults: 0, ..kind }).await;
-        let Some((manager, mut watch)) = begun else { return };
+        let Some((manager, mut watch)) = begun else {
+            return;
+        };
         place.free();
         check_forks(world, &manager, model).await;
         watch.list(world, &mut *rows.lock().await).await;
@@ -235,14 +262,23 @@ fn clear(
             }
         }
         for handle in manager.list().await {
-            if tokio::time::timeout(PATIENCE, manager.remove(&handle.id)).await.is_err() {
-                world.violation(format!("{} cannot be removed: {:?}", handle.id, handle.record.borrow().phase));
+            if tokio::time::timeout(PATIENCE, manager.remove(&handle.id))
+                .await
+                .is_err()
+            {
+                world.violation(format!(
+                    "{} cannot be removed: {:?}",
+                    handle.id,
+                    handle.record.borrow().phase
+                ));
             }
         }
         for name in place.snapshots() {
             match manager.remove_snapshot(&name).await {
                 Ok(()) => {}
-                Err(error @ Refused::Failed(_)) => world.violation(format!("{name} stays: {error}")),
+                Err(error @ Refused::Failed(_)) => {
+                    world.violation(format!("{name} stays: {error}"))
+                }
                 Err(error) => world.violation(format!("{name} has users: {error}")),
             }
         }

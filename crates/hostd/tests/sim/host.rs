@@ -29,7 +29,11 @@ use crate::world::World;
 /// Bytes of the image; value and stamp are the first of them.
 const IMAGE_BYTES: usize = 8192;
 /// More than any history makes.
-const LIMITS: Limits = Limits { sandboxes: 100, checkpoints: 100, snapshots: 100 };
+const LIMITS: Limits = Limits {
+    sandboxes: 100,
+    checkpoints: 100,
+    snapshots: 100,
+};
 
 /// More than all that a history makes.
 const FILE_SYSTEM_BYTES: u64 = 32 << 20;
@@ -55,7 +59,14 @@ impl Place {
         let dir = TempDir::with_prefix("wrenn-sim-").unwrap();
         let none: Option<&str> = None;
         let size = format!("size={FILE_SYSTEM_BYTES}");
-        mount(none, dir.path(), Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).expect("root may mount");
+        mount(
+            none,
+            dir.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(size.as_str()),
+        )
+        .expect("root may mount");
         Self::in_dir(dir, true)
     }
 
@@ -72,7 +83,8 @@ impl Place {
 
     fn in_dir(dir: TempDir, is_mounted: bool) -> Self {
         fs::create_dir(dir.path().join("images")).unwrap();
-        // Not only zeroes, which a copy may leave out: a guest's disk has its blocks, also where the host's is full.
+        // Not only zeroes, which a copy may leave out: a guest's disk has its blocks, also where
+        // the host's is full.
         let mut image = [1; IMAGE_BYTES];
         image[..16].fill(0);
         fs::write(dir.path().join("images/base.ext4"), image).unwrap();
@@ -81,7 +93,12 @@ impl Place {
         }
         let guests = TcpListener::bind("0.0.0.0:0").unwrap();
         guests.set_nonblocking(true).unwrap();
-        Self { dir, run: in_memory(), guests, is_mounted }
+        Self {
+            dir,
+            run: in_memory(),
+            guests,
+            is_mounted,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -92,15 +109,27 @@ impl Place {
     pub fn host(&self, world: &Arc<World>, warm: bool) -> Host {
         let sandboxes = self.path("sandboxes");
         let ledger = Ledger::open(&sandboxes).unwrap();
-        let chosen = Chosen { backend: Backend::Copy, why: "simulated".to_owned() };
+        let chosen = Chosen {
+            backend: Backend::Copy,
+            why: "simulated".to_owned(),
+        };
         let driver = Arc::new(SimDriver(Arc::clone(world)));
         let clock = Arc::clone(world);
         let port = self.guests.local_addr().unwrap().port();
         let parts = Parts {
             id: "host-simulated".to_owned(),
-            engine: Engine { driver, vmm: "qemu", accel: "tcg", why: "simulated".to_owned() },
+            engine: Engine {
+                driver,
+                vmm: "qemu",
+                accel: "tcg",
+                why: "simulated".to_owned(),
+            },
             disks: Disks::new(&sandboxes, chosen).unwrap(),
-            boot: BootFiles { kernel: self.path("kernel"), initramfs: self.path("initramfs"), modules: None },
+            boot: BootFiles {
+                kernel: self.path("kernel"),
+                initramfs: self.path("initramfs"),
+                modules: None,
+            },
             images: Images::new(&self.path("images")),
             snapshots: Snapshots::open(&self.path("snapshots")).unwrap(),
             warm: Warm::open(&self.path("warm"), warm).unwrap(),
@@ -108,7 +137,8 @@ impl Place {
             jails: Jails::without_groups(2_000_000_000),
             ledger,
             forks: Forks::open(&self.path("forks")).unwrap(),
-            generations: Generations::open(&self.path("generation"), move || clock.now_ms()).unwrap(),
+            generations: Generations::open(&self.path("generation"), move || clock.now_ms())
+                .unwrap(),
         };
         Host::of(parts, LIMITS, Upstream::of_setting("192.0.2.1").unwrap())
     }
@@ -119,35 +149,55 @@ impl Place {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             // Whose turn it is among slots is no sandbox's.
             let entries = entries.filter(|entry| entry.file_name() != "next");
-            entries.map(|entry| entry.path().display().to_string()).collect()
+            entries
+                .map(|entry| entry.path().display().to_string())
+                .collect()
         };
         let dirs = ["sandboxes", "snapshots", "forks"].map(|dir| self.path(dir));
-        dirs.into_iter().chain([self.run.path().join("slots")]).flat_map(names).collect()
+        dirs.into_iter()
+            .chain([self.run.path().join("slots")])
+            .flat_map(names)
+            .collect()
     }
 
     /// All that lies where the checkpoints of a sandbox do.
     pub fn checkpoint_entries(&self, id: &SandboxId) -> Vec<String> {
-        let entries = fs::read_dir(self.path("sandboxes").join(id.as_str()).join("checkpoints")).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        let entries =
+            fs::read_dir(self.path("sandboxes").join(id.as_str()).join("checkpoints")).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     /// Takes away what is written last of a checkpoint.
     pub fn break_checkpoint(&self, id: &SandboxId, name: &str) {
-        let dir = self.path("sandboxes").join(id.as_str()).join("checkpoints").join(name);
+        let dir = self
+            .path("sandboxes")
+            .join(id.as_str())
+            .join("checkpoints")
+            .join(name);
         fs::remove_file(dir.join("instant.json")).unwrap();
     }
 
     /// Names of the snapshots that an agent left.
     pub fn snapshots(&self) -> Vec<model::TemplateName> {
         let snapshots = Snapshots::open(&self.path("snapshots")).unwrap();
-        snapshots.list().into_iter().map(|snapshot| snapshot.name).collect()
+        snapshots
+            .list()
+            .into_iter()
+            .map(|snapshot| snapshot.name)
+            .collect()
     }
 }
 
 /// A directory in memory, where there is such a place: nobody waits for a disk.
 fn in_memory() -> TempDir {
     let memory = Path::new("/dev/shm");
-    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let parent = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
     TempDir::with_prefix_in("wrenn-sim-", parent).unwrap()
 }
 

@@ -19,10 +19,18 @@ fn live(world: &Arc<World>, place: &Place, story: impl AsyncFnOnce(Arc<Manager>)
     live_in(runtime(world), world, place, story);
 }
 
-fn live_in(runtime: Runtime, world: &Arc<World>, place: &Place, story: impl AsyncFnOnce(Arc<Manager>)) {
+fn live_in(
+    runtime: Runtime,
+    world: &Arc<World>,
+    place: &Place,
+    story: impl AsyncFnOnce(Arc<Manager>),
+) {
     world.begins(0);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
+        tokio::spawn(crate::guest::serve(
+            Arc::clone(world),
+            place.guests.try_clone().unwrap(),
+        ));
         story(start(world, place, Kind::default()).await.unwrap()).await;
     });
     world.ends();
@@ -50,8 +58,14 @@ async fn remove(manager: &Manager, id: &SandboxId, during: &str) {
 async fn command(manager: &Arc<Manager>, id: &SandboxId, what: &str) -> Result<(), Refused> {
     match what {
         "pause" => manager.pause(id).await.map(drop),
-        "checkpoint" => manager.checkpoint(id, &"c".parse().unwrap()).await.map(drop),
-        "snapshot" => manager.snapshot(id, &"s".parse().unwrap(), true, false).await.map(drop),
+        "checkpoint" => manager
+            .checkpoint(id, &"c".parse().unwrap())
+            .await
+            .map(drop),
+        "snapshot" => manager
+            .snapshot(id, &"s".parse().unwrap(), true, false)
+            .await
+            .map(drop),
         _ => manager.fork(id, &[SandboxId::random()]).await.map(drop),
     }
 }
@@ -73,7 +87,10 @@ fn removal_does_not_wait_for_a_command_to_a_silent_vmm() {
             assert!(!asked.is_finished(), "{what}");
             remove(&manager, &id, what).await;
             let refused = asked.await.unwrap().unwrap_err();
-            assert!(matches!(refused, Refused::NotRunning { .. }), "{what}: {refused}");
+            assert!(
+                matches!(refused, Refused::NotRunning { .. }),
+                "{what}: {refused}"
+            );
         }
         // For captures that were given up to be discarded.
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -102,32 +119,43 @@ fn removal_does_not_wait_for_an_adoption() {
 #[test]
 fn given_up_capture_is_discarded() {
     let (world, place) = machine();
-    live_in(crate::slow::runtime(&world), &world, &place, async |manager| {
-        let id = SandboxId::random();
-        manager.ensure(&id, spec("base")).await.unwrap();
-        manager.pause(&id).await.unwrap();
-        world.barrier.close("instant::synced");
-        let asked = {
-            let (manager, id) = (Arc::clone(&manager), id.clone());
-            tokio::spawn(async move { command(&manager, &id, "snapshot").await })
-        };
-        let held = Arc::clone(&world);
-        tokio::task::spawn_blocking(move || held.barrier.wait_until_held()).await.unwrap();
-        let removing = {
-            let (manager, id) = (Arc::clone(&manager), id.clone());
-            tokio::spawn(async move { manager.remove(&id).await })
-        };
-        // The removal is over while the capture still waits for its fsync.
-        removing.await.unwrap();
-        assert!(asked.await.unwrap().is_err());
-        world.barrier.open();
-        let is_discarded = async {
-            while !place.leftovers().is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(timeout(PATIENCE, is_discarded).await.is_ok(), "{:?}", place.leftovers());
-    });
+    live_in(
+        crate::slow::runtime(&world),
+        &world,
+        &place,
+        async |manager| {
+            let id = SandboxId::random();
+            manager.ensure(&id, spec("base")).await.unwrap();
+            manager.pause(&id).await.unwrap();
+            world.barrier.close("instant::synced");
+            let asked = {
+                let (manager, id) = (Arc::clone(&manager), id.clone());
+                tokio::spawn(async move { command(&manager, &id, "snapshot").await })
+            };
+            let held = Arc::clone(&world);
+            tokio::task::spawn_blocking(move || held.barrier.wait_until_held())
+                .await
+                .unwrap();
+            let removing = {
+                let (manager, id) = (Arc::clone(&manager), id.clone());
+                tokio::spawn(async move { manager.remove(&id).await })
+            };
+            // The removal is over while the capture still waits for its fsync.
+            removing.await.unwrap();
+            assert!(asked.await.unwrap().is_err());
+            world.barrier.open();
+            let is_discarded = async {
+                while !place.leftovers().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            assert!(
+                timeout(PATIENCE, is_discarded).await.is_ok(),
+                "{:?}",
+                place.leftovers()
+            );
+        },
+    );
     check_end(&world, &place);
 }
 
@@ -141,7 +169,10 @@ fn silent_guests(world: &World) -> Vec<SandboxId> {
 
 async fn are_in(manager: &Manager, ids: &[SandboxId], phase: &Phase) {
     for id in ids {
-        assert_eq!(manager.find(id).await.unwrap().record.borrow().phase, *phase);
+        assert_eq!(
+            manager.find(id).await.unwrap().record.borrow().phase,
+            *phase
+        );
     }
 }
 
@@ -181,7 +212,9 @@ fn resumes_of_silent_guests_back_off_and_delay_no_other() {
             manager.ensure(id, spec("base")).await.unwrap();
             manager.pause(id).await.unwrap();
         }
-        silent.iter().for_each(|id| world.silence_guest(id.as_str()));
+        silent
+            .iter()
+            .for_each(|id| world.silence_guest(id.as_str()));
         let resuming = silent.iter().cloned().map(|id| {
             let manager = Arc::clone(&manager);
             tokio::spawn(async move { manager.resume(&id).await.map(drop) })
@@ -192,13 +225,22 @@ fn resumes_of_silent_guests_back_off_and_delay_no_other() {
         are_in(&manager, &silent, &Phase::Resuming).await;
         for resumed in resuming {
             let failed = resumed.await.unwrap().unwrap_err();
-            assert!(failed.to_string().contains("the guest agent did not"), "{failed}");
+            assert!(
+                failed.to_string().contains("the guest agent did not"),
+                "{failed}"
+            );
         }
         // The first failure may be bad luck.
         let failed = manager.resume(&silent[0]).await.unwrap_err();
-        assert!(failed.to_string().contains("the guest agent did not"), "{failed}");
+        assert!(
+            failed.to_string().contains("the guest agent did not"),
+            "{failed}"
+        );
         let refused = manager.running(&silent[0]).await.unwrap_err();
-        assert!(matches!(&refused, Refused::NotResumed(why) if why.contains("the guest agent did not")), "{refused}");
+        assert!(
+            matches!(&refused, Refused::NotResumed(why) if why.contains("the guest agent did not")),
+            "{refused}"
+        );
         for id in silent.iter().chain([&other]) {
             remove(&manager, id, "its guest").await;
         }

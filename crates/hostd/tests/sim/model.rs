@@ -1,5 +1,6 @@
-//! What may be: for each sandbox all that was asked of its one value, with the times between which it came about.
-//! A register whose operations overlap; what may be read is what some order of them explains.
+//! What may be: for each sandbox all that was asked of its one value, with the times between which
+//! it came about. A register whose operations overlap; what may be read is what some order of them
+//! explains.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,20 +39,35 @@ pub struct Known {
 
 impl Known {
     pub fn new(values: Values, from: Time) -> Self {
-        let first = Set { values, from, to: Some(from), certain: true, volatile: false };
-        Self { sets: vec![first], ..Self::default() }
+        let first = Set {
+            values,
+            from,
+            to: Some(from),
+            certain: true,
+            volatile: false,
+        };
+        Self {
+            sets: vec![first],
+            ..Self::default()
+        }
     }
 
     /// One that begins with nobody knows what.
     pub fn that_may_end(may_end: bool, from: Time) -> Self {
-        Self { may_end, ..Self::new(None, from) }
+        Self {
+            may_end,
+            ..Self::new(None, from)
+        }
     }
 
-    /// What may be seen by somebody who looks between the two times. Nobody may have begun anything later.
+    /// What may be seen by somebody who looks between the two times. Nobody may have begun anything
+    /// later.
     pub fn seen(&self, from: Time, to: Time) -> Values {
         let over = |set: &Set| {
             let after = |other: &Set| set.to.is_some_and(|end| other.from > end);
-            self.sets.iter().any(|other| other.certain && after(other) && other.to.is_some_and(|end| end < from))
+            self.sets.iter().any(|other| {
+                other.certain && after(other) && other.to.is_some_and(|end| end < from)
+            })
         };
         let mut values = BTreeSet::new();
         for set in self.sets.iter().filter(|set| set.from < to && !over(set)) {
@@ -67,7 +83,13 @@ impl Known {
 
     /// Something begins that may give it a value; for [`Known::end`].
     pub fn begin(&mut self, values: Values, from: Time, volatile: bool) -> usize {
-        self.sets.push(Set { values, from, to: None, certain: false, volatile });
+        self.sets.push(Set {
+            values,
+            from,
+            to: None,
+            certain: false,
+            volatile,
+        });
         self.sets.len() - 1
     }
 
@@ -85,7 +107,13 @@ impl Known {
     /// It had this value at some time in between.
     pub fn saw(&mut self, value: u64, from: Time, to: Time) {
         let values = Some(BTreeSet::from([value]));
-        self.sets.push(Set { values, from, to: Some(to), certain: true, volatile: false });
+        self.sets.push(Set {
+            values,
+            from,
+            to: Some(to),
+            certain: true,
+            volatile: false,
+        });
     }
 }
 
@@ -112,7 +140,11 @@ impl Model {
     /// What was asked of the agent and not answered comes about no more.
     pub fn agent_died(&mut self) {
         let now = self.tick();
-        for set in self.sandboxes.values_mut().flat_map(|known| &mut known.sets) {
+        for set in self
+            .sandboxes
+            .values_mut()
+            .flat_map(|known| &mut known.sets)
+        {
             if set.volatile {
                 set.to.get_or_insert(now);
             }

@@ -52,18 +52,29 @@ impl Client {
         kind: Kind,
     ) -> Self {
         let (world, place, manager) = (Arc::clone(world), Arc::clone(place), Arc::clone(manager));
-        Self { world, place, manager, model: Arc::clone(model), kind }
+        Self {
+            world,
+            place,
+            manager,
+            model: Arc::clone(model),
+            kind,
+        }
     }
 
     pub fn model(&self) -> MutexGuard<'_, Model> {
         locked(&self.model)
     }
 
-    /// Changes what is known of a sandbox, at a new time; unless the agent is dead, and what it says worth nothing.
+    /// Changes what is known of a sandbox, at a new time; unless the agent is dead, and what it
+    /// says worth nothing.
     pub fn note<T>(&self, id: &SandboxId, change: impl FnOnce(&mut Known, u64) -> T) -> Option<T> {
         let mut model = self.model();
         let now = model.tick();
-        if self.world.is_dead() { None } else { model.sandboxes.get_mut(id).map(|known| change(known, now)) }
+        if self.world.is_dead() {
+            None
+        } else {
+            model.sandboxes.get_mut(id).map(|known| change(known, now))
+        }
     }
 
     pub async fn ask(self, questions: u64) {
@@ -71,7 +82,10 @@ impl Client {
             let what = self.world.below(26);
             let id = self.any();
             let story = format!("{what} {id:?}");
-            if tokio::time::timeout(PATIENCE, Box::pin(self.one(what, id))).await.is_err() {
+            if tokio::time::timeout(PATIENCE, Box::pin(self.one(what, id)))
+                .await
+                .is_err()
+            {
                 self.world.violation(format!("stuck: {story}"));
             }
             self.world.delay().await;
@@ -79,7 +93,9 @@ impl Client {
     }
 
     async fn one(&self, what: u64, id: Option<SandboxId>) {
-        let Some(id) = id else { return self.create("base").await };
+        let Some(id) = id else {
+            return self.create("base").await;
+        };
         match what {
             0 | 1 => self.create("base").await,
             2..=7 => self.write(&id).await,
@@ -95,17 +111,27 @@ impl Client {
             21 => self.remove(&id).await,
             22 if self.kind.deaths => self.kill(),
             24 if self.kind.full => self.remove_on_full_disk(&id).await,
-            23 if self.kind.clock => self.world.set_clock(if self.world.one_in(2) { HOUR_MS } else { -HOUR_MS }),
+            23 if self.kind.clock => self.world.set_clock(if self.world.one_in(2) {
+                HOUR_MS
+            } else {
+                -HOUR_MS
+            }),
             _ => tokio::time::sleep(Duration::from_millis(self.world.below(4000))).await,
         }
     }
 
     fn any(&self) -> Option<SandboxId> {
         let model = self.model();
-        let there: Vec<&SandboxId> =
-            model.sandboxes.iter().filter(|(_, known)| !known.removed).map(|(id, _)| id).collect();
+        let there: Vec<&SandboxId> = model
+            .sandboxes
+            .iter()
+            .filter(|(_, known)| !known.removed)
+            .map(|(id, _)| id)
+            .collect();
         let pick = self.world.below(there.len().max(1) as u64);
-        there.get(usize::try_from(pick).ok()?).map(|id| (*id).clone())
+        there
+            .get(usize::try_from(pick).ok()?)
+            .map(|id| (*id).clone())
     }
 
     fn any_name(&self) -> String {
@@ -115,8 +141,16 @@ impl Client {
     fn spec(&self, template: &str) -> SandboxSpec {
         let kill = self.world.one_in(8);
         SandboxSpec {
-            timeout_sec: if self.world.one_in(2) { 1 + u32::try_from(self.world.below(3)).unwrap() } else { 3600 },
-            on_timeout: if kill { OnTimeout::Kill } else { OnTimeout::Pause },
+            timeout_sec: if self.world.one_in(2) {
+                1 + u32::try_from(self.world.below(3)).unwrap()
+            } else {
+                3600
+            },
+            on_timeout: if kill {
+                OnTimeout::Kill
+            } else {
+                OnTimeout::Pause
+            },
             auto_resume: !self.world.one_in(4),
             ..spec(template)
         }
@@ -129,14 +163,22 @@ impl Client {
             let mut model = self.model();
             let now = model.tick();
             let may_end = spec.on_timeout == OnTimeout::Kill;
-            model.sandboxes.insert(id.clone(), Known::that_may_end(may_end, now));
+            model
+                .sandboxes
+                .insert(id.clone(), Known::that_may_end(may_end, now));
         }
         let answer = self.manager.ensure(&id, spec).await;
-        let values = if template == "base" { Some(BTreeSet::from([0])) } else { self.model().of_snapshot(template) };
+        let values = if template == "base" {
+            Some(BTreeSet::from([0]))
+        } else {
+            self.model().of_snapshot(template)
+        };
         self.note(&id, |known, _| known.began_with(values));
         match answer {
             Ok(handle) => self.made(&id, &handle),
-            Err(Refused::Template(_)) if template != "base" => drop(self.note(&id, |known, _| known.removed = true)),
+            Err(Refused::Template(_)) if template != "base" => {
+                drop(self.note(&id, |known, _| known.removed = true))
+            }
             Err(error) => self.judge("create", &id, &error),
         }
     }
@@ -149,7 +191,8 @@ impl Client {
         self.note(id, |known, _| known.certain |= runs);
         let known = self.note(id, |known, _| known.removing || known.may_end);
         if !runs && !self.is_unlucky() && known == Some(false) {
-            self.world.violation(format!("{id} was not made: {phase:?}"));
+            self.world
+                .violation(format!("{id} was not made: {phase:?}"));
         }
     }
 
@@ -163,7 +206,9 @@ impl Client {
     pub async fn write(&self, id: &SandboxId) {
         let value = self.world.fresh();
         let values = Some(BTreeSet::from([value]));
-        let Some(set) = self.note(id, |known, now| known.begin(values, now, true)) else { return };
+        let Some(set) = self.note(id, |known, now| known.begin(values, now, true)) else {
+            return;
+        };
         match self.manager.running(id).await {
             Ok((handle, _active)) => {
                 let written = match self.vm(&handle) {
@@ -181,16 +226,26 @@ impl Client {
     }
 
     pub async fn read(&self, id: &SandboxId) {
-        let Some(from) = self.note(id, |_, now| now) else { return };
+        let Some(from) = self.note(id, |_, now| now) else {
+            return;
+        };
         match self.manager.running(id).await {
             Ok((handle, _active)) => {
-                let Some((vm, token)) = self.vm(&handle) else { return };
-                let Some(value) = vm.read(&token).await else { return };
+                let Some((vm, token)) = self.vm(&handle) else {
+                    return;
+                };
+                let Some(value) = vm.read(&token).await else {
+                    return;
+                };
                 self.note(id, |known, now| {
                     let may_be = known.seen(from, now);
                     self.world.tell(format!("read {value} of {id}"));
-                    if may_be.as_ref().is_some_and(|values| !values.contains(&value)) {
-                        self.world.violation(format!("{id} has {value} and may have {may_be:?}"));
+                    if may_be
+                        .as_ref()
+                        .is_some_and(|values| !values.contains(&value))
+                    {
+                        self.world
+                            .violation(format!("{id} has {value} and may have {may_be:?}"));
                     }
                     known.saw(value, from, now);
                 });
@@ -207,21 +262,27 @@ impl Client {
     }
 
     async fn fork(&self, id: &SandboxId) {
-        let children: Vec<SandboxId> = (0..=self.world.below(2)).map(|_| SandboxId::random()).collect();
+        let children: Vec<SandboxId> = (0..=self.world.below(2))
+            .map(|_| SandboxId::random())
+            .collect();
         self.world.tell(format!("fork {id} to {children:?}"));
         let from = {
             let mut model = self.model();
             let now = model.tick();
             let may_end = model.sandboxes.get(id).is_some_and(|known| known.may_end);
             for child in &children {
-                model.sandboxes.insert(child.clone(), Known::that_may_end(may_end, now));
+                model
+                    .sandboxes
+                    .insert(child.clone(), Known::that_may_end(may_end, now));
             }
             model.forks.push(children.clone());
             now
         };
         match self.manager.fork(id, &children).await {
             Ok(_) => {
-                let Some(values) = self.note(id, |known, now| known.seen(from, now)) else { return };
+                let Some(values) = self.note(id, |known, now| known.seen(from, now)) else {
+                    return;
+                };
                 self.world.tell(format!("  forked {id}"));
                 for child in &children {
                     self.note(child, |known, _| {
@@ -246,20 +307,30 @@ impl Client {
     }
 
     async fn snapshot(&self, id: &SandboxId) {
-        let (name, memory, overwrite) = (self.any_name(), self.world.one_in(2), self.world.one_in(2));
-        let Some(from) = self.note(id, |_, now| now) else { return };
+        let (name, memory, overwrite) =
+            (self.any_name(), self.world.one_in(2), self.world.one_in(2));
+        let Some(from) = self.note(id, |_, now| now) else {
+            return;
+        };
         let version = {
             let mut model = self.model();
             let versions = model.snapshots.entry(name.clone()).or_default();
             versions.push(None);
             versions.len() - 1
         };
-        let answer = self.manager.snapshot(id, &name.parse().unwrap(), memory, overwrite).await;
+        let answer = self
+            .manager
+            .snapshot(id, &name.parse().unwrap(), memory, overwrite)
+            .await;
         let values = self.note(id, |known, now| known.seen(from, now));
-        let (false, Some(values)) = (self.world.is_dead(), values) else { return };
+        let (false, Some(values)) = (self.world.is_dead(), values) else {
+            return;
+        };
         match answer {
             Ok(_) => {
-                self.world.tell(format!("snapshot {name} of {id}, memory {memory}, {values:?}"));
+                self.world.tell(format!(
+                    "snapshot {name} of {id}, memory {memory}, {values:?}"
+                ));
                 let mut model = self.model();
                 model.snapshots.get_mut(&name).unwrap()[version] = values;
                 if model.unpublished.get(&name).is_none_or(|time| *time < from) {
@@ -289,13 +360,16 @@ impl Client {
         let now = model.tick();
         model.unpublished.insert(name.clone(), now);
         if let Err(Refused::Failed(error)) = answer {
-            self.world.violation(format!("snapshot {name} cannot be removed: {error}"));
+            self.world
+                .violation(format!("snapshot {name} cannot be removed: {error}"));
         }
     }
 
     async fn checkpoint(&self, id: &SandboxId) {
         let name = format!("c{}", self.world.fresh());
-        let Some(from) = self.note(id, |_, now| now) else { return };
+        let Some(from) = self.note(id, |_, now| now) else {
+            return;
+        };
         match self.manager.checkpoint(id, &name.parse().unwrap()).await {
             Ok(_) => {
                 self.world.tell(format!("checkpoint {name} of {id}"));
@@ -313,13 +387,18 @@ impl Client {
             let (name, values) = known.checkpoints.clone().into_iter().next()?;
             Some((name, known.begin(values, now, false)))
         });
-        let Some((name, set)) = begun.flatten() else { return };
+        let Some((name, set)) = begun.flatten() else {
+            return;
+        };
         self.world.tell(format!("roll back {id} to {name}"));
         let answer = self.manager.roll_back(id, &name.parse().unwrap()).await;
         self.note(id, |known, now| known.end(set, answer.is_ok(), now));
         match answer {
-            Err(Refused::NoCheckpoint { .. }) if self.note(id, |known, _| !known.removing) == Some(true) => {
-                self.world.violation(format!("checkpoint {name} of {id} is gone"));
+            Err(Refused::NoCheckpoint { .. })
+                if self.note(id, |known, _| !known.removing) == Some(true) =>
+            {
+                self.world
+                    .violation(format!("checkpoint {name} of {id} is gone"));
             }
             answer => self.heard("  rolled back", id, answer),
         }
@@ -335,7 +414,8 @@ impl Client {
         }
     }
 
-    /// The disk is full for a while. What is removed meanwhile goes, and nothing is lost of the rest.
+    /// The disk is full for a while. What is removed meanwhile goes, and nothing is lost of the
+    /// rest.
     async fn remove_on_full_disk(&self, id: &SandboxId) {
         self.world.tell("the disk is full".to_owned());
         self.world.had_faults.store(true, Ordering::Relaxed);
@@ -372,22 +452,29 @@ impl Client {
             return;
         }
         self.world.tell(format!("{what} {id}: {error}"));
-        let Some(known) = self.model().sandboxes.get(id).cloned() else { return };
+        let Some(known) = self.model().sandboxes.get(id).cloned() else {
+            return;
+        };
         let promised = known.certain && !known.removing && !known.removed;
         let is_fine = match error {
             Refused::Unknown(_) => !promised,
-            Refused::NotRunning { .. } => !promised || known.may_end || self.world.is_excused(id.as_str()),
+            Refused::NotRunning { .. } => {
+                !promised || known.may_end || self.world.is_excused(id.as_str())
+            }
             Refused::Paused | Refused::Taken { .. } | Refused::InUse { .. } => true,
             _ => !promised || self.is_unlucky() || known.may_end,
         };
         if !is_fine {
-            self.world.violation(format!("{what} {id}: {error}; {known:?}"));
+            self.world
+                .violation(format!("{what} {id}: {error}; {known:?}"));
         }
     }
 
     /// The last look at a sandbox: all that was promised of it holds.
     pub async fn verify(&self, id: &SandboxId) {
-        let Some(known) = self.model().sandboxes.get(id).cloned() else { return };
+        let Some(known) = self.model().sandboxes.get(id).cloned() else {
+            return;
+        };
         self.world.tell(format!("verify {id}"));
         let look = async {
             if let Err(error) = self.manager.resume(id).await {
@@ -408,12 +495,15 @@ impl Client {
     fn verify_refusal(&self, id: &SandboxId, known: &Known, error: &Refused) {
         let promised = known.certain && !known.removing && !known.removed;
         let may_be = match error {
-            Refused::NotRunning { .. } => !promised || known.may_end || self.world.is_excused(id.as_str()),
+            Refused::NotRunning { .. } => {
+                !promised || known.may_end || self.world.is_excused(id.as_str())
+            }
             Refused::Unknown(_) => !promised,
             _ => false,
         };
         if !may_be {
-            self.world.violation(format!("{id} does not come back: {error}; {known:?}"));
+            self.world
+                .violation(format!("{id} does not come back: {error}; {known:?}"));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a control plane makes of the reports: it applies those alone whose generation is above that of its row.
+//! What a control plane makes of the reports: it applies those alone whose generation is above that
+//! of its row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,14 +32,21 @@ pub struct Watch {
 impl Watch {
     /// `reports` are those from before the agent began.
     pub fn new(manager: &Arc<Manager>, reports: Receiver<SandboxReport>) -> Self {
-        Self { manager: Arc::clone(manager), reports }
+        Self {
+            manager: Arc::clone(manager),
+            reports,
+        }
     }
 
     /// Applies what has been reported since.
     pub async fn apply(&mut self, world: &World, rows: &mut Rows) {
         loop {
             match self.reports.try_recv() {
-                Ok(report) => rows.apply(&report.sandbox_id, report.generation, report.state.as_known()),
+                Ok(report) => rows.apply(
+                    &report.sandbox_id,
+                    report.generation,
+                    report.state.as_known(),
+                ),
                 Err(TryRecvError::Lagged(_)) => self.list(world, rows).await,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
@@ -60,7 +68,10 @@ impl Watch {
 
 impl Rows {
     fn apply(&mut self, id: &str, generation: u64, state: Option<SandboxState>) {
-        let row = self.0.entry(id.to_owned()).or_insert(Row { generation: 0, state: None });
+        let row = self.0.entry(id.to_owned()).or_insert(Row {
+            generation: 0,
+            state: None,
+        });
         if generation > row.generation {
             *row = Row { generation, state };
         }
@@ -69,7 +80,9 @@ impl Rows {
     fn check(&self, world: &World, id: &SandboxId, generation: u64, state: Option<SandboxState>) {
         let row = self.0.get(id.as_str());
         if row != Some(&Row { generation, state }) {
-            world.violation(format!("{id} is {state:?} at generation {generation}, and its row says {row:?}"));
+            world.violation(format!(
+                "{id} is {state:?} at generation {generation}, and its row says {row:?}"
+            ));
         }
     }
 }

@@ -10,15 +10,20 @@ use crate::host::Place;
 use crate::operations::spec;
 use crate::world::World;
 
-/// A runtime whose clock is the machine's: one that is moved on stands still while a thread waits for a disk.
+/// A runtime whose clock is the machine's: one that is moved on stands still while a thread waits
+/// for a disk.
 pub fn runtime(world: &Arc<World>) -> Runtime {
     let world = Arc::clone(world);
     let mut builder = Builder::new_current_thread();
-    builder.enable_all().on_thread_start(move || world.enter(true)).build().unwrap()
+    builder
+        .enable_all()
+        .on_thread_start(move || world.enter(true))
+        .build()
+        .unwrap()
 }
 
-/// The fsync of a new sandbox's record, of a claim, and of a checkpoint's files: meanwhile every other sandbox is made,
-/// listed, paused and removed as ever.
+/// The fsync of a new sandbox's record, of a claim, and of a checkpoint's files: meanwhile every
+/// other sandbox is made, listed, paused and removed as ever.
 #[test]
 fn slow_fsync_of_one_sandbox_delays_no_other() {
     crate::world::install();
@@ -28,7 +33,10 @@ fn slow_fsync_of_one_sandbox_delays_no_other() {
         world.begins(0);
         let runtime = runtime(&world);
         runtime.block_on(async {
-            tokio::spawn(crate::guest::serve(Arc::clone(&world), place.guests.try_clone().unwrap()));
+            tokio::spawn(crate::guest::serve(
+                Arc::clone(&world),
+                place.guests.try_clone().unwrap(),
+            ));
             let manager = start(&world, &place, Kind::default()).await.unwrap();
             let (slow, other) = (SandboxId::random(), SandboxId::random());
             world.barrier.close(point);
@@ -37,15 +45,29 @@ fn slow_fsync_of_one_sandbox_delays_no_other() {
                 tokio::spawn(async move { manager.ensure(&slow, spec("base")).await.map(drop) })
             };
             let held = Arc::clone(&world);
-            tokio::task::spawn_blocking(move || held.barrier.wait_until_held()).await.unwrap();
+            tokio::task::spawn_blocking(move || held.barrier.wait_until_held())
+                .await
+                .unwrap();
             assert!(manager.list().await.is_empty(), "{point}");
             manager.ensure(&other, spec("base")).await.unwrap();
-            manager.checkpoint(&other, &"c".parse().unwrap()).await.unwrap();
-            manager.snapshot(&other, &"s".parse().unwrap(), true, false).await.unwrap();
+            manager
+                .checkpoint(&other, &"c".parse().unwrap())
+                .await
+                .unwrap();
+            manager
+                .snapshot(&other, &"s".parse().unwrap(), true, false)
+                .await
+                .unwrap();
             manager.pause(&other).await.unwrap();
-            manager.remove_snapshot(&"s".parse().unwrap()).await.unwrap();
+            manager
+                .remove_snapshot(&"s".parse().unwrap())
+                .await
+                .unwrap();
             manager.remove(&other).await;
-            assert!(manager.find(&other).await.is_err() && !making.is_finished(), "{point}");
+            assert!(
+                manager.find(&other).await.is_err() && !making.is_finished(),
+                "{point}"
+            );
             world.barrier.open();
             making.await.unwrap().unwrap();
             manager.remove(&slow).await;

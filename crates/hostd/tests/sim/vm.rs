@@ -1,5 +1,6 @@
-//! Virtual machines that are objects of the world, and what a program in them does: it keeps one value in memory and
-//! on disk. Each write to the disk leaves a stamp in both, so that it shows when they are not of one moment.
+//! Virtual machines that are objects of the world, and what a program in them does: it keeps one
+//! value in memory and on disk. Each write to the disk leaves a stamp in both, so that it shows
+//! when they are not of one moment.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -54,7 +55,9 @@ pub struct SimVm {
 
 impl std::fmt::Debug for SimVm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimVm").field("sandbox", &self.sandbox).finish_non_exhaustive()
+        f.debug_struct("SimVm")
+            .field("sandbox", &self.sandbox)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,7 +67,10 @@ impl SimVm {
     }
 
     /// Changes the guest while it runs; waits for that. `None` when it has ended.
-    pub async fn within<T>(&self, mut change: impl FnMut(&Self, &mut Memory) -> Option<T>) -> Option<T> {
+    pub async fn within<T>(
+        &self,
+        mut change: impl FnMut(&Self, &mut Memory) -> Option<T>,
+    ) -> Option<T> {
         let mut seen = self.state.subscribe();
         loop {
             seen.mark_unchanged();
@@ -93,9 +99,15 @@ impl SimVm {
         memory.stamp = self.world.fresh();
         memory.dirty = false;
         let bytes = [memory.value.to_le_bytes(), memory.stamp.to_le_bytes()].concat();
-        let written = fs::File::options().write(true).open(&self.disk).and_then(|file| file.write_all_at(&bytes, 0));
+        let written = fs::File::options()
+            .write(true)
+            .open(&self.disk)
+            .and_then(|file| file.write_all_at(&bytes, 0));
         if let Err(error) = written {
-            self.world.violation(format!("the disk of {}, which runs, is gone: {error}", self.sandbox));
+            self.world.violation(format!(
+                "the disk of {}, which runs, is gone: {error}",
+                self.sandbox
+            ));
         }
     }
 
@@ -122,7 +134,9 @@ impl SimVm {
         if begun.await != Some(true) {
             return false;
         }
-        self.within(|_, memory| (!memory.dirty).then_some(())).await.is_some()
+        self.within(|_, memory| (!memory.dirty).then_some(()))
+            .await
+            .is_some()
     }
 
     pub async fn read(&self, token: &str) -> Option<u64> {
@@ -138,7 +152,9 @@ impl SimVm {
         let (value, stamp) = on_disk(&self.disk);
         if stamp != memory.stamp || (value != memory.value && !memory.dirty) {
             let sandbox = &self.sandbox;
-            self.world.violation(format!("{when}: memory {memory:?} of {sandbox} with a disk of {value}, {stamp}"));
+            self.world.violation(format!(
+                "{when}: memory {memory:?} of {sandbox} with a disk of {value}, {stamp}"
+            ));
         }
     }
 
@@ -155,7 +171,11 @@ impl SimVm {
     /// Waits until the VMM answers: one that is silent answers no call before its end.
     async fn answers(&self) {
         if self.world.is_silent_vmm(&self.sandbox) {
-            let _ = self.state.subscribe().wait_for(|state| state.end.is_some()).await;
+            let _ = self
+                .state
+                .subscribe()
+                .wait_for(|state| state.end.is_some())
+                .await;
         }
     }
 
@@ -169,7 +189,10 @@ impl SimVm {
 
 fn refuse(world: &World, command: &str) -> Result<()> {
     if world.fails(command) {
-        return Err(Error::Refused { command: command.to_owned(), reason: "bad luck".to_owned() });
+        return Err(Error::Refused {
+            command: command.to_owned(),
+            reason: "bad luck".to_owned(),
+        });
     }
     Ok(())
 }
@@ -210,8 +233,15 @@ impl Vm for Held {
         self.0.world.delay().await;
         self.0.fails("resume")?;
         self.0.state.send_modify(|state| {
-            if state.last.as_ref().is_some_and(|dir| dir.join(MEMORY).exists()) {
-                self.0.world.violation(format!("{} goes on while its last memory is there", self.0.sandbox));
+            if state
+                .last
+                .as_ref()
+                .is_some_and(|dir| dir.join(MEMORY).exists())
+            {
+                self.0.world.violation(format!(
+                    "{} goes on while its last memory is there",
+                    self.0.sandbox
+                ));
             }
             state.runs = true;
             if state.end.is_none() {
@@ -227,20 +257,28 @@ impl Vm for Held {
         self.0.fails("snapshot")?;
         let state = self.0.state.borrow().clone();
         if state.runs {
-            self.0.world.violation(format!("a snapshot of {} while it runs", self.0.sandbox));
+            self.0
+                .world
+                .violation(format!("a snapshot of {} while it runs", self.0.sandbox));
         }
         let path = dir.join(MEMORY);
         if let Err(source) = fs::write(&path, serde_json::to_vec(&state.memory).unwrap()) {
             // The disk is full.
             let _ = fs::remove_file(&path);
-            return Err(Error::Io { action: "write", path, source });
+            return Err(Error::Io {
+                action: "write",
+                path,
+                source,
+            });
         }
         if self.0.fails("end of the snapshot").is_err() {
             fs::remove_file(dir.join(MEMORY)).unwrap();
             return Err(Error::Ended);
         }
         self.0.world.delay().await;
-        self.0.state.send_modify(|state| state.last = (then == Then::End).then(|| dir.to_owned()));
+        self.0
+            .state
+            .send_modify(|state| state.last = (then == Then::End).then(|| dir.to_owned()));
         Ok(())
     }
 
@@ -255,7 +293,10 @@ impl Vm for Held {
     async fn wait(&self) -> Exit {
         let mut state = self.0.state.subscribe();
         let ended = state.wait_for(|state| state.end.is_some()).await;
-        ended.ok().and_then(|state| state.end.clone()).unwrap_or(Exit::Shutdown)
+        ended
+            .ok()
+            .and_then(|state| state.end.clone())
+            .unwrap_or(Exit::Shutdown)
     }
 
     async fn console(&self) -> Vec<u8> {
@@ -279,20 +320,35 @@ impl SimDriver {
         world.delay().await;
         refuse(world, "start")?;
         if world.vm_in(&config.dir).is_some() {
-            return Err(Error::Refused { command: "start".to_owned(), reason: "there is one".to_owned() });
+            return Err(Error::Refused {
+                command: "start".to_owned(),
+                reason: "there is one".to_owned(),
+            });
         }
         let restored = memory.is_some();
         let (value, stamp) = on_disk(&config.disk.path);
         let boots = world.below(3);
-        let memory = memory.unwrap_or(Memory { value, stamp, boots, ..Memory::default() });
-        let slot = config.net.as_ref().and_then(|net| net.netns.strip_prefix("wrenn-")?.parse().ok());
+        let memory = memory.unwrap_or(Memory {
+            value,
+            stamp,
+            boots,
+            ..Memory::default()
+        });
+        let slot = config
+            .net
+            .as_ref()
+            .and_then(|net| net.netns.strip_prefix("wrenn-")?.parse().ok());
         let vm = Arc::new(SimVm {
             world: Arc::clone(world),
             dir: config.dir.clone(),
             sandbox: config.name.clone(),
             slot: slot.unwrap(),
             disk: config.disk.path.clone(),
-            state: watch::Sender::new(State { memory, runs: !restored, ..State::default() }),
+            state: watch::Sender::new(State {
+                memory,
+                runs: !restored,
+                ..State::default()
+            }),
         });
         world.add(&vm);
         if restored {
@@ -327,7 +383,10 @@ impl Driver for SimDriver {
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
-        let bad = |reason: String| Error::BadSnapshot { dir: snapshot.to_owned(), reason };
+        let bad = |reason: String| Error::BadSnapshot {
+            dir: snapshot.to_owned(),
+            reason,
+        };
         let bytes = fs::read(snapshot.join(MEMORY)).map_err(|error| bad(error.to_string()))?;
         let memory = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
         self.start(config, Some(memory)).await
@@ -335,7 +394,9 @@ impl Driver for SimDriver {
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         self.0.delay().await;
-        let Some(vm) = self.0.vm_in(dir) else { return Ok(None) };
+        let Some(vm) = self.0.vm_in(dir) else {
+            return Ok(None);
+        };
         vm.answers().await;
         if !vm.state.borrow().started {
             self.destroy(dir).await?;

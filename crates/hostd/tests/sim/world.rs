@@ -1,4 +1,5 @@
-//! What stays when the agent dies: the machine, with its virtual machines, its luck, and what was noticed.
+//! What stays when the agent dies: the machine, with its virtual machines, its luck, and what was
+//! noticed.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -15,7 +16,8 @@ use tokio::sync::{Notify, mpsc};
 use crate::barrier::Barrier;
 use crate::vm::SimVm;
 
-/// Fail points in blocking work where the file system may say no: a panic there is an error to whoever waits for it.
+/// Fail points in blocking work where the file system may say no: a panic there is an error to
+/// whoever waits for it.
 const IO: [&str; 8] = [
     "fork::decided",
     "fork::noted",
@@ -60,7 +62,8 @@ const POINTS: [&str; 30] = [
     "suspend::given-back",
 ];
 
-/// For calls to be answered while a disk is slow: by the wall clock, and only a failure takes that long.
+/// For calls to be answered while a disk is slow: by the wall clock, and only a failure takes that
+/// long.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who is told that calls were answered.
@@ -187,7 +190,9 @@ impl World {
 
     /// Milliseconds since the Unix epoch, by a clock that somebody sets now and then.
     pub fn now_ms(&self) -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         i64::try_from(now.as_millis()).unwrap_or_default() + self.skew_ms.load(Ordering::Relaxed)
     }
 
@@ -206,7 +211,8 @@ impl World {
         *locked(&self.probe) = Some(probe);
     }
 
-    /// A disk that takes half a minute: this fsync is not done before calls to the agent that need no disk are answered.
+    /// A disk that takes half a minute: this fsync is not done before calls to the agent that need
+    /// no disk are answered.
     fn sync_slowly(&self, point: &str) {
         let (answer, answered) = std::sync::mpsc::channel();
         let probe = locked(&self.probe).clone();
@@ -214,7 +220,10 @@ impl World {
             return;
         }
         // A sender that is gone means that the agent is.
-        if matches!(answered.recv_timeout(PROBE_TIMEOUT), Err(std::sync::mpsc::RecvTimeoutError::Timeout)) {
+        if matches!(
+            answered.recv_timeout(PROBE_TIMEOUT),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        ) {
             self.violation(format!("calls wait for a disk that is slow at {point}"));
         }
     }
@@ -295,7 +304,8 @@ impl World {
     pub fn verdict(&self) -> Option<String> {
         let violations = locked(&self.violations);
         let story = locked(&self.story).join("\n");
-        (!violations.is_empty()).then(|| format!("{story}\n\nseed {}: {}", self.seed, violations.join("; ")))
+        (!violations.is_empty())
+            .then(|| format!("{story}\n\nseed {}: {}", self.seed, violations.join("; ")))
     }
 
     pub fn excuse(&self, sandbox: &str) {
@@ -327,7 +337,10 @@ impl World {
         let mut vms = locked(&self.vms);
         for other in vms.values().filter(|other| other.lives()) {
             if other.slot == vm.slot || other.disk == vm.disk {
-                self.violation(format!("{} and {} share a slot or a disk", other.sandbox, vm.sandbox));
+                self.violation(format!(
+                    "{} and {} share a slot or a disk",
+                    other.sandbox, vm.sandbox
+                ));
             }
         }
         vms.insert(vm.dir.clone(), Arc::clone(vm));
@@ -338,7 +351,10 @@ impl World {
     }
 
     pub fn vm_at(&self, slot: u16) -> Option<Arc<SimVm>> {
-        locked(&self.vms).values().find(|vm| vm.slot == slot && vm.lives()).cloned()
+        locked(&self.vms)
+            .values()
+            .find(|vm| vm.slot == slot && vm.lives())
+            .cloned()
     }
 
     pub fn take_away(&self, dir: &Path) {

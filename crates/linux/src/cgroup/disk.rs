@@ -16,39 +16,68 @@ pub struct DiskLimits {
 
 impl DiskLimits {
     fn line(self, disk: &str) -> String {
-        let word = |limit: Option<u64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+        let word =
+            |limit: Option<u64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
         let (bytes, operations) = (word(self.bytes), word(self.operations));
         format!("{disk} rbps={bytes} wbps={bytes} riops={operations} wiops={operations}")
     }
 }
 
-/// Limits what a group reads and writes of the disk that `path` is, or that holds it. Whether it could: not where the
-/// group has no such controller, or the file system spreads over disks that the kernel does not tell (Btrfs).
+/// Limits what a group reads and writes of the disk that `path` is, or that holds it. Whether it
+/// could: not where the group has no such controller, or the file system spreads over disks that
+/// the kernel does not tell (Btrfs).
 ///
 /// # Errors
 /// What the kernel said.
 pub fn limit_disk(group: &Path, path: &Path, limits: DiskLimits) -> io::Result<bool> {
-    let Some(disk) = disk_of(path)? else { return Ok(false) };
+    let Some(disk) = disk_of(path)? else {
+        return Ok(false);
+    };
     match fs::write(group.join("io.max"), limits.line(&disk)) {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(false),
-        Err(error) => Err(io::Error::new(error.kind(), format!("io.max of disk {disk}: {error}"))),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("io.max of disk {disk}: {error}"),
+        )),
     }
 }
 
-/// Its number in the kernel's spelling. A partition is its whole disk, on which alone there can be limits.
+/// Its number in the kernel's spelling. A partition is its whole disk, on which alone there can be
+/// limits.
 fn disk_of(path: &Path) -> io::Result<Option<String>> {
     let found = fs::metadata(path)?;
-    let number = if found.file_type().is_block_device() { found.rdev() } else { found.dev() };
-    let known = PathBuf::from(format!("/sys/dev/block/{}:{}", major(number), minor(number)));
+    let number = if found.file_type().is_block_device() {
+        found.rdev()
+    } else {
+        found.dev()
+    };
+    let known = PathBuf::from(format!(
+        "/sys/dev/block/{}:{}",
+        major(number),
+        minor(number)
+    ));
     // A link into the tree of devices, where a partition lies in its disk.
     let at = match fs::canonicalize(known) {
         Ok(at) => at,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let disk = if at.join("partition").exists() { at.parent().unwrap_or(&at) } else { &at };
-    Ok(Some(fs::read_to_string(disk.join("dev"))?.trim().to_owned()))
+    let disk = if at.join("partition").exists() {
+        at.parent().unwrap_or(&at)
+    } else {
+        &at
+    };
+    Ok(Some(
+        fs::read_to_string(disk.join("dev"))?.trim().to_owned(),
+    ))
 }
 
 #[cfg(test)]
@@ -57,8 +86,14 @@ mod tests {
 
     #[test]
     fn a_line_is_the_kernels() {
-        let limits = DiskLimits { bytes: Some(1 << 20), operations: None };
-        assert_eq!(limits.line("253:1"), "253:1 rbps=1048576 wbps=1048576 riops=max wiops=max");
+        let limits = DiskLimits {
+            bytes: Some(1 << 20),
+            operations: None,
+        };
+        assert_eq!(
+            limits.line("253:1"),
+            "253:1 rbps=1048576 wbps=1048576 riops=max wiops=max"
+        );
     }
 
     #[test]
@@ -67,7 +102,12 @@ mod tests {
         let here = disk_of(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         // Where it is on a disk, that disk is no partition.
         if let Some(disk) = here {
-            assert!(!Path::new("/sys/dev/block").join(disk).join("partition").exists());
+            assert!(
+                !Path::new("/sys/dev/block")
+                    .join(disk)
+                    .join("partition")
+                    .exists()
+            );
         }
     }
 }

@@ -1,21 +1,24 @@
-//! System calls that a process in a jail may make (seccomp(2)); a program's own filters come on top.
+//! System calls that a process in a jail may make (seccomp(2)); a program's own filters come on
+//! top.
 //!
-//! A program of which it is known what it needs gets a list of that ([`Syscalls::Only`]); all else is refused with ENOSYS.
-//! That is what a kernel without the call says, for which C libraries and VMMs have another way, so a list that lacks
-//! what only a newer release tries does no harm. Nor does a refused call help an attacker, so there is nothing to be won
-//! by killing the process, but a guest to be lost by each gap in a list. To see the gaps, see [`Enforcement::Log`].
+//! A program of which it is known what it needs gets a list of that ([`Syscalls::Only`]); all else
+//! is refused with ENOSYS. That is what a kernel without the call says, for which C libraries and
+//! VMMs have another way, so a list that lacks what only a newer release tries does no harm. Nor
+//! does a refused call help an attacker, so there is nothing to be won by killing the process, but
+//! a guest to be lost by each gap in a list. To see the gaps, see [`Enforcement::Log`].
 //!
-//! A program that has filters of its own, as Firecracker has, is only kept from what none needs ([`DENIED`]) with EPERM.
-//! Among that is a trap: a jail may be given a read-only loop device that others use as well. Whoever has opened one for
-//! writing, which the kernel allows, may put another file in its place for all of them, without any capability
-//! (`drivers/block/loop.c`).
+//! A program that has filters of its own, as Firecracker has, is only kept from what none needs
+//! ([`DENIED`]) with EPERM. Among that is a trap: a jail may be given a read-only loop device that
+//! others use as well. Whoever has opened one for writing, which the kernel allows, may put another
+//! file in its place for all of them, without any capability (`drivers/block/loop.c`).
 
 use std::collections::BTreeMap;
 use std::io;
 
 use nix::libc;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
 };
 
 /// What is done about calls that are not on a list.
@@ -23,7 +26,8 @@ use seccompiler::{
 pub enum Enforcement {
     #[default]
     Enforce,
-    /// They are allowed, and the kernel logs each with its number (`type=1326` in its log): to find what a list lacks.
+    /// They are allowed, and the kernel logs each with its number (`type=1326` in its log): to find
+    /// what a list lacks.
     Log,
 }
 
@@ -86,12 +90,22 @@ impl Call {
     /// With an argument that has this value where the mask has ones.
     #[must_use]
     pub const fn masked(number: i64, argument: u8, mask: u64, value: u64) -> Self {
-        Self { number, when: Some(When::Masked { argument, mask, value }) }
+        Self {
+            number,
+            when: Some(When::Masked {
+                argument,
+                mask,
+                value,
+            }),
+        }
     }
 
     /// With any other value of an argument.
     const fn without(number: i64, argument: u8, value: u64) -> Self {
-        Self { number, when: Some(When::Not { argument, value }) }
+        Self {
+            number,
+            when: Some(When::Not { argument, value }),
+        }
     }
 }
 
@@ -106,12 +120,14 @@ const NAMESPACES: [i32; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// Requests to loop devices (`linux/loop.h`) are 0x4C00 to 0x4C0F, those to their control device follow up to 0x4C82.
+/// Requests to loop devices (`linux/loop.h`) are 0x4C00 to 0x4C0F, those to their control device
+/// follow up to 0x4C82.
 const LOOP_REQUESTS: u64 = 0x4C00;
 const REQUEST_TYPE: u64 = 0xFF00;
 
-/// What needs no privilege, and no VMM: ways to the kernel that had holes, to other processes, and out of the jail.
-/// Mounts, modules and the like need a capability, which nobody in a jail has or can get.
+/// What needs no privilege, and no VMM: ways to the kernel that had holes, to other processes, and
+/// out of the jail. Mounts, modules and the like need a capability, which nobody in a jail has or
+/// can get.
 const DENIED: [i64; 25] = [
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
@@ -143,7 +159,11 @@ const DENIED: [i64; 25] = [
 /// Made before the fork, since it allocates.
 pub(super) fn program(syscalls: Syscalls) -> io::Result<BpfProgram> {
     match syscalls {
-        Syscalls::NotDenied => compile(&denied(), SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32)),
+        Syscalls::NotDenied => compile(
+            &denied(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(libc::EPERM as u32),
+        ),
         Syscalls::Only(calls, enforcement) => {
             let otherwise = match enforcement {
                 Enforcement::Enforce => SeccompAction::Errno(libc::ENOSYS as u32),
@@ -151,7 +171,13 @@ pub(super) fn program(syscalls: Syscalls) -> io::Result<BpfProgram> {
             };
             // Another filter decides about this one: see `starts`.
             let exec = Call::any(libc::SYS_execve);
-            let calls: Vec<Call> = calls.iter().copied().flatten().copied().chain([exec]).collect();
+            let calls: Vec<Call> = calls
+                .iter()
+                .copied()
+                .flatten()
+                .copied()
+                .chain([exec])
+                .collect();
             compile(&calls, otherwise, SeccompAction::Allow)
         }
     }
@@ -163,30 +189,52 @@ fn denied() -> Vec<Call> {
     let loops = Call::masked(libc::SYS_ioctl, 1, REQUEST_TYPE, LOOP_REQUESTS);
     // VMMs are spoken to over Unix sockets, and speak to nobody else.
     let sockets = Call::without(libc::SYS_socket, 0, libc::AF_UNIX as u64);
-    DENIED.map(Call::any).into_iter().chain(namespaces).chain([loops, sockets]).collect()
+    DENIED
+        .map(Call::any)
+        .into_iter()
+        .chain(namespaces)
+        .chain([loops, sockets])
+        .collect()
 }
 
-fn compile(calls: &[Call], otherwise: SeccompAction, matching: SeccompAction) -> io::Result<BpfProgram> {
+fn compile(
+    calls: &[Call],
+    otherwise: SeccompAction,
+    matching: SeccompAction,
+) -> io::Result<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in calls {
         let of_call = rules.entry(call.number).or_default();
         let (argument, operator, value) = match call.when {
-            Some(When::Masked { argument, mask, value }) => (argument, SeccompCmpOp::MaskedEq(mask), value),
+            Some(When::Masked {
+                argument,
+                mask,
+                value,
+            }) => (argument, SeccompCmpOp::MaskedEq(mask), value),
             Some(When::Not { argument, value }) => (argument, SeccompCmpOp::Ne, value),
             None => continue,
         };
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
-        of_call.push(condition.and_then(|condition| SeccompRule::new(vec![condition])).map_err(io::Error::other)?);
+        of_call.push(
+            condition
+                .and_then(|condition| SeccompRule::new(vec![condition]))
+                .map_err(io::Error::other)?,
+        );
     }
     // No rules at all are all arguments.
     for call in calls.iter().filter(|call| call.when.is_none()) {
         rules.insert(call.number, Vec::new());
     }
-    let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
-    SeccompFilter::new(rules, otherwise, matching, arch).and_then(BpfProgram::try_from).map_err(io::Error::other)
+    let arch = std::env::consts::ARCH
+        .try_into()
+        .map_err(io::Error::other)?;
+    SeccompFilter::new(rules, otherwise, matching, arch)
+        .and_then(BpfProgram::try_from)
+        .map_err(io::Error::other)
 }
 
-/// For the calling thread and its children, for good. Needs no capability once there are no new privileges.
+/// For the calling thread and its children, for good. Needs no capability once there are no new
+/// privileges.
 pub(super) fn enter(program: &BpfProgram) -> io::Result<()> {
     // Nothing is made of other errors here, which would allocate.
     seccompiler::apply_filter(program).map_err(|_| io::Error::from_raw_os_error(libc::EPERM))

@@ -1,8 +1,10 @@
-//! What a process that runs foreign code may see and use: next to nothing, and under a user of its own.
+//! What a process that runs foreign code may see and use: next to nothing, and under a user of its
+//! own.
 //!
-//! A [`Jail`] is made for one start, outside: each path that the process is to see is opened here, as a mount of its
-//! own that is attached nowhere yet, so whatever is missing or may not be read is told by name before anything runs.
-//! Paths are the same inside as outside, only fewer, so nobody has to translate.
+//! A [`Jail`] is made for one start, outside: each path that the process is to see is opened here,
+//! as a mount of its own that is attached nowhere yet, so whatever is missing or may not be read is
+//! told by name before anything runs. Paths are the same inside as outside, only fewer, so nobody
+//! has to translate.
 //!
 //! ```text
 //!  thread of its own                                      child of that thread
@@ -12,8 +14,9 @@
 //!   new PID and IPC namespace, prepared network one        system calls ([`Syscalls`]); exec, once (`starts`)
 //!   fork, into the cgroup ───────────────────────────────→
 //! ```
-//! The thread ends after the start, so no thread of ours stays in a foreign namespace. Everything of a jail but its
-//! cgroup lives as long as its process, which is the first of its PID namespace: if it or we die, nothing is left.
+//! The thread ends after the start, so no thread of ours stays in a foreign namespace. Everything
+//! of a jail but its cgroup lives as long as its process, which is the first of its PID namespace:
+//! if it or we die, nothing is left.
 //!
 //! Needs Linux 5.12 (`mount_setattr`) and root's capabilities.
 
@@ -80,12 +83,25 @@ impl Jail {
     /// When the kernel lacks what jails need, or we may not make them.
     pub fn new(uid: u32, gid: u32, limits: Limits) -> io::Result<Self> {
         if uid == 0 || gid == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "root does not go into a jail"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "root does not go into a jail",
+            ));
         }
         let template = template::open()?;
         let (trees, links, devices) = (Vec::new(), Vec::new(), Vec::new());
         let syscalls = Syscalls::default();
-        let mut jail = Self { uid, gid, template, trees, links, devices, limits, syscalls, group: None };
+        let mut jail = Self {
+            uid,
+            gid,
+            template,
+            trees,
+            links,
+            devices,
+            limits,
+            syscalls,
+            group: None,
+        };
         jail.device(Path::new("/dev/null"))?;
         jail.device(Path::new("/dev/urandom"))?;
         Ok(jail)
@@ -115,18 +131,27 @@ impl Jail {
     /// Shows a file, or a directory with what is in it; no mounts below it.
     ///
     /// # Errors
-    /// `NotFound` when there is none, `PermissionDenied` with what to do when the jail's user may not use it.
+    /// `NotFound` when there is none, `PermissionDenied` with what to do when the jail's user may
+    /// not use it.
     pub fn show(&mut self, path: &Path, access: Access) -> io::Result<()> {
         let mount = tree::open(path, access)?;
         let found = File::from(mount.try_clone()?).metadata()?;
         self.check(path, &found, access)?;
-        self.trees.push(Tree { path: path.to_owned(), mount, is_dir: found.is_dir() });
+        self.trees.push(Tree {
+            path: path.to_owned(),
+            mount,
+            is_dir: found.is_dir(),
+        });
         Ok(())
     }
 
     /// Attaches a mount that is attached nowhere yet, such as a [`memory_dir`], at `path`.
     pub fn attach(&mut self, path: &Path, mount: OwnedFd) {
-        self.trees.push(Tree { path: path.to_owned(), mount, is_dir: true });
+        self.trees.push(Tree {
+            path: path.to_owned(),
+            mount,
+            is_dir: true,
+        });
     }
 
     /// Whether the file's mode lets the jail's user in.
@@ -147,21 +172,34 @@ impl Jail {
             Access::Read | Access::OpenFiles => format!("type: chmod o+rX {}", path.display()),
             Access::Write => "it must belong to that user".to_owned(),
         };
-        let problem = format!("its mode is {mode:04o} and its owner {owner}, which shuts out user {user}; {fix}");
+        let problem = format!(
+            "its mode is {mode:04o} and its owner {owner}, which shuts out user {user}; {fix}"
+        );
         Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
     }
 
-    /// Gives the process a device of the host: a node with its number, at its path, that only the jail's user opens.
+    /// Gives the process a device of the host: a node with its number, at its path, that only the
+    /// jail's user opens.
     ///
     /// # Errors
     /// `NotFound` when there is none, `InvalidInput` when it is no device.
     pub fn device(&mut self, path: &Path) -> io::Result<()> {
         let found = fs::metadata(path)?;
-        let (is_block, is_char) = (found.file_type().is_block_device(), found.file_type().is_char_device());
+        let (is_block, is_char) = (
+            found.file_type().is_block_device(),
+            found.file_type().is_char_device(),
+        );
         if !is_block && !is_char {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no device"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no device",
+            ));
         }
-        self.devices.push(Device { path: path.to_owned(), number: found.rdev(), is_block });
+        self.devices.push(Device {
+            path: path.to_owned(),
+            number: found.rdev(),
+            is_block,
+        });
         Ok(())
     }
 
@@ -179,8 +217,8 @@ impl Jail {
         Ok(())
     }
 
-    /// Starts the program in here; its number outside. Without a network namespace it gets an empty one. `first` is what
-    /// the child does before it gives up its rights.
+    /// Starts the program in here; its number outside. Without a network namespace it gets an empty
+    /// one. `first` is what the child does before it gives up its rights.
     ///
     /// # Safety
     /// `first` only makes system calls.
@@ -193,19 +231,34 @@ impl Jail {
     ) -> io::Result<u32> {
         let (uid, gid, limits, group) = (self.uid, self.gid, self.limits, self.group.take());
         let gate = starts::Gate::new()?;
-        let child =
-            privileges::Child { uid, gid, limits, filter: filter::program(self.syscalls)?, gate: gate.child_side() };
-        let thread = std::thread::Builder::new().name("jail".to_owned()).spawn(move || {
-            root::enter(&self, netns)?;
-            // SAFETY: both only make system calls on values prepared before the fork.
-            unsafe { program.start(group.as_ref(), || first().and_then(|()| child.enter()), || gate.let_through()) }
-        })?;
-        thread.join().map_err(|_| io::Error::other("the thread that makes the jail panicked"))?
+        let child = privileges::Child {
+            uid,
+            gid,
+            limits,
+            filter: filter::program(self.syscalls)?,
+            gate: gate.child_side(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("jail".to_owned())
+            .spawn(move || {
+                root::enter(&self, netns)?;
+                // SAFETY: both only make system calls on values prepared before the fork.
+                unsafe {
+                    program.start(
+                        group.as_ref(),
+                        || first().and_then(|()| child.enter()),
+                        || gate.let_through(),
+                    )
+                }
+            })?;
+        thread
+            .join()
+            .map_err(|_| io::Error::other("the thread that makes the jail panicked"))?
     }
 }
 
-/// Whether an ELF program names a loader (segment type `PT_INTERP`, elf(5)). Whatever is no 64-bit ELF may need
-/// anything.
+/// Whether an ELF program names a loader (segment type `PT_INTERP`, elf(5)). Whatever is no 64-bit
+/// ELF may need anything.
 fn needs_libraries(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::FileExt;
     const PT_INTERP: u32 = 3;
@@ -234,7 +287,8 @@ fn needs_libraries(path: &Path) -> io::Result<bool> {
 /// What is missing.
 pub fn probe(uid: u32) -> io::Result<()> {
     let mut jail = Jail::new(uid, uid, Limits::default())?;
-    let program = crate::programs::find("true").ok_or_else(|| io::Error::other("there is no program `true`"))?;
+    let program = crate::programs::find("true")
+        .ok_or_else(|| io::Error::other("there is no program `true`"))?;
     jail.program(&program)?;
     let spawn = crate::process::Spawn {
         program,
@@ -244,7 +298,9 @@ pub fn probe(uid: u32) -> io::Result<()> {
     };
     match spawn.spawn()?.wait(std::time::Duration::from_secs(10))? {
         Some(crate::process::Ended::Code(0)) => Ok(()),
-        Some(ended) => Err(io::Error::other(format!("a program in a jail ended with {ended}"))),
+        Some(ended) => Err(io::Error::other(format!(
+            "a program in a jail ended with {ended}"
+        ))),
         None => Err(io::Error::other("a program in a jail does not end")),
     }
 }

@@ -1,4 +1,5 @@
-//! What the child gives up between fork and exec. Only system calls: no allocation, no lock, no other user's data.
+//! What the child gives up between fork and exec. Only system calls: no allocation, no lock, no
+//! other user's data.
 
 #![allow(unsafe_code)]
 
@@ -21,16 +22,22 @@ pub struct Limits {
     pub tasks: u64,
     /// Open file descriptors.
     pub files: u64,
-    /// Length of each file that it makes longer. Beyond it a write fails with `EFBIG`; the signal that comes with it is
-    /// ignored unless the program handles it.
+    /// Length of each file that it makes longer. Beyond it a write fails with `EFBIG`; the signal
+    /// that comes with it is ignored unless the program handles it.
     pub file_bytes: u64,
-    /// Address space, `None` for as much as the program likes: its control group counts what it really uses.
+    /// Address space, `None` for as much as the program likes: its control group counts what it
+    /// really uses.
     pub address_bytes: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { tasks: 256, files: 1024, file_bytes: 64 << 20, address_bytes: None }
+        Self {
+            tasks: 256,
+            files: 1024,
+            file_bytes: 64 << 20,
+            address_bytes: None,
+        }
     }
 }
 
@@ -59,8 +66,8 @@ impl Child {
         for (resource, limit) in limits {
             lower(resource, limit)?;
         }
-        // Stays ignored over exec. By default it would end the VMM, and with it the guest, where a failed write does.
-        // SAFETY: sets no handler.
+        // Stays ignored over exec. By default it would end the VMM, and with it the guest, where a
+        // failed write does. SAFETY: sets no handler.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         close_on_exec()?;
         drop_capabilities()?;
@@ -72,15 +79,24 @@ impl Child {
     }
 }
 
-/// Takes an empty session keyring in place of root's, whose keys are used without being named (keyrings(7)).
+/// Takes an empty session keyring in place of root's, whose keys are used without being named
+/// (keyrings(7)).
 fn leave_keyrings() -> io::Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: without a name, no memory is read.
-    if unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>()) } >= 0 {
+    if unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            JOIN_SESSION_KEYRING,
+            ptr::null::<libc::c_char>(),
+        )
+    } >= 0
+    {
         return Ok(());
     }
     match io::Error::last_os_error() {
-        // There are no keyrings in this kernel, or we are in a container that has none, and there is nothing to leave.
+        // There are no keyrings in this kernel, or we are in a container that has none, and there
+        // is nothing to leave.
         error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
         error => Err(error),
     }
@@ -88,15 +104,30 @@ fn leave_keyrings() -> io::Result<()> {
 
 /// For good. Raising it again would take a capability.
 fn lower(resource: Resource, limit: u64) -> io::Result<()> {
-    let now = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let now = rustix::process::getrlimit(resource)
+        .maximum
+        .unwrap_or(u64::MAX);
     let limit = Some(limit.min(now)).filter(|limit| *limit != u64::MAX);
-    Ok(rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit })?)
+    Ok(rustix::process::setrlimit(
+        resource,
+        Rlimit {
+            current: limit,
+            maximum: limit,
+        },
+    )?)
 }
 
 /// Also descriptors that whoever started us let through.
 fn close_on_exec() -> io::Result<()> {
     // SAFETY: sets a flag on descriptors; closes none.
-    match unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } {
+    match unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -105,7 +136,9 @@ fn close_on_exec() -> io::Result<()> {
 /// From the bounding and the ambient set; the other sets go with user 0.
 fn drop_capabilities() -> io::Result<()> {
     for number in 0..u64::BITS {
-        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+        match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(
+            1 << number,
+        )) {
             Ok(()) => {}
             // Past the last one that this kernel knows.
             Err(rustix::io::Errno::INVAL) => break,
@@ -121,7 +154,14 @@ fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     let none = CapabilitySet::empty();
-    Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+    Ok(rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?)
 }
 
 #[cfg(test)]
@@ -140,7 +180,13 @@ mod tests {
     fn finds(description: &std::ffi::CStr) -> bool {
         // SAFETY: strings that live, and no more.
         unsafe {
-            libc::syscall(libc::SYS_request_key, c"user".as_ptr(), description.as_ptr(), ptr::null::<u8>(), 0) >= 0
+            libc::syscall(
+                libc::SYS_request_key,
+                c"user".as_ptr(),
+                description.as_ptr(),
+                ptr::null::<u8>(),
+                0,
+            ) >= 0
         }
     }
 
@@ -152,7 +198,8 @@ mod tests {
             leave_keyrings().unwrap();
             let (kind, name, content) = (c"user".as_ptr(), c"wtest".as_ptr(), c"secret".as_ptr());
             // SAFETY: strings that live; the key goes with its keyring.
-            let added = unsafe { libc::syscall(libc::SYS_add_key, kind, name, content, 6, SESSION) };
+            let added =
+                unsafe { libc::syscall(libc::SYS_add_key, kind, name, content, 6, SESSION) };
             assert!(added > 0, "{}", io::Error::last_os_error());
             let before = (session(), finds(c"wtest"));
             leave_keyrings().unwrap();
@@ -160,6 +207,9 @@ mod tests {
         })
         .join()
         .unwrap();
-        assert!(before.1 && !after.1 && before.0 != after.0, "{before:?} {after:?}");
+        assert!(
+            before.1 && !after.1 && before.0 != after.0,
+            "{before:?} {after:?}"
+        );
     }
 }

@@ -20,19 +20,29 @@ const ROOT_SIZE: &str = "1m";
 pub(super) fn enter(jail: &Jail, netns: Option<File>) -> io::Result<()> {
     // A mount namespace can be changed only by who shares root and working directory with nobody.
     unshare(CloneFlags::CLONE_FS)?;
-    setns(jail.template.as_fd(), CloneFlags::CLONE_NEWNS).map_err(context("enter the empty mount namespace"))?;
+    setns(jail.template.as_fd(), CloneFlags::CLONE_NEWNS)
+        .map_err(context("enter the empty mount namespace"))?;
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
     unshare(namespaces).map_err(context("make namespaces"))?;
     match netns {
         Some(netns) => netns::set(&netns).map_err(context("enter the network namespace"))?,
-        None => unshare(CloneFlags::CLONE_NEWNET).map_err(context("make an empty network namespace"))?,
+        None => {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(context("make an empty network namespace"))?
+        }
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let root = tree::memory(ROOT_SIZE).map_err(context("make a root"))?;
-    move_mount(&root, c"", CWD, template::PLACE, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(context("attach the root"))?;
+    move_mount(
+        &root,
+        c"",
+        CWD,
+        template::PLACE,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(context("attach the root"))?;
     furnish(jail, &root)?;
-    tree::set_attributes(&root, MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(context("make the root read-only"))?;
+    tree::set_attributes(&root, MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .map_err(context("make the root read-only"))?;
     template::switch(&root).map_err(context("change the root"))
 }
 
@@ -47,7 +57,8 @@ fn furnish(jail: &Jail, root: &OwnedFd) -> io::Result<()> {
         attach(root, tree).map_err(|error| at("show", &tree.path)(error))?;
     }
     for device in &jail.devices {
-        make_device(root, device, jail).map_err(|error| at("make the device", &device.path)(error))?;
+        make_device(root, device, jail)
+            .map_err(|error| at("make the device", &device.path)(error))?;
     }
     Ok(())
 }
@@ -59,18 +70,28 @@ fn attach(root: &OwnedFd, tree: &Tree) -> rustix::io::Result<()> {
             make_dirs(root, place)?;
         } else {
             make_dirs(root, place.parent().unwrap_or(Path::new("")))?;
-            // Not opened: a child that is forked elsewhere at this moment would keep it open for writing for a while,
-            // and the root could not be made read-only.
+            // Not opened: a child that is forked elsewhere at this moment would keep it open for
+            // writing for a while, and the root could not be made read-only.
             rustix::fs::mknodat(root, place, FileType::RegularFile, Mode::empty(), 0)?;
         }
     }
-    move_mount(&tree.mount, c"", root, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    move_mount(
+        &tree.mount,
+        c"",
+        root,
+        place,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
 }
 
 fn make_device(root: &OwnedFd, device: &Device, jail: &Jail) -> rustix::io::Result<()> {
     let place = relative(&device.path);
     make_dirs(root, place.parent().unwrap_or(Path::new("")))?;
-    let kind = if device.is_block { FileType::BlockDevice } else { FileType::CharacterDevice };
+    let kind = if device.is_block {
+        FileType::BlockDevice
+    } else {
+        FileType::CharacterDevice
+    };
     rustix::fs::mknodat(root, place, kind, Mode::from_raw_mode(0o600), device.number)?;
     let (uid, gid) = (Uid::from_raw(jail.uid), Gid::from_raw(jail.gid));
     rustix::fs::chownat(root, place, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
@@ -89,7 +110,8 @@ fn make_dirs(root: &OwnedFd, path: &Path) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// As seen from the root's descriptor. The path is absolute; nothing leads out of the root, which is still empty.
+/// As seen from the root's descriptor. The path is absolute; nothing leads out of the root, which
+/// is still empty.
 fn relative(path: &Path) -> &Path {
     let mut components = path.components();
     while components.as_path().as_os_str().as_bytes().first() == Some(&b'/') {
@@ -110,6 +132,9 @@ fn context<E: Into<io::Error>>(action: &'static str) -> impl Fn(E) -> io::Error 
 fn at<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl Fn(E) -> io::Error {
     move |error| {
         let error = error.into();
-        io::Error::new(error.kind(), format!("cannot {action} {} in a jail: {error}", path.display()))
+        io::Error::new(
+            error.kind(),
+            format!("cannot {action} {} in a jail: {error}", path.display()),
+        )
     }
 }

@@ -1,7 +1,9 @@
-//! One start of a program, and no other: what runs in a jail never becomes another program, or starts one.
+//! One start of a program, and no other: what runs in a jail never becomes another program, or
+//! starts one.
 //!
-//! A filter of system calls has to be there before exec, and so has to let exec through; no filter can tell the first exec
-//! from a second. But it can ask somebody (`SECCOMP_RET_USER_NOTIF`, seccomp_unotify(2)):
+//! A filter of system calls has to be there before exec, and so has to let exec through; no filter
+//! can tell the first exec from a second. But it can ask somebody (`SECCOMP_RET_USER_NOTIF`,
+//! seccomp_unotify(2)):
 //!
 //! ```text
 //!  thread that makes the jail               child
@@ -11,9 +13,9 @@
 //!   lets it go on, closes the listener →     runs
 //!                                            exec: ENOSYS, since nobody listens any more
 //! ```
-//! If the thread or the agent dies, nobody listens either, and the child ends with an error. The same filter hides
-//! `clone3`, whose flags no filter can read, so that C libraries take `clone`; and the numbers of the x32 calls, by which
-//! other filters could be passed.
+//! If the thread or the agent dies, nobody listens either, and the child ends with an error. The
+//! same filter hides `clone3`, whose flags no filter can read, so that C libraries take `clone`;
+//! and the numbers of the x32 calls, by which other filters could be passed.
 
 #![allow(unsafe_code)]
 
@@ -52,11 +54,21 @@ static FILTER: [sock_filter; 8] = [
 ];
 
 const fn statement(code: u32, k: u32) -> sock_filter {
-    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+    sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    }
 }
 
 const fn jump(comparison: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code: (libc::BPF_JMP | comparison | libc::BPF_K) as u16, jt, jf, k }
+    sock_filter {
+        code: (libc::BPF_JMP | comparison | libc::BPF_K) as u16,
+        jt,
+        jf,
+        k,
+    }
 }
 
 /// The thread's side of one start.
@@ -77,15 +89,22 @@ impl Gate {
         self.theirs.as_raw_fd()
     }
 
-    /// Waits for the child's exec and lets it through. That the child ended before is no error here.
+    /// Waits for the child's exec and lets it through. That the child ended before is no error
+    /// here.
     pub(super) fn let_through(self) -> io::Result<()> {
         let Self { ours, theirs } = self;
         // So that the end of the child is seen.
         drop(theirs);
         let (_, listener) = descriptors::receive(&ours, 1)?;
-        let Some(listener) = listener.first() else { return Ok(()) };
+        let Some(listener) = listener.first() else {
+            return Ok(());
+        };
         let [asked] = poll::poll([Ready::readable(listener)], Some(EXEC_LIMIT))?;
-        if asked { answer(listener) } else { Err(io::Error::new(io::ErrorKind::TimedOut, "it is not started")) }
+        if asked {
+            answer(listener)
+        } else {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "it is not started"))
+        }
     }
 }
 
@@ -93,13 +112,32 @@ fn answer(listener: &OwnedFd) -> io::Result<()> {
     // SAFETY: the kernel wants it zeroed, and zeroes are valid for it.
     let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the structure lives until the call returns.
-    if unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut call) } < 0 {
+    if unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV,
+            &raw mut call,
+        )
+    } < 0
+    {
         return gone_or(io::Error::last_os_error());
     }
     let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let mut answer = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags };
+    let mut answer = libc::seccomp_notif_resp {
+        id: call.id,
+        val: 0,
+        error: 0,
+        flags,
+    };
     // SAFETY: as above.
-    if unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) } < 0 {
+    if unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SEND,
+            &raw mut answer,
+        )
+    } < 0
+    {
         return gone_or(io::Error::last_os_error());
     }
     Ok(())
@@ -107,14 +145,24 @@ fn answer(listener: &OwnedFd) -> io::Result<()> {
 
 /// A child that ended tells why by other means.
 fn gone_or(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
-/// In the child: from here on exec waits for [`Gate::let_through`], and fails once that is done. The calling process has
-/// no new privileges by now.
+/// In the child: from here on exec waits for [`Gate::let_through`], and fails once that is done.
+/// The calling process has no new privileges by now.
 pub(super) fn close_behind(socket: RawFd) -> io::Result<()> {
-    let program = libc::sock_fprog { len: FILTER.len() as u16, filter: FILTER.as_ptr().cast_mut().cast() };
-    let (set, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    let program = libc::sock_fprog {
+        len: FILTER.len() as u16,
+        filter: FILTER.as_ptr().cast_mut().cast(),
+    };
+    let (set, flags) = (
+        libc::SECCOMP_SET_MODE_FILTER,
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    );
     // SAFETY: the kernel copies the program, and writes nothing to it.
     let listener = unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) };
     let listener = RawFd::try_from(listener).unwrap_or(-1);
@@ -122,7 +170,8 @@ pub(super) fn close_behind(socket: RawFd) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     send(socket, listener)?;
-    // SAFETY: both are the child's, and used no more. Were the listener left open, exec would wait for ever after our end.
+    // SAFETY: both are the child's, and used no more. Were the listener left open, exec would wait
+    // for ever after our end.
     unsafe {
         libc::close(listener);
         libc::close(socket);
@@ -136,9 +185,13 @@ fn send(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
     #[repr(align(8))]
     struct Control([u8; SPACE]);
     let (mut control, byte) = (Control([0; SPACE]), [1_u8]);
-    let mut part = libc::iovec { iov_base: byte.as_ptr().cast_mut().cast(), iov_len: 1 };
-    // SAFETY: all pointers lead to values on this stack that outlive the call; the control buffer has room for one
-    // header and one descriptor (24 of its 32 bytes), so that the first header is in it.
+    let mut part = libc::iovec {
+        iov_base: byte.as_ptr().cast_mut().cast(),
+        iov_len: 1,
+    };
+    // SAFETY: all pointers lead to values on this stack that outlive the call; the control buffer
+    // has room for one header and one descriptor (24 of its 32 bytes), so that the first header is
+    // in it.
     let sent = unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &raw mut part;
@@ -149,8 +202,14 @@ fn send(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
-        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(descriptor);
+        libc::CMSG_DATA(header)
+            .cast::<RawFd>()
+            .write_unaligned(descriptor);
         libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL)
     };
-    if sent == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if sent == 1 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -1,8 +1,10 @@
-//! The mount namespace that all jails begin as: an empty, read-only file system with one directory in it.
+//! The mount namespace that all jails begin as: an empty, read-only file system with one directory
+//! in it.
 //!
-//! A new mount namespace starts as a copy of the one it is made in. On a host with a thousand mounts that is slow,
-//! and all starts wait for each other. So the host's is copied once, by the first jail of this program, and thrown
-//! away; every jail copies this one. A descriptor holds it; it goes when the program does.
+//! A new mount namespace starts as a copy of the one it is made in. On a host with a thousand
+//! mounts that is slow, and all starts wait for each other. So the host's is copied once, by the
+//! first jail of this program, and thrown away; every jail copies this one. A descriptor holds it;
+//! it goes when the program does.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode};
 use rustix::mount::{
-    MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
+    MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount,
+    unmount,
 };
 
 use super::tree;
@@ -33,27 +36,49 @@ pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(template.insert(namespace).try_clone()?.into())
 }
 
-fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    let thread = std::thread::Builder::new().name("jail-template".to_owned()).spawn(work)?;
-    thread.join().map_err(|_| io::Error::other("the thread that makes the empty mount namespace panicked"))?
+fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let thread = std::thread::Builder::new()
+        .name("jail-template".to_owned())
+        .spawn(work)?;
+    thread
+        .join()
+        .map_err(|_| io::Error::other("the thread that makes the empty mount namespace panicked"))?
 }
 
 fn make() -> io::Result<File> {
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
     let namespace = File::open("/proc/thread-self/ns/mnt")?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
     let root = tree::memory("64k")?;
-    rustix::fs::mkdirat(&root, PLACE.trim_start_matches('/'), Mode::from_raw_mode(0o700))?;
-    tree::set_attributes(&root, MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    rustix::fs::mkdirat(
+        &root,
+        PLACE.trim_start_matches('/'),
+        Mode::from_raw_mode(0o700),
+    )?;
+    tree::set_attributes(
+        &root,
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )?;
     // Anywhere will do, and this directory is there: the namespace was opened through it.
     become_root(&root, Path::new("/proc"))?;
     Ok(namespace)
 }
 
-/// Attaches a mount at `place`, makes it the root of this thread and its namespace, and lets go of the old root with
-/// all its mounts.
+/// Attaches a mount at `place`, makes it the root of this thread and its namespace, and lets go of
+/// the old root with all its mounts.
 pub(super) fn become_root(root: &OwnedFd, place: &Path) -> io::Result<()> {
-    move_mount(root, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    move_mount(
+        root,
+        c"",
+        CWD,
+        place,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
     switch(root)
 }
 

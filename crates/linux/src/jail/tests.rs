@@ -69,7 +69,10 @@ fn proc(process: &Process, file: &str) -> String {
 }
 
 fn field<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
-    let line = table.lines().find_map(|line| line.strip_prefix(name)).expect("the field");
+    let line = table
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .expect("the field");
     line.split_ascii_whitespace().collect()
 }
 
@@ -91,17 +94,34 @@ fn a_process_in_a_jail_is_nobody_and_holds_nothing() {
     }
     assert_eq!(field(&status, "NoNewPrivs:"), ["1"]);
     assert_eq!(field(&status, "Seccomp:"), ["2"]);
-    assert_eq!(field(&status, "NSpid:"), [process.pid().to_string().as_str(), "1"]);
+    assert_eq!(
+        field(&status, "NSpid:"),
+        [process.pid().to_string().as_str(), "1"]
+    );
     let limits = proc(&process, "limits");
-    for (name, limit) in [("core file size", "0"), ("processes", "256"), ("open files", "1024"), ("locked memory", "0")]
-    {
-        assert_eq!(field(&limits, &format!("Max {name}"))[..2], [limit; 2], "{name}");
+    for (name, limit) in [
+        ("core file size", "0"),
+        ("processes", "256"),
+        ("open files", "1024"),
+        ("locked memory", "0"),
+    ] {
+        assert_eq!(
+            field(&limits, &format!("Max {name}"))[..2],
+            [limit; 2],
+            "{name}"
+        );
     }
     assert_eq!(proc(&process, "oom_score_adj").trim(), "500");
     for kind in ["mnt", "pid", "net", "ipc"] {
-        assert_ne!(namespace(&process.pid().to_string(), kind), namespace("self", kind), "{kind}");
+        assert_ne!(
+            namespace(&process.pid().to_string(), kind),
+            namespace("self", kind),
+            "{kind}"
+        );
     }
-    let open = fs::read_dir(format!("/proc/{}/fd", process.pid())).unwrap().count();
+    let open = fs::read_dir(format!("/proc/{}/fd", process.pid()))
+        .unwrap()
+        .count();
     assert_eq!(open, 3, "standard input, output and error");
     process.kill().unwrap();
     process.wait(LIMIT).unwrap();
@@ -113,15 +133,33 @@ fn a_jail_has_the_mounts_that_it_was_given_and_no_more() {
     let cell = Cell::new();
     let (process, dir) = cell.start(&["sleep", "60"], None);
     let table = proc(&process, "mountinfo");
-    let mut places: Vec<&str> = table.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+    let mut places: Vec<&str> = table
+        .lines()
+        .map(|line| line.split(' ').nth(4).unwrap())
+        .collect();
     places.sort_unstable();
     let (work, program) = (dir.path().join("work"), busybox());
-    let given = [Path::new("/"), Path::new(SYSTEM), Path::new(LOADER_CACHE), &work, &program];
-    assert!(places.iter().all(|place| given.contains(&Path::new(place))), "{table}");
+    let given = [
+        Path::new("/"),
+        Path::new(SYSTEM),
+        Path::new(LOADER_CACHE),
+        &work,
+        &program,
+    ];
+    assert!(
+        places.iter().all(|place| given.contains(&Path::new(place))),
+        "{table}"
+    );
     assert!(places.len() >= 3 && places.contains(&"/"), "{table}");
-    for line in table.lines().filter(|line| !line.contains(work.to_str().unwrap())) {
+    for line in table
+        .lines()
+        .filter(|line| !line.contains(work.to_str().unwrap()))
+    {
         assert!(line.split(' ').nth(5).unwrap().starts_with("ro,"), "{line}");
-        assert!(!line.contains(" shared:") && !line.contains(" master:"), "{line}");
+        assert!(
+            !line.contains(" shared:") && !line.contains(" master:"),
+            "{line}"
+        );
     }
     process.kill().unwrap();
     process.wait(LIMIT).unwrap();
@@ -131,7 +169,10 @@ fn a_jail_has_the_mounts_that_it_was_given_and_no_more() {
 fn a_jailed_program_finds_nothing_of_the_host() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     let secret = secret.path().to_str().unwrap();
-    let (us, busybox) = (std::process::id().to_string(), busybox().display().to_string());
+    let (us, busybox) = (
+        std::process::id().to_string(),
+        busybox().display().to_string(),
+    );
     let attempts: [&[&str]; 10] = [
         &["cat", secret],
         &["cat", "/etc/shadow"],
@@ -146,7 +187,10 @@ fn a_jailed_program_finds_nothing_of_the_host() {
     ];
     for args in attempts {
         let (said, ended) = Cell::new().run(args);
-        assert!(matches!(ended, Ended::Code(1..)), "{args:?} ended with {ended}: {said}");
+        assert!(
+            matches!(ended, Ended::Code(1..)),
+            "{args:?} ended with {ended}: {said}"
+        );
     }
 }
 
@@ -154,23 +198,48 @@ fn a_jailed_program_finds_nothing_of_the_host() {
 fn a_jailed_program_has_what_it_was_given() {
     let (said, ended) = Cell::new().run(&["ls", "/"]);
     assert_eq!(ended, Ended::Code(0), "{said}");
-    let names: Vec<&str> = said.lines().filter(|name| !ALIASES.contains(&format!("/{name}").as_str())).collect();
+    let names: Vec<&str> = said
+        .lines()
+        .filter(|name| !ALIASES.contains(&format!("/{name}").as_str()))
+        .collect();
     assert!(names.contains(&"dev") && names.contains(&"usr"), "{said}");
-    assert!(!["proc", "sys", "root", "home", "run"].iter().any(|name| names.contains(name)), "{said}");
+    assert!(
+        !["proc", "sys", "root", "home", "run"]
+            .iter()
+            .any(|name| names.contains(name)),
+        "{said}"
+    );
     let cell = Cell::new();
     let uid = cell.uid.to_string();
     let (said, _) = cell.run(&["ls", "-n", "/dev"]);
-    let nodes: Vec<&str> = said.lines().filter(|line| line.starts_with("crw-------")).collect();
-    assert!(nodes.len() == 2 && nodes.iter().all(|node| node.contains(&uid)), "{said}");
-    assert_eq!(Cell::new().run(&["touch", "file"]), (String::new(), Ended::Code(0)));
-    assert_eq!(Cell::new().run(&["dd", "if=/dev/urandom", "of=/dev/null", "count=1"]).1, Ended::Code(0));
+    let nodes: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("crw-------"))
+        .collect();
+    assert!(
+        nodes.len() == 2 && nodes.iter().all(|node| node.contains(&uid)),
+        "{said}"
+    );
+    assert_eq!(
+        Cell::new().run(&["touch", "file"]),
+        (String::new(), Ended::Code(0))
+    );
+    assert_eq!(
+        Cell::new()
+            .run(&["dd", "if=/dev/urandom", "of=/dev/null", "count=1"])
+            .1,
+        Ended::Code(0)
+    );
 }
 
 #[test]
 fn jailed_program_starts_no_other() {
     let busybox = busybox().display().to_string();
     let (said, ended) = Cell::new().run(&["env", &busybox, "true"]);
-    assert!(matches!(ended, Ended::Code(1..)) && said.contains("not implemented"), "{ended}: {said}");
+    assert!(
+        matches!(ended, Ended::Code(1..)) && said.contains("not implemented"),
+        "{ended}: {said}"
+    );
 }
 
 /// What `true` of busybox needs, and no `getuid`, of which it says what the kernel says.
@@ -198,12 +267,25 @@ fn calls_off_the_list_fail_or_are_logged() {
         cell.jail.allow(Syscalls::Only(&[OF_TRUE], enforcement));
         cell.run(args)
     };
-    assert_eq!(run(Enforcement::Enforce, &["true"]), (String::new(), Ended::Code(0)));
+    assert_eq!(
+        run(Enforcement::Enforce, &["true"]),
+        (String::new(), Ended::Code(0))
+    );
     let (said, ended) = run(Enforcement::Enforce, &["mkdir", "x"]);
-    assert!(ended == Ended::Code(1) && said.contains("not implemented"), "{ended}: {said}");
-    assert_eq!(run(Enforcement::Log, &["mkdir", "x"]), (String::new(), Ended::Code(0)));
+    assert!(
+        ended == Ended::Code(1) && said.contains("not implemented"),
+        "{ended}: {said}"
+    );
+    assert_eq!(
+        run(Enforcement::Log, &["mkdir", "x"]),
+        (String::new(), Ended::Code(0))
+    );
     // Nor does this let programs start.
-    assert!(run(Enforcement::Log, &["env", "/bin/true"]).0.contains("not implemented"));
+    assert!(
+        run(Enforcement::Log, &["env", "/bin/true"])
+            .0
+            .contains("not implemented")
+    );
 }
 
 #[test]
@@ -212,9 +294,16 @@ fn two_jails_see_nothing_of_each_other() {
     let file = one.dir.path().join("work/file");
     fs::write(&file, b"one's own").unwrap();
     let (sleeper, _dir) = one.start(&["sleep", "60"], None);
-    for args in [["cat", file.to_str().unwrap()], ["kill", &sleeper.pid().to_string()], ["kill", "2"]] {
+    for args in [
+        ["cat", file.to_str().unwrap()],
+        ["kill", &sleeper.pid().to_string()],
+        ["kill", "2"],
+    ] {
         let (said, ended) = Cell::new().run(&args);
-        assert!(matches!(ended, Ended::Code(1..)), "{args:?} ended with {ended}: {said}");
+        assert!(
+            matches!(ended, Ended::Code(1..)),
+            "{args:?} ended with {ended}: {said}"
+        );
     }
     assert_eq!(sleeper.has_ended().unwrap(), None);
     sleeper.kill().unwrap();
@@ -229,8 +318,13 @@ fn a_jail_is_in_its_network_namespace_and_its_cgroup() {
     let tree = crate::cgroup::Tree::prepare("wtest-jail").unwrap();
     let group = tree.map(|tree| tree.group(&name));
     if let Some(group) = &group {
-        let limits =
-            crate::cgroup::Limits { cpu_percent: 100, weight: 100, memory_bytes: 1 << 30, swap_bytes: 0, tasks: 50 };
+        let limits = crate::cgroup::Limits {
+            cpu_percent: 100,
+            weight: 100,
+            memory_bytes: 1 << 30,
+            swap_bytes: 0,
+            tasks: 50,
+        };
         crate::cgroup::create(group, &limits).unwrap();
         cell.jail.cgroup(group).unwrap();
     }
@@ -239,7 +333,11 @@ fn a_jail_is_in_its_network_namespace_and_its_cgroup() {
     assert_eq!(namespace(&process.pid().to_string(), "net"), outside);
     if let Some(group) = &group {
         let wanted = format!("0::/wtest-jail/{name}");
-        assert!(proc(&process, "cgroup").lines().any(|line| line == wanted), "{}", proc(&process, "cgroup"));
+        assert!(
+            proc(&process, "cgroup").lines().any(|line| line == wanted),
+            "{}",
+            proc(&process, "cgroup")
+        );
         crate::cgroup::remove(group).unwrap();
         let _ = fs::remove_dir(group.parent().unwrap());
     }
@@ -253,15 +351,24 @@ fn what_cannot_be_shown_is_told_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let mut jail = Jail::new(user(), user(), Limits::default()).unwrap();
     let path = dir.path().join("image");
-    assert_eq!(jail.show(&path, Access::Read).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(
+        jail.show(&path, Access::Read).unwrap_err().kind(),
+        io::ErrorKind::NotFound
+    );
     fs::write(&path, b"image").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let shut = jail.show(&path, Access::Read).unwrap_err();
-    assert!(shut.kind() == io::ErrorKind::PermissionDenied && shut.to_string().contains("chmod o+r"), "{shut}");
+    assert!(
+        shut.kind() == io::ErrorKind::PermissionDenied && shut.to_string().contains("chmod o+r"),
+        "{shut}"
+    );
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     jail.show(&path, Access::Read).unwrap();
     assert!(jail.show(&path, Access::Write).is_err());
-    assert_eq!(jail.device(&path).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(
+        jail.device(&path).unwrap_err().kind(),
+        io::ErrorKind::InvalidInput
+    );
     assert!(jail.program(&dir.path().join("none")).is_err());
     assert!(Jail::new(0, 1, Limits::default()).is_err());
 }
@@ -275,9 +382,16 @@ fn a_read_only_file_stays_so_and_a_missing_program_is_told() {
     chown(&image, Some(cell.uid), None).unwrap();
     cell.jail.show(&image, Access::Read).unwrap();
     let (said, ended) = cell.run(&["dd", "if=/dev/null", &format!("of={}", image.display())]);
-    assert!(ended == Ended::Code(1) && said.contains("Read-only"), "{ended}: {said}");
+    assert!(
+        ended == Ended::Code(1) && said.contains("Read-only"),
+        "{ended}: {said}"
+    );
     assert_eq!(fs::read(&image).unwrap(), b"image");
-    let spawn = Spawn { program: "/nonexistent".into(), jail: Some(Cell::new().jail), ..Spawn::default() };
+    let spawn = Spawn {
+        program: "/nonexistent".into(),
+        jail: Some(Cell::new().jail),
+        ..Spawn::default()
+    };
     assert_eq!(spawn.spawn().unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
@@ -287,7 +401,9 @@ fn a_loop_device_can_be_read_in_a_jail_and_not_reconfigured() {
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let file = dir.path().join("file");
     fs::write(&file, vec![7; 1 << 20]).unwrap();
-    let device = crate::loopdev::attach(&file, crate::loopdev::Access::ReadOnlyDirect, "wrenn-test").unwrap();
+    let device =
+        crate::loopdev::attach(&file, crate::loopdev::Access::ReadOnlyDirect, "wrenn-test")
+            .unwrap();
     let path = device.path().display().to_string();
     let run = |args: &[&str]| {
         let mut cell = Cell::new();
@@ -297,10 +413,23 @@ fn a_loop_device_can_be_read_in_a_jail_and_not_reconfigured() {
     assert_eq!(run(&["cmp", "-n", "1", &path, &path]).1, Ended::Code(0));
     for args in [vec!["losetup", "-d", &path], vec!["losetup", "-c", &path]] {
         let (said, ended) = run(&args);
-        assert!(matches!(ended, Ended::Code(1..)) && said.contains("not permitted"), "{args:?} {ended}: {said}");
+        assert!(
+            matches!(ended, Ended::Code(1..)) && said.contains("not permitted"),
+            "{args:?} {ended}: {said}"
+        );
     }
-    let (said, ended) = run(&["dd", "if=/dev/urandom", &format!("of={path}"), "bs=4096", "count=1", "conv=notrunc"]);
-    assert!(matches!(ended, Ended::Code(1..)) && said.contains("not permitted"), "{ended}: {said}");
+    let (said, ended) = run(&[
+        "dd",
+        "if=/dev/urandom",
+        &format!("of={path}"),
+        "bs=4096",
+        "count=1",
+        "conv=notrunc",
+    ]);
+    assert!(
+        matches!(ended, Ended::Code(1..)) && said.contains("not permitted"),
+        "{ended}: {said}"
+    );
     assert!(device.status().unwrap().is_some() && fs::read(&file).unwrap() == vec![7; 1 << 20]);
 }
 
@@ -310,10 +439,24 @@ fn file_that_grows_too_long_is_an_error_and_no_end() {
     let file = dir.path().join("disk");
     fs::write(&file, b"").unwrap();
     chown(&file, Some(uid), Some(uid)).unwrap();
-    let mut jail = Jail::new(uid, uid, Limits { file_bytes: 64 << 10, ..Limits::default() }).unwrap();
+    let mut jail = Jail::new(
+        uid,
+        uid,
+        Limits {
+            file_bytes: 64 << 10,
+            ..Limits::default()
+        },
+    )
+    .unwrap();
     jail.program(&busybox()).unwrap();
     jail.show(&file, Access::Write).unwrap();
-    let args = ["dd", "if=/dev/urandom", &format!("of={}", file.display()), "bs=4096", "count=64"];
+    let args = [
+        "dd",
+        "if=/dev/urandom",
+        &format!("of={}", file.display()),
+        "bs=4096",
+        "count=64",
+    ];
     let spawn = Spawn {
         program: busybox(),
         args: args.iter().map(OsString::from).collect(),
@@ -322,9 +465,15 @@ fn file_that_grows_too_long_is_an_error_and_no_end() {
         ..Spawn::default()
     };
     // With the default action of SIGXFSZ it would end with a signal.
-    assert_eq!(spawn.spawn().unwrap().wait(LIMIT).unwrap(), Some(Ended::Code(1)));
+    assert_eq!(
+        spawn.spawn().unwrap().wait(LIMIT).unwrap(),
+        Some(Ended::Code(1))
+    );
     let said = fs::read_to_string(dir.path().join("log")).unwrap();
-    assert!(said.contains("File too large") && fs::metadata(&file).unwrap().len() == 64 << 10, "{said}");
+    assert!(
+        said.contains("File too large") && fs::metadata(&file).unwrap().len() == 64 << 10,
+        "{said}"
+    );
 }
 
 #[test]
@@ -341,22 +490,37 @@ fn directory_of_ours_lets_its_files_be_changed_only() {
         (cell, out, memory)
     };
     let (tried, _, memory) = cell();
-    let (said, ended) = tried.run(&["dd", "if=/dev/urandom", &format!("of={memory}"), "bs=4096", "count=1"]);
+    let (said, ended) = tried.run(&[
+        "dd",
+        "if=/dev/urandom",
+        &format!("of={memory}"),
+        "bs=4096",
+        "count=1",
+    ]);
     assert_eq!(ended, Ended::Code(0), "{said}");
     for attack in [vec!["ln", "-s", "../secret"], vec!["mkdir"], vec!["touch"]] {
         let (tried, out, _) = cell();
         let other = out.join("other").display().to_string();
         let (said, ended) = tried.run(&[attack.as_slice(), &[&other]].concat());
-        assert!(matches!(ended, Ended::Code(1..)) && said.contains("denied"), "{attack:?} {ended}: {said}");
+        assert!(
+            matches!(ended, Ended::Code(1..)) && said.contains("denied"),
+            "{attack:?} {ended}: {said}"
+        );
     }
     for attack in [vec!["mv"], vec!["ln", "-sf"]] {
         let (tried, out, memory) = cell();
         let other = out.join("x").display().to_string();
         let (said, ended) = tried.run(&[attack.as_slice(), &[&memory, &other]].concat());
-        assert!(matches!(ended, Ended::Code(1..)) && said.contains("denied"), "{attack:?} {ended}: {said}");
+        assert!(
+            matches!(ended, Ended::Code(1..)) && said.contains("denied"),
+            "{attack:?} {ended}: {said}"
+        );
     }
     let (tried, _, memory) = cell();
-    assert!(matches!(tried.run(&["rm", "-f", &memory]).1, Ended::Code(1..)));
+    assert!(matches!(
+        tried.run(&["rm", "-f", &memory]).1,
+        Ended::Code(1..)
+    ));
 }
 
 /// What fills it stays in it, and is gone with the process.
@@ -371,17 +535,32 @@ fn directory_in_memory_is_bounded_and_leaves_nothing() {
         cell.jail.attach(&run, mount);
         let (process, dir) = cell.start(args, None);
         let ended = process.wait(LIMIT).unwrap().expect("it ends");
-        assert_eq!(fs::read_dir(dir.path().join("work")).unwrap().count(), 0, "nothing is on the host");
+        assert_eq!(
+            fs::read_dir(dir.path().join("work")).unwrap().count(),
+            0,
+            "nothing is on the host"
+        );
         let said = fs::read_to_string(dir.path().join("log")).unwrap();
         (rustix::fs::fstatvfs(&held).unwrap(), ended, said)
     };
     let (found, ended, said) = fill(&["dd", "if=/dev/urandom", "of=file", "bs=65536", "count=64"]);
-    assert!(ended == Ended::Code(1) && said.contains("No space"), "{ended}: {said}");
-    assert_eq!((found.f_blocks * found.f_frsize, found.f_bfree), (1 << 20, 0));
+    assert!(
+        ended == Ended::Code(1) && said.contains("No space"),
+        "{ended}: {said}"
+    );
+    assert_eq!(
+        (found.f_blocks * found.f_frsize, found.f_bfree),
+        (1 << 20, 0)
+    );
     let names: Vec<String> = (0..32).map(|number| number.to_string()).collect();
-    let args: Vec<&str> = std::iter::once("touch").chain(names.iter().map(String::as_str)).collect();
+    let args: Vec<&str> = std::iter::once("touch")
+        .chain(names.iter().map(String::as_str))
+        .collect();
     let (found, ended, said) = fill(&args);
-    assert!(ended == Ended::Code(1) && said.contains("No space"), "{ended}: {said}");
+    assert!(
+        ended == Ended::Code(1) && said.contains("No space"),
+        "{ended}: {said}"
+    );
     assert_eq!((found.f_files, found.f_ffree), (16, 0));
 }
 

@@ -9,8 +9,8 @@ use std::path::Path;
 use nix::libc;
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-    open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
 };
 
 /// What the jail's user may do with a file or directory, as far as its owner and mode let it.
@@ -18,13 +18,19 @@ use rustix::mount::{
 pub enum Access {
     Read,
     Write,
-    /// The directory is not its own: it makes no names there, but may open and change the files that belong to it.
+    /// The directory is not its own: it makes no names there, but may open and change the files
+    /// that belong to it.
     OpenFiles,
 }
 
-/// A second mount of what is at `path`, without what is mounted below it, cut off from later mounts of the host.
+/// A second mount of what is at `path`, without what is mounted below it, cut off from later mounts
+/// of the host.
 pub(super) fn open(path: &Path, access: Access) -> io::Result<OwnedFd> {
-    let tree = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    let tree = open_tree(
+        CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
     let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     match access {
         Access::Read => flags |= MountAttrFlags::MOUNT_ATTR_RDONLY,
@@ -36,17 +42,27 @@ pub(super) fn open(path: &Path, access: Access) -> io::Result<OwnedFd> {
 
 /// A new file system in memory, empty.
 pub(super) fn memory(size: &str) -> io::Result<OwnedFd> {
-    let options = [("source", "jail"), ("size", size), ("nr_inodes", "1k"), ("mode", "0755")];
-    mount_memory(&options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+    let options = [
+        ("source", "jail"),
+        ("size", size),
+        ("nr_inodes", "1k"),
+        ("mode", "0755"),
+    ];
+    mount_memory(
+        &options,
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
 }
 
-/// Creates an empty directory in memory for the user of a jail, which belongs to that user. Nothing of it is on disk, it
-/// has no name on the host, and it goes with the last process and descriptor that has it: there is nothing to clear.
+/// Creates an empty directory in memory for the user of a jail, which belongs to that user. Nothing
+/// of it is on disk, it has no name on the host, and it goes with the last process and descriptor
+/// that has it: there is nothing to clear.
 ///
 /// # Errors
 /// What the kernel said.
 pub fn memory_dir(uid: u32, gid: u32, bytes: u64, inodes: u64) -> io::Result<OwnedFd> {
-    let [uid, gid, size, inodes] = [uid.into(), gid.into(), bytes, inodes].map(|number: u64| number.to_string());
+    let [uid, gid, size, inodes] =
+        [uid.into(), gid.into(), bytes, inodes].map(|number: u64| number.to_string());
     let options = [
         ("source", "jail"),
         ("size", &*size),
@@ -76,7 +92,8 @@ pub(super) fn set_attributes(mount: impl AsFd, flags: MountAttrFlags) -> io::Res
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
-    // SAFETY: the path is a C string, and the structure lives until the call returns and has the length that is told.
+    // SAFETY: the path is a C string, and the structure lives until the call returns and has the
+    // length that is told.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -90,9 +107,10 @@ pub(super) fn set_attributes(mount: impl AsFd, flags: MountAttrFlags) -> io::Res
     match result {
         0 => Ok(()),
         _ => Err(match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::ENOSYS) => {
-                io::Error::new(io::ErrorKind::Unsupported, "jails need Linux 5.12 or newer (mount_setattr)")
-            }
+            error if error.raw_os_error() == Some(libc::ENOSYS) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "jails need Linux 5.12 or newer (mount_setattr)",
+            ),
             error => error,
         }),
     }

@@ -5,9 +5,16 @@ use crate::programs;
 fn a_namespace_comes_and_goes() {
     let name = format!("wtest-ns-{}", std::process::id());
     create(&name).unwrap();
-    assert_eq!(create(&name).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(
+        create(&name).unwrap_err().kind(),
+        io::ErrorKind::AlreadyExists
+    );
     let links = enter(&name, || fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
-    assert_eq!(links.lines().filter(|line| line.contains(':')).count(), 1, "only lo: {links}");
+    assert_eq!(
+        links.lines().filter(|line| line.contains(':')).count(),
+        1,
+        "only lo: {links}"
+    );
     assert!(list("wtest-ns-").unwrap().contains(&name) && exists(&name));
     remove(&name).unwrap();
     remove(&name).unwrap();
@@ -27,16 +34,37 @@ fn a_half_made_one_can_be_removed() {
 fn with_own_run(work: impl FnOnce() -> io::Result<()> + Send + 'static) {
     let done = on_own_thread(move || {
         unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-        mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
-        mount(None::<&str>, "/run", None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )?;
+        mount(
+            Some("run"),
+            "/run",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
+        mount(
+            None::<&str>,
+            "/run",
+            None::<&str>,
+            MsFlags::MS_SHARED,
+            None::<&str>,
+        )?;
         work()
     });
     done.unwrap();
 }
 
 fn run(program: &str, args: &[&str]) {
-    let status = programs::command(&programs::find(program).unwrap()).args(args).status().unwrap();
+    let status = programs::command(&programs::find(program).unwrap())
+        .args(args)
+        .status()
+        .unwrap();
     assert!(status.success(), "{program} {args:?}");
 }
 
@@ -44,8 +72,14 @@ fn run(program: &str, args: &[&str]) {
 fn mounted(names: &[&str]) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let is_namespace = |line: &&str| line.contains(" nsfs ");
-    let paths = mounts.lines().filter(is_namespace).filter_map(|line| line.split(' ').nth(4));
-    paths.filter(|path| names.iter().any(|name| path.ends_with(name))).map(str::to_owned).collect()
+    let paths = mounts
+        .lines()
+        .filter(is_namespace)
+        .filter_map(|line| line.split(' ').nth(4));
+    paths
+        .filter(|path| names.iter().any(|name| path.ends_with(name)))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Makes a handle as agents of before did.
@@ -55,7 +89,13 @@ fn create_shared(name: &str) -> io::Result<()> {
     File::create_new(&path)?;
     on_own_thread(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        Ok(mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+        Ok(mount(
+            Some("/proc/thread-self/ns/net"),
+            &path,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?)
     })
 }
 
@@ -65,7 +105,12 @@ fn ip_netns_add_hides_no_handle() {
         create("before")?;
         run("ip", &["netns", "add", "theirs"]);
         create("after")?;
-        assert_eq!(enter("before", || fs::read_to_string("/proc/thread-self/net/dev"))?.lines().count(), 3);
+        assert_eq!(
+            enter("before", || fs::read_to_string("/proc/thread-self/net/dev"))?
+                .lines()
+                .count(),
+            3
+        );
         for name in ["before", "after"] {
             remove(name)?;
             assert!(!exists(name), "{name}");
@@ -115,14 +160,22 @@ fn copies_of_run_keep_no_namespace() {
             let _ = end.recv();
             mounted(&["/one", "/two"])
         });
-        assert!(told.recv().unwrap().iter().any(|path| path.ends_with("copy/wrenn/netns/one")));
+        assert!(
+            told.recv()
+                .unwrap()
+                .iter()
+                .any(|path| path.ends_with("copy/wrenn/netns/one"))
+        );
         for name in ["one", "two"] {
             remove(name)?;
             assert!(!exists(name), "{name}");
         }
         assert_eq!(mounted(&["/one", "/two"]), [""; 0]);
         drop(ended);
-        assert!(other.join().unwrap().is_empty(), "the other namespace keeps one");
+        assert!(
+            other.join().unwrap().is_empty(),
+            "the other namespace keeps one"
+        );
         Ok(())
     });
 }

@@ -1,33 +1,42 @@
-//! Questions about how many there are of something, and what rules keep account of: connections, packets, links. The
-//! library does not know their expressions, which are written as the kernel reads them (linux/netfilter/nf_tables.h).
+//! Questions about how many there are of something, and what rules keep account of: connections,
+//! packets, links. The library does not know their expressions, which are written as the kernel
+//! reads them (linux/netfilter/nf_tables.h).
 
 use netlink_bindings::nftables::{CmpOps, CtKeys, MetaKeys, PayloadBase};
 
 use super::rule::{NEW, Rule, Step};
 
-/// `IPS_CONFIRMED` (linux/netfilter/nf_conntrack_common.h): the first packet of the connection has passed.
+/// `IPS_CONFIRMED` (linux/netfilter/nf_conntrack_common.h): the first packet of the connection has
+/// passed.
 const CONFIRMED: u32 = 1 << 3;
 /// Register that everything is loaded into.
 const REGISTER: u32 = 1;
 const TCP: u8 = 6;
 
 impl Rule {
-    /// Begins a connection: no packet of it has passed before. `ct_state(NEW)` holds for all packets until the first
-    /// answer.
+    /// Begins a connection: no packet of it has passed before. `ct_state(NEW)` holds for all
+    /// packets until the first answer.
     #[must_use]
     pub fn begins_connection(self) -> Self {
-        let rule = self.ct_state(NEW).then(Step::Ct(CtKeys::Status)).then(Step::And(CONFIRMED.to_ne_bytes().to_vec()));
+        let rule = self
+            .ct_state(NEW)
+            .then(Step::Ct(CtKeys::Status))
+            .then(Step::And(CONFIRMED.to_ne_bytes().to_vec()));
         rule.compare(CmpOps::Eq, vec![0; 4])
     }
 
-    /// Belongs to a connection beyond the first `count` of those that this question was asked about and that still
-    /// stand (nft(8), `ct count over`).
+    /// Belongs to a connection beyond the first `count` of those that this question was asked about
+    /// and that still stand (nft(8), `ct count over`).
     #[must_use]
     pub fn connections_over(self, count: u32) -> Self {
-        self.then(Step::Other { name: "connlimit", attributes: connlimit(count) })
+        self.then(Step::Other {
+            name: "connlimit",
+            attributes: connlimit(count),
+        })
     }
 
-    /// The same, counted for each link of entry; `set` is a set of the same table ([`crate::nft::Transaction::links`]).
+    /// The same, counted for each link of entry; `set` is a set of the same table
+    /// ([`crate::nft::Transaction::links`]).
     #[must_use]
     pub fn connections_over_by_link(self, set: &str, count: u32) -> Self {
         const EXPRESSION: u16 = 7;
@@ -53,7 +62,10 @@ impl Rule {
             attribute(KEY_REGISTER, &REGISTER.to_be_bytes()),
             what.to_vec(),
         ];
-        self.then(Step::Meta(MetaKeys::Iif)).then(Step::Other { name: "dynset", attributes: attributes.concat() })
+        self.then(Step::Meta(MetaKeys::Iif)).then(Step::Other {
+            name: "dynset",
+            attributes: attributes.concat(),
+        })
     }
 
     /// Came in on a link that is in a set of the same table.
@@ -73,10 +85,14 @@ impl Rule {
             attribute(4, &0_u32.to_be_bytes()),
             attribute(5, &0_u32.to_be_bytes()),
         ];
-        self.then(Step::Other { name: "limit", attributes: attributes.concat() })
+        self.then(Step::Other {
+            name: "limit",
+            attributes: attributes.concat(),
+        })
     }
 
-    /// Tells whoever listens to the group ([`crate::nflog`]) of the packet, with its first `snaplen` bytes.
+    /// Tells whoever listens to the group ([`crate::nflog`]) of the packet, with its first
+    /// `snaplen` bytes.
     #[must_use]
     pub fn log(self, group: u16, snaplen: u32) -> Self {
         self.then(Step::Log { group, snaplen })
@@ -91,40 +107,75 @@ impl Rule {
     /// The destination port of TCP or UDP; asks for the protocol before.
     #[must_use]
     pub fn dport(self, protocol: u8, port: u16) -> Self {
-        let load = Step::Payload { base: PayloadBase::TransportHeader, offset: 2, len: 2 };
-        self.l4(protocol).then(load).compare(CmpOps::Eq, port.to_be_bytes().to_vec())
+        let load = Step::Payload {
+            base: PayloadBase::TransportHeader,
+            offset: 2,
+            len: 2,
+        };
+        self.l4(protocol)
+            .then(load)
+            .compare(CmpOps::Eq, port.to_be_bytes().to_vec())
     }
 
     /// Is TCP's first packet of a side, or the answer to it.
     #[must_use]
     pub fn tcp_syn(self) -> Self {
         // Flags: SYN and not RST (RFC 9293, section 3.1).
-        let flags = Step::Payload { base: PayloadBase::TransportHeader, offset: 13, len: 1 };
-        self.l4(TCP).then(flags).then(Step::And(vec![0b110])).compare(CmpOps::Eq, vec![0b010])
+        let flags = Step::Payload {
+            base: PayloadBase::TransportHeader,
+            offset: 13,
+            len: 1,
+        };
+        self.l4(TCP)
+            .then(flags)
+            .then(Step::And(vec![0b110]))
+            .compare(CmpOps::Eq, vec![0b010])
     }
 
-    /// Lowers the maximum segment size that a TCP SYN announces to what the route to its destination, and the one back,
-    /// carry in one packet.
+    /// Lowers the maximum segment size that a TCP SYN announces to what the route to its
+    /// destination, and the one back, carry in one packet.
     #[must_use]
     pub fn clamp_mss(self) -> Self {
         let register = |kind| attribute(kind, &REGISTER.to_be_bytes());
         let number = |kind, value: u32| attribute(kind, &value.to_be_bytes());
-        // `NFT_RT_TCPMSS`; `NFT_BYTEORDER_HTON` of two bytes; `NFT_EXTHDR_OP_TCPOPT`, option 2, its bytes 2 and 3.
+        // `NFT_RT_TCPMSS`; `NFT_BYTEORDER_HTON` of two bytes; `NFT_EXTHDR_OP_TCPOPT`, option 2, its
+        // bytes 2 and 3.
         let load = [register(1), number(2, 3)].concat();
-        let swap = [register(1), register(2), number(3, 1), number(4, 2), number(5, 2)].concat();
-        let store = [attribute(2, &[2]), number(3, 2), number(4, 2), number(6, 1), register(7)].concat();
+        let swap = [
+            register(1),
+            register(2),
+            number(3, 1),
+            number(4, 2),
+            number(5, 2),
+        ]
+        .concat();
+        let store = [
+            attribute(2, &[2]),
+            number(3, 2),
+            number(4, 2),
+            number(6, 1),
+            register(7),
+        ]
+        .concat();
         [("rt", load), ("byteorder", swap), ("exthdr", store)]
             .into_iter()
-            .fold(self, |rule, (name, attributes)| rule.then(Step::Other { name, attributes }))
+            .fold(self, |rule, (name, attributes)| {
+                rule.then(Step::Other { name, attributes })
+            })
     }
 }
 
 /// `over`: the flag that inverts it.
 fn connlimit(count: u32) -> Vec<u8> {
-    [attribute(1, &count.to_be_bytes()), attribute(2, &1_u32.to_be_bytes())].concat()
+    [
+        attribute(1, &count.to_be_bytes()),
+        attribute(2, &1_u32.to_be_bytes()),
+    ]
+    .concat()
 }
 
-/// One attribute of netlink: its length, its kind, and its value, filled up to a multiple of four bytes.
+/// One attribute of netlink: its length, its kind, and its value, filled up to a multiple of four
+/// bytes.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut bytes = [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat();

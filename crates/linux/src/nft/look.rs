@@ -1,4 +1,5 @@
-//! Reads the rules that there are, whoever has made them, in the network namespace of the calling thread.
+//! Reads the rules that there are, whoever has made them, in the network namespace of the calling
+//! thread.
 
 use std::io;
 
@@ -18,11 +19,13 @@ pub struct BaseChain {
     pub drops: bool,
     /// Names of all chains of its table.
     pub beside: Vec<String>,
-    /// Whether a rule of its table has the bytes that were asked for, as the name of a link would be.
+    /// Whether a rule of its table has the bytes that were asked for, as the name of a link would
+    /// be.
     pub mentions: bool,
 }
 
-/// Chains at a hook that see packets of `family`, with whether a rule of their table has `bytes` in it.
+/// Chains at a hook that see packets of `family`, with whether a rule of their table has `bytes` in
+/// it.
 ///
 /// # Errors
 /// What the kernel said.
@@ -31,15 +34,22 @@ pub fn base_chains(hook: u32, family: Family, bytes: &[u8]) -> io::Result<Vec<Ba
     let chains = chains(&mut socket)?;
     let mentioning = tables_with(&mut socket, bytes)?;
     let seeing = [Family::Inet as u8, family as u8];
-    let at_hook = chains.iter().filter(|chain| chain.hook == Some(hook) && seeing.contains(&chain.family));
+    let at_hook = chains
+        .iter()
+        .filter(|chain| chain.hook == Some(hook) && seeing.contains(&chain.family));
     Ok(at_hook
         .map(|chain| {
-            let same = |other: &&Chain| (other.family, &other.table) == (chain.family, &chain.table);
+            let same =
+                |other: &&Chain| (other.family, &other.table) == (chain.family, &chain.table);
             BaseChain {
                 table: chain.table.clone(),
                 name: chain.name.clone(),
                 drops: chain.policy == Some(POLICY_DROP),
-                beside: chains.iter().filter(same).map(|other| other.name.clone()).collect(),
+                beside: chains
+                    .iter()
+                    .filter(same)
+                    .map(|other| other.name.clone())
+                    .collect(),
                 mentions: mentioning.contains(&(chain.family, chain.table.clone())),
             }
         })
@@ -54,7 +64,10 @@ pub fn chain_exists((family, table): Table, name: &str) -> io::Result<bool> {
     let mut header = Nfgenmsg::new();
     header.nfgen_family = family as u8;
     let mut request = Request::new().op_getchain_do(&header);
-    request.encode().push_table_bytes(table.as_bytes()).push_name_bytes(name.as_bytes());
+    request
+        .encode()
+        .push_table_bytes(table.as_bytes())
+        .push_name_bytes(name.as_bytes());
     let mut socket = NetlinkSocket::new();
     match socket.request(&request)?.recv_one() {
         Ok(_) => Ok(true),
@@ -77,7 +90,8 @@ fn chains(socket: &mut NetlinkSocket) -> io::Result<Vec<Chain>> {
     let mut found = Vec::new();
     while let Some(answer) = answers.recv() {
         let (header, chain) = answer.map_err(said)?;
-        let text = |name: Option<&std::ffi::CStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+        let text =
+            |name: Option<&std::ffi::CStr>| name.unwrap_or_default().to_string_lossy().into_owned();
         found.push(Chain {
             family: header.nfgen_family,
             table: text(chain.get_table().ok()),
@@ -95,7 +109,10 @@ fn tables_with(socket: &mut NetlinkSocket, bytes: &[u8]) -> io::Result<Vec<(u8, 
     let mut found = Vec::new();
     while let Some(answer) = answers.recv() {
         let (header, rule) = answer.map_err(said)?;
-        let has = |all: &[u8]| all.windows(bytes.len().max(1)).any(|window| window == bytes);
+        let has = |all: &[u8]| {
+            all.windows(bytes.len().max(1))
+                .any(|window| window == bytes)
+        };
         if let (Ok(table), Ok(expressions)) = (rule.get_table(), rule.get_expressions())
             && has(expressions.get_buf())
         {
@@ -106,5 +123,8 @@ fn tables_with(socket: &mut NetlinkSocket, bytes: &[u8]) -> io::Result<Vec<(u8, 
 }
 
 fn said(error: ReplyError) -> io::Error {
-    io::Error::new(error.as_io_error().kind(), format!("cannot read the nftables rules: {error}"))
+    io::Error::new(
+        error.as_io_error().kind(),
+        format!("cannot read the nftables rules: {error}"),
+    )
 }

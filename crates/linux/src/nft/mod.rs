@@ -1,7 +1,8 @@
 //! nftables, in the network namespace of the calling thread.
 //!
-//! Rules that are known at build time are a [`Transaction`], which goes to the kernel over netlink. Text in nft(8)'s
-//! language is applied by `nft`, which takes some 25 ms to start; the kernel's own messages take less than one.
+//! Rules that are known at build time are a [`Transaction`], which goes to the kernel over netlink.
+//! Text in nft(8)'s language is applied by `nft`, which takes some 25 ms to start; the kernel's own
+//! messages take less than one.
 
 mod count;
 mod look;
@@ -39,7 +40,10 @@ pub fn apply(ruleset: &str) -> io::Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("nft refused the rules: {}", said.lines().next().unwrap_or("no reason given"))))
+    Err(io::Error::other(format!(
+        "nft refused the rules: {}",
+        said.lines().next().unwrap_or("no reason given")
+    )))
 }
 
 /// Takes a table away with all that is in it. That there is none is fine.

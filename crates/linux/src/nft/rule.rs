@@ -1,7 +1,8 @@
 //! One rule, typed: what it asks about a packet, and what becomes of the packet then.
 //!
-//! Each question loads something into a register and compares it, as nft(8) compiles its own language: the kernel's
-//! virtual machine knows nothing else. A question that the packet does not answer with yes ends the rule.
+//! Each question loads something into a register and compares it, as nft(8) compiles its own
+//! language: the kernel's virtual machine knows nothing else. A question that the packet does not
+//! answer with yes ends the rule.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,7 +13,8 @@ pub const INVALID: u32 = 1;
 pub const ESTABLISHED: u32 = 1 << 1;
 pub const RELATED: u32 = 1 << 2;
 pub const NEW: u32 = 1 << 3;
-/// What is of no connection: over IPv6, discovery of neighbours and routers, and who listens to multicast.
+/// What is of no connection: over IPv6, discovery of neighbours and routers, and who listens to
+/// multicast.
 pub const UNTRACKED: u32 = 1 << 6;
 
 /// Ethernet protocol numbers (linux/if_ether.h).
@@ -25,8 +27,8 @@ pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
 /// A route that leads to this host itself (linux/rtnetlink.h).
 const RTN_LOCAL: u32 = 2;
-/// What to look up about a route (`nft_fib_result` in linux/netfilter/nf_tables.h). The kernel's description of its
-/// messages, of which the library is made, has other numbers.
+/// What to look up about a route (`nft_fib_result` in linux/netfilter/nf_tables.h). The kernel's
+/// description of its messages, of which the library is made, has other numbers.
 const FIB_OIF: u32 = 1;
 const FIB_ADDRTYPE: u32 = 3;
 const IFNAMSIZ: usize = 16;
@@ -52,7 +54,8 @@ pub(super) enum Step {
     },
     Within(&'static str),
     Load(Vec<u8>),
-    /// An expression that the library does not know: its name, and its attributes as the kernel reads them.
+    /// An expression that the library does not know: its name, and its attributes as the kernel
+    /// reads them.
     Other {
         name: &'static str,
         attributes: Vec<u8>,
@@ -92,7 +95,11 @@ impl End {
             (Self::Source, false) => (8, 16),
             (Self::Destination, false) => (24, 16),
         };
-        Step::Payload { base: PayloadBase::NetworkHeader, offset, len }
+        Step::Payload {
+            base: PayloadBase::NetworkHeader,
+            offset,
+            len,
+        }
     }
 }
 
@@ -127,13 +134,21 @@ impl Rule {
     /// In an `inet` table: is IPv4. Questions about addresses need it before them.
     #[must_use]
     pub fn ipv4(self) -> Self {
-        self.ask(Step::Meta(MetaKeys::Nfproto), CmpOps::Eq, vec![NFPROTO_IPV4])
+        self.ask(
+            Step::Meta(MetaKeys::Nfproto),
+            CmpOps::Eq,
+            vec![NFPROTO_IPV4],
+        )
     }
 
     /// In an `inet` table: is IPv6.
     #[must_use]
     pub fn ipv6(self) -> Self {
-        self.ask(Step::Meta(MetaKeys::Nfproto), CmpOps::Eq, vec![NFPROTO_IPV6])
+        self.ask(
+            Step::Meta(MetaKeys::Nfproto),
+            CmpOps::Eq,
+            vec![NFPROTO_IPV6],
+        )
     }
 
     /// The transport protocol, by its number.
@@ -145,20 +160,31 @@ impl Rule {
     /// Carries this mark, which no packet brings along from outside of the host.
     #[must_use]
     pub fn mark(self, mark: u32) -> Self {
-        self.ask(Step::Meta(MetaKeys::Mark), CmpOps::Eq, mark.to_ne_bytes().to_vec())
+        self.ask(
+            Step::Meta(MetaKeys::Mark),
+            CmpOps::Eq,
+            mark.to_ne_bytes().to_vec(),
+        )
     }
 
-    /// Was sent by a process of another user than root, through a socket in this namespace. What the kernel sends by itself
-    /// or passes on has no socket.
+    /// Was sent by a process of another user than root, through a socket in this namespace. What
+    /// the kernel sends by itself or passes on has no socket.
     #[must_use]
     pub fn sent_by_other_than_root(self) -> Self {
-        self.ask(Step::Meta(MetaKeys::Skuid), CmpOps::Neq, 0_u32.to_ne_bytes().to_vec())
+        self.ask(
+            Step::Meta(MetaKeys::Skuid),
+            CmpOps::Neq,
+            0_u32.to_ne_bytes().to_vec(),
+        )
     }
 
     /// Belongs to a connection in one of these states.
     #[must_use]
     pub fn ct_state(mut self, states: u32) -> Self {
-        self.0.extend([Step::Ct(CtKeys::State), Step::And(states.to_ne_bytes().to_vec())]);
+        self.0.extend([
+            Step::Ct(CtKeys::State),
+            Step::And(states.to_ne_bytes().to_vec()),
+        ]);
         self.compare(CmpOps::Neq, vec![0; 4])
     }
 
@@ -185,54 +211,84 @@ impl Rule {
     /// The IPv4 destination is in a set of the same table.
     #[must_use]
     pub fn daddr_within(self, set: &'static str) -> Self {
-        self.then(End::Destination.load(true)).then(Step::Within(set))
+        self.then(End::Destination.load(true))
+            .then(Step::Within(set))
     }
 
     /// The IPv6 destination is in a set of the same table.
     #[must_use]
     pub fn daddr6_within(self, set: &'static str) -> Self {
-        self.then(End::Destination.load(false)).then(Step::Within(set))
+        self.then(End::Destination.load(false))
+            .then(Step::Within(set))
     }
 
     /// The destination is an address of this host itself, of whatever link.
     #[must_use]
     pub fn daddr_local(self) -> Self {
-        let load = Step::Fib { flags: FibFlags::Daddr as u32, result: FIB_ADDRTYPE };
+        let load = Step::Fib {
+            flags: FibFlags::Daddr as u32,
+            result: FIB_ADDRTYPE,
+        };
         self.ask(load, CmpOps::Eq, RTN_LOCAL.to_ne_bytes().to_vec())
     }
 
-    /// The host would not send to its source through the link on which it came in: the source is a lie.
+    /// The host would not send to its source through the link on which it came in: the source is a
+    /// lie.
     #[must_use]
     pub fn saddr_from_elsewhere(self) -> Self {
         let flags = FibFlags::Saddr as u32 | FibFlags::Iif as u32;
-        self.ask(Step::Fib { flags, result: FIB_OIF }, CmpOps::Eq, vec![0; 4])
+        self.ask(
+            Step::Fib {
+                flags,
+                result: FIB_OIF,
+            },
+            CmpOps::Eq,
+            vec![0; 4],
+        )
     }
 
     /// Sent from this hardware address to that one.
     #[must_use]
     pub fn ether(self, from: [u8; 6], to: [u8; 6]) -> Self {
         // Destination and source are the first twelve bytes of a frame.
-        let load = Step::Payload { base: PayloadBase::LinkLayerHeader, offset: 0, len: 12 };
+        let load = Step::Payload {
+            base: PayloadBase::LinkLayerHeader,
+            offset: 0,
+            len: 12,
+        };
         self.ask(load, CmpOps::Eq, [to, from].concat())
     }
 
     /// Sent from this hardware address.
     #[must_use]
     pub fn ether_from(self, from: [u8; 6]) -> Self {
-        let load = Step::Payload { base: PayloadBase::LinkLayerHeader, offset: 6, len: 6 };
+        let load = Step::Payload {
+            base: PayloadBase::LinkLayerHeader,
+            offset: 6,
+            len: 6,
+        };
         self.ask(load, CmpOps::Eq, from.to_vec())
     }
 
     /// What a frame carries, by its Ethernet protocol number.
     #[must_use]
     pub fn carries(self, protocol: u16) -> Self {
-        self.ask(Step::Meta(MetaKeys::Protocol), CmpOps::Eq, protocol.to_be_bytes().to_vec())
+        self.ask(
+            Step::Meta(MetaKeys::Protocol),
+            CmpOps::Eq,
+            protocol.to_be_bytes().to_vec(),
+        )
     }
 
-    /// ARP for IPv4 over Ethernet (RFC 826), in which `mac` says that it has `ip`, and that is about `target`.
+    /// ARP for IPv4 over Ethernet (RFC 826), in which `mac` says that it has `ip`, and that is
+    /// about `target`.
     #[must_use]
     pub fn arp(self, mac: [u8; 6], ip: Ipv4Addr, target: Ipv4Addr) -> Self {
-        let part = |offset, len| Step::Payload { base: PayloadBase::NetworkHeader, offset, len };
+        let part = |offset, len| Step::Payload {
+            base: PayloadBase::NetworkHeader,
+            offset,
+            len,
+        };
         self.ask(part(0, 6), CmpOps::Eq, vec![0, 1, 8, 0, 6, 4])
             .ask(part(8, 6), CmpOps::Eq, mac.to_vec())
             .ask(part(14, 4), CmpOps::Eq, ip.octets().to_vec())
@@ -272,7 +328,8 @@ impl Rule {
             IpAddr::V4(address) => (address.octets().to_vec(), NFPROTO_IPV4),
             IpAddr::V6(address) => (address.octets().to_vec(), NFPROTO_IPV6),
         };
-        self.then(Step::Load(octets)).then(Step::Nat { kind, family })
+        self.then(Step::Load(octets))
+            .then(Step::Nat { kind, family })
     }
 
     /// A prefix that is longer than the address is the whole address.
@@ -280,12 +337,22 @@ impl Rule {
         self.0.push(end.load(network.is_ipv4()));
         let (octets, mask) = match network {
             IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
-                ((address.to_bits() & mask).to_be_bytes().to_vec(), mask.to_be_bytes().to_vec())
+                let mask = u32::MAX
+                    .checked_shl(32_u32.saturating_sub(prefix.into()))
+                    .unwrap_or(0);
+                (
+                    (address.to_bits() & mask).to_be_bytes().to_vec(),
+                    mask.to_be_bytes().to_vec(),
+                )
             }
             IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix.into())).unwrap_or(0);
-                ((address.to_bits() & mask).to_be_bytes().to_vec(), mask.to_be_bytes().to_vec())
+                let mask = u128::MAX
+                    .checked_shl(128_u32.saturating_sub(prefix.into()))
+                    .unwrap_or(0);
+                (
+                    (address.to_bits() & mask).to_be_bytes().to_vec(),
+                    mask.to_be_bytes().to_vec(),
+                )
             }
         };
         if mask.iter().any(|byte| *byte != u8::MAX) {

@@ -12,8 +12,9 @@ use super::transaction::{BOUNDS, Table, Transaction, header};
 const IFACE_INDEX: u32 = 20;
 
 impl Transaction {
-    /// Makes a set of links that rules add to. With `expire`, for a time that the rule says; otherwise with something that
-    /// is counted for the link, which goes when that is nothing any more.
+    /// Makes a set of links that rules add to. With `expire`, for a time that the rule says;
+    /// otherwise with something that is counted for the link, which goes when that is nothing any
+    /// more.
     #[must_use]
     pub fn links(mut self, (family, table): Table, name: &str, most: u32, expire: bool) -> Self {
         let flags = SetFlags::Eval as u32 | if expire { SetFlags::Timeout as u32 } else { 0 };
@@ -36,12 +37,19 @@ impl Transaction {
     pub fn hold_addresses(mut self, table: Table, set: &str, held: &[(IpAddr, Duration)]) -> Self {
         // The length of all elements of a change has 16 bits.
         for held in held.chunks(BOUNDS) {
-            // What is there already keeps its time unless it is taken away before, and only what is there can be.
-            let request = self.change().set_create().op_newsetelem_do(&header(table.0));
+            // What is there already keeps its time unless it is taken away before, and only what is
+            // there can be.
+            let request = self
+                .change()
+                .set_create()
+                .op_newsetelem_do(&header(table.0));
             push_addresses(request.into_encoder(), table, set, held, false);
             let request = self.change().op_delsetelem_do(&header(table.0));
             push_addresses(request.into_encoder(), table, set, held, false);
-            let request = self.change().set_create().op_newsetelem_do(&header(table.0));
+            let request = self
+                .change()
+                .set_create()
+                .op_newsetelem_do(&header(table.0));
             push_addresses(request.into_encoder(), table, set, held, true);
         }
         self
@@ -55,11 +63,20 @@ fn push_addresses<P: Pusher>(
     held: &[(IpAddr, Duration)],
     with_timeout: bool,
 ) {
-    let mut elements = request.push_table_bytes(table.as_bytes()).push_set_bytes(set.as_bytes()).nested_elements();
+    let mut elements = request
+        .push_table_bytes(table.as_bytes())
+        .push_set_bytes(set.as_bytes())
+        .nested_elements();
     for (address, lifetime) in held {
         let element = elements.nested_elem();
-        let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).max(1);
-        let element = if with_timeout { element.push_timeout(milliseconds.to_be()) } else { element };
+        let milliseconds = u64::try_from(lifetime.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let element = if with_timeout {
+            element.push_timeout(milliseconds.to_be())
+        } else {
+            element
+        };
         let key = element.nested_key();
         let key = match address {
             IpAddr::V4(address) => key.push_value(&address.octets()),

@@ -10,11 +10,19 @@ const TABLE: Table = (Family::Inet, "wtest");
 const SIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 
 fn listed() -> io::Result<String> {
-    let output = programs::command(&programs::find("nft").unwrap()).args(["list", "ruleset"]).output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" "))
+    let output = programs::command(&programs::find("nft").unwrap())
+        .args(["list", "ruleset"])
+        .output()?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" "))
 }
 
-fn inside<T: Send + 'static>(name: &str, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> T {
+fn inside<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> T {
     let name = format!("wtest-nft-{name}-{}", std::process::id());
     netns::create(&name).unwrap();
     let done = netns::enter(&name, work);
@@ -37,13 +45,22 @@ fn text_applies_whole_or_not_at_all() {
 #[test]
 fn a_transaction_applies_whole_or_not_at_all() {
     let list = inside("whole", || {
-        Transaction::new().table(TABLE).chain(TABLE, "c", Hook::filter(Hook::INPUT, 0)).commit()?;
+        Transaction::new()
+            .table(TABLE)
+            .chain(TABLE, "c", Hook::filter(Hook::INPUT, 0))
+            .commit()?;
         let before = listed()?;
         // The last change is about a chain that is not there.
-        let made = Transaction::new().table((Family::Inet, "other")).rule(TABLE, "none", &Rule::new().drop()).commit();
+        let made = Transaction::new()
+            .table((Family::Inet, "other"))
+            .rule(TABLE, "none", &Rule::new().drop())
+            .commit();
         let refused = made.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::NotFound, "{refused}");
-        assert!(refused.to_string().contains("refused the nftables rules"), "{refused}");
+        assert!(
+            refused.to_string().contains("refused the nftables rules"),
+            "{refused}"
+        );
         assert_eq!(listed()?, before);
         remove(TABLE)?;
         remove(TABLE)?;
@@ -58,40 +75,110 @@ fn every_question_is_what_nft_reads_it_as() {
     let questions = [
         (Rule::new().iif("wrv-*").drop(), "iifname \"wrv-*\" drop"),
         (Rule::new().oif("tap0").accept(), "oifname \"tap0\" accept"),
-        (Rule::new().oif_not("tap0").accept(), "oifname != \"tap0\" accept"),
+        (
+            Rule::new().oif_not("tap0").accept(),
+            "oifname != \"tap0\" accept",
+        ),
         (Rule::new().ipv6().drop(), "meta nfproto ipv6 drop"),
         (Rule::new().l4(1).accept(), "meta l4proto icmp accept"),
-        (Rule::new().mark(0x77).accept(), "meta mark 0x00000077 accept"),
-        (Rule::new().ct_state(ESTABLISHED | RELATED).accept(), "ct state established,related accept"),
-        (Rule::new().ct_state(INVALID | UNTRACKED).drop(), "ct state invalid,untracked drop"),
-        (Rule::new().ipv4().saddr_in(address, 16).drop(), "ip saddr 169.254.0.0/16 drop"),
-        (Rule::new().ipv4().saddr_not_in(address, 32).drop(), "ip saddr != 169.254.0.21 drop"),
-        (Rule::new().ipv4().daddr(address).drop(), "ip daddr 169.254.0.21 drop"),
-        (Rule::new().ipv4().daddr_within("some").drop(), "ip daddr @some drop"),
-        (Rule::new().ipv6().saddr_in(SIX, 64).drop(), "ip6 saddr 2001:db8::/64 drop"),
-        (Rule::new().ipv6().saddr_not_in(SIX, 128).drop(), "ip6 saddr != 2001:db8::7 drop"),
-        (Rule::new().ipv6().daddr(SIX).drop(), "ip6 daddr 2001:db8::7 drop"),
-        (Rule::new().ipv6().daddr_not_in(SIX, 3).drop(), "ip6 daddr != 2000::/3 drop"),
-        (Rule::new().ipv6().daddr6_within("more").drop(), "ip6 daddr @more drop"),
-        (Rule::new().daddr_local().drop(), "fib daddr type local drop"),
-        (Rule::new().saddr_from_elsewhere().drop(), "fib saddr . iif oif 0 drop"),
+        (
+            Rule::new().mark(0x77).accept(),
+            "meta mark 0x00000077 accept",
+        ),
+        (
+            Rule::new().ct_state(ESTABLISHED | RELATED).accept(),
+            "ct state established,related accept",
+        ),
+        (
+            Rule::new().ct_state(INVALID | UNTRACKED).drop(),
+            "ct state invalid,untracked drop",
+        ),
+        (
+            Rule::new().ipv4().saddr_in(address, 16).drop(),
+            "ip saddr 169.254.0.0/16 drop",
+        ),
+        (
+            Rule::new().ipv4().saddr_not_in(address, 32).drop(),
+            "ip saddr != 169.254.0.21 drop",
+        ),
+        (
+            Rule::new().ipv4().daddr(address).drop(),
+            "ip daddr 169.254.0.21 drop",
+        ),
+        (
+            Rule::new().ipv4().daddr_within("some").drop(),
+            "ip daddr @some drop",
+        ),
+        (
+            Rule::new().ipv6().saddr_in(SIX, 64).drop(),
+            "ip6 saddr 2001:db8::/64 drop",
+        ),
+        (
+            Rule::new().ipv6().saddr_not_in(SIX, 128).drop(),
+            "ip6 saddr != 2001:db8::7 drop",
+        ),
+        (
+            Rule::new().ipv6().daddr(SIX).drop(),
+            "ip6 daddr 2001:db8::7 drop",
+        ),
+        (
+            Rule::new().ipv6().daddr_not_in(SIX, 3).drop(),
+            "ip6 daddr != 2000::/3 drop",
+        ),
+        (
+            Rule::new().ipv6().daddr6_within("more").drop(),
+            "ip6 daddr @more drop",
+        ),
+        (
+            Rule::new().daddr_local().drop(),
+            "fib daddr type local drop",
+        ),
+        (
+            Rule::new().saddr_from_elsewhere().drop(),
+            "fib saddr . iif oif 0 drop",
+        ),
     ];
     let expected: Vec<&str> = questions.iter().map(|(_, text)| *text).collect();
     let expected = expected.join(" ");
     let list = inside("questions", move || {
-        let networks = [(Ipv4Addr::new(224, 0, 0, 0), 4), (Ipv4Addr::new(240, 0, 0, 0), 4)];
+        let networks = [
+            (Ipv4Addr::new(224, 0, 0, 0), 4),
+            (Ipv4Addr::new(240, 0, 0, 0), 4),
+        ];
         let one = (Ipv4Addr::new(10, 0, 0, 0), 8);
-        let changes = Transaction::new().table(TABLE).networks(TABLE, "some", &[one, networks[0], networks[1]]);
+        let changes = Transaction::new().table(TABLE).networks(
+            TABLE,
+            "some",
+            &[one, networks[0], networks[1]],
+        );
         let of = |first: u16, prefix| (Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), prefix);
-        let changes = changes.networks(TABLE, "more", &[of(0x8000, 1), of(0, 3), of(0x4000, 2), of(0x2002, 16)]);
+        let changes = changes.networks(
+            TABLE,
+            "more",
+            &[of(0x8000, 1), of(0, 3), of(0x4000, 2), of(0x2002, 16)],
+        );
         let changes = changes.chain(TABLE, "c", Hook::filter(Hook::PREROUTING, -150).or_drop());
-        questions.iter().fold(changes, |changes, (rule, _)| changes.rule(TABLE, "c", rule)).commit()?;
+        questions
+            .iter()
+            .fold(changes, |changes, (rule, _)| changes.rule(TABLE, "c", rule))
+            .commit()?;
         listed()
     });
     assert!(list.contains(&expected), "{list}\n is not\n{expected}");
-    assert!(list.contains("elements = { 10.0.0.0/8, 224.0.0.0/3 }"), "{list}");
-    assert!(list.contains("elements = { ::/3, 2002::/16, 4000::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff }"), "{list}");
-    assert!(list.contains("type filter hook prerouting priority mangle; policy drop;"), "{list}");
+    assert!(
+        list.contains("elements = { 10.0.0.0/8, 224.0.0.0/3 }"),
+        "{list}"
+    );
+    assert!(
+        list.contains(
+            "elements = { ::/3, 2002::/16, 4000::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff }"
+        ),
+        "{list}"
+    );
+    assert!(
+        list.contains("type filter hook prerouting priority mangle; policy drop;"),
+        "{list}"
+    );
 }
 
 #[test]
@@ -99,9 +186,21 @@ fn frames_and_translations_are_what_nft_reads_them_as() {
     let (address, mac) = (Ipv4Addr::new(169, 254, 0, 21), [2, 0xfc, 0, 0, 0, 5]);
     let frames = inside("frames", move || {
         tap::create("tap0", 0)?;
-        let (nat, nat6, frames) = ((Family::Ip, "wtest"), (Family::Ip6, "wtest"), (Family::Netdev, "wtest"));
-        let to = Rule::new().ether(mac, [2, 0xfc, 0, 0, 0, 6]).carries(IP).saddr_in(address, 32).accept();
-        let arp = Rule::new().ether_from(mac).carries(ARP).arp(mac, address, Ipv4Addr::new(169, 254, 0, 22)).accept();
+        let (nat, nat6, frames) = (
+            (Family::Ip, "wtest"),
+            (Family::Ip6, "wtest"),
+            (Family::Netdev, "wtest"),
+        );
+        let to = Rule::new()
+            .ether(mac, [2, 0xfc, 0, 0, 0, 6])
+            .carries(IP)
+            .saddr_in(address, 32)
+            .accept();
+        let arp = Rule::new()
+            .ether_from(mac)
+            .carries(ARP)
+            .arp(mac, address, Ipv4Addr::new(169, 254, 0, 22))
+            .accept();
         Transaction::new()
             .table(frames)
             .chain(frames, "c", Hook::ingress("tap0").or_drop())
@@ -118,7 +217,11 @@ fn frames_and_translations_are_what_nft_reads_them_as() {
             .rule(nat6, "pre", &Rule::new().iif("tap0").dnat(SIX))
             .chain(nat6, "post", Hook::nat(Hook::POSTROUTING))
             .rule(nat6, "post", &Rule::new().oif("tap0").snat(SIX))
-            .rule(frames, "c", &Rule::new().carries(IPV6).saddr_in(SIX, 128).accept())
+            .rule(
+                frames,
+                "c",
+                &Rule::new().carries(IPV6).saddr_in(SIX, 128).accept(),
+            )
             .commit()?;
         assert_eq!(link::list("tap")?, ["tap0"]);
         listed()
@@ -147,13 +250,21 @@ fn counted_connections_are_what_nft_reads_them_as() {
             .links(TABLE, "links", 100, false)
             .links(TABLE, "held", 100, true)
             .inner_chain(TABLE, "full")
-            .rule(TABLE, "full", &Rule::new().limit_per_second(2, 7).log(7, 64))
+            .rule(
+                TABLE,
+                "full",
+                &Rule::new().limit_per_second(2, 7).log(7, 64),
+            )
             .rule(TABLE, "full", &Rule::new().hold_link("held", 100).drop())
             .chain(TABLE, "c", Hook::filter(Hook::PREROUTING, -150))
             .rule(TABLE, "c", &Rule::new().dport(17, 53).accept())
             .rule(TABLE, "c", &Rule::new().link_in("held").drop())
             .rule(TABLE, "c", &limit.clone().connections_over(10).goto("full"))
-            .rule(TABLE, "c", &limit.connections_over_by_link("links", 12).drop())
+            .rule(
+                TABLE,
+                "c",
+                &limit.connections_over_by_link("links", 12).drop(),
+            )
             .chain(TABLE, "f", Hook::filter(Hook::FORWARD, 0))
             .rule(TABLE, "f", &Rule::new().tcp_syn().clamp_mss())
             .commit()?;
@@ -179,17 +290,35 @@ fn counted_connections_are_what_nft_reads_them_as() {
 fn held_addresses_get_a_new_time() {
     let list = inside("held", || {
         let set = |name, kind| format!("set {name} {{ type {kind}; flags timeout; }};");
-        apply(&format!("table inet wtest {{ {} {} }}", set("held", "ipv4_addr"), set("held6", "ipv6_addr")))?;
+        apply(&format!(
+            "table inet wtest {{ {} {} }}",
+            set("held", "ipv4_addr"),
+            set("held6", "ipv6_addr")
+        ))?;
         let seconds = |seconds| std::time::Duration::from_secs(seconds);
         let four = |last, time| (Ipv4Addr::new(8, 8, 8, last).into(), seconds(time));
-        let changes = Transaction::new().hold_addresses(TABLE, "held", &[four(1, 300), four(2, 300)]);
-        changes.hold_addresses(TABLE, "held6", &[(SIX.into(), seconds(300))]).commit()?;
-        Transaction::new().hold_addresses(TABLE, "held", &[four(1, 3600)]).commit()?;
-        let many: Vec<_> = (0..3000).map(|last: u32| (Ipv4Addr::from(last + (9 << 24)).into(), seconds(7))).collect();
-        Transaction::new().hold_addresses(TABLE, "held", &many).commit()?;
+        let changes =
+            Transaction::new().hold_addresses(TABLE, "held", &[four(1, 300), four(2, 300)]);
+        changes
+            .hold_addresses(TABLE, "held6", &[(SIX.into(), seconds(300))])
+            .commit()?;
+        Transaction::new()
+            .hold_addresses(TABLE, "held", &[four(1, 3600)])
+            .commit()?;
+        let many: Vec<_> = (0..3000)
+            .map(|last: u32| (Ipv4Addr::from(last + (9 << 24)).into(), seconds(7)))
+            .collect();
+        Transaction::new()
+            .hold_addresses(TABLE, "held", &many)
+            .commit()?;
         listed()
     });
-    for part in ["8.8.8.1 timeout 1h", "8.8.8.2 timeout 5m", "2001:db8::7 timeout 5m", "9.0.11.183 timeout 7s"] {
+    for part in [
+        "8.8.8.1 timeout 1h",
+        "8.8.8.2 timeout 5m",
+        "2001:db8::7 timeout 5m",
+        "9.0.11.183 timeout 7s",
+    ] {
         assert!(list.contains(part), "{part:?} is not in {list}");
     }
 }
@@ -197,5 +326,8 @@ fn held_addresses_get_a_new_time() {
 #[test]
 fn a_transaction_that_is_too_long_is_refused_before_it_is_sent() {
     let many = (0..70).fold(Transaction::new(), |changes, _| changes.table(TABLE));
-    assert_eq!(many.commit().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(
+        many.commit().unwrap_err().kind(),
+        io::ErrorKind::InvalidInput
+    );
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_bindings::nftables::{
-    Chained, Nfgenmsg, PushExprAttrs, PushExprListAttrs, PushRuleAttrs, Registers, SetFlags, VerdictCode,
+    Chained, Nfgenmsg, PushExprAttrs, PushExprListAttrs, PushRuleAttrs, Registers, SetFlags,
+    VerdictCode,
 };
 use netlink_bindings::utils::{Pusher, RequestBuf, finalize_nested_header, push_nested_header};
 use netlink_socket2::{NetlinkSocket, ReplyError};
@@ -15,7 +16,8 @@ use super::rule::{NFPROTO_IPV6, NatKind, Rule, Step};
 const SUBSYSTEM: u16 = 10;
 /// The library keeps account of at most 63 answers in one word, with those of the batch's ends.
 const MOST_CHANGES: u32 = 61;
-/// Where networks begin and end, in one change: an address of IPv6 and what is said of it have some 40 bytes.
+/// Where networks begin and end, in one change: an address of IPv6 and what is said of it have some
+/// 40 bytes.
 pub(super) const BOUNDS: usize = 1024;
 /// Numbers of the kinds of translation (linux/netfilter/nf_tables.h).
 const NAT_SNAT: u32 = 0;
@@ -62,20 +64,39 @@ impl Hook<'_> {
     /// A chain of type `filter`.
     #[must_use]
     pub fn filter(number: u32, priority: i32) -> Self {
-        Self { kind: "filter", number, priority, device: None, accept: true }
+        Self {
+            kind: "filter",
+            number,
+            priority,
+            device: None,
+            accept: true,
+        }
     }
 
     /// A chain of type `nat`, at the customary priority.
     #[must_use]
     pub fn nat(number: u32) -> Self {
-        let priority = if number == Self::POSTROUTING { 100 } else { -100 };
-        Self { kind: "nat", number, priority, device: None, accept: true }
+        let priority = if number == Self::POSTROUTING {
+            100
+        } else {
+            -100
+        };
+        Self {
+            kind: "nat",
+            number,
+            priority,
+            device: None,
+            accept: true,
+        }
     }
 
     /// Drops what no rule accepts.
     #[must_use]
     pub fn or_drop(self) -> Self {
-        Self { accept: false, ..self }
+        Self {
+            accept: false,
+            ..self
+        }
     }
 }
 
@@ -83,7 +104,13 @@ impl<'a> Hook<'a> {
     /// First of all that happens to a frame that a link takes in.
     #[must_use]
     pub fn ingress(device: &'a str) -> Self {
-        Self { kind: "filter", number: 0, priority: -500, device: Some(device), accept: true }
+        Self {
+            kind: "filter",
+            number: 0,
+            priority: -500,
+            device: Some(device),
+            accept: true,
+        }
     }
 }
 
@@ -111,14 +138,21 @@ impl Transaction {
     /// Makes the table, unless it is there.
     #[must_use]
     pub fn table(mut self, (family, name): Table) -> Self {
-        self.change().set_create().op_newtable_do(&header(family)).encode().push_name_bytes(name.as_bytes());
+        self.change()
+            .set_create()
+            .op_newtable_do(&header(family))
+            .encode()
+            .push_name_bytes(name.as_bytes());
         self
     }
 
     /// Takes the table away with all that is in it. It must be there.
     #[must_use]
     pub fn delete_table(mut self, (family, name): Table) -> Self {
-        self.change().op_deltable_do(&header(family)).encode().push_name_bytes(name.as_bytes());
+        self.change()
+            .op_deltable_do(&header(family))
+            .encode()
+            .push_name_bytes(name.as_bytes());
         self
     }
 
@@ -130,10 +164,16 @@ impl Transaction {
         name: &'static str,
         networks: &[(A, u8)],
     ) -> Self {
-        let networks: Vec<(IpAddr, u8)> =
-            networks.iter().map(|(address, prefix)| ((*address).into(), *prefix)).collect();
+        let networks: Vec<(IpAddr, u8)> = networks
+            .iter()
+            .map(|(address, prefix)| ((*address).into(), *prefix))
+            .collect();
         let is_ipv6 = networks.iter().any(|(address, _)| address.is_ipv6());
-        let (kind, len) = if is_ipv6 { (IPV6_ADDR, 16) } else { (IPV4_ADDR, 4) };
+        let (kind, len) = if is_ipv6 {
+            (IPV6_ADDR, 16)
+        } else {
+            (IPV4_ADDR, 4)
+        };
         let request = self.change().set_create().op_newset_do(&header(family));
         let flags = SetFlags::Interval as u32 | SetFlags::Constant as u32;
         request
@@ -153,11 +193,18 @@ impl Transaction {
 
     fn elements(&mut self, (family, table): Table, name: &str, bounds: &[(IpAddr, bool)]) {
         let request = self.change().set_create().op_newsetelem_do(&header(family));
-        let mut elements =
-            request.into_encoder().push_table_bytes(table.as_bytes()).push_set_bytes(name.as_bytes()).nested_elements();
+        let mut elements = request
+            .into_encoder()
+            .push_table_bytes(table.as_bytes())
+            .push_set_bytes(name.as_bytes())
+            .nested_elements();
         for (address, is_end) in bounds {
             let element = elements.nested_elem();
-            let element = if *is_end { element.push_flags(&INTERVAL_END.to_be_bytes()) } else { element };
+            let element = if *is_end {
+                element.push_flags(&INTERVAL_END.to_be_bytes())
+            } else {
+                element
+            };
             let key = element.nested_key();
             let key = match address {
                 IpAddr::V4(address) => key.push_value(&address.octets()),
@@ -171,7 +218,10 @@ impl Transaction {
     #[must_use]
     pub fn inner_chain(mut self, (family, table): Table, name: &str) -> Self {
         let request = self.change().set_create().op_newchain_do(&header(family));
-        request.into_encoder().push_table_bytes(table.as_bytes()).push_name_bytes(name.as_bytes());
+        request
+            .into_encoder()
+            .push_table_bytes(table.as_bytes())
+            .push_name_bytes(name.as_bytes());
         self
     }
 
@@ -198,7 +248,11 @@ impl Transaction {
     /// Appends a rule to a chain.
     #[must_use]
     pub fn rule(mut self, (family, table): Table, chain: &str, rule: &Rule) -> Self {
-        let request = self.change().set_create().set_append().op_newrule_do(&header(family));
+        let request = self
+            .change()
+            .set_create()
+            .set_append()
+            .op_newrule_do(&header(family));
         let expressions = request
             .into_encoder()
             .push_table_bytes(table.as_bytes())
@@ -211,10 +265,14 @@ impl Transaction {
     /// Sends it, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// What the kernel refused, of which change; nothing is changed then. `NotFound` for a table that is not there.
+    /// What the kernel refused, of which change; nothing is changed then. `NotFound` for a table
+    /// that is not there.
     pub fn commit(mut self) -> io::Result<()> {
         if self.changes > MOST_CHANGES {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many changes for one transaction"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "too many changes for one transaction",
+            ));
         }
         self.batch.request().op_batch_end_do(&batch_header());
         let batch = self.batch.finalize();
@@ -231,7 +289,10 @@ impl Transaction {
 
 fn refused(error: &ReplyError) -> io::Error {
     let code = error.as_io_error();
-    io::Error::new(code.kind(), format!("the kernel refused the nftables rules: {error}"))
+    io::Error::new(
+        code.kind(),
+        format!("the kernel refused the nftables rules: {error}"),
+    )
 }
 
 pub(super) fn header(family: Family) -> Nfgenmsg {
@@ -246,13 +307,15 @@ fn batch_header() -> Nfgenmsg {
     header
 }
 
-/// First addresses of networks, and the first ones after them, in order. Where two networks touch there is none
-/// between them, and none after the last address there is.
+/// First addresses of networks, and the first ones after them, in order. Where two networks touch
+/// there is none between them, and none after the last address there is.
 fn bounds(networks: &[(IpAddr, u8)], is_ipv6: bool) -> Vec<(IpAddr, bool)> {
     let width: u32 = if is_ipv6 { 128 } else { 32 };
     let end_of = |start: u128, prefix: u8| {
         let size = 1_u128.checked_shl(width.saturating_sub(prefix.into()))?;
-        start.checked_add(size).filter(|end| is_ipv6 || u32::try_from(*end).is_ok())
+        start
+            .checked_add(size)
+            .filter(|end| is_ipv6 || u32::try_from(*end).is_ok())
     };
     let mut ranges: Vec<(u128, Option<u128>)> = networks
         .iter()
@@ -279,7 +342,10 @@ fn bounds(networks: &[(IpAddr, u8)], is_ipv6: bool) -> Vec<(IpAddr, bool)> {
         Ok(bits) if !is_ipv6 => Ipv4Addr::from_bits(bits).into(),
         _ => Ipv6Addr::from_bits(bits).into(),
     };
-    bounds.into_iter().map(|(bits, is_end)| (address(bits), is_end)).collect()
+    bounds
+        .into_iter()
+        .map(|(bits, is_end)| (address(bits), is_end))
+        .collect()
 }
 
 fn bits(address: IpAddr) -> u128 {
@@ -295,8 +361,16 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
     const REGISTER: u32 = Registers::Reg1 as u32;
     let element: PushExprAttrs<List<'a>> = list.nested_elem();
     match step {
-        Step::Meta(key) => element.nested_data_meta().push_dreg(REGISTER).push_key(*key as u32).end_nested(),
-        Step::Ct(key) => element.nested_data_ct().push_dreg(REGISTER).push_key(*key as u32).end_nested(),
+        Step::Meta(key) => element
+            .nested_data_meta()
+            .push_dreg(REGISTER)
+            .push_key(*key as u32)
+            .end_nested(),
+        Step::Ct(key) => element
+            .nested_data_ct()
+            .push_dreg(REGISTER)
+            .push_key(*key as u32)
+            .end_nested(),
         Step::Payload { base, offset, len } => element
             .nested_data_payload()
             .push_dreg(REGISTER)
@@ -304,46 +378,94 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
             .push_offset(*offset)
             .push_len(*len)
             .end_nested(),
-        Step::Fib { flags, result } => {
-            element.nested_data_fib().push_dreg(REGISTER).push_result(*result).push_flags(*flags).end_nested()
-        }
+        Step::Fib { flags, result } => element
+            .nested_data_fib()
+            .push_dreg(REGISTER)
+            .push_result(*result)
+            .push_flags(*flags)
+            .end_nested(),
         Step::And(mask) => {
-            let loaded = element.nested_data_bitwise().push_sreg(REGISTER).push_dreg(REGISTER);
+            let loaded = element
+                .nested_data_bitwise()
+                .push_sreg(REGISTER)
+                .push_dreg(REGISTER);
             let len = u32::try_from(mask.len()).unwrap_or_default();
-            let masked = loaded.push_len(len).nested_mask().push_value(mask).end_nested();
-            masked.nested_xor().push_value(&vec![0; mask.len()]).end_nested().end_nested()
+            let masked = loaded
+                .push_len(len)
+                .nested_mask()
+                .push_value(mask)
+                .end_nested();
+            masked
+                .nested_xor()
+                .push_value(&vec![0; mask.len()])
+                .end_nested()
+                .end_nested()
         }
         Step::Compare { op, with } => {
-            let compared = element.nested_data_cmp().push_sreg(REGISTER).push_op(*op as u32);
-            compared.nested_data().push_value(with).end_nested().end_nested()
+            let compared = element
+                .nested_data_cmp()
+                .push_sreg(REGISTER)
+                .push_op(*op as u32);
+            compared
+                .nested_data()
+                .push_value(with)
+                .end_nested()
+                .end_nested()
         }
-        // `NFTA_LOOKUP_SREG` is what the kernel's description, of which the library is made, calls `set-id`.
-        Step::Within(set) => {
-            element.nested_data_lookup().push_set_bytes(set.as_bytes()).push_set_id(REGISTER).end_nested()
-        }
+        // `NFTA_LOOKUP_SREG` is what the kernel's description, of which the library is made, calls
+        // `set-id`.
+        Step::Within(set) => element
+            .nested_data_lookup()
+            .push_set_bytes(set.as_bytes())
+            .push_set_id(REGISTER)
+            .end_nested(),
         Step::Load(value) => {
             let loaded = element.nested_data_immediate().push_dreg(REGISTER);
-            loaded.nested_data().push_value(value).end_nested().end_nested()
+            loaded
+                .nested_data()
+                .push_value(value)
+                .end_nested()
+                .end_nested()
         }
         Step::Nat { kind, family } => element
             .nested_data_nat()
-            .push_type(if *kind == NatKind::Source { NAT_SNAT } else { NAT_DNAT })
+            .push_type(if *kind == NatKind::Source {
+                NAT_SNAT
+            } else {
+                NAT_DNAT
+            })
             .push_family((*family).into())
             .push_reg_addr_min(REGISTER)
             .end_nested(),
         Step::Other { name, attributes } => return encode_other(element, name, attributes),
-        Step::Log { group, snaplen } => {
-            element.nested_data_log().push_group(*group).push_snaplen(*snaplen).end_nested()
-        }
+        Step::Log { group, snaplen } => element
+            .nested_data_log()
+            .push_group(*group)
+            .push_snaplen(*snaplen)
+            .end_nested(),
         Step::Goto(chain) => {
-            let verdict = element.nested_data_immediate().push_dreg(Registers::RegVerdict as u32);
-            let verdict = verdict.nested_data().nested_verdict().push_code(VerdictCode::Goto as u32);
-            verdict.push_chain_bytes(chain.as_bytes()).end_nested().end_nested().end_nested()
+            let verdict = element
+                .nested_data_immediate()
+                .push_dreg(Registers::RegVerdict as u32);
+            let verdict = verdict
+                .nested_data()
+                .nested_verdict()
+                .push_code(VerdictCode::Goto as u32);
+            verdict
+                .push_chain_bytes(chain.as_bytes())
+                .end_nested()
+                .end_nested()
+                .end_nested()
         }
         Step::Masquerade => return element.push_name_bytes(b"masq").end_nested(),
         Step::Verdict(code) => {
-            let verdict = element.nested_data_immediate().push_dreg(Registers::RegVerdict as u32);
-            let verdict = verdict.nested_data().nested_verdict().push_code(*code as u32);
+            let verdict = element
+                .nested_data_immediate()
+                .push_dreg(Registers::RegVerdict as u32);
+            let verdict = verdict
+                .nested_data()
+                .nested_verdict()
+                .push_code(*code as u32);
             verdict.end_nested().end_nested().end_nested()
         }
     }

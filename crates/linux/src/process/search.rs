@@ -7,15 +7,24 @@ use std::time::{Duration, Instant};
 
 use super::{Identity, Process};
 
-/// Every running process that satisfies `wanted`, given its command line (arguments separated by NUL).
+/// Every running process that satisfies `wanted`, given its command line (arguments separated by
+/// NUL).
 ///
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let Ok(cmdline) = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(cmdline) = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")) else {
+            continue;
+        };
         if wanted(&cmdline) {
             found.extend(Process::open(pid)?);
         }
@@ -30,9 +39,18 @@ pub fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Process>> {
 pub fn of_user(uid: u32) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // The directory belongs to root where the process must not be looked into; its status tells the truth.
-        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        // The directory belongs to root where the process must not be looked into; its status tells
+        // the truth.
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+            continue;
+        };
         if is_of_user(&status, uid) && Identity::of(pid)?.is_some() {
             found.extend(Process::open(pid)?);
         }
@@ -43,10 +61,14 @@ pub fn of_user(uid: u32) -> io::Result<Vec<Process>> {
 /// Kills every process of a user, and returns when none is left.
 ///
 /// # Errors
-/// `InvalidInput` for root; `TimedOut` when some are left after `limit`; when `/proc` cannot be read.
+/// `InvalidInput` for root; `TimedOut` when some are left after `limit`; when `/proc` cannot be
+/// read.
 pub fn end_all_of_user(uid: u32, limit: Duration) -> io::Result<()> {
     if uid == 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "processes of root are not ended"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "processes of root are not ended",
+        ));
     }
     let deadline = Instant::now() + limit;
     loop {
@@ -66,10 +88,16 @@ pub fn end_all_of_user(uid: u32, limit: Duration) -> io::Result<()> {
     }
 }
 
-/// Whether any of the real, effective, saved and file system user in `/proc/PID/status` is that one.
+/// Whether any of the real, effective, saved and file system user in `/proc/PID/status` is that
+/// one.
 fn is_of_user(status: &str, uid: u32) -> bool {
-    let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-    users.split_ascii_whitespace().any(|user| user.parse() == Ok(uid))
+    let users = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .unwrap_or_default();
+    users
+        .split_ascii_whitespace()
+        .any(|user| user.parse() == Ok(uid))
 }
 
 #[cfg(test)]
@@ -89,7 +117,14 @@ mod tests {
         let uid = user();
         assert!(of_user(uid).unwrap().is_empty());
         let mut children: Vec<_> = (0..3)
-            .map(|_| programs::command(Path::new("/bin/sleep")).arg("60").uid(uid).gid(uid).spawn().unwrap())
+            .map(|_| {
+                programs::command(Path::new("/bin/sleep"))
+                    .arg("60")
+                    .uid(uid)
+                    .gid(uid)
+                    .spawn()
+                    .unwrap()
+            })
             .collect();
         assert_eq!(of_user(uid).unwrap().len(), 3);
         assert!(of_user(uid + 1).unwrap().is_empty());
@@ -104,6 +139,10 @@ mod tests {
     #[test]
     fn user_counts_in_every_role() {
         let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t5\t5\t5\n";
-        assert!((1..=4).all(|uid| is_of_user(status, uid)) && !is_of_user(status, 5) && !is_of_user("", 0));
+        assert!(
+            (1..=4).all(|uid| is_of_user(status, uid))
+                && !is_of_user(status, 5)
+                && !is_of_user("", 0)
+        );
     }
 }

@@ -29,16 +29,32 @@ fn links_are_never_followed() {
     let (root, dir, secret) = untrusted();
     symlink(&secret, root.path().join("run/link")).unwrap();
     symlink(root.path(), root.path().join("run/up")).unwrap();
-    assert_eq!(dir.open_file("link").unwrap_err().kind(), io::ErrorKind::InvalidData);
-    assert_eq!(dir.socket("link").unwrap_err().kind(), io::ErrorKind::InvalidData);
-    assert_eq!(dir.create_file("link").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(
+        dir.open_file("link").unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
+    assert_eq!(
+        dir.socket("link").unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
+    assert_eq!(
+        dir.create_file("link").unwrap_err().kind(),
+        io::ErrorKind::AlreadyExists
+    );
     for name in ["up/secret", "../secret", "..", ".", ""] {
-        assert_eq!(dir.open_file(name).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name}");
+        assert_eq!(
+            dir.open_file(name).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput,
+            "{name}"
+        );
     }
     dir.give("link", 7, 7).unwrap();
     assert_ne!(fs::metadata(&secret).unwrap().uid(), 7);
     let to = root.path().join("taken");
-    assert_eq!(dir.take_file("link", &to).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(
+        dir.take_file("link", &to).unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
     dir.remove("up").unwrap();
     assert!(!to.exists() && fs::read(&secret).unwrap() == b"of the host");
     assert!(UntrustedDir::open(&root.path().join("run/none")).is_err());
@@ -50,15 +66,27 @@ fn links_are_never_followed() {
 fn copy_of_something_else_leaves_nothing() {
     let (root, dir, _) = untrusted();
     let to = root.path().join("copy");
-    dir.create_file("state").unwrap().write_all(b"12345").unwrap();
-    assert_eq!(dir.copy_file("state", 4, &to).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    dir.create_file("state")
+        .unwrap()
+        .write_all(b"12345")
+        .unwrap();
+    assert_eq!(
+        dir.copy_file("state", 4, &to).unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
     assert!(!to.exists());
     crate::fifo::make(&root.path().join("run/pipe")).unwrap();
-    assert_eq!(dir.copy_file("pipe", 4, &to).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(
+        dir.copy_file("pipe", 4, &to).unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
     assert!(!to.exists());
     dir.copy_file("state", 5, &to).unwrap();
     assert_eq!(fs::read(&to).unwrap(), b"12345");
-    assert!(dir.copy_file("state", 5, &to).is_err(), "it writes to no file that is there");
+    assert!(
+        dir.copy_file("state", 5, &to).is_err(),
+        "it writes to no file that is there"
+    );
 }
 
 #[test]
@@ -72,13 +100,20 @@ fn taken_file_is_out_of_reach_of_open_descriptors() {
     before.write_all_at(b"changed!", 0).unwrap();
     assert_eq!(fs::read(&to).unwrap(), b"reviewed");
     let found = fs::metadata(&to).unwrap();
-    assert_eq!((found.uid(), found.mode() & 0o777), (fs::metadata(root.path()).unwrap().uid(), 0o600));
+    assert_eq!(
+        (found.uid(), found.mode() & 0o777),
+        (fs::metadata(root.path()).unwrap().uid(), 0o600)
+    );
     // One that everybody has closed is moved, not copied.
     drop(before);
     let inode = dir.create_file("new").unwrap().metadata().unwrap().ino();
     dir.take_file("new", &to).unwrap();
     assert_eq!(fs::metadata(&to).unwrap().ino(), inode);
-    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 3, "run, secret and memory");
+    assert_eq!(
+        fs::read_dir(root.path()).unwrap().count(),
+        3,
+        "run, secret and memory"
+    );
 }
 
 #[test]
@@ -86,7 +121,10 @@ fn directory_in_place_of_file_is_refused_and_gone() {
     let (root, dir, _) = untrusted();
     fs::create_dir_all(root.path().join("run/new/deep/deeper")).unwrap();
     let to = root.path().join("memory");
-    assert_eq!(dir.take_file("new", &to).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(
+        dir.take_file("new", &to).unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
     assert!(!to.exists());
     fs::create_dir_all(root.path().join("run/state/deep")).unwrap();
     dir.remove("state").unwrap();
@@ -106,7 +144,8 @@ fn socket_is_pinned_when_its_name_changes() {
     assert!(other.accept().is_err(), "it leads to the first one");
 }
 
-/// With the recursion of the standard library this ends the whole process, or all of its descriptors.
+/// With the recursion of the standard library this ends the whole process, or all of its
+/// descriptors.
 #[test]
 fn deep_tree_is_removed_with_two_descriptors() {
     const DEPTH: usize = 8_000;

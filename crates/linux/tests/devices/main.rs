@@ -67,7 +67,9 @@ fn a_snapshot_has_its_own_writes_and_its_origins_rest() {
     let (name, parts) = (name("life"), parts(16 * MIB));
     let path = dm::create(&name, "WRENN-test-life", &[parts.snapshot()], false).unwrap();
     assert!(fs::metadata(&path).unwrap().file_type().is_block_device());
-    let Fill::Used(empty) = dm::fill(&name).unwrap() else { panic!("lost") };
+    let Fill::Used(empty) = dm::fill(&name).unwrap() else {
+        panic!("lost")
+    };
     write(&path, 9, MIB);
     let device = File::open(&path).unwrap();
     assert_eq!((read(&device, MIB), read(&device, 0)), (9, 7));
@@ -76,7 +78,12 @@ fn a_snapshot_has_its_own_writes_and_its_origins_rest() {
     assert!(matches!(dm::fill(&name).unwrap(), Fill::Used(used) if used > empty));
     let info = dm::info(&name).unwrap().unwrap();
     assert_eq!(info.uuid, "WRENN-test-life");
-    assert_eq!(info.over, [&parts.base, &parts.cow].map(|device| Number::of_loop(device.number())).into());
+    assert_eq!(
+        info.over,
+        [&parts.base, &parts.cow]
+            .map(|device| Number::of_loop(device.number()))
+            .into()
+    );
     assert!(dm::list("wrenn-test-life").unwrap().contains(&name));
     drop(device);
     dm::remove(&name).unwrap();
@@ -95,7 +102,10 @@ fn a_device_that_is_open_stays_and_says_so() {
     let path = dm::create(&name, "WRENN-test-busy", &[parts.snapshot()], false).unwrap();
     let held = File::open(&path).unwrap();
     let error = dm::remove(&name).unwrap_err();
-    assert!(matches!(&error, Error::Busy(busy) if *busy == name), "{error}");
+    assert!(
+        matches!(&error, Error::Busy(busy) if *busy == name),
+        "{error}"
+    );
     assert!(path.exists() && dm::info(&name).unwrap().is_some());
     // It is tried for a while.
     let release = std::thread::spawn(move || {
@@ -113,8 +123,15 @@ fn a_name_that_is_taken_and_a_table_that_is_wrong_change_nothing() {
     assert!(dm::create(&name, "WRENN-test-taken-2", &[parts.snapshot()], false).is_err());
     assert_eq!(dm::info(&name).unwrap().unwrap().over.len(), 2);
     dm::remove(&name).unwrap();
-    let missing = Number { major: 7, minor: 1_000_000 };
-    let wrong = Target::Snapshot { sectors: 16, origin: missing, cow: missing };
+    let missing = Number {
+        major: 7,
+        minor: 1_000_000,
+    };
+    let wrong = Target::Snapshot {
+        sectors: 16,
+        origin: missing,
+        cow: missing,
+    };
     assert!(dm::create(&name, "WRENN-test-taken", &[wrong], false).is_err());
     assert!(dm::info(&name).unwrap().is_none() && !dm::path(&name).exists());
 }
@@ -123,17 +140,40 @@ fn a_name_that_is_taken_and_a_table_that_is_wrong_change_nothing() {
 fn an_origin_can_be_longer_than_its_base() {
     let (origin, name, parts) = (name("origin"), name("longer"), parts(32 * MIB));
     let sectors = 8 * MIB / SECTOR;
-    let base = Target::Linear { sectors, to: Number::of_loop(parts.base.number()) };
-    dm::create(&origin, "WRENN-test-origin", &[base, Target::Zero { sectors }], true).unwrap();
+    let base = Target::Linear {
+        sectors,
+        to: Number::of_loop(parts.base.number()),
+    };
+    dm::create(
+        &origin,
+        "WRENN-test-origin",
+        &[base, Target::Zero { sectors }],
+        true,
+    )
+    .unwrap();
     let number = dm::info(&origin).unwrap().unwrap().number;
     let cow = Number::of_loop(parts.cow.number());
-    let snapshot = Target::Snapshot { sectors: 2 * sectors, origin: number, cow };
+    let snapshot = Target::Snapshot {
+        sectors: 2 * sectors,
+        origin: number,
+        cow,
+    };
     let path = dm::create(&name, "WRENN-test-longer", &[snapshot], false).unwrap();
     write(&path, 9, 12 * MIB);
     let device = File::open(&path).unwrap();
-    assert_eq!((read(&device, 0), read(&device, 9 * MIB), read(&device, 12 * MIB)), (7, 0, 9));
+    assert_eq!(
+        (
+            read(&device, 0),
+            read(&device, 9 * MIB),
+            read(&device, 12 * MIB)
+        ),
+        (7, 0, 9)
+    );
     drop(device);
-    assert!(matches!(dm::remove(&origin), Err(Error::Busy(_))), "it is in use");
+    assert!(
+        matches!(dm::remove(&origin), Err(Error::Busy(_))),
+        "it is in use"
+    );
     dm::remove(&name).unwrap();
     dm::remove(&origin).unwrap();
 }
@@ -143,7 +183,9 @@ fn a_store_that_overflows_is_lost_and_says_so() {
     let (name, parts) = (name("overflow"), parts(MIB));
     let path = dm::create(&name, "WRENN-test-overflow", &[parts.snapshot()], false).unwrap();
     let device = open(&path);
-    let written = device.write_all_at(&vec![1; 4 << 20], 0).and_then(|()| device.sync_all());
+    let written = device
+        .write_all_at(&vec![1; 4 << 20], 0)
+        .and_then(|()| device.sync_all());
     assert!(written.is_err());
     drop(device);
     assert_eq!(dm::fill(&name).unwrap(), Fill::Lost);

@@ -37,7 +37,10 @@ impl Bandwidth {
     /// # Errors
     /// Names the limit that is too large.
     pub fn check(self) -> Result<(), InvalidValue> {
-        let limits = [("network.egress_mbps", self.egress_mbps), ("network.ingress_mbps", self.ingress_mbps)];
+        let limits = [
+            ("network.egress_mbps", self.egress_mbps),
+            ("network.ingress_mbps", self.ingress_mbps),
+        ];
         match limits.into_iter().find(|(_, mbps)| *mbps > Self::MAX_MBPS) {
             Some((field, mbps)) => Err(wrong(field, mbps)),
             None => Ok(()),
@@ -48,7 +51,10 @@ impl Bandwidth {
     ///
     /// # Errors
     /// Names the limit that is none.
-    pub fn parse(egress_mbps: Option<u32>, ingress_mbps: Option<u32>) -> Result<Self, InvalidValue> {
+    pub fn parse(
+        egress_mbps: Option<u32>,
+        ingress_mbps: Option<u32>,
+    ) -> Result<Self, InvalidValue> {
         let limit = |field, mbps| match mbps {
             Some(mbps) if !(1..=Self::MAX_MBPS).contains(&mbps) => Err(wrong(field, mbps)),
             mbps => Ok(mbps.unwrap_or_default()),
@@ -61,12 +67,19 @@ impl Bandwidth {
 }
 
 fn smaller(one: u32, other: u32) -> u32 {
-    if one == 0 || other == 0 { one.max(other) } else { one.min(other) }
+    if one == 0 || other == 0 {
+        one.max(other)
+    } else {
+        one.min(other)
+    }
 }
 
 fn wrong(field: &'static str, mbps: u32) -> InvalidValue {
     let most = Bandwidth::MAX_MBPS;
-    InvalidValue::new(field, format!("must be from 1 to {most} Mbit/s, not {mbps}; leave it out for no limit"))
+    InvalidValue::new(
+        field,
+        format!("must be from 1 to {most} Mbit/s, not {mbps}; leave it out for no limit"),
+    )
 }
 
 #[cfg(test)]
@@ -75,7 +88,10 @@ mod tests {
 
     #[test]
     fn the_smaller_of_two_limits_holds_and_none_is_no_limit() {
-        let of = |egress_mbps, ingress_mbps| Bandwidth { egress_mbps, ingress_mbps };
+        let of = |egress_mbps, ingress_mbps| Bandwidth {
+            egress_mbps,
+            ingress_mbps,
+        };
         assert_eq!(of(5, 0).and(of(10, 7)), of(5, 7));
         assert_eq!(of(0, 9).and(of(0, 7)), of(0, 7));
         assert!(of(0, 0).and(of(0, 0)).is_none());
@@ -85,9 +101,21 @@ mod tests {
     fn what_is_no_limit_is_refused_with_what_would_be() {
         assert!(Bandwidth::parse(None, None).unwrap().is_none());
         for wrong in [0, Bandwidth::MAX_MBPS + 1] {
-            let said = Bandwidth::parse(Some(1), Some(wrong)).unwrap_err().to_string();
-            assert!(said.contains("network.ingress_mbps") && said.contains("leave it out"), "{said}");
+            let said = Bandwidth::parse(Some(1), Some(wrong))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                said.contains("network.ingress_mbps") && said.contains("leave it out"),
+                "{said}"
+            );
         }
-        assert!(Bandwidth { egress_mbps: 100_001, ingress_mbps: 0 }.check().is_err());
+        assert!(
+            Bandwidth {
+                egress_mbps: 100_001,
+                ingress_mbps: 0
+            }
+            .check()
+            .is_err()
+        );
     }
 }

@@ -19,12 +19,14 @@ const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff,
 /// What a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// `192.0.2.7`, `192.0.2.0/24`, `2001:db8::7` and `2001:db8::/32`; what is beyond the prefix is zero.
+    /// `192.0.2.7`, `192.0.2.0/24`, `2001:db8::7` and `2001:db8::/32`; what is beyond the prefix is
+    /// zero.
     Net(IpNet),
     Name(NamePattern),
 }
 
-/// `example.com`, `*.example.com` (everything below it, but not it) or `*` (every name). Lower case.
+/// `example.com`, `*.example.com` (everything below it, but not it) or `*` (every name). Lower
+/// case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern {
     /// Without the asterisk; begins with a dot where there was one.
@@ -57,7 +59,9 @@ impl Target {
             ));
         }
         if text.contains('/') {
-            return Err(wrong("a network is written as in 192.0.2.0/24 or 2001:db8::/32"));
+            return Err(wrong(
+                "a network is written as in 192.0.2.0/24 or 2001:db8::/32",
+            ));
         }
         NamePattern::parse(text).map(Self::Name).map_err(wrong)
     }
@@ -86,29 +90,47 @@ impl NamePattern {
     fn parse(text: &str) -> Result<Self, &'static str> {
         let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         if lower == "*" {
-            return Ok(Self { suffix: String::new(), is_wildcard: true });
+            return Ok(Self {
+                suffix: String::new(),
+                is_wildcard: true,
+            });
         }
         let name = lower.strip_prefix("*.").unwrap_or(&lower);
         if name.contains('*') {
             return Err("an asterisk stands for the first parts of a name, as in *.example.com");
         }
         if !name.is_ascii() {
-            return Err("a name with other letters is written in its ASCII form, which begins with xn--");
+            return Err(
+                "a name with other letters is written in its ASCII form, which begins with xn--",
+            );
         }
         let is_label = |label: &str| {
             let right = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             (1..=MAX_LABEL).contains(&label.len()) && label.bytes().all(right)
         };
         if name.len() > MAX_NAME || !name.split('.').all(is_label) {
-            return Err("it is no address, network (192.0.2.0/24) or name (example.com, *.example.com)");
+            return Err(
+                "it is no address, network (192.0.2.0/24) or name (example.com, *.example.com)",
+            );
         }
         // 192.0.2 and 10 are addresses that somebody did not finish.
-        if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
+        if name
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+        {
             return Err("an address has four parts, and a network is written as in 192.0.2.0/24");
         }
         let is_wildcard = name.len() < lower.len();
-        let suffix = if is_wildcard { format!(".{name}") } else { name.to_owned() };
-        Ok(Self { suffix, is_wildcard })
+        let suffix = if is_wildcard {
+            format!(".{name}")
+        } else {
+            name.to_owned()
+        };
+        Ok(Self {
+            suffix,
+            is_wildcard,
+        })
     }
 
     /// `name` in lower case, without a dot at its end.
@@ -123,7 +145,12 @@ impl NamePattern {
 
 impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.is_wildcard { "*" } else { "" }, self.suffix)
+        write!(
+            f,
+            "{}{}",
+            if self.is_wildcard { "*" } else { "" },
+            self.suffix
+        )
     }
 }
 
@@ -153,6 +180,8 @@ impl Serialize for Target {
 
 impl<'de> Deserialize<'de> for Target {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }

@@ -5,7 +5,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn spec(allow: &[&str], deny: &[&str], allow_internet: bool) -> NetworkSpec {
-    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let list = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
     NetworkSpec::parse(&list(allow), &list(deny), allow_internet).unwrap()
 }
 
@@ -14,7 +19,9 @@ fn address(text: &str) -> IpAddr {
 }
 
 fn refusal(allow: &str) -> String {
-    NetworkSpec::parse(&[allow.to_owned()], &[], true).unwrap_err().to_string()
+    NetworkSpec::parse(&[allow.to_owned()], &[], true)
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -22,8 +29,14 @@ fn allow_beats_deny() {
     let spec = spec(&["1.1.1.1", "*.pypi.org"], &["0.0.0.0/0"], true);
     assert_eq!(spec.address(address("1.1.1.1")), Access::Allowed);
     assert_eq!(spec.address(address("8.8.8.8")), Access::Denied);
-    assert_eq!((spec.name("files.PyPI.org."), spec.name("pypi.org")), (Access::Allowed, Access::Denied));
-    assert!(spec.reaches("files.pypi.org", address("8.8.8.8")) && !spec.reaches("pypi.org", address("8.8.8.8")));
+    assert_eq!(
+        (spec.name("files.PyPI.org."), spec.name("pypi.org")),
+        (Access::Allowed, Access::Denied)
+    );
+    assert!(
+        spec.reaches("files.pypi.org", address("8.8.8.8"))
+            && !spec.reaches("pypi.org", address("8.8.8.8"))
+    );
 }
 
 #[test]
@@ -31,7 +44,10 @@ fn without_internet_only_what_is_allowed_is_left() {
     let spec = spec(&["9.9.9.0/24"], &[], false);
     assert!(spec.is_closed() && !spec.has_names());
     assert_eq!(spec.address(address("9.9.9.9")), Access::Allowed);
-    assert_eq!((spec.address(address("9.9.8.9")), spec.name("example.com")), (Access::Denied, Access::Denied));
+    assert_eq!(
+        (spec.address(address("9.9.8.9")), spec.name("example.com")),
+        (Access::Denied, Access::Denied)
+    );
 }
 
 #[test]
@@ -42,15 +58,31 @@ fn two_halves_close_the_internet_too() {
 
 #[test]
 fn resolvers_over_https_are_no_way_around_names() {
-    assert_eq!(spec(&[], &["evil.com"], true).name("dns.google"), Access::Denied);
-    assert_eq!(spec(&["dns.google"], &["evil.com"], true).name("dns.google"), Access::Allowed);
-    assert_eq!(spec(&[], &["9.9.9.9"], true).name("dns.google"), Access::Open);
+    assert_eq!(
+        spec(&[], &["evil.com"], true).name("dns.google"),
+        Access::Denied
+    );
+    assert_eq!(
+        spec(&["dns.google"], &["evil.com"], true).name("dns.google"),
+        Access::Allowed
+    );
+    assert_eq!(
+        spec(&[], &["9.9.9.9"], true).name("dns.google"),
+        Access::Open
+    );
 }
 
 #[test]
 fn an_allowed_name_opens_no_floor() {
     let spec = spec(&["*"], &[], true);
-    let v4 = ["10.0.0.1", "169.254.169.254", "127.0.0.1", "100.64.1.1", "168.63.129.16", "224.0.0.1"];
+    let v4 = [
+        "10.0.0.1",
+        "169.254.169.254",
+        "127.0.0.1",
+        "100.64.1.1",
+        "168.63.129.16",
+        "224.0.0.1",
+    ];
     for never in v4.into_iter().chain(NEVER6) {
         assert_eq!(spec.address(address(never)), Access::Never);
         assert!(!spec.reaches("example.com", address(never)), "{never}");
@@ -59,16 +91,31 @@ fn an_allowed_name_opens_no_floor() {
 
 #[test]
 fn what_could_never_be_reached_is_refused() {
-    for never in ["10.1.2.3", "192.168.0.0/24", "169.254.169.254", "100.64.0.0/10", "127.0.0.1/8"] {
-        assert!(refusal(never).contains("no sandbox can reach, whatever its rules"), "{never}");
+    for never in [
+        "10.1.2.3",
+        "192.168.0.0/24",
+        "169.254.169.254",
+        "100.64.0.0/10",
+        "127.0.0.1/8",
+    ] {
+        assert!(
+            refusal(never).contains("no sandbox can reach, whatever its rules"),
+            "{never}"
+        );
     }
-    assert!(NEVER6.into_iter().chain(["fc00::/7", "64:ff9b::/96"]).all(|never| refusal(never).contains("can reach")));
+    assert!(
+        NEVER6
+            .into_iter()
+            .chain(["fc00::/7", "64:ff9b::/96"])
+            .all(|never| refusal(never).contains("can reach"))
+    );
     // Wider than the floor: the rest of it counts.
     spec(&["0.0.0.0/0", "::/0", "2000::/3"], &[], false);
 }
 
-/// Loopback, unspecified, IPv4 in many forms (mapped, compatible, NAT64 twice, 6to4, Teredo), documentation, private,
-/// metadata of Amazon and Google, site-local, link-local, multicast, and what nobody was given.
+/// Loopback, unspecified, IPv4 in many forms (mapped, compatible, NAT64 twice, 6to4, Teredo),
+/// documentation, private, metadata of Amazon and Google, site-local, link-local, multicast, and
+/// what nobody was given.
 const NEVER6: [&str; 22] = [
     "::1",
     "::",
@@ -96,25 +143,51 @@ const NEVER6: [&str; 22] = [
 
 #[test]
 fn what_is_public_over_ipv6_is_reached() {
-    for public in ["2606:4700:4700::1111", "2001:4860:4860::8888", "2001:200::1", "2a00:1450:4001::1", "3ffe::1"] {
-        assert_eq!(NetworkSpec::default().address(address(public)), Access::Open, "{public}");
+    for public in [
+        "2606:4700:4700::1111",
+        "2001:4860:4860::8888",
+        "2001:200::1",
+        "2a00:1450:4001::1",
+        "3ffe::1",
+    ] {
+        assert_eq!(
+            NetworkSpec::default().address(address(public)),
+            Access::Open,
+            "{public}"
+        );
     }
 }
 
-/// `0.0.0.0/0` is what everybody writes for the whole internet. It closes all of it, and opens only what it says.
+/// `0.0.0.0/0` is what everybody writes for the whole internet. It closes all of it, and opens only
+/// what it says.
 #[test]
 fn the_whole_internet_of_ipv4_closes_ipv6_and_does_not_open_it() {
     let (v4, v6) = (address("8.8.8.8"), address("2606:4700::1111"));
     let closed = spec(&[], &["0.0.0.0/0"], true);
-    assert_eq!((closed.address(v4), closed.address(v6)), (Access::Denied, Access::Denied));
+    assert_eq!(
+        (closed.address(v4), closed.address(v6)),
+        (Access::Denied, Access::Denied)
+    );
     let open = spec(&["0.0.0.0/0"], &[], false);
-    assert_eq!((open.address(v4), open.address(v6)), (Access::Allowed, Access::Denied));
-    assert_eq!(spec(&["0.0.0.0/0", "::/0"], &[], false).address(v6), Access::Allowed);
+    assert_eq!(
+        (open.address(v4), open.address(v6)),
+        (Access::Allowed, Access::Denied)
+    );
+    assert_eq!(
+        spec(&["0.0.0.0/0", "::/0"], &[], false).address(v6),
+        Access::Allowed
+    );
     let half = spec(&[], &["::/0"], true);
-    assert_eq!((half.address(v4), half.address(v6), half.is_closed()), (Access::Open, Access::Denied, false));
+    assert_eq!(
+        (half.address(v4), half.address(v6), half.is_closed()),
+        (Access::Open, Access::Denied, false)
+    );
     assert_eq!(half.name("example.com"), Access::Open);
     // However an IPv4 address is written.
-    assert_eq!(spec(&[], &["::ffff:8.8.8.8"], true).address(v4), Access::Denied);
+    assert_eq!(
+        spec(&[], &["::ffff:8.8.8.8"], true).address(v4),
+        Access::Denied
+    );
 }
 
 #[test]
@@ -136,10 +209,18 @@ fn entries_that_are_none_are_told_with_what_is_right() {
         (&"a".repeat(64), "is no address"),
     ] {
         let refused = refusal(text);
-        assert!(refused.starts_with("network.allow_out has ") && refused.contains(said), "{text}: {refused}");
+        assert!(
+            refused.starts_with("network.allow_out has ") && refused.contains(said),
+            "{text}: {refused}"
+        );
     }
     let many = vec!["a.com".to_owned(); 257];
-    assert!(NetworkSpec::parse(&[], &many, true).unwrap_err().to_string().contains("at most 256"));
+    assert!(
+        NetworkSpec::parse(&[], &many, true)
+            .unwrap_err()
+            .to_string()
+            .contains("at most 256")
+    );
 }
 
 #[test]
@@ -150,7 +231,9 @@ fn what_was_written_before_there_were_rules_is_open() {
 }
 
 fn label() -> impl Strategy<Value = String> {
-    "[a-z0-9]([a-z0-9-]{0,8}[a-z])?".prop_filter("no number", |label| !label.bytes().all(|b| b.is_ascii_digit()))
+    "[a-z0-9]([a-z0-9-]{0,8}[a-z])?".prop_filter("no number", |label| {
+        !label.bytes().all(|b| b.is_ascii_digit())
+    })
 }
 
 fn name() -> impl Strategy<Value = String> {

@@ -20,7 +20,8 @@ pub struct NewSandbox {
     pub now: i64,
 }
 
-/// What makes two requests the same one. Scoped to the key that asks, and kept as long as the row lives.
+/// What makes two requests the same one. Scoped to the key that asks, and kept as long as the row
+/// lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
     pub key: String,
@@ -32,7 +33,8 @@ pub struct Idempotency {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inserted {
     New(Sandbox),
-    /// The same idempotency key and fingerprint came before; this is the row that they made. It may be being deleted.
+    /// The same idempotency key and fingerprint came before; this is the row that they made. It may
+    /// be being deleted.
     Existing(Sandbox),
     /// The same idempotency key came before, with another fingerprint.
     Mismatch,
@@ -52,7 +54,10 @@ where
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
         let idempotency_fingerprint = row.try_get("idempotency_fingerprint")?;
-        Ok(Self { row: SandboxRow::from_row(row)?, idempotency_fingerprint })
+        Ok(Self {
+            row: SandboxRow::from_row(row)?,
+            idempotency_fingerprint,
+        })
     }
 }
 
@@ -60,8 +65,8 @@ impl Store {
     /// Of any number of racing inserts with one idempotency key, one is `New`.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if another row has the id, [`Error::Invalid`] for text with a NUL in it, and whatever the
-    /// database says.
+    /// [`Error::Conflict`] if another row has the id, [`Error::Invalid`] for text with a NUL in it,
+    /// and whatever the database says.
     pub async fn sandbox_insert(&self, new: &NewSandbox) -> Result<Inserted, Error> {
         check(new)?;
         loop {
@@ -74,7 +79,9 @@ impl Store {
                 return Ok(met);
             }
             if self.sandbox_get(&new.id).await?.is_some() {
-                return Err(Error::Conflict { what: "a sandbox with this id" });
+                return Err(Error::Conflict {
+                    what: "a sandbox with this id",
+                });
             }
             // What was in the way has been removed since, so the next try finds the place free.
         }
@@ -98,16 +105,23 @@ impl Store {
             spec_text(new)?,
             &new.key_id,
             new.idempotency.as_ref().map(|idempotency| &idempotency.key),
-            new.idempotency.as_ref().map(|idempotency| idempotency.fingerprint.as_slice()),
+            new.idempotency
+                .as_ref()
+                .map(|idempotency| idempotency.fingerprint.as_slice()),
             new.now
         )?)
     }
 
-    /// What an insert with this idempotency key would meet; `None`: nothing. Never [`Inserted::New`].
+    /// What an insert with this idempotency key would meet; `None`: nothing. Never
+    /// [`Inserted::New`].
     ///
     /// # Errors
     /// [`Error::Invalid`] for text with a NUL in it, and whatever the database says.
-    pub async fn sandbox_find(&self, key_id: &str, idempotency: &Idempotency) -> Result<Option<Inserted>, Error> {
+    pub async fn sandbox_find(
+        &self,
+        key_id: &str,
+        idempotency: &Idempotency,
+    ) -> Result<Option<Inserted>, Error> {
         without_nul("key id", key_id)?;
         without_nul("idempotency key", &idempotency.key)?;
         let sql = concat!(
@@ -117,7 +131,13 @@ impl Store {
         );
         let db = self.read("looking for an idempotency key");
         let found = rows!(db, FingerprintedRow, sql, key_id, &idempotency.key)?;
-        let Some(FingerprintedRow { row, idempotency_fingerprint }) = found.into_iter().next() else { return Ok(None) };
+        let Some(FingerprintedRow {
+            row,
+            idempotency_fingerprint,
+        }) = found.into_iter().next()
+        else {
+            return Ok(None);
+        };
         if idempotency_fingerprint != idempotency.fingerprint {
             return Ok(Some(Inserted::Mismatch));
         }
@@ -127,10 +147,14 @@ impl Store {
 
 fn check(new: &NewSandbox) -> Result<(), Error> {
     without_nul("key id", &new.key_id)?;
-    new.idempotency.as_ref().map_or(Ok(()), |idempotency| without_nul("idempotency key", &idempotency.key))
+    new.idempotency.as_ref().map_or(Ok(()), |idempotency| {
+        without_nul("idempotency key", &idempotency.key)
+    })
 }
 
 fn spec_text(new: &NewSandbox) -> Result<String, Error> {
-    serde_json::to_string(&new.spec)
-        .map_err(|source| Error::Corrupt { what: format!("new sandbox {}", new.id), source: source.into() })
+    serde_json::to_string(&new.spec).map_err(|source| Error::Corrupt {
+        what: format!("new sandbox {}", new.id),
+        source: source.into(),
+    })
 }

@@ -1,12 +1,15 @@
-//! What the control plane remembers about each sandbox: one row from the promise to the end of the deletion.
+//! What the control plane remembers about each sandbox: one row from the promise to the end of the
+//! deletion.
 //!
 //! - **Insert** makes the row: state pending, [`Generation::FIRST`], no host.
-//! - **Reports** of the host that took it move it on. A report applies if its generation is newer than the row's and
-//!   the move is legal; then it replaces everything that hosts decide, so rows never mix two reports.
-//! - **Deletion** has two steps. The wish is durable first (`deleting`); reports still apply, since the host still
-//!   owns the sandbox. The row goes once no host has it any more.
+//! - **Reports** of the host that took it move it on. A report applies if its generation is newer
+//!   than the row's and the move is legal; then it replaces everything that hosts decide, so rows
+//!   never mix two reports.
+//! - **Deletion** has two steps. The wish is durable first (`deleting`); reports still apply, since
+//!   the host still owns the sandbox. The row goes once no host has it any more.
 //!
-//! Every operation is one statement, so dying at any moment leaves the row as it was or as it should be.
+//! Every operation is one statement, so dying at any moment leaves the row as it was or as it
+//! should be.
 
 mod insert;
 mod report;
@@ -63,31 +66,54 @@ impl Store {
     /// The database fails, or holds a row that this program cannot read.
     pub async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>, Error> {
         let sql = concat!("SELECT ", columns!(), " FROM sandboxes WHERE id = $1");
-        one(rows!(self.read("reading a sandbox"), SandboxRow, sql, id.as_str())?)
+        one(rows!(
+            self.read("reading a sandbox"),
+            SandboxRow,
+            sql,
+            id.as_str()
+        )?)
     }
 
     /// At most `limit` rows after `after`, newest first; without those that are being deleted.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
-    pub async fn sandbox_list(&self, after: Option<&Cursor>, limit: u32) -> Result<Vec<Sandbox>, Error> {
+    pub async fn sandbox_list(
+        &self,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Vec<Sandbox>, Error> {
         // No row is as young as i64::MAX, so the first page is the one after that.
-        let (created_at, id) = after.map_or((i64::MAX, ""), |cursor| (cursor.created_at, cursor.id.as_str()));
+        let (created_at, id) = after.map_or((i64::MAX, ""), |cursor| {
+            (cursor.created_at, cursor.id.as_str())
+        });
         let sql = concat!(
             "SELECT ",
             columns!(),
             " FROM sandboxes WHERE NOT deleting AND (created_at, id) < ($1, $2)",
             " ORDER BY created_at DESC, id DESC LIMIT $3"
         );
-        all(rows!(self.read("listing sandboxes"), SandboxRow, sql, created_at, id, i64::from(limit))?)
+        all(rows!(
+            self.read("listing sandboxes"),
+            SandboxRow,
+            sql,
+            created_at,
+            id,
+            i64::from(limit)
+        )?)
     }
 
-    /// Every row, newest first, also those that are being deleted: what the reconciler compares with hosts' reports.
+    /// Every row, newest first, also those that are being deleted: what the reconciler compares
+    /// with hosts' reports.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_list_all(&self) -> Result<Vec<Sandbox>, Error> {
-        let sql = concat!("SELECT ", columns!(), " FROM sandboxes ORDER BY created_at DESC, id DESC");
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sandboxes ORDER BY created_at DESC, id DESC"
+        );
         all(rows!(self.read("listing all sandboxes"), SandboxRow, sql)?)
     }
 
@@ -96,32 +122,54 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn sandbox_count(&self) -> Result<u64, Error> {
-        count(rows!(self.read("counting sandboxes"), (i64,), "SELECT count(*) FROM sandboxes")?)
+        count(rows!(
+            self.read("counting sandboxes"),
+            (i64,),
+            "SELECT count(*) FROM sandboxes"
+        )?)
     }
 
-    /// First step of a deletion: makes the wish durable. None: there is no such row. Doing it again changes nothing.
+    /// First step of a deletion: makes the wish durable. None: there is no such row. Doing it again
+    /// changes nothing.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
-    pub async fn sandbox_mark_deleting(&self, id: &SandboxId, now: i64) -> Result<Option<Sandbox>, Error> {
+    pub async fn sandbox_mark_deleting(
+        &self,
+        id: &SandboxId,
+        now: i64,
+    ) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
             " WHERE id = $1 RETURNING ",
             columns!()
         );
-        one(rows!(self.write("marking a sandbox for deletion"), SandboxRow, sql, id.as_str(), now)?)
+        one(rows!(
+            self.write("marking a sandbox for deletion"),
+            SandboxRow,
+            sql,
+            id.as_str(),
+            now
+        )?)
     }
 
-    /// The same for sandboxes that one request is to make, and that nobody was told of: all at once, or none of them if
-    /// all of them have come to run or to be paused. Gives those that were marked, in any order.
+    /// The same for sandboxes that one request is to make, and that nobody was told of: all at
+    /// once, or none of them if all of them have come to run or to be paused. Gives those that were
+    /// marked, in any order.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
-    pub async fn sandboxes_give_up(&self, ids: &[SandboxId], now: i64) -> Result<Vec<Sandbox>, Error> {
+    pub async fn sandboxes_give_up(
+        &self,
+        ids: &[SandboxId],
+        now: i64,
+    ) -> Result<Vec<Sandbox>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<String> = (5..ids.len() + 5).map(|number| format!("${number}")).collect();
+        let places: Vec<String> = (5..ids.len() + 5)
+            .map(|number| format!("${number}"))
+            .collect();
         let places = places.join(", ");
         let sql = format!(
             "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END \
@@ -131,19 +179,30 @@ impl Store {
         );
         // Nothing in it but numbers is made here.
         let sql = AssertSqlSafe(sql);
-        let [running, paused] = [SandboxState::Running, SandboxState::Paused].map(SandboxState::as_str);
-        let (call, all_of_them) = (self.write("giving sandboxes up"), i64::try_from(ids.len()).unwrap_or(i64::MAX));
+        let [running, paused] =
+            [SandboxState::Running, SandboxState::Paused].map(SandboxState::as_str);
+        let (call, all_of_them) = (
+            self.write("giving sandboxes up"),
+            i64::try_from(ids.len()).unwrap_or(i64::MAX),
+        );
         let ids = ids.iter().map(SandboxId::as_str);
         all(rows!(call, SandboxRow, sql, now, all_of_them, running, paused; each ids)?)
     }
 
-    /// Last step of a deletion: the row goes, and its idempotency key with it. False: there was none.
+    /// Last step of a deletion: the row goes, and its idempotency key with it. False: there was
+    /// none.
     ///
     /// # Errors
     /// The database fails.
     pub async fn sandbox_remove(&self, id: &SandboxId) -> Result<bool, Error> {
         let sql = "DELETE FROM sandboxes WHERE id = $1 RETURNING id";
-        Ok(!rows!(self.write("removing a sandbox"), (String,), sql, id.as_str())?.is_empty())
+        Ok(!rows!(
+            self.write("removing a sandbox"),
+            (String,),
+            sql,
+            id.as_str()
+        )?
+        .is_empty())
     }
 }
 

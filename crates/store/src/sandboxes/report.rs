@@ -38,8 +38,9 @@ pub enum Applied {
 
 impl Store {
     /// Applies a report if its generation is newer than the row's and the move is legal
-    /// ([`SandboxState::can_become`]). Then the row says what the report says, and no more: a value that the report
-    /// leaves out is gone, but for network rules. Late, doubled and reordered reports change nothing. NULs in its texts become `U+FFFD`.
+    /// ([`SandboxState::can_become`]). Then the row says what the report says, and no more: a value
+    /// that the report leaves out is gone, but for network rules. Late, doubled and reordered
+    /// reports change nothing. NULs in its texts become `U+FFFD`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a generation over `i64::MAX`, and as [`Store::sandbox_get`].
@@ -83,8 +84,8 @@ impl Store {
         }
     }
 
-    /// Gives up on a sandbox that no host took: pending at generation `expected` becomes error, with the reason.
-    /// False: there is no such row, or it moved on meanwhile.
+    /// Gives up on a sandbox that no host took: pending at generation `expected` becomes error,
+    /// with the reason. False: there is no such row, or it moved on meanwhile.
     ///
     /// # Errors
     /// The database fails.
@@ -114,20 +115,34 @@ impl Store {
 
     async fn sandbox_exists(&self, id: &SandboxId) -> Result<bool, Error> {
         let sql = "SELECT id FROM sandboxes WHERE id = $1";
-        Ok(!rows!(self.read("looking for a sandbox"), (String,), sql, id.as_str())?.is_empty())
+        Ok(!rows!(
+            self.read("looking for a sandbox"),
+            (String,),
+            sql,
+            id.as_str()
+        )?
+        .is_empty())
     }
 }
 
 fn network_text(network: &NetworkSpec) -> Result<String, Error> {
-    let unreadable =
-        |source: serde_json::Error| Error::Corrupt { what: "network rules".to_owned(), source: source.into() };
+    let unreadable = |source: serde_json::Error| Error::Corrupt {
+        what: "network rules".to_owned(),
+        source: source.into(),
+    };
     serde_json::to_string(network).map_err(unreadable)
 }
 
-/// The states that can become `next`, in as many places as there are states. Every state can become itself, so `next`
-/// stands in for those that cannot.
+/// The states that can become `next`, in as many places as there are states. Every state can become
+/// itself, so `next` stands in for those that cannot.
 fn predecessors(next: SandboxState) -> [&'static str; SandboxState::ALL.len()] {
-    SandboxState::ALL.map(|state| if state.can_become(next) { state.as_str() } else { next.as_str() })
+    SandboxState::ALL.map(|state| {
+        if state.can_become(next) {
+            state.as_str()
+        } else {
+            next.as_str()
+        }
+    })
 }
 
 /// PostgreSQL holds no NUL in text, and a report must not be refused for one.

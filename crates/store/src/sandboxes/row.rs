@@ -6,7 +6,8 @@ use super::{Disk, Sandbox};
 use crate::Error;
 use crate::db::row;
 
-/// The columns of [`SandboxRow`]. Named one by one: `*` would change under prepared statements when a migration adds one.
+/// The columns of [`SandboxRow`]. Named one by one: `*` would change under prepared statements when
+/// a migration adds one.
 macro_rules! columns {
     () => {
         "id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
@@ -43,7 +44,10 @@ impl TryFrom<SandboxRow> for Sandbox {
     type Error = Error;
 
     fn try_from(row: SandboxRow) -> Result<Self, Error> {
-        let unreadable = |source| Error::Corrupt { what: format!("sandbox {:?}", row.id), source };
+        let unreadable = |source| Error::Corrupt {
+            what: format!("sandbox {:?}", row.id),
+            source,
+        };
         let disk = match (row.disk_backend, row.disk_mb) {
             (Some(backend), Some(size)) => Some(Disk {
                 backend,
@@ -52,14 +56,23 @@ impl TryFrom<SandboxRow> for Sandbox {
             }),
             _ => None,
         };
-        let mut spec: SandboxSpec = serde_json::from_str(&row.spec).map_err(|e| unreadable(e.into()))?;
+        let mut spec: SandboxSpec =
+            serde_json::from_str(&row.spec).map_err(|e| unreadable(e.into()))?;
         if let Some(network) = row.network {
             spec.network = serde_json::from_str(&network).map_err(|e| unreadable(e.into()))?;
         }
         Ok(Self {
-            id: row.id.parse::<SandboxId>().map_err(|e| unreadable(e.into()))?,
-            state: row.state.parse().map_err(|e: model::InvalidValue| unreadable(e.into()))?,
-            generation: Generation(u64::try_from(row.generation).map_err(|e| unreadable(e.into()))?),
+            id: row
+                .id
+                .parse::<SandboxId>()
+                .map_err(|e| unreadable(e.into()))?,
+            state: row
+                .state
+                .parse()
+                .map_err(|e: model::InvalidValue| unreadable(e.into()))?,
+            generation: Generation(
+                u64::try_from(row.generation).map_err(|e| unreadable(e.into()))?,
+            ),
             spec,
             reason: row.reason,
             key_id: row.key_id,

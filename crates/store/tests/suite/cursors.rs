@@ -8,12 +8,16 @@ use crate::db::{Db, insert};
 
 pub async fn pages_hold_every_row_once(db: Db) {
     let store = db.store().await;
-    // Several rows of one moment, so that pages end between them; and times before 1970 and far ahead.
+    // Several rows of one moment, so that pages end between them; and times before 1970 and far
+    // ahead.
     for now in [5, 5, 5, 5, 7, 6, -3, i64::MAX - 1] {
         insert(&store, now).await;
     }
     let all = store.sandbox_list_all().await.unwrap();
-    assert!(all.is_sorted_by(|a, b| (a.created_at, &a.id) > (b.created_at, &b.id)), "{all:?}");
+    assert!(
+        all.is_sorted_by(|a, b| (a.created_at, &a.id) > (b.created_at, &b.id)),
+        "{all:?}"
+    );
 
     for size in [1, 2, 3, 8, 100] {
         let (mut paged, mut cursor) = (Vec::new(), None);
@@ -28,11 +32,15 @@ pub async fn pages_hold_every_row_once(db: Db) {
         assert_eq!(paged, all);
     }
 
-    // Rows that come or go between two pages move no others, and the row of the cursor may be gone itself.
+    // Rows that come or go between two pages move no others, and the row of the cursor may be gone
+    // itself.
     let cursor = Cursor::after(&all[3]);
     store.sandbox_remove(&all[3].id).await.unwrap();
     insert(&store, 1000).await;
-    assert_eq!(store.sandbox_list(Some(&cursor), 100).await.unwrap(), all[4..]);
+    assert_eq!(
+        store.sandbox_list(Some(&cursor), 100).await.unwrap(),
+        all[4..]
+    );
     assert!(store.sandbox_list(None, 0).await.unwrap().is_empty());
 }
 

@@ -21,12 +21,18 @@ impl Db {
     pub fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/wrenn.db", directory.path().display());
-        Self { url, keep: Keep::File(directory) }
+        Self {
+            url,
+            keep: Keep::File(directory),
+        }
     }
 
     pub async fn postgres() -> Self {
         let database = Database::create().await.unwrap();
-        Self { url: database.url(), keep: Keep::Server(Box::new(database)) }
+        Self {
+            url: database.url(),
+            keep: Keep::Server(Box::new(database)),
+        }
     }
 
     /// Where the database file is.
@@ -78,12 +84,24 @@ pub fn spec() -> SandboxSpec {
 }
 
 pub fn new_sandbox(now: i64) -> NewSandbox {
-    NewSandbox { id: SandboxId::random(), spec: spec(), key_id: "key-1".to_owned(), idempotency: None, now }
+    NewSandbox {
+        id: SandboxId::random(),
+        spec: spec(),
+        key_id: "key-1".to_owned(),
+        idempotency: None,
+        now,
+    }
 }
 
 pub fn idempotent(key: &str, fingerprint: u8) -> NewSandbox {
-    let idempotency = Some(Idempotency { key: key.to_owned(), fingerprint: [fingerprint; 32] });
-    NewSandbox { idempotency, ..new_sandbox(1) }
+    let idempotency = Some(Idempotency {
+        key: key.to_owned(),
+        fingerprint: [fingerprint; 32],
+    });
+    NewSandbox {
+        idempotency,
+        ..new_sandbox(1)
+    }
 }
 
 pub async fn insert(store: &Store, now: i64) -> Sandbox {

@@ -27,7 +27,10 @@ pub async fn what_goes_in_comes_out(db: Db) {
         disk: None,
     };
     assert_eq!(store.sandbox_get(&new.id).await.unwrap(), None);
-    assert_eq!(store.sandbox_insert(&new).await.unwrap(), Inserted::New(expected.clone()));
+    assert_eq!(
+        store.sandbox_insert(&new).await.unwrap(),
+        Inserted::New(expected.clone())
+    );
     store.close().await;
 
     let store = db.empty().await;
@@ -40,26 +43,52 @@ pub async fn what_goes_in_comes_out(db: Db) {
 pub async fn an_idempotency_key_makes_one_row(db: Db) {
     let store = db.store().await;
     let first = idempotent("k", 1);
-    let Inserted::New(row) = store.sandbox_insert(&first).await.unwrap() else { panic!("the key is new") };
+    let Inserted::New(row) = store.sandbox_insert(&first).await.unwrap() else {
+        panic!("the key is new")
+    };
 
     // The request itself again, as after a time-out, and the same request under another id.
-    assert_eq!(store.sandbox_insert(&first).await.unwrap(), Inserted::Existing(row.clone()));
-    assert_eq!(store.sandbox_insert(&idempotent("k", 1)).await.unwrap(), Inserted::Existing(row.clone()));
-    assert_eq!(store.sandbox_insert(&idempotent("k", 2)).await.unwrap(), Inserted::Mismatch);
+    assert_eq!(
+        store.sandbox_insert(&first).await.unwrap(),
+        Inserted::Existing(row.clone())
+    );
+    assert_eq!(
+        store.sandbox_insert(&idempotent("k", 1)).await.unwrap(),
+        Inserted::Existing(row.clone())
+    );
+    assert_eq!(
+        store.sandbox_insert(&idempotent("k", 2)).await.unwrap(),
+        Inserted::Mismatch
+    );
 
     // Keys differ by case and by caller; rows without one never meet.
     let others = [
         idempotent("K", 1),
-        NewSandbox { key_id: "key-2".to_owned(), ..idempotent("k", 2) },
+        NewSandbox {
+            key_id: "key-2".to_owned(),
+            ..idempotent("k", 2)
+        },
         new_sandbox(1),
         new_sandbox(1),
     ];
     for other in others {
-        assert!(matches!(store.sandbox_insert(&other).await.unwrap(), Inserted::New(_)), "{other:?}");
+        assert!(
+            matches!(
+                store.sandbox_insert(&other).await.unwrap(),
+                Inserted::New(_)
+            ),
+            "{other:?}"
+        );
     }
     // An id that is taken is no sign of an earlier request with this key.
-    let taken = NewSandbox { id: row.id, ..idempotent("new", 1) };
-    assert!(matches!(store.sandbox_insert(&taken).await.unwrap_err(), Error::Conflict { .. }));
+    let taken = NewSandbox {
+        id: row.id,
+        ..idempotent("new", 1)
+    };
+    assert!(matches!(
+        store.sandbox_insert(&taken).await.unwrap_err(),
+        Error::Conflict { .. }
+    ));
 }
 
 pub async fn an_idempotency_key_is_free_again_after_the_deletion(db: Db) {
@@ -67,10 +96,20 @@ pub async fn an_idempotency_key_is_free_again_after_the_deletion(db: Db) {
     let first = idempotent("k", 1);
     store.sandbox_insert(&first).await.unwrap();
 
-    let marked = store.sandbox_mark_deleting(&first.id, 2).await.unwrap().unwrap();
-    assert_eq!(store.sandbox_insert(&idempotent("k", 1)).await.unwrap(), Inserted::Existing(marked));
+    let marked = store
+        .sandbox_mark_deleting(&first.id, 2)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        store.sandbox_insert(&idempotent("k", 1)).await.unwrap(),
+        Inserted::Existing(marked)
+    );
     assert!(store.sandbox_remove(&first.id).await.unwrap());
-    assert!(matches!(store.sandbox_insert(&idempotent("k", 2)).await.unwrap(), Inserted::New(_)));
+    assert!(matches!(
+        store.sandbox_insert(&idempotent("k", 2)).await.unwrap(),
+        Inserted::New(_)
+    ));
 }
 
 pub async fn racing_inserts_make_one_row(db: Db) {
@@ -82,11 +121,26 @@ pub async fn racing_inserts_make_one_row(db: Db) {
             let (store, new) = (stores[racer % 2].clone(), idempotent(&key, 1));
             tokio::spawn(async move { store.sandbox_insert(&new).await.unwrap() })
         });
-        let outcomes: Vec<_> = join_all(racers).await.into_iter().map(Result::unwrap).collect();
+        let outcomes: Vec<_> = join_all(racers)
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
 
-        let new: Vec<_> = outcomes.iter().filter(|outcome| matches!(outcome, Inserted::New(_))).collect();
-        let [Inserted::New(row)] = new[..] else { panic!("{new:?}") };
-        assert_eq!(outcomes.iter().filter(|outcome| **outcome == Inserted::Existing(row.clone())).count(), 19);
+        let new: Vec<_> = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Inserted::New(_)))
+            .collect();
+        let [Inserted::New(row)] = new[..] else {
+            panic!("{new:?}")
+        };
+        assert_eq!(
+            outcomes
+                .iter()
+                .filter(|outcome| **outcome == Inserted::Existing(row.clone()))
+                .count(),
+            19
+        );
     }
     assert_eq!(stores[0].sandbox_count().await.unwrap(), 5);
 }
@@ -99,7 +153,9 @@ pub async fn inserts_race_with_removals(db: Db) {
         tokio::spawn(async move {
             for _ in 0..10 {
                 match store.sandbox_insert(&idempotent("k", 1)).await.unwrap() {
-                    Inserted::New(row) | Inserted::Existing(row) => store.sandbox_remove(&row.id).await.unwrap(),
+                    Inserted::New(row) | Inserted::Existing(row) => {
+                        store.sandbox_remove(&row.id).await.unwrap()
+                    }
                     Inserted::Mismatch => panic!("all fingerprints are the same"),
                 };
             }

@@ -5,7 +5,12 @@ use store::{Error, Key, NewKey};
 use crate::db::Db;
 
 fn key(id: &str, hash: u8, now: i64) -> NewKey {
-    NewKey { id: id.to_owned(), name: format!("name of {id}"), hash: [hash; 32], now }
+    NewKey {
+        id: id.to_owned(),
+        name: format!("name of {id}"),
+        hash: [hash; 32],
+        now,
+    }
 }
 
 pub async fn keys_come_and_go(db: Db) {
@@ -18,10 +23,20 @@ pub async fn keys_come_and_go(db: Db) {
         assert!(matches!(refused, Error::Conflict { .. }), "{refused:?}");
     }
 
-    let b = Key { id: "b".to_owned(), name: "name of b".to_owned(), created_at: 10 };
+    let b = Key {
+        id: "b".to_owned(),
+        name: "name of b".to_owned(),
+        created_at: 10,
+    };
     assert_eq!(store.key_find(&[1; 32]).await.unwrap(), Some(b.clone()));
     assert_eq!(store.key_find(&[3; 32]).await.unwrap(), None);
-    let ids: Vec<_> = store.key_list().await.unwrap().into_iter().map(|key| key.id).collect();
+    let ids: Vec<_> = store
+        .key_list()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|key| key.id)
+        .collect();
     assert_eq!(ids, ["b", "a"]);
 
     assert!(store.key_remove("a").await.unwrap());

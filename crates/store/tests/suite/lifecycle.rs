@@ -13,16 +13,41 @@ pub async fn a_deletion_has_two_steps(db: Db) {
     let store = db.store().await;
     let (row, other) = (insert(&store, 1).await, insert(&store, 2).await);
 
-    let marked = store.sandbox_mark_deleting(&row.id, 7).await.unwrap().unwrap();
-    assert_eq!(marked, Sandbox { deleting: true, last_updated: 7, ..row.clone() });
-    assert_eq!(store.sandbox_mark_deleting(&row.id, 8).await.unwrap(), Some(marked.clone()));
-    assert_eq!(store.sandbox_list(None, 10).await.unwrap(), std::slice::from_ref(&other));
-    assert_eq!(store.sandbox_list_all().await.unwrap(), [other.clone(), marked]);
+    let marked = store
+        .sandbox_mark_deleting(&row.id, 7)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        marked,
+        Sandbox {
+            deleting: true,
+            last_updated: 7,
+            ..row.clone()
+        }
+    );
+    assert_eq!(
+        store.sandbox_mark_deleting(&row.id, 8).await.unwrap(),
+        Some(marked.clone())
+    );
+    assert_eq!(
+        store.sandbox_list(None, 10).await.unwrap(),
+        std::slice::from_ref(&other)
+    );
+    assert_eq!(
+        store.sandbox_list_all().await.unwrap(),
+        [other.clone(), marked]
+    );
     assert_eq!(store.sandbox_count().await.unwrap(), 2);
 
     // The host still owns it, so its reports count.
-    let applied = store.sandbox_apply_report(&report(&row.id, 9, SandboxState::Stopped), 9).await.unwrap();
-    let Applied::Changed(stopped) = applied else { panic!("{applied:?}") };
+    let applied = store
+        .sandbox_apply_report(&report(&row.id, 9, SandboxState::Stopped), 9)
+        .await
+        .unwrap();
+    let Applied::Changed(stopped) = applied else {
+        panic!("{applied:?}")
+    };
     assert!(stopped.deleting && stopped.state == SandboxState::Stopped);
 
     assert!(store.sandbox_remove(&row.id).await.unwrap());
@@ -36,37 +61,78 @@ pub async fn what_runs_is_not_given_up(db: Db) {
     for state in SandboxState::ALL {
         let row = insert(&store, 1).await;
         let ids = std::slice::from_ref(&row.id);
-        store.sandbox_apply_report(&report(&row.id, 5, state), 2).await.unwrap();
+        store
+            .sandbox_apply_report(&report(&row.id, 5, state), 2)
+            .await
+            .unwrap();
         let is_alive = matches!(state, SandboxState::Running | SandboxState::Paused);
         for now in [3, 4] {
             let given_up = store.sandboxes_give_up(ids, now).await.unwrap();
-            let given_up: Vec<_> = given_up.iter().map(|row| (row.deleting, row.last_updated)).collect();
+            let given_up: Vec<_> = given_up
+                .iter()
+                .map(|row| (row.deleting, row.last_updated))
+                .collect();
             assert_eq!(given_up, if is_alive { vec![] } else { vec![(true, 3)] });
         }
-        assert_eq!(store.sandbox_get(&row.id).await.unwrap().unwrap().deleting, !is_alive);
+        assert_eq!(
+            store.sandbox_get(&row.id).await.unwrap().unwrap().deleting,
+            !is_alive
+        );
     }
-    assert_eq!(store.sandboxes_give_up(&[SandboxId::random()], 3).await.unwrap(), []);
+    assert_eq!(
+        store
+            .sandboxes_give_up(&[SandboxId::random()], 3)
+            .await
+            .unwrap(),
+        []
+    );
     assert_eq!(store.sandboxes_give_up(&[], 3).await.unwrap(), []);
 }
 
 /// What one request makes is whole or not there.
 pub async fn several_are_given_up_together_or_not_at_all(db: Db) {
     let store = db.store().await;
-    let (first, second, other) = (insert(&store, 1).await, insert(&store, 2).await, insert(&store, 3).await);
+    let (first, second, other) = (
+        insert(&store, 1).await,
+        insert(&store, 2).await,
+        insert(&store, 3).await,
+    );
     let ids = [first.id.clone(), second.id.clone()];
     for id in &ids {
-        store.sandbox_apply_report(&report(id, 5, SandboxState::Running), 4).await.unwrap();
+        store
+            .sandbox_apply_report(&report(id, 5, SandboxState::Running), 4)
+            .await
+            .unwrap();
     }
     assert_eq!(store.sandboxes_give_up(&ids, 5).await.unwrap(), []);
 
-    // One that is not there, one that does not run, and one that is deleted: each time some are left, and go.
+    // One that is not there, one that does not run, and one that is deleted: each time some are
+    // left, and go.
     let with = |id: &SandboxId| [first.id.clone(), id.clone()];
-    let marked = store.sandboxes_give_up(&with(&SandboxId::random()), 6).await.unwrap();
-    assert_eq!(marked.iter().map(|row| (&row.id, row.last_updated)).collect::<Vec<_>>(), [(&first.id, 6)]);
+    let marked = store
+        .sandboxes_give_up(&with(&SandboxId::random()), 6)
+        .await
+        .unwrap();
+    assert_eq!(
+        marked
+            .iter()
+            .map(|row| (&row.id, row.last_updated))
+            .collect::<Vec<_>>(),
+        [(&first.id, 6)]
+    );
     let mut marked = store.sandboxes_give_up(&ids, 7).await.unwrap();
     marked.sort_by_key(|row| row.created_at);
-    assert_eq!(marked.iter().map(|row| (row.deleting, row.last_updated)).collect::<Vec<_>>(), [(true, 6), (true, 7)]);
-    assert_eq!(store.sandbox_list(None, 10).await.unwrap(), std::slice::from_ref(&other));
+    assert_eq!(
+        marked
+            .iter()
+            .map(|row| (row.deleting, row.last_updated))
+            .collect::<Vec<_>>(),
+        [(true, 6), (true, 7)]
+    );
+    assert_eq!(
+        store.sandbox_list(None, 10).await.unwrap(),
+        std::slice::from_ref(&other)
+    );
     let marked = store.sandboxes_give_up(&with(&other.id), 8).await.unwrap();
     assert_eq!(marked.len(), 2);
 }
@@ -74,13 +140,37 @@ pub async fn several_are_given_up_together_or_not_at_all(db: Db) {
 pub async fn only_a_sandbox_without_a_host_can_be_given_up(db: Db) {
     let store = db.store().await;
     let (row, taken) = (insert(&store, 1).await, insert(&store, 2).await);
-    store.sandbox_apply_report(&report(&taken.id, 50, SandboxState::Pending), 3).await.unwrap();
-    for (id, expected) in [(&row.id, 2), (&taken.id, 1), (&taken.id, 50), (&SandboxId::random(), 1)] {
-        assert!(!store.sandbox_fail(id, Generation(expected), "no", 4).await.unwrap(), "{id} at {expected}");
+    store
+        .sandbox_apply_report(&report(&taken.id, 50, SandboxState::Pending), 3)
+        .await
+        .unwrap();
+    for (id, expected) in [
+        (&row.id, 2),
+        (&taken.id, 1),
+        (&taken.id, 50),
+        (&SandboxId::random(), 1),
+    ] {
+        assert!(
+            !store
+                .sandbox_fail(id, Generation(expected), "no", 4)
+                .await
+                .unwrap(),
+            "{id} at {expected}"
+        );
     }
 
-    assert!(store.sandbox_fail(&row.id, Generation::FIRST, "no host\0", 5).await.unwrap());
-    assert!(!store.sandbox_fail(&row.id, Generation::FIRST, "again", 6).await.unwrap());
+    assert!(
+        store
+            .sandbox_fail(&row.id, Generation::FIRST, "no host\0", 5)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store
+            .sandbox_fail(&row.id, Generation::FIRST, "again", 6)
+            .await
+            .unwrap()
+    );
     let failed = Sandbox {
         state: SandboxState::Error,
         generation: Generation(2),
@@ -90,7 +180,10 @@ pub async fn only_a_sandbox_without_a_host_can_be_given_up(db: Db) {
     };
     assert_eq!(store.sandbox_get(&row.id).await.unwrap(), Some(failed));
     // A host that took it after all comes too late.
-    let late = store.sandbox_apply_report(&report(&row.id, 99, SandboxState::Running), 7).await.unwrap();
+    let late = store
+        .sandbox_apply_report(&report(&row.id, 99, SandboxState::Running), 7)
+        .await
+        .unwrap();
     assert_eq!(late, Applied::Stale);
 }
 
@@ -103,7 +196,10 @@ pub async fn writers_in_crowds_are_all_served(db: Db) {
             for _ in 0..3 {
                 let row = insert(&store, 1).await;
                 store.sandbox_list(None, 5).await.unwrap();
-                store.sandbox_apply_report(&report(&row.id, 7, SandboxState::Running), 2).await.unwrap();
+                store
+                    .sandbox_apply_report(&report(&row.id, 7, SandboxState::Running), 2)
+                    .await
+                    .unwrap();
                 assert!(store.sandbox_remove(&row.id).await.unwrap());
             }
         })
@@ -120,7 +216,8 @@ pub async fn callers_that_leave_disturb_nobody(db: Db) {
         let _ = tokio::time::timeout(limit, insert(&store, 1)).await;
     }
     let row = insert(&store, 2).await;
-    // Each call happened as a whole, or not at all; a server may still be at it when the caller has left.
+    // Each call happened as a whole, or not at all; a server may still be at it when the caller has
+    // left.
     let settled = async || {
         let rows = store.sandbox_list_all().await.unwrap();
         for late in rows.iter().filter(|late| late.id != row.id) {
@@ -128,5 +225,10 @@ pub async fn callers_that_leave_disturb_nobody(db: Db) {
         }
         (rows == std::slice::from_ref(&row)).then_some(())
     };
-    eventually("nothing but the row of who stayed", Duration::from_secs(30), settled).await;
+    eventually(
+        "nothing but the row of who stayed",
+        Duration::from_secs(30),
+        settled,
+    )
+    .await;
 }

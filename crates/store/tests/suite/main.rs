@@ -1,4 +1,5 @@
-//! One suite for both backends: each test runs once on a file of SQLite and once on a database of a real PostgreSQL.
+//! One suite for both backends: each test runs once on a file of SQLite and once on a database of a
+//! real PostgreSQL.
 
 mod cursors;
 mod db;

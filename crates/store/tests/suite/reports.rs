@@ -1,4 +1,5 @@
-//! Reports against a small model of the row: whatever comes in whatever order, store and model agree.
+//! Reports against a small model of the row: whatever comes in whatever order, store and model
+//! agree.
 
 use futures::future::join_all;
 use model::{Generation, SandboxId, SandboxState};
@@ -11,8 +12,13 @@ use crate::db::{Db, insert, report};
 /// What can happen to a row.
 #[derive(Debug, Clone)]
 enum Event {
-    Report { generation: u64, state: SandboxState },
-    Fail { expected: u64 },
+    Report {
+        generation: u64,
+        state: SandboxState,
+    },
+    Fail {
+        expected: u64,
+    },
     MarkDeleting,
     Remove,
 }
@@ -35,7 +41,9 @@ fn event() -> impl Strategy<Value = Event> {
 fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
     let row = row?;
     match *event {
-        Event::Report { generation, state } if generation > row.generation.0 && row.state.can_become(state) => {
+        Event::Report { generation, state }
+            if generation > row.generation.0 && row.state.can_become(state) =>
+        {
             let Report {
                 id,
                 host_id,
@@ -50,7 +58,10 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
                 network,
             } = report(&row.id, generation, state);
             let network = network.unwrap_or_else(|| row.spec.network.clone());
-            let spec = model::SandboxSpec { network, ..row.spec.clone() };
+            let spec = model::SandboxSpec {
+                network,
+                ..row.spec.clone()
+            };
             let host_id = Some(host_id);
             let (last_updated, known) = (now, row);
             Some(Sandbox {
@@ -70,12 +81,24 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
             })
         }
         Event::Fail { expected }
-            if row.state == SandboxState::Pending && row.generation.0 == expected && row.host_id.is_none() =>
+            if row.state == SandboxState::Pending
+                && row.generation.0 == expected
+                && row.host_id.is_none() =>
         {
             let (state, reason) = (SandboxState::Error, Some("given up".to_owned()));
-            Some(Sandbox { state, reason, generation: Generation(expected + 1), last_updated: now, ..row })
+            Some(Sandbox {
+                state,
+                reason,
+                generation: Generation(expected + 1),
+                last_updated: now,
+                ..row
+            })
         }
-        Event::MarkDeleting if !row.deleting => Some(Sandbox { deleting: true, last_updated: now, ..row }),
+        Event::MarkDeleting if !row.deleting => Some(Sandbox {
+            deleting: true,
+            last_updated: now,
+            ..row
+        }),
         Event::Remove => None,
         _ => Some(row),
     }
@@ -93,7 +116,10 @@ async fn happen(
     let changed = before != after;
     match *event {
         Event::Report { generation, state } => {
-            let applied = store.sandbox_apply_report(&report(id, generation, state), now).await.unwrap();
+            let applied = store
+                .sandbox_apply_report(&report(id, generation, state), now)
+                .await
+                .unwrap();
             let expected = match after {
                 None => Applied::Unknown,
                 Some(row) if changed => Applied::Changed(row.clone()),
@@ -102,11 +128,17 @@ async fn happen(
             assert_eq!(applied, expected);
         }
         Event::Fail { expected } => {
-            let failed = store.sandbox_fail(id, Generation(expected), "given up", now).await.unwrap();
+            let failed = store
+                .sandbox_fail(id, Generation(expected), "given up", now)
+                .await
+                .unwrap();
             assert_eq!(failed, changed);
         }
         Event::MarkDeleting => {
-            assert_eq!(store.sandbox_mark_deleting(id, now).await.unwrap().as_ref(), after);
+            assert_eq!(
+                store.sandbox_mark_deleting(id, now).await.unwrap().as_ref(),
+                after
+            );
         }
         Event::Remove => assert_eq!(store.sandbox_remove(id).await.unwrap(), changed),
     }
@@ -115,23 +147,30 @@ async fn happen(
 
 pub async fn rows_follow_the_model(db: Db) {
     let store = db.store().await;
-    check(proptest::collection::vec(event(), 1..25), async move |events| {
-        let row = insert(&store, 1).await;
-        let (id, mut model) = (row.id.clone(), Some(row));
-        for (event, now) in events.iter().zip(2..) {
-            let next = after(model.clone(), event, now);
-            happen(&store, &id, event, now, model.as_ref(), next.as_ref()).await;
-            model = next;
-        }
-    })
+    check(
+        proptest::collection::vec(event(), 1..25),
+        async move |events| {
+            let row = insert(&store, 1).await;
+            let (id, mut model) = (row.id.clone(), Some(row));
+            for (event, now) in events.iter().zip(2..) {
+                let next = after(model.clone(), event, now);
+                happen(&store, &id, event, now, model.as_ref(), next.as_ref()).await;
+                model = next;
+            }
+        },
+    )
     .await;
 }
 
-/// A host's history of one sandbox: every step legal, generations grow; and an order in which it arrives, with doubles.
+/// A host's history of one sandbox: every step legal, generations grow; and an order in which it
+/// arrives, with doubles.
 fn history() -> impl Strategy<Value = (Vec<SandboxState>, Vec<usize>)> {
     let states = proptest::collection::vec(state(), 1..8).prop_map(|states| {
         let legal = |states: &mut Vec<SandboxState>, next| {
-            if states.last().is_none_or(|last: &SandboxState| last.can_become(next)) {
+            if states
+                .last()
+                .is_none_or(|last: &SandboxState| last.can_become(next))
+            {
                 states.push(next);
             }
         };
@@ -150,14 +189,25 @@ pub async fn the_newest_report_wins_in_any_order(db: Db) {
     let store = db.store().await;
     check(history(), async move |(states, order)| {
         let id = insert(&store, 1).await.id;
-        let reports: Vec<_> =
-            states.iter().zip(10..).map(|(state, generation)| report(&id, generation, *state)).collect();
+        let reports: Vec<_> = states
+            .iter()
+            .zip(10..)
+            .map(|(state, generation)| report(&id, generation, *state))
+            .collect();
         // All at once: the database chooses the order.
-        let applied = join_all(order.iter().map(|nth| store.sandbox_apply_report(&reports[*nth], 2))).await;
+        let applied = join_all(
+            order
+                .iter()
+                .map(|nth| store.sandbox_apply_report(&reports[*nth], 2)),
+        )
+        .await;
 
         let newest = reports.last().unwrap();
         let row = store.sandbox_get(&id).await.unwrap().unwrap();
-        assert_eq!((row.generation, row.state, row.reason), (newest.generation, newest.state, newest.reason.clone()));
+        assert_eq!(
+            (row.generation, row.state, row.reason),
+            (newest.generation, newest.state, newest.reason.clone())
+        );
         let mut seen: Vec<_> = applied
             .into_iter()
             .filter_map(|applied| match applied.unwrap() {
@@ -173,9 +223,17 @@ pub async fn the_newest_report_wins_in_any_order(db: Db) {
     .await;
 }
 
-/// Runs a property whose cases are asynchronous. Failed assertions in it shrink like failed properties.
-async fn check<S: Strategy + Send + 'static>(strategy: S, case: impl AsyncFn(S::Value) + Send + 'static) {
-    let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
+/// Runs a property whose cases are asynchronous. Failed assertions in it shrink like failed
+/// properties.
+async fn check<S: Strategy + Send + 'static>(
+    strategy: S,
+    case: impl AsyncFn(S::Value) + Send + 'static,
+) {
+    let config = Config {
+        cases: 48,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let runtime = tokio::runtime::Handle::current();
     let run = move || {
         TestRunner::new(config)

@@ -1,4 +1,5 @@
-//! Migrations: by whom and how often they run does not matter, and a program never works on a schema that it does not know.
+//! Migrations: by whom and how often they run does not matter, and a program never works on a
+//! schema that it does not know.
 
 use futures::future::join_all;
 use store::{Error, Store};
@@ -26,11 +27,28 @@ pub async fn is_made_by_many_at_once_and_only_once(db: Db) {
 pub async fn a_database_without_tables_is_refused(db: Db) {
     let store = db.empty().await;
     let refused = store.check_migrated().await.unwrap_err();
-    assert!(matches!(refused, Error::NotMigrated { found: 0, needed: 1.. }), "{refused:?}");
-    assert!(refused.to_string().contains("run `wrenn-cp migrate` (or `make migrate-up`)"), "{refused}");
+    assert!(
+        matches!(
+            refused,
+            Error::NotMigrated {
+                found: 0,
+                needed: 1..
+            }
+        ),
+        "{refused:?}"
+    );
+    assert!(
+        refused
+            .to_string()
+            .contains("run `wrenn-cp migrate` (or `make migrate-up`)"),
+        "{refused}"
+    );
     // Whoever goes on all the same learns which call failed.
     let failed = store.sandbox_count().await.unwrap_err();
-    assert!(failed.to_string().starts_with("counting sandboxes"), "{failed}");
+    assert!(
+        failed.to_string().starts_with("counting sandboxes"),
+        "{failed}"
+    );
 }
 
 pub async fn a_newer_schema_is_refused(db: Db) {
@@ -40,8 +58,14 @@ pub async fn a_newer_schema_is_refused(db: Db) {
          VALUES (9999, 'of the future', TRUE, '', 0)",
     )
     .await;
-    for refused in [store.check_migrated().await.unwrap_err(), store.migrate().await.unwrap_err()] {
-        assert!(matches!(refused, Error::NotMigrated { found: 9999, .. }), "{refused:?}");
+    for refused in [
+        store.check_migrated().await.unwrap_err(),
+        store.migrate().await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(refused, Error::NotMigrated { found: 9999, .. }),
+            "{refused:?}"
+        );
         assert!(refused.to_string().contains("newer version"), "{refused}");
     }
     // The refusal keeps no lock.

@@ -21,8 +21,12 @@ async fn files_are_for_their_owner_alone() {
     let store = db.store().await;
     insert(&store, 1).await;
 
-    let entries = std::fs::read_dir(db.directory()).unwrap().map(Result::unwrap);
-    let modes: Vec<_> = entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().mode() & 0o777)).collect();
+    let entries = std::fs::read_dir(db.directory())
+        .unwrap()
+        .map(Result::unwrap);
+    let modes: Vec<_> = entries
+        .map(|entry| (entry.file_name(), entry.metadata().unwrap().mode() & 0o777))
+        .collect();
     assert_eq!(modes.len(), 3, "{modes:?}");
     assert!(modes.iter().all(|(_, mode)| *mode == 0o600), "{modes:?}");
 
@@ -38,16 +42,25 @@ async fn files_are_for_their_owner_alone() {
 async fn a_file_of_something_else_is_refused() {
     let db = Db::sqlite();
     let path = db.directory().join("wrenn.db");
-    std::fs::write(&path, "no database, and long enough to have a header ".repeat(100)).unwrap();
+    std::fs::write(
+        &path,
+        "no database, and long enough to have a header ".repeat(100),
+    )
+    .unwrap();
     let refused = Store::open(&db.url).await.unwrap_err();
     assert!(matches!(refused, Error::File { .. }), "{refused:?}");
-    assert!(std::fs::read_to_string(&path).unwrap().starts_with("no database"));
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .starts_with("no database")
+    );
 }
 
 /// In the process that is to be killed: the database to write to.
 const VICTIM: &str = "STORE_TEST_VICTIM";
 
-/// This test starts itself as a second process, which inserts rows and says each one's id; then it is killed.
+/// This test starts itself as a second process, which inserts rows and says each one's id; then it
+/// is killed.
 #[tokio::test]
 async fn acknowledged_rows_survive_a_kill() {
     if let Ok(url) = std::env::var(VICTIM) {
@@ -62,7 +75,10 @@ async fn acknowledged_rows_survive_a_kill() {
         let ids = kill_after(20, &db.url);
         let store = db.empty().await;
         for id in ids {
-            assert!(store.sandbox_get(&id).await.unwrap().is_some(), "{id} is lost");
+            assert!(
+                store.sandbox_get(&id).await.unwrap().is_some(),
+                "{id} is lost"
+            );
         }
         store.close().await;
     }
@@ -70,13 +86,21 @@ async fn acknowledged_rows_survive_a_kill() {
 
 fn kill_after(rows: usize, url: &str) -> Vec<SandboxId> {
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "sqlite_only::acknowledged_rows_survive_a_kill", "--nocapture"])
+        .args([
+            "--exact",
+            "sqlite_only::acknowledged_rows_survive_a_kill",
+            "--nocapture",
+        ])
         .env(VICTIM, url)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
-    let mut next = || lines.by_ref().find_map(|line| line.ok()?.strip_prefix("acknowledged ")?.parse().ok());
+    let mut next = || {
+        lines
+            .by_ref()
+            .find_map(|line| line.ok()?.strip_prefix("acknowledged ")?.parse().ok())
+    };
     let mut ids: Vec<SandboxId> = std::iter::from_fn(&mut next).take(rows).collect();
     assert_eq!(ids.len(), rows);
     victim.kill().unwrap();

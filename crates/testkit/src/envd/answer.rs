@@ -1,7 +1,9 @@
 //! Good answers, as the real agent gives them.
 
 use buffa::Message;
-use guest_rpc::filesystem::{EntryInfo, FileType, ListDirResponse, MakeDirResponse, RemoveResponse, StatResponse};
+use guest_rpc::filesystem::{
+    EntryInfo, FileType, ListDirResponse, MakeDirResponse, RemoveResponse, StatResponse,
+};
 use guest_rpc::http::TUNNEL_PROTOCOL;
 use guest_rpc::process::__buffa::oneof::process_event::Event;
 use guest_rpc::process::__buffa::oneof::process_event::data_event::Output;
@@ -26,7 +28,11 @@ pub struct Answer {
 impl Answer {
     /// Returns the head with a given body header, such as `content-length: 3`.
     pub fn head(&self, framing: &str) -> Vec<u8> {
-        format!("HTTP/1.1 {}\r\ncontent-type: {}\r\n{framing}\r\n\r\n", self.status, self.content_type).into_bytes()
+        format!(
+            "HTTP/1.1 {}\r\ncontent-type: {}\r\n{framing}\r\n\r\n",
+            self.status, self.content_type
+        )
+        .into_bytes()
     }
 
     /// Returns the whole answer, of a connection that is kept.
@@ -61,17 +67,35 @@ pub fn for_call(call: Call) -> Answer {
         Call::SendInput | Call::CloseStdin | Call::Update | Call::SendSignal => {
             ("200 OK", "application/proto", Vec::new())
         }
-        Call::Stat | Call::ListDir | Call::MakeDir | Call::Remove => ("200 OK", "application/proto", files(call)),
+        Call::Stat | Call::ListDir | Call::MakeDir | Call::Remove => {
+            ("200 OK", "application/proto", files(call))
+        }
     };
-    Answer { status, content_type, body }
+    Answer {
+        status,
+        content_type,
+        body,
+    }
 }
 
 fn files(call: Call) -> Vec<u8> {
     match call {
-        Call::ListDir => ListDirResponse { entries: vec![entry(), entry()], ..Default::default() }.encode_to_vec(),
-        Call::MakeDir => MakeDirResponse { entry: entry().into(), ..Default::default() }.encode_to_vec(),
+        Call::ListDir => ListDirResponse {
+            entries: vec![entry(), entry()],
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Call::MakeDir => MakeDirResponse {
+            entry: entry().into(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
         Call::Remove => RemoveResponse::default().encode_to_vec(),
-        _ => StatResponse { entry: entry().into(), ..Default::default() }.encode_to_vec(),
+        _ => StatResponse {
+            entry: entry().into(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
     }
 }
 
@@ -90,22 +114,48 @@ pub fn entry() -> EntryInfo {
 
 /// A program that starts, writes and ends.
 fn program() -> Vec<u8> {
-    let end = EndEvent { exited: true, status: "exit status 0".to_owned(), ..EndEvent::default() };
-    [event(start(1)), event(output(HELLO)), event(Event::from(end)), envelope(END_STREAM, b"{}")].concat()
+    let end = EndEvent {
+        exited: true,
+        status: "exit status 0".to_owned(),
+        ..EndEvent::default()
+    };
+    [
+        event(start(1)),
+        event(output(HELLO)),
+        event(Event::from(end)),
+        envelope(END_STREAM, b"{}"),
+    ]
+    .concat()
 }
 
 pub fn start(pid: u32) -> Event {
-    Event::from(StartEvent { pid, ..StartEvent::default() })
+    Event::from(StartEvent {
+        pid,
+        ..StartEvent::default()
+    })
 }
 
 pub fn output(bytes: &[u8]) -> Event {
-    Event::from(DataEvent { output: Some(Output::Stdout(bytes.to_vec())), ..DataEvent::default() })
+    Event::from(DataEvent {
+        output: Some(Output::Stdout(bytes.to_vec())),
+        ..DataEvent::default()
+    })
 }
 
 /// Returns an event as a message of a stream.
 pub fn event(event: Event) -> Vec<u8> {
-    let event = ProcessEvent { event: Some(event), ..ProcessEvent::default() };
-    envelope(0, &StartResponse { event: event.into(), ..StartResponse::default() }.encode_to_vec())
+    let event = ProcessEvent {
+        event: Some(event),
+        ..ProcessEvent::default()
+    };
+    envelope(
+        0,
+        &StartResponse {
+            event: event.into(),
+            ..StartResponse::default()
+        }
+        .encode_to_vec(),
+    )
 }
 
 /// Returns a message of a stream, with flags and length before it.

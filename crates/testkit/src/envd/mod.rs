@@ -1,8 +1,9 @@
-//! A guest agent for tests: it speaks the real protocol over TCP, runs nothing, and answers a call wrongly where it is
-//! told to.
+//! A guest agent for tests: it speaks the real protocol over TCP, runs nothing, and answers a call
+//! wrongly where it is told to.
 //!
-//! Each connection carries one request. The head of the request names the [`Call`]; a [`Fault`] that is set for it is
-//! played byte by byte on the bare connection, so that it can be anything, also what no HTTP library would send.
+//! Each connection carries one request. The head of the request names the [`Call`]; a [`Fault`]
+//! that is set for it is played byte by byte on the bare connection, so that it can be anything,
+//! also what no HTTP library would send.
 
 mod answer;
 mod call;
@@ -22,15 +23,17 @@ pub use fault::Fault;
 /// Longest head of a request that is read.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Serves for as long as the runtime lives. `fault` tells by the address that was called which call is answered
-/// wrongly, and how.
+/// Serves for as long as the runtime lives. `fault` tells by the address that was called which call
+/// is answered wrongly, and how.
 pub async fn serve<F>(listener: TcpListener, fault: F)
 where
     F: Fn(IpAddr, Call) -> Option<Fault> + Send + Sync + 'static,
 {
     let fault = Arc::new(fault);
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         let fault = Arc::clone(&fault);
         tokio::spawn(async move {
             // Whoever called may hang up at any time.
@@ -46,7 +49,9 @@ async fn answer_one(
     let address = stream.local_addr()?.ip();
     let (head, mut body) = read_head(&mut stream).await?;
     let Some(call) = Call::from_head(&head) else {
-        return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        return stream
+            .write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await;
     };
     if let Some(fault) = fault(address, call) {
         return script::play(script::for_fault(call, fault), stream).await;
@@ -54,7 +59,9 @@ async fn answer_one(
     if has_body(&head) {
         read_body(&head, &mut body, &mut stream).await?;
     }
-    stream.write_all(&answer::for_call(call).to_last_bytes()).await?;
+    stream
+        .write_all(&answer::for_call(call).to_last_bytes())
+        .await?;
     stream.shutdown().await
 }
 
@@ -75,11 +82,14 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<(Vec<u8>, Vec<u8>)
 fn header(head: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(head);
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
-    lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+    lines
+        .find(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim().to_owned())
 }
 
 fn has_body(head: &[u8]) -> bool {
-    header(head, "content-length").is_some_and(|length| length != "0") || header(head, "transfer-encoding").is_some()
+    header(head, "content-length").is_some_and(|length| length != "0")
+        || header(head, "transfer-encoding").is_some()
 }
 
 /// Reads a request's body to its end; the content does not matter.

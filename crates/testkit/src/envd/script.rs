@@ -15,9 +15,11 @@ use super::{Call, Fault};
 
 /// Between two bytes of a slow answer.
 const DRIP: Duration = Duration::from_millis(100);
-/// Between two pieces of an answer without end: some 12 MB/s, so that many at a time leave the processors to others.
+/// Between two pieces of an answer without end: some 12 MB/s, so that many at a time leave the
+/// processors to others.
 const PACE: Duration = Duration::from_millis(5);
-/// Elements of a body that has too many; with two bytes each that is what one message may have (4 MiB).
+/// Elements of a body that has too many; with two bytes each that is what one message may have (4
+/// MiB).
 const ELEMENTS: usize = 2_000_000;
 const PIECE: usize = 64 * 1024;
 
@@ -41,7 +43,10 @@ pub(super) fn for_fault(call: Call, fault: Fault) -> Script {
     let good = answer::for_call(call);
     let chunked = || good.head("transfer-encoding: chunked");
     let script = |first: Vec<u8>, then| Script { first, then };
-    let plain = |text: &str, then| Script { first: text.as_bytes().to_vec(), then };
+    let plain = |text: &str, then| Script {
+        first: text.as_bytes().to_vec(),
+        then,
+    };
     let blanks = || Then::Repeat(vec![b' '; PIECE].into());
     match fault {
         Fault::Silent => script(Vec::new(), Then::Wait { half: false }),
@@ -51,15 +56,23 @@ pub(super) fn for_fault(call: Call, fault: Fault) -> Script {
             half.truncate(half.len() / 2);
             script(half, Then::Wait { half: true })
         }
-        Fault::CutBody => script([good.head("content-length: 100000"), HELLO.to_vec()].concat(), Then::Close),
+        Fault::CutBody => script(
+            [good.head("content-length: 100000"), HELLO.to_vec()].concat(),
+            Then::Close,
+        ),
         Fault::SlowHead => script(Vec::new(), Then::Drip(good.to_bytes())),
-        Fault::SlowBody => script(good.head("content-length: 100000"), Then::Drip(vec![b' '; 100_000])),
-        Fault::EndlessHeaders => {
-            plain("HTTP/1.1 200 OK\r\n", Then::Repeat("x-padding: padding\r\n".repeat(1000).into()))
-        }
-        Fault::EndlessInformational => {
-            script(Vec::new(), Then::Repeat("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000).into()))
-        }
+        Fault::SlowBody => script(
+            good.head("content-length: 100000"),
+            Then::Drip(vec![b' '; 100_000]),
+        ),
+        Fault::EndlessHeaders => plain(
+            "HTTP/1.1 200 OK\r\n",
+            Then::Repeat("x-padding: padding\r\n".repeat(1000).into()),
+        ),
+        Fault::EndlessInformational => script(
+            Vec::new(),
+            Then::Repeat("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000).into()),
+        ),
         Fault::EndlessBody => script(chunked(), Then::Repeat(chunk(&[b' '; PIECE]))),
         Fault::EndlessMessages => script(chunked(), Then::Repeat(chunk(&messages(call, &good)))),
         Fault::EndlessError => plain(
@@ -72,7 +85,10 @@ pub(super) fn for_fault(call: Call, fault: Fault) -> Script {
             script(first, Then::Repeat(chunk(&[0; PIECE])))
         }
         Fault::ManyElements => script(with_body(&good, many(call)), Then::Close),
-        Fault::NotHttp => plain("SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n\0\0\x05\x24\x0a\x14", Then::Close),
+        Fault::NotHttp => plain(
+            "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n\0\0\x05\x24\x0a\x14",
+            Then::Close,
+        ),
         Fault::MalformedBody => script(with_body(&good, malformed(call)), Then::Close),
         Fault::Lies => script(with_body(&good, lies(call)), Then::Close),
         Fault::EmptyError => plain("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", Then::Close),
@@ -80,36 +96,64 @@ pub(super) fn for_fault(call: Call, fault: Fault) -> Script {
             "HTTP/1.1 307 Elsewhere\r\nlocation: http://127.0.0.1:1/health\r\ncontent-length: 0\r\n\r\n",
             Then::Close,
         ),
-        Fault::SwitchingProtocols => {
-            plain("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n", blanks())
-        }
+        Fault::SwitchingProtocols => plain(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n",
+            blanks(),
+        ),
         Fault::NoContent => plain("HTTP/1.1 204 No Content\r\n\r\n", Then::Close),
-        Fault::WrongContentType => {
-            script(with_body(&Answer { content_type: "text/html", ..good }, b"<html>".to_vec()), Then::Close)
-        }
+        Fault::WrongContentType => script(
+            with_body(
+                &Answer {
+                    content_type: "text/html",
+                    ..good
+                },
+                b"<html>".to_vec(),
+            ),
+            Then::Close,
+        ),
         Fault::Compressed => script(compressed(&good), Then::Close),
-        Fault::Twice => script([good.to_bytes(), good.to_bytes()].concat(), Then::Wait { half: false }),
+        Fault::Twice => script(
+            [good.to_bytes(), good.to_bytes()].concat(),
+            Then::Wait { half: false },
+        ),
     }
 }
 
 fn with_body(good: &Answer, body: Vec<u8>) -> Vec<u8> {
-    Answer { status: "200 OK", content_type: good.content_type, body }.to_bytes()
+    Answer {
+        status: "200 OK",
+        content_type: good.content_type,
+        body,
+    }
+    .to_bytes()
 }
 
 /// Returns one chunk of a chunked body.
 fn chunk(bytes: &[u8]) -> Bytes {
-    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat().into()
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"]
+        .concat()
+        .into()
 }
 
 /// Returns good messages of which any number may follow.
 fn messages(call: Call, good: &Answer) -> Vec<u8> {
     if call == Call::Start {
         return (0..100)
-            .flat_map(|pid| [answer::event(answer::start(pid)), answer::event(answer::output(HELLO))].concat())
+            .flat_map(|pid| {
+                [
+                    answer::event(answer::start(pid)),
+                    answer::event(answer::output(HELLO)),
+                ]
+                .concat()
+            })
             .collect();
     }
     // Two encoded messages are one, whose repeated fields have the elements of both.
-    if good.body.is_empty() { vec![b' '; PIECE] } else { good.body.repeat(100) }
+    if good.body.is_empty() {
+        vec![b' '; PIECE]
+    } else {
+        good.body.repeat(100)
+    }
 }
 
 fn many(call: Call) -> Vec<u8> {
@@ -125,7 +169,11 @@ fn many(call: Call) -> Vec<u8> {
 
 fn malformed(call: Call) -> Vec<u8> {
     let bytes = vec![0xff; 1000];
-    if call == Call::Start { envelope(0, &bytes) } else { bytes }
+    if call == Call::Start {
+        envelope(0, &bytes)
+    } else {
+        bytes
+    }
 }
 
 fn lies(call: Call) -> Vec<u8> {
@@ -139,12 +187,29 @@ fn lies(call: Call) -> Vec<u8> {
     match call {
         Call::Freeze => br#"{"frozen":"yes","why":["because"]}"#.to_vec(),
         Call::Start => {
-            let end = EndEvent { exit_code: i32::MIN, error: Some("x".repeat(1_000_000)), ..EndEvent::default() };
-            let events = [Event::from(end), answer::output(HELLO), answer::start(0), answer::start(u32::MAX)];
+            let end = EndEvent {
+                exit_code: i32::MIN,
+                error: Some("x".repeat(1_000_000)),
+                ..EndEvent::default()
+            };
+            let events = [
+                Event::from(end),
+                answer::output(HELLO),
+                answer::start(0),
+                answer::start(u32::MAX),
+            ];
             events.into_iter().flat_map(answer::event).collect()
         }
-        Call::ListDir => ListDirResponse { entries: vec![entry; 100], ..Default::default() }.encode_to_vec(),
-        _ => StatResponse { entry: entry.into(), ..Default::default() }.encode_to_vec(),
+        Call::ListDir => ListDirResponse {
+            entries: vec![entry; 100],
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        _ => StatResponse {
+            entry: entry.into(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
     }
 }
 
@@ -154,8 +219,19 @@ fn compressed(good: &Answer) -> Vec<u8> {
         _ => vec![0x1f; 1000],
     };
     let length = body.len();
-    let framing = format!("content-encoding: gzip\r\nconnect-content-encoding: gzip\r\ncontent-length: {length}");
-    [Answer { status: "200 OK", content_type: good.content_type, body: Vec::new() }.head(&framing), body].concat()
+    let framing = format!(
+        "content-encoding: gzip\r\nconnect-content-encoding: gzip\r\ncontent-length: {length}"
+    );
+    [
+        Answer {
+            status: "200 OK",
+            content_type: good.content_type,
+            body: Vec::new(),
+        }
+        .head(&framing),
+        body,
+    ]
+    .concat()
 }
 
 /// Sends it, while it reads and forgets what comes.

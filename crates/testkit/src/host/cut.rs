@@ -12,7 +12,11 @@ use super::Shared;
 use super::script::Cut;
 
 /// A layer around the service: the last part of a call's path is its name.
-pub(super) async fn cut(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+pub(super) async fn cut(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let call = request.uri().path().rsplit('/').next();
     match call.and_then(|call| shared.script.cut(call)) {
         None => return next.run(request).await,
@@ -20,6 +24,7 @@ pub(super) async fn cut(State(shared): State<Arc<Shared>>, request: Request, nex
         Some(Cut::After) => drop(next.run(request).await),
     }
     // Where a body fails, hyper breaks the connection.
-    let broken = futures::stream::once(async { Err::<Bytes, _>(io::Error::other("the connection is cut")) });
+    let broken =
+        futures::stream::once(async { Err::<Bytes, _>(io::Error::other("the connection is cut")) });
     Response::new(Body::from_stream(broken))
 }

@@ -1,5 +1,5 @@
-//! Files that fake sandboxes keep. Some paths are special: below `/full` the disk is full, below `/secret` nobody may
-//! look, `/dev/null` takes everything and `/dev/zero` gives for ever.
+//! Files that fake sandboxes keep. Some paths are special: below `/full` the disk is full, below
+//! `/secret` nobody may look, `/dev/null` takes everything and `/dev/zero` gives for ever.
 
 use std::sync::Arc;
 
@@ -15,12 +15,20 @@ const HOME: &str = "/home/user";
 
 fn absolute(path: &str) -> Result<String, ConnectError> {
     if path.starts_with("/full") {
-        return Err(ConnectError::resource_exhausted("no space left on the disk of the sandbox"));
+        return Err(ConnectError::resource_exhausted(
+            "no space left on the disk of the sandbox",
+        ));
     }
     if path.starts_with("/secret") {
-        return Err(ConnectError::permission_denied(format!("{path}: permission denied")));
+        return Err(ConnectError::permission_denied(format!(
+            "{path}: permission denied"
+        )));
     }
-    Ok(if path.starts_with('/') { path.to_owned() } else { format!("{HOME}/{path}") })
+    Ok(if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{HOME}/{path}")
+    })
 }
 
 fn missing(path: &str) -> ConnectError {
@@ -54,17 +62,27 @@ pub(super) fn stat(sandbox: &Sandbox, path: &str) -> Result<rpc::FileInfo, Conne
 pub(super) fn list(sandbox: &Sandbox, path: &str) -> Result<Vec<rpc::FileInfo>, ConnectError> {
     let path = absolute(path)?;
     if sandbox.content.files.contains_key(&path) {
-        return Err(ConnectError::invalid_argument(format!("{path} is not a directory")));
+        return Err(ConnectError::invalid_argument(format!(
+            "{path} is not a directory"
+        )));
     }
     info(sandbox, &path)?;
     let below = format!("{}/", path.trim_end_matches('/'));
-    sandbox.content.files.keys().filter(|file| file.starts_with(&below)).map(|file| info(sandbox, file)).collect()
+    sandbox
+        .content
+        .files
+        .keys()
+        .filter(|file| file.starts_with(&below))
+        .map(|file| info(sandbox, file))
+        .collect()
 }
 
 pub(super) fn make_dir(sandbox: &mut Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {
     let path = absolute(path)?;
     if sandbox.content.files.contains_key(&path) {
-        return Err(ConnectError::already_exists(format!("{path} exists and is no directory")));
+        return Err(ConnectError::already_exists(format!(
+            "{path} exists and is no directory"
+        )));
     }
     sandbox.content.archives.entry(path.clone()).or_default();
     info(sandbox, &path)
@@ -72,7 +90,8 @@ pub(super) fn make_dir(sandbox: &mut Sandbox, path: &str) -> Result<rpc::FileInf
 
 pub(super) fn remove(sandbox: &mut Sandbox, path: &str) -> Result<(), ConnectError> {
     let path = absolute(path)?;
-    let removed = sandbox.content.files.remove(&path).is_some() || sandbox.content.archives.remove(&path).is_some();
+    let removed = sandbox.content.files.remove(&path).is_some()
+        || sandbox.content.archives.remove(&path).is_some();
     if removed { Ok(()) } else { Err(missing(&path)) }
 }
 
@@ -85,25 +104,48 @@ pub(super) fn read(
         let mut world = shared.world();
         let sandbox = world.sandbox(&request.sandbox_id)?;
         let about = info(sandbox, &path)?;
-        let data = match (request.archive, sandbox.content.files.get(&path), sandbox.content.archives.get(&path)) {
+        let data = match (
+            request.archive,
+            sandbox.content.files.get(&path),
+            sandbox.content.archives.get(&path),
+        ) {
             (true, _, Some(tar)) => tar.clone(),
             (false, Some(data), _) => data.clone(),
-            (true, ..) => return Err(ConnectError::invalid_argument(format!("{path} is not a directory"))),
+            (true, ..) => {
+                return Err(ConnectError::invalid_argument(format!(
+                    "{path} is not a directory"
+                )));
+            }
             (false, ..) if path == "/dev/zero" => Vec::new(),
-            (false, ..) => return Err(ConnectError::invalid_argument(format!("{path} is a directory"))),
+            (false, ..) => {
+                return Err(ConnectError::invalid_argument(format!(
+                    "{path} is a directory"
+                )));
+            }
         };
         (about, data)
     };
-    let part = |part| Ok(rpc::ReadFileResponse { part: Some(part), ..Default::default() });
+    let part = |part| {
+        Ok(rpc::ReadFileResponse {
+            part: Some(part),
+            ..Default::default()
+        })
+    };
     let first = stream::iter([part(read_file_response::Part::from(about))]);
     if path == "/dev/zero" {
         let zeros = stream::repeat_with(move || {
             shared.world().given_out += rpc::FILE_CHUNK_BYTES as u64;
-            part(read_file_response::Part::Data(vec![0; rpc::FILE_CHUNK_BYTES]))
+            part(read_file_response::Part::Data(vec![
+                0;
+                rpc::FILE_CHUNK_BYTES
+            ]))
         });
         return Ok(first.chain(zeros).boxed());
     }
-    let chunks: Vec<_> = data.chunks(rpc::FILE_CHUNK_BYTES).map(<[u8]>::to_vec).collect();
+    let chunks: Vec<_> = data
+        .chunks(rpc::FILE_CHUNK_BYTES)
+        .map(<[u8]>::to_vec)
+        .collect();
     let rest = stream::iter(chunks).map(move |chunk| part(read_file_response::Part::Data(chunk)));
     Ok(first.chain(rest).boxed())
 }
@@ -111,9 +153,16 @@ pub(super) fn read(
 pub(super) async fn target(
     requests: &mut InboundStream<rpc::WriteFileRequest>,
 ) -> Result<rpc::WriteFileTarget, ConnectError> {
-    match requests.next().await.transpose()?.and_then(|message| message.to_owned_message().part) {
+    match requests
+        .next()
+        .await
+        .transpose()?
+        .and_then(|message| message.to_owned_message().part)
+    {
         Some(write_file_request::Part::Target(target)) => Ok(*target),
-        _ => Err(ConnectError::invalid_argument("the first message must be `target`")),
+        _ => Err(ConnectError::invalid_argument(
+            "the first message must be `target`",
+        )),
     }
 }
 
@@ -142,11 +191,17 @@ pub(super) async fn write(
         world.taken_in += length;
         return Ok(length);
     }
-    let sandbox = world.sandboxes.get_mut(&target.sandbox_id).ok_or_else(|| missing(&path))?;
+    let sandbox = world
+        .sandboxes
+        .get_mut(&target.sandbox_id)
+        .ok_or_else(|| missing(&path))?;
     if target.archive {
         sandbox.content.archives.insert(path, data);
     } else {
-        sandbox.content.modes.extend(target.mode.map(|mode| (path.clone(), mode)));
+        sandbox
+            .content
+            .modes
+            .extend(target.mode.map(|mode| (path.clone(), mode)));
         sandbox.content.files.insert(path, data);
     }
     Ok(length)

@@ -1,5 +1,6 @@
-//! How fake sandboxes come, pause, resume, fork and go back. What takes its time goes on beside the caller, who may go
-//! away. The script can fail and hold it at `Boot`, `Save` (of a pause) and `Children` (of a fork).
+//! How fake sandboxes come, pause, resume, fork and go back. What takes its time goes on beside the
+//! caller, who may go away. The script can fail and hold it at `Boot`, `Save` (of a pause) and
+//! `Children` (of a fork).
 
 use std::sync::Arc;
 
@@ -22,17 +23,28 @@ fn word(state: SandboxState) -> &'static str {
 }
 
 fn wrong_state(sandbox: &Sandbox) -> ConnectError {
-    ConnectError::failed_precondition(format!("the sandbox is {}: {}", word(sandbox.state), sandbox.reason))
+    ConnectError::failed_precondition(format!(
+        "the sandbox is {}: {}",
+        word(sandbox.state),
+        sandbox.reason
+    ))
 }
 
 pub(super) fn is_alive(state: SandboxState) -> bool {
-    matches!(state, SandboxState::SANDBOX_STATE_RUNNING | SandboxState::SANDBOX_STATE_PAUSED)
+    matches!(
+        state,
+        SandboxState::SANDBOX_STATE_RUNNING | SandboxState::SANDBOX_STATE_PAUSED
+    )
 }
 
 /// A sandbox that runs or is paused.
 pub(super) fn alive<'a>(world: &'a World, id: &str) -> Result<&'a Sandbox, ConnectError> {
     let sandbox = world.sandboxes.get(id).ok_or_else(|| unknown(id))?;
-    if is_alive(sandbox.state) { Ok(sandbox) } else { Err(wrong_state(sandbox)) }
+    if is_alive(sandbox.state) {
+        Ok(sandbox)
+    } else {
+        Err(wrong_state(sandbox))
+    }
 }
 
 pub(super) fn unknown(id: &str) -> ConnectError {
@@ -50,7 +62,9 @@ pub(super) fn usable(shared: &Shared, id: &str) -> Result<(), ConnectError> {
         SandboxState::SANDBOX_STATE_PAUSED if auto_resume => {
             become_now(shared, id, state, SandboxState::SANDBOX_STATE_RUNNING).map(drop)
         }
-        SandboxState::SANDBOX_STATE_PAUSED => Err(ConnectError::failed_precondition("the sandbox is paused")),
+        SandboxState::SANDBOX_STATE_PAUSED => {
+            Err(ConnectError::failed_precondition("the sandbox is paused"))
+        }
         _ => Ok(()),
     }
 }
@@ -73,7 +87,11 @@ fn become_now(
     Ok(alive(&shared.world(), id)?.report())
 }
 
-pub(super) fn begin(shared: &Arc<Shared>, id: &str, spec: rpc::SandboxSpec) -> Result<(), ConnectError> {
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    id: &str,
+    spec: rpc::SandboxSpec,
+) -> Result<(), ConnectError> {
     {
         let mut world = shared.world();
         if world.sandboxes.contains_key(id) {
@@ -111,21 +129,37 @@ pub(super) fn set_network(
     Ok(alive(&shared.world(), id)?.report())
 }
 
-pub(super) async fn pause(shared: &Arc<Shared>, id: &str) -> Result<rpc::SandboxReport, ConnectError> {
+pub(super) async fn pause(
+    shared: &Arc<Shared>,
+    id: &str,
+) -> Result<rpc::SandboxReport, ConnectError> {
     alive(&shared.world(), id)?;
     let (shared, id) = (Arc::clone(shared), id.to_owned());
     beside(async move {
         shared.script.meet("Save").await?;
-        become_now(&shared, &id, SandboxState::SANDBOX_STATE_RUNNING, SandboxState::SANDBOX_STATE_PAUSED)
+        become_now(
+            &shared,
+            &id,
+            SandboxState::SANDBOX_STATE_RUNNING,
+            SandboxState::SANDBOX_STATE_PAUSED,
+        )
     })
     .await
 }
 
-pub(super) async fn resume(shared: &Arc<Shared>, id: &str) -> Result<rpc::SandboxReport, ConnectError> {
+pub(super) async fn resume(
+    shared: &Arc<Shared>,
+    id: &str,
+) -> Result<rpc::SandboxReport, ConnectError> {
     alive(&shared.world(), id)?;
     let (shared, id) = (Arc::clone(shared), id.to_owned());
     beside(async move {
-        become_now(&shared, &id, SandboxState::SANDBOX_STATE_PAUSED, SandboxState::SANDBOX_STATE_RUNNING)
+        become_now(
+            &shared,
+            &id,
+            SandboxState::SANDBOX_STATE_PAUSED,
+            SandboxState::SANDBOX_STATE_RUNNING,
+        )
     })
     .await
 }
@@ -149,17 +183,27 @@ pub(super) async fn fork(
         let _ = reports.recv().await;
     }
     let world = shared.world();
-    ids.iter().map(|id| Ok(alive(&world, id)?.report())).collect()
+    ids.iter()
+        .map(|id| Ok(alive(&world, id)?.report()))
+        .collect()
 }
 
 fn is_pending(world: &World, id: &str) -> bool {
-    world.sandboxes.get(id).is_some_and(|sandbox| sandbox.state == SandboxState::SANDBOX_STATE_PENDING)
+    world
+        .sandboxes
+        .get(id)
+        .is_some_and(|sandbox| sandbox.state == SandboxState::SANDBOX_STATE_PENDING)
 }
 
 /// Whether there was anything to begin.
-fn begin_children(world: &mut World, request: &rpc::ForkSandboxRequest) -> Result<bool, ConnectError> {
+fn begin_children(
+    world: &mut World,
+    request: &rpc::ForkSandboxRequest,
+) -> Result<bool, ConnectError> {
     let ids = request.child_ids.iter();
-    let missing: Vec<&String> = ids.filter(|id| !world.sandboxes.contains_key(*id)).collect();
+    let missing: Vec<&String> = ids
+        .filter(|id| !world.sandboxes.contains_key(*id))
+        .collect();
     if missing.is_empty() {
         return Ok(false);
     }
@@ -181,7 +225,9 @@ async fn make_children(shared: Arc<Shared>, ids: Vec<String>) -> Result<(), Conn
         if made.is_err() {
             shared.remove(id);
         } else if is_pending(&shared.world(), id) {
-            shared.change(id, |sandbox| sandbox.state = SandboxState::SANDBOX_STATE_RUNNING);
+            shared.change(id, |sandbox| {
+                sandbox.state = SandboxState::SANDBOX_STATE_RUNNING
+            });
         }
     }
     made
@@ -191,7 +237,8 @@ pub(super) fn rollback(
     shared: &Shared,
     request: &rpc::RollbackSandboxRequest,
 ) -> Result<rpc::SandboxReport, ConnectError> {
-    let Checkpoint { content, .. } = saved::find_checkpoint(&shared.world(), &request.sandbox_id, &request.name)?;
+    let Checkpoint { content, .. } =
+        saved::find_checkpoint(&shared.world(), &request.sandbox_id, &request.name)?;
     shared.change(&request.sandbox_id, |sandbox| sandbox.content = content);
     Ok(alive(&shared.world(), &request.sandbox_id)?.report())
 }

@@ -1,7 +1,9 @@
-//! A host agent for tests: speaks the real protocol on loopback, boots nothing, and does what the test tells it to.
+//! A host agent for tests: speaks the real protocol on loopback, boots nothing, and does what the
+//! test tells it to.
 //!
-//! It runs on threads of its own, so that [`FakeHost::stop`] is like `kill -9`: every connection breaks at once. What
-//! it has ([`World`]) outlives that, and [`FakeHost::restart`] serves it again at the same address.
+//! It runs on threads of its own, so that [`FakeHost::stop`] is like `kill -9`: every connection
+//! breaks at once. What it has ([`World`]) outlives that, and [`FakeHost::restart`] serves it again
+//! at the same address.
 //!
 //! Sandboxes play a few programs (`programs`) and keep files in memory (`files`).
 
@@ -53,7 +55,9 @@ struct Shared {
 
 impl Shared {
     fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().expect("nobody panics while it holds the world")
+        self.world
+            .lock()
+            .expect("nobody panics while it holds the world")
     }
 
     /// Changes a sandbox and reports it. Whether there is one.
@@ -98,7 +102,11 @@ impl FakeHost {
             reports: tokio::sync::broadcast::Sender::new(4096),
             logs: tokio::sync::broadcast::Sender::new(4096),
         });
-        let host = Self { shared, port, runtime: Mutex::new(None) };
+        let host = Self {
+            shared,
+            port,
+            runtime: Mutex::new(None),
+        };
         host.serve(host.listen());
         host
     }
@@ -164,15 +172,17 @@ impl FakeHost {
         self.world().processes.clear();
     }
 
-    /// Serves again, with the same world at the same address. As the real agent does when it starts, it first removes
-    /// what was half made.
+    /// Serves again, with the same world at the same address. As the real agent does when it
+    /// starts, it first removes what was half made.
     ///
     /// # Panics
     /// When the threads of before do not end.
     pub fn restart(&self) {
         self.stop();
         let listening = self.listen();
-        self.world().sandboxes.retain(|_, sandbox| sandbox.state != rpc::SandboxState::SANDBOX_STATE_PENDING);
+        self.world()
+            .sandboxes
+            .retain(|_, sandbox| sandbox.state != rpc::SandboxState::SANDBOX_STATE_PENDING);
         self.serve(listening);
     }
 
@@ -207,8 +217,14 @@ impl FakeHost {
     /// When there is none.
     pub fn set_network(&self, id: &str, allow_out: &[&str]) {
         let allow_out: Vec<String> = allow_out.iter().map(|entry| (*entry).to_owned()).collect();
-        let rules = rpc::NetworkRules { allow_out, deny_internet: true, ..Default::default() };
-        let there = self.shared.change(id, |sandbox| sandbox.spec.network = rules.clone().into());
+        let rules = rpc::NetworkRules {
+            allow_out,
+            deny_internet: true,
+            ..Default::default()
+        };
+        let there = self
+            .shared
+            .change(id, |sandbox| sandbox.spec.network = rules.clone().into());
         assert!(there, "no sandbox {id}");
     }
 
@@ -228,7 +244,12 @@ impl FakeHost {
     /// When there is none.
     pub fn log(&self, id: &str, line: &str) {
         let entry = world::log_line(rpc::read_logs_response::Source::SOURCE_CONSOLE, line);
-        self.world().sandboxes.get_mut(id).expect("the sandbox").logs.push(entry.clone());
+        self.world()
+            .sandboxes
+            .get_mut(id)
+            .expect("the sandbox")
+            .logs
+            .push(entry.clone());
         let _ = self.shared.logs.send((id.to_owned(), entry));
     }
 
@@ -275,7 +296,12 @@ fn bound_to(address: SocketAddr) -> io::Result<TcpSocket> {
 
 impl Drop for FakeHost {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.lock().ok().and_then(|mut runtime| runtime.take()) {
+        if let Some(runtime) = self
+            .runtime
+            .lock()
+            .ok()
+            .and_then(|mut runtime| runtime.take())
+        {
             runtime.shutdown_background();
         }
     }

@@ -1,11 +1,16 @@
 //! Programs that fake sandboxes play:
 //!
-//! - `print OUT ERR CODE`: writes the two and exits. `about`: writes working directory, user and environment.
-//! - `cat`: gives its input back. `bytes`: writes each byte value once. `size`: writes each size of its terminal.
-//! - `sleep`: until a signal ends it. `deaf`: the same, and reads nothing. `stubborn`: until SIGKILL. `careful`: writes
-//!   each signal, and ends well on SIGTERM and SIGINT. `flood`: writes until nobody reads any more.
-//! - `much`: writes the given number of MiB and exits with 3. `count`: writes how many arguments it has.
-//! - `vanish`: the stream ends without an exit. `script` is there and cannot be executed; anything else is not there.
+//! - `print OUT ERR CODE`: writes the two and exits. `about`: writes working directory, user and
+//!   environment.
+//! - `cat`: gives its input back. `bytes`: writes each byte value once. `size`: writes each size of
+//!   its terminal.
+//! - `sleep`: until a signal ends it. `deaf`: the same, and reads nothing. `stubborn`: until
+//!   SIGKILL. `careful`: writes each signal, and ends well on SIGTERM and SIGINT. `flood`: writes
+//!   until nobody reads any more.
+//! - `much`: writes the given number of MiB and exits with 3. `count`: writes how many arguments it
+//!   has.
+//! - `vanish`: the stream ends without an exit. `script` is there and cannot be executed; anything
+//!   else is not there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::Shared;
 
 const PROGRAMS: [&str; 13] = [
-    "print", "about", "cat", "bytes", "size", "sleep", "deaf", "stubborn", "careful", "flood", "much", "count",
-    "vanish",
+    "print", "about", "cat", "bytes", "size", "sleep", "deaf", "stubborn", "careful", "flood",
+    "much", "count", "vanish",
 ];
 const SIGKILL: u32 = 9;
 
@@ -44,7 +49,11 @@ pub(super) fn start(
             _ => (127, "No such file or directory (os error 2)"),
         };
         let error = Some(format!("cannot start '{}': {reason}", request.cmd));
-        let end = rpc::exec_response::ExecEnd { exit_code, error, ..Default::default() };
+        let end = rpc::exec_response::ExecEnd {
+            exit_code,
+            error,
+            ..Default::default()
+        };
         return Ok(futures::stream::iter([Ok(message(Event::from(end)))]).boxed());
     }
     let (output, receiver) = mpsc::channel(4);
@@ -53,14 +62,28 @@ pub(super) fn start(
     let pid = {
         let mut world = shared.world();
         let pid = world.next_pid();
-        world.processes.insert(pid, Process { sandbox_id: request.sandbox_id.clone(), input, signals });
+        world.processes.insert(
+            pid,
+            Process {
+                sandbox_id: request.sandbox_id.clone(),
+                input,
+                signals,
+            },
+        );
         pid
     };
     tokio::spawn(async move {
         let deadline = Duration::from_millis(request.timeout_ms.into());
         let forever = request.timeout_ms == 0;
-        let mut program = Program { output: output.clone(), inputs, shared: Arc::clone(&shared) };
-        let start = rpc::exec_response::ExecStart { pid, ..Default::default() };
+        let mut program = Program {
+            output: output.clone(),
+            inputs,
+            shared: Arc::clone(&shared),
+        };
+        let start = rpc::exec_response::ExecStart {
+            pid,
+            ..Default::default()
+        };
         let cmd = request.cmd.clone();
         let play = async {
             program.say(Event::from(start)).await?;
@@ -84,13 +107,23 @@ pub(super) fn start(
     Ok(ReceiverStream::new(receiver).boxed())
 }
 
-async fn ended_by_signal(cmd: &str, output: &mpsc::Sender<Answer>, signals: &mut mpsc::Receiver<u32>) -> i32 {
+async fn ended_by_signal(
+    cmd: &str,
+    output: &mpsc::Sender<Answer>,
+    signals: &mut mpsc::Receiver<u32>,
+) -> i32 {
     loop {
-        let Some(signal) = signals.recv().await else { return std::future::pending().await };
+        let Some(signal) = signals.recv().await else {
+            return std::future::pending().await;
+        };
         match cmd {
             "stubborn" if signal != SIGKILL => {}
             "careful" if signal != SIGKILL => {
-                let _ = output.send(Ok(message(Event::Stdout(format!("signal {signal}\n").into_bytes())))).await;
+                let _ = output
+                    .send(Ok(message(Event::Stdout(
+                        format!("signal {signal}\n").into_bytes(),
+                    ))))
+                    .await;
                 if matches!(signal, 2 | 15) {
                     return 0;
                 }
@@ -103,11 +136,17 @@ async fn ended_by_signal(cmd: &str, output: &mpsc::Sender<Answer>, signals: &mut
 type Answer = Result<rpc::ExecResponse, ConnectError>;
 
 fn message(event: Event) -> rpc::ExecResponse {
-    rpc::ExecResponse { event: Some(event), ..Default::default() }
+    rpc::ExecResponse {
+        event: Some(event),
+        ..Default::default()
+    }
 }
 
 fn end(exit_code: i32) -> Answer {
-    Ok(message(Event::from(rpc::exec_response::ExecEnd { exit_code, ..Default::default() })))
+    Ok(message(Event::from(rpc::exec_response::ExecEnd {
+        exit_code,
+        ..Default::default()
+    })))
 }
 
 struct Program {
@@ -132,7 +171,8 @@ impl Program {
                 Some(argument(2).parse().unwrap_or_default())
             }
             "about" => {
-                self.say(Event::Stdout(about(&request).into_bytes())).await?;
+                self.say(Event::Stdout(about(&request).into_bytes()))
+                    .await?;
                 Some(0)
             }
             "bytes" => {
@@ -152,7 +192,8 @@ impl Program {
                 Some(3)
             }
             "count" => {
-                self.say(Event::Stdout(request.args.len().to_string().into_bytes())).await?;
+                self.say(Event::Stdout(request.args.len().to_string().into_bytes()))
+                    .await?;
                 Some(0)
             }
             "sleep" | "stubborn" | "careful" => loop {
@@ -183,7 +224,8 @@ impl Program {
 
     async fn sizes(&mut self, mut cols: u32, mut rows: u32) -> Option<i32> {
         loop {
-            self.say(Event::Stdout(format!("{cols}x{rows}\n").into_bytes())).await?;
+            self.say(Event::Stdout(format!("{cols}x{rows}\n").into_bytes()))
+                .await?;
             match self.inputs.recv().await?.resize.into_option() {
                 Some(size) => (cols, rows) = (size.cols, size.rows),
                 None => return Some(0),
@@ -194,21 +236,50 @@ impl Program {
 
 fn about(request: &rpc::ExecRequest) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
-    let mut envs: Vec<String> = request.envs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut envs: Vec<String> = request
+        .envs
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     envs.sort();
-    format!("{} {} {}", text(&request.cwd), text(&request.user), envs.join(","))
+    format!(
+        "{} {} {}",
+        text(&request.cwd),
+        text(&request.user),
+        envs.join(",")
+    )
 }
 
-pub(super) async fn send_input(shared: &Shared, request: rpc::SendInputRequest) -> Result<(), ConnectError> {
-    let no_process = || ConnectError::not_found(format!("no process with pid {} runs in this sandbox", request.pid));
-    let input = shared.world().processes.get(&request.pid).map(|process| process.input.clone());
+pub(super) async fn send_input(
+    shared: &Shared,
+    request: rpc::SendInputRequest,
+) -> Result<(), ConnectError> {
+    let no_process = || {
+        ConnectError::not_found(format!(
+            "no process with pid {} runs in this sandbox",
+            request.pid
+        ))
+    };
+    let input = shared
+        .world()
+        .processes
+        .get(&request.pid)
+        .map(|process| process.input.clone());
     let missing = no_process();
-    input.ok_or_else(no_process)?.send(request).await.map_err(|_| missing)
+    input
+        .ok_or_else(no_process)?
+        .send(request)
+        .await
+        .map_err(|_| missing)
 }
 
 pub(super) fn send_signal(shared: &Shared, pid: u32, signal: u32) -> Result<(), ConnectError> {
     let mut world = shared.world();
-    match world.processes.get(&pid).map(|process| process.signals.clone()) {
+    match world
+        .processes
+        .get(&pid)
+        .map(|process| process.signals.clone())
+    {
         Some(signals) => {
             world.signals.push(signal);
             let _ = signals.try_send(signal);

@@ -39,7 +39,12 @@ impl Gate {
     /// # Panics
     /// Never.
     pub async fn reached(&self) {
-        self.0.reached.subscribe().wait_for(|reached| *reached).await.expect("the gate is there");
+        self.0
+            .reached
+            .subscribe()
+            .wait_for(|reached| *reached)
+            .await
+            .expect("the gate is there");
     }
 
     pub fn open(&self) {
@@ -66,7 +71,10 @@ impl Script {
     }
 
     pub(super) fn hold_next(&self, call: &'static str) -> Gate {
-        let held = Arc::new(Held { reached: watch::Sender::new(false), open: watch::Sender::new(false) });
+        let held = Arc::new(Held {
+            reached: watch::Sender::new(false),
+            open: watch::Sender::new(false),
+        });
         self.add(call, Deed::Hold(Arc::clone(&held)));
         Gate(held)
     }
@@ -76,12 +84,21 @@ impl Script {
     }
 
     pub(super) fn cut_next(&self, call: &'static str, cut: Cut) {
-        self.cuts.lock().expect("the cuts").entry(call).or_default().push_back(cut);
+        self.cuts
+            .lock()
+            .expect("the cuts")
+            .entry(call)
+            .or_default()
+            .push_back(cut);
     }
 
     /// What becomes of the connection of a call that comes in.
     pub(super) fn cut(&self, call: &str) -> Option<Cut> {
-        self.cuts.lock().expect("the cuts").get_mut(call).and_then(VecDeque::pop_front)
+        self.cuts
+            .lock()
+            .expect("the cuts")
+            .get_mut(call)
+            .and_then(VecDeque::pop_front)
     }
 
     /// Nothing happens to the next calls any more.
@@ -91,17 +108,37 @@ impl Script {
     }
 
     fn add(&self, call: &'static str, deed: Deed) {
-        self.deeds.lock().expect("the script").entry(call).or_default().push_back(deed);
+        self.deeds
+            .lock()
+            .expect("the script")
+            .entry(call)
+            .or_default()
+            .push_back(deed);
     }
 
     pub(super) fn calls(&self, call: &'static str) -> usize {
-        self.calls.lock().expect("the calls").get(call).copied().unwrap_or_default()
+        self.calls
+            .lock()
+            .expect("the calls")
+            .get(call)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// A call comes in: counts it, and does to it what the script says.
     pub(super) async fn meet(&self, call: &'static str) -> Result<(), ConnectError> {
-        *self.calls.lock().expect("the calls").entry(call).or_default() += 1;
-        let deed = self.deeds.lock().expect("the script").get_mut(call).and_then(VecDeque::pop_front);
+        *self
+            .calls
+            .lock()
+            .expect("the calls")
+            .entry(call)
+            .or_default() += 1;
+        let deed = self
+            .deeds
+            .lock()
+            .expect("the script")
+            .get_mut(call)
+            .and_then(VecDeque::pop_front);
         match deed {
             None => Ok(()),
             Some(Deed::Fail(error)) => Err(error),
@@ -111,7 +148,11 @@ impl Script {
             }
             Some(Deed::Hold(held)) => {
                 held.reached.send_replace(true);
-                held.open.subscribe().wait_for(|open| *open).await.expect("the gate is there");
+                held.open
+                    .subscribe()
+                    .wait_for(|open| *open)
+                    .await
+                    .expect("the gate is there");
                 Ok(())
             }
         }

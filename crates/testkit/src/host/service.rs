@@ -7,7 +7,10 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{
+    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
+    ServiceStream,
+};
 use futures::StreamExt;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::watch_sandboxes_response::Event;
@@ -22,7 +25,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
     let tunnels = tunnel::router(Arc::clone(&shared));
-    let service = connectrpc::Router::new().add_service(Arc::new(Service { shared: Arc::clone(&shared) }));
+    let service = connectrpc::Router::new().add_service(Arc::new(Service {
+        shared: Arc::clone(&shared),
+    }));
     tunnels
         .fallback_service(service.into_axum_service())
         .layer(from_fn_with_state(shared, cut::cut))
@@ -32,11 +37,20 @@ pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
 
 async fn check_token(request: Request, next: Next) -> HttpResponse {
     let right = format!("Bearer {TOKEN}");
-    if request.headers().get("authorization").is_some_and(|sent| sent.as_bytes() == right.as_bytes()) {
+    if request
+        .headers()
+        .get("authorization")
+        .is_some_and(|sent| sent.as_bytes() == right.as_bytes())
+    {
         return next.run(request).await;
     }
     let body = r#"{"code":"unauthenticated","message":"the host agent's token is missing or wrong; set AGENT_TOKEN"}"#;
-    (StatusCode::UNAUTHORIZED, [("content-type", "application/json")], body).into_response()
+    (
+        StatusCode::UNAUTHORIZED,
+        [("content-type", "application/json")],
+        body,
+    )
+        .into_response()
 }
 
 struct Service {
@@ -70,7 +84,10 @@ macro_rules! unary {
     };
 }
 
-#[allow(refining_impl_trait, reason = "the answers are what they are; nobody else sees this type")]
+#[allow(
+    refining_impl_trait,
+    reason = "the answers are what they are; nobody else sees this type"
+)]
 impl HostAgentService for Service {
     async fn get_host(
         &self,
@@ -98,11 +115,17 @@ impl HostAgentService for Service {
         self.shared.script.meet("EnsureSandbox").await?;
         let id = request.sandbox_id;
         let mut reports = self.shared.reports.subscribe();
-        lifecycle::begin(&self.shared, &id, request.spec.into_option().unwrap_or_default())?;
+        lifecycle::begin(
+            &self.shared,
+            &id,
+            request.spec.into_option().unwrap_or_default(),
+        )?;
         loop {
             let sandbox = self.find(&id, |sandbox| sandbox.report())?;
             if sandbox.state != SandboxState::SANDBOX_STATE_PENDING {
-                return answer!(EnsureSandboxResponse { sandbox: sandbox.into() });
+                return answer!(EnsureSandboxResponse {
+                    sandbox: sandbox.into()
+                });
             }
             // An error means that it lags, and the next look shows the same.
             let _ = reports.recv().await;
@@ -126,8 +149,16 @@ impl HostAgentService for Service {
         _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
     ) -> ServiceResult<rpc::ListSandboxesResponse> {
         self.shared.script.meet("ListSandboxes").await?;
-        let sandboxes = self.shared.world().sandboxes.values().map(Sandbox::report).collect();
-        answer!(ListSandboxesResponse { sandboxes: sandboxes })
+        let sandboxes = self
+            .shared
+            .world()
+            .sandboxes
+            .values()
+            .map(Sandbox::report)
+            .collect();
+        answer!(ListSandboxesResponse {
+            sandboxes: sandboxes
+        })
     }
 
     unary!(pause_sandbox(self, request: PauseSandboxRequest) -> PauseSandboxResponse, "PauseSandbox", {
@@ -198,7 +229,9 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::ListTemplatesResponse> {
         self.shared.script.meet("ListTemplates").await?;
         let templates = saved::templates(&self.shared.world());
-        answer!(ListTemplatesResponse { templates: templates })
+        answer!(ListTemplatesResponse {
+            templates: templates
+        })
     }
 
     async fn exec(
@@ -254,7 +287,9 @@ impl HostAgentService for Service {
         self.shared.script.meet("WriteFile").await?;
         lifecycle::usable(&self.shared, &target.sandbox_id)?;
         let bytes_written = files::write(&self.shared, target, requests).await?;
-        answer!(WriteFileResponse { bytes_written: bytes_written })
+        answer!(WriteFileResponse {
+            bytes_written: bytes_written
+        })
     }
 
     unary!(stat_path(self, request: StatPathRequest) -> StatPathResponse, "StatPath", {
@@ -296,7 +331,10 @@ impl HostAgentService for Service {
         }
         let id = request.sandbox_id;
         let more = more.filter_map(move |entry| {
-            let entry = entry.ok().filter(|(of, _)| *of == id).map(|(_, entry)| Ok(entry));
+            let entry = entry
+                .ok()
+                .filter(|(of, _)| *of == id)
+                .map(|(_, entry)| Ok(entry));
             async move { entry }
         });
         Response::stream_ok(logs.chain(more).boxed())
@@ -307,13 +345,28 @@ async fn watch(
     shared: Arc<Shared>,
     sender: mpsc::Sender<Result<rpc::WatchSandboxesResponse, ConnectError>>,
 ) -> Option<()> {
-    let event = |event| Ok(rpc::WatchSandboxesResponse { event: Some(event), ..Default::default() });
+    let event = |event| {
+        Ok(rpc::WatchSandboxesResponse {
+            event: Some(event),
+            ..Default::default()
+        })
+    };
     let mut reports = shared.reports.subscribe();
-    let known: Vec<rpc::SandboxReport> = shared.world().sandboxes.values().map(Sandbox::report).collect();
+    let known: Vec<rpc::SandboxReport> = shared
+        .world()
+        .sandboxes
+        .values()
+        .map(Sandbox::report)
+        .collect();
     for report in known {
         sender.send(event(Event::from(report))).await.ok()?;
     }
-    sender.send(event(Event::from(rpc::watch_sandboxes_response::Synced::default()))).await.ok()?;
+    sender
+        .send(event(Event::from(
+            rpc::watch_sandboxes_response::Synced::default(),
+        )))
+        .await
+        .ok()?;
     loop {
         let next = tokio::select! {
             report = reports.recv() => Event::from(report.ok()?),

@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 use super::{Shared, lifecycle};
 
 pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
-    axum::Router::new().route(tunnel::ROUTE, get(open)).with_state(shared)
+    axum::Router::new()
+        .route(tunnel::ROUTE, get(open))
+        .with_state(shared)
 }
 
 async fn open(
@@ -37,7 +39,11 @@ async fn open(
         }
         shared.world().open_tunnels -= 1;
     });
-    (StatusCode::SWITCHING_PROTOCOLS, [("connection", "upgrade"), ("upgrade", tunnel::PROTOCOL)]).into_response()
+    (
+        StatusCode::SWITCHING_PROTOCOLS,
+        [("connection", "upgrade"), ("upgrade", tunnel::PROTOCOL)],
+    )
+        .into_response()
 }
 
 async fn connect(shared: &Shared, id: &str, port: u16) -> Result<TcpStream, (StatusCode, String)> {
@@ -52,6 +58,13 @@ async fn connect(shared: &Shared, id: &str, port: u16) -> Result<TcpStream, (Sta
     shared.script.meet("Tunnel").await.map_err(refused)?;
     lifecycle::usable(shared, id).map_err(refused)?;
     let address = shared.world().ports.get(&port).copied();
-    let closed = || (StatusCode::BAD_GATEWAY, format!("nothing listens on port {port}"));
-    TcpStream::connect(address.ok_or_else(closed)?).await.map_err(|_| closed())
+    let closed = || {
+        (
+            StatusCode::BAD_GATEWAY,
+            format!("nothing listens on port {port}"),
+        )
+    };
+    TcpStream::connect(address.ok_or_else(closed)?)
+        .await
+        .map_err(|_| closed())
 }

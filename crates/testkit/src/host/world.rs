@@ -117,7 +117,9 @@ impl World {
     }
 
     pub(super) fn sandbox(&mut self, id: &str) -> Result<&mut Sandbox, connectrpc::ConnectError> {
-        self.sandboxes.get_mut(id).ok_or_else(|| super::lifecycle::unknown(id))
+        self.sandboxes
+            .get_mut(id)
+            .ok_or_else(|| super::lifecycle::unknown(id))
     }
 
     /// Puts a sandbox there, as if it had been made long ago. Without a report.
@@ -130,7 +132,10 @@ impl World {
             generation: self.next_generation(),
             content: Content::default(),
             checkpoints: Vec::new(),
-            logs: vec![log_line(Source::SOURCE_AGENT, "booted"), log_line(Source::SOURCE_CONSOLE, "\u{1b}[2Jhello")],
+            logs: vec![
+                log_line(Source::SOURCE_AGENT, "booted"),
+                log_line(Source::SOURCE_CONSOLE, "\u{1b}[2Jhello"),
+            ],
             created_at_ms: now_ms(),
             started_at_ms: 0,
         };
@@ -138,7 +143,11 @@ impl World {
         self.sandboxes.insert(id.to_owned(), sandbox);
     }
 
-    pub(super) fn change(&mut self, id: &str, change: impl FnOnce(&mut Sandbox)) -> Option<rpc::SandboxReport> {
+    pub(super) fn change(
+        &mut self,
+        id: &str,
+        change: impl FnOnce(&mut Sandbox),
+    ) -> Option<rpc::SandboxReport> {
         let generation = self.next_generation();
         let sandbox = self.sandboxes.get_mut(id)?;
         change(sandbox);
@@ -171,7 +180,13 @@ impl Sandbox {
     #[must_use]
     pub fn report(&self) -> rpc::SandboxReport {
         let running = self.state == rpc::SandboxState::SANDBOX_STATE_RUNNING;
-        let ip = |ip: &str| if running { ip.to_owned() } else { String::new() };
+        let ip = |ip: &str| {
+            if running {
+                ip.to_owned()
+            } else {
+                String::new()
+            }
+        };
         rpc::SandboxReport {
             sandbox_id: self.id.clone(),
             generation: self.generation,
@@ -196,10 +211,17 @@ pub fn access_token(id: &str) -> String {
 }
 
 pub(super) fn log_line(source: Source, line: &str) -> rpc::ReadLogsResponse {
-    rpc::ReadLogsResponse { source: source.into(), time_ms: now_ms(), line: line.to_owned(), ..Default::default() }
+    rpc::ReadLogsResponse {
+        source: source.into(),
+        time_ms: now_ms(),
+        line: line.to_owned(),
+        ..Default::default()
+    }
 }
 
 pub(super) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or_default()
 }

@@ -1,8 +1,9 @@
 //! Real PostgreSQL databases for tests.
 //!
-//! Each test process that asks starts one server of its own from Debian's package, in a temporary directory and on a
-//! free port of the loopback; all tests in the process share it. It ends with the process, however that ends: see
-//! `server.sh`. With `DATABASE_URL_TEST` (a user who may create databases) that server is used instead.
+//! Each test process that asks starts one server of its own from Debian's package, in a temporary
+//! directory and on a free port of the loopback; all tests in the process share it. It ends with
+//! the process, however that ends: see `server.sh`. With `DATABASE_URL_TEST` (a user who may create
+//! databases) that server is used instead.
 
 mod server;
 
@@ -29,12 +30,26 @@ impl Database {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let server = server_options().await?;
         // Unique among the processes that share the server of DATABASE_URL_TEST.
-        let name = format!("wrenn_test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut connection = server.connect().await.context("connecting to the PostgreSQL server for tests")?;
+        let name = format!(
+            "wrenn_test_{}_{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut connection = server
+            .connect()
+            .await
+            .context("connecting to the PostgreSQL server for tests")?;
         // A process that was killed and had the same number may have left one.
-        connection.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).await?;
+        connection
+            .execute(AssertSqlSafe(format!(
+                "DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+            )))
+            .await?;
         let create = format!("CREATE DATABASE {name} TEMPLATE template0");
-        connection.execute(AssertSqlSafe(create)).await.context("creating a database for a test")?;
+        connection
+            .execute(AssertSqlSafe(create))
+            .await
+            .context("creating a database for a test")?;
         connection.close().await?;
         Ok(Self { name, server })
     }
@@ -54,7 +69,9 @@ impl Database {
 
 async fn server_options() -> anyhow::Result<PgConnectOptions> {
     match std::env::var(SERVER_VARIABLE) {
-        Ok(url) => url.parse().with_context(|| format!("{SERVER_VARIABLE} is not the URL of a PostgreSQL server")),
+        Ok(url) => url
+            .parse()
+            .with_context(|| format!("{SERVER_VARIABLE} is not the URL of a PostgreSQL server")),
         Err(_) => server::shared().await,
     }
 }
@@ -69,16 +86,25 @@ impl Drop for Database {
         // Tests drop this inside of a runtime, which must not be blocked on.
         let dropped = std::thread::spawn(move || drop_database(&server, &name)).join();
         if !matches!(dropped, Ok(Ok(()))) {
-            eprintln!("the database {} could not be dropped: {dropped:?}", self.name);
+            eprintln!(
+                "the database {} could not be dropped: {dropped:?}",
+                self.name
+            );
         }
     }
 }
 
 fn drop_database(server: &PgConnectOptions, name: &str) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut connection = server.connect().await?;
-        connection.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).await?;
+        connection
+            .execute(AssertSqlSafe(format!(
+                "DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+            )))
+            .await?;
         Ok(connection.close().await?)
     })
 }

@@ -29,7 +29,11 @@ pub(super) async fn shared() -> anyhow::Result<PgConnectOptions> {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     let server = SERVER.get_or_try_init(start).await?;
     let options = PgConnectOptions::new_without_pgpass().ssl_mode(PgSslMode::Disable);
-    Ok(options.host("127.0.0.1").port(server.port).username("wrenn").database("postgres"))
+    Ok(options
+        .host("127.0.0.1")
+        .port(server.port)
+        .username("wrenn")
+        .database("postgres"))
 }
 
 async fn start() -> anyhow::Result<Server> {
@@ -45,10 +49,18 @@ async fn start() -> anyhow::Result<Server> {
 }
 
 fn programs() -> anyhow::Result<PathBuf> {
-    let versions = fs::read_dir(VERSIONS).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let versions = fs::read_dir(VERSIONS)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
     let newest = versions
         .filter(|path| path.join("bin/postgres").exists())
-        .max_by_key(|path| path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok()));
+        .max_by_key(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.parse::<u32>().ok())
+        });
     newest.map(|path| path.join("bin")).with_context(|| {
         format!(
             "these tests need PostgreSQL: apt-get install postgresql (or name a server in {})",
@@ -58,8 +70,12 @@ fn programs() -> anyhow::Result<PathBuf> {
 }
 
 async fn start_once(bin: &Path) -> anyhow::Result<Server> {
-    let base = tempfile::Builder::new().prefix("wrenn-postgres-").tempdir()?;
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let base = tempfile::Builder::new()
+        .prefix("wrenn-postgres-")
+        .tempdir()?;
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port();
     let script = Command::new("/bin/sh")
         .args(["-c", include_str!("server.sh"), "server.sh"])
         .args([bin, base.path()])
@@ -67,30 +83,42 @@ async fn start_once(bin: &Path) -> anyhow::Result<Server> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // Of its own group: what ends the tests of a terminal or a runner must not end it before it has cleaned up.
+        // Of its own group: what ends the tests of a terminal or a runner must not end it before it
+        // has cleaned up.
         .process_group(0)
         .spawn()
         .context("starting /bin/sh")?;
     // From here on the script removes it.
     let base = base.keep();
-    let server = Server { _script: script, port };
+    let server = Server {
+        _script: script,
+        port,
+    };
     wait_until_ready(&base).await?;
     Ok(server)
 }
 
 async fn wait_until_ready(base: &Path) -> anyhow::Result<()> {
     let started = Instant::now();
-    // The server writes its state into the eighth line of this file: so it is ours, and not a stranger on the port.
+    // The server writes its state into the eighth line of this file: so it is ours, and not a
+    // stranger on the port.
     let is_ready = || {
         let state = fs::read_to_string(base.join("data/postmaster.pid")).unwrap_or_default();
-        state.lines().nth(7).is_some_and(|line| line.trim() == "ready")
+        state
+            .lines()
+            .nth(7)
+            .is_some_and(|line| line.trim() == "ready")
     };
     while !is_ready() {
-        let logs = ["initdb.log", "server.log"].map(|log| fs::read_to_string(base.join(log)).unwrap_or_default());
+        let logs = ["initdb.log", "server.log"]
+            .map(|log| fs::read_to_string(base.join(log)).unwrap_or_default());
         if logs.iter().any(|log| log.contains("FATAL")) {
             bail!("PostgreSQL for tests does not start:\n{}", logs.concat());
         }
-        ensure!(started.elapsed() < START_LIMIT, "PostgreSQL for tests is not ready after {START_LIMIT:?}");
+        ensure!(
+            started.elapsed() < START_LIMIT,
+            "PostgreSQL for tests is not ready after {START_LIMIT:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())

@@ -24,7 +24,8 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     let byte = prop_oneof![Just(0), any::<u8>()];
     prop_oneof![
-        (0..PAGES, 1..20_usize, byte.clone()).prop_map(|(page, count, byte)| Act::Fill(page, count, byte)),
+        (0..PAGES, 1..20_usize, byte.clone())
+            .prop_map(|(page, count, byte)| Act::Fill(page, count, byte)),
         (0..PAGES, 0..4096_usize, byte).prop_map(|(page, at, byte)| Act::Touch(page, at, byte)),
     ]
 }
@@ -52,7 +53,9 @@ impl Guest {
 
     fn ranges(&self) -> Vec<Range<u64>> {
         let pages = (0_u64..).zip(self.written).filter(|(_, written)| *written);
-        pages.map(|(page, _)| page * PAGE..(page + 1) * PAGE).collect()
+        pages
+            .map(|(page, _)| page * PAGE..(page + 1) * PAGE)
+            .collect()
     }
 }
 
@@ -109,18 +112,30 @@ fn what_was_not_written_like_that_is_refused() {
     let base = tempfile::tempdir().unwrap();
     let path = base.path().join(MEMORY);
     File::create(&path).unwrap().set_len(BYTES).unwrap();
-    let mut guest = Guest { memory: vec![0; PAGES * 4096], written: [false; PAGES] };
+    let mut guest = Guest {
+        memory: vec![0; PAGES * 4096],
+        written: [false; PAGES],
+    };
     guest.acts(&Act::Fill(3, 4, 9));
     let (dir, seal) = snapshot(&guest, &path);
     let diff = dir.path().join(DIFF);
     let good = fs::read(&diff).unwrap();
     let mut flipped = good.clone();
     flipped[2 * 4096] ^= 1;
-    for bad in [&flipped[..], &good[..good.len() - 1], &[&good[..], &[0]].concat(), b""] {
+    for bad in [
+        &flipped[..],
+        &good[..good.len() - 1],
+        &[&good[..], &[0]].concat(),
+        b"",
+    ] {
         fs::write(&diff, bad).unwrap();
         let error = flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            3,
+            "nothing is left"
+        );
     }
     fs::write(&diff, &good).unwrap();
     assert!(flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES + PAGE).is_err());
@@ -131,7 +146,11 @@ fn what_was_not_written_like_that_is_refused() {
 #[test]
 fn an_index_that_makes_no_sense_is_refused() {
     let numbers = |numbers: &[u64]| -> Vec<u8> {
-        MAGIC.iter().copied().chain(numbers.iter().flat_map(|number| number.to_le_bytes())).collect()
+        MAGIC
+            .iter()
+            .copied()
+            .chain(numbers.iter().flat_map(|number| number.to_le_bytes()))
+            .collect()
     };
     let read = |bytes: &[u8]| read_index(&mut io::Cursor::new(bytes), 1 << 20, BYTES);
     assert_eq!(
@@ -153,10 +172,14 @@ fn an_index_that_makes_no_sense_is_refused() {
     assert!(read(b"WRENNDF2").is_err());
 }
 
-/// A directory with a difference for each generation over one base, and the memory that they are of.
+/// A directory with a difference for each generation over one base, and the memory that they are
+/// of.
 fn layers(generations: &[Vec<Act>]) -> (TempDir, Memory, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
-    let mut guest = Guest { memory: vec![0; PAGES * 4096], written: [false; PAGES] };
+    let mut guest = Guest {
+        memory: vec![0; PAGES * 4096],
+        written: [false; PAGES],
+    };
     guest.acts(&Act::Fill(0, PAGES / 2, 5));
     fs::write(dir.path().join(BASE), &guest.memory).unwrap();
     let mut seals = Vec::new();
@@ -168,7 +191,15 @@ fn layers(generations: &[Vec<Act>]) -> (TempDir, Memory, Vec<u8>) {
             buffer.copy_from_slice(&guest.memory[at..at + buffer.len()]);
             Ok(())
         };
-        seals.push(write(&dir.path().join(flat::diff_name(number)), BYTES, &guest.ranges(), read).unwrap());
+        seals.push(
+            write(
+                &dir.path().join(flat::diff_name(number)),
+                BYTES,
+                &guest.ranges(),
+                read,
+            )
+            .unwrap(),
+        );
     }
     let memory = Memory::Diff(seals);
     let manifest = serde_json::json!({"memory": memory, "memory_mb": 1});

@@ -1,7 +1,7 @@
 //! The driver that was chosen, which also knows the VMs of the other one.
 //!
-//! Which engine is chosen can change between two runs: a setting, or Firecracker has been installed meanwhile. VMs that
-//! run go on, so they are found and can be ended whichever engine new ones get.
+//! Which engine is chosen can change between two runs: a setting, or Firecracker has been installed
+//! meanwhile. VMs that run go on, so they are found and can be ended whichever engine new ones get.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -69,7 +69,10 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
 
     async fn destroy(&self, dir: &Path) -> Result<()> {
         // Both, even if one fails: what can be ended is.
-        let (chosen, other) = (self.chosen.destroy(dir).await, self.other.destroy(dir).await);
+        let (chosen, other) = (
+            self.chosen.destroy(dir).await,
+            self.other.destroy(dir).await,
+        );
         chosen.and(other)
     }
 }

@@ -15,8 +15,8 @@ pub struct KvmReport {
     pub detail: String,
 }
 
-/// Longest time of the test guest with which KVM counts as usable. Real hardware takes well under 1 ms, hosts
-/// that interpret guest code 107 ms.
+/// Longest time of the test guest with which KVM counts as usable. Real hardware takes well under 1
+/// ms, hosts that interpret guest code 107 ms.
 const USABLE: Duration = Duration::from_millis(10);
 
 /// The best of so many attempts counts, within the limit for all of them.
@@ -33,17 +33,28 @@ pub(super) fn judge(measured: Result<Duration, kvm::Error>) -> KvmReport {
     match measured {
         Ok(took) => {
             let usable = took <= USABLE;
-            let verdict =
-                if usable { "KVM runs guests at full speed" } else { "KVM is there but too slow to boot Linux" };
+            let verdict = if usable {
+                "KVM runs guests at full speed"
+            } else {
+                "KVM is there but too slow to boot Linux"
+            };
             let detail = format!(
                 "{verdict}: a loop of {} rounds took {:.2} ms, where up to {} ms are good",
                 kvm::ROUNDS,
                 took.as_secs_f64() * 1000.0,
                 USABLE.as_millis()
             );
-            KvmReport { usable, loop_micros: u64::try_from(took.as_micros()).ok(), detail }
+            KvmReport {
+                usable,
+                loop_micros: u64::try_from(took.as_micros()).ok(),
+                detail,
+            }
         }
-        Err(error) => KvmReport { usable: false, loop_micros: None, detail: super::with_causes(&error) },
+        Err(error) => KvmReport {
+            usable: false,
+            loop_micros: None,
+            detail: super::with_causes(&error),
+        },
     }
 }
 
@@ -55,8 +66,12 @@ mod tests {
     fn kvm_is_judged_by_speed() {
         assert!(judge(Ok(Duration::from_micros(300))).usable);
         let slow = judge(Ok(Duration::from_millis(107)));
-        assert!(!slow.usable && slow.loop_micros == Some(107_000) && slow.detail.contains("too slow"));
+        assert!(
+            !slow.usable && slow.loop_micros == Some(107_000) && slow.detail.contains("too slow")
+        );
         let missing = judge(Err(kvm::Error::Missing));
-        assert!(!missing.usable && missing.loop_micros.is_none() && missing.detail.contains("/dev/kvm"));
+        assert!(
+            !missing.usable && missing.loop_micros.is_none() && missing.detail.contains("/dev/kvm")
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Which program runs virtual machines here, and with what help from the processor.
 //!
-//! [`choose`] is asked once, when the agent starts. It blocks for up to two seconds where KVM is slow.
+//! [`choose`] is asked once, when the agent starts. It blocks for up to two seconds where KVM is
+//! slow.
 
 use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,10 @@ impl FromStr for Choice {
             "auto" => Ok(Self::Auto),
             "firecracker" => Ok(Self::Firecracker),
             "qemu" => Ok(Self::Qemu),
-            _ => Err(UnknownChoice { text: text.into(), known: &["auto", "firecracker", "qemu"] }),
+            _ => Err(UnknownChoice {
+                text: text.into(),
+                known: &["auto", "firecracker", "qemu"],
+            }),
         }
     }
 }
@@ -66,7 +70,10 @@ impl FromStr for AccelChoice {
             "auto" => Ok(Self::Auto),
             "kvm" => Ok(Self::Kvm),
             "tcg" => Ok(Self::Tcg),
-            _ => Err(UnknownChoice { text: text.into(), known: &["auto", "kvm", "tcg"] }),
+            _ => Err(UnknownChoice {
+                text: text.into(),
+                known: &["auto", "kvm", "tcg"],
+            }),
         }
     }
 }
@@ -96,7 +103,10 @@ pub enum Error {
     #[error("Firecracker needs KVM, and {0}; set AGENT_VMM to qemu or auto")]
     FirecrackerNeedsKvm(String),
     #[error("the CPU template {} (AGENT_CPU_TEMPLATE) cannot be used", path.display())]
-    CpuTemplate { path: PathBuf, source: std::io::Error },
+    CpuTemplate {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{PROGRAM} is not installed; type: apt-get install {PACKAGE}")]
     QemuMissing,
     #[error("KVM was asked for but cannot be used: {0}; set AGENT_ACCEL to tcg or auto")]
@@ -119,8 +129,8 @@ pub struct Engine {
     pub why: String,
 }
 
-/// Chooses, as asked for or by what works: Firecracker where it is installed, has no known holes, and KVM works;
-/// else QEMU.
+/// Chooses, as asked for or by what works: Firecracker where it is installed, has no known holes,
+/// and KVM works; else QEMU.
 ///
 /// # Errors
 /// When what is asked for, or QEMU, is not there, or the CPU template cannot be read.
@@ -134,7 +144,9 @@ pub fn choose(wanted: &Wanted) -> Result<Engine, Error> {
                 qemu(wanted, "Firecracker is not installed", || kvm.clone())
             }
             Err(Error::Firecracker(error)) => qemu(wanted, &with_causes(&error), || kvm.clone()),
-            Err(Error::FirecrackerNeedsKvm(_)) => qemu(wanted, "Firecracker needs KVM", || kvm.clone()),
+            Err(Error::FirecrackerNeedsKvm(_)) => {
+                qemu(wanted, "Firecracker needs KVM", || kvm.clone())
+            }
             chosen => chosen,
         },
     }
@@ -145,7 +157,10 @@ pub fn choose(wanted: &Wanted) -> Result<Engine, Error> {
 /// # Errors
 /// When there is none, or one that is refused.
 pub fn find_firecracker(wanted: &Wanted) -> Result<(PathBuf, String), firecracker::VersionError> {
-    let program = wanted.firecracker.clone().or_else(|| linux::programs::find(FIRECRACKER));
+    let program = wanted
+        .firecracker
+        .clone()
+        .or_else(|| linux::programs::find(FIRECRACKER));
     let program = program.ok_or(firecracker::VersionError::Missing)?;
     let version = firecracker::check(&program)?;
     Ok((program, version.to_string()))
@@ -154,39 +169,81 @@ pub fn find_firecracker(wanted: &Wanted) -> Result<(PathBuf, String), firecracke
 fn firecracker(wanted: &Wanted, probe: impl FnOnce() -> KvmReport) -> Result<Engine, Error> {
     let (program, version) = find_firecracker(wanted)?;
     if wanted.accel == AccelChoice::Tcg {
-        return Err(Error::FirecrackerNeedsKvm("emulation (TCG) was asked for".into()));
+        return Err(Error::FirecrackerNeedsKvm(
+            "emulation (TCG) was asked for".into(),
+        ));
     }
     let report = probe();
     if !report.usable {
         return Err(Error::FirecrackerNeedsKvm(report.detail));
     }
     let (pager, layers) = match pager::find(wanted.pager.as_deref()) {
-        Ok(pager) => (Some(pager), "memory in layers is served on demand".to_owned()),
-        Err(reason) => (None, format!("memory in layers is made flat before it is used, since {reason}")),
+        Ok(pager) => (
+            Some(pager),
+            "memory in layers is served on demand".to_owned(),
+        ),
+        Err(reason) => (
+            None,
+            format!("memory in layers is made flat before it is used, since {reason}"),
+        ),
     };
-    let why = format!("{} is version {version}; {}; {layers}", program.display(), report.detail);
-    let template = wanted.cpu_template.as_deref().map(read_template).transpose()?;
+    let why = format!(
+        "{} is version {version}; {}; {layers}",
+        program.display(),
+        report.detail
+    );
+    let template = wanted
+        .cpu_template
+        .as_deref()
+        .map(read_template)
+        .transpose()?;
     // What another run started with QEMU is still found.
     let other = Qemu::new(PROGRAM.into(), Accel::Kvm, wanted.enforcement);
-    let driver = Arc::new(Either::new(Firecracker::new(program, template, pager), other));
-    Ok(Engine { driver, vmm: "firecracker", accel: "kvm", why })
+    let driver = Arc::new(Either::new(
+        Firecracker::new(program, template, pager),
+        other,
+    ));
+    Ok(Engine {
+        driver,
+        vmm: "firecracker",
+        accel: "kvm",
+        why,
+    })
 }
 
 fn qemu(wanted: &Wanted, reason: &str, probe: impl FnOnce() -> KvmReport) -> Result<Engine, Error> {
-    let program = wanted.qemu.clone().or_else(|| linux::programs::find(PROGRAM)).ok_or(Error::QemuMissing)?;
+    let program = wanted
+        .qemu
+        .clone()
+        .or_else(|| linux::programs::find(PROGRAM))
+        .ok_or(Error::QemuMissing)?;
     let (accel, found) = decide(wanted.accel, probe)?;
     let other = Firecracker::new(FIRECRACKER.into(), None, None);
-    let driver = Arc::new(Either::new(Qemu::new(program, accel, wanted.enforcement), other));
-    Ok(Engine { driver, vmm: "qemu", accel: accel.name(), why: format!("{reason}; {found}") })
+    let driver = Arc::new(Either::new(
+        Qemu::new(program, accel, wanted.enforcement),
+        other,
+    ));
+    Ok(Engine {
+        driver,
+        vmm: "qemu",
+        accel: accel.name(),
+        why: format!("{reason}; {found}"),
+    })
 }
 
 /// Only its form as JSON is looked at; Firecracker judges the rest when a VM starts.
 fn read_template(path: &Path) -> Result<serde_json::Value, Error> {
     let read = std::fs::read(path).and_then(|content| Ok(serde_json::from_slice(&content)?));
-    read.map_err(|source| Error::CpuTemplate { path: path.to_owned(), source })
+    read.map_err(|source| Error::CpuTemplate {
+        path: path.to_owned(),
+        source,
+    })
 }
 
-fn decide(wanted: AccelChoice, probe: impl FnOnce() -> KvmReport) -> Result<(Accel, String), Error> {
+fn decide(
+    wanted: AccelChoice,
+    probe: impl FnOnce() -> KvmReport,
+) -> Result<(Accel, String), Error> {
     if wanted == AccelChoice::Tcg {
         return Ok((Accel::Tcg, "emulation (TCG) was asked for".into()));
     }
@@ -194,7 +251,10 @@ fn decide(wanted: AccelChoice, probe: impl FnOnce() -> KvmReport) -> Result<(Acc
     match (wanted, report.usable) {
         (_, true) => Ok((Accel::Kvm, report.detail)),
         (AccelChoice::Kvm, false) => Err(Error::KvmUnusable(report.detail)),
-        (_, false) => Ok((Accel::Tcg, format!("guests are emulated (TCG), since {}", report.detail))),
+        (_, false) => Ok((
+            Accel::Tcg,
+            format!("guests are emulated (TCG), since {}", report.detail),
+        )),
     }
 }
 
@@ -220,7 +280,10 @@ mod tests {
         assert_eq!(decide(AccelChoice::Auto, unusable).unwrap().0, Accel::Tcg);
         assert_eq!(decide(AccelChoice::Auto, usable).unwrap().0, Accel::Kvm);
         assert_eq!(decide(AccelChoice::Kvm, usable).unwrap().0, Accel::Kvm);
-        assert!(matches!(decide(AccelChoice::Kvm, unusable), Err(Error::KvmUnusable(_))));
+        assert!(matches!(
+            decide(AccelChoice::Kvm, unusable),
+            Err(Error::KvmUnusable(_))
+        ));
         let never = || unreachable!("asked for emulation, so KVM does not matter");
         assert_eq!(decide(AccelChoice::Tcg, never).unwrap().0, Accel::Tcg);
     }
@@ -249,22 +312,44 @@ mod tests {
     #[test]
     fn firecracker_is_taken_where_it_is_good_and_kvm_works() {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = Wanted { firecracker: Some(pretender(dir.path(), "v1.16.1")), ..Wanted::default() };
+        let wanted = Wanted {
+            firecracker: Some(pretender(dir.path(), "v1.16.1")),
+            ..Wanted::default()
+        };
         let engine = firecracker(&wanted, working).unwrap();
-        assert!(engine.driver.name() == "firecracker" && engine.why.contains("1.16.1"), "{}", engine.why);
+        assert!(
+            engine.driver.name() == "firecracker" && engine.why.contains("1.16.1"),
+            "{}",
+            engine.why
+        );
         let slow = || judge(Ok(Duration::from_millis(107)));
-        assert!(matches!(firecracker(&wanted, slow), Err(Error::FirecrackerNeedsKvm(_))));
-        let emulated = Wanted { accel: AccelChoice::Tcg, ..wanted.clone() };
+        assert!(matches!(
+            firecracker(&wanted, slow),
+            Err(Error::FirecrackerNeedsKvm(_))
+        ));
+        let emulated = Wanted {
+            accel: AccelChoice::Tcg,
+            ..wanted.clone()
+        };
         let never = || unreachable!("asked for emulation, so KVM does not matter");
-        assert!(matches!(firecracker(&emulated, never), Err(Error::FirecrackerNeedsKvm(_))));
+        assert!(matches!(
+            firecracker(&emulated, never),
+            Err(Error::FirecrackerNeedsKvm(_))
+        ));
     }
 
     #[test]
     fn a_firecracker_with_holes_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = Wanted { firecracker: Some(pretender(dir.path(), "v1.14.0")), ..Wanted::default() };
+        let wanted = Wanted {
+            firecracker: Some(pretender(dir.path(), "v1.14.0")),
+            ..Wanted::default()
+        };
         let text = firecracker(&wanted, working).unwrap_err().to_string();
-        assert!(text.contains("CVE-2026-5747") && text.contains("AGENT_VMM=qemu"), "{text}");
+        assert!(
+            text.contains("CVE-2026-5747") && text.contains("AGENT_VMM=qemu"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -272,10 +357,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let template = dir.path().join("template.json");
         let firecracker_bin = Some(pretender(dir.path(), "v1.16.1"));
-        let wanted = Wanted { firecracker: firecracker_bin, cpu_template: Some(template.clone()), ..Wanted::default() };
-        assert!(matches!(firecracker(&wanted, working), Err(Error::CpuTemplate { .. })));
+        let wanted = Wanted {
+            firecracker: firecracker_bin,
+            cpu_template: Some(template.clone()),
+            ..Wanted::default()
+        };
+        assert!(matches!(
+            firecracker(&wanted, working),
+            Err(Error::CpuTemplate { .. })
+        ));
         std::fs::write(&template, "no JSON").unwrap();
-        assert!(matches!(firecracker(&wanted, working), Err(Error::CpuTemplate { .. })));
+        assert!(matches!(
+            firecracker(&wanted, working),
+            Err(Error::CpuTemplate { .. })
+        ));
         std::fs::write(&template, "{\"cpuid_modifiers\": []}").unwrap();
         assert!(firecracker(&wanted, working).is_ok());
     }

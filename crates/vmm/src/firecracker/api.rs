@@ -1,4 +1,5 @@
-//! The resources of Firecracker's interface that are used here, as its OpenAPI document describes them.
+//! The resources of Firecracker's interface that are used here, as its OpenAPI document describes
+//! them.
 //!
 //! Optional members that are `None` are left out, which Firecracker takes for its defaults.
 
@@ -109,7 +110,8 @@ pub struct BalloonUpdate {
     pub amount_mib: u32,
 }
 
-/// `GET /balloon/statistics`, of which the guest gives all but the first two, bytes; where it has the driver.
+/// `GET /balloon/statistics`, of which the guest gives all but the first two, bytes; where it has
+/// the driver.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct BalloonStatistics {
     pub target_mib: u32,
@@ -253,7 +255,10 @@ mod tests {
 
     #[test]
     fn requests_have_the_documented_form() {
-        assert_eq!(form(Action::InstanceStart), json!({"action_type": "InstanceStart"}));
+        assert_eq!(
+            form(Action::InstanceStart),
+            json!({"action_type": "InstanceStart"})
+        );
         assert_eq!(form(VmUpdate::Paused), json!({"state": "Paused"}));
         let machine = MachineConfig {
             vcpu_count: 2,
@@ -266,9 +271,22 @@ mod tests {
             form(&machine),
             json!({"vcpu_count": 2, "mem_size_mib": 256, "smt": false, "track_dirty_pages": true, "huge_pages": "None"})
         );
-        assert_eq!(form(MachineConfig { huge_pages: HugePages::TwoMiB, ..machine })["huge_pages"], "2M");
-        let source = BootSource { kernel_image_path: "/k".into(), initrd_path: None, boot_args: Some("quiet".into()) };
-        assert_eq!(form(source), json!({"kernel_image_path": "/k", "boot_args": "quiet"}));
+        assert_eq!(
+            form(MachineConfig {
+                huge_pages: HugePages::TwoMiB,
+                ..machine
+            })["huge_pages"],
+            "2M"
+        );
+        let source = BootSource {
+            kernel_image_path: "/k".into(),
+            initrd_path: None,
+            boot_args: Some("quiet".into()),
+        };
+        assert_eq!(
+            form(source),
+            json!({"kernel_image_path": "/k", "boot_args": "quiet"})
+        );
     }
 
     #[test]
@@ -278,7 +296,10 @@ mod tests {
             mem_backend,
             track_dirty_pages: true,
             resume_vm: false,
-            network_overrides: vec![NetworkOverride { iface_id: "eth0".into(), host_dev_name: "tap7".into() }],
+            network_overrides: vec![NetworkOverride {
+                iface_id: "eth0".into(),
+                host_dev_name: "tap7".into(),
+            }],
         };
         assert_eq!(
             form(load(MemoryBackend::File("/m".into()))),
@@ -291,30 +312,51 @@ mod tests {
             })
         );
         let uffd = form(load(MemoryBackend::Uffd("/u".into())));
-        assert_eq!(uffd["mem_backend"], json!({"backend_type": "Uffd", "backend_path": "/u"}));
+        assert_eq!(
+            uffd["mem_backend"],
+            json!({"backend_type": "Uffd", "backend_path": "/u"})
+        );
     }
 
     #[test]
     fn limits_leave_out_what_has_none() {
-        let bucket = TokenBucket { size: 1 << 20, refill_time: 100, one_time_burst: None };
+        let bucket = TokenBucket {
+            size: 1 << 20,
+            refill_time: 100,
+            one_time_burst: None,
+        };
         let nic = NetworkInterface {
             iface_id: "eth0".into(),
             host_dev_name: "tap0".into(),
             guest_mac: None,
-            rx_rate_limiter: Some(RateLimiter { bandwidth: Some(bucket), ops: None }),
+            rx_rate_limiter: Some(RateLimiter {
+                bandwidth: Some(bucket),
+                ops: None,
+            }),
             tx_rate_limiter: None,
         };
         let limiter = json!({"bandwidth": {"size": 1_048_576, "refill_time": 100}});
-        assert_eq!(form(nic), json!({"iface_id": "eth0", "host_dev_name": "tap0", "rx_rate_limiter": limiter}));
+        assert_eq!(
+            form(nic),
+            json!({"iface_id": "eth0", "host_dev_name": "tap0", "rx_rate_limiter": limiter})
+        );
     }
 
     #[test]
     fn answers_are_read() {
-        let text = r#"{"id":"x","state":"Not started","vmm_version":"1.16.1","app_name":"Firecracker"}"#;
+        let text =
+            r#"{"id":"x","state":"Not started","vmm_version":"1.16.1","app_name":"Firecracker"}"#;
         let info: InstanceInfo = serde_json::from_str(text).unwrap();
-        assert_eq!((info.state, info.vmm_version.as_str()), (State::NotStarted, "1.16.1"));
-        let text = r#"{"target_pages":0,"actual_pages":0,"target_mib":0,"actual_mib":0,"free_memory":7}"#;
+        assert_eq!(
+            (info.state, info.vmm_version.as_str()),
+            (State::NotStarted, "1.16.1")
+        );
+        let text =
+            r#"{"target_pages":0,"actual_pages":0,"target_mib":0,"actual_mib":0,"free_memory":7}"#;
         let statistics: BalloonStatistics = serde_json::from_str(text).unwrap();
-        assert_eq!((statistics.free_memory, statistics.total_memory), (Some(7), None));
+        assert_eq!(
+            (statistics.free_memory, statistics.total_memory),
+            (Some(7), None)
+        );
     }
 }

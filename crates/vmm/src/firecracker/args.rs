@@ -29,22 +29,40 @@ pub(super) const NIC: &str = "eth0";
 /// Longest id that Firecracker takes.
 const ID_LIMIT: usize = 64;
 
-/// What comes after the last separator tells the Firecracker of the VM in `dir` from every other process; Firecracker
-/// itself ignores it.
+/// What comes after the last separator tells the Firecracker of the VM in `dir` from every other
+/// process; Firecracker itself ignores it.
 pub(super) fn command_line(config: &VmConfig) -> Vec<OsString> {
     let (id, log) = (id(&config.name), config.dir.join(LOG));
-    let first = ["--id", &id, "--api-sock", SOCKET, "--level", "Info", "--log-path"].map(OsString::from);
-    first.into_iter().chain([log.into(), "--".into(), config.dir.clone().into()]).collect()
+    let first = [
+        "--id",
+        &id,
+        "--api-sock",
+        SOCKET,
+        "--level",
+        "Info",
+        "--log-path",
+    ]
+    .map(OsString::from);
+    first
+        .into_iter()
+        .chain([log.into(), "--".into(), config.dir.clone().into()])
+        .collect()
 }
 
 pub(super) fn is_of(cmdline: &[u8], dir: &Path) -> bool {
-    let mut args = cmdline.strip_suffix(b"\0").unwrap_or(cmdline).rsplit(|&byte| byte == 0);
+    let mut args = cmdline
+        .strip_suffix(b"\0")
+        .unwrap_or(cmdline)
+        .rsplit(|&byte| byte == 0);
     args.next() == Some(dir.as_os_str().as_bytes())
         && args.next() == Some(b"--")
-        && cmdline.windows(LOG.len()).any(|window| window == LOG.as_bytes())
+        && cmdline
+            .windows(LOG.len())
+            .any(|window| window == LOG.as_bytes())
 }
 
-/// A restart is a byte to the keyboard controller, for which Firecracker ends; a panic ends in a restart.
+/// A restart is a byte to the keyboard controller, for which Firecracker ends; a panic ends in a
+/// restart.
 pub(super) fn kernel_args(config: &VmConfig) -> String {
     let own = "console=ttyS0 reboot=k panic=-1 pci=off i8042.noaux i8042.nomux i8042.dumbkbd";
     match config.kernel_args.as_str() {
@@ -55,7 +73,11 @@ pub(super) fn kernel_args(config: &VmConfig) -> String {
 
 /// Letters, digits and hyphens of a name; only for people to read in the log.
 fn id(name: &str) -> String {
-    let clean: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(ID_LIMIT).collect();
+    let clean: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(ID_LIMIT)
+        .collect();
     // An id that begins like an option would be taken for one.
     match clean.strip_prefix('-') {
         Some(rest) => format!("x{rest}"),
@@ -78,7 +100,12 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 1 << 20 },
+            disk: Disk {
+                path: "/d".into(),
+                format: DiskFormat::Raw,
+                base: None,
+                size_bytes: 1 << 20,
+            },
             modules: None,
             net: None,
             jail: None,

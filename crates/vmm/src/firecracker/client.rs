@@ -1,11 +1,12 @@
 //! HTTP over the Unix socket of one Firecracker.
 //!
-//! Each request has a connection of its own: there are few, and a Firecracker that died is noticed by a connection that
-//! breaks. Firecracker does one request after the other.
+//! Each request has a connection of its own: there are few, and a Firecracker that died is noticed
+//! by a connection that breaks. Firecracker does one request after the other.
 //!
-//! A Firecracker that was taken over by its guest answers what it likes, or nothing. So every request has a deadline
-//! ([`PROMPT`], and time for the bytes of those that write or read a guest's memory), and no more than [`BYTES_LIMIT`] of
-//! all that comes back is read, whatever it is: interim answers, headers, body.
+//! A Firecracker that was taken over by its guest answers what it likes, or nothing. So every
+//! request has a deadline ([`PROMPT`], and time for the bytes of those that write or read a guest's
+//! memory), and no more than [`BYTES_LIMIT`] of all that comes back is read, whatever it is:
+//! interim answers, headers, body.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,8 +29,9 @@ use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
 use super::api::{
-    Action, Balloon, BalloonStatistics, BalloonUpdate, BootSource, Drive, Entropy, InstanceInfo, Logger, MachineConfig,
-    Metrics, MmdsConfig, NetworkInterface, Serial, SnapshotCreate, SnapshotLoad, VmUpdate,
+    Action, Balloon, BalloonStatistics, BalloonUpdate, BootSource, Drive, Entropy, InstanceInfo,
+    Logger, MachineConfig, Metrics, MmdsConfig, NetworkInterface, Serial, SnapshotCreate,
+    SnapshotLoad, VmUpdate,
 };
 
 /// Name of the socket in its directory.
@@ -41,10 +43,12 @@ const ANSWER_LIMIT: usize = 1 << 20;
 /// Most that is read of one connection, bytes.
 const BYTES_LIMIT: u64 = (ANSWER_LIMIT as u64) + (64 << 10);
 
-/// Time for requests that Firecracker does at once; long, since an overloaded host is no reason to fail.
+/// Time for requests that Firecracker does at once; long, since an overloaded host is no reason to
+/// fail.
 const PROMPT: Duration = Duration::from_secs(30);
 
-/// Bytes a second that a request gets which writes or reads memory. A slower disk is of no use for VMs.
+/// Bytes a second that a request gets which writes or reads memory. A slower disk is of no use for
+/// VMs.
 const SLOWEST_DISK: u64 = 10_000_000;
 
 /// Time for a request that writes or reads so many bytes, or that waits for one which does.
@@ -88,25 +92,32 @@ struct Fault {
 /// Each method is one request.
 ///
 /// # Errors
-/// [`Error::Refused`] with Firecracker's words, [`Error::Timeout`] when there is no answer, or [`Error::Io`] when nobody is
-/// there or the connection breaks.
+/// [`Error::Refused`] with Firecracker's words, [`Error::Timeout`] when there is no answer, or
+/// [`Error::Io`] when nobody is there or the connection breaks.
 impl Client {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: Dir::Named(dir.into()), server: None }
+        Self {
+            dir: Dir::Named(dir.into()),
+            server: None,
+        }
     }
 
     /// Speaks to that process only: it could have put another's socket in place of its own.
     #[must_use]
     pub(crate) fn of(run: &Arc<RunDir>, process: &Process) -> Self {
-        Self { dir: Dir::Of(Arc::clone(run)), server: Some(process.pid()) }
+        Self {
+            dir: Dir::Of(Arc::clone(run)),
+            server: Some(process.pid()),
+        }
     }
 
     pub async fn instance(&self) -> Result<InstanceInfo> {
         self.get("/", PROMPT).await
     }
 
-    /// The same of a Firecracker that may still be busy with the memory of its guest, of so many bytes.
+    /// The same of a Firecracker that may still be busy with the memory of its guest, of so many
+    /// bytes.
     pub async fn instance_when_idle(&self, memory_bytes: u64) -> Result<InstanceInfo> {
         self.get("/", time_for(memory_bytes)).await
     }
@@ -116,11 +127,16 @@ impl Client {
     }
 
     pub async fn drive(&self, drive: &Drive) -> Result<()> {
-        self.put(&format!("/drives/{}", drive.drive_id), drive).await
+        self.put(&format!("/drives/{}", drive.drive_id), drive)
+            .await
     }
 
     pub async fn network_interface(&self, interface: &NetworkInterface) -> Result<()> {
-        self.put(&format!("/network-interfaces/{}", interface.iface_id), interface).await
+        self.put(
+            &format!("/network-interfaces/{}", interface.iface_id),
+            interface,
+        )
+        .await
     }
 
     pub async fn machine_config(&self, machine: &MachineConfig) -> Result<()> {
@@ -178,13 +194,29 @@ impl Client {
     }
 
     /// Has so much time as writing `memory_bytes` takes.
-    pub async fn create_snapshot(&self, snapshot: &SnapshotCreate, memory_bytes: u64) -> Result<()> {
-        self.send(Method::PUT, "/snapshot/create", snapshot, time_for(memory_bytes)).await
+    pub async fn create_snapshot(
+        &self,
+        snapshot: &SnapshotCreate,
+        memory_bytes: u64,
+    ) -> Result<()> {
+        self.send(
+            Method::PUT,
+            "/snapshot/create",
+            snapshot,
+            time_for(memory_bytes),
+        )
+        .await
     }
 
     /// Has so much time as reading `memory_bytes` takes.
     pub async fn load_snapshot(&self, snapshot: &SnapshotLoad, memory_bytes: u64) -> Result<()> {
-        self.send(Method::PUT, "/snapshot/load", snapshot, time_for(memory_bytes)).await
+        self.send(
+            Method::PUT,
+            "/snapshot/load",
+            snapshot,
+            time_for(memory_bytes),
+        )
+        .await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T> {
@@ -203,18 +235,43 @@ impl Client {
         self.send(Method::PATCH, path, body, PROMPT).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: &impl Serialize, limit: Duration) -> Result<()> {
-        let body = serde_json::to_vec(body)
-            .map_err(|error| Error::Refused { command: format!("{method} {path}"), reason: error.to_string() })?;
-        self.request(method, path, body.into(), limit).await.map(drop)
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        limit: Duration,
+    ) -> Result<()> {
+        let body = serde_json::to_vec(body).map_err(|error| Error::Refused {
+            command: format!("{method} {path}"),
+            reason: error.to_string(),
+        })?;
+        self.request(method, path, body.into(), limit)
+            .await
+            .map(drop)
     }
 
-    async fn request(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<Bytes> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes> {
         let command = format!("{method} {path}");
-        let broken = |source| Error::Io { action: "speak to Firecracker over", path: SOCKET.into(), source };
+        let broken = |source| Error::Io {
+            action: "speak to Firecracker over",
+            path: SOCKET.into(),
+            source,
+        };
         let answered = match tokio::time::timeout(limit, self.exchange(method, path, body)).await {
             Ok(answered) => answered,
-            Err(_elapsed) => return Err(Error::Timeout { command, seconds: limit.as_secs() }),
+            Err(_elapsed) => {
+                return Err(Error::Timeout {
+                    command,
+                    seconds: limit.as_secs(),
+                });
+            }
         };
         let (status, answer) = answered.map_err(broken)?;
         if status.is_success() {
@@ -222,19 +279,34 @@ impl Client {
         }
         let fault = serde_json::from_slice::<Fault>(&answer);
         let reason = fault.map(|fault| printable(fault.fault_message.as_bytes(), REASON_LIMIT));
-        Err(Error::Refused { command, reason: reason.unwrap_or_else(|_| format!("it answers {status}")) })
+        Err(Error::Refused {
+            command,
+            reason: reason.unwrap_or_else(|_| format!("it answers {status}")),
+        })
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> io::Result<(StatusCode, Bytes)> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> io::Result<(StatusCode, Bytes)> {
         let socket = UnixStream::connect(self.dir.socket()?.path()).await?;
-        let answers = socket.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+        let answers = socket
+            .peer_cred()?
+            .pid()
+            .and_then(|pid| u32::try_from(pid).ok());
         if self.server.is_some() && answers != self.server {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else answers on the socket"));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "somebody else answers on the socket",
+            ));
         }
         let (read, write) = socket.into_split();
         let bounded = tokio::io::join(read.take(BYTES_LIMIT), write);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(bounded)).await.map_err(io::Error::other)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(bounded))
+            .await
+            .map_err(io::Error::other)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -244,12 +316,20 @@ impl Client {
             .body(Full::new(body))
             .map_err(io::Error::other)?;
         let exchange = async {
-            let (head, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
-            let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(io::Error::other)?;
+            let (head, body) = sender
+                .send_request(request)
+                .await
+                .map_err(io::Error::other)?
+                .into_parts();
+            let body = Limited::new(body, ANSWER_LIMIT)
+                .collect()
+                .await
+                .map_err(io::Error::other)?;
             Ok((head.status, body.to_bytes()))
         };
         tokio::pin!(exchange, connection);
-        // The connection is over before the answer only when it has failed, which the exchange then tells.
+        // The connection is over before the answer only when it has failed, which the exchange then
+        // tells.
         tokio::select! {
             answer = &mut exchange => answer,
             _over = &mut connection => exchange.await,
@@ -264,6 +344,10 @@ mod tests {
     #[test]
     fn deadlines_grow_with_the_memory() {
         assert_eq!(time_for(0), PROMPT);
-        assert_eq!(time_for(64 << 30) - PROMPT, Duration::from_secs(6871), "64 GiB at 10 MB/s");
+        assert_eq!(
+            time_for(64 << 30) - PROMPT,
+            Duration::from_secs(6871),
+            "64 GiB at 10 MB/s"
+        );
     }
 }

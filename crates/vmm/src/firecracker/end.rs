@@ -9,13 +9,14 @@
 //! | power off by the magic SysRq key | `reboot: Power down` | **goes on**, without any device | [`Exit::Shutdown`] |
 //! | – (killed, crashed, forbidden system call) | – | a signal or another code | [`Exit::Vmm`] |
 //!
-//! Firecracker gives its guests no means to switch the machine off, so the kernel halts: who watches the console ends
-//! the VM then. What cannot be told apart:
-//! - A process that ended while nobody watched takes the console with it. Its log still tells that the guest ended
-//!   by itself, but not whether it restarted or panicked: [`Exit::Reset`].
-//! - A guest that halts with its console switched off, or while nobody watches and after more output than the pipe
-//!   holds, looks like one that has nothing to do.
-//! - Whoever is root in a guest can write the kernel's words to its console, and thereby choose how its own end is told.
+//! Firecracker gives its guests no means to switch the machine off, so the kernel halts: who
+//! watches the console ends the VM then. What cannot be told apart:
+//! - A process that ended while nobody watched takes the console with it. Its log still tells that
+//!   the guest ended by itself, but not whether it restarted or panicked: [`Exit::Reset`].
+//! - A guest that halts with its console switched off, or while nobody watches and after more
+//!   output than the pipe holds, looks like one that has nothing to do.
+//! - Whoever is root in a guest can write the kernel's words to its console, and thereby choose how
+//!   its own end is told.
 
 use std::io;
 use std::path::Path;
@@ -36,14 +37,20 @@ const LOG_END: u64 = 4096;
 const CLEAN: &str = "Firecracker exiting successfully";
 const TRIPLE_FAULT: &str = "Unexpected exit reason on vcpu run: Shutdown";
 
-/// The end of a VM whose process is gone, for which nobody watched; `None` if it did not come from the guest.
+/// The end of a VM whose process is gone, for which nobody watched; `None` if it did not come from
+/// the guest.
 pub(super) fn unwatched(dir: &Path) -> Option<Exit> {
     let log = log_end(dir);
     (log.contains(CLEAN) || log.contains(TRIPLE_FAULT)).then_some(Exit::Reset)
 }
 
 /// The end of a VM whose process has ended, and whose console has been read up to its end.
-pub(super) fn explain(ended: io::Result<Ended>, dir: &Path, output: &Output, console: &mut Console) -> Exit {
+pub(super) fn explain(
+    ended: io::Result<Ended>,
+    dir: &Path,
+    output: &Output,
+    console: &mut Console,
+) -> Exit {
     if let Some(text) = console.panic() {
         return Exit::Panic(text);
     }
@@ -52,7 +59,11 @@ pub(super) fn explain(ended: io::Result<Ended>, dir: &Path, output: &Output, con
         Ok(Ended::Code(0)) => Exit::Reset,
         Ok(Ended::Unknown) if log.contains(CLEAN) => Exit::Reset,
         Ok(Ended::Code(_) | Ended::Unknown) if log.contains(TRIPLE_FAULT) => Exit::Reset,
-        Ok(ended) => Exit::Vmm(format!("Firecracker ended with {ended}{}; {}", meaning(ended), words(dir, output))),
+        Ok(ended) => Exit::Vmm(format!(
+            "Firecracker ended with {ended}{}; {}",
+            meaning(ended),
+            words(dir, output)
+        )),
         Err(error) => Exit::Vmm(format!("the end of Firecracker cannot be seen: {error}")),
     }
 }
@@ -64,7 +75,9 @@ pub(super) fn words(dir: &Path, output: &Output) -> String {
 }
 
 fn log_end(dir: &Path) -> String {
-    tail(&dir.join(LOG), LOG_END).map(|tail| String::from_utf8_lossy(&tail).into_owned()).unwrap_or_default()
+    tail(&dir.join(LOG), LOG_END)
+        .map(|tail| String::from_utf8_lossy(&tail).into_owned())
+        .unwrap_or_default()
 }
 
 /// Firecracker's own exit codes.
@@ -94,16 +107,27 @@ mod tests {
     #[test]
     fn the_console_tells_a_panic_from_a_restart() {
         let panic = b"[1] Kernel panic - not syncing: no init\r\n";
-        assert_eq!(explained(Ended::Code(0), CLEAN, panic), Exit::Panic("Kernel panic - not syncing: no init".into()));
-        assert_eq!(explained(Ended::Code(0), CLEAN, b"[1] reboot: Restarting system\r\n"), Exit::Reset);
+        assert_eq!(
+            explained(Ended::Code(0), CLEAN, panic),
+            Exit::Panic("Kernel panic - not syncing: no init".into())
+        );
+        assert_eq!(
+            explained(Ended::Code(0), CLEAN, b"[1] reboot: Restarting system\r\n"),
+            Exit::Reset
+        );
         assert_eq!(explained(Ended::Unknown, CLEAN, b""), Exit::Reset);
         assert_eq!(explained(Ended::Code(1), TRIPLE_FAULT, b""), Exit::Reset);
     }
 
     #[test]
     fn what_does_not_come_from_the_guest_is_told_with_its_words() {
-        let Exit::Vmm(text) = explained(Ended::Code(148), "intercepted", b"") else { panic!("not of the guest") };
-        assert!(text.contains("filter forbids") && text.contains("intercepted"), "{text}");
+        let Exit::Vmm(text) = explained(Ended::Code(148), "intercepted", b"") else {
+            panic!("not of the guest")
+        };
+        assert!(
+            text.contains("filter forbids") && text.contains("intercepted"),
+            "{text}"
+        );
         assert!(matches!(explained(Ended::Signal(9), "", b""), Exit::Vmm(_)));
         assert!(matches!(explained(Ended::Unknown, "", b""), Exit::Vmm(_)));
     }
@@ -114,7 +138,11 @@ mod tests {
         assert_eq!(unwatched(dir.path()), None);
         std::fs::write(dir.path().join(LOG), "Running Firecracker").unwrap();
         assert_eq!(unwatched(dir.path()), None);
-        std::fs::write(dir.path().join(LOG), format!("{}\n{CLEAN}. exit_code=0\n", "x".repeat(10_000))).unwrap();
+        std::fs::write(
+            dir.path().join(LOG),
+            format!("{}\n{CLEAN}. exit_code=0\n", "x".repeat(10_000)),
+        )
+        .unwrap();
         assert_eq!(unwatched(dir.path()), Some(Exit::Reset));
     }
 }

@@ -35,8 +35,12 @@ fn switches(pid: u32) -> io::Result<u64> {
         let of = |name| fs::read_to_string(task.path().join(name));
         if of("comm")?.starts_with(VCPU) {
             let status = of("status")?;
-            let counts = status.lines().filter(|line| line.contains("voluntary_ctxt_switches:"));
-            sum += counts.filter_map(|line| line.rsplit('\t').next()?.trim().parse::<u64>().ok()).sum::<u64>();
+            let counts = status
+                .lines()
+                .filter(|line| line.contains("voluntary_ctxt_switches:"));
+            sum += counts
+                .filter_map(|line| line.rsplit('\t').next()?.trim().parse::<u64>().ok())
+                .sum::<u64>();
         }
     }
     Ok(sum)

@@ -1,9 +1,10 @@
-//! The memory in the directory of a VM: what the guest's was at its last snapshot, restore or boot, so that the next
-//! snapshot needs only what was written since.
+//! The memory in the directory of a VM: what the guest's was at its last snapshot, restore or boot,
+//! so that the next snapshot needs only what was written since.
 //!
-//! The files are those of a snapshot ([`flat`](crate::flat)), under second names. `layers.json` says which of them count.
-//! Without it none do, and the next snapshot is of all memory: so it goes before anything is changed, and is written
-//! again when all is there. It need not outlive the machine, as the VM does not.
+//! The files are those of a snapshot ([`flat`](crate::flat)), under second names. `layers.json`
+//! says which of them count. Without it none do, and the next snapshot is of all memory: so it goes
+//! before anything is changed, and is written again when all is there. It need not outlive the
+//! machine, as the VM does not.
 
 use std::fs::{self, File};
 use std::io;

@@ -14,16 +14,19 @@
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
 //! | `metrics.json` | once a minute | us: the newest metrics |
 //!
-//! In memory, in its working directory ([`run_dir`](crate::run_dir)): `disk`, a link to the disk, whose name is in
-//! snapshots; `api.sock`; `pager.sock` during a restore; `state.unfinished` during a snapshot.
+//! In memory, in its working directory ([`run_dir`](crate::run_dir)): `disk`, a link to the disk,
+//! whose name is in snapshots; `api.sock`; `pager.sock` during a restore; `state.unfinished` during
+//! a snapshot.
 //!
-//! If this process dies before `vm.json` is there, [`adopt`](Driver::adopt) finds the Firecracker by its command line
-//! and ends it; also one that has not started its guest. If it dies later, the VM goes on. What the guest says then
-//! stays in the pipe, up to 64 KiB: Firecracker does not block on a full pipe but drops what is new. A guest that ends
-//! takes its Firecracker and the pipe with it; [`end`] says what is still known then.
+//! If this process dies before `vm.json` is there, [`adopt`](Driver::adopt) finds the Firecracker
+//! by its command line and ends it; also one that has not started its guest. If it dies later, the
+//! VM goes on. What the guest says then stays in the pipe, up to 64 KiB: Firecracker does not block
+//! on a full pipe but drops what is new. A guest that ends takes its Firecracker and the pipe with
+//! it; [`end`] says what is still known then.
 //!
-//! Nothing that a guest does makes a file grow but the log. Firecracker itself limits each of its messages to ten in
-//! five seconds, and we give back the disk space of all but the newest while we watch.
+//! Nothing that a guest does makes a file grow but the log. Firecracker itself limits each of its
+//! messages to ten in five seconds, and we give back the disk space of all but the newest while we
+//! watch.
 
 pub mod api;
 mod args;
@@ -57,8 +60,9 @@ pub use client::{Client, SOCKET};
 pub use version::Error as VersionError;
 pub(crate) use version::check;
 
-/// The driver of a Firecracker about which nothing is asked: [`engine::choose`](crate::engine::choose) looks at its version
-/// and at KVM. `pager` is the program that serves memory in layers.
+/// The driver of a Firecracker about which nothing is asked:
+/// [`engine::choose`](crate::engine::choose) looks at its version and at KVM. `pager` is the
+/// program that serves memory in layers.
 #[must_use]
 pub fn driver(program: PathBuf, pager: Option<PathBuf>) -> Arc<dyn Driver> {
     Arc::new(Firecracker::new(program, None, pager))
@@ -101,7 +105,8 @@ impl record::Record for Record {
     }
 }
 
-/// The driver. Holds no state but the starts under way: every VM's is in its directory and its process.
+/// The driver. Holds no state but the starts under way: every VM's is in its directory and its
+/// process.
 #[derive(Debug)]
 pub(crate) struct Firecracker {
     host: Host,
@@ -119,9 +124,20 @@ struct Host {
 }
 
 impl Firecracker {
-    pub(crate) fn new(program: PathBuf, cpu_template: Option<Value>, pager: Option<PathBuf>) -> Self {
+    pub(crate) fn new(
+        program: PathBuf,
+        cpu_template: Option<Value>,
+        pager: Option<PathBuf>,
+    ) -> Self {
         let cpu_template = cpu_template.map(Arc::new);
-        Self { host: Host { program, cpu_template, pager }, starts: Starts::default() }
+        Self {
+            host: Host {
+                program,
+                cpu_template,
+                pager,
+            },
+            starts: Starts::default(),
+        }
     }
 }
 
@@ -144,11 +160,18 @@ impl Driver for Firecracker {
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
-        self.starts.run(&config.dir, start::boot(self.host.clone(), config.clone())).await
+        self.starts
+            .run(&config.dir, start::boot(self.host.clone(), config.clone()))
+            .await
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
-        self.starts.run(&config.dir, restore::restore(self.host.clone(), config.clone(), snapshot.to_owned())).await
+        self.starts
+            .run(
+                &config.dir,
+                restore::restore(self.host.clone(), config.clone(), snapshot.to_owned()),
+            )
+            .await
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
@@ -163,7 +186,10 @@ impl Driver for Firecracker {
     async fn destroy(&self, dir: &Path) -> Result<()> {
         self.starts.destroy::<Record>(dir).await?;
         // It ends by itself as well, but a moment later.
-        match record::read::<Record>(dir).map_err(in_file("read the record in", dir))?.and_then(|record| record.pager) {
+        match record::read::<Record>(dir)
+            .map_err(in_file("read the record in", dir))?
+            .and_then(|record| record.pager)
+        {
             Some(identity) => pager::destroy(dir, &identity).await,
             None => Ok(()),
         }

@@ -1,4 +1,5 @@
-//! A VM whose guest ended while nobody watched: there is no process any more, only what it left behind.
+//! A VM whose guest ended while nobody watched: there is no process any more, only what it left
+//! behind.
 
 use std::path::Path;
 
@@ -19,8 +20,13 @@ struct Over {
 pub(super) async fn find(dir: &Path) -> Result<Option<Box<dyn Vm>>> {
     let owned = dir.to_owned();
     let found = blocking("look for the VM of", dir, move || {
-        let Some(record) = record::read::<Record>(&owned)? else { return Ok(None) };
-        Ok(end::unwatched(&owned).map(|exit| Over { pid: record.identity.pid, exit }))
+        let Some(record) = record::read::<Record>(&owned)? else {
+            return Ok(None);
+        };
+        Ok(end::unwatched(&owned).map(|exit| Over {
+            pid: record.identity.pid,
+            exit,
+        }))
     });
     Ok(found.await?.map(|over| Box::new(over) as Box<dyn Vm>))
 }

@@ -1,5 +1,6 @@
-//! The pipes that Firecracker writes to, read as it writes, but not faster than [`PIECE`] every [`REST`]: one that was
-//! taken over may write for ever. What is too much stays in the pipe, where Firecracker drops what finds no room.
+//! The pipes that Firecracker writes to, read as it writes, but not faster than [`PIECE`] every
+//! [`REST`]: one that was taken over may write for ever. What is too much stays in the pipe, where
+//! Firecracker drops what finds no room.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -17,10 +18,12 @@ const LINE_LIMIT: usize = 256 * 1024;
 /// What is read at once, bytes: all that is in a pipe (pipe(7)).
 const PIECE: usize = 64 * 1024;
 
-/// Least time between two reads: 3 MB/s, where a guest prints 300 kB/s at most, and 50 wake-ups a second.
+/// Least time between two reads: 3 MB/s, where a guest prints 300 kB/s at most, and 50 wake-ups a
+/// second.
 const REST: Duration = Duration::from_millis(20);
 
-/// Least time between two writes of the file of metrics. Firecracker has something to write once a minute.
+/// Least time between two writes of the file of metrics. Firecracker has something to write once a
+/// minute.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One end of a pipe in the directory of a VM.
@@ -41,19 +44,35 @@ impl Pipe {
         Self::open(path)
     }
 
-    #[allow(deprecated, reason = "a file owns its descriptor for as long as it lives; the successor is unsafe")]
+    #[allow(
+        deprecated,
+        reason = "a file owns its descriptor for as long as it lives; the successor is unsafe"
+    )]
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = AsyncFd::with_interest(linux::fifo::open(path)?, Interest::READABLE)?;
-        Ok(Self { file, next_read: Mutex::new(Instant::now()) })
+        Ok(Self {
+            file,
+            next_read: Mutex::new(Instant::now()),
+        })
     }
 
-    /// Waits until something is there and may be read, and has `work` take it. Can be given up at any time.
-    pub(super) async fn when_readable(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let next_read = *self.next_read.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits until something is there and may be read, and has `work` take it. Can be given up at
+    /// any time.
+    pub(super) async fn when_readable(
+        &self,
+        work: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let next_read = *self
+            .next_read
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         tokio::time::sleep_until(next_read).await;
         let mut guard = self.file.readable().await?;
         let done = work();
-        *self.next_read.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + REST;
+        *self
+            .next_read
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now() + REST;
         // More may be there than was taken, of which the kernel would not tell again.
         if rustix::io::ioctl_fionread(self.file.get_ref())? == 0 {
             guard.clear_ready();
@@ -79,7 +98,8 @@ impl Pipe {
     }
 }
 
-/// Keeps the newest line of metrics in a file; Firecracker writes one a minute and one when it ends.
+/// Keeps the newest line of metrics in a file; Firecracker writes one a minute and one when it
+/// ends.
 #[derive(Debug)]
 pub(super) struct Metrics {
     path: PathBuf,
@@ -92,7 +112,12 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, line: Vec::new(), newest: None, next_write: Instant::now() }
+        Self {
+            path,
+            line: Vec::new(),
+            newest: None,
+            next_write: Instant::now(),
+        }
     }
 
     pub(super) fn push(&mut self, output: &[u8]) -> io::Result<()> {
@@ -104,12 +129,18 @@ impl Metrics {
                 self.line.clear();
             }
         }
-        if Instant::now() >= self.next_write { self.flush() } else { Ok(()) }
+        if Instant::now() >= self.next_write {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes what is newer than the file.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        let Some(newest) = self.newest.take() else { return Ok(()) };
+        let Some(newest) = self.newest.take() else {
+            return Ok(());
+        };
         self.next_write = Instant::now() + WRITE_INTERVAL;
         fs::write(&self.path, newest)
     }
@@ -129,7 +160,9 @@ mod tests {
         let mut writer = linux::fifo::open(&path).unwrap();
         writer.write_all(b"one").unwrap();
         let mut got: Vec<u8> = Vec::new();
-        pipe.when_readable(|| pipe.read_now(|bytes| got.extend(bytes))).await.unwrap();
+        pipe.when_readable(|| pipe.read_now(|bytes| got.extend(bytes)))
+            .await
+            .unwrap();
         pipe.read_now(|bytes| got.extend(bytes)).unwrap();
         assert_eq!(got, b"one");
         writer.write_all(b"two").unwrap();
@@ -151,14 +184,20 @@ mod tests {
         let begin = Instant::now();
         for _ in 0..50 {
             writer.write_all(b"a").unwrap();
-            pipe.when_readable(|| pipe.read_now(|bytes| assert_eq!(bytes, b"a"))).await.unwrap();
+            pipe.when_readable(|| pipe.read_now(|bytes| assert_eq!(bytes, b"a")))
+                .await
+                .unwrap();
         }
         assert!(begin.elapsed() >= 49 * REST, "{:?}", begin.elapsed());
         // What is left is seen without anything new.
         writer.write_all(b"bc").unwrap();
         let mut byte = [0];
-        pipe.when_readable(|| pipe.file.get_ref().read_exact(&mut byte)).await.unwrap();
-        pipe.when_readable(|| pipe.read_now(|bytes| assert_eq!(bytes, b"c"))).await.unwrap();
+        pipe.when_readable(|| pipe.file.get_ref().read_exact(&mut byte))
+            .await
+            .unwrap();
+        pipe.when_readable(|| pipe.read_now(|bytes| assert_eq!(bytes, b"c")))
+            .await
+            .unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Restores a VM from the directory that [`snapshot`](super::snapshot) wrote.
 //!
-//! Memory that is flat is mapped by Firecracker. In layers it is served page by page ([`pager`]); where nothing here can
-//! do that, it is made flat first.
+//! Memory that is flat is mapped by Firecracker. In layers it is served page by page ([`pager`]);
+//! where nothing here can do that, it is made flat first.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -24,19 +24,39 @@ use super::vm::FirecrackerVm;
 use super::{Host, memory};
 
 /// The VM is paused when this returns. After an error no process is left.
-pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<FirecrackerVm> {
+pub(super) async fn restore(
+    host: Host,
+    config: VmConfig,
+    snapshot: PathBuf,
+) -> Result<FirecrackerVm> {
     check(&config).await?;
-    let found = fits(&config, &snapshot).map_err(|reason| Error::BadSnapshot { dir: snapshot.clone(), reason })?;
+    let found = fits(&config, &snapshot).map_err(|reason| Error::BadSnapshot {
+        dir: snapshot.clone(),
+        reason,
+    })?;
     let disk = &config.disk.path;
     File::open(disk).map_err(in_file("open", disk))?;
     let run = prepare(&config)?;
     let (from, to, serves) = (snapshot.clone(), config.clone(), host.pager.is_some());
     let own_run = Arc::clone(&run);
-    let taken = tokio::task::spawn_blocking(move || take(&from, &found.memory, &to, &own_run, serves)).await;
-    let taken = taken.map_err(io::Error::other).flatten().map_err(flat::damaged(&snapshot))?;
+    let taken =
+        tokio::task::spawn_blocking(move || take(&from, &found.memory, &to, &own_run, serves))
+            .await;
+    let taken = taken
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(flat::damaged(&snapshot))?;
     let files = match taken {
-        None => Files { write: &[STATE], read: &[MEMORY], devices: &[] },
-        Some(_) => Files { write: &[STATE], read: &[], devices: &[linux::uffd::DEVICE] },
+        None => Files {
+            write: &[STATE],
+            read: &[MEMORY],
+            devices: &[],
+        },
+        Some(_) => Files {
+            write: &[STATE],
+            read: &[],
+            devices: &[linux::uffd::DEVICE],
+        },
     };
     let mut started = launch(&host, &config, run, files).await?;
     let loaded = async {
@@ -51,7 +71,8 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     }
 }
 
-/// Takes the files under names of the VM's own, and prepares the server of its memory if it is to have one.
+/// Takes the files under names of the VM's own, and prepares the server of its memory if it is to
+/// have one.
 fn take(
     snapshot: &Path,
     memory: &Memory,
@@ -74,9 +95,10 @@ fn take(
     memory::write(&config.dir, &memory)?;
     let prepared = match &memory {
         Memory::Flat => {
-            // A private mapping writes nothing to the memory, so it is the snapshot's own file, which all siblings
-            // share. A Firecracker in a jail is a user of its own, whom its mode lets read it where the jail shows it,
-            // read-only; nobody else gets through the directories that it is in.
+            // A private mapping writes nothing to the memory, so it is the snapshot's own file,
+            // which all siblings share. A Firecracker in a jail is a user of its own, whom its mode
+            // lets read it where the jail shows it, read-only; nobody else gets through the
+            // directories that it is in.
             if config.jail.is_some() {
                 fs::set_permissions(config.dir.join(MEMORY), Permissions::from_mode(0o444))?;
             }
@@ -98,13 +120,18 @@ async fn serve(
     prepared: Prepared,
     snapshot: &Path,
 ) -> Result<()> {
-    let pager = started.pager.insert(pager::start(program, config, prepared, snapshot).await?);
+    let pager = started
+        .pager
+        .insert(pager::start(program, config, prepared, snapshot).await?);
     started.record.pager = pager.identity().cloned();
     record::write(&started.record, &started.dir).map_err(in_file("write vm.json in", &started.dir))
 }
 
 async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<()> {
-    let taps = config.net.iter().map(|net| NetworkOverride { iface_id: NIC.into(), host_dev_name: net.tap.clone() });
+    let taps = config.net.iter().map(|net| NetworkOverride {
+        iface_id: NIC.into(),
+        host_dev_name: net.tap.clone(),
+    });
     let request = SnapshotLoad {
         snapshot_path: started.dir.join(STATE),
         mem_backend: match started.pager {
@@ -115,7 +142,10 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
         resume_vm: false,
         network_overrides: taps.collect(),
     };
-    let bad = |reason| Error::BadSnapshot { dir: snapshot.into(), reason };
+    let bad = |reason| Error::BadSnapshot {
+        dir: snapshot.into(),
+        reason,
+    };
     // It waits for ever when it needs a page and nobody serves it.
     let loaded = tokio::select! {
         loaded = started.client.load_snapshot(&request, u64::from(config.memory_mb) << 20) => loaded,
@@ -124,7 +154,10 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     // A Firecracker that cannot use the files says so and ends.
     loaded.map_err(|error| match error {
         Error::Refused { reason, .. } => bad(reason),
-        other => bad(format!("{other}: {}", super::end::words(&started.dir, &started.output))),
+        other => bad(format!(
+            "{other}: {}",
+            super::end::words(&started.dir, &started.output)
+        )),
     })?;
     match &config.net {
         Some(_) => instance_data(&started.client, config).await,
@@ -150,7 +183,9 @@ fn fits(config: &VmConfig, snapshot: &Path) -> Result<Manifest, String> {
     same("memory in MiB", found.memory_mb, config.memory_mb)?;
     same("network", network(found.net), network(config.net.is_some()))?;
     lengths(snapshot, &[(STATE, found.state_bytes)])?;
-    found.memory.is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
+    found
+        .memory
+        .is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
     checksum(snapshot, STATE, &found.state_sha256)?;
     Ok(found)
 }
@@ -176,10 +211,23 @@ mod tests {
         let cpu = cpu::identity().unwrap();
         let (vmm, vcpus, memory_mb, net) = (Name::Firecracker, 1, 1, false);
         let memory = Memory::Flat;
-        let mut manifest =
-            Manifest { version: VERSION, vmm, cpu, vcpus, memory_mb, net, state_bytes, state_sha256, memory };
+        let mut manifest = Manifest {
+            version: VERSION,
+            vmm,
+            cpu,
+            vcpus,
+            memory_mb,
+            net,
+            state_bytes,
+            state_sha256,
+            memory,
+        };
         change(&mut manifest);
-        fs::write(snapshot.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+        fs::write(
+            snapshot.join(MANIFEST),
+            serde_json::to_vec(&manifest).unwrap(),
+        )
+        .unwrap();
         let config = VmConfig {
             dir,
             name: "vm".into(),
@@ -188,10 +236,20 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 1 << 20 },
+            disk: Disk {
+                path: "/d".into(),
+                format: DiskFormat::Raw,
+                base: None,
+                size_bytes: 1 << 20,
+            },
             modules: None,
             net: None,
-            jail: Some(Jail { uid: 7, gid: 7, cgroup: None, disk: Default::default() }),
+            jail: Some(Jail {
+                uid: 7,
+                gid: 7,
+                cgroup: None,
+                disk: Default::default(),
+            }),
         };
         (snapshot, config)
     }
@@ -200,14 +258,31 @@ mod tests {
     fn siblings_read_the_memory_of_their_snapshot_and_write_to_nothing_of_it() {
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config) = snapshot(root.path(), |_| {});
-        assert!(take(&snapshot, &Memory::Flat, &config, &RunDir::create(&config).unwrap(), true).unwrap().is_none());
+        assert!(
+            take(
+                &snapshot,
+                &Memory::Flat,
+                &config,
+                &RunDir::create(&config).unwrap(),
+                true
+            )
+            .unwrap()
+            .is_none()
+        );
         let of = |path: PathBuf| fs::metadata(path).unwrap();
         let (theirs, own) = (of(snapshot.join(MEMORY)), of(config.dir.join(MEMORY)));
         assert_eq!((theirs.ino(), own.mode() & 0o777), (own.ino(), 0o444));
         for dir in [&snapshot, &config.dir] {
-            assert_eq!(of(dir.clone()).mode() & 0o777, 0o700, "nobody else gets at it");
+            assert_eq!(
+                of(dir.clone()).mode() & 0o777,
+                0o700,
+                "nobody else gets at it"
+            );
         }
-        assert_ne!(of(snapshot.join(STATE)).ino(), of(config.dir.join(STATE)).ino());
+        assert_ne!(
+            of(snapshot.join(STATE)).ino(),
+            of(config.dir.join(STATE)).ino()
+        );
     }
 
     #[test]
@@ -220,13 +295,18 @@ mod tests {
                 Ok(())
             };
             let written = std::iter::once(4096..8192).collect::<Vec<_>>();
-            let seal = crate::diff::write(&snapshot.join(flat::DIFF), 1 << 20, &written, fill).unwrap();
+            let seal =
+                crate::diff::write(&snapshot.join(flat::DIFF), 1 << 20, &written, fill).unwrap();
             let run = RunDir::create(&config).unwrap();
             (snapshot, config, run, Memory::Diff(vec![seal]))
         };
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config, run, memory) = layered(root.path());
-        assert!(take(&snapshot, &memory, &config, &run, true).unwrap().is_some());
+        assert!(
+            take(&snapshot, &memory, &config, &run, true)
+                .unwrap()
+                .is_some()
+        );
         assert_eq!(memory::read(&config.dir).unwrap(), Some(memory.clone()));
         assert!(!snapshot.join(MEMORY).exists() && memory.is_whole(&config.dir, 1 << 20).is_ok());
         run.socket(pager::SOCKET).unwrap();
@@ -236,13 +316,22 @@ mod tests {
         fs::remove_file(config.dir.join(STATE)).unwrap();
         fs::write(snapshot.join(flat::DIFF), vec![0; 8192]).unwrap();
         let error = take(&snapshot, &memory, &config, &run, true).unwrap_err();
-        assert!(error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"), "{error}");
+        assert!(
+            error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"),
+            "{error}"
+        );
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config, run, memory) = layered(root.path());
-        assert!(take(&snapshot, &memory, &config, &run, false).unwrap().is_none());
+        assert!(
+            take(&snapshot, &memory, &config, &run, false)
+                .unwrap()
+                .is_none()
+        );
         assert_eq!(memory::read(&config.dir).unwrap(), Some(Memory::Flat));
         let whole = fs::read(config.dir.join(MEMORY)).unwrap();
-        assert!(whole[..4096] == [7; 4096] && whole[4096..8192] == [9; 4096] && whole.len() == 1 << 20);
+        assert!(
+            whole[..4096] == [7; 4096] && whole[4096..8192] == [9; 4096] && whole.len() == 1 << 20
+        );
     }
 
     #[test]
@@ -253,10 +342,28 @@ mod tests {
             fits(&config, &snapshot).map(drop)
         };
         assert_eq!(refusal(|_| {}), Ok(()));
-        assert_eq!(refusal(|found| found.vcpus = 2).unwrap_err(), "its number of virtual CPUs is 2, but here it is 1");
-        assert_eq!(refusal(|found| found.net = true).unwrap_err(), "its network is there, but here it is not there");
-        assert!(refusal(|found| found.cpu = "Z80".into()).unwrap_err().starts_with("its processor is Z80, but here"));
-        assert!(refusal(|found| found.state_sha256 = "0".into()).unwrap_err().starts_with("the checksum of state is "));
-        assert!(refusal(|found| found.state_bytes = 8).unwrap_err().contains("7 bytes instead of 8"));
+        assert_eq!(
+            refusal(|found| found.vcpus = 2).unwrap_err(),
+            "its number of virtual CPUs is 2, but here it is 1"
+        );
+        assert_eq!(
+            refusal(|found| found.net = true).unwrap_err(),
+            "its network is there, but here it is not there"
+        );
+        assert!(
+            refusal(|found| found.cpu = "Z80".into())
+                .unwrap_err()
+                .starts_with("its processor is Z80, but here")
+        );
+        assert!(
+            refusal(|found| found.state_sha256 = "0".into())
+                .unwrap_err()
+                .starts_with("the checksum of state is ")
+        );
+        assert!(
+            refusal(|found| found.state_bytes = 8)
+                .unwrap_err()
+                .contains("7 bytes instead of 8")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Snapshots: a directory with the memory, the device state, and a manifest that says what they fit.
+//! Snapshots: a directory with the memory, the device state, and a manifest that says what they
+//! fit.
 //!
 //! | file | content |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | `state` | Firecracker's state of the devices, with a checksum |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
-//! Firecracker writes only what the guest wrote since the snapshot before, and the directory of the VM has the memory as
-//! it was then ([`memory`]). So a new snapshot goes:
+//! Firecracker writes only what the guest wrote since the snapshot before, and the directory of the
+//! VM has the memory as it was then ([`memory`]). So a new snapshot goes:
 //!
 //! ```text
 //!  out/memory.unfinished, all holes
@@ -15,17 +16,20 @@
 //!     ├─ after a boot: that is all memory ─→ memory
 //!     └─ otherwise its pages ─────────────→ memory.diff, over what the last snapshot was of
 //! ```
-//! What is a hole afterwards was not written, pages of zeroes were. Where the file system cannot tell them apart, and
-//! where there are as many differences as may be, the file begins as a copy of the memory before, and is all of it.
+//! What is a hole afterwards was not written, pages of zeroes were. Where the file system cannot
+//! tell them apart, and where there are as many differences as may be, the file begins as a copy of
+//! the memory before, and is all of it.
 //!
-//! Firecracker opens the file in a directory of ours ([`OUT`]), where it can change no names; that of an earlier version
-//! does so in its working directory, which is its own. Either way we use the file that we made, by its descriptor, and
-//! take it out of reach of descriptors that Firecracker may have kept ([`UntrustedDir::take_file`]). The state is small:
-//! it is written to the working directory and copied.
+//! Firecracker opens the file in a directory of ours ([`OUT`]), where it can change no names; that
+//! of an earlier version does so in its working directory, which is its own. Either way we use the
+//! file that we made, by its descriptor, and take it out of reach of descriptors that Firecracker
+//! may have kept ([`UntrustedDir::take_file`]). The state is small: it is written to the working
+//! directory and copied.
 //!
-//! Firecracker forgets which pages were written once it has been asked. If it fails, or this process dies before the
-//! new memory is there, none counts, and the next snapshot is of all memory. A failure removes what it wrote to the
-//! directory of the snapshot. If this process dies, that has no manifest, and no one restores it.
+//! Firecracker forgets which pages were written once it has been asked. If it fails, or this
+//! process dies before the new memory is there, none counts, and the next snapshot is of all
+//! memory. A failure removes what it wrote to the directory of the snapshot. If this process dies,
+//! that has no manifest, and no one restores it.
 
 use std::fs::{self, File};
 use std::io;
@@ -56,7 +60,8 @@ pub(super) const VERSION: u32 = 2;
 const NEW_MEMORY: &str = "memory.unfinished";
 const NEW_STATE: &str = "state.unfinished";
 
-/// What a snapshot fits, and how long its files are, so that a short one is noticed before a guest runs on it.
+/// What a snapshot fits, and how long its files are, so that a short one is noticed before a guest
+/// runs on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) version: u32,
@@ -79,7 +84,10 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
     must_be_empty(&dir)?;
     if vm.client.instance().await?.state == State::Running {
         let reason = "the VM runs; pause it first".into();
-        return Err(Error::Refused { command: "snapshot".into(), reason });
+        return Err(Error::Refused {
+            command: "snapshot".into(),
+            reason,
+        });
     }
     let written = write_files(&vm, &dir).await;
     let cleared = Targets::of(&vm).and_then(|targets| targets.clear());
@@ -95,18 +103,29 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
 
 async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     let (kind, over) = begin(vm).await?;
-    let request =
-        SnapshotCreate { snapshot_type: kind, snapshot_path: NEW_STATE.into(), mem_file_path: memory_path(vm) };
+    let request = SnapshotCreate {
+        snapshot_type: kind,
+        snapshot_path: NEW_STATE.into(),
+        mem_file_path: memory_path(vm),
+    };
     let bytes = u64::from(vm.record.memory_mb) << 20;
-    vm.client.create_snapshot(&request, bytes).await.map_err(|error| in_its_words(error, &vm.dir))?;
+    vm.client
+        .create_snapshot(&request, bytes)
+        .await
+        .map_err(|error| in_its_words(error, &vm.dir))?;
     let (own, to) = (vm.dir.clone(), dir.to_owned());
     let targets = Targets::of(vm).map_err(in_file("open what Firecracker wrote in", &vm.dir))?;
     let memory = blocking("write", dir, move || {
-        targets.run.copy_file(NEW_STATE, STATE_LIMIT, &to.join(STATE))?;
+        targets
+            .run
+            .copy_file(NEW_STATE, STATE_LIMIT, &to.join(STATE))?;
         let memory = take_memory(&own, &targets.out, over, bytes)?;
         // It is the VM's from now on, also if the snapshot gets none of it.
         memory::write(&own, &memory)?;
-        memory.names().iter().try_for_each(|name| place(&own.join(name), &to.join(name)))?;
+        memory
+            .names()
+            .iter()
+            .try_for_each(|name| place(&own.join(name), &to.join(name)))?;
         Ok(memory)
     })
     .await?;
@@ -114,10 +133,23 @@ async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
     let cpu = cpu::identity().map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
     let (vcpus, memory_mb, net) = (vm.record.vcpus, vm.record.memory_mb, vm.record.net);
     let vmm = Name::Firecracker;
-    let manifest = Manifest { version: VERSION, vmm, cpu, vcpus, memory_mb, net, state_bytes, state_sha256, memory };
+    let manifest = Manifest {
+        version: VERSION,
+        vmm,
+        cpu,
+        vcpus,
+        memory_mb,
+        net,
+        state_bytes,
+        state_sha256,
+        memory,
+    };
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
-    blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
+    blocking("write", &path.clone(), move || {
+        linux::file::write_atomic(&path, &content?, 0o600)
+    })
+    .await
 }
 
 /// The directories in which Firecracker opens what it writes.
@@ -128,8 +160,15 @@ struct Targets {
 
 impl Targets {
     fn of(vm: &Shared) -> io::Result<Self> {
-        let out = if vm.record.out { UntrustedDir::open(&vm.dir.join(OUT)) } else { vm.run.try_clone() }?;
-        Ok(Self { run: Arc::clone(&vm.run), out })
+        let out = if vm.record.out {
+            UntrustedDir::open(&vm.dir.join(OUT))
+        } else {
+            vm.run.try_clone()
+        }?;
+        Ok(Self {
+            run: Arc::clone(&vm.run),
+            out,
+        })
     }
 
     /// Idempotent.
@@ -141,11 +180,15 @@ impl Targets {
 
 /// The file for the memory, as Firecracker names it.
 fn memory_path(vm: &Shared) -> PathBuf {
-    if vm.record.out { vm.dir.join(OUT).join(NEW_MEMORY) } else { NEW_MEMORY.into() }
+    if vm.record.out {
+        vm.dir.join(OUT).join(NEW_MEMORY)
+    } else {
+        NEW_MEMORY.into()
+    }
 }
 
-/// Makes the files that Firecracker writes to, which only its user can read, and says over what its memory will be;
-/// without that it is flat.
+/// Makes the files that Firecracker writes to, which only its user can read, and says over what its
+/// memory will be; without that it is flat.
 async fn begin(vm: &Shared) -> Result<(SnapshotType, Option<Memory>)> {
     let (dir, bytes) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20);
     let targets = Targets::of(vm).map_err(in_file("open the working directory of", &vm.dir))?;
@@ -154,9 +197,16 @@ async fn begin(vm: &Shared) -> Result<(SnapshotType, Option<Memory>)> {
         targets.clear()?;
         let known = memory::read(&dir)?;
         memory::forget(&dir)?;
-        let kind = if known.is_some() { SnapshotType::Diff } else { SnapshotType::Full };
+        let kind = if known.is_some() {
+            SnapshotType::Diff
+        } else {
+            SnapshotType::Full
+        };
         let new = targets.out.create_file(NEW_MEMORY)?;
-        let over = known.map(|known| prepare(&dir, &known, bytes, &new)).transpose()?.flatten();
+        let over = known
+            .map(|known| prepare(&dir, &known, bytes, &new))
+            .transpose()?
+            .flatten();
         let state = targets.run.create_file(NEW_STATE)?;
         // By their descriptors: whatever has their names by now stays as it is.
         fchown(new, Some(user), None)?;
@@ -166,7 +216,8 @@ async fn begin(vm: &Shared) -> Result<(SnapshotType, Option<Memory>)> {
     blocking("make the files of a snapshot in", &vm.dir, made).await
 }
 
-/// Makes the file that the written pages are added to: holes, over the known memory, or a copy of all of that.
+/// Makes the file that the written pages are added to: holes, over the known memory, or a copy of
+/// all of that.
 fn prepare(dir: &Path, known: &Memory, bytes: u64, new: &File) -> io::Result<Option<Memory>> {
     if memory::is_blank(dir, known)? {
         return new.set_len(bytes).map(|()| None);
@@ -178,7 +229,12 @@ fn prepare(dir: &Path, known: &Memory, bytes: u64, new: &File) -> io::Result<Opt
 }
 
 /// Makes what Firecracker wrote a part of the memory in the directory of its VM.
-fn take_memory(dir: &Path, out: &UntrustedDir, over: Option<Memory>, bytes: u64) -> io::Result<Memory> {
+fn take_memory(
+    dir: &Path,
+    out: &UntrustedDir,
+    over: Option<Memory>,
+    bytes: u64,
+) -> io::Result<Memory> {
     let new = dir.join(NEW_MEMORY);
     out.take_file(NEW_MEMORY, &new)?;
     let Some(under) = over else {
@@ -196,20 +252,29 @@ fn take_memory(dir: &Path, out: &UntrustedDir, over: Option<Memory>, bytes: u64)
     if under == Memory::Flat {
         fs::rename(dir.join(MEMORY), dir.join(BASE))?;
     }
-    Ok(Memory::Diff(under.diffs().iter().copied().chain([seal]).collect()))
+    Ok(Memory::Diff(
+        under.diffs().iter().copied().chain([seal]).collect(),
+    ))
 }
 
 /// Writes what is no hole.
 fn write_pages(pages: &File, bytes: u64, diff: &Path) -> io::Result<Seal> {
     if pages.metadata()?.len() != bytes {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "Firecracker has changed the length of its memory"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "Firecracker has changed the length of its memory",
+        ));
     }
-    diff::write(diff, bytes, &linux::sparse::data(pages)?, |part, at| pages.read_exact_at(part, at))
+    diff::write(diff, bytes, &linux::sparse::data(pages)?, |part, at| {
+        pages.read_exact_at(part, at)
+    })
 }
 
 /// Firecracker tells errors of the system in words only; that a disk is full is worth knowing.
 fn in_its_words(error: Error, dir: &Path) -> Error {
-    let Error::Refused { reason, .. } = &error else { return error };
+    let Error::Refused { reason, .. } = &error else {
+        return error;
+    };
     match os_error(reason) {
         Some(code) => in_file("write a snapshot in", dir)(io::Error::from_raw_os_error(code)),
         None => error,
@@ -218,7 +283,10 @@ fn in_its_words(error: Error, dir: &Path) -> Error {
 
 /// From `… (os error 28)` or `Os { code: 28, …`.
 fn os_error(text: &str) -> Option<i32> {
-    let at = ["(os error ", "Os { code: "].iter().find_map(|marker| text.split_once(marker))?.1;
+    let at = ["(os error ", "Os { code: "]
+        .iter()
+        .find_map(|marker| text.split_once(marker))?
+        .1;
     at.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
@@ -243,7 +311,12 @@ mod tests {
             let file = out.create_file(NEW_MEMORY).unwrap();
             let over = prepare(dir, &known, BYTES, &file).unwrap();
             // As Firecracker does it: pages of zeroes are written as well.
-            for (page, byte) in [(generation, 7), (100, generation), (101, 0), (generation / 2, 0)] {
+            for (page, byte) in [
+                (generation, 7),
+                (100, generation),
+                (101, 0),
+                (generation / 2, 0),
+            ] {
                 let (at, content) = (page * 4096, [u8::try_from(byte).unwrap(); 4096]);
                 file.write_all_at(&content, at as u64).unwrap();
                 model[at..at + 4096].copy_from_slice(&content);
@@ -252,10 +325,23 @@ mod tests {
             let memory = take_memory(dir, &out, over, BYTES).unwrap();
             memory::write(dir, &memory).unwrap();
             let layers = if exact { generation % (DEPTH + 1) } else { 0 };
-            assert_eq!((memory.diffs().len(), memory.is_whole(dir, BYTES)), (layers, Ok(())));
+            assert_eq!(
+                (memory.diffs().len(), memory.is_whole(dir, BYTES)),
+                (layers, Ok(()))
+            );
             let flat = dir.join("flat");
-            flat::merge(dir, &memory, BYTES, &files::new_file(&flat).unwrap(), &AtomicBool::new(false)).unwrap();
-            assert!(fs::read(&flat).unwrap() == model, "after {generation} generations");
+            flat::merge(
+                dir,
+                &memory,
+                BYTES,
+                &files::new_file(&flat).unwrap(),
+                &AtomicBool::new(false),
+            )
+            .unwrap();
+            assert!(
+                fs::read(&flat).unwrap() == model,
+                "after {generation} generations"
+            );
             fs::remove_file(flat).unwrap();
         }
         memory::remove(dir).unwrap();
@@ -277,27 +363,45 @@ mod tests {
             Ok(())
         };
         let pages: Vec<_> = std::iter::once(0..4096).collect();
-        let seals = (0..DEPTH).map(|number| diff::write(&dir.join(diff_name(number)), BYTES, &pages, fill).unwrap());
+        let seals = (0..DEPTH)
+            .map(|number| diff::write(&dir.join(diff_name(number)), BYTES, &pages, fill).unwrap());
         let known = Memory::Diff(seals.collect());
         let out = UntrustedDir::open(&run).unwrap();
         let new = out.create_file(NEW_MEMORY).unwrap();
         fs::rename(run.join(NEW_MEMORY), run.join("x")).unwrap();
         std::os::unix::fs::symlink(&secret, run.join(NEW_MEMORY)).unwrap();
         assert_eq!(prepare(dir, &known, BYTES, &new).unwrap(), None);
-        assert!(fs::read(&secret).unwrap() == vec![5; 1 << 20], "no layer was written to it");
+        assert!(
+            fs::read(&secret).unwrap() == vec![5; 1 << 20],
+            "no layer was written to it"
+        );
         assert!(fs::read(run.join("x")).unwrap()[..4096] == [9; 4096]);
         let taken = take_memory(dir, &out, None, BYTES).unwrap_err();
-        assert!(taken.kind() == io::ErrorKind::InvalidData && !dir.join(MEMORY).exists(), "{taken}");
+        assert!(
+            taken.kind() == io::ErrorKind::InvalidData && !dir.join(MEMORY).exists(),
+            "{taken}"
+        );
         assert!(fs::read(&secret).unwrap() == vec![5; 1 << 20]);
     }
 
     #[test]
     fn errors_of_the_system_are_found_in_words() {
-        assert_eq!(os_error("cannot write: No space left on device (os error 28)"), Some(28));
-        assert_eq!(os_error("WriteError(Os { code: 28, kind: StorageFull })"), Some(28));
+        assert_eq!(
+            os_error("cannot write: No space left on device (os error 28)"),
+            Some(28)
+        );
+        assert_eq!(
+            os_error("WriteError(Os { code: 28, kind: StorageFull })"),
+            Some(28)
+        );
         assert_eq!(os_error("the VM is not paused"), None);
-        let refused = Error::Refused { command: "c".into(), reason: "full (os error 28)".into() };
-        let Error::Io { source, .. } = in_its_words(refused, Path::new("/vm")) else { panic!("an error of a file") };
+        let refused = Error::Refused {
+            command: "c".into(),
+            reason: "full (os error 28)".into(),
+        };
+        let Error::Io { source, .. } = in_its_words(refused, Path::new("/vm")) else {
+            panic!("an error of a file")
+        };
         assert_eq!(source.kind(), io::ErrorKind::StorageFull);
     }
 }

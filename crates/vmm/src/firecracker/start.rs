@@ -20,16 +20,19 @@ use crate::run_dir::{self, OUT, RunDir};
 use crate::{DiskFormat, Error, Net, Result, Vm, VmConfig, record, starts};
 
 use super::api::{
-    Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics, MmdsConfig, MmdsVersion,
-    NetworkInterface, Serial, State,
+    Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics,
+    MmdsConfig, MmdsVersion, NetworkInterface, Serial, State,
 };
-use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, NIC, STATE, command_line};
+use super::args::{
+    self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, NIC, STATE, command_line,
+};
 use super::client::Client;
 use super::pipe::Pipe;
 use super::vm::FirecrackerVm;
 use super::{Host, Name, Record, end, memory, over};
 
-/// Time from the start of Firecracker to its first answer. It takes some 20 ms; an overloaded host much longer.
+/// Time from the start of Firecracker to its first answer. It takes some 20 ms; an overloaded host
+/// much longer.
 const START: Duration = Duration::from_secs(60);
 
 /// How often a starting Firecracker is tried. Short, since every create waits for it.
@@ -38,7 +41,8 @@ const RETRY: Duration = Duration::from_millis(2);
 /// Time that a Firecracker whose connection broke has to be gone.
 const GONE: Duration = Duration::from_secs(2);
 
-/// Memory that Firecracker takes besides the guest's, MiB: some five, and what it reads and writes of snapshots.
+/// Memory that Firecracker takes besides the guest's, MiB: some five, and what it reads and writes
+/// of snapshots.
 const OVERHEAD_MB: u32 = 64;
 
 /// How often the guest is asked about its memory, seconds.
@@ -68,10 +72,13 @@ pub(super) struct Files<'a> {
 }
 
 impl Started {
-    /// Ends the process after a failure, and tells the failure; that the process ended by itself is one of its own.
+    /// Ends the process after a failure, and tells the failure; that the process ended by itself is
+    /// one of its own.
     pub(super) async fn fail(self, error: Error) -> Error {
         let gone = matches!(error, Error::Io { .. })
-            && tokio::time::timeout(GONE, ended(&self.process)).await.is_ok_and(|ended| ended.is_ok());
+            && tokio::time::timeout(GONE, ended(&self.process))
+                .await
+                .is_ok_and(|ended| ended.is_ok());
         if let Err(second) = process::end(self.process).await {
             tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
         }
@@ -80,12 +87,19 @@ impl Started {
         {
             tracing::warn!(error = %second, dir = %self.dir.display(), "the server of its memory cannot be ended");
         }
-        if gone { ended_early(&self.dir, &self.output) } else { error }
+        if gone {
+            ended_early(&self.dir, &self.output)
+        } else {
+            error
+        }
     }
 }
 
 fn ended_early(dir: &Path, output: &Output) -> Error {
-    Error::EndedEarly { program: "firecracker".into(), stderr: end::words(dir, output) }
+    Error::EndedEarly {
+        program: "firecracker".into(),
+        stderr: end::words(dir, output),
+    }
 }
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> {
@@ -96,23 +110,41 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> 
     let run = prepare(&config)?;
     memory::begin(&config.dir, u64::from(config.memory_mb) << 20)
         .map_err(in_file("make the memory in", &config.dir))?;
-    let started = launch(&host, &config, run, Files { write: &[], read: &[], devices: &[] }).await?;
+    let started = launch(
+        &host,
+        &config,
+        run,
+        Files {
+            write: &[],
+            read: &[],
+            devices: &[],
+        },
+    )
+    .await?;
     match configure(&started.client, &host, &config).await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
         Err(error) => Err(started.fail(error).await),
     }
 }
 
-/// Refuses what Firecracker would take for "as you like", and a directory whose VM would lose its files.
+/// Refuses what Firecracker would take for "as you like", and a directory whose VM would lose its
+/// files.
 pub(super) async fn check(config: &VmConfig) -> Result<()> {
     if config.disk.format != DiskFormat::Raw {
-        let reason = format!("Firecracker has raw disks only, and this one is {:?}", config.disk.format);
-        return Err(Error::Refused { command: "the start of a VM".into(), reason });
+        let reason = format!(
+            "Firecracker has raw disks only, and this one is {:?}",
+            config.disk.format
+        );
+        return Err(Error::Refused {
+            command: "the start of a VM".into(),
+            reason,
+        });
     }
     starts::check::<Record>(config).await
 }
 
-/// Takes away what an earlier VM in this directory left, and makes what Firecracker opens under a fixed name.
+/// Takes away what an earlier VM in this directory left, and makes what Firecracker opens under a
+/// fixed name.
 pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
     let dir = &config.dir;
     let made = || -> io::Result<Arc<RunDir>> {
@@ -136,8 +168,14 @@ pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
     made().map_err(in_file("prepare", dir))
 }
 
-/// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no process is left.
-pub(super) async fn launch(host: &Host, config: &VmConfig, run: Arc<RunDir>, files: Files<'_>) -> Result<Started> {
+/// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no
+/// process is left.
+pub(super) async fn launch(
+    host: &Host,
+    config: &VmConfig,
+    run: Arc<RunDir>,
+    files: Files<'_>,
+) -> Result<Started> {
     let dir = config.dir.clone();
     let pipe = |name| Pipe::make(&dir.join(name)).map_err(in_file("make a pipe in", &dir));
     let (console, metrics) = (pipe(CONSOLE)?, pipe(METRICS)?);
@@ -151,18 +189,44 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, run: Arc<RunDir>, fil
         oom_score_adj: Some(OOM_SCORE_ADJ),
         ..Spawn::default()
     };
-    let write = files.write.iter().chain(&[LOG, CONSOLE, METRICS]).map(|name| dir.join(name)).collect();
+    let write = files
+        .write
+        .iter()
+        .chain(&[LOG, CONSOLE, METRICS])
+        .map(|name| dir.join(name))
+        .collect();
     let read = files.read.iter().map(|name| dir.join(name)).collect();
     // It opens the guest's network device itself.
     let net = config.net.as_ref().map(|_| linux::tap::DEVICE);
-    let devices = files.devices.iter().chain(&["/dev/kvm"]).chain(&net).map(PathBuf::from).collect();
+    let devices = files
+        .devices
+        .iter()
+        .chain(&["/dev/kvm"])
+        .chain(&net)
+        .map(PathBuf::from)
+        .collect();
     let open_files_in = vec![dir.join(OUT)];
     // It has filters of its own, one for each kind of thread.
     let syscalls = Syscalls::NotDenied;
     let overhead_mb = OVERHEAD_MB;
-    let needs = Needs { run: Arc::clone(&run), open_files_in, devices, write, read, overhead_mb, syscalls };
-    let process =
-        Arc::new(process::start(spawn, config, needs, "FIRECRACKER_BIN must be the path of the program").await?);
+    let needs = Needs {
+        run: Arc::clone(&run),
+        open_files_in,
+        devices,
+        write,
+        read,
+        overhead_mb,
+        syscalls,
+    };
+    let process = Arc::new(
+        process::start(
+            spawn,
+            config,
+            needs,
+            "FIRECRACKER_BIN must be the path of the program",
+        )
+        .await?,
+    );
     let record = Record {
         identity: process.identity().clone(),
         vmm: Name::Firecracker,
@@ -175,7 +239,17 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, run: Arc<RunDir>, fil
     };
     let client = Client::of(&run, &process);
     let written = record::write(&record, &dir).map_err(in_file("write vm.json in", &dir));
-    let started = Started { dir, run, output, process, record, client, console, metrics, pager: None };
+    let started = Started {
+        dir,
+        run,
+        output,
+        process,
+        record,
+        client,
+        console,
+        metrics,
+        pager: None,
+    };
     let ready = async {
         written?;
         answer(&started).await?;
@@ -191,13 +265,19 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, run: Arc<RunDir>, fil
 async fn answer(started: &Started) -> Result<()> {
     let deadline = Instant::now() + START;
     while let Err(error) = started.client.instance().await {
-        let gone = started.process.has_ended().map_err(in_file("watch", &started.dir))?;
+        let gone = started
+            .process
+            .has_ended()
+            .map_err(in_file("watch", &started.dir))?;
         if gone.is_some() {
             return Err(ended_early(&started.dir, &started.output));
         }
         if Instant::now() >= deadline {
             tracing::debug!(%error, dir = %started.dir.display(), "Firecracker does not answer");
-            return Err(Error::Timeout { command: "the first request".into(), seconds: START.as_secs() });
+            return Err(Error::Timeout {
+                command: "the first request".into(),
+                seconds: START.as_secs(),
+            });
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -206,9 +286,17 @@ async fn answer(started: &Started) -> Result<()> {
 
 /// Before a boot as well as before a restore.
 async fn direct_output(started: &Started) -> Result<()> {
-    let serial = Serial { serial_out_path: started.dir.join(CONSOLE), rate_limiter: None };
+    let serial = Serial {
+        serial_out_path: started.dir.join(CONSOLE),
+        rate_limiter: None,
+    };
     started.client.serial(&serial).await?;
-    started.client.metrics(&Metrics { metrics_path: started.dir.join(METRICS) }).await
+    started
+        .client
+        .metrics(&Metrics {
+            metrics_path: started.dir.join(METRICS),
+        })
+        .await
 }
 
 async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()> {
@@ -228,13 +316,20 @@ async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()
     }
     if let Some(net) = &config.net {
         client.network_interface(&nic(net)).await?;
-        let interfaces = MmdsConfig { version: MmdsVersion::V2, network_interfaces: vec![NIC.into()] };
+        let interfaces = MmdsConfig {
+            version: MmdsVersion::V2,
+            network_interfaces: vec![NIC.into()],
+        };
         client.mmds_config(&interfaces).await?;
         instance_data(client, config).await?;
     }
     client.entropy(&Entropy::default()).await?;
     // Holds nothing back; it is there for what the guest says of its memory.
-    let balloon = Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: STATISTICS_INTERVAL_S };
+    let balloon = Balloon {
+        amount_mib: 0,
+        deflate_on_oom: true,
+        stats_polling_interval_s: STATISTICS_INTERVAL_S,
+    };
     client.balloon(&balloon).await?;
     client.action(Action::InstanceStart).await
 }
@@ -274,12 +369,18 @@ fn nic(net: &Net) -> NetworkInterface {
 
 /// What the guest can read of itself at the address of cloud metadata. Not part of a snapshot.
 pub(super) async fn instance_data(client: &Client, config: &VmConfig) -> Result<()> {
-    client.mmds(&json!({"name": config.name, "vcpus": config.vcpus, "memory_mb": config.memory_mb})).await
+    client
+        .mmds(&json!({"name": config.name, "vcpus": config.vcpus, "memory_mb": config.memory_mb}))
+        .await
 }
 
-/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
-/// did not get to know that it exists.
-pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<Box<dyn Vm>>> {
+/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever
+/// started it did not get to know that it exists.
+pub(super) async fn adopt(
+    dir: PathBuf,
+    process: Process,
+    record: Record,
+) -> Result<Option<Box<dyn Vm>>> {
     let run = match RunDir::adopt(&dir, &process, record.run) {
         Ok(run) => Arc::new(run),
         // It ends at this moment.
@@ -289,10 +390,17 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
     let output = Output::adopt(&dir, STDERR, args::STDERR);
     let client = Client::of(&run, &process);
     let process = Arc::new(process);
-    let pager = record.pager.as_ref().map(|identity| Pager::adopt(&dir, identity)).transpose();
+    let pager = record
+        .pager
+        .as_ref()
+        .map(|identity| Pager::adopt(&dir, identity))
+        .transpose();
     let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
     // Without its pager it may never answer; its watcher ends it and tells why.
-    if pager.as_ref().is_none_or(|pager| pager.identity().is_some()) {
+    if pager
+        .as_ref()
+        .is_none_or(|pager| pager.identity().is_some())
+    {
         // It may be busy with a request of who had it before us.
         let instance = tokio::select! {
             instance = client.instance_when_idle(u64::from(record.memory_mb) << 20) => instance,
@@ -304,7 +412,9 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
                 return Ok(None);
             }
             Ok(_) => {}
-            Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => return over::find(&dir).await,
+            Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => {
+                return over::find(&dir).await;
+            }
             // Nobody can use a VM that does not answer.
             Err(error) => {
                 process::end(process).await?;
@@ -314,6 +424,16 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
     }
     let open = |name| Pipe::open(&dir.join(name)).map_err(in_file("open a pipe in", &dir));
     let (console, metrics) = (open(CONSOLE)?, open(METRICS)?);
-    let started = Started { dir, run, output, process, record, client, console, metrics, pager };
+    let started = Started {
+        dir,
+        run,
+        output,
+        process,
+        record,
+        client,
+        console,
+        metrics,
+        pager,
+    };
     Ok(Some(Box::new(FirecrackerVm::new(started))))
 }

@@ -4,13 +4,22 @@ use std::path::{Path, PathBuf};
 
 use semver::Version;
 
-/// Older ones are refused: the serial console of a restored guest can stall in them, and what they log has no limit.
+/// Older ones are refused: the serial console of a restored guest can stall in them, and what they
+/// log has no limit.
 const OLDEST: Version = Version::new(1, 16, 0);
 
 /// Holes that versions are known to have; the first one that has none is at the end of each line.
 const HOLES: [(Version, Version, &str); 3] = [
-    (Version::new(1, 15, 0), Version::new(1, 15, 1), "CVE-2026-5747: a guest can write outside of its memory"),
-    (Version::new(1, 13, 0), Version::new(1, 14, 4), "CVE-2026-5747: a guest can write outside of its memory"),
+    (
+        Version::new(1, 15, 0),
+        Version::new(1, 15, 1),
+        "CVE-2026-5747: a guest can write outside of its memory",
+    ),
+    (
+        Version::new(1, 13, 0),
+        Version::new(1, 14, 4),
+        "CVE-2026-5747: a guest can write outside of its memory",
+    ),
     (
         Version::new(0, 0, 0),
         Version::new(1, 16, 0),
@@ -21,11 +30,15 @@ const HOLES: [(Version, Version, &str); 3] = [
 /// Why a Firecracker cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("Firecracker is not installed; put it on the PATH or its path into FIRECRACKER_BIN, or set AGENT_VMM=qemu")]
+    #[error(
+        "Firecracker is not installed; put it on the PATH or its path into FIRECRACKER_BIN, or set AGENT_VMM=qemu"
+    )]
     Missing,
     #[error("{} does not tell its version", .0.display())]
     Unknown(PathBuf, #[source] std::io::Error),
-    #[error("Firecracker {found} is refused ({hole}); install {OLDEST} or newer, or set AGENT_VMM=qemu")]
+    #[error(
+        "Firecracker {found} is refused ({hole}); install {OLDEST} or newer, or set AGENT_VMM=qemu"
+    )]
     Refused { found: Version, hole: &'static str },
 }
 
@@ -33,7 +46,8 @@ pub enum Error {
 pub(crate) fn check(program: &Path) -> Result<Version, Error> {
     let unknown = |error| Error::Unknown(program.to_owned(), error);
     let line = linux::programs::version(program).map_err(unknown)?;
-    let found = parse(&line).ok_or_else(|| unknown(std::io::Error::other(format!("it says {line:?}"))))?;
+    let found =
+        parse(&line).ok_or_else(|| unknown(std::io::Error::other(format!("it says {line:?}"))))?;
     judge(found)
 }
 
@@ -46,7 +60,10 @@ fn parse(line: &str) -> Option<Version> {
 fn judge(found: Version) -> Result<Version, Error> {
     // A development version counts as the release that it leads to.
     let release = Version::new(found.major, found.minor, found.patch);
-    match HOLES.iter().find(|(first, fixed, _)| (first..fixed).contains(&&release)) {
+    match HOLES
+        .iter()
+        .find(|(first, fixed, _)| (first..fixed).contains(&&release))
+    {
         Some((_, _, hole)) => Err(Error::Refused { found, hole }),
         None => Ok(found),
     }
@@ -72,16 +89,28 @@ mod tests {
 
     #[test]
     fn good_versions_are_taken() {
-        for line in ["Firecracker v1.16.0", "Firecracker v1.16.1", "Firecracker v1.17.0-dev", "Firecracker v2.0.0"] {
+        for line in [
+            "Firecracker v1.16.0",
+            "Firecracker v1.16.1",
+            "Firecracker v1.17.0-dev",
+            "Firecracker v2.0.0",
+        ] {
             assert!(judge(parse(line).unwrap()).is_ok(), "{line}");
         }
-        assert!(HOLES.iter().all(|(first, fixed, _)| first < fixed && *fixed <= OLDEST));
+        assert!(
+            HOLES
+                .iter()
+                .all(|(first, fixed, _)| first < fixed && *fixed <= OLDEST)
+        );
     }
 
     #[test]
     fn other_programs_are_not_firecracker() {
         assert_eq!(parse("QEMU emulator version 7.2.0"), None);
         assert_eq!(parse(""), None);
-        assert!(matches!(check(Path::new("/nonexistent/firecracker")), Err(Error::Unknown(..))));
+        assert!(matches!(
+            check(Path::new("/nonexistent/firecracker")),
+            Err(Error::Unknown(..))
+        ));
     }
 }

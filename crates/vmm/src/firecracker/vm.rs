@@ -7,8 +7,9 @@
 //!     │ ↺ console and metrics are read                                          ↑
 //!     └────────────── process ended by itself: read what is left ───────────────┘
 //! ```
-//! The task owns the decision about [`Exit`]; everybody else reads it. It reads the console as it comes, so that the
-//! newest output is what is kept. If this program dies, output that nobody has asked for is lost with it.
+//! The task owns the decision about [`Exit`]; everybody else reads it. It reads the console as it
+//! comes, so that the newest output is what is kept. If this program dies, output that nobody has
+//! asked for is lost with it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,7 +37,8 @@ use super::{Record, end, halt, snapshot};
 /// Time in which the watcher notices the end of a process whose connection broke.
 const NOTICE: Duration = Duration::from_secs(2);
 
-/// How often the size of the log is looked at; disk space that it may take, and what is kept of more, bytes.
+/// How often the size of the log is looked at; disk space that it may take, and what is kept of
+/// more, bytes.
 const TIDY: Duration = Duration::from_secs(60);
 const LOG_LIMIT: u64 = 256 * 1024;
 const LOG_KEPT: u64 = 64 * 1024;
@@ -66,10 +68,31 @@ pub(super) struct Shared {
 
 impl FirecrackerVm {
     pub(super) fn new(started: Started) -> Self {
-        let Started { dir, run, output, process, record, client, console, metrics, pager } = started;
+        let Started {
+            dir,
+            run,
+            output,
+            process,
+            record,
+            client,
+            console,
+            metrics,
+            pager,
+        } = started;
         let (heard, busy) = (Mutex::default(), tokio::sync::Mutex::default());
-        let shared =
-            Arc::new(Shared { dir, run, output, record, client, process, pager, console, metrics, heard, busy });
+        let shared = Arc::new(Shared {
+            dir,
+            run,
+            output,
+            record,
+            client,
+            process,
+            pager,
+            console,
+            metrics,
+            heard,
+            busy,
+        });
         let watched = Arc::clone(&shared);
         let watcher = Watcher::spawn(async move { watched.watch().await });
         Self { shared, watcher }
@@ -85,7 +108,11 @@ impl FirecrackerVm {
         let answer = self.watcher.unless_ended(answer).await;
         // A connection breaks a moment before the process is gone.
         let broken = matches!(answer, Err(Error::Io { .. }));
-        if broken && tokio::time::timeout(NOTICE, self.watcher.exit()).await.is_ok() {
+        if broken
+            && tokio::time::timeout(NOTICE, self.watcher.exit())
+                .await
+                .is_ok()
+        {
             return Err(Error::Ended);
         }
         answer
@@ -146,15 +173,28 @@ impl Shared {
     }
 
     /// For a guest that will do nothing any more.
-    async fn end_vmm(&self, ended: impl Future<Output = std::io::Result<Ended>>, metrics: &mut Metrics) {
-        report(self.process.kill(), "a Firecracker whose guest can do nothing cannot be ended");
-        report(ended.await.map(drop), "the end of Firecracker cannot be watched");
+    async fn end_vmm(
+        &self,
+        ended: impl Future<Output = std::io::Result<Ended>>,
+        metrics: &mut Metrics,
+    ) {
+        report(
+            self.process.kill(),
+            "a Firecracker whose guest can do nothing cannot be ended",
+        );
+        report(
+            ended.await.map(drop),
+            "the end of Firecracker cannot be watched",
+        );
         self.take_the_rest(metrics);
     }
 
     fn take_the_rest(&self, metrics: &mut Metrics) {
         report(self.drain(), "the last of the console cannot be read");
-        report(self.measure(metrics).and_then(|()| metrics.flush()), "the last metrics cannot be kept");
+        report(
+            self.measure(metrics).and_then(|()| metrics.flush()),
+            "the last metrics cannot be kept",
+        );
     }
 
     fn measure(&self, metrics: &mut Metrics) -> std::io::Result<()> {
@@ -217,7 +257,13 @@ impl Vm for FirecrackerVm {
     }
 
     async fn kill(&self) -> Result<()> {
-        self.watcher.kill(&self.shared.process, "end the Firecracker in", &self.shared.dir).await
+        self.watcher
+            .kill(
+                &self.shared.process,
+                "end the Firecracker in",
+                &self.shared.dir,
+            )
+            .await
     }
 
     async fn wait(&self) -> Exit {
@@ -231,8 +277,13 @@ impl Vm for FirecrackerVm {
 
     async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
         let _alone = self.shared.busy.lock().await;
-        let said = self.unless_ended(self.shared.client.balloon_statistics()).await?;
+        let said = self
+            .unless_ended(self.shared.client.balloon_statistics())
+            .await?;
         let of = |total, available| GuestMemory { total, available };
-        Ok(said.total_memory.zip(said.available_memory).map(|(total, available)| of(total, available)))
+        Ok(said
+            .total_memory
+            .zip(said.available_memory)
+            .map(|(total, available)| of(total, available)))
     }
 }

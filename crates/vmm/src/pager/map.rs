@@ -1,7 +1,7 @@
 //! Where each page of a memory in layers is. Pure.
 //!
-//! One sorted list of stretches over all layers, made once: the upper ones are cut into the lower ones. What is in no
-//! stretch is zeroes, and so is what the guest has given back.
+//! One sorted list of stretches over all layers, made once: the upper ones are cut into the lower
+//! ones. What is in no stretch is zeroes, and so is what the guest has given back.
 
 use std::ops::Range;
 
@@ -29,7 +29,11 @@ pub(super) struct PageMap(Vec<Extent>);
 
 impl PageMap {
     /// Puts a layer over what is there. Its stretches are sorted and none is over another.
-    pub(super) fn lay(&mut self, file: usize, stretches: impl IntoIterator<Item = (Range<u64>, u64)>) {
+    pub(super) fn lay(
+        &mut self,
+        file: usize,
+        stretches: impl IntoIterator<Item = (Range<u64>, u64)>,
+    ) {
         let upper: Vec<Extent> = stretches
             .into_iter()
             .map(|(range, at)| Extent { range, file, at })
@@ -38,11 +42,17 @@ impl PageMap {
         let mut all = Vec::with_capacity(self.0.len() + 2 * upper.len());
         let mut first = 0;
         for extent in self.0.drain(..) {
-            while upper.get(first).is_some_and(|over| over.range.end <= extent.range.start) {
+            while upper
+                .get(first)
+                .is_some_and(|over| over.range.end <= extent.range.start)
+            {
                 first += 1;
             }
             let (mut rest, end) = (extent.clone(), extent.range.end);
-            for over in upper[first..].iter().take_while(|over| over.range.start < end) {
+            for over in upper[first..]
+                .iter()
+                .take_while(|over| over.range.start < end)
+            {
                 all.extend(rest.before(over.range.start));
                 rest = rest.after(over.range.end);
                 if rest.range.is_empty() {
@@ -60,27 +70,41 @@ impl PageMap {
 
     /// From now on the range is zeroes.
     pub(super) fn free(&mut self, range: &Range<u64>) {
-        let first = self.0.partition_point(|extent| extent.range.end <= range.start);
-        let last = self.0.partition_point(|extent| extent.range.start < range.end);
+        let first = self
+            .0
+            .partition_point(|extent| extent.range.end <= range.start);
+        let last = self
+            .0
+            .partition_point(|extent| extent.range.start < range.end);
         if first >= last {
             return;
         }
         let before = self.0[first].before(range.start);
-        let after = Some(self.0[last - 1].clone().after(range.end)).filter(|rest| !rest.range.is_empty());
+        let after =
+            Some(self.0[last - 1].clone().after(range.end)).filter(|rest| !rest.range.is_empty());
         self.0.splice(first..last, before.into_iter().chain(after));
     }
 
-    /// What is at `offset`, and how far that goes on to both sides, within `window`, which has `offset` in it.
+    /// What is at `offset`, and how far that goes on to both sides, within `window`, which has
+    /// `offset` in it.
     pub(super) fn run(&self, offset: u64, window: &Range<u64>) -> (Range<u64>, Source) {
         let next = self.0.partition_point(|extent| extent.range.end <= offset);
         match self.0.get(next) {
             Some(extent) if extent.range.start <= offset => {
                 let range = extent.range.start.max(window.start)..extent.range.end.min(window.end);
                 let at = extent.at + (range.start - extent.range.start);
-                (range, Source::File { file: extent.file, at })
+                (
+                    range,
+                    Source::File {
+                        file: extent.file,
+                        at,
+                    },
+                )
             }
             following => {
-                let start = next.checked_sub(1).map_or(0, |before| self.0[before].range.end);
+                let start = next
+                    .checked_sub(1)
+                    .map_or(0, |before| self.0[before].range.end);
                 let end = following.map_or(u64::MAX, |extent| extent.range.start);
                 (start.max(window.start)..end.min(window.end), Source::Zeroes)
             }
@@ -92,13 +116,17 @@ impl Extent {
     /// What of it is before `end`.
     fn before(&self, end: u64) -> Option<Self> {
         let range = self.range.start..self.range.end.min(end);
-        (!range.is_empty()).then(|| Self { range, ..self.clone() })
+        (!range.is_empty()).then(|| Self {
+            range,
+            ..self.clone()
+        })
     }
 
     /// Becomes one with what follows it in the memory, if that follows it in the file as well.
     fn takes(&mut self, next: &Self) -> bool {
         let end = self.at + (self.range.end - self.range.start);
-        let follows = self.range.end == next.range.start && self.file == next.file && end == next.at;
+        let follows =
+            self.range.end == next.range.start && self.file == next.file && end == next.at;
         if follows {
             self.range.end = next.range.end;
         }
@@ -109,7 +137,11 @@ impl Extent {
     fn after(self, start: u64) -> Self {
         let start = start.clamp(self.range.start, self.range.end);
         let at = self.at + (start - self.range.start);
-        Self { range: start..self.range.end, at, file: self.file }
+        Self {
+            range: start..self.range.end,
+            at,
+            file: self.file,
+        }
     }
 }
 
@@ -145,7 +177,10 @@ mod tests {
                         let range = (page + gap).min(PAGES)..(page + gap + length).min(PAGES);
                         page = range.end;
                         for number in range.clone() {
-                            model[number as usize] = Source::File { file, at: at + (number - range.start) };
+                            model[number as usize] = Source::File {
+                                file,
+                                at: at + (number - range.start),
+                            };
                         }
                         stretches.push((range.clone(), at));
                         at += range.end - range.start;

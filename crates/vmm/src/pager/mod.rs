@@ -1,5 +1,6 @@
-//! The server of a guest's memory, where that is in layers: a process beside the VMM that fills each page when the guest
-//! first touches it (userfaultfd(2)). What is flat is mapped by the VMM itself and needs none.
+//! The server of a guest's memory, where that is in layers: a process beside the VMM that fills
+//! each page when the guest first touches it (userfaultfd(2)). What is flat is mapped by the VMM
+//! itself and needs none.
 //!
 //! ```text
 //!  agent                                  pager                          VMM
@@ -12,13 +13,15 @@
 //!   puts the working set beside the   ←    recorded
 //!   memory of the snapshot
 //! ```
-//! It is not the agent that serves, since an agent may be restarted or die, and its VMs go on. The pager ends when its
-//! VMM does, because the socket between them closes, and when the agent dies before the VMM has come. If the pager dies,
-//! the guest can touch nothing new: the watcher of its VM ends that and says why, and so does an agent that finds such a
-//! VM at its start. Nobody else is concerned.
+//! It is not the agent that serves, since an agent may be restarted or die, and its VMs go on. The
+//! pager ends when its VMM does, because the socket between them closes, and when the agent dies
+//! before the VMM has come. If the pager dies, the guest can touch nothing new: the watcher of its
+//! VM ends that and says why, and so does an agent that finds such a VM at its start. Nobody else
+//! is concerned.
 //!
-//! The program is the one that runs already, or [`Wanted::pager`](crate::engine::Wanted::pager), with [`ARGUMENT`]: each
-//! program that drives VMs calls [`serve_if_asked`] first. On disk, in the directory of the VM:
+//! The program is the one that runs already, or [`Wanted::pager`](crate::engine::Wanted::pager),
+//! with [`ARGUMENT`]: each program that drives VMs calls [`serve_if_asked`] first. On disk, in the
+//! directory of the VM:
 //!
 //! | file | written | by |
 //! |---|---|---|
@@ -61,7 +64,8 @@ use crate::process::{self, OOM_SCORE_ADJ, ended};
 use crate::run_dir::RunDir;
 use crate::{Error, Result, VmConfig};
 
-/// First argument of a program that is to be a pager. It is followed by the directory of the VM, or by [`PROBE`].
+/// First argument of a program that is to be a pager. It is followed by the directory of the VM, or
+/// by [`PROBE`].
 pub const ARGUMENT: &str = "serve-memory";
 const PROBE: &str = "--probe";
 
@@ -79,15 +83,16 @@ const RECORDING: &str = "working-set";
 const READY: &[u8; 1] = b"1";
 const RECORDED: &[u8; 1] = b"2";
 
-/// Time from its start to its first word. It takes some milliseconds; an overloaded host much longer.
+/// Time from its start to its first word. It takes some milliseconds; an overloaded host much
+/// longer.
 const START: Duration = Duration::from_secs(60);
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Time in which the end of a VMM is seen after that of its pager, which ended because of it.
 const NOTICE: Duration = Duration::from_secs(2);
 
-/// What a pager is told. Descriptors come with it: the socket, the working set unless there is none, the layers from the
-/// lowest on.
+/// What a pager is told. Descriptors come with it: the socket, the working set unless there is
+/// none, the layers from the lowest on.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
     /// Of all the memory.
@@ -103,8 +108,8 @@ enum Working {
     Replay,
 }
 
-/// Becomes a pager if the arguments say so; then it does not return before that has ended. To be called first in `main`,
-/// while there is no other thread.
+/// Becomes a pager if the arguments say so; then it does not return before that has ended. To be
+/// called first in `main`, while there is no other thread.
 #[must_use]
 pub fn serve_if_asked() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
@@ -117,13 +122,17 @@ pub fn serve_if_asked() -> Option<ExitCode> {
         Ok(()) if probe => ExitCode::from(CAN_SERVE),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "the guest's memory can be served no longer: {error}");
+            let _ = writeln!(
+                io::stderr(),
+                "the guest's memory can be served no longer: {error}"
+            );
             ExitCode::FAILURE
         }
     })
 }
 
-/// A program that can be a pager on this kernel, found by asking it: the given one, or this. Blocking, for a moment.
+/// A program that can be a pager on this kernel, found by asking it: the given one, or this.
+/// Blocking, for a moment.
 ///
 /// # Errors
 /// What is missing, for people.
@@ -134,12 +143,21 @@ pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf, String> {
     let program = wanted.map_or_else(std::env::current_exe, |path| Ok(path.to_owned()));
     let ask = |program: &Path| {
         let args = [ARGUMENT, PROBE].map(OsString::from).to_vec();
-        Spawn { program: program.to_owned(), args, ..Spawn::default() }.spawn()?.wait(PROBE_LIMIT)
+        Spawn {
+            program: program.to_owned(),
+            args,
+            ..Spawn::default()
+        }
+        .spawn()?
+        .wait(PROBE_LIMIT)
     };
     let program = program.map_err(|error| format!("this program is not known: {error}"))?;
     match ask(&program) {
         Ok(Some(Ended::Code(code))) if code == i32::from(CAN_SERVE) => Ok(program),
-        Ok(Some(ended)) => Err(format!("{} cannot serve memory: {ended}", program.display())),
+        Ok(Some(ended)) => Err(format!(
+            "{} cannot serve memory: {ended}",
+            program.display()
+        )),
         Ok(None) => Err(format!("{} does not end", program.display())),
         Err(error) => Err(format!("{} cannot be started: {error}", program.display())),
     }
@@ -154,17 +172,27 @@ pub(crate) struct Prepared {
     working: Option<File>,
 }
 
-/// Opens the layers, which are in the directory of the VM and were checked, and listens in `run`. Blocking.
+/// Opens the layers, which are in the directory of the VM and were checked, and listens in `run`.
+/// Blocking.
 ///
 /// # Errors
 /// What the system said.
-pub(crate) fn prepare(config: &VmConfig, memory: &Memory, run: &RunDir, snapshot: &Path) -> io::Result<Prepared> {
+pub(crate) fn prepare(
+    config: &VmConfig,
+    memory: &Memory,
+    run: &RunDir,
+    snapshot: &Path,
+) -> io::Result<Prepared> {
     let bytes = u64::from(config.memory_mb) << 20;
     let listener = UnixListener::bind(run.bind_path(SOCKET)?)?;
     if let Some(jail) = &config.jail {
         run.give(SOCKET, jail.uid, jail.gid)?;
     }
-    let layers = memory.names().iter().map(|name| File::open(config.dir.join(name))).collect::<io::Result<_>>()?;
+    let layers = memory
+        .names()
+        .iter()
+        .map(|name| File::open(config.dir.join(name)))
+        .collect::<io::Result<_>>()?;
     let (working, file) = match File::open(snapshot.join(WORKING_SET)) {
         Ok(file) => (Working::Replay, file),
         Err(_) => {
@@ -173,8 +201,17 @@ pub(crate) fn prepare(config: &VmConfig, memory: &Memory, run: &RunDir, snapshot
             (Working::Record, new_file(&path)?)
         }
     };
-    let task = Task { bytes, diffs: memory.diffs().to_vec(), working };
-    Ok(Prepared { listener, task, layers, working: Some(file) })
+    let task = Task {
+        bytes,
+        diffs: memory.diffs().to_vec(),
+        working,
+    };
+    Ok(Prepared {
+        listener,
+        task,
+        layers,
+        working: Some(file),
+    })
 }
 
 /// A pager that runs, or that ran when it was heard of last.
@@ -186,27 +223,43 @@ pub struct Pager {
 }
 
 /// Starts the pager of a VM, whose VMM has been started. After an error no process of it is left.
-pub(crate) async fn start(program: &Path, config: &VmConfig, prepared: Prepared, snapshot: &Path) -> Result<Pager> {
+pub(crate) async fn start(
+    program: &Path,
+    config: &VmConfig,
+    prepared: Prepared,
+    snapshot: &Path,
+) -> Result<Pager> {
     let dir = config.dir.clone();
     remove(&dir.join(LOG))?;
     let records = prepared.task.working == Working::Record;
     let (program, config) = (program.to_owned(), config.clone());
     let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
-    let (process, control) =
-        blocking("start the server of memory for", &dir, move || launch(program, &config, &prepared, writer)).await?;
-    let pager = Pager { process: Some(Arc::new(process)), output: Arc::new(output) };
+    let (process, control) = blocking("start the server of memory for", &dir, move || {
+        launch(program, &config, &prepared, writer)
+    })
+    .await?;
+    let pager = Pager {
+        process: Some(Arc::new(process)),
+        output: Arc::new(output),
+    };
     let mut control = match ready(control).await {
         Ok(control) => control,
         Err(error) => {
             pager.end().await?;
             let stderr = pager.words().unwrap_or_else(|| error.to_string());
-            return Err(Error::EndedEarly { program: "the server of its memory".into(), stderr });
+            return Err(Error::EndedEarly {
+                program: "the server of its memory".into(),
+                stderr,
+            });
         }
     };
     let snapshot = snapshot.to_owned();
     // As long as this waits, the pager knows that its start was not given up.
     tokio::spawn(async move {
-        let recorded = control.read_u8().await.is_ok_and(|word| [word] == *RECORDED);
+        let recorded = control
+            .read_u8()
+            .await
+            .is_ok_and(|word| [word] == *RECORDED);
         if recorded && records {
             keep(&dir, &snapshot).await;
         }
@@ -222,7 +275,11 @@ fn launch(
 ) -> io::Result<(Process, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let spawn = Spawn {
-        jail: jail::beside(config, &program, Syscalls::Only(&[syscalls::CALLS], Enforcement::Enforce))?,
+        jail: jail::beside(
+            config,
+            &program,
+            Syscalls::Only(&[syscalls::CALLS], Enforcement::Enforce),
+        )?,
         program,
         args: vec![ARGUMENT.into(), config.dir.clone().into()],
         input: Some(theirs.into()),
@@ -231,8 +288,14 @@ fn launch(
         ..Spawn::default()
     };
     let message = serde_json::to_vec(&prepared.task)?;
-    let files = prepared.working.iter().chain(&prepared.layers).map(AsFd::as_fd);
-    let all: Vec<BorrowedFd<'_>> = std::iter::once(prepared.listener.as_fd()).chain(files).collect();
+    let files = prepared
+        .working
+        .iter()
+        .chain(&prepared.layers)
+        .map(AsFd::as_fd);
+    let all: Vec<BorrowedFd<'_>> = std::iter::once(prepared.listener.as_fd())
+        .chain(files)
+        .collect();
     // There before it is: nothing has to be undone when this fails.
     descriptors::send(&ours, &message, &all)?;
     ours.set_nonblocking(true)?;
@@ -241,18 +304,30 @@ fn launch(
 
 async fn ready(control: UnixStream) -> io::Result<tokio::net::UnixStream> {
     let mut control = tokio::net::UnixStream::from_std(control)?;
-    let word = tokio::time::timeout(START, control.read_u8()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    if [word] == *READY { Ok(control) } else { Err(io::ErrorKind::InvalidData.into()) }
+    let word = tokio::time::timeout(START, control.read_u8())
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)??;
+    if [word] == *READY {
+        Ok(control)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
 }
 
 /// Moves what was recorded beside the memory that it is of, if that is still there and has none.
 async fn keep(dir: &Path, snapshot: &Path) {
     let (from, to) = (dir.join(RECORDING), snapshot.join(WORKING_SET));
-    let kept = blocking("keep the working set in", snapshot, move || match fs::hard_link(&from, &to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked.and_then(|()| linux::file::sync_dir(to.parent().unwrap_or(Path::new("/")))),
-    });
+    let kept = blocking(
+        "keep the working set in",
+        snapshot,
+        move || match fs::hard_link(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => {
+                linked.and_then(|()| linux::file::sync_dir(to.parent().unwrap_or(Path::new("/"))))
+            }
+        },
+    );
     if let Err(error) = kept.await {
         tracing::debug!(%error, "the next restore of this memory starts without a working set");
     }
@@ -267,7 +342,10 @@ impl Pager {
     pub(crate) fn adopt(dir: &Path, identity: &Identity) -> io::Result<Self> {
         let is_ours = |process: &Process| identity.is_unique() || is_of(process, dir);
         let process = Process::adopt(identity)?.filter(is_ours).map(Arc::new);
-        Ok(Self { process, output: Arc::new(Output::adopt(dir, STDERR, LOG)) })
+        Ok(Self {
+            process,
+            output: Arc::new(Output::adopt(dir, STDERR, LOG)),
+        })
     }
 
     /// The process, while it was alive when it was looked for.
@@ -287,7 +365,10 @@ impl Pager {
         };
         // Its VMM ends it by ending; that is then what there is to tell.
         tokio::time::sleep(NOTICE).await;
-        let words = self.words().map(|words| format!("; {words}")).unwrap_or_default();
+        let words = self
+            .words()
+            .map(|words| format!("; {words}"))
+            .unwrap_or_default();
         format!("the process that serves its memory {how}{words}")
     }
 
@@ -314,8 +395,8 @@ fn is_of(process: &Process, dir: &Path) -> bool {
     args.next() == Some(ARGUMENT.as_bytes()) && args.next() == Some(dir.as_os_str().as_bytes())
 }
 
-/// Takes the memory of a snapshot into the directory of a VM that is in none of our hands, and serves it at
-/// `run/pager.sock` there: for whoever drives a VMM by hand, and for tests.
+/// Takes the memory of a snapshot into the directory of a VM that is in none of our hands, and
+/// serves it at `run/pager.sock` there: for whoever drives a VMM by hand, and for tests.
 ///
 /// # Errors
 /// [`Error::BadSnapshot`] for memory that is flat or damaged; what the system said.
@@ -327,7 +408,11 @@ pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result
         let memory: Memory = serde_json::from_value(manifest["memory"].clone())?;
         take(&from, &memory, &own, &RunDir::on_disk(&own.dir)?)
     });
-    let taken = taken.await.map_err(io::Error::other).flatten().map_err(flat::damaged(snapshot))?;
+    let taken = taken
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(flat::damaged(snapshot))?;
     start(program, config, taken, snapshot).await
 }
 
@@ -343,10 +428,18 @@ fn take(snapshot: &Path, memory: &Memory, config: &VmConfig, run: &RunDir) -> io
 /// # Errors
 /// `InvalidData` when they are not.
 pub(crate) fn check(memory: &Memory, dir: &Path) -> io::Result<()> {
-    memory.names().iter().skip(1).zip(memory.diffs()).try_for_each(|(name, seal)| diff::check(&dir.join(name), *seal))
+    memory
+        .names()
+        .iter()
+        .skip(1)
+        .zip(memory.diffs())
+        .try_for_each(|(name, seal)| diff::check(&dir.join(name), *seal))
 }
 
 /// Ends the pager that is in the directory of a VM whose process is gone.
 pub(crate) async fn destroy(dir: &Path, identity: &Identity) -> Result<()> {
-    Pager::adopt(dir, identity).map_err(in_file("look for the server of memory of", dir))?.end().await
+    Pager::adopt(dir, identity)
+        .map_err(in_file("look for the server of memory of", dir))?
+        .end()
+        .await
 }

@@ -44,22 +44,34 @@ impl Region {
 
 /// All of a memory of that many bytes, by offset and without gaps.
 pub(super) fn read(message: &[u8], bytes: u64) -> Result<Vec<Region>, String> {
-    let mut regions: Vec<Region> =
-        serde_json::from_slice(message).map_err(|error| format!("no description of a memory: {error}"))?;
+    let mut regions: Vec<Region> = serde_json::from_slice(message)
+        .map_err(|error| format!("no description of a memory: {error}"))?;
     if regions.len() > MOST {
-        return Err(format!("{} regions, which is more than {MOST}", regions.len()));
+        return Err(format!(
+            "{} regions, which is more than {MOST}",
+            regions.len()
+        ));
     }
     regions.sort_unstable_by_key(|region| region.offset);
     let mut end = 0_u64;
     for region in &regions {
-        let fits = region.base_host_virt_addr.checked_add(region.size).is_some_and(|end| end < 1 << 56);
-        let whole = [region.base_host_virt_addr, region.size, region.offset].iter().all(|number| number % PAGE == 0);
+        let fits = region
+            .base_host_virt_addr
+            .checked_add(region.size)
+            .is_some_and(|end| end < 1 << 56);
+        let whole = [region.base_host_virt_addr, region.size, region.offset]
+            .iter()
+            .all(|number| number % PAGE == 0);
         if region.page_size != PAGE || region.offset != end || !fits || !whole || region.size == 0 {
             return Err(format!("a region that makes no sense: {region:?}"));
         }
         end += region.size;
     }
-    if end == bytes { Ok(regions) } else { Err(format!("{end} bytes of memory instead of {bytes}")) }
+    if end == bytes {
+        Ok(regions)
+    } else {
+        Err(format!("{end} bytes of memory instead of {bytes}"))
+    }
 }
 
 #[cfg(test)]
@@ -76,15 +88,32 @@ mod tests {
 
     #[test]
     fn addresses_and_offsets_lead_to_each_other() {
-        let regions =
-            read(&message(&[(0x7000_0000, 0x2000, 0x3000, 4096), (0x1000, 0x3000, 0, 4096)]), 0x5000).unwrap();
+        let regions = read(
+            &message(&[
+                (0x7000_0000, 0x2000, 0x3000, 4096),
+                (0x1000, 0x3000, 0, 4096),
+            ]),
+            0x5000,
+        )
+        .unwrap();
         assert_eq!(regions[0].offset(0x3fff), Some(0x2fff));
         assert_eq!(regions[1].offset(0x7000_1000), Some(0x4000));
-        assert!(regions.iter().all(|region| region.offset(0xfff).or(region.offset(0x7000_2000)).is_none()));
+        assert!(regions.iter().all(|region| {
+            region
+                .offset(0xfff)
+                .or(region.offset(0x7000_2000))
+                .is_none()
+        }));
         assert_eq!(regions[1].address(0x4000), Some((0x7000_1000, 0x1000)));
         assert_eq!(regions[0].address(0x3000), None);
-        assert_eq!(regions[1].offsets(&(0x6fff_f000..0x7000_1000)), Some(0x3000..0x4000));
-        assert_eq!(regions[1].offsets(&(0x7000_1000..0x7fff_0000)), Some(0x4000..0x5000));
+        assert_eq!(
+            regions[1].offsets(&(0x6fff_f000..0x7000_1000)),
+            Some(0x3000..0x4000)
+        );
+        assert_eq!(
+            regions[1].offsets(&(0x7000_1000..0x7fff_0000)),
+            Some(0x4000..0x5000)
+        );
         assert_eq!(regions[0].offsets(&(0x7000_1000..0x7fff_0000)), None);
     }
 
@@ -103,7 +132,9 @@ mod tests {
             assert!(read(&message(&bad), 0x5000).is_err(), "{bad:x?}");
         }
         assert!(read(b"[", 0x5000).is_err());
-        let many: Vec<_> = (0..17).map(|number| (number << 20, 0x1000, number << 12, 4096)).collect();
+        let many: Vec<_> = (0..17)
+            .map(|number| (number << 20, 0x1000, number << 12, 4096))
+            .collect();
         assert!(read(&message(&many), 17 << 12).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! The process that serves the memory of one VM: this program once more, in a jail of its own, with nothing but the
-//! descriptors that it is handed.
+//! The process that serves the memory of one VM: this program once more, in a jail of its own, with
+//! nothing but the descriptors that it is handed.
 //!
 //! ```text
 //!  task over standard input → ready → the VMM connects and hands over its faults ─→ serving ─→ the VMM is gone: 0
@@ -7,9 +7,10 @@
 //!      └───────────────────────────────────┘                                          │   what is wanted ahead
 //!                                                                    anything wrong: 1, with a line on standard error
 //! ```
-//! One thread: what has happened is known before anything is filled, so that no page that was given back gets its old
-//! content again. Nothing is on disk. If this process dies, the guest waits for ever at the next page that is not there:
-//! whoever watches the VM ends it ([`super`]). What the VMM sends is hostile, and can harm nobody but its own guest.
+//! One thread: what has happened is known before anything is filled, so that no page that was given
+//! back gets its old content again. Nothing is on disk. If this process dies, the guest waits for
+//! ever at the next page that is not there: whoever watches the VM ends it ([`super`]). What the
+//! VMM sends is hostile, and can harm nobody but its own guest.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -34,8 +35,8 @@ use crate::diff;
 /// Longest task and longest message of a VMM, bytes.
 const MESSAGE: usize = 64 * 1024;
 
-/// What a fault brings besides its page, both aligned: content, which costs memory that may not be wanted, and zeroes,
-/// which cost none.
+/// What a fault brings besides its page, both aligned: content, which costs memory that may not be
+/// wanted, and zeroes, which cost none.
 const AROUND: u64 = 32 * 1024;
 const ZEROES_AROUND: u64 = 2 << 20;
 
@@ -68,22 +69,44 @@ pub(super) fn run() -> io::Result<()> {
     let files: Vec<File> = descriptors.map(File::from).collect();
     let map = layers(&files, &task)?;
     (&control).write_all(READY)?;
-    let Some((vmm, faults, regions)) = accept(&control, &listener, &task)? else { return Ok(()) };
+    let Some((vmm, faults, regions)) = accept(&control, &listener, &task)? else {
+        return Ok(());
+    };
     drop(listener);
     let (mut ahead, mut recording) = (VecDeque::new(), None);
     match (task.working, working) {
         (Working::Replay, Some(file)) => ahead = wanted(file, &task)?,
         (Working::Record, Some(file)) => {
-            recording = Some(Record { pages: Recording::default(), until: Instant::now() + RECORD, file });
+            recording = Some(Record {
+                pages: Recording::default(),
+                until: Instant::now() + RECORD,
+                file,
+            });
         }
         _ => {}
     }
     let (asked, buffer) = (VecDeque::new(), vec![0; PIECE]);
-    Server { task, control, vmm, faults, regions, files, map, asked, ahead, recording, buffer }.serve()
+    Server {
+        task,
+        control,
+        vmm,
+        faults,
+        regions,
+        files,
+        map,
+        asked,
+        ahead,
+        recording,
+        buffer,
+    }
+    .serve()
 }
 
 fn next<T: From<OwnedFd>>(descriptors: &mut impl Iterator<Item = OwnedFd>) -> io::Result<T> {
-    descriptors.next().map(T::from).ok_or_else(|| invalid("a descriptor is missing"))
+    descriptors
+        .next()
+        .map(T::from)
+        .ok_or_else(|| invalid("a descriptor is missing"))
 }
 
 fn invalid(problem: impl Into<String>) -> io::Error {
@@ -97,8 +120,9 @@ fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
         .filter(|(_, diffs)| diffs.len() == task.diffs.len())
         .ok_or_else(|| invalid("a layer is missing"))?;
     let mut map = PageMap::default();
-    let pages =
-        linux::sparse::data(base)?.into_iter().map(|data| data.start / PAGE * PAGE..data.end.next_multiple_of(PAGE));
+    let pages = linux::sparse::data(base)?
+        .into_iter()
+        .map(|data| data.start / PAGE * PAGE..data.end.next_multiple_of(PAGE));
     let pages = pages.fold(Vec::<Range<u64>>::new(), |mut ranges, data| {
         match ranges.last_mut() {
             Some(last) if data.start <= last.end => last.end = last.end.max(data.end),
@@ -106,14 +130,18 @@ fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
         }
         ranges
     });
-    map.lay(0, pages.into_iter().map(|range| (range.clone(), range.start)));
+    map.lay(
+        0,
+        pages.into_iter().map(|range| (range.clone(), range.start)),
+    );
     for (number, (file, seal)) in (1..).zip(diffs.iter().zip(&task.diffs)) {
         map.lay(number, diff::stretches(file, seal.bytes, task.bytes)?);
     }
     Ok(map)
 }
 
-/// Waits for the VMM; `None` when whoever started us is gone before it comes, and with it the start.
+/// Waits for the VMM; `None` when whoever started us is gone before it comes, and with it the
+/// start.
 fn accept(
     control: &UnixStream,
     listener: &UnixListener,
@@ -140,8 +168,12 @@ fn accept(
 /// What an earlier guest has touched, as far as there is anything to fetch.
 fn wanted(mut file: File, task: &Task) -> io::Result<VecDeque<Range<u64>>> {
     let mut content = Vec::new();
-    Read::by_ref(&mut file).take(working::LIMIT + 1).read_to_end(&mut content)?;
-    Ok(working::decode(&content, task.bytes).unwrap_or_default().into())
+    Read::by_ref(&mut file)
+        .take(working::LIMIT + 1)
+        .read_to_end(&mut content)?;
+    Ok(working::decode(&content, task.bytes)
+        .unwrap_or_default()
+        .into())
 }
 
 struct Record {
@@ -169,7 +201,10 @@ struct Server {
 impl Server {
     fn serve(mut self) -> io::Result<()> {
         loop {
-            let [gone, events] = poll([Ready::gone(&self.vmm), Ready::readable(&self.faults)], self.patience())?;
+            let [gone, events] = poll(
+                [Ready::gone(&self.vmm), Ready::readable(&self.faults)],
+                self.patience(),
+            )?;
             if events {
                 self.hear()?;
             }
@@ -207,11 +242,19 @@ impl Server {
     fn note(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::Missing(address) => {
-                let offset = self.regions.iter().find_map(|region| region.offset(address));
-                self.asked.push_back(offset.ok_or_else(|| invalid("a fault outside of its memory"))?);
+                let offset = self
+                    .regions
+                    .iter()
+                    .find_map(|region| region.offset(address));
+                self.asked
+                    .push_back(offset.ok_or_else(|| invalid("a fault outside of its memory"))?);
             }
             Event::Removed(addresses) => {
-                for range in self.regions.iter().filter_map(|region| region.offsets(&addresses)) {
+                for range in self
+                    .regions
+                    .iter()
+                    .filter_map(|region| region.offsets(&addresses))
+                {
                     self.map.free(&range);
                 }
             }
@@ -224,13 +267,17 @@ impl Server {
         while let Some(&offset) = self.asked.front() {
             let (run, source) = self.run(offset);
             // The page itself first, and then what is before it.
-            if !self.fill(offset, run.end, &run, source)? || !self.fill(run.start, offset, &run, source)? {
+            if !self.fill(offset, run.end, &run, source)?
+                || !self.fill(run.start, offset, &run, source)?
+            {
                 return Ok(false);
             }
             self.asked.pop_front();
             if let Some(recording) = &mut self.recording {
                 let around = window(offset, AROUND, self.task.bytes);
-                recording.pages.add(&(run.start.max(around.start)..run.end.min(around.end)));
+                recording
+                    .pages
+                    .add(&(run.start.max(around.start)..run.end.min(around.end)));
             }
         }
         Ok(true)
@@ -238,14 +285,21 @@ impl Server {
 
     /// What a fault at `offset` brings.
     fn run(&self, offset: u64) -> (Range<u64>, Source) {
-        match self.map.run(offset, &window(offset, AROUND, self.task.bytes)) {
-            (_, Source::Zeroes) => self.map.run(offset, &window(offset, ZEROES_AROUND, self.task.bytes)),
+        match self
+            .map
+            .run(offset, &window(offset, AROUND, self.task.bytes))
+        {
+            (_, Source::Zeroes) => self
+                .map
+                .run(offset, &window(offset, ZEROES_AROUND, self.task.bytes)),
             content => content,
         }
     }
 
     fn fetch_ahead(&mut self) -> io::Result<()> {
-        let Some(range) = self.ahead.pop_front() else { return Ok(()) };
+        let Some(range) = self.ahead.pop_front() else {
+            return Ok(());
+        };
         let piece = range.start..range.end.min(range.start + PIECE as u64);
         let (run, source) = self.map.run(piece.start, &piece);
         if run.end < range.end {
@@ -257,11 +311,18 @@ impl Server {
         Ok(())
     }
 
-    /// Fills from `at` to `end`, which are in the run, as far as it is not filled. False: something has happened, and
-    /// what is known of the memory may be wrong.
-    fn fill(&mut self, mut at: u64, end: u64, run: &Range<u64>, source: Source) -> io::Result<bool> {
+    /// Fills from `at` to `end`, which are in the run, as far as it is not filled. False: something
+    /// has happened, and what is known of the memory may be wrong.
+    fn fill(
+        &mut self,
+        mut at: u64,
+        end: u64,
+        run: &Range<u64>,
+        source: Source,
+    ) -> io::Result<bool> {
         while at < end {
-            let Some((address, room)) = self.regions.iter().find_map(|region| region.address(at)) else {
+            let Some((address, room)) = self.regions.iter().find_map(|region| region.address(at))
+            else {
                 return Err(invalid("a page is in none of its regions"));
             };
             let length = (end - at).min(room);
@@ -297,11 +358,20 @@ impl Server {
         }
     }
 
-    /// Writes down what was asked for when it is time. What fails costs the next guest some time, and this one nothing.
+    /// Writes down what was asked for when it is time. What fails costs the next guest some time,
+    /// and this one nothing.
     fn finish_recording(&mut self) {
-        let Some(mut done) = self.recording.take_if(|recording| recording.until <= Instant::now()) else { return };
+        let Some(mut done) = self
+            .recording
+            .take_if(|recording| recording.until <= Instant::now())
+        else {
+            return;
+        };
         let content = working::encode(self.task.bytes, &done.pages.ranges());
-        let written = done.file.write_all(&content).and_then(|()| done.file.sync_all());
+        let written = done
+            .file
+            .write_all(&content)
+            .and_then(|()| done.file.sync_all());
         if written.is_ok() {
             // Nobody may be there to hear it.
             let _ = (&self.control).write_all(RECORDED);

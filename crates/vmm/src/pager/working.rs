@@ -53,9 +53,15 @@ impl Recording {
 
 /// The content of the file.
 pub(super) fn encode(bytes: u64, ranges: &[Range<u64>]) -> Vec<u8> {
-    let numbers = ranges.iter().flat_map(|range| [range.start, range.end - range.start]);
+    let numbers = ranges
+        .iter()
+        .flat_map(|range| [range.start, range.end - range.start]);
     let numbers = [bytes, ranges.len() as u64].into_iter().chain(numbers);
-    let mut content: Vec<u8> = MAGIC.iter().copied().chain(numbers.flat_map(u64::to_le_bytes)).collect();
+    let mut content: Vec<u8> = MAGIC
+        .iter()
+        .copied()
+        .chain(numbers.flat_map(u64::to_le_bytes))
+        .collect();
     content.extend(crc32fast::hash(&content).to_le_bytes());
     content
 }
@@ -67,7 +73,10 @@ pub(super) fn decode(content: &[u8], bytes: u64) -> Option<Vec<Range<u64>>> {
         return None;
     }
     let (numbers, rest) = content.strip_prefix(MAGIC)?.as_chunks::<8>();
-    let numbers: Vec<u64> = numbers.iter().map(|number| u64::from_le_bytes(*number)).collect();
+    let numbers: Vec<u64> = numbers
+        .iter()
+        .map(|number| u64::from_le_bytes(*number))
+        .collect();
     let (head, ranges) = numbers.split_first_chunk::<2>()?;
     let (ranges, odd) = ranges.as_chunks::<2>();
     if head != &[bytes, ranges.len() as u64] || !rest.is_empty() || !odd.is_empty() {
@@ -75,7 +84,9 @@ pub(super) fn decode(content: &[u8], bytes: u64) -> Option<Vec<Range<u64>>> {
     }
     let mut last = 0;
     let range = |[start, length]: &[u64; 2]| {
-        let end = start.checked_add(*length).filter(|end| *end <= bytes && *start >= last)?;
+        let end = start
+            .checked_add(*length)
+            .filter(|end| *end <= bytes && *start >= last)?;
         last = end;
         (start % PAGE == 0 && length % PAGE == 0).then_some(*start..end)
     };
@@ -120,12 +131,22 @@ mod tests {
         let mut recording = Recording::default();
         recording.add(&(0..1 << 40));
         let ranges = recording.ranges();
-        assert!(ranges.len() == 1 && ranges[0] == (0..MOST as u64 * PAGE), "{ranges:?}");
+        assert!(
+            ranges.len() == 1 && ranges[0] == (0..MOST as u64 * PAGE),
+            "{ranges:?}"
+        );
         let good = encode(BYTES, &ranges);
         assert!(decode(&good, BYTES).is_some() && decode(&good, BYTES + PAGE).is_none());
         for bad in [PAGE..PAGE + 1, BYTES..BYTES + PAGE, 1..PAGE + 1] {
-            assert_eq!(decode(&encode(BYTES, std::slice::from_ref(&bad)), BYTES), None, "{bad:?}");
+            assert_eq!(
+                decode(&encode(BYTES, std::slice::from_ref(&bad)), BYTES),
+                None,
+                "{bad:?}"
+            );
         }
-        assert_eq!(decode(&encode(BYTES, &[PAGE..2 * PAGE, 0..PAGE]), BYTES), None);
+        assert_eq!(
+            decode(&encode(BYTES, &[PAGE..2 * PAGE, 0..PAGE]), BYTES),
+            None
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! QEMU's command line. The same input gives the same arguments; of the world it only asks whether a disk is a device.
+//! QEMU's command line. The same input gives the same arguments; of the world it only asks whether
+//! a disk is a device.
 //!
-//! Values that hold paths go as JSON, where the comma has no meaning; sockets are named relative to the
-//! working directory, since a socket's name may have 107 bytes only (unix(7)).
+//! Values that hold paths go as JSON, where the comma has no meaning; sockets are named relative to
+//! the working directory, since a socket's name may have 107 bytes only (unix(7)).
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -48,22 +49,41 @@ pub(super) struct Machine<'a> {
     pub(super) tap: Option<RawFd>,
 }
 
-pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Vec<OsString>> {
+pub(super) fn command_line(
+    config: &VmConfig,
+    machine: &Machine<'_>,
+) -> std::io::Result<Vec<OsString>> {
     let mut line = Line::default();
     // By its full name, since otherwise an equals sign makes a parameter of what is before it.
-    line.pair("-name", &*format!("guest={}", config.name.replace(',', ",,")));
+    line.pair(
+        "-name",
+        &*format!("guest={}", config.name.replace(',', ",,")),
+    );
     // ACPI stays on: without it a guest cannot power itself off.
-    line.pair("-M", &*format!("microvm,accel={},memory-backend={RAM_ID}", machine.accel.qemu()));
+    line.pair(
+        "-M",
+        &*format!(
+            "microvm,accel={},memory-backend={RAM_ID}",
+            machine.accel.qemu()
+        ),
+    );
     line.pair("-cpu", machine.accel.cpu());
     line.pair("-smp", &*config.vcpus.to_string());
     line.pair("-m", &*format!("{}M", config.memory_mb));
     line.json("-object", &memory(config, machine)?);
     line.args(["-nodefaults", "-no-user-config", "-nographic", "-S"]);
     line.pair("-global", "virtio-mmio.force-legacy=false");
-    // The process outlives the guest, so that what it said at the end can be read, whoever comes to read it.
+    // The process outlives the guest, so that what it said at the end can be read, whoever comes to
+    // read it.
     line.pair("-action", "reboot=shutdown,shutdown=pause");
-    line.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-    line.pair("-chardev", &*format!("ringbuf,id={CONSOLE},size={CONSOLE_SIZE}"));
+    line.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    line.pair(
+        "-chardev",
+        &*format!("ringbuf,id={CONSOLE},size={CONSOLE_SIZE}"),
+    );
     line.pair("-serial", &*format!("chardev:{CONSOLE}"));
     line.pair("-qmp", &*format!("unix:{QMP_SOCKET},server=on,wait=off"));
     line.pair("-pidfile", pid_file(&config.dir));
@@ -73,19 +93,24 @@ pub(super) fn command_line(config: &VmConfig, machine: &Machine<'_>) -> std::io:
     disk(&mut line, config)?;
     modules(&mut line, config)?;
     net(&mut line, config, machine.tap);
-    line.json("-device", &json!({"driver": "virtio-rng-device", "id": "rng"}));
+    line.json(
+        "-device",
+        &json!({"driver": "virtio-rng-device", "id": "rng"}),
+    );
     if machine.incoming {
         // Here rather than by commands: QEMU reads those byte by byte, at some 0.1 ms each.
         line.pair("-incoming", &*format!("unix:{INCOMING_SOCKET}"));
         // The state has no description of the machine; see `state`.
         line.pair("-global", "migration.send-configuration=off");
-        // After a migration a guest tells its network five times where it is now. Ours knows, and would wake it for that.
+        // After a migration a guest tells its network five times where it is now. Ours knows, and
+        // would wake it for that.
         line.pair("-global", "migration.announce-rounds=0");
     }
     Ok(line.0)
 }
 
-/// Written by QEMU for itself: in its PID namespace it is the first process. For us its path is what counts.
+/// Written by QEMU for itself: in its PID namespace it is the first process. For us its path is
+/// what counts.
 fn pid_file(dir: &Path) -> PathBuf {
     run_dir::path(dir).join(PID_FILE)
 }
@@ -94,17 +119,20 @@ fn pid_file(dir: &Path) -> PathBuf {
 pub(super) fn is_of(cmdline: &[u8], dir: &Path) -> bool {
     let wanted = pid_file(dir);
     let args: Vec<&[u8]> = cmdline.split(|&byte| byte == 0).collect();
-    args.windows(2).any(|pair| pair[0] == b"-pidfile" && pair[1] == wanted.as_os_str().as_encoded_bytes())
+    args.windows(2)
+        .any(|pair| pair[0] == b"-pidfile" && pair[1] == wanted.as_os_str().as_encoded_bytes())
 }
 
 fn kernel_args(config: &VmConfig, machine: &Machine<'_>) -> String {
-    // A triple fault is the way to restart that needs no device; a restart ends the VM, and so does a panic.
+    // A triple fault is the way to restart that needs no device; a restart ends the VM, and so does
+    // a panic.
     let mut args = String::from("console=ttyS0 reboot=t panic=-1");
     if let (Accel::Tcg, Some(khz)) = (machine.accel, machine.tsc_khz) {
-        // An emulated guest sees the host's counter. Measuring it against emulated timers fails about every
-        // second boot, and then the guest hangs. Told the rate, the kernel also skips its delay loop calibration.
-        // There is no other clock to verify the counter against, and without one that it trusts the kernel ticks at its
-        // full rate even when idle: 6 % of a processor for each guest.
+        // An emulated guest sees the host's counter. Measuring it against emulated timers fails
+        // about every second boot, and then the guest hangs. Told the rate, the kernel also skips
+        // its delay loop calibration. There is no other clock to verify the counter against, and
+        // without one that it trusts the kernel ticks at its full rate even when idle: 6 % of a
+        // processor for each guest.
         args.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
     }
     if !config.kernel_args.is_empty() {
@@ -126,7 +154,8 @@ fn memory(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Value> {
 
 fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
     // A device is no file to QEMU.
-    let is_device = std::fs::metadata(&config.disk.path).is_ok_and(|meta| meta.file_type().is_block_device());
+    let is_device =
+        std::fs::metadata(&config.disk.path).is_ok_and(|meta| meta.file_type().is_block_device());
     let driver = if is_device { "host_device" } else { "file" };
     let file = json!({
         "driver": driver, "node-name": "file", "filename": text(&config.disk.path)?, "discard": "unmap",
@@ -136,7 +165,8 @@ fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
         DiskFormat::Qcow2 => "qcow2",
     };
     line.json("-blockdev", &file);
-    let mut image = json!({"driver": format, "node-name": "disk", "file": "file", "discard": "unmap"});
+    let mut image =
+        json!({"driver": format, "node-name": "disk", "file": "file", "discard": "unmap"});
     if let Some(base) = &config.disk.base {
         // What an overlay itself names was true where it was made, and written by a VMM since.
         let file = json!({"driver": "file", "filename": text(base)?});
@@ -155,7 +185,9 @@ fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
 
 /// After the disk: the guest numbers them in this order.
 fn modules(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
-    let Some(path) = &config.modules else { return Ok(()) };
+    let Some(path) = &config.modules else {
+        return Ok(());
+    };
     let file = json!({
         "driver": "file", "node-name": "modules-file", "filename": text(path)?, "read-only": true,
     });
@@ -164,21 +196,31 @@ fn modules(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
         "-blockdev",
         &json!({"driver": "raw", "node-name": "modules", "file": "modules-file", "read-only": true}),
     );
-    line.json("-device", &json!({"driver": "virtio-blk-device", "id": "modules", "drive": "modules"}));
+    line.json(
+        "-device",
+        &json!({"driver": "virtio-blk-device", "id": "modules", "drive": "modules"}),
+    );
     Ok(())
 }
 
 /// The device is open already: QEMU is in a network namespace in which there is nothing.
 fn net(line: &mut Line, config: &VmConfig, tap: Option<RawFd>) {
-    let (Some(net), Some(tap)) = (&config.net, tap) else { return };
+    let (Some(net), Some(tap)) = (&config.net, tap) else {
+        return;
+    };
     let mac: Vec<String> = net.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let tap = json!({"type": "tap", "id": "net", "fd": tap.to_string()});
     line.json("-netdev", &tap);
-    line.json("-device", &json!({"driver": "virtio-net-device", "id": "nic", "netdev": "net", "mac": mac.join(":")}));
+    line.json(
+        "-device",
+        &json!({"driver": "virtio-net-device", "id": "nic", "netdev": "net", "mac": mac.join(":")}),
+    );
 }
 
 fn text(path: &Path) -> std::io::Result<&str> {
-    path.to_str().ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8"))
+    path.to_str().ok_or_else(|| {
+        std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8")
+    })
 }
 
 #[derive(Default)]
@@ -213,21 +255,42 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: "quiet".into(),
-            disk: Disk { path: "/d,x".into(), format: DiskFormat::Qcow2, base: None, size_bytes: 1 << 30 },
+            disk: Disk {
+                path: "/d,x".into(),
+                format: DiskFormat::Qcow2,
+                base: None,
+                size_bytes: 1 << 30,
+            },
             modules: None,
             jail: None,
-            net: Some(Net { netns: "n".into(), tap: "tap0".into(), mac: [2, 0, 0, 0, 0, 0xab] }),
+            net: Some(Net {
+                netns: "n".into(),
+                tap: "tap0".into(),
+                mac: [2, 0, 0, 0, 0, 0xab],
+            }),
         }
     }
 
     fn line(accel: Accel, ram: Ram, incoming: bool) -> Vec<String> {
-        let machine = Machine { accel, tsc_khz: Some(2_000_000), ram, memory: Path::new("/m"), incoming, tap: Some(7) };
+        let machine = Machine {
+            accel,
+            tsc_khz: Some(2_000_000),
+            ram,
+            memory: Path::new("/m"),
+            incoming,
+            tap: Some(7),
+        };
         let args = command_line(&config(), &machine).unwrap();
-        args.into_iter().map(|arg| arg.into_string().unwrap()).collect()
+        args.into_iter()
+            .map(|arg| arg.into_string().unwrap())
+            .collect()
     }
 
     fn after<'a>(line: &'a [String], name: &str) -> Vec<&'a str> {
-        line.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].as_str()).collect()
+        line.windows(2)
+            .filter(|pair| pair[0] == name)
+            .map(|pair| pair[1].as_str())
+            .collect()
     }
 
     #[test]
@@ -239,8 +302,14 @@ mod tests {
         );
         assert_eq!(after(&emulated, "-cpu"), ["max,la57=off,svm=off"]);
         let virtualised = line(Accel::Kvm, Ram::File, false);
-        assert_eq!(after(&virtualised, "-append"), ["console=ttyS0 reboot=t panic=-1 quiet"]);
-        assert_eq!(after(&virtualised, "-cpu"), ["host,vmx=off,svm=off,pmu=off,kvm-asyncpf=off,kvm-asyncpf-int=off"]);
+        assert_eq!(
+            after(&virtualised, "-append"),
+            ["console=ttyS0 reboot=t panic=-1 quiet"]
+        );
+        assert_eq!(
+            after(&virtualised, "-cpu"),
+            ["host,vmx=off,svm=off,pmu=off,kvm-asyncpf=off,kvm-asyncpf-int=off"]
+        );
     }
 
     #[test]
@@ -249,26 +318,55 @@ mod tests {
         assert_eq!(after(&line, "-name"), ["guest=sb,,1"]);
         let disk: Value = serde_json::from_str(after(&line, "-blockdev")[0]).unwrap();
         assert_eq!(disk["filename"], "/d,x");
-        let nic = after(&line, "-device").into_iter().find(|device| device.contains("virtio-net")).unwrap();
+        let nic = after(&line, "-device")
+            .into_iter()
+            .find(|device| device.contains("virtio-net"))
+            .unwrap();
         assert!(nic.contains("02:00:00:00:00:ab"));
     }
 
     #[test]
     fn module_disk_is_second_and_read_only() {
         let (accel, ram, memory) = (Accel::Tcg, Ram::File, Path::new("/m"));
-        let machine = Machine { accel, tsc_khz: None, ram, memory, incoming: false, tap: None };
+        let machine = Machine {
+            accel,
+            tsc_khz: None,
+            ram,
+            memory,
+            incoming: false,
+            tap: None,
+        };
         let line = |modules: Option<&str>| -> Vec<String> {
-            let config = VmConfig { modules: modules.map(PathBuf::from), ..config() };
+            let config = VmConfig {
+                modules: modules.map(PathBuf::from),
+                ..config()
+            };
             let args = command_line(&config, &machine).unwrap();
-            args.into_iter().map(|arg| arg.into_string().unwrap()).collect()
+            args.into_iter()
+                .map(|arg| arg.into_string().unwrap())
+                .collect()
         };
         let with = line(Some("/modules,x"));
-        let devices: Vec<&str> =
-            after(&with, "-device").into_iter().filter(|device| device.contains("virtio-blk")).collect();
-        assert!(devices.len() == 2 && devices[0].contains("root") && devices[1].contains("modules"), "{devices:?}");
+        let devices: Vec<&str> = after(&with, "-device")
+            .into_iter()
+            .filter(|device| device.contains("virtio-blk"))
+            .collect();
+        assert!(
+            devices.len() == 2 && devices[0].contains("root") && devices[1].contains("modules"),
+            "{devices:?}"
+        );
         let drives = after(&with, "-blockdev");
-        let drives: Vec<_> = drives.into_iter().filter(|drive| drive.contains("modules")).collect();
-        assert!(drives.len() == 2 && drives.iter().all(|drive| drive.contains(r#""read-only":true"#)), "{drives:?}");
+        let drives: Vec<_> = drives
+            .into_iter()
+            .filter(|drive| drive.contains("modules"))
+            .collect();
+        assert!(
+            drives.len() == 2
+                && drives
+                    .iter()
+                    .all(|drive| drive.contains(r#""read-only":true"#)),
+            "{drives:?}"
+        );
         // A VM of before has no such device, and is restored without.
         assert!(line(None).iter().all(|arg| !arg.contains("modules")));
     }
@@ -276,14 +374,20 @@ mod tests {
     #[test]
     fn network_device_is_named_by_descriptor_only() {
         let line = line(Accel::Kvm, Ram::File, false);
-        assert_eq!(after(&line, "-netdev"), [r#"{"fd":"7","id":"net","type":"tap"}"#]);
+        assert_eq!(
+            after(&line, "-netdev"),
+            [r#"{"fd":"7","id":"net","type":"tap"}"#]
+        );
     }
 
     #[test]
     fn a_restored_guest_writes_to_a_private_copy_of_its_memory() {
         let booted = line(Accel::Tcg, Ram::File, false);
         let restored = line(Accel::Tcg, Ram::Private, true);
-        assert!(after(&booted, "-object")[0].contains(r#""share":true"#) && after(&booted, "-incoming").is_empty());
+        assert!(
+            after(&booted, "-object")[0].contains(r#""share":true"#)
+                && after(&booted, "-incoming").is_empty()
+        );
         assert!(after(&restored, "-object")[0].contains(r#""share":false"#));
         assert_eq!(after(&restored, "-incoming"), ["unix:incoming.sock"]);
     }
@@ -293,6 +397,9 @@ mod tests {
         let cmdline = line(Accel::Tcg, Ram::File, false).join("\0");
         assert!(is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-1")));
         assert!(!is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-")));
-        assert!(!is_of(b"editor\0/vm,s/sb-1/run/qemu.pid", Path::new("/vm,s/sb-1")));
+        assert!(!is_of(
+            b"editor\0/vm,s/sb-1/run/qemu.pid",
+            Path::new("/vm,s/sb-1")
+        ));
     }
 }

@@ -1,7 +1,8 @@
 //! What a snapshot fits, and how its files are known to be whole.
 //!
-//! The state of the devices has a SHA-256, which is compared before a guest runs on it; a difference in memory has a
-//! checksum, which is compared when it is used. Flat memory carries its own ([`seal`](crate::seal)).
+//! The state of the devices has a SHA-256, which is compared before a guest runs on it; a
+//! difference in memory has a checksum, which is compared when it is used. Flat memory carries its
+//! own ([`seal`](crate::seal)).
 
 use std::io;
 use std::path::Path;
@@ -50,11 +51,15 @@ pub(super) fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<M
         is_whole(&found, snapshot)?;
         Ok(found)
     });
-    checked.map_err(|reason| Error::BadSnapshot { dir: snapshot.into(), reason })
+    checked.map_err(|reason| Error::BadSnapshot {
+        dir: snapshot.into(),
+        reason,
+    })
 }
 
 fn fits(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), String> {
-    let cpu = processor(host.accel).map_err(|error| format!("this processor is not known: {error}"))?;
+    let cpu =
+        processor(host.accel).map_err(|error| format!("this processor is not known: {error}"))?;
     same("accelerator", found.accel.name(), host.accel.name())?;
     same("processor", &found.cpu, &cpu)?;
     same("number of virtual CPUs", found.vcpus, config.vcpus)?;
@@ -62,16 +67,28 @@ fn fits(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), String> 
 }
 
 fn is_whole(found: &Manifest, snapshot: &Path) -> Result<(), String> {
-    found.memory.is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
+    found
+        .memory
+        .is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
     lengths(snapshot, &[(STATE, found.state_bytes)])?;
     checksum(snapshot, STATE, &found.state_sha256)
 }
 
-/// The state of a QEMU can be loaded by that QEMU and by its later fixes, which do not change its form. The machine
-/// `microvm` has no versions, so nobody promises more.
+/// The state of a QEMU can be loaded by that QEMU and by its later fixes, which do not change its
+/// form. The machine `microvm` has no versions, so nobody promises more.
 pub(super) fn same_release(found: &Manifest, here: &str) -> Result<(), String> {
-    let release = |version: &str| version.splitn(3, '.').take(2).map(str::to_owned).collect::<Vec<_>>();
-    if release(&found.qemu) == release(here) { Ok(()) } else { Err(differs("QEMU", &found.qemu, here)) }
+    let release = |version: &str| {
+        version
+            .splitn(3, '.')
+            .take(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    if release(&found.qemu) == release(here) {
+        Ok(())
+    } else {
+        Err(differs("QEMU", &found.qemu, here))
+    }
 }
 
 #[cfg(test)]
@@ -103,10 +120,19 @@ mod tests {
 
     fn refusal(manifest: &Manifest, state: &[u8]) -> Option<String> {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
+        fs::write(
+            dir.path().join(MANIFEST),
+            serde_json::to_vec(manifest).unwrap(),
+        )
+        .unwrap();
         fs::write(dir.path().join(STATE), state).unwrap();
         fs::write(dir.path().join(MEMORY), vec![0; 1 << 20]).unwrap();
-        let host = Host { program: "qemu".into(), accel: Accel::Tcg, tsc_khz: None, enforcement: Enforcement::Enforce };
+        let host = Host {
+            program: "qemu".into(),
+            accel: Accel::Tcg,
+            tsc_khz: None,
+            enforcement: Enforcement::Enforce,
+        };
         let config = VmConfig {
             dir: "/vm".into(),
             name: "vm".into(),
@@ -115,7 +141,12 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             kernel_args: String::new(),
-            disk: Disk { path: "/d".into(), format: DiskFormat::Raw, base: None, size_bytes: 1 << 30 },
+            disk: Disk {
+                path: "/d".into(),
+                format: DiskFormat::Raw,
+                base: None,
+                size_bytes: 1 << 30,
+            },
             modules: None,
             net: None,
             jail: None,
@@ -135,18 +166,41 @@ mod tests {
             change(&mut changed);
             refusal(&changed, b"devices").expect("it is refused")
         };
-        assert_eq!(of(|changed| changed.version = 1), "its layout is 1, but here it is 2");
-        assert_eq!(of(|changed| changed.accel = Accel::Kvm), "its accelerator is kvm, but here it is tcg");
-        assert_eq!(of(|changed| changed.cpu = "Xeon".into()), "its processor is Xeon, but here it is emulated");
-        assert_eq!(of(|changed| changed.vcpus = 1), "its number of virtual CPUs is 1, but here it is 2");
-        assert!(refusal(&manifest(), b"device!").unwrap().starts_with("the checksum of state is "));
-        assert!(refusal(&manifest(), b"devices, more").unwrap().contains("13 bytes instead of 7"));
+        assert_eq!(
+            of(|changed| changed.version = 1),
+            "its layout is 1, but here it is 2"
+        );
+        assert_eq!(
+            of(|changed| changed.accel = Accel::Kvm),
+            "its accelerator is kvm, but here it is tcg"
+        );
+        assert_eq!(
+            of(|changed| changed.cpu = "Xeon".into()),
+            "its processor is Xeon, but here it is emulated"
+        );
+        assert_eq!(
+            of(|changed| changed.vcpus = 1),
+            "its number of virtual CPUs is 1, but here it is 2"
+        );
+        assert!(
+            refusal(&manifest(), b"device!")
+                .unwrap()
+                .starts_with("the checksum of state is ")
+        );
+        assert!(
+            refusal(&manifest(), b"devices, more")
+                .unwrap()
+                .contains("13 bytes instead of 7")
+        );
     }
 
     #[test]
     fn fixes_of_a_release_take_its_snapshots_and_other_releases_do_not() {
         assert_eq!(same_release(&manifest(), "7.2.23"), Ok(()));
-        assert_eq!(same_release(&manifest(), "7.20.0").unwrap_err(), "its QEMU is 7.2.22, but here it is 7.20.0");
+        assert_eq!(
+            same_release(&manifest(), "7.20.0").unwrap_err(),
+            "its QEMU is 7.2.22, but here it is 7.20.0"
+        );
         assert!(same_release(&manifest(), "10.0.2").is_err());
     }
 }

@@ -9,15 +9,17 @@
 //! | `stderr` | before the start | us: a pipe that is QEMU's standard error ([`output`](crate::output)) |
 //! | `vm.json` | once the process runs | us: who it is and how it was started |
 //!
-//! In memory, in QEMU's working directory ([`run_dir`](crate::run_dir)): `qemu.pid` and `qmp.sock`, `incoming.sock`
-//! during a restore, `state.unfinished` during a snapshot. QEMU gets the network device of its guest as an open
-//! descriptor and is in a network namespace of its own in which there is nothing.
+//! In memory, in QEMU's working directory ([`run_dir`](crate::run_dir)): `qemu.pid` and `qmp.sock`,
+//! `incoming.sock` during a restore, `state.unfinished` during a snapshot. QEMU gets the network
+//! device of its guest as an open descriptor and is in a network namespace of its own in which
+//! there is nothing.
 //!
-//! QEMU starts with its virtual CPUs stopped; they run only once `vm.json` is there. If this process dies
-//! before that, [`adopt`](Driver::adopt) finds the QEMU by its command line, sees that it never ran, and ends
-//! it. If it dies later, the VM goes on, and its console is kept in QEMU's own ring of 64 KiB, which can
-//! neither fill the disk nor block the guest. A guest that ends leaves its QEMU stopped but alive
-//! (`-action shutdown=pause`): why it ended and what it said last is not lost, whoever comes to read it.
+//! QEMU starts with its virtual CPUs stopped; they run only once `vm.json` is there. If this
+//! process dies before that, [`adopt`](Driver::adopt) finds the QEMU by its command line, sees that
+//! it never ran, and ends it. If it dies later, the VM goes on, and its console is kept in QEMU's
+//! own ring of 64 KiB, which can neither fill the disk nor block the guest. A guest that ends
+//! leaves its QEMU stopped but alive (`-action shutdown=pause`): why it ended and what it said last
+//! is not lost, whoever comes to read it.
 
 mod args;
 mod manifest;
@@ -84,7 +86,8 @@ impl Accel {
         }
     }
 
-    /// Memory that QEMU takes besides the guest's, MiB, at most: some 60, and 1 GiB for translated code.
+    /// Memory that QEMU takes besides the guest's, MiB, at most: some 60, and 1 GiB for translated
+    /// code.
     fn overhead_mb(self) -> u32 {
         match self {
             Self::Kvm => 128,
@@ -92,9 +95,10 @@ impl Accel {
         }
     }
 
-    /// For `-cpu`. With 5-level page tables or nested virtualisation, emulation has bugs and gives guests nothing. Guests
-    /// under KVM get neither hypervisors nor performance counters of their own: more to attack, nothing for sandboxes.
-    /// Asynchronous page faults crash hosts that are themselves emulated, since guest memory is a file.
+    /// For `-cpu`. With 5-level page tables or nested virtualisation, emulation has bugs and gives
+    /// guests nothing. Guests under KVM get neither hypervisors nor performance counters of their
+    /// own: more to attack, nothing for sandboxes. Asynchronous page faults crash hosts that are
+    /// themselves emulated, since guest memory is a file.
     fn cpu(self) -> &'static str {
         match self {
             Self::Kvm => "host,vmx=off,svm=off,pmu=off,kvm-asyncpf=off,kvm-asyncpf-int=off",
@@ -143,10 +147,13 @@ impl record::Record for Record {
 
 /// The last that QEMU said, for people.
 fn last_words(output: &Output) -> String {
-    output.last_words().unwrap_or_else(|| "it gave no reason".into())
+    output
+        .last_words()
+        .unwrap_or_else(|| "it gave no reason".into())
 }
 
-/// The driver. Holds no state but the starts under way: every VM's is in its directory and its process.
+/// The driver. Holds no state but the starts under way: every VM's is in its directory and its
+/// process.
 #[derive(Debug)]
 pub(crate) struct Qemu {
     host: Host,
@@ -166,8 +173,20 @@ struct Host {
 impl Qemu {
     /// Blocks for 100 ms the first time that guests are to be emulated.
     pub(crate) fn new(program: PathBuf, accel: Accel, enforcement: Enforcement) -> Self {
-        let tsc_khz = if accel == Accel::Tcg { linux::tsc::khz() } else { None };
-        Self { host: Host { program, accel, tsc_khz, enforcement }, starts: Starts::default() }
+        let tsc_khz = if accel == Accel::Tcg {
+            linux::tsc::khz()
+        } else {
+            None
+        };
+        Self {
+            host: Host {
+                program,
+                accel,
+                tsc_khz,
+                enforcement,
+            },
+            starts: Starts::default(),
+        }
     }
 }
 
@@ -182,11 +201,18 @@ impl Driver for Qemu {
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
-        self.starts.run(&config.dir, start::boot(self.host.clone(), config.clone())).await
+        self.starts
+            .run(&config.dir, start::boot(self.host.clone(), config.clone()))
+            .await
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
-        self.starts.run(&config.dir, restore::restore(self.host.clone(), config.clone(), snapshot.to_owned())).await
+        self.starts
+            .run(
+                &config.dir,
+                restore::restore(self.host.clone(), config.clone(), snapshot.to_owned()),
+            )
+            .await
     }
 
     fn serves_layers(&self, snapshot: &Path) -> bool {
@@ -204,7 +230,9 @@ impl Driver for Qemu {
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         self.starts.idle(dir, START_LIMIT).await;
-        let Some((process, record)) = record::find::<Record>(dir).await? else { return Ok(None) };
+        let Some((process, record)) = record::find::<Record>(dir).await? else {
+            return Ok(None);
+        };
         let Some(record) = record else {
             process::end(process).await?;
             return Ok(None);

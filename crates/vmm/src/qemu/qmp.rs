@@ -1,9 +1,10 @@
 //! One QMP connection: commands with a deadline, and the events that matter.
 //!
-//! One task owns the socket. It sends the commands, each with an id that no other of this or an earlier connection has,
-//! and gives each answer to whoever waits for that id: what comes late, twice, or to somebody who has hung up is passed
-//! over. QEMU serves one client at a time and waits for the next when one hangs up, so a lost connection is simply made
-//! again. What QEMU may send has bounds ([`wire`]).
+//! One task owns the socket. It sends the commands, each with an id that no other of this or an
+//! earlier connection has, and gives each answer to whoever waits for that id: what comes late,
+//! twice, or to somebody who has hung up is passed over. QEMU serves one client at a time and waits
+//! for the next when one hangs up, so a lost connection is simply made again. What QEMU may send
+//! has bounds ([`wire`]).
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use wire::fuzz;
@@ -38,7 +39,8 @@ pub(super) const PROMPT: Duration = Duration::from_secs(30);
 /// Time for the greeting of a QEMU that has accepted the connection.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// Messages before the answer of the handshake that are passed over: events, and answers to an earlier client.
+/// Messages before the answer of the handshake that are passed over: events, and answers to an
+/// earlier client.
 const BEFORE_ANSWER: usize = 1000;
 
 /// Commands that wait to be sent.
@@ -74,7 +76,9 @@ impl Shutdowns {
     pub(super) async fn next_cause(&mut self) -> Result<ShutdownCause, QmpError> {
         match self.causes.recv().await {
             Some(cause) => Ok(cause),
-            None => Err((&mut self.connection).await.unwrap_or_else(|failed| QmpError::Lost(io::Error::other(failed)))),
+            None => Err((&mut self.connection)
+                .await
+                .unwrap_or_else(|failed| QmpError::Lost(io::Error::other(failed)))),
         }
     }
 
@@ -98,13 +102,19 @@ pub(super) enum Before {
 }
 
 impl Qmp {
-    /// Connects to the QEMU that has its socket in `run`, and to no other: it could have put another's socket in place of
-    /// its own.
-    pub(super) async fn connect(run: &RunDir, process: &Process) -> Result<(Self, Shutdowns), QmpError> {
+    /// Connects to the QEMU that has its socket in `run`, and to no other: it could have put
+    /// another's socket in place of its own.
+    pub(super) async fn connect(
+        run: &RunDir,
+        process: &Process,
+    ) -> Result<(Self, Shutdowns), QmpError> {
         let handshake = async {
             let socket = UnixStream::connect(run.socket(QMP_SOCKET)?.path()).await?;
             if socket.peer_cred()?.pid() != i32::try_from(process.pid()).ok() {
-                let stranger = io::Error::new(io::ErrorKind::PermissionDenied, "another process answers on it");
+                let stranger = io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "another process answers on it",
+                );
                 return Err(QmpError::Lost(stranger));
             }
             let (mut lines, mut write) = wire::split(socket);
@@ -112,11 +122,19 @@ impl Qmp {
             Ok((lines, write, version))
         };
         let elapsed = |_| QmpError::Lost(io::ErrorKind::TimedOut.into());
-        let (lines, write, version) = tokio::time::timeout(GREETING, handshake).await.map_err(elapsed)??;
+        let (lines, write, version) = tokio::time::timeout(GREETING, handshake)
+            .await
+            .map_err(elapsed)??;
         let (requests, queue) = mpsc::channel(QUEUE);
         let (sender, causes) = mpsc::channel(QUEUE);
         let connection = tokio::spawn(serve(lines, write, queue, sender));
-        Ok((Self { requests, version: version.into() }, Shutdowns { causes, connection }))
+        Ok((
+            Self {
+                requests,
+                version: version.into(),
+            },
+            Shutdowns { causes, connection },
+        ))
     }
 
     /// QEMU's version, such as `7.2.22`.
@@ -130,16 +148,27 @@ impl Qmp {
         C: QmpCommand + 'static,
         C::Ok: Send + 'static,
     {
-        let refused = |reason: String| Error::Refused { command: C::NAME.into(), reason };
+        let refused = |reason: String| Error::Refused {
+            command: C::NAME.into(),
+            reason,
+        };
         let (answer, answered) = oneshot::channel();
         let id = next_id();
         let text = line(&command, id).map_err(|error| refused(error.to_string()))?;
         let exchange = async {
-            self.requests.send(Request { id, text, answer }).await.ok()?;
+            self.requests
+                .send(Request { id, text, answer })
+                .await
+                .ok()?;
             answered.await.ok()
         };
-        let elapsed = |_| Error::Timeout { command: C::NAME.into(), seconds: limit.as_secs() };
-        let text = tokio::time::timeout(limit, exchange).await.map_err(elapsed)?;
+        let elapsed = |_| Error::Timeout {
+            command: C::NAME.into(),
+            seconds: limit.as_secs(),
+        };
+        let text = tokio::time::timeout(limit, exchange)
+            .await
+            .map_err(elapsed)?;
         let text = text.ok_or_else(|| refused("the connection broke".to_owned()))?;
         parse(&text).map_err(refused)
     }
@@ -148,21 +177,27 @@ impl Qmp {
 /// Reads the greeting and leaves the mode in which QEMU takes no commands; QEMU's version.
 async fn negotiate(lines: &mut Lines, write: &mut OwnedWriteHalf) -> Result<String, QmpError> {
     let greeting = lines.next_message().await?;
-    let wrong = |what: &str| QmpError::Violation(format!("{what} at the beginning of a QMP connection"));
+    let wrong =
+        |what: &str| QmpError::Violation(format!("{what} at the beginning of a QMP connection"));
     if greeting.head.greeting.is_none() {
         return Err(wrong("sent no greeting"));
     }
-    let greeting: QapiCapabilities =
-        serde_json::from_str(&greeting.line).map_err(|error| wrong(&format!("sent a wrong greeting ({error})")))?;
+    let greeting: QapiCapabilities = serde_json::from_str(&greeting.line)
+        .map_err(|error| wrong(&format!("sent a wrong greeting ({error})")))?;
     let id = next_id();
-    write.write_all(line(&qmp_capabilities { enable: None }, id)?.as_bytes()).await?;
+    write
+        .write_all(line(&qmp_capabilities { enable: None }, id)?.as_bytes())
+        .await?;
     for _ in 0..BEFORE_ANSWER {
         let message = lines.next_message().await?;
         if message.head.id == Some(id) {
             let answer: Result<qapi::Empty, String> = parse(&message.line);
             answer.map_err(|reason| wrong(&format!("refused a command ({reason})")))?;
             let version = greeting.QMP.version.qemu;
-            return Ok(format!("{}.{}.{}", version.major, version.minor, version.micro));
+            return Ok(format!(
+                "{}.{}.{}",
+                version.major, version.minor, version.micro
+            ));
         }
     }
     Err(wrong("does not answer but sends other messages"))
@@ -206,11 +241,15 @@ async fn serve(
     }
 }
 
-/// A number for a command. QEMU may still answer what an earlier run of this program asked, so it begins with the time.
+/// A number for a command. QEMU may still answer what an earlier run of this program asked, so it
+/// begins with the time.
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     if NEXT.load(Ordering::Relaxed) == 0 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros();
         // Whoever is first sets it; QEMU's JSON knows signed numbers only.
         let first = u64::try_from(now).unwrap_or_default() & (u64::MAX >> 2) | 1;
         let _ = NEXT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
@@ -240,7 +279,10 @@ fn parse<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, String> {
         desc: String,
     }
     match serde_json::from_str::<Failed>(line) {
-        Ok(failed) => Err(crate::console::printable(failed.error.desc.as_bytes(), REASON_LIMIT)),
+        Ok(failed) => Err(crate::console::printable(
+            failed.error.desc.as_bytes(),
+            REASON_LIMIT,
+        )),
         Err(_) => match serde_json::from_str::<Returned<T>>(line) {
             Ok(returned) => Ok(returned.value),
             Err(error) => Err(format!("its answer is not what was expected: {error}")),

@@ -1,12 +1,14 @@
 //! The memory of a guest: taken from a snapshot for a restore, and written into one.
 //!
-//! A private mapping writes nothing to its file, but QEMU opens that for writing all the same (before version 8.2 there
-//! is no other way). One in a jail might use that, so it is shown the file as a read-only loop device: the kernel lets
-//! it open that for writing, and then refuses every write and every shared mapping that could be written through. All
-//! guests over one file have the same device, and with it one cache of what they read. It goes with the last of them.
+//! A private mapping writes nothing to its file, but QEMU opens that for writing all the same
+//! (before version 8.2 there is no other way). One in a jail might use that, so it is shown the
+//! file as a read-only loop device: the kernel lets it open that for writing, and then refuses
+//! every write and every shared mapping that could be written through. All guests over one file
+//! have the same device, and with it one cache of what they read. It goes with the last of them.
 //!
-//! What a paused guest had written over such a file is written into QEMU's mapping again before the guest goes on: its
-//! pages are there at once then, as they were, and the next snapshot finds them among those that are the guest's own.
+//! What a paused guest had written over such a file is written into QEMU's mapping again before the
+//! guest goes on: its pages are there at once then, as they were, and the next snapshot finds them
+//! among those that are the guest's own.
 
 use std::fs;
 use std::io;
@@ -40,8 +42,8 @@ pub(super) struct Taken {
     pub(super) over: Vec<(PathBuf, Seal)>,
 }
 
-/// Takes the memory of the snapshot in `from`. Blocking, for as long as a copy of all memory takes where it is neither
-/// flat yet nor [thin](flat::is_thin).
+/// Takes the memory of the snapshot in `from`. Blocking, for as long as a copy of all memory takes
+/// where it is neither flat yet nor [thin](flat::is_thin).
 ///
 /// # Errors
 /// `InvalidData` when it is damaged, otherwise what the system said.
@@ -61,31 +63,55 @@ pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Resul
     let names = (0..).map(|number| dir.join(flat::diff_name(number)));
     let over: Vec<(PathBuf, Seal)> = names.zip(taken.diffs().iter().copied()).collect();
     if config.jail.is_none() {
-        return Ok(Taken { ram: Ram::Private, path: base, device: None, over });
+        return Ok(Taken {
+            ram: Ram::Private,
+            path: base,
+            device: None,
+            over,
+        });
     }
     match loopdev::share(&base, MARK) {
-        Ok(device) => Ok(Taken { ram: Ram::Private, path: device.path(), device: Some(device), over }),
+        Ok(device) => Ok(Taken {
+            ram: Ram::Private,
+            path: device.path(),
+            device: Some(device),
+            over,
+        }),
         Err(error) => {
             tracing::warn!(%error, "no loop device for a guest's memory, which is copied instead");
             let own = dir.join(MEMORY);
             // Whatever it was taken as, the names are those of layers now.
             let layers = Memory::Diff(taken.diffs().to_vec());
-            flat::merge(dir, &layers, bytes, &new_file(&own)?, &AtomicBool::new(false))?;
+            flat::merge(
+                dir,
+                &layers,
+                bytes,
+                &new_file(&own)?,
+                &AtomicBool::new(false),
+            )?;
             fs::remove_file(&base)?;
-            Ok(Taken { ram: Ram::File, path: own, device: None, over: Vec::new() })
+            Ok(Taken {
+                ram: Ram::File,
+                path: own,
+                device: None,
+                over: Vec::new(),
+            })
         }
     }
 }
 
-/// Compares the checksums of what is to be written over a mapping. Blocking, for as long as reading it takes.
+/// Compares the checksums of what is to be written over a mapping. Blocking, for as long as reading
+/// it takes.
 ///
 /// # Errors
 /// `InvalidData` when something is damaged.
 pub(super) fn check(over: &[(PathBuf, Seal)]) -> io::Result<()> {
-    over.iter().try_for_each(|(path, seal)| diff::check(path, *seal))
+    over.iter()
+        .try_for_each(|(path, seal)| diff::check(path, *seal))
 }
 
-/// Gives a VM, none of whose CPUs has run yet, what was [checked](check). The files go. Blocking, for some 50 ms at most.
+/// Gives a VM, none of whose CPUs has run yet, what was [checked](check). The files go. Blocking,
+/// for some 50 ms at most.
 ///
 /// # Errors
 /// What the system said; the VM is worth nothing then.
@@ -103,23 +129,31 @@ pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -
 /// What the system said.
 pub(super) fn hold(snapshot: &Path) -> io::Result<Option<LoopDevice>> {
     let memory = snapshot.join(MEMORY);
-    memory.exists().then(|| loopdev::share(&memory, MARK)).transpose()
+    memory
+        .exists()
+        .then(|| loopdev::share(&memory, MARK))
+        .transpose()
 }
 
-/// Writes the memory of the VM, whose guest stands still, into the directory of a snapshot. Blocking.
+/// Writes the memory of the VM, whose guest stands still, into the directory of a snapshot.
+/// Blocking.
 ///
 /// # Errors
 /// What the system said; then files may be left.
 pub(super) fn write(vm: &Shared, dir: &Path, then: Then) -> io::Result<Memory> {
     match (vm.record.ram, then) {
-        (Ram::File, Then::GoOn) => linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat),
-        (Ram::File, Then::End) => give_away(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat),
+        (Ram::File, Then::GoOn) => {
+            linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat)
+        }
+        (Ram::File, Then::End) => {
+            give_away(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat)
+        }
         (Ram::Private, _) => write_difference(vm, dir),
     }
 }
 
-/// The memory of a guest that will not run again is the snapshot's from now on, without a copy. QEMU has it open until
-/// it ends, but can get at it no other way: it belongs to us.
+/// The memory of a guest that will not run again is the snapshot's from now on, without a copy.
+/// QEMU has it open until it ends, but can get at it no other way: it belongs to us.
 fn give_away(from: &Path, to: &Path) -> io::Result<()> {
     place(from, to)?;
     let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;

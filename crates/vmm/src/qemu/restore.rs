@@ -32,7 +32,10 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let started = launch(&host, &config, taken.ram, &taken.path, true).await?;
     drop(taken.device);
     let loaded = async {
-        let bad = |reason| Error::BadSnapshot { dir: snapshot.clone(), reason };
+        let bad = |reason| Error::BadSnapshot {
+            dir: snapshot.clone(),
+            reason,
+        };
         manifest::same_release(&manifest, started.qmp.version()).map_err(bad)?;
         let laid = async {
             checked.await.map_err(io::Error::other).flatten()?;
@@ -57,9 +60,14 @@ async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manife
         let taken = ram::take(&snapshot, &manifest.memory, &config).map_err(damaged(&snapshot))?;
         Ok((manifest, taken))
     };
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|failed| {
-        Err(Error::Refused { command: "the start of a VM".into(), reason: failed.to_string() })
-    })
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|failed| {
+            Err(Error::Refused {
+                command: "the start of a VM".into(),
+                reason: failed.to_string(),
+            })
+        })
 }
 
 /// What is over the file that QEMU maps, before anything reads it.
@@ -69,12 +77,18 @@ async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<(
     }
     let bytes = u64::from(started.record.memory_mb) << 20;
     let memory = Private::open(&started.process, &started.record.memory, bytes)?;
-    tokio::task::spawn_blocking(move || ram::lay_over(&memory, bytes, &over)).await.map_err(io::Error::other).flatten()
+    tokio::task::spawn_blocking(move || ram::lay_over(&memory, bytes, &over))
+        .await
+        .map_err(io::Error::other)
+        .flatten()
 }
 
 /// Sends the state to QEMU and waits until it has made sense of it.
 async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
-    let bad = |reason: String| Error::BadSnapshot { dir: snapshot.into(), reason };
+    let bad = |reason: String| Error::BadSnapshot {
+        dir: snapshot.into(),
+        reason,
+    };
     let path = snapshot.join(STATE);
     let send = async {
         let mut socket = UnixStream::connect(started.run.socket(INCOMING_SOCKET)?.path()).await?;
@@ -83,7 +97,11 @@ async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
     };
     match send.await {
         // QEMU has seen enough: it tells below.
-        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ) => {}
         sent => drop(sent.map_err(in_file("send to QEMU", &path))?),
     }
     loop {

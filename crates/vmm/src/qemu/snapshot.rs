@@ -1,4 +1,5 @@
-//! Snapshots: a directory with the memory, the device state, and a manifest that says what they fit.
+//! Snapshots: a directory with the memory, the device state, and a manifest that says what they
+//! fit.
 //!
 //! | file | content |
 //! |---|---|
@@ -6,10 +7,12 @@
 //! | `state` | the devices: what QEMU wrote ([`state`]) |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
-//! A guest that was booted has its memory in a file, which is copied, or given away where the guest is to end. One that
-//! was restored has private pages over the file of a snapshot, and those are what is written.
+//! A guest that was booted has its memory in a file, which is copied, or given away where the guest
+//! is to end. One that was restored has private pages over the file of a snapshot, and those are
+//! what is written.
 //!
-//! A failure removes what it wrote. If this process dies, the directory has no manifest, and no one restores it.
+//! A failure removes what it wrote. If this process dies, the directory has no manifest, and no one
+//! restores it.
 
 use std::fs;
 use std::io;
@@ -42,11 +45,27 @@ async fn write_files(vm: &Arc<Shared>, dir: &Path, then: Then) -> Result<()> {
     let qemu = vm.version().await?;
     let (state_bytes, state_sha256) = state::save(vm, &dir.join(STATE)).await?;
     let (source, to) = (Arc::clone(vm), dir.to_owned());
-    let memory = blocking("write the memory to", dir, move || ram::write(&source, &to, then)).await?;
+    let memory = blocking("write the memory to", dir, move || {
+        ram::write(&source, &to, then)
+    })
+    .await?;
     let (accel, vcpus, memory_mb) = (vm.record.accel, vm.record.vcpus, vm.record.memory_mb);
     let cpu = processor(accel).map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
-    let manifest = Manifest { version: VERSION, accel, cpu, vcpus, memory_mb, qemu, state_bytes, state_sha256, memory };
+    let manifest = Manifest {
+        version: VERSION,
+        accel,
+        cpu,
+        vcpus,
+        memory_mb,
+        qemu,
+        state_bytes,
+        state_sha256,
+        memory,
+    };
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
-    blocking("write", &path.clone(), move || linux::file::write_atomic(&path, &content?, 0o600)).await
+    blocking("write", &path.clone(), move || {
+        linux::file::write_atomic(&path, &content?, 0o600)
+    })
+    .await
 }

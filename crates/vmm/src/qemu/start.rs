@@ -24,7 +24,8 @@ use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns};
 use super::vm::QemuVm;
 use super::{Host, LOG, Ram, Record, last_words};
 
-/// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much longer.
+/// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much
+/// longer.
 const START: Duration = Duration::from_secs(60);
 
 /// How often a starting QEMU is tried. Short, since every create waits for it.
@@ -57,7 +58,11 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
     starts::check::<Record>(&config).await?;
     let memory = config.dir.join(MEMORY_FILE);
     files::remove(&config.dir.join(BASE))?;
-    private_file(&memory).map_err(|source| Error::Io { action: "make", path: memory.clone(), source })?;
+    private_file(&memory).map_err(|source| Error::Io {
+        action: "make",
+        path: memory.clone(),
+        source,
+    })?;
     let started = launch(&host, &config, Ram::File, &memory, false).await?;
     match started.qmp.execute(cont {}, PROMPT).await {
         Ok(_) => Ok(QemuVm::new(started)),
@@ -65,19 +70,34 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
     }
 }
 
-/// Starts QEMU, writes down that it is there, and connects to it. After an error no process is left.
-pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Path, incoming: bool) -> Result<Started> {
+/// Starts QEMU, writes down that it is there, and connects to it. After an error no process is
+/// left.
+pub(super) async fn launch(
+    host: &Host,
+    config: &VmConfig,
+    ram: Ram,
+    memory: &Path,
+    incoming: bool,
+) -> Result<Started> {
     let dir = config.dir.clone();
     let tap = open_tap(config).await?;
     let number = tap.as_ref().map(AsRawFd::as_raw_fd);
-    let machine = Machine { accel: host.accel, tsc_khz: host.tsc_khz, ram, memory, incoming, tap: number };
+    let machine = Machine {
+        accel: host.accel,
+        tsc_khz: host.tsc_khz,
+        ram,
+        memory,
+        incoming,
+        tap: number,
+    };
     let args = args::command_line(config, &machine).map_err(|source| Error::Io {
         action: "name in QEMU's arguments",
         path: dir.clone(),
         source,
     })?;
     clear(&dir).map_err(in_file("clear", &dir))?;
-    let run = RunDir::create(config).map_err(in_file("make the working directory of QEMU in", &dir))?;
+    let run =
+        RunDir::create(config).map_err(in_file("make the working directory of QEMU in", &dir))?;
     let run = Arc::new(run);
     let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
     let spawn = Spawn {
@@ -102,7 +122,13 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
         Ram::File => needs.write.push(memory.to_owned()),
         Ram::Private => needs.devices.push(memory.to_owned()),
     }
-    let process = process::start(spawn, config, needs, "it must be installed: apt-get install qemu-system-x86").await?;
+    let process = process::start(
+        spawn,
+        config,
+        needs,
+        "it must be installed: apt-get install qemu-system-x86",
+    )
+    .await?;
     let record = Record {
         identity: process.identity().clone(),
         accel: host.accel,
@@ -114,12 +140,23 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
     };
     let ready = match record::write(&record, &dir) {
         Ok(()) => connect(&run, &process, &output, START).await,
-        Err(source) => Err(Error::Io { action: "write vm.json in", path: dir.clone(), source }),
+        Err(source) => Err(Error::Io {
+            action: "write vm.json in",
+            path: dir.clone(),
+            source,
+        }),
     };
     match ready {
-        Ok((qmp, shutdowns)) => {
-            Ok(Started { dir, run, process, output, record, qmp, shutdowns, before: Before::Nobody })
-        }
+        Ok((qmp, shutdowns)) => Ok(Started {
+            dir,
+            run,
+            process,
+            output,
+            record,
+            qmp,
+            shutdowns,
+            before: Before::Nobody,
+        }),
         Err(error) => {
             process::end(process).await?;
             Err(error)
@@ -129,13 +166,18 @@ pub(super) async fn launch(host: &Host, config: &VmConfig, ram: Ram, memory: &Pa
 
 /// Opens the guest's network device, so that QEMU needs neither its name nor its namespace.
 async fn open_tap(config: &VmConfig) -> Result<Option<File>> {
-    let Some(net) = config.net.clone() else { return Ok(None) };
+    let Some(net) = config.net.clone() else {
+        return Ok(None);
+    };
     let path = Path::new(linux::netns::DIR).join(&net.netns);
     let open = move || linux::netns::enter(&net.netns, move || linux::tap::open(&net.tap));
-    blocking("open the guest's network device in", &path, open).await.map(Some)
+    blocking("open the guest's network device in", &path, open)
+        .await
+        .map(Some)
 }
 
-/// Takes away what an earlier VM in this directory left; its log too, or its errors would be told as ours.
+/// Takes away what an earlier VM in this directory left; its log too, or its errors would be told
+/// as ours.
 fn clear(dir: &Path) -> io::Result<()> {
     record::remove(dir)?;
     match fs::remove_file(dir.join(LOG)) {
@@ -144,7 +186,12 @@ fn clear(dir: &Path) -> io::Result<()> {
     }
 }
 
-async fn connect(run: &RunDir, process: &Process, output: &Output, limit: Duration) -> Result<(Qmp, Shutdowns)> {
+async fn connect(
+    run: &RunDir,
+    process: &Process,
+    output: &Output,
+    limit: Duration,
+) -> Result<(Qmp, Shutdowns)> {
     let path = || PathBuf::from(format!("/proc/{}", process.pid()));
     let deadline = Instant::now() + limit;
     loop {
@@ -153,27 +200,47 @@ async fn connect(run: &RunDir, process: &Process, output: &Output, limit: Durati
             Err(QmpError::Violation(violation)) => return Err(hostile(violation)),
             Err(error) => error,
         };
-        let gone = process.has_ended().map_err(|source| Error::Io { action: "watch", path: path(), source })?;
+        let gone = process.has_ended().map_err(|source| Error::Io {
+            action: "watch",
+            path: path(),
+            source,
+        })?;
         if gone.is_some() {
-            return Err(Error::EndedEarly { program: "qemu".into(), stderr: last_words(output) });
+            return Err(Error::EndedEarly {
+                program: "qemu".into(),
+                stderr: last_words(output),
+            });
         }
         if Instant::now() >= deadline {
             tracing::debug!(%error, pid = process.pid(), "QMP does not answer");
-            return Err(Error::Timeout { command: "the QMP greeting".into(), seconds: limit.as_secs() });
+            return Err(Error::Timeout {
+                command: "the QMP greeting".into(),
+                seconds: limit.as_secs(),
+            });
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever started it
-/// did not get to know that it exists.
-pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Result<Option<QemuVm>> {
+/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever
+/// started it did not get to know that it exists.
+pub(super) async fn adopt(
+    dir: PathBuf,
+    process: Process,
+    record: Record,
+) -> Result<Option<QemuVm>> {
     let output = Output::adopt(&dir, STDERR, LOG);
     let connected = async {
         let run = match RunDir::adopt(&dir, &process, record.run) {
             Ok(run) => Arc::new(run),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(hostile(error.to_string())),
-            Err(error) => return Err(in_file("find the working directory of the VM in", &dir)(error)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(hostile(error.to_string()));
+            }
+            Err(error) => {
+                return Err(in_file("find the working directory of the VM in", &dir)(
+                    error,
+                ));
+            }
         };
         let (qmp, shutdowns) = connect(&run, &process, &output, PROMPT).await?;
         let state = qmp.execute(query_status {}, PROMPT).await?.status;
@@ -198,9 +265,21 @@ pub(super) async fn adopt(dir: PathBuf, process: Process, record: Record) -> Res
         return Ok(None);
     }
     let before = Before::Somebody;
-    Ok(Some(QemuVm::new(Started { dir, run, process, output, record, qmp, shutdowns, before })))
+    Ok(Some(QemuVm::new(Started {
+        dir,
+        run,
+        process,
+        output,
+        record,
+        qmp,
+        shutdowns,
+        before,
+    })))
 }
 
 fn hostile(violation: String) -> Error {
-    Error::Hostile { program: "QEMU", violation }
+    Error::Hostile {
+        program: "QEMU",
+        violation,
+    }
 }

@@ -1,12 +1,13 @@
 //! The state of the devices: virtual CPUs and all that is not memory.
 //!
-//! QEMU's migration would send memory as well, all of it where it is no file that others see, which a restored guest's
-//! is not. `xen-save-devices-state` writes the devices alone, for toolstacks that keep memory themselves, in a few
-//! milliseconds however much memory there is and as often as one likes: the VM stays paused. What it writes is a
-//! migration stream without the description of the machine (`send-configuration`), which the manifest stands for here.
+//! QEMU's migration would send memory as well, all of it where it is no file that others see, which
+//! a restored guest's is not. `xen-save-devices-state` writes the devices alone, for toolstacks
+//! that keep memory themselves, in a few milliseconds however much memory there is and as often as
+//! one likes: the VM stays paused. What it writes is a migration stream without the description of
+//! the machine (`send-configuration`), which the manifest stands for here.
 //!
-//! The stream has no firmware either, as a migration would: a VM is restored on the release that wrote it, which has
-//! brought the same.
+//! The stream has no firmware either, as a migration would: a VM is restored on the release that
+//! wrote it, which has brought the same.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +35,10 @@ pub(super) const POLL: Duration = Duration::from_millis(2);
 
 /// Writes the state of the paused VM into a new file; its length and checksum.
 pub(super) async fn save(vm: &Shared, to: &Path) -> Result<(u64, String)> {
-    let refused = |reason: String| Error::Refused { command: "snapshot".into(), reason };
+    let refused = |reason: String| Error::Refused {
+        command: "snapshot".into(),
+        reason,
+    };
     if !vm.stopped.load(Ordering::Relaxed) {
         match vm.state().await? {
             // The second after a migration, which an older version of this program used.
@@ -44,14 +48,22 @@ pub(super) async fn save(vm: &Shared, to: &Path) -> Result<(u64, String)> {
             other => return Err(refused(format!("QEMU is in state {other:?}"))),
         }
     }
-    vm.run.remove(UNFINISHED).map_err(in_file("remove an older state of", &vm.dir))?;
+    vm.run
+        .remove(UNFINISHED)
+        .map_err(in_file("remove an older state of", &vm.dir))?;
     // Live: leave the disk, which may be needed again.
-    let command = xen_save_devices_state { filename: UNFINISHED.into(), live: Some(false) };
+    let command = xen_save_devices_state {
+        filename: UNFINISHED.into(),
+        live: Some(false),
+    };
     let saved = vm.execute(command, PROMPT).await;
     let (run, path) = (Arc::clone(&vm.run), to.to_owned());
     blocking("write", to, move || {
         // A copy: QEMU may still have it open.
-        let copied = saved.is_ok().then(|| run.copy_file(UNFINISHED, STATE_LIMIT, &path)).transpose();
+        let copied = saved
+            .is_ok()
+            .then(|| run.copy_file(UNFINISHED, STATE_LIMIT, &path))
+            .transpose();
         run.remove(UNFINISHED)?;
         copied?;
         Ok(saved)
@@ -61,6 +73,11 @@ pub(super) async fn save(vm: &Shared, to: &Path) -> Result<(u64, String)> {
 }
 
 pub(super) async fn in_time<T>(command: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let elapsed = Error::Timeout { command: command.into(), seconds: TRANSFER.as_secs() };
-    tokio::time::timeout(TRANSFER, work).await.unwrap_or(Err(elapsed))
+    let elapsed = Error::Timeout {
+        command: command.into(),
+        seconds: TRANSFER.as_secs(),
+    };
+    tokio::time::timeout(TRANSFER, work)
+        .await
+        .unwrap_or(Err(elapsed))
 }

@@ -1,21 +1,23 @@
 //! System calls that QEMU may make in its jail.
 //!
-//! What is missing on purpose: the start of programs and processes (a clone makes threads only), namespaces, sockets but
-//! those of one machine (`socket` of other families, and `connect`), io_uring, bpf, userfaultfd, performance counters,
-//! keys, ptrace and the memory of others, mounts, changes of owners and modes, and every request (ioctl) that neither a
-//! TAP, a disk nor KVM knows. QEMU tries some of them, io_uring and clone3 at each start, and does without.
+//! What is missing on purpose: the start of programs and processes (a clone makes threads only),
+//! namespaces, sockets but those of one machine (`socket` of other families, and `connect`),
+//! io_uring, bpf, userfaultfd, performance counters, keys, ptrace and the memory of others, mounts,
+//! changes of owners and modes, and every request (ioctl) that neither a TAP, a disk nor KVM knows.
+//! QEMU tries some of them, io_uring and clone3 at each start, and does without.
 //!
 //! # How the list was made
-//! From what `strace -f` saw of QEMU 7.2 (Debian 12) in the suite `conformance`: boots, restores, snapshots, raw and qcow2
-//! disks, network, ends of all kinds, emulated (TCG). Added is what newer releases of QEMU and of the C library are known
-//! to call in the same places, and what was not seen there: requests to block devices and to KVM. Of what the list
-//! refuses, QEMU 7.2 tries io_uring_setup and clone3.
+//! From what `strace -f` saw of QEMU 7.2 (Debian 12) in the suite `conformance`: boots, restores,
+//! snapshots, raw and qcow2 disks, network, ends of all kinds, emulated (TCG). Added is what newer
+//! releases of QEMU and of the C library are known to call in the same places, and what was not
+//! seen there: requests to block devices and to KVM. Of what the list refuses, QEMU 7.2 tries
+//! io_uring_setup and clone3.
 //!
 //! # How to make it again
-//! After a change of QEMU's command line, or for a new QEMU, set `AGENT_SYSCALL_FILTER=log` and run the suites: calls that
-//! are not on the list are allowed then, and the kernel logs each (`dmesg | grep type=1326`: `syscall=` is the number in
-//! `asm/unistd_64.h`, `comm=` the thread). Or look at all that is called:
-//! `strace -f -e signal=none -o trace -p PID_OF_THE_TEST`, then
+//! After a change of QEMU's command line, or for a new QEMU, set `AGENT_SYSCALL_FILTER=log` and run
+//! the suites: calls that are not on the list are allowed then, and the kernel logs each
+//! (`dmesg | grep type=1326`: `syscall=` is the number in `asm/unistd_64.h`, `comm=` the thread).
+//! Or look at all that is called: `strace -f -e signal=none -o trace -p PID_OF_THE_TEST`, then
 //! `sed -nE 's/^[0-9]+ +(<\.\.\. )?([a-z0-9_]+)[( ].*/\2/p' trace | sort | uniq -c`.
 
 use linux::jail::Call;
@@ -183,7 +185,8 @@ pub(super) const CALLS: &[Call] = &[
     Call::with(libc::SYS_ioctl, 1, 0x4004_54D8),
     Call::with(libc::SYS_ioctl, 1, 0x4004_54DC),
     Call::with(libc::SYS_ioctl, 1, 0x4004_54DE),
-    // `linux/fs.h`, `linux/blkzoned.h`, XFS: sizes and limits of a disk, and giving back its blocks.
+    // `linux/fs.h`, `linux/blkzoned.h`, XFS: sizes and limits of a disk, and giving back its
+    // blocks.
     Call::with(libc::SYS_ioctl, 1, 0x125E),
     Call::with(libc::SYS_ioctl, 1, 0x1260),
     Call::with(libc::SYS_ioctl, 1, 0x1267),

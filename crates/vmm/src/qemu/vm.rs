@@ -7,8 +7,8 @@
 //!     ├──────────────────────── process ended by itself ────────────────────────┤
 //!     └── QEMU sends what QEMU does not send, or too much of it ─→ kill QEMU ────┘
 //! ```
-//! The task owns the decision about [`Exit`]; everybody else reads it. If this program dies, the state is
-//! still in QEMU, which waits to be asked.
+//! The task owns the decision about [`Exit`]; everybody else reads it. If this program dies, the
+//! state is still in QEMU, which waits to be asked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use linux::process::{Ended, Process};
 use qapi::Command as _;
-use qapi::qmp::{DataFormat, QmpCommand, RunState, ShutdownCause, cont, query_status, ringbuf_read, stop};
+use qapi::qmp::{
+    DataFormat, QmpCommand, RunState, ShutdownCause, cont, query_status, ringbuf_read, stop,
+};
 use tokio::sync::{Mutex, watch};
 
 use crate::console::Console;
@@ -116,7 +118,9 @@ impl QemuVm {
         match self.shared.execute(cont {}, PROMPT).await {
             Ok(_) => Ok(()),
             // The guest is at its end, although the watcher has not got that far.
-            Err(Error::Refused { .. }) if self.shared.state().await? == RunState::shutdown => Err(Error::Ended),
+            Err(Error::Refused { .. }) if self.shared.state().await? == RunState::shutdown => {
+                Err(Error::Ended)
+            }
             Err(error) => Err(error),
         }
     }
@@ -128,23 +132,36 @@ impl Shared {
         C: QmpCommand + 'static,
         C::Ok: Send + 'static,
     {
-        self.connected(C::NAME, limit).await?.execute(command, limit).await
+        self.connected(C::NAME, limit)
+            .await?
+            .execute(command, limit)
+            .await
     }
 
     /// The connection to QEMU, as soon as there is one.
     async fn connected(&self, command: &str, limit: Duration) -> Result<Qmp> {
         let mut link = self.link.subscribe();
-        let settled = tokio::time::timeout(limit, link.wait_for(|link| !matches!(link, Link::Down))).await;
-        let link = settled.map_or(Link::Down, |link| link.map_or(Link::Over, |link| link.clone()));
+        let settled =
+            tokio::time::timeout(limit, link.wait_for(|link| !matches!(link, Link::Down))).await;
+        let link = settled.map_or(Link::Down, |link| {
+            link.map_or(Link::Over, |link| link.clone())
+        });
         match link {
             Link::Up(qmp) => Ok(qmp),
-            Link::Down => Err(Error::Timeout { command: command.into(), seconds: limit.as_secs() }),
+            Link::Down => Err(Error::Timeout {
+                command: command.into(),
+                seconds: limit.as_secs(),
+            }),
             Link::Over => Err(Error::Ended),
         }
     }
 
     pub(super) async fn version(&self) -> Result<String> {
-        Ok(self.connected("the greeting", PROMPT).await?.version().to_owned())
+        Ok(self
+            .connected("the greeting", PROMPT)
+            .await?
+            .version()
+            .to_owned())
     }
 
     pub(super) async fn state(&self) -> Result<RunState> {
@@ -179,20 +196,37 @@ impl Shared {
     fn died(&self, ended: std::io::Result<Ended>) -> Exit {
         // Memory of a guest that was booted is a file with holes.
         let full = matches!(ended, Ok(Ended::Signal(SIGBUS)));
-        let full = if full { ", as when the host's disk has no room for the guest's memory" } else { "" };
+        let full = if full {
+            ", as when the host's disk has no room for the guest's memory"
+        } else {
+            ""
+        };
         let how = ended.map_or_else(|error| error.to_string(), |ended| ended.to_string());
-        Exit::Vmm(format!("QEMU ended with {how}{full}; {}", last_words(&self.output)))
+        Exit::Vmm(format!(
+            "QEMU ended with {how}{full}; {}",
+            last_words(&self.output)
+        ))
     }
 
     /// Returns when the guest has come to its end; with the cause, if QEMU told us.
     ///
     /// # Errors
     /// What QEMU did that no QEMU does.
-    async fn guest_end(&self, shutdowns: &mut Shutdowns, mut before: Before) -> Result<Option<ShutdownCause>, String> {
+    async fn guest_end(
+        &self,
+        shutdowns: &mut Shutdowns,
+        mut before: Before,
+    ) -> Result<Option<ShutdownCause>, String> {
         loop {
-            // The event goes only to who is connected, so a guest is asked that may have ended before.
+            // The event goes only to who is connected, so a guest is asked that may have ended
+            // before.
             let may_have_ended = before == Before::Somebody;
-            if may_have_ended && self.state().await.is_ok_and(|state| state == RunState::shutdown) {
+            if may_have_ended
+                && self
+                    .state()
+                    .await
+                    .is_ok_and(|state| state == RunState::shutdown)
+            {
                 return Ok(shutdowns.try_next_cause());
             }
             before = Before::Somebody;
@@ -215,7 +249,9 @@ impl Shared {
             match Qmp::connect(&self.run, &self.process).await {
                 Ok(connected) => return Ok(connected),
                 Err(QmpError::Violation(violation)) => return Err(violation),
-                Err(error) => tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer"),
+                Err(error) => {
+                    tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer")
+                }
             }
             tokio::time::sleep(RECONNECT).await;
         }
@@ -241,9 +277,14 @@ impl Shared {
     fn explain(&self, cause: Option<ShutdownCause>, console: &mut Console) -> Exit {
         match cause {
             Some(ShutdownCause::guest_shutdown) => Exit::Shutdown,
-            Some(ShutdownCause::guest_panic) => Exit::Panic(console.panic().unwrap_or_else(|| "kernel panic".into())),
+            Some(ShutdownCause::guest_panic) => {
+                Exit::Panic(console.panic().unwrap_or_else(|| "kernel panic".into()))
+            }
             Some(ShutdownCause::guest_reset) => console.panic().map_or(Exit::Reset, Exit::Panic),
-            Some(other) => Exit::Vmm(format!("QEMU stopped the VM ({other:?}); {}", last_words(&self.output))),
+            Some(other) => Exit::Vmm(format!(
+                "QEMU stopped the VM ({other:?}); {}",
+                last_words(&self.output)
+            )),
             // Nobody was connected when it happened; the console is all there is.
             None => match console.panic() {
                 Some(text) => Exit::Panic(text),
@@ -291,7 +332,9 @@ impl Vm for QemuVm {
     }
 
     async fn kill(&self) -> Result<()> {
-        self.watcher.kill(&self.shared.process, "end the QEMU in", &self.shared.dir).await
+        self.watcher
+            .kill(&self.shared.process, "end the QEMU in", &self.shared.dir)
+            .await
     }
 
     async fn wait(&self) -> Exit {
@@ -300,7 +343,8 @@ impl Vm for QemuVm {
 
     async fn console(&self) -> Vec<u8> {
         let shared = Arc::clone(&self.shared);
-        // In a task, so that output which QEMU has given away is not lost when the caller loses interest.
+        // In a task, so that output which QEMU has given away is not lost when the caller loses
+        // interest.
         let drained = tokio::spawn(async move { shared.drain(PROMPT).await });
         let drained = async { drained.await.unwrap_or(Err(Error::Ended)) };
         if let Err(error) = self.watcher.unless_ended(drained).await {

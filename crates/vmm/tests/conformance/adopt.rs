@@ -9,12 +9,20 @@ use crate::lab::{Lab, end, on_every_driver};
 use crate::machine::Machine;
 
 async fn adopt(lab: &Lab, config: &VmConfig) -> Machine {
-    let vm = lab.driver.adopt(&config.dir).await.expect("the directory can be looked at");
+    let vm = lab
+        .driver
+        .adopt(&config.dir)
+        .await
+        .expect("the directory can be looked at");
     Machine::new(vm.expect("its VM is found"), config.clone())
 }
 
 async fn assert_nothing_to_adopt(lab: &Lab, dir: &Path) {
-    let found = lab.driver.adopt(dir).await.expect("the directory can be looked at");
+    let found = lab
+        .driver
+        .adopt(dir)
+        .await
+        .expect("the directory can be looked at");
     assert!(found.is_none(), "{found:?}");
     lab.assert_no_process();
 }
@@ -66,14 +74,22 @@ async fn unwatched_end(lab: &Lab, task: &str) -> Exit {
     machine.end().await
 }
 
-/// Waits until a process uses no processor time any more, as after the end of its guest; also one that has ended,
-/// which is our child and not reaped.
+/// Waits until a process uses no processor time any more, as after the end of its guest; also one
+/// that has ended, which is our child and not reaped.
 async fn wait_until_idle(pid: u32) {
     let used = || -> u64 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
-        let fields = stat.rsplit_once(')').expect("the name").1.split_ascii_whitespace();
+        let fields = stat
+            .rsplit_once(')')
+            .expect("the name")
+            .1
+            .split_ascii_whitespace();
         // utime and stime: fields 14 and 15 of proc(5), counted from field 3.
-        fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+        fields
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("a number"))
+            .sum()
     };
     let (mut before, mut unchanged) = (used(), 0);
     while unchanged < 20 || before < 50 {
@@ -87,8 +103,11 @@ async fn wait_until_idle(pid: u32) {
 #[test]
 fn an_end_that_nobody_watched_is_told_rightly() {
     on_every_driver(async |lab| {
-        let (shutdown, reset, panic) =
-            tokio::join!(unwatched_end(lab, "poweroff"), unwatched_end(lab, "reboot"), unwatched_end(lab, "crash"),);
+        let (shutdown, reset, panic) = tokio::join!(
+            unwatched_end(lab, "poweroff"),
+            unwatched_end(lab, "reboot"),
+            unwatched_end(lab, "crash"),
+        );
         assert_eq!(shutdown, Exit::Shutdown);
         assert_eq!(reset, Exit::Reset);
         let told = match lab.driver.keeps_last_words() {
@@ -108,7 +127,10 @@ fn without_a_process_there_is_nothing_to_adopt() {
         drop(vm);
         end(&lab.processes()[0]).expect("the process can be killed");
         assert_nothing_to_adopt(lab, &config.dir).await;
-        lab.driver.destroy(&config.dir).await.expect("nothing to destroy is fine");
+        lab.driver
+            .destroy(&config.dir)
+            .await
+            .expect("nothing to destroy is fine");
     });
 }
 
@@ -120,16 +142,26 @@ fn a_vm_without_its_files_is_a_stray_and_can_be_ended() {
             drop(vm);
             for entry in fs::read_dir(&config.dir).expect("its directory").flatten() {
                 let path = entry.path();
-                let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                let removed = if path.is_dir() {
+                    fs::remove_dir_all(path)
+                } else {
+                    fs::remove_file(path)
+                };
                 removed.expect("its files can be removed");
             }
             assert_eq!(lab.processes().len(), 1);
             if adopting {
                 assert_nothing_to_adopt(lab, &config.dir).await;
             }
-            lab.driver.destroy(&config.dir).await.expect("it can be destroyed");
+            lab.driver
+                .destroy(&config.dir)
+                .await
+                .expect("it can be destroyed");
             lab.assert_no_process();
-            lab.driver.destroy(&config.dir).await.expect("destroying again is fine");
+            lab.driver
+                .destroy(&config.dir)
+                .await
+                .expect("destroying again is fine");
         }
     });
 }
@@ -140,7 +172,10 @@ fn destroying_leaves_neighbours_alone_and_tells_who_watches() {
         // One name begins like the other.
         let mut machine = lab.boot(lab.config("vm", "count")).await;
         let neighbour = &mut lab.boot(lab.config("vm-2", "count")).await;
-        lab.driver.destroy(&machine.config.dir).await.expect("it can be destroyed");
+        lab.driver
+            .destroy(&machine.config.dir)
+            .await
+            .expect("it can be destroyed");
         assert!(matches!(machine.end().await, Exit::Vmm(_)));
         neighbour.count_on().await;
         neighbour.kill().await;

@@ -12,15 +12,26 @@ fn eight_at_once_do_not_mix() {
     on_every_driver(async |lab| {
         let start = async |number: usize| {
             let mut config = lab.config(&format!("vm-{number}"), "count");
-            config.kernel_args.push_str(&format!(" say=number-{number}-of-8"));
+            config
+                .kernel_args
+                .push_str(&format!(" say=number-{number}-of-8"));
             let mut machine = lab.boot(config).await;
             machine.count_on().await;
             machine
         };
         let mut machines = join_all((0..8).map(start)).await;
         for (number, machine) in machines.iter().enumerate() {
-            let names: Vec<&str> = machine.text.lines().filter(|line| line.contains("my name is")).collect();
-            assert_eq!(names, [format!("my name is number-{number}-of-8")], "{}", machine.text);
+            let names: Vec<&str> = machine
+                .text
+                .lines()
+                .filter(|line| line.contains("my name is"))
+                .collect();
+            assert_eq!(
+                names,
+                [format!("my name is number-{number}-of-8")],
+                "{}",
+                machine.text
+            );
         }
         // Half of them paused: the others do not notice.
         for machine in machines.iter_mut().step_by(2) {
@@ -37,9 +48,19 @@ fn eight_at_once_do_not_mix() {
 fn held() -> (usize, usize) {
     let descriptors = fs::read_dir("/proc/self/fd").expect("/proc").count();
     let parent = std::process::id().to_string();
-    let is_child = |stat: &str| stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(&parent);
-    let stats = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path().join("stat"));
-    let children = stats.filter_map(|path| fs::read_to_string(path).ok()).filter(|stat| is_child(stat)).count();
+    let is_child = |stat: &str| {
+        stat.rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1))
+            == Some(&parent)
+    };
+    let stats = fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .map(|entry| entry.path().join("stat"));
+    let children = stats
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .filter(|stat| is_child(stat))
+        .count();
     (descriptors, children)
 }
 
@@ -62,10 +83,16 @@ fn twenty_lives_leave_nothing_open() {
                 booted.vm
             } else {
                 drop(booted.vm);
-                lab.driver.adopt(&booted.config.dir).await.expect("its directory").expect("the VM")
+                lab.driver
+                    .adopt(&booted.config.dir)
+                    .await
+                    .expect("its directory")
+                    .expect("the VM")
             };
             let dir = lab.empty_dir(&format!("snapshot-{round}"));
-            vm.snapshot(&dir, vmm::Then::GoOn).await.expect("a snapshot");
+            vm.snapshot(&dir, vmm::Then::GoOn)
+                .await
+                .expect("a snapshot");
             vm.kill().await.expect("it can be killed");
             fs::remove_dir_all(&dir).expect("the snapshot");
             let restored = lab.restore("restored", &config, &snapshot).await;
@@ -77,6 +104,10 @@ fn twenty_lives_leave_nothing_open() {
         while held() != before && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert_eq!(held(), before, "file descriptors and children before and after");
+        assert_eq!(
+            held(),
+            before,
+            "file descriptors and children before and after"
+        );
     });
 }

@@ -16,11 +16,19 @@ const WRITTEN: &[u8] = b"written by the guest\n";
 fn a_guest_reads_and_writes_its_disk() {
     on_every_driver(async |lab| {
         let config = lab.config("vm", "disk");
-        let disk = fs::File::options().write(true).open(&config.disk.path).expect("the disk");
-        disk.write_all_at(b"hello from a host\n", 0).expect("the disk can be written");
+        let disk = fs::File::options()
+            .write(true)
+            .open(&config.disk.path)
+            .expect("the disk");
+        disk.write_all_at(b"hello from a host\n", 0)
+            .expect("the disk can be written");
         let mut machine = lab.boot(config).await;
         assert_eq!(machine.end().await, Exit::Shutdown);
-        assert!(machine.text.contains("from disk: hello from a host"), "{}", machine.text);
+        assert!(
+            machine.text.contains("from disk: hello from a host"),
+            "{}",
+            machine.text
+        );
         let content = fs::read(&machine.config.disk.path).expect("the disk");
         assert!(content[8 * 512..].starts_with(WRITTEN));
     });
@@ -34,27 +42,49 @@ fn an_overlay_takes_the_writes_and_spares_its_base() {
         }
         let config = lab.config("vm", "disk");
         let base = config.disk.path.clone();
-        let disk = fs::File::options().write(true).open(&base).expect("the disk");
-        disk.write_all_at(b"hello from a host\n", 0).expect("the disk can be written");
+        let disk = fs::File::options()
+            .write(true)
+            .open(&base)
+            .expect("the disk");
+        disk.write_all_at(b"hello from a host\n", 0)
+            .expect("the disk can be written");
         let before = fs::read(&base).expect("the base");
         let path = lab.root().join("overlay");
         let bytes = fs::metadata(&base).expect("the base").len();
-        linux::programs::create_overlay(&base, &path, bytes).expect("an overlay; type: apt-get install qemu-utils");
-        let disk =
-            Disk { path: path.clone(), format: DiskFormat::Qcow2, base: Some(base.clone()), size_bytes: 4 << 20 };
+        linux::programs::create_overlay(&base, &path, bytes)
+            .expect("an overlay; type: apt-get install qemu-utils");
+        let disk = Disk {
+            path: path.clone(),
+            format: DiskFormat::Qcow2,
+            base: Some(base.clone()),
+            size_bytes: 4 << 20,
+        };
         let mut machine = lab.boot(VmConfig { disk, ..config }).await;
         assert_eq!(machine.end().await, Exit::Shutdown);
-        assert!(machine.text.contains("from disk: hello from a host"), "{}", machine.text);
+        assert!(
+            machine.text.contains("from disk: hello from a host"),
+            "{}",
+            machine.text
+        );
         assert!(fs::read(&base).expect("the base") == before);
         let overlay = fs::read(&path).expect("the overlay");
-        assert!(overlay.windows(WRITTEN.len()).any(|window| window == WRITTEN));
+        assert!(
+            overlay
+                .windows(WRITTEN.len())
+                .any(|window| window == WRITTEN)
+        );
     });
 }
 
 #[test]
 fn a_guest_has_the_processors_that_were_asked_for() {
     on_every_driver(async |lab| {
-        let mut machine = lab.boot(VmConfig { vcpus: 2, ..lab.config("vm", "cpus") }).await;
+        let mut machine = lab
+            .boot(VmConfig {
+                vcpus: 2,
+                ..lab.config("vm", "cpus")
+            })
+            .await;
         assert_eq!(machine.end().await, Exit::Shutdown);
         assert!(machine.text.contains("processors: 2"), "{}", machine.text);
     });
@@ -67,7 +97,9 @@ pub struct Network {
 
 impl Network {
     pub fn new(name: &str, user: u32) -> Self {
-        let network = Self { netns: format!("wtest-{name}-{user}") };
+        let network = Self {
+            netns: format!("wtest-{name}-{user}"),
+        };
         netns::create(&network.netns).expect("a network namespace; the suite runs as root");
         netns::enter(&network.netns, move || {
             tap::create("tap0", user)?;
@@ -80,7 +112,9 @@ impl Network {
     }
 
     fn inode(&self) -> u64 {
-        fs::metadata(format!("{}/{}", netns::DIR, self.netns)).expect("the namespace").ino()
+        fs::metadata(format!("{}/{}", netns::DIR, self.netns))
+            .expect("the namespace")
+            .ino()
     }
 }
 
@@ -95,13 +129,30 @@ fn a_guest_reaches_the_host_through_a_tap_in_its_namespace() {
     on_every_driver(async |lab| {
         let config = lab.config("vm", "network");
         let network = Network::new("tap", config.jail.as_ref().map_or(0, |jail| jail.uid));
-        let net = Net { netns: network.netns.clone(), tap: "tap0".into(), mac: [2, 0, 0, 0xab, 0, 1] };
-        let mut machine = lab.boot(VmConfig { net: Some(net), ..config }).await;
-        let own = fs::metadata(format!("/proc/{}/ns/net", machine.vm.pid())).expect("the process lives");
+        let net = Net {
+            netns: network.netns.clone(),
+            tap: "tap0".into(),
+            mac: [2, 0, 0, 0xab, 0, 1],
+        };
+        let mut machine = lab
+            .boot(VmConfig {
+                net: Some(net),
+                ..config
+            })
+            .await;
+        let own =
+            fs::metadata(format!("/proc/{}/ns/net", machine.vm.pid())).expect("the process lives");
         // QEMU has the device as a descriptor, and no network itself.
-        assert_eq!(own.ino() == network.inode(), lab.driver.name() == "firecracker");
+        assert_eq!(
+            own.ino() == network.inode(),
+            lab.driver.name() == "firecracker"
+        );
         assert_eq!(machine.end().await, Exit::Shutdown);
-        assert!(machine.text.contains("mac 02:00:00:ab:00:01"), "{}", machine.text);
+        assert!(
+            machine.text.contains("mac 02:00:00:ab:00:01"),
+            "{}",
+            machine.text
+        );
         assert!(machine.text.contains(" 0% packet loss"), "{}", machine.text);
     });
 }

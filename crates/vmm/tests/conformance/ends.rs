@@ -33,8 +33,15 @@ fn rebooting_is_a_reset() {
 fn a_panic_comes_with_its_message() {
     on_every_driver(async |lab| {
         let (machine, exit) = end_of(lab, "crash", "").await;
-        assert_eq!(exit, Exit::Panic("Kernel panic - not syncing: sysrq triggered crash".into()));
-        assert!(machine.text.contains("sysrq triggered crash"), "{}", machine.text);
+        assert_eq!(
+            exit,
+            Exit::Panic("Kernel panic - not syncing: sysrq triggered crash".into())
+        );
+        assert!(
+            machine.text.contains("sysrq triggered crash"),
+            "{}",
+            machine.text
+        );
     });
 }
 
@@ -51,7 +58,11 @@ fn powering_off_is_a_shutdown() {
         for _ in 0..10 {
             assert!(machine.vm.console().await.is_empty());
         }
-        assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "it took {:?}",
+            start.elapsed()
+        );
         assert!(text.contains("my name is farewell"), "{text}");
     });
 }
@@ -60,8 +71,13 @@ fn powering_off_is_a_shutdown() {
 fn running_out_of_memory_names_the_victim() {
     on_every_driver(async |lab| {
         let (machine, exit) = end_of(lab, "memory", " loglevel=4").await;
-        let Exit::Panic(text) = exit else { panic!("{exit:?}:\n{}", machine.text) };
-        assert!(text.contains("Attempted to kill init") && text.contains("Out of memory"), "{text}");
+        let Exit::Panic(text) = exit else {
+            panic!("{exit:?}:\n{}", machine.text)
+        };
+        assert!(
+            text.contains("Attempted to kill init") && text.contains("Out of memory"),
+            "{text}"
+        );
         assert!(text.contains("(tail)"), "{text}");
     });
 }
@@ -71,7 +87,9 @@ fn a_vmm_that_was_killed_says_nothing_of_the_guest() {
     on_every_driver(async |lab| {
         let mut machine = lab.boot(lab.config("vm", "count")).await;
         end(&lab.processes()[0]).expect("the process can be killed");
-        let Exit::Vmm(text) = machine.end().await else { panic!("the guest did not end by itself") };
+        let Exit::Vmm(text) = machine.end().await else {
+            panic!("the guest did not end by itself")
+        };
         assert!(!text.is_empty());
         machine.kill().await;
         assert_eq!(machine.end().await, Exit::Vmm(text));

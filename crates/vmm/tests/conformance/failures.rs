@@ -10,8 +10,20 @@ use crate::lab::{Lab, on_every_driver};
 async fn refused(lab: &Lab, config: VmConfig) -> String {
     let error = lab.driver.boot(&config).await.expect_err("it cannot boot");
     lab.assert_no_process();
-    assert!(matches!(error, Error::EndedEarly { .. } | Error::Refused { .. } | Error::Io { .. }), "{error:?}");
-    assert!(lab.driver.adopt(&config.dir).await.expect("the directory can be looked at").is_none());
+    assert!(
+        matches!(
+            error,
+            Error::EndedEarly { .. } | Error::Refused { .. } | Error::Io { .. }
+        ),
+        "{error:?}"
+    );
+    assert!(
+        lab.driver
+            .adopt(&config.dir)
+            .await
+            .expect("the directory can be looked at")
+            .is_none()
+    );
     error.to_string()
 }
 
@@ -19,12 +31,26 @@ async fn refused(lab: &Lab, config: VmConfig) -> String {
 fn a_kernel_that_is_none() {
     on_every_driver(async |lab| {
         let config = lab.config("missing", "count");
-        let text = refused(lab, VmConfig { kernel: "/nonexistent/kernel".into(), ..config }).await;
+        let text = refused(
+            lab,
+            VmConfig {
+                kernel: "/nonexistent/kernel".into(),
+                ..config
+            },
+        )
+        .await;
         assert!(text.contains("/nonexistent/kernel"), "{text}");
         let config = lab.config("garbage", "count");
         let garbage = config.dir.join("garbage");
         fs::write(&garbage, [0x5a; 4096]).expect("a file");
-        refused(lab, VmConfig { kernel: garbage, ..config }).await;
+        refused(
+            lab,
+            VmConfig {
+                kernel: garbage,
+                ..config
+            },
+        )
+        .await;
     });
 }
 
@@ -38,8 +64,12 @@ fn a_disk_that_is_missing_or_of_another_format() {
         assert!(text.contains(&path), "{text}");
         if lab.driver.supports(DiskFormat::Qcow2) {
             let config = lab.config("raw", "count");
-            let disk =
-                Disk { path: config.disk.path.clone(), format: DiskFormat::Qcow2, base: None, size_bytes: 4 << 20 };
+            let disk = Disk {
+                path: config.disk.path.clone(),
+                format: DiskFormat::Qcow2,
+                base: None,
+                size_bytes: 4 << 20,
+            };
             refused(lab, VmConfig { disk, ..config }).await;
         }
     });
@@ -49,10 +79,38 @@ fn a_disk_that_is_missing_or_of_another_format() {
 fn sizes_that_cannot_be() {
     on_every_driver(async |lab| {
         let config = || lab.config("vm", "count");
-        refused(lab, VmConfig { memory_mb: u32::MAX, ..config() }).await;
-        refused(lab, VmConfig { memory_mb: 0, ..config() }).await;
-        refused(lab, VmConfig { vcpus: 100_000, ..config() }).await;
-        refused(lab, VmConfig { vcpus: 0, ..config() }).await;
+        refused(
+            lab,
+            VmConfig {
+                memory_mb: u32::MAX,
+                ..config()
+            },
+        )
+        .await;
+        refused(
+            lab,
+            VmConfig {
+                memory_mb: 0,
+                ..config()
+            },
+        )
+        .await;
+        refused(
+            lab,
+            VmConfig {
+                vcpus: 100_000,
+                ..config()
+            },
+        )
+        .await;
+        refused(
+            lab,
+            VmConfig {
+                vcpus: 0,
+                ..config()
+            },
+        )
+        .await;
         // The directory is as good as new.
         let machine = &mut lab.boot(config()).await;
         machine.until_printed("count 0").await;
@@ -63,7 +121,10 @@ fn sizes_that_cannot_be() {
 #[test]
 fn a_directory_that_is_missing() {
     on_every_driver(async |lab| {
-        let config = VmConfig { dir: "/nonexistent/vm".into(), ..lab.config("vm", "count") };
+        let config = VmConfig {
+            dir: "/nonexistent/vm".into(),
+            ..lab.config("vm", "count")
+        };
         refused(lab, config).await;
     });
 }
@@ -71,8 +132,15 @@ fn a_directory_that_is_missing() {
 #[test]
 fn a_network_namespace_that_is_missing() {
     on_every_driver(async |lab| {
-        let net = vmm::Net { netns: "wtest-none".into(), tap: "tap0".into(), mac: [2, 0, 0, 0, 0, 1] };
-        let config = VmConfig { net: Some(net), ..lab.config("vm", "count") };
+        let net = vmm::Net {
+            netns: "wtest-none".into(),
+            tap: "tap0".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+        };
+        let config = VmConfig {
+            net: Some(net),
+            ..lab.config("vm", "count")
+        };
         let error = lab.driver.boot(&config).await.expect_err("it cannot boot");
         let is_named = match &error {
             Error::Start { hint, .. } => hint.contains("wtest-none"),
@@ -107,7 +175,10 @@ fn a_start_that_is_given_up_can_be_cleared_away() {
 
 /// Nothing may be left, nor come later.
 async fn clear_away(lab: &Lab, config: &VmConfig) {
-    lab.driver.destroy(&config.dir).await.expect("what was started can be destroyed");
+    lab.driver
+        .destroy(&config.dir)
+        .await
+        .expect("what was started can be destroyed");
     lab.assert_no_process();
     tokio::time::sleep(Duration::from_millis(150)).await;
     lab.assert_no_process();
@@ -119,7 +190,12 @@ fn a_start_that_is_given_up_can_be_found() {
         let config = lab.config("vm", "count");
         drop(tokio::time::timeout(Duration::ZERO, lab.driver.boot(&config)).await);
         // Whether the start got anywhere is a matter of luck; that afterwards it is known is not.
-        match lab.driver.adopt(&config.dir).await.expect("the directory can be looked at") {
+        match lab
+            .driver
+            .adopt(&config.dir)
+            .await
+            .expect("the directory can be looked at")
+        {
             Some(vm) => {
                 assert_eq!(lab.processes().len(), 1);
                 vm.kill().await.expect("it can be killed");

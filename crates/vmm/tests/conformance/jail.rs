@@ -23,21 +23,51 @@ struct Jailed {
 impl Jailed {
     async fn boot(lab: &Lab) -> Self {
         let config = lab.config("vm", "count");
-        let user = config.jail.as_ref().map(|jail| jail.uid).expect("tests have jails");
+        let user = config
+            .jail
+            .as_ref()
+            .map(|jail| jail.uid)
+            .expect("tests have jails");
         let network = Network::new("jail", user);
         // Of its own: another test takes an empty directory of groups away at any moment.
         let tree = Tree::prepare(&format!("wtest-vmm-{user}")).expect("a directory of groups");
         let group = tree.as_ref().map(|tree| tree.group(&user.to_string()));
-        let disk = DiskLimits { bytes: Some(1 << 30), operations: None };
-        let jail = Jail { uid: user, gid: user, cgroup: group.clone(), disk };
-        let net = Net { netns: network.netns.clone(), tap: "tap0".into(), mac: [2, 0, 0, 0xab, 0, 1] };
-        let mut machine = lab.boot(VmConfig { net: Some(net), jail: Some(jail), ..config }).await;
+        let disk = DiskLimits {
+            bytes: Some(1 << 30),
+            operations: None,
+        };
+        let jail = Jail {
+            uid: user,
+            gid: user,
+            cgroup: group.clone(),
+            disk,
+        };
+        let net = Net {
+            netns: network.netns.clone(),
+            tap: "tap0".into(),
+            mac: [2, 0, 0, 0xab, 0, 1],
+        };
+        let mut machine = lab
+            .boot(VmConfig {
+                net: Some(net),
+                jail: Some(jail),
+                ..config
+            })
+            .await;
         machine.count_on().await;
-        Self { machine, user, group, tree, _network: network }
+        Self {
+            machine,
+            user,
+            group,
+            tree,
+            _network: network,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        Path::new("/proc").join(self.machine.vm.pid().to_string()).join(name)
+        Path::new("/proc")
+            .join(self.machine.vm.pid().to_string())
+            .join(name)
     }
 
     fn read(&self, name: &str) -> String {
@@ -50,7 +80,10 @@ impl Jailed {
 
     fn names(&self, dir: &str) -> BTreeSet<String> {
         let entries = fs::read_dir(self.path(dir)).expect("the VMM lives");
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     async fn end(self) {
@@ -64,7 +97,9 @@ impl Jailed {
 
 fn field<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
     let line = table.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_else(|| panic!("{name} is not in:\n{table}")).split_ascii_whitespace().collect()
+    line.unwrap_or_else(|| panic!("{name} is not in:\n{table}"))
+        .split_ascii_whitespace()
+        .collect()
 }
 
 #[test]
@@ -85,11 +120,25 @@ fn a_vmm_is_a_user_of_its_own_without_privileges() {
             assert_eq!(field(&status, "Seccomp:"), ["2"]);
         }
         let limits = jailed.read("limits");
-        for (name, limit) in [("core file size", "0"), ("locked memory", "0"), ("open files", "1024")] {
-            assert_eq!(field(&limits, &format!("Max {name}"))[..2], [limit; 2], "{name}");
+        for (name, limit) in [
+            ("core file size", "0"),
+            ("locked memory", "0"),
+            ("open files", "1024"),
+        ] {
+            assert_eq!(
+                field(&limits, &format!("Max {name}"))[..2],
+                [limit; 2],
+                "{name}"
+            );
         }
-        assert_eq!(field(&limits, "Max processes")[..2], ["193"; 2], "1 virtual CPU and 192 others");
-        let VmConfig { memory_mb, disk, .. } = &jailed.machine.config;
+        assert_eq!(
+            field(&limits, "Max processes")[..2],
+            ["193"; 2],
+            "1 virtual CPU and 192 others"
+        );
+        let VmConfig {
+            memory_mb, disk, ..
+        } = &jailed.machine.config;
         let longest = (disk.size_bytes + (u64::from(*memory_mb) << 20) + (64 << 20)).to_string();
         assert_eq!(field(&limits, "Max file size")[..2], [longest.as_str(); 2]);
         jailed.end().await;
@@ -101,31 +150,70 @@ fn a_vmm_sees_its_own_files_and_the_systems() {
     on_every_driver(async |lab| {
         lab.empty_dir("neighbour");
         let jailed = Jailed::boot(lab).await;
-        let VmConfig { dir, kernel, initramfs, disk, .. } = &jailed.machine.config;
+        let VmConfig {
+            dir,
+            kernel,
+            initramfs,
+            disk,
+            ..
+        } = &jailed.machine.config;
         let names: &[&str] = match lab.driver.name() {
             "firecracker" => &["console", "firecracker.log", "metrics", "out", "run"],
             _ => &["memory", "run"],
         };
-        let own: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).chain([disk.path.clone()]).collect();
-        let system = ["/", "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache"].map(PathBuf::from);
+        let own: Vec<PathBuf> = names
+            .iter()
+            .map(|name| dir.join(name))
+            .chain([disk.path.clone()])
+            .collect();
+        let system = [
+            "/",
+            "/usr",
+            "/lib",
+            "/lib32",
+            "/lib64",
+            "/bin",
+            "/sbin",
+            "/etc/ld.so.cache",
+        ]
+        .map(PathBuf::from);
         let shown = [kernel, initramfs, &jailed.link("exe")].map(Clone::clone);
         let table = jailed.read("mountinfo");
         for line in table.lines() {
             let fields: Vec<&str> = line.split(' ').collect();
             let place = PathBuf::from(fields[4]);
-            let (mine, theirs) = (own.contains(&place), system.contains(&place) || shown.contains(&place));
+            let (mine, theirs) = (
+                own.contains(&place),
+                system.contains(&place) || shown.contains(&place),
+            );
             assert!(mine || theirs, "it sees {line}");
-            assert!(mine || fields[5].starts_with("ro,"), "it can write to {line}");
-            assert!(fields[5].contains("nosuid") && !line.contains(" shared:"), "{line}");
+            assert!(
+                mine || fields[5].starts_with("ro,"),
+                "it can write to {line}"
+            );
+            assert!(
+                fields[5].contains("nosuid") && !line.contains(" shared:"),
+                "{line}"
+            );
         }
         let top = jailed.names("root");
         assert!(!top.contains("proc") && !top.contains("sys"), "{top:?}");
         // Unless the checkout lies there, with kernel and programs.
-        let lies_there = own.iter().chain(&shown).any(|path| path.starts_with("/root"));
+        let lies_there = own
+            .iter()
+            .chain(&shown)
+            .any(|path| path.starts_with("/root"));
         assert!(!top.contains("root") || lies_there, "{top:?}");
         let beside = jailed.names(&format!("root{}", lab.root().display()));
-        assert_eq!(beside, ["initramfs", "vm", "vm.disk"].map(String::from).into(), "beside what is its own");
-        assert_eq!(jailed.names(&format!("root{}", dir.display())), names.iter().map(ToString::to_string).collect());
+        assert_eq!(
+            beside,
+            ["initramfs", "vm", "vm.disk"].map(String::from).into(),
+            "beside what is its own"
+        );
+        assert_eq!(
+            jailed.names(&format!("root{}", dir.display())),
+            names.iter().map(ToString::to_string).collect()
+        );
         jailed.end().await;
     });
 }
@@ -139,8 +227,14 @@ fn working_directory_of_vmm_is_in_memory_and_bounded() {
         assert!(!run.exists(), "it is on the host");
         assert_eq!(jailed.link("cwd"), run);
         let table = jailed.read("mountinfo");
-        let line = table.lines().find(|line| line.split(' ').nth(4) == run.to_str()).expect("it is mounted");
-        assert!(line.contains(" - tmpfs ") && line.contains("size=32768k,nr_inodes=64"), "{line}");
+        let line = table
+            .lines()
+            .find(|line| line.split(' ').nth(4) == run.to_str())
+            .expect("it is mounted");
+        assert!(
+            line.contains(" - tmpfs ") && line.contains("size=32768k,nr_inodes=64"),
+            "{line}"
+        );
         assert!(line.contains("nodev") && line.contains("noexec"), "{line}");
         jailed.end().await;
     });
@@ -156,7 +250,11 @@ fn a_vmm_holds_nothing_of_ours_open() {
             let target = jailed.link(&format!("fd/{number}"));
             let own = target == disk.path || target.starts_with(dir) || devices.contains(&target);
             // Sockets, pipes and events have no path.
-            assert!(own || !target.is_absolute(), "it holds {} open", target.display());
+            assert!(
+                own || !target.is_absolute(),
+                "it holds {} open",
+                target.display()
+            );
         }
         jailed.end().await;
     });
@@ -174,7 +272,10 @@ fn a_vmm_is_in_namespaces_and_a_group_of_its_own() {
             // Its guest's device is an open descriptor: it has no network but that.
             let links = jailed.read("net/dev");
             assert!(
-                links.lines().filter(|line| line.contains(':')).all(|line| line.trim().starts_with("lo:")),
+                links
+                    .lines()
+                    .filter(|line| line.contains(':'))
+                    .all(|line| line.trim().starts_with("lo:")),
                 "{links}"
             );
             assert!(!jailed.names("root/dev").contains("net"));
@@ -183,17 +284,31 @@ fn a_vmm_is_in_namespaces_and_a_group_of_its_own() {
         assert_eq!(field(&jailed.read("status"), "NSpid:"), [pid.as_str(), "1"]);
         if let (Some(group), Some(tree)) = (&jailed.group, &jailed.tree) {
             let groups = jailed.read("cgroup");
-            assert!(groups.lines().any(|line| line == format!("0::/wtest-vmm-{0}/{0}", jailed.user)), "{groups}");
-            let limits =
-                [("cpu", "cpu.max", "150000 100000"), ("pids", "pids.max", "193"), ("io", "io.weight", "default 100")];
+            assert!(
+                groups
+                    .lines()
+                    .any(|line| line == format!("0::/wtest-vmm-{0}/{0}", jailed.user)),
+                "{groups}"
+            );
+            let limits = [
+                ("cpu", "cpu.max", "150000 100000"),
+                ("pids", "pids.max", "193"),
+                ("io", "io.weight", "default 100"),
+            ];
             for (controller, file, limit) in limits {
                 let has = tree.controllers().iter().any(|name| name == controller);
                 let found = fs::read_to_string(group.join(file)).ok();
-                assert!(!has || found.as_deref().map(str::trim) == Some(limit), "{file} is {found:?}");
+                assert!(
+                    !has || found.as_deref().map(str::trim) == Some(limit),
+                    "{file} is {found:?}"
+                );
             }
             // Of the disk's file; without a line where that is on no disk that the kernel tells.
             let fast = fs::read_to_string(group.join("io.max")).unwrap_or_default();
-            assert!(fast.is_empty() || fast.contains("rbps=1073741824 wbps=1073741824"), "{fast}");
+            assert!(
+                fast.is_empty() || fast.contains("rbps=1073741824 wbps=1073741824"),
+                "{fast}"
+            );
             if tree.controllers().iter().any(|name| name == "memory") {
                 let text = fs::read_to_string(group.join("memory.max")).expect("memory.max");
                 let limit: u64 = text.trim().parse().expect("a number of bytes");
@@ -213,9 +328,21 @@ fn a_file_that_the_vmm_may_not_read_is_told_with_what_to_do() {
         let kernel = lab.root().join("kernel");
         fs::write(&kernel, b"not read").expect("a file");
         fs::set_permissions(&kernel, fs::Permissions::from_mode(0o600)).expect("a mode");
-        let error = lab.driver.boot(&VmConfig { kernel: kernel.clone(), ..config }).await.expect_err("it is shut out");
-        let vmm::Error::Io { path, source, .. } = &error else { panic!("{error:?}") };
-        assert!(*path == kernel && source.to_string().contains("chmod o+r"), "{source}");
+        let error = lab
+            .driver
+            .boot(&VmConfig {
+                kernel: kernel.clone(),
+                ..config
+            })
+            .await
+            .expect_err("it is shut out");
+        let vmm::Error::Io { path, source, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(
+            *path == kernel && source.to_string().contains("chmod o+r"),
+            "{source}"
+        );
         lab.assert_no_process();
     });
 }

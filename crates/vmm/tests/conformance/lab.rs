@@ -1,4 +1,5 @@
-//! Where a test finds its driver, and the directories of its VMs; nothing of them is left at the end.
+//! Where a test finds its driver, and the directories of its VMs; nothing of them is left at the
+//! end.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,10 +29,18 @@ fn drivers() -> &'static [Arc<dyn Driver>] {
     DRIVERS.get_or_init(|| {
         let only = std::env::var("CONFORMANCE_DRIVER").ok();
         let wanted = |name| only.as_deref().is_none_or(|only| only == name);
-        let qemu = wanted("qemu").then(|| engine(Choice::Qemu).unwrap_or_else(|error| panic!("{error}")));
-        let firecracker = if wanted("firecracker") { firecracker(only.is_some()) } else { None };
+        let qemu =
+            wanted("qemu").then(|| engine(Choice::Qemu).unwrap_or_else(|error| panic!("{error}")));
+        let firecracker = if wanted("firecracker") {
+            firecracker(only.is_some())
+        } else {
+            None
+        };
         let drivers: Vec<_> = qemu.into_iter().chain(firecracker).collect();
-        assert!(!drivers.is_empty(), "CONFORMANCE_DRIVER is {only:?}, but drivers are qemu and firecracker");
+        assert!(
+            !drivers.is_empty(),
+            "CONFORMANCE_DRIVER is {only:?}, but drivers are qemu and firecracker"
+        );
         drivers
     })
 }
@@ -41,11 +50,19 @@ fn engine(vmm: Choice) -> Result<Arc<dyn Driver>, vmm::engine::Error> {
 }
 
 fn settings() -> Wanted {
-    let (firecracker, pager) = (std::env::var_os("FIRECRACKER_BIN"), env!("CARGO_BIN_EXE_vmm-pager"));
-    Wanted { firecracker: firecracker.map(PathBuf::from), pager: Some(pager.into()), ..Wanted::default() }
+    let (firecracker, pager) = (
+        std::env::var_os("FIRECRACKER_BIN"),
+        env!("CARGO_BIN_EXE_vmm-pager"),
+    );
+    Wanted {
+        firecracker: firecracker.map(PathBuf::from),
+        pager: Some(pager.into()),
+        ..Wanted::default()
+    }
 }
 
-/// What cannot be tried is said loudly, past the test harness, which shows the output of failed tests only.
+/// What cannot be tried is said loudly, past the test harness, which shows the output of failed
+/// tests only.
 fn firecracker(must_be: bool) -> Option<Arc<dyn Driver>> {
     let found = find_firecracker(&settings()).map_err(vmm::engine::Error::from);
     match found.and_then(|_| engine(Choice::Firecracker)) {
@@ -77,10 +94,15 @@ fn run(test: impl AsyncFn(&Lab)) {
     for driver in drivers() {
         println!("driver: {}", driver.name());
         let lab = Lab::new(Arc::clone(driver));
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
-            tokio::time::timeout(LIMIT, test(&lab)).await.expect("the test hangs");
+            tokio::time::timeout(LIMIT, test(&lab))
+                .await
+                .expect("the test hangs");
         });
         drop(runtime);
         lab.close();
@@ -90,8 +112,14 @@ fn run(test: impl AsyncFn(&Lab)) {
 /// A user that no other VM on this machine has.
 fn jail() -> Jail {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let user = 2_060_000_000 + std::process::id() % 10_000 * 1_000 + NEXT.fetch_add(1, Ordering::Relaxed);
-    Jail { uid: user, gid: user, cgroup: None, disk: DiskLimits::default() }
+    let user =
+        2_060_000_000 + std::process::id() % 10_000 * 1_000 + NEXT.fetch_add(1, Ordering::Relaxed);
+    Jail {
+        uid: user,
+        gid: user,
+        cgroup: None,
+        disk: DiskLimits::default(),
+    }
 }
 
 /// A directory with what a guest boots from, and with the directory of each VM.
@@ -103,7 +131,8 @@ pub struct Lab {
 impl Lab {
     fn new(driver: Arc<dyn Driver>) -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
-        guest::write_initramfs(&root.path().join("initramfs")).expect("the initramfs can be written");
+        guest::write_initramfs(&root.path().join("initramfs"))
+            .expect("the initramfs can be written");
         Self { driver, root }
     }
 
@@ -112,7 +141,9 @@ impl Lab {
         let dir = self.root.path().join(name);
         fs::create_dir_all(&dir).expect("a directory for the VM");
         let disk = self.root.path().join(format!("{name}.disk"));
-        File::create(&disk).and_then(|file| file.set_len(4 << 20)).expect("a disk");
+        File::create(&disk)
+            .and_then(|file| file.set_len(4 << 20))
+            .expect("a disk");
         VmConfig {
             dir,
             name: name.rsplit('/').next().unwrap_or(name).into(),
@@ -122,7 +153,12 @@ impl Lab {
             initramfs: self.root.path().join("initramfs"),
             // Nothing but emergencies, so that what the guest prints stays whole.
             kernel_args: format!("loglevel=1 do={task}"),
-            disk: Disk { path: disk, format: DiskFormat::Raw, base: None, size_bytes: 4 << 20 },
+            disk: Disk {
+                path: disk,
+                format: DiskFormat::Raw,
+                base: None,
+                size_bytes: 4 << 20,
+            },
             modules: None,
             net: None,
             jail: Some(jail()),
@@ -162,7 +198,11 @@ impl Lab {
     /// Restores into a new directory, with a copy of the disk of `source`, as `boot` would.
     pub async fn restore(&self, name: &str, source: &VmConfig, snapshot: &Path) -> Machine {
         let config = self.config_of_copy(name, source);
-        let vm = self.driver.restore(&config, snapshot).await.expect("the snapshot can be restored");
+        let vm = self
+            .driver
+            .restore(&config, snapshot)
+            .await
+            .expect("the snapshot can be restored");
         Machine::new(vm, config)
     }
 
@@ -170,13 +210,20 @@ impl Lab {
     pub fn config_of_copy(&self, name: &str, source: &VmConfig) -> VmConfig {
         let config = self.config(name, "");
         fs::copy(&source.disk.path, &config.disk.path).expect("the disk can be copied");
-        VmConfig { dir: config.dir, name: config.name, disk: config.disk, jail: config.jail, ..source.clone() }
+        VmConfig {
+            dir: config.dir,
+            name: config.name,
+            disk: config.disk,
+            jail: config.jail,
+            ..source.clone()
+        }
     }
 
     /// Processes that name anything of this lab on their command lines.
     pub fn processes(&self) -> Vec<Process> {
         let needle = self.root.path().as_os_str().as_encoded_bytes();
-        process::find(|cmdline| cmdline.windows(needle.len()).any(|window| window == needle)).expect("/proc")
+        process::find(|cmdline| cmdline.windows(needle.len()).any(|window| window == needle))
+            .expect("/proc")
     }
 
     pub fn assert_no_process(&self) {
@@ -188,7 +235,10 @@ impl Lab {
         self.assert_no_process();
         let path = self.root.path().to_owned();
         let removed = fs::remove_dir_all(&path);
-        assert!(removed.is_ok() && !path.exists(), "the directory cannot be removed: {removed:?}");
+        assert!(
+            removed.is_ok() && !path.exists(),
+            "the directory cannot be removed: {removed:?}"
+        );
     }
 }
 

@@ -1,5 +1,5 @@
-//! Memory in layers: written as differences, served page by page, and right at every page. What serves it is
-//! Firecracker's.
+//! Memory in layers: written as differences, served page by page, and right at every page. What
+//! serves it is Firecracker's.
 
 use std::fs;
 use std::path::Path;
@@ -15,32 +15,54 @@ use crate::machine::Machine;
 fn pager(machine: &Machine) -> Option<Process> {
     let record = fs::read(machine.config.dir.join("vm.json")).expect("the record of the VM");
     let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
-    let identity: Option<Identity> = serde_json::from_value(record["pager"].clone()).expect("an identity");
+    let identity: Option<Identity> =
+        serde_json::from_value(record["pager"].clone()).expect("an identity");
     identity.map(|identity| Process::adopt(&identity).expect("/proc").expect("it lives"))
 }
 
 fn assert_same(one: &Path, other: &Path) {
-    let (one, other) = (fs::read(one).expect("flat memory"), fs::read(other).expect("flat memory"));
+    let (one, other) = (
+        fs::read(one).expect("flat memory"),
+        fs::read(other).expect("flat memory"),
+    );
     let pages = one.chunks(4096).zip(other.chunks(4096)).enumerate();
-    let differ: Vec<usize> = pages.filter(|(_, (a, b))| a != b).map(|(number, _)| number).collect();
-    assert!(one.len() == other.len() && differ.is_empty(), "pages differ: {differ:?}");
+    let differ: Vec<usize> = pages
+        .filter(|(_, (a, b))| a != b)
+        .map(|(number, _)| number)
+        .collect();
+    assert!(
+        one.len() == other.len() && differ.is_empty(),
+        "pages differ: {differ:?}"
+    );
 }
 
-/// A snapshot of a restored guest whose memory is a difference over another one, and what the guest had printed.
+/// A snapshot of a restored guest whose memory is a difference over another one, and what the guest
+/// had printed.
 async fn layered(lab: &Lab) -> (Machine, std::path::PathBuf) {
     let mut source = lab.boot(lab.config("source", "churn")).await;
     source.count_on().await;
     source.pause().await;
     let first = lab.empty_dir("first");
-    source.vm.snapshot(&first, Then::End).await.expect("a snapshot of the paused VM");
+    source
+        .vm
+        .snapshot(&first, Then::End)
+        .await
+        .expect("a snapshot of the paused VM");
     source.kill().await;
-    assert!(first.join("memory").exists(), "that of a guest that was booted is flat");
+    assert!(
+        first.join("memory").exists(),
+        "that of a guest that was booted is flat"
+    );
     let mut child = lab.restore("child", &source.config, &first).await;
     assert!(pager(&child).is_none(), "what is flat is mapped");
     child.goes_on_after(&source.text).await;
     child.pause().await;
     let second = lab.empty_dir("second");
-    child.vm.snapshot(&second, Then::End).await.expect("a snapshot of the paused VM");
+    child
+        .vm
+        .snapshot(&second, Then::End)
+        .await
+        .expect("a snapshot of the paused VM");
     child.kill().await;
     let size = |name| fs::metadata(second.join(name)).expect("a layer").len();
     assert!(size("memory.diff") < size("memory.base") && !second.join("memory").exists());
@@ -60,7 +82,10 @@ fn every_page_is_right_in_layers() {
         guest.pause().await;
         let third = lab.empty_dir("third");
         guest.snapshot(&third).await;
-        assert!(third.join("memory.diff.2").exists(), "only what was written is written");
+        assert!(
+            third.join("memory.diff.2").exists(),
+            "only what was written is written"
+        );
         // Nothing is known of what it wrote before, so this one is of all that it has.
         fs::remove_file(guest.config.dir.join("layers.json")).expect("what is known of it");
         let all = lab.empty_dir("all");
@@ -69,7 +94,13 @@ fn every_page_is_right_in_layers() {
         assert_same(&third.join("memory"), &all.join("memory"));
         guest.goes_on().await;
         guest.kill().await;
-        assert!(server.wait(Duration::ZERO).expect("it can be watched").is_some(), "its server is left");
+        assert!(
+            server
+                .wait(Duration::ZERO)
+                .expect("it can be watched")
+                .is_some(),
+            "its server is left"
+        );
     });
 }
 
@@ -80,25 +111,39 @@ fn a_guest_whose_memory_is_served_by_nobody_any_more_is_ended() {
             return;
         }
         let (child, second) = layered(lab).await;
-        let (one, other) =
-            (lab.restore("one", &child.config, &second).await, lab.restore("other", &child.config, &second).await);
+        let (one, other) = (
+            lab.restore("one", &child.config, &second).await,
+            lab.restore("other", &child.config, &second).await,
+        );
         // The server survives whoever started it, and the next one watches it.
         let Machine { vm, config, .. } = one;
         drop(vm);
-        let vm = lab.driver.adopt(&config.dir).await.expect("the directory can be looked at");
+        let vm = lab
+            .driver
+            .adopt(&config.dir)
+            .await
+            .expect("the directory can be looked at");
         let mut one = Machine::new(vm.expect("its VM is found"), config);
         one.goes_on_after(&child.text).await;
         end(&pager(&one).expect("its memory is served")).expect("it can be killed");
-        let Exit::Vmm(why) = one.end().await else { panic!("that was not the guest") };
+        let Exit::Vmm(why) = one.end().await else {
+            panic!("that was not the guest")
+        };
         assert!(why.contains("serves its memory"), "{why}");
         // Also when nobody watched.
         let server = pager(&other).expect("its memory is served");
         let Machine { vm, config, .. } = other;
         drop(vm);
         end(&server).expect("it can be killed");
-        let vm = lab.driver.adopt(&config.dir).await.expect("the directory can be looked at");
+        let vm = lab
+            .driver
+            .adopt(&config.dir)
+            .await
+            .expect("the directory can be looked at");
         let mut other = Machine::new(vm.expect("its VM is found"), config);
-        let Exit::Vmm(why) = other.end().await else { panic!("that was not the guest") };
+        let Exit::Vmm(why) = other.end().await else {
+            panic!("that was not the guest")
+        };
         assert!(why.contains("nobody watched"), "{why}");
     });
 }

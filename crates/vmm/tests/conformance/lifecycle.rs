@@ -8,9 +8,19 @@ use crate::lab::on_every_driver;
 fn a_guest_boots_and_talks_on_its_console() {
     on_every_driver(async |lab| {
         let machine = &mut lab.boot(lab.config("vm", "count")).await;
-        assert_eq!(lab.processes().iter().map(|process| process.pid()).collect::<Vec<_>>(), [machine.vm.pid()]);
+        assert_eq!(
+            lab.processes()
+                .iter()
+                .map(|process| process.pid())
+                .collect::<Vec<_>>(),
+            [machine.vm.pid()]
+        );
         machine.until_printed("count 0\r\n").await;
-        assert!(!machine.text.contains("suite knows no task"), "{}", machine.text);
+        assert!(
+            !machine.text.contains("suite knows no task"),
+            "{}",
+            machine.text
+        );
         machine.kill().await;
     });
 }
@@ -21,10 +31,18 @@ fn a_paused_guest_stands_still_and_goes_on_when_resumed() {
         let machine = &mut lab.counting("vm").await;
         for _ in 0..3 {
             machine.pause().await;
-            machine.vm.pause().await.expect("pausing again changes nothing");
+            machine
+                .vm
+                .pause()
+                .await
+                .expect("pausing again changes nothing");
             machine.stands_still().await;
             machine.goes_on().await;
-            machine.vm.resume().await.expect("resuming again changes nothing");
+            machine
+                .vm
+                .resume()
+                .await
+                .expect("resuming again changes nothing");
             machine.count_on().await;
         }
         machine.kill().await;
@@ -57,7 +75,10 @@ fn a_killed_vm_is_gone_at_once_and_for_good() {
             assert!(matches!(machine.vm.resume().await, Err(Error::Ended)));
             let dir = lab.root().join(format!("snapshot-{paused}"));
             std::fs::create_dir(&dir).expect("a directory");
-            assert!(matches!(machine.vm.snapshot(&dir, vmm::Then::GoOn).await, Err(Error::Ended)));
+            assert!(matches!(
+                machine.vm.snapshot(&dir, vmm::Then::GoOn).await,
+                Err(Error::Ended)
+            ));
             assert_eq!(std::fs::read_dir(&dir).expect("the directory").count(), 0);
         }
     });
@@ -69,7 +90,10 @@ fn killing_from_many_places_is_one_end() {
         let machine = lab.boot(lab.config("vm", "count")).await;
         let vm = &machine.vm;
         let (one, two, exit) = tokio::join!(vm.kill(), vm.kill(), vm.wait());
-        assert!(one.is_ok() && two.is_ok() && matches!(exit, Exit::Vmm(_)), "{one:?}, {two:?}, {exit:?}");
+        assert!(
+            one.is_ok() && two.is_ok() && matches!(exit, Exit::Vmm(_)),
+            "{one:?}, {two:?}, {exit:?}"
+        );
         lab.assert_no_process();
     });
 }

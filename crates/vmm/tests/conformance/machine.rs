@@ -22,7 +22,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(vm: Box<dyn Vm>, config: VmConfig) -> Self {
-        Self { vm, config, text: String::new() }
+        Self {
+            vm,
+            config,
+            text: String::new(),
+        }
     }
 
     /// Adds what the guest has printed since.
@@ -36,7 +40,11 @@ impl Machine {
     pub async fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !wanted(&self.text) {
-            assert!(Instant::now() < deadline, "never saw {what} in:\n{}", self.text);
+            assert!(
+                Instant::now() < deadline,
+                "never saw {what} in:\n{}",
+                self.text
+            );
             tokio::time::sleep(LOOK).await;
             self.read().await;
         }
@@ -49,7 +57,10 @@ impl Machine {
     /// Waits until the guest has counted five numbers further.
     pub async fn count_on(&mut self) {
         let goal = self.counted().map_or(4, |last| last + 5);
-        self.until("the next numbers", |text| counts(text).last().is_some_and(|last| *last >= goal)).await;
+        self.until("the next numbers", |text| {
+            counts(text).last().is_some_and(|last| *last >= goal)
+        })
+        .await;
     }
 
     /// The last number, if any was printed.
@@ -61,7 +72,12 @@ impl Machine {
     pub async fn stands_still(&mut self) {
         self.read().await;
         tokio::time::sleep(STANDSTILL).await;
-        assert_eq!(self.read().await, 0, "a paused guest printed:\n{}", self.text);
+        assert_eq!(
+            self.read().await,
+            0,
+            "a paused guest printed:\n{}",
+            self.text
+        );
     }
 
     pub async fn pause(&mut self) {
@@ -83,7 +99,10 @@ impl Machine {
     }
 
     pub async fn snapshot(&self, dir: &Path) {
-        self.vm.snapshot(dir, vmm::Then::GoOn).await.expect("a snapshot of the paused VM");
+        self.vm
+            .snapshot(dir, vmm::Then::GoOn)
+            .await
+            .expect("a snapshot of the paused VM");
     }
 
     pub async fn kill(&self) {
@@ -105,27 +124,39 @@ fn counts(text: &str) -> Vec<u64> {
     for line in whole.lines() {
         let readings = readings(line.trim());
         let next = numbers.last().map(|last| last + 1);
-        let number = next.filter(|next| readings.contains(next)).or(readings.first().copied());
+        let number = next
+            .filter(|next| readings.contains(next))
+            .or(readings.first().copied());
         numbers.extend(number);
     }
     numbers
 }
 
-/// What a line may stand for, as it is or with one letter less where the same came twice: a processor that is stopped
-/// within an output instruction, which is complete only when it runs again (KVM API, `KVM_EXIT_IO`), does it once more
-/// after a restore.
+/// What a line may stand for, as it is or with one letter less where the same came twice: a
+/// processor that is stopped within an output instruction, which is complete only when it runs
+/// again (KVM API, `KVM_EXIT_IO`), does it once more after a restore.
 fn readings(line: &str) -> Vec<u64> {
     if !line.is_ascii() {
         return Vec::new();
     }
-    let twice = line.as_bytes().windows(2).enumerate().filter(|(_, pair)| pair[0] == pair[1]).map(|(at, _)| at);
+    let twice = line
+        .as_bytes()
+        .windows(2)
+        .enumerate()
+        .filter(|(_, pair)| pair[0] == pair[1])
+        .map(|(at, _)| at);
     let shorter = twice.map(|at| format!("{}{}", &line[..at], &line[at + 1..]));
     let lines = std::iter::once(line.to_owned()).chain(shorter);
-    lines.filter_map(|line| line.strip_prefix("count ")?.parse().ok()).collect()
+    lines
+        .filter_map(|line| line.strip_prefix("count ")?.parse().ok())
+        .collect()
 }
 
 fn assert_gapless(text: &str) {
     let numbers = counts(text);
     let follows = |pair: &[u64]| pair[1] == pair[0] + 1;
-    assert!(numbers.windows(2).all(follows), "numbers are missing or came twice:\n{text}");
+    assert!(
+        numbers.windows(2).all(follows),
+        "numbers are missing or came twice:\n{text}"
+    );
 }

@@ -1,8 +1,9 @@
 //! What every driver has to do, tried on real virtual machines.
 //!
-//! Each test runs once per driver that the machine has ([`lab`]). Guests are the distribution's kernel with a busybox
-//! whose script does what the kernel command line says ([`guest`], `init.sh`). A test that leaves a process or a file
-//! behind fails. Needs root (network namespaces, mounts), QEMU, busybox-static, and the kernel of `make test-data`.
+//! Each test runs once per driver that the machine has ([`lab`]). Guests are the distribution's
+//! kernel with a busybox whose script does what the kernel command line says ([`guest`],
+//! `init.sh`). A test that leaves a process or a file behind fails. Needs root (network namespaces,
+//! mounts), QEMU, busybox-static, and the kernel of `make test-data`.
 
 mod guest;
 mod lab;

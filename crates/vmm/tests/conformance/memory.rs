@@ -1,4 +1,5 @@
-//! The memory of guests that were restored: whose it is, who shares it, and what of it a snapshot holds.
+//! The memory of guests that were restored: whose it is, who shares it, and what of it a snapshot
+//! holds.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -23,7 +24,9 @@ fn mapped(machine: &Machine) -> PathBuf {
 }
 
 fn of_pid(pid: u32) -> Process {
-    let identity = process::Identity::of(pid).expect("/proc").expect("it lives");
+    let identity = process::Identity::of(pid)
+        .expect("/proc")
+        .expect("it lives");
     Process::adopt(&identity).expect("/proc").expect("it lives")
 }
 
@@ -34,14 +37,22 @@ fn private(machine: &Machine) -> Private {
 /// All of a paused guest's memory, as its process sees it.
 fn memory(machine: &Machine) -> Vec<u8> {
     let mut memory = vec![0; usize::try_from(BYTES).expect("it fits")];
-    private(machine).read_exact_at(&mut memory, 0).expect("its memory can be read");
+    private(machine)
+        .read_exact_at(&mut memory, 0)
+        .expect("its memory can be read");
     memory
 }
 
 fn assert_same(one: &[u8], other: &[u8]) {
     let pages = one.chunks(4096).zip(other.chunks(4096)).enumerate();
-    let differ: Vec<usize> = pages.filter(|(_, (a, b))| a != b).map(|(number, _)| number).collect();
-    assert!(one.len() == other.len() && differ.is_empty(), "pages differ: {differ:?}");
+    let differ: Vec<usize> = pages
+        .filter(|(_, (a, b))| a != b)
+        .map(|(number, _)| number)
+        .collect();
+    assert!(
+        one.len() == other.len() && differ.is_empty(),
+        "pages differ: {differ:?}"
+    );
 }
 
 async fn churning(lab: &Lab) -> Machine {
@@ -61,37 +72,77 @@ fn every_page_is_right_over_generations() {
         let first = lab.empty_dir("snapshot-0");
         machine.snapshot(&first).await;
         let original = fs::read(first.join("memory")).expect("flat memory");
-        assert_same(&original, &fs::read(machine.config.dir.join("memory")).expect("its memory"));
+        assert_same(
+            &original,
+            &fs::read(machine.config.dir.join("memory")).expect("its memory"),
+        );
         let mut snapshot = first.clone();
         for generation in 1..=4 {
-            let mut child = lab.restore(&format!("generation-{generation}"), &machine.config, &snapshot).await;
+            let mut child = lab
+                .restore(
+                    &format!("generation-{generation}"),
+                    &machine.config,
+                    &snapshot,
+                )
+                .await;
             machine.kill().await;
             child.goes_on_after(&machine.text).await;
             child.count_on().await;
             child.pause().await;
             snapshot = lab.empty_dir(&format!("snapshot-{generation}"));
-            let then = if generation % 2 == 0 { Then::End } else { Then::GoOn };
-            child.vm.snapshot(&snapshot, then).await.expect("a snapshot of the paused VM");
-            let dirty: u64 =
-                private(&child).written().expect("pages").iter().map(|range| range.end - range.start).sum();
-            let length = fs::metadata(snapshot.join("memory.diff")).expect("a difference").len();
-            assert!(length >= dirty && length <= dirty + dirty / 20 + 8192, "{length} bytes for {dirty}");
+            let then = if generation % 2 == 0 {
+                Then::End
+            } else {
+                Then::GoOn
+            };
+            child
+                .vm
+                .snapshot(&snapshot, then)
+                .await
+                .expect("a snapshot of the paused VM");
+            let dirty: u64 = private(&child)
+                .written()
+                .expect("pages")
+                .iter()
+                .map(|range| range.end - range.start)
+                .sum();
+            let length = fs::metadata(snapshot.join("memory.diff"))
+                .expect("a difference")
+                .len();
+            assert!(
+                length >= dirty && length <= dirty + dirty / 20 + 8192,
+                "{length} bytes for {dirty}"
+            );
             // Half of them are made flat, the others written over their base again.
             let seen = memory(&child);
             if generation > 2 {
                 vmm::compact(&snapshot).expect("it can be made flat");
-                assert!(!snapshot.join("memory.diff").exists() && !snapshot.join("memory.base").exists());
-                assert_same(&seen, &fs::read(snapshot.join("memory")).expect("flat memory"));
+                assert!(
+                    !snapshot.join("memory.diff").exists()
+                        && !snapshot.join("memory.base").exists()
+                );
+                assert_same(
+                    &seen,
+                    &fs::read(snapshot.join("memory")).expect("flat memory"),
+                );
             } else {
-                let next = lab.restore(&format!("look-{generation}"), &child.config, &snapshot).await;
+                let next = lab
+                    .restore(&format!("look-{generation}"), &child.config, &snapshot)
+                    .await;
                 assert_same(&seen, &memory(&next));
-                assert!(private(&next).written().expect("pages") == private(&child).written().expect("pages"));
+                assert!(
+                    private(&next).written().expect("pages")
+                        == private(&child).written().expect("pages")
+                );
                 next.kill().await;
             }
             machine = child;
         }
         machine.kill().await;
-        assert!(original == fs::read(first.join("memory")).expect("flat memory"), "a snapshot was written to");
+        assert!(
+            original == fs::read(first.join("memory")).expect("flat memory"),
+            "a snapshot was written to"
+        );
     });
 }
 
@@ -109,24 +160,48 @@ fn siblings_share_their_snapshots_memory_and_cannot_write_to_it() {
         let file = snapshot.join("memory");
         let found = file.metadata().expect("the memory");
         assert_eq!((found.mode() & 0o777, found.uid()), (0o600, 0));
-        let (mut one, mut two) =
-            tokio::join!(lab.restore("one", &source.config, &snapshot), lab.restore("two", &source.config, &snapshot));
+        let (mut one, mut two) = tokio::join!(
+            lab.restore("one", &source.config, &snapshot),
+            lab.restore("two", &source.config, &snapshot)
+        );
         let device = mapped(&one);
-        assert!(device.starts_with("/dev") && device == mapped(&two), "they map {}", device.display());
+        assert!(
+            device.starts_with("/dev") && device == mapped(&two),
+            "they map {}",
+            device.display()
+        );
         let of_file = Identity::of(&file).expect("the file");
         let devices = || -> Vec<_> {
             let all = loopdev::list().expect("loop devices").into_iter();
             all.filter(|status| status.backing == of_file).collect()
         };
-        assert!(devices().len() == 1 && devices()[0].read_only, "{:?}", devices());
-        tokio::join!(one.goes_on_after(&source.text), two.goes_on_after(&source.text));
-        let through = File::options().read(true).write(true).open(&device).expect("the kernel allows it");
+        assert!(
+            devices().len() == 1 && devices()[0].read_only,
+            "{:?}",
+            devices()
+        );
+        tokio::join!(
+            one.goes_on_after(&source.text),
+            two.goes_on_after(&source.text)
+        );
+        let through = File::options()
+            .read(true)
+            .write(true)
+            .open(&device)
+            .expect("the kernel allows it");
         assert!(through.write_all_at(&[0; 4096], 0).is_err());
         drop(through);
         // Its own filter, and the jail's, which keeps it from putting another file into the device.
-        let status = fs::read_to_string(format!("/proc/{}/status", one.vm.pid())).expect("it lives");
-        let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:")).expect("Linux 5.9");
-        assert!(filters.trim().parse::<u32>().expect("a number") >= 2, "{filters}");
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", one.vm.pid())).expect("it lives");
+        let filters = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Seccomp_filters:"))
+            .expect("Linux 5.9");
+        assert!(
+            filters.trim().parse::<u32>().expect("a number") >= 2,
+            "{filters}"
+        );
         one.kill().await;
         assert_eq!(devices().len(), 1);
         two.kill().await;
@@ -147,24 +222,47 @@ fn memory_that_is_damaged_is_noticed() {
         }
         let source = churning(lab).await;
         let first = lab.empty_dir("first");
-        source.vm.snapshot(&first, Then::End).await.expect("a snapshot of the paused VM");
+        source
+            .vm
+            .snapshot(&first, Then::End)
+            .await
+            .expect("a snapshot of the paused VM");
         source.kill().await;
         vmm::compact(&first).expect("it can get its checksum");
         let mut child = lab.restore("child", &source.config, &first).await;
         child.goes_on_after(&source.text).await;
         child.pause().await;
         let second = lab.empty_dir("second");
-        child.vm.snapshot(&second, Then::End).await.expect("a snapshot of the paused VM");
+        child
+            .vm
+            .snapshot(&second, Then::End)
+            .await
+            .expect("a snapshot of the paused VM");
         child.kill().await;
-        for (name, at) in [("memory.diff", 5000), ("memory.base", 5000), ("memory.base", BYTES - 1)] {
-            let file = File::options().read(true).write(true).open(second.join(name)).expect("a file");
+        for (name, at) in [
+            ("memory.diff", 5000),
+            ("memory.base", 5000),
+            ("memory.base", BYTES - 1),
+        ] {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .open(second.join(name))
+                .expect("a file");
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).expect("a byte");
             file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
             let config = lab.config_of_copy("bad", &child.config);
-            let error = lab.driver.restore(&config, &second).await.expect_err("it is damaged");
+            let error = lab
+                .driver
+                .restore(&config, &second)
+                .await
+                .expect_err("it is damaged");
             let is_told = |reason: &str| reason.contains("checksum");
-            assert!(matches!(&error, vmm::Error::BadSnapshot { reason, .. } if is_told(reason)), "{name}: {error:?}");
+            assert!(
+                matches!(&error, vmm::Error::BadSnapshot { reason, .. } if is_told(reason)),
+                "{name}: {error:?}"
+            );
             lab.assert_no_process();
             file.write_all_at(&byte, at).expect("a byte");
         }

@@ -1,4 +1,5 @@
-//! The console of a guest that talks a lot: 256 KiB, four times what is kept. Over an emulated port, each byte costs.
+//! The console of a guest that talks a lot: 256 KiB, four times what is kept. Over an emulated
+//! port, each byte costs.
 
 use std::time::Duration;
 
@@ -14,9 +15,19 @@ fn output_that_nobody_reads_neither_stops_the_guest_nor_piles_up() {
     on_every_driver(async |lab| {
         let mut machine = lab.boot(lab.config("vm", "flood")).await;
         assert_eq!(machine.end().await, Exit::Shutdown);
-        assert!(machine.text.len() <= BOUND, "{} bytes are left", machine.text.len());
-        assert!(machine.text.contains("flood over\r\n"), "the newest output is what is kept");
-        assert!(machine.vm.console().await.is_empty(), "reading takes it away");
+        assert!(
+            machine.text.len() <= BOUND,
+            "{} bytes are left",
+            machine.text.len()
+        );
+        assert!(
+            machine.text.contains("flood over\r\n"),
+            "the newest output is what is kept"
+        );
+        assert!(
+            machine.vm.console().await.is_empty(),
+            "reading takes it away"
+        );
         let on_disk: u64 = std::fs::read_dir(&machine.config.dir)
             .expect("its directory")
             .flatten()
@@ -34,13 +45,18 @@ fn output_that_is_read_comes_in_bounded_pieces() {
         let mut largest = 0;
         let exit = loop {
             largest = largest.max(machine.read().await);
-            if let Ok(exit) = tokio::time::timeout(Duration::from_millis(5), machine.vm.wait()).await {
+            if let Ok(exit) =
+                tokio::time::timeout(Duration::from_millis(5), machine.vm.wait()).await
+            {
                 break exit;
             }
         };
         machine.read().await;
         assert_eq!(exit, Exit::Shutdown);
-        assert!(largest > 0 && largest <= BOUND, "{largest} bytes in one piece");
+        assert!(
+            largest > 0 && largest <= BOUND,
+            "{largest} bytes in one piece"
+        );
         assert!(machine.text.contains("flood over\r\n"));
     });
 }
@@ -55,7 +71,10 @@ fn many_readers_get_every_byte_once() {
         for piece in &pieces {
             machine.text.push_str(&String::from_utf8_lossy(piece));
         }
-        assert!(pieces.iter().filter(|piece| !piece.is_empty()).count() <= 1, "the guest stood still");
+        assert!(
+            pieces.iter().filter(|piece| !piece.is_empty()).count() <= 1,
+            "the guest stood still"
+        );
         machine.goes_on().await;
         machine.kill().await;
     });

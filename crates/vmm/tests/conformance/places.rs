@@ -14,7 +14,13 @@ fn directories_with_long_paths() {
         machine.pause().await;
         let snapshot = lab.empty_dir(&format!("{}/{}/snapshot", "d".repeat(100), "e".repeat(200)));
         machine.snapshot(&snapshot).await;
-        let mut restored = lab.restore(&format!("{}/restored", "d".repeat(100)), &machine.config, &snapshot).await;
+        let mut restored = lab
+            .restore(
+                &format!("{}/restored", "d".repeat(100)),
+                &machine.config,
+                &snapshot,
+            )
+            .await;
         restored.goes_on_after(&machine.text).await;
         tokio::join!(machine.kill(), restored.kill());
     });
@@ -31,7 +37,14 @@ fn names_and_paths_with_punctuation() {
             let snapshot = lab.empty_dir(&format!("{name}/snapshot,{name}"));
             machine.snapshot(&snapshot).await;
             machine.kill().await;
-            lab.restore(&format!("{name}/restored,{name}"), &machine.config, &snapshot).await.kill().await;
+            lab.restore(
+                &format!("{name}/restored,{name}"),
+                &machine.config,
+                &snapshot,
+            )
+            .await
+            .kill()
+            .await;
         }
         let mut machine = lab.boot(lab.config("a,b=c/ünï,d", "count")).await;
         machine.until_printed("count 0").await;
@@ -45,7 +58,11 @@ fn a_directory_can_be_used_again_but_not_by_two() {
         lab.boot(lab.config("vm", "poweroff")).await.kill().await;
         let mut machine = lab.boot(lab.config("vm", "count")).await;
         machine.count_on().await;
-        let error = lab.driver.boot(&machine.config).await.expect_err("a VM lives there");
+        let error = lab
+            .driver
+            .boot(&machine.config)
+            .await
+            .expect_err("a VM lives there");
         assert!(matches!(error, Error::Refused { .. }), "{error:?}");
         machine.count_on().await;
         machine.pause().await;

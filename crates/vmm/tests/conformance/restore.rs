@@ -18,10 +18,23 @@ async fn snapshot_of(lab: &Lab, source: &Machine) -> PathBuf {
 
 async fn is_bad(lab: &Lab, source: &VmConfig, snapshot: &Path) {
     let config = lab.config_of_copy("bad", source);
-    let error = lab.driver.restore(&config, snapshot).await.expect_err("it cannot be restored");
+    let error = lab
+        .driver
+        .restore(&config, snapshot)
+        .await
+        .expect_err("it cannot be restored");
     lab.assert_no_process();
-    assert!(matches!(&error, Error::BadSnapshot { dir, .. } if dir == snapshot), "{error:?}");
-    assert!(lab.driver.adopt(&config.dir).await.expect("the directory can be looked at").is_none());
+    assert!(
+        matches!(&error, Error::BadSnapshot { dir, .. } if dir == snapshot),
+        "{error:?}"
+    );
+    assert!(
+        lab.driver
+            .adopt(&config.dir)
+            .await
+            .expect("the directory can be looked at")
+            .is_none()
+    );
 }
 
 fn copy(lab: &Lab, snapshot: &Path) -> PathBuf {
@@ -40,18 +53,35 @@ fn every_file_that_is_missing_cut_short_or_too_long_is_noticed() {
         let mut machine = lab.counting("source").await;
         machine.pause().await;
         let snapshot = snapshot_of(lab, &machine).await;
-        let Machine { config: source, text, .. } = machine;
-        let names: Vec<_> =
-            fs::read_dir(&snapshot).expect("the snapshot").flatten().map(|entry| entry.file_name()).collect();
+        let Machine {
+            config: source,
+            text,
+            ..
+        } = machine;
+        let names: Vec<_> = fs::read_dir(&snapshot)
+            .expect("the snapshot")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
         assert!(!names.is_empty());
         for name in names {
             let length = fs::metadata(snapshot.join(&name)).expect("a file").len();
-            for changed in [None, Some(0), Some(length / 2), Some(length - 1), Some(length + 1)] {
+            for changed in [
+                None,
+                Some(0),
+                Some(length / 2),
+                Some(length - 1),
+                Some(length + 1),
+            ] {
                 let damaged = copy(lab, &snapshot);
                 let path = damaged.join(&name);
                 match changed {
                     Some(length) => {
-                        File::options().write(true).open(&path).and_then(|file| file.set_len(length)).expect("a file");
+                        File::options()
+                            .write(true)
+                            .open(&path)
+                            .and_then(|file| file.set_len(length))
+                            .expect("a file");
                     }
                     None => fs::remove_file(&path).expect("a file"),
                 }
@@ -93,8 +123,32 @@ fn a_snapshot_fits_only_a_machine_like_its_source() {
         let machine = lab.young("source").await;
         let snapshot = snapshot_of(lab, &machine).await;
         let source = machine.config;
-        is_bad(lab, &VmConfig { vcpus: 2, ..source.clone() }, &snapshot).await;
-        is_bad(lab, &VmConfig { memory_mb: source.memory_mb + 1, ..source.clone() }, &snapshot).await;
-        is_bad(lab, &VmConfig { memory_mb: source.memory_mb / 2, ..source.clone() }, &snapshot).await;
+        is_bad(
+            lab,
+            &VmConfig {
+                vcpus: 2,
+                ..source.clone()
+            },
+            &snapshot,
+        )
+        .await;
+        is_bad(
+            lab,
+            &VmConfig {
+                memory_mb: source.memory_mb + 1,
+                ..source.clone()
+            },
+            &snapshot,
+        )
+        .await;
+        is_bad(
+            lab,
+            &VmConfig {
+                memory_mb: source.memory_mb / 2,
+                ..source.clone()
+            },
+            &snapshot,
+        )
+        .await;
     });
 }

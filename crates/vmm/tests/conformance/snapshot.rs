@@ -18,11 +18,18 @@ fn a_restored_guest_goes_on_where_the_snapshot_was_and_so_does_the_source() {
         source.snapshot(&snapshot).await;
         source.stands_still().await;
         let text = source.text.clone();
-        let (mut one, mut two) =
-            tokio::join!(lab.restore("one", &source.config, &snapshot), lab.restore("two", &source.config, &snapshot));
+        let (mut one, mut two) = tokio::join!(
+            lab.restore("one", &source.config, &snapshot),
+            lab.restore("two", &source.config, &snapshot)
+        );
         one.stands_still().await;
-        tokio::join!(source.goes_on(), one.goes_on_after(&text), two.goes_on_after(&text));
-        // What each does now is not seen by the others: the snapshot still starts at the same number.
+        tokio::join!(
+            source.goes_on(),
+            one.goes_on_after(&text),
+            two.goes_on_after(&text)
+        );
+        // What each does now is not seen by the others: the snapshot still starts at the same
+        // number.
         let mut late = lab.restore("late", &source.config, &snapshot).await;
         late.goes_on_after(&text).await;
         tokio::join!(source.kill(), one.kill(), two.kill(), late.kill());
@@ -39,7 +46,12 @@ fn a_restored_guest_outlives_its_source_and_can_be_adopted() {
         source.kill().await;
         let Machine { vm, config, .. } = lab.restore("restored", &source.config, &snapshot).await;
         drop(vm);
-        let vm = lab.driver.adopt(&config.dir).await.expect("its directory").expect("the VM");
+        let vm = lab
+            .driver
+            .adopt(&config.dir)
+            .await
+            .expect("its directory")
+            .expect("the VM");
         let mut restored = Machine::new(vm, config);
         restored.stands_still().await;
         restored.goes_on_after(&source.text).await;
@@ -53,17 +65,27 @@ fn a_vm_that_is_to_end_leaves_its_memory_to_the_snapshot() {
         let mut source = lab.counting("source").await;
         source.pause().await;
         let failed = lab.empty_dir("failed");
-        source.vm.snapshot(&failed, Then::End).await.expect("a snapshot of the paused VM");
+        source
+            .vm
+            .snapshot(&failed, Then::End)
+            .await
+            .expect("a snapshot of the paused VM");
         // Whoever took it could not use it: the VM goes on as if nothing had been.
         fs::remove_dir_all(&failed).expect("the snapshot");
         source.goes_on().await;
         source.pause().await;
         let snapshot = lab.empty_dir("snapshot");
-        source.vm.snapshot(&snapshot, Then::End).await.expect("a snapshot of the paused VM");
+        source
+            .vm
+            .snapshot(&snapshot, Then::End)
+            .await
+            .expect("a snapshot of the paused VM");
         source.kill().await;
         fs::remove_dir_all(&source.config.dir).expect("the directory of the VM");
         for number in 1..=2 {
-            let mut restored = lab.restore(&format!("restored-{number}"), &source.config, &snapshot).await;
+            let mut restored = lab
+                .restore(&format!("restored-{number}"), &source.config, &snapshot)
+                .await;
             restored.goes_on_after(&source.text).await;
             restored.kill().await;
         }
@@ -75,7 +97,11 @@ fn a_paused_vm_can_be_snapshotted_again_and_again() {
     on_every_driver(async |lab| {
         let mut source = lab.counting("source").await;
         source.pause().await;
-        let (first, second, third) = (lab.empty_dir("first"), lab.empty_dir("second"), lab.empty_dir("third"));
+        let (first, second, third) = (
+            lab.empty_dir("first"),
+            lab.empty_dir("second"),
+            lab.empty_dir("third"),
+        );
         source.snapshot(&first).await;
         let early = source.text.clone();
         source.snapshot(&second).await;
@@ -85,8 +111,13 @@ fn a_paused_vm_can_be_snapshotted_again_and_again() {
         source.snapshot(&third).await;
         let late = source.text.clone();
         source.kill().await;
-        for (number, (snapshot, text)) in [(first, &early), (second, &early), (third, &late)].iter().enumerate() {
-            let mut restored = lab.restore(&format!("restored-{number}"), &source.config, snapshot).await;
+        for (number, (snapshot, text)) in [(first, &early), (second, &early), (third, &late)]
+            .iter()
+            .enumerate()
+        {
+            let mut restored = lab
+                .restore(&format!("restored-{number}"), &source.config, snapshot)
+                .await;
             restored.goes_on_after(text).await;
             restored.kill().await;
         }
@@ -104,7 +135,13 @@ fn snapshots_of_restored_guests_work_over_generations() {
             // The parent goes on as well, even when its memory is a private copy.
             let text = machine.text.clone();
             machine.goes_on().await;
-            let mut child = lab.restore(&format!("generation-{generation}"), &machine.config, &snapshot).await;
+            let mut child = lab
+                .restore(
+                    &format!("generation-{generation}"),
+                    &machine.config,
+                    &snapshot,
+                )
+                .await;
             machine.kill().await;
             // No child needs the directory of its parent.
             fs::remove_dir_all(&machine.config.dir).expect("the parent's directory");
@@ -126,7 +163,10 @@ fn what_a_guest_wrote_to_its_disk_is_there_when_the_snapshot_is() {
         let number = on_disk(&source);
         let counted = source.counted().expect("a number");
         // It writes before it prints.
-        assert!((counted..=counted + 1).contains(&number), "{number} is on disk, {counted} was printed");
+        assert!(
+            (counted..=counted + 1).contains(&number),
+            "{number} is on disk, {counted} was printed"
+        );
         let mut restored = lab.restore("restored", &source.config, &snapshot).await;
         tokio::join!(restored.goes_on_after(&source.text), async {
             source.kill().await;
@@ -151,18 +191,30 @@ fn an_overlay_is_whole_when_the_snapshot_is() {
         };
         let path = lab.root().join("overlay");
         linux::programs::create_overlay(&config.disk.path, &path, 4 << 20).expect("an overlay");
-        let mut source = lab.boot(VmConfig { disk: overlay(&path), ..config.clone() }).await;
+        let mut source = lab
+            .boot(VmConfig {
+                disk: overlay(&path),
+                ..config.clone()
+            })
+            .await;
         source.count_on().await;
         source.pause().await;
         let snapshot = lab.empty_dir("snapshot");
         source.snapshot(&snapshot).await;
         let copy = lab.config_of_copy("restored", &source.config);
-        let copy = VmConfig { disk: overlay(&copy.disk.path), ..copy };
+        let copy = VmConfig {
+            disk: overlay(&copy.disk.path),
+            ..copy
+        };
         let text = source.text.clone();
         // The source still has its own.
         source.goes_on().await;
         source.kill().await;
-        let vm = lab.driver.restore(&copy, &snapshot).await.expect("the snapshot can be restored");
+        let vm = lab
+            .driver
+            .restore(&copy, &snapshot)
+            .await
+            .expect("the snapshot can be restored");
         let mut restored = Machine::new(vm, copy);
         restored.goes_on_after(&text).await;
         restored.kill().await;
@@ -171,10 +223,14 @@ fn an_overlay_is_whole_when_the_snapshot_is() {
             let counted = machine.counted().expect("a number");
             let has = |number: u64| {
                 let sector = format!("{number}\n\0\0\0\0");
-                disk.windows(sector.len()).any(|window| window == sector.as_bytes())
+                disk.windows(sector.len())
+                    .any(|window| window == sector.as_bytes())
             };
             // It writes before it prints.
-            assert!((counted..=counted + 2).any(has), "{counted} was printed and is not on disk");
+            assert!(
+                (counted..=counted + 2).any(has),
+                "{counted} was printed and is not on disk"
+            );
         }
     });
 }
@@ -182,7 +238,10 @@ fn an_overlay_is_whole_when_the_snapshot_is() {
 fn on_disk(machine: &Machine) -> u64 {
     let disk = fs::read(&machine.config.disk.path).expect("the disk");
     let text = std::str::from_utf8(&disk[8 * 512..9 * 512]).expect("a number");
-    text.trim_end_matches('\0').trim().parse().expect("a number")
+    text.trim_end_matches('\0')
+        .trim()
+        .parse()
+        .expect("a number")
 }
 
 #[test]
@@ -195,7 +254,12 @@ fn a_snapshot_holds_memory_so_only_its_owner_reads_it() {
             for entry in fs::read_dir(dir).expect("the directory").flatten() {
                 let file = entry.metadata().expect("a file");
                 let holds_memory = file.is_file() && file.len() > 1 << 20;
-                assert!(!holds_memory || file.mode() & 0o077 == 0, "{} is {:o}", entry.path().display(), file.mode());
+                assert!(
+                    !holds_memory || file.mode() & 0o077 == 0,
+                    "{} is {:o}",
+                    entry.path().display(),
+                    file.mode()
+                );
             }
         }
         assert!(fs::read_dir(&snapshot).expect("the directory").count() > 0);
@@ -208,8 +272,15 @@ fn a_running_vm_is_not_snapshotted() {
     on_every_driver(async |lab| {
         let machine = lab.boot(lab.config("vm", "count")).await;
         let dir = lab.empty_dir("snapshot");
-        let error = machine.vm.snapshot(&dir, Then::GoOn).await.expect_err("it runs");
-        assert!(matches!(&error, Error::Refused { reason, .. } if reason.contains("pause")), "{error:?}");
+        let error = machine
+            .vm
+            .snapshot(&dir, Then::GoOn)
+            .await
+            .expect_err("it runs");
+        assert!(
+            matches!(&error, Error::Refused { reason, .. } if reason.contains("pause")),
+            "{error:?}"
+        );
         assert_eq!(fs::read_dir(&dir).expect("the directory").count(), 0);
         machine.kill().await;
     });

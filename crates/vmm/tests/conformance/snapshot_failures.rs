@@ -17,7 +17,14 @@ impl SmallDisk {
     fn new(lab: &Lab, name: &str, size: &str) -> Self {
         let dir = lab.empty_dir(name);
         let options = format!("size={size}");
-        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).expect("root may mount");
+        mount(
+            Some("tmpfs"),
+            &dir,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .expect("root may mount");
         Self(dir)
     }
 }
@@ -31,15 +38,24 @@ impl Drop for SmallDisk {
 /// Everything in a directory, by name.
 fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(dir).expect("the directory").flatten();
-    let mut files: Vec<_> = entries.map(|entry| (entry.path(), fs::read(entry.path()).expect("a file"))).collect();
+    let mut files: Vec<_> = entries
+        .map(|entry| (entry.path(), fs::read(entry.path()).expect("a file")))
+        .collect();
     files.sort();
     files
 }
 
 async fn fails(machine: &mut Machine, dir: &Path) -> Error {
     let before = content(dir);
-    let error = machine.vm.snapshot(dir, vmm::Then::GoOn).await.expect_err("there is no room for the snapshot");
-    assert!(content(dir) == before, "a failed snapshot leaves the directory as it was");
+    let error = machine
+        .vm
+        .snapshot(dir, vmm::Then::GoOn)
+        .await
+        .expect_err("there is no room for the snapshot");
+    assert!(
+        content(dir) == before,
+        "a failed snapshot leaves the directory as it was"
+    );
     machine.stands_still().await;
     error
 }
@@ -64,7 +80,9 @@ fn a_full_disk() {
         for (name, size) in [("tiny", "16k"), ("small", "4m")] {
             let disk = SmallDisk::new(lab, name, size);
             let error = fails(&mut machine, &disk.0).await;
-            assert!(matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
+            assert!(
+                matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+            );
         }
         machine.goes_on().await;
         machine.pause().await;
@@ -85,7 +103,9 @@ fn a_full_disk_under_a_restored_vm() {
         machine.pause().await;
         let disk = SmallDisk::new(lab, "small", "4m");
         let error = fails(&mut machine, &disk.0).await;
-        assert!(matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+        );
         // At once, while the engine may still be busy with the failure.
         is_well(lab, &mut machine).await;
     });
@@ -120,7 +140,13 @@ fn a_snapshot_that_is_given_up() {
         machine.pause().await;
         for millis in [0, 1, 3, 10, 30] {
             let dir = lab.empty_dir(&format!("given-up-{millis}"));
-            drop(tokio::time::timeout(Duration::from_millis(millis), machine.vm.snapshot(&dir, vmm::Then::GoOn)).await);
+            drop(
+                tokio::time::timeout(
+                    Duration::from_millis(millis),
+                    machine.vm.snapshot(&dir, vmm::Then::GoOn),
+                )
+                .await,
+            );
         }
         is_well(lab, &mut machine).await;
     });

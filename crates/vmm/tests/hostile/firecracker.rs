@@ -10,13 +10,25 @@ fn silent_firecracker_is_given_up_at_the_deadline() {
         let vm = attacked.vm();
         // Nothing will happen any more but that deadlines pass.
         tokio::time::pause();
-        for error in [vm.pause().await, vm.resume().await, vm.guest_memory().await.map(drop)].map(Result::unwrap_err) {
+        for error in [
+            vm.pause().await,
+            vm.resume().await,
+            vm.guest_memory().await.map(drop),
+        ]
+        .map(Result::unwrap_err)
+        {
             assert!(matches!(error, Error::Timeout { .. }), "{error}");
         }
         let dir = attacked.empty_dir("snapshot");
-        let error = vm.snapshot(&dir, vmm::Then::GoOn).await.expect_err("it does not answer");
+        let error = vm
+            .snapshot(&dir, vmm::Then::GoOn)
+            .await
+            .expect_err("it does not answer");
         assert!(matches!(error, Error::Timeout { .. }), "{error}");
-        let error = attacked.adopt_again().await.expect_err("it does not answer");
+        let error = attacked
+            .adopt_again()
+            .await
+            .expect_err("it does not answer");
         assert!(matches!(error, Error::Timeout { .. }), "{error}");
         tokio::time::resume();
         attacked.until_no_process().await;
@@ -33,9 +45,14 @@ fn silent_firecracker_can_be_destroyed_under_a_request() {
 
 #[test]
 fn answers_without_end_are_refused() {
-    for attack in
-        ["endless-status", "endless-interim", "endless-headers", "endless-header", "endless-body", "endless-chunks"]
-    {
+    for attack in [
+        "endless-status",
+        "endless-interim",
+        "endless-headers",
+        "endless-header",
+        "endless-body",
+        "endless-chunks",
+    ] {
         withstand(Engine::Firecracker, attack, async |attacked| {
             let error = attacked.vm().pause().await.expect_err("it is no answer");
             assert!(matches!(error, Error::Io { .. }), "{attack}: {error}");
@@ -53,7 +70,10 @@ fn floods_of_pipes_cost_a_bounded_rate() {
             attacked.vm().pause().await.expect("it still answers");
             attacked.vm().resume().await.expect("it still answers");
             let used = crate::lab::processor_time() - before;
-            println!("{attack}: {used:?} of processor time in {:?}", crate::lab::FLOOD);
+            println!(
+                "{attack}: {used:?} of processor time in {:?}",
+                crate::lab::FLOOD
+            );
         });
     }
 }

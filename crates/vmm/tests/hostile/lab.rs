@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use vmm::engine::{AccelChoice, Choice, Wanted, choose};
 use vmm::{Disk, DiskFormat, Driver, Jail, Result, Vm, VmConfig};
 
-/// Time in which a hostile VM is destroyed. It takes some milliseconds; the limit is for hosts that do other things.
+/// Time in which a hostile VM is destroyed. It takes some milliseconds; the limit is for hosts that
+/// do other things.
 pub const PROMPTLY: Duration = Duration::from_secs(10);
 
 /// Memory by which this process may have grown afterwards, bytes.
@@ -37,7 +38,12 @@ impl Engine {
         match self {
             Self::Qemu => {
                 let (vmm, accel) = (Choice::Qemu, AccelChoice::Tcg);
-                let wanted = Wanted { vmm, accel, qemu: Some(PROGRAM.into()), ..Wanted::default() };
+                let wanted = Wanted {
+                    vmm,
+                    accel,
+                    qemu: Some(PROGRAM.into()),
+                    ..Wanted::default()
+                };
                 choose(&wanted).expect("the program is there").driver
             }
             // Without the look whether KVM works, which this one does not need.
@@ -49,18 +55,24 @@ impl Engine {
 /// One attack at a time: they are measured.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Boots a VM whose VMM makes that attack, lets the test look at it, and then whether everything else is as before.
+/// Boots a VM whose VMM makes that attack, lets the test look at it, and then whether everything
+/// else is as before.
 pub fn withstand(engine: Engine, attack: &str, test: impl AsyncFn(&mut Attacked)) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // Of one thread, so that a test can stop the clock.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let root = tempfile::tempdir().expect("a directory");
     runtime.block_on(async {
         let driver = engine.driver();
         let mut neighbour = Attacked::boot(&driver, &root, "neighbour").await;
         let (memory, time, begin) = (resident(), processor_time(), Instant::now());
         let mut attacked = Attacked::boot(&driver, &root, attack).await;
-        tokio::time::timeout(LIMIT, test(&mut attacked)).await.expect("the attack is withstood in time");
+        tokio::time::timeout(LIMIT, test(&mut attacked))
+            .await
+            .expect("the attack is withstood in time");
         let (peak, used) = (resident().saturating_sub(memory), processor_time() - time);
         attacked.destroy().await;
         attacked.assert_no_process();
@@ -90,8 +102,15 @@ pub struct Attacked {
 impl Attacked {
     async fn boot(driver: &Arc<dyn Driver>, root: &TempDir, name: &str) -> Self {
         let config = config(root.path(), name);
-        let vm = driver.boot(&config).await.unwrap_or_else(|error| panic!("{name} does not boot: {error:?}"));
-        Self { driver: Arc::clone(driver), vm: Some(vm), config }
+        let vm = driver
+            .boot(&config)
+            .await
+            .unwrap_or_else(|error| panic!("{name} does not boot: {error:?}"));
+        Self {
+            driver: Arc::clone(driver),
+            vm: Some(vm),
+            config,
+        }
     }
 
     pub fn vm(&self) -> &dyn Vm {
@@ -114,7 +133,9 @@ impl Attacked {
         let mut text = String::new();
         loop {
             text.push_str(&String::from_utf8_lossy(&self.vm().console().await));
-            let whole = text.split_inclusive('\n').find(|line| line.starts_with(beginning) && line.ends_with('\n'));
+            let whole = text
+                .split_inclusive('\n')
+                .find(|line| line.starts_with(beginning) && line.ends_with('\n'));
             if let Some(line) = whole {
                 return line.to_owned();
             }
@@ -132,14 +153,20 @@ impl Attacked {
     pub async fn destroy(&self) {
         let begin = Instant::now();
         let destroyed = tokio::time::timeout(PROMPTLY, self.driver.destroy(&self.config.dir)).await;
-        destroyed.expect("it is destroyed promptly").expect("it can be destroyed");
+        destroyed
+            .expect("it is destroyed promptly")
+            .expect("it can be destroyed");
         println!("destroyed in {:?}", begin.elapsed());
     }
 
     /// Whatever it did to be overlooked.
     pub fn assert_no_process(&self) {
         let left = process::of_user(self.user()).expect("/proc");
-        assert!(left.is_empty(), "processes of user {} are left: {left:?}", self.user());
+        assert!(
+            left.is_empty(),
+            "processes of user {} are left: {left:?}",
+            self.user()
+        );
     }
 
     /// Waits until it has ended, as a process does that was killed while the clock stood still.
@@ -149,14 +176,21 @@ impl Attacked {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PROMPTLY, gone).await.expect("it was ended");
+        tokio::time::timeout(PROMPTLY, gone)
+            .await
+            .expect("it was ended");
     }
 
     async fn works(&mut self) {
         let vm = self.vm();
         vm.pause().await.expect("a neighbour can be paused");
         vm.resume().await.expect("a neighbour can be resumed");
-        assert_eq!(self.adopt_again().await.expect("a neighbour can be adopted"), Some(()));
+        assert_eq!(
+            self.adopt_again()
+                .await
+                .expect("a neighbour can be adopted"),
+            Some(())
+        );
         self.vm().pause().await.expect("a neighbour can be paused");
     }
 }
@@ -174,12 +208,15 @@ impl Drop for Attacked {
 fn config(root: &Path, name: &str) -> VmConfig {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // A user that no other VM on this machine has.
-    let user = 2_075_000_000 + std::process::id() % 10_000 * 1_000 + NEXT.fetch_add(1, Ordering::Relaxed);
+    let user =
+        2_075_000_000 + std::process::id() % 10_000 * 1_000 + NEXT.fetch_add(1, Ordering::Relaxed);
     let [dir, disk, kernel, initramfs] =
         ["vm", "disk", "kernel", "initramfs"].map(|kind| root.join(format!("{name}.{kind}")));
     fs::create_dir(&dir).expect("a directory");
     for file in [&disk, &kernel, &initramfs] {
-        File::create(file).and_then(|file| file.set_len(1 << 20)).expect("a file");
+        File::create(file)
+            .and_then(|file| file.set_len(1 << 20))
+            .expect("a file");
     }
     VmConfig {
         dir,
@@ -190,24 +227,44 @@ fn config(root: &Path, name: &str) -> VmConfig {
         initramfs,
         modules: None,
         kernel_args: String::new(),
-        disk: Disk { path: disk, format: DiskFormat::Raw, base: None, size_bytes: 4 << 20 },
+        disk: Disk {
+            path: disk,
+            format: DiskFormat::Raw,
+            base: None,
+            size_bytes: 4 << 20,
+        },
         net: None,
-        jail: Some(Jail { uid: user, gid: user, cgroup: None, disk: DiskLimits::default() }),
+        jail: Some(Jail {
+            uid: user,
+            gid: user,
+            cgroup: None,
+            disk: DiskLimits::default(),
+        }),
     }
 }
 
 /// Memory of this process, bytes.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the field");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("the field");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse::<u64>()
+        .expect("a number")
+        << 10
 }
 
 /// What this process has used of processors.
 pub fn processor_time() -> Duration {
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).expect("it is known");
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)
+        .expect("it is known");
     let of = |time: nix::sys::time::TimeVal| {
-        Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default())
+        Duration::from_micros(
+            u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default(),
+        )
     };
     of(usage.user_time()) + of(usage.system_time())
 }

@@ -15,7 +15,10 @@ fn reason(exit: Exit) -> String {
 fn endless_line_ends_vm_with_reason() {
     withstand(Engine::Qemu, "endless-line", async |attacked| {
         let reason = reason(attacked.vm().wait().await);
-        assert!(reason.contains("QMP line of more than 1048576 bytes"), "{reason}");
+        assert!(
+            reason.contains("QMP line of more than 1048576 bytes"),
+            "{reason}"
+        );
     });
 }
 
@@ -32,7 +35,10 @@ fn hostile_qemu_is_ended_at_adoption() {
     for attack in ["endless-line", "event-flood"] {
         withstand(Engine::Qemu, attack, async |attacked| {
             // The agent that was connected is gone before it has seen anything of this.
-            let error = attacked.adopt_again().await.expect_err("it is no QEMU any more");
+            let error = attacked
+                .adopt_again()
+                .await
+                .expect_err("it is no QEMU any more");
             assert!(matches!(error, Error::Hostile { .. }), "{error}");
             attacked.assert_no_process();
         });
@@ -44,7 +50,10 @@ fn silent_qemu_is_ended_at_adoption() {
     withstand(Engine::Qemu, "silence", async |attacked| {
         // Nothing will happen any more but that deadlines pass.
         tokio::time::pause();
-        let error = attacked.adopt_again().await.expect_err("it does not answer");
+        let error = attacked
+            .adopt_again()
+            .await
+            .expect_err("it does not answer");
         tokio::time::resume();
         assert!(matches!(error, Error::Timeout { .. }), "{error}");
         attacked.until_no_process().await;
@@ -55,7 +64,10 @@ fn silent_qemu_is_ended_at_adoption() {
 fn shutdown_flood_ends_vm() {
     withstand(Engine::Qemu, "shutdown-flood", async |attacked| {
         // Whichever is seen first.
-        assert!(matches!(attacked.vm().wait().await, Exit::Shutdown | Exit::Vmm(_)));
+        assert!(matches!(
+            attacked.vm().wait().await,
+            Exit::Shutdown | Exit::Vmm(_)
+        ));
     });
 }
 
@@ -64,8 +76,14 @@ fn wrong_answers_are_refusals() {
     for attack in ["wrong-answers", "answers-of-others"] {
         withstand(Engine::Qemu, attack, async |attacked| {
             let error = attacked.vm().pause().await.expect_err("it is no answer");
-            let Error::Refused { reason, .. } = error else { panic!("{error}") };
-            assert!(reason.len() < 1000, "{} bytes of it are handed on", reason.len());
+            let Error::Refused { reason, .. } = error else {
+                panic!("{error}")
+            };
+            assert!(
+                reason.len() < 1000,
+                "{} bytes of it are handed on",
+                reason.len()
+            );
             assert!(attacked.vm().console().await.is_empty());
         });
     }
@@ -95,6 +113,9 @@ fn silent_qemu_can_be_destroyed_under_a_command() {
     withstand(Engine::Qemu, "silence", async |attacked| {
         let (paused, ()) = tokio::join!(attacked.vm().pause(), attacked.destroy());
         // Whichever is seen first, the end of the connection or of the process.
-        assert!(matches!(paused, Err(Error::Ended | Error::Refused { .. })), "{paused:?}");
+        assert!(
+            matches!(paused, Err(Error::Ended | Error::Refused { .. })),
+            "{paused:?}"
+        );
     });
 }

@@ -22,7 +22,9 @@ fn two_hundred_cycles_eight_at_a_time() {
                         return;
                     }
                     let id = wrenn.create(&["--memory", "192"]);
-                    let said = wrenn.run(["exec", &id, "--", "echo", &format!("cycle {cycle}")]).succeeded();
+                    let said = wrenn
+                        .run(["exec", &id, "--", "echo", &format!("cycle {cycle}")])
+                        .succeeded();
                     assert_eq!(said.text(), format!("cycle {cycle}"));
                     wrenn.rm(&id);
                     assert!(wrenn.info(&id).is_none());

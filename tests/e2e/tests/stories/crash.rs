@@ -17,7 +17,9 @@ fn three_sandboxes_survive_kill_nine() {
     platform.kill_nine();
     platform.launch();
     for id in &ids {
-        let kept = wrenn.sh(id, "cat kept; pgrep -fx 'sleep 5151' | wc -l").succeeded();
+        let kept = wrenn
+            .sh(id, "cat kept; pgrep -fx 'sleep 5151' | wc -l")
+            .succeeded();
         assert_eq!(kept.text(), format!("{id}\n1"));
     }
     // And after an orderly end as well.
@@ -42,7 +44,11 @@ fn kill_nine_in_the_middle_of_a_create_leaves_nothing() {
         platform.launch();
         // Whatever was not acknowledged goes away or says what became of it; nothing stays pending.
         eventually("no sandbox pending", Duration::from_secs(90), || {
-            wrenn.all().iter().all(|sandbox| sandbox["status"] != "pending").then_some(())
+            wrenn
+                .all()
+                .iter()
+                .all(|sandbox| sandbox["status"] != "pending")
+                .then_some(())
         });
         let running: BTreeSet<String> = wrenn
             .all()
@@ -50,9 +56,16 @@ fn kill_nine_in_the_middle_of_a_create_leaves_nothing() {
             .filter(|sandbox| sandbox["status"] == "running")
             .map(|sandbox| sandbox["id"].as_str().unwrap().to_owned())
             .collect();
-        assert!(!created || running.len() == 1, "an acknowledged sandbox is there after {delay_ms} ms");
+        assert!(
+            !created || running.len() == 1,
+            "an acknowledged sandbox is there after {delay_ms} ms"
+        );
         for id in running {
-            assert_eq!(wrenn.sh(&id, "echo alive").succeeded().text(), "alive", "after {delay_ms} ms");
+            assert_eq!(
+                wrenn.sh(&id, "echo alive").succeeded().text(),
+                "alive",
+                "after {delay_ms} ms"
+            );
         }
         let _ = wrenn.run(["rm", "--all"]).succeeded();
     }

@@ -10,7 +10,12 @@ fn ended(wrenn: &Wrenn, id: &str) -> Value {
     let info = eventually("the sandbox has ended", Duration::from_secs(60), || {
         wrenn.info(id).filter(|info| info["status"] != "running")
     });
-    assert!(info["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{info}");
+    assert!(
+        info["reason"]
+            .as_str()
+            .is_some_and(|reason| !reason.is_empty()),
+        "{info}"
+    );
     wrenn.rm(id);
     info
 }
@@ -20,11 +25,25 @@ fn power_off_reboot_and_panic_end_with_a_reason() {
     let platform = Platform::start();
     let wrenn = platform.cli();
     let root = |id: &str, script: &str| {
-        let _ = wrenn.run(["exec", "-u", "root", "--timeout", "20", id, "--", "sh", "-c", script]);
+        let _ = wrenn.run([
+            "exec",
+            "-u",
+            "root",
+            "--timeout",
+            "20",
+            id,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ]);
     };
 
     let id = wrenn.create(&[]);
-    root(&id, "python3 -c 'import ctypes; ctypes.CDLL(None).reboot(0x4321fedc)'");
+    root(
+        &id,
+        "python3 -c 'import ctypes; ctypes.CDLL(None).reboot(0x4321fedc)'",
+    );
     assert_eq!(ended(&wrenn, &id)["status"], "stopped");
 
     let id = wrenn.create(&[]);
@@ -33,10 +52,20 @@ fn power_off_reboot_and_panic_end_with_a_reason() {
     assert_eq!(rebooted["status"], "stopped", "{rebooted}");
 
     let id = wrenn.create(&[]);
-    root(&id, "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger");
+    root(
+        &id,
+        "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger",
+    );
     let panicked = ended(&wrenn, &id);
     assert_eq!(panicked["status"], "error", "{panicked}");
-    assert!(panicked["reason"].as_str().unwrap().to_lowercase().contains("panic"), "{panicked}");
+    assert!(
+        panicked["reason"]
+            .as_str()
+            .unwrap()
+            .to_lowercase()
+            .contains("panic"),
+        "{panicked}"
+    );
     platform.finish();
 }
 
@@ -46,7 +75,11 @@ fn a_killed_vmm_is_an_error_of_that_sandbox_alone() {
     let wrenn = platform.cli();
     let (victim, other) = (wrenn.create(&[]), wrenn.create(&[]));
     let pid = vmm_of(&victim);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
     assert_eq!(ended(&wrenn, &victim)["status"], "error");
     assert_eq!(wrenn.sh(&other, "echo alive").succeeded().text(), "alive");
     platform.finish();

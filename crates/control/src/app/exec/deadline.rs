@@ -1,7 +1,8 @@
-//! When a program that may run for so long only gets its signals: SIGTERM when its time is up, so that it can clean up,
-//! and SIGKILL after [`ExecLimits::GRACE_SEC`].
+//! When a program that may run for so long only gets its signals: SIGTERM when its time is up, so
+//! that it can clean up, and SIGKILL after [`ExecLimits::GRACE_SEC`].
 //!
-//! The host has a deadline of its own somewhat later, which holds if this control plane dies in between.
+//! The host has a deadline of its own somewhat later, which holds if this control plane dies in
+//! between.
 
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn after(time: Duration) -> Self {
-        Self { next: Some((Passed::Time, Instant::now() + time)) }
+        Self {
+            next: Some((Passed::Time, Instant::now() + time)),
+        }
     }
 
     /// Returns true once the program's own time is up.
@@ -36,11 +39,18 @@ impl Deadline {
 
 /// Waits until something has passed, and for ever without a deadline. Cancel-safe.
 pub(super) async fn passed(deadline: Option<&mut Deadline>) -> Passed {
-    let Some(deadline) = deadline else { return std::future::pending().await };
-    let Some((passed, at)) = deadline.next else { return std::future::pending().await };
+    let Some(deadline) = deadline else {
+        return std::future::pending().await;
+    };
+    let Some((passed, at)) = deadline.next else {
+        return std::future::pending().await;
+    };
     sleep_until(at).await;
     deadline.next = match passed {
-        Passed::Time => Some((Passed::Grace, at + Duration::from_secs(ExecLimits::GRACE_SEC.into()))),
+        Passed::Time => Some((
+            Passed::Grace,
+            at + Duration::from_secs(ExecLimits::GRACE_SEC.into()),
+        )),
         Passed::Grace => None,
     };
     passed
@@ -58,8 +68,12 @@ mod tests {
         assert_eq!(passed(Some(&mut deadline)).await, Passed::Time);
         assert_eq!((began.elapsed().as_secs(), deadline.is_over()), (3, true));
         assert_eq!(passed(Some(&mut deadline)).await, Passed::Grace);
-        assert_eq!(began.elapsed().as_secs(), 3 + u64::from(ExecLimits::GRACE_SEC));
-        let more = tokio::time::timeout(Duration::from_secs(3600), passed(Some(&mut deadline))).await;
+        assert_eq!(
+            began.elapsed().as_secs(),
+            3 + u64::from(ExecLimits::GRACE_SEC)
+        );
+        let more =
+            tokio::time::timeout(Duration::from_secs(3600), passed(Some(&mut deadline))).await;
         assert!(more.is_err(), "both signals are sent once");
     }
 }

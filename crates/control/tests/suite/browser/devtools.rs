@@ -30,9 +30,23 @@ impl Browser {
     pub async fn start(arguments: &[&str]) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut child = Command::new("chromium")
-            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-            .args(["--remote-debugging-port=0", "--disable-dev-shm-usage", "--disable-popup-blocking"])
+            .args([
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+            ])
+            .args([
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ])
+            .args([
+                "--remote-debugging-port=0",
+                "--disable-dev-shm-usage",
+                "--disable-popup-blocking",
+            ])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .args(arguments)
             .arg("about:blank")
@@ -43,18 +57,29 @@ impl Browser {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = tokio::task::spawn_blocking(move || {
             let mut lines = lines.map_while(Result::ok);
-            let url = lines.find_map(|line| line.strip_prefix("DevTools listening on ").map(str::to_owned));
+            let url = lines.find_map(|line| {
+                line.strip_prefix("DevTools listening on ")
+                    .map(str::to_owned)
+            });
             // Goes on reading, so that the browser never waits for a reader.
             std::thread::spawn(move || lines.for_each(drop));
             url
         });
         let url = url.await.unwrap().expect("the address of the browser");
         let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
-        Self { child, socket, last_id: 0, events: VecDeque::new(), _profile: profile }
+        Self {
+            child,
+            socket,
+            last_id: 0,
+            events: VecDeque::new(),
+            _profile: profile,
+        }
     }
 
     pub async fn open_tab(&mut self) -> Tab {
-        let target = self.call(None, "Target.createTarget", json!({ "url": "about:blank" })).await;
+        let target = self
+            .call(None, "Target.createTarget", json!({ "url": "about:blank" }))
+            .await;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let session = self.call(None, "Target.attachToTarget", attach).await;
         let tab = Tab(session["sessionId"].as_str().unwrap().to_owned());
@@ -65,7 +90,9 @@ impl Browser {
     /// Goes to an address, and waits until the page is loaded.
     pub async fn go(&mut self, tab: &Tab, url: &str) {
         self.events.clear();
-        let went = self.call(Some(tab), "Page.navigate", json!({ "url": url })).await;
+        let went = self
+            .call(Some(tab), "Page.navigate", json!({ "url": url }))
+            .await;
         assert!(went.get("errorText").is_none(), "{url}: {went}");
         loop {
             let event = match self.events.pop_front() {
@@ -92,9 +119,13 @@ impl Browser {
 
     /// Names, in their order, of the cookies that the browser would send to an address.
     pub async fn cookies(&mut self, tab: &Tab, url: &str) -> Vec<String> {
-        let found = self.call(Some(tab), "Network.getCookies", json!({ "urls": [url] })).await;
+        let found = self
+            .call(Some(tab), "Network.getCookies", json!({ "urls": [url] }))
+            .await;
         let all = found["cookies"].as_array().unwrap().iter();
-        let mut names: Vec<String> = all.map(|cookie| cookie["name"].as_str().unwrap().to_owned()).collect();
+        let mut names: Vec<String> = all
+            .map(|cookie| cookie["name"].as_str().unwrap().to_owned())
+            .collect();
         // The browser gives them in any order.
         names.sort_unstable();
         names
@@ -106,7 +137,10 @@ impl Browser {
         if let Some(tab) = tab {
             message["sessionId"] = json!(tab.0);
         }
-        self.socket.send(Message::text(message.to_string())).await.unwrap();
+        self.socket
+            .send(Message::text(message.to_string()))
+            .await
+            .unwrap();
         loop {
             let message = self.next().await;
             if message["id"] == self.last_id {
@@ -119,7 +153,9 @@ impl Browser {
 
     async fn next(&mut self) -> Value {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("the browser answers");
+            let message = tokio::time::timeout(PATIENCE, self.socket.next())
+                .await
+                .expect("the browser answers");
             if let Message::Text(text) = message.unwrap().unwrap() {
                 return serde_json::from_str(&text).unwrap();
             }

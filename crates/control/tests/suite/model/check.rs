@@ -53,7 +53,10 @@ async fn look(scene: &Scene, rest: &Client) -> Result<Settled, String> {
                 return Err(format!("{id} is on {} and has no row", world.host_id));
             };
             if row.host_id.as_ref() != Some(&world.host_id) {
-                return Err(format!("{id} is on {} and its row on {:?}", world.host_id, row.host_id));
+                return Err(format!(
+                    "{id} is on {} and its row on {:?}",
+                    world.host_id, row.host_id
+                ));
             }
             on_hosts.insert(id.clone(), fake.clone());
         }
@@ -64,20 +67,34 @@ async fn look(scene: &Scene, rest: &Client) -> Result<Settled, String> {
     }
     is_shown(&rows, rest).await?;
     // A host that was away is asked again after a while.
-    let health = rest.health().await.map_err(|error| error.to_string())?.status;
+    let health = rest
+        .health()
+        .await
+        .map_err(|error| error.to_string())?
+        .status;
     if health != "ok" {
         return Err(format!("the control plane is {health}"));
     }
     let to = scene.model().tick();
-    Ok(Settled { rows, on_hosts, from, to })
+    Ok(Settled {
+        rows,
+        on_hosts,
+        from,
+        to,
+    })
 }
 
 fn agrees(row: &Sandbox, fake: Option<&Fake>, has_crashed: bool) -> Result<(), String> {
     let Some(fake) = fake else {
         // Nobody was asked for it; it goes after a while, in `reconcile.rs`.
-        let is_abandoned = has_crashed && row.state == SandboxState::Pending && row.host_id.is_none();
+        let is_abandoned =
+            has_crashed && row.state == SandboxState::Pending && row.host_id.is_none();
         let is_fine = !row.deleting && (row.state.is_terminal() || is_abandoned);
-        return if is_fine { Ok(()) } else { Err(format!("no host has {row:?}")) };
+        return if is_fine {
+            Ok(())
+        } else {
+            Err(format!("no host has {row:?}"))
+        };
     };
     let is_same_state = match row.state {
         SandboxState::Pending => false,
@@ -85,9 +102,17 @@ fn agrees(row: &Sandbox, fake: Option<&Fake>, has_crashed: bool) -> Result<(), S
         SandboxState::Paused => fake.state == OnHost::SANDBOX_STATE_PAUSED,
         SandboxState::Stopped | SandboxState::Error => fake.state == OnHost::SANDBOX_STATE_ERROR,
     };
-    let rules = host_rpc::network::of_message(fake.spec.network.as_option()).map_err(|error| error.to_string())?;
-    if row.deleting || !is_same_state || row.generation.0 != fake.generation || row.spec.network != rules {
-        return Err(format!("{row:?} is {:?} with generation {} and {rules:?}", fake.state, fake.generation));
+    let rules = host_rpc::network::of_message(fake.spec.network.as_option())
+        .map_err(|error| error.to_string())?;
+    if row.deleting
+        || !is_same_state
+        || row.generation.0 != fake.generation
+        || row.spec.network != rules
+    {
+        return Err(format!(
+            "{row:?} is {:?} with generation {} and {rules:?}",
+            fake.state, fake.generation
+        ));
     }
     Ok(())
 }
@@ -95,10 +120,19 @@ fn agrees(row: &Sandbox, fake: Option<&Fake>, has_crashed: bool) -> Result<(), S
 /// What users see is what is in the rows.
 async fn is_shown(rows: &[Sandbox], rest: &Client) -> Result<(), String> {
     let shown = rest.list_all().await.map_err(|error| error.to_string())?;
-    let shown: BTreeSet<(String, String)> =
-        shown.into_iter().map(|sandbox| (sandbox.id, format!("{:?}", sandbox.status).to_lowercase())).collect();
-    let rows: BTreeSet<(String, String)> = rows.iter().map(|row| (row.id.to_string(), row.state.to_string())).collect();
-    if shown == rows { Ok(()) } else { Err(format!("users see {shown:?}, and there is {rows:?}")) }
+    let shown: BTreeSet<(String, String)> = shown
+        .into_iter()
+        .map(|sandbox| (sandbox.id, format!("{:?}", sandbox.status).to_lowercase()))
+        .collect();
+    let rows: BTreeSet<(String, String)> = rows
+        .iter()
+        .map(|row| (row.id.to_string(), row.state.to_string()))
+        .collect();
+    if shown == rows {
+        Ok(())
+    } else {
+        Err(format!("users see {shown:?}, and there is {rows:?}"))
+    }
 }
 
 /// Everything that was answered holds, and nothing else is there.
@@ -110,7 +144,11 @@ pub fn check(scene: &Scene, settled: &Settled, is_all_over: bool) {
     }
     find(scene, settled, is_all_over);
     for name in scene.model().published.clone() {
-        if !scene.hosts.iter().any(|host| host.world().snapshots.contains_key(&name)) {
+        if !scene
+            .hosts
+            .iter()
+            .any(|host| host.world().snapshots.contains_key(&name))
+        {
             scene.violation(format!("snapshot {name} was promised and is not there"));
         }
     }
@@ -132,48 +170,76 @@ fn check_one(scene: &Scene, settled: &Settled, (id, known): (&str, &Known), row:
         }
         return;
     }
-    let Some(fake) = settled.on_hosts.get(id) else { return };
+    let Some(fake) = settled.on_hosts.get(id) else {
+        return;
+    };
     let network = value_of(&row.spec.network.clone().into());
     let values = [
         ("power", &known.power, Some(power_of(fake))),
         ("rules", &known.network, network),
-        ("content", &known.content, Some(content_of(&fake.content.files))),
+        (
+            "content",
+            &known.content,
+            Some(content_of(&fake.content.files)),
+        ),
     ];
     for (what, register, value) in values {
         if !value.is_some_and(|value| register.may_be(value, settled.from, settled.to)) {
             let may_be = register.seen(settled.from, settled.to);
-            scene.violation(format!("{what} of {id} is {value:?} and may be {may_be:?}: {register:?}"));
+            scene.violation(format!(
+                "{what} of {id} is {value:?} and may be {may_be:?}: {register:?}"
+            ));
         }
     }
     for (name, values) in &known.checkpoints {
-        let found = fake.checkpoints.iter().find(|checkpoint| checkpoint.about.name == *name);
+        let found = fake
+            .checkpoints
+            .iter()
+            .find(|checkpoint| checkpoint.about.name == *name);
         let value = found.map(|checkpoint| content_of(&checkpoint.content.files));
-        if !value.is_some_and(|value| values.as_ref().is_none_or(|values| values.contains(&value))) {
-            scene.violation(format!("checkpoint {name} of {id} has {value:?} and may have {values:?}"));
+        if !value.is_some_and(|value| values.as_ref().is_none_or(|values| values.contains(&value)))
+        {
+            scene.violation(format!(
+                "checkpoint {name} of {id} has {value:?} and may have {values:?}"
+            ));
         }
     }
 }
 
 fn power_of(fake: &Fake) -> u64 {
-    if fake.state == OnHost::SANDBOX_STATE_PAUSED { PAUSED } else { RUNNING }
+    if fake.state == OnHost::SANDBOX_STATE_PAUSED {
+        PAUSED
+    } else {
+        RUNNING
+    }
 }
 
-/// What nobody was told of was asked for, all of it or none, and counts from now on; `is_all_over`: nothing that was
-/// asked before can change it any more.
+/// What nobody was told of was asked for, all of it or none, and counts from now on; `is_all_over`:
+/// nothing that was asked before can change it any more.
 fn find(scene: &Scene, settled: &Settled, is_all_over: bool) {
     for row in settled.rows.iter().filter(|row| row.host_id.is_some()) {
         let mut model = scene.model();
-        if model.sandboxes.contains_key(row.id.as_str()) || model.deleted_unseen.contains(row.id.as_str()) {
+        if model.sandboxes.contains_key(row.id.as_str())
+            || model.deleted_unseen.contains(row.id.as_str())
+        {
             continue;
         }
-        scene.tell(format!("found {} of {}: {}", row.id, row.spec.envs[TAG], row.state));
+        scene.tell(format!(
+            "found {} of {}: {}",
+            row.id, row.spec.envs[TAG], row.state
+        ));
         let network = only(value_of(&row.spec.network.clone().into()).expect("rules of ours"));
         let fake = settled.on_hosts.get(row.id.as_str());
         let content = fake.and_then(|fake| only(content_of(&fake.content.files)));
         let when = (settled.from, settled.to);
         let mut known = Known::new(&row.spec.envs[TAG], network, content, when);
-        known.power = Register::new(fake.and_then(|fake| only(power_of(fake))), settled.from, settled.to);
-        (known.found, known.may_end, known.auto_resume) = (true, row.state.is_terminal(), row.spec.auto_resume);
+        known.power = Register::new(
+            fake.and_then(|fake| only(power_of(fake))),
+            settled.from,
+            settled.to,
+        );
+        (known.found, known.may_end, known.auto_resume) =
+            (true, row.state.is_terminal(), row.spec.auto_resume);
         known.certain = is_all_over && !known.may_end;
         model.sandboxes.insert(row.id.to_string(), known);
     }
@@ -181,12 +247,19 @@ fn find(scene: &Scene, settled: &Settled, is_all_over: bool) {
         return;
     }
     let model = scene.model();
-    let found: Vec<&str> =
-        model.sandboxes.values().filter(|known| known.found).map(|known| known.tag.as_str()).collect();
+    let found: Vec<&str> = model
+        .sandboxes
+        .values()
+        .filter(|known| known.found)
+        .map(|known| known.tag.as_str())
+        .collect();
     for tag in found.iter().copied().collect::<BTreeSet<_>>() {
         let count = found.iter().filter(|found| **found == tag).count();
         if !model.explains(tag, count) {
-            scene.violation(format!("{count} of {tag} that nobody was told of: {:?}", model.unanswered));
+            scene.violation(format!(
+                "{count} of {tag} that nobody was told of: {:?}",
+                model.unanswered
+            ));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! One history: control planes live and die over one database and the same hosts, and at last everything is cleared
-//! away.
+//! One history: control planes live and die over one database and the same hosts, and at last
+//! everything is cleared away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was never to be and was, with the story that led to it.
 pub fn run(seed: u64) -> Option<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let plan = Plan::draw(seed);
         let scene = Scene::new(plan.kind).await;
@@ -41,7 +44,9 @@ async fn live(scene: &Arc<Scene>, plane: Plane, life: Life) -> Plane {
         .clients
         .into_iter()
         .enumerate()
-        .map(|(name, questions)| tokio::spawn(User::new(scene, &plane, name, scene.kind).ask(questions)));
+        .map(|(name, questions)| {
+            tokio::spawn(User::new(scene, &plane, name, scene.kind).ask(questions))
+        });
     let mut users = futures::future::join_all(users.collect::<Vec<_>>());
     let mut progress = scene.progress.subscribe();
     let crash = async {
@@ -68,13 +73,26 @@ async fn live(scene: &Arc<Scene>, plane: Plane, life: Life) -> Plane {
         Some(ended) => ended,
         None => users.await,
     };
-    ended.into_iter().for_each(|user| user.expect("a user has no doubts"));
-    scene.progress.send_modify(|progress| progress.is_over = true);
+    ended
+        .into_iter()
+        .for_each(|user| user.expect("a user has no doubts"));
+    scene
+        .progress
+        .send_modify(|progress| progress.is_over = true);
     weather.await.expect("there is always weather");
     let plane = goes_on(scene, plane, life.end).await;
-    let Some(settled) = settled(scene, &plane.client()).await else { return plane };
+    let Some(settled) = settled(scene, &plane.client()).await else {
+        return plane;
+    };
     // Hosts and control plane are others than those that were asked, and so nothing goes on.
-    let is_all_over = !matches!(life.end, End::Stay | End::Crash { in_bad_weather: true, .. });
+    let is_all_over = !matches!(
+        life.end,
+        End::Stay
+            | End::Crash {
+                in_bad_weather: true,
+                ..
+            }
+    );
     check(scene, &settled, is_all_over);
     if is_all_over {
         scene.model().all_is_over();
@@ -89,7 +107,13 @@ async fn goes_on(scene: &Arc<Scene>, plane: Option<Plane>, end: End) -> Plane {
             scene.clears_up(false).await;
             plane
         }
-        (End::Crash { in_bad_weather: true, .. }, _) => {
+        (
+            End::Crash {
+                in_bad_weather: true,
+                ..
+            },
+            _,
+        ) => {
             let plane = scene.start().await;
             scene.clears_up(false).await;
             plane
@@ -106,7 +130,15 @@ async fn goes_on(scene: &Arc<Scene>, plane: Option<Plane>, end: End) -> Plane {
 
 /// Nothing happens any more: all that was promised can be used, and then deleted.
 async fn clear(scene: &Arc<Scene>, plane: &Plane) {
-    let user = User::new(scene, plane, usize::MAX, Kind { faults: false, ..scene.kind });
+    let user = User::new(
+        scene,
+        plane,
+        usize::MAX,
+        Kind {
+            faults: false,
+            ..scene.kind
+        },
+    );
     let all: Vec<String> = scene.model().sandboxes.keys().cloned().collect();
     for id in all {
         user.verify(&id).await;
@@ -131,10 +163,21 @@ async fn clear(scene: &Arc<Scene>, plane: &Plane) {
 }
 
 async fn leftovers(scene: &Scene) -> Vec<String> {
-    let mut left: Vec<String> = scene.look_at_rows().await.iter().map(|row| format!("{row:?}")).collect();
+    let mut left: Vec<String> = scene
+        .look_at_rows()
+        .await
+        .iter()
+        .map(|row| format!("{row:?}"))
+        .collect();
     for host in &scene.hosts {
         let world = host.world();
-        left.extend(world.sandboxes.keys().chain(world.snapshots.keys()).cloned());
+        left.extend(
+            world
+                .sandboxes
+                .keys()
+                .chain(world.snapshots.keys())
+                .cloned(),
+        );
     }
     left
 }

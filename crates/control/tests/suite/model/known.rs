@@ -1,9 +1,9 @@
 //! The reference model: what may be, as far as the answers tell.
 //!
-//! A sandbox has three values that requests change: whether it runs, its network rules, and what is in it. Requests
-//! overlap, and some are never answered. So each value is a register whose changes have a time between which they come
-//! about, and what may be read of it is what some order of them explains. `hostd/tests/sim/model.rs` does the same for
-//! the host agent.
+//! A sandbox has three values that requests change: whether it runs, its network rules, and what is
+//! in it. Requests overlap, and some are never answered. So each value is a register whose changes
+//! have a time between which they come about, and what may be read of it is what some order of them
+//! explains. `hostd/tests/sim/model.rs` does the same for the host agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,12 @@ pub struct Register(Vec<Change>);
 impl Register {
     /// One that got its first value between the two times.
     pub fn new(values: Values, from: Time, to: Time) -> Self {
-        Self(vec![Change { values, from, to: Some(to), certain: true }])
+        Self(vec![Change {
+            values,
+            from,
+            to: Some(to),
+            certain: true,
+        }])
     }
 
     /// A change is asked for; its number is for the two below.
@@ -47,7 +52,12 @@ impl Register {
     }
 
     pub fn begin_any(&mut self, values: Values, from: Time) -> usize {
-        self.0.push(Change { values, from, to: None, certain: false });
+        self.0.push(Change {
+            values,
+            from,
+            to: None,
+            certain: false,
+        });
         self.0.len() - 1
     }
 
@@ -67,21 +77,29 @@ impl Register {
         self.0[change].values = Some(BTreeSet::new());
     }
 
-    /// What may be seen by somebody who looks between the two times. Nobody may have begun anything later.
+    /// What may be seen by somebody who looks between the two times. Nobody may have begun anything
+    /// later.
     pub fn seen(&self, from: Time, to: Time) -> Values {
         let over = |change: &Change| {
             let after = |other: &Change| change.to.is_some_and(|end| other.from > end);
-            self.0.iter().any(|other| other.certain && after(other) && other.to.is_some_and(|end| end < from))
+            self.0.iter().any(|other| {
+                other.certain && after(other) && other.to.is_some_and(|end| end < from)
+            })
         };
         let mut values = BTreeSet::new();
-        for change in self.0.iter().filter(|change| change.from < to && !over(change)) {
+        for change in self
+            .0
+            .iter()
+            .filter(|change| change.from < to && !over(change))
+        {
             values.extend(change.values.as_ref()?);
         }
         Some(values)
     }
 
     pub fn may_be(&self, value: u64, from: Time, to: Time) -> bool {
-        self.seen(from, to).is_none_or(|values| values.contains(&value))
+        self.seen(from, to)
+            .is_none_or(|values| values.contains(&value))
     }
 }
 
@@ -156,7 +174,8 @@ pub struct Model {
     pub answers: BTreeMap<String, Vec<Vec<String>>>,
     /// Forks with a key, and when it came first.
     pub forks: BTreeMap<String, (Fork, Time)>,
-    /// Creates and forks that nobody answered: tag, and how many sandboxes there are if there are any.
+    /// Creates and forks that nobody answered: tag, and how many sandboxes there are if there are
+    /// any.
     pub unanswered: Vec<(String, usize)>,
     /// Ids that were found in lists, and deleted before anybody was told what they are.
     pub deleted_unseen: BTreeSet<String>,
@@ -164,7 +183,8 @@ pub struct Model {
     pub snapshots: BTreeMap<String, Vec<Values>>,
     /// Names that were said to be there, and that nobody has asked to remove.
     pub published: BTreeSet<String>,
-    /// Removals of snapshots that may go on, as those do that nobody answered, and when the last one ended.
+    /// Removals of snapshots that may go on, as those do that nobody answered, and when the last
+    /// one ended.
     pub removals: BTreeMap<String, (usize, Time)>,
     /// Newest that a row had.
     pub generations: BTreeMap<String, u64>,
@@ -178,16 +198,24 @@ impl Model {
 
     /// What an answer to a question from now on must not show.
     pub fn gone(&self) -> BTreeSet<String> {
-        self.sandboxes.iter().filter(|(_, known)| known.removed).map(|(id, _)| id.clone()).collect()
+        self.sandboxes
+            .iter()
+            .filter(|(_, known)| known.removed)
+            .map(|(id, _)| id.clone())
+            .collect()
     }
 
     /// What was not answered comes about no more.
     pub fn all_is_over(&mut self) {
         let now = self.tick();
         for known in self.sandboxes.values_mut() {
-            [&mut known.power, &mut known.network, &mut known.content].into_iter().for_each(|one| one.all_is_over(now));
+            [&mut known.power, &mut known.network, &mut known.content]
+                .into_iter()
+                .for_each(|one| one.all_is_over(now));
         }
-        self.removals.values_mut().for_each(|(ongoing, last)| (*ongoing, *last) = (0, now));
+        self.removals
+            .values_mut()
+            .for_each(|(ongoing, last)| (*ongoing, *last) = (0, now));
     }
 
     /// What a sandbox made from the snapshot may begin with.
@@ -203,13 +231,16 @@ impl Model {
     pub fn answered(&mut self, key: &str, ids: &[String]) -> Option<String> {
         let before = self.answers.entry(key.to_owned()).or_default();
         let is_there = |id: &String| self.sandboxes.get(id).is_some_and(Known::is_promised);
-        let double = before.iter().find(|earlier| earlier.as_slice() != ids && earlier.iter().all(is_there));
+        let double = before
+            .iter()
+            .find(|earlier| earlier.as_slice() != ids && earlier.iter().all(is_there));
         let wrong = double.map(|earlier| format!("{key} made {earlier:?}, and then {ids:?}"));
         before.push(ids.to_vec());
         wrong
     }
 
-    /// Whether `count` sandboxes of a tag that nobody was told of can be what unanswered requests made, each all or none.
+    /// Whether `count` sandboxes of a tag that nobody was told of can be what unanswered requests
+    /// made, each all or none.
     pub fn explains(&self, tag: &str, count: usize) -> bool {
         let mut sums = BTreeSet::from([0]);
         for (_, made) in self.unanswered.iter().filter(|(of, _)| of == tag) {
@@ -240,17 +271,31 @@ mod tests {
 
     #[test]
     fn forks_are_whole_or_not_there() {
-        let unanswered = [("a", 2), ("a", 3), ("b", 1)].map(|(tag, count)| (tag.to_owned(), count)).to_vec();
-        let model = Model { unanswered, ..Model::default() };
-        let explained = |tag| (0..8).filter(|&count| model.explains(tag, count)).collect::<Vec<_>>();
-        assert_eq!((explained("a"), explained("b"), explained("c")), (vec![0, 2, 3, 5], vec![0, 1], vec![0]));
+        let unanswered = [("a", 2), ("a", 3), ("b", 1)]
+            .map(|(tag, count)| (tag.to_owned(), count))
+            .to_vec();
+        let model = Model {
+            unanswered,
+            ..Model::default()
+        };
+        let explained = |tag| {
+            (0..8)
+                .filter(|&count| model.explains(tag, count))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (explained("a"), explained("b"), explained("c")),
+            (vec![0, 2, 3, 5], vec![0, 1], vec![0])
+        );
     }
 
     #[test]
     fn a_key_makes_the_same_as_long_as_that_is_there() {
         let mut model = Model::default();
         let ids = |id: &str| vec![id.to_owned()];
-        model.sandboxes.insert("one".to_owned(), Known::new("t", None, None, (1, 2)));
+        model
+            .sandboxes
+            .insert("one".to_owned(), Known::new("t", None, None, (1, 2)));
         assert_eq!(model.answered("key", &ids("one")), None);
         assert_eq!(model.answered("key", &ids("one")), None);
         assert!(model.answered("key", &ids("two")).is_some());

@@ -1,5 +1,5 @@
-//! What is to happen in a history, drawn from its seed before it begins. Which sandbox a question means is known only
-//! when it is asked, so it holds a number to pick one by.
+//! What is to happen in a history, drawn from its seed before it begins. Which sandbox a question
+//! means is known only when it is asked, so it holds a number to pick one by.
 
 use std::time::Duration;
 
@@ -63,7 +63,8 @@ pub struct Life {
 
 #[derive(Debug, Clone, Copy)]
 pub enum End {
-    /// As with `kill -9` after so many questions; then the next one starts before the weather has cleared, or after.
+    /// As with `kill -9` after so many questions; then the next one starts before the weather has
+    /// cleared, or after.
     Crash { after: u64, in_bad_weather: bool },
     /// In good order, when all clients have their answers.
     Stop,
@@ -154,7 +155,11 @@ impl Dice {
     }
 
     fn some<T>(&mut self, one_in: u64, draw: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        if self.one_in(one_in) { Some(draw(self)) } else { None }
+        if self.one_in(one_in) {
+            Some(draw(self))
+        } else {
+            None
+        }
     }
 
     fn millis(&mut self, below: u64) -> Duration {
@@ -166,7 +171,11 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let mut dice = Dice(StdRng::seed_from_u64(seed));
         let hosts = if dice.one_in(4) { 2 } else { 1 };
-        let kind = Kind { hosts, faults: !dice.one_in(3), deaths: dice.one_in(3) };
+        let kind = Kind {
+            hosts,
+            faults: !dice.one_in(3),
+            deaths: dice.one_in(3),
+        };
         let lives = (0..=dice.below(3)).map(|_| life(&mut dice, kind)).collect();
         Self { kind, lives }
     }
@@ -174,28 +183,49 @@ impl Plan {
 
 fn life(dice: &mut Dice, kind: Kind) -> Life {
     let questions = CLIENTS * QUESTIONS;
-    let clients = (0..CLIENTS).map(|_| (0..QUESTIONS).map(|_| question(dice)).collect()).collect();
-    let mut weather: Vec<(u64, Weather)> = (0..questions).flat_map(|after| any_weather(dice, kind, after)).collect();
+    let clients = (0..CLIENTS)
+        .map(|_| (0..QUESTIONS).map(|_| question(dice)).collect())
+        .collect();
+    let mut weather: Vec<(u64, Weather)> = (0..questions)
+        .flat_map(|after| any_weather(dice, kind, after))
+        .collect();
     weather.sort_by_key(|(after, _)| *after);
     let end = match dice.below(5) {
         0 => End::Stop,
         1 => End::Stay,
-        _ => End::Crash { after: 1 + dice.below(questions), in_bad_weather: dice.one_in(3) },
+        _ => End::Crash {
+            after: 1 + dice.below(questions),
+            in_bad_weather: dice.one_in(3),
+        },
     };
-    Life { clients, weather, end }
+    Life {
+        clients,
+        weather,
+        end,
+    }
 }
 
 fn question(dice: &mut Dice) -> Question {
     let what = operation(dice);
     let patience = dice.some(12, |dice| dice.millis(25));
-    Question { what, pick: dice.below(u64::from(u32::MAX)), patience }
+    Question {
+        what,
+        pick: dice.below(u64::from(u32::MAX)),
+        patience,
+    }
 }
 
 fn operation(dice: &mut Dice) -> Operation {
     let name = dice.below(NAMES);
     match dice.below(30) {
-        0..=2 => Operation::Create { key: None, auto_resume: !dice.one_in(4) },
-        3..=5 => Operation::Create { key: Some(name), auto_resume: name > 0 },
+        0..=2 => Operation::Create {
+            key: None,
+            auto_resume: !dice.one_in(4),
+        },
+        3..=5 => Operation::Create {
+            key: Some(name),
+            auto_resume: name > 0,
+        },
         6 => Operation::CreateFrom { name },
         7..=9 => Operation::Pause,
         10 | 11 => Operation::Resume,
@@ -206,9 +236,16 @@ fn operation(dice: &mut Dice) -> Operation {
         19 => Operation::ForkAgain,
         20 | 21 => {
             let count = 1 + u32::try_from(dice.below(3)).unwrap();
-            Operation::Fork { key: dice.some(2, |_| name), count }
+            Operation::Fork {
+                key: dice.some(2, |_| name),
+                count,
+            }
         }
-        22 => Operation::Snapshot { name, memory: dice.one_in(2), overwrite: dice.one_in(2) },
+        22 => Operation::Snapshot {
+            name,
+            memory: dice.one_in(2),
+            overwrite: dice.one_in(2),
+        },
         23 => Operation::RemoveSnapshot { name },
         24 => Operation::Checkpoint,
         25 if dice.one_in(3) => Operation::RemoveCheckpoint,
@@ -225,10 +262,13 @@ fn any_weather(dice: &mut Dice, kind: Kind, after: u64) -> Vec<(u64, Weather)> {
         0..=15 => Weather::Slow(dice.of(&both), dice.millis(40)),
         16 | 17 if kind.deaths => Weather::BreakDown,
         18 if kind.deaths => Weather::Lose(dice.one_in(2)),
-        19..=24 if kind.faults => {
-            Weather::Refuse(dice.of(&both), dice.of(&[Refusal::Internal, Refusal::Unavailable, Refusal::Exhausted]))
+        19..=24 if kind.faults => Weather::Refuse(
+            dice.of(&both),
+            dice.of(&[Refusal::Internal, Refusal::Unavailable, Refusal::Exhausted]),
+        ),
+        25..=30 if kind.faults => {
+            Weather::Cut(dice.of(&CALLS), dice.of(&[Cut::Before, Cut::After]))
         }
-        25..=30 if kind.faults => Weather::Cut(dice.of(&CALLS), dice.of(&[Cut::Before, Cut::After])),
         31 if kind.faults => Weather::Restart,
         32 if kind.faults => Weather::Away,
         33 if kind.faults => Weather::Full,

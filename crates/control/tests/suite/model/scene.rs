@@ -1,4 +1,5 @@
-//! What outlives control planes: hosts, database, the model, and what was noticed. And the weather over the hosts.
+//! What outlives control planes: hosts, database, the model, and what was noticed. And the weather
+//! over the hosts.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,7 +47,9 @@ impl Scene {
         let ground = Ground::new().await;
         Arc::new(Self {
             kind,
-            hosts: (0..kind.hosts).map(|number| FakeHost::start_as(&format!("host-{number}"))).collect(),
+            hosts: (0..kind.hosts)
+                .map(|number| FakeHost::start_as(&format!("host-{number}")))
+                .collect(),
             store: ground.store().await,
             ground,
             model: Mutex::default(),
@@ -105,14 +108,17 @@ impl Scene {
     pub fn verdict(&self, seed: u64) -> Option<String> {
         let violations = locked(&self.violations);
         let story = locked(&self.story).join("\n");
-        (!violations.is_empty()).then(|| format!("{story}\n\nseed {seed}: {}", violations.join("; ")))
+        (!violations.is_empty())
+            .then(|| format!("{story}\n\nseed {seed}: {}", violations.join("; ")))
     }
 
     /// Everything that happens on hosts in the life of one control plane.
     pub async fn weather(self: Arc<Self>, plan: Vec<(u64, Weather)>) {
         let mut progress = self.progress.subscribe();
         for (after, weather) in plan {
-            let reached = progress.wait_for(|now| now.is_over || now.questions >= after).await;
+            let reached = progress
+                .wait_for(|now| now.is_over || now.questions >= after)
+                .await;
             if reached.expect("the scene is there").is_over {
                 return;
             }
@@ -143,7 +149,13 @@ impl Scene {
     fn end_one(&self, weather: &Weather) {
         let id = {
             let mut model = self.model();
-            let Some((id, known)) = model.sandboxes.iter_mut().find(|(_, known)| known.is_alive()) else { return };
+            let Some((id, known)) = model
+                .sandboxes
+                .iter_mut()
+                .find(|(_, known)| known.is_alive())
+            else {
+                return;
+            };
             known.may_end = true;
             id.clone()
         };
@@ -160,12 +172,14 @@ impl Scene {
     /// All hosts serve, also those that were away.
     async fn bring_back(self: &Arc<Self>) {
         let scene = Arc::clone(self);
-        let back = tokio::task::spawn_blocking(move || scene.hosts.iter().for_each(FakeHost::restart));
+        let back =
+            tokio::task::spawn_blocking(move || scene.hosts.iter().for_each(FakeHost::restart));
         back.await.expect("hosts come back");
         self.is_away.store(false, Ordering::SeqCst);
     }
 
-    /// From now on nothing goes wrong. Hosts that were away come back; all of them start again if they are told to.
+    /// From now on nothing goes wrong. Hosts that were away come back; all of them start again if
+    /// they are told to.
     pub async fn clears_up(self: &Arc<Self>, restart: bool) {
         for host in &self.hosts {
             host.clear_script();
@@ -178,17 +192,26 @@ impl Scene {
     }
 
     pub fn is_on_a_host(&self, id: &str) -> bool {
-        self.hosts.iter().any(|host| host.world().sandboxes.contains_key(id))
+        self.hosts
+            .iter()
+            .any(|host| host.world().sandboxes.contains_key(id))
     }
 
     /// Generations only grow.
     pub async fn look_at_rows(&self) -> Vec<store::Sandbox> {
-        let rows = self.store.sandbox_list_all().await.expect("the database answers");
+        let rows = self
+            .store
+            .sandbox_list_all()
+            .await
+            .expect("the database answers");
         let mut model = self.model();
         for row in &rows {
             let newest = model.generations.entry(row.id.to_string()).or_default();
             if row.generation.0 < *newest {
-                self.violation(format!("{} went back from generation {newest} to {:?}", row.id, row.generation));
+                self.violation(format!(
+                    "{} went back from generation {newest} to {:?}",
+                    row.id, row.generation
+                ));
             }
             *newest = row.generation.0;
         }

@@ -57,37 +57,65 @@ pub fn rules(value: u64) -> NetworkRules {
         return NetworkRules::default();
     }
     let allow_out = vec![format!("n{value}.example.com")];
-    NetworkRules { allow_out, allow_internet: false, ..NetworkRules::default() }
+    NetworkRules {
+        allow_out,
+        allow_internet: false,
+        ..NetworkRules::default()
+    }
 }
 
 /// Which rules these are; none of ours otherwise.
 pub fn value_of(rules: &NetworkRules) -> Option<u64> {
-    let Some(entry) = rules.allow_out.first() else { return (*rules == NetworkRules::default()).then_some(0) };
-    entry.strip_prefix('n')?.strip_suffix(".example.com")?.parse().ok()
+    let Some(entry) = rules.allow_out.first() else {
+        return (*rules == NetworkRules::default()).then_some(0);
+    };
+    entry
+        .strip_prefix('n')?
+        .strip_suffix(".example.com")?
+        .parse()
+        .ok()
 }
 
 /// Content as it lies on hosts.
 pub fn content_of(files: &std::collections::BTreeMap<String, Vec<u8>>) -> u64 {
-    files.get(PATH).map_or(0, |text| String::from_utf8_lossy(text).parse().expect("a number that was written"))
+    files.get(PATH).map_or(0, |text| {
+        String::from_utf8_lossy(text)
+            .parse()
+            .expect("a number that was written")
+    })
 }
 
-/// Whether the refusal leaves open what became of the request. What is being deleted is not there for users, and can
-/// have done before what it was told.
+/// Whether the refusal leaves open what became of the request. What is being deleted is not there
+/// for users, and can have done before what it was told.
 pub fn is_open(error: &Error) -> bool {
     error.is_not_found() || is_failure(error)
 }
 
 fn is_failure(error: &Error) -> bool {
-    matches!(error.code(), Some("host_unavailable" | "timeout" | "agent_error"))
+    matches!(
+        error.code(),
+        Some("host_unavailable" | "timeout" | "agent_error")
+    )
 }
 
 impl User {
     pub fn new(scene: &Arc<Scene>, plane: &Plane, name: usize, kind: Kind) -> Self {
         let mut headers = reqwest::header::HeaderMap::new();
         headers.insert("x-api-key", plane.key.parse().unwrap());
-        let http = reqwest::Client::builder().default_headers(headers).build().unwrap();
+        let http = reqwest::Client::builder()
+            .default_headers(headers)
+            .build()
+            .unwrap();
         let (scene, rest, url) = (Arc::clone(scene), plane.client(), plane.url.clone());
-        Self { scene, rest, url, http, kind, name, patience: None }
+        Self {
+            scene,
+            rest,
+            url,
+            http,
+            kind,
+            name,
+            patience: None,
+        }
     }
 
     pub fn tell(&self, line: &str) {
@@ -99,7 +127,9 @@ impl User {
             if self.scene.is_dead.load(Ordering::SeqCst) {
                 return;
             }
-            self.scene.progress.send_modify(|progress| progress.questions += 1);
+            self.scene
+                .progress
+                .send_modify(|progress| progress.questions += 1);
             self.patience = question.patience;
             Box::pin(self.one(question)).await;
         }
@@ -115,7 +145,9 @@ impl User {
             Operation::ForkAgain => return self.fork_again(pick).await,
             _ => {}
         }
-        let Some(id) = self.pick(pick) else { return self.create(None, true).await };
+        let Some(id) = self.pick(pick) else {
+            return self.create(None, true).await;
+        };
         match what {
             Operation::Pause => self.power(&id, PAUSED).await,
             Operation::Resume => self.power(&id, RUNNING).await,
@@ -123,7 +155,11 @@ impl User {
             Operation::Write => self.write(&id).await,
             Operation::Read => self.read(&id).await,
             Operation::Fork { key, count } => self.fork(&id, key, count).await,
-            Operation::Snapshot { name, memory, overwrite } => self.snapshot(&id, name, memory, overwrite).await,
+            Operation::Snapshot {
+                name,
+                memory,
+                overwrite,
+            } => self.snapshot(&id, name, memory, overwrite).await,
             Operation::Checkpoint => self.checkpoint(&id).await,
             Operation::RemoveCheckpoint => self.remove_checkpoint(&id).await,
             Operation::RollBack => self.roll_back(&id).await,
@@ -135,15 +171,27 @@ impl User {
     /// Mostly of the same few, so that requests meet.
     fn pick(&self, pick: u64) -> Option<String> {
         let model = self.scene.model();
-        let there: Vec<&String> =
-            model.sandboxes.iter().filter(|(_, known)| !known.removed).map(|(id, _)| id).collect();
-        let few = if pick.is_multiple_of(3) { there.len() } else { there.len().min(2) };
+        let there: Vec<&String> = model
+            .sandboxes
+            .iter()
+            .filter(|(_, known)| !known.removed)
+            .map(|(id, _)| id)
+            .collect();
+        let few = if pick.is_multiple_of(3) {
+            there.len()
+        } else {
+            there.len().min(2)
+        };
         let index = usize::try_from(pick / 3).ok()?.checked_rem(few)?;
         there.get(index).map(|id| (*id).clone())
     }
 
     /// Asks, until there is an answer or nobody waits for it any more.
-    pub async fn asked<T>(&self, what: &str, request: impl Future<Output = Result<T, Error>>) -> Answer<T> {
+    pub async fn asked<T>(
+        &self,
+        what: &str,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Answer<T> {
         let answer = match tokio::time::timeout(self.patience.unwrap_or(PATIENCE), request).await {
             Ok(answer) => answer,
             Err(_) => {
@@ -160,7 +208,10 @@ impl User {
                 Answer::Done(answer)
             }
             Err(error @ Error::Api { .. }) => {
-                self.tell(&format!("{what}: {}: {error}", error.code().unwrap_or_default()));
+                self.tell(&format!(
+                    "{what}: {}: {error}",
+                    error.code().unwrap_or_default()
+                ));
                 Answer::Refused(error)
             }
             Err(error) => {
@@ -174,11 +225,15 @@ impl User {
     }
 
     pub fn begin(&self, id: &str) -> Option<Look> {
-        self.scene.note(id, |known, from| Look { from, gone: known.removed })
+        self.scene.note(id, |known, from| Look {
+            from,
+            gone: known.removed,
+        })
     }
 
     pub fn change(&self, id: &str, which: Which, value: u64) -> Option<usize> {
-        self.scene.note(id, |known, now| which(known).begin(value, now))
+        self.scene
+            .note(id, |known, now| which(known).begin(value, now))
     }
 
     pub fn changed<T>(&self, id: &str, which: Which, change: usize, answer: &Answer<T>) {
@@ -199,25 +254,35 @@ impl User {
         let value = value_of(&sandbox.network);
         self.scene.note(id, |known, now| {
             if look.gone || sandbox.id != id {
-                self.scene.violation(format!("{what} {id} is answered with {}, which is gone", sandbox.id));
+                self.scene.violation(format!(
+                    "{what} {id} is answered with {}, which is gone",
+                    sandbox.id
+                ));
             }
             if !value.is_some_and(|value| known.network.may_be(value, look.from, now)) {
                 let may_be = known.network.seen(look.from, now);
-                self.scene.violation(format!("{what} {id}: rules {value:?}, and there may be {may_be:?}"));
+                self.scene.violation(format!(
+                    "{what} {id}: rules {value:?}, and there may be {may_be:?}"
+                ));
             }
         });
     }
 
     /// Whether a refusal may be.
     pub fn judge(&self, what: &str, id: &str, error: &Error) {
-        let Some(known) = self.scene.model().sandboxes.get(id).cloned() else { return };
+        let Some(known) = self.scene.model().sandboxes.get(id).cloned() else {
+            return;
+        };
         let is_fine = match error.code() {
             Some("not_found") => !known.is_alive(),
-            Some("invalid_state") => !known.is_alive() || !known.auto_resume && ["read", "write"].contains(&what),
+            Some("invalid_state") => {
+                !known.is_alive() || !known.auto_resume && ["read", "write"].contains(&what)
+            }
             _ => self.is_bad_luck(error),
         };
         if !is_fine {
-            self.scene.violation(format!("{what} {id}: {error:?}; {known:?}"));
+            self.scene
+                .violation(format!("{what} {id}: {error:?}; {known:?}"));
         }
     }
 

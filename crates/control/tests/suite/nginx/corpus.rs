@@ -10,33 +10,68 @@ pub struct Case {
 impl Case {
     /// Returns true if a proxy refused the guest's answer and made one of its own.
     pub fn answer_is_refused(&self, answer: &[Vec<u8>]) -> bool {
-        let is_refusal = answer.first().is_some_and(|line| line.starts_with(b"HTTP/1.1 502"));
+        let is_refusal = answer
+            .first()
+            .is_some_and(|line| line.starts_with(b"HTTP/1.1 502"));
         is_refusal && !self.answer.starts_with(b"HTTP/1.1 502")
     }
 }
 
 /// Cases in which the two differ on purpose, and why.
 pub const DIFFERENCES: &[(&str, &str)] = &[
-    ("get", "methods are tokens of either case (RFC 9110, 9.1); nginx refuses lower case"),
-    ("GET /%2e%2e/b", "nginx resolves paths and refuses what leads above the root; the guest decides here"),
-    ("GET /\\xe9", "no URI has such bytes (RFC 3986, 2); hyper refuses what is not UTF-8"),
-    ("GET /?\\xe9", "no URI has such bytes (RFC 3986, 2); hyper refuses what is not UTF-8"),
-    ("GET /?q={\\\"x\\\":1}", "no query has quotes (RFC 3986, 3.4), and browsers escape them; hyper refuses them"),
-    ("proxy-connection: keep-alive", "of one connection (RFC 9110, 7.6.1)"),
-    ("connection: x-gone, close\\r\\nx-gone: 1", "of one connection (RFC 9110, 7.6.1)"),
+    (
+        "get",
+        "methods are tokens of either case (RFC 9110, 9.1); nginx refuses lower case",
+    ),
+    (
+        "GET /%2e%2e/b",
+        "nginx resolves paths and refuses what leads above the root; the guest decides here",
+    ),
+    (
+        "GET /\\xe9",
+        "no URI has such bytes (RFC 3986, 2); hyper refuses what is not UTF-8",
+    ),
+    (
+        "GET /?\\xe9",
+        "no URI has such bytes (RFC 3986, 2); hyper refuses what is not UTF-8",
+    ),
+    (
+        "GET /?q={\\\"x\\\":1}",
+        "no query has quotes (RFC 3986, 3.4), and browsers escape them; hyper refuses them",
+    ),
+    (
+        "proxy-connection: keep-alive",
+        "of one connection (RFC 9110, 7.6.1)",
+    ),
+    (
+        "connection: x-gone, close\\r\\nx-gone: 1",
+        "of one connection (RFC 9110, 7.6.1)",
+    ),
     (
         "connection: close, X-One\\r\\nconnection: x-two\\r\\nx-one: 1\\r\\nx-two: 2\\r\\nx-three: 3",
         "of one connection (RFC 9110, 7.6.1)",
     ),
-    ("upgrade: websocket", "not asked for in Connection, so for nobody (RFC 9110, 7.8)"),
+    (
+        "upgrade: websocket",
+        "not asked for in Connection, so for nobody (RFC 9110, 7.8)",
+    ),
     ("forwarded: for=1.2.3.4", "a client could make it up"),
     (
         "answer 200 OK\\r\\nconnection: x-gone, close\\r\\nx-gone: 1\\r\\nx-kept: 2",
         "of one connection (RFC 9110, 7.6.1)",
     ),
-    ("answer 200 OK\\r\\nproxy-authenticate: Basic", "for the next proxy alone (RFC 9110, 11.7.1)"),
-    ("answer 200 OK\\r\\nupgrade: h2c", "of one connection, and to what no client gets here"),
-    ("answer 200 OK\\r\\nx-accel-buffering: no", "an order to nginx, which keeps it; others may stand in front"),
+    (
+        "answer 200 OK\\r\\nproxy-authenticate: Basic",
+        "for the next proxy alone (RFC 9110, 11.7.1)",
+    ),
+    (
+        "answer 200 OK\\r\\nupgrade: h2c",
+        "of one connection, and to what no client gets here",
+    ),
+    (
+        "answer 200 OK\\r\\nx-accel-buffering: no",
+        "an order to nginx, which keeps it; others may stand in front",
+    ),
     (
         "HTTP/1.1 200\\r\\ncontent-length: 4\\r\\n\\r\\nfour",
         "a space follows each status (RFC 9112, 4), which nginx leaves out",
@@ -46,8 +81,8 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
 const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhere";
 
 const METHODS: &[&str] = &[
-    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "MKCOL", "REPORT", "PURGE", "M-SEARCH",
-    "COPY", "LOCK", "FOO", "get",
+    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "MKCOL", "REPORT",
+    "PURGE", "M-SEARCH", "COPY", "LOCK", "FOO", "get",
 ];
 
 const TARGETS: &[&[u8]] = &[
@@ -171,21 +206,61 @@ const BODIES: &[(&str, &str, &[u8])] = &[
     ("POST", "content-length: 0", b""),
     ("POST", "content-length: 4", b"\x00\xff\r\n"),
     ("POST", "content-length: 004", b"four"),
-    ("POST", "content-length: 4\r\ncontent-type: multipart/form-data; boundary=x", b"--x-"),
-    ("POST", "content-length: 4\r\ncontent-encoding: gzip", b"\x1f\x8b\x08\x00"),
+    (
+        "POST",
+        "content-length: 4\r\ncontent-type: multipart/form-data; boundary=x",
+        b"--x-",
+    ),
+    (
+        "POST",
+        "content-length: 4\r\ncontent-encoding: gzip",
+        b"\x1f\x8b\x08\x00",
+    ),
     ("POST", "transfer-encoding: chunked", b"0\r\n\r\n"),
-    ("POST", "transfer-encoding: chunked", b"4\r\nfour\r\n0\r\n\r\n"),
-    ("POST", "Transfer-Encoding: Chunked", b"4\r\nfour\r\n1\r\n!\r\n0\r\n\r\n"),
-    ("POST", "transfer-encoding: chunked", b"A\r\n0123456789\r\n00\r\n\r\n"),
-    ("POST", "transfer-encoding: chunked", b"0004\r\nfour\r\n0\r\n\r\n"),
-    ("POST", "transfer-encoding: chunked", b"4;a=b;c=\"d\"\r\nfour\r\n0;e\r\n\r\n"),
-    ("POST", "transfer-encoding: chunked", b"4\r\nfour\r\n0\r\nx-trailer: 1\r\n\r\n"),
+    (
+        "POST",
+        "transfer-encoding: chunked",
+        b"4\r\nfour\r\n0\r\n\r\n",
+    ),
+    (
+        "POST",
+        "Transfer-Encoding: Chunked",
+        b"4\r\nfour\r\n1\r\n!\r\n0\r\n\r\n",
+    ),
+    (
+        "POST",
+        "transfer-encoding: chunked",
+        b"A\r\n0123456789\r\n00\r\n\r\n",
+    ),
+    (
+        "POST",
+        "transfer-encoding: chunked",
+        b"0004\r\nfour\r\n0\r\n\r\n",
+    ),
+    (
+        "POST",
+        "transfer-encoding: chunked",
+        b"4;a=b;c=\"d\"\r\nfour\r\n0;e\r\n\r\n",
+    ),
+    (
+        "POST",
+        "transfer-encoding: chunked",
+        b"4\r\nfour\r\n0\r\nx-trailer: 1\r\n\r\n",
+    ),
     ("GET", "content-length: 4", b"four"),
-    ("GET", "transfer-encoding: chunked", b"4\r\nfour\r\n0\r\n\r\n"),
+    (
+        "GET",
+        "transfer-encoding: chunked",
+        b"4\r\nfour\r\n0\r\n\r\n",
+    ),
     ("DELETE", "content-length: 4", b"four"),
     ("OPTIONS", "content-length: 4", b"four"),
     ("PUT", "content-length: 4\r\nexpect: 100-continue", b"four"),
-    ("PATCH", "content-length: 4\r\ncontent-type: application/json-patch+json", b"[{}]"),
+    (
+        "PATCH",
+        "content-length: 4\r\ncontent-type: application/json-patch+json",
+        b"[{}]",
+    ),
     ("PROPFIND", "content-length: 4\r\ndepth: 1", b"<a/>"),
 ];
 
@@ -289,24 +364,80 @@ const WHOLE: &[&[u8]] = &[
 pub fn cases(authority: &str) -> Vec<Case> {
     let head = |method: &str, target: &[u8], fields: &[u8], body: &[u8]| {
         let own = |name: &str| fields.to_ascii_lowercase().starts_with(name.as_bytes());
-        let close = if own("connection:") { "" } else { "connection: close\r\n" };
+        let close = if own("connection:") {
+            ""
+        } else {
+            "connection: close\r\n"
+        };
         let break_ = if fields.is_empty() { "" } else { "\r\n" };
-        let line = [method.as_bytes(), b" ", target, b" HTTP/1.1\r\nHost: ", authority.as_bytes()].concat();
-        [line.as_slice(), b"\r\n", close.as_bytes(), fields, break_.as_bytes(), b"\r\n", body].concat()
+        let line = [
+            method.as_bytes(),
+            b" ",
+            target,
+            b" HTTP/1.1\r\nHost: ",
+            authority.as_bytes(),
+        ]
+        .concat();
+        [
+            line.as_slice(),
+            b"\r\n",
+            close.as_bytes(),
+            fields,
+            break_.as_bytes(),
+            b"\r\n",
+            body,
+        ]
+        .concat()
     };
     let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
-    let plain = |name: String, request: Vec<u8>| Case { name, request, answer: PLAIN_ANSWER.to_vec() };
+    let plain = |name: String, request: Vec<u8>| Case {
+        name,
+        request,
+        answer: PLAIN_ANSWER.to_vec(),
+    };
     let mut all = Vec::new();
-    all.extend(METHODS.iter().map(|method| plain((*method).to_owned(), head(method, b"/", b"", b""))));
-    all.extend(TARGETS.iter().map(|target| plain(format!("GET {}", shown(target)), head("GET", target, b"", b""))));
+    all.extend(
+        METHODS
+            .iter()
+            .map(|method| plain((*method).to_owned(), head(method, b"/", b"", b""))),
+    );
+    all.extend(TARGETS.iter().map(|target| {
+        plain(
+            format!("GET {}", shown(target)),
+            head("GET", target, b"", b""),
+        )
+    }));
     let absolute = format!("http://{authority}/a?b");
-    all.push(plain("absolute form".to_owned(), head("GET", absolute.as_bytes(), b"", b"")));
-    all.push(plain("long target".to_owned(), head("GET", &[b"/".as_slice(), &[b'a'; 16_000]].concat(), b"", b"")));
-    all.extend(FIELDS.iter().map(|field| plain(shown(field), head("GET", b"/", field, b""))));
+    all.push(plain(
+        "absolute form".to_owned(),
+        head("GET", absolute.as_bytes(), b"", b""),
+    ));
+    all.push(plain(
+        "long target".to_owned(),
+        head(
+            "GET",
+            &[b"/".as_slice(), &[b'a'; 16_000]].concat(),
+            b"",
+            b"",
+        ),
+    ));
+    all.extend(
+        FIELDS
+            .iter()
+            .map(|field| plain(shown(field), head("GET", b"/", field, b""))),
+    );
     let long = [b"x-long: ".as_slice(), &[b'a'; 30_000]].concat();
-    all.push(plain("long field".to_owned(), head("GET", b"/", &long, b"")));
-    let many: Vec<String> = (0..90).map(|number| format!("x-{number}: {number}")).collect();
-    all.push(plain("many fields".to_owned(), head("GET", b"/", many.join("\r\n").as_bytes(), b"")));
+    all.push(plain(
+        "long field".to_owned(),
+        head("GET", b"/", &long, b""),
+    ));
+    let many: Vec<String> = (0..90)
+        .map(|number| format!("x-{number}: {number}"))
+        .collect();
+    all.push(plain(
+        "many fields".to_owned(),
+        head("GET", b"/", many.join("\r\n").as_bytes(), b""),
+    ));
     all.extend(BODIES.iter().map(|(method, fields, body)| {
         plain(
             format!("{method} {} {}", shown(fields.as_bytes()), shown(body)),
@@ -319,7 +450,11 @@ pub fn cases(authority: &str) -> Vec<Case> {
         request: get.clone(),
         answer: [b"HTTP/1.1 ", *answer, b"\r\ncontent-length: 4\r\n\r\nfour"].concat(),
     }));
-    let whole = |answer: &[u8]| Case { name: shown(answer), request: get.clone(), answer: answer.to_vec() };
+    let whole = |answer: &[u8]| Case {
+        name: shown(answer),
+        request: get.clone(),
+        answer: answer.to_vec(),
+    };
     all.extend(WHOLE.iter().map(|answer| whole(answer)));
     let headed = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nx-a: 1\r\n\r\n";
     all.push(Case {
@@ -327,11 +462,32 @@ pub fn cases(authority: &str) -> Vec<Case> {
         request: head("HEAD", b"/", b"", b""),
         answer: headed.to_vec(),
     });
-    let long = [b"HTTP/1.1 200 OK\r\nx-long: ".as_slice(), &[b'a'; 30_000], b"\r\ncontent-length: 0\r\n\r\n"].concat();
-    all.push(Case { name: "long field in an answer".to_owned(), ..whole(&long) });
-    let many = format!("HTTP/1.1 200 OK\r\n{}\r\ncontent-length: 0\r\n\r\n", many.join("\r\n"));
-    all.push(Case { name: "many fields in an answer".to_owned(), ..whole(many.as_bytes()) });
-    let big = [b"HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n".as_slice(), &vec![b'x'; 3_000_000]].concat();
-    all.push(Case { name: "big answer".to_owned(), ..whole(&big) });
+    let long = [
+        b"HTTP/1.1 200 OK\r\nx-long: ".as_slice(),
+        &[b'a'; 30_000],
+        b"\r\ncontent-length: 0\r\n\r\n",
+    ]
+    .concat();
+    all.push(Case {
+        name: "long field in an answer".to_owned(),
+        ..whole(&long)
+    });
+    let many = format!(
+        "HTTP/1.1 200 OK\r\n{}\r\ncontent-length: 0\r\n\r\n",
+        many.join("\r\n")
+    );
+    all.push(Case {
+        name: "many fields in an answer".to_owned(),
+        ..whole(many.as_bytes())
+    });
+    let big = [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n".as_slice(),
+        &vec![b'x'; 3_000_000],
+    ]
+    .concat();
+    all.push(Case {
+        name: "big answer".to_owned(),
+        ..whole(&big)
+    });
     all
 }

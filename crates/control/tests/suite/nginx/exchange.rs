@@ -62,7 +62,9 @@ impl Guest {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let state = Arc::clone(&shared);
                 tokio::spawn(async move {
-                    let Some(request) = read_message(&mut stream, true).await else { return };
+                    let Some(request) = read_message(&mut stream, true).await else {
+                        return;
+                    };
                     let answer = {
                         let mut state = state.lock().unwrap();
                         state.request = request;
@@ -76,23 +78,38 @@ impl Guest {
     }
 
     pub async fn pass(&self, case: &Case, proxy: SocketAddr) -> Passed {
-        *self.state.lock().unwrap() = State { answer: case.answer.clone(), request: Vec::new() };
+        *self.state.lock().unwrap() = State {
+            answer: case.answer.clone(),
+            request: Vec::new(),
+        };
         let mut stream = TcpStream::connect(proxy).await.unwrap();
         stream.write_all(&case.request).await.unwrap();
         let is_head = case.request.starts_with(b"HEAD ");
         let mut answer = read_message(&mut stream, is_head).await.unwrap_or_default();
-        while answer.first().is_some_and(|line| line.starts_with(b"HTTP/1.1 1") && !line.starts_with(b"HTTP/1.1 101")) {
+        while answer.first().is_some_and(|line| {
+            line.starts_with(b"HTTP/1.1 1") && !line.starts_with(b"HTTP/1.1 101")
+        }) {
             answer = read_message(&mut stream, is_head).await.unwrap_or_default();
         }
         // The words of an error of a proxy's own are its own.
         let mut request = std::mem::take(&mut self.state.lock().unwrap().request);
         if request.is_empty() || case.answer_is_refused(&answer) {
-            let status = answer.first().and_then(|line| line.get(9..10)).unwrap_or_default();
+            let status = answer
+                .first()
+                .and_then(|line| line.get(9..10))
+                .unwrap_or_default();
             answer = vec![[status, b"xx"].concat()];
         }
-        if case.request.to_ascii_lowercase().windows(18).any(|part| part == b"transfer-encoding:") {
+        if case
+            .request
+            .to_ascii_lowercase()
+            .windows(18)
+            .any(|part| part == b"transfer-encoding:")
+        {
             // nginx tells the length where it has read the whole body in time.
-            request.retain(|line| !line.starts_with(b"transfer-encoding:") && !line.starts_with(b"content-length:"));
+            request.retain(|line| {
+                !line.starts_with(b"transfer-encoding:") && !line.starts_with(b"content-length:")
+            });
         }
         Passed { request, answer }
     }
@@ -100,20 +117,36 @@ impl Guest {
 
 /// Reads one message. `without_length`: it has no body unless it says so.
 async fn read_message(stream: &mut TcpStream, without_length: bool) -> Option<Lines> {
-    let head = tokio::time::timeout(PATIENCE, read_head(stream)).await.ok()??;
+    let head = tokio::time::timeout(PATIENCE, read_head(stream))
+        .await
+        .ok()??;
     let text = String::from_utf8_lossy(&head).to_lowercase();
     let first = text.lines().next().unwrap_or_default();
-    let is_bodiless = ["http/1.1 204", "http/1.1 304", "http/1.1 1"].iter().any(|start| first.starts_with(start));
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let is_bodiless = ["http/1.1 204", "http/1.1 304", "http/1.1 1"]
+        .iter()
+        .any(|start| first.starts_with(start));
+    let length = text.lines().find_map(|line| {
+        line.strip_prefix("content-length:")?
+            .trim()
+            .parse::<usize>()
+            .ok()
+    });
     let is_answer = first.starts_with("http/");
     let body = if is_bodiless || (is_answer && without_length) {
         Vec::new()
-    } else if text.lines().any(|line| line.starts_with("transfer-encoding:")) {
+    } else if text
+        .lines()
+        .any(|line| line.starts_with("transfer-encoding:"))
+    {
         read_chunks(stream).await
     } else if let Some(length) = length {
         let mut body = vec![0; length];
         let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut body)).await;
-        if matches!(read, Ok(Ok(_))) { body } else { b"cut off".to_vec() }
+        if matches!(read, Ok(Ok(_))) {
+            body
+        } else {
+            b"cut off".to_vec()
+        }
     } else if is_answer {
         let mut body = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut body)).await;
@@ -141,7 +174,11 @@ async fn read_chunks(stream: &mut TcpStream) -> Vec<u8> {
             read_line(stream).await?;
         }
     };
-    tokio::time::timeout(PATIENCE, read).await.ok().flatten().unwrap_or_else(|| b"cut off".to_vec())
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| b"cut off".to_vec())
 }
 
 async fn read_line(stream: &mut TcpStream) -> Option<Vec<u8>> {
@@ -156,18 +193,33 @@ async fn read_line(stream: &mut TcpStream) -> Option<Vec<u8>> {
 /// Without what belongs to one connection, fields in the order of their names.
 fn normal(head: &[u8], body: &[u8]) -> Lines {
     let head = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
-    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+    let mut lines = head
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec());
     let mut all = vec![lines.next().unwrap_or_default()];
     let mut fields: Lines = lines
         .map(|mut line| {
             let name = line.iter().position(|byte| *byte == b':').unwrap_or(0);
             // Proxies write these anew.
-            let is_anew = ANEW.iter().any(|anew| line[..name].eq_ignore_ascii_case(anew));
-            line[..name].iter_mut().filter(|_| is_anew).for_each(|byte| *byte = byte.to_ascii_lowercase());
-            let value = line[name..].strip_prefix(b":").unwrap_or_default().trim_ascii().to_vec();
+            let is_anew = ANEW
+                .iter()
+                .any(|anew| line[..name].eq_ignore_ascii_case(anew));
+            line[..name]
+                .iter_mut()
+                .filter(|_| is_anew)
+                .for_each(|byte| *byte = byte.to_ascii_lowercase());
+            let value = line[name..]
+                .strip_prefix(b":")
+                .unwrap_or_default()
+                .trim_ascii()
+                .to_vec();
             [&line[..name], b": ", &value].concat()
         })
-        .filter(|line| !OWN_FIELDS.iter().any(|own| line.to_ascii_lowercase().starts_with(own)))
+        .filter(|line| {
+            !OWN_FIELDS
+                .iter()
+                .any(|own| line.to_ascii_lowercase().starts_with(own))
+        })
         .collect();
     fields.sort_by_key(|line| name_of(line));
     all.append(&mut fields);
@@ -176,5 +228,8 @@ fn normal(head: &[u8], body: &[u8]) -> Lines {
 }
 
 fn name_of(line: &[u8]) -> Vec<u8> {
-    line.split(|byte| *byte == b':').next().unwrap_or_default().to_ascii_lowercase()
+    line.split(|byte| *byte == b':')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase()
 }

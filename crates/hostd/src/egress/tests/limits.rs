@@ -9,7 +9,11 @@ async fn too_many_connections_are_told_in_the_log() {
     let world = world(&[], &[], true).await;
     world.flood(GOOD, 2 * world::CONNECTIONS).await;
     let limit = world::CONNECTIONS;
-    world.told(&format!("denied: more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)")).await;
+    world
+        .told(&format!(
+            "denied: more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)"
+        ))
+        .await;
     world.finish().await;
 }
 
@@ -19,7 +23,10 @@ async fn questions_over_tcp_have_the_budget_of_all() {
     let begin = Instant::now();
     let answered = world.ask_on_new_connections("good.test", 1500).await;
     let most = 500.0 + 100.0 * begin.elapsed().as_secs_f64() + 1.0;
-    assert!(f64::from(answered) <= most && answered >= 400, "{answered} answers, {most} at most");
+    assert!(
+        f64::from(answered) <= most && answered >= 400,
+        "{answered} answers, {most} at most"
+    );
     world.told("denied: DNS questions beyond the limit").await;
     world.finish().await;
 }
@@ -34,7 +41,11 @@ async fn new_names_are_bounded_and_old_ones_are_not() {
     world.told("denied: new names beyond the limit").await;
     // What was answered the kernel lets through, and it is answered again.
     assert_eq!(world.ask("a0.many.test").await, [host("45.91.0.0")]);
-    assert!(world.is_pinned("45.91.0.0") && world.is_pinned("45.91.0.200") && !world.is_pinned("45.91.9.9"));
+    assert!(
+        world.is_pinned("45.91.0.0")
+            && world.is_pinned("45.91.0.200")
+            && !world.is_pinned("45.91.9.9")
+    );
     world.finish().await;
 }
 
@@ -49,6 +60,9 @@ async fn connection_judged_by_former_rules_ends() {
     world.connecting(GOOD).await;
     world.change(&rules(&["plain.test"], &[], false)).await;
     world.let_go().await;
-    assert!(connection.hear().is_err(), "it carries data under rules that deny it");
+    assert!(
+        connection.hear().is_err(),
+        "it carries data under rules that deny it"
+    );
     world.finish().await;
 }

@@ -36,7 +36,10 @@ async fn server_that_speaks_first_is_reached_by_address() {
     let world = world(&["speaks.test", "good.test"], &[], false).await;
     let mut early = world.open(SPEAKS, 443).await.unwrap();
     early.say(b"SSH-2.0-client\r\n").unwrap();
-    assert!(early.hear().is_err(), "no name was said to have the address");
+    assert!(
+        early.hear().is_err(),
+        "no name was said to have the address"
+    );
     world
         .told(&format!(
             "denied: TCP to {SPEAKS}:443 that is neither TLS nor HTTP, at an address that no allowed name has"
@@ -71,11 +74,16 @@ async fn silence_is_no_way_around_names() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(late.talk(&client_hello("good.test")).is_ok());
     // What web servers would take for a request, but no parser of ours.
-    for say in [&b"\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"[..], b"get / HTTP/1.1\r\nHost: evil.test\r\n\r\n"] {
+    for say in [
+        &b"\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"[..],
+        b"get / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    ] {
         let mut odd = world.open(GOOD, 443).await.unwrap();
         assert!(odd.talk(say).is_err());
     }
     let why = "neither TLS nor HTTP, and its server does not speak first: its name cannot be told";
-    world.told(&format!("denied: TCP to {GOOD}:443 that is {why}")).await;
+    world
+        .told(&format!("denied: TCP to {GOOD}:443 that is {why}"))
+        .await;
     world.finish().await;
 }

@@ -14,13 +14,23 @@ use super::world::{GREETING, SPEAKS, host};
 /// Names and addresses that the name server knows.
 pub(super) type Names = Arc<Mutex<Vec<(String, IpAddr)>>>;
 
-/// An error that claims to be about what `from` has sent to `to`, over IPv4 (RFC 792): a host cannot be reached.
+/// An error that claims to be about what `from` has sent to `to`, over IPv4 (RFC 792): a host
+/// cannot be reached.
 pub(super) fn unreachable(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
     error.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
     error.extend(from.ip().octets().into_iter().chain(to.ip().octets()));
-    error.extend(from.port().to_be_bytes().into_iter().chain(to.port().to_be_bytes()).chain([0; 4]));
-    let sum: u32 = error.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    error.extend(
+        from.port()
+            .to_be_bytes()
+            .into_iter()
+            .chain(to.port().to_be_bytes())
+            .chain([0; 4]),
+    );
+    let sum: u32 = error
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
     let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).expect("few bytes");
     error[2..4].copy_from_slice(&sum.to_be_bytes());
     error
@@ -57,12 +67,15 @@ impl Talk {
 
     /// The status of an answer.
     pub(super) fn request(&mut self, name: &str) -> String {
-        let answer = self.talk(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").as_bytes()).unwrap();
+        let answer = self
+            .talk(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").as_bytes())
+            .unwrap();
         answer.split(' ').nth(1).unwrap_or_default().to_owned()
     }
 }
 
-/// Answers what it is told with its address before it, or HTTP at port 80. Goes with the test's process.
+/// Answers what it is told with its address before it, or HTTP at port 80. Goes with the test's
+/// process.
 pub(super) fn serve(at: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(at)?;
     std::thread::spawn(move || {
@@ -100,9 +113,16 @@ pub(super) fn name_server(known: Names, asked: Arc<Mutex<HashMap<String, usize>>
     std::thread::spawn(move || {
         let mut buffer = [0; 1500];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
+            let Ok(question) = Message::from_vec(&buffer[..length]) else {
+                continue;
+            };
             let query = question.queries[0].clone();
-            let name = query.name().to_ascii().to_lowercase().trim_end_matches('.').to_owned();
+            let name = query
+                .name()
+                .to_ascii()
+                .to_lowercase()
+                .trim_end_matches('.')
+                .to_owned();
             *asked.lock().unwrap().entry(name.clone()).or_default() += 1;
             let mut answer = Message::response(question.metadata.id, OpCode::Query);
             answer.metadata.recursion_available = true;
@@ -110,7 +130,10 @@ pub(super) fn name_server(known: Names, asked: Arc<Mutex<HashMap<String, usize>>
             if addresses.is_empty() {
                 answer.metadata.response_code = hickory_resolver::proto::op::ResponseCode::NXDomain;
             }
-            for data in addresses.into_iter().filter_map(|address| record_of(query.query_type(), address)) {
+            for data in addresses
+                .into_iter()
+                .filter_map(|address| record_of(query.query_type(), address))
+            {
                 answer.add_answer(Record::from_rdata(query.name().clone(), 1, data));
             }
             answer.add_query(query);
@@ -122,12 +145,18 @@ pub(super) fn name_server(known: Names, asked: Arc<Mutex<HashMap<String, usize>>
 
 /// Each name `aN.many.test` has an address of its own.
 fn addresses_of(known: &[(String, IpAddr)], name: &str) -> Vec<IpAddr> {
-    let number = name.strip_suffix(".many.test").and_then(|name| name.strip_prefix('a')?.parse::<u16>().ok());
+    let number = name
+        .strip_suffix(".many.test")
+        .and_then(|name| name.strip_prefix('a')?.parse::<u16>().ok());
     if let Some(number) = number {
         let [high, low] = number.to_be_bytes();
         return vec![Ipv4Addr::new(45, 91, high, low).into()];
     }
-    known.iter().filter(|one| one.0 == name).map(|one| one.1).collect()
+    known
+        .iter()
+        .filter(|one| one.0 == name)
+        .map(|one| one.1)
+        .collect()
 }
 
 fn record_of(kind: RecordType, address: IpAddr) -> Option<RData> {
@@ -141,13 +170,19 @@ fn record_of(kind: RecordType, address: IpAddr) -> Option<RData> {
 pub(super) fn question(name: &str, kind: RecordType) -> Vec<u8> {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(format!("{name}.")).unwrap(), kind));
+    message.add_query(Query::query(
+        Name::from_ascii(format!("{name}.")).unwrap(),
+        kind,
+    ));
     message.to_vec().unwrap()
 }
 
 pub(super) fn addresses(answer: &[u8]) -> Vec<IpAddr> {
     let answer = Message::from_vec(answer).unwrap();
-    assert_eq!((answer.metadata.id, answer.metadata.message_type), (7, MessageType::Response));
+    assert_eq!(
+        (answer.metadata.id, answer.metadata.message_type),
+        (7, MessageType::Response)
+    );
     let address = |record: &Record| match &record.data {
         RData::A(address) => Some(address.0.into()),
         RData::AAAA(address) => Some(address.0.into()),

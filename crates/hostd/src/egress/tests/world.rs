@@ -18,7 +18,8 @@ use super::peers::{Names, Talk, addresses, name_server, question, serve, unreach
 use crate::dns::Upstream;
 use crate::egress::{Egress, Ground, pin_writer};
 use crate::network::{
-    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, POLICY_TABLE, Six, Slot, Slots, TAP_MAC,
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, POLICY_TABLE, Six,
+    Slot, Slots, TAP_MAC,
 };
 use crate::sandbox::log::Log;
 
@@ -51,20 +52,39 @@ pub(super) fn host(text: &str) -> IpAddr {
 }
 
 impl World {
-    pub(super) async fn start(names: &[(&str, &str)], servers: &[&str], rules: &NetworkSpec, six: Six) -> Self {
+    pub(super) async fn start(
+        names: &[(&str, &str)],
+        servers: &[&str],
+        rules: &NetworkSpec,
+        six: Six,
+    ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().unwrap();
         let slots = Slots::new(dir.path());
         let slot = slots.claim("sb-test").unwrap();
-        let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (guest, internet) = (format!("wtest-guest-{number}"), format!("wtest-inet-{number}"));
+        let number = format!(
+            "{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let (guest, internet) = (
+            format!("wtest-guest-{number}"),
+            format!("wtest-inet-{number}"),
+        );
         let servers: Vec<IpAddr> = servers.iter().map(|server| host(server)).collect();
         let asked = Arc::new(Mutex::new(HashMap::new()));
-        let names: Names =
-            Arc::new(Mutex::new(names.iter().map(|(name, at)| ((*name).to_owned(), host(at))).collect()));
+        let names: Names = Arc::new(Mutex::new(
+            names
+                .iter()
+                .map(|(name, at)| ((*name).to_owned(), host(at)))
+                .collect(),
+        ));
         let upstream = name_server(Arc::clone(&names), Arc::clone(&asked));
         let names_of = (guest.clone(), internet.clone());
-        tokio::task::spawn_blocking(move || connect(slot, &names_of.0, &names_of.1, servers)).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || connect(slot, &names_of.0, &names_of.1, servers))
+            .await
+            .unwrap()
+            .unwrap();
         let log = Arc::new(Log::open(dir.path()));
         let upstream = Upstream::new(&[upstream]).unwrap();
         let mut world = Self {
@@ -91,13 +111,28 @@ impl World {
             egress.stop().await;
         }
         let limits = Bandwidth::default();
-        let ground = Ground { slot: self.slot, limits, connections: CONNECTIONS, six: self.six, is_open: false };
+        let ground = Ground {
+            slot: self.slot,
+            limits,
+            connections: CONNECTIONS,
+            six: self.six,
+            is_open: false,
+        };
         let (upstream, log) = (Arc::clone(&self.upstream), Arc::clone(&self.log));
-        self.egress = Some(Egress::start(ground, self.rules.clone(), upstream, log).await.unwrap());
+        self.egress = Some(
+            Egress::start(ground, self.rules.clone(), upstream, log)
+                .await
+                .unwrap(),
+        );
     }
 
     pub(super) async fn change(&self, rules: &NetworkSpec) {
-        self.egress.as_ref().unwrap().change(rules.clone()).await.unwrap();
+        self.egress
+            .as_ref()
+            .unwrap()
+            .change(rules.clone())
+            .await
+            .unwrap();
     }
 
     pub(super) async fn finish(self) {
@@ -110,12 +145,22 @@ impl World {
 
     /// How often the name server was asked for it.
     pub(super) fn asked(&self, name: &str) -> usize {
-        self.asked.lock().unwrap().get(name).copied().unwrap_or_default()
+        self.asked
+            .lock()
+            .unwrap()
+            .get(name)
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(super) async fn told(&self, line: &str) {
         testkit::eventually(line, PATIENCE, async || {
-            self.log.since(0).0.iter().any(|entry| entry.line == line).then_some(())
+            self.log
+                .since(0)
+                .0
+                .iter()
+                .any(|entry| entry.line == line)
+                .then_some(())
         })
         .await;
     }
@@ -125,35 +170,52 @@ impl World {
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let guest = self.guest.clone();
-        tokio::task::spawn_blocking(move || netns::enter(&guest, work)).await.unwrap()
+        tokio::task::spawn_blocking(move || netns::enter(&guest, work))
+            .await
+            .unwrap()
     }
 
     pub(super) async fn open(&self, address: &str, port: u16) -> Result<Talk, ErrorKind> {
         let to = SocketAddr::from((host(address), port));
-        let stream = self.in_guest(move || TcpStream::connect_timeout(&to, PATIENCE)).await;
+        let stream = self
+            .in_guest(move || TcpStream::connect_timeout(&to, PATIENCE))
+            .await;
         let stream = stream.map_err(|error| error.kind())?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Ok(Talk(stream))
     }
 
     /// What the server there answers.
-    pub(super) async fn talk(&self, address: &str, port: u16, say: &[u8]) -> Result<String, ErrorKind> {
+    pub(super) async fn talk(
+        &self,
+        address: &str,
+        port: u16,
+        say: &[u8],
+    ) -> Result<String, ErrorKind> {
         let (mut talk, say) = (self.open(address, port).await?, say.to_owned());
-        tokio::task::spawn_blocking(move || talk.talk(&say)).await.unwrap().map_err(|error| error.kind())
+        tokio::task::spawn_blocking(move || talk.talk(&say))
+            .await
+            .unwrap()
+            .map_err(|error| error.kind())
     }
 
     /// The guest tells the server of a connection that its packets do not arrive.
     pub(super) async fn complain(&self, (own, server): (SocketAddrV4, SocketAddrV4)) {
         let sent = self.in_guest(move || {
             let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
-            socket.send_to(&unreachable(server, own), &SocketAddr::from((*server.ip(), 0)).into())
+            socket.send_to(
+                &unreachable(server, own),
+                &SocketAddr::from((*server.ip(), 0)).into(),
+            )
         });
         sent.await.unwrap();
     }
 
     pub(super) async fn http(&self, address: &str, name: &str) -> String {
         let (mut talk, name) = (self.open(address, 80).await.unwrap(), name.to_owned());
-        tokio::task::spawn_blocking(move || talk.request(&name)).await.unwrap()
+        tokio::task::spawn_blocking(move || talk.request(&name))
+            .await
+            .unwrap()
     }
 
     pub(super) async fn ask(&self, name: &str) -> Vec<IpAddr> {
@@ -166,7 +228,8 @@ impl World {
 
     /// Addresses of IPv6.
     pub(super) async fn ask6(&self, name: &str) -> Vec<IpAddr> {
-        self.ask_for(RecordType::AAAA, &GATEWAY_IP.to_string(), name).await
+        self.ask_for(RecordType::AAAA, &GATEWAY_IP.to_string(), name)
+            .await
     }
 
     pub(super) async fn ask_for(&self, kind: RecordType, server: &str, name: &str) -> Vec<IpAddr> {
@@ -184,7 +247,10 @@ impl World {
     }
 
     pub(super) async fn ask_over_tcp(&self, server: &str, name: &str) -> Vec<IpAddr> {
-        let (to, question) = (SocketAddr::from((host(server), 53)), question(name, RecordType::A));
+        let (to, question) = (
+            SocketAddr::from((host(server), 53)),
+            question(name, RecordType::A),
+        );
         let answer = self.in_guest(move || {
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
@@ -201,7 +267,10 @@ impl World {
 
     /// Asks once on each of so many connections over TCP, and returns how many were answered.
     pub(super) async fn ask_on_new_connections(&self, name: &str, count: u32) -> u32 {
-        let (to, question) = (SocketAddr::from((GATEWAY_IP, 53)), question(name, RecordType::A));
+        let (to, question) = (
+            SocketAddr::from((GATEWAY_IP, 53)),
+            question(name, RecordType::A),
+        );
         let length = u16::try_from(question.len()).unwrap().to_be_bytes();
         let answered = self.in_guest(move || {
             let ask = || {
@@ -216,7 +285,10 @@ impl World {
     }
 
     /// Asks for all names at once.
-    pub(super) async fn ask_for_all(&self, names: impl Iterator<Item = String>) -> Vec<Vec<IpAddr>> {
+    pub(super) async fn ask_for_all(
+        &self,
+        names: impl Iterator<Item = String>,
+    ) -> Vec<Vec<IpAddr>> {
         let questions: Vec<Vec<u8>> = names.map(|name| question(&name, RecordType::A)).collect();
         let to = SocketAddr::from((GATEWAY_IP, 53));
         let answers = self.in_guest(move || {
@@ -248,7 +320,13 @@ impl World {
 
     /// Lets the name have another address, and waits until that is what is answered.
     pub(super) async fn rename(&self, name: &str, address: &str) {
-        for known in self.names.lock().unwrap().iter_mut().filter(|known| known.0 == name) {
+        for known in self
+            .names
+            .lock()
+            .unwrap()
+            .iter_mut()
+            .filter(|known| known.0 == name)
+        {
             known.1 = host(address);
         }
         testkit::eventually(name, PATIENCE, async || {
@@ -263,7 +341,12 @@ impl World {
     }
 
     pub(super) fn has(&self, name: &str, address: &str, now: Instant) -> bool {
-        self.egress.as_ref().unwrap().gate.pins().has(name, host(address), now)
+        self.egress
+            .as_ref()
+            .unwrap()
+            .gate
+            .pins()
+            .has(name, host(address), now)
     }
 
     /// Nothing that goes to the address arrives, until [`World::let_go`].
@@ -280,11 +363,16 @@ impl World {
 
     /// Waits until the proxy has begun to connect to the address.
     pub(super) async fn connecting(&self, address: &str) {
-        let IpAddr::V4(address) = host(address) else { panic!("{address}") };
-        // proc_net_tcp(5): the address as the machine has its numbers, port 443, and the state `SYN_SENT`.
+        let IpAddr::V4(address) = host(address) else {
+            panic!("{address}")
+        };
+        // proc_net_tcp(5): the address as the machine has its numbers, port 443, and the state
+        // `SYN_SENT`.
         let wanted = format!("{:08X}:01BB 02", u32::from_ne_bytes(address.octets()));
         testkit::eventually("the proxy connects", PATIENCE, async || {
-            let table = netns::enter(&self.slot.netns(), || std::fs::read_to_string("/proc/thread-self/net/tcp"));
+            let table = netns::enter(&self.slot.netns(), || {
+                std::fs::read_to_string("/proc/thread-self/net/tcp")
+            });
             table.unwrap().contains(&wanted).then_some(())
         })
         .await;
@@ -319,11 +407,15 @@ impl World {
 
 /// Where a socket is bound that is to go there.
 fn any(to: SocketAddr) -> IpAddr {
-    if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+    if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    }
 }
 
-/// As `network::make` does it, but that the guest's end of the TAP is a link, too, and the internet is at the other end of
-/// the pair.
+/// As `network::make` does it, but that the guest's end of the TAP is a link, too, and the internet
+/// is at the other end of the pair.
 fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<IpAddr>) -> io::Result<()> {
     let sandbox = slot.netns();
     for name in [&sandbox, guest, internet] {
@@ -361,7 +453,9 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<IpAddr>) -> io:
         links.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY_IP)
     })?;
     netns::enter(internet, move || furnish_internet(slot, &servers))?;
-    netns::enter(&sandbox, move || Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip()))
+    netns::enter(&sandbox, move || {
+        Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())
+    })
 }
 
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -377,6 +471,11 @@ fn furnish_internet(slot: Slot, servers: &[IpAddr]) -> io::Result<()> {
     links.add_route(slot.host_ip(), 32, slot.peer_ip())?;
     links.add_neighbour("inet0", PEER_IP6, PEER_MAC)?;
     links.add_route6("inet0", slot.host_ip6(), 128, PEER_IP6)?;
-    servers.iter().try_for_each(|server| links.add_address("lo", *server, 128))?;
-    servers.iter().flat_map(|server| PORTS.map(|port| SocketAddr::new(*server, port))).try_for_each(serve)
+    servers
+        .iter()
+        .try_for_each(|server| links.add_address("lo", *server, 128))?;
+    servers
+        .iter()
+        .flat_map(|server| PORTS.map(|port| SocketAddr::new(*server, port)))
+        .try_for_each(serve)
 }

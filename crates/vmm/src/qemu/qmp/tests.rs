@@ -5,8 +5,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::*;
 
-const GREETING_LINE: &str =
-    r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}"#;
+const GREETING_LINE: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}"#;
 
 /// A QEMU whose every word is the test's.
 struct Peer {
@@ -16,7 +15,10 @@ struct Peer {
 
 impl Peer {
     async fn say(&mut self, line: &str) {
-        self.write.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        self.write
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .unwrap();
     }
 
     /// The id of the next command.
@@ -32,7 +34,13 @@ impl Peer {
 fn pair() -> (UnixStream, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (read, write) = theirs.into_split();
-    (ours, Peer { read: BufReader::new(read), write })
+    (
+        ours,
+        Peer {
+            read: BufReader::new(read),
+            write,
+        },
+    )
 }
 
 /// A connection past its handshake.
@@ -42,12 +50,20 @@ async fn connected() -> (Qmp, Shutdowns, Peer) {
     let (version, ()) = tokio::join!(negotiate(&mut lines, &mut write), async {
         peer.say(GREETING_LINE).await;
         let id = peer.hear("qmp_capabilities").await;
-        peer.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#)).await;
+        peer.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#))
+            .await;
     });
     let (requests, queue) = mpsc::channel(QUEUE);
     let (sender, causes) = mpsc::channel(QUEUE);
     let connection = tokio::spawn(serve(lines, write, queue, sender));
-    (Qmp { requests, version: version.unwrap().into() }, Shutdowns { causes, connection }, peer)
+    (
+        Qmp {
+            requests,
+            version: version.unwrap().into(),
+        },
+        Shutdowns { causes, connection },
+        peer,
+    )
 }
 
 #[tokio::test]
@@ -62,34 +78,51 @@ async fn answers_reach_their_commands_in_any_order() {
             line.clear();
             peer.read.read_line(&mut line).await.unwrap();
             let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-            ids.insert(value["execute"].as_str().unwrap().to_owned(), value["id"].as_u64().unwrap());
+            ids.insert(
+                value["execute"].as_str().unwrap().to_owned(),
+                value["id"].as_u64().unwrap(),
+            );
         }
-        // To somebody who was here before, twice, without a number, and in between an event that nobody knows.
-        peer.say(r#"{"return": {"status": "running"}, "id": 1}"#).await;
+        // To somebody who was here before, twice, without a number, and in between an event that
+        // nobody knows.
+        peer.say(r#"{"return": {"status": "running"}, "id": 1}"#)
+            .await;
         peer.say(r#"{"event": "NEW_IN_QEMU_99", "data": {"x": 1}, "timestamp": {"seconds": 1, "microseconds": 2}}"#)
             .await;
-        peer.say(r#"{"error": {"class": "GenericError", "desc": "nobody asked"}}"#).await;
+        peer.say(r#"{"error": {"class": "GenericError", "desc": "nobody asked"}}"#)
+            .await;
         for _ in 0..2 {
             let (stop, status) = (ids["stop"], ids["query-status"]);
-            peer.say(&format!(r#"{{"error": {{"class": "GenericError", "desc": "no"}}, "id": {stop}}}"#)).await;
+            peer.say(&format!(
+                r#"{{"error": {{"class": "GenericError", "desc": "no"}}, "id": {stop}}}"#
+            ))
+            .await;
             let answer = r#"{"status": "paused", "singlestep": false, "running": false}"#;
-            peer.say(&format!(r#"{{"return": {answer}, "id": {status}}}"#)).await;
+            peer.say(&format!(r#"{{"return": {answer}, "id": {status}}}"#))
+                .await;
         }
         peer
     };
-    let (stopped, status, mut peer) =
-        tokio::join!(qmp.execute(stop {}, PROMPT), qmp.execute(query_status {}, PROMPT), play);
+    let (stopped, status, mut peer) = tokio::join!(
+        qmp.execute(stop {}, PROMPT),
+        qmp.execute(query_status {}, PROMPT),
+        play
+    );
     assert!(matches!(stopped, Err(Error::Refused { reason, .. }) if reason == "no"));
     assert_eq!(status.unwrap().status, qapi::qmp::RunState::paused);
     // A wrong answer is one for who asked, and the connection stays.
     let (version, ()) = tokio::join!(qmp.execute(query_version {}, PROMPT), async {
         let id = peer.hear("query-version").await;
-        peer.say(&format!(r#"{{"return": [[[7]]], "id": {id}}}"#)).await;
+        peer.say(&format!(r#"{{"return": [[[7]]], "id": {id}}}"#))
+            .await;
     });
-    assert!(matches!(version, Err(Error::Refused { reason, .. }) if reason.contains("not what was expected")));
+    assert!(
+        matches!(version, Err(Error::Refused { reason, .. }) if reason.contains("not what was expected"))
+    );
     let (stopped, ()) = tokio::join!(qmp.execute(stop {}, PROMPT), async {
         let id = peer.hear("stop").await;
-        peer.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#)).await;
+        peer.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#))
+            .await;
     });
     stopped.unwrap();
 }
@@ -98,12 +131,19 @@ async fn answers_reach_their_commands_in_any_order() {
 async fn silence_is_timeout_and_late_answer_is_dropped() {
     let (qmp, _shutdowns, mut peer) = connected().await;
     let moment = Duration::from_millis(1);
-    assert!(matches!(qmp.execute(stop {}, moment).await, Err(Error::Timeout { .. })));
+    assert!(matches!(
+        qmp.execute(stop {}, moment).await,
+        Err(Error::Timeout { .. })
+    ));
     let late = peer.hear("stop").await;
-    peer.say(&format!(r#"{{"error": {{"class": "GenericError", "desc": "late"}}, "id": {late}}}"#)).await;
+    peer.say(&format!(
+        r#"{{"error": {{"class": "GenericError", "desc": "late"}}, "id": {late}}}"#
+    ))
+    .await;
     let (stopped, ()) = tokio::join!(qmp.execute(stop {}, PROMPT), async {
         let id = peer.hear("stop").await;
-        peer.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#)).await;
+        peer.say(&format!(r#"{{"return": {{}}, "id": {id}}}"#))
+            .await;
     });
     stopped.unwrap();
 }
@@ -115,9 +155,15 @@ async fn shutdowns_are_reported_and_violations_end_all() {
     for _ in 0..10 * QUEUE {
         let data = r#"{"guest": true, "reason": "guest-shutdown"}"#;
         let timestamp = r#"{"seconds": 1, "microseconds": 2}"#;
-        peer.say(&format!(r#"{{"event": "SHUTDOWN", "data": {data}, "timestamp": {timestamp}}}"#)).await;
+        peer.say(&format!(
+            r#"{{"event": "SHUTDOWN", "data": {data}, "timestamp": {timestamp}}}"#
+        ))
+        .await;
     }
-    assert_eq!(shutdowns.next_cause().await.unwrap(), ShutdownCause::guest_shutdown);
+    assert_eq!(
+        shutdowns.next_cause().await.unwrap(),
+        ShutdownCause::guest_shutdown
+    );
     peer.say("no QMP").await;
     let error = loop {
         if let Err(error) = shutdowns.next_cause().await {
@@ -125,13 +171,20 @@ async fn shutdowns_are_reported_and_violations_end_all() {
         }
     };
     assert!(matches!(error, QmpError::Violation(_)), "{error}");
-    assert!(matches!(qmp.execute(stop {}, PROMPT).await, Err(Error::Refused { .. })));
+    assert!(matches!(
+        qmp.execute(stop {}, PROMPT).await,
+        Err(Error::Refused { .. })
+    ));
 }
 
 #[tokio::test]
 async fn handshake_is_bounded_in_messages() {
     let event = r#"{"event": "RESUME", "timestamp": {"seconds": 1, "microseconds": 2}}"#;
-    for (first, then) in [("{\"return\": {}}", event), (GREETING_LINE, event), (GREETING_LINE, "nothing")] {
+    for (first, then) in [
+        ("{\"return\": {}}", event),
+        (GREETING_LINE, event),
+        (GREETING_LINE, "nothing"),
+    ] {
         let (ours, mut peer) = pair();
         let (mut lines, mut write) = wire::split(ours);
         let talk = tokio::spawn(async move {

@@ -1,9 +1,9 @@
 //! What a QEMU may send over QMP: lines of JSON, within bounds.
 //!
-//! A QEMU that was taken over by its guest sends what it likes, for as long as it likes. So a line is never longer than
-//! [`LINE_LIMIT`], which is also the most that is kept of a line without an end, and messages and bytes have budgets in
-//! time. A QEMU that is over one of them, or speaks no QMP, is refused for good ([`QmpError::Violation`]); whoever owns
-//! the VM ends it.
+//! A QEMU that was taken over by its guest sends what it likes, for as long as it likes. So a line
+//! is never longer than [`LINE_LIMIT`], which is also the most that is kept of a line without an
+//! end, and messages and bytes have budgets in time. A QEMU that is over one of them, or speaks no
+//! QMP, is refused for good ([`QmpError::Violation`]); whoever owns the VM ends it.
 
 use std::io;
 
@@ -16,11 +16,12 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use crate::budget::Budget;
 
-/// Longest line, bytes. The longest that is asked for is what is in the ring of the console, 88 KiB as base64.
+/// Longest line, bytes. The longest that is asked for is what is in the ring of the console, 88 KiB
+/// as base64.
 const LINE_LIMIT: usize = 1 << 20;
 
-/// Messages a second, and at once. QEMU sends a handful of events in the life of a VM; a guest whose disk is full on the
-/// host makes it send one for each failed request.
+/// Messages a second, and at once. QEMU sends a handful of events in the life of a VM; a guest
+/// whose disk is full on the host makes it send one for each failed request.
 const MESSAGE_RATE: u64 = 5_000;
 const MESSAGE_BURST: u64 = 50_000;
 
@@ -72,7 +73,14 @@ pub(super) fn split(socket: UnixStream) -> (Lines, OwnedWriteHalf) {
     let (read, write) = socket.into_split();
     let lines = FramedRead::new(read, LinesCodec::new_with_max_length(LINE_LIMIT));
     let messages = Budget::new(MESSAGE_RATE, MESSAGE_BURST);
-    (Lines { lines, messages, bytes: Budget::new(BYTE_RATE, BYTE_BURST) }, write)
+    (
+        Lines {
+            lines,
+            messages,
+            bytes: Budget::new(BYTE_RATE, BYTE_BURST),
+        },
+        write,
+    )
 }
 
 impl Lines {
@@ -84,7 +92,9 @@ impl Lines {
         let line = match self.lines.next().await {
             Some(Ok(line)) => line,
             Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
-                return Err(violation(format!("sent a QMP line of more than {LINE_LIMIT} bytes")));
+                return Err(violation(format!(
+                    "sent a QMP line of more than {LINE_LIMIT} bytes"
+                )));
             }
             // Lines that are no UTF-8 come as this, too.
             Some(Err(LinesCodecError::Io(error))) if error.kind() == io::ErrorKind::InvalidData => {
@@ -94,14 +104,20 @@ impl Lines {
             None => return Err(QmpError::Lost(io::ErrorKind::UnexpectedEof.into())),
         };
         if !self.messages.spend(1) {
-            return Err(violation(format!("sent more than {MESSAGE_RATE} QMP messages a second for a while")));
+            return Err(violation(format!(
+                "sent more than {MESSAGE_RATE} QMP messages a second for a while"
+            )));
         }
         if !self.bytes.spend(line.len() as u64) {
-            return Err(violation(format!("sent more than {BYTE_RATE} bytes of QMP a second for a while")));
+            return Err(violation(format!(
+                "sent more than {BYTE_RATE} bytes of QMP a second for a while"
+            )));
         }
         match serde_json::from_str(&line) {
             Ok(head) => Ok(Message { head, line }),
-            Err(error) => Err(violation(format!("sent a line that is no QMP message ({error})"))),
+            Err(error) => Err(violation(format!(
+                "sent a line that is no QMP message ({error})"
+            ))),
         }
     }
 }
@@ -110,9 +126,16 @@ impl Lines {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     use tokio::io::AsyncWriteExt;
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+    else {
+        return;
+    };
     runtime.block_on(async {
-        let Ok((ours, mut theirs)) = UnixStream::pair() else { return };
+        let Ok((ours, mut theirs)) = UnixStream::pair() else {
+            return;
+        };
         let (mut lines, _write) = split(ours);
         let read = async move { while lines.next_message().await.is_ok() {} };
         let write = async move { drop(theirs.write_all(bytes).await) };
@@ -130,7 +153,8 @@ mod tests {
 
     use super::*;
 
-    /// What comes of bytes that are sent until nobody reads them any more; never more messages than are read here.
+    /// What comes of bytes that are sent until nobody reads them any more; never more messages than
+    /// are read here.
     async fn read_all(content: &[u8], repeat: usize) -> (usize, QmpError) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (mut lines, write) = split(ours);
@@ -149,7 +173,11 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert!(lines.lines.read_buffer().capacity() <= 4 * LINE_LIMIT, "kept: {}", lines.lines.read_buffer().len());
+        assert!(
+            lines.lines.read_buffer().capacity() <= 4 * LINE_LIMIT,
+            "kept: {}",
+            lines.lines.read_buffer().len()
+        );
         drop((lines, write));
         sender.await.unwrap();
         (messages, error)
@@ -162,7 +190,10 @@ mod tests {
     #[tokio::test]
     async fn line_without_end_is_violation() {
         let (messages, error) = read_all(&[b'x'; 64 << 10], usize::MAX).await;
-        assert!(messages == 0 && is_violation(&error, "line of more than"), "{error}");
+        assert!(
+            messages == 0 && is_violation(&error, "line of more than"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -170,28 +201,55 @@ mod tests {
         let event = b"{\"event\": \"NIC_RX_FILTER_CHANGED\", \"data\": {}, \"timestamp\": {\"seconds\": 1}}\r\n";
         let (messages, error) = read_all(event, usize::MAX).await;
         let most = usize::try_from(MESSAGE_BURST).unwrap();
-        assert!(messages >= most && is_violation(&error, "messages a second"), "{messages}: {error}");
+        assert!(
+            messages >= most && is_violation(&error, "messages a second"),
+            "{messages}: {error}"
+        );
     }
 
     #[tokio::test]
     async fn flood_of_long_lines_is_violation() {
-        let line = [b"{\"a\": \"", vec![b'x'; LINE_LIMIT - 100].as_slice(), b"\"}\n"].concat();
+        let line = [
+            b"{\"a\": \"",
+            vec![b'x'; LINE_LIMIT - 100].as_slice(),
+            b"\"}\n",
+        ]
+        .concat();
         let (_, error) = read_all(&line, usize::MAX).await;
         assert!(is_violation(&error, "bytes of QMP a second"), "{error}");
     }
 
     #[tokio::test]
     async fn what_is_no_message_is_violation() {
-        for wrong in ["hello", "{\"id\": \"x\"}", "{\"id\": -1}", "[", "7", "{\"event\": {}}"] {
+        for wrong in [
+            "hello",
+            "{\"id\": \"x\"}",
+            "{\"id\": -1}",
+            "[",
+            "7",
+            "{\"event\": {}}",
+        ] {
             let (_, error) = read_all(format!("{wrong}\n").as_bytes(), 1).await;
             assert!(is_violation(&error, "no QMP message"), "{wrong}: {error}");
         }
         let (_, error) = read_all(b"\xff\xfe\n", 1).await;
         assert!(is_violation(&error, "no text"), "{error}");
         // Deep nesting costs no stack.
-        let (messages, error) = read_all(&["{\"a\": ", &"[".repeat(100_000), "\n"].concat().into_bytes(), 1).await;
-        assert!(messages == 0 && is_violation(&error, "no QMP message"), "{error}");
+        let (messages, error) = read_all(
+            &["{\"a\": ", &"[".repeat(100_000), "\n"]
+                .concat()
+                .into_bytes(),
+            1,
+        )
+        .await;
+        assert!(
+            messages == 0 && is_violation(&error, "no QMP message"),
+            "{error}"
+        );
         let (messages, error) = read_all(b"{\"return\": {}, \"id\": 7}\n", 1).await;
-        assert!(messages == 1 && matches!(error, QmpError::Lost(_)), "{error}");
+        assert!(
+            messages == 1 && matches!(error, QmpError::Lost(_)),
+            "{error}"
+        );
     }
 }

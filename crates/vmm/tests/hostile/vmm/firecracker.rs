@@ -1,4 +1,5 @@
-//! The part of Firecracker: its requests are answered as it does, until the guest runs; then the attack.
+//! The part of Firecracker: its requests are answered as it does, until the guest runs; then the
+//! attack.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -21,7 +22,13 @@ pub fn run(attack: &str, socket: &str) -> io::Result<()> {
     let listener = UnixListener::bind(socket)?;
     let (state, taken_over) = ("Not started", false);
     let (console, metrics) = (PathBuf::new(), PathBuf::new());
-    let mut firecracker = Firecracker { attack: attack.to_owned(), state, taken_over, console, metrics };
+    let mut firecracker = Firecracker {
+        attack: attack.to_owned(),
+        state,
+        taken_over,
+        console,
+        metrics,
+    };
     for client in listener.incoming() {
         // Each client has one request and hangs up.
         let _ = firecracker.serve(client?);
@@ -49,15 +56,26 @@ impl Firecracker {
         match request {
             "GET /" => {
                 let id = self.attack.as_str();
-                return Ok(json!({"id": id, "state": self.state, "vmm_version": "1.16.1"}).to_string());
+                return Ok(
+                    json!({"id": id, "state": self.state, "vmm_version": "1.16.1"}).to_string(),
+                );
             }
             "PUT /serial" => self.console = path("serial_out_path"),
             "PUT /metrics" => self.metrics = path("metrics_path"),
             "PUT /actions" => self.state = "Running",
-            "PATCH /vm" => self.state = if body["state"] == "Paused" { "Paused" } else { "Running" },
+            "PATCH /vm" => {
+                self.state = if body["state"] == "Paused" {
+                    "Paused"
+                } else {
+                    "Running"
+                }
+            }
             "PUT /snapshot/create" => {
                 for name in ["snapshot_path", "mem_file_path"] {
-                    std::fs::OpenOptions::new().write(true).open(path(name))?.write_all(&[7; 4096])?;
+                    std::fs::OpenOptions::new()
+                        .write(true)
+                        .open(path(name))?
+                        .write_all(&[7; 4096])?;
                 }
             }
             _ => {}
@@ -89,10 +107,16 @@ impl Firecracker {
             "endless-interim" => endless(client, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"),
             "endless-headers" => begin_and_go_on(client, "HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
             "endless-header" => begin_and_go_on(client, "HTTP/1.1 200 OK\r\nx: ", b"y"),
-            "endless-body" => begin_and_go_on(client, "HTTP/1.1 400 Bad\r\nContent-Length: 99999999999\r\n\r\n", b"z"),
-            "endless-chunks" => {
-                begin_and_go_on(client, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nz\r\n")
-            }
+            "endless-body" => begin_and_go_on(
+                client,
+                "HTTP/1.1 400 Bad\r\nContent-Length: 99999999999\r\n\r\n",
+                b"z",
+            ),
+            "endless-chunks" => begin_and_go_on(
+                client,
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"1\r\nz\r\n",
+            ),
             _ => {}
         }
     }
@@ -111,7 +135,9 @@ fn read_request(client: &UnixStream) -> io::Result<(String, Value)> {
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
-        let Some((name, value)) = line.split_once(':') else { break };
+        let Some((name, value)) = line.split_once(':') else {
+            break;
+        };
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().map_err(io::Error::other)?;
         }
@@ -119,11 +145,22 @@ fn read_request(client: &UnixStream) -> io::Result<(String, Value)> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let request: Vec<&str> = first.split(' ').take(2).collect();
-    Ok((request.join(" "), serde_json::from_slice(&body).unwrap_or_default()))
+    Ok((
+        request.join(" "),
+        serde_json::from_slice(&body).unwrap_or_default(),
+    ))
 }
 
 fn reply(mut client: &UnixStream, body: &str) -> io::Result<()> {
-    let status = if body.is_empty() { "204 No Content" } else { "200 OK" };
-    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let status = if body.is_empty() {
+        "204 No Content"
+    } else {
+        "200 OK"
+    };
+    let length = if body.is_empty() {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\n", body.len())
+    };
     client.write_all(format!("HTTP/1.1 {status}\r\n{length}\r\n{body}").as_bytes())
 }

@@ -1,5 +1,5 @@
-//! `hostile-vmm`: stands in the place of a VMM that its guest has taken over, in the real jail. The name of the VM says
-//! what it tries. See `tests/hostile/main.rs`.
+//! `hostile-vmm`: stands in the place of a VMM that its guest has taken over, in the real jail. The
+//! name of the VM says what it tries. See `tests/hostile/main.rs`.
 
 mod firecracker;
 mod inside;
@@ -8,8 +8,15 @@ mod qemu;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let value = |option: &str| args.iter().position(|arg| arg == option).and_then(|at| args.get(at + 1)).cloned();
+    let args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let value = |option: &str| {
+        args.iter()
+            .position(|arg| arg == option)
+            .and_then(|at| args.get(at + 1))
+            .cloned()
+    };
     if args.iter().any(|arg| arg == "--version") {
         println!("Firecracker v1.16.1");
         return ExitCode::SUCCESS;
@@ -17,10 +24,15 @@ fn main() -> ExitCode {
     let ended = match (value("-qmp"), value("--api-sock")) {
         (Some(_), _) => {
             let name = value("-name").unwrap_or_default();
-            qemu::run(name.trim_start_matches("guest="), args.iter().any(|arg| arg == "-incoming"))
+            qemu::run(
+                name.trim_start_matches("guest="),
+                args.iter().any(|arg| arg == "-incoming"),
+            )
         }
         (None, Some(socket)) => firecracker::run(&value("--id").unwrap_or_default(), &socket),
-        (None, None) => Err(std::io::Error::other("neither QEMU's arguments nor Firecracker's")),
+        (None, None) => Err(std::io::Error::other(
+            "neither QEMU's arguments nor Firecracker's",
+        )),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,7 +25,12 @@ pub fn run(attack: &str, incoming: bool) -> io::Result<()> {
     let listener = UnixListener::bind("qmp.sock")?;
     std::fs::write("qemu.pid", "1\n")?;
     let state = if incoming { "inmigrate" } else { "prelaunch" };
-    let mut qemu = Qemu { attack: attack.to_owned(), state, taken_over: false, console: String::new() };
+    let mut qemu = Qemu {
+        attack: attack.to_owned(),
+        state,
+        taken_over: false,
+        console: String::new(),
+    };
     for client in listener.incoming() {
         // A client that hangs up is followed by the next.
         let _ = qemu.serve(client?);
@@ -39,12 +44,16 @@ impl Qemu {
             self.attack_at_greeting(&client);
         }
         let version = json!({"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""});
-        say(&mut client, &json!({"QMP": {"version": version, "capabilities": ["oob"]}}))?;
+        say(
+            &mut client,
+            &json!({"QMP": {"version": version, "capabilities": ["oob"]}}),
+        )?;
         let lines = BufReader::new(client.try_clone()?).lines();
         for line in lines {
             let command: Value = serde_json::from_str(&line?)?;
             let name = command["execute"].as_str().unwrap_or_default();
-            let answer = json!({"return": self.obey(name, &command["arguments"])?, "id": command["id"]});
+            let answer =
+                json!({"return": self.obey(name, &command["arguments"])?, "id": command["id"]});
             if self.taken_over {
                 self.answer_wrongly(&mut client, &answer)?;
             } else {
@@ -74,7 +83,10 @@ impl Qemu {
             }
             "ringbuf-read" => json!(STANDARD.encode(std::mem::take(&mut self.console))),
             "xen-save-devices-state" => {
-                std::fs::write(arguments["filename"].as_str().unwrap_or("state.unfinished"), b"devices")?;
+                std::fs::write(
+                    arguments["filename"].as_str().unwrap_or("state.unfinished"),
+                    b"devices",
+                )?;
                 json!({})
             }
             _ => json!({}),
@@ -101,7 +113,11 @@ impl Qemu {
                 let time = json!({"seconds": 1, "microseconds": 2});
                 endless(
                     client,
-                    format!("{}\n", json!({"event": "SHUTDOWN", "data": data, "timestamp": time})).as_bytes(),
+                    format!(
+                        "{}\n",
+                        json!({"event": "SHUTDOWN", "data": data, "timestamp": time})
+                    )
+                    .as_bytes(),
                 )
             }
             "silence" => park(),
@@ -115,7 +131,10 @@ impl Qemu {
             "wrong-answers" => say(client, &json!({"return": [[{"status": 7}]], "id": id})),
             "answers-of-others" => {
                 say(client, &json!({"return": {"status": "shutdown"}, "id": 1}))?;
-                say(client, &json!({"error": {"class": "GenericError", "desc": "x".repeat(100_000)}, "id": id}))
+                say(
+                    client,
+                    &json!({"error": {"class": "GenericError", "desc": "x".repeat(100_000)}, "id": id}),
+                )
             }
             "answers-twice" => {
                 say(client, right)?;
