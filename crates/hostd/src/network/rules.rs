@@ -59,85 +59,51 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 
-/// The host's table, replaced as a whole. Idempotent. `plans` are the networks of sandboxes; those
-/// that are `near` are not public either.
+/// Returns the host's table, which replaces the one that is there. `plans` are the networks of
+/// sandboxes; those that are `near` are not public either.
 #[must_use]
 pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
     let networks: Vec<(Ipv4Addr, u8)> = plans
         .iter()
         .map(|plan| (plan.reachable.network(), plan.reachable.prefix_len()))
         .collect();
-    let from_nowhere = networks.iter().fold(
-        Rule::new().iif(&format!("{VETH_PREFIX}*")).ipv4(),
-        |rule, (network, prefix)| rule.saddr_not_in(*network, *prefix),
-    );
     let links = format!("{VETH_PREFIX}*");
-    let from = || Rule::new().iif(&links);
-    let to = || Rule::new().oif(&links);
-    // What the host would answer through another link.
-    let no_lies = [from().saddr_from_elsewhere().drop()];
-    let prerouting = [
-        from().ct_state(ESTABLISHED).accept(),
-        from().l4(ICMP).ct_state(RELATED).accept(),
-        from_nowhere.drop(),
-        from().daddr_local().drop(),
-        from().ipv4().daddr_within(SET).drop(),
-    ];
-    let input = [
-        from().ct_state(ESTABLISHED).accept(),
-        from().l4(ICMP).ct_state(RELATED).accept(),
-        from().drop(),
-    ];
-    let forward = [
-        from().ipv4().daddr_within(SET).drop(),
-        // Where the way out carries less than a guest's link, and nobody tells the other side.
-        from().tcp_syn().clamp_mss(),
-        to().tcp_syn().clamp_mss(),
-        to().ct_state(ESTABLISHED).accept(),
-        to().l4(ICMP).ct_state(RELATED).accept(),
-        to().drop(),
-    ];
-    let translated = |(network, prefix): &(Ipv4Addr, u8)| {
-        Rule::new()
-            .ipv4()
-            .saddr_in(*network, *prefix)
-            .oif_not(&links)
-            .masquerade()
-    };
-    let postrouting: Vec<Rule> = networks.iter().map(translated).collect();
-    let of6 = if six.is_on() {
+    let rules = HostRules::with_ipv4(&links, &networks);
+    let rules6 = if six.is_on() {
         HostRules::with_ipv6(&links)
     } else {
         HostRules::without_ipv6(&links)
     };
+    // What the host would answer through another link.
+    let spoofed = Rule::new().iif(&links).saddr_from_elsewhere().drop();
+    let prerouting = [&[spoofed][..], &rules6.prerouting, &rules.prerouting].concat();
+    let not_public = FLOOR.map(|net| (net.addr(), net.prefix_len()));
     let table = Transaction::new()
         .table(HOST)
         .delete_table(HOST)
-        .table(HOST);
-    let not_public = FLOOR.map(|net| (net.addr(), net.prefix_len()));
-    let table = table
+        .table(HOST)
         .networks(HOST, SET, &not_public)
         .networks(HOST, SET6, &not_public6(near));
     [
         (
             "prerouting",
             Hook::filter(Hook::PREROUTING, BEFORE_DSTNAT),
-            [&no_lies[..], &of6.prerouting, &prerouting].concat(),
+            prerouting,
         ),
         (
             "input",
             Hook::filter(Hook::INPUT, BEFORE_FILTER),
-            [&of6.input[..], &input].concat(),
+            [rules6.input, rules.input].concat(),
         ),
         (
             "forward",
             Hook::filter(Hook::FORWARD, BEFORE_FILTER),
-            [&of6.forward[..], &forward].concat(),
+            [rules6.forward, rules.forward].concat(),
         ),
         (
             "postrouting",
             Hook::nat(Hook::POSTROUTING),
-            [&of6.postrouting[..], &postrouting].concat(),
+            [rules6.postrouting, rules.postrouting].concat(),
         ),
     ]
     .into_iter()
@@ -154,7 +120,7 @@ fn not_public6(near: &[Ipv6Net]) -> Vec<(Ipv6Addr, u8)> {
         .collect()
 }
 
-/// What is said of IPv6 alone, before the rest of each chain.
+/// Rules of the host's chains. Those about IPv6 alone come before the others.
 #[derive(Default)]
 struct HostRules {
     prerouting: Vec<Rule>,
@@ -164,6 +130,50 @@ struct HostRules {
 }
 
 impl HostRules {
+    /// Returns the rules for sandboxes of these IPv4 networks; those without an address hold for
+    /// IPv6, too.
+    fn with_ipv4(links: &str, networks: &[(Ipv4Addr, u8)]) -> Self {
+        let from = || Rule::new().iif(links);
+        let to = || Rule::new().oif(links);
+        let from_nowhere = networks
+            .iter()
+            .fold(from().ipv4(), |rule, (network, prefix)| {
+                rule.saddr_not_in(*network, *prefix)
+            });
+        let masquerade = |(network, prefix): &(Ipv4Addr, u8)| {
+            Rule::new()
+                .ipv4()
+                .saddr_in(*network, *prefix)
+                .oif_not(links)
+                .masquerade()
+        };
+        Self {
+            prerouting: vec![
+                from().ct_state(ESTABLISHED).accept(),
+                from().l4(ICMP).ct_state(RELATED).accept(),
+                from_nowhere.drop(),
+                from().daddr_local().drop(),
+                from().ipv4().daddr_within(SET).drop(),
+            ],
+            input: vec![
+                from().ct_state(ESTABLISHED).accept(),
+                from().l4(ICMP).ct_state(RELATED).accept(),
+                from().drop(),
+            ],
+            forward: vec![
+                from().ipv4().daddr_within(SET).drop(),
+                // Where the way out carries less than a guest's link, and nobody tells the other
+                // side.
+                from().tcp_syn().clamp_mss(),
+                to().tcp_syn().clamp_mss(),
+                to().ct_state(ESTABLISHED).accept(),
+                to().l4(ICMP).ct_state(RELATED).accept(),
+                to().drop(),
+            ],
+            postrouting: networks.iter().map(masquerade).collect(),
+        }
+    }
+
     fn without_ipv6(links: &str) -> Self {
         let from = || Rule::new().iif(links).ipv6();
         let to = || Rule::new().oif(links).ipv6();
@@ -203,11 +213,51 @@ impl HostRules {
     }
 }
 
-/// The tables of one namespace, whose links are there.
+/// Returns the tables of one namespace, whose links are there.
 #[must_use]
 pub fn namespace(slot: Slot, six: Six) -> Transaction {
     let (host_ip, peer) = (slot.host_ip(), slot.peer());
-    let frames = [
+    let forward = [
+        Rule::new().ct_state(INVALID).drop(),
+        Rule::new()
+            .iif(TAP)
+            .oif(&peer)
+            .saddr_in(GUEST_IP, 32)
+            .accept(),
+        Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP).accept(),
+    ];
+    let prerouting = [Rule::new().iif(&peer).daddr(host_ip).dnat(GUEST_IP)];
+    let postrouting = [Rule::new().oif(&peer).snat(host_ip)];
+    let tables = [
+        ("prerouting", Hook::nat(Hook::PREROUTING), &prerouting[..]),
+        (
+            "forward",
+            Hook::filter(Hook::FORWARD, FILTER).or_drop(),
+            &forward,
+        ),
+        (
+            "input",
+            Hook::filter(Hook::INPUT, FILTER).or_drop(),
+            &input(ICMP),
+        ),
+        ("output", Hook::filter(Hook::OUTPUT, FILTER), &[only_root()]),
+        ("postrouting", Hook::nat(Hook::POSTROUTING), &postrouting),
+    ]
+    .into_iter()
+    .fold(frames().table(NAMESPACE), |tables, (name, hook, rules)| {
+        chain(tables, NAMESPACE, name, hook, rules)
+    });
+    if six.is_on() {
+        namespace6(tables, slot)
+    } else {
+        tables
+    }
+}
+
+/// Returns the table that sees every frame of a guest first: IPv4 from its own address and ARP for
+/// its gateway pass.
+fn frames() -> Transaction {
+    let own = [
         Rule::new()
             .ether(GUEST_MAC, TAP_MAC)
             .carries(IP)
@@ -219,61 +269,13 @@ pub fn namespace(slot: Slot, six: Six) -> Transaction {
             .arp(GUEST_MAC, GUEST_IP, GATEWAY_IP)
             .accept(),
     ];
-    let forward = [
-        Rule::new().ct_state(INVALID).drop(),
-        Rule::new()
-            .iif(TAP)
-            .oif(&peer)
-            .saddr_in(GUEST_IP, 32)
-            .accept(),
-        Rule::new().iif(&peer).oif(TAP).daddr(GUEST_IP).accept(),
-    ];
-    let output = [only_root()];
-    let prerouting = [Rule::new().iif(&peer).daddr(host_ip).dnat(GUEST_IP)];
-    let postrouting = [Rule::new().oif(&peer).snat(host_ip)];
-    let tables = Transaction::new().table(FRAMES).table(NAMESPACE);
-    let tables = [
-        (FRAMES, "guest", Hook::ingress(TAP).or_drop(), &frames[..]),
-        (
-            NAMESPACE,
-            "prerouting",
-            Hook::nat(Hook::PREROUTING),
-            &prerouting,
-        ),
-        (
-            NAMESPACE,
-            "forward",
-            Hook::filter(Hook::FORWARD, FILTER).or_drop(),
-            &forward,
-        ),
-        (
-            NAMESPACE,
-            "input",
-            Hook::filter(Hook::INPUT, FILTER).or_drop(),
-            &input(ICMP),
-        ),
-        (
-            NAMESPACE,
-            "output",
-            Hook::filter(Hook::OUTPUT, FILTER),
-            &output,
-        ),
-        (
-            NAMESPACE,
-            "postrouting",
-            Hook::nat(Hook::POSTROUTING),
-            &postrouting,
-        ),
-    ]
-    .into_iter()
-    .fold(tables, |tables, (table, name, hook, rules)| {
-        chain(tables, table, name, hook, rules)
-    });
-    if six.is_on() {
-        namespace6(tables, slot)
-    } else {
-        tables
-    }
+    chain(
+        Transaction::new().table(FRAMES),
+        FRAMES,
+        "guest",
+        Hook::ingress(TAP).or_drop(),
+        &own,
+    )
 }
 
 /// The same over IPv6, but that nothing is let in which is no answer.
