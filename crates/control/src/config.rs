@@ -82,44 +82,21 @@ impl Config {
             ));
             SocketAddr::from(([127, 0, 0, 1], 0))
         });
-        let database_url = lookup("DATABASE_URL").unwrap_or_else(|| sqlite_in(&dir));
-        if !["sqlite://", "postgres://", "postgresql://"]
-            .iter()
-            .any(|scheme| database_url.starts_with(scheme))
-        {
-            // Not shown: it may hold a password.
-            mistakes.push("DATABASE_URL must begin with sqlite:// or postgres://".to_owned());
-        }
+        let database_url = database_url(&lookup, &dir, &mut mistakes);
         let host = HostAddr {
             url: host_url(&lookup, &mut mistakes),
             token: token(&lookup, &dir, &mut mistakes),
         };
-        let most = Limits::default();
-        let mut number = |name, least, most, default| {
-            bounded(&lookup, name, least, most, default, &mut mistakes)
-        };
-        let limits = Limits {
-            max_vcpus: number("CP_MAX_VCPUS", 1, most.max_vcpus, most.max_vcpus),
-            max_memory_mb: number(
-                "CP_MAX_MEMORY_MB",
-                Limits::MIN_MEMORY_MB,
-                most.max_memory_mb,
-                most.max_memory_mb,
-            ),
-            max_disk_mb: number(
-                "CP_MAX_DISK_MB",
-                Limits::MIN_DISK_MB,
-                most.max_disk_mb,
-                most.max_disk_mb,
-            ),
-            max_timeout_sec: number(
-                "CP_MAX_TIMEOUT_SEC",
-                1,
-                most.max_timeout_sec,
-                most.max_timeout_sec,
-            ),
-        };
-        let max_upload_bytes = u64::from(number("CP_MAX_UPLOAD_MB", 1, MAX_UPLOAD_MB, 100)) * MIB;
+        let limits = limits(&lookup, &mut mistakes);
+        let max_upload = bounded(
+            &lookup,
+            "CP_MAX_UPLOAD_MB",
+            1,
+            MAX_UPLOAD_MB,
+            100,
+            &mut mistakes,
+        );
+        let max_upload_bytes = u64::from(max_upload) * MIB;
         let ports = ports(&lookup, &mut mistakes);
         let listener = listener_limits(&lookup, &ports, &mut mistakes);
         let config = Self {
@@ -144,6 +121,36 @@ impl Config {
 #[must_use]
 pub fn sqlite_in(dir: &Path) -> String {
     format!("sqlite://{}", dir.join("wrenn.db").display())
+}
+
+fn database_url(
+    lookup: impl Fn(&str) -> Option<String>,
+    dir: &Path,
+    mistakes: &mut Vec<String>,
+) -> String {
+    let url = lookup("DATABASE_URL").unwrap_or_else(|| sqlite_in(dir));
+    let schemes = ["sqlite://", "postgres://", "postgresql://"];
+    if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
+        // Not shown: it may hold a password.
+        mistakes.push("DATABASE_URL must begin with sqlite:// or postgres://".to_owned());
+    }
+    url
+}
+
+/// Limits of sandboxes; a setting can only lower what this version allows.
+fn limits(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Limits {
+    let most = Limits::default();
+    let mut at_most = |name, least, most| bounded(&lookup, name, least, most, most, &mut *mistakes);
+    Limits {
+        max_vcpus: at_most("CP_MAX_VCPUS", 1, most.max_vcpus),
+        max_memory_mb: at_most(
+            "CP_MAX_MEMORY_MB",
+            Limits::MIN_MEMORY_MB,
+            most.max_memory_mb,
+        ),
+        max_disk_mb: at_most("CP_MAX_DISK_MB", Limits::MIN_DISK_MB, most.max_disk_mb),
+        max_timeout_sec: at_most("CP_MAX_TIMEOUT_SEC", 1, most.max_timeout_sec),
+    }
 }
 
 /// The file in which the host agent of the same machine leaves its token.

@@ -11,6 +11,8 @@ use crate::app::exec::{MAX_CWD, MAX_USER};
 
 /// Operations whose body says nothing that has no default.
 const OPTIONAL_BODIES: [&str; 2] = ["fork_sandbox", "create_checkpoint"];
+/// Text that the kernel takes as a whole.
+const NO_NUL: &str = "^[^\\u0000]*$";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -152,69 +154,59 @@ fn complete_path(path: &str, operation: &mut Value) {
     }
 }
 
-/// Bounds that are constants or settings, which attributes on types cannot name.
+/// Adds the bounds that are constants or settings, which attributes on types cannot name.
 fn limit_schemas(schemas: &mut Value, limits: &Limits) {
-    let no_nul = json!("^[^\\u0000]*$");
-    let mut set = |schema: &str, property: &str, bounds: Value| {
-        if let (Some(property), Value::Object(bounds)) = (
-            schemas[schema]["properties"][property].as_object_mut(),
-            bounds,
-        ) {
-            property.extend(bounds);
-        }
-    };
-    set(
-        "ErrorDetail",
-        "code",
-        json!({ "enum": ErrorCode::ALL.map(ErrorCode::as_str) }),
-    );
-    set(
-        "CreateSandbox",
-        "vcpus",
-        json!({ "maximum": limits.max_vcpus }),
-    );
-    set(
-        "CreateSandbox",
-        "memory_mb",
-        json!({ "maximum": limits.max_memory_mb }),
-    );
-    set(
-        "CreateSandbox",
-        "disk_mb",
-        json!({ "maximum": limits.max_disk_mb }),
-    );
-    set(
-        "CreateSandbox",
-        "timeout_sec",
-        json!({ "maximum": limits.max_timeout_sec }),
-    );
+    let codes = json!({ "enum": ErrorCode::ALL.map(ErrorCode::as_str) });
+    set_bounds(schemas, "ErrorDetail", "code", codes);
+    let statuses = json!({ "enum": ["ok", "degraded"] });
+    set_bounds(schemas, "Health", "status", statuses);
+    limit_create_schema(schemas, limits);
+    limit_exec_schema(schemas);
+    limit_names(schemas);
+}
+
+/// Adds `bounds` to a property of a schema, if there is one of that name.
+fn set_bounds(schemas: &mut Value, schema: &str, property: &str, bounds: Value) {
+    let property = schemas[schema]["properties"][property].as_object_mut();
+    if let (Some(property), Value::Object(bounds)) = (property, bounds) {
+        property.extend(bounds);
+    }
+}
+
+fn limit_create_schema(schemas: &mut Value, limits: &Limits) {
+    let maximums = [
+        ("vcpus", limits.max_vcpus),
+        ("memory_mb", limits.max_memory_mb),
+        ("disk_mb", limits.max_disk_mb),
+        ("timeout_sec", limits.max_timeout_sec),
+    ];
+    for (property, maximum) in maximums {
+        let bounds = json!({ "maximum": maximum });
+        set_bounds(schemas, "CreateSandbox", property, bounds);
+    }
+    let count = json!({ "maxProperties": Limits::MAX_ENVS });
+    set_bounds(schemas, "CreateSandbox", "envs", count);
+}
+
+fn limit_exec_schema(schemas: &mut Value) {
+    let most = ExecLimits::MAX_STRING_BYTES;
+    let command = json!({ "minLength": 1, "maxLength": most, "pattern": NO_NUL });
+    set_bounds(schemas, "ExecRequest", "cmd", command);
+    let argument = json!({ "type": "string", "maxLength": most, "pattern": NO_NUL });
+    let arguments = json!({ "items": argument });
+    set_bounds(schemas, "ExecRequest", "args", arguments);
+    let directory = json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": NO_NUL });
+    set_bounds(schemas, "ExecRequest", "cwd", directory);
+}
+
+/// Adds the bounds of environment variables, users and paths, which stand in several schemas.
+fn limit_names(schemas: &mut Value) {
     for schema in ["CreateSandbox", "ExecRequest"] {
         let names = json!({ "pattern": "^[^=\\u0000]+$" });
-        let values = json!({ "type": "string", "pattern": no_nul });
-        set(
-            schema,
-            "envs",
-            json!({ "propertyNames": names, "additionalProperties": values }),
-        );
+        let values = json!({ "type": "string", "pattern": NO_NUL });
+        let bounds = json!({ "propertyNames": names, "additionalProperties": values });
+        set_bounds(schemas, schema, "envs", bounds);
     }
-    set(
-        "CreateSandbox",
-        "envs",
-        json!({ "maxProperties": Limits::MAX_ENVS }),
-    );
-    set(
-        "ExecRequest",
-        "cmd",
-        json!({ "minLength": 1, "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul }),
-    );
-    let argument =
-        json!({ "type": "string", "maxLength": ExecLimits::MAX_STRING_BYTES, "pattern": no_nul });
-    set("ExecRequest", "args", json!({ "items": argument }));
-    set(
-        "ExecRequest",
-        "cwd",
-        json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": no_nul }),
-    );
     let user = json!({ "minLength": 1, "maxLength": MAX_USER, "pattern": "^[^:/\\n\\u0000]*$" });
     for schema in [
         "ExecRequest",
@@ -222,10 +214,10 @@ fn limit_schemas(schemas: &mut Value, limits: &Limits) {
         "ListFilesRequest",
         "UploadForm",
     ] {
-        set(schema, "user", user.clone());
+        set_bounds(schemas, schema, "user", user.clone());
     }
     for schema in ["PathRequest", "ListFilesRequest", "UploadForm"] {
-        set(schema, "path", json!({ "pattern": no_nul }));
+        let path = json!({ "pattern": NO_NUL });
+        set_bounds(schemas, schema, "path", path);
     }
-    set("Health", "status", json!({ "enum": ["ok", "degraded"] }));
 }

@@ -449,26 +449,25 @@ mod tests {
         );
     }
 
-    #[test]
-    fn cookies_do_not_work_for_pages_of_others() {
+    const TAB: [(&str, &str); 3] = [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-dest", "document"),
+    ];
+
+    /// With a cookie that holds a good link.
+    fn asked_with_cookie(method: Method, more: &[(&str, &str)]) -> Result<Access, Denied> {
         let link = Signer::new([1; 32]).sign(&address().target, 160);
         let cookie = format!("wrenn-link={link}");
+        let sent = [&[("cookie", cookie.as_str())], more].concat();
+        asked_over(true, method, "/", &sent)
+    }
+
+    #[test]
+    fn cookie_admits_own_pages_and_tabs() {
         let ours = format!("http://{HOST}");
-        let with = |method: Method, more: &[(&str, &str)]| {
-            asked_over(
-                true,
-                method,
-                "/",
-                &[&[("cookie", cookie.as_str())], more].concat(),
-            )
-        };
-        let tab = [
-            ("sec-fetch-site", "cross-site"),
-            ("sec-fetch-mode", "navigate"),
-            ("sec-fetch-dest", "document"),
-        ];
         let referer = format!("{ours}/page");
-        for admitted in [
+        let admitted = [
             &[("origin", ours.as_str()), ("sec-fetch-site", "same-origin")][..],
             &[("sec-fetch-site", "none"), ("sec-fetch-dest", "document")],
             &[
@@ -476,48 +475,46 @@ mod tests {
                 ("sec-fetch-dest", "image"),
             ],
             &[("referer", referer.as_str())],
-            &tab,
-        ] {
-            assert_eq!(
-                with(Method::GET, admitted),
-                Ok(Access::Session),
-                "{admitted:?}"
-            );
+            &TAB,
+        ];
+        for sent in admitted {
+            let asked = asked_with_cookie(Method::GET, sent);
+            assert_eq!(asked, Ok(Access::Session), "{sent:?}");
         }
-        for dest in [
+    }
+
+    #[test]
+    fn cookie_refuses_foreign_pages() {
+        let dests = [
             "iframe", "frame", "object", "embed", "image", "script", "empty", "",
-        ] {
+        ];
+        for dest in dests {
             for site in ["same-site", "cross-site"] {
                 let sent = [
                     ("sec-fetch-site", site),
                     ("sec-fetch-mode", "navigate"),
                     ("sec-fetch-dest", dest),
                 ];
-                assert_eq!(with(Method::GET, &sent), Err(Denied::Foreign), "{sent:?}");
+                let asked = asked_with_cookie(Method::GET, &sent);
+                assert_eq!(asked, Err(Denied::Foreign), "{sent:?}");
             }
         }
-        assert_eq!(
-            with(
-                Method::GET,
-                &[&tab[..], &[("sec-purpose", "prefetch")]].concat()
-            ),
-            Err(Denied::Foreign)
-        );
-        assert_eq!(with(Method::DELETE, &tab), Err(Denied::Foreign));
-        assert_eq!(
-            with(Method::GET, &[("referer", "https://evil.com/")]),
-            Err(Denied::Foreign)
-        );
+        let prefetch = [&TAB[..], &[("sec-purpose", "prefetch")]].concat();
+        let foreign = [
+            (Method::GET, &prefetch[..]),
+            (Method::DELETE, &TAB),
+            (Method::GET, &[("referer", "https://evil.com/")]),
+        ];
+        for (method, sent) in foreign {
+            assert_eq!(asked_with_cookie(method, sent), Err(Denied::Foreign));
+        }
         for origin in [
             "http://81-sb-0123456789abcdefghij.localhost:8000",
             "null",
             "http://localhost:8000",
         ] {
-            assert_eq!(
-                with(Method::GET, &[("origin", origin)]),
-                Err(Denied::Foreign),
-                "{origin}"
-            );
+            let asked = asked_with_cookie(Method::GET, &[("origin", origin)]);
+            assert_eq!(asked, Err(Denied::Foreign), "{origin}");
         }
     }
 

@@ -279,22 +279,55 @@ async fn forward(
     host: &Arc<Host>,
     counted: Counted,
 ) -> Result<Response, Failure> {
-    let protocol =
-        headers::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+    let is_http_11 = request.version() == Version::HTTP_11;
+    let protocol = headers::upgrade(request.headers()).filter(|_| is_http_11);
     let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
-    let from = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|info| info.0.ip());
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts);
-    let takes_trailers = headers::takes_trailers(&parts.headers);
+    prepare_head(app, address, &mut parts, &body, protocol);
+    parts.uri = path(address, &parts)
+        .and_then(|path| connector::uri(&app.hosts, host, &address.target, path))
+        .ok_or_else(|| Failure::invalid("the path cannot be read"))?;
+    let answer = async {
+        if grpc {
+            parts.version = Version::HTTP_2;
+            parts.headers.remove(TRANSFER_ENCODING);
+            parts.headers.remove(http::header::HOST);
+            let request = Request::from_parts(parts, body);
+            return app.ports.client_h2.request(request).await;
+        }
+        retry::send(&app.ports.client, &app.ports.client_unpooled, parts, body).await
+    };
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+    let answer = answer.map_err(|_| {
+        let text = "the program on this port took too long to answer";
+        Failure::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            ErrorCode::Timeout,
+            text,
+            "look at what it does, and try again",
+        )
+    })?;
+    let answer = answer.map_err(|error| no_answer(&error, address))?;
+    finish(app, address, access, answer, client, counted)
+}
+
+/// Makes the head of a client's request that of a request to the guest, but for its URI.
+fn prepare_head(
+    app: &App,
+    address: &Address,
+    parts: &mut Parts,
+    body: &Body,
+    protocol: Option<HeaderValue>,
+) {
+    let takes_trailers = headers::takes_trailers(&parts.headers) || is_grpc(parts);
     // Over HTTP/2 clients leave it out where it is 0.
     let has_body = parts.version == Version::HTTP_2
         && [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
     let says_length = has_body || parts.headers.contains_key(CONTENT_LENGTH);
+    let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     let came = Came {
-        from,
+        from: from.map(|info| info.0.ip()),
         scheme: scheme(app),
         behind_proxy: app.ports.settings.public_url.is_some(),
     };
@@ -317,43 +350,15 @@ async fn forward(
             .headers
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    // The others tell hyper in which case the names of the fields came.
-    parts.extensions.remove::<ConnectInfo<SocketAddr>>();
-    parts.extensions.remove::<ConnectionHandle>();
-    parts.uri = path(address, &parts)
-        .and_then(|path| connector::uri(&app.hosts, host, &address.target, path))
-        .ok_or_else(|| Failure::invalid("the path cannot be read"))?;
-    parts.version = Version::HTTP_11;
-    if grpc || takes_trailers {
+    if takes_trailers {
         parts
             .headers
             .insert(TE, HeaderValue::from_static("trailers"));
     }
-    let answer = async {
-        if grpc {
-            parts.version = Version::HTTP_2;
-            parts.headers.remove(TRANSFER_ENCODING);
-            parts.headers.remove(http::header::HOST);
-            return app
-                .ports
-                .client_h2
-                .request(Request::from_parts(parts, body))
-                .await;
-        }
-        retry::send(&app.ports.client, &app.ports.client_unpooled, parts, body).await
-    };
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
-    let answer = answer.map_err(|_| {
-        let text = "the program on this port took too long to answer";
-        Failure::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            ErrorCode::Timeout,
-            text,
-            "look at what it does, and try again",
-        )
-    })?;
-    let answer = answer.map_err(|error| no_answer(&error, address))?;
-    finish(app, address, access, answer, client, counted)
+    // The others tell hyper in which case the names of the fields came.
+    parts.extensions.remove::<ConnectInfo<SocketAddr>>();
+    parts.extensions.remove::<ConnectionHandle>();
+    parts.version = Version::HTTP_11;
 }
 
 fn finish(

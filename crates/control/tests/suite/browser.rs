@@ -14,7 +14,7 @@ use serde_json::json;
 use testkit::host::FakeHost;
 use tokio::net::TcpListener;
 
-use crate::ports::PORT;
+use crate::guest_server::PORT;
 use crate::raw::address;
 use crate::support::{Ground, Plane, eventually};
 use devtools::{Browser, Tab};

@@ -9,7 +9,7 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::ports::{PORT, name, serve};
+use crate::guest_server::{PORT, name, serve};
 use crate::raw::{address, contains, read_head, text};
 use crate::support::{Plane, one};
 

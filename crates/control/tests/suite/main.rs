@@ -13,6 +13,7 @@ mod files;
 mod first_key;
 mod fork;
 mod full_disk;
+mod guest_server;
 mod idempotency;
 mod lists;
 mod model;

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use api_types::CreateSandbox;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ports::{PORT, name};
+use crate::guest_server::{PORT, name};
 use crate::raw::{address, text};
 use crate::support::{eventually, one};
 use corpus::Case;

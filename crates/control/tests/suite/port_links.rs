@@ -6,7 +6,7 @@ use control::ports::link::{SECRET, Signer};
 use reqwest::{Client, Method, Response, redirect};
 use serde_json::Value;
 
-use crate::ports::{PORT, name, with_server};
+use crate::guest_server::{PORT, name, with_server};
 use crate::support::{Plane, refused};
 
 async fn link(plane: &Plane, id: &str, port: u16) -> PortLink {

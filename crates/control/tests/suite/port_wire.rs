@@ -4,7 +4,7 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::ports::{PORT, name};
+use crate::guest_server::{PORT, name};
 use crate::raw::{
     address, contains, exchange, read_all, read_head, start_recorder, start_server, text,
 };

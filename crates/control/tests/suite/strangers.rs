@@ -10,7 +10,7 @@ use testkit::host::access_token;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ports::{PORT, name, with_server};
+use crate::guest_server::{PORT, name, with_server};
 use crate::raw::{address, read_all};
 use crate::support::{Plane, eventually, one};
 

@@ -44,16 +44,7 @@ pub(super) fn start(
     request: rpc::ExecRequest,
 ) -> Result<ServiceStream<rpc::ExecResponse>, ConnectError> {
     if !PROGRAMS.contains(&request.cmd.as_str()) {
-        let (exit_code, reason) = match request.cmd.as_str() {
-            "script" => (126, "Permission denied (os error 13)"),
-            _ => (127, "No such file or directory (os error 2)"),
-        };
-        let error = Some(format!("cannot start '{}': {reason}", request.cmd));
-        let end = rpc::exec_response::ExecEnd {
-            exit_code,
-            error,
-            ..Default::default()
-        };
+        let end = not_started(&request.cmd);
         return Ok(futures::stream::iter([Ok(message(Event::from(end)))]).boxed());
     }
     let (output, receiver) = mpsc::channel(4);
@@ -105,6 +96,18 @@ pub(super) fn start(
         shared.world().processes.remove(&pid);
     });
     Ok(ReceiverStream::new(receiver).boxed())
+}
+
+fn not_started(cmd: &str) -> rpc::exec_response::ExecEnd {
+    let (exit_code, reason) = match cmd {
+        "script" => (126, "Permission denied (os error 13)"),
+        _ => (127, "No such file or directory (os error 2)"),
+    };
+    rpc::exec_response::ExecEnd {
+        exit_code,
+        error: Some(format!("cannot start '{cmd}': {reason}")),
+        ..Default::default()
+    }
 }
 
 async fn ended_by_signal(
