@@ -77,12 +77,12 @@ impl Nflog {
     /// # Errors
     /// When there is no runtime that watches descriptors.
     pub fn watched(self) -> io::Result<AsyncFd<Self>> {
-        // SAFETY: the descriptor is that of the socket, which nobody else has, and which stays open
-        // until it is dropped.
         #[allow(
             unsafe_code,
             reason = "only its owner knows that a descriptor stays open"
         )]
+        // SAFETY: the descriptor is that of the socket, which nobody else has, and which stays open
+        // until it is dropped.
         let registered = unsafe { AsyncFd::register(self) };
         Ok(registered?)
     }

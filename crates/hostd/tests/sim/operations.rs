@@ -177,7 +177,7 @@ impl Client {
         match answer {
             Ok(handle) => self.made(&id, &handle),
             Err(Refused::Template(_)) if template != "base" => {
-                drop(self.note(&id, |known, _| known.removed = true))
+                self.note(&id, |known, _| known.removed = true);
             }
             Err(error) => self.judge("create", &id, &error),
         }

@@ -211,7 +211,7 @@ impl User {
                     .violation(format!("{id} is removed and still there"));
             }
             Answer::Done(()) | Answer::Refused(_) => {
-                drop(self.scene.note(id, |known, _| known.removed = true))
+                self.scene.note(id, |known, _| known.removed = true);
             }
             Answer::Nothing => {}
         }
