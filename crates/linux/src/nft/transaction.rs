@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use netlink_bindings::builtin::PushDummy;
 use netlink_bindings::nftables::{
     Chained, Nfgenmsg, PushExprAttrs, PushExprListAttrs, PushRuleAttrs, Registers, SetFlags,
     VerdictCode,
@@ -356,10 +357,15 @@ fn bits(address: IpAddr) -> u128 {
 }
 
 type List<'a> = PushExprListAttrs<PushRuleAttrs<RequestBuf<'a>>>;
+type Expression<'a> = PushExprAttrs<List<'a>>;
+/// An expression with its data.
+type Encoded<'a> = PushDummy<List<'a>>;
+
+/// Register that all steps of a rule load and compare.
+const REGISTER: u32 = Registers::Reg1 as u32;
 
 fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
-    const REGISTER: u32 = Registers::Reg1 as u32;
-    let element: PushExprAttrs<List<'a>> = list.nested_elem();
+    let element: Expression<'a> = list.nested_elem();
     match step {
         Step::Meta(key) => element
             .nested_data_meta()
@@ -384,34 +390,8 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
             .push_result(*result)
             .push_flags(*flags)
             .end_nested(),
-        Step::And(mask) => {
-            let loaded = element
-                .nested_data_bitwise()
-                .push_sreg(REGISTER)
-                .push_dreg(REGISTER);
-            let len = u32::try_from(mask.len()).unwrap_or_default();
-            let masked = loaded
-                .push_len(len)
-                .nested_mask()
-                .push_value(mask)
-                .end_nested();
-            masked
-                .nested_xor()
-                .push_value(&vec![0; mask.len()])
-                .end_nested()
-                .end_nested()
-        }
-        Step::Compare { op, with } => {
-            let compared = element
-                .nested_data_cmp()
-                .push_sreg(REGISTER)
-                .push_op(*op as u32);
-            compared
-                .nested_data()
-                .push_value(with)
-                .end_nested()
-                .end_nested()
-        }
+        Step::And(mask) => encode_bitwise_and(element, mask),
+        Step::Compare { op, with } => encode_comparison(element, *op as u32, with),
         // `NFTA_LOOKUP_SREG` is what the kernel's description, of which the library is made, calls
         // `set-id`.
         Step::Within(set) => element
@@ -419,57 +399,83 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
             .push_set_bytes(set.as_bytes())
             .push_set_id(REGISTER)
             .end_nested(),
-        Step::Load(value) => {
-            let loaded = element.nested_data_immediate().push_dreg(REGISTER);
-            loaded
-                .nested_data()
-                .push_value(value)
-                .end_nested()
-                .end_nested()
-        }
-        Step::Nat { kind, family } => element
-            .nested_data_nat()
-            .push_type(if *kind == NatKind::Source {
-                NAT_SNAT
-            } else {
-                NAT_DNAT
-            })
-            .push_family((*family).into())
-            .push_reg_addr_min(REGISTER)
+        Step::Load(value) => element
+            .nested_data_immediate()
+            .push_dreg(REGISTER)
+            .nested_data()
+            .push_value(value)
+            .end_nested()
             .end_nested(),
+        Step::Nat { kind, family } => encode_nat(element, *kind, (*family).into()),
         Step::Other { name, attributes } => return encode_other(element, name, attributes),
         Step::Log { group, snaplen } => element
             .nested_data_log()
             .push_group(*group)
             .push_snaplen(*snaplen)
             .end_nested(),
-        Step::Goto(chain) => {
-            let verdict = element
-                .nested_data_immediate()
-                .push_dreg(Registers::RegVerdict as u32);
-            let verdict = verdict
-                .nested_data()
-                .nested_verdict()
-                .push_code(VerdictCode::Goto as u32);
-            verdict
-                .push_chain_bytes(chain.as_bytes())
-                .end_nested()
-                .end_nested()
-                .end_nested()
-        }
+        Step::Goto(chain) => encode_verdict(element, VerdictCode::Goto, Some(chain)),
         Step::Masquerade => return element.push_name_bytes(b"masq").end_nested(),
-        Step::Verdict(code) => {
-            let verdict = element
-                .nested_data_immediate()
-                .push_dreg(Registers::RegVerdict as u32);
-            let verdict = verdict
-                .nested_data()
-                .nested_verdict()
-                .push_code(*code as u32);
-            verdict.end_nested().end_nested().end_nested()
-        }
+        Step::Verdict(code) => encode_verdict(element, *code, None),
     }
     .end_nested()
+}
+
+fn encode_bitwise_and<'a>(element: Expression<'a>, mask: &[u8]) -> Encoded<'a> {
+    let len = u32::try_from(mask.len()).unwrap_or_default();
+    element
+        .nested_data_bitwise()
+        .push_sreg(REGISTER)
+        .push_dreg(REGISTER)
+        .push_len(len)
+        .nested_mask()
+        .push_value(mask)
+        .end_nested()
+        .nested_xor()
+        .push_value(&vec![0; mask.len()])
+        .end_nested()
+        .end_nested()
+}
+
+fn encode_comparison<'a>(element: Expression<'a>, op: u32, with: &[u8]) -> Encoded<'a> {
+    element
+        .nested_data_cmp()
+        .push_sreg(REGISTER)
+        .push_op(op)
+        .nested_data()
+        .push_value(with)
+        .end_nested()
+        .end_nested()
+}
+
+fn encode_nat(element: Expression<'_>, kind: NatKind, family: u32) -> Encoded<'_> {
+    let nat_type = match kind {
+        NatKind::Source => NAT_SNAT,
+        _ => NAT_DNAT,
+    };
+    element
+        .nested_data_nat()
+        .push_type(nat_type)
+        .push_family(family)
+        .push_reg_addr_min(REGISTER)
+        .end_nested()
+}
+
+fn encode_verdict<'a>(
+    element: Expression<'a>,
+    code: VerdictCode,
+    chain: Option<&str>,
+) -> Encoded<'a> {
+    let verdict = element
+        .nested_data_immediate()
+        .push_dreg(Registers::RegVerdict as u32)
+        .nested_data()
+        .nested_verdict()
+        .push_code(code as u32);
+    let verdict = match chain {
+        Some(chain) => verdict.push_chain_bytes(chain.as_bytes()),
+        None => verdict,
+    };
+    verdict.end_nested().end_nested().end_nested()
 }
 
 fn encode_other<P: Pusher>(element: PushExprAttrs<P>, name: &str, attributes: &[u8]) -> P {

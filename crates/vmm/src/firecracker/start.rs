@@ -178,7 +178,8 @@ pub(super) async fn launch(
 ) -> Result<Started> {
     let dir = config.dir.clone();
     let pipe = |name| Pipe::make(&dir.join(name)).map_err(in_file("make a pipe in", &dir));
-    let (console, metrics) = (pipe(CONSOLE)?, pipe(METRICS)?);
+    let console = pipe(CONSOLE)?;
+    let metrics = pipe(METRICS)?;
     let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
     let spawn = Spawn {
         program: host.program.clone(),
@@ -189,35 +190,7 @@ pub(super) async fn launch(
         oom_score_adj: Some(OOM_SCORE_ADJ),
         ..Spawn::default()
     };
-    let write = files
-        .write
-        .iter()
-        .chain(&[LOG, CONSOLE, METRICS])
-        .map(|name| dir.join(name))
-        .collect();
-    let read = files.read.iter().map(|name| dir.join(name)).collect();
-    // It opens the guest's network device itself.
-    let net = config.net.as_ref().map(|_| linux::tap::DEVICE);
-    let devices = files
-        .devices
-        .iter()
-        .chain(&["/dev/kvm"])
-        .chain(&net)
-        .map(PathBuf::from)
-        .collect();
-    let open_files_in = vec![dir.join(OUT)];
-    // It has filters of its own, one for each kind of thread.
-    let syscalls = Syscalls::NotDenied;
-    let overhead_mb = OVERHEAD_MB;
-    let needs = Needs {
-        run: Arc::clone(&run),
-        open_files_in,
-        devices,
-        write,
-        read,
-        overhead_mb,
-        syscalls,
-    };
+    let needs = jail_needs(config, &run, files);
     let process = Arc::new(
         process::start(
             spawn,
@@ -258,6 +231,26 @@ pub(super) async fn launch(
     match ready.await {
         Ok(()) => Ok(started),
         Err(error) => Err(started.fail(error).await),
+    }
+}
+
+/// Returns what Firecracker may open in its jail.
+fn jail_needs(config: &VmConfig, run: &Arc<RunDir>, files: Files<'_>) -> Needs {
+    let dir = &config.dir;
+    let write = files.write.iter().chain(&[LOG, CONSOLE, METRICS]);
+    let read = files.read.iter();
+    // It opens the guest's network device itself.
+    let net = config.net.as_ref().map(|_| linux::tap::DEVICE);
+    let devices = files.devices.iter().chain(&["/dev/kvm"]).chain(&net);
+    Needs {
+        run: Arc::clone(run),
+        open_files_in: vec![dir.join(OUT)],
+        devices: devices.map(PathBuf::from).collect(),
+        write: write.map(|name| dir.join(name)).collect(),
+        read: read.map(|name| dir.join(name)).collect(),
+        overhead_mb: OVERHEAD_MB,
+        // It has filters of its own, one for each kind of thread.
+        syscalls: Syscalls::NotDenied,
     }
 }
 

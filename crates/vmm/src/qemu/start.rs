@@ -81,20 +81,16 @@ pub(super) async fn launch(
 ) -> Result<Started> {
     let dir = config.dir.clone();
     let tap = open_tap(config).await?;
-    let number = tap.as_ref().map(AsRawFd::as_raw_fd);
     let machine = Machine {
         accel: host.accel,
         tsc_khz: host.tsc_khz,
         ram,
         memory,
         incoming,
-        tap: number,
+        tap: tap.as_ref().map(AsRawFd::as_raw_fd),
     };
-    let args = args::command_line(config, &machine).map_err(|source| Error::Io {
-        action: "name in QEMU's arguments",
-        path: dir.clone(),
-        source,
-    })?;
+    let args =
+        args::command_line(config, &machine).map_err(in_file("name in QEMU's arguments", &dir))?;
     clear(&dir).map_err(in_file("clear", &dir))?;
     let run =
         RunDir::create(config).map_err(in_file("make the working directory of QEMU in", &dir))?;
@@ -109,19 +105,7 @@ pub(super) async fn launch(
         oom_score_adj: Some(OOM_SCORE_ADJ),
         ..Spawn::default()
     };
-    let mut needs = Needs {
-        run: Arc::clone(&run),
-        open_files_in: Vec::new(),
-        devices: host.accel.devices(),
-        write: Vec::new(),
-        read: Vec::new(),
-        overhead_mb: host.accel.overhead_mb(),
-        syscalls: host.accel.syscalls(host.enforcement),
-    };
-    match ram {
-        Ram::File => needs.write.push(memory.to_owned()),
-        Ram::Private => needs.devices.push(memory.to_owned()),
-    }
+    let needs = jail_needs(host, ram, memory, &run);
     let process = process::start(
         spawn,
         config,
@@ -140,11 +124,7 @@ pub(super) async fn launch(
     };
     let ready = match record::write(&record, &dir) {
         Ok(()) => connect(&run, &process, &output, START).await,
-        Err(source) => Err(Error::Io {
-            action: "write vm.json in",
-            path: dir.clone(),
-            source,
-        }),
+        Err(error) => Err(in_file("write vm.json in", &dir)(error)),
     };
     match ready {
         Ok((qmp, shutdowns)) => Ok(Started {
@@ -162,6 +142,24 @@ pub(super) async fn launch(
             Err(error)
         }
     }
+}
+
+/// Returns what QEMU may open in its jail.
+fn jail_needs(host: &Host, ram: Ram, memory: &Path, run: &Arc<RunDir>) -> Needs {
+    let mut needs = Needs {
+        run: Arc::clone(run),
+        open_files_in: Vec::new(),
+        devices: host.accel.devices(),
+        write: Vec::new(),
+        read: Vec::new(),
+        overhead_mb: host.accel.overhead_mb(),
+        syscalls: host.accel.syscalls(host.enforcement),
+    };
+    match ram {
+        Ram::File => needs.write.push(memory.to_owned()),
+        Ram::Private => needs.devices.push(memory.to_owned()),
+    }
+    needs
 }
 
 /// Opens the guest's network device, so that QEMU needs neither its name nor its namespace.
