@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, watch};
 use vmm::engine::Engine;
 
 use crate::boot::BootFiles;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::disk::{self, Disks};
 use crate::dns::Upstream;
 use crate::generations::Generations;
@@ -52,17 +52,6 @@ pub struct Host {
     pub upstream: Arc<Upstream>,
 }
 
-/// How much there may be on one host.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Sandboxes that hold resources (`AGENT_MAX_SANDBOXES`).
-    pub sandboxes: usize,
-    /// Checkpoints of one sandbox (`AGENT_MAX_CHECKPOINTS`).
-    pub checkpoints: usize,
-    /// Snapshots that were made of one sandbox and are still there (`AGENT_MAX_SNAPSHOTS`).
-    pub snapshots: usize,
-}
-
 /// What a host is made of: see the fields of [`Host`].
 #[derive(Debug)]
 pub struct Parts {
@@ -87,29 +76,29 @@ impl Host {
     /// The first thing that this host lacks, with what to do about it.
     pub async fn prepare(config: &Config) -> Result<Self, String> {
         let engine = {
-            let wanted = config.engine.clone();
+            let wanted = config.engine.wanted.clone();
             blocking(move || vmm::engine::choose(&wanted)).await?
         };
-        let ledger = Ledger::open(&config.sandboxes).map_err(|error| chain(&error))?;
+        let ledger = Ledger::open(&config.paths.sandboxes).map_err(|error| chain(&error))?;
         let disks = prepare_disks(&engine, config).await?;
         let boot = {
             let (kernel, envd, cache) = (
-                config.kernel.clone(),
-                config.envd.clone(),
+                config.paths.kernel.clone(),
+                config.paths.envd.clone(),
                 config.dir.join("boot"),
             );
             blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await?
         };
         let networks = {
-            let (owner, settings) = (config.dir.clone(), config.network_settings());
+            let (owner, settings) = (config.dir.clone(), config.network.settings.clone());
             blocking(move || Networks::prepare(&owner, &settings)).await?
         };
         let jails = {
-            let (base, limits) = (config.uid_base, config.disk_limits);
+            let (base, limits) = (config.engine.uid_base, config.disks.limits);
             blocking(move || Jails::prepare(base, limits)).await?
         };
         let snapshots = {
-            let dir = config.snapshots.clone();
+            let dir = config.paths.snapshots.clone();
             blocking(move || Snapshots::open(&dir)).await?
         };
         let forks = {
@@ -121,11 +110,11 @@ impl Host {
             blocking(move || Generations::open(&path, crate::sandbox::now_ms)).await?
         };
         let warm = {
-            let (dir, on) = (config.dir.join("warm"), config.warm);
+            let (dir, on) = (config.dir.join("warm"), config.engine.preboot);
             blocking(move || Warm::open(&dir, on)).await?
         };
         let id = host_id(config).map_err(|error| chain(&error))?;
-        let images = Images::new(&config.images);
+        let images = Images::new(&config.paths.images);
         let parts = Parts {
             id,
             engine,
@@ -140,12 +129,8 @@ impl Host {
             forks,
             generations,
         };
-        let limits = Limits {
-            sandboxes: config.max_sandboxes,
-            checkpoints: config.max_checkpoints,
-            snapshots: config.max_snapshots,
-        };
-        Ok(Self::of(parts, limits, Upstream::of_setting(&config.dns)?))
+        let upstream = Upstream::of_setting(&config.network.settings.name_servers)?;
+        Ok(Self::of(parts, config.limits, upstream))
     }
 
     /// A host of these parts, whose sandboxes' resolvers ask `upstream`. Simulations bring parts of
@@ -226,13 +211,13 @@ impl Host {
 }
 
 async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String> {
-    let images = Images::new(&config.images)
+    let images = Images::new(&config.paths.images)
         .list()
         .map_err(|error| chain(&error))?;
     let image = images.into_iter().next().map(|image| image.path);
-    let (choice, dir) = (config.disk, config.sandboxes.clone());
+    let (choice, dir) = (config.disks.backend, config.paths.sandboxes.clone());
     // That of no slot, since these begin with 1.
-    let reader = config.uid_base;
+    let reader = config.engine.uid_base;
     let qcow2 = engine.driver.supports(vmm::DiskFormat::Qcow2);
     blocking(move || {
         let chosen = disk::choose(choice, &dir, image.as_deref(), qcow2)?;

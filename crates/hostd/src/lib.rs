@@ -95,8 +95,8 @@ impl Agent {
         Ok(Self {
             manager,
             router,
-            network_pool: config.network_pool,
-            listener_limits: config.listener,
+            network_pool: config.network.pool_size,
+            listener_limits: config.api.listener,
             _lock: lock,
         })
     }

@@ -66,17 +66,17 @@ async fn run() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let config = Config::from_env()?;
-    let token = match &config.token {
+    let token = match &config.api.token {
         Some(token) => token.clone(),
         None => token::load_or_make(&config.dir).map_err(|error| anyhow!(error))?,
     };
     let agent = Agent::prepare(&config, &token)
         .await
         .map_err(|error| anyhow!(error))?;
-    let listener = TcpListener::bind(config.listen)
+    let listener = TcpListener::bind(config.api.listen)
         .await
-        .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.listen))?;
-    tracing::info!(listen = %config.listen, dir = %config.dir.display(), "the host agent serves");
+        .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.api.listen))?;
+    tracing::info!(listen = %config.api.listen, dir = %config.dir.display(), "the host agent serves");
     let shutdown = CancellationToken::new();
     tokio::spawn(end_on_signal(shutdown.clone())?);
     agent

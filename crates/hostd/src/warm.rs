@@ -29,7 +29,7 @@ const NEW: &str = ".new-";
 
 /// All that makes two guests the same before they are anybody's.
 #[derive(Debug)]
-pub struct Shape<'a> {
+pub struct BootParameters<'a> {
     pub image: &'a Path,
     pub kernel: &'a Path,
     pub initramfs: &'a Path,
@@ -43,12 +43,12 @@ pub struct Shape<'a> {
 
 /// Name of a shape.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(String);
+pub struct BootKey(String);
 
-impl Shape<'_> {
+impl BootParameters<'_> {
     /// # Errors
     /// When one of its files is not there.
-    pub fn key(&self) -> io::Result<Key> {
+    pub fn key(&self) -> io::Result<BootKey> {
         let mut hash = Sha256::new();
         for file in [self.image, self.kernel, self.initramfs] {
             let meta = fs::metadata(file)?;
@@ -73,12 +73,13 @@ impl Shape<'_> {
         hash.update(format!(
             "{vcpus} {memory_mb} {disk_bytes} {disk_backend} {engine}\n{kernel_args}"
         ));
-        Ok(Key(hash
-            .finalize()
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()))
+        Ok(BootKey(
+            hash.finalize()
+                .iter()
+                .take(16)
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        ))
     }
 }
 
@@ -89,16 +90,16 @@ pub struct Warm {
     /// Off: every sandbox boots.
     on: bool,
     /// Shapes that are being prepared.
-    making: Arc<Mutex<BTreeSet<Key>>>,
+    making: Arc<Mutex<BTreeSet<BootKey>>>,
     /// What keeps the memory of those that were used ready, by directory.
     held: Mutex<BTreeMap<PathBuf, vmm::Held>>,
 }
 
 /// The right to prepare a shape, for as long as it lives.
 #[derive(Debug)]
-pub struct Making {
-    making: Arc<Mutex<BTreeSet<Key>>>,
-    key: Key,
+pub struct PendingEntry {
+    making: Arc<Mutex<BTreeSet<BootKey>>>,
+    key: BootKey,
     /// Where, not made yet.
     pub staging: PathBuf,
 }
@@ -129,7 +130,7 @@ impl Warm {
 
     /// The instant of a shape, if there is one.
     #[must_use]
-    pub fn find(&self, key: &Key) -> Option<PathBuf> {
+    pub fn find(&self, key: &BootKey) -> Option<PathBuf> {
         let dir = self.dir.join(&key.0);
         (self.on && Instant::read(&dir).is_ok()).then(|| {
             // Only the order in which shapes go depends on it.
@@ -140,7 +141,7 @@ impl Warm {
 
     /// Asks to prepare a shape. `None` while somebody else does, or has done it.
     #[must_use]
-    pub fn begin(&self, key: &Key) -> Option<Making> {
+    pub fn begin(&self, key: &BootKey) -> Option<PendingEntry> {
         if !self.on || self.find(key).is_some() {
             return None;
         }
@@ -150,7 +151,7 @@ impl Warm {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(key.clone());
         let staging = self.dir.join(format!("{NEW}{}", key.0));
-        is_first.then(|| Making {
+        is_first.then(|| PendingEntry {
             making: Arc::clone(&self.making),
             key: key.clone(),
             staging,
@@ -189,7 +190,7 @@ impl Warm {
     ///
     /// # Errors
     /// What keeps it from its place.
-    pub fn publish(&self, making: &Making) -> io::Result<()> {
+    pub fn publish(&self, making: &PendingEntry) -> io::Result<()> {
         instant::publish(&making.staging, &self.dir.join(&making.key.0))?;
         self.keep_the_last_used()
     }
@@ -211,7 +212,7 @@ impl Warm {
     }
 }
 
-impl Drop for Making {
+impl Drop for PendingEntry {
     fn drop(&mut self) {
         self.making
             .lock()
@@ -226,12 +227,12 @@ mod tests {
     use crate::disk::Backend;
     use crate::sandbox::ledger::DiskRecord;
 
-    fn key(dir: &Path, memory_mb: u32) -> Key {
+    fn key(dir: &Path, memory_mb: u32) -> BootKey {
         let file = dir.join("file");
         if !file.exists() {
             fs::write(&file, b"content").unwrap();
         }
-        let shape = Shape {
+        let shape = BootParameters {
             image: &file,
             kernel: &file,
             initramfs: &file,
@@ -245,7 +246,7 @@ mod tests {
         shape.key().unwrap()
     }
 
-    fn make(warm: &Warm, key: &Key) {
+    fn make(warm: &Warm, key: &BootKey) {
         let making = warm.begin(key).unwrap();
         instant::make_dir(&making.staging).unwrap();
         let disk = DiskRecord {
@@ -264,7 +265,7 @@ mod tests {
     fn a_shape_is_prepared_once_and_those_used_last_stay() {
         let dir = tempfile::tempdir().unwrap();
         let warm = Warm::open(&dir.path().join("warm"), true).unwrap();
-        let keys: Vec<Key> = (0..)
+        let keys: Vec<BootKey> = (0..)
             .map(|n| key(dir.path(), 128 + n))
             .take(SHAPES + 2)
             .collect();

@@ -65,7 +65,7 @@ pub(super) fn engine(engine: &Result<Engine, engine::Error>) -> Check {
 }
 
 pub(super) fn firecracker(config: &Config) -> Check {
-    match engine::find_firecracker(&config.engine) {
+    match engine::find_firecracker(&config.engine.wanted) {
         Ok((program, version)) => Check::ok(
             "firecracker",
             format!("{} is version {version}", program.display()),
@@ -99,7 +99,7 @@ pub(super) fn tun() -> Check {
 pub(super) fn network(config: &Config) -> Check {
     let name = format!("wdoctor-{}", std::process::id());
     // What keeps from choosing is told of IPv6.
-    let six = Six::choose(config.ipv6).unwrap_or(Six::On);
+    let six = Six::choose(config.network.settings.ipv6).unwrap_or(Six::On);
     let tried = netns::create(&name)
         .and_then(|()| netns::enter(&name, move || crate::network::try_rules(six)));
     let removed = netns::remove(&name);
@@ -131,7 +131,7 @@ pub(super) fn forwarding() -> Check {
 /// Whether sandboxes have IPv6, why, and what would stop it.
 pub(super) fn ipv6(config: &Config) -> Check {
     const NAME: &str = "ipv6";
-    let six = match Six::choose(config.ipv6) {
+    let six = match Six::choose(config.network.settings.ipv6) {
         Ok(six) => six,
         Err(error) => {
             return Check::warning(
@@ -141,7 +141,7 @@ pub(super) fn ipv6(config: &Config) -> Check {
             );
         }
     };
-    match (six, config.ipv6) {
+    match (six, config.network.settings.ipv6) {
         (Six::Off(why), WantedIpv6::On) => {
             let found = format!(
                 "sandboxes have none, though AGENT_IPV6 is on: {}",
@@ -179,12 +179,12 @@ pub(super) fn jail(config: &Config) -> Check {
     if !super::is_root() {
         return Check::warning("jail", "can be tried by root only", "sudo wrenn doctor");
     }
-    match linux::jail::probe(config.uid_base) {
+    match linux::jail::probe(config.engine.uid_base) {
         Ok(()) => Check::ok(
             "jail",
             format!(
                 "programs run in jails, as users from {} on",
-                config.uid_base
+                config.engine.uid_base
             ),
         ),
         Err(error) => Check::missing(
@@ -266,7 +266,7 @@ pub(super) fn disks(chosen: &Result<Chosen, disk::Error>) -> Check {
 }
 
 pub(super) fn disk_space(config: &Config) -> Check {
-    let dir = existing(&config.sandboxes);
+    let dir = existing(&config.paths.sandboxes);
     let free = file::free_bytes(&dir).unwrap_or_default();
     #[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
     let found = format!(
@@ -315,7 +315,7 @@ pub(super) fn packages() -> Check {
 }
 
 pub(super) fn guest_kernel(config: &Config) -> Check {
-    let path = &config.kernel;
+    let path = &config.paths.kernel;
     let fix = "make kernel, or set AGENT_KERNEL_PATH to a bzImage or vmlinux";
     match fs::read(path).map(|image| crate::boot::vmlinux(&image)) {
         Ok(Ok(_)) => Check::ok("guest kernel", path.display().to_string()),
@@ -327,7 +327,7 @@ pub(super) fn guest_kernel(config: &Config) -> Check {
 }
 
 pub(super) fn guest_agent(config: &Config) -> Check {
-    let path = &config.envd;
+    let path = &config.paths.envd;
     let fix = "make build-envd, or set AGENT_ENVD_PATH";
     match starts_as_elf(path) {
         Ok(true) => Check::ok("guest agent", path.display().to_string()),
@@ -350,9 +350,9 @@ pub(super) fn templates(config: &Config) -> Check {
     const NAME: &str = "templates";
     let fix = format!(
         "make images, or put an ext4 image as NAME.ext4 into {}",
-        config.images.display()
+        config.paths.images.display()
     );
-    let images = Images::new(&config.images);
+    let images = Images::new(&config.paths.images);
     let (found, passed_over) = match images
         .list()
         .and_then(|found| Ok((found, images.passed_over()?)))
@@ -379,7 +379,7 @@ pub(super) fn templates(config: &Config) -> Check {
         .collect();
     if names.is_empty() {
         let found = [
-            vec![format!("none in {}", config.images.display())],
+            vec![format!("none in {}", config.paths.images.display())],
             passed_over,
         ]
         .concat();

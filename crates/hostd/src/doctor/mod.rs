@@ -83,7 +83,7 @@ pub struct Report {
 /// listen on. Blocking, for some seconds at most.
 #[must_use]
 pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
-    let engine = engine::choose(&config.engine);
+    let engine = engine::choose(&config.engine.wanted);
     let disks = choose_disk(config, &engine);
     let mut checks = vec![
         checks::kernel(),
@@ -127,12 +127,17 @@ fn choose_disk(
     config: &Config,
     engine: &Result<engine::Engine, engine::Error>,
 ) -> Result<disk::Chosen, disk::Error> {
-    let images = Images::new(&config.images).list().unwrap_or_default();
+    let images = Images::new(&config.paths.images).list().unwrap_or_default();
     let image = images.first().map(|image| image.path.as_path());
     let qcow2 = engine
         .as_ref()
         .is_ok_and(|engine| engine.driver.supports(vmm::DiskFormat::Qcow2));
-    disk::choose(config.disk, &existing(&config.sandboxes), image, qcow2)
+    disk::choose(
+        config.disks.backend,
+        &existing(&config.paths.sandboxes),
+        image,
+        qcow2,
+    )
 }
 
 /// The path itself, or the nearest directory above it that there is.

@@ -9,25 +9,30 @@ use crate::network::{addresses, connections};
 
 /// Compares what all sandboxes together may have tracked with what the host can track.
 pub(super) fn connections(config: &Config) -> Check {
-    let limit = connections::limit(config.max_connections);
+    let limit = connections::limit(config.network.settings.connections);
     let size = sysctl::get(connections::TABLE_SIZE)
         .ok()
         .and_then(|size| size.parse().ok());
-    compare(limit, config.max_sandboxes, size)
+    compare(limit, config.limits.sandboxes, size)
 }
 
 /// Looks whether the networks of sandboxes are in use by something else.
 pub(super) fn addresses(config: &Config) -> Check {
     const NAME: &str = "addresses";
     let fix = "set AGENT_NETWORK_CIDR to a private network of /22 or larger that nothing else uses";
-    let found = noted_plans().and_then(|ours| Ok((addresses::in_use(&config.dns, &ours)?, ours)));
+    let found = noted_plans().and_then(|ours| {
+        Ok((
+            addresses::in_use(&config.network.settings.name_servers, &ours)?,
+            ours,
+        ))
+    });
     let (in_use, ours) = match found {
         Ok(found) => found,
         Err(error) => {
             return Check::warning(NAME, format!("cannot tell which are in use: {error}"), fix);
         }
     };
-    match addresses::choose(config.network_plan, &ours, &in_use) {
+    match addresses::choose(config.network.settings.plan, &ours, &in_use) {
         Err(error) => Check::missing(NAME, error.to_string(), fix),
         Ok(plan) => match addresses::overlaps(plan, &in_use).first() {
             None => Check::ok(

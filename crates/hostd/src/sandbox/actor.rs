@@ -244,7 +244,7 @@ impl Actor {
 
     async fn create(&self) -> Event {
         let (host, handle) = (&self.host, &self.handle);
-        let is_boot = super::create::is_boot(host, handle, &self.start).await;
+        let is_boot = super::preboot::needs_boot(host, handle, &self.start).await;
         let allowed = handle.unless_removed(async {
             let turn = if is_boot {
                 host.turns.boot_turn().await
@@ -261,7 +261,7 @@ impl Actor {
         match made {
             Ok((vm, guest)) => {
                 handle.vm.set(Some(vm));
-                turn.hold_during(super::create::wait_until_ready(host, handle, guest))
+                turn.hold_during(super::init_guest::wait_until_ready(host, handle, guest))
                     .await
             }
             Err(event) => event,

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::actor::{Actor, blocking, locked};
 use super::capture::{PAUSED, ROLLBACK};
 use super::create;
+use super::init_guest;
 use super::instant::{self, Instant, MEMORY};
 use super::manager::Refused;
 use super::order::{Asked, Order};
@@ -185,7 +186,7 @@ impl Actor {
             Ok((vm, guest)) => {
                 handle.vm.set(Some(vm));
                 fail::fail_point!("resume::vm-runs");
-                let event = create::wait_until_ready(host, handle, guest).await;
+                let event = init_guest::wait_until_ready(host, handle, guest).await;
                 self.note_resume(&event);
                 event
             }

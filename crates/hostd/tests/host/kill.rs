@@ -69,7 +69,7 @@ async fn child() {
         fail::cfg_callback(point, || kill(Pid::this(), Signal::SIGKILL).unwrap()).unwrap();
         fs::remove_file(order).unwrap();
     });
-    let listener = TcpListener::bind(config.listen).await.unwrap();
+    let listener = TcpListener::bind(config.api.listen).await.unwrap();
     agent
         .serve(listener, CancellationToken::new())
         .await

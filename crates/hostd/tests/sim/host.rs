@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hostd::boot::BootFiles;
+use hostd::config::Limits;
 use hostd::disk::{Backend, Chosen, Disks};
 use hostd::dns::Upstream;
 use hostd::generations::Generations;
-use hostd::host::{Host, Limits, Parts};
+use hostd::host::{Host, Parts};
 use hostd::images::Images;
 use hostd::jail::Jails;
 use hostd::network::Networks;

@@ -20,6 +20,7 @@ mod model;
 mod operations;
 mod rows;
 mod slow;
+mod verdict;
 mod vm;
 mod world;
 

@@ -24,7 +24,7 @@ pub struct Client {
     place: Arc<Place>,
     pub manager: Arc<Manager>,
     model: Arc<Mutex<Model>>,
-    kind: Kind,
+    pub kind: Kind,
 }
 
 /// A small sandbox that stays as it is for an hour.
@@ -254,7 +254,7 @@ impl Client {
         }
     }
 
-    fn heard<T>(&self, what: &str, id: &SandboxId, answer: Result<T, Refused>) {
+    pub fn heard<T>(&self, what: &str, id: &SandboxId, answer: Result<T, Refused>) {
         match answer {
             Ok(_) => self.world.tell(format!("{what} {id}")),
             Err(error) => self.judge(what, id, &error),
@@ -365,7 +365,7 @@ impl Client {
         }
     }
 
-    async fn checkpoint(&self, id: &SandboxId) {
+    pub async fn checkpoint(&self, id: &SandboxId) {
         let name = format!("c{}", self.world.fresh());
         let Some(from) = self.note(id, |_, now| now) else {
             return;
@@ -439,71 +439,5 @@ impl Client {
             1 => Exit::Panic("it was told to".to_owned()),
             _ => Exit::Vmm("signal 9".to_owned()),
         });
-    }
-
-    /// Whether something went wrong that can make anything fail.
-    fn is_unlucky(&self) -> bool {
-        self.kind.deaths || self.world.had_faults.load(Ordering::Relaxed)
-    }
-
-    /// Whether a refusal may be.
-    pub fn judge(&self, what: &str, id: &SandboxId, error: &Refused) {
-        if self.world.is_dead() {
-            return;
-        }
-        self.world.tell(format!("{what} {id}: {error}"));
-        let Some(known) = self.model().sandboxes.get(id).cloned() else {
-            return;
-        };
-        let promised = known.certain && !known.removing && !known.removed;
-        let is_fine = match error {
-            Refused::Unknown(_) => !promised,
-            Refused::NotRunning { .. } => {
-                !promised || known.may_end || self.world.is_excused(id.as_str())
-            }
-            Refused::Paused | Refused::Taken { .. } | Refused::InUse { .. } => true,
-            _ => !promised || self.is_unlucky() || known.may_end,
-        };
-        if !is_fine {
-            self.world
-                .violation(format!("{what} {id}: {error}; {known:?}"));
-        }
-    }
-
-    /// The last look at a sandbox: all that was promised of it holds.
-    pub async fn verify(&self, id: &SandboxId) {
-        let Some(known) = self.model().sandboxes.get(id).cloned() else {
-            return;
-        };
-        self.world.tell(format!("verify {id}"));
-        let look = async {
-            if let Err(error) = self.manager.resume(id).await {
-                return self.verify_refusal(id, &known, &error);
-            }
-            self.read(id).await;
-            self.write(id).await;
-            self.heard("last pause", id, self.manager.pause(id).await);
-            self.heard("last resume", id, self.manager.resume(id).await);
-            self.read(id).await;
-            self.checkpoint(id).await;
-        };
-        if tokio::time::timeout(PATIENCE, look).await.is_err() {
-            self.world.violation(format!("stuck: {id} at its end"));
-        }
-    }
-
-    fn verify_refusal(&self, id: &SandboxId, known: &Known, error: &Refused) {
-        let promised = known.certain && !known.removing && !known.removed;
-        let may_be = match error {
-            Refused::NotRunning { .. } => {
-                !promised || known.may_end || self.world.is_excused(id.as_str())
-            }
-            Refused::Unknown(_) => !promised,
-            _ => false,
-        };
-        if !may_be {
-            self.world
-                .violation(format!("{id} does not come back: {error}; {known:?}"));
-        }
     }
 }

@@ -1,0 +1,36 @@
+//! How much there may be on one host.
+
+use super::variables::Variables;
+
+const SANDBOXES: &str = "AGENT_MAX_SANDBOXES";
+const CHECKPOINTS: &str = "AGENT_MAX_CHECKPOINTS";
+const SNAPSHOTS: &str = "AGENT_MAX_SNAPSHOTS";
+
+/// More than the memory of most hosts has room for.
+const DEFAULT_SANDBOXES: usize = 1000;
+/// Each takes inodes, and disk for what was written since the one before.
+const DEFAULT_CHECKPOINTS: usize = 100;
+/// Each takes a whole image on disk.
+const DEFAULT_SNAPSHOTS: usize = 100;
+
+/// Numbers of things on one host.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sandboxes that hold resources (`AGENT_MAX_SANDBOXES`).
+    pub sandboxes: usize,
+    /// Checkpoints of one sandbox (`AGENT_MAX_CHECKPOINTS`).
+    pub checkpoints: usize,
+    /// Snapshots that were made from one sandbox and still exist (`AGENT_MAX_SNAPSHOTS`).
+    pub snapshots: usize,
+}
+
+impl Limits {
+    pub(super) fn read(variables: &mut Variables<'_>) -> Self {
+        let mut number = |name, default| variables.parsed(name, "a number from 0", default);
+        Self {
+            sandboxes: number(SANDBOXES, DEFAULT_SANDBOXES),
+            checkpoints: number(CHECKPOINTS, DEFAULT_CHECKPOINTS),
+            snapshots: number(SNAPSHOTS, DEFAULT_SNAPSHOTS),
+        }
+    }
+}

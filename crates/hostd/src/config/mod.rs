@@ -1,0 +1,131 @@
+//! Settings of the host agent: environment variables, read once, one file for each concern. Every
+//! mistake is reported, not just the first.
+
+mod api;
+mod disks;
+mod engine;
+mod limits;
+mod network;
+mod paths;
+mod variables;
+
+use std::path::{Path, PathBuf};
+
+pub use api::ApiConfig;
+pub use disks::DiskConfig;
+pub use engine::EngineConfig;
+pub use limits::Limits;
+pub use network::NetworkConfig;
+pub use paths::PathConfig;
+
+use variables::Variables;
+
+const DIR: &str = "WRENN_DIR";
+
+/// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
+pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
+
+/// Configuration of one host agent.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `WRENN_DIR`: everything is in it unless named apart.
+    pub dir: PathBuf,
+    pub paths: PathConfig,
+    pub api: ApiConfig,
+    pub engine: EngineConfig,
+    pub disks: DiskConfig,
+    pub network: NetworkConfig,
+    pub limits: Limits,
+}
+
+/// All mistakes in the environment, each with the variable's name.
+#[derive(Debug, thiserror::Error)]
+#[error("the settings are wrong:\n  {}", .0.join("\n  "))]
+pub struct Mistakes(Vec<String>);
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn from_env() -> Result<Self, Mistakes> {
+        Self::from_lookup(&from_environment)
+    }
+
+    /// Reads the settings for `dir`: everything but `WRENN_DIR` from the environment.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn for_dir(dir: &Path) -> Result<Self, Mistakes> {
+        let dir = dir.to_string_lossy();
+        Self::from_lookup(&|name| match name {
+            DIR => Some(dir.clone().into_owned()),
+            other => from_environment(other),
+        })
+    }
+
+    fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+        let mut variables = Variables::new(lookup);
+        let dir = variables.path(DIR, Path::new(DEFAULT_DIR));
+        let config = Self {
+            paths: PathConfig::read(&variables, &dir),
+            api: ApiConfig::read(&mut variables),
+            engine: EngineConfig::read(&mut variables),
+            disks: DiskConfig::read(&mut variables),
+            network: NetworkConfig::read(&mut variables),
+            limits: Limits::read(&mut variables),
+            dir,
+        };
+        variables.finish(config)
+    }
+}
+
+fn from_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_paths_of_original() {
+        let config = Config::from_lookup(&|_| None).unwrap();
+        assert_eq!(
+            config.paths.kernel,
+            Path::new("/var/lib/wrenn/kernels/vmlinux")
+        );
+        assert_eq!(config.paths.images, Path::new("/var/lib/wrenn/images"));
+        assert_eq!(config.api.listen.to_string(), "127.0.0.1:50051");
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        const NAMES: [&str; 19] = [
+            "AGENT_ACCEL",
+            "AGENT_DISK",
+            "AGENT_DISK_IOPS",
+            "AGENT_DISK_MBPS",
+            "AGENT_DNS",
+            "AGENT_EGRESS_MBPS",
+            "AGENT_INGRESS_MBPS",
+            "AGENT_IPV6",
+            "AGENT_LISTEN_ADDR",
+            "AGENT_MAX_CONNECTIONS",
+            "AGENT_MAX_SANDBOXES",
+            "AGENT_NETWORK_CIDR",
+            "AGENT_NETWORK_POOL",
+            "AGENT_SANDBOX_CONNECTIONS",
+            "AGENT_SYSCALL_FILTER",
+            "AGENT_TOKEN",
+            "AGENT_UID_BASE",
+            "AGENT_VMM",
+            "AGENT_WARM",
+        ];
+        let wrong = Config::from_lookup(&|name| NAMES.contains(&name).then(|| "wrong!".to_owned()));
+        let text = wrong.unwrap_err().to_string();
+        for name in NAMES {
+            assert!(text.contains(name), "{text}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! From a VM that runs to a guest that is ready: waits for the guest agent, and gives the guest the
+//! identity of its sandbox (`POST /init`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use guest_rpc::http::{InitRequest, Ipv6};
+use model::SandboxId;
+use rand::RngExt;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use vmm::Vm;
+
+use super::Handle;
+use super::preboot;
+use super::state::Event;
+use crate::guest;
+use crate::host::Host;
+use crate::network::{GATEWAY_IP6, GUEST_IP6, GUEST_PREFIX6, TAP_MAC};
+use crate::warm::BootKey;
+
+/// From the start of the VM until the guest agent answers, and again for `/init`. Without hardware
+/// virtualisation and beside many others a boot takes tens of seconds.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Until a guest agent that listens says that it is well; then it is asked again, after a pause.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(20);
+
+/// How the VM came to run, which decides how its guest agent is called first.
+#[derive(Debug)]
+pub(crate) enum BootKind {
+    /// Booted: the guest agent takes any token. With a key, the preboot cache has no entry yet.
+    Booted { key: Option<BootKey> },
+    /// Restored from a snapshot. `token` is the access token held in guest memory; `None` before
+    /// the first `/init`.
+    Restored { token: Option<String> },
+}
+
+/// Waits for the guest agent, and gives the guest its identity. Returns [`Event::Ready`], or what
+/// kept it from that.
+pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: BootKind) -> Event {
+    let Some(vm) = handle.vm.get() else {
+        return Event::Failed("the virtual machine is gone".to_owned());
+    };
+    tokio::select! {
+        biased;
+        () = handle.removing.cancelled() => Event::Remove,
+        exit = vm.wait() => Event::Exited(exit),
+        ready = init_guest(host, handle, &vm, &kind) => match ready {
+            Ok(()) => Event::Ready,
+            Err(reason) => Event::Failed(reason),
+        },
+    }
+}
+
+async fn init_guest(
+    host: &Arc<Host>,
+    handle: &Handle,
+    vm: &Arc<dyn Vm>,
+    kind: &BootKind,
+) -> Result<(), String> {
+    let stream = wait_for_agent(handle, kind).await?;
+    if let BootKind::Booted { key: Some(key) } = kind {
+        let host = Arc::clone(host);
+        let handle = handle.clone();
+        let vm = Arc::clone(vm);
+        let key = key.clone();
+        // In a task of its own: cancelled in the middle it would leave its staging directory.
+        let adding = async move { preboot::add_entry(&host, &handle, &vm, &key).await };
+        let _ = tokio::spawn(adding).await;
+    }
+    if matches!(kind, BootKind::Restored { token: Some(_) }) {
+        // It was asked to freeze before the snapshot, and may have done so even where it did not
+        // answer in time.
+        handle.frozen.store(true, Ordering::Relaxed);
+    }
+    let sent = Instant::now();
+    send_init(host, handle, kind, stream).await?;
+    if matches!(kind, BootKind::Restored { .. }) {
+        // The guest has reset all connections but the one that `/init` came over.
+        handle.set_address(host, &handle.record.borrow());
+    }
+    if sent.elapsed() > super::clock::ACCURACY {
+        // The time in the request was as old as that when it arrived.
+        handle.clock.notify_one();
+    }
+    fail::fail_point!("create::guest-ready");
+    tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");
+    Ok(())
+}
+
+/// Waits until the guest agent answers. Returns a connection to one that was restored: its first
+/// answers are slow, and a second connection would be one more of them.
+async fn wait_for_agent(handle: &Handle, kind: &BootKind) -> Result<Option<TcpStream>, String> {
+    let guest = handle.guest();
+    let answers = async {
+        match kind {
+            BootKind::Restored { .. } => Some(guest.connects(guest::GOES_ON).await),
+            BootKind::Booted { .. } => {
+                guest.connects(guest::BOOTS).await;
+                while !guest.is_healthy(HEALTH_TIMEOUT).await {
+                    tokio::time::sleep(POLL).await;
+                }
+                None
+            }
+        }
+    };
+    timeout(READY_TIMEOUT, answers).await.map_err(|_| {
+        let seconds = READY_TIMEOUT.as_secs();
+        format!("the guest agent did not answer within {seconds} s")
+    })
+}
+
+/// Sends `/init`, with the token that the guest has now.
+async fn send_init(
+    host: &Host,
+    handle: &Handle,
+    kind: &BootKind,
+    stream: Option<TcpStream>,
+) -> Result<(), String> {
+    let guest = match kind {
+        BootKind::Restored { token: Some(token) } => handle.guest().with_token(token),
+        BootKind::Restored { token: None } | BootKind::Booted { .. } => handle.guest(),
+    };
+    let is_restored = matches!(kind, BootKind::Restored { .. });
+    let request = init_request(host, handle, is_restored);
+    let sending = async {
+        match stream {
+            Some(stream) => guest.init_over(stream, &request).await,
+            None => guest.init(&request).await,
+        }
+    };
+    // A hostile guest may never answer, and others wait for the turn of this one.
+    let answer = timeout(READY_TIMEOUT, sending).await.map_err(|_| {
+        let seconds = READY_TIMEOUT.as_secs();
+        format!("the guest agent did not take its set-up within {seconds} s")
+    })?;
+    answer.map_err(|error| format!("the guest agent refused its set-up: {error}"))
+}
+
+fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest {
+    let record = handle.record.borrow().clone();
+    let entropy: [u8; 64] = rand::rng().random();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    InitRequest {
+        access_token: Some(record.token),
+        env_vars: Some(record.spec.envs),
+        time_ns: u64::try_from(now.as_nanos()).ok(),
+        entropy: Some(BASE64_STANDARD.encode(entropy)),
+        hostname: Some(handle.id.to_string()),
+        sandbox_id: Some(handle.id.to_string()),
+        template_id: Some(record.spec.template.to_string()),
+        machine_id: Some(derived_id(&record.id, "machine")),
+        boot_id: Some(as_uuid(&derived_id(&record.id, "boot"))),
+        // They lead to the network of another sandbox, or of another time.
+        reset_connections: is_restored,
+        // The network was made by this agent, just now or ahead.
+        ipv6: host.networks.six().is_on().then_some(Ipv6 {
+            address: GUEST_IP6,
+            prefix: GUEST_PREFIX6,
+            gateway: GATEWAY_IP6,
+            gateway_mac: TAP_MAC,
+        }),
+        ..InitRequest::default()
+    }
+}
+
+/// Returns 32 hex digits that are the same for one sandbox at all times, and others for every
+/// other.
+fn derived_id(id: &SandboxId, purpose: &str) -> String {
+    let hash = Sha256::digest(format!("{purpose} {id}"));
+    hash.iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Formats 32 hex digits as a random UUID (RFC 9562, version 4).
+fn as_uuid(hex: &str) -> String {
+    format!(
+        "{}-{}-4{}-a{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_ids_stay_and_differ() {
+        let one = SandboxId::random();
+        let other = SandboxId::random();
+        assert_eq!(derived_id(&one, "machine"), derived_id(&one, "machine"));
+        assert_ne!(derived_id(&one, "machine"), derived_id(&one, "boot"));
+        assert_ne!(derived_id(&one, "machine"), derived_id(&other, "machine"));
+        let uuid = as_uuid(&derived_id(&one, "boot"));
+        let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+    }
+}

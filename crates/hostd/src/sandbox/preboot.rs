@@ -1,0 +1,133 @@
+//! Between a create and the preboot cache ([`crate::warm`]): finds the entry that spares a boot,
+//! and adds one at the first boot of its kind.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use linux::untrusted_dir;
+use vmm::{Then, Vm};
+
+use super::Handle;
+use super::actor::blocking;
+use super::capture::{self, Parts};
+use super::create::Start;
+use super::instant::MEMORY;
+use super::state::Event;
+use crate::host::Host;
+use crate::warm::{BootKey, BootParameters};
+
+/// Returns true if the sandbox is made by a boot, which needs a turn.
+pub(crate) async fn needs_boot(host: &Arc<Host>, handle: &Handle, start: &Start) -> bool {
+    let key = boot_key(host, handle, start).await;
+    match start {
+        Start::Image(_) => find_entry(host, key).await.is_none(),
+        Start::Instant { .. } | Start::Restarted => false,
+    }
+}
+
+/// Returns the directory of the cache's entry, if there is one.
+pub(super) async fn find_entry(host: &Arc<Host>, key: Option<BootKey>) -> Option<PathBuf> {
+    let key = key?;
+    let host = Arc::clone(host);
+    let found = blocking(move || Ok::<_, io::Error>(host.warm.find(&key))).await;
+    found.ok().flatten()
+}
+
+/// Keeps the memory of an entry ready for whoever is restored from it next. Costs only speed where
+/// it fails.
+pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
+    let host = Arc::clone(host);
+    if let Err(error) = blocking(move || host.warm.hold(&dir, &*host.engine.driver)).await {
+        tracing::debug!(error, "each restore reads the memory of this entry again");
+    }
+}
+
+/// Returns what decides whether two boots lead to the same guest; `None` for what is not booted
+/// from an image.
+pub(super) async fn boot_key(host: &Arc<Host>, handle: &Handle, start: &Start) -> Option<BootKey> {
+    let Start::Image(image) = start.clone() else {
+        return None;
+    };
+    let record = handle.record.borrow().clone();
+    let disk = record.disk?;
+    let host = Arc::clone(host);
+    let key = blocking(move || {
+        let parameters = BootParameters {
+            image: &image,
+            kernel: &host.boot.kernel,
+            initramfs: &host.boot.initramfs,
+            kernel_args: &host.kernel_args(),
+            vcpus: record.spec.vcpus,
+            memory_mb: record.spec.memory_mb,
+            disk_bytes: disk.size_bytes,
+            disk_backend: disk.backend.name(),
+            engine: &host.engine_name(),
+        };
+        parameters.key()
+    });
+    key.await.ok()
+}
+
+/// Removes an entry that cannot be restored, and what the attempt left: the next ones boot.
+pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path, event: &Event) {
+    tracing::warn!(sandbox = %handle.id, ?event, "a prebooted guest cannot be restored; booting");
+    let host = Arc::clone(host);
+    let dir = dir.to_owned();
+    let vm_dir = host.vm_dir(&handle.id);
+    let removed = blocking(move || {
+        host.warm.remove(&dir)?;
+        untrusted_dir::remove_tree(&vm_dir)?;
+        fs::DirBuilder::new().mode(0o700).create(&vm_dir)
+    });
+    if let Err(error) = removed.await {
+        tracing::error!(error, "a damaged preboot entry cannot be removed");
+    }
+}
+
+/// At the first boot with this key, adds an entry for the next ones. The guest must not have its
+/// identity yet. Failure costs the next sandboxes a boot, and is logged.
+pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, key: &BootKey) {
+    let starting = Arc::clone(host);
+    let wanted = key.clone();
+    let begun = blocking(move || Ok::<_, io::Error>(starting.warm.begin(&wanted))).await;
+    let Some(pending) = begun.ok().flatten() else {
+        return;
+    };
+    let staging = pending.staging.clone();
+    let added = async {
+        save_guest(host, handle, vm, &staging).await?;
+        let host = Arc::clone(host);
+        blocking(move || host.warm.publish(&pending)).await
+    };
+    match added.await {
+        Ok(()) => {
+            tracing::info!(sandbox = %handle.id, "the next sandboxes like this one start without booting");
+        }
+        Err(error) => {
+            capture::discard(&staging).await;
+            tracing::warn!(sandbox = %handle.id, error, "the next sandboxes like this one will boot, too");
+        }
+    }
+}
+
+/// Writes memory and disk into `staging`, and seals the memory with its checksum.
+async fn save_guest(
+    host: &Arc<Host>,
+    handle: &Handle,
+    vm: &Arc<dyn Vm>,
+    staging: &Path,
+) -> Result<(), String> {
+    let parts = Parts {
+        memory: true,
+        disk: true,
+        token: false,
+    };
+    capture::of_vm(host, handle, vm, staging, parts, Then::GoOn).await?;
+    let host = Arc::clone(host);
+    let memory = staging.join(MEMORY);
+    blocking(move || host.engine.driver.compact(&memory, &AtomicBool::new(false))).await
+}

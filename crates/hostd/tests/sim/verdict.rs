@@ -1,0 +1,77 @@
+//! Whether what an agent answered may be, by what the model knows.
+
+use std::sync::atomic::Ordering;
+
+use hostd::sandbox::Refused;
+use model::SandboxId;
+
+use crate::model::Known;
+use crate::operations::{Client, PATIENCE};
+
+impl Client {
+    /// Whether something went wrong that can make anything fail.
+    pub fn is_unlucky(&self) -> bool {
+        self.kind.deaths || self.world.had_faults.load(Ordering::Relaxed)
+    }
+
+    /// Whether a refusal may be.
+    pub fn judge(&self, what: &str, id: &SandboxId, error: &Refused) {
+        if self.world.is_dead() {
+            return;
+        }
+        self.world.tell(format!("{what} {id}: {error}"));
+        let Some(known) = self.model().sandboxes.get(id).cloned() else {
+            return;
+        };
+        let promised = known.certain && !known.removing && !known.removed;
+        let is_fine = match error {
+            Refused::Unknown(_) => !promised,
+            Refused::NotRunning { .. } => {
+                !promised || known.may_end || self.world.is_excused(id.as_str())
+            }
+            Refused::Paused | Refused::Taken { .. } | Refused::InUse { .. } => true,
+            _ => !promised || self.is_unlucky() || known.may_end,
+        };
+        if !is_fine {
+            self.world
+                .violation(format!("{what} {id}: {error}; {known:?}"));
+        }
+    }
+
+    /// The last look at a sandbox: all that was promised of it holds.
+    pub async fn verify(&self, id: &SandboxId) {
+        let Some(known) = self.model().sandboxes.get(id).cloned() else {
+            return;
+        };
+        self.world.tell(format!("verify {id}"));
+        let look = async {
+            if let Err(error) = self.manager.resume(id).await {
+                return self.verify_refusal(id, &known, &error);
+            }
+            self.read(id).await;
+            self.write(id).await;
+            self.heard("last pause", id, self.manager.pause(id).await);
+            self.heard("last resume", id, self.manager.resume(id).await);
+            self.read(id).await;
+            self.checkpoint(id).await;
+        };
+        if tokio::time::timeout(PATIENCE, look).await.is_err() {
+            self.world.violation(format!("stuck: {id} at its end"));
+        }
+    }
+
+    fn verify_refusal(&self, id: &SandboxId, known: &Known, error: &Refused) {
+        let promised = known.certain && !known.removing && !known.removed;
+        let may_be = match error {
+            Refused::NotRunning { .. } => {
+                !promised || known.may_end || self.world.is_excused(id.as_str())
+            }
+            Refused::Unknown(_) => !promised,
+            _ => false,
+        };
+        if !may_be {
+            self.world
+                .violation(format!("{id} does not come back: {error}; {known:?}"));
+        }
+    }
+}
