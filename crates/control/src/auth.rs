@@ -12,7 +12,7 @@ use store::{Key, NewKey, Store};
 
 pub use first_key::{FirstKey, FirstKeyError, ensure_first_key};
 
-use crate::app::now_ms;
+use crate::clock::now_ms;
 use crate::error::{Error, Result};
 
 /// Header with the key; `Authorization: Bearer` does as well.

@@ -4,10 +4,11 @@
 use axum::body::Body;
 use axum::extract::Request;
 
-use crate::ports::address::{Address, Target};
-use crate::ports::link::Signer;
+use crate::ports::PortTarget;
+use crate::ports::signed_url::UrlSigner;
+use crate::proxy::address::PortAddress;
 
-/// Reads which port of which sandbox a request is for. The first line is the target, the others are
+/// Reads the sandbox and port that a request names. The first line is the target, the others are
 /// headers.
 pub fn port_address(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
@@ -21,21 +22,24 @@ pub fn port_address(bytes: &[u8]) {
         request = request.header(name, value.get(1..).unwrap_or_default());
     }
     if let Ok(request) = request.body(Body::empty()) {
-        let _ = Address::of(&request, "localhost");
+        let _ = PortAddress::from_request(&request, "localhost");
     }
 }
 
-/// Checks a link to a port.
+/// Verifies the signature of a URL of a port.
 ///
 /// # Panics
-/// When it is taken for a good one.
+/// When it is accepted.
 pub fn port_link(bytes: &[u8]) {
     let Ok(id) = "sb-0123456789abcdefghij".parse() else {
         return;
     };
     let link = String::from_utf8_lossy(bytes);
-    let checked = Signer::new([7; 32]).check(&link, &Target { id, port: 80 }, 0);
-    assert!(checked.is_err(), "a link that nobody made is good: {link}");
+    let checked = UrlSigner::new([7; 32]).verify(&link, &PortTarget { id, port: 80 }, 0);
+    assert!(
+        checked.is_err(),
+        "a signature that was never made is accepted: {link}"
+    );
 }
 
 /// Reads the form of an upload, whose parts are separated by `--x`.

@@ -14,6 +14,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+pub mod clock;
 pub mod config;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -22,6 +23,7 @@ pub mod fuzz;
 pub mod hosts;
 pub mod place;
 pub mod ports;
+mod proxy;
 mod server;
 mod tasks;
 
@@ -111,7 +113,7 @@ impl ControlPlane {
         } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store
-            .secret(ports::link::SECRET, &rand::random(), app::now_ms())
+            .secret(ports::signed_url::SECRET, &rand::random(), clock::now_ms())
             .await?;
         if ports.is_domain_set && !ports.takes_cookies() {
             tracing::warn!(
@@ -121,7 +123,7 @@ impl ControlPlane {
         }
         let hosts = Hosts::new(hosts);
         let app = Arc::new(App {
-            ports: Ports::new(ports, secret, &hosts),
+            ports: Ports::new(ports, secret),
             store,
             hosts,
             limits,

@@ -18,7 +18,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api::{self, Served};
 use crate::app::App;
-use crate::{auth, ports};
+use crate::auth;
+use crate::proxy::{self, Proxy};
 
 /// At the end: for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -46,7 +47,10 @@ pub fn service(app: &Arc<App>, served: Served) -> Router {
         .layer(CatchPanicLayer::custom(api::error::panicked))
         .layer(from_fn(log::log))
         // Outside of the log: paths of ports can hold links.
-        .layer(from_fn_with_state(Arc::clone(app), ports::intercept))
+        .layer(from_fn_with_state(
+            Proxy::new(Arc::clone(app)),
+            proxy::intercept,
+        ))
         .layer(from_fn(host_rpc::linger::linger))
         .layer(CatchPanicLayer::custom(api::error::panicked))
 }

@@ -109,12 +109,3 @@ pub async fn on_its_own<T: Send + 'static>(
         Err(error) => Err(Error::internal(error)),
     }
 }
-
-/// Milliseconds since the Unix epoch.
-#[must_use]
-pub fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}

@@ -5,11 +5,12 @@ use http::StatusCode;
 use hyper::upgrade::Upgraded;
 use model::{ErrorCode, SandboxId};
 
-use super::{App, now_ms};
+use super::App;
+use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::NoTunnel;
-use crate::ports::LINK_PARAMETER;
-use crate::ports::address::Target;
+use crate::ports::PortTarget;
+use crate::ports::signed_url::LINK_PARAMETER;
 
 /// Seconds that a link is good for where nobody says.
 pub const DEFAULT_LINK_SEC: u32 = 3600;
@@ -110,17 +111,17 @@ impl App {
     }
 }
 
-fn target(id: &SandboxId, port: u16) -> Result<Target> {
+fn target(id: &SandboxId, port: u16) -> Result<PortTarget> {
     if port == 0 {
         return Err(Error::invalid("port must be from 1 to 65535, not 0"));
     }
-    Ok(Target {
+    Ok(PortTarget {
         id: id.clone(),
         port,
     })
 }
 
-fn refused(error: NoTunnel, target: &Target) -> Error {
+fn refused(error: NoTunnel, target: &PortTarget) -> Error {
     let (status, text) = match error {
         NoTunnel::Refused { status, text } => (status, text),
         NoTunnel::Unreachable(error) => return error,

@@ -7,7 +7,8 @@ use host_rpc as rpc;
 use model::{ErrorCode, Generation, InvalidValue, SandboxId, SandboxState};
 use store::{Applied, Disk, Report, Sandbox};
 
-use super::{App, now_ms, sandbox_delete};
+use super::{App, sandbox_delete};
+use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::Host;
 

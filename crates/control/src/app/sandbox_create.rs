@@ -15,7 +15,8 @@ use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::sizes::{Sizes, fit};
 use super::templates::lack;
-use super::{App, now_ms, sandbox_delete};
+use super::{App, sandbox_delete};
+use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::{self, Host};
 use crate::place::{NoPlace, Seen, place};

@@ -14,7 +14,8 @@ use std::time::Duration;
 use model::{ErrorCode, SandboxId};
 use store::Sandbox;
 
-use super::{App, now_ms};
+use super::App;
+use crate::clock::now_ms;
 use crate::error::{Error, Result};
 
 /// For the hosts to answer while a user waits for a create that has failed anyway.

@@ -22,7 +22,8 @@ use model::{ErrorCode, SandboxId, SandboxState};
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::sandbox_create::started;
-use super::{App, now_ms, sandbox_delete};
+use super::{App, sandbox_delete};
+use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::Host;
 

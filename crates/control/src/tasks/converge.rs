@@ -13,7 +13,8 @@ use store::Sandbox;
 
 use super::decide::{Seen, Step, decide};
 use crate::app::report::{self, Reported};
-use crate::app::{App, now_ms, sandbox_delete};
+use crate::app::{App, sandbox_delete};
+use crate::clock::now_ms;
 use crate::error::Result;
 use crate::hosts::Host;
 

@@ -1,8 +1,8 @@
 //! Who may use a port: keys, links, everybody.
 
 use api_types::{CreateSandbox, PortLink, PortLinkRequest};
-use control::ports::address::Target;
-use control::ports::link::{SECRET, Signer};
+use control::ports::PortTarget;
+use control::ports::signed_url::{SECRET, UrlSigner};
 use reqwest::{Client, Method, Response, redirect};
 use serde_json::Value;
 
@@ -249,11 +249,11 @@ async fn links_end_and_all_control_planes_know_them() {
     );
 
     let secret = plane.store.secret(SECRET, &[0; 32], 0).await.unwrap();
-    let target = Target {
+    let target = PortTarget {
         id: id.parse().unwrap(),
         port: PORT,
     };
-    let expired = ask(&plane, &Signer::new(secret).sign(&target, 1_700_000_000)).await;
+    let expired = ask(&plane, &UrlSigner::new(secret).sign(&target, 1_700_000_000)).await;
     assert_eq!(expired.status(), 403);
     assert!(
         expired
@@ -263,7 +263,7 @@ async fn links_end_and_all_control_planes_know_them() {
             .contains("this link has expired")
     );
     assert_eq!(
-        ask(&plane, &Signer::new([9; 32]).sign(&target, u64::MAX))
+        ask(&plane, &UrlSigner::new([9; 32]).sign(&target, u64::MAX))
             .await
             .status(),
         403

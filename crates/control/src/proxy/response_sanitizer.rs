@@ -21,8 +21,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::access::{self, Access};
-use super::address::{Address, Way};
-use super::text;
+use super::address::{Addressing, PortAddress};
+use super::header_text;
 
 /// Without `allow-same-origin`, which would undo all of it, and without ways out of the frame or of
 /// the sandbox.
@@ -65,21 +65,21 @@ const OF_SWITCHES: [HeaderName; 2] = [
 const WEB_SOCKET: &str = "sec-websocket-";
 
 /// Changes the header fields of an answer.
-pub fn confine(headers: &mut HeaderMap, address: &Address, access: &Access) {
-    super::headers::end_to_end(headers);
+pub fn sanitize_response(headers: &mut HeaderMap, address: &PortAddress, access: &Access) {
+    super::request_headers::remove_hop_by_hop(headers);
     if *access != Access::Open {
         keep_private(headers);
     }
-    match &address.way {
-        Way::Host => on_own_origin(headers, access),
-        Way::Headers => {
+    match &address.addressing {
+        Addressing::Host => on_own_origin(headers, access),
+        Addressing::Headers => {
             on_our_origin(headers);
             headers.append(
                 VARY,
                 HeaderValue::from_static("E2b-Sandbox-Id, E2b-Sandbox-Port"),
             );
         }
-        Way::Path { prefix, link, .. } => {
+        Addressing::Path { prefix, link, .. } => {
             on_our_origin(headers);
             let base = link
                 .as_ref()
@@ -100,9 +100,9 @@ pub fn confine(headers: &mut HeaderMap, address: &Address, access: &Access) {
 
 /// Changes the header fields of an answer that switches protocols, before the proxy sets
 /// `Connection` and `Upgrade`.
-pub fn confine_switch(headers: &mut HeaderMap, address: &Address, access: &Access) {
-    super::headers::end_to_end(headers);
-    if address.way == Way::Host {
+pub fn sanitize_switch(headers: &mut HeaderMap, address: &PortAddress, access: &Access) {
+    super::request_headers::remove_hop_by_hop(headers);
+    if address.addressing == Addressing::Host {
         return on_own_origin(headers, access);
     }
     let others = headers
@@ -121,7 +121,7 @@ fn on_own_origin(headers: &mut HeaderMap, access: &Access) {
     let policies = headers
         .get_all(CONTENT_SECURITY_POLICY)
         .iter()
-        .map(text::from_value);
+        .map(header_text::from_value);
     let has_policy = policies
         .into_iter()
         .any(|policy| policy.to_ascii_lowercase().contains("frame-ancestors"));
@@ -141,7 +141,7 @@ fn own_site_data(headers: &mut HeaderMap) {
     let said: Vec<String> = headers
         .get_all(&CLEAR_SITE_DATA)
         .iter()
-        .map(text::from_value)
+        .map(header_text::from_value)
         .collect();
     if said.is_empty() {
         return;
@@ -156,7 +156,7 @@ fn own_site_data(headers: &mut HeaderMap) {
         .filter(|kind| types.contains(kind) || types.contains(&"*"));
     let kept: Vec<String> = kept.map(|kind| format!("\"{kind}\"")).collect();
     headers.remove(&CLEAR_SITE_DATA);
-    if let (false, Some(value)) = (kept.is_empty(), text::to_value(&kept.join(", "))) {
+    if let (false, Some(value)) = (kept.is_empty(), header_text::to_value(&kept.join(", "))) {
         headers.insert(CLEAR_SITE_DATA, value);
     }
 }
@@ -177,9 +177,9 @@ fn own_cookies(headers: &mut HeaderMap) {
     headers.remove(SET_COOKIE);
     for cookie in cookies
         .iter()
-        .filter(|cookie| !access::is_ours(cookie.as_bytes()))
+        .filter(|cookie| !access::is_link_cookie(cookie.as_bytes()))
     {
-        let text = text::from_value(cookie);
+        let text = header_text::from_value(cookie);
         let is_domain = |part: &str| {
             part.split('=')
                 .next()
@@ -190,7 +190,7 @@ fn own_cookies(headers: &mut HeaderMap) {
         let kept: Vec<&str> = std::iter::once(first)
             .chain(parts.filter(|part| !is_domain(part)))
             .collect();
-        if let Some(value) = text::to_value(&kept.join(";")) {
+        if let Some(value) = header_text::to_value(&kept.join(";")) {
             headers.append(SET_COOKIE, value);
         }
     }
@@ -201,7 +201,7 @@ fn keep_private(headers: &mut HeaderMap) {
     let said: Vec<String> = headers
         .get_all(CACHE_CONTROL)
         .iter()
-        .map(text::from_value)
+        .map(header_text::from_value)
         .collect();
     let said = said.join(",");
     let shared = |part: &&str| {
@@ -210,7 +210,7 @@ fn keep_private(headers: &mut HeaderMap) {
     };
     let kept = said.split(',').map(str::trim).filter(|part| !shared(part));
     let all: Vec<&str> = std::iter::once("private").chain(kept).collect();
-    if let Some(value) = text::to_value(&all.join(", ")) {
+    if let Some(value) = header_text::to_value(&all.join(", ")) {
         headers.insert(CACHE_CONTROL, value);
     }
 }
@@ -220,7 +220,7 @@ fn redirect_below(headers: &mut HeaderMap, base: &str, authority: &str) {
     let Some(location) = headers.remove(LOCATION) else {
         return;
     };
-    let text = text::from_value(&location);
+    let text = header_text::from_value(&location);
     let text = text.as_str();
     let host = |text: &str| {
         let rest = text
@@ -248,7 +248,7 @@ fn redirect_below(headers: &mut HeaderMap, base: &str, authority: &str) {
             && !text.starts_with(|c: char| c.is_ascii_whitespace() || c.is_ascii_control());
         is_relative.then(|| text.to_owned())
     };
-    if let Some(value) = below.and_then(|below| text::to_value(&below)) {
+    if let Some(value) = below.and_then(|below| header_text::to_value(&below)) {
         headers.insert(LOCATION, value);
     }
 }
@@ -257,25 +257,25 @@ fn redirect_below(headers: &mut HeaderMap, base: &str, authority: &str) {
 mod tests {
     use super::*;
 
-    fn confined(way: Way, access: &Access, sent: &[(&str, &str)]) -> HeaderMap {
+    fn sanitized(addressing: Addressing, access: &Access, sent: &[(&str, &str)]) -> HeaderMap {
         let target =
-            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+            super::super::address::from_host("80-sb-0123456789abcdefghij.localhost", "localhost")
                 .unwrap();
-        let address = Address {
+        let address = PortAddress {
             target,
-            way,
+            addressing,
             authority: "localhost:8000".to_owned(),
         };
         let pair = |(name, value): &(&str, &str)| {
             (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
         };
         let mut headers: HeaderMap = sent.iter().map(pair).collect();
-        confine(&mut headers, &address, access);
+        sanitize_response(&mut headers, &address, access);
         headers
     }
 
-    fn path(link: Option<&str>) -> Way {
-        Way::Path {
+    fn path(link: Option<&str>) -> Addressing {
+        Addressing::Path {
             prefix: "/p".to_owned(),
             link: link.map(str::to_owned),
             rest: "/".to_owned(),
@@ -289,11 +289,11 @@ mod tests {
             ("set-cookie", "b=domain; domain=.localhost"),
             ("set-cookie", "wrenn-link=x; Path=/"),
         ];
-        let all = confined(Way::Host, &Access::Open, &sent);
+        let all = sanitized(Addressing::Host, &Access::Open, &sent);
         let cookies: Vec<_> = all.get_all(SET_COOKIE).iter().collect();
         assert_eq!(cookies, ["a=1; Path=/; HttpOnly", "b=domain"]);
-        for way in [Way::Headers, path(None)] {
-            assert!(!confined(way, &Access::Key, &sent).contains_key(SET_COOKIE));
+        for addressing in [Addressing::Headers, path(None)] {
+            assert!(!sanitized(addressing, &Access::Key, &sent).contains_key(SET_COOKIE));
         }
     }
 
@@ -309,7 +309,7 @@ mod tests {
             ("access-control-allow-origin", "https://evil.com"),
             ("access-control-allow-credentials", "true"),
         ];
-        let all = confined(path(Some("link")), &Access::Link, &sent);
+        let all = sanitized(path(Some("link")), &Access::Link, &sent);
         let policies: Vec<_> = all.get_all(CONTENT_SECURITY_POLICY).iter().collect();
         assert_eq!(
             policies,
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(all[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
         assert!(!all.contains_key("access-control-allow-credentials"));
         assert_eq!(
-            confined(Way::Headers, &Access::Key, &[])["vary"],
+            sanitized(Addressing::Headers, &Access::Key, &[])["vary"],
             "E2b-Sandbox-Id, E2b-Sandbox-Port"
         );
     }
@@ -347,14 +347,14 @@ mod tests {
             ("javascript:alert(1)", None),
             ("\\\\evil.com/", None),
         ] {
-            let all = confined(path(Some("l")), &Access::Link, &[("location", location)]);
+            let all = sanitized(path(Some("l")), &Access::Link, &[("location", location)]);
             assert_eq!(
                 all.get(LOCATION).map(|value| value.to_str().unwrap()),
                 right,
                 "{location}"
             );
             assert_eq!(
-                confined(Way::Host, &Access::Link, &[("location", location)])[LOCATION],
+                sanitized(Addressing::Host, &Access::Link, &[("location", location)])[LOCATION],
                 location
             );
         }
@@ -364,33 +364,33 @@ mod tests {
     fn what_is_private_is_kept_in_no_shared_cache() {
         let sent = [("cache-control", "public, max-age=60, S-Maxage=9")];
         assert_eq!(
-            confined(Way::Host, &Access::Link, &sent)[CACHE_CONTROL],
+            sanitized(Addressing::Host, &Access::Link, &sent)[CACHE_CONTROL],
             "private, max-age=60"
         );
         assert_eq!(
-            confined(Way::Host, &Access::Open, &sent)[CACHE_CONTROL],
+            sanitized(Addressing::Host, &Access::Open, &sent)[CACHE_CONTROL],
             sent[0].1
         );
         assert_eq!(
-            confined(Way::Host, &Access::Key, &[])[CACHE_CONTROL],
+            sanitized(Addressing::Host, &Access::Key, &[])[CACHE_CONTROL],
             "private"
         );
     }
 
-    fn switched(way: Way, sent: &[(&str, &str)]) -> Vec<String> {
+    fn switched(addressing: Addressing, sent: &[(&str, &str)]) -> Vec<String> {
         let target =
-            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+            super::super::address::from_host("80-sb-0123456789abcdefghij.localhost", "localhost")
                 .unwrap();
-        let address = Address {
+        let address = PortAddress {
             target,
-            way,
+            addressing,
             authority: "localhost:8000".to_owned(),
         };
         let pair = |(name, value): &(&str, &str)| {
             (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
         };
         let mut headers: HeaderMap = sent.iter().map(pair).collect();
-        confine_switch(&mut headers, &address, &Access::Link);
+        sanitize_switch(&mut headers, &address, &Access::Link);
         headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
@@ -413,10 +413,10 @@ mod tests {
             "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
             "sec-websocket-protocol: chat",
         ];
-        for way in [Way::Headers, path(None), path(Some("link"))] {
-            assert_eq!(switched(way, &sent), web_socket);
+        for addressing in [Addressing::Headers, path(None), path(Some("link"))] {
+            assert_eq!(switched(addressing, &sent), web_socket);
         }
-        let by_host = switched(Way::Host, &sent);
+        let by_host = switched(Addressing::Host, &sent);
         let others = [
             "set-cookie: a=1",
             "strict-transport-security: max-age=1; includeSubDomains",
@@ -431,8 +431,8 @@ mod tests {
 
     #[test]
     fn cookie_pages_are_not_framed() {
-        let all = confined(
-            Way::Host,
+        let all = sanitized(
+            Addressing::Host,
             &Access::Session,
             &[("content-security-policy", "default-src 'self'")],
         );
@@ -443,7 +443,7 @@ mod tests {
             ("content-security-policy", "frame-ancestors https://a.com"),
             ("cross-origin-opener-policy", "x"),
         ];
-        let all = confined(Way::Host, &Access::Session, &own);
+        let all = sanitized(Addressing::Host, &Access::Session, &own);
         assert_eq!(
             (
                 all.get_all(CONTENT_SECURITY_POLICY).iter().count(),
@@ -452,7 +452,9 @@ mod tests {
             (1, &"x".parse().unwrap())
         );
         for access in [Access::Open, Access::Key, Access::Link] {
-            assert!(!confined(Way::Host, &access, &[]).contains_key(CONTENT_SECURITY_POLICY));
+            assert!(
+                !sanitized(Addressing::Host, &access, &[]).contains_key(CONTENT_SECURITY_POLICY)
+            );
         }
     }
 
@@ -466,7 +468,11 @@ mod tests {
             ),
             ("\"cache\", \"cookies\"", Some("\"cache\"")),
         ] {
-            let all = confined(Way::Host, &Access::Open, &[("clear-site-data", sent)]);
+            let all = sanitized(
+                Addressing::Host,
+                &Access::Open,
+                &[("clear-site-data", sent)],
+            );
             assert_eq!(
                 all.get(&CLEAR_SITE_DATA)
                     .map(|value| value.to_str().unwrap()),
@@ -478,24 +484,24 @@ mod tests {
     #[test]
     fn bytes_above_127_pass() {
         let target =
-            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+            super::super::address::from_host("80-sb-0123456789abcdefghij.localhost", "localhost")
                 .unwrap();
-        let address = Address {
+        let address = PortAddress {
             target,
-            way: Way::Host,
+            addressing: Addressing::Host,
             authority: "localhost:8000".to_owned(),
         };
         let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
         let mut headers = HeaderMap::new();
         headers.append(SET_COOKIE, value(b"a=caf\xe9; Domain=x; Path=/"));
         headers.append(LOCATION, value(b"/caf\xc3\xa9"));
-        confine(&mut headers, &address, &Access::Key);
+        sanitize_response(&mut headers, &address, &Access::Key);
         assert_eq!(headers[SET_COOKIE], value(b"a=caf\xe9; Path=/"));
         let mut headers = HeaderMap::from_iter([(LOCATION, value(b"/caf\xc3\xa9"))]);
-        confine(
+        sanitize_response(
             &mut headers,
-            &Address {
-                way: path(Some("l")),
+            &PortAddress {
+                addressing: path(Some("l")),
                 ..address
             },
             &Access::Link,

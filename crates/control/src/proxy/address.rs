@@ -6,22 +6,17 @@ use http::header::HOST;
 use http::{HeaderMap, Uri};
 use model::SandboxId;
 
+use crate::ports::PortTarget;
+use crate::ports::signed_url;
+
 /// Headers of the E2B SDKs (E2B contract 3.2). Only both together mean something.
 pub const ID_HEADER: &str = "e2b-sandbox-id";
 pub const PORT_HEADER: &str = "e2b-sandbox-port";
 const PATHS: [&str; 2] = ["/v1/sandboxes/", "/v1/capsules/"];
 
-/// A port of a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    pub id: SandboxId,
-    /// Never 0.
-    pub port: u16,
-}
-
 /// How a request named its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub enum Addressing {
     /// An origin of the port's own.
     Host,
     /// On our origin, by programs: browsers send no such headers by themselves.
@@ -39,30 +34,30 @@ pub enum Way {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    pub target: Target,
-    pub way: Way,
+pub struct PortAddress {
+    pub target: PortTarget,
+    pub addressing: Addressing,
     /// Host and port as the client wrote them; empty where it wrote none.
     pub authority: String,
 }
 
-impl Address {
+impl PortAddress {
     /// `None`: the request is for the API.
     ///
     /// # Errors
     /// What is wrong with it, for the client.
-    pub fn of(request: &Request, domain: &str) -> Result<Option<Self>, String> {
+    pub fn from_request(request: &Request, domain: &str) -> Result<Option<Self>, String> {
         let authority = authority(request.uri(), request.headers())?;
-        let found = if let Some(target) = of_host(&authority, domain) {
-            Some((target, Way::Host))
-        } else if let Some(target) = of_headers(request.headers())? {
-            Some((target, Way::Headers))
+        let found = if let Some(target) = from_host(&authority, domain) {
+            Some((target, Addressing::Host))
+        } else if let Some(target) = from_headers(request.headers())? {
+            Some((target, Addressing::Headers))
         } else {
-            of_path(request.uri().path())?
+            from_path(request.uri().path())?
         };
-        Ok(found.map(|(target, way)| Self {
+        Ok(found.map(|(target, addressing)| Self {
             target,
-            way,
+            addressing,
             authority,
         }))
     }
@@ -91,7 +86,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, String> {
 
 /// `{port}-{sandbox}.{domain}`, with any port behind it.
 #[must_use]
-pub fn of_host(authority: &str, domain: &str) -> Option<Target> {
+pub fn from_host(authority: &str, domain: &str) -> Option<PortTarget> {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         Some(_) => return None,
@@ -100,7 +95,7 @@ pub fn of_host(authority: &str, domain: &str) -> Option<Target> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let label = host.strip_suffix(domain)?.strip_suffix('.')?;
     let (port, id) = label.split_once('-')?;
-    Some(Target {
+    Some(PortTarget {
         port: port_of(port)?,
         id: id.parse().ok()?,
     })
@@ -114,7 +109,7 @@ fn port_of(text: &str) -> Option<u16> {
     if is_plain { text.parse().ok() } else { None }
 }
 
-fn of_headers(headers: &HeaderMap) -> Result<Option<Target>, String> {
+fn from_headers(headers: &HeaderMap) -> Result<Option<PortTarget>, String> {
     let text = |name| {
         headers
             .get(name)
@@ -128,7 +123,7 @@ fn of_headers(headers: &HeaderMap) -> Result<Option<Target>, String> {
                 .map_err(|error| format!("{ID_HEADER}: {error}"))?;
             let port = port_of(port)
                 .ok_or_else(|| format!("{PORT_HEADER} must be a number from 1 to 65535"))?;
-            Ok(Some(Target { id, port }))
+            Ok(Some(PortTarget { id, port }))
         }
         (Some(_), None) => Err(format!(
             "the header {PORT_HEADER} is missing beside {ID_HEADER}"
@@ -141,7 +136,7 @@ fn of_headers(headers: &HeaderMap) -> Result<Option<Target>, String> {
 
 /// `/v1/sandboxes/{id}/ports/{port}[/~{link}]/…`. Paths are taken as they are sent: what is escaped
 /// stays escaped.
-fn of_path(path: &str) -> Result<Option<(Target, Way)>, String> {
+fn from_path(path: &str) -> Result<Option<(PortTarget, Addressing)>, String> {
     let Some(inner) = PATHS.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
         return Ok(None);
     };
@@ -152,7 +147,7 @@ fn of_path(path: &str) -> Result<Option<(Target, Way)>, String> {
         .parse()
         .map_err(|error: model::InvalidValue| error.to_string())?;
     let (port, rest) = inner.split_at(inner.find('/').unwrap_or(inner.len()));
-    let target = Target {
+    let target = PortTarget {
         id,
         port: port_of(port).ok_or("a port is a number from 1 to 65535")?,
     };
@@ -161,10 +156,10 @@ fn of_path(path: &str) -> Result<Option<(Target, Way)>, String> {
         .strip_prefix("/~")
         .map(|link| link.split('/').next().unwrap_or_default());
     let link = link
-        .filter(|link| super::link::is_link(link))
+        .filter(|link| signed_url::is_signature(link))
         .map(str::to_owned);
     let rest = rest[link.as_ref().map_or(0, |link| link.len() + 2)..].to_owned();
-    Ok(Some((target, Way::Path { prefix, link, rest })))
+    Ok(Some((target, Addressing::Path { prefix, link, rest })))
 }
 
 #[cfg(test)]
@@ -175,8 +170,8 @@ mod tests {
 
     const ID: &str = "sb-0123456789abcdefghij";
 
-    fn target(port: u16) -> Target {
-        Target {
+    fn target(port: u16) -> PortTarget {
+        PortTarget {
             id: ID.parse().unwrap(),
             port,
         }
@@ -191,9 +186,9 @@ mod tests {
         builder.body(axum::body::Body::empty()).unwrap()
     }
 
-    fn of(uri: &str, headers: &[(&str, &str)]) -> Result<Option<(Target, Way)>, String> {
-        Address::of(&request(uri, headers), "localhost")
-            .map(|found| found.map(|found| (found.target, found.way)))
+    fn of(uri: &str, headers: &[(&str, &str)]) -> Result<Option<(PortTarget, Addressing)>, String> {
+        PortAddress::from_request(&request(uri, headers), "localhost")
+            .map(|found| found.map(|found| (found.target, found.addressing)))
     }
 
     #[test]
@@ -206,7 +201,7 @@ mod tests {
             host.to_uppercase(),
         ] {
             assert_eq!(
-                of_host(&spelling, "localhost"),
+                from_host(&spelling, "localhost"),
                 Some(target(3000)),
                 "{spelling}"
             );
@@ -226,7 +221,7 @@ mod tests {
             format!("80-{ID}.localhost:8000:1"),
             format!("user@80-{ID}.localhost"),
         ] {
-            assert_eq!(of_host(&wrong, "localhost"), None, "{wrong}");
+            assert_eq!(from_host(&wrong, "localhost"), None, "{wrong}");
         }
     }
 
@@ -239,10 +234,13 @@ mod tests {
             (ID_HEADER, ID),
             (PORT_HEADER, "81"),
         ];
-        assert_eq!(of(&path, &headers), Ok(Some((target(80), Way::Host))));
+        assert_eq!(
+            of(&path, &headers),
+            Ok(Some((target(80), Addressing::Host)))
+        );
         assert_eq!(
             of(&path, &headers[1..]),
-            Ok(Some((target(81), Way::Headers)))
+            Ok(Some((target(81), Addressing::Headers)))
         );
         assert_eq!(of(&path, &[]).unwrap().unwrap().0, target(82));
         assert_eq!(of("/v1/sandboxes", &[("host", "localhost:8000")]), Ok(None));
@@ -269,9 +267,9 @@ mod tests {
 
     #[test]
     fn paths_keep_their_spelling_and_give_up_their_link() {
-        let link = super::super::link::Signer::new([1; 32]).sign(&target(80), 7);
+        let link = crate::ports::signed_url::UrlSigner::new([1; 32]).sign(&target(80), 7);
         let path = |rest: &str| match of(&format!("/v1/capsules/{ID}/ports/80{rest}"), &[]) {
-            Ok(Some((found, Way::Path { prefix, link, rest }))) if found == target(80) => {
+            Ok(Some((found, Addressing::Path { prefix, link, rest }))) if found == target(80) => {
                 (prefix, link, rest)
             }
             other => panic!("{other:?}"),
@@ -301,21 +299,21 @@ mod tests {
         /// Whatever is understood as a port's host is the one spelling of it.
         #[test]
         fn nothing_but_the_one_spelling_is_a_host(text in "[0-9a-z.:+-]{0,60}", port in 1..=u16::MAX) {
-            if let Some(found) = of_host(&text, "localhost") {
+            if let Some(found) = from_host(&text, "localhost") {
                 let name = format!("{}-{}.localhost", found.port, found.id);
                 prop_assert!(text.starts_with(&name), "{text}");
             }
             let name = format!("{port}-{ID}.localhost");
-            prop_assert_eq!(of_host(&name, "localhost"), Some(target(port)));
-            prop_assert_eq!(of_host(&format!("{text}{name}"), "localhost").is_some(), text.is_empty() || {
+            prop_assert_eq!(from_host(&name, "localhost"), Some(target(port)));
+            prop_assert_eq!(from_host(&format!("{text}{name}"), "localhost").is_some(), text.is_empty() || {
                 // Digits before it are another port.
-                of_host(&format!("{text}{name}"), "localhost").is_some_and(|found| found.port != port)
+                from_host(&format!("{text}{name}"), "localhost").is_some_and(|found| found.port != port)
             });
         }
 
         #[test]
         fn no_path_panics(path in "/v1/(sandboxes|capsules)/[ -~]{0,40}(/ports/[ -~]{0,20})?") {
-            let _ = of_path(&path);
+            let _ = from_path(&path);
         }
     }
 }

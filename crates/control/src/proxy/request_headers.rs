@@ -12,8 +12,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::address::{Address, Way};
-use super::{access, text};
+use super::address::{Addressing, PortAddress};
+use super::{access, header_text};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -30,7 +30,7 @@ const MADE_UP: [HeaderName; 4] = [
 
 /// How a request came to us.
 #[derive(Debug, Clone, Copy)]
-pub struct Came<'a> {
+pub struct ForwardedInfo<'a> {
     pub from: Option<IpAddr>,
     /// `http` or `https`.
     pub scheme: &'a str,
@@ -40,7 +40,7 @@ pub struct Came<'a> {
 }
 
 /// Removes what belongs to one connection alone, of a request or an answer.
-pub fn end_to_end(headers: &mut HeaderMap) {
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = list(headers, &CONNECTION)
         .iter()
         .filter_map(|name| name.parse().ok())
@@ -60,9 +60,13 @@ pub fn end_to_end(headers: &mut HeaderMap) {
 }
 
 /// What the guest sees instead of what the client sent.
-pub fn to_guest(headers: &mut HeaderMap, address: &Address, came: Came<'_>) {
-    end_to_end(headers);
-    access::strip(headers);
+pub fn rewrite_for_guest(
+    headers: &mut HeaderMap,
+    address: &PortAddress,
+    forwarded: ForwardedInfo<'_>,
+) {
+    remove_hop_by_hop(headers);
+    access::strip_credentials(headers);
     for name in [CONTENT_LENGTH, EXPECT, FORWARDED]
         .into_iter()
         .chain(MADE_UP)
@@ -71,22 +75,22 @@ pub fn to_guest(headers: &mut HeaderMap, address: &Address, came: Came<'_>) {
     }
     let before = headers
         .get(FORWARDED_FOR)
-        .filter(|_| came.behind_proxy)
+        .filter(|_| forwarded.behind_proxy)
         .and_then(|value| value.to_str().ok());
-    let from = came.from.map(|ip| ip.to_canonical().to_string());
+    let from = forwarded.from.map(|ip| ip.to_canonical().to_string());
     let all: Vec<String> = before.map(str::to_owned).into_iter().chain(from).collect();
     set(headers, FORWARDED_FOR, &all.join(", "));
     set(headers, FORWARDED_HOST, &address.authority);
     set(
         headers,
         FORWARDED_PORT,
-        port_of(&address.authority, came.scheme),
+        port_of(&address.authority, forwarded.scheme),
     );
-    set(headers, FORWARDED_PROTO, came.scheme);
+    set(headers, FORWARDED_PROTO, forwarded.scheme);
     set(headers, HOST, &address.authority);
-    match &address.way {
-        Way::Path { prefix, .. } => set(headers, FORWARDED_PREFIX, prefix),
-        Way::Host | Way::Headers => drop(headers.remove(FORWARDED_PREFIX)),
+    match &address.addressing {
+        Addressing::Path { prefix, .. } => set(headers, FORWARDED_PREFIX, prefix),
+        Addressing::Host | Addressing::Headers => drop(headers.remove(FORWARDED_PREFIX)),
     }
 }
 
@@ -110,7 +114,7 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let all = headers
         .get_all(name)
         .iter()
-        .map(text::from_value)
+        .map(header_text::from_value)
         .collect::<Vec<_>>()
         .join(",");
     all.split(',')
@@ -124,7 +128,7 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 /// our own connections to the guest cannot become one (RFC 9113, 3.1), and clients go on with
 /// HTTP/1.1.
 #[must_use]
-pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+pub fn offered_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
     let is_asked = list(headers, &CONNECTION)
         .iter()
         .any(|word| word.eq_ignore_ascii_case("upgrade"));
@@ -135,7 +139,7 @@ pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
         .filter(|name| !name.to_ascii_lowercase().starts_with("h2"))
         .collect();
     if is_asked && !offered.is_empty() {
-        text::to_value(&offered.join(", "))
+        header_text::to_value(&offered.join(", "))
     } else {
         None
     }
@@ -161,20 +165,20 @@ mod tests {
         all.iter().map(pair).collect()
     }
 
-    fn seen(way: Way, behind_proxy: bool, sent: &[(&str, &str)]) -> HeaderMap {
+    fn seen(addressing: Addressing, behind_proxy: bool, sent: &[(&str, &str)]) -> HeaderMap {
         let target =
-            super::super::address::of_host("80-sb-0123456789abcdefghij.localhost", "localhost")
+            super::super::address::from_host("80-sb-0123456789abcdefghij.localhost", "localhost")
                 .unwrap();
-        let address = Address {
+        let address = PortAddress {
             target,
-            way,
+            addressing,
             authority: "a.localhost:8000".to_owned(),
         };
         let mut all = headers(sent);
-        to_guest(
+        rewrite_for_guest(
             &mut all,
             &address,
-            Came {
+            ForwardedInfo {
                 from: "127.0.0.1".parse().ok(),
                 scheme: "http",
                 behind_proxy,
@@ -195,7 +199,7 @@ mod tests {
             ("expect", "100-continue"),
             ("x-kept", "1"),
         ];
-        let all = seen(Way::Host, false, &sent);
+        let all = seen(Addressing::Host, false, &sent);
         let right = [
             ("x-kept", "1"),
             ("x-forwarded-for", "127.0.0.1"),
@@ -214,11 +218,11 @@ mod tests {
             ("x-forwarded-prefix", "/x"),
             ("x-real-ip", "8.8.8.8"),
         ];
-        let alone = seen(Way::Host, false, &sent);
+        let alone = seen(Addressing::Host, false, &sent);
         assert_eq!(alone["x-forwarded-for"], "127.0.0.1");
         assert!(!alone.contains_key("x-forwarded-prefix") && !alone.contains_key("x-real-ip"));
         assert_eq!(
-            seen(Way::Host, true, &sent)["x-forwarded-for"],
+            seen(Addressing::Host, true, &sent)["x-forwarded-for"],
             "8.8.8.8, 127.0.0.1"
         );
         assert_eq!(
@@ -229,7 +233,7 @@ mod tests {
             ),
             ("443", "80", "80")
         );
-        let path = Way::Path {
+        let path = Addressing::Path {
             prefix: "/p".to_owned(),
             link: Some("secret".to_owned()),
             rest: "/".to_owned(),
@@ -243,16 +247,25 @@ mod tests {
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "websocket"),
         ]);
-        assert_eq!(upgrade(&both).unwrap(), "websocket");
+        assert_eq!(offered_protocols(&both).unwrap(), "websocket");
         let lines = [
             ("connection", "x"),
             ("connection", "Upgrade"),
             ("upgrade", "foo/2"),
             ("upgrade", "WebSocket"),
         ];
-        assert_eq!(upgrade(&headers(&lines)).unwrap(), "foo/2, WebSocket");
-        assert_eq!(upgrade(&headers(&[("upgrade", "websocket")])), None);
-        assert_eq!(upgrade(&headers(&[("connection", "upgrade")])), None);
+        assert_eq!(
+            offered_protocols(&headers(&lines)).unwrap(),
+            "foo/2, WebSocket"
+        );
+        assert_eq!(
+            offered_protocols(&headers(&[("upgrade", "websocket")])),
+            None
+        );
+        assert_eq!(
+            offered_protocols(&headers(&[("connection", "upgrade")])),
+            None
+        );
     }
 
     #[test]
@@ -262,11 +275,11 @@ mod tests {
             ("upgrade", "h2c"),
             ("http2-settings", "AAMAAABk"),
         ];
-        assert_eq!(upgrade(&headers(&asked)), None);
+        assert_eq!(offered_protocols(&headers(&asked)), None);
         let mut all = headers(&asked);
-        end_to_end(&mut all);
+        remove_hop_by_hop(&mut all);
         assert!(all.is_empty(), "{all:?}");
         let both = headers(&[("connection", "upgrade"), ("upgrade", "h2c, websocket")]);
-        assert_eq!(upgrade(&both).unwrap(), "websocket");
+        assert_eq!(offered_protocols(&both).unwrap(), "websocket");
     }
 }

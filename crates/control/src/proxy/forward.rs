@@ -25,10 +25,10 @@ use model::{ErrorCode, SandboxState};
 use store::Sandbox;
 
 use super::access::{self, Access, COOKIE_NAME, Denied, RequestHead};
-use super::address::{Address, Way};
-use super::answer::{Failure, is_page};
-use super::headers::{self, Came};
-use super::{confine, connector, retry, upgrade};
+use super::address::{Addressing, PortAddress};
+use super::error_response::{ProxyError, is_page};
+use super::request_headers::{self, ForwardedInfo};
+use super::{Proxy, connector, response_sanitizer, retry, upgrade};
 use crate::app::App;
 use crate::hosts::{Host, NoTunnel};
 
@@ -38,19 +38,28 @@ const PREFLIGHT_SECONDS: &str = "600";
 /// at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-pub(super) async fn serve(app: &Arc<App>, address: Address, request: Request) -> Response {
+pub(super) async fn serve_request(
+    proxy: &Proxy,
+    address: PortAddress,
+    request: Request,
+) -> Response {
     let page = is_page(request.method(), request.headers());
-    match proxy(app, &address, request).await {
+    match handle(proxy, &address, request).await {
         Ok(response) => response,
         Err(failure) => {
             let (sandbox, port) = access::name(&address.target);
             tracing::debug!(%sandbox, port, status = failure.status.as_u16(), why = failure.text, "not forwarded");
-            failure.about(&address).in_form(page)
+            failure.with_target(&address).render(page)
         }
     }
 }
 
-async fn proxy(app: &Arc<App>, address: &Address, request: Request) -> Result<Response, Failure> {
+async fn handle(
+    proxy: &Proxy,
+    address: &PortAddress,
+    request: Request,
+) -> Result<Response, ProxyError> {
+    let app = &proxy.app;
     check(request.method(), address, request.headers())?;
     let row = app
         .store
@@ -60,17 +69,17 @@ async fn proxy(app: &Arc<App>, address: &Address, request: Request) -> Result<Re
     let row = row.filter(|row| !row.deleting);
     let public = row.as_ref().is_some_and(|row| row.spec.public_ports);
     let head = RequestHead::new(&request);
-    let access = match access::admit(app, address, public, head).await {
+    let access = match access::authorize(app, address, public, head).await {
         Ok(access) => access,
         // The request that follows is to have a link in a header, which is checked then.
         Err(Denied::Nothing) if access::is_preflight(&request) => {
             return Ok(preflight_response(&request));
         }
-        Err(denied) => return Err(Failure::denied(&denied, address)),
+        Err(denied) => return Err(ProxyError::denied(&denied, address)),
     };
     let row = row.ok_or_else(|| {
         let text = format!("there is no sandbox {}", address.target.id);
-        Failure::not_found(text, "`wrenn ls --all` lists those that are there")
+        ProxyError::not_found(text, "`wrenn ls --all` lists those that are there")
     })?;
     if let Some(answer) = without_guest(app, address, &access, &request) {
         return Ok(answer);
@@ -81,23 +90,27 @@ async fn proxy(app: &Arc<App>, address: &Address, request: Request) -> Result<Re
         .connections
         .begin(&address.target.id)
         .ok_or_else(too_many)?;
-    forward(app, address, &access, request, &host, counted).await
+    forward(proxy, address, &access, request, &host, counted).await
 }
 
-fn check(method: &Method, address: &Address, headers: &http::HeaderMap) -> Result<(), Failure> {
+fn check(
+    method: &Method,
+    address: &PortAddress,
+    headers: &http::HeaderMap,
+) -> Result<(), ProxyError> {
     if *method == Method::CONNECT || *method == Method::TRACE {
         let text = format!("ports take no {method}");
-        return Err(Failure::new(
+        return Err(ProxyError::new(
             StatusCode::METHOD_NOT_ALLOWED,
             ErrorCode::MethodNotAllowed,
             text,
             "use another method",
         ));
     }
-    if address.way != Way::Host && headers.get("service-worker").is_some() {
+    if address.addressing != Addressing::Host && headers.get("service-worker").is_some() {
         let hint = "open the port by its own name to use one";
         let text = "there are no service workers on this address";
-        return Err(Failure::new(
+        return Err(ProxyError::new(
             StatusCode::FORBIDDEN,
             ErrorCode::Forbidden,
             text,
@@ -107,9 +120,9 @@ fn check(method: &Method, address: &Address, headers: &http::HeaderMap) -> Resul
     Ok(())
 }
 
-fn too_many() -> Failure {
+fn too_many() -> ProxyError {
     let text = format!("there are {MAX_CONNECTIONS} connections to this sandbox already");
-    Failure::new(
+    ProxyError::new(
         StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::ResourceExhausted,
         text,
@@ -117,25 +130,27 @@ fn too_many() -> Failure {
     )
 }
 
-fn failed(error: crate::error::Error) -> Failure {
+fn failed(error: crate::error::Error) -> ProxyError {
     tracing::error!(error = error.chain(), "request to a port failed");
     let status =
         StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    Failure::new(status, error.code, error.message, "try again later")
+    ProxyError::new(status, error.code, error.message, "try again later")
 }
 
 /// What needs no guest: from a link to a cookie, from a port to its directory, and what browsers
 /// ask before they ask.
 fn without_guest(
     app: &App,
-    address: &Address,
+    address: &PortAddress,
     access: &Access,
     request: &Request,
 ) -> Option<Response> {
     let secure = scheme(app) == "https";
-    match (&address.way, access) {
-        (Way::Host, Access::Cookie { link, seconds }) if access::is_page(request.method()) => {
-            let clean = access::without_link(request.uri().path(), request.uri().query())?;
+    match (&address.addressing, access) {
+        (Addressing::Host, Access::Cookie { link, seconds })
+            if access::is_page(request.method()) =>
+        {
+            let clean = access::strip_link(request.uri().path(), request.uri().query())?;
             // Two slashes would begin the name of another host.
             let dot = if clean.path().starts_with("//") {
                 "/."
@@ -148,7 +163,7 @@ fn without_guest(
             );
             Some(redirect(&format!("{dot}{clean}"), Some(&cookie)))
         }
-        (Way::Path { prefix, link, rest }, _)
+        (Addressing::Path { prefix, link, rest }, _)
             if rest.is_empty() && access::is_page(request.method()) =>
         {
             let link = link
@@ -162,7 +177,7 @@ fn without_guest(
                 .unwrap_or_default();
             Some(redirect(&format!("{prefix}{link}/{query}"), None))
         }
-        (Way::Path { link, .. }, access)
+        (Addressing::Path { link, .. }, access)
             if access::is_preflight(request) && (link.is_some() || *access == Access::Open) =>
         {
             Some(preflight_response(request))
@@ -237,14 +252,14 @@ fn scheme(app: &App) -> &str {
 }
 
 /// The host of a sandbox that runs, or will for this request.
-fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, Failure> {
+fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, ProxyError> {
     let id = row.id;
     match row.state {
         SandboxState::Running => {}
         SandboxState::Paused if row.spec.auto_resume => {}
         SandboxState::Paused => {
             let hint = format!("`wrenn resume {id}` lets it go on");
-            return Err(Failure::not_found(
+            return Err(ProxyError::not_found(
                 "this sandbox is paused, and does not wake by itself",
                 hint,
             ));
@@ -255,14 +270,14 @@ fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, Failure> {
                 .map(|reason| format!(": {reason}"))
                 .unwrap_or_default();
             let hint = format!("`wrenn info {id}` tells more");
-            return Err(Failure::not_found(
+            return Err(ProxyError::not_found(
                 format!("this sandbox is {state}{why}"),
                 hint,
             ));
         }
     }
     app.host_of(&id, row.host_id.as_deref()).map_err(|error| {
-        Failure::new(
+        ProxyError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             error.code,
             error.message,
@@ -272,36 +287,37 @@ fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, Failure> {
 }
 
 async fn forward(
-    app: &Arc<App>,
-    address: &Address,
+    proxy: &Proxy,
+    address: &PortAddress,
     access: &Access,
     mut request: Request,
     host: &Arc<Host>,
     counted: Counted,
-) -> Result<Response, Failure> {
+) -> Result<Response, ProxyError> {
+    let app = &proxy.app;
     let is_http_11 = request.version() == Version::HTTP_11;
-    let protocol = headers::upgrade(request.headers()).filter(|_| is_http_11);
+    let protocol = request_headers::offered_protocols(request.headers()).filter(|_| is_http_11);
     let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts);
     prepare_head(app, address, &mut parts, &body, protocol);
     parts.uri = path(address, &parts)
         .and_then(|path| connector::uri(&app.hosts, host, &address.target, path))
-        .ok_or_else(|| Failure::invalid("the path cannot be read"))?;
+        .ok_or_else(|| ProxyError::invalid("the path cannot be read"))?;
     let answer = async {
         if grpc {
             parts.version = Version::HTTP_2;
             parts.headers.remove(TRANSFER_ENCODING);
             parts.headers.remove(http::header::HOST);
             let request = Request::from_parts(parts, body);
-            return app.ports.client_h2.request(request).await;
+            return proxy.clients.http2.request(request).await;
         }
-        retry::send(&app.ports.client, &app.ports.client_unpooled, parts, body).await
+        retry::send_with_retry(&proxy.clients, parts, body).await
     };
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
     let answer = answer.map_err(|_| {
         let text = "the program on this port took too long to answer";
-        Failure::new(
+        ProxyError::new(
             StatusCode::GATEWAY_TIMEOUT,
             ErrorCode::Timeout,
             text,
@@ -315,23 +331,23 @@ async fn forward(
 /// Makes the head of a client's request that of a request to the guest, but for its URI.
 fn prepare_head(
     app: &App,
-    address: &Address,
+    address: &PortAddress,
     parts: &mut Parts,
     body: &Body,
     protocol: Option<HeaderValue>,
 ) {
-    let takes_trailers = headers::takes_trailers(&parts.headers) || is_grpc(parts);
+    let takes_trailers = request_headers::takes_trailers(&parts.headers) || is_grpc(parts);
     // Over HTTP/2 clients leave it out where it is 0.
     let has_body = parts.version == Version::HTTP_2
         && [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
     let says_length = has_body || parts.headers.contains_key(CONTENT_LENGTH);
     let from = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-    let came = Came {
+    let forwarded = ForwardedInfo {
         from: from.map(|info| info.0.ip()),
         scheme: scheme(app),
         behind_proxy: app.ports.settings.public_url.is_some(),
     };
-    headers::to_guest(&mut parts.headers, address, came);
+    request_headers::rewrite_for_guest(&mut parts.headers, address, forwarded);
     if let Some(protocol) = protocol {
         parts
             .headers
@@ -355,7 +371,7 @@ fn prepare_head(
             .headers
             .insert(TE, HeaderValue::from_static("trailers"));
     }
-    // The others tell hyper in which case the names of the fields came.
+    // The others tell hyper in which case the names of the fields forwarded.
     parts.extensions.remove::<ConnectInfo<SocketAddr>>();
     parts.extensions.remove::<ConnectionHandle>();
     parts.version = Version::HTTP_11;
@@ -363,16 +379,16 @@ fn prepare_head(
 
 fn finish(
     app: &App,
-    address: &Address,
+    address: &PortAddress,
     access: &Access,
     mut answer: http::Response<Incoming>,
     client: Option<OnUpgrade>,
     counted: Counted,
-) -> Result<Response, Failure> {
+) -> Result<Response, ProxyError> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let client =
             client.ok_or_else(|| nonsense("it switched to a protocol that nobody asked for"))?;
-        return Ok(upgrade::switch(
+        return Ok(upgrade::switch_protocols(
             client,
             (address, access),
             answer,
@@ -380,7 +396,7 @@ fn finish(
             app.shutdown.clone(),
         ));
     }
-    confine::confine(answer.headers_mut(), address, access);
+    response_sanitizer::sanitize_response(answer.headers_mut(), address, access);
     let (mut parts, body) = answer.into_parts();
     // Of our own connection to the client (RFC 9112, 2.3).
     parts.version = Version::HTTP_11;
@@ -393,13 +409,13 @@ fn finish(
 }
 
 /// What the guest is asked for.
-fn path(address: &Address, parts: &Parts) -> Option<PathAndQuery> {
-    let path = match &address.way {
-        Way::Path { rest, .. } if rest.is_empty() => "/",
-        Way::Path { rest, .. } => rest,
-        Way::Host | Way::Headers => parts.uri.path(),
+fn path(address: &PortAddress, parts: &Parts) -> Option<PathAndQuery> {
+    let path = match &address.addressing {
+        Addressing::Path { rest, .. } if rest.is_empty() => "/",
+        Addressing::Path { rest, .. } => rest,
+        Addressing::Host | Addressing::Headers => parts.uri.path(),
     };
-    access::without_link(path, parts.uri.query())
+    access::strip_link(path, parts.uri.query())
 }
 
 /// Which only works over HTTP/2 on the whole way.
@@ -409,13 +425,13 @@ fn is_grpc(parts: &Parts) -> bool {
         && kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
-fn nonsense(why: &str) -> Failure {
+fn nonsense(why: &str) -> ProxyError {
     let text = format!("the program on this port does not answer as a web server: {why}");
     let hint = "`wrenn port-forward` reaches programs that speak other protocols";
-    Failure::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)
+    ProxyError::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)
 }
 
-fn no_answer(error: &hyper_util::client::legacy::Error, address: &Address) -> Failure {
+fn no_answer(error: &hyper_util::client::legacy::Error, address: &PortAddress) -> ProxyError {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         if let Some(no_tunnel) = error.downcast_ref::<NoTunnel>() {
@@ -428,17 +444,17 @@ fn no_answer(error: &hyper_util::client::legacy::Error, address: &Address) -> Fa
     nonsense(&why)
 }
 
-fn no_connection(error: &NoTunnel, address: &Address) -> Failure {
+fn no_connection(error: &NoTunnel, address: &PortAddress) -> ProxyError {
     let id = &address.target.id;
     match error {
         NoTunnel::Refused {
             status: StatusCode::BAD_GATEWAY,
             ..
-        } => Failure::closed(address),
+        } => ProxyError::closed(address),
         NoTunnel::Refused {
             status: StatusCode::NOT_FOUND | StatusCode::CONFLICT,
             text,
-        } => Failure::not_found(text, format!("`wrenn info {id}` tells more")),
+        } => ProxyError::not_found(text, format!("`wrenn info {id}` tells more")),
         NoTunnel::Refused {
             status: StatusCode::TOO_MANY_REQUESTS,
             ..
@@ -446,7 +462,7 @@ fn no_connection(error: &NoTunnel, address: &Address) -> Failure {
         NoTunnel::Refused {
             status: StatusCode::SERVICE_UNAVAILABLE,
             text,
-        } => Failure::new(
+        } => ProxyError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::HostUnavailable,
             text,
@@ -455,7 +471,7 @@ fn no_connection(error: &NoTunnel, address: &Address) -> Failure {
         NoTunnel::Refused {
             status: StatusCode::GATEWAY_TIMEOUT,
             text,
-        } => Failure::new(
+        } => ProxyError::new(
             StatusCode::GATEWAY_TIMEOUT,
             ErrorCode::Timeout,
             text,
@@ -463,7 +479,7 @@ fn no_connection(error: &NoTunnel, address: &Address) -> Failure {
         ),
         NoTunnel::Refused { text, .. } => {
             let hint = format!("`wrenn logs {id}` has what the host did");
-            Failure::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)
+            ProxyError::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)
         }
         NoTunnel::Unreachable(error) => failed(error.clone()),
     }

@@ -17,10 +17,10 @@ use model::ErrorCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::Service;
 
-use super::address::Target;
-use super::retry::ConnectionUse;
+use super::connection_use::ConnectionUse;
 use crate::error::Error;
 use crate::hosts::{Host, Hosts, NoTunnel};
+use crate::ports::PortTarget;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -47,12 +47,12 @@ impl Connector {
         Self { hosts }
     }
 
-    fn find(&self, uri: &Uri) -> Option<(Arc<Host>, Target)> {
+    fn find(&self, uri: &Uri) -> Option<(Arc<Host>, PortTarget)> {
         let (id, host) = uri.host()?.split_once(".h")?;
         let host = self.hosts.all().get(host.parse::<usize>().ok()?)?;
         Some((
             Arc::clone(host),
-            Target {
+            PortTarget {
                 id: id.parse().ok()?,
                 port: uri.port_u16()?,
             },
@@ -64,7 +64,7 @@ impl Connector {
 pub(super) fn uri(
     hosts: &Hosts,
     host: &Arc<Host>,
-    target: &Target,
+    target: &PortTarget,
     path: PathAndQuery,
 ) -> Option<Uri> {
     let number = hosts.all().iter().position(|one| Arc::ptr_eq(one, host))?;

@@ -2,63 +2,38 @@
 //! have seen it.
 //!
 //! A server closes connections that it has kept for some time. If it does so just when a request is
-//! on its way, the request ends without an answer, though nothing is wrong (RFC 9112, 9.3.1). A
+//! on its addressing, the request ends without an answer, though nothing is wrong (RFC 9112, 9.3.1). A
 //! request that may be sent twice (idempotent, without a body) then goes over a connection of its
 //! own. All others fail: the guest may have acted on them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
 use http::request::Parts;
 use http::{Extensions, Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client, Error};
+use hyper_util::client::legacy::Error;
 
-use super::connector::Connector;
+use super::GuestClients;
+use super::connection_use::ConnectionUse;
 
-/// Use of one connection to a guest.
-#[derive(Debug, Default)]
-pub(super) struct ConnectionUse {
-    /// The guest has sent something since it was connected.
-    answered: AtomicBool,
-    /// The guest has sent nothing since we last did.
-    unanswered: AtomicBool,
-}
-
-impl ConnectionUse {
-    pub(super) fn note_sent(&self) {
-        self.unanswered.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn note_received(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-        self.unanswered.store(false, Ordering::Relaxed);
-    }
-
-    fn is_kept_and_unanswered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) && self.unanswered.load(Ordering::Relaxed)
-    }
-}
-
-/// Sends a request through `pooled`, and perhaps again through `unpooled`.
-pub(super) async fn send(
-    pooled: &Client<Connector, Body>,
-    unpooled: &Client<Connector, Body>,
+/// Sends a request through a pooled connection, and perhaps again through one of its own.
+pub(super) async fn send_with_retry(
+    clients: &GuestClients,
     parts: Parts,
     body: Body,
 ) -> Result<Response<Incoming>, Error> {
     let again = can_repeat(&parts.method, &body).then(|| parts.clone());
-    let error = match pooled.request(Request::from_parts(parts, body)).await {
+    let request = Request::from_parts(parts, body);
+    let error = match clients.pooled.request(request).await {
         Ok(answer) => return Ok(answer),
         Err(error) => error,
     };
     match again.filter(|_| broke_unanswered(&error)) {
         Some(parts) => {
-            unpooled
-                .request(Request::from_parts(parts, Body::empty()))
-                .await
+            let request = Request::from_parts(parts, Body::empty());
+            clients.unpooled.request(request).await
         }
         None => Err(error),
     }

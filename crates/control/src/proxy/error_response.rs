@@ -9,14 +9,14 @@ use model::ErrorCode;
 use serde_json::json;
 
 use super::access::Denied;
-use super::address::{Address, Way};
+use super::address::{Addressing, PortAddress};
 
 const PAGE_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox";
 
 /// Why there is no answer of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct ProxyError {
     pub status: StatusCode,
     pub code: ErrorCode,
     /// What the E2B SDKs look for; else the same as `text`.
@@ -28,7 +28,7 @@ pub struct Failure {
     target: Option<(String, u16)>,
 }
 
-impl Failure {
+impl ProxyError {
     pub fn new(
         status: StatusCode,
         code: ErrorCode,
@@ -65,7 +65,7 @@ impl Failure {
         }
     }
 
-    pub fn closed(address: &Address) -> Self {
+    pub fn closed(address: &PortAddress) -> Self {
         let port = address.target.port;
         let text = format!("nothing listens on port {port} of this sandbox");
         let hint = format!("start a server on port {port} in it, then load this again");
@@ -76,7 +76,7 @@ impl Failure {
         }
     }
 
-    pub fn denied(denied: &Denied, address: &Address) -> Self {
+    pub fn denied(denied: &Denied, address: &PortAddress) -> Self {
         let (id, port) = super::access::name(&address.target);
         let make = format!(
             "`wrenn url {id} {port}` makes a link; programs send their key in the header X-API-Key"
@@ -86,7 +86,7 @@ impl Failure {
             Denied::Nothing => "this port is private".to_owned(),
             Denied::Expired => "this link has expired".to_owned(),
             Denied::Forged => "this link is not for this port".to_owned(),
-            Denied::Foreign => "another site asked for this with your link to it".to_owned(),
+            Denied::CrossOrigin => "another site asked for this with your link to it".to_owned(),
             Denied::Store(text) => {
                 return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -97,8 +97,8 @@ impl Failure {
             }
         };
         // On paths of the API as there; elsewhere as E2B has it.
-        match (&address.way, denied) {
-            _ if super::access::is_agent(&address.target) => {
+        match (&address.addressing, denied) {
+            _ if super::access::is_guest_agent(&address.target) => {
                 let hint =
                     "send its token in the header X-Access-Token, or an API key in X-API-Key";
                 Self::new(
@@ -108,7 +108,7 @@ impl Failure {
                     hint,
                 )
             }
-            (Way::Path { .. }, Denied::Key(_) | Denied::Nothing) => Self::new(
+            (Addressing::Path { .. }, Denied::Key(_) | Denied::Nothing) => Self::new(
                 StatusCode::UNAUTHORIZED,
                 ErrorCode::Unauthorized,
                 text,
@@ -119,19 +119,19 @@ impl Failure {
     }
 
     #[must_use]
-    pub fn about(mut self, address: &Address) -> Self {
+    pub fn with_target(mut self, address: &PortAddress) -> Self {
         self.target = Some((address.target.id.to_string(), address.target.port));
         self
     }
 
     /// In the form that the client reads.
     #[must_use]
-    pub fn respond(&self, request: &Request) -> Response {
-        self.in_form(is_page(request.method(), request.headers()))
+    pub fn to_response(&self, request: &Request) -> Response {
+        self.render(is_page(request.method(), request.headers()))
     }
 
     #[must_use]
-    pub fn in_form(&self, page: bool) -> Response {
+    pub fn render(&self, page: bool) -> Response {
         let (kind, body) = match page {
             true => ("text/html; charset=utf-8", self.page()),
             false => ("application/json", self.json().to_string()),
@@ -173,7 +173,7 @@ impl Failure {
             .map(|(id, port)| format!("Port {port} of {id}"))
             .unwrap_or_default();
         format!(
-            include_str!("answer.html"),
+            include_str!("error_page.html"),
             title = text,
             hint = hint,
             about = about
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn pages_hold_nothing_but_text() {
-        let page = Failure::not_found("<script>alert('1')</script>", "type `a < b`").page();
+        let page = ProxyError::not_found("<script>alert('1')</script>", "type `a < b`").page();
         assert!(
             page.contains("&lt;script&gt;") && !page.contains("<script"),
             "{page}"

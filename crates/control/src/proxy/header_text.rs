@@ -1,5 +1,5 @@
 //! Header values as text, byte for byte: each byte is the character of its number (ISO 8859-1), and
-//! back. What is looked for in them is ASCII, and all other bytes pass as they came.
+//! back. What is looked for in them is ASCII, and all other bytes pass as they forwarded.
 
 use http::HeaderValue;
 

@@ -16,13 +16,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use listener::ConnectionHandle;
 use model::{ApiKey, SandboxId};
 
-use super::address::{Address, ID_HEADER, PORT_HEADER, Target, Way};
-use super::link::{Signer, Wrong};
-use crate::app::{App, now_ms};
+use super::address::{Addressing, ID_HEADER, PORT_HEADER, PortAddress};
+use crate::app::App;
 use crate::auth::{KEY_HEADER, authenticate};
+use crate::clock::now_ms;
+use crate::ports::PortTarget;
+use crate::ports::signed_url::{LINK_PARAMETER, SignedUrlError, UrlSigner};
 
-/// Parameter of the query that holds a link.
-pub const LINK_PARAMETER: &str = "wrenn-link";
 /// Header that holds a link; the other one is that of the E2B SDKs.
 pub const TOKEN_HEADER: &str = "x-wrenn-link";
 const E2B_TOKEN_HEADER: &str = "e2b-traffic-access-token";
@@ -61,7 +61,7 @@ pub enum Denied {
     Expired,
     Forged,
     /// A page of somebody else made the request.
-    Foreign,
+    CrossOrigin,
     Store(String),
 }
 
@@ -91,9 +91,9 @@ impl<'a> RequestHead<'a> {
 ///
 /// # Errors
 /// Why it may not.
-pub async fn admit(
+pub async fn authorize(
     app: &App,
-    address: &Address,
+    address: &PortAddress,
     public: bool,
     request: RequestHead<'_>,
 ) -> Result<Access, Denied> {
@@ -106,16 +106,16 @@ pub async fn admit(
 
 async fn check_credentials(
     app: &App,
-    address: &Address,
+    address: &PortAddress,
     public: bool,
     request: RequestHead<'_>,
 ) -> Result<Access, Denied> {
     let headers = request.headers;
-    let is_agent = is_agent(&address.target);
-    if public && !is_agent {
+    let is_guest_agent = is_guest_agent(&address.target);
+    if public && !is_guest_agent {
         return Ok(Access::Open);
     }
-    if is_agent && let Some(token) = headers.get(GUEST_TOKEN_HEADER) {
+    if is_guest_agent && let Some(token) = headers.get(GUEST_TOKEN_HEADER) {
         // With a key as well, the agent is to say what is wrong with the token.
         if app
             .ports
@@ -142,12 +142,12 @@ async fn check_credentials(
         now,
         takes_cookies,
     }
-    .admit(request)
+    .authorize(request)
 }
 
 /// Returns true if `target` is the guest agent, which checks a token of its own.
 #[must_use]
-pub fn is_agent(target: &Target) -> bool {
+pub fn is_guest_agent(target: &PortTarget) -> bool {
     target.port == AGENT_PORT
 }
 
@@ -164,15 +164,15 @@ pub fn is_preflight<B>(request: &Request<B>) -> bool {
 
 /// Checks links of requests to one port.
 struct LinkCheck<'a> {
-    signer: &'a Signer,
-    address: &'a Address,
+    signer: &'a UrlSigner,
+    address: &'a PortAddress,
     /// Seconds since the Unix epoch.
     now: u64,
     takes_cookies: bool,
 }
 
 impl LinkCheck<'_> {
-    fn admit(&self, request: RequestHead<'_>) -> Result<Access, Denied> {
+    fn authorize(&self, request: RequestHead<'_>) -> Result<Access, Denied> {
         let &Self {
             signer,
             address,
@@ -180,14 +180,14 @@ impl LinkCheck<'_> {
             takes_cookies,
         } = self;
         let RequestHead { uri, headers, .. } = request;
-        let check = |link: &str| signer.check(link, &address.target, now);
+        let check = |link: &str| signer.verify(link, &address.target, now);
         let wrong = |wrong| match wrong {
-            Wrong::Expired => Denied::Expired,
-            Wrong::Forged => Denied::Forged,
+            SignedUrlError::Expired => Denied::Expired,
+            SignedUrlError::Forged => Denied::Forged,
         };
-        let in_path = match &address.way {
-            Way::Path { link, .. } => link.as_deref(),
-            Way::Host | Way::Headers => None,
+        let in_path = match &address.addressing {
+            Addressing::Path { link, .. } => link.as_deref(),
+            Addressing::Host | Addressing::Headers => None,
         };
         let in_header = [TOKEN_HEADER, E2B_TOKEN_HEADER]
             .iter()
@@ -198,7 +198,7 @@ impl LinkCheck<'_> {
         if let Some(link) = in_query(uri.query().unwrap_or_default()) {
             let seconds = check(link).map_err(wrong)?;
             let link = link.to_owned();
-            let has_cookies = address.way == Way::Host && takes_cookies;
+            let has_cookies = address.addressing == Addressing::Host && takes_cookies;
             return Ok(if has_cookies {
                 Access::Cookie { link, seconds }
             } else {
@@ -206,7 +206,7 @@ impl LinkCheck<'_> {
             });
         }
         // On our own origin there are no cookies of ports.
-        let has_cookies = address.way == Way::Host && takes_cookies;
+        let has_cookies = address.addressing == Addressing::Host && takes_cookies;
         let cookies: Vec<&str> = if has_cookies {
             cookies(headers).collect()
         } else {
@@ -216,7 +216,9 @@ impl LinkCheck<'_> {
         match cookies.iter().map(|link| check(link)).reduce(Result::or) {
             None => Err(Denied::Nothing),
             Some(Err(why)) => Err(wrong(why)),
-            Some(Ok(_)) if is_foreign(address, request.method, headers) => Err(Denied::Foreign),
+            Some(Ok(_)) if is_cross_origin(address, request.method, headers) => {
+                Err(Denied::CrossOrigin)
+            }
             Some(Ok(_)) => Ok(Access::Session),
         }
     }
@@ -252,15 +254,16 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .get_all(COOKIE)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    all.filter(|cookie| is_ours(cookie)).filter_map(|cookie| {
-        let value = cookie.splitn(2, |byte| *byte == b'=').nth(1)?;
-        std::str::from_utf8(value.trim_ascii()).ok()
-    })
+    all.filter(|cookie| is_link_cookie(cookie))
+        .filter_map(|cookie| {
+            let value = cookie.splitn(2, |byte| *byte == b'=').nth(1)?;
+            std::str::from_utf8(value.trim_ascii()).ok()
+        })
 }
 
 /// Returns true if a cookie, in a request or an answer, has the name of ours.
 #[must_use]
-pub fn is_ours(cookie: &[u8]) -> bool {
+pub fn is_link_cookie(cookie: &[u8]) -> bool {
     cookie
         .split(|byte| *byte == b'=')
         .next()
@@ -271,7 +274,7 @@ pub fn is_ours(cookie: &[u8]) -> bool {
 /// pages cannot (Fetch Metadata; RFC 6454). Programs send none of them. Frames, pictures, scripts
 /// and what is fetched ahead are foreign; that a link elsewhere was followed in a tab is not: the
 /// page with the link sees nothing of this one.
-fn is_foreign(address: &Address, method: &Method, headers: &HeaderMap) -> bool {
+fn is_cross_origin(address: &PortAddress, method: &Method, headers: &HeaderMap) -> bool {
     let text = |name: &str| {
         headers
             .get(name)
@@ -299,7 +302,7 @@ fn is_foreign(address: &Address, method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// Takes out of a request what only we were to see.
-pub fn strip(headers: &mut HeaderMap) {
+pub fn strip_credentials(headers: &mut HeaderMap) {
     if headers.get(KEY_HEADER).is_some_and(is_key) {
         headers.remove(KEY_HEADER);
     }
@@ -315,12 +318,12 @@ pub fn strip(headers: &mut HeaderMap) {
 /// Takes our cookie out, and joins what HTTP/2 splits into several fields (RFC 9113, 8.2.3). All
 /// other bytes stay.
 fn strip_cookies(headers: &mut HeaderMap) {
-    let has_ours = cookie_list(headers).any(is_ours);
+    let has_ours = cookie_list(headers).any(is_link_cookie);
     if !has_ours && headers.get_all(COOKIE).iter().count() < 2 {
         return;
     }
     let kept: Vec<&[u8]> = cookie_list(headers)
-        .filter(|cookie| !is_ours(cookie))
+        .filter(|cookie| !is_link_cookie(cookie))
         .map(<[u8]>::trim_ascii)
         .collect();
     let joined = HeaderValue::from_bytes(&kept.join(b"; ".as_slice()))
@@ -341,7 +344,7 @@ fn cookie_list(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 
 /// Joins path and query, without links in the query and otherwise byte for byte.
 #[must_use]
-pub fn without_link(path: &str, query: Option<&str>) -> Option<PathAndQuery> {
+pub fn strip_link(path: &str, query: Option<&str>) -> Option<PathAndQuery> {
     let Some(query) = query else {
         return path.parse().ok();
     };
@@ -368,7 +371,7 @@ pub fn is_page(method: &Method) -> bool {
 
 /// For log lines.
 #[must_use]
-pub fn name(target: &Target) -> (&SandboxId, u16) {
+pub fn name(target: &PortTarget) -> (&SandboxId, u16) {
     (&target.id, target.port)
 }
 
@@ -380,11 +383,11 @@ mod tests {
 
     const HOST: &str = "80-sb-0123456789abcdefghij.localhost:8000";
 
-    fn address() -> Address {
-        let target = super::super::address::of_host(HOST, "localhost").unwrap();
-        Address {
+    fn address() -> PortAddress {
+        let target = super::super::address::from_host(HOST, "localhost").unwrap();
+        PortAddress {
             target,
-            way: Way::Host,
+            addressing: Addressing::Host,
             authority: HOST.to_owned(),
         }
     }
@@ -408,19 +411,19 @@ mod tests {
     ) -> Result<Access, Denied> {
         let mut request = Request::builder().method(method).uri(uri).body(()).unwrap();
         *request.headers_mut() = headers(all);
-        let (signer, address) = (Signer::new([1; 32]), address());
+        let (signer, address) = (UrlSigner::new([1; 32]), address());
         LinkCheck {
             signer: &signer,
             address: &address,
             now: 100,
             takes_cookies,
         }
-        .admit(RequestHead::new(&request))
+        .authorize(RequestHead::new(&request))
     }
 
     #[test]
     fn links_are_found_in_every_place() {
-        let link = Signer::new([1; 32]).sign(&address().target, 160);
+        let link = UrlSigner::new([1; 32]).sign(&address().target, 160);
         for name in [TOKEN_HEADER, E2B_TOKEN_HEADER] {
             assert_eq!(asked("/", &[(name, &link)]), Ok(Access::Link));
         }
@@ -440,7 +443,7 @@ mod tests {
             seconds: 60,
         };
         assert_eq!(asked(&format!("/x?a=b&wrenn-link={link}"), &[]), Ok(right));
-        let old = Signer::new([1; 32]).sign(&address().target, 100);
+        let old = UrlSigner::new([1; 32]).sign(&address().target, 100);
         assert_eq!(asked("/", &[(TOKEN_HEADER, &old)]), Err(Denied::Expired));
         assert_eq!(asked("/?wrenn-link=x", &[]), Err(Denied::Forged));
         assert_eq!(
@@ -457,7 +460,7 @@ mod tests {
 
     /// With a cookie that holds a good link.
     fn asked_with_cookie(method: Method, more: &[(&str, &str)]) -> Result<Access, Denied> {
-        let link = Signer::new([1; 32]).sign(&address().target, 160);
+        let link = UrlSigner::new([1; 32]).sign(&address().target, 160);
         let cookie = format!("wrenn-link={link}");
         let sent = [&[("cookie", cookie.as_str())], more].concat();
         asked_over(true, method, "/", &sent)
@@ -496,7 +499,7 @@ mod tests {
                     ("sec-fetch-dest", dest),
                 ];
                 let asked = asked_with_cookie(Method::GET, &sent);
-                assert_eq!(asked, Err(Denied::Foreign), "{sent:?}");
+                assert_eq!(asked, Err(Denied::CrossOrigin), "{sent:?}");
             }
         }
         let prefetch = [&TAB[..], &[("sec-purpose", "prefetch")]].concat();
@@ -506,7 +509,7 @@ mod tests {
             (Method::GET, &[("referer", "https://evil.com/")]),
         ];
         for (method, sent) in foreign {
-            assert_eq!(asked_with_cookie(method, sent), Err(Denied::Foreign));
+            assert_eq!(asked_with_cookie(method, sent), Err(Denied::CrossOrigin));
         }
         for origin in [
             "http://81-sb-0123456789abcdefghij.localhost:8000",
@@ -514,7 +517,7 @@ mod tests {
             "http://localhost:8000",
         ] {
             let asked = asked_with_cookie(Method::GET, &[("origin", origin)]);
-            assert_eq!(asked, Err(Denied::Foreign), "{origin}");
+            assert_eq!(asked, Err(Denied::CrossOrigin), "{origin}");
         }
     }
 
@@ -529,7 +532,7 @@ mod tests {
             (TOKEN_HEADER, "x"),
             ("x-access-token", "of the guest agent"),
         ]);
-        strip(&mut all);
+        strip_credentials(&mut all);
         assert_eq!(
             all,
             headers(&[
@@ -541,7 +544,7 @@ mod tests {
         let foreign = HeaderValue::from_bytes(b"name=Jos\xe9;  x=1; wrenn-link=y").unwrap();
         all.append(COOKIE, foreign);
         all.append(COOKIE, HeaderValue::from_static("crumb=2"));
-        strip(&mut all);
+        strip_credentials(&mut all);
         let cookies: Vec<_> = all
             .get_all(COOKIE)
             .iter()
@@ -554,7 +557,7 @@ mod tests {
             ("cookie", "wrenn-linked=x"),
         ]);
         let mut all = theirs.clone();
-        strip(&mut all);
+        strip_credentials(&mut all);
         assert_eq!(all, theirs);
     }
 
@@ -572,7 +575,7 @@ mod tests {
                 "/x?a==&?/:@!$'()*+,;\u{e9}%zz",
             ),
         ] {
-            assert_eq!(without_link("/x", query).unwrap(), right);
+            assert_eq!(strip_link("/x", query).unwrap(), right);
         }
     }
 }

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
-use super::address::Address;
-use super::confine;
+use super::address::PortAddress;
+use super::response_sanitizer;
 
 /// For the client to end its direction after the guest has: it can get no answer any more. The
 /// guest may take as long as it likes after the client has ended its own, as with a command whose
@@ -23,9 +23,9 @@ use super::confine;
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Answers the client's side as the guest's was answered, and connects both.
-pub(super) fn switch(
+pub(super) fn switch_protocols(
     client: OnUpgrade,
-    (address, access): (&Address, &Access),
+    (address, access): (&PortAddress, &Access),
     mut answer: http::Response<Incoming>,
     counted: Counted,
     shutdown: CancellationToken,
@@ -44,7 +44,7 @@ pub(super) fn switch(
         }
     });
     let (mut parts, _) = answer.into_parts();
-    confine::confine_switch(&mut parts.headers, address, access);
+    response_sanitizer::sanitize_switch(&mut parts.headers, address, access);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = parts.headers;

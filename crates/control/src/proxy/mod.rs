@@ -1,0 +1,112 @@
+//! Ports of sandboxes over HTTP: a reverse proxy in front of the API, on the same listener.
+//!
+//! ```text
+//! request → address:            which port of which sandbox?   none: the API
+//!         → access:             public, API key or signed URL? 403, or 401 below /v1
+//!         → forward:            headers rewritten, pooled connections through tunnels of the host agent
+//!         ← response_sanitizer: removes what may not act on our origin or on others'
+//! ```
+//!
+//! Responses of guests are hostile: hyper parses them, their size in memory is bounded, redirects
+//! are passed on and never followed, and a request goes nowhere but to the port of the sandbox that
+//! it named. Nothing is kept on disk. Signed URLs are checked against a secret of the store, so
+//! every control plane knows those of the others.
+
+mod access;
+pub mod address;
+mod connection_use;
+mod connector;
+mod error_response;
+mod forward;
+mod header_text;
+mod request_headers;
+mod response_sanitizer;
+mod retry;
+mod upgrade;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::app::App;
+use crate::hosts::Hosts;
+use address::PortAddress;
+use connector::Connector;
+use error_response::ProxyError;
+
+/// An open connection is activity of its sandbox, so an unused one is not kept for long; and not as
+/// long as servers keep theirs (5 s: Node, uvicorn), so that a request rarely meets a connection
+/// that is just being closed.
+const POOL_IDLE: Duration = Duration::from_secs(3);
+/// Connections that are kept for that time, for each port.
+const POOL_SIZE: usize = 32;
+/// Bytes of a guest's answer that are read ahead, its header fields included.
+const MAX_BUFFER: usize = 256 * 1024;
+/// Bytes of header fields of an answer over HTTP/2.
+const MAX_H2_HEADERS: u32 = 64 * 1024;
+
+/// State of the proxy. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    app: Arc<App>,
+    clients: GuestClients,
+}
+
+/// HTTP clients whose connections are tunnels to ports.
+#[derive(Debug, Clone)]
+struct GuestClients {
+    pooled: Client<Connector, Body>,
+    /// Opens a connection for each request.
+    unpooled: Client<Connector, Body>,
+    /// For gRPC alone, which knows no other version.
+    http2: Client<Connector, Body>,
+}
+
+impl Proxy {
+    #[must_use]
+    pub fn new(app: Arc<App>) -> Self {
+        let clients = GuestClients::new(&app.hosts);
+        Self { app, clients }
+    }
+}
+
+impl GuestClients {
+    fn new(hosts: &Hosts) -> Self {
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(POOL_SIZE)
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_BUFFER)
+            .http1_preserve_header_case(true)
+            .http2_max_header_list_size(MAX_H2_HEADERS);
+        let connector = Connector::new(hosts.clone());
+        let pooled = builder.build(connector.clone());
+        let unpooled = builder.pool_max_idle_per_host(0).build(connector.clone());
+        let http2 = builder
+            .pool_max_idle_per_host(POOL_SIZE)
+            .http2_only(true)
+            .build(connector);
+        Self {
+            pooled,
+            unpooled,
+            http2,
+        }
+    }
+}
+
+/// A layer around everything else: serves requests to ports, and passes all others on.
+pub async fn intercept(State(proxy): State<Proxy>, request: Request, next: Next) -> Response {
+    match PortAddress::from_request(&request, &proxy.app.ports.settings.domain) {
+        Ok(None) => next.run(request).await,
+        Ok(Some(address)) => forward::serve_request(&proxy, address, request).await,
+        Err(wrong) => ProxyError::invalid(wrong).to_response(&request),
+    }
+}
