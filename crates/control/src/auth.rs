@@ -5,7 +5,7 @@ mod first_key;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use model::{ApiKey, ErrorCode};
+use model::{ApiKey, ErrorCode, Scopes, TeamId};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 use store::{Key, NewKey, Store};
@@ -90,6 +90,8 @@ pub async fn create_key(store: &Store, name: &str) -> Result<(Key, ApiKey)> {
     Ok((
         Key {
             id: new.id,
+            team_id: new.team_id,
+            scopes: new.scopes,
             name: new.name,
             created_at: new.now,
         },
@@ -101,6 +103,8 @@ fn new_key(key: &ApiKey, name: &str) -> NewKey {
     let id: u64 = rand::rng().random();
     NewKey {
         id: format!("key-{id:016x}"),
+        team_id: TeamId::default(),
+        scopes: Scopes::Admin,
         name: name.to_owned(),
         hash: hash(key),
         now: now_ms(),

@@ -10,9 +10,11 @@ mod id;
 pub mod network;
 mod spec;
 mod state;
+mod team;
 
 pub use error::{ErrorCode, InvalidValue};
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
 pub use network::NetworkSpec;
 pub use spec::{DEFAULT_TEMPLATE, ExecLimits, Limits, OnTimeout, SandboxSpec};
 pub use state::{Generation, SandboxState};
+pub use team::{Resource, Scope, Scopes, TeamId};

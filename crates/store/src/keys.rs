@@ -1,5 +1,7 @@
 //! API keys: who may call. Only their hashes are here, so a stolen database opens nothing.
 
+use model::{Scopes, TeamId};
+
 use crate::db::{count, row, rows, without_nul};
 use crate::{Error, Store};
 
@@ -7,6 +9,8 @@ use crate::{Error, Store};
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewKey {
     pub id: String,
+    pub team_id: TeamId,
+    pub scopes: Scopes,
     /// For people.
     pub name: String,
     pub hash: [u8; 32],
@@ -18,19 +22,49 @@ impl std::fmt::Debug for NewKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NewKey")
             .field("id", &self.id)
+            .field("team_id", &self.team_id)
+            .field("scopes", &self.scopes)
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
 }
 
+/// A key as it is remembered; its hash stays inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub id: String,
+    pub team_id: TeamId,
+    pub scopes: Scopes,
+    pub name: String,
+    /// Milliseconds since the Unix epoch.
+    pub created_at: i64,
+}
+
 row! {
-    /// A key as it is remembered; its hash stays inside.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct Key {
-        pub id: String,
-        pub name: String,
-        /// Milliseconds since the Unix epoch.
-        pub created_at: i64,
+    struct KeyRow {
+        id: String,
+        team_id: String,
+        scopes: String,
+        name: String,
+        created_at: i64,
+    }
+}
+
+impl TryFrom<KeyRow> for Key {
+    type Error = Error;
+
+    fn try_from(row: KeyRow) -> Result<Self, Error> {
+        let unreadable = |source: model::InvalidValue| Error::Corrupt {
+            what: format!("key {:?}", row.id),
+            source: source.into(),
+        };
+        Ok(Self {
+            team_id: row.team_id.parse().map_err(unreadable)?,
+            scopes: row.scopes.parse().map_err(unreadable)?,
+            id: row.id,
+            name: row.name,
+            created_at: row.created_at,
+        })
     }
 }
 
@@ -41,7 +75,8 @@ impl Store {
     pub async fn key_insert(&self, key: &NewKey) -> Result<(), Error> {
         without_nul("key id", &key.id)?;
         without_nul("key name", &key.name)?;
-        let sql = "INSERT INTO keys (id, name, hash, created_at) VALUES ($1, $2, $3, $4) \
+        let sql = "INSERT INTO keys (id, name, hash, created_at, team_id, scopes) \
+                   VALUES ($1, $2, $3, $4, $5, $6) \
                    ON CONFLICT DO NOTHING RETURNING id";
         let db = self.write("inserting a key");
         let inserted = rows!(
@@ -51,7 +86,9 @@ impl Store {
             &key.id,
             &key.name,
             key.hash.as_slice(),
-            key.now
+            key.now,
+            key.team_id.as_str(),
+            key.scopes.to_string()
         )?;
         if inserted.is_empty() {
             return Err(Error::Conflict {
@@ -62,23 +99,22 @@ impl Store {
     }
 
     /// # Errors
-    /// The database fails.
+    /// The database fails, or holds a row that this program cannot read.
     pub async fn key_find(&self, hash: &[u8; 32]) -> Result<Option<Key>, Error> {
-        let sql = "SELECT id, name, created_at FROM keys WHERE hash = $1";
-        Ok(
-            rows!(self.read("looking for a key"), Key, sql, hash.as_slice())?
-                .into_iter()
-                .next(),
-        )
+        let sql = "SELECT id, team_id, scopes, name, created_at FROM keys WHERE hash = $1";
+        let db = self.read("looking for a key");
+        let found = rows!(db, KeyRow, sql, hash.as_slice())?;
+        found.into_iter().next().map(Key::try_from).transpose()
     }
 
-    /// Every key, oldest first.
+    /// Every key of every team, oldest first: for the operator.
     ///
     /// # Errors
-    /// The database fails.
+    /// As [`Store::key_find`].
     pub async fn key_list(&self) -> Result<Vec<Key>, Error> {
-        let sql = "SELECT id, name, created_at FROM keys ORDER BY created_at, id";
-        rows!(self.read("listing keys"), Key, sql)
+        let sql = "SELECT id, team_id, scopes, name, created_at FROM keys ORDER BY created_at, id";
+        let found = rows!(self.read("listing keys"), KeyRow, sql)?;
+        found.into_iter().map(Key::try_from).collect()
     }
 
     /// Forgets a key: it opens nothing from now on. False: there was none with this id.

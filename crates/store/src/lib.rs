@@ -20,6 +20,7 @@ mod postgres;
 mod sandboxes;
 mod schema;
 mod secrets;
+mod snapshots;
 mod sqlite;
 
 use db::{Call, Pool};

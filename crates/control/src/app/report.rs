@@ -96,19 +96,21 @@ impl App {
                 }
                 Ok(())
             }
-            Reported::Removed { id, host_id } => match self.store.sandbox_get(&id).await? {
-                // What was a double on another host is no loss.
-                Some(sandbox)
-                    if sandbox
-                        .host_id
-                        .as_ref()
-                        .is_some_and(|owner| *owner != host_id) =>
-                {
-                    Ok(())
+            Reported::Removed { id, host_id } => {
+                match self.store.sandbox_get_any_team(&id).await? {
+                    // What was a double on another host is no loss.
+                    Some(sandbox)
+                        if sandbox
+                            .host_id
+                            .as_ref()
+                            .is_some_and(|owner| *owner != host_id) =>
+                    {
+                        Ok(())
+                    }
+                    Some(sandbox) => self.lost(sandbox).await,
+                    None => Ok(()),
                 }
-                Some(sandbox) => self.lost(sandbox).await,
-                None => Ok(()),
-            },
+            }
         }
     }
 
@@ -139,7 +141,7 @@ impl App {
         let row = match self.store.sandbox_apply_report(&report, now_ms()).await? {
             Applied::Changed(sandbox) => Some(sandbox),
             // The same report came over the watch before.
-            Applied::Stale => self.store.sandbox_get(&report.id).await?,
+            Applied::Stale => self.store.sandbox_get_any_team(&report.id).await?,
             Applied::Unknown => None,
         };
         Ok(row.filter(|sandbox| !sandbox.deleting))

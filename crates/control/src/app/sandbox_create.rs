@@ -55,6 +55,7 @@ pub async fn create(app: Arc<App>, create: Create) -> Result<Sandbox> {
     let (spec, candidates) = candidates(&app, spec, &named).await?;
     let new = NewSandbox {
         id: SandboxId::random(),
+        team_id: model::TeamId::default(),
         spec,
         key_id,
         idempotency,
@@ -103,7 +104,7 @@ async fn failed(app: &App, id: &SandboxId, error: Error) -> Result<Sandbox> {
         return Err(error);
     }
     app.store
-        .sandbox_get(id)
+        .sandbox_get_any_team(id)
         .await?
         .filter(|sandbox| !sandbox.deleting)
         .ok_or(error)

@@ -11,7 +11,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{ErrorCode, SandboxId};
+use model::{ErrorCode, SandboxId, TeamId};
 use store::Sandbox;
 
 use super::App;
@@ -26,7 +26,11 @@ const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
 /// # Errors
 /// `NotFound`; else what keeps the host from it, and that the deletion is noted.
 pub async fn delete(app: Arc<App>, id: SandboxId) -> Result<()> {
-    let marked = match app.store.sandbox_mark_deleting(&id, now_ms()).await {
+    let marked = match app
+        .store
+        .sandbox_mark_deleting(&TeamId::default(), &id, now_ms())
+        .await
+    {
         Err(error) if error.is_full() => return delete_on_full_disk(&app, &id).await,
         marked => marked?,
     };
@@ -48,7 +52,7 @@ pub async fn delete(app: Arc<App>, id: SandboxId) -> Result<()> {
 async fn delete_on_full_disk(app: &App, id: &SandboxId) -> Result<()> {
     let sandbox = app
         .store
-        .sandbox_get(id)
+        .sandbox_get(&TeamId::default(), id)
         .await?
         .ok_or_else(|| Error::no_sandbox(id))?;
     finish(app, &sandbox)

@@ -97,6 +97,7 @@ async fn insert(app: &App, fork: &Fork, number: u32, source: &Sandbox) -> Result
     let idempotency = fork.idempotency_of(number);
     let child = NewSandbox {
         id: SandboxId::random(),
+        team_id: model::TeamId::default(),
         spec,
         key_id,
         idempotency,
@@ -115,7 +116,8 @@ async fn failed(app: &App, fork: &Fork, ids: &[SandboxId], error: Error) -> Resu
     if sandbox_delete::give_up(app, ids, "its fork failed").await? {
         return Err(error);
     }
-    let rows = futures::future::join_all(ids.iter().map(|id| app.store.sandbox_get(id))).await;
+    let rows =
+        futures::future::join_all(ids.iter().map(|id| app.store.sandbox_get_any_team(id))).await;
     let mut children = Vec::new();
     for row in rows {
         children.extend(row?.filter(|child| !child.deleting));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{ErrorCode, SandboxId, SandboxState};
+use model::{ErrorCode, SandboxId, SandboxState, TeamId};
 use store::{Cursor, Sandbox};
 
 use super::App;
@@ -42,7 +42,7 @@ impl App {
     /// # Errors
     /// `NotFound`, also for one that is being deleted.
     pub async fn sandbox(&self, id: &SandboxId) -> Result<Sandbox> {
-        let found = self.store.sandbox_get(id).await?;
+        let found = self.store.sandbox_get(&TeamId::default(), id).await?;
         found
             .filter(|sandbox| !sandbox.deleting)
             .ok_or_else(|| Error::no_sandbox(id))
@@ -53,7 +53,10 @@ impl App {
     /// # Errors
     /// The store's.
     pub async fn sandboxes(&self, after: Option<&Cursor>, limit: u32) -> Result<Page> {
-        let mut sandboxes = self.store.sandbox_list(after, limit + 1).await?;
+        let mut sandboxes = self
+            .store
+            .sandbox_list(&TeamId::default(), after, limit + 1)
+            .await?;
         let more = sandboxes.len() > limit as usize;
         sandboxes.truncate(limit as usize);
         let last = sandboxes.last().filter(|_| more);

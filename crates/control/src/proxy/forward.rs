@@ -63,7 +63,7 @@ async fn handle(
     check(request.method(), address, request.headers())?;
     let row = app
         .store
-        .sandbox_get(&address.target.id)
+        .sandbox_get_any_team(&address.target.id)
         .await
         .map_err(|error| failed(error.into()))?;
     let row = row.filter(|row| !row.deleting);

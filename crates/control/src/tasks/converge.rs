@@ -96,7 +96,7 @@ async fn evict(app: &App, host: &Host, id: &SandboxId) -> Result<()> {
     // A row may have come since: it is inserted before the host is asked.
     if app
         .store
-        .sandbox_get(id)
+        .sandbox_get_any_team(id)
         .await?
         .is_some_and(|row| is_ours(&row))
     {

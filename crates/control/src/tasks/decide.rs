@@ -101,6 +101,7 @@ mod tests {
     fn row(state: SandboxState, host_id: Option<&str>, deleting: bool, age: i64) -> Sandbox {
         Sandbox {
             id: SandboxId::random(),
+            team_id: model::TeamId::default(),
             state,
             generation: Generation(7),
             reason: None,

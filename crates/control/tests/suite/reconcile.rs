@@ -97,6 +97,7 @@ async fn abandoned_with(ground: &Ground, age_ms: i64, key: Option<&str>) -> Sand
     });
     let new = NewSandbox {
         id: SandboxId::random(),
+        team_id: model::TeamId::default(),
         spec,
         key_id: ground.key_id.clone(),
         idempotency,
@@ -121,7 +122,7 @@ async fn rows_that_no_host_was_asked_for_go_away() {
     eventually("the old row gone", || async {
         plane
             .store
-            .sandbox_get(&old)
+            .sandbox_get_any_team(&old)
             .await
             .unwrap()
             .is_none()

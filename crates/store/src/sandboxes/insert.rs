@@ -1,6 +1,6 @@
 //! The first write of a sandbox's life, made once however often the request comes.
 
-use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::row::{SandboxRow, columns};
@@ -13,6 +13,8 @@ use crate::{Error, Store};
 pub struct NewSandbox {
     pub id: SandboxId,
     pub spec: SandboxSpec,
+    /// Team of that key.
+    pub team_id: TeamId,
     /// Id of the key that asks.
     pub key_id: String,
     pub idempotency: Option<Idempotency>,
@@ -78,7 +80,7 @@ impl Store {
             {
                 return Ok(met);
             }
-            if self.sandbox_get(&new.id).await?.is_some() {
+            if self.sandbox_get_any_team(&new.id).await?.is_some() {
                 return Err(Error::Conflict {
                     what: "a sandbox with this id",
                 });
@@ -91,7 +93,7 @@ impl Store {
     async fn insert_row(&self, new: &NewSandbox) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "INSERT INTO sandboxes (id, state, generation, spec, key_id, idempotency_key, idempotency_fingerprint,",
-            " created_at, last_updated) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+            " created_at, last_updated, team_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)",
             " ON CONFLICT DO NOTHING RETURNING ",
             columns!()
         );
@@ -108,7 +110,8 @@ impl Store {
             new.idempotency
                 .as_ref()
                 .map(|idempotency| idempotency.fingerprint.as_slice()),
-            new.now
+            new.now,
+            new.team_id.as_str()
         )?)
     }
 

@@ -8,6 +8,9 @@
 //! - **Deletion** has two steps. The wish is durable first (`deleting`); reports still apply, since
 //!   the host still owns the sandbox. The row goes once no host has it any more.
 //!
+//! What users ask for is scoped by their team: a row of another one is as if it were not there.
+//! Reconcilers and reports of hosts work on the rows of all teams.
+//!
 //! Every operation is one statement, so dying at any moment leaves the row as it was or as it
 //! should be.
 
@@ -15,7 +18,7 @@ mod insert;
 mod report;
 mod row;
 
-use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
 use sqlx::AssertSqlSafe;
 
 use crate::db::{count, rows};
@@ -29,6 +32,7 @@ pub use report::{Applied, Report};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
     pub id: SandboxId,
+    pub team_id: TeamId,
     pub state: SandboxState,
     pub generation: Generation,
     /// Why it stopped or failed.
@@ -62,24 +66,43 @@ pub struct Disk {
 }
 
 impl Store {
+    /// Returns a row of the team `team`.
+    ///
     /// # Errors
     /// The database fails, or holds a row that this program cannot read.
-    pub async fn sandbox_get(&self, id: &SandboxId) -> Result<Option<Sandbox>, Error> {
-        let sql = concat!("SELECT ", columns!(), " FROM sandboxes WHERE id = $1");
-        one(rows!(
-            self.read("reading a sandbox"),
-            SandboxRow,
-            sql,
-            id.as_str()
-        )?)
+    pub async fn sandbox_get(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+    ) -> Result<Option<Sandbox>, Error> {
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sandboxes WHERE id = $1 AND team_id = $2"
+        );
+        let db = self.read("reading a sandbox");
+        one(rows!(db, SandboxRow, sql, id.as_str(), team.as_str())?)
     }
 
-    /// At most `limit` rows after `after`, newest first; without those that are being deleted.
+    /// Returns a row of whichever team: for what no user asked for, or who shows another right to
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_get_any_team(&self, id: &SandboxId) -> Result<Option<Sandbox>, Error> {
+        let sql = concat!("SELECT ", columns!(), " FROM sandboxes WHERE id = $1");
+        let db = self.read("reading a sandbox");
+        one(rows!(db, SandboxRow, sql, id.as_str())?)
+    }
+
+    /// Returns at most `limit` rows of a team after `after`, newest first, without those that are
+    /// being deleted.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_list(
         &self,
+        team: &TeamId,
         after: Option<&Cursor>,
         limit: u32,
     ) -> Result<Vec<Sandbox>, Error> {
@@ -90,7 +113,7 @@ impl Store {
         let sql = concat!(
             "SELECT ",
             columns!(),
-            " FROM sandboxes WHERE NOT deleting AND (created_at, id) < ($1, $2)",
+            " FROM sandboxes WHERE NOT deleting AND (created_at, id) < ($1, $2) AND team_id = $4",
             " ORDER BY created_at DESC, id DESC LIMIT $3"
         );
         all(rows!(
@@ -99,7 +122,8 @@ impl Store {
             sql,
             created_at,
             id,
-            i64::from(limit)
+            i64::from(limit),
+            team.as_str()
         )?)
     }
 
@@ -129,19 +153,20 @@ impl Store {
         )?)
     }
 
-    /// First step of a deletion: makes the wish durable. None: there is no such row. Doing it again
+    /// First step of a deletion: makes the wish durable. `None` if the team has no such row. Doing it again
     /// changes nothing.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_mark_deleting(
         &self,
+        team: &TeamId,
         id: &SandboxId,
         now: i64,
     ) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
-            " WHERE id = $1 RETURNING ",
+            " WHERE id = $1 AND team_id = $3 RETURNING ",
             columns!()
         );
         one(rows!(
@@ -149,7 +174,8 @@ impl Store {
             SandboxRow,
             sql,
             id.as_str(),
-            now
+            now,
+            team.as_str()
         )?)
     }
 

@@ -10,7 +10,7 @@ use crate::db::row;
 /// a migration adds one.
 macro_rules! columns {
     () => {
-        "id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
+        "id, team_id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
          created_at, started_at, last_active_at, last_updated, deleting, \
          disk_backend, disk_mb, disk_used_bytes, network"
     };
@@ -20,6 +20,7 @@ pub(super) use columns;
 row! {
     pub(super) struct SandboxRow {
         id: String,
+        team_id: String,
         state: String,
         generation: i64,
         reason: Option<String>,
@@ -66,6 +67,10 @@ impl TryFrom<SandboxRow> for Sandbox {
                 .id
                 .parse::<SandboxId>()
                 .map_err(|e| unreadable(e.into()))?,
+            team_id: row
+                .team_id
+                .parse()
+                .map_err(|e: model::InvalidValue| unreadable(e.into()))?,
             state: row
                 .state
                 .parse()

@@ -1,6 +1,6 @@
 //! Paging through the list.
 
-use model::SandboxId;
+use model::{SandboxId, TeamId};
 use proptest::prelude::*;
 use store::Cursor;
 
@@ -22,7 +22,10 @@ pub async fn pages_hold_every_row_once(db: Db) {
     for size in [1, 2, 3, 8, 100] {
         let (mut paged, mut cursor) = (Vec::new(), None);
         loop {
-            let page = store.sandbox_list(cursor.as_ref(), size).await.unwrap();
+            let page = store
+                .sandbox_list(&TeamId::default(), cursor.as_ref(), size)
+                .await
+                .unwrap();
             assert!(page.len() <= size as usize);
             let Some(last) = page.last() else { break };
             // As it goes through a URL.
@@ -38,10 +41,19 @@ pub async fn pages_hold_every_row_once(db: Db) {
     store.sandbox_remove(&all[3].id).await.unwrap();
     insert(&store, 1000).await;
     assert_eq!(
-        store.sandbox_list(Some(&cursor), 100).await.unwrap(),
+        store
+            .sandbox_list(&TeamId::default(), Some(&cursor), 100)
+            .await
+            .unwrap(),
         all[4..]
     );
-    assert!(store.sandbox_list(None, 0).await.unwrap().is_empty());
+    assert!(
+        store
+            .sandbox_list(&TeamId::default(), None, 0)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Generation, SandboxId, SandboxSpec, SandboxState};
+use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
 use store::{Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox, Store};
 use testkit::postgres::Database;
 
@@ -87,6 +87,7 @@ pub fn new_sandbox(now: i64) -> NewSandbox {
     NewSandbox {
         id: SandboxId::random(),
         spec: spec(),
+        team_id: TeamId::default(),
         key_id: "key-1".to_owned(),
         idempotency: None,
         now,

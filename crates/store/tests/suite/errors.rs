@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use model::{Generation, SandboxState};
+use model::{Generation, SandboxState, Scopes, TeamId};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use store::{Applied, Error, Inserted, NewKey, NewSandbox, Store};
@@ -18,7 +18,7 @@ pub async fn a_row_edited_by_hand_is_named(db: Db) {
         "UPDATE sandboxes SET spec = '{'",
     ] {
         db.tamper(tampering).await;
-        let failed = store.sandbox_get(&id).await.unwrap_err();
+        let failed = store.sandbox_get_any_team(&id).await.unwrap_err();
         assert!(
             matches!(failed, Error::Corrupt { .. }) && failed.to_string().contains(id.as_str()),
             "{failed:?}"
@@ -39,6 +39,8 @@ pub async fn texts_with_nul_are_the_same_everywhere(db: Db) {
         assert!(matches!(refused, Error::Invalid(_)), "{refused:?}");
     }
     let key = NewKey {
+        team_id: TeamId::default(),
+        scopes: Scopes::Admin,
         id: "k".to_owned(),
         name: "\0".to_owned(),
         hash: [1; 32],

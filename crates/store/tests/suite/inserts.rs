@@ -1,7 +1,7 @@
 //! Promising a sandbox: once, however often it is asked for.
 
 use futures::future::join_all;
-use model::{Generation, SandboxState};
+use model::{Generation, SandboxState, TeamId};
 use store::{Error, Inserted, NewSandbox, Sandbox};
 
 use crate::db::{Db, idempotent, insert, new_sandbox};
@@ -15,6 +15,7 @@ pub async fn what_goes_in_comes_out(db: Db) {
         generation: Generation::FIRST,
         reason: None,
         spec: new.spec.clone(),
+        team_id: TeamId::default(),
         key_id: new.key_id.clone(),
         host_id: None,
         guest_ip: None,
@@ -26,7 +27,7 @@ pub async fn what_goes_in_comes_out(db: Db) {
         deleting: false,
         disk: None,
     };
-    assert_eq!(store.sandbox_get(&new.id).await.unwrap(), None);
+    assert_eq!(store.sandbox_get_any_team(&new.id).await.unwrap(), None);
     assert_eq!(
         store.sandbox_insert(&new).await.unwrap(),
         Inserted::New(expected.clone())
@@ -34,7 +35,10 @@ pub async fn what_goes_in_comes_out(db: Db) {
     store.close().await;
 
     let store = db.empty().await;
-    assert_eq!(store.sandbox_get(&new.id).await.unwrap(), Some(expected));
+    assert_eq!(
+        store.sandbox_get_any_team(&new.id).await.unwrap(),
+        Some(expected)
+    );
     let again = store.sandbox_insert(&new).await.unwrap_err();
     assert!(matches!(again, Error::Conflict { .. }), "{again:?}");
     assert_eq!(store.sandbox_count().await.unwrap(), 1);
@@ -97,7 +101,7 @@ pub async fn an_idempotency_key_is_free_again_after_the_deletion(db: Db) {
     store.sandbox_insert(&first).await.unwrap();
 
     let marked = store
-        .sandbox_mark_deleting(&first.id, 2)
+        .sandbox_mark_deleting(&TeamId::default(), &first.id, 2)
         .await
         .unwrap()
         .unwrap();

@@ -1,11 +1,14 @@
 //! API keys.
 
+use model::{Scopes, TeamId};
 use store::{Error, Key, NewKey};
 
 use crate::db::Db;
 
 fn key(id: &str, hash: u8, now: i64) -> NewKey {
     NewKey {
+        team_id: TeamId::default(),
+        scopes: Scopes::Admin,
         id: id.to_owned(),
         name: format!("name of {id}"),
         hash: [hash; 32],
@@ -24,6 +27,8 @@ pub async fn keys_come_and_go(db: Db) {
     }
 
     let b = Key {
+        team_id: TeamId::default(),
+        scopes: Scopes::Admin,
         id: "b".to_owned(),
         name: "name of b".to_owned(),
         created_at: 10,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use model::{Generation, SandboxId, SandboxState};
+use model::{Generation, SandboxId, SandboxState, TeamId};
 use store::{Applied, Sandbox};
 use testkit::eventually;
 
@@ -14,7 +14,7 @@ pub async fn a_deletion_has_two_steps(db: Db) {
     let (row, other) = (insert(&store, 1).await, insert(&store, 2).await);
 
     let marked = store
-        .sandbox_mark_deleting(&row.id, 7)
+        .sandbox_mark_deleting(&TeamId::default(), &row.id, 7)
         .await
         .unwrap()
         .unwrap();
@@ -27,11 +27,17 @@ pub async fn a_deletion_has_two_steps(db: Db) {
         }
     );
     assert_eq!(
-        store.sandbox_mark_deleting(&row.id, 8).await.unwrap(),
+        store
+            .sandbox_mark_deleting(&TeamId::default(), &row.id, 8)
+            .await
+            .unwrap(),
         Some(marked.clone())
     );
     assert_eq!(
-        store.sandbox_list(None, 10).await.unwrap(),
+        store
+            .sandbox_list(&TeamId::default(), None, 10)
+            .await
+            .unwrap(),
         std::slice::from_ref(&other)
     );
     assert_eq!(
@@ -52,7 +58,13 @@ pub async fn a_deletion_has_two_steps(db: Db) {
 
     assert!(store.sandbox_remove(&row.id).await.unwrap());
     assert!(!store.sandbox_remove(&row.id).await.unwrap());
-    assert_eq!(store.sandbox_mark_deleting(&row.id, 9).await.unwrap(), None);
+    assert_eq!(
+        store
+            .sandbox_mark_deleting(&TeamId::default(), &row.id, 9)
+            .await
+            .unwrap(),
+        None
+    );
     assert_eq!(store.sandbox_list_all().await.unwrap(), [other]);
 }
 
@@ -75,7 +87,12 @@ pub async fn what_runs_is_not_given_up(db: Db) {
             assert_eq!(given_up, if is_alive { vec![] } else { vec![(true, 3)] });
         }
         assert_eq!(
-            store.sandbox_get(&row.id).await.unwrap().unwrap().deleting,
+            store
+                .sandbox_get_any_team(&row.id)
+                .await
+                .unwrap()
+                .unwrap()
+                .deleting,
             !is_alive
         );
     }
@@ -130,7 +147,10 @@ pub async fn several_are_given_up_together_or_not_at_all(db: Db) {
         [(true, 6), (true, 7)]
     );
     assert_eq!(
-        store.sandbox_list(None, 10).await.unwrap(),
+        store
+            .sandbox_list(&TeamId::default(), None, 10)
+            .await
+            .unwrap(),
         std::slice::from_ref(&other)
     );
     let marked = store.sandboxes_give_up(&with(&other.id), 8).await.unwrap();
@@ -178,7 +198,10 @@ pub async fn only_a_sandbox_without_a_host_can_be_given_up(db: Db) {
         last_updated: 5,
         ..row.clone()
     };
-    assert_eq!(store.sandbox_get(&row.id).await.unwrap(), Some(failed));
+    assert_eq!(
+        store.sandbox_get_any_team(&row.id).await.unwrap(),
+        Some(failed)
+    );
     // A host that took it after all comes too late.
     let late = store
         .sandbox_apply_report(&report(&row.id, 99, SandboxState::Running), 7)
@@ -195,7 +218,10 @@ pub async fn writers_in_crowds_are_all_served(db: Db) {
         tokio::spawn(async move {
             for _ in 0..3 {
                 let row = insert(&store, 1).await;
-                store.sandbox_list(None, 5).await.unwrap();
+                store
+                    .sandbox_list(&TeamId::default(), None, 5)
+                    .await
+                    .unwrap();
                 store
                     .sandbox_apply_report(&report(&row.id, 7, SandboxState::Running), 2)
                     .await

@@ -11,6 +11,7 @@ mod reports;
 mod schema;
 mod secrets;
 mod sqlite_only;
+mod teams;
 
 macro_rules! suite {
     ($($module:ident :: $test:ident,)*) => {
@@ -53,4 +54,7 @@ suite! {
     schema::a_newer_schema_is_refused,
     schema::a_step_that_was_edited_is_refused,
     secrets::racing_processes_agree_on_a_secret,
+    teams::sandbox_is_hidden_from_other_team,
+    teams::key_keeps_team_and_scopes,
+    teams::snapshot_name_has_one_owner,
 }

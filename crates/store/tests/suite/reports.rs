@@ -2,7 +2,7 @@
 //! agree.
 
 use futures::future::join_all;
-use model::{Generation, SandboxId, SandboxState};
+use model::{Generation, SandboxId, SandboxState, TeamId};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use store::{Applied, Report, Sandbox, Store};
@@ -136,13 +136,20 @@ async fn happen(
         }
         Event::MarkDeleting => {
             assert_eq!(
-                store.sandbox_mark_deleting(id, now).await.unwrap().as_ref(),
+                store
+                    .sandbox_mark_deleting(&TeamId::default(), id, now)
+                    .await
+                    .unwrap()
+                    .as_ref(),
                 after
             );
         }
         Event::Remove => assert_eq!(store.sandbox_remove(id).await.unwrap(), changed),
     }
-    assert_eq!(store.sandbox_get(id).await.unwrap().as_ref(), after);
+    assert_eq!(
+        store.sandbox_get_any_team(id).await.unwrap().as_ref(),
+        after
+    );
 }
 
 pub async fn rows_follow_the_model(db: Db) {
@@ -203,7 +210,7 @@ pub async fn the_newest_report_wins_in_any_order(db: Db) {
         .await;
 
         let newest = reports.last().unwrap();
-        let row = store.sandbox_get(&id).await.unwrap().unwrap();
+        let row = store.sandbox_get_any_team(&id).await.unwrap().unwrap();
         assert_eq!(
             (row.generation, row.state, row.reason),
             (newest.generation, newest.state, newest.reason.clone())

@@ -76,7 +76,7 @@ async fn acknowledged_rows_survive_a_kill() {
         let store = db.empty().await;
         for id in ids {
             assert!(
-                store.sandbox_get(&id).await.unwrap().is_some(),
+                store.sandbox_get_any_team(&id).await.unwrap().is_some(),
                 "{id} is lost"
             );
         }

@@ -1,0 +1,74 @@
+//! What belongs to one team is not there for another.
+
+use model::TeamId;
+use store::{NewKey, NewSandbox};
+
+use crate::db::{Db, insert, new_sandbox};
+
+fn other() -> TeamId {
+    "other".parse().unwrap()
+}
+
+pub async fn sandbox_is_hidden_from_other_team(db: Db) {
+    let store = db.store().await;
+    let ours = insert(&store, 1).await;
+    let theirs = NewSandbox {
+        team_id: other(),
+        ..new_sandbox(2)
+    };
+    store.sandbox_insert(&theirs).await.unwrap();
+    let team = TeamId::default();
+    assert_eq!(store.sandbox_get(&other(), &ours.id).await.unwrap(), None);
+    assert_eq!(store.sandbox_get(&team, &theirs.id).await.unwrap(), None);
+    let marked = store.sandbox_mark_deleting(&other(), &ours.id, 9).await;
+    assert_eq!(marked.unwrap(), None);
+    assert_eq!(store.sandbox_list(&team, None, 9).await.unwrap(), [ours]);
+    let listed = store.sandbox_list(&other(), None, 9).await.unwrap();
+    assert_eq!(listed[0].id, theirs.id);
+    assert_eq!(store.sandbox_list_all().await.unwrap().len(), 2);
+}
+
+pub async fn key_keeps_team_and_scopes(db: Db) {
+    let store = db.store().await;
+    let key = NewKey {
+        id: "a".to_owned(),
+        team_id: other(),
+        scopes: "sandboxes:write usage:read".parse().unwrap(),
+        name: "name".to_owned(),
+        hash: [1; 32],
+        now: 1,
+    };
+    store.key_insert(&key).await.unwrap();
+    let found = store.key_find(&[1; 32]).await.unwrap().unwrap();
+    assert_eq!((found.team_id, found.scopes), (key.team_id, key.scopes));
+    // As a program of before writes it.
+    db.tamper(
+        "INSERT INTO keys (id, name, hash, created_at) \
+         SELECT 'old', 'old', substr(hash, 1, 3), 2 FROM keys",
+    )
+    .await;
+    let old = &store.key_list().await.unwrap()[1];
+    assert_eq!(
+        (old.team_id.as_str(), old.scopes.to_string().as_str()),
+        ("default", "admin")
+    );
+}
+
+pub async fn snapshot_name_has_one_owner(db: Db) {
+    let store = db.store().await;
+    let (team, name) = (TeamId::default(), "saved".parse().unwrap());
+    assert_eq!(store.snapshot_owner(&name).await.unwrap(), team);
+    for claimant in [other(), team.clone(), other()] {
+        let owner = store.snapshot_claim(&claimant, &name, 1).await.unwrap();
+        assert_eq!(owner, other());
+    }
+    store.snapshot_release(&team, &name).await.unwrap();
+    assert_eq!(store.snapshot_owner(&name).await.unwrap(), other());
+    let owners = store.snapshot_owners().await.unwrap();
+    assert_eq!(
+        owners.into_iter().collect::<Vec<_>>(),
+        [("saved".to_owned(), other())]
+    );
+    store.snapshot_release(&other(), &name).await.unwrap();
+    assert!(store.snapshot_owners().await.unwrap().is_empty());
+}
