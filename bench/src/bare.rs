@@ -25,7 +25,7 @@ use model::SandboxId;
 use tokio_util::sync::CancellationToken;
 use vmm::GUEST_IP;
 
-use crate::command::{BOOT_FILES, Command, RUN, link_all};
+use crate::command::{Command, RUN, link_boot_files};
 use crate::envd::Envd;
 use crate::place::Place;
 use crate::restore::{self, Saved};
@@ -104,7 +104,7 @@ pub struct Running {
 ///
 /// # Errors
 /// What the kernel said.
-pub fn clear() -> io::Result<()> {
+pub fn clear_namespaces() -> io::Result<()> {
     netns::list(NETNS)?
         .iter()
         .try_for_each(|name| netns::remove(name))
@@ -226,7 +226,7 @@ impl Bare {
         // As the VMM has it: its working directory in that of its VM.
         let run = self.dir.join(RUN);
         fs::create_dir_all(&run)?;
-        link_all(&self.boot, &self.dir, &BOOT_FILES)?;
+        link_boot_files(&self.boot, &self.dir)?;
         let disks = &self.disks;
         let disk = match &self.saved {
             None => disks.create(

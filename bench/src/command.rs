@@ -16,7 +16,9 @@ pub const RUN: &str = "vm/run";
 const SOCKET: &str = "api.sock";
 const DISK: &str = "disk";
 /// Beside it: what the machine was booted with.
-pub const BOOT_FILES: [&str; 2] = ["kernel", "initramfs"];
+const BOOT_FILES: [&str; 2] = ["kernel", "initramfs"];
+/// The same of kernels that have modules: the disk with them.
+const MODULE_DISK: &str = "modules";
 /// Parts of Firecracker's configuration that say where output goes.
 const OUTPUT: [&str; 3] = ["logger", "metrics", "serial"];
 
@@ -73,7 +75,7 @@ impl Command {
     /// When it does not run.
     pub async fn of(dir: &Path, boot: &Path) -> anyhow::Result<Self> {
         let pid = monitor_of(dir)?;
-        link_all(dir, boot, &BOOT_FILES)?;
+        link_boot_files(dir, boot)?;
         let mut command = Self::parse(&fs::read(format!("/proc/{pid}/cmdline"))?, dir)?;
         if is_firecracker(&command.program) {
             let run = dir.join(RUN);
@@ -194,6 +196,18 @@ impl Command {
     }
 }
 
+/// Gives the files that a machine was booted with names in `to` as well.
+///
+/// # Errors
+/// As [`link_all`].
+pub fn link_boot_files(from: &Path, to: &Path) -> anyhow::Result<()> {
+    link_all(from, to, &BOOT_FILES)?;
+    if from.join(MODULE_DISK).exists() {
+        link_all(from, to, &[MODULE_DISK])?;
+    }
+    Ok(())
+}
+
 /// Gives files of `from` names in `to` as well, unless something has them there.
 ///
 /// # Errors
@@ -242,6 +256,21 @@ mod tests {
         );
         assert_eq!(command.values("-drive").count(), 2);
         assert_eq!(command.program, Path::new("/usr/bin/qemu-system-x86_64"));
+    }
+
+    #[test]
+    fn boot_files_include_the_module_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        for name in ["kernel", "initramfs"] {
+            fs::write(from.join(name), name).unwrap();
+        }
+        link_boot_files(&from, &to).unwrap();
+        assert!(!to.join("modules").exists(), "a kernel without modules");
+        fs::write(from.join("modules"), "disk").unwrap();
+        link_boot_files(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("modules")).unwrap(), "disk");
     }
 
     #[test]

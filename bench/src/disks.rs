@@ -74,7 +74,7 @@ fn measure_in(dir: &Path, image: &Path, cancelled: &CancellationToken) -> anyhow
 ///
 /// # Errors
 /// The first device that stays.
-pub fn clear(roots: &[PathBuf]) -> anyhow::Result<()> {
+pub fn clear_devices(roots: &[PathBuf]) -> anyhow::Result<()> {
     if !dm::is_there() {
         return Ok(());
     }

@@ -14,9 +14,10 @@
 //! | networks beside others | slots of the installation's ([`network`]) | the same |
 //! | devices of bare disks | `/dev/mapper/wbench-*` ([`disks`]) | the same |
 //!
-//! If we are killed, the next run clears all of it before it begins.
+//! If we are killed, the next run clears all of it before it begins ([`cleanup`]).
 
 mod bare;
+mod cleanup;
 mod command;
 mod create;
 mod disks;
@@ -79,7 +80,10 @@ fn bench() -> anyhow::Result<()> {
             GROUPS.join(", ")
         );
     }
-    let place = Place::prepare()?;
+    let place = Place::lock()?;
+    cleanup::clear_all(&place)
+        .context("an earlier run left something that cannot be taken away")?;
+    place.create_dirs()?;
     let cancelled = CancellationToken::new();
     let runtime = tokio::runtime::Runtime::new()?;
     let outcome = runtime.block_on(async {
@@ -92,8 +96,7 @@ fn bench() -> anyhow::Result<()> {
     // runtime goes.
     cancelled.cancel();
     drop(runtime);
-    let cleared = place
-        .clear()
+    let cleared = cleanup::clear_all(&place)
         .context("not everything could be taken away; the next run tries again");
     outcome.and_then(Measured::publish).and(cleared)
 }
@@ -124,9 +127,9 @@ impl Measured<'_> {
         self.note_failed(group, &error);
         let others = match server {
             Some(server) => server.remove_sandboxes().await,
-            None => self.place.clear_networks(),
+            None => cleanup::clear_networks(self.place),
         };
-        for left in [self.place.clear_bare(), others]
+        for left in [cleanup::clear_bare(self.place), others]
             .into_iter()
             .filter_map(Result::err)
         {

@@ -13,7 +13,7 @@ use linux::programs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::envd::Envd;
+use crate::envd::{Envd, PROGRAM};
 use crate::place::Place;
 
 /// For the server to answer: it probes KVM and packs the initramfs first.
@@ -24,9 +24,6 @@ const POLL: Duration = Duration::from_millis(50);
 const SANDBOX_TIMEOUT_SEC: u32 = 3600;
 /// For emulated guests to fill their memory.
 const SHELL_TIMEOUT_SEC: u32 = 300;
-/// The one program that is run everywhere: what it does costs nothing, so all that is measured is
-/// the way there.
-pub const PROGRAM: &str = "true";
 
 /// Control plane and host agent in one process.
 #[derive(Debug)]
