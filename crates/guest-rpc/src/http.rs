@@ -55,6 +55,9 @@ pub struct InitRequest {
     /// agent itself are among them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reset_connections: bool,
+    /// MTU of the guest's link. Absent: that which it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
     /// What the guest's link is to have of IPv6. Absent: nothing any more of what it was given here
     /// before. A guest whose kernel has no IPv6 passes it over.
     #[serde(skip_serializing_if = "Option::is_none")]

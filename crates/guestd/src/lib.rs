@@ -24,6 +24,7 @@ pub mod ipv6;
 mod keepalive;
 pub mod listener;
 pub mod modprobe;
+pub mod mtu;
 mod own_thread;
 pub mod process;
 pub mod reaper;
@@ -48,6 +49,7 @@ pub struct Agent {
     pub disk: Arc<Disk>,
     pub identity: Arc<Identity>,
     pub ipv6: Arc<ipv6::Link>,
+    pub mtu: Arc<mtu::LinkMtu>,
     /// Whether this machine is a guest of ours, whose kernel and files `/init` may change, and
     /// whose disk can be frozen.
     pub guest: bool,

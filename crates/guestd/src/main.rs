@@ -79,6 +79,7 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
         disk: Arc::new(Disk::new(Path::new("/"))),
         identity: Arc::new(Identity::new(Path::new("/"))),
         ipv6: Arc::default(),
+        mtu: Arc::default(),
         guest,
     };
     let ip = if args.not_guest {

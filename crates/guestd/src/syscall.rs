@@ -174,6 +174,17 @@ impl Interfaces {
         Ok(())
     }
 
+    /// Sets how many bytes an interface carries in one packet.
+    ///
+    /// # Errors
+    /// Those of SIOCSIFMTU; EINVAL where the driver carries less.
+    pub fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
+        let mut interface = request_for(name)?;
+        interface.ifr_ifru.ifru_mtu =
+            libc::c_int::try_from(mtu).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.ioctl(libc::SIOCSIFMTU, &raw const interface)
+    }
+
     /// Brings an interface up.
     ///
     /// # Errors

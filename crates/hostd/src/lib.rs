@@ -134,13 +134,15 @@ impl Agent {
         let networks = &self.manager.host.networks;
         let near = network::machine::keep_rules(networks.six(), networks.connections());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
+        let mtu = networks.keep_mtu();
+        let mtu = tokio::spawn(over.clone().run_until_cancelled_owned(mtu));
         tokio::select! {
             () = server => {}
             () = self.settle(&shutdown) => {}
         }
         over.cancel();
         // A panic in them has been logged.
-        let _ = tokio::join!(pool, near);
+        let _ = tokio::join!(pool, near, mtu);
         Ok(())
     }
 

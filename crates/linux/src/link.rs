@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
+use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
@@ -107,6 +108,23 @@ impl Links {
             .address(mac.to_vec())
             .build();
         self.run(self.handle.link().set(message).execute())
+    }
+
+    /// Returns how many bytes the link carries in one packet.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such link.
+    pub fn mtu(&self, name: &str) -> io::Result<u32> {
+        let request = self.handle.link().get().match_name(name.to_owned());
+        let found = self.run(request.execute().try_next())?;
+        let attributes = found.ok_or_else(|| not_found(name))?.attributes;
+        let mtu = attributes
+            .into_iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => Some(mtu),
+                _ => None,
+            });
+        mtu.ok_or_else(|| io::Error::other(format!("link {name} has no MTU")))
     }
 
     /// Sets how many bytes the link carries in one packet.

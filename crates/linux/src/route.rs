@@ -1,10 +1,11 @@
-//! IPv4 routes and connections of the calling thread's network namespace.
+//! Routes and connections over IPv4 of the calling thread's network namespace.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use netlink_bindings::rt_route::{Request, Rtmsg};
 use netlink_socket2::NetlinkSocket;
+use nix::sys::socket::{getsockopt, sockopt};
 
 const AF_INET: u8 = 2;
 
@@ -55,6 +56,20 @@ pub fn routes4() -> io::Result<Vec<Route4>> {
     Ok(found)
 }
 
+/// Returns how many bytes a packet to that IPv4 address may have, as far as the kernel knows: the
+/// MTU of the route's link, or of the route itself. Nothing is sent.
+///
+/// # Errors
+/// When there is no route.
+pub fn mtu_to(address: IpAddr) -> io::Result<u32> {
+    /// The protocol "discard"; a socket is connected to some port.
+    const ANY_PORT: u16 = 9;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((address, ANY_PORT))?;
+    let mtu = getsockopt(&socket, sockopt::IpMtu)?;
+    u32::try_from(mtu).map_err(io::Error::other)
+}
+
 /// Returns the other ends of TCP connections over IPv4 that stand.
 ///
 /// # Errors
@@ -88,6 +103,25 @@ fn peer(line: &str) -> Option<Ipv4Addr> {
 mod tests {
     use super::*;
     use crate::{link, netns};
+
+    #[test]
+    fn mtu_is_that_of_the_route() {
+        let name = format!("wtest-mtu-{}", std::process::id());
+        netns::create(&name).unwrap();
+        let found = netns::enter(&name, || {
+            let links = link::Links::here()?;
+            let target = Ipv4Addr::new(10, 99, 0, 7);
+            let missing = mtu_to(target.into()).map_err(|error| error.kind());
+            links.up("lo")?;
+            links.add_address("lo", Ipv4Addr::new(10, 99, 0, 1), 24)?;
+            links.set_mtu("lo", 1420)?;
+            Ok((missing, mtu_to(target.into())?, links.mtu("lo")?))
+        });
+        netns::remove(&name).unwrap();
+        let (missing, to, of_link) = found.unwrap();
+        assert_eq!(missing, Err(io::ErrorKind::NetworkUnreachable));
+        assert_eq!((to, of_link), (1420, 1420));
+    }
 
     #[test]
     fn routes_and_peers_are_found() {

@@ -52,9 +52,13 @@ pub async fn init(
     agent.settings.authorise_and_apply(&request, presented)?;
     if agent.guest {
         agent.identity.want(&request);
-        let (identity, ipv6) = (agent.identity.clone(), agent.ipv6.clone());
+        let identity = agent.identity.clone();
+        let ipv6 = agent.ipv6.clone();
+        let mtu = agent.mtu.clone();
         let apply = move || {
             machine::apply(&request, entropy.as_deref(), &identity.boot_id, caller.0)?;
+            // Before IPv6, which the kernel takes from a link with less than 1280 bytes.
+            mtu.apply(request.mtu);
             ipv6.set(request.ipv6);
             Ok::<_, HttpError>(())
         };

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use linux::link::Links;
 use linux::{conntrack, netns, nft, sysctl};
@@ -17,7 +17,7 @@ use socket2::SockRef;
 use super::machine::restore_rules;
 use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Plan, Slot, TAP_MAC};
 use super::six::{Six, Why};
-use super::{Slots, connections, make, rules};
+use super::{Slots, connections, make, mtu, rules};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(45, 90, 28, 1);
 const UPLINK: [Ipv4Addr; 2] = [Ipv4Addr::new(45, 90, 29, 2), Ipv4Addr::new(45, 90, 29, 1)];
@@ -69,7 +69,7 @@ impl Path {
         }
         let to = self.internet.clone();
         netns::enter(&self.host, move || {
-            make::connect(slot, OFF)?;
+            make::connect(slot, OFF, mtu::ETHERNET)?;
             let links = Links::here()?;
             links.add_veth("up0", "inet0", &to)?;
             links.add_address("up0", UPLINK[0], 24)?;
@@ -229,6 +229,44 @@ fn segments_fit_the_way_out() {
         1300 - headers,
         "what the guest sends"
     );
+    path.finish();
+}
+
+/// A network that is there follows the way out; a guest that runs on hears of it from its own
+/// namespace, at its first packet that is too large.
+#[test]
+fn mtu_follows_the_way_out() {
+    let path = Path::make();
+    let (slot, slots) = (path.slot, path.slots.clone());
+    let mtus = netns::enter(&path.host, move || {
+        Links::here()?.set_mtu("up0", 1400)?;
+        let mtu = mtu::LinkMtu::default();
+        mtu.refresh();
+        mtu::set_all(&slots, mtu.get())?;
+        Ok((mtu.get(), Links::here()?.mtu(&slot.veth())?))
+    });
+    assert_eq!(mtus.unwrap(), (1400, 1400));
+    let inside = netns::enter(&slot.netns(), move || {
+        let links = Links::here()?;
+        Ok([links.mtu(&slot.peer())?, links.mtu("tap0")?])
+    });
+    assert_eq!(inside.unwrap(), [1400, 1400]);
+    // A TAP takes from its guest what is larger than its MTU; the veth in its place does not.
+    netns::enter(&slot.netns(), || Links::here()?.set_mtu("tap0", 1500)).unwrap();
+    let learnt = path.in_guest(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect((SERVER, 443))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let learnt = linux::route::mtu_to(SERVER.into())?;
+            if learnt < 1500 || Instant::now() > deadline {
+                return Ok(learnt);
+            }
+            let _ = socket.send(&[0; 1450]);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert_eq!(learnt, 1400);
     path.finish();
 }
 

@@ -10,6 +10,7 @@ use model::network::Bandwidth;
 use vmm::GUEST_IP;
 
 use super::connections::limit_namespace;
+use super::mtu::ETHERNET;
 use super::plan::{
     GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, PEER_IP6, Slot,
     TAP, TAP_MAC, VETH_IP6, VETH_MACS,
@@ -20,9 +21,10 @@ use super::six::Six;
 const MEGABIT: u64 = 1_000_000;
 
 /// In the host's namespace: the pair, our end of it, and the way to the guest.
-pub(super) fn connect(slot: Slot, six: Six) -> io::Result<()> {
+pub(super) fn connect(slot: Slot, six: Six, mtu: u32) -> io::Result<()> {
     let links = Links::here()?;
     links.add_veth_with(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
+    set_mtu(&links, &slot.veth(), mtu)?;
     links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
     without_ipv6(&links, &slot.veth(), six)?;
     links.up(&slot.veth())?;
@@ -31,6 +33,14 @@ pub(super) fn connect(slot: Slot, six: Six) -> io::Result<()> {
         links.add_route6(&slot.veth(), slot.host_ip6(), 128, PEER_IP6)?;
     }
     links.add_route(slot.host_ip(), 32, slot.peer_ip())
+}
+
+/// Sets the MTU of a link that was just made with that of Ethernet.
+fn set_mtu(links: &Links, link: &str, mtu: u32) -> io::Result<()> {
+    if mtu == ETHERNET {
+        return Ok(());
+    }
+    links.set_mtu(link, mtu)
 }
 
 /// Leaves a link that is not up yet only the IPv6 that it is given. At each link that comes and
@@ -52,12 +62,19 @@ fn turned_off(set: io::Result<()>) -> io::Result<()> {
 }
 
 /// Inside the namespace: the other end, the TAP, routes and rules.
-pub(super) fn furnish(slot: Slot, user: u32, six: Six, connections: u32) -> io::Result<()> {
+pub(super) fn furnish(
+    slot: Slot,
+    user: u32,
+    six: Six,
+    connections: u32,
+    mtu: u32,
+) -> io::Result<()> {
     // First, so that no link gets an IPv6 address that it is not to have when it comes up.
     settings(six)?;
     let links = Links::here()?;
     links.up("lo")?;
     let peer = slot.peer();
+    set_mtu(&links, &peer, mtu)?;
     links.add_address(&peer, slot.peer_ip(), 31)?;
     if six.is_on() {
         links.without_own_ipv6(&peer)?;
@@ -65,6 +82,7 @@ pub(super) fn furnish(slot: Slot, user: u32, six: Six, connections: u32) -> io::
     links.up(&peer)?;
     tap::create(TAP, user)?;
     links.set_mac(TAP, TAP_MAC)?;
+    set_mtu(&links, TAP, mtu)?;
     if six.is_on() {
         links.without_own_ipv6(TAP)?;
     }

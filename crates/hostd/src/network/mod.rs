@@ -13,6 +13,7 @@ pub(crate) mod connections;
 mod forwarding_tests;
 pub(crate) mod machine;
 mod make;
+pub(crate) mod mtu;
 mod plan;
 pub(crate) mod policy;
 pub(crate) mod pool;
@@ -23,6 +24,7 @@ mod slots;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use linux::file::Lock;
 use linux::link::Links;
@@ -32,6 +34,7 @@ use model::network::Bandwidth;
 pub use connections::LIMITS;
 pub use machine::{remove_host_rules, try_rules};
 pub(crate) use make::limit;
+use mtu::LinkMtu;
 pub use plan::{
     GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_VISIBLE6,
     NETNS_PREFIX, Plan, Slot, TAP, TAP_MAC, VETH_PREFIX,
@@ -89,6 +92,7 @@ pub struct Networks {
     limits: Bandwidth,
     /// Connections of one sandbox at one time.
     connections: u32,
+    mtu: Arc<LinkMtu>,
     /// While an agent runs, nobody removes the host's rules.
     _shared: Option<Lock>,
 }
@@ -121,6 +125,8 @@ impl Networks {
     pub fn prepare(owner: &Path, settings: &NetworkSettings) -> Result<Self, Error> {
         let connections = connections::limit(settings.connections);
         let (shared, six, plan) = machine::prepare(settings, connections)?;
+        let mtu = Arc::new(LinkMtu::default());
+        mtu.refresh();
         let (slots, pool, limits) = (
             Slots::new(owner).with_plan(plan),
             Pool::default(),
@@ -133,6 +139,7 @@ impl Networks {
             pool,
             limits,
             connections,
+            mtu,
             _shared: Some(shared),
         })
     }
@@ -141,6 +148,16 @@ impl Networks {
     #[must_use]
     pub fn connections(&self) -> u32 {
         self.connections
+    }
+
+    /// Returns the MTU of the networks that it makes.
+    pub(crate) fn mtu(&self) -> u32 {
+        self.mtu.get()
+    }
+
+    /// Keeps the MTU of all its networks that of the way out, for as long as the future lives.
+    pub(crate) fn keep_mtu(&self) -> impl Future<Output = ()> + use<> {
+        mtu::keep(Arc::clone(&self.mtu), self.slots.clone())
     }
 
     /// Whether the networks that it makes have IPv6.
@@ -173,6 +190,7 @@ impl Networks {
             pool,
             limits,
             connections,
+            mtu: Arc::default(),
             _shared: None,
         }
     }
@@ -248,6 +266,7 @@ impl Networks {
     }
 
     fn make(&self, slot: Slot, user: u32) -> Result<(), Error> {
+        let mtu = self.mtu.get();
         let (six, connections) = (self.six, self.connections);
         let at = |action| {
             move |source| Error::Slot {
@@ -258,10 +277,10 @@ impl Networks {
         };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
-        make::connect(slot, six).map_err(at("connect the host and a network namespace"))?;
+        make::connect(slot, six, mtu).map_err(at("connect the host and a network namespace"))?;
         fail::fail_point!("network::connected");
         let furnished = netns::enter(&slot.netns(), move || {
-            make::furnish(slot, user, six, connections)
+            make::furnish(slot, user, six, connections, mtu)
         });
         furnished.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");

@@ -66,7 +66,7 @@ pub enum Holder {
 }
 
 /// The slots that one agent hands out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Slots {
     dir: PathBuf,
     owner: PathBuf,

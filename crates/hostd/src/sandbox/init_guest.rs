@@ -160,6 +160,7 @@ fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest 
         boot_id: Some(as_uuid(&derived_id(&record.id, "boot"))),
         // They lead to the network of another sandbox, or of another time.
         reset_connections: is_restored,
+        mtu: Some(host.networks.mtu()),
         // The network was made by this agent, just now or ahead.
         ipv6: host.networks.six().is_on().then_some(Ipv6 {
             address: GUEST_IP6,

@@ -1,0 +1,114 @@
+//! How large packets of sandboxes may be: as large as the host's way out to the internet carries.
+//! That can be less than the usual 1500 bytes, as in tunnels, overlays and on DSL, and errors that
+//! would tell a server so are often lost on their way.
+//!
+//! ```text
+//!   MTU of the route to the internet → every network of this agent, also those that wait → POST /init → eth0
+//! ```
+//! [`keep`] asks the kernel for the route every [`PERIOD`] and sets whatever network has another
+//! MTU: those of an earlier agent, and all when the way out changes. A guest hears of it when it
+//! boots or is restored. A guest that runs on meanwhile is told by its own namespace, packet by
+//! packet, over a way on which no error is lost, and TCP is clamped besides ([`super::rules`]).
+//! IPv6 shares the links, and needs no look of its own: the errors of its way out come from this
+//! host. Nothing is on disk.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use linux::link::Links;
+use linux::{netns, route};
+
+use super::plan::{Slot, TAP};
+use super::slots::{Holder, Slots};
+use crate::sandbox::actor::blocking;
+
+/// MTU of Ethernet. A link of a sandbox has no larger one: a snapshot may go on behind any host.
+pub(super) const ETHERNET: u32 = 1500;
+/// Smallest MTU of a link with IPv6 (RFC 8200, section 5): with less the kernel takes its IPv6.
+/// Every way out of today carries as much.
+const SMALLEST: u32 = 1280;
+/// Between two looks at the way out.
+const PERIOD: Duration = Duration::from_secs(10);
+/// An address of the public internet for which the kernel is asked: its route is the default one,
+/// or that of a tunnel that takes everything. Nothing is sent there.
+const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
+
+/// MTU of new networks of an agent.
+#[derive(Debug)]
+pub(crate) struct LinkMtu(AtomicU32);
+
+impl Default for LinkMtu {
+    fn default() -> Self {
+        Self(AtomicU32::new(ETHERNET))
+    }
+}
+
+impl LinkMtu {
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Reads the MTU of the way out. A host without one keeps the value.
+    pub(super) fn refresh(&self) {
+        let Ok(mtu) = route::mtu_to(PUBLIC) else {
+            return;
+        };
+        let mtu = mtu.clamp(SMALLEST, ETHERNET);
+        let before = self.0.swap(mtu, Ordering::Relaxed);
+        if before != mtu {
+            tracing::info!(
+                before,
+                mtu,
+                "networks of sandboxes have the MTU of the way out"
+            );
+        }
+    }
+}
+
+/// Keeps the MTU of all networks that `slots` has claims of. Never returns.
+pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
+    let slots = Arc::new(slots);
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let (mtu, slots) = (Arc::clone(&mtu), Arc::clone(&slots));
+        let set = blocking(move || {
+            mtu.refresh();
+            set_all(&slots, mtu.get())
+        });
+        if let Err(error) = set.await {
+            tracing::warn!(
+                error,
+                "networks of sandboxes do not have the MTU of the way out"
+            );
+        }
+    }
+}
+
+/// Sets the MTU of every network that has another one.
+pub(super) fn set_all(slots: &Slots, mtu: u32) -> io::Result<()> {
+    let ours = slots.claimed()?.into_iter();
+    let ours = ours.filter(|(_, holder)| matches!(holder, Holder::Ours(_)));
+    ours.map(|(slot, _)| match set_mtu(slot, mtu) {
+        // It is just being made or removed; one that is made late is set in the next round.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    })
+    .collect()
+}
+
+/// Sets the MTU of a network, the host's link last: as long as that one differs, it is tried again.
+fn set_mtu(slot: Slot, mtu: u32) -> io::Result<()> {
+    let links = Links::here()?;
+    if links.mtu(&slot.veth())? == mtu {
+        return Ok(());
+    }
+    netns::enter(&slot.netns(), move || {
+        let links = Links::here()?;
+        links.set_mtu(&slot.peer(), mtu)?;
+        links.set_mtu(TAP, mtu)
+    })?;
+    links.set_mtu(&slot.veth(), mtu)
+}
