@@ -8,11 +8,11 @@ use http::header::AUTHORIZATION;
 use model::{ApiKey, ErrorCode, Scopes, TeamId};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
+use stdx::time::now_ms;
 use store::{Key, NewKey, Store};
 
 pub use first_key::{FirstKey, FirstKeyError, ensure_first_key};
 
-use crate::clock::now_ms;
 use crate::error::{Error, Result};
 
 /// Header with the key; `Authorization: Bearer` does as well.

@@ -64,16 +64,10 @@ impl Error {
     /// Text and causes in one line, for the log.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.message.clone();
-        let mut cause = self
-            .cause
-            .as_ref()
-            .map(|cause| &**cause as &dyn std::error::Error);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
+        match &self.cause {
+            Some(cause) => format!("{}: {}", self.message, stdx::error::chain(&**cause)),
+            None => self.message.clone(),
         }
-        text
     }
 }
 

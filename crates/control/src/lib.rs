@@ -14,7 +14,6 @@
 pub mod api;
 pub mod app;
 pub mod auth;
-pub mod clock;
 pub mod config;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -113,7 +112,11 @@ impl ControlPlane {
         } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store
-            .secret(ports::signed_url::SECRET, &rand::random(), clock::now_ms())
+            .secret(
+                ports::signed_url::SECRET,
+                &rand::random(),
+                stdx::time::now_ms(),
+            )
             .await?;
         if ports.is_domain_set && !ports.takes_cookies() {
             tracing::warn!(

@@ -11,7 +11,6 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 
 use guest_rpc::http::Ipv6;
 use netlink_packet_core::{
@@ -29,6 +28,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily as Domain, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
+use parking_lot::Mutex;
 
 use crate::boot::ETHERNET;
 use crate::connections::{error_code, messages};
@@ -43,7 +43,7 @@ pub struct Link(Mutex<Option<Ipv6>>);
 impl Link {
     /// Gives the link this, and takes away what it had if that was something else.
     pub fn set(&self, wanted: Option<Ipv6>) {
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.0.lock();
         let old = given.take().filter(|old| Some(old) != wanted.as_ref());
         if let Some(Err(e)) = old.map(|old| take(&old)) {
             tracing::warn!("IPv6 of before cannot be taken from {ETHERNET}: {e}");

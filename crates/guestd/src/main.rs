@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Ok(()) if !guest => ExitCode::SUCCESS,
         Ok(()) => off(),
         Err(error) => {
-            eprintln!("envd: {}", chain(error.as_ref()));
+            eprintln!("envd: {}", stdx::error::chain(error.as_ref()));
             if guest { off() } else { ExitCode::FAILURE }
         }
     }
@@ -117,15 +117,4 @@ async fn asked_to_end(guest: bool) -> std::io::Result<()> {
         _ = off.recv(), if guest => {}
     }
     Ok(())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

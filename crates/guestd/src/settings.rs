@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock};
 
 use guest_rpc::http::InitRequest;
+use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
 use crate::http::error::HttpError;
@@ -89,7 +89,7 @@ impl Settings {
         request: &InitRequest,
         presented: Option<&[u8]>,
     ) -> Result<(), HttpError> {
-        let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.values.write();
         if self.auth {
             let new = request.access_token.as_deref().map(str::as_bytes);
             let known = |token: &String| {
@@ -200,7 +200,7 @@ impl Settings {
     }
 
     fn read<T>(&self, get: impl FnOnce(&Values) -> T) -> T {
-        get(&self.values.read().unwrap_or_else(PoisonError::into_inner))
+        get(&self.values.read())
     }
 }
 

@@ -13,12 +13,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::UPGRADE;
 use model::SandboxId;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Name of the protocol in `Upgrade`.
@@ -176,7 +177,7 @@ impl Connections {
     /// `None`: there are [`MAX_CONNECTIONS`] already.
     #[must_use]
     pub fn begin(&self, id: &SandboxId) -> Option<Counted> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let count = all.entry(id.clone()).or_default();
         if *count >= MAX_CONNECTIONS {
             return None;
@@ -191,11 +192,7 @@ impl Connections {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut all = self
-            .connections
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.connections.0.lock();
         if let Some(count) = all.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
@@ -296,6 +293,6 @@ mod tests {
         all.pop();
         assert!(connections.begin(&id).is_some());
         drop(all);
-        assert!(connections.0.lock().unwrap().is_empty());
+        assert!(connections.0.lock().is_empty());
     }
 }

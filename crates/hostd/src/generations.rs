@@ -25,10 +25,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use model::Generation;
+use parking_lot::Mutex;
 
 /// How far above the clock the ceiling is put: milliseconds, and so numbers.
 const AHEAD: u64 = 60_000;
@@ -136,8 +137,8 @@ impl Generations {
         u64::try_from((self.clock)()).unwrap_or_default()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.state.lock()
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use host_rpc as rpc;
+use stdx::error::chain;
 use tokio::sync::{broadcast, watch};
 use vmm::engine::Engine;
 
@@ -13,7 +14,6 @@ use crate::config::{Config, Limits};
 use crate::disk::{self, Disks};
 use crate::dns::Upstream;
 use crate::generations::Generations;
-use crate::guest::chain;
 use crate::images::Images;
 use crate::jail::Jails;
 use crate::network::{GATEWAY_IP, Networks};
@@ -107,7 +107,7 @@ impl Host {
         };
         let generations = {
             let path = config.dir.join("generation");
-            blocking(move || Generations::open(&path, crate::sandbox::now_ms)).await?
+            blocking(move || Generations::open(&path, stdx::time::now_ms)).await?
         };
         let warm = {
             let (dir, on) = (config.dir.join("warm"), config.engine.preboot);
@@ -232,9 +232,7 @@ fn host_id(config: &Config) -> std::io::Result<String> {
     match std::fs::read_to_string(&path) {
         Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
         _ => {
-            let random: [u8; 8] = rand::random();
-            let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-            let id = format!("host-{id}");
+            let id = format!("host-{}", stdx::random::hex::<8>());
             linux::file::write_atomic(&path, id.as_bytes(), 0o644)?;
             Ok(id)
         }

@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use model::TemplateName;
+use parking_lot::Mutex;
 
 /// One bootable image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +93,7 @@ impl Images {
     /// When the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Image>, Error> {
         let (images, passed_over) = self.look()?;
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         for PassedOver { path, why } in passed_over {
             if logged.insert(path.clone()) {
                 tracing::warn!(path = %path.display(), why, "a file in the images directory is no template");

@@ -16,7 +16,7 @@ mod uses;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use linux::file;
@@ -113,10 +113,7 @@ impl Snapshots {
     /// # Errors
     /// When it cannot be made or read.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
+        stdx::fs::create_private_dir_all(dir)?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             if path
@@ -213,7 +210,7 @@ impl Snapshots {
         let before = self
             .find(&new.name)
             .map_or(0, |snapshot| snapshot.published_at_ms);
-        let published_at_ms = crate::sandbox::now_ms().max(before + 1);
+        let published_at_ms = stdx::time::now_ms().max(before + 1);
         let manifest = Manifest {
             name: new.name,
             source: new.source,
@@ -306,8 +303,7 @@ fn read(dir: &Path) -> Option<Snapshot> {
 
 /// A name that nothing has yet.
 pub(crate) fn random_hex() -> String {
-    let random: [u8; 8] = rand::random();
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
+    stdx::random::hex::<8>()
 }
 
 #[cfg(test)]

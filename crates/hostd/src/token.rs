@@ -7,8 +7,6 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 
-use rand::RngExt;
-
 const FILE: &str = "agent-token";
 
 /// Makes the agent's directory if there is none (mode 0750).
@@ -55,8 +53,7 @@ pub fn load_or_make(dir: &Path) -> Result<String, String> {
 /// 256 bits as hexadecimal digits.
 #[must_use]
 pub fn random() -> String {
-    let bytes: [u8; 32] = rand::rng().random();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    stdx::random::hex::<32>()
 }
 
 /// The user behind sudo, if any (sudo(8), "SUDO_UID").

@@ -13,12 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use linux::untrusted_dir::remove_tree;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::sandbox::instant::{self, Instant};
@@ -73,13 +74,7 @@ impl BootParameters<'_> {
         hash.update(format!(
             "{vcpus} {memory_mb} {disk_bytes} {disk_backend} {engine}\n{kernel_args}"
         ));
-        Ok(BootKey(
-            hash.finalize()
-                .iter()
-                .take(16)
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        ))
+        Ok(BootKey(hex::encode(&hash.finalize()[..16])))
     }
 }
 
@@ -110,10 +105,7 @@ impl Warm {
     /// # Errors
     /// When it cannot be made or read.
     pub fn open(dir: &Path, on: bool) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
+        stdx::fs::create_private_dir_all(dir)?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
             if Instant::read(&path).is_err() {
@@ -145,11 +137,7 @@ impl Warm {
         if !self.on || self.find(key).is_some() {
             return None;
         }
-        let is_first = self
-            .making
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key.clone());
+        let is_first = self.making.lock().insert(key.clone());
         let staging = self.dir.join(format!("{NEW}{}", key.0));
         is_first.then(|| PendingEntry {
             making: Arc::clone(&self.making),
@@ -164,7 +152,7 @@ impl Warm {
     /// # Errors
     /// As [`vmm::Driver::hold`].
     pub fn hold(&self, dir: &Path, driver: &dyn vmm::Driver) -> Result<(), vmm::Error> {
-        let lock = || self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.held.lock();
         if lock().contains_key(dir) {
             return Ok(());
         }
@@ -179,10 +167,7 @@ impl Warm {
     /// # Errors
     /// What keeps it.
     pub fn remove(&self, dir: &Path) -> io::Result<()> {
-        self.held
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(dir);
+        self.held.lock().remove(dir);
         instant::remove(dir)
     }
 
@@ -214,10 +199,7 @@ impl Warm {
 
 impl Drop for PendingEntry {
     fn drop(&mut self) {
-        self.making
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.key);
+        self.making.lock().remove(&self.key);
     }
 }
 

@@ -193,7 +193,7 @@ fn make_node(path: &Path, number: Number) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(meta) if meta.file_type().is_block_device() && meta.rdev() == wanted => return Ok(()),
         // Of a device that was, or half a link of udev's.
-        _ => remove_file(path)?,
+        _ => stdx::fs::remove_file_if_exists(path)?,
     }
     match mknod(
         path,
@@ -204,13 +204,6 @@ fn make_node(path: &Path, number: Number) -> io::Result<()> {
         // udev was faster.
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 
@@ -229,7 +222,7 @@ pub fn remove(name: &str) -> Result<(), Error> {
         }
         _ => {}
     }
-    let gone = remove_file(&path(name));
+    let gone = stdx::fs::remove_file_if_exists(&path(name));
     gone.map_err(|source| Error::Kernel {
         action: "remove the node of",
         name: name.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -186,11 +186,8 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// What the file system said; `NotADirectory` for a link.
-pub fn create_private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)?;
+pub fn ensure_private_dir(path: &Path) -> io::Result<()> {
+    stdx::fs::create_private_dir_all(path)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let dir = File::options()
         .read(true)
@@ -275,18 +272,18 @@ mod tests {
     fn private_paths_are_closed_to_others() {
         let dir = tempfile::tempdir().unwrap();
         let (inner, file) = (dir.path().join("a/b"), dir.path().join("a/b/file"));
-        create_private_dir(&inner).unwrap();
+        ensure_private_dir(&inner).unwrap();
         File::create(&file)
             .unwrap()
             .set_permissions(fs::Permissions::from_mode(0o644))
             .unwrap();
         fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
-        create_private_dir(&inner).unwrap();
+        ensure_private_dir(&inner).unwrap();
         open_private(&file).unwrap();
         let modes = [dir.path().join("a"), inner, file]
             .map(|path| fs::metadata(path).unwrap().mode() & 0o777);
         assert_eq!(modes, [0o700, 0o700, 0o600]);
         std::os::unix::fs::symlink("/tmp", dir.path().join("link")).unwrap();
-        assert!(create_private_dir(&dir.path().join("link")).is_err());
+        assert!(ensure_private_dir(&dir.path().join("link")).is_err());
     }
 }

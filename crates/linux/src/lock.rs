@@ -1,7 +1,7 @@
 //! Locks on files (flock(2)).
 //!
 //! Whoever may open a file can lock it, for reading even: files that are locked belong into private
-//! directories ([`crate::file::create_private_dir`]). Nothing here waits without a deadline.
+//! directories ([`crate::file::ensure_private_dir`]). Nothing here waits without a deadline.
 
 use std::fs::{self, File};
 use std::io;

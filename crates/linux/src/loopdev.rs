@@ -16,9 +16,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use loopdev::LoopControl;
+use parking_lot::Mutex;
 
 /// LO_FLAGS_* of `linux/loop.h`.
 const READ_ONLY: u32 = 1;
@@ -155,7 +155,7 @@ pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice>
 pub fn share(path: &Path, mark: &str) -> io::Result<LoopDevice> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     // Two that come at once must not make two.
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ONE_AT_A_TIME.lock();
     let backing = Identity::of(path)?;
     let fits =
         |status: &Status| status.backing == backing && status.read_only && status.mark == mark;

@@ -24,6 +24,7 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{chdir, pivot_root};
+use stdx::io::OptionalExt;
 
 use crate::file::{self, Lock};
 
@@ -61,13 +62,13 @@ fn mount_dir() -> io::Result<()> {
         return Ok(());
     }
     let parent = Path::new(DIR).parent().unwrap_or(Path::new("/"));
-    file::create_private_dir(parent)?;
+    file::ensure_private_dir(parent)?;
     // Two mounts on top of each other would hide the handles in the lower one.
     let _lock = Lock::take_within(&parent.join("netns.lock"), MOUNT_TIMEOUT)?;
     if is_mounted()? {
         return Ok(());
     }
-    file::create_private_dir(Path::new(DIR))?;
+    file::ensure_private_dir(Path::new(DIR))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(
         Some("wrenn-netns"),
@@ -194,9 +195,8 @@ fn unlink_elsewhere(dir: PathBuf, name: String) -> io::Result<()> {
 pub fn list(prefix: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for dir in [DIR, SHARED_DIR] {
-        let entries = match fs::read_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
+        let Some(entries) = fs::read_dir(dir).optional()? else {
+            continue;
         };
         names.extend(
             entries

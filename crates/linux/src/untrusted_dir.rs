@@ -378,10 +378,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         done => return done,
     }
     UntrustedDir::open(path)?.clear()?;
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    stdx::fs::remove_dir_if_exists(path)
 }
 
 fn new_file(path: &Path) -> io::Result<File> {

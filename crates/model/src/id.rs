@@ -124,12 +124,8 @@ impl ApiKey {
     /// A new random key (160 bits).
     #[must_use]
     pub fn random() -> Self {
-        use fmt::Write;
         let bytes: [u8; API_KEY_HEX_LEN / 2] = rand::rng().random();
-        Self(bytes.iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        }))
+        Self(hex::encode(bytes))
     }
 
     /// The digits alone: what both spellings share, and what is hashed.

@@ -29,12 +29,8 @@ fn of(table: &str) -> String {
     format!(
         "{}, features {}",
         FIELDS.map(field).join(" "),
-        &hex(&Sha256::digest(flags.join(" ")))[..16]
+        &hex::encode(Sha256::digest(flags.join(" ")))[..16]
     )
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

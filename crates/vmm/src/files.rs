@@ -29,12 +29,7 @@ pub(crate) fn new_file(path: &Path) -> io::Result<File> {
 }
 
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(in_file("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
+    stdx::fs::remove_file_if_exists(path).map_err(in_file("remove", path))
 }
 
 /// The file is never written again, so both names may lead to it. Where they cannot, it is copied.
@@ -62,10 +57,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
+    stdx::task::run_blocking(work)
         .await
-        .map_err(io::Error::other)
-        .flatten()
         .map_err(in_file(action, path))
 }
 

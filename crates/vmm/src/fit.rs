@@ -10,15 +10,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use crate::cpu::hex;
-
 /// What every driver calls its manifest.
 pub(crate) const MANIFEST: &str = "snapshot.json";
 
 /// Length and SHA-256 of a file that is small.
 pub(crate) fn sum(path: &Path) -> io::Result<(u64, String)> {
     let content = fs::read(path)?;
-    Ok((content.len() as u64, hex(&Sha256::digest(&content))))
+    Ok((content.len() as u64, hex::encode(Sha256::digest(&content))))
 }
 
 /// The manifest of the snapshot in `dir`, if it is of that version.

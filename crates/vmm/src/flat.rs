@@ -229,17 +229,10 @@ pub(crate) fn remove_all(dir: &Path, but: &Path) -> io::Result<()> {
             .starts_with(MEMORY.as_bytes())
             && entry.path() != but
         {
-            remove(&entry.path())?;
+            stdx::fs::remove_file_if_exists(entry.path())?;
         }
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Makes the memory flat and takes away what it was made of.
@@ -247,7 +240,7 @@ fn squash(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Res
     let _alone = lock(dir)?;
     make(dir, memory, bytes, stop)?;
     for name in memory.names().into_iter().chain([WORKING_SET.to_owned()]) {
-        remove(&dir.join(name))?;
+        stdx::fs::remove_file_if_exists(dir.join(name))?;
     }
     linux::file::sync_dir(dir)
 }

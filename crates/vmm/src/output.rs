@@ -11,8 +11,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::console::printable;
 use crate::process::{LOG_TAIL, last_words};
@@ -50,10 +51,8 @@ impl Output {
     /// What the file system said.
     pub(crate) fn create(vm_dir: &Path, name: &str) -> io::Result<(Self, OwnedFd)> {
         let path = vm_dir.join(name);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => linux::fifo::make(&path)?,
-        }
+        stdx::fs::remove_file_if_exists(&path)?;
+        linux::fifo::make(&path)?;
         Ok((
             Self::of(Source::Pipe(linux::fifo::open(&path)?)),
             linux::fifo::open(&path)?.into(),
@@ -82,7 +81,7 @@ impl Output {
         let mut read = Vec::new();
         // An error is that there is no more.
         let _ = pipe.take(PIPE).read_to_end(&mut read);
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         kept.extend(read);
         let surplus = kept.len().saturating_sub(KEPT);
         kept.drain(..surplus);
@@ -94,10 +93,7 @@ impl Output {
         if let Source::Log(log) = &self.source {
             return last_words(log);
         }
-        let text = printable(
-            &self.kept.lock().unwrap_or_else(PoisonError::into_inner),
-            LOG_TAIL,
-        );
+        let text = printable(&self.kept.lock(), LOG_TAIL);
         (!text.is_empty()).then_some(text)
     }
 }
@@ -122,7 +118,7 @@ mod tests {
         }
         writer.write_all(b"\nSegmentation fault\n").unwrap();
         assert!(output.last_words().unwrap().ends_with("Segmentation fault"));
-        assert!(output.kept.lock().unwrap().len() <= KEPT);
+        assert!(output.kept.lock().len() <= KEPT);
         assert_eq!(
             std::fs::metadata(dir.path().join(STDERR)).unwrap().len(),
             0,

@@ -13,7 +13,8 @@ use linux::process::{self, Identity, Process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::files::blocking;
 
 const NAME: &str = "vm.json";
 
@@ -32,10 +33,7 @@ pub(crate) fn write<R: Record>(record: &R, dir: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_file(dir.join(NAME)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    stdx::fs::remove_file_if_exists(dir.join(NAME))
 }
 
 /// `None` where there is none, or one that this driver or version cannot read.
@@ -57,24 +55,14 @@ pub(crate) fn read<R: Record>(dir: &Path) -> io::Result<Option<R>> {
 /// The process of the VM in `dir`, if it lives, and its record, unless its start never got that
 /// far.
 pub(crate) async fn find<R: Record>(dir: &Path) -> Result<Option<(Process, Option<R>)>> {
-    blocking(dir, look_for).await
+    let owned = dir.to_owned();
+    blocking("look for the VM of", dir, move || look_for(&owned)).await
 }
 
 /// The same for one that has a record, without a look at every process of the machine.
 pub(crate) async fn recorded<R: Record>(dir: &Path) -> Result<Option<(Process, R)>> {
-    blocking(dir, look_up).await
-}
-
-async fn blocking<T: Send + 'static>(dir: &Path, look: fn(&Path) -> io::Result<T>) -> Result<T> {
     let owned = dir.to_owned();
-    let found = tokio::task::spawn_blocking(move || look(&owned))
-        .await
-        .map_err(io::Error::other);
-    found.flatten().map_err(|source| Error::Io {
-        action: "look for the VM of",
-        path: dir.into(),
-        source,
-    })
+    blocking("look for the VM of", dir, move || look_up(&owned)).await
 }
 
 fn look_up<R: Record>(dir: &Path) -> io::Result<Option<(Process, R)>> {

@@ -69,7 +69,7 @@ impl RunDir {
                 Ok(Self { dir, identity })
             }
             None => {
-                DirBuilder::new().mode(0o700).create(&path)?;
+                stdx::fs::create_private_dir(&path)?;
                 Self::on_disk(&config.dir)
             }
         }

@@ -13,8 +13,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
 
 const ATTRIBUTE: &str = "user.wrenn.crc32";
@@ -70,7 +70,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     );
     // Held while it is read: whoever comes meanwhile waits for the answer instead of reading it,
     // too.
-    let mut sound = SOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sound = SOUND.lock();
     let sound = sound.get_or_insert_default();
     if sound.contains(&seen) {
         return Ok(());

@@ -3,13 +3,14 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
 use client::types::{FileKind, PathRequest};
 use client::{Client, FileTarget};
 use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use std::os::unix::fs::PermissionsExt;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
@@ -174,14 +175,14 @@ impl Failure {
         data.map(move |part| {
             part.map_err(|error| {
                 let copy = io::Error::new(error.kind(), error.to_string());
-                *failure.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *failure.0.lock() = Some(error);
                 copy
             })
         })
     }
 
     fn take(&self) -> Option<io::Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 

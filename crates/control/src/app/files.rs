@@ -1,12 +1,13 @@
 //! Files of sandboxes, streamed both ways.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
 use model::{ErrorCode, SandboxId};
+use parking_lot::Mutex;
 
 use super::App;
 use super::exec::check_user;
@@ -227,14 +228,11 @@ struct Failure(Arc<Mutex<Option<Error>>>);
 
 impl Failure {
     fn put(&self, error: Error) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        self.0.lock().get_or_insert(error);
     }
 
     fn take(&self) -> Option<Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 

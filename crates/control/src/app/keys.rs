@@ -6,8 +6,9 @@
 //! other's rows, and what runs is not given up (`sandbox_delete::give_up`).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use store::Idempotency;
 use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
 
@@ -31,7 +32,7 @@ impl Keys {
     }
 
     fn turns(&self, key: Key) -> Arc<Turns<()>> {
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.0.lock();
         keys.retain(|_, turns| turns.strong_count() > 0);
         if let Some(turns) = keys.get(&key).and_then(Weak::upgrade) {
             return turns;
@@ -66,10 +67,6 @@ mod tests {
         drop(first);
         assert!(keys.turn("user", Some(&key("a"))).now_or_never().is_some());
         drop(keys.turn("user", Some(&key("c"))).await);
-        assert_eq!(
-            keys.0.lock().unwrap().len(),
-            1,
-            "what nobody holds is forgotten"
-        );
+        assert_eq!(keys.0.lock().len(), 1, "what nobody holds is forgotten");
     }
 }

@@ -23,9 +23,10 @@ pub mod snapshots;
 pub mod templates;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use model::{Limits, SandboxId};
+use parking_lot::Mutex;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -67,10 +68,7 @@ pub struct CreatingGuard {
 impl Creating {
     #[must_use]
     pub fn begin(&self, id: &SandboxId) -> CreatingGuard {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id.clone());
+        self.0.lock().insert(id.clone());
         CreatingGuard {
             set: self.clone(),
             id: id.clone(),
@@ -79,20 +77,13 @@ impl Creating {
 
     #[must_use]
     pub fn ids(&self) -> BTreeSet<SandboxId> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().clone()
     }
 }
 
 impl Drop for CreatingGuard {
     fn drop(&mut self) {
-        self.set
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.set.0.lock().remove(&self.id);
     }
 }
 

@@ -4,9 +4,9 @@ use host_rpc::tunnel::{Counted, MAX_CONNECTIONS};
 use http::StatusCode;
 use hyper::upgrade::Upgraded;
 use model::{ErrorCode, SandboxId};
+use stdx::time::now_ms;
 
 use super::App;
-use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::NoTunnel;
 use crate::ports::PortTarget;

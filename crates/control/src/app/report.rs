@@ -5,10 +5,10 @@
 
 use host_rpc as rpc;
 use model::{ErrorCode, Generation, InvalidValue, SandboxId, SandboxState};
+use stdx::time::now_ms;
 use store::{Applied, Disk, Report, Sandbox};
 
 use super::{App, sandbox_delete};
-use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::Host;
 

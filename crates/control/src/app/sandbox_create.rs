@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use host_rpc as rpc;
 use model::{ErrorCode, SandboxId, SandboxSpec, SandboxState, TemplateName};
+use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::sizes::{Sizes, fit};
 use super::templates::lack;
 use super::{App, sandbox_delete};
-use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::{self, Host};
 use crate::place::{NoPlace, Seen, place};

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{ErrorCode, SandboxId, TeamId};
+use stdx::time::now_ms;
 use store::Sandbox;
 
 use super::App;
-use crate::clock::now_ms;
 use crate::error::{Error, Result};
 
 /// For the hosts to answer while a user waits for a create that has failed anyway.

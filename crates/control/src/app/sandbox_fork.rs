@@ -19,11 +19,11 @@ use std::sync::Arc;
 
 use host_rpc as rpc;
 use model::{ErrorCode, SandboxId, SandboxState};
+use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::sandbox_create::started;
 use super::{App, sandbox_delete};
-use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::hosts::Host;
 

@@ -6,11 +6,12 @@
 //! one: a key that was revoked stays revoked.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, fchown};
 use std::path::{Path, PathBuf};
 
 use model::ApiKey;
+use stdx::io::OptionalExt;
 use store::Store;
 
 use super::new_key;
@@ -84,10 +85,8 @@ struct Found {
 }
 
 fn read(path: &Path) -> io::Result<Found> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::default()),
-        Err(error) => return Err(error),
+    let Some(text) = fs::read_to_string(path).optional()? else {
+        return Ok(Found::default());
     };
     let line = |name: &str| {
         text.lines()

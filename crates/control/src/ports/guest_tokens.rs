@@ -6,10 +6,10 @@
 //! and for hosts of a version before, the agent's port takes keys and links alone.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use host_rpc as rpc;
 use model::SandboxId;
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 
 type TokenHash = [u8; 32];
@@ -41,7 +41,7 @@ impl GuestTokens {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, TokenHash>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

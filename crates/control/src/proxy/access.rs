@@ -15,11 +15,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use listener::ConnectionHandle;
 use model::{ApiKey, SandboxId};
+use stdx::time::now_ms;
 
 use super::address::{Addressing, ID_HEADER, PORT_HEADER, PortAddress};
 use crate::app::App;
 use crate::auth::{KEY_HEADER, authenticate};
-use crate::clock::now_ms;
 use crate::ports::PortTarget;
 use crate::ports::signed_url::{LINK_PARAMETER, SignedUrlError, UrlSigner};
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use host_rpc as rpc;
 use model::SandboxId;
+use stdx::time::now_ms;
 use store::Sandbox;
 
 use super::decide::{Seen, Step, decide};
 use crate::app::report::{self, Reported};
 use crate::app::{App, sandbox_delete};
-use crate::clock::now_ms;
 use crate::error::Result;
 use crate::hosts::Host;
 

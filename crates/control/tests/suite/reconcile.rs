@@ -89,7 +89,7 @@ async fn abandoned_with(ground: &Ground, age_ms: i64, key: Option<&str>) -> Sand
         public_ports: false,
         network: Default::default(),
     };
-    let now = control::clock::now_ms() - age_ms;
+    let now = stdx::time::now_ms() - age_ms;
     let fingerprint = Sha256::digest(serde_json::to_vec(&spec).unwrap()).into();
     let idempotency = key.map(|key| Idempotency {
         key: key.to_owned(),

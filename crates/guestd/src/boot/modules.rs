@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
+use stdx::io::OptionalExt;
 
 use super::BootError;
 
@@ -25,9 +26,8 @@ pub fn load_all() -> Result<(), BootError> {
 }
 
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
+    let Some(entries) = fs::read_dir(folder).optional()? else {
+        return Ok(Vec::new());
     };
     let paths = entries
         .map(|entry| Ok(entry?.path()))

@@ -7,11 +7,12 @@
 //! [`IDLE`], is given up for the new one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use guest_rpc::filesystem::FilesystemEvent;
+use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -81,7 +82,7 @@ impl Watchers {
         });
         let watch = watch.ok_or_else(|| unknown(id))?;
         let events = blocking(move || {
-            let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watch = watch.lock();
             watch.drain();
             watch.take()
         });
@@ -112,7 +113,7 @@ impl Watchers {
     }
 
     fn locked<T>(&self, act: impl FnOnce(&mut HashMap<String, Watcher>) -> T) -> T {
-        act(&mut self.all.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.all.lock())
     }
 }
 
@@ -134,7 +135,7 @@ async fn keep_draining(watch: Arc<Mutex<Watch>>, descriptor: AsyncFd<std::os::fd
         ready.clear_ready();
         let watch = watch.clone();
         let drained = blocking(move || {
-            watch.lock().unwrap_or_else(PoisonError::into_inner).drain();
+            watch.lock().drain();
             Ok(())
         });
         if let Err(e) = drained.await {

@@ -5,7 +5,7 @@
 //! `CLOCK_MONOTONIC` never goes back. Nothing is written to the disk, which may be frozen.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -58,9 +58,7 @@ pub fn set(host: Duration) -> io::Result<i64> {
 }
 
 fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    stdx::time::since_epoch()
 }
 
 fn correction(guest: Duration, host: Duration) -> i64 {

@@ -1,13 +1,12 @@
 //! `GET /metrics`: what the guest uses, as its kernel counts it.
 
 use std::fs;
-use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State;
 use guest_rpc::http::Metrics;
 use nix::sys::statvfs::statvfs;
+use parking_lot::Mutex;
 
 use crate::Agent;
 
@@ -25,10 +24,7 @@ struct Ticks {
 
 impl CpuMeter {
     fn used_percent(&self, now: Ticks) -> f32 {
-        let before = std::mem::replace(
-            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
-            now,
-        );
+        let before = std::mem::replace(&mut *self.0.lock(), now);
         let total = now.total.saturating_sub(before.total);
         let busy = now.busy.saturating_sub(before.busy).min(total);
         if total == 0 {
@@ -48,9 +44,7 @@ pub async fn metrics(State(agent): State<Agent>) -> Json<Metrics> {
     let mem_used = mem_total.saturating_sub(memory("MemAvailable:"));
     let (disk_used, disk_total) = disk();
     Json(Metrics {
-        ts: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs().cast_signed()),
+        ts: stdx::time::since_epoch().as_secs().cast_signed(),
         cpu_count,
         cpu_used_pct: agent.cpu.used_percent(ticks),
         mem_total,

@@ -9,9 +9,9 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use nix::mount::{MsFlags, mount};
+use parking_lot::Mutex;
 
 /// The mode of the kernel's own.
 const MODE: u32 = 0o444;
@@ -62,10 +62,7 @@ impl BootId {
     fn make(&self, content: &str) -> io::Result<File> {
         fs::create_dir_all(&self.folder)?;
         let path = self.folder.join("boot_id");
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        stdx::fs::remove_file_if_exists(&path)?;
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)

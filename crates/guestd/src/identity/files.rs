@@ -64,10 +64,7 @@ fn replace(path: &Path, content: &str) -> io::Result<()> {
         return Ok(());
     }
     let new = path.with_extension("wrenn-new");
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    stdx::fs::remove_file_if_exists(&new)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -7,9 +7,9 @@ mod boot_id;
 mod files;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use guest_rpc::http::InitRequest;
+use parking_lot::{Mutex, MutexGuard};
 
 pub use boot_id::{BootId, valid_boot_id};
 pub use files::{name_host, valid_machine_id};
@@ -71,7 +71,7 @@ impl Identity {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 #[cfg(test)]

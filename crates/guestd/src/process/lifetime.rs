@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use guest_rpc::process::ProcessConfig;
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -139,11 +140,7 @@ async fn live(
         .into_iter()
         .map(|(source, from)| pump(process.output.clone(), source, from, exited.clone()));
     let (end, _) = futures::future::join(leader, join_all(carrying)).await;
-    process
-        .input
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    process.input.lock().take();
     process.output.finish(end).await;
     tokio::time::sleep(KEEP_ENDED).await;
     processes.remove(&process);

@@ -1,12 +1,13 @@
 //! Which processes there are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connectrpc::ConnectError;
 use guest_rpc::process::__buffa::oneof::process_selector::Selector;
 use guest_rpc::process::{ProcessConfig, ProcessSelector};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::input::{Input, InputError};
 use super::output::Output;
@@ -40,11 +41,7 @@ impl Process {
     /// # Errors
     /// [`InputError::Ended`].
     pub fn input(&self) -> Result<Arc<Input>, InputError> {
-        self.input
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .ok_or(InputError::Ended)
+        self.input.lock().clone().ok_or(InputError::Ended)
     }
 }
 
@@ -146,6 +143,6 @@ impl Processes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 }

@@ -138,12 +138,7 @@ fn hash(image: &[u8], agent: &[u8], modules: &[modules::Module]) -> String {
         hasher.update(part.len().to_le_bytes());
         hasher.update(part);
     }
-    hasher
-        .finalize()
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(&hasher.finalize()[..12])
 }
 
 fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io::Result<()> {

@@ -92,12 +92,7 @@ impl Content {
                 }
             }
         }
-        let hash = hasher
-            .finalize()
-            .iter()
-            .take(12)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hash = hex::encode(&hasher.finalize()[..12]);
         Ok(Self { bytes, hash })
     }
 }

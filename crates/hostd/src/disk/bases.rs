@@ -10,10 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use linux::loopdev::{self, Access, Identity, LoopDevice};
 use model::SandboxId;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The base images in use by one agent. Safe to use from many threads.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl LoopRegistry {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Identity, Base>> {
-        self.bases.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bases.lock()
     }
 }
 

@@ -12,9 +12,9 @@ use linux::dm::{self, Number, Target};
 use linux::file;
 use linux::loopdev::{self, Access};
 use serde::{Deserialize, Serialize};
+use stdx::error::chain;
 
 use super::{Error, io_error, names};
-use crate::guest::chain;
 
 /// `AGENT_DISK`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

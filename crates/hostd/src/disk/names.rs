@@ -38,12 +38,7 @@ pub(super) fn parse(name: &str) -> Option<(SandboxId, bool)> {
 /// the machine.
 pub(super) fn mark(root: &Path) -> String {
     let hash = Sha256::digest(root.as_os_str().as_bytes());
-    let hex: String = hash
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{PREFIX}{hex}")
+    format!("{PREFIX}{}", hex::encode(&hash[..8]))
 }
 
 /// The second name of a device, which says who made it. `WRENN` keeps it apart from those of LVM

@@ -6,12 +6,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use linux::{file, netns, programs, sysctl, tap};
+use stdx::error::chain;
 use vmm::engine::{self, Engine};
 
 use super::{Check, existing, firewall};
 use crate::config::Config;
 use crate::disk::{self, Backend, Chosen};
-use crate::guest::chain;
 use crate::images::{Images, PassedOver};
 use crate::network::{Six, WantedIpv6};
 

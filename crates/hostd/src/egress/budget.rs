@@ -1,7 +1,6 @@
 //! How often a guest may have something done for it that costs the host, or others, something.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// A bucket of tokens, which fills up again.
@@ -37,7 +36,7 @@ impl Budget {
     }
 
     fn take_at(&self, now: Instant) -> bool {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = self.bucket.lock();
         let come = now.saturating_duration_since(bucket.at).as_secs_f64() * self.per_second;
         bucket.left = (bucket.left + come).min(self.most);
         bucket.at = now;

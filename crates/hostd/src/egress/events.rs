@@ -3,8 +3,10 @@
 //! were is told afterwards.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::sandbox::log::Log;
 
@@ -34,11 +36,7 @@ impl Events {
 
     /// Notes that the sandbox's rules kept it from something.
     pub(crate) fn denied(&self, what: &str) {
-        let told = self
-            .told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .lines_for(what, Instant::now());
+        let told = self.told.lock().lines_for(what, Instant::now());
         told.iter().for_each(|line| self.log.agent(line));
     }
 }

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::NetworkSpec;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -85,7 +86,7 @@ impl Connection {
     /// Returns false before the first request: what is judged by rules that hold no longer must not
     /// go on.
     fn is_allowed(&self, rules: &NetworkSpec) -> bool {
-        let name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = self.name.lock();
         name.as_ref()
             .is_some_and(|name| rules.reaches(name, self.to.ip()))
     }
@@ -93,7 +94,7 @@ impl Connection {
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let name = name_of(&request).unwrap_or_default();
         // Before it is judged: rules that change meanwhile are asked about this name.
-        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.clone());
+        *self.name.lock() = Some(name.clone());
         if request.method() == Method::CONNECT || !self.gate.lets_through(&name, self.to.ip()).await
         {
             self.gate.events.denied(&about("HTTP", &name, self.to));
@@ -101,7 +102,7 @@ impl Connection {
             return plain(StatusCode::FORBIDDEN, text);
         }
         self.pass_on(request).await.unwrap_or_else(|error| {
-            tracing::debug!(to = %self.to, error = crate::guest::chain(&*error), "a request could not be passed on");
+            tracing::debug!(to = %self.to, error = stdx::error::chain(&*error), "a request could not be passed on");
             plain(StatusCode::BAD_GATEWAY, "The server does not answer.\n")
         })
     }

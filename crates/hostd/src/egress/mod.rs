@@ -11,6 +11,8 @@
 //! again for each sandbox that it adopts. Until then such connections are refused, for nobody
 //! listens.
 
+use parking_lot::Mutex;
+
 mod budget;
 mod events;
 mod http;
@@ -25,7 +27,7 @@ mod tls;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linux::nflog::Destination;
@@ -252,8 +254,8 @@ impl Gate {
         self.rules.borrow().clone()
     }
 
-    fn pins(&self) -> std::sync::MutexGuard<'_, Pins> {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pins(&self) -> parking_lot::MutexGuard<'_, Pins> {
+        self.pins.lock()
     }
 
     async fn apply(&self, ruleset: String) -> Result<(), String> {

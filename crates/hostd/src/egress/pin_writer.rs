@@ -6,10 +6,11 @@
 //! hold when it is told.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linux::{conntrack, nft};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::Gate;
@@ -54,10 +55,7 @@ impl PinWriter {
             addresses: addresses.to_vec(),
             told,
         };
-        self.queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(entry);
+        self.queue.lock().push(entry);
         self.queued.notify_one();
         outcome
             .await
@@ -65,7 +63,7 @@ impl PinWriter {
     }
 
     fn take(&self) -> Vec<Entry> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         let mut addresses = 0;
         let fits = |entry: &&Entry| {
             addresses += entry.addresses.len();

@@ -5,7 +5,7 @@
 //! request is repeated, ahead by half of the last round trip, until what is left is known to be
 //! small.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use guest_rpc::http::{ClockAnswer, ClockRequest};
 use http_body_util::{BodyExt, Limited};
@@ -61,9 +61,7 @@ impl Guest {
 }
 
 fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    stdx::time::since_epoch()
 }
 
 /// Largest error that the guest's clock can have if it was `guest` at some moment of the round

@@ -60,7 +60,10 @@ impl Guest {
             )
             .await?;
         let data = BodyDataStream::new(answer.into_body());
-        Ok(TryStreamExt::map_err(data, |error| Error::Unreachable(super::chain(&error))).boxed())
+        Ok(
+            TryStreamExt::map_err(data, |error| Error::Unreachable(stdx::error::chain(&error)))
+                .boxed(),
+        )
     }
 
     /// Writes a file, or unpacks an archive. An error in `content` breaks the upload off, and the

@@ -158,10 +158,7 @@ pub(super) fn note(dir: &Path, plans: &BTreeSet<Plan>) -> io::Result<()> {
 
 /// Forgets them.
 pub(super) fn forget(dir: &Path) -> io::Result<()> {
-    match fs::remove_file(dir.join(NOTE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    stdx::fs::remove_file_if_exists(dir.join(NOTE))
 }
 
 #[cfg(test)]

@@ -38,8 +38,8 @@ const FORWARDING: &str = "net/ipv4/ip_forward";
 
 /// Returns the path of the lock, in a directory that nobody but root enters.
 fn lock_path() -> io::Result<PathBuf> {
-    file::create_private_dir(Path::new(RUN_DIR))?;
-    file::create_private_dir(Path::new(DIR))?;
+    file::ensure_private_dir(Path::new(RUN_DIR))?;
+    file::ensure_private_dir(Path::new(DIR))?;
     Ok(Path::new(DIR).join("lock"))
 }
 

@@ -7,6 +7,7 @@ use linux::link::Links;
 use linux::sysctl::Settings;
 use linux::{tap, tc};
 use model::network::Bandwidth;
+use stdx::io::OptionalExt;
 use vmm::GUEST_IP;
 
 use super::connections::limit_namespace;
@@ -55,10 +56,7 @@ fn without_ipv6(links: &Links, link: &str, six: Six) -> io::Result<()> {
 
 /// A kernel without IPv6 has nothing to turn off.
 fn turned_off(set: io::Result<()>) -> io::Result<()> {
-    match set {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    set.optional().map(drop)
 }
 
 /// Inside the namespace: the other end, the TAP, routes and rules.

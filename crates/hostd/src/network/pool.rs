@@ -10,11 +10,12 @@
 //! made again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use linux::{link, netns, nft};
 use model::NetworkSpec;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +45,7 @@ struct Known {
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.networks.lock()
     }
 
     /// Whether the slot's network was made ahead; only the first who asks is told so.

@@ -25,6 +25,7 @@ use ipnet::Ipv6Net;
 use linux::link::{Links, Route6};
 use linux::{file, link, sysctl};
 use model::network::is_never;
+use stdx::io::OptionalExt;
 
 use super::plan::{NETWORK6, VETH_PREFIX};
 
@@ -242,9 +243,8 @@ fn note(dir: &Path, before: &[(String, String)]) -> io::Result<()> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<(String, String)>> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
+    let Some(text) = fs::read_to_string(path).optional()? else {
+        return Ok(Vec::new());
     };
     let line = |line: &str| {
         line.split_once(' ')
@@ -264,10 +264,7 @@ fn links() -> io::Result<Vec<String>> {
 
 /// A link may have gone meanwhile.
 fn if_there(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    done.optional().map(drop)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use linux::file::{self, Lock};
 use serde::{Deserialize, Serialize};
+use stdx::io::OptionalExt;
 
 use super::plan::{Plan, Slot};
 
@@ -106,7 +107,7 @@ impl Slots {
     /// # Errors
     /// `QuotaExceeded` when every slot is taken.
     pub fn claim(&self, sandbox: &str) -> io::Result<Slot> {
-        file::create_private_dir(&self.dir)?;
+        file::ensure_private_dir(&self.dir)?;
         let claim = self.claim_for(sandbox, self.plan)?;
         let mut turn = Turn::take(&self.dir.join(NEXT))?;
         for _ in 0..Slot::MAX {
@@ -151,10 +152,7 @@ impl Slots {
     /// # Errors
     /// What unlink said.
     pub fn release(&self, slot: Slot) -> io::Result<()> {
-        match fs::remove_file(self.path(slot)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        stdx::fs::remove_file_if_exists(self.path(slot))
     }
 
     /// Whether the claim is that sandbox's.
@@ -170,9 +168,8 @@ impl Slots {
     /// # Errors
     /// When the claims cannot be listed.
     pub fn claimed(&self) -> io::Result<Vec<(Slot, Holder)>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other?,
+        let Some(entries) = fs::read_dir(&self.dir).optional()? else {
+            return Ok(Vec::new());
         };
         let mut found = Vec::new();
         for entry in entries.flatten() {
@@ -208,15 +205,14 @@ impl Slots {
     /// # Errors
     /// When the lock cannot be made.
     pub fn try_lock_orphans(&self) -> io::Result<Option<Lock>> {
-        file::create_private_dir(&self.dir)?;
+        file::ensure_private_dir(&self.dir)?;
         Lock::try_take_dir(&self.dir)
     }
 
     /// Networks of all slots of this machine that are claimed, by whichever agent.
     pub(super) fn plans(&self) -> io::Result<BTreeSet<Plan>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-            other => other?,
+        let Some(entries) = fs::read_dir(&self.dir).optional()? else {
+            return Ok(BTreeSet::new());
         };
         Ok(entries
             .flatten()

@@ -1,9 +1,10 @@
 //! Whether anybody uses a sandbox: any exec, stream or transfer in flight is activity, and so
 //! nothing is ever stopped for idleness under a running command.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Shared by a sandbox's actor and everything that uses the sandbox.
@@ -43,7 +44,7 @@ impl Activity {
         Arc::new(Self(Mutex::new(Use {
             in_flight: 0,
             last: Instant::now(),
-            last_ms: super::now_ms(),
+            last_ms: stdx::time::now_ms(),
         })))
     }
 
@@ -77,7 +78,7 @@ impl Activity {
     pub fn last_ms(&self) -> i64 {
         let used = self.lock();
         if used.in_flight > 0 {
-            super::now_ms()
+            stdx::time::now_ms()
         } else {
             used.last_ms
         }
@@ -97,11 +98,11 @@ impl Activity {
     fn touch(&self, change: isize) {
         let mut used = self.lock();
         used.touch(change, Instant::now());
-        used.last_ms = super::now_ms();
+        used.last_ms = stdx::time::now_ms();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Use> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Use> {
+        self.0.lock()
     }
 }
 

@@ -7,9 +7,11 @@
 //! they are waited for and then undone.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use stdx::error::chain;
 use tokio::sync::watch;
 
 use super::Handle;
@@ -22,7 +24,6 @@ use super::order::{self, Asked, Order};
 use super::release::Disk;
 use super::state::{Event, Phase};
 use super::turns::BootTurn;
-use crate::guest::chain;
 use crate::host::Host;
 use crate::network::Slot;
 
@@ -35,11 +36,6 @@ const RELEASE_RETRY: [Duration; 4] = [
     Duration::from_secs(2),
     Duration::from_secs(10),
 ];
-
-/// A panic of another user leaves values that are whole.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 pub(crate) struct Actor {
     pub(crate) host: Arc<Host>,
@@ -119,7 +115,7 @@ impl Actor {
         let ready = event == Event::Ready;
         match &event {
             Event::Released => record.slot = None,
-            Event::Resume => record.slot = locked(&self.claimed).take(),
+            Event::Resume => record.slot = self.claimed.lock().take(),
             _ => {}
         }
         record.phase = record.phase.after(event);
@@ -128,7 +124,7 @@ impl Actor {
         }
         record.generation = self.host.generations.next(record.generation);
         if ready {
-            record.started_at_ms.get_or_insert_with(super::now_ms);
+            record.started_at_ms.get_or_insert_with(stdx::time::now_ms);
             self.handle.activity.start();
         }
         if let Err(error) = self.persist(record.clone()).await {
@@ -157,7 +153,7 @@ impl Actor {
                 tracing::warn!(sandbox = %self.handle.id, error, "a network slot stays claimed until the next start");
             }
         }
-        if let Some(asked) = locked(&self.waiting).take() {
+        if let Some(asked) = self.waiting.lock().take() {
             asked.answer(Err(Refused::Failed(why)));
         }
         // What was begun for idleness is not begun again at once.
@@ -166,19 +162,19 @@ impl Actor {
 
     /// Whether somebody has ordered what is being done.
     pub(super) fn is_waiting(&self) -> bool {
-        locked(&self.waiting).is_some()
+        self.waiting.lock().is_some()
     }
 
     /// Keeps an order whose phase comes next.
     pub(super) fn begin(&self, asked: Asked) {
-        *locked(&self.waiting) = Some(asked);
+        *self.waiting.lock() = Some(asked);
     }
 
     /// Tells whoever gave the order what came of it, once that is known.
     fn answer(&self, phase: &Phase) {
-        let mut waiting = locked(&self.waiting);
+        let mut waiting = self.waiting.lock();
         let Some(asked) = waiting.take() else { return };
-        let failed = || Refused::Failed(std::mem::take(&mut *locked(&self.problem)));
+        let failed = || Refused::Failed(std::mem::take(&mut *self.problem.lock()));
         let outcome = match (&asked.order, phase) {
             (Order::Pause, Phase::Pausing) | (Order::Resume, Phase::Resuming) => None,
             (Order::RollBack { .. }, Phase::Suspending { .. }) => None,

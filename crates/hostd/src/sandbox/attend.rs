@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::OnTimeout;
+use stdx::error::chain;
 use vmm::{Then, Vm};
 
-use super::actor::{Actor, TICK, blocking, locked};
+use super::actor::{Actor, TICK, blocking};
 use super::capture::{self, PAUSED, PAUSED_NEW, Parts, ROLLBACK};
 use super::instant::{self, Instant};
 use super::manager::Refused;
 use super::order::{Asked, Order};
 use super::state::{Event, Phase};
-use crate::guest::chain;
 
 /// Use is reported no more often than this.
 const REPORT_USE: Duration = Duration::from_secs(5);
@@ -278,7 +278,7 @@ impl Actor {
                     .agent(&format!("it could not be paused and runs on: {error}"));
                 // Not again at once.
                 self.handle.activity.start();
-                *locked(&self.problem) = format!("it could not be paused and runs on: {error}");
+                *self.problem.lock() = format!("it could not be paused and runs on: {error}");
                 Event::NotSaved
             }
         }

@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use guest_rpc::http::FreezeRequest;
+use stdx::error::chain;
 use tokio::time::timeout;
 use vmm::{Then, Vm};
 
 use super::Handle;
 use super::actor::blocking;
 use super::instant::{self, Instant, MEMORY};
-use crate::guest::chain;
 use crate::host::Host;
 
 /// For the guest to flush what it has not written yet, and to freeze. It goes on with that in the
@@ -246,8 +246,7 @@ async fn take(
 }
 
 async fn make_private(dir: PathBuf) -> Result<(), String> {
-    use std::os::unix::fs::DirBuilderExt;
-    blocking(move || std::fs::DirBuilder::new().mode(0o700).create(&dir)).await
+    blocking(move || stdx::fs::create_private_dir(&dir)).await
 }
 
 /// Lets the VM run, tells the guest the time, and lets it write. What fails here is tried again by

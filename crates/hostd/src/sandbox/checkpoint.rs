@@ -12,14 +12,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use model::{CheckpointName, SandboxId};
+use parking_lot::Mutex;
 
 use super::Handle;
-use super::actor::{Actor, blocking, locked};
+use super::actor::{Actor, blocking};
 use super::capture::{CHECKPOINTS, discard};
 use super::instant::{self, Instant};
 use super::manager::{Manager, Refused};
@@ -48,7 +48,7 @@ struct ReservedName {
 impl Names {
     /// Reserves a name; `None` while another call has it.
     fn reserve(&self, name: &CheckpointName) -> Option<ReservedName> {
-        let is_new = locked(&self.0).insert(name.clone());
+        let is_new = self.0.lock().insert(name.clone());
         is_new.then(|| ReservedName {
             names: self.clone(),
             name: name.clone(),
@@ -56,13 +56,13 @@ impl Names {
     }
 
     fn len(&self) -> usize {
-        locked(&self.0).len()
+        self.0.lock().len()
     }
 }
 
 impl Drop for ReservedName {
     fn drop(&mut self) {
-        locked(&self.names.0).remove(&self.name);
+        self.names.0.lock().remove(&self.name);
     }
 }
 
@@ -223,7 +223,7 @@ enum Prepared {
 
 /// Makes sure that `root` is there and that nothing is in the way of a checkpoint in `dir`.
 fn prepare(root: &Path, dir: &Path) -> io::Result<Prepared> {
-    match fs::DirBuilder::new().mode(0o700).create(root) {
+    match stdx::fs::create_private_dir(root) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }

@@ -11,7 +11,7 @@
 //! A guest that does not answer is asked again by [`keep`], beside everything else that is done
 //! with the sandbox.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -78,8 +78,5 @@ fn offset() -> Duration {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     // Taken first: of the two, the start is the one that may be made just now.
     let awake = START.elapsed();
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .saturating_sub(awake)
+    stdx::time::since_epoch().saturating_sub(awake)
 }

@@ -3,12 +3,11 @@
 //!
 //! Nothing is undone here: the caller releases everything when this fails.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use stdx::error::chain;
 use vmm::{Disk, Net, Vm, VmConfig};
 
 use super::Handle;
@@ -18,7 +17,6 @@ use super::init_guest::BootKind;
 use super::instant::{self, INITRAMFS, Instant, KERNEL, MEMORY, MODULES};
 use super::preboot;
 use super::state::Event;
-use crate::guest::chain;
 use crate::host::Host;
 use crate::network::{GUEST_MAC, TAP};
 use crate::warm::BootKey;
@@ -236,7 +234,7 @@ async fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> Result<VmConfig,
     let slot = record.slot.ok_or("the sandbox has no network slot")?;
     let (dir, of) = (host.vm_dir(&handle.id), host.ledger.dir(&handle.id));
     let made = dir.clone();
-    blocking(move || fs::DirBuilder::new().mode(0o700).create(made)).await?;
+    blocking(move || stdx::fs::create_private_dir(made)).await?;
     Ok(VmConfig {
         dir,
         name: handle.id.to_string(),

@@ -1,12 +1,13 @@
 //! Where a sandbox may connect to, and how fast: its rules, from its record into the kernel and
 //! into who serves it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use model::NetworkSpec;
+use parking_lot::Mutex;
 
 use super::Handle;
-use super::actor::{Actor, locked};
+use super::actor::Actor;
 use super::manager::Refused;
 use crate::egress::{Egress, Ground};
 use crate::host::Host;
@@ -52,13 +53,13 @@ pub(super) async fn start(host: &Host, handle: &Handle, is_open: bool) -> Result
         Arc::clone(&handle.log),
     )
     .await?;
-    *locked(&handle.egress.0) = Some(Arc::new(egress));
+    *handle.egress.0.lock() = Some(Arc::new(egress));
     Ok(())
 }
 
 /// Before the network goes. That nothing was started is fine.
 pub(super) async fn stop(handle: &Handle) {
-    let egress = locked(&handle.egress.0).take();
+    let egress = handle.egress.0.lock().take();
     if let Some(egress) = egress {
         egress.stop().await;
     }
@@ -71,7 +72,7 @@ impl Actor {
         let before = self.record.borrow().spec.network.clone();
         self.write_network(spec.clone()).await?;
         fail::fail_point!("network::rules-written");
-        let egress = locked(&self.handle.egress.0).clone();
+        let egress = self.handle.egress.0.lock().clone();
         if let Some(egress) = egress
             && let Err(error) = egress.change(spec.clone()).await
         {

@@ -20,15 +20,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use linux::file;
 use model::SandboxId;
+use stdx::error::chain;
 
 use super::ledger::{Ledger, Record};
 use super::state::{Event, Phase};
-use crate::guest::chain;
 use crate::snapshots::random_hex;
 
 /// The directory of the notes.
@@ -43,10 +42,7 @@ impl Forks {
     /// # Errors
     /// When it cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
+        stdx::fs::create_private_dir_all(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
         })
@@ -68,10 +64,8 @@ impl Forks {
     /// Idempotent.
     pub(super) fn end(&self, note: &Path) -> io::Result<()> {
         fail::fail_point!("fork::decided");
-        match fs::remove_file(note) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => file::sync_dir(&self.dir),
-        }
+        stdx::fs::remove_file_if_exists(note)?;
+        file::sync_dir(&self.dir)
     }
 
     /// At start: has the children removed of every fork that was cut off. Returns the records as

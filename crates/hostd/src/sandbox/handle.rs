@@ -2,18 +2,18 @@
 //! ([`super::actor`]).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::SandboxId;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
 use super::activity::Activity;
-use super::actor::locked;
 use super::checkpoint::Names;
 use super::egress::EgressSlot;
 use super::ledger::Record;
@@ -62,11 +62,11 @@ pub struct VmSlot(Mutex<Option<Arc<dyn Vm>>>);
 impl VmSlot {
     #[must_use]
     pub fn get(&self) -> Option<Arc<dyn Vm>> {
-        locked(&self.0).clone()
+        self.0.lock().clone()
     }
 
     pub(super) fn set(&self, vm: Option<Arc<dyn Vm>>) {
-        *locked(&self.0) = vm;
+        *self.0.lock() = vm;
     }
 }
 
@@ -74,11 +74,11 @@ impl Handle {
     /// Its guest agent, at the address that it has now.
     #[must_use]
     pub fn guest(&self) -> Guest {
-        locked(&self.guest).clone()
+        self.guest.lock().clone()
     }
 
     pub(super) fn set_address(&self, host: &Host, record: &Record) {
-        *locked(&self.guest) = guest(host, record);
+        *self.guest.lock() = guest(host, record);
     }
 
     /// Empties the VM's console into the log, at most once per [`DRAIN_EVERY`] however many ask for

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -145,9 +145,7 @@ async fn send_init(
 fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest {
     let record = handle.record.borrow().clone();
     let entropy: [u8; 64] = rand::rng().random();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = stdx::time::since_epoch();
     InitRequest {
         access_token: Some(record.token),
         env_vars: Some(record.spec.envs),
@@ -176,10 +174,7 @@ fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest 
 /// other.
 fn derived_id(id: &SandboxId, purpose: &str) -> String {
     let hash = Sha256::digest(format!("{purpose} {id}"));
-    hash.iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(&hash[..16])
 }
 
 /// Formats 32 hex digits as a random UUID (RFC 9562, version 4).

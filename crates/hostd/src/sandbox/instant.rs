@@ -13,12 +13,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use linux::untrusted_dir::remove_tree;
 use linux::{file, sparse};
 use serde::{Deserialize, Serialize};
+use stdx::io::OptionalExt;
 
 use super::ledger::DiskRecord;
 
@@ -56,7 +56,7 @@ impl Instant {
         engine: &str,
         token: Option<String>,
     ) -> Self {
-        let (engine, created_at_ms) = (engine.to_owned(), super::now_ms());
+        let (engine, created_at_ms) = (engine.to_owned(), stdx::time::now_ms());
         Self {
             version: VERSION,
             vcpus,
@@ -101,7 +101,7 @@ impl Instant {
 /// Makes `dir`, empty and private, in place of a half-made one.
 pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     remove(dir)?;
-    fs::DirBuilder::new().mode(0o700).create(dir)
+    stdx::fs::create_private_dir(dir)
 }
 
 /// Gives a finished directory its name, which nothing has yet.
@@ -113,10 +113,7 @@ pub(crate) fn publish(from: &Path, to: &Path) -> io::Result<()> {
 /// Takes away an instant for good, its manifest first: what is left of it after a crash is no
 /// instant. Idempotent.
 pub(crate) fn remove(dir: &Path) -> io::Result<()> {
-    let fine = |result: io::Result<()>| match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
+    let fine = |result: io::Result<()>| result.optional().map(drop);
     if !dir.exists() {
         return Ok(());
     }
@@ -146,7 +143,7 @@ pub(crate) fn link_boot_files(from: &Path, to: &Path) -> io::Result<()> {
 /// The same memory in another instant's directory.
 pub(crate) fn link_memory(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (from.join(MEMORY), to.join(MEMORY));
-    fs::DirBuilder::new().mode(0o700).create(&to)?;
+    stdx::fs::create_private_dir(&to)?;
     for entry in fs::read_dir(&from)? {
         let name = entry?.file_name();
         link(&from.join(&name), &to.join(&name))?;

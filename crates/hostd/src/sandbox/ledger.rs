@@ -83,11 +83,7 @@ impl Ledger {
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(root);
+        let made = stdx::fs::create_private_dir_all(root);
         made.map_err(|source| Error {
             action: "make the directory",
             path: root.to_owned(),

@@ -22,8 +22,9 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -229,7 +230,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 
@@ -254,7 +255,7 @@ impl Entry {
     fn new(source: Source, line: String) -> Self {
         Self {
             source,
-            time_ms: super::now_ms(),
+            time_ms: stdx::time::now_ms(),
             line,
         }
     }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{Generation, NetworkSpec, SandboxId, SandboxSpec, SandboxState};
-use rand::RngExt;
 use tokio::sync::Mutex;
 
 use super::Handle;
@@ -325,13 +324,12 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Resul
         snapshot,
         pin,
     } = source(host, &id, &spec, origin)?;
-    let failed = |error: &dyn std::error::Error| Refused::Failed(crate::guest::chain(error));
+    let failed = |error: &dyn std::error::Error| Refused::Failed(stdx::error::chain(error));
     let slot = host
         .networks
         .claim(id.as_str())
         .map_err(|error| failed(&error))?;
     fail::fail_point!("create::slot-claimed");
-    let token: [u8; 32] = rand::rng().random();
     let record = Record {
         id,
         spec,
@@ -340,8 +338,8 @@ fn begin(host: &Host, id: SandboxId, spec: SandboxSpec, origin: Origin) -> Resul
         slot: Some(slot),
         disk: Some(disk),
         snapshot,
-        token: token.iter().map(|byte| format!("{byte:02x}")).collect(),
-        created_at_ms: super::now_ms(),
+        token: stdx::random::hex::<32>(),
+        created_at_ms: stdx::time::now_ms(),
         started_at_ms: None,
     };
     if let Err(error) = host.ledger.write(&record) {

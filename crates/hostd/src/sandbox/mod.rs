@@ -30,17 +30,6 @@ mod sleep;
 pub mod state;
 pub mod turns;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 pub use checkpoint::Checkpoint;
 pub use handle::Handle;
 pub use manager::{Manager, Refused};
-
-/// Milliseconds since the Unix epoch.
-#[must_use]
-pub fn now_ms() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
-}

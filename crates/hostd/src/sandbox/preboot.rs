@@ -1,9 +1,7 @@
 //! Between a create and the preboot cache ([`crate::warm`]): finds the entry that spares a boot,
 //! and adds one at the first boot of its kind.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -81,7 +79,7 @@ pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path,
     let removed = blocking(move || {
         host.warm.remove(&dir)?;
         untrusted_dir::remove_tree(&vm_dir)?;
-        fs::DirBuilder::new().mode(0o700).create(&vm_dir)
+        stdx::fs::create_private_dir(&vm_dir)
     });
     if let Err(error) = removed.await {
         tracing::error!(error, "a damaged preboot entry cannot be removed");

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use linux::file::Lock;
 use model::SandboxId;
+use stdx::error::chain;
 
 use super::ledger::{self, Record};
 use super::manager::on_host;
-use crate::guest::chain;
 use crate::host::Host;
 use crate::network::{Holder, Slot};
 

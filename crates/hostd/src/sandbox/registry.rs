@@ -13,13 +13,13 @@
 //! A reservation that is dropped, by an error or a panic, takes its placeholder away.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use model::SandboxId;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Handle;
-use super::actor::locked;
 use super::manager::Refused;
 
 type Entries = BTreeMap<SandboxId, Entry>;
@@ -59,7 +59,7 @@ impl Registry {
     pub(super) async fn reserve(&self, id: &SandboxId, most: usize) -> Result<Reserved, Refused> {
         loop {
             let beginning = {
-                let mut entries = locked(&self.0);
+                let mut entries = self.0.lock();
                 match entries.get(id) {
                     Some(Entry::Begun(handle)) => return Ok(Reserved::Begun(handle.clone())),
                     Some(Entry::Beginning(done)) => done.clone(),
@@ -83,7 +83,7 @@ impl Registry {
     /// Returns the handle of a sandbox; waits while it is being begun.
     pub(super) async fn find(&self, id: &SandboxId) -> Option<Handle> {
         loop {
-            let beginning = match locked(&self.0).get(id)? {
+            let beginning = match self.0.lock().get(id)? {
                 Entry::Begun(handle) => return Some(handle.clone()),
                 Entry::Beginning(done) => done.clone(),
             };
@@ -97,13 +97,13 @@ impl Registry {
             Entry::Begun(handle) => Some(handle.clone()),
             Entry::Beginning(_) => None,
         };
-        locked(&self.0).values().filter_map(begun).collect()
+        self.0.lock().values().filter_map(begun).collect()
     }
 
     /// Waits until every sandbox that is being begun now has been begun or refused.
     pub(super) async fn wait_until_begun(&self) {
         let beginning: Vec<CancellationToken> = {
-            let entries = locked(&self.0);
+            let entries = self.0.lock();
             let tokens = entries.values().filter_map(|entry| match entry {
                 Entry::Beginning(done) => Some(done.clone()),
                 Entry::Begun(_) => None,
@@ -118,16 +118,18 @@ impl Registry {
     /// # Errors
     /// As [`Registry::reserve`].
     pub(super) fn check_room(&self, most: usize) -> Result<(), Refused> {
-        check_room(&locked(&self.0), most)
+        check_room(&self.0.lock(), most)
     }
 
     /// Inserts a sandbox that an earlier run of the agent had begun.
     pub(super) fn insert(&self, handle: Handle) {
-        locked(&self.0).insert(handle.id.clone(), Entry::Begun(handle));
+        self.0
+            .lock()
+            .insert(handle.id.clone(), Entry::Begun(handle));
     }
 
     pub(super) fn remove(&self, id: &SandboxId) {
-        locked(&self.0).remove(id);
+        self.0.lock().remove(id);
     }
 }
 
@@ -153,7 +155,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut entries = locked(&self.registry.0);
+        let mut entries = self.registry.0.lock();
         if matches!(entries.get(&self.id), Some(Entry::Beginning(_))) {
             entries.remove(&self.id);
         }

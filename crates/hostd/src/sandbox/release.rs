@@ -6,12 +6,12 @@ use std::io;
 use std::sync::Arc;
 
 use linux::untrusted_dir;
+use stdx::error::chain;
 use tokio::time::timeout;
 
 use super::Handle;
 use super::actor::blocking;
 use super::handle::CONSOLE_TIMEOUT;
-use crate::guest::chain;
 use crate::host::Host;
 use crate::network::Slot;
 

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stdx::error::chain;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use vmm::Vm;
 
 use super::actor::{Actor, blocking};
 use crate::disk::room::{self, Decision, Found, Look};
-use crate::guest::chain;
 
 /// Between two looks at a disk that cannot be looked at, or that needs none.
 const PAUSE: Duration = Duration::from_secs(1);

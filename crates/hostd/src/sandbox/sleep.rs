@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use stdx::error::chain;
 use tokio::task::JoinHandle;
 
-use super::actor::{Actor, blocking, locked};
+use super::actor::{Actor, blocking};
 use super::capture::{PAUSED, ROLLBACK};
 use super::create;
 use super::init_guest;
@@ -17,7 +18,6 @@ use super::manager::Refused;
 use super::order::{Asked, Order};
 use super::release::Disk;
 use super::state::{End, Event};
-use crate::guest::chain;
 
 /// Between attempts to put a checkpoint in its place.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -102,7 +102,7 @@ impl Actor {
                 return Next::Event(Event::Remove);
             };
             if matches!(asked.order, Order::Resume)
-                && let Some(why) = locked(&self.backoff).refusal()
+                && let Some(why) = self.backoff.lock().refusal()
             {
                 asked.answer(Err(Refused::NotResumed(why)));
                 continue;
@@ -126,7 +126,7 @@ impl Actor {
                 }
                 Order::RollBack { .. } => {
                     if let Some(event) = self.stage(asked).await {
-                        locked(&self.backoff).reset();
+                        self.backoff.lock().reset();
                         return Next::Event(event);
                     }
                 }
@@ -169,7 +169,7 @@ impl Actor {
         let (host, id) = (Arc::clone(&self.host), self.handle.id.clone());
         let slot = blocking(move || host.networks.claim(id.as_str())).await?;
         fail::fail_point!("resume::claimed");
-        *locked(&self.claimed) = Some(slot);
+        *self.claimed.lock() = Some(slot);
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl Actor {
 
     /// Notes whether the guest came back.
     fn note_resume(&self, event: &Event) {
-        let mut backoff = locked(&self.backoff);
+        let mut backoff = self.backoff.lock();
         match event {
             Event::Ready => backoff.reset(),
             Event::Failed(why) | Event::NotResumed(why) => backoff.record_failure(why.clone()),

@@ -11,7 +11,7 @@ pub(super) fn invalid(error: InvalidValue) -> ConnectError {
 }
 
 pub(super) fn refused(error: Refused) -> ConnectError {
-    let text = guest::chain(&error);
+    let text = stdx::error::chain(&error);
     match error {
         Refused::Template(crate::images::Error::Unknown { .. })
         | Refused::Unknown(_)

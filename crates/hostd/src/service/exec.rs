@@ -1,6 +1,5 @@
 //! Programs in the guest, as streams.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use connectrpc::{ConnectError, ErrorCode, ServiceStream};
@@ -150,11 +149,7 @@ impl Pump {
             }
         }
         if let Some(pid) = self.pid {
-            self.handle
-                .terminals
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&pid);
+            self.handle.terminals.lock().remove(&pid);
         }
     }
 
@@ -194,11 +189,7 @@ impl Pump {
             ExecEvent::Started { pid } => {
                 self.pid = Some(pid);
                 if self.on_terminal {
-                    self.handle
-                        .terminals
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(pid);
+                    self.handle.terminals.lock().insert(pid);
                 }
                 Event::from(rpc::exec_response::ExecStart {
                     pid,
@@ -252,11 +243,7 @@ pub(super) async fn send_input(
     request: rpc::SendInputRequest,
 ) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
-    let terminal = handle
-        .terminals
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .contains(&request.pid);
+    let terminal = handle.terminals.lock().contains(&request.pid);
     let pid = request.pid;
     if let Some(size) = request.resize.into_option() {
         handle

@@ -121,7 +121,7 @@ impl From<Refused> for NoTunnel {
             Refused::Full(_) | Refused::StandsStill(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self(status, guest::chain(&refused))
+        Self(status, stdx::error::chain(&refused))
     }
 }
 

@@ -6,9 +6,10 @@
 //! begun from a snapshot that goes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use model::SandboxId;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::SnapshotId;
 
@@ -72,7 +73,7 @@ impl Uses {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
+use stdx::io::OptionalExt;
 
 /// Per second, for reading and for writing each; `None`: as fast as the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,10 +66,8 @@ fn disk_of(path: &Path) -> io::Result<Option<String>> {
         minor(number)
     ));
     // A link into the tree of devices, where a partition lies in its disk.
-    let at = match fs::canonicalize(known) {
-        Ok(at) => at,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(at) = fs::canonicalize(known).optional()? else {
+        return Ok(None);
     };
     let disk = if at.join("partition").exists() {
         at.parent().unwrap_or(&at)

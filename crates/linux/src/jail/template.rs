@@ -10,9 +10,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use nix::sched::{CloneFlags, unshare};
+use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode};
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount,
@@ -28,7 +28,7 @@ static TEMPLATE: Mutex<Option<File>> = Mutex::new(None);
 
 /// Opens it, made if need be.
 pub(super) fn open() -> io::Result<OwnedFd> {
-    let mut template = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut template = TEMPLATE.lock();
     let namespace = match template.take() {
         Some(namespace) => namespace,
         None => on_own_thread(make)?,

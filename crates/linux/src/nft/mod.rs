@@ -13,6 +13,8 @@ mod transaction;
 use std::io::{self, Write};
 use std::process::Stdio;
 
+use stdx::io::OptionalExt;
+
 use crate::programs;
 
 pub use look::{BaseChain, base_chains, chain_exists};
@@ -51,10 +53,11 @@ pub fn apply(ruleset: &str) -> io::Result<()> {
 /// # Errors
 /// What the kernel refused.
 pub fn remove(table: Table) -> io::Result<()> {
-    match Transaction::new().delete_table(table).commit() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    Transaction::new()
+        .delete_table(table)
+        .commit()
+        .optional()
+        .map(drop)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use connectrpc::ConnectError;
 use host_rpc as rpc;
 use host_rpc::TemplateKind;
+use stdx::time::now_ms;
 
 use super::lifecycle::alive;
-use super::world::{Checkpoint, Content, Snapshot, World, now_ms};
+use super::world::{Checkpoint, Content, Snapshot, World};
 
 /// MiB of every disk.
 const DISK_MB: u32 = 4096;

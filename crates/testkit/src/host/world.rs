@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use host_rpc as rpc;
 use host_rpc::read_logs_response::Source;
 use sha2::{Digest, Sha256};
+use stdx::time::now_ms;
 
 use super::programs::Process;
 
@@ -217,11 +217,4 @@ pub(super) fn log_line(source: Source, line: &str) -> rpc::ReadLogsResponse {
         line: line.to_owned(),
         ..Default::default()
     }
-}
-
-pub(super) fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or_default()
 }

@@ -53,7 +53,7 @@ pub(super) fn judge(measured: Result<Duration, kvm::Error>) -> KvmReport {
         Err(error) => KvmReport {
             usable: false,
             loop_micros: None,
-            detail: super::with_causes(&error),
+            detail: stdx::error::chain(&error),
         },
     }
 }

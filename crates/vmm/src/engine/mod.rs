@@ -143,7 +143,9 @@ pub fn choose(wanted: &Wanted) -> Result<Engine, Error> {
             Err(Error::Firecracker(firecracker::VersionError::Missing)) => {
                 qemu(wanted, "Firecracker is not installed", || kvm.clone())
             }
-            Err(Error::Firecracker(error)) => qemu(wanted, &with_causes(&error), || kvm.clone()),
+            Err(Error::Firecracker(error)) => {
+                qemu(wanted, &stdx::error::chain(&error), || kvm.clone())
+            }
             Err(Error::FirecrackerNeedsKvm(_)) => {
                 qemu(wanted, "Firecracker needs KVM", || kvm.clone())
             }
@@ -256,12 +258,6 @@ fn decide(
             format!("guests are emulated (TCG), since {}", report.detail),
         )),
     }
-}
-
-/// Reports are the edge: nobody prints these errors later.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use stdx::io::OptionalExt;
+
 use crate::files::private_file;
 use crate::flat::{self, MEMORY, Memory};
 use crate::pager;
@@ -18,11 +20,8 @@ const LAYERS: &str = "layers.json";
 
 /// `None` where nothing is known.
 pub(super) fn read(dir: &Path) -> io::Result<Option<Memory>> {
-    match fs::read(dir.join(LAYERS)) {
-        Ok(content) => Ok(serde_json::from_slice(&content).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let content = fs::read(dir.join(LAYERS)).optional()?;
+    Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
 }
 
 pub(super) fn write(dir: &Path, memory: &Memory) -> io::Result<()> {
@@ -31,13 +30,13 @@ pub(super) fn write(dir: &Path, memory: &Memory) -> io::Result<()> {
 
 /// From here on nothing is known.
 pub(super) fn forget(dir: &Path) -> io::Result<()> {
-    fine(fs::remove_file(dir.join(LAYERS)))
+    stdx::fs::remove_file_if_exists(dir.join(LAYERS))
 }
 
 /// Takes all of it away, and what a pager left.
 pub(super) fn remove(dir: &Path) -> io::Result<()> {
     forget(dir)?;
-    fine(fs::remove_file(dir.join(pager::LOG)))?;
+    stdx::fs::remove_file_if_exists(dir.join(pager::LOG))?;
     flat::remove_all(dir, Path::new(""))
 }
 
@@ -50,11 +49,4 @@ pub(super) fn begin(dir: &Path, bytes: u64) -> io::Result<()> {
 /// Whether it is nothing but zeroes, over which a snapshot is flat for nothing.
 pub(super) fn is_blank(dir: &Path, memory: &Memory) -> io::Result<bool> {
     Ok(*memory == Memory::Flat && linux::sparse::data(&File::open(dir.join(MEMORY))?)?.is_empty())
-}
-
-fn fine(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

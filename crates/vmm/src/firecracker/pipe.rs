@@ -5,9 +5,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -37,10 +37,8 @@ pub(super) struct Pipe {
 impl Pipe {
     /// Makes the pipe anew.
     pub(super) fn make(path: &Path) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => linux::fifo::make(path)?,
-        }
+        stdx::fs::remove_file_if_exists(path)?;
+        linux::fifo::make(path)?;
         Self::open(path)
     }
 
@@ -62,17 +60,11 @@ impl Pipe {
         &self,
         work: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
-        let next_read = *self
-            .next_read
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let next_read = *self.next_read.lock();
         tokio::time::sleep_until(next_read).await;
         let mut guard = self.file.readable().await?;
         let done = work();
-        *self
-            .next_read
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Instant::now() + REST;
+        *self.next_read.lock() = Instant::now() + REST;
         // More may be there than was taken, of which the kernel would not tell again.
         if rustix::io::ioctl_fionread(self.file.get_ref())? == 0 {
             guard.clear_ready();

@@ -1,6 +1,6 @@
 //! From a configuration, or from a directory with a living process, to a VM that is under control.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -151,10 +151,7 @@ pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
         record::remove(dir)?;
         memory::remove(dir)?;
         for name in [LOG, args::STDERR, STATE, METRICS_FILE] {
-            match fs::remove_file(dir.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            stdx::fs::remove_file_if_exists(dir.join(name))?;
         }
         private_file(&dir.join(LOG))?;
         run_dir::create_out(dir)?;

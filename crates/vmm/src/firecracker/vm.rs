@@ -12,11 +12,12 @@
 //! asked for is lost with it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use linux::process::{Ended, Process};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::console::Console;
 use crate::output::{self, Output};
@@ -121,7 +122,7 @@ impl FirecrackerVm {
 
 impl Shared {
     fn heard(&self) -> MutexGuard<'_, Console> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock()
     }
 
     /// Moves what is in the pipe to us. In one piece, or two readers could change its order.

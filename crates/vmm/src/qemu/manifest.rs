@@ -113,7 +113,7 @@ mod tests {
             memory_mb: 1,
             qemu: "7.2.22".into(),
             state_bytes: 7,
-            state_sha256: cpu::hex(&Sha256::digest(b"devices")),
+            state_sha256: hex::encode(Sha256::digest(b"devices")),
             memory: Memory::Flat,
         }
     }

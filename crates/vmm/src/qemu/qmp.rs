@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use linux::process::Process;
 use qapi::qmp::{Event, QapiCapabilities, QmpCommand, ShutdownCause, qmp_capabilities};
@@ -246,10 +246,7 @@ async fn serve(
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     if NEXT.load(Ordering::Relaxed) == 0 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros();
+        let now = stdx::time::since_epoch().as_micros();
         // Whoever is first sets it; QEMU's JSON knows signed numbers only.
         let first = u64::try_from(now).unwrap_or_default() & (u64::MAX >> 2) | 1;
         let _ = NEXT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! From a configuration, or from a directory with a living process, to a VM that is under control.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -178,10 +178,7 @@ async fn open_tap(config: &VmConfig) -> Result<Option<File>> {
 /// as ours.
 fn clear(dir: &Path) -> io::Result<()> {
     record::remove(dir)?;
-    match fs::remove_file(dir.join(LOG)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    stdx::fs::remove_file_if_exists(dir.join(LOG))
 }
 
 async fn connect(
