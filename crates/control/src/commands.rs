@@ -57,6 +57,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         max_upload_bytes,
         ports,
         listener: listener_limits,
+        rate_limits,
         ..
     } = config;
     let settings = Settings {
@@ -66,6 +67,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         max_upload_bytes,
         ports,
         listener: listener_limits,
+        rate_limits,
     };
     let shutdown = CancellationToken::new();
     tokio::spawn(end_on_signal(shutdown.clone())?);

@@ -9,6 +9,7 @@ use model::Limits;
 
 use crate::hosts::{HostAddr, Token};
 use crate::ports::PortSettings;
+use crate::rate_limit::RateLimitSettings;
 
 /// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -43,6 +44,8 @@ pub struct Config {
     pub ports: PortSettings,
     /// `CP_MAX_CONNECTIONS`, `CP_MAX_CONNECTIONS_PER_ADDRESS`.
     pub listener: ListenerLimits,
+    /// `CP_MAX_REQUESTS_PER_SEC`, `CP_MAX_CREATES_PER_MIN`.
+    pub rate_limits: RateLimitSettings,
 }
 
 /// All mistakes in the environment, each with the variable's name.
@@ -97,6 +100,7 @@ impl Config {
             &mut mistakes,
         );
         let max_upload_bytes = u64::from(max_upload) * MIB;
+        let rate_limits = rate_limits(&lookup, &mut mistakes);
         let ports = ports(&lookup, &mut mistakes);
         let listener = listener_limits(&lookup, &ports, &mut mistakes);
         let config = Self {
@@ -108,6 +112,7 @@ impl Config {
             max_upload_bytes,
             ports,
             listener,
+            rate_limits,
         };
         if mistakes.is_empty() {
             Ok(config)
@@ -268,6 +273,24 @@ fn listener_limits(
     }
 }
 
+fn rate_limits(
+    lookup: impl Fn(&str) -> Option<String>,
+    mistakes: &mut Vec<String>,
+) -> RateLimitSettings {
+    let mut rate =
+        |name, default| bounded(&lookup, name, 0, RateLimitSettings::MAX, default, mistakes);
+    RateLimitSettings {
+        requests_per_sec: rate(
+            "CP_MAX_REQUESTS_PER_SEC",
+            RateLimitSettings::DEFAULT_REQUESTS_PER_SEC,
+        ),
+        creates_per_min: rate(
+            "CP_MAX_CREATES_PER_MIN",
+            RateLimitSettings::DEFAULT_CREATES_PER_MIN,
+        ),
+    }
+}
+
 fn bounded(
     lookup: impl Fn(&str) -> Option<String>,
     name: &str,
@@ -329,7 +352,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 11] = [
+        const NAMES: [&str; 13] = [
             "CP_LISTEN_ADDR",
             "DATABASE_URL",
             "CP_HOST_AGENT_ADDR",
@@ -341,6 +364,8 @@ mod tests {
             "CP_PUBLIC_URL",
             "CP_MAX_CONNECTIONS",
             "CP_MAX_CONNECTIONS_PER_ADDRESS",
+            "CP_MAX_REQUESTS_PER_SEC",
+            "CP_MAX_CREATES_PER_MIN",
         ];
         let wrong =
             Config::from_lookup(|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use model::{ErrorCode, InvalidValue, SandboxId};
 
+use crate::rate_limit::QuotaState;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Cause of an error, for the log alone.
@@ -19,6 +21,8 @@ pub struct Error {
     pub cause: Option<Cause>,
     /// Exit code of a program that could not be started, as a shell gives it: 127 or 126.
     pub exit_code: Option<i32>,
+    /// The rate limit that refused it.
+    pub quota: Option<QuotaState>,
 }
 
 impl Error {
@@ -28,6 +32,7 @@ impl Error {
             message: message.into(),
             cause: None,
             exit_code: None,
+            quota: None,
         }
     }
 

@@ -23,6 +23,7 @@ pub mod hosts;
 pub mod place;
 pub mod ports;
 mod proxy;
+pub mod rate_limit;
 mod server;
 mod tasks;
 
@@ -39,10 +40,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use app::App;
 use hosts::Hosts;
 use ports::Ports;
+use rate_limit::RateLimits;
 
 pub use config::Config;
 pub use hosts::{HostAddr, Token};
 pub use ports::PortSettings;
+pub use rate_limit::RateLimitSettings;
 pub use store::Store;
 
 /// At the start: for the hosts to report what they have, before users ask for it.
@@ -59,6 +62,7 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     pub ports: PortSettings,
     pub listener: ListenerLimits,
+    pub rate_limits: RateLimitSettings,
 }
 
 impl Settings {
@@ -74,6 +78,7 @@ impl Settings {
             max_upload_bytes: config::DEFAULT_MAX_UPLOAD_BYTES,
             ports,
             listener,
+            rate_limits: RateLimitSettings::default(),
         }
     }
 }
@@ -109,6 +114,7 @@ impl ControlPlane {
             max_upload_bytes,
             ports,
             listener,
+            rate_limits,
         } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store
@@ -131,6 +137,7 @@ impl ControlPlane {
             hosts,
             limits,
             max_upload_bytes,
+            rate_limits: RateLimits::new(rate_limits),
             creating: app::Creating::default(),
             keys: app::keys::Keys::default(),
             shutdown: CancellationToken::new(),

@@ -19,7 +19,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::api::{self, Served};
 use crate::app::App;
 use crate::auth;
+use crate::error::Result;
 use crate::proxy::{self, Proxy};
+use crate::rate_limit::QuotaState;
 
 /// At the end: for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -65,19 +67,30 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
         // No such route: below /v1 nobody learns that without a key.
         None => !request.uri().path().starts_with("/v1/"),
     };
+    let mut quota = None;
     if !is_public {
-        match auth::authenticate(&app.store, request.headers()).await {
-            Ok(caller) => {
-                request
-                    .extensions()
-                    .get::<ConnectionHandle>()
-                    .inspect(|connection| connection.trust());
-                request.extensions_mut().insert(caller);
-            }
+        match admit(&app, &mut request).await {
+            Ok(state) => quota = state,
             Err(error) => return error.into_response(),
         }
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if let Some(quota) = &quota {
+        api::rate_limit::append_state(response.headers_mut(), quota);
+    }
+    response
+}
+
+/// Finds who is asking, and counts the request.
+async fn admit(app: &App, request: &mut Request) -> Result<Option<QuotaState>> {
+    let caller = auth::authenticate(&app.store, request.headers()).await?;
+    request
+        .extensions()
+        .get::<ConnectionHandle>()
+        .inspect(|connection| connection.trust());
+    let quota = app.rate_limits.count_request(&caller.key_id)?;
+    request.extensions_mut().insert(caller);
+    Ok(quota)
 }
 
 /// Serves until `shutdown`, then ends open streams and gives answers a moment to leave.

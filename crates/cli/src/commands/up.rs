@@ -88,6 +88,7 @@ impl Server {
             max_upload_bytes,
             ports,
             listener: listener_limits,
+            rate_limits,
             ..
         } = config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
@@ -108,6 +109,7 @@ impl Server {
             max_upload_bytes,
             ports,
             listener: listener_limits,
+            rate_limits,
         };
         let control = ControlPlane::start(settings).await?;
         Ok(Self {

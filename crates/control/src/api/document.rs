@@ -6,6 +6,7 @@ use model::{ErrorCode, ExecLimits, Limits, SandboxId, TemplateName};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
+use super::rate_limit;
 use super::sandboxes::MAX_IDEMPOTENCY_KEY;
 use crate::app::exec::{MAX_CWD, MAX_USER};
 
@@ -75,6 +76,7 @@ fn complete_operation(path: &str, operation: &mut Value) {
     ];
     if needs_key {
         errors.push((401, "The key is missing or not known"));
+        errors.push((429, "The key has used up a rate limit"));
         errors.push((503, "A host or the store cannot be reached, or has no room"));
     }
     if reads_json {
@@ -112,14 +114,23 @@ fn complete_operation(path: &str, operation: &mut Value) {
             .entry(status.to_string())
             .or_insert_with(|| json!({ "description": description }));
     }
-    for (status, response) in responses
-        .iter_mut()
-        .filter(|(status, _)| status.as_str() >= "400")
-    {
-        response["content"] = json!({ "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } });
-        if status == "401" {
-            response["headers"] = json!({ "WWW-Authenticate": { "schema": { "type": "string" } } });
-        }
+    for (status, response) in responses {
+        complete_error(status, response);
+    }
+}
+
+/// Completes what all errors of a status have in common.
+fn complete_error(status: &str, response: &mut Value) {
+    if status < "400" {
+        return;
+    }
+    response["content"] =
+        json!({ "application/json": { "schema": { "$ref": "#/components/schemas/ErrorBody" } } });
+    if status == "401" {
+        response["headers"] = json!({ "WWW-Authenticate": { "schema": { "type": "string" } } });
+    }
+    if status == "429" {
+        response["headers"] = rate_limit::documented_headers();
     }
 }
 

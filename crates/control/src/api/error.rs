@@ -7,6 +7,7 @@ use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use model::ErrorCode;
 
+use super::rate_limit;
 use crate::error::Error;
 
 /// Left in the answer for the request log: the chain of causes, which the client does not get.
@@ -36,6 +37,9 @@ impl IntoResponse for Error {
             response
                 .headers_mut()
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(quota) = &self.quota {
+            rate_limit::append_refusal(response.headers_mut(), quota);
         }
         response.extensions_mut().insert(Logged(self));
         response

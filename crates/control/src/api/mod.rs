@@ -16,6 +16,7 @@ mod lifecycle;
 mod logs;
 mod network;
 mod ports;
+pub mod rate_limit;
 mod sandboxes;
 mod snapshots;
 mod templates;

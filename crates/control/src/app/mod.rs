@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::hosts::Hosts;
 use crate::ports::Ports;
+use crate::rate_limit::RateLimits;
 
 /// What every use case needs.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct App {
     pub ports: Ports,
     /// Bytes of one file in `files/write`; `files/stream/write` has no limit.
     pub max_upload_bytes: u64,
+    /// Rate limits of API keys.
+    pub rate_limits: RateLimits,
     /// Sandboxes whose create is under way in this process; nobody else gives up on them.
     pub creating: Creating,
     /// Idempotency keys of creates and forks that are under way.

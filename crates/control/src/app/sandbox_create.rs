@@ -46,6 +46,7 @@ pub async fn create(app: Arc<App>, create: Create) -> Result<Sandbox> {
     {
         return proceed(&app, met, Vec::new()).await;
     }
+    app.rate_limits.count_creates(&create.key_id, 1)?;
     let Create {
         spec,
         named,

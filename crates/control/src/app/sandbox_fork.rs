@@ -72,6 +72,10 @@ pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
     {
         return Ok(before);
     }
+    // A request that came before was counted then.
+    if before.is_empty() {
+        app.rate_limits.count_creates(&fork.key_id, fork.count)?;
+    }
     let mut ids = before.into_iter().map(|child| child.id).collect();
     match go_on(&app, &fork, &mut ids).await {
         Ok(children) => Ok(children),

@@ -1,0 +1,285 @@
+//! Rate limits of API keys: one key that runs away takes neither the control plane nor the hosts from
+//! the others.
+//!
+//! | limit | counts | where |
+//! |---|---|---|
+//! | requests | every API call with a known key; not `/health`, documents and ports of sandboxes | at the edge, before the handler |
+//! | creates | sandboxes that a create or a fork makes; not one that an idempotency key finds again | in the use case, before anything is stored |
+//!
+//! Each key has a bucket for each limit (GCRA, crate `governor`): it holds the quota of one window and
+//! is filled at an even rate. Buckets are in memory alone: a restart fills them, and each of several
+//! control planes counts for itself. Only keys that the store knows have one, and a full bucket is
+//! forgotten, so there are no more of them than keys in use. Clients without a key are bounded by
+//! their connections (crate `listener`).
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+use model::ErrorCode;
+
+use crate::error::{Error, Result};
+
+/// Requests may come in bursts of this many seconds' worth.
+const REQUESTS_WINDOW: Duration = Duration::from_secs(10);
+const CREATES_WINDOW: Duration = Duration::from_secs(60);
+/// Requests between two searches for full buckets.
+const FORGET_EVERY: u32 = 4096;
+
+/// Bounds of what one API key may ask of the control plane; zero is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimitSettings {
+    pub requests_per_sec: u32,
+    pub creates_per_min: u32,
+}
+
+impl RateLimitSettings {
+    /// 64 sandboxes that are each asked fifteen times a second stay below it for ever. It is a
+    /// fraction of what the control plane answers on two processors.
+    pub const DEFAULT_REQUESTS_PER_SEC: u32 = 1000;
+    /// Fifty a second, or three times what a host runs at once by default, in one burst.
+    pub const DEFAULT_CREATES_PER_MIN: u32 = 3000;
+    /// More is no bound any more.
+    pub const MAX: u32 = 1_000_000;
+}
+
+impl Default for RateLimitSettings {
+    fn default() -> Self {
+        Self {
+            requests_per_sec: Self::DEFAULT_REQUESTS_PER_SEC,
+            creates_per_min: Self::DEFAULT_CREATES_PER_MIN,
+        }
+    }
+}
+
+/// State of one limit of one key, as the header fields of a response tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotaState {
+    /// Name of the limit.
+    pub policy: &'static str,
+    /// What one window may have.
+    pub quota: u32,
+    pub window: Duration,
+    /// What is left of the quota.
+    pub remaining: u32,
+    /// Until the quota is whole again; of a refusal, until the same request can succeed. `None` if
+    /// it never can.
+    pub reset: Option<Duration>,
+}
+
+/// The limits, with the buckets of all keys.
+#[derive(Debug)]
+pub struct RateLimits<C: Clock = MonotonicClock> {
+    requests: Option<KeyedLimit<C>>,
+    creates: Option<KeyedLimit<C>>,
+}
+
+impl RateLimits {
+    #[must_use]
+    pub fn new(settings: RateLimitSettings) -> Self {
+        Self::with_clock(settings, &MonotonicClock)
+    }
+}
+
+impl<C: Clock + Clone> RateLimits<C> {
+    fn with_clock(settings: RateLimitSettings, clock: &C) -> Self {
+        let requests = NonZeroU32::new(settings.requests_per_sec).map(|rate| {
+            let seconds = u32::try_from(REQUESTS_WINDOW.as_secs()).unwrap_or(u32::MAX);
+            let burst = rate.saturating_mul(NonZeroU32::new(seconds).unwrap_or(NonZeroU32::MIN));
+            KeyedLimit::new(
+                Quota::per_second(rate).allow_burst(burst),
+                clock,
+                Policy {
+                    name: "requests",
+                    window: REQUESTS_WINDOW,
+                    refused: format!(
+                        "more than {rate} requests a second (CP_MAX_REQUESTS_PER_SEC)"
+                    ),
+                },
+            )
+        });
+        let creates = NonZeroU32::new(settings.creates_per_min).map(|rate| {
+            KeyedLimit::new(
+                Quota::per_minute(rate),
+                clock,
+                Policy {
+                    name: "creates",
+                    window: CREATES_WINDOW,
+                    refused: format!(
+                        "more than {rate} sandboxes a minute (CP_MAX_CREATES_PER_MIN)"
+                    ),
+                },
+            )
+        });
+        Self { requests, creates }
+    }
+
+    /// Counts a request of a key. Returns what is left of the quota, `None` where there is no limit.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when the quota is used up.
+    pub fn count_request(&self, key_id: &str) -> Result<Option<QuotaState>> {
+        self.requests
+            .as_ref()
+            .map(|limit| limit.count(key_id, NonZeroU32::MIN))
+            .transpose()
+    }
+
+    /// Counts sandboxes that a key is about to create: all of them, or none.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when the quota is used up.
+    pub fn count_creates(&self, key_id: &str, count: u32) -> Result<()> {
+        if let (Some(limit), Some(count)) = (&self.creates, NonZeroU32::new(count)) {
+            limit.count(key_id, count)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Policy {
+    name: &'static str,
+    window: Duration,
+    /// What a refused client has done, as the rest of a sentence.
+    refused: String,
+}
+
+#[derive(Debug)]
+struct KeyedLimit<C: Clock> {
+    policy: Policy,
+    quota: Quota,
+    clock: C,
+    limiter: RateLimiter<String, DashMapStateStore<String>, C, StateInformationMiddleware>,
+    counted: AtomicU32,
+}
+
+impl<C: Clock + Clone> KeyedLimit<C> {
+    fn new(quota: Quota, clock: &C, policy: Policy) -> Self {
+        Self {
+            policy,
+            quota,
+            clock: clock.clone(),
+            limiter: RateLimiter::dashmap_with_clock(quota, clock.clone()).with_middleware(),
+            counted: AtomicU32::new(0),
+        }
+    }
+
+    fn count(&self, key_id: &str, count: NonZeroU32) -> Result<QuotaState> {
+        // A full bucket is the same as none. Looking for them costs their number, so not each time.
+        if self.counted.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
+            self.limiter.retain_recent();
+            self.limiter.shrink_to_fit();
+        }
+        let outcome = self.limiter.check_key_n(&key_id.to_owned(), count);
+        let (remaining, wait) = match outcome {
+            Ok(Ok(state)) => {
+                let remaining = state.remaining_burst_capacity();
+                let used = self.quota.burst_size().get().saturating_sub(remaining);
+                let reset = self.quota.replenish_interval() * used;
+                return Ok(self.state(remaining, Some(reset)));
+            }
+            Ok(Err(refused)) => (0, Some(refused.wait_time_from(self.clock.now()))),
+            Err(_more_than_the_quota) => (0, None),
+        };
+        Err(self.refuse(self.state(remaining, wait)))
+    }
+
+    fn state(&self, remaining: u32, reset: Option<Duration>) -> QuotaState {
+        QuotaState {
+            policy: self.policy.name,
+            quota: self.quota.burst_size().get(),
+            window: self.policy.window,
+            remaining,
+            reset,
+        }
+    }
+
+    fn refuse(&self, state: QuotaState) -> Error {
+        let next = match state.reset {
+            Some(wait) => format!("try again in {} s", whole_seconds(wait)),
+            None => format!("ask for {} at a time at most", state.quota),
+        };
+        let text = format!("this API key asks for {}; {next}", self.policy.refused);
+        let mut error = Error::new(ErrorCode::ResourceExhausted, text);
+        error.quota = Some(state);
+        error
+    }
+}
+
+/// Returns the duration in seconds, rounded up: who waits that long has waited long enough.
+#[must_use]
+pub fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    fn limits(
+        requests_per_sec: u32,
+        creates_per_min: u32,
+    ) -> (RateLimits<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        let settings = RateLimitSettings {
+            requests_per_sec,
+            creates_per_min,
+        };
+        (RateLimits::with_clock(settings, &clock), clock)
+    }
+
+    #[test]
+    fn requests_refill_at_their_rate() {
+        let (limits, clock) = limits(2, 0);
+        for left in (0..20).rev() {
+            let state = limits.count_request("a").unwrap().unwrap();
+            assert_eq!((state.quota, state.remaining), (20, left));
+        }
+        let refused = limits.count_request("a").unwrap_err();
+        assert_eq!(refused.code, ErrorCode::ResourceExhausted);
+        assert!(
+            refused.message.contains("CP_MAX_REQUESTS_PER_SEC"),
+            "{refused}"
+        );
+        let wait = refused.quota.unwrap().reset.unwrap();
+        assert!(wait <= Duration::from_millis(500), "{wait:?}");
+        clock.advance(wait);
+        limits.count_request("a").unwrap();
+        assert!(limits.count_request("a").is_err());
+        limits.count_request("b").unwrap();
+    }
+
+    #[test]
+    fn creates_count_all_or_none() {
+        let (limits, clock) = limits(0, 6);
+        limits.count_creates("a", 4).unwrap();
+        assert!(limits.count_creates("a", 3).is_err());
+        limits.count_creates("a", 2).unwrap();
+        let refused = limits.count_creates("a", 1).unwrap_err();
+        assert_eq!(refused.quota.unwrap().reset.map(whole_seconds), Some(10));
+        let never = limits.count_creates("a", 7).unwrap_err();
+        assert_eq!(never.quota.unwrap().reset, None);
+        assert!(never.message.contains("6 at a time"), "{never}");
+        clock.advance(Duration::from_secs(60));
+        limits.count_creates("a", 6).unwrap();
+        assert_eq!(limits.count_request("a").unwrap(), None);
+    }
+
+    #[test]
+    fn idle_keys_are_forgotten() {
+        let (limits, clock) = limits(1000, 0);
+        for number in 0..10 * FORGET_EVERY {
+            limits.count_request(&format!("key-{number}")).unwrap();
+            clock.advance(Duration::from_micros(500));
+        }
+        let kept = limits.requests.as_ref().unwrap().limiter.len();
+        assert!(kept <= FORGET_EVERY as usize + 2, "{kept}");
+    }
+}
