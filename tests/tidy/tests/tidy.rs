@@ -75,7 +75,7 @@ fn every_setting_is_documented() {
 
     let of_daemons = sources
         .iter()
-        .filter(|source| source.path.ends_with("src/config.rs"));
+        .filter(|source| is_configuration(&source.path));
     let example = Path::new(".env.example");
     let text = fs::read_to_string(workspace().join(example)).expect("the example");
     none(documents::settings(
@@ -83,6 +83,11 @@ fn every_setting_is_documented() {
         &text,
         &documents::variables(of_daemons),
     ));
+}
+
+/// Returns true for `src/config.rs` and for what is in `src/config/`.
+fn is_configuration(path: &Path) -> bool {
+    path.ends_with("src/config.rs") || path.parent().is_some_and(|dir| dir.ends_with("src/config"))
 }
 
 #[test]
