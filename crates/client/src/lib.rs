@@ -29,7 +29,7 @@ mod sandboxes;
 pub use api_types as types;
 
 /// How bytes that are not UTF-8 stand in paths, arguments and variables.
-pub use guest_rpc::bytes;
+pub use guest_rpc::{archive, bytes};
 
 pub use connection::Client;
 pub use error::{Error, Result};

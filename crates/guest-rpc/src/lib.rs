@@ -10,6 +10,7 @@ mod generated {
 
 pub use generated::{filesystem, process};
 
+pub mod archive;
 pub mod bytes;
 pub mod http;
 pub mod start_error;

@@ -7,14 +7,13 @@
 //! gets its name when it is whole: a copy that breaks off leaves what was there before, and if we
 //! are killed outright, at most one file `.wrenn-…` beside it.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
 
+use client::archive::BoundedReader;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
@@ -22,10 +21,6 @@ use tar::{Archive, Entry, EntryType};
 use super::CHUNK;
 use super::sparse::SparseWriter;
 use crate::output;
-
-/// Most bytes between the contents of two entries. A path has 4096 at most; the rest is for the
-/// extents of a sparse file.
-const HEAD_LIMIT: u64 = 1 << 20;
 
 /// Most names that are told one by one.
 const MAX_NOTES: usize = 20;
@@ -37,17 +32,14 @@ const DIRECTORY_MODE: u32 = 0o755;
 pub fn unpack(tar: impl Read, target: &Path) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::open(target, flags, Mode::empty())?;
-    let allowed = Rc::new(Cell::new(HEAD_LIMIT));
     let mut unpacker = Unpacker {
         top,
         parent: None,
         buffer: vec![0; CHUNK],
         left_out: 0,
     };
-    let mut archive = Archive::new(Bounded {
-        inner: tar,
-        allowed: allowed.clone(),
-    });
+    let (tar, bound) = BoundedReader::new(tar);
+    let mut archive = Archive::new(tar);
     for entry in archive.entries()? {
         let mut entry = entry?;
         if entry.header().entry_type() == EntryType::XGlobalHeader {
@@ -55,34 +47,16 @@ pub fn unpack(tar: impl Read, target: &Path) -> io::Result<()> {
             io::copy(&mut entry, &mut io::sink())?;
             continue;
         }
-        allowed.set(u64::MAX);
+        bound.lift();
         unpacker.entry(&mut entry)?;
         // Of what is left out the content is, too.
         io::copy(&mut entry, &mut io::sink())?;
-        allowed.set(HEAD_LIMIT);
+        bound.set();
     }
     if unpacker.left_out > MAX_NOTES {
         output::note(&format!("and {} more", unpacker.left_out - MAX_NOTES));
     }
     Ok(())
-}
-
-/// A reader that gives an error once it has read all that is allowed.
-struct Bounded<R> {
-    inner: R,
-    allowed: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        let Some(left) = self.allowed.get().checked_sub(count as u64) else {
-            let text = format!("the archive has more than {HEAD_LIMIT} bytes between two files");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        };
-        self.allowed.set(left);
-        Ok(count)
-    }
 }
 
 struct Unpacker {

@@ -9,16 +9,15 @@
 //! removed, what was complete before stays, and so does what would have been replaced next; so it
 //! is, too, if the process dies, except that then the last file is incomplete.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use guest_rpc::archive::BoundedReader;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
@@ -34,10 +33,6 @@ use crate::user::User;
 
 /// Pieces between the connection and the thread that writes.
 const DEPTH: usize = 4;
-
-/// Most bytes of an archive that say nothing but what comes next, between the content of two
-/// entries: long names and the like, which are held in memory.
-const HEAD_LIMIT: u64 = 1 << 20;
 
 /// Names that are tried for a file that is to replace another: as many archives can be unpacked
 /// into a folder at once.
@@ -58,7 +53,6 @@ pub async fn unpack(dir: PathBuf, user: &User, body: &mut Pieces) -> Result<(), 
             receiver,
             piece: Bytes::new(),
             ended: false,
-            allowed: Rc::new(Cell::new(HEAD_LIMIT)),
         };
         as_user(&user, || unpack_all(&dir, inlet)).map_err(|e| FileError::identity(&e))?
     });
@@ -86,8 +80,6 @@ struct Inlet {
     receiver: mpsc::Receiver<Option<Bytes>>,
     piece: Bytes,
     ended: bool,
-    /// How many bytes may still be read.
-    allowed: Rc<Cell<u64>>,
 }
 
 impl Read for Inlet {
@@ -105,12 +97,6 @@ impl Read for Inlet {
             }
         }
         let count = buffer.len().min(self.piece.len());
-        let Some(left) = self.allowed.get().checked_sub(count as u64) else {
-            return Err(io::Error::other(format!(
-                "more than {HEAD_LIMIT} bytes between two entries"
-            )));
-        };
-        self.allowed.set(left);
         buffer[..count].copy_from_slice(&self.piece.split_to(count));
         Ok(count)
     }
@@ -127,17 +113,17 @@ fn unpack_all(dir: &Path, inlet: Inlet) -> Result<(), FileError> {
         modes: BTreeMap::new(),
         buffer: vec![0; CHUNK],
     };
-    let allowed = inlet.allowed.clone();
-    let mut archive = tar::Archive::new(inlet);
+    let (reader, bound) = BoundedReader::new(inlet);
+    let mut archive = tar::Archive::new(reader);
     for entry in archive.entries().map_err(|e| broken(&e))? {
         let mut entry = entry.map_err(|e| broken(&e))?;
-        allowed.set(u64::MAX);
+        bound.lift();
         unpacker.entry(&mut entry)?;
         // Of what is passed over the content is too.
         io::copy(&mut entry, &mut io::sink()).map_err(|e| broken(&e))?;
-        allowed.set(HEAD_LIMIT);
+        bound.set();
     }
-    allowed.set(u64::MAX);
+    bound.lift();
     unpacker.finish()?;
     // What follows the end of an archive is padding.
     io::copy(&mut archive.into_inner(), &mut io::sink())
@@ -158,7 +144,6 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         receiver,
         piece: Bytes::new(),
         ended: false,
-        allowed: Rc::new(Cell::new(HEAD_LIMIT)),
     };
     let _ = unpack_all(&outer.join("target"), inlet);
     let names: Vec<_> = std::fs::read_dir(&outer)
@@ -189,7 +174,7 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    fn entry(&mut self, entry: &mut tar::Entry<'_, Inlet>) -> Result<(), FileError> {
+    fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<(), FileError> {
         let path = entry.path().map_err(|e| broken(&e))?.into_owned();
         let path = inside(&path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -268,7 +253,7 @@ impl Unpacker {
 
     fn file(
         &mut self,
-        entry: &mut tar::Entry<'_, Inlet>,
+        entry: &mut tar::Entry<'_, impl Read>,
         path: &Path,
         name: &Path,
     ) -> Result<(), FileError> {
