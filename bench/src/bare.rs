@@ -62,7 +62,7 @@ pub fn note_started_again(error: &anyhow::Error) {
 #[derive(Debug, Clone)]
 pub struct Bare {
     command: Command,
-    /// What they go on from instead of booting.
+    /// Snapshot that they are restored from instead of booting.
     saved: Option<Saved>,
     image: PathBuf,
     boot: PathBuf,
@@ -70,7 +70,7 @@ pub struct Bare {
     disks: Arc<Disks>,
     dir: PathBuf,
     netns: String,
-    /// Whose disk it is, as far as the host's kernel is concerned.
+    /// Sandbox that the host's kernel takes for the owner of the disk.
     id: SandboxId,
     log: PathBuf,
     cancelled: CancellationToken,
@@ -173,7 +173,7 @@ impl Bare {
         Ok((took, looked?))
     }
 
-    /// One machine from nothing to there, in milliseconds.
+    /// Measures one machine from nothing to there, in milliseconds.
     ///
     /// # Errors
     /// As [`Self::cold_start`].
@@ -365,7 +365,7 @@ fn furnish() -> io::Result<()> {
     links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)
 }
 
-/// What the host agent sends.
+/// Returns the request that the host agent sends.
 fn init_request() -> InitRequest {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

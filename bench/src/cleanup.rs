@@ -83,8 +83,8 @@ fn remove_all(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Whether a command line (arguments separated by NUL) is one of our programs and names the run's
-/// directory.
+/// Returns true if a command line (arguments separated by NUL) is one of our programs and names the
+/// run's directory.
 fn is_ours(cmdline: &[u8], needle: &str) -> bool {
     let text = String::from_utf8_lossy(cmdline);
     let program = text.split('\0').next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What a virtual machine monitor that runs was told, and the same for another directory: QEMU on
-//! its command line, Firecracker over its socket, which a bare one reads from a file instead.
+//! Configuration of a virtual machine monitor that runs, and the same for another directory: QEMU
+//! on its command line, Firecracker over its socket, which a bare one reads from a file instead.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -32,7 +32,7 @@ pub struct Command {
     dir: PathBuf,
 }
 
-/// What a Firecracker was told over its socket.
+/// Configuration that a Firecracker got over its socket.
 #[derive(Debug, Clone)]
 pub struct Told {
     config: Value,

@@ -19,14 +19,14 @@ use tokio::time::{interval, timeout};
 /// The one program that is run everywhere: what it does costs nothing, so all that is measured is
 /// the way there.
 pub const PROGRAM: &str = "true";
-/// What is sent to a guest without a network is lost, so attempts begin in this rhythm, beside
-/// those before, whose answer may just be slow.
+/// Pause between attempts to connect: packets to a guest without a network are lost. They run
+/// beside those before, whose answer may just be slow.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a guest that listens to answer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One guest agent. Connections are kept, as ours are.
+/// A guest agent. Connections are kept, as ours are.
 pub struct Envd {
     address: (Ipv4Addr, u16),
     token: String,

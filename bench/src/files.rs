@@ -22,7 +22,7 @@ const MIB: usize = 64;
 const PIECE: usize = 256 * 1024;
 const MIN_RATIO: f64 = 0.8;
 
-/// One sandbox, both ways to it, and what is sent.
+/// A sandbox, both ways to it, and the content that is sent.
 struct Transfer<'a> {
     server: &'a Server,
     sandbox: Sandbox,

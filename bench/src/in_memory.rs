@@ -62,7 +62,7 @@ fn alone() -> anyhow::Result<Option<Lock>> {
     Ok((is_free(CLAIMS_DIR)? && netns::list("")?.is_empty()).then_some(lock))
 }
 
-/// Whether it has no file but the lock.
+/// Returns true if it has no file but the lock.
 fn is_free(dir: &str) -> io::Result<bool> {
     let names = fs::read_dir(dir)?
         .map(|entry| Ok(entry?.file_name()))

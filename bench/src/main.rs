@@ -52,13 +52,13 @@ use platform::Machine;
 use report::{Report, Row};
 use server::{Guests, Server};
 
-/// What can be asked for by name; without names everything is measured.
+/// Groups that can be chosen by name; without names everything is measured.
 const GROUPS: [&str; 12] = [
     "disks", "network", "create", "exec", "files", "ports", "memory", "warm", "resume", "pause",
     "fork", "siblings",
 ];
-/// Those of a server whose sandboxes boot, and those of one whose sandboxes go on from a guest that
-/// has booted.
+/// Groups of a server whose sandboxes boot, and of one whose sandboxes are restored from a guest
+/// that has booted.
 const COLD: [&str; 5] = ["create", "exec", "files", "ports", "memory"];
 const WARM: [&str; 5] = ["warm", "resume", "pause", "fork", "siblings"];
 

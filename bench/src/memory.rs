@@ -136,12 +136,12 @@ fn resident(pid: u32) -> anyhow::Result<f64> {
     of_process(pid, Kind::Resident)
 }
 
-/// What is counted of a process.
+/// Kind of memory that is counted of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// All that it has.
     Resident,
-    /// What several have counts for each of them in part.
+    /// Proportional: pages that several processes have count for each in part.
     Share,
 }
 

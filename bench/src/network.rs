@@ -28,7 +28,7 @@ const MAX_CLAIM: f64 = 1.0;
 /// For the kernel to end what a removal began: it is still at the namespace, on a processor of its
 /// own.
 const SETTLE: Duration = Duration::from_millis(100);
-/// What claims name.
+/// Owner that claims name.
 const SANDBOX: &str = "sb-bench";
 
 /// # Errors

@@ -5,14 +5,14 @@ use std::io::{IsTerminal, Write};
 use crate::report::{Row, Target, ratio};
 use crate::stats::{Better, summary};
 
-/// What was measured, ours and bare, run by run.
+/// Measurements, ours and bare, run by run.
 #[derive(Debug, Default)]
 pub struct Pairs {
     pub ours: Vec<f64>,
     pub bare: Vec<f64>,
 }
 
-/// Whose turn it is.
+/// Side whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Ours,

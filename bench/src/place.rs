@@ -77,7 +77,7 @@ impl Place {
         self.checkout.join("target/testdata/images/minimal.ext4")
     }
 
-    /// What the server said; kept after the run.
+    /// Log of the server; kept after the run.
     pub fn log(&self) -> PathBuf {
         self.bench.join("wrenn.log")
     }

@@ -1,4 +1,4 @@
-//! What the numbers were measured on.
+//! Machine that the numbers were measured on.
 
 use std::fs;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct Machine {
     pub load_before: f64,
 }
 
-/// What runs virtual machines here, read from the command line of a sandbox that ran.
+/// Monitor of virtual machines, read from the command line of a sandbox that ran.
 #[derive(Debug, Clone, Serialize)]
 pub struct Monitor {
     pub vmm: String,

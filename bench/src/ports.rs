@@ -36,7 +36,7 @@ const MIN_RATE: f64 = 0.8;
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// One server, and both ways to it.
+/// A server, and both ways to it.
 struct Both {
     http: reqwest::Client,
     /// Host and port to connect to.

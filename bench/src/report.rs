@@ -10,7 +10,7 @@ use crate::place::Place;
 use crate::platform::Machine;
 use crate::stats::Summary;
 
-/// What a row is to reach.
+/// Target of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
     /// Median of ours divided by that of bare.
@@ -58,7 +58,7 @@ pub fn ratio(ours: Summary, bare: Summary) -> f64 {
 }
 
 impl Row {
-    /// Whether the target is reached; `None` without one.
+    /// Returns true if the target is reached; `None` without one.
     pub fn is_met(&self) -> Option<bool> {
         match self.target {
             Target::RatioAtMost(limit) => self.ratio.map(|ratio| ratio <= limit),

@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub struct Saved {
     pub dir: PathBuf,
     pub disk_bytes: u64,
-    /// What the guest agent in there wants to hear, if anything.
+    /// Token that the guest agent in there knows, if any.
     pub token: Option<String>,
 }
 

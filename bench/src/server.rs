@@ -33,7 +33,7 @@ pub struct Server {
     installation: PathBuf,
 }
 
-/// Whether sandboxes go on from guests that have booted.
+/// True if sandboxes go on from guests that have booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guests {
     Cold,

@@ -21,7 +21,7 @@ use crate::restore;
 use crate::server::Server;
 use crate::stats::Better;
 
-/// What sandboxes have by default.
+/// Memory of sandboxes by default.
 pub const MEMORY_MB: u32 = 512;
 const PAIRS: usize = 30;
 /// How many at once, in how many rounds: so many that starts would show it if one made the others

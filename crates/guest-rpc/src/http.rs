@@ -50,16 +50,16 @@ pub struct InitRequest {
     /// the kernel's own is the same in every clone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
-    /// Whether to reset every TCP connection that leaves the guest, except the one that this
-    /// request came on: after a restore, what was at their other ends is out of reach. Those of the
-    /// agent itself are among them.
+    /// Resets every TCP connection that leaves the guest, except the one that this request came on:
+    /// after a restore, what was at their other ends is out of reach. Those of the agent itself are
+    /// among them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reset_connections: bool,
     /// MTU of the guest's link. Absent: that which it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// What the guest's link is to have of IPv6. Absent: nothing any more of what it was given here
-    /// before. A guest whose kernel has no IPv6 passes it over.
+    /// IPv6 of the guest's link. Absent: nothing any more of what it was given here before. A guest
+    /// whose kernel has no IPv6 passes it over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<Ipv6>,
 }
@@ -117,7 +117,7 @@ pub struct FreezeRequest {
 /// Answer to `POST /freeze`, status 200 in either case.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct FreezeAnswer {
-    /// Whether nothing is written to the root file system now. If not, the machine can be stopped
+    /// True if nothing is written to the root file system now. If not, the machine can be stopped
     /// all the same: its disk is then as after a loss of power.
     pub frozen: bool,
     /// Why not.
@@ -177,7 +177,7 @@ pub struct ErrorBody {
     pub message: String,
 }
 
-/// One entry of the answer to `POST /files`.
+/// Entry of the answer to `POST /files`.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct WrittenFile {
     pub path: String,

@@ -28,8 +28,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// Those of this process. PID 1 gets words of the kernel command line that it never asked for,
-    /// and must not end over them.
+    /// Returns those of this process. PID 1 gets words of the kernel command line that it never
+    /// asked for, and must not end over them.
     pub fn read(first_process: bool) -> Self {
         if !first_process {
             return Self::parse();

@@ -28,7 +28,7 @@ use crate::http::error::HttpError;
 use crate::settings::{Settings, TokenCheck};
 use crate::user::User;
 
-/// Who a request that was let in acts as. In the extensions of every request behind [`check`].
+/// Caller as which an admitted request acts. In the extensions of every request behind [`check`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// User name as the request gave it; `None` means the default user. Not yet looked up.

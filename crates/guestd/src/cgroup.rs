@@ -1,6 +1,6 @@
 //! The cgroup (version 2) of user processes, with limits that leave the agent room to answer.
 //!
-//! One group, `user`, below the mounted root; the agent stays in the root, which has no limits.
+//! Control group `user`, below the mounted root; the agent stays in the root, which has no limits.
 //! Where there is no cgroup v2, or a controller is missing, there is no such limit and all else
 //! works.
 

@@ -40,7 +40,7 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Whether it does not leave the machine.
+    /// Returns true if it does not leave the machine.
     fn is_inside(self) -> bool {
         self.remote.ip().is_loopback() || self.local.ip() == self.remote.ip()
     }
@@ -114,7 +114,7 @@ fn list(netlink: &OwnedFd, family: u8) -> io::Result<Vec<Found>> {
     }
 }
 
-/// Whether it was still there to be reset.
+/// Returns true if it was still there to be reset.
 fn reset(netlink: &OwnedFd, found: &Found) -> io::Result<bool> {
     let asked = request(SOCK_DESTROY, NLM_F_ACK, found.family, &found.id);
     send(netlink.as_raw_fd(), &asked, MsgFlags::empty())?;

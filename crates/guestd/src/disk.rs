@@ -48,7 +48,7 @@ impl Disk {
         }
     }
 
-    /// Whether nothing can be written now, or a freeze or thaw is under way. Never waits.
+    /// Returns true if nothing can be written now, or a freeze or thaw is under way. Never waits.
     pub fn is_held(&self) -> bool {
         self.state.try_lock().map_or(true, |state| state.frozen)
     }
@@ -146,7 +146,7 @@ fn thaw(root: &Path) -> io::Result<()> {
     }
 }
 
-/// What makes a snapshot smaller. Nothing here is worth failing a freeze for.
+/// Makes a snapshot smaller. Errors are not worth failing a freeze for.
 fn prepare(root: &Path, wish: &FreezeRequest, begin: Instant) {
     let left = || {
         wish.limit_ms

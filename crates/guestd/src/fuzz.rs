@@ -1,4 +1,4 @@
-//! What parses bytes of whoever sends files to a guest, each as a function of bytes: for the fuzz
+//! Parsers of hostile bytes in uploads to a guest, each as a function of bytes: for the fuzz
 //! targets in `fuzz/`, and for the tests below, which run everything that is in their corpora.
 
 /// Unpacks a tar archive.

@@ -36,7 +36,7 @@ use crate::connections::{error_code, messages};
 /// Longest answer to one request: an error repeats the request.
 const ANSWER: usize = 4096;
 
-/// What the link was given.
+/// IPv6 that the link was given.
 #[derive(Debug, Default)]
 pub struct Link(Mutex<Option<Ipv6>>);
 
@@ -92,7 +92,7 @@ fn take(ipv6: &Ipv6) -> io::Result<()> {
     done.into_iter().filter(|done| !is_gone(done)).collect()
 }
 
-/// Whether there was nothing to take: the guest's root may have been there before.
+/// Returns true if there was nothing to take: the guest's root may have been there before.
 fn is_gone(done: &io::Result<()>) -> bool {
     let code = done
         .as_ref()

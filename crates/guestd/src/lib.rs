@@ -30,6 +30,8 @@ pub mod process;
 pub mod reaper;
 pub mod settings;
 mod syscall;
+#[cfg(test)]
+mod test_image;
 pub mod user;
 
 use ::http::{Method, StatusCode, Uri};
@@ -40,7 +42,7 @@ use process::Processes;
 use settings::Settings;
 use tower_http::cors::CorsLayer;
 
-/// What every handler shares.
+/// State that all handlers share.
 #[derive(Debug, Clone)]
 pub struct Agent {
     pub settings: Arc<Settings>,
@@ -50,7 +52,7 @@ pub struct Agent {
     pub identity: Arc<Identity>,
     pub ipv6: Arc<ipv6::Link>,
     pub mtu: Arc<mtu::LinkMtu>,
-    /// Whether this machine is a guest of ours, whose kernel and files `/init` may change, and
+    /// True if this machine is a guest of ours, whose kernel and files `/init` may change, and
     /// whose disk can be frozen.
     pub guest: bool,
 }

@@ -110,7 +110,7 @@ impl Connected<IncomingStream<'_, Listener>> for Caller {
     }
 }
 
-/// One connection, with the place that it takes until it is closed.
+/// A connection, with the place that it takes until it is closed.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,

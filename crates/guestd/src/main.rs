@@ -97,7 +97,7 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
     Ok(())
 }
 
-/// One line on standard output, for whoever picked port 0 and for the console.
+/// Prints the address on standard output: for callers that chose port 0, and for the console.
 fn announce(address: SocketAddr) {
     // A console that is not there is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "envd: serving on {address}");

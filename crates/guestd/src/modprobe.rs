@@ -91,7 +91,7 @@ pub fn load(name: &str) -> io::Result<()> {
         .unwrap_or(Ok(()))
 }
 
-/// What depmod(8) wrote.
+/// Index files of depmod(8).
 #[derive(Debug, Default)]
 struct Index {
     dependencies: String,
@@ -100,7 +100,7 @@ struct Index {
     builtin: String,
 }
 
-/// What the image wants, of modprobe.d(5).
+/// Settings of the image, of modprobe.d(5).
 #[derive(Debug, Default)]
 struct Settings {
     blacklist: HashSet<String>,

@@ -1,5 +1,4 @@
-//! What the host told this guest through `POST /init`: token, environment, default user and
-//! directory.
+//! Settings of this guest from `POST /init`: token, environment, default user and directory.
 //!
 //! In memory only, and so part of every snapshot of the guest; the host replaces it after each
 //! restore. [`Settings`] has one owner, the `/init` handler; everybody else reads.
@@ -73,7 +72,7 @@ impl Settings {
         }
     }
 
-    /// Whether tokens are asked for at all.
+    /// Returns true if tokens are asked for at all.
     pub fn auth_required(&self) -> bool {
         self.auth
     }

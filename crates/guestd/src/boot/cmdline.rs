@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// What the host says through the kernel command line; other words are the kernel's.
+/// Settings of the host on the kernel command line; other words are the kernel's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cmdline {
     /// `wrenn.root=`: block device of the root file system.

@@ -14,7 +14,7 @@ use super::{BootError, CGROUP_ROOT};
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const SEALED: MsFlags = SAFE.union(MsFlags::MS_NOEXEC);
 
-/// What programs for tracing, BPF and security look for, as systemd mounts it.
+/// File systems for tracing, BPF and security, as systemd mounts them.
 const OPTIONAL: [(&str, &str, &str); 4] = [
     ("bpf", "/sys/fs/bpf", "mode=700"),
     ("securityfs", "/sys/kernel/security", ""),

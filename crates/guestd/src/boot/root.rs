@@ -23,7 +23,8 @@ const POLL: Duration = Duration::from_millis(2);
 
 const NEW_ROOT: &str = "/newroot";
 
-/// What an initramfs is unpacked into where there is no tmpfs (linux/magic.h).
+/// Magic number of ramfs, into which an initramfs is unpacked where there is no tmpfs
+/// (linux/magic.h).
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Refuses to go on unless the root is an initramfs, which [`switch`] empties: started straight

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What Debian, Fedora and Arch set in the files of their packages systemd and procps.
+/// Settings that Debian, Fedora and Arch have in their packages systemd and procps.
 const DEFAULTS: [(&str, &str); 10] = [
     ("fs/inotify/max_user_instances", "1024"),
     ("fs/inotify/max_user_watches", "524288"),

@@ -1,5 +1,5 @@
-//! What tmpfiles.d(5) of the image has an init system make at each boot, in `/run` and `/tmp`: all
-//! else of it is on disk since the image was built.
+//! Files that tmpfiles.d(5) of the image has an init system make at each boot, in `/run` and
+//! `/tmp`: all else of it is on disk since the image was built.
 //!
 //! Known are directories, files, links, pipes, and modes of what is there. A line with something
 //! that is not known, such as a specifier of systemd's, is passed over; so is one that fails, for
@@ -24,8 +24,8 @@ const FOLDERS: [&str; 4] = [
     "lib/tmpfiles.d",
 ];
 
-/// What is made at each boot is below these. The second and third are links to the first where they
-/// are not of old.
+/// Folders below which files are made at each boot. The second and third are links to the first
+/// where they are not of old.
 const ABOVE: [&str; 4] = ["/run/", "/var/run/", "/var/lock/", "/tmp/"];
 
 /// Most bytes of one file that are read.
@@ -255,21 +255,11 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-
-    fn image(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("a temporary folder");
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().expect("a parent"))
-                .and_then(|()| fs::write(path, text))
-                .expect("a file");
-        }
-        root
-    }
+    use crate::test_image::image_with;
 
     #[test]
     fn lines_of_debian_packages_are_made() {
-        let root = image(&[
+        let root = image_with(&[
             (
                 "etc/passwd",
                 "root:x:0:0::/root:\npostgres:x:105:109::/var/lib/postgresql:\n",
@@ -316,7 +306,7 @@ mod tests {
 
     #[test]
     fn administrator_overrides_package_by_file_name() {
-        let root = image(&[
+        let root = image_with(&[
             ("usr/lib/tmpfiles.d/a.conf", "d /run/a 0700\n"),
             (
                 "etc/tmpfiles.d/a.conf",

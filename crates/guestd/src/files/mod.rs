@@ -52,7 +52,7 @@ pub fn router(agent: &Agent) -> axum::Router {
         .with_state(agent.settings.clone())
 }
 
-/// What the query says; `username` and the signature are read before, by [`crate::auth`].
+/// Query of a request; `username` and the signature are read before, by [`crate::auth`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Asked {
@@ -164,7 +164,7 @@ async fn store(
     upload::raw(plan.wish(asked.path.as_deref())?, body).await
 }
 
-/// What holds for every file of one upload.
+/// Settings of every file of one upload.
 struct Plan<'a> {
     settings: &'a Settings,
     user: User,

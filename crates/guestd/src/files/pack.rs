@@ -184,8 +184,8 @@ fn append_file(
         .write_all(&[0; 512][..(512 - rest as usize) % 512])
 }
 
-/// Whether it is worth the sparse form. Some file systems keep what is small in the inode, and say
-/// that it takes no block.
+/// Returns true if it is worth the sparse form. Some file systems keep what is small in the inode,
+/// and say that it takes no block.
 fn has_holes(file: &File, metadata: &Metadata) -> bool {
     if metadata.len().saturating_sub(metadata.blocks() * 512) < HOLES {
         return false;

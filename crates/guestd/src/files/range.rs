@@ -1,6 +1,6 @@
 //! The `Range` header (RFC 9110 section 14), one range only.
 
-/// What part of a file of known size is asked for.
+/// Part of a file of known size that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// All of it: no range, several ranges, or one that cannot be read, all of which a server may

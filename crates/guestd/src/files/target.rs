@@ -46,7 +46,7 @@ const ATTEMPTS: usize = 16;
 /// (`XATTR_LIST_MAX`).
 const XATTR_LIMIT: usize = 65_536;
 
-/// What a file shall be besides its content.
+/// Properties of a file besides its content.
 #[derive(Debug, Clone)]
 pub struct Wish {
     pub path: PathBuf,
@@ -169,7 +169,7 @@ impl Target {
         self.writer.length()
     }
 
-    /// What an upload that breaks off now leaves.
+    /// Says what an upload that breaks off now leaves.
     pub fn outcome(&self) -> &'static str {
         match self.place {
             Place::New(_) => "the new file was removed",

@@ -28,7 +28,7 @@ pub async fn raw(wish: Wish, body: &mut Pieces) -> Result<Vec<WrittenFile>, Http
     Ok(vec![written(wish)])
 }
 
-/// What the answer says of a file.
+/// Returns the entry of a file in the answer.
 pub fn written(wish: Wish) -> WrittenFile {
     WrittenFile {
         path: wish.path.to_string_lossy().into_owned(),

@@ -1,4 +1,4 @@
-//! One file as `EntryInfo` (E2B contract 2.5).
+//! `EntryInfo` of a file (E2B contract 2.5).
 //!
 //! Size, permissions text, owner and time are the path's own; type and mode are those of what a
 //! symbolic link leads to. Whatever a link or attribute holds was written by the guest and is

@@ -1,4 +1,4 @@
-//! What can go wrong with a file, once for both protocols.
+//! Errors of file operations, once for both protocols.
 
 use std::io;
 use std::path::Path;

@@ -101,7 +101,7 @@ pub fn ensure_dir(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Whether `name` can be one component below a directory.
+/// Returns true if `name` can be one component below a directory.
 pub fn is_plain_name(name: &std::ffi::OsStr) -> bool {
     !matches!(name.as_bytes(), b"" | b"." | b"..") && !name.as_bytes().contains(&b'/')
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 
-/// One directory on the way from the top to where the work is.
+/// A directory on the way from the top to the one in hand.
 struct Level {
     name: CString,
     /// Device and inode of the directory that it is in.
@@ -116,7 +116,7 @@ fn identity(dir: impl AsFd) -> Result<(u64, u64)> {
     rustix::fs::fstat(dir).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// What somebody else removed is removed.
+/// Treats files that others removed as removed.
 fn gone(done: Result<()>) -> Result<()> {
     if done == Err(Errno::NOENT) {
         Ok(())

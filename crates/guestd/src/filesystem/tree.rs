@@ -78,7 +78,7 @@ const NETWORK: [u64; 6] = [
     0x0000_517b, // SMB
 ];
 
-/// Whether `path` lies on such a file system.
+/// Returns true if `path` lies on such a file system.
 pub fn on_network(path: &Path) -> bool {
     // The field is signed on some machines; the numbers are 32 bits wide.
     rustix::fs::statfs(path).is_ok_and(|fs| NETWORK.contains(&((fs.f_type as u64) & 0xffff_ffff)))

@@ -1,4 +1,4 @@
-//! One watched directory: inotify events turned into `FilesystemEvent`s with names relative to it.
+//! A watched directory: inotify events turned into `FilesystemEvent`s with names relative to it.
 //!
 //! State: an inotify descriptor, a map from watch descriptors to relative directories (only the
 //! watched directory itself, or with `recursive` every real directory below it), and a bounded
@@ -34,7 +34,7 @@ use crate::user::{Database, User};
 /// and where that overflows the client is told.
 const QUEUE_LIMIT: usize = 65_536;
 
-/// What a directory is asked for: the events that the reference agent's library subscribes to.
+/// Events that a directory is watched for: those that the reference agent's library subscribes to.
 const EVENTS: Mask = Mask::IN_CREATE
     .union(Mask::IN_DELETE)
     .union(Mask::IN_MODIFY)
@@ -45,7 +45,7 @@ const EVENTS: Mask = Mask::IN_CREATE
     .union(Mask::IN_MOVE_SELF)
     .union(Mask::IN_ONLYDIR);
 
-/// What a client asked for.
+/// Request of a client.
 #[derive(Debug, Clone)]
 pub struct Wish {
     pub path: PathBuf,

@@ -10,7 +10,7 @@ use http::StatusCode;
 #[error("{message}")]
 pub struct HttpError {
     pub status: StatusCode,
-    /// One line for the caller: what was wrong and what would be right.
+    /// Line for the caller: what was wrong and what would be right.
     pub message: String,
 }
 

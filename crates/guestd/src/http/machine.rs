@@ -1,4 +1,4 @@
-//! What `/init` changes in the guest's kernel: entropy, clock, names, connections. Only ever in a
+//! Changes of `/init` in the guest's kernel: entropy, clock, names, connections. Only ever in a
 //! guest.
 //!
 //! Nothing here writes to the root disk, which may be frozen: what `/init` wants in files is in

@@ -86,8 +86,8 @@ impl BootId {
     }
 }
 
-/// Whether it is a UUID as the kernel writes them: lower-case hexadecimal digits in groups of 8, 4,
-/// 4, 4 and 12.
+/// Returns true if it is a UUID as the kernel writes them: lower-case hexadecimal digits in groups
+/// of 8, 4, 4, 4 and 12.
 pub fn valid_boot_id(id: &str) -> bool {
     let hex = |group: &str| {
         group

@@ -35,7 +35,7 @@ fn add_host(path: &Path, name: &str) -> io::Result<()> {
     file.write_all(format!("{start}{localhost}127.0.1.1 {name}\n").as_bytes())
 }
 
-/// Whether it has the form of machine-id(5).
+/// Returns true if it has the form of machine-id(5).
 pub fn valid_machine_id(id: &str) -> bool {
     id.len() == 32
         && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))

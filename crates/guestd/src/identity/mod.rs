@@ -1,4 +1,4 @@
-//! What tells this machine from its clones in files: host name, machine id, boot id.
+//! Identity of this machine among its clones, in files: host name, machine id, boot id.
 //!
 //! Files on the root disk are written when the disk may be written: at once, or by `/thaw`. What is
 //! wanted is kept until then, the newest wins, and one writer writes at a time.
@@ -23,7 +23,7 @@ pub struct Identity {
     pub boot_id: BootId,
 }
 
-/// What is to be written yet.
+/// Values that are still to be written.
 #[derive(Debug, Default)]
 struct Wanted {
     hostname: Option<String>,

@@ -76,7 +76,7 @@ fn assignments(text: &str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// What login(1) gives: `ENV_SUPATH` or `ENV_PATH` of login.defs(5).
+/// Returns the `PATH` of login(1): `ENV_SUPATH` or `ENV_PATH` of login.defs(5).
 fn of_login(root: &Path, uid: u32) -> Option<String> {
     let key = if uid == 0 { "ENV_SUPATH" } else { "ENV_PATH" };
     let text = read(root, "etc/login.defs");
@@ -105,23 +105,11 @@ fn join_paths(first: &str, second: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    fn image(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("a temporary folder");
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().expect("a parent"))
-                .and_then(|()| fs::write(path, text))
-                .expect("a file");
-        }
-        root
-    }
+    use crate::test_image::image_with;
 
     fn envs(files: &[(&str, &str)]) -> BTreeMap<String, String> {
-        of_image(image(files).path(), 1000)
+        of_image(image_with(files).path(), 1000)
     }
 
     #[test]
@@ -166,7 +154,7 @@ mod tests {
     #[test]
     fn path_begins_with_that_of_image() {
         let path = |files: &[(&str, &str)], uid| {
-            of_image(image(files).path(), uid)
+            of_image(image_with(files).path(), uid)
                 .remove("PATH")
                 .expect("a PATH")
         };

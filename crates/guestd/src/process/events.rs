@@ -16,7 +16,7 @@ use super::output::{End, Event, Source};
 use crate::keepalive;
 use crate::reaper::Exit;
 
-/// What ends a stream other than the end of the process.
+/// Reason that a stream ended other than the end of the process.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
     /// The process is killed at its deadline, and the stream says so in place of an end.
@@ -25,7 +25,7 @@ pub enum Bound {
     OfStream(Option<Instant>),
 }
 
-/// One stream of events.
+/// A stream of events.
 #[derive(Debug)]
 pub struct Events {
     pid: u32,

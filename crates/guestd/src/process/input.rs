@@ -1,4 +1,4 @@
-//! What a process reads: its standard input, or its terminal.
+//! Input of a process: its standard input, or its terminal.
 //!
 //! Writes wait while the process does not read; they never go in between each other.
 

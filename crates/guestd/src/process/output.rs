@@ -1,4 +1,4 @@
-//! What a process writes, on its way to everybody who listens.
+//! Output of a process, on its way to all listeners.
 //!
 //! Nothing is dropped: each listener has a short queue, and where one is full the pump waits, so
 //! the process itself waits in its next write. A listener that hangs up is forgotten; with none
@@ -57,7 +57,7 @@ pub struct End {
     pub timed_out: bool,
 }
 
-/// What a listener receives.
+/// Event that a listener receives.
 #[derive(Debug, Clone)]
 pub enum Event {
     Data(Source, Bytes),
@@ -116,7 +116,7 @@ impl Output {
     }
 }
 
-/// What a pipe brings after the process has exited.
+/// Bytes that a pipe brings after the process has exited.
 struct Tail {
     since: Instant,
     bytes: usize,
@@ -125,7 +125,8 @@ struct Tail {
 }
 
 impl Tail {
-    /// Whether all that the process itself wrote is through, and others have had their time.
+    /// Returns true if all that the process itself wrote is through, and others have had their
+    /// time.
     fn over(&self) -> bool {
         self.waited >= LINGER || (self.bytes >= HELD && self.since.elapsed() >= LINGER)
     }

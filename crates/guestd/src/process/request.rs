@@ -108,7 +108,7 @@ fn environment(
     Ok(envs)
 }
 
-/// Whether a variable can be in an environment at all.
+/// Returns true if a variable can be in an environment at all.
 pub fn valid_env(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }

@@ -38,7 +38,7 @@ pub struct Program {
     pub user: User,
 }
 
-/// What the three standard descriptors are.
+/// Kind of the three standard descriptors.
 #[derive(Debug)]
 pub enum Stdio3 {
     /// Pipes; standard input is `/dev/null` where it is not asked for.
@@ -116,7 +116,7 @@ fn wire(command: &mut Command, stdio: Stdio3) -> io::Result<()> {
     Ok(())
 }
 
-/// What the child does between fork and exec.
+/// Prepares the child between fork and exec.
 struct Entry {
     procs: Option<RawFd>,
     terminal: bool,

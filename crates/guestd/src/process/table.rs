@@ -14,7 +14,7 @@ use super::output::Output;
 use crate::cgroup::Cgroup;
 use crate::reaper::Reaper;
 
-/// One process that was started through the agent.
+/// A process that was started through the agent.
 #[derive(Debug)]
 pub struct Process {
     pub pid: u32,
@@ -31,7 +31,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Whether its leader lives.
+    /// Returns true if its leader lives.
     pub fn running(&self) -> bool {
         !self.exited.load(Ordering::Acquire)
     }
@@ -69,7 +69,7 @@ impl Processes {
         }
     }
 
-    /// Those that run, in the order of their start.
+    /// Returns those that run, in the order of their start.
     pub fn running(&self) -> Vec<Arc<Process>> {
         let mut all: Vec<_> = self
             .lock()

@@ -17,7 +17,7 @@ async fn unpack(agent: &Agent, dir: &Path, more: &str, archive: Vec<u8>) -> Resp
     call.send().await.expect("an answer")
 }
 
-/// One entry, whatever its name is.
+/// An archive of one entry, whatever its name is.
 fn entry(name: &str, kind: EntryType, link: &str, content: &[u8]) -> Vec<u8> {
     let mut header = Header::new_gnu();
     header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());

@@ -1,4 +1,4 @@
-//! What user processes do to the agent itself.
+//! Effects of user processes on the agent itself.
 
 use std::time::Duration;
 

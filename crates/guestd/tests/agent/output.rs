@@ -1,4 +1,4 @@
-//! What a process writes arrives whole, apart and in order.
+//! Output of a process arrives whole, apart and in order.
 
 use std::time::Duration;
 

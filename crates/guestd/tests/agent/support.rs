@@ -1,4 +1,4 @@
-//! One agent per test, and the shortest way to run a command in it.
+//! An agent for each test, and the shortest way to run a command in it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -314,7 +314,7 @@ pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Whether a process lives: neither gone nor a zombie.
+/// Returns true if a process lives: neither gone nor a zombie.
 pub fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')')

@@ -1,4 +1,4 @@
-//! Who a process is, where, and with what environment.
+//! User, working directory and environment of processes.
 
 use std::collections::BTreeMap;
 

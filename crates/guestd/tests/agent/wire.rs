@@ -1,4 +1,4 @@
-//! What the E2B SDKs send and read, byte for byte, without our own client.
+//! The bytes that the E2B SDKs send and read, without our own client.
 
 use reqwest::Client;
 use serde_json::{Value, json};
