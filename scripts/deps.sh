@@ -20,8 +20,9 @@ declare -A purposes=(
     [build]='build-essential:cc pkg-config:pkg-config libclang-dev: libdevmapper-dev:'
     # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
     # Chromium and nginx for the port proxy: what browsers do with its answers, and what another proxy passes on.
+    # faketime for a host whose clock is set.
     [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv
-        chromium:chromium nginx-light:nginx'
+        chromium:chromium nginx-light:nginx faketime:faketime'
     [lint]='shellcheck:shellcheck'
 )
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | checkpoint, snapshot, fork, a pause that failed, a restart of the agent | [`super::capture::go_on`] |
 //! | room on the host's disk had run out | [`super::room`] |
-//! | resume, roll back, create from saved memory | `/init`, and [`keep`] where that took long |
+//! | resume, rollback, create from saved memory | `/init`, and [`set`] where that took long |
 //! | the host slept, or its clock was set | [`keep`] |
 //!
 //! A guest that does not answer is asked again by [`keep`], beside everything else that is done

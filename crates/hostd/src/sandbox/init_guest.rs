@@ -85,8 +85,9 @@ async fn init_guest(
         handle.set_address(host, &handle.record.borrow());
     }
     if sent.elapsed() > super::clock::ACCURACY {
-        // The time in the request was as old as that when it arrived.
-        handle.clock.notify_one();
+        // The time in the request was as old as that when it arrived. Waited for: the sandbox is
+        // used as soon as it is ready.
+        super::clock::set(handle).await;
     }
     fail::fail_point!("create::guest-ready");
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");

@@ -5,6 +5,7 @@
 //! prepares.
 
 mod agent;
+mod clock;
 mod full;
 mod images;
 mod instants;
