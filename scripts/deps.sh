@@ -14,15 +14,15 @@ fi
 # package:program that proves it (for machines without apt)
 declare -A purposes=(
     # What the host agent starts, and what prepares kernel and images.
-    [run]='qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img nftables:nft mmdebstrap:mmdebstrap
+    [run]='qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img mmdebstrap:mmdebstrap
         e2fsprogs:mke2fs kmod:depmod ca-certificates:'
     # The last two for the crates that speak to the kernel's device mapper and loop driver: they read its headers.
     [build]='build-essential:cc pkg-config:pkg-config libclang-dev: libdevmapper-dev:'
     # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
     # Chromium and nginx for the port proxy: what browsers do with its answers, and what another proxy passes on.
-    # faketime for a host whose clock is set.
+    # faketime for a host whose clock is set; nft for rules of other programs, and to read ours back.
     [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv
-        chromium:chromium nginx-light:nginx faketime:faketime'
+        chromium:chromium nginx-light:nginx faketime:faketime nftables:nft'
     [lint]='shellcheck:shellcheck'
 )
 

@@ -195,7 +195,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::{netns, nft};
+    use crate::netns;
+    use crate::nft::{self, Family, Hook, Rule};
 
     #[test]
     fn a_refused_packet_is_told() {
@@ -203,10 +204,16 @@ mod tests {
         netns::create(&name).unwrap();
         let told = netns::enter(&name, || {
             crate::link::Links::here()?.up("lo")?;
-            nft::apply(
-                "table inet t {\n chain output {\n  type filter hook output priority 0;\n  \
-                 udp dport 4242 log group 3 snaplen 64 drop\n }\n}\n",
-            )?;
+            let table = (Family::Inet, "t");
+            nft::Transaction::new()
+                .table(table)
+                .chain(table, "output", Hook::filter(Hook::OUTPUT, 0))
+                .rule(
+                    table,
+                    "output",
+                    &Rule::new().dport(17, 4242).log(3, 64).drop(),
+                )
+                .commit()?;
             let log = Nflog::open(3)?;
             // Dropped at the output, which the sender is told.
             let _ = UdpSocket::bind("127.0.0.1:0")?.send_to(b"x", "127.0.0.1:4242");

@@ -1,20 +1,25 @@
-//! Copy-on-write overlays (qcow2) that a VMM has written, made plain images by a program in a jail.
+//! Copy-on-write overlays (qcow2): new ones, and those that a VMM has written, made plain images by
+//! a program in a jail.
 //!
 //! The parser of that format is a program of the distribution (`qemu-img`) with a history of holes,
 //! and what it reads is as hostile as the guest. So it is a user of its own that sees the overlay,
 //! its base and the image that it fills, and nothing else: no network, no files beside them. What
 //! it may use up is bounded: the image cannot become longer than the disk, nor can the work take
-//! longer than its size warrants. Headers that ours never have are refused before.
+//! longer than its size warrants. Headers and tables that ours never have are refused before
+//! ([`format`]), so that a small overlay does not become a large image; a VMM that still writes
+//! meets the other bounds.
 //!
 //! | file | owner | after a crash |
 //! |---|---|---|
 //! | overlay | the VMM; others may read it, in a directory that lets nobody in | as it was |
 //! | image | the converter until it has ended, then whoever called | unfinished, under a name that says so |
 
+mod format;
+
 use std::fs::{File, Permissions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,6 +50,8 @@ const END: Duration = Duration::from_secs(60);
 /// Bytes of its standard error that are read.
 const SAID: u64 = 4096;
 
+pub use format::create;
+
 /// An overlay that is to become a plain image.
 #[derive(Debug, Clone, Copy)]
 pub struct Conversion<'a> {
@@ -66,7 +73,7 @@ impl Conversion<'_> {
     /// long, `NotFound` when there is no `qemu-img`; otherwise the text is what that said. Then an
     /// unfinished image may be left.
     pub fn write(&self, image: &Path) -> io::Result<()> {
-        check_header(self.overlay, self.size_bytes)?;
+        format::check(&File::open(self.overlay)?, self.size_bytes)?;
         let program = programs::find(PROGRAM).ok_or_else(|| programs::missing(PROGRAM))?;
         let target = File::options()
             .read(true)
@@ -161,41 +168,6 @@ impl Conversion<'_> {
     }
 }
 
-/// Refuses an overlay that has another size than the disk, or anything that
-/// [`programs::create_overlay`] does not make: encryption, snapshots, bitmaps, data in another
-/// file, another compression (QEMU `docs/interop/qcow2.txt`).
-fn check_header(overlay: &Path, size_bytes: u64) -> io::Result<()> {
-    /// In the features that a reader must know: it was not closed in good order.
-    const DIRTY: u64 = 1;
-    let mut header = [0; 104];
-    File::open(overlay)?.read_exact_at(&mut header, 0)?;
-    let number = |range: std::ops::Range<usize>| {
-        header[range]
-            .iter()
-            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-    };
-    if header[..4] != *b"QFI\xfb" || number(4..8) != 3 {
-        return Err(invalid("it is no overlay of ours"));
-    }
-    let size = number(24..32);
-    if size != size_bytes {
-        return Err(invalid(format!(
-            "the overlay is of a disk of {size} bytes, and the sandbox's has {size_bytes}"
-        )));
-    }
-    let unexpected = [
-        ("clusters of another size", number(20..24) != 16),
-        ("encryption", number(32..36) != 0),
-        ("snapshots", number(60..64) != 0),
-        ("features that ours never has", number(72..80) & !DIRTY != 0),
-        ("bitmaps", number(88..96) != 0),
-    ];
-    match unexpected.iter().find(|(_, found)| *found) {
-        Some((what, _)) => Err(invalid(format!("the overlay has {what}"))),
-        None => Ok(()),
-    }
-}
-
 fn invalid(problem: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.into())
 }
@@ -203,6 +175,7 @@ fn invalid(problem: impl Into<String>) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -216,7 +189,7 @@ mod tests {
         let paths = ["base", "overlay", "image"].map(|name| dir.path().join(name));
         fs::write(&paths[0], vec![7; 1 << 20]).unwrap();
         fs::set_permissions(&paths[0], Permissions::from_mode(0o644)).unwrap();
-        programs::create_overlay(&paths[0], &paths[1], 2 * MIB).unwrap();
+        create(&paths[0], &paths[1], 2 * MIB).unwrap();
         fs::set_permissions(&paths[1], Permissions::from_mode(0o600)).unwrap();
         (dir, paths)
     }
@@ -284,9 +257,9 @@ mod tests {
         }
     }
 
-    /// What gets past the look at the header is the program's to read, in its jail.
+    /// What gets past the look at header and tables is the program's to read, in its jail.
     #[test]
-    fn damaged_tables_end_conversion_only() {
+    fn damaged_refcounts_end_conversion_only() {
         let (_dir, [base, overlay, image]) = overlay();
         let conversion = Conversion {
             overlay: &overlay,
@@ -294,15 +267,53 @@ mod tests {
             size_bytes: 2 * MIB,
             user: USER,
         };
-        // The table of tables is at no border of a cluster.
+        // The table of reference counts is at no border of a cluster.
         File::options()
             .write(true)
             .open(&overlay)
             .unwrap()
-            .write_all_at(&[0x01], 47)
+            .write_all_at(&[0x01], 55)
             .unwrap();
         let error = conversion.write(&image).unwrap_err();
         assert!(error.to_string().contains("qemu-img failed"), "{error}");
         assert_eq!(fs::metadata(&image).unwrap().len(), 2 * MIB);
+    }
+
+    /// Sixteen clusters of the disk, all in the first one of data.
+    #[test]
+    fn clusters_named_twice_are_refused() {
+        let (_dir, [base, overlay, image]) = overlay();
+        let conversion = Conversion {
+            overlay: &overlay,
+            base: &base,
+            size_bytes: 2 * MIB,
+            user: USER,
+        };
+        let table = 4 * format::CLUSTER;
+        let data = 5 * format::CLUSTER;
+        let file = File::options().write(true).open(&overlay).unwrap();
+        file.set_len(6 * format::CLUSTER).unwrap();
+        let entry = |at: u64, value: u64| file.write_all_at(&value.to_be_bytes(), at).unwrap();
+        entry(3 * format::CLUSTER, table | 1 << 63);
+        let fill = |value: u64| (0..16).for_each(|n| entry(table + 8 * n, value));
+        for (value, word) in [
+            (data | 1 << 63, "twice"),
+            (1 << 62 | data, "compressed"),
+            (data + 512, "no border"),
+            (1 << 40, "beyond its end"),
+            (1 << 57, "reserved"),
+        ] {
+            fill(value);
+            let error = conversion.write(&image).unwrap_err();
+            assert!(
+                error.kind() == io::ErrorKind::InvalidData && error.to_string().contains(word),
+                "{value:x}: {error}"
+            );
+            assert!(!image.exists());
+        }
+        fill(0);
+        entry(table, data | 1 << 63);
+        conversion.write(&image).unwrap();
+        assert_eq!(fs::read(&image).unwrap()[0], 0, "of the overlay");
     }
 }

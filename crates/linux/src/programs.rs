@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Programs that the platform starts, and the Debian package that has each.
-pub const NEEDED: [(&str, &str); 4] = [
+pub const NEEDED: [(&str, &str); 3] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
-    ("nft", "nftables"),
     ("mke2fs", "e2fsprogs"),
 ];
 
@@ -74,28 +73,6 @@ pub fn version(program: &Path) -> io::Result<String> {
     }
 }
 
-/// Makes a copy-on-write overlay `overlay` of `bytes` over the raw image `base`, which may be
-/// shorter.
-///
-/// # Errors
-/// `NotFound` when `qemu-img` is not installed; otherwise the text is what it said.
-pub fn create_overlay(base: &Path, overlay: &Path, bytes: u64) -> io::Result<()> {
-    let bytes = bytes.to_string();
-    let args: [&OsStr; 10] = [
-        "create".as_ref(),
-        "-q".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        "-F".as_ref(),
-        "raw".as_ref(),
-        "-b".as_ref(),
-        base.as_os_str(),
-        overlay.as_os_str(),
-        bytes.as_ref(),
-    ];
-    run("qemu-img", &args)
-}
-
 fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
     let path = find(program).ok_or_else(|| missing(program))?;
     let output = command(&path)
@@ -117,7 +94,8 @@ fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
 /// `from`, owned by root, that has `label` and is `bytes` long. Nothing is mounted.
 ///
 /// # Errors
-/// As [`create_overlay`], of `mke2fs`; also when it has no room for what is there.
+/// `NotFound` when `mke2fs` is not installed; otherwise the text is what it said, also that it has no
+/// room for what is there.
 pub fn create_ext4(from: &Path, image: &Path, label: &str, bytes: u64) -> io::Result<()> {
     File::create(image)?.set_len(bytes)?;
     let args: [&OsStr; 15] = [
@@ -185,16 +163,5 @@ mod tests {
             .collect();
         names.sort_unstable();
         assert_eq!(names, ["LANG", "PATH"]);
-    }
-
-    #[test]
-    fn an_overlay_is_small_and_names_its_base() {
-        let dir = tempfile::tempdir().unwrap();
-        let (base, overlay) = (dir.path().join("base"), dir.path().join("overlay"));
-        std::fs::write(&base, vec![7; 1 << 20]).unwrap();
-        create_overlay(&base, &overlay, 2 << 20).unwrap();
-        let content = std::fs::read(&overlay).unwrap();
-        assert!(content.starts_with(b"QFI\xfb") && content.len() < 1 << 20);
-        assert!(create_overlay(&dir.path().join("none"), &dir.path().join("x"), 1 << 20).is_err());
     }
 }

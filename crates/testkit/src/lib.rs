@@ -5,6 +5,7 @@ pub mod envd;
 mod eventually;
 mod histories;
 pub mod host;
+pub mod nft;
 pub mod postgres;
 
 pub use eventually::eventually;

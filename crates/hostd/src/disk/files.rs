@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use linux::{file, programs, sparse};
+use linux::{file, overlay, sparse};
 
 use super::names::{BASE, COW, OVERLAY, RAW};
 use super::{Error, io_error};
@@ -48,7 +48,7 @@ pub(super) fn overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, E
     }
     let base = link_base(image, dir)?;
     let path = dir.join(OVERLAY);
-    programs::create_overlay(&base, &path, bytes).map_err(io_error("create the overlay", &path))?;
+    overlay::create(&base, &path, bytes).map_err(io_error("create the overlay", &path))?;
     Ok(path)
 }
 

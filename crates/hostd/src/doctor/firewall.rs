@@ -177,7 +177,7 @@ mod tests {
             .collect();
         netns::create(&name).unwrap();
         let found = netns::enter(&name, move || {
-            nft::apply(rules)?;
+            testkit::nft::apply(rules)?;
             crate::network::host_rules(crate::network::Six::On, &[], &BTreeSet::new()).commit()?;
             look(family)
         });

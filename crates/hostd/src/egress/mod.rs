@@ -30,8 +30,9 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use linux::netns;
 use linux::nflog::Destination;
-use linux::{netns, nft};
+use linux::nft::Transaction;
 use model::NetworkSpec;
 use model::network::{Access, Bandwidth};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -136,12 +137,12 @@ impl Egress {
         log: Arc<Log>,
     ) -> Result<Self, String> {
         let bandwidth = spec.bandwidth;
-        // That it is made with these rules already saves the start of a program.
+        // It was made with these rules already.
         let is_ruled =
             ground.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
         let rules = (!is_ruled).then(|| policy::rules(&spec, &[]));
         let opened = ground.within(move || {
-            rules.map_or(Ok(()), |rules| nft::apply(&rules))?;
+            rules.map_or(Ok(()), Transaction::commit)?;
             // One of an agent of before has another limit, or none.
             limit_namespace(ground.connections)?;
             ground.limit(bandwidth)?;
@@ -258,8 +259,8 @@ impl Gate {
         self.pins.lock()
     }
 
-    async fn apply(&self, ruleset: String) -> Result<(), String> {
-        self.ground.within(move || nft::apply(&ruleset)).await
+    async fn apply(&self, rules: Transaction) -> Result<(), String> {
+        self.ground.within(move || rules.commit()).await
     }
 
     async fn limit(&self, own: Bandwidth) -> Result<(), String> {

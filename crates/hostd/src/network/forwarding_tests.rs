@@ -291,7 +291,7 @@ fn flushed_rules_hold_again() {
     let path = Path::make();
     let restored = netns::enter(&path.host, || {
         assert!(!restore_rules(OFF, LIMIT, &[])?);
-        nft::apply("flush ruleset")?;
+        testkit::nft::apply("flush ruleset")?;
         assert!(restore_rules(OFF, LIMIT, &[])?);
         assert!(
             nft::chain_exists(rules::HOST, "prerouting")?

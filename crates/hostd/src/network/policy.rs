@@ -18,87 +18,105 @@
 //! The table is for IPv4 and IPv6 alike, also in a network that has no IPv6. Sets are of one of
 //! them: each has a twin.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use linux::nft::{Family, Transaction};
+use linux::nft::{ESTABLISHED, Family, Hook, RELATED, Rule, Table, Transaction};
 use model::network::{Bandwidth, FLOOR, FLOOR6, NetworkSpec};
 use sha2::{Digest, Sha256};
 
 use super::plan::TAP;
-use super::rules::TAKEN_IN;
+use super::rules::{TAKEN_IN, append_chain};
 
 /// Name of the table.
 pub const POLICY_TABLE: &str = "wrenn_policy";
+const POLICY: Table = (Family::Inet, POLICY_TABLE);
+/// An agent of before had a table for IPv4 alone.
+const POLICY_OF_BEFORE: Table = (Family::Ip, POLICY_TABLE);
 /// TCP and UDP ports of our resolver and proxy, on the gateway's address.
 pub const DNS_PORT: u16 = 53;
 pub const PROXY_PORT: u16 = 15_001;
 /// Where refused packets are logged to.
 pub const LOG_GROUP: u16 = 1;
 /// Addresses that names may have at one time, of IPv4 and of IPv6 each.
-pub const MAX_PINNED: usize = 8192;
+pub const MAX_PINNED: u32 = 8192;
 
-/// The table for these rules. `pinned` are addresses that names have, and for how long.
+/// Sets of the table, of IPv4 and of IPv6.
+const NEVER: [&str; 2] = ["never", "never6"];
+const ALLOWED: [&str; 2] = ["allowed", "allowed6"];
+const DENIED: [&str; 2] = ["denied", "denied6"];
+const PINNED: [&str; 2] = ["pinned", "pinned6"];
+/// Chains to which rules lead.
+const PASS: &str = "pass";
+const REFUSE: &str = "refuse";
+
+/// Priorities of hooks (nft(8)): `mangle`, and just before `dstnat` and `filter`.
+const MANGLE: i32 = -150;
+const BEFORE_DSTNAT: i32 = -101;
+const BEFORE_FILTER: i32 = -1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
+const DNS_OVER_TLS: u16 = 853;
+/// Refused packets that are logged, a second and at once.
+const LOG_RATE: u64 = 20;
+const LOG_BURST: u32 = 40;
+/// Bytes of each: its headers.
+const LOG_BYTES: u32 = 64;
+
+/// Returns the table for these rules, which replaces the one that is there. `pinned` are addresses
+/// that names have, and for how long.
 #[must_use]
-pub fn rules(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> String {
+pub fn rules(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> Transaction {
+    let table = [POLICY_OF_BEFORE, POLICY]
+        .into_iter()
+        .fold(Transaction::new(), |changes, table| {
+            changes.table(table).delete_table(table)
+        })
+        .table(POLICY);
     let mark = mark(spec);
-    let sets = sets(spec, pinned);
-    let (proxied, redirect) = if spec.has_names() {
-        proxy()
-    } else {
-        Default::default()
-    };
-    let last = last_rules(spec);
-    // An agent of before had a table for IPv4 alone.
-    format!(
-        "table ip {POLICY_TABLE} {{ }}
-delete table ip {POLICY_TABLE}
-table inet {POLICY_TABLE} {{ }}
-delete table inet {POLICY_TABLE}
-table inet {POLICY_TABLE} {{
-{sets}
-  chain taken_in {{
-    type filter hook prerouting priority mangle; policy accept;
-    iifname != \"{TAP}\" accept
-    udp dport 53 meta mark set {TAKEN_IN}
-    tcp dport 53 meta mark set {TAKEN_IN}
-    {proxied}
-  }}
-  chain prerouting {{
-    type nat hook prerouting priority dstnat - 1; policy accept;
-    iifname != \"{TAP}\" accept
-    udp dport 53 redirect to :{DNS_PORT}
-    tcp dport 53 redirect to :{DNS_PORT}
-    {redirect}
-  }}
-  chain pass {{
-    ct mark set {mark} accept
-  }}
-  chain refuse {{
-    limit rate 20/second burst 40 packets log group {LOG_GROUP} snaplen 64
-    meta l4proto tcp reject with tcp reset
-    reject with icmpx type admin-prohibited
-  }}
-  chain forward {{
-    type filter hook forward priority filter - 1; policy accept;
-    iifname != \"{TAP}\" accept
-    ct direction reply accept
-    {never}
-    ct state established,related ct mark {mark} accept
-    ct state related drop
-    {allowed}
-    {last}
-  }}
-}}
-",
-        never = to_set("never", "goto refuse"),
-        allowed = to_set("allowed", "goto pass"),
-    )
+    let table = [PASS, REFUSE]
+        .into_iter()
+        .fold(sets(table, spec, pinned), |table, chain| {
+            table.inner_chain(POLICY, chain)
+        });
+    let pass = Rule::new().set_ct_mark(mark).accept();
+    let table = refusals()
+        .iter()
+        .fold(table.rule(POLICY, PASS, &pass), |table, rule| {
+            table.rule(POLICY, REFUSE, rule)
+        });
+    let has_names = spec.has_names();
+    [
+        (
+            "taken_in",
+            Hook::filter(Hook::PREROUTING, MANGLE),
+            marks(has_names),
+        ),
+        (
+            "prerouting",
+            Hook {
+                priority: BEFORE_DSTNAT,
+                ..Hook::nat(Hook::PREROUTING)
+            },
+            redirections(has_names),
+        ),
+        (
+            "forward",
+            Hook::filter(Hook::FORWARD, BEFORE_FILTER),
+            decisions(spec, mark),
+        ),
+    ]
+    .into_iter()
+    .fold(table, |table, (name, hook, rules)| {
+        append_chain(table, POLICY, name, hook, &rules)
+    })
 }
 
-/// The sets of both families.
-fn sets(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> String {
+/// Adds the sets of both families.
+fn sets(table: Transaction, spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> Transaction {
     let denied = if spec.is_closed() {
         Vec::new()
     } else {
@@ -109,92 +127,150 @@ fn sets(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> String {
         .into_iter()
         .chain(FLOOR6.map(IpNet::V6))
         .collect();
-    let mut text = String::new();
-    for (name, nets) in [
-        ("never", floor),
-        ("allowed", spec.allowed_nets()),
-        ("denied", denied),
-    ] {
-        let ranges = nets.iter().map(|net| (net.addr().is_ipv4(), range(*net)));
-        text += &twins(name, "flags interval;", ranges);
+    let table = [
+        (NEVER, floor),
+        (ALLOWED, spec.allowed_nets()),
+        (DENIED, denied),
+    ]
+    .into_iter()
+    .fold(table, |table, ([name, name6], nets)| {
+        let (nets, nets6) = by_family(&nets);
+        table
+            .networks4(POLICY, name, &nets)
+            .networks6(POLICY, name6, &nets6)
+    });
+    let (pinned, pinned6) = pinned_by_family(pinned);
+    table
+        .addresses4(POLICY, PINNED[0], MAX_PINNED)
+        .addresses6(POLICY, PINNED[1], MAX_PINNED)
+        .add_addresses(POLICY, PINNED[0], &pinned)
+        .add_addresses(POLICY, PINNED[1], &pinned6)
+}
+
+type Nets<A> = Vec<(A, u8)>;
+
+fn by_family(nets: &[IpNet]) -> (Nets<Ipv4Addr>, Nets<Ipv6Addr>) {
+    let mut nets4 = Vec::new();
+    let mut nets6 = Vec::new();
+    for net in nets {
+        match net {
+            IpNet::V4(net) => nets4.push((net.network(), net.prefix_len())),
+            IpNet::V6(net) => nets6.push((net.network(), net.prefix_len())),
+        }
     }
-    let addresses = pinned
+    (nets4, nets6)
+}
+
+type Pinned = Vec<(IpAddr, Duration)>;
+
+fn pinned_by_family(pinned: &[(IpAddr, Duration)]) -> (Pinned, Pinned) {
+    pinned
         .iter()
-        .map(|entry| (entry.0.is_ipv4(), element(entry)));
-    text + &twins(
-        "pinned",
-        &format!("flags timeout; size {MAX_PINNED};"),
-        addresses,
-    )
+        .copied()
+        .partition(|(address, _)| address.is_ipv4())
 }
 
-/// What becomes of packets to an address of a set.
-fn to_set(name: &str, verdict: &str) -> String {
-    format!("ip daddr @{name} {verdict}\n    ip6 daddr @{name}6 {verdict}")
+/// Returns a rule of each family about packets to an address of a set.
+fn to_set([name, name6]: [&'static str; 2], verdict: impl Fn(Rule) -> Rule) -> [Rule; 2] {
+    [
+        verdict(Rule::new().ipv4().daddr_within(name)),
+        verdict(Rule::new().ipv6().daddr6_within(name6)),
+    ]
 }
 
-/// Marks of what goes through the proxy, and where it goes instead.
-fn proxy() -> (String, String) {
-    let mark = format!("tcp dport {{ 80, 443 }} meta mark set {TAKEN_IN}");
-    let by_address = [to_set("never", "accept"), to_set("allowed", "accept")].join("\n    ");
-    (
-        mark,
-        format!("{by_address}\n    tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}"),
-    )
+/// Returns the marks of packets that are redirected to resolver and proxy.
+fn marks(has_names: bool) -> Vec<Rule> {
+    let dns = [(UDP, DNS_PORT), (TCP, DNS_PORT)];
+    let proxied = [(TCP, HTTP), (TCP, HTTPS)];
+    let proxied = if has_names { &proxied[..] } else { &[] };
+    dns.iter()
+        .chain(proxied)
+        .map(|(protocol, port)| {
+            Rule::new()
+                .iif(TAP)
+                .dport(*protocol, *port)
+                .set_mark(TAKEN_IN)
+        })
+        .collect()
 }
 
-/// For what is neither allowed by its address nor out of reach.
-fn last_rules(spec: &NetworkSpec) -> String {
-    match (spec.has_names(), spec.is_closed()) {
-        // These must come through the proxy, and a name has an address of the resolver's only.
-        (true, _) => format!(
-            "tcp dport {{ 80, 443, 853 }} goto refuse\n    udp dport {{ 443, 853 }} goto refuse\n    {}\n    goto refuse",
-            to_set("pinned", "goto pass")
-        ),
-        (false, true) => "goto refuse".to_owned(),
-        (false, false) => format!("{}\n    goto pass", to_set("denied", "goto refuse")),
+/// Returns the rules that redirect to resolver and proxy. What is decided by its address alone goes
+/// past the proxy.
+fn redirections(has_names: bool) -> Vec<Rule> {
+    let redirect = |protocol, from, to| Rule::new().dport(protocol, from).redirect(to);
+    let mut rules = vec![
+        Rule::new().iif_not(TAP).accept(),
+        redirect(UDP, 53, DNS_PORT),
+        redirect(TCP, 53, DNS_PORT),
+    ];
+    if has_names {
+        rules.extend(to_set(NEVER, Rule::accept));
+        rules.extend(to_set(ALLOWED, Rule::accept));
+        rules.push(redirect(TCP, HTTP, PROXY_PORT));
+        rules.push(redirect(TCP, HTTPS, PROXY_PORT));
     }
+    rules
+}
+
+/// Returns what becomes of a packet that is refused: it is logged, and its sender is told.
+fn refusals() -> [Rule; 3] {
+    [
+        Rule::new()
+            .limit_per_second(LOG_RATE, LOG_BURST)
+            .log(LOG_GROUP, LOG_BYTES),
+        Rule::new().l4(TCP).reject_with_reset(),
+        Rule::new().reject_as_prohibited(),
+    ]
+}
+
+/// Returns the rules that decide about what is forwarded.
+fn decisions(spec: &NetworkSpec, mark: u32) -> Vec<Rule> {
+    let pass = |rule: Rule| rule.goto(PASS);
+    let refuse = |rule: Rule| rule.goto(REFUSE);
+    let mut rules = vec![
+        Rule::new().iif_not(TAP).accept(),
+        Rule::new().ct_reply().accept(),
+    ];
+    rules.extend(to_set(NEVER, refuse));
+    rules.extend([
+        Rule::new()
+            .ct_state(ESTABLISHED | RELATED)
+            .ct_mark(mark)
+            .accept(),
+        Rule::new().ct_state(RELATED).drop(),
+    ]);
+    rules.extend(to_set(ALLOWED, pass));
+    // What is neither allowed by its address nor out of reach.
+    match (spec.has_names(), spec.is_closed()) {
+        (true, _) => {
+            // These must come through the proxy, and a name has an address of the resolver's only.
+            let named = [
+                (TCP, HTTP),
+                (TCP, HTTPS),
+                (TCP, DNS_OVER_TLS),
+                (UDP, HTTPS),
+                (UDP, DNS_OVER_TLS),
+            ];
+            rules.extend(named.map(|(protocol, port)| refuse(Rule::new().dport(protocol, port))));
+            rules.extend(to_set(PINNED, pass));
+            rules.push(refuse(Rule::new()));
+        }
+        (false, true) => rules.push(refuse(Rule::new())),
+        (false, false) => {
+            rules.extend(to_set(DENIED, refuse));
+            rules.push(pass(Rule::new()));
+        }
+    }
+    rules
 }
 
 /// Adds addresses of names to the table, or lets them stay for longer.
 #[must_use]
 pub fn pin(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
-    let (four, six): (Vec<_>, Vec<_>) = pinned
-        .iter()
-        .copied()
-        .partition(|(address, _)| address.is_ipv4());
-    let table = (Family::Inet, POLICY_TABLE);
+    let (pinned, pinned6) = pinned_by_family(pinned);
     changes
-        .hold_addresses(table, "pinned", &four)
-        .hold_addresses(table, "pinned6", &six)
-}
-
-fn element((address, lifetime): &(IpAddr, Duration)) -> String {
-    format!("{address} timeout {}s", lifetime.as_secs().max(1))
-}
-
-/// nft takes no prefix of length 0 everywhere.
-fn range(net: IpNet) -> String {
-    if net.prefix_len() == 0 {
-        format!("{}-{}", net.network(), net.broadcast())
-    } else {
-        net.to_string()
-    }
-}
-
-/// A set of IPv4 and, with a 6 at the end of its name, one of IPv6, with those of the elements that
-/// are theirs.
-fn twins(name: &str, about: &str, elements: impl Iterator<Item = (bool, String)>) -> String {
-    let (four, six): (Vec<_>, Vec<_>) = elements.partition(|(is_ipv4, _)| *is_ipv4);
-    let set = |name: &str, kind: &str, elements: Vec<(bool, String)>| {
-        let elements: Vec<String> = elements.into_iter().map(|(_, element)| element).collect();
-        let elements = match elements.is_empty() {
-            true => String::new(),
-            false => format!("    elements = {{ {} }}\n", elements.join(", ")),
-        };
-        format!("  set {name} {{\n    type {kind}; {about}\n{elements}  }}\n")
-    };
-    set(name, "ipv4_addr", four) + &set(&format!("{name}6"), "ipv6_addr", six)
+        .hold_addresses(POLICY, PINNED[0], &pinned)
+        .hold_addresses(POLICY, PINNED[1], &pinned6)
 }
 
 /// Stands for the rules, also after a restart of the agent. Never 0, which is no mark.
@@ -206,8 +282,6 @@ fn mark(spec: &NetworkSpec) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use linux::nft;
-
     use super::*;
 
     fn spec(allow: &[&str], deny: &[&str], allow_internet: bool) -> NetworkSpec {
@@ -220,40 +294,93 @@ mod tests {
         NetworkSpec::parse(&list(allow), &list(deny), allow_internet).unwrap()
     }
 
-    /// The real nft reads them, in a namespace of their own.
+    /// In a namespace of their own; the kernel's list of them as nft(8) prints it.
     #[test]
-    fn nft_accepts_the_rules_in_the_place_of_others() {
+    fn kernel_takes_rules_that_replace_others() {
         let name = format!("wtest-policy-{}", std::process::id());
         linux::netns::create(&name).unwrap();
-        let applied = linux::netns::enter(&name, || {
+        let listed = linux::netns::enter(&name, || {
             let pinned = ["8.8.8.8", "2001:4860::8888"]
                 .map(|one| (one.parse().unwrap(), Duration::from_secs(300)));
-            linux::nft::apply(&format!(
-                "table ip {POLICY_TABLE} {{ chain of_before {{ }}; }}"
-            ))?;
-            linux::nft::apply(&rules(&NetworkSpec::default(), &[]))?;
-            linux::nft::apply(&rules(
-                &spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true),
-                &pinned,
-            ))?;
-            pin(Transaction::new(), &pinned).commit()?;
-            linux::nft::apply(&rules(
-                &spec(&["1.1.1.1", "1.1.1.0/24"], &["0.0.0.0/0"], false),
-                &[],
-            ))?;
-            linux::nft::apply(&rules(&spec(&[], &["9.0.0.0/8", "9.9.9.9"], true), &[]))?;
-            linux::nft::apply(&rules(
-                &spec(&["::/0", "0.0.0.0/0"], &["2606::/16", "2606::1"], true),
-                &pinned,
-            ))?;
-            let of_before = nft::Transaction::new()
-                .delete_table((nft::Family::Ip, POLICY_TABLE))
-                .commit();
+            Transaction::new().table(POLICY_OF_BEFORE).commit()?;
+            let specs = [
+                NetworkSpec::default(),
+                spec(&["1.1.1.1", "1.1.1.0/24"], &["0.0.0.0/0"], false),
+                spec(&[], &["9.0.0.0/8", "9.9.9.9"], true),
+                spec(&["::/0", "0.0.0.0/0"], &["2606::/16", "2606::1"], true),
+                spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true),
+            ];
+            let listed = specs.map(|spec| {
+                rules(&spec, &pinned).commit().unwrap();
+                pin(Transaction::new(), &pinned).commit().unwrap();
+                testkit::nft::list().unwrap()
+            });
+            let of_before = Transaction::new().delete_table(POLICY_OF_BEFORE).commit();
             assert_eq!(of_before.unwrap_err().kind(), std::io::ErrorKind::NotFound);
-            Ok(())
+            Ok(listed)
         });
         linux::netns::remove(&name).unwrap();
-        applied.unwrap();
+        let [open, closed, denied, all, named] = listed.unwrap();
+        for (list, parts) in [
+            (
+                &open,
+                &["udp dport 53 redirect to :53", "goto pass } }"][..],
+            ),
+            (&closed, &["elements = { 1.1.1.0/24 }", "goto refuse } }"]),
+            (
+                &denied,
+                &["elements = { 9.0.0.0/8 }", "ip daddr @denied goto refuse"],
+            ),
+            (&all, &["elements = { 0.0.0.0/0 }", "2606::/16"]),
+            (
+                &named,
+                &[
+                    "tcp dport 443 redirect to :15001",
+                    "iifname \"tap0\" tcp dport 80 meta mark set 0x00000077",
+                    "limit rate 20/second burst 40 packets log group 1 snaplen 64",
+                    "meta l4proto tcp reject with tcp reset",
+                    "reject with icmpx admin-prohibited",
+                    "ct direction reply accept",
+                    "udp dport 853 goto refuse",
+                    "ip daddr @pinned goto pass ip6 daddr @pinned6 goto pass goto refuse",
+                    "8.8.8.8 timeout 5m",
+                    "type nat hook prerouting priority dstnat - 1; policy accept;",
+                    "type filter hook forward priority filter - 1; policy accept;",
+                ],
+            ),
+        ] {
+            for part in parts {
+                assert!(list.contains(part), "{part:?} is not in {list}");
+            }
+        }
+    }
+
+    /// As many names and networks as rules may have, at once.
+    #[test]
+    fn largest_rules_fit_one_transaction() {
+        let name = format!("wtest-largest-{}", std::process::id());
+        linux::netns::create(&name).unwrap();
+        let done = linux::netns::enter(&name, || {
+            // Every second network, so that none of them merge.
+            let nets: Vec<String> = (0..NetworkSpec::MAX_ENTRIES)
+                .map(|n| format!("{}.{}.0.0/16", 11 + n / 128, n % 128 * 2))
+                .collect();
+            let nets: Vec<&str> = nets.iter().map(String::as_str).collect();
+            let mut allowed = nets.clone();
+            allowed[0] = "a.com";
+            let pinned: Vec<(IpAddr, Duration)> = (0..MAX_PINNED)
+                .flat_map(|n| {
+                    let four = Ipv4Addr::from_bits(0x1000_0000 + n);
+                    let six = Ipv6Addr::from_bits((0x2606 << 112) + u128::from(n));
+                    [IpAddr::V4(four), six.into()]
+                })
+                .map(|address| (address, Duration::from_secs(300)))
+                .collect();
+            rules(&spec(&allowed, &nets, true), &pinned).commit()?;
+            pin(Transaction::new(), &pinned[..2048]).commit()
+        });
+        linux::netns::remove(&name).unwrap();
+        done.unwrap();
     }
 
     #[test]

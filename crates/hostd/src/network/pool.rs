@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use linux::{link, netns, nft};
+use linux::{link, netns};
 use model::NetworkSpec;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -119,7 +119,7 @@ impl Networks {
 
 fn govern(slot: Slot) -> Result<(), Error> {
     let ruled = netns::enter(&slot.netns(), || {
-        nft::apply(&policy::rules(&NetworkSpec::default(), &[]))
+        policy::rules(&NetworkSpec::default(), &[]).commit()
     });
     ruled.map_err(|source| Error::Slot {
         action: "set the rules",

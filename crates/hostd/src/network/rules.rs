@@ -82,8 +82,8 @@ pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
         .table(HOST)
         .delete_table(HOST)
         .table(HOST)
-        .networks(HOST, SET, &not_public)
-        .networks(HOST, SET6, &not_public6(near));
+        .networks4(HOST, SET, &not_public)
+        .networks6(HOST, SET6, &not_public6(near));
     [
         (
             "prerouting",
@@ -108,7 +108,7 @@ pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
     ]
     .into_iter()
     .fold(table, |table, (name, hook, rules)| {
-        chain(table, HOST, name, hook, &rules)
+        append_chain(table, HOST, name, hook, &rules)
     })
 }
 
@@ -245,7 +245,7 @@ pub fn namespace(slot: Slot, six: Six) -> Transaction {
     ]
     .into_iter()
     .fold(frames().table(NAMESPACE), |tables, (name, hook, rules)| {
-        chain(tables, NAMESPACE, name, hook, rules)
+        append_chain(tables, NAMESPACE, name, hook, rules)
     });
     if six.is_on() {
         namespace6(tables, slot)
@@ -269,7 +269,7 @@ fn frames() -> Transaction {
             .arp(GUEST_MAC, GUEST_IP, GATEWAY_IP)
             .accept(),
     ];
-    chain(
+    append_chain(
         Transaction::new().table(FRAMES),
         FRAMES,
         "guest",
@@ -321,7 +321,7 @@ fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
     .into_iter()
     .fold(
         tables.rule(FRAMES, "guest", &own).table(NAMESPACE6),
-        |tables, (name, hook, rules)| chain(tables, NAMESPACE6, name, hook, rules),
+        |tables, (name, hook, rules)| append_chain(tables, NAMESPACE6, name, hook, rules),
     )
 }
 
@@ -341,7 +341,8 @@ fn input(icmp: u8) -> [Rule; 4] {
     ]
 }
 
-fn chain(
+/// Makes a chain with these rules.
+pub(super) fn append_chain(
     changes: Transaction,
     table: Table,
     name: &str,

@@ -146,15 +146,7 @@ impl Agent {
 
     /// Ends it in order.
     pub async fn stop(&mut self) {
-        let pid = Pid::from_raw(
-            self.child
-                .as_ref()
-                .unwrap()
-                .id()
-                .unwrap()
-                .try_into()
-                .unwrap(),
-        );
+        let pid = Pid::from_raw(self.pid().try_into().unwrap());
         kill(pid, Signal::SIGTERM).unwrap();
         assert!(self.died().await.success());
     }
@@ -162,6 +154,10 @@ impl Agent {
     pub async fn kill_nine(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().await.unwrap();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id().unwrap()
     }
 
     pub fn port(&self) -> u16 {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use host_rpc as rpc;
-use linux::{nft, sysctl};
+use linux::sysctl;
 use model::SandboxId;
 
 use crate::agent::Agent;
@@ -126,7 +126,7 @@ fn rules_of_others_are_left_alone_and_ours_go() {
     let world = World::make("rules");
     world.run(async || {
         sysctl::set("net/ipv4/ip_forward", "0").unwrap();
-        nft::apply(OTHERS).unwrap();
+        testkit::nft::apply(OTHERS).unwrap();
         let before = listed().unwrap();
         std::fs::create_dir_all("/run/wrenn").unwrap();
         let run = tempfile::tempdir().unwrap();

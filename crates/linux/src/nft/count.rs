@@ -10,7 +10,7 @@ use super::rule::{NEW, Rule, Step};
 /// passed.
 const CONFIRMED: u32 = 1 << 3;
 /// Register that everything is loaded into.
-const REGISTER: u32 = 1;
+pub(super) const REGISTER: u32 = 1;
 const TCP: u8 = 6;
 
 impl Rule {
@@ -176,7 +176,7 @@ fn connlimit(count: u32) -> Vec<u8> {
 
 /// One attribute of netlink: its length, its kind, and its value, filled up to a multiple of four
 /// bytes.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut bytes = [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat();
     bytes.resize(bytes.len().next_multiple_of(4), 0);

@@ -119,6 +119,12 @@ impl Rule {
         self.ask(Step::Meta(MetaKeys::Iifname), CmpOps::Eq, link(name))
     }
 
+    /// Comes in on another link, or is of this host.
+    #[must_use]
+    pub fn iif_not(self, name: &str) -> Self {
+        self.ask(Step::Meta(MetaKeys::Iifname), CmpOps::Neq, link(name))
+    }
+
     /// Goes out on this link; as [`Rule::iif`].
     #[must_use]
     pub fn oif(self, name: &str) -> Self {

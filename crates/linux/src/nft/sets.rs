@@ -6,7 +6,7 @@ use std::time::Duration;
 use netlink_bindings::nftables::{PushSetelemListAttrs, SetFlags};
 use netlink_bindings::utils::Pusher;
 
-use super::transaction::{BOUNDS, Table, Transaction, header};
+use super::transaction::{BOUNDS, IPV4_ADDR, IPV6_ADDR, Table, Transaction, header};
 
 /// nft(8)'s number of the type `iface_index`, by which it lists a set as such.
 const IFACE_INDEX: u32 = 20;
@@ -29,6 +29,53 @@ impl Transaction {
             .push_id(IFACE_INDEX)
             .nested_desc()
             .push_size(most);
+        self
+    }
+
+    /// Makes a set of at most `most` IPv4 addresses that go after a time.
+    #[must_use]
+    pub fn addresses4(self, table: Table, name: &str, most: u32) -> Self {
+        self.addresses(table, name, (IPV4_ADDR, 4), most)
+    }
+
+    /// Makes a set of IPv6 addresses, as [`Transaction::addresses4`].
+    #[must_use]
+    pub fn addresses6(self, table: Table, name: &str, most: u32) -> Self {
+        self.addresses(table, name, (IPV6_ADDR, 16), most)
+    }
+
+    fn addresses(
+        mut self,
+        (family, table): Table,
+        name: &str,
+        (kind, len): (u32, u32),
+        most: u32,
+    ) -> Self {
+        let request = self.change().set_create().op_newset_do(&header(family));
+        request
+            .into_encoder()
+            .push_table_bytes(table.as_bytes())
+            .push_name_bytes(name.as_bytes())
+            .push_flags(SetFlags::Timeout as u32)
+            .push_key_type(kind)
+            .push_key_len(len)
+            .push_id(kind)
+            .nested_desc()
+            .push_size(most);
+        self
+    }
+
+    /// Adds addresses to a set that has none of them, for so long.
+    #[must_use]
+    pub fn add_addresses(mut self, table: Table, set: &str, held: &[(IpAddr, Duration)]) -> Self {
+        // The length of all elements of a change has 16 bits.
+        for held in held.chunks(BOUNDS) {
+            let request = self
+                .change()
+                .set_create()
+                .op_newsetelem_do(&header(table.0));
+            push_addresses(request.into_encoder(), table, set, held, true);
+        }
         self
     }
 

@@ -2,8 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::transaction::MOST_CHANGES;
 use super::*;
-use crate::{link, netns, tap};
+use crate::{link, netns, programs, tap};
 
 const TABLE: Table = (Family::Inet, "wtest");
 
@@ -28,18 +29,6 @@ fn inside<T: Send + 'static>(
     let done = netns::enter(&name, work);
     netns::remove(&name).unwrap();
     done.unwrap()
-}
-
-#[test]
-fn text_applies_whole_or_not_at_all() {
-    inside("text", || {
-        apply("table inet a { chain c { type filter hook input priority 0; }; }")?;
-        let refused = apply("table inet b { }\nnonsense\n").unwrap_err();
-        assert!(refused.to_string().contains("nft refused"), "{refused}");
-        apply("delete table inet a")?;
-        assert!(apply("delete table inet b").is_err());
-        Ok(())
-    });
 }
 
 #[test]
@@ -146,13 +135,13 @@ fn every_question_is_what_nft_reads_it_as() {
             (Ipv4Addr::new(240, 0, 0, 0), 4),
         ];
         let one = (Ipv4Addr::new(10, 0, 0, 0), 8);
-        let changes = Transaction::new().table(TABLE).networks(
+        let changes = Transaction::new().table(TABLE).networks4(
             TABLE,
             "some",
             &[one, networks[0], networks[1]],
         );
         let of = |first: u16, prefix| (Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), prefix);
-        let changes = changes.networks(
+        let changes = changes.networks6(
             TABLE,
             "more",
             &[of(0x8000, 1), of(0, 3), of(0x4000, 2), of(0x2002, 16)],
@@ -289,12 +278,11 @@ fn counted_connections_are_what_nft_reads_them_as() {
 #[test]
 fn held_addresses_get_a_new_time() {
     let list = inside("held", || {
-        let set = |name, kind| format!("set {name} {{ type {kind}; flags timeout; }};");
-        apply(&format!(
-            "table inet wtest {{ {} {} }}",
-            set("held", "ipv4_addr"),
-            set("held6", "ipv6_addr")
-        ))?;
+        Transaction::new()
+            .table(TABLE)
+            .addresses4(TABLE, "held", 5000)
+            .addresses6(TABLE, "held6", 5000)
+            .commit()?;
         let seconds = |seconds| std::time::Duration::from_secs(seconds);
         let four = |last, time| (Ipv4Addr::new(8, 8, 8, last).into(), seconds(time));
         let changes =
@@ -324,8 +312,52 @@ fn held_addresses_get_a_new_time() {
 }
 
 #[test]
+fn refusals_and_marks_are_what_nft_reads() {
+    let list = inside("actions", || {
+        let nat = Hook::nat(Hook::PREROUTING);
+        Transaction::new()
+            .table(TABLE)
+            .chain(TABLE, "n", nat)
+            .rule(TABLE, "n", &Rule::new().iif_not("tap0").accept())
+            .rule(TABLE, "n", &Rule::new().dport(17, 53).redirect(5353))
+            .chain(TABLE, "f", Hook::filter(Hook::FORWARD, 0))
+            .rule(TABLE, "f", &Rule::new().ct_reply().accept())
+            .rule(TABLE, "f", &Rule::new().ct_mark(7).accept())
+            .rule(TABLE, "f", &Rule::new().set_ct_mark(8).accept())
+            .rule(TABLE, "f", &Rule::new().dport(6, 80).set_mark(9))
+            .rule(TABLE, "f", &Rule::new().l4(6).reject_with_reset())
+            .rule(TABLE, "f", &Rule::new().reject_as_prohibited())
+            .commit()?;
+        listed()
+    });
+    let expected = "iifname != \"tap0\" accept udp dport 53 redirect to :5353 } chain f { \
+        type filter hook forward priority filter; policy accept; ct direction reply accept \
+        ct mark 0x00000007 accept ct mark set 0x00000008 accept \
+        tcp dport 80 meta mark set 0x00000009 meta l4proto tcp reject with tcp reset \
+        reject with icmpx admin-prohibited";
+    assert!(list.contains(expected), "{list}\n has not\n{expected}");
+}
+
+/// Whatever their number, all answers of the kernel are waited for: the last change is refused.
+#[test]
+fn refusal_of_last_change_is_seen() {
+    inside("length", || {
+        for changes in 58..=132 {
+            let made = (1..changes).fold(Transaction::new(), |made, _| made.table(TABLE));
+            let refused = made.delete_table((Family::Ip, "none")).commit();
+            assert_eq!(
+                refused.unwrap_err().kind(),
+                io::ErrorKind::NotFound,
+                "{changes} changes"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_transaction_that_is_too_long_is_refused_before_it_is_sent() {
-    let many = (0..70).fold(Transaction::new(), |changes, _| changes.table(TABLE));
+    let many = (0..=MOST_CHANGES).fold(Transaction::new(), |changes, _| changes.table(TABLE));
     assert_eq!(
         many.commit().unwrap_err().kind(),
         io::ErrorKind::InvalidInput

@@ -9,14 +9,17 @@ use netlink_bindings::nftables::{
     VerdictCode,
 };
 use netlink_bindings::utils::{Pusher, RequestBuf, finalize_nested_header, push_nested_header};
-use netlink_socket2::{NetlinkSocket, ReplyError};
 
 use super::rule::{NFPROTO_IPV6, NatKind, Rule, Step};
+use super::send;
 
 /// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h): whom a batch is for.
 const SUBSYSTEM: u16 = 10;
-/// The library keeps account of at most 63 answers in one word, with those of the batch's ends.
-const MOST_CHANGES: u32 = 61;
+/// Changes in one batch: each answer of the kernel takes some 1 KiB of the socket's buffer, which
+/// has 208 KiB (net.core.rmem_default).
+pub(super) const MOST_CHANGES: u32 = 150;
+/// Number of the message that begins a batch; its changes have those that follow.
+const FIRST: u32 = 1;
 /// Where networks begin and end, in one change: an address of IPv6 and what is said of it have some
 /// 40 bytes.
 pub(super) const BOUNDS: usize = 1024;
@@ -26,8 +29,8 @@ const NAT_DNAT: u32 = 1;
 /// `NFT_SET_ELEM_INTERVAL_END`: the element is the first after an interval.
 const INTERVAL_END: u32 = 1;
 /// nft(8)'s numbers of the types `ipv4_addr` and `ipv6_addr`, by which it lists a set as such.
-const IPV4_ADDR: u32 = 7;
-const IPV6_ADDR: u32 = 8;
+pub(super) const IPV4_ADDR: u32 = 7;
+pub(super) const IPV6_ADDR: u32 = 8;
 /// `NFTA_EXPR_DATA`: what an expression is about.
 const EXPRESSION_DATA: u16 = 2;
 
@@ -131,7 +134,7 @@ impl Default for Transaction {
 impl Transaction {
     #[must_use]
     pub fn new() -> Self {
-        let mut batch = Chained::new(1);
+        let mut batch = Chained::new(FIRST);
         batch.request().op_batch_begin_do(&batch_header());
         Self { batch, changes: 0 }
     }
@@ -157,24 +160,27 @@ impl Transaction {
         self
     }
 
-    /// Makes a set of networks, all of IPv4 or all of IPv6, which may touch but not overlap.
+    /// Makes a set of IPv4 networks, which may touch but not overlap.
     #[must_use]
-    pub fn networks<A: Into<IpAddr> + Copy>(
+    pub fn networks4(self, table: Table, name: &str, networks: &[(Ipv4Addr, u8)]) -> Self {
+        let bounds = bounds(networks, false);
+        self.networks(table, name, (IPV4_ADDR, 4), &bounds)
+    }
+
+    /// Makes a set of IPv6 networks, as [`Transaction::networks4`].
+    #[must_use]
+    pub fn networks6(self, table: Table, name: &str, networks: &[(Ipv6Addr, u8)]) -> Self {
+        let bounds = bounds(networks, true);
+        self.networks(table, name, (IPV6_ADDR, 16), &bounds)
+    }
+
+    fn networks(
         mut self,
         (family, table): Table,
-        name: &'static str,
-        networks: &[(A, u8)],
+        name: &str,
+        (kind, len): (u32, u32),
+        bounds: &[(IpAddr, bool)],
     ) -> Self {
-        let networks: Vec<(IpAddr, u8)> = networks
-            .iter()
-            .map(|(address, prefix)| ((*address).into(), *prefix))
-            .collect();
-        let is_ipv6 = networks.iter().any(|(address, _)| address.is_ipv6());
-        let (kind, len) = if is_ipv6 {
-            (IPV6_ADDR, 16)
-        } else {
-            (IPV4_ADDR, 4)
-        };
         let request = self.change().set_create().op_newset_do(&header(family));
         let flags = SetFlags::Interval as u32 | SetFlags::Constant as u32;
         request
@@ -186,7 +192,7 @@ impl Transaction {
             .push_key_len(len)
             .push_id(kind);
         // The length of all elements of a change has 16 bits.
-        for bounds in bounds(&networks, is_ipv6).chunks(BOUNDS) {
+        for bounds in bounds.chunks(BOUNDS) {
             self.elements((family, table), name, bounds);
         }
         self
@@ -277,23 +283,13 @@ impl Transaction {
         }
         self.batch.request().op_batch_end_do(&batch_header());
         let batch = self.batch.finalize();
-        let mut socket = NetlinkSocket::new();
-        let answers = socket.request_chained(&batch)?.recv_all();
-        answers.map_err(|error| refused(&error))
+        send::send(batch.buf(), FIRST + 1..FIRST + 1 + self.changes)
     }
 
     pub(super) fn change(&mut self) -> netlink_bindings::nftables::Request<'_> {
         self.changes += 1;
         self.batch.request()
     }
-}
-
-fn refused(error: &ReplyError) -> io::Error {
-    let code = error.as_io_error();
-    io::Error::new(
-        code.kind(),
-        format!("the kernel refused the nftables rules: {error}"),
-    )
 }
 
 pub(super) fn header(family: Family) -> Nfgenmsg {
@@ -310,7 +306,7 @@ fn batch_header() -> Nfgenmsg {
 
 /// First addresses of networks, and the first ones after them, in order. Where two networks touch
 /// there is none between them, and none after the last address there is.
-fn bounds(networks: &[(IpAddr, u8)], is_ipv6: bool) -> Vec<(IpAddr, bool)> {
+fn bounds<A: Into<IpAddr> + Copy>(networks: &[(A, u8)], is_ipv6: bool) -> Vec<(IpAddr, bool)> {
     let width: u32 = if is_ipv6 { 128 } else { 32 };
     let end_of = |start: u128, prefix: u8| {
         let size = 1_u128.checked_shl(width.saturating_sub(prefix.into()))?;
@@ -321,7 +317,7 @@ fn bounds(networks: &[(IpAddr, u8)], is_ipv6: bool) -> Vec<(IpAddr, bool)> {
     let mut ranges: Vec<(u128, Option<u128>)> = networks
         .iter()
         .map(|(address, prefix)| {
-            let start = bits(*address);
+            let start = bits((*address).into());
             (start, end_of(start, *prefix))
         })
         .collect();

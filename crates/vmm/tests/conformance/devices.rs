@@ -51,7 +51,7 @@ fn an_overlay_takes_the_writes_and_spares_its_base() {
         let before = fs::read(&base).expect("the base");
         let path = lab.root().join("overlay");
         let bytes = fs::metadata(&base).expect("the base").len();
-        linux::programs::create_overlay(&base, &path, bytes)
+        linux::overlay::create(&base, &path, bytes)
             .expect("an overlay; type: apt-get install qemu-utils");
         let disk = Disk {
             path: path.clone(),

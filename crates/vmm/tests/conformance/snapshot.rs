@@ -190,7 +190,7 @@ fn an_overlay_is_whole_when_the_snapshot_is() {
             size_bytes: 4 << 20,
         };
         let path = lab.root().join("overlay");
-        linux::programs::create_overlay(&config.disk.path, &path, 4 << 20).expect("an overlay");
+        linux::overlay::create(&config.disk.path, &path, 4 << 20).expect("an overlay");
         let mut source = lab
             .boot(VmConfig {
                 disk: overlay(&path),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hickory_resolver::proto::rr::RecordType;
 use linux::link::Links;
-use linux::{netns, nft, sysctl};
+use linux::{netns, sysctl};
 use model::NetworkSpec;
 use model::network::Bandwidth;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -315,7 +315,7 @@ impl World {
     /// Returns true if the kernel lets the address through for a name.
     pub(super) fn is_pinned(&self, address: &str) -> bool {
         let element = format!("get element inet {POLICY_TABLE} pinned {{ {address} }}");
-        netns::enter(&self.slot.netns(), move || nft::apply(&element)).is_ok()
+        netns::enter(&self.slot.netns(), move || testkit::nft::apply(&element)).is_ok()
     }
 
     /// Lets the name have another address, and waits until that is what is answered.
@@ -354,11 +354,14 @@ impl World {
         let rules = format!(
             "table ip held {{ chain c {{ type filter hook input priority -10; ip daddr {address} tcp flags syn drop; }}; }}"
         );
-        netns::enter(&self.internet, move || nft::apply(&rules)).unwrap();
+        netns::enter(&self.internet, move || testkit::nft::apply(&rules)).unwrap();
     }
 
     pub(super) async fn let_go(&self) {
-        netns::enter(&self.internet, || nft::apply("delete table ip held")).unwrap();
+        netns::enter(&self.internet, || {
+            testkit::nft::apply("delete table ip held")
+        })
+        .unwrap();
     }
 
     /// Waits until the proxy has begun to connect to the address.

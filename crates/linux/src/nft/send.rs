@@ -1,0 +1,82 @@
+//! Sends a batch of changes and reads the kernel's answers.
+//!
+//! The kernel has worked the whole batch off when the write returns, and its answers are in the
+//! socket by then: one for each change, or the errors that made it undo everything. The library
+//! that encodes the changes has a socket, too, but no way to give it room for more than 208 KiB.
+
+use std::io;
+use std::ops::Range;
+
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBufForce;
+
+/// Bytes of a message's header, of which the first four are its length, two the kind, and four from
+/// the eighth on its number (netlink(7)).
+const HEADER: usize = 16;
+const ERROR: u16 = 2;
+/// A write as long as this fits the buffer that a socket has (net.core.wmem_default).
+const FITS: usize = 128 << 10;
+/// Bytes of answers that are read at a time.
+const ANSWERS: usize = 32 << 10;
+
+/// Sends a batch, in the network namespace of the calling thread; `numbers` are those of its
+/// changes.
+///
+/// # Errors
+/// The first that the kernel refused.
+pub(super) fn send(batch: &[u8], numbers: Range<u32>) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    if batch.len() > FITS {
+        make_room(&socket, batch.len())?;
+    }
+    socket.send(batch, 0)?;
+    let mut missing = numbers.len();
+    let mut buffer = vec![0; ANSWERS];
+    while missing > 0 {
+        // Nothing more comes: that there is no answer is one, too.
+        let length = socket.recv(&mut buffer.as_mut_slice(), 0)?;
+        for (number, code) in answers(&buffer[..length]) {
+            if code != 0 {
+                return Err(refused(number.saturating_sub(numbers.start) + 1, code));
+            }
+            missing -= usize::from(numbers.contains(&number));
+        }
+    }
+    Ok(())
+}
+
+/// Twice as much, since the kernel counts what it needs to keep account of the bytes.
+fn make_room(socket: &Socket, bytes: usize) -> io::Result<()> {
+    setsockopt(socket, SndBufForce, &(2 * bytes)).map_err(io::Error::from)
+}
+
+/// Returns the numbers of the messages that are answered, each with 0 or an error's negative code.
+fn answers(mut bytes: &[u8]) -> Vec<(u32, i32)> {
+    let mut found = Vec::new();
+    while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
+        let [l0, l1, l2, l3, k0, k1, _, _, n0, n1, n2, n3, ..] = *header;
+        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        if let (ERROR, Some(code)) = (u16::from_ne_bytes([k0, k1]), rest.first_chunk::<4>()) {
+            found.push((
+                u32::from_ne_bytes([n0, n1, n2, n3]),
+                i32::from_ne_bytes(*code),
+            ));
+        }
+        bytes = bytes
+            .get(length.next_multiple_of(4).max(HEADER)..)
+            .unwrap_or_default();
+    }
+    found
+}
+
+fn refused(number: u32, code: i32) -> io::Error {
+    let error = io::Error::from_raw_os_error(code.saturating_neg());
+    io::Error::new(
+        error.kind(),
+        format!("the kernel refused the nftables rules: change {number}: {error}"),
+    )
+}
