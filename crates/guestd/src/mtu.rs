@@ -3,7 +3,8 @@
 //! and so in snapshots: an MTU that the guest's root has set stays until the host wants another.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::boot::ETHERNET;
 use crate::syscall::Interfaces;
@@ -19,7 +20,7 @@ impl LinkMtu {
         let Some(mtu) = wanted else {
             return;
         };
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.0.lock();
         if *given == Some(mtu) {
             return;
         }

@@ -22,8 +22,10 @@ use crate::exec::{self, Program};
 use crate::jail::Jail;
 use crate::netns;
 use crate::programs;
+pub use probe::probe_jail;
 pub use search::{end_all_of_user, find, of_user};
 
+mod probe;
 mod search;
 
 /// Names one process.

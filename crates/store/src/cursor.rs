@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use model::{InvalidValue, SandboxId};
 
-use crate::sandboxes::Sandbox;
-
 /// The last row of a page; the next page begins after it.
 ///
 /// As text: 16 hex digits of the time, a dot, the id. One cursor has one spelling, and it needs no
@@ -16,17 +14,6 @@ pub struct Cursor {
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,
     pub id: SandboxId,
-}
-
-impl Cursor {
-    /// The cursor of the page that follows `last`.
-    #[must_use]
-    pub fn after(last: &Sandbox) -> Self {
-        Self {
-            created_at: last.created_at,
-            id: last.id.clone(),
-        }
-    }
 }
 
 impl fmt::Display for Cursor {

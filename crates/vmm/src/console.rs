@@ -1,4 +1,4 @@
-//! What a guest wrote to its serial console: bounded, hostile, and searched for last words.
+//! What a guest wrote to its serial console: bounded, hostile, and searched for exit reason.
 
 use std::collections::VecDeque;
 

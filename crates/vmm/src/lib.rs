@@ -105,15 +105,15 @@ pub struct GuestMemory {
     pub available: u64,
 }
 
-/// What follows a snapshot.
+/// What happens to the VM after a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// The VM will go on, or may.
-    GoOn,
-    /// The VM is to be ended, so that what is its own can become the snapshot's. If it goes on all
-    /// the same, because something failed, the snapshot must be removed first; it is not whole
+pub enum AfterSnapshot {
+    /// The VM is resumed, or may be.
+    Resume,
+    /// The VM is terminated, so that its memory file can become the snapshot's. If it is resumed
+    /// all the same, because something failed, the snapshot must be removed first; it is not whole
     /// before the VM's process has ended.
-    End,
+    Terminate,
 }
 
 /// Why a VM is no more.
@@ -179,7 +179,7 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Whether the end of a guest is known in full even if nobody watched it. Otherwise a VM that
     /// is [adopted](Driver::adopt) after its guest panicked is told to have been
     /// [reset](Exit::Reset).
-    fn keeps_last_words(&self) -> bool {
+    fn keeps_exit_reason(&self) -> bool {
         true
     }
 
@@ -262,7 +262,7 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// the memory that was written since, over a second name of what it was restored from;
     /// [`compact`] makes that one file. Dropping the future does not stop the work: a
     /// [`resume`](Vm::resume) waits for its end.
-    async fn snapshot(&self, dir: &Path, then: Then) -> Result<()>;
+    async fn snapshot(&self, dir: &Path, after: AfterSnapshot) -> Result<()>;
 
     /// Ends the process, at once and without asking the guest. Returns when it is reaped.
     /// Idempotent.

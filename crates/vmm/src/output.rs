@@ -1,4 +1,4 @@
-//! What a VMM writes to its standard error: a pipe in the kernel, of which the last words are kept.
+//! What a VMM writes to its standard error: a pipe in the kernel, of which the exit reason are kept.
 //!
 //! A guest can make its VMM complain for ever, so this is no file that grows. The pipe
 //! (`linux::fifo`) has a name in the directory of the VM, so the next run of this program finds it
@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::console::printable;
-use crate::process::{LOG_TAIL, last_words};
+use crate::process::{LOG_TAIL, exit_reason};
 
 /// Name of a VMM's pipe in the directory of its VM.
 pub(crate) const STDERR: &str = "stderr";
@@ -88,10 +88,10 @@ impl Output {
     }
 
     /// Returns the last that it said, for people; `None` where that is nothing.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    pub(crate) fn exit_reason(&self) -> Option<String> {
         self.drain();
         if let Source::Log(log) = &self.source {
-            return last_words(log);
+            return exit_reason(log);
         }
         let text = printable(&self.kept.lock(), LOG_TAIL);
         (!text.is_empty()).then_some(text)
@@ -108,7 +108,7 @@ mod tests {
     fn endless_output_is_bounded_and_its_end_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (output, writer) = Output::create(dir.path(), STDERR).unwrap();
-        assert_eq!(output.last_words(), None);
+        assert_eq!(output.exit_reason(), None);
         let mut writer = File::from(writer);
         let line = [b"virtio: broken ring ".as_slice(), &[b'x'; 1000]].concat();
         for _ in 0..10 {
@@ -117,7 +117,12 @@ mod tests {
             output.drain();
         }
         writer.write_all(b"\nSegmentation fault\n").unwrap();
-        assert!(output.last_words().unwrap().ends_with("Segmentation fault"));
+        assert!(
+            output
+                .exit_reason()
+                .unwrap()
+                .ends_with("Segmentation fault")
+        );
         assert!(output.kept.lock().len() <= KEPT);
         assert_eq!(
             std::fs::metadata(dir.path().join(STDERR)).unwrap().len(),
@@ -132,7 +137,7 @@ mod tests {
         std::fs::write(dir.path().join("qemu.log"), "as it was before").unwrap();
         assert_eq!(
             Output::adopt(dir.path(), STDERR, "qemu.log")
-                .last_words()
+                .exit_reason()
                 .unwrap(),
             "as it was before"
         );
@@ -143,7 +148,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             Output::adopt(dir.path(), STDERR, "qemu.log")
-                .last_words()
+                .exit_reason()
                 .unwrap(),
             "while nobody read"
         );

@@ -60,7 +60,7 @@ pub(crate) async fn start(
 
 /// Runs to the end even if the caller loses interest, so that a process is either ended or
 /// adoptable.
-pub(crate) async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn run_to_end<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     match tokio::spawn(work).await {
@@ -108,7 +108,7 @@ pub(crate) async fn end(process: impl Into<Arc<Process>>) -> Result<()> {
 }
 
 /// The last that was written to a log, for people; `None` where that is nothing.
-pub(crate) fn last_words(log: &Path) -> Option<String> {
+pub(crate) fn exit_reason(log: &Path) -> Option<String> {
     let text = printable(&tail(log, 4 * LOG_TAIL as u64).ok()?, LOG_TAIL);
     (!text.is_empty()).then_some(text)
 }

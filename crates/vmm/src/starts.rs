@@ -67,7 +67,7 @@ impl Starts {
         work: impl Future<Output = Result<V>> + Send + 'static,
     ) -> Result<Box<dyn Vm>> {
         let start = self.begin(dir)?;
-        Ok(Box::new(process::to_the_end(start.until(work)).await?))
+        Ok(Box::new(process::run_to_end(start.until(work)).await?))
     }
 
     /// Ends whatever process of the VM in `dir` lives, or is being started.

@@ -10,21 +10,76 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::{self, Visit};
 
+use crate::Finding;
 use crate::source::{Source, is_for_tests};
 
 /// Path of a module below its crate, as in `["qemu", "args"]`; empty for the root.
 type ModulePath = Vec<String>;
 
+/// Crates that still have circles, and the most files that may be in them. An entry goes with the
+/// last circle of its crate.
+const EXCEPTIONS: [(&str, usize); 4] = [("bench", 9), ("cli", 2), ("control", 8), ("hostd", 28)];
+
+/// Returns a finding for each circle of modules of a crate without an exception, and for each
+/// crate whose circles have more files than its exception allows.
+#[must_use]
+pub fn check(sources: &[Source]) -> Vec<Finding> {
+    let mut by_crate: BTreeMap<&Path, Vec<Vec<PathBuf>>> = BTreeMap::new();
+    let circles = find(sources);
+    for circle in &circles {
+        let root = crate_root(&circle[0]).unwrap_or(Path::new(""));
+        by_crate.entry(root).or_default().push(circle.clone());
+    }
+    by_crate
+        .values()
+        .flat_map(|circles| check_crate(circles))
+        .collect()
+}
+
+fn check_crate(circles: &[Vec<PathBuf>]) -> Vec<Finding> {
+    let files: usize = circles.iter().map(Vec::len).sum();
+    let allowed = EXCEPTIONS
+        .iter()
+        .find(|(name, _)| is_of_crate(&circles[0][0], name))
+        .map_or(0, |(_, files)| *files);
+    if files <= allowed {
+        return Vec::new();
+    }
+    let finding = |circle: &Vec<PathBuf>| {
+        let names: Vec<String> = circle
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        let text = format!(
+            "imports itself in a circle: {}; move what several of them use into a module below",
+            names.join(", ")
+        );
+        Finding::new(&circle[0], 0, text)
+    };
+    circles.iter().map(finding).collect()
+}
+
+fn is_of_crate(file: &Path, name: &str) -> bool {
+    crate_root(file).is_some_and(|root| root.parent().is_some_and(|parent| parent.ends_with(name)))
+}
+
+/// Returns `crates/NAME/src` or `bench/src`.
+fn crate_root(file: &Path) -> Option<&Path> {
+    file.ancestors().find(|path| path.ends_with("src"))
+}
+
 /// Returns the files of each circle, in the order of the files' names. A circle is a set of files
 /// each of which reaches all others.
 #[must_use]
 pub fn find(sources: &[Source]) -> Vec<Vec<PathBuf>> {
-    let mut crates: BTreeMap<&str, Vec<&Source>> = BTreeMap::new();
-    for source in sources.iter().filter(|source| source.is_product()) {
-        crates
-            .entry(source.crate_name().unwrap_or_default())
-            .or_default()
-            .push(source);
+    let mut crates: BTreeMap<&Path, Vec<&Source>> = BTreeMap::new();
+    for source in sources {
+        let is_counted = source.is_product() || source.path.starts_with("bench/src");
+        if let Some(root) = crate_root(&source.path)
+            && is_counted
+        {
+            crates.entry(root).or_default().push(source);
+        }
     }
     crates
         .values()
@@ -179,9 +234,10 @@ fn is_program(path: &Path) -> bool {
 }
 
 fn module_path(path: &Path) -> ModulePath {
-    let parts: Vec<String> = path
+    let root = crate_root(path).unwrap_or(Path::new(""));
+    let below = path.strip_prefix(root).unwrap_or(path);
+    let parts: Vec<String> = below
         .iter()
-        .skip(3)
         .map(|part| part.to_string_lossy().into_owned())
         .collect();
     let is_root = |name: &str| ["mod.rs", "lib.rs", "main.rs"].contains(&name);
@@ -280,6 +336,19 @@ mod tests {
             ("four.rs", "use crate::one::One;"),
         ];
         assert_eq!(circles(&files), [["one.rs", "three.rs", "two.rs"]]);
+    }
+
+    #[test]
+    fn circle_is_told_with_its_files() {
+        let sources = [
+            ("lib.rs", "mod one; mod two;"),
+            ("one.rs", "use crate::two::Two;"),
+            ("two.rs", "use crate::one::One;"),
+        ]
+        .map(|(path, text)| Source::parse(format!("crates/a/src/{path}"), text));
+        let findings = check(&sources);
+        assert_eq!(findings.len(), 1);
+        assert!(findings[0].text.contains("crates/a/src/two.rs"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::MetadataCommand;
 use tidy::source::{self, Source};
-use tidy::{Finding, documents, edges, none, places, sizes, words, workspace};
+use tidy::{Finding, cycles, documents, edges, none, places, sizes, words, workspace};
 
 fn each(check: impl Fn(&Source) -> Vec<Finding>) {
     let sources = source::all(&workspace());
@@ -45,6 +45,11 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         .exec()
         .expect("cargo metadata");
     none(edges::check(&metadata));
+}
+
+#[test]
+fn modules_import_each_other_in_no_circle() {
+    none(cycles::check(&source::all(&workspace())));
 }
 
 #[test]

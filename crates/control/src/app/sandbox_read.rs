@@ -60,7 +60,7 @@ impl App {
         let more = sandboxes.len() > limit as usize;
         sandboxes.truncate(limit as usize);
         let last = sandboxes.last().filter(|_| more);
-        let next = last.map(Cursor::after);
+        let next = last.map(store::Sandbox::cursor);
         Ok(Page { sandboxes, next })
     }
 

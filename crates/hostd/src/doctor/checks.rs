@@ -179,7 +179,7 @@ pub(super) fn jail(config: &Config) -> Check {
     if !super::is_root() {
         return Check::warning("jail", "can be tried by root only", "sudo wrenn doctor");
     }
-    match linux::jail::probe(config.engine.uid_base) {
+    match linux::process::probe_jail(config.engine.uid_base) {
         Ok(()) => Check::ok(
             "jail",
             format!(

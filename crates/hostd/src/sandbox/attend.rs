@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::OnTimeout;
 use stdx::error::chain;
-use vmm::{Then, Vm};
+use vmm::{AfterSnapshot, Vm};
 
 use super::actor::{Actor, TICK, blocking};
 use super::capture::{self, PAUSED, PAUSED_NEW, Parts, ROLLBACK};
@@ -203,7 +203,7 @@ impl Actor {
                         disk: true,
                         token: true,
                     };
-                    capture::of_vm(&host, &handle, &vm, &to, parts, Then::GoOn).await
+                    capture::of_vm(&host, &handle, &vm, &to, parts, AfterSnapshot::Resume).await
                 }
                 None => capture::of_paused(&host, &handle, &to, memory).await,
             };
@@ -257,8 +257,15 @@ impl Actor {
             disk: false,
             token: true,
         };
-        let mut outcome =
-            capture::of_vm(&self.host, &self.handle, &vm, &new, parts, Then::End).await;
+        let mut outcome = capture::of_vm(
+            &self.host,
+            &self.handle,
+            &vm,
+            &new,
+            parts,
+            AfterSnapshot::Terminate,
+        )
+        .await;
         if outcome.is_ok() {
             fail::fail_point!("pause::captured");
             outcome = blocking(move || {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use guest_rpc::http::FreezeRequest;
 use stdx::error::chain;
 use tokio::time::timeout;
-use vmm::{Then, Vm};
+use vmm::{AfterSnapshot, Vm};
 
 use super::Handle;
 use super::actor::blocking;
@@ -59,7 +59,7 @@ pub(crate) async fn of_vm(
     vm: &Arc<dyn Vm>,
     dir: &Path,
     parts: Parts,
-    then: Then,
+    then: AfterSnapshot,
 ) -> Result<(), String> {
     if let Some(hold) = handle.hold.get() {
         return Err(hold);
@@ -75,7 +75,7 @@ pub(crate) async fn of_vm(
         ..parts
     };
     let mut outcome = take(host, handle, vm, dir, parts, then).await;
-    if then == Then::GoOn {
+    if then == AfterSnapshot::Resume {
         let back = match parts.token {
             true => go_on(handle, vm).await,
             false => vm.resume().await.map_err(|error| chain(&error)),
@@ -88,7 +88,7 @@ pub(crate) async fn of_vm(
     if outcome.is_err() {
         // Before it goes on: what is the VM's own may be in there.
         discard(dir).await;
-        if then == Then::End {
+        if then == AfterSnapshot::Terminate {
             go_on(handle, vm).await?;
         }
     }
@@ -214,7 +214,7 @@ async fn take(
     vm: &Arc<dyn Vm>,
     dir: &Path,
     parts: Parts,
-    then: Then,
+    then: AfterSnapshot,
 ) -> Result<(), String> {
     vm.pause().await.map_err(|error| chain(&error))?;
     fail::fail_point!("capture::vm-stopped");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use linux::untrusted_dir;
-use vmm::{Then, Vm};
+use vmm::{AfterSnapshot, Vm};
 
 use super::Handle;
 use super::actor::blocking;
@@ -124,7 +124,7 @@ async fn save_guest(
         disk: true,
         token: false,
     };
-    capture::of_vm(host, handle, vm, staging, parts, Then::GoOn).await?;
+    capture::of_vm(host, handle, vm, staging, parts, AfterSnapshot::Resume).await?;
     let host = Arc::clone(host);
     let memory = staging.join(MEMORY);
     blocking(move || host.engine.driver.compact(&memory, &AtomicBool::new(false))).await

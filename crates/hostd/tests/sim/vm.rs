@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use vmm::{DiskFormat, Driver, Error, Exit, Result, Then, Vm, VmConfig};
+use vmm::{AfterSnapshot, DiskFormat, Driver, Error, Exit, Result, Vm, VmConfig};
 
 use crate::world::World;
 
@@ -251,7 +251,7 @@ impl Vm for Held {
         Ok(())
     }
 
-    async fn snapshot(&self, dir: &Path, then: Then) -> Result<()> {
+    async fn snapshot(&self, dir: &Path, then: AfterSnapshot) -> Result<()> {
         self.0.answers().await;
         self.0.world.delay().await;
         self.0.fails("snapshot")?;
@@ -276,9 +276,9 @@ impl Vm for Held {
             return Err(Error::Ended);
         }
         self.0.world.delay().await;
-        self.0
-            .state
-            .send_modify(|state| state.last = (then == Then::End).then(|| dir.to_owned()));
+        self.0.state.send_modify(|state| {
+            state.last = (then == AfterSnapshot::Terminate).then(|| dir.to_owned())
+        });
         Ok(())
     }
 

@@ -27,7 +27,6 @@ mod starts;
 mod template;
 mod tree;
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -279,30 +278,6 @@ fn needs_libraries(path: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// Whether this kernel and our privileges suffice for jails, found by making one.
-///
-/// # Errors
-/// What is missing.
-pub fn probe(uid: u32) -> io::Result<()> {
-    let mut jail = Jail::new(uid, uid, Limits::default())?;
-    let program = crate::programs::find("true")
-        .ok_or_else(|| io::Error::other("there is no program `true`"))?;
-    jail.program(&program)?;
-    let spawn = crate::process::Spawn {
-        program,
-        args: Vec::<OsString>::new(),
-        jail: Some(jail),
-        ..crate::process::Spawn::default()
-    };
-    match spawn.spawn()?.wait(std::time::Duration::from_secs(10))? {
-        Some(crate::process::Ended::Code(0)) => Ok(()),
-        Some(ended) => Err(io::Error::other(format!(
-            "a program in a jail ended with {ended}"
-        ))),
-        None => Err(io::Error::other("a program in a jail does not end")),
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod files;
 
+use std::ffi::OsString;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use nix::libc;
 use tempfile::TempDir;
 
 use super::*;
-use crate::process::{Ended, Process, Spawn};
+use crate::process::{self, Ended, Process, Spawn};
 use crate::{netns, programs};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -404,5 +405,5 @@ fn statically_linked_programs_need_no_libraries() {
     let script = dir.path().join("script");
     fs::write(&script, b"#!/bin/sh").unwrap();
     assert!(needs_libraries(&script).unwrap());
-    probe(user()).unwrap();
+    process::probe_jail(user()).unwrap();
 }

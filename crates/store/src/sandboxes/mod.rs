@@ -55,6 +55,17 @@ pub struct Sandbox {
     pub deleting: bool,
 }
 
+impl Sandbox {
+    /// Returns the cursor of the page that follows this row.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor {
+            created_at: self.created_at,
+            id: self.id.clone(),
+        }
+    }
+}
+
 /// A root disk on its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {

@@ -29,7 +29,7 @@ pub async fn pages_hold_every_row_once(db: Db) {
             assert!(page.len() <= size as usize);
             let Some(last) = page.last() else { break };
             // As it goes through a URL.
-            cursor = Some(Cursor::after(last).to_string().parse().unwrap());
+            cursor = Some(last.cursor().to_string().parse().unwrap());
             paged.extend(page);
         }
         assert_eq!(paged, all);
@@ -37,7 +37,7 @@ pub async fn pages_hold_every_row_once(db: Db) {
 
     // Rows that come or go between two pages move no others, and the row of the cursor may be gone
     // itself.
-    let cursor = Cursor::after(&all[3]);
+    let cursor = all[3].cursor();
     store.sandbox_remove(&all[3].id).await.unwrap();
     insert(&store, 1000).await;
     assert_eq!(

@@ -32,8 +32,8 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
         self.chosen.supports(format)
     }
 
-    fn keeps_last_words(&self) -> bool {
-        self.chosen.keeps_last_words()
+    fn keeps_exit_reason(&self) -> bool {
+        self.chosen.keeps_exit_reason()
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {

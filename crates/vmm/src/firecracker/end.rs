@@ -26,7 +26,7 @@ use linux::process::Ended;
 use crate::Exit;
 use crate::console::Console;
 use crate::output::Output;
-use crate::process::{last_words, tail};
+use crate::process::{exit_reason, tail};
 
 use super::args::LOG;
 
@@ -70,7 +70,7 @@ pub(super) fn explain(
 
 /// The last that Firecracker said, for people: on its standard error, else in its log.
 pub(super) fn words(dir: &Path, output: &Output) -> String {
-    let said = output.last_words().or_else(|| last_words(&dir.join(LOG)));
+    let said = output.exit_reason().or_else(|| exit_reason(&dir.join(LOG)));
     said.unwrap_or_else(|| "it gave no reason".into())
 }
 

@@ -28,13 +28,16 @@
 //! messages to ten in five seconds, and we give back the disk space of all but the newest while we
 //! watch.
 
+mod adopt;
 pub mod api;
 mod args;
+mod boot;
 mod client;
 mod end;
+mod exited;
 mod halt;
+mod instance;
 mod memory;
-mod over;
 mod pipe;
 mod restore;
 mod snapshot;
@@ -151,7 +154,7 @@ impl Driver for Firecracker {
         format == DiskFormat::Raw
     }
 
-    fn keeps_last_words(&self) -> bool {
+    fn keeps_exit_reason(&self) -> bool {
         false
     }
 
@@ -161,7 +164,7 @@ impl Driver for Firecracker {
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
         self.starts
-            .run(&config.dir, start::boot(self.host.clone(), config.clone()))
+            .run(&config.dir, boot::boot(self.host.clone(), config.clone()))
             .await
     }
 
@@ -177,9 +180,9 @@ impl Driver for Firecracker {
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         self.starts.idle(dir, START_LIMIT).await;
         match record::find::<Record>(dir).await? {
-            Some((process, Some(record))) => start::adopt(dir.to_owned(), process, record).await,
+            Some((process, Some(record))) => adopt::adopt(dir.to_owned(), process, record).await,
             Some((stray, None)) => process::end(stray).await.map(|()| None),
-            None => over::find(dir).await,
+            None => exited::find(dir).await,
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::files::in_file;
 use crate::fit::{self, checksum, lengths, same};
 use crate::flat::{self, MEMORY, Memory};
-use crate::pager::{self, Pager, Prepared};
+use crate::pager::{self, Prepared};
 use crate::run_dir::RunDir;
 use crate::{Error, Result, VmConfig, cpu, record};
 
@@ -149,7 +149,7 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     // It waits for ever when it needs a page and nobody serves it.
     let loaded = tokio::select! {
         loaded = started.client.load_snapshot(&request, u64::from(config.memory_mb) << 20) => loaded,
-        why = pager_ended(started.pager.as_ref()) => return Err(bad(why)),
+        why = pager::wait_for_exit(started.pager.as_ref()) => return Err(bad(why)),
     };
     // A Firecracker that cannot use the files says so and ends.
     loaded.map_err(|error| match error {
@@ -162,14 +162,6 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     match &config.net {
         Some(_) => instance_data(&started.client, config).await,
         None => Ok(()),
-    }
-}
-
-/// Never, where there is none.
-pub(super) async fn pager_ended(pager: Option<&Pager>) -> String {
-    match pager {
-        Some(pager) => pager.ended().await,
-        None => std::future::pending().await,
     }
 }
 

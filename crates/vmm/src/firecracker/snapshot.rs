@@ -50,7 +50,7 @@ use crate::{Error, Result, cpu, diff};
 
 use super::api::{SnapshotCreate, SnapshotType, State};
 use super::args::STATE;
-use super::vm::Shared;
+use super::instance::Instance;
 use super::{Name, memory};
 
 /// Version of this layout.
@@ -79,7 +79,7 @@ pub(super) struct Manifest {
 }
 
 /// Writes a snapshot into the empty directory `dir`.
-pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
+pub(super) async fn write(vm: Arc<Instance>, dir: PathBuf) -> Result<()> {
     let _alone = vm.busy.lock().await;
     must_be_empty(&dir)?;
     if vm.client.instance().await?.state == State::Running {
@@ -101,7 +101,7 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf) -> Result<()> {
     written
 }
 
-async fn write_files(vm: &Shared, dir: &Path) -> Result<()> {
+async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
     let (kind, over) = begin(vm).await?;
     let request = SnapshotCreate {
         snapshot_type: kind,
@@ -159,7 +159,7 @@ struct Targets {
 }
 
 impl Targets {
-    fn of(vm: &Shared) -> io::Result<Self> {
+    fn of(vm: &Instance) -> io::Result<Self> {
         let out = if vm.record.out {
             UntrustedDir::open(&vm.dir.join(OUT))
         } else {
@@ -179,7 +179,7 @@ impl Targets {
 }
 
 /// The file for the memory, as Firecracker names it.
-fn memory_path(vm: &Shared) -> PathBuf {
+fn memory_path(vm: &Instance) -> PathBuf {
     if vm.record.out {
         vm.dir.join(OUT).join(NEW_MEMORY)
     } else {
@@ -189,7 +189,7 @@ fn memory_path(vm: &Shared) -> PathBuf {
 
 /// Makes the files that Firecracker writes to, which only its user can read, and says over what its
 /// memory will be; without that it is flat.
-async fn begin(vm: &Shared) -> Result<(SnapshotType, Option<Memory>)> {
+async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<Memory>)> {
     let (dir, bytes) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20);
     let targets = Targets::of(vm).map_err(in_file("open the working directory of", &vm.dir))?;
     let made = move || {

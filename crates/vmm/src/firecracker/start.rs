@@ -1,6 +1,5 @@
-//! From a configuration, or from a directory with a living process, to a VM that is under control.
+//! Starts Firecracker in its jail, up to its first answer.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,19 +16,13 @@ use crate::output::{Output, STDERR};
 use crate::pager::Pager;
 use crate::process::{self, OOM_SCORE_ADJ, ended};
 use crate::run_dir::{self, OUT, RunDir};
-use crate::{DiskFormat, Error, Net, Result, Vm, VmConfig, record, starts};
+use crate::{DiskFormat, Error, Result, VmConfig, record, starts};
 
-use super::api::{
-    Action, Balloon, BootSource, CacheType, Drive, Entropy, HugePages, MachineConfig, Metrics,
-    MmdsConfig, MmdsVersion, NetworkInterface, Serial, State,
-};
-use super::args::{
-    self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, NIC, STATE, command_line,
-};
+use super::api::{Metrics, Serial};
+use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, STATE, command_line};
 use super::client::Client;
 use super::pipe::Pipe;
-use super::vm::FirecrackerVm;
-use super::{Host, Name, Record, end, memory, over};
+use super::{Host, Name, Record, end, memory};
 
 /// Time from the start of Firecracker to its first answer. It takes some 20 ms; an overloaded host
 /// much longer.
@@ -39,14 +32,11 @@ const START: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(2);
 
 /// Time that a Firecracker whose connection broke has to be gone.
-const GONE: Duration = Duration::from_secs(2);
+pub(super) const GONE: Duration = Duration::from_secs(2);
 
 /// Memory that Firecracker takes besides the guest's, MiB: some five, and what it reads and writes
 /// of snapshots.
 const OVERHEAD_MB: u32 = 64;
-
-/// How often the guest is asked about its memory, seconds.
-const STATISTICS_INTERVAL_S: u16 = 10;
 
 /// A Firecracker whose guest has not run yet, or was found.
 #[derive(Debug)]
@@ -99,31 +89,6 @@ fn ended_early(dir: &Path, output: &Output) -> Error {
     Error::EndedEarly {
         program: "firecracker".into(),
         stderr: end::words(dir, output),
-    }
-}
-
-pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> {
-    check(&config).await?;
-    for path in [&config.kernel, &config.initramfs, &config.disk.path] {
-        File::open(path).map_err(in_file("open", path))?;
-    }
-    let run = prepare(&config)?;
-    memory::begin(&config.dir, u64::from(config.memory_mb) << 20)
-        .map_err(in_file("make the memory in", &config.dir))?;
-    let started = launch(
-        &host,
-        &config,
-        run,
-        Files {
-            write: &[],
-            read: &[],
-            devices: &[],
-        },
-    )
-    .await?;
-    match configure(&started.client, &host, &config).await {
-        Ok(()) => Ok(FirecrackerVm::new(started)),
-        Err(error) => Err(started.fail(error).await),
     }
 }
 
@@ -289,141 +254,9 @@ async fn direct_output(started: &Started) -> Result<()> {
         .await
 }
 
-async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()> {
-    client.machine_config(&machine(config)).await?;
-    if let Some(template) = &host.cpu_template {
-        client.cpu_config(template).await?;
-    }
-    let boot_source = BootSource {
-        kernel_image_path: config.kernel.clone(),
-        initrd_path: Some(config.initramfs.clone()),
-        boot_args: Some(args::kernel_args(config)),
-    };
-    client.boot_source(&boot_source).await?;
-    client.drive(&drive(DISK, false)).await?;
-    if config.modules.is_some() {
-        client.drive(&drive(MODULES, true)).await?;
-    }
-    if let Some(net) = &config.net {
-        client.network_interface(&nic(net)).await?;
-        let interfaces = MmdsConfig {
-            version: MmdsVersion::V2,
-            network_interfaces: vec![NIC.into()],
-        };
-        client.mmds_config(&interfaces).await?;
-        instance_data(client, config).await?;
-    }
-    client.entropy(&Entropy::default()).await?;
-    // Holds nothing back; it is there for what the guest says of its memory.
-    let balloon = Balloon {
-        amount_mib: 0,
-        deflate_on_oom: true,
-        stats_polling_interval_s: STATISTICS_INTERVAL_S,
-    };
-    client.balloon(&balloon).await?;
-    client.action(Action::InstanceStart).await
-}
-
-fn machine(config: &VmConfig) -> MachineConfig {
-    MachineConfig {
-        vcpu_count: config.vcpus,
-        mem_size_mib: config.memory_mb,
-        smt: false,
-        track_dirty_pages: true,
-        huge_pages: HugePages::None,
-    }
-}
-
-fn drive(name: &str, is_read_only: bool) -> Drive {
-    Drive {
-        drive_id: name.into(),
-        path_on_host: name.into(),
-        is_root_device: false,
-        is_read_only,
-        // A guest that has flushed its writes has been told that they are safe.
-        cache_type: CacheType::Writeback,
-        rate_limiter: None,
-    }
-}
-
-fn nic(net: &Net) -> NetworkInterface {
-    let mac: Vec<String> = net.mac.iter().map(|byte| format!("{byte:02x}")).collect();
-    NetworkInterface {
-        iface_id: NIC.into(),
-        host_dev_name: net.tap.clone(),
-        guest_mac: Some(mac.join(":")),
-        rx_rate_limiter: None,
-        tx_rate_limiter: None,
-    }
-}
-
 /// What the guest can read of itself at the address of cloud metadata. Not part of a snapshot.
 pub(super) async fn instance_data(client: &Client, config: &VmConfig) -> Result<()> {
     client
         .mmds(&json!({"name": config.name, "vcpus": config.vcpus, "memory_mb": config.memory_mb}))
         .await
-}
-
-/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever
-/// started it did not get to know that it exists.
-pub(super) async fn adopt(
-    dir: PathBuf,
-    process: Process,
-    record: Record,
-) -> Result<Option<Box<dyn Vm>>> {
-    let run = match RunDir::adopt(&dir, &process, record.run) {
-        Ok(run) => Arc::new(run),
-        // It ends at this moment.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return over::find(&dir).await,
-        Err(error) => return Err(in_file("find the working directory of", &dir)(error)),
-    };
-    let output = Output::adopt(&dir, STDERR, args::STDERR);
-    let client = Client::of(&run, &process);
-    let process = Arc::new(process);
-    let pager = record
-        .pager
-        .as_ref()
-        .map(|identity| Pager::adopt(&dir, identity))
-        .transpose();
-    let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
-    // Without its pager it may never answer; its watcher ends it and tells why.
-    if pager
-        .as_ref()
-        .is_none_or(|pager| pager.identity().is_some())
-    {
-        // It may be busy with a request of who had it before us.
-        let instance = tokio::select! {
-            instance = client.instance_when_idle(u64::from(record.memory_mb) << 20) => instance,
-            _ = ended(&process) => return over::find(&dir).await,
-        };
-        match instance {
-            Ok(instance) if instance.state == State::NotStarted => {
-                process::end(process).await?;
-                return Ok(None);
-            }
-            Ok(_) => {}
-            Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => {
-                return over::find(&dir).await;
-            }
-            // Nobody can use a VM that does not answer.
-            Err(error) => {
-                process::end(process).await?;
-                return Err(error);
-            }
-        }
-    }
-    let open = |name| Pipe::open(&dir.join(name)).map_err(in_file("open a pipe in", &dir));
-    let (console, metrics) = (open(CONSOLE)?, open(METRICS)?);
-    let started = Started {
-        dir,
-        run,
-        output,
-        process,
-        record,
-        client,
-        console,
-        metrics,
-        pager,
-    };
-    Ok(Some(Box::new(FirecrackerVm::new(started))))
 }

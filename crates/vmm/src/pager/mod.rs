@@ -334,6 +334,14 @@ async fn keep(dir: &Path, snapshot: &Path) {
     let _ = remove(&dir.join(RECORDING));
 }
 
+/// Waits until the pager has ended, and returns why; for ever where there is none.
+pub(crate) async fn wait_for_exit(pager: Option<&Pager>) -> String {
+    match pager {
+        Some(pager) => pager.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Pager {
     /// The one that a record names, whether it lives or not.
     ///
@@ -384,7 +392,7 @@ impl Pager {
     }
 
     fn words(&self) -> Option<String> {
-        self.output.last_words()
+        self.output.exit_reason()
     }
 }
 

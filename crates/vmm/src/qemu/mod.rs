@@ -21,7 +21,10 @@
 //! leaves its QEMU stopped but alive (`-action shutdown=pause`): why it ended and what it said last
 //! is not lost, whoever comes to read it.
 
+mod adopt;
 mod args;
+mod boot;
+mod instance;
 mod manifest;
 mod qmp;
 mod ram;
@@ -146,9 +149,9 @@ impl record::Record for Record {
 }
 
 /// The last that QEMU said, for people.
-fn last_words(output: &Output) -> String {
+fn exit_reason(output: &Output) -> String {
     output
-        .last_words()
+        .exit_reason()
         .unwrap_or_else(|| "it gave no reason".into())
 }
 
@@ -202,7 +205,7 @@ impl Driver for Qemu {
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
         self.starts
-            .run(&config.dir, start::boot(self.host.clone(), config.clone()))
+            .run(&config.dir, boot::boot(self.host.clone(), config.clone()))
             .await
     }
 
@@ -237,7 +240,7 @@ impl Driver for Qemu {
             process::end(process).await?;
             return Ok(None);
         };
-        let vm = start::adopt(dir.to_owned(), process, record).await?;
+        let vm = adopt::adopt(dir.to_owned(), process, record).await?;
         Ok(vm.map(|vm| Box::new(vm) as Box<dyn Vm>))
     }
 

@@ -22,10 +22,10 @@ use linux::pages::Private;
 use crate::diff::Seal;
 use crate::files::{new_file, place};
 use crate::flat::{self, BASE, DIFF, MEMORY, Memory};
-use crate::{Then, VmConfig, diff};
+use crate::{AfterSnapshot, VmConfig, diff};
 
 use super::Ram;
-use super::vm::Shared;
+use super::instance::Instance;
 
 /// Mark of the loop devices here.
 const MARK: &str = "wrenn-memory";
@@ -140,12 +140,12 @@ pub(super) fn hold(snapshot: &Path) -> io::Result<Option<LoopDevice>> {
 ///
 /// # Errors
 /// What the system said; then files may be left.
-pub(super) fn write(vm: &Shared, dir: &Path, then: Then) -> io::Result<Memory> {
-    match (vm.record.ram, then) {
-        (Ram::File, Then::GoOn) => {
+pub(super) fn write(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Result<Memory> {
+    match (vm.record.ram, after) {
+        (Ram::File, AfterSnapshot::Resume) => {
             linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat)
         }
-        (Ram::File, Then::End) => {
+        (Ram::File, AfterSnapshot::Terminate) => {
             give_away(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat)
         }
         (Ram::Private, _) => write_difference(vm, dir),
@@ -161,7 +161,7 @@ fn give_away(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The pages that are the guest's own, and what they are over.
-fn write_difference(vm: &Shared, dir: &Path) -> io::Result<Memory> {
+fn write_difference(vm: &Instance, dir: &Path) -> io::Result<Memory> {
     place(&vm.dir.join(BASE), &dir.join(BASE))?;
     let bytes = u64::from(vm.record.memory_mb) << 20;
     let memory = Private::open(&vm.process, &vm.record.memory, bytes)?;

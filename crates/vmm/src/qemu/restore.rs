@@ -19,7 +19,7 @@ use super::ram::{self, Taken};
 use super::start::{Started, launch};
 use super::state::{POLL, in_time};
 use super::vm::QemuVm;
-use super::{Host, Record, last_words};
+use super::{Host, Record, exit_reason};
 
 /// The VM is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
@@ -107,7 +107,10 @@ async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
     loop {
         // QEMU ends when it cannot use it, and says why in its log.
         let answer = started.qmp.execute(query_status {}, PROMPT).await;
-        match answer.map_err(|_| bad(last_words(&started.output)))?.status {
+        match answer
+            .map_err(|_| bad(exit_reason(&started.output)))?
+            .status
+        {
             RunState::paused => return Ok(()),
             RunState::inmigrate => tokio::time::sleep(POLL).await,
             other => return Err(bad(format!("QEMU is in state {other:?} after loading it"))),

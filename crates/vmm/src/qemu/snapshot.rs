@@ -22,17 +22,17 @@ use std::sync::Arc;
 use crate::files::{blocking, in_file, must_be_empty};
 use crate::fit::MANIFEST;
 use crate::flat::{BASE, DIFF, MEMORY};
-use crate::{Result, Then};
+use crate::{AfterSnapshot, Result};
 
+use super::instance::Instance;
 use super::manifest::{Manifest, STATE, VERSION, processor};
-use super::vm::Shared;
 use super::{ram, state};
 
 /// Writes a snapshot into `dir`, which has to be empty: what a failure removes is then ours.
-pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf, then: Then) -> Result<()> {
+pub(super) async fn write(vm: Arc<Instance>, dir: PathBuf, after: AfterSnapshot) -> Result<()> {
     let _one_at_a_time = vm.snapshot.lock().await;
     must_be_empty(&dir)?;
-    let written = write_files(&vm, &dir, then).await;
+    let written = write_files(&vm, &dir, after).await;
     if written.is_err() {
         for name in [MANIFEST, STATE, MEMORY, BASE, DIFF] {
             let _ = fs::remove_file(dir.join(name));
@@ -41,12 +41,12 @@ pub(super) async fn write(vm: Arc<Shared>, dir: PathBuf, then: Then) -> Result<(
     written
 }
 
-async fn write_files(vm: &Arc<Shared>, dir: &Path, then: Then) -> Result<()> {
+async fn write_files(vm: &Arc<Instance>, dir: &Path, after: AfterSnapshot) -> Result<()> {
     let qemu = vm.version().await?;
     let (state_bytes, state_sha256) = state::save(vm, &dir.join(STATE)).await?;
     let (source, to) = (Arc::clone(vm), dir.to_owned());
     let memory = blocking("write the memory to", dir, move || {
-        ram::write(&source, &to, then)
+        ram::write(&source, &to, after)
     })
     .await?;
     let (accel, vcpus, memory_mb) = (vm.record.accel, vm.record.vcpus, vm.record.memory_mb);

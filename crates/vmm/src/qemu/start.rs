@@ -1,4 +1,4 @@
-//! From a configuration, or from a directory with a living process, to a VM that is under control.
+//! Starts QEMU in its jail, up to its first answer.
 
 use std::fs::File;
 use std::io;
@@ -8,21 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linux::process::{Process, Spawn};
-use qapi::qmp::{RunState, cont, query_status};
 use tokio::time::Instant;
 
-use crate::files::{self, blocking, in_file, private_file};
-use crate::flat::BASE;
+use crate::files::{blocking, in_file};
 use crate::jail::Needs;
 use crate::output::{Output, STDERR};
 use crate::process::{self, OOM_SCORE_ADJ};
 use crate::run_dir::{self, RunDir};
-use crate::{Error, Result, VmConfig, record, starts};
+use crate::{Error, Result, VmConfig, record};
 
-use super::args::{self, MEMORY_FILE, Machine};
-use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns};
-use super::vm::QemuVm;
-use super::{Host, LOG, Ram, Record, last_words};
+use super::args::{self, Machine};
+use super::qmp::{Before, Qmp, QmpError, Shutdowns};
+use super::{Host, LOG, Ram, Record, exit_reason};
 
 /// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much
 /// longer.
@@ -30,6 +27,9 @@ const START: Duration = Duration::from_secs(60);
 
 /// How often a starting QEMU is tried. Short, since every create waits for it.
 const RETRY: Duration = Duration::from_millis(2);
+
+/// What to do where there is no QEMU.
+const INSTALL_HINT: &str = "it must be installed: apt-get install qemu-system-x86";
 
 /// A QEMU whose virtual CPUs have not run yet, or run no more.
 #[derive(Debug)]
@@ -51,22 +51,6 @@ impl Started {
             tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
         }
         error
-    }
-}
-
-pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
-    starts::check::<Record>(&config).await?;
-    let memory = config.dir.join(MEMORY_FILE);
-    files::remove(&config.dir.join(BASE))?;
-    private_file(&memory).map_err(|source| Error::Io {
-        action: "make",
-        path: memory.clone(),
-        source,
-    })?;
-    let started = launch(&host, &config, Ram::File, &memory, false).await?;
-    match started.qmp.execute(cont {}, PROMPT).await {
-        Ok(_) => Ok(QemuVm::new(started)),
-        Err(error) => Err(started.fail(error).await),
     }
 }
 
@@ -106,13 +90,7 @@ pub(super) async fn launch(
         ..Spawn::default()
     };
     let needs = jail_needs(host, ram, memory, &run);
-    let process = process::start(
-        spawn,
-        config,
-        needs,
-        "it must be installed: apt-get install qemu-system-x86",
-    )
-    .await?;
+    let process = process::start(spawn, config, needs, INSTALL_HINT).await?;
     let record = Record {
         identity: process.identity().clone(),
         accel: host.accel,
@@ -181,7 +159,7 @@ fn clear(dir: &Path) -> io::Result<()> {
     stdx::fs::remove_file_if_exists(dir.join(LOG))
 }
 
-async fn connect(
+pub(super) async fn connect(
     run: &RunDir,
     process: &Process,
     output: &Output,
@@ -203,7 +181,7 @@ async fn connect(
         if gone.is_some() {
             return Err(Error::EndedEarly {
                 program: "qemu".into(),
-                stderr: last_words(output),
+                stderr: exit_reason(output),
             });
         }
         if Instant::now() >= deadline {
@@ -217,62 +195,7 @@ async fn connect(
     }
 }
 
-/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever
-/// started it did not get to know that it exists.
-pub(super) async fn adopt(
-    dir: PathBuf,
-    process: Process,
-    record: Record,
-) -> Result<Option<QemuVm>> {
-    let output = Output::adopt(&dir, STDERR, LOG);
-    let connected = async {
-        let run = match RunDir::adopt(&dir, &process, record.run) {
-            Ok(run) => Arc::new(run),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(hostile(error.to_string()));
-            }
-            Err(error) => {
-                return Err(in_file("find the working directory of the VM in", &dir)(
-                    error,
-                ));
-            }
-        };
-        let (qmp, shutdowns) = connect(&run, &process, &output, PROMPT).await?;
-        let state = qmp.execute(query_status {}, PROMPT).await?.status;
-        Ok((run, qmp, shutdowns, state))
-    };
-    let (run, qmp, shutdowns, state) = match connected.await {
-        Ok(connected) => connected,
-        Err(Error::EndedEarly { .. }) => return Ok(None),
-        // It ends at this moment, and has no working directory any more.
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            process::end(process).await?;
-            return Ok(None);
-        }
-        // Nobody can use a VM that does not answer, or not as a QEMU does.
-        Err(error) => {
-            process::end(process).await?;
-            return Err(error);
-        }
-    };
-    if matches!(state, RunState::prelaunch | RunState::inmigrate) {
-        process::end(process).await?;
-        return Ok(None);
-    }
-    let before = Before::Somebody;
-    Ok(Some(QemuVm::new(Started {
-        dir,
-        run,
-        process,
-        output,
-        record,
-        qmp,
-        shutdowns,
-        before,
-    })))
-}
-
-fn hostile(violation: String) -> Error {
+pub(super) fn hostile(violation: String) -> Error {
     Error::Hostile {
         program: "QEMU",
         violation,

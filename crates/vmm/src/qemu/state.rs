@@ -21,8 +21,8 @@ use crate::fit::sum;
 use crate::run_dir::STATE_LIMIT;
 use crate::{Error, Result};
 
+use super::instance::Instance;
 use super::qmp::PROMPT;
-use super::vm::Shared;
 
 /// For as long as QEMU writes, in its working directory.
 const UNFINISHED: &str = "state.unfinished";
@@ -34,7 +34,7 @@ const TRANSFER: Duration = Duration::from_secs(300);
 pub(super) const POLL: Duration = Duration::from_millis(2);
 
 /// Writes the state of the paused VM into a new file; its length and checksum.
-pub(super) async fn save(vm: &Shared, to: &Path) -> Result<(u64, String)> {
+pub(super) async fn save(vm: &Instance, to: &Path) -> Result<(u64, String)> {
     let refused = |reason: String| Error::Refused {
         command: "snapshot".into(),
         reason,

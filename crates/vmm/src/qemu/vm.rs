@@ -1,124 +1,54 @@
-//! One VM, and the task that watches it.
-//!
-//! ```text
-//!             SHUTDOWN event, or found in state `shutdown`
-//!  watching ───────────────────────────────→ read the console, kill QEMU ──→ exited
-//!     │ ↺ connection lost: connect again                                       ↑
-//!     ├──────────────────────── process ended by itself ────────────────────────┤
-//!     └── QEMU sends what QEMU does not send, or too much of it ─→ kill QEMU ────┘
-//! ```
-//! The task owns the decision about [`Exit`]; everybody else reads it. If this program dies, the
-//! state is still in QEMU, which waits to be asked.
+//! One VM: what its users can do with it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use linux::process::{Ended, Process};
-use qapi::Command as _;
-use qapi::qmp::{
-    DataFormat, QmpCommand, RunState, ShutdownCause, cont, query_status, ringbuf_read, stop,
-};
-use tokio::sync::{Mutex, watch};
+use qapi::qmp::{RunState, cont, stop};
 
-use crate::console::Console;
-use crate::output::{self, Output};
-use crate::process::{ended, to_the_end};
-use crate::run_dir::RunDir;
+use crate::process::run_to_end;
 use crate::watcher::Watcher;
-use crate::{Error, Exit, Result, Then, Vm};
+use crate::{AfterSnapshot, Error, Exit, Result, Vm};
 
-use super::args::{CONSOLE, CONSOLE_SIZE};
-use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns};
+use super::instance::Instance;
+use super::qmp::PROMPT;
+use super::snapshot;
 use super::start::Started;
-use super::{Record, last_words, snapshot};
-
-/// Pause between attempts to connect again.
-const RECONNECT: Duration = Duration::from_secs(1);
-
-/// Time for the console of a guest that has ended.
-const LAST_READ: Duration = Duration::from_secs(5);
-
-/// Its number on x86 (signal(7)).
-const SIGBUS: i32 = 7;
 
 #[derive(Debug)]
 pub(super) struct QemuVm {
-    pub(super) shared: Arc<Shared>,
+    instance: Arc<Instance>,
     watcher: Watcher,
-}
-
-/// What the VM and its watcher both use.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) dir: PathBuf,
-    pub(super) run: Arc<RunDir>,
-    pub(super) record: Record,
-    pub(super) process: Arc<Process>,
-    output: Output,
-    link: watch::Sender<Link>,
-    console: Mutex<Console>,
-    /// Held by a snapshot, so that the guest cannot be resumed under it.
-    pub(super) snapshot: Mutex<()>,
-    /// We have stopped it, and nobody else lets it run: it need not be asked again.
-    pub(super) stopped: AtomicBool,
-}
-
-/// The connection to QEMU.
-#[derive(Debug, Clone)]
-enum Link {
-    Up(Qmp),
-    /// It was lost and is being made again.
-    Down,
-    /// There is no QEMU any more.
-    Over,
 }
 
 impl QemuVm {
     pub(super) fn new(started: Started) -> Self {
-        let shared = Arc::new(Shared {
-            dir: started.dir,
-            run: started.run,
-            output: started.output,
-            record: started.record,
-            process: Arc::new(started.process),
-            link: watch::Sender::new(Link::Up(started.qmp)),
-            console: Mutex::default(),
-            snapshot: Mutex::default(),
-            stopped: AtomicBool::new(false),
-        });
-        let watched = Arc::clone(&shared);
-        let watcher = Watcher::spawn(async move {
-            let exit = watched.watch(started.shutdowns, started.before).await;
-            watched.link.send_replace(Link::Over);
-            exit
-        });
-        Self { shared, watcher }
+        let (instance, shutdowns, before) = Instance::new(started);
+        let instance = Arc::new(instance);
+        let watched = Arc::clone(&instance);
+        let watcher = Watcher::spawn(async move { watched.watch(shutdowns, before).await });
+        Self { instance, watcher }
     }
 
     async fn pause_guest(&self) -> Result<()> {
-        self.shared.execute(stop {}, PROMPT).await?;
+        self.instance.execute(stop {}, PROMPT).await?;
         // QEMU takes the command as well when the guest has come to its end.
-        match self.shared.state().await? {
+        match self.instance.state().await? {
             RunState::shutdown => Err(Error::Ended),
             _ => {
-                self.shared.stopped.store(true, Ordering::Relaxed);
+                self.instance.stopped.store(true, Ordering::Relaxed);
                 Ok(())
             }
         }
     }
 
     async fn resume_guest(&self) -> Result<()> {
-        let _no_snapshot = self.shared.snapshot.lock().await;
-        self.shared.stopped.store(false, Ordering::Relaxed);
-        match self.shared.execute(cont {}, PROMPT).await {
+        let _no_snapshot = self.instance.snapshot.lock().await;
+        self.instance.stopped.store(false, Ordering::Relaxed);
+        match self.instance.execute(cont {}, PROMPT).await {
             Ok(_) => Ok(()),
             // The guest is at its end, although the watcher has not got that far.
-            Err(Error::Refused { .. }) if self.shared.state().await? == RunState::shutdown => {
+            Err(Error::Refused { .. }) if self.instance.state().await? == RunState::shutdown => {
                 Err(Error::Ended)
             }
             Err(error) => Err(error),
@@ -126,196 +56,10 @@ impl QemuVm {
     }
 }
 
-impl Shared {
-    pub(super) async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
-    where
-        C: QmpCommand + 'static,
-        C::Ok: Send + 'static,
-    {
-        self.connected(C::NAME, limit)
-            .await?
-            .execute(command, limit)
-            .await
-    }
-
-    /// The connection to QEMU, as soon as there is one.
-    async fn connected(&self, command: &str, limit: Duration) -> Result<Qmp> {
-        let mut link = self.link.subscribe();
-        let settled =
-            tokio::time::timeout(limit, link.wait_for(|link| !matches!(link, Link::Down))).await;
-        let link = settled.map_or(Link::Down, |link| {
-            link.map_or(Link::Over, |link| link.clone())
-        });
-        match link {
-            Link::Up(qmp) => Ok(qmp),
-            Link::Down => Err(Error::Timeout {
-                command: command.into(),
-                seconds: limit.as_secs(),
-            }),
-            Link::Over => Err(Error::Ended),
-        }
-    }
-
-    pub(super) async fn version(&self) -> Result<String> {
-        Ok(self
-            .connected("the greeting", PROMPT)
-            .await?
-            .version()
-            .to_owned())
-    }
-
-    pub(super) async fn state(&self) -> Result<RunState> {
-        Ok(self.execute(query_status {}, PROMPT).await?.status)
-    }
-
-    async fn watch(&self, mut shutdowns: Shutdowns, before: Before) -> Exit {
-        let keep_output = async {
-            let mut tick = tokio::time::interval(output::EVERY);
-            loop {
-                tick.tick().await;
-                self.output.drain();
-            }
-        };
-        tokio::select! {
-            ended = ended(&self.process) => self.died(ended),
-            end = self.guest_end(&mut shutdowns, before) => match end {
-                Ok(cause) => self.finish(cause).await,
-                Err(violation) => self.end_hostile(&violation).await,
-            },
-            never = keep_output => never,
-        }
-    }
-
-    /// Ends a QEMU that has been taken over, or is none.
-    async fn end_hostile(&self, violation: &str) -> Exit {
-        tracing::warn!(pid = self.process.pid(), dir = %self.dir.display(), "QEMU is ended, since it {violation}");
-        self.end_process().await;
-        Exit::Vmm(format!("QEMU was ended, since it {violation}"))
-    }
-
-    fn died(&self, ended: std::io::Result<Ended>) -> Exit {
-        // Memory of a guest that was booted is a file with holes.
-        let full = matches!(ended, Ok(Ended::Signal(SIGBUS)));
-        let full = if full {
-            ", as when the host's disk has no room for the guest's memory"
-        } else {
-            ""
-        };
-        let how = ended.map_or_else(|error| error.to_string(), |ended| ended.to_string());
-        Exit::Vmm(format!(
-            "QEMU ended with {how}{full}; {}",
-            last_words(&self.output)
-        ))
-    }
-
-    /// Returns when the guest has come to its end; with the cause, if QEMU told us.
-    ///
-    /// # Errors
-    /// What QEMU did that no QEMU does.
-    async fn guest_end(
-        &self,
-        shutdowns: &mut Shutdowns,
-        mut before: Before,
-    ) -> Result<Option<ShutdownCause>, String> {
-        loop {
-            // The event goes only to who is connected, so a guest is asked that may have ended
-            // before.
-            let may_have_ended = before == Before::Somebody;
-            if may_have_ended
-                && self
-                    .state()
-                    .await
-                    .is_ok_and(|state| state == RunState::shutdown)
-            {
-                return Ok(shutdowns.try_next_cause());
-            }
-            before = Before::Somebody;
-            match shutdowns.next_cause().await {
-                Ok(cause) => return Ok(Some(cause)),
-                Err(QmpError::Violation(violation)) => return Err(violation),
-                Err(QmpError::Lost(error)) => {
-                    tracing::debug!(%error, dir = %self.dir.display(), "the QMP connection broke");
-                }
-            }
-            self.link.send_replace(Link::Down);
-            let (qmp, events) = self.connect_again().await?;
-            *shutdowns = events;
-            self.link.send_replace(Link::Up(qmp));
-        }
-    }
-
-    async fn connect_again(&self) -> Result<(Qmp, Shutdowns), String> {
-        loop {
-            match Qmp::connect(&self.run, &self.process).await {
-                Ok(connected) => return Ok(connected),
-                Err(QmpError::Violation(violation)) => return Err(violation),
-                Err(error) => {
-                    tracing::debug!(%error, dir = %self.dir.display(), "QMP does not answer")
-                }
-            }
-            tokio::time::sleep(RECONNECT).await;
-        }
-    }
-
-    async fn finish(&self, cause: Option<ShutdownCause>) -> Exit {
-        if let Err(error) = self.drain(LAST_READ).await {
-            tracing::debug!(%error, "the console of a guest that ended cannot be read");
-        }
-        self.end_process().await;
-        self.explain(cause, &mut *self.console.lock().await)
-    }
-
-    async fn end_process(&self) {
-        if let Err(error) = self.process.kill() {
-            tracing::warn!(%error, pid = self.process.pid(), "QEMU cannot be ended");
-        }
-        if let Err(error) = ended(&self.process).await {
-            tracing::warn!(%error, pid = self.process.pid(), "the end of QEMU cannot be watched");
-        }
-    }
-
-    fn explain(&self, cause: Option<ShutdownCause>, console: &mut Console) -> Exit {
-        match cause {
-            Some(ShutdownCause::guest_shutdown) => Exit::Shutdown,
-            Some(ShutdownCause::guest_panic) => {
-                Exit::Panic(console.panic().unwrap_or_else(|| "kernel panic".into()))
-            }
-            Some(ShutdownCause::guest_reset) => console.panic().map_or(Exit::Reset, Exit::Panic),
-            Some(other) => Exit::Vmm(format!(
-                "QEMU stopped the VM ({other:?}); {}",
-                last_words(&self.output)
-            )),
-            // Nobody was connected when it happened; the console is all there is.
-            None => match console.panic() {
-                Some(text) => Exit::Panic(text),
-                None if console.is_restarting() => Exit::Reset,
-                None => Exit::Shutdown,
-            },
-        }
-    }
-
-    /// Moves what QEMU holds of the console to us. One at a time, since reading takes away.
-    async fn drain(&self, limit: Duration) -> Result<()> {
-        let mut console = self.console.lock().await;
-        let command = ringbuf_read {
-            device: CONSOLE.into(),
-            size: i64::try_from(CONSOLE_SIZE).unwrap_or(i64::MAX),
-            format: Some(DataFormat::base64),
-        };
-        let text = self.execute(command, limit).await?;
-        let output = STANDARD.decode(text).map_err(|error| Error::Refused {
-            command: ringbuf_read::NAME.into(),
-            reason: format!("its answer is not base64: {error}"),
-        })?;
-        console.push(&output);
-        Ok(())
-    }
-}
-
 #[async_trait]
 impl Vm for QemuVm {
     fn pid(&self) -> u32 {
-        self.shared.process.pid()
+        self.instance.process.pid()
     }
 
     async fn pause(&self) -> Result<()> {
@@ -326,14 +70,18 @@ impl Vm for QemuVm {
         self.watcher.unless_ended(self.resume_guest()).await
     }
 
-    async fn snapshot(&self, dir: &std::path::Path, then: Then) -> Result<()> {
-        let writing = snapshot::write(Arc::clone(&self.shared), dir.to_owned(), then);
-        self.watcher.unless_ended(to_the_end(writing)).await
+    async fn snapshot(&self, dir: &std::path::Path, after: AfterSnapshot) -> Result<()> {
+        let writing = snapshot::write(Arc::clone(&self.instance), dir.to_owned(), after);
+        self.watcher.unless_ended(run_to_end(writing)).await
     }
 
     async fn kill(&self) -> Result<()> {
         self.watcher
-            .kill(&self.shared.process, "end the QEMU in", &self.shared.dir)
+            .kill(
+                &self.instance.process,
+                "end the QEMU in",
+                &self.instance.dir,
+            )
             .await
     }
 
@@ -342,14 +90,14 @@ impl Vm for QemuVm {
     }
 
     async fn console(&self) -> Vec<u8> {
-        let shared = Arc::clone(&self.shared);
+        let instance = Arc::clone(&self.instance);
         // In a task, so that output which QEMU has given away is not lost when the caller loses
         // interest.
-        let drained = tokio::spawn(async move { shared.drain(PROMPT).await });
+        let drained = tokio::spawn(async move { instance.drain(PROMPT).await });
         let drained = async { drained.await.unwrap_or(Err(Error::Ended)) };
         if let Err(error) = self.watcher.unless_ended(drained).await {
             tracing::debug!(%error, "the console cannot be read");
         }
-        self.shared.console.lock().await.take()
+        self.instance.console.lock().await.take()
     }
 }

@@ -110,7 +110,7 @@ fn an_end_that_nobody_watched_is_told_rightly() {
         );
         assert_eq!(shutdown, Exit::Shutdown);
         assert_eq!(reset, Exit::Reset);
-        let told = match lab.driver.keeps_last_words() {
+        let told = match lab.driver.keeps_exit_reason() {
             true => Exit::Panic("Kernel panic - not syncing: sysrq triggered crash".into()),
             false => Exit::Reset,
         };

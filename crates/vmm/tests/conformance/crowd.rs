@@ -90,7 +90,7 @@ fn twenty_lives_leave_nothing_open() {
                     .expect("the VM")
             };
             let dir = lab.empty_dir(&format!("snapshot-{round}"));
-            vm.snapshot(&dir, vmm::Then::GoOn)
+            vm.snapshot(&dir, vmm::AfterSnapshot::Resume)
                 .await
                 .expect("a snapshot");
             vm.kill().await.expect("it can be killed");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use linux::process::{Identity, Process};
-use vmm::{Exit, Then};
+use vmm::{AfterSnapshot, Exit};
 
 use crate::lab::{Lab, end, on_every_driver};
 use crate::machine::Machine;
@@ -45,7 +45,7 @@ async fn layered(lab: &Lab) -> (Machine, std::path::PathBuf) {
     let first = lab.empty_dir("first");
     source
         .vm
-        .snapshot(&first, Then::End)
+        .snapshot(&first, AfterSnapshot::Terminate)
         .await
         .expect("a snapshot of the paused VM");
     source.kill().await;
@@ -60,7 +60,7 @@ async fn layered(lab: &Lab) -> (Machine, std::path::PathBuf) {
     let second = lab.empty_dir("second");
     child
         .vm
-        .snapshot(&second, Then::End)
+        .snapshot(&second, AfterSnapshot::Terminate)
         .await
         .expect("a snapshot of the paused VM");
     child.kill().await;

@@ -76,7 +76,7 @@ fn a_killed_vm_is_gone_at_once_and_for_good() {
             let dir = lab.root().join(format!("snapshot-{paused}"));
             std::fs::create_dir(&dir).expect("a directory");
             assert!(matches!(
-                machine.vm.snapshot(&dir, vmm::Then::GoOn).await,
+                machine.vm.snapshot(&dir, vmm::AfterSnapshot::Resume).await,
                 Err(Error::Ended)
             ));
             assert_eq!(std::fs::read_dir(&dir).expect("the directory").count(), 0);

@@ -100,7 +100,7 @@ impl Machine {
 
     pub async fn snapshot(&self, dir: &Path) {
         self.vm
-            .snapshot(dir, vmm::Then::GoOn)
+            .snapshot(dir, vmm::AfterSnapshot::Resume)
             .await
             .expect("a snapshot of the paused VM");
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use linux::loopdev::{self, Identity};
 use linux::pages::Private;
 use linux::process::{self, Process};
-use vmm::Then;
+use vmm::AfterSnapshot;
 
 use crate::lab::{Lab, MEMORY_MB, on_every_driver};
 use crate::machine::Machine;
@@ -91,9 +91,9 @@ fn every_page_is_right_over_generations() {
             child.pause().await;
             snapshot = lab.empty_dir(&format!("snapshot-{generation}"));
             let then = if generation % 2 == 0 {
-                Then::End
+                AfterSnapshot::Terminate
             } else {
-                Then::GoOn
+                AfterSnapshot::Resume
             };
             child
                 .vm
@@ -224,7 +224,7 @@ fn memory_that_is_damaged_is_noticed() {
         let first = lab.empty_dir("first");
         source
             .vm
-            .snapshot(&first, Then::End)
+            .snapshot(&first, AfterSnapshot::Terminate)
             .await
             .expect("a snapshot of the paused VM");
         source.kill().await;
@@ -235,7 +235,7 @@ fn memory_that_is_damaged_is_noticed() {
         let second = lab.empty_dir("second");
         child
             .vm
-            .snapshot(&second, Then::End)
+            .snapshot(&second, AfterSnapshot::Terminate)
             .await
             .expect("a snapshot of the paused VM");
         child.kill().await;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use vmm::{Disk, DiskFormat, Error, Then, VmConfig};
+use vmm::{AfterSnapshot, Disk, DiskFormat, Error, VmConfig};
 
 use crate::lab::on_every_driver;
 use crate::machine::Machine;
@@ -67,7 +67,7 @@ fn a_vm_that_is_to_end_leaves_its_memory_to_the_snapshot() {
         let failed = lab.empty_dir("failed");
         source
             .vm
-            .snapshot(&failed, Then::End)
+            .snapshot(&failed, AfterSnapshot::Terminate)
             .await
             .expect("a snapshot of the paused VM");
         // Whoever took it could not use it: the VM goes on as if nothing had been.
@@ -77,7 +77,7 @@ fn a_vm_that_is_to_end_leaves_its_memory_to_the_snapshot() {
         let snapshot = lab.empty_dir("snapshot");
         source
             .vm
-            .snapshot(&snapshot, Then::End)
+            .snapshot(&snapshot, AfterSnapshot::Terminate)
             .await
             .expect("a snapshot of the paused VM");
         source.kill().await;
@@ -274,7 +274,7 @@ fn a_running_vm_is_not_snapshotted() {
         let dir = lab.empty_dir("snapshot");
         let error = machine
             .vm
-            .snapshot(&dir, Then::GoOn)
+            .snapshot(&dir, AfterSnapshot::Resume)
             .await
             .expect_err("it runs");
         assert!(

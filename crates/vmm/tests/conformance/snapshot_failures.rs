@@ -49,7 +49,7 @@ async fn fails(machine: &mut Machine, dir: &Path) -> Error {
     let before = content(dir);
     let error = machine
         .vm
-        .snapshot(dir, vmm::Then::GoOn)
+        .snapshot(dir, vmm::AfterSnapshot::Resume)
         .await
         .expect_err("there is no room for the snapshot");
     assert!(
@@ -124,7 +124,7 @@ fn a_directory_that_is_not_empty_or_not_there() {
         fails(&mut machine, &taken).await;
         let missing = machine
             .vm
-            .snapshot(&lab.root().join("missing"), vmm::Then::GoOn)
+            .snapshot(&lab.root().join("missing"), vmm::AfterSnapshot::Resume)
             .await
             .expect_err("there is no such directory");
         assert!(matches!(missing, Error::Io { .. }), "{missing:?}");
@@ -143,7 +143,7 @@ fn a_snapshot_that_is_given_up() {
             drop(
                 tokio::time::timeout(
                     Duration::from_millis(millis),
-                    machine.vm.snapshot(&dir, vmm::Then::GoOn),
+                    machine.vm.snapshot(&dir, vmm::AfterSnapshot::Resume),
                 )
                 .await,
             );

@@ -21,7 +21,7 @@ fn silent_firecracker_is_given_up_at_the_deadline() {
         }
         let dir = attacked.empty_dir("snapshot");
         let error = vm
-            .snapshot(&dir, vmm::Then::GoOn)
+            .snapshot(&dir, vmm::AfterSnapshot::Resume)
             .await
             .expect_err("it does not answer");
         assert!(matches!(error, Error::Timeout { .. }), "{error}");

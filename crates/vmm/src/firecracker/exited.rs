@@ -6,7 +6,7 @@ use std::path::Path;
 use async_trait::async_trait;
 
 use crate::files::blocking;
-use crate::{Error, Exit, Result, Then, Vm, record};
+use crate::{AfterSnapshot, Error, Exit, Result, Vm, record};
 
 use super::{Record, end};
 
@@ -45,7 +45,7 @@ impl Vm for Over {
         Err(Error::Ended)
     }
 
-    async fn snapshot(&self, _dir: &Path, _then: Then) -> Result<()> {
+    async fn snapshot(&self, _dir: &Path, _after: AfterSnapshot) -> Result<()> {
         Err(Error::Ended)
     }
 

@@ -1,0 +1,87 @@
+//! Takes over a Firecracker that an earlier run of this program started.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use linux::process::Process;
+
+use crate::files::in_file;
+use crate::output::{Output, STDERR};
+use crate::pager::Pager;
+use crate::process::{self, ended};
+use crate::run_dir::RunDir;
+use crate::{Result, Vm};
+
+use super::api::State;
+use super::args::{self, CONSOLE, METRICS};
+use super::client::Client;
+use super::pipe::Pipe;
+use super::start::{GONE, Started};
+use super::vm::FirecrackerVm;
+use super::{Record, exited};
+
+/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever
+/// started it did not get to know that it exists.
+pub(super) async fn adopt(
+    dir: PathBuf,
+    process: Process,
+    record: Record,
+) -> Result<Option<Box<dyn Vm>>> {
+    let run = match RunDir::adopt(&dir, &process, record.run) {
+        Ok(run) => Arc::new(run),
+        // It ends at this moment.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return exited::find(&dir).await,
+        Err(error) => return Err(in_file("find the working directory of", &dir)(error)),
+    };
+    let output = Output::adopt(&dir, STDERR, args::STDERR);
+    let client = Client::of(&run, &process);
+    let process = Arc::new(process);
+    let pager = record
+        .pager
+        .as_ref()
+        .map(|identity| Pager::adopt(&dir, identity))
+        .transpose();
+    let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
+    // Without its pager it may never answer; its watcher ends it and tells why.
+    if pager
+        .as_ref()
+        .is_none_or(|pager| pager.identity().is_some())
+    {
+        // It may be busy with a request of who had it before us.
+        let instance = tokio::select! {
+            instance = client.instance_when_idle(u64::from(record.memory_mb) << 20) => instance,
+            _ = ended(&process) => return exited::find(&dir).await,
+        };
+        match instance {
+            Ok(instance) if instance.state == State::NotStarted => {
+                process::end(process).await?;
+                return Ok(None);
+            }
+            Ok(_) => {}
+            Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => {
+                return exited::find(&dir).await;
+            }
+            // Nobody can use a VM that does not answer.
+            Err(error) => {
+                process::end(process).await?;
+                return Err(error);
+            }
+        }
+    }
+    let open = |name| Pipe::open(&dir.join(name)).map_err(in_file("open a pipe in", &dir));
+    let console = open(CONSOLE)?;
+    let metrics = open(METRICS)?;
+    let started = Started {
+        dir,
+        run,
+        output,
+        process,
+        record,
+        client,
+        console,
+        metrics,
+        pager,
+    };
+    Ok(Some(Box::new(FirecrackerVm::new(started))))
+}
