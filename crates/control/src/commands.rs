@@ -7,9 +7,9 @@ use clap::Subcommand;
 use control::auth::{self, FirstKey};
 use control::{Config, ControlPlane, Settings, config};
 use model::Limits;
+use runtime::shutdown::cancel_on_signal;
 use store::Store;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Subcommand)]
@@ -70,7 +70,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         rate_limits,
     };
     let shutdown = CancellationToken::new();
-    tokio::spawn(end_on_signal(shutdown.clone())?);
+    cancel_on_signal(shutdown.clone())?;
     let control = ControlPlane::start(settings).await?;
     tracing::info!(%listen, store = store.backend(), "the control plane serves; its API is shown at /docs");
     control
@@ -148,18 +148,4 @@ pub fn openapi() -> anyhow::Result<()> {
 
 fn say(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
-}
-
-fn end_on_signal(shutdown: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        shutdown.cancel();
-    })
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use listener::ListenerLimits;
 use model::Limits;
+use runtime::config::ConfigErrors;
+use runtime::environment::variable;
 
 use crate::hosts::{HostAddr, Token};
 use crate::ports::PortSettings;
@@ -48,33 +50,28 @@ pub struct Config {
     pub rate_limits: RateLimitSettings,
 }
 
-/// All mistakes in the environment, each with the variable's name.
-#[derive(Debug, thiserror::Error)]
-#[error("the settings are wrong:\n  {}", .0.join("\n  "))]
-pub struct Mistakes(Vec<String>);
-
 impl Config {
     /// Reads the process's environment.
     ///
     /// # Errors
     /// All mistakes at once.
-    pub fn from_env() -> Result<Self, Mistakes> {
-        Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        Self::from_lookup(variable)
     }
 
     /// The settings for `dir`, with everything else from the environment.
     ///
     /// # Errors
     /// All mistakes at once.
-    pub fn for_dir(dir: &Path) -> Result<Self, Mistakes> {
+    pub fn for_dir(dir: &Path) -> Result<Self, ConfigErrors> {
         let dir = dir.to_string_lossy().into_owned();
         Self::from_lookup(|name| match name {
             "WRENN_DIR" => Some(dir.clone()),
-            other => std::env::var(other).ok().filter(|value| !value.is_empty()),
+            other => variable(other),
         })
     }
 
-    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let mut mistakes = Vec::new();
         let dir = lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);
         let dir = std::path::absolute(&dir).unwrap_or(dir);
@@ -117,7 +114,7 @@ impl Config {
         if mistakes.is_empty() {
             Ok(config)
         } else {
-            Err(Mistakes(mistakes))
+            Err(ConfigErrors(mistakes))
         }
     }
 }

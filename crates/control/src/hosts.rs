@@ -178,6 +178,11 @@ impl Host {
             })?;
         let config =
             ClientConfig::new(uri).with_default_header("authorization", format!("Bearer {token}"));
+        let config = runtime::trace::headers()
+            .into_iter()
+            .fold(config, |config, (name, value)| {
+                config.with_default_header(name, value)
+            });
         Ok(Client::new(self.transport.clone(), config))
     }
 

@@ -2,13 +2,10 @@
 
 mod commands;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use control::Config;
-use tracing_subscriber::EnvFilter;
 
 /// Serves the Wrenn API and tells host agents what to do. Needs no privileges.
 ///
@@ -49,21 +46,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    // Before the arguments, so that help and settings see the same environment. No file is fine.
-    // Directories above are not searched: what is there belongs to somebody else.
-    match dotenvy::from_path(".env") {
-        Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
-        _ => {}
-    }
+    runtime::environment::load_dotenv()?;
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // Escape codes are noise in a file and in the journal.
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr)
-        .init();
+    runtime::telemetry::start(true);
     match args.command {
         None | Some(Command::Serve) => commands::serve(Config::from_env()?).await,
         Some(Command::Migrate) => commands::migrate(&Config::from_env()?).await,

@@ -90,6 +90,8 @@ pub fn router(agent: &Agent) -> axum::Router {
         .route_service("/{service}/{method}", rpc)
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
+        // Below the token: strangers write nothing into the log.
+        .layer(axum::middleware::from_fn(runtime::trace::trace_request))
         .layer(axum::middleware::from_fn_with_state(
             agent.settings.clone(),
             auth::check,

@@ -50,11 +50,7 @@ fn run(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error>> {
     if guest {
         boot::boot()?;
     }
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_max_level(tracing::Level::INFO)
-        .init();
+    runtime::telemetry::start_in_guest();
     // At least two workers: one that a slow disk holds up must not silence the agent.
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,15 +1,14 @@
 //! `wrenn-agent`: the host agent as a program of its own.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use hostd::{Agent, Config, token};
+use runtime::shutdown::cancel_on_signal;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Runs the virtual machines of this host for the control plane. Needs root.
 ///
@@ -45,26 +44,14 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run() -> anyhow::Result<()> {
-    // Before the arguments, so that help and settings see the same environment. No file is fine.
-    // Directories above are not searched: what is there belongs to somebody else.
-    match dotenvy::from_path(".env") {
-        Err(error) if !error.not_found() => return Err(anyhow!(error).context("cannot read .env")),
-        _ => {}
-    }
+    runtime::environment::load_dotenv()?;
     let args = Args::parse();
     if args.remove_host_rules {
         tokio::task::spawn_blocking(hostd::network::remove_host_rules).await??;
         println!("the host's rules are as they were before Wrenn");
         return Ok(());
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // Escape codes are noise in a file and in the journal.
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(colours)
-        .with_writer(std::io::stderr)
-        .init();
+    runtime::telemetry::start(true);
     let config = Config::from_env()?;
     let token = match &config.api.token {
         Some(token) => token.clone(),
@@ -78,25 +65,11 @@ async fn run() -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.api.listen))?;
     tracing::info!(listen = %config.api.listen, dir = %config.dir.display(), "the host agent serves");
     let shutdown = CancellationToken::new();
-    tokio::spawn(end_on_signal(shutdown.clone())?);
+    cancel_on_signal(shutdown.clone())?;
     agent
         .serve(listener, shutdown)
         .await
         .context("the listener failed")?;
     tracing::info!("the host agent has ended; sandboxes go on running");
     Ok(())
-}
-
-fn end_on_signal(shutdown: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        shutdown.cancel();
-    })
 }

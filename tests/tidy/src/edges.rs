@@ -7,8 +7,9 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 15] = [
+const MAY: [(&str, &[&str]); 16] = [
     ("stdx", &[]),
+    ("runtime", &["stdx"]),
     ("model", &[]),
     ("api-types", &["model"]),
     ("guest-rpc", &[]),
@@ -40,10 +41,10 @@ const MAY: [(&str, &[&str]); 15] = [
             "vmm",
         ],
     ),
-    ("guestd", &["guest-rpc", "stdx"]),
+    ("guestd", &["guest-rpc", "runtime", "stdx"]),
     ("client", &["api-types", "guest-rpc"]),
     // The last two for `wrenn up`, which is both in one process.
-    ("cli", &["client", "control", "hostd"]),
+    ("cli", &["client", "control", "hostd", "runtime"]),
     ("testkit", &["model", "guest-rpc", "host-rpc", "stdx"]),
 ];
 

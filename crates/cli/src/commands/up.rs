@@ -24,7 +24,6 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::UpArgs;
 use crate::interrupt::Interrupt;
@@ -33,7 +32,7 @@ use crate::process::exit_status;
 use crate::settings;
 
 pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
-    log_to_stderr();
+    runtime::telemetry::start(false);
     let mut interrupt = Interrupt::listen()?;
     let dir = std::path::absolute(args.dir.unwrap_or_else(settings::dir_of_this_user))?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
@@ -51,16 +50,6 @@ pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
     server.announce(json)?;
     server.run(listener, interrupt).await?;
     Ok(0)
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(console::colors_enabled_stderr())
-        .with_writer(std::io::stderr)
-        .init();
 }
 
 /// Everything that runs in this process; only the public port is not served yet.

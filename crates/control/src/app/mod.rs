@@ -98,7 +98,8 @@ pub async fn on_its_own<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     use tracing::Instrument;
-    match tokio::spawn(work.in_current_span()).await {
+    let work = runtime::trace::in_current_context(work.in_current_span());
+    match tokio::spawn(work).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Error::internal(error)),
     }

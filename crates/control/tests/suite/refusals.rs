@@ -167,3 +167,19 @@ async fn answers_carry_a_request_id() {
         16
     );
 }
+
+#[tokio::test]
+async fn request_and_trace_reach_the_host() {
+    let (host, _ground, plane) = one().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let answer = plane
+        .request(Method::GET, "/v1/templates")
+        .header("x-request-id", "traced-1")
+        .header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"))
+        .send()
+        .await
+        .unwrap();
+    assert!(answer.status().is_success());
+    let seen = host.world().traces["traced-1"].clone();
+    assert!(seen.starts_with(&format!("00-{trace}-")), "{seen}");
+}

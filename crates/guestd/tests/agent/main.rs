@@ -10,6 +10,7 @@ mod input;
 mod limits;
 mod output;
 mod support;
+mod trace;
 mod tunnel;
 mod user;
 mod watch;

@@ -37,6 +37,13 @@ impl Agent {
         Self::start(&["--no-auth"]).await
     }
 
+    /// With its log in a file.
+    pub async fn logging_to(log: std::fs::File) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_envd"));
+        command.stderr(log);
+        Self::run(command, &["--no-auth"]).await
+    }
+
     pub async fn start(flags: &[&str]) -> Self {
         Self::run(Command::new(env!("CARGO_BIN_EXE_envd")), flags).await
     }

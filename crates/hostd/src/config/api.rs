@@ -5,8 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use listener::ListenerLimits;
-
-use super::variables::Variables;
+use runtime::config::Variables;
 
 const LISTEN_ADDR: &str = "AGENT_LISTEN_ADDR";
 const MAX_CONNECTIONS: &str = "AGENT_MAX_CONNECTIONS";
@@ -53,7 +52,7 @@ fn read_listen(variables: &mut Variables<'_>) -> SocketAddr {
         return SocketAddr::from((loopback, host_rpc::DEFAULT_PORT));
     };
     listen_address(&text).unwrap_or_else(|| {
-        variables.add_mistake(format!(
+        variables.add_error(format!(
             "{LISTEN_ADDR} must be an address and port like 127.0.0.1:50051, not {text:?}"
         ));
         SocketAddr::from((loopback, 0))
@@ -66,7 +65,7 @@ fn read_token(variables: &mut Variables<'_>) -> Option<String> {
         read_credential(Path::new(&dir))
     })?;
     if token.len() < MIN_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        variables.add_mistake(format!(
+        variables.add_error(format!(
             "{TOKEN} must be {MIN_TOKEN} or more printable characters without spaces"
         ));
     }

@@ -1,8 +1,8 @@
 //! What disks of sandboxes are made of, and how fast they are.
 
 use linux::cgroup::DiskLimits;
+use runtime::config::Variables;
 
-use super::variables::Variables;
 use crate::disk::Choice;
 
 const BACKEND: &str = "AGENT_DISK";

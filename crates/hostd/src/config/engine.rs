@@ -2,9 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+use runtime::config::Variables;
 use vmm::engine::{AccelChoice, Choice, Enforcement, Wanted};
 
-use super::variables::Variables;
 use crate::jail::DEFAULT_UID_BASE;
 use crate::network::Slot;
 

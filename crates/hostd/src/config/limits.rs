@@ -1,6 +1,6 @@
 //! How much there may be on one host.
 
-use super::variables::Variables;
+use runtime::config::Variables;
 
 const SANDBOXES: &str = "AGENT_MAX_SANDBOXES";
 const CHECKPOINTS: &str = "AGENT_MAX_CHECKPOINTS";

@@ -7,9 +7,11 @@ mod engine;
 mod limits;
 mod network;
 mod paths;
-mod variables;
 
 use std::path::{Path, PathBuf};
+
+use runtime::config::{ConfigErrors, Variables};
+use runtime::environment::variable;
 
 pub use api::ApiConfig;
 pub use disks::DiskConfig;
@@ -17,8 +19,6 @@ pub use engine::EngineConfig;
 pub use limits::Limits;
 pub use network::NetworkConfig;
 pub use paths::PathConfig;
-
-use variables::Variables;
 
 const DIR: &str = "WRENN_DIR";
 
@@ -38,33 +38,28 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// All mistakes in the environment, each with the variable's name.
-#[derive(Debug, thiserror::Error)]
-#[error("the settings are wrong:\n  {}", .0.join("\n  "))]
-pub struct Mistakes(Vec<String>);
-
 impl Config {
     /// Reads the process's environment.
     ///
     /// # Errors
     /// All mistakes at once.
-    pub fn from_env() -> Result<Self, Mistakes> {
-        Self::from_lookup(&from_environment)
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        Self::from_lookup(&variable)
     }
 
     /// Reads the settings for `dir`: everything but `WRENN_DIR` from the environment.
     ///
     /// # Errors
     /// All mistakes at once.
-    pub fn for_dir(dir: &Path) -> Result<Self, Mistakes> {
+    pub fn for_dir(dir: &Path) -> Result<Self, ConfigErrors> {
         let dir = dir.to_string_lossy();
         Self::from_lookup(&|name| match name {
             DIR => Some(dir.clone().into_owned()),
-            other => from_environment(other),
+            other => variable(other),
         })
     }
 
-    fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+    fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let mut variables = Variables::new(lookup);
         let dir = variables.path(DIR, Path::new(DEFAULT_DIR));
         let config = Self {
@@ -78,10 +73,6 @@ impl Config {
         };
         variables.finish(config)
     }
-}
-
-fn from_environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

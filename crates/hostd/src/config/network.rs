@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
 use model::network::Bandwidth;
+use runtime::config::Variables;
 
-use super::variables::Variables;
 use crate::network::{NetworkSettings, Plan, WantedIpv6, connections};
 
 const POOL: &str = "AGENT_NETWORK_POOL";
@@ -53,7 +53,7 @@ fn read_plan(variables: &mut Variables<'_>) -> Option<Plan> {
     let plan = text.parse().ok().and_then(Plan::halves);
     if plan.is_none() {
         let longest = Plan::LONGEST_PREFIX;
-        variables.add_mistake(format!(
+        variables.add_error(format!(
             "{CIDR} must be a private IPv4 network of /{longest} or larger, as 10.212.0.0/15, not {text:?}"
         ));
     }
@@ -65,7 +65,7 @@ fn read_name_servers(variables: &mut Variables<'_>) -> String {
         .text(DNS)
         .unwrap_or_else(|| DEFAULT_DNS.to_owned());
     if !servers.split(',').all(is_name_server) {
-        variables.add_mistake(format!(
+        variables.add_error(format!(
             "{DNS} must be IPv4 addresses, with ports where they are not 53, and commas between them, not {servers:?}"
         ));
     }
@@ -82,7 +82,7 @@ fn read_mbps(variables: &mut Variables<'_>, name: &str) -> u32 {
     let expected = format!("a number of Mbit/s from 0 (no limit) to {most}");
     let mbps = variables.parsed(name, &expected, 0);
     if mbps > most {
-        variables.add_mistake(format!("{name} must be {expected}, not {mbps}"));
+        variables.add_error(format!("{name} must be {expected}, not {mbps}"));
     }
     mbps
 }

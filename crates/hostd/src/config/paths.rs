@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::variables::Variables;
+use runtime::config::Variables;
 
 const KERNEL: &str = "AGENT_KERNEL_PATH";
 const IMAGES: &str = "AGENT_IMAGES_PATH";

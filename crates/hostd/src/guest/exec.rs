@@ -289,6 +289,36 @@ mod tests {
         assert_eq!(exit_code(&end(-1, false, "signal: signal 2147483647")), 137);
     }
 
+    #[tokio::test]
+    async fn request_and_trace_reach_the_guest() {
+        use runtime::trace::{RequestContext, in_context};
+        use tokio::io::AsyncReadExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let guest = Guest::new(listener.local_addr().unwrap(), "token");
+        let headers = [("x-request-id", "traced-1")].map(|(name, value)| {
+            (
+                http::HeaderName::from_static(name),
+                http::HeaderValue::from_static(value),
+            )
+        });
+        let context = RequestContext::from_headers(&headers.into_iter().collect());
+        let trace = format!("traceparent: 00-{}-", context.trace_id());
+        let call = in_context(Some(context), async move {
+            guest.is_healthy(std::time::Duration::from_secs(60)).await
+        });
+        let call = tokio::spawn(call);
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = String::new();
+        while !request.contains("\r\n\r\n") {
+            let mut part = [0; 1024];
+            let length = stream.read(&mut part).await.unwrap();
+            request.push_str(std::str::from_utf8(&part[..length]).unwrap());
+        }
+        call.abort();
+        assert!(request.contains("x-request-id: traced-1"), "{request}");
+        assert!(request.contains(&trace), "{request}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn silent_guest_does_not_hold_a_call() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

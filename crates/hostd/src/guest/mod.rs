@@ -218,10 +218,15 @@ impl Guest {
             .scheme("http")
             .authority(self.address.to_string())
             .path_and_query(path_and_query);
-        Request::builder()
+        let request = Request::builder()
             .method(method)
             .uri(uri.build().unwrap_or_default())
-            .header(guest_rpc::ACCESS_TOKEN_HEADER, &self.token)
+            .header(guest_rpc::ACCESS_TOKEN_HEADER, &self.token);
+        runtime::trace::headers()
+            .into_iter()
+            .fold(request, |request, (name, value)| {
+                request.header(name, value)
+            })
     }
 
     /// Sends a request; an answer of 400 or above is an error with the guest's message.
@@ -243,10 +248,15 @@ impl Guest {
         let uri = format!("http://{}", self.address)
             .parse()
             .map_err(|_| Error::Nonsense("address".to_owned()))?;
-        Ok(ClientConfig::new(uri)
+        let config = ClientConfig::new(uri)
             .with_default_max_message_size(MAX_MESSAGE)
             .with_default_element_memory_limit(MAX_ELEMENTS)
-            .with_default_header(guest_rpc::ACCESS_TOKEN_HEADER, self.token.as_str()))
+            .with_default_header(guest_rpc::ACCESS_TOKEN_HEADER, self.token.as_str());
+        Ok(runtime::trace::headers()
+            .into_iter()
+            .fold(config, |config, (name, value)| {
+                config.with_default_header(name, value)
+            }))
     }
 
     pub(crate) fn processes(&self) -> Result<ProcessClient<RpcTransport>, Error> {

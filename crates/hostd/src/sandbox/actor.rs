@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use runtime::trace::{RequestContext, in_context};
 use stdx::error::chain;
 use tokio::sync::watch;
 
@@ -43,6 +44,8 @@ pub(crate) struct Actor {
     pub(crate) handle: Handle,
     /// What it is made from, while it is being made.
     pub(super) start: Start,
+    /// The request that creates it, which its boot is traced under.
+    request: Option<RequestContext>,
     pub(super) orders: tokio::sync::Mutex<order::Receiver>,
     /// The order that is being carried out in a phase of its own.
     waiting: Mutex<Option<Asked>>,
@@ -67,6 +70,7 @@ impl Actor {
             record,
             handle: handle.clone(),
             start,
+            request: runtime::trace::current(),
             orders: tokio::sync::Mutex::new(orders),
             waiting: Mutex::default(),
             problem: Mutex::default(),
@@ -90,7 +94,7 @@ impl Actor {
         }
         loop {
             let event = match self.phase() {
-                Phase::Creating => self.create().await,
+                Phase::Creating => in_context(self.request.clone(), self.create()).await,
                 Phase::Running => self.attend().await,
                 Phase::Pausing => self.save().await,
                 Phase::Suspending { rollback, .. } => self.suspend(rollback).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use model::{Generation, NetworkSpec, SandboxId, SandboxSpec, SandboxState};
 use tokio::sync::Mutex;
+use tracing::Instrument;
 
 use super::Handle;
 use super::activity::Active;
@@ -123,10 +124,12 @@ impl Manager {
 
     fn drive(self: &Arc<Self>, actor: Actor, handle: Handle) {
         let registry = self.registry.clone();
-        tokio::spawn(async move {
+        let span = tracing::info_span!("sandbox", id = %handle.id);
+        let work = async move {
             actor.run().await;
             registry.remove(&handle.id);
-        });
+        };
+        tokio::spawn(work.instrument(span));
     }
 
     /// The sandbox of that id, made if there is none. Answers when it runs, or has failed.
@@ -160,7 +163,7 @@ impl Manager {
             Reserved::New(reservation) => reservation,
         };
         let (manager, id) = (Arc::clone(self), id.clone());
-        let begun = tokio::spawn(async move {
+        let work = async move {
             let host = Arc::clone(&manager.host);
             let begun = tokio::task::spawn_blocking(move || begin(&host, id, spec, origin)).await;
             let begun = begun.map_err(|error| Refused::Failed(error.to_string()))??;
@@ -176,8 +179,8 @@ impl Manager {
             drop(pin);
             manager.drive(actor, handle.clone());
             Ok(handle)
-        });
-        begun
+        };
+        tokio::spawn(runtime::trace::in_current_context(work))
             .await
             .map_err(|error| Refused::Failed(error.to_string()))?
     }

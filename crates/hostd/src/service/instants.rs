@@ -20,7 +20,7 @@ const MAX_CHILDREN: usize = 100;
 async fn on_its_own<T: Send + 'static>(
     work: impl Future<Output = Result<T, Refused>> + Send + 'static,
 ) -> Result<T, ConnectError> {
-    let done = tokio::spawn(work)
+    let done = tokio::spawn(runtime::trace::in_current_context(work))
         .await
         .map_err(|error| ConnectError::internal(error.to_string()))?;
     done.map_err(refused)

@@ -38,6 +38,7 @@ pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
     let token: Arc<str> = token.into();
     tunnels
         .fallback_service(service.into_axum_service())
+        .layer(from_fn(runtime::trace::trace_request))
         .layer(from_fn(move |request, next| {
             auth::check(Arc::clone(&token), request, next)
         }))

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use connectrpc::{
@@ -30,9 +30,27 @@ pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
     }));
     tunnels
         .fallback_service(service.into_axum_service())
-        .layer(from_fn_with_state(shared, cut::cut))
+        .layer(from_fn_with_state(Arc::clone(&shared), cut::cut))
+        .layer(from_fn_with_state(shared, note_request))
         .layer(from_fn(check_token))
         .layer(from_fn(rpc::linger::linger))
+}
+
+/// Keeps the header fields by which requests are traced.
+async fn note_request(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> HttpResponse {
+    if let Some(id) = header_text(request.headers(), "x-request-id") {
+        let trace = header_text(request.headers(), "traceparent").unwrap_or_default();
+        shared.world().traces.insert(id, trace);
+    }
+    next.run(request).await
+}
+
+fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
 async fn check_token(request: Request, next: Next) -> HttpResponse {

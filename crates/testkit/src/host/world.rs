@@ -35,6 +35,8 @@ pub struct World {
     pub given_out: u64,
     /// Bytes that `/dev/null` has taken in uploads that were completed.
     pub taken_in: u64,
+    /// The last `traceparent` that came with each `x-request-id`.
+    pub traces: BTreeMap<String, String>,
     generation: u64,
 }
 
@@ -95,6 +97,7 @@ impl World {
             signals: Vec::new(),
             given_out: 0,
             taken_in: 0,
+            traces: BTreeMap::new(),
             // As of the real agent: never one that an earlier life gave.
             generation: u64::try_from(now_ms()).unwrap_or_default() * 1000,
         }
