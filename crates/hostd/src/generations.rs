@@ -160,7 +160,7 @@ fn write(path: &Path, ceiling: u64) -> io::Result<()> {
 
 async fn raise(generations: &Arc<Generations>) {
     let raising = Arc::clone(generations);
-    if let Err(error) = crate::sandbox::actor::blocking(move || raising.raise_ceiling()).await {
+    if let Err(error) = crate::operation::run_blocking(move || raising.raise_ceiling()).await {
         tracing::warn!(
             error,
             "the ceiling of generations cannot be written; trying again"

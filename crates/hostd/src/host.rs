@@ -1,12 +1,13 @@
-//! What all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the reports
-//! about them.
+//! What all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the stream
+//! of reports about them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use host_rpc as rpc;
 use stdx::error::chain;
-use tokio::sync::{broadcast, watch};
+use stdx::io::OptionalExt;
+use tokio::sync::broadcast;
 use vmm::engine::Engine;
 
 use crate::boot::BootFiles;
@@ -14,16 +15,16 @@ use crate::config::{Config, Limits};
 use crate::disk::{self, Disks};
 use crate::dns::Upstream;
 use crate::generations::Generations;
+use crate::guest::Guest;
 use crate::images::Images;
 use crate::jail::Jails;
 use crate::network::{GATEWAY_IP, Networks};
-use crate::sandbox::Handle;
-use crate::sandbox::actor::blocking;
-use crate::sandbox::forks::Forks;
+use crate::operation::{OperationError, OperationKind, run_blocking};
+use crate::sandbox::fork_notes::ForkNotes;
 use crate::sandbox::ledger::{Ledger, Record};
-use crate::sandbox::turns::Turns;
-use crate::snapshots::Snapshots;
-use crate::warm::Warm;
+use crate::sandbox::start_permits::StartPermits;
+use crate::snapshot::preboot::PrebootCache;
+use crate::snapshot::template::Templates;
 
 /// Reports that a slow watcher may be behind before it is sent all of them afresh.
 const REPORTS_BEHIND: usize = 1024;
@@ -37,35 +38,34 @@ pub struct Host {
     pub disks: Disks,
     pub boot: BootFiles,
     pub images: Images,
-    pub snapshots: Snapshots,
-    pub warm: Warm,
+    pub templates: Templates,
+    pub preboot: PrebootCache,
     pub networks: Networks,
     pub jails: Jails,
     pub ledger: Ledger,
-    pub forks: Forks,
+    pub fork_notes: ForkNotes,
     pub generations: Arc<Generations>,
     pub limits: Limits,
-    /// Who may start a VM now.
-    pub turns: Turns,
+    pub start_permits: StartPermits,
     pub reports: broadcast::Sender<rpc::SandboxReport>,
-    /// Whom resolvers of sandboxes ask.
+    /// Name servers that the resolvers of sandboxes ask.
     pub upstream: Arc<Upstream>,
 }
 
 /// What a host is made of: see the fields of [`Host`].
 #[derive(Debug)]
-pub struct Parts {
+pub struct HostComponents {
     pub id: String,
     pub engine: Engine,
     pub disks: Disks,
     pub boot: BootFiles,
     pub images: Images,
-    pub snapshots: Snapshots,
-    pub warm: Warm,
+    pub templates: Templates,
+    pub preboot: PrebootCache,
     pub networks: Networks,
     pub jails: Jails,
     pub ledger: Ledger,
-    pub forks: Forks,
+    pub fork_notes: ForkNotes,
     pub generations: Generations,
 }
 
@@ -75,139 +75,120 @@ impl Host {
     /// # Errors
     /// The first thing that this host lacks, with what to do about it.
     pub async fn prepare(config: &Config) -> Result<Self, String> {
-        let engine = {
-            let wanted = config.engine.wanted.clone();
-            blocking(move || vmm::engine::choose(&wanted)).await?
-        };
+        let wanted = config.engine.wanted.clone();
+        let engine = run_blocking(move || vmm::engine::choose(&wanted)).await?;
+        // Creates the directory in which the disks are tried.
         let ledger = Ledger::open(&config.paths.sandboxes).map_err(|error| chain(&error))?;
         let disks = prepare_disks(&engine, config).await?;
-        let boot = {
-            let (kernel, envd, cache) = (
-                config.paths.kernel.clone(),
-                config.paths.envd.clone(),
-                config.dir.join("boot"),
-            );
-            blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await?
-        };
-        let networks = {
-            let (owner, settings) = (config.dir.clone(), config.network.settings.clone());
-            blocking(move || Networks::prepare(&owner, &settings)).await?
-        };
-        let jails = {
-            let (base, limits) = (config.engine.uid_base, config.disks.limits);
-            blocking(move || Jails::prepare(base, limits)).await?
-        };
-        let snapshots = {
-            let dir = config.paths.snapshots.clone();
-            blocking(move || Snapshots::open(&dir)).await?
-        };
-        let forks = {
-            let dir = config.dir.join("forks");
-            blocking(move || Forks::open(&dir)).await?
-        };
-        let generations = {
-            let path = config.dir.join("generation");
-            blocking(move || Generations::open(&path, stdx::time::now_ms)).await?
-        };
-        let warm = {
-            let (dir, on) = (config.dir.join("warm"), config.engine.preboot);
-            blocking(move || Warm::open(&dir, on)).await?
-        };
-        let id = host_id(config).map_err(|error| chain(&error))?;
-        let images = Images::new(&config.paths.images);
-        let parts = Parts {
-            id,
+        let boot = prepare_boot_files(config).await?;
+        let owner = config.dir.clone();
+        let settings = config.network.settings.clone();
+        let networks = run_blocking(move || Networks::prepare(&owner, &settings)).await?;
+        let uid_base = config.engine.uid_base;
+        let disk_limits = config.disks.limits;
+        let jails = run_blocking(move || Jails::prepare(uid_base, disk_limits)).await?;
+        let dir = config.paths.snapshots.clone();
+        let templates = run_blocking(move || Templates::open(&dir)).await?;
+        let dir = config.dir.join("forks");
+        let fork_notes = run_blocking(move || ForkNotes::open(&dir)).await?;
+        let path = config.dir.join("generation");
+        let open = move || Generations::open(&path, stdx::time::now_ms);
+        let generations = run_blocking(open).await?;
+        let dir = config.dir.join("warm");
+        let is_on = config.engine.preboot;
+        let preboot = run_blocking(move || PrebootCache::open(&dir, is_on)).await?;
+        let components = HostComponents {
+            id: host_id(config).map_err(|error| chain(&error))?,
             engine,
             disks,
             boot,
-            images,
-            snapshots,
-            warm,
+            images: Images::new(&config.paths.images),
+            templates,
+            preboot,
             networks,
             jails,
             ledger,
-            forks,
+            fork_notes,
             generations,
         };
         let upstream = Upstream::of_setting(&config.network.settings.name_servers)?;
-        Ok(Self::of(parts, config.limits, upstream))
+        Ok(Self::from_components(components, config.limits, upstream))
     }
 
-    /// A host of these parts, whose sandboxes' resolvers ask `upstream`. Simulations bring parts of
-    /// their own.
+    /// Returns a host of these components, whose sandboxes' resolvers ask `upstream`.
     #[must_use]
-    pub fn of(parts: Parts, limits: Limits, upstream: Arc<Upstream>) -> Self {
-        let Parts {
-            id,
-            engine,
-            disks,
-            boot,
-            images,
-            snapshots,
-            warm,
-            networks,
-            jails,
-            ledger,
-            forks,
-            generations,
-        } = parts;
+    pub fn from_components(
+        components: HostComponents,
+        limits: Limits,
+        upstream: Arc<Upstream>,
+    ) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let reports = broadcast::channel(REPORTS_BEHIND).0;
         Self {
-            id,
-            engine,
-            disks,
-            boot,
-            images,
-            snapshots,
-            warm,
-            networks,
-            jails,
-            ledger,
-            forks,
-            generations: Arc::new(generations),
+            id: components.id,
+            engine: components.engine,
+            disks: components.disks,
+            boot: components.boot,
+            images: components.images,
+            templates: components.templates,
+            preboot: components.preboot,
+            networks: components.networks,
+            jails: components.jails,
+            ledger: components.ledger,
+            fork_notes: components.fork_notes,
+            generations: Arc::new(components.generations),
             limits,
-            turns: Turns::new(cpus),
+            start_permits: StartPermits::new(cpus),
             reports,
             upstream,
         }
     }
 
-    /// Where the VMM driver of a sandbox keeps its files.
+    /// Returns the directory in which the VMM driver of a sandbox keeps its files.
     #[must_use]
     pub fn vm_dir(&self, id: &model::SandboxId) -> PathBuf {
         self.ledger.dir(id).join("vm")
     }
 
-    /// The VMM and what runs guest code: memory that was saved by one can be restored by the same
-    /// only.
+    /// Returns the VMM and what runs guest code: memory that was saved by one can be restored by the
+    /// same only.
     #[must_use]
     pub fn engine_name(&self) -> String {
         format!("{} {}", self.engine.vmm, self.engine.accel)
     }
 
-    /// What the guest agent reads from the kernel's command line (its boot contract).
+    /// Returns the kernel's command line, which the guest agent reads (its boot contract).
     #[must_use]
     pub fn kernel_args(&self) -> String {
-        // Whomever a guest asks for names, our resolver answers.
+        // The resolver at the gateway answers, whatever name server a guest asks.
         format!("quiet wrenn.root=/dev/vda wrenn.dns={GATEWAY_IP}")
     }
 
-    /// Tells all watchers of a change.
-    pub fn report(&self, record: &Record, handle: &Handle) {
-        // Nobody watching is fine: whoever comes is sent everything first.
-        let _ = self
-            .reports
-            .send(crate::service::report(self, record, handle));
+    /// Returns a client of the guest agent of a sandbox.
+    pub(crate) fn guest(&self, record: &Record) -> Guest {
+        Guest::new(self.networks.guest(record.slot), &record.token)
     }
 
-    /// Tells all watchers of what is not in the ledger: that a sandbox is in use, or stands still.
-    /// The new generation is not written into the record; [`Generations`] has later ones above it
-    /// all the same.
-    pub fn report_use(&self, record: &watch::Sender<Record>, handle: &Handle) {
-        record.send_modify(|record| record.generation = self.generations.next(record.generation));
-        self.report(&record.borrow().clone(), handle);
+    /// Runs blocking work of the host beside the runtime.
+    pub(crate) async fn run_blocking<T, E>(
+        self: &Arc<Self>,
+        kind: OperationKind,
+        work: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, OperationError>
+    where
+        T: Send + 'static,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let host = Arc::clone(self);
+        kind.run_blocking(move || work(&host)).await
     }
+}
+
+async fn prepare_boot_files(config: &Config) -> Result<BootFiles, String> {
+    let kernel = config.paths.kernel.clone();
+    let envd = config.paths.envd.clone();
+    let cache = config.dir.join("boot");
+    run_blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await
 }
 
 async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String> {
@@ -215,26 +196,27 @@ async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String
         .list()
         .map_err(|error| chain(&error))?;
     let image = images.into_iter().next().map(|image| image.path);
-    let (choice, dir) = (config.disks.backend, config.paths.sandboxes.clone());
-    // That of no slot, since these begin with 1.
+    let choice = config.disks.backend;
+    let dir = config.paths.sandboxes.clone();
+    // The user of no slot, since these begin with 1.
     let reader = config.engine.uid_base;
     let qcow2 = engine.driver.supports(vmm::DiskFormat::Qcow2);
-    blocking(move || {
+    run_blocking(move || {
         let chosen = disk::choose(choice, &dir, image.as_deref(), qcow2)?;
         Disks::new(&dir, chosen).map(|disks| disks.with_reader(reader))
     })
     .await
 }
 
-/// Made once and kept.
+/// Returns the host's id, made at the first start.
 fn host_id(config: &Config) -> std::io::Result<String> {
     let path = config.dir.join("host-id");
-    match std::fs::read_to_string(&path) {
-        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
-        _ => {
-            let id = format!("host-{}", stdx::random::hex::<8>());
-            linux::file::write_atomic(&path, id.as_bytes(), 0o644)?;
-            Ok(id)
-        }
+    let stored = std::fs::read_to_string(&path).optional()?;
+    let stored = stored.map(|id| id.trim().to_owned());
+    if let Some(id) = stored.filter(|id| !id.is_empty()) {
+        return Ok(id);
     }
+    let id = format!("host-{}", stdx::random::hex::<8>());
+    linux::file::write_atomic(&path, id.as_bytes(), 0o644)?;
+    Ok(id)
 }

@@ -19,11 +19,12 @@ pub mod host;
 pub mod images;
 pub mod jail;
 pub mod network;
+mod network_refill;
+pub mod operation;
 pub mod sandbox;
 pub mod service;
-pub mod snapshots;
+pub mod snapshot;
 pub mod token;
-pub mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,9 +38,8 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use vmm::pager::serve_if_asked;
 
-/// At an orderly end: for sandboxes that are just being made, and then for answers that are on
-/// their way.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// At an orderly end: for sandboxes that are being created, and then for answers in flight.
+const CREATES_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// A host agent that has taken over its host's sandboxes and can serve.
@@ -47,7 +47,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 pub struct Agent {
     manager: Arc<sandbox::Manager>,
     router: axum::Router,
-    /// Networks that are kept ready.
+    /// Number of networks that are preallocated.
     network_pool: usize,
     listener_limits: ListenerLimits,
     _lock: Lock,
@@ -90,7 +90,9 @@ impl Agent {
             host.engine.why,
             host.disks.chosen().why
         );
-        let manager = sandbox::Manager::start(host).await?;
+        let manager = sandbox::Manager::start(host)
+            .await
+            .map_err(|error| error.to_string())?;
         let router = service::router(Arc::clone(&manager), token);
         Ok(Self {
             manager,
@@ -126,7 +128,7 @@ impl Agent {
             std::future::pending(),
         );
         let over = CancellationToken::new();
-        let pool = tokio::spawn(network::pool::keep(
+        let pool = tokio::spawn(network_refill::keep_refilled(
             Arc::clone(&self.manager.host),
             self.network_pool,
             over.clone(),
@@ -138,7 +140,7 @@ impl Agent {
         let mtu = tokio::spawn(over.clone().run_until_cancelled_owned(mtu));
         tokio::select! {
             () = server => {}
-            () = self.settle(&shutdown) => {}
+            () = self.wait_for_end(&shutdown) => {}
         }
         over.cancel();
         // A panic in them has been logged.
@@ -146,19 +148,19 @@ impl Agent {
         Ok(())
     }
 
-    /// After `shutdown`, while the server still answers.
-    async fn settle(&self, shutdown: &CancellationToken) {
+    /// Waits for `shutdown`, and then for what is in flight, while the server still answers.
+    async fn wait_for_end(&self, shutdown: &CancellationToken) {
         shutdown.cancelled().await;
-        if tokio::time::timeout(SETTLE_TIMEOUT, self.manager.settle())
+        if tokio::time::timeout(CREATES_TIMEOUT, self.manager.wait_for_creates())
             .await
             .is_err()
         {
-            tracing::warn!("a sandbox is still being made; the next start removes it");
+            tracing::warn!("a sandbox is still being created; the next start removes it");
         }
         tokio::time::sleep(ANSWER_TIMEOUT).await;
     }
 
-    /// How many sandboxes run now.
+    /// Returns the number of sandboxes that run now.
     pub async fn running(&self) -> usize {
         let is_running = |handle: &sandbox::Handle| {
             handle.record.borrow().phase == sandbox::state::Phase::Running

@@ -25,6 +25,7 @@ mod files;
 mod flatten;
 mod mapper;
 mod names;
+mod record;
 pub mod room;
 mod store;
 
@@ -40,6 +41,7 @@ use vmm::{Disk, DiskFormat};
 pub use choice::{Backend, Choice, Chosen, choose};
 pub(crate) use files::copy_disk as copy_files;
 pub use names::device_name;
+pub use record::DiskRecord;
 
 use crate::jail::DEFAULT_UID_BASE;
 use mapper::Mapper;
@@ -71,8 +73,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn instant(dir: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
-        io_error("read the instant in", dir)
+    pub(crate) fn snapshot(dir: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        io_error("read the snapshot in", dir)
     }
 
     /// For kernel and initramfs, which lie beside the disk in `dir`.

@@ -43,7 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::dns::{self, Upstream};
 use crate::network::connections::limit_namespace;
 use crate::network::{self, Six, Slot, policy};
-use crate::sandbox::actor::blocking;
+use crate::operation::run_blocking;
 use crate::sandbox::log::Log;
 use budget::Budget;
 use events::Events;
@@ -234,7 +234,7 @@ impl Ground {
         self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, String> {
-        blocking(move || netns::enter(&self.slot.netns(), work)).await
+        run_blocking(move || netns::enter(&self.slot.netns(), work)).await
     }
 
     /// In the sandbox's namespace.

@@ -24,7 +24,7 @@ use super::connections::{self, limit_host, limit_namespace};
 use super::plan::Plan;
 use super::six::{self, Six, Wanted};
 use super::{CLAIMS_DIR, Error, NetworkSettings, Slot, Slots, TAP, addresses, rules};
-use crate::sandbox::actor::blocking;
+use crate::operation::run_blocking;
 
 /// All that agents of this machine share until it is restarted. Ids of sandboxes are in there.
 const RUN_DIR: &str = "/run/wrenn";
@@ -91,7 +91,7 @@ pub(crate) async fn keep_rules(six: Six, connections: u32) {
     loop {
         for _ in 0..RENEW.as_secs() / LOOK.as_secs() {
             let known = near.clone();
-            let kept = blocking(move || restore_rules(six, connections, &known)).await;
+            let kept = run_blocking(move || restore_rules(six, connections, &known)).await;
             if let Err(error) = kept {
                 tracing::error!(
                     error,
@@ -101,7 +101,7 @@ pub(crate) async fn keep_rules(six: Six, connections: u32) {
             tokio::time::sleep(LOOK).await;
         }
         let known = near.clone();
-        match blocking(move || renew_near(six, known)).await {
+        match run_blocking(move || renew_near(six, known)).await {
             Ok(now) => near = now,
             Err(error) => tracing::warn!(
                 error,

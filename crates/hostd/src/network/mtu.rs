@@ -23,7 +23,7 @@ use linux::{netns, route};
 
 use super::plan::{Slot, TAP};
 use super::slots::{Holder, Slots};
-use crate::sandbox::actor::blocking;
+use crate::operation::run_blocking;
 
 /// MTU of Ethernet. A link of a sandbox has no larger one: a snapshot may go on behind any host.
 pub(super) const ETHERNET: u32 = 1500;
@@ -74,7 +74,7 @@ pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let (mtu, slots) = (Arc::clone(&mtu), Arc::clone(&slots));
-        let set = blocking(move || {
+        let set = run_blocking(move || {
             mtu.refresh();
             set_all(&slots, mtu.get())
         });

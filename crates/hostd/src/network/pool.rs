@@ -10,26 +10,16 @@
 //! made again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
 
 use linux::{link, netns};
 use model::NetworkSpec;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::{Error, Networks, Slot, policy};
-use crate::host::Host;
-use crate::sandbox::actor::blocking;
 
 /// What their claims name: no sandbox has such an id.
 const NOBODY: &str = "nobody yet";
-/// A sandbox that has just taken one needs the processors more.
-const REST: Duration = Duration::from_secs(2);
-/// After one could not be made.
-const RETRY: Duration = Duration::from_secs(10);
-
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     networks: Mutex<Known>,
@@ -64,6 +54,11 @@ impl Networks {
     #[must_use]
     pub fn ready(&self) -> usize {
         self.pool.lock().ready.len()
+    }
+
+    /// Waits until a preallocated network is taken.
+    pub(crate) async fn wait_until_taken(&self) {
+        self.pool.taken.notified().await;
     }
 
     /// Makes one ahead, whose TAP belongs to the user that `user` gives for its slot, with the
@@ -125,47 +120,6 @@ fn govern(slot: Slot) -> Result<(), Error> {
         action: "set the rules",
         slot,
         source,
-    })
-}
-
-/// Keeps `size` networks ready until `shutdown`, and clears them then.
-pub(crate) async fn keep(host: Arc<Host>, size: usize, shutdown: CancellationToken) {
-    while !shutdown.is_cancelled() {
-        let pause = if host.networks.ready() < size {
-            make_one(&host).await
-        } else {
-            None
-        };
-        let next = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None if host.networks.ready() < size => {}
-                None => {
-                    host.networks.pool.taken.notified().await;
-                    tokio::time::sleep(REST).await;
-                }
-            }
-        };
-        shutdown.run_until_cancelled(next).await;
-    }
-    if let Err(error) = blocking(move || host.networks.clear_ready()).await {
-        tracing::warn!(
-            error,
-            "a network that nobody has stays until the next start"
-        );
-    }
-}
-
-/// How long to wait with the next one, if it cannot be made.
-async fn make_one(host: &Arc<Host>) -> Option<Duration> {
-    let of = Arc::clone(host);
-    let made = blocking(move || of.networks.make_ahead(|slot| of.jails.user(slot))).await;
-    made.err().map(|error| {
-        tracing::warn!(
-            error,
-            "cannot make a network ahead; sandboxes make their own"
-        );
-        RETRY
     })
 }
 

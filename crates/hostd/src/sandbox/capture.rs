@@ -1,291 +1,349 @@
-//! Takes an instant of a sandbox: of its VM, which stands still for it, or of its saved state.
+//! Takes a snapshot of a sandbox: of its VM, which is stopped for it, or of its saved state.
 //!
-//! The guest agent flushes and freezes the file system first. So the disk is clean in the instant,
-//! and a guest that is restored from it writes nothing before it is told that it may: it can be
-//! given up without a trace, and the instant is whole. A guest that does not answer is taken as it
-//! is.
+//! The guest agent flushes and freezes the file system first. So the disk is clean in the snapshot,
+//! and a guest that is restored from it writes nothing before it is thawed: it can be discarded
+//! without a trace, and the snapshot is whole. A guest that does not answer is saved as it is.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use guest_rpc::http::FreezeRequest;
-use stdx::error::chain;
 use tokio::time::timeout;
 use vmm::{AfterSnapshot, Vm};
 
-use super::Handle;
-use super::actor::blocking;
-use super::instant::{self, Instant, MEMORY};
+use super::base_image;
+use super::clock;
+use super::context::Context;
+use super::handle::Handle;
+use super::ledger::PAUSED;
 use crate::host::Host;
+use crate::operation::{OperationError, OperationKind};
+use crate::snapshot::format::{self, MEMORY, Snapshot};
 
 /// For the guest to flush what it has not written yet, and to freeze. It goes on with that in the
-/// instant, if need be.
+/// snapshot, if need be.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Milliseconds after which no more of a disk's unused blocks are given back before a freeze.
+/// Milliseconds after which no more of a disk's unused blocks are trimmed before a freeze.
 const TRIM_MS: u64 = 3000;
-/// Characters of the guest's word about why it did not.
+/// Characters of the guest's reason why it did not freeze.
 const MAX_REASON: usize = 1000;
 const THAW_TIMEOUT: Duration = Duration::from_secs(5);
-/// Milliseconds that a guest runs frozen if no agent comes back to it; longer than a restored one
-/// is waited for.
-const ALONE_MS: u64 = 300_000;
+/// Milliseconds after which a guest thaws by itself if no agent comes back to it; longer than
+/// `init_guest` waits for a restored one.
+const THAW_AFTER_MS: u64 = 300_000;
 
-/// Directories in that of a sandbox.
-pub(crate) const PAUSED: &str = "paused";
-pub(crate) const PAUSED_NEW: &str = "paused.new";
-pub(crate) const ROLLBACK: &str = "rollback";
-pub(crate) const CHECKPOINTS: &str = "checkpoints";
-
-/// What an instant is to have.
+/// What a snapshot is to have.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Parts {
-    pub(crate) memory: bool,
-    /// A copy of the disk; else it is only made durable where it is.
-    pub(crate) disk: bool,
-    /// The guest has been told its token.
-    pub(crate) token: bool,
+pub(super) struct SnapshotOptions {
+    pub(super) memory: bool,
+    /// A copy of the disk; without it the disk is only made durable where it is.
+    pub(super) disk: bool,
+    /// The guest has its identity, and so its token.
+    pub(super) has_identity: bool,
 }
 
-/// Writes the present instant of a running VM into `dir`. Afterwards the VM runs, unless it is to
-/// end and all went well.
+impl SnapshotOptions {
+    /// Memory and disk of a guest with an identity.
+    pub(super) const WHOLE: Self = Self {
+        memory: true,
+        disk: true,
+        has_identity: true,
+    };
+}
+
+/// Takes a snapshot of the VM, or without one of the saved state, into `dir`.
+///
+/// In a task of its own: when the sandbox is to be removed, its actor waits no longer; the task
+/// fails soon after, because the VM goes, and removes what it has made.
+pub(super) async fn spawn_snapshot(
+    context: &Context,
+    vm: Option<&Arc<dyn Vm>>,
+    dir: PathBuf,
+    options: SnapshotOptions,
+) -> Result<(), OperationError> {
+    let context = context.clone();
+    let vm = vm.cloned();
+    let task = tokio::spawn(async move {
+        let Context { host, handle, .. } = &context;
+        let taken = match vm {
+            Some(vm) => snapshot_vm(host, handle, &vm, &dir, options, AfterSnapshot::Resume).await,
+            None => snapshot_paused(host, handle, &dir, options.memory).await,
+        };
+        if taken.is_ok() && handle.removing.is_cancelled() {
+            remove_snapshot(&dir).await;
+        }
+        taken
+    });
+    let panic = |error| {
+        Err(OperationKind::Snapshot.error(io::Error::other::<tokio::task::JoinError>(error)))
+    };
+    task.await.unwrap_or_else(panic)
+}
+
+/// Takes a snapshot of a running VM into `dir`. Afterwards the VM runs, unless it is to end and all
+/// went well.
 ///
 /// # Errors
-/// What failed; nothing is left in `dir` then.
-pub(crate) async fn of_vm(
+/// The step that failed; `dir` is removed then.
+pub(super) async fn snapshot_vm(
     host: &Arc<Host>,
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     dir: &Path,
-    parts: Parts,
+    options: SnapshotOptions,
     then: AfterSnapshot,
-) -> Result<(), String> {
-    if let Some(hold) = handle.hold.get() {
-        return Err(hold);
+) -> Result<(), OperationError> {
+    if let Some(reason) = handle.stalled.reason() {
+        return Err(OperationKind::Space.message(reason));
     }
-    let mut manifest = manifest(host, handle, parts.token)?;
-    begin(host, handle, dir).await?;
-    // One that nobody has used yet has nothing to flush, and takes no orders.
-    manifest.frozen = parts.token && freeze(handle, parts).await;
-    // The guest may write as soon as it is restored, before it is known to be well: that must not
-    // be to the only disk.
-    let parts = Parts {
-        disk: parts.disk || !manifest.frozen,
-        ..parts
+    let mut manifest = new_manifest(host, handle, options.has_identity)?;
+    prepare_dir(host, handle, dir).await?;
+    // A guest without identity has nothing to flush, and takes no commands.
+    manifest.frozen = options.has_identity && freeze(handle, options).await;
+    let options = SnapshotOptions {
+        // A guest that is not frozen may write as soon as it is restored, before it is known to be
+        // well: that must not be to the only disk.
+        disk: options.disk || !manifest.frozen,
+        ..options
     };
-    let mut outcome = take(host, handle, vm, dir, parts, then).await;
+    let mut outcome = stop_and_copy(host, handle, vm, dir, options, then).await;
     if then == AfterSnapshot::Resume {
-        let back = match parts.token {
-            true => go_on(handle, vm).await,
-            false => vm.resume().await.map_err(|error| chain(&error)),
+        let resumed = if options.has_identity {
+            resume_and_thaw(handle, vm).await
+        } else {
+            let resumed = vm.resume().await;
+            resumed.map_err(|error| OperationKind::Vm.error(error))
         };
-        outcome = outcome.and(back);
+        outcome = outcome.and(resumed);
     }
     if outcome.is_ok() {
         outcome = finish(dir, manifest).await;
     }
     if outcome.is_err() {
-        // Before it goes on: what is the VM's own may be in there.
-        discard(dir).await;
+        // Before the VM runs again: the driver may have put files of the VM in there.
+        remove_snapshot(dir).await;
         if then == AfterSnapshot::Terminate {
-            go_on(handle, vm).await?;
+            resume_and_thaw(handle, vm).await?;
         }
     }
     outcome
 }
 
-/// Whether the guest has frozen its file system.
-async fn freeze(handle: &Handle, parts: Parts) -> bool {
-    // Nobody waits in the dark for a template of the disk alone, and what its files no longer need
-    // is not copied.
-    let (trim, limit_ms) = (!parts.memory, Some(TRIM_MS));
-    let request = FreezeRequest {
-        trim,
-        limit_ms,
-        thaw_after_ms: Some(ALONE_MS),
-        ..FreezeRequest::default()
-    };
-    let why = match timeout(FREEZE_TIMEOUT, handle.guest().freeze(&request)).await {
-        Ok(Ok(answer)) if answer.frozen => return true,
-        Ok(Ok(answer)) => answer
-            .why
-            .unwrap_or_default()
-            .chars()
-            .take(MAX_REASON)
-            .collect(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("it did not answer within {} s", FREEZE_TIMEOUT.as_secs()),
-    };
-    tracing::warn!(sandbox = %handle.id, why, "the guest did not freeze its file system");
-    false
-}
-
-/// Writes the saved instant of a paused sandbox into `dir`, with a copy of its disk.
+/// Copies the saved state of a paused sandbox into `dir`, with its disk.
 ///
 /// # Errors
-/// What failed; nothing is left in `dir` then.
-pub(crate) async fn of_paused(
+/// The step that failed; `dir` is removed then.
+async fn snapshot_paused(
     host: &Arc<Host>,
     handle: &Handle,
     dir: &Path,
     memory: bool,
-) -> Result<(), String> {
-    let saved = host.ledger.dir(&handle.id).join(PAUSED);
-    let (host, id, to) = (Arc::clone(host), handle.id.clone(), dir.to_owned());
-    let copied = blocking(move || {
-        let manifest = Instant::read(&saved)?;
-        super::base::check(&host.ledger.dir(&id), Some(manifest.disk))
-            .map_err(std::io::Error::other)?;
-        instant::make_dir(&to)?;
+) -> Result<(), OperationError> {
+    let host = Arc::clone(host);
+    let id = handle.id.clone();
+    let to = dir.to_owned();
+    let copy = move || {
+        let own = host.ledger.dir(&id);
+        let saved = own.join(PAUSED);
+        let manifest = Snapshot::read(&saved)?;
+        base_image::check_unchanged(&own, Some(manifest.disk)).map_err(io::Error::other)?;
+        format::create_dir(&to)?;
         if memory {
-            instant::link_memory(&saved, &to)?;
+            format::link_memory(&saved, &to)?;
         }
-        instant::link_boot_files(&saved, &to)?;
-        let of = if manifest.frozen {
-            host.ledger.dir(&id)
-        } else {
-            saved
-        };
-        host.disks
-            .duplicate(&id, &of, &to)
-            .map_err(std::io::Error::other)?;
+        format::link_boot_files(&saved, &to)?;
+        let disk = if manifest.frozen { own } else { saved };
+        let copied = host.disks.duplicate(&id, &disk, &to);
+        copied.map_err(io::Error::other)?;
         manifest.finish(&to)
-    })
-    .await;
+    };
+    let copied = OperationKind::Snapshot.run_blocking(copy).await;
     if copied.is_err() {
-        discard(dir).await;
+        remove_snapshot(dir).await;
     }
     copied
 }
 
-/// Puts the instant of `from` into `dir`, with a disk of its own.
+/// Copies a snapshot into `dir`, with a disk of its own.
 ///
 /// # Errors
-/// What failed; nothing is left in `dir` then.
-pub(crate) async fn of_instant(host: &Arc<Host>, from: &Path, dir: &Path) -> Result<(), String> {
-    let (host, from, to) = (Arc::clone(host), from.to_owned(), dir.to_owned());
-    let copied = blocking(move || {
-        let manifest = Instant::read(&from)?;
-        instant::make_dir(&to)?;
-        instant::link_memory(&from, &to)?;
-        instant::link_boot_files(&from, &to)?;
-        host.disks.copy(&from, &to).map_err(std::io::Error::other)?;
+/// The step that failed; `dir` is removed then.
+pub(super) async fn copy_snapshot(
+    host: &Arc<Host>,
+    from: &Path,
+    dir: &Path,
+) -> Result<(), OperationError> {
+    let host = Arc::clone(host);
+    let from = from.to_owned();
+    let to = dir.to_owned();
+    let copy = move || {
+        let manifest = Snapshot::read(&from)?;
+        format::create_dir(&to)?;
+        format::link_memory(&from, &to)?;
+        format::link_boot_files(&from, &to)?;
+        host.disks.copy(&from, &to).map_err(io::Error::other)?;
         manifest.finish(&to)
-    })
-    .await;
+    };
+    let copied = OperationKind::Snapshot.run_blocking(copy).await;
     if copied.is_err() {
-        discard(dir).await;
+        remove_snapshot(dir).await;
     }
     copied
 }
 
-fn manifest(host: &Host, handle: &Handle, token: bool) -> Result<Instant, String> {
+/// Resumes the VM, sets the guest's clock, and lets it write. What fails here is tried again by the
+/// phase `running`.
+pub(super) async fn resume_and_thaw(
+    handle: &Handle,
+    vm: &Arc<dyn Vm>,
+) -> Result<(), OperationError> {
+    // Until the guest says otherwise: it may be stopped.
+    handle.frozen.store(true, Ordering::Relaxed);
+    vm.resume().await.map_err(|error| {
+        let error = OperationKind::Vm.error(error);
+        error.context("it cannot be made to run on")
+    })?;
+    tokio::join!(clock::set_now(handle), thaw(handle));
+    Ok(())
+}
+
+/// Removes a snapshot that is not finished, or not needed any more. What stays goes at the next
+/// start.
+pub(super) async fn remove_snapshot(dir: &Path) {
+    let dir = dir.to_owned();
+    let removed = OperationKind::Snapshot.run_blocking(move || format::remove(&dir));
+    if let Err(error) = removed.await {
+        tracing::error!(%error, "a snapshot that is not needed stays until the next start");
+    }
+}
+
+fn new_manifest(
+    host: &Host,
+    handle: &Handle,
+    has_identity: bool,
+) -> Result<Snapshot, OperationError> {
     let record = handle.record.borrow();
-    let disk = record
-        .disk
-        .ok_or("the sandbox is of a version that cannot be paused")?;
-    let (vcpus, memory_mb) = (record.spec.vcpus, record.spec.memory_mb);
-    let token = token.then(|| record.token.clone());
-    Ok(Instant::new(
-        vcpus,
-        memory_mb,
+    let disk = record.disk.ok_or_else(|| {
+        OperationKind::Disk.message("the sandbox is of a version that cannot be paused")
+    })?;
+    let token = has_identity.then(|| record.token.clone());
+    Ok(Snapshot::new(
+        record.spec.vcpus,
+        record.spec.memory_mb,
         disk,
         &host.engine_name(),
         token,
     ))
 }
 
-async fn begin(host: &Arc<Host>, handle: &Handle, dir: &Path) -> Result<(), String> {
-    let (of, dir) = (host.ledger.dir(&handle.id), dir.to_owned());
+async fn prepare_dir(host: &Arc<Host>, handle: &Handle, dir: &Path) -> Result<(), OperationError> {
+    let own = host.ledger.dir(&handle.id);
+    let dir = dir.to_owned();
     let disk = handle.record.borrow().disk;
-    blocking(move || {
-        super::base::check(&of, disk).map_err(std::io::Error::other)?;
-        instant::make_dir(&dir)?;
-        instant::link_boot_files(&of, &dir)
-    })
-    .await
+    OperationKind::Snapshot
+        .run_blocking(move || {
+            base_image::check_unchanged(&own, disk).map_err(io::Error::other)?;
+            format::create_dir(&dir)?;
+            format::link_boot_files(&own, &dir)
+        })
+        .await
 }
 
-/// Stops the VM, and copies.
-async fn take(
+/// Returns true if the guest has frozen its file system.
+async fn freeze(handle: &Handle, options: SnapshotOptions) -> bool {
+    let request = FreezeRequest {
+        // Disk-only snapshots are not latency-critical: trim first, so that unused blocks are not
+        // copied.
+        trim: !options.memory,
+        limit_ms: Some(TRIM_MS),
+        thaw_after_ms: Some(THAW_AFTER_MS),
+        ..FreezeRequest::default()
+    };
+    let reason = match timeout(FREEZE_TIMEOUT, handle.guest().freeze(&request)).await {
+        Ok(Ok(answer)) if answer.frozen => return true,
+        Ok(Ok(answer)) => {
+            let reason = answer.why.unwrap_or_default();
+            reason.chars().take(MAX_REASON).collect()
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("it did not answer within {} s", FREEZE_TIMEOUT.as_secs()),
+    };
+    tracing::warn!(sandbox = %handle.id, reason, "the guest did not freeze its file system");
+    false
+}
+
+/// Stops the VM, and copies memory and disk side by side.
+async fn stop_and_copy(
     host: &Arc<Host>,
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     dir: &Path,
-    parts: Parts,
+    options: SnapshotOptions,
     then: AfterSnapshot,
-) -> Result<(), String> {
-    vm.pause().await.map_err(|error| chain(&error))?;
+) -> Result<(), OperationError> {
+    let paused = vm.pause().await;
+    paused.map_err(|error| OperationKind::Vm.error(error))?;
     fail::fail_point!("capture::vm-stopped");
     let memory = async {
-        if parts.memory {
-            let memory = dir.join(MEMORY);
-            make_private(memory.clone()).await?;
-            vm.snapshot(&memory, then)
-                .await
-                .map_err(|error| chain(&error))?;
+        if options.memory {
+            save_memory(vm, dir.join(MEMORY), then).await
+        } else {
+            Ok(())
         }
-        Ok::<_, String>(())
     };
-    let disk = async {
-        let (host, id, to) = (Arc::clone(host), handle.id.clone(), dir.to_owned());
-        blocking(move || {
-            let from = host.ledger.dir(&id);
-            if parts.disk {
-                host.disks.duplicate(&id, &from, &to)
-            } else {
-                host.disks.sync(&id, &from)
-            }
-        })
-        .await
-    };
+    let disk = save_disk(host, handle, dir, options.disk);
     let (memory, disk) = tokio::join!(memory, disk);
     fail::fail_point!("capture::taken");
     memory.and(disk)
 }
 
-async fn make_private(dir: PathBuf) -> Result<(), String> {
-    blocking(move || stdx::fs::create_private_dir(&dir)).await
+async fn save_memory(vm: &Arc<dyn Vm>, memory: PathBuf, then: AfterSnapshot) -> Result<(), OperationError> {
+    let dir = memory.clone();
+    OperationKind::Snapshot
+        .run_blocking(move || stdx::fs::create_private_dir(&dir))
+        .await?;
+    let saved = vm.snapshot(&memory, then).await;
+    saved.map_err(|error| OperationKind::Vm.error(error))
 }
 
-/// Lets the VM run, tells the guest the time, and lets it write. What fails here is tried again by
-/// whoever attends the sandbox.
-pub(crate) async fn go_on(handle: &Handle, vm: &Arc<dyn Vm>) -> Result<(), String> {
-    // It may be stopped, and has heard nothing.
-    handle.frozen.store(true, Ordering::Relaxed);
-    vm.resume()
+/// Copies the disk into `dir`, or only makes it durable.
+async fn save_disk(
+    host: &Arc<Host>,
+    handle: &Handle,
+    dir: &Path,
+    is_copied: bool,
+) -> Result<(), OperationError> {
+    let host = Arc::clone(host);
+    let id = handle.id.clone();
+    let to = dir.to_owned();
+    OperationKind::Disk
+        .run_blocking(move || {
+            let own = host.ledger.dir(&id);
+            if is_copied {
+                host.disks.duplicate(&id, &own, &to)
+            } else {
+                host.disks.sync(&id, &own)
+            }
+        })
         .await
-        .map_err(|error| format!("it cannot be made to run on: {}", chain(&error)))?;
-    tokio::join!(super::clock::set(handle), thaw(handle));
-    Ok(())
 }
 
 /// Lets the guest write.
-pub(crate) async fn thaw(handle: &Handle) {
-    let thawed = matches!(
-        timeout(THAW_TIMEOUT, handle.guest().thaw()).await,
-        Ok(Ok(()))
-    );
-    if !thawed {
+async fn thaw(handle: &Handle) {
+    let thawed = timeout(THAW_TIMEOUT, handle.guest().thaw()).await;
+    let is_thawed = matches!(thawed, Ok(Ok(())));
+    if !is_thawed {
         tracing::warn!(sandbox = %handle.id, "the guest does not say that it has thawed its file system");
     }
-    handle.frozen.store(!thawed, Ordering::Relaxed);
+    handle.frozen.store(!is_thawed, Ordering::Relaxed);
 }
 
-async fn finish(dir: &Path, manifest: Instant) -> Result<(), String> {
+async fn finish(dir: &Path, manifest: Snapshot) -> Result<(), OperationError> {
     let dir = dir.to_owned();
-    blocking(move || manifest.finish(&dir)).await
-}
-
-/// Removes an instant that is not finished, or that nobody waits for. What stays goes at the next
-/// start.
-pub(crate) async fn discard(dir: &Path) {
-    let dir = dir.to_owned();
-    if let Err(error) = blocking(move || instant::remove(&dir)).await {
-        tracing::error!(
-            error,
-            "cannot remove an instant that nobody needs; it goes at the next start"
-        );
-    }
+    OperationKind::Snapshot
+        .run_blocking(move || manifest.finish(&dir))
+        .await
 }

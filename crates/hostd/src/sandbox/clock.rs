@@ -1,21 +1,20 @@
-//! The wall clock of a guest. It stands still while its VM does, so the guest is told the time
-//! after every stop.
+//! The wall clock of a guest. It stands still while its VM does, so it is set after every stop.
 //!
-//! | what stops the guest | where it is told |
+//! | what stops the guest | where its clock is set |
 //! |---|---|
-//! | checkpoint, snapshot, fork, a pause that failed, a restart of the agent | [`super::capture::go_on`] |
-//! | room on the host's disk had run out | [`super::room`] |
-//! | resume, rollback, create from saved memory | `/init`, and [`set`] where that took long |
-//! | the host slept, or its clock was set | [`keep`] |
+//! | checkpoint, snapshot, fork, a pause that failed, a restart of the agent | `capture::resume_and_thaw` |
+//! | it was stalled on disk pressure | `actor/space_guard.rs` |
+//! | resume, rollback, create from saved memory | `/init`, and [`set_now`] where that took long |
+//! | the host slept, or its clock was set | [`keep_set`] |
 //!
-//! A guest that does not answer is asked again by [`keep`], beside everything else that is done
+//! A guest that does not answer is called again by [`keep_set`], beside everything else that is done
 //! with the sandbox.
 
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::Handle;
+use super::handle::Handle;
 use crate::guest;
 
 /// A clock is not set for an error that is smaller.
@@ -27,14 +26,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Tells the guest the time, now. A guest that does not take it is told later.
-pub(super) async fn set(handle: &Handle) {
+/// Sets the guest's clock now; one that does not answer is set later.
+pub(super) async fn set_now(handle: &Handle) {
     if !try_set(handle).await {
         handle.clock.notify_one();
     }
 }
 
-/// Returns true if the guest has the time, or is of a version that cannot be told.
+/// Returns true if the clock is set, or the guest is of a version that cannot set it.
 async fn try_set(handle: &Handle) -> bool {
     match timeout(SET_TIMEOUT, handle.guest().set_clock()).await {
         Ok(Ok(_) | Err(guest::Error::Refused { status: 404, .. })) => true,
@@ -46,9 +45,9 @@ async fn try_set(handle: &Handle) -> bool {
     }
 }
 
-/// Keeps the clock of a guest right for as long as it runs: tells it the time when that was asked
-/// for, and when the host's clock was set or the host slept. Never returns.
-pub(super) async fn keep(handle: &Handle) {
+/// Keeps the clock of a guest set for as long as it runs: when notified, and when the host's clock
+/// was set or the host slept. Never returns.
+pub(super) async fn keep_set(handle: &Handle) {
     let mut offset = offset();
     let mut pause = LOOK;
     loop {
@@ -61,8 +60,8 @@ pub(super) async fn keep(handle: &Handle) {
             continue;
         }
         offset = now;
-        // One that stands still is told when it goes on.
-        if handle.hold.get().is_some() || try_set(handle).await {
+        // The clock of a stalled guest is set when it runs again.
+        if handle.stalled.reason().is_some() || try_set(handle).await {
             pause = LOOK;
             continue;
         }

@@ -1,5 +1,5 @@
-//! What the rest of the agent holds of a sandbox: its state to look at, and ways to ask its actor
-//! ([`super::actor`]).
+//! What the rest of the agent holds of a sandbox: its state to read, and the way to send commands to
+//! its actor ([`super::actor`]).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
 use super::activity::Activity;
-use super::checkpoint::Names;
-use super::egress::EgressSlot;
+use super::command::{self, Command, Request};
+use super::error::SandboxError;
 use super::ledger::Record;
 use super::log::Log;
-use super::order::{self, Asked};
-use super::room::Hold;
+use super::stalled::Stalled;
 use super::state::Phase;
+use crate::egress::Egress;
 use crate::guest::Guest;
-use crate::host::Host;
+use crate::snapshot::checkpoint::PendingNames;
 
-/// Between two looks at one VM's console.
+/// Between two reads of one VM's console.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// For the VMM to hand over what the guest wrote to its console.
 pub(super) const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What everybody else holds of a sandbox.
+/// A sandbox, for everything but its actor. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub id: SandboxId,
@@ -40,22 +40,22 @@ pub struct Handle {
     pub removing: CancellationToken,
     pub record: watch::Receiver<Record>,
     pub vm: Arc<VmSlot>,
-    /// Why it stands still, while it does.
-    pub hold: Arc<Hold>,
+    pub stalled: Arc<Stalled>,
     /// Processes that run on a terminal, and take their input there.
     pub terminals: Arc<Mutex<HashSet<u32>>>,
-    /// The guest may not have heard yet that it may write to its disk.
+    /// The guest may not know yet that it may write to its disk.
     pub(crate) frozen: Arc<AtomicBool>,
-    pub(crate) egress: Arc<EgressSlot>,
-    pub(crate) orders: mpsc::Sender<Asked>,
-    pub(super) checkpoint_names: Names,
-    /// Notified when the guest is to be told the time ([`super::clock`]).
+    /// Resolver, proxy and rules, while there is a network.
+    pub(crate) egress: Arc<Mutex<Option<Arc<Egress>>>>,
+    commands: mpsc::Sender<Request>,
+    pub(super) pending_checkpoints: PendingNames,
+    /// Notified when the guest's clock is to be set ([`super::clock`]).
     pub(super) clock: Arc<Notify>,
-    /// When the console was last emptied; locked while it is.
+    /// When the console was last read; locked while it is.
     drained: Arc<tokio::sync::Mutex<Instant>>,
 }
 
-/// The VM while there is one, for those who read its console.
+/// The VM, while there is one.
 #[derive(Debug, Default)]
 pub struct VmSlot(Mutex<Option<Arc<dyn Vm>>>);
 
@@ -71,18 +71,62 @@ impl VmSlot {
 }
 
 impl Handle {
-    /// Its guest agent, at the address that it has now.
+    /// Creates a handle, and the receiver of its commands.
+    pub(super) fn new(
+        record: watch::Receiver<Record>,
+        guest: Guest,
+        log: Log,
+    ) -> (Self, mpsc::Receiver<Request>) {
+        let (sender, commands) = command::channel();
+        let id = record.borrow().id.clone();
+        let handle = Self {
+            id,
+            guest: Arc::new(Mutex::new(guest)),
+            log: Arc::new(log),
+            activity: Activity::new(),
+            removing: CancellationToken::new(),
+            record,
+            vm: Arc::default(),
+            stalled: Arc::default(),
+            terminals: Arc::default(),
+            frozen: Arc::default(),
+            egress: Arc::default(),
+            commands: sender,
+            pending_checkpoints: PendingNames::default(),
+            clock: Arc::default(),
+            drained: Arc::new(tokio::sync::Mutex::new(Instant::now())),
+        };
+        (handle, commands)
+    }
+
+    /// Returns a client of its guest agent, at the address that it has now.
     #[must_use]
     pub fn guest(&self) -> Guest {
         self.guest.lock().clone()
     }
 
-    pub(super) fn set_address(&self, host: &Host, record: &Record) {
-        *self.guest.lock() = guest(host, record);
+    /// Replaces the client, whose connections are closed when their last user is done.
+    pub(super) fn set_guest(&self, guest: Guest) {
+        *self.guest.lock() = guest;
     }
 
-    /// Empties the VM's console into the log, at most once per [`DRAIN_EVERY`] however many ask for
-    /// it: a guest that floods its console costs no more with readers than without.
+    /// Sends a command to the actor and waits until it has been carried out or refused. Fails at
+    /// once when the sandbox is to be removed.
+    pub(crate) async fn send_command(&self, command: Command) -> Result<(), SandboxError> {
+        let (request, outcome) = Request::new(command);
+        let removed = || SandboxError::from_phase(&Phase::Removing);
+        let completed = async {
+            let sent = self.commands.send(request).await;
+            sent.map_err(|_| removed())?;
+            outcome.await.map_err(|_| removed())?
+        };
+        self.unless_removed(completed)
+            .await
+            .unwrap_or_else(|| Err(removed()))
+    }
+
+    /// Moves the VM's console output into the log, at most once per [`DRAIN_EVERY`] however many
+    /// call: a guest that floods its console costs no more with readers than without.
     pub async fn drain_console(&self) {
         let asked = Instant::now();
         let mut drained = self.drained.lock().await;
@@ -98,71 +142,36 @@ impl Handle {
         }
     }
 
-    /// Waits until the sandbox is no more being made.
-    pub async fn created(&self) -> Record {
+    /// Waits until the sandbox has been created, or that has failed.
+    pub async fn wait_until_created(&self) -> Record {
         let mut record = self.record.clone();
-        let made = record
-            .wait_for(|record| record.phase != Phase::Creating)
-            .await
-            .map(|record| record.clone());
-        made.unwrap_or_else(|_| self.record.borrow().clone())
+        let created = record.wait_for(|record| record.phase != Phase::Creating);
+        let created = created.await.map(|record| record.clone());
+        created.unwrap_or_else(|_| self.record.borrow().clone())
     }
 
-    /// Whether it has ended and given everything back.
+    /// Returns true if it has ended and released everything.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.record.borrow().phase.is_over()
     }
 
-    /// Waits until it has ended and given everything back.
-    pub async fn over(&self) {
+    /// Waits until it has ended and released everything.
+    pub async fn wait_until_over(&self) {
         let mut record = self.record.clone();
+        // An error means that the actor is gone, which is the same.
         let _ = record.wait_for(|record| record.phase.is_over()).await;
     }
 
-    /// Waits until nothing is left of the sandbox.
-    pub async fn gone(&self) {
+    /// Waits until the sandbox is removed.
+    pub async fn wait_until_gone(&self) {
         let mut record = self.record.clone();
         // An error means that the actor is gone, which is the same.
         let _ = record.wait_for(|record| record.phase == Phase::Gone).await;
     }
-}
 
-impl Handle {
-    /// A handle whose record is `record`, and the other end of its orders.
-    pub(super) fn new(
-        host: &Host,
-        record: watch::Receiver<Record>,
-        log: Log,
-    ) -> (Self, order::Receiver) {
-        let (sender, orders) = order::channel();
-        let (id, guest) = {
-            let record = record.borrow();
-            (record.id.clone(), guest(host, &record))
-        };
-        let handle = Self {
-            id,
-            guest: Arc::new(Mutex::new(guest)),
-            log: Arc::new(log),
-            activity: Activity::new(),
-            removing: CancellationToken::new(),
-            record,
-            vm: Arc::default(),
-            hold: Arc::default(),
-            terminals: Arc::default(),
-            frozen: Arc::default(),
-            egress: Arc::default(),
-            orders: sender,
-            checkpoint_names: Names::default(),
-            clock: Arc::default(),
-            drained: Arc::new(tokio::sync::Mutex::new(Instant::now())),
-        };
-        (handle, orders)
-    }
-
-    /// Waits for `work`, but no longer than until the sandbox is to be removed; `None` then. What
-    /// `work` was doing is dropped where it stands, so it must be something that the removal
-    /// undoes.
+    /// Waits for `work`, but no longer than until the sandbox is to be removed; `None` then. `work`
+    /// is dropped where it stands, so it must be something that the removal undoes.
     pub(super) async fn unless_removed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -170,8 +179,4 @@ impl Handle {
             done = work => Some(done),
         }
     }
-}
-
-fn guest(host: &Host, record: &Record) -> Guest {
-    Guest::new(host.networks.guest(record.slot), &record.token)
 }

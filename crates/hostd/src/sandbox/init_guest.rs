@@ -15,13 +15,15 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use vmm::Vm;
 
-use super::Handle;
+use super::boot_source::BootKind;
+use super::clock;
+use super::handle::Handle;
 use super::preboot;
 use super::state::Event;
 use crate::guest;
 use crate::host::Host;
 use crate::network::{GATEWAY_IP6, GUEST_IP6, GUEST_PREFIX6, TAP_MAC};
-use crate::warm::BootKey;
+use crate::operation::{OperationError, OperationKind};
 
 /// From the start of the VM until the guest agent answers, and again for `/init`. Without hardware
 /// virtualisation and beside many others a boot takes tens of seconds.
@@ -30,21 +32,11 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
-/// How the VM came to run, which decides how its guest agent is called first.
-#[derive(Debug)]
-pub(crate) enum BootKind {
-    /// Booted: the guest agent takes any token. With a key, the preboot cache has no entry yet.
-    Booted { key: Option<BootKey> },
-    /// Restored from a snapshot. `token` is the access token held in guest memory; `None` before
-    /// the first `/init`.
-    Restored { token: Option<String> },
-}
-
 /// Waits for the guest agent, and gives the guest its identity. Returns [`Event::Ready`], or what
 /// kept it from that.
 pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: BootKind) -> Event {
     let Some(vm) = handle.vm.get() else {
-        return Event::Failed("the virtual machine is gone".to_owned());
+        return Event::Failed(OperationKind::Vm.message("the virtual machine is gone"));
     };
     tokio::select! {
         biased;
@@ -52,7 +44,7 @@ pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: Bo
         exit = vm.wait() => Event::Exited(exit),
         ready = init_guest(host, handle, &vm, &kind) => match ready {
             Ok(()) => Event::Ready,
-            Err(reason) => Event::Failed(reason),
+            Err(error) => Event::Failed(error),
         },
     }
 }
@@ -62,7 +54,7 @@ async fn init_guest(
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     kind: &BootKind,
-) -> Result<(), String> {
+) -> Result<(), OperationError> {
     let stream = wait_for_agent(handle, kind).await?;
     if let BootKind::Booted { key: Some(key) } = kind {
         let host = Arc::clone(host);
@@ -82,12 +74,12 @@ async fn init_guest(
     send_init(host, handle, kind, stream).await?;
     if matches!(kind, BootKind::Restored { .. }) {
         // The guest has reset all connections but the one that `/init` came over.
-        handle.set_address(host, &handle.record.borrow());
+        handle.set_guest(host.guest(&handle.record.borrow()));
     }
-    if sent.elapsed() > super::clock::ACCURACY {
+    if sent.elapsed() > clock::ACCURACY {
         // The time in the request was as old as that when it arrived. Waited for: the sandbox is
         // used as soon as it is ready.
-        super::clock::set(handle).await;
+        clock::set_now(handle).await;
     }
     fail::fail_point!("create::guest-ready");
     tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");
@@ -96,7 +88,10 @@ async fn init_guest(
 
 /// Waits until the guest agent answers. Returns a connection to one that was restored: its first
 /// answers are slow, and a second connection would be one more of them.
-async fn wait_for_agent(handle: &Handle, kind: &BootKind) -> Result<Option<TcpStream>, String> {
+async fn wait_for_agent(
+    handle: &Handle,
+    kind: &BootKind,
+) -> Result<Option<TcpStream>, OperationError> {
     let guest = handle.guest();
     let answers = async {
         match kind {
@@ -112,7 +107,7 @@ async fn wait_for_agent(handle: &Handle, kind: &BootKind) -> Result<Option<TcpSt
     };
     timeout(READY_TIMEOUT, answers).await.map_err(|_| {
         let seconds = READY_TIMEOUT.as_secs();
-        format!("the guest agent did not answer within {seconds} s")
+        OperationKind::Guest.message(format!("the guest agent did not answer within {seconds} s"))
     })
 }
 
@@ -122,7 +117,7 @@ async fn send_init(
     handle: &Handle,
     kind: &BootKind,
     stream: Option<TcpStream>,
-) -> Result<(), String> {
+) -> Result<(), OperationError> {
     let guest = match kind {
         BootKind::Restored { token: Some(token) } => handle.guest().with_token(token),
         BootKind::Restored { token: None } | BootKind::Booted { .. } => handle.guest(),
@@ -138,9 +133,14 @@ async fn send_init(
     // A hostile guest may never answer, and others wait for the turn of this one.
     let answer = timeout(READY_TIMEOUT, sending).await.map_err(|_| {
         let seconds = READY_TIMEOUT.as_secs();
-        format!("the guest agent did not take its set-up within {seconds} s")
+        OperationKind::Guest.message(format!(
+            "the guest agent did not take its set-up within {seconds} s"
+        ))
     })?;
-    answer.map_err(|error| format!("the guest agent refused its set-up: {error}"))
+    answer.map_err(|error| {
+        let error = OperationKind::Guest.error(error);
+        error.context("the guest agent refused its set-up")
+    })
 }
 
 fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest {

@@ -7,8 +7,9 @@
 //!                 /log.jsonl       console and events
 //!                 /vm/             the VMM driver's own files
 //!                 /kernel, initramfs   with which it was booted, under names that live as long as it
-//!                 /paused/         its saved state ([`super::instant`])
-//!                 /checkpoints/    instants of it that have names
+//!                 /paused/         its saved state ([`crate::snapshot::format`]); `paused.new` while it is written
+//!                 /rollback/       a checkpoint that is about to replace disk and saved state
+//!                 /checkpoints/    snapshots of it that have names ([`crate::snapshot::checkpoint`])
 //!                 /root.*, base.*  the disk (`crate::disk`)
 //! ```
 
@@ -21,10 +22,15 @@ use model::{Generation, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use super::state::Phase;
-use crate::disk::Backend;
-use crate::images::identity::ImageIdentity;
+use crate::disk::DiskRecord;
 use crate::network::Slot;
-use crate::snapshots::SnapshotId;
+use crate::snapshot::template::TemplateId;
+
+/// Directories in that of a sandbox.
+pub(crate) const PAUSED: &str = "paused";
+pub(crate) const PAUSED_NEW: &str = "paused.new";
+pub(crate) const ROLLBACK: &str = "rollback";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 const RECORD: &str = "sandbox.json";
 /// Says by its name alone that the phase is [`Phase::Removing`].
@@ -45,22 +51,12 @@ pub struct Record {
     pub disk: Option<DiskRecord>,
     /// The snapshot that it was made from; its files are not removed before this.
     #[serde(default)]
-    pub snapshot: Option<SnapshotId>,
+    pub snapshot: Option<TemplateId>,
     /// What calls to the guest agent carry.
     pub token: String,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
     pub started_at_ms: Option<i64>,
-}
-
-/// A disk, decided before it is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskRecord {
-    pub backend: Backend,
-    pub size_bytes: u64,
-    /// The image that it is made over. Sandboxes of versions that did not note it have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<ImageIdentity>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -236,6 +232,7 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::disk::Backend;
     use crate::sandbox::state::End;
 
     pub(in crate::sandbox) fn record() -> Record {

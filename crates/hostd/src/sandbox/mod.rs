@@ -1,35 +1,32 @@
-//! The sandboxes of this host: what each is ([`state`]), what is remembered of it ([`ledger`]), who
-//! drives it ([`actor`]), and the one place through which everybody else asks for them
+//! Sandboxes of this host: their life ([`state`]), their record ([`ledger`]), the task that drives
+//! each ([`actor`]), and the one place through which the rest of the agent asks for them
 //! ([`Manager`]).
 
 pub mod activity;
-pub mod actor;
-mod attend;
+mod actor;
 mod backoff;
-mod base;
+mod base_image;
+mod boot_source;
 mod capture;
-mod checkpoint;
 mod clock;
+mod command;
+mod context;
 mod create;
-pub(crate) mod egress;
-pub mod forks;
-mod handle;
+mod egress;
+pub mod error;
+pub mod fork_notes;
+pub mod handle;
 mod init_guest;
-pub(crate) mod instant;
-mod instants;
 pub mod ledger;
 pub mod log;
-mod manager;
-mod order;
+pub mod manager;
 mod preboot;
-mod reclaim;
-mod registry;
 mod release;
-pub mod room;
-mod sleep;
+pub mod report;
+pub mod stalled;
+pub mod start_permits;
 pub mod state;
-pub mod turns;
 
-pub use checkpoint::Checkpoint;
+pub use error::{ErrorCode, SandboxError};
 pub use handle::Handle;
-pub use manager::{Manager, Refused};
+pub use manager::Manager;

@@ -1,7 +1,7 @@
-//! Between a create and the preboot cache ([`crate::warm`]): finds the entry that spares a boot,
+//! Between a create and the preboot cache ([`crate::snapshot::preboot`]): finds the entry that spares a boot,
 //! and adds one at the first boot of its kind.
 
-use std::io;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,21 +9,21 @@ use std::sync::atomic::AtomicBool;
 use linux::untrusted_dir;
 use vmm::{AfterSnapshot, Vm};
 
-use super::Handle;
-use super::actor::blocking;
-use super::capture::{self, Parts};
-use super::create::Start;
-use super::instant::MEMORY;
+use super::boot_source::BootSource;
+use super::capture::{self, SnapshotOptions};
+use super::handle::Handle;
 use super::state::Event;
 use crate::host::Host;
-use crate::warm::{BootKey, BootParameters};
+use crate::operation::{OperationError, OperationKind};
+use crate::snapshot::format::MEMORY;
+use crate::snapshot::preboot::{BootKey, BootParameters};
 
 /// Returns true if the sandbox is made by a boot, which needs a turn.
-pub(crate) async fn needs_boot(host: &Arc<Host>, handle: &Handle, start: &Start) -> bool {
-    let key = boot_key(host, handle, start).await;
-    match start {
-        Start::Image(_) => find_entry(host, key).await.is_none(),
-        Start::Instant { .. } | Start::Restarted => false,
+pub(crate) async fn needs_boot(host: &Arc<Host>, handle: &Handle, source: &BootSource) -> bool {
+    let key = boot_key(host, handle, source).await;
+    match source {
+        BootSource::Image(_) => find_entry(host, key).await.is_none(),
+        BootSource::Snapshot { .. } | BootSource::Restarted => false,
     }
 }
 
@@ -31,7 +31,9 @@ pub(crate) async fn needs_boot(host: &Arc<Host>, handle: &Handle, start: &Start)
 pub(super) async fn find_entry(host: &Arc<Host>, key: Option<BootKey>) -> Option<PathBuf> {
     let key = key?;
     let host = Arc::clone(host);
-    let found = blocking(move || Ok::<_, io::Error>(host.warm.find(&key))).await;
+    let found = OperationKind::Snapshot
+        .run_blocking(move || Ok::<_, Infallible>(host.preboot.find(&key)))
+        .await;
     found.ok().flatten()
 }
 
@@ -39,21 +41,27 @@ pub(super) async fn find_entry(host: &Arc<Host>, key: Option<BootKey>) -> Option
 /// it fails.
 pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
     let host = Arc::clone(host);
-    if let Err(error) = blocking(move || host.warm.hold(&dir, &*host.engine.driver)).await {
-        tracing::debug!(error, "each restore reads the memory of this entry again");
+    let held =
+        OperationKind::Snapshot.run_blocking(move || host.preboot.hold(&dir, &*host.engine.driver));
+    if let Err(error) = held.await {
+        tracing::debug!(%error, "each restore reads the memory of this entry again");
     }
 }
 
 /// Returns what decides whether two boots lead to the same guest; `None` for what is not booted
 /// from an image.
-pub(super) async fn boot_key(host: &Arc<Host>, handle: &Handle, start: &Start) -> Option<BootKey> {
-    let Start::Image(image) = start.clone() else {
+pub(super) async fn boot_key(
+    host: &Arc<Host>,
+    handle: &Handle,
+    source: &BootSource,
+) -> Option<BootKey> {
+    let BootSource::Image(image) = source.clone() else {
         return None;
     };
     let record = handle.record.borrow().clone();
     let disk = record.disk?;
     let host = Arc::clone(host);
-    let key = blocking(move || {
+    let key = OperationKind::Snapshot.run_blocking(move || {
         let parameters = BootParameters {
             image: &image,
             kernel: &host.boot.kernel,
@@ -76,13 +84,13 @@ pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path,
     let host = Arc::clone(host);
     let dir = dir.to_owned();
     let vm_dir = host.vm_dir(&handle.id);
-    let removed = blocking(move || {
-        host.warm.remove(&dir)?;
+    let removed = OperationKind::Snapshot.run_blocking(move || {
+        host.preboot.remove(&dir)?;
         untrusted_dir::remove_tree(&vm_dir)?;
         stdx::fs::create_private_dir(&vm_dir)
     });
     if let Err(error) = removed.await {
-        tracing::error!(error, "a damaged preboot entry cannot be removed");
+        tracing::error!(%error, "a damaged preboot entry cannot be removed");
     }
 }
 
@@ -91,23 +99,26 @@ pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path,
 pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, key: &BootKey) {
     let starting = Arc::clone(host);
     let wanted = key.clone();
-    let begun = blocking(move || Ok::<_, io::Error>(starting.warm.begin(&wanted))).await;
-    let Some(pending) = begun.ok().flatten() else {
+    let begun = OperationKind::Snapshot
+        .run_blocking(move || Ok::<_, Infallible>(starting.preboot.begin_entry(&wanted)));
+    let Some(pending) = begun.await.ok().flatten() else {
         return;
     };
     let staging = pending.staging.clone();
     let added = async {
         save_guest(host, handle, vm, &staging).await?;
         let host = Arc::clone(host);
-        blocking(move || host.warm.publish(&pending)).await
+        OperationKind::Snapshot
+            .run_blocking(move || host.preboot.publish(&pending))
+            .await
     };
     match added.await {
         Ok(()) => {
             tracing::info!(sandbox = %handle.id, "the next sandboxes like this one start without booting");
         }
         Err(error) => {
-            capture::discard(&staging).await;
-            tracing::warn!(sandbox = %handle.id, error, "the next sandboxes like this one will boot, too");
+            capture::remove_snapshot(&staging).await;
+            tracing::warn!(sandbox = %handle.id, %error, "the next sandboxes like this one will boot, too");
         }
     }
 }
@@ -118,14 +129,15 @@ async fn save_guest(
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     staging: &Path,
-) -> Result<(), String> {
-    let parts = Parts {
-        memory: true,
-        disk: true,
-        token: false,
+) -> Result<(), OperationError> {
+    let options = SnapshotOptions {
+        has_identity: false,
+        ..SnapshotOptions::WHOLE
     };
-    capture::of_vm(host, handle, vm, staging, parts, AfterSnapshot::Resume).await?;
+    capture::snapshot_vm(host, handle, vm, staging, options, AfterSnapshot::Resume).await?;
     let host = Arc::clone(host);
     let memory = staging.join(MEMORY);
-    blocking(move || host.engine.driver.compact(&memory, &AtomicBool::new(false))).await
+    OperationKind::Snapshot
+        .run_blocking(move || host.engine.driver.compact(&memory, &AtomicBool::new(false)))
+        .await
 }

@@ -1,90 +1,113 @@
-//! Gives back everything of a sandbox but its record, its log and its saved state: VM and its
-//! control group first, because they hold the others, then network and disk. The slot, by which the
-//! others are named, goes with the network. Idempotent. Goes on past problems and tells them all.
+//! Releases everything of a sandbox but its record, its log and its saved state: VM and its control
+//! group first, because they hold the others, then network and disk. The slot, by which the others
+//! are named, goes with the network. Idempotent. Goes on past problems and returns them all.
 
-use std::io;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use linux::untrusted_dir;
 use stdx::error::chain;
 use tokio::time::timeout;
 
-use super::Handle;
-use super::actor::blocking;
-use super::handle::CONSOLE_TIMEOUT;
+use super::egress;
+use super::handle::{CONSOLE_TIMEOUT, Handle};
 use crate::host::Host;
 use crate::network::Slot;
+use crate::operation::{OperationError, OperationKind};
 
-/// What becomes of the disk.
+/// What becomes of the disk's content; its device goes in both cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Disk {
-    Goes,
-    /// Its content stays, its device goes.
-    Stays,
+pub(crate) enum DiskContent {
+    Remove,
+    Keep,
 }
 
-/// Tries once; the problems that are left.
-pub(crate) async fn release(host: &Arc<Host>, handle: &Handle, what: Disk) -> Vec<String> {
+/// Tries once. Returns what could not be released.
+pub(super) async fn release(
+    host: &Arc<Host>,
+    handle: &Handle,
+    content: DiskContent,
+) -> Vec<OperationError> {
     fail::fail_point!("release::begun");
     // While the VM holds them, network and disk must not go.
-    if let Err(problem) = end_vm(host, handle).await {
-        return vec![problem];
+    if let Err(error) = end_vm(host, handle).await {
+        return vec![error];
     }
     fail::fail_point!("release::vm-ended");
-    let slot = held(host, handle).await;
-    let group = {
-        let host = Arc::clone(host);
-        blocking(move || slot.map_or(Ok(()), |slot| host.jails.remove(slot))).await
-    };
-    if let Err(problem) = group {
-        return vec![format!("the control group stays: {problem}")];
+    let slot = held_slot(host, handle).await;
+    if let Err(error) = remove_group(host, slot).await {
+        return vec![error.context("the control group stays")];
     }
     fail::fail_point!("release::group-removed");
-    super::egress::stop(handle).await;
-    let (dir, vm_dir) = (host.ledger.dir(&handle.id), host.vm_dir(&handle.id));
-    let network = {
-        let (host, id) = (Arc::clone(host), handle.id.clone());
-        blocking(move || slot.map_or(Ok(()), |slot| host.networks.remove(slot, id.as_str()))).await
-    };
-    let disk = {
-        let (host, id) = (Arc::clone(host), handle.id.clone());
-        blocking(move || match what {
-            Disk::Goes => host.disks.remove(&id, &dir),
-            Disk::Stays => host.disks.suspend(&id, &dir),
-        })
-        .await
-    };
-    let files = blocking(move || untrusted_dir::remove_tree(&vm_dir));
+    egress::stop(handle).await;
+    let network = remove_network(host, handle, slot).await;
+    let disk = release_disk(host, handle, content).await;
+    let vm_dir = host.vm_dir(&handle.id);
+    let files = OperationKind::Vm.run_blocking(move || untrusted_dir::remove_tree(&vm_dir));
     let outcomes = [network, disk, files.await];
     fail::fail_point!("release::all-tried");
     outcomes.into_iter().filter_map(Result::err).collect()
 }
 
-/// The slot, unless an earlier attempt gave it back and died before the record said so: then all
-/// that is named by it may be another sandbox's by now, even its processes.
-async fn held(host: &Arc<Host>, handle: &Handle) -> Option<Slot> {
-    let slot = handle.record.borrow().slot?;
-    let (host, id) = (Arc::clone(host), handle.id.clone());
-    let held = blocking(move || Ok::<_, io::Error>(host.networks.is_held_by(slot, id.as_str())));
-    held.await.unwrap_or_default().then_some(slot)
-}
-
-/// Also a process that answers no more, or that an earlier run of the agent started and never heard
-/// of.
-async fn end_vm(host: &Host, handle: &Handle) -> Result<(), String> {
+/// Ends the VM, also one that answers no more, or that an earlier run of the agent started and did
+/// not record.
+async fn end_vm(host: &Host, handle: &Handle) -> Result<(), OperationError> {
     if let Some(vm) = handle.vm.get() {
         if let Err(error) = vm.kill().await {
             tracing::warn!(sandbox = %handle.id, error = chain(&error), "the VMM cannot be ended in the usual way");
         }
-        // It has ended; a driver that waits for it all the same is not waited for.
+        // The driver may wait for a process that has ended.
         if let Ok(output) = timeout(CONSOLE_TIMEOUT, vm.console()).await {
             handle.log.console(&output);
         }
         handle.log.console_ended();
     }
-    host.engine
-        .driver
-        .destroy(&host.vm_dir(&handle.id))
+    let destroyed = host.engine.driver.destroy(&host.vm_dir(&handle.id)).await;
+    destroyed.map_err(|error| OperationKind::Vm.error(error))
+}
+
+/// Returns the slot, unless an earlier attempt released it and the agent died before the record said
+/// so: then all that is named by it may be another sandbox's, even its processes.
+async fn held_slot(host: &Arc<Host>, handle: &Handle) -> Option<Slot> {
+    let slot = handle.record.borrow().slot?;
+    let host = Arc::clone(host);
+    let id = handle.id.clone();
+    let held = OperationKind::Network
+        .run_blocking(move || Ok::<_, Infallible>(host.networks.is_held_by(slot, id.as_str())));
+    held.await.unwrap_or_default().then_some(slot)
+}
+
+async fn remove_group(host: &Arc<Host>, slot: Option<Slot>) -> Result<(), OperationError> {
+    let host = Arc::clone(host);
+    OperationKind::Vm
+        .run_blocking(move || slot.map_or(Ok(()), |slot| host.jails.remove(slot)))
         .await
-        .map_err(|error| chain(&error))
+}
+
+async fn remove_network(
+    host: &Arc<Host>,
+    handle: &Handle,
+    slot: Option<Slot>,
+) -> Result<(), OperationError> {
+    let host = Arc::clone(host);
+    let id = handle.id.clone();
+    OperationKind::Network
+        .run_blocking(move || slot.map_or(Ok(()), |slot| host.networks.remove(slot, id.as_str())))
+        .await
+}
+
+async fn release_disk(
+    host: &Arc<Host>,
+    handle: &Handle,
+    content: DiskContent,
+) -> Result<(), OperationError> {
+    let host = Arc::clone(host);
+    let id = handle.id.clone();
+    let dir = host.ledger.dir(&id);
+    OperationKind::Disk
+        .run_blocking(move || match content {
+            DiskContent::Remove => host.disks.remove(&id, &dir),
+            DiskContent::Keep => host.disks.suspend(&id, &dir),
+        })
+        .await
 }

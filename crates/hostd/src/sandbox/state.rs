@@ -1,4 +1,5 @@
-//! The life of a sandbox on this host, as a pure function from phase and event to the next phase.
+//! The life of a sandbox on this host, as a pure function from phase and event to the next phase
+//! ([`Phase::transition`]).
 //!
 //! ```text
 //!   Creating ──ready──→ Running ──exit, idle──→ Releasing ──released──→ Ended
@@ -9,16 +10,16 @@
 //!                      Pausing ──saved──→ Suspending ─────→ Paused ──resume──→ Resuming
 //!                                          ↑  ↑    released                     │
 //!                       Running, Paused ───┘  └────────── not resumed ──────────┘
-//!                                  roll back
+//!                                  rollback
 //!   any ──remove──→ Removing ──released──→ Gone
 //! ```
 //!
 //! | phase | on disk | owns | if the agent dies here, the next one |
 //! |---|---|---|---|
-//! | Creating | ledger, maybe half a disk | slot, maybe a VM | removes everything (nobody was promised anything) |
+//! | Creating | ledger, maybe half a disk | slot, maybe a VM | removes everything: no caller has been told that it exists |
 //! | Running | ledger, disk; a saved state there is old and is removed | slot, VM | adopts the VM, or ends the sandbox if the VM is no more |
 //! | Pausing | ledger, disk, maybe the saved state, which counts only if the VM is gone | slot, VM | lets it run on; without a VM it is paused if the state is whole |
-//! | Suspending | ledger, disk, saved state, maybe a checkpoint that is to take their place | maybe slot and VM | goes on suspending |
+//! | Suspending | ledger, disk, saved state, maybe a checkpoint that is to replace them | maybe slot and VM | goes on suspending |
 //! | Paused | ledger, disk, saved state | nothing | keeps it |
 //! | Resuming | ledger, disk, saved state | slot, maybe a VM | ends the VM; it stays paused |
 //! | Releasing | ledger with the reason, maybe a disk | maybe slot and VM | goes on releasing |
@@ -26,32 +27,37 @@
 //! | Removing | ledger, maybe a disk | maybe slot and VM | goes on removing |
 //! | Gone | nothing | nothing | – |
 //!
-//! The actor ([`super::actor`]) writes the next phase into the ledger before it acts on it.
+//! The actor ([`super::actor`]) writes the next phase into the ledger before it acts on it. What
+//! happens where it cannot be written is part of the transition ([`IfUnwritten`]).
 
 use model::SandboxState;
 use serde::{Deserialize, Serialize};
 use vmm::Exit;
 
+use crate::network::Slot;
+use crate::operation::OperationError;
+
 /// How a sandbox ended, in words for the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// Failed, or just over.
+    /// If true, users see the state `error`, else `stopped`.
     pub failed: bool,
     pub reason: String,
 }
 
+/// Where a sandbox is in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum Phase {
     Creating,
     Running,
     Pausing,
-    /// Its state is safe; the VM goes.
+    /// Its state is saved; VM, network and disk device are being released.
     Suspending {
         /// Why it is not running, if there is more to say than that it was paused.
         #[serde(default)]
         why: String,
-        /// A checkpoint is ready to take the place of memory and disk.
+        /// A checkpoint is ready to replace memory and disk.
         #[serde(default)]
         rollback: bool,
     },
@@ -67,41 +73,85 @@ pub enum Phase {
         end: End,
     },
     Removing,
-    /// Never written: there is no ledger any more.
+    /// Never written: the record is removed.
     Gone,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What happened to a sandbox, with all that the next phase needs.
+#[derive(Debug, Clone)]
 pub enum Event {
     /// The guest agent has confirmed that it is ready.
     Ready,
-    /// The sandbox could not be made.
-    Failed(String),
-    /// The VM is no more.
+    /// The sandbox could not be created, or not be resumed; a saved state is as it was.
+    Failed(OperationError),
+    /// The VM has ended.
     Exited(Exit),
-    /// There was no activity for as many seconds as the sandbox may be idle, and it is to end then.
-    Idle(u32),
-    /// Somebody, or its idleness, wants it paused.
+    /// The sandbox was idle for so many seconds, after which it is to end.
+    Idle { seconds: u32 },
+    /// A command, or idleness, pauses it.
     Pause,
-    /// Memory and disk are safe.
+    /// Memory and disk are saved.
     Saved,
-    /// They could not be saved; the VM runs.
-    NotSaved,
-    Resume,
-    /// The guest did not come back; its saved state is as it was.
-    NotResumed(String),
-    /// A checkpoint is to take the place of memory and disk.
-    RollBack,
-    /// VM, network and disk are given back.
+    /// They could not be saved, or are needed; the VM runs.
+    NotSaved(OperationError),
+    /// A command resumes it, in the network of this slot.
+    Resume { slot: Slot },
+    /// A checkpoint is ready to replace memory and disk.
+    Rollback,
+    /// VM, network and disk are released.
     Released,
-    /// Somebody wants the sandbox not to exist.
+    /// A command removes it.
     Remove,
     /// The agent has just started and read this phase from the ledger.
     Restarted,
 }
 
+/// What an event changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    pub phase: Phase,
+    pub slot: Option<Slot>,
+    pub if_unwritten: IfUnwritten,
+}
+
+/// What happens if the record of the next phase cannot be written: nothing is promised, and nothing
+/// thrown away, that a restart would not know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfUnwritten {
+    /// The next phase begins all the same: a restart goes from the old record to the same end.
+    Proceed,
+    /// The next phase does not begin.
+    Stay,
+    /// What was to begin has failed ([`Event::Failed`]).
+    Fail,
+}
+
 impl Phase {
-    /// The phase after `event`. An event that means nothing in this phase changes nothing.
+    /// Returns what `event` changes. An event that means nothing in this phase changes nothing.
+    #[must_use]
+    pub fn transition(&self, slot: Option<Slot>, event: &Event) -> Transition {
+        let phase = self.clone().after(event.clone());
+        let slot = match event {
+            _ if phase == *self => slot,
+            Event::Released => None,
+            Event::Resume { slot } => Some(*slot),
+            _ => slot,
+        };
+        let if_unwritten = match (self, &phase) {
+            (Self::Creating | Self::Resuming, Self::Running) => IfUnwritten::Fail,
+            (Self::Running, Self::Pausing)
+            | (Self::Paused { .. }, Self::Resuming)
+            | (_, Self::Suspending { rollback: true, .. }) => IfUnwritten::Stay,
+            _ => IfUnwritten::Proceed,
+        };
+        Transition {
+            phase,
+            slot,
+            if_unwritten,
+        }
+    }
+
+    /// Returns the phase after `event`.
     #[must_use]
     pub fn after(self, event: Event) -> Self {
         match (self, event) {
@@ -110,40 +160,43 @@ impl Phase {
             (Self::Removing, _) | (_, Event::Remove) | (Self::Creating, Event::Restarted) => {
                 Self::Removing
             }
-            (Self::Creating | Self::Resuming, Event::Ready) | (Self::Pausing, Event::NotSaved) => {
-                Self::Running
-            }
-            (Self::Creating, Event::Failed(reason)) => Self::Releasing {
+            (Self::Creating | Self::Resuming, Event::Ready)
+            | (Self::Pausing, Event::NotSaved(_)) => Self::Running,
+            (Self::Creating, Event::Failed(error)) => Self::Releasing {
                 end: End {
                     failed: true,
-                    reason,
+                    reason: error.to_string(),
                 },
             },
             (Self::Creating | Self::Running | Self::Pausing, Event::Exited(exit)) => {
                 Self::Releasing { end: exit.into() }
             }
-            (Self::Running, Event::Idle(seconds)) => Self::Releasing { end: idle(seconds) },
+            (Self::Running, Event::Idle { seconds }) => Self::Releasing {
+                end: End {
+                    failed: false,
+                    reason: format!("no activity for {seconds} s (its timeout_sec)"),
+                },
+            },
             (Self::Releasing { end }, Event::Released) => Self::Ended { end },
             (Self::Running, Event::Pause) => Self::Pausing,
-            (Self::Pausing, Event::Saved) => suspending(String::new()),
-            (Self::Running | Self::Paused { .. }, Event::RollBack) => Self::Suspending {
+            (Self::Pausing, Event::Saved) => Self::Suspending {
+                why: String::new(),
+                rollback: false,
+            },
+            (Self::Running | Self::Paused { .. }, Event::Rollback) => Self::Suspending {
                 why: String::new(),
                 rollback: true,
             },
             (Self::Suspending { why, .. }, Event::Released) => Self::Paused { why },
-            (Self::Paused { .. }, Event::Resume) => Self::Resuming,
-            (Self::Resuming, Event::NotResumed(why) | Event::Failed(why)) => {
-                suspending(not_back(&why))
-            }
-            (Self::Resuming, Event::Exited(exit)) => suspending(not_back(&End::from(exit).reason)),
-            (Self::Resuming, Event::Restarted) => {
-                suspending(not_back("the host agent ended meanwhile"))
-            }
+            (Self::Paused { .. }, Event::Resume { .. }) => Self::Resuming,
+            (Self::Resuming, Event::Failed(error)) => resume_failed(&error.to_string()),
+            (Self::Resuming, Event::Exited(exit)) => resume_failed(&End::from(exit).reason),
+            (Self::Resuming, Event::Restarted) => resume_failed("the host agent ended meanwhile"),
             (phase, _) => phase,
         }
     }
 
-    /// What users see.
+    /// Returns the state that users see.
     #[must_use]
     pub fn state(&self) -> SandboxState {
         match self {
@@ -157,7 +210,7 @@ impl Phase {
         }
     }
 
-    /// Why it is stopped or in error, or paused without having been asked to.
+    /// Returns why it is stopped, in error, or paused without a command; empty otherwise.
     #[must_use]
     pub fn reason(&self) -> &str {
         match self {
@@ -168,40 +221,29 @@ impl Phase {
         }
     }
 
-    /// Whether there may be a VM, a network or a disk device.
+    /// Returns true if there may be a VM, a network or a disk device.
     #[must_use]
     pub fn may_hold_resources(&self) -> bool {
         !matches!(self, Self::Ended { .. } | Self::Gone | Self::Paused { .. })
     }
 
-    /// Whether it has come to an end that nothing follows but its removal.
+    /// Returns true if only its removal can follow.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Ended { .. } | Self::Gone)
     }
 
-    /// Whether its VM runs or only stands still for a moment.
+    /// Returns true if its VM runs, or is only stopped for a snapshot.
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self, Self::Running | Self::Pausing)
     }
 }
 
-fn suspending(why: String) -> Phase {
+fn resume_failed(reason: &str) -> Phase {
     Phase::Suspending {
-        why,
+        why: format!("it could not be resumed: {reason}"),
         rollback: false,
-    }
-}
-
-fn not_back(reason: &str) -> String {
-    format!("it could not be resumed: {reason}")
-}
-
-fn idle(seconds: u32) -> End {
-    End {
-        failed: false,
-        reason: format!("no activity for {seconds} s (its timeout_sec)"),
     }
 }
 
@@ -225,27 +267,34 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::operation::OperationKind;
 
     fn event() -> impl Strategy<Value = Event> {
+        let error = || OperationKind::Disk.message("no room");
         prop_oneof![
             Just(Event::Ready),
-            Just(Event::Failed("no room".to_owned())),
+            Just(Event::Failed(error())),
             Just(Event::Exited(Exit::Shutdown)),
             Just(Event::Exited(Exit::Reset)),
             Just(Event::Exited(Exit::Panic(
                 "Attempted to kill init!".to_owned()
             ))),
             Just(Event::Exited(Exit::Vmm("signal 9".to_owned()))),
-            Just(Event::Idle(300)),
+            Just(Event::Idle { seconds: 300 }),
             Just(Event::Pause),
             Just(Event::Saved),
-            Just(Event::NotSaved),
-            Just(Event::Resume),
-            Just(Event::NotResumed("the disk was full".to_owned())),
-            Just(Event::RollBack),
+            Just(Event::NotSaved(error())),
+            Just(Event::Resume {
+                slot: Slot::new(7).unwrap()
+            }),
+            Just(Event::Rollback),
             Just(Event::Released),
             Just(Event::Restarted),
         ]
+    }
+
+    fn events(most: usize) -> impl Strategy<Value = Vec<Event>> {
+        prop::collection::vec(event(), 0..most)
     }
 
     fn reach(events: &[Event]) -> Phase {
@@ -255,24 +304,23 @@ mod tests {
     proptest! {
         /// Wherever it is, remove and then released end it.
         #[test]
-        fn every_sandbox_can_be_removed(events in prop::collection::vec(event(), 0..12)) {
-            prop_assert_eq!(reach(&events).after(Event::Remove).after(Event::Released), Phase::Gone);
+        fn every_sandbox_can_be_removed(events in events(12)) {
+            let removed = reach(&events).after(Event::Remove);
+            prop_assert_eq!(removed.after(Event::Released), Phase::Gone);
         }
 
         /// Once removal is asked, nothing but its end follows: a late guest cannot bring it back.
         #[test]
-        fn removal_outranks_everything(
-            before in prop::collection::vec(event(), 0..8),
-            after in prop::collection::vec(event(), 0..8),
-        ) {
-            let phase = after.into_iter().fold(reach(&before).after(Event::Remove), Phase::after);
+        fn removal_outranks_everything(before in events(8), after in events(8)) {
+            let removed = reach(&before).after(Event::Remove);
+            let phase = after.into_iter().fold(removed, Phase::after);
             prop_assert!(matches!(phase, Phase::Removing | Phase::Gone));
         }
 
-        /// Users only ever see moves that the public state machine allows, and a reason for every
-        /// end.
+        /// Users only ever see transitions that the public state machine allows, and a reason for
+        /// every end.
         #[test]
-        fn public_moves_are_legal(events in prop::collection::vec(event(), 0..12)) {
+        fn public_transitions_are_allowed(events in events(12)) {
             let mut phase = Phase::Creating;
             for event in events {
                 let next = phase.clone().after(event);
@@ -284,19 +332,19 @@ mod tests {
             }
         }
 
-        /// Resources are given back before a sandbox counts as ended.
+        /// Resources are released before a sandbox counts as ended.
         #[test]
-        fn nothing_ends_unreleased(events in prop::collection::vec(event(), 1..12)) {
-            let (last, before) = events.split_last().unwrap();
-            let (was, is) = (reach(before), reach(&events));
-            if was.may_hold_resources() && !is.may_hold_resources() {
-                prop_assert_eq!(last, &Event::Released);
+        fn nothing_ends_unreleased(before in events(11), last in event()) {
+            let phase = reach(&before);
+            let next = phase.clone().after(last.clone());
+            if phase.may_hold_resources() && !next.may_hold_resources() {
+                prop_assert!(matches!(last, Event::Released), "{last:?}");
             }
         }
 
         /// A restart never loses a promise: what ran, was paused or had ended still does.
         #[test]
-        fn restarts_keep_what_was_promised(events in prop::collection::vec(event(), 0..12)) {
+        fn restart_keeps_what_was_promised(events in events(12)) {
             let phase = reach(&events);
             if phase != Phase::Creating {
                 prop_assert_eq!(phase.clone().after(Event::Restarted).state(), phase.state());
@@ -305,17 +353,48 @@ mod tests {
 
         /// A sandbox whose state was saved is never lost by an attempt to resume it.
         #[test]
-        fn only_a_guest_that_is_back_leaves_the_saved_state(
-            before in prop::collection::vec(event(), 0..12),
-            after in prop::collection::vec(event(), 0..12),
-        ) {
+        fn only_ready_guest_leaves_saved_state(before in events(12), after in events(12)) {
             let mut phase = reach(&before);
             for event in after {
                 let was_saved = phase.state() == SandboxState::Paused;
-                let leaves = event == Event::Ready;
+                let leaves = matches!(event, Event::Ready);
                 phase = phase.after(event);
                 prop_assert!(!was_saved || leaves || phase.state() == SandboxState::Paused, "{phase:?}");
             }
+        }
+
+        /// Where a record cannot be written, nothing begins that the record before does not lead
+        /// to: no sandbox is said to run, and no saved state is left.
+        #[test]
+        fn unwritten_record_promises_nothing(before in events(12), last in event()) {
+            let phase = reach(&before);
+            let transition = phase.transition(None, &last);
+            let lost = OperationKind::Ledger.message("it cannot be written");
+            let unwritten = match transition.if_unwritten {
+                IfUnwritten::Proceed => transition.phase,
+                IfUnwritten::Stay => phase.clone(),
+                IfUnwritten::Fail => phase.clone().after(Event::Failed(lost)),
+            };
+            let is_up = unwritten.is_up();
+            prop_assert!(!is_up || phase.is_up(), "{phase:?} to {unwritten:?}");
+            if phase.state() == SandboxState::Paused {
+                prop_assert_eq!(unwritten.state(), SandboxState::Paused);
+            }
+        }
+
+        /// A slot comes with a resume and goes when all is released.
+        #[test]
+        fn slot_follows_phase(before in events(12), last in event()) {
+            let phase = reach(&before);
+            let own = Slot::new(1);
+            let transition = phase.transition(own, &last);
+            let expected = match &last {
+                _ if transition.phase == phase => own,
+                Event::Released => None,
+                Event::Resume { slot } => Some(*slot),
+                _ => own,
+            };
+            prop_assert_eq!(transition.slot, expected);
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn while_up<T>(
         biased;
         answer = call => answer,
         error = ended(handle) => Err(error),
-        why = handle.hold.begins() => Err(ConnectError::resource_exhausted(why)),
+        why = handle.stalled.wait_until_stalled() => Err(ConnectError::resource_exhausted(why)),
     }
 }
 

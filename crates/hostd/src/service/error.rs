@@ -4,32 +4,24 @@ use connectrpc::{ConnectError, ErrorCode};
 use model::InvalidValue;
 
 use crate::guest;
-use crate::sandbox::Refused;
+use crate::sandbox::{self, SandboxError};
 
 pub(super) fn invalid(error: InvalidValue) -> ConnectError {
     ConnectError::invalid_argument(error.to_string())
 }
 
-pub(super) fn refused(error: Refused) -> ConnectError {
-    let text = stdx::error::chain(&error);
-    match error {
-        Refused::Template(crate::images::Error::Unknown { .. })
-        | Refused::Unknown(_)
-        | Refused::NoCheckpoint { .. } => ConnectError::not_found(text),
-        Refused::Disk(crate::disk::Error::TooSmall { .. }) | Refused::Invalid(_) => {
-            ConnectError::invalid_argument(text)
-        }
-        Refused::StandsStill(_) | Refused::TooMany { .. } => ConnectError::resource_exhausted(text),
-        Refused::Full(_) => ConnectError::unavailable(text),
-        Refused::NotRunning { .. } | Refused::NotResumed(_) | Refused::Paused => {
-            ConnectError::failed_precondition(text)
-        }
-        Refused::Taken { .. } => ConnectError::already_exists(text),
-        Refused::InUse { .. } => ConnectError::aborted(text),
-        Refused::Template(crate::images::Error::Io { .. })
-        | Refused::Disk(_)
-        | Refused::Failed(_) => ConnectError::internal(text),
-    }
+pub(super) fn refused(error: SandboxError) -> ConnectError {
+    let code = match error.code() {
+        sandbox::ErrorCode::NotFound => ErrorCode::NotFound,
+        sandbox::ErrorCode::InvalidArgument => ErrorCode::InvalidArgument,
+        sandbox::ErrorCode::ResourceExhausted => ErrorCode::ResourceExhausted,
+        sandbox::ErrorCode::Unavailable => ErrorCode::Unavailable,
+        sandbox::ErrorCode::FailedPrecondition => ErrorCode::FailedPrecondition,
+        sandbox::ErrorCode::AlreadyExists => ErrorCode::AlreadyExists,
+        sandbox::ErrorCode::Aborted => ErrorCode::Aborted,
+        sandbox::ErrorCode::Internal => ErrorCode::Internal,
+    };
+    ConnectError::new(code, stdx::error::chain(&error))
 }
 
 /// An error that the guest agent answered with an HTTP status.

@@ -10,15 +10,16 @@ use model::{CheckpointName, SandboxId, TemplateName};
 use super::error::{invalid, refused};
 use super::{report_of, sandbox_id};
 use crate::host::Host;
-use crate::sandbox::{Checkpoint, Manager, Refused};
-use crate::snapshots::Snapshot;
+use crate::sandbox::{Manager, SandboxError};
+use crate::snapshot::checkpoint::Checkpoint;
+use crate::snapshot::template::Template;
 
 /// Children of one fork: as many as a host starts in a reasonable time.
 const MAX_CHILDREN: usize = 100;
 
 /// Runs to its end whether or not the caller still waits.
 async fn on_its_own<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Refused>> + Send + 'static,
+    work: impl Future<Output = Result<T, SandboxError>> + Send + 'static,
 ) -> Result<T, ConnectError> {
     let done = tokio::spawn(runtime::trace::in_current_context(work))
         .await
@@ -73,7 +74,8 @@ pub(super) async fn create_snapshot(
     );
     let (memory, overwrite, manager) = (request.memory, request.overwrite, Arc::clone(manager));
     let snapshot =
-        on_its_own(async move { manager.snapshot(&id, &name, memory, overwrite).await }).await?;
+        on_its_own(async move { manager.create_template(&id, &name, memory, overwrite).await })
+            .await?;
     Ok(rpc::CreateSnapshotResponse {
         template: template(&snapshot).into(),
         ..Default::default()
@@ -85,7 +87,7 @@ pub(super) async fn remove_snapshot(
     request: rpc::RemoveSnapshotRequest,
 ) -> Result<rpc::RemoveSnapshotResponse, ConnectError> {
     let (name, manager) = (template_name(&request.name)?, Arc::clone(manager));
-    on_its_own(async move { manager.remove_snapshot(&name).await }).await?;
+    on_its_own(async move { manager.remove_template(&name).await }).await?;
     Ok(rpc::RemoveSnapshotResponse::default())
 }
 
@@ -98,7 +100,7 @@ pub(super) async fn create_checkpoint(
         checkpoint_name(&request.name)?,
     );
     let manager = Arc::clone(manager);
-    let made = on_its_own(async move { manager.checkpoint(&id, &name).await }).await?;
+    let made = on_its_own(async move { manager.create_checkpoint(&id, &name).await }).await?;
     Ok(rpc::CreateCheckpointResponse {
         checkpoint: checkpoint(made).into(),
         ..Default::default()
@@ -110,7 +112,7 @@ pub(super) async fn list_checkpoints(
     request: rpc::ListCheckpointsRequest,
 ) -> Result<rpc::ListCheckpointsResponse, ConnectError> {
     let found = manager
-        .checkpoints(&sandbox_id(&request.sandbox_id)?)
+        .list_checkpoints(&sandbox_id(&request.sandbox_id)?)
         .await
         .map_err(refused)?;
     let checkpoints = found.into_iter().map(checkpoint).collect();
@@ -144,7 +146,7 @@ pub(super) async fn roll_back(
         checkpoint_name(&request.name)?,
     );
     let rolling = Arc::clone(manager);
-    let handle = on_its_own(async move { rolling.roll_back(&id, &name).await }).await?;
+    let handle = on_its_own(async move { rolling.rollback(&id, &name).await }).await?;
     let sandbox = report_of(&manager.host, &handle).into();
     Ok(rpc::RollbackSandboxResponse {
         sandbox,
@@ -153,7 +155,7 @@ pub(super) async fn roll_back(
 }
 
 /// All that sandboxes can be made from here.
-pub(super) fn templates(host: &Host) -> Result<Vec<rpc::Template>, Refused> {
+pub(super) fn templates(host: &Host) -> Result<Vec<rpc::Template>, SandboxError> {
     let images = host.images.list()?.into_iter().map(|image| rpc::Template {
         name: image.name.to_string(),
         size_bytes: image.size_bytes,
@@ -162,27 +164,27 @@ pub(super) fn templates(host: &Host) -> Result<Vec<rpc::Template>, Refused> {
         ..rpc::Template::default()
     });
     Ok(images
-        .chain(host.snapshots.list().iter().map(template))
+        .chain(host.templates.list().iter().map(template))
         .collect())
 }
 
-fn template(snapshot: &Snapshot) -> rpc::Template {
-    let (kind, instant) = match snapshot.has_memory {
+fn template(template: &Template) -> rpc::Template {
+    let (kind, snapshot) = match template.has_memory {
         true => (
             rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT,
-            Some(&snapshot.instant),
+            Some(&template.snapshot),
         ),
         false => (rpc::TemplateKind::TEMPLATE_KIND_IMAGE, None),
     };
     rpc::Template {
-        name: snapshot.name.to_string(),
-        size_bytes: snapshot.size_bytes(),
-        created_at_ms: snapshot.published_at_ms,
+        name: template.name.to_string(),
+        size_bytes: template.size_bytes(),
+        created_at_ms: template.published_at_ms,
         kind: kind.into(),
-        vcpus: instant.map_or(0, |instant| instant.vcpus),
-        memory_mb: instant.map_or(0, |instant| instant.memory_mb),
-        disk_mb: snapshot.disk_mb(),
-        source_sandbox_id: snapshot.source.to_string(),
+        vcpus: snapshot.map_or(0, |snapshot| snapshot.vcpus),
+        memory_mb: snapshot.map_or(0, |snapshot| snapshot.memory_mb),
+        disk_mb: template.disk_mb(),
+        source_sandbox_id: template.source.to_string(),
         ..rpc::Template::default()
     }
 }

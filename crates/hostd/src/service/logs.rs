@@ -35,7 +35,7 @@ pub(super) fn read(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsR
         }
         tokio::select! {
             changed = changes.changed() => changed.ok()?,
-            () = handle.over() => {}
+            () = handle.wait_until_over() => {}
         }
         Some((stream::iter(Vec::new()), Some((handle, from))))
     })

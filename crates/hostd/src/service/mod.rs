@@ -21,13 +21,10 @@ use connectrpc::{
 };
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
-use model::{SandboxId, SandboxState};
-use sha2::{Digest, Sha256};
+use model::SandboxId;
 
-use crate::disk::MIB;
 use crate::host::Host;
-use crate::sandbox::ledger::Record;
-use crate::sandbox::state::Phase;
+use crate::sandbox::report::sandbox_report;
 use crate::sandbox::{Handle, Manager};
 use error::{invalid, refused};
 
@@ -65,7 +62,7 @@ impl Service {
     {
         let (handle, _active) = self
             .manager
-            .running(&sandbox_id(id)?)
+            .find_running(&sandbox_id(id)?)
             .await
             .map_err(refused)?;
         alive::while_up(&handle, call(handle.clone())).await
@@ -76,66 +73,8 @@ fn sandbox_id(text: &str) -> Result<SandboxId, ConnectError> {
     text.parse().map_err(invalid)
 }
 
-/// What the control plane is told of a sandbox.
-#[must_use]
-pub fn report(host: &Host, record: &Record, handle: &Handle) -> rpc::SandboxReport {
-    let running = record.phase.state() == SandboxState::Running;
-    let host_ip = record
-        .slot
-        .filter(|_| running)
-        .map(|slot| slot.host_ip().to_string());
-    rpc::SandboxReport {
-        sandbox_id: record.id.to_string(),
-        generation: record.generation.0,
-        state: state(&record.phase).into(),
-        reason: reason(record, handle),
-        spec: rpc::spec::to_message(&record.spec).into(),
-        guest_ip: if running {
-            vmm::GUEST_IP.to_string()
-        } else {
-            String::new()
-        },
-        host_ip: host_ip.unwrap_or_default(),
-        created_at_ms: record.created_at_ms,
-        started_at_ms: record.started_at_ms.unwrap_or_default(),
-        last_active_at_ms: record
-            .started_at_ms
-            .map_or(0, |_| handle.activity.last_ms()),
-        disk: disk(host, record).into(),
-        access_token_sha256: Sha256::digest(record.token.as_bytes()).to_vec(),
-        ..rpc::SandboxReport::default()
-    }
-}
-
-/// Why it has ended, or why it stands still.
-fn reason(record: &Record, handle: &Handle) -> String {
-    let hold = handle.hold.get().filter(|_| record.phase == Phase::Running);
-    hold.unwrap_or_else(|| record.phase.reason().to_owned())
-}
-
-fn disk(host: &Host, record: &Record) -> Option<rpc::Disk> {
-    let disk = record.disk?;
-    Some(rpc::Disk {
-        backend: disk.backend.name().to_owned(),
-        size_mb: u32::try_from(disk.size_bytes.div_ceil(MIB)).unwrap_or(u32::MAX),
-        used_bytes: crate::disk::used_bytes(&host.ledger.dir(&record.id)),
-        ..rpc::Disk::default()
-    })
-}
-
-fn state(phase: &Phase) -> rpc::SandboxState {
-    match (phase, phase.state()) {
-        (Phase::Gone, _) => rpc::SandboxState::SANDBOX_STATE_REMOVED,
-        (_, SandboxState::Pending) => rpc::SandboxState::SANDBOX_STATE_PENDING,
-        (_, SandboxState::Running) => rpc::SandboxState::SANDBOX_STATE_RUNNING,
-        (_, SandboxState::Paused) => rpc::SandboxState::SANDBOX_STATE_PAUSED,
-        (_, SandboxState::Stopped) => rpc::SandboxState::SANDBOX_STATE_STOPPED,
-        (_, SandboxState::Error) => rpc::SandboxState::SANDBOX_STATE_ERROR,
-    }
-}
-
 fn report_of(host: &Host, handle: &Handle) -> rpc::SandboxReport {
-    report(host, &handle.record.borrow(), handle)
+    sandbox_report(&host.ledger, &handle.record.borrow(), handle)
 }
 
 #[expect(

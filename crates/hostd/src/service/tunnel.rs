@@ -19,7 +19,7 @@ use serde_json::json;
 use super::alive;
 use crate::guest;
 use crate::sandbox::activity::Active;
-use crate::sandbox::{Handle, Manager, Refused};
+use crate::sandbox::{Handle, Manager, SandboxError};
 
 /// Why there is no connection: a status of the protocol, and a text.
 struct NoTunnel(StatusCode, String);
@@ -92,7 +92,7 @@ impl Tunnels {
             );
             NoTunnel(StatusCode::TOO_MANY_REQUESTS, text)
         })?;
-        let (handle, active) = self.manager.running(&id).await?;
+        let (handle, active) = self.manager.find_running(&id).await?;
         let connect = async { Ok(handle.guest().connect(port).await) };
         let connection = alive::while_up(&handle, connect).await.map_err(|error| {
             let stands_still = error.code == connectrpc::ErrorCode::ResourceExhausted;
@@ -111,14 +111,14 @@ impl Tunnels {
     }
 }
 
-impl From<Refused> for NoTunnel {
-    fn from(refused: Refused) -> Self {
+impl From<SandboxError> for NoTunnel {
+    fn from(refused: SandboxError) -> Self {
         let status = match refused {
-            Refused::Unknown(_) => StatusCode::NOT_FOUND,
-            Refused::Paused | Refused::NotRunning { .. } | Refused::NotResumed(_) => {
-                StatusCode::CONFLICT
-            }
-            Refused::Full(_) | Refused::StandsStill(_) => StatusCode::SERVICE_UNAVAILABLE,
+            SandboxError::Unknown(_) => StatusCode::NOT_FOUND,
+            SandboxError::Paused
+            | SandboxError::NotRunning { .. }
+            | SandboxError::ResumeBackoff(_) => StatusCode::CONFLICT,
+            SandboxError::Full(_) | SandboxError::Stalled(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, stdx::error::chain(&refused))

@@ -12,7 +12,7 @@ use crate::kill::{World, order};
 const PAUSE: [&str; 10] = [
     "capture::vm-stopped",
     "capture::taken",
-    "instant::synced",
+    "snapshot::synced",
     "pause::captured",
     "release::begun",
     "release::vm-ended",
@@ -35,7 +35,7 @@ const RESUME: [&str; 10] = [
 ];
 const FORK: [&str; 8] = [
     "capture::vm-stopped",
-    "instant::synced",
+    "snapshot::synced",
     "fork::captured",
     "fork::noted",
     "create::recorded",
@@ -44,7 +44,7 @@ const FORK: [&str; 8] = [
     "fork::decided",
 ];
 const ROLL_BACK: [&str; 4] = [
-    "instant::synced",
+    "snapshot::synced",
     "release::vm-ended",
     "suspend::given-back",
     "rollback::disk-moved",
@@ -200,7 +200,7 @@ async fn a_roll_back_that_was_cut_off_anywhere_is_done_or_not() {
                 &[State::SANDBOX_STATE_RUNNING, State::SANDBOX_STATE_PAUSED],
             )
             .await;
-        let staged = point == "instant::synced";
+        let staged = point == "snapshot::synced";
         world.remembers(if staged { "now" } else { "then" }).await;
     }
     world.ends().await;

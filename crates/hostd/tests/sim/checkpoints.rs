@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hostd::sandbox::Refused;
+use hostd::sandbox::SandboxError;
 use model::SandboxId;
 
 use crate::history::{Kind, runtime, start};
@@ -27,10 +27,12 @@ fn cut_off_at(step: u64) -> bool {
         manager.ensure(&id, spec("base")).await.unwrap();
         world.begins(step);
         let id = id.clone();
-        let making =
-            tokio::spawn(
-                async move { manager.checkpoint(&id, &"c".parse().unwrap()).await.is_ok() },
-            );
+        let making = tokio::spawn(async move {
+            manager
+                .create_checkpoint(&id, &"c".parse().unwrap())
+                .await
+                .is_ok()
+        });
         tokio::select! {
             biased;
             () = world.died.notified() => false,
@@ -48,11 +50,11 @@ fn cut_off_at(step: u64) -> bool {
         ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         // Whether it was made or not, the name is one that can be used.
-        let left = manager.checkpoints(&id).await.unwrap().len();
+        let left = manager.list_checkpoints(&id).await.unwrap().len();
         assert!(left == 1 || !is_made, "step {step}");
         if left == 0 {
             manager
-                .checkpoint(&id, &"c".parse().unwrap())
+                .create_checkpoint(&id, &"c".parse().unwrap())
                 .await
                 .unwrap();
         }
@@ -91,9 +93,11 @@ fn one_of_two_checkpoints_of_a_name_is_made() {
         let id = SandboxId::random();
         manager.ensure(&id, spec("base")).await.unwrap();
         let name = "c".parse().unwrap();
-        let calls = (0..4).map(|_| manager.checkpoint(&id, &name));
+        let calls = (0..4).map(|_| manager.create_checkpoint(&id, &name));
         let outcomes = futures::future::join_all(calls).await;
-        let refused = |outcome: &&Result<_, Refused>| matches!(outcome, Err(Refused::Taken { .. }));
+        let refused = |outcome: &&Result<_, SandboxError>| {
+            matches!(outcome, Err(SandboxError::NameTaken { .. }))
+        };
         assert_eq!(
             outcomes.iter().filter(|outcome| outcome.is_ok()).count(),
             1,
@@ -101,11 +105,11 @@ fn one_of_two_checkpoints_of_a_name_is_made() {
         );
         assert_eq!(outcomes.iter().filter(refused).count(), 3, "{outcomes:?}");
         assert_eq!(place.checkpoint_entries(&id), ["c"]);
-        manager.roll_back(&id, &name).await.unwrap();
+        manager.rollback(&id, &name).await.unwrap();
         // Half a checkpoint is none, and does not keep its name from another one.
         place.break_checkpoint(&id, "c");
-        assert!(manager.checkpoints(&id).await.unwrap().is_empty());
-        manager.checkpoint(&id, &name).await.unwrap();
+        assert!(manager.list_checkpoints(&id).await.unwrap().is_empty());
+        manager.create_checkpoint(&id, &name).await.unwrap();
         manager.remove(&id).await;
     });
     world.ends();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hostd::sandbox::Refused;
+use hostd::sandbox::SandboxError;
 use model::SandboxId;
 
 use crate::history::{Kind, runtime, start};
@@ -25,17 +25,17 @@ fn calls_to_a_sandbox_that_stands_still_are_refused_until_it_goes_on() {
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let id = SandboxId::random();
         let handle = manager.ensure(&id, spec("base")).await.unwrap();
-        handle.hold.set(Some("no room"));
-        let refused = manager.running(&id).await.unwrap_err();
+        handle.stalled.set(Some("no room"));
+        let refused = manager.find_running(&id).await.unwrap_err();
         assert!(
-            matches!(&refused, Refused::StandsStill(why) if why == "no room"),
+            matches!(&refused, SandboxError::Stalled(why) if why == "no room"),
             "{refused}"
         );
         // Whoever was refused does not count as somebody who uses it.
         assert!(!handle.activity.is_in_use());
-        handle.hold.set(None);
-        drop(manager.running(&id).await.unwrap());
-        handle.hold.set(Some("no room"));
+        handle.stalled.set(None);
+        drop(manager.find_running(&id).await.unwrap());
+        handle.stalled.set(Some("no room"));
         manager.remove(&id).await;
     });
     world.ends();

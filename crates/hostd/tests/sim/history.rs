@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hostd::sandbox::{Manager, Refused};
+use hostd::sandbox::{Manager, SandboxError};
 use model::SandboxId;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
@@ -274,9 +274,9 @@ fn clear(
             }
         }
         for name in place.snapshots() {
-            match manager.remove_snapshot(&name).await {
+            match manager.remove_template(&name).await {
                 Ok(()) => {}
-                Err(error @ Refused::Failed(_)) => {
+                Err(error @ SandboxError::Failed(_)) => {
                     world.violation(format!("{name} stays: {error}"))
                 }
                 Err(error) => world.violation(format!("{name} has users: {error}")),

@@ -11,14 +11,14 @@ use hostd::config::Limits;
 use hostd::disk::{Backend, Chosen, Disks};
 use hostd::dns::Upstream;
 use hostd::generations::Generations;
-use hostd::host::{Host, Parts};
+use hostd::host::{Host, HostComponents};
 use hostd::images::Images;
 use hostd::jail::Jails;
 use hostd::network::Networks;
-use hostd::sandbox::forks::Forks;
+use hostd::sandbox::fork_notes::ForkNotes;
 use hostd::sandbox::ledger::Ledger;
-use hostd::snapshots::Snapshots;
-use hostd::warm::Warm;
+use hostd::snapshot::preboot::PrebootCache;
+use hostd::snapshot::template::Templates;
 use model::SandboxId;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
@@ -117,7 +117,7 @@ impl Place {
         let driver = Arc::new(SimDriver(Arc::clone(world)));
         let clock = Arc::clone(world);
         let port = self.guests.local_addr().unwrap().port();
-        let parts = Parts {
+        let components = HostComponents {
             id: "host-simulated".to_owned(),
             engine: Engine {
                 driver,
@@ -132,16 +132,20 @@ impl Place {
                 modules: None,
             },
             images: Images::new(&self.path("images")),
-            snapshots: Snapshots::open(&self.path("snapshots")).unwrap(),
-            warm: Warm::open(&self.path("warm"), warm).unwrap(),
+            templates: Templates::open(&self.path("snapshots")).unwrap(),
+            preboot: PrebootCache::open(&self.path("warm"), warm).unwrap(),
             networks: Networks::on_loopback(&self.run.path().join("slots"), self.dir.path(), port),
             jails: Jails::without_groups(2_000_000_000),
             ledger,
-            forks: Forks::open(&self.path("forks")).unwrap(),
+            fork_notes: ForkNotes::open(&self.path("forks")).unwrap(),
             generations: Generations::open(&self.path("generation"), move || clock.now_ms())
                 .unwrap(),
         };
-        Host::of(parts, LIMITS, Upstream::of_setting("192.0.2.1").unwrap())
+        Host::from_components(
+            components,
+            LIMITS,
+            Upstream::of_setting("192.0.2.1").unwrap(),
+        )
     }
 
     /// What is there of sandboxes, snapshots and forks.
@@ -177,12 +181,12 @@ impl Place {
             .join(id.as_str())
             .join("checkpoints")
             .join(name);
-        fs::remove_file(dir.join("instant.json")).unwrap();
+        fs::remove_file(dir.join("snapshot.json")).unwrap();
     }
 
     /// Names of the snapshots that an agent left.
     pub fn snapshots(&self) -> Vec<model::TemplateName> {
-        let snapshots = Snapshots::open(&self.path("snapshots")).unwrap();
+        let snapshots = Templates::open(&self.path("snapshots")).unwrap();
         snapshots
             .list()
             .into_iter()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostd::sandbox::state::Phase;
-use hostd::sandbox::{Manager, Refused};
+use hostd::sandbox::{Manager, SandboxError};
 use model::SandboxId;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -55,15 +55,15 @@ async fn remove(manager: &Manager, id: &SandboxId, during: &str) {
     assert!(removed.is_ok(), "the removal waits for {during}");
 }
 
-async fn command(manager: &Arc<Manager>, id: &SandboxId, what: &str) -> Result<(), Refused> {
+async fn command(manager: &Arc<Manager>, id: &SandboxId, what: &str) -> Result<(), SandboxError> {
     match what {
         "pause" => manager.pause(id).await.map(drop),
         "checkpoint" => manager
-            .checkpoint(id, &"c".parse().unwrap())
+            .create_checkpoint(id, &"c".parse().unwrap())
             .await
             .map(drop),
         "snapshot" => manager
-            .snapshot(id, &"s".parse().unwrap(), true, false)
+            .create_template(id, &"s".parse().unwrap(), true, false)
             .await
             .map(drop),
         _ => manager.fork(id, &[SandboxId::random()]).await.map(drop),
@@ -88,7 +88,7 @@ fn removal_does_not_wait_for_a_command_to_a_silent_vmm() {
             remove(&manager, &id, what).await;
             let refused = asked.await.unwrap().unwrap_err();
             assert!(
-                matches!(refused, Refused::NotRunning { .. }),
+                matches!(refused, SandboxError::NotRunning { .. }),
                 "{what}: {refused}"
             );
         }
@@ -109,7 +109,7 @@ fn removal_does_not_wait_for_an_adoption() {
     });
     world.silence_vmm(silent.as_str());
     live(&world, &place, async |manager| {
-        drop(manager.running(&other).await.unwrap());
+        drop(manager.find_running(&other).await.unwrap());
         remove(&manager, &silent, "the adoption").await;
         remove(&manager, &other, "another").await;
     });
@@ -127,7 +127,7 @@ fn given_up_capture_is_discarded() {
             let id = SandboxId::random();
             manager.ensure(&id, spec("base")).await.unwrap();
             manager.pause(&id).await.unwrap();
-            world.barrier.close("instant::synced");
+            world.barrier.close("snapshot::synced");
             let asked = {
                 let (manager, id) = (Arc::clone(&manager), id.clone());
                 tokio::spawn(async move { command(&manager, &id, "snapshot").await })
@@ -236,9 +236,9 @@ fn resumes_of_silent_guests_back_off_and_delay_no_other() {
             failed.to_string().contains("the guest agent did not"),
             "{failed}"
         );
-        let refused = manager.running(&silent[0]).await.unwrap_err();
+        let refused = manager.find_running(&silent[0]).await.unwrap_err();
         assert!(
-            matches!(&refused, Refused::NotResumed(why) if why.contains("the guest agent did not")),
+            matches!(&refused, SandboxError::ResumeBackoff(why) if why.contains("the guest agent did not")),
             "{refused}"
         );
         for id in silent.iter().chain([&other]) {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use hostd::sandbox::{Handle, Manager, Refused};
+use hostd::sandbox::{Handle, Manager, SandboxError};
 use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState};
 use vmm::Exit;
 
@@ -176,7 +176,7 @@ impl Client {
         self.note(&id, |known, _| known.began_with(values));
         match answer {
             Ok(handle) => self.made(&id, &handle),
-            Err(Refused::Template(_)) if template != "base" => {
+            Err(SandboxError::Template(_)) if template != "base" => {
                 self.note(&id, |known, _| known.removed = true);
             }
             Err(error) => self.judge("create", &id, &error),
@@ -209,7 +209,7 @@ impl Client {
         let Some(set) = self.note(id, |known, now| known.begin(values, now, true)) else {
             return;
         };
-        match self.manager.running(id).await {
+        match self.manager.find_running(id).await {
             Ok((handle, _active)) => {
                 let written = match self.vm(&handle) {
                     Some((vm, token)) => vm.write(&token, value).await,
@@ -229,7 +229,7 @@ impl Client {
         let Some(from) = self.note(id, |_, now| now) else {
             return;
         };
-        match self.manager.running(id).await {
+        match self.manager.find_running(id).await {
             Ok((handle, _active)) => {
                 let Some((vm, token)) = self.vm(&handle) else {
                     return;
@@ -254,7 +254,7 @@ impl Client {
         }
     }
 
-    pub fn heard<T>(&self, what: &str, id: &SandboxId, answer: Result<T, Refused>) {
+    pub fn heard<T>(&self, what: &str, id: &SandboxId, answer: Result<T, SandboxError>) {
         match answer {
             Ok(_) => self.world.tell(format!("{what} {id}")),
             Err(error) => self.judge(what, id, &error),
@@ -320,7 +320,7 @@ impl Client {
         };
         let answer = self
             .manager
-            .snapshot(id, &name.parse().unwrap(), memory, overwrite)
+            .create_template(id, &name.parse().unwrap(), memory, overwrite)
             .await;
         let values = self.note(id, |known, now| known.seen(from, now));
         let (false, Some(values)) = (self.world.is_dead(), values) else {
@@ -352,14 +352,14 @@ impl Client {
             model.published.remove(&name);
             model.unpublished.insert(name.clone(), u64::MAX);
         }
-        let answer = self.manager.remove_snapshot(&name.parse().unwrap()).await;
+        let answer = self.manager.remove_template(&name.parse().unwrap()).await;
         if self.world.is_dead() {
             return;
         }
         let mut model = self.model();
         let now = model.tick();
         model.unpublished.insert(name.clone(), now);
-        if let Err(Refused::Failed(error)) = answer {
+        if let Err(SandboxError::Failed(error)) = answer {
             self.world
                 .violation(format!("snapshot {name} cannot be removed: {error}"));
         }
@@ -370,7 +370,11 @@ impl Client {
         let Some(from) = self.note(id, |_, now| now) else {
             return;
         };
-        match self.manager.checkpoint(id, &name.parse().unwrap()).await {
+        match self
+            .manager
+            .create_checkpoint(id, &name.parse().unwrap())
+            .await
+        {
             Ok(_) => {
                 self.world.tell(format!("checkpoint {name} of {id}"));
                 self.note(id, |known, now| {
@@ -391,10 +395,10 @@ impl Client {
             return;
         };
         self.world.tell(format!("roll back {id} to {name}"));
-        let answer = self.manager.roll_back(id, &name.parse().unwrap()).await;
+        let answer = self.manager.rollback(id, &name.parse().unwrap()).await;
         self.note(id, |known, now| known.end(set, answer.is_ok(), now));
         match answer {
-            Err(Refused::NoCheckpoint { .. })
+            Err(SandboxError::NoCheckpoint { .. })
                 if self.note(id, |known, _| !known.removing) == Some(true) =>
             {
                 self.world

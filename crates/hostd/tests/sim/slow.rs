@@ -51,16 +51,16 @@ fn slow_fsync_of_one_sandbox_delays_no_other() {
             assert!(manager.list().await.is_empty(), "{point}");
             manager.ensure(&other, spec("base")).await.unwrap();
             manager
-                .checkpoint(&other, &"c".parse().unwrap())
+                .create_checkpoint(&other, &"c".parse().unwrap())
                 .await
                 .unwrap();
             manager
-                .snapshot(&other, &"s".parse().unwrap(), true, false)
+                .create_template(&other, &"s".parse().unwrap(), true, false)
                 .await
                 .unwrap();
             manager.pause(&other).await.unwrap();
             manager
-                .remove_snapshot(&"s".parse().unwrap())
+                .remove_template(&"s".parse().unwrap())
                 .await
                 .unwrap();
             manager.remove(&other).await;

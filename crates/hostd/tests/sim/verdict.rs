@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use hostd::sandbox::Refused;
+use hostd::sandbox::SandboxError;
 use model::SandboxId;
 
 use crate::model::Known;
@@ -15,7 +15,7 @@ impl Client {
     }
 
     /// Whether a refusal may be.
-    pub fn judge(&self, what: &str, id: &SandboxId, error: &Refused) {
+    pub fn judge(&self, what: &str, id: &SandboxId, error: &SandboxError) {
         if self.world.is_dead() {
             return;
         }
@@ -25,11 +25,13 @@ impl Client {
         };
         let promised = known.certain && !known.removing && !known.removed;
         let is_fine = match error {
-            Refused::Unknown(_) => !promised,
-            Refused::NotRunning { .. } => {
+            SandboxError::Unknown(_) => !promised,
+            SandboxError::NotRunning { .. } => {
                 !promised || known.may_end || self.world.is_excused(id.as_str())
             }
-            Refused::Paused | Refused::Taken { .. } | Refused::InUse { .. } => true,
+            SandboxError::Paused
+            | SandboxError::NameTaken { .. }
+            | SandboxError::TemplateInUse { .. } => true,
             _ => !promised || self.is_unlucky() || known.may_end,
         };
         if !is_fine {
@@ -60,13 +62,13 @@ impl Client {
         }
     }
 
-    fn verify_refusal(&self, id: &SandboxId, known: &Known, error: &Refused) {
+    fn verify_refusal(&self, id: &SandboxId, known: &Known, error: &SandboxError) {
         let promised = known.certain && !known.removing && !known.removed;
         let may_be = match error {
-            Refused::NotRunning { .. } => {
+            SandboxError::NotRunning { .. } => {
                 !promised || known.may_end || self.world.is_excused(id.as_str())
             }
-            Refused::Unknown(_) => !promised,
+            SandboxError::Unknown(_) => !promised,
             _ => false,
         };
         if !may_be {

@@ -22,7 +22,7 @@ const IO: [&str; 8] = [
     "fork::decided",
     "fork::noted",
     "ledger::write",
-    "instant::synced",
+    "snapshot::synced",
     "rollback::disk-moved",
     "disk::file-removed",
     "ledger::files-removed",
@@ -43,7 +43,7 @@ const POINTS: [&str; 30] = [
     "fork::child-runs",
     "fork::decided",
     "fork::noted",
-    "instant::synced",
+    "snapshot::synced",
     "ledger::files-removed",
     "ledger::write",
     "network::claim-released",
@@ -57,8 +57,8 @@ const POINTS: [&str; 30] = [
     "resume::disk-and-network-made",
     "resume::vm-runs",
     "rollback::disk-moved",
-    "snapshot::captured",
-    "snapshot::flat",
+    "template::captured",
+    "template::flat",
     "suspend::given-back",
 ];
 

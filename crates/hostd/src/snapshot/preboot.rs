@@ -1,14 +1,14 @@
-//! Guests that have booted and wait to become somebody's: one instant for each shape of sandbox,
-//! taken at its first boot before the guest is told who it is. Later sandboxes of that shape go on
-//! from there instead of booting.
+//! The preboot cache: guests that have booted and have no identity yet, one snapshot for each
+//! [`BootKey`], taken at the first boot before `/init`. Later sandboxes with that key are restored
+//! from it instead of booting.
 //!
 //! ```text
-//!   WARM/KEY/        an instant ([`crate::sandbox::instant`]); KEY is the shape's
+//!   WARM/KEY/        a snapshot ([`super::format`])
 //!       /.new-…      half-made; removed at the next start
 //! ```
 //!
-//! Losing any of it costs a boot and nothing else. So nothing is asked of it: one that cannot be
-//! restored is removed, and of many shapes those used last stay.
+//! Losing an entry costs a boot and nothing else: one that cannot be restored is removed, and of
+//! many the most recently used stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -22,13 +22,13 @@ use linux::untrusted_dir::remove_tree;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::sandbox::instant::{self, Instant};
+use super::format::{self, Snapshot};
 
-/// Shapes that are kept. Each takes as much disk as a guest takes memory to boot.
-const SHAPES: usize = 8;
-const NEW: &str = ".new-";
+/// Number of entries. Each takes as much disk as a guest takes memory to boot.
+const MAX_ENTRIES: usize = 8;
+const STAGING_PREFIX: &str = ".new-";
 
-/// All that makes two guests the same before they are anybody's.
+/// What decides whether two boots lead to the same guest.
 #[derive(Debug)]
 pub struct BootParameters<'a> {
     pub image: &'a Path,
@@ -42,13 +42,15 @@ pub struct BootParameters<'a> {
     pub engine: &'a str,
 }
 
-/// Name of a shape.
+/// Hash of [`BootParameters`]: the name of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootKey(String);
 
 impl BootParameters<'_> {
+    /// Returns the key. Files count by device, inode, length and time.
+    ///
     /// # Errors
-    /// When one of its files is not there.
+    /// When one of the files does not exist.
     pub fn key(&self) -> io::Result<BootKey> {
         let mut hash = Sha256::new();
         for file in [self.image, self.kernel, self.initramfs] {
@@ -78,76 +80,76 @@ impl BootParameters<'_> {
     }
 }
 
-/// The guests that wait on this host.
+/// The cache of this host.
 #[derive(Debug)]
-pub struct Warm {
+pub struct PrebootCache {
     dir: PathBuf,
-    /// Off: every sandbox boots.
-    on: bool,
-    /// Shapes that are being prepared.
-    making: Arc<Mutex<BTreeSet<BootKey>>>,
-    /// What keeps the memory of those that were used ready, by directory.
+    /// If false, every sandbox boots.
+    is_on: bool,
+    /// Entries that are being added.
+    pending: Arc<Mutex<BTreeSet<BootKey>>>,
+    /// Memory that is kept ready, by directory of the entry.
     held: Mutex<BTreeMap<PathBuf, vmm::Held>>,
 }
 
-/// The right to prepare a shape, for as long as it lives.
+/// The exclusive right to add an entry while this lives.
 #[derive(Debug)]
 pub struct PendingEntry {
-    making: Arc<Mutex<BTreeSet<BootKey>>>,
+    pending: Arc<Mutex<BTreeSet<BootKey>>>,
     key: BootKey,
-    /// Where, not made yet.
+    /// Directory to write the snapshot into, not created yet.
     pub staging: PathBuf,
 }
 
-impl Warm {
-    /// Opens the directory, making it if need be, and removes what is half-made.
+impl PrebootCache {
+    /// Opens the directory, creating it if need be, and removes what is half-made.
     ///
     /// # Errors
-    /// When it cannot be made or read.
-    pub fn open(dir: &Path, on: bool) -> io::Result<Self> {
+    /// When it cannot be created or read.
+    pub fn open(dir: &Path, is_on: bool) -> io::Result<Self> {
         stdx::fs::create_private_dir_all(dir)?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
-            if Instant::read(&path).is_err() {
+            if Snapshot::read(&path).is_err() {
                 remove_tree(&path)?;
             }
         }
         Ok(Self {
             dir: dir.to_owned(),
-            on,
-            making: Arc::default(),
+            is_on,
+            pending: Arc::default(),
             held: Mutex::default(),
         })
     }
 
-    /// The instant of a shape, if there is one.
+    /// Returns the directory of an entry, which counts as used now.
     #[must_use]
     pub fn find(&self, key: &BootKey) -> Option<PathBuf> {
         let dir = self.dir.join(&key.0);
-        (self.on && Instant::read(&dir).is_ok()).then(|| {
-            // Only the order in which shapes go depends on it.
+        (self.is_on && Snapshot::read(&dir).is_ok()).then(|| {
+            // Failure affects only which entry is removed first.
             let _ = File::open(&dir).and_then(|file| file.set_modified(SystemTime::now()));
             dir
         })
     }
 
-    /// Asks to prepare a shape. `None` while somebody else does, or has done it.
+    /// Starts to add an entry; `None` if it exists, is being added, or the cache is off.
     #[must_use]
-    pub fn begin(&self, key: &BootKey) -> Option<PendingEntry> {
-        if !self.on || self.find(key).is_some() {
+    pub fn begin_entry(&self, key: &BootKey) -> Option<PendingEntry> {
+        if !self.is_on || self.find(key).is_some() {
             return None;
         }
-        let is_first = self.making.lock().insert(key.clone());
-        let staging = self.dir.join(format!("{NEW}{}", key.0));
+        let is_first = self.pending.lock().insert(key.clone());
+        let staging = self.dir.join(format!("{STAGING_PREFIX}{}", key.0));
         is_first.then(|| PendingEntry {
-            making: Arc::clone(&self.making),
+            pending: Arc::clone(&self.pending),
             key: key.clone(),
             staging,
         })
     }
 
-    /// Keeps the memory of an instant ready from now on, until it is taken away or we end. Before
-    /// it is first used: who comes first names what is shared.
+    /// Keeps the memory of an entry ready until the entry is removed or the process ends. Call it
+    /// before the first restore: the first to open the memory names what is shared.
     ///
     /// # Errors
     /// As [`vmm::Driver::hold`].
@@ -156,40 +158,40 @@ impl Warm {
         if lock().contains_key(dir) {
             return Ok(());
         }
-        // Without the lock, since it asks the kernel. Of two that come at once one is dropped.
-        let held = driver.hold(&dir.join(instant::MEMORY))?;
+        // Without the lock, since it calls the kernel. Of two concurrent holds one is dropped.
+        let held = driver.hold(&dir.join(format::MEMORY))?;
         lock().entry(dir.to_owned()).or_insert(held);
         Ok(())
     }
 
-    /// Takes away an instant that is of no use.
+    /// Removes an entry.
     ///
     /// # Errors
-    /// What keeps it.
+    /// When it cannot be removed.
     pub fn remove(&self, dir: &Path) -> io::Result<()> {
         self.held.lock().remove(dir);
-        instant::remove(dir)
+        format::remove(dir)
     }
 
-    /// Publishes the instant that is finished in the staging directory of `making`. Blocking.
+    /// Publishes the snapshot that is finished in the staging directory. Blocking.
     ///
     /// # Errors
-    /// What keeps it from its place.
-    pub fn publish(&self, making: &PendingEntry) -> io::Result<()> {
-        instant::publish(&making.staging, &self.dir.join(&making.key.0))?;
-        self.keep_the_last_used()
+    /// When it cannot be renamed, or old entries cannot be removed.
+    pub fn publish(&self, pending: &PendingEntry) -> io::Result<()> {
+        format::publish(&pending.staging, &self.dir.join(&pending.key.0))?;
+        self.remove_least_used()
     }
 
-    fn keep_the_last_used(&self) -> io::Result<()> {
+    fn remove_least_used(&self) -> io::Result<()> {
         let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            if Instant::read(&path).is_ok() {
+            if Snapshot::read(&path).is_ok() {
                 found.push((fs::metadata(&path)?.modified()?, path));
             }
         }
         found.sort();
-        let surplus = found.len().saturating_sub(SHAPES);
+        let surplus = found.len().saturating_sub(MAX_ENTRIES);
         found
             .iter()
             .take(surplus)
@@ -199,22 +201,21 @@ impl Warm {
 
 impl Drop for PendingEntry {
     fn drop(&mut self) {
-        self.making.lock().remove(&self.key);
+        self.pending.lock().remove(&self.key);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::Backend;
-    use crate::sandbox::ledger::DiskRecord;
+    use crate::disk::{Backend, DiskRecord};
 
     fn key(dir: &Path, memory_mb: u32) -> BootKey {
         let file = dir.join("file");
         if !file.exists() {
             fs::write(&file, b"content").unwrap();
         }
-        let shape = BootParameters {
+        let parameters = BootParameters {
             image: &file,
             kernel: &file,
             initramfs: &file,
@@ -225,48 +226,48 @@ mod tests {
             disk_backend: "dm",
             engine: "qemu tcg",
         };
-        shape.key().unwrap()
+        parameters.key().unwrap()
     }
 
-    fn make(warm: &Warm, key: &BootKey) {
-        let making = warm.begin(key).unwrap();
-        instant::make_dir(&making.staging).unwrap();
+    fn add(cache: &PrebootCache, key: &BootKey) {
+        let pending = cache.begin_entry(key).unwrap();
+        format::create_dir(&pending.staging).unwrap();
         let disk = DiskRecord {
             backend: Backend::Copy,
             size_bytes: 1 << 30,
             base: None,
         };
-        Instant::new(1, 192, disk, "qemu tcg", None)
-            .finish(&making.staging)
+        Snapshot::new(1, 192, disk, "qemu tcg", None)
+            .finish(&pending.staging)
             .unwrap();
-        assert!(warm.begin(key).is_none(), "two at once");
-        warm.publish(&making).unwrap();
+        assert!(cache.begin_entry(key).is_none(), "two at once");
+        cache.publish(&pending).unwrap();
     }
 
     #[test]
-    fn a_shape_is_prepared_once_and_those_used_last_stay() {
+    fn recently_used_entries_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let warm = Warm::open(&dir.path().join("warm"), true).unwrap();
+        let cache = PrebootCache::open(&dir.path().join("warm"), true).unwrap();
         let keys: Vec<BootKey> = (0..)
             .map(|n| key(dir.path(), 128 + n))
-            .take(SHAPES + 2)
+            .take(MAX_ENTRIES + 2)
             .collect();
         for key in &keys {
-            assert!(warm.find(key).is_none());
-            make(&warm, key);
-            assert!(warm.find(key).is_some() && warm.begin(key).is_none());
-            let _ = warm.find(&keys[0]);
+            assert!(cache.find(key).is_none());
+            add(&cache, key);
+            assert!(cache.find(key).is_some() && cache.begin_entry(key).is_none());
+            let _ = cache.find(&keys[0]);
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        assert!(warm.find(&keys[0]).is_some() && warm.find(&keys[1]).is_none());
+        assert!(cache.find(&keys[0]).is_some() && cache.find(&keys[1]).is_none());
         assert_eq!(
-            keys.iter().filter(|key| warm.find(key).is_some()).count(),
-            SHAPES
+            keys.iter().filter(|key| cache.find(key).is_some()).count(),
+            MAX_ENTRIES
         );
     }
 
     #[test]
-    fn another_image_is_another_shape() {
+    fn other_image_is_other_key() {
         let dir = tempfile::tempdir().unwrap();
         let before = key(dir.path(), 128);
         assert_eq!(key(dir.path(), 128), before);
@@ -276,16 +277,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_half_made_or_off_is_not_found() {
+    fn unfinished_entry_is_not_found() {
         let dir = tempfile::tempdir().unwrap();
-        let warm = Warm::open(&dir.path().join("warm"), true).unwrap();
+        let cache = PrebootCache::open(&dir.path().join("warm"), true).unwrap();
         let key = key(dir.path(), 128);
-        fs::create_dir(&warm.begin(&key).unwrap().staging).unwrap();
-        assert!(warm.find(&key).is_none());
-        let again = Warm::open(&dir.path().join("warm"), true).unwrap();
+        fs::create_dir(&cache.begin_entry(&key).unwrap().staging).unwrap();
+        assert!(cache.find(&key).is_none());
+        let again = PrebootCache::open(&dir.path().join("warm"), true).unwrap();
         assert_eq!(fs::read_dir(dir.path().join("warm")).unwrap().count(), 0);
-        make(&again, &key);
-        let off = Warm::open(&dir.path().join("warm"), false).unwrap();
-        assert!(off.find(&key).is_none() && off.begin(&key).is_none());
+        add(&again, &key);
+        let off = PrebootCache::open(&dir.path().join("warm"), false).unwrap();
+        assert!(off.find(&key).is_none() && off.begin_entry(&key).is_none());
     }
 }

@@ -1,9 +1,8 @@
 //! The map of this agent's sandboxes.
 //!
 //! It is locked for look-ups alone, never over I/O or an await: a disk that takes half a minute for
-//! an fsync stops no call about another sandbox. While a sandbox is being begun (its template is
-//! looked up, its slot claimed, its first record written) the map has a placeholder, and calls
-//! about that id wait for the outcome.
+//! an fsync stops no call about another sandbox. While a sandbox is being begun ([`super::begin`])
+//! the map has a placeholder, and calls about that id wait for the outcome.
 //!
 //! | entry | means | a call about that id |
 //! |---|---|---|
@@ -19,8 +18,8 @@ use model::SandboxId;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::Handle;
-use super::manager::Refused;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::handle::Handle;
 
 type Entries = BTreeMap<SandboxId, Entry>;
 
@@ -55,8 +54,12 @@ impl Registry {
     /// call is beginning it.
     ///
     /// # Errors
-    /// [`Refused::Full`] when `most` sandboxes hold resources, or are about to.
-    pub(super) async fn reserve(&self, id: &SandboxId, most: usize) -> Result<Reserved, Refused> {
+    /// [`SandboxError::Full`] when `most` sandboxes hold resources, or are about to.
+    pub(super) async fn reserve(
+        &self,
+        id: &SandboxId,
+        most: usize,
+    ) -> Result<Reserved, SandboxError> {
         loop {
             let beginning = {
                 let mut entries = self.0.lock();
@@ -64,7 +67,7 @@ impl Registry {
                     Some(Entry::Begun(handle)) => return Ok(Reserved::Begun(handle.clone())),
                     Some(Entry::Beginning(done)) => done.clone(),
                     None => {
-                        check_room(&entries, most)?;
+                        check_limit(&entries, most)?;
                         let done = CancellationToken::new();
                         entries.insert(id.clone(), Entry::Beginning(done.clone()));
                         let reservation = Reservation {
@@ -115,10 +118,12 @@ impl Registry {
         }
     }
 
+    /// Checks that one more sandbox may hold resources.
+    ///
     /// # Errors
     /// As [`Registry::reserve`].
-    pub(super) fn check_room(&self, most: usize) -> Result<(), Refused> {
-        check_room(&self.0.lock(), most)
+    pub(super) fn check_limit(&self, most: usize) -> Result<(), SandboxError> {
+        check_limit(&self.0.lock(), most)
     }
 
     /// Inserts a sandbox that an earlier run of the agent had begun.
@@ -133,21 +138,21 @@ impl Registry {
     }
 }
 
-fn check_room(entries: &Entries, most: usize) -> Result<(), Refused> {
+fn check_limit(entries: &Entries, most: usize) -> Result<(), SandboxError> {
     let holds = |entry: &&Entry| match entry {
         Entry::Beginning(_) => true,
         Entry::Begun(handle) => handle.record.borrow().phase.may_hold_resources(),
     };
     let live = entries.values().filter(holds).count();
     if live >= most {
-        Err(Refused::Full(live))
+        Err(SandboxError::Full(live))
     } else {
         Ok(())
     }
 }
 
 impl Reservation {
-    /// Puts the sandbox, which an actor drives now, in the place of the placeholder.
+    /// Replaces the placeholder by the sandbox, which has an actor now.
     pub(super) fn fulfil(self, handle: Handle) {
         self.registry.insert(handle);
     }

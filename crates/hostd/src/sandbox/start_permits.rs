@@ -1,4 +1,4 @@
-//! Who may start a VM now.
+//! Limits how many VMs start at the same time.
 //!
 //! | what | how many | from | until |
 //! |---|---|---|---|
@@ -9,9 +9,9 @@
 //! no part in it: one that never answers keeps no permit, and so no other sandbox from starting.
 //!
 //! Boots need the processors until the guest agent answers, and each makes the others slower; and
-//! the first of a kind spares the others their boot ([`crate::warm`]). So they take turns, but out
-//! of courtesy alone: no boot waits longer than [`TURN_WAIT`], whatever the guests do that have the
-//! turns.
+//! the first of a kind spares the others their boot ([`crate::snapshot::preboot`]). So they take
+//! turns, but only as a courtesy: no boot waits longer than [`TURN_WAIT`], whatever the guests do
+//! that have the turns.
 
 use std::time::Duration;
 
@@ -24,18 +24,19 @@ const BOOT_TURN: Duration = Duration::from_secs(15);
 /// Longest time for which a boot waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(20);
 
+/// Permits and turns of one host.
 #[derive(Debug)]
-pub struct Turns {
+pub struct StartPermits {
     permits: Semaphore,
     boots: Semaphore,
 }
 
-/// The turn of a boot; `None` for one that did not wait for it, or needs none.
+/// The turn of a boot; `None` inside for a boot that did not get one, or needs none.
 #[derive(Debug)]
 pub(super) struct BootTurn<'a>(Option<SemaphorePermit<'a>>);
 
-impl Turns {
-    /// Turns for a machine of so many processors.
+impl StartPermits {
+    /// Creates the permits of a machine with `cpus` processors.
     #[must_use]
     pub fn new(cpus: usize) -> Self {
         Self {
@@ -45,13 +46,13 @@ impl Turns {
     }
 
     /// Waits for the permit to start a VM.
-    pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn acquire_permit(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
         self.permits.acquire().await.ok()
     }
 
-    /// Waits for the turn of a boot, but not for long.
-    pub(super) async fn boot_turn(&self) -> BootTurn<'_> {
+    /// Waits for the turn of a boot, at most [`TURN_WAIT`].
+    pub(super) async fn acquire_boot_turn(&self) -> BootTurn<'_> {
         BootTurn(
             timeout(TURN_WAIT, self.boots.acquire())
                 .await
@@ -66,7 +67,7 @@ impl BootTurn<'_> {
         Self(None)
     }
 
-    /// Waits for the guest, and gives the turn back when it is over.
+    /// Waits for the guest, and gives the turn back when its time is over.
     pub(super) async fn hold_during<T>(self, guest: impl Future<Output = T>) -> T {
         let mut guest = std::pin::pin!(guest);
         if self.0.is_some()
@@ -86,19 +87,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn silent_guests_hold_no_turn_for_long() {
-        let turns = Turns::new(1);
+    async fn silent_guest_gives_turn_back() {
+        let permits = StartPermits::new(1);
         let begun = Instant::now();
         let silent = async {
-            turns
-                .boot_turn()
+            permits
+                .acquire_boot_turn()
                 .await
                 .hold_during(std::future::pending::<()>())
                 .await
         };
         let next = async {
             tokio::task::yield_now().await;
-            drop(turns.boot_turn().await);
+            drop(permits.acquire_boot_turn().await);
         };
         tokio::select! {
             () = silent => {}
@@ -108,11 +109,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn boot_waits_for_its_turn_for_a_bounded_time() {
-        let turns = Turns::new(1);
-        let taken = turns.boot_turn().await;
+    async fn boot_waits_bounded_time_for_turn() {
+        let permits = StartPermits::new(1);
+        let taken = permits.acquire_boot_turn().await;
         let begun = Instant::now();
-        assert!(turns.boot_turn().await.0.is_none());
+        assert!(permits.acquire_boot_turn().await.0.is_none());
         assert_eq!(begun.elapsed(), TURN_WAIT);
         drop(taken);
     }

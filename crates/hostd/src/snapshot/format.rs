@@ -1,11 +1,12 @@
-//! An instant of a sandbox on disk: what a paused sandbox, a checkpoint, a snapshot and a fork are
-//! made of.
+//! A snapshot: a directory with the saved state of a sandbox at one moment. Paused sandboxes,
+//! checkpoints, templates with memory, forks and the preboot cache are made of it.
 //!
 //! ```text
-//!   DIR/memory/             what the VMM driver wrote (absent in an image)
+//!   DIR/memory/             what the VMM driver wrote (absent in a template without memory)
 //!      /kernel, initramfs   with which the guest was booted (links), and modules.ext4 where it has that disk
 //!      /root.*, base.ext4   the disk (absent where it stays in its place: of a paused sandbox whose file system is frozen)
-//!      /instant.json        an [`Instant`], written last: without it the directory is half-made and nobody uses it
+//!      /snapshot.json       a [`Snapshot`], written last: without it the directory is half-made and is not used;
+//!                           `instant.json` where an earlier version wrote it
 //! ```
 //!
 //! A directory is made under a temporary name, made durable, and renamed. What is in it never
@@ -20,35 +21,38 @@ use linux::{file, sparse};
 use serde::{Deserialize, Serialize};
 use stdx::io::OptionalExt;
 
-use super::ledger::DiskRecord;
+use crate::disk::DiskRecord;
 
 pub(crate) const MEMORY: &str = "memory";
 pub(crate) const KERNEL: &str = "kernel";
 pub(crate) const INITRAMFS: &str = "initramfs";
 /// Disk of kernel modules; absent where the VM was booted without.
 pub(crate) const MODULES: &str = "modules.ext4";
-const MANIFEST: &str = "instant.json";
+const MANIFEST: &str = "snapshot.json";
+/// Its name in earlier versions. Where it is, `snapshot.json` is the description of a template
+/// ([`super::template`]).
+const FORMER_MANIFEST: &str = "instant.json";
 const VERSION: u32 = 1;
 
-/// What an instant is of. Holds the guest's token: mode 0600.
+/// Description of a snapshot. Holds the guest's token: mode 0600.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Instant {
+pub struct Snapshot {
     version: u32,
     pub vcpus: u32,
     pub memory_mb: u32,
     pub disk: DiskRecord,
     /// The VMM and what runs guest code: only the same can restore the memory.
     pub engine: String,
-    /// What the guest agent in the memory wants to hear; `None` while it has not been told any.
+    /// Access token of the guest agent in the memory; `None` before its first `/init`.
     pub token: Option<String>,
-    /// The guest's file system takes no writes until it is told to: a restored guest can be given
-    /// up without a trace.
+    /// The guest's file system takes no writes until it is thawed: a restored guest can be discarded
+    /// without a trace.
     pub frozen: bool,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
 }
 
-impl Instant {
+impl Snapshot {
     pub(crate) fn new(
         vcpus: u32,
         memory_mb: u32,
@@ -69,27 +73,31 @@ impl Instant {
         }
     }
 
-    /// The instant in `dir`.
+    /// Reads the snapshot in `dir`.
     ///
     /// # Errors
     /// `NotFound` where there is none or only half of one; `InvalidData` for one of another
     /// version.
     pub fn read(dir: &Path) -> io::Result<Self> {
-        let instant: Self = serde_json::from_slice(&fs::read(dir.join(MANIFEST))?)?;
-        if instant.version == VERSION {
-            return Ok(instant);
+        let manifest = match fs::read(dir.join(FORMER_MANIFEST)).optional()? {
+            Some(manifest) => manifest,
+            None => fs::read(dir.join(MANIFEST))?,
+        };
+        let snapshot: Self = serde_json::from_slice(&manifest)?;
+        if snapshot.version == VERSION {
+            return Ok(snapshot);
         }
         let problem = format!(
             "it has version {}, and this agent knows {VERSION}",
-            instant.version
+            snapshot.version
         );
         Err(io::Error::new(io::ErrorKind::InvalidData, problem))
     }
 
-    /// Makes everything that is in `dir` durable, then the instant itself.
+    /// Makes everything in `dir` durable, then writes the manifest.
     pub(crate) fn finish(&self, dir: &Path) -> io::Result<()> {
         sync_all(dir)?;
-        fail::fail_point!("instant::synced");
+        fail::fail_point!("snapshot::synced");
         file::write_atomic(
             &dir.join(MANIFEST),
             &serde_json::to_vec_pretty(self)?,
@@ -98,60 +106,61 @@ impl Instant {
     }
 }
 
-/// Makes `dir`, empty and private, in place of a half-made one.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+/// Creates `dir`, empty and private, in place of a half-made one.
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     remove(dir)?;
     stdx::fs::create_private_dir(dir)
 }
 
-/// Gives a finished directory its name, which nothing has yet.
+/// Renames a finished directory durably; nothing has the new name yet.
 pub(crate) fn publish(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     file::sync_dir(to.parent().unwrap_or(Path::new("/")))
 }
 
-/// Takes away an instant for good, its manifest first: what is left of it after a crash is no
-/// instant. Idempotent.
+/// Removes a snapshot, its manifest first: what remains after a crash is no snapshot. Idempotent.
 pub(crate) fn remove(dir: &Path) -> io::Result<()> {
-    let fine = |result: io::Result<()>| result.optional().map(drop);
     if !dir.exists() {
         return Ok(());
     }
-    fine(fs::remove_file(dir.join(MANIFEST)))?;
+    for manifest in [FORMER_MANIFEST, MANIFEST] {
+        stdx::fs::remove_file_if_exists(dir.join(manifest))?;
+    }
     file::sync_dir(dir)?;
     match remove_tree(dir) {
-        // What a guest touched first may have been put beside its memory at this moment, which
-        // happens once.
+        // The pager may have written the working set beside the memory at this moment, which it does
+        // once.
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => remove_tree(dir),
         removed => removed,
     }
 }
 
-/// What the guest was booted from, in another directory: by links, or copies where the file system
-/// is another one.
+/// Links kernel, initramfs and modules into another directory, or copies them where that is on
+/// another file system.
 pub(crate) fn link_boot_files(from: &Path, to: &Path) -> io::Result<()> {
     [KERNEL, INITRAMFS]
         .iter()
-        .try_for_each(|name| link(&from.join(name), &to.join(name)))?;
+        .try_for_each(|name| link_or_copy(&from.join(name), &to.join(name)))?;
     if from.join(MODULES).exists() {
-        link(&from.join(MODULES), &to.join(MODULES))
+        link_or_copy(&from.join(MODULES), &to.join(MODULES))
     } else {
         Ok(())
     }
 }
 
-/// The same memory in another instant's directory.
+/// Links the memory into another snapshot's directory.
 pub(crate) fn link_memory(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (from.join(MEMORY), to.join(MEMORY));
     stdx::fs::create_private_dir(&to)?;
     for entry in fs::read_dir(&from)? {
         let name = entry?.file_name();
-        link(&from.join(&name), &to.join(&name))?;
+        link_or_copy(&from.join(&name), &to.join(&name))?;
     }
     Ok(())
 }
 
-pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
+/// Links a file, or copies it with its mode where `to` is on another file system.
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     let real = from.canonicalize()?;
     fs::hard_link(&real, to).or_else(|_| {
         sparse::copy(&real, to)?;
@@ -160,8 +169,8 @@ pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// Bytes that it takes on disk, also where others share them; but not the modules, which all
-/// sandboxes share.
+/// Returns the bytes that a snapshot takes on disk, including what it shares with others; without
+/// the modules, which all sandboxes share.
 pub(crate) fn allocated_bytes(dir: &Path) -> u64 {
     let files = files(dir).unwrap_or_default();
     files
@@ -181,7 +190,7 @@ fn sync_all(dir: &Path) -> io::Result<()> {
     file::sync_dir(dir)
 }
 
-/// All files in it, but no links to elsewhere.
+/// Lists all files below `dir`, but no symbolic links.
 fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -201,57 +210,58 @@ mod tests {
     use super::*;
     use crate::disk::Backend;
 
-    fn instant() -> Instant {
+    fn snapshot() -> Snapshot {
         let disk = DiskRecord {
             backend: Backend::Copy,
             size_bytes: 1 << 20,
             base: None,
         };
-        Instant::new(1, 192, disk, "qemu tcg", Some("secret".to_owned()))
+        Snapshot::new(1, 192, disk, "qemu tcg", Some("secret".to_owned()))
     }
 
     #[test]
-    fn only_a_finished_directory_is_an_instant() {
+    fn unfinished_directory_is_no_snapshot() {
         let root = tempfile::tempdir().unwrap();
-        let (new, dir) = (root.path().join("new"), root.path().join("dir"));
-        make_dir(&new).unwrap();
+        let new = root.path().join("new");
+        let dir = root.path().join("dir");
+        create_dir(&new).unwrap();
         fs::create_dir(new.join(MEMORY)).unwrap();
         fs::write(new.join(MEMORY).join("state"), b"state").unwrap();
-        assert_eq!(
-            Instant::read(&new).unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
-        instant().finish(&new).unwrap();
+        let error = Snapshot::read(&new).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let written = snapshot();
+        written.finish(&new).unwrap();
         publish(&new, &dir).unwrap();
-        assert_eq!(Instant::read(&dir).unwrap(), instant_like(&dir));
-        make_dir(&new).unwrap();
+        assert_eq!(Snapshot::read(&dir).unwrap(), written);
+        create_dir(&new).unwrap();
         link_memory(&dir, &new).unwrap();
         remove(&dir).unwrap();
         remove(&dir).unwrap();
         assert_eq!(fs::read(new.join(MEMORY).join("state")).unwrap(), b"state");
     }
 
-    fn instant_like(dir: &Path) -> Instant {
-        Instant {
-            created_at_ms: Instant::read(dir).unwrap().created_at_ms,
-            ..instant()
-        }
+    #[test]
+    fn other_version_is_refused_with_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = Snapshot {
+            version: 99,
+            ..snapshot()
+        };
+        other.finish(dir.path()).unwrap();
+        let error = Snapshot::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("version 99"), "{error}");
     }
 
     #[test]
-    fn another_version_is_refused_with_a_reason() {
+    fn former_manifest_name_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        Instant {
-            version: 99,
-            ..instant()
-        }
-        .finish(dir.path())
-        .unwrap();
-        assert!(
-            Instant::read(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("version 99")
-        );
+        let written = snapshot();
+        let manifest = serde_json::to_vec(&written).unwrap();
+        fs::write(dir.path().join("instant.json"), manifest).unwrap();
+        // As in a template of that version.
+        fs::write(dir.path().join("snapshot.json"), b"{\"name\": \"a\"}").unwrap();
+        assert_eq!(Snapshot::read(dir.path()).unwrap(), written);
+        remove(dir.path()).unwrap();
+        assert!(!dir.path().exists());
     }
 }

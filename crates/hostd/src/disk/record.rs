@@ -1,0 +1,16 @@
+//! What a sandbox's record says of its disk.
+
+use serde::{Deserialize, Serialize};
+
+use super::Backend;
+use crate::images::identity::ImageIdentity;
+
+/// A disk, decided before it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRecord {
+    pub backend: Backend,
+    pub size_bytes: u64,
+    /// Image below the disk. Sandboxes of versions that did not note it have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<ImageIdentity>,
+}

@@ -1,0 +1,51 @@
+//! Keeps networks preallocated ([`crate::network::pool`]), each with the user of its slot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::host::Host;
+use crate::operation::run_blocking;
+
+/// A sandbox that has just taken a network needs the processors more.
+const REST: Duration = Duration::from_secs(2);
+/// After a network could not be made.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Keeps `size` networks preallocated until `shutdown`, and removes the rest of them then.
+pub(crate) async fn keep_refilled(host: Arc<Host>, size: usize, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let pause = if host.networks.ready() < size {
+            preallocate(&host).await
+        } else {
+            None
+        };
+        let next = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None if host.networks.ready() < size => {}
+                None => {
+                    host.networks.wait_until_taken().await;
+                    tokio::time::sleep(REST).await;
+                }
+            }
+        };
+        shutdown.run_until_cancelled(next).await;
+    }
+    if let Err(error) = run_blocking(move || host.networks.clear_ready()).await {
+        tracing::warn!(error, "a preallocated network stays until the next start");
+    }
+}
+
+/// Makes one network. Returns how long to wait before the next attempt, if that failed.
+async fn preallocate(host: &Arc<Host>) -> Option<Duration> {
+    let host = Arc::clone(host);
+    let made = run_blocking(move || host.networks.make_ahead(|slot| host.jails.user(slot))).await;
+    let error = made.err()?;
+    tracing::warn!(
+        error,
+        "cannot preallocate a network; sandboxes make their own"
+    );
+    Some(RETRY)
+}

@@ -1,0 +1,37 @@
+//! The phase `creating`.
+
+use super::Actor;
+use crate::sandbox::start_permits::BootTurn;
+use crate::sandbox::state::Event;
+use crate::sandbox::{create, init_guest, preboot};
+
+impl Actor {
+    /// Creates network, disk and VM, and waits until the guest is ready.
+    pub(super) async fn create(&mut self) -> Event {
+        let host = &self.context.host;
+        let handle = &self.context.handle;
+        let needs_boot = preboot::needs_boot(host, handle, &self.source).await;
+        let allowed = handle.unless_removed(async {
+            let turn = if needs_boot {
+                host.start_permits.acquire_boot_turn().await
+            } else {
+                BootTurn::none()
+            };
+            (turn, host.start_permits.acquire_permit().await)
+        });
+        let Some((turn, permit)) = allowed.await else {
+            return Event::Remove;
+        };
+        let created = create::create_vm(host, handle, &self.source).await;
+        // The guest has no part in what a permit is for.
+        drop(permit);
+        match created {
+            Ok((vm, kind)) => {
+                handle.vm.set(Some(vm));
+                let ready = init_guest::wait_until_ready(host, handle, kind);
+                turn.hold_during(ready).await
+            }
+            Err(event) => event,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Drives one sandbox through its phases ([`super::state`]): one task, and nothing else touches its
+//! VM, network or disk. Each phase has a file.
+//!
+//! Each turn does what the present phase asks for, which yields one event; the next phase goes into
+//! the ledger, then becomes visible, then is acted on. Removal can be asked for at any time through
+//! a token, which every wait watches; steps that make kernel objects are not cancelled in the
+//! middle, they are waited for and then undone.
+
+mod creating;
+mod ended;
+mod network;
+mod paused;
+mod pausing;
+mod restarted;
+mod resuming;
+mod running;
+mod space_guard;
+mod suspending;
+
+use std::sync::Arc;
+
+use runtime::trace::{RequestContext, in_context};
+use stdx::time::now_ms;
+use tokio::sync::{mpsc, watch};
+
+use super::backoff::Backoff;
+use super::boot_source::BootSource;
+use super::command::{Command, Request};
+use super::context::Context;
+use super::error::SandboxError;
+use super::handle::Handle;
+use super::ledger::Record;
+use super::log::Log;
+use super::state::{Event, IfUnwritten, Phase};
+use crate::host::Host;
+use crate::operation::{OperationError, OperationKind};
+
+/// The task of one sandbox. What it alone needs is its own; the rest is in the context.
+pub(super) struct Actor {
+    context: Context,
+    source: BootSource,
+    /// Request that creates it, under which its boot is traced.
+    request: Option<RequestContext>,
+    commands: mpsc::Receiver<Request>,
+    /// Command that is carried out in a phase of its own.
+    in_progress: Option<Request>,
+    /// How long resumes are refused after the guest did not come back.
+    backoff: Backoff,
+}
+
+impl Actor {
+    /// Returns the actor of a sandbox whose record is written, and its handle.
+    pub(super) fn new(
+        host: Arc<Host>,
+        record: Record,
+        source: BootSource,
+        log: Log,
+    ) -> (Self, Handle) {
+        let guest = host.guest(&record);
+        let record = watch::Sender::new(record);
+        let (handle, commands) = Handle::new(record.subscribe(), guest, log);
+        let actor = Self {
+            context: Context::new(host, record, handle.clone()),
+            source,
+            request: runtime::trace::current(),
+            commands,
+            in_progress: None,
+            backoff: Backoff::default(),
+        };
+        (actor, handle)
+    }
+
+    /// Runs until the sandbox is removed.
+    pub(super) async fn run(mut self) {
+        if matches!(self.source, BootSource::Restarted) {
+            self.take_over().await;
+        }
+        loop {
+            let event = match self.context.phase() {
+                Phase::Creating => in_context(self.request.clone(), self.create()).await,
+                Phase::Running => self.run_guest().await,
+                Phase::Pausing => self.save().await,
+                Phase::Suspending { rollback, .. } => self.suspend(rollback).await,
+                Phase::Paused { .. } => self.stay_paused().await,
+                Phase::Resuming => self.resume().await,
+                Phase::Releasing { .. } | Phase::Removing => self.release().await,
+                Phase::Ended { .. } => self.wait_for_removal().await,
+                Phase::Gone => return,
+            };
+            self.advance(event).await;
+        }
+    }
+
+    /// Writes the phase after `event`, then makes it visible and completes the command that waits
+    /// for it.
+    async fn advance(&mut self, mut event: Event) {
+        let before = self.context.record();
+        let transition = before.phase.transition(before.slot, &event);
+        if transition.phase == before.phase {
+            return;
+        }
+        let mut record = Record {
+            phase: transition.phase,
+            slot: transition.slot,
+            generation: self.context.host.generations.next(before.generation),
+            ..before.clone()
+        };
+        if matches!(event, Event::Ready) {
+            record.started_at_ms.get_or_insert_with(now_ms);
+            self.context.handle.activity.start();
+        }
+        if let Err(error) = self.context.persist(record.clone()).await {
+            tracing::error!(sandbox = %record.id, %error, "the ledger cannot be written");
+            match transition.if_unwritten {
+                IfUnwritten::Proceed => {}
+                IfUnwritten::Stay => return self.stay(event, error).await,
+                IfUnwritten::Fail => {
+                    event = Event::Failed(error);
+                    record.phase = before.phase.after(event.clone());
+                }
+            }
+            // A start that is not written has not happened.
+            record.started_at_ms = before.started_at_ms;
+        }
+        self.log_phase(&record);
+        let phase = record.phase.clone();
+        self.context.publish(record);
+        self.complete_command(&event, &phase);
+    }
+
+    /// The next phase does not begin: releases the slot that was claimed for it, and fails the
+    /// command.
+    async fn stay(&mut self, event: Event, error: OperationError) {
+        if let Event::Resume { slot } = event {
+            let host = Arc::clone(&self.context.host);
+            let id = self.context.handle.id.clone();
+            let released = OperationKind::Network
+                .run_blocking(move || host.networks.remove(slot, id.as_str()));
+            if let Err(error) = released.await {
+                tracing::warn!(sandbox = %self.context.handle.id, %error, "a network slot stays claimed until the next start");
+            }
+        }
+        if let Some(request) = self.in_progress.take() {
+            request.complete(Err(error.into()));
+        }
+        // A pause for idleness is not tried again at once.
+        self.context.handle.activity.start();
+    }
+
+    /// Completes the command in progress, once its outcome is known.
+    fn complete_command(&mut self, event: &Event, phase: &Phase) {
+        let Some(request) = self.in_progress.take() else {
+            return;
+        };
+        match command_outcome(&request.command, event, phase) {
+            Some(outcome) => request.complete(outcome),
+            None => self.in_progress = Some(request),
+        }
+    }
+
+    fn log_phase(&self, record: &Record) {
+        let line = match &record.phase {
+            Phase::Running => "the sandbox runs".to_owned(),
+            Phase::Paused { why } if why.is_empty() => "the sandbox is paused".to_owned(),
+            Phase::Paused { why } => format!("the sandbox is paused: {why}"),
+            Phase::Releasing { end } => format!("the sandbox ends: {}", end.reason),
+            Phase::Removing => "the sandbox is to be removed".to_owned(),
+            _ => return,
+        };
+        tracing::info!(sandbox = %record.id, "{line}");
+        self.context.handle.log.agent(&line);
+    }
+}
+
+/// Returns the outcome of a command in the phase that followed `event`; `None` while it is carried
+/// out.
+fn command_outcome(
+    command: &Command,
+    event: &Event,
+    phase: &Phase,
+) -> Option<Result<(), SandboxError>> {
+    match (command, phase) {
+        (Command::Pause, Phase::Pausing)
+        | (Command::Resume, Phase::Resuming)
+        | (Command::Rollback { .. }, Phase::Suspending { .. }) => None,
+        (Command::Pause, Phase::Suspending { .. } | Phase::Paused { .. })
+        | (Command::Resume, Phase::Running)
+        | (Command::Rollback { .. }, Phase::Paused { .. }) => Some(Ok(())),
+        (Command::Pause, Phase::Running) => {
+            let Event::NotSaved(error) = event else {
+                return Some(Err(SandboxError::from_phase(phase)));
+            };
+            Some(Err(error.clone().into()))
+        }
+        (Command::Resume, Phase::Suspending { why, .. }) => {
+            let kind = match event {
+                Event::Failed(error) => error.kind(),
+                _ => OperationKind::Vm,
+            };
+            Some(Err(kind.message(why.as_str()).into()))
+        }
+        (_, phase) => Some(Err(SandboxError::from_phase(phase))),
+    }
+}

@@ -1,0 +1,38 @@
+//! Replaces the network rules of a sandbox.
+
+use model::NetworkSpec;
+
+use crate::operation::{OperationError, OperationKind};
+use crate::sandbox::context::Context;
+
+/// Writes the rules into the record, then makes them hold if there is a network. If that fails the
+/// former ones are written again.
+pub(super) async fn set_rules(
+    context: &Context,
+    rules: &NetworkSpec,
+) -> Result<(), OperationError> {
+    let former = context.record().spec.network;
+    write_rules(context, rules.clone()).await?;
+    fail::fail_point!("network::rules-written");
+    let egress = context.handle.egress.lock().clone();
+    if let Some(egress) = egress
+        && let Err(error) = egress.change(rules.clone()).await
+    {
+        write_rules(context, former).await?;
+        let text = format!("the sandbox's former network rules hold: {error}");
+        return Err(OperationKind::Network.message(text));
+    }
+    let line = "the sandbox has other network rules";
+    context.handle.log.agent(line);
+    context.report();
+    Ok(())
+}
+
+async fn write_rules(context: &Context, rules: NetworkSpec) -> Result<(), OperationError> {
+    let mut record = context.record();
+    record.spec.network = rules;
+    record.generation = context.host.generations.next(record.generation);
+    context.persist(record.clone()).await?;
+    context.record.send_replace(record);
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The phase `paused`: commands, and the compaction of the saved memory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use stdx::error::chain;
+use tokio::task::JoinHandle;
+
+use super::{Actor, network};
+use crate::network::Slot;
+use crate::operation::{OperationError, OperationKind};
+use crate::sandbox::capture::{self, SnapshotOptions};
+use crate::sandbox::command::{Command, Request};
+use crate::sandbox::context::Context;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::ledger::PAUSED;
+use crate::sandbox::state::Event;
+use crate::snapshot::format::MEMORY;
+
+/// What ends a wait for commands.
+enum Next {
+    Event(Event),
+    Resume(Request),
+}
+
+/// Merges the layers of the saved memory in the background, so that resuming it is fast.
+struct Compaction {
+    stop: Arc<AtomicBool>,
+    /// The driver can restore layers as well: a resume stops the merge.
+    can_stop: bool,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Actor {
+    /// Waits until it is to be resumed, rolled back or removed. Removal waits for nothing: a
+    /// command that is being carried out is cancelled.
+    pub(super) async fn stay_paused(&mut self) -> Event {
+        let handle = self.context.handle.clone();
+        let mut compaction = Compaction::start(&self.context);
+        loop {
+            let next = handle.unless_removed(self.next_step(&mut compaction)).await;
+            match next {
+                Some(Next::Event(event)) => return event,
+                // Not cancelled by a removal: the claimed slot would be lost.
+                Some(Next::Resume(request)) => match claim_slot(&self.context).await {
+                    Ok(slot) => {
+                        self.in_progress = Some(request);
+                        return Event::Resume { slot };
+                    }
+                    Err(error) => request.complete(Err(error.into())),
+                },
+                None => {
+                    compaction.stop.store(true, Ordering::Relaxed);
+                    return Event::Remove;
+                }
+            }
+        }
+    }
+
+    async fn next_step(&mut self, compaction: &mut Compaction) -> Next {
+        loop {
+            let Some(request) = self.commands.recv().await else {
+                return Next::Event(Event::Remove);
+            };
+            let is_resume = matches!(request.command, Command::Resume);
+            if is_resume && let Some(reason) = self.backoff.refusal() {
+                request.complete(Err(SandboxError::ResumeBackoff(reason)));
+                continue;
+            }
+            compaction.finish(is_resume).await;
+            match &request.command {
+                Command::Pause => request.complete(Ok(())),
+                Command::Resume => return Next::Resume(request),
+                Command::Snapshot { dir, memory } => {
+                    let options = SnapshotOptions {
+                        memory: *memory,
+                        ..SnapshotOptions::WHOLE
+                    };
+                    let dir = dir.clone();
+                    let taken = capture::spawn_snapshot(&self.context, None, dir, options).await;
+                    request.complete(taken.map_err(Into::into));
+                }
+                Command::Rollback { .. } => {
+                    if let Some(event) = self.stage_rollback(request).await {
+                        self.backoff.reset();
+                        return Next::Event(event);
+                    }
+                }
+                Command::SetNetwork(rules) => {
+                    let changed = network::set_rules(&self.context, rules).await;
+                    request.complete(changed.map_err(Into::into));
+                }
+            }
+        }
+    }
+}
+
+impl Compaction {
+    fn start(context: &Context) -> Self {
+        let memory = saved_memory(context);
+        let can_stop = context.host.engine.driver.serves_layers(&memory);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let host = Arc::clone(&context.host);
+        let id = context.handle.id.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let driver = &host.engine.driver;
+            if driver.gains_from_compaction(&memory)
+                && let Err(error) = driver.compact(&memory, &stopped)
+                && !stopped.load(Ordering::Relaxed)
+            {
+                tracing::warn!(sandbox = %id, error = chain(&error), "the layers of its saved memory cannot be merged; a resume merges them");
+            }
+        });
+        Self {
+            stop,
+            can_stop,
+            task: Some(task),
+        }
+    }
+
+    /// Waits until it is done: nothing else may use or move the files before. A resume stops it,
+    /// where the driver allows that.
+    async fn finish(&mut self, is_resume: bool) {
+        if is_resume && self.can_stop {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        if let Some(task) = &mut self.task {
+            let _ = task.await;
+        }
+        self.task = None;
+    }
+}
+
+fn saved_memory(context: &Context) -> PathBuf {
+    context.dir().join(PAUSED).join(MEMORY)
+}
+
+/// Claims a network slot. If the agent dies after it, the claim names a sandbox that does not have
+/// that slot, and is cleared at the next start.
+async fn claim_slot(context: &Context) -> Result<Slot, OperationError> {
+    let host = Arc::clone(&context.host);
+    let id = context.handle.id.clone();
+    let slot = OperationKind::Network
+        .run_blocking(move || host.networks.claim(id.as_str()))
+        .await?;
+    fail::fail_point!("resume::claimed");
+    Ok(slot)
+}

@@ -1,0 +1,65 @@
+//! The phase `pausing`: memory and disk are saved.
+
+use std::sync::Arc;
+
+use vmm::{AfterSnapshot, Vm};
+
+use super::Actor;
+use super::running::remove_saved;
+use crate::operation::{OperationError, OperationKind};
+use crate::sandbox::capture::{self, SnapshotOptions};
+use crate::sandbox::context::Context;
+use crate::sandbox::ledger::{PAUSED, PAUSED_NEW};
+use crate::sandbox::state::Event;
+use crate::snapshot::format;
+
+impl Actor {
+    /// Saves memory and disk, until that has worked, has failed, or the sandbox is to be removed.
+    pub(super) async fn save(&mut self) -> Event {
+        let context = &self.context;
+        let Some(vm) = context.handle.vm.get() else {
+            return Event::NotSaved(OperationKind::Vm.message("there is no virtual machine"));
+        };
+        if self.in_progress.is_none() && context.handle.activity.is_in_use() {
+            // A call came between the timeout and the phase, and waits for the guest.
+            return Event::NotSaved(OperationKind::Vm.message("it is in use again"));
+        }
+        let saved = context.handle.unless_removed(save_vm(context, &vm)).await;
+        match saved {
+            None => Event::Remove,
+            Some(Ok(())) => Event::Saved,
+            Some(Err(error)) => {
+                let error = error.context("it could not be paused and runs on");
+                context.handle.log.agent(&error.to_string());
+                // A pause for idleness is not tried again at once.
+                context.handle.activity.start();
+                Event::NotSaved(error)
+            }
+        }
+    }
+}
+
+/// Saves a VM, which ends. If that fails it runs.
+async fn save_vm(context: &Context, vm: &Arc<dyn Vm>) -> Result<(), OperationError> {
+    let dir = context.dir();
+    let new = dir.join(PAUSED_NEW);
+    let saved = dir.join(PAUSED);
+    let options = SnapshotOptions {
+        disk: false,
+        ..SnapshotOptions::WHOLE
+    };
+    capture::snapshot_vm(&context.host, &context.handle, vm, &new, options, AfterSnapshot::Terminate).await?;
+    fail::fail_point!("pause::captured");
+    let publish = move || {
+        format::remove(&saved)?;
+        format::publish(&new, &saved)
+    };
+    let published = OperationKind::Snapshot.run_blocking(publish).await;
+    if published.is_err() {
+        remove_saved(context).await;
+        // The first error is the one to tell; a guest that stays stopped is resumed by `running`.
+        let resumed = capture::resume_and_thaw(&context.handle, vm).await;
+        return published.and(resumed);
+    }
+    Ok(())
+}

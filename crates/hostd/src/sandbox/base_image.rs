@@ -1,0 +1,44 @@
+//! The image below a sandbox's disk, which other sandboxes share and a user may overwrite
+//! ([`crate::images::identity`]).
+//!
+//! It is compared when the disk is made, before each resume and snapshot, and now and then while the
+//! sandbox runs. A sandbox that runs goes on: it has what it has read, and may be worth saving by
+//! hand. But nothing is resumed or created from it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::handle::Handle;
+use crate::disk::DiskRecord;
+use crate::images::identity::Changed;
+use crate::operation::OperationKind;
+
+/// Between two comparisons while the sandbox runs.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Compares the image below the disk in `dir`, if it shares one, with what was noted. Blocking.
+///
+/// # Errors
+/// The difference.
+pub(super) fn check_unchanged(dir: &Path, disk: Option<DiskRecord>) -> Result<(), Changed> {
+    let noted = disk.and_then(|disk| disk.base);
+    match (noted, crate::disk::shared_base(dir)) {
+        (Some(noted), Some(base)) => noted.check(&base),
+        // A disk of its own, or of a version that noted nothing.
+        _ => Ok(()),
+    }
+}
+
+/// Logs once that the image was changed under the sandbox. Never returns.
+pub(super) async fn watch(handle: &Handle, dir: PathBuf, disk: Option<DiskRecord>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let dir = dir.clone();
+        let checked = OperationKind::Disk.run_blocking(move || check_unchanged(&dir, disk));
+        if let Err(error) = checked.await {
+            tracing::error!(sandbox = %handle.id, %error, "its disk is damaged");
+            handle.log.agent(&format!("the disk is damaged: {error}"));
+            return std::future::pending().await;
+        }
+    }
+}

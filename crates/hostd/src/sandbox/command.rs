@@ -1,0 +1,55 @@
+//! Commands to a sandbox's actor. It carries out one at a time, in the order in which they came, so
+//! that two pauses, or a pause and a fork, can never overlap. Removal is no command: it outranks
+//! them all.
+
+use std::path::PathBuf;
+
+use model::NetworkSpec;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::SandboxError;
+
+/// Commands that wait. Senders wait when there are more.
+const QUEUE: usize = 16;
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Pause,
+    Resume,
+    /// Writes a snapshot into the directory, which is created; the sandbox goes on as it was.
+    Snapshot {
+        dir: PathBuf,
+        memory: bool,
+    },
+    /// Replaces the present state by the checkpoint in the directory, and pauses the sandbox there.
+    Rollback {
+        checkpoint: PathBuf,
+    },
+    /// Replaces the rules for where it may connect to.
+    SetNetwork(NetworkSpec),
+}
+
+/// A command, and who waits for its outcome.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) command: Command,
+    reply: oneshot::Sender<Result<(), SandboxError>>,
+}
+
+pub(crate) fn channel() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
+    mpsc::channel(QUEUE)
+}
+
+impl Request {
+    /// Returns a request, and the receiver of its outcome.
+    pub(super) fn new(command: Command) -> (Self, oneshot::Receiver<Result<(), SandboxError>>) {
+        let (reply, outcome) = oneshot::channel();
+        (Self { command, reply }, outcome)
+    }
+
+    /// Sends the outcome. A sender that waits no more is fine: the command is carried out all the
+    /// same.
+    pub(crate) fn complete(self, outcome: Result<(), SandboxError>) {
+        let _ = self.reply.send(outcome);
+    }
+}

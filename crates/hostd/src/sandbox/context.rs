@@ -1,0 +1,107 @@
+//! What everything that drives one sandbox shares: host, record and handle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+
+use super::Handle;
+use super::ledger::Record;
+use super::release::{self, DiskContent};
+use super::report::sandbox_report;
+use super::state::Phase;
+use crate::host::Host;
+use crate::operation::{OperationError, OperationKind};
+
+/// Between attempts to write a record that must be written.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Host, record and handle of one sandbox. Only its actor has one.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) host: Arc<Host>,
+    pub(crate) record: watch::Sender<Record>,
+    pub(crate) handle: Handle,
+    /// Held by the thread that writes the record: a write whose task was cancelled must not come
+    /// after a later one.
+    writing: Arc<Mutex<()>>,
+}
+
+impl Context {
+    pub(super) fn new(host: Arc<Host>, record: watch::Sender<Record>, handle: Handle) -> Self {
+        Self {
+            host,
+            record,
+            handle,
+            writing: Arc::default(),
+        }
+    }
+
+    /// Returns a copy of the record.
+    pub(super) fn record(&self) -> Record {
+        self.record.borrow().clone()
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.record.borrow().phase.clone()
+    }
+
+    /// Returns the sandbox's directory.
+    pub(super) fn dir(&self) -> PathBuf {
+        self.host.ledger.dir(&self.handle.id)
+    }
+
+    /// Writes a record. That of a removal is tried until it is written: what is half removed must
+    /// not be taken for whole, and a directory without a record belongs to no sandbox.
+    pub(super) async fn persist(&self, record: Record) -> Result<(), OperationError> {
+        let is_gone = record.phase == Phase::Gone;
+        let must_be_written = is_gone || record.phase == Phase::Removing;
+        loop {
+            let host = Arc::clone(&self.host);
+            let record = record.clone();
+            let writing = Arc::clone(&self.writing).lock_owned().await;
+            let write = move || {
+                let _writing = writing;
+                if is_gone {
+                    host.ledger.remove(&record.id)
+                } else {
+                    host.ledger.write(&record)
+                }
+            };
+            match OperationKind::Ledger.run_blocking(write).await {
+                Err(error) if must_be_written => {
+                    tracing::error!(sandbox = %self.handle.id, %error, "cannot be removed yet");
+                }
+                other => return other,
+            }
+            if !is_gone {
+                // Its VM ends all the same: no record says that it must be there.
+                release::release(&self.host, &self.handle, DiskContent::Keep).await;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Makes a record that is written visible, and reports it.
+    pub(super) fn publish(&self, record: Record) {
+        self.record.send_replace(record);
+        self.report();
+    }
+
+    /// Reports the sandbox to all watchers. None is fine: a new one is sent everything first.
+    pub(super) fn report(&self) {
+        let record = self.record();
+        let report = sandbox_report(&self.host.ledger, &record, &self.handle);
+        let _ = self.host.reports.send(report);
+    }
+
+    /// Reports what is not in the ledger: that a sandbox is in use, or stalled. The new generation
+    /// is not written; [`crate::generations`] keeps later ones above it all the same.
+    pub(super) fn report_use(&self) {
+        let generations = &self.host.generations;
+        self.record
+            .send_modify(|record| record.generation = generations.next(record.generation));
+        self.report();
+    }
+}

@@ -1,0 +1,112 @@
+//! Why a call about a sandbox is refused or has failed.
+
+use model::{SandboxId, SandboxState};
+
+use super::state::Phase;
+use crate::operation::OperationError;
+use crate::{disk, images};
+
+/// Outcome of a call that did not do what it was to do. [`SandboxError::code`] is its code in the
+/// API.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error(transparent)]
+    Template(#[from] images::Error),
+    #[error(transparent)]
+    Disk(disk::Error),
+    #[error(
+        "this host runs {0} sandboxes, which is its limit (AGENT_MAX_SANDBOXES); delete some, or raise it"
+    )]
+    Full(usize),
+    #[error("there is no sandbox {0} on this host")]
+    Unknown(SandboxId),
+    #[error("the sandbox is paused; resume it first")]
+    Paused,
+    /// Stalled on disk pressure: its processors stand still until there is room.
+    #[error("{0}")]
+    Stalled(String),
+    /// Its guest failed to resume lately; the next attempt is refused until later.
+    #[error("{0}")]
+    ResumeBackoff(String),
+    #[error("there is a {what} {name:?} already; choose another name{hint}")]
+    NameTaken {
+        what: &'static str,
+        name: String,
+        hint: &'static str,
+    },
+    #[error(
+        "the sandbox has {most} {what} already, which is the limit of this host ({setting}); remove some, or raise it"
+    )]
+    TooMany {
+        what: &'static str,
+        most: usize,
+        setting: &'static str,
+    },
+    #[error("there is no checkpoint {name:?} of this sandbox; there are: {}", known.join(", "))]
+    NoCheckpoint { name: String, known: Vec<String> },
+    #[error("snapshot {name} is in use by {}; delete those first", users.join(", "))]
+    TemplateInUse { name: String, users: Vec<String> },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the sandbox is {state}{}", if reason.is_empty() { String::new() } else { format!(": {reason}") })]
+    NotRunning { state: SandboxState, reason: String },
+    #[error(transparent)]
+    Failed(#[from] OperationError),
+    /// A part of the agent itself.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Codes of errors in the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorCode {
+    NotFound,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    FailedPrecondition,
+    AlreadyExists,
+    Aborted,
+    Internal,
+}
+
+impl SandboxError {
+    /// Returns the error of a command to a sandbox that does not run.
+    #[must_use]
+    pub fn from_phase(phase: &Phase) -> Self {
+        Self::NotRunning {
+            state: phase.state(),
+            reason: phase.reason().to_owned(),
+        }
+    }
+
+    /// Returns the code in the API.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Template(images::Error::Unknown { .. })
+            | Self::Unknown(_)
+            | Self::NoCheckpoint { .. } => ErrorCode::NotFound,
+            Self::Disk(disk::Error::TooSmall { .. }) | Self::Invalid(_) => {
+                ErrorCode::InvalidArgument
+            }
+            Self::Stalled(_) | Self::TooMany { .. } => ErrorCode::ResourceExhausted,
+            Self::Full(_) => ErrorCode::Unavailable,
+            Self::NotRunning { .. } | Self::ResumeBackoff(_) | Self::Paused => {
+                ErrorCode::FailedPrecondition
+            }
+            Self::NameTaken { .. } => ErrorCode::AlreadyExists,
+            Self::TemplateInUse { .. } => ErrorCode::Aborted,
+            Self::Template(images::Error::Io { .. })
+            | Self::Disk(_)
+            | Self::Failed(_)
+            | Self::Internal(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+impl From<tokio::task::JoinError> for SandboxError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,163 @@
+//! Begins a sandbox: finds its template, claims its network slot, writes its first record. Blocking.
+
+use std::path::{Path, PathBuf};
+
+use model::{Generation, SandboxId, SandboxSpec};
+
+use crate::disk::{self, DiskRecord};
+use crate::host::Host;
+use crate::images::identity::ImageIdentity;
+use crate::operation::OperationKind;
+use crate::sandbox::boot_source::BootSource;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::ledger::Record;
+use crate::sandbox::log::Log;
+use crate::sandbox::state::Phase;
+use crate::snapshot::template::{Pin, Template, TemplateId};
+
+/// What a new sandbox is to be created from.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// The template in its spec.
+    Template,
+    /// A snapshot, which stays until the sandbox runs.
+    Snapshot {
+        dir: PathBuf,
+        disk: DiskRecord,
+        template: Option<TemplateId>,
+    },
+}
+
+/// A sandbox whose first record is written.
+pub(super) struct Begun {
+    pub(super) record: Record,
+    pub(super) source: BootSource,
+    pub(super) log: Log,
+    /// Keeps the template until the registry has the record.
+    pub(super) pin: Option<Pin>,
+}
+
+/// An origin that was found, and the template that must stay for it.
+struct Found {
+    source: BootSource,
+    disk: DiskRecord,
+    template: Option<TemplateId>,
+    pin: Option<Pin>,
+}
+
+/// Claims a slot and writes the first record. If the agent dies in between, the claim names a
+/// sandbox without a record and is cleared at the next start.
+pub(super) fn begin(
+    host: &Host,
+    id: SandboxId,
+    spec: SandboxSpec,
+    origin: Origin,
+) -> Result<Begun, SandboxError> {
+    let found = match origin {
+        Origin::Template => find_template(host, &id, &spec)?,
+        Origin::Snapshot {
+            dir,
+            disk,
+            template,
+        } => Found {
+            source: BootSource::Snapshot { dir, image: None },
+            disk,
+            pin: template
+                .as_ref()
+                .and_then(|template| host.templates.pin(template, &id)),
+            template,
+        },
+    };
+    let claimed = host.networks.claim(id.as_str());
+    let slot = claimed.map_err(|error| OperationKind::Network.error(error))?;
+    fail::fail_point!("create::slot-claimed");
+    let record = Record {
+        id,
+        spec,
+        phase: Phase::Creating,
+        generation: host.generations.next(Generation::FIRST),
+        slot: Some(slot),
+        disk: Some(found.disk),
+        snapshot: found.template,
+        token: stdx::random::hex::<32>(),
+        created_at_ms: stdx::time::now_ms(),
+        started_at_ms: None,
+    };
+    if let Err(error) = host.ledger.write(&record) {
+        let _ = host.networks.remove(slot, record.id.as_str());
+        let _ = host.ledger.remove(&record.id);
+        return Err(OperationKind::Ledger.error(error).into());
+    }
+    fail::fail_point!("create::recorded");
+    let log = Log::open(&host.ledger.dir(&record.id));
+    Ok(Begun {
+        record,
+        source: found.source,
+        log,
+        pin: found.pin,
+    })
+}
+
+/// Finds the template of a spec. Those made from sandboxes come first; none is made with the name of
+/// a base image.
+fn find_template(host: &Host, id: &SandboxId, spec: &SandboxSpec) -> Result<Found, SandboxError> {
+    match host.templates.find_and_pin(&spec.template, id) {
+        Some((template, pin)) => from_template(host, spec, template, pin),
+        None => from_base_image(host, spec),
+    }
+}
+
+fn from_template(
+    host: &Host,
+    spec: &SandboxSpec,
+    template: Template,
+    pin: Pin,
+) -> Result<Found, SandboxError> {
+    let image = template.image();
+    let base = Some(read_identity(&image)?);
+    let (source, size_bytes) = if template.has_memory {
+        template.check_sizes(spec).map_err(SandboxError::Invalid)?;
+        let source = BootSource::Snapshot {
+            dir: template.dir,
+            image: Some(image),
+        };
+        (source, template.snapshot.disk.size_bytes)
+    } else {
+        let size_bytes = disk::size_bytes(&image, spec.disk_mb).map_err(SandboxError::Disk)?;
+        (BootSource::Image(image), size_bytes)
+    };
+    Ok(Found {
+        source,
+        disk: DiskRecord {
+            backend: host.disks.chosen().backend,
+            size_bytes,
+            base,
+        },
+        template: Some(template.id),
+        pin: Some(pin),
+    })
+}
+
+fn from_base_image(host: &Host, spec: &SandboxSpec) -> Result<Found, SandboxError> {
+    let found = host.images.find(&spec.template);
+    let image = found.map_err(|error| host.templates.add_known(error))?;
+    let size_bytes = disk::size_bytes(&image.path, spec.disk_mb).map_err(SandboxError::Disk)?;
+    Ok(Found {
+        disk: DiskRecord {
+            backend: host.disks.chosen().backend,
+            size_bytes,
+            base: Some(read_identity(&image.path)?),
+        },
+        source: BootSource::Image(image.path),
+        template: None,
+        pin: None,
+    })
+}
+
+fn read_identity(image: &Path) -> Result<ImageIdentity, SandboxError> {
+    let identity = ImageIdentity::read(image).map_err(|error| {
+        let error = OperationKind::Disk.error(error);
+        error.context(format!("the image {} cannot be used", image.display()))
+    })?;
+    Ok(identity)
+}

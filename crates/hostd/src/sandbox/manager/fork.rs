@@ -1,0 +1,146 @@
+//! Forks a sandbox: children that go on from one snapshot of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{SandboxId, SandboxState};
+
+use super::Manager;
+use super::begin::Origin;
+use crate::host::Host;
+use crate::operation::OperationKind;
+use crate::sandbox::capture::remove_snapshot;
+use crate::sandbox::command::Command;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::handle::Handle;
+
+/// Between attempts to remove the note of a fork.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Manager {
+    /// Creates a child for each id, all from one snapshot. Waits until all run; if one does not, or
+    /// the agent dies before, all are removed. If all ids exist already they count as the children
+    /// of an earlier call.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn fork(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        children: &[SandboxId],
+    ) -> Result<Vec<Handle>, SandboxError> {
+        if let Some(begun) = self.find_all(children).await {
+            // A repeated call: one snapshot is enough, and the source may be gone.
+            return wait_until_all_run(begun).await;
+        }
+        let source = self.find(id).await?;
+        let dir = self.host.templates.staging_dir();
+        let command = Command::Snapshot {
+            dir: dir.clone(),
+            memory: true,
+        };
+        if let Err(error) = source.send_command(command).await {
+            remove_snapshot(&dir).await;
+            return Err(error);
+        }
+        fail::fail_point!("fork::captured");
+        let created = self.create_all_or_none(&source, children, &dir).await;
+        remove_snapshot(&dir).await;
+        created
+    }
+
+    /// Creates the children under a note: if the agent dies, the next start keeps all or removes all
+    /// ([`crate::sandbox::fork_notes`]).
+    async fn create_all_or_none(
+        self: &Arc<Self>,
+        source: &Handle,
+        children: &[SandboxId],
+        dir: &Path,
+    ) -> Result<Vec<Handle>, SandboxError> {
+        let ids = children.to_vec();
+        let begin = move |host: &Host| host.fork_notes.begin_fork(&ids);
+        let noted = self.host.run_blocking(OperationKind::Ledger, begin).await;
+        let note = noted.map_err(|error| error.context("the fork cannot be noted"))?;
+        let created = self.create_children(source, children, dir).await;
+        if created.is_err() {
+            let removals = children.iter().map(|child| self.remove(child));
+            futures::future::join_all(removals).await;
+        }
+        self.remove_fork_note(note).await;
+        created
+    }
+
+    async fn create_children(
+        self: &Arc<Self>,
+        source: &Handle,
+        children: &[SandboxId],
+        dir: &Path,
+    ) -> Result<Vec<Handle>, SandboxError> {
+        let record = source.record.borrow().clone();
+        let disk = record
+            .disk
+            .ok_or_else(|| OperationKind::Disk.message("the sandbox has no disk"))?;
+        let mut handles = Vec::new();
+        for child in children {
+            let origin = Origin::Snapshot {
+                dir: dir.to_owned(),
+                disk,
+                template: record.snapshot.clone(),
+            };
+            let begun = self.find_or_begin(child, record.spec.clone(), origin).await;
+            handles.push(begun?);
+        }
+        wait_until_all_run(handles).await
+    }
+
+    async fn find_all(&self, ids: &[SandboxId]) -> Option<Vec<Handle>> {
+        let mut found = Vec::new();
+        for id in ids {
+            found.push(self.registry.find(id).await?);
+        }
+        Some(found)
+    }
+
+    /// Removes the note of a fork that is over. Where that fails it is tried in the background until
+    /// it works: at the next start, a note that stayed would remove all children with the first one
+    /// that was deleted.
+    pub(super) async fn remove_fork_note(&self, note: PathBuf) {
+        if try_remove_note(&self.host, &note).await {
+            return;
+        }
+        let host = Arc::clone(&self.host);
+        tokio::spawn(async move {
+            while !try_remove_note(&host, &note).await {
+                tokio::time::sleep(RETRY).await;
+            }
+        });
+    }
+}
+
+async fn try_remove_note(host: &Arc<Host>, note: &Path) -> bool {
+    let path = note.to_owned();
+    let end = move |host: &Host| host.fork_notes.end_fork(&path);
+    let ended = host.run_blocking(OperationKind::Ledger, end).await;
+    if let Err(error) = &ended {
+        tracing::warn!(note = %note.display(), %error, "the note of a fork cannot be removed yet");
+    }
+    ended.is_ok()
+}
+
+/// Waits until every child of a fork runs.
+async fn wait_until_all_run(children: Vec<Handle>) -> Result<Vec<Handle>, SandboxError> {
+    for child in &children {
+        let record = child.wait_until_created().await;
+        // One that was quicker than the others may be paused for idleness by now.
+        let state = record.phase.state();
+        if !matches!(state, SandboxState::Running | SandboxState::Paused) {
+            let id = &child.id;
+            let reason = record.phase.reason();
+            let text = format!("child {id} did not start, so none was made: {reason}");
+            return Err(OperationKind::Vm.message(text).into());
+        }
+        fail::fail_point!("fork::child-runs");
+    }
+    Ok(children)
+}

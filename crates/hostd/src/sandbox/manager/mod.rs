@@ -1,0 +1,246 @@
+//! Finds, creates and removes sandboxes. Holds one handle for each; their actors do the work.
+
+mod begin;
+mod checkpoint;
+mod fork;
+mod reclaim;
+mod registry;
+mod template;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use model::{NetworkSpec, SandboxId, SandboxSpec};
+use tokio::sync::Mutex;
+use tracing::Instrument;
+
+use super::activity::Active;
+use super::actor::Actor;
+use super::boot_source::BootSource;
+use super::command::Command;
+use super::error::SandboxError;
+use super::handle::Handle;
+use super::log::Log;
+use super::state::Phase;
+use crate::generations::Generations;
+use crate::host::Host;
+use crate::operation::{OperationError, OperationKind};
+use begin::{Begun, Origin};
+use registry::{Registry, Reserved};
+
+/// All sandboxes of this host.
+#[derive(Debug)]
+pub struct Manager {
+    pub(crate) host: Arc<Host>,
+    registry: Registry,
+    /// Held while a name of a template is given or taken away. Only calls that do that wait for one
+    /// another.
+    template_names: Mutex<()>,
+}
+
+impl Manager {
+    /// Takes over what an earlier run left: running sandboxes are adopted, unfinished ones removed,
+    /// and with them the other children of an unfinished fork.
+    ///
+    /// # Errors
+    /// When the ledger, or notes of forks, cannot be read.
+    pub async fn start(host: Host) -> Result<Arc<Self>, OperationError> {
+        let host = Arc::new(host);
+        let records = reclaim::reclaim(&host).await?;
+        let recover = move |host: &Host| host.fork_notes.recover_forks(&host.ledger, records);
+        let recovered = host.run_blocking(OperationKind::Ledger, recover).await?;
+        tokio::spawn(Generations::keep_ahead(Arc::downgrade(&host.generations)));
+        let manager = Arc::new(Self {
+            host,
+            registry: Registry::default(),
+            template_names: Mutex::default(),
+        });
+        for mut record in recovered.records {
+            // Reports of use were not written: what is reported now must count as newer than the
+            // last of them.
+            record.generation = manager.host.generations.next(record.generation);
+            let log = open_log(&manager.host, &record.id).await?;
+            let host = Arc::clone(&manager.host);
+            let (actor, handle) = Actor::new(host, record, BootSource::Restarted, log);
+            manager.registry.insert(handle.clone());
+            manager.spawn_actor(actor, handle);
+        }
+        for note in recovered.decided_notes {
+            manager.remove_fork_note(note).await;
+        }
+        manager.remove_outdated_templates().await;
+        Ok(manager)
+    }
+
+    fn spawn_actor(self: &Arc<Self>, actor: Actor, handle: Handle) {
+        let registry = self.registry.clone();
+        let span = tracing::info_span!("sandbox", id = %handle.id);
+        let work = async move {
+            actor.run().await;
+            registry.remove(&handle.id);
+        };
+        tokio::spawn(work.instrument(span));
+    }
+
+    /// Returns the sandbox of that id, created if it does not exist. Waits until it runs or has
+    /// failed.
+    ///
+    /// # Errors
+    /// When it cannot even be begun: unknown template, no room.
+    pub async fn ensure(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        spec: SandboxSpec,
+    ) -> Result<Handle, SandboxError> {
+        let handle = self.find_or_begin(id, spec, Origin::Template).await?;
+        handle.wait_until_created().await;
+        Ok(handle)
+    }
+
+    /// Returns the sandbox of that id, begun if it does not exist. The beginning goes on when the
+    /// caller is cancelled: a record that is written has an actor.
+    async fn find_or_begin(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        spec: SandboxSpec,
+        origin: Origin,
+    ) -> Result<Handle, SandboxError> {
+        let most = self.host.limits.sandboxes;
+        let reservation = match self.registry.reserve(id, most).await? {
+            Reserved::Begun(handle) => return Ok(handle),
+            Reserved::New(reservation) => reservation,
+        };
+        let manager = Arc::clone(self);
+        let id = id.clone();
+        let beginning = async move {
+            let host = Arc::clone(&manager.host);
+            let work = move || begin::begin(&host, id, spec, origin);
+            let Begun {
+                record,
+                source,
+                log,
+                pin,
+            } = tokio::task::spawn_blocking(work).await??;
+            let (actor, handle) = Actor::new(Arc::clone(&manager.host), record, source, log);
+            reservation.fulfil(handle.clone());
+            // From now on the record keeps the template.
+            drop(pin);
+            manager.spawn_actor(actor, handle.clone());
+            Ok(handle)
+        };
+        tokio::spawn(runtime::trace::in_current_context(beginning)).await?
+    }
+
+    /// Removes the sandbox, and waits until it is. A sandbox that does not exist is fine.
+    pub async fn remove(&self, id: &SandboxId) {
+        if let Some(handle) = self.registry.find(id).await {
+            handle.removing.cancel();
+            handle.wait_until_gone().await;
+        }
+    }
+
+    /// Returns the sandbox, in whatever state.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unknown`].
+    pub async fn find(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
+        let found = self.registry.find(id).await;
+        found.ok_or_else(|| SandboxError::Unknown(id.clone()))
+    }
+
+    /// Returns the sandbox, which runs, and goes on running while the second is held. A paused one
+    /// that may be resumed by use is resumed; a transition in progress is waited for.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotRunning`] with its state; [`SandboxError::Stalled`]; why it could not be
+    /// resumed.
+    pub async fn find_running(&self, id: &SandboxId) -> Result<(Handle, Active), SandboxError> {
+        let handle = self.find(id).await?;
+        // Before the look at its phase: a pause for idleness looks at this after it has changed the
+        // phase.
+        let active = handle.activity.begin();
+        let mut record = handle.record.clone();
+        loop {
+            let current = record.borrow_and_update().clone();
+            match current.phase {
+                Phase::Running => {
+                    return match handle.stalled.reason() {
+                        Some(reason) => Err(SandboxError::Stalled(reason)),
+                        None => Ok((handle, active)),
+                    };
+                }
+                Phase::Paused { .. } if current.spec.auto_resume => drop(self.resume(id).await?),
+                Phase::Paused { .. } => return Err(SandboxError::Paused),
+                Phase::Pausing | Phase::Suspending { .. } | Phase::Resuming => {
+                    let changed = record.changed().await;
+                    changed.map_err(|_| SandboxError::Unknown(id.clone()))?;
+                }
+                other => return Err(SandboxError::from_phase(&other)),
+            }
+        }
+    }
+
+    /// Pauses the sandbox, and waits until its state is saved. One that is paused already is fine.
+    ///
+    /// # Errors
+    /// Why it could not be paused; it runs on then.
+    pub async fn pause(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
+        let handle = self.find(id).await?;
+        handle.send_command(Command::Pause).await?;
+        Ok(handle)
+    }
+
+    /// Resumes the sandbox, and waits until it runs. One that runs already is fine.
+    ///
+    /// # Errors
+    /// Why it could not be resumed; it is paused as before then.
+    pub async fn resume(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
+        let handle = self.find(id).await?;
+        if matches!(handle.record.borrow().phase, Phase::Paused { .. }) {
+            self.registry.check_limit(self.host.limits.sandboxes)?;
+        }
+        handle.send_command(Command::Resume).await?;
+        Ok(handle)
+    }
+
+    /// Replaces the rules for where it may connect to. Waits until they hold, or are written down
+    /// for when it is resumed.
+    ///
+    /// # Errors
+    /// What failed; the former rules hold then.
+    pub async fn set_network(
+        &self,
+        id: &SandboxId,
+        rules: NetworkSpec,
+    ) -> Result<Handle, SandboxError> {
+        let handle = self.find(id).await?;
+        handle.send_command(Command::SetNetwork(rules)).await?;
+        Ok(handle)
+    }
+
+    /// Lists every sandbox, by id. Never waits for a disk.
+    #[expect(
+        clippy::unused_async,
+        reason = "callers need not know that nothing is waited for"
+    )]
+    pub async fn list(&self) -> Vec<Handle> {
+        let mut handles = self.registry.handles();
+        handles.retain(|handle| handle.record.borrow().phase != Phase::Gone);
+        handles
+    }
+
+    /// Waits until no sandbox is being created, so that an orderly end of the agent cuts off none.
+    pub async fn wait_for_creates(&self) {
+        self.registry.wait_until_begun().await;
+        for handle in self.list().await {
+            handle.wait_until_created().await;
+        }
+    }
+}
+
+async fn open_log(host: &Arc<Host>, id: &SandboxId) -> Result<Log, OperationError> {
+    let dir = host.ledger.dir(id);
+    OperationKind::Ledger
+        .run_blocking(move || Ok::<_, Infallible>(Log::open(&dir)))
+        .await
+}

@@ -1,0 +1,227 @@
+//! Creates templates from sandboxes, and removes them.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use model::{SandboxId, TemplateName};
+
+use super::Manager;
+use crate::disk;
+use crate::host::Host;
+use crate::operation::OperationKind;
+use crate::sandbox::capture::remove_snapshot;
+use crate::sandbox::command::Command;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::handle::Handle;
+use crate::snapshot::format::{MEMORY, Snapshot};
+use crate::snapshot::template::{NewTemplate, Template, TemplateId, Templates};
+
+impl Manager {
+    /// Creates a template from a snapshot of a sandbox, which goes on as it was.
+    ///
+    /// # Errors
+    /// [`SandboxError::NameTaken`]; [`SandboxError::TooMany`]; the step that failed.
+    pub async fn create_template(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        name: &TemplateName,
+        memory: bool,
+        overwrite: bool,
+    ) -> Result<Template, SandboxError> {
+        let source = self.find(id).await?;
+        self.check_name_is_free(name, overwrite).await?;
+        self.check_template_limit(id).await?;
+        let staging = self.host.templates.staging_dir();
+        let new = NewTemplate {
+            name: name.clone(),
+            source: id.clone(),
+            has_memory: memory,
+        };
+        let command = Command::Snapshot {
+            dir: staging.clone(),
+            memory,
+        };
+        let published = match source.send_command(command).await {
+            Ok(()) => {
+                fail::fail_point!("template::captured");
+                self.publish_template(&staging, new, overwrite).await
+            }
+            Err(error) => Err(error),
+        };
+        if published.is_err() {
+            remove_snapshot(&staging).await;
+        }
+        self.remove_outdated_templates().await;
+        published
+    }
+
+    async fn publish_template(
+        self: &Arc<Self>,
+        staging: &Path,
+        new: NewTemplate,
+        overwrite: bool,
+    ) -> Result<Template, SandboxError> {
+        let dir = staging.to_owned();
+        let flatten = move |host: &Host| flatten_disk(host, &dir);
+        self.host.run_blocking(OperationKind::Disk, flatten).await?;
+        if new.has_memory {
+            let memory = staging.join(MEMORY);
+            let compact = move |host: &Host| {
+                let driver = &host.engine.driver;
+                driver.compact(&memory, &AtomicBool::new(false))
+            };
+            self.host
+                .run_blocking(OperationKind::Snapshot, compact)
+                .await?;
+        }
+        fail::fail_point!("template::flat");
+        let _names = self.template_names.lock().await;
+        self.check_name_is_free(&new.name, overwrite).await?;
+        let dir = staging.to_owned();
+        let publish = move |host: &Host| host.templates.publish(&dir, new);
+        let published = self
+            .host
+            .run_blocking(OperationKind::Snapshot, publish)
+            .await?;
+        Ok(published)
+    }
+
+    async fn check_name_is_free(
+        &self,
+        name: &TemplateName,
+        overwrite: bool,
+    ) -> Result<(), SandboxError> {
+        let host = Arc::clone(&self.host);
+        let name = name.clone();
+        let check = move || check_name(&host, &name, overwrite);
+        tokio::task::spawn_blocking(check).await?
+    }
+
+    async fn check_template_limit(&self, source: &SandboxId) -> Result<(), SandboxError> {
+        let most = self.host.limits.snapshots;
+        let source = source.clone();
+        let count = move |host: &Host| Ok::<_, Infallible>(host.templates.count_made_from(&source));
+        let count = self
+            .host
+            .run_blocking(OperationKind::Snapshot, count)
+            .await?;
+        if count < most {
+            return Ok(());
+        }
+        Err(SandboxError::TooMany {
+            what: "snapshots",
+            most,
+            setting: "AGENT_MAX_SNAPSHOTS",
+        })
+    }
+
+    /// Removes the template of that name, and those whose name it had taken. One that does not exist
+    /// is fine.
+    ///
+    /// # Errors
+    /// [`SandboxError::TemplateInUse`] names the sandboxes that were created from it.
+    pub async fn remove_template(&self, name: &TemplateName) -> Result<(), SandboxError> {
+        loop {
+            let retired = {
+                let _names = self.template_names.lock().await;
+                let wanted = name.clone();
+                let find = move |host: &Host| Ok::<_, Infallible>(host.templates.find(&wanted));
+                let found = self
+                    .host
+                    .run_blocking(OperationKind::Snapshot, find)
+                    .await?;
+                let Some(template) = found else { return Ok(()) };
+                self.retire_template(template).await?
+            };
+            remove_snapshot(&retired).await;
+        }
+    }
+
+    /// Takes a template's name away. Returns its directory, which is to be removed.
+    ///
+    /// # Errors
+    /// [`SandboxError::TemplateInUse`]; what failed.
+    async fn retire_template(&self, template: Template) -> Result<PathBuf, SandboxError> {
+        let in_use = |users: Vec<SandboxId>| SandboxError::TemplateInUse {
+            name: template.name.to_string(),
+            users: users.iter().map(ToString::to_string).collect(),
+        };
+        // Marked before the look at its users: see `snapshot/template/pins.rs`.
+        let retiring = self.host.templates.begin_retiring(&template.id);
+        let _retiring = retiring.map_err(in_use)?;
+        let is_user =
+            |handle: &Handle| handle.record.borrow().snapshot.as_ref() == Some(&template.id);
+        let mut users = self.registry.handles();
+        users.retain(is_user);
+        if !users.is_empty() {
+            return Err(in_use(users.into_iter().map(|user| user.id).collect()));
+        }
+        let retire = move |host: &Host| host.templates.retire(&template);
+        let dir = self
+            .host
+            .run_blocking(OperationKind::Snapshot, retire)
+            .await?;
+        Ok(dir)
+    }
+
+    /// Removes templates that have lost their name and their last user.
+    pub(super) async fn remove_outdated_templates(&self) {
+        let names = self.template_names.lock().await;
+        let handles = self.registry.handles();
+        let used = handles
+            .iter()
+            .filter_map(|handle| handle.record.borrow().snapshot.clone());
+        let used: BTreeSet<TemplateId> = used.collect();
+        let find = move |host: &Host| Ok::<_, Infallible>(host.templates.outdated(&used));
+        let outdated = self.host.run_blocking(OperationKind::Snapshot, find).await;
+        let mut retired = Vec::new();
+        for template in outdated.unwrap_or_default() {
+            match self.retire_template(template).await {
+                Ok(dir) => retired.push(dir),
+                // A sandbox has been created from it since the look.
+                Err(SandboxError::TemplateInUse { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot remove a snapshot whose name another one has");
+                }
+            }
+        }
+        drop(names);
+        for dir in retired {
+            remove_snapshot(&dir).await;
+        }
+    }
+}
+
+fn check_name(host: &Host, name: &TemplateName, overwrite: bool) -> Result<(), SandboxError> {
+    let taken = |what, hint| {
+        Err(SandboxError::NameTaken {
+            what,
+            name: name.to_string(),
+            hint,
+        })
+    };
+    if host.images.list()?.iter().any(|image| image.name == *name) {
+        return taken("base image", "");
+    }
+    match host.templates.find(name) {
+        Some(_) if !overwrite => taken("snapshot", ", or overwrite it"),
+        _ => Ok(()),
+    }
+}
+
+/// Makes one image of the disk in `dir`, and removes the rest of the disk there.
+fn flatten_disk(host: &Host, dir: &Path) -> Result<(), disk::Error> {
+    let snapshot = Snapshot::read(dir).map_err(disk::Error::snapshot(dir))?;
+    let size_bytes = snapshot.disk.size_bytes;
+    // For the device, if it is one: no sandbox has this id, so what an interrupted run leaves is
+    // removed at the next start.
+    let id = SandboxId::random();
+    host.disks.restore(&id, dir, size_bytes)?;
+    let image = Templates::image_in(dir);
+    let flattened = host.disks.flatten(&id, dir, size_bytes, &image);
+    host.disks.remove(&id, dir)?;
+    flattened
+}

@@ -1,0 +1,126 @@
+//! Checkpoints: snapshots that belong to one sandbox, have a name there, and are removed with it.
+//!
+//! ```text
+//!   checkpoints/NAME           a snapshot ([`super::format`]); one that cannot be read is replaced
+//!              /.NAME-RANDOM   being written by one call; removed at the next start
+//! ```
+//!
+//! A name is reserved from before its checkpoint is taken until it has its directory, so that of two
+//! calls with one name the second is refused at once.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use model::CheckpointName;
+use parking_lot::Mutex;
+
+use super::format::{self, Snapshot};
+
+/// A named snapshot of a sandbox.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    pub name: CheckpointName,
+    /// Milliseconds since the Unix epoch.
+    pub created_at_ms: i64,
+    pub size_bytes: u64,
+}
+
+/// Names of a sandbox's checkpoints that are being written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PendingNames(Arc<Mutex<BTreeSet<CheckpointName>>>);
+
+/// Reserves a name while this lives.
+pub(crate) struct ReservedName {
+    names: PendingNames,
+    name: CheckpointName,
+}
+
+impl PendingNames {
+    /// Reserves a name; `None` while another call has it.
+    pub(crate) fn reserve(&self, name: &CheckpointName) -> Option<ReservedName> {
+        let is_new = self.0.lock().insert(name.clone());
+        is_new.then(|| ReservedName {
+            names: self.clone(),
+            name: name.clone(),
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl Drop for ReservedName {
+    fn drop(&mut self) {
+        self.names.0.lock().remove(&self.name);
+    }
+}
+
+/// Outcome of [`prepare`].
+pub(crate) enum Prepared {
+    Taken,
+    Free {
+        /// Number of checkpoints that exist.
+        checkpoints: usize,
+    },
+}
+
+/// Creates `root` if need be, and clears the way for a checkpoint in `dir`.
+pub(crate) fn prepare(root: &Path, dir: &Path) -> io::Result<Prepared> {
+    match stdx::fs::create_private_dir(root) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if read(dir).is_some() {
+        return Ok(Prepared::Taken);
+    }
+    // An interrupted removal leaves a directory without its manifest.
+    format::remove(dir)?;
+    Ok(Prepared::Free {
+        checkpoints: list(root).len(),
+    })
+}
+
+/// Returns the path in which a new checkpoint is written, before it has its name.
+pub(crate) fn staging_dir(root: &Path, name: &CheckpointName) -> PathBuf {
+    root.join(format!(".{name}-{}", stdx::random::hex::<8>()))
+}
+
+/// Removes checkpoints that an earlier run of the agent did not finish.
+pub(crate) fn remove_unfinished(root: &Path) -> io::Result<()> {
+    let mut unfinished = entries(root);
+    unfinished.retain(|path| is_staging(path));
+    unfinished.iter().try_for_each(|path| format::remove(path))
+}
+
+/// Lists checkpoints, oldest first.
+pub(crate) fn list(root: &Path) -> Vec<Checkpoint> {
+    let entries = entries(root);
+    let mut found: Vec<Checkpoint> = entries.iter().filter_map(|path| read(path)).collect();
+    found.sort_by_key(|checkpoint| checkpoint.created_at_ms);
+    found
+}
+
+/// Reads the checkpoint in `dir`; `None` if there is no whole one.
+pub(crate) fn read(dir: &Path) -> Option<Checkpoint> {
+    let name = dir.file_name()?.to_str()?.parse().ok()?;
+    let snapshot = Snapshot::read(dir).ok()?;
+    Some(Checkpoint {
+        name,
+        created_at_ms: snapshot.created_at_ms,
+        size_bytes: format::allocated_bytes(dir),
+    })
+}
+
+fn entries(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn is_staging(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}

@@ -1,0 +1,14 @@
+//! Saved state of sandboxes on disk.
+//!
+//! | what | where | lives until |
+//! |---|---|---|
+//! | snapshot ([`format`]) | a directory with a manifest | whoever made it removes it |
+//! | saved state of a paused sandbox | `paused/` of the sandbox | it is resumed |
+//! | [`checkpoint`] | `checkpoints/NAME` of the sandbox | it, or the sandbox, is removed |
+//! | [`template`] | `SNAPSHOTS/sn-…` | it is removed and no sandbox is made from it |
+//! | entry of the [`preboot`] cache | `WARM/KEY` | other entries are used more |
+
+pub mod checkpoint;
+pub mod format;
+pub mod preboot;
+pub mod template;

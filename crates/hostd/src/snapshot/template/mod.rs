@@ -1,0 +1,377 @@
+//! Templates that were made from sandboxes on this host: a directory each, which never changes.
+//! Those that are base images are in [`crate::images`].
+//!
+//! ```text
+//!   SNAPSHOTS/sn-…/image.ext4     the disk, flat: disks of sandboxes are made over it
+//!                 /memory/, …     a snapshot ([`super::format`]); no memory in a template of the disk alone
+//!                 /template.json  name and source, written last; `snapshot.json` where an earlier version wrote it
+//!            /.new-…              half-made; removed at the next start
+//! ```
+//!
+//! The name is in the file and not in the path, so that another template can take it atomically: the
+//! youngest has it. An older one of the same name is removed when no sandbox is made from it any
+//! more.
+
+mod pins;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use linux::file;
+use linux::untrusted_dir::remove_tree;
+use model::{SandboxId, SandboxSpec, TemplateName};
+use serde::{Deserialize, Serialize};
+use stdx::io::OptionalExt;
+
+use super::format::{self, Snapshot};
+use crate::disk::MIB;
+use crate::images;
+use pins::Pins;
+pub(crate) use pins::{Pin, Retiring};
+
+const IMAGE: &str = "image.ext4";
+const MANIFEST: &str = "template.json";
+/// Its name in earlier versions, which is now that of the snapshot's manifest.
+const FORMER_MANIFEST: &str = "snapshot.json";
+const STAGING_PREFIX: &str = ".new-";
+/// Templates that an error about an unknown one lists.
+const LISTED: usize = 20;
+
+/// `sn-` and 16 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TemplateId(String);
+
+/// Description of a template on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    name: TemplateName,
+    source: SandboxId,
+    has_memory: bool,
+    /// Milliseconds since the Unix epoch.
+    published_at_ms: i64,
+}
+
+/// A finished template.
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub id: TemplateId,
+    pub name: TemplateName,
+    /// Sandbox that it was made from.
+    pub source: SandboxId,
+    pub has_memory: bool,
+    /// Milliseconds since the Unix epoch.
+    pub published_at_ms: i64,
+    pub snapshot: Snapshot,
+    pub dir: PathBuf,
+}
+
+impl Template {
+    /// Returns the path of its disk.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.dir.join(IMAGE)
+    }
+
+    /// Returns the bytes that it takes on the host.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        format::allocated_bytes(&self.dir)
+    }
+
+    /// Returns the size of its disk in MiB.
+    #[must_use]
+    pub fn disk_mb(&self) -> u32 {
+        u32::try_from(self.snapshot.disk.size_bytes.div_ceil(MIB)).unwrap_or(u32::MAX)
+    }
+
+    /// Checks that a sandbox of this spec can be restored from its memory.
+    ///
+    /// # Errors
+    /// The sizes that it has instead of those in the spec.
+    pub fn check_sizes(&self, spec: &SandboxSpec) -> Result<(), String> {
+        let vcpus = self.snapshot.vcpus;
+        let memory_mb = self.snapshot.memory_mb;
+        let disk_mb = self.disk_mb();
+        let same = (spec.vcpus, spec.memory_mb) == (vcpus, memory_mb);
+        if same && spec.disk_mb.is_none_or(|asked| asked == disk_mb) {
+            return Ok(());
+        }
+        Err(format!(
+            "snapshot {} has {vcpus} vCPUs, {memory_mb} MiB of memory and a disk of {disk_mb} MiB, and sandboxes made \
+             from it have the same; for others make an image of the sandbox, without its memory",
+            self.name
+        ))
+    }
+}
+
+/// All templates of this host that were made from sandboxes. The directory is read afresh each
+/// time.
+#[derive(Debug)]
+pub struct Templates {
+    dir: PathBuf,
+    pins: Pins,
+}
+
+/// Name and origin of a new template.
+#[derive(Debug, Clone)]
+pub(crate) struct NewTemplate {
+    pub(crate) name: TemplateName,
+    pub(crate) source: SandboxId,
+    pub(crate) has_memory: bool,
+}
+
+impl Templates {
+    /// Opens the directory, creating it if need be (mode 0700: memory of users is in there), and
+    /// removes what is half-made.
+    ///
+    /// # Errors
+    /// When it cannot be created or read.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        stdx::fs::create_private_dir_all(dir)?;
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with(STAGING_PREFIX) {
+                let dir = entry.path();
+                tracing::warn!(dir = %dir.display(), "removing a snapshot that was never finished");
+                remove_tree(&dir)?;
+            }
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            pins: Pins::default(),
+        })
+    }
+
+    /// Returns the path of a directory for a new template or a fork, not created yet.
+    #[must_use]
+    pub fn staging_dir(&self) -> PathBuf {
+        let random = stdx::random::hex::<8>();
+        self.dir.join(format!("{STAGING_PREFIX}{random}"))
+    }
+
+    /// Lists all, by name; of each name the youngest.
+    #[must_use]
+    pub fn list(&self) -> Vec<Template> {
+        let mut all = self.all();
+        all.dedup_by(|a, b| a.name == b.name);
+        all
+    }
+
+    /// Returns the youngest of that name.
+    #[must_use]
+    pub fn find(&self, name: &TemplateName) -> Option<Template> {
+        let all = self.list();
+        all.into_iter().find(|template| template.name == *name)
+    }
+
+    /// Finds the youngest of that name that is not retiring, and pins it for a new sandbox.
+    pub(crate) fn find_and_pin(
+        &self,
+        name: &TemplateName,
+        sandbox: &SandboxId,
+    ) -> Option<(Template, Pin)> {
+        let all = self.all().into_iter();
+        all.filter(|template| template.name == *name)
+            .find_map(|template| {
+                let pin = self.pins.pin(&template.id, sandbox)?;
+                // It may have been removed between the look-up and the pin.
+                read(&template.dir).map(|template| (template, pin))
+            })
+    }
+
+    /// Pins a template for a new sandbox that is a copy of one of its users; `None` if the template
+    /// is retiring.
+    pub(crate) fn pin(&self, id: &TemplateId, sandbox: &SandboxId) -> Option<Pin> {
+        self.pins.pin(id, sandbox)
+    }
+
+    /// Keeps sandboxes from being created from a template that is about to be removed.
+    ///
+    /// # Errors
+    /// The sandboxes that are being created from it.
+    pub(crate) fn begin_retiring(&self, id: &TemplateId) -> Result<Retiring, Vec<SandboxId>> {
+        self.pins.retire(id)
+    }
+
+    /// Lists all by name; the youngest of each first.
+    fn all(&self) -> Vec<Template> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let mut all: Vec<Template> = entries.filter_map(|entry| read(&entry.path())).collect();
+        all.sort_by(|a, b| {
+            (&a.name, b.published_at_ms, &b.id).cmp(&(&b.name, a.published_at_ms, &a.id))
+        });
+        all
+    }
+
+    /// Returns the number of templates that were made from a sandbox, including those that have
+    /// lost their name.
+    pub(crate) fn count_made_from(&self, source: &SandboxId) -> usize {
+        let all = self.all();
+        all.iter()
+            .filter(|template| template.source == *source)
+            .count()
+    }
+
+    /// Publishes the snapshot in `staging`, whose disk is at [`Templates::image_in`] there.
+    pub(crate) fn publish(&self, staging: &Path, new: NewTemplate) -> io::Result<Template> {
+        fs::set_permissions(staging.join(IMAGE), fs::Permissions::from_mode(0o644))?;
+        let former = self.find(&new.name);
+        let former_ms = former.map_or(0, |former| former.published_at_ms);
+        // The clock may have been set back, and the new one must be the youngest.
+        let published_at_ms = stdx::time::now_ms().max(former_ms + 1);
+        let manifest = Manifest {
+            name: new.name,
+            source: new.source,
+            has_memory: new.has_memory,
+            published_at_ms,
+        };
+        let manifest = serde_json::to_vec_pretty(&manifest)?;
+        file::write_atomic(&staging.join(MANIFEST), &manifest, 0o600)?;
+        let dir = self.dir.join(format!("sn-{}", stdx::random::hex::<8>()));
+        format::publish(staging, &dir)?;
+        read(&dir).ok_or_else(|| io::Error::other("the snapshot cannot be read back"))
+    }
+
+    /// Returns the path of the flat disk of a new template.
+    pub(crate) fn image_in(staging: &Path) -> PathBuf {
+        staging.join(IMAGE)
+    }
+
+    /// Takes a template's name away durably. Returns its directory, which is to be removed.
+    pub(crate) fn retire(&self, template: &Template) -> io::Result<PathBuf> {
+        let retired = self.staging_dir();
+        fs::rename(&template.dir, &retired)?;
+        file::sync_dir(&self.dir)?;
+        Ok(retired)
+    }
+
+    /// Lists templates whose name another one has, and that no sandbox in `used` is made from.
+    pub(crate) fn outdated(&self, used: &BTreeSet<TemplateId>) -> Vec<Template> {
+        let listed = self.list().into_iter();
+        let current: BTreeSet<TemplateId> = listed.map(|template| template.id).collect();
+        let mut all = self.all();
+        all.retain(|template| !current.contains(&template.id) && !used.contains(&template.id));
+        all
+    }
+
+    /// Adds these templates to an error that lists the known ones.
+    pub(crate) fn add_known(&self, error: images::Error) -> images::Error {
+        match error {
+            images::Error::Unknown { name, mut known } => {
+                let listed = self.list().into_iter().take(LISTED);
+                known.extend(listed.map(|template| template.name.to_string()));
+                images::Error::Unknown { name, known }
+            }
+            other => other,
+        }
+    }
+}
+
+fn read(dir: &Path) -> Option<Template> {
+    let id = dir.file_name()?.to_str()?;
+    if !id.starts_with("sn-") {
+        return None;
+    }
+    let manifest = match fs::read(dir.join(MANIFEST)).optional().ok()? {
+        Some(manifest) => manifest,
+        None => fs::read(dir.join(FORMER_MANIFEST)).ok()?,
+    };
+    let manifest: Manifest = serde_json::from_slice(&manifest).ok()?;
+    Some(Template {
+        id: TemplateId(id.to_owned()),
+        name: manifest.name,
+        source: manifest.source,
+        has_memory: manifest.has_memory,
+        published_at_ms: manifest.published_at_ms,
+        snapshot: Snapshot::read(dir).ok()?,
+        dir: dir.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Backend, DiskRecord};
+
+    fn publish(templates: &Templates, name: &str) -> Template {
+        let staging = templates.staging_dir();
+        format::create_dir(&staging).unwrap();
+        let disk = DiskRecord {
+            backend: Backend::Copy,
+            size_bytes: 8 * MIB,
+            base: None,
+        };
+        let snapshot = Snapshot::new(1, 192, disk, "qemu tcg", None);
+        snapshot.finish(&staging).unwrap();
+        fs::write(Templates::image_in(&staging), b"disk").unwrap();
+        let new = NewTemplate {
+            name: name.parse().unwrap(),
+            source: SandboxId::random(),
+            has_memory: true,
+        };
+        templates.publish(&staging, new).unwrap()
+    }
+
+    #[test]
+    fn youngest_of_name_has_it() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("snapshots");
+        let name: TemplateName = "a".parse().unwrap();
+        let templates = Templates::open(&dir).unwrap();
+        let old = publish(&templates, "a");
+        let new = publish(&templates, "a");
+        publish(&templates, "b");
+        assert_eq!(templates.find(&name).unwrap().id, new.id);
+        assert_eq!(templates.list().len(), 2);
+        // The older one stays for its users.
+        let used = BTreeSet::from([old.id.clone()]);
+        assert!(templates.outdated(&used).is_empty());
+        assert_eq!(templates.outdated(&BTreeSet::new())[0].id, old.id);
+        let retired = templates.retire(&new).unwrap();
+        assert_eq!(templates.find(&name).unwrap().id, old.id);
+        assert!(retired.exists());
+        Templates::open(&dir).unwrap();
+        assert!(!retired.exists());
+    }
+
+    #[test]
+    fn other_sizes_cannot_use_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = publish(&Templates::open(dir.path()).unwrap(), "a");
+        let spec = |memory_mb, disk_mb| SandboxSpec {
+            template: "a".parse().unwrap(),
+            vcpus: 1,
+            memory_mb,
+            timeout_sec: 300,
+            on_timeout: model::OnTimeout::Pause,
+            auto_resume: true,
+            disk_mb,
+            envs: std::collections::BTreeMap::new(),
+            public_ports: false,
+            network: model::NetworkSpec::default(),
+        };
+        template.check_sizes(&spec(192, None)).unwrap();
+        template.check_sizes(&spec(192, Some(8))).unwrap();
+        let error = template.check_sizes(&spec(193, None)).unwrap_err();
+        assert!(error.contains("192 MiB of memory"), "{error}");
+        let error = template.check_sizes(&spec(192, Some(9))).unwrap_err();
+        assert!(error.contains("a disk of 8 MiB"), "{error}");
+    }
+
+    #[test]
+    fn template_of_former_version_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let templates = Templates::open(dir.path()).unwrap();
+        let template = publish(&templates, "a");
+        let rename = |from, to| fs::rename(template.dir.join(from), template.dir.join(to));
+        rename("snapshot.json", "instant.json").unwrap();
+        rename("template.json", "snapshot.json").unwrap();
+        let found = templates.find(&template.name).unwrap();
+        assert_eq!(found.id, template.id);
+        assert_eq!(found.snapshot, template.snapshot);
+    }
+}
