@@ -300,7 +300,11 @@ async fn stop_and_copy(
     memory.and(disk)
 }
 
-async fn save_memory(vm: &Arc<dyn Vm>, memory: PathBuf, then: AfterSnapshot) -> Result<(), OperationError> {
+async fn save_memory(
+    vm: &Arc<dyn Vm>,
+    memory: PathBuf,
+    then: AfterSnapshot,
+) -> Result<(), OperationError> {
     let dir = memory.clone();
     OperationKind::Snapshot
         .run_blocking(move || stdx::fs::create_private_dir(&dir))

@@ -48,7 +48,15 @@ async fn save_vm(context: &Context, vm: &Arc<dyn Vm>) -> Result<(), OperationErr
         disk: false,
         ..SnapshotOptions::WHOLE
     };
-    capture::snapshot_vm(&context.host, &context.handle, vm, &new, options, AfterSnapshot::Terminate).await?;
+    capture::snapshot_vm(
+        &context.host,
+        &context.handle,
+        vm,
+        &new,
+        options,
+        AfterSnapshot::Terminate,
+    )
+    .await?;
     fail::fail_point!("pause::captured");
     let publish = move || {
         format::remove(&saved)?;
