@@ -9,7 +9,7 @@ use model::Limits;
 use runtime::config::ConfigErrors;
 use runtime::environment::variable;
 
-use crate::hosts::{HostAddr, Token};
+use crate::hosts::{self, HostAddr, Token};
 use crate::ports::PortSettings;
 use crate::rate_limit::RateLimitSettings;
 
@@ -182,7 +182,7 @@ fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec
 /// The original Wrenn allows the address without a scheme.
 fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> String {
     let text = lookup("CP_HOST_AGENT_ADDR")
-        .unwrap_or_else(|| format!("localhost:{}", host_rpc::DEFAULT_PORT));
+        .unwrap_or_else(|| format!("localhost:{}", hosts::DEFAULT_PORT));
     let url = if text.contains("://") {
         text.clone()
     } else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::{ErrorCode, InvalidValue, SandboxId};
 
-use crate::rate_limit::QuotaState;
+use crate::quota::QuotaState;
 
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -20,10 +20,11 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod hosts;
-pub mod place;
 pub mod ports;
 mod proxy;
+pub mod quota;
 pub mod rate_limit;
+mod scheduler;
 mod server;
 mod tasks;
 
@@ -138,10 +139,10 @@ impl ControlPlane {
             limits,
             max_upload_bytes,
             rate_limits: RateLimits::new(rate_limits),
-            creating: app::Creating::default(),
-            keys: app::keys::Keys::default(),
+            in_flight_creates: app::InFlightCreates::default(),
+            idempotency_locks: app::IdempotencyLocks::default(),
             shutdown: CancellationToken::new(),
-            converge: tokio::sync::Notify::new(),
+            reconcile: tokio::sync::Notify::new(),
         });
         let stop = app.shutdown.clone().drop_guard();
         let tasks = tasks::start(&app);

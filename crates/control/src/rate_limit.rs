@@ -23,6 +23,7 @@ use governor::{Quota, RateLimiter};
 use model::ErrorCode;
 
 use crate::error::{Error, Result};
+use crate::quota::{QuotaState, whole_seconds};
 
 /// Requests may come in bursts of this many seconds' worth.
 const REQUESTS_WINDOW: Duration = Duration::from_secs(10);
@@ -54,21 +55,6 @@ impl Default for RateLimitSettings {
             creates_per_min: Self::DEFAULT_CREATES_PER_MIN,
         }
     }
-}
-
-/// State of one limit of one key, as the header fields of a response tell it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QuotaState {
-    /// Name of the limit.
-    pub policy: &'static str,
-    /// What one window may have.
-    pub quota: u32,
-    pub window: Duration,
-    /// What is left of the quota.
-    pub remaining: u32,
-    /// Until the quota is whole again; of a refusal, until the same request can succeed. `None` if
-    /// it never can.
-    pub reset: Option<Duration>,
 }
 
 /// The limits, with the buckets of all keys.
@@ -209,12 +195,6 @@ impl<C: Clock + Clone> KeyedLimit<C> {
         error.quota = Some(state);
         error
     }
-}
-
-/// Returns the duration in seconds, rounded up: who waits that long has waited long enough.
-#[must_use]
-pub fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub fn to_message(rules: &NetworkSpec) -> NetworkRules {
 ///
 /// # Errors
 /// Names the entry that is wrong.
-pub fn of_message(message: Option<&NetworkRules>) -> Result<NetworkSpec, InvalidValue> {
+pub fn from_message(message: Option<&NetworkRules>) -> Result<NetworkSpec, InvalidValue> {
     let Some(message) = message else {
         return Ok(NetworkSpec::default());
     };
@@ -53,10 +53,10 @@ mod tests {
             egress_mbps: 3,
             ingress_mbps: 4,
         });
-        assert_eq!(of_message(Some(&to_message(&rules))).unwrap(), rules);
-        assert_eq!(of_message(None).unwrap(), NetworkSpec::default());
+        assert_eq!(from_message(Some(&to_message(&rules))).unwrap(), rules);
+        assert_eq!(from_message(None).unwrap(), NetworkSpec::default());
         assert_eq!(
-            of_message(Some(&NetworkRules::default())).unwrap(),
+            from_message(Some(&NetworkRules::default())).unwrap(),
             NetworkSpec::default()
         );
     }

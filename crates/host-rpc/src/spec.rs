@@ -27,7 +27,7 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
 
 /// # Errors
 /// Names what no host takes.
-pub fn of_message(message: &SandboxSpec) -> Result<model::SandboxSpec, InvalidValue> {
+pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, InvalidValue> {
     let spec = model::SandboxSpec {
         template: message.template.parse()?,
         vcpus: message.vcpus,
@@ -46,7 +46,7 @@ pub fn of_message(message: &SandboxSpec) -> Result<model::SandboxSpec, InvalidVa
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         public_ports: false,
-        network: network::of_message(message.network.as_option())?,
+        network: network::from_message(message.network.as_option())?,
     };
     spec.check(&Limits::default())?;
     Ok(spec)
@@ -71,8 +71,8 @@ mod tests {
                 public_ports: false,
                 network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
             };
-            assert_eq!(of_message(&to_message(&spec)).unwrap(), spec);
+            assert_eq!(from_message(&to_message(&spec)).unwrap(), spec);
         }
-        assert!(of_message(&SandboxSpec::default()).is_err());
+        assert!(from_message(&SandboxSpec::default()).is_err());
     }
 }

@@ -66,6 +66,9 @@ const RECURSIVE: &str = "remove_dir_all";
 /// The one file that knows the directory that a VMM may write to, and its names.
 const RUN_DIR: &str = "crates/vmm/src/run_dir.rs";
 const RUN_DIR_NAMES: [&str; 2] = ["run", "out"];
+/// The one module of the control plane that knows the protocol of host agents.
+const CONTROL: &str = "crates/control/src";
+const CONTROL_HOSTS: &str = "crates/control/src/hosts";
 const SPAWNS_TASKS: [&str; 3] = ["spawn", "spawn_blocking", "block_on"];
 
 /// Everything in `source` that is not where it may be.
@@ -133,6 +136,12 @@ impl Places<'_> {
             && NEAR_VMMS.iter().any(|place| self.is_in(place))
         {
             self.found(spanned, "recursive removal, whose depth a VMM may choose: linux::untrusted_dir::remove_tree");
+        }
+        if parts.first().is_some_and(|first| first == "host_rpc")
+            && self.is_in(CONTROL)
+            && !self.is_in(CONTROL_HOSTS)
+        {
+            self.found(spanned, "the protocol of host agents: only control/src/hosts knows it, and gives types of ours");
         }
         let is_async = parts
             .first()
@@ -297,6 +306,16 @@ mod tests {
             findings("crates/vmm/src/lib.rs", "\nunsafe fn f() {}"),
             is(2, "unsafe")
         );
+    }
+
+    #[test]
+    fn host_protocol_has_its_place() {
+        let code = "use host_rpc::Template;";
+        let hosts = "crates/control/src/hosts/snapshots.rs";
+        assert_eq!(findings(hosts, code), []);
+        assert_eq!(findings("crates/hostd/src/service/mod.rs", code), []);
+        let app = "crates/control/src/app/snapshots.rs";
+        assert_eq!(findings(app, code), is(1, "the"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -14,8 +15,9 @@ use utoipa::IntoParams;
 use super::extract::{Id, Query, expect_type};
 use super::files::download;
 use crate::app::App;
-use crate::app::files::{Place, Target};
+use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::hosts::{GuestPath, UploadTarget};
 
 const TAR: &str = "application/x-tar";
 
@@ -31,13 +33,13 @@ pub struct ArchiveQuery {
     user: Option<String>,
 }
 
-impl From<ArchiveQuery> for Place {
+impl From<ArchiveQuery> for GuestPath {
     fn from(ArchiveQuery { path, user }: ArchiveQuery) -> Self {
         Self { path, user }
     }
 }
 
-/// Take a directory out
+/// Download a directory
 ///
 /// As a tar archive whose names are relative to it.
 #[utoipa::path(
@@ -51,13 +53,17 @@ impl From<ArchiveQuery> for Place {
 )]
 pub async fn pack(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(query): Query<ArchiveQuery>,
 ) -> Result<Response> {
-    Ok(download(TAR, app.read_file(&id, query.into(), true).await?))
+    Ok(download(
+        TAR,
+        app.read_file(&principal, &id, query.into(), true).await?,
+    ))
 }
 
-/// Put a directory in
+/// Upload a directory
 ///
 /// Unpacks a tar archive below it; it is made where it is missing.
 #[utoipa::path(
@@ -74,6 +80,7 @@ pub async fn pack(
 )]
 pub async fn unpack(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(query): Query<ArchiveQuery>,
     headers: HeaderMap,
@@ -88,11 +95,11 @@ pub async fn unpack(
     let content = body
         .into_data_stream()
         .map_err(|error| Error::invalid("the upload broke off").because(error));
-    let target = Target {
-        place: query.into(),
+    let target = UploadTarget {
+        path: query.into(),
         mode: None,
         archive: true,
     };
-    app.write_file(&id, target, content).await?;
+    app.write_file(&principal, &id, target, content).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use api_types::{Checkpoint, CreateCheckpoint, Sandbox};
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::{Extension, Json as Answer};
 use http::StatusCode;
 use model::CheckpointName;
 
 use super::extract::{Id, Name, NoQuery, OptionalJson, Query};
 use super::view;
-use crate::app::{App, checkpoints, on_its_own, snapshots};
+use crate::app::{App, snapshots, spawn_detached};
+use crate::auth::Principal;
 use crate::error::Result;
 
-/// Make a checkpoint
+/// Create a checkpoint
 ///
 /// Remembers this instant of a sandbox that runs or is paused, which goes on as it was. Checkpoints
 /// go with their sandbox.
@@ -30,6 +31,7 @@ use crate::error::Result;
 )]
 pub async fn create(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     OptionalJson(body): OptionalJson<CreateCheckpoint>,
@@ -38,7 +40,8 @@ pub async fn create(
         Some(name) => name.parse()?,
         None => snapshots::random_name("checkpoint")?,
     };
-    let made = on_its_own(checkpoints::create(app, id, name)).await?;
+    let made = async move { app.create_checkpoint(&principal, &id, &name).await };
+    let made = spawn_detached(made).await?;
     Ok((StatusCode::CREATED, Answer(view::checkpoint(made))))
 }
 
@@ -56,19 +59,16 @@ pub async fn create(
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Vec<Checkpoint>>> {
-    Ok(Answer(
-        checkpoints::list(&app, &id)
-            .await?
-            .into_iter()
-            .map(view::checkpoint)
-            .collect(),
-    ))
+    let checkpoints = app.list_checkpoints(&principal, &id).await?;
+    let checkpoints = checkpoints.into_iter().map(view::checkpoint);
+    Ok(Answer(checkpoints.collect()))
 }
 
-/// Remove a checkpoint
+/// Delete a checkpoint
 #[utoipa::path(
     delete, path = "/{id}/checkpoints/{name}", tag = "checkpoints", operation_id = "delete_checkpoint",
     responses(
@@ -80,22 +80,24 @@ pub async fn list(
 )]
 pub async fn delete(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Name(name): Name<CheckpointName>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode> {
-    on_its_own(checkpoints::delete(app, id, name)).await?;
+    let deleted = async move { app.delete_checkpoint(&principal, &id, &name).await };
+    spawn_detached(deleted).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Put a sandbox back to a checkpoint
+/// Roll a sandbox back to a checkpoint
 ///
 /// Under the same id; what came after the checkpoint is lost, in memory and on disk. It runs then
 /// if it ran before, else it is paused. If it fails, the sandbox is as it was.
 #[utoipa::path(
     post, path = "/{id}/checkpoints/{name}/rollback", tag = "checkpoints", operation_id = "rollback_sandbox",
     responses(
-        (status = 200, description = "It is back", body = Sandbox),
+        (status = 200, description = "The sandbox is rolled back", body = Sandbox),
         (status = 409, description = "It neither runs nor is paused"),
         (status = 502, description = "The host or the guest failed"),
         (status = 504, description = "It did not end in time; the host goes on with it"),
@@ -104,11 +106,11 @@ pub async fn delete(
 )]
 pub async fn rollback(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Name(name): Name<CheckpointName>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Sandbox>> {
-    Ok(Answer(view::sandbox(
-        on_its_own(checkpoints::rollback(app, id, name)).await?,
-    )))
+    let back = async move { app.rollback_sandbox(&principal, &id, &name).await };
+    Ok(Answer(view::sandbox(spawn_detached(back).await?)))
 }

@@ -23,16 +23,17 @@ const NO_NUL: &str = "^[^\\u0000]*$";
             Everything below `/v1/sandboxes` is also there below `/v1/capsules`.\n\n\
             HTTP, WebSocket included, to a port of a sandbox: any method at `http://{port}-{id}.{domain}/`, at \
             `/v1/sandboxes/{id}/ports/{port}/` on this server, or anywhere on it with the headers `E2b-Sandbox-Id` and \
-            `E2b-Sandbox-Port`. It needs an API key or a link (`POST /v1/sandboxes/{id}/port-links`), unless the \
-            sandbox has `public_ports`.",
+            `E2b-Sandbox-Port`. It needs an API key or a signed URL (`POST /v1/sandboxes/{id}/port-links`), \
+            unless the sandbox has `public_ports`.\n\n\
+            A key belongs to a team and has scopes; what belongs to another team is answered with 404.",
     ),
     tags(
-        (name = "sandboxes", description = "Make them, look at them, pause and resume them, fork them, delete them"),
-        (name = "checkpoints", description = "Instants of a sandbox that it can be put back to"),
-        (name = "programs", description = "Run programs in them"),
+        (name = "sandboxes", description = "Create, get, list, pause, resume, fork and delete them"),
+        (name = "checkpoints", description = "Saved states that a sandbox can be rolled back to"),
+        (name = "commands", description = "Run commands in them"),
         (name = "files", description = "Move files in and out"),
         (name = "ports", description = "Reach what listens in them"),
-        (name = "templates", description = "What sandboxes are made from"),
+        (name = "templates", description = "What sandboxes are created from, and snapshots"),
         (name = "server", description = "Health and this document; no key needed"),
     ),
     components(schemas(ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry)),
@@ -76,6 +77,7 @@ fn complete_operation(path: &str, operation: &mut Value) {
     ];
     if needs_key {
         errors.push((401, "The key is missing or not known"));
+        errors.push((403, "The key does not have the scope that this needs"));
         errors.push((429, "The key has used up a rate limit"));
         errors.push((503, "A host or the store cannot be reached, or has no room"));
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use api_types::{Encoding, ExecRequest, ExecResult, SignalRequest};
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::{Extension, Json as Answer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
@@ -13,16 +13,18 @@ use model::SandboxId;
 use super::extract::{Id, Json, NoQuery, Query};
 use super::text::cut_character;
 use crate::app::App;
-use crate::app::exec::{Exec, Outcome};
+use crate::app::exec::Outcome;
+use crate::auth::Principal;
 use crate::error::Result;
+use crate::hosts::Command;
 
-/// Run a program
+/// Run a command
 ///
 /// Without a shell, to its end, with all output in the answer. A non-zero exit code is an answer,
 /// not an error. Output beyond 16 MiB is left out, and `truncated` says so. For long or large ones
 /// use `exec/stream`.
 #[utoipa::path(
-    post, path = "/{id}/exec", tag = "programs", operation_id = "exec", request_body = ExecRequest,
+    post, path = "/{id}/exec", tag = "commands", operation_id = "exec", request_body = ExecRequest,
     responses(
         (status = 200, description = "It ran", body = ExecResult),
         (status = 409, description = "The sandbox does not run"),
@@ -33,6 +35,7 @@ use crate::error::Result;
 )]
 pub async fn exec(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<ExecRequest>,
@@ -45,7 +48,7 @@ pub async fn exec(
         cwd,
         user,
     } = body;
-    let exec = Exec {
+    let command = Command {
         cmd: cmd.clone(),
         args,
         timeout_sec,
@@ -55,15 +58,15 @@ pub async fn exec(
         stdin: false,
         terminal: None,
     };
-    let outcome = app.exec(&id, exec).await?;
+    let outcome = app.run_command(&principal, &id, command).await?;
     Ok(Answer(result(&id, cmd, outcome)))
 }
 
-/// Signal a program
+/// Signal a command
 ///
 /// That an exec stream started, past all input that it has not read.
 #[utoipa::path(
-    post, path = "/{id}/exec/signal", tag = "programs", operation_id = "signal_exec", request_body = SignalRequest,
+    post, path = "/{id}/exec/signal", tag = "commands", operation_id = "signal_exec", request_body = SignalRequest,
     responses(
         (status = 204, description = "The signal is sent"),
         (status = 409, description = "The sandbox does not run"),
@@ -72,11 +75,13 @@ pub async fn exec(
 )]
 pub async fn signal(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<SignalRequest>,
 ) -> Result<StatusCode> {
-    app.send_signal(&id, body.pid, body.signal.number()).await?;
+    app.send_signal(&principal, &id, body.pid, body.signal.number())
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

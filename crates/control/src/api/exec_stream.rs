@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{Encoding, ExecClientMessage, ExecServerMessage, ProcessSignal};
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -21,16 +22,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
-use host_rpc as rpc;
-use host_rpc::__buffa::oneof::exec_response::Event;
 use model::{ErrorCode, ExecLimits, SandboxId};
 use tokio::sync::mpsc;
 
 use super::extract::{Id, NoQuery, Query};
 use super::text::Utf8;
 use crate::app::App;
-use crate::app::exec::{Exec, Running, check_size};
+use crate::app::exec::{Process, Running, check_size};
+use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::hosts::{Command, CommandInput, ExecEvent, TerminalSize};
 
 /// Bytes of one frame from the client. Input of any length fits in many.
 pub const MAX_FRAME: usize = 256 * 1024;
@@ -50,13 +51,13 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 type Sink = SplitSink<WebSocket, Message>;
 
-/// Run a program as a stream
+/// Run a command as a stream
 ///
 /// A WebSocket with text frames: `ExecClientMessage` to the server, the first one `start`;
 /// `ExecServerMessage` from it, the last one `exit` or `error`. When the client hangs up, the
 /// program is killed.
 #[utoipa::path(
-    get, path = "/{id}/exec/stream", tag = "programs", operation_id = "exec_stream",
+    get, path = "/{id}/exec/stream", tag = "commands", operation_id = "exec_stream",
     responses(
         (status = 101, description = "The WebSocket is open"),
         (status = 409, description = "The sandbox does not run"),
@@ -64,6 +65,7 @@ type Sink = SplitSink<WebSocket, Message>;
 )]
 pub async fn exec_stream(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -74,14 +76,14 @@ pub async fn exec_stream(
             error.body_text().to_lowercase()
         ))
     })?;
-    app.usable(&id).await?;
+    app.check_usable(&principal, &id).await?;
     let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ);
-    Ok(upgrade.on_upgrade(move |socket| session(app, id, socket)))
+    Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, socket)))
 }
 
-async fn session(app: Arc<App>, id: SandboxId, mut socket: WebSocket) {
+async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket: WebSocket) {
     let begun = tokio::select! {
-        begun = begin(&app, &id, &mut socket) => begun,
+        begun = begin(&app, &principal, &id, &mut socket) => begun,
         () = app.shutdown.cancelled() => Err(stopping()),
     };
     let (mut sink, mut frames) = socket.split();
@@ -127,6 +129,7 @@ fn stopping() -> Error {
 /// Reads `start` and starts the program. `None` when the client went away instead.
 async fn begin(
     app: &App,
+    principal: &Principal,
     id: &SandboxId,
     socket: &mut WebSocket,
 ) -> Result<Option<(Running, Encoding)>> {
@@ -164,8 +167,11 @@ async fn begin(
     else {
         return Err(Error::invalid("the first frame must be start"));
     };
-    let terminal = terminal.map(|size| (size.cols, size.rows));
-    let exec = Exec {
+    let terminal = terminal.map(|size| TerminalSize {
+        cols: size.cols,
+        rows: size.rows,
+    });
+    let command = Command {
         cmd,
         args,
         envs,
@@ -175,7 +181,8 @@ async fn begin(
         stdin,
         terminal,
     };
-    Ok(Some((app.start(id, exec).await?, encoding)))
+    let running = app.start_command(principal, id, command).await?;
+    Ok(Some((running, encoding)))
 }
 
 /// `None` when the client is gone.
@@ -204,7 +211,7 @@ async fn converse(
     sink: &mut Sink,
     frames: &mut SplitStream<WebSocket>,
 ) -> Result<Option<ExecServerMessage>> {
-    let pid = running.started().await?;
+    let pid = running.wait_until_started().await?;
     if send(sink, &ExecServerMessage::Start { pid })
         .await
         .is_none()
@@ -212,43 +219,12 @@ async fn converse(
         return Ok(None);
     }
     let (queue, waiting) = mpsc::channel(INPUT_QUEUE);
-    let process = Process {
-        host: Arc::clone(&running.host),
-        id: running.id.clone(),
-        pid,
-    };
+    let process = running.process(pid);
     tokio::select! {
         ended = write_output(&mut running, encoding, sink) => ended,
         ended = read_frames(frames, &process, queue) => ended.map(|()| None),
         error = forward_input(&process, waiting) => Err(error),
         () = app.shutdown.cancelled() => Err(stopping()),
-    }
-}
-
-/// Which process of which sandbox.
-struct Process {
-    host: Arc<crate::hosts::Host>,
-    id: SandboxId,
-    pid: u32,
-}
-
-impl Process {
-    fn input(&self) -> rpc::SendInputRequest {
-        rpc::SendInputRequest {
-            sandbox_id: self.id.to_string(),
-            pid: self.pid,
-            ..Default::default()
-        }
-    }
-
-    async fn send_signal(&self, signal: ProcessSignal) -> Result<()> {
-        let request = rpc::SendSignalRequest {
-            sandbox_id: self.id.to_string(),
-            pid: self.pid,
-            signal: signal.number(),
-            ..Default::default()
-        };
-        self.host.send_signal(request).await.map(drop)
     }
 }
 
@@ -276,16 +252,16 @@ async fn write_output(
             }
         };
         let sent = match event {
-            Some(Event::Stdout(bytes)) => {
+            Some(ExecEvent::Stdout(bytes)) => {
                 let data = encoded(encoding, &mut stdout, &bytes);
                 send(sink, &ExecServerMessage::Stdout { data }).await
             }
-            Some(Event::Stderr(bytes)) => {
+            Some(ExecEvent::Stderr(bytes)) => {
                 let data = encoded(encoding, &mut stderr, &bytes);
                 send(sink, &ExecServerMessage::Stderr { data }).await
             }
-            Some(Event::End(end)) => {
-                if let Some(error) = end.error.filter(|_| end.exit_code == 0) {
+            Some(ExecEvent::Ended { exit_code, error }) => {
+                if let Some(error) = error.filter(|_| exit_code == 0) {
                     return Err(Error::new(
                         ErrorCode::AgentError,
                         format!("the program did not run: {error}"),
@@ -293,11 +269,9 @@ async fn write_output(
                 }
                 return Ok(rests(sink, stdout, stderr)
                     .await
-                    .map(|()| ExecServerMessage::Exit {
-                        exit_code: end.exit_code,
-                    }));
+                    .map(|()| ExecServerMessage::Exit { exit_code }));
             }
-            Some(Event::Start(_) | Event::Keepalive(_)) => Some(()),
+            Some(ExecEvent::Started { .. }) => Some(()),
             None => {
                 return Err(Error::new(
                     ErrorCode::AgentError,
@@ -334,7 +308,7 @@ async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()
 async fn read_frames(
     frames: &mut SplitStream<WebSocket>,
     process: &Process,
-    queue: mpsc::Sender<rpc::SendInputRequest>,
+    queue: mpsc::Sender<CommandInput>,
 ) -> Result<()> {
     loop {
         let frame = frames.next().await;
@@ -344,43 +318,44 @@ async fn read_frames(
         let Some(message) = client_message(frame, MAX_FRAME)? else {
             return Ok(());
         };
-        let mut input = process.input();
-        match message {
+        let input = match message {
             ExecClientMessage::Start { .. } => {
                 return Err(Error::invalid("start came twice; open another WebSocket"));
             }
             ExecClientMessage::Signal { signal } => {
-                process.send_signal(signal).await.or_else(ended_meanwhile)?;
+                send_signal(process, signal).await?;
                 continue;
             }
             ExecClientMessage::Stop => {
-                process
-                    .send_signal(ProcessSignal::Kill)
-                    .await
-                    .or_else(ended_meanwhile)?;
+                send_signal(process, ProcessSignal::Kill).await?;
                 continue;
             }
             ExecClientMessage::Stdin { data, encoding } => {
-                input.data = decoded(data, encoding)?;
-                if input.data.is_empty() {
+                let data = decoded(data, encoding)?;
+                if data.is_empty() {
                     continue;
                 }
+                CommandInput::Data(data)
             }
-            ExecClientMessage::StdinClose => input.close = true,
+            ExecClientMessage::StdinClose => CommandInput::EndOfFile,
             ExecClientMessage::Resize { size } => {
-                check_size(size.cols, size.rows)?;
-                let size = rpc::TerminalSize {
+                let size = TerminalSize {
                     cols: size.cols,
                     rows: size.rows,
-                    ..Default::default()
                 };
-                input.resize = size.into();
+                check_size(size)?;
+                CommandInput::Resize(size)
             }
-        }
+        };
         if queue.send(input).await.is_err() {
             return Ok(());
         }
     }
+}
+
+async fn send_signal(process: &Process, signal: ProcessSignal) -> Result<()> {
+    let sent = process.send_signal(signal.number()).await;
+    sent.or_else(ignore_ended)
 }
 
 fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
@@ -393,25 +368,18 @@ fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
 }
 
 /// In the order in which it came. Never ends but by an error.
-async fn forward_input(
-    process: &Process,
-    mut queue: mpsc::Receiver<rpc::SendInputRequest>,
-) -> Error {
+async fn forward_input(process: &Process, mut queue: mpsc::Receiver<CommandInput>) -> Error {
     while let Some(input) = queue.recv().await {
-        if let Err(error) = process
-            .host
-            .send_input(input)
-            .await
-            .or_else(ended_meanwhile)
-        {
+        let sent = process.send_input(input).await;
+        if let Err(error) = sent.or_else(ignore_ended) {
             return error;
         }
     }
     std::future::pending().await
 }
 
-/// Input and signals that come too late are nothing to tell: the end of the program is on its way.
-fn ended_meanwhile(error: Error) -> Result<()> {
+/// Ignores that input or a signal came too late: the end of the program is on its way.
+fn ignore_ended(error: Error) -> Result<()> {
     match error.code {
         ErrorCode::NotFound | ErrorCode::InvalidState => Ok(()),
         _ => Err(error),

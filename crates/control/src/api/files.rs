@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use api_types::{FileInfo, ListFilesRequest, PathRequest};
-use axum::Json as Answer;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json as Answer};
 use futures::{Stream, stream};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -14,10 +14,12 @@ use http::header::CONTENT_TYPE;
 use super::extract::{Id, Json, NoQuery, Query};
 use super::view;
 use crate::app::App;
-use crate::app::files::{Content, Place};
+use crate::app::files::Download;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::hosts::GuestPath;
 
-impl From<PathRequest> for Place {
+impl From<PathRequest> for GuestPath {
     fn from(PathRequest { path, user }: PathRequest) -> Self {
         Self { path, user }
     }
@@ -37,11 +39,12 @@ impl From<PathRequest> for Place {
 )]
 pub async fn read(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<PathRequest>,
 ) -> Result<Response> {
-    let content = app.read_file(&id, body.into(), false).await?;
+    let content = app.read_file(&principal, &id, body.into(), false).await?;
     Ok(download("application/octet-stream", content))
 }
 
@@ -60,16 +63,17 @@ pub async fn read(
 )]
 pub async fn stream_read(
     state: State<Arc<App>>,
+    principal: Extension<Principal>,
     id: Id,
     query: Query<NoQuery>,
     body: Json<PathRequest>,
 ) -> Result<Response> {
-    read(state, id, query, body).await
+    read(state, principal, id, query, body).await
 }
 
 /// An answer whose connection breaks when the content does, so that a part is never taken for the
 /// whole.
-pub(super) fn download(media_type: &'static str, content: Content) -> Response {
+pub(super) fn download(media_type: &'static str, content: Download) -> Response {
     (
         [(CONTENT_TYPE, media_type)],
         Body::from_stream(pieces(content)),
@@ -77,7 +81,7 @@ pub(super) fn download(media_type: &'static str, content: Content) -> Response {
         .into_response()
 }
 
-fn pieces(content: Content) -> impl Stream<Item = Result<bytes::Bytes>> {
+fn pieces(content: Download) -> impl Stream<Item = Result<bytes::Bytes>> {
     stream::try_unfold(content, |mut content| async move {
         let piece = content
             .next()
@@ -87,7 +91,7 @@ fn pieces(content: Content) -> impl Stream<Item = Result<bytes::Bytes>> {
     })
 }
 
-/// Look at a file
+/// Get information on a file
 #[utoipa::path(
     post, path = "/{id}/files/stat", tag = "files", operation_id = "stat_file", request_body = PathRequest,
     responses(
@@ -100,11 +104,14 @@ fn pieces(content: Content) -> impl Stream<Item = Result<bytes::Bytes>> {
 )]
 pub async fn stat(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<PathRequest>,
 ) -> Result<Answer<FileInfo>> {
-    Ok(Answer(view::file(app.stat(&id, body.into()).await?)))
+    Ok(Answer(view::file(
+        app.stat_path(&principal, &id, body.into()).await?,
+    )))
 }
 
 /// List a directory
@@ -120,18 +127,24 @@ pub async fn stat(
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<ListFilesRequest>,
 ) -> Result<Answer<Vec<FileInfo>>> {
     let ListFilesRequest { path, depth, user } = body;
     let entries = app
-        .list_dir(&id, Place { path, user }, depth.unwrap_or(1))
+        .list_dir(
+            &principal,
+            &id,
+            GuestPath { path, user },
+            depth.unwrap_or(1),
+        )
         .await?;
     Ok(Answer(entries.into_iter().map(view::file).collect()))
 }
 
-/// Make a directory
+/// Create a directory
 ///
 /// And its parents.
 #[utoipa::path(
@@ -147,11 +160,12 @@ pub async fn list(
 )]
 pub async fn mkdir(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<PathRequest>,
 ) -> Result<StatusCode> {
-    app.make_dir(&id, body.into()).await?;
+    app.make_dir(&principal, &id, body.into()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -170,10 +184,11 @@ pub async fn mkdir(
 )]
 pub async fn remove(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<PathRequest>,
 ) -> Result<StatusCode> {
-    app.remove_path(&id, body.into()).await?;
+    app.remove_path(&principal, &id, body.into()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -16,8 +16,9 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
 use super::extract::expect_type;
-use crate::app::files::{MAX_MODE, MAX_PATH, Place, Target};
+use crate::app::files::{MAX_MODE, MAX_PATH};
 use crate::error::{Error, Result};
+use crate::hosts::{CHUNK_BYTES, GuestPath, UploadTarget};
 
 const FORM: &str = "multipart/form-data";
 /// Bytes of a part that is not the file.
@@ -75,18 +76,17 @@ impl Form {
     }
 
     /// Where the file goes, and the file.
-    pub(super) fn into_parts(self) -> Result<(Target, File)> {
+    pub(super) fn into_parts(self) -> Result<(UploadTarget, File)> {
         let missing = |part| move || Error::invalid(format!("the part {part} is missing"));
         let file = self.file.ok_or_else(missing("file"))?;
-        let place = Place {
+        let path = GuestPath {
             path: self.path.ok_or_else(missing("path"))?,
             user: self.user,
         };
-        place.check()?;
         let mode = self.mode.as_deref().map(parse_mode).transpose()?;
         Ok((
-            Target {
-                place,
+            UploadTarget {
+                path,
                 mode,
                 archive: false,
             },
@@ -183,7 +183,7 @@ impl File {
     /// Its bytes. A form that is still coming ends well only if nothing follows the file.
     pub(super) fn content(self, limit: Option<u64>) -> BoxStream<'static, Result<Bytes>> {
         match self {
-            Self::Kept(file) => ReaderStream::with_capacity(file, host_rpc::FILE_CHUNK_BYTES)
+            Self::Kept(file) => ReaderStream::with_capacity(file, CHUNK_BYTES)
                 .map_err(disk)
                 .boxed(),
             Self::Coming { form, field } => coming(form, field, limit).boxed(),

@@ -22,11 +22,11 @@ pub async fn health(
     State(app): State<Arc<App>>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Health>> {
-    let complaints = app.complaints().await;
-    for complaint in &complaints {
-        tracing::debug!("health: {complaint}");
+    let problems = app.find_problems().await;
+    for problem in &problems {
+        tracing::debug!("health: {problem}");
     }
-    let status = if complaints.is_empty() {
+    let status = if problems.is_empty() {
         "ok"
     } else {
         "degraded"

@@ -10,8 +10,9 @@ use http::{HeaderMap, StatusCode};
 use super::extract::{Id, NoQuery, OptionalJson, Query};
 use super::sandboxes::idempotency;
 use super::view;
-use crate::app::{App, on_its_own, sandbox_fork, sandbox_pause};
-use crate::auth::Caller;
+use crate::app::sandbox_fork::ForkRequest;
+use crate::app::{App, spawn_detached};
+use crate::auth::Principal;
 use crate::error::Result;
 
 /// Pause a sandbox
@@ -21,7 +22,7 @@ use crate::error::Result;
 #[utoipa::path(
     post, path = "/{id}/pause", tag = "sandboxes", operation_id = "pause_sandbox",
     responses(
-        (status = 200, description = "It is paused", body = Sandbox),
+        (status = 200, description = "The sandbox is paused", body = Sandbox),
         (status = 409, description = "It neither runs nor is paused"),
         (status = 502, description = "The host failed; it runs on"),
         (status = 504, description = "It did not end in time; the host goes on with it"),
@@ -30,12 +31,12 @@ use crate::error::Result;
 )]
 pub async fn pause(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Sandbox>> {
-    Ok(Answer(view::sandbox(
-        on_its_own(sandbox_pause::pause(app, id)).await?,
-    )))
+    let paused = async move { app.pause_sandbox(&principal, &id).await };
+    Ok(Answer(view::sandbox(spawn_detached(paused).await?)))
 }
 
 /// Resume a sandbox
@@ -46,7 +47,7 @@ pub async fn pause(
 #[utoipa::path(
     post, path = "/{id}/resume", tag = "sandboxes", operation_id = "resume_sandbox",
     responses(
-        (status = 200, description = "It runs", body = Sandbox),
+        (status = 200, description = "The sandbox is running", body = Sandbox),
         (status = 409, description = "It neither runs nor is paused"),
         (status = 502, description = "The host or the guest failed; it stays paused"),
         (status = 504, description = "It did not end in time; the host goes on with it"),
@@ -55,12 +56,12 @@ pub async fn pause(
 )]
 pub async fn resume(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Sandbox>> {
-    Ok(Answer(view::sandbox(
-        on_its_own(sandbox_pause::resume(app, id)).await?,
-    )))
+    let resumed = async move { app.resume_sandbox(&principal, &id).await };
+    Ok(Answer(view::sandbox(spawn_detached(resumed).await?)))
 }
 
 /// Fork a sandbox
@@ -75,7 +76,7 @@ pub async fn resume(
         description = "At most 255 printable ASCII characters; remembered as long as the children are there")),
     request_body = ForkSandbox,
     responses(
-        (status = 201, description = "They run", body = Vec<Sandbox>),
+        (status = 201, description = "The children are running", body = Vec<Sandbox>),
         (status = 409, description = "It neither runs nor is paused, or a child was deleted"),
         (status = 422, description = "The idempotency key came before for another sandbox or count"),
         (status = 502, description = "The host or a guest failed; there are no children"),
@@ -85,7 +86,7 @@ pub async fn resume(
 )]
 pub async fn fork(
     State(app): State<Arc<App>>,
-    Extension(caller): Extension<Caller>,
+    Extension(principal): Extension<Principal>,
     Id(source): Id,
     Query(NoQuery {}): Query<NoQuery>,
     headers: HeaderMap,
@@ -93,13 +94,13 @@ pub async fn fork(
 ) -> Result<(StatusCode, Answer<Vec<Sandbox>>)> {
     let count = body.count.unwrap_or(1);
     let idempotency = idempotency(&headers, &(source.as_str(), count))?;
-    let fork = sandbox_fork::Fork {
+    let fork = ForkRequest {
         source,
         count,
-        key_id: caller.key_id,
         idempotency,
     };
-    let children = on_its_own(sandbox_fork::fork(app, fork)).await?;
+    let forked = async move { app.fork_sandbox(&principal, fork).await };
+    let children = spawn_detached(forked).await?;
     Ok((
         StatusCode::CREATED,
         Answer(children.into_iter().map(view::sandbox).collect()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api_types::LogEntry;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use utoipa::IntoParams;
 use super::extract::{Id, Query};
 use super::view;
 use crate::app::App;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -38,10 +40,13 @@ pub struct LogsQuery {
 )]
 pub async fn logs(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(query): Query<LogsQuery>,
 ) -> Result<Response> {
-    let logs = app.logs(&id, query.follow.unwrap_or_default()).await?;
+    let logs = app
+        .read_logs(&principal, &id, query.follow.unwrap_or_default())
+        .await?;
     let stop = app.shutdown.clone();
     let lines = stream::try_unfold((logs, stop), |(mut logs, stop)| async move {
         let entry = tokio::select! {

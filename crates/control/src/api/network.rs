@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use api_types::{NetworkRules, Sandbox};
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::{Extension, Json as Answer};
 
 use super::extract::{Id, Json, NoQuery, Query};
 use super::view;
-use crate::app::{App, on_its_own, sandbox_network};
+use crate::app::{App, spawn_detached};
+use crate::auth::Principal;
 use crate::error::Result;
 
 /// Change where a sandbox may connect to
@@ -28,12 +29,12 @@ use crate::error::Result;
 )]
 pub async fn set(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<NetworkRules>,
 ) -> Result<Answer<Sandbox>> {
     let rules = body.try_into()?;
-    Ok(Answer(view::sandbox(
-        on_its_own(sandbox_network::set_network(app, id, rules)).await?,
-    )))
+    let changed = async move { app.set_network(&principal, &id, &rules).await };
+    Ok(Answer(view::sandbox(spawn_detached(changed).await?)))
 }

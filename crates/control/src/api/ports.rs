@@ -1,14 +1,14 @@
 //! `/v1/sandboxes/{id}/port-links` and `/v1/sandboxes/{id}/tunnel`. The ports themselves are served
-//! by [`crate::ports`], below `/v1/sandboxes/{id}/ports/{port}/` and on names of their own.
+//! by `crate::proxy`, below `/v1/sandboxes/{id}/ports/{port}/` and on names of their own.
 
 use std::sync::Arc;
 
 use api_types::{PortLink, PortLinkRequest};
-use axum::Json as Answer;
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
+use axum::{Extension, Json as Answer};
 use http::HeaderMap;
 use http::header::HOST;
 use hyper_util::rt::TokioIo;
@@ -19,9 +19,10 @@ use super::extract::{Id, Json, NoQuery, Query};
 use super::{tunnel, view};
 use crate::app::App;
 use crate::app::ports::PortUrl;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
 
-/// Make a link to a port
+/// Create a signed URL for a port
 ///
 /// Whoever has it can use the port over HTTP until it expires or the sandbox is deleted. Without a
 /// link, requests to the port need an API key. Of a sandbox with `public_ports` the link holds no
@@ -32,6 +33,7 @@ use crate::error::{Error, Result};
 )]
 pub async fn create_link(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     headers: HeaderMap,
@@ -47,7 +49,7 @@ pub async fn create_link(
         token,
         expires_at,
     } = app
-        .port_link(&id, body.port, body.expires_in_sec, asked)
+        .create_port_url(&principal, &id, body.port, body.expires_in_sec, asked)
         .await?;
     let expires_at = expires_at.map(|seconds| view::time(seconds.saturating_mul(1000)));
     Ok(Answer(PortLink {
@@ -83,6 +85,7 @@ pub struct TunnelQuery {
 )]
 pub async fn tunnel(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(query): Query<TunnelQuery>,
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -93,7 +96,7 @@ pub async fn tunnel(
             error.body_text().to_lowercase()
         ))
     })?;
-    let (connection, counted) = app.port_tunnel(&id, query.port).await?;
+    let (connection, counted) = app.open_port_tunnel(&principal, &id, query.port).await?;
     let shutdown = app.shutdown.clone();
     let upgrade = upgrade
         .max_message_size(tunnel::MAX_READ)

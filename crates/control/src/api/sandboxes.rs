@@ -15,9 +15,10 @@ use utoipa::IntoParams;
 
 use super::extract::{Id, Json, NoQuery, Query};
 use super::view;
-use crate::app::sizes::Sizes;
-use crate::app::{App, on_its_own, sandbox_create, sandbox_delete};
-use crate::auth::Caller;
+use crate::app::resources::ResourceRequest;
+use crate::app::sandbox_create::CreateRequest;
+use crate::app::{App, spawn_detached};
+use crate::auth::Principal;
 use crate::error::{Error, Result};
 
 /// Makes two creates the same one.
@@ -28,17 +29,17 @@ const NEXT_CURSOR: &str = "x-next-cursor";
 const DEFAULT_LIMIT: u32 = 100;
 pub const MAX_LIMIT: u32 = 1000;
 
-/// Make a sandbox
+/// Create a sandbox
 ///
-/// Answers when it runs. A request that comes again with the same `Idempotency-Key` and body makes
-/// no second sandbox: it gets the first one.
+/// Returns when the sandbox is running. A request that is sent again with the same `Idempotency-Key`
+/// and body creates no second sandbox: it returns the first one.
 #[utoipa::path(
     post, path = "", tag = "sandboxes", operation_id = "create_sandbox",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "At most 255 printable ASCII characters; remembered as long as the sandbox is there")),
     request_body = CreateSandbox,
     responses(
-        (status = 201, description = "It runs", body = Sandbox),
+        (status = 201, description = "The sandbox is running", body = Sandbox),
         (status = 404, description = "There is no such template"),
         (status = 409, description = "It was deleted while it was being made"),
         (status = 422, description = "The idempotency key came before with another body"),
@@ -48,12 +49,12 @@ pub const MAX_LIMIT: u32 = 1000;
 )]
 pub async fn create(
     State(app): State<Arc<App>>,
-    Extension(caller): Extension<Caller>,
+    Extension(principal): Extension<Principal>,
     Query(NoQuery {}): Query<NoQuery>,
     headers: HeaderMap,
     Json(body): Json<CreateSandbox>,
 ) -> Result<Response> {
-    let named = Sizes {
+    let resources = ResourceRequest {
         vcpus: body.vcpus,
         memory_mb: body.memory_mb,
         disk_mb: body.disk_mb,
@@ -61,13 +62,13 @@ pub async fn create(
     let spec = spec(body)?;
     spec.check(&app.limits)?;
     let idempotency = idempotency(&headers, &spec)?;
-    let create = sandbox_create::Create {
+    let request = CreateRequest {
         spec,
-        named,
-        key_id: caller.key_id,
+        resources,
         idempotency,
     };
-    let sandbox = on_its_own(sandbox_create::create(app, create)).await?;
+    let created = async move { app.create_sandbox(&principal, request).await };
+    let sandbox = spawn_detached(created).await?;
     Ok((StatusCode::CREATED, Answer(view::sandbox(sandbox))).into_response())
 }
 
@@ -140,7 +141,11 @@ pub struct ListQuery {
         headers(("X-Next-Cursor" = Option<String>,
             description = "Where the next page begins; absent on the last one"))))
 )]
-pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -> Result<Response> {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Query(query): Query<ListQuery>,
+) -> Result<Response> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Error::invalid(format!(
@@ -148,7 +153,9 @@ pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -
         )));
     }
     let cursor: Option<Cursor> = query.cursor.map(|cursor| cursor.parse()).transpose()?;
-    let page = app.sandboxes(cursor.as_ref(), limit).await?;
+    let page = app
+        .list_sandboxes(&principal, cursor.as_ref(), limit)
+        .await?;
     let sandboxes: Vec<Sandbox> = page.sandboxes.into_iter().map(view::sandbox).collect();
     let mut response = Answer(sandboxes).into_response();
     if let Some(next) = page.next {
@@ -158,17 +165,20 @@ pub async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQuery>) -
     Ok(response)
 }
 
-/// Look at a sandbox
+/// Get a sandbox
 #[utoipa::path(
     get, path = "/{id}", tag = "sandboxes", operation_id = "get_sandbox",
-    responses((status = 200, description = "It is there, in whatever state", body = Sandbox))
+    responses((status = 200, description = "The sandbox, in any state", body = Sandbox))
 )]
 pub async fn get(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Sandbox>> {
-    Ok(Answer(view::sandbox(app.sandbox(&id).await?)))
+    Ok(Answer(view::sandbox(
+        app.get_sandbox(&principal, &id).await?,
+    )))
 }
 
 /// Delete a sandbox
@@ -184,9 +194,10 @@ pub async fn get(
 )]
 pub async fn delete(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode> {
-    on_its_own(sandbox_delete::delete(app, id)).await?;
+    spawn_detached(async move { app.delete_sandbox(&principal, &id).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

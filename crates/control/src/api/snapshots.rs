@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use api_types::{CreateSnapshot, Template, TemplateKind};
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::{Extension, Json as Answer};
 use http::StatusCode;
 use model::TemplateName;
 use serde::Deserialize;
@@ -12,7 +12,9 @@ use utoipa::IntoParams;
 
 use super::extract::{Json, Name, NoQuery, Query};
 use super::view;
-use crate::app::{App, on_its_own, snapshots};
+use crate::app::snapshots::{self, NewSnapshot};
+use crate::app::{App, spawn_detached};
+use crate::auth::Principal;
 use crate::error::Result;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -23,7 +25,7 @@ pub struct CreateQuery {
     overwrite: Option<bool>,
 }
 
-/// Make a snapshot
+/// Create a snapshot
 ///
 /// Makes a template of a sandbox that runs or is paused, which goes on as it was.
 #[utoipa::path(
@@ -41,6 +43,7 @@ pub struct CreateQuery {
 )]
 pub async fn create(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Query(query): Query<CreateQuery>,
     Json(body): Json<CreateSnapshot>,
 ) -> Result<(StatusCode, Answer<Template>)> {
@@ -48,13 +51,14 @@ pub async fn create(
         Some(name) => name.parse::<TemplateName>()?,
         None => snapshots::random_name("template")?,
     };
-    let snapshot = snapshots::Snapshot {
+    let new = NewSnapshot {
         sandbox: body.sandbox_id.parse()?,
         name,
         memory: body.memory.unwrap_or(true),
         overwrite: body.overwrite.or(query.overwrite).unwrap_or(false),
     };
-    let made = on_its_own(snapshots::create(app, snapshot)).await?;
+    let made = async move { app.create_snapshot(&principal, new).await };
+    let made = spawn_detached(made).await?;
     Ok((StatusCode::CREATED, Answer(view::template(made))))
 }
 
@@ -79,9 +83,14 @@ pub struct ListQuery {
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Query(query): Query<ListQuery>,
 ) -> Result<Answer<Vec<Template>>> {
-    let templates = app.templates().await?.into_iter().map(view::template);
+    let templates = app
+        .list_snapshots(&principal)
+        .await?
+        .into_iter()
+        .map(view::template);
     let is_wanted = |template: &Template| match query.kind {
         Some(kind) => template.kind == kind,
         None => template.kind != TemplateKind::Base,
@@ -89,23 +98,26 @@ pub async fn list(
     Ok(Answer(templates.filter(is_wanted).collect()))
 }
 
-/// Look at a snapshot
+/// Get a snapshot
 #[utoipa::path(
     get, path = "/v1/snapshots/{name}", tag = "templates", operation_id = "get_snapshot",
     responses(
-        (status = 200, description = "It is there", body = Template),
+        (status = 200, description = "The snapshot", body = Template),
         (status = 502, description = "The host agent failed"),
     )
 )]
 pub async fn get(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Name(name): Name<TemplateName>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Template>> {
-    Ok(Answer(view::template(app.snapshot(&name).await?)))
+    Ok(Answer(view::template(
+        app.get_snapshot(&principal, &name).await?,
+    )))
 }
 
-/// Remove a snapshot
+/// Delete a snapshot
 ///
 /// Sandboxes that were made from it keep it: as long as there is one, it is refused with their ids.
 #[utoipa::path(
@@ -119,9 +131,11 @@ pub async fn get(
 )]
 pub async fn delete(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Name(name): Name<TemplateName>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode> {
-    on_its_own(snapshots::delete(app, name)).await?;
+    let deleted = async move { app.delete_snapshot(&principal, &name).await };
+    spawn_detached(deleted).await?;
     Ok(StatusCode::NO_CONTENT)
 }

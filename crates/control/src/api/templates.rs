@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use api_types::Template;
-use axum::Json as Answer;
 use axum::extract::State;
+use axum::{Extension, Json as Answer};
 
 use super::extract::{NoQuery, Query};
 use super::view;
 use crate::app::App;
+use crate::auth::Principal;
 use crate::error::Result;
 
 /// List templates
@@ -23,10 +24,11 @@ use crate::error::Result;
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Answer<Vec<Template>>> {
     Ok(Answer(
-        app.templates()
+        app.list_templates(&principal)
             .await?
             .into_iter()
             .map(view::template)

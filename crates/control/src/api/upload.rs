@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
@@ -10,6 +11,7 @@ use utoipa::ToSchema;
 use super::extract::{Id, NoQuery, Query};
 use super::form::Form;
 use crate::app::App;
+use crate::auth::Principal;
 use crate::error::Result;
 
 /// The parts of an upload.
@@ -47,6 +49,7 @@ pub struct UploadForm {
 )]
 pub async fn write(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     headers: HeaderMap,
@@ -55,7 +58,7 @@ pub async fn write(
     let limit = app.max_upload_bytes;
     let form = Form::read(&headers, body, Some(limit)).await?;
     let (target, file) = form.into_parts()?;
-    app.write_file(&id, target, file.content(Some(limit)))
+    app.write_file(&principal, &id, target, file.content(Some(limit)))
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -77,6 +80,7 @@ pub async fn write(
 )]
 pub async fn stream_write(
     State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     headers: HeaderMap,
@@ -84,6 +88,7 @@ pub async fn stream_write(
 ) -> Result<StatusCode> {
     let form = Form::read(&headers, body, None).await?;
     let (target, file) = form.into_parts()?;
-    app.write_file(&id, target, file.content(None)).await?;
+    app.write_file(&principal, &id, target, file.content(None))
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,9 +1,10 @@
-//! Rows and messages as clients see them.
+//! Conversions from our types to those of the API.
 
-use host_rpc as rpc;
 use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
+
+use crate::hosts::{Checkpoint, FileInfo, FileKind, LogEntry, LogSource, Template, TemplateKind};
 
 /// RFC 3339, always with three digits for milliseconds, so that times sort as text.
 const TIME: StaticFormatDescription =
@@ -50,45 +51,42 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
 }
 
 #[must_use]
-pub fn template(template: rpc::Template) -> api_types::Template {
-    let kind = match template.kind.as_known() {
-        Some(rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT) => api_types::TemplateKind::Snapshot,
-        Some(rpc::TemplateKind::TEMPLATE_KIND_IMAGE) => api_types::TemplateKind::Image,
-        Some(
-            rpc::TemplateKind::TEMPLATE_KIND_BASE | rpc::TemplateKind::TEMPLATE_KIND_UNSPECIFIED,
-        )
-        | None => api_types::TemplateKind::Base,
+pub fn template(template: Template) -> api_types::Template {
+    let kind = match template.kind {
+        TemplateKind::Snapshot => api_types::TemplateKind::Snapshot,
+        TemplateKind::Image => api_types::TemplateKind::Image,
+        TemplateKind::Base => api_types::TemplateKind::Base,
     };
-    let size =
-        |size| Some(size).filter(|&size| size > 0 && kind == api_types::TemplateKind::Snapshot);
+    let has_sizes = template.kind == TemplateKind::Snapshot;
+    let size = |size| Some(size).filter(|&size| size > 0 && has_sizes);
     api_types::Template {
         kind,
         vcpus: size(template.vcpus),
         memory_mb: size(template.memory_mb),
         disk_mb: size(template.disk_mb),
-        name: template.name,
+        name: template.name.to_string(),
         size_bytes: template.size_bytes,
-        source_sandbox_id: Some(template.source_sandbox_id).filter(|id| !id.is_empty()),
-        created_at: time(template.created_at_ms),
+        source_sandbox_id: template.source_sandbox_id,
+        created_at: time(template.created_at),
     }
 }
 
 #[must_use]
-pub fn checkpoint(checkpoint: rpc::Checkpoint) -> api_types::Checkpoint {
+pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
     api_types::Checkpoint {
         name: checkpoint.name,
         size_bytes: checkpoint.size_bytes,
-        created_at: time(checkpoint.created_at_ms),
+        created_at: time(checkpoint.created_at),
     }
 }
 
 #[must_use]
-pub fn file(info: rpc::FileInfo) -> api_types::FileInfo {
-    let kind = match info.kind.as_known() {
-        Some(rpc::FileKind::FILE_KIND_FILE) => api_types::FileKind::File,
-        Some(rpc::FileKind::FILE_KIND_DIRECTORY) => api_types::FileKind::Directory,
-        Some(rpc::FileKind::FILE_KIND_SYMLINK) => api_types::FileKind::Symlink,
-        Some(rpc::FileKind::FILE_KIND_UNSPECIFIED) | None => api_types::FileKind::Other,
+pub fn file(info: FileInfo) -> api_types::FileInfo {
+    let kind = match info.kind {
+        FileKind::File => api_types::FileKind::File,
+        FileKind::Directory => api_types::FileKind::Directory,
+        FileKind::Symlink => api_types::FileKind::Symlink,
+        FileKind::Other => api_types::FileKind::Other,
     };
     api_types::FileInfo {
         path: info.path,
@@ -97,19 +95,19 @@ pub fn file(info: rpc::FileInfo) -> api_types::FileInfo {
         mode: info.mode,
         owner: info.owner,
         group: info.group,
-        modified_at: time(info.modified_at_ms),
+        modified_at: time(info.modified_at),
         symlink_target: info.symlink_target,
     }
 }
 
 #[must_use]
-pub fn log(entry: rpc::ReadLogsResponse) -> api_types::LogEntry {
-    let source = match entry.source.as_known() {
-        Some(rpc::read_logs_response::Source::SOURCE_AGENT) => api_types::LogSource::Agent,
-        _ => api_types::LogSource::Console,
+pub fn log(entry: LogEntry) -> api_types::LogEntry {
+    let source = match entry.source {
+        LogSource::Agent => api_types::LogSource::Agent,
+        LogSource::Console => api_types::LogSource::Console,
     };
     api_types::LogEntry {
-        time: time(entry.time_ms),
+        time: time(entry.time),
         source,
         line: entry.line,
     }

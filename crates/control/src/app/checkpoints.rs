@@ -1,93 +1,82 @@
-//! Instants of a sandbox that it can be put back to. They belong to it and go with it; only its
-//! host knows them.
+//! Checkpoints: saved states that a sandbox can be rolled back to. They belong to it and go with it;
+//! only its host knows them.
 
-use std::sync::Arc;
-
-use host_rpc as rpc;
-use model::{CheckpointName, ErrorCode, SandboxId};
+use model::{CheckpointName, ErrorCode, Resource, SandboxId};
 use store::Sandbox;
 
 use super::App;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
+use crate::hosts::Checkpoint;
 
-/// Answers when it is safe on the host's disk. The sandbox goes on as it was.
-///
-/// # Errors
-/// `Conflict` when it has one of that name; what keeps the host from it: nothing is left of the
-/// checkpoint then.
-pub async fn create(app: Arc<App>, id: SandboxId, name: CheckpointName) -> Result<rpc::Checkpoint> {
-    let (_, host) = app.alive(&id).await?;
-    let (sandbox_id, name) = (id.to_string(), name.to_string());
-    let request = rpc::CreateCheckpointRequest {
-        sandbox_id,
-        name,
-        ..Default::default()
-    };
-    Ok(host
-        .create_checkpoint(request)
-        .await?
-        .checkpoint
-        .into_option()
-        .unwrap_or_default())
-}
-
-/// Oldest first.
-///
-/// # Errors
-/// The sandbox's state, or the host's.
-pub async fn list(app: &App, id: &SandboxId) -> Result<Vec<rpc::Checkpoint>> {
-    let (_, host) = app.alive(id).await?;
-    let request = rpc::ListCheckpointsRequest {
-        sandbox_id: id.to_string(),
-        ..Default::default()
-    };
-    Ok(host.list_checkpoints(request).await?.checkpoints)
-}
-
-/// Answers when it is gone.
-///
-/// # Errors
-/// `NotFound`; the host's.
-pub async fn delete(app: Arc<App>, id: SandboxId, name: CheckpointName) -> Result<()> {
-    // Hosts remove what is not there without a word.
-    if !list(&app, &id)
-        .await?
-        .iter()
-        .any(|checkpoint| checkpoint.name == name.as_str())
-    {
-        let text =
-            format!("sandbox {id} has no checkpoint {name}; `wrenn checkpoints {id}` lists them");
-        return Err(Error::new(ErrorCode::NotFound, text));
+impl App {
+    /// Creates a checkpoint, and returns when it is safe on the host's disk. The sandbox goes on as
+    /// it was.
+    ///
+    /// # Errors
+    /// `Conflict` if the sandbox has one of that name; the host's. No checkpoint is left then.
+    pub async fn create_checkpoint(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        name: &CheckpointName,
+    ) -> Result<Checkpoint> {
+        principal.require_write(Resource::Sandboxes)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        host.create_checkpoint(id, name).await
     }
-    let (_, host) = app.alive(&id).await?;
-    let (sandbox_id, name) = (id.to_string(), name.to_string());
-    let request = rpc::RemoveCheckpointRequest {
-        sandbox_id,
-        name,
-        ..Default::default()
-    };
-    host.remove_checkpoint(request).await.map(drop)
-}
 
-/// Puts the sandbox back. Answers when it is there, and runs if it ran before.
-///
-/// # Errors
-/// `NotFound`; what keeps the host from it: the sandbox is as it was then.
-pub async fn rollback(app: Arc<App>, id: SandboxId, name: CheckpointName) -> Result<Sandbox> {
-    let (_, host) = app.alive(&id).await?;
-    let (sandbox_id, name) = (id.to_string(), name.to_string());
-    let request = rpc::RollbackSandboxRequest {
-        sandbox_id,
-        name,
-        ..Default::default()
-    };
-    let report = host
-        .rollback_sandbox(request)
-        .await?
-        .sandbox
-        .into_option()
-        .unwrap_or_default();
-    app.settle(&host, report)
-        .await?
-        .ok_or_else(|| Error::no_sandbox(&id))
+    /// Returns the checkpoints of a sandbox, oldest first.
+    ///
+    /// # Errors
+    /// The sandbox's state; the host's.
+    pub async fn list_checkpoints(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+    ) -> Result<Vec<Checkpoint>> {
+        principal.require_read(Resource::Sandboxes)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        host.list_checkpoints(id).await
+    }
+
+    /// Removes a checkpoint.
+    ///
+    /// # Errors
+    /// `NotFound`; the host's.
+    pub async fn delete_checkpoint(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        name: &CheckpointName,
+    ) -> Result<()> {
+        principal.require_write(Resource::Sandboxes)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        // Hosts remove a checkpoint that is not there without an error.
+        let checkpoints = host.list_checkpoints(id).await?;
+        let is_ours = |checkpoint: &Checkpoint| checkpoint.name == name.as_str();
+        if !checkpoints.iter().any(is_ours) {
+            let text = format!(
+                "sandbox {id} has no checkpoint {name}; `wrenn checkpoints {id}` lists them"
+            );
+            return Err(Error::new(ErrorCode::NotFound, text));
+        }
+        host.remove_checkpoint(id, name).await
+    }
+
+    /// Rolls a sandbox back. It runs then if it ran before.
+    ///
+    /// # Errors
+    /// `NotFound`; the host's. The sandbox is as it was then.
+    pub async fn rollback_sandbox(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        name: &CheckpointName,
+    ) -> Result<Sandbox> {
+        principal.require_write(Resource::Sandboxes)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        let report = host.rollback_sandbox(id, name).await?;
+        self.apply_response(id, report).await
+    }
 }

@@ -1,25 +1,26 @@
 //! Console and agent events of a sandbox.
 
-use host_rpc::ReadLogsRequest;
-use model::SandboxId;
+use model::{Resource, SandboxId};
 
 use super::App;
+use crate::auth::Principal;
 use crate::error::Result;
 use crate::hosts::LogStream;
 
 impl App {
-    /// What there is, in whatever state the sandbox is; with `follow`, then also what comes.
+    /// Opens the logs of a sandbox in any state; with `follow`, the stream goes on with new lines.
     ///
     /// # Errors
     /// `NotFound`; `HostUnavailable`.
-    pub async fn logs(&self, id: &SandboxId, follow: bool) -> Result<LogStream> {
-        let sandbox = self.sandbox(id).await?;
-        let host = self.host_of(id, sandbox.host_id.as_deref())?;
-        let request = ReadLogsRequest {
-            sandbox_id: id.to_string(),
-            follow,
-            ..Default::default()
-        };
-        host.read_logs(request).await
+    pub async fn read_logs(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        follow: bool,
+    ) -> Result<LogStream> {
+        principal.require_read(Resource::Sandboxes)?;
+        let sandbox = self.find_sandbox(principal, id).await?;
+        let host = self.find_host(id, sandbox.host_id.as_deref())?;
+        host.read_logs(id, follow).await
     }
 }

@@ -1,24 +1,28 @@
-//! The use cases, one file each. They know nothing of HTTP.
+//! The use cases: methods of [`App`], one file each. They know nothing of HTTP.
 //!
-//! A use case that changes something runs as a task of its own ([`on_its_own`]): a client that
-//! hangs up in the middle does not cut it in half. What a dying process leaves half done is
-//! finished by `tasks`.
+//! The first argument of each is the [`Principal`](crate::auth::Principal) who asks: it is checked
+//! for its scopes first, and what belongs to another team is answered as if it were not there. The
+//! others are reconcilers' and are private to the crate.
+//!
+//! A use case that changes something runs as a task of its own ([`spawn_detached`]): a client that
+//! hangs up in the middle does not cut it in half. What a dying process leaves half done is finished
+//! by `tasks`.
 
 pub mod checkpoints;
 pub mod exec;
 pub mod files;
 pub mod health;
-pub mod keys;
+mod idempotency_lock;
 pub mod logs;
 pub mod ports;
-pub mod report;
+mod report;
+pub mod resources;
 pub mod sandbox_create;
 pub mod sandbox_delete;
 pub mod sandbox_fork;
 pub mod sandbox_network;
 pub mod sandbox_pause;
 pub mod sandbox_read;
-pub mod sizes;
 pub mod snapshots;
 pub mod templates;
 
@@ -34,8 +38,9 @@ use crate::error::{Error, Result};
 use crate::hosts::Hosts;
 use crate::ports::Ports;
 use crate::rate_limit::RateLimits;
+pub use idempotency_lock::IdempotencyLocks;
 
-/// What every use case needs.
+/// State that all use cases share.
 #[derive(Debug)]
 pub struct App {
     pub store: Store,
@@ -46,33 +51,32 @@ pub struct App {
     pub max_upload_bytes: u64,
     /// Rate limits of API keys.
     pub rate_limits: RateLimits,
-    /// Sandboxes whose create is under way in this process; nobody else gives up on them.
-    pub creating: Creating,
-    /// Idempotency keys of creates and forks that are under way.
-    pub keys: keys::Keys,
+    /// Sandboxes whose create is under way in this process; reconcilers leave them alone.
+    pub in_flight_creates: InFlightCreates,
+    pub idempotency_locks: IdempotencyLocks,
     /// Ends open streams and background tasks.
     pub shutdown: CancellationToken,
-    /// Woken when there may be something to converge before the next round.
-    pub converge: tokio::sync::Notify,
+    /// Notified when there may be something to reconcile before the next round.
+    pub reconcile: tokio::sync::Notify,
 }
 
-/// A set of ids, each in it as long as its guard lives. A set in memory is enough: when the process
-/// dies, nobody creates them any more.
+/// Ids of sandboxes that are being created, each as long as its guard lives. Memory is enough: when
+/// the process dies, their creates end with it.
 #[derive(Debug, Default, Clone)]
-pub struct Creating(Arc<Mutex<BTreeSet<SandboxId>>>);
+pub struct InFlightCreates(Arc<Mutex<BTreeSet<SandboxId>>>);
 
-/// Keeps an id in [`Creating`].
+/// Keeps an id in [`InFlightCreates`].
 #[derive(Debug)]
-pub struct CreatingGuard {
-    set: Creating,
+pub struct InFlightCreate {
+    set: InFlightCreates,
     id: SandboxId,
 }
 
-impl Creating {
+impl InFlightCreates {
     #[must_use]
-    pub fn begin(&self, id: &SandboxId) -> CreatingGuard {
+    pub fn insert(&self, id: &SandboxId) -> InFlightCreate {
         self.0.lock().insert(id.clone());
-        CreatingGuard {
+        InFlightCreate {
             set: self.clone(),
             id: id.clone(),
         }
@@ -84,7 +88,7 @@ impl Creating {
     }
 }
 
-impl Drop for CreatingGuard {
+impl Drop for InFlightCreate {
     fn drop(&mut self) {
         self.set.0.lock().remove(&self.id);
     }
@@ -94,7 +98,7 @@ impl Drop for CreatingGuard {
 ///
 /// # Errors
 /// The use case's own; a panic in it is an internal error.
-pub async fn on_its_own<T: Send + 'static>(
+pub async fn spawn_detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     use tracing::Instrument;

@@ -1,47 +1,49 @@
-//! Links to ports, and connections to them that are not HTTP.
+//! Signed URLs of ports, and connections to them that are not HTTP.
 
-use host_rpc::tunnel::{Counted, MAX_CONNECTIONS};
 use http::StatusCode;
 use hyper::upgrade::Upgraded;
-use model::{ErrorCode, SandboxId};
-use stdx::time::now_ms;
+use model::{ErrorCode, Resource, SandboxId};
 
 use super::App;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::NoTunnel;
+use crate::hosts::{Counted, MAX_CONNECTIONS, TunnelError};
 use crate::ports::PortTarget;
 use crate::ports::signed_url::LINK_PARAMETER;
+use stdx::time::now_ms;
 
-/// Seconds that a link is good for where nobody says.
+/// Lifetime of a signed URL in seconds, where the request names none.
 pub const DEFAULT_LINK_SEC: u32 = 3600;
 /// 30 days, as long as a sandbox may be told to stay without activity.
 pub const MAX_LINK_SEC: u32 = 30 * 24 * 3600;
 
-/// Where a port is.
+/// URLs of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortUrl {
-    /// The best that there is: an origin of its own where its name is known to lead here.
+    /// On an origin of its own where its name is known to lead here, otherwise as `path_url`.
     pub url: String,
     /// On the origin of the API.
     pub path_url: String,
-    /// Absent where nobody needs one.
+    /// Absent where the ports of the sandbox are public.
     pub token: Option<String>,
     /// Seconds since the Unix epoch.
     pub expires_at: Option<i64>,
 }
 
 impl App {
-    /// A link to a port, for a client that found us at `asked`, host and port.
+    /// Creates a signed URL for a port, for a client that reached us at `asked`, host and port.
     ///
     /// # Errors
     /// `NotFound`; what is wrong with port or time.
-    pub async fn port_link(
+    pub async fn create_port_url(
         &self,
+        principal: &Principal,
         id: &SandboxId,
         port: u16,
         seconds: Option<u32>,
         asked: &str,
     ) -> Result<PortUrl> {
+        principal.require_write(Resource::Sandboxes)?;
         let target = target(id, port)?;
         let seconds = seconds.unwrap_or(DEFAULT_LINK_SEC);
         if !(1..=MAX_LINK_SEC).contains(&seconds) {
@@ -49,7 +51,7 @@ impl App {
                 "expires_in_sec must be from 1 to {MAX_LINK_SEC}, not {seconds}"
             )));
         }
-        let public = self.sandbox(id).await?.spec.public_ports;
+        let public = self.find_sandbox(principal, id).await?.spec.public_ports;
         let expires = (!public).then(|| now_ms() / 1000 + i64::from(seconds));
         let token = expires.map(|at| {
             self.ports
@@ -71,7 +73,7 @@ impl App {
             .as_ref()
             .map(|token| format!("?{LINK_PARAMETER}={token}"))
             .unwrap_or_default();
-        let (host, own_port) = split(authority);
+        let (host, own_port) = split_authority(authority);
         let is_known = settings.is_domain_set || is_this_machine(host);
         // A private port by its own name needs a cookie.
         let url = if is_known && (public || settings.takes_cookies()) {
@@ -90,13 +92,19 @@ impl App {
         })
     }
 
-    /// A connection to a port.
+    /// Connects to a port.
     ///
     /// # Errors
     /// What the sandbox's state, its host or the guest says against it.
-    pub async fn port_tunnel(&self, id: &SandboxId, port: u16) -> Result<(Upgraded, Counted)> {
+    pub async fn open_port_tunnel(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        port: u16,
+    ) -> Result<(Upgraded, Counted)> {
+        principal.require_write(Resource::Sandboxes)?;
         let target = target(id, port)?;
-        let host = self.usable(id).await?.host;
+        let host = self.find_usable(principal, id).await?.host;
         let counted = self.ports.connections.begin(id).ok_or_else(|| {
             let text = format!(
                 "there are {MAX_CONNECTIONS} connections to this sandbox already; close some"
@@ -104,7 +112,7 @@ impl App {
             Error::new(ErrorCode::ResourceExhausted, text)
         })?;
         let connection = host
-            .tunnel(id, target.port)
+            .open_tunnel(id, target.port)
             .await
             .map_err(|error| refused(error, &target))?;
         Ok((connection, counted))
@@ -121,10 +129,10 @@ fn target(id: &SandboxId, port: u16) -> Result<PortTarget> {
     })
 }
 
-fn refused(error: NoTunnel, target: &PortTarget) -> Error {
+fn refused(error: TunnelError, target: &PortTarget) -> Error {
     let (status, text) = match error {
-        NoTunnel::Refused { status, text } => (status, text),
-        NoTunnel::Unreachable(error) => return error,
+        TunnelError::Refused { status, text } => (status, text),
+        TunnelError::Unreachable(error) => return error,
     };
     let code = match status {
         StatusCode::BAD_GATEWAY => {
@@ -144,8 +152,8 @@ fn refused(error: NoTunnel, target: &PortTarget) -> Error {
     Error::new(code, text)
 }
 
-/// Host, and the port with its colon.
-fn split(authority: &str) -> (&str, &str) {
+/// Splits into host, and the port with its colon.
+fn split_authority(authority: &str) -> (&str, &str) {
     let at = authority
         .rfind(':')
         .filter(|at| !authority[*at..].contains(']'))
@@ -153,7 +161,8 @@ fn split(authority: &str) -> (&str, &str) {
     authority.split_at(at)
 }
 
-/// Whether who calls us so is on this machine, where names below `localhost` lead here.
+/// Returns true if a client that calls us so is on this machine, where names below `localhost` lead
+/// here.
 fn is_this_machine(host: &str) -> bool {
     let is_loopback = host
         .trim_matches(['[', ']'])
@@ -168,9 +177,12 @@ mod tests {
 
     #[test]
     fn authorities_have_ports_or_none() {
-        assert_eq!(split("localhost:8000"), ("localhost", ":8000"));
-        assert_eq!(split("[::1]:8000"), ("[::1]", ":8000"));
-        assert_eq!((split("[::1]"), split("a.b")), (("[::1]", ""), ("a.b", "")));
+        assert_eq!(split_authority("localhost:8000"), ("localhost", ":8000"));
+        assert_eq!(split_authority("[::1]:8000"), ("[::1]", ":8000"));
+        assert_eq!(
+            (split_authority("[::1]"), split_authority("a.b")),
+            (("[::1]", ""), ("a.b", ""))
+        );
         assert!(
             is_this_machine("127.0.0.1")
                 && is_this_machine("[::1]")

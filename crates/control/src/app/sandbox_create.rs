@@ -1,264 +1,283 @@
-//! Makes a sandbox: template, row, host, report.
+//! Creates a sandbox: template, row, host, report.
 //!
-//! What the hosts have decides on sizes and places. The row comes before a host is asked, so that
-//! whatever a host makes is known. From the moment a host is asked it owns the state. If we die in
-//! between, the row is `pending`: either the host then reports what became of it, or
-//! `tasks::converge` removes the row after a while. If a step fails while the user waits, row and
-//! remains go: nobody was ever told the id.
+//! What is known of the hosts decides on sizes and host. The row comes before a host is asked, so
+//! that whatever a host makes is known. From the moment a host is asked it owns the state. If we die
+//! in between, the row is `pending`: either the host then reports what became of it, or
+//! `tasks::reconcile` removes the row after a while. If a step fails while the user waits, row and
+//! remains go: the id was never told.
 
 use std::slice;
 use std::sync::Arc;
 
-use host_rpc as rpc;
-use model::{ErrorCode, SandboxId, SandboxSpec, SandboxState, TemplateName};
+use model::{
+    ErrorCode, NetworkSpec, Resource, SandboxId, SandboxSpec, SandboxState, TeamId, TemplateName,
+};
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
-use super::sizes::{Sizes, fit};
-use super::templates::lack;
-use super::{App, sandbox_delete};
+use super::App;
+use super::resources::{ResourceRequest, resolve_resources};
+use super::templates::{is_visible, missing_unless};
+use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{self, Host};
-use crate::place::{NoPlace, Seen, place};
+use crate::hosts::{self, Host, Inventory};
+use crate::scheduler::{HostView, Unschedulable, rank_hosts};
 
-/// A checked request.
+/// A sandbox to create.
 #[derive(Debug)]
-pub struct Create {
-    /// With the defaults for sizes that it does not name.
+pub struct CreateRequest {
+    /// With the defaults for sizes that are not requested.
     pub spec: SandboxSpec,
-    pub named: Sizes,
-    pub key_id: String,
+    pub resources: ResourceRequest,
     pub idempotency: Option<Idempotency>,
 }
 
-/// Answers when it runs.
-///
-/// # Errors
-/// What refused it; nothing is left of it then.
-pub async fn create(app: Arc<App>, create: Create) -> Result<Sandbox> {
-    let _turn = app
-        .keys
-        .turn(&create.key_id, create.idempotency.as_ref())
-        .await;
-    // What came before is answered from its row, whatever became of the template meanwhile.
-    if let Some(idempotency) = &create.idempotency
-        && let Some(met) = app.store.sandbox_find(&create.key_id, idempotency).await?
-    {
-        return proceed(&app, met, Vec::new()).await;
-    }
-    app.rate_limits.count_creates(&create.key_id, 1)?;
-    let Create {
-        spec,
-        named,
-        key_id,
-        idempotency,
-    } = create;
-    let (spec, candidates) = candidates(&app, spec, &named).await?;
-    let new = NewSandbox {
-        id: SandboxId::random(),
-        team_id: model::TeamId::default(),
-        spec,
-        key_id,
-        idempotency,
-        now: now_ms(),
-    };
-    let guard = app.creating.begin(&new.id);
-    let made = proceed(&app, app.store.sandbox_insert(&new).await?, candidates).await;
-    drop(guard);
-    made
-}
-
-/// Goes on with what the insert met.
-async fn proceed(app: &Arc<App>, met: Inserted, candidates: Vec<Arc<Host>>) -> Result<Sandbox> {
-    let sandbox = match met {
-        Inserted::New(sandbox) => sandbox,
-        Inserted::Mismatch => return Err(mismatch()),
-        Inserted::Existing(sandbox) if sandbox.deleting => {
-            return Err(deleted_meanwhile(&sandbox.id));
-        }
-        // It never ran, and the first request for it died with its process.
-        Inserted::Existing(sandbox)
-            if sandbox.state.is_terminal() && sandbox.started_at.is_none() =>
-        {
-            return failed(app, &sandbox.id.clone(), did_not_start(sandbox)).await;
-        }
-        Inserted::Existing(sandbox) if sandbox.state != SandboxState::Pending => {
-            return Ok(sandbox);
-        }
-        // The first request for it may have died with its process; hosts take the same wish twice.
-        Inserted::Existing(sandbox) => sandbox,
-    };
-    let guard = app.creating.begin(&sandbox.id);
-    let made = match make(app, &sandbox, candidates).await {
-        Ok(made) => Ok(made),
-        Err(error) => failed(app, &sandbox.id, error).await,
-    };
-    drop(guard);
-    made
-}
-
-/// Its create failed for us. It may run all the same: the answer was lost, or it was asked for in
-/// another place, too.
-async fn failed(app: &App, id: &SandboxId, error: Error) -> Result<Sandbox> {
-    tracing::info!(sandbox = %id, error = error.chain(), "not created");
-    if sandbox_delete::give_up(app, slice::from_ref(id), "its create failed").await? {
-        return Err(error);
-    }
-    app.store
-        .sandbox_get_any_team(id)
-        .await?
-        .filter(|sandbox| !sandbox.deleting)
-        .ok_or(error)
-}
-
-fn mismatch() -> Error {
-    let text =
-        "this Idempotency-Key came before with another body; use a new key for a new sandbox";
-    Error::new(ErrorCode::IdempotencyMismatch, text)
-}
-
-fn deleted_meanwhile(id: &SandboxId) -> Error {
-    Error::new(
-        ErrorCode::Conflict,
-        format!("sandbox {id} was deleted while it was being made"),
-    )
-}
-
-/// `candidates` are the hosts to try, where they are known already.
-async fn make(app: &App, sandbox: &Sandbox, candidates: Vec<Arc<Host>>) -> Result<Sandbox> {
-    let candidates = match app.hosts.of(sandbox.host_id.as_deref()) {
-        // A host has begun it already.
-        begun if sandbox.host_id.is_some() => begun,
-        _ if !candidates.is_empty() => candidates,
-        _ => {
-            self::candidates(app, sandbox.spec.clone(), &Sizes::of(&sandbox.spec))
-                .await?
-                .1
-        }
-    };
-    let mut refusal = Error::new(
-        ErrorCode::HostUnavailable,
-        "no host can take a sandbox now; try again later",
-    );
-    for host in candidates {
-        match ensure(&host, sandbox).await {
-            Ok(reported) => return settle(app, &host, &sandbox.id, reported).await,
-            // Another one may have room.
-            Err(error) if error.code == ErrorCode::HostUnavailable && hosts::is_refusal(&error) => {
-                refusal = error
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(refusal)
-}
-
-/// The spec with the sizes that the template asks for, and the hosts to try, best first.
-async fn candidates(
-    app: &App,
+/// Spec with the sizes of its template, and the hosts to try, best first.
+struct Placement {
     spec: SandboxSpec,
-    named: &Sizes,
-) -> Result<(SandboxSpec, Vec<Arc<Host>>)> {
-    let hosts = app.hosts.all();
-    let answers =
-        futures::future::join_all(hosts.iter().map(|host| see(host, &spec.template))).await;
-    let mut silent = None;
-    let (mut seen, mut templates) = (
-        Vec::with_capacity(hosts.len()),
-        Vec::with_capacity(hosts.len()),
-    );
-    for answer in answers {
-        let (one, template) = answer.map_err(|error| silent = Some(error)).ok().unzip();
-        seen.push(one);
-        templates.push(template.flatten());
+    hosts: Vec<Arc<Host>>,
+}
+
+impl App {
+    /// Creates a sandbox, and returns when it runs.
+    ///
+    /// # Errors
+    /// The reason of the refusal; nothing of the sandbox is left then.
+    pub async fn create_sandbox(
+        &self,
+        principal: &Principal,
+        request: CreateRequest,
+    ) -> Result<Sandbox> {
+        principal.require_write(Resource::Sandboxes)?;
+        if request.spec.network != NetworkSpec::default() {
+            principal.require_write(Resource::Network)?;
+        }
+        let CreateRequest {
+            spec,
+            resources,
+            idempotency,
+        } = request;
+        let key_id = &principal.key_id;
+        let locks = &self.idempotency_locks;
+        let _lock = locks.acquire(key_id, idempotency.as_ref()).await;
+        // An earlier request is answered from its row, whatever became of the template since.
+        if let Some(idempotency) = &idempotency
+            && let Some(met) = self.store.sandbox_find(key_id, idempotency).await?
+        {
+            return self.continue_create(met, Vec::new()).await;
+        }
+        self.rate_limits.count_creates(key_id, 1)?;
+        let placement = self
+            .place_sandbox(&principal.team_id, spec, &resources)
+            .await?;
+        let new = NewSandbox {
+            id: SandboxId::random(),
+            team_id: principal.team_id.clone(),
+            spec: placement.spec,
+            key_id: key_id.clone(),
+            idempotency,
+            now: now_ms(),
+        };
+        let _in_flight = self.in_flight_creates.insert(&new.id);
+        let inserted = self.store.sandbox_insert(&new).await?;
+        self.continue_create(inserted, placement.hosts).await
     }
-    let order = place(&spec.template, &seen).map_err(|no_place| match no_place {
-        NoPlace::NoHost => silent.unwrap_or_else(|| {
+
+    /// Goes on with the row that the insert made or met.
+    async fn continue_create(&self, met: Inserted, hosts: Vec<Arc<Host>>) -> Result<Sandbox> {
+        let sandbox = match met {
+            Inserted::New(sandbox) => sandbox,
+            Inserted::Mismatch => return Err(idempotency_mismatch()),
+            Inserted::Existing(sandbox) if sandbox.deleting => {
+                return Err(deleted_in_between(&sandbox.id));
+            }
+            // It never ran, and the first request for it died with its process.
+            Inserted::Existing(sandbox)
+                if sandbox.state.is_terminal() && sandbox.started_at.is_none() =>
+            {
+                let id = sandbox.id.clone();
+                return self.fail_create(&id, did_not_start(sandbox)).await;
+            }
+            Inserted::Existing(sandbox) if sandbox.state != SandboxState::Pending => {
+                return Ok(sandbox);
+            }
+            // The first request for it may have died with its process; hosts take the same wish
+            // twice.
+            Inserted::Existing(sandbox) => sandbox,
+        };
+        let _in_flight = self.in_flight_creates.insert(&sandbox.id);
+        match self.start_on_host(&sandbox, hosts).await {
+            Ok(sandbox) => Ok(sandbox),
+            Err(error) => self.fail_create(&sandbox.id, error).await,
+        }
+    }
+
+    /// Rolls a failed create back. The sandbox may run all the same: the answer was lost, or another
+    /// control plane was asked, too.
+    async fn fail_create(&self, id: &SandboxId, error: Error) -> Result<Sandbox> {
+        tracing::info!(sandbox = %id, error = error.chain(), "not created");
+        let ids = slice::from_ref(id);
+        if self.rollback_create(ids, "its create failed").await? {
+            return Err(error);
+        }
+        let row = self.store.sandbox_get_any_team(id).await?;
+        row.filter(|sandbox| !sandbox.deleting).ok_or(error)
+    }
+
+    /// Asks hosts in turn to run a sandbox. `hosts` is empty if they are not known yet.
+    async fn start_on_host(&self, sandbox: &Sandbox, hosts: Vec<Arc<Host>>) -> Result<Sandbox> {
+        let hosts = match self.hosts.candidates(sandbox.host_id.as_deref()) {
+            // A host has begun it already.
+            owner if sandbox.host_id.is_some() => owner,
+            _ if !hosts.is_empty() => hosts,
+            _ => {
+                let resources = ResourceRequest::from_spec(&sandbox.spec);
+                let spec = sandbox.spec.clone();
+                self.place_sandbox(&sandbox.team_id, spec, &resources)
+                    .await?
+                    .hosts
+            }
+        };
+        let mut refusal = Error::new(
+            ErrorCode::HostUnavailable,
+            "no host can take a sandbox now; try again later",
+        );
+        for host in hosts {
+            match host.ensure_sandbox(&sandbox.id, &sandbox.spec).await {
+                Ok(report) => {
+                    host.note_placed();
+                    let Some(sandbox) = self.try_apply_response(report).await? else {
+                        // The deletion may have passed by the host before it had begun.
+                        host.remove_sandbox(&sandbox.id).await?;
+                        return Err(deleted_in_between(&sandbox.id));
+                    };
+                    return require_started(sandbox);
+                }
+                // Another one may have room.
+                Err(error)
+                    if error.code == ErrorCode::HostUnavailable && hosts::is_refusal(&error) =>
+                {
+                    refusal = error;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Resolves sizes and chooses hosts from what is known of them. Hosts are asked only where the
+    /// template is not known.
+    async fn place_sandbox(
+        &self,
+        team: &TeamId,
+        spec: SandboxSpec,
+        resources: &ResourceRequest,
+    ) -> Result<Placement> {
+        let known = self.read_inventories(false).await;
+        let has_template = known.iter().flatten().any(|inventory| {
+            let mut templates = inventory.templates.iter();
+            templates.any(|template| template.name == spec.template)
+        });
+        let inventories = if has_template {
+            known
+        } else {
+            self.read_inventories(true).await
+        };
+        let owners = self.store.snapshot_owners().await?;
+        let mut unreachable = None;
+        let mut views = Vec::with_capacity(inventories.len());
+        let mut templates = Vec::with_capacity(inventories.len());
+        for (host, inventory) in self.hosts.all().iter().zip(inventories) {
+            let inventory = inventory.map_err(|error| unreachable = Some(error)).ok();
+            let visible = inventory.as_ref().map(|inventory| {
+                let all = inventory.templates.iter();
+                all.filter(|template| is_visible(template, team, &owners))
+                    .cloned()
+                    .collect::<Vec<_>>()
+            });
+            views.push(
+                inventory
+                    .zip(visible.as_ref())
+                    .map(|(inventory, visible)| HostView {
+                        templates: visible.iter().map(|it| it.name.to_string()).collect(),
+                        sandboxes: inventory.info.sandboxes.saturating_add(host.placed_since()),
+                        memory_bytes: inventory.info.memory_bytes,
+                    }),
+            );
+            let mut visible = visible.into_iter().flatten();
+            templates.push(visible.find(|template| template.name == spec.template));
+        }
+        let order = rank_hosts(&spec.template, &views)
+            .map_err(|reason| unschedulable(reason, unreachable, &spec.template))?;
+        let resolve =
+            |index: usize| resolve_resources(spec.clone(), resources, templates[index].as_ref());
+        let best = resolve(order[0])?;
+        best.check(&self.limits)?;
+        // Snapshots of one name on two hosts need not be the same.
+        let same = order
+            .into_iter()
+            .filter(|&index| resolve(index).is_ok_and(|spec| spec == best));
+        let all = self.hosts.all();
+        let hosts = same.map(|index| Arc::clone(&all[index])).collect();
+        Ok(Placement { spec: best, hosts })
+    }
+
+    /// Returns what each host has; with `refresh` all are asked, otherwise those that are not known.
+    async fn read_inventories(&self, refresh: bool) -> Vec<Result<Arc<Inventory>>> {
+        let hosts = self.hosts.all().iter();
+        let reads = hosts.map(async |host| {
+            if refresh {
+                host.refresh_inventory().await
+            } else {
+                host.inventory().await
+            }
+        });
+        futures::future::join_all(reads).await
+    }
+}
+
+fn unschedulable(
+    reason: Unschedulable,
+    unreachable: Option<Error>,
+    template: &TemplateName,
+) -> Error {
+    match reason {
+        Unschedulable::NoHost => unreachable.unwrap_or_else(|| {
             Error::new(
                 ErrorCode::HostUnavailable,
                 "no host is configured; set CP_HOST_AGENT_ADDR",
             )
         }),
-        NoPlace::NoTemplate(known) => lack(silent, no_template(spec.template.as_str(), &known)),
-    })?;
-    let fitted = |index: usize| fit(spec.clone(), named, templates[index].as_ref());
-    let best = fitted(order[0])?;
-    best.check(&app.limits)?;
-    // Snapshots of one name on two hosts need not be the same.
-    let same = order
-        .into_iter()
-        .filter(|&index| fitted(index).is_ok_and(|spec| spec == best));
-    let hosts = same.map(|index| Arc::clone(&hosts[index])).collect();
-    Ok((best, hosts))
+        Unschedulable::NoTemplate(known) => {
+            missing_unless(unreachable, no_template(template, &known))
+        }
+    }
 }
 
-fn no_template(wanted: &str, known: &[String]) -> Error {
+fn no_template(wanted: &TemplateName, known: &[String]) -> Error {
     let known = if known.is_empty() {
         "none is installed".to_owned()
     } else {
         format!("there is {}", known.join(", "))
     };
-    Error::new(
-        ErrorCode::NotFound,
-        format!("there is no template {wanted}; {known}"),
-    )
+    let text = format!("there is no template {wanted}; {known}");
+    Error::new(ErrorCode::NotFound, text)
 }
 
-/// What the host has, and the template `wanted` of it.
-async fn see(host: &Host, wanted: &TemplateName) -> Result<(Seen, Option<rpc::Template>)> {
-    let (about, templates) = tokio::join!(
-        host.connect(),
-        host.list_templates(rpc::ListTemplatesRequest::default())
-    );
-    let (about, templates) = (about?, templates?.templates);
-    let template = templates
-        .iter()
-        .find(|template| template.name == wanted.as_str())
-        .cloned();
-    let seen = Seen {
-        templates: templates
-            .into_iter()
-            .map(|template| template.name)
-            .collect(),
-        sandboxes: about.sandboxes,
-        memory_bytes: about.memory_bytes,
-    };
-    Ok((seen, template))
+fn idempotency_mismatch() -> Error {
+    let text =
+        "this Idempotency-Key came before with another body; use a new key for a new sandbox";
+    Error::new(ErrorCode::IdempotencyMismatch, text)
 }
 
-async fn ensure(host: &Host, sandbox: &Sandbox) -> Result<rpc::SandboxReport> {
-    let sandbox_id = sandbox.id.to_string();
-    let request = rpc::EnsureSandboxRequest {
-        sandbox_id,
-        spec: rpc::spec::to_message(&sandbox.spec).into(),
-        ..Default::default()
-    };
-    Ok(host
-        .ensure_sandbox(request)
-        .await?
-        .sandbox
-        .into_option()
-        .unwrap_or_default())
-}
-
-/// The host has answered: the row gets its report, unless somebody deleted it meanwhile.
-async fn settle(
-    app: &App,
-    host: &Host,
-    id: &SandboxId,
-    answer: rpc::SandboxReport,
-) -> Result<Sandbox> {
-    let Some(sandbox) = app.settle(host, answer).await? else {
-        // The deletion may have passed by the host before it had begun.
-        host.remove_sandbox(id).await?;
-        return Err(deleted_meanwhile(id));
-    };
-    started(sandbox)
+fn deleted_in_between(id: &SandboxId) -> Error {
+    let text = format!("sandbox {id} was deleted while it was being made");
+    Error::new(ErrorCode::Conflict, text)
 }
 
 /// # Errors
-/// `AgentError` with the reason when a sandbox that was made does not run.
-pub(super) fn started(sandbox: Sandbox) -> Result<Sandbox> {
+/// `AgentError` with the reason if a sandbox that was created does not run.
+pub(super) fn require_started(sandbox: Sandbox) -> Result<Sandbox> {
     match sandbox.state {
         SandboxState::Running | SandboxState::Paused => Ok(sandbox),
         _ => Err(did_not_start(sandbox)),
@@ -269,8 +288,6 @@ fn did_not_start(sandbox: Sandbox) -> Error {
     let reason = sandbox
         .reason
         .unwrap_or_else(|| format!("it is {}", sandbox.state));
-    Error::new(
-        ErrorCode::AgentError,
-        format!("the sandbox did not start: {reason}"),
-    )
+    let text = format!("the sandbox did not start: {reason}");
+    Error::new(ErrorCode::AgentError, text)
 }

@@ -1,156 +1,202 @@
-//! Makes children of a sandbox: all of them, or none.
+//! Forks a sandbox into children: all of them, or none.
 //!
 //! The rows come first, all of them, and the host is asked once for all. If anything fails while
 //! the user waits, every row goes with what the host has of it, unless all children run: then only
 //! the answer was lost, or another control plane was asked as well, and they are what was asked
 //! for. Each row has an idempotency key of its own, made of the request's and the child's number:
-//! whoever asks again meets the same rows, and asks the host for the same children. If we die in
+//! a request that comes again meets the same rows, and asks the host for the same children. If we die in
 //! between:
 //!
 //! | we die | what becomes of the children |
 //! |---|---|
-//! | before the host has heard of it | `tasks::converge` gives up all rows after a while |
+//! | before the host was asked | `tasks::reconcile` removes all rows after a while |
 //! | later, and the host makes them | the host reports all of them, and they are sandboxes like others |
 //! | later, and the host does not | it leaves none, and the rows go when it says so; one that ran says that it is gone |
-//! | while all are given up | before the wish is in all rows, at once, as above; after it `tasks::converge` goes on |
-//! | and it is asked for again | that request goes on with the rows, or gives up all of them |
+//! | during the rollback | before the wish is in all rows, at once, as above; after it `tasks::reconcile` goes on |
+//! | and it is asked for again | that request goes on with the rows, or rolls all of them back |
 
 use std::sync::Arc;
 
-use host_rpc as rpc;
-use model::{ErrorCode, SandboxId, SandboxState};
+use model::{ErrorCode, Resource, SandboxId, SandboxState};
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
-use super::sandbox_create::started;
-use super::{App, sandbox_delete};
+use super::App;
+use super::sandbox_create::require_started;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::Host;
 
-/// Children of one fork: more would keep the source standing still for too long.
+/// Children of one fork: more would stop the source for too long.
 pub const MAX_COUNT: u32 = 32;
 
-/// A request.
+/// A fork to make.
 #[derive(Debug)]
-pub struct Fork {
+pub struct ForkRequest {
     pub source: SandboxId,
     pub count: u32,
-    /// Whose the children are.
-    pub key_id: String,
     pub idempotency: Option<Idempotency>,
 }
 
-impl Fork {
-    /// Of one child. The character between is in no key of a user.
-    fn idempotency_of(&self, number: u32) -> Option<Idempotency> {
-        let of = |all: &Idempotency| Idempotency {
+impl ForkRequest {
+    /// Returns the idempotency key of one child. The character between is in no key of a user.
+    fn child_idempotency(&self, number: u32) -> Option<Idempotency> {
+        let for_child = |all: &Idempotency| Idempotency {
             key: format!("fork\u{1f}{number}\u{1f}{}", all.key),
             ..*all
         };
-        self.idempotency.as_ref().map(of)
+        self.idempotency.as_ref().map(for_child)
     }
 }
 
-/// Answers when all children run.
-///
-/// # Errors
-/// What refused it; nothing is left of any child then.
-pub async fn fork(app: Arc<App>, fork: Fork) -> Result<Vec<Sandbox>> {
-    if !(1..=MAX_COUNT).contains(&fork.count) {
-        return Err(Error::invalid(format!(
-            "count must be from 1 to {MAX_COUNT}, not {}",
-            fork.count
-        )));
-    }
-    let _turn = app.keys.turn(&fork.key_id, fork.idempotency.as_ref()).await;
-    // What came before is answered from its rows, whatever became of the source meanwhile.
-    let before = made_before(&app, &fork).await?;
-    if !before.is_empty()
-        && before
-            .iter()
-            .all(|child| child.state != SandboxState::Pending)
-    {
-        return Ok(before);
-    }
-    // A request that came before was counted then.
-    if before.is_empty() {
-        app.rate_limits.count_creates(&fork.key_id, fork.count)?;
-    }
-    let mut ids = before.into_iter().map(|child| child.id).collect();
-    match go_on(&app, &fork, &mut ids).await {
-        Ok(children) => Ok(children),
-        Err(error) => failed(&app, &fork, &ids, error).await,
-    }
-}
-
-/// `ids` are those of children that have a row: of all, by number, once the host is asked.
-async fn go_on(app: &App, fork: &Fork, ids: &mut Vec<SandboxId>) -> Result<Vec<Sandbox>> {
-    let (source, host) = app.alive(&fork.source).await?;
-    for number in 0..fork.count {
-        let row = insert(app, fork, number, &source).await?;
-        ids.retain(|id| *id != row.id);
-        ids.push(row.id);
-    }
-    let _guards: Vec<_> = ids.iter().map(|id| app.creating.begin(id)).collect();
-    make(app, &host, &source, ids).await
-}
-
-/// The row of a child, new or from the same request before.
-async fn insert(app: &App, fork: &Fork, number: u32, source: &Sandbox) -> Result<Sandbox> {
-    let (spec, key_id) = (source.spec.clone(), fork.key_id.clone());
-    let idempotency = fork.idempotency_of(number);
-    let child = NewSandbox {
-        id: SandboxId::random(),
-        team_id: model::TeamId::default(),
-        spec,
-        key_id,
-        idempotency,
-        now: now_ms(),
-    };
-    match app.store.sandbox_insert(&child).await? {
-        Inserted::Existing(row) if row.deleting => Err(deleted_meanwhile(&row.id)),
-        Inserted::New(row) | Inserted::Existing(row) => Ok(row),
-        Inserted::Mismatch => Err(mismatch()),
-    }
-}
-
-/// It failed for us.
-async fn failed(app: &App, fork: &Fork, ids: &[SandboxId], error: Error) -> Result<Vec<Sandbox>> {
-    tracing::info!(sandbox = %fork.source, error = error.chain(), "not forked");
-    if sandbox_delete::give_up(app, ids, "its fork failed").await? {
-        return Err(error);
-    }
-    let rows =
-        futures::future::join_all(ids.iter().map(|id| app.store.sandbox_get_any_team(id))).await;
-    let mut children = Vec::new();
-    for row in rows {
-        children.extend(row?.filter(|child| !child.deleting));
-    }
-    if children.len() == fork.count as usize {
-        Ok(children)
-    } else {
-        Err(error)
-    }
-}
-
-/// The children of an earlier request that was this one, as far as they have rows. Where some run
-/// and one is missing, the others are not to be met with a new one: that would be of another
-/// instant, and if it failed all would go.
-async fn made_before(app: &App, fork: &Fork) -> Result<Vec<Sandbox>> {
-    let mut children = Vec::new();
-    for idempotency in (0..fork.count).filter_map(|number| fork.idempotency_of(number)) {
-        match app.store.sandbox_find(&fork.key_id, &idempotency).await? {
-            Some(Inserted::Mismatch) => return Err(mismatch()),
-            Some(Inserted::Existing(child)) if !child.deleting => children.push(child),
-            _ => {}
+impl App {
+    /// Forks a sandbox, and returns when all children run.
+    ///
+    /// # Errors
+    /// The reason of the refusal; nothing of any child is left then.
+    pub async fn fork_sandbox(
+        &self,
+        principal: &Principal,
+        fork: ForkRequest,
+    ) -> Result<Vec<Sandbox>> {
+        principal.require_write(Resource::Sandboxes)?;
+        if !(1..=MAX_COUNT).contains(&fork.count) {
+            return Err(Error::invalid(format!(
+                "count must be from 1 to {MAX_COUNT}, not {}",
+                fork.count
+            )));
+        }
+        let locks = &self.idempotency_locks;
+        let _lock = locks
+            .acquire(&principal.key_id, fork.idempotency.as_ref())
+            .await;
+        // An earlier request is answered from its rows, whatever became of the source since.
+        let earlier = self.find_earlier_children(principal, &fork).await?;
+        let is_pending = |child: &Sandbox| child.state == SandboxState::Pending;
+        if !earlier.is_empty() && !earlier.iter().any(is_pending) {
+            return Ok(earlier);
+        }
+        // A request that came before was counted then.
+        if earlier.is_empty() {
+            self.rate_limits
+                .count_creates(&principal.key_id, fork.count)?;
+        }
+        let mut ids = earlier.into_iter().map(|child| child.id).collect();
+        match self.make_children(principal, &fork, &mut ids).await {
+            Ok(children) => Ok(children),
+            Err(error) => self.fail_fork(&fork, &ids, error).await,
         }
     }
-    // A host begins all of them at once, so there were all of them.
-    if children.len() < fork.count as usize && children.iter().any(|child| child.host_id.is_some())
-    {
-        return Err(deleted_since());
+
+    /// Makes rows, then children. `ids` are those of children that have a row: of all, by number,
+    /// once the host is asked.
+    async fn make_children(
+        &self,
+        principal: &Principal,
+        fork: &ForkRequest,
+        ids: &mut Vec<SandboxId>,
+    ) -> Result<Vec<Sandbox>> {
+        let (source, host) = self.find_alive(principal, &fork.source).await?;
+        for number in 0..fork.count {
+            let row = self.insert_child(principal, fork, number, &source).await?;
+            ids.retain(|id| *id != row.id);
+            ids.push(row.id);
+        }
+        let _in_flight: Vec<_> = ids
+            .iter()
+            .map(|id| self.in_flight_creates.insert(id))
+            .collect();
+        self.fork_on_host(&host, &source, ids).await
     }
-    Ok(children)
+
+    /// Inserts the row of a child, or finds that of the same request before.
+    async fn insert_child(
+        &self,
+        principal: &Principal,
+        fork: &ForkRequest,
+        number: u32,
+        source: &Sandbox,
+    ) -> Result<Sandbox> {
+        let child = NewSandbox {
+            id: SandboxId::random(),
+            team_id: principal.team_id.clone(),
+            spec: source.spec.clone(),
+            key_id: principal.key_id.clone(),
+            idempotency: fork.child_idempotency(number),
+            now: now_ms(),
+        };
+        match self.store.sandbox_insert(&child).await? {
+            Inserted::Existing(row) if row.deleting => Err(deleted_in_between(&row.id)),
+            Inserted::New(row) | Inserted::Existing(row) => Ok(row),
+            Inserted::Mismatch => Err(mismatch()),
+        }
+    }
+
+    /// Rolls a failed fork back, unless all children run.
+    async fn fail_fork(
+        &self,
+        fork: &ForkRequest,
+        ids: &[SandboxId],
+        error: Error,
+    ) -> Result<Vec<Sandbox>> {
+        tracing::info!(sandbox = %fork.source, error = error.chain(), "not forked");
+        if self.rollback_create(ids, "its fork failed").await? {
+            return Err(error);
+        }
+        let rows = ids.iter().map(|id| self.store.sandbox_get_any_team(id));
+        let mut children = Vec::new();
+        for row in futures::future::join_all(rows).await {
+            children.extend(row?.filter(|child| !child.deleting));
+        }
+        if children.len() == fork.count as usize {
+            Ok(children)
+        } else {
+            Err(error)
+        }
+    }
+
+    /// Returns the children of an earlier request that was this one, as far as they have rows.
+    ///
+    /// # Errors
+    /// Where some run and one is missing: a new one would be of another moment, and if it failed all
+    /// would be rolled back.
+    async fn find_earlier_children(
+        &self,
+        principal: &Principal,
+        fork: &ForkRequest,
+    ) -> Result<Vec<Sandbox>> {
+        let mut children = Vec::new();
+        for key in (0..fork.count).filter_map(|number| fork.child_idempotency(number)) {
+            match self.store.sandbox_find(&principal.key_id, &key).await? {
+                Some(Inserted::Mismatch) => return Err(mismatch()),
+                Some(Inserted::Existing(child)) if !child.deleting => children.push(child),
+                _ => {}
+            }
+        }
+        // A host begins all of them at once, so there were all of them.
+        let has_begun = children.iter().any(|child| child.host_id.is_some());
+        if has_begun && children.len() < fork.count as usize {
+            return Err(deleted_since());
+        }
+        Ok(children)
+    }
+
+    async fn fork_on_host(
+        &self,
+        host: &Arc<Host>,
+        source: &Sandbox,
+        ids: &[SandboxId],
+    ) -> Result<Vec<Sandbox>> {
+        let reports = host.fork_sandbox(&source.id, ids).await?;
+        let mut children = Vec::with_capacity(ids.len());
+        for (id, report) in ids.iter().zip(reports) {
+            host.note_placed();
+            let child = self.try_apply_response(report).await?;
+            let child = child.ok_or_else(|| deleted_in_between(id))?;
+            children.push(require_started(child)?);
+        }
+        Ok(children)
+    }
 }
 
 fn mismatch() -> Error {
@@ -164,35 +210,9 @@ fn deleted_since() -> Error {
     Error::new(ErrorCode::Conflict, text)
 }
 
-fn deleted_meanwhile(id: &SandboxId) -> Error {
+fn deleted_in_between(id: &SandboxId) -> Error {
     Error::new(
         ErrorCode::Conflict,
         format!("child {id} was deleted while it was being made"),
     )
-}
-
-async fn make(app: &App, host: &Host, source: &Sandbox, ids: &[SandboxId]) -> Result<Vec<Sandbox>> {
-    let child_ids = ids.iter().map(ToString::to_string).collect();
-    let request = rpc::ForkSandboxRequest {
-        sandbox_id: source.id.to_string(),
-        child_ids,
-        ..Default::default()
-    };
-    let reports = host.fork_sandbox(request).await?.children;
-    if !reports
-        .iter()
-        .map(|report| report.sandbox_id.as_str())
-        .eq(ids.iter().map(SandboxId::as_str))
-    {
-        return Err(Error::new(
-            ErrorCode::AgentError,
-            "the host agent made other children than those it was asked for",
-        ));
-    }
-    let mut children = Vec::with_capacity(ids.len());
-    for (id, report) in ids.iter().zip(reports) {
-        let child = app.settle(host, report).await?;
-        children.push(started(child.ok_or_else(|| deleted_meanwhile(id))?)?);
-    }
-    Ok(children)
 }

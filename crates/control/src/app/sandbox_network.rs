@@ -1,34 +1,28 @@
-//! Changes where a sandbox may connect to. The host writes the rules down and makes them hold; its
+//! Changes where a sandbox may connect to. The host writes the rules down and enforces them; its
 //! report brings them into the row.
 
-use std::sync::Arc;
-
-use host_rpc as rpc;
-use model::{NetworkSpec, SandboxId};
+use model::{NetworkSpec, Resource, SandboxId};
 use store::Sandbox;
 
 use super::App;
-use crate::error::{Error, Result};
+use crate::auth::Principal;
+use crate::error::Result;
 
-/// Answers when the rules hold, or are written down for when the sandbox is resumed.
-///
-/// # Errors
-/// What keeps the host from it: the former rules hold then.
-pub async fn set_network(app: Arc<App>, id: SandboxId, rules: NetworkSpec) -> Result<Sandbox> {
-    let (_, host) = app.alive(&id).await?;
-    let (sandbox_id, network) = (id.to_string(), rpc::network::to_message(&rules).into());
-    let request = rpc::UpdateNetworkRequest {
-        sandbox_id,
-        network,
-        ..Default::default()
-    };
-    let report = host
-        .update_network(request)
-        .await?
-        .sandbox
-        .into_option()
-        .unwrap_or_default();
-    app.settle(&host, report)
-        .await?
-        .ok_or_else(|| Error::no_sandbox(&id))
+impl App {
+    /// Replaces all network rules of a sandbox. They are enforced on return, or once the sandbox is
+    /// resumed.
+    ///
+    /// # Errors
+    /// The host's; the former rules hold then.
+    pub async fn set_network(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        rules: &NetworkSpec,
+    ) -> Result<Sandbox> {
+        principal.require_write(Resource::Network)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        let report = host.update_network(id, rules).await?;
+        self.apply_response(id, report).await
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use model::{ErrorCode, SandboxId, SandboxState, TeamId};
+use model::{ErrorCode, Resource, SandboxId, SandboxState};
 use store::{Cursor, Sandbox};
 
 use super::App;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::Host;
 
@@ -13,19 +14,19 @@ use crate::hosts::Host;
 #[derive(Debug)]
 pub struct Page {
     pub sandboxes: Vec<Sandbox>,
-    /// Where the next page begins; `None` on the last one.
+    /// Cursor of the next page; `None` on the last one.
     pub next: Option<Cursor>,
 }
 
-/// Where the programs and files of a sandbox are.
+/// Host of a sandbox whose programs and files can be reached.
 #[derive(Debug)]
-pub struct Usable {
+pub struct UsableSandbox {
     pub host: Arc<Host>,
     /// As far as we know: the host resumes it first.
     pub is_paused: bool,
 }
 
-fn not(sandbox: &Sandbox, wanted: &str) -> Error {
+fn wrong_state(sandbox: &Sandbox, wanted: &str) -> Error {
     let reason = sandbox
         .reason
         .as_ref()
@@ -39,38 +40,58 @@ fn not(sandbox: &Sandbox, wanted: &str) -> Error {
 }
 
 impl App {
+    /// Returns a sandbox in any state.
+    ///
     /// # Errors
     /// `NotFound`, also for one that is being deleted.
-    pub async fn sandbox(&self, id: &SandboxId) -> Result<Sandbox> {
-        let found = self.store.sandbox_get(&TeamId::default(), id).await?;
+    pub async fn get_sandbox(&self, principal: &Principal, id: &SandboxId) -> Result<Sandbox> {
+        principal.require_read(Resource::Sandboxes)?;
+        self.find_sandbox(principal, id).await
+    }
+
+    /// Returns one page of the team's sandboxes, newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list_sandboxes(
+        &self,
+        principal: &Principal,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Page> {
+        principal.require_read(Resource::Sandboxes)?;
+        let team = &principal.team_id;
+        let mut sandboxes = self.store.sandbox_list(team, after, limit + 1).await?;
+        let has_more = sandboxes.len() > limit as usize;
+        sandboxes.truncate(limit as usize);
+        let last = sandboxes.last().filter(|_| has_more);
+        let next = last.map(Sandbox::cursor);
+        Ok(Page { sandboxes, next })
+    }
+
+    /// # Errors
+    /// `NotFound`, also for one of another team, and for one that is being deleted.
+    pub(super) async fn find_sandbox(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+    ) -> Result<Sandbox> {
+        let found = self.store.sandbox_get(&principal.team_id, id).await?;
         found
             .filter(|sandbox| !sandbox.deleting)
             .ok_or_else(|| Error::no_sandbox(id))
     }
 
-    /// Newest first.
+    /// Finds a sandbox that runs, or is paused and resumed by its host when it is called.
     ///
     /// # Errors
-    /// The store's.
-    pub async fn sandboxes(&self, after: Option<&Cursor>, limit: u32) -> Result<Page> {
-        let mut sandboxes = self
-            .store
-            .sandbox_list(&TeamId::default(), after, limit + 1)
-            .await?;
-        let more = sandboxes.len() > limit as usize;
-        sandboxes.truncate(limit as usize);
-        let last = sandboxes.last().filter(|_| more);
-        let next = last.map(store::Sandbox::cursor);
-        Ok(Page { sandboxes, next })
-    }
-
-    /// The host of a sandbox whose programs and files can be reached: it runs, or is paused and the
-    /// host resumes it for the call.
-    ///
-    /// # Errors
-    /// `InvalidState` says what it is instead.
-    pub async fn usable(&self, id: &SandboxId) -> Result<Usable> {
-        let sandbox = self.sandbox(id).await?;
+    /// `NotFound`; `InvalidState` says what it is instead.
+    pub(super) async fn find_usable(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+    ) -> Result<UsableSandbox> {
+        let sandbox = self.find_sandbox(principal, id).await?;
         let is_paused = match sandbox.state {
             SandboxState::Running => false,
             SandboxState::Paused if sandbox.spec.auto_resume => true,
@@ -78,30 +99,35 @@ impl App {
                 let text = format!("sandbox {id} is paused; resume it with `wrenn resume {id}`");
                 return Err(Error::new(ErrorCode::InvalidState, text));
             }
-            _ => return Err(not(&sandbox, "running")),
+            _ => return Err(wrong_state(&sandbox, "running")),
         };
-        Ok(Usable {
-            host: self.host_of(id, sandbox.host_id.as_deref())?,
+        Ok(UsableSandbox {
+            host: self.find_host(id, sandbox.host_id.as_deref())?,
             is_paused,
         })
     }
 
-    /// A sandbox that runs or is paused, and its host.
+    /// Finds a sandbox that runs or is paused, and its host.
     ///
     /// # Errors
-    /// `InvalidState` says what it is instead. The host may know better, and has the last word.
-    pub async fn alive(&self, id: &SandboxId) -> Result<(Sandbox, Arc<Host>)> {
-        let sandbox = self.sandbox(id).await?;
+    /// `NotFound`; `InvalidState` says what it is instead. The host may know better, and has the
+    /// last word.
+    pub(super) async fn find_alive(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+    ) -> Result<(Sandbox, Arc<Host>)> {
+        let sandbox = self.find_sandbox(principal, id).await?;
         if !matches!(sandbox.state, SandboxState::Running | SandboxState::Paused) {
-            return Err(not(&sandbox, "running or paused"));
+            return Err(wrong_state(&sandbox, "running or paused"));
         }
-        let host = self.host_of(id, sandbox.host_id.as_deref())?;
+        let host = self.find_host(id, sandbox.host_id.as_deref())?;
         Ok((sandbox, host))
     }
 
     /// # Errors
-    /// `HostUnavailable`.
-    pub fn host_of(&self, id: &SandboxId, host_id: Option<&str>) -> Result<Arc<Host>> {
+    /// `HostUnavailable` if the host of the sandbox is not connected.
+    pub(crate) fn find_host(&self, id: &SandboxId, host_id: Option<&str>) -> Result<Arc<Host>> {
         let host = host_id.and_then(|host_id| self.hosts.find(host_id));
         host.ok_or_else(|| {
             let text = format!("the host of sandbox {id} is not connected; try again later");

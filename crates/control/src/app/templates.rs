@@ -1,85 +1,94 @@
-//! What sandboxes can be created from.
+//! What sandboxes can be created from: base images, which all teams see, and snapshots of one's own
+//! team.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use host_rpc as rpc;
+use model::{Resource, TeamId};
 
 use super::App;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::Host;
+use crate::hosts::{Host, Template};
 
-/// What the hosts have that answer.
+/// Templates that a team sees, of the hosts that answer.
 #[derive(Debug, Default)]
-pub struct OnHosts {
-    pub templates: Vec<(Arc<Host>, rpc::Template)>,
-    /// Why another host does not answer.
-    silent: Option<Error>,
+pub(super) struct FoundTemplates {
+    pub(super) templates: Vec<(Arc<Host>, Template)>,
+    /// Reason why a host did not answer.
+    unreachable: Option<Error>,
 }
 
-impl OnHosts {
-    /// Why what was asked for is not here: a host that does not answer may have it.
+impl FoundTemplates {
+    /// Returns the error for what was not found: a host that does not answer may have it.
     #[must_use]
-    pub fn lack(self, not_found: Error) -> Error {
-        lack(self.silent, not_found)
+    pub(super) fn missing(self, not_found: Error) -> Error {
+        missing_unless(self.unreachable, not_found)
     }
 }
 
-/// The same for who has asked the hosts otherwise; `silent` is why one of them does not answer.
-pub(super) fn lack(silent: Option<Error>, not_found: Error) -> Error {
-    match silent {
+/// Returns `not_found`, or that a host did not answer, which may have it.
+pub(super) fn missing_unless(unreachable: Option<Error>, not_found: Error) -> Error {
+    match unreachable {
         None => not_found,
-        Some(silent) => silent.and(&format!("of the others: {}", not_found.message)),
+        Some(error) => error.and(&format!("of the others: {}", not_found.message)),
     }
+}
+
+/// Returns true if `team` may see a template. `owners` has the teams of snapshots, by name.
+pub(super) fn is_visible(
+    template: &Template,
+    team: &TeamId,
+    owners: &BTreeMap<String, TeamId>,
+) -> bool {
+    let owner = owners.get(template.name.as_str());
+    !template.is_snapshot() || owner.map_or(TeamId::DEFAULT, TeamId::as_str) == team.as_str()
 }
 
 impl App {
-    /// Templates of every host that answers, by name, each once.
+    /// Returns the templates of every host that answers, by name, each once.
     ///
     /// # Errors
-    /// When no host answers.
-    pub async fn templates(&self) -> Result<Vec<rpc::Template>> {
-        let mut found: Vec<_> = self
-            .templates_on_hosts()
-            .await?
-            .templates
-            .into_iter()
-            .map(|(_, template)| template)
-            .collect();
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        found.dedup_by(|a, b| a.name == b.name);
-        Ok(found)
+    /// If no host answers.
+    pub async fn list_templates(&self, principal: &Principal) -> Result<Vec<Template>> {
+        principal.require_read(Resource::Templates)?;
+        self.sorted_templates(principal).await
     }
 
-    /// The same with the host that each is on, and all of them.
+    pub(super) async fn sorted_templates(&self, principal: &Principal) -> Result<Vec<Template>> {
+        let found = self.find_templates(principal).await?.templates;
+        let mut templates: Vec<_> = found.into_iter().map(|(_, template)| template).collect();
+        templates.sort_by(|a, b| a.name.cmp(&b.name));
+        templates.dedup_by(|a, b| a.name == b.name);
+        Ok(templates)
+    }
+
+    /// Asks all hosts for their templates.
     ///
     /// # Errors
-    /// When no host answers.
-    pub async fn templates_on_hosts(&self) -> Result<OnHosts> {
+    /// If no host answers.
+    pub(super) async fn find_templates(&self, principal: &Principal) -> Result<FoundTemplates> {
         let hosts = self.hosts.all();
-        let ask = |host: &Arc<Host>| {
-            let host = Arc::clone(host);
-            async move {
-                host.list_templates(rpc::ListTemplatesRequest::default())
-                    .await
-            }
-        };
-        let answers = futures::future::join_all(hosts.iter().map(ask)).await;
-        let (mut found, mut answered) = (OnHosts::default(), hosts.is_empty());
+        let answers = hosts.iter().map(|host| host.list_templates());
+        let answers = futures::future::join_all(answers).await;
+        let owners = self.store.snapshot_owners().await?;
+        let mut found = FoundTemplates::default();
+        let mut has_answer = hosts.is_empty();
         for (host, answer) in hosts.iter().zip(answers) {
             match answer {
-                Ok(list) => {
-                    answered = true;
-                    found.templates.extend(
-                        list.templates
-                            .into_iter()
-                            .map(|template| (Arc::clone(host), template)),
-                    );
+                Ok(templates) => {
+                    has_answer = true;
+                    let visible = templates
+                        .into_iter()
+                        .filter(|template| is_visible(template, &principal.team_id, &owners));
+                    let visible = visible.map(|template| (Arc::clone(host), template));
+                    found.templates.extend(visible);
                 }
-                Err(error) => found.silent = Some(error),
+                Err(error) => found.unreachable = Some(error),
             }
         }
-        match found.silent {
-            Some(silent) if !answered => Err(silent),
+        match found.unreachable {
+            Some(error) if !has_answer => Err(error),
             _ => Ok(found),
         }
     }

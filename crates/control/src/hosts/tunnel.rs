@@ -23,9 +23,9 @@ const GUEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a refusal.
 const MAX_REFUSAL: usize = 64 * 1024;
 
-/// Why there is no connection.
+/// Reason why there is no connection to a port.
 #[derive(Debug, thiserror::Error)]
-pub enum NoTunnel {
+pub enum TunnelError {
     #[error("{text}")]
     Refused { status: StatusCode, text: String },
     #[error(transparent)]
@@ -33,36 +33,36 @@ pub enum NoTunnel {
 }
 
 impl Host {
-    /// A connection to a port of a sandbox, which is resumed for it where it lets itself.
+    /// Connects to a port of a sandbox, which the host resumes for it if its spec allows that.
     ///
     /// # Errors
     /// What the host says against it; that the host cannot be reached.
-    pub async fn tunnel(&self, id: &SandboxId, port: u16) -> Result<Upgraded, NoTunnel> {
+    pub async fn open_tunnel(&self, id: &SandboxId, port: u16) -> Result<Upgraded, TunnelError> {
         let limit = RESUME_TIMEOUT + GUEST_CONNECT_TIMEOUT;
-        tokio::time::timeout(limit, self.open_tunnel(id, port))
+        tokio::time::timeout(limit, self.connect_tunnel(id, port))
             .await
             .unwrap_or_else(|_| {
                 let text = format!(
                     "the sandbox took longer than {} s to answer",
                     limit.as_secs()
                 );
-                Err(NoTunnel::Refused {
+                Err(TunnelError::Refused {
                     status: StatusCode::GATEWAY_TIMEOUT,
                     text,
                 })
             })
     }
 
-    async fn open_tunnel(&self, id: &SandboxId, port: u16) -> Result<Upgraded, NoTunnel> {
+    async fn connect_tunnel(&self, id: &SandboxId, port: u16) -> Result<Upgraded, TunnelError> {
         let broken = |error: hyper::Error| {
-            NoTunnel::Unreachable(self.unreachable("the connection broke").because(error))
+            TunnelError::Unreachable(self.unreachable("the connection broke").because(error))
         };
         let token = self
-            .link
+            .connection
             .token()
             .map_or_else(|| self.read_token(), Ok)
-            .map_err(NoTunnel::Unreachable)?;
-        let stream = self.connect_tcp().await.map_err(NoTunnel::Unreachable)?;
+            .map_err(TunnelError::Unreachable)?;
+        let stream = self.connect_tcp().await.map_err(TunnelError::Unreachable)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
@@ -85,15 +85,15 @@ impl Host {
             .header(UPGRADE, tunnel::PROTOCOL)
             .body(Empty::<Bytes>::new())
             .map_err(|error| {
-                NoTunnel::Unreachable(self.unreachable("its token is no text").because(error))
+                TunnelError::Unreachable(self.unreachable("its token is no text").because(error))
             })?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => hyper::upgrade::on(answer).await.map_err(broken),
-            StatusCode::UNAUTHORIZED => Err(NoTunnel::Unreachable(
+            StatusCode::UNAUTHORIZED => Err(TunnelError::Unreachable(
                 self.unreachable("it refuses our token"),
             )),
-            status => Err(NoTunnel::Refused {
+            status => Err(TunnelError::Refused {
                 status,
                 text: refusal(answer.into_body()).await,
             }),

@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 
-use host_rpc as rpc;
 use model::SandboxId;
 use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
+
+use crate::hosts::SandboxReport;
 
 type TokenHash = [u8; 32];
 
@@ -20,14 +21,17 @@ pub struct GuestTokens(Mutex<HashMap<SandboxId, TokenHash>>);
 
 impl GuestTokens {
     /// Takes the hash out of a host's report.
-    pub fn note_report(&self, report: &rpc::SandboxReport) {
-        let Ok(id) = report.sandbox_id.parse::<SandboxId>() else {
-            return;
-        };
-        if report.state.as_known() == Some(rpc::SandboxState::SANDBOX_STATE_REMOVED) {
-            self.lock().remove(&id);
-        } else if let Ok(hash) = TokenHash::try_from(report.access_token_sha256.as_slice()) {
-            self.lock().insert(id, hash);
+    pub fn note_report(&self, report: &SandboxReport) {
+        match report {
+            SandboxReport::Removed { id, .. } => drop(self.lock().remove(id)),
+            SandboxReport::Present {
+                report,
+                access_token_sha256: Some(hash),
+            } => drop(self.lock().insert(report.id.clone(), *hash)),
+            SandboxReport::Present {
+                access_token_sha256: None,
+                ..
+            } => {}
         }
     }
 
@@ -47,25 +51,44 @@ impl GuestTokens {
 
 #[cfg(test)]
 mod tests {
+    use model::{Generation, SandboxState};
+    use store::Report;
+
     use super::*;
 
+    fn report(id: &SandboxId, access_token_sha256: Option<TokenHash>) -> SandboxReport {
+        SandboxReport::Present {
+            report: Box::new(Report {
+                id: id.clone(),
+                host_id: "host".to_owned(),
+                generation: Generation::FIRST,
+                state: SandboxState::Running,
+                reason: None,
+                guest_ip: None,
+                host_ip: None,
+                started_at: None,
+                last_active_at: None,
+                disk: None,
+                network: None,
+            }),
+            access_token_sha256,
+        }
+    }
+
     #[test]
-    fn token_opens_its_own_sandbox_until_removal() {
+    fn token_opens_own_sandbox_until_removal() {
         let (tokens, id) = (GuestTokens::default(), SandboxId::random());
-        let mut report = rpc::SandboxReport {
-            sandbox_id: id.to_string(),
-            access_token_sha256: Sha256::digest(b"token").to_vec(),
-            ..Default::default()
-        };
-        tokens.note_report(&report);
+        let hash = Sha256::digest(b"token").into();
+        tokens.note_report(&report(&id, Some(hash)));
         assert!(tokens.is_token_of(&id, b"token") && !tokens.is_token_of(&id, b"other"));
         assert!(!tokens.is_token_of(&SandboxId::random(), b"token"));
         // A host of an earlier version says nothing, which takes nothing back.
-        report.access_token_sha256 = Vec::new();
-        tokens.note_report(&report);
+        tokens.note_report(&report(&id, None));
         assert!(tokens.is_token_of(&id, b"token") && !tokens.is_token_of(&id, b""));
-        report.state = rpc::SandboxState::SANDBOX_STATE_REMOVED.into();
-        tokens.note_report(&report);
+        tokens.note_report(&SandboxReport::Removed {
+            id: id.clone(),
+            host_id: "host".to_owned(),
+        });
         assert!(!tokens.is_token_of(&id, b"token"));
     }
 }

@@ -3,9 +3,9 @@
 pub mod guest_tokens;
 pub mod signed_url;
 
-use host_rpc::tunnel::Connections;
 use model::SandboxId;
 
+use crate::hosts::Connections;
 use guest_tokens::GuestTokens;
 use signed_url::UrlSigner;
 

@@ -14,12 +14,13 @@ use http::header::{AUTHORIZATION, COOKIE, ORIGIN, REFERER};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use listener::ConnectionHandle;
-use model::{ApiKey, SandboxId};
+use model::{ApiKey, Resource, SandboxId};
 use stdx::time::now_ms;
+use store::Sandbox;
 
 use super::address::{Addressing, ID_HEADER, PORT_HEADER, PortAddress};
 use crate::app::App;
-use crate::auth::{KEY_HEADER, authenticate};
+use crate::auth::{KEY_HEADER, Principal, authenticate};
 use crate::ports::PortTarget;
 use crate::ports::signed_url::{LINK_PARAMETER, SignedUrlError, UrlSigner};
 
@@ -57,6 +58,10 @@ pub enum Access {
 pub enum Denied {
     /// With what is wrong with the key.
     Key(String),
+    /// The key does not have the scope, with what is wrong.
+    Scope(String),
+    /// The sandbox belongs to a team that is not the key's.
+    OtherTeam,
     Nothing,
     Expired,
     Forged,
@@ -86,18 +91,17 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// Decides whether a request may go to its target. `public`: the ports of the sandbox are for
-/// everybody.
+/// Checks the credentials of a request to a port of `sandbox`.
 ///
 /// # Errors
-/// Why it may not.
+/// The reason why it may not go there.
 pub async fn authorize(
     app: &App,
     address: &PortAddress,
-    public: bool,
+    sandbox: Option<&Sandbox>,
     request: RequestHead<'_>,
 ) -> Result<Access, Denied> {
-    let access = check_credentials(app, address, public, request).await?;
+    let access = check_credentials(app, address, sandbox, request).await?;
     if access != Access::Open {
         request.connection.inspect(|connection| connection.trust());
     }
@@ -107,12 +111,13 @@ pub async fn authorize(
 async fn check_credentials(
     app: &App,
     address: &PortAddress,
-    public: bool,
+    sandbox: Option<&Sandbox>,
     request: RequestHead<'_>,
 ) -> Result<Access, Denied> {
     let headers = request.headers;
     let is_guest_agent = is_guest_agent(&address.target);
-    if public && !is_guest_agent {
+    let is_public = sandbox.is_some_and(|sandbox| sandbox.spec.public_ports);
+    if is_public && !is_guest_agent {
         return Ok(Access::Open);
     }
     if is_guest_agent && let Some(token) = headers.get(GUEST_TOKEN_HEADER) {
@@ -126,13 +131,14 @@ async fn check_credentials(
         }
     }
     if has_key(headers) {
-        let known = authenticate(&app.store, headers).await;
-        return known
-            .map(|_| Access::Key)
-            .map_err(|error| match error.code {
-                model::ErrorCode::Unauthorized => Denied::Key(error.message),
-                _ => Denied::Store(error.message),
-            });
+        let principal =
+            authenticate(&app.store, headers)
+                .await
+                .map_err(|error| match error.code {
+                    model::ErrorCode::Unauthorized => Denied::Key(error.message),
+                    _ => Denied::Store(error.message),
+                })?;
+        return check_principal(&principal, sandbox);
     }
     let now = u64::try_from(now_ms() / 1000).unwrap_or_default();
     let takes_cookies = app.ports.settings.takes_cookies();
@@ -143,6 +149,16 @@ async fn check_credentials(
         takes_cookies,
     }
     .authorize(request)
+}
+
+fn check_principal(principal: &Principal, sandbox: Option<&Sandbox>) -> Result<Access, Denied> {
+    principal
+        .require_write(Resource::Sandboxes)
+        .map_err(|error| Denied::Scope(error.message))?;
+    match sandbox {
+        Some(sandbox) if sandbox.team_id != principal.team_id => Err(Denied::OtherTeam),
+        _ => Ok(Access::Key),
+    }
 }
 
 /// Returns true if `target` is the guest agent, which checks a token of its own.

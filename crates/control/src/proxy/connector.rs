@@ -19,7 +19,7 @@ use tower::Service;
 
 use super::connection_use::ConnectionUse;
 use crate::error::Error;
-use crate::hosts::{Host, Hosts, NoTunnel};
+use crate::hosts::{Host, Hosts, TunnelError};
 use crate::ports::PortTarget;
 
 /// See the module.
@@ -79,10 +79,10 @@ pub(super) fn uri(
 
 impl Service<Uri> for Connector {
     type Response = Tunnel;
-    type Error = NoTunnel;
-    type Future = Pin<Box<dyn Future<Output = Result<Tunnel, NoTunnel>> + Send>>;
+    type Error = TunnelError;
+    type Future = Pin<Box<dyn Future<Output = Result<Tunnel, TunnelError>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NoTunnel>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -90,14 +90,14 @@ impl Service<Uri> for Connector {
         let found = self.find(&uri);
         Box::pin(async move {
             let nowhere = || {
-                NoTunnel::Unreachable(Error::new(
+                TunnelError::Unreachable(Error::new(
                     ErrorCode::InternalError,
                     "no port has such a name",
                 ))
             };
             let (host, target) = found.ok_or_else(nowhere)?;
             let used = Arc::<ConnectionUse>::default();
-            let stream = TokioIo::new(host.tunnel(&target.id, target.port).await?);
+            let stream = TokioIo::new(host.open_tunnel(&target.id, target.port).await?);
             let stream = TokioIo::new(NotedStream {
                 stream,
                 used: Arc::clone(&used),

@@ -65,6 +65,11 @@ impl ProxyError {
         }
     }
 
+    pub fn no_sandbox(address: &PortAddress) -> Self {
+        let text = format!("there is no sandbox {}", address.target.id);
+        Self::not_found(text, "`wrenn ls --all` lists those that are there")
+    }
+
     pub fn closed(address: &PortAddress) -> Self {
         let port = address.target.port;
         let text = format!("nothing listens on port {port} of this sandbox");
@@ -82,7 +87,8 @@ impl ProxyError {
             "`wrenn url {id} {port}` makes a link; programs send their key in the header X-API-Key"
         );
         let text = match denied {
-            Denied::Key(text) => text.clone(),
+            Denied::Key(text) | Denied::Scope(text) => text.clone(),
+            Denied::OtherTeam => return Self::no_sandbox(address),
             Denied::Nothing => "this port is private".to_owned(),
             Denied::Expired => "this link has expired".to_owned(),
             Denied::Forged => "this link is not for this port".to_owned(),

@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::{IntoResponse, Response};
-use host_rpc::tunnel::{Counted, MAX_CONNECTIONS};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
@@ -30,7 +29,7 @@ use super::error_response::{ProxyError, is_page};
 use super::request_headers::{self, ForwardedInfo};
 use super::{Proxy, connector, response_sanitizer, retry, upgrade};
 use crate::app::App;
-use crate::hosts::{Host, NoTunnel};
+use crate::hosts::{Counted, Host, MAX_CONNECTIONS, TunnelError};
 
 /// How long browsers remember the answer to a preflight.
 const PREFLIGHT_SECONDS: &str = "600";
@@ -61,15 +60,15 @@ async fn handle(
 ) -> Result<Response, ProxyError> {
     let app = &proxy.app;
     check(request.method(), address, request.headers())?;
+    // A signed URL or public ports are a right of their own; a key is checked for its team below.
     let row = app
         .store
         .sandbox_get_any_team(&address.target.id)
         .await
         .map_err(|error| failed(error.into()))?;
     let row = row.filter(|row| !row.deleting);
-    let public = row.as_ref().is_some_and(|row| row.spec.public_ports);
     let head = RequestHead::new(&request);
-    let access = match access::authorize(app, address, public, head).await {
+    let access = match access::authorize(app, address, row.as_ref(), head).await {
         Ok(access) => access,
         // The request that follows is to have a link in a header, which is checked then.
         Err(Denied::Nothing) if access::is_preflight(&request) => {
@@ -77,10 +76,7 @@ async fn handle(
         }
         Err(denied) => return Err(ProxyError::denied(&denied, address)),
     };
-    let row = row.ok_or_else(|| {
-        let text = format!("there is no sandbox {}", address.target.id);
-        ProxyError::not_found(text, "`wrenn ls --all` lists those that are there")
-    })?;
+    let row = row.ok_or_else(|| ProxyError::no_sandbox(address))?;
     if let Some(answer) = without_guest(app, address, &access, &request) {
         return Ok(answer);
     }
@@ -276,7 +272,7 @@ fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, ProxyError> {
             ));
         }
     }
-    app.host_of(&id, row.host_id.as_deref()).map_err(|error| {
+    app.find_host(&id, row.host_id.as_deref()).map_err(|error| {
         ProxyError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             error.code,
@@ -434,8 +430,8 @@ fn nonsense(why: &str) -> ProxyError {
 fn no_answer(error: &hyper_util::client::legacy::Error, address: &PortAddress) -> ProxyError {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        if let Some(no_tunnel) = error.downcast_ref::<NoTunnel>() {
-            return no_connection(no_tunnel, address);
+        if let Some(tunnel_error) = error.downcast_ref::<TunnelError>() {
+            return no_connection(tunnel_error, address);
         }
         cause = error.source();
     }
@@ -444,22 +440,22 @@ fn no_answer(error: &hyper_util::client::legacy::Error, address: &PortAddress) -
     nonsense(&why)
 }
 
-fn no_connection(error: &NoTunnel, address: &PortAddress) -> ProxyError {
+fn no_connection(error: &TunnelError, address: &PortAddress) -> ProxyError {
     let id = &address.target.id;
     match error {
-        NoTunnel::Refused {
+        TunnelError::Refused {
             status: StatusCode::BAD_GATEWAY,
             ..
         } => ProxyError::closed(address),
-        NoTunnel::Refused {
+        TunnelError::Refused {
             status: StatusCode::NOT_FOUND | StatusCode::CONFLICT,
             text,
         } => ProxyError::not_found(text, format!("`wrenn info {id}` tells more")),
-        NoTunnel::Refused {
+        TunnelError::Refused {
             status: StatusCode::TOO_MANY_REQUESTS,
             ..
         } => too_many(),
-        NoTunnel::Refused {
+        TunnelError::Refused {
             status: StatusCode::SERVICE_UNAVAILABLE,
             text,
         } => ProxyError::new(
@@ -468,7 +464,7 @@ fn no_connection(error: &NoTunnel, address: &PortAddress) -> ProxyError {
             text,
             "try again later",
         ),
-        NoTunnel::Refused {
+        TunnelError::Refused {
             status: StatusCode::GATEWAY_TIMEOUT,
             text,
         } => ProxyError::new(
@@ -477,10 +473,10 @@ fn no_connection(error: &NoTunnel, address: &PortAddress) -> ProxyError {
             text,
             "try again",
         ),
-        NoTunnel::Refused { text, .. } => {
+        TunnelError::Refused { text, .. } => {
             let hint = format!("`wrenn logs {id}` has what the host did");
             ProxyError::new(StatusCode::BAD_GATEWAY, ErrorCode::AgentError, text, hint)
         }
-        NoTunnel::Unreachable(error) => failed(error.clone()),
+        TunnelError::Unreachable(error) => failed(error.clone()),
     }
 }

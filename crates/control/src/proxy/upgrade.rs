@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use host_rpc::tunnel::{self, Counted};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
@@ -16,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::Access;
 use super::address::PortAddress;
 use super::response_sanitizer;
+use crate::hosts::{self, Counted};
 
 /// For the client to end its direction after the guest has: it can get no answer any more. The
 /// guest may take as long as it likes after the client has ended its own, as with a command whose
@@ -39,7 +39,7 @@ pub(super) fn switch_protocols(
         };
         tokio::select! {
             // However it ends, both ends are closed then.
-            _ = tunnel::carry_until(TokioIo::new(client), TokioIo::new(guest), Some(GOODBYE)) => {}
+            _ = hosts::carry_until(TokioIo::new(client), TokioIo::new(guest), Some(GOODBYE)) => {}
             () = shutdown.cancelled() => {}
         }
     });

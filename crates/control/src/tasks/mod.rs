@@ -1,11 +1,11 @@
 //! Reconcilers: they make rows and hosts agree, whatever was lost in between.
 //!
 //! One task per host keeps a watch on it and applies what it reports; beside that, rounds of
-//! `converge` compare all rows with all that the host has. Both start from the state as it is, not
+//! `reconcile` compare all rows with all that the host has. Both start from the state as it is, not
 //! from what was missed, so any of them can die or be late at any moment.
 
-mod converge;
-mod decide;
+mod plan;
+mod reconcile;
 mod watch;
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::app::App;
 pub fn start(app: &Arc<App>) -> TaskTracker {
     let tasks = TaskTracker::new();
     for host in app.hosts.all() {
-        tasks.spawn(watch::keep(Arc::clone(app), Arc::clone(host)));
+        tasks.spawn(watch::watch_host(Arc::clone(app), Arc::clone(host)));
     }
     tasks.close();
     tasks

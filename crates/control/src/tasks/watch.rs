@@ -4,26 +4,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use host_rpc as rpc;
-use host_rpc::__buffa::oneof::watch_sandboxes_response::Event;
-
-use super::converge;
-use crate::app::{App, report};
+use super::reconcile;
+use crate::app::App;
 use crate::error::{Error, Result};
-use crate::hosts::{Host, WatchStream};
+use crate::hosts::{Host, WatchEvent, WatchStream};
 
 /// Hosts send heartbeats every 5 s; three missing ones mean that the connection is dead.
 const SILENCE: Duration = Duration::from_secs(16);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// Between two rounds of `converge` while nothing special happens.
+/// Between two rounds of `reconcile` while nothing special happens.
 const ROUND: Duration = Duration::from_secs(10);
 
-pub(super) async fn keep(app: Arc<App>, host: Arc<Host>) {
+pub(super) async fn watch_host(app: Arc<App>, host: Arc<Host>) {
     let work = async {
         let mut delay = FIRST_DELAY;
         loop {
-            let broke = watch(&app, &host, &mut delay).await;
+            let broke = watch_once(&app, &host, &mut delay).await;
             if host.set_down(&broke.message) {
                 tracing::warn!(
                     host = host.url(),
@@ -41,22 +38,20 @@ pub(super) async fn keep(app: Arc<App>, host: Arc<Host>) {
     }
 }
 
-/// Why it ended.
-async fn watch(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> Error {
+/// Watches until the stream ends, and returns the reason.
+async fn watch_once(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> Error {
     let connected = async {
         let about = host.connect().await?;
-        let stream = host
-            .watch_sandboxes(rpc::WatchSandboxesRequest::default())
-            .await?;
+        let stream = host.watch_sandboxes().await?;
         Ok::<_, Error>((about, stream))
     };
     let (about, mut stream) = match connected.await {
         Ok(connected) => connected,
         Err(error) => return error,
     };
-    let host_id = about.host_id;
+    let host_id = about.id;
     // All reports that there are come before `synced`.
-    if let Err(error) = apply_until_synced(app, &mut stream, &host_id).await {
+    if let Err(error) = apply_until_synced(app, &mut stream).await {
         return error;
     }
     *delay = FIRST_DELAY;
@@ -69,15 +64,15 @@ async fn watch(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> Error 
         );
     }
     tokio::select! {
-        ended = apply_all(app, &mut stream, &host_id) => match ended {
+        ended = apply_all(app, &mut stream) => match ended {
             Ok(()) => Error::new(model::ErrorCode::AgentError, "the host agent ended the reports"),
             Err(error) => error,
         },
-        error = rounds(app, host, &host_id) => error,
+        error = reconcile_rounds(app, host, &host_id) => error,
     }
 }
 
-async fn next(stream: &mut WatchStream) -> Result<Option<Event>> {
+async fn next(stream: &mut WatchStream) -> Result<Option<WatchEvent>> {
     let silent = || {
         Error::new(
             model::ErrorCode::HostUnavailable,
@@ -89,12 +84,12 @@ async fn next(stream: &mut WatchStream) -> Result<Option<Event>> {
         .map_err(|_| silent())?
 }
 
-async fn apply_until_synced(app: &App, stream: &mut WatchStream, host_id: &str) -> Result<()> {
+async fn apply_until_synced(app: &App, stream: &mut WatchStream) -> Result<()> {
     while let Some(event) = next(stream).await? {
         match event {
-            Event::Synced(_) => return Ok(()),
-            Event::Report(report) => apply(app, host_id, *report).await?,
-            Event::Heartbeat(_) => {}
+            WatchEvent::Synced => return Ok(()),
+            WatchEvent::Report(report) => app.apply_report(report).await?,
+            WatchEvent::Heartbeat => {}
         }
     }
     Err(Error::new(
@@ -103,33 +98,21 @@ async fn apply_until_synced(app: &App, stream: &mut WatchStream, host_id: &str) 
     ))
 }
 
-async fn apply_all(app: &App, stream: &mut WatchStream, host_id: &str) -> Result<()> {
+async fn apply_all(app: &App, stream: &mut WatchStream) -> Result<()> {
     while let Some(event) = next(stream).await? {
-        if let Event::Report(report) = event {
-            apply(app, host_id, *report).await?;
+        if let WatchEvent::Report(report) = event {
+            app.apply_report(report).await?;
         }
     }
     Ok(())
 }
 
-async fn apply(app: &App, host_id: &str, report: rpc::SandboxReport) -> Result<()> {
-    app.ports.guest_tokens.note_report(&report);
-    match report::check(host_id, report) {
-        Ok(reported) => app.apply(reported).await,
-        // Nothing that another try would make better.
-        Err(error) => {
-            tracing::warn!(host_id, %error, "ignoring a report that makes no sense");
-            Ok(())
-        }
-    }
-}
-
-/// Converges at once, then again and again. Ends with the first error, upon which everything starts
+/// Reconciles at once, then again and again. Returns the first error, upon which the watch starts
 /// afresh.
-async fn rounds(app: &Arc<App>, host: &Arc<Host>, host_id: &str) -> Error {
+async fn reconcile_rounds(app: &Arc<App>, host: &Arc<Host>, host_id: &str) -> Error {
     loop {
-        let woken = app.converge.notified();
-        if let Err(error) = converge::round(app, host, host_id).await {
+        let woken = app.reconcile.notified();
+        if let Err(error) = reconcile::reconcile_host(app, host, host_id).await {
             return error;
         }
         let _ = tokio::time::timeout(ROUND, woken).await;

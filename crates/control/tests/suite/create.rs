@@ -181,3 +181,33 @@ async fn the_next_host_takes_what_the_first_has_no_room_for() {
         SandboxStatus::Running
     );
 }
+
+#[tokio::test]
+async fn create_asks_host_once() {
+    let (host, _ground, plane) = one().await;
+    plane.create().await;
+    let before = [host.calls("GetHost"), host.calls("ListTemplates")];
+    for _ in 0..5 {
+        plane.create().await;
+    }
+    let after = [host.calls("GetHost"), host.calls("ListTemplates")];
+    // A round of reconciliation, which reads both, can fall between.
+    assert!(
+        after[0] <= before[0] + 1 && after[1] <= before[1] + 1,
+        "{before:?} {after:?}"
+    );
+    assert_eq!(host.calls("EnsureSandbox"), 6);
+}
+
+#[tokio::test]
+async fn create_finds_template_installed_since() {
+    let (host, _ground, plane) = one().await;
+    plane.create().await;
+    host.world().templates.push("fresh".to_owned());
+    let create = CreateSandbox {
+        template: Some("fresh".to_owned()),
+        ..Default::default()
+    };
+    let sandbox = plane.client().create(&create).await.unwrap();
+    assert_eq!(sandbox.template, "fresh");
+}

@@ -23,6 +23,7 @@ mod pause;
 mod port_links;
 mod port_wire;
 mod ports;
+mod principals;
 mod rate_limits;
 mod raw;
 mod reconcile;

@@ -109,7 +109,7 @@ impl HostAgentService for Service {
     ) -> ServiceResult<rpc::EnsureSandboxResponse> {
         let request = request.to_owned_message();
         let id = sandbox_id(&request.sandbox_id)?;
-        let spec = rpc::spec::of_message(&request.spec.into_option().unwrap_or_default())
+        let spec = rpc::spec::from_message(&request.spec.into_option().unwrap_or_default())
             .map_err(invalid)?;
         let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
@@ -186,7 +186,7 @@ impl HostAgentService for Service {
         request: ServiceRequest<'_, rpc::UpdateNetworkRequest>,
     ) -> ServiceResult<rpc::UpdateNetworkResponse> {
         let request = request.to_owned_message();
-        let rules = rpc::network::of_message(request.network.as_option()).map_err(invalid)?;
+        let rules = rpc::network::from_message(request.network.as_option()).map_err(invalid)?;
         let handle = self
             .manager
             .set_network(&sandbox_id(&request.sandbox_id)?, rules)

@@ -102,7 +102,7 @@ fn agrees(row: &Sandbox, fake: Option<&Fake>, has_crashed: bool) -> Result<(), S
         SandboxState::Paused => fake.state == OnHost::SANDBOX_STATE_PAUSED,
         SandboxState::Stopped | SandboxState::Error => fake.state == OnHost::SANDBOX_STATE_ERROR,
     };
-    let rules = host_rpc::network::of_message(fake.spec.network.as_option())
+    let rules = host_rpc::network::from_message(fake.spec.network.as_option())
         .map_err(|error| error.to_string())?;
     if row.deleting
         || !is_same_state

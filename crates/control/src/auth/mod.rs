@@ -1,11 +1,11 @@
-//! Who is asking. Keys are random, so their hash needs no salt; only the hash is stored, and
-//! revoking a key works at once, because every request looks.
+//! API keys, and the [`Principal`] that each stands for. Keys are random, so their hash needs no
+//! salt; only the hash is stored. A revoked key fails at once, since every request looks it up.
 
 mod first_key;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use model::{ApiKey, ErrorCode, Scopes, TeamId};
+use model::{ApiKey, ErrorCode, Resource, Scope, Scopes, TeamId};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 use stdx::time::now_ms;
@@ -20,23 +20,52 @@ pub const KEY_HEADER: &str = "x-api-key";
 /// Characters of a key's name.
 pub const MAX_NAME: usize = 100;
 
-/// The key that a request came with.
-#[derive(Debug, Clone)]
-pub struct Caller {
+/// Who makes a request, and what it may do. Made once, from the key of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    pub team_id: TeamId,
     pub key_id: String,
+    pub scopes: Scopes,
 }
 
-/// What is stored of a key: the hash of its digits, which all its spellings share.
+impl Principal {
+    /// # Errors
+    /// `Forbidden` if the key does not have `scope`.
+    pub fn require(&self, scope: Scope) -> Result<()> {
+        if self.scopes.allows(scope) {
+            return Ok(());
+        }
+        let text = format!(
+            "this API key may not do that: it has the scopes {:?}, and this needs {scope}; use another key",
+            self.scopes.to_string()
+        );
+        Err(Error::new(ErrorCode::Forbidden, text))
+    }
+
+    /// # Errors
+    /// `Forbidden` if the key may not read `resource`.
+    pub fn require_read(&self, resource: Resource) -> Result<()> {
+        self.require(Scope::Read(resource))
+    }
+
+    /// # Errors
+    /// `Forbidden` if the key may not change `resource`.
+    pub fn require_write(&self, resource: Resource) -> Result<()> {
+        self.require(Scope::Write(resource))
+    }
+}
+
+/// Returns what is stored of a key: the hash of its digits, which all its spellings share.
 #[must_use]
 pub fn hash(key: &ApiKey) -> [u8; 32] {
     Sha256::digest(key.hex().as_bytes()).into()
 }
 
-/// Finds who is asking.
+/// Looks up the key of a request.
 ///
 /// # Errors
 /// `Unauthorized` says what is wrong with the key.
-pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller> {
+pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Principal> {
     let key: ApiKey = sent_key(headers)?
         .parse()
         .map_err(|error| unauthorized(&format!("the {error}")))?;
@@ -44,7 +73,11 @@ pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Caller> 
     let key = found.ok_or_else(|| {
         unauthorized("this API key is not known here; was it revoked, or made for another server?")
     })?;
-    Ok(Caller { key_id: key.id })
+    Ok(Principal {
+        team_id: key.team_id,
+        key_id: key.id,
+        scopes: key.scopes,
+    })
 }
 
 fn sent_key(headers: &HeaderMap) -> Result<&str> {
@@ -74,31 +107,47 @@ fn unauthorized(text: &str) -> Error {
     Error::new(ErrorCode::Unauthorized, text)
 }
 
-/// Makes a key. The text of it is shown this once.
+/// Creates a key of the team `default` that may do everything. Its text is shown this once.
 ///
 /// # Errors
 /// A bad name; the store's.
 pub async fn create_key(store: &Store, name: &str) -> Result<(Key, ApiKey)> {
+    create_team_key(store, TeamId::default(), Scopes::Admin, name).await
+}
+
+/// Creates a key of a team. Its text is shown this once.
+///
+/// # Errors
+/// A bad name; the store's.
+pub async fn create_team_key(
+    store: &Store,
+    team_id: TeamId,
+    scopes: Scopes,
+    name: &str,
+) -> Result<(Key, ApiKey)> {
     if name.is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control) {
         return Err(Error::invalid(format!(
             "name must be 1 to {MAX_NAME} printable characters"
         )));
     }
     let key = ApiKey::random();
-    let new = new_key(&key, name);
+    let new = NewKey {
+        team_id,
+        scopes,
+        ..new_key(&key, name)
+    };
     store.key_insert(&new).await?;
-    Ok((
-        Key {
-            id: new.id,
-            team_id: new.team_id,
-            scopes: new.scopes,
-            name: new.name,
-            created_at: new.now,
-        },
-        key,
-    ))
+    let created = Key {
+        id: new.id,
+        team_id: new.team_id,
+        scopes: new.scopes,
+        name: new.name,
+        created_at: new.now,
+    };
+    Ok((created, key))
 }
 
+/// Returns a key of the team `default` that may do everything.
 fn new_key(key: &ApiKey, name: &str) -> NewKey {
     let id: u64 = rand::rng().random();
     NewKey {

@@ -1,26 +1,42 @@
-//! Connections to host agents. Everything that a host answers with passes through here: time
-//! limits, tokens, and the one place that turns Connect codes into ours.
+//! Connections to host agents: the only module that knows their protocol. It takes and gives types
+//! of ours, sets time limits and tokens, and maps Connect codes to ours.
 //!
-//! Nothing of this is stored. Which host has which id is learnt from the hosts themselves and is
-//! forgotten with the process.
+//! Nothing of this is stored. Ids, templates and sizes of hosts are learnt from the hosts, and are
+//! gone with the process.
 
 mod calls;
-mod link;
+mod commands;
+mod connection;
+mod files;
+mod inventory;
+mod logs;
+mod sandboxes;
+mod snapshots;
 mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
+use connectrpc::client::{ClientConfig, HttpClient};
 use connectrpc::{ConnectError, ErrorCode as RpcCode};
 use host_rpc::HostAgentServiceClient;
 use model::ErrorCode;
 
+pub use host_rpc::DEFAULT_PORT;
+pub use host_rpc::linger::linger;
+pub use host_rpc::tunnel::{Connections, Counted, MAX_CONNECTIONS, carry_until};
+
+pub use calls::HostInfo;
 pub(crate) use calls::RESUME_TIMEOUT;
-pub use calls::{ExecStream, FileStream, LogStream, WatchStream};
-use link::Link;
-pub use tunnel::NoTunnel;
+pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
+use connection::HostConnection;
+pub use files::{CHUNK_BYTES, FileInfo, FileKind, FileStream, GuestPath, UploadTarget};
+pub use inventory::Inventory;
+pub use logs::{LogEntry, LogSource, LogStream};
+pub use sandboxes::{SandboxReport, WatchEvent, WatchStream};
+pub use snapshots::{Checkpoint, Template, TemplateKind};
+pub use tunnel::TunnelError;
 
 use crate::error::Error;
 
@@ -31,7 +47,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Characters of a host's message that users see. Part of it can come from a guest.
 const MAX_MESSAGE: usize = 2000;
 
-/// Where a host agent is and what it wants to hear.
+/// Address and token of a host agent.
 #[derive(Debug, Clone)]
 pub struct HostAddr {
     /// As in `http://127.0.0.1:50051`.
@@ -61,7 +77,7 @@ impl std::fmt::Debug for Token {
 pub struct Host {
     addr: HostAddr,
     transport: HttpClient,
-    link: Link,
+    connection: HostConnection,
 }
 
 /// All hosts of this installation.
@@ -84,8 +100,8 @@ impl Hosts {
         &self.0
     }
 
-    /// The host of that id. Where there is only one host and it has not said its id yet, it is that
-    /// one.
+    /// Returns the host of that id. Where there is only one host and it has not said its id yet, it
+    /// is that one.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Arc<Host>> {
         let known = self.0.iter().find(|host| host.id().as_deref() == Some(id));
@@ -97,9 +113,9 @@ impl Hosts {
         known.or_else(only).cloned()
     }
 
-    /// Where a sandbox is or can be: its host, or all hosts while it has none.
+    /// Returns the host of a sandbox, or all hosts while it has none.
     #[must_use]
-    pub fn of(&self, host_id: Option<&str>) -> Vec<Arc<Host>> {
+    pub fn candidates(&self, host_id: Option<&str>) -> Vec<Arc<Host>> {
         match host_id {
             Some(id) => self.find(id).into_iter().collect(),
             None => self.0.clone(),
@@ -109,11 +125,11 @@ impl Hosts {
     /// Waits until every host has answered once, or could not be reached.
     pub async fn first_reports(&self) {
         for host in &self.0 {
-            host.link.heard_of().await;
+            host.connection.wait_for_reports().await;
         }
     }
 
-    /// Ids of all hosts; `None` while one of them has not said its id.
+    /// Returns the ids of all hosts; `None` while one of them has not said its id.
     #[must_use]
     pub fn ids(&self) -> Option<Vec<String>> {
         self.0.iter().map(|host| host.id()).collect()
@@ -128,39 +144,39 @@ impl Host {
         Self {
             addr,
             transport,
-            link: Link::default(),
+            connection: HostConnection::default(),
         }
     }
 
-    /// As the user wrote it.
+    /// URL as the user wrote it.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.addr.url
     }
 
-    /// The id that the host gave at the last connection.
+    /// Returns the id that the host gave at the last connection.
     #[must_use]
     pub fn id(&self) -> Option<String> {
-        self.link.id()
+        self.connection.id()
     }
 
-    /// Whether reports come from it now; else why not.
+    /// Returns the reason if no reports come from it now.
     pub fn state(&self) -> Result<(), String> {
-        self.link.state()
+        self.connection.state()
     }
 
-    /// Reports come. Whether that is news.
+    /// Notes that reports come. Returns true if they did not before.
     pub(crate) fn set_up(&self) -> bool {
-        self.link.set_up()
+        self.connection.set_up()
     }
 
-    /// Reports come no more. Whether that, or why, is news.
+    /// Notes that no reports come. Returns true if that, or the reason, changed.
     pub(crate) fn set_down(&self, why: &str) -> bool {
-        self.link.set_down(why)
+        self.connection.set_down(why)
     }
 
     fn client(&self) -> Result<Client, Error> {
-        let token = match self.link.token() {
+        let token = match self.connection.token() {
             Some(token) => token,
             None => self.read_token()?,
         };
@@ -209,7 +225,7 @@ impl Host {
         )
     }
 
-    /// What a failed call means for the user.
+    /// Maps the error of a call to one for the user.
     fn failed(&self, error: &ConnectError) -> Error {
         let text: String = error
             .message
@@ -223,36 +239,48 @@ impl Host {
             RpcCode::Unavailable if error.source_arc().is_some() => self
                 .unreachable("is wrenn-agent running? Try again when it is (CP_HOST_AGENT_ADDR)"),
             // The host took our token before; what is refused is a user of the guest.
-            RpcCode::Unauthenticated if self.link.token().is_some() => Error::invalid(text),
+            RpcCode::Unauthenticated if self.connection.token().is_some() => Error::invalid(text),
             RpcCode::Unauthenticated => Error::new(
                 ErrorCode::AgentError,
                 format!("the host agent at {} refuses our token: {text}", self.url()),
             ),
             code if text.is_empty() => Error::new(
-                code_of(code),
+                code_from_rpc(code),
                 format!("the host agent answered {}", code.as_str()),
             ),
-            code => Error::new(code_of(code), text),
+            code => Error::new(code_from_rpc(code), text),
         };
         failed.cause = Some(Arc::new(error.clone()));
         failed
     }
 }
 
-/// Whether the host itself refused, and so did nothing; a broken connection tells nothing of what
-/// became of a call.
+/// Returns true if the host did nothing: it refused, or could not be connected to. A connection that
+/// breaks later does not tell what became of a call.
 #[must_use]
 pub fn is_refusal(error: &Error) -> bool {
     let connect = error
         .cause
         .as_ref()
         .and_then(|cause| cause.downcast_ref::<ConnectError>());
-    connect.is_some_and(|error| error.source_arc().is_none())
+    connect.is_some_and(|error| error.source_arc().is_none() || failed_to_connect(error))
 }
 
-/// Our code for a Connect code (<https://connectrpc.com/docs/protocol#error-codes>).
+fn failed_to_connect(error: &ConnectError) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let transport = error.downcast_ref::<hyper_util::client::legacy::Error>();
+        if transport.is_some_and(hyper_util::client::legacy::Error::is_connect) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Maps a Connect code to ours (<https://connectrpc.com/docs/protocol#error-codes>).
 #[must_use]
-pub fn code_of(code: RpcCode) -> ErrorCode {
+pub fn code_from_rpc(code: RpcCode) -> ErrorCode {
     match code {
         RpcCode::InvalidArgument | RpcCode::OutOfRange => ErrorCode::InvalidRequest,
         RpcCode::NotFound => ErrorCode::NotFound,
@@ -265,9 +293,4 @@ pub fn code_of(code: RpcCode) -> ErrorCode {
         RpcCode::Unavailable => ErrorCode::HostUnavailable,
         _ => ErrorCode::AgentError,
     }
-}
-
-/// For calls that a host answers from memory or disk.
-fn within(limit: Duration) -> CallOptions {
-    CallOptions::default().with_timeout(limit)
 }

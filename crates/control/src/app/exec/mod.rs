@@ -1,17 +1,17 @@
 //! Runs programs in sandboxes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use host_rpc as rpc;
-use host_rpc::__buffa::oneof::exec_response::Event;
-use model::{ErrorCode, ExecLimits, SandboxId};
+use model::{ErrorCode, ExecLimits, Resource, SandboxId};
 
 use super::App;
-use super::sandbox_read::Usable;
+use super::sandbox_read::UsableSandbox;
+use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{ExecStream, Host, RESUME_TIMEOUT};
+use crate::hosts::{
+    Command, CommandInput, ExecEvent, ExecStream, Host, RESUME_TIMEOUT, TerminalSize,
+};
 
 mod deadline;
 
@@ -31,22 +31,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 pub const MAX_CWD: usize = 4096;
 pub const MAX_USER: usize = 64;
 
-/// What to run.
-#[derive(Debug, Clone, Default)]
-pub struct Exec {
-    pub cmd: String,
-    pub args: Vec<String>,
-    pub envs: BTreeMap<String, String>,
-    pub cwd: Option<String>,
-    pub user: Option<String>,
-    /// Seconds; without it the program may run for ever.
-    pub timeout_sec: Option<u32>,
-    pub stdin: bool,
-    /// Columns and rows.
-    pub terminal: Option<(u32, u32)>,
-}
-
-/// What a program did, all at once.
+/// Output and exit code of a program that has ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub stdout: Vec<u8>,
@@ -74,10 +59,36 @@ impl Outcome {
     }
 }
 
+/// A process of a sandbox.
+#[derive(Debug, Clone)]
+pub struct Process {
+    host: Arc<Host>,
+    id: SandboxId,
+    pid: u32,
+}
+
+impl Process {
+    /// Sends a signal to the process group.
+    ///
+    /// # Errors
+    /// `NotFound` when it has ended.
+    pub async fn send_signal(&self, signal: u32) -> Result<()> {
+        self.host.send_signal(&self.id, self.pid, signal).await
+    }
+
+    /// Sends input, and waits until the program takes it.
+    ///
+    /// # Errors
+    /// `NotFound` when it has ended.
+    pub async fn send_input(&self, input: CommandInput) -> Result<()> {
+        self.host.send_input(&self.id, self.pid, input).await
+    }
+}
+
 /// A program that runs. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Running {
-    pub host: Arc<Host>,
+    host: Arc<Host>,
     pub id: SandboxId,
     stream: ExecStream,
     /// Of the program; `None` until it has started.
@@ -105,54 +116,31 @@ pub fn check_user(user: Option<&str>) -> Result<()> {
     }
 }
 
-impl Exec {
-    /// # Errors
-    /// Names the field and the bound.
-    pub fn check(&self) -> Result<()> {
-        let timeout = self.timeout_sec.unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
-        ExecLimits::check(&self.cmd, &self.args, &self.envs, timeout)?;
-        if self
-            .cwd
-            .as_deref()
-            .is_some_and(|cwd| cwd.is_empty() || cwd.len() > MAX_CWD || cwd.contains('\0'))
-        {
-            return Err(Error::invalid(format!(
-                "cwd must be a path of 1 to {MAX_CWD} bytes without NUL"
-            )));
-        }
-        check_user(self.user.as_deref())?;
-        match self.terminal {
-            Some((cols, rows)) => check_size(cols, rows),
-            None => Ok(()),
-        }
+/// # Errors
+/// Names the field and the bound.
+fn check_command(command: &Command) -> Result<()> {
+    let timeout = command
+        .timeout_sec
+        .unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
+    ExecLimits::check(&command.cmd, &command.args, &command.envs, timeout)?;
+    let is_wrong = |cwd: &str| cwd.is_empty() || cwd.len() > MAX_CWD || cwd.contains('\0');
+    if command.cwd.as_deref().is_some_and(is_wrong) {
+        return Err(Error::invalid(format!(
+            "cwd must be a path of 1 to {MAX_CWD} bytes without NUL"
+        )));
     }
+    check_user(command.user.as_deref())?;
+    command.terminal.map_or(Ok(()), check_size)
+}
 
-    fn request(self, id: &SandboxId) -> rpc::ExecRequest {
-        let terminal = self.terminal.map(|(cols, rows)| rpc::TerminalSize {
-            cols,
-            rows,
-            ..Default::default()
-        });
-        let backstop =
-            |seconds: u32| seconds.saturating_add(ExecLimits::GRACE_SEC + HOST_SLACK_SEC);
-        rpc::ExecRequest {
-            sandbox_id: id.to_string(),
-            cmd: self.cmd,
-            args: self.args,
-            envs: self.envs.into_iter().collect(),
-            cwd: self.cwd,
-            user: self.user,
-            timeout_ms: self.timeout_sec.map_or(0, backstop).saturating_mul(1000),
-            stdin: self.stdin,
-            terminal: terminal.into(),
-            ..Default::default()
-        }
-    }
+/// Returns the host's own deadline, which ends what our signals did not reach.
+fn host_deadline(timeout_sec: u32) -> u32 {
+    timeout_sec.saturating_add(ExecLimits::GRACE_SEC + HOST_SLACK_SEC)
 }
 
 /// # Errors
 /// When no terminal has such a size.
-pub fn check_size(cols: u32, rows: u32) -> Result<()> {
+pub fn check_size(TerminalSize { cols, rows }: TerminalSize) -> Result<()> {
     let right = 1..=u32::from(u16::MAX);
     if right.contains(&cols) && right.contains(&rows) {
         return Ok(());
@@ -167,52 +155,64 @@ impl App {
     /// Starts a program.
     ///
     /// # Errors
-    /// What the request, the sandbox's state or the guest says against it.
-    pub async fn start(&self, id: &SandboxId, exec: Exec) -> Result<Running> {
-        exec.check()?;
-        self.start_on(self.usable(id).await?.host, id, exec).await
+    /// `InvalidRequest`; the sandbox's state; the guest's.
+    pub async fn start_command(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: Command,
+    ) -> Result<Running> {
+        principal.require_write(Resource::Sandboxes)?;
+        check_command(&command)?;
+        let host = self.find_usable(principal, id).await?.host;
+        start_on(host, id, command).await
     }
 
-    async fn start_on(&self, host: Arc<Host>, id: &SandboxId, exec: Exec) -> Result<Running> {
-        let timeout_sec = exec.timeout_sec;
-        let stream = host.exec(exec.request(id)).await?;
-        Ok(Running {
-            host,
-            id: id.clone(),
-            stream,
-            pid: None,
-            timeout_sec,
-            deadline: None,
-        })
+    /// Returns nothing if programs of the sandbox can be started.
+    ///
+    /// # Errors
+    /// `NotFound`; the sandbox's state.
+    pub async fn check_usable(&self, principal: &Principal, id: &SandboxId) -> Result<()> {
+        principal.require_write(Resource::Sandboxes)?;
+        self.find_usable(principal, id).await.map(drop)
     }
 
     /// Sends a signal to the process group of a program that was started by an exec stream.
     ///
     /// # Errors
     /// `NotFound` when it has ended.
-    pub async fn send_signal(&self, id: &SandboxId, pid: u32, signal: u32) -> Result<()> {
-        let host = self.usable(id).await?.host;
-        let request = rpc::SendSignalRequest {
-            sandbox_id: id.to_string(),
-            pid,
-            signal,
-            ..Default::default()
-        };
-        host.send_signal(request).await.map(drop)
+    pub async fn send_signal(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        pid: u32,
+        signal: u32,
+    ) -> Result<()> {
+        principal.require_write(Resource::Sandboxes)?;
+        let host = self.find_usable(principal, id).await?.host;
+        host.send_signal(id, pid, signal).await
     }
 
     /// Runs a program to its end.
     ///
     /// # Errors
     /// `Timeout` when it took longer than it may.
-    pub async fn exec(&self, id: &SandboxId, exec: Exec) -> Result<Outcome> {
-        let seconds = exec.timeout_sec.unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
-        let exec = Exec {
+    pub async fn run_command(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: Command,
+    ) -> Result<Outcome> {
+        principal.require_write(Resource::Sandboxes)?;
+        let seconds = command
+            .timeout_sec
+            .unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
+        let command = Command {
             timeout_sec: Some(seconds),
-            ..exec
+            ..command
         };
-        exec.check()?;
-        let Usable { host, is_paused } = self.usable(id).await?;
+        check_command(&command)?;
+        let UsableSandbox { host, is_paused } = self.find_usable(principal, id).await?;
         let before = if is_paused {
             RESUME_TIMEOUT
         } else {
@@ -221,7 +221,7 @@ impl App {
         let limit =
             before + Duration::from_secs((seconds + ExecLimits::GRACE_SEC).into()) + DEADLINE_SLACK;
         let late = || took_too_long(seconds);
-        let run = async { self.start_on(host, id, exec).await?.collect().await };
+        let run = async { start_on(host, id, command).await?.collect().await };
         match tokio::time::timeout(limit, run).await {
             Ok(Err(error)) if error.code == ErrorCode::Timeout => Err(Error {
                 cause: error.cause,
@@ -233,6 +233,20 @@ impl App {
     }
 }
 
+async fn start_on(host: Arc<Host>, id: &SandboxId, command: Command) -> Result<Running> {
+    let timeout_sec = command.timeout_sec;
+    let deadline_sec = timeout_sec.map(host_deadline);
+    let stream = host.exec(id, command, deadline_sec).await?;
+    Ok(Running {
+        host,
+        id: id.clone(),
+        stream,
+        pid: None,
+        timeout_sec,
+        deadline: None,
+    })
+}
+
 /// The error of a program whose time is up.
 fn took_too_long(seconds: u32) -> Error {
     let text = format!("the program took longer than {seconds} s (timeout_sec) and was ended");
@@ -240,12 +254,10 @@ fn took_too_long(seconds: u32) -> Error {
 }
 
 /// The error of a program that the guest could not start.
-fn not_started(end: rpc::exec_response::ExecEnd) -> Error {
-    let text = end
-        .error
-        .unwrap_or_else(|| "the program could not be started".to_owned());
+fn not_started(exit_code: i32, error: Option<String>) -> Error {
+    let text = error.unwrap_or_else(|| "the program could not be started".to_owned());
     Error {
-        exit_code: Some(end.exit_code),
+        exit_code: Some(exit_code),
         ..Error::invalid(text)
     }
 }
@@ -255,16 +267,16 @@ impl Running {
     ///
     /// # Errors
     /// Why it could not be started, with the exit code that a shell gives for that.
-    pub async fn started(&mut self) -> Result<u32> {
+    pub async fn wait_until_started(&mut self) -> Result<u32> {
         match self.stream.next().await? {
-            Some(Event::Start(start)) => {
-                self.pid = Some(start.pid);
+            Some(ExecEvent::Started { pid }) => {
+                self.pid = Some(pid);
                 self.deadline = self
                     .timeout_sec
                     .map(|seconds| Deadline::after(Duration::from_secs(seconds.into())));
-                Ok(start.pid)
+                Ok(pid)
             }
-            Some(Event::End(end)) => Err(not_started(*end)),
+            Some(ExecEvent::Ended { exit_code, error }) => Err(not_started(exit_code, error)),
             _ => Err(Error::new(
                 ErrorCode::AgentError,
                 "the host agent did not say which process it started",
@@ -277,7 +289,7 @@ impl Running {
     ///
     /// # Errors
     /// `Timeout` when its time was up; otherwise what broke.
-    pub async fn next(&mut self) -> Result<Option<Event>> {
+    pub async fn next(&mut self) -> Result<Option<ExecEvent>> {
         loop {
             let event = tokio::select! {
                 event = self.stream.next() => event,
@@ -288,7 +300,7 @@ impl Running {
             };
             let is_late = self.deadline.as_ref().is_some_and(Deadline::is_over);
             return match event {
-                Ok(Some(Event::End(_))) if is_late => {
+                Ok(Some(ExecEvent::Ended { .. })) if is_late => {
                     Err(took_too_long(self.timeout_sec.unwrap_or_default()))
                 }
                 event => event,
@@ -296,22 +308,26 @@ impl Running {
         }
     }
 
-    /// Signals the program in a task of its own: whoever waits for events must not wait for the
+    /// Returns a handle on the process of this program.
+    #[must_use]
+    pub fn process(&self, pid: u32) -> Process {
+        Process {
+            host: Arc::clone(&self.host),
+            id: self.id.clone(),
+            pid,
+        }
+    }
+
+    /// Signals the program in a task of its own: the reader of events must not wait for the
     /// guest here.
     fn pass_deadline(&self, passed: Passed) {
         let signal = match passed {
             Passed::Time => SIGTERM,
             Passed::Grace => SIGKILL,
         };
-        let request = rpc::SendSignalRequest {
-            sandbox_id: self.id.to_string(),
-            pid: self.pid.unwrap_or_default(),
-            signal,
-            ..Default::default()
-        };
-        let host = Arc::clone(&self.host);
+        let process = self.process(self.pid.unwrap_or_default());
         tokio::spawn(async move {
-            if let Err(error) = host.send_signal(request).await {
+            if let Err(error) = process.send_signal(signal).await {
                 tracing::debug!(
                     error = error.chain(),
                     signal,
@@ -330,15 +346,15 @@ impl Running {
     }
 
     async fn collect(mut self) -> Result<Outcome> {
-        self.started().await?;
+        self.wait_until_started().await?;
         let began = Instant::now();
         let mut outcome = Outcome::default();
         while let Some(event) = self.next().await? {
             match event {
-                Event::Stdout(bytes) => outcome.keep(&bytes, |outcome| &mut outcome.stdout),
-                Event::Stderr(bytes) => outcome.keep(&bytes, |outcome| &mut outcome.stderr),
-                Event::End(end) => {
-                    if let Some(error) = end.error.filter(|_| end.exit_code == 0) {
+                ExecEvent::Stdout(bytes) => outcome.keep(&bytes, |outcome| &mut outcome.stdout),
+                ExecEvent::Stderr(bytes) => outcome.keep(&bytes, |outcome| &mut outcome.stderr),
+                ExecEvent::Ended { exit_code, error } => {
+                    if let Some(error) = error.filter(|_| exit_code == 0) {
                         return Err(Error::new(
                             ErrorCode::AgentError,
                             format!("the program did not run: {error}"),
@@ -347,12 +363,12 @@ impl Running {
                     let duration = began.elapsed();
                     self.finish();
                     return Ok(Outcome {
-                        exit_code: end.exit_code,
+                        exit_code,
                         duration,
                         ..outcome
                     });
                 }
-                Event::Start(_) | Event::Keepalive(_) => {}
+                ExecEvent::Started { .. } => {}
             }
         }
         Err(Error::new(

@@ -1,6 +1,6 @@
-//! What to do about the differences between our rows and what one host has. Pure.
+//! Plans how to remove the differences between our rows and what one host has. Pure.
 //!
-//! The order of looking is what makes this safe (see `converge`): the rows were read before the
+//! The order of reading is what makes this safe (see `reconcile`): the rows were read before the
 //! host was asked, so a row whose host does not have it is lost and not just new; and a sandbox
 //! without a row is looked up once more before it is removed.
 
@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{SandboxId, SandboxState};
 use store::Sandbox;
 
-/// A row that no host has begun belongs to somebody who still works on it for so long: longer than
-/// it takes from the insert to the host's first note of it, however busy both are.
+/// Age up to which a row without a host belongs to a create that goes on: longer than it takes from
+/// the insert to the host's first note of it, however busy both are.
 const GRACE_MS: i64 = 30_000;
 
-/// What was seen, in this order.
+/// Rows and sandboxes, read in the order of the fields.
 #[derive(Debug)]
-pub(super) struct Seen<'a> {
+pub(super) struct Observation<'a> {
     pub(super) rows: &'a [Sandbox],
     /// What this host has.
     pub(super) host_has: &'a BTreeSet<SandboxId>,
@@ -23,7 +23,7 @@ pub(super) struct Seen<'a> {
     /// All hosts of the installation; `None` while not all have said who they are.
     pub(super) all_host_ids: Option<&'a [String]>,
     /// Being created by this very process.
-    pub(super) creating: &'a BTreeSet<SandboxId>,
+    pub(super) in_flight: &'a BTreeSet<SandboxId>,
     pub(super) now: i64,
 }
 
@@ -31,62 +31,66 @@ pub(super) struct Seen<'a> {
 pub(super) enum Step {
     /// The second and third step of a deletion, again.
     FinishDeletion(Sandbox),
-    /// The row was never finished and nobody works on it.
-    GiveUp(SandboxId),
+    /// The row was never finished, and no create works on it.
+    Rollback(SandboxId),
     /// The host of the row does not have it any more.
-    Lost(Sandbox),
+    MarkLost(Sandbox),
     /// The host of the row is not one of ours any more.
-    HostGone(Sandbox),
+    MarkHostGone(Sandbox),
     /// The host has what we have no row for, or what belongs to another host.
-    Evict(SandboxId),
+    RemoveOrphan(SandboxId),
 }
 
-pub(super) fn decide(seen: &Seen<'_>) -> Vec<Step> {
-    let rows: BTreeMap<&SandboxId, &Sandbox> = seen.rows.iter().map(|row| (&row.id, row)).collect();
-    let about_rows = seen.rows.iter().filter_map(|row| about_row(seen, row));
-    let about_host = seen.host_has.iter().filter(|id| match rows.get(id) {
+pub(super) fn plan(observed: &Observation<'_>) -> Vec<Step> {
+    let rows: BTreeMap<&SandboxId, &Sandbox> =
+        observed.rows.iter().map(|row| (&row.id, row)).collect();
+    let about_rows = observed
+        .rows
+        .iter()
+        .filter_map(|row| about_row(observed, row));
+    let about_host = observed.host_has.iter().filter(|id| match rows.get(id) {
         None => true,
         Some(row) => row
             .host_id
             .as_deref()
-            .is_some_and(|owner| owner != seen.host_id),
+            .is_some_and(|owner| owner != observed.host_id),
     });
     about_rows
-        .chain(about_host.cloned().map(Step::Evict))
+        .chain(about_host.cloned().map(Step::RemoveOrphan))
         .collect()
 }
 
-fn about_row(seen: &Seen<'_>, row: &Sandbox) -> Option<Step> {
-    let has = seen.host_has.contains(&row.id);
+fn about_row(observed: &Observation<'_>, row: &Sandbox) -> Option<Step> {
+    let has = observed.host_has.contains(&row.id);
     match row.host_id.as_deref() {
         None if row.deleting => Some(Step::FinishDeletion(row.clone())),
         // If the host has it, a report will say so.
-        None => (!has && is_abandoned(seen, row)).then(|| Step::GiveUp(row.id.clone())),
-        Some(owner) if owner == seen.host_id => match (row.deleting, has) {
+        None => (!has && is_abandoned(observed, row)).then(|| Step::Rollback(row.id.clone())),
+        Some(owner) if owner == observed.host_id => match (row.deleting, has) {
             (true, _) => Some(Step::FinishDeletion(row.clone())),
             (false, true) => None,
             (false, false) if row.state.is_terminal() => None,
             (false, false)
-                if row.state == SandboxState::Pending && seen.creating.contains(&row.id) =>
+                if row.state == SandboxState::Pending && observed.in_flight.contains(&row.id) =>
             {
                 None
             }
-            (false, false) => Some(Step::Lost(row.clone())),
+            (false, false) => Some(Step::MarkLost(row.clone())),
         },
         Some(owner) => {
-            let gone = seen
+            let gone = observed
                 .all_host_ids
                 .is_some_and(|all| all.iter().all(|id| id != owner));
             let matters = row.deleting || !row.state.is_terminal();
-            (gone && matters).then(|| Step::HostGone(row.clone()))
+            (gone && matters).then(|| Step::MarkHostGone(row.clone()))
         }
     }
 }
 
-fn is_abandoned(seen: &Seen<'_>, row: &Sandbox) -> bool {
+fn is_abandoned(observed: &Observation<'_>, row: &Sandbox) -> bool {
     row.state == SandboxState::Pending
-        && !seen.creating.contains(&row.id)
-        && seen.now.saturating_sub(row.created_at) > GRACE_MS
+        && !observed.in_flight.contains(&row.id)
+        && observed.now.saturating_sub(row.created_at) > GRACE_MS
 }
 
 #[cfg(test)]
@@ -130,71 +134,74 @@ mod tests {
         }
     }
 
-    fn decided(row: &Sandbox, has: bool, creating: bool) -> Vec<Step> {
+    fn planned(row: &Sandbox, has: bool, in_flight: bool) -> Vec<Step> {
         let only = |yes: bool| {
             yes.then(|| row.id.clone())
                 .into_iter()
                 .collect::<BTreeSet<_>>()
         };
         let all = ["here".to_owned(), "there".to_owned()];
-        decide(&Seen {
+        plan(&Observation {
             rows: std::slice::from_ref(row),
             host_has: &only(has),
             host_id: "here",
             all_host_ids: Some(&all),
-            creating: &only(creating),
+            in_flight: &only(in_flight),
             now: NOW,
         })
     }
 
     #[test]
-    fn what_a_host_lost_is_told() {
+    fn lost_sandbox_is_marked() {
         for state in [
             SandboxState::Pending,
             SandboxState::Running,
             SandboxState::Paused,
         ] {
             let row = row(state, Some("here"), false, 0);
-            assert_eq!(decided(&row, false, false), [Step::Lost(row.clone())]);
-            assert_eq!(decided(&row, true, false), []);
+            assert_eq!(planned(&row, false, false), [Step::MarkLost(row.clone())]);
+            assert_eq!(planned(&row, true, false), []);
         }
         for state in [SandboxState::Stopped, SandboxState::Error] {
             assert_eq!(
-                decided(&row(state, Some("here"), false, 0), false, false),
+                planned(&row(state, Some("here"), false, 0), false, false),
                 []
             );
         }
     }
 
     #[test]
-    fn rows_without_a_host_have_a_time_of_grace() {
+    fn row_without_host_has_grace_period() {
         let young = row(SandboxState::Pending, None, false, GRACE_MS);
         let old = row(SandboxState::Pending, None, false, GRACE_MS + 1);
-        assert_eq!(decided(&young, false, false), []);
-        assert_eq!(decided(&old, false, false), [Step::GiveUp(old.id.clone())]);
+        assert_eq!(planned(&young, false, false), []);
         assert_eq!(
-            decided(&old, true, false),
+            planned(&old, false, false),
+            [Step::Rollback(old.id.clone())]
+        );
+        assert_eq!(
+            planned(&old, true, false),
             [],
             "a report of the host will come"
         );
         assert_eq!(
-            decided(&old, false, true),
+            planned(&old, false, true),
             [],
             "it is being created right now"
         );
     }
 
     #[test]
-    fn strangers_and_doubles_are_removed() {
+    fn orphans_and_doubles_are_removed() {
         let elsewhere = row(SandboxState::Running, Some("there"), false, 0);
         assert_eq!(
-            decided(&elsewhere, true, false),
-            [Step::Evict(elsewhere.id.clone())]
+            planned(&elsewhere, true, false),
+            [Step::RemoveOrphan(elsewhere.id.clone())]
         );
         let lost_host = row(SandboxState::Running, Some("nowhere"), false, 0);
         assert_eq!(
-            decided(&lost_host, false, false),
-            [Step::HostGone(lost_host.clone())]
+            planned(&lost_host, false, false),
+            [Step::MarkHostGone(lost_host.clone())]
         );
     }
 
@@ -209,12 +216,12 @@ mod tests {
         /// A deletion is never forgotten, what is being created is left alone, and nothing that
         /// agrees is touched.
         #[test]
-        fn deletions_win_and_agreement_is_peace(row in any_row(), has: bool, creating: bool) {
-            let steps = decided(&row, has, creating);
+        fn plan_favours_deletion_and_keeps_agreement(row in any_row(), has: bool, in_flight: bool) {
+            let steps = planned(&row, has, in_flight);
             let ours = row.host_id.as_deref().is_none_or(|owner| owner == "here");
             if row.deleting && ours {
                 prop_assert_eq!(steps, [Step::FinishDeletion(row.clone())]);
-            } else if creating && row.state == SandboxState::Pending && ours {
+            } else if in_flight && row.state == SandboxState::Pending && ours {
                 prop_assert!(steps.is_empty());
             } else if has && row.host_id.as_deref() == Some("here") {
                 prop_assert!(steps.is_empty());

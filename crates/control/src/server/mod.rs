@@ -18,10 +18,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api::{self, Served};
 use crate::app::App;
-use crate::auth;
 use crate::error::Result;
 use crate::proxy::{self, Proxy};
-use crate::rate_limit::QuotaState;
+use crate::quota::QuotaState;
+use crate::{auth, hosts};
 
 /// At the end: for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ pub fn service(app: &Arc<App>, served: Served) -> Router {
             Proxy::new(Arc::clone(app)),
             proxy::intercept,
         ))
-        .layer(from_fn(host_rpc::linger::linger))
+        .layer(from_fn(hosts::linger))
         .layer(CatchPanicLayer::custom(api::error::panicked))
 }
 
@@ -70,7 +70,7 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
     let mut quota = None;
     if !is_public {
         match admit(&app, &mut request).await {
-            Ok(state) => quota = state,
+            Ok(counted) => quota = counted,
             Err(error) => return error.into_response(),
         }
     }
@@ -81,15 +81,15 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
     response
 }
 
-/// Finds who is asking, and counts the request.
+/// Looks up the principal of a request, and counts the request.
 async fn admit(app: &App, request: &mut Request) -> Result<Option<QuotaState>> {
-    let caller = auth::authenticate(&app.store, request.headers()).await?;
+    let principal = auth::authenticate(&app.store, request.headers()).await?;
     request
         .extensions()
         .get::<ConnectionHandle>()
         .inspect(|connection| connection.trust());
-    let quota = app.rate_limits.count_request(&caller.key_id)?;
-    request.extensions_mut().insert(caller);
+    let quota = app.rate_limits.count_request(&principal.key_id)?;
+    request.extensions_mut().insert(principal);
     Ok(quota)
 }
 

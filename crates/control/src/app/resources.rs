@@ -1,0 +1,155 @@
+//! Sizes of a new sandbox: those that its request names, those of its template, or the defaults.
+//! Pure.
+
+use model::SandboxSpec;
+
+use crate::error::{Error, Result};
+use crate::hosts::{Template, TemplateKind};
+
+/// Sizes that a request names; `None` leaves one to the template.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResourceRequest {
+    pub vcpus: Option<u32>,
+    /// MiB.
+    pub memory_mb: Option<u32>,
+    /// MiB.
+    pub disk_mb: Option<u32>,
+}
+
+impl ResourceRequest {
+    #[must_use]
+    pub fn from_spec(spec: &SandboxSpec) -> Self {
+        Self {
+            vcpus: Some(spec.vcpus),
+            memory_mb: Some(spec.memory_mb),
+            disk_mb: spec.disk_mb,
+        }
+    }
+}
+
+/// Puts the sizes of a snapshot with memory into `spec`: its guest goes on with them. `spec` has the
+/// defaults for what `requested` leaves out.
+///
+/// # Errors
+/// `InvalidRequest` if the request names other sizes than the snapshot has.
+pub fn resolve_resources(
+    spec: SandboxSpec,
+    requested: &ResourceRequest,
+    template: Option<&Template>,
+) -> Result<SandboxSpec> {
+    let Some(snapshot) = template.filter(|template| template.kind == TemplateKind::Snapshot) else {
+        return Ok(spec);
+    };
+    let wanted = [
+        ("vcpus", requested.vcpus, snapshot.vcpus),
+        ("memory_mb", requested.memory_mb, snapshot.memory_mb),
+        ("disk_mb", requested.disk_mb, snapshot.disk_mb),
+    ];
+    for (field, requested, has) in wanted {
+        if let Some(requested) = requested.filter(|&requested| requested != has) {
+            return Err(Error::invalid(format!(
+                "{field} must be {has} as in the snapshot {}, not {requested}: it has {} vCPUs, {} MiB of memory and {} \
+                 MiB of disk, and its guest goes on with them; leave {field} out, or make a snapshot without memory \
+                 (`memory: false`), whose sandboxes may have any size",
+                snapshot.name, snapshot.vcpus, snapshot.memory_mb, snapshot.disk_mb
+            )));
+        }
+    }
+    let disk_mb = Some(snapshot.disk_mb)
+        .filter(|&size| size > 0)
+        .or(spec.disk_mb);
+    Ok(SandboxSpec {
+        vcpus: snapshot.vcpus,
+        memory_mb: snapshot.memory_mb,
+        disk_mb,
+        ..spec
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec {
+            template: "ready".parse().unwrap(),
+            vcpus: 1,
+            memory_mb: 512,
+            timeout_sec: 300,
+            on_timeout: model::OnTimeout::default(),
+            auto_resume: true,
+            disk_mb: None,
+            envs: BTreeMap::new(),
+            public_ports: false,
+            network: model::NetworkSpec::default(),
+        }
+    }
+
+    fn template(kind: TemplateKind) -> Template {
+        Template {
+            name: "ready".parse().unwrap(),
+            kind,
+            size_bytes: 1,
+            created_at: 1,
+            vcpus: 2,
+            memory_mb: 256,
+            disk_mb: 4096,
+            source_sandbox_id: None,
+        }
+    }
+
+    #[test]
+    fn snapshot_gives_its_sizes_alone() {
+        let snapshot = template(TemplateKind::Snapshot);
+        let fitted =
+            resolve_resources(spec(), &ResourceRequest::default(), Some(&snapshot)).unwrap();
+        assert_eq!(
+            ResourceRequest::from_spec(&fitted),
+            ResourceRequest {
+                vcpus: Some(2),
+                memory_mb: Some(256),
+                disk_mb: Some(4096)
+            }
+        );
+        assert_eq!(
+            resolve_resources(
+                fitted.clone(),
+                &ResourceRequest::from_spec(&fitted),
+                Some(&snapshot)
+            )
+            .unwrap(),
+            fitted
+        );
+        let named = ResourceRequest {
+            memory_mb: Some(512),
+            ..ResourceRequest::default()
+        };
+        let refused = resolve_resources(spec(), &named, Some(&snapshot))
+            .unwrap_err()
+            .message;
+        assert!(
+            refused.contains("memory_mb must be 256") && refused.contains("`memory: false`"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn other_templates_boot_any_size() {
+        for kind in [TemplateKind::Base, TemplateKind::Image] {
+            let named = ResourceRequest {
+                vcpus: Some(1),
+                ..ResourceRequest::default()
+            };
+            assert_eq!(
+                resolve_resources(spec(), &named, Some(&template(kind))).unwrap(),
+                spec()
+            );
+        }
+        assert_eq!(
+            resolve_resources(spec(), &ResourceRequest::default(), None).unwrap(),
+            spec()
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Calls about files in guests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use host_rpc as rpc;
+use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
+use host_rpc::__buffa::view::ReadFileResponseView;
+use model::{ErrorCode, SandboxId};
+use parking_lot::Mutex;
+
+use super::Host;
+use super::calls::{GUEST_TIMEOUT, Messages, next_part, streaming, unary};
+use crate::error::{Error, Result};
+
+/// Bytes of content in one message of a stream.
+pub const CHUNK_BYTES: usize = rpc::FILE_CHUNK_BYTES;
+/// Bytes of a directory listing; far more than the entries that a host sends at most.
+const MAX_LISTING: usize = 64 * 1024 * 1024;
+
+/// A path in a guest, as one of its users sees it.
+#[derive(Debug, Clone, Default)]
+pub struct GuestPath {
+    /// Relative to the user's home.
+    pub path: String,
+    pub user: Option<String>,
+}
+
+/// Destination of an upload.
+#[derive(Debug, Clone, Default)]
+pub struct UploadTarget {
+    pub path: GuestPath,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// The content is a tar archive to unpack below the path.
+    pub archive: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    File,
+    Directory,
+    Symlink,
+    Other,
+}
+
+/// An entry of a guest's file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileInfo {
+    pub path: String,
+    pub kind: FileKind,
+    pub size: u64,
+    pub mode: u32,
+    pub owner: String,
+    pub group: String,
+    /// Milliseconds since the Unix epoch.
+    pub modified_at: i64,
+    pub symlink_target: Option<String>,
+}
+
+/// Content of a file or archive as it comes.
+pub type FileStream = Messages<ReadFileResponseView<'static>>;
+
+next_part!(ReadFileResponseView, ReadFileResponse, part: read_file_response::Part);
+
+impl FileStream {
+    /// Returns the next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// What broke; the content so far is not whole then.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        while let Some(part) = self.next_part().await? {
+            if let read_file_response::Part::Data(data) = part {
+                return Ok(Some(data.into()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Host {
+    /// Opens a file, or with `archive` a directory as a tar archive.
+    ///
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn read_file(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+        archive: bool,
+    ) -> Result<FileStream> {
+        let request = rpc::ReadFileRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            archive,
+            ..Default::default()
+        };
+        let mut stream = streaming!(self, read_file(request));
+        match stream.next_part().await? {
+            Some(read_file_response::Part::Info(_)) => Ok(stream),
+            _ => Err(Error::new(
+                ErrorCode::AgentError,
+                "the host agent sent a file without saying what it is",
+            )),
+        }
+    }
+
+    /// Writes a file, or unpacks an archive, and returns the number of bytes. No time limit: an
+    /// upload takes as long as its sender does. When `content` fails, so does the write, with the
+    /// same error, and no new file is left.
+    ///
+    /// # Errors
+    /// The guest's; the host's; those of `content`.
+    pub async fn write_file<S>(
+        &self,
+        id: &SandboxId,
+        target: UploadTarget,
+        content: S,
+    ) -> Result<u64>
+    where
+        S: Stream<Item = Result<Bytes>> + Send + 'static,
+    {
+        let failure = ContentFailure::default();
+        let messages = upload_messages(id, target, content, failure.clone());
+        let answer = self.client()?.write_file(messages).await;
+        // The host only sees that the upload broke off.
+        if let Some(error) = failure.take() {
+            return Err(error);
+        }
+        let answer = answer.map_err(|error| self.failed(&error))?;
+        Ok(answer.into_owned().bytes_written)
+    }
+
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn stat_path(
+        &self,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+    ) -> Result<FileInfo> {
+        let request = rpc::StatPathRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            ..Default::default()
+        };
+        let answer = unary!(self, stat_path_with_options(request), GUEST_TIMEOUT)?;
+        Ok(answer.info.into_option().unwrap_or_default().into())
+    }
+
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn list_dir(
+        &self,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+        depth: u32,
+    ) -> Result<Vec<FileInfo>> {
+        let request = rpc::ListDirRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            depth,
+            ..Default::default()
+        };
+        let options = connectrpc::client::CallOptions::default()
+            .with_timeout(GUEST_TIMEOUT)
+            .with_max_message_size(MAX_LISTING)
+            .with_element_memory_limit(4 * MAX_LISTING);
+        let answer = self.client()?.list_dir_with_options(request, options).await;
+        let answer = answer.map_err(|error| self.failed(&error))?;
+        let entries = answer.into_owned().entries;
+        Ok(entries.into_iter().map(FileInfo::from).collect())
+    }
+
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn make_dir(
+        &self,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+    ) -> Result<()> {
+        let request = rpc::MakeDirRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            ..Default::default()
+        };
+        unary!(self, make_dir_with_options(request), GUEST_TIMEOUT).map(drop)
+    }
+
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn remove_path(
+        &self,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+    ) -> Result<()> {
+        let request = rpc::RemovePathRequest {
+            sandbox_id: id.to_string(),
+            path,
+            user,
+            ..Default::default()
+        };
+        unary!(self, remove_path_with_options(request), GUEST_TIMEOUT).map(drop)
+    }
+}
+
+impl From<rpc::FileInfo> for FileInfo {
+    fn from(info: rpc::FileInfo) -> Self {
+        let kind = match info.kind.as_known() {
+            Some(rpc::FileKind::FILE_KIND_FILE) => FileKind::File,
+            Some(rpc::FileKind::FILE_KIND_DIRECTORY) => FileKind::Directory,
+            Some(rpc::FileKind::FILE_KIND_SYMLINK) => FileKind::Symlink,
+            Some(rpc::FileKind::FILE_KIND_UNSPECIFIED) | None => FileKind::Other,
+        };
+        Self {
+            path: info.path,
+            kind,
+            size: info.size,
+            mode: info.mode,
+            owner: info.owner,
+            group: info.group,
+            modified_at: info.modified_at_ms,
+            symlink_target: info.symlink_target,
+        }
+    }
+}
+
+/// Where the content of an upload leaves its error: a request stream has no way to pass one on.
+#[derive(Clone, Default)]
+struct ContentFailure(Arc<Mutex<Option<Error>>>);
+
+impl ContentFailure {
+    fn set(&self, error: Error) {
+        let mut failure = self.0.lock();
+        failure.get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().take()
+    }
+}
+
+/// Returns target, data, and at the good end `done`. Without `done` the host knows that the upload
+/// broke off.
+fn upload_messages<S>(
+    id: &SandboxId,
+    target: UploadTarget,
+    content: S,
+    failure: ContentFailure,
+) -> impl Stream<Item = rpc::WriteFileRequest> + Send + 'static
+where
+    S: Stream<Item = Result<Bytes>> + Send + 'static,
+{
+    let message = |part| rpc::WriteFileRequest {
+        part: Some(part),
+        ..Default::default()
+    };
+    let first = rpc::WriteFileTarget {
+        sandbox_id: id.to_string(),
+        path: target.path.path,
+        user: target.path.user,
+        mode: target.mode,
+        archive: target.archive,
+        ..Default::default()
+    };
+    let done = || write_file_request::Part::from(rpc::write_file_request::WriteFileDone::default());
+    let rest = stream::unfold(
+        (Some(Box::pin(content)), Bytes::new()),
+        move |(content, mut chunk)| {
+            let failure = failure.clone();
+            async move {
+                let mut content = content?;
+                while chunk.is_empty() {
+                    match content.next().await {
+                        Some(Ok(next)) => chunk = next,
+                        Some(Err(error)) => {
+                            failure.set(error);
+                            return None;
+                        }
+                        None => return Some((message(done()), (None, chunk))),
+                    }
+                }
+                let piece = chunk.split_to(chunk.len().min(CHUNK_BYTES));
+                Some((
+                    message(write_file_request::Part::Data(piece.into())),
+                    (Some(content), chunk),
+                ))
+            }
+        },
+    );
+    stream::once(async move { message(write_file_request::Part::from(first)) }).chain(rest)
+}

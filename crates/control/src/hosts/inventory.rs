@@ -1,0 +1,63 @@
+//! What a host has, kept so that a create need not ask first.
+//!
+//! It is read when the watch on the host begins and in each round of reconciliation, and forgotten
+//! when the connection is lost and when we change templates of the host. A reader that finds none
+//! asks the host. It can be older than what another control plane has changed, which the host then
+//! refuses.
+
+use std::sync::Arc;
+
+use super::{Host, HostInfo, Template};
+use crate::error::Result;
+
+/// A host as it described itself last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    pub info: HostInfo,
+    pub templates: Vec<Template>,
+}
+
+impl Host {
+    /// Asks the host what it has, and keeps the answer unless templates were changed in between.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn refresh_inventory(&self) -> Result<Arc<Inventory>> {
+        let epoch = self.connection.inventory_epoch();
+        let (info, templates) = tokio::join!(self.connect(), self.list_templates());
+        let inventory = Arc::new(Inventory {
+            info: info?,
+            templates: templates?,
+        });
+        self.connection.set_inventory(epoch, &inventory);
+        Ok(inventory)
+    }
+
+    /// Returns what the host has, as it is known; asks the host where it is not.
+    ///
+    /// # Errors
+    /// As [`Host::refresh_inventory`].
+    pub async fn inventory(&self) -> Result<Arc<Inventory>> {
+        match self.connection.inventory() {
+            Some(inventory) => Ok(inventory),
+            None => self.refresh_inventory().await,
+        }
+    }
+
+    /// Number of sandboxes that were placed on the host since it was asked.
+    #[must_use]
+    pub fn placed_since(&self) -> u32 {
+        self.connection.placed()
+    }
+
+    /// Counts a sandbox that was placed on the host.
+    pub(crate) fn note_placed(&self) {
+        self.connection.note_placed();
+    }
+
+    /// To be called before and after anything that may change templates of the host, whether or not
+    /// it succeeded.
+    pub(super) fn forget_inventory(&self) {
+        self.connection.forget_inventory();
+    }
+}

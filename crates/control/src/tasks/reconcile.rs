@@ -1,0 +1,77 @@
+//! One round for one host: reads both sides, then carries out the plan.
+//!
+//! Rows are read first, the host second. Every step checks again that it is still right: deletions
+//! ask for the row, what is rolled back must not run, losses carry a generation, removals of orphans
+//! look for a row once more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use model::SandboxId;
+use stdx::time::now_ms;
+use store::Sandbox;
+
+use super::plan::{Observation, Step, plan};
+use crate::app::App;
+use crate::error::Result;
+use crate::hosts::{Host, SandboxReport};
+
+/// # Errors
+/// The store's, or that the host does not answer. What keeps single sandboxes from being removed is
+/// logged.
+pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -> Result<()> {
+    host.refresh_inventory().await?;
+    // Creates that begin later than this have no row yet.
+    let in_flight = app.in_flight_creates.ids();
+    let rows = app.store.sandbox_list_all().await?;
+    let mut host_has = BTreeSet::new();
+    for report in host.list_sandboxes().await? {
+        if let SandboxReport::Present { report: state, .. } = &report {
+            host_has.insert(state.id.clone());
+            app.apply_report(report).await?;
+        }
+    }
+    let all_host_ids = app.hosts.ids();
+    let steps = plan(&Observation {
+        rows: &rows,
+        host_has: &host_has,
+        host_id,
+        all_host_ids: all_host_ids.as_deref(),
+        in_flight: &in_flight,
+        now: now_ms(),
+    });
+    for step in steps {
+        carry_out(app, host, step).await?;
+    }
+    Ok(())
+}
+
+async fn carry_out(app: &App, host: &Host, step: Step) -> Result<()> {
+    match step {
+        Step::FinishDeletion(sandbox) => {
+            if let Err(error) = app.finish_deletion(&sandbox).await {
+                tracing::warn!(sandbox = %sandbox.id, error = error.chain(), "not deleted yet");
+            }
+            Ok(())
+        }
+        Step::Rollback(id) => app.rollback_unfinished(&id, "nobody finished it").await,
+        Step::MarkLost(sandbox) => app.mark_lost(sandbox).await,
+        Step::MarkHostGone(sandbox) => app.mark_host_gone(sandbox).await,
+        Step::RemoveOrphan(id) => remove_orphan(app, host, &id).await,
+    }
+}
+
+async fn remove_orphan(app: &App, host: &Host, id: &SandboxId) -> Result<()> {
+    let host_id = host.id();
+    let is_ours = |row: &Sandbox| row.host_id.is_none() || row.host_id == host_id;
+    // A row may have come since: it is inserted before the host is asked.
+    let row = app.store.sandbox_get_any_team(id).await?;
+    if row.is_some_and(|row| is_ours(&row)) {
+        return Ok(());
+    }
+    tracing::warn!(sandbox = %id, host = host.url(), "removing what no row knows");
+    if let Err(error) = host.remove_sandbox(id).await {
+        tracing::warn!(sandbox = %id, error = error.chain(), "not removed yet");
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! What a key may do: nothing of another team, and nothing without the scope.
+
+use control::auth;
+use model::{Resource, Scope, Scopes, TeamId};
+use reqwest::{Method, RequestBuilder};
+use serde_json::Value;
+
+use crate::guest_server::{PORT, with_server};
+use crate::support::{Plane, one, refused};
+
+/// The scope that each operation needs.
+const SCOPES: [(&str, &str); 33] = [
+    ("create_sandbox", "sandboxes:write"),
+    ("list_sandboxes", "sandboxes:read"),
+    ("get_sandbox", "sandboxes:read"),
+    ("delete_sandbox", "sandboxes:write"),
+    ("pause_sandbox", "sandboxes:write"),
+    ("resume_sandbox", "sandboxes:write"),
+    ("fork_sandbox", "sandboxes:write"),
+    ("set_network", "network:write"),
+    ("create_checkpoint", "sandboxes:write"),
+    ("list_checkpoints", "sandboxes:read"),
+    ("delete_checkpoint", "sandboxes:write"),
+    ("rollback_sandbox", "sandboxes:write"),
+    ("exec", "sandboxes:write"),
+    ("signal_exec", "sandboxes:write"),
+    ("exec_stream", "sandboxes:write"),
+    ("read_file", "sandboxes:read"),
+    ("stream_read_file", "sandboxes:read"),
+    ("write_file", "sandboxes:write"),
+    ("stream_write_file", "sandboxes:write"),
+    ("stat_file", "sandboxes:read"),
+    ("list_files", "sandboxes:read"),
+    ("make_directory", "sandboxes:write"),
+    ("remove_file", "sandboxes:write"),
+    ("read_archive", "sandboxes:read"),
+    ("write_archive", "sandboxes:write"),
+    ("logs", "sandboxes:read"),
+    ("create_port_link", "sandboxes:write"),
+    ("tunnel", "sandboxes:write"),
+    ("list_templates", "templates:read"),
+    ("create_snapshot", "snapshots:write"),
+    ("list_snapshots", "snapshots:read"),
+    ("get_snapshot", "snapshots:read"),
+    ("delete_snapshot", "snapshots:write"),
+];
+/// Operations that answer a stranger with a list of its own.
+const LISTS: [&str; 3] = ["list_sandboxes", "list_templates", "list_snapshots"];
+const SNAPSHOT: &str = "saved";
+
+/// Operation of the API document that needs a key.
+struct Operation {
+    id: String,
+    method: Method,
+    path: String,
+}
+
+impl Operation {
+    async fn all(plane: &Plane) -> Vec<Self> {
+        let document = plane.bare(Method::GET, "/openapi.json").send().await;
+        let document: Value = document.unwrap().json().await.unwrap();
+        let mut operations = Vec::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                if operation["security"] != serde_json::json!([]) {
+                    operations.push(Self {
+                        id: operation["operationId"].as_str().unwrap().to_owned(),
+                        method: method.to_uppercase().parse().unwrap(),
+                        path: path.clone(),
+                    });
+                }
+            }
+        }
+        assert!(operations.len() > 30, "{}", operations.len());
+        operations
+    }
+
+    fn scope(&self) -> Scope {
+        let found = SCOPES.iter().find(|(id, _)| *id == self.id);
+        let (_, scope) = found.unwrap_or_else(|| panic!("{}: name its scope here", self.id));
+        scope.parse().unwrap()
+    }
+
+    /// A request that is right but for its key.
+    fn request(&self, plane: &Plane, key: &str, sandbox: &str) -> RequestBuilder {
+        let path = self.path.replace("{id}", sandbox);
+        let path = path.replace("{name}", SNAPSHOT);
+        let query = match self.id.as_str() {
+            "read_archive" | "write_archive" => "?path=/tmp",
+            "tunnel" => "?port=3000",
+            _ => "",
+        };
+        let request = plane.bare(self.method.clone(), &format!("{path}{query}"));
+        let request = request.header("x-api-key", key);
+        let body = match self.id.as_str() {
+            "exec_stream" | "tunnel" => {
+                return request
+                    .header("connection", "Upgrade")
+                    .header("upgrade", "websocket")
+                    .header("sec-websocket-version", "13")
+                    .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+            }
+            "write_archive" => return request.header("content-type", "application/x-tar"),
+            "write_file" | "stream_write_file" => return request_with_form(request),
+            "create_sandbox" => format!(r#"{{"template": "{SNAPSHOT}"}}"#),
+            "create_snapshot" => format!(r#"{{"sandbox_id": "{sandbox}"}}"#),
+            "exec" => r#"{"cmd": "echo"}"#.to_owned(),
+            "signal_exec" => r#"{"pid": 1, "signal": "SIGTERM"}"#.to_owned(),
+            "create_port_link" => r#"{"port": 3000}"#.to_owned(),
+            "set_network" | "fork_sandbox" | "create_checkpoint" => "{}".to_owned(),
+            _ if self.path.contains("/files/") && self.method == Method::POST => {
+                r#"{"path": "/tmp"}"#.to_owned()
+            }
+            _ => return request,
+        };
+        request
+            .header("content-type", "application/json")
+            .body(body)
+    }
+}
+
+fn request_with_form(request: RequestBuilder) -> RequestBuilder {
+    let part = |name: &str, text: &str| {
+        format!("--x\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
+    };
+    let form = format!("{}{}--x--\r\n", part("path", "/tmp/a"), part("file", "a"));
+    request
+        .header("content-type", "multipart/form-data; boundary=x")
+        .body(form)
+}
+
+async fn key(plane: &Plane, team: &str, scopes: Scopes) -> String {
+    let team: TeamId = team.parse().unwrap();
+    let created = auth::create_team_key(&plane.store, team, scopes, "of a test").await;
+    created.unwrap().1.expose()
+}
+
+/// All scopes but `missing`, and what includes it.
+fn scopes_without(missing: Scope) -> Scopes {
+    let all = Resource::ALL.map(|resource| [Scope::Read(resource), Scope::Write(resource)]);
+    let includes = |scope: Scope| Scopes::Only([scope].into()).allows(missing);
+    Scopes::Only(
+        all.into_iter()
+            .flatten()
+            .filter(|scope| !includes(*scope))
+            .collect(),
+    )
+}
+
+async fn with_snapshot(plane: &Plane) -> String {
+    let id = plane.create().await.id;
+    let body = format!(r#"{{"sandbox_id": "{id}", "name": "{SNAPSHOT}"}}"#);
+    let made = plane.post("/v1/snapshots", body).send().await.unwrap();
+    assert_eq!(made.status(), 201);
+    id
+}
+
+#[tokio::test]
+async fn every_operation_hides_other_teams() {
+    let (_host, _ground, plane) = one().await;
+    let id = with_snapshot(&plane).await;
+    let stranger = key(&plane, "strangers", Scopes::Admin).await;
+    for operation in Operation::all(&plane).await {
+        let request = operation.request(&plane, &stranger, &id);
+        let name = &operation.id;
+        if LISTS.contains(&name.as_str()) {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{name}");
+            let listed = answer.text().await.unwrap();
+            assert!(
+                !listed.contains(&id) && !listed.contains(SNAPSHOT),
+                "{name}: {listed}"
+            );
+            continue;
+        }
+        let message = refused(request, 404, "not_found").await;
+        let is_unknown = [
+            format!("there is no sandbox {id}"),
+            format!("there is no snapshot {SNAPSHOT}"),
+            format!("there is no template {SNAPSHOT}"),
+        ];
+        assert!(
+            is_unknown.iter().any(|text| message.starts_with(text)),
+            "{name}: {message}"
+        );
+    }
+    // The owner has everything as it was.
+    let sandbox = plane.client().get(&id).await.unwrap();
+    assert_eq!(sandbox.status, api_types::SandboxStatus::Running);
+    let path = format!("/v1/snapshots/{SNAPSHOT}");
+    let snapshot = plane.request(Method::GET, &path).send().await.unwrap();
+    assert_eq!(snapshot.status(), 200);
+}
+
+#[tokio::test]
+async fn every_operation_needs_its_scope() {
+    let (_host, _ground, plane) = one().await;
+    let id = with_snapshot(&plane).await;
+    for operation in Operation::all(&plane).await {
+        let scope = operation.scope();
+        let without = key(&plane, TeamId::DEFAULT, scopes_without(scope)).await;
+        let request = operation.request(&plane, &without, &id);
+        let message = refused(request, 403, "forbidden").await;
+        assert!(message.contains(&scope.to_string()), "{message}");
+        let with = key(&plane, TeamId::DEFAULT, Scopes::Only([scope].into())).await;
+        let request = operation.request(&plane, &with, &id);
+        let status = request.send().await.unwrap().status();
+        assert!(
+            ![400, 401, 403].contains(&status.as_u16()),
+            "{}: {status}",
+            operation.id
+        );
+    }
+}
+
+#[tokio::test]
+async fn create_with_rules_needs_network_scope() {
+    let (_host, _ground, plane) = one().await;
+    let scopes = "sandboxes:write".parse().unwrap();
+    let key = key(&plane, TeamId::DEFAULT, scopes).await;
+    let create = |body: &'static str| {
+        plane
+            .bare(Method::POST, "/v1/sandboxes")
+            .header("x-api-key", &key)
+            .header("content-type", "application/json")
+            .body(body)
+    };
+    let rules = r#"{"network": {"allow_internet": false}}"#;
+    let message = refused(create(rules), 403, "forbidden").await;
+    assert!(message.contains("network:write"), "{message}");
+    assert_eq!(create("{}").send().await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn port_hides_from_keys_of_strangers() {
+    let (_host, _ground, plane, id) = with_server().await;
+    let get = |key: String| {
+        let path = format!("/v1/sandboxes/{id}/ports/{PORT}/");
+        plane.bare(Method::GET, &path).header("x-api-key", key)
+    };
+    let stranger = key(&plane, "strangers", Scopes::Admin).await;
+    let answer = get(stranger).send().await.unwrap();
+    assert_eq!(answer.status(), 502);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("there is no sandbox"), "{text}");
+    let reader = key(&plane, TeamId::DEFAULT, "sandboxes:read".parse().unwrap()).await;
+    assert_eq!(get(reader).send().await.unwrap().status(), 403);
+    assert_eq!(get(plane.key.clone()).send().await.unwrap().status(), 200);
+}
