@@ -102,7 +102,7 @@ impl Host {
             engine,
             disks,
             boot,
-            images: Images::new(&config.paths.images),
+            images: Images::new(&config.paths.images).with_checksums(&config.dir),
             templates,
             preboot,
             networks,

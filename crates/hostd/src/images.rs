@@ -5,6 +5,7 @@
 //! What looks like an image and cannot be one is passed over, and named: once in the log, and by
 //! `wrenn doctor`.
 
+pub mod checksums;
 pub mod identity;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,8 @@ use std::time::UNIX_EPOCH;
 
 use model::TemplateName;
 use parking_lot::Mutex;
+
+use checksums::{Checksums, Damaged};
 
 /// One bootable image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +52,7 @@ pub struct Images {
     dir: PathBuf,
     /// Files that the log has as passed over.
     logged: Arc<Mutex<BTreeSet<PathBuf>>>,
+    checksums: Arc<Checksums>,
 }
 
 /// A file that looks like an image and is none.
@@ -64,7 +68,30 @@ impl Images {
         Self {
             dir: dir.to_owned(),
             logged: Arc::default(),
+            checksums: Arc::default(),
         }
+    }
+
+    /// Uses the checksums that are kept in the directory of the installation.
+    #[must_use]
+    pub fn with_checksums(self, installation: &Path) -> Self {
+        Self {
+            checksums: Arc::new(Checksums::open(installation)),
+            ..self
+        }
+    }
+
+    /// Returns the checksums of images and of everything else that guests are made from.
+    pub(crate) fn checksums(&self) -> Arc<Checksums> {
+        Arc::clone(&self.checksums)
+    }
+
+    /// Refuses a file that guests are made from, and that is known to be damaged.
+    ///
+    /// # Errors
+    /// [`Damaged`] names it and says what to do.
+    pub fn check_content(&self, path: &Path) -> Result<(), Damaged> {
+        self.checksums.check(path)
     }
 
     /// The image of that name.

@@ -25,6 +25,7 @@ pub mod sandbox;
 pub mod service;
 pub mod snapshot;
 pub mod token;
+mod watched_files;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,6 +137,8 @@ impl Agent {
         let networks = &self.manager.host.networks;
         let near = network::machine::keep_rules(networks.six(), networks.connections());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
+        let host = Arc::clone(&self.manager.host);
+        let checksums = tokio::spawn(watched_files::keep_checksums(host, over.clone()));
         let mtu = networks.keep_mtu();
         let mtu = tokio::spawn(over.clone().run_until_cancelled_owned(mtu));
         tokio::select! {
@@ -144,7 +147,7 @@ impl Agent {
         }
         over.cancel();
         // A panic in them has been logged.
-        let _ = tokio::join!(pool, near, mtu);
+        let _ = tokio::join!(pool, near, mtu, checksums);
         Ok(())
     }
 

@@ -25,6 +25,7 @@ pub mod nft;
 pub mod overlay;
 pub mod pages;
 pub mod poll;
+pub mod priority;
 pub mod process;
 pub mod programs;
 pub mod route;

@@ -12,6 +12,7 @@ use vmm::engine::{self, Engine};
 use super::{Check, existing, firewall};
 use crate::config::Config;
 use crate::disk::{self, Backend, Chosen};
+use crate::images::checksums::Checksums;
 use crate::images::{Images, PassedOver};
 use crate::network::{Six, WantedIpv6};
 
@@ -394,6 +395,28 @@ pub(super) fn templates(config: &Config) -> Check {
             "give the file another name (lower-case letters, digits, . _ -)",
         )
     }
+}
+
+/// Reports what the agent found when it last read the files that guests are made from.
+pub(super) fn checksums(config: &Config) -> Check {
+    const NAME: &str = "checksums";
+    let (count, damaged) = Checksums::open(&config.dir).summary();
+    let Some(first) = damaged.first() else {
+        let found = match count {
+            0 => "none yet: the agent reads images and kernels in the background".to_owned(),
+            count => format!("{count} files are as they were"),
+        };
+        return Check::ok(NAME, found);
+    };
+    let found = match damaged.len() {
+        1 => first.to_string(),
+        all => format!("{first}; and {} more", all - 1),
+    };
+    Check::warning(
+        NAME,
+        found,
+        "replace the file by a good copy: docs/images.md",
+    )
 }
 
 pub(super) fn port(address: &SocketAddr) -> Check {

@@ -109,6 +109,7 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::guest_kernel(config),
         checks::guest_agent(config),
         checks::templates(config),
+        checks::checksums(config),
     ];
     checks.extend(ports.iter().map(checks::port));
     let disk = disks.ok().map(|chosen| chosen.backend.name());

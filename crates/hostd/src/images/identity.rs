@@ -31,6 +31,8 @@ pub enum Changed {
          Images are to be replaced, not overwritten: cp new.ext4 images/.new && mv images/.new images/NAME.ext4"
     )]
     Changed { path: PathBuf, what: String },
+    #[error(transparent)]
+    Content(#[from] super::checksums::Damaged),
     #[error("the image below its disk cannot be looked at: {path}")]
     Io { path: PathBuf, source: io::Error },
 }

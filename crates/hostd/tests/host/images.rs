@@ -3,7 +3,7 @@
 //! a few files.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -232,6 +232,40 @@ async fn image_keeps_its_run_locale_and_settings() {
         root, "1",
         "as with systemd, mounts are seen in namespaces of containers"
     );
+    agent.finish().await;
+}
+
+/// What the agent has noted when it read the image last is written here by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_made_of_damaged_image() {
+    let (mut agent, images) = agent_with("damaged", 32, |root| fill_with_shell(root, &[])).await;
+    let image = images.path().join("damaged.ext4");
+    let noted = |is_damaged: bool| {
+        let meta = fs::metadata(&image).unwrap();
+        let entry = serde_json::json!({
+            "bytes": meta.len(), "modified": [meta.mtime(), meta.mtime_nsec()], "inode": meta.ino(),
+            "sha256": "", "read_at": 0, "is_damaged": is_damaged,
+        });
+        serde_json::json!({ image.to_str().unwrap(): entry }).to_string()
+    };
+    let record = agent.dir.path().join("checksums.json");
+    agent.stop().await;
+    fs::write(&record, noted(true)).unwrap();
+    agent.launch().await;
+    let id = SandboxId::random();
+    let wanted = || rpc::SandboxSpec {
+        template: "damaged".into(),
+        ..spec()
+    };
+    let refused = agent.ensure(&id, wanted()).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("damaged.ext4 is damaged"),
+        "{refused}"
+    );
+    agent.stop().await;
+    fs::write(&record, noted(false)).unwrap();
+    agent.launch().await;
+    agent.ensure(&id, wanted()).await.unwrap();
     agent.finish().await;
 }
 

@@ -114,6 +114,7 @@ fn from_template(
     pin: Pin,
 ) -> Result<Found, SandboxError> {
     let image = template.image();
+    check_content(host, &image)?;
     let base = Some(read_identity(&image)?);
     let (source, size_bytes) = if template.has_memory {
         template.check_sizes(spec).map_err(SandboxError::Invalid)?;
@@ -141,6 +142,7 @@ fn from_template(
 fn from_base_image(host: &Host, spec: &SandboxSpec) -> Result<Found, SandboxError> {
     let found = host.images.find(&spec.template);
     let image = found.map_err(|error| host.templates.add_known(error))?;
+    check_content(host, &image.path)?;
     let size_bytes = disk::size_bytes(&image.path, spec.disk_mb).map_err(SandboxError::Disk)?;
     Ok(Found {
         disk: DiskRecord {
@@ -152,6 +154,16 @@ fn from_base_image(host: &Host, spec: &SandboxSpec) -> Result<Found, SandboxErro
         template: None,
         pin: None,
     })
+}
+
+/// Refuses to create anything from an image or from boot files that are damaged.
+fn check_content(host: &Host, image: &Path) -> Result<(), SandboxError> {
+    let modules = host.boot.modules.as_deref();
+    let boot = [host.boot.kernel.as_path(), host.boot.initramfs.as_path()];
+    let mut files = boot.into_iter().chain(modules).chain([image]);
+    files
+        .try_for_each(|file| host.images.check_content(file))
+        .map_err(|damaged| SandboxError::Disk(disk::Error::Image(damaged.into())))
 }
 
 fn read_identity(image: &Path) -> Result<ImageIdentity, SandboxError> {

@@ -1,0 +1,33 @@
+//! Files that guests of this host are made from, of which checksums are kept.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::host::Host;
+use crate::images::checksums::{self, WatchedFile};
+
+/// Keeps their checksums. Returns after `shutdown`.
+pub(crate) async fn keep_checksums(host: Arc<Host>, shutdown: CancellationToken) {
+    let sums = host.images.checksums();
+    checksums::keep(sums, move || list_files(&host), shutdown).await;
+}
+
+/// Lists the files. Memory of snapshots carries its own checksum.
+fn list_files(host: &Host) -> Vec<WatchedFile> {
+    let images = host.images.list().unwrap_or_default().into_iter();
+    let images = images.map(|image| WatchedFile {
+        path: image.path,
+        is_immutable: false,
+    });
+    let templates = host.templates.list().into_iter();
+    let made = templates
+        .map(|template| template.image())
+        .chain([host.boot.kernel.clone(), host.boot.initramfs.clone()])
+        .chain(host.boot.modules.clone());
+    let made = made.map(|path| WatchedFile {
+        path,
+        is_immutable: true,
+    });
+    images.chain(made).collect()
+}
