@@ -126,17 +126,16 @@ impl Bare {
         netns::remove(&netns)?;
         netns::create(&netns)?;
         netns::enter(&netns, furnish).context("cannot make the network of bare machines")?;
-        let (root, log) = (place.bare(), place.run().join("bare.log"));
+        let root = place.bare();
+        let log = place.run().join("bare.log");
         fs::create_dir_all(&root)?;
         let reads_qcow2 = command.told().is_none();
         let chosen = disk::choose(Choice::Auto, &root, Some(&place.image()), reads_qcow2)?;
         let disks = Arc::new(Disks::new(&root, chosen)?);
-        let (dir, image, boot, cancelled) = (
-            root.join(number.to_string()),
-            place.image(),
-            place.boot(),
-            cancelled.clone(),
-        );
+        let dir = root.join(number.to_string());
+        let image = place.image();
+        let boot = place.boot();
+        let cancelled = cancelled.clone();
         Ok(Self {
             command,
             saved: None,
@@ -168,7 +167,8 @@ impl Bare {
         look: impl FnOnce(u32) -> anyhow::Result<T>,
     ) -> anyhow::Result<(Duration, T)> {
         let running = self.start(Until::Program).await?;
-        let (took, looked) = (running.took, look(running.pid()));
+        let took = running.took;
+        let looked = look(running.pid());
         running.end().await?;
         Ok((took, looked?))
     }
@@ -313,7 +313,7 @@ impl Ready {
         let began = Instant::now();
         let process = spawn.spawn().context("cannot start a bare machine")?;
         let loaded = bare.saved.as_ref().map_or(Ok(()), |saved| {
-            restore::load(&bare.dir.join(RUN), saved, &process)
+            restore::load_state(&bare.dir.join(RUN), saved, &process)
         });
         let greeted = loaded.and_then(|()| runtime.block_on(bare.greet(until)));
         let running = Running {

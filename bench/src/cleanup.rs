@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_programs_in_our_directory_are_ended() {
+    fn only_own_processes_are_ended() {
         let is_ours = |line: &str| is_ours(line.replace(' ', "\0").as_bytes(), "/x/run/");
         assert!(is_ours("/b/wrenn up --dir /x/run/wrenn"));
         assert!(is_ours(

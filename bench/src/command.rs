@@ -73,7 +73,7 @@ impl Command {
     ///
     /// # Errors
     /// When it does not run.
-    pub async fn of(dir: &Path, boot: &Path) -> anyhow::Result<Self> {
+    pub async fn of_sandbox(dir: &Path, boot: &Path) -> anyhow::Result<Self> {
         let pid = monitor_of(dir)?;
         link_boot_files(dir, boot)?;
         let mut command = Self::parse(&fs::read(format!("/proc/{pid}/cmdline"))?, dir)?;
@@ -116,7 +116,8 @@ impl Command {
         let Some(told) = &self.told else {
             return Ok(self.args_for(dir, id));
         };
-        let (run, mut config) = (dir.join(RUN), told.config.clone());
+        let run = dir.join(RUN);
+        let mut config = told.config.clone();
         for part in OUTPUT {
             config
                 .as_object_mut()
@@ -125,10 +126,8 @@ impl Command {
         }
         symlink(disk, run.join(DISK))?;
         let file = run.join("config.json");
-        let (from, to) = (
-            format!("{}/", self.dir.display()),
-            format!("{}/", dir.display()),
-        );
+        let from = format!("{}/", self.dir.display());
+        let to = format!("{}/", dir.display());
         fs::write(&file, config.to_string().replace(&from, &to))?;
         Ok(["--no-api", "--config-file"]
             .map(str::to_owned)
@@ -146,14 +145,10 @@ impl Command {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let (own, other) = (
-            format!("/dev/mapper/wrenn-{own}"),
-            format!("/dev/mapper/{}", device_name(id)),
-        );
-        let (from, to) = (
-            format!("{}/", self.dir.display()),
-            format!("{}/", dir.display()),
-        );
+        let own = format!("/dev/mapper/wrenn-{own}");
+        let other = format!("/dev/mapper/{}", device_name(id));
+        let from = format!("{}/", self.dir.display());
+        let to = format!("{}/", dir.display());
         self.args
             .iter()
             .filter(|arg| *arg != "-S")
@@ -215,7 +210,8 @@ pub fn link_boot_files(from: &Path, to: &Path) -> anyhow::Result<()> {
 pub fn link_all(from: &Path, to: &Path, names: &[&str]) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for name in names {
-        let (real, link) = (from.join(name).canonicalize()?, to.join(name));
+        let real = from.join(name).canonicalize()?;
+        let link = to.join(name);
         if !link.exists() {
             fs::hard_link(&real, &link).or_else(|_| fs::copy(&real, &link).map(drop))?;
         }
@@ -292,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_firecracker_reads_what_ours_was_told_but_where_output_goes() {
+    fn bare_firecracker_gets_config_without_output() {
         let mut command =
             Command::parse(b"/usr/bin/firecracker\0--id\0sb-1\0", Path::new("/a/sb-1")).unwrap();
         let config = serde_json::json!({ "machine-config": { "vcpu_count": 1 }, "metrics": {}, "serial": null });

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bare::Bare;
 use crate::command::Command;
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::server::Server;
@@ -31,14 +31,14 @@ pub async fn measure(
     bare.cold_start(|_| Ok(())).await?;
     let mut pairs = Pairs::default();
     for pair in 0..PAIRS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             let took = match side {
                 Side::Ours => ours(server).await?,
                 Side::Bare => bare.cold_start(|_| Ok(())).await?.0.as_secs_f64(),
             };
             pairs.push(side, took * 1000.0);
         }
-        progress("create", pair + 1, PAIRS);
+        print_progress("create", pair + 1, PAIRS);
     }
     Ok(pairs.row(
         "cold create to first exec result",
@@ -52,7 +52,7 @@ pub async fn measure(
 async fn warm_up(place: &Place, server: &Server) -> anyhow::Result<Command> {
     let sandbox = server.create(None).await?;
     server.exec(&sandbox).await?;
-    let command = Command::of(&server.dir_of(&sandbox), &place.boot()).await;
+    let command = Command::of_sandbox(&server.dir_of(&sandbox), &place.boot()).await;
     server.client.delete(&sandbox.id).await?;
     command
 }

@@ -17,7 +17,7 @@ use linux::loopdev::{self, Access, LoopDevice};
 use model::SandboxId;
 use tokio_util::sync::CancellationToken;
 
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::stats::Better;
@@ -39,7 +39,9 @@ pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Re
         eprintln!("disks: this kernel has no device mapper, so there is nothing to measure");
         return Ok(Vec::new());
     }
-    let (dir, image, cancelled) = (place.disks(), place.image(), cancelled.clone());
+    let dir = place.disks();
+    let image = place.image();
+    let cancelled = cancelled.clone();
     tokio::task::spawn_blocking(move || measure_in(&dir, &image, &cancelled)).await?
 }
 
@@ -47,9 +49,10 @@ fn measure_in(dir: &Path, image: &Path, cancelled: &CancellationToken) -> anyhow
     fs::create_dir_all(dir)?;
     let ours = Ours::new(dir, image)?;
     let bare = Bare::new(dir, image)?;
-    let (mut create, mut remove) = (Pairs::default(), Pairs::default());
+    let mut create = Pairs::default();
+    let mut remove = Pairs::default();
     for pair in 0..PAIRS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             let [made, removed] = match side {
                 Side::Ours => ours.turn()?,
                 Side::Bare => bare.turn()?,
@@ -57,7 +60,7 @@ fn measure_in(dir: &Path, image: &Path, cancelled: &CancellationToken) -> anyhow
             create.push(side, made);
             remove.push(side, removed);
         }
-        progress("disks", pair + 1, PAIRS);
+        print_progress("disks", pair + 1, PAIRS);
         anyhow::ensure!(!cancelled.is_cancelled(), "interrupted");
     }
     ours.end()?;
@@ -115,7 +118,8 @@ struct Ours {
 
 impl Ours {
     fn new(dir: &Path, image: &Path) -> anyhow::Result<Self> {
-        let (disks, bytes) = (disks_in(dir)?, size_bytes(image, None)?);
+        let disks = disks_in(dir)?;
+        let bytes = size_bytes(image, None)?;
         let ours = Self {
             disks,
             dir: dir.to_owned(),
@@ -171,10 +175,8 @@ impl Bare {
         // Sparse, so more than enough costs nothing.
         store.set_len(self.bytes * 2)?;
         let cow = loopdev::attach(&self.store, Access::ReadWrite, MARK)?;
-        let (origin, cow) = (
-            Number::of_loop(self.base.number()),
-            Number::of_loop(cow.number()),
-        );
+        let origin = Number::of_loop(self.base.number());
+        let cow = Number::of_loop(cow.number());
         dm::create(
             name,
             name,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::report::{Row, Target};
 use crate::server::Server;
 use crate::stats::Better;
@@ -20,7 +20,7 @@ pub async fn measure(server: &Server) -> anyhow::Result<Row> {
     let envd = server.envd_of(&sandbox)?;
     let mut pairs = Pairs::default();
     for pair in 0..WARM_UP + PAIRS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             let began = Instant::now();
             match side {
                 Side::Ours => server.exec(&sandbox).await?,
@@ -30,7 +30,7 @@ pub async fn measure(server: &Server) -> anyhow::Result<Row> {
                 pairs.push(side, began.elapsed().as_secs_f64() * 1000.0);
             }
         }
-        progress("exec", pair + 1, WARM_UP + PAIRS);
+        print_progress("exec", pair + 1, WARM_UP + PAIRS);
     }
     server.client.delete(&sandbox.id).await?;
     Ok(pairs.row(

@@ -12,7 +12,7 @@ use client::types::{PathRequest, Sandbox};
 use futures::{Stream, StreamExt, stream};
 
 use crate::envd::Envd;
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::report::{Row, Target};
 use crate::server::Server;
 use crate::stats::Better;
@@ -43,7 +43,7 @@ pub async fn measure(server: &Server) -> anyhow::Result<[Row; 2]> {
         envd,
         content: content.into(),
     };
-    for side in turns(0) {
+    for side in side_order(0) {
         transfer.put(side).await?;
         ensure!(
             transfer.get(side, true).await?.is_finite(),
@@ -51,14 +51,15 @@ pub async fn measure(server: &Server) -> anyhow::Result<[Row; 2]> {
         );
         transfer.remove(side).await?;
     }
-    let (mut into, mut out) = (Pairs::default(), Pairs::default());
+    let mut into = Pairs::default();
+    let mut out = Pairs::default();
     for pair in 0..PAIRS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             into.push(side, transfer.put(side).await?);
             out.push(side, transfer.get(side, false).await?);
             transfer.remove(side).await?;
         }
-        progress("files", pair + 1, PAIRS);
+        print_progress("files", pair + 1, PAIRS);
     }
     server.client.delete(&transfer.sandbox.id).await?;
     let row = |pairs: Pairs, name| {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bare::{Bare, Until};
 use crate::command::monitor_of;
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::restore;
@@ -40,33 +40,33 @@ pub async fn measure(
     server: &Server,
     cancelled: &CancellationToken,
 ) -> anyhow::Result<[Row; 2]> {
-    let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
+    let (command, saved) = restore::prepare_shape(place, server, MEMORY_MB).await?;
     let bare = Bare::prepare(place, command, 0, cancelled)?.over(&saved);
     let source = server.create(Some(MEMORY_MB)).await?;
     let mut child = Pairs::default();
     for repeat in 0..REPEATS {
-        for side in turns(repeat) {
+        for side in side_order(repeat) {
             let took = match side {
                 Side::Ours => fork(server, &source).await? / f64::from(CHILDREN),
                 Side::Bare => bare.turn(Until::Ready).await?,
             };
             child.push(side, took);
         }
-        progress("fork: children", repeat + 1, REPEATS);
+        print_progress("fork: children", repeat + 1, REPEATS);
     }
     server
         .shell(&source, &format!("({WORK}) > /dev/null 2>&1 &"))
         .await?;
     let mut still = Pairs::default();
     for repeat in 0..REPEATS {
-        for side in turns(repeat) {
+        for side in side_order(repeat) {
             let took = match side {
                 Side::Ours => standing_still(server, &source).await?,
                 Side::Bare => pause(server, &source).await?,
             };
             still.push(side, took);
         }
-        progress("fork: source", repeat + 1, REPEATS);
+        print_progress("fork: source", repeat + 1, REPEATS);
     }
     server.client.delete(&source.id).await?;
     Ok([
@@ -121,7 +121,8 @@ async fn standing_still(server: &Server, source: &Sandbox) -> anyhow::Result<f64
 
 /// The longest time that the thread sleeps which has worked most: that is the virtual CPU.
 fn longest_sleep(pid: u32, over: &AtomicBool) -> anyhow::Result<Duration> {
-    let (mut most, mut path) = (0, None);
+    let mut most = 0;
+    let mut path = None;
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let stat = entry?.path().join("stat");
         let (_, ticks) = state(&fs::read_to_string(&stat)?).context("a thread without a state")?;
@@ -130,7 +131,9 @@ fn longest_sleep(pid: u32, over: &AtomicBool) -> anyhow::Result<Duration> {
         }
     }
     let path = path.context("the machine has no thread")?;
-    let (mut longest, mut since, mut worked) = (Duration::ZERO, None, false);
+    let mut longest = Duration::ZERO;
+    let mut since = None;
+    let mut worked = false;
     while !over.load(Ordering::Relaxed) {
         let (runs, _) = state(&fs::read_to_string(&path)?).context("a thread without a state")?;
         worked |= runs;

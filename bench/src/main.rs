@@ -161,10 +161,8 @@ impl Measured<'_> {
 }
 
 async fn interrupted() -> std::io::Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -178,7 +176,7 @@ async fn measure<'a>(
     cancelled: &CancellationToken,
 ) -> anyhow::Result<Measured<'a>> {
     let wants = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
-    let machine = Some(platform::look()?);
+    let machine = Some(platform::read_machine()?);
     let mut measured = Measured {
         place,
         machine,
@@ -219,8 +217,8 @@ async fn with_server(
     measured: &mut Measured<'_>,
 ) -> anyhow::Result<()> {
     let server = Server::start(place, guests).await?;
-    let fresh = memory::of_the_server(&server)?;
-    let monitor = platform::monitor(place, &server).await?;
+    let fresh = memory::server_memory(&server)?;
+    let monitor = platform::read_monitor(place, &server).await?;
     let is_qemu = monitor.vmm.starts_with("QEMU");
     if let Some(machine) = &mut measured.machine {
         machine.monitor = Some(monitor);

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bare::Bare;
 use crate::command::{Command, monitor_of};
-use crate::pairs::progress;
+use crate::pairs::print_progress;
 use crate::place::Place;
-use crate::report::{Row, Target, ratio};
+use crate::report::{Row, Target, median_ratio};
 use crate::server::Server;
-use crate::stats::{Better, summary};
+use crate::stats::{Better, summarize};
 
 const SANDBOXES: usize = 20;
 const MEMORY_MB: u32 = 128;
@@ -36,7 +36,7 @@ const MAX_SERVER_MB: f64 = 80.0;
 ///
 /// # Errors
 /// When the process has ended.
-pub fn of_the_server(server: &Server) -> anyhow::Result<f64> {
+pub fn server_memory(server: &Server) -> anyhow::Result<f64> {
     resident(server.process.pid())
 }
 
@@ -54,20 +54,20 @@ pub async fn measure(
     let sandboxes = create_all(server).await?;
     let mut busy = Vec::with_capacity(LOOKS);
     for _ in 0..LOOKS {
-        busy.push(of_the_server(server)?);
+        busy.push(server_memory(server)?);
         tokio::time::sleep(PAUSE).await;
     }
     let ours: Vec<f64> = sandboxes
         .iter()
         .map(|sandbox| one(server, sandbox))
         .collect::<anyhow::Result<_>>()?;
-    let command = Command::of(&server.dir_of(&sandboxes[0]), &place.boot()).await?;
+    let command = Command::of_sandbox(&server.dir_of(&sandboxes[0]), &place.boot()).await?;
     for sandbox in &sandboxes {
         server.client.delete(&sandbox.id).await?;
     }
     let bare = bare(place, command, cancelled).await?;
     let row = |name, measured: &[f64], target| {
-        let ours = summary(measured, Better::Lower);
+        let ours = summarize(measured, Better::Lower);
         Row {
             name,
             unit: "MB",
@@ -78,9 +78,9 @@ pub async fn measure(
             target,
         }
     };
-    let bare = summary(&bare, Better::Lower);
+    let bare = summarize(&bare, Better::Lower);
     let mut per_sandbox = row("VMM of a sandbox of 128 MiB", &ours, Target::None);
-    per_sandbox.ratio = Some(ratio(per_sandbox.ours, bare));
+    per_sandbox.ratio = Some(median_ratio(per_sandbox.ours, bare));
     per_sandbox.bare = Some(bare);
     Ok([
         row(
@@ -109,7 +109,7 @@ async fn create_all(server: &Server) -> anyhow::Result<Vec<Sandbox>> {
     let mut sandboxes = Vec::with_capacity(SANDBOXES);
     while let Some(sandbox) = made.try_next().await? {
         sandboxes.push(sandbox);
-        progress("memory: sandboxes", sandboxes.len(), SANDBOXES);
+        print_progress("memory: sandboxes", sandboxes.len(), SANDBOXES);
     }
     Ok(sandboxes)
 }
@@ -127,13 +127,13 @@ async fn bare(
     let mut measured = Vec::with_capacity(BARE_MACHINES);
     for number in 1..=BARE_MACHINES {
         measured.push(bare.cold_start(resident).await?.1);
-        progress("memory: bare machines", number, BARE_MACHINES);
+        print_progress("memory: bare machines", number, BARE_MACHINES);
     }
     Ok(measured)
 }
 
 fn resident(pid: u32) -> anyhow::Result<f64> {
-    of_process(pid, Kind::Resident)
+    process_memory(pid, Kind::Resident)
 }
 
 /// Kind of memory that is counted of a process.
@@ -149,7 +149,7 @@ pub enum Kind {
 ///
 /// # Errors
 /// When it has ended.
-pub fn of_process(pid: u32, kind: Kind) -> anyhow::Result<f64> {
+pub fn process_memory(pid: u32, kind: Kind) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     parse(&text, kind).with_context(|| format!("{path} does not say {kind:?}"))
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resident_memory_is_in_millions_of_bytes() {
+    fn resident_memory_is_in_megabytes() {
         let text = "5-7 ---p [rollup]\nRss:            1000 kB\nPss:  500 kB\n";
         assert_eq!(parse(text, Kind::Resident), Some(1.024));
         assert_eq!(parse(text, Kind::Share), Some(0.512));

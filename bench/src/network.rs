@@ -13,7 +13,7 @@ use hostd::network::{NetworkSettings, Networks, Slot};
 use tokio_util::sync::CancellationToken;
 
 use crate::in_memory;
-use crate::pairs::{Pairs, Side, progress};
+use crate::pairs::{Pairs, Side, print_progress};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::stats::Better;
@@ -34,7 +34,8 @@ const SANDBOX: &str = "sb-bench";
 /// # Errors
 /// When a network cannot be made or removed. What is left is cleared with the run's place.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
-    let (owner, cancelled) = (place.installation(), cancelled.clone());
+    let owner = place.installation();
+    let cancelled = cancelled.clone();
     let measured = move || {
         in_memory::with_networks(|| {
             measure_with(
@@ -47,8 +48,9 @@ pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Re
 }
 
 fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
-    let (mut made, mut removed, mut claimed) =
-        (Pairs::default(), Pairs::default(), Pairs::default());
+    let mut made = Pairs::default();
+    let mut removed = Pairs::default();
+    let mut claimed = Pairs::default();
     let mut others = Vec::new();
     for (count, side, times) in [
         (FEW, Side::Bare, TIMES / 2),
@@ -71,7 +73,7 @@ fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::R
             removed.push(side, timed(|| Ok(networks.remove(slot, SANDBOX)?))?.1);
             std::thread::sleep(SETTLE);
         }
-        progress("network", count, MANY);
+        print_progress("network", count, MANY);
     }
     for _ in 0..TIMES {
         networks.make_ahead(|_| 0)?;

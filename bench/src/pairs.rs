@@ -2,8 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
-use crate::report::{Row, Target, ratio};
-use crate::stats::{Better, summary};
+use crate::report::{Row, Target, median_ratio};
+use crate::stats::{Better, summarize};
 
 /// Measurements, ours and bare, run by run.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub enum Side {
 
 /// The order of one pair: whoever was second is first in the next one, so that neither always works
 /// in the wake of the other.
-pub fn turns(pair: usize) -> [Side; 2] {
+pub fn side_order(pair: usize) -> [Side; 2] {
     if pair.is_multiple_of(2) {
         [Side::Ours, Side::Bare]
     } else {
@@ -44,14 +44,15 @@ impl Pairs {
         better: Better,
         target: Target,
     ) -> Row {
-        let (ours, bare) = (summary(&self.ours, better), summary(&self.bare, better));
+        let ours = summarize(&self.ours, better);
+        let bare = summarize(&self.bare, better);
         Row {
             name,
             unit,
             n: self.ours.len(),
             ours,
             bare: Some(bare),
-            ratio: Some(ratio(ours, bare)),
+            ratio: Some(median_ratio(ours, bare)),
             target,
         }
     }
@@ -67,7 +68,7 @@ impl Pairs {
 }
 
 /// Says on a terminal how far a row is.
-pub fn progress(row: &str, done: usize, all: usize) {
+pub fn print_progress(row: &str, done: usize, all: usize) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
         let _ = write!(
@@ -87,9 +88,9 @@ mod tests {
 
     #[test]
     fn both_sides_are_first_as_often() {
-        let first: Vec<Side> = (0..4).map(|pair| turns(pair)[0]).collect();
+        let first: Vec<Side> = (0..4).map(|pair| side_order(pair)[0]).collect();
         assert_eq!(first, [Side::Ours, Side::Bare, Side::Ours, Side::Bare]);
-        assert!((0..4).all(|pair| turns(pair)[0] != turns(pair)[1]));
+        assert!((0..4).all(|pair| side_order(pair)[0] != side_order(pair)[1]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use anyhow::Context;
 use client::types::Sandbox;
 
 use crate::command::{Command, monitor_of};
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::restore;
@@ -50,22 +50,23 @@ const MAX_SIZE: f64 = 1.05;
 /// # Errors
 /// When the sandbox cannot be paused, or does not come back.
 pub async fn measure(place: &Place, server: &Server) -> anyhow::Result<Vec<Row>> {
-    restore::shape(place, server, MEMORY_MB).await?;
+    restore::prepare_shape(place, server, MEMORY_MB).await?;
     let sandbox = server.create(Some(MEMORY_MB)).await?;
     let mut content = vec![0; 256 << 20];
     rand::fill(&mut content[..]);
     let mut rows = Vec::new();
     for (mib, name, name_of_size) in DIRTY {
-        let (mut time, mut size) = (Pairs::default(), Pairs::default());
+        let mut time = Pairs::default();
+        let mut size = Pairs::default();
         for repeat in 0..REPEATS {
-            for side in turns(repeat) {
+            for side in side_order(repeat) {
                 let took = match side {
                     Side::Ours => ours(server, &sandbox, mib, &mut size).await?,
                     Side::Bare => bare(&place.run().join("written"), &content[..mib << 20])?,
                 };
                 time.push(side, took);
             }
-            progress(name, repeat + 1, REPEATS);
+            print_progress(name, repeat + 1, REPEATS);
         }
         let target = Target::AtMostOfBare {
             times: MAX_TIMES,
@@ -127,7 +128,7 @@ fn bare(path: &Path, content: &[u8]) -> anyhow::Result<f64> {
 /// Bytes of the guest's memory that are not those of the file below.
 async fn own_bytes(dir: &Path) -> anyhow::Result<u64> {
     let pid = monitor_of(dir)?;
-    let mapped = Command::of(dir, dir)
+    let mapped = Command::of_sandbox(dir, dir)
         .await?
         .mapped()
         .context("the sandbox does not go on from an instant")?;
@@ -142,7 +143,8 @@ async fn own_bytes(dir: &Path) -> anyhow::Result<u64> {
 
 /// Sum over all mappings of the file `name`.
 fn parse(smaps: &str, name: &str) -> Option<u64> {
-    let (mut wanted, mut found) = (false, None);
+    let mut wanted = false;
+    let mut found = None;
     for line in smaps.lines() {
         let first = line.split_ascii_whitespace().next().unwrap_or_default();
         if !first.ends_with(':') {
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_mappings_of_the_memory_count() {
+    fn only_memory_mappings_count() {
         let smaps = "7f00-7f10 rw-p 0 07:03 5   /dev/loop3\nSize: 64 kB\nAnonymous:  8 kB\nVmFlags: rd\n\
                      7f20-7f30 rw-p 0 00:00 0 \nAnonymous: 4 kB\n\
                      7f40-7f50 rw-p 0 07:03 5 /dev/loop3\nAnonymous: 4 kB\n";

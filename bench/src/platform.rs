@@ -39,9 +39,9 @@ pub struct Monitor {
 ///
 /// # Errors
 /// When it does not run.
-pub async fn monitor(place: &Place, server: &Server) -> anyhow::Result<Monitor> {
+pub async fn read_monitor(place: &Place, server: &Server) -> anyhow::Result<Monitor> {
     let sandbox = server.create(None).await?;
-    let command = Command::of(&server.dir_of(&sandbox), &place.boot()).await;
+    let command = Command::of_sandbox(&server.dir_of(&sandbox), &place.boot()).await;
     server.client.delete(&sandbox.id).await?;
     let command = command?;
     Ok(Monitor {
@@ -59,7 +59,7 @@ pub async fn monitor(place: &Place, server: &Server) -> anyhow::Result<Monitor> 
 ///
 /// # Errors
 /// When something cannot be read.
-pub fn look() -> anyhow::Result<Machine> {
+pub fn read_machine() -> anyhow::Result<Machine> {
     let load = fs::read_to_string("/proc/loadavg")?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let meminfo = fs::read_to_string("/proc/meminfo")?;
@@ -122,7 +122,8 @@ fn disk(command: &Command) -> Option<&'static str> {
 /// The first line that the monitor says of itself.
 fn version(place: &Place, command: &Command) -> anyhow::Result<String> {
     let log = place.run().join("version");
-    let (program, args) = (command.program.clone(), vec!["--version".into()]);
+    let program = command.program.clone();
+    let args = vec!["--version".into()];
     let asked = Spawn {
         program,
         args,

@@ -15,7 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::report::{Row, Target};
 use crate::server::Server;
 use crate::stats::Better;
@@ -51,20 +51,22 @@ struct Both {
 pub async fn measure(server: &Server) -> anyhow::Result<[Row; 3]> {
     let sandbox = server.create(None).await?;
     let both = begin(server, &sandbox).await?;
-    let (mut latency, mut rate, mut held) = (Pairs::default(), Pairs::default(), Pairs::default());
+    let mut latency = Pairs::default();
+    let mut rate = Pairs::default();
+    let mut held = Pairs::default();
     for pair in 0..REQUESTS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             latency.push(side, both.request(side).await?);
         }
-        progress("requests to a port", pair + 1, REQUESTS);
+        print_progress("requests to a port", pair + 1, REQUESTS);
     }
     for pair in 0..DOWNLOADS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             rate.push(side, both.download(side).await?);
         }
-        progress("downloads from a port", pair + 1, DOWNLOADS);
+        print_progress("downloads from a port", pair + 1, DOWNLOADS);
     }
-    for side in turns(0) {
+    for side in side_order(0) {
         held.push(side, both.hold(side).await?);
     }
     server.client.delete(&sandbox.id).await?;
@@ -124,7 +126,7 @@ async fn begin(server: &Server, sandbox: &Sandbox) -> anyhow::Result<Both> {
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    for side in turns(0) {
+    for side in side_order(0) {
         both.request(side).await?;
     }
     Ok(both)

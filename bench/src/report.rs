@@ -53,7 +53,7 @@ pub struct Row {
 }
 
 /// Median of ours divided by that of bare.
-pub fn ratio(ours: Summary, bare: Summary) -> f64 {
+pub fn median_ratio(ours: Summary, bare: Summary) -> f64 {
     ours.p50 / bare.p50
 }
 
@@ -184,13 +184,13 @@ mod tests {
             n: 3,
             ours,
             bare,
-            ratio: bare.map(|bare| ratio(ours, bare)),
+            ratio: bare.map(|bare| median_ratio(ours, bare)),
             target,
         }
     }
 
     #[test]
-    fn targets_are_judged_by_the_right_number() {
+    fn targets_compare_the_right_number() {
         assert_eq!(
             row(11.0, Some(10.0), Target::RatioAtMost(1.1)).is_met(),
             Some(true)

@@ -38,8 +38,14 @@ impl Saved {
     ///
     /// # Errors
     /// When it is not whole.
-    pub fn take(place: &Place, name: &str, dir: &Path, disk: &Path) -> anyhow::Result<Self> {
-        let (root, of) = (place.saved(), manifest(dir)?);
+    pub fn copy_snapshot(
+        place: &Place,
+        name: &str,
+        dir: &Path,
+        disk: &Path,
+    ) -> anyhow::Result<Self> {
+        let root = place.saved();
+        let of = manifest(dir)?;
         let to = root.join(name);
         // Of an earlier group of rows, whose machines have ended.
         if to.exists() {
@@ -73,7 +79,7 @@ impl Saved {
 ///
 /// # Errors
 /// When sandboxes of that shape still boot.
-pub async fn shape(
+pub async fn prepare_shape(
     place: &Place,
     server: &Server,
     memory_mb: u32,
@@ -82,14 +88,14 @@ pub async fn shape(
     for _ in 0..2 {
         let sandbox = server.create(Some(memory_mb)).await?;
         server.exec(&sandbox).await?;
-        let command = Command::of(&server.dir_of(&sandbox), &place.boot()).await;
+        let command = Command::of_sandbox(&server.dir_of(&sandbox), &place.boot()).await;
         server.client.delete(&sandbox.id).await?;
         let command = command?;
         if command.mapped().is_some() {
             let dir = warm_guest(server, memory_mb)?;
             return Ok((
                 command,
-                Saved::take(place, &format!("warm-{memory_mb}"), &dir, &dir)?,
+                Saved::copy_snapshot(place, &format!("warm-{memory_mb}"), &dir, &dir)?,
             ));
         }
     }
@@ -122,7 +128,7 @@ fn manifest(dir: &Path) -> anyhow::Result<Value> {
 ///
 /// # Errors
 /// When QEMU ends or refuses.
-pub fn load(run: &Path, saved: &Saved, process: &Process) -> anyhow::Result<()> {
+pub fn load_state(run: &Path, saved: &Saved, process: &Process) -> anyhow::Result<()> {
     let mut qmp = Qmp::connect(&run.join(QMP), process)?;
     let leave_out_memory =
         json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::bare::{Bare, Until};
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::restore::{self, Saved};
@@ -28,17 +28,17 @@ pub async fn measure(
     server: &Server,
     cancelled: &CancellationToken,
 ) -> anyhow::Result<Row> {
-    let (command, _) = restore::shape(place, server, MEMORY_MB).await?;
+    let (command, _) = restore::prepare_shape(place, server, MEMORY_MB).await?;
     let sandbox = server.create(Some(MEMORY_MB)).await?;
     server.exec(&sandbox).await?;
     server.client.pause(&sandbox.id).await?;
     let dir = server.dir_of(&sandbox);
-    let saved = Saved::take(place, "paused", &dir.join("paused"), &dir)?;
+    let saved = Saved::copy_snapshot(place, "paused", &dir.join("paused"), &dir)?;
     let bare = Bare::prepare(place, command, 0, cancelled)?.over(&saved);
     bare.turn(Until::Ready).await?;
     let mut pairs = Pairs::default();
     for pair in 0..PAIRS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             tokio::time::sleep(REST).await;
             let took = match side {
                 Side::Ours => {
@@ -52,7 +52,7 @@ pub async fn measure(
             };
             pairs.push(side, took);
         }
-        progress("resume", pair + 1, PAIRS);
+        print_progress("resume", pair + 1, PAIRS);
     }
     server.client.delete(&sandbox.id).await?;
     Ok(pairs.row(

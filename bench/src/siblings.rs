@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bare::{Bare, Running, Until};
 use crate::command::monitor_of;
 use crate::memory;
-use crate::pairs::{Pairs, Side, progress};
+use crate::pairs::{Pairs, Side, print_progress};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::restore;
@@ -31,13 +31,13 @@ pub async fn measure(
     server: &Server,
     cancelled: &CancellationToken,
 ) -> anyhow::Result<Row> {
-    let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
+    let (command, saved) = restore::prepare_shape(place, server, MEMORY_MB).await?;
     let mut sandboxes = Vec::with_capacity(SIBLINGS);
     for number in 1..=SIBLINGS {
         let sandbox = server.create(Some(MEMORY_MB)).await?;
         server.exec(&sandbox).await?;
         sandboxes.push(sandbox);
-        progress("siblings", number, SIBLINGS);
+        print_progress("siblings", number, SIBLINGS);
     }
     let ours: Vec<u32> = sandboxes
         .iter()
@@ -52,7 +52,7 @@ pub async fn measure(
     for number in 0..SIBLINGS {
         let bare = Bare::prepare(place, command.clone(), number, cancelled)?.over(&saved);
         machines.push(bare.start(Until::Program).await?);
-        progress("siblings: bare machines", number + 1, SIBLINGS);
+        print_progress("siblings: bare machines", number + 1, SIBLINGS);
     }
     let bare: Vec<u32> = machines.iter().map(Running::pid).collect();
     pairs.push(Side::Bare, shares(&bare).await?);
@@ -68,6 +68,6 @@ pub async fn measure(
 async fn shares(pids: &[u32]) -> anyhow::Result<f64> {
     tokio::time::sleep(SETTLE).await;
     pids.iter()
-        .map(|pid| memory::of_process(*pid, memory::Kind::Share))
+        .map(|pid| memory::process_memory(*pid, memory::Kind::Share))
         .sum()
 }

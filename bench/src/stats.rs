@@ -20,7 +20,7 @@ pub enum Better {
 ///
 /// # Panics
 /// Without measurements.
-pub fn summary(measured: &[f64], better: Better) -> Summary {
+pub fn summarize(measured: &[f64], better: Better) -> Summary {
     let mut sorted = measured.to_vec();
     sorted.sort_by(|a, b| match better {
         Better::Lower => a.total_cmp(b),
@@ -42,19 +42,19 @@ mod tests {
 
     #[test]
     fn the_median_is_in_the_middle() {
-        assert_eq!(summary(&[3.0, 1.0, 2.0], Better::Lower).p50, 2.0);
-        assert_eq!(summary(&[4.0, 1.0, 2.0, 3.0], Better::Lower).p50, 2.5);
+        assert_eq!(summarize(&[3.0, 1.0, 2.0], Better::Lower).p50, 2.0);
+        assert_eq!(summarize(&[4.0, 1.0, 2.0, 3.0], Better::Lower).p50, 2.5);
         assert_eq!(
-            summary(&[7.0], Better::Higher),
+            summarize(&[7.0], Better::Higher),
             Summary { p50: 7.0, p99: 7.0 }
         );
     }
 
     #[test]
-    fn the_99th_percentile_is_on_the_bad_side() {
+    fn percentile_99_is_a_bad_value() {
         let measured: Vec<f64> = (1..=200).map(f64::from).collect();
-        assert_eq!(summary(&measured, Better::Lower).p99, 198.0);
-        assert_eq!(summary(&measured, Better::Higher).p99, 3.0);
-        assert_eq!(summary(&measured[..10], Better::Lower).p99, 10.0);
+        assert_eq!(summarize(&measured, Better::Lower).p99, 198.0);
+        assert_eq!(summarize(&measured, Better::Higher).p99, 3.0);
+        assert_eq!(summarize(&measured[..10], Better::Lower).p99, 10.0);
     }
 }

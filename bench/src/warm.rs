@@ -14,7 +14,7 @@ use futures::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
 use crate::bare::{self, Bare, Until};
-use crate::pairs::{Pairs, Side, progress, turns};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
 use crate::report::{Row, Target};
 use crate::restore;
@@ -42,21 +42,21 @@ pub async fn measure(
     server: &Server,
     cancelled: &CancellationToken,
 ) -> anyhow::Result<Vec<Row>> {
-    let (command, saved) = restore::shape(place, server, MEMORY_MB).await?;
+    let (command, saved) = restore::prepare_shape(place, server, MEMORY_MB).await?;
     let prepare =
         |number| anyhow::Ok(Bare::prepare(place, command.clone(), number, cancelled)?.over(&saved));
     let bare: Vec<Bare> = (0..CROWD).map(prepare).collect::<anyhow::Result<_>>()?;
     bare[0].turn(Until::Program).await?;
     let mut one = Pairs::default();
     for pair in 0..PAIRS {
-        for side in turns(pair) {
+        for side in side_order(pair) {
             let took = match side {
                 Side::Ours => ours(server).await?,
                 Side::Bare => bare[0].turn(Until::Program).await?,
             };
             one.push(side, took);
         }
-        progress("warm", pair + 1, PAIRS);
+        print_progress("warm", pair + 1, PAIRS);
     }
     let mut rows = vec![
         one.row(
@@ -87,14 +87,14 @@ pub async fn measure(
 async fn at_once(server: &Server, bare: &[Bare], rounds: usize) -> anyhow::Result<Pairs> {
     let mut many = Pairs::default();
     for round in 0..rounds {
-        for side in turns(round) {
+        for side in side_order(round) {
             let took = match side {
                 Side::Ours => ours_at_once(server, bare.len()).await?,
                 Side::Bare => bare_at_once(bare).await?,
             };
             many.push(side, per_second(bare.len(), took));
         }
-        progress(
+        print_progress(
             &format!("warm: {} at a time", bare.len()),
             round + 1,
             rounds,

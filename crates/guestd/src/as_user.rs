@@ -34,14 +34,14 @@ pub async fn run<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, FileError> {
     let user = user.clone();
-    blocking(move || as_user(&user, act).map_err(|e| FileError::identity(&e))?).await
+    blocking_as_user(move || as_user(&user, act).map_err(|e| FileError::identity(&e))?).await
 }
 
 /// Runs `act` with the agent's own permissions on a thread that may block.
 ///
 /// # Errors
 /// What `act` returns; internal where it panicked.
-pub async fn blocking<T: Send + 'static>(
+pub async fn blocking_as_user<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, FileError> {
     match tokio::task::spawn_blocking(act).await {
@@ -61,7 +61,8 @@ struct Switched {
 impl Switched {
     fn to(user: &User) -> io::Result<Self> {
         // Made before anything changes, so that a failure half-way is undone by its `Drop`.
-        let (groups, capabilities) = (rustix::process::getgroups()?, capabilities(None)?);
+        let groups = rustix::process::getgroups()?;
+        let capabilities = capabilities(None)?;
         let back = Self {
             uid: fsuid(),
             gid: fsgid(),
@@ -122,11 +123,11 @@ mod tests {
     use super::*;
 
     fn nobody() -> User {
-        crate::user::lookup("nobody").expect("nobody is in /etc/passwd")
+        crate::user::lookup_user("nobody").expect("nobody is in /etc/passwd")
     }
 
     #[test]
-    fn files_belong_to_the_user_and_root_comes_back() {
+    fn files_belong_to_user_root_returns() {
         let dir = tempfile::tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
         let user = nobody();
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_refuses_what_the_user_may_not_read() {
+    fn kernel_refuses_unreadable_files_of_others() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("secret");
         fs::write(&path, b"x").expect("writes");
@@ -171,7 +172,7 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
     #[test]
-    fn no_capability_opens_what_other_processes_hold() {
+    fn capabilities_open_no_other_process_files() {
         let hidden = tempfile::tempdir().expect("a directory");
         fs::write(hidden.path().join("secret"), b"x").expect("writes");
         let mut holder = std::process::Command::new("sleep")
@@ -185,10 +186,9 @@ mod tests {
             .expect_err("must be refused");
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(
-            as_user(&crate::user::lookup("root").expect("root"), || fs::read(
-                &path
-            )
-            .ok())
+            as_user(&crate::user::lookup_user("root").expect("root"), || {
+                fs::read(&path).ok()
+            })
             .expect("switches"),
             Some(b"x".to_vec())
         );

@@ -28,7 +28,8 @@ use crate::http::error::HttpError;
 use crate::settings::{Settings, TokenCheck};
 use crate::user::User;
 
-/// Caller as which an admitted request acts. In the extensions of every request behind [`check`].
+/// Caller as which an admitted request acts. In the extensions of every request behind
+/// [`check_access`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// User name as the request gave it; `None` means the default user. Not yet looked up.
@@ -36,7 +37,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The caller that [`check`] put there; the default user where there is none.
+    /// The caller that [`check_access`] put there; the default user where there is none.
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or_default()
     }
@@ -63,7 +64,7 @@ impl Caller {
 }
 
 /// Middleware, for `axum::middleware::from_fn_with_state`.
-pub async fn check(
+pub async fn check_access(
     State(settings): State<Arc<Settings>>,
     mut request: Request,
     next: Next,
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_opens_files_only_and_only_as_its_user() {
+    fn signature_opens_files_as_its_user() {
         let query =
             "path=hello.txt&username=user&signature=v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E";
         let root = ("authorization", "Basic cm9vdDo=");
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn basic_names_the_user_and_wins_over_the_query() {
+    fn basic_auth_beats_query_username() {
         let token = ("x-access-token", TOKEN);
         let named =
             |uri, headers: &[_]| decide(&settings(), &request(uri, headers)).map(|c| c.name);

@@ -104,7 +104,7 @@ fn list(netlink: &OwnedFd, family: u8) -> io::Result<Vec<Found>> {
     let mut buffer = vec![0; ANSWER];
     loop {
         let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        for (kind, body) in messages(&buffer[..length]) {
+        for (kind, body) in netlink_messages(&buffer[..length]) {
             match i32::from(kind) {
                 NLMSG_DONE => return Ok(found),
                 NLMSG_ERROR => return Err(refusal(body)),
@@ -120,7 +120,7 @@ fn reset(netlink: &OwnedFd, found: &Found) -> io::Result<bool> {
     send(netlink.as_raw_fd(), &asked, MsgFlags::empty())?;
     let mut buffer = vec![0; ANSWER];
     let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let code = messages(&buffer[..length])
+    let code = netlink_messages(&buffer[..length])
         .next()
         .map_or(0, |(_, body)| error_code(body));
     match Errno::from_raw(-code) {
@@ -131,7 +131,7 @@ fn reset(netlink: &OwnedFd, found: &Found) -> io::Result<bool> {
 }
 
 /// Kind and body of each message of netlink in `bytes`.
-pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn netlink_messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
         let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn only_connections_that_leave_the_machine_are_reset() {
+    fn only_connections_leaving_machine_are_reset() {
         apart(|| {
             let leaving = connection(OTHER, ADDRESS);
             let to_oneself = connection(ADDRESS, ADDRESS);
@@ -266,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_cut_off_is_not_read_past_its_end() {
-        assert_eq!(messages(&[0; 3]).count(), 0);
+    fn truncated_answer_is_read_within_bounds() {
+        assert_eq!(netlink_messages(&[0; 3]).count(), 0);
         let long = [200u32.to_ne_bytes(), [0; 4], [0; 4], [0; 4]].concat();
-        assert_eq!(messages(&long).count(), 0);
+        assert_eq!(netlink_messages(&long).count(), 0);
         assert!(read(&[2; 30]).is_none());
     }
 }

@@ -71,7 +71,9 @@ impl Disk {
         wish: FreezeRequest,
         begin: Instant,
     ) -> Result<FreezeAnswer, HttpError> {
-        let (root, frozen, thaw_after) = (self.root.clone(), state.frozen, wish.thaw_after_ms);
+        let root = self.root.clone();
+        let frozen = state.frozen;
+        let thaw_after = wish.thaw_after_ms;
         let outcome = own_thread::run(move || {
             if !frozen {
                 prepare(&root, &wish, begin);
@@ -131,7 +133,7 @@ impl Disk {
 }
 
 fn freeze(root: &Path) -> io::Result<()> {
-    match syscall::freeze(File::open(root)?.as_fd()) {
+    match syscall::freeze_filesystem(File::open(root)?.as_fd()) {
         // Somebody did already, us or the user.
         Err(e) if e.raw_os_error() == Some(EBUSY) => Ok(()),
         other => other,
@@ -139,7 +141,7 @@ fn freeze(root: &Path) -> io::Result<()> {
 }
 
 fn thaw(root: &Path) -> io::Result<()> {
-    match syscall::thaw(File::open(root)?.as_fd()) {
+    match syscall::thaw_filesystem(File::open(root)?.as_fd()) {
         // It is not frozen, or never can be.
         Err(e) if [EINVAL, EOPNOTSUPP].map(Some).contains(&e.raw_os_error()) => Ok(()),
         other => other,
@@ -170,11 +172,12 @@ fn prepare(root: &Path, wish: &FreezeRequest, begin: Instant) {
 }
 
 fn trim(root: &Path, left: impl Fn() -> bool) -> io::Result<()> {
-    let (folder, size) = (File::open(root)?, statvfs(root)?);
+    let folder = File::open(root)?;
+    let size = statvfs(root)?;
     let end = size.blocks().saturating_mul(size.fragment_size());
     let mut start = 0;
     while start < end && left() {
-        syscall::trim(folder.as_fd(), start, TRIM_STEP.min(end - start))?;
+        syscall::trim_filesystem(folder.as_fd(), start, TRIM_STEP.min(end - start))?;
         start += TRIM_STEP;
     }
     Ok(())
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_from_freeze_to_thaw_and_both_can_be_repeated() {
+    fn freeze_blocks_writes_until_thaw() {
         apart(async |root| {
             let disk = Arc::new(Disk::new(&root));
             disk.thaw().await.expect("fine where nothing is frozen");
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thaw_ends_a_freeze_whose_caller_hung_up() {
+    fn thaw_ends_freeze_of_gone_caller() {
         apart(async |root| {
             let disk = Arc::new(Disk::new(&root));
             for _ in 0..20 {
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_does_not_come_back_leaves_no_frozen_disk() {
+    fn absent_host_leaves_no_frozen_disk() {
         apart(async |root| {
             let disk = Arc::new(Disk::new(&root));
             let wish = |thaw_after_ms| FreezeRequest {

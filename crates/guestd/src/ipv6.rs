@@ -31,7 +31,7 @@ use nix::sys::socket::{
 use parking_lot::Mutex;
 
 use crate::boot::ETHERNET;
-use crate::connections::{error_code, messages};
+use crate::connections::{error_code, netlink_messages};
 
 /// Longest answer to one request: an error repeats the request.
 const ANSWER: usize = 4096;
@@ -61,7 +61,8 @@ fn give(ipv6: &Ipv6) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     }
-    let (netlink, link) = (Netlink::open()?, index()?);
+    let netlink = Netlink::open()?;
+    let link = index()?;
     // What is there already, as after a restore, is as good as new. But a default route of the
     // user's, as into a tunnel, stays.
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
@@ -82,7 +83,8 @@ fn give(ipv6: &Ipv6) -> io::Result<()> {
 /// The route first: a guest with a route and no address would wait where it should be told at once
 /// that there is no way.
 fn take(ipv6: &Ipv6) -> io::Result<()> {
-    let (netlink, link) = (Netlink::open()?, index()?);
+    let netlink = Netlink::open()?;
+    let link = index()?;
     let parts = [
         RouteNetlinkMessage::DelRoute(default_route(link, ipv6)),
         RouteNetlinkMessage::DelNeighbour(gateway(link, ipv6)),
@@ -180,7 +182,7 @@ impl Netlink {
         send(self.0.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut answer = vec![0; ANSWER];
         let length = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        match messages(&answer[..length])
+        match netlink_messages(&answer[..length])
             .next()
             .map_or(0, |(_, body)| error_code(body))
         {
@@ -245,7 +247,7 @@ mod tests {
     const GATEWAY: &str = "fd7772656e6e00000000000000000016";
 
     #[test]
-    fn the_link_has_what_it_was_given_last_and_nothing_of_before() {
+    fn link_has_only_its_last_settings() {
         with_a_link(|| {
             let link = Link::default();
             link.set(None);
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_took_away_or_turned_off_is_no_failure() {
+    fn settings_removed_by_root_are_tolerated() {
         with_a_link(|| {
             let link = Link::default();
             link.set(Some(settings(126)));

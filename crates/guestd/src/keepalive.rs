@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const HEADER: &str = "keepalive-ping-interval";
 
 /// The interval that a request asks for. What is no positive number counts as not said.
-pub fn interval(headers: &HeaderMap) -> Duration {
+pub fn keepalive_interval(headers: &HeaderMap) -> Duration {
     let seconds = headers
         .get(HEADER)
         .and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
@@ -32,13 +32,13 @@ mod tests {
         let of = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(HEADER, value.parse().expect("a header"));
-            interval(&headers)
+            keepalive_interval(&headers)
         };
         assert_eq!(of("50"), Duration::from_secs(50));
         assert_eq!(of("18446744073709551615"), LONGEST);
         for odd in ["0", "-1", "soon", ""] {
             assert_eq!(of(odd), DEFAULT);
         }
-        assert_eq!(interval(&HeaderMap::new()), DEFAULT);
+        assert_eq!(keepalive_interval(&HeaderMap::new()), DEFAULT);
     }
 }

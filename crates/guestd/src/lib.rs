@@ -94,7 +94,7 @@ pub fn router(agent: &Agent) -> axum::Router {
         .layer(axum::middleware::from_fn(runtime::trace::trace_request))
         .layer(axum::middleware::from_fn_with_state(
             agent.settings.clone(),
-            auth::check,
+            auth::check_access,
         ))
         // The SDKs also run in browsers. Outermost: a preflight carries no token.
         .layer(CorsLayer::permissive())

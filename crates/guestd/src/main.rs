@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    if let Some(module) = modprobe::asked_for(std::env::args_os()) {
+    if let Some(module) = modprobe::requested_module(std::env::args_os()) {
         return modprobe::run(&module);
     }
     let first = std::process::id() == 1;

@@ -35,7 +35,7 @@ const COMPRESSED: u32 = 4;
 const MAX_DEPTH: usize = 32;
 
 /// The module that the kernel asks for, if it was the kernel that started this program.
-pub fn asked_for(args: impl IntoIterator<Item = OsString>) -> Option<String> {
+pub fn requested_module(args: impl IntoIterator<Item = OsString>) -> Option<String> {
     let args: Vec<_> = args.into_iter().skip(1).collect();
     match args.as_slice() {
         [quiet, end, name] if quiet == "-q" && end == "--" => name.to_str().map(str::to_owned),
@@ -45,31 +45,31 @@ pub fn asked_for(args: impl IntoIterator<Item = OsString>) -> Option<String> {
 
 /// Loads it; success also where it is in the kernel already.
 pub fn run(name: &str) -> ExitCode {
-    match load(name) {
+    match load_module(name) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
 /// Release of the running kernel.
-pub fn release() -> String {
+pub fn kernel_release() -> String {
     nix::sys::utsname::uname()
         .map(|found| found.release().to_string_lossy().into_owned())
         .unwrap_or_default()
 }
 
 /// Where modules of the running kernel may be, the first with an index is taken.
-pub fn folders() -> [PathBuf; 3] {
+pub fn module_dirs() -> [PathBuf; 3] {
     ["/lib/modules", "/run/wrenn/modules", "/usr/lib/modules"]
-        .map(|above| Path::new(above).join(release()))
+        .map(|above| Path::new(above).join(kernel_release()))
 }
 
 /// Loads a module, by name or alias, and before it all that it needs.
 ///
 /// # Errors
 /// Not found where no index knows it; what the kernel said.
-pub fn load(name: &str) -> io::Result<()> {
-    let folder = folders()
+pub fn load_module(name: &str) -> io::Result<()> {
+    let folder = module_dirs()
         .into_iter()
         .find(|folder| folder.join("modules.dep").exists());
     let folder = folder.ok_or(io::ErrorKind::NotFound)?;
@@ -167,7 +167,8 @@ impl Index {
         }
         let of_line = |line: &str| {
             let mut words = line.strip_prefix("alias ")?.split_whitespace();
-            let (pattern, module) = (words.next()?, canonical(words.next()?));
+            let pattern = words.next()?;
+            let module = canonical(words.next()?);
             let hit = matches(canonical(pattern).as_bytes(), own.as_bytes());
             (hit && !settings.blacklist.contains(&module)).then_some(module)
         };
@@ -230,7 +231,8 @@ impl Index {
 
     /// `softdep MODULE pre: A B post: C`.
     fn soft_of(&self, module: &str) -> (Vec<String>, Vec<String>) {
-        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let mut before = Vec::new();
+        let mut after = Vec::new();
         for line in self.soft.lines() {
             let mut words = line.split_whitespace();
             if words.next() != Some("softdep")
@@ -386,7 +388,7 @@ mod tests {
 
     #[test]
     fn only_words_of_kernel_ask() {
-        let asked = |args: &[&str]| asked_for(args.iter().map(OsString::from));
+        let asked = |args: &[&str]| requested_module(args.iter().map(OsString::from));
         assert_eq!(
             asked(&["/proc/1/exe", "-q", "--", "fs-overlay"]).as_deref(),
             Some("fs-overlay")

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn root_keeps_own_mtu_until_host_changes() {
+    fn own_mtu_stays_until_host_changes() {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this needs root");
             let link = LinkMtu::default();

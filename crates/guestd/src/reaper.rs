@@ -119,7 +119,7 @@ fn deliver(waiting: &mut HashMap<i32, oneshot::Sender<Exit>>, pid: i32, exit: Ex
 
 /// Collects one finished child of `pid` (-1: of any), if there is one now.
 fn wait_for(pid: i32) -> Option<(i32, Exit)> {
-    let (pid, status) = syscall::wait(pid)?;
+    let (pid, status) = syscall::reap_child(pid)?;
     // Not through nix, which turns a death by a real-time signal into an error and so loses whose
     // it was.
     let exit = if libc::WIFEXITED(status) {

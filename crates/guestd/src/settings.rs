@@ -151,7 +151,7 @@ impl Settings {
     /// else `root`.
     pub fn default_user(&self) -> String {
         self.read(|v| v.default_user.clone()).unwrap_or_else(|| {
-            let fallback = if user::lookup("user").is_ok() {
+            let fallback = if user::lookup_user("user").is_ok() {
                 "user"
             } else {
                 "root"
@@ -171,8 +171,8 @@ impl Settings {
     /// [`UnknownUser`].
     pub fn user(&self, name: Option<&str>) -> Result<User, UnknownUser> {
         match name {
-            Some(name) => user::lookup(name),
-            None => user::lookup(&self.default_user()),
+            Some(name) => user::lookup_user(name),
+            None => user::lookup_user(&self.default_user()),
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_in_force_changes_anything() {
+    fn only_current_token_changes_settings() {
         let settings = Settings::new(true);
         let apply = |request: &InitRequest, presented: Option<&str>| {
             settings

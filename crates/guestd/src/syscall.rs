@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Collects one finished child: its pid and raw wait status. `pid` -1 means any. `None` where there
 /// is none now.
-pub fn wait(pid: i32) -> Option<(i32, i32)> {
+pub fn reap_child(pid: i32) -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: `status` outlives the call, which writes nothing else.
     let found = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
@@ -25,7 +25,7 @@ pub fn wait(pid: i32) -> Option<(i32, i32)> {
 ///
 /// # Errors
 /// Those of `epoll_ctl(2)`.
-pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn register_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` answers with the same open descriptor for as long as it lives, and the
     // `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register(fd) }?)
@@ -76,21 +76,21 @@ const FIFREEZE: libc::Ioctl = 0xC004_5877;
 const FITHAW: libc::Ioctl = 0xC004_5878;
 const FITRIM: libc::Ioctl = 0xC018_5879;
 
-/// Flushes the file system that `folder` is on, and lets nobody write to it until [`thaw`]. Waits
-/// for those who do.
+/// Flushes the file system that `folder` is on, and lets nobody write to it until
+/// [`thaw_filesystem`]. Waits for those who do.
 ///
 /// # Errors
 /// Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
-pub fn freeze(folder: BorrowedFd<'_>) -> io::Result<()> {
+pub fn freeze_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FIFREEZE takes no argument (the kernel does not look at it).
     check(unsafe { libc::ioctl(folder.as_raw_fd(), FIFREEZE, 0) })
 }
 
-/// Ends [`freeze`].
+/// Ends [`freeze_filesystem`].
 ///
 /// # Errors
 /// Those of FITHAW: EINVAL where it is not frozen.
-pub fn thaw(folder: BorrowedFd<'_>) -> io::Result<()> {
+pub fn thaw_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FITHAW takes no argument (the kernel does not look at it).
     check(unsafe { libc::ioctl(folder.as_raw_fd(), FITHAW, 0) })
 }
@@ -99,7 +99,7 @@ pub fn thaw(folder: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of FITRIM: EOPNOTSUPP where the device takes nothing back.
-pub fn trim(folder: BorrowedFd<'_>, start: u64, length: u64) -> io::Result<()> {
+pub fn trim_filesystem(folder: BorrowedFd<'_>, start: u64, length: u64) -> io::Result<()> {
     // `struct fstrim_range`: start, length, shortest run.
     let mut range = [start, length, 0];
     // SAFETY: the kernel reads and writes three 64-bit numbers, which outlive the call.

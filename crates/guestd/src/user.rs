@@ -68,7 +68,7 @@ impl UnknownUser {
 /// # Errors
 /// [`UnknownUser`] where a name is not in `/etc/passwd` or `/etc/group`, or a number is none that
 /// Linux has.
-pub fn lookup(name: &str) -> Result<User, UnknownUser> {
+pub fn lookup_user(name: &str) -> Result<User, UnknownUser> {
     Database::read(Path::new("/etc")).lookup(name)
 }
 
@@ -98,7 +98,7 @@ impl Database {
         }
     }
 
-    /// See [`lookup`].
+    /// See [`lookup_user`].
     ///
     /// # Errors
     /// [`UnknownUser`].
@@ -272,13 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn finds_by_number_but_the_name_comes_first() {
+    fn lookup_prefers_name_over_number() {
         assert_eq!(database().lookup("0").expect("root").name, "root");
         assert_eq!(database().lookup("7").expect("named 7").uid, 8);
     }
 
     #[test]
-    fn image_without_files_knows_root_and_numbers() {
+    fn image_without_passwd_knows_root() {
         let none = Database::default();
         for name in ["root", "0", "00"] {
             let root = none.lookup(name).expect("root is always there");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn group_is_by_name_or_number_and_alone() {
+    fn named_group_is_the_only_group() {
         let ids = |name: &str| {
             database()
                 .lookup(name)
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_an_error_and_unknown_ids_are_numbers() {
+    fn unknown_names_fail_ids_stay() {
         assert!(database().lookup("nobody-here").is_err());
         assert!(database().lookup("").is_err());
         assert_eq!(database().user_name(1000), "user");

@@ -10,7 +10,7 @@ const FILES_SOFT: u64 = 65_536;
 const FILES_HARD: u64 = 1_048_576;
 
 /// Raises them, and keeps the agent from being the one that memory shortage kills.
-pub fn raise() {
+pub fn raise_limits() {
     // Neither is worth failing a boot for.
     if let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, FILES_SOFT, FILES_HARD) {
         eprintln!("envd: the limit of open files cannot be raised: {e}");

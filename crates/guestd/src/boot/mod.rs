@@ -88,14 +88,14 @@ pub enum BootError {
 /// [`BootError`]: the guest is of no use then.
 pub fn boot() -> Result<Cmdline, BootError> {
     root::check_is_initramfs()?;
-    mounts::kernel()?;
+    mounts::mount_kernel_filesystems()?;
     let cmdline = Cmdline::read().map_err(BootError::Cmdline)?;
     modules::load_all()?;
-    root::switch(&cmdline.root)?;
-    mounts::rest()?;
-    module_disk::prepare();
-    limits::raise();
-    network::configure()?;
+    root::switch_root(&cmdline.root)?;
+    mounts::mount_other_filesystems()?;
+    module_disk::mount_module_disk();
+    limits::raise_limits();
+    network::configure_links()?;
     sysctl::apply_all();
     resolver::write_name_servers(&cmdline.dns);
     name(&cmdline);

@@ -35,7 +35,7 @@ const DISK_GROUP: u32 = 6;
 
 /// Mounts the disk, if there is one. Whatever fails is told on the console: most guests need no
 /// module.
-pub fn prepare() {
+pub fn mount_module_disk() {
     let Some(device) = find(Path::new("/sys/block")) else {
         return;
     };
@@ -45,7 +45,7 @@ pub fn prepare() {
     if let Err(error) = fs::write("/proc/sys/kernel/modprobe", modprobe::PROGRAM) {
         eprintln!("envd: modules are loaded by the image's own modprobe alone: {error}");
     }
-    if let Some(folder) = modprobe::folders()
+    if let Some(folder) = modprobe::module_dirs()
         .into_iter()
         .find(|folder| folder.join("modules.devname").exists())
     {
@@ -71,7 +71,8 @@ fn is_ours(device: &PathBuf) -> bool {
     let Ok(device) = File::open(device) else {
         return false;
     };
-    let (mut magic, mut label) = ([0; MAGIC.len()], [0; LABEL.len()]);
+    let mut magic = [0; MAGIC.len()];
+    let mut label = [0; LABEL.len()];
     let read = device
         .read_exact_at(&mut magic, MAGIC_AT)
         .and_then(|()| device.read_exact_at(&mut label, LABEL_AT));
@@ -79,7 +80,7 @@ fn is_ours(device: &PathBuf) -> bool {
 }
 
 fn mount_disk(device: &Path) -> io::Result<()> {
-    let release = modprobe::release();
+    let release = modprobe::kernel_release();
     let folder = Path::new("/lib/modules").join(&release);
     let has_own = fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some());
     if !has_own && fs::create_dir_all(&folder).is_ok() {
@@ -92,7 +93,7 @@ fn mount_disk(device: &Path) -> io::Result<()> {
         return Ok(());
     }
     // Loaded from aside; the kernel would not find it yet.
-    modprobe::load("overlay")?;
+    modprobe::load_module("overlay")?;
     let both = format!("lowerdir={}:{}", folder.display(), aside.display());
     Ok(mount(
         Some("overlay"),
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn device_names_are_read_as_depmod_writes_them() {
+    fn device_names_of_depmod_are_parsed() {
         assert_eq!(
             parse("fuse fuse c10:229"),
             Some(("fuse", SFlag::S_IFCHR, 10, 229))

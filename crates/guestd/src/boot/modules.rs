@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_modules_in_the_order_of_their_names() {
+    fn modules_are_listed_by_name() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for name in ["10-b.ko", "02-a.ko", "README"] {
             fs::write(folder.path().join(name), "").expect("a file");

@@ -23,7 +23,7 @@ const OPTIONAL: [(&str, &str, &str); 4] = [
 ];
 
 /// `/proc`, `/sys`, `/dev`: what it takes to find the root disk. They move along to the new root.
-pub fn kernel() -> Result<(), BootError> {
+pub fn mount_kernel_filesystems() -> Result<(), BootError> {
     required("proc", "/proc", SEALED, "")?;
     required("sysfs", "/sys", SEALED, "")?;
     required("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")
@@ -31,7 +31,7 @@ pub fn kernel() -> Result<(), BootError> {
 
 /// Everything else that programs expect. `/tmp` stays what the image has, where it has one that can
 /// be written.
-pub fn rest() -> Result<(), BootError> {
+pub fn mount_other_filesystems() -> Result<(), BootError> {
     let terminals = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
     required(
         "devpts",
@@ -40,7 +40,7 @@ pub fn rest() -> Result<(), BootError> {
         "gid=5,mode=620,ptmxmode=666",
     )?;
     required("tmpfs", "/dev/shm", SAFE, "mode=1777")?;
-    super::run_dir::prepare();
+    super::run_dir::prepare_run_dir();
     for (kind, target) in [("cgroup2", CGROUP_ROOT), ("mqueue", "/dev/mqueue")] {
         // A kernel without it makes a guest without limits, or without message queues; both are of
         // use.

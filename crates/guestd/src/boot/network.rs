@@ -15,7 +15,7 @@ const LOOPBACK: &str = "lo";
 pub(crate) const ETHERNET: &str = "eth0";
 
 /// Brings up loopback and `eth0`, with address and default route.
-pub fn configure() -> Result<(), BootError> {
+pub fn configure_links() -> Result<(), BootError> {
     let failed = |name| move |source| BootError::Network { name, source };
     let interfaces = Interfaces::open().map_err(failed(LOOPBACK))?;
     interfaces.bring_up(LOOPBACK).map_err(failed(LOOPBACK))?;

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn links_stay_and_what_they_lead_to_is_made() {
+    fn dangling_links_get_their_targets() {
         let dangling =
             |target: &'static str| move |path: &Path| symlink(target, path).expect("a link");
         assert_eq!(

@@ -27,8 +27,8 @@ const NEW_ROOT: &str = "/newroot";
 /// (linux/magic.h).
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
-/// Refuses to go on unless the root is an initramfs, which [`switch`] empties: started straight
-/// from a disk it would delete what is on it.
+/// Refuses to go on unless the root is an initramfs, which [`switch_root`] empties: started
+/// straight from a disk it would delete what is on it.
 pub fn check_is_initramfs() -> Result<(), BootError> {
     if is_in_memory(Path::new("/")) {
         Ok(())
@@ -42,7 +42,7 @@ fn is_in_memory(folder: &Path) -> bool {
 }
 
 /// Makes `device` the root of everything, and gives the memory of the initramfs back.
-pub fn switch(device: &Path) -> Result<(), BootError> {
+pub fn switch_root(device: &Path) -> Result<(), BootError> {
     wait_for(device)?;
     mount_device(device)?;
     if let Err(error) = grow(device, Path::new(NEW_ROOT)) {
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_in_memory_counts_as_an_initramfs() {
+    fn only_memory_filesystems_are_initramfs() {
         assert!(is_in_memory(Path::new("/dev/shm")));
         assert!(!is_in_memory(Path::new("/proc")));
         assert!(!is_in_memory(Path::new(env!("CARGO_MANIFEST_DIR"))));

@@ -30,7 +30,7 @@ const LOCK_OPTIONS: &str = "mode=1777,size=5242880";
 
 /// Mounts and fills it. A guest whose `/run` cannot be had is told on the console; most programs do
 /// without.
-pub fn prepare() {
+pub fn prepare_run_dir() {
     if let Err(error) = mount_with_content(Path::new(RUN)) {
         eprintln!("envd: /run has not what the image has there: {error}");
     }
@@ -102,7 +102,9 @@ impl Total {
 fn copy_below(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        let (found, source, target) = (entry.metadata()?, entry.path(), to.join(entry.file_name()));
+        let found = entry.metadata()?;
+        let source = entry.path();
+        let target = to.join(entry.file_name());
         let kind = found.file_type();
         if kind.is_dir() {
             match fs::create_dir(&target) {

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_read_as_sysctl_reads_them() {
+    fn lines_follow_sysctl_syntax() {
         let text = "# a\n; b\nvm.swappiness = 10\n-net.ipv4.conf.*.rp_filter=2\nnet/ipv4/conf/eth0.1/x = 1\n\nbroken\n../a=1\n";
         let right = [
             ("vm/swappiness", "10"),

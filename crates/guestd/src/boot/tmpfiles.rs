@@ -103,7 +103,10 @@ fn parse(line: &str) -> Option<Entry> {
     )?;
     let path = expand(&fields.next()?)?;
     let mut given = || fields.next().filter(|word| word != "-");
-    let (mode, user, group, _age) = (given(), given(), given(), given());
+    let mode = given();
+    let user = given();
+    let group = given();
+    let _age = given();
     let argument = fields
         .rest()
         .filter(|rest| rest != "-")
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_elsewhere_and_unknown_lines_are_passed_over() {
+    fn other_paths_and_lines_are_ignored() {
         for line in [
             "d /etc/x",
             "d /run/../etc/x",

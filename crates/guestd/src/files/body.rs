@@ -44,7 +44,7 @@ pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 ///
 /// # Errors
 /// 415 for an encoding other than gzip.
-pub fn content(body: Body, headers: &HeaderMap) -> Result<Pieces, HttpError> {
+pub fn decode_body(body: Body, headers: &HeaderMap) -> Result<Pieces, HttpError> {
     let raw = raw(body);
     let encoding = headers
         .get(header::CONTENT_ENCODING)
@@ -124,7 +124,7 @@ fn inflated(source: Pieces) -> Pieces {
 }
 
 /// Reads what is left and throws it away, for a while.
-pub async fn drain(body: &mut Pieces) {
+pub async fn drain_body(body: &mut Pieces) {
     let deadline = Instant::now() + DRAIN;
     while let Ok(Some(Ok(_))) = timeout_at(deadline, body.next()).await {}
 }
@@ -136,7 +136,7 @@ mod tests {
     async fn unpacked(bytes: Vec<u8>) -> Result<Vec<u8>, BodyError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_ENCODING, "gzip".parse().expect("a header"));
-        let mut pieces = content(Body::from(bytes), &headers).expect("gzip is known");
+        let mut pieces = decode_body(Body::from(bytes), &headers).expect("gzip is known");
         let mut all = Vec::new();
         while let Some(piece) = pieces.next().await {
             all.extend_from_slice(&piece?);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gzip_is_unpacked_to_its_last_byte() {
+    async fn gzip_body_arrives_complete() {
         let plain = vec![7; 3 << 20];
         assert!(unpacked(packed(&plain)).await.expect("unpacks") == plain);
         assert_eq!(unpacked(packed(b"")).await.expect("unpacks"), b"");
@@ -164,7 +164,7 @@ mod tests {
             Ok::<_, std::io::Error>(piece)
         });
         let mut pieces =
-            content(Body::from_stream(Box::pin(slow)), &HeaderMap::new()).expect("no encoding");
+            decode_body(Body::from_stream(Box::pin(slow)), &HeaderMap::new()).expect("no encoding");
         let mut all = Vec::new();
         while let Some(piece) = pieces.next().await {
             all.extend_from_slice(&piece.expect("no error"));
@@ -174,7 +174,7 @@ mod tests {
 
     /// A refused upload is drained, which asks a body that has ended once more.
     #[tokio::test]
-    async fn a_body_may_be_asked_after_its_end() {
+    async fn body_can_be_polled_after_end() {
         for encoding in ["identity", "gzip"] {
             let mut headers = HeaderMap::new();
             headers.insert(
@@ -182,15 +182,15 @@ mod tests {
                 encoding.parse().expect("a header"),
             );
             let mut pieces =
-                content(Body::from(packed(b"some")), &headers).expect("both are known");
+                decode_body(Body::from(packed(b"some")), &headers).expect("both are known");
             while pieces.next().await.is_some() {}
-            drain(&mut pieces).await;
+            drain_body(&mut pieces).await;
             assert!(pieces.next().await.is_none());
         }
     }
 
     #[tokio::test]
-    async fn half_of_a_gzip_is_an_error() {
+    async fn truncated_gzip_is_refused() {
         let mut half = packed(
             &(0..200_000_u32)
                 .flat_map(u32::to_le_bytes)

@@ -40,7 +40,10 @@ struct State {
 
 /// The file from where it stands: exactly `length` bytes, or with `None` all there are. A file that
 /// ends too early is an error, so that a client sees a broken transfer and never a short file.
-pub fn stream(file: File, length: Option<u64>) -> impl Stream<Item = io::Result<Bytes>> + Send {
+pub fn stream_file(
+    file: File,
+    length: Option<u64>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let start = (length != Some(0)).then(|| State {
         next: read(file, length),
         left: length,

@@ -33,7 +33,7 @@ const BY_EXTENSION: &[(&str, &str)] = &[
 ];
 
 /// The type of the file at `path` that begins with `head`.
-pub fn of(path: &Path, head: &[u8]) -> &'static str {
+pub fn guess_content_type(path: &Path, head: &[u8]) -> &'static str {
     let extension = path
         .extension()
         .and_then(OsStr::to_str)
@@ -63,14 +63,14 @@ mod tests {
 
     #[test]
     fn name_first_then_content() {
-        let of = |path: &str, head: &[u8]| of(Path::new(path), head);
-        assert_eq!(of("/a/B.JSON", b"\0"), "application/json");
-        assert_eq!(of("/a/b", b"text"), "text/plain; charset=utf-8");
+        let guess = |path: &str, head: &[u8]| guess_content_type(Path::new(path), head);
+        assert_eq!(guess("/a/B.JSON", b"\0"), "application/json");
+        assert_eq!(guess("/a/b", b"text"), "text/plain; charset=utf-8");
         assert_eq!(
-            of("/a/b", "ä".as_bytes().split_at(1).0),
+            guess("/a/b", "ä".as_bytes().split_at(1).0),
             "text/plain; charset=utf-8"
         );
-        assert_eq!(of("/a/b", b"\x7fELF\0"), "application/octet-stream");
-        assert_eq!(of("/a/b.bin", b"\xff\xfe"), "application/octet-stream");
+        assert_eq!(guess("/a/b", b"\x7fELF\0"), "application/octet-stream");
+        assert_eq!(guess("/a/b.bin", b"\xff\xfe"), "application/octet-stream");
     }
 }

@@ -16,12 +16,12 @@ use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use rustix::fs::{Mode, OFlags};
 
-use super::chunks::{CHUNK, read_up_to, stream};
+use super::chunks::{CHUNK, read_up_to, stream_file};
 use super::content_type;
 use super::range::{self, Part};
 use crate::as_user::run;
 use crate::filesystem::error::{FileError, Kind};
-use crate::filesystem::operations::absent;
+use crate::filesystem::operations::not_found_error;
 use crate::filesystem::path;
 use crate::http::error::HttpError;
 use crate::user::User;
@@ -61,7 +61,7 @@ pub async fn download(
     let all = response.headers_mut();
     all.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     all.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let Ok(value) = HeaderValue::from_str(&disposition(&path::name(&path))) {
+    if let Ok(value) = HeaderValue::from_str(&disposition(&path::file_name(&path))) {
         all.insert(header::CONTENT_DISPOSITION, value);
     }
     Ok(response)
@@ -73,7 +73,7 @@ pub async fn download(
 /// Not found, denied, invalid where it is no plain file.
 pub fn open_plain(path: &Path) -> Result<(File, std::fs::Metadata), FileError> {
     let refused =
-        |e: io::Error| absent(path, &e).unwrap_or_else(|| FileError::io("read", path, &e));
+        |e: io::Error| not_found_error(path, &e).unwrap_or_else(|| FileError::io("read", path, &e));
     // Without NONBLOCK a pipe that nobody writes to would hold the thread.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file =
@@ -99,7 +99,7 @@ fn open(path: &Path, headers: &HeaderMap) -> Result<Opened, FileError> {
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     let mut size = metadata.len();
     let wanted = text(headers, &header::RANGE).filter(|_| range_applies(headers, modified));
-    let part = range::parse(wanted, size);
+    let part = range::parse_range(wanted, size);
     let (start, length) = match part {
         Part::Whole => (0, CHUNK),
         Part::Some { start, length } => {
@@ -157,7 +157,7 @@ fn answer(opened: Opened, path: &Path, headers: &HeaderMap) -> Response {
 }
 
 fn content(file: File, size: u64, part: Part, head: Vec<u8>, path: &Path) -> Response {
-    let content_type = content_type::of(path, &head);
+    let content_type = content_type::guess_content_type(path, &head);
     let in_head = head.len() as u64;
     // A pseudo-file of size 0 with more in it than one piece has no length that is known before its
     // end.
@@ -169,7 +169,7 @@ fn content(file: File, size: u64, part: Part, head: Vec<u8>, path: &Path) -> Res
     let body = if length == Some(in_head) {
         Body::from(head)
     } else {
-        let rest = stream(file, length.map(|length| length - in_head));
+        let rest = stream_file(file, length.map(|length| length - in_head));
         Body::from_stream(futures::stream::once(async { Ok(Bytes::from(head)) }).chain(rest))
     };
     let mut response = Response::new(body);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_http_cannot_say_are_left_out() {
+    fn times_outside_http_range_are_omitted() {
         let after = |seconds| {
             SystemTime::UNIX_EPOCH
                 .checked_add(Duration::from_secs(seconds))
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_is_refused_only_when_said_so() {
+    fn identity_encoding_is_refused_when_excluded() {
         let refuses = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT_ENCODING, text.parse().expect("a header"));

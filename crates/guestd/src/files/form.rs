@@ -18,7 +18,7 @@ use guest_rpc::http::WrittenFile;
 
 use super::body::{BodyError, Pieces};
 use super::target::Wish;
-use super::upload::{pour, written};
+use super::upload::{write_pieces, written_file};
 use crate::http::error::HttpError;
 
 /// Most bytes without content: what is between two parts, with the headers of the next. A piece of
@@ -29,14 +29,15 @@ const HEAD_LIMIT: usize = 1 << 20;
 ///
 /// # Errors
 /// Those of the files; 400 for a form that cannot be read or names a path twice.
-pub async fn form(
+pub async fn save_form(
     boundary: &str,
     body: &mut Pieces,
     place: impl Fn(Option<&str>) -> Result<Wish, HttpError>,
 ) -> Result<Vec<WrittenFile>, HttpError> {
     let gate = Arc::new(Gate::default());
     let mut form = multer::Multipart::new(gated(gate.clone(), body), boundary);
-    let (mut paths, mut done) = (HashSet::<PathBuf>::new(), Vec::new());
+    let mut paths = HashSet::<PathBuf>::new();
+    let mut done = Vec::new();
     while let Some(field) = next_field(&gate, &mut form).await? {
         let is_file = field.name() == Some("file");
         let name = field.file_name().map(str::to_owned);
@@ -55,7 +56,9 @@ pub async fn form(
                 "path '{path}' is in the form twice: only the first was written"
             )));
         }
-        done.push(written(pour(wish, content, |e| broken(&e)).await?));
+        done.push(written_file(
+            write_pieces(wish, content, |e| broken(&e)).await?,
+        ));
     }
     Ok(done)
 }
@@ -66,7 +69,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let piece = Bytes::copy_from_slice(bytes);
     let mut body: Pieces = Box::pin(futures::stream::iter([Ok(piece)]));
     let refuse = |_: Option<&str>| Err(HttpError::bad_request("no files here"));
-    let _ = futures::executor::block_on(form("x", &mut body, refuse));
+    let _ = futures::executor::block_on(save_form("x", &mut body, refuse));
 }
 
 /// See the module.
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_parser_gets_only_what_it_needs() {
+    async fn parser_reads_no_further_than_needed() {
         let (taken, mut body) =
             endless("--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n");
         let gate = Arc::new(Gate::default());
@@ -193,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn headers_without_end_are_refused() {
         let (taken, mut body) = endless("--b\r\nContent-Disposition: ");
-        let refused = form("b", &mut body, |_| panic!("no part is complete"))
+        let refused = save_form("b", &mut body, |_| panic!("no part is complete"))
             .await
             .expect_err("must be refused");
         assert!(

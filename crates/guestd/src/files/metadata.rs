@@ -68,7 +68,7 @@ pub fn from_headers(headers: &HeaderMap) -> Result<Metadata, HttpError> {
 ///
 /// # Errors
 /// Where the file system has no such attributes, or no room.
-pub fn replace(file: &File, metadata: &Metadata, path: &Path) -> Result<(), FileError> {
+pub fn replace_metadata(file: &File, metadata: &Metadata, path: &Path) -> Result<(), FileError> {
     let refused =
         |e: rustix::io::Errno| FileError::io("set metadata of", path, &io::Error::from(e));
     for key in metadata_keys(|list| rustix::fs::flistxattr(file, list)) {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_lower_case_and_others_are_passed_over() {
+    fn other_keys_are_ignored() {
         let metadata = read(&[("X-Metadata-Author", "me"), ("x-other", "no")]).expect("valid");
         assert_eq!(metadata, Metadata::from([("author".into(), "me".into())]));
     }

@@ -101,9 +101,9 @@ async fn read(
     let asked = Asked::of(request.uri())?;
     let archive = asked.is_archive()?;
     let user = Caller::of(request.extensions()).http_user(&settings)?;
-    let path = path::resolve(&settings, &user, asked.path.as_deref().unwrap_or_default())?;
+    let path = path::resolve_path(&settings, &user, asked.path.as_deref().unwrap_or_default())?;
     if archive {
-        pack::pack(path, &user).await
+        pack::pack_archive(path, &user).await
     } else {
         download::download(path, &user, request.headers()).await
     }
@@ -114,11 +114,11 @@ async fn write(
     request: Request,
 ) -> Result<Json<Vec<WrittenFile>>, HttpError> {
     let (head, body) = request.into_parts();
-    let mut body = body::content(body, &head.headers)?;
+    let mut body = body::decode_body(body, &head.headers)?;
     let caller = Caller::of(&head.extensions);
     let written = store(&settings, &caller, &head.uri, &head.headers, &mut body).await;
     if written.is_err() {
-        body::drain(&mut body).await;
+        body::drain_body(&mut body).await;
     }
     Ok(Json(written?))
 }
@@ -144,11 +144,11 @@ async fn store(
     };
     if asked.is_archive()? {
         let dir = plan.path(asked.path.as_deref())?;
-        unpack::unpack(dir.clone(), &plan.user, body).await?;
+        unpack::unpack_archive(dir.clone(), &plan.user, body).await?;
         return Ok(vec![unpacked(dir)]);
     }
     if let Ok(boundary) = multer::parse_boundary(content_type) {
-        return form::form(&boundary, body, |name| {
+        return form::save_form(&boundary, body, |name| {
             plan.wish(asked.path.as_deref().or(name))
         })
         .await;
@@ -161,7 +161,7 @@ async fn store(
         let message = "header Content-Type must be multipart/form-data with a boundary, or application/octet-stream";
         return Err(HttpError::bad_request(message));
     }
-    upload::raw(plan.wish(asked.path.as_deref())?, body).await
+    upload::save_raw(plan.wish(asked.path.as_deref())?, body).await
 }
 
 /// Settings of every file of one upload.
@@ -178,7 +178,7 @@ impl Plan<'_> {
         let path = path.ok_or_else(|| {
             HttpError::bad_request("path is missing: say in the query where to write")
         })?;
-        Ok(path::resolve(self.settings, &self.user, path)?)
+        Ok(path::resolve_path(self.settings, &self.user, path)?)
     }
 
     fn wish(&self, path: Option<&str>) -> Result<Wish, HttpError> {
@@ -195,7 +195,7 @@ impl Plan<'_> {
 fn unpacked(dir: PathBuf) -> WrittenFile {
     WrittenFile {
         path: dir.to_string_lossy().into_owned(),
-        name: path::name(&dir),
+        name: path::file_name(&dir),
         kind: "directory".to_owned(),
         metadata: None,
     }

@@ -21,7 +21,7 @@ use super::chunks::CHUNK;
 use super::download::open_plain;
 use crate::as_user::{as_user, run};
 use crate::filesystem::error::{FileError, Kind};
-use crate::filesystem::operations::absent;
+use crate::filesystem::operations::not_found_error;
 use crate::http::error::HttpError;
 use crate::user::User;
 
@@ -35,7 +35,7 @@ const DEPTH: usize = 3;
 ///
 /// # Errors
 /// 400 where it is no directory, 403, 404.
-pub async fn pack(dir: PathBuf, user: &User) -> Result<Response, HttpError> {
+pub async fn pack_archive(dir: PathBuf, user: &User) -> Result<Response, HttpError> {
     {
         let dir = dir.clone();
         run(user, move || check(&dir)).await?;
@@ -58,7 +58,7 @@ pub async fn pack(dir: PathBuf, user: &User) -> Result<Response, HttpError> {
 
 fn check(dir: &Path) -> Result<(), FileError> {
     let there = fs::metadata(dir)
-        .map_err(|e| absent(dir, &e).unwrap_or_else(|| FileError::io("read", dir, &e)))?;
+        .map_err(|e| not_found_error(dir, &e).unwrap_or_else(|| FileError::io("read", dir, &e)))?;
     if !there.is_dir() {
         return Err(FileError::invalid(format!(
             "path '{}' is not a directory",

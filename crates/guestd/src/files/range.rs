@@ -13,7 +13,7 @@ pub enum Part {
 }
 
 /// Reads the header's value for a file of `size` bytes. An empty file is always sent whole.
-pub fn parse(header: Option<&str>, size: u64) -> Part {
+pub fn parse_range(header: Option<&str>, size: u64) -> Part {
     let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else {
         return Part::Whole;
     };
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn one_range() {
-        let part = |text| parse(Some(text), 10);
+        let part = |text| parse_range(Some(text), 10);
         assert_eq!(
             part("bytes=0-0"),
             Part::Some {
@@ -107,8 +107,8 @@ mod tests {
 
     #[test]
     fn behind_the_end() {
-        assert_eq!(parse(Some("bytes=10-"), 10), Part::Outside);
-        assert_eq!(parse(Some("bytes=-0"), 10), Part::Outside);
+        assert_eq!(parse_range(Some("bytes=10-"), 10), Part::Outside);
+        assert_eq!(parse_range(Some("bytes=-0"), 10), Part::Outside);
     }
 
     #[test]
@@ -122,9 +122,9 @@ mod tests {
             "bytes=-",
             "bytes=+1-2",
         ] {
-            assert_eq!(parse(Some(text), 10), Part::Whole, "{text}");
+            assert_eq!(parse_range(Some(text), 10), Part::Whole, "{text}");
         }
-        assert_eq!(parse(Some("bytes=0-"), 0), Part::Whole);
-        assert_eq!(parse(None, 10), Part::Whole);
+        assert_eq!(parse_range(Some("bytes=0-"), 0), Part::Whole);
+        assert_eq!(parse_range(None, 10), Part::Whole);
     }
 }

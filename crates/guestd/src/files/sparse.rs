@@ -108,7 +108,8 @@ impl SparseWriter {
 }
 
 fn add<'a>(runs: &mut Vec<Run<'a>>, at: u64, part: &'a [u8]) {
-    let (length, piece) = (part.len() as u64, IoSlice::new(part));
+    let length = part.len() as u64;
+    let piece = IoSlice::new(part);
     match runs.last_mut() {
         Some(run) if run.start + run.length == at && run.pieces.len() < IOV_MAX => {
             run.length += length;
@@ -132,7 +133,7 @@ const IOV_MAX: usize = 1024;
 ///
 /// # Errors
 /// What the disk said; the content of `to` is then in part that of `from`.
-pub fn copy(from: &File, to: &File) -> io::Result<()> {
+pub fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(0)?;
     let mut at = 0;
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_any_size_are_written_whole() {
+    fn pieces_of_any_size_arrive_whole() {
         let mut bytes = vec![0; 100_000];
         for at in [0, 5000, 40_000, 40_001, 99_999] {
             bytes[at] = 1;
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn zeroes_take_no_room_and_copies_keep_holes() {
+    fn zeroes_become_holes_copies_keep_them() {
         let zeroes = vec![0; 1 << 20];
         let mut writer = SparseWriter::new(file());
         for _ in 0..64 {
@@ -226,7 +227,7 @@ mod tests {
         assert!(found.blocks() * 512 < 2 << 20, "{} blocks", found.blocks());
         let target = file();
         std::io::Write::write_all(&mut &target, &vec![9; 10_000]).expect("writes");
-        copy(writer.file(), &target).expect("copies");
+        copy_sparse(writer.file(), &target).expect("copies");
         assert!(target.metadata().expect("is there").blocks() * 512 < 2 << 20);
         assert!(content(&target) == content(writer.file()));
     }

@@ -116,7 +116,8 @@ impl Target {
             )));
         }
         let is_new = matches!(self.place, Place::New(_));
-        let (uid, gid) = (self.wish.user.uid, self.wish.user.gid);
+        let uid = self.wish.user.uid;
+        let gid = self.wish.user.gid;
         if is_new || (there.uid(), there.gid()) != (uid, gid) {
             // Of a new file also where nothing changes: watchers wait for the event.
             match rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
@@ -137,7 +138,7 @@ impl Target {
         if let Place::Staged { old, .. } = &self.place {
             copy_attributes(old, file);
         }
-        metadata::replace(file, &self.wish.metadata, path)?;
+        metadata::replace_metadata(file, &self.wish.metadata, path)?;
         if there.len() > 0 {
             file.set_len(0).map_err(|e| refused("empty", e))?;
         }
@@ -228,17 +229,15 @@ impl Target {
             _ => {}
         }
         let staged = File::open(temporary)?;
-        metadata::replace(old, &self.wish.metadata, real).map_err(io::Error::other)?;
-        let (uid, gid) = (
-            Uid::from_raw(self.wish.user.uid),
-            Gid::from_raw(self.wish.user.gid),
-        );
+        metadata::replace_metadata(old, &self.wish.metadata, real).map_err(io::Error::other)?;
+        let uid = Uid::from_raw(self.wish.user.uid);
+        let gid = Gid::from_raw(self.wish.user.gid);
         // A file of somebody else that the user may write stays theirs.
         let _ = rustix::fs::fchown(old, Some(uid), Some(gid));
         if let Some(mode) = self.wish.mode {
             rustix::fs::fchmod(old, mode.into())?;
         }
-        sparse::copy(&staged, old)?;
+        sparse::copy_sparse(&staged, old)?;
         std::fs::remove_file(temporary)
     }
 

@@ -45,7 +45,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 ///
 /// # Errors
 /// 400 for a broken or hostile archive, 403, 507.
-pub async fn unpack(dir: PathBuf, user: &User, body: &mut Pieces) -> Result<(), HttpError> {
+pub async fn unpack_archive(dir: PathBuf, user: &User, body: &mut Pieces) -> Result<(), HttpError> {
     let (sender, receiver) = mpsc::channel(DEPTH);
     let user = user.clone();
     let unpacking = tokio::task::spawn_blocking(move || {

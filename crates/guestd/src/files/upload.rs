@@ -23,16 +23,16 @@ const PIECES: usize = 512;
 ///
 /// # Errors
 /// Those of the file; 400 and 408 where the body breaks off.
-pub async fn raw(wish: Wish, body: &mut Pieces) -> Result<Vec<WrittenFile>, HttpError> {
-    let wish = pour(wish, body, HttpError::from).await?;
-    Ok(vec![written(wish)])
+pub async fn save_raw(wish: Wish, body: &mut Pieces) -> Result<Vec<WrittenFile>, HttpError> {
+    let wish = write_pieces(wish, body, HttpError::from).await?;
+    Ok(vec![written_file(wish)])
 }
 
 /// Returns the entry of a file in the answer.
-pub fn written(wish: Wish) -> WrittenFile {
+pub fn written_file(wish: Wish) -> WrittenFile {
     WrittenFile {
         path: wish.path.to_string_lossy().into_owned(),
-        name: path::name(&wish.path),
+        name: path::file_name(&wish.path),
         kind: "file".to_owned(),
         metadata: (!wish.metadata.is_empty()).then_some(wish.metadata),
     }
@@ -42,7 +42,7 @@ pub fn written(wish: Wish) -> WrittenFile {
 ///
 /// # Errors
 /// Those of the file; what `broken` makes of those of the body.
-pub async fn pour<E>(
+pub async fn write_pieces<E>(
     wish: Wish,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     broken: impl FnOnce(E) -> HttpError,
@@ -77,7 +77,9 @@ fn task(
 
 /// Dropping the target undoes what can be undone.
 fn broke_off(error: HttpError, target: Target) -> HttpError {
-    let (path, written, outcome) = (target.path().display(), target.written(), target.outcome());
+    let path = target.path().display();
+    let written = target.written();
+    let outcome = target.outcome();
     HttpError::new(
         error.status,
         format!("'{path}' after {written} bytes: {error}; {outcome}"),

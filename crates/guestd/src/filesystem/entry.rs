@@ -32,13 +32,13 @@ const ATTRIBUTE_MAX: usize = 65536;
 ///
 /// # Errors
 /// What `lstat` says.
-pub fn entry(path: &Path, names: &Database) -> io::Result<EntryInfo> {
+pub fn read_entry(path: &Path, names: &Database) -> io::Result<EntryInfo> {
     let own = fs::symlink_metadata(path)?;
-    Ok(describe(path, &own, names))
+    Ok(describe_file(path, &own, names))
 }
 
-/// As [`entry`], where the metadata is there already.
-pub fn describe(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
+/// As [`read_entry`], where the metadata is there already.
+pub fn describe_file(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
     let is_symlink = own.is_symlink();
     let target = if is_symlink {
         fs::metadata(path).ok()
@@ -49,12 +49,12 @@ pub fn describe(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
         .as_ref()
         .map_or(FileType::FILE_TYPE_SYMLINK, file_type);
     EntryInfo {
-        name: path::name(path),
+        name: path::file_name(path),
         r#type: r#type.into(),
         path: bytes::to_text(path.as_os_str().as_bytes()),
         size: own.size().try_into().unwrap_or(i64::MAX),
         mode: target.as_ref().map_or(0, |t| t.mode() & 0o777),
-        permissions: permissions(own.mode()),
+        permissions: format_mode(own.mode()),
         owner: names.user_name(own.uid()),
         group: names.group_name(own.gid()),
         modified_time: timestamp(own).into(),
@@ -104,7 +104,7 @@ fn link_target(path: &Path) -> String {
 
 /// As `ls -l` prints them, but with `L` for a symbolic link, which is what clients know from the
 /// reference.
-pub fn permissions(mode: u32) -> String {
+pub fn format_mode(mode: u32) -> String {
     let kind = match mode & libc::S_IFMT {
         libc::S_IFDIR => 'd',
         libc::S_IFLNK => 'L',
@@ -179,10 +179,10 @@ mod tests {
 
     #[test]
     fn permissions_read_like_ls() {
-        assert_eq!(permissions(0o100_644), "-rw-r--r--");
-        assert_eq!(permissions(0o040_755), "drwxr-xr-x");
-        assert_eq!(permissions(0o041_777), "drwxrwxrwt");
-        assert_eq!(permissions(0o104_644), "-rwSr--r--");
-        assert_eq!(permissions(0o120_777), "Lrwxrwxrwx");
+        assert_eq!(format_mode(0o100_644), "-rw-r--r--");
+        assert_eq!(format_mode(0o040_755), "drwxr-xr-x");
+        assert_eq!(format_mode(0o041_777), "drwxrwxrwt");
+        assert_eq!(format_mode(0o104_644), "-rwSr--r--");
+        assert_eq!(format_mode(0o120_777), "Lrwxrwxrwx");
     }
 }

@@ -18,7 +18,7 @@ use guest_rpc::filesystem::{
 };
 
 use crate::Agent;
-use crate::as_user::{blocking, run};
+use crate::as_user::{blocking_as_user, run};
 use crate::auth::Caller;
 use crate::settings::Settings;
 use crate::user::User;
@@ -58,7 +58,7 @@ impl Service {
     /// User and path of a request.
     fn at(&self, context: &RequestContext, path: &str) -> Result<(User, PathBuf), ConnectError> {
         let user = self.user(context)?;
-        let path = path::resolve(&self.settings, &user, path)?;
+        let path = path::resolve_path(&self.settings, &user, path)?;
         Ok((user, path))
     }
 }
@@ -74,7 +74,7 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, StatRequest>,
     ) -> ServiceResult<StatResponse> {
         let (user, path) = self.at(&context, request.path)?;
-        let entry = run(&user, move || operations::stat(&path)).await?;
+        let entry = run(&user, move || operations::stat_entry(&path)).await?;
         Response::ok(StatResponse {
             entry: entry.into(),
             ..Default::default()
@@ -103,7 +103,10 @@ impl Filesystem for Service {
         let source = path::resolve_named(&self.settings, &user, request.source, "source")?;
         let destination =
             path::resolve_named(&self.settings, &user, request.destination, "destination")?;
-        let entry = run(&user, move || operations::rename(&source, &destination)).await?;
+        let entry = run(&user, move || {
+            operations::rename_entry(&source, &destination)
+        })
+        .await?;
         Response::ok(MoveResponse {
             entry: entry.into(),
             ..Default::default()
@@ -117,7 +120,7 @@ impl Filesystem for Service {
     ) -> ServiceResult<ListDirResponse> {
         let (user, path) = self.at(&context, request.path)?;
         let depth = request.depth;
-        let entries = run(&user, move || operations::list(&path, depth)).await?;
+        let entries = run(&user, move || operations::list_dir(&path, depth)).await?;
         Response::ok(ListDirResponse {
             entries,
             ..Default::default()
@@ -131,7 +134,7 @@ impl Filesystem for Service {
     ) -> ServiceResult<RemoveResponse> {
         let user = self.user(&context)?;
         let path = path::resolve_named(&self.settings, &user, request.path, "path")?;
-        run(&user, move || operations::remove(&path)).await?;
+        run(&user, move || operations::remove_entry(&path)).await?;
         Response::ok(RemoveResponse::default())
     }
 
@@ -147,8 +150,8 @@ impl Filesystem for Service {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
-        let watch = blocking(move || Watch::start(wish, &user)).await?;
-        Response::stream_ok(stream::stream(watch, &context)?)
+        let watch = blocking_as_user(move || Watch::start(wish, &user)).await?;
+        Response::stream_ok(stream::stream_events(watch, &context)?)
     }
 
     async fn create_watcher(

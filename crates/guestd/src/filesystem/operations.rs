@@ -25,13 +25,14 @@ fn names() -> Database {
 ///
 /// # Errors
 /// Not found; denied.
-pub fn stat(path: &Path) -> Result<EntryInfo, FileError> {
-    entry::entry(path, &names())
-        .map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("look at", path, &e)))
+pub fn stat_entry(path: &Path) -> Result<EntryInfo, FileError> {
+    entry::read_entry(path, &names()).map_err(|e| {
+        not_found_error(path, &e).unwrap_or_else(|| FileError::io("look at", path, &e))
+    })
 }
 
 /// A path below a plain file does not exist; for a reader that is all there is to it.
-pub fn absent(path: &Path, error: &io::Error) -> Option<FileError> {
+pub fn not_found_error(path: &Path, error: &io::Error) -> Option<FileError> {
     (error.raw_os_error() == Some(libc::ENOTDIR)).then(|| {
         FileError::new(
             Kind::NotFound,
@@ -46,9 +47,10 @@ pub fn absent(path: &Path, error: &io::Error) -> Option<FileError> {
 ///
 /// # Errors
 /// Not found; invalid where `path` is no directory; denied; exhausted beyond [`ENTRIES_LIMIT`].
-pub fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
-    let top = fs::metadata(path)
-        .map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("list", path, &e)))?;
+pub fn list_dir(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
+    let top = fs::metadata(path).map_err(|e| {
+        not_found_error(path, &e).unwrap_or_else(|| FileError::io("list", path, &e))
+    })?;
     if !top.is_dir() {
         return Err(FileError::invalid(format!(
             "path '{}' is not a directory",
@@ -70,7 +72,7 @@ pub fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
             );
             return Err(FileError::new(Kind::Exhausted, message));
         }
-        entries.push(entry::describe(&path, &own, &names));
+        entries.push(entry::describe_file(&path, &own, &names));
         if own.is_dir() && level < depth {
             open.append(&mut children(&path, level + 1).unwrap_or_default());
         }
@@ -107,7 +109,7 @@ pub fn make_dir(path: &Path) -> Result<EntryInfo, FileError> {
         ))),
         Err(_) => {
             ensure_dir(path)?;
-            stat(path)
+            stat_entry(path)
         }
     }
 }
@@ -117,9 +119,10 @@ pub fn make_dir(path: &Path) -> Result<EntryInfo, FileError> {
 ///
 /// # Errors
 /// Not found; denied; invalid; already exists; precondition across file systems.
-pub fn rename(source: &Path, destination: &Path) -> Result<EntryInfo, FileError> {
-    fs::symlink_metadata(source)
-        .map_err(|e| absent(source, &e).unwrap_or_else(|| FileError::io("move", source, &e)))?;
+pub fn rename_entry(source: &Path, destination: &Path) -> Result<EntryInfo, FileError> {
+    fs::symlink_metadata(source).map_err(|e| {
+        not_found_error(source, &e).unwrap_or_else(|| FileError::io("move", source, &e))
+    })?;
     if let Some(parent) = destination.parent() {
         ensure_dir(parent)?;
     }
@@ -127,14 +130,14 @@ pub fn rename(source: &Path, destination: &Path) -> Result<EntryInfo, FileError>
         let doing = format!("move '{}' to", source.display());
         FileError::io(&doing, destination, &e)
     })?;
-    stat(destination)
+    stat_entry(destination)
 }
 
 /// Removes a file, or a directory with all that is in it; what is not there is removed already.
 ///
 /// # Errors
 /// Denied; invalid for `/`.
-pub fn remove(path: &Path) -> Result<(), FileError> {
+pub fn remove_entry(path: &Path) -> Result<(), FileError> {
     if path == Path::new("/") {
         return Err(FileError::invalid(
             "path '/' is the whole sandbox: remove what is in it, or the sandbox",

@@ -26,7 +26,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 ///
 /// # Errors
 /// Invalid where no file can have that path.
-pub fn resolve(settings: &Settings, user: &User, path: &str) -> Result<PathBuf, FileError> {
+pub fn resolve_path(settings: &Settings, user: &User, path: &str) -> Result<PathBuf, FileError> {
     if path.contains('\0') {
         return Err(FileError::invalid(
             "path holds a NUL byte, which no file name can",
@@ -42,7 +42,7 @@ pub fn resolve(settings: &Settings, user: &User, path: &str) -> Result<PathBuf, 
     Ok(clean)
 }
 
-/// As [`resolve`], but an empty path is an error: nobody means to move or remove their home by
+/// As [`resolve_path`], but an empty path is an error: nobody means to move or remove their home by
 /// leaving it out.
 ///
 /// # Errors
@@ -56,7 +56,7 @@ pub fn resolve_named(
     if path.is_empty() {
         return Err(FileError::invalid(format!("{field} is empty: give a path")));
     }
-    resolve(settings, user, path)
+    resolve_path(settings, user, path)
 }
 
 fn clean(path: &Path) -> PathBuf {
@@ -72,7 +72,7 @@ fn clean(path: &Path) -> PathBuf {
 }
 
 /// The last component as text; `/` for the root.
-pub fn name(path: &Path) -> String {
+pub fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(
         || "/".into(),
         |name| guest_rpc::bytes::to_text(name.as_bytes()),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn resolved(path: &str) -> Result<String, FileError> {
-        resolve(&Settings::new(false), &user(), path).map(|p| p.display().to_string())
+        resolve_path(&Settings::new(false), &user(), path).map(|p| p.display().to_string())
     }
 
     #[test]

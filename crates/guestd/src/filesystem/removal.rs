@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_down_and_up_and_follows_no_link() {
+    fn removal_follows_no_link() {
         let home = tempfile::tempdir().expect("a directory");
         let (top, kept) = (home.path().join("top"), home.path().join("kept"));
         fs::create_dir(&kept)

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::error::{FileError, Kind};
 use super::watch::Watch;
-use crate::as_user::blocking;
+use crate::as_user::blocking_as_user;
 use crate::keepalive;
 
 struct State {
@@ -38,12 +38,12 @@ struct State {
 ///
 /// # Errors
 /// Exhausted where there are no descriptors left.
-pub fn stream(
+pub fn stream_events(
     watch: Watch,
     context: &RequestContext,
 ) -> Result<impl Stream<Item = Result<WatchDirResponse, ConnectError>> + Send + use<>, FileError> {
     let descriptor = watch.readiness()?;
-    let keepalive = keepalive::interval(context.headers());
+    let keepalive = keepalive::keepalive_interval(context.headers());
     let state = State {
         watch: Some(watch),
         descriptor,
@@ -102,7 +102,7 @@ impl State {
     async fn drain(&mut self) -> Result<(), FileError> {
         let gone = || FileError::new(Kind::Internal, "the watch has ended");
         let mut watch = self.watch.take().ok_or_else(gone)?;
-        let (watch, more, events) = blocking(move || {
+        let (watch, more, events) = blocking_as_user(move || {
             let more = watch.drain();
             let events = watch.take();
             Ok((watch, more, events))

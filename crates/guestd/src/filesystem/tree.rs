@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rename_moves_what_is_below_and_nothing_else() {
+    fn rename_moves_only_paths_below() {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
         let dirs: Vec<_> = (0..4)
             .map(|_| tempfile::tempdir().expect("a directory"))

@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::entry;
 use super::error::{FileError, Kind};
-use super::operations::absent;
+use super::operations::not_found_error;
 use super::path::STAGED_PREFIX;
 use super::tree::Tree;
 use crate::as_user::as_user;
@@ -84,8 +84,9 @@ impl Watch {
 
     fn start_here(wish: Wish, user: User) -> Result<Self, FileError> {
         let path = &wish.path;
-        let there = fs::metadata(path)
-            .map_err(|e| absent(path, &e).unwrap_or_else(|| FileError::io("watch", path, &e)))?;
+        let there = fs::metadata(path).map_err(|e| {
+            not_found_error(path, &e).unwrap_or_else(|| FileError::io("watch", path, &e))
+        })?;
         if !there.is_dir() {
             return Err(FileError::invalid(format!(
                 "path '{}' is not a directory",
@@ -132,7 +133,7 @@ impl Watch {
             .inotify
             .as_fd()
             .try_clone_to_owned()
-            .and_then(syscall::register);
+            .and_then(syscall::register_fd);
         registered
             .map_err(|e| FileError::new(Kind::Exhausted, format!("cannot wait for events: {e}")))
     }
@@ -297,7 +298,7 @@ impl Watch {
             } else {
                 self.wish.path.join(path)
             };
-            event.entry = entry::entry(&path, names).ok().into();
+            event.entry = entry::read_entry(&path, names).ok().into();
         }
         self.queue.push_back(event);
     }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::error::{FileError, Kind};
 use super::watch::{Watch, Wish};
-use crate::as_user::blocking;
+use crate::as_user::blocking_as_user;
 use crate::user::User;
 
 /// A watcher that is polled is polled far more often than this.
@@ -81,7 +81,7 @@ impl Watchers {
             Some(watcher.watch.clone())
         });
         let watch = watch.ok_or_else(|| unknown(id))?;
-        let events = blocking(move || {
+        let events = blocking_as_user(move || {
             let mut watch = watch.lock();
             watch.drain();
             watch.take()
@@ -118,7 +118,7 @@ impl Watchers {
 }
 
 async fn start(wish: Wish, user: User) -> Result<Watch, FileError> {
-    blocking(move || Watch::start(wish, &user)).await
+    blocking_as_user(move || Watch::start(wish, &user)).await
 }
 
 fn unknown(id: &str) -> FileError {
@@ -134,7 +134,7 @@ async fn keep_draining(watch: Arc<Mutex<Watch>>, descriptor: AsyncFd<std::os::fd
     while let Ok(mut ready) = descriptor.readable().await {
         ready.clear_ready();
         let watch = watch.clone();
-        let drained = blocking(move || {
+        let drained = blocking_as_user(move || {
             watch.lock().drain();
             Ok(())
         });

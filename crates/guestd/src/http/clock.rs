@@ -33,7 +33,8 @@ pub async fn clock(
     let host = Duration::from_nanos(request.time_ns);
     // The clock of a machine that is no guest of ours is not ours to set.
     let stepped_ns = if agent.guest {
-        set(host).map_err(|e| HttpError::internal(format!("the clock could not be set: {e}")))?
+        set_wall_clock(host)
+            .map_err(|e| HttpError::internal(format!("the clock could not be set: {e}")))?
     } else {
         0
     };
@@ -49,7 +50,7 @@ pub async fn clock(
 ///
 /// # Errors
 /// Those of `clock_settime(2)`.
-pub fn set(host: Duration) -> io::Result<i64> {
+pub fn set_wall_clock(host: Duration) -> io::Result<i64> {
     let step = correction(now(), host);
     if step != 0 {
         clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(host))?;

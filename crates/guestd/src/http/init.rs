@@ -56,7 +56,7 @@ pub async fn init(
         let ipv6 = agent.ipv6.clone();
         let mtu = agent.mtu.clone();
         let apply = move || {
-            machine::apply(&request, entropy.as_deref(), &identity.boot_id, caller.0)?;
+            machine::apply_to_machine(&request, entropy.as_deref(), &identity.boot_id, caller.0)?;
             // Before IPv6, which the kernel takes from a link with less than 1280 bytes.
             mtu.apply(request.mtu);
             ipv6.set(request.ipv6);

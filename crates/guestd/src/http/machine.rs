@@ -23,7 +23,7 @@ use crate::syscall;
 ///
 /// # Errors
 /// 500, naming the field whose effect the kernel refused.
-pub fn apply(
+pub fn apply_to_machine(
     request: &InitRequest,
     entropy: Option<&[u8]>,
     boot_id: &BootId,
@@ -37,7 +37,8 @@ pub fn apply(
         add_entropy(bytes).map_err(|e| failed("entropy", e))?;
     }
     if let Some(nanoseconds) = request.time_ns {
-        clock::set(Duration::from_nanos(nanoseconds)).map_err(|e| failed("timeNs", e))?;
+        clock::set_wall_clock(Duration::from_nanos(nanoseconds))
+            .map_err(|e| failed("timeNs", e))?;
     }
     if let Some(name) = &request.hostname {
         sethostname(name).map_err(|e| failed("hostname", e.into()))?;

@@ -40,7 +40,8 @@ pub async fn metrics(State(agent): State<Agent>) -> Json<Metrics> {
     let (ticks, cpu_count) = parse_stat(&fs::read_to_string("/proc/stat").unwrap_or_default());
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory = |field: &str| kibibytes(&meminfo, field).saturating_mul(1024);
-    let (mem_total, mem_cache) = (memory("MemTotal:"), memory("Cached:"));
+    let mem_total = memory("MemTotal:");
+    let mem_cache = memory("Cached:");
     let mem_used = mem_total.saturating_sub(memory("MemAvailable:"));
     let (disk_used, disk_total) = disk();
     Json(Metrics {

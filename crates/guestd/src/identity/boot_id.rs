@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_set_shows_at_once_over_the_kernel_s_own() {
+    fn set_boot_id_hides_kernel_value() {
         apart(|| {
             mount(
                 Some("tmpfs"),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_kernel_would_write_is_a_boot_id() {
+    fn only_kernel_format_is_boot_id() {
         assert!(valid_boot_id(TWO));
         for bad in [
             "",

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_id_is_made_with_its_mode_and_replaced() {
+    fn machine_id_is_created_and_replaced() {
         let root = root();
         let path = root.path().join("etc/machine-id");
         for id in [ID, &ID.replace('0', "1")] {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_d_bus_is_kept_equal() {
+    fn dbus_machine_id_is_kept_equal() {
         let root = root();
         let copy = root.path().join("var/lib/dbus/machine-id");
         fs::write(&copy, "old\n").expect("a file");
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_32_hexadecimal_digits_are_an_id() {
+    fn only_hexadecimal_digits_are_machine_id() {
         assert!(valid_machine_id(ID));
         for bad in [
             "",

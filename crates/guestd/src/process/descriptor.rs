@@ -23,7 +23,7 @@ impl Descriptor {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(syscall::register(fd)?))
+        Ok(Self(syscall::register_fd(fd)?))
     }
 
     /// Reads what is there; 0 at the end. Cancel-safe: nothing is taken unless it is returned.

@@ -23,7 +23,7 @@ const LOCALE_FILES: [&str; 2] = ["etc/default/locale", "etc/locale.conf"];
 const LIMIT: u64 = 64 << 10;
 
 /// Variables for programs of user `uid` in the image at `root`.
-pub fn of_image(root: &Path, uid: u32) -> BTreeMap<String, String> {
+pub fn image_environment(root: &Path, uid: u32) -> BTreeMap<String, String> {
     let mut envs = BTreeMap::new();
     for file in LOCALE_FILES {
         let is_locale =
@@ -39,7 +39,7 @@ pub fn of_image(root: &Path, uid: u32) -> BTreeMap<String, String> {
     let own = std::env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.to_owned());
     let of_image = envs
         .remove("PATH")
-        .or_else(|| of_login(root, uid))
+        .or_else(|| login_path(root, uid))
         .unwrap_or_default();
     envs.insert("PATH".to_owned(), join_paths(&of_image, &own));
     envs
@@ -77,7 +77,7 @@ fn assignments(text: &str) -> impl Iterator<Item = (String, String)> {
 }
 
 /// Returns the `PATH` of login(1): `ENV_SUPATH` or `ENV_PATH` of login.defs(5).
-fn of_login(root: &Path, uid: u32) -> Option<String> {
+fn login_path(root: &Path, uid: u32) -> Option<String> {
     let key = if uid == 0 { "ENV_SUPATH" } else { "ENV_PATH" };
     let text = read(root, "etc/login.defs");
     let value = text.lines().find_map(|line| {
@@ -109,11 +109,11 @@ mod tests {
     use crate::test_image::image_with;
 
     fn envs(files: &[(&str, &str)]) -> BTreeMap<String, String> {
-        of_image(image_with(files).path(), 1000)
+        image_environment(image_with(files).path(), 1000)
     }
 
     #[test]
-    fn locale_is_utf8_where_image_has_it() {
+    fn locale_is_utf8_if_installed() {
         let lang = |files: &[(&str, &str)]| envs(files).remove("LANG");
         assert_eq!(lang(&[]), None);
         let installed = ("usr/lib/locale/C.utf8/LC_CTYPE", "");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn environment_file_is_read_as_pam_reads_it() {
+    fn environment_file_follows_pam_syntax() {
         let found = envs(&[(
             "etc/environment",
             "A=1\n# B=2\nexport C=\"x y\"\n D=\n-E=5\nF\nG='it=s'\n",
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn path_begins_with_that_of_image() {
         let path = |files: &[(&str, &str)], uid| {
-            of_image(image_with(files).path(), uid)
+            image_environment(image_with(files).path(), uid)
                 .remove("PATH")
                 .expect("a PATH")
         };

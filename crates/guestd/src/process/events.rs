@@ -53,7 +53,7 @@ impl Events {
         Self {
             pid,
             listener,
-            keepalive: keepalive::interval(headers),
+            keepalive: keepalive::keepalive_interval(headers),
             bound,
             state: State::Fresh,
         }
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_have_the_forms_of_the_contract() {
+    fn end_events_follow_the_contract() {
         let clean = end(Exit::Code(0));
         assert_eq!(
             (

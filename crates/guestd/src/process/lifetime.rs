@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::descriptor::Descriptor;
 use super::input::Input;
-use super::output::{End, Event, Source, pump};
-use super::spawn::{Pipes, Program, Stdio3, spawn};
+use super::output::{End, Event, Source, pump_output};
+use super::spawn::{Pipes, Program, Stdio3, spawn_child};
 use super::table::{Process, Processes};
 use super::terminal::{self, Size};
 use crate::reaper::Exit;
@@ -43,7 +43,7 @@ type Pump = (Source, Arc<Descriptor>);
 ///
 /// # Errors
 /// Where it could not be started; nothing is left then.
-pub async fn start(
+pub async fn start_process(
     processes: Arc<Processes>,
     plan: Plan,
 ) -> io::Result<(Arc<Process>, mpsc::Receiver<Event>)> {
@@ -55,7 +55,8 @@ pub async fn start(
         stdin,
         deadline,
     } = plan;
-    let (reaper, cgroup) = (processes.reaper.clone(), processes.cgroup.clone());
+    let reaper = processes.reaper.clone();
+    let cgroup = processes.cgroup.clone();
     let (spawned, master) = tokio::task::spawn_blocking(move || {
         let (stdio, master) = match terminal {
             None => (Stdio3::Pipes { stdin }, None),
@@ -64,7 +65,10 @@ pub async fn start(
                 (Stdio3::Terminal(theirs), Some(ours))
             }
         };
-        io::Result::Ok((spawn(&reaper, cgroup.as_deref(), &program, stdio)?, master))
+        io::Result::Ok((
+            spawn_child(&reaper, cgroup.as_deref(), &program, stdio)?,
+            master,
+        ))
     })
     .await??;
     let (input, pumps) = match connect(spawned.pipes, master) {
@@ -76,7 +80,8 @@ pub async fn start(
         }
     };
     let serial = processes.next_serial();
-    let (input, exited) = (Mutex::new(Some(Arc::new(input))), AtomicBool::new(false));
+    let input = Mutex::new(Some(Arc::new(input)));
+    let exited = AtomicBool::new(false);
     let output = Arc::default();
     let process = Arc::new(Process {
         pid: spawned.pid,
@@ -138,7 +143,7 @@ async fn live(
     };
     let carrying = pumps
         .into_iter()
-        .map(|(source, from)| pump(process.output.clone(), source, from, exited.clone()));
+        .map(|(source, from)| pump_output(process.output.clone(), source, from, exited.clone()));
     let (end, _) = futures::future::join(leader, join_all(carrying)).await;
     process.input.lock().take();
     process.output.finish(end).await;

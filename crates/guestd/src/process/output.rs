@@ -143,7 +143,7 @@ impl Tail {
 
 /// Carries one pipe to the listeners, to its end. After the process has `exited`, something that it
 /// left behind may hold the pipe open: then until it is silent, or has gone on for [`LINGER`].
-pub async fn pump(
+pub async fn pump_output(
     output: Arc<Output>,
     source: Source,
     from: Arc<Descriptor>,

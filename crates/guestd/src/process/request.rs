@@ -18,7 +18,7 @@ use crate::user::User;
 ///
 /// # Errors
 /// `invalid_argument`, naming the field.
-pub fn program(
+pub fn parse_program(
     request: &StartRequest,
     user: User,
     settings: &Settings,
@@ -84,7 +84,7 @@ fn environment(
     user: &User,
     settings: &Settings,
 ) -> Result<BTreeMap<String, String>, ConnectError> {
-    let mut envs = environment::of_image(Path::new("/"), user.uid);
+    let mut envs = environment::image_environment(Path::new("/"), user.uid);
     envs.extend([
         ("HOME".to_owned(), user.home.to_string_lossy().into_owned()),
         ("USER".to_owned(), user.name.clone()),
@@ -117,7 +117,7 @@ pub fn valid_env(name: &str, value: &str) -> bool {
 ///
 /// # Errors
 /// `invalid_argument` beyond 65535.
-pub fn window(pty: &PTY) -> Result<Size, ConnectError> {
+pub fn parse_window(pty: &PTY) -> Result<Size, ConnectError> {
     let (cols, rows) = pty
         .size
         .as_option()

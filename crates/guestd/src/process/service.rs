@@ -51,13 +51,17 @@ impl Service {
         let user = Caller::of(context.extensions()).rpc_user(&self.settings)?;
         let settings = self.settings.clone();
         let preparing = tokio::task::spawn_blocking(move || {
-            let program = request::program(&request, user, &settings)?;
+            let program = request::parse_program(&request, user, &settings)?;
             Ok::<_, ConnectError>((program, request))
         });
         let (program, request) = preparing
             .await
             .map_err(|e| ConnectError::internal(e.to_string()))??;
-        let terminal = request.pty.as_option().map(request::window).transpose()?;
+        let terminal = request
+            .pty
+            .as_option()
+            .map(request::parse_window)
+            .transpose()?;
         Ok(Plan {
             program,
             terminal,
@@ -99,7 +103,7 @@ impl Rpc for Service {
         let program = plan.program.program.clone();
         // In a task of its own: a client that hangs up now must not leave a process without an
         // owner.
-        let starting = tokio::spawn(lifetime::start(self.processes.clone(), plan));
+        let starting = tokio::spawn(lifetime::start_process(self.processes.clone(), plan));
         let started = starting
             .await
             .map_err(|e| ConnectError::internal(e.to_string()))?;
@@ -142,7 +146,7 @@ impl Rpc for Service {
         let request = request.to_owned_message();
         let process = self.processes.find(request.process.as_option(), false)?;
         if let Some(pty) = request.pty.as_option() {
-            process.input()?.resize(request::window(pty)?)?;
+            process.input()?.resize(request::parse_window(pty)?)?;
         }
         Response::ok(UpdateResponse::default())
     }

@@ -68,7 +68,7 @@ pub struct Pipes {
 ///
 /// # Errors
 /// Those of fork, of entering user and directory, and of exec; the process is gone then.
-pub fn spawn(
+pub fn spawn_child(
     reaper: &Reaper,
     cgroup: Option<&Cgroup>,
     program: &Program,
@@ -166,7 +166,9 @@ impl Entry {
 
 /// All but the standard three close at exec, also those that the agent itself was started with.
 fn keep_descriptors_from_the_program() {
-    let (from, to, flag) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    let from = 3_u32;
+    let to = u32::MAX;
+    let flag = libc::CLOSE_RANGE_CLOEXEC;
     // SAFETY: plain numbers. Fails on Linux before 5.11, where our own descriptors still close.
     unsafe { libc::syscall(libc::SYS_close_range, from, to, flag) };
 }

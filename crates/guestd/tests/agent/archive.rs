@@ -35,7 +35,7 @@ fn closed(entries: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_tree_survives_the_way_out_and_in() {
+async fn tree_survives_archive_both_ways() {
     let agent = Agent::open().await;
     let (from, to) = (open_folder(), open_folder());
     fs::create_dir_all(from.path().join("dir/empty")).expect("made");
@@ -70,7 +70,7 @@ async fn a_tree_survives_the_way_out_and_in() {
     let target = to.path().join("new/place");
     let answer = unpack(&agent, &target, "&username=nobody", archive).await;
     assert_eq!(answer.status(), 200);
-    let nobody = guestd::user::lookup("nobody").expect("nobody").uid;
+    let nobody = guestd::user::lookup_user("nobody").expect("nobody").uid;
     for name in ["a", &long, "dir/exactly"] {
         let (source, copy) = (from.path().join(name), target.join(name));
         assert!(
@@ -168,7 +168,7 @@ async fn a_hostile_archive_reaches_nothing_outside() {
 }
 
 #[tokio::test]
-async fn a_broken_archive_is_refused_and_leaves_no_half_file() {
+async fn broken_archive_leaves_no_partial_file() {
     let agent = Agent::open().await;
     let folder = open_folder();
     let whole = closed(&[

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn exit_codes_have_the_form_of_the_contract() {
+async fn exit_codes_follow_the_contract() {
     let agent = Agent::open().await;
     for (code, error) in [
         (0, None),
@@ -31,7 +31,7 @@ async fn exit_codes_have_the_form_of_the_contract() {
 }
 
 #[tokio::test]
-async fn death_by_signal_has_the_form_of_the_contract() {
+async fn death_by_signal_follows_the_contract() {
     let agent = Agent::open().await;
     // The last one is a real-time signal.
     for (signal, status) in [
@@ -52,7 +52,7 @@ async fn death_by_signal_has_the_form_of_the_contract() {
 }
 
 #[tokio::test]
-async fn a_signal_reaches_the_whole_group_and_the_process_leaves_the_list() {
+async fn signal_reaches_whole_process_group() {
     let agent = Agent::open().await;
     let client = agent.client();
     let mut running = start(&client, shell("sleep 60 & echo $!; wait")).await;
@@ -110,7 +110,7 @@ async fn signals_that_ask_reach_program() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_reach_program() {
+async fn non_utf8_bytes_reach_program() {
     let agent = Agent::open().await;
     let client = agent.client();
     let mut request = shell(r#"printf '%s %s' "$1" "$N" | od -An -tx1"#);
@@ -127,7 +127,7 @@ async fn bytes_that_are_no_text_reach_program() {
 }
 
 #[tokio::test]
-async fn output_on_the_way_out_is_not_lost() {
+async fn output_before_exit_arrives() {
     let agent = Agent::open().await;
     let client = agent.client();
     let mut running = start(
@@ -171,7 +171,7 @@ async fn the_deadline_kills_the_whole_group() {
 }
 
 #[tokio::test]
-async fn the_deadline_holds_after_the_client_has_hung_up() {
+async fn deadline_holds_after_client_hangs_up() {
     let agent = Agent::open().await;
     let client = agent.client();
     let options = CallOptions::default().with_timeout(Duration::from_millis(300));
@@ -263,7 +263,7 @@ async fn many_at_once_all_end() {
 }
 
 #[tokio::test]
-async fn what_is_left_behind_and_writes_on_does_not_hold_the_end_back() {
+async fn writing_orphan_does_not_delay_end() {
     let agent = Agent::open().await;
     for pause in ["head -c 500000 /dev/zero; sleep 0.05", "echo x; sleep 0.1"] {
         let script = format!(
@@ -281,7 +281,7 @@ async fn what_is_left_behind_and_writes_on_does_not_hold_the_end_back() {
 }
 
 #[tokio::test]
-async fn the_deadline_is_that_of_the_process_and_not_of_what_it_leaves_behind() {
+async fn deadline_spares_background_children() {
     let agent = Agent::open().await;
     let options = CallOptions::default().with_timeout(Duration::from_millis(3000));
     let running = Running::start(&agent.client(), shell("sleep 60 & echo $!"), options)
@@ -304,7 +304,7 @@ fn end_of_leftover(pid: &str) {
 }
 
 #[tokio::test]
-async fn closing_its_output_is_not_the_end_of_a_process() {
+async fn closed_output_does_not_end_process() {
     let agent = Agent::open().await;
     let client = agent.client();
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -337,7 +337,7 @@ async fn the_first_process_buries_every_orphan() {
 
 /// As after a restore: the other ends of all streams are gone.
 #[tokio::test]
-async fn a_process_outlives_the_stream_that_started_it_and_is_not_held_up() {
+async fn process_outlives_its_stream() {
     let agent = Agent::open().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let done = folder.path().join("done");

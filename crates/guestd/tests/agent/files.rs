@@ -25,7 +25,7 @@ fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn a_file_comes_whole_with_what_clients_read() {
+async fn download_has_content_and_headers() {
     let agent = Agent::open().await;
     let folder = open_folder();
     let path = folder.path().join("big.json");
@@ -103,7 +103,7 @@ async fn a_range_is_a_part() {
 }
 
 #[tokio::test]
-async fn files_without_a_size_are_read_to_their_end() {
+async fn files_without_size_arrive_complete() {
     let agent = Agent::open().await;
     let answer = get(
         &agent,
@@ -125,7 +125,7 @@ async fn files_without_a_size_are_read_to_their_end() {
 }
 
 #[tokio::test]
-async fn times_that_http_does_not_know_are_no_harm() {
+async fn odd_file_times_do_not_fail() {
     let agent = Agent::open().await;
     let disk = crate::support::Disk::of(64);
     let path = disk.path().join("a");
@@ -176,7 +176,7 @@ async fn what_cannot_be_read_says_why() {
 }
 
 #[tokio::test]
-async fn a_signature_opens_its_file_to_anybody() {
+async fn signed_url_opens_its_file() {
     let agent = Agent::start(&[]).await;
     let init = InitRequest {
         access_token: Some("secret".into()),

@@ -144,7 +144,7 @@ async fn stat_describes_files_directories_and_links() {
 async fn paths_start_at_home() {
     let agent = Agent::open().await;
     let root = agent.files_as("root");
-    let home = guestd::user::lookup("root").expect("root").home;
+    let home = guestd::user::lookup_user("root").expect("root").home;
     for path in ["", "~", ".", "~/../root/."] {
         assert_eq!(
             stat(&root, Path::new(path)).await.expect("is there").path,
@@ -174,7 +174,7 @@ async fn paths_start_at_home() {
 }
 
 #[tokio::test]
-async fn list_goes_as_deep_as_asked_by_name_and_enters_no_link() {
+async fn list_respects_depth_and_skips_links() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     for dir in ["b/inner/deep", "a", "b-1"] {
@@ -222,7 +222,7 @@ async fn list_goes_as_deep_as_asked_by_name_and_enters_no_link() {
 }
 
 #[tokio::test]
-async fn make_dir_makes_parents_that_belong_to_the_user() {
+async fn make_dir_creates_parents_of_user() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files_as("nobody"), open_folder());
     let path = folder.path().join("a/b/c");
@@ -251,7 +251,7 @@ async fn make_dir_makes_parents_that_belong_to_the_user() {
 }
 
 #[tokio::test]
-async fn move_makes_parents_and_replaces_files_only() {
+async fn move_creates_parents_replaces_files_only() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     let at = |name: &str| folder.path().join(name);
@@ -294,7 +294,7 @@ async fn move_makes_parents_and_replaces_files_only() {
 }
 
 #[tokio::test]
-async fn remove_takes_whole_trees_and_never_follows_links() {
+async fn remove_takes_trees_follows_no_links() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     let at = |name: &str| folder.path().join(name);

@@ -58,7 +58,7 @@ async fn before_init_only_health_answers() {
 }
 
 #[tokio::test]
-async fn the_token_opens_and_only_its_holder_replaces_it() {
+async fn only_token_holder_replaces_it() {
     let agent = Agent::start(&[]).await;
     let answer = init(&agent, &token("one"), None).await;
     assert_eq!(
@@ -81,7 +81,7 @@ async fn the_token_opens_and_only_its_holder_replaces_it() {
 }
 
 #[tokio::test]
-async fn init_sets_what_every_process_starts_with() {
+async fn init_sets_defaults_of_processes() {
     let agent = Agent::open().await;
     let request = InitRequest {
         env_vars: Some([("FROM_INIT".to_owned(), "yes".to_owned())].into()),
@@ -107,7 +107,7 @@ async fn init_sets_what_every_process_starts_with() {
 }
 
 #[tokio::test]
-async fn a_bad_init_changes_nothing_and_names_the_field() {
+async fn bad_init_changes_nothing_names_field() {
     let agent = Agent::start(&[]).await;
     for (body, named) in [
         (r#"{"accessToken":"a","hostname":"no spaces"}"#, "hostname"),
@@ -132,7 +132,7 @@ async fn a_bad_init_changes_nothing_and_names_the_field() {
 }
 
 #[tokio::test]
-async fn an_init_of_a_newer_host_is_understood_as_far_as_it_is_known() {
+async fn init_ignores_unknown_fields() {
     let agent = Agent::start(&[]).await;
     let body = r#"{"accessToken":"a","fieldOfTomorrow":{"a":[1]},"defaultUser":"nobody"}"#;
     let answer = Client::new()
@@ -147,7 +147,7 @@ async fn an_init_of_a_newer_host_is_understood_as_far_as_it_is_known() {
 
 /// Here the root disk is that of the machine which runs the tests.
 #[tokio::test]
-async fn outside_of_a_guest_nothing_is_frozen_and_both_calls_need_the_token() {
+async fn freeze_needs_token_and_guest() {
     let agent = Agent::start(&[]).await;
     assert_eq!(init(&agent, &token("one"), None).await.status(), 204);
     let call = async |path: &str, token: &str, body: &'static str| {
@@ -177,7 +177,7 @@ async fn outside_of_a_guest_nothing_is_frozen_and_both_calls_need_the_token() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_says_so_in_json() {
+async fn unknown_routes_answer_json() {
     let agent = Agent::open().await;
     assert_eq!(
         get(&agent, "/nothing", None)

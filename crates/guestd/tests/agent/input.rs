@@ -97,7 +97,7 @@ async fn stdin_arrives_and_ends() {
 }
 
 #[tokio::test]
-async fn without_stdin_reading_ends_at_once_and_sending_is_an_error() {
+async fn process_without_stdin_reads_end() {
     let agent = Agent::open().await;
     let client = agent.client();
     let mut running = start(&client, shell("cat; echo end; sleep 60")).await;
@@ -175,7 +175,7 @@ async fn streamed_data_before_start_is_refused() {
 }
 
 #[tokio::test]
-async fn a_terminal_is_one_and_changes_its_size() {
+async fn terminal_is_tty_and_resizes() {
     let agent = Agent::open().await;
     let client = agent.client();
     let script =
@@ -203,7 +203,7 @@ async fn a_terminal_is_one_and_changes_its_size() {
 }
 
 #[tokio::test]
-async fn a_terminal_takes_input_and_its_keys() {
+async fn terminal_takes_input_and_keys() {
     let agent = Agent::open().await;
     let client = agent.client();
     let running = start(

@@ -28,7 +28,7 @@ async fn every_byte_survives() {
 }
 
 #[tokio::test]
-async fn much_output_is_complete_before_the_end() {
+async fn large_output_arrives_before_end() {
     let agent = Agent::open().await;
     let outcome = run(&agent.client(), "head -c 8000000 /dev/zero; echo done >&2").await;
     assert_eq!((outcome.stdout.len(), outcome.code()), (8_000_000, 0));
@@ -36,7 +36,7 @@ async fn much_output_is_complete_before_the_end() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_slows_the_process_and_loses_nothing() {
+async fn slow_reader_loses_no_output() {
     let agent = Agent::open().await;
     let client = agent.client();
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -53,7 +53,7 @@ async fn a_slow_reader_slows_the_process_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_late_listener_gets_output_from_then_on_and_the_end() {
+async fn late_listener_gets_rest_and_end() {
     let agent = Agent::open().await;
     let client = agent.client();
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -103,7 +103,7 @@ async fn a_late_listener_gets_output_from_then_on_and_the_end() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_does_not_end_the_process() {
+async fn process_survives_client_hanging_up() {
     let agent = Agent::open().await;
     let client = agent.client();
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -126,7 +126,7 @@ async fn a_client_that_hangs_up_does_not_end_the_process() {
 }
 
 #[tokio::test]
-async fn what_a_process_leaves_behind_does_not_hold_its_end_back() {
+async fn orphan_does_not_delay_end() {
     let agent = Agent::open().await;
     let client = agent.client();
     let outcome = run(&client, "sleep 30 & echo $!").await;

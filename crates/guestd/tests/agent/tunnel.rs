@@ -24,7 +24,7 @@ async fn ask(agent: &Agent, port: u16, upgrade: &str) -> (String, BufReader<TcpS
 }
 
 #[tokio::test]
-async fn bytes_pass_both_ways_on_both_loopback_addresses() {
+async fn tunnel_passes_bytes_to_both_loopbacks() {
     let agent = Agent::open().await;
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(address).await.expect("listens");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use connectrpc::ErrorCode;
 use guest_rpc::process::ListRequest;
-use guestd::user::lookup;
+use guestd::user::lookup_user;
 
 use crate::support::{Agent, Outcome, Running, as_user, run, shell, start};
 
@@ -17,11 +17,11 @@ async fn run_as(agent: &Agent, user: &str, script: &str) -> Outcome {
 }
 
 #[tokio::test]
-async fn a_process_is_its_user_in_every_id_and_group() {
+async fn process_has_all_ids_of_user() {
     let agent = Agent::open().await;
     let script = "grep -E '^(Uid|Gid|Groups)' /proc/self/status; echo $HOME $USER $LOGNAME; pwd";
     for name in ["nobody", "daemon", "root"] {
-        let user = lookup(name).expect("every Debian has this user");
+        let user = lookup_user(name).expect("every Debian has this user");
         let text = run_as(&agent, name, script).await.text();
         let ids = |id: u32| [id; 4].map(|i| i.to_string()).join("\t");
         let mut groups = user.groups.clone();
@@ -94,7 +94,7 @@ async fn a_terminal_belongs_to_its_user() {
 }
 
 #[tokio::test]
-async fn every_process_leads_its_own_session_and_dies_first() {
+async fn processes_lead_sessions_and_die_first() {
     let agent = Agent::open().await;
     let text = run(
         &agent.client(),
@@ -108,7 +108,7 @@ async fn every_process_leads_its_own_session_and_dies_first() {
 }
 
 #[tokio::test]
-async fn the_environment_is_the_request_s_and_nothing_of_the_agent_s() {
+async fn environment_has_nothing_of_agent() {
     let agent = Agent::open().await;
     let client = agent.client();
     let mut request = shell("env; pwd");
@@ -154,7 +154,7 @@ async fn no_descriptor_of_the_agent_leaks() {
 }
 
 #[tokio::test]
-async fn the_list_shows_what_was_asked_for() {
+async fn list_shows_requested_command() {
     let agent = Agent::open().await;
     let client = agent.client();
     let mut request = shell("echo up; sleep 60");

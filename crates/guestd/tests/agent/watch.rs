@@ -60,7 +60,7 @@ async fn events(files: &Files, watcher_id: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_new_file_is_three_events_and_they_are_there_with_the_answer() {
+async fn new_file_makes_three_events() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     fs::create_dir(folder.path().join("nested")).expect("made");
@@ -113,7 +113,7 @@ async fn every_change_has_its_kind() {
 }
 
 #[tokio::test]
-async fn recursive_covers_what_is_made_and_moved_later() {
+async fn recursive_watch_covers_later_directories() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     let at = |name: &str| folder.path().join(name);
@@ -149,7 +149,7 @@ async fn recursive_covers_what_is_made_and_moved_later() {
 }
 
 #[tokio::test]
-async fn removing_what_is_watched_is_told_and_harmless() {
+async fn removing_watched_directory_is_reported() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     let path = folder.path().join("watched");
@@ -173,7 +173,7 @@ async fn removing_what_is_watched_is_told_and_harmless() {
 }
 
 #[tokio::test]
-async fn entries_come_with_create_write_and_chmod_when_asked_for() {
+async fn events_carry_entries_if_requested() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     let request = CreateWatcherRequest {
@@ -322,7 +322,7 @@ async fn next(stream: &mut Stream) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_starts_tells_and_keeps_itself_alive() {
+async fn stream_starts_reports_keeps_alive() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     let request = WatchDirRequest {
@@ -348,7 +348,7 @@ async fn a_stream_starts_tells_and_keeps_itself_alive() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_left_gives_its_watch_back() {
+async fn abandoned_stream_frees_its_watch() {
     let agent = Agent::open().await;
     let (files, folder) = (agent.files(), open_folder());
     // More than the kernel gives to one user at once (fs.inotify.max_user_instances is 128).

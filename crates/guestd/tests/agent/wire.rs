@@ -42,7 +42,7 @@ async fn start(agent: &Agent, request: &Value) -> (u16, Vec<(u8, Value)>) {
 }
 
 #[tokio::test]
-async fn a_stream_is_start_data_end_and_the_closing_frame() {
+async fn stream_is_start_data_end_trailer() {
     let agent = Agent::open().await;
     let request =
         json!({"process": {"cmd": "/bin/sh", "args": ["-c", "printf hi; exit 2"]}, "stdin": false});
@@ -64,7 +64,7 @@ async fn a_stream_is_start_data_end_and_the_closing_frame() {
 }
 
 #[tokio::test]
-async fn an_error_of_a_stream_is_in_its_closing_frame() {
+async fn stream_error_is_in_last_frame() {
     let open = Agent::open().await;
     let (status, frames) = start(&open, &json!({"process": {"cmd": "/no/such"}})).await;
     assert_eq!((status, frames.len(), frames[0].0), (200, 1, 2));
@@ -76,7 +76,7 @@ async fn an_error_of_a_stream_is_in_its_closing_frame() {
 }
 
 #[tokio::test]
-async fn an_error_of_a_unary_call_has_its_status_and_code() {
+async fn unary_error_has_status_and_code() {
     let agent = Agent::open().await;
     let answer = Client::new()
         .post(format!("{}/process.Process/SendSignal", agent.url))
@@ -120,7 +120,7 @@ async fn browsers_may_ask() {
 }
 
 #[tokio::test]
-async fn a_time_that_no_timestamp_can_say_spoils_no_listing() {
+async fn odd_timestamp_spoils_no_listing() {
     let agent = Agent::open().await;
     let disk = crate::support::Disk::of(64);
     for (name, seconds) in [("far", 300_000_000_000), ("old", -99_000_000_000_i64)] {
@@ -147,7 +147,7 @@ async fn a_time_that_no_timestamp_can_say_spoils_no_listing() {
 }
 
 #[tokio::test]
-async fn a_keepalive_interval_beyond_all_clocks_is_no_harm() {
+async fn huge_keepalive_interval_is_harmless() {
     let agent = Agent::open().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let message = json!({"path": folder.path()}).to_string().into_bytes();

@@ -56,7 +56,7 @@ async fn refused(answer: Response, status: u16) -> String {
 }
 
 #[tokio::test]
-async fn a_file_belongs_to_its_user_with_its_parents() {
+async fn written_file_and_parents_are_users() {
     let agent = Agent::open().await;
     let folder = open_folder();
     let path = folder.path().join("a/b/c.txt");
@@ -65,7 +65,7 @@ async fn a_file_belongs_to_its_user_with_its_parents() {
     let right = json!([{"path": path, "name": "c.txt", "type": "file"}]);
     assert_eq!(answer.json::<Value>().await.expect("JSON"), right);
     assert_eq!(fs::read_to_string(&path).expect("is there"), "content");
-    let user = guestd::user::lookup("nobody").expect("nobody");
+    let user = guestd::user::lookup_user("nobody").expect("nobody");
     for (path, mode) in [("a", 0o755), ("a/b", 0o755), ("a/b/c.txt", 0o644)] {
         let there = fs::metadata(folder.path().join(path)).expect("is there");
         assert_eq!(
@@ -139,7 +139,7 @@ async fn a_form_carries_several_files() {
 }
 
 #[tokio::test]
-async fn a_form_of_thousands_of_files_and_one_of_many_megabytes() {
+async fn form_takes_thousands_of_files() {
     let agent = Agent::open().await;
     let folder = open_folder();
     let names: Vec<String> = (0..2000)
@@ -200,7 +200,7 @@ async fn break_off(agent: &Agent, path: &Path, begun: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_leaves_no_new_file() {
+async fn interrupted_upload_leaves_no_new_file() {
     let agent = Agent::open().await;
     let folder = open_folder();
     let new = folder.path().join("new");
@@ -240,7 +240,7 @@ async fn interrupted_upload_keeps_old_content() {
 }
 
 #[tokio::test]
-async fn replaced_file_keeps_mode_attributes_and_readers() {
+async fn replaced_file_keeps_mode_and_readers() {
     let agent = Agent::open().await;
     // Where the build is there is a disk; what /tmp is nobody knows.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
@@ -339,7 +339,7 @@ async fn zeroes_become_holes() {
 }
 
 #[tokio::test]
-async fn dangling_link_gets_what_it_leads_to() {
+async fn upload_creates_target_of_link() {
     let agent = Agent::open().await;
     let folder = open_folder();
     let (link, target) = (folder.path().join("link"), folder.path().join("target"));
@@ -352,7 +352,7 @@ async fn dangling_link_gets_what_it_leads_to() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_507_and_leaves_no_new_file() {
+async fn full_disk_leaves_no_new_file() {
     let agent = Agent::open().await;
     let disk = Disk::of(256);
     let path = disk.path().join("dir/big");
@@ -414,7 +414,7 @@ async fn gzip_is_unpacked_on_the_way() {
 }
 
 #[tokio::test]
-async fn metadata_is_kept_with_the_file_and_replaced_with_it() {
+async fn metadata_is_replaced_with_its_file() {
     let agent = Agent::open().await;
     // Where the build is there is a disk; what /tmp is nobody knows.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
