@@ -171,7 +171,14 @@ pub async fn in_context<T>(context: Option<RequestContext>, work: impl Future<Ou
 
 /// Makes `work` run for the request that the calling task works for, in whichever task it is run.
 pub fn in_current_context<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
-    in_context(current(), work)
+    let context = current();
+    let work = work.instrument(Span::current());
+    async move {
+        match context {
+            Some(context) => CURRENT.scope(context, work).await,
+            None => work.await,
+        }
+    }
 }
 
 /// Middleware of axum: handles a request in its context and its span, and logs what was refused.

@@ -101,9 +101,7 @@ impl Drop for InFlightCreate {
 pub async fn spawn_detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    use tracing::Instrument;
-    let work = runtime::trace::in_current_context(work.in_current_span());
-    match tokio::spawn(work).await {
+    match tokio::spawn(runtime::trace::in_current_context(work)).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Error::internal(error)),
     }

@@ -74,7 +74,7 @@ impl Manager {
 
     fn spawn_actor(self: &Arc<Self>, actor: Actor, handle: Handle) {
         let registry = self.registry.clone();
-        let span = tracing::info_span!("sandbox", id = %handle.id);
+        let span = tracing::info_span!(parent: None, "sandbox", id = %handle.id);
         let work = async move {
             actor.run().await;
             registry.remove(&handle.id);
