@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use hostd::disk::{self, Choice, Disks};
 use linux::process::Process;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::command::{Command, link_all};
 use crate::place::Place;
@@ -56,7 +57,7 @@ impl Saved {
         let files: Vec<String> = files.collect::<std::io::Result<_>>()?;
         let names: Vec<&str> = files.iter().map(String::as_str).collect();
         link_all(&dir.join("memory"), &to.join("memory"), &names)?;
-        vmm::compact(&to.join("memory"))?;
+        vmm::SnapshotStore::of_full_files().merge(&to.join("memory"), &CancellationToken::new())?;
         let chosen = disk::choose(Choice::Auto, &root, Some(&place.image()), true)?;
         Disks::new(&root, chosen)?.copy(disk, &to)?;
         let disk_bytes = of["disk"]["size_bytes"]

@@ -1,5 +1,5 @@
-//! Whether a snapshot fits what is to run, and whether its files are whole. Reasons name both
-//! sides, for people.
+//! Tells whether a snapshot is compatible with what is to run, and whether its files are whole.
+//! Reasons name both sides, for people.
 
 use std::fmt::Display;
 use std::fs;
@@ -13,14 +13,14 @@ use sha2::{Digest, Sha256};
 /// What every driver calls its manifest.
 pub(crate) const MANIFEST: &str = "snapshot.json";
 
-/// Length and SHA-256 of a file that is small.
-pub(crate) fn sum(path: &Path) -> io::Result<(u64, String)> {
+/// Returns length and SHA-256 of a small file.
+pub(crate) fn length_and_sha256(path: &Path) -> io::Result<(u64, String)> {
     let content = fs::read(path)?;
     Ok((content.len() as u64, hex::encode(Sha256::digest(&content))))
 }
 
-/// The manifest of the snapshot in `dir`, if it is of that version.
-pub(crate) fn manifest<T: DeserializeOwned>(dir: &Path, version: u32) -> Result<T, String> {
+/// Reads the manifest of the snapshot in `dir`, if it is of that version.
+pub(crate) fn read_manifest<T: DeserializeOwned>(dir: &Path, version: u32) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
@@ -28,24 +28,28 @@ pub(crate) fn manifest<T: DeserializeOwned>(dir: &Path, version: u32) -> Result<
     let content = fs::read(dir.join(MANIFEST)).map_err(|error| format!("{MANIFEST}: {error}"))?;
     let found: Versioned =
         serde_json::from_slice(&content).map_err(|error| format!("{MANIFEST}: {error}"))?;
-    same("layout", found.version, version)?;
+    require_equal("layout", found.version, version)?;
     serde_json::from_slice(&content).map_err(|error| format!("{MANIFEST}: {error}"))
 }
 
-pub(crate) fn same<T: PartialEq + Display>(what: &str, there: T, here: T) -> Result<(), String> {
+pub(crate) fn require_equal<T: PartialEq + Display>(
+    what: &str,
+    there: T,
+    here: T,
+) -> Result<(), String> {
     if there == here {
         Ok(())
     } else {
-        Err(differs(what, there, here))
+        Err(mismatch(what, there, here))
     }
 }
 
-pub(crate) fn differs(what: &str, there: impl Display, here: impl Display) -> String {
+pub(crate) fn mismatch(what: &str, there: impl Display, here: impl Display) -> String {
     format!("its {what} is {there}, but here it is {here}")
 }
 
-/// The files in `dir` have these lengths, bytes.
-pub(crate) fn lengths(dir: &Path, files: &[(&str, u64)]) -> Result<(), String> {
+/// Fails unless the files in `dir` have these lengths, bytes.
+pub(crate) fn check_lengths(dir: &Path, files: &[(&str, u64)]) -> Result<(), String> {
     for (name, length) in files {
         let actual = fs::metadata(dir.join(name))
             .map_err(|error| format!("{name}: {error}"))?
@@ -57,8 +61,9 @@ pub(crate) fn lengths(dir: &Path, files: &[(&str, u64)]) -> Result<(), String> {
     Ok(())
 }
 
-pub(crate) fn checksum(dir: &Path, name: &str, wanted: &str) -> Result<(), String> {
-    let (_, actual) = sum(&dir.join(name)).map_err(|error| format!("{name}: {error}"))?;
+pub(crate) fn check_sha256(dir: &Path, name: &str, wanted: &str) -> Result<(), String> {
+    let (_, actual) =
+        length_and_sha256(&dir.join(name)).map_err(|error| format!("{name}: {error}"))?;
     if actual == wanted {
         Ok(())
     } else {

@@ -1,4 +1,4 @@
-//! What a guest wrote to its serial console: bounded, hostile, and searched for exit reason.
+//! What a guest wrote to its serial console: bounded, hostile, and searched for the reason of its end.
 
 use std::collections::VecDeque;
 

@@ -17,10 +17,10 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use linux::pages::PAGE;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 const MAGIC: &[u8; 8] = b"WRENNDF1";
 /// Bytes before the first range, and of each.
@@ -114,17 +114,17 @@ impl Sealing {
 /// says. Durable only once `to` is synced.
 ///
 /// # Errors
-/// `InvalidData` when the file is not what was written, `Interrupted` when it is to stop; `to` is
-/// worth nothing then.
+/// `InvalidData` when the file is not what was written, `Interrupted` when it was cancelled; `to`
+/// is worth nothing then.
 pub(crate) fn apply(
     path: &Path,
     seal: Seal,
     memory_bytes: u64,
     to: &File,
-    stop: &AtomicBool,
+    cancel: &CancellationToken,
 ) -> io::Result<()> {
     check(path, seal)?;
-    let write = |part: &[u8], at| go_on(stop).and_then(|()| to.write_all_at(part, at));
+    let write = |part: &[u8], at| check_cancelled(cancel).and_then(|()| to.write_all_at(part, at));
     pour(path, seal, memory_bytes, write)
 }
 
@@ -155,11 +155,16 @@ pub(crate) fn pour(
     Ok(())
 }
 
+/// Fails once the work is cancelled.
+///
 /// # Errors
-/// `Interrupted` when it is to stop.
-pub(crate) fn go_on(stop: &AtomicBool) -> io::Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        Err(io::Error::new(io::ErrorKind::Interrupted, "it was stopped"))
+/// `Interrupted`.
+pub(crate) fn check_cancelled(cancel: &CancellationToken) -> io::Result<()> {
+    if cancel.is_cancelled() {
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "it was cancelled",
+        ))
     } else {
         Ok(())
     }

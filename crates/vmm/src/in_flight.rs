@@ -22,16 +22,16 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Directories in which a VM is being started.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Starts(Arc<watch::Sender<BTreeSet<PathBuf>>>);
+pub(crate) struct InFlightStarts(Arc<watch::Sender<BTreeSet<PathBuf>>>);
 
 /// One start; it is over when this is dropped.
 #[derive(Debug)]
 struct Start {
-    starts: Starts,
+    starts: InFlightStarts,
     dir: PathBuf,
 }
 
-impl Starts {
+impl InFlightStarts {
     /// # Errors
     /// When there is one in that directory already.
     fn begin(&self, dir: &Path) -> Result<Start> {
@@ -42,7 +42,7 @@ impl Starts {
                 dir: dir.to_owned(),
             })
         } else {
-            Err(taken(dir))
+            Err(already_running(dir))
         }
     }
 
@@ -51,7 +51,7 @@ impl Starts {
     }
 
     /// Waits until no start is under way in `dir`, but at most so long.
-    pub(crate) async fn idle(&self, dir: &Path, limit: Duration) {
+    pub(crate) async fn wait_until_idle(&self, dir: &Path, limit: Duration) {
         let mut dirs = self.0.subscribe();
         // Late or not: the caller looks again.
         let _ = tokio::time::timeout(limit, dirs.wait_for(|dirs| !dirs.contains(dir))).await;
@@ -78,7 +78,7 @@ impl Starts {
             match record::find::<R>(dir).await? {
                 Some((process, _)) => process::end(process).await?,
                 None if idle => return Ok(()),
-                None => self.idle(dir, LOOK).await,
+                None => self.wait_until_idle(dir, LOOK).await,
             }
         }
     }
@@ -103,7 +103,7 @@ impl Drop for Start {
 
 /// Refuses what an engine would take for "as you like", and a directory whose VM would lose its
 /// files.
-pub(crate) async fn check<R: Record>(config: &VmConfig) -> Result<()> {
+pub(crate) async fn check_can_start<R: Record>(config: &VmConfig) -> Result<()> {
     if config.vcpus == 0 || config.memory_mb == 0 {
         let reason = "it needs at least one vCPU and 1 MiB of memory".into();
         return Err(Error::Refused {
@@ -112,13 +112,13 @@ pub(crate) async fn check<R: Record>(config: &VmConfig) -> Result<()> {
         });
     }
     match record::recorded::<R>(&config.dir).await? {
-        Some(_) => Err(taken(&config.dir)),
+        Some(_) => Err(already_running(&config.dir)),
         None => Ok(()),
     }
 }
 
-/// What is said to who wants to start a second VM in a directory.
-fn taken(dir: &Path) -> Error {
+/// Returns the refusal of a second VM in a directory.
+fn already_running(dir: &Path) -> Error {
     let reason = format!(
         "{} belongs to a VM that lives; end that first",
         dir.display()
@@ -135,13 +135,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_directory_has_one_start_at_a_time_and_its_end_is_noticed() {
-        let (starts, dir) = (Starts::default(), Path::new("/vm"));
+        let (starts, dir) = (InFlightStarts::default(), Path::new("/vm"));
         let start = starts.begin(dir).unwrap();
         assert!(starts.begin(dir).is_err() && starts.begin(Path::new("/vm-2")).is_ok());
-        starts.idle(dir, Duration::from_millis(1)).await;
+        starts.wait_until_idle(dir, Duration::from_millis(1)).await;
         assert!(!starts.is_idle(dir));
         let other = starts.clone();
-        let waiter = tokio::spawn(async move { other.idle(dir, Duration::from_secs(60)).await });
+        let waiter =
+            tokio::spawn(async move { other.wait_until_idle(dir, Duration::from_secs(60)).await });
         drop(start);
         waiter.await.unwrap();
         assert!(starts.is_idle(dir) && starts.begin(dir).is_ok());

@@ -12,24 +12,24 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
 mod budget;
+mod compat;
 mod console;
 mod cpu;
 mod diff;
 pub mod engine;
 mod files;
 pub mod firecracker;
-mod fit;
-mod flat;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod in_flight;
 mod jail;
 pub mod kernel;
+mod memory_files;
 mod output;
 pub mod pager;
 mod process;
@@ -37,11 +37,11 @@ mod qemu;
 mod record;
 mod run_dir;
 mod seal;
-mod starts;
+mod snapshot_store;
 mod watcher;
 
-pub use flat::compact;
 pub use jail::Jail;
+pub use snapshot_store::{HeldMemory, SnapshotStore};
 
 /// What to boot. Paths are absolute and exist; the driver does not validate names.
 #[derive(Debug, Clone)]
@@ -191,38 +191,14 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote, otherwise like
     /// [`boot`](Driver::boot). It is paused when this returns. The snapshot serves any number of
     /// VMs at the same time, each with a disk of its own; they share its memory as far as they do
-    /// not write to it. What it holds is not changed, but where that is not one file yet, and the
-    /// driver does not [serve](Driver::serves_layers) such memory, it is made so first, as
-    /// [`compact`] does, which takes as long as a copy of all memory.
+    /// not write to it. Its memory is merged first where this driver
+    /// [needs](SnapshotStore::restores_unmerged) one file, which takes as long as a copy of all
+    /// memory.
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>>;
 
-    /// Whether the memory of a snapshot, which may be in several files, is restored from these as
-    /// they are, so that nobody has to wait for [`compact`]. Blocking, for a moment.
-    fn serves_layers(&self, _snapshot: &Path) -> bool {
-        false
-    }
-
-    /// Whether restores are faster or safer after [`compact`]. Blocking, for a moment.
-    fn gains_from_compaction(&self, _snapshot: &Path) -> bool {
-        true
-    }
-
-    /// Makes the memory of a snapshot one file, where it is in more: see [`compact`]. Blocking.
-    /// Soon after `stop` is set, it gives up and leaves all as it was.
-    ///
-    /// # Errors
-    /// As [`compact`]; also when it was stopped.
-    fn compact(&self, snapshot: &Path, stop: &AtomicBool) -> Result<()> {
-        flat::compact_until(snapshot, stop)
-    }
-
-    /// Keeps what restores of a snapshot share of its memory for as long as the answer lives, so
-    /// that the next one finds what the last one read. Blocking, for a moment.
-    ///
-    /// # Errors
-    /// What the system said; restores are as right without.
-    fn hold(&self, _snapshot: &Path) -> Result<Held> {
-        Ok(Held::default())
+    /// Returns how the memory of this driver's snapshots is kept.
+    fn snapshot_store(&self) -> SnapshotStore {
+        SnapshotStore::opaque()
     }
 
     /// Takes over the VM in `dir` that an earlier run of this program started. `None` if no process
@@ -234,13 +210,6 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Ends whatever process of the VM in `dir` lives, even one that answers no more or was never
     /// heard of. Returns when it is gone; leaves the files. Idempotent.
     async fn destroy(&self, dir: &Path) -> Result<()>;
-}
-
-/// See [`Driver::hold`]. Drivers that map the files themselves share the cache of the file system,
-/// and need nothing.
-#[derive(Debug, Default)]
-pub struct Held {
-    _device: Option<linux::loopdev::LoopDevice>,
 }
 
 /// One running virtual machine. Dropping it leaves the process alone, so that a restart can adopt
@@ -260,7 +229,7 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// error, which leaves `dir` empty. Files may share their content with files in the directory
     /// of the VM and of other snapshots, so nobody may change them. Of a restored VM it may be only
     /// the memory that was written since, over a second name of what it was restored from;
-    /// [`compact`] makes that one file. Dropping the future does not stop the work: a
+    /// [`SnapshotStore::merge`] makes that one file. Dropping the future does not stop the work: a
     /// [`resume`](Vm::resume) waits for its end.
     async fn snapshot(&self, dir: &Path, after: AfterSnapshot) -> Result<()>;
 

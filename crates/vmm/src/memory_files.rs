@@ -1,30 +1,31 @@
-//! Memory in the directory of a snapshot: flat, or in layers: what was written since an earlier
-//! one, over the memory of that.
+//! Memory in the directory of a snapshot: one full file, or layers: what was written since an
+//! earlier one, over the memory of that.
 //!
 //! | file | content |
 //! |---|---|
 //! | `memory` | all of it; holes are zeroes |
-//! | `memory.base` | the flat memory that the guest was restored from: another name of that file |
+//! | `memory.base` | the full memory file that the guest was restored from: another name of that file |
 //! | `memory.diff` | what the guest wrote since ([`diff`]) |
 //! | `memory.diff.2`, … | what it wrote since that, each over those before; at most [`DEPTH`] of them |
 //! | `memory.working-set` | where guests are served their pages: what the first one touched at once ([`pager`](crate::pager)) |
 //!
 //! A directory has the first, or base and differences. Who maps memory makes `memory` first, unless
-//! the differences are [so little](is_thin) that they are copied into each VM over its own mapping
-//! of the base. That gets its name when it is whole and on disk, and the others stay until
-//! [`compact`] takes them away.
+//! the differences are [so little](is_small_diff) that they are copied into each VM over its own
+//! mapping of the base. That gets its name when it is whole and on disk, and the others stay until
+//! [`merge_memory`] takes them away.
 
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
+use linux::loopdev::{self, LoopDevice};
 use serde::{Deserialize, Deserializer, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use crate::diff::{self, Seal, go_on};
+use crate::compat::{MANIFEST, check_lengths};
+use crate::diff::{self, Seal, check_cancelled};
 use crate::files::{in_file, new_file, place};
-use crate::fit::{MANIFEST, lengths};
 use crate::{Error, Result, seal};
 
 /// Names of the files.
@@ -38,19 +39,25 @@ pub(crate) const DEPTH: usize = 8;
 
 /// Bytes of differences that are copied into a VM within some 50 ms. More of them are made one with
 /// the base, which VMs share.
-const THIN: u64 = 64 << 20;
+const SMALL_DIFF: u64 = 64 << 20;
 
-/// Bytes that are copied and brought to the disk before anybody looks whether it is to stop.
+/// Mark of the loop devices of memory files.
+const DEVICE_MARK: &str = "wrenn-memory";
+
+/// Bytes that are copied and brought to the disk between two looks at the cancellation.
 const PIECE: u64 = 32 << 20;
 
 /// What a snapshot was written with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Memory {
+pub(crate) enum MemoryLayout {
+    /// One file.
     #[default]
-    Flat,
+    #[serde(rename = "flat")]
+    Full,
     /// From the lowest to the highest; never none.
-    Diff(#[serde(deserialize_with = "one_or_more")] Vec<Seal>),
+    #[serde(rename = "diff")]
+    Layers(#[serde(deserialize_with = "one_or_more")] Vec<Seal>),
 }
 
 /// Earlier versions had one, and no list.
@@ -75,24 +82,24 @@ pub(crate) fn diff_name(number: usize) -> String {
     }
 }
 
-impl Memory {
+impl MemoryLayout {
     /// The differences, from the lowest to the highest.
     pub(crate) fn diffs(&self) -> &[Seal] {
         match self {
-            Self::Flat => &[],
-            Self::Diff(seals) => seals,
+            Self::Full => &[],
+            Self::Layers(seals) => seals,
         }
     }
 
-    /// See [`is_thin`]. Flat memory has nothing over it.
-    pub(crate) fn is_thin(&self) -> bool {
-        self.diffs().iter().map(|seal| seal.bytes).sum::<u64>() <= THIN
+    /// See [`is_small_diff`]. A full memory file has nothing over it.
+    pub(crate) fn is_small_diff(&self) -> bool {
+        self.diffs().iter().map(|seal| seal.bytes).sum::<u64>() <= SMALL_DIFF
     }
 
-    /// As it is by now: whoever needed it may have made it flat.
-    pub(crate) fn now(self, dir: &Path) -> Self {
+    /// As it is by now: whoever needed it may have merged it.
+    pub(crate) fn on_disk(self, dir: &Path) -> Self {
         if dir.join(MEMORY).exists() {
-            Self::Flat
+            Self::Full
         } else {
             self
         }
@@ -101,8 +108,8 @@ impl Memory {
     /// The files in the directory, from the lowest to the highest.
     pub(crate) fn names(&self) -> Vec<String> {
         match self {
-            Self::Flat => vec![MEMORY.to_owned()],
-            Self::Diff(seals) => std::iter::once(BASE.to_owned())
+            Self::Full => vec![MEMORY.to_owned()],
+            Self::Layers(seals) => std::iter::once(BASE.to_owned())
                 .chain((0..seals.len()).map(diff_name))
                 .collect(),
         }
@@ -110,41 +117,35 @@ impl Memory {
 
     /// The files are there, and as long as they have to be.
     pub(crate) fn is_whole(&self, dir: &Path, bytes: u64) -> Result<(), String> {
-        let here = self.clone().now(dir);
+        let here = self.clone().on_disk(dir);
         let wanted = std::iter::once(bytes).chain(here.diffs().iter().map(|seal| seal.bytes));
         here.names()
             .iter()
             .zip(wanted)
-            .try_for_each(|(name, bytes)| lengths(dir, &[(name, bytes)]))
+            .try_for_each(|(name, bytes)| check_lengths(dir, &[(name, bytes)]))
     }
 }
 
-/// Makes the memory of the snapshot in `dir` flat, if it is not, so that restores need not do that.
-/// Any number of VMs may be restored from it meanwhile, but nobody may copy its files or rename the
-/// directory: those that the memory is made of go. Takes as long as a copy of all memory. Memory
-/// that is one file already gets its checksum, if it has none. Idempotent. Blocking.
+/// Merges the memory of the snapshot in `dir` into one full file, if it is not, so that restores
+/// need not do that. Any number of VMs may be restored from it at the same time, but nobody may
+/// copy its files or rename the directory: those that the memory is made of are removed. Takes as
+/// long as a copy of all memory; stops within the time that some MiB need to reach the disk once it
+/// is cancelled. A full file gets its checksum, if it has none. Idempotent. Blocking.
 ///
 /// # Errors
-/// [`Error::BadSnapshot`] when it is damaged, [`Error::Io`] when a file cannot be written; then it
-/// is as it was.
-pub fn compact(dir: &Path) -> Result<()> {
-    compact_until(dir, &AtomicBool::new(false))
-}
-
-/// The same, until somebody wants it to stop, which it does within the time that some MiB need to
-/// reach the disk.
-///
-/// # Errors
-/// As [`compact`]; also when it was stopped.
-pub(crate) fn compact_until(dir: &Path, stop: &AtomicBool) -> Result<()> {
+/// [`Error::BadSnapshot`] when it is damaged, [`Error::Io`] when a file cannot be written or the
+/// merge was cancelled; then it is as it was.
+pub(crate) fn merge_memory(dir: &Path, cancel: &CancellationToken) -> Result<()> {
     let Layers { memory, memory_mb } = Layers::read(dir).map_err(|error| Error::BadSnapshot {
         dir: dir.into(),
         reason: format!("{MANIFEST}: {error}"),
     })?;
     match memory {
-        Memory::Diff(_) => squash(dir, &memory, memory_mb << 20, stop).map_err(damaged(dir)),
+        MemoryLayout::Layers(_) => {
+            merge_and_remove_layers(dir, &memory, memory_mb << 20, cancel).map_err(damaged(dir))
+        }
         // One that was given away could not have it while its VM was there.
-        Memory::Flat => seal::seal(&dir.join(MEMORY)).map_err(damaged(dir)),
+        MemoryLayout::Full => seal::seal(&dir.join(MEMORY)).map_err(damaged(dir)),
     }
 }
 
@@ -152,7 +153,7 @@ pub(crate) fn compact_until(dir: &Path, stop: &AtomicBool) -> Result<()> {
 #[derive(Deserialize)]
 struct Layers {
     #[serde(default)]
-    memory: Memory,
+    memory: MemoryLayout,
     memory_mb: u64,
 }
 
@@ -164,11 +165,11 @@ impl Layers {
 
 /// Whether the memory of the snapshot in `dir` is so little over its base that each VM gets that as
 /// pages of its own, sooner than one file could be made.
-pub(crate) fn is_thin(dir: &Path) -> bool {
-    Layers::read(dir).is_ok_and(|layers| layers.memory.now(dir).is_thin())
+pub(crate) fn is_small_diff(dir: &Path) -> bool {
+    Layers::read(dir).is_ok_and(|layers| layers.memory.on_disk(dir).is_small_diff())
 }
 
-/// Whether [`compact`] has something to do for flat memory.
+/// Whether [`merge_memory`] has something to do for a full memory file.
 pub(crate) fn is_sealed(dir: &Path) -> bool {
     let memory = dir.join(MEMORY);
     !memory.exists() || seal::is_sealed(&memory)
@@ -186,32 +187,36 @@ pub(crate) fn damaged(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     }
 }
 
-/// The flat memory, made if need be. Any number of callers may come at once. Blocking, for as long
-/// as a copy takes.
+/// Returns the full memory file, made if need be. Any number of callers may come at once. Blocking,
+/// for as long as a copy takes.
 ///
 /// # Errors
 /// `InvalidData` when the difference is damaged, otherwise what the file system said; then nothing
 /// has changed.
-pub(crate) fn flatten(dir: &Path, memory: &Memory, bytes: u64) -> io::Result<PathBuf> {
+pub(crate) fn ensure_full(dir: &Path, memory: &MemoryLayout, bytes: u64) -> io::Result<PathBuf> {
     let _alone = lock(dir)?;
-    make(dir, memory, bytes, &AtomicBool::new(false))
+    make(dir, memory, bytes, &CancellationToken::new())
 }
 
 /// Gives the files of a snapshot's memory a second name each, in the directory of a VM; the memory
-/// as it was then. Blocking, for a moment, or for as long as it takes to read flat memory for the
-/// first time, or to copy all where that is on another file system.
+/// as it was then. Blocking, for a moment, or for as long as it takes to read a full memory file
+/// for the first time, or to copy all where that is on another file system.
 ///
 /// # Errors
-/// `InvalidData` when flat memory is damaged, otherwise what the file system said; then files may
-/// be left.
-pub(crate) fn take(from: &Path, memory: &Memory, to: &Path) -> io::Result<Memory> {
+/// `InvalidData` when a full memory file is damaged, otherwise what the file system said; then
+/// files may be left.
+pub(crate) fn link_memory(
+    from: &Path,
+    memory: &MemoryLayout,
+    to: &Path,
+) -> io::Result<MemoryLayout> {
     let _alone = lock(from)?;
-    let memory = memory.clone().now(from);
+    let memory = memory.clone().on_disk(from);
     memory
         .names()
         .iter()
         .try_for_each(|name| place(&from.join(name), &to.join(name)))?;
-    // The lowest is flat, whatever is over it.
+    // The lowest is a full file, whatever is over it.
     memory
         .names()
         .first()
@@ -220,7 +225,7 @@ pub(crate) fn take(from: &Path, memory: &Memory, to: &Path) -> io::Result<Memory
 }
 
 /// Takes away all files of memory in the directory of a VM but one.
-pub(crate) fn remove_all(dir: &Path, but: &Path) -> io::Result<()> {
+pub(crate) fn remove_memory_files(dir: &Path, but: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry
@@ -235,14 +240,28 @@ pub(crate) fn remove_all(dir: &Path, but: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the memory flat and takes away what it was made of.
-fn squash(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Result<()> {
+/// Makes the full memory file and removes the layers.
+fn merge_and_remove_layers(
+    dir: &Path,
+    memory: &MemoryLayout,
+    bytes: u64,
+    cancel: &CancellationToken,
+) -> io::Result<()> {
     let _alone = lock(dir)?;
-    make(dir, memory, bytes, stop)?;
+    make(dir, memory, bytes, cancel)?;
     for name in memory.names().into_iter().chain([WORKING_SET.to_owned()]) {
         stdx::fs::remove_file_if_exists(dir.join(name))?;
     }
     linux::file::sync_dir(dir)
+}
+
+/// Returns the read-only loop device of a full memory file, which all VMs over it share. It goes
+/// with its last user, and with it what was read through it.
+///
+/// # Errors
+/// What the system returns.
+pub(crate) fn share_device(memory: &Path) -> io::Result<LoopDevice> {
+    loopdev::share(memory, DEVICE_MARK)
 }
 
 /// Held until dropped, or until we die.
@@ -252,25 +271,30 @@ fn lock(dir: &Path) -> io::Result<File> {
     Ok(dir)
 }
 
-fn make(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Result<PathBuf> {
-    let flat = dir.join(MEMORY);
-    if flat.try_exists()? {
-        return Ok(flat);
+fn make(
+    dir: &Path,
+    memory: &MemoryLayout,
+    bytes: u64,
+    cancel: &CancellationToken,
+) -> io::Result<PathBuf> {
+    let full = dir.join(MEMORY);
+    if full.try_exists()? {
+        return Ok(full);
     }
-    let unfinished = linux::file::temporary_name(&flat);
+    let unfinished = linux::file::temporary_name(&full);
     let _ = fs::remove_file(&unfinished);
     let made = new_file(&unfinished).and_then(|file| {
-        merge(dir, memory, bytes, &file, stop)?;
+        write_merged(dir, memory, bytes, &file, cancel)?;
         file.sync_all()?;
-        go_on(stop)?;
+        check_cancelled(cancel)?;
         seal::seal(&unfinished)?;
-        fs::rename(&unfinished, &flat)
+        fs::rename(&unfinished, &full)
     });
     made.inspect_err(|_| {
         let _ = fs::remove_file(&unfinished);
     })?;
     linux::file::sync_dir(dir)?;
-    Ok(flat)
+    Ok(full)
 }
 
 /// Writes all of a memory, whose files are in `dir`, to a file that is empty, and does not sync it.
@@ -278,32 +302,32 @@ fn make(dir: &Path, memory: &Memory, bytes: u64, stop: &AtomicBool) -> io::Resul
 /// link.
 ///
 /// # Errors
-/// `InvalidData` when it is damaged, `Interrupted` when it is to stop, otherwise what the file
+/// `InvalidData` when it is damaged, `Interrupted` when it was cancelled, otherwise what the file
 /// system said; the file is worth nothing then.
-pub(crate) fn merge(
+pub(crate) fn write_merged(
     dir: &Path,
-    memory: &Memory,
+    memory: &MemoryLayout,
     bytes: u64,
     to: &File,
-    stop: &AtomicBool,
+    cancel: &CancellationToken,
 ) -> io::Result<()> {
     let names = memory.names();
     let (base, diffs) = names.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    copy(&dir.join(base), to, stop)?;
+    copy(&dir.join(base), to, cancel)?;
     let length = to.metadata()?.len();
     if length != bytes {
         let problem = format!("{base} has {length} bytes instead of {bytes}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
     for (name, seal) in diffs.iter().zip(memory.diffs()) {
-        diff::apply(&dir.join(name), *seal, bytes, to, stop)?;
+        diff::apply(&dir.join(name), *seal, bytes, to, cancel)?;
     }
     Ok(())
 }
 
 /// As [`linux::sparse::copy`], in pieces, each of which is on its way to the disk before the next
 /// one.
-fn copy(from: &Path, target: &File, stop: &AtomicBool) -> io::Result<()> {
+fn copy(from: &Path, target: &File, cancel: &CancellationToken) -> io::Result<()> {
     let source = File::open(from)?;
     match linux::file::clone_content(&source, target) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
@@ -312,7 +336,7 @@ fn copy(from: &Path, target: &File, stop: &AtomicBool) -> io::Result<()> {
     target.set_len(source.metadata()?.len())?;
     for range in linux::sparse::data(&source)? {
         for piece in pieces(&range) {
-            go_on(stop)?;
+            check_cancelled(cancel)?;
             linux::sparse::copy_ranges(&source, &[piece], target)?;
             target.sync_data()?;
         }
@@ -335,13 +359,13 @@ mod tests {
     #[test]
     fn what_earlier_versions_wrote_is_understood() {
         let seal = Seal { bytes: 5, crc32: 7 };
-        let read = |text: &str| serde_json::from_str::<Memory>(text).unwrap();
-        assert_eq!(read("\"flat\""), Memory::Flat);
+        let read = |text: &str| serde_json::from_str::<MemoryLayout>(text).unwrap();
+        assert_eq!(read("\"flat\""), MemoryLayout::Full);
         assert_eq!(
             read(r#"{"diff":{"bytes":5,"crc32":7}}"#),
-            Memory::Diff(vec![seal])
+            MemoryLayout::Layers(vec![seal])
         );
-        let two = Memory::Diff(vec![seal, seal]);
+        let two = MemoryLayout::Layers(vec![seal, seal]);
         assert_eq!(read(&serde_json::to_string(&two).unwrap()), two);
         assert_eq!(two.names(), ["memory.base", "memory.diff", "memory.diff.2"]);
     }

@@ -1,4 +1,5 @@
-//! What a VMM writes to its standard error: a pipe in the kernel, of which the exit reason are kept.
+//! What a VMM writes to its standard error: a pipe in the kernel, of which the newest text is
+//! kept.
 //!
 //! A guest can make its VMM complain for ever, so this is no file that grows. The pipe
 //! (`linux::fifo`) has a name in the directory of the VM, so the next run of this program finds it

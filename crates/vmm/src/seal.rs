@@ -1,6 +1,6 @@
-//! A checksum of flat memory, which the file itself carries.
+//! A checksum of a full memory file, which the file itself carries.
 //!
-//! Flat memory has many names: its snapshot's, one of each VM over it, and those of their
+//! The file has many names: its snapshot's, one of each VM over it, and those of their
 //! snapshots. So its checksum is an extended attribute of the file, given once nothing writes to it
 //! any more. A copy has none, nor has a file where the file system knows no attributes; these are
 //! taken as they are.
@@ -25,7 +25,7 @@ const BUFFER: usize = 1 << 20;
 /// A file, and what it was when it was looked at.
 type Seen = (u64, u64, u64, (i64, i64));
 
-/// What needs no second look. A few dozen bytes for each flat memory that was used in this run.
+/// What needs no second look. A few dozen bytes for each memory file that was used in this run.
 static SOUND: Mutex<Option<HashSet<Seen>>> = Mutex::new(None);
 
 /// Gives the file its checksum, unless it has one. Blocking, for as long as reading it takes.

@@ -4,9 +4,9 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use linux::untrusted_dir;
+use tokio_util::sync::CancellationToken;
 use vmm::{AfterSnapshot, Vm};
 
 use super::boot_source::BootSource;
@@ -41,8 +41,8 @@ pub(super) async fn find_entry(host: &Arc<Host>, key: Option<BootKey>) -> Option
 /// it fails.
 pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
     let host = Arc::clone(host);
-    let held =
-        OperationKind::Snapshot.run_blocking(move || host.preboot.hold(&dir, &*host.engine.driver));
+    let held = OperationKind::Snapshot
+        .run_blocking(move || host.preboot.hold(&dir, host.engine.driver.snapshot_store()));
     if let Err(error) = held.await {
         tracing::debug!(%error, "each restore reads the memory of this entry again");
     }
@@ -138,6 +138,11 @@ async fn save_guest(
     let host = Arc::clone(host);
     let memory = staging.join(MEMORY);
     OperationKind::Snapshot
-        .run_blocking(move || host.engine.driver.compact(&memory, &AtomicBool::new(false)))
+        .run_blocking(move || {
+            host.engine
+                .driver
+                .snapshot_store()
+                .merge(&memory, &CancellationToken::new())
+        })
         .await
 }

@@ -89,7 +89,7 @@ pub struct PrebootCache {
     /// Entries that are being added.
     pending: Arc<Mutex<BTreeSet<BootKey>>>,
     /// Memory that is kept ready, by directory of the entry.
-    held: Mutex<BTreeMap<PathBuf, vmm::Held>>,
+    held: Mutex<BTreeMap<PathBuf, vmm::HeldMemory>>,
 }
 
 /// The exclusive right to add an entry while this lives.
@@ -152,14 +152,14 @@ impl PrebootCache {
     /// before the first restore: the first to open the memory names what is shared.
     ///
     /// # Errors
-    /// As [`vmm::Driver::hold`].
-    pub fn hold(&self, dir: &Path, driver: &dyn vmm::Driver) -> Result<(), vmm::Error> {
+    /// As [`vmm::SnapshotStore::hold`].
+    pub fn hold(&self, dir: &Path, store: vmm::SnapshotStore) -> Result<(), vmm::Error> {
         let lock = || self.held.lock();
         if lock().contains_key(dir) {
             return Ok(());
         }
         // Without the lock, since it calls the kernel. Of two concurrent holds one is dropped.
-        let held = driver.hold(&dir.join(format::MEMORY))?;
+        let held = store.hold(&dir.join(format::MEMORY))?;
         lock().entry(dir.to_owned()).or_insert(held);
         Ok(())
     }

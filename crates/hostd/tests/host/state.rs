@@ -11,6 +11,7 @@ use futures::StreamExt;
 use host_rpc as rpc;
 use host_rpc::SandboxState as State;
 use model::SandboxId;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, spec};
 
@@ -238,7 +239,9 @@ async fn a_damaged_state_is_refused_and_stays_until_it_is_whole() {
         }
     }
     // It gets its checksum sooner or later; here, sooner.
-    vmm::compact(&saved.join("memory")).unwrap();
+    vmm::SnapshotStore::of_full_files()
+        .merge(&saved.join("memory"), &CancellationToken::new())
+        .unwrap();
     refuses_damaged_memory(&agent, &id, &saved.join("memory/memory")).await;
     agent.resume(&id).await.unwrap();
     assert_eq!(agent.out(&id, "cat /dev/shm/memory").await, "7");

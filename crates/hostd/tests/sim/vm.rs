@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -372,10 +371,6 @@ impl Driver for SimDriver {
 
     fn supports(&self, format: DiskFormat) -> bool {
         format == DiskFormat::Raw
-    }
-
-    fn compact(&self, _snapshot: &Path, _stop: &AtomicBool) -> Result<()> {
-        Ok(())
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {

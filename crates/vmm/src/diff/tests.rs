@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::flat::{self, BASE, DIFF, MEMORY, Memory};
+use crate::memory_files::{self, BASE, DIFF, MEMORY, MemoryLayout};
 
 /// Pages of the memories here.
 const PAGES: usize = 256;
@@ -59,7 +59,7 @@ impl Guest {
     }
 }
 
-/// The directory of a snapshot of `guest`, which was restored from the flat memory `base`.
+/// The directory of a snapshot of `guest`, which was restored from the full memory file `base`.
 fn snapshot(guest: &Guest, base: &Path) -> (TempDir, Seal) {
     let dir = tempfile::tempdir().unwrap();
     fs::hard_link(base, dir.path().join(BASE)).unwrap();
@@ -69,7 +69,7 @@ fn snapshot(guest: &Guest, base: &Path) -> (TempDir, Seal) {
         Ok(())
     };
     let seal = write(&dir.path().join(DIFF), BYTES, &guest.ranges(), read).unwrap();
-    let manifest = serde_json::json!({"memory": Memory::Diff(vec![seal]), "memory_mb": 1});
+    let manifest = serde_json::json!({"memory": MemoryLayout::Layers(vec![seal]), "memory_mb": 1});
     fs::write(dir.path().join("snapshot.json"), manifest.to_string()).unwrap();
     (dir, seal)
 }
@@ -94,9 +94,9 @@ proptest! {
             let pages = guest.ranges().len() as u64;
             prop_assert!(seal.bytes == (1 + pages) * PAGE, "only what was written is written");
             if compacts >> number & 1 == 1 {
-                flat::compact(dir.path()).unwrap();
+                memory_files::merge_memory(dir.path(), &CancellationToken::new()).unwrap();
             } else {
-                flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES).unwrap();
+                memory_files::ensure_full(dir.path(), &MemoryLayout::Layers(vec![seal]), BYTES).unwrap();
             }
             kept.push((dir, guest.memory.clone()));
             guest.written.fill(false);
@@ -129,7 +129,8 @@ fn what_was_not_written_like_that_is_refused() {
         b"",
     ] {
         fs::write(&diff, bad).unwrap();
-        let error = flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES).unwrap_err();
+        let error = memory_files::ensure_full(dir.path(), &MemoryLayout::Layers(vec![seal]), BYTES)
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
@@ -138,8 +139,11 @@ fn what_was_not_written_like_that_is_refused() {
         );
     }
     fs::write(&diff, &good).unwrap();
-    assert!(flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES + PAGE).is_err());
-    flat::flatten(dir.path(), &Memory::Diff(vec![seal]), BYTES).unwrap();
+    assert!(
+        memory_files::ensure_full(dir.path(), &MemoryLayout::Layers(vec![seal]), BYTES + PAGE)
+            .is_err()
+    );
+    memory_files::ensure_full(dir.path(), &MemoryLayout::Layers(vec![seal]), BYTES).unwrap();
     assert!(fs::read(dir.path().join(MEMORY)).unwrap() == guest.memory);
 }
 
@@ -174,7 +178,7 @@ fn an_index_that_makes_no_sense_is_refused() {
 
 /// A directory with a difference for each generation over one base, and the memory that they are
 /// of.
-fn layers(generations: &[Vec<Act>]) -> (TempDir, Memory, Vec<u8>) {
+fn layers(generations: &[Vec<Act>]) -> (TempDir, MemoryLayout, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let mut guest = Guest {
         memory: vec![0; PAGES * 4096],
@@ -193,7 +197,7 @@ fn layers(generations: &[Vec<Act>]) -> (TempDir, Memory, Vec<u8>) {
         };
         seals.push(
             write(
-                &dir.path().join(flat::diff_name(number)),
+                &dir.path().join(memory_files::diff_name(number)),
                 BYTES,
                 &guest.ranges(),
                 read,
@@ -201,7 +205,7 @@ fn layers(generations: &[Vec<Act>]) -> (TempDir, Memory, Vec<u8>) {
             .unwrap(),
         );
     }
-    let memory = Memory::Diff(seals);
+    let memory = MemoryLayout::Layers(seals);
     let manifest = serde_json::json!({"memory": memory, "memory_mb": 1});
     fs::write(dir.path().join("snapshot.json"), manifest.to_string()).unwrap();
     (dir, memory, guest.memory)
@@ -222,10 +226,12 @@ proptest! {
             let end = stretches.iter().fold(PAGE, |at, (range, place)| if *place == at { at + range.end - range.start } else { 0 });
             prop_assert_eq!(end, content.len() as u64);
         }
-        let stopped = flat::compact_until(dir.path(), &AtomicBool::new(true));
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        let stopped = memory_files::merge_memory(dir.path(), &cancelled);
         prop_assert!(stopped.is_err() && fs::read_dir(dir.path()).unwrap().count() == 2 + generations.len());
         prop_assert_eq!(memory.is_whole(dir.path(), BYTES), Ok(()));
-        flat::compact(dir.path()).unwrap();
+        memory_files::merge_memory(dir.path(), &CancellationToken::new()).unwrap();
         prop_assert!(fs::read(dir.path().join(MEMORY)).unwrap() == expected);
         prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the layers are gone");
         prop_assert_eq!(memory.is_whole(dir.path(), BYTES), Ok(()));

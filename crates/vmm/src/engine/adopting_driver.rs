@@ -4,26 +4,25 @@
 //! meanwhile. VMs that run go on, so they are found and can be ended whichever engine new ones get.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
-use crate::{DiskFormat, Driver, Held, Result, Vm, VmConfig};
+use crate::{DiskFormat, Driver, Result, SnapshotStore, Vm, VmConfig};
 
 #[derive(Debug)]
-pub(super) struct Either<C, O> {
+pub(super) struct AdoptingDriver<C, O> {
     chosen: C,
     other: O,
 }
 
-impl<C: Driver, O: Driver> Either<C, O> {
+impl<C: Driver, O: Driver> AdoptingDriver<C, O> {
     pub(super) fn new(chosen: C, other: O) -> Self {
         Self { chosen, other }
     }
 }
 
 #[async_trait]
-impl<C: Driver, O: Driver> Driver for Either<C, O> {
+impl<C: Driver, O: Driver> Driver for AdoptingDriver<C, O> {
     fn name(&self) -> &'static str {
         self.chosen.name()
     }
@@ -44,20 +43,8 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
         self.chosen.restore(config, snapshot).await
     }
 
-    fn serves_layers(&self, snapshot: &Path) -> bool {
-        self.chosen.serves_layers(snapshot)
-    }
-
-    fn gains_from_compaction(&self, snapshot: &Path) -> bool {
-        self.chosen.gains_from_compaction(snapshot)
-    }
-
-    fn compact(&self, snapshot: &Path, stop: &AtomicBool) -> Result<()> {
-        self.chosen.compact(snapshot, stop)
-    }
-
-    fn hold(&self, snapshot: &Path) -> Result<Held> {
-        self.chosen.hold(snapshot)
+    fn snapshot_store(&self) -> SnapshotStore {
+        self.chosen.snapshot_store()
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
@@ -69,10 +56,8 @@ impl<C: Driver, O: Driver> Driver for Either<C, O> {
 
     async fn destroy(&self, dir: &Path) -> Result<()> {
         // Both, even if one fails: what can be ended is.
-        let (chosen, other) = (
-            self.chosen.destroy(dir).await,
-            self.other.destroy(dir).await,
-        );
+        let chosen = self.chosen.destroy(dir).await;
+        let other = self.other.destroy(dir).await;
         chosen.and(other)
     }
 }

@@ -14,10 +14,10 @@ use crate::pager;
 use crate::qemu::{Accel, Qemu};
 pub use linux::jail::Enforcement;
 
-mod either;
+mod adopting_driver;
 mod kvm;
 
-use either::Either;
+use adopting_driver::AdoptingDriver;
 pub use kvm::{KvmReport, probe_kvm};
 
 /// Program that is wanted (`AGENT_VMM`).
@@ -186,7 +186,7 @@ fn firecracker(wanted: &Wanted, probe: impl FnOnce() -> KvmReport) -> Result<Eng
         ),
         Err(reason) => (
             None,
-            format!("memory in layers is made flat before it is used, since {reason}"),
+            format!("memory in layers is merged before it is used, since {reason}"),
         ),
     };
     let why = format!(
@@ -201,7 +201,7 @@ fn firecracker(wanted: &Wanted, probe: impl FnOnce() -> KvmReport) -> Result<Eng
         .transpose()?;
     // What another run started with QEMU is still found.
     let other = Qemu::new(PROGRAM.into(), Accel::Kvm, wanted.enforcement);
-    let driver = Arc::new(Either::new(
+    let driver = Arc::new(AdoptingDriver::new(
         Firecracker::new(program, template, pager),
         other,
     ));
@@ -221,7 +221,7 @@ fn qemu(wanted: &Wanted, reason: &str, probe: impl FnOnce() -> KvmReport) -> Res
         .ok_or(Error::QemuMissing)?;
     let (accel, found) = decide(wanted.accel, probe)?;
     let other = Firecracker::new(FIRECRACKER.into(), None, None);
-    let driver = Arc::new(Either::new(
+    let driver = Arc::new(AdoptingDriver::new(
         Qemu::new(program, accel, wanted.enforcement),
         other,
     ));

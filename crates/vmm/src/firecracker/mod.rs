@@ -55,9 +55,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files::in_file;
+use crate::in_flight::{InFlightStarts, START_LIMIT};
 use crate::process;
-use crate::starts::{START_LIMIT, Starts};
-use crate::{DiskFormat, Driver, Result, Vm, VmConfig, pager, record};
+use crate::snapshot_store::RestoresFrom;
+use crate::{DiskFormat, Driver, Result, SnapshotStore, Vm, VmConfig, pager, record};
 
 pub use client::{Client, SOCKET};
 pub use version::Error as VersionError;
@@ -113,7 +114,7 @@ impl record::Record for Record {
 #[derive(Debug)]
 pub(crate) struct Firecracker {
     host: Host,
-    starts: Starts,
+    starts: InFlightStarts,
 }
 
 /// What is the same for all VMs here.
@@ -122,7 +123,7 @@ struct Host {
     program: PathBuf,
     /// A custom CPU template, in Firecracker's form.
     cpu_template: Option<Arc<Value>>,
-    /// The program that serves memory in layers; without it that is made flat first.
+    /// The program that serves memory in layers; without it that is merged first.
     pager: Option<PathBuf>,
 }
 
@@ -139,7 +140,7 @@ impl Firecracker {
                 cpu_template,
                 pager,
             },
-            starts: Starts::default(),
+            starts: InFlightStarts::default(),
         }
     }
 }
@@ -158,8 +159,11 @@ impl Driver for Firecracker {
         false
     }
 
-    fn serves_layers(&self, _snapshot: &Path) -> bool {
-        self.host.pager.is_some()
+    fn snapshot_store(&self) -> SnapshotStore {
+        SnapshotStore::new(match self.host.pager {
+            Some(_) => RestoresFrom::Layers,
+            None => RestoresFrom::FullFile,
+        })
     }
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
@@ -178,7 +182,7 @@ impl Driver for Firecracker {
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
-        self.starts.idle(dir, START_LIMIT).await;
+        self.starts.wait_until_idle(dir, START_LIMIT).await;
         match record::find::<Record>(dir).await? {
             Some((process, Some(record))) => adopt::adopt(dir.to_owned(), process, record).await,
             Some((stray, None)) => process::end(stray).await.map(|()| None),

@@ -1,7 +1,7 @@
 //! Restores a VM from the directory that [`snapshot`](super::snapshot) wrote.
 //!
-//! Memory that is flat is mapped by Firecracker. In layers it is served page by page ([`pager`]);
-//! where nothing here can do that, it is made flat first.
+//! A full memory file is mapped by Firecracker. In layers it is served page by page ([`pager`]);
+//! where nothing here can do that, layers are merged first.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -9,9 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::compat::{self, check_lengths, check_sha256, require_equal};
 use crate::files::in_file;
-use crate::fit::{self, checksum, lengths, same};
-use crate::flat::{self, MEMORY, Memory};
+use crate::memory_files::{self, MEMORY, MemoryLayout};
 use crate::pager::{self, Prepared};
 use crate::run_dir::RunDir;
 use crate::{Error, Result, VmConfig, cpu, record};
@@ -45,7 +45,7 @@ pub(super) async fn restore(
     let taken = taken
         .map_err(io::Error::other)
         .flatten()
-        .map_err(flat::damaged(&snapshot))?;
+        .map_err(memory_files::damaged(&snapshot))?;
     let files = match taken {
         None => Files {
             write: &[STATE],
@@ -75,7 +75,7 @@ pub(super) async fn restore(
 /// have one.
 fn take(
     snapshot: &Path,
-    memory: &Memory,
+    memory: &MemoryLayout,
     config: &VmConfig,
     run: &RunDir,
     serves: bool,
@@ -88,13 +88,13 @@ fn take(
     }
     // A copy, since it becomes the user's.
     linux::sparse::copy(&snapshot.join(STATE), &config.dir.join(STATE))?;
-    if !serves && memory.clone().now(snapshot) != Memory::Flat {
-        flat::flatten(snapshot, memory, u64::from(config.memory_mb) << 20)?;
+    if !serves && memory.clone().on_disk(snapshot) != MemoryLayout::Full {
+        memory_files::ensure_full(snapshot, memory, u64::from(config.memory_mb) << 20)?;
     }
-    let memory = flat::take(snapshot, memory, &config.dir)?;
+    let memory = memory_files::link_memory(snapshot, memory, &config.dir)?;
     memory::write(&config.dir, &memory)?;
     let prepared = match &memory {
-        Memory::Flat => {
+        MemoryLayout::Full => {
             // A private mapping writes nothing to the memory, so it is the snapshot's own file,
             // which all siblings share. A Firecracker in a jail is a user of its own, whom its mode
             // lets read it where the jail shows it, read-only; nobody else gets through the
@@ -104,7 +104,7 @@ fn take(
             }
             None
         }
-        Memory::Diff(_) => {
+        MemoryLayout::Layers(_) => {
             pager::check(&memory, &config.dir)?;
             Some(pager::prepare(config, &memory, run, snapshot)?)
         }
@@ -167,18 +167,18 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
 
 /// Reads the manifest and compares it with what is to run, and with the files beside it. Blocking.
 fn fits(config: &VmConfig, snapshot: &Path) -> Result<Manifest, String> {
-    let found: Manifest = fit::manifest(snapshot, VERSION)?;
+    let found: Manifest = compat::read_manifest(snapshot, VERSION)?;
     let cpu = cpu::identity().map_err(|error| format!("this processor is not known: {error}"))?;
     let network = |has| if has { "there" } else { "not there" };
-    same("processor", &found.cpu, &cpu)?;
-    same("number of virtual CPUs", found.vcpus, config.vcpus)?;
-    same("memory in MiB", found.memory_mb, config.memory_mb)?;
-    same("network", network(found.net), network(config.net.is_some()))?;
-    lengths(snapshot, &[(STATE, found.state_bytes)])?;
+    require_equal("processor", &found.cpu, &cpu)?;
+    require_equal("number of virtual CPUs", found.vcpus, config.vcpus)?;
+    require_equal("memory in MiB", found.memory_mb, config.memory_mb)?;
+    require_equal("network", network(found.net), network(config.net.is_some()))?;
+    check_lengths(snapshot, &[(STATE, found.state_bytes)])?;
     found
         .memory
         .is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
-    checksum(snapshot, STATE, &found.state_sha256)?;
+    check_sha256(snapshot, STATE, &found.state_sha256)?;
     Ok(found)
 }
 
@@ -188,7 +188,7 @@ mod tests {
 
     use super::super::Name;
     use super::*;
-    use crate::fit::{MANIFEST, sum};
+    use crate::compat::{MANIFEST, length_and_sha256};
     use crate::{Disk, DiskFormat, Jail};
 
     /// A snapshot of 1 MiB, and what is to be restored from it.
@@ -199,10 +199,10 @@ mod tests {
         fs::write(snapshot.join(MEMORY), vec![7; 1 << 20]).unwrap();
         fs::set_permissions(snapshot.join(MEMORY), Permissions::from_mode(0o600)).unwrap();
         fs::write(snapshot.join(STATE), b"devices").unwrap();
-        let (state_bytes, state_sha256) = sum(&snapshot.join(STATE)).unwrap();
+        let (state_bytes, state_sha256) = length_and_sha256(&snapshot.join(STATE)).unwrap();
         let cpu = cpu::identity().unwrap();
         let (vmm, vcpus, memory_mb, net) = (Name::Firecracker, 1, 1, false);
-        let memory = Memory::Flat;
+        let memory = MemoryLayout::Full;
         let mut manifest = Manifest {
             version: VERSION,
             vmm,
@@ -253,7 +253,7 @@ mod tests {
         assert!(
             take(
                 &snapshot,
-                &Memory::Flat,
+                &MemoryLayout::Full,
                 &config,
                 &RunDir::create(&config).unwrap(),
                 true
@@ -281,16 +281,17 @@ mod tests {
     fn layers_are_served_as_they_are_or_made_one() {
         let layered = |root: &Path| {
             let (snapshot, config) = snapshot(root, |_| {});
-            fs::rename(snapshot.join(MEMORY), snapshot.join(flat::BASE)).unwrap();
+            fs::rename(snapshot.join(MEMORY), snapshot.join(memory_files::BASE)).unwrap();
             let fill = |buffer: &mut [u8], _| {
                 buffer.fill(9);
                 Ok(())
             };
             let written = std::iter::once(4096..8192).collect::<Vec<_>>();
             let seal =
-                crate::diff::write(&snapshot.join(flat::DIFF), 1 << 20, &written, fill).unwrap();
+                crate::diff::write(&snapshot.join(memory_files::DIFF), 1 << 20, &written, fill)
+                    .unwrap();
             let run = RunDir::create(&config).unwrap();
-            (snapshot, config, run, Memory::Diff(vec![seal]))
+            (snapshot, config, run, MemoryLayout::Layers(vec![seal]))
         };
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config, run, memory) = layered(root.path());
@@ -306,7 +307,7 @@ mod tests {
         // Damage is seen in what it was given, whoever changes the snapshot's name for it.
         memory::remove(&config.dir).unwrap();
         fs::remove_file(config.dir.join(STATE)).unwrap();
-        fs::write(snapshot.join(flat::DIFF), vec![0; 8192]).unwrap();
+        fs::write(snapshot.join(memory_files::DIFF), vec![0; 8192]).unwrap();
         let error = take(&snapshot, &memory, &config, &run, true).unwrap_err();
         assert!(
             error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"),
@@ -319,7 +320,7 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
-        assert_eq!(memory::read(&config.dir).unwrap(), Some(Memory::Flat));
+        assert_eq!(memory::read(&config.dir).unwrap(), Some(MemoryLayout::Full));
         let whole = fs::read(config.dir.join(MEMORY)).unwrap();
         assert!(
             whole[..4096] == [7; 4096] && whole[4096..8192] == [9; 4096] && whole.len() == 1 << 20

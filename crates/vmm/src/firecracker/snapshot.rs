@@ -3,7 +3,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `memory`, or `memory.base` and `memory.diff`, … | the guest's memory ([`flat`](crate::flat)) |
+//! | `memory`, or `memory.base` and `memory.diff`, … | the guest's memory ([`memory_files`](crate::memory_files)) |
 //! | `state` | Firecracker's state of the devices, with a checksum |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
@@ -36,15 +36,15 @@ use std::io;
 use std::os::unix::fs::{FileExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use linux::untrusted_dir::UntrustedDir;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
+use crate::compat::{MANIFEST, length_and_sha256};
 use crate::diff::Seal;
 use crate::files::{blocking, in_file, must_be_empty, place};
-use crate::fit::{MANIFEST, sum};
-use crate::flat::{self, BASE, DEPTH, MEMORY, Memory, diff_name};
+use crate::memory_files::{self, BASE, DEPTH, MEMORY, MemoryLayout, diff_name};
 use crate::run_dir::{OUT, RunDir, STATE_LIMIT};
 use crate::{Error, Result, cpu, diff};
 
@@ -73,9 +73,9 @@ pub(super) struct Manifest {
     pub(super) net: bool,
     pub(super) state_bytes: u64,
     pub(super) state_sha256: String,
-    /// Earlier versions always made it flat.
+    /// Earlier versions always wrote one full file.
     #[serde(default)]
-    pub(super) memory: Memory,
+    pub(super) memory: MemoryLayout,
 }
 
 /// Writes a snapshot into the empty directory `dir`.
@@ -129,7 +129,8 @@ async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
         Ok(memory)
     })
     .await?;
-    let (state_bytes, state_sha256) = sum(&dir.join(STATE)).map_err(in_file("read", dir))?;
+    let (state_bytes, state_sha256) =
+        length_and_sha256(&dir.join(STATE)).map_err(in_file("read", dir))?;
     let cpu = cpu::identity().map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
     let (vcpus, memory_mb, net) = (vm.record.vcpus, vm.record.memory_mb, vm.record.net);
     let vmm = Name::Firecracker;
@@ -188,8 +189,8 @@ fn memory_path(vm: &Instance) -> PathBuf {
 }
 
 /// Makes the files that Firecracker writes to, which only its user can read, and says over what its
-/// memory will be; without that it is flat.
-async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<Memory>)> {
+/// memory will be; without that it is one full file.
+async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<MemoryLayout>)> {
     let (dir, bytes) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20);
     let targets = Targets::of(vm).map_err(in_file("open the working directory of", &vm.dir))?;
     let made = move || {
@@ -218,29 +219,34 @@ async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<Memory>)> {
 
 /// Makes the file that the written pages are added to: holes, over the known memory, or a copy of
 /// all of that.
-fn prepare(dir: &Path, known: &Memory, bytes: u64, new: &File) -> io::Result<Option<Memory>> {
+fn prepare(
+    dir: &Path,
+    known: &MemoryLayout,
+    bytes: u64,
+    new: &File,
+) -> io::Result<Option<MemoryLayout>> {
     if memory::is_blank(dir, known)? {
         return new.set_len(bytes).map(|()| None);
     }
     if known.diffs().len() < DEPTH && linux::sparse::is_exact(dir, bytes)? {
         return new.set_len(bytes).map(|()| Some(known.clone()));
     }
-    flat::merge(dir, known, bytes, new, &AtomicBool::new(false)).map(|()| None)
+    memory_files::write_merged(dir, known, bytes, new, &CancellationToken::new()).map(|()| None)
 }
 
 /// Makes what Firecracker wrote a part of the memory in the directory of its VM.
 fn take_memory(
     dir: &Path,
     out: &UntrustedDir,
-    over: Option<Memory>,
+    over: Option<MemoryLayout>,
     bytes: u64,
-) -> io::Result<Memory> {
+) -> io::Result<MemoryLayout> {
     let new = dir.join(NEW_MEMORY);
     out.take_file(NEW_MEMORY, &new)?;
     let Some(under) = over else {
-        flat::remove_all(dir, &new)?;
+        memory_files::remove_memory_files(dir, &new)?;
         fs::rename(&new, dir.join(MEMORY))?;
-        return Ok(Memory::Flat);
+        return Ok(MemoryLayout::Full);
     };
     let diff = dir.join(diff_name(under.diffs().len()));
     let _ = fs::remove_file(&diff);
@@ -249,10 +255,10 @@ fn take_memory(
     let seal = written.inspect_err(|_| {
         let _ = fs::remove_file(&diff);
     })?;
-    if under == Memory::Flat {
+    if under == MemoryLayout::Full {
         fs::rename(dir.join(MEMORY), dir.join(BASE))?;
     }
-    Ok(Memory::Diff(
+    Ok(MemoryLayout::Layers(
         under.diffs().iter().copied().chain([seal]).collect(),
     ))
 }
@@ -329,20 +335,20 @@ mod tests {
                 (memory.diffs().len(), memory.is_whole(dir, BYTES)),
                 (layers, Ok(()))
             );
-            let flat = dir.join("flat");
-            flat::merge(
+            let merged = dir.join("merged");
+            memory_files::write_merged(
                 dir,
                 &memory,
                 BYTES,
-                &files::new_file(&flat).unwrap(),
-                &AtomicBool::new(false),
+                &files::new_file(&merged).unwrap(),
+                &CancellationToken::new(),
             )
             .unwrap();
             assert!(
-                fs::read(&flat).unwrap() == model,
+                fs::read(&merged).unwrap() == model,
                 "after {generation} generations"
             );
-            fs::remove_file(flat).unwrap();
+            fs::remove_file(merged).unwrap();
         }
         memory::remove(dir).unwrap();
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "but {OUT}");
@@ -365,7 +371,7 @@ mod tests {
         let pages: Vec<_> = std::iter::once(0..4096).collect();
         let seals = (0..DEPTH)
             .map(|number| diff::write(&dir.join(diff_name(number)), BYTES, &pages, fill).unwrap());
-        let known = Memory::Diff(seals.collect());
+        let known = MemoryLayout::Layers(seals.collect());
         let out = UntrustedDir::open(&run).unwrap();
         let new = out.create_file(NEW_MEMORY).unwrap();
         fs::rename(run.join(NEW_MEMORY), run.join("x")).unwrap();

@@ -16,7 +16,7 @@ use crate::output::{Output, STDERR};
 use crate::pager::Pager;
 use crate::process::{self, OOM_SCORE_ADJ, ended};
 use crate::run_dir::{self, OUT, RunDir};
-use crate::{DiskFormat, Error, Result, VmConfig, record, starts};
+use crate::{DiskFormat, Error, Result, VmConfig, in_flight, record};
 
 use super::api::{Metrics, Serial};
 use super::args::{self, CONSOLE, DISK, LOG, METRICS, METRICS_FILE, MODULES, STATE, command_line};
@@ -105,7 +105,7 @@ pub(super) async fn check(config: &VmConfig) -> Result<()> {
             reason,
         });
     }
-    starts::check::<Record>(config).await
+    in_flight::check_can_start::<Record>(config).await
 }
 
 /// Takes away what an earlier VM in this directory left, and makes what Firecracker opens under a

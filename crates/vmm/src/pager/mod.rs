@@ -1,5 +1,5 @@
 //! The server of a guest's memory, where that is in layers: a process beside the VMM that fills
-//! each page when the guest first touches it (userfaultfd(2)). What is flat is mapped by the VMM
+//! each page when the guest first touches it (userfaultfd(2)). A full file is mapped by the VMM
 //! itself and needs none.
 //!
 //! ```text
@@ -54,11 +54,11 @@ use linux::uffd;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
+use crate::compat::MANIFEST;
 use crate::diff::{self, Seal};
 use crate::files::{blocking, in_file, new_file, remove};
-use crate::fit::MANIFEST;
-use crate::flat::{self, Memory, WORKING_SET};
 use crate::jail;
+use crate::memory_files::{self, MemoryLayout, WORKING_SET};
 use crate::output::Output;
 use crate::process::{self, OOM_SCORE_ADJ, ended};
 use crate::run_dir::RunDir;
@@ -179,7 +179,7 @@ pub(crate) struct Prepared {
 /// What the system said.
 pub(crate) fn prepare(
     config: &VmConfig,
-    memory: &Memory,
+    memory: &MemoryLayout,
     run: &RunDir,
     snapshot: &Path,
 ) -> io::Result<Prepared> {
@@ -407,26 +407,31 @@ fn is_of(process: &Process, dir: &Path) -> bool {
 /// serves it at `run/pager.sock` there: for whoever drives a VMM by hand, and for tests.
 ///
 /// # Errors
-/// [`Error::BadSnapshot`] for memory that is flat or damaged; what the system said.
+/// [`Error::BadSnapshot`] for memory that is one full file, or damaged; what the system said.
 pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result<Pager> {
     let (own, from) = (config.clone(), snapshot.to_owned());
     let taken = tokio::task::spawn_blocking(move || {
         let content = fs::read(from.join(MANIFEST))?;
         let manifest: serde_json::Value = serde_json::from_slice(&content)?;
-        let memory: Memory = serde_json::from_value(manifest["memory"].clone())?;
+        let memory: MemoryLayout = serde_json::from_value(manifest["memory"].clone())?;
         take(&from, &memory, &own, &RunDir::on_disk(&own.dir)?)
     });
     let taken = taken
         .await
         .map_err(io::Error::other)
         .flatten()
-        .map_err(flat::damaged(snapshot))?;
+        .map_err(memory_files::damaged(snapshot))?;
     start(program, config, taken, snapshot).await
 }
 
 /// Takes the layers of a snapshot, and looks whether they are what was written.
-fn take(snapshot: &Path, memory: &Memory, config: &VmConfig, run: &RunDir) -> io::Result<Prepared> {
-    let memory = flat::take(snapshot, memory, &config.dir)?;
+fn take(
+    snapshot: &Path,
+    memory: &MemoryLayout,
+    config: &VmConfig,
+    run: &RunDir,
+) -> io::Result<Prepared> {
+    let memory = memory_files::link_memory(snapshot, memory, &config.dir)?;
     check(&memory, &config.dir)?;
     prepare(config, &memory, run, snapshot)
 }
@@ -435,7 +440,7 @@ fn take(snapshot: &Path, memory: &Memory, config: &VmConfig, run: &RunDir) -> io
 ///
 /// # Errors
 /// `InvalidData` when they are not.
-pub(crate) fn check(memory: &Memory, dir: &Path) -> io::Result<()> {
+pub(crate) fn check(memory: &MemoryLayout, dir: &Path) -> io::Result<()> {
     memory
         .names()
         .iter()

@@ -23,7 +23,7 @@ const PID_FILE: &str = "qemu.pid";
 pub(super) const INCOMING_SOCKET: &str = "incoming.sock";
 
 /// Name in the directory of the VM.
-pub(super) use crate::flat::MEMORY as MEMORY_FILE;
+pub(super) use crate::memory_files::MEMORY as MEMORY_FILE;
 
 /// Id of the memory.
 const RAM_ID: &str = "ram";

@@ -3,8 +3,8 @@
 use qapi::qmp::cont;
 
 use crate::files::{self, in_file, private_file};
-use crate::flat::BASE;
-use crate::{Result, VmConfig, starts};
+use crate::memory_files::BASE;
+use crate::{Result, VmConfig, in_flight};
 
 use super::args::MEMORY_FILE;
 use super::qmp::PROMPT;
@@ -13,7 +13,7 @@ use super::vm::QemuVm;
 use super::{Host, Ram, Record};
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
-    starts::check::<Record>(&config).await?;
+    in_flight::check_can_start::<Record>(&config).await?;
     let memory = config.dir.join(MEMORY_FILE);
     files::remove(&config.dir.join(BASE))?;
     private_file(&memory).map_err(in_file("make", &memory))?;

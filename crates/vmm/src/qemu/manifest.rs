@@ -1,16 +1,16 @@
 //! What a snapshot fits, and how its files are known to be whole.
 //!
 //! The state of the devices has a SHA-256, which is compared before a guest runs on it; a
-//! difference in memory has a checksum, which is compared when it is used. Flat memory carries its
-//! own ([`seal`](crate::seal)).
+//! difference in memory has a checksum, which is compared when it is used. A full memory file
+//! carries its own ([`seal`](crate::seal)).
 
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fit::{self, checksum, differs, lengths, same};
-use crate::flat::Memory;
+use crate::compat::{self, check_lengths, check_sha256, mismatch, require_equal};
+use crate::memory_files::MemoryLayout;
 use crate::{Error, Result, VmConfig, cpu};
 
 use super::{Accel, Host};
@@ -33,7 +33,7 @@ pub(super) struct Manifest {
     pub(super) qemu: String,
     pub(super) state_bytes: u64,
     pub(super) state_sha256: String,
-    pub(super) memory: Memory,
+    pub(super) memory: MemoryLayout,
 }
 
 /// An emulated processor is the same everywhere.
@@ -46,7 +46,7 @@ pub(super) fn processor(accel: Accel) -> io::Result<String> {
 
 /// Reads the manifest and compares it with what is to run, and with the files beside it. Blocking.
 pub(super) fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<Manifest> {
-    let checked = fit::manifest(snapshot, VERSION).and_then(|found: Manifest| {
+    let checked = compat::read_manifest(snapshot, VERSION).and_then(|found: Manifest| {
         fits(&found, host, config)?;
         is_whole(&found, snapshot)?;
         Ok(found)
@@ -60,18 +60,18 @@ pub(super) fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<M
 fn fits(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), String> {
     let cpu =
         processor(host.accel).map_err(|error| format!("this processor is not known: {error}"))?;
-    same("accelerator", found.accel.name(), host.accel.name())?;
-    same("processor", &found.cpu, &cpu)?;
-    same("number of virtual CPUs", found.vcpus, config.vcpus)?;
-    same("memory in MiB", found.memory_mb, config.memory_mb)
+    require_equal("accelerator", found.accel.name(), host.accel.name())?;
+    require_equal("processor", &found.cpu, &cpu)?;
+    require_equal("number of virtual CPUs", found.vcpus, config.vcpus)?;
+    require_equal("memory in MiB", found.memory_mb, config.memory_mb)
 }
 
 fn is_whole(found: &Manifest, snapshot: &Path) -> Result<(), String> {
     found
         .memory
         .is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
-    lengths(snapshot, &[(STATE, found.state_bytes)])?;
-    checksum(snapshot, STATE, &found.state_sha256)
+    check_lengths(snapshot, &[(STATE, found.state_bytes)])?;
+    check_sha256(snapshot, STATE, &found.state_sha256)
 }
 
 /// The state of a QEMU can be loaded by that QEMU and by its later fixes, which do not change its
@@ -87,7 +87,7 @@ pub(super) fn same_release(found: &Manifest, here: &str) -> Result<(), String> {
     if release(&found.qemu) == release(here) {
         Ok(())
     } else {
-        Err(differs("QEMU", &found.qemu, here))
+        Err(mismatch("QEMU", &found.qemu, here))
     }
 }
 
@@ -100,8 +100,8 @@ mod tests {
     use linux::jail::Enforcement;
 
     use super::*;
-    use crate::fit::MANIFEST;
-    use crate::flat::MEMORY;
+    use crate::compat::MANIFEST;
+    use crate::memory_files::MEMORY;
     use crate::{Disk, DiskFormat};
 
     fn manifest() -> Manifest {
@@ -114,7 +114,7 @@ mod tests {
             qemu: "7.2.22".into(),
             state_bytes: 7,
             state_sha256: hex::encode(Sha256::digest(b"devices")),
-            memory: Memory::Flat,
+            memory: MemoryLayout::Full,
         }
     }
 

@@ -46,11 +46,11 @@ use linux::process::Identity;
 use linux::untrusted_dir::DirIdentity;
 use serde::{Deserialize, Serialize};
 
-use crate::files::in_file;
+use crate::in_flight::{InFlightStarts, START_LIMIT};
 use crate::output::Output;
 use crate::process;
-use crate::starts::{START_LIMIT, Starts};
-use crate::{DiskFormat, Driver, Held, Result, Vm, VmConfig, flat, record};
+use crate::snapshot_store::RestoresFrom;
+use crate::{DiskFormat, Driver, Result, SnapshotStore, Vm, VmConfig, record};
 
 /// What runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,7 +160,7 @@ fn exit_reason(output: &Output) -> String {
 #[derive(Debug)]
 pub(crate) struct Qemu {
     host: Host,
-    starts: Starts,
+    starts: InFlightStarts,
 }
 
 /// What is the same for all VMs here.
@@ -188,7 +188,7 @@ impl Qemu {
                 tsc_khz,
                 enforcement,
             },
-            starts: Starts::default(),
+            starts: InFlightStarts::default(),
         }
     }
 }
@@ -218,21 +218,12 @@ impl Driver for Qemu {
             .await
     }
 
-    fn serves_layers(&self, snapshot: &Path) -> bool {
-        flat::is_thin(snapshot)
-    }
-
-    fn gains_from_compaction(&self, snapshot: &Path) -> bool {
-        !flat::is_thin(snapshot) || !flat::is_sealed(snapshot)
-    }
-
-    fn hold(&self, snapshot: &Path) -> Result<Held> {
-        let device = ram::hold(snapshot).map_err(in_file("keep the memory of", snapshot))?;
-        Ok(Held { _device: device })
+    fn snapshot_store(&self) -> SnapshotStore {
+        SnapshotStore::new(RestoresFrom::FullFileAndSmallDiff)
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
-        self.starts.idle(dir, START_LIMIT).await;
+        self.starts.wait_until_idle(dir, START_LIMIT).await;
         let Some((process, record)) = record::find::<Record>(dir).await? else {
             return Ok(None);
         };

@@ -14,21 +14,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
-use linux::loopdev::{self, LoopDevice};
+use linux::loopdev::LoopDevice;
 use linux::pages::Private;
+use tokio_util::sync::CancellationToken;
 
 use crate::diff::Seal;
 use crate::files::{new_file, place};
-use crate::flat::{self, BASE, DIFF, MEMORY, Memory};
+use crate::memory_files::{self, BASE, DIFF, MEMORY, MemoryLayout};
 use crate::{AfterSnapshot, VmConfig, diff};
 
 use super::Ram;
 use super::instance::Instance;
-
-/// Mark of the loop devices here.
-const MARK: &str = "wrenn-memory";
 
 /// What a guest that is to be restored has for its memory.
 #[derive(Debug)]
@@ -43,24 +40,24 @@ pub(super) struct Taken {
 }
 
 /// Takes the memory of the snapshot in `from`. Blocking, for as long as a copy of all memory takes
-/// where it is neither flat yet nor [thin](flat::is_thin).
+/// where it is neither one full file nor a [small diff](memory_files::is_small_diff).
 ///
 /// # Errors
 /// `InvalidData` when it is damaged, otherwise what the system said.
-pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Result<Taken> {
+pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io::Result<Taken> {
     let (dir, bytes) = (&config.dir, u64::from(config.memory_mb) << 20);
     // What an earlier VM in the directory had.
-    flat::remove_all(dir, Path::new(""))?;
-    if !memory.clone().now(from).is_thin() {
-        flat::flatten(from, memory, bytes)?;
+    memory_files::remove_memory_files(dir, Path::new(""))?;
+    if !memory.clone().on_disk(from).is_small_diff() {
+        memory_files::ensure_full(from, memory, bytes)?;
     }
     // Under names of ours, so that they are there for the next snapshot when this one is gone.
-    let taken = flat::take(from, memory, dir)?;
+    let taken = memory_files::link_memory(from, memory, dir)?;
     let base = dir.join(BASE);
-    if taken == Memory::Flat {
+    if taken == MemoryLayout::Full {
         fs::rename(dir.join(MEMORY), &base)?;
     }
-    let names = (0..).map(|number| dir.join(flat::diff_name(number)));
+    let names = (0..).map(|number| dir.join(memory_files::diff_name(number)));
     let over: Vec<(PathBuf, Seal)> = names.zip(taken.diffs().iter().copied()).collect();
     if config.jail.is_none() {
         return Ok(Taken {
@@ -70,7 +67,7 @@ pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Resul
             over,
         });
     }
-    match loopdev::share(&base, MARK) {
+    match memory_files::share_device(&base) {
         Ok(device) => Ok(Taken {
             ram: Ram::Private,
             path: device.path(),
@@ -81,13 +78,13 @@ pub(super) fn take(from: &Path, memory: &Memory, config: &VmConfig) -> io::Resul
             tracing::warn!(%error, "no loop device for a guest's memory, which is copied instead");
             let own = dir.join(MEMORY);
             // Whatever it was taken as, the names are those of layers now.
-            let layers = Memory::Diff(taken.diffs().to_vec());
-            flat::merge(
+            let layers = MemoryLayout::Layers(taken.diffs().to_vec());
+            memory_files::write_merged(
                 dir,
                 &layers,
                 bytes,
                 &new_file(&own)?,
-                &AtomicBool::new(false),
+                &CancellationToken::new(),
             )?;
             fs::remove_file(&base)?;
             Ok(Taken {
@@ -123,30 +120,19 @@ pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -
     Ok(())
 }
 
-/// The device of flat memory, which goes with its last user, and what was read through it.
-///
-/// # Errors
-/// What the system said.
-pub(super) fn hold(snapshot: &Path) -> io::Result<Option<LoopDevice>> {
-    let memory = snapshot.join(MEMORY);
-    memory
-        .exists()
-        .then(|| loopdev::share(&memory, MARK))
-        .transpose()
-}
-
 /// Writes the memory of the VM, whose guest stands still, into the directory of a snapshot.
 /// Blocking.
 ///
 /// # Errors
 /// What the system said; then files may be left.
-pub(super) fn write(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Result<Memory> {
+pub(super) fn write(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Result<MemoryLayout> {
     match (vm.record.ram, after) {
         (Ram::File, AfterSnapshot::Resume) => {
-            linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat)
+            linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY))
+                .map(|()| MemoryLayout::Full)
         }
         (Ram::File, AfterSnapshot::Terminate) => {
-            give_away(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| Memory::Flat)
+            give_away(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| MemoryLayout::Full)
         }
         (Ram::Private, _) => write_difference(vm, dir),
     }
@@ -161,11 +147,11 @@ fn give_away(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The pages that are the guest's own, and what they are over.
-fn write_difference(vm: &Instance, dir: &Path) -> io::Result<Memory> {
+fn write_difference(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
     place(&vm.dir.join(BASE), &dir.join(BASE))?;
     let bytes = u64::from(vm.record.memory_mb) << 20;
     let memory = Private::open(&vm.process, &vm.record.memory, bytes)?;
     let written = memory.written()?;
     let read = |buffer: &mut [u8], at| memory.read_exact_at(buffer, at);
-    diff::write(&dir.join(DIFF), bytes, &written, read).map(|seal| Memory::Diff(vec![seal]))
+    diff::write(&dir.join(DIFF), bytes, &written, read).map(|seal| MemoryLayout::Layers(vec![seal]))
 }

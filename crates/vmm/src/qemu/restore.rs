@@ -9,8 +9,8 @@ use tokio::net::UnixStream;
 
 use crate::diff::Seal;
 use crate::files::in_file;
-use crate::flat::damaged;
-use crate::{Error, Result, VmConfig, starts};
+use crate::memory_files::damaged;
+use crate::{Error, Result, VmConfig, in_flight};
 
 use super::args::INCOMING_SOCKET;
 use super::manifest::{self, Manifest, STATE};
@@ -23,7 +23,7 @@ use super::{Host, Record, exit_reason};
 
 /// The VM is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
-    starts::check::<Record>(&config).await?;
+    in_flight::check_can_start::<Record>(&config).await?;
     let (manifest, taken) = take(host.clone(), config.clone(), snapshot.clone()).await?;
     let checked = {
         let over = taken.over.clone();

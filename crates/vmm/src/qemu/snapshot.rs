@@ -3,7 +3,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `memory`, or `memory.base` and `memory.diff` | the guest's memory ([`flat`](crate::flat)) |
+//! | `memory`, or `memory.base` and `memory.diff` | the guest's memory ([`memory_files`](crate::memory_files)) |
 //! | `state` | the devices: what QEMU wrote ([`state`]) |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
@@ -19,9 +19,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::compat::MANIFEST;
 use crate::files::{blocking, in_file, must_be_empty};
-use crate::fit::MANIFEST;
-use crate::flat::{BASE, DIFF, MEMORY};
+use crate::memory_files::{BASE, DIFF, MEMORY};
 use crate::{AfterSnapshot, Result};
 
 use super::instance::Instance;

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use qapi::qmp::{RunState, xen_save_devices_state};
 
+use crate::compat::length_and_sha256;
 use crate::files::{blocking, in_file};
-use crate::fit::sum;
 use crate::run_dir::STATE_LIMIT;
 use crate::{Error, Result};
 
@@ -69,7 +69,7 @@ pub(super) async fn save(vm: &Instance, to: &Path) -> Result<(u64, String)> {
         Ok(saved)
     })
     .await??;
-    sum(to).map_err(in_file("read", to))
+    length_and_sha256(to).map_err(in_file("read", to))
 }
 
 pub(super) async fn in_time<T>(command: &str, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use linux::loopdev::{self, Identity};
 use linux::pages::Private;
 use linux::process::{self, Process};
+use tokio_util::sync::CancellationToken;
 use vmm::AfterSnapshot;
 
 use crate::lab::{Lab, MEMORY_MB, on_every_driver};
@@ -116,7 +117,9 @@ fn every_page_is_right_over_generations() {
             // Half of them are made flat, the others written over their base again.
             let seen = memory(&child);
             if generation > 2 {
-                vmm::compact(&snapshot).expect("it can be made flat");
+                vmm::SnapshotStore::of_full_files()
+                    .merge(&snapshot, &CancellationToken::new())
+                    .expect("it can be made flat");
                 assert!(
                     !snapshot.join("memory.diff").exists()
                         && !snapshot.join("memory.base").exists()
@@ -228,7 +231,9 @@ fn memory_that_is_damaged_is_noticed() {
             .await
             .expect("a snapshot of the paused VM");
         source.kill().await;
-        vmm::compact(&first).expect("it can get its checksum");
+        vmm::SnapshotStore::of_full_files()
+            .merge(&first, &CancellationToken::new())
+            .expect("it can get its checksum");
         let mut child = lab.restore("child", &source.config, &first).await;
         child.goes_on_after(&source.text).await;
         child.pause().await;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use stdx::error::chain;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::{Actor, network};
 use crate::network::Slot;
@@ -26,7 +26,7 @@ enum Next {
 
 /// Merges the layers of the saved memory in the background, so that resuming it is fast.
 struct Compaction {
-    stop: Arc<AtomicBool>,
+    cancel: CancellationToken,
     /// The driver can restore layers as well: a resume stops the merge.
     can_stop: bool,
     task: Option<JoinHandle<()>>,
@@ -51,7 +51,7 @@ impl Actor {
                     Err(error) => request.complete(Err(error.into())),
                 },
                 None => {
-                    compaction.stop.store(true, Ordering::Relaxed);
+                    compaction.cancel.cancel();
                     return Event::Remove;
                 }
             }
@@ -99,22 +99,21 @@ impl Actor {
 impl Compaction {
     fn start(context: &Context) -> Self {
         let memory = saved_memory(context);
-        let can_stop = context.host.engine.driver.serves_layers(&memory);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let host = Arc::clone(&context.host);
+        let store = context.host.engine.driver.snapshot_store();
+        let can_stop = store.restores_unmerged(&memory);
+        let cancel = CancellationToken::new();
+        let cancelled = cancel.clone();
         let id = context.handle.id.clone();
         let task = tokio::task::spawn_blocking(move || {
-            let driver = &host.engine.driver;
-            if driver.gains_from_compaction(&memory)
-                && let Err(error) = driver.compact(&memory, &stopped)
-                && !stopped.load(Ordering::Relaxed)
+            if store.gains_from_merge(&memory)
+                && let Err(error) = store.merge(&memory, &cancelled)
+                && !cancelled.is_cancelled()
             {
                 tracing::warn!(sandbox = %id, error = chain(&error), "the layers of its saved memory cannot be merged; a resume merges them");
             }
         });
         Self {
-            stop,
+            cancel,
             can_stop,
             task: Some(task),
         }
@@ -124,7 +123,7 @@ impl Compaction {
     /// where the driver allows that.
     async fn finish(&mut self, is_resume: bool) {
         if is_resume && self.can_stop {
-            self.stop.store(true, Ordering::Relaxed);
+            self.cancel.cancel();
         }
         if let Some(task) = &mut self.task {
             let _ = task.await;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use model::{SandboxId, TemplateName};
+use tokio_util::sync::CancellationToken;
 
 use super::Manager;
 use crate::disk;
@@ -69,12 +69,12 @@ impl Manager {
         self.host.run_blocking(OperationKind::Disk, flatten).await?;
         if new.has_memory {
             let memory = staging.join(MEMORY);
-            let compact = move |host: &Host| {
-                let driver = &host.engine.driver;
-                driver.compact(&memory, &AtomicBool::new(false))
+            let merge = move |host: &Host| {
+                let store = host.engine.driver.snapshot_store();
+                store.merge(&memory, &CancellationToken::new())
             };
             self.host
-                .run_blocking(OperationKind::Snapshot, compact)
+                .run_blocking(OperationKind::Snapshot, merge)
                 .await?;
         }
         fail::fail_point!("template::flat");
