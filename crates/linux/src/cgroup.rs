@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mount_of_version_2_is_told_from_others() {
+    fn version_2_mount_is_recognised() {
         let table = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
             40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime shared:9 - cgroup cgroup rw,name=systemd\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw\n";
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_made_with_what_limits_there_are_and_ends_its_processes() {
+    fn group_applies_limits_and_ends_processes() {
         let Some(tree) = Tree::prepare("wtest").unwrap() else {
             return;
         };

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_one_address_are_forgotten_and_others_are_not() {
+    fn connections_of_other_addresses_stay() {
         forgets_those_of_one(
             "four",
             [2, 3, 4].map(|last| Ipv4Addr::new(127, 0, 0, last).into()),

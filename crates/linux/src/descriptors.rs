@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_descriptor_arrives_with_its_bytes_and_leads_to_the_same_file() {
+    fn descriptor_arrives_with_its_bytes() {
         let (one, two) = UnixStream::pair().unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"content").unwrap();

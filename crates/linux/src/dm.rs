@@ -356,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_as_the_kernel_wants_them() {
+    fn tables_have_the_kernels_form() {
         let (base, cow) = (Number::of_loop(1), Number::of_loop(2));
         let snapshot = Target::Snapshot {
             sectors: 2048,
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_of_a_snapshot_is_understood() {
+    fn snapshot_status_is_parsed() {
         assert_eq!(parse_fill("16/4096 16"), Some(Fill::Used(8192)));
         assert_eq!(parse_fill("Invalid"), Some(Fill::Lost));
         assert_eq!(parse_fill("Overflow"), Some(Fill::Lost));
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_kernel_does_not_take_are_refused() {
+    fn invalid_device_names_are_refused() {
         assert!(
             dm_name("").is_err()
                 && dm_name(&"n".repeat(200)).is_err()

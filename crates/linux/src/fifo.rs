@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_without_a_reader_takes_a_while_and_then_says_so() {
+    fn unread_pipe_fills_and_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         make(&path).unwrap();

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_atomic_write_replaces_and_leaves_nothing_else() {
+    fn atomic_write_leaves_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         write_atomic(&path, b"one", 0o600).unwrap();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reflink_works_or_says_that_it_cannot() {
+    fn reflink_works_or_is_unsupported() {
         let dir = tempfile::tempdir().unwrap();
         let able = can_reflink(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_file_can_be_given_back() {
+    fn beginning_of_file_is_freed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         fs::write(&path, vec![7; 1 << 20]).unwrap();

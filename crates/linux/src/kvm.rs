@@ -196,7 +196,7 @@ mod tests {
     /// Whatever the machine offers, the answer comes in time, and a speed is one that a processor
     /// can have.
     #[test]
-    fn the_answer_is_a_plausible_speed_or_a_reason() {
+    fn probe_returns_speed_or_reason() {
         match measure(2, Duration::from_secs(10)) {
             // Two instructions a round, at most some 20 thousand million instructions per second.
             Ok(took) => assert!(took > Duration::from_micros(10), "{took:?}"),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_too_short_is_told_as_stuck() {
+    fn short_limit_is_reported_as_stuck() {
         let result = measure(1000, Duration::ZERO);
         assert!(matches!(result, Err(Error::Stuck { .. })), "{result:?}");
     }

@@ -420,7 +420,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_veth_pair_with_addresses_and_routes() {
+    fn veth_pair_gets_addresses_and_routes() {
         let pid = std::process::id();
         let (near, far) = (format!("wtest-near-{pid}"), format!("wtest-far-{pid}"));
         netns::create(&near).unwrap();
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_veth_pair_with_ipv6_and_nobody_who_asks_for_neighbours() {
+    fn ipv6_veth_pair_solicits_no_neighbours() {
         let pid = std::process::id();
         let (near, far) = (format!("wtest-near6-{pid}"), format!("wtest-far6-{pid}"));
         netns::create(&near).unwrap();
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_that_lead_nowhere_are_no_way_out() {
+    fn unreachable_routes_are_no_uplink() {
         let line = |destination: &str, flags: &str, link: &str| {
             let none = "00000000000000000000000000000000";
             format!("{destination} 00 {none} 00 {none} 00000400 00000001 00000000 {flags} {link}")

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_its_file_and_goes_with_its_last_user() {
+    fn device_goes_with_its_last_user() {
         let dir = dir();
         let path = file(dir.path(), 1 << 20);
         let device = attach(&path, Access::ReadWrite, MARK).unwrap();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_renamed_or_deleted_is_still_known() {
+    fn renamed_or_deleted_file_is_recognised() {
         let dir = dir();
         let path = file(dir.path(), 1 << 20);
         let identity = Identity::of(&path).unwrap();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_get_devices_of_their_own() {
+    fn concurrent_attaches_get_distinct_devices() {
         let dir = dir();
         let devices = std::thread::scope(|scope| {
             let attach = |index: u32| {
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn sharers_of_a_file_have_one_device_under_all_its_names() {
+    fn hard_links_share_one_device() {
         let dir = dir();
         let path = file(dir.path(), 1 << 20);
         let link = dir.path().join("link");

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_found_behind_what_ipv6_puts_before_it() {
+    fn port_is_found_behind_ipv6_extensions() {
         let packet = |first: u8, rest: &[u8]| {
             let mut packet = [[0x60, 0, 0, 0, 0, 0, first, 64].as_slice(), &[0; 32]].concat();
             packet.extend(rest);

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_ours_never_have_are_refused() {
+    fn foreign_overlay_headers_are_refused() {
         let (_dir, [base, overlay, image]) = overlay();
         let conversion = Conversion {
             overlay: &overlay,

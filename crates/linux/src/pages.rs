@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code)]
-    fn pages_that_were_written_are_told_from_pages_that_were_read() {
+    fn written_pages_differ_from_read_ones() {
         const PAGES: usize = 64;
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file()
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_in_pieces_counts_only_when_nothing_is_missing() {
+    fn mapping_with_a_gap_is_refused() {
         let table = b"1000-3000 rw-p 00000000 00:05 4                  /a b\n\
             9000-a000 rw-p 00002000 00:05 4                  /a b\n\
             b000-c000 rw-s 00003000 00:05 4                  /a b\n\

@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_parentheses_do_not_confuse_the_parser() {
+    fn process_names_may_contain_parentheses() {
         let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 2 3";
         assert_eq!(parse_stat(stat), Some(('S', 4242)));
         assert_eq!(parse_stat("7 (x)"), None);

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_found_or_named_with_their_package() {
+    fn missing_program_names_its_package() {
         assert!(find("sh").is_some());
         assert!(find("no-such-program-here").is_none());
         assert!(missing("qemu-img").to_string().contains("qemu-utils"));

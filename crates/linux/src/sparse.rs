@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_and_holes_arrive_where_they_were() {
+    fn copy_keeps_data_and_holes() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         let file = File::create(&from).unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn written_pages_are_told_from_others_where_the_file_system_says_so() {
+    fn written_pages_are_told_from_holes() {
         let dir = tempfile::tempdir().unwrap();
         let exact = is_exact(dir.path(), 64 << 20).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_private_and_replaces_nothing() {
+    fn copy_is_private_and_never_replaces() {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::write(&from, b"content").unwrap();

@@ -93,7 +93,7 @@ mod tests {
     use crate::netns;
 
     #[test]
-    fn a_setting_is_of_its_namespace_alone() {
+    fn setting_affects_its_namespace_only() {
         let (one, other) = (
             format!("wtest-set-{}", std::process::id()),
             format!("wtest-unset-{}", std::process::id()),

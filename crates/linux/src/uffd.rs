@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_filled_once_and_are_zeroes_after_they_were_given_back() {
+    fn discarded_pages_read_as_zeroes() {
         let (region, faults) = region(8);
         let at = region.address();
         assert_eq!(
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn this_kernel_serves_faults_and_a_stranger_is_refused() {
+    fn kernel_serves_faults_to_owner_only() {
         probe().unwrap();
         let (_region, faults) = region(1);
         assert_eq!(faults.copy(1 << 40, &[0; 4096]).unwrap(), Put::Gone);

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_found_across_pieces_and_kept_after_reading() {
+    fn panic_is_found_across_pieces() {
         let mut console = Console::default();
         console.push(b"[    1.0] Kernel panic - not syn");
         assert_eq!(console.take(), b"[    1.0] Kernel panic - not syn");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_found_behind_a_line_that_never_ended() {
+    fn panic_is_found_behind_endless_line() {
         for before in 0..2 * LINE_LIMIT {
             let mut console = Console::default();
             console.push(&vec![b'x'; before]);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_names_what_used_up_the_memory() {
+    fn panic_names_the_memory_hog() {
         let mut console = Console::default();
         console.push(b"[2] Out of memory: Killed process 7 (python3)\n[3] Kernel panic - not syncing: no init\n");
         let text = console.panic().unwrap();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_is_told_from_a_power_off() {
+    fn restart_is_told_from_power_off() {
         let mut console = Console::default();
         console.push(b"[1] reboot: Power down");
         assert!(!console.is_restarting());
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_is_heard_once_its_line_is_whole() {
+    fn halt_needs_a_whole_line() {
         let mut console = Console::default();
         console.push(b"[1] reboot: System halted");
         assert!(!console.is_halted());
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn text_for_people_is_bounded_and_printable() {
+    fn shown_text_is_bounded_and_printable() {
         assert_eq!(printable(b" one\ntwo\0\xff ", 100), "one two \u{fffd}");
         assert_eq!(printable(b"abcdef", 3), "def");
     }

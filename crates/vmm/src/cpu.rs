@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_processor_is_its_name_and_its_features() {
+    fn processor_identity_includes_features() {
         let table = |flags| {
             format!(
                 "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Xeon @ 2 GHz\n\

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_directory_has_one_start_at_a_time_and_its_end_is_noticed() {
+    async fn directory_has_one_start_in_flight() {
         let (starts, dir) = (InFlightStarts::default(), Path::new("/vm"));
         let start = starts.begin(dir).unwrap();
         assert!(starts.begin(dir).is_err() && starts.begin(Path::new("/vm-2")).is_ok());

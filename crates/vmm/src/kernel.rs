@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn every_compression_of_the_kernel_is_read() {
+    fn every_kernel_compression_is_read() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&elf()).unwrap();
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_is_read_without_unpacking_and_is_safe_in_a_path() {
+    fn kernel_release_is_safe_in_paths() {
         let banner =
             |release: &str| [b"\x7fELF....Linux version ", release.as_bytes(), &[0; 200]].concat();
         assert_eq!(

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endless_output_is_bounded_and_its_end_is_kept() {
+    fn endless_output_keeps_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let (output, writer) = Output::create(dir.path(), STDERR).unwrap();
         assert_eq!(output.exit_reason(), None);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn next_run_finds_pipe_or_log_of_earlier_version() {
+    fn adopted_output_is_pipe_or_log() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("qemu.log"), "as it was before").unwrap();
         assert_eq!(

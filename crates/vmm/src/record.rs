@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_written_and_leads_only_to_its_own_process() {
+    fn record_leads_to_its_process_only() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read::<Ours>(dir.path()).unwrap(), None);
         let identity = Identity::of(std::process::id()).unwrap().unwrap();

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn jailed_directory_is_bounded_and_never_on_disk() {
+    fn jailed_directory_is_in_bounded_memory() {
         let vm = tempfile::tempdir().unwrap();
         // What a VM of an earlier version left.
         fs::create_dir_all(path(vm.path()).join("deep/deeper")).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_earlier_version_is_found_on_disk() {
+    fn earlier_run_directory_is_on_disk() {
         let vm = tempfile::tempdir().unwrap();
         let run = RunDir::create(&config(vm.path(), None)).unwrap();
         run.create_file("file").unwrap();

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_anywhere_that_is_another_one_is_found_whatever_was_found_before() {
+    fn changed_byte_anywhere_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = memory(dir.path());
         check(&path).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_have_the_same_checksum_and_copies_have_none() {
+    fn hard_links_share_checksum_copies_lack() {
         let dir = tempfile::tempdir().unwrap();
         let path = memory(dir.path());
         seal(&path).unwrap();

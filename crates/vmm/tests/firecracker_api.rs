@@ -106,7 +106,7 @@ fn drive(path: &Path) -> Drive {
 }
 
 #[tokio::test]
-async fn every_resource_is_taken_before_the_start() {
+async fn every_resource_is_accepted_before_start() {
     let Some(firecracker) = Firecracker::start().await else {
         return;
     };
@@ -206,7 +206,7 @@ async fn mistakes_come_with_firecrackers_words() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_none_is_refused_and_a_firecracker_that_is_gone_is_noticed() {
+async fn invalid_snapshot_is_refused() {
     let Some(firecracker) = Firecracker::start().await else {
         return;
     };

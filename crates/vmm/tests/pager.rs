@@ -347,7 +347,7 @@ fn many_threads_touch_everything_at_once() {
 }
 
 #[test]
-fn what_one_guest_touched_is_there_for_the_next_before_it_asks() {
+fn working_set_is_prefetched() {
     let runtime = runtime();
     let layered = layered(&[(0, PAGES, 9)], &[vec![(100, 50, 7)]]);
     let kept = layered.dir.path().join("memory.working-set");
@@ -402,7 +402,7 @@ fn a_pager_that_dies_is_noticed() {
 }
 
 #[test]
-fn a_pager_whose_start_is_given_up_ends() {
+fn abandoned_pager_ends() {
     let runtime = runtime();
     let layered = layered(&[(0, 5, 9)], &[vec![(100, 50, 7)]]);
     let dir = tempfile::tempdir().expect("a directory");

@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn child_may_use_its_parent_and_not_what_uses_it() {
+    fn child_may_use_its_parent() {
         let parent = (
             "vm/mod.rs",
             "mod args; pub struct Kind; fn f() { args::g(); }",

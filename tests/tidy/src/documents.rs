@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_are_found_in_code_not_in_tests() {
+    fn variables_in_tests_do_not_count() {
         let text = "fn f() { g(\"AGENT_X\"); g(\"agent\"); g(\"AGENT_\") }\n#[cfg(test)] mod t { const A: &str = \"CP_Y\"; }";
         let found = variables([Source::parse("crates/hostd/src/a.rs", text)].iter());
         assert_eq!(found, BTreeSet::from(["AGENT_X".to_owned()]));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_lines_are_found_but_not_in_tables() {
+    fn wide_table_rows_are_allowed() {
         let wide = "x".repeat(121);
         assert_eq!(width(Path::new("a"), &wide).len(), 1);
         assert_eq!(width(Path::new("a"), &format!("| {wide} |")), []);

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn public_names_of_one_word_are_counted() {
+    fn one_word_names_are_counted() {
         let figures = measure(
             "pub fn take() {} pub(crate) fn take_slot() {} fn own() {} impl A { pub fn of() {} }",
         );
@@ -215,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn tuple_lets_in_tests_do_not_count() {
+    fn tuple_lets_in_tests_are_ignored() {
         let text = "fn f() { let (a, b) = (1, 2); let (c, d) = g(); }\n#[cfg(test)]\nmod tests {\nfn f() { let (a, b) = (1, 2); }\n}\n";
         let figures = measure(text);
         assert_eq!((figures.tuple_lets, figures.lines), (1, 1));
     }
 
     #[test]
-    fn words_of_test_names_have_a_median() {
+    fn test_name_words_have_a_median() {
         let figures = measure(
             "#[test] fn a_b() {} #[tokio::test] async fn a_b_c_d() {} #[test] fn a_b_c() {}",
         );

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_functions_are_found_with_their_line() {
+    fn long_functions_are_found_by_line() {
         let body = "    f();\n".repeat(59);
         let source = Source::parse("x.rs", format!("fn ok() {{\n{body}}}\n"));
         assert_eq!(

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_tells_what_a_file_is() {
+    fn path_tells_kind_of_file() {
         let source = |path: &str| Source::parse(path, "");
         assert_eq!(source("crates/vmm/src/lib.rs").crate_name(), Some("vmm"));
         assert!(source("crates/vmm/src/qemu/mod.rs").is_product());

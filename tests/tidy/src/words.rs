@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn every_crate_says_what_it_is_for() {
+    fn every_crate_has_a_description() {
         assert_eq!(count("crates/a/src/lib.rs", "fn f() {}"), 1);
         assert_eq!(count("crates/a/src/lib.rs", "//! For f.\nfn f() {}"), 0);
         assert_eq!(count("crates/a/src/other.rs", "fn f() {}"), 0);

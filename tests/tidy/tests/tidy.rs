@@ -37,7 +37,7 @@ fn texts(extensions: &[&str]) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn crates_depend_only_on_what_the_architecture_allows() {
+fn crates_depend_as_architecture_allows() {
     let manifest = workspace().join("Cargo.toml");
     let metadata = MetadataCommand::new()
         .manifest_path(manifest)
@@ -48,7 +48,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
 }
 
 #[test]
-fn modules_import_each_other_in_no_circle() {
+fn modules_form_no_cycle() {
     none(cycles::check(&source::all(&workspace())));
 }
 
@@ -58,7 +58,7 @@ fn files_and_functions_are_short() {
 }
 
 #[test]
-fn unsafe_code_programs_and_sql_are_where_they_may_be() {
+fn unsafe_spawns_and_sql_stay_placed() {
     each(places::check);
 }
 

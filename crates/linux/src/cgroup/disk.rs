@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_on_disks_unless_they_are_in_memory() {
+    fn file_in_memory_has_no_disk() {
         assert_eq!(disk_of(Path::new("/proc/self/status")).unwrap(), None);
         let here = disk_of(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         // Where it is on a disk, that disk is no partition.

@@ -84,7 +84,7 @@ fn namespace(pid: &str, kind: &str) -> PathBuf {
 }
 
 #[test]
-fn a_process_in_a_jail_is_nobody_and_holds_nothing() {
+fn jailed_process_has_no_privileges() {
     let cell = Cell::new();
     let uid = cell.uid.to_string();
     let (process, dir) = cell.start(&["sleep", "60"], None);
@@ -132,7 +132,7 @@ fn a_process_in_a_jail_is_nobody_and_holds_nothing() {
 }
 
 #[test]
-fn a_jail_has_the_mounts_that_it_was_given_and_no_more() {
+fn jail_has_only_given_mounts() {
     let cell = Cell::new();
     let (process, dir) = cell.start(&["sleep", "60"], None);
     let table = proc(&process, "mountinfo");
@@ -169,7 +169,7 @@ fn a_jail_has_the_mounts_that_it_was_given_and_no_more() {
 }
 
 #[test]
-fn a_jailed_program_finds_nothing_of_the_host() {
+fn jailed_program_finds_nothing_of_host() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     let secret = secret.path().to_str().unwrap();
     let (us, busybox) = (
@@ -198,7 +198,7 @@ fn a_jailed_program_finds_nothing_of_the_host() {
 }
 
 #[test]
-fn a_jailed_program_has_what_it_was_given() {
+fn jailed_program_has_given_files() {
     let (said, ended) = Cell::new().run(&["ls", "/"]);
     assert_eq!(ended, Ended::Code(0), "{said}");
     let names: Vec<&str> = said
@@ -264,7 +264,7 @@ const OF_TRUE: &[Call] = &[
 ];
 
 #[test]
-fn calls_off_the_list_fail_or_are_logged() {
+fn unlisted_calls_fail_or_are_logged() {
     let run = |enforcement, args: &[&str]| {
         let mut cell = Cell::new();
         cell.jail.allow(Syscalls::Only(&[OF_TRUE], enforcement));
@@ -292,7 +292,7 @@ fn calls_off_the_list_fail_or_are_logged() {
 }
 
 #[test]
-fn two_jails_see_nothing_of_each_other() {
+fn jails_are_isolated_from_each_other() {
     let one = Cell::new();
     let file = one.dir.path().join("work/file");
     fs::write(&file, b"one's own").unwrap();
@@ -314,7 +314,7 @@ fn two_jails_see_nothing_of_each_other() {
 }
 
 #[test]
-fn a_jail_is_in_its_network_namespace_and_its_cgroup() {
+fn jail_enters_its_netns_and_cgroup() {
     let name = format!("wtest-jail-{}", std::process::id());
     netns::create(&name).unwrap();
     let mut cell = Cell::new();
@@ -350,7 +350,7 @@ fn a_jail_is_in_its_network_namespace_and_its_cgroup() {
 }
 
 #[test]
-fn what_cannot_be_shown_is_told_before_anything_runs() {
+fn unreadable_files_are_refused_before_start() {
     let dir = tempfile::tempdir().unwrap();
     let mut jail = Jail::new(user(), user(), Limits::default()).unwrap();
     let path = dir.path().join("image");
@@ -377,7 +377,7 @@ fn what_cannot_be_shown_is_told_before_anything_runs() {
 }
 
 #[test]
-fn a_read_only_file_stays_so_and_a_missing_program_is_told() {
+fn read_only_file_rejects_its_owner() {
     let (mut cell, dir) = (Cell::new(), tempfile::tempdir().unwrap());
     let image = dir.path().join("image");
     fs::write(&image, b"image").unwrap();

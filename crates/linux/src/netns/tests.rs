@@ -22,7 +22,7 @@ fn a_namespace_comes_and_goes() {
 }
 
 #[test]
-fn a_half_made_one_can_be_removed() {
+fn half_made_namespace_is_removed() {
     let name = format!("wtest-half-{}", std::process::id());
     mount_dir().unwrap();
     File::create(path(&name)).unwrap();
@@ -123,7 +123,7 @@ fn ip_netns_add_hides_no_handle() {
 }
 
 #[test]
-fn shared_handles_below_another_mount_are_removed() {
+fn shared_handles_below_mount_are_removed() {
     with_own_run(|| {
         create_shared("old")?;
         assert!(exists("old") && create("old").unwrap_err().kind() == io::ErrorKind::AlreadyExists);

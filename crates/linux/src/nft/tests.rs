@@ -32,7 +32,7 @@ fn inside<T: Send + 'static>(
 }
 
 #[test]
-fn a_transaction_applies_whole_or_not_at_all() {
+fn transaction_applies_whole_or_nothing() {
     let list = inside("whole", || {
         Transaction::new()
             .table(TABLE)
@@ -59,7 +59,7 @@ fn a_transaction_applies_whole_or_not_at_all() {
 }
 
 #[test]
-fn every_question_is_what_nft_reads_it_as() {
+fn matches_read_back_by_nft() {
     let address = Ipv4Addr::new(169, 254, 0, 21);
     let questions = [
         (Rule::new().iif("wrv-*").drop(), "iifname \"wrv-*\" drop"),
@@ -171,7 +171,7 @@ fn every_question_is_what_nft_reads_it_as() {
 }
 
 #[test]
-fn frames_and_translations_are_what_nft_reads_them_as() {
+fn translations_read_back_by_nft() {
     let (address, mac) = (Ipv4Addr::new(169, 254, 0, 21), [2, 0xfc, 0, 0, 0, 5]);
     let frames = inside("frames", move || {
         tap::create("tap0", 0)?;
@@ -231,7 +231,7 @@ fn frames_and_translations_are_what_nft_reads_them_as() {
 }
 
 #[test]
-fn counted_connections_are_what_nft_reads_them_as() {
+fn connection_counts_read_back_by_nft() {
     let list = inside("counted", || {
         let limit = Rule::new().iif("tap0").begins_connection();
         Transaction::new()
@@ -312,7 +312,7 @@ fn held_addresses_get_a_new_time() {
 }
 
 #[test]
-fn refusals_and_marks_are_what_nft_reads() {
+fn rejects_and_marks_read_back() {
     let list = inside("actions", || {
         let nat = Hook::nat(Hook::PREROUTING);
         Transaction::new()
@@ -356,7 +356,7 @@ fn refusal_of_last_change_is_seen() {
 }
 
 #[test]
-fn a_transaction_that_is_too_long_is_refused_before_it_is_sent() {
+fn oversized_transaction_is_not_sent() {
     let many = (0..=MOST_CHANGES).fold(Transaction::new(), |changes, _| changes.table(TABLE));
     assert_eq!(
         many.commit().unwrap_err().kind(),

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_of_user_are_found_and_ended() {
+    fn processes_of_user_are_ended() {
         let uid = user();
         assert!(of_user(uid).unwrap().is_empty());
         let mut children: Vec<_> = (0..3)

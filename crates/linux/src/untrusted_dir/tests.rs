@@ -90,7 +90,7 @@ fn copy_of_something_else_leaves_nothing() {
 }
 
 #[test]
-fn taken_file_is_out_of_reach_of_open_descriptors() {
+fn taken_file_ignores_open_descriptors() {
     let (root, dir, _) = untrusted();
     let to = root.path().join("memory");
     let before = dir.create_file("new").unwrap();
@@ -117,7 +117,7 @@ fn taken_file_is_out_of_reach_of_open_descriptors() {
 }
 
 #[test]
-fn directory_in_place_of_file_is_refused_and_gone() {
+fn directory_in_place_of_file_goes() {
     let (root, dir, _) = untrusted();
     fs::create_dir_all(root.path().join("run/new/deep/deeper")).unwrap();
     let to = root.path().join("memory");
@@ -133,7 +133,7 @@ fn directory_in_place_of_file_is_refused_and_gone() {
 }
 
 #[test]
-fn socket_is_pinned_when_its_name_changes() {
+fn socket_stays_pinned_when_renamed() {
     let (root, dir, _) = untrusted();
     let _ours = UnixListener::bind(dir.bind_path("sock").unwrap()).unwrap();
     let socket = dir.socket("sock").unwrap();
@@ -147,7 +147,7 @@ fn socket_is_pinned_when_its_name_changes() {
 /// With the recursion of the standard library this ends the whole process, or all of its
 /// descriptors.
 #[test]
-fn deep_tree_is_removed_with_two_descriptors() {
+fn deep_tree_needs_two_descriptors() {
     const DEPTH: usize = 8_000;
     // In memory: a disk that others use takes a minute for it.
     let root = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -169,7 +169,7 @@ fn deep_tree_is_removed_with_two_descriptors() {
 }
 
 #[test]
-fn working_directory_is_found_only_where_it_was() {
+fn moved_working_directory_is_not_found() {
     let root = tempfile::tempdir().unwrap();
     let dir = UntrustedDir::open(root.path()).unwrap();
     let recorded = dir.identity().unwrap();

@@ -63,7 +63,7 @@ fn write(path: &Path, byte: u8, at: u64) {
 }
 
 #[test]
-fn a_snapshot_has_its_own_writes_and_its_origins_rest() {
+fn snapshot_reads_unwritten_blocks_of_origin() {
     let (name, parts) = (name("life"), parts(16 * MIB));
     let path = dm::create(&name, "WRENN-test-life", &[parts.snapshot()], false).unwrap();
     assert!(fs::metadata(&path).unwrap().file_type().is_block_device());
@@ -97,7 +97,7 @@ fn a_snapshot_has_its_own_writes_and_its_origins_rest() {
 }
 
 #[test]
-fn a_device_that_is_open_stays_and_says_so() {
+fn open_device_is_reported_as_busy() {
     let (name, parts) = (name("busy"), parts(16 * MIB));
     let path = dm::create(&name, "WRENN-test-busy", &[parts.snapshot()], false).unwrap();
     let held = File::open(&path).unwrap();
@@ -117,7 +117,7 @@ fn a_device_that_is_open_stays_and_says_so() {
 }
 
 #[test]
-fn a_name_that_is_taken_and_a_table_that_is_wrong_change_nothing() {
+fn failed_create_changes_nothing() {
     let (name, parts) = (name("taken"), parts(16 * MIB));
     dm::create(&name, "WRENN-test-taken", &[parts.snapshot()], false).unwrap();
     assert!(dm::create(&name, "WRENN-test-taken-2", &[parts.snapshot()], false).is_err());
@@ -137,7 +137,7 @@ fn a_name_that_is_taken_and_a_table_that_is_wrong_change_nothing() {
 }
 
 #[test]
-fn an_origin_can_be_longer_than_its_base() {
+fn origin_may_exceed_its_base() {
     let (origin, name, parts) = (name("origin"), name("longer"), parts(32 * MIB));
     let sectors = 8 * MIB / SECTOR;
     let base = Target::Linear {
@@ -179,7 +179,7 @@ fn an_origin_can_be_longer_than_its_base() {
 }
 
 #[test]
-fn a_store_that_overflows_is_lost_and_says_so() {
+fn overflowing_store_is_reported_as_lost() {
     let (name, parts) = (name("overflow"), parts(MIB));
     let path = dm::create(&name, "WRENN-test-overflow", &[parts.snapshot()], false).unwrap();
     let device = open(&path);

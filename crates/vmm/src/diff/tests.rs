@@ -108,7 +108,7 @@ proptest! {
 }
 
 #[test]
-fn what_was_not_written_like_that_is_refused() {
+fn altered_diff_is_refused() {
     let base = tempfile::tempdir().unwrap();
     let path = base.path().join(MEMORY);
     File::create(&path).unwrap().set_len(BYTES).unwrap();
@@ -148,7 +148,7 @@ fn what_was_not_written_like_that_is_refused() {
 }
 
 #[test]
-fn an_index_that_makes_no_sense_is_refused() {
+fn invalid_index_is_refused() {
     let numbers = |numbers: &[u64]| -> Vec<u8> {
         MAGIC
             .iter()
@@ -215,7 +215,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn layers_become_one_and_each_page_is_found_in_them(
+    fn merged_layers_keep_every_page(
         generations in prop::collection::vec(prop::collection::vec(act(), 0..8), 1..5),
     ) {
         let (dir, memory, expected) = layers(&generations);

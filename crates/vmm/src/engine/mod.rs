@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn emulation_is_the_way_out_unless_kvm_was_asked_for() {
+    fn emulation_is_fallback_unless_kvm_demanded() {
         let unusable = || judge(Err(KvmError::Missing));
         let usable = || judge(Ok(Duration::from_micros(300)));
         assert_eq!(decide(AccelChoice::Auto, unusable).unwrap().0, Accel::Tcg);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn firecracker_is_taken_where_it_is_good_and_kvm_works() {
+    fn firecracker_needs_good_version_and_kvm() {
         let dir = tempfile::tempdir().unwrap();
         let wanted = Wanted {
             firecracker: Some(pretender(dir.path(), "v1.16.1")),
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_template_has_to_be_readable() {
+    fn unreadable_cpu_template_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let template = dir.path().join("template.json");
         let firecracker_bin = Some(pretender(dir.path(), "v1.16.1"));

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_loaded_from_a_file_or_from_a_server_of_pages() {
+    fn snapshot_loads_from_file_or_pager() {
         let load = |mem_backend| SnapshotLoad {
             snapshot_path: "/s".into(),
             mem_backend,

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_known_by_the_directory_of_its_vm() {
+    fn process_is_known_by_vm_directory() {
         let mut line = b"/usr/bin/firecracker\0".to_vec();
         for arg in command_line(&config("/vms/sb-1", "sb-1")) {
             line.extend(arg.as_bytes());

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_console_tells_a_panic_from_a_restart() {
+    fn console_tells_panic_from_restart() {
         let panic = b"[1] Kernel panic - not syncing: no init\r\n";
         assert_eq!(
             explained(Ended::Code(0), CLEAN, panic),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_from_the_guest_is_told_with_its_words() {
+    fn vmm_failure_keeps_its_words() {
         let Exit::Vmm(text) = explained(Ended::Code(148), "intercepted", b"") else {
             panic!("not of the guest")
         };
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_outlives_a_process_that_nobody_watched() {
+    fn log_outlives_unwatched_process() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(unwatched(dir.path()), None);
         std::fs::write(dir.path().join(LOG), "Running Firecracker").unwrap();

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_vcpu_that_wakes_up_now_and_then_has_not_halted() {
+    async fn waking_vcpu_has_not_halted() {
         let pid = std::process::id();
         vcpu(std::thread::park);
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_in_a_pipe_is_read_once() {
+    async fn pipe_content_is_read_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         let pipe = Pipe::make(&path).unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pipe_is_read_at_a_bounded_rate() {
+    async fn pipe_reads_have_bounded_rate() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         let pipe = Pipe::make(&path).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_newest_whole_line_of_metrics_is_kept() {
+    async fn newest_whole_metrics_line_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.json");
         let mut metrics = Metrics::new(path.clone());

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_read_the_memory_of_their_snapshot_and_write_to_nothing_of_it() {
+    fn siblings_share_snapshot_memory_read_only() {
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config) = snapshot(root.path(), |_| {});
         assert!(
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_served_as_they_are_or_made_one() {
+    fn layers_are_served_or_merged() {
         let layered = |root: &Path| {
             let (snapshot, config) = snapshot(root, |_| {});
             fs::rename(snapshot.join(MEMORY), snapshot.join(memory_files::BASE)).unwrap();

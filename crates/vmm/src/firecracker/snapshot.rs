@@ -302,7 +302,7 @@ mod tests {
     use crate::{files, run_dir};
 
     #[test]
-    fn each_snapshot_adds_what_was_written_and_their_number_is_bounded() {
+    fn number_of_diffs_is_bounded() {
         const BYTES: u64 = 1 << 20;
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
@@ -356,7 +356,7 @@ mod tests {
 
     /// The attack is a link in the place of the file that we made, while we still fill it.
     #[test]
-    fn link_planted_during_merge_is_never_followed() {
+    fn link_planted_during_merge_is_ignored() {
         const BYTES: u64 = 1 << 20;
         let vm = tempfile::tempdir().unwrap();
         let (dir, run) = (vm.path(), vm.path().join("run"));
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_system_are_found_in_words() {
+    fn system_errors_are_parsed_from_text() {
         assert_eq!(
             os_error("cannot write: No space left on device (os error 28)"),
             Some(28)

@@ -199,7 +199,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_page_is_where_the_model_says(
+        fn pages_are_where_model_says(
             acts in prop::collection::vec(act(), 0..10),
             window in (0..PAGES, 1..PAGES),
         ) {

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_offsets_lead_to_each_other() {
+    fn addresses_and_offsets_convert_back() {
         let regions = read(
             &message(&[
                 (0x7000_0000, 0x2000, 0x3000, 4096),

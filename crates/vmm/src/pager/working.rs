@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_asked_for_is_read_as_written(asked in prop::collection::vec((0..1000_u64, 1..20_u64), 0..100)) {
+        fn working_set_reads_back_as_written(asked in prop::collection::vec((0..1000_u64, 1..20_u64), 0..100)) {
             let mut recording = Recording::default();
             for (page, count) in &asked {
                 recording.add(&(page * PAGE..(page + count) * PAGE));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_fits_one_memory_only() {
+    fn working_set_fits_one_memory_only() {
         let mut recording = Recording::default();
         recording.add(&(0..1 << 40));
         let ranges = recording.ranges();

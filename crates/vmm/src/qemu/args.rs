@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emulated_guest_is_told_the_rate_of_its_counter() {
+    fn emulated_guest_gets_tsc_rate() {
         let emulated = line(Accel::Tcg, Ram::File, false);
         assert_eq!(
             after(&emulated, "-append"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn commas_in_names_and_paths_are_harmless() {
+    fn names_may_contain_commas() {
         let line = line(Accel::Tcg, Ram::File, false);
         assert_eq!(after(&line, "-name"), ["guest=sb,,1"]);
         let disk: Value = serde_json::from_str(after(&line, "-blockdev")[0]).unwrap();
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn module_disk_is_second_and_read_only() {
+    fn module_disk_comes_second_read_only() {
         let (accel, ram, memory) = (Accel::Tcg, Ram::File, Path::new("/m"));
         let machine = Machine {
             accel,
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn network_device_is_named_by_descriptor_only() {
+    fn network_device_is_a_descriptor() {
         let line = line(Accel::Kvm, Ram::File, false);
         assert_eq!(
             after(&line, "-netdev"),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_guest_writes_to_a_private_copy_of_its_memory() {
+    fn restored_guest_maps_memory_privately() {
         let booted = line(Accel::Tcg, Ram::File, false);
         let restored = line(Accel::Tcg, Ram::Private, true);
         assert!(
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_recognised_by_its_directory_and_by_nothing_shorter() {
+    fn process_is_known_by_whole_directory() {
         let cmdline = line(Accel::Tcg, Ram::File, false).join("\0");
         assert!(is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-1")));
         assert!(!is_of(cmdline.as_bytes(), Path::new("/vm,s/sb-")));

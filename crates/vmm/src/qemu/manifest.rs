@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn fixes_of_a_release_take_its_snapshots_and_other_releases_do_not() {
+    fn patch_release_takes_snapshots_minor_refuses() {
         assert_eq!(same_release(&manifest(), "7.2.23"), Ok(()));
         assert_eq!(
             same_release(&manifest(), "7.20.0").unwrap_err(),

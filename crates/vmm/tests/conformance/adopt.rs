@@ -28,7 +28,7 @@ async fn assert_nothing_to_adopt(lab: &Lab, dir: &Path) {
 }
 
 #[test]
-fn running_and_paused_vms_are_found_as_they_were() {
+fn adopted_vm_keeps_its_state() {
     on_every_driver(async |lab| {
         let Machine { vm, config, text } = lab.counting("vm").await;
         let pid = vm.pid();
@@ -52,7 +52,7 @@ fn running_and_paused_vms_are_found_as_they_were() {
 }
 
 #[test]
-fn what_the_guest_said_in_between_is_kept() {
+fn console_between_runs_is_kept() {
     on_every_driver(async |lab| {
         let Machine { vm, config, .. } = lab.boot(lab.config("vm", "count")).await;
         drop(vm);
@@ -101,7 +101,7 @@ async fn wait_until_idle(pid: u32) {
 }
 
 #[test]
-fn an_end_that_nobody_watched_is_told_rightly() {
+fn unwatched_end_has_its_reason() {
     on_every_driver(async |lab| {
         let (shutdown, reset, panic) = tokio::join!(
             unwatched_end(lab, "poweroff"),
@@ -119,7 +119,7 @@ fn an_end_that_nobody_watched_is_told_rightly() {
 }
 
 #[test]
-fn without_a_process_there_is_nothing_to_adopt() {
+fn without_process_nothing_is_adopted() {
     on_every_driver(async |lab| {
         assert_nothing_to_adopt(lab, &lab.empty_dir("never")).await;
         assert_nothing_to_adopt(lab, Path::new("/nonexistent/vm")).await;
@@ -135,7 +135,7 @@ fn without_a_process_there_is_nothing_to_adopt() {
 }
 
 #[test]
-fn a_vm_without_its_files_is_a_stray_and_can_be_ended() {
+fn stray_vm_can_be_destroyed() {
     on_every_driver(async |lab| {
         for adopting in [false, true] {
             let Machine { vm, config, .. } = lab.boot(lab.config("vm", "count")).await;
@@ -167,7 +167,7 @@ fn a_vm_without_its_files_is_a_stray_and_can_be_ended() {
 }
 
 #[test]
-fn destroying_leaves_neighbours_alone_and_tells_who_watches() {
+fn destroy_leaves_neighbours_alone() {
     on_every_driver(async |lab| {
         // One name begins like the other.
         let mut machine = lab.boot(lab.config("vm", "count")).await;

@@ -13,7 +13,7 @@ use crate::lab::on_every_driver;
 const WRITTEN: &[u8] = b"written by the guest\n";
 
 #[test]
-fn a_guest_reads_and_writes_its_disk() {
+fn guest_reads_and_writes_disk() {
     on_every_driver(async |lab| {
         let config = lab.config("vm", "disk");
         let disk = fs::File::options()
@@ -35,7 +35,7 @@ fn a_guest_reads_and_writes_its_disk() {
 }
 
 #[test]
-fn an_overlay_takes_the_writes_and_spares_its_base() {
+fn overlay_takes_writes_spares_base() {
     on_every_driver(async |lab| {
         if !lab.driver.supports(DiskFormat::Qcow2) {
             return;
@@ -77,7 +77,7 @@ fn an_overlay_takes_the_writes_and_spares_its_base() {
 }
 
 #[test]
-fn a_guest_has_the_processors_that_were_asked_for() {
+fn guest_has_requested_vcpus() {
     on_every_driver(async |lab| {
         let mut machine = lab
             .boot(VmConfig {
@@ -125,7 +125,7 @@ impl Drop for Network {
 }
 
 #[test]
-fn a_guest_reaches_the_host_through_a_tap_in_its_namespace() {
+fn guest_reaches_host_through_tap() {
     on_every_driver(async |lab| {
         let config = lab.config("vm", "network");
         let network = Network::new("tap", config.jail.as_ref().map_or(0, |jail| jail.uid));

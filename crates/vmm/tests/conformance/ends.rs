@@ -68,7 +68,7 @@ fn powering_off_is_a_shutdown() {
 }
 
 #[test]
-fn running_out_of_memory_names_the_victim() {
+fn out_of_memory_names_victim() {
     on_every_driver(async |lab| {
         let (machine, exit) = end_of(lab, "memory", " loglevel=4").await;
         let Exit::Panic(text) = exit else {
@@ -83,7 +83,7 @@ fn running_out_of_memory_names_the_victim() {
 }
 
 #[test]
-fn a_vmm_that_was_killed_says_nothing_of_the_guest() {
+fn killed_vmm_tells_nothing_of_guest() {
     on_every_driver(async |lab| {
         let mut machine = lab.boot(lab.config("vm", "count")).await;
         end(&lab.processes()[0]).expect("the process can be killed");

@@ -55,7 +55,7 @@ fn a_kernel_that_is_none() {
 }
 
 #[test]
-fn a_disk_that_is_missing_or_of_another_format() {
+fn missing_or_foreign_disk_is_refused() {
     on_every_driver(async |lab| {
         let config = lab.config("missing", "count");
         fs::remove_file(&config.disk.path).expect("the disk");
@@ -153,7 +153,7 @@ fn a_network_namespace_that_is_missing() {
 }
 
 #[test]
-fn a_start_that_is_given_up_can_be_cleared_away() {
+fn abandoned_start_can_be_destroyed() {
     on_every_driver(async |lab| {
         let source = lab.young("source").await;
         let snapshot = lab.empty_dir("snapshot");
@@ -185,7 +185,7 @@ async fn clear_away(lab: &Lab, config: &VmConfig) {
 }
 
 #[test]
-fn a_start_that_is_given_up_can_be_found() {
+fn abandoned_start_can_be_adopted() {
     on_every_driver(async |lab| {
         let config = lab.config("vm", "count");
         drop(tokio::time::timeout(Duration::ZERO, lab.driver.boot(&config)).await);

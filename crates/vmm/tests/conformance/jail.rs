@@ -103,7 +103,7 @@ fn field<'a>(table: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_vmm_is_a_user_of_its_own_without_privileges() {
+fn vmm_is_unprivileged_own_user() {
     on_every_driver(async |lab| {
         let jailed = Jailed::boot(lab).await;
         // Threads have privileges of their own, and those of the virtual CPUs matter most.
@@ -146,7 +146,7 @@ fn a_vmm_is_a_user_of_its_own_without_privileges() {
 }
 
 #[test]
-fn a_vmm_sees_its_own_files_and_the_systems() {
+fn vmm_sees_own_and_system_files() {
     on_every_driver(async |lab| {
         lab.empty_dir("neighbour");
         let jailed = Jailed::boot(lab).await;
@@ -220,7 +220,7 @@ fn a_vmm_sees_its_own_files_and_the_systems() {
 
 /// What it writes beside its disk and memory is in memory, bounded, and has no name on the host.
 #[test]
-fn working_directory_of_vmm_is_in_memory_and_bounded() {
+fn vmm_working_directory_is_bounded_memory() {
     on_every_driver(async |lab| {
         let jailed = Jailed::boot(lab).await;
         let run = jailed.machine.config.dir.join("run");
@@ -241,7 +241,7 @@ fn working_directory_of_vmm_is_in_memory_and_bounded() {
 }
 
 #[test]
-fn a_vmm_holds_nothing_of_ours_open() {
+fn vmm_inherits_no_descriptors() {
     on_every_driver(async |lab| {
         let jailed = Jailed::boot(lab).await;
         let VmConfig { dir, disk, .. } = &jailed.machine.config;
@@ -261,7 +261,7 @@ fn a_vmm_holds_nothing_of_ours_open() {
 }
 
 #[test]
-fn a_vmm_is_in_namespaces_and_a_group_of_its_own() {
+fn vmm_has_own_namespaces_and_cgroup() {
     on_every_driver(async |lab| {
         let jailed = Jailed::boot(lab).await;
         for kind in ["mnt", "pid", "net", "ipc"] {
@@ -321,7 +321,7 @@ fn a_vmm_is_in_namespaces_and_a_group_of_its_own() {
 }
 
 #[test]
-fn a_file_that_the_vmm_may_not_read_is_told_with_what_to_do() {
+fn unreadable_file_is_told_with_fix() {
     use std::os::unix::fs::PermissionsExt;
     on_every_driver(async |lab| {
         let config = lab.config("vm", "count");

@@ -108,7 +108,7 @@ fn every_page_is_right_in_layers() {
 }
 
 #[test]
-fn a_guest_whose_memory_is_served_by_nobody_any_more_is_ended() {
+fn guest_without_its_pager_is_ended() {
     on_every_driver(async |lab| {
         if lab.driver.name() != "firecracker" {
             return;

@@ -5,7 +5,7 @@ use vmm::{Error, Exit};
 use crate::lab::on_every_driver;
 
 #[test]
-fn a_guest_boots_and_talks_on_its_console() {
+fn guest_boots_and_uses_console() {
     on_every_driver(async |lab| {
         let machine = &mut lab.boot(lab.config("vm", "count")).await;
         assert_eq!(
@@ -26,7 +26,7 @@ fn a_guest_boots_and_talks_on_its_console() {
 }
 
 #[test]
-fn a_paused_guest_stands_still_and_goes_on_when_resumed() {
+fn paused_guest_stops_until_resumed() {
     on_every_driver(async |lab| {
         let machine = &mut lab.counting("vm").await;
         for _ in 0..3 {
@@ -50,7 +50,7 @@ fn a_paused_guest_stands_still_and_goes_on_when_resumed() {
 }
 
 #[test]
-fn a_guest_can_be_paused_before_it_has_booted() {
+fn booting_guest_can_be_paused() {
     on_every_driver(async |lab| {
         let machine = &mut lab.boot(lab.config("vm", "count")).await;
         machine.pause().await;
@@ -60,7 +60,7 @@ fn a_guest_can_be_paused_before_it_has_booted() {
 }
 
 #[test]
-fn a_killed_vm_is_gone_at_once_and_for_good() {
+fn killed_vm_is_gone_for_good() {
     on_every_driver(async |lab| {
         for paused in [false, true] {
             let machine = &mut lab.boot(lab.config("vm", "count")).await;
@@ -85,7 +85,7 @@ fn a_killed_vm_is_gone_at_once_and_for_good() {
 }
 
 #[test]
-fn killing_from_many_places_is_one_end() {
+fn concurrent_kills_are_one_end() {
     on_every_driver(async |lab| {
         let machine = lab.boot(lab.config("vm", "count")).await;
         let vm = &machine.vm;

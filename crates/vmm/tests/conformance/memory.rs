@@ -150,7 +150,7 @@ fn every_page_is_right_over_generations() {
 }
 
 #[test]
-fn siblings_share_their_snapshots_memory_and_cannot_write_to_it() {
+fn siblings_cannot_write_shared_memory() {
     on_every_driver(async |lab| {
         if lab.driver.name() != "qemu" {
             return;

@@ -11,7 +11,7 @@ use crate::lab::on_every_driver;
 const BOUND: usize = 64 * 1024;
 
 #[test]
-fn output_that_nobody_reads_neither_stops_the_guest_nor_piles_up() {
+fn unread_output_neither_blocks_nor_grows() {
     on_every_driver(async |lab| {
         let mut machine = lab.boot(lab.config("vm", "flood")).await;
         assert_eq!(machine.end().await, Exit::Shutdown);
@@ -39,7 +39,7 @@ fn output_that_nobody_reads_neither_stops_the_guest_nor_piles_up() {
 }
 
 #[test]
-fn output_that_is_read_comes_in_bounded_pieces() {
+fn console_reads_are_bounded() {
     on_every_driver(async |lab| {
         let mut machine = lab.boot(lab.config("vm", "flood")).await;
         let mut largest = 0;

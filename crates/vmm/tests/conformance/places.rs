@@ -53,7 +53,7 @@ fn names_and_paths_with_punctuation() {
 }
 
 #[test]
-fn a_directory_can_be_used_again_but_not_by_two() {
+fn directory_serves_one_vm_at_once() {
     on_every_driver(async |lab| {
         lab.boot(lab.config("vm", "poweroff")).await.kill().await;
         let mut machine = lab.boot(lab.config("vm", "count")).await;

@@ -48,7 +48,7 @@ fn copy(lab: &Lab, snapshot: &Path) -> PathBuf {
 }
 
 #[test]
-fn every_file_that_is_missing_cut_short_or_too_long_is_noticed() {
+fn files_of_wrong_length_are_noticed() {
     on_every_driver(async |lab| {
         let mut machine = lab.counting("source").await;
         machine.pause().await;
@@ -98,7 +98,7 @@ fn every_file_that_is_missing_cut_short_or_too_long_is_noticed() {
 }
 
 #[test]
-fn device_state_that_is_garbage_is_noticed() {
+fn garbage_device_state_is_noticed() {
     on_every_driver(async |lab| {
         let machine = lab.young("source").await;
         let snapshot = snapshot_of(lab, &machine).await;
@@ -118,7 +118,7 @@ fn device_state_that_is_garbage_is_noticed() {
 }
 
 #[test]
-fn a_snapshot_fits_only_a_machine_like_its_source() {
+fn snapshot_fits_only_equal_machines() {
     on_every_driver(async |lab| {
         let machine = lab.young("source").await;
         let snapshot = snapshot_of(lab, &machine).await;

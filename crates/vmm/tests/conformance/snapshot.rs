@@ -10,7 +10,7 @@ use crate::lab::on_every_driver;
 use crate::machine::Machine;
 
 #[test]
-fn a_restored_guest_goes_on_where_the_snapshot_was_and_so_does_the_source() {
+fn restored_guest_and_source_both_continue() {
     on_every_driver(async |lab| {
         let mut source = lab.counting("source").await;
         source.pause().await;
@@ -37,7 +37,7 @@ fn a_restored_guest_goes_on_where_the_snapshot_was_and_so_does_the_source() {
 }
 
 #[test]
-fn a_restored_guest_outlives_its_source_and_can_be_adopted() {
+fn restored_guest_outlives_its_source() {
     on_every_driver(async |lab| {
         let mut source = lab.counting("source").await;
         source.pause().await;
@@ -60,7 +60,7 @@ fn a_restored_guest_outlives_its_source_and_can_be_adopted() {
 }
 
 #[test]
-fn a_vm_that_is_to_end_leaves_its_memory_to_the_snapshot() {
+fn terminated_vm_gives_memory_to_snapshot() {
     on_every_driver(async |lab| {
         let mut source = lab.counting("source").await;
         source.pause().await;
@@ -93,7 +93,7 @@ fn a_vm_that_is_to_end_leaves_its_memory_to_the_snapshot() {
 }
 
 #[test]
-fn a_paused_vm_can_be_snapshotted_again_and_again() {
+fn paused_vm_can_be_snapshotted_repeatedly() {
     on_every_driver(async |lab| {
         let mut source = lab.counting("source").await;
         source.pause().await;
@@ -125,7 +125,7 @@ fn a_paused_vm_can_be_snapshotted_again_and_again() {
 }
 
 #[test]
-fn snapshots_of_restored_guests_work_over_generations() {
+fn snapshots_work_over_generations() {
     on_every_driver(async |lab| {
         let mut machine = lab.counting("generation-0").await;
         for generation in 1..=3 {
@@ -153,7 +153,7 @@ fn snapshots_of_restored_guests_work_over_generations() {
 }
 
 #[test]
-fn what_a_guest_wrote_to_its_disk_is_there_when_the_snapshot_is() {
+fn snapshot_comes_with_flushed_disk() {
     on_every_driver(async |lab| {
         let mut source = lab.boot(lab.config("source", "disk-count")).await;
         source.count_on().await;
@@ -177,7 +177,7 @@ fn what_a_guest_wrote_to_its_disk_is_there_when_the_snapshot_is() {
 }
 
 #[test]
-fn an_overlay_is_whole_when_the_snapshot_is() {
+fn overlay_is_whole_at_snapshot() {
     on_every_driver(async |lab| {
         if !lab.driver.supports(DiskFormat::Qcow2) {
             return;
@@ -245,7 +245,7 @@ fn on_disk(machine: &Machine) -> u64 {
 }
 
 #[test]
-fn a_snapshot_holds_memory_so_only_its_owner_reads_it() {
+fn snapshot_is_readable_by_owner_only() {
     on_every_driver(async |lab| {
         let source = lab.young("source").await;
         let snapshot = lab.empty_dir("snapshot");

@@ -91,7 +91,7 @@ fn a_full_disk() {
 }
 
 #[test]
-fn a_full_disk_under_a_restored_vm() {
+fn full_disk_fails_snapshot_of_restored() {
     on_every_driver(async |lab| {
         let mut source = lab.counting("source").await;
         source.pause().await;
@@ -112,7 +112,7 @@ fn a_full_disk_under_a_restored_vm() {
 }
 
 #[test]
-fn a_directory_that_is_not_empty_or_not_there() {
+fn snapshot_needs_an_empty_directory() {
     on_every_driver(async |lab| {
         let mut machine = lab.counting("vm").await;
         machine.pause().await;

@@ -7,7 +7,7 @@ use crate::lab::{Engine, withstand};
 /// With a directory on the host's disk, the depth ended the agent that removed it, and the bytes
 /// filled the disk.
 #[test]
-fn working_directory_takes_little_and_leaves_nothing() {
+fn working_directory_is_bounded_and_removed() {
     for engine in [Engine::Qemu, Engine::Firecracker] {
         withstand(engine, "files", async |attacked| {
             let said = attacked.until_printed("files: ").await;
@@ -33,7 +33,7 @@ fn working_directory_takes_little_and_leaves_nothing() {
 }
 
 #[test]
-fn vmm_that_leaves_its_directory_is_not_adopted() {
+fn moved_vmm_is_not_adopted() {
     withstand(Engine::Firecracker, "directory", async |attacked| {
         assert_eq!(attacked.until_printed("left: ").await, "left: true\n");
         let error = attacked

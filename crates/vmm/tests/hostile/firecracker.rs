@@ -5,7 +5,7 @@ use vmm::Error;
 use crate::lab::{Engine, withstand};
 
 #[test]
-fn silent_firecracker_is_given_up_at_the_deadline() {
+fn silent_firecracker_reaches_deadline() {
     withstand(Engine::Firecracker, "silence", async |attacked| {
         let vm = attacked.vm();
         // Nothing will happen any more but that deadlines pass.
@@ -36,7 +36,7 @@ fn silent_firecracker_is_given_up_at_the_deadline() {
 }
 
 #[test]
-fn silent_firecracker_can_be_destroyed_under_a_request() {
+fn silent_firecracker_can_be_destroyed() {
     withstand(Engine::Firecracker, "silence", async |attacked| {
         let (paused, ()) = tokio::join!(attacked.vm().pause(), attacked.destroy());
         assert!(matches!(paused, Err(Error::Ended)), "{paused:?}");
@@ -61,7 +61,7 @@ fn answers_without_end_are_refused() {
 }
 
 #[test]
-fn floods_of_pipes_cost_a_bounded_rate() {
+fn pipe_floods_cost_bounded_rate() {
     for attack in ["console-flood", "metrics-flood", "metrics-line"] {
         withstand(Engine::Firecracker, attack, async |attacked| {
             let before = crate::lab::processor_time();

@@ -5,7 +5,7 @@ use std::fs;
 use crate::lab::{Engine, withstand};
 
 #[test]
-fn vmm_without_its_command_line_is_adopted_and_destroyed() {
+fn vmm_without_command_line_is_adopted() {
     for engine in [Engine::Qemu, Engine::Firecracker] {
         withstand(engine, "command-line", async |attacked| {
             let pid = attacked.vm().pid();

@@ -90,7 +90,7 @@ fn wrong_answers_are_refusals() {
 }
 
 #[test]
-fn answers_that_come_twice_are_passed_over() {
+fn duplicate_answers_are_ignored() {
     withstand(Engine::Qemu, "answers-twice", async |attacked| {
         for _ in 0..3 {
             attacked.vm().pause().await.expect("it answers");
@@ -109,7 +109,7 @@ fn what_is_no_qmp_ends_vm() {
 }
 
 #[test]
-fn silent_qemu_can_be_destroyed_under_a_command() {
+fn silent_qemu_can_be_destroyed() {
     withstand(Engine::Qemu, "silence", async |attacked| {
         let (paused, ()) = tokio::join!(attacked.vm().pause(), attacked.destroy());
         // Whichever is seen first, the end of the connection or of the process.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use super::*;
 
 #[test]
-fn a_loop_device_can_be_read_in_a_jail_and_not_reconfigured() {
+fn jailed_loop_device_is_read_only() {
     // Not below /tmp, which can be a tmpfs.
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let file = dir.path().join("file");
@@ -43,7 +43,7 @@ fn a_loop_device_can_be_read_in_a_jail_and_not_reconfigured() {
 }
 
 #[test]
-fn file_that_grows_too_long_is_an_error_and_no_end() {
+fn file_size_limit_fails_the_write() {
     let (dir, uid) = (tempfile::tempdir().unwrap(), user());
     let file = dir.path().join("disk");
     fs::write(&file, b"").unwrap();
@@ -86,7 +86,7 @@ fn file_that_grows_too_long_is_an_error_and_no_end() {
 }
 
 #[test]
-fn directory_of_ours_lets_its_files_be_changed_only() {
+fn foreign_directory_permits_no_new_names() {
     let cell = || {
         let mut cell = Cell::new();
         let out = cell.dir.path().join("out");
@@ -134,7 +134,7 @@ fn directory_of_ours_lets_its_files_be_changed_only() {
 
 /// What fills it stays in it, and is gone with the process.
 #[test]
-fn directory_in_memory_is_bounded_and_leaves_nothing() {
+fn memory_directory_is_bounded() {
     let fill = |args: &[&str]| {
         let mut cell = Cell::new();
         let run = cell.dir.path().join("work");

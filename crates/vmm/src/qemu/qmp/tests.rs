@@ -67,7 +67,7 @@ async fn connected() -> (Qmp, Shutdowns, Peer) {
 }
 
 #[tokio::test]
-async fn answers_reach_their_commands_in_any_order() {
+async fn answers_reach_commands_in_any_order() {
     let (qmp, _shutdowns, mut peer) = connected().await;
     assert_eq!(qmp.version(), "7.2.22");
     let play = async {
@@ -128,7 +128,7 @@ async fn answers_reach_their_commands_in_any_order() {
 }
 
 #[tokio::test]
-async fn silence_is_timeout_and_late_answer_is_dropped() {
+async fn late_answer_after_timeout_is_dropped() {
     let (qmp, _shutdowns, mut peer) = connected().await;
     let moment = Duration::from_millis(1);
     assert!(matches!(
@@ -149,7 +149,7 @@ async fn silence_is_timeout_and_late_answer_is_dropped() {
 }
 
 #[tokio::test]
-async fn shutdowns_are_reported_and_violations_end_all() {
+async fn violation_ends_all_commands() {
     let (qmp, mut shutdowns, mut peer) = connected().await;
     // More than anybody reads.
     for _ in 0..10 * QUEUE {
