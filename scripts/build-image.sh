@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Builds a base image from its recipe in images/: build-image.sh NAME DIR
+# Builds an image from a recipe: build-image.sh RECIPE DIR, where RECIPE is the name of one in images/, or the path of a
+# directory with a list `packages` and a script `customize.sh`.
 #
 # Makes DIR/NAME.ext4 with mmdebstrap (from the host's own apt sources) and mke2fs; no loop device, no mount. Needs
 # root. Does nothing when the image is there and newer than its recipe. The image appears under its name only when it
 # is whole.
 set -euo pipefail
 
-name=${1:?usage: build-image.sh NAME DIR}
-dir=${2:?usage: build-image.sh NAME DIR}
-recipe=$(cd "$(dirname "$0")/../images" && pwd)/$name
+recipe=${1:?usage: build-image.sh RECIPE DIR}
+dir=${2:?usage: build-image.sh RECIPE DIR}
+name=$(basename "$recipe")
+[[ $recipe == */* ]] || recipe=$(cd "$(dirname "$0")/../images" && pwd)/$name
 # Size of the file system; the file is sparse.
 size=${WRENN_IMAGE_SIZE:-4G}
 suite=${WRENN_IMAGE_SUITE:-bookworm}

@@ -222,7 +222,7 @@ pub fn remove(name: &str) -> Result<(), Error> {
         }
         _ => {}
     }
-    let gone = stdx::fs::remove_file_if_exists(&path(name));
+    let gone = stdx::fs::remove_file_if_exists(path(name));
     gone.map_err(|source| Error::Kernel {
         action: "remove the node of",
         name: name.to_owned(),

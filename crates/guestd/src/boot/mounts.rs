@@ -22,6 +22,12 @@ const OPTIONAL: [(&str, &str, &str); 4] = [
     ("tracefs", "/sys/kernel/tracing", "mode=700"),
 ];
 
+/// A second `/proc`, over which nothing is mounted. The kernel lets a user namespace mount one of
+/// its own only where it sees such a one (`mount_too_revealing` in fs/namespace.c), and over the
+/// first lies the boot id ([`crate::identity`]). Containers of systemd-nspawn have one for the same
+/// reason.
+const PLAIN_PROC: &str = "/run/wrenn/proc";
+
 /// `/proc`, `/sys`, `/dev`: what it takes to find the root disk. They move along to the new root.
 pub fn mount_kernel_filesystems() -> Result<(), BootError> {
     required("proc", "/proc", SEALED, "")?;
@@ -47,6 +53,9 @@ pub fn mount_other_filesystems() -> Result<(), BootError> {
         if let Err(e) = required(kind, target, SEALED, "") {
             eprintln!("envd: {e}");
         }
+    }
+    if let Err(e) = required("proc", PLAIN_PROC, SEALED, "") {
+        eprintln!("envd: rootless containers cannot mount a /proc: {e}");
     }
     for (name, target) in [
         ("fd", ""),
