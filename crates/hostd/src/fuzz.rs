@@ -7,7 +7,7 @@ use guest_rpc::process::StartResponse;
 
 /// Parses a question to the resolver of a sandbox.
 pub fn dns_question(bytes: &[u8]) {
-    crate::dns::fuzz(bytes);
+    crate::egress::dns::fuzz(bytes);
 }
 
 /// Parses the first message of a TLS connection.

@@ -13,7 +13,7 @@ use vmm::engine::Engine;
 use crate::boot::BootFiles;
 use crate::config::{Config, Limits};
 use crate::disk::{self, Disks};
-use crate::dns::Upstream;
+use crate::egress::dns::Upstream;
 use crate::generations::Generations;
 use crate::guest::Guest;
 use crate::images::Images;

@@ -7,7 +7,6 @@
 pub mod boot;
 pub mod config;
 pub mod disk;
-pub mod dns;
 pub mod doctor;
 mod egress;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -37,6 +36,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use egress::dns::Upstream;
 pub use vmm::pager::serve_if_asked;
 
 /// At an orderly end: for sandboxes that are being created, and then for answers in flight.
@@ -135,7 +135,7 @@ impl Agent {
             over.clone(),
         ));
         let networks = &self.manager.host.networks;
-        let near = network::machine::keep_rules(networks.six(), networks.connections());
+        let near = network::host_rules::keep_rules(networks.ipv6_mode(), networks.connections());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
         let host = Arc::clone(&self.manager.host);
         let checksums = tokio::spawn(watched_files::keep_checksums(host, over.clone()));

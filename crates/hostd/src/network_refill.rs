@@ -41,7 +41,7 @@ pub(crate) async fn keep_refilled(host: Arc<Host>, size: usize, shutdown: Cancel
 /// Makes one network. Returns how long to wait before the next attempt, if that failed.
 async fn preallocate(host: &Arc<Host>) -> Option<Duration> {
     let host = Arc::clone(host);
-    let made = run_blocking(move || host.networks.make_ahead(|slot| host.jails.user(slot))).await;
+    let made = run_blocking(move || host.networks.preallocate(|slot| host.jails.user(slot))).await;
     let error = made.err()?;
     tracing::warn!(
         error,

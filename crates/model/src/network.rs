@@ -2,7 +2,7 @@
 //!
 //! | destination | may it? |
 //! |---|---|
-//! | in [`FLOOR`] or [`FLOOR6`] | never |
+//! | in [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`] | never |
 //! | address in `allow_out` | yes: allow beats deny |
 //! | name in `allow_out`, at an address that it really has | yes, also where `deny_out` has the address |
 //! | address or name in `deny_out` | no |
@@ -31,7 +31,7 @@ pub use target::{NamePattern, Target};
 /// What no sandbox reaches over IPv4, whatever its rules say: addresses that are not of the public
 /// internet (RFC 6890 and its registry), and the one public address at which a cloud serves
 /// metadata to its machines (Azure).
-pub const FLOOR: [Ipv4Net; 16] = [
+pub const BLOCKED_RANGES: [Ipv4Net; 16] = [
     net(0, 0, 0, 0, 8),
     net(10, 0, 0, 0, 8),
     net(100, 64, 0, 0, 10),
@@ -54,7 +54,7 @@ pub const FLOOR: [Ipv4Net; 16] = [
 /// unicast addresses), so that private, link-local and multicast ones are outside, and all that
 /// have an IPv4 address in them, such as NAT64's; those of 6to4 and Teredo are inside. The rest are
 /// special purposes (RFC 6890 and its registry) and documentation.
-pub const FLOOR6: [Ipv6Net; 7] = [
+pub const BLOCKED_RANGES6: [Ipv6Net; 7] = [
     net6([0, 0], 3),
     net6([0x2001, 0], 23),
     net6([0x2001, 0xdb8], 32),
@@ -121,8 +121,8 @@ impl Default for NetworkSpec {
 /// What the rules say of one name or address alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// In [`FLOOR`] or [`FLOOR6`].
-    Never,
+    /// In [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`].
+    Blocked,
     /// In `allow_out`.
     Allowed,
     /// In no rule, and the internet is open.
@@ -174,12 +174,12 @@ impl NetworkSpec {
         within_bounds("network.allow_out", self.allow_out.len())?;
         within_bounds("network.deny_out", self.deny_out.len())?;
         self.bandwidth.check()?;
-        let never = |target: &&Target| match target {
-            Target::Net(IpNet::V4(net)) => FLOOR.iter().any(|floor| floor.contains(net)),
-            Target::Net(IpNet::V6(net)) => FLOOR6.iter().any(|floor| floor.contains(net)),
+        let is_blocked = |target: &&Target| match target {
+            Target::Net(IpNet::V4(net)) => BLOCKED_RANGES.iter().any(|range| range.contains(net)),
+            Target::Net(IpNet::V6(net)) => BLOCKED_RANGES6.iter().any(|range| range.contains(net)),
             Target::Name(_) => false,
         };
-        match self.allow_out.iter().find(never) {
+        match self.allow_out.iter().find(is_blocked) {
             None => Ok(()),
             Some(target) => Err(InvalidValue::new(
                 "network.allow_out",
@@ -223,8 +223,8 @@ impl NetworkSpec {
     #[must_use]
     pub fn address(&self, address: IpAddr) -> Access {
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
-        if is_never(address) {
-            Access::Never
+        if is_blocked(address) {
+            Access::Blocked
         } else if within(&self.allow_out) {
             Access::Allowed
         } else if within(&self.deny_out) || self.is_closed() {
@@ -257,19 +257,19 @@ impl NetworkSpec {
     #[must_use]
     pub fn reaches(&self, name: &str, address: IpAddr) -> bool {
         match (self.address(address), self.name(name)) {
-            (Access::Never, _) => false,
+            (Access::Blocked, _) => false,
             (Access::Allowed, _) | (_, Access::Allowed) => true,
             (address, name) => address == Access::Open && name == Access::Open,
         }
     }
 }
 
-/// Whether it is in [`FLOOR`] or [`FLOOR6`].
+/// Whether it is in [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`].
 #[must_use]
-pub fn is_never(address: IpAddr) -> bool {
+pub fn is_blocked(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => FLOOR.iter().any(|floor| floor.contains(&address)),
-        IpAddr::V6(address) => FLOOR6.iter().any(|floor| floor.contains(&address)),
+        IpAddr::V4(address) => BLOCKED_RANGES.iter().any(|range| range.contains(&address)),
+        IpAddr::V6(address) => BLOCKED_RANGES6.iter().any(|range| range.contains(&address)),
     }
 }
 

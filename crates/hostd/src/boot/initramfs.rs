@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_archive_holds_agent_console_and_modules_in_order() {
+    fn archive_has_modules_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("initramfs");
         let module = |name: &str| Module {

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn boot_files_are_made_once_and_renewed_with_the_agent() {
+    fn boot_files_are_renewed_with_agent() {
         let dir = tempfile::tempdir().unwrap();
         let (kernel, envd, cache) = (
             dir.path().join("vmlinux"),

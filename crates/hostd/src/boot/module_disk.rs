@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disk_is_made_once_for_each_content() {
+    fn disk_is_made_once_per_content() {
         let dir = tempfile::tempdir().unwrap();
         let (from, cache) = (dir.path().join("6.1.0-99"), dir.path().join("boot"));
         fs::create_dir_all(from.join("kernel/fs")).unwrap();

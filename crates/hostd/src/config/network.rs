@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use model::network::Bandwidth;
 use runtime::config::Variables;
 
-use crate::network::{NetworkSettings, Plan, WantedIpv6, connections};
+use crate::network::{Ipv6Setting, NetworkSettings, Plan, connections};
 
 const POOL: &str = "AGENT_NETWORK_POOL";
 const CIDR: &str = "AGENT_NETWORK_CIDR";
@@ -37,7 +37,7 @@ impl NetworkConfig {
             settings: NetworkSettings {
                 plan: read_plan(variables),
                 name_servers: read_name_servers(variables),
-                ipv6: variables.parsed(IPV6, "auto, on or off", WantedIpv6::Auto),
+                ipv6: variables.parsed(IPV6, "auto, on or off", Ipv6Setting::Auto),
                 limits: Bandwidth {
                     egress_mbps: read_mbps(variables, EGRESS),
                     ingress_mbps: read_mbps(variables, INGRESS),

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_registry_finds_what_an_earlier_one_made() {
+    fn registry_finds_devices_of_earlier_one() {
         let dir = dir();
         let image = image(dir.path(), "image");
         let (user, other) = (SandboxId::random(), SandboxId::random());

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_choice_says_why_and_leaves_nothing() {
+    fn backend_choice_tells_its_reason() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let auto = choose(Choice::Auto, dir.path(), None, true).unwrap();
         assert_ne!(auto.backend, Backend::Copy, "{}", auto.why);

@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_union_has_the_same_bytes_once(ranges in prop::collection::vec((0_u64..50, 1_u64..9), 0..12)) {
+        fn union_has_shared_bytes_once(ranges in prop::collection::vec((0_u64..50, 1_u64..9), 0..12)) {
             let ranges: Vec<Range<u64>> = ranges.into_iter().map(|(start, length)| start..start + length).collect();
             let bytes: BTreeSet<u64> = ranges.iter().cloned().flatten().collect();
             let joined = union(ranges.into_iter());

@@ -193,7 +193,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_allocated_fits_the_store_and_leaves_the_reserve(look in looks(), rate in 0..4096 * MIB, stopped: bool) {
+        fn allocation_fits_store_and_leaves_reserve(look in looks(), rate in 0..4096 * MIB, stopped: bool) {
             if let Decision::Extend(to) | Decision::Go(to) = decide(look, rate, stopped) {
                 prop_assert!(to <= look.size && to >= look.allocated);
                 prop_assert!(to - look.allocated <= look.free.saturating_sub(look.reserve));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_sandbox_stays_on_a_full_disk() {
+    fn idle_sandbox_runs_on_full_disk() {
         let look = Look {
             used: MIB,
             allocated: MIB,

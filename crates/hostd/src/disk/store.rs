@@ -107,7 +107,7 @@ mod tests {
         }
 
         #[test]
-        fn a_store_holds_every_chunk_and_little_more(disk in 0_u64..1 << 44) {
+        fn store_holds_every_chunk(disk in 0_u64..1 << 44) {
             let bytes = store_bytes(disk);
             prop_assert!(bytes > disk && bytes.is_multiple_of(CHUNK));
             prop_assert!(bytes - disk <= disk / 200 + 3 * STRIDE * CHUNK);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_none_is_not_read() {
+    fn file_without_store_is_refused() {
         let file = store(&[1, 2, 3]);
         file.write_all_at(&[0], 4).unwrap();
         assert_eq!(written_chunks(&file).unwrap(), None);

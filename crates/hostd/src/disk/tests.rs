@@ -64,19 +64,19 @@ fn life(root: &Path, backend: Backend) {
 }
 
 #[test]
-fn a_copy_is_a_disk_of_its_own() {
+fn copy_is_its_own_disk() {
     let root = dir();
     life(root.path(), Backend::Copy);
 }
 
 #[test]
-fn an_overlay_is_a_disk_of_its_own() {
+fn overlay_is_its_own_disk() {
     let root = dir();
     life(root.path(), Backend::Qcow2);
 }
 
 #[test]
-fn a_base_outlives_the_name_of_its_image() {
+fn base_outlives_name_of_its_image() {
     let root = dir();
     let image = image(root.path());
     let (dir, id) = sandbox(root.path());
@@ -87,7 +87,7 @@ fn a_base_outlives_the_name_of_its_image() {
 }
 
 #[test]
-fn an_image_that_vms_may_not_read_is_refused_with_what_to_do() {
+fn unreadable_image_is_refused_with_advice() {
     use std::error::Error as _;
     use std::os::unix::fs::PermissionsExt;
     let root = dir();
@@ -121,7 +121,7 @@ fn a_missing_image_is_named() {
 }
 
 #[test]
-fn disks_are_never_smaller_than_their_image() {
+fn disk_is_no_smaller_than_image() {
     let root = dir();
     let image = image(root.path());
     assert_eq!(size_bytes(&image, None).unwrap(), 8 << 20);
@@ -134,7 +134,7 @@ fn disks_are_never_smaller_than_their_image() {
 }
 
 #[test]
-fn an_image_that_cannot_be_written_leaves_nothing() {
+fn unwritable_image_leaves_nothing() {
     let root = dir();
     let image = image(root.path());
     let (dir, id) = sandbox(root.path());

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::disk::{self, Backend, Chosen};
 use crate::images::checksums::Checksums;
 use crate::images::{Images, PassedOver};
-use crate::network::{Six, WantedIpv6};
+use crate::network::{Ipv6Mode, Ipv6Setting};
 
 /// Oldest kernel that has all we use: `mount_setattr`, for jails, came with 5.12.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
@@ -100,9 +100,9 @@ pub(super) fn tun() -> Check {
 pub(super) fn network(config: &Config) -> Check {
     let name = format!("wdoctor-{}", std::process::id());
     // What keeps from choosing is told of IPv6.
-    let six = Six::choose(config.network.settings.ipv6).unwrap_or(Six::On);
+    let ipv6 = Ipv6Mode::choose(config.network.settings.ipv6).unwrap_or(Ipv6Mode::On);
     let tried = netns::create(&name)
-        .and_then(|()| netns::enter(&name, move || crate::network::try_rules(six)));
+        .and_then(|()| netns::enter(&name, move || crate::network::try_rules(ipv6)));
     let removed = netns::remove(&name);
     match tried.and(removed) {
         Ok(()) => Check::ok("nftables", "network namespaces, nftables and limits work"),
@@ -132,8 +132,8 @@ pub(super) fn forwarding() -> Check {
 /// Whether sandboxes have IPv6, why, and what would stop it.
 pub(super) fn ipv6(config: &Config) -> Check {
     const NAME: &str = "ipv6";
-    let six = match Six::choose(config.network.settings.ipv6) {
-        Ok(six) => six,
+    let ipv6 = match Ipv6Mode::choose(config.network.settings.ipv6) {
+        Ok(ipv6) => ipv6,
         Err(error) => {
             return Check::warning(
                 NAME,
@@ -142,8 +142,8 @@ pub(super) fn ipv6(config: &Config) -> Check {
             );
         }
     };
-    match (six, config.network.settings.ipv6) {
-        (Six::Off(why), WantedIpv6::On) => {
+    match (ipv6, config.network.settings.ipv6) {
+        (Ipv6Mode::Off(why), Ipv6Setting::On) => {
             let found = format!(
                 "sandboxes have none, though AGENT_IPV6 is on: {}",
                 why.text()
@@ -154,10 +154,10 @@ pub(super) fn ipv6(config: &Config) -> Check {
                 "turn IPv6 on for this host, or set AGENT_IPV6 to auto",
             )
         }
-        (Six::Off(why), _) => Check::ok(NAME, format!("sandboxes have none: {}", why.text())),
-        (Six::On, wanted) => {
+        (Ipv6Mode::Off(why), _) => Check::ok(NAME, format!("sandboxes have none: {}", why.text())),
+        (Ipv6Mode::On, wanted) => {
             let why = match wanted {
-                WantedIpv6::On => "AGENT_IPV6 is on",
+                Ipv6Setting::On => "AGENT_IPV6 is on",
                 _ => "the host has an IPv6 default route and a public address",
             };
             match firewall::stops_ipv6() {

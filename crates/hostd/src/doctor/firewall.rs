@@ -178,7 +178,8 @@ mod tests {
         netns::create(&name).unwrap();
         let found = netns::enter(&name, move || {
             testkit::nft::apply(rules)?;
-            crate::network::host_rules(crate::network::Six::On, &[], &BTreeSet::new()).commit()?;
+            crate::network::host_table(crate::network::Ipv6Mode::On, &[], &BTreeSet::new())
+                .commit()?;
             look(family)
         });
         netns::remove(&name).unwrap();

@@ -4,7 +4,7 @@ use linux::sysctl;
 
 use super::Check;
 use crate::config::Config;
-use crate::network::machine::noted_plans;
+use crate::network::host_rules::noted_plans;
 use crate::network::{addresses, connections};
 
 /// Compares what all sandboxes together may have tracked with what the host can track.

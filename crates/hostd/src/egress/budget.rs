@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_cut_to_the_rate() {
+    fn flood_is_cut_to_rate() {
         let (budget, start) = (Budget::new(100.0, 500.0), Instant::now());
         let taken = |at| (0..10_000).filter(|_| budget.take_at(at)).count();
         assert!((500..=501).contains(&taken(start)));

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_tries_all_the_time_fills_no_log() {
+    fn repeated_denials_fill_no_log() {
         let (mut told, start) = (Told::default(), Instant::now());
         assert_eq!(told.lines_for("a", start), ["denied: a"]);
         assert!(told.lines_for("a", start).is_empty());

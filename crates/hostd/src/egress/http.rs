@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::proxy::{HELLO_TIMEOUT, about};
-use super::{Gate, Judged};
+use super::{Decided, EgressPolicy};
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -31,7 +31,7 @@ const HEAD: usize = 64 * 1024;
 
 /// One connection of a guest.
 struct Connection {
-    gate: Arc<Gate>,
+    policy: Arc<EgressPolicy>,
     to: SocketAddr,
     server: tokio::sync::Mutex<Option<SendRequest<Incoming>>>,
     /// Of the last request.
@@ -41,16 +41,20 @@ struct Connection {
 }
 
 /// Serves it until either side has ended, or the rules deny what it is for.
-pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
+pub(super) async fn serve(
+    policy: &Arc<EgressPolicy>,
+    stream: TcpStream,
+    to: SocketAddr,
+) -> io::Result<()> {
     let over = CancellationToken::new();
     let guard: DropGuard = over.clone().drop_guard();
     let (gate_of, server, name) = (
-        Arc::clone(gate),
+        Arc::clone(policy),
         tokio::sync::Mutex::default(),
         Mutex::default(),
     );
     let connection = Arc::new(Connection {
-        gate: gate_of,
+        policy: gate_of,
         to,
         server,
         name,
@@ -72,8 +76,8 @@ pub(super) async fn serve(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // Nothing was judged yet: only a change of rules ends it.
-    let served = gate
-        .while_allowed(Judged::Later, |rules| connection.is_allowed(rules), served)
+    let served = policy
+        .while_allowed(Decided::Later, |rules| connection.is_allowed(rules), served)
         .await;
     drop(guard);
     match served {
@@ -95,9 +99,9 @@ impl Connection {
         let name = name_of(&request).unwrap_or_default();
         // Before it is judged: rules that change meanwhile are asked about this name.
         *self.name.lock() = Some(name.clone());
-        if request.method() == Method::CONNECT || !self.gate.lets_through(&name, self.to.ip()).await
+        if request.method() == Method::CONNECT || !self.policy.is_allowed(&name, self.to.ip()).await
         {
-            self.gate.events.denied(&about("HTTP", &name, self.to));
+            self.policy.events.denied(&about("HTTP", &name, self.to));
             let text = "The network rules of this sandbox do not allow this (see allow_out and deny_out).\n";
             return plain(StatusCode::FORBIDDEN, text);
         }
@@ -134,7 +138,7 @@ impl Connection {
     async fn connect(
         &self,
     ) -> Result<SendRequest<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = self.gate.connect(self.to).await?;
+        let stream = self.policy.connect(self.to).await?;
         let mut http = hyper::client::conn::http1::Builder::new();
         http.preserve_header_case(true).max_buf_size(HEAD);
         let (sender, connection) = http.handshake(TokioIo::new(stream)).await?;
@@ -146,7 +150,7 @@ impl Connection {
     /// Both sides speak another protocol from here on.
     fn join(self: &Arc<Self>, guest: hyper::upgrade::OnUpgrade, server: hyper::upgrade::OnUpgrade) {
         let connection = Arc::clone(self);
-        self.gate.spawn(async move {
+        self.policy.spawn(async move {
             let (Ok(guest), Ok(server)) = tokio::join!(guest, server) else {
                 return;
             };
@@ -154,8 +158,8 @@ impl Connection {
             let copied = tokio::io::copy_bidirectional(&mut guest, &mut server);
             let is_allowed = |rules: &NetworkSpec| connection.is_allowed(rules);
             let _ = connection
-                .gate
-                .while_allowed(Judged::Before, is_allowed, copied)
+                .policy
+                .while_allowed(Decided::Before, is_allowed, copied)
                 .await;
         });
     }

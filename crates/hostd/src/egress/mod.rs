@@ -1,5 +1,5 @@
 //! What stands between a running sandbox and the internet on the host: its rules in the kernel
-//! ([`crate::network::policy`]), its resolver ([`crate::dns`]), its proxy ([`proxy`]), and notes of
+//! ([`crate::network::policy`]), its resolver ([`crate::egress::dns`]), its proxy ([`proxy`]), and notes of
 //! what was denied.
 //!
 //! ```text
@@ -14,6 +14,7 @@
 use parking_lot::Mutex;
 
 mod budget;
+pub(crate) mod dns;
 mod events;
 mod http;
 mod pin_writer;
@@ -40,15 +41,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dns::{self, Upstream};
 use crate::network::connections::limit_namespace;
-use crate::network::{self, Six, Slot, policy};
+use crate::network::{self, Ipv6Mode, Slot, policy};
 use crate::operation::run_blocking;
 use crate::sandbox::log::Log;
 use budget::Budget;
+use dns::Upstream;
 use events::Events;
 use pin_writer::PinWriter;
-use pins::Pins;
+use pins::ResolvedAddresses;
 use sockets::{Servers, Sockets, from_std, tell_refused};
 
 pub(crate) use pins::ADDRESSES;
@@ -78,18 +79,18 @@ pub(crate) use http::fuzz as fuzz_http;
 /// Resolver, proxy and rules of one sandbox, while it has a network.
 #[derive(Debug)]
 pub(crate) struct Egress {
-    gate: Arc<Gate>,
+    policy: Arc<EgressPolicy>,
 }
 
 /// What decides, shared by all that goes out.
 #[derive(Debug)]
-pub(crate) struct Gate {
-    ground: Ground,
+pub(crate) struct EgressPolicy {
+    context: NetnsContext,
     /// Whether its guest reaches anything over IPv6.
     pub(crate) has_ipv6: bool,
     pub(crate) upstream: Arc<Upstream>,
     rules: watch::Sender<Arc<NetworkSpec>>,
-    pins: Mutex<Pins>,
+    pins: Mutex<ResolvedAddresses>,
     pin_writer: PinWriter,
     /// Questions that are asked for it, by whichever way they come.
     questions: Budget,
@@ -104,7 +105,7 @@ pub(crate) struct Gate {
 
 /// When a connection was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Judged {
+pub(crate) enum Decided {
     /// By the rules of a moment ago.
     Before,
     /// It will be, request by request.
@@ -113,14 +114,14 @@ pub(crate) enum Judged {
 
 /// The network in which it stands.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ground {
+pub(crate) struct NetnsContext {
     pub(crate) slot: Slot,
     /// What holds for every sandbox of this host.
     pub(crate) limits: Bandwidth,
     /// Connections of the sandbox at one time.
     pub(crate) connections: u32,
     /// Whether networks of this host have IPv6; that of an agent of before may be otherwise.
-    pub(crate) six: Six,
+    pub(crate) ipv6: Ipv6Mode,
     /// The kernel has the rules of a sandbox without any of its own.
     pub(crate) is_open: bool,
 }
@@ -131,7 +132,7 @@ impl Egress {
     /// # Errors
     /// What the kernel refused.
     pub(crate) async fn start(
-        ground: Ground,
+        context: NetnsContext,
         spec: NetworkSpec,
         upstream: Arc<Upstream>,
         log: Arc<Log>,
@@ -139,20 +140,20 @@ impl Egress {
         let bandwidth = spec.bandwidth;
         // It was made with these rules already.
         let is_ruled =
-            ground.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
+            context.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
         let rules = (!is_ruled).then(|| policy::rules(&spec, &[]));
-        let opened = ground.within(move || {
+        let opened = context.within(move || {
             rules.map_or(Ok(()), Transaction::commit)?;
             // One of an agent of before has another limit, or none.
-            limit_namespace(ground.connections)?;
-            ground.limit(bandwidth)?;
-            sockets::open(ground.six)
+            limit_namespace(context.connections)?;
+            context.limit(bandwidth)?;
+            sockets::open(context.ipv6)
         });
         let sockets = opened
             .await
             .map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
-        let gate = Arc::new(Gate {
-            ground,
+        let policy = Arc::new(EgressPolicy {
+            context,
             has_ipv6: sockets.servers.len() > 1,
             upstream,
             rules: watch::Sender::new(Arc::new(spec)),
@@ -165,7 +166,7 @@ impl Egress {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let egress = Self { gate };
+        let egress = Self { policy };
         egress
             .serve(sockets)
             .map_err(|error| format!("the sandbox's resolver and proxy cannot serve: {error}"))?;
@@ -173,30 +174,30 @@ impl Egress {
     }
 
     fn serve(&self, sockets: Sockets) -> io::Result<()> {
-        let gate = &self.gate;
-        gate.spawn(pin_writer::write_all(Arc::clone(gate)));
-        gate.spawn(pin_writer::renew_all(Arc::clone(gate)));
+        let policy = &self.policy;
+        policy.spawn(pin_writer::write_all(Arc::clone(policy)));
+        policy.spawn(pin_writer::renew_all(Arc::clone(policy)));
         for Servers { udp, tcp, proxy } in sockets.servers {
-            gate.spawn(dns::serve::udp(
-                Arc::clone(gate),
+            policy.spawn(dns::serve::udp(
+                Arc::clone(policy),
                 tokio::net::UdpSocket::from_std(udp)?,
             ));
-            gate.spawn(dns::serve::tcp(Arc::clone(gate), from_std(tcp)?));
-            gate.spawn(proxy::serve(Arc::clone(gate), from_std(proxy)?));
+            policy.spawn(dns::serve::tcp(Arc::clone(policy), from_std(tcp)?));
+            policy.spawn(proxy::serve(Arc::clone(policy), from_std(proxy)?));
         }
         if let Some(log) = sockets.log {
-            gate.spawn(tell_refused(
-                Arc::clone(gate),
+            policy.spawn(tell_refused(
+                Arc::clone(policy),
                 log.watched()?,
                 |destination| destination.to_string(),
             ));
         }
         if let Some(log) = sockets.limit_log {
-            let limit = gate.ground.connections;
+            let limit = policy.context.connections;
             let over = move |_: &Destination| {
                 format!("more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)")
             };
-            gate.spawn(tell_refused(Arc::clone(gate), log.watched()?, over));
+            policy.spawn(tell_refused(Arc::clone(policy), log.watched()?, over));
         }
         Ok(())
     }
@@ -206,29 +207,29 @@ impl Egress {
     /// # Errors
     /// What the kernel refused; the former rules hold then.
     pub(crate) async fn change(&self, spec: NetworkSpec) -> Result<(), String> {
-        let gate = &self.gate;
-        let _writing = gate.kernel.lock().await;
-        let pinned = gate
+        let policy = &self.policy;
+        let _writing = policy.kernel.lock().await;
+        let pinned = policy
             .pins()
             .keep(|name, address| spec.reaches(name, address), Instant::now());
-        let (before, after) = (gate.rules().bandwidth, spec.bandwidth);
-        gate.limit(after).await?;
-        if let Err(error) = gate.apply(policy::rules(&spec, &pinned)).await {
-            return gate.limit(before).await.and(Err(error));
+        let (before, after) = (policy.rules().bandwidth, spec.bandwidth);
+        policy.limit(after).await?;
+        if let Err(error) = policy.apply(policy::rules(&spec, &pinned)).await {
+            return policy.limit(before).await.and(Err(error));
         }
-        gate.rules.send_replace(Arc::new(spec));
+        policy.rules.send_replace(Arc::new(spec));
         Ok(())
     }
 
     /// Answers when nothing of it is open.
     pub(crate) async fn stop(&self) {
-        self.gate.stop.cancel();
-        self.gate.tasks.close();
-        self.gate.tasks.wait().await;
+        self.policy.stop.cancel();
+        self.policy.tasks.close();
+        self.policy.tasks.wait().await;
     }
 }
 
-impl Ground {
+impl NetnsContext {
     /// Runs it in the sandbox's namespace.
     async fn within<T: Send + 'static>(
         self,
@@ -243,7 +244,7 @@ impl Ground {
     }
 }
 
-impl Gate {
+impl EgressPolicy {
     /// Runs it until all of this stops.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -255,17 +256,17 @@ impl Gate {
         self.rules.borrow().clone()
     }
 
-    fn pins(&self) -> parking_lot::MutexGuard<'_, Pins> {
+    fn pins(&self) -> parking_lot::MutexGuard<'_, ResolvedAddresses> {
         self.pins.lock()
     }
 
     async fn apply(&self, rules: Transaction) -> Result<(), String> {
-        self.ground.within(move || rules.commit()).await
+        self.context.within(move || rules.commit()).await
     }
 
     async fn limit(&self, own: Bandwidth) -> Result<(), String> {
-        let ground = self.ground;
-        ground.within(move || ground.limit(own)).await
+        let context = self.context;
+        context.within(move || context.limit(own)).await
     }
 
     /// Returns true if one more question may be asked for the sandbox.
@@ -312,7 +313,7 @@ impl Gate {
     /// Returns true if a connection that names `name` may go to `address`: the rules allow it, and
     /// the address is the name's. What it was said to have may be forgotten (the agent has
     /// restarted, the sandbox was paused); then it is looked up anew.
-    pub(crate) async fn lets_through(&self, name: &str, address: IpAddr) -> bool {
+    pub(crate) async fn is_allowed(&self, name: &str, address: IpAddr) -> bool {
         let rules = self.rules();
         if !rules.reaches(name, address) {
             return false;
@@ -346,12 +347,12 @@ impl Gate {
     /// `work` was judged before, at once, since they may have changed since.
     pub(crate) async fn while_allowed<T>(
         &self,
-        judged: Judged,
+        judged: Decided,
         is_allowed: impl Fn(&NetworkSpec) -> bool,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut rules = self.rules.subscribe();
-        if judged == Judged::Before && !is_allowed(&rules.borrow_and_update().clone()) {
+        if judged == Decided::Before && !is_allowed(&rules.borrow_and_update().clone()) {
             return None;
         }
         let mut work = std::pin::pin!(work);
@@ -371,7 +372,7 @@ impl Gate {
     /// Connects from within the sandbox's namespace, so that all that holds for its packets holds
     /// for these.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
-        let socket = self.ground.within(move || {
+        let socket = self.context.within(move || {
             let socket = Socket::new(
                 Domain::for_address(to),
                 Type::STREAM.nonblocking(),

@@ -13,7 +13,7 @@ use linux::{conntrack, nft};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::Gate;
+use super::EgressPolicy;
 use super::pins::RENEW_BEFORE;
 use crate::network::policy;
 
@@ -80,21 +80,21 @@ impl PinWriter {
 }
 
 /// Tells the kernel what is queued, until it is dropped.
-pub(super) async fn write_all(gate: Arc<Gate>) {
+pub(super) async fn write_all(policy: Arc<EgressPolicy>) {
     loop {
-        let entries = gate.pin_writer.take();
+        let entries = policy.pin_writer.take();
         if entries.is_empty() {
-            gate.pin_writer.queued.notified().await;
+            policy.pin_writer.queued.notified().await;
             continue;
         }
-        write(&gate, entries).await;
+        write(&policy, entries).await;
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn write(gate: &Gate, entries: Vec<Entry>) {
-    let _writing = gate.kernel.lock().await;
-    let rules = gate.rules();
+async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
+    let _writing = policy.kernel.lock().await;
+    let rules = policy.rules();
     let is_allowed = |entry: &Entry| {
         entry
             .addresses
@@ -103,7 +103,7 @@ async fn write(gate: &Gate, entries: Vec<Entry>) {
     };
     let (allowed, denied): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_allowed);
     for entry in denied {
-        gate.pins().not_told(&entry.addresses);
+        policy.pins().not_told(&entry.addresses);
         // Who asked may be gone.
         let _ = entry.told.send(Err("the rules have changed".to_owned()));
     }
@@ -111,34 +111,34 @@ async fn write(gate: &Gate, entries: Vec<Entry>) {
         .iter()
         .flat_map(|entry| entry.addresses.clone())
         .collect();
-    let told = gate
-        .ground
+    let told = policy
+        .context
         .within(move || policy::pin(nft::Transaction::new(), &addresses).commit())
         .await;
     for entry in allowed {
         if told.is_err() {
-            gate.pins().not_told(&entry.addresses);
+            policy.pins().not_told(&entry.addresses);
         }
         let _ = entry.told.send(told.clone());
     }
 }
 
 /// Renews what is about to be forgotten and still good, until it is dropped.
-pub(super) async fn renew_all(gate: Arc<Gate>) {
+pub(super) async fn renew_all(policy: Arc<EgressPolicy>) {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        renew(&gate, Instant::now()).await;
+        renew(&policy, Instant::now()).await;
     }
 }
 
 /// Renews addresses that connections use, or that their names still have.
-pub(super) async fn renew(gate: &Gate, now: Instant) {
-    let ending = gate.pins().ending(now);
+pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
+    let ending = policy.pins().ending(now);
     if ending.is_empty() {
         return;
     }
-    let used = gate
-        .ground
+    let used = policy
+        .context
         .within(conntrack::destinations)
         .await
         .unwrap_or_else(|error| {
@@ -149,24 +149,24 @@ pub(super) async fn renew(gate: &Gate, now: Instant) {
         let (in_use, unused): (Vec<IpAddr>, Vec<IpAddr>) = addresses
             .into_iter()
             .partition(|address| used.contains(address));
-        let mut new = gate.pins().renew(&name, &in_use, true, now);
+        let mut new = policy.pins().renew(&name, &in_use, true, now);
         let kinds = [true, false]
             .into_iter()
             .filter(|ipv4| unused.iter().any(|one| one.is_ipv4() == *ipv4));
         for of_ipv4 in kinds {
-            if !gate.may_ask() {
+            if !policy.may_ask() {
                 break;
             }
-            if let Some((has, _)) = gate.upstream.addresses(&name, of_ipv4).await {
+            if let Some((has, _)) = policy.upstream.addresses(&name, of_ipv4).await {
                 let still: Vec<IpAddr> = unused
                     .iter()
                     .copied()
                     .filter(|address| has.contains(address))
                     .collect();
-                new.extend(gate.pins().renew(&name, &still, false, now));
+                new.extend(policy.pins().renew(&name, &still, false, now));
             }
         }
-        if let Err(error) = gate.pin_writer.tell(&name, &new).await {
+        if let Err(error) = policy.pin_writer.tell(&name, &new).await {
             tracing::warn!(
                 error,
                 "an address of a name is forgotten though it is in use"

@@ -36,13 +36,13 @@ struct Known {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Pins {
+pub(crate) struct ResolvedAddresses {
     names: HashMap<String, Known>,
     /// Until when the kernel knows them.
     kernel: HashMap<IpAddr, Instant>,
 }
 
-impl Pins {
+impl ResolvedAddresses {
     /// Notes what a name has, and returns what the kernel has to be told, with how long it is good
     /// for.
     pub(crate) fn add(
@@ -238,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_good_for_a_while_and_for_its_name() {
-        let (mut pins, now) = (Pins::default(), Instant::now());
+    fn answer_holds_for_its_name_only() {
+        let (mut pins, now) = (ResolvedAddresses::default(), Instant::now());
         let new = pins.add("a.com", &[address(1), address(2)], Duration::ZERO, now);
         assert_eq!(new, [(address(1), LEAST), (address(2), LEAST)]);
         assert!(pins.has("a.com", address(1), now) && !pins.has("b.com", address(1), now));
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn other_rules_keep_what_they_allow() {
-        let (mut pins, now) = (Pins::default(), Instant::now());
+        let (mut pins, now) = (ResolvedAddresses::default(), Instant::now());
         pins.add("a.com", &[address(1)], Duration::ZERO, now);
         pins.add("b.com", &[address(2)], Duration::from_secs(3600), now);
         assert_eq!(
@@ -269,8 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn renewed_address_stays_until_a_day_after_its_use() {
-        let (mut pins, start) = (Pins::default(), Instant::now());
+    fn renewed_address_stays_for_a_day() {
+        let (mut pins, start) = (ResolvedAddresses::default(), Instant::now());
         pins.add("a.com", &[address(1), address(2)], Duration::ZERO, start);
         assert!(pins.ending(start).is_empty());
         let near = start + LEAST - RENEW_BEFORE / 2;
@@ -294,8 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_asks_for_all_names_fills_no_memory() {
-        let (mut pins, now) = (Pins::default(), Instant::now());
+    fn many_names_fill_no_memory() {
+        let (mut pins, now) = (ResolvedAddresses::default(), Instant::now());
         for n in 0..5000_u32 {
             pins.add(
                 &format!("{n}.com"),

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Gate, Judged, http, reset, server_first, tls};
+use super::{Decided, EgressPolicy, http, reset, server_first, tls};
 
 /// Connections of one sandbox at one time.
 const CONNECTIONS: usize = 512;
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const HANDSHAKE: u8 = 0x16;
 
 /// Serves until it is dropped; then all connections end.
-pub(super) async fn serve(gate: Arc<Gate>, listener: TcpListener) {
+pub(super) async fn serve(policy: Arc<EgressPolicy>, listener: TcpListener) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -49,60 +49,66 @@ pub(super) async fn serve(gate: Arc<Gate>, listener: TcpListener) {
             continue;
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            gate.events.denied(&format!(
+            policy.events.denied(&format!(
                 "more than {CONNECTIONS} connections to ports 80 and 443 at one time"
             ));
             reset(&stream);
             continue;
         };
-        let gate = Arc::clone(&gate);
+        let policy = Arc::clone(&policy);
         connections.spawn(async move {
-            if let Err(error) = pass_on(&gate, stream).await {
-                tracing::debug!(slot = gate.ground.slot.number(), %error, "a connection through the proxy ended");
+            if let Err(error) = pass_on(&policy, stream).await {
+                tracing::debug!(slot = policy.context.slot.number(), %error, "a connection through the proxy ended");
             }
             drop(place);
         });
     }
 }
 
-async fn pass_on(gate: &Arc<Gate>, stream: TcpStream) -> io::Result<()> {
+async fn pass_on(policy: &Arc<EgressPolicy>, stream: TcpStream) -> io::Result<()> {
     let to = original_destination(&stream)?;
     stream.set_nodelay(true)?;
     match tokio::time::timeout(SILENCE, first_byte(&stream)).await {
-        Ok(Some(first)) => spoken(gate, stream, to, first).await,
+        Ok(Some(first)) => spoken(policy, stream, to, first).await,
         Ok(None) => {
             reset(&stream);
             Ok(())
         }
-        Err(_) => silent(gate, stream, to).await,
+        Err(_) => silent(policy, stream, to).await,
     }
 }
 
 /// The guest has said something.
-async fn spoken(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr, first: u8) -> io::Result<()> {
+async fn spoken(
+    policy: &Arc<EgressPolicy>,
+    stream: TcpStream,
+    to: SocketAddr,
+    first: u8,
+) -> io::Result<()> {
     match first {
-        HANDSHAKE => secure(gate, stream, to).await,
+        HANDSHAKE => secure(policy, stream, to).await,
         first if first.is_ascii_uppercase() && !begins_with(&stream, SSH).await => {
-            http::serve(gate, stream, to).await
+            http::serve(policy, stream, to).await
         }
-        _ => server_first::serve(gate, stream, to).await,
+        _ => server_first::serve(policy, stream, to).await,
     }
 }
 
 /// The guest waits: for its server to begin, or it will say something later.
-async fn silent(gate: &Arc<Gate>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
-    let first = if gate.reaches_address(to.ip()) {
-        match server_first::wait(gate, &stream, to).await {
-            Some(server) => return server_first::tunnel(gate, stream, server, to).await,
+async fn silent(policy: &Arc<EgressPolicy>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
+    let first = if policy.reaches_address(to.ip()) {
+        match server_first::wait(policy, &stream, to).await {
+            Some(server) => return server_first::tunnel(policy, stream, server, to).await,
             None => tokio::time::timeout(HELLO_TIMEOUT, first_byte(&stream)).await,
         }
     } else {
         tokio::time::timeout(HELLO_TIMEOUT, first_byte(&stream)).await
     };
     match first {
-        Ok(Some(first)) => spoken(gate, stream, to, first).await,
+        Ok(Some(first)) => spoken(policy, stream, to, first).await,
         _ => {
-            gate.events
+            policy
+                .events
                 .denied(&format!("TCP to {to} that says nothing, and no name"));
             reset(&stream);
             Ok(())
@@ -134,31 +140,31 @@ fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::other("it was going to no IP address"))
 }
 
-async fn secure(gate: &Gate, mut stream: TcpStream, to: SocketAddr) -> io::Result<()> {
+async fn secure(policy: &EgressPolicy, mut stream: TcpStream, to: SocketAddr) -> io::Result<()> {
     let hello = tokio::time::timeout(HELLO_TIMEOUT, tls::hello(&mut stream)).await??;
     let name = hello.name.unwrap_or_default();
-    if !gate.lets_through(&name, to.ip()).await {
-        gate.events.denied(&about("TLS", &name, to));
+    if !policy.is_allowed(&name, to.ip()).await {
+        policy.events.denied(&about("TLS", &name, to));
         reset(&stream);
         return Ok(());
     }
     // What the rules are when the server answers counts, which decides itself when that is.
     let passed = async {
-        let mut server = gate.connect(to).await?;
+        let mut server = policy.connect(to).await?;
         tokio::io::AsyncWriteExt::write_all(&mut server, &hello.bytes).await?;
         // How a connection ends is nobody's error.
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
         Ok(())
     };
-    let passed = gate
+    let passed = policy
         .while_allowed(
-            Judged::Before,
+            Decided::Before,
             |rules| rules.reaches(&name, to.ip()),
             passed,
         )
         .await;
     if passed.is_none() {
-        gate.events.denied(&about("TLS", &name, to));
+        policy.events.denied(&about("TLS", &name, to));
     }
     if !matches!(passed, Some(Ok(()))) {
         reset(&stream);

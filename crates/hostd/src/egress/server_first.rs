@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Gate, Judged, reset};
+use super::{Decided, EgressPolicy, reset};
 
 /// For the server to begin.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,30 +29,38 @@ const HTTP: &[u8] = b"HTTP/";
 const TLS_RECORDS: std::ops::RangeInclusive<u8> = 0x14..=0x18;
 
 /// Serves a guest that has spoken, but neither TLS nor HTTP.
-pub(super) async fn serve(gate: &Gate, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
-    if !gate.reaches_address(to.ip()) {
-        gate.events.denied(&format!(
+pub(super) async fn serve(
+    policy: &EgressPolicy,
+    stream: TcpStream,
+    to: SocketAddr,
+) -> io::Result<()> {
+    if !policy.reaches_address(to.ip()) {
+        policy.events.denied(&format!(
             "TCP to {to} that is neither TLS nor HTTP, at an address that no allowed name has"
         ));
         reset(&stream);
         return Ok(());
     }
-    let server = gate.connect(to).await.inspect_err(|_| reset(&stream))?;
+    let server = policy.connect(to).await.inspect_err(|_| reset(&stream))?;
     if !speaks(&server).await {
         let why =
             "neither TLS nor HTTP, and its server does not speak first: its name cannot be told";
-        gate.events.denied(&format!("TCP to {to} that is {why}"));
+        policy.events.denied(&format!("TCP to {to} that is {why}"));
         reset(&stream);
         return Ok(());
     }
-    tunnel(gate, stream, server, to).await
+    tunnel(policy, stream, server, to).await
 }
 
 /// Connects to the server of a guest that says nothing, and waits until one of them speaks. Returns
 /// the connection if it was the server.
-pub(super) async fn wait(gate: &Gate, stream: &TcpStream, to: SocketAddr) -> Option<TcpStream> {
+pub(super) async fn wait(
+    policy: &EgressPolicy,
+    stream: &TcpStream,
+    to: SocketAddr,
+) -> Option<TcpStream> {
     let waited = async {
-        let server = gate.connect(to).await.ok()?;
+        let server = policy.connect(to).await.ok()?;
         speaks(&server).await.then_some(server)
     };
     let mut first = [0];
@@ -75,18 +83,18 @@ async fn speaks(server: &TcpStream) -> bool {
 
 /// Passes on what both say, as long as the rules allow the address.
 pub(super) async fn tunnel(
-    gate: &Gate,
+    policy: &EgressPolicy,
     mut stream: TcpStream,
     mut server: TcpStream,
     to: SocketAddr,
 ) -> io::Result<()> {
     let copied = tokio::io::copy_bidirectional(&mut stream, &mut server);
-    if gate
-        .while_allowed(Judged::Before, |_| gate.reaches_address(to.ip()), copied)
+    if policy
+        .while_allowed(Decided::Before, |_| policy.reaches_address(to.ip()), copied)
         .await
         .is_none()
     {
-        gate.events.denied(&format!("TCP to {to}"));
+        policy.events.denied(&format!("TCP to {to}"));
         reset(&stream);
     }
     Ok(())

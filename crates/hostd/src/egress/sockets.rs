@@ -9,10 +9,10 @@ use linux::nflog::{Destination, Nflog};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use super::Gate;
+use super::EgressPolicy;
 use crate::network::connections::LIMIT_LOG_GROUP;
 use crate::network::policy::{DNS_PORT, LOG_GROUP, PROXY_PORT};
-use crate::network::{GATEWAY_IP, GATEWAY_IP6, Six};
+use crate::network::{GATEWAY_IP, GATEWAY_IP6, Ipv6Mode};
 
 const BACKLOG: i32 = 256;
 
@@ -33,9 +33,9 @@ pub(super) struct Servers {
 }
 
 /// In the namespace of the calling thread.
-pub(super) fn open(six: Six) -> io::Result<Sockets> {
+pub(super) fn open(ipv6: Ipv6Mode) -> io::Result<Sockets> {
     let mut servers = vec![serve_on(GATEWAY_IP.into())?];
-    if six.is_on() {
+    if ipv6.is_on() {
         match serve_on(GATEWAY_IP6.into()) {
             Ok(more) => servers.push(more),
             // The network was made by an agent for which it was off.
@@ -87,7 +87,7 @@ pub(super) fn from_std(listener: TcpListener) -> io::Result<tokio::net::TcpListe
 
 /// Notes what the kernel refused.
 pub(super) async fn tell_refused(
-    gate: Arc<Gate>,
+    policy: Arc<EgressPolicy>,
     log: AsyncFd<Nflog>,
     what: impl Fn(&Destination) -> String,
 ) {
@@ -96,7 +96,7 @@ pub(super) async fn tell_refused(
         if let Ok(Ok(refused)) = ready.try_io(|log| log.get_ref().read()) {
             refused
                 .iter()
-                .for_each(|destination| gate.events.denied(&what(destination)));
+                .for_each(|destination| policy.events.denied(&what(destination)));
         }
     }
 }

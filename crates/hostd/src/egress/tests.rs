@@ -6,10 +6,10 @@
 //!   guest eth0 ── tap0 sandbox wrp-N ── inet0 internet: 45.90.28.1 … 45.90.28.9
 //! ```
 
+mod ipv6;
 mod limits;
 mod names;
 mod peers;
-mod six;
 mod world;
 
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use world::{World, host};
 
 use super::tls::tests::client_hello;
-use crate::network::{Six, Why};
+use crate::network::{Ipv6Mode, Why};
 
 const GOOD: &str = "45.90.28.1";
 const EVIL: &str = "45.90.28.2";
@@ -42,7 +42,7 @@ async fn world(allow: &[&str], deny: &[&str], allow_internet: bool) -> World {
         &NAMES,
         &[GOOD, EVIL, PLAIN, SPEAKS],
         &rules(allow, deny, allow_internet),
-        Six::Off(Why::NotWanted),
+        Ipv6Mode::Off(Why::NotWanted),
     )
     .await
 }
@@ -58,7 +58,7 @@ fn rules(allow: &[&str], deny: &[&str], allow_internet: bool) -> model::NetworkS
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_rules_the_internet_is_open_and_the_floor_is_not() {
+async fn internet_is_open_without_rules() {
     let world = world(&[], &[], true).await;
     assert_eq!(world.ask("good.test").await, [host(GOOD)]);
     assert_eq!(
@@ -129,7 +129,7 @@ async fn rules_about_addresses_hold_and_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_are_allowed_at_their_addresses_only() {
+async fn names_are_allowed_at_own_addresses() {
     let world = world(&["*.good.test"], &[], false).await;
     assert_eq!(world.ask("www.good.test").await, [host(GOOD)]);
     let hello = client_hello("www.good.test");
@@ -182,7 +182,7 @@ async fn names_are_allowed_at_their_addresses_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_request_of_a_connection_is_looked_at() {
+async fn each_request_of_connection_is_checked() {
     let world = world(&["good.test"], &[], false).await;
     world.ask("good.test").await;
     let mut connection = world.open(GOOD, 80).await.unwrap();
@@ -198,7 +198,7 @@ async fn each_request_of_a_connection_is_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quic_and_other_resolvers_are_no_way_around_names() {
+async fn quic_and_foreign_resolvers_are_refused() {
     let world = world(&["good.test"], &[], true).await;
     world.ask("good.test").await;
     // Whomever the guest asks, we answer.
@@ -244,7 +244,7 @@ async fn quic_and_other_resolvers_are_no_way_around_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn denied_names_are_denied_at_every_port() {
+async fn denied_names_have_no_open_port() {
     let world = world(&["www.evil.test"], &["*.evil.test", "evil.test"], true).await;
     assert!(world.ask("evil.test").await.is_empty());
     assert!(
@@ -273,7 +273,7 @@ async fn denied_names_are_denied_at_every_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_agent_serves_again_and_plain_connections_stand() {
+async fn next_agent_keeps_plain_connections() {
     let mut world = world(&["good.test"], &[], false).await;
     world.ask("good.test").await;
     let mut plain = world.open(GOOD, 22).await.unwrap();
@@ -296,7 +296,7 @@ async fn the_next_agent_serves_again_and_plain_connections_stand() {
 
 /// A change of rules ends what goes through the proxy, and what stands beside it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_is_denied_later_ends_its_connections() {
+async fn name_denied_later_ends_its_connections() {
     let world = world(&["good.test", "plain.test"], &[], false).await;
     world.ask("good.test").await;
     world.ask("plain.test").await;
@@ -321,7 +321,7 @@ async fn a_name_that_is_denied_later_ends_its_connections() {
 
 /// Errors about a connection go where it may go, and are no way to keep it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_about_a_connection_does_not_keep_it_once_it_is_denied() {
+async fn icmp_error_keeps_no_denied_connection() {
     let world = world(&[], &[], true).await;
     let mut old = world.open(GOOD, 443).await.unwrap();
     assert_eq!(old.talk(b"x").unwrap(), format!("{GOOD}:443 x"));

@@ -91,7 +91,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_name_is_read_however_it_comes() {
+    fn server_name_is_read_from_fragments() {
         let bytes = client_hello("A.example.com");
         let (head, tail) = bytes.split_at(40);
         let read = run(hello(&mut head.chain(&b""[..]).chain(tail))).unwrap();
@@ -102,7 +102,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_no_hello_has_no_name() {
+    fn bytes_without_hello_have_no_name() {
         assert!(
             run(hello(&mut &[0x16, 3, 1, 0, 4, 9, 9, 9, 9][..]))
                 .unwrap()

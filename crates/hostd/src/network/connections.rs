@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limit_is_a_share_of_the_hosts_table() {
+    fn limit_is_share_of_host_table() {
         let size: u32 = linux::sysctl::get(TABLE_SIZE).unwrap().parse().unwrap();
         assert!(limit(None) <= DEFAULT && limit(None) <= (size / PARTS).max(LEAST));
         assert_eq!((limit(Some(1000)), limit_on_host(1000)), (1000, 1250));

@@ -14,14 +14,14 @@ use linux::link::Links;
 use linux::{conntrack, netns, nft, sysctl};
 use socket2::SockRef;
 
-use super::machine::restore_rules;
+use super::host_rules::restore_rules;
+use super::ipv6::{Ipv6Mode, Why};
 use super::plan::{GATEWAY_IP, GUEST_MAC, GUEST_PREFIX, Plan, Slot, TAP_MAC};
-use super::six::{Six, Why};
 use super::{Slots, connections, make, mtu, rules};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(45, 90, 28, 1);
 const UPLINK: [Ipv4Addr; 2] = [Ipv4Addr::new(45, 90, 29, 2), Ipv4Addr::new(45, 90, 29, 1)];
-const OFF: Six = Six::Off(Why::NotWanted);
+const OFF: Ipv6Mode = Ipv6Mode::Off(Why::NotWanted);
 const LIMIT: u32 = connections::LEAST;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -69,13 +69,13 @@ impl Path {
         }
         let to = self.internet.clone();
         netns::enter(&self.host, move || {
-            make::connect(slot, OFF, mtu::ETHERNET)?;
+            make::create_veth(slot, OFF, mtu::ETHERNET)?;
             let links = Links::here()?;
             links.add_veth("up0", "inet0", &to)?;
             links.add_address("up0", UPLINK[0], 24)?;
             links.up("up0")?;
             sysctl::set("net/ipv4/ip_forward", "1")?;
-            rules::host(OFF, &[], &BTreeSet::from([Plan::ORIGINAL, slot.plan()])).commit()?;
+            rules::host_table(OFF, &[], &BTreeSet::from([Plan::ORIGINAL, slot.plan()])).commit()?;
             connections::limit_host(LIMIT)
         })?;
         netns::enter(&self.internet, || {
@@ -97,7 +97,7 @@ impl Path {
             links.up("tap0")?;
             sysctl::set("net/ipv4/ip_forward", "1")?;
             links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
-            rules::namespace(slot, OFF).commit()?;
+            rules::namespace_tables(slot, OFF).commit()?;
             connections::limit_namespace(LIMIT)
         })?;
         netns::enter(&self.guest, move || {
@@ -180,7 +180,7 @@ fn udp_flood_is_bounded_and_ends() {
 
 /// The last packet of each connection ends it for the sandbox's namespace, and gets no further.
 #[test]
-fn connections_hidden_from_the_host_count_there() {
+fn connections_hidden_from_namespace_count() {
     let path = Path::make();
     let _told = path.serve(443);
     let (slot, guest) = (path.slot.netns(), IpAddr::from(vmm::GUEST_IP));
@@ -271,7 +271,7 @@ fn mtu_follows_the_way_out() {
 }
 
 #[test]
-fn sandboxes_of_other_networks_are_translated_too() {
+fn sandboxes_of_other_networks_are_translated() {
     let path = Path::with_plan(Plan::halves("10.182.0.0/20".parse().unwrap()).unwrap());
     let told = path.serve(443);
     path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));

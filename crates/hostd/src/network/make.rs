@@ -11,25 +11,25 @@ use stdx::io::OptionalExt;
 use vmm::GUEST_IP;
 
 use super::connections::limit_namespace;
+use super::ipv6::Ipv6Mode;
 use super::mtu::ETHERNET;
 use super::plan::{
     GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, PEER_IP6, Slot,
     TAP, TAP_MAC, VETH_IP6, VETH_MACS,
 };
 use super::rules;
-use super::six::Six;
 
 const MEGABIT: u64 = 1_000_000;
 
 /// In the host's namespace: the pair, our end of it, and the way to the guest.
-pub(super) fn connect(slot: Slot, six: Six, mtu: u32) -> io::Result<()> {
+pub(super) fn create_veth(slot: Slot, ipv6: Ipv6Mode, mtu: u32) -> io::Result<()> {
     let links = Links::here()?;
     links.add_veth_with(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
     set_mtu(&links, &slot.veth(), mtu)?;
     links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
-    without_ipv6(&links, &slot.veth(), six)?;
+    without_ipv6(&links, &slot.veth(), ipv6)?;
     links.up(&slot.veth())?;
-    if six.is_on() {
+    if ipv6.is_on() {
         links.add_neighbour(&slot.veth(), PEER_IP6, VETH_MACS[1])?;
         links.add_route6(&slot.veth(), slot.host_ip6(), 128, PEER_IP6)?;
     }
@@ -47,8 +47,8 @@ fn set_mtu(links: &Links, link: &str, mtu: u32) -> io::Result<()> {
 /// Leaves a link that is not up yet only the IPv6 that it is given. At each link that comes and
 /// goes the kernel looks through all of the host's IPv6 routes, and with IPv6 of its own each link
 /// has some.
-fn without_ipv6(links: &Links, link: &str, six: Six) -> io::Result<()> {
-    if six.is_on() {
+fn without_ipv6(links: &Links, link: &str, ipv6: Ipv6Mode) -> io::Result<()> {
+    if ipv6.is_on() {
         return links.without_own_ipv6(link);
     }
     turned_off(Settings::new()?.set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1"))
@@ -60,28 +60,28 @@ fn turned_off(set: io::Result<()>) -> io::Result<()> {
 }
 
 /// Inside the namespace: the other end, the TAP, routes and rules.
-pub(super) fn furnish(
+pub(super) fn configure_netns(
     slot: Slot,
     user: u32,
-    six: Six,
+    ipv6: Ipv6Mode,
     connections: u32,
     mtu: u32,
 ) -> io::Result<()> {
     // First, so that no link gets an IPv6 address that it is not to have when it comes up.
-    settings(six)?;
+    settings(ipv6)?;
     let links = Links::here()?;
     links.up("lo")?;
     let peer = slot.peer();
     set_mtu(&links, &peer, mtu)?;
     links.add_address(&peer, slot.peer_ip(), 31)?;
-    if six.is_on() {
+    if ipv6.is_on() {
         links.without_own_ipv6(&peer)?;
     }
     links.up(&peer)?;
     tap::create(TAP, user)?;
     links.set_mac(TAP, TAP_MAC)?;
     set_mtu(&links, TAP, mtu)?;
-    if six.is_on() {
+    if ipv6.is_on() {
         links.without_own_ipv6(TAP)?;
     }
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
@@ -89,24 +89,24 @@ pub(super) fn furnish(
     // Known from the start: a guest that boots is reached by the first packet that it can take.
     links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)?;
     links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
-    if six.is_on() {
-        furnish_ipv6(&links, &peer)?;
+    if ipv6.is_on() {
+        configure_netns_ipv6(&links, &peer)?;
     }
-    rules::namespace(slot, six).commit()?;
+    rules::namespace_tables(slot, ipv6).commit()?;
     limit_namespace(connections)
 }
 
-fn furnish_ipv6(links: &Links, peer: &str) -> io::Result<()> {
+fn configure_netns_ipv6(links: &Links, peer: &str) -> io::Result<()> {
     links.add_address(TAP, GATEWAY_IP6, GUEST_PREFIX6)?;
     links.add_neighbour(TAP, GUEST_IP6, GUEST_MAC)?;
     links.add_neighbour(peer, VETH_IP6, VETH_MACS[0])?;
     links.add_route6(peer, Ipv6Addr::UNSPECIFIED, 0, VETH_IP6)
 }
 
-fn settings(six: Six) -> io::Result<()> {
+fn settings(ipv6: Ipv6Mode) -> io::Result<()> {
     let settings = Settings::new()?;
     settings.set("net/ipv4/ip_forward", "1")?;
-    if six.is_on() {
+    if ipv6.is_on() {
         // A kernel that was started with `ipv6.disable_ipv6=1` has it off in new namespaces.
         settings.set("net/ipv6/conf/all/disable_ipv6", "0")?;
         // What forwards takes no advertisements of routers.

@@ -11,14 +11,14 @@ pub(crate) mod addresses;
 pub(crate) mod connections;
 #[cfg(test)]
 mod forwarding_tests;
-pub(crate) mod machine;
+pub(crate) mod host_rules;
+mod ipv6;
 mod make;
 pub(crate) mod mtu;
 mod plan;
 pub(crate) mod policy;
 pub(crate) mod pool;
 mod rules;
-mod six;
 mod slots;
 
 use std::io;
@@ -32,7 +32,8 @@ use linux::{conntrack, link, netns};
 use model::network::Bandwidth;
 
 pub use connections::LIMITS;
-pub use machine::{remove_host_rules, try_rules};
+pub use host_rules::{remove_host_rules, try_rules};
+pub use ipv6::{Ipv6Mode, Ipv6Setting, Why};
 pub(crate) use make::limit;
 use mtu::LinkMtu;
 pub use plan::{
@@ -42,9 +43,8 @@ pub use plan::{
 pub use policy::POLICY_TABLE;
 use pool::Pool;
 #[cfg(test)]
-pub(crate) use rules::namespace as rules_of;
-pub use rules::{TABLE, TAKEN_IN, host as host_rules};
-pub use six::{Six, Wanted as WantedIpv6, Why};
+pub(crate) use rules::namespace_tables as rules_of;
+pub use rules::{MARK_LOCAL, TABLE, host_table};
 pub use slots::{CLAIMS_DIR, Holder, NEXT, Slots};
 
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ pub struct NetworkSettings {
     /// Name servers that are asked for sandboxes, with commas between them: no sandbox gets their
     /// addresses.
     pub name_servers: String,
-    pub ipv6: WantedIpv6,
+    pub ipv6: Ipv6Setting,
     /// The most that each sandbox may send and get, whatever its own limits.
     pub limits: Bandwidth,
     /// Connections of one sandbox at one time; `None` for a share of what the host can track.
@@ -87,7 +87,7 @@ pub struct NetworkSettings {
 pub struct Networks {
     slots: Slots,
     kind: Kind,
-    six: Six,
+    ipv6: Ipv6Mode,
     pool: Pool,
     limits: Bandwidth,
     /// Connections of one sandbox at one time.
@@ -124,7 +124,7 @@ impl Networks {
     /// When the kernel refuses.
     pub fn prepare(owner: &Path, settings: &NetworkSettings) -> Result<Self, Error> {
         let connections = connections::limit(settings.connections);
-        let (shared, six, plan) = machine::prepare(settings, connections)?;
+        let (shared, ipv6, plan) = host_rules::prepare(settings, connections)?;
         let mtu = Arc::new(LinkMtu::default());
         mtu.refresh();
         let (slots, pool, limits) = (
@@ -135,7 +135,7 @@ impl Networks {
         Ok(Self {
             slots,
             kind: Kind::Kernel,
-            six,
+            ipv6,
             pool,
             limits,
             connections,
@@ -162,8 +162,8 @@ impl Networks {
 
     /// Whether the networks that it makes have IPv6.
     #[must_use]
-    pub fn six(&self) -> Six {
-        self.six
+    pub fn ipv6_mode(&self) -> Ipv6Mode {
+        self.ipv6
     }
 
     /// What holds for every sandbox, whatever its own limits.
@@ -182,11 +182,11 @@ impl Networks {
             Pool::default(),
             Bandwidth::default(),
         );
-        let (six, connections) = (Six::Off(Why::NotWanted), 0);
+        let (ipv6, connections) = (Ipv6Mode::Off(Why::NotWanted), 0);
         Self {
             slots,
             kind: Kind::Loopback { port },
-            six,
+            ipv6,
             pool,
             limits,
             connections,
@@ -267,7 +267,7 @@ impl Networks {
 
     fn make(&self, slot: Slot, user: u32) -> Result<(), Error> {
         let mtu = self.mtu.get();
-        let (six, connections) = (self.six, self.connections);
+        let (ipv6, connections) = (self.ipv6, self.connections);
         let at = |action| {
             move |source| Error::Slot {
                 action,
@@ -277,12 +277,13 @@ impl Networks {
         };
         netns::create(&slot.netns()).map_err(at("create a network namespace"))?;
         fail::fail_point!("network::namespace-made");
-        make::connect(slot, six, mtu).map_err(at("connect the host and a network namespace"))?;
+        make::create_veth(slot, ipv6, mtu)
+            .map_err(at("connect the host and a network namespace"))?;
         fail::fail_point!("network::connected");
-        let furnished = netns::enter(&slot.netns(), move || {
-            make::furnish(slot, user, six, connections, mtu)
+        let configured = netns::enter(&slot.netns(), move || {
+            make::configure_netns(slot, user, ipv6, connections, mtu)
         });
-        furnished.map_err(at("set up a network namespace"))?;
+        configured.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");
         Ok(())
     }
@@ -341,7 +342,7 @@ impl Networks {
         // Last, when nothing can begin one any more: what is still under way to the guest must not
         // reach the next one.
         conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))?;
-        if self.six.is_on() {
+        if self.ipv6.is_on() {
             conntrack::forget(slot.host_ip6()).map_err(at("forget the connections over IPv6"))?;
         }
         let Err(error) = namespace else {
@@ -391,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_comes_whole_and_goes_whole() {
+    fn network_comes_and_goes_whole() {
         let owner = tempfile::tempdir().unwrap();
         let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
         let slot = networks.claim("sb-test").unwrap();
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn two_hundred_come_and_go_sixteen_at_a_time() {
+    fn two_hundred_networks_come_and_go() {
         let owner = tempfile::tempdir().unwrap();
         let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
         let (left, made) = (AtomicUsize::new(200), Mutex::new(Vec::new()));

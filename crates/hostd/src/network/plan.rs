@@ -29,7 +29,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
-use model::network::FLOOR;
+use model::network::BLOCKED_RANGES;
 use serde::{Deserialize, Serialize};
 
 /// Hardware address of every guest's network interface: locally administered, unicast.
@@ -82,7 +82,7 @@ impl Plan {
     /// Halves a network. `None` if it is too small, or not one that no sandbox reaches.
     #[must_use]
     pub fn halves(network: Ipv4Net) -> Option<Self> {
-        let private = FLOOR.iter().any(|floor| floor.contains(&network));
+        let private = BLOCKED_RANGES.iter().any(|range| range.contains(&network));
         if !private || network.prefix_len() > Self::LONGEST_PREFIX {
             return None;
         }
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_never_share_an_address_or_a_name() {
+    fn slots_share_no_address_or_name() {
         let slots = || (1..=Slot::MAX).map(|number| Slot::new(number).unwrap());
         let addresses: HashSet<Ipv4Addr> = slots()
             .flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()])
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_other_networks_stay_in_them() {
+    fn slots_stay_in_their_networks() {
         for network in ["10.212.0.0/15", "192.168.64.0/22", "198.18.0.0/16"] {
             let network: Ipv4Net = network.parse().unwrap();
             let plan = Plan::halves(network).unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_before_mean_the_original_networks() {
+    fn old_records_mean_original_networks() {
         let slot: Slot = serde_json::from_str("7").unwrap();
         assert_eq!(
             (slot, serde_json::to_string(&slot).unwrap().as_str()),

@@ -2,7 +2,7 @@
 //! sandbox's namespace, which is replaced as a whole.
 //!
 //! ```text
-//!   guest ──┬─ to port 53 of anybody ──→ our resolver (`crate::dns`)
+//!   guest ──┬─ to port 53 of anybody ──→ our resolver (`crate::egress::dns`)
 //!           ├─ TCP to port 80 or 443, where a rule has a name ──→ our proxy (`crate::egress`)
 //!           └─ anything else ──→ the sets below
 //! ```
@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use linux::nft::{ESTABLISHED, Family, Hook, RELATED, Rule, Table, Transaction};
-use model::network::{Bandwidth, FLOOR, FLOOR6, NetworkSpec};
+use model::network::{BLOCKED_RANGES, BLOCKED_RANGES6, Bandwidth, NetworkSpec};
 use sha2::{Digest, Sha256};
 
 use super::plan::TAP;
-use super::rules::{TAKEN_IN, append_chain};
+use super::rules::{MARK_LOCAL, append_chain};
 
 /// Name of the table.
 pub const POLICY_TABLE: &str = "wrenn_policy";
@@ -43,7 +43,7 @@ pub const LOG_GROUP: u16 = 1;
 pub const MAX_PINNED: u32 = 8192;
 
 /// Sets of the table, of IPv4 and of IPv6.
-const NEVER: [&str; 2] = ["never", "never6"];
+const BLOCKED: [&str; 2] = ["never", "never6"];
 const ALLOWED: [&str; 2] = ["allowed", "allowed6"];
 const DENIED: [&str; 2] = ["denied", "denied6"];
 const PINNED: [&str; 2] = ["pinned", "pinned6"];
@@ -122,13 +122,13 @@ fn sets(table: Transaction, spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -
     } else {
         spec.denied_nets()
     };
-    let floor: Vec<IpNet> = FLOOR
+    let blocked: Vec<IpNet> = BLOCKED_RANGES
         .map(IpNet::V4)
         .into_iter()
-        .chain(FLOOR6.map(IpNet::V6))
+        .chain(BLOCKED_RANGES6.map(IpNet::V6))
         .collect();
     let table = [
-        (NEVER, floor),
+        (BLOCKED, blocked),
         (ALLOWED, spec.allowed_nets()),
         (DENIED, denied),
     ]
@@ -189,7 +189,7 @@ fn marks(has_names: bool) -> Vec<Rule> {
             Rule::new()
                 .iif(TAP)
                 .dport(*protocol, *port)
-                .set_mark(TAKEN_IN)
+                .set_mark(MARK_LOCAL)
         })
         .collect()
 }
@@ -204,7 +204,7 @@ fn redirections(has_names: bool) -> Vec<Rule> {
         redirect(TCP, 53, DNS_PORT),
     ];
     if has_names {
-        rules.extend(to_set(NEVER, Rule::accept));
+        rules.extend(to_set(BLOCKED, Rule::accept));
         rules.extend(to_set(ALLOWED, Rule::accept));
         rules.push(redirect(TCP, HTTP, PROXY_PORT));
         rules.push(redirect(TCP, HTTPS, PROXY_PORT));
@@ -231,7 +231,7 @@ fn decisions(spec: &NetworkSpec, mark: u32) -> Vec<Rule> {
         Rule::new().iif_not(TAP).accept(),
         Rule::new().ct_reply().accept(),
     ];
-    rules.extend(to_set(NEVER, refuse));
+    rules.extend(to_set(BLOCKED, refuse));
     rules.extend([
         Rule::new()
             .ct_state(ESTABLISHED | RELATED)
@@ -371,8 +371,8 @@ mod tests {
             let pinned: Vec<(IpAddr, Duration)> = (0..MAX_PINNED)
                 .flat_map(|n| {
                     let four = Ipv4Addr::from_bits(0x1000_0000 + n);
-                    let six = Ipv6Addr::from_bits((0x2606 << 112) + u128::from(n));
-                    [IpAddr::V4(four), six.into()]
+                    let ipv6 = Ipv6Addr::from_bits((0x2606 << 112) + u128::from(n));
+                    [IpAddr::V4(four), ipv6.into()]
                 })
                 .map(|address| (address, Duration::from_secs(300)))
                 .collect();

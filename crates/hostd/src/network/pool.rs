@@ -30,7 +30,7 @@ pub(super) struct Pool {
 struct Known {
     ready: VecDeque<Slot>,
     /// Claimed by a sandbox, which has not asked for the network yet.
-    handed_over: BTreeSet<Slot>,
+    assigned: BTreeSet<Slot>,
 }
 
 impl Pool {
@@ -40,12 +40,12 @@ impl Pool {
 
     /// Whether the slot's network was made ahead; only the first who asks is told so.
     pub(super) fn has_made(&self, slot: Slot) -> bool {
-        self.lock().handed_over.remove(&slot)
+        self.lock().assigned.remove(&slot)
     }
 
     /// Its network goes.
     pub(super) fn forget(&self, slot: Slot) {
-        self.lock().handed_over.remove(&slot);
+        self.lock().assigned.remove(&slot);
     }
 }
 
@@ -66,9 +66,12 @@ impl Networks {
     ///
     /// # Errors
     /// What the kernel refused; nothing is left then, unless that cannot be cleared either.
-    pub fn make_ahead(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
+    pub fn preallocate(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
         let slot = self.slots.claim(NOBODY).map_err(Error::Claim)?;
-        match self.make(slot, user(slot)).and_then(|()| govern(slot)) {
+        match self
+            .make(slot, user(slot))
+            .and_then(|()| apply_default_policy(slot))
+        {
             Ok(()) => self.pool.lock().ready.push_back(slot),
             Err(error) => return self.clear(slot).and(Err(error)),
         }
@@ -81,7 +84,7 @@ impl Networks {
         self.pool.taken.notify_one();
         match self.slots.hand_over(slot, sandbox) {
             Ok(()) => {
-                self.pool.lock().handed_over.insert(slot);
+                self.pool.lock().assigned.insert(slot);
                 Some(slot)
             }
             Err(error) => {
@@ -112,7 +115,7 @@ impl Networks {
     }
 }
 
-fn govern(slot: Slot) -> Result<(), Error> {
+fn apply_default_policy(slot: Slot) -> Result<(), Error> {
     let ruled = netns::enter(&slot.netns(), || {
         policy::rules(&NetworkSpec::default(), &[]).commit()
     });
@@ -138,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn a_network_made_ahead_is_claimed_and_used_once() {
+    fn preallocated_network_is_claimed_once() {
         let (_owner, networks) = networks();
-        networks.make_ahead(|_| 0).unwrap();
+        networks.preallocate(|_| 0).unwrap();
         let ahead = networks.claimed().unwrap()[0].clone();
         assert_eq!(
             (networks.ready(), &ahead.1),
@@ -162,16 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_away_meanwhile_is_made_again() {
+    fn removed_network_is_created_again() {
         let (_owner, networks) = networks();
-        networks.make_ahead(|_| 0).unwrap();
+        networks.preallocate(|_| 0).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         netns::remove(&slot.netns()).unwrap();
         assert!(!networks.create(slot, 0).unwrap(), "its rules went with it");
         assert!(leftovers().unwrap().contains(&slot.netns()));
         networks.remove(slot, "sb-test").unwrap();
         // Given back unused, and claimed again: the pool must not take it for made.
-        networks.make_ahead(|_| 0).unwrap();
+        networks.preallocate(|_| 0).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         networks.remove(slot, "sb-test").unwrap();
         assert!(!networks.pool.has_made(slot));
@@ -180,8 +183,8 @@ mod tests {
     #[test]
     fn the_orderly_end_leaves_nothing() {
         let (_owner, networks) = networks();
-        networks.make_ahead(|_| 0).unwrap();
-        networks.make_ahead(|_| 0).unwrap();
+        networks.preallocate(|_| 0).unwrap();
+        networks.preallocate(|_| 0).unwrap();
         let slots: Vec<Slot> = networks
             .claimed()
             .unwrap()

@@ -13,7 +13,7 @@
 //! ```
 //! TCP announces no larger segments than the way out carries: errors that would tell a server so
 //! are often lost on theirs. What is not said here is dropped: other protocols, VLANs, other
-//! addresses, multicast and broadcast, and IPv6 where it is off ([`Six`]). Nothing reaches in but
+//! addresses, multicast and broadcast, and IPv6 where it is off ([`Ipv6Mode`]). Nothing reaches in but
 //! the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for neighbours or routers:
 //! the namespace neither takes in nor sends what is of no connection.
 
@@ -24,13 +24,13 @@ use ipnet::Ipv6Net;
 use linux::nft::{
     ARP, ESTABLISHED, Family, Hook, INVALID, IP, IPV6, RELATED, Rule, Table, Transaction, UNTRACKED,
 };
-use model::network::{FLOOR, FLOOR6};
+use model::network::{BLOCKED_RANGES, BLOCKED_RANGES6};
 use vmm::GUEST_IP;
 
+use super::ipv6::Ipv6Mode;
 use super::plan::{
     GATEWAY_IP, GUEST_IP6, GUEST_MAC, HOST_VISIBLE6, Plan, Slot, TAP, TAP_MAC, VETH_PREFIX,
 };
-use super::six::Six;
 
 /// Name of our tables, on the host and in the namespaces.
 pub const TABLE: &str = "wrenn";
@@ -44,9 +44,9 @@ const FRAMES: Table = (Family::Netdev, TABLE);
 /// Packets of a guest that its namespace takes in all the same, because another table of that
 /// namespace redirected them to a server of ours there, and marked them so. No guest can: marks do
 /// not cross a TAP.
-pub const TAKEN_IN: u32 = 0x77;
+pub const MARK_LOCAL: u32 = 0x77;
 
-/// Networks that are not the public internet, of IPv4 ([`FLOOR`]), and of IPv6 ([`FLOOR6`]).
+/// Networks that are not the public internet, of IPv4 ([`BLOCKED_RANGES`]), and of IPv6 ([`BLOCKED_RANGES6`]).
 const SET: &str = "not_public";
 const SET6: &str = "not_public6";
 
@@ -60,16 +60,16 @@ const ICMPV6: u8 = 58;
 const MULTICAST6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
 
 /// Returns the host's table, which replaces the one that is there. `plans` are the networks of
-/// sandboxes; those that are `near` are not public either.
+/// sandboxes; those that are `local` are not public either.
 #[must_use]
-pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
+pub fn host_table(ipv6: Ipv6Mode, local: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
     let networks: Vec<(Ipv4Addr, u8)> = plans
         .iter()
         .map(|plan| (plan.reachable.network(), plan.reachable.prefix_len()))
         .collect();
     let links = format!("{VETH_PREFIX}*");
     let rules = HostRules::with_ipv4(&links, &networks);
-    let rules6 = if six.is_on() {
+    let rules6 = if ipv6.is_on() {
         HostRules::with_ipv6(&links)
     } else {
         HostRules::without_ipv6(&links)
@@ -77,13 +77,13 @@ pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
     // What the host would answer through another link.
     let spoofed = Rule::new().iif(&links).saddr_from_elsewhere().drop();
     let prerouting = [&[spoofed][..], &rules6.prerouting, &rules.prerouting].concat();
-    let not_public = FLOOR.map(|net| (net.addr(), net.prefix_len()));
+    let not_public = BLOCKED_RANGES.map(|net| (net.addr(), net.prefix_len()));
     let table = Transaction::new()
         .table(HOST)
         .delete_table(HOST)
         .table(HOST)
         .networks4(HOST, SET, &not_public)
-        .networks6(HOST, SET6, &not_public6(near));
+        .networks6(HOST, SET6, &not_public6(local));
     [
         (
             "prerouting",
@@ -113,8 +113,8 @@ pub fn host(six: Six, near: &[Ipv6Net], plans: &BTreeSet<Plan>) -> Transaction {
 }
 
 /// None of them in another.
-fn not_public6(near: &[Ipv6Net]) -> Vec<(Ipv6Addr, u8)> {
-    let nets = Ipv6Net::aggregate(&[&FLOOR6[..], near].concat());
+fn not_public6(local: &[Ipv6Net]) -> Vec<(Ipv6Addr, u8)> {
+    let nets = Ipv6Net::aggregate(&[&BLOCKED_RANGES6[..], local].concat());
     nets.into_iter()
         .map(|net| (net.addr(), net.prefix_len()))
         .collect()
@@ -215,7 +215,7 @@ impl HostRules {
 
 /// Returns the tables of one namespace, whose links are there.
 #[must_use]
-pub fn namespace(slot: Slot, six: Six) -> Transaction {
+pub fn namespace_tables(slot: Slot, ipv6: Ipv6Mode) -> Transaction {
     let (host_ip, peer) = (slot.host_ip(), slot.peer());
     let forward = [
         Rule::new().ct_state(INVALID).drop(),
@@ -247,7 +247,7 @@ pub fn namespace(slot: Slot, six: Six) -> Transaction {
     .fold(frames().table(NAMESPACE), |tables, (name, hook, rules)| {
         append_chain(tables, NAMESPACE, name, hook, rules)
     });
-    if six.is_on() {
+    if ipv6.is_on() {
         namespace6(tables, slot)
     } else {
         tables
@@ -337,7 +337,7 @@ fn input(icmp: u8) -> [Rule; 4] {
         Rule::new().iif("lo").accept(),
         Rule::new().ct_state(ESTABLISHED).accept(),
         Rule::new().l4(icmp).ct_state(RELATED).accept(),
-        Rule::new().mark(TAKEN_IN).accept(),
+        Rule::new().mark(MARK_LOCAL).accept(),
     ]
 }
 
@@ -358,22 +358,22 @@ pub(super) fn append_chain(
 
 #[cfg(test)]
 mod tests {
-    use super::super::six::Why;
+    use super::super::ipv6::Why;
     use super::*;
 
     #[test]
-    fn networks_of_the_host_are_not_public_whatever_they_overlap() {
-        let near =
+    fn overlapping_host_networks_are_blocked() {
+        let local =
             ["2a07::/64", "2a07::/127", "fe80::/64", "2001::/16"].map(|net| net.parse().unwrap());
-        let sets = not_public6(&near);
+        let sets = not_public6(&local);
         let nets: Vec<Ipv6Net> = sets
             .iter()
             .map(|(address, prefix)| Ipv6Net::new(*address, *prefix).unwrap())
             .collect();
         assert!(
-            FLOOR6
+            BLOCKED_RANGES6
                 .iter()
-                .chain(&near)
+                .chain(&local)
                 .all(|net| nets.iter().any(|set| set.contains(net)))
         );
         let overlap = |net: &Ipv6Net| nets.iter().filter(|other| other.contains(net)).count() > 1;
@@ -387,24 +387,24 @@ mod tests {
 
     /// The real kernel takes them, in a namespace of their own.
     #[test]
-    fn the_kernel_takes_the_rules_any_number_of_times() {
+    fn kernel_takes_rules_repeatedly() {
         let name = format!("wtest-rules-{}", std::process::id());
         linux::netns::create(&name).unwrap();
         let applied = linux::netns::enter(&name, || {
             linux::nft::remove(HOST)?;
-            let off = Six::Off(Why::NotWanted);
-            // One in the floor, two that touch, and one within another.
-            let near = ["fe80::/64", "2a07::/64", "2a07:0:0:1::/64", "2a07::/127"]
+            let off = Ipv6Mode::Off(Why::NotWanted);
+            // One in a blocked range, two that touch, and one within another.
+            let local = ["fe80::/64", "2a07::/64", "2a07:0:0:1::/64", "2a07::/127"]
                 .map(|net| net.parse().unwrap());
             let plans = BTreeSet::from([
                 Plan::ORIGINAL,
                 Plan::halves("198.18.0.0/15".parse().unwrap()).unwrap(),
             ]);
-            [Six::On, off, Six::On]
+            [Ipv6Mode::On, off, Ipv6Mode::On]
                 .into_iter()
-                .try_for_each(|six| host(six, &near, &plans).commit())?;
+                .try_for_each(|ipv6| host_table(ipv6, &local, &plans).commit())?;
             linux::tap::create(TAP, 0)?;
-            namespace(Slot::new(7).unwrap(), Six::On).commit()?;
+            namespace_tables(Slot::new(7).unwrap(), Ipv6Mode::On).commit()?;
             linux::nft::remove(HOST)
         });
         linux::netns::remove(&name).unwrap();
@@ -418,7 +418,7 @@ mod tests {
         let sent = linux::netns::enter(&name, || {
             linux::link::Links::here()?.up("lo")?;
             linux::tap::create(TAP, 0)?;
-            namespace(Slot::new(7).unwrap(), Six::On).commit()?;
+            namespace_tables(Slot::new(7).unwrap(), Ipv6Mode::On).commit()?;
             let send = |to: &str| {
                 std::net::UdpSocket::bind(format!("{to}:0"))?.send_to(b"x", format!("{to}:9"))
             };

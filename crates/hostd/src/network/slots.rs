@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_agents_never_get_the_same_slot() {
+    fn agents_never_share_a_slot() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         fs::create_dir_all(&one).unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_slot_rests_until_all_others_had_their_turn() {
+    fn released_slot_is_reused_last() {
         let dir = tempfile::tempdir().unwrap();
         let claims = dir.path().join("claims");
         let one = Slots::in_dir(&claims, dir.path());
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_of_another_user_delays_no_claim_for_ever() {
+    fn foreign_lock_fails_claim_in_time() {
         let dir = tempfile::tempdir().unwrap();
         let claims = dir.path().join("claims");
         // As an agent of before left it: everybody may enter, read, and so lock.

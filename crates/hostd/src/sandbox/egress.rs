@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::handle::Handle;
-use crate::egress::{Egress, Ground};
+use crate::egress::{Egress, NetnsContext};
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 
@@ -27,16 +27,16 @@ pub(super) async fn start(
     let slot = record
         .slot
         .ok_or_else(|| OperationKind::Network.message("the sandbox has no network slot"))?;
-    let ground = Ground {
+    let context = NetnsContext {
         slot,
         limits: host.networks.limits(),
         connections: host.networks.connections(),
-        six: host.networks.six(),
+        ipv6: host.networks.ipv6_mode(),
         is_open,
     };
     let upstream = Arc::clone(&host.upstream);
     let log = Arc::clone(&handle.log);
-    let egress = Egress::start(ground, record.spec.network, upstream, log)
+    let egress = Egress::start(context, record.spec.network, upstream, log)
         .await
         .map_err(|error| OperationKind::Network.message(error))?;
     *handle.egress.lock() = Some(Arc::new(egress));

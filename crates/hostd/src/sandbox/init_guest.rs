@@ -161,7 +161,7 @@ fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest 
         reset_connections: is_restored,
         mtu: Some(host.networks.mtu()),
         // The network was made by this agent, just now or ahead.
-        ipv6: host.networks.six().is_on().then_some(Ipv6 {
+        ipv6: host.networks.ipv6_mode().is_on().then_some(Ipv6 {
             address: GUEST_IP6,
             prefix: GUEST_PREFIX6,
             gateway: GATEWAY_IP6,

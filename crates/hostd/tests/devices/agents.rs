@@ -8,7 +8,7 @@ use linux::dm;
 use crate::world::{World, ids, known, read, write};
 
 #[test]
-fn a_later_run_adopts_what_it_knows_and_removes_the_rest() {
+fn later_run_adopts_known_removes_rest() {
     let world = World::new(16);
     let ids = ids(3);
     let earlier = world.disks();
@@ -50,7 +50,7 @@ fn a_later_run_adopts_what_it_knows_and_removes_the_rest() {
 }
 
 #[test]
-fn what_is_suspended_comes_back_with_all_that_was_written() {
+fn suspended_disk_keeps_all_writes() {
     let world = World::new(16);
     let ids = ids(1);
     let (id, dir) = (&ids[0], world.dir_of(&ids[0]));
@@ -71,7 +71,7 @@ fn what_is_suspended_comes_back_with_all_that_was_written() {
 }
 
 #[test]
-fn agents_leave_each_other_alone_until_one_is_gone() {
+fn living_agents_keep_their_devices() {
     let (mine, others) = (World::new(16), World::new(16));
     let ids = ids(2);
     let (disks, other_disks) = (mine.disks(), others.disks());

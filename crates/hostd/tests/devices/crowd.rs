@@ -11,7 +11,7 @@ const DISKS: usize = 30;
 const SIZE_MB: u64 = 64;
 
 #[test]
-fn thirty_disks_share_one_base_and_nothing_else() {
+fn thirty_disks_share_one_base() {
     let world = World::new(SIZE_MB);
     let disks = world.disks();
     let ids = ids(DISKS);
@@ -52,7 +52,7 @@ fn thirty_disks_share_one_base_and_nothing_else() {
 
 /// As many come as go, in an order that nobody decides.
 #[test]
-fn disks_come_and_go_beside_each_other() {
+fn disks_come_and_go_concurrently() {
     let world = World::new(SIZE_MB);
     let disks = world.disks();
     let ids = ids(DISKS * 2);
@@ -101,7 +101,7 @@ fn disks_come_and_go_beside_each_other() {
 }
 
 #[test]
-fn a_disk_that_is_in_use_stays_whole() {
+fn disk_in_use_stays_whole() {
     let world = World::new(SIZE_MB);
     let disks = world.disks();
     let ids = ids(1);

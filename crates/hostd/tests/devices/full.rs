@@ -89,7 +89,7 @@ fn patiently(what: &str, done: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_full_host_stops_the_writer_and_nobody_else() {
+fn full_host_stalls_writers_only() {
     let world = World::new(DISK_MB);
     let host = world.dir.path().join("host.img");
     File::create(&host).unwrap().set_len(HOST_MB * MIB).unwrap();

@@ -32,7 +32,7 @@ fn forget_cached() {
 }
 
 #[test]
-fn a_flat_image_is_the_disk_bit_for_bit_and_no_larger() {
+fn flat_image_equals_sparse_disk() {
     let world = World::new(1024);
     let disks = world.disks();
     let ids = ids(1);
@@ -100,7 +100,7 @@ fn fill(dir: &Path) -> u64 {
 }
 
 #[test]
-fn a_disk_that_is_filled_to_the_end_is_full_and_not_broken() {
+fn filled_disk_is_full_not_broken() {
     for grown in [false, true] {
         let world = World::empty();
         succeed(

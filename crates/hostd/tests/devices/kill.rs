@@ -184,14 +184,14 @@ fn after_death_at(point: &str, expected: &[usize]) {
 }
 
 #[test]
-fn a_create_that_was_cut_off_leaves_nothing() {
+fn interrupted_create_leaves_nothing() {
     for point in CREATE {
         after_death_at(point, &[0]);
     }
 }
 
 #[test]
-fn a_removal_that_was_cut_off_is_finished() {
+fn interrupted_removal_is_finished() {
     for point in REMOVE {
         after_death_at(point, &[1]);
     }

@@ -34,7 +34,7 @@ fn time_to_write(device: &Path, group: &Path) -> Duration {
 }
 
 #[test]
-fn a_group_writes_to_its_disk_no_faster_than_it_may() {
+fn group_writes_within_its_disk_limit() {
     let world = World::new(16);
     let disks = world.disks();
     let ids = ids(1);

@@ -113,7 +113,7 @@ async fn answers(at: Ipv6Addr) -> bool {
 
 #[test]
 fn a_guest_reaches_the_internet_over_ipv6_and_nothing_else() {
-    let world = World::make("six").with_ipv6();
+    let world = World::make("ipv6").with_ipv6();
     let internet = world.on_internet(|| {
         serve(
             &PRIVATE6

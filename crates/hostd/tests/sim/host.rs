@@ -6,10 +6,10 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hostd::Upstream;
 use hostd::boot::BootFiles;
 use hostd::config::Limits;
 use hostd::disk::{Backend, Chosen, Disks};
-use hostd::dns::Upstream;
 use hostd::generations::Generations;
 use hostd::host::{Host, HostComponents};
 use hostd::images::Images;

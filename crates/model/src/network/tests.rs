@@ -84,7 +84,7 @@ fn an_allowed_name_opens_no_floor() {
         "224.0.0.1",
     ];
     for never in v4.into_iter().chain(NEVER6) {
-        assert_eq!(spec.address(address(never)), Access::Never);
+        assert_eq!(spec.address(address(never)), Access::Blocked);
         assert!(!spec.reaches("example.com", address(never)), "{never}");
     }
 }
@@ -289,8 +289,8 @@ proptest! {
         let spec = NetworkSpec { allow_out: nets(allow), deny_out: nets(deny), allow_internet, ..NetworkSpec::default() };
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
         let access = spec.address(address);
-        prop_assert_eq!(access == Access::Never, is_never(address));
-        if !is_never(address) {
+        prop_assert_eq!(access == Access::Blocked, is_blocked(address));
+        if !is_blocked(address) {
             prop_assert_eq!(access == Access::Allowed, within(&spec.allow_out));
             let denied = within(&spec.deny_out) || !allow_internet;
             prop_assert!(within(&spec.allow_out) || spec.is_closed() || denied == (access == Access::Denied));
@@ -299,7 +299,7 @@ proptest! {
             prop_assert_eq!(kernel(spec.allowed_nets()), within(&spec.allow_out));
             prop_assert_eq!(kernel(spec.denied_nets()), within(&spec.deny_out));
         }
-        prop_assert!(!is_never(address) || !spec.reaches(&name, address));
+        prop_assert!(!is_blocked(address) || !spec.reaches(&name, address));
         prop_assert_eq!(spec.name(&name), spec.name(&name.to_ascii_uppercase()));
     }
 

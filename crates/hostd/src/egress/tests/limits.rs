@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_many_connections_are_told_in_the_log() {
+async fn connections_over_limit_are_logged() {
     let world = world(&[], &[], true).await;
     world.flood(GOOD, 2 * world::CONNECTIONS).await;
     let limit = world::CONNECTIONS;
@@ -18,7 +18,7 @@ async fn too_many_connections_are_told_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn questions_over_tcp_have_the_budget_of_all() {
+async fn tcp_questions_share_the_budget() {
     let world = world(&[], &[], true).await;
     let begin = Instant::now();
     let answered = world.ask_on_new_connections("good.test", 1500).await;
@@ -32,7 +32,7 @@ async fn questions_over_tcp_have_the_budget_of_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_names_are_bounded_and_old_ones_are_not() {
+async fn only_new_names_are_bounded() {
     let world = world(&["*.many.test"], &[], false).await;
     let names = (0..350).map(|number| format!("a{number}.many.test"));
     let answers = world.ask_for_all(names).await;

@@ -14,7 +14,7 @@ async fn names_for_loopback_resolve() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn address_in_use_or_still_the_names_stays() {
+async fn used_or_current_address_stays() {
     let world = world(&["*.test"], &[], false).await;
     for name in ["good.test", "plain.test", "evil.test"] {
         world.ask(name).await;
@@ -32,7 +32,7 @@ async fn address_in_use_or_still_the_names_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_speaks_first_is_reached_by_address() {
+async fn server_speaking_first_needs_no_name() {
     let world = world(&["speaks.test", "good.test"], &[], false).await;
     let mut early = world.open(SPEAKS, 443).await.unwrap();
     early.say(b"SSH-2.0-client\r\n").unwrap();

@@ -15,11 +15,11 @@ use model::network::Bandwidth;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::peers::{Names, Talk, addresses, name_server, question, serve, unreachable};
-use crate::dns::Upstream;
-use crate::egress::{Egress, Ground, pin_writer};
+use crate::egress::dns::Upstream;
+use crate::egress::{Egress, NetnsContext, pin_writer};
 use crate::network::{
-    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, POLICY_TABLE, Six,
-    Slot, Slots, TAP_MAC,
+    GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, Ipv6Mode,
+    POLICY_TABLE, Slot, Slots, TAP_MAC,
 };
 use crate::sandbox::log::Log;
 
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct World {
     slot: Slot,
-    six: Six,
+    ipv6: Ipv6Mode,
     slots: Slots,
     guest: String,
     internet: String,
@@ -56,7 +56,7 @@ impl World {
         names: &[(&str, &str)],
         servers: &[&str],
         rules: &NetworkSpec,
-        six: Six,
+        ipv6: Ipv6Mode,
     ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().unwrap();
@@ -89,7 +89,7 @@ impl World {
         let upstream = Upstream::new(&[upstream]).unwrap();
         let mut world = Self {
             slot,
-            six,
+            ipv6,
             slots,
             guest,
             internet,
@@ -111,16 +111,16 @@ impl World {
             egress.stop().await;
         }
         let limits = Bandwidth::default();
-        let ground = Ground {
+        let context = NetnsContext {
             slot: self.slot,
             limits,
             connections: CONNECTIONS,
-            six: self.six,
+            ipv6: self.ipv6,
             is_open: false,
         };
         let (upstream, log) = (Arc::clone(&self.upstream), Arc::clone(&self.log));
         self.egress = Some(
-            Egress::start(ground, self.rules.clone(), upstream, log)
+            Egress::start(context, self.rules.clone(), upstream, log)
                 .await
                 .unwrap(),
         );
@@ -337,14 +337,14 @@ impl World {
     }
 
     pub(super) async fn renew(&self, now: Instant) {
-        pin_writer::renew(&self.egress.as_ref().unwrap().gate, now).await;
+        pin_writer::renew(&self.egress.as_ref().unwrap().policy, now).await;
     }
 
     pub(super) fn has(&self, name: &str, address: &str, now: Instant) -> bool {
         self.egress
             .as_ref()
             .unwrap()
-            .gate
+            .policy
             .pins()
             .has(name, host(address), now)
     }
@@ -448,7 +448,7 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<IpAddr>) -> io:
         links.add_route6(&slot.peer(), Ipv6Addr::UNSPECIFIED, 0, INTERNET_IP6)?;
         sysctl::set("net/ipv4/ip_forward", "1")?;
         sysctl::set("net/ipv6/conf/all/forwarding", "1")?;
-        crate::network::rules_of(slot, Six::On).commit()
+        crate::network::rules_of(slot, Ipv6Mode::On).commit()
     })?;
     netns::enter(guest, move || {
         let links = Links::here()?;

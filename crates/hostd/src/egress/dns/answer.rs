@@ -6,10 +6,10 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use model::NetworkSpec;
-use model::network::{Access, is_never};
+use model::network::{Access, is_blocked};
 
 use super::address;
-use crate::egress::{ADDRESSES, Gate};
+use crate::egress::{ADDRESSES, EgressPolicy};
 
 /// Bytes of a question, which is one name and a few options.
 pub(super) const LONGEST_QUESTION: usize = 1232;
@@ -18,7 +18,7 @@ const LARGEST_OVER_UDP: u16 = 1232;
 const SMALLEST: u16 = 512;
 
 /// The answer to a message, for who takes at most `limit` bytes; none to what is no question.
-pub(super) async fn answer(gate: &Gate, bytes: &[u8], over_udp: bool) -> Option<Vec<u8>> {
+pub(super) async fn answer(policy: &EgressPolicy, bytes: &[u8], over_udp: bool) -> Option<Vec<u8>> {
     let question = Message::from_vec(bytes).ok()?;
     if question.metadata.message_type != MessageType::Query {
         return None;
@@ -32,7 +32,7 @@ pub(super) async fn answer(gate: &Gate, bytes: &[u8], over_udp: bool) -> Option<
         edns.set_max_payload(LARGEST_OVER_UDP);
         answer.set_edns(edns);
     }
-    match records(gate, &question).await {
+    match records(policy, &question).await {
         Ok(records) => answer.answers = records,
         Err(code) => answer.metadata.response_code = code,
     }
@@ -61,27 +61,27 @@ pub(super) fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
     is_question.then(|| refused.to_vec().ok()).flatten()
 }
 
-async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, ResponseCode> {
+async fn records(policy: &EgressPolicy, question: &Message) -> Result<Vec<Record>, ResponseCode> {
     if question.metadata.op_code != OpCode::Query {
         return Err(ResponseCode::NotImp);
     }
     let [asked] = question.queries.as_slice() else {
         return Err(ResponseCode::FormErr);
     };
-    let rules = gate.rules();
+    let rules = policy.rules();
     let Some(name) = checked_name(asked, &rules) else {
         return Err(ResponseCode::Refused);
     };
     let access = rules.name(&name);
     if access == Access::Denied {
-        gate.events.denied(&format!("DNS question for {name}"));
+        policy.events.denied(&format!("DNS question for {name}"));
         // Of all codes the one at which every resolver of a guest gives up at once.
         return Err(ResponseCode::NXDomain);
     }
-    if has_no_answer(asked.query_type(), &rules, gate.has_ipv6) {
+    if has_no_answer(asked.query_type(), &rules, policy.has_ipv6) {
         return Ok(Vec::new());
     }
-    let found = gate
+    let found = policy
         .upstream
         .ask(asked.name().clone(), asked.query_type())
         .await?;
@@ -91,12 +91,12 @@ async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, Respons
             .filter_map(alias)
             .find(|other| is_denied(&rules, other))
     {
-        gate.events.denied(&format!(
+        policy.events.denied(&format!(
             "DNS question for {name}, which is another name of {other}"
         ));
         return Err(ResponseCode::NXDomain);
     }
-    let records = reachable(gate, &name, found);
+    let records = reachable(policy, &name, found);
     // Loopback is the guest itself, whatever the rules say.
     let addresses: Vec<IpAddr> = records
         .iter()
@@ -109,7 +109,8 @@ async fn records(gate: &Gate, question: &Message) -> Result<Vec<Record>, Respons
             .map(|record| record.ttl)
             .min()
             .unwrap_or_default();
-        gate.pin(&name, &addresses, Duration::from_secs(ttl.into()))
+        policy
+            .pin(&name, &addresses, Duration::from_secs(ttl.into()))
             .await
             .map_err(|error| {
                 tracing::warn!(
@@ -156,14 +157,14 @@ fn is_denied(rules: &NetworkSpec, name: &Name) -> bool {
 
 /// Without addresses that no sandbox reaches: a name of the internet has none of a private network.
 /// Names for loopback (`localtest.me`, `lvh.me`) are names of the guest itself.
-fn reachable(gate: &Gate, name: &str, found: Vec<Record>) -> Vec<Record> {
+fn reachable(policy: &EgressPolicy, name: &str, found: Vec<Record>) -> Vec<Record> {
     let mut addresses = 0;
     let mut keep = |record: &Record| {
         let Some(address) = address(record) else {
             return true;
         };
-        if is_never(address) && !address.is_loopback() {
-            gate.events.denied(&format!(
+        if is_blocked(address) && !address.is_loopback() {
+            policy.events.denied(&format!(
                 "{name} at {address}, an address that no sandbox reaches"
             ));
             return false;

@@ -13,7 +13,7 @@
 //!
 //! Machines beside the host have public addresses over IPv6, which a router may shield from the
 //! internet, but not from who is behind it. So the networks that the host's own links are in are
-//! not public for sandboxes ([`near`]).
+//! not public for sandboxes ([`local_prefixes`]).
 
 use std::fs;
 use std::io;
@@ -24,7 +24,7 @@ use std::str::FromStr;
 use ipnet::Ipv6Net;
 use linux::link::{Links, Route6};
 use linux::{file, link, sysctl};
-use model::network::is_never;
+use model::network::is_blocked;
 use stdx::io::OptionalExt;
 
 use super::plan::{NETWORK6, VETH_PREFIX};
@@ -35,12 +35,12 @@ const CONF: &str = "net/ipv6/conf";
 /// those of a tunnel.
 const NARROW: u8 = 32;
 /// Networks that are kept apart: more than a host is in.
-const MOST_NEAR: usize = 2048;
+const MAX_LOCAL_PREFIXES: usize = 2048;
 const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
 /// The setting `AGENT_IPV6`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Wanted {
+pub enum Ipv6Setting {
     /// On where the host has a default route and a public address. With a route alone, as behind
     /// another translation of private addresses, nobody knows whether it leads anywhere, and guests
     /// would try it first.
@@ -50,7 +50,7 @@ pub enum Wanted {
     Off,
 }
 
-impl FromStr for Wanted {
+impl FromStr for Ipv6Setting {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -65,7 +65,7 @@ impl FromStr for Wanted {
 
 /// Whether the networks of this host have IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Six {
+pub enum Ipv6Mode {
     On,
     Off(Why),
 }
@@ -96,7 +96,7 @@ impl Why {
     }
 }
 
-impl Six {
+impl Ipv6Mode {
     #[must_use]
     pub fn is_on(self) -> bool {
         self == Self::On
@@ -106,8 +106,8 @@ impl Six {
     ///
     /// # Errors
     /// When the kernel's settings or routes cannot be read.
-    pub fn choose(wanted: Wanted) -> io::Result<Self> {
-        if wanted == Wanted::Off {
+    pub fn choose(wanted: Ipv6Setting) -> io::Result<Self> {
+        if wanted == Ipv6Setting::Off {
             return Ok(Self::Off(Why::NotWanted));
         }
         for of in ["all", "default"] {
@@ -120,13 +120,13 @@ impl Six {
                 Err(error) => return Err(error),
             }
         }
-        if wanted == Wanted::On {
+        if wanted == Ipv6Setting::On {
             return Ok(Self::On);
         }
         if !link::routes6()?.iter().any(is_default) {
             return Ok(Self::Off(Why::NoRoute));
         }
-        let is_public = |(address, ..): &(Ipv6Addr, u8, String)| !is_never((*address).into());
+        let is_public = |(address, ..): &(Ipv6Addr, u8, String)| !is_blocked((*address).into());
         Ok(if link::addresses6()?.iter().any(is_public) {
             Self::On
         } else {
@@ -145,7 +145,7 @@ fn is_default(route: &Route6) -> bool {
 ///
 /// # Errors
 /// When the kernel's addresses or routes cannot be read; when there are too many.
-pub fn near() -> io::Result<Vec<Ipv6Net>> {
+pub fn local_prefixes() -> io::Result<Vec<Ipv6Net>> {
     let addresses = link::addresses6()?.into_iter();
     let routes = link::routes6()?
         .into_iter()
@@ -157,9 +157,9 @@ pub fn near() -> io::Result<Vec<Ipv6Net>> {
         .map(|net| net.trunc())
         .collect();
     let nets = Ipv6Net::aggregate(&nets);
-    if nets.len() > MOST_NEAR {
+    if nets.len() > MAX_LOCAL_PREFIXES {
         let problem = format!(
-            "this host is in {} networks, and {MOST_NEAR} are kept apart; set AGENT_IPV6=off",
+            "this host is in {} networks, and {MAX_LOCAL_PREFIXES} are kept apart; set AGENT_IPV6=off",
             nets.len()
         );
         return Err(io::Error::other(problem));
@@ -168,7 +168,7 @@ pub fn near() -> io::Result<Vec<Ipv6Net>> {
 }
 
 /// Has nothing go to a router of the host's that is for a sandbox which is not there.
-pub(super) fn keep_in() -> io::Result<()> {
+pub(super) fn add_unreachable_route() -> io::Result<()> {
     let (network, prefix) = NETWORK6;
     Links::here()?.add_unreachable6(network, prefix)
 }
@@ -279,7 +279,7 @@ mod tests {
 
     /// In a namespace of its own with one link, which is up.
     fn on_a_host(name: &str, work: impl FnOnce(Links) -> io::Result<()> + Send + 'static) {
-        let name = format!("wtest-six-{name}-{}", std::process::id());
+        let name = format!("wtest-ipv6-{name}-{}", std::process::id());
         let other = format!("{name}-far");
         netns::create(&name).unwrap();
         netns::create(&other).unwrap();
@@ -297,23 +297,36 @@ mod tests {
     }
 
     #[test]
-    fn it_is_on_where_it_leads_somewhere_or_where_somebody_says_so() {
+    fn ipv6_mode_follows_routes_and_setting() {
         on_a_host("choose", |links| {
-            assert_eq!(Six::choose(Wanted::Auto)?, Six::Off(Why::NoRoute));
             assert_eq!(
-                (Six::choose(Wanted::On)?, Six::choose(Wanted::Off)?),
-                (Six::On, Six::Off(Why::NotWanted))
+                Ipv6Mode::choose(Ipv6Setting::Auto)?,
+                Ipv6Mode::Off(Why::NoRoute)
+            );
+            assert_eq!(
+                (
+                    Ipv6Mode::choose(Ipv6Setting::On)?,
+                    Ipv6Mode::choose(Ipv6Setting::Off)?
+                ),
+                (Ipv6Mode::On, Ipv6Mode::Off(Why::NotWanted))
             );
             links.add_route6("eth0", Ipv6Addr::UNSPECIFIED, 0, ROUTER)?;
             links.add_address("eth0", PRIVATE, 64)?;
-            assert_eq!(Six::choose(Wanted::Auto)?, Six::Off(Why::NoAddress));
+            assert_eq!(
+                Ipv6Mode::choose(Ipv6Setting::Auto)?,
+                Ipv6Mode::Off(Why::NoAddress)
+            );
             links.add_address("eth0", ADDRESS, 64)?;
-            assert_eq!(Six::choose(Wanted::Auto)?, Six::On);
+            assert_eq!(Ipv6Mode::choose(Ipv6Setting::Auto)?, Ipv6Mode::On);
             for of in ["default", "all"] {
                 let setting = format!("{CONF}/{of}/disable_ipv6");
                 sysctl::set(&setting, "1")?;
-                for wanted in [Wanted::Auto, Wanted::On] {
-                    assert_eq!(Six::choose(wanted)?, Six::Off(Why::Disabled), "{of}");
+                for wanted in [Ipv6Setting::Auto, Ipv6Setting::On] {
+                    assert_eq!(
+                        Ipv6Mode::choose(wanted)?,
+                        Ipv6Mode::Off(Why::Disabled),
+                        "{of}"
+                    );
                 }
                 sysctl::set(&setting, "0")?;
             }
@@ -322,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_is_put_back_whoever_changed_it_first() {
+    fn changed_settings_are_put_back() {
         on_a_host("undo", |_| {
             let dir = tempfile::tempdir()?;
             let names = [
@@ -356,11 +369,11 @@ mod tests {
     }
 
     #[test]
-    fn the_networks_of_the_hosts_links_are_near_and_those_of_ours_are_not() {
+    fn networks_of_host_links_are_local() {
         on_a_host("near", |links| {
-            assert!(near()?.is_empty());
+            assert!(local_prefixes()?.is_empty());
             links.add_address("eth0", ADDRESS, 64)?;
-            assert_eq!(near()?, ["2a07::/64".parse().unwrap()]);
+            assert_eq!(local_prefixes()?, ["2a07::/64".parse().unwrap()]);
             // A network to which a route leads, a way to everywhere, and one through a router.
             for to in ["2a08::/64", "2000::/3"] {
                 let added = std::process::Command::new("ip")
@@ -370,12 +383,12 @@ mod tests {
             }
             links.add_route6("eth0", "2a09::".parse().unwrap(), 64, ROUTER)?;
             assert_eq!(
-                near()?,
+                local_prefixes()?,
                 ["2a07::/64", "2a08::/64"].map(|net| net.parse().unwrap())
             );
-            keep_in()?;
-            keep_in()?;
-            assert_eq!(near()?.len(), 2);
+            add_unreachable_route()?;
+            add_unreachable_route()?;
+            assert_eq!(local_prefixes()?.len(), 2);
             Ok(())
         });
     }

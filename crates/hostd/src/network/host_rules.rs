@@ -6,7 +6,7 @@
 //! ```
 //! Below [`DIR`], gone after a reboot like the rules: a lock, which every agent shares for as long
 //! as it runs, so that nobody takes away the rules on which it relies; and what forwarding was
-//! before, if that was not on, and what IPv6 took ([`super::six`]). Dying anywhere leaves more in
+//! before, if that was not on, and what IPv6 took ([`super::ipv6`]). Dying anywhere leaves more in
 //! place than is needed, never less: notes are written before anything is turned on.
 
 use std::collections::BTreeSet;
@@ -21,8 +21,8 @@ use linux::file::{self, Lock};
 use linux::{conntrack, nft, sysctl, tap, tc};
 
 use super::connections::{self, limit_host, limit_namespace};
+use super::ipv6::{self, Ipv6Mode, Ipv6Setting};
 use super::plan::Plan;
-use super::six::{self, Six, Wanted};
 use super::{CLAIMS_DIR, Error, NetworkSettings, Slot, Slots, TAP, addresses, rules};
 use crate::operation::run_blocking;
 
@@ -53,45 +53,45 @@ fn note() -> PathBuf {
 pub(super) fn prepare(
     settings: &NetworkSettings,
     connections: u32,
-) -> Result<(Lock, Six, Plan), Error> {
+) -> Result<(Lock, Ipv6Mode, Plan), Error> {
     let wanted = settings.ipv6;
     let host = |action| move |source| Error::Host { action, source };
     let lock = lock_path().and_then(|path| Lock::share_within(&path, LOCK_TIMEOUT));
     let lock = lock.map_err(host("lock the host's rules"))?;
     forward().map_err(host("turn on net.ipv4.ip_forward"))?;
-    let six = Six::choose(wanted).map_err(host("see whether there is IPv6"))?;
-    if let (Six::Off(why), Wanted::On) = (six, wanted) {
+    let ipv6 = Ipv6Mode::choose(wanted).map_err(host("see whether there is IPv6"))?;
+    if let (Ipv6Mode::Off(why), Ipv6Setting::On) = (ipv6, wanted) {
         tracing::warn!(
             "sandboxes have no IPv6, though AGENT_IPV6 is on: {}",
             why.text()
         );
     }
-    let near = six::near().map_err(host("read the IPv6 addresses of this host"))?;
+    let local = ipv6::local_prefixes().map_err(host("read the IPv6 addresses of this host"))?;
     let (plan, plans) = choose_plan(settings).map_err(host("choose the networks of sandboxes"))?;
     // Before anything is forwarded over IPv6: what sandboxes send is dropped or decided upon.
-    rules::host(six, &near, &plans)
+    rules::host_table(ipv6, &local, &plans)
         .commit()
         .map_err(host("set the host's nftables rules"))?;
     limit_host(connections).map_err(host("limit the connections of sandboxes (nft_connlimit)"))?;
-    if six.is_on() {
-        six::keep_in().map_err(host("keep the IPv6 addresses of sandboxes in"))?;
-        six::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
+    if ipv6.is_on() {
+        ipv6::add_unreachable_route().map_err(host("keep the IPv6 addresses of sandboxes in"))?;
+        ipv6::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
     }
     // Nobody has this address: it is tried whether connections can be forgotten at all.
     conntrack::forget(Ipv4Addr::UNSPECIFIED)
         .map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
-    Ok((lock, six, plan))
+    Ok((lock, ipv6, plan))
 }
 
 /// Keeps the host's rules as they are to be. A `flush ruleset`, which starts each reload of
 /// Debian's nftables service, takes them away with everything else, and networks of the host may be
 /// numbered anew by routers at any time.
-pub(crate) async fn keep_rules(six: Six, connections: u32) {
-    let mut near = Vec::new();
+pub(crate) async fn keep_rules(ipv6: Ipv6Mode, connections: u32) {
+    let mut local = Vec::new();
     loop {
         for _ in 0..RENEW.as_secs() / LOOK.as_secs() {
-            let known = near.clone();
-            let kept = run_blocking(move || restore_rules(six, connections, &known)).await;
+            let known = local.clone();
+            let kept = run_blocking(move || restore_rules(ipv6, connections, &known)).await;
             if let Err(error) = kept {
                 tracing::error!(
                     error,
@@ -100,9 +100,9 @@ pub(crate) async fn keep_rules(six: Six, connections: u32) {
             }
             tokio::time::sleep(LOOK).await;
         }
-        let known = near.clone();
-        match run_blocking(move || renew_near(six, known)).await {
-            Ok(now) => near = now,
+        let known = local.clone();
+        match run_blocking(move || refresh_local_prefixes(ipv6, known)).await {
+            Ok(now) => local = now,
             Err(error) => tracing::warn!(
                 error,
                 "sandboxes may reach new networks of this host over IPv6"
@@ -112,10 +112,14 @@ pub(crate) async fn keep_rules(six: Six, connections: u32) {
 }
 
 /// Makes the host's tables again if another program has removed them. Returns true if it has.
-pub(super) fn restore_rules(six: Six, connections: u32, near: &[Ipv6Net]) -> io::Result<bool> {
+pub(super) fn restore_rules(
+    ipv6: Ipv6Mode,
+    connections: u32,
+    local: &[Ipv6Net],
+) -> io::Result<bool> {
     let is_there = nft::chain_exists(rules::HOST, "prerouting")?;
     if !is_there {
-        rules::host(six, near, &noted_plans()?).commit()?;
+        rules::host_table(ipv6, local, &noted_plans()?).commit()?;
         tracing::warn!(
             "something has removed the nftables rules for sandboxes (`nft flush ruleset`?): they hold again"
         );
@@ -126,15 +130,15 @@ pub(super) fn restore_rules(six: Six, connections: u32, near: &[Ipv6Net]) -> io:
 
 /// Returns the networks that the host's links are in; if they are others than before, the rules are
 /// about them by now.
-fn renew_near(six: Six, before: Vec<Ipv6Net>) -> io::Result<Vec<Ipv6Net>> {
-    if !six.is_on() {
+fn refresh_local_prefixes(ipv6: Ipv6Mode, before: Vec<Ipv6Net>) -> io::Result<Vec<Ipv6Net>> {
+    if !ipv6.is_on() {
         return Ok(before);
     }
-    let near = six::near()?;
-    if near != before {
-        rules::host(six, &near, &noted_plans()?).commit()?;
+    let local = ipv6::local_prefixes()?;
+    if local != before {
+        rules::host_table(ipv6, &local, &noted_plans()?).commit()?;
     }
-    Ok(near)
+    Ok(local)
 }
 
 /// Returns the networks that agents of this machine have taken since it was started.
@@ -181,10 +185,10 @@ fn forward() -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel lacks.
-pub fn try_rules(six: Six) -> io::Result<()> {
-    rules::host(six, &[], &BTreeSet::from([Plan::ORIGINAL])).commit()?;
+pub fn try_rules(ipv6: Ipv6Mode) -> io::Result<()> {
+    rules::host_table(ipv6, &[], &BTreeSet::from([Plan::ORIGINAL])).commit()?;
     tap::create(TAP, 0)?;
-    rules::namespace(Slot::FIRST, six).commit()?;
+    rules::namespace_tables(Slot::FIRST, ipv6).commit()?;
     limit_namespace(connections::LEAST)?;
     tc::limit(TAP, 1_000_000)?;
     conntrack::forget(Ipv4Addr::UNSPECIFIED)
@@ -216,6 +220,6 @@ pub fn remove_host_rules() -> Result<(), Error> {
         fs::remove_file(note()).map_err(host("remove the note about forwarding"))?;
     }
     addresses::forget(Path::new(DIR)).map_err(host("forget the networks of sandboxes"))?;
-    six::undo(Path::new(DIR)).map_err(host("put settings of IPv6 back"))?;
+    ipv6::undo(Path::new(DIR)).map_err(host("put settings of IPv6 back"))?;
     Ok(())
 }

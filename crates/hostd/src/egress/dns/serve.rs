@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::answer::{LONGEST_QUESTION, answer, refusal};
-use crate::egress::Gate;
+use crate::egress::EgressPolicy;
 
 /// Questions over UDP, and connections, of one sandbox at one time.
 const AT_ONCE: usize = 64;
@@ -20,7 +20,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped.
-pub(crate) async fn udp(gate: Arc<Gate>, socket: UdpSocket) {
+pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
     let (socket, mut questions) = (Arc::new(socket), JoinSet::new());
     let mut buffer = [0; LONGEST_QUESTION];
     loop {
@@ -32,20 +32,20 @@ pub(crate) async fn udp(gate: Arc<Gate>, socket: UdpSocket) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        if questions.len() >= AT_ONCE || !gate.may_ask() {
+        if questions.len() >= AT_ONCE || !policy.may_ask() {
             if let Some(refused) = refusal(&buffer[..length]) {
                 // Who cannot be answered asks again.
                 let _ = socket.try_send_to(&refused, from);
             }
             continue;
         }
-        let (gate, socket, question) = (
-            Arc::clone(&gate),
+        let (policy, socket, question) = (
+            Arc::clone(&policy),
             Arc::clone(&socket),
             buffer[..length].to_vec(),
         );
         questions.spawn(async move {
-            if let Some(answer) = answer(&gate, &question, true).await {
+            if let Some(answer) = answer(&policy, &question, true).await {
                 let _ = socket.send_to(&answer, from).await;
             }
         });
@@ -53,7 +53,7 @@ pub(crate) async fn udp(gate: Arc<Gate>, socket: UdpSocket) {
 }
 
 /// Serves until it is dropped; then all connections end.
-pub(crate) async fn tcp(gate: Arc<Gate>, listener: TcpListener) {
+pub(crate) async fn tcp(policy: Arc<EgressPolicy>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -62,9 +62,9 @@ pub(crate) async fn tcp(gate: Arc<Gate>, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, _)) if connections.len() < CONNECTIONS => {
-                let gate = Arc::clone(&gate);
+                let policy = Arc::clone(&policy);
                 // One that breaks off is over.
-                connections.spawn(async move { drop(connection(&gate, stream).await) });
+                connections.spawn(async move { drop(connection(&policy, stream).await) });
             }
             Ok((stream, _)) => crate::egress::reset(&stream),
             Err(_) => tokio::time::sleep(PAUSE).await,
@@ -73,16 +73,16 @@ pub(crate) async fn tcp(gate: Arc<Gate>, listener: TcpListener) {
 }
 
 /// Questions one after the other, each with its length before it (RFC 1035, section 4.2.2).
-async fn connection(gate: &Gate, mut stream: TcpStream) -> io::Result<()> {
+async fn connection(policy: &EgressPolicy, mut stream: TcpStream) -> io::Result<()> {
     loop {
         let length = usize::from(timeout(IDLE, stream.read_u16()).await??);
-        if length > LONGEST_QUESTION || !gate.may_ask() {
+        if length > LONGEST_QUESTION || !policy.may_ask() {
             crate::egress::reset(&stream);
             return Ok(());
         }
         let mut question = vec![0; length];
         timeout(IDLE, stream.read_exact(&mut question)).await??;
-        let Some(answer) = answer(gate, &question, false).await else {
+        let Some(answer) = answer(policy, &question, false).await else {
             return Ok(());
         };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;

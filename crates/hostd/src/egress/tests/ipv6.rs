@@ -8,7 +8,7 @@ use hickory_resolver::proto::rr::RecordType;
 use super::world::{World, host};
 use super::{EVIL, GOOD, PLAIN, rules};
 use crate::egress::tls::tests::client_hello;
-use crate::network::{GATEWAY_IP6, Six, Why};
+use crate::network::{GATEWAY_IP6, Ipv6Mode, Why};
 
 const GOOD6: &str = "2a07:a8c0::1";
 const EVIL6: &str = "2a07:a8c0::2";
@@ -32,7 +32,7 @@ async fn world(allow: &[&str], deny: &[&str], allow_internet: bool) -> World {
         &NAMES,
         &servers,
         &rules(allow, deny, allow_internet),
-        Six::On,
+        Ipv6Mode::On,
     )
     .await
 }
@@ -42,7 +42,7 @@ fn at(address: &str, port: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_rules_the_internet_is_open_and_the_floor_is_not() {
+async fn internet_is_open_without_rules() {
     let world = world(&[], &[], true).await;
     assert_eq!(world.ask6("good.test").await, [host(GOOD6)]);
     assert_eq!(world.ask("good.test").await, [host(GOOD)]);
@@ -84,9 +84,9 @@ async fn without_rules_the_internet_is_open_and_the_floor_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_it_is_off_nobody_is_told_of_it() {
+async fn disabled_ipv6_is_not_announced() {
     let (servers, open) = ([GOOD, GOOD6], rules(&[], &[], true));
-    let world = World::start(&NAMES, &servers, &open, Six::Off(Why::NoRoute)).await;
+    let world = World::start(&NAMES, &servers, &open, Ipv6Mode::Off(Why::NoRoute)).await;
     assert!(world.ask6("good.test").await.is_empty());
     assert_eq!(world.asked("good.test"), 0);
     assert_eq!(world.ask("good.test").await, [host(GOOD)]);
@@ -149,7 +149,7 @@ async fn rules_about_addresses_hold_and_change() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_are_allowed_at_their_addresses_only() {
+async fn names_are_allowed_at_own_addresses() {
     let world = world(&["*.good.test"], &[], false).await;
     // Nobody was told that the address is the name's.
     assert_eq!(
@@ -211,7 +211,7 @@ async fn names_are_allowed_at_their_addresses_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quic_and_other_resolvers_are_no_way_around_names() {
+async fn quic_and_foreign_resolvers_are_refused() {
     let world = world(&["good.test"], &[], true).await;
     world.ask6("good.test").await;
     // Whomever the guest asks, over whatever, we answer.
@@ -263,7 +263,7 @@ async fn quic_and_other_resolvers_are_no_way_around_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_agent_serves_again_and_a_name_that_is_denied_ends() {
+async fn next_agent_ends_denied_names() {
     let mut world = world(&["good.test", "plain.test"], &[], false).await;
     world.ask6("good.test").await;
     let mut plain = world.open(GOOD6, 22).await.unwrap();
