@@ -71,6 +71,11 @@ impl Config {
         })
     }
 
+    /// Returns the defaults of all settings.
+    pub(crate) fn without_variables() -> Result<Self, ConfigErrors> {
+        Self::from_lookup(|_| None)
+    }
+
     fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let mut mistakes = Vec::new();
         let dir = lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);

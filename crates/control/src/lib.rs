@@ -26,6 +26,7 @@ pub mod quota;
 pub mod rate_limit;
 mod scheduler;
 mod server;
+mod shared_limits;
 mod tasks;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use config::Config;
 pub use hosts::{HostAddr, Token};
 pub use ports::PortSettings;
 pub use rate_limit::RateLimitSettings;
+pub use shared_limits::shared_limits;
 pub use store::Store;
 
 /// At the start: for the hosts to report what they have, before users ask for it.

@@ -1,7 +1,10 @@
 //! The agent's directory and the token in it, which the control plane on the same machine reads.
 //!
-//! The agent runs as root, the control plane often does not. Whoever starts the agent with sudo
-//! owns what it makes here, so that the same person can start the control plane without it.
+//! The agent works in the directory as root, so who owns the directory can become root. It is
+//! root's, therefore, when the agent makes it ([`make_dir`]), as with `sudo wrenn up`. Only an agent
+//! that leaves its token for a control plane of its own ([`load_or_make`]) gives both to the user
+//! behind sudo: who has the token commands the agent, so the directory gives them nothing more, and
+//! they can start the control plane without sudo.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -9,7 +12,8 @@ use std::path::Path;
 
 const FILE: &str = "agent-token";
 
-/// Makes the agent's directory if there is none (mode 0750).
+/// Creates the agent's directory, owned by root, if there is none. Others can reach a file of their
+/// own in it (`credentials`), and list nothing.
 ///
 /// # Errors
 /// In words for the user.
@@ -19,9 +23,8 @@ pub fn make_dir(dir: &Path) -> Result<(), String> {
     }
     let made = fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o750)
-        .create(dir)
-        .and_then(|()| give_to_caller(dir));
+        .mode(0o711)
+        .create(dir);
     made.map_err(|error| {
         format!(
             "cannot make {}: {error}; run as root, or set WRENN_DIR",
@@ -30,14 +33,22 @@ pub fn make_dir(dir: &Path) -> Result<(), String> {
     })
 }
 
-/// The token in the directory, made at the first start (mode 0600).
+/// Loads the token from the directory. Creates both at the first start, for the user behind sudo
+/// (the file with mode 0600).
 ///
 /// # Errors
 /// In words for the user.
 pub fn load_or_make(dir: &Path) -> Result<String, String> {
-    make_dir(dir)?;
+    load_or_make_for(dir, caller())
+}
+
+fn load_or_make_for(dir: &Path, owner: Option<Owner>) -> Result<String, String> {
     let path = dir.join(FILE);
     let failed = |error| format!("cannot use {}: {error}", path.display());
+    if !dir.is_dir() {
+        make_dir(dir)?;
+        give(dir, owner).map_err(failed)?;
+    }
     match fs::read_to_string(&path) {
         Ok(token) if token.trim().len() >= 16 => return Ok(token.trim().to_owned()),
         Ok(_) => {}
@@ -46,7 +57,7 @@ pub fn load_or_make(dir: &Path) -> Result<String, String> {
     }
     let token = random();
     linux::file::write_atomic(&path, format!("{token}\n").as_bytes(), 0o600).map_err(failed)?;
-    give_to_caller(&path).map_err(failed)?;
+    give(&path, owner).map_err(failed)?;
     Ok(token)
 }
 
@@ -56,12 +67,19 @@ pub fn random() -> String {
     stdx::random::hex::<32>()
 }
 
-/// The user behind sudo, if any (sudo(8), "SUDO_UID").
-fn give_to_caller(path: &Path) -> std::io::Result<()> {
+/// User, and group where it is known.
+type Owner = (u32, Option<u32>);
+
+/// Returns the user behind sudo, if any (sudo(8), "SUDO_UID").
+fn caller() -> Option<Owner> {
     let id = |name| std::env::var(name).ok().and_then(|id| id.parse().ok());
-    match (id("SUDO_UID"), id("SUDO_GID")) {
-        (Some(uid), gid) => chown(path, Some(uid), gid),
-        (None, _) => Ok(()),
+    Some((id("SUDO_UID")?, id("SUDO_GID")))
+}
+
+fn give(path: &Path, owner: Option<Owner>) -> std::io::Result<()> {
+    match owner {
+        Some((uid, gid)) => chown(path, Some(uid), gid),
+        None => Ok(()),
     }
 }
 
@@ -70,6 +88,26 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    #[test]
+    fn directory_is_given_with_token_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        let own = owner(parent.path());
+        let of_up = parent.path().join("up");
+        make_dir(&of_up).unwrap();
+        assert_eq!(owner(&of_up), own);
+        assert_eq!(fs::metadata(&of_up).unwrap().mode() & 0o777, 0o711);
+        let shared = parent.path().join("shared");
+        // Only root can give files away; what is one's own is given by everybody.
+        let other = if own == 0 { 4242 } else { own };
+        load_or_make_for(&shared, Some((other, None))).unwrap();
+        assert_eq!(owner(&shared), other);
+        assert_eq!(owner(&shared.join(FILE)), other);
+        // A directory that was there stays whose it is.
+        load_or_make_for(&of_up, Some((other, None))).unwrap();
+        assert_eq!(owner(&of_up), own);
+    }
 
     #[test]
     fn the_token_is_made_once_and_for_one_reader() {

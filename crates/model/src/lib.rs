@@ -8,6 +8,7 @@
 mod error;
 mod id;
 pub mod network;
+pub mod shared_limit;
 mod spec;
 mod state;
 mod team;
@@ -15,6 +16,7 @@ mod team;
 pub use error::{ErrorCode, InvalidValue};
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
 pub use network::NetworkSpec;
+pub use shared_limit::{LimitOrigin, SharedLimit};
 pub use spec::{DEFAULT_TEMPLATE, ExecLimits, Limits, OnTimeout, SandboxSpec};
 pub use state::{Generation, SandboxState};
 pub use team::{Resource, Scope, Scopes, TeamId};

@@ -36,7 +36,7 @@ pub struct Jail {
 
 /// Bytes by which a file may be longer than what is in it: the tables of an overlay, which are a
 /// 7000th of the disk, and logs.
-const FILE_SLACK: u64 = 64 << 20;
+pub(crate) const FILE_SLACK: u64 = 64 << 20;
 
 /// What a driver's program needs besides the VM's disk, kernel and initramfs.
 #[derive(Debug)]

@@ -29,6 +29,7 @@ pub mod fuzz;
 mod in_flight;
 mod jail;
 pub mod kernel;
+pub mod limits;
 mod memory_files;
 mod output;
 pub mod pager;

@@ -30,10 +30,10 @@ const RUN: &str = "run";
 
 /// Most bytes in it: the largest state of devices that a VMM may write ([`STATE_LIMIT`]), and as
 /// much again for one that is being replaced. They count as memory of the VMM.
-const BYTES: u64 = 2 * STATE_LIMIT;
+pub(crate) const BYTES: u64 = 2 * STATE_LIMIT;
 
 /// Most files in it: sockets, the number of the process, links and states, some ten.
-const INODES: u64 = 64;
+pub(crate) const INODES: u64 = 64;
 
 /// Most bytes of a state of devices. They take some 100 KiB; a VMM that was taken over could write
 /// anything.

@@ -46,7 +46,7 @@ const MAY: [(&str, &[&str]); 16] = [
     ("guestd", &["guest-rpc", "runtime", "stdx"]),
     ("client", &["api-types", "guest-rpc"]),
     // The last two for `wrenn up`, which is both in one process.
-    ("cli", &["client", "control", "hostd", "runtime"]),
+    ("cli", &["client", "control", "hostd", "model", "runtime"]),
     ("testkit", &["model", "guest-rpc", "host-rpc", "stdx"]),
 ];
 

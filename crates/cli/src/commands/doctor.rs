@@ -7,6 +7,8 @@ use anyhow::Context;
 use console::style;
 use hostd::Config;
 use hostd::doctor::{Check, Report, Status, examine};
+use model::{LimitOrigin, SharedLimit};
+use serde::Serialize;
 
 use crate::args::DoctorArgs;
 use crate::output::{self, Progress, printable};
@@ -15,21 +17,58 @@ use crate::settings;
 /// Where the text of a check begins.
 const COLUMN: usize = 16;
 
+/// Where the setting of a limit begins.
+const SETTING_COLUMN: usize = 72;
+
+/// What was found, and the limits in force.
+#[derive(Debug, Serialize)]
+struct Examination {
+    #[serde(flatten)]
+    report: Report,
+    limits: Vec<SharedLimit>,
+}
+
 /// Exit code 0 only where a sandbox can run.
 pub async fn doctor(args: DoctorArgs, json: bool) -> anyhow::Result<u8> {
     let dir: PathBuf = args.dir.unwrap_or_else(settings::dir_of_this_user);
     let config = Config::for_dir(&dir)?;
+    let limits = shared_limits(&config, &control::Config::for_dir(&dir)?);
     let ports: [SocketAddr; 1] = [args.listen];
     let progress = Progress::spinner("examining this host", json);
     let report = tokio::task::spawn_blocking(move || examine(&config, &ports)).await;
     drop(progress);
     let report = report.context("examining this host")?;
+    let examination = Examination { report, limits };
     if json {
-        output::json(&report)?;
+        output::json(&examination)?;
     } else {
-        output::line(&text(&report))?;
+        output::line(&text(&examination.report))?;
+        output::line(&limits_text(&examination.limits))?;
     }
-    Ok(u8::from(!report.can_run))
+    Ok(u8::from(!examination.report.can_run))
+}
+
+/// Lists the limits of the host and of the control plane.
+fn shared_limits(host: &Config, control: &control::Config) -> Vec<SharedLimit> {
+    let mut limits = hostd::doctor::shared_limits(host);
+    limits.extend(control::shared_limits(control));
+    limits
+}
+
+fn limits_text(limits: &[SharedLimit]) -> String {
+    let mut lines = vec!["\nLimits of what sandboxes and clients share, as set here:".to_owned()];
+    lines.extend(limits.iter().map(|limit| {
+        let value = format!("{}: {}", limit.of, printable(&limit.value));
+        let origin = match (limit.setting, limit.origin) {
+            (Some(name), LimitOrigin::Environment) => {
+                format!("{name}, default {}", limit.default)
+            }
+            (Some(name), _) => format!("{name}, not set"),
+            (None, _) => "built in".to_owned(),
+        };
+        format!("  {value:<SETTING_COLUMN$}  {}", style(origin).dim())
+    }));
+    lines.join("\n")
 }
 
 fn text(report: &Report) -> String {
@@ -86,6 +125,70 @@ fn summary(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Limits without any setting, as SECURITY.md has them.
+    fn security_table() -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Config::for_dir(dir.path()).unwrap();
+        let limits = shared_limits(&host, &control::Config::for_dir(dir.path()).unwrap());
+        let row = |limit: &SharedLimit| {
+            let setting = limit
+                .setting
+                .map_or("–".to_owned(), |name| format!("`{name}`"));
+            format!(
+                "| {} | {setting} | {} | {} |",
+                limit.of, limit.default, limit.reached
+            )
+        };
+        let head = "| limit | setting | default | when it is reached |\n|---|---|---|---|\n";
+        format!(
+            "{head}{}\n",
+            limits.iter().map(row).collect::<Vec<_>>().join("\n")
+        )
+    }
+
+    #[test]
+    fn security_document_lists_all_limits() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../SECURITY.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let table = security_table();
+        let rows = |text: &str| text.lines().filter(|line| line.starts_with("| ")).count();
+        assert!(rows(&table) > 30, "{table}");
+        assert!(
+            document.contains(&table),
+            "the table of limits in SECURITY.md is not what the code says; it should be:\n{table}"
+        );
+    }
+
+    #[test]
+    fn limits_text_names_settings_and_origins() {
+        let limit = SharedLimit::set_by("A", "things", "2", "wait");
+        let set = SharedLimit {
+            origin: LimitOrigin::Environment,
+            default: "1".to_owned(),
+            ..limit.clone()
+        };
+        let text = limits_text(&[limit, set, SharedLimit::built_in("others", "3", "end")]);
+        let text = console::strip_ansi_codes(&text).into_owned();
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .skip(2)
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty())
+                    .collect()
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                vec!["things: 2", "A, not set"],
+                vec!["things: 2", "A, default 1"],
+                vec!["others: 3", "built in"],
+            ]
+        );
+    }
 
     #[test]
     fn the_text_says_what_to_type() {

@@ -8,7 +8,7 @@ use listener::ListenerLimits;
 use runtime::config::Variables;
 
 const LISTEN_ADDR: &str = "AGENT_LISTEN_ADDR";
-const MAX_CONNECTIONS: &str = "AGENT_MAX_CONNECTIONS";
+pub(crate) const MAX_CONNECTIONS: &str = "AGENT_MAX_CONNECTIONS";
 const TOKEN: &str = "AGENT_TOKEN";
 /// Directory of the credentials that systemd has loaded (systemd.exec(5), `LoadCredential=`).
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";

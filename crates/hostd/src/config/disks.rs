@@ -6,8 +6,8 @@ use runtime::config::Variables;
 use crate::disk::Choice;
 
 const BACKEND: &str = "AGENT_DISK";
-const MBPS: &str = "AGENT_DISK_MBPS";
-const IOPS: &str = "AGENT_DISK_IOPS";
+pub(crate) const MBPS: &str = "AGENT_DISK_MBPS";
+pub(crate) const IOPS: &str = "AGENT_DISK_IOPS";
 
 /// Disks of new sandboxes.
 #[derive(Debug, Clone)]

@@ -2,9 +2,9 @@
 
 use runtime::config::Variables;
 
-const SANDBOXES: &str = "AGENT_MAX_SANDBOXES";
-const CHECKPOINTS: &str = "AGENT_MAX_CHECKPOINTS";
-const SNAPSHOTS: &str = "AGENT_MAX_SNAPSHOTS";
+pub(crate) const SANDBOXES: &str = "AGENT_MAX_SANDBOXES";
+pub(crate) const CHECKPOINTS: &str = "AGENT_MAX_CHECKPOINTS";
+pub(crate) const SNAPSHOTS: &str = "AGENT_MAX_SNAPSHOTS";
 
 /// More than the memory of most hosts has room for.
 const DEFAULT_SANDBOXES: usize = 1000;

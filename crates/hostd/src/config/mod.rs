@@ -1,11 +1,11 @@
 //! Settings of the host agent: environment variables, read once, one file for each concern. Every
 //! mistake is reported, not just the first.
 
-mod api;
-mod disks;
+pub(crate) mod api;
+pub(crate) mod disks;
 mod engine;
-mod limits;
-mod network;
+pub(crate) mod limits;
+pub(crate) mod network;
 mod paths;
 
 use std::path::{Path, PathBuf};
@@ -57,6 +57,11 @@ impl Config {
             DIR => Some(dir.clone().into_owned()),
             other => variable(other),
         })
+    }
+
+    /// Returns the defaults of all settings.
+    pub(crate) fn without_variables() -> Result<Self, ConfigErrors> {
+        Self::from_lookup(&|_| None)
     }
 
     fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {

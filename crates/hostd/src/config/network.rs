@@ -12,9 +12,9 @@ const POOL: &str = "AGENT_NETWORK_POOL";
 const CIDR: &str = "AGENT_NETWORK_CIDR";
 const DNS: &str = "AGENT_DNS";
 const IPV6: &str = "AGENT_IPV6";
-const EGRESS: &str = "AGENT_EGRESS_MBPS";
-const INGRESS: &str = "AGENT_INGRESS_MBPS";
-const CONNECTIONS: &str = "AGENT_SANDBOX_CONNECTIONS";
+pub(crate) const EGRESS: &str = "AGENT_EGRESS_MBPS";
+pub(crate) const INGRESS: &str = "AGENT_INGRESS_MBPS";
+pub(crate) const CONNECTIONS: &str = "AGENT_SANDBOX_CONNECTIONS";
 
 /// A burst of creates that a person starts; each network costs some kernel objects.
 const DEFAULT_POOL: usize = 4;

@@ -43,6 +43,9 @@ pub(crate) use files::copy_disk as copy_files;
 pub use names::device_name;
 pub use record::DiskRecord;
 
+/// Bounds of the space that stays free on the file system of disks, bytes.
+pub(crate) const RESERVE: (u64, u64) = (room::LEAST_RESERVE, room::MOST_RESERVE);
+
 use crate::jail::DEFAULT_UID_BASE;
 use mapper::Mapper;
 use names::{BASE, COW, OVERLAY, RAW};

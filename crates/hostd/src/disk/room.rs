@@ -36,8 +36,8 @@ const MOST_AHEAD: u64 = 512 * MIB;
 /// With less room than this, and with less than half a second of writing, a writer is stopped.
 const TOO_LITTLE: u64 = 8 * MIB;
 /// Bounds of the reserve, which is an eighth of the file system.
-const LEAST_RESERVE: u64 = 64 * MIB;
-const MOST_RESERVE: u64 = 512 * MIB;
+pub(super) const LEAST_RESERVE: u64 = 64 * MIB;
+pub(super) const MOST_RESERVE: u64 = 512 * MIB;
 /// Where less than this is left, or more than that is written per second, looks are frequent.
 const NEARLY_FULL: u64 = 1024 * MIB;
 const FAST: u64 = 64 * MIB;

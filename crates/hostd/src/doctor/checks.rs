@@ -266,6 +266,29 @@ pub(super) fn disks(chosen: &Result<Chosen, disk::Error>) -> Check {
     }
 }
 
+/// Whose the directory is in which the agent works as root.
+pub(super) fn directory(dir: &Path) -> Check {
+    const NAME: &str = "directory";
+    let place = dir.display();
+    let owner = match fs::metadata(dir) {
+        Ok(metadata) => std::os::unix::fs::MetadataExt::uid(&metadata),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Check::ok(NAME, format!("{place} is not there yet"));
+        }
+        Err(error) => {
+            return Check::warning(NAME, format!("{place}: {error}"), "sudo wrenn doctor");
+        }
+    };
+    if owner == 0 {
+        return Check::ok(NAME, format!("{place} belongs to root"));
+    }
+    Check::warning(
+        NAME,
+        format!("{place} belongs to user {owner}, who can become root through it"),
+        format!("nothing, if that user may be root; else chown root: {place}"),
+    )
+}
+
 pub(super) fn disk_space(config: &Config) -> Check {
     let dir = existing(&config.paths.sandboxes);
     let free = file::free_bytes(&dir).unwrap_or_default();

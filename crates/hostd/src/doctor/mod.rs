@@ -4,6 +4,7 @@
 
 mod checks;
 mod firewall;
+mod limits;
 mod network;
 
 use std::net::SocketAddr;
@@ -14,6 +15,8 @@ use vmm::engine;
 use crate::config::Config;
 use crate::disk;
 use crate::images::Images;
+
+pub use limits::shared_limits;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -103,6 +106,7 @@ pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
         checks::loop_devices(),
         checks::device_mapper(),
         checks::disks(&disks),
+        checks::directory(&config.dir),
         checks::disk_space(config),
         checks::memory(memory_bytes()),
         checks::packages(),

@@ -54,18 +54,25 @@ use sockets::{Servers, Sockets, from_std, tell_refused};
 
 pub(crate) use pins::ADDRESSES;
 
+/// Bounds of each sandbox, for `wrenn doctor`.
+pub(crate) mod limits {
+    pub(crate) use super::pins::NAMES;
+    pub(crate) use super::proxy::CONNECTIONS as PROXY_CONNECTIONS;
+    pub(crate) use super::{NEW_NAMES, NEW_NAMES_AT_ONCE, QUESTIONS, QUESTIONS_AT_ONCE};
+}
+
 /// For a server of the internet to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// So that connections through the proxy end when a side is gone.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Questions a second, and how many may come at once after a quiet time: over UDP, over TCP, and of
 /// the proxy.
-const QUESTIONS: f64 = 100.0;
-const QUESTIONS_AT_ONCE: f64 = 500.0;
+pub(crate) const QUESTIONS: f64 = 100.0;
+pub(crate) const QUESTIONS_AT_ONCE: f64 = 500.0;
 /// New names a second, where rules have names, and how many may come at once: each is a change of
 /// the kernel's sets.
-const NEW_NAMES: f64 = 10.0;
-const NEW_NAMES_AT_ONCE: f64 = 300.0;
+pub(crate) const NEW_NAMES: f64 = 10.0;
+pub(crate) const NEW_NAMES_AT_ONCE: f64 = 300.0;
 
 /// Reads the first message of a TLS connection.
 #[cfg(any(test, feature = "fuzzing"))]

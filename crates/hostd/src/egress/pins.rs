@@ -19,7 +19,7 @@ pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(120);
 /// How long a name's addresses are renewed after the guest has asked for it, or used one of them.
 const RENEWED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Names of one sandbox.
-const NAMES: usize = 1024;
+pub(crate) const NAMES: usize = 1024;
 /// Addresses of one answer, of IPv4 and of IPv6 each.
 pub(crate) const ADDRESSES: usize = 8;
 /// Addresses of one name that are held, of each kind: names of large services have others in each

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use super::{Decided, EgressPolicy, http, reset, server_first, tls};
 
 /// Connections of one sandbox at one time.
-const CONNECTIONS: usize = 512;
+pub(crate) const CONNECTIONS: usize = 512;
 /// For a guest to say what it wants.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this a guest that has said nothing may be waiting for its server to begin.

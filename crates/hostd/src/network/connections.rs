@@ -37,10 +37,10 @@ pub const LIMIT_LOG_GROUP: u16 = 2;
 pub(crate) const LEAST: u32 = 64;
 pub(crate) const MOST: u32 = 65_536;
 /// The default: enough for a crawler, and a share of the smallest table that hosts have.
-const DEFAULT: u32 = 4096;
+pub(crate) const DEFAULT: u32 = 4096;
 /// One sandbox gets at most one part of so many of the host's table, unless
 /// `AGENT_SANDBOX_CONNECTIONS` says otherwise.
-const PARTS: u32 = 16;
+pub(crate) const PARTS: u32 = 16;
 
 /// After connections are tracked and the host's other rules have dropped what no sandbox may send.
 const AFTER_RULES: i32 = -149;

@@ -40,7 +40,7 @@ pub use plan::{
     GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_VISIBLE6,
     NETNS_PREFIX, Plan, Slot, TAP, TAP_MAC, VETH_PREFIX,
 };
-pub use policy::POLICY_TABLE;
+pub use policy::{MAX_PINNED, POLICY_TABLE};
 use pool::Pool;
 #[cfg(test)]
 pub(crate) use rules::namespace_tables as rules_of;

@@ -35,10 +35,12 @@ pub enum SandboxError {
         hint: &'static str,
     },
     #[error(
-        "the sandbox has {most} {what} already, which is the limit of this host ({setting}); remove some, or raise it"
+        "the sandbox has {count} {what}, and this host keeps {most} of each sandbox at most ({setting}); remove some, \
+         or raise the limit and restart the host agent"
     )]
     TooMany {
         what: &'static str,
+        count: usize,
         most: usize,
         setting: &'static str,
     },

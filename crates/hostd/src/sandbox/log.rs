@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// Weight of entries that are kept.
-const MAX_WEIGHT: usize = 256 * 1024;
+pub(crate) const MAX_WEIGHT: usize = 256 * 1024;
 /// Entries that are kept.
 const MAX_ENTRIES: usize = 4096;
 /// What an entry costs besides the bytes of its line: in memory, and about as much in the file.
@@ -37,7 +37,7 @@ const OVERHEAD: usize = 64;
 /// Bytes of one line; longer ones are cut into several.
 const MAX_LINE: usize = 1024;
 /// Bytes of the file. An entry in it takes at most twice its weight.
-const MAX_FILE: u64 = 1024 * 1024;
+pub(crate) const MAX_FILE: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,6 +5,7 @@
 //! prepares.
 
 mod agent;
+mod agent_port;
 mod clock;
 mod full;
 mod images;

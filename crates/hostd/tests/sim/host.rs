@@ -46,6 +46,8 @@ pub struct Place {
     /// Claims of slots, which real hosts have below `/run`.
     run: TempDir,
     pub guests: TcpListener,
+    /// Limits of the host of the next agent.
+    pub limits: Limits,
     /// It is a file system of its own, which can be full.
     is_mounted: bool,
 }
@@ -98,6 +100,7 @@ impl Place {
             dir,
             run: in_memory(),
             guests,
+            limits: LIMITS,
             is_mounted,
         }
     }
@@ -143,7 +146,7 @@ impl Place {
         };
         Host::from_components(
             components,
-            LIMITS,
+            self.limits,
             Upstream::of_setting("192.0.2.1").unwrap(),
         )
     }

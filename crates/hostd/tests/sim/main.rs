@@ -16,6 +16,7 @@ mod guest;
 mod history;
 mod host;
 mod hostile;
+mod limits;
 mod model;
 mod operations;
 mod rows;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use model::{CheckpointName, SandboxId};
 
 use super::Manager;
+use crate::config::limits;
 use crate::operation::OperationKind;
 use crate::sandbox::capture::remove_snapshot;
 use crate::sandbox::command::Command;
@@ -74,8 +75,9 @@ impl Manager {
             Prepared::Free { checkpoints } if checkpoints + others_pending >= most => {
                 Err(SandboxError::TooMany {
                     what: "checkpoints",
+                    count: checkpoints + others_pending,
                     most,
-                    setting: "AGENT_MAX_CHECKPOINTS",
+                    setting: limits::CHECKPOINTS,
                 })
             }
             Prepared::Free { .. } => Ok(()),

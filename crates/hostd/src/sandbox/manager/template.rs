@@ -9,6 +9,7 @@ use model::{SandboxId, TemplateName};
 use tokio_util::sync::CancellationToken;
 
 use super::Manager;
+use crate::config::limits;
 use crate::disk;
 use crate::host::Host;
 use crate::operation::OperationKind;
@@ -113,8 +114,9 @@ impl Manager {
         }
         Err(SandboxError::TooMany {
             what: "snapshots",
+            count,
             most,
-            setting: "AGENT_MAX_SNAPSHOTS",
+            setting: limits::SNAPSHOTS,
         })
     }
 
