@@ -19,9 +19,12 @@ pub fn shared_limits(config: &Config) -> Vec<SharedLimit> {
 }
 
 fn all(config: &Config) -> Vec<SharedLimit> {
-    const TOO_LARGE: &str = "the request is refused";
+    [of_clients(config), of_sandboxes(config)].concat()
+}
+
+fn of_clients(config: &Config) -> Vec<SharedLimit> {
     const WAIT: &str = "429 `resource_exhausted`, with the time to wait";
-    let (sizes, rates) = (&config.limits, &config.rate_limits);
+    let rates = &config.rate_limits;
     let per_address = config.listener.per_address.unwrap_or_default();
     vec![
         SharedLimit::set_by(
@@ -48,6 +51,13 @@ fn all(config: &Config) -> Vec<SharedLimit> {
             or_none(rates.creates_per_min.into(), "a minute"),
             WAIT,
         ),
+    ]
+}
+
+fn of_sandboxes(config: &Config) -> Vec<SharedLimit> {
+    const TOO_LARGE: &str = "the request is refused";
+    let sizes = &config.limits;
+    vec![
         SharedLimit::built_in("children of one fork", MAX_COUNT.to_string(), TOO_LARGE),
         SharedLimit::set_by(
             "CP_MAX_VCPUS",

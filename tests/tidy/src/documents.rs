@@ -106,6 +106,42 @@ pub fn links(root: &Path, path: &Path, text: &str) -> Vec<Finding> {
     findings
 }
 
+/// Files and items of the code that a Markdown document names and that are not there: tests that
+/// hold what it says, above all. `files` are sources, `words` the identifiers in them.
+#[must_use]
+pub fn code_names(
+    path: &Path,
+    text: &str,
+    files: &[PathBuf],
+    words: &BTreeSet<String>,
+) -> Vec<Finding> {
+    let is_missing = |name: &str| {
+        if name.ends_with(".rs") {
+            return is_path(name) && !files.iter().any(|file| file.ends_with(name));
+        }
+        // Shorter ones are fields of the API, programs and the like.
+        let is_item = is_path(name) && !name.contains(['.', '/', '-']);
+        is_item && name.matches('_').count() >= 2 && !words.contains(name)
+    };
+    let mut findings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        // Every second part is between two backticks.
+        let names = line.split('`').skip(1).step_by(2);
+        findings.extend(
+            names.filter(|name| is_missing(name)).map(|name| {
+                Finding::new(path, index + 1, format!("there is no {name} in the code"))
+            }),
+        );
+    }
+    findings
+}
+
+fn is_path(name: &str) -> bool {
+    let is_right =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-./".contains(&byte);
+    !name.starts_with(['.', '/']) && name.bytes().all(is_right)
+}
+
 fn normal(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut whole, part| {
         match part {
@@ -143,6 +179,18 @@ mod tests {
         let text = "fn f() { g(\"AGENT_X\"); g(\"agent\"); g(\"AGENT_\") }\n#[cfg(test)] mod t { const A: &str = \"CP_Y\"; }";
         let found = variables([Source::parse("crates/hostd/src/a.rs", text)].iter());
         assert_eq!(found, BTreeSet::from(["AGENT_X".to_owned()]));
+    }
+
+    #[test]
+    fn names_of_code_must_exist() {
+        let files = [PathBuf::from("crates/hostd/src/dns/serve.rs")];
+        let words = BTreeSet::from(["guest_is_kept_in".to_owned()]);
+        let find = |text: &str| code_names(Path::new("a.md"), text, &files, &words).len();
+        assert_eq!(
+            find("`dns/serve.rs`: `guest_is_kept_in`, `allow_out`, `./a.rs`, a_b_c"),
+            0
+        );
+        assert_eq!(find("`dns/gone.rs`: `guest_was_kept_in`"), 2);
     }
 
     #[test]

@@ -96,6 +96,23 @@ fn is_configuration(path: &Path) -> bool {
 }
 
 #[test]
+fn documents_name_code_that_exists() {
+    let texts = texts(&[".md", ".rs"]);
+    let (documents, sources): (Vec<_>, Vec<_>) = texts
+        .into_iter()
+        .partition(|(path, _)| path.extension().is_some_and(|extension| extension == "md"));
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = sources
+        .iter()
+        .flat_map(|(_, text)| text.split(|c| !is_word(c)).map(str::to_owned))
+        .collect();
+    let files: Vec<PathBuf> = sources.into_iter().map(|(path, _)| path).collect();
+    let check =
+        |(path, text): &(PathBuf, String)| documents::code_names(path, text, &files, &words);
+    none(documents.iter().flat_map(check).collect());
+}
+
+#[test]
 fn documents_and_scripts_can_be_read() {
     let root = workspace();
     let check = |(path, text): &(PathBuf, String)| {

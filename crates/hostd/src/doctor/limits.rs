@@ -26,6 +26,8 @@ fn all(config: &Config) -> Vec<SharedLimit> {
     [
         of_host(config),
         of_network(config),
+        of_names(),
+        of_bandwidth(config),
         of_disk(config),
         of_vmm(),
     ]
@@ -95,7 +97,6 @@ fn of_network(config: &Config) -> Vec<SharedLimit> {
         },
         |limit| limit.to_string(),
     );
-    let mbps = |mbps: u32| or_none(mbps.into(), "Mbit/s");
     vec![
         SharedLimit::set_by(
             network::CONNECTIONS,
@@ -109,6 +110,11 @@ fn of_network(config: &Config) -> Vec<SharedLimit> {
             host_rpc::tunnel::MAX_CONNECTIONS.to_string(),
             "the next one gets 429",
         ),
+    ]
+}
+
+fn of_names() -> Vec<SharedLimit> {
+    vec![
         SharedLimit::built_in(
             "connections of a sandbox through the proxy for names",
             egress::PROXY_CONNECTIONS.to_string(),
@@ -137,6 +143,13 @@ fn of_network(config: &Config) -> Vec<SharedLimit> {
             format!("{}, {}", egress::NAMES, crate::network::MAX_PINNED),
             "the oldest go",
         ),
+    ]
+}
+
+fn of_bandwidth(config: &Config) -> Vec<SharedLimit> {
+    let settings = &config.network.settings;
+    let mbps = |mbps: u32| or_none(mbps.into(), "Mbit/s");
+    vec![
         SharedLimit::set_by(
             network::EGRESS,
             "what a sandbox sends",
