@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hostd::sandbox::{Manager, Refused};
+use hostd::sandbox::{Manager, SandboxError};
 use model::SandboxId;
 
 use crate::history::{Kind, runtime, start};
@@ -40,7 +40,7 @@ fn with_small_limits(test: impl AsyncFnOnce(Arc<Manager>, [SandboxId; 2])) {
 }
 
 /// Checks that a refusal says how many there are, what the limit is, and what to do.
-fn assert_refusal<T: std::fmt::Debug>(outcome: Result<T, Refused>, what: &str, setting: &str) {
+fn assert_refusal<T: std::fmt::Debug>(outcome: Result<T, SandboxError>, what: &str, setting: &str) {
     let text = outcome.unwrap_err().to_string();
     for part in [
         format!("has 2 {what}"),
@@ -55,8 +55,9 @@ fn assert_refusal<T: std::fmt::Debug>(outcome: Result<T, Refused>, what: &str, s
 #[test]
 fn checkpoint_beyond_limit_is_refused() {
     with_small_limits(async |manager, [full, other]| {
-        let make =
-            async |id: &SandboxId, name: &str| manager.checkpoint(id, &name.parse().unwrap()).await;
+        let make = async |id: &SandboxId, name: &str| {
+            manager.create_checkpoint(id, &name.parse().unwrap()).await
+        };
         // At the same time: those that are being made count, too.
         let names = ["a", "b", "c", "d"];
         let made = futures::future::join_all(names.map(|name| make(&full, name))).await;
@@ -71,7 +72,7 @@ fn checkpoint_beyond_limit_is_refused() {
             "AGENT_MAX_CHECKPOINTS",
         );
         make(&other, "a").await.unwrap();
-        let kept = manager.checkpoints(&full).await.unwrap();
+        let kept = manager.list_checkpoints(&full).await.unwrap();
         assert_eq!(kept.len(), 2);
         let name = kept[0].name.clone();
         manager.remove_checkpoint(&full, &name).await.unwrap();
@@ -84,7 +85,7 @@ fn snapshot_beyond_limit_is_refused() {
     with_small_limits(async |manager, [full, other]| {
         let make = async |id: &SandboxId, name: &str| {
             manager
-                .snapshot(id, &name.parse().unwrap(), false, false)
+                .create_template(id, &name.parse().unwrap(), false, false)
                 .await
         };
         make(&full, "a").await.unwrap();
@@ -92,13 +93,13 @@ fn snapshot_beyond_limit_is_refused() {
         assert_refusal(make(&full, "c").await, "snapshots", "AGENT_MAX_SNAPSHOTS");
         make(&other, "c").await.unwrap();
         manager
-            .remove_snapshot(&"a".parse().unwrap())
+            .remove_template(&"a".parse().unwrap())
             .await
             .unwrap();
         make(&full, "d").await.unwrap();
         for name in ["b", "c", "d"] {
             manager
-                .remove_snapshot(&name.parse().unwrap())
+                .remove_template(&name.parse().unwrap())
                 .await
                 .unwrap();
         }
