@@ -142,7 +142,14 @@ impl App {
             ErrorCode::HostUnavailable,
             "no host can take a sandbox now; try again later",
         );
+        let has_alternative = hosts.len() > 1;
         for host in hosts {
+            // A create whose connection breaks cannot be tried on another host: the first may have
+            // begun it. So a host that has just gone away is found by a call that changes nothing.
+            if has_alternative && let Err(error) = host.connect().await {
+                refusal = error;
+                continue;
+            }
             match host.ensure_sandbox(&sandbox.id, &sandbox.spec).await {
                 Ok(report) => {
                     host.note_placed();
