@@ -22,7 +22,7 @@ test: ## Install what tests need, and run all of them (as root)
 	@scripts/test.sh
 
 .PHONY: test-long
-test-long: ## Run the tests that take minutes: h2spec (needs Go), Docker in a guest
+test-long: ## Run the tests that take minutes: h2spec (needs Go), Autobahn, Docker in a guest
 	@scripts/test-long.sh
 
 .PHONY: deps

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs what takes minutes or needs programs that `make test` does without: conformance of the port proxy with h2spec,
-# and Docker in a guest. Needs root.
+# Runs what takes minutes or needs programs that `make test` does without: conformance of the port proxy with h2spec
+# and the Autobahn suite, and Docker in a guest. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,8 @@ if [[ ! -x $tools/h2spec ]]; then
     command -v go >/dev/null || { echo 'test-long: h2spec is built with Go: apt-get install golang-go' >&2; exit 1; }
     GOBIN=$tools go install github.com/summerwind/h2spec/cmd/h2spec@latest
 fi
+scripts/autobahn.sh "$tools/autobahn"
 scripts/build-envd.sh
 scripts/test-data.sh
-H2SPEC=$tools/h2spec exec scripts/cargo.sh test --locked -p control -p hostd --test long -- --nocapture "$@"
+export H2SPEC=$tools/h2spec AUTOBAHN=$tools/autobahn
+exec scripts/cargo.sh test --locked -p control -p hostd --test long -- --nocapture "$@"

@@ -8,6 +8,8 @@
 #[path = "../suite/support.rs"]
 mod support;
 
+mod autobahn;
+
 use std::collections::BTreeSet;
 use std::process::Command;
 
