@@ -66,6 +66,8 @@ pub fn mount_other_filesystems() -> Result<(), BootError> {
         // There already where the kernel made it.
         let _ = symlink(format!("/proc/self/fd{target}"), format!("/dev/{name}"));
     }
+    // Old programs, and Java, read their list of file systems there.
+    let _ = symlink("../proc/self/mounts", "/etc/mtab");
     for (kind, target, options) in OPTIONAL {
         // The folder is there where the kernel has it.
         if Path::new(target).is_dir() {

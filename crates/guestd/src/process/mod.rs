@@ -9,6 +9,7 @@ mod descriptor;
 mod environment;
 mod events;
 mod input;
+mod interpreter;
 mod lifetime;
 mod output;
 pub mod request;

@@ -101,13 +101,21 @@ impl Rpc for Service {
     ) -> ServiceResult<ServiceStream<StartResponse>> {
         let plan = self.plan(&context, request.to_owned_message()).await?;
         let program = plan.program.program.clone();
+        let path = plan.program.cwd.join(&program);
+        let user = plan.program.user.clone();
         // In a task of its own: a client that hangs up now must not leave a process without an
         // owner.
         let starting = tokio::spawn(lifetime::start_process(self.processes.clone(), plan));
         let started = starting
             .await
             .map_err(|e| ConnectError::internal(e.to_string()))?;
-        let (process, listener) = started.map_err(|e| cannot_start(&program, &e))?;
+        let (process, listener) = match started {
+            Ok(started) => started,
+            Err(e) => {
+                let explained = super::interpreter::explain(e, path, &user).await;
+                return Err(cannot_start(&program, &explained));
+            }
+        };
         let events = Events::new(process.pid, listener, context.headers(), Bound::OfProcess);
         let wrap = |event| StartResponse {
             event: Some(event).into(),

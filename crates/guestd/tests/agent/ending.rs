@@ -208,6 +208,17 @@ async fn what_cannot_start_says_why() {
         missing.contains("no-such-program") && guest_rpc::start_error::number(&missing) == Some(2),
         "{missing}"
     );
+    let folder = crate::support::open_folder();
+    let script = folder.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\r\n").expect("writes");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("chmod");
+    let windows = refused(&|c| c.cmd = script.display().to_string()).await;
+    assert!(
+        windows.contains("interpreter \"/bin/sh\\r\"")
+            && guest_rpc::start_error::number(&windows) == Some(2),
+        "{windows}"
+    );
     let no_program = refused(&|c| c.cmd = "/etc/passwd".into()).await;
     assert_eq!(
         guest_rpc::start_error::number(&no_program),
