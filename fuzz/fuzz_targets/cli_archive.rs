@@ -19,9 +19,6 @@ mod output {
 mod copy {
     const CHUNK: usize = 64 * 1024;
 
-    #[allow(dead_code)]
-    #[path = "../../crates/cli/src/copy/sparse.rs"]
-    pub mod sparse;
     #[path = "../../crates/cli/src/copy/unpack.rs"]
     pub mod unpack;
 }

@@ -89,21 +89,21 @@ pub enum Command {
     Rm(RmArgs),
     /// Save a sandbox with its memory, and free what it uses of the host
     Pause(IdArgs),
-    /// Let a paused sandbox go on where it was
+    /// Resume a paused sandbox where it was
     Resume(IdArgs),
     /// Show or change where a sandbox may connect to
     Network(NetworkArgs),
-    /// Make copies of a sandbox that go on from this instant of it
+    /// Create copies of a sandbox that run on from its present state
     Fork(ForkArgs),
-    /// Make a template of a sandbox
+    /// Create a template from a sandbox
     Snapshot(SnapshotArgs),
-    /// List, show and remove templates that were made of sandboxes
+    /// List, show and remove templates that were created from sandboxes
     Snapshots(SnapshotsArgs),
-    /// Remember this instant of a sandbox, to go back to it
+    /// Save the state of a sandbox, to roll back to it
     Checkpoint(CheckpointArgs),
     /// List and remove checkpoints of a sandbox
     Checkpoints(CheckpointsArgs),
-    /// Put a sandbox back to a checkpoint; what came after it is lost
+    /// Roll a sandbox back to a checkpoint; what came after it is lost
     Rollback(RollbackArgs),
     /// Print a link to a port of a sandbox, for a browser
     Url(UrlArgs),

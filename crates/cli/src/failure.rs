@@ -3,9 +3,8 @@
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
 
-use client::types::ProcessSignal;
-
 use crate::output;
+use crate::quiet::Quiet;
 
 /// Exit code of `run` and `exec` when wrenn itself failed (as `docker run` has it).
 pub const WRENN_FAILED: u8 = 125;
@@ -18,17 +17,6 @@ const PIPE_CLOSED: u8 = 128 + 13;
 
 /// Characters of a message that are shown: it may be a guest's, and no reason of ours is that long.
 const MAX_MESSAGE: usize = 4000;
-
-/// Ends the command without a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Quiet {
-    /// Nobody reads our output any more.
-    #[error("standard output was closed")]
-    StdoutClosed,
-    /// The user or the system asked to end.
-    #[error("ended by signal {}", .0.number())]
-    Signal(ProcessSignal),
-}
 
 /// A failure of this command line alone, not of the server.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 //!
 //! Keeps nothing on disk and nothing in memory beyond one command. A command that dies leaves what
 //! the server has: `run` removes its sandbox on every orderly end, and one that was killed outright
-//! stops by its time-out.
+//! stops by its timeout.
 
 mod args;
 mod commands;
@@ -12,6 +12,7 @@ mod ids;
 mod interrupt;
 mod output;
 mod process;
+mod quiet;
 mod settings;
 mod stdio;
 mod terminal;

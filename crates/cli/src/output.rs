@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-use crate::failure::Quiet;
+use crate::quiet::Quiet;
 use crate::stdio::Stdio;
 
 /// Prints a line on standard output.

@@ -17,9 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::failure::Quiet;
 use crate::interrupt::Interrupt;
 use crate::output;
+use crate::quiet::Quiet;
 use crate::stdio::Stdio;
 use crate::terminal;
 

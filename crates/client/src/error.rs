@@ -75,6 +75,12 @@ impl Error {
         self.code() == Some("not_found")
     }
 
+    /// Returns true if the server did not understand the request, or found it impossible.
+    #[must_use]
+    pub fn is_invalid_request(&self) -> bool {
+        self.code() == Some("invalid_request")
+    }
+
     pub(crate) fn from_reqwest(error: reqwest::Error, url: &str) -> Self {
         if error.is_connect() {
             return Self::Unreachable {

@@ -82,12 +82,9 @@ impl Client {
             .map(drop)
     }
 
-    /// A directory as a tar archive, whose names are relative to it.
+    /// Reads a directory as a tar archive, whose names are relative to it.
     pub async fn read_archive(&self, id: &str, path: &PathRequest) -> Result<ByteStream> {
-        let response = self
-            .send(self.request(Method::GET, self.archive_route(id, path)))
-            .await?;
-        Ok(self.byte_stream(response))
+        self.get_tar(self.archive_route(id, path, false)).await
     }
 
     /// Unpacks a tar archive below a directory, which is made where it is missing.
@@ -95,8 +92,36 @@ impl Client {
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        let request = self.request(Method::PUT, self.archive_route(id, path));
-        let request = request
+        self.put_tar(self.archive_route(id, path, false), tar).await
+    }
+
+    /// Reads one file as the only entry of a tar archive, without the holes of a sparse file. A
+    /// server or sandbox of an earlier version answers `invalid_request`.
+    pub async fn read_sparse_file(&self, id: &str, path: &PathRequest) -> Result<ByteStream> {
+        self.get_tar(self.archive_route(id, path, true)).await
+    }
+
+    /// Writes one file from a tar archive with this only entry, with permission bits and holes.
+    /// What is there stays until the file is complete. A server or sandbox of an earlier version
+    /// answers `invalid_request`.
+    pub async fn write_sparse_file<S>(&self, id: &str, path: &PathRequest, tar: S) -> Result<()>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        self.put_tar(self.archive_route(id, path, true), tar).await
+    }
+
+    async fn get_tar(&self, url: Url) -> Result<ByteStream> {
+        let response = self.send(self.request(Method::GET, url)).await?;
+        Ok(self.byte_stream(response))
+    }
+
+    async fn put_tar<S>(&self, url: Url, tar: S) -> Result<()>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let request = self
+            .request(Method::PUT, url)
             .header("content-type", "application/x-tar")
             .body(Body::wrap_stream(tar));
         self.send(request).await.map(drop)
@@ -122,11 +147,14 @@ impl Client {
         self.files_call(id, "remove", path).await.map(drop)
     }
 
-    fn archive_route(&self, id: &str, path: &PathRequest) -> Url {
+    fn archive_route(&self, id: &str, path: &PathRequest, single_file: bool) -> Url {
         let mut url = self.files_route(id, "archive");
         url.query_pairs_mut().append_pair("path", &path.path);
         if let Some(user) = &path.user {
             url.query_pairs_mut().append_pair("user", user);
+        }
+        if single_file {
+            url.query_pairs_mut().append_pair("single_file", "true");
         }
         url
     }

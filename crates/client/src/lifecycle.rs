@@ -21,7 +21,7 @@ impl Client {
             .await
     }
 
-    /// Puts other rules for where it may connect to in the place of all that it has.
+    /// Replaces all rules for where it may connect to.
     pub async fn set_network(&self, id: &str, rules: &NetworkRules) -> Result<Sandbox> {
         let url = self.route(&["v1", "sandboxes", id, "network"]);
         self.send_json(self.request(Method::PUT, url).json(rules))

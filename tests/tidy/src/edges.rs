@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 16] = [
+const MAY: [(&str, &[&str]); 17] = [
     ("stdx", &[]),
     ("runtime", &["stdx"]),
     ("model", &[]),
@@ -28,6 +28,7 @@ const MAY: [(&str, &[&str]); 16] = [
         ],
     ),
     ("linux", &["stdx"]),
+    ("sparse", &[]),
     ("listener", &[]),
     ("vmm", &["linux", "stdx"]),
     (
@@ -43,10 +44,13 @@ const MAY: [(&str, &[&str]); 16] = [
             "vmm",
         ],
     ),
-    ("guestd", &["guest-rpc", "runtime", "stdx"]),
+    ("guestd", &["guest-rpc", "runtime", "sparse", "stdx"]),
     ("client", &["api-types", "guest-rpc"]),
     // The last two for `wrenn up`, which is both in one process.
-    ("cli", &["client", "control", "hostd", "model", "runtime"]),
+    (
+        "cli",
+        &["client", "control", "hostd", "model", "runtime", "sparse"],
+    ),
     ("testkit", &["model", "guest-rpc", "host-rpc", "stdx"]),
 ];
 

@@ -7,12 +7,13 @@ use tokio_util::sync::CancellationToken;
 use super::Session;
 use crate::args::CpArgs;
 use crate::copy::{Direction, Remote, download, upload};
-use crate::failure::Quiet;
 use crate::interrupt::Interrupt;
+use crate::quiet::Quiet;
 use crate::{ids, output};
 
-/// For a copy that was told to stop to remove what is not whole.
-const CLEAN_UP: Duration = Duration::from_secs(5);
+/// Longest that a copy that was told to stop may take to remove what is not whole, which a slow disk
+/// makes it. A second signal does not wait.
+const CLEAN_UP: Duration = Duration::from_secs(60);
 
 pub async fn cp(session: &Session, args: CpArgs) -> anyhow::Result<()> {
     let direction = Direction::of(&args.source, &args.target)?;
@@ -24,7 +25,10 @@ pub async fn cp(session: &Session, args: CpArgs) -> anyhow::Result<()> {
         signal = interrupt.recv() => {
             // A thread may hold a file without a name of its own.
             stop.cancel();
-            let _ = tokio::time::timeout(CLEAN_UP, copying).await;
+            tokio::select! {
+                _ = tokio::time::timeout(CLEAN_UP, copying) => {}
+                _ = interrupt.recv() => {}
+            }
             return Err(Quiet::Signal(signal).into());
         }
     };

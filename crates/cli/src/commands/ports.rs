@@ -1,7 +1,7 @@
 //! `wrenn url` and `wrenn port-forward`.
 //!
 //! Forwarding keeps nothing: a connection that breaks ends on both sides, and the next one begins
-//! afresh.
+//! afresh. It ends when the sandbox is gone for good, which the next connection finds out.
 
 use std::net::SocketAddr;
 
@@ -51,9 +51,11 @@ pub async fn port_forward(session: &Session, args: PortForwardArgs) -> anyhow::R
         ));
     }
     announce(session.json, &id, &told)?;
-    // The listeners go on for ever.
-    let _ = interrupt.recv().await;
-    Ok(())
+    tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        // The listeners go on for as long as there is a sandbox.
+        Some(gone) = listening.join_next() => Err(gone??.into()),
+    }
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -81,15 +83,26 @@ fn announce(as_json: bool, id: &str, told: &[(SocketAddr, u16)]) -> anyhow::Resu
     Ok(())
 }
 
-async fn accept(client: Client, id: String, listener: TcpListener, mapping: Mapping) {
+/// Accepts connections until the sandbox is gone; returns the error that says so.
+async fn accept(
+    client: Client,
+    id: String,
+    listener: TcpListener,
+    mapping: Mapping,
+) -> anyhow::Result<client::Error> {
+    let mut connections = JoinSet::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(carry(
-                client.clone(),
-                id.clone(),
-                stream,
-                mapping,
-            ))),
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next() => match ended? {
+                Some(gone) => return Ok(gone),
+                None => continue,
+            },
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(carry(client.clone(), id.clone(), stream, mapping));
+            }
             Err(error) => {
                 output::note(&format!("a connection was not taken: {error}"));
                 tokio::time::sleep(PAUSE).await;
@@ -98,16 +111,24 @@ async fn accept(client: Client, id: String, listener: TcpListener, mapping: Mapp
     }
 }
 
-async fn carry(client: Client, id: String, stream: TcpStream, mapping: Mapping) {
+/// Carries one connection to its end. Returns an error only if there is no such sandbox any more.
+async fn carry(
+    client: Client,
+    id: String,
+    stream: TcpStream,
+    mapping: Mapping,
+) -> Option<client::Error> {
     // That it is a little slower is no reason to refuse.
     let _ = stream.set_nodelay(true);
     match client.connect_port(&id, mapping.remote).await {
         // How it ended is known to who speaks there.
         Ok(connection) => drop(connection.carry(stream).await),
+        Err(error) if error.is_not_found() => return Some(error),
         Err(error) => output::note(&format!(
             "{}: {}",
             mapping.local,
             output::printable(&error.to_string())
         )),
     }
+    None
 }

@@ -3,7 +3,7 @@
 //! The sandbox is removed on every orderly end: the command's exit, an error, a signal, also one
 //! that comes while the sandbox is still being made (then its id is not known yet, so the create is
 //! waited for). Only a second signal, or a kill that nothing can catch, leaves it; it then stops by
-//! its time-out.
+//! its timeout.
 
 use anyhow::Context;
 use client::types::{CreateSandbox, OnTimeout, ProcessSignal, Sandbox};
@@ -12,9 +12,9 @@ use super::Session;
 use super::create::shape;
 use super::exec::run_in;
 use crate::args::RunArgs;
-use crate::failure::Quiet;
 use crate::interrupt::Interrupt;
 use crate::output::{self, Progress};
+use crate::quiet::Quiet;
 
 pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
     let mut interrupt = Interrupt::listen()?;
@@ -71,7 +71,7 @@ async fn create(
     tokio::select! {
         created = creating => Ok(Created::Interrupted(created?, signal)),
         signal = interrupt.recv() => {
-            output::note("A sandbox may stay behind: `wrenn ls --all` shows it, and it stops by its time-out.");
+            output::note("A sandbox may stay behind: `wrenn ls --all` shows it, and it stops by its timeout.");
             Err(Quiet::Signal(signal).into())
         }
     }

@@ -12,14 +12,14 @@ use anyhow::{Context, bail};
 use client::types::{FileInfo, FileKind, PathRequest};
 use client::{ByteStream, Client};
 use futures::{StreamExt, TryStreamExt, stream};
+use sparse::SparseWriter;
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
 use super::place::{Local, Remote, means_contents, name_of};
-use super::sparse::SparseWriter;
-use super::{CHUNK, stat, unpack};
+use super::{CHUNK, MIN_SPARSE, stat, unpack};
 use crate::failure::usage;
 use crate::output::{self, Progress};
 use crate::stdio::Stdio;
@@ -37,7 +37,7 @@ pub async fn download(
         path: from.path.clone(),
         user: user.map(str::to_owned),
     };
-    let Some(info) = stat(client, &from.id, &path).await? else {
+    let Some(info) = unless_stopped(stop, stat(client, &from.id, &path)).await? else {
         bail!(
             "there is no {} in {}; `wrenn exec {} -- ls -la` shows what there is",
             from.path,
@@ -46,18 +46,7 @@ pub async fn download(
         );
     };
     let is_dir = info.kind == FileKind::Directory;
-    if from.path.ends_with('/') && info.kind == FileKind::File {
-        return Err(usage(format!(
-            "{} is a file, not a directory: leave out the /",
-            from.path
-        )));
-    }
-    if info.kind == FileKind::Other {
-        return Err(usage(format!(
-            "{} is neither a file nor a directory",
-            from.path
-        )));
-    }
+    check_kind(&from.path, &info)?;
     let total = (info.kind == FileKind::File).then_some(info.size);
     match to {
         Local::Stdio => {
@@ -72,17 +61,39 @@ pub async fn download(
         }
         Local::Path(target) => {
             let target = local_target(target, &from.path, is_dir)?;
+            let writing = || format!("writing {}", target.display());
+            if !is_dir && info.size >= MIN_SPARSE && !is_device(&target) {
+                let data = open_sparse(client, &from.id, &path, total, quiet, stop).await?;
+                if let Some(data) = data {
+                    let saved = file(data, Form::Sparse, &target, &info).await;
+                    return saved.with_context(writing);
+                }
+            }
             let (data, progress) =
                 open(client, &from.id, &path, is_dir, total, quiet, stop).await?;
             let saved = if is_dir {
                 directory(data, &target).await
             } else {
-                file(data, &target, &info).await
+                file(data, Form::Content, &target, &info).await.map(drop)
             };
-            saved.with_context(|| format!("writing {}", target.display()))?;
+            saved.with_context(writing)?;
             Ok(progress.total())
         }
     }
+}
+
+/// Refuses what cannot be copied, or is no directory although the path says so.
+fn check_kind(path: &str, info: &FileInfo) -> anyhow::Result<()> {
+    if path.ends_with('/') && info.kind == FileKind::File {
+        return Err(usage(format!(
+            "{} is a file, not a directory: leave out the /",
+            path
+        )));
+    }
+    if info.kind == FileKind::Other {
+        return Err(usage(format!("{} is neither a file nor a directory", path)));
+    }
+    Ok(())
 }
 
 /// Where it goes: into `wanted` under its own name where that is a directory, else as `wanted`.
@@ -105,6 +116,37 @@ fn local_target(wanted: &Path, source: &str, source_is_dir: bool) -> anyhow::Res
     Ok(wanted.to_owned())
 }
 
+/// Opens a file as an archive without its holes. `None` where the server or the sandbox is of an
+/// earlier version.
+async fn open_sparse(
+    client: &Client,
+    id: &str,
+    path: &PathRequest,
+    total: Option<u64>,
+    quiet: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<ByteStream>> {
+    match unless_stopped(stop, client.read_sparse_file(id, path)).await {
+        Ok(data) => Ok(Some(watch(data, total, quiet, stop).0)),
+        Err(error) if error.is_invalid_request() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for an answer, which a sandbox that has to be resumed first may take long for.
+async fn unless_stopped<T>(
+    stop: &CancellationToken,
+    answer: impl Future<Output = client::Result<T>>,
+) -> client::Result<T> {
+    stop.run_until_cancelled(answer)
+        .await
+        .unwrap_or_else(|| Err(stopped()))
+}
+
+fn stopped() -> client::Error {
+    client::Error::Broken("stopped by a signal".into())
+}
+
 async fn open(
     client: &Client,
     id: &str,
@@ -115,26 +157,46 @@ async fn open(
     stop: &CancellationToken,
 ) -> anyhow::Result<(ByteStream, Arc<Progress>)> {
     let data = if is_dir {
-        client.read_archive(id, path).await?
+        unless_stopped(stop, client.read_archive(id, path)).await?
     } else {
-        client.read_file(id, path).await?
+        unless_stopped(stop, client.read_file(id, path)).await?
     };
+    Ok(watch(data, total, quiet, stop))
+}
+
+/// Counts what comes, and breaks it off when it is told to stop.
+fn watch(
+    data: ByteStream,
+    total: Option<u64>,
+    quiet: bool,
+    stop: &CancellationToken,
+) -> (ByteStream, Arc<Progress>) {
     let progress = Arc::new(Progress::bytes(total, quiet));
     let counter = progress.clone();
     let counted = data.inspect_ok(move |part| counter.add(part.len()));
     // Told to stop, it breaks off as if the connection did, so that what was begun is cleared away.
-    let stopped = stop.clone();
-    let broken = stream::iter([()]).filter_map(move |()| {
-        let error = || client::Error::Broken("stopped by a signal".into());
-        std::future::ready(stopped.is_cancelled().then(|| Err(error())))
-    });
-    Ok((
-        counted
-            .take_until(stop.clone().cancelled_owned())
-            .chain(broken)
-            .boxed(),
-        progress,
-    ))
+    let stopping = stop.clone();
+    let broken = stream::iter([()])
+        .filter_map(move |()| std::future::ready(stopping.is_cancelled().then(|| Err(stopped()))));
+    let data = counted
+        .take_until(stop.clone().cancelled_owned())
+        .chain(broken)
+        .boxed();
+    (data, progress)
+}
+
+/// A pipe or device, which is written to from front to back.
+fn is_device(target: &Path) -> bool {
+    fs::metadata(target).is_ok_and(|there| !there.is_file() && !there.is_dir())
+}
+
+/// How the bytes of a file come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As they are.
+    Content,
+    /// As the only entry of an archive, without holes.
+    Sparse,
 }
 
 async fn print(mut data: ByteStream) -> anyhow::Result<()> {
@@ -157,15 +219,23 @@ async fn save(mut data: ByteStream, file: File) -> anyhow::Result<()> {
     Ok(file.flush().await?)
 }
 
-/// Into a new file, with holes where there are zeroes.
-async fn save_sparse(data: ByteStream, file: File) -> anyhow::Result<()> {
+/// Writes a new file, with holes where there are zeroes. Returns its length.
+async fn save_sparse(data: ByteStream, form: Form, file: File) -> anyhow::Result<u64> {
     let mut reader = SyncIoBridge::new(StreamReader::new(data.map_err(io::Error::other)));
     let saving = tokio::task::spawn_blocking(move || {
-        let (mut writer, mut buffer) = (SparseWriter::new(file), vec![0; CHUNK]);
+        let mut writer = SparseWriter::new(file);
+        if form == Form::Sparse {
+            let entry = sparse::Entry::read(&mut reader)?;
+            entry.read_into(&mut reader, &mut writer)?;
+            // The end of the archive, so that a transfer that breaks off is never taken for whole.
+            io::copy(&mut reader, &mut io::sink())?;
+            return Ok(entry.length);
+        }
+        let mut buffer = vec![0; CHUNK];
         loop {
             match reader.read(&mut buffer)? {
-                0 => return writer.finish().map(drop),
-                count => writer.write_all(&buffer[..count])?,
+                0 => return writer.finish().map(|()| writer.length()),
+                count => writer.append([&buffer[..count]])?,
             }
         }
     });
@@ -180,12 +250,13 @@ fn from_stream(error: io::Error) -> anyhow::Error {
     }
 }
 
-async fn file(data: ByteStream, target: &Path, info: &FileInfo) -> anyhow::Result<()> {
+async fn file(data: ByteStream, form: Form, target: &Path, info: &FileInfo) -> anyhow::Result<u64> {
     let (target, permissions) = match fs::metadata(target) {
         Ok(there) if there.is_dir() => bail!("it is a directory"),
         // A pipe or a device is written to, never replaced.
         Ok(there) if !there.is_file() => {
-            return save(data, File::options().write(true).open(target)?).await;
+            save(data, File::options().write(true).open(target)?).await?;
+            return Ok(info.size);
         }
         // A file keeps its permissions, and a link to it stays a link.
         Ok(there) => (target.canonicalize()?, there.permissions()),
@@ -201,9 +272,9 @@ async fn file(data: ByteStream, target: &Path, info: &FileInfo) -> anyhow::Resul
         .tempfile_in(dir);
     let temporary: NamedTempFile =
         made.with_context(|| format!("{} cannot be written to", dir.display()))?;
-    save_sparse(data, temporary.as_file().try_clone()?).await?;
+    let length = save_sparse(data, form, temporary.as_file().try_clone()?).await?;
     temporary.persist(target)?;
-    Ok(())
+    Ok(length)
 }
 
 async fn directory(data: ByteStream, target: &Path) -> anyhow::Result<()> {

@@ -3,10 +3,8 @@
 //! A blocking thread walks and writes into a bounded channel. A failure goes through the channel as
 //! well, so that the upload breaks and the other side never takes a part for the whole.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{CHUNK, sparse};
+use super::CHUNK;
 use crate::output;
 
 /// Parts that wait to be sent.
@@ -28,15 +26,35 @@ pub fn pack(
     JoinHandle<io::Result<()>>,
     impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) {
+    write_in_thread(move |out| write_archive(&root, out))
+}
+
+/// Starts packing one file, which becomes the only entry.
+pub fn pack_file(
+    file: File,
+) -> (
+    JoinHandle<io::Result<()>>,
+    impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) {
+    write_in_thread(move |out| {
+        let mut archive = tar::Builder::new(out);
+        sparse::append(&mut archive, &file, Path::new("file"))?;
+        archive.into_inner()?.flush()
+    })
+}
+
+fn write_in_thread(
+    write: impl FnOnce(ChannelWriter) -> io::Result<()> + Send + 'static,
+) -> (
+    JoinHandle<io::Result<()>>,
+    impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let packing = tokio::task::spawn_blocking(move || {
-        let packed = write_archive(
-            &root,
-            ChannelWriter {
-                sender: sender.clone(),
-                buffer: BytesMut::new(),
-            },
-        );
+        let packed = write(ChannelWriter {
+            sender: sender.clone(),
+            buffer: BytesMut::new(),
+        });
         if let Err(error) = &packed {
             let _ = sender.blocking_send(Err(io::Error::new(error.kind(), error.to_string())));
         }
@@ -74,11 +92,11 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> 
         return Ok(true);
     }
     if facts.is_symlink() {
-        let mut header = header(&facts);
+        let mut header = sparse::header(&facts);
         header.set_size(0);
         archive.append_link(&mut header, name, fs::read_link(path)?)?;
     } else if facts.is_file() {
-        append_file(archive, &File::open(path)?, name)?;
+        sparse::append(archive, &File::open(path)?, name)?;
     } else {
         output::note(&format!(
             "left out, because it is no file: {}",
@@ -86,62 +104,6 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> 
         ));
     }
     Ok(false)
-}
-
-fn append_file<W: Write>(
-    archive: &mut tar::Builder<W>,
-    file: &File,
-    name: &Path,
-) -> io::Result<()> {
-    // Of the open file: the name may mean another one by now.
-    let facts = file.metadata()?;
-    let length = facts.len();
-    let mut header = header(&facts);
-    let holes = sparse::extents(file, length)?;
-    let following = holes
-        .as_ref()
-        .map(|extents| sparse::describe(&mut header, extents, length))
-        .unwrap_or_default();
-    // The header alone, with what a long name needs before it.
-    archive.append_data(&mut header, name, io::empty())?;
-    let out = archive.get_mut();
-    out.write_all(&following)?;
-    let mut written = 0;
-    let whole = std::iter::once(0..length).collect();
-    for extent in holes.unwrap_or(whole) {
-        written += extent.end - extent.start;
-        copy(file, extent, out)?;
-    }
-    let padding = written.next_multiple_of(512) - written;
-    out.write_all(&[0; 512][..usize::try_from(padding).unwrap_or(0)])
-}
-
-fn header(facts: &Metadata) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(facts);
-    header
-}
-
-/// The bytes that the header has promised, whatever happens to the file meanwhile.
-fn copy(file: &File, extent: Range<u64>, out: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
-    let mut at = extent.start;
-    while at < extent.end {
-        let wanted = usize::try_from(extent.end - at).unwrap_or(CHUNK).min(CHUNK);
-        match file.read_at(&mut buffer[..wanted], at) {
-            Ok(0) => {
-                let text = "became shorter while it was read; try again";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-            }
-            Ok(count) => {
-                out.write_all(&buffer[..count])?;
-                at += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Gathers bytes into parts and waits while the queue is full.
@@ -173,7 +135,7 @@ impl Write for ChannelWriter {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     use super::*;
     use crate::copy::unpack::unpack;

@@ -16,10 +16,10 @@ use std::path::{Component, Path, PathBuf};
 use client::archive::BoundedReader;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
+use sparse::SparseWriter;
 use tar::{Archive, Entry, EntryType};
 
 use super::CHUNK;
-use super::sparse::SparseWriter;
 use crate::output;
 
 /// Most names that are told one by one.
@@ -163,7 +163,7 @@ impl Unpacker {
     fn file(&mut self, entry: &mut Entry<'_, impl Read>, name: &Path) -> io::Result<()> {
         let (mode, modified, size) = (
             entry.header().mode()? & 0o777,
-            entry.header().mtime()?,
+            sparse::modified(entry.header())?,
             entry.size(),
         );
         let temporary = temporary_name();
@@ -284,15 +284,16 @@ fn copy(
                 ));
             }
             count => {
-                to.write_all(&buffer[..count])?;
+                to.append([&buffer[..count]])?;
                 left -= count as u64;
             }
         }
     }
-    to.finish()
+    to.finish()?;
+    Ok(to.into_file())
 }
 
-fn last_modified(seconds: u64) -> Timestamps {
+fn last_modified(seconds: i64) -> Timestamps {
     let omit = Timespec {
         tv_sec: 0,
         tv_nsec: UTIME_OMIT,

@@ -12,11 +12,11 @@ use client::{Client, FileTarget};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use std::os::unix::fs::PermissionsExt;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::place::{Local, Remote, means_contents, name_of};
-use super::{CHUNK, pack, stat};
+use super::{CHUNK, MIN_SPARSE, pack, stat};
 use crate::failure::usage;
 use crate::output::Progress;
 use crate::stdio::Stdio;
@@ -125,7 +125,14 @@ async fn file(
         mode,
     };
     let opened = tokio::fs::File::open(source).await;
-    let opened = opened.with_context(|| format!("{} cannot be read", source.display()))?;
+    let mut opened = opened.with_context(|| format!("{} cannot be read", source.display()))?;
+    if let Some(sent) = sparse_file(client, id, &opened, &target, length, quiet).await? {
+        return Ok(sent);
+    }
+    if length.is_some() {
+        // Looking for holes has moved it.
+        opened.rewind().await?;
+    }
     let progress = Arc::new(Progress::bytes(length, quiet));
     // What is appended while it is read is not sent: the length stands at the front.
     let data = ReaderStream::with_capacity(opened.take(length.unwrap_or(u64::MAX)), CHUNK);
@@ -138,6 +145,46 @@ async fn file(
     })?;
     sent?;
     Ok(progress.total())
+}
+
+/// Sends a file with large holes without them. `None` where it has none, or where the server or the
+/// sandbox knows no such upload.
+async fn sparse_file(
+    client: &Client,
+    id: &str,
+    file: &tokio::fs::File,
+    target: &FileTarget,
+    length: Option<u64>,
+    quiet: bool,
+) -> anyhow::Result<Option<u64>> {
+    let Some(length) = length.filter(|length| *length >= MIN_SPARSE) else {
+        return Ok(None);
+    };
+    let file = file.try_clone().await?.into_std().await;
+    let Some(data) = sparse::extents(&file, length)? else {
+        return Ok(None);
+    };
+    let data: u64 = data.iter().map(|extent| extent.end - extent.start).sum();
+    if length - data < MIN_SPARSE {
+        return Ok(None);
+    }
+    let path = PathRequest {
+        path: target.path.clone(),
+        user: target.user.clone(),
+    };
+    let progress = Arc::new(Progress::bytes(Some(data), quiet));
+    let (packing, tar) = pack::pack_file(file);
+    let sent = client
+        .write_sparse_file(id, &path, counted(tar, &progress))
+        .await;
+    match (packing.await.context("reading the file")?, sent) {
+        // When reading here failed, the upload failed only because of that.
+        (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).with_context(|| format!("sending {} of {length} bytes", target.path))
+        }
+        (_, Err(error)) if error.is_invalid_request() => Ok(None),
+        (_, sent) => Ok(sent.map(|()| Some(length))?),
+    }
 }
 
 async fn directory(

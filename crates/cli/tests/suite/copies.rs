@@ -240,3 +240,67 @@ async fn zeroes_come_as_holes() {
         .unwrap();
     assert_eq!(&piece, b"bytes");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_of_file_are_not_sent() {
+    let (server, dir) = server().await;
+    let disk = dir.path().join("disk");
+    let file = File::create(&disk).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(b"bytes", 40 << 20).unwrap();
+    // The second server is one of before such transfers.
+    for (target, transfers) in [("/disk", 1), ("/old-disk", 1)] {
+        let up = ["cp", disk.to_str().unwrap(), &format!("aaaa:{target}")];
+        wrenn(&server, &up).await.with(0);
+        let world = server.world();
+        let sent = &world.files[target];
+        assert!(sent.len() == 64 << 20 && sent[40 << 20..].starts_with(b"bytes"));
+        assert_eq!(world.mode.as_deref(), Some("0644"));
+        assert_eq!(world.single_files, transfers);
+        assert!(world.single_file_bytes < 1 << 20);
+    }
+    let dense = dir.path().join("dense");
+    let data = vec![7; 2 << 20];
+    fs::write(&dense, &data).unwrap();
+    let up = ["cp", dense.to_str().unwrap(), "aaaa:/dense"];
+    wrenn(&server, &up).await.with(0);
+    assert!(server.world().files["/dense"] == data);
+    for (source, transfers) in [("/disk", 2), ("/old-disk", 2)] {
+        let back = dir.path().join("back");
+        let down = ["cp", &format!("aaaa:{source}"), back.to_str().unwrap()];
+        let ended = wrenn(&server, &[&["--json"], &down[..]].concat()).await;
+        assert_eq!(ended.with(0).json()["bytes"], 64 << 20);
+        assert_eq!(server.world().single_files, transfers);
+        let facts = fs::metadata(&back).unwrap();
+        assert!(facts.len() == 64 << 20 && facts.blocks() * 512 < 1 << 20);
+        let mut piece = [0; 5];
+        let file = File::open(&back).unwrap();
+        file.read_exact_at(&mut piece, 40 << 20).unwrap();
+        assert_eq!(&piece, b"bytes");
+    }
+}
+
+/// A sandbox that is being resumed answers nothing yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_of_stuck_sandbox_is_interrupted() {
+    let (server, dir) = server().await;
+    fs::write(dir.path().join("file"), "x").unwrap();
+    let path = dir.path().join("file").to_str().unwrap().to_owned();
+    for args in [["cp", "aaaa:/stuck", "."], ["cp", &path, "aaaa:/stuck"]] {
+        let asked = server.world().stuck;
+        let mut cp = command(&server, &args);
+        let server = server.clone();
+        let code = tokio::task::spawn_blocking(move || {
+            let mut child = cp.spawn().unwrap();
+            eventually("the question", || server.world().stuck > asked);
+            kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+            let mut code = None;
+            eventually("its end", || {
+                code = child.try_wait().unwrap();
+                code.is_some()
+            });
+            code.and_then(|code| code.code())
+        });
+        assert_eq!(code.await.unwrap(), Some(130), "{args:?}");
+    }
+}

@@ -182,3 +182,34 @@ async fn closed_standard_streams_are_no_panic() {
         assert_eq!(output.status.code(), Some(3), "{redirections}: {output:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn port_forward_ends_with_its_sandbox() {
+    let server = Server::start().await;
+    server.add(A);
+    let mut forward = command(&server, &["port-forward", "--json", A, "0:7000"]);
+    let mut child = forward.spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
+        let said: serde_json::Value = documents.next().unwrap().unwrap();
+        let address = said["forwards"][0]["local"].as_str().unwrap().to_owned();
+        // Nothing listens there, which ends one connection only.
+        let connect = || {
+            let mut stream = std::net::TcpStream::connect(&address).unwrap();
+            std::io::Read::read_to_end(&mut stream, &mut Vec::new()).ok()
+        };
+        connect();
+        connect();
+        assert_eq!(child.try_wait().unwrap(), None);
+        server.world().sandboxes.clear();
+        connect();
+        child.wait_with_output().unwrap()
+    });
+    let ended = ended.await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(
+        ended.status.code() == Some(1) && said.contains("no sandbox"),
+        "{said}"
+    );
+}

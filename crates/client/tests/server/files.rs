@@ -68,6 +68,10 @@ pub async fn read(State(world): Shared, Json(request): Json<PathRequest>) -> Res
 }
 
 pub async fn stat(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
+    if request.path.contains("stuck") {
+        world.lock().expect("the world").stuck += 1;
+        std::future::pending::<()>().await;
+    }
     let world = world.lock().expect("the world");
     let path = request.path.trim_end_matches("/.").trim_end_matches('/');
     let (kind, size) = if path.contains("endless") || path.contains("broken") {
@@ -132,7 +136,37 @@ pub async fn remove(State(world): Shared, Json(request): Json<PathRequest>) -> R
     }
 }
 
-pub async fn pack(State(world): Shared, Query(request): Query<PathRequest>) -> Response {
+/// What the archive routes are asked.
+#[derive(Debug, serde::Deserialize)]
+pub struct ArchiveRequest {
+    path: String,
+    #[serde(default)]
+    single_file: bool,
+}
+
+impl ArchiveRequest {
+    /// The refusal of a server of before this kind of archive.
+    fn refuse_if_old(&self) -> Option<Response> {
+        let is_old = self.single_file && self.path.contains("old");
+        is_old.then(|| refusal(400, "invalid_request", "unknown field `single_file`"))
+    }
+}
+
+fn pack_file(data: &[u8]) -> Response {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o640);
+    header.set_size(data.len() as u64);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive
+        .append_data(&mut header, "file", data)
+        .expect("an archive");
+    Body::from(archive.into_inner().expect("an archive")).into_response()
+}
+
+pub async fn pack(State(world): Shared, Query(request): Query<ArchiveRequest>) -> Response {
+    if let Some(refusal) = request.refuse_if_old() {
+        return refusal;
+    }
     let mut header = tar::Header::new_gnu();
     header.set_path("notes").expect("a name");
     header.set_mode(0o644);
@@ -141,7 +175,15 @@ pub async fn pack(State(world): Shared, Query(request): Query<PathRequest>) -> R
     if let Some(special) = special(&request.path, header.as_bytes().to_vec()) {
         return special;
     }
-    match world.lock().expect("the world").archives.get(&request.path) {
+    let mut world = world.lock().expect("the world");
+    if request.single_file {
+        world.single_files += 1;
+        return match world.files.get(&request.path) {
+            Some(data) => pack_file(data),
+            None => missing(&request.path),
+        };
+    }
+    match world.archives.get(&request.path) {
         Some(tar) => ([("content-type", "application/x-tar")], tar.clone()).into_response(),
         None => missing(&request.path),
     }
@@ -149,13 +191,26 @@ pub async fn pack(State(world): Shared, Query(request): Query<PathRequest>) -> R
 
 pub async fn unpack(
     State(world): Shared,
-    Query(request): Query<PathRequest>,
+    Query(request): Query<ArchiveRequest>,
     tar: Bytes,
-) -> StatusCode {
-    world
-        .lock()
-        .expect("the world")
-        .archives
-        .insert(request.path, tar.to_vec());
-    StatusCode::NO_CONTENT
+) -> Response {
+    if let Some(refusal) = request.refuse_if_old() {
+        return refusal;
+    }
+    let mut world = world.lock().expect("the world");
+    if request.single_file {
+        world.single_files += 1;
+        world.single_file_bytes += tar.len();
+        let mut archive = tar::Archive::new(&tar[..]);
+        let entry = archive.entries().expect("an archive").next();
+        let mut entry = entry.expect("an entry").expect("an entry");
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut data).expect("a file");
+        let mode = entry.header().mode().expect("a mode") & 0o7777;
+        world.mode = Some(format!("{mode:04o}"));
+        world.files.insert(request.path, data);
+    } else {
+        world.archives.insert(request.path, tar.to_vec());
+    }
+    StatusCode::NO_CONTENT.into_response()
 }

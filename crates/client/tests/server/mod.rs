@@ -37,6 +37,12 @@ pub struct World {
     /// Files by path, and tar archives by the path of their directory; the same in every sandbox.
     pub files: BTreeMap<String, Vec<u8>>,
     pub archives: BTreeMap<String, Vec<u8>>,
+    /// Files that went over the wire as an archive of their own.
+    pub single_files: usize,
+    /// Bytes of those that came.
+    pub single_file_bytes: usize,
+    /// Questions that get no answer.
+    pub stuck: usize,
     /// Permission bits as they came with the last written file.
     pub mode: Option<String>,
     /// Signals that programs got, in their order.
@@ -74,6 +80,7 @@ impl Server {
             .route("/files/mkdir", post(files::mkdir))
             .route("/files/remove", post(files::remove))
             .route("/files/archive", get(files::pack).put(files::unpack))
+            .route("/tunnel", get(tunnel))
             .route("/logs", get(logs));
         let routes = Router::new()
             .route("/v1/sandboxes", post(create).get(list))
@@ -195,6 +202,14 @@ async fn info(State(world): Shared, Path(id): Path<String>) -> Response {
 async fn remove(State(world): Shared, Path(id): Path<String>) -> Response {
     match world.lock().expect("the world").sandboxes.remove(&id) {
         Some(_) => StatusCode::NO_CONTENT.into_response(),
+        None => refusal(404, "not_found", &format!("no sandbox {id}")),
+    }
+}
+
+/// No sandbox has a port here.
+async fn tunnel(State(world): Shared, Path(id): Path<String>) -> Response {
+    match world.lock().expect("the world").sandboxes.get(&id) {
+        Some(_) => refusal(502, "agent_error", "nothing listens on the port"),
         None => refusal(404, "not_found", &format!("no sandbox {id}")),
     }
 }

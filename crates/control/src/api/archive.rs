@@ -1,4 +1,5 @@
-//! `/v1/sandboxes/{id}/files/archive`: directories as tar archives, streamed both ways.
+//! `/v1/sandboxes/{id}/files/archive`: directories, and files with holes, as tar archives, streamed
+//! both ways.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::files::download;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{GuestPath, UploadTarget};
+use crate::hosts::{FileForm, GuestPath, UploadTarget};
 
 const TAR: &str = "application/x-tar";
 
@@ -25,23 +26,39 @@ const TAR: &str = "application/x-tar";
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ArchiveQuery {
-    /// A directory; relative to the user's home.
+    /// A directory, or with `single_file` a file; relative to the user's home.
     #[param(min_length = 1, max_length = 4096)]
     path: String,
     /// User in the guest; the template's default user where absent.
     #[param(min_length = 1, max_length = 64)]
     user: Option<String>,
+    /// `path` is a file, and the only entry of the archive, in the format of GNU tar. Holes of a
+    /// sparse file are not transferred.
+    #[serde(default)]
+    #[param(required = false)]
+    single_file: bool,
+}
+
+impl ArchiveQuery {
+    fn form(&self) -> FileForm {
+        if self.single_file {
+            FileForm::SingleFile
+        } else {
+            FileForm::Directory
+        }
+    }
 }
 
 impl From<ArchiveQuery> for GuestPath {
-    fn from(ArchiveQuery { path, user }: ArchiveQuery) -> Self {
+    fn from(ArchiveQuery { path, user, .. }: ArchiveQuery) -> Self {
         Self { path, user }
     }
 }
 
 /// Download a directory
 ///
-/// As a tar archive whose names are relative to it.
+/// As a tar archive whose names are relative to it. With `single_file` one file, as an archive
+/// without its holes.
 #[utoipa::path(
     get, path = "/{id}/files/archive", tag = "files", operation_id = "read_archive", params(ArchiveQuery),
     responses(
@@ -57,15 +74,15 @@ pub async fn pack(
     Id(id): Id,
     Query(query): Query<ArchiveQuery>,
 ) -> Result<Response> {
-    Ok(download(
-        TAR,
-        app.read_file(&principal, &id, query.into(), true).await?,
-    ))
+    let form = query.form();
+    let content = app.read_file(&principal, &id, query.into(), form).await?;
+    Ok(download(TAR, content))
 }
 
 /// Upload a directory
 ///
-/// Unpacks a tar archive below it; it is made where it is missing.
+/// Unpacks a tar archive below it; it is made where it is missing. With `single_file` the one file
+/// of the archive is written at the path, and replaces what is there when it is complete.
 #[utoipa::path(
     put, path = "/{id}/files/archive", tag = "files", operation_id = "write_archive", params(ArchiveQuery),
     request_body(content = super::Binary, content_type = "application/x-tar"),
@@ -95,10 +112,11 @@ pub async fn unpack(
     let content = body
         .into_data_stream()
         .map_err(|error| Error::invalid("the upload broke off").because(error));
+    let form = query.form();
     let target = UploadTarget {
         path: query.into(),
         mode: None,
-        archive: true,
+        form,
     };
     app.write_file(&principal, &id, target, content).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::app::files::Download;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::GuestPath;
+use crate::hosts::{FileForm, GuestPath};
 
 impl From<PathRequest> for GuestPath {
     fn from(PathRequest { path, user }: PathRequest) -> Self {
@@ -44,7 +44,9 @@ pub async fn read(
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<PathRequest>,
 ) -> Result<Response> {
-    let content = app.read_file(&principal, &id, body.into(), false).await?;
+    let content = app
+        .read_file(&principal, &id, body.into(), FileForm::Content)
+        .await?;
     Ok(download("application/octet-stream", content))
 }
 

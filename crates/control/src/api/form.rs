@@ -18,7 +18,7 @@ use tokio_util::io::ReaderStream;
 use super::extract::expect_type;
 use crate::app::files::{MAX_MODE, MAX_PATH};
 use crate::error::{Error, Result};
-use crate::hosts::{CHUNK_BYTES, GuestPath, UploadTarget};
+use crate::hosts::{CHUNK_BYTES, FileForm, GuestPath, UploadTarget};
 
 const FORM: &str = "multipart/form-data";
 /// Bytes of a part that is not the file.
@@ -88,7 +88,7 @@ impl Form {
             UploadTarget {
                 path,
                 mode,
-                archive: false,
+                form: FileForm::Content,
             },
             file,
         ))

@@ -9,7 +9,7 @@ use super::App;
 use super::exec::check_user;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{FileInfo, FileStream, GuestPath, UploadTarget};
+use crate::hosts::{FileForm, FileInfo, FileStream, GuestPath, UploadTarget};
 
 /// Longest path that Linux takes (PATH_MAX).
 pub const MAX_PATH: usize = 4096;
@@ -52,23 +52,23 @@ impl Download {
 }
 
 impl App {
-    /// Opens a file, or with `archive` a directory as a tar archive.
+    /// Opens a file or directory for reading.
     ///
     /// # Errors
-    /// `NotFound`, `Forbidden`; `InvalidRequest` for a directory without `archive` and the other
-    /// way round.
+    /// `NotFound`, `Forbidden`; `InvalidRequest` for a directory that is to be read as a file and
+    /// the other way round.
     pub async fn read_file(
         &self,
         principal: &Principal,
         id: &SandboxId,
         path: GuestPath,
-        archive: bool,
+        form: FileForm,
     ) -> Result<Download> {
         principal.require_read(Resource::Sandboxes)?;
         check_path(&path)?;
         let host = self.find_usable(principal, id).await?.host;
         Ok(Download {
-            stream: host.read_file(id, path, archive).await?,
+            stream: host.read_file(id, path, form).await?,
             shutdown: self.shutdown.clone(),
         })
     }

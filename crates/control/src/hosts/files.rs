@@ -33,8 +33,19 @@ pub struct UploadTarget {
     pub path: GuestPath,
     /// Permission bits.
     pub mode: Option<u32>,
-    /// The content is a tar archive to unpack below the path.
-    pub archive: bool,
+    pub form: FileForm,
+}
+
+/// Form in which a file or directory is transferred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FileForm {
+    /// The bytes of a file.
+    #[default]
+    Content,
+    /// A tar archive of what is in a directory.
+    Directory,
+    /// A tar archive of one file, without its holes.
+    SingleFile,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +91,7 @@ impl FileStream {
 }
 
 impl Host {
-    /// Opens a file, or with `archive` a directory as a tar archive.
+    /// Opens a file or directory for reading.
     ///
     /// # Errors
     /// The guest's; the host's.
@@ -88,13 +99,14 @@ impl Host {
         self: &Arc<Self>,
         id: &SandboxId,
         GuestPath { path, user }: GuestPath,
-        archive: bool,
+        form: FileForm,
     ) -> Result<FileStream> {
         let request = rpc::ReadFileRequest {
             sandbox_id: id.to_string(),
             path,
             user,
-            archive,
+            archive: form != FileForm::Content,
+            single_file: form == FileForm::SingleFile,
             ..Default::default()
         };
         let mut stream = streaming!(self, read_file(request));
@@ -264,7 +276,8 @@ where
         path: target.path.path,
         user: target.path.user,
         mode: target.mode,
-        archive: target.archive,
+        archive: target.form != FileForm::Content,
+        single_file: target.form == FileForm::SingleFile,
         ..Default::default()
     };
     let done = || write_file_request::Part::from(rpc::write_file_request::WriteFileDone::default());

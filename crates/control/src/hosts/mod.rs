@@ -31,7 +31,7 @@ pub use calls::HostInfo;
 pub(crate) use calls::RESUME_TIMEOUT;
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
-pub use files::{CHUNK_BYTES, FileInfo, FileKind, FileStream, GuestPath, UploadTarget};
+pub use files::{CHUNK_BYTES, FileForm, FileInfo, FileKind, FileStream, GuestPath, UploadTarget};
 pub use inventory::Inventory;
 pub use logs::{LogEntry, LogSource, LogStream};
 pub use sandboxes::{SandboxReport, WatchEvent, WatchStream};

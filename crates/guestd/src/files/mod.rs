@@ -1,5 +1,5 @@
-//! `GET` and `POST /files` (E2B contract 2.7), and our extensions to them: `?mode=` and
-//! `?archive=tar`.
+//! `GET` and `POST /files` (E2B contract 2.7), and our extensions to them: `?mode=`,
+//! `?archive=tar` and `?archive=file`.
 //!
 //! Everything is done with the permissions of the request's user and streamed in pieces; memory
 //! does not grow with the size of a file. What is on disk in the middle of an upload is told in
@@ -31,7 +31,7 @@ mod form;
 mod metadata;
 mod pack;
 mod range;
-mod sparse;
+mod single;
 mod target;
 mod unpack;
 mod upload;
@@ -60,7 +60,19 @@ struct Asked {
     /// Octal permission bits of written files.
     mode: Option<String>,
     /// `tar`: `path` is a directory, and what is transferred is an archive of what is in it.
+    /// `file`: `path` is a file, and the archive has it as its only entry.
     archive: Option<String>,
+}
+
+/// What is transferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The bytes of a file.
+    Content,
+    /// A tar archive of what is in a directory.
+    Directory,
+    /// A tar archive of one file, without its holes.
+    SingleFile,
 }
 
 impl Asked {
@@ -70,12 +82,13 @@ impl Asked {
         Ok(query.0)
     }
 
-    fn is_archive(&self) -> Result<bool, HttpError> {
+    fn form(&self) -> Result<Form, HttpError> {
         match self.archive.as_deref() {
-            None => Ok(false),
-            Some("tar") => Ok(true),
+            None => Ok(Form::Content),
+            Some("tar") => Ok(Form::Directory),
+            Some("file") => Ok(Form::SingleFile),
             Some(_) => Err(HttpError::bad_request(
-                "archive must be 'tar', the only kind there is",
+                "archive must be 'tar' for a directory, or 'file' for a single file",
             )),
         }
     }
@@ -99,13 +112,13 @@ async fn read(
     request: Request,
 ) -> Result<Response, HttpError> {
     let asked = Asked::of(request.uri())?;
-    let archive = asked.is_archive()?;
+    let form = asked.form()?;
     let user = Caller::of(request.extensions()).http_user(&settings)?;
     let path = path::resolve_path(&settings, &user, asked.path.as_deref().unwrap_or_default())?;
-    if archive {
-        pack::pack_archive(path, &user).await
-    } else {
-        download::download(path, &user, request.headers()).await
+    match form {
+        Form::Content => download::download(path, &user, request.headers()).await,
+        Form::Directory => pack::pack_archive(path, &user).await,
+        Form::SingleFile => single::pack_file(path, &user).await,
     }
 }
 
@@ -142,7 +155,11 @@ async fn store(
         metadata: metadata::from_headers(headers)?,
         user,
     };
-    if asked.is_archive()? {
+    let form = asked.form()?;
+    if form == Form::SingleFile {
+        return single::unpack_file(plan.wish(asked.path.as_deref())?, body).await;
+    }
+    if form == Form::Directory {
         let dir = plan.path(asked.path.as_deref())?;
         unpack::unpack_archive(dir.clone(), &plan.user, body).await?;
         return Ok(vec![unpacked(dir)]);

@@ -40,20 +40,27 @@ pub async fn pack_archive(dir: PathBuf, user: &User) -> Result<Response, HttpErr
         let dir = dir.clone();
         run(user, move || check(&dir)).await?;
     }
-    let (sender, receiver) = mpsc::channel(DEPTH);
     let user = user.clone();
+    Ok(stream_archive(move |outlet| {
+        as_user(&user, || write(&dir, outlet)).flatten()
+    }))
+}
+
+/// Answers with an archive that a blocking thread writes.
+pub fn stream_archive(write: impl FnOnce(Outlet) -> io::Result<()> + Send + 'static) -> Response {
+    let (sender, receiver) = mpsc::channel(DEPTH);
     tokio::task::spawn_blocking(move || {
         let outlet = Outlet {
             sender: sender.clone(),
             buffer: Vec::with_capacity(CHUNK),
         };
-        if let Err(e) | Ok(Err(e)) = as_user(&user, || write(&dir, outlet)) {
-            // Breaks the transfer off; where the client is gone already, nobody listens.
+        if let Err(e) = write(outlet) {
+            // Breaks the transfer off; without effect where the client is gone already.
             drop(sender.blocking_send(Err(e)));
         }
     });
     let body = Body::from_stream(ReceiverStream::new(receiver));
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
+    ([(header::CONTENT_TYPE, "application/x-tar")], body).into_response()
 }
 
 fn check(dir: &Path) -> Result<(), FileError> {
@@ -136,11 +143,10 @@ fn append(
     metadata: &Metadata,
 ) -> io::Result<()> {
     let path = dir.join(relative);
-    let mut header = tar::Header::new_gnu();
     if metadata.is_file() {
-        return append_file(archive, header, &path, relative);
+        return append_file(archive, &path, relative);
     }
-    header.set_metadata(metadata);
+    let mut header = sparse::header(metadata);
     header.set_size(0);
     if metadata.is_dir() {
         archive.append_data(&mut header, relative, io::empty())
@@ -155,26 +161,15 @@ fn append(
     }
 }
 
-fn append_file(
-    archive: &mut tar::Builder<Outlet>,
-    mut header: tar::Header,
-    path: &Path,
-    relative: &Path,
-) -> io::Result<()> {
-    let (mut file, metadata) = match open_plain(path) {
+fn append_file(archive: &mut tar::Builder<Outlet>, path: &Path, relative: &Path) -> io::Result<()> {
+    let (file, metadata) = match open_plain(path) {
         Err(e) if e.kind == Kind::NotFound => return Ok(()),
         other => other.map_err(io::Error::other)?,
     };
     if has_holes(&file, &metadata) {
-        archive.append_file(relative, &mut file)?;
-        // The builder does not look; what it sent then is no archive.
-        return if file.metadata()?.len() < metadata.len() {
-            Err(became_shorter(path))
-        } else {
-            Ok(())
-        };
+        return sparse::append(archive, &file, relative);
     }
-    header.set_metadata(&metadata);
+    let mut header = sparse::header(&metadata);
     // The header alone: the content goes past the builder, which would copy it in small pieces.
     archive.append_data(&mut header, relative, io::empty())?;
     archive.get_mut().copy(&file, metadata.len(), path)?;
@@ -201,7 +196,7 @@ fn became_shorter(path: &Path) -> io::Error {
 }
 
 /// Collects bytes to pieces of [`CHUNK`] and hands them to the connection; blocks while it is busy.
-struct Outlet {
+pub struct Outlet {
     sender: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
 }

@@ -24,13 +24,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use nix::libc;
 use rustix::fs::{Access, AtFlags, FallocateFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
+use sparse::SparseWriter;
 
 use super::metadata::{self, Metadata};
-use super::sparse::{self, SparseWriter};
 use crate::as_user::as_user;
 use crate::filesystem::error::{FileError, Kind};
 use crate::filesystem::path::{STAGED_PREFIX, ensure_dir};
@@ -150,9 +149,17 @@ impl Target {
     ///
     /// # Errors
     /// No space, or what the disk says.
-    pub fn write(&mut self, pieces: &[Bytes]) -> Result<(), FileError> {
-        let written = self.writer.append(pieces.iter().map(|piece| &piece[..]));
+    pub fn write<'a>(
+        &mut self,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(), FileError> {
+        let written = self.writer.append(pieces);
         written.map_err(|e| self.refused("write", &e))
+    }
+
+    /// Leaves a hole up to `position`, which lies behind everything written so far.
+    pub fn skip_to(&mut self, position: u64) {
+        self.writer.skip_to(position);
     }
 
     fn refused(&self, doing: &str, error: &io::Error) -> FileError {

@@ -20,11 +20,11 @@ use futures::StreamExt as _;
 use guest_rpc::archive::BoundedReader;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
+use sparse::SparseWriter;
 use tokio::sync::mpsc;
 
 use super::body::Pieces;
 use super::chunks::CHUNK;
-use super::sparse::SparseWriter;
 use crate::as_user::as_user;
 use crate::filesystem::error::FileError;
 use crate::filesystem::path::{STAGED_PREFIX, ensure_dir};
@@ -46,20 +46,27 @@ const DIRECTORY_MODE: u32 = 0o755;
 /// # Errors
 /// 400 for a broken or hostile archive, 403, 507.
 pub async fn unpack_archive(dir: PathBuf, user: &User, body: &mut Pieces) -> Result<(), HttpError> {
-    let (sender, receiver) = mpsc::channel(DEPTH);
     let user = user.clone();
-    let unpacking = tokio::task::spawn_blocking(move || {
-        let inlet = Inlet {
-            receiver,
-            piece: Bytes::new(),
-            ended: false,
-        };
+    read_blocking(body, move |inlet| {
         as_user(&user, || unpack_all(&dir, inlet)).map_err(|e| FileError::identity(&e))?
-    });
+    })
+    .await
+}
+
+/// Gives a blocking thread the body as a reader.
+///
+/// # Errors
+/// Those of `read`; 400 and 408 where the body breaks off.
+pub async fn read_blocking<T: Send + 'static>(
+    body: &mut Pieces,
+    read: impl FnOnce(Inlet) -> Result<T, FileError> + Send + 'static,
+) -> Result<T, HttpError> {
+    let (sender, receiver) = mpsc::channel(DEPTH);
+    let reading = tokio::task::spawn_blocking(move || read(Inlet::new(receiver)));
     let fed = feed(sender, body).await;
-    let unpacked = unpacking.await.map_err(|e| FileError::task(&e))?;
+    let done = reading.await.map_err(|e| FileError::task(&e))?;
     fed?;
-    Ok(unpacked?)
+    Ok(done?)
 }
 
 /// Passes the body on. Where the other side stopped, because it failed or has read all, the rest is
@@ -76,10 +83,20 @@ async fn feed(sender: mpsc::Sender<Option<Bytes>>, body: &mut Pieces) -> Result<
 }
 
 /// The body as a blocking reader.
-struct Inlet {
+pub struct Inlet {
     receiver: mpsc::Receiver<Option<Bytes>>,
     piece: Bytes,
     ended: bool,
+}
+
+impl Inlet {
+    fn new(receiver: mpsc::Receiver<Option<Bytes>>) -> Self {
+        Self {
+            receiver,
+            piece: Bytes::new(),
+            ended: false,
+        }
+    }
 }
 
 impl Read for Inlet {
@@ -140,12 +157,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let (sender, receiver) = mpsc::channel(2);
     let _ = sender.try_send(Some(Bytes::copy_from_slice(bytes)));
     let _ = sender.try_send(None);
-    let inlet = Inlet {
-        receiver,
-        piece: Bytes::new(),
-        ended: false,
-    };
-    let _ = unpack_all(&outer.join("target"), inlet);
+    let _ = unpack_all(&outer.join("target"), Inlet::new(receiver));
     let names: Vec<_> = std::fs::read_dir(&outer)
         .into_iter()
         .flatten()
@@ -159,7 +171,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     );
 }
 
-fn broken(error: &io::Error) -> FileError {
+/// Returns the error for an archive that cannot be read.
+pub fn broken(error: &io::Error) -> FileError {
     FileError::invalid(format!("the archive cannot be read: {error}"))
 }
 
@@ -277,7 +290,7 @@ impl Unpacker {
         let done = copy(entry, size, &mut writer, &mut self.buffer, path).and_then(|()| {
             let file = writer.file();
             rustix::fs::fchmod(file, mode.into()).map_err(refused("set the mode of"))?;
-            let times = modified(entry.header().mtime().unwrap_or(0));
+            let times = modified(sparse::modified(entry.header()).unwrap_or(0));
             rustix::fs::futimens(file, &times).map_err(refused("set the time of"))?;
             match &staged {
                 Some(staged) => rustix::fs::renameat(self.here(), staged, self.here(), name)
@@ -430,13 +443,13 @@ fn copy(
     }
 }
 
-fn modified(seconds: u64) -> Timestamps {
+fn modified(seconds: i64) -> Timestamps {
     let omit = Timespec {
         tv_sec: 0,
         tv_nsec: UTIME_OMIT,
     };
     let last_modification = Timespec {
-        tv_sec: i64::try_from(seconds).unwrap_or(0),
+        tv_sec: seconds,
         tv_nsec: 0,
     };
     Timestamps {

@@ -58,7 +58,7 @@ pub async fn write_pieces<E>(
             Err(e) => return Err(broke_off(broken(e), target)),
         };
         working = task(move || {
-            target.write(&pieces)?;
+            target.write(pieces.iter().map(|piece| &piece[..]))?;
             Ok(target)
         });
         if ended {

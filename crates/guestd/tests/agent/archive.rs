@@ -319,3 +319,94 @@ async fn interrupted_archive_keeps_old_file() {
     );
     assert_eq!(fs::read_dir(folder.path()).expect("is there").count(), 1);
 }
+
+async fn put_file(agent: &Agent, path: &Path, archive: Vec<u8>) -> Response {
+    let url = agent.at(path, "&archive=file&username=nobody");
+    let call = Client::new().post(url).body(archive);
+    call.send().await.expect("an answer")
+}
+
+/// An archive of one file of 10 GiB with two pieces of data.
+fn huge_file(folder: &Path) -> (fs::File, Vec<u8>) {
+    use std::os::unix::fs::FileExt;
+    let mut options = fs::File::options();
+    let options = options.read(true).write(true).create_new(true);
+    let file = options.open(folder.join("huge")).expect("a file");
+    file.set_len(10 << 30).expect("grows");
+    file.write_all_at(b"begin", 4096).expect("writes");
+    file.write_all_at(b"end", (10 << 30) - 3).expect("writes");
+    file.set_permissions(fs::Permissions::from_mode(0o640))
+        .expect("chmod");
+    let mut archive = tar::Builder::new(Vec::new());
+    sparse::append(&mut archive, &file, Path::new("huge")).expect("an archive");
+    (file, archive.into_inner().expect("an archive"))
+}
+
+#[tokio::test]
+async fn ten_gibibytes_travel_without_holes() {
+    use std::os::unix::fs::FileExt;
+    let agent = Agent::open().await;
+    let folder = open_folder();
+    let (_file, archive) = huge_file(folder.path());
+    assert!(archive.len() < 1 << 20, "{} bytes", archive.len());
+    let copy = folder.path().join("new/copy");
+    let answer = put_file(&agent, &copy, archive).await;
+    assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
+    let there = fs::metadata(&copy).expect("is there");
+    assert_eq!((there.len(), there.mode() & 0o7777), (10 << 30, 0o640));
+    assert!(there.blocks() * 512 < 1 << 20, "{} blocks", there.blocks());
+    let mut piece = [0; 6];
+    let file = fs::File::open(&copy).expect("opens");
+    file.read_exact_at(&mut piece, (10 << 30) - 6)
+        .expect("reads");
+    assert_eq!(&piece, b"\0\0\0end");
+
+    let url = agent.at(&copy, "&archive=file&username=nobody");
+    let answer = Client::new().get(url).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let back = answer.bytes().await.expect("a body");
+    assert!(back.len() < 1 << 20, "{} bytes", back.len());
+    let mut back = &back[..];
+    let entry = sparse::Entry::read(&mut back).expect("an archive");
+    assert_eq!((entry.length, entry.mode), (10 << 30, 0o640));
+}
+
+#[tokio::test]
+async fn broken_file_archive_keeps_old_file() {
+    let agent = Agent::open().await;
+    let folder = open_folder();
+    let old = folder.path().join("old");
+    let (_file, archive) = huge_file(folder.path());
+    fs::write(&old, "kept").expect("writes");
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o666)).expect("chmod");
+    let directory = closed(&[entry("d", EntryType::Directory, "", b"")]);
+    let noise = vec![7; 2000];
+    for bad in [archive[..4000].to_vec(), directory, noise, Vec::new()] {
+        let answer = put_file(&agent, &old, bad).await;
+        assert_eq!(answer.status(), 400);
+        assert_eq!(fs::read_to_string(&old).expect("is there"), "kept");
+    }
+    assert_eq!(put_file(&agent, folder.path(), archive).await.status(), 400);
+    let names = fs::read_dir(folder.path()).expect("is there").count();
+    assert_eq!(names, 2, "nothing half-made stays");
+    for (path, status) in [(folder.path(), 400), (&folder.path().join("none"), 404)] {
+        let url = agent.at(path, "&archive=file");
+        let answer = Client::new().get(url).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn times_before_1970_survive_archives() {
+    let agent = Agent::open().await;
+    let (from, to) = (open_folder(), open_folder());
+    let file = fs::File::create(from.path().join("old")).expect("a file");
+    let time = std::time::UNIX_EPOCH - std::time::Duration::from_secs(86_400);
+    file.set_modified(time).expect("a time");
+    let url = agent.at(from.path(), "&archive=tar");
+    let answer = Client::new().get(url).send().await.expect("an answer");
+    let archive = answer.bytes().await.expect("a body").to_vec();
+    assert_eq!(unpack(&agent, to.path(), "", archive).await.status(), 200);
+    let copy = fs::metadata(to.path().join("old")).expect("is there");
+    assert_eq!(copy.mtime(), -86_400);
+}

@@ -15,8 +15,39 @@ pub struct FileQuery {
     pub user: Option<String>,
     /// Permission bits of a new file.
     pub mode: Option<u32>,
-    /// The path is a directory that goes over the wire as a tar archive.
-    pub archive: bool,
+    pub form: FileForm,
+}
+
+/// What goes over the wire.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FileForm {
+    /// The bytes of a file.
+    #[default]
+    Content,
+    /// A tar archive of what is in a directory.
+    Directory,
+    /// A tar archive of one file, without its holes.
+    SingleFile,
+}
+
+impl FileForm {
+    /// Returns the form that a request of the control plane names.
+    #[must_use]
+    pub fn from_request(archive: bool, single_file: bool) -> Self {
+        match (archive, single_file) {
+            (false, _) => Self::Content,
+            (true, false) => Self::Directory,
+            (true, true) => Self::SingleFile,
+        }
+    }
+
+    fn archive(self) -> Option<&'static str> {
+        match self {
+            Self::Content => None,
+            Self::Directory => Some("tar"),
+            Self::SingleFile => Some("file"),
+        }
+    }
 }
 
 impl FileQuery {
@@ -24,7 +55,7 @@ impl FileQuery {
         let mut query = vec![("path", self.path.clone())];
         query.extend(self.user.clone().map(|user| ("username", user)));
         query.extend(self.mode.map(|mode| ("mode", format!("{mode:o}"))));
-        query.extend(self.archive.then(|| ("archive", "tar".to_owned())));
+        query.extend(self.form.archive().map(|kind| ("archive", kind.to_owned())));
         let parts: Vec<String> = query
             .iter()
             .map(|(name, value)| format!("{name}={}", encode(value)))
@@ -95,7 +126,7 @@ mod tests {
             path: "/a b&username=root#?%2e".to_owned(),
             user: Some("user".to_owned()),
             mode: Some(0o755),
-            archive: true,
+            form: FileForm::Directory,
         };
         assert_eq!(
             query.target(),

@@ -32,7 +32,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use exec::{Exec, ExecEvent, Running};
-pub use files::{FileBody, FileQuery};
+pub use files::{FileBody, FileForm, FileQuery};
 pub use tunnel::Connection;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;

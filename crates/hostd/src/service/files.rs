@@ -12,7 +12,7 @@ use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
 
 use super::alive;
 use super::error::{from_guest, pass_on};
-use crate::guest::{FileBody, FileQuery, as_user, prompt_as_user};
+use crate::guest::{FileBody, FileForm, FileQuery, as_user, prompt_as_user};
 use crate::sandbox::Handle;
 
 /// Longest path that Linux takes, and the most entries of one answer.
@@ -165,7 +165,7 @@ pub(super) async fn read(
         path: request.path,
         user: request.user,
         mode: None,
-        archive: request.archive,
+        form: FileForm::from_request(request.archive, request.single_file),
     };
     let content = handle.guest().read_file(&query).await.map_err(from_guest)?;
     let part = |part| rpc::ReadFileResponse {
@@ -235,7 +235,7 @@ pub(super) async fn write(
         path: target.path,
         user: target.user,
         mode: target.mode,
-        archive: target.archive,
+        form: FileForm::from_request(target.archive, target.single_file),
     };
     let written = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&written);

@@ -104,12 +104,14 @@ pub(super) fn read(
         let mut world = shared.world();
         let sandbox = world.sandbox(&request.sandbox_id)?;
         let about = info(sandbox, &path)?;
+        let is_file_archive = request.archive && request.single_file;
         let data = match (
             request.archive,
             sandbox.content.files.get(&path),
             sandbox.content.archives.get(&path),
         ) {
-            (true, _, Some(tar)) => tar.clone(),
+            (true, Some(data), _) if is_file_archive => archive_file(&path, data),
+            (true, _, Some(tar)) if !is_file_archive => tar.clone(),
             (false, Some(data), _) => data.clone(),
             (true, ..) => {
                 return Err(ConnectError::invalid_argument(format!(
@@ -148,6 +150,19 @@ pub(super) fn read(
         .collect();
     let rest = stream::iter(chunks).map(move |chunk| part(read_file_response::Part::Data(chunk)));
     Ok(first.chain(rest).boxed())
+}
+
+/// The archive of one file, which is what a real guest sends; uploads of one are kept as they came.
+fn archive_file(path: &str, data: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(data.len() as u64);
+    let mut archive = tar::Builder::new(Vec::new());
+    let name = path.trim_start_matches('/');
+    archive
+        .append_data(&mut header, name, data)
+        .and_then(|()| archive.into_inner())
+        .expect("an archive in memory")
 }
 
 pub(super) async fn target(
@@ -195,7 +210,7 @@ pub(super) async fn write(
         .sandboxes
         .get_mut(&target.sandbox_id)
         .ok_or_else(|| missing(&path))?;
-    if target.archive {
+    if target.archive && !target.single_file {
         sandbox.content.archives.insert(path, data);
     } else {
         sandbox

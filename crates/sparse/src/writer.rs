@@ -10,11 +10,13 @@ use std::io::{self, IoSlice, SeekFrom};
 
 use rustix::io::Errno;
 
-/// Size of a block of ext4 in our images: smaller holes save nothing.
-const BLOCK: usize = 4096;
+use crate::{CHUNK, HOLE};
 
-/// Bytes that are copied at once.
-const COPY: usize = 256 << 10;
+/// Most pieces of one write (`IOV_MAX` of the kernel).
+const IOV_MAX: usize = 1024;
+
+/// A block of zeroes. Comparing with it is the work of `memcmp`, in unoptimized programs as well.
+const ZEROES: [u8; HOLE] = [0; HOLE];
 
 /// A file that is written from its start, in order. The file itself must be empty.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ struct Run<'a> {
 }
 
 impl SparseWriter {
+    #[must_use]
     pub fn new(file: File) -> Self {
         Self {
             file,
@@ -41,11 +44,13 @@ impl SparseWriter {
         }
     }
 
+    #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
     /// Bytes so far, those of holes included.
+    #[must_use]
     pub fn length(&self) -> u64 {
         self.length
     }
@@ -60,9 +65,9 @@ impl SparseWriter {
             let mut rest = piece;
             while !rest.is_empty() {
                 // Up to the next boundary of a block.
-                let step = BLOCK - (self.length % BLOCK as u64) as usize;
+                let step = HOLE - (self.length % HOLE as u64) as usize;
                 let (part, more) = rest.split_at(step.min(rest.len()));
-                if part.len() < BLOCK || part.iter().any(|byte| *byte != 0) {
+                if part != &ZEROES[..part.len()] {
                     add(&mut runs, self.length, part);
                 }
                 self.length += part.len() as u64;
@@ -91,6 +96,16 @@ impl SparseWriter {
             }
         }
         Ok(())
+    }
+
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
+    /// Leaves a hole up to `position`, which lies behind everything appended so far.
+    pub fn skip_to(&mut self, position: u64) {
+        self.length = self.length.max(position);
     }
 
     /// Gives the file its length, which a hole at the end has not given it yet.
@@ -124,9 +139,6 @@ fn add<'a>(runs: &mut Vec<Run<'a>>, at: u64, part: &'a [u8]) {
         }),
     }
 }
-
-/// Most pieces of one write (`IOV_MAX` of the kernel).
-const IOV_MAX: usize = 1024;
 
 /// Copies the content of one file over another, which has room for it and is emptied first. Holes
 /// stay holes.
@@ -163,10 +175,10 @@ fn seek(file: &File, from: SeekFrom, data: bool) -> io::Result<Option<u64>> {
 
 fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    let mut buffer = vec![0; COPY];
+    let mut buffer = vec![0; CHUNK];
     let mut at = start;
     while at < end {
-        let want = usize::try_from(end - at).unwrap_or(COPY).min(COPY);
+        let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
         let count = from.read_at(&mut buffer[..want], at)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -1,0 +1,14 @@
+//! Ends of a command that need no word to the user.
+
+use client::types::ProcessSignal;
+
+/// Ends the command without a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Quiet {
+    /// Nobody reads our output any more.
+    #[error("standard output was closed")]
+    StdoutClosed,
+    /// The user or the system asked to end.
+    #[error("ended by signal {}", .0.number())]
+    Signal(ProcessSignal),
+}
