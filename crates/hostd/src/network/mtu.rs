@@ -90,13 +90,12 @@ pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
 /// Sets the MTU of every network that has another one.
 pub(super) fn set_all(slots: &Slots, mtu: u32) -> io::Result<()> {
     let ours = slots.claimed()?.into_iter();
-    let ours = ours.filter(|(_, holder)| matches!(holder, Holder::Ours(_)));
-    ours.map(|(slot, _)| match set_mtu(slot, mtu) {
+    let mut ours = ours.filter(|(_, holder)| matches!(holder, Holder::Ours(_)));
+    ours.try_for_each(|(slot, _)| match set_mtu(slot, mtu) {
         // It is just being made or removed; one that is made late is set in the next round.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     })
-    .collect()
 }
 
 /// Sets the MTU of a network, the host's link last: as long as that one differs, it is tried again.
