@@ -54,7 +54,7 @@ pub const PRIVATE6: [Ipv6Addr; 10] = [
 /// Names of the two, for as long as the test runs.
 pub struct World {
     pub host: String,
-    internet: String,
+    pub internet: String,
 }
 
 /// What servers were sent over UDP, with whom it came from.

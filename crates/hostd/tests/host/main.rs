@@ -8,6 +8,7 @@ mod agent;
 mod agent_port;
 mod clock;
 mod full;
+mod hostile_guest;
 mod images;
 mod instants;
 mod internet;

@@ -113,9 +113,10 @@ async fn records(policy: &EgressPolicy, question: &Message) -> Result<Vec<Record
             .pin(&name, &addresses, Duration::from_secs(ttl.into()))
             .await
             .map_err(|error| {
-                tracing::warn!(
+                // A guest decides how often, so this is no warning; its own log has it.
+                tracing::debug!(
                     error,
-                    "an answer is kept back, for the kernel does not let it through"
+                    "an answer is kept back: the kernel does not let it through"
                 );
                 ResponseCode::ServFail
             })?;
