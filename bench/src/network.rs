@@ -76,7 +76,7 @@ fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::R
         print_progress("network", count, MANY);
     }
     for _ in 0..TIMES {
-        networks.make_ahead(|_| 0)?;
+        networks.preallocate(|_| 0)?;
         let (slot, took) = timed(|| make(networks))?;
         claimed.push(Side::Ours, took);
         networks.remove(slot, SANDBOX)?;
