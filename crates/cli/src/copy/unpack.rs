@@ -299,7 +299,7 @@ fn last_modified(seconds: i64) -> Timestamps {
         tv_nsec: UTIME_OMIT,
     };
     let last_modification = Timespec {
-        tv_sec: i64::try_from(seconds).unwrap_or(0),
+        tv_sec: seconds,
         tv_nsec: 0,
     };
     Timestamps {

@@ -68,11 +68,15 @@ fn root_of_guest_harms_nobody_else() {
             neighbour,
         };
         arena.check_works().await;
-        arena.during("questions", arena.questions()).await;
-        arena.during("rules", arena.rules()).await;
-        arena.during("connections", arena.connections()).await;
-        arena.during("console", arena.console()).await;
-        arena.during("checkpoints", arena.checkpoints()).await;
+        arena.during("questions", Box::pin(arena.questions())).await;
+        arena.during("rules", Box::pin(arena.rules())).await;
+        arena
+            .during("connections", Box::pin(arena.connections()))
+            .await;
+        arena.during("console", Box::pin(arena.console())).await;
+        arena
+            .during("checkpoints", Box::pin(arena.checkpoints()))
+            .await;
         arena.agent.finish().await;
     });
     drop(world);
