@@ -16,35 +16,9 @@ use crate::source::{Source, is_for_tests};
 /// Path of a module below its crate, as in `["qemu", "args"]`; empty for the root.
 type ModulePath = Vec<String>;
 
-/// Crates that still have circles, and the most files that may be in them. An entry goes with the
-/// last circle of its crate.
-const EXCEPTIONS: [(&str, usize); 2] = [("cli", 2), ("hostd", 5)];
-
-/// Returns a finding for each circle of modules of a crate without an exception, and for each
-/// crate whose circles have more files than its exception allows.
+/// Returns a finding for each circle of modules.
 #[must_use]
 pub fn check(sources: &[Source]) -> Vec<Finding> {
-    let mut by_crate: BTreeMap<&Path, Vec<Vec<PathBuf>>> = BTreeMap::new();
-    let circles = find(sources);
-    for circle in &circles {
-        let root = crate_root(&circle[0]).unwrap_or(Path::new(""));
-        by_crate.entry(root).or_default().push(circle.clone());
-    }
-    by_crate
-        .values()
-        .flat_map(|circles| check_crate(circles))
-        .collect()
-}
-
-fn check_crate(circles: &[Vec<PathBuf>]) -> Vec<Finding> {
-    let files: usize = circles.iter().map(Vec::len).sum();
-    let allowed = EXCEPTIONS
-        .iter()
-        .find(|(name, _)| is_of_crate(&circles[0][0], name))
-        .map_or(0, |(_, files)| *files);
-    if files <= allowed {
-        return Vec::new();
-    }
     let finding = |circle: &Vec<PathBuf>| {
         let names: Vec<String> = circle
             .iter()
@@ -56,11 +30,7 @@ fn check_crate(circles: &[Vec<PathBuf>]) -> Vec<Finding> {
         );
         Finding::new(&circle[0], 0, text)
     };
-    circles.iter().map(finding).collect()
-}
-
-fn is_of_crate(file: &Path, name: &str) -> bool {
-    crate_root(file).is_some_and(|root| root.parent().is_some_and(|parent| parent.ends_with(name)))
+    find(sources).iter().map(finding).collect()
 }
 
 /// Returns `crates/NAME/src` or `bench/src`.

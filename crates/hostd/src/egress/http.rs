@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::proxy::{HELLO_TIMEOUT, about};
-use super::{Decided, EgressPolicy};
+use super::denial::denial_text;
+use super::{Decided, EgressPolicy, HELLO_TIMEOUT};
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -101,7 +101,9 @@ impl Connection {
         *self.name.lock() = Some(name.clone());
         if request.method() == Method::CONNECT || !self.policy.is_allowed(&name, self.to.ip()).await
         {
-            self.policy.events.denied(&about("HTTP", &name, self.to));
+            self.policy
+                .events
+                .denied(&denial_text("HTTP", &name, self.to));
             let text = "The network rules of this sandbox do not allow this (see allow_out and deny_out).\n";
             return plain(StatusCode::FORBIDDEN, text);
         }

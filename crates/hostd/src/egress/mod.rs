@@ -14,6 +14,7 @@
 use parking_lot::Mutex;
 
 mod budget;
+mod denial;
 pub(crate) mod dns;
 mod events;
 mod http;
@@ -63,6 +64,8 @@ pub(crate) mod limits {
 
 /// For a server of the internet to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// For a guest to say what it wants.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// So that connections through the proxy end when a side is gone.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Questions a second, and how many may come at once after a quiet time: over UDP, over TCP, and of

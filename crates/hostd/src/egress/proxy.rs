@@ -20,12 +20,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Decided, EgressPolicy, http, reset, server_first, tls};
+use super::denial::denial_text;
+use super::{Decided, EgressPolicy, HELLO_TIMEOUT, http, reset, server_first, tls};
 
 /// Connections of one sandbox at one time.
 pub(crate) const CONNECTIONS: usize = 512;
-/// For a guest to say what it wants.
-pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this a guest that has said nothing may be waiting for its server to begin.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How clients of SSH begin (RFC 4253, section 4.2); no method of HTTP does.
@@ -144,7 +143,7 @@ async fn secure(policy: &EgressPolicy, mut stream: TcpStream, to: SocketAddr) ->
     let hello = tokio::time::timeout(HELLO_TIMEOUT, tls::hello(&mut stream)).await??;
     let name = hello.name.unwrap_or_default();
     if !policy.is_allowed(&name, to.ip()).await {
-        policy.events.denied(&about("TLS", &name, to));
+        policy.events.denied(&denial_text("TLS", &name, to));
         reset(&stream);
         return Ok(());
     }
@@ -164,18 +163,10 @@ async fn secure(policy: &EgressPolicy, mut stream: TcpStream, to: SocketAddr) ->
         )
         .await;
     if passed.is_none() {
-        policy.events.denied(&about("TLS", &name, to));
+        policy.events.denied(&denial_text("TLS", &name, to));
     }
     if !matches!(passed, Some(Ok(()))) {
         reset(&stream);
     }
     passed.unwrap_or(Ok(()))
-}
-
-/// One line about what was denied. The name comes from the guest, and the log bounds it.
-pub(super) fn about(protocol: &str, name: &str, to: SocketAddr) -> String {
-    match name {
-        "" => format!("{protocol} without a name to {to}"),
-        name => format!("{protocol} to {name} at {to}"),
-    }
 }

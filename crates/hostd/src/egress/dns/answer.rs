@@ -97,31 +97,35 @@ async fn records(policy: &EgressPolicy, question: &Message) -> Result<Vec<Record
         return Err(ResponseCode::NXDomain);
     }
     let records = reachable(policy, &name, found);
+    pin_addresses(policy, &name, &records).await?;
+    Ok(records)
+}
+
+/// Lets the guest connect to the addresses of an answer, before it has the answer.
+async fn pin_addresses(
+    policy: &EgressPolicy,
+    name: &str,
+    records: &[Record],
+) -> Result<(), ResponseCode> {
     // Loopback is the guest itself, whatever the rules say.
     let addresses: Vec<IpAddr> = records
         .iter()
         .filter_map(address)
         .filter(|address| !address.is_loopback())
         .collect();
-    if !addresses.is_empty() {
-        let ttl = records
-            .iter()
-            .map(|record| record.ttl)
-            .min()
-            .unwrap_or_default();
-        policy
-            .pin(&name, &addresses, Duration::from_secs(ttl.into()))
-            .await
-            .map_err(|error| {
-                // A guest decides how often, so this is no warning; its own log has it.
-                tracing::debug!(
-                    error,
-                    "an answer is kept back: the kernel does not let it through"
-                );
-                ResponseCode::ServFail
-            })?;
+    if addresses.is_empty() {
+        return Ok(());
     }
-    Ok(records)
+    let ttl = records.iter().map(|record| record.ttl).min();
+    let ttl = Duration::from_secs(ttl.unwrap_or_default().into());
+    policy.pin(name, &addresses, ttl).await.map_err(|error| {
+        // A guest decides how often, so this is no warning; its own log has it.
+        tracing::debug!(
+            error,
+            "an answer is kept back: the kernel does not let it through"
+        );
+        ResponseCode::ServFail
+    })
 }
 
 /// The name in lower case, without a dot at its end. Where there are rules, it must be one that
