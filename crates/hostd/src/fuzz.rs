@@ -1,5 +1,5 @@
-//! What parses bytes of guests, each as a function of bytes: for the fuzz targets in `fuzz/`, and
-//! for the tests below, which run everything that is in their corpora.
+//! Parsers of bytes that come from guests, each as a function of bytes: for the fuzz targets in
+//! `fuzz/`, and for the tests below, which run everything in their corpora.
 
 use buffa::Message;
 use guest_rpc::filesystem::ListDirResponse;

@@ -18,7 +18,7 @@
 //! | the clock goes forward | numbers stay half of [`AHEAD`] below the ceiling, which follows |
 //! | the agent dies | the next one begins above the ceiling, so above all that the one before gave out |
 //! | the ceiling cannot be written for long | numbers go on by one below it: half of [`AHEAD`] of them |
-//! | the file is gone or damaged | the clock and the records' own generations are what there is; said in the log |
+//! | the file is gone or damaged | only the clock and the records' own generations decide; a damaged file is logged |
 
 use std::fmt;
 use std::fs::File;
@@ -31,9 +31,10 @@ use std::time::Duration;
 use model::Generation;
 use parking_lot::Mutex;
 
-/// How far above the clock the ceiling is put: milliseconds, and so numbers.
+/// Distance of a new ceiling from the clock or the highest generation: milliseconds, and so
+/// numbers.
 const AHEAD: u64 = 60_000;
-/// How often it is looked at.
+/// Interval at which the ceiling is raised if need be.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// A clock: milliseconds since the Unix epoch.
@@ -50,7 +51,7 @@ pub struct Generations {
 struct State {
     /// The highest that was given out by this run, or may have been by an earlier one.
     highest: u64,
-    /// What is on disk.
+    /// Ceiling that is on disk: no generation above it was given out.
     ceiling: u64,
 }
 
@@ -99,7 +100,7 @@ impl Generations {
     pub(crate) fn next(&self, before: Generation) -> Generation {
         let now = self.now();
         let mut state = self.lock();
-        // What is left below the ceiling is for numbers that go on by one.
+        // The upper half below the ceiling is for numbers that go on by one.
         let now = now.min(state.ceiling.saturating_sub(AHEAD / 2));
         let next = now.max(state.highest).max(before.0.saturating_add(1));
         state.highest = next;

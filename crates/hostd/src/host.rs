@@ -1,5 +1,5 @@
-//! What all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the stream
-//! of reports about them.
+//! State that all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the
+//! stream of reports about them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub struct Host {
     pub upstream: Arc<Upstream>,
 }
 
-/// What a host is made of: see the fields of [`Host`].
+/// Components of a host: see the fields of [`Host`].
 #[derive(Debug)]
 pub struct HostComponents {
     pub id: String,

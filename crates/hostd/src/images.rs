@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use checksums::{Checksums, Damaged};
 
-/// One bootable image.
+/// A bootable image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     pub name: TemplateName,

@@ -1,5 +1,5 @@
-//! Who runs the VMM of a sandbox: a user, a group and a control group of the sandbox's own, named
-//! by its network slot, which no two sandboxes of this machine have at the same time.
+//! Jail of a sandbox's VMM: a user, a group and a control group of the sandbox's own, numbered by
+//! its network slot, which no two sandboxes of this machine have at the same time.
 
 use std::io;
 use std::time::Duration;
@@ -23,11 +23,11 @@ pub struct Jails {
     uid_base: u32,
     groups: Option<Tree>,
     disk: DiskLimits,
-    /// Processes of our users are VMMs of ours.
+    /// True if all processes of our users are our VMMs, so that they may be killed.
     ends_processes: bool,
 }
 
-/// How long killed processes may take to end. The memory of a large guest takes the kernel some
+/// Time that killed processes may take to end. Freeing a large guest's memory takes the kernel some
 /// seconds.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -1,5 +1,5 @@
-//! What the steps of an operation fail with: what was being worked on, and the cause. Text is made
-//! of it once, where a record, a log or an answer needs it.
+//! Error of a step of an operation: the part of the sandbox that it worked on, and the cause. It is
+//! formatted once, where a record, a log or a response needs text.
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use stdx::error::{chain, sources};
 
-/// What a step works on.
+/// Part of a sandbox that a step works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperationKind {
     Network,

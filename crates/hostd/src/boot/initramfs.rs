@@ -19,7 +19,7 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 /// Writes the archive to `path`.
 ///
 /// # Errors
-/// What the file system said.
+/// Returns the error of the file system, or one if a file is over 4 GiB.
 pub fn write(path: &Path, agent: &[u8], modules: &[Module]) -> io::Result<()> {
     let mut archive = BufWriter::new(File::create(path)?);
     let mut inode = 0;

@@ -1,4 +1,4 @@
-//! What every guest boots from: an ELF kernel and an initramfs with the guest agent as `/init`.
+//! Boot files of all guests: an ELF kernel and an initramfs with the guest agent as `/init`.
 //!
 //! Both are made once for a (kernel, modules, guest agent) and kept under `DIR/HASH/`, the hash of
 //! what goes in: a start that finds them unpacks nothing. The directory is made under a temporary

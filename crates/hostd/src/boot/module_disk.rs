@@ -54,15 +54,16 @@ pub(super) fn prepare(from: &Path, cache: &Path) -> io::Result<PathBuf> {
     Ok(disk)
 }
 
-/// What there is to be put on the disk.
+/// Size and hash of a directory of modules, for the disk that is made of it. `bytes` is an
+/// estimate of what its files take on the disk, without the file system's tables.
 struct Content {
     bytes: u64,
     hash: String,
 }
 
 impl Content {
-    /// Names, sizes and times stand for the files themselves, which would take a second to read at
-    /// each start.
+    /// Measures the directory. The hash covers names, modes, sizes and times only: reading the
+    /// files themselves would take a second at each start.
     fn of(dir: &Path) -> io::Result<Self> {
         let mut hasher = Sha256::new();
         hasher.update(FORMAT);

@@ -1,4 +1,4 @@
-//! What disks of sandboxes are made of, and how fast they are.
+//! Backend of the disks of sandboxes, and limits of their speed.
 
 use linux::cgroup::DiskLimits;
 use runtime::config::Variables;

@@ -1,4 +1,4 @@
-//! What runs guests, and as whom.
+//! VMM and accelerator of guests, and the users that VMMs run as.
 
 use std::ops::RangeInclusive;
 
@@ -16,7 +16,8 @@ const SYSCALL_FILTER: &str = "AGENT_SYSCALL_FILTER";
 const WARM: &str = "AGENT_WARM";
 const UID_BASE: &str = "AGENT_UID_BASE";
 
-/// Below are the users of the host itself; the last numbers of all mean nobody.
+/// Range of `AGENT_UID_BASE`. The host's own users are below it; the last two numbers of all are
+/// reserved, and the users of all slots must be below them.
 const UID_BASES: RangeInclusive<u32> = 65_536..=u32::MAX - 2 - Slot::MAX as u32;
 
 /// VMM, accelerator and users.

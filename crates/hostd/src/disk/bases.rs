@@ -1,11 +1,12 @@
-//! One read-only loop device for each base image, shared by all disks over it.
+//! Registry of the read-only loop devices of base images: one device for each image, shared by all
+//! disks over it.
 //!
-//! A base is told by device and inode of its file, so that links to one image, renamed and deleted
-//! images share too. Users are counted by name: whoever comes or goes twice counts once, and
-//! nothing can be released for another. The registry keeps each device open while it has users; the
-//! kernel takes it away when neither the registry nor any disk's device has it open. So a registry
-//! that dies with its process takes no device from a disk, and leaves none without one; the next
-//! registry is told by [`LoopRegistry::adopt`] what disks there are.
+//! A base is identified by device and inode of its file, so that links to one image, renamed and
+//! deleted images share too. Users are counted by sandbox id: acquiring or releasing twice counts
+//! once, and no user can release for another. The registry keeps each device open while it has
+//! users; the kernel detaches it when neither the registry nor any disk's device has it open. So a
+//! registry that dies with its process takes no device from a disk, and leaves none that is unused;
+//! the next registry learns of the existing disks by [`LoopRegistry::adopt`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,7 +30,7 @@ struct Base {
 }
 
 impl LoopRegistry {
-    /// Devices that it makes bear `mark`.
+    /// Creates an empty registry. Devices that it attaches bear `mark`.
     #[must_use]
     pub fn new(mark: &str) -> Self {
         Self {
@@ -38,13 +39,13 @@ impl LoopRegistry {
         }
     }
 
-    /// Number of the loop device of `image`, which stays until `user` is released.
+    /// Returns the number of the loop device of `image`, which stays until `user` is released.
     ///
     /// # Errors
-    /// When there is no such image, or no loop device can be had.
+    /// When there is no such image, or no loop device can be attached.
     pub fn acquire(&self, image: &Path, user: &SandboxId) -> io::Result<u32> {
         let identity = Identity::of(image)?;
-        // Held over the attach: two that come at once must not make two.
+        // Locked during the attach: two users at once must not attach two devices.
         let mut bases = self.lock();
         if let Some(base) = bases.get_mut(&identity) {
             base.users.insert(user.clone());
@@ -62,11 +63,11 @@ impl LoopRegistry {
         Ok(number)
     }
 
-    /// Takes over a device of an earlier run that `user`'s disk is made of. One that is no base of
-    /// ours is left alone.
+    /// Takes over a device of an earlier run that `user`'s disk is made of. A device that is gone,
+    /// writable or without our mark is left alone.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// When its status cannot be read.
     pub fn adopt(&self, number: u32, user: &SandboxId) -> io::Result<()> {
         let Some(device) = LoopDevice::open(number)? else {
             return Ok(());
@@ -89,7 +90,7 @@ impl LoopRegistry {
         Ok(())
     }
 
-    /// `user` has no disk any more. That it had none is fine.
+    /// Removes `user` from all bases, and closes those without users. Idempotent.
     pub fn release(&self, user: &SandboxId) {
         self.lock().retain(|_, base| {
             base.users.remove(user);
@@ -97,7 +98,7 @@ impl LoopRegistry {
         });
     }
 
-    /// Numbers of the devices, and how many users each has.
+    /// Returns the numbers of the devices, and how many users each has.
     #[must_use]
     pub fn list(&self) -> Vec<(u32, usize)> {
         self.lock()

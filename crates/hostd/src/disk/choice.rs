@@ -24,7 +24,7 @@ pub enum Choice {
     Only(Backend),
 }
 
-/// What a disk is made of.
+/// Mechanism that makes disks: the kernel's snapshots, clones, overlays or copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
     #[serde(rename = "dm")]
@@ -41,12 +41,12 @@ pub enum Backend {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
     pub backend: Backend,
-    /// For people: what was found that led to this.
+    /// Reason for people: `AGENT_DISK`, or why the better backends do not work.
     pub why: String,
 }
 
 impl Backend {
-    /// Best first.
+    /// All backends, best first.
     pub const ALL: [Self; 4] = [Self::DeviceMapper, Self::Reflink, Self::Qcow2, Self::Copy];
 
     #[must_use]
@@ -133,7 +133,7 @@ fn why(backend: Backend, found: &[String]) -> String {
     }
 }
 
-/// Whether it works; else why not.
+/// Tries a backend; the inner error is the reason for which it does not work here.
 fn works(
     backend: Backend,
     dir: &Path,
@@ -184,7 +184,7 @@ fn try_snapshot(dir: &Path) -> Result<(), dm::Error> {
     ];
     let tried = snapshot_over(&name, &files, &names::mark(dir));
     for path in &files {
-        // Not there when making it failed, and that is told.
+        // Missing if `snapshot_over` failed before it, whose error is returned.
         let _ = fs::remove_file(path);
     }
     tried

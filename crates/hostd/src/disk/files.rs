@@ -52,7 +52,7 @@ pub(super) fn overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, E
     Ok(path)
 }
 
-/// All files of a disk, but for the base, which is shared.
+/// Copies all files of a disk, but links the base, which is shared.
 pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
     if from.join(BASE).exists() {
         link_base(&from.join(BASE), to)?;
@@ -66,7 +66,7 @@ pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Copies first, then renames.
+/// Replaces the files of the disk in `to` by those in `from`: each is copied, then renamed.
 pub(super) fn replace_disk(from: &Path, to: &Path) -> Result<(), Error> {
     for name in [COW, RAW, OVERLAY]
         .into_iter()
@@ -81,8 +81,8 @@ pub(super) fn replace_disk(from: &Path, to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The image under a name that lives as long as the sandbox. From another file system it is a
-/// symbolic link, which does not keep the image.
+/// Links the image into `dir`, so that it lives as long as the sandbox, and returns the link's
+/// path. From another file system it is a symbolic link, which does not keep the image.
 pub(super) fn link_base(image: &Path, dir: &Path) -> Result<PathBuf, Error> {
     let base = dir.join(BASE);
     let real = image

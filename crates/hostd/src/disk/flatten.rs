@@ -23,9 +23,9 @@ use super::{Error, io_error};
 pub(super) struct Source<'a> {
     pub(super) id: &'a SandboxId,
     pub(super) dir: &'a Path,
-    /// Bytes that it was made with. What a VMM has written may say anything.
+    /// Size in bytes that it was made with. Sizes in files that a VMM has written are not trusted.
     pub(super) size_bytes: u64,
-    /// Whom programs are that read what a VMM has written.
+    /// User and group of the program that reads an overlay, which a VMM has written.
     pub(super) reader: u32,
 }
 
@@ -101,7 +101,8 @@ fn write(of: Source<'_>, to: &Path) -> Result<(), Error> {
         .map_err(failed())
 }
 
-/// Where the merged device can have data. `None` when its store cannot be read: then everywhere.
+/// Returns the ranges in which the merged device can have data. `None` if the store has no format
+/// that we know: then everywhere.
 fn device_ranges(dir: &Path) -> Result<Option<Vec<Range<u64>>>, Error> {
     let (base, store) = (dir.join(BASE), dir.join(COW));
     let read = || -> io::Result<Option<Vec<Range<u64>>>> {

@@ -9,9 +9,9 @@
 //!   loop device of the base, then zeroes ── wrenn-ID-origin ── …    larger disk: the origin is as long as the disk
 //! ```
 //!
-//! Loop devices go with their last user, so only files and device-mapper devices can be left by
-//! whoever dies; both bear the sandbox's id, and devices also their agent's mark. Each is made
-//! before what uses it and removed after it.
+//! Loop devices go with their last user, so only files and device-mapper devices outlast an agent
+//! that dies; both bear the sandbox's id, and devices also their agent's mark. Each is made before
+//! what uses it and removed after it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -88,7 +88,8 @@ impl Mapper {
         Ok(path)
     }
 
-    /// A device that is as long as the disk and begins with the base.
+    /// Returns a device that is as long as the disk (`wanted` sectors) and begins with the base
+    /// (`length` sectors), creating one with zeroes after it if the base is shorter.
     fn origin(
         &self,
         id: &SandboxId,
@@ -119,7 +120,7 @@ impl Mapper {
         dm::create(name, &names::uuid(&self.mark, name), targets, read_only).map_err(Error::Device)
     }
 
-    /// Takes the devices away; base and store stay. Idempotent.
+    /// Removes the devices; the files of base and store stay. Idempotent.
     pub(super) fn unmap(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
         if dm::is_there() {
             let store = Identity::of(&dir.join(COW)).ok();
@@ -180,7 +181,8 @@ impl Mapper {
         }
     }
 
-    /// Loop devices of ours that nothing uses: only somebody else's open file can have kept one.
+    /// Detaches loop devices with our mark that no device-mapper device uses. The kernel keeps such
+    /// a device only if another process had it open when its last user went.
     fn detach_strays(&self) -> Result<(), Error> {
         let failed = || io_error("list loop devices in", Path::new("/sys/block"));
         let mut used = BTreeSet::new();
@@ -213,7 +215,7 @@ pub(super) fn flush(id: &SandboxId) -> Result<(), Error> {
     dm::flush(&name).map_err(Error::Device)
 }
 
-/// Sparse, and private: it has what the guest wrote.
+/// Creates the sparse file of the store, readable by root alone, since it has the guest's data.
 fn make_store(path: &Path, disk_bytes: u64) -> Result<(), Error> {
     let made = File::options()
         .write(true)
@@ -234,7 +236,8 @@ fn take_away(id: &SandboxId, store: Option<Identity>) -> Result<(), Error> {
     fail::fail_point!("disk::device-removed");
     dm::remove(&origin_name(id)).map_err(Error::Busy)?;
     fail::fail_point!("disk::origin-removed");
-    // Gone already, unless somebody is just looking at it.
+    // Loop devices are detached by the kernel at their last close, unless another process (such as
+    // udev) has them open.
     for number in info.iter().flat_map(loops) {
         let failed = || io_error("detach", &PathBuf::from(format!("/dev/loop{number}")));
         let Some(device) = LoopDevice::open(number).map_err(failed())? else {
@@ -255,12 +258,13 @@ fn loops(info: &Info) -> impl Iterator<Item = u32> {
         .map(|number| number.minor)
 }
 
-/// Of an agent whose directory is gone: nobody will ever ask for it again.
+/// Returns true if the device belongs to an agent whose directory is gone, so that no agent will
+/// ever use it again.
 fn is_orphan(name: &str, info: &Info) -> bool {
     names::parse(name).is_some() && info.uuid.starts_with("WRENN-") && loops(info).any(is_homeless)
 }
 
-/// Whether the device is made of `SANDBOXES/sb-…/FILE`, and there is no SANDBOXES.
+/// Returns true if the loop device is made of `SANDBOXES/sb-…/FILE`, and there is no `SANDBOXES`.
 fn is_homeless(number: u32) -> bool {
     let Ok(Some(device)) = LoopDevice::open(number) else {
         return false;

@@ -15,9 +15,9 @@
 //! ```
 //!
 //! The base is linked first, so that a template that is replaced or deleted later stays whole under
-//! the sandboxes that use it. If we die in a create or a removal, [`Disks::remove`] takes away what
-//! there is; for files, so does the removal of the directory. What a full disk of the host means is
-//! in [`room`].
+//! the sandboxes that use it. If the agent dies in a create or a removal, [`Disks::remove`] removes
+//! what there is; for files, so does the removal of the directory. For a full disk of the host, see
+//! [`room`].
 
 pub mod bases;
 mod choice;
@@ -80,7 +80,7 @@ impl Error {
         io_error("read the snapshot in", dir)
     }
 
-    /// For kernel and initramfs, which lie beside the disk in `dir`.
+    /// Wraps an error of kernel or initramfs, which lie beside the disk in `dir`.
     pub(crate) fn boot_files(dir: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         io_error("link kernel and initramfs into", dir)
     }
@@ -95,11 +95,11 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Erro
     }
 }
 
-/// Bytes of a disk over `image` for which `asked` MiB were asked; nothing means as large as the
-/// image.
+/// Returns the bytes of a disk over `image` for which `asked` MiB were requested; `None` means as
+/// large as the image.
 ///
 /// # Errors
-/// [`Error::TooSmall`]: a file system cannot be cut.
+/// [`Error::TooSmall`] if that is less than the image, whose file system cannot be shrunk.
 pub fn size_bytes(image: &Path, asked: Option<u32>) -> Result<u64, Error> {
     let least = fs::metadata(image)
         .map_err(io_error("use the image", image))?
@@ -120,8 +120,8 @@ pub(crate) fn shared_base(dir: &Path) -> Option<PathBuf> {
     base.symlink_metadata().is_ok().then_some(base)
 }
 
-/// Bytes that a sandbox's disk takes on the host: allocated blocks, without what it shares with
-/// others' files by name.
+/// Returns the bytes that a sandbox's disk takes on the host: allocated blocks, without the base,
+/// which it shares with others.
 #[must_use]
 pub fn used_bytes(dir: &Path) -> u64 {
     [RAW, OVERLAY, COW]
@@ -139,7 +139,7 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Disks for the sandboxes in `root`.
+    /// Creates the disks for the sandboxes in `root`.
     ///
     /// # Errors
     /// When `root` is not there.
@@ -154,14 +154,14 @@ impl Disks {
         })
     }
 
-    /// Sets the user and group of programs that read what a VMM has written, which nobody else may
-    /// have.
+    /// Sets the user and group of programs that read what a VMM has written. No other process may
+    /// have them.
     #[must_use]
     pub fn with_reader(self, reader: u32) -> Self {
         Self { reader, ..self }
     }
 
-    /// What new disks are made of, and why.
+    /// Returns the backend of new disks, and the reason for it.
     #[must_use]
     pub fn chosen(&self) -> &Chosen {
         &self.chosen
@@ -209,7 +209,7 @@ impl Disks {
         }
     }
 
-    /// Makes all that was written to the disk durable. Nobody may write to it meanwhile.
+    /// Makes all that was written to the disk durable. The disk must not be written to during that.
     ///
     /// # Errors
     /// When the host's disk is full or broken.
@@ -228,7 +228,7 @@ impl Disks {
     }
 
     /// Copies the disk of a sandbox, in use or not, into the directory `to`, which has none: what
-    /// was written is copied, the base shared. Nobody may write to it meanwhile.
+    /// was written is copied, the base shared. The disk must not be written to during that.
     ///
     /// # Errors
     /// When the host's disk is full. Remove what is in `to` then.
@@ -245,8 +245,8 @@ impl Disks {
         files::copy_disk(from, to)
     }
 
-    /// Puts the disk in `from`, if there is one, in the place of that in `to`, which is not in use:
-    /// a copy.
+    /// Replaces the disk in `to`, which is not in use, by a copy of that in `from`, if there is
+    /// one.
     ///
     /// # Errors
     /// When the host's disk is full; the disk in `to` is as it was then.
@@ -270,7 +270,7 @@ impl Disks {
     /// that stays.
     pub fn remove(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
         self.suspend(id, dir)?;
-        // The store first: without it there is nothing of a disk that could be taken for one.
+        // The store first: without it, `restore` finds no disk in a half-removed directory.
         for name in [COW, RAW, OVERLAY, BASE] {
             let path = dir.join(name);
             match fs::remove_file(&path) {
@@ -285,8 +285,8 @@ impl Disks {
     }
 
     /// Writes the disk as one plain image to `to`, with a hole wherever there are only zeroes:
-    /// temporary name, fsync, rename. Nobody may write to the disk meanwhile, so a VMM that may
-    /// have been taken over must be gone. An overlay is read by a program in a jail of its own.
+    /// temporary name, fsync, rename. The disk must not be written to during that, so a VMM that
+    /// may have been taken over must be gone. An overlay is read by a program in its own jail.
     ///
     /// # Errors
     /// When the disk is not of `size_bytes`, as it was made, or something cannot be read or
@@ -310,13 +310,13 @@ impl Disks {
     }
 
     /// Takes over the devices of the sandboxes `known`, and removes those that no sandbox has, and
-    /// those of agents whose directory is gone. Answers with what could not be done.
+    /// those of agents whose directory is gone. Returns the errors; it goes on after each.
     #[must_use]
     pub fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
         self.mapper.reclaim(known)
     }
 
-    /// Loop devices that bases have now, and how many sandboxes use each.
+    /// Returns the numbers of the loop devices of bases, and how many sandboxes use each.
     #[must_use]
     pub fn bases(&self) -> Vec<(u32, usize)> {
         self.mapper.bases()

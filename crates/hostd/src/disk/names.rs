@@ -12,12 +12,12 @@ pub(super) const RAW: &str = "root.ext4";
 pub(super) const OVERLAY: &str = "root.qcow2";
 pub(super) const COW: &str = "root.cow";
 
-/// What the names of our device-mapper devices begin with.
+/// Prefix of the names of our device-mapper devices.
 pub(super) const PREFIX: &str = "wrenn-";
-/// What the name of the device ends with that stands for a base which is smaller than the disk.
+/// Suffix of the name of the origin device, which lengthens a base that is smaller than the disk.
 const ORIGIN: &str = "-origin";
 
-/// Name of a sandbox's device below `/dev/mapper`.
+/// Returns the name of a sandbox's device below `/dev/mapper`.
 #[must_use]
 pub fn device_name(id: &SandboxId) -> String {
     format!("{PREFIX}{id}")
@@ -27,22 +27,22 @@ pub(super) fn origin_name(id: &SandboxId) -> String {
     format!("{PREFIX}{id}{ORIGIN}")
 }
 
-/// Whose device that is, and whether it is the origin. `None` for names that are not a sandbox's.
+/// Returns the sandbox of a device, and true if it is the origin device. `None` for other names.
 pub(super) fn parse(name: &str) -> Option<(SandboxId, bool)> {
     let id = name.strip_prefix(PREFIX)?;
     let (id, is_origin) = id.strip_suffix(ORIGIN).map_or((id, false), |id| (id, true));
     Some((id.parse().ok()?, is_origin))
 }
 
-/// What tells the kernel objects of the agent whose sandboxes are in `root` from those of others on
-/// the machine.
+/// Returns the mark of the kernel objects of the agent whose sandboxes are in `root`: a hash of
+/// that path, which differs between agents on one machine.
 pub(super) fn mark(root: &Path) -> String {
     let hash = Sha256::digest(root.as_os_str().as_bytes());
     format!("{PREFIX}{}", hex::encode(&hash[..8]))
 }
 
-/// The second name of a device, which says who made it. `WRENN` keeps it apart from those of LVM
-/// and others.
+/// Returns the device-mapper UUID of a device, which has the mark of the agent that made it. The
+/// prefix `WRENN` keeps it apart from those of LVM and others.
 pub(super) fn uuid(mark: &str, name: &str) -> String {
     format!("WRENN-{mark}-{name}")
 }

@@ -1,4 +1,4 @@
-//! What a sandbox's record says of its disk.
+//! Disk of a sandbox, as its record in the ledger has it.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What happens when the host's disk is full.
+//! Behaviour of sandboxes when the host's disk is full.
 //!
 //! The store of a snapshot is a sparse file, as long as it can ever get, so the guest cannot
 //! overflow it. But its blocks are the host's, and when the kernel cannot write one it gives the
@@ -28,43 +28,45 @@ use model::SandboxId;
 use super::MIB;
 use super::names::{COW, device_name};
 
-/// Room that a new disk begins with.
+/// Bytes of the store that are allocated when a disk is made.
 pub(super) const FIRST_BYTES: u64 = LEAST_AHEAD;
-/// Room ahead of a sandbox that writes nothing, and of one that writes as fast as it can.
+/// Bounds of the bytes that are allocated ahead of use: for a sandbox that writes nothing, and for
+/// one that writes fast.
 const LEAST_AHEAD: u64 = 16 * MIB;
 const MOST_AHEAD: u64 = 512 * MIB;
-/// With less room than this, and with less than half a second of writing, a writer is stopped.
+/// Bytes ahead below which a writer is stopped; half a second of its writing, if that is more.
 const TOO_LITTLE: u64 = 8 * MIB;
-/// Bounds of the reserve, which is an eighth of the file system.
+/// Bounds in bytes of the reserve, which is an eighth of the file system.
 pub(super) const LEAST_RESERVE: u64 = 64 * MIB;
 pub(super) const MOST_RESERVE: u64 = 512 * MIB;
-/// Where less than this is left, or more than that is written per second, looks are frequent.
+/// Usage of a sandbox that writes is read [`OFTEN`] if fewer bytes than this are free above the
+/// reserve, or if it writes more than [`FAST`] bytes per second; else [`SELDOM`].
 const NEARLY_FULL: u64 = 1024 * MIB;
 const FAST: u64 = 64 * MIB;
 const SELDOM: Duration = Duration::from_secs(1);
 const OFTEN: Duration = Duration::from_millis(100);
 
-/// One look at a disk. All in bytes.
+/// Usage of a sandbox's store and of the host's file system, all in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// From the beginning of the store, how much is used and how much allocated, and the most that
-    /// it can need.
+    /// Bytes of the store that are used and that are allocated, both from its beginning, and its
+    /// length, which is the most that it can need.
     pub used: u64,
     pub allocated: u64,
     pub size: u64,
-    /// Of the host's file system: free, and not to be allocated ahead.
+    /// Bytes of the host's file system that are free, and that must not be allocated ahead.
     pub free: u64,
     pub reserve: u64,
 }
 
-/// What the kernel and the file system say of a disk.
+/// State of a disk, as the kernel and the file system report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     Look(Look),
-    /// The kernel has given the snapshot up.
+    /// The kernel has invalidated the snapshot: every access of the guest fails from now on.
     Lost,
-    /// No store that must not overflow; what is free on the host, and how little of that is
-    /// worrying.
+    /// A disk without a store that must not overflow; bytes that are free on the host, and the
+    /// reserve, below which they are running out.
     Plain {
         free: u64,
         reserve: u64,
@@ -82,8 +84,8 @@ pub enum Decision {
     Go(u64),
 }
 
-/// What to do about a sandbox that wrote `rate` bytes per second since the last look, and is
-/// stopped or not.
+/// Decides what to do about a sandbox that wrote `rate` bytes per second since the last look.
+/// `stopped` is true if its processors are stopped. Pure.
 #[must_use]
 pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
     let rest = look.size.saturating_sub(look.used);
@@ -94,7 +96,7 @@ pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
         .min(MOST_AHEAD)
         .min(rest);
     if stopped {
-        // More than what is enough to run, or it would stop again at once.
+        // More than `TOO_LITTLE`, or it would stop again at once.
         let wanted = (4 * LEAST_AHEAD).min(rest);
         let fits = spare >= wanted.saturating_sub(ahead);
         return if fits {
@@ -117,7 +119,7 @@ pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
     }
 }
 
-/// How long after this look the next one is due.
+/// Returns the time from this look to the next one.
 #[must_use]
 pub fn next_look(look: Look, rate: u64) -> Duration {
     let is_tight = look.free < look.reserve.saturating_add(NEARLY_FULL);
@@ -128,10 +130,10 @@ pub fn next_look(look: Look, rate: u64) -> Duration {
     }
 }
 
-/// Looks at the disk in `dir`.
+/// Reads the usage of the disk in `dir`.
 ///
 /// # Errors
-/// When the device or its store cannot be looked at.
+/// When the status of the device, its store or the file system cannot be read.
 pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
     let space = file::space(dir)?;
     let (free, reserve) = (
@@ -159,7 +161,7 @@ pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
 /// Allocates the store in `dir` up to `length`.
 ///
 /// # Errors
-/// `StorageFull` when others were faster.
+/// `StorageFull` if the space was used up since it was looked at.
 pub fn extend(dir: &Path, length: u64) -> io::Result<()> {
     file::allocate(
         &std::fs::File::options().write(true).open(dir.join(COW))?,

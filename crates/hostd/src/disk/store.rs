@@ -25,16 +25,16 @@ const FIRST_ENTRIES: u64 = 1;
 const MAGIC: u32 = 0x7041_6e53;
 const VERSION: u32 = 1;
 
-/// Bytes of a store that cannot overflow, whatever is written to a disk of `disk_bytes`: header,
-/// every chunk once, and the entries; one more area, since the kernel begins the next one before it
-/// needs it.
+/// Returns the bytes of a store that cannot overflow, whatever is written to a disk of
+/// `disk_bytes`: header, every chunk once, and the entries; one more area, since the kernel begins
+/// the next one before it needs it.
 pub(super) fn store_bytes(disk_bytes: u64) -> u64 {
     let areas = disk_bytes.div_ceil(CHUNK).div_ceil(ENTRIES) + 1;
     (FIRST_ENTRIES + areas * STRIDE) * CHUNK
 }
 
-/// Numbers of the disk's chunks that are in the store, in no order. `None` when the store is none
-/// that we know, or is no more valid.
+/// Returns the numbers of the disk's chunks that are in the store, in no order. `None` if the store
+/// has another format, or is marked invalid.
 pub(super) fn written_chunks(store: &File) -> io::Result<Option<Vec<u64>>> {
     let mut header = [0; 16];
     store.read_exact_at(&mut header, 0)?;

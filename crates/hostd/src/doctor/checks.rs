@@ -95,11 +95,11 @@ pub(super) fn tun() -> Check {
     }
 }
 
-/// A network namespace with the rules that a host and a sandbox get, limits, and tracked
-/// connections in it.
+/// Makes a network namespace, with the rules that a host and a sandbox get, limits, and tracked
+/// connections in it, and removes it.
 pub(super) fn network(config: &Config) -> Check {
     let name = format!("wdoctor-{}", std::process::id());
-    // What keeps from choosing is told of IPv6.
+    // If it cannot be chosen, the check of IPv6 reports that.
     let ipv6 = Ipv6Mode::choose(config.network.settings.ipv6).unwrap_or(Ipv6Mode::On);
     let tried = netns::create(&name)
         .and_then(|()| netns::enter(&name, move || crate::network::try_rules(ipv6)));
@@ -129,7 +129,7 @@ pub(super) fn forwarding() -> Check {
     }
 }
 
-/// Whether sandboxes have IPv6, why, and what would stop it.
+/// Reports if sandboxes have IPv6, why, and rules of the host that would stop it.
 pub(super) fn ipv6(config: &Config) -> Check {
     const NAME: &str = "ipv6";
     let ipv6 = match Ipv6Mode::choose(config.network.settings.ipv6) {
@@ -175,7 +175,7 @@ pub(super) fn ipv6(config: &Config) -> Check {
     }
 }
 
-/// A program is started in a jail.
+/// Starts a program in a jail, as root only.
 pub(super) fn jail(config: &Config) -> Check {
     if !super::is_root() {
         return Check::warning("jail", "can be tried by root only", "sudo wrenn doctor");
@@ -238,7 +238,7 @@ pub(super) fn device_mapper() -> Check {
     opens("device-mapper", linux::dm::CONTROL, fix)
 }
 
-/// The node alone can be there without what it stands for.
+/// Opens a device node: it can exist without a driver behind it.
 fn opens(name: &'static str, path: &str, fix: &str) -> Check {
     match fs::File::open(path) {
         Ok(_) => Check::ok(name, format!("{path} opens")),
@@ -266,7 +266,7 @@ pub(super) fn disks(chosen: &Result<Chosen, disk::Error>) -> Check {
     }
 }
 
-/// Whose the directory is in which the agent works as root.
+/// Reports the owner of the directory in which the agent works as root.
 pub(super) fn directory(dir: &Path) -> Check {
     const NAME: &str = "directory";
     let place = dir.display();

@@ -1,4 +1,4 @@
-//! What other software's rules would do to the traffic of sandboxes.
+//! Effects of other software's firewall rules on the traffic of sandboxes.
 //!
 //! Our table decides what sandboxes must not reach: a drop there is final. An accept is not: every
 //! other chain at the same place of the kernel is asked, too, and one that drops what it does not
@@ -15,7 +15,7 @@ use crate::network::{TABLE, VETH_PREFIX};
 
 const NAME: &str = "firewall";
 
-/// Which words of the fix fit.
+/// Software that made a rule, which decides the words of the fix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Docker,
@@ -146,7 +146,8 @@ fn judge(chains: &[BaseChain], legacy: bool) -> Check {
     }
 }
 
-/// Whether the old kernel interface has tables; it lists them for root alone.
+/// Returns true if `iptables-legacy` has filter rules: a `filter` table in `/proc/net/LIST`, which
+/// only root can read.
 fn has_legacy_rules(list: &str) -> bool {
     let names = std::fs::read_to_string(format!("/proc/net/{list}"));
     names.is_ok_and(|names| names.lines().any(|name| name == "filter"))

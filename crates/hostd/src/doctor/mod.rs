@@ -28,14 +28,14 @@ pub enum Status {
     Missing,
 }
 
-/// One thing that was looked at.
+/// Result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     pub name: &'static str,
     pub status: Status,
-    /// What was found.
+    /// Finding, for people.
     pub found: String,
-    /// What to type, or to do, where it is not as it should be.
+    /// Command to type, or advice, where something is missing or could be better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
@@ -69,13 +69,13 @@ impl Check {
     }
 }
 
-/// Everything that was found.
+/// Results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Whether a sandbox can run here, now.
+    /// True if a sandbox can run here now: nothing is [`Status::Missing`].
     pub can_run: bool,
-    /// What would be used: `firecracker` or `qemu`; `kvm` or `tcg`; `dm`, `reflink`, `qcow2` or
-    /// `copy`. Absent where none can be.
+    /// VMM, accelerator and disk backend that the agent would use: `firecracker` or `qemu`; `kvm`
+    /// or `tcg`; `dm`, `reflink`, `qcow2` or `copy`. Absent if none works.
     pub vmm: Option<&'static str>,
     pub accelerator: Option<&'static str>,
     pub disk_backend: Option<&'static str>,
@@ -145,7 +145,7 @@ fn choose_disk(
     )
 }
 
-/// The path itself, or the nearest directory above it that there is.
+/// Returns the path itself, or the nearest existing directory above it.
 fn existing(path: &std::path::Path) -> std::path::PathBuf {
     path.ancestors()
         .find(|path| path.is_dir())
@@ -153,7 +153,7 @@ fn existing(path: &std::path::Path) -> std::path::PathBuf {
         .to_owned()
 }
 
-/// Effective user id 0, as the kernel tells it (proc(5), `/proc/self/status`).
+/// Returns true if the effective user id is 0 (proc(5), `/proc/self/status`).
 #[must_use]
 pub fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -161,7 +161,7 @@ pub fn is_root() -> bool {
     line.and_then(|line| line.split_ascii_whitespace().nth(1)) == Some("0")
 }
 
-/// Memory of this machine in bytes; 0 when it cannot be told.
+/// Returns the memory of this machine in bytes; 0 if `/proc/meminfo` cannot be read.
 #[must_use]
 pub fn memory_bytes() -> u64 {
     meminfo("MemTotal:")

@@ -1,4 +1,4 @@
-//! What sandboxes share of the host's network.
+//! Checks of the host's network that sandboxes share: addresses and tracked connections.
 
 use linux::sysctl;
 
@@ -16,7 +16,7 @@ pub(super) fn connections(config: &Config) -> Check {
     compare(limit, config.limits.sandboxes, size)
 }
 
-/// Looks whether the networks of sandboxes are in use by something else.
+/// Checks that no other software uses the networks of sandboxes.
 pub(super) fn addresses(config: &Config) -> Check {
     const NAME: &str = "addresses";
     let fix = "set AGENT_NETWORK_CIDR to a private network of /22 or larger that nothing else uses";

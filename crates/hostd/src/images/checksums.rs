@@ -8,7 +8,7 @@
 //! ```
 //! A thread of the lowest priority reads each file once, slowly, and again after [`VERIFY_AFTER`].
 //! Nothing waits for it: a file that was not read yet is taken as it is. Nothing new is made from a
-//! damaged file; it is told in the log and by `wrenn doctor`.
+//! damaged file; the log and `wrenn doctor` report it.
 //!
 //! On disk is `checksums.json`, replaced as a whole after each file. If we die, at most one file is
 //! read again; if it is lost, all of them are.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// What an image file was when a disk was made over it.
+/// Length and time of the last change of an image file when a disk was made over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageIdentity {
     bytes: u64,
