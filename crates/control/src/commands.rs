@@ -1,4 +1,4 @@
-//! What `wrenn-cp` can do.
+//! Commands of `wrenn-cp`.
 
 use std::io::Write;
 
@@ -82,8 +82,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without a place for the first key the server is of use all the same: `wrenn-cp key create` makes
-/// one.
+/// Makes the first key if the store has none. A failure to write its file does not keep the server
+/// from starting: `wrenn-cp key create` makes a key all the same.
 async fn first_key(store: &Store, config: &Config, url: &str) -> anyhow::Result<()> {
     match auth::ensure_first_key(store, &config.dir, url).await {
         Ok(FirstKey::Made(path)) => tracing::info!("the first API key is in {}", path.display()),
@@ -140,7 +140,7 @@ fn said(error: control::error::Error) -> anyhow::Error {
     }
 }
 
-/// The document as it is committed: with the limits that hold unless somebody sets others.
+/// Prints the API document with the default limits, as it is committed.
 pub fn openapi() -> anyhow::Result<()> {
     let document = control::api::openapi(&Limits::default());
     say(format_args!("{}", serde_json::to_string_pretty(&document)?))

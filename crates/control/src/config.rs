@@ -26,7 +26,7 @@ const MAX_DOMAIN: usize = 200;
 /// Each connection holds descriptors and up to some hundred KiB; this many are 2 GiB of both.
 const MAX_CONNECTIONS: usize = 1024 * 1024;
 
-/// What the control plane needs to know before it starts.
+/// Configuration of the control plane, from the environment.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `WRENN_DIR`.
@@ -59,10 +59,9 @@ impl Config {
         Self::from_lookup(variable)
     }
 
-    /// The settings for `dir`, with everything else from the environment.
+    /// Reads the settings for `dir`, with everything else from the environment.
     ///
-    /// # Errors
-    /// All mistakes at once.
+    /// # Errors All mistakes at once.
     pub fn for_dir(dir: &Path) -> Result<Self, ConfigErrors> {
         let dir = dir.to_string_lossy().into_owned();
         Self::from_lookup(|name| match name {
@@ -124,7 +123,7 @@ impl Config {
     }
 }
 
-/// The database of an installation that names none.
+/// Returns the default database URL: SQLite in `dir`.
 #[must_use]
 pub fn sqlite_in(dir: &Path) -> String {
     format!("sqlite://{}", dir.join("wrenn.db").display())
@@ -160,7 +159,7 @@ fn limits(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -
     }
 }
 
-/// The file in which the host agent of the same machine leaves its token.
+/// Returns the file in which the host agent of the same machine leaves its token.
 #[must_use]
 pub fn token_file(dir: &Path) -> PathBuf {
     dir.join(TOKEN_FILE)
@@ -184,7 +183,7 @@ fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec
     Token::Given(token)
 }
 
-/// The original Wrenn allows the address without a scheme.
+/// Returns the URL of the host agent. The original Wrenn allows the address without a scheme.
 fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> String {
     let text = lookup("CP_HOST_AGENT_ADDR")
         .unwrap_or_else(|| format!("localhost:{}", hosts::DEFAULT_PORT));
@@ -316,8 +315,8 @@ fn bounded(
     })
 }
 
-/// An address and port; a port alone, as `:8000`, means every interface (the original Wrenn's
-/// spelling).
+/// Parses an address and port; a port alone, as `:8000`, means every interface (the original
+/// Wrenn's spelling).
 #[must_use]
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix(':') {
@@ -326,7 +325,7 @@ pub fn listen_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
-/// Where clients on this machine find a server that listens at `listen`.
+/// Returns the URL at which clients on this machine reach a server that listens at `listen`.
 #[must_use]
 pub fn local_url(listen: SocketAddr) -> String {
     let mut address = listen;

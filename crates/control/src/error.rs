@@ -16,7 +16,7 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Clone)]
 pub struct Error {
     pub code: ErrorCode,
-    /// What was wrong and what to do.
+    /// Text for the user: what was wrong and what to do.
     pub message: String,
     pub cause: Option<Cause>,
     /// Exit code of a program that could not be started, as a shell gives it: 127 or 126.
@@ -44,7 +44,7 @@ impl Error {
         Self::new(ErrorCode::NotFound, format!("there is no sandbox {id}"))
     }
 
-    /// A fault of ours.
+    /// Creates an `InternalError` with a cause, which goes to the log and not to the client.
     pub fn internal(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::new(
             ErrorCode::InternalError,
@@ -59,14 +59,14 @@ impl Error {
         self
     }
 
-    /// The same error, said in a longer sentence.
+    /// Appends `more` to the message, after a semicolon.
     #[must_use]
     pub fn and(mut self, more: &str) -> Self {
         self.message = format!("{}; {more}", self.message);
         self
     }
 
-    /// Text and causes in one line, for the log.
+    /// Returns the message and its causes in one line, for the log.
     #[must_use]
     pub fn chain(&self) -> String {
         match &self.cause {

@@ -1,5 +1,5 @@
-//! What parses bytes of strangers, each as a function of bytes: for the fuzz targets in `fuzz/`,
-//! and for the tests below, which run everything that is in their corpora.
+//! Parsers of untrusted bytes, each as a function of bytes: for the fuzz targets in `fuzz/`, and
+//! for the tests below, which run everything that is in their corpora.
 
 use axum::body::Body;
 use axum::extract::Request;

@@ -54,7 +54,7 @@ pub use store::Store;
 /// At the start: for the hosts to report what they have, before users ask for it.
 const FIRST_REPORTS: Duration = Duration::from_secs(3);
 
-/// What a control plane works with.
+/// Components and settings of a control plane.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Open and migrated.
@@ -69,7 +69,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// With the limits that hold unless somebody sets others.
+    /// Creates settings with the default limits.
     #[must_use]
     pub fn new(store: Store, hosts: Vec<HostAddr>) -> Self {
         let (limits, ports) = (Limits::default(), PortSettings::default());

@@ -7,10 +7,10 @@ use std::time::Duration;
 pub struct QuotaState {
     /// Name of the limit.
     pub policy: &'static str,
-    /// What one window may have.
+    /// Maximum in a window.
     pub quota: u32,
     pub window: Duration,
-    /// What is left of the quota.
+    /// Part of the quota that is not used yet.
     pub remaining: u32,
     /// Until the quota is whole again; of a refusal, until the same request can succeed. `None` if
     /// it never can.

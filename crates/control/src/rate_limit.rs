@@ -104,10 +104,9 @@ impl<C: Clock + Clone> RateLimits<C> {
         Self { requests, creates }
     }
 
-    /// Counts a request of a key. Returns what is left of the quota, `None` where there is no limit.
+    /// Counts a request of a key. Returns the state of its quota, `None` where there is no limit.
     ///
-    /// # Errors
-    /// `ResourceExhausted` when the quota is used up.
+    /// # Errors `ResourceExhausted` when the quota is used up.
     pub fn count_request(&self, key_id: &str) -> Result<Option<QuotaState>> {
         self.requests
             .as_ref()
@@ -131,7 +130,7 @@ impl<C: Clock + Clone> RateLimits<C> {
 struct Policy {
     name: &'static str,
     window: Duration,
-    /// What a refused client has done, as the rest of a sentence.
+    /// Offence of a refused client, as the rest of a sentence.
     refused: String,
 }
 

@@ -3,7 +3,7 @@
 
 use model::TemplateName;
 
-/// What the scheduler knows of a host.
+/// Scheduler's view of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostView {
     /// Names.

@@ -22,8 +22,9 @@ pub struct Served {
 }
 
 impl Served {
-    /// # Errors
-    /// Never with a document of ours.
+    /// Serializes the API document, once for each format.
+    ///
+    /// # Errors Never with a document of ours.
     pub fn new(document: &Value) -> anyhow::Result<Self> {
         Ok(Self {
             json: serde_json::to_vec(document)?.into(),
@@ -60,7 +61,7 @@ pub(super) async fn yaml(
     Ok(([(CONTENT_TYPE, "application/yaml")], served.yaml).into_response())
 }
 
-/// `/docs`, and `/` that leads there.
+/// Returns the routes of `/docs`, and of `/`, which redirects there.
 pub(super) fn pages() -> Router<Arc<App>> {
     let config = Config::new(["/openapi.json"])
         .use_base_layout()
@@ -75,8 +76,8 @@ pub(super) fn pages() -> Router<Arc<App>> {
         .route("/", routing::get(|| async { Redirect::temporary("/docs") }))
 }
 
-/// The page holds a key while somebody uses it: it runs nothing from elsewhere, and talks to this
-/// server only.
+/// Sets a policy under which the page runs no code from elsewhere and talks to this server only:
+/// the page holds an API key while it is in use.
 async fn confine(mut response: Response) -> Response {
     let policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
     let headers = response.headers_mut();

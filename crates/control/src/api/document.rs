@@ -40,7 +40,7 @@ const NO_NUL: &str = "^[^\\u0000]*$";
 )]
 struct Head;
 
-/// Title, tags and the schemas that no handler names.
+/// Returns the title, the tags, and the schemas that no handler names.
 #[must_use]
 pub fn head() -> utoipa::openapi::OpenApi {
     Head::openapi()
@@ -136,7 +136,7 @@ fn complete_error(status: &str, response: &mut Value) {
     }
 }
 
-/// The parts of a path that are not the same in all requests.
+/// Adds patterns and descriptions of the path's parameters to an operation.
 fn complete_path(path: &str, operation: &mut Value) {
     let id = format!(
         "^{}[a-z0-9]{{{}}}$",

@@ -14,7 +14,7 @@ use crate::error::Error;
 #[derive(Debug, Clone)]
 pub struct Logged(pub Error);
 
-/// The body.
+/// Returns the error as the body of a response.
 #[must_use]
 pub fn body(error: &Error) -> ErrorBody {
     let (code, message) = (error.code.as_str().to_owned(), error.message.clone());
@@ -46,7 +46,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// For every path that is none of ours.
+/// Returns the error for paths without a route.
 pub async fn no_route(uri: http::Uri) -> Error {
     Error::new(
         ErrorCode::NotFound,
@@ -103,7 +103,7 @@ fn is_json(response: &Response) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
 }
 
-/// For a handler that panicked; the panic hook has logged where.
+/// Returns the response for a handler that panicked; the panic hook has logged where.
 pub fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     Error::new(
         ErrorCode::InternalError,

@@ -96,7 +96,7 @@ async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket:
     };
     let last = match last {
         Ok(Some(exit)) => exit,
-        // Nobody is there to hear it.
+        // The client is gone.
         Ok(None) => return,
         Err(error) => {
             tracing::debug!(sandbox = %id, error = error.chain(), "exec stream ended");
@@ -185,7 +185,7 @@ async fn begin(
     Ok(Some((running, encoding)))
 }
 
-/// `None` when the client is gone.
+/// Parses a message of the client; `None` when the client is gone.
 fn client_message(
     frame: Option<std::result::Result<Message, axum::Error>>,
     limit: usize,
@@ -203,7 +203,8 @@ fn client_message(
     }
 }
 
-/// Until the program or the client ends. `None`: the client is gone.
+/// Forwards messages until the program or the client ends, and returns the last message for the
+/// client; `None` when the client is gone.
 async fn converse(
     app: &App,
     mut running: Running,
@@ -228,7 +229,7 @@ async fn converse(
     }
 }
 
-/// `None` when the client is gone.
+/// Sends a message to the client; `None` when the client is gone.
 async fn send(sink: &mut Sink, message: &ExecServerMessage) -> Option<()> {
     let text = serde_json::to_string(message).ok()?;
     sink.send(Message::text(text)).await.ok()
@@ -292,7 +293,8 @@ fn encoded(encoding: Encoding, decoder: &mut Utf8, bytes: &[u8]) -> String {
     }
 }
 
-/// Half characters at the very end.
+/// Sends the incomplete characters at the ends of both streams, if any; `None` when the client is
+/// gone.
 async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()> {
     let (stdout, stderr) = (stdout.finish(), stderr.finish());
     if !stdout.is_empty() {
@@ -367,7 +369,7 @@ fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
     }
 }
 
-/// In the order in which it came. Never ends but by an error.
+/// Forwards input to the program in the order in which it came. Returns only on an error.
 async fn forward_input(process: &Process, mut queue: mpsc::Receiver<CommandInput>) -> Error {
     while let Some(input) = queue.recv().await {
         let sent = process.send_input(input).await;

@@ -1,4 +1,4 @@
-//! What handlers take out of requests. Strict: what is unknown or does not fit is refused by its
+//! Extractors of requests for handlers. Strict: unknown or malformed input is refused with its
 //! name.
 
 use std::collections::HashMap;

@@ -73,8 +73,8 @@ pub async fn stream_read(
     read(state, principal, id, query, body).await
 }
 
-/// An answer whose connection breaks when the content does, so that a part is never taken for the
-/// whole.
+/// Returns a response whose connection breaks when the content does, so that a part is never taken
+/// for the whole.
 pub(super) fn download(media_type: &'static str, content: Download) -> Response {
     (
         [(CONTENT_TYPE, media_type)],

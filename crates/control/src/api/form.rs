@@ -44,7 +44,8 @@ pub(super) enum File {
 }
 
 impl Form {
-    /// With `keep`, a file of up to so many bytes may come before its path.
+    /// Reads a form up to its file. With `keep`, a file of up to that many bytes may come before
+    /// its path.
     pub(super) async fn read(headers: &HeaderMap, body: Body, keep: Option<u64>) -> Result<Self> {
         let mut parts = open(headers, body)?;
         let mut form = Self::default();
@@ -75,7 +76,7 @@ impl Form {
         Ok(form)
     }
 
-    /// Where the file goes, and the file.
+    /// Returns the destination and the file.
     pub(super) fn into_parts(self) -> Result<(UploadTarget, File)> {
         let missing = |part| move || Error::invalid(format!("the part {part} is missing"));
         let file = self.file.ok_or_else(missing("file"))?;
@@ -180,7 +181,8 @@ fn disk(error: std::io::Error) -> Error {
 }
 
 impl File {
-    /// Its bytes. A form that is still coming ends well only if nothing follows the file.
+    /// Returns the bytes of the file. A form that is still coming ends well only if nothing follows
+    /// the file.
     pub(super) fn content(self, limit: Option<u64>) -> BoxStream<'static, Result<Bytes>> {
         match self {
             Self::Kept(file) => ReaderStream::with_capacity(file, CHUNK_BYTES)

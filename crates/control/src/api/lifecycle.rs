@@ -1,4 +1,4 @@
-//! What `/v1/sandboxes/{id}` does with the state of a sandbox as a whole: pause, resume, fork.
+//! Handlers of `/v1/sandboxes/{id}` that change the state of a whole sandbox: pause, resume, fork.
 
 use std::sync::Arc;
 

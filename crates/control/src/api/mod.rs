@@ -44,7 +44,7 @@ pub use view::time;
 #[schema(value_type = String, format = Binary)]
 pub struct Binary(#[allow(dead_code, reason = "stands for bytes in the API document")] Vec<u8>);
 
-/// Everything below `/v1/sandboxes`, which is also served below `/v1/capsules`.
+/// Returns all routes below `/v1/sandboxes`, which are also served below `/v1/capsules`.
 fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(sandboxes::create, sandboxes::list))
@@ -84,7 +84,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(docs::yaml))
 }
 
-/// The router. `served` is the document as it is given out.
+/// Builds the router. `served` is the API document as clients get it.
 pub fn router(app: Arc<App>, served: Served) -> Router {
     let (router, _) = documented().split_for_parts();
     let (capsules, _) = of_sandboxes().split_for_parts();
@@ -96,7 +96,7 @@ pub fn router(app: Arc<App>, served: Served) -> Router {
         .with_state(app)
 }
 
-/// The document, with the limits of this server.
+/// Returns the API document, with the limits of this server.
 #[must_use]
 pub fn openapi(limits: &model::Limits) -> serde_json::Value {
     document::complete(documented().into_openapi(), limits)

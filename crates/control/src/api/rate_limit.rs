@@ -39,7 +39,7 @@ pub fn append_refusal(headers: &mut HeaderMap, state: &QuotaState) {
     }
 }
 
-/// The fields as the API document has them.
+/// Returns the header fields as the API document has them.
 pub fn documented_headers() -> Value {
     let field = |kind: &str, description: &str| json!({ "schema": { "type": kind }, "description": description });
     json!({

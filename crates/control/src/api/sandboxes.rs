@@ -72,7 +72,8 @@ pub async fn create(
     Ok((StatusCode::CREATED, Answer(view::sandbox(sandbox))).into_response())
 }
 
-/// With defaults for what the body leaves out. Sizes may still become those of a snapshot.
+/// Returns the spec of a create, with defaults for the fields that the body leaves out. Sizes may
+/// still become those of a snapshot.
 fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
     let timeout = body.timeout_sec.filter(|&seconds| seconds > 0);
     Ok(SandboxSpec {
@@ -93,8 +94,8 @@ fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
     })
 }
 
-/// The fingerprint is that of what was understood, so that the spelling of the body does not
-/// matter.
+/// Reads the idempotency key of a request. Its fingerprint is that of the parsed request, so that
+/// the spelling of the body does not matter.
 pub(super) fn idempotency(
     headers: &HeaderMap,
     wish: &impl Serialize,

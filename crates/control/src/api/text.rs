@@ -1,12 +1,13 @@
 //! Bytes of a program as text, piece by piece: a character that a piece cuts in two is kept for the
 //! next one.
 
-/// One stream's decoder. Bytes that are not UTF-8 become `U+FFFD`.
+/// UTF-8 decoder of a stream, which keeps an incomplete character until its other bytes come. Bytes
+/// that are not UTF-8 become `U+FFFD`.
 #[derive(Debug, Default)]
 pub(super) struct Utf8(Vec<u8>);
 
 impl Utf8 {
-    /// What is complete of everything so far.
+    /// Appends `bytes` and returns all complete characters, without the incomplete one at the end.
     pub(super) fn push(&mut self, bytes: &[u8]) -> String {
         self.0.extend_from_slice(bytes);
         let complete = self.0.len() - cut_character(&self.0);
@@ -16,7 +17,7 @@ impl Utf8 {
         text
     }
 
-    /// What is left at the end.
+    /// Returns the bytes of an incomplete last character as `U+FFFD`; empty if there are none.
     pub(super) fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.0)).into_owned()
     }

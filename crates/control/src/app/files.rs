@@ -18,8 +18,9 @@ pub const MAX_DEPTH: u32 = 32;
 /// Permission bits that there are.
 pub const MAX_MODE: u32 = 0o7777;
 
-/// # Errors
-/// Names the field and the bound.
+/// Checks a path of the guest, and the user whose path it is.
+///
+/// # Errors Names the field and the bound.
 fn check_path(GuestPath { path, user }: &GuestPath) -> Result<()> {
     if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
         return Err(Error::invalid(format!(

@@ -54,7 +54,8 @@ impl App {
             .ok_or_else(|| Error::no_sandbox(id))
     }
 
-    /// As [`Self::apply_response`]; `None` if the sandbox was deleted in between.
+    /// Does the same as [`Self::apply_response`], but returns `None` if the sandbox was deleted in
+    /// between.
     pub(super) async fn try_apply_response(
         &self,
         report: SandboxReport,

@@ -1,5 +1,4 @@
-//! What sandboxes can be created from: base images, which all teams see, and snapshots of one's own
-//! team.
+//! Templates: base images, which all teams see, and snapshots of the caller's own team.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

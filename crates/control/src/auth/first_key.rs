@@ -1,9 +1,9 @@
-//! The first key of an installation, and the file in which people and the `wrenn` command find it.
+//! First key of an installation, and the file in which people and the `wrenn` command find it.
 //!
-//! The file comes first and the hash second. If we die in between, there is a file with a key that
-//! nothing knows, and no key in the store: the next start then takes the key from the file. The
-//! other way round there would be a key that nobody has. Once the store has any key, no start adds
-//! one: a key that was revoked stays revoked.
+//! The file is written first and the hash second. After a crash in between, there is a file with a
+//! key that is not in the store, and no key in the store: the next start then takes the key from
+//! the file. In the other order, the store would have a key that is lost. Once the store has any
+//! key, no start adds one: a key that was revoked stays revoked.
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ use super::new_key;
 
 const FILE: &str = "credentials";
 
-/// What was done.
+/// Outcome of a start for the first key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FirstKey {
     /// It was the first start; the file has the key.
@@ -102,7 +102,8 @@ fn read(path: &Path) -> io::Result<Found> {
     })
 }
 
-/// Whole or not at all, even after a crash: temporary name, fsync, rename, fsync of the directory.
+/// Writes the file as a whole or not at all, even in a crash: temporary name, fsync, rename, fsync
+/// of the directory.
 fn write(dir: &Path, path: &Path, key: &ApiKey, url: &str) -> io::Result<()> {
     if !dir.is_dir() {
         fs::DirBuilder::new()
@@ -125,7 +126,8 @@ fn write(dir: &Path, path: &Path, key: &ApiKey, url: &str) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
 
-/// Whoever runs us with sudo is to read the file (sudo(8), "SUDO_UID").
+/// Gives the file to the user that runs us with sudo (sudo(8), "SUDO_UID"), so that it can be read
+/// without root.
 fn give_to_caller(file: &fs::File) -> io::Result<()> {
     let id = |name| std::env::var(name).ok().and_then(|id| id.parse().ok());
     match (id("SUDO_UID"), id("SUDO_GID")) {

@@ -20,7 +20,7 @@ pub const KEY_HEADER: &str = "x-api-key";
 /// Characters of a key's name.
 pub const MAX_NAME: usize = 100;
 
-/// Who makes a request, and what it may do. Made once, from the key of the request.
+/// Caller of a request: its team and scopes. Made once a request, from its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     pub team_id: TeamId,
@@ -29,8 +29,9 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// # Errors
-    /// `Forbidden` if the key does not have `scope`.
+    /// Checks that the key has a scope.
+    ///
+    /// # Errors `Forbidden` if the key does not have `scope`.
     pub fn require(&self, scope: Scope) -> Result<()> {
         if self.scopes.allows(scope) {
             return Ok(());
@@ -42,14 +43,16 @@ impl Principal {
         Err(Error::new(ErrorCode::Forbidden, text))
     }
 
-    /// # Errors
-    /// `Forbidden` if the key may not read `resource`.
+    /// Checks that the key may read `resource`.
+    ///
+    /// # Errors `Forbidden` if the key may not read `resource`.
     pub fn require_read(&self, resource: Resource) -> Result<()> {
         self.require(Scope::Read(resource))
     }
 
-    /// # Errors
-    /// `Forbidden` if the key may not change `resource`.
+    /// Checks that the key may change `resource`.
+    ///
+    /// # Errors `Forbidden` if the key may not change `resource`.
     pub fn require_write(&self, resource: Resource) -> Result<()> {
         self.require(Scope::Write(resource))
     }
@@ -160,11 +163,10 @@ fn new_key(key: &ApiKey, name: &str) -> NewKey {
     }
 }
 
-/// Revokes a key, unless it is the last one: without any key nobody can use the installation, and
-/// the next start would bring the first one back.
+/// Revokes a key, unless it is the last one: an installation without a key cannot be used, and the
+/// next start would bring the first key back.
 ///
-/// # Errors
-/// `NotFound`; `Conflict` for the last key.
+/// # Errors `NotFound`; `Conflict` for the last key.
 pub async fn revoke_key(store: &Store, id: &str) -> Result<()> {
     let keys = store.key_list().await?;
     if !keys.iter().any(|key| key.id == id) {

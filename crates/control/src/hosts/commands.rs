@@ -33,7 +33,7 @@ pub struct TerminalSize {
     pub rows: u32,
 }
 
-/// What a program does.
+/// Event of a program's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
     Started {

@@ -145,8 +145,9 @@ impl Host {
         Ok(answer.into_owned().bytes_written)
     }
 
-    /// # Errors
-    /// The guest's; the host's.
+    /// Returns what kind of file is at a path of the guest, with its size, mode and owner.
+    ///
+    /// # Errors The guest's; the host's.
     pub async fn stat_path(
         &self,
         id: &SandboxId,
@@ -162,8 +163,9 @@ impl Host {
         Ok(answer.info.into_option().unwrap_or_default().into())
     }
 
-    /// # Errors
-    /// The guest's; the host's.
+    /// Lists a directory of the guest, `depth` levels deep.
+    ///
+    /// # Errors The guest's; the host's.
     pub async fn list_dir(
         &self,
         id: &SandboxId,
@@ -187,8 +189,9 @@ impl Host {
         Ok(entries.into_iter().map(FileInfo::from).collect())
     }
 
-    /// # Errors
-    /// The guest's; the host's.
+    /// Makes a directory in the guest.
+    ///
+    /// # Errors The guest's; the host's.
     pub async fn make_dir(
         &self,
         id: &SandboxId,
@@ -203,8 +206,9 @@ impl Host {
         unary!(self, make_dir_with_options(request), GUEST_TIMEOUT).map(drop)
     }
 
-    /// # Errors
-    /// The guest's; the host's.
+    /// Removes a path of the guest.
+    ///
+    /// # Errors The guest's; the host's.
     pub async fn remove_path(
         &self,
         id: &SandboxId,

@@ -1,9 +1,9 @@
-//! What a host has, kept so that a create need not ask first.
+//! Cached inventory of a host, so that a create need not ask the host first.
 //!
-//! It is read when the watch on the host begins and in each round of reconciliation, and forgotten
+//! It is read when the watch on the host begins and in each round of reconciliation, and dropped
 //! when the connection is lost and when we change templates of the host. A reader that finds none
-//! asks the host. It can be older than what another control plane has changed, which the host then
-//! refuses.
+//! asks the host. It can be older than a change by another control plane; the host then refuses the
+//! create.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl Host {
         }
     }
 
-    /// Number of sandboxes that were placed on the host since it was asked.
+    /// Returns the number of sandboxes that were placed on the host since it was asked.
     #[must_use]
     pub fn placed_since(&self) -> u32 {
         self.connection.placed()
@@ -55,8 +55,8 @@ impl Host {
         self.connection.note_placed();
     }
 
-    /// To be called before and after anything that may change templates of the host, whether or not
-    /// it succeeded.
+    /// Drops the cached inventory. Call it before and after anything that may change templates of
+    /// the host, whether or not it succeeded.
     pub(super) fn forget_inventory(&self) {
         self.connection.forget_inventory();
     }

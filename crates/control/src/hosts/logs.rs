@@ -15,7 +15,7 @@ use crate::error::Result;
 pub enum LogSource {
     /// The guest's serial console: written by the guest.
     Console,
-    /// What the host agent did with the sandbox.
+    /// Actions of the host agent on the sandbox.
     Agent,
 }
 

@@ -72,7 +72,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// One host agent.
+/// Client of a host agent.
 #[derive(Debug)]
 pub struct Host {
     addr: HostAddr,
@@ -148,7 +148,7 @@ impl Host {
         }
     }
 
-    /// URL as the user wrote it.
+    /// Returns the URL as the user wrote it.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.addr.url

@@ -18,7 +18,7 @@ use super::calls::{
 };
 use crate::error::{Error, Result};
 
-/// What a host reports of a sandbox, checked.
+/// Host's report of a sandbox, checked.
 #[derive(Debug, Clone)]
 pub enum SandboxReport {
     Present {
@@ -66,8 +66,9 @@ impl WatchStream {
 }
 
 impl Host {
-    /// # Errors
-    /// The host's, or that it cannot be reached.
+    /// Watches the sandboxes of the host.
+    ///
+    /// # Errors The host's, or that it cannot be reached.
     pub async fn watch_sandboxes(self: &Arc<Self>) -> Result<WatchStream> {
         let request = rpc::WatchSandboxesRequest::default();
         Ok(streaming!(self, watch_sandboxes(request)))
@@ -116,8 +117,9 @@ impl Host {
         unary!(self, remove_sandbox_with_options(request), REMOVE_TIMEOUT).map(drop)
     }
 
-    /// # Errors
-    /// The host's, or that it cannot be reached.
+    /// Pauses a sandbox.
+    ///
+    /// # Errors The host's, or that it cannot be reached.
     pub async fn pause_sandbox(&self, id: &SandboxId) -> Result<SandboxReport> {
         let request = rpc::PauseSandboxRequest {
             sandbox_id: id.to_string(),
@@ -127,8 +129,9 @@ impl Host {
         self.report_from(answer.sandbox.into_option()).await
     }
 
-    /// # Errors
-    /// The host's, or that it cannot be reached.
+    /// Resumes a sandbox.
+    ///
+    /// # Errors The host's, or that it cannot be reached.
     pub async fn resume_sandbox(&self, id: &SandboxId) -> Result<SandboxReport> {
         let request = rpc::ResumeSandboxRequest {
             sandbox_id: id.to_string(),

@@ -17,7 +17,7 @@ pub enum TemplateKind {
     Snapshot,
 }
 
-/// What sandboxes can be created from.
+/// Template on a host, from which sandboxes can be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pub name: TemplateName,
@@ -100,8 +100,9 @@ impl Host {
             .collect())
     }
 
-    /// # Errors
-    /// The host's, or that it cannot be reached.
+    /// Creates a snapshot of a sandbox as a template, with the guest's memory if `memory` is set.
+    ///
+    /// # Errors The host's, or that it cannot be reached.
     pub async fn create_snapshot(
         &self,
         id: &SandboxId,
@@ -127,8 +128,9 @@ impl Host {
         })
     }
 
-    /// # Errors
-    /// `Conflict` while sandboxes use it; the host's.
+    /// Removes a snapshot.
+    ///
+    /// # Errors `Conflict` while sandboxes use it; the host's.
     pub async fn remove_snapshot(&self, name: &TemplateName) -> Result<()> {
         let request = rpc::RemoveSnapshotRequest {
             name: name.to_string(),
@@ -140,8 +142,9 @@ impl Host {
         answer.map(drop)
     }
 
-    /// # Errors
-    /// `Conflict` when the sandbox has one of that name; the host's.
+    /// Creates a checkpoint of a sandbox.
+    ///
+    /// # Errors `Conflict` when the sandbox has one of that name; the host's.
     pub async fn create_checkpoint(
         &self,
         id: &SandboxId,
@@ -170,8 +173,9 @@ impl Host {
         Ok(checkpoints.map(Checkpoint::from).collect())
     }
 
-    /// # Errors
-    /// The host's, or that it cannot be reached.
+    /// Removes a checkpoint of a sandbox.
+    ///
+    /// # Errors The host's, or that it cannot be reached.
     pub async fn remove_checkpoint(&self, id: &SandboxId, name: &CheckpointName) -> Result<()> {
         let request = rpc::RemoveCheckpointRequest {
             sandbox_id: id.to_string(),

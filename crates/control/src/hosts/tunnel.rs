@@ -1,6 +1,6 @@
 //! Connections to ports of sandboxes, through the agent of their host ([`host_rpc::tunnel`] has the
-//! protocol). Each has a connection to the agent of its own, which nobody else uses before or
-//! after.
+//! protocol). Each has a connection to the agent of its own, which is used for nothing else before
+//! or after.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl Host {
     }
 }
 
-/// The text of a refusal, which can in part come from a guest.
+/// Reads the text of a refusal, which can in part come from a guest.
 async fn refusal(body: Incoming) -> String {
     let body = Limited::new(body, MAX_REFUSAL)
         .collect()

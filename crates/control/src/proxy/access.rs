@@ -1,5 +1,5 @@
-//! Who may use a port: whoever has an API key or a link, and everybody where the sandbox says so.
-//! And what of that the guest must not see.
+//! Access to ports of sandboxes: with an API key, with a link, or for everyone where the sandbox's
+//! ports are public; and the removal of these credentials before the guest sees the request.
 //!
 //! The port of the guest agent is never public: it takes a key, a link, or the sandbox's own token,
 //! whose hash the host reports ([`super::guest_tokens`]). So a request without any of them wakes no
@@ -37,7 +37,7 @@ const GUEST_TOKEN_HEADER: &str = "x-access-token";
 /// By what a request was let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// Nobody asks.
+    /// Public port: no credentials were needed.
     Open,
     Key,
     /// The token of the guest agent, for its port.
@@ -65,7 +65,7 @@ pub enum Denied {
     Nothing,
     Expired,
     Forged,
-    /// A page of somebody else made the request.
+    /// A page of another origin made the request.
     CrossOrigin,
     Store(String),
 }
@@ -244,7 +244,8 @@ fn has_key(headers: &HeaderMap) -> bool {
     headers.get(KEY_HEADER).is_some_and(is_key) || headers.get(AUTHORIZATION).is_some_and(is_bearer)
 }
 
-/// A program in the sandbox may have keys of its own; only what has the form of ours is ours.
+/// Returns true if a value has the form of our API keys. Keys of any other form are for the program
+/// in the sandbox.
 fn is_key(value: &HeaderValue) -> bool {
     value
         .to_str()
@@ -379,13 +380,14 @@ pub fn strip_link(path: &str, query: Option<&str>) -> Option<PathAndQuery> {
     text.parse().ok()
 }
 
-/// Whether a link in the query becomes a cookie: only where a browser then comes again by itself.
+/// Returns true if a link in the query becomes a cookie: only for methods that a browser repeats by
+/// itself after the redirect.
 #[must_use]
 pub fn is_page(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
 }
 
-/// For log lines.
+/// Returns the sandbox and the port, for log lines.
 #[must_use]
 pub fn name(target: &PortTarget) -> (&SandboxId, u16) {
     (&target.id, target.port)

@@ -23,12 +23,12 @@ pub enum Addressing {
     Headers,
     /// On our origin.
     Path {
-        /// What stands before the path that the guest sees, without a slash at its end and without
-        /// the link.
+        /// Part of the path before the one that the guest sees, without a slash at its end and
+        /// without the link.
         prefix: String,
         /// The link that stands behind it.
         link: Option<String>,
-        /// What the guest sees; empty where not even a slash follows the port.
+        /// Path that the guest sees; empty where not even a slash follows the port.
         rest: String,
     },
 }
@@ -42,10 +42,9 @@ pub struct PortAddress {
 }
 
 impl PortAddress {
-    /// `None`: the request is for the API.
+    /// Finds the port that a request is for; `None` if it is for the API.
     ///
-    /// # Errors
-    /// What is wrong with it, for the client.
+    /// # Errors Text for the client: what is wrong with the address.
     pub fn from_request(request: &Request, domain: &str) -> Result<Option<Self>, String> {
         let authority = authority(request.uri(), request.headers())?;
         let found = if let Some(target) = from_host(&authority, domain) {
@@ -63,8 +62,9 @@ impl PortAddress {
     }
 }
 
-/// Whatever stands in the request line comes first (RFC 9112, 3.2.2). Two answers to one question
-/// are refused: whoever stands between us and the client may have read the other one.
+/// Returns the authority that a request is for. A request line in absolute form wins over `Host`
+/// (RFC 9112, 3.2.2). Two `Host` fields are refused: a proxy between us and the client may have
+/// read the other one.
 fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, String> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next().map(|host| {
@@ -84,7 +84,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, String> {
     }
 }
 
-/// `{port}-{sandbox}.{domain}`, with any port behind it.
+/// Parses `{port}-{sandbox}.{domain}`; the port of the authority itself may be any.
 #[must_use]
 pub fn from_host(authority: &str, domain: &str) -> Option<PortTarget> {
     let host = match authority.rsplit_once(':') {
@@ -134,8 +134,7 @@ fn from_headers(headers: &HeaderMap) -> Result<Option<PortTarget>, String> {
     }
 }
 
-/// `/v1/sandboxes/{id}/ports/{port}[/~{link}]/…`. Paths are taken as they are sent: what is escaped
-/// stays escaped.
+/// Parses `/v1/sandboxes/{id}/ports/{port}[/~{link}]/…`. Nothing is unescaped.
 fn from_path(path: &str) -> Result<Option<(PortTarget, Addressing)>, String> {
     let Some(inner) = PATHS.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
         return Ok(None);

@@ -28,7 +28,7 @@ pub(super) struct Connector {
     hosts: Hosts,
 }
 
-/// One connection to one port.
+/// Connection to a port of a sandbox.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     stream: TokioIo<NotedStream>,
@@ -60,7 +60,8 @@ impl Connector {
     }
 }
 
-/// The name of a port of a sandbox on `host`, with the path that is asked for.
+/// Returns the URI of a path on a port of a sandbox on `host`; `None` if the host is not one of
+/// `hosts`.
 pub(super) fn uri(
     hosts: &Hosts,
     host: &Arc<Host>,

@@ -1,5 +1,5 @@
-//! What clients are told that get no answer of the guest: JSON in which the E2B SDKs find their
-//! texts (E2B contract 3.3) and others the error of our API, and a page for people.
+//! Responses of the proxy itself, where the guest gave none: JSON in which the E2B SDKs find their
+//! texts (E2B contract 3.3) and other clients the error of our API, and a page for people.
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -19,11 +19,11 @@ const PAGE_POLICY: &str =
 pub struct ProxyError {
     pub status: StatusCode,
     pub code: ErrorCode,
-    /// What the E2B SDKs look for; else the same as `text`.
+    /// Message that the E2B SDKs look for; `None`: the same as `text`.
     pub contract: Option<&'static str>,
-    /// What is wrong.
+    /// What is wrong, as a sentence for people.
     pub text: String,
-    /// What to do.
+    /// Advice: what to do.
     pub hint: String,
     target: Option<(String, u16)>,
 }
@@ -56,7 +56,8 @@ impl ProxyError {
         )
     }
 
-    /// Also for one that is not running: clients of E2B know no difference.
+    /// Creates the error for a sandbox that does not exist, and also for one that is not running:
+    /// clients of E2B know no difference.
     pub fn not_found(text: impl Into<String>, hint: impl Into<String>) -> Self {
         let failure = Self::new(StatusCode::BAD_GATEWAY, ErrorCode::NotFound, text, hint);
         Self {
@@ -130,7 +131,7 @@ impl ProxyError {
         self
     }
 
-    /// In the form that the client reads.
+    /// Renders the error as a page for people, as JSON for programs.
     #[must_use]
     pub fn to_response(&self, request: &Request) -> Response {
         self.render(is_page(request.method(), request.headers()))
@@ -187,7 +188,7 @@ impl ProxyError {
     }
 }
 
-/// Whether a person is looking.
+/// Returns true if the client is a person with a browser: a GET that accepts HTML.
 #[must_use]
 pub fn is_page(method: &Method, headers: &HeaderMap) -> bool {
     let wants = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
@@ -202,7 +203,7 @@ fn capital(text: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Part of the text can come from a guest.
+/// Escapes text for HTML: part of it can come from a guest.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -211,7 +212,7 @@ fn escaped(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-/// Text between backticks is for typing.
+/// Renders text between backticks as `<code>`.
 fn code(text: &str) -> String {
     let parts = text.split('`').enumerate();
     parts

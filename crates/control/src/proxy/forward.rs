@@ -1,4 +1,5 @@
-//! One request to a port: who asks, is the sandbox there, on to the guest, and back.
+//! Forwarding of a request to a port: checks access, finds the sandbox, sends the request on to the
+//! guest, and the response back.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -133,8 +134,8 @@ fn failed(error: crate::error::Error) -> ProxyError {
     ProxyError::new(status, error.code, error.message, "try again later")
 }
 
-/// What needs no guest: from a link to a cookie, from a port to its directory, and what browsers
-/// ask before they ask.
+/// Answers requests that need no guest: redirects from a link in the query to a cookie and from a
+/// port to its directory, and CORS preflights.
 fn without_guest(
     app: &App,
     address: &PortAddress,
@@ -237,7 +238,7 @@ fn redirect(to: &str, cookie: Option<&str>) -> Response {
     response
 }
 
-/// As clients see us.
+/// Returns the scheme of our URL as clients see it: `http` where no public URL is set.
 fn scheme(app: &App) -> &str {
     app.ports
         .settings
@@ -247,7 +248,7 @@ fn scheme(app: &App) -> &str {
         .map_or("http", |(scheme, _)| scheme)
 }
 
-/// The host of a sandbox that runs, or will for this request.
+/// Returns the host of a sandbox that is running, or that this request may resume.
 fn usable(app: &App, row: Sandbox) -> Result<Arc<Host>, ProxyError> {
     let id = row.id;
     match row.state {
@@ -404,7 +405,7 @@ fn finish(
     Ok(Response::from_parts(parts, Body::new(body)))
 }
 
-/// What the guest is asked for.
+/// Returns the path and query that the guest is asked for.
 fn path(address: &PortAddress, parts: &Parts) -> Option<PathAndQuery> {
     let path = match &address.addressing {
         Addressing::Path { rest, .. } if rest.is_empty() => "/",
@@ -414,7 +415,7 @@ fn path(address: &PortAddress, parts: &Parts) -> Option<PathAndQuery> {
     access::strip_link(path, parts.uri.query())
 }
 
-/// Which only works over HTTP/2 on the whole way.
+/// Returns true for gRPC, which only works over HTTP/2 on the whole way.
 fn is_grpc(parts: &Parts) -> bool {
     let kind = parts.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     parts.version == Version::HTTP_2

@@ -102,7 +102,7 @@ impl GuestClients {
     }
 }
 
-/// A layer around everything else: serves requests to ports, and passes all others on.
+/// Serves requests to ports, and passes all others on: a layer around everything else.
 pub async fn intercept(State(proxy): State<Proxy>, request: Request, next: Next) -> Response {
     match PortAddress::from_request(&request, &proxy.app.ports.settings.domain) {
         Ok(None) => next.run(request).await,

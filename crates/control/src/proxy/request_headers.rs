@@ -20,7 +20,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-/// What proxies tell, and clients could make up.
+/// Headers that proxies set, and that clients could forge.
 const MADE_UP: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-real-ip"),
@@ -34,7 +34,7 @@ pub struct ForwardedInfo<'a> {
     pub from: Option<IpAddr>,
     /// `http` or `https`.
     pub scheme: &'a str,
-    /// Whether a proxy of the operator's stands in front, whose word on the client's address
+    /// True if a proxy of the operator's stands in front, whose word on the client's address
     /// counts.
     pub behind_proxy: bool,
 }
@@ -59,7 +59,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// What the guest sees instead of what the client sent.
+/// Rewrites the client's headers into those that the guest sees.
 pub fn rewrite_for_guest(
     headers: &mut HeaderMap,
     address: &PortAddress,

@@ -1,6 +1,6 @@
-//! What an answer of a guest may not do.
+//! Restrictions on responses of guests.
 //!
-//! On an origin of the port's own (by host) it may do nearly everything, but nothing to names
+//! On an origin of the port's own (by host) a guest may do nearly everything, but nothing to names
 //! beside its own: cookies for the domain would go to other sandboxes, or come before theirs, and
 //! `Clear-Site-Data` would clear the cookies of all of them. Pages that a cookie opened are not
 //! framed by others, and share no window with them.
@@ -8,10 +8,10 @@
 //! On our own origin (by path or headers) nothing of it may act as us. Pages get an opaque origin
 //! by a policy, and with it no cookies, storage, workers or answers of ours. An opaque origin sends
 //! no `SameSite` cookies either, which is why links stand in the path there; and it is a stranger
-//! to its own address, so whoever was let in by path may read the answers from anywhere. What is
-//! left that speaks for an origin is removed. That holds for the answer to a WebSocket's handshake
-//! too: browsers take cookies and more from it, and policies mean nothing there, so it is built
-//! from a list.
+//! to its own address, so a client that was let in by path may read the answers from anywhere. All
+//! other fields that speak for an origin are removed. That holds for the answer to a WebSocket's
+//! handshake too: browsers take cookies and more from it, and policies mean nothing there, so it is
+//! built from a list.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
@@ -28,7 +28,7 @@ use super::header_text;
 /// the sandbox.
 const POLICY: &str = "sandbox allow-downloads allow-forms allow-modals allow-pointer-lock allow-popups allow-scripts";
 
-/// What speaks for a whole origin.
+/// Headers that act on a whole origin.
 const OF_ORIGINS: [HeaderName; 14] = [
     SET_COOKIE,
     STRICT_TRANSPORT_SECURITY,
@@ -47,7 +47,7 @@ const OF_ORIGINS: [HeaderName; 14] = [
 ];
 const CORS: &str = "access-control-";
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
-/// What `Clear-Site-Data` clears of one origin alone.
+/// Directives of `Clear-Site-Data` that clear data of a single origin.
 const OWN_SITE_DATA: [&str; 3] = ["cache", "executionContexts", "storage"];
 /// For pages that a cookie opened: no page of another origin shows them, as it could make the user
 /// click there.
@@ -56,8 +56,8 @@ const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-p
 /// Pages of others that open this one get no hold of its window; it may open others (to log in, for
 /// instance).
 const OWN_WINDOW: &str = "same-origin-allow-popups";
-/// What an answer that switches protocols may have on our origin, beside fields for WebSocket and
-/// what the proxy sets.
+/// Headers that a response which switches protocols may have on our origin, beside those of
+/// WebSocket and those that the proxy sets.
 const OF_SWITCHES: [HeaderName; 2] = [
     CONTENT_TYPE,
     HeaderName::from_static("x-stream-protocol-version"),
@@ -196,7 +196,8 @@ fn own_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// A cache that others share would answer whoever asks.
+/// Makes a response private to the client's own cache: a shared cache would serve it without
+/// checking access.
 fn keep_private(headers: &mut HeaderMap) {
     let said: Vec<String> = headers
         .get_all(CACHE_CONTROL)

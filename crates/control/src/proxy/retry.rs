@@ -39,7 +39,8 @@ pub(super) async fn send_with_retry(
     }
 }
 
-/// RFC 9110, 9.2.2.
+/// Returns true if a request can be sent again: an idempotent method (RFC 9110, 9.2.2) without a
+/// body.
 fn can_repeat(method: &Method, body: &Body) -> bool {
     let is_idempotent = [
         Method::GET,

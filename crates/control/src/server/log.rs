@@ -1,5 +1,5 @@
-//! One line per request, all lines of a request under its id, and the causes of faults: once, here,
-//! and never to the client.
+//! Logging of requests: a line for each, all lines of a request under its id, and the causes of
+//! faults: once, here, and never to the client.
 
 use std::time::Instant;
 

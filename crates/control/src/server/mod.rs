@@ -26,8 +26,8 @@ use crate::{auth, hosts};
 /// At the end: for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
 
-/// What nobody needs a key for. Every other route of the router needs one, so that a new route is
-/// safe at first.
+/// Routes that need no key. Every other route of the router needs one, so that a new route is
+/// protected by default.
 const PUBLIC: [&str; 7] = [
     "/",
     "/health",
@@ -38,7 +38,7 @@ const PUBLIC: [&str; 7] = [
     "/docs/{*rest}",
 ];
 
-/// The whole service.
+/// Builds the whole HTTP service.
 pub fn service(app: &Arc<App>, served: Served) -> Router {
     let routes =
         api::router(Arc::clone(app), served).layer(from_fn_with_state(Arc::clone(app), authorise));
@@ -64,7 +64,7 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
         .map(MatchedPath::as_str);
     let is_public = match matched {
         Some(path) => PUBLIC.contains(&path),
-        // No such route: below /v1 nobody learns that without a key.
+        // No such route: below /v1 that is not told without a key.
         None => !request.uri().path().starts_with("/v1/"),
     };
     let mut quota = None;
@@ -118,8 +118,8 @@ pub async fn serve(
     Ok(())
 }
 
-/// From the soft limit that shells set for the sake of old programs (1024) to the hard one: each
-/// connection to a port takes two descriptors here.
+/// Raises the soft limit of open files, which shells set for the sake of old programs (1024), to
+/// the hard one: each connection to a port takes two descriptors here.
 fn raise_open_files() -> std::io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     Ok(setrlimit(

@@ -17,7 +17,7 @@ const GRACE_MS: i64 = 30_000;
 #[derive(Debug)]
 pub(super) struct Observation<'a> {
     pub(super) rows: &'a [Sandbox],
-    /// What this host has.
+    /// Sandboxes that this host has.
     pub(super) host_has: &'a BTreeSet<SandboxId>,
     pub(super) host_id: &'a str,
     /// All hosts of the installation; `None` while not all have said who they are.

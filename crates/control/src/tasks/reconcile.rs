@@ -1,8 +1,8 @@
-//! One round for one host: reads both sides, then carries out the plan.
+//! Reconciliation of a host: reads both sides, then carries out the plan.
 //!
 //! Rows are read first, the host second. Every step checks again that it is still right: deletions
-//! ask for the row, what is rolled back must not run, losses carry a generation, removals of orphans
-//! look for a row once more.
+//! ask for the row, a sandbox that is rolled back must not run, losses carry a generation, removals
+//! of orphans look for a row once more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use crate::app::App;
 use crate::error::Result;
 use crate::hosts::{Host, SandboxReport};
 
-/// # Errors
-/// The store's, or that the host does not answer. What keeps single sandboxes from being removed is
+/// Reconciles the sandboxes of a host with the store.
+///
+/// # Errors The store's, or that the host does not answer. Failures to remove single sandboxes are
 /// logged.
 pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -> Result<()> {
     host.refresh_inventory().await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use model::ExecLimits;
 use tokio::time::{Instant, sleep_until};
 
-/// What is over.
+/// Time limit that has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Passed {
     /// The program's own time.
@@ -20,7 +20,7 @@ pub(super) enum Passed {
 
 #[derive(Debug)]
 pub(super) struct Deadline {
-    /// What passes next, and when; `None` when both have passed.
+    /// Next limit, and when it passes; `None` when both have passed.
     next: Option<(Passed, Instant)>,
 }
 

@@ -45,8 +45,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Keeps what fits of a piece of output. A program that writes more runs on: it has done half
-    /// of its work, and whoever started it needs its exit code.
+    /// Keeps a piece of output if it fits. A program that writes more is not killed: it has done
+    /// half of its work, and the caller needs its exit code.
     fn keep(&mut self, piece: &[u8], stream: impl Fn(&mut Self) -> &mut Vec<u8>) {
         let room = ExecLimits::MAX_OUTPUT_BYTES - self.stdout.len() - self.stderr.len();
         if self.truncated || piece.len() > room {
@@ -98,10 +98,9 @@ pub struct Running {
     deadline: Option<Deadline>,
 }
 
-/// A user of the guest, by name.
+/// Checks the name of a user of the guest.
 ///
-/// # Errors
-/// When no system has such a user.
+/// # Errors When no system can have such a user.
 pub fn check_user(user: Option<&str>) -> Result<()> {
     let right = |user: &str| {
         !user.is_empty()
@@ -116,8 +115,9 @@ pub fn check_user(user: Option<&str>) -> Result<()> {
     }
 }
 
-/// # Errors
-/// Names the field and the bound.
+/// Checks a command against the limits of exec.
+///
+/// # Errors Names the field and the bound.
 fn check_command(command: &Command) -> Result<()> {
     let timeout = command
         .timeout_sec
@@ -138,8 +138,9 @@ fn host_deadline(timeout_sec: u32) -> u32 {
     timeout_sec.saturating_add(ExecLimits::GRACE_SEC + HOST_SLACK_SEC)
 }
 
-/// # Errors
-/// When no terminal has such a size.
+/// Checks the size of a terminal: 1 to 65535 columns and rows, as in the kernel's `winsize`.
+///
+/// # Errors When no terminal has such a size.
 pub fn check_size(TerminalSize { cols, rows }: TerminalSize) -> Result<()> {
     let right = 1..=u32::from(u16::MAX);
     if right.contains(&cols) && right.contains(&rows) {
@@ -247,13 +248,13 @@ async fn start_on(host: Arc<Host>, id: &SandboxId, command: Command) -> Result<R
     })
 }
 
-/// The error of a program whose time is up.
+/// Returns the error for a program that ran longer than `seconds`.
 fn took_too_long(seconds: u32) -> Error {
     let text = format!("the program took longer than {seconds} s (timeout_sec) and was ended");
     Error::new(ErrorCode::Timeout, text)
 }
 
-/// The error of a program that the guest could not start.
+/// Returns the error for a program that the guest could not start.
 fn not_started(exit_code: i32, error: Option<String>) -> Error {
     let text = error.unwrap_or_else(|| "the program could not be started".to_owned());
     Error {
