@@ -41,7 +41,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// `url` as in `http://127.0.0.1:8000`. Connects to nothing yet.
+    /// Creates a client for a server's `url`, as in `http://127.0.0.1:8000`, without connecting to
+    /// it.
     pub fn new(url: &str, key: &str) -> Result<Self> {
         let invalid = |problem: String| Error::InvalidUrl {
             url: url.to_owned(),
@@ -68,7 +69,7 @@ impl Client {
         Ok(Self { base, key, http })
     }
 
-    /// The server's address as it was given.
+    /// Returns the server's address as it was given, without slashes at its end.
     #[must_use]
     pub fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
@@ -139,8 +140,8 @@ impl Client {
     }
 }
 
-/// The error that a body stands for; a body that is none of ours (a proxy's page) is named by its
-/// status.
+/// Parses the body of an error. A body that is not our API's (a proxy's page) becomes an error with
+/// the status alone.
 pub(crate) fn api_error(status: u16, body: &[u8]) -> Error {
     if let Ok(ErrorBody { error }) = serde_json::from_slice(body) {
         let ErrorDetail {

@@ -1,6 +1,6 @@
 //! Why a call failed.
 
-/// What every call of this crate gives.
+/// Result of every call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call failed. The text says what to do where that is known; causes are in `source()`.
@@ -30,7 +30,7 @@ pub enum Error {
     Api {
         /// HTTP status; 0 where the refusal came inside a stream that had begun.
         status: u16,
-        /// One of a small closed set, for example `not_found`.
+        /// Code from a small closed set, for example `not_found`.
         code: String,
         message: String,
     },
@@ -59,7 +59,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The server's code, where the server refused.
+    /// Returns the code of the server's refusal; `None` for errors that are not the server's.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -69,7 +69,7 @@ impl Error {
         }
     }
 
-    /// Whether the server says that there is no such thing.
+    /// Returns true if the server answered `not_found`.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some("not_found")

@@ -36,7 +36,7 @@ const MAX_INPUT: usize = 32 * 1024;
 /// Largest frame that is accepted; the server sends far smaller ones.
 const MAX_FRAME: usize = 4 * 1024 * 1024;
 
-/// What to run and how.
+/// Program to run, with its environment and limits.
 #[derive(Debug, Clone, Default)]
 pub struct ExecStart {
     /// Name or path of the program. It is run directly, not by a shell.
@@ -50,13 +50,13 @@ pub struct ExecStart {
     pub cwd: Option<String>,
     /// User in the guest; the template's default user where `None`.
     pub user: Option<String>,
-    /// Whether input will come; otherwise the program reads end of file at once.
+    /// True if input will come; otherwise the program reads end of file at once.
     pub stdin: bool,
     /// Runs it on a terminal of this size; all its output comes as `Stdout`.
     pub terminal: Option<TerminalSize>,
 }
 
-/// What a running program does.
+/// Event of a running program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
     Started {
@@ -200,12 +200,12 @@ impl ExecInput {
         Ok(())
     }
 
-    /// End of file for the program.
+    /// Closes the program's standard input.
     pub async fn close(&mut self) -> Result<()> {
         self.send(&ExecClientMessage::StdinClose).await
     }
 
-    /// The terminal has a new size.
+    /// Resizes the program's terminal.
     pub async fn resize(&mut self, size: TerminalSize) -> Result<()> {
         self.send(&ExecClientMessage::Resize { size }).await
     }
@@ -229,7 +229,7 @@ impl ExecInput {
 }
 
 impl ExecOutput {
-    /// What the program does next; `None` after `Exited`.
+    /// Waits for the next event of the program; `None` after `Exited`.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>> {
         while !self.finished {
             match self.frames.next().await {

@@ -45,7 +45,7 @@ impl Client {
         .await
     }
 
-    /// The bytes of one file.
+    /// Reads a file.
     pub async fn read_file(&self, id: &str, path: &PathRequest) -> Result<ByteStream> {
         let response = self.files_call(id, "read", path).await?;
         Ok(self.byte_stream(response))

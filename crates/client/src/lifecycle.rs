@@ -48,7 +48,7 @@ impl Client {
             .await
     }
 
-    /// Oldest first.
+    /// Lists the checkpoints of a sandbox, oldest first.
     pub async fn checkpoints(&self, id: &str) -> Result<Vec<Checkpoint>> {
         self.send_json(self.request(
             Method::GET,
@@ -86,7 +86,7 @@ impl Client {
             .await
     }
 
-    /// Refused with their ids while sandboxes use it.
+    /// Deletes a snapshot. The server refuses while sandboxes use it, with their ids.
     pub async fn delete_snapshot(&self, name: &str) -> Result<()> {
         self.send(self.request(Method::DELETE, self.route(&["v1", "snapshots", name])))
             .await

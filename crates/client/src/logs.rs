@@ -30,7 +30,7 @@ impl std::fmt::Debug for LogStream {
 }
 
 impl Client {
-    /// What there is, oldest first; with `follow`, then also what comes until the sandbox ends.
+    /// Opens the log, oldest entry first; with `follow`, new entries come until the sandbox ends.
     pub async fn logs(&self, id: &str, follow: bool) -> Result<LogStream> {
         let mut url = self.route(&["v1", "sandboxes", id, "logs"]);
         if follow {
@@ -46,7 +46,7 @@ impl Client {
 }
 
 impl LogStream {
-    /// The next entry; `None` at the end.
+    /// Waits for the next entry; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<LogEntry>> {
         loop {
             if let Some(line) = self.take_line() {

@@ -27,7 +27,7 @@ impl fmt::Debug for PortConnection {
 }
 
 impl Client {
-    /// A link to a port for who has no key.
+    /// Creates a link to a port, for clients without a key.
     pub async fn port_link(&self, id: &str, request: &PortLinkRequest) -> Result<PortLink> {
         let url = self.route(&["v1", "sandboxes", id, "port-links"]);
         self.send_json(self.request(Method::POST, url).json(request))

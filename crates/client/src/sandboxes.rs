@@ -21,7 +21,7 @@ pub struct ListQuery {
     pub cursor: Option<String>,
 }
 
-/// One page of a list.
+/// Page of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     pub items: Vec<T>,
@@ -37,7 +37,7 @@ impl Client {
             .await
     }
 
-    /// One page of the sandboxes, in whatever state.
+    /// Lists a page of the sandboxes, in all states.
     pub async fn list(&self, query: &ListQuery) -> Result<Page<Sandbox>> {
         let mut url = self.route(&["v1", "sandboxes"]);
         if let Some(limit) = query.limit {
@@ -59,7 +59,7 @@ impl Client {
         })
     }
 
-    /// Every sandbox, in whatever state.
+    /// Lists all sandboxes, in all states, page by page.
     pub async fn list_all(&self) -> Result<Vec<Sandbox>> {
         let mut query = ListQuery {
             limit: Some(PAGE),
@@ -101,13 +101,13 @@ impl Client {
             .await
     }
 
-    /// What sandboxes can be created from.
+    /// Lists the templates from which sandboxes can be created.
     pub async fn templates(&self) -> Result<Vec<Template>> {
         self.send_json(self.request(Method::GET, self.route(&["v1", "templates"])))
             .await
     }
 
-    /// Whether the server answers; needs no key.
+    /// Checks that the server answers; needs no key.
     pub async fn health(&self) -> Result<Health> {
         self.send_json(self.request(Method::GET, self.route(&["health"])))
             .await

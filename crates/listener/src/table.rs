@@ -90,7 +90,7 @@ struct Connections {
     next: u64,
     all: HashMap<u64, Entry>,
     order: Order,
-    /// Those without trust, by source.
+    /// Connections of untrusted clients, by source, in the order in which they came.
     untrusted: HashMap<Source, Order>,
 }
 

@@ -61,7 +61,7 @@ impl ErrorCode {
         Self::InsufficientStorage,
     ];
 
-    /// The code as it stands in bodies.
+    /// Returns the code as it stands in bodies.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl ErrorCode {
         }
     }
 
-    /// The HTTP status that goes with the code.
+    /// Returns the HTTP status that goes with the code.
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
@@ -119,7 +119,7 @@ impl std::fmt::Display for ErrorCode {
 pub struct InvalidValue {
     /// The field as the user spelled it, for example `memory_mb`.
     pub field: &'static str,
-    /// What is wrong with it and what would be right, as the rest of a sentence.
+    /// Text for the user, as the rest of a sentence: what is wrong and what would be right.
     pub problem: String,
 }
 

@@ -18,7 +18,7 @@ impl SandboxId {
     /// Characters after the prefix.
     pub const RANDOM_LEN: usize = 20;
 
-    /// A new random id.
+    /// Creates a random id.
     #[must_use]
     pub fn random() -> Self {
         const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
@@ -121,20 +121,21 @@ impl ApiKey {
     pub const PREFIX: &'static str = "wrn_";
     pub const E2B_PREFIX: &'static str = "e2b_";
 
-    /// A new random key (160 bits).
+    /// Creates a random key (160 bits).
     #[must_use]
     pub fn random() -> Self {
         let bytes: [u8; API_KEY_HEX_LEN / 2] = rand::rng().random();
         Self(hex::encode(bytes))
     }
 
-    /// The digits alone: what both spellings share, and what is hashed.
+    /// Returns the digits without the prefix: common to both spellings, and the part that is
+    /// hashed.
     #[must_use]
     pub fn hex(&self) -> &str {
         &self.0
     }
 
-    /// The key as users keep it.
+    /// Returns the key as users keep it, with its prefix.
     #[must_use]
     pub fn expose(&self) -> String {
         format!("{}{}", Self::PREFIX, self.0)

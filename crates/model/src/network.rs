@@ -9,8 +9,8 @@
 //! | anything else | as `allow_internet` says |
 //!
 //! Where a rule has a name ([`NetworkSpec::has_names`]), an address that no rule allows can only be
-//! reached as one that the sandbox was given for a name. Otherwise whoever knows an address could
-//! go past a rule about its name.
+//! reached as one that the sandbox was given for a name. Otherwise a program that knows an address
+//! could go past a rule about its name.
 //!
 //! A network is of IPv4 or of IPv6, and so is what it stands for, but for one: `0.0.0.0/0` in
 //! `deny_out` has always meant the whole internet, and closes IPv6, too. In `allow_out` it opens
@@ -28,8 +28,8 @@ use crate::error::InvalidValue;
 pub use bandwidth::Bandwidth;
 pub use target::{NamePattern, Target};
 
-/// What no sandbox reaches over IPv4, whatever its rules say: addresses that are not of the public
-/// internet (RFC 6890 and its registry), and the one public address at which a cloud serves
+/// Networks that no sandbox reaches over IPv4, whatever its rules say: addresses that are not of
+/// the public internet (RFC 6890 and its registry), and the public address at which a cloud serves
 /// metadata to its machines (Azure).
 pub const BLOCKED_RANGES: [Ipv4Net; 16] = [
     net(0, 0, 0, 0, 8),
@@ -96,7 +96,7 @@ pub struct NetworkSpec {
     pub allow_out: Vec<Target>,
     #[serde(default)]
     pub deny_out: Vec<Target>,
-    /// Whether the public internet is reached where no rule says otherwise.
+    /// True if the public internet is reached where no rule says otherwise.
     #[serde(default = "yes")]
     pub allow_internet: bool,
     #[serde(default, skip_serializing_if = "Bandwidth::is_none")]
@@ -118,7 +118,7 @@ impl Default for NetworkSpec {
     }
 }
 
-/// What the rules say of one name or address alone.
+/// Verdict of the rules on a name or an address alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// In [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`].
@@ -160,16 +160,16 @@ impl NetworkSpec {
         spec.check().map(|()| spec)
     }
 
-    /// The same rules at another speed.
+    /// Returns the same rules with other limits of speed.
     #[must_use]
     pub fn at(self, bandwidth: Bandwidth) -> Self {
         Self { bandwidth, ..self }
     }
 
-    /// Refuses what could never have an effect, so that nobody believes that it has.
+    /// Checks the rules. Those that could never have an effect are refused, so that no user relies
+    /// on them.
     ///
-    /// # Errors
-    /// Names the entry.
+    /// # Errors Names the entry.
     pub fn check(&self) -> Result<(), InvalidValue> {
         within_bounds("network.allow_out", self.allow_out.len())?;
         within_bounds("network.deny_out", self.deny_out.len())?;
@@ -191,7 +191,7 @@ impl NetworkSpec {
         }
     }
 
-    /// Whether there is a rule about names, so that names must be known for every connection.
+    /// Returns true if a rule has a name, so that names must be known for every connection.
     #[must_use]
     pub fn has_names(&self) -> bool {
         self.allow_out
@@ -200,7 +200,7 @@ impl NetworkSpec {
             .any(|target| matches!(target, Target::Name(_)))
     }
 
-    /// Whether what is in no rule is denied, over IPv6 as over IPv4.
+    /// Returns true if destinations that are in no rule are denied, over IPv6 as over IPv4.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         let is_all = |net: &IpNet| matches!(net, IpNet::V4(net) if net.prefix_len() == 0);
@@ -219,7 +219,7 @@ impl NetworkSpec {
         nets(&self.deny_out)
     }
 
-    /// What the rules say of an address, whatever name it has.
+    /// Returns the verdict of the rules on an address, whatever name it has.
     #[must_use]
     pub fn address(&self, address: IpAddr) -> Access {
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
@@ -234,8 +234,8 @@ impl NetworkSpec {
         }
     }
 
-    /// What the rules say of a name, whatever addresses it has. Case and a dot at its end do not
-    /// matter.
+    /// Returns the verdict of the rules on a name, whatever addresses it has. Case and a dot at its
+    /// end do not matter.
     #[must_use]
     pub fn name(&self, name: &str) -> Access {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
@@ -252,8 +252,8 @@ impl NetworkSpec {
         }
     }
 
-    /// Whether a connection to a name may go to an address, which must be one that the name really
-    /// has.
+    /// Returns true if a connection to a name may go to an address, which must be one that the name
+    /// really has.
     #[must_use]
     pub fn reaches(&self, name: &str, address: IpAddr) -> bool {
         match (self.address(address), self.name(name)) {
@@ -264,7 +264,7 @@ impl NetworkSpec {
     }
 }
 
-/// Whether it is in [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`].
+/// Returns true if an address is in [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`].
 #[must_use]
 pub fn is_blocked(address: IpAddr) -> bool {
     match address {

@@ -13,10 +13,10 @@ pub enum LimitOrigin {
     Environment,
 }
 
-/// One limit.
+/// Limit that all users of an installation share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SharedLimit {
-    /// What is bounded.
+    /// Resource that is limited.
     pub of: &'static str,
     /// Name of the environment variable.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ pub struct SharedLimit {
     /// Value without any setting, for all machines.
     pub default: String,
     pub origin: LimitOrigin,
-    /// What happens to who reaches it.
+    /// Consequence of reaching the limit.
     pub reached: &'static str,
 }
 

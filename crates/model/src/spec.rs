@@ -1,4 +1,4 @@
-//! What a user asks for, and the limits on it.
+//! Specification of a sandbox as a user asks for it, and the limits on it.
 
 use std::collections::BTreeMap;
 
@@ -31,8 +31,8 @@ pub struct SandboxSpec {
     /// Environment of every process in the sandbox.
     #[serde(default)]
     pub envs: BTreeMap<String, String>,
-    /// Whether its ports are open to whoever knows their address. The control plane's alone: hosts
-    /// are not told.
+    /// True if the sandbox's ports are open without credentials. Only the control plane uses it:
+    /// hosts are not told.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public_ports: bool,
     /// Where it may connect to. It can be changed while the sandbox is there.
@@ -40,7 +40,7 @@ pub struct SandboxSpec {
     pub network: NetworkSpec,
 }
 
-/// What is done with a sandbox that nobody uses.
+/// Action when a sandbox has been idle for its timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnTimeout {

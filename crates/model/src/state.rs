@@ -1,4 +1,4 @@
-//! The states of a sandbox as everybody sees them, and the order of reports about them.
+//! The states of a sandbox as users see them, and the order of reports about them.
 //!
 //! ```text
 //!              ┌────────────→ error ←──────────────┐
@@ -47,7 +47,8 @@ impl SandboxState {
         matches!(self, Self::Stopped | Self::Error)
     }
 
-    /// Whether one report may say `self` and the next `next`. Reports can skip states in between.
+    /// Returns true if a report of `self` may be followed by a report of `next`. Reports can skip
+    /// states in between.
     #[must_use]
     pub const fn can_become(self, next: Self) -> bool {
         match self {
@@ -58,7 +59,7 @@ impl SandboxState {
         }
     }
 
-    /// The state as it stands in bodies and in the store.
+    /// Returns the state as it stands in bodies and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -93,9 +94,8 @@ impl std::str::FromStr for SandboxState {
     }
 }
 
-/// Counts the changes of one sandbox. Whoever owns the state raises it with every change; a write
-/// or report whose generation is not newer changes nothing, so late and doubled messages are
-/// harmless.
+/// Number of changes of a sandbox. The owner of the state raises it with every change; a write or
+/// report whose generation is not newer changes nothing, so late and doubled messages are harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);

@@ -1,4 +1,4 @@
-//! Who owns what, and what a key may do.
+//! Teams, which own resources, and scopes, which limit keys.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -86,7 +86,7 @@ impl Resource {
     }
 }
 
-/// One right of a key, as text `sandboxes:read`.
+/// Right of a key, as text `sandboxes:read`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     Read(Resource),

@@ -8,11 +8,10 @@ use std::io;
 pub struct DotenvError(#[source] dotenvy::Error);
 
 /// Loads `.env` of the working directory, if there is one. Directories above are not searched:
-/// what is there belongs to somebody else. Called before arguments are parsed, so that help and
-/// settings see the same environment.
+/// other people may own them. Called before arguments are parsed, so that help and settings see the
+/// same environment.
 ///
-/// # Errors
-/// When the file cannot be read or parsed.
+/// # Errors When the file cannot be read or parsed.
 pub fn load_dotenv() -> Result<(), DotenvError> {
     match dotenvy::from_path(".env") {
         Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),

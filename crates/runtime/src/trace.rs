@@ -102,7 +102,7 @@ fn is_request_id(id: &str) -> bool {
 }
 
 impl TraceParent {
-    /// Returns a trace of its own, which nobody has asked to be recorded.
+    /// Returns a new trace that is not to be recorded.
     fn random() -> Self {
         Self {
             trace_id: rand::random(),

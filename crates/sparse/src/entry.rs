@@ -38,8 +38,7 @@ pub fn modified(header: &Header) -> io::Result<i64> {
 
 /// Appends a file under `name`, without its holes.
 ///
-/// # Errors
-/// Those of the file and of the archive; a file that becomes shorter meanwhile.
+/// # Errors Those of the file and of the archive; when the file becomes shorter while it is read.
 pub fn append<W: Write>(archive: &mut Builder<W>, file: &File, name: &Path) -> io::Result<()> {
     // Of the open file: the name may mean another one by now.
     let metadata = file.metadata()?;
@@ -64,7 +63,7 @@ pub fn append<W: Write>(archive: &mut Builder<W>, file: &File, name: &Path) -> i
     out.write_all(&[0; BLOCK as usize][..padding as usize])
 }
 
-/// Copies the bytes that the header has promised, whatever happens to the file meanwhile.
+/// Copies the bytes that the header has promised, even if the file changes in between.
 fn copy_extent(file: &File, extent: Range<u64>, out: &mut impl Write) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut at = extent.start;

@@ -139,7 +139,7 @@ fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
     }
 }
 
-/// The number in the one row of a `SELECT count(*)`.
+/// Returns the number in the only row of a `SELECT count(*)`.
 pub(crate) fn count(rows: Vec<(i64,)>) -> Result<u64, Error> {
     let number = rows.first().map_or(0, |row| row.0);
     u64::try_from(number).map_err(|source| Error::Query {
@@ -148,7 +148,7 @@ pub(crate) fn count(rows: Vec<(i64,)>) -> Result<u64, Error> {
     })
 }
 
-/// Both databases count to `i64::MAX`.
+/// Converts a generation to the databases' type. Both count to `i64::MAX`.
 pub(crate) fn stored_generation(generation: Generation) -> Result<i64, Error> {
     i64::try_from(generation.0).map_err(|_| {
         InvalidValue::new(
@@ -159,7 +159,8 @@ pub(crate) fn stored_generation(generation: Generation) -> Result<i64, Error> {
     })
 }
 
-/// PostgreSQL holds no NUL in text; SQLite would. What one refuses the other must not take.
+/// Refuses text with a NUL in it: PostgreSQL cannot store it, and SQLite must not accept more than
+/// PostgreSQL.
 pub(crate) fn without_nul(field: &'static str, text: &str) -> Result<(), Error> {
     if text.contains('\0') {
         return Err(InvalidValue::new(field, "must not contain a NUL").into());

@@ -101,8 +101,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later without anybody changing it: the database is away or
-    /// overloaded.
+    /// Returns true if the same call may succeed later by itself: the database cannot be reached or
+    /// is overloaded.
     #[must_use]
     pub const fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })

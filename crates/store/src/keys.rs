@@ -69,9 +69,10 @@ impl TryFrom<KeyRow> for Key {
 }
 
 impl Store {
-    /// # Errors
-    /// [`Error::Conflict`] if a key with this hash or this id is there already, [`Error::Invalid`]
-    /// for text with a NUL in it, and whatever the database says.
+    /// Inserts a key.
+    ///
+    /// # Errors [`Error::Conflict`] if a key with this hash or this id is there already,
+    /// [`Error::Invalid`] for text with a NUL in it, and any error of the database.
     pub async fn key_insert(&self, key: &NewKey) -> Result<(), Error> {
         without_nul("key id", &key.id)?;
         without_nul("key name", &key.name)?;
@@ -98,8 +99,9 @@ impl Store {
         Ok(())
     }
 
-    /// # Errors
-    /// The database fails, or holds a row that this program cannot read.
+    /// Finds a key by the hash of its digits.
+    ///
+    /// # Errors The database fails, or holds a row that this program cannot read.
     pub async fn key_find(&self, hash: &[u8; 32]) -> Result<Option<Key>, Error> {
         let sql = "SELECT id, team_id, scopes, name, created_at FROM keys WHERE hash = $1";
         let db = self.read("looking for a key");
@@ -107,10 +109,9 @@ impl Store {
         found.into_iter().next().map(Key::try_from).transpose()
     }
 
-    /// Every key of every team, oldest first: for the operator.
+    /// Lists the keys of all teams, oldest first: for the operator.
     ///
-    /// # Errors
-    /// As [`Store::key_find`].
+    /// # Errors As [`Store::key_find`].
     pub async fn key_list(&self) -> Result<Vec<Key>, Error> {
         let sql = "SELECT id, team_id, scopes, name, created_at FROM keys ORDER BY created_at, id";
         let found = rows!(self.read("listing keys"), KeyRow, sql)?;
@@ -129,8 +130,9 @@ impl Store {
         Ok(!rows!(self.write("removing a key"), (String,), sql, id)?.is_empty())
     }
 
-    /// # Errors
-    /// The database fails.
+    /// Counts the keys of all teams.
+    ///
+    /// # Errors The database fails.
     pub async fn key_count(&self) -> Result<u64, Error> {
         count(rows!(
             self.read("counting keys"),

@@ -4,9 +4,9 @@
 //! - Times are `i64` milliseconds since the Unix epoch. The caller brings them: the store has no
 //!   clock.
 //! - A write that was acknowledged is on disk. SQLite runs with `synchronous=FULL`; PostgreSQL with
-//!   its own settings, which are safe unless somebody changed them.
-//! - Every operation is one statement or one transaction. Whoever is killed in the middle leaves
-//!   the old row or the new one. A caller that stops waiting does not know which.
+//!   its own settings, which are safe by default.
+//! - Every operation is one statement or one transaction. A process that is killed in the middle
+//!   leaves the old row or the new one. A caller that stops waiting does not know which.
 //! - Order between writers comes from generations, never from time: see
 //!   [`Store::sandbox_apply_report`].
 //! - The schema is the folder `migrations/`, one file a step, for each backend the same numbers.
@@ -76,7 +76,7 @@ impl Store {
         }
     }
 
-    /// `sqlite` or `postgres`.
+    /// Returns `sqlite` or `postgres`.
     #[must_use]
     pub const fn backend(&self) -> &'static str {
         match self.backend {

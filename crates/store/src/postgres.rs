@@ -51,8 +51,9 @@ impl Postgres {
         })
     }
 
-    /// On a connection of its own: the lock of a migration is as old as its connection, so that it
-    /// ends with it, whatever happens; and steps may take longer than statements may.
+    /// Migrates on a connection of its own: the lock of a migration lasts as long as its
+    /// connection, so that it ends with it, whatever happens; and steps may take longer than
+    /// statements may.
     pub(crate) async fn migrate(&self) -> Result<(), Error> {
         let mut connection = connect(&self.options, &self.place).await?;
         connection
@@ -96,8 +97,8 @@ async fn connect(options: &PgConnectOptions, place: &str) -> Result<PgConnection
     }
 }
 
-/// Wrong password, unknown user, no entry in `pg_hba.conf` (class 28), unknown database (3D), no
-/// right to it (42).
+/// Returns true if the server refused the connection for good: wrong password, unknown user, no
+/// entry in `pg_hba.conf` (class 28), unknown database (3D), no right to it (42).
 fn is_refusal(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|said| said.code());
     code.is_some_and(|code| {

@@ -39,7 +39,7 @@ fn migration(file: &'static str, sql: &'static str) -> Migration {
     )
 }
 
-/// The schema that this program needs: the number of its last migration, the same for both
+/// Returns the schema that this program needs: the number of its last migration, the same for both
 /// backends.
 pub(crate) fn needed() -> i64 {
     SQLITE
@@ -50,8 +50,9 @@ pub(crate) fn needed() -> i64 {
 }
 
 impl Store {
-    /// # Errors
-    /// [`Error::NotMigrated`] if the schema is older or newer than this program needs.
+    /// Checks that the database's schema is the one that this program needs.
+    ///
+    /// # Errors [`Error::NotMigrated`] if the schema is older or newer than this program needs.
     pub async fn check_migrated(&self) -> Result<(), Error> {
         let (found, needed) = (self.schema().await?, needed());
         if found == needed {
@@ -61,7 +62,7 @@ impl Store {
         }
     }
 
-    /// The last migration that the database has seen. 0: none.
+    /// Returns the number of the last migration that was applied to the database; 0: none.
     async fn schema(&self) -> Result<i64, Error> {
         let table = match self.read("").pool {
             Pool::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE name = $1",

@@ -1,16 +1,15 @@
-//! Random values that all control planes of one installation share. They are what the database
-//! holds that must not be seen by others: whoever reads it can make links to ports.
+//! Random values that all control planes of one installation share. They make the database's
+//! content confidential: with them, links to ports can be forged.
 
 use crate::Error;
 use crate::Store;
 use crate::db::rows;
 
 impl Store {
-    /// The secret of that name. The first who asks makes it, of `fresh`; of any number who race,
-    /// all get the same one.
+    /// Returns the secret of that name. The first call stores `fresh` as the secret; of any number
+    /// of racing calls, all get the same one.
     ///
-    /// # Errors
-    /// The database fails, or holds a secret of another length.
+    /// # Errors The database fails, or holds a secret of another length.
     pub async fn secret(
         &self,
         name: &'static str,

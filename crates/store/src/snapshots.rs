@@ -2,8 +2,8 @@
 //! without a row belongs to the team `default`, as those of before there were teams.
 //!
 //! A row is a claim on a name: it is there before a host is asked for the snapshot, and goes after
-//! the host has removed it. Whoever dies in between leaves a claim on a name that no host has; its
-//! team can use or remove it.
+//! the host has removed it. A crash in between leaves a claim on a name that no host has; its team
+//! can use or remove it.
 
 use std::collections::BTreeMap;
 

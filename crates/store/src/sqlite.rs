@@ -45,8 +45,8 @@ impl Sqlite {
     }
 
     pub(crate) async fn migrate(&self) -> Result<(), Error> {
-        // The lock of the one writer, taken first: whoever comes second finds everything done. Each
-        // step is a savepoint.
+        // The lock of the one writer, taken first: a second process that migrates finds everything
+        // done. Each step is a savepoint.
         let mut transaction = self
             .writer
             .begin_with("BEGIN IMMEDIATE")
@@ -65,7 +65,7 @@ impl Sqlite {
     }
 }
 
-/// What follows `sqlite://` is the path, letter by letter: nothing in it is an escape.
+/// Returns the path of a URL: all bytes after `sqlite://`, without escapes.
 fn path_of(url: &str) -> Result<PathBuf, Error> {
     let path = url.trim_start_matches("sqlite://");
     let problem = if !path.starts_with('/') {
@@ -82,8 +82,8 @@ fn path_of(url: &str) -> Result<PathBuf, Error> {
     })
 }
 
-/// The first connection, which turns the write-ahead log on. Where several processes do that to a
-/// new file at once, SQLite ignores the busy time-out for fear of a deadlock, so the waiting is
+/// Opens the first connection, which turns the write-ahead log on. Where several processes do that
+/// to a new file at once, SQLite ignores the busy timeout for fear of a deadlock, so the waiting is
 /// done here.
 async fn open_writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = options(path).journal_mode(SqliteJournalMode::Wal);
@@ -102,7 +102,7 @@ async fn open_writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
-/// `SQLITE_BUSY`, and its finer codes, which have it in their lowest byte.
+/// Returns true for `SQLITE_BUSY`, and for its extended codes, which have it in their lowest byte.
 fn is_busy(error: &sqlx::Error) -> bool {
     let code = error
         .as_database_error()
@@ -110,9 +110,9 @@ fn is_busy(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code & 0xff == 5)
 }
 
-/// The file holds hashes of keys and environments of sandboxes. SQLite gives `-wal` and `-shm` the
-/// mode of the database itself, so making it first, for its owner alone, is enough; files of wider
-/// mode are narrowed.
+/// Makes the file readable by its owner alone: it holds hashes of keys and environments of
+/// sandboxes. SQLite gives `-wal` and `-shm` the mode of the database itself, so making it first,
+/// for its owner alone, is enough; files of wider mode are narrowed.
 ///
 /// Nothing is opened for it: closing any descriptor of a file drops the locks that SQLite holds on
 /// it in this process.

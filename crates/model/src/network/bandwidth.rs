@@ -7,10 +7,10 @@ use crate::error::InvalidValue;
 /// How fast a sandbox may be, all of its traffic together, in Mbit/s. 0 is no limit of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bandwidth {
-    /// What its guest sends.
+    /// Limit on traffic from the guest, in Mbit/s; 0: none.
     #[serde(default)]
     pub egress_mbps: u32,
-    /// What its guest gets.
+    /// Limit on traffic to the guest, in Mbit/s; 0: none.
     #[serde(default)]
     pub ingress_mbps: u32,
 }
@@ -19,13 +19,13 @@ impl Bandwidth {
     /// More is no limit on any host.
     pub const MAX_MBPS: u32 = 100_000;
 
-    /// Whether it limits nothing.
+    /// Returns true if nothing is limited.
     #[must_use]
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// What holds where both do.
+    /// Combines two limits: the stricter holds for each direction.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -34,8 +34,9 @@ impl Bandwidth {
         }
     }
 
-    /// # Errors
-    /// Names the limit that is too large.
+    /// Checks both limits against [`Self::MAX_MBPS`].
+    ///
+    /// # Errors Names the limit that is too large.
     pub fn check(self) -> Result<(), InvalidValue> {
         let limits = [
             ("network.egress_mbps", self.egress_mbps),
@@ -47,10 +48,9 @@ impl Bandwidth {
         }
     }
 
-    /// Of what a user gives: nothing, where there is no limit.
+    /// Creates limits from a user's values, in Mbit/s; `None`: no limit.
     ///
-    /// # Errors
-    /// Names the limit that is none.
+    /// # Errors Names the value that is not in range.
     pub fn parse(
         egress_mbps: Option<u32>,
         ingress_mbps: Option<u32>,

@@ -1,4 +1,4 @@
-//! One entry of a list of rules: an address, a network, or a name.
+//! Entry of a list of rules: an address, a network, or a name.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
@@ -16,7 +16,7 @@ const MAX_LABEL: usize = 63;
 /// IPv6 addresses that stand for IPv4 ones (RFC 4291, section 2.5.5.2). No packet has one.
 const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
-/// What a rule is about.
+/// Destinations that a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// `192.0.2.7`, `192.0.2.0/24`, `2001:db8::7` and `2001:db8::/32`; what is beyond the prefix is
@@ -77,7 +77,8 @@ impl Target {
         self.net().is_some_and(|net| net.contains(&address))
     }
 
-    /// `name` in lower case, without a dot at its end.
+    /// Returns true if the target has `name`, which must be in lower case and without a dot at its
+    /// end.
     pub(super) fn has_name(&self, name: &str) -> bool {
         match self {
             Self::Net(_) => false,
@@ -113,7 +114,7 @@ impl NamePattern {
                 "it is no address, network (192.0.2.0/24) or name (example.com, *.example.com)",
             );
         }
-        // 192.0.2 and 10 are addresses that somebody did not finish.
+        // 192.0.2 and 10 are incomplete addresses, not names.
         if name
             .rsplit('.')
             .next()
@@ -133,7 +134,8 @@ impl NamePattern {
         })
     }
 
-    /// `name` in lower case, without a dot at its end.
+    /// Returns true if the pattern matches `name`, which must be in lower case and without a dot at
+    /// its end.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         match self.is_wildcard {

@@ -22,8 +22,8 @@ pub struct NewSandbox {
     pub now: i64,
 }
 
-/// What makes two requests the same one. Scoped to the key that asks, and kept as long as the row
-/// lives.
+/// Identity of a request, by which a retry is recognised. Scoped to the API key, and kept as long
+/// as the row lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
     pub key: String,
@@ -31,7 +31,7 @@ pub struct Idempotency {
     pub fingerprint: [u8; 32],
 }
 
-/// What an insert met.
+/// Result of an insert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inserted {
     New(Sandbox),
@@ -64,11 +64,11 @@ where
 }
 
 impl Store {
-    /// Of any number of racing inserts with one idempotency key, one is `New`.
+    /// Inserts a row. Of any number of racing inserts with one idempotency key, exactly one is
+    /// `New`.
     ///
-    /// # Errors
-    /// [`Error::Conflict`] if another row has the id, [`Error::Invalid`] for text with a NUL in it,
-    /// and whatever the database says.
+    /// # Errors [`Error::Conflict`] if another row has the id, [`Error::Invalid`] for text with a
+    /// NUL in it, and any error of the database.
     pub async fn sandbox_insert(&self, new: &NewSandbox) -> Result<Inserted, Error> {
         check(new)?;
         loop {
@@ -89,7 +89,7 @@ impl Store {
         }
     }
 
-    /// None: a row with this id, or with this idempotency key, is in the way.
+    /// Inserts a row; `None` if there is a row with this id or this idempotency key.
     async fn insert_row(&self, new: &NewSandbox) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "INSERT INTO sandboxes (id, state, generation, spec, key_id, idempotency_key, idempotency_fingerprint,",
@@ -115,11 +115,10 @@ impl Store {
         )?)
     }
 
-    /// What an insert with this idempotency key would meet; `None`: nothing. Never
-    /// [`Inserted::New`].
+    /// Returns the result that an insert with this idempotency key would have: never
+    /// [`Inserted::New`], and `None` if no row has the key.
     ///
-    /// # Errors
-    /// [`Error::Invalid`] for text with a NUL in it, and whatever the database says.
+    /// # Errors [`Error::Invalid`] for text with a NUL in it, and any error of the database.
     pub async fn sandbox_find(
         &self,
         key_id: &str,

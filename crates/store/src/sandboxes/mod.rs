@@ -1,14 +1,14 @@
-//! What the control plane remembers about each sandbox: one row from the promise to the end of the
+//! Sandboxes as the control plane remembers them: a row each, from the promise to the end of the
 //! deletion.
 //!
 //! - **Insert** makes the row: state pending, [`Generation::FIRST`], no host.
 //! - **Reports** of the host that took it move it on. A report applies if its generation is newer
-//!   than the row's and the move is legal; then it replaces everything that hosts decide, so rows
-//!   never mix two reports.
+//!   than the row's and the transition is allowed; then it replaces everything that hosts decide,
+//!   so rows never mix two reports.
 //! - **Deletion** has two steps. The wish is durable first (`deleting`); reports still apply, since
 //!   the host still owns the sandbox. The row goes once no host has it any more.
 //!
-//! What users ask for is scoped by their team: a row of another one is as if it were not there.
+//! Calls for users are scoped by their team: a row of another one is as if it were not there.
 //! Reconcilers and reports of hosts work on the rows of all teams.
 //!
 //! Every operation is one statement, so dying at any moment leaves the row as it was or as it
@@ -28,7 +28,7 @@ use row::{SandboxRow, columns};
 pub use insert::{Idempotency, Inserted, NewSandbox};
 pub use report::{Applied, Report};
 
-/// One row. Times are milliseconds since the Unix epoch.
+/// Row of a sandbox. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
     pub id: SandboxId,
@@ -51,7 +51,7 @@ pub struct Sandbox {
     pub last_updated: i64,
     /// As the host reported it last.
     pub disk: Option<Disk>,
-    /// Whether its deletion was asked for.
+    /// True if its deletion was asked for.
     pub deleting: bool,
 }
 
@@ -69,7 +69,7 @@ impl Sandbox {
 /// A root disk on its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// What it is made of, in the host's word.
+    /// Disk backend, by the host's name for it.
     pub backend: String,
     pub size_mb: u32,
     /// Bytes allocated on the host.
@@ -138,11 +138,10 @@ impl Store {
         )?)
     }
 
-    /// Every row, newest first, also those that are being deleted: what the reconciler compares
-    /// with hosts' reports.
+    /// Lists all rows, newest first, also those that are being deleted: the reconciler compares
+    /// them with hosts' reports.
     ///
-    /// # Errors
-    /// As [`Store::sandbox_get`].
+    /// # Errors As [`Store::sandbox_get`].
     pub async fn sandbox_list_all(&self) -> Result<Vec<Sandbox>, Error> {
         let sql = concat!(
             "SELECT ",
@@ -164,11 +163,10 @@ impl Store {
         )?)
     }
 
-    /// First step of a deletion: makes the wish durable. `None` if the team has no such row. Doing it again
-    /// changes nothing.
+    /// Makes the wish for a deletion durable: its first step. `None` if the team has no such row.
+    /// Doing it again changes nothing.
     ///
-    /// # Errors
-    /// As [`Store::sandbox_get`].
+    /// # Errors As [`Store::sandbox_get`].
     pub async fn sandbox_mark_deleting(
         &self,
         team: &TeamId,
@@ -190,12 +188,11 @@ impl Store {
         )?)
     }
 
-    /// The same for sandboxes that one request is to make, and that nobody was told of: all at
-    /// once, or none of them if all of them have come to run or to be paused. Gives those that were
-    /// marked, in any order.
+    /// Marks sandboxes of a single request, whose ids no client has, as being deleted: all at once,
+    /// or none of them if all are running or paused already. Returns those that were marked, in any
+    /// order.
     ///
-    /// # Errors
-    /// As [`Store::sandbox_get`].
+    /// # Errors As [`Store::sandbox_get`].
     pub async fn sandboxes_give_up(
         &self,
         ids: &[SandboxId],
@@ -226,11 +223,10 @@ impl Store {
         all(rows!(call, SandboxRow, sql, now, all_of_them, running, paused; each ids)?)
     }
 
-    /// Last step of a deletion: the row goes, and its idempotency key with it. False: there was
-    /// none.
+    /// Removes the row, and its idempotency key with it: the last step of a deletion. Returns false
+    /// if there was none.
     ///
-    /// # Errors
-    /// The database fails.
+    /// # Errors The database fails.
     pub async fn sandbox_remove(&self, id: &SandboxId) -> Result<bool, Error> {
         let sql = "DELETE FROM sandboxes WHERE id = $1 RETURNING id";
         Ok(!rows!(

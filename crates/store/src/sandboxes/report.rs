@@ -24,7 +24,7 @@ pub struct Report {
     pub network: Option<NetworkSpec>,
 }
 
-/// What became of a report.
+/// Result of applying a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, matched at once")]
 pub enum Applied {
@@ -84,11 +84,10 @@ impl Store {
         }
     }
 
-    /// Gives up on a sandbox that no host took: pending at generation `expected` becomes error,
-    /// with the reason. False: there is no such row, or it moved on meanwhile.
+    /// Marks a sandbox that no host took as failed: pending at generation `expected` becomes error,
+    /// with the reason. Returns false if there is no such row, or if it has changed since.
     ///
-    /// # Errors
-    /// The database fails.
+    /// # Errors The database fails.
     pub async fn sandbox_fail(
         &self,
         id: &SandboxId,
@@ -133,8 +132,8 @@ fn network_text(network: &NetworkSpec) -> Result<String, Error> {
     serde_json::to_string(network).map_err(unreadable)
 }
 
-/// The states that can become `next`, in as many places as there are states. Every state can become
-/// itself, so `next` stands in for those that cannot.
+/// Returns the states that can become `next`, as an array with a place for each state. Every state
+/// can become itself, so `next` stands in for those that cannot.
 fn predecessors(next: SandboxState) -> [&'static str; SandboxState::ALL.len()] {
     SandboxState::ALL.map(|state| {
         if state.can_become(next) {
@@ -145,7 +144,7 @@ fn predecessors(next: SandboxState) -> [&'static str; SandboxState::ALL.len()] {
     })
 }
 
-/// PostgreSQL holds no NUL in text, and a report must not be refused for one.
+/// Replaces NULs: PostgreSQL holds none in text, and a report must not be refused for one.
 fn printable(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }
