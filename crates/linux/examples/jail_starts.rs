@@ -26,7 +26,7 @@ enum Kind {
     Bare,
     Jailed,
     JailedWithGroup,
-    /// What `unshare --mount` does.
+    /// Does the same as `unshare --mount`.
     CopyOfMounts,
 }
 

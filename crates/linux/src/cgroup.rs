@@ -4,9 +4,9 @@
 //! group: VMs outlive their agent, and systemd cannot start a service again in a group with living
 //! children.
 //!
-//! Where the hierarchy has no controllers (they are all bound to version 1, or the root is somebody
-//! else's), groups hold processes together but limit nothing. A machine without version 2 has no
-//! groups.
+//! Where the hierarchy has no controllers (all are bound to version 1, or the root belongs to
+//! another manager), groups hold processes together but limit nothing. A machine without version 2
+//! has no groups.
 
 mod disk;
 
@@ -20,14 +20,14 @@ pub use disk::{DiskLimits, limit_disk};
 /// Controllers that we use where they are.
 pub const WANTED: [&str; 4] = ["cpu", "memory", "pids", "io"];
 
-/// How long the processes of a group may take to end, and between two looks.
+/// Longest time for the processes of a group to end, and the pause between two attempts.
 const END: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Length of a period of the processor's limit, µs (the kernel's default).
 const PERIOD: u64 = 100_000;
 
-/// What the processes of one group may use together.
+/// Limits on all processes of one group together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Hundredths of one processor's time.
@@ -60,7 +60,8 @@ pub fn find() -> io::Result<Option<(PathBuf, Vec<String>)>> {
     Ok(Some((dir, controllers)))
 }
 
-/// The place in a mountinfo (proc(5)), whose fields after the dash begin with the type.
+/// Returns the mount point of cgroup version 2 in a mountinfo (proc(5)), whose fields after the
+/// dash begin with the type.
 fn mounted(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
@@ -101,13 +102,13 @@ impl Tree {
         Ok(Some(Self { dir, controllers }))
     }
 
-    /// Controllers that our groups have.
+    /// Returns the controllers that our groups have.
     #[must_use]
     pub fn controllers(&self) -> &[String] {
         &self.controllers
     }
 
-    /// Where the group of that name is, or would be.
+    /// Returns the directory of the group of that name, which need not exist.
     #[must_use]
     pub fn group(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -121,7 +122,8 @@ fn make(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a group, or changes the limits of one. Those whose controller is missing do not hold.
+/// Creates a group, or changes the limits of an existing one. Limits whose controller is missing
+/// are not enforced.
 ///
 /// # Errors
 /// What the kernel said.
@@ -141,7 +143,7 @@ pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
     ];
     for (file, value) in settings {
         match fs::write(group.join(file), value) {
-            // PermissionDenied: no such file, in a file system where nobody can make one.
+            // PermissionDenied: the file is missing, and cgroupfs lets no user create files.
             Err(error)
                 if !matches!(
                     error.kind(),
@@ -166,7 +168,7 @@ pub fn swap_share(memory_bytes: u64) -> io::Result<u64> {
     Ok(share(&fs::read_to_string("/proc/meminfo")?, memory_bytes))
 }
 
-/// From a meminfo (proc(5)), in KiB.
+/// Computes [`swap_share`] from a meminfo (proc(5)), whose values are in KiB.
 fn share(meminfo: &str, memory_bytes: u64) -> u64 {
     let bytes = |name: &str| {
         let line = meminfo
@@ -186,8 +188,8 @@ fn share(meminfo: &str, memory_bytes: u64) -> u64 {
     u64::try_from(share).unwrap_or(swap).min(swap)
 }
 
-/// Kills whatever is in the group and removes it. That there is none is fine. Blocks until its
-/// processes are gone.
+/// Kills all processes of the group and removes it. A group that does not exist is no error. Blocks
+/// until its processes are gone.
 ///
 /// # Errors
 /// `ResourceBusy` when they do not go, otherwise what the kernel said.
@@ -209,7 +211,8 @@ pub fn remove(group: &Path) -> io::Result<()> {
     }
 }
 
-/// Needs Linux 5.14; before it, the processes go one by one.
+/// Kills all processes of the group, at once where there is `cgroup.kill` (Linux 5.14), otherwise
+/// one by one.
 fn kill(group: &Path) -> io::Result<()> {
     if fs::write(group.join("cgroup.kill"), "1").is_ok() {
         return Ok(());

@@ -19,8 +19,8 @@ const DELETE: u16 = (1 << 8) | 2;
 /// `CTA_TUPLE_ORIG`, which holds others.
 const TUPLE_ORIG: u16 = 1 | (1 << 15);
 
-/// Forgets all connections that an address has begun, or that were begun with it. What of them
-/// still comes is new, and the rules decide anew.
+/// Removes all tracked connections that an address has begun, or that were begun to it. Their later
+/// packets count as new connections, so that the rules are evaluated again.
 ///
 /// # Errors
 /// What the kernel said. That there are none is fine.
@@ -66,7 +66,7 @@ pub fn destinations() -> io::Result<HashSet<IpAddr>> {
     Ok(found)
 }
 
-/// How the connections began that have the address in one of those parts of how they began.
+/// Returns the original tuples of the connections that have the address in `part` of that tuple.
 ///
 /// The kernel is asked for these alone, but over IPv6 for all: there it compares the wrong way
 /// round, and would leave out just these (`ctnetlink_filter_match_tuple` in its
@@ -118,7 +118,7 @@ fn delete(socket: &mut NetlinkSocket, address: IpAddr, tuple: &[u8]) -> io::Resu
     payload.extend(TUPLE_ORIG.to_ne_bytes());
     payload.extend(tuple);
     match socket.request(&Delete(payload))?.recv_ack() {
-        // It has ended meanwhile.
+        // The connection has ended since it was listed.
         Err(error) if error.as_io_error().kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(said),
     }
@@ -137,7 +137,8 @@ fn said(error: ReplyError) -> io::Error {
     )
 }
 
-/// The kernel's description of its messages, of which the library is made, lacks this one.
+/// Request to delete one connection: netlink-bindings, which is generated from the kernel's
+/// description of its messages, lacks it.
 struct Delete(Vec<u8>);
 
 impl NetlinkRequest for Delete {

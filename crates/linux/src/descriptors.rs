@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
-/// Most descriptors of one message. The kernel takes 253 (`SCM_MAX_FD`).
+/// Maximum number of descriptors in one message. The kernel takes 253 (`SCM_MAX_FD`).
 pub const MOST: usize = 64;
 
 /// Sends bytes with descriptors, all at once; more bytes than the socket's buffer holds are not
@@ -38,8 +38,8 @@ pub fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -
     }
 }
 
-/// Receives what comes first: at most so many bytes, and descriptors, which are closed on exec. No
-/// bytes: the other side is gone.
+/// Receives one message: at most `limit` bytes, and descriptors, which are closed on exec. Returns
+/// no bytes if the other side is gone.
 ///
 /// # Errors
 /// What the socket said; `InvalidData` when not all of the descriptors arrived.
@@ -52,7 +52,8 @@ pub fn receive(socket: &UnixStream, limit: usize) -> io::Result<(Vec<u8>, Vec<Ow
     let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = control {
-            // SAFETY: the kernel has just made them for us, and nobody else knows them.
+            // SAFETY: the kernel has just created them for this process, and no other code knows
+            // them.
             descriptors.extend(
                 raw.into_iter()
                     .map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }),

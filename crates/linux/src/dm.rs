@@ -66,10 +66,10 @@ impl std::fmt::Display for Number {
     }
 }
 
-/// A stretch of a device, `sectors` long.
+/// Part of a device's table, `sectors` long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// What is written goes to `cow` and stays there; the rest is read from `origin`.
+    /// Copy-on-write: writes go to `cow` and stay there; all other blocks are read from `origin`.
     Snapshot {
         sectors: u64,
         origin: Number,
@@ -102,7 +102,7 @@ impl Target {
     }
 }
 
-/// How full the copy-on-write store of a snapshot is.
+/// Fill level of the copy-on-write store of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     /// Bytes from the beginning of the store; it is filled from there.
@@ -111,23 +111,23 @@ pub enum Fill {
     Lost,
 }
 
-/// A device as the kernel has it.
+/// State of a device in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
     pub number: Number,
-    /// What its maker gave it beside the name.
+    /// UUID that its creator gave it beside the name.
     pub uuid: String,
     /// The devices that its table names.
     pub over: BTreeSet<Number>,
 }
 
-/// The name of the device's node.
+/// Returns the path of the device's node.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
     Path::new(DIR).join(name)
 }
 
-/// Makes a device of `targets`, one after the other. What is only read takes `read_only`.
+/// Creates a device of `targets`, one after the other, and returns the path of its node.
 ///
 /// # Errors
 /// When the name is taken, or the kernel refuses; then nothing is left.
@@ -192,7 +192,7 @@ fn make_node(path: &Path, number: Number) -> io::Result<()> {
     let wanted = makedev(number.major.into(), number.minor.into());
     match fs::metadata(path) {
         Ok(meta) if meta.file_type().is_block_device() && meta.rdev() == wanted => return Ok(()),
-        // Of a device that was, or half a link of udev's.
+        // The node of an earlier device, or a dangling link of udev's.
         _ => stdx::fs::remove_file_if_exists(path)?,
     }
     match mknod(
@@ -207,8 +207,8 @@ fn make_node(path: &Path, number: Number) -> io::Result<()> {
     }
 }
 
-/// Takes a device away. While somebody holds it open that is tried again, for a second. That there
-/// is none is fine.
+/// Removes a device. While a program holds it open, that is tried again for a second (by the crate
+/// `devicemapper`). A device that does not exist is no error.
 ///
 /// # Errors
 /// [`Error::Busy`] when it stays open; the device is as it was then.
@@ -230,7 +230,7 @@ pub fn remove(name: &str) -> Result<(), Error> {
     })
 }
 
-/// Names of all devices that begin with `prefix`.
+/// Returns the names of all devices that begin with `prefix`.
 ///
 /// # Errors
 /// When there is no device mapper.
@@ -242,7 +242,7 @@ pub fn list(prefix: &str) -> Result<Vec<String>, Error> {
     Ok(names.filter(|name| name.starts_with(prefix)).collect())
 }
 
-/// What the kernel knows of a device. `None` when there is none.
+/// Returns the state of a device in the kernel; `None` if it does not exist or has no table.
 ///
 /// # Errors
 /// When there is no device mapper.
@@ -270,7 +270,7 @@ pub fn info(name: &str) -> Result<Option<Info>, Error> {
     }))
 }
 
-/// How full a snapshot's store is. Writes nothing.
+/// Returns the fill level of a snapshot's store. Writes nothing.
 ///
 /// # Errors
 /// [`Error::Missing`], or what the kernel said.
@@ -292,7 +292,8 @@ pub fn fill(name: &str) -> Result<Fill, Error> {
     })
 }
 
-/// `USED/SIZE METADATA` in sectors, or one word for why there is no such thing.
+/// Parses a snapshot's status: `USED/SIZE METADATA` in sectors, or one word (`Invalid`, `Overflow`)
+/// if the store is unusable.
 fn parse_fill(status: &str) -> Option<Fill> {
     match status.split_once('/') {
         Some((used, _)) => Some(Fill::Used(used.parse::<u64>().ok()?.checked_mul(SECTOR)?)),
@@ -301,7 +302,7 @@ fn parse_fill(status: &str) -> Option<Fill> {
     }
 }
 
-/// Waits until everything that was written to a device is in what it is made of.
+/// Waits until everything that was written to a device has reached its underlying devices.
 ///
 /// # Errors
 /// [`Error::Missing`], or what the kernel said.
@@ -318,8 +319,8 @@ pub fn flush(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether this kernel has a device mapper: the node alone can be there without one, where a tool
-/// has made it.
+/// Returns true if this kernel has a device mapper. The node alone proves nothing: a tool may have
+/// created it.
 #[must_use]
 pub fn is_there() -> bool {
     fs::File::open(CONTROL).is_ok()

@@ -1,8 +1,8 @@
 //! Starts a program in a control group from its first moment on (clone3(2), `CLONE_INTO_CGROUP`).
 //!
 //! A process that enters a group later makes the kernel wait until no processor can still be in the
-//! middle of a fork, some 10 ms, and everybody else who starts something waits with it. The
-//! standard library has no way to ask for that.
+//! middle of a fork, some 10 ms, and every other start of a process waits with it. The standard
+//! library has no way to ask for `CLONE_INTO_CGROUP`.
 
 #![allow(unsafe_code)]
 
@@ -27,7 +27,8 @@ use crate::programs::ENVIRONMENT;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A program, with all that exec takes, made before the fork: afterwards nothing may allocate.
+/// Program with everything that exec takes, created before the fork: afterwards nothing may
+/// allocate.
 #[derive(Debug)]
 pub(crate) struct Program {
     path: CString,
@@ -36,12 +37,12 @@ pub(crate) struct Program {
     cwd: Option<CString>,
     /// Input, output and error.
     stdio: [OwnedFd; 3],
-    /// Others that it gets, under the numbers that they have here.
+    /// Further descriptors that it inherits, under the numbers that they have here.
     files: Vec<OwnedFd>,
 }
 
 impl Program {
-    /// The program with the environment that all programs get.
+    /// Creates the program, with the environment that all programs get.
     ///
     /// # Errors
     /// `InvalidInput` for a name with a NUL byte.
@@ -73,13 +74,14 @@ impl Program {
         })
     }
 
-    /// Gives it these descriptors, too.
+    /// Lets the program inherit these descriptors, too.
     pub(crate) fn with_files(self, files: Vec<OwnedFd>) -> Self {
         Self { files, ..self }
     }
 
-    /// Starts it as a child of the calling thread, in that group or in ours; its number. `before`
-    /// runs in the child, `beside` in the caller, while the child is on its way to exec.
+    /// Starts the program as a child of the calling thread, in that group or in ours, and returns
+    /// its process id. `before` runs in the child, `beside` in the caller, while the child is on
+    /// its way to exec.
     ///
     /// # Safety
     /// `before` only makes system calls: other threads may hold any lock at that moment, that of
@@ -107,7 +109,7 @@ impl Program {
         mask.thread_set_mask()?;
         drop(tell);
         let pid = pid?;
-        // An error of it keeps the child from exec, which then tells that it could not.
+        // An error of it keeps the child from exec, and the child reports that through the pipe.
         let done = beside();
         let mut errno = Vec::new();
         told.read_to_end(&mut errno)?;
@@ -123,7 +125,8 @@ impl Program {
         }
     }
 
-    /// In the child. Tells what went wrong, if anything does.
+    /// Runs in the child: sets it up and executes the program. Sends the error number through
+    /// `tell` if anything fails.
     unsafe fn become_it(
         &self,
         args: &[*const libc::c_char],
@@ -162,7 +165,8 @@ impl Program {
     }
 }
 
-/// Like fork(2), but for handlers that the C library has for it; 0 in the child.
+/// Does what fork(2) does, but for the handlers that the C library has for it. Returns 0 in the
+/// child.
 unsafe fn fork(group: Option<&File>) -> io::Result<libc::pid_t> {
     // SAFETY: zeroes are what the kernel takes for "not asked for".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -188,7 +192,7 @@ unsafe fn fork(group: Option<&File>) -> io::Result<libc::pid_t> {
     }
 }
 
-/// In the child: keeps a descriptor open over exec.
+/// Keeps a descriptor open over exec. Runs in the child.
 pub(crate) fn inherit(file: &OwnedFd) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?)
 }

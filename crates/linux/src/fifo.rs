@@ -1,5 +1,4 @@
-//! Named pipes that somebody writes to whether they are read or not: 64 KiB in the kernel, never on
-//! disk.
+//! Named pipes for writers that must not depend on a reader: 64 KiB in the kernel, never on disk.
 //!
 //! Opened for both directions, as Linux allows (fifo(7)), a pipe has always a reader, so its writer
 //! gets no SIGPIPE, and always a writer, so its reader sees no end. What is in it is kept for as

@@ -19,7 +19,8 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
-/// The same for what means nothing once the machine has stopped: nobody waits for the disk.
+/// Writes a file as [`write_atomic`], but without waiting for the disk: for content that means
+/// nothing after a restart of the machine.
 ///
 /// # Errors
 /// As [`write_atomic`].
@@ -51,7 +52,7 @@ fn put_in_place(
     written
 }
 
-/// Beside `path`, hidden, and recognisable as unfinished.
+/// Returns the name for the unfinished file: beside `path`, hidden, ending in `.unfinished`.
 #[must_use]
 pub fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -98,7 +99,7 @@ pub fn clone_content(source: &File, target: &File) -> io::Result<()> {
     })
 }
 
-/// Whether files in `dir` can share blocks, found by doing it.
+/// Returns true if files in `dir` can share blocks; finds out by trying.
 ///
 /// # Errors
 /// When no file can be made in `dir`.
@@ -119,7 +120,7 @@ pub fn can_reflink(dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Bytes that the file really takes on disk, which for a sparse one is less than its length.
+/// Returns the bytes that the file takes on disk, for a sparse one less than its length.
 ///
 /// # Errors
 /// When there is no such file.
@@ -127,8 +128,8 @@ pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.blocks() * 512)
 }
 
-/// Gives back the disk space of a file but for its last `keep` bytes. Its length, and where its
-/// writer is in it, stay: what is given back reads as zeros.
+/// Frees the disk space of a file but for its last `keep` bytes. Its length and the position of its
+/// writer stay: freed parts read as zeros.
 ///
 /// # Errors
 /// When there is no such file, or the file system cannot do it.
@@ -142,7 +143,7 @@ pub fn free_beginning(path: &Path, keep: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that unprivileged users can still write on the file system of `path`.
+/// Returns the bytes that unprivileged users can still write on the file system of `path`.
 ///
 /// # Errors
 /// When there is no such path.
@@ -151,14 +152,14 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
-/// A file system's size, and what of it nobody uses, in bytes.
+/// Size of a file system, and its space that unprivileged users can still write, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     pub total: u64,
     pub free: u64,
 }
 
-/// The file system of `path`.
+/// Returns size and free space of the file system of `path`.
 ///
 /// # Errors
 /// When there is no such path.
@@ -170,8 +171,8 @@ pub fn space(path: &Path) -> io::Result<Space> {
     })
 }
 
-/// Has blocks for the first `length` bytes of a file, which keeps its length and content. A file
-/// system that cannot do that is left alone.
+/// Allocates blocks for the first `length` bytes of a file, which keeps its length and content.
+/// Does nothing on a file system that cannot do that.
 ///
 /// # Errors
 /// `StorageFull` when there are no blocks.
@@ -182,7 +183,7 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// Creates a directory that only its owner may enter. One that is there already becomes so.
+/// Creates a directory that only its owner may enter. An existing one gets that mode.
 ///
 /// # Errors
 /// What the file system said; `NotADirectory` for a link.
@@ -196,8 +197,8 @@ pub fn ensure_private_dir(path: &Path) -> io::Result<()> {
     make_private(&dir, 0o700)
 }
 
-/// Opens a file that only its owner may open, for reading and writing, and creates it if need be.
-/// One that is there already becomes so: who may open a file can lock it.
+/// Opens a file for reading and writing that only its owner may open, and creates it if need be. An
+/// existing one gets that mode: a user who may open a file can lock it.
 ///
 /// # Errors
 /// What the file system said.

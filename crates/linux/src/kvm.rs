@@ -26,7 +26,7 @@ const CODE: [u8; 5] = [0x66, 0x49, 0x75, 0xfc, 0xf4];
 /// Guest address of the code, and size of the only memory of the guest.
 const PAGE: usize = 4096;
 
-/// Why no speed could be measured.
+/// Reason why no speed could be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -46,8 +46,8 @@ pub enum Error {
     Stuck { limit: Duration },
 }
 
-/// How long a guest takes for [`ROUNDS`] rounds, the best of `attempts` so that a busy host is not
-/// mistaken for a slow one.
+/// Returns how long a guest takes for [`ROUNDS`] rounds, the best of `attempts` so that a busy host
+/// is not mistaken for a slow one.
 ///
 /// # Errors
 /// When KVM is missing, refuses, runs the code wrongly or needs longer than `limit`. A thread that
@@ -98,8 +98,8 @@ impl Guest {
             userspace_addr: memory.0.as_ptr() as u64,
             flags: 0,
         };
-        // SAFETY: the page is mapped for as long as the VM lives (field order above) and nothing in
-        // this program refers to its content meanwhile.
+        // SAFETY: the page is mapped for as long as the VM lives (field order above) and nothing
+        // else in this program refers to its content until then.
         unsafe { vm.set_user_memory_region(region) }.map_err(refused("give memory to a guest"))?;
         let vcpu = vm
             .create_vcpu(0)
@@ -156,7 +156,7 @@ fn refused(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
     }
 }
 
-/// One page with the test code at its start.
+/// Page of memory with the test code at its start.
 struct Page(NonNull<u8>);
 
 impl Page {

@@ -1,4 +1,4 @@
-//! What this process may use.
+//! Limits of this process.
 
 use std::io;
 

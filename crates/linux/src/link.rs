@@ -40,8 +40,9 @@ impl Links {
         Ok(Self { runtime, handle })
     }
 
-    /// Makes a veth pair: `name` here, `peer` in the network namespace `peer_netns`. It is born
-    /// there: to move a link takes the kernel some 20 ms, for which nobody else can change one.
+    /// Creates a veth pair: `name` here, `peer` in the network namespace `peer_netns`. The peer is
+    /// created there: to move a link takes the kernel some 20 ms, in which it lets no other thread
+    /// change links.
     ///
     /// # Errors
     /// `AlreadyExists` when either name is taken; then nothing is left.
@@ -53,8 +54,9 @@ impl Links {
         )
     }
 
-    /// The same with hardware addresses, the first of which is that of the end here. They are set
-    /// from the start: programs that name links leave such an address alone.
+    /// Creates a veth pair as [`Links::add_veth`], with hardware addresses, the first of which is
+    /// that of the end here. They are set from the start: systemd-udevd leaves such an address
+    /// alone.
     ///
     /// # Errors
     /// As [`Links::add_veth`].
@@ -137,8 +139,8 @@ impl Links {
         self.run(self.handle.link().set(message).execute())
     }
 
-    /// Lets the link have no IPv6 address but those that it is given: the kernel makes it none of
-    /// its own. Before the link is up.
+    /// Keeps the kernel from giving the link an IPv6 address by itself. Takes effect only before
+    /// the link is up.
     ///
     /// # Errors
     /// `NotFound` when there is no such link.
@@ -152,8 +154,8 @@ impl Links {
         self.run(self.handle.link().set(message.build()).execute())
     }
 
-    /// Gives the link an address. One of IPv6 is good at once: nobody is asked whether somebody has
-    /// it. A prefix that is longer than the address is the whole address.
+    /// Gives the link an address. An IPv6 address is usable at once: there is no duplicate address
+    /// detection. A longer prefix than the address is taken for its whole length.
     ///
     /// # Errors
     /// `NotFound` when there is no such link, `AlreadyExists` when it has the address.
@@ -176,8 +178,8 @@ impl Links {
         self.run(request.execute())
     }
 
-    /// Says for good which hardware address an address on this link has, so that nobody asks for
-    /// it.
+    /// Adds a permanent neighbour entry: which hardware address an address on this link has, so
+    /// that neither ARP nor neighbour discovery asks for it.
     ///
     /// # Errors
     /// `NotFound` when there is no such link, `AlreadyExists` when the address is known.
@@ -236,8 +238,8 @@ impl Links {
         )
     }
 
-    /// Has nothing reach `destination/prefix` that has no route of its own. That this is so already
-    /// is fine.
+    /// Makes `destination/prefix` unreachable but for more specific routes. An existing such route
+    /// is no error.
     ///
     /// # Errors
     /// What the kernel said.
@@ -253,7 +255,7 @@ impl Links {
         }
     }
 
-    /// Ends that. That it is not so is fine.
+    /// Removes the route of [`Links::add_unreachable6`]. A missing one is no error.
     ///
     /// # Errors
     /// What the kernel said.
@@ -271,7 +273,7 @@ impl Links {
         }
     }
 
-    /// Removes a link, and with a veth its peer. That there is none is fine.
+    /// Removes a link, and with a veth its peer. A link that does not exist is no error.
     ///
     /// # Errors
     /// What the kernel said.
@@ -290,7 +292,8 @@ impl Links {
         }
     }
 
-    /// In the namespace of the calling thread, which is that of the socket.
+    /// Returns the index of a link in the namespace of the calling thread, which is that of the
+    /// socket.
     fn index(&self, name: &str) -> io::Result<u32> {
         match nix::net::if_::if_nametoindex(name) {
             Err(nix::Error::ENODEV) => Err(not_found(name)),
@@ -318,24 +321,24 @@ fn not_found(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no link {name}"))
 }
 
-/// Whether the calling thread's namespace has a link of that name.
+/// Returns true if the calling thread's namespace has a link of that name.
 #[must_use]
 pub fn exists(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
 }
 
-/// A way to an IPv6 network.
+/// Route to an IPv6 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route6 {
     pub destination: Ipv6Addr,
     pub prefix: u8,
     pub link: String,
-    /// It leads to a router, and not to the link itself.
+    /// Leads to a router, and not to the link itself.
     pub has_gateway: bool,
 }
 
-/// IPv6 routes of the calling thread's namespace that lead somewhere: none where the kernel has no
-/// IPv6.
+/// Returns the IPv6 routes of the calling thread's namespace that lead to a link other than `lo`:
+/// none where the kernel has no IPv6.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -348,7 +351,8 @@ pub fn routes6() -> io::Result<Vec<Route6>> {
         .collect())
 }
 
-/// A table of IPv6 in the calling thread's namespace; an empty one where the kernel has no IPv6.
+/// Reads a table of IPv6 in the calling thread's namespace; an empty one where the kernel has no
+/// IPv6.
 fn table6(name: &str) -> io::Result<String> {
     match std::fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -356,9 +360,9 @@ fn table6(name: &str) -> io::Result<String> {
     }
 }
 
-/// One line: destination, its prefix, source, its prefix, gateway, metric, two counters, flags,
-/// link, all but the last in hexadecimal digits (the kernel's net/ipv6/route.c). `None` for one
-/// that leads nowhere, or depends on the source.
+/// Parses one line: destination, its prefix, source, its prefix, gateway, metric, two counters,
+/// flags, link, all but the last in hexadecimal digits (the kernel's net/ipv6/route.c). `None` for
+/// a route that rejects packets, or depends on the source.
 fn route6(line: &str) -> Option<Route6> {
     /// Flags of linux/route.h.
     const GATEWAY: u32 = 0x0002;
@@ -378,8 +382,8 @@ fn route6(line: &str) -> Option<Route6> {
     })
 }
 
-/// IPv6 addresses of the calling thread's namespace, each with the length of its prefix and the
-/// name of its link: none where the kernel has no IPv6.
+/// Returns the IPv6 addresses of the calling thread's namespace, each with the length of its prefix
+/// and the name of its link: none where the kernel has no IPv6.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -388,8 +392,8 @@ pub fn addresses6() -> io::Result<Vec<(Ipv6Addr, u8, String)>> {
     Ok(table.lines().filter_map(address6).collect())
 }
 
-/// One line: address, index of the link, prefix, scope, flags, all in hexadecimal digits, and the
-/// link's name (the kernel's net/ipv6/addrconf.c).
+/// Parses one line: address, index of the link, prefix, scope, flags, all in hexadecimal digits,
+/// and the link's name (the kernel's net/ipv6/addrconf.c).
 fn address6(line: &str) -> Option<(Ipv6Addr, u8, String)> {
     let parts: Vec<&str> = line.split_ascii_whitespace().collect();
     let [address, _, prefix, _, _, link] = parts[..] else {
@@ -403,7 +407,7 @@ fn address6(line: &str) -> Option<(Ipv6Addr, u8, String)> {
     ))
 }
 
-/// Names of the links in the calling thread's namespace that begin with `prefix`.
+/// Returns the names of the links in the calling thread's namespace that begin with `prefix`.
 ///
 /// # Errors
 /// When `/proc` cannot be read.

@@ -1,7 +1,8 @@
 //! Locks on files (flock(2)).
 //!
-//! Whoever may open a file can lock it, for reading even: files that are locked belong into private
-//! directories ([`crate::file::ensure_private_dir`]). Nothing here waits without a deadline.
+//! Every user who may open a file can lock it, even for reading only: files that are locked belong
+//! into private directories ([`crate::file::ensure_private_dir`]). Nothing here waits without a
+//! deadline.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::file::open_private;
 
-/// Between two attempts to take a lock that another process holds.
+/// Pause between two attempts to take a lock that another process holds.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// A lock on a file, held until it is dropped or the process ends.
@@ -19,7 +20,7 @@ const RETRY: Duration = Duration::from_millis(5);
 pub struct Lock(File);
 
 impl Lock {
-    /// Takes the lock for itself alone, creating the file if need be. `None` when another one holds
+    /// Takes the exclusive lock, creating the file if need be. `None` when another process holds
     /// it.
     ///
     /// # Errors
@@ -28,7 +29,7 @@ impl Lock {
         Self::try_lock(open_private(path)?)
     }
 
-    /// Takes the lock of a directory that is there. `None` when another one holds it.
+    /// Takes the exclusive lock of an existing directory. `None` when another process holds it.
     ///
     /// # Errors
     /// When the directory cannot be opened.
@@ -36,7 +37,7 @@ impl Lock {
         Self::try_lock(File::open(dir)?)
     }
 
-    /// Takes the lock for itself alone, as [`Lock::try_take`], and waits for it so long.
+    /// Takes the exclusive lock as [`Lock::try_take`], waiting up to `timeout` for it.
     ///
     /// # Errors
     /// `TimedOut`, with the path and the processes that hold it; when the file cannot be opened.
@@ -44,7 +45,7 @@ impl Lock {
         Self::wait(path, timeout, File::try_lock)
     }
 
-    /// Takes the lock together with others that share it.
+    /// Takes the shared lock, waiting up to `timeout` while another process has it exclusively.
     ///
     /// # Errors
     /// As [`Lock::take_within`].
@@ -102,15 +103,15 @@ fn held(path: &Path, file: &File) -> io::Error {
     )
 }
 
-/// Returns the processes that hold a lock of the file, as `process 7 (name)`. The one that took a
-/// lock may have ended and left it to its children.
+/// Returns the processes that hold a lock of the file, as `process 7 (name)`. The process that took
+/// a lock may have ended and left it to its children.
 fn holders(file: &File) -> io::Result<Vec<String>> {
     let meta = file.metadata()?;
     let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
     let wanted = format!("{major:02x}:{minor:02x}:{}", meta.ino());
     let table = fs::read_to_string("/proc/locks")?;
-    // proc_locks(5): number, kind, mode, access, process, device and inode, range. Who waits has
-    // `->` after the number.
+    // proc_locks(5): number, kind, mode, access, process, device and inode, range. Waiting
+    // processes have `->` after the number.
     let holder = |line: &str| {
         let parts: Vec<&str> = line.split_ascii_whitespace().collect();
         let [_, "FLOCK", _, _, pid, place, ..] = parts[..] else {

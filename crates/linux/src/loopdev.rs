@@ -1,13 +1,13 @@
 //! Loop devices: files as block devices (Linux `drivers/block/loop.c`).
 //!
 //! Every device is configured in one step (LOOP_CONFIGURE, Linux 5.8) with autoclear: the kernel
-//! takes it away when its last user closes it. A [`LoopDevice`] is one such user, a device-mapper
-//! table another. So whoever dies in whatever moment leaves no device behind that nothing uses, and
-//! taking one away twice is not possible.
+//! removes it when its last user closes it. A [`LoopDevice`] is one such user, a device-mapper
+//! table another. So a crash at any moment leaves no unused device behind, and no device can be
+//! removed twice.
 //!
-//! Each has a mark that its maker chose (the kernel's field for the file's name, which nobody reads
-//! as one), and what it is made of is told by device and inode of the file: that stays true when
-//! the file is renamed or deleted.
+//! Each device has a mark that its creator chose (in the kernel's field for the file's name, which
+//! the kernel does not interpret), and its file is identified by device and inode: that stays true
+//! when the file is renamed or deleted.
 
 #![allow(unsafe_code)]
 
@@ -24,9 +24,10 @@ use parking_lot::Mutex;
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
-/// Others look for free devices at the same time, and each attempt that they win costs us one.
+/// Attempts to get a free device: other processes look for one at the same time, and each race that
+/// they win costs one.
 const ATTEMPTS: u32 = 200;
-/// Bytes of a mark, with the zero at its end.
+/// Bytes of a mark, including the zero at its end.
 const MARK_BYTES: usize = 64;
 
 /// `struct loop_info64`.
@@ -59,7 +60,7 @@ struct Config {
 nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, Config);
 nix::ioctl_read_bad!(loop_get_status, 0x4C05, Info);
 
-/// A file, whatever it is called: the file system's device number and the inode.
+/// Identity of a file independent of its name: the file system's device number and the inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     pub device: u64,
@@ -80,35 +81,36 @@ impl Identity {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Through the page cache: what one reader has read, others find in memory.
+    /// Goes through the page cache: blocks that one reader has read, others find in memory.
     ReadOnly,
-    /// Read once into the device's own cache, past that of the file, where the file system can do
-    /// that.
+    /// Reads directly into the device's own cache, past that of the file, where the file system can
+    /// do that.
     ReadOnlyDirect,
-    /// Past the page cache where the file system can do that: whoever uses the device caches for
-    /// himself.
+    /// Goes past the page cache where the file system can do that: each user of the device has a
+    /// cache of its own.
     ReadWrite,
 }
 
-/// What the kernel says of a device in use.
+/// Status of a device in use, as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     pub number: u32,
     pub backing: Identity,
     pub read_only: bool,
     pub mark: String,
-    /// The file's path as far as the kernel knows it. One that was deleted ends in ` (deleted)`.
+    /// Path of the file as far as the kernel knows it. That of a deleted file ends in ` (deleted)`.
     pub path: Option<PathBuf>,
 }
 
-/// One user of a device. Dropping it closes it, with which the device goes unless others use it.
+/// Handle of one user of a device. Dropping it closes it; the kernel removes the device when its
+/// last user closes it.
 #[derive(Debug)]
 pub struct LoopDevice {
     number: u32,
     device: loopdev::LoopDevice,
 }
 
-/// Makes a file a block device.
+/// Attaches a file to a free loop device.
 ///
 /// # Errors
 /// What opening the file said, or the kernel.
@@ -123,7 +125,7 @@ pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice>
     for _ in 0..ATTEMPTS {
         let device = match control.next_free() {
             Ok(device) => device,
-            // A number that was free is another one's now, who takes it away again.
+            // Another process took the free number first, or removes the device again.
             Err(error) if is_lost_race(&error) => {
                 last = error;
                 continue;
@@ -146,15 +148,15 @@ pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice>
     Err(last)
 }
 
-/// A read-only device over a file that never changes, for any number of users: the one with this
-/// mark that there is, whoever made it, or a new one. What one user has read, others find in
-/// memory.
+/// Returns a read-only device over a file that never changes, for any number of users: the existing
+/// one with this mark, even if another process created it, or a new one. Blocks that one user has
+/// read, others find in memory.
 ///
 /// # Errors
 /// What opening the file said, or the kernel.
 pub fn share(path: &Path, mark: &str) -> io::Result<LoopDevice> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    // Two that come at once must not make two.
+    // Two concurrent calls must not create two devices.
     let _alone = ONE_AT_A_TIME.lock();
     let backing = Identity::of(path)?;
     let fits =
@@ -199,7 +201,7 @@ fn config(file: &File, access: Access, mark: &str) -> io::Result<Config> {
 }
 
 impl LoopDevice {
-    /// Becomes a user of a device that is in use. `None` when it is not.
+    /// Becomes a user of a device that is in use. `None` if it is not.
     ///
     /// # Errors
     /// What opening it said.
@@ -224,7 +226,7 @@ impl LoopDevice {
         device_path(self.number)
     }
 
-    /// `None` when nothing is attached any more.
+    /// Returns the status; `None` when no file is attached any more.
     ///
     /// # Errors
     /// What the kernel said.
@@ -232,7 +234,7 @@ impl LoopDevice {
         status(self.number, self.device.as_raw_fd())
     }
 
-    /// Makes the device as long as the file is by now.
+    /// Makes the device as long as the file is now.
     ///
     /// # Errors
     /// What the kernel said.
@@ -240,7 +242,8 @@ impl LoopDevice {
         self.device.set_capacity()
     }
 
-    /// Takes the device away; at once, or, where others use it, when the last one closes it.
+    /// Detaches the file; at once, or, where the device has other users, when the last one closes
+    /// it.
     ///
     /// # Errors
     /// What the kernel said; that nothing is attached is fine.
@@ -290,7 +293,7 @@ fn status(number: u32, fd: i32) -> io::Result<Option<Status>> {
     }))
 }
 
-/// All devices in use, of whoever made them.
+/// Returns all devices in use, also those of other programs.
 ///
 /// # Errors
 /// When the kernel's list cannot be read.
@@ -306,7 +309,7 @@ pub fn list() -> io::Result<Vec<Status>> {
         else {
             continue;
         };
-        // One that goes meanwhile is none.
+        // The device has been removed since the directory was read.
         let Ok(device) = File::open(device_path(number)) else {
             continue;
         };

@@ -33,9 +33,9 @@ pub const DIR: &str = "/run/wrenn/netns";
 /// Directory that iproute2, CNI plugins and Podman share, and where agents of before kept their
 /// handles, too.
 pub const SHARED_DIR: &str = "/run/netns";
-/// For another process that mounts [`DIR`] in the same moment.
+/// Longest wait for another process that mounts [`DIR`] at the same time.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Size of [`DIR`]: handles are empty files.
+/// Mount options of [`DIR`]: handles are empty files.
 const MOUNT_OPTIONS: &str = "mode=0700,size=1m,nr_inodes=100000";
 
 fn path(name: &str) -> PathBuf {
@@ -86,7 +86,7 @@ fn mount_dir() -> io::Result<()> {
     )?)
 }
 
-/// A mount has a device number of its own.
+/// Returns true if [`DIR`] is a mount, which has a device number of its own.
 fn is_mounted() -> io::Result<bool> {
     let parent = Path::new(DIR).parent().unwrap_or(Path::new("/"));
     match (fs::metadata(DIR), fs::metadata(parent)) {
@@ -99,8 +99,8 @@ fn is_mounted() -> io::Result<bool> {
 /// Creates the namespace.
 ///
 /// # Errors
-/// `AlreadyExists` when the name is taken, by whomever; otherwise what the kernel said, and nothing
-/// is left.
+/// `AlreadyExists` when the name is taken, also by another program; otherwise what the kernel said.
+/// On error nothing is left.
 pub fn create(name: &str) -> io::Result<()> {
     mount_dir()?;
     if Path::new(SHARED_DIR).join(name).exists() {
@@ -130,8 +130,8 @@ pub fn create(name: &str) -> io::Result<()> {
     made
 }
 
-/// Removes the name, wherever it is mounted; the namespace goes when its last process does. That
-/// there is none is fine.
+/// Removes the name, in all mount namespaces; the namespace goes with its last process. A name that
+/// does not exist is no error.
 ///
 /// # Errors
 /// What umount or unlink said.
@@ -188,7 +188,7 @@ fn unlink_elsewhere(dir: PathBuf, name: String) -> io::Result<()> {
     })
 }
 
-/// Names of all namespaces that begin with `prefix`.
+/// Returns the names of all namespaces that begin with `prefix`.
 ///
 /// # Errors
 /// When a directory of handles cannot be read; that it does not exist is an empty list.
@@ -214,7 +214,7 @@ pub(crate) fn open(name: &str) -> io::Result<File> {
     File::open(find(name).unwrap_or_else(|| path(name)))
 }
 
-/// Moves the calling thread. Async-signal-safe.
+/// Moves the calling thread into the namespace. Async-signal-safe.
 pub(crate) fn set(namespace: &File) -> io::Result<()> {
     Ok(setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?)
 }

@@ -1,7 +1,7 @@
 //! Packets that nftables rules logged to a group (`log group N`), in the network namespace of the
 //! thread that opened it.
 //!
-//! The kernel keeps a bounded queue for the socket, and drops what is too much.
+//! The kernel keeps a bounded queue for the socket, and drops packets beyond it.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,11 +16,10 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::io::unix::AsyncFd;
 
-/// Bytes of one read; several messages come at once.
+/// Bytes of one read, which returns several messages at once.
 const BUFFER: usize = 32 * 1024;
 /// Numbers of protocols (IANA's registry), and of the headers that may be between that of IPv6 and
-/// them (RFC 8200, section 4): options for each hop, a way to go, a part of a packet, options for
-/// the destination.
+/// them (RFC 8200, section 4): hop-by-hop options, routing, fragment, destination options.
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -30,7 +29,7 @@ const FRAGMENT: u8 = 44;
 /// Bytes of the header of IPv6.
 const HEADER6: usize = 40;
 
-/// Listens to one group.
+/// Listener of one group.
 pub struct Nflog(Socket);
 
 impl std::fmt::Debug for Nflog {
@@ -39,21 +38,21 @@ impl std::fmt::Debug for Nflog {
     }
 }
 
-/// Where a packet was to go.
+/// Destination of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
-    /// Number of the protocol in IP.
+    /// Protocol number in IP.
     pub protocol: u8,
     pub address: IpAddr,
-    /// Of TCP and UDP.
+    /// Destination port, for TCP and UDP.
     pub port: Option<u16>,
 }
 
 impl Nflog {
-    /// Opens a socket that does not block.
+    /// Opens a non-blocking socket.
     ///
     /// # Errors
-    /// When the kernel cannot log to user space, or somebody else has the group.
+    /// When the kernel cannot log to user space, or another process has the group.
     pub fn open(group: u16) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
@@ -72,7 +71,7 @@ impl Nflog {
         }
     }
 
-    /// Lets a task wait until something was logged.
+    /// Registers the socket with the runtime, so that a task can wait until something was logged.
     ///
     /// # Errors
     /// When there is no runtime that watches descriptors.
@@ -81,13 +80,13 @@ impl Nflog {
             unsafe_code,
             reason = "only its owner knows that a descriptor stays open"
         )]
-        // SAFETY: the descriptor is that of the socket, which nobody else has, and which stays open
-        // until it is dropped.
+        // SAFETY: the descriptor is that of the socket, which no other value owns, and which stays
+        // open until it is dropped.
         let registered = unsafe { AsyncFd::register(self) };
         Ok(registered?)
     }
 
-    /// What was logged since the last call.
+    /// Returns the destinations of the packets that were logged since the last call.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing; `ENOBUFS` when the kernel had to drop some.
@@ -127,7 +126,7 @@ fn destinations(mut bytes: &[u8]) -> Vec<Destination> {
     found
 }
 
-/// Of the beginning of a packet, which may be anything.
+/// Parses the beginning of a packet, which may be arbitrary bytes.
 fn destination(packet: &[u8]) -> Option<Destination> {
     let (protocol, address, at) = match *packet.first()? >> 4 {
         4 => ipv4(packet)?,
@@ -147,14 +146,15 @@ fn destination(packet: &[u8]) -> Option<Destination> {
     })
 }
 
-/// Protocol, destination, and where the protocol's own header begins (RFC 791).
+/// Returns protocol, destination, and the offset of the protocol's own header (RFC 791).
 fn ipv4(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let address: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
     (header >= 20).then_some((*packet.get(9)?, address.into(), header))
 }
 
-/// The same of IPv6. Where what was logged of the packet ends within its headers, there is no port.
+/// Does the same as [`ipv4`] for IPv6. Where the logged part ends within the headers, there is no
+/// port.
 fn ipv6(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
     let address: [u8; 16] = packet.get(24..HEADER6)?.try_into().ok()?;
     let (mut protocol, mut at) = (*packet.get(6)?, HEADER6);
@@ -162,7 +162,7 @@ fn ipv6(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
         let Some(&[next, length]) = packet.get(at..at + 2) else {
             break;
         };
-        // Of a part of a packet the length has no meaning.
+        // The length field of a fragment header is reserved.
         let length = if protocol == FRAGMENT {
             0
         } else {

@@ -1,18 +1,18 @@
-//! Copy-on-write overlays (qcow2): new ones, and those that a VMM has written, made plain images by
-//! a program in a jail.
+//! Copy-on-write overlays (qcow2): creates them, and converts those that a VMM has written to plain
+//! images, by a program in a jail.
 //!
 //! The parser of that format is a program of the distribution (`qemu-img`) with a history of holes,
-//! and what it reads is as hostile as the guest. So it is a user of its own that sees the overlay,
-//! its base and the image that it fills, and nothing else: no network, no files beside them. What
-//! it may use up is bounded: the image cannot become longer than the disk, nor can the work take
+//! and its input is as hostile as the guest. So it is a user of its own that sees the overlay, its
+//! base and the image that it fills, and nothing else: no network, no files beside them. Its
+//! resources are bounded: the image cannot become longer than the disk, nor can the work take
 //! longer than its size warrants. Headers and tables that ours never have are refused before
-//! ([`format`]), so that a small overlay does not become a large image; a VMM that still writes
-//! meets the other bounds.
+//! ([`format`]), so that a small overlay does not become a large image; if a VMM still writes after
+//! that check, the other bounds hold.
 //!
 //! | file | owner | after a crash |
 //! |---|---|---|
-//! | overlay | the VMM; others may read it, in a directory that lets nobody in | as it was |
-//! | image | the converter until it has ended, then whoever called | unfinished, under a name that says so |
+//! | overlay | the VMM; others may read it, in a private directory | as it was |
+//! | image | the converter until it has ended, then the caller | unfinished, under a name that says so |
 
 mod format;
 
@@ -36,42 +36,42 @@ const PROGRAM: &str = "qemu-img";
 /// some 70 threads.
 const ADDRESS_BYTES: u64 = 4 << 30;
 
-/// Threads of all converters together, since they are one user.
+/// Maximum number of threads of all converters together, since they are one user.
 const TASKS: u64 = 2048;
 
-/// Time for a conversion: for its start on a busy host, and for the disk at 16 MiB/s, which is
-/// slow.
+/// Time limit of a conversion: for its start on a busy host, and for the disk at 16 MiB/s, a slow
+/// disk's rate.
 const BASE_TIME: Duration = Duration::from_secs(60);
 const BYTES_PER_SECOND: u64 = 16 << 20;
 
-/// Time for a killed converter to be gone.
+/// Longest time for a killed converter to end.
 const END: Duration = Duration::from_secs(60);
 
-/// Bytes of its standard error that are read.
+/// Maximum number of bytes of its standard error that are read.
 const SAID: u64 = 4096;
 
 pub use format::create;
 
-/// An overlay that is to become a plain image.
+/// Conversion of an overlay to a plain image.
 #[derive(Debug, Clone, Copy)]
 pub struct Conversion<'a> {
     pub overlay: &'a Path,
-    /// What it is over. The name that the overlay itself has for that is not used.
+    /// Base of the overlay. The name of a base in the overlay itself is not used.
     pub base: &'a Path,
-    /// Bytes of the disk, as it was made.
+    /// Size of the disk, as it was created, bytes.
     pub size_bytes: u64,
-    /// User and group of the program, which are nobody else's.
+    /// User and group of the program, which no other program has.
     pub user: u32,
 }
 
 impl Conversion<'_> {
-    /// Writes what overlay and base are together to the new raw image `image`, zeroes as holes.
-    /// Blocking.
+    /// Writes the content of overlay and base together to the new raw image `image`, zeroes as
+    /// holes. Blocking.
     ///
     /// # Errors
-    /// `InvalidData` when the overlay has what ours never have, `TimedOut` when the work takes too
-    /// long, `NotFound` when there is no `qemu-img`; otherwise the text is what that said. Then an
-    /// unfinished image may be left.
+    /// `InvalidData` when the overlay has features that ours never have, `TimedOut` when the work
+    /// takes too long, `NotFound` when there is no `qemu-img`; otherwise the text is the error of
+    /// `qemu-img`. Then an unfinished image may be left.
     pub fn write(&self, image: &Path) -> io::Result<()> {
         format::check(&File::open(self.overlay)?, self.size_bytes)?;
         let program = programs::find(PROGRAM).ok_or_else(|| programs::missing(PROGRAM))?;
@@ -158,7 +158,7 @@ impl Conversion<'_> {
             return Ok(());
         }
         let mut text = String::new();
-        // Its other end is closed: all that had it are gone.
+        // Its other end is closed: all processes that had it have ended.
         let _ = File::from(said.as_fd().try_clone_to_owned()?)
             .take(SAID)
             .read_to_string(&mut text);

@@ -1,13 +1,12 @@
-//! What another process has written into a private mapping of a file, and more that it is to find
-//! there.
+//! Pages that another process has written in a private mapping of a file, and a way to write more
+//! of them.
 //!
-//! Such a page is copied when it is first written to, and is anonymous memory from then on; one
+//! Such a page is copied when it is first written to, and is anonymous memory from then on; a page
 //! that was never written is the file's. `/proc/PID/pagemap` tells the two apart (Linux
-//! `Documentation/admin-guide/mm/pagemap.rst`), in one entry of eight bytes per page, with a page
-//! that is in swap being anonymous as well. A page that was filled with zeroes is as anonymous as
-//! any other.
+//! `Documentation/admin-guide/mm/pagemap.rst`), in one entry of eight bytes per page; a page in
+//! swap is anonymous as well. A page that was filled with zeroes is as anonymous as any other.
 //!
-//! The process must stand still in the meantime. What it maps is its own decision, so nothing here
+//! The process must be stopped while this runs. Its mappings are its own decision, so nothing here
 //! is to be trusted more than the process is: only the shape is checked.
 
 use std::fs::{self, File};
@@ -28,15 +27,15 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const OF_FILE: u64 = 1 << 61;
 
-/// Entries that are read at once.
+/// Number of entries that are read at once.
 const ENTRIES: u64 = 1 << 16;
 
-/// A private mapping of a whole file in another process. The kernel may have it in several pieces.
+/// Private mapping of a whole file in another process. The kernel may have it in several pieces.
 #[derive(Debug)]
 pub struct Private {
     memory: File,
     pagemap: File,
-    /// By their offsets in the file, without gaps from 0 on.
+    /// Pieces in the order of their offsets in the file, without gaps from 0 on.
     pieces: Vec<Piece>,
 }
 
@@ -47,7 +46,8 @@ struct Piece {
 }
 
 impl Private {
-    /// The first `bytes` of the file or device that the process knows as `path`.
+    /// Opens the mapping of the first `bytes` of the file or device that the process knows as
+    /// `path`.
     ///
     /// # Errors
     /// `NotFound` when it has no such mapping or has ended, `PermissionDenied` when it is not ours
@@ -60,8 +60,8 @@ impl Private {
             .open(dir.join("mem"))?;
         let pagemap = File::open(dir.join("pagemap"))?;
         let table = fs::read(dir.join("maps"))?;
-        // Asked last: all that is open by now is then of this process, and of no later one with its
-        // number.
+        // Checked last: all that is open by now is then of this process, and not of a later one
+        // with its number.
         if Identity::of(process.pid())?.as_ref() != Some(process.identity()) {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -83,7 +83,8 @@ impl Private {
         })
     }
 
-    /// Where the process has written: offsets in the mapping, whole pages, in order.
+    /// Returns the ranges that the process has written: offsets in the mapping, whole pages, in
+    /// order.
     ///
     /// # Errors
     /// What reading `pagemap` said.
@@ -108,7 +109,7 @@ impl Private {
         Ok(found)
     }
 
-    /// Reads from the mapping what the process would read there.
+    /// Reads the bytes that the process would read at `offset` of the mapping.
     ///
     /// # Errors
     /// What reading its memory said; `UnexpectedEof` past the end.
@@ -138,7 +139,8 @@ impl Private {
         Ok(())
     }
 
-    /// Where the process has that byte, and how many from there on in one piece.
+    /// Returns the address of that byte in the process, and the number of bytes from there to the
+    /// end of its piece.
     fn place(&self, offset: u64) -> io::Result<(u64, usize)> {
         let piece = self
             .pieces
@@ -163,10 +165,10 @@ impl Piece {
     }
 }
 
-/// The private ones of a file, from lines such as
+/// Returns the private mappings of a file, from lines such as
 /// `7f0000000000-7f0000001000 rw-p 00000000 00:05 4 /dev/loop0` (proc(5)).
 fn pieces(table: &[u8], path: &Path) -> Vec<Piece> {
-    // The kernel writes a line feed in a path like this, and nothing else differently.
+    // The kernel escapes only a line feed in such a path.
     let wanted = path
         .as_os_str()
         .as_bytes()
@@ -203,7 +205,7 @@ fn piece(line: &[u8], wanted: &[u8]) -> Option<Piece> {
     })
 }
 
-/// In order, if they are all of `0..bytes` and nothing twice.
+/// Sorts the pieces; `None` unless they cover `0..bytes` without overlap.
 fn whole(mut pieces: Vec<Piece>, bytes: u64) -> Option<Vec<Piece>> {
     pieces.sort_unstable_by_key(|piece| piece.offset);
     let end = pieces.iter().try_fold(0_u64, |at, piece| {
@@ -212,7 +214,7 @@ fn whole(mut pieces: Vec<Piece>, bytes: u64) -> Option<Vec<Piece>> {
     (end? == bytes).then_some(pieces)
 }
 
-/// Adds the anonymous ones of a row of pages that begins at `offset`.
+/// Adds the anonymous pages among consecutive pages that begin at `offset`.
 fn add(found: &mut Vec<Range<u64>>, entries: &[u8], offset: u64) {
     let (entries, _) = entries.as_chunks::<8>();
     for (number, entry) in (0_u64..).zip(entries) {

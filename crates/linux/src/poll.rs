@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::time::Timespec;
 
-/// What is waited for.
+/// Condition to wait for.
 #[derive(Debug)]
 pub struct Ready<'a> {
     descriptor: BorrowedFd<'a>,
@@ -16,7 +16,7 @@ pub struct Ready<'a> {
 }
 
 impl<'a> Ready<'a> {
-    /// That there is something to read, or never will be.
+    /// Waits until there is something to read, or never will be.
     pub fn readable(descriptor: &'a impl AsFd) -> Self {
         Self {
             descriptor: descriptor.as_fd(),
@@ -24,7 +24,7 @@ impl<'a> Ready<'a> {
         }
     }
 
-    /// That the other side has closed it.
+    /// Waits until the other side has closed the descriptor.
     pub fn gone(descriptor: &'a impl AsFd) -> Self {
         Self {
             descriptor: descriptor.as_fd(),
@@ -33,7 +33,8 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// Which of them are so far, at the latest after that time; without a time when one is.
+/// Waits until a condition holds, or until `limit` has passed (`None`: for ever), and returns which
+/// ones hold.
 ///
 /// # Errors
 /// What the kernel said.
@@ -54,7 +55,7 @@ pub fn poll<const N: usize>(
     }
 }
 
-/// Makes reading from it return at once.
+/// Makes reads from the descriptor return at once.
 ///
 /// # Errors
 /// What the kernel said.

@@ -9,11 +9,11 @@ use nix::libc;
 /// `IOPRIO_WHO_PROCESS`, and class `IOPRIO_CLASS_IDLE` in a priority (linux/ioprio.h).
 const WHO_PROCESS: libc::c_int = 1;
 const CLASS_IDLE: libc::c_int = 3 << 13;
-/// The lowest priority of sched(7).
+/// Lowest priority in sched(7).
 const LOWEST: libc::c_int = 19;
 
-/// Lets everything else go first, for as long as the calling thread lives: processors, and the
-/// disk where its scheduler knows of classes.
+/// Lowers the calling thread below all others, for as long as it lives: on processors, and on the
+/// disk where its scheduler knows classes.
 ///
 /// # Errors
 /// What the kernel said; nothing depends on it.

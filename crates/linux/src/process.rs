@@ -1,9 +1,9 @@
 //! Processes that outlive the program that started them.
 //!
-//! A [`Process`] is a pidfd, so a signal can never hit a stranger that got the same number later.
-//! [`Identity`] is what is written to disk about it: boot of the machine, number and start time
-//! together name one process for ever, whatever the process says of itself. A program that restarts
-//! finds its processes again with [`Process::adopt`].
+//! A [`Process`] is a pidfd, so a signal can never hit another process that got the same number
+//! later. [`Identity`] is the form that is stored on disk: boot of the machine, number and start
+//! time together name one process for ever, whatever the process says of itself. A program that
+//! restarts finds its processes again with [`Process::adopt`].
 
 #![allow(unsafe_code)]
 
@@ -28,20 +28,21 @@ pub use search::{end_all_of_user, find, of_user};
 mod probe;
 mod search;
 
-/// Names one process.
+/// Identity of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub pid: u32,
     /// Clock ticks after boot at which it started: field 22 of `/proc/PID/stat` (proc(5)).
     pub start_time: u64,
-    /// Of the machine: `/proc/sys/kernel/random/boot_id`. `None` in what earlier versions wrote;
-    /// then number and time may name another process after a restart of the machine.
+    /// Boot of the machine (`/proc/sys/kernel/random/boot_id`). `None` in files of earlier
+    /// versions; then number and time may name another process after a restart of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
 }
 
 impl Identity {
-    /// The process that has this number now, if any. Zombies count as ended.
+    /// Returns the identity of the process that has this number now, if any. Zombies count as
+    /// ended.
     pub fn of(pid: u32) -> io::Result<Option<Self>> {
         let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,
@@ -64,21 +65,21 @@ impl Identity {
         }))
     }
 
-    /// Returns true if it names one process for ever: then a process that has it is that one,
-    /// whatever its command line.
+    /// Returns true if it names one process for ever: a process that has it is that one, whatever
+    /// its command line.
     #[must_use]
     pub fn is_unique(&self) -> bool {
         self.boot_id.is_some()
     }
 
-    /// Whether it names the process that has the identity `found` now.
+    /// Returns true if it names the process that has the identity `found` now.
     fn names(&self, found: &Self) -> bool {
         let same_boot = self.boot_id.is_none() || self.boot_id == found.boot_id;
         same_boot && (self.pid, self.start_time) == (found.pid, found.start_time)
     }
 }
 
-/// The machine's, read once.
+/// Returns the boot id of the machine, which is read once.
 fn boot_id() -> Option<&'static str> {
     static BOOT_ID: LazyLock<Option<String>> = LazyLock::new(|| {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -91,8 +92,8 @@ fn libc_esrch() -> i32 {
     rustix::io::Errno::SRCH.raw_os_error()
 }
 
-/// State and start time. The name in parentheses can contain anything, so fields count from the
-/// last `)`.
+/// Parses state and start time. The name in parentheses can contain anything, so fields count from
+/// the last `)`.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -101,32 +102,32 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, start_time))
 }
 
-/// What to start. The process gets a session of its own and none of our file descriptors but those
-/// that are named here, and goes on when we end.
+/// Program to start. The process gets a session of its own and none of our file descriptors but
+/// those that are named here, and outlives this process.
 #[derive(Debug, Default)]
 pub struct Spawn {
     pub program: PathBuf,
     pub args: Vec<OsString>,
     /// Network namespace below [`netns::DIR`] to run in.
     pub netns: Option<String>,
-    /// Its standard input; without it `/dev/null`.
+    /// Standard input; `None` for `/dev/null`.
     pub input: Option<OwnedFd>,
-    /// Standard output and error are appended here; without it they are thrown away.
+    /// File to which standard output and error are appended; `None` to discard them.
     pub log: Option<PathBuf>,
-    /// Standard output and error, in place of a log.
+    /// Standard output and error, instead of a log.
     pub output: Option<OwnedFd>,
     /// Descriptors that it inherits, under the numbers that they have here.
     pub files: Vec<OwnedFd>,
     pub cwd: Option<PathBuf>,
-    /// -1000 (never killed for memory) to 1000 (killed first).
+    /// Score from -1000 (never killed for memory) to 1000 (killed first).
     pub oom_score_adj: Option<i32>,
-    /// Run it in here. The program's path is absolute then, and it, its directory and what else it
-    /// needs are shown.
+    /// Jail to run the program in. The program's path is absolute then, and the jail shows it, its
+    /// directory and everything else that it needs.
     pub jail: Option<Jail>,
 }
 
 impl Spawn {
-    /// Starts it.
+    /// Starts the program.
     ///
     /// # Errors
     /// `NotFound` when there is no such program or network namespace; otherwise what fork, setns or
@@ -177,10 +178,10 @@ impl Spawn {
     }
 }
 
-/// How likely a child is to be killed for memory.
+/// Setting of how likely a child is to be killed for memory.
 struct Score {
     score: Option<String>,
-    /// A jail has none of its own.
+    /// `/proc` of the host: a jail has none of its own.
     proc: File,
 }
 
@@ -192,7 +193,7 @@ impl Score {
         })
     }
 
-    /// In the child.
+    /// Applies the score. Runs in the child.
     fn set(&self) -> io::Result<()> {
         let Some(score) = &self.score else {
             return Ok(());
@@ -211,7 +212,7 @@ impl Score {
     }
 }
 
-/// Runs in a child that goes into no jail.
+/// Prepares a child that goes into no jail. Runs in the child.
 fn enter(netns: Option<&File>) -> io::Result<()> {
     rustix::process::setsid()?;
     if let Some(netns) = netns {
@@ -220,12 +221,12 @@ fn enter(netns: Option<&File>) -> io::Result<()> {
     Ok(())
 }
 
-/// How a process ended.
+/// Result of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     Code(i32),
     Signal(i32),
-    /// It was not our child, so nobody told us.
+    /// Not known, since the process was not our child.
     Unknown,
 }
 
@@ -260,8 +261,8 @@ impl AsRawFd for Process {
 }
 
 impl Process {
-    /// The process that has this number now; `None` if there is none. For our own child, also once
-    /// it has ended.
+    /// Opens the process that has this number now; `None` if there is none. A child of ours is
+    /// found even once it has ended.
     fn open(pid: u32) -> io::Result<Option<Self>> {
         let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return Ok(None);
@@ -288,7 +289,7 @@ impl Process {
         }))
     }
 
-    /// The process of that identity, if it still runs.
+    /// Opens the process of that identity, if it still runs.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
@@ -296,7 +297,7 @@ impl Process {
         let Some(process) = Self::open(identity.pid)? else {
             return Ok(None);
         };
-        // Asked after the pidfd is open: from here on the number cannot change its owner under us.
+        // Checked after the pidfd is open: from here on the number cannot pass to another process.
         let same = Identity::of(identity.pid)?.is_some_and(|found| identity.names(&found));
         Ok(same.then_some(process))
     }
@@ -311,7 +312,7 @@ impl Process {
         self.identity.pid
     }
 
-    /// Sends SIGKILL; that it has ended already is fine.
+    /// Sends SIGKILL. A process that has ended already is no error.
     ///
     /// # Errors
     /// When we may not signal it.
@@ -322,8 +323,8 @@ impl Process {
         }
     }
 
-    /// How it ended, or `None` while it runs. Reaps our own child; the status is told once, later
-    /// calls say [`Ended::Unknown`].
+    /// Returns how it ended, or `None` while it runs. Reaps our own child: only one call returns
+    /// the status, later ones return [`Ended::Unknown`].
     ///
     /// # Errors
     /// What waitid or poll said.

@@ -13,8 +13,8 @@ pub const NEEDED: [(&str, &str); 3] = [
     ("mke2fs", "e2fsprogs"),
 ];
 
-/// All that a program finds in its environment. Ours holds secrets (AGENT_TOKEN, DATABASE_URL, API
-/// keys), and what runs foreign code, or parses what that has written, must not have them.
+/// Whole environment of a started program. Ours holds secrets (AGENT_TOKEN, DATABASE_URL, API
+/// keys), which a program that runs foreign code, or parses its output, must not have.
 pub(crate) const ENVIRONMENT: [(&str, &str); 2] = [
     (
         "PATH",
@@ -23,16 +23,16 @@ pub(crate) const ENVIRONMENT: [(&str, &str); 2] = [
     ("LANG", "C.UTF-8"),
 ];
 
-/// A program with [`ENVIRONMENT`] and nothing of ours. Every program is started from here, or by
-/// [`crate::exec`].
+/// Creates a command with [`ENVIRONMENT`] and nothing of ours. Every program is started from here,
+/// or by [`crate::exec`].
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(ENVIRONMENT);
     command
 }
 
-/// The first executable file of that name on the PATH, or in the usual system directories, which
-/// are not on the PATH of every user.
+/// Returns the first executable file of that name on the PATH, or in the usual system directories,
+/// which are not on the PATH of every user.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -51,7 +51,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
     candidates.find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
-/// The first line that `program --version` prints.
+/// Returns the first line that `program --version` prints.
 ///
 /// # Errors
 /// When it cannot be started or fails.
@@ -90,8 +90,8 @@ fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
     )))
 }
 
-/// Makes the file `image` a file system (ext4 without a journal) of what is in the directory
-/// `from`, owned by root, that has `label` and is `bytes` long. Nothing is mounted.
+/// Creates a file system (ext4 without a journal) in the file `image`, `bytes` long, with `label`
+/// and the content of the directory `from`, owned by root. Nothing is mounted.
 ///
 /// # Errors
 /// `NotFound` when `mke2fs` is not installed; otherwise the text is what it said, also that it has no

@@ -9,17 +9,17 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 const AF_INET: u8 = 2;
 
-/// A way to an IPv4 network.
+/// Route to an IPv4 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route4 {
     pub destination: Ipv4Addr,
     pub prefix: u8,
-    /// `None` for one that leads to several links, or nowhere.
+    /// Link of the route; `None` for a route to several links, or to none.
     pub link: Option<String>,
 }
 
-/// Returns the IPv4 routes of all tables: also of those that only rules lead to, as VPNs have them,
-/// and those to addresses of this host itself.
+/// Returns the IPv4 routes of all tables, including those that only rules lead to, as VPNs have
+/// them, and those to addresses of this host itself.
 ///
 /// # Errors
 /// What the kernel said.
@@ -56,13 +56,13 @@ pub fn routes4() -> io::Result<Vec<Route4>> {
     Ok(found)
 }
 
-/// Returns how many bytes a packet to that IPv4 address may have, as far as the kernel knows: the
-/// MTU of the route's link, or of the route itself. Nothing is sent.
+/// Returns the path MTU to that IPv4 address, bytes, as far as the kernel knows it: that of the
+/// route's link, or of the route itself. Nothing is sent.
 ///
 /// # Errors
 /// When there is no route.
 pub fn mtu_to(address: IpAddr) -> io::Result<u32> {
-    /// The protocol "discard"; a socket is connected to some port.
+    /// Port of the protocol "discard": a socket must be connected to some port.
     const ANY_PORT: u16 = 9;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((address, ANY_PORT))?;
@@ -70,7 +70,7 @@ pub fn mtu_to(address: IpAddr) -> io::Result<u32> {
     u32::try_from(mtu).map_err(io::Error::other)
 }
 
-/// Returns the other ends of TCP connections over IPv4 that stand.
+/// Returns the remote addresses of established TCP connections over IPv4.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -86,8 +86,8 @@ pub fn tcp_peers() -> io::Result<Vec<Ipv4Addr>> {
     Ok(peers)
 }
 
-/// One line: number, own address, the other end's, in hexadecimal digits as this machine has its
-/// numbers, and the state (proc_net_tcp(5)).
+/// Parses one line: number, local address, remote address, in hexadecimal digits in this machine's
+/// byte order, and the state (proc_net_tcp(5)).
 fn peer(line: &str) -> Option<Ipv4Addr> {
     const ESTABLISHED: &str = "01";
     let mut parts = line.split_ascii_whitespace().skip(2);

@@ -16,7 +16,7 @@ const BLOCK: usize = 4096;
 const ZEROES: [u8; BLOCK] = [0; BLOCK];
 
 /// Copies `from` to `to`, which must not exist and gets mode 0600: by sharing blocks where the file
-/// system can, otherwise only what is data. The copy is not synced.
+/// system can, otherwise only the data. The copy is not synced.
 ///
 /// # Errors
 /// What the file system said; then nothing is left at `to`, unless it was there before.
@@ -40,7 +40,8 @@ fn copy_data(from: &Path, target: &mut File) -> io::Result<()> {
     copy_ranges(&source, &data(&source)?, target)
 }
 
-/// Where a file has data: everywhere, where the file system cannot tell, and on block devices.
+/// Returns the ranges of a file that have data: all of it on block devices and where the file
+/// system cannot tell.
 ///
 /// # Errors
 /// What the file system said.
@@ -62,9 +63,9 @@ pub fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
     Ok(ranges)
 }
 
-/// Whether the file system of `dir` tells data from holes page by page in files of that length, and
-/// takes zeroes that were written for data: found by doing it. Those with larger blocks or with
-/// compression do not.
+/// Returns true if the file system of `dir` tells data from holes page by page in files of that
+/// length, and takes written zeroes for data; finds out by trying. File systems with larger blocks
+/// or with compression do not.
 ///
 /// # Errors
 /// When no file can be made in `dir`.
@@ -85,8 +86,7 @@ pub fn is_exact(dir: &Path, length: u64) -> io::Result<bool> {
     Ok(data(&file)? == [PAGE..2 * PAGE, 4 * PAGE..5 * PAGE])
 }
 
-/// Makes `target` as long as `source`, with the content that `ranges` have there. Blocks of zeroes
-/// become holes.
+/// Makes `target` as long as `source`, with its content in `ranges`. Blocks of zeroes become holes.
 ///
 /// # Errors
 /// What reading or writing said.
@@ -106,7 +106,7 @@ pub fn copy_ranges(source: &File, ranges: &[Range<u64>], target: &File) -> io::R
     Ok(())
 }
 
-/// Writes each stretch of blocks that are not all zeroes.
+/// Writes each run of blocks that are not all zeroes.
 fn write_blocks(target: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     let is_zero = |block: &[u8]| block == &ZEROES[..block.len()];
     let mut offset = at;
@@ -125,7 +125,7 @@ fn write_blocks(target: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Also of a block device, which has no length of its own.
+/// Returns the length, also of a block device, whose metadata has none.
 fn length(file: &File) -> io::Result<u64> {
     Ok(rustix::fs::seek(file, Hole::End(0))?)
 }

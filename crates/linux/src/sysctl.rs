@@ -39,11 +39,11 @@ pub fn set(name: &str, value: &str) -> io::Result<()> {
     fs::write(path(name), value)
 }
 
-/// A procfs of our own, mounted nowhere, for settings of one network namespace among many.
+/// Procfs of our own, mounted nowhere, for settings of one network namespace among many.
 ///
 /// In one procfs the files of the same setting in all namespaces have the same name in the same
-/// directory, and so share one chain of the kernel's cache of names, which whoever opens one walks:
-/// half a millisecond among 500 namespaces.
+/// directory, and so share one chain of the kernel's dentry cache, which every open walks: half a
+/// millisecond among 500 namespaces.
 #[derive(Debug)]
 pub struct Settings(OwnedFd);
 
@@ -51,13 +51,13 @@ impl Settings {
     /// # Errors
     /// When there is no procfs at all.
     pub fn new() -> io::Result<Self> {
-        // A kernel before 5.2, or a container that may mount none, has the machine's.
+        // A kernel before 5.2, or a container that may not mount one, uses the machine's.
         own_procfs()
             .or_else(|_| Ok(File::open(PROC)?.into()))
             .map(Self)
     }
 
-    /// As [`set`].
+    /// Sets a setting as the function [`set`].
     ///
     /// # Errors
     /// As [`set`].
@@ -70,8 +70,7 @@ impl Settings {
         )?;
         let (mut file, mut now) = (File::from(file), String::new());
         file.read_to_string(&mut now)?;
-        // At the beginning: what is written further on has no effect (proc_sys(5),
-        // `sysctl_writes_strict`).
+        // At offset 0: a write further on has no effect (proc_sys(5), `sysctl_writes_strict`).
         if now.trim() == value {
             Ok(())
         } else {

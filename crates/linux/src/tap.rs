@@ -14,16 +14,16 @@ nix::ioctl_write_int!(set_persist, b'T', 203);
 nix::ioctl_write_int!(set_owner, b'T', 204);
 nix::ioctl_read!(get_interface, b'T', 210, libc::c_uint);
 
-/// In the answer about a device that stays without a file (linux/if_tun.h). The library has it as
-/// another type.
+/// Flag of a device that stays without an open file (linux/if_tun.h). The library has it as another
+/// type.
 const IFF_PERSIST: i32 = 0x0800;
 
 /// The control device.
 pub const DEVICE: &str = "/dev/net/tun";
 
 /// Creates a persistent TAP device in the namespace of the calling thread. It stays until the link
-/// is deleted or its namespace goes. Only user `owner`, or who may administer the network, can open
-/// it then.
+/// is deleted or its namespace goes. Only user `owner`, or a process that may administer the
+/// network, can open it.
 ///
 /// # Errors
 /// `NotFound` when the kernel has no TUN/TAP, `InvalidInput` when the name is longer than 15 bytes.
@@ -39,8 +39,8 @@ pub fn create(name: &str, owner: u32) -> io::Result<()> {
 }
 
 /// Opens the TAP device of that name, which [`create`] made in the namespace of the calling thread:
-/// what is written to the file is received by the link, and the other way round. Only one file of a
-/// device can be open.
+/// frames that are written to the file are received by the link, and the other way round. Only one
+/// file of a device can be open.
 ///
 /// # Errors
 /// `NotFound` when there is none, `ResourceBusy` when it is open already.
@@ -64,7 +64,7 @@ pub fn open(name: &str) -> io::Result<File> {
     Ok(device)
 }
 
-/// Opens a device of that name, and makes it if need be.
+/// Opens a device of that name, and creates it if need be.
 fn attach(name: &str) -> io::Result<File> {
     let device = File::options().read(true).write(true).open(DEVICE)?;
     // SAFETY: all zeroes is a valid ifreq: it is plain data.

@@ -7,18 +7,18 @@ use netlink_bindings::tc::{Request, TcRatespec, TcTbfQopt, Tcmsg};
 use netlink_socket2::NetlinkSocket;
 use nix::libc::{EINVAL, ENOENT};
 
-/// The place of a link's only queue, and the number of ours there (linux/pkt_sched.h).
+/// Place of a link's only queue, and our handle of it (linux/pkt_sched.h).
 const ROOT: u32 = u32::MAX;
 const HANDLE: u32 = 1 << 16;
 const LINKLAYER_ETHERNET: u8 = 1;
-/// What may be sent at once after a silence: 20 ms of the rate, but never less than the largest
-/// packet that a guest or the kernel hands over in one piece.
+/// Burst after an idle time: 20 ms of the rate, but never less than the largest packet that a guest
+/// or the kernel hands over in one piece.
 const BURST_PER_SECOND: u64 = 50;
 const LEAST_BURST: u64 = 128 << 10;
-/// What may wait to be sent: 100 ms of the rate. More would only make waits longer.
+/// Length of the queue: 100 ms of the rate. A longer one would only add latency.
 const WAITING_PER_SECOND: u64 = 10;
 
-/// Lets the link send at most so many bits a second, 8 or more. The limit goes with the link.
+/// Limits how much the link sends, in bits per second, 8 or more. The limit goes with the link.
 ///
 /// # Errors
 /// `NotFound` when there is no such link, or when the kernel has no token buckets (`sch_tbf`).
@@ -59,7 +59,7 @@ pub fn limit(link: &str, bits_per_second: u64) -> io::Result<()> {
     })
 }
 
-/// Takes the limit away. That there is none is fine.
+/// Removes the limit. A link without one is no error.
 ///
 /// # Errors
 /// `NotFound` when there is no such link.
@@ -67,7 +67,7 @@ pub fn unlimit(link: &str) -> io::Result<()> {
     let header = queue_of(link)?;
     let request = Request::new().op_delqdisc_do(&header);
     match NetlinkSocket::new().request(&request)?.recv_ack() {
-        // What the kernel says of a queue that is not ours.
+        // Errors of the kernel for a queue that is not ours.
         Err(error) if matches!(error.as_io_error().raw_os_error(), Some(ENOENT | EINVAL)) => Ok(()),
         Err(error) => Err(io::Error::new(
             error.as_io_error().kind(),

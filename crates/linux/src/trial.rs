@@ -1,5 +1,5 @@
-//! What a process that was taken over may try, and safe code cannot: for the suite `hostile` of the
-//! crate `vmm`, whose program is started in a VMM's place.
+//! Attacks by a process that was taken over, which safe code cannot make: for the suite `hostile`
+//! of the crate `vmm`, whose program is started in a VMM's place.
 
 #![allow(unsafe_code)]
 
@@ -12,8 +12,8 @@ use nix::libc;
 
 use crate::programs;
 
-/// Writes over the command line of this process, which `/proc/PID/cmdline` shows. False where it is
-/// not found, as in a process that has not just the environment that programs get here.
+/// Overwrites the command line of this process, which `/proc/PID/cmdline` shows. Returns false if
+/// it is not found, as in a process whose environment is not exactly [`programs::ENVIRONMENT`].
 #[must_use]
 pub fn overwrite_command_line() -> bool {
     let args: usize = std::env::args_os()
@@ -42,8 +42,8 @@ pub fn overwrite_command_line() -> bool {
     true
 }
 
-/// Tries calls that nobody in a jail needs: the name of each, and the error that it came to; 0 if
-/// it was done.
+/// Tries calls that no program in a jail needs, and returns the name of each with its error number;
+/// 0 if the call succeeded.
 #[must_use]
 pub fn forbidden_calls() -> Vec<(&'static str, i32)> {
     let zeroes = [0_u8; 256];

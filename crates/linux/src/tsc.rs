@@ -1,15 +1,16 @@
-//! The rate of the host's time stamp counter, which an emulated guest sees as its own.
+//! Rate of the host's time stamp counter, which an emulated guest sees as its own.
 
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Long enough that the error of reading both clocks (under 1 µs) is about 10 in a million.
+/// Time between two readings, so long that the error of reading both clocks (under 1 µs) is about
+/// 10 in a million.
 const SPAN: Duration = Duration::from_millis(100);
 
-/// Thousands of counts per second. The first call blocks for 100 ms. `None` on processors other
-/// than x86-64.
+/// Returns the rate in kHz. The first call blocks for 100 ms. `None` on processors other than
+/// x86-64.
 #[must_use]
 pub fn khz() -> Option<u64> {
     static KHZ: OnceLock<Option<u64>> = OnceLock::new();
@@ -25,8 +26,8 @@ fn measure() -> Option<u64> {
     u64::try_from(khz).ok().filter(|khz| *khz > 0)
 }
 
-/// Both clocks at the same moment: of several tries the one with the shortest gap around the
-/// counter, since in any of them this thread can have lost its processor.
+/// Reads both clocks at the same moment: of several tries the one with the shortest gap around the
+/// counter, since this thread can be preempted in each of them.
 #[cfg(target_arch = "x86_64")]
 fn read_together() -> (Instant, u64) {
     let read = || {

@@ -10,7 +10,7 @@
 //! The descriptor comes from the process whose memory it is; with it goes the right to fill that
 //! memory, and nothing else. While a removal waits to be read, nothing can be filled
 //! ([`Put::Later`]). A process whose server has died waits for ever when it touches a page that is
-//! not there, so somebody has to watch the server.
+//! not there, so the server must be watched.
 //!
 //! [`Region`] is the other side, in our own process: to see whether this kernel does all that, and
 //! for tests.
@@ -31,36 +31,36 @@ use userfaultfd::{EventBuffer, FeatureFlags, Uffd, UffdBuilder};
 
 use crate::pages::PAGE;
 
-/// Through which users without privileges may have a userfaultfd that also serves the kernel's own
-/// accesses, such as those of KVM (Linux 6.1).
+/// Device through which users without privileges may have a userfaultfd that also serves the
+/// kernel's own accesses, such as those of KVM (Linux 6.1).
 pub const DEVICE: &str = "/dev/userfaultfd";
 
-/// Events that are read at once.
+/// Maximum number of events that are read at once.
 const EVENTS: usize = 64;
 
-/// What the process has done. Numbers are addresses in it.
+/// Action of the process. Numbers are addresses in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Touched a page that is not there.
+    /// Touched a page that is not there; the page's address.
     Missing(u64),
-    /// Gave back what was in that range.
+    /// Gave back the pages in that range.
     Removed(Range<u64>),
 }
 
-/// What became of pages that were to be filled.
+/// Result of filling pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
-    /// So many bytes, from the first on.
+    /// Number of bytes that were filled, from the first on.
     Bytes(u64),
-    /// The first page is there already.
+    /// Nothing was filled: the first page is there already.
     Present,
-    /// Nothing, until the next events are read.
+    /// Nothing can be filled until the next events are read.
     Later,
-    /// Nothing any more: the process has ended, or has unmapped it.
+    /// Nothing can be filled any more: the process has ended, or has unmapped the memory.
     Gone,
 }
 
-/// The faults of one process.
+/// Page faults of one process.
 #[derive(Debug)]
 pub struct Faults(Uffd);
 
@@ -71,8 +71,8 @@ impl AsFd for Faults {
 }
 
 impl Faults {
-    /// Takes what the process has sent: anything, as it may be hostile. What is no userfaultfd
-    /// fails when it is used.
+    /// Takes a descriptor that the process has sent: it may be hostile and send any. A descriptor
+    /// that is no userfaultfd fails when it is used.
     #[must_use]
     pub fn new(descriptor: OwnedFd) -> Self {
         // SAFETY: the descriptor is ours, and whatever it is, the calls below fail on what they
@@ -80,10 +80,10 @@ impl Faults {
         Self(unsafe { Uffd::from_raw_fd(descriptor.into_raw_fd()) })
     }
 
-    /// What has happened and was not read yet; nothing, where the descriptor does not block.
+    /// Returns the events since the last call; none, where the descriptor does not block.
     ///
     /// # Errors
-    /// What reading said; `InvalidData` for events that nobody asked for.
+    /// What reading said; `InvalidData` for events that were not requested.
     pub fn read(&self) -> io::Result<Vec<Event>> {
         let mut buffer = EventBuffer::new(EVENTS);
         let events = self.0.read_events(&mut buffer).map_err(io::Error::other)?;
@@ -92,7 +92,7 @@ impl Faults {
             .collect()
     }
 
-    /// Fills pages from `to` on, and wakes who waits for them.
+    /// Fills pages from `to` on, and wakes the threads that wait for them.
     ///
     /// # Errors
     /// What the kernel said.
@@ -104,7 +104,7 @@ impl Faults {
         let copied = unsafe { self.0.copy(from, address(to), content.len(), true) };
         match copied {
             Ok(bytes) => Ok(Put::Bytes(bytes as u64)),
-            // Where nothing was done, this is an error number.
+            // The count is a negative error number where nothing was copied.
             Err(userfaultfd::Error::PartiallyCopied(bytes))
                 if (1..=content.len()).contains(&bytes) =>
             {
@@ -116,8 +116,8 @@ impl Faults {
         }
     }
 
-    /// Fills pages with zeroes, which takes no memory, and wakes who waits for them. That it
-    /// stopped half-way is told as [`Put::Later`].
+    /// Fills pages with zeroes, which takes no memory, and wakes the threads that wait for them.
+    /// Returns [`Put::Later`] if the kernel stopped half-way.
     ///
     /// # Errors
     /// What the kernel said.
@@ -131,7 +131,7 @@ impl Faults {
         }
     }
 
-    /// Wakes who waits for pages that are there.
+    /// Wakes the threads that wait for pages that are there.
     ///
     /// # Errors
     /// What the kernel said.
@@ -141,7 +141,7 @@ impl Faults {
     }
 }
 
-/// Never followed here.
+/// Converts to a pointer, which is never followed here.
 fn address(number: u64) -> *mut c_void {
     with_exposed_provenance_mut(usize::try_from(number).unwrap_or(usize::MAX))
 }
@@ -166,8 +166,8 @@ fn known(event: userfaultfd::Event) -> io::Result<Event> {
     }
 }
 
-/// Memory of our own whose pages somebody else fills. No reference leads into it: it is read and
-/// written by copies.
+/// Memory of our own whose pages another thread or process fills. No reference leads into it: it is
+/// read and written by copies.
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<c_void>,
@@ -177,8 +177,8 @@ pub struct Region {
 
 // SAFETY: it is never seen but through copies of bytes, which may come from any thread.
 unsafe impl Send for Region {}
-// SAFETY: as above; who reads while another thread writes gets any mixture of bytes, as the guest
-// of a VM does.
+// SAFETY: as above; a read during a write of another thread returns any mixture of bytes, as in the
+// guest of a VM.
 unsafe impl Sync for Region {}
 
 impl Region {
@@ -194,7 +194,7 @@ impl Region {
             .require_features(FeatureFlags::EVENT_REMOVE);
         let uffd = builder.create().map_err(io::Error::other)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, of which nobody else knows.
+        // SAFETY: a new mapping, which no other code knows.
         let start = unsafe {
             mmap_anonymous(
                 None,
@@ -211,7 +211,7 @@ impl Region {
         Ok(region)
     }
 
-    /// Where it begins.
+    /// Returns the address at which it begins.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.start.as_ptr() as u64
@@ -227,7 +227,7 @@ impl Region {
         self.start.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 
-    /// Reads what is there, and waits for what is not.
+    /// Reads pages that are there, and waits for those that are not.
     ///
     /// # Panics
     /// Outside of the region.
@@ -250,7 +250,7 @@ impl Region {
         }
     }
 
-    /// Gives pages back, once the server knows.
+    /// Gives pages back; returns once the server has read the event.
     ///
     /// # Errors
     /// What the kernel said.
@@ -260,11 +260,11 @@ impl Region {
     pub fn discard(&self, offset: usize, length: usize) -> io::Result<()> {
         let start =
             NonNull::new(self.part(offset, length).cast()).ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: the content may go: nobody has a reference to it.
+        // SAFETY: the content may go: there is no reference to it.
         Ok(unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) }?)
     }
 
-    /// Whether the page at `offset` is there, without touching it (`/proc/PID/pagemap`).
+    /// Returns true if the page at `offset` is there, without touching it (`/proc/PID/pagemap`).
     ///
     /// # Errors
     /// What reading said.
@@ -275,7 +275,7 @@ impl Region {
         Ok(u64::from_ne_bytes(entry) >> 62 != 0)
     }
 
-    /// For a server.
+    /// Returns the descriptor for a server.
     #[must_use]
     pub fn faults(&self) -> BorrowedFd<'_> {
         self.uffd.as_fd()
@@ -284,12 +284,12 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: nobody has a reference into it.
+        // SAFETY: there is no reference into it.
         let _ = unsafe { munmap(self.start, self.bytes) };
     }
 }
 
-/// Whether this kernel serves faults, and lets us: found by doing it.
+/// Checks that this kernel serves faults, and lets us; finds out by trying.
 ///
 /// # Errors
 /// What is missing.

@@ -1,12 +1,11 @@
-//! Directories in which a hostile process makes the names.
+//! Directories whose names a hostile process controls.
 //!
-//! Whoever owns a directory may put a link, a pipe or a deep tree in place of any name in it, at
-//! any moment, whoever made the file that was there. So nothing in such a directory is opened by a
+//! The owner of a directory may put a link, a pipe or a deep tree in place of any name in it, at
+//! any moment, even if another user made the file. So nothing in such a directory is opened by a
 //! path: an [`UntrustedDir`] is a descriptor, and each name is resolved below it by the kernel,
 //! without following links and without leaving the file system (openat2(2), `RESOLVE_BENEATH`).
-//! What is to be written is the file that was created here, by its descriptor; what is read is
-//! checked after it was opened. This is the only module that does so; `tests/tidy` holds others to
-//! it.
+//! Writes go to the file that was created here, by its descriptor; a file that is read is checked
+//! after it was opened. This is the only module that does so; `tests/tidy` holds others to it.
 //!
 //! Removal needs two descriptors and no recursion, however deep the tree is: a directory that is
 //! not empty gives its subdirectories to the top, one rename each, and goes.
@@ -27,36 +26,36 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What names may not do while they are resolved. Mounts below a directory would be its owner's as
-/// well.
+/// Restrictions on the resolution of names. Mounts below a directory are refused as well: they
+/// would be under its owner's control.
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-/// Beginning of the names that subdirectories get when they are moved to the top to be removed.
+/// Prefix of the names that subdirectories get when they are moved to the top to be removed.
 const MOVED: &str = ".removed-";
 
-/// A directory whose names belong to a hostile process.
+/// Directory whose names a hostile process controls.
 #[derive(Debug)]
 pub struct UntrustedDir {
     dir: OwnedFd,
 }
 
-/// Which directory it is, for as long as its file system is mounted.
+/// Identity of a directory, for as long as its file system is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirIdentity {
     device: u64,
     inode: u64,
 }
 
-/// A socket in an [`UntrustedDir`], pinned: its path leads to this very socket for as long as the
+/// Socket in an [`UntrustedDir`], pinned: its path leads to this very socket for as long as the
 /// value lives.
 #[derive(Debug)]
 pub struct PinnedSocket(OwnedFd);
 
 impl PinnedSocket {
-    /// Returns a path of fewer than the 107 bytes that a socket's may have (unix(7)).
+    /// Returns a path shorter than the 107 bytes that a socket's may have (unix(7)).
     #[must_use]
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
@@ -114,7 +113,7 @@ impl UntrustedDir {
         })
     }
 
-    /// Returns which directory it is. Asks no server of a file system.
+    /// Returns the identity of the directory, without asking the server of a network file system.
     ///
     /// # Errors
     /// What the kernel said.
@@ -128,7 +127,7 @@ impl UntrustedDir {
         })
     }
 
-    /// Creates a file of mode 0600. What is there already is an error, also a link.
+    /// Creates a file of mode 0600. An existing entry is an error, also a link.
     ///
     /// # Errors
     /// `AlreadyExists`, or what the file system said.
@@ -141,12 +140,12 @@ impl UntrustedDir {
         )?))
     }
 
-    /// Opens a file for reading, if it is one.
+    /// Opens a regular file for reading.
     ///
     /// # Errors
     /// `InvalidData` when something else is in its place; otherwise what the kernel said.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
-        // A pipe would wait for its writer.
+        // Opening a pipe would wait for its writer.
         let file = match self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(Errno::LOOP | Errno::XDEV | Errno::NXIO) => return Err(replaced(name)),
@@ -167,7 +166,7 @@ impl UntrustedDir {
     pub fn copy_file(&self, name: &str, limit: u64, to: &Path) -> io::Result<()> {
         let source = self.open_file(name)?;
         let mut target = new_file(to)?;
-        // One byte more, since it may grow meanwhile.
+        // One byte more, since the file may grow at any time.
         let copied = io::copy(&mut source.take(limit + 1), &mut target);
         let copied = copied.and_then(|bytes| {
             if bytes > limit {
@@ -182,9 +181,8 @@ impl UntrustedDir {
     }
 
     /// Makes a file ours: moves it to `to`, which lies in a directory of ours on the same file
-    /// system, and gives it the owner of that directory and mode 0600. Nobody can change its
-    /// content afterwards: where somebody has it open for writing all the same, `to` becomes a
-    /// copy.
+    /// system, and gives it the owner of that directory and mode 0600. No other process can change
+    /// its content afterwards: if one has it open for writing all the same, `to` becomes a copy.
     ///
     /// # Errors
     /// `InvalidData` when something else is in its place, which is gone then; otherwise what the
@@ -199,7 +197,7 @@ impl UntrustedDir {
         taken
     }
 
-    /// Removes a file, or whatever is in its place. That there is none is fine.
+    /// Removes a file, or an entry of any other kind in its place. A missing one is no error.
     ///
     /// # Errors
     /// What the file system said.
@@ -218,7 +216,7 @@ impl UntrustedDir {
         }
     }
 
-    /// Makes a symbolic link for the owner of the directory. We never follow it.
+    /// Creates a symbolic link for the owner of the directory. We never follow it.
     ///
     /// # Errors
     /// What the file system said.
@@ -227,7 +225,7 @@ impl UntrustedDir {
         Ok(rustix::fs::symlinkat(target, &self.dir, name)?)
     }
 
-    /// Changes the owner of what has that name, also of a link.
+    /// Changes the owner of the entry of that name, also of a link.
     ///
     /// # Errors
     /// What the file system said.
@@ -251,7 +249,7 @@ impl UntrustedDir {
         Ok(rustix::fs::fstat(&self.dir)?.st_uid)
     }
 
-    /// Finds a socket to connect to.
+    /// Opens a socket to connect to.
     ///
     /// # Errors
     /// `NotFound` when there is none yet, `InvalidData` when something else is in its place.
@@ -300,7 +298,7 @@ impl UntrustedDir {
         Ok(())
     }
 
-    /// Removes all that is in it.
+    /// Removes everything in the directory.
     fn clear(&self) -> io::Result<()> {
         let mut moved = 0;
         loop {
@@ -315,7 +313,7 @@ impl UntrustedDir {
                     None => Ok(()),
                 })?;
                 match rustix::fs::unlinkat(&self.dir, name, AtFlags::REMOVEDIR) {
-                    // The next round takes the rest.
+                    // The next round removes the remaining entries.
                     Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => Ok(()),
                     Err(error) => Err(error.into()),
                 }
@@ -338,7 +336,7 @@ impl UntrustedDir {
         Ok(())
     }
 
-    /// Removes what has that name, or opens it if it is a directory.
+    /// Removes the entry of that name, or opens it if it is a directory.
     fn unlink_or_open(&self, name: &CStr) -> io::Result<Option<Self>> {
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(None),
@@ -351,7 +349,7 @@ impl UntrustedDir {
         }
     }
 
-    /// Moves a subdirectory of `below` here, under a name that is free.
+    /// Moves a subdirectory of `below` here, under a free name.
     fn lift(&self, below: &Self, name: &CStr, moved: &mut u64) -> io::Result<()> {
         loop {
             *moved += 1;
@@ -366,11 +364,11 @@ impl UntrustedDir {
     }
 }
 
-/// Removes a directory whose parent is ours, with all that a hostile process made in it, or a file.
-/// That there is none is fine. The process must be gone: it could go on making files.
+/// Removes a directory whose parent is ours, with everything that a hostile process made in it, or
+/// a file. A missing one is no error. The process must be gone: it could go on making files.
 ///
 /// # Errors
-/// What the file system said; what is left can be removed by another call.
+/// What the file system said; another call can remove the rest.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -397,14 +395,15 @@ fn replaced(name: &str) -> io::Error {
     )
 }
 
-/// `path` lies in a directory of ours by now, so it leads to the same file until the end.
+/// Takes ownership of the file. `path` lies in a directory of ours by now, so it leads to the same
+/// file until the end.
 fn own(name: &str, path: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(replaced(name));
     }
     let file = File::open(path)?;
     let owner = fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
-    // From here on nobody else can open it.
+    // From here on no other process can open it.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     if !may_be_written(&file) {
@@ -416,9 +415,9 @@ fn own(name: &str, path: &Path) -> io::Result<()> {
     fs::rename(copy, path)
 }
 
-/// Returns whether anybody may have the file open for writing, or mapped so. A lease for reading is
-/// given only where nobody has (fcntl(2)); a file system without leases cannot tell. `file` is open
-/// for reading only.
+/// Returns true if another process may have the file open for writing, or mapped so. A lease for
+/// reading is given only if there is none (fcntl(2)); a file system without leases cannot tell.
+/// `file` is open for reading only.
 fn may_be_written(file: &File) -> bool {
     // SAFETY: both are calls with a number, on a descriptor that lives.
     unsafe {

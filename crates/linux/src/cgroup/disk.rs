@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{major, minor};
 use stdx::io::OptionalExt;
 
-/// Per second, for reading and for writing each; `None`: as fast as the disk.
+/// Limits per second, for reading and for writing each; `None`: as fast as the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskLimits {
     pub bytes: Option<u64>,
@@ -24,9 +24,9 @@ impl DiskLimits {
     }
 }
 
-/// Limits what a group reads and writes of the disk that `path` is, or that holds it. Whether it
-/// could: not where the group has no such controller, or the file system spreads over disks that
-/// the kernel does not tell (Btrfs).
+/// Limits how fast a group reads and writes the disk that `path` is, or that holds it. Returns
+/// false if that is impossible: the group has no `io` controller, or the file system spans several
+/// disks behind a number that is no disk's (Btrfs).
 ///
 /// # Errors
 /// What the kernel said.
@@ -51,8 +51,8 @@ pub fn limit_disk(group: &Path, path: &Path, limits: DiskLimits) -> io::Result<b
     }
 }
 
-/// Its number in the kernel's spelling. A partition is its whole disk, on which alone there can be
-/// limits.
+/// Returns the number of the disk of `path` in the kernel's spelling (`major:minor`). For a
+/// partition that is its whole disk, the only place where the kernel accepts limits.
 fn disk_of(path: &Path) -> io::Result<Option<String>> {
     let found = fs::metadata(path)?;
     let number = if found.file_type().is_block_device() {

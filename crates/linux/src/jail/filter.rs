@@ -7,10 +7,10 @@
 //! does a refused call help an attacker, so there is nothing to be won by killing the process, but
 //! a guest to be lost by each gap in a list. To see the gaps, see [`Enforcement::Log`].
 //!
-//! A program that has filters of its own, as Firecracker has, is only kept from what none needs
-//! ([`DENIED`]) with EPERM. Among that is a trap: a jail may be given a read-only loop device that
-//! others use as well. Whoever has opened one for writing, which the kernel allows, may put another
-//! file in its place for all of them, without any capability (`drivers/block/loop.c`).
+//! A program that has filters of its own, as Firecracker has, is only denied the calls that no VMM
+//! needs ([`DENIED`]), with EPERM. One of them is a trap: a jail may be given a read-only loop
+//! device that others use as well. A process that has opened it for writing, which the kernel
+//! allows, may replace its file for all of them, without any capability (`drivers/block/loop.c`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,13 +21,13 @@ use seccompiler::{
     SeccompRule,
 };
 
-/// What is done about calls that are not on a list.
+/// Treatment of calls that are not on a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Enforcement {
     #[default]
     Enforce,
-    /// They are allowed, and the kernel logs each with its number (`type=1326` in its log): to find
-    /// what a list lacks.
+    /// Allows the calls, and the kernel logs each with its number (`type=1326` in its log): to find
+    /// gaps in a list.
     Log,
 }
 
@@ -59,10 +59,10 @@ pub struct Call {
     when: Option<When>,
 }
 
-/// What the lower half of an argument is.
+/// Condition on the lower 32 bits of an argument.
 #[derive(Debug, Clone, Copy)]
 enum When {
-    /// This, where the mask has ones.
+    /// The argument has `value` where the mask has ones.
     Masked {
         argument: u8,
         mask: u64,
@@ -75,19 +75,19 @@ enum When {
 }
 
 impl Call {
-    /// With any arguments.
+    /// Allows the call with any arguments.
     #[must_use]
     pub const fn any(number: i64) -> Self {
         Self { number, when: None }
     }
 
-    /// With this value of an argument, counted from 0.
+    /// Allows the call with this value of an argument, counted from 0.
     #[must_use]
     pub const fn with(number: i64, argument: u8, value: u64) -> Self {
         Self::masked(number, argument, u32::MAX as u64, value)
     }
 
-    /// With an argument that has this value where the mask has ones.
+    /// Allows the call with an argument that has this value where the mask has ones.
     #[must_use]
     pub const fn masked(number: i64, argument: u8, mask: u64, value: u64) -> Self {
         Self {
@@ -100,7 +100,7 @@ impl Call {
         }
     }
 
-    /// With any other value of an argument.
+    /// Allows the call with any other value of an argument.
     const fn without(number: i64, argument: u8, value: u64) -> Self {
         Self {
             number,
@@ -125,9 +125,9 @@ const NAMESPACES: [i32; 7] = [
 const LOOP_REQUESTS: u64 = 0x4C00;
 const REQUEST_TYPE: u64 = 0xFF00;
 
-/// What needs no privilege, and no VMM: ways to the kernel that had holes, to other processes, and
-/// out of the jail. Mounts, modules and the like need a capability, which nobody in a jail has or
-/// can get.
+/// System calls that take no privilege and that no VMM needs: ways into kernel code with a history
+/// of holes, to other processes, and out of the jail. Mounts, modules and the like need a
+/// capability, which no process in a jail has or can get.
 const DENIED: [i64; 25] = [
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
@@ -156,7 +156,7 @@ const DENIED: [i64; 25] = [
     libc::SYS_vmsplice,
 ];
 
-/// Made before the fork, since it allocates.
+/// Compiles the filter. Runs before the fork, since it allocates.
 pub(super) fn program(syscalls: Syscalls) -> io::Result<BpfProgram> {
     match syscalls {
         Syscalls::NotDenied => compile(
@@ -187,7 +187,7 @@ fn denied() -> Vec<Call> {
     let namespaces = NAMESPACES.map(|kind| u64::from(kind.unsigned_abs()));
     let namespaces = namespaces.map(|kind| Call::masked(libc::SYS_clone, 0, kind, kind));
     let loops = Call::masked(libc::SYS_ioctl, 1, REQUEST_TYPE, LOOP_REQUESTS);
-    // VMMs are spoken to over Unix sockets, and speak to nobody else.
+    // The agent talks to VMMs over Unix sockets; they need no other kind.
     let sockets = Call::without(libc::SYS_socket, 0, libc::AF_UNIX as u64);
     DENIED
         .map(Call::any)
@@ -233,8 +233,8 @@ fn compile(
         .map_err(io::Error::other)
 }
 
-/// For the calling thread and its children, for good. Needs no capability once there are no new
-/// privileges.
+/// Applies the filter to the calling thread and its children, for good. Takes no capability once
+/// there are no new privileges.
 pub(super) fn enter(program: &BpfProgram) -> io::Result<()> {
     // Nothing is made of other errors here, which would allocate.
     seccompiler::apply_filter(program).map_err(|_| io::Error::from_raw_os_error(libc::EPERM))

@@ -1,10 +1,10 @@
-//! What a process that runs foreign code may see and use: next to nothing, and under a user of its
+//! Jail for a process that runs foreign code: it sees and uses next to nothing, under a user of its
 //! own.
 //!
-//! A [`Jail`] is made for one start, outside: each path that the process is to see is opened here,
-//! as a mount of its own that is attached nowhere yet, so whatever is missing or may not be read is
-//! told by name before anything runs. Paths are the same inside as outside, only fewer, so nobody
-//! has to translate.
+//! A [`Jail`] is prepared outside, for one start: each path that the process is to see is opened
+//! here, as a mount of its own that is attached nowhere yet, so a path that is missing or may not
+//! be read is reported by name before anything runs. Paths are the same inside as outside, only
+//! fewer, so no path has to be translated.
 //!
 //! ```text
 //!  thread of its own                                      child of that thread
@@ -45,7 +45,7 @@ const ALIASES: [&str; 5] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64"];
 /// Where the loader finds libraries without searching.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
 
-/// One jail, for one start.
+/// Jail for one start of a program.
 #[derive(Debug)]
 pub struct Jail {
     uid: u32,
@@ -59,7 +59,7 @@ pub struct Jail {
     group: Option<File>,
 }
 
-/// A file or directory that is to be seen.
+/// File or directory that is visible in the jail.
 #[derive(Debug)]
 struct Tree {
     path: PathBuf,
@@ -67,7 +67,7 @@ struct Tree {
     is_dir: bool,
 }
 
-/// A node that is made in the jail and belongs to its user.
+/// Device node that is created in the jail and belongs to its user.
 #[derive(Debug)]
 struct Device {
     path: PathBuf,
@@ -76,7 +76,8 @@ struct Device {
 }
 
 impl Jail {
-    /// An empty one, with `/dev/null` and `/dev/urandom`, for a process of that user and group.
+    /// Creates an empty jail, with `/dev/null` and `/dev/urandom`, for a process of that user and
+    /// group.
     ///
     /// # Errors
     /// When the kernel lacks what jails need, or we may not make them.
@@ -106,7 +107,7 @@ impl Jail {
         Ok(jail)
     }
 
-    /// Shows the program, and the system's libraries unless it is linked statically.
+    /// Makes the program visible, and the system's libraries unless it is linked statically.
     ///
     /// # Errors
     /// `NotFound` when there is no such program.
@@ -127,7 +128,7 @@ impl Jail {
         self.show(path, Access::Read)
     }
 
-    /// Shows a file, or a directory with what is in it; no mounts below it.
+    /// Makes a file, or a directory with its content, visible; without mounts below it.
     ///
     /// # Errors
     /// `NotFound` when there is none, `PermissionDenied` with what to do when the jail's user may
@@ -153,7 +154,7 @@ impl Jail {
         });
     }
 
-    /// Whether the file's mode lets the jail's user in.
+    /// Checks that the file's mode lets the jail's user in.
     fn check(&self, path: &Path, found: &fs::Metadata, access: Access) -> io::Result<()> {
         let owned = found.uid() == self.uid;
         let shift = if owned { 6 } else { 0 };
@@ -178,7 +179,7 @@ impl Jail {
     }
 
     /// Gives the process a device of the host: a node with its number, at its path, that only the
-    /// jail's user opens.
+    /// jail's user can open.
     ///
     /// # Errors
     /// `NotFound` when there is none, `InvalidInput` when it is no device.
@@ -202,12 +203,12 @@ impl Jail {
         Ok(())
     }
 
-    /// Says which system calls the process may make.
+    /// Sets the system calls that the process may make.
     pub fn allow(&mut self, syscalls: Syscalls) {
         self.syscalls = syscalls;
     }
 
-    /// Lets the process start in that control group.
+    /// Sets the control group that the process starts in.
     ///
     /// # Errors
     /// `NotFound` when there is none.
@@ -216,8 +217,8 @@ impl Jail {
         Ok(())
     }
 
-    /// Starts the program in here; its number outside. Without a network namespace it gets an empty
-    /// one. `first` is what the child does before it gives up its rights.
+    /// Starts the program in the jail and returns its process id outside. Without `netns` it gets
+    /// an empty network namespace. `first` runs in the child before that gives up its privileges.
     ///
     /// # Safety
     /// `first` only makes system calls.
@@ -256,8 +257,8 @@ impl Jail {
     }
 }
 
-/// Whether an ELF program names a loader (segment type `PT_INTERP`, elf(5)). Whatever is no 64-bit
-/// ELF may need anything.
+/// Returns true if an ELF program names a loader (segment type `PT_INTERP`, elf(5)), and for every
+/// file that is not 64-bit ELF, which may need anything.
 fn needs_libraries(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::FileExt;
     const PT_INTERP: u32 = 3;

@@ -1,5 +1,5 @@
-//! What the child gives up between fork and exec. Only system calls: no allocation, no lock, no
-//! other user's data.
+//! Drops the child's privileges between fork and exec. Only system calls: no allocation, no lock,
+//! no other user's data.
 
 #![allow(unsafe_code)]
 
@@ -15,18 +15,17 @@ use seccompiler::BpfProgram;
 
 use super::{filter, starts};
 
-/// What one process may use up (getrlimit(2)), besides what its cgroup grants.
+/// Resource limits of one process (getrlimit(2)), besides those of its cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Processes and threads of the jail's user.
     pub tasks: u64,
     /// Open file descriptors.
     pub files: u64,
-    /// Length of each file that it makes longer. Beyond it a write fails with `EFBIG`; the signal
-    /// that comes with it is ignored unless the program handles it.
+    /// Maximum length of a file that it extends, bytes. Beyond it a write fails with `EFBIG`; the
+    /// signal SIGXFSZ that comes with it is ignored unless the program handles it.
     pub file_bytes: u64,
-    /// Address space, `None` for as much as the program likes: its control group counts what it
-    /// really uses.
+    /// Address space, bytes; `None` for no limit: its control group counts what it really uses.
     pub address_bytes: Option<u64>,
 }
 
@@ -41,14 +40,14 @@ impl Default for Limits {
     }
 }
 
-/// What the child needs, all of it prepared.
+/// Values that the child needs, all prepared before the fork.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) limits: Limits,
     pub(super) filter: BpfProgram,
-    /// See [`starts::close_behind`].
+    /// Socket for [`starts::close_behind`].
     pub(super) gate: RawFd,
 }
 
@@ -102,7 +101,7 @@ fn leave_keyrings() -> io::Result<()> {
     }
 }
 
-/// For good. Raising it again would take a capability.
+/// Lowers a resource limit, for good: raising it again would take a capability.
 fn lower(resource: Resource, limit: u64) -> io::Result<()> {
     let now = rustix::process::getrlimit(resource)
         .maximum
@@ -117,7 +116,7 @@ fn lower(resource: Resource, limit: u64) -> io::Result<()> {
     )?)
 }
 
-/// Also descriptors that whoever started us let through.
+/// Closes all descriptors but the first three on exec, also those that the agent itself inherited.
 fn close_on_exec() -> io::Result<()> {
     // SAFETY: sets a flag on descriptors; closes none.
     match unsafe {
@@ -133,7 +132,7 @@ fn close_on_exec() -> io::Result<()> {
     }
 }
 
-/// From the bounding and the ambient set; the other sets go with user 0.
+/// Drops all capabilities from the bounding and the ambient set; the other sets go with user 0.
 fn drop_capabilities() -> io::Result<()> {
     for number in 0..u64::BITS {
         match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(

@@ -13,12 +13,13 @@ use rustix::mount::{MountAttrFlags, MoveMountFlags, move_mount};
 use super::{Device, Jail, Tree, template, tree};
 use crate::netns;
 
-/// For the directories of all paths; a jail's user cannot write there.
+/// Size of the root file system, which only holds the directories of all paths; a jail's user
+/// cannot write there.
 const ROOT_SIZE: &str = "1m";
 
-/// After an error the thread is of no use any more.
+/// Moves the calling thread into the jail. After an error the thread is of no use any more.
 pub(super) fn enter(jail: &Jail, netns: Option<File>) -> io::Result<()> {
-    // A mount namespace can be changed only by who shares root and working directory with nobody.
+    // setns(2) refuses a mount namespace to a thread that shares root and working directory.
     unshare(CloneFlags::CLONE_FS)?;
     setns(jail.template.as_fd(), CloneFlags::CLONE_NEWNS)
         .map_err(context("enter the empty mount namespace"))?;
@@ -110,8 +111,8 @@ fn make_dirs(root: &OwnedFd, path: &Path) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// As seen from the root's descriptor. The path is absolute; nothing leads out of the root, which
-/// is still empty.
+/// Returns an absolute path as relative to the root's descriptor. The root is still empty, so no
+/// link leads out of it.
 fn relative(path: &Path) -> &Path {
     let mut components = path.components();
     while components.as_path().as_os_str().as_bytes().first() == Some(&b'/') {

@@ -1,8 +1,8 @@
-//! One start of a program, and no other: what runs in a jail never becomes another program, or
+//! Lets a jail start one program and no other: its process never executes another program, nor
 //! starts one.
 //!
 //! A filter of system calls has to be there before exec, and so has to let exec through; no filter
-//! can tell the first exec from a second. But it can ask somebody (`SECCOMP_RET_USER_NOTIF`,
+//! can tell the first exec from a second. But it can ask a listener (`SECCOMP_RET_USER_NOTIF`,
 //! seccomp_unotify(2)):
 //!
 //! ```text
@@ -11,11 +11,11 @@
 //!   receives the listener              ←     sends it, and closes its own
 //!                                            other filters; exec, which waits
 //!   lets it go on, closes the listener →     runs
-//!                                            exec: ENOSYS, since nobody listens any more
+//!                                            exec: ENOSYS, since the listener is closed
 //! ```
-//! If the thread or the agent dies, nobody listens either, and the child ends with an error. The
-//! same filter hides `clone3`, whose flags no filter can read, so that C libraries take `clone`;
-//! and the numbers of the x32 calls, by which other filters could be passed.
+//! If the thread or the agent dies, the listener is closed as well, and the child ends with an
+//! error. The same filter hides `clone3`, whose flags no filter can read, so that C libraries take
+//! `clone`; and the numbers of the x32 calls, by which other filters could be passed.
 
 #![allow(unsafe_code)]
 
@@ -35,13 +35,13 @@ const X32_BIT: u32 = 0x4000_0000;
 
 const HIDE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
-/// Longest time from the listener to exec: what is between takes microseconds.
+/// Longest time from the listener to exec; usually that takes microseconds.
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
 
 /// Offset of the number of the call in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 
-/// The filter; it allows all other calls.
+/// Filter that makes exec ask the listener; it allows all calls but those above.
 static FILTER: [sock_filter; 8] = [
     statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, NUMBER),
     jump(libc::BPF_JGE, X32_BIT, 4, 0),
@@ -71,7 +71,7 @@ const fn jump(comparison: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     }
 }
 
-/// The thread's side of one start.
+/// Side of the thread that creates the jail, for one start.
 #[derive(Debug)]
 pub(super) struct Gate {
     ours: UnixStream,
@@ -84,13 +84,12 @@ impl Gate {
         Ok(Self { ours, theirs })
     }
 
-    /// For [`close_behind`], in the child.
+    /// Returns the socket for [`close_behind`], in the child.
     pub(super) fn child_side(&self) -> RawFd {
         self.theirs.as_raw_fd()
     }
 
-    /// Waits for the child's exec and lets it through. That the child ended before is no error
-    /// here.
+    /// Waits for the child's exec and lets it through. A child that ended before is no error here.
     pub(super) fn let_through(self) -> io::Result<()> {
         let Self { ours, theirs } = self;
         // So that the end of the child is seen.
@@ -143,7 +142,7 @@ fn answer(listener: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A child that ended tells why by other means.
+/// Ignores `NotFound`: the child has ended, and its error is reported by other means.
 fn gone_or(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound {
         Ok(())
@@ -152,8 +151,8 @@ fn gone_or(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// In the child: from here on exec waits for [`Gate::let_through`], and fails once that is done.
-/// The calling process has no new privileges by now.
+/// Makes exec wait for [`Gate::let_through`], and fail once that is done. Runs in the child, which
+/// has no new privileges by now.
 pub(super) fn close_behind(socket: RawFd) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: FILTER.len() as u16,
@@ -179,7 +178,7 @@ pub(super) fn close_behind(socket: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// What [`descriptors::send`] does, without allocation.
+/// Sends a descriptor as [`descriptors::send`] does, without allocation.
 fn send(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
     const SPACE: usize = 32;
     #[repr(align(8))]

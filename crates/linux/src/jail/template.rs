@@ -26,7 +26,7 @@ pub(super) const PLACE: &str = "/jail";
 
 static TEMPLATE: Mutex<Option<File>> = Mutex::new(None);
 
-/// Opens it, made if need be.
+/// Opens the template, and creates it if need be.
 pub(super) fn open() -> io::Result<OwnedFd> {
     let mut template = TEMPLATE.lock();
     let namespace = match template.take() {
@@ -82,7 +82,7 @@ pub(super) fn become_root(root: &OwnedFd, place: &Path) -> io::Result<()> {
     switch(root)
 }
 
-/// The second half of [`become_root`].
+/// Does the second half of [`become_root`]: makes the attached mount the root.
 pub(super) fn switch(root: &OwnedFd) -> io::Result<()> {
     rustix::process::fchdir(root)?;
     // Puts the old root on top of the new one (pivot_root(2), "pivot_root(".", ".")").

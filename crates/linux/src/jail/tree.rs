@@ -13,18 +13,18 @@ use rustix::mount::{
     fsmount, fsopen, open_tree,
 };
 
-/// What the jail's user may do with a file or directory, as far as its owner and mode let it.
+/// Access of the jail's user to a file or directory, as far as its owner and mode let it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Read,
     Write,
-    /// The directory is not its own: it makes no names there, but may open and change the files
-    /// that belong to it.
+    /// For a directory that is not its own: it creates no names there, but may open and change the
+    /// files that belong to it.
     OpenFiles,
 }
 
-/// A second mount of what is at `path`, without what is mounted below it, cut off from later mounts
-/// of the host.
+/// Opens a second mount of `path`, without the mounts below it, cut off from later mounts of the
+/// host.
 pub(super) fn open(path: &Path, access: Access) -> io::Result<OwnedFd> {
     let tree = open_tree(
         CWD,
@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, access: Access) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// A new file system in memory, empty.
+/// Creates an empty file system in memory.
 pub(super) fn memory(size: &str) -> io::Result<OwnedFd> {
     let options = [
         ("source", "jail"),
@@ -54,9 +54,9 @@ pub(super) fn memory(size: &str) -> io::Result<OwnedFd> {
     )
 }
 
-/// Creates an empty directory in memory for the user of a jail, which belongs to that user. Nothing
-/// of it is on disk, it has no name on the host, and it goes with the last process and descriptor
-/// that has it: there is nothing to clear.
+/// Creates an empty directory in memory that belongs to the user of a jail. None of it is on disk,
+/// it has no name on the host, and it goes with the last process and descriptor that has it: there
+/// is nothing to clean up.
 ///
 /// # Errors
 /// What the kernel said.

@@ -1,6 +1,6 @@
-//! Marks, redirections and refusals: what becomes of packets beyond accepting and dropping them.
-//! Written as the kernel reads them (linux/netfilter/nf_tables.h): the library's own types have
-//! other names for these attributes.
+//! Marks, redirections and refusals: actions other than accepting and dropping packets. Written as
+//! the kernel reads them (linux/netfilter/nf_tables.h): the library's own types have other names
+//! for these attributes.
 
 use netlink_bindings::nftables::{CmpOps, CtKeys, MetaKeys};
 
@@ -9,40 +9,40 @@ use super::rule::{Rule, Step};
 
 /// `IP_CT_DIR_REPLY` (linux/netfilter/nf_conntrack_tuple_common.h).
 const REPLY: u8 = 1;
-/// Ways to refuse (`nft_reject_types`), and what errors say (`nft_reject_inet_code`).
+/// Kinds of refusal (`nft_reject_types`), and the reason in ICMP errors (`nft_reject_inet_code`).
 const TCP_RESET: u32 = 1;
 const ICMPX_UNREACHABLE: u32 = 2;
 const ADMIN_PROHIBITED: u8 = 3;
 
 impl Rule {
-    /// Goes against the direction of its connection's first packet.
+    /// Matches packets against the direction of their connection's first packet.
     #[must_use]
     pub fn ct_reply(self) -> Self {
         self.then(Step::Ct(CtKeys::Direction))
             .compare(CmpOps::Eq, vec![REPLY])
     }
 
-    /// Belongs to a connection that carries this mark.
+    /// Matches packets of a connection that carries this mark.
     #[must_use]
     pub fn ct_mark(self, mark: u32) -> Self {
         self.then(Step::Ct(CtKeys::Mark))
             .compare(CmpOps::Eq, mark.to_ne_bytes().to_vec())
     }
 
-    /// Marks the packet's connection.
+    /// Sets the mark of the packet's connection.
     #[must_use]
     pub fn set_ct_mark(self, mark: u32) -> Self {
         self.set("ct", CtKeys::Mark as u32, 4, mark)
     }
 
-    /// Marks the packet.
+    /// Sets the mark of the packet.
     #[must_use]
     pub fn set_mark(self, mark: u32) -> Self {
         self.set("meta", MetaKeys::Mark as u32, 3, mark)
     }
 
-    /// Loads the value, and has an expression take it from the register; `source` is the attribute
-    /// that names the register, which differs.
+    /// Loads the value into the register and sets a key from it. `source` is the number of the
+    /// attribute that names the register: it differs between expressions.
     fn set(self, name: &'static str, key: u32, source: u16, value: u32) -> Self {
         const KEY: u16 = 2;
         let attributes = [
@@ -56,7 +56,7 @@ impl Rule {
             })
     }
 
-    /// Goes to that port of this host instead; for TCP and UDP, in a chain of type `nat`.
+    /// Redirects the packet to that port of this host; for TCP and UDP, in a chain of type `nat`.
     #[must_use]
     pub fn redirect(self, port: u16) -> Self {
         const PORT_REGISTER: u16 = 1;
@@ -67,13 +67,13 @@ impl Rule {
             })
     }
 
-    /// Ends the TCP connection of the packet: tells its sender that nobody listens.
+    /// Ends the TCP connection of the packet with a reset, as if its port were closed.
     #[must_use]
     pub fn reject_with_reset(self) -> Self {
         self.reject(&attribute(1, &TCP_RESET.to_be_bytes()))
     }
 
-    /// Tells the sender that the way is prohibited.
+    /// Refuses the packet with an ICMP error that the destination is administratively prohibited.
     #[must_use]
     pub fn reject_as_prohibited(self) -> Self {
         let kind = attribute(1, &ICMPX_UNREACHABLE.to_be_bytes());

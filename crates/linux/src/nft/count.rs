@@ -1,6 +1,6 @@
-//! Questions about how many there are of something, and what rules keep account of: connections,
-//! packets, links. The library does not know their expressions, which are written as the kernel
-//! reads them (linux/netfilter/nf_tables.h).
+//! Matches that count, and state that rules keep: connections, packets, links. The library does not
+//! know their expressions, which are written as the kernel reads them
+//! (linux/netfilter/nf_tables.h).
 
 use netlink_bindings::nftables::{CmpOps, CtKeys, MetaKeys, PayloadBase};
 
@@ -9,13 +9,13 @@ use super::rule::{NEW, Rule, Step};
 /// `IPS_CONFIRMED` (linux/netfilter/nf_conntrack_common.h): the first packet of the connection has
 /// passed.
 const CONFIRMED: u32 = 1 << 3;
-/// Register that everything is loaded into.
+/// Register that all values are loaded into.
 pub(super) const REGISTER: u32 = 1;
 const TCP: u8 = 6;
 
 impl Rule {
-    /// Begins a connection: no packet of it has passed before. `ct_state(NEW)` holds for all
-    /// packets until the first answer.
+    /// Matches packets that begin a connection: no packet of it has passed before. `ct_state(NEW)`
+    /// matches all packets until the first answer.
     #[must_use]
     pub fn begins_connection(self) -> Self {
         let rule = self
@@ -25,8 +25,8 @@ impl Rule {
         rule.compare(CmpOps::Eq, vec![0; 4])
     }
 
-    /// Belongs to a connection beyond the first `count` of those that this question was asked about
-    /// and that still stand (nft(8), `ct count over`).
+    /// Matches packets of a connection beyond the first `count` open ones that were counted by this
+    /// rule (nft(8), `ct count over`).
     #[must_use]
     pub fn connections_over(self, count: u32) -> Self {
         self.then(Step::Other {
@@ -35,8 +35,8 @@ impl Rule {
         })
     }
 
-    /// The same, counted for each link of entry; `set` is a set of the same table
-    /// ([`crate::nft::Transaction::links`]).
+    /// Does the same as [`Rule::connections_over`], counting per link of entry; `set` is a set of
+    /// the same table ([`crate::nft::Transaction::links`]).
     #[must_use]
     pub fn connections_over_by_link(self, set: &str, count: u32) -> Self {
         const EXPRESSION: u16 = 7;
@@ -44,7 +44,7 @@ impl Rule {
         self.add_link(set, &nested(EXPRESSION, &expression))
     }
 
-    /// Puts the link of entry into a set of the same table, for so many milliseconds.
+    /// Adds the link of entry to a set of the same table, for that many milliseconds.
     #[must_use]
     pub fn hold_link(self, set: &str, milliseconds: u64) -> Self {
         const TIMEOUT: u16 = 6;
@@ -68,13 +68,13 @@ impl Rule {
         })
     }
 
-    /// Came in on a link that is in a set of the same table.
+    /// Matches packets that came in on a link that is in a set of the same table.
     #[must_use]
     pub fn link_in(self, set: &'static str) -> Self {
         self.then(Step::Meta(MetaKeys::Iif)).then(Step::Within(set))
     }
 
-    /// Is among the first `rate` packets of a second, or the first `burst` after a quiet time.
+    /// Matches the first `rate` packets of a second, or the first `burst` after a quiet time.
     #[must_use]
     pub fn limit_per_second(self, rate: u64, burst: u32) -> Self {
         let attributes = [
@@ -91,20 +91,20 @@ impl Rule {
         })
     }
 
-    /// Tells whoever listens to the group ([`crate::nflog`]) of the packet, with its first
-    /// `snaplen` bytes.
+    /// Logs the first `snaplen` bytes of the packet to the group, for its listener
+    /// ([`crate::nflog`]).
     #[must_use]
     pub fn log(self, group: u16, snaplen: u32) -> Self {
         self.then(Step::Log { group, snaplen })
     }
 
-    /// Goes on in another chain of the table.
+    /// Continues in another chain of the table, for good.
     #[must_use]
     pub fn goto(self, chain: &'static str) -> Self {
         self.then(Step::Goto(chain))
     }
 
-    /// The destination port of TCP or UDP; asks for the protocol before.
+    /// Matches the destination port of TCP or UDP; matches the protocol before.
     #[must_use]
     pub fn dport(self, protocol: u8, port: u16) -> Self {
         let load = Step::Payload {
@@ -117,7 +117,7 @@ impl Rule {
             .compare(CmpOps::Eq, port.to_be_bytes().to_vec())
     }
 
-    /// Is TCP's first packet of a side, or the answer to it.
+    /// Matches TCP's first packet of each side.
     #[must_use]
     pub fn tcp_syn(self) -> Self {
         // Flags: SYN and not RST (RFC 9293, section 3.1).
@@ -165,7 +165,7 @@ impl Rule {
     }
 }
 
-/// `over`: the flag that inverts it.
+/// Encodes `ct count over`: the count, and the flag that inverts the comparison.
 fn connlimit(count: u32) -> Vec<u8> {
     [
         attribute(1, &count.to_be_bytes()),
@@ -174,8 +174,8 @@ fn connlimit(count: u32) -> Vec<u8> {
     .concat()
 }
 
-/// One attribute of netlink: its length, its kind, and its value, filled up to a multiple of four
-/// bytes.
+/// Encodes one attribute of netlink: its length, its kind, and its value, padded to a multiple of
+/// four bytes.
 pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut bytes = [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat();
@@ -183,7 +183,7 @@ pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An attribute that holds others (`NLA_F_NESTED`).
+/// Encodes an attribute that holds others (`NLA_F_NESTED`).
 fn nested(kind: u16, attributes: &[u8]) -> Vec<u8> {
     attribute(kind | 1 << 15, attributes)
 }

@@ -1,4 +1,4 @@
-//! Reads the rules that there are, whoever has made them, in the network namespace of the calling
+//! Reads the existing rules, also those of other programs, in the network namespace of the calling
 //! thread.
 
 use std::io;
@@ -10,22 +10,22 @@ use super::{Family, Table};
 
 const POLICY_DROP: u32 = 0;
 
-/// A chain that the kernel asks.
+/// Chain at a hook of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseChain {
     pub table: String,
     pub name: String,
-    /// Drops packets about which no rule decides.
+    /// Drops packets that no rule accepts (policy `drop`).
     pub drops: bool,
-    /// Names of all chains of its table.
+    /// Names of all chains of the same table.
     pub beside: Vec<String>,
-    /// Whether a rule of its table has the bytes that were asked for, as the name of a link would
-    /// be.
+    /// True if a rule of its table contains the bytes that were asked for, for example the name of
+    /// a link.
     pub mentions: bool,
 }
 
-/// Chains at a hook that see packets of `family`, with whether a rule of their table has `bytes` in
-/// it.
+/// Returns the chains at a hook that see packets of `family`, and for each whether a rule of its
+/// table contains `bytes`.
 ///
 /// # Errors
 /// What the kernel said.

@@ -18,7 +18,7 @@ pub use look::{BaseChain, base_chains, chain_exists};
 pub use rule::{ARP, ESTABLISHED, INVALID, IP, IPV6, NEW, RELATED, Rule, UNTRACKED};
 pub use transaction::{Family, Hook, Table, Transaction};
 
-/// Takes a table away with all that is in it. That there is none is fine.
+/// Removes a table with its content. A table that does not exist is no error.
 ///
 /// # Errors
 /// What the kernel refused.

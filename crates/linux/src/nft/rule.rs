@@ -1,8 +1,7 @@
-//! One rule, typed: what it asks about a packet, and what becomes of the packet then.
+//! Typed rules: matches on a packet, and an action.
 //!
-//! Each question loads something into a register and compares it, as nft(8) compiles its own
-//! language: the kernel's virtual machine knows nothing else. A question that the packet does not
-//! answer with yes ends the rule.
+//! Each match loads a value into a register and compares it, as nft(8) compiles its own language:
+//! the kernel's virtual machine knows nothing else. The first match that fails ends the rule.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,8 +12,8 @@ pub const INVALID: u32 = 1;
 pub const ESTABLISHED: u32 = 1 << 1;
 pub const RELATED: u32 = 1 << 2;
 pub const NEW: u32 = 1 << 3;
-/// What is of no connection: over IPv6, discovery of neighbours and routers, and who listens to
-/// multicast.
+/// Packets of no connection: over IPv6, neighbour and router discovery, and multicast listener
+/// discovery.
 pub const UNTRACKED: u32 = 1 << 6;
 
 /// Ethernet protocol numbers (linux/if_ether.h).
@@ -25,15 +24,15 @@ pub const IPV6: u16 = 0x86dd;
 /// Families of packets in an `inet` table (linux/netfilter.h).
 pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
-/// A route that leads to this host itself (linux/rtnetlink.h).
+/// Type of a route to this host itself (linux/rtnetlink.h).
 const RTN_LOCAL: u32 = 2;
-/// What to look up about a route (`nft_fib_result` in linux/netfilter/nf_tables.h). The kernel's
-/// description of its messages, of which the library is made, has other numbers.
+/// Results of a route lookup (`nft_fib_result` in linux/netfilter/nf_tables.h). The kernel's
+/// description of its messages, from which the library is generated, has other numbers.
 const FIB_OIF: u32 = 1;
 const FIB_ADDRTYPE: u32 = 3;
 const IFNAMSIZ: usize = 16;
 
-/// What the kernel's virtual machine does for a rule, one after the other.
+/// Step of the kernel's virtual machine; a rule is a list of them, executed in order.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Meta(MetaKeys),
@@ -54,8 +53,8 @@ pub(super) enum Step {
     },
     Within(&'static str),
     Load(Vec<u8>),
-    /// An expression that the library does not know: its name, and its attributes as the kernel
-    /// reads them.
+    /// Expression that the library does not know: its name, and its attributes as the kernel reads
+    /// them.
     Other {
         name: &'static str,
         attributes: Vec<u8>,
@@ -79,7 +78,7 @@ pub(super) enum NatKind {
     Destination,
 }
 
-/// An address in a packet's header.
+/// Address in a packet's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Source,
@@ -87,7 +86,8 @@ enum End {
 }
 
 impl End {
-    /// Loads it: where it is in the headers of IPv4 (RFC 791) and IPv6 (RFC 8200).
+    /// Returns the step that loads the address: its offset in the headers of IPv4 (RFC 791) and
+    /// IPv6 (RFC 8200).
     fn load(self, is_ipv4: bool) -> Step {
         let (offset, len) = match (self, is_ipv4) {
             (Self::Source, true) => (12, 4),
@@ -103,7 +103,7 @@ impl End {
     }
 }
 
-/// Without a question it holds for every packet.
+/// Rule without a chain yet. Without a match it holds for every packet.
 #[derive(Debug, Clone, Default)]
 pub struct Rule(pub(super) Vec<Step>);
 
@@ -113,31 +113,32 @@ impl Rule {
         Self::default()
     }
 
-    /// Comes in on this link; a name that ends with `*` stands for all that begin so.
+    /// Matches packets that come in on this link; a name that ends with `*` stands for all names
+    /// with that beginning.
     #[must_use]
     pub fn iif(self, name: &str) -> Self {
         self.ask(Step::Meta(MetaKeys::Iifname), CmpOps::Eq, link(name))
     }
 
-    /// Comes in on another link, or is of this host.
+    /// Matches packets that come in on another link, or are sent by this host.
     #[must_use]
     pub fn iif_not(self, name: &str) -> Self {
         self.ask(Step::Meta(MetaKeys::Iifname), CmpOps::Neq, link(name))
     }
 
-    /// Goes out on this link; as [`Rule::iif`].
+    /// Matches packets that go out on this link; `name` as for [`Rule::iif`].
     #[must_use]
     pub fn oif(self, name: &str) -> Self {
         self.ask(Step::Meta(MetaKeys::Oifname), CmpOps::Eq, link(name))
     }
 
-    /// Goes out on another link, or on none yet.
+    /// Matches packets that go out on another link, or have none yet.
     #[must_use]
     pub fn oif_not(self, name: &str) -> Self {
         self.ask(Step::Meta(MetaKeys::Oifname), CmpOps::Neq, link(name))
     }
 
-    /// In an `inet` table: is IPv4. Questions about addresses need it before them.
+    /// Matches IPv4, in an `inet` table. Must precede matches on IPv4 addresses there.
     #[must_use]
     pub fn ipv4(self) -> Self {
         self.ask(
@@ -147,7 +148,7 @@ impl Rule {
         )
     }
 
-    /// In an `inet` table: is IPv6.
+    /// Matches IPv6, in an `inet` table.
     #[must_use]
     pub fn ipv6(self) -> Self {
         self.ask(
@@ -157,13 +158,13 @@ impl Rule {
         )
     }
 
-    /// The transport protocol, by its number.
+    /// Matches the transport protocol, by its number.
     #[must_use]
     pub fn l4(self, protocol: u8) -> Self {
         self.ask(Step::Meta(MetaKeys::L4Proto), CmpOps::Eq, vec![protocol])
     }
 
-    /// Carries this mark, which no packet brings along from outside of the host.
+    /// Matches packets that carry this mark, which no packet brings along from outside of the host.
     #[must_use]
     pub fn mark(self, mark: u32) -> Self {
         self.ask(
@@ -173,8 +174,8 @@ impl Rule {
         )
     }
 
-    /// Was sent by a process of another user than root, through a socket in this namespace. What
-    /// the kernel sends by itself or passes on has no socket.
+    /// Matches packets that a process of another user than root sent, through a socket in this
+    /// namespace. Packets that the kernel sends by itself or forwards have no socket.
     #[must_use]
     pub fn sent_by_other_than_root(self) -> Self {
         self.ask(
@@ -184,7 +185,7 @@ impl Rule {
         )
     }
 
-    /// Belongs to a connection in one of these states.
+    /// Matches packets of a connection in one of these states.
     #[must_use]
     pub fn ct_state(mut self, states: u32) -> Self {
         self.0.extend([
@@ -214,21 +215,21 @@ impl Rule {
         self.in_network(End::Destination, CmpOps::Neq, network.into(), prefix)
     }
 
-    /// The IPv4 destination is in a set of the same table.
+    /// Matches packets whose IPv4 destination is in a set of the same table.
     #[must_use]
     pub fn daddr_within(self, set: &'static str) -> Self {
         self.then(End::Destination.load(true))
             .then(Step::Within(set))
     }
 
-    /// The IPv6 destination is in a set of the same table.
+    /// Matches packets whose IPv6 destination is in a set of the same table.
     #[must_use]
     pub fn daddr6_within(self, set: &'static str) -> Self {
         self.then(End::Destination.load(false))
             .then(Step::Within(set))
     }
 
-    /// The destination is an address of this host itself, of whatever link.
+    /// Matches packets whose destination is an address of this host itself, on any link.
     #[must_use]
     pub fn daddr_local(self) -> Self {
         let load = Step::Fib {
@@ -238,8 +239,8 @@ impl Rule {
         self.ask(load, CmpOps::Eq, RTN_LOCAL.to_ne_bytes().to_vec())
     }
 
-    /// The host would not send to its source through the link on which it came in: the source is a
-    /// lie.
+    /// Matches packets with a spoofed source: the host's route to that address does not lead
+    /// through the link on which the packet came in.
     #[must_use]
     pub fn saddr_from_elsewhere(self) -> Self {
         let flags = FibFlags::Saddr as u32 | FibFlags::Iif as u32;
@@ -253,7 +254,7 @@ impl Rule {
         )
     }
 
-    /// Sent from this hardware address to that one.
+    /// Matches frames sent from this hardware address to that one.
     #[must_use]
     pub fn ether(self, from: [u8; 6], to: [u8; 6]) -> Self {
         // Destination and source are the first twelve bytes of a frame.
@@ -265,7 +266,7 @@ impl Rule {
         self.ask(load, CmpOps::Eq, [to, from].concat())
     }
 
-    /// Sent from this hardware address.
+    /// Matches frames sent from this hardware address.
     #[must_use]
     pub fn ether_from(self, from: [u8; 6]) -> Self {
         let load = Step::Payload {
@@ -276,7 +277,7 @@ impl Rule {
         self.ask(load, CmpOps::Eq, from.to_vec())
     }
 
-    /// What a frame carries, by its Ethernet protocol number.
+    /// Matches frames that carry this protocol, by its Ethernet protocol number.
     #[must_use]
     pub fn carries(self, protocol: u16) -> Self {
         self.ask(
@@ -286,8 +287,8 @@ impl Rule {
         )
     }
 
-    /// ARP for IPv4 over Ethernet (RFC 826), in which `mac` says that it has `ip`, and that is
-    /// about `target`.
+    /// Matches ARP for IPv4 over Ethernet (RFC 826) in which the sender is `mac` with `ip`, and the
+    /// target address is `target`.
     #[must_use]
     pub fn arp(self, mac: [u8; 6], ip: Ipv4Addr, target: Ipv4Addr) -> Self {
         let part = |offset, len| Step::Payload {
@@ -311,19 +312,19 @@ impl Rule {
         self.then(Step::Verdict(VerdictCode::Drop))
     }
 
-    /// Gets the address of the link that it goes out on.
+    /// Replaces the source by the address of the link that the packet goes out on.
     #[must_use]
     pub fn masquerade(self) -> Self {
         self.then(Step::Masquerade)
     }
 
-    /// Seems to come from `address` from here on.
+    /// Replaces the source of the packet by `address`.
     #[must_use]
     pub fn snat(self, address: impl Into<IpAddr>) -> Self {
         self.nat(NatKind::Source, address.into())
     }
 
-    /// Goes to `address` instead.
+    /// Replaces the destination of the packet by `address`.
     #[must_use]
     pub fn dnat(self, address: impl Into<IpAddr>) -> Self {
         self.nat(NatKind::Destination, address.into())
@@ -338,7 +339,8 @@ impl Rule {
             .then(Step::Nat { kind, family })
     }
 
-    /// A prefix that is longer than the address is the whole address.
+    /// Compares an address with a network. A longer prefix than the address is taken for its whole
+    /// length.
     fn in_network(mut self, end: End, op: CmpOps, network: IpAddr, prefix: u8) -> Self {
         self.0.push(end.load(network.is_ipv4()));
         let (octets, mask) = match network {
@@ -381,7 +383,7 @@ impl Rule {
     }
 }
 
-/// A whole name is compared with its padding, the beginning of one without.
+/// Returns the bytes to compare: a whole name with its padding, the beginning of a name without.
 fn link(name: &str) -> Vec<u8> {
     if let Some(beginning) = name.strip_suffix('*') {
         return beginning.as_bytes().to_vec();

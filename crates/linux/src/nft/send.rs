@@ -1,8 +1,8 @@
 //! Sends a batch of changes and reads the kernel's answers.
 //!
-//! The kernel has worked the whole batch off when the write returns, and its answers are in the
+//! The kernel has processed the whole batch when the write returns, and its answers are in the
 //! socket by then: one for each change, or the errors that made it undo everything. The library
-//! that encodes the changes has a socket, too, but no way to give it room for more than 208 KiB.
+//! that encodes the changes has a socket, too, but no way to give it a buffer of more than 208 KiB.
 
 use std::io;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use nix::sys::socket::sockopt::SndBufForce;
 /// the eighth on its number (netlink(7)).
 const HEADER: usize = 16;
 const ERROR: u16 = 2;
-/// A write as long as this fits the buffer that a socket has (net.core.wmem_default).
+/// Longest write for the default buffer of a socket (net.core.wmem_default).
 const FITS: usize = 128 << 10;
 /// Bytes of answers that are read at a time.
 const ANSWERS: usize = 32 << 10;
@@ -37,7 +37,7 @@ pub(super) fn send(batch: &[u8], numbers: Range<u32>) -> io::Result<()> {
     let mut missing = numbers.len();
     let mut buffer = vec![0; ANSWERS];
     while missing > 0 {
-        // Nothing more comes: that there is no answer is one, too.
+        // No further answers come: a missing one is an error as well (`WouldBlock`).
         let length = socket.recv(&mut buffer.as_mut_slice(), 0)?;
         for (number, code) in answers(&buffer[..length]) {
             if code != 0 {
@@ -49,7 +49,7 @@ pub(super) fn send(batch: &[u8], numbers: Range<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Twice as much, since the kernel counts what it needs to keep account of the bytes.
+/// Enlarges the send buffer, to twice the bytes: the kernel counts its own overhead, too.
 fn make_room(socket: &Socket, bytes: usize) -> io::Result<()> {
     setsockopt(socket, SndBufForce, &(2 * bytes)).map_err(io::Error::from)
 }

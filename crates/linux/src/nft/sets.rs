@@ -1,4 +1,4 @@
-//! Sets whose elements come and go: addresses for a time, and links that rules keep account of.
+//! Sets whose elements come and go: addresses with a timeout, and links that rules keep count of.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use super::transaction::{BOUNDS, IPV4_ADDR, IPV6_ADDR, Table, Transaction, heade
 const IFACE_INDEX: u32 = 20;
 
 impl Transaction {
-    /// Makes a set of links that rules add to. With `expire`, for a time that the rule says;
-    /// otherwise with something that is counted for the link, which goes when that is nothing any
-    /// more.
+    /// Creates a set of at most `most` links, to which rules add. With `expire`, elements have a
+    /// timeout, which the rule sets; otherwise each has a counter of connections, and goes when
+    /// that is 0.
     #[must_use]
     pub fn links(mut self, (family, table): Table, name: &str, most: u32, expire: bool) -> Self {
         let flags = SetFlags::Eval as u32 | if expire { SetFlags::Timeout as u32 } else { 0 };
@@ -32,13 +32,13 @@ impl Transaction {
         self
     }
 
-    /// Makes a set of at most `most` IPv4 addresses that go after a time.
+    /// Creates a set of at most `most` IPv4 addresses with timeouts.
     #[must_use]
     pub fn addresses4(self, table: Table, name: &str, most: u32) -> Self {
         self.addresses(table, name, (IPV4_ADDR, 4), most)
     }
 
-    /// Makes a set of IPv6 addresses, as [`Transaction::addresses4`].
+    /// Creates a set of IPv6 addresses, as [`Transaction::addresses4`].
     #[must_use]
     pub fn addresses6(self, table: Table, name: &str, most: u32) -> Self {
         self.addresses(table, name, (IPV6_ADDR, 16), most)
@@ -65,7 +65,7 @@ impl Transaction {
         self
     }
 
-    /// Adds addresses to a set that has none of them, for so long.
+    /// Adds addresses with their timeouts to a set that contains none of them.
     #[must_use]
     pub fn add_addresses(mut self, table: Table, set: &str, held: &[(IpAddr, Duration)]) -> Self {
         // The length of all elements of a change has 16 bits.
@@ -79,13 +79,14 @@ impl Transaction {
         self
     }
 
-    /// Adds addresses to a set of the table for so long; those that are in there get a new time.
+    /// Adds addresses with their timeouts to a set of the table; those that it contains already get
+    /// the new timeout.
     #[must_use]
     pub fn hold_addresses(mut self, table: Table, set: &str, held: &[(IpAddr, Duration)]) -> Self {
         // The length of all elements of a change has 16 bits.
         for held in held.chunks(BOUNDS) {
-            // What is there already keeps its time unless it is taken away before, and only what is
-            // there can be.
+            // An existing element keeps its timeout unless it is deleted first, and only an
+            // existing element can be deleted: so add, delete, and add again.
             let request = self
                 .change()
                 .set_create()

@@ -13,17 +13,17 @@ use netlink_bindings::utils::{Pusher, RequestBuf, finalize_nested_header, push_n
 use super::rule::{NFPROTO_IPV6, NatKind, Rule, Step};
 use super::send;
 
-/// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h): whom a batch is for.
+/// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h): the subsystem that a batch is for.
 const SUBSYSTEM: u16 = 10;
-/// Changes in one batch: each answer of the kernel takes some 1 KiB of the socket's buffer, which
-/// has 208 KiB (net.core.rmem_default).
+/// Maximum number of changes in one batch: each answer of the kernel takes some 1 KiB of the
+/// socket's buffer, which has 208 KiB (net.core.rmem_default).
 pub(super) const MOST_CHANGES: u32 = 150;
-/// Number of the message that begins a batch; its changes have those that follow.
+/// Sequence number of the message that begins a batch; its changes have those that follow.
 const FIRST: u32 = 1;
-/// Where networks begin and end, in one change: an address of IPv6 and what is said of it have some
-/// 40 bytes.
+/// Maximum number of interval bounds in one change, whose elements must fit 64 KiB: an IPv6 address
+/// with its attributes takes some 40 bytes.
 pub(super) const BOUNDS: usize = 1024;
-/// Numbers of the kinds of translation (linux/netfilter/nf_tables.h).
+/// Kinds of address translation (linux/netfilter/nf_tables.h).
 const NAT_SNAT: u32 = 0;
 const NAT_DNAT: u32 = 1;
 /// `NFT_SET_ELEM_INTERVAL_END`: the element is the first after an interval.
@@ -31,10 +31,10 @@ const INTERVAL_END: u32 = 1;
 /// nft(8)'s numbers of the types `ipv4_addr` and `ipv6_addr`, by which it lists a set as such.
 pub(super) const IPV4_ADDR: u32 = 7;
 pub(super) const IPV6_ADDR: u32 = 8;
-/// `NFTA_EXPR_DATA`: what an expression is about.
+/// `NFTA_EXPR_DATA`: the attribute that holds an expression's data.
 const EXPRESSION_DATA: u16 = 2;
 
-/// What packets a table is about (linux/netfilter.h).
+/// Family of packets that a table sees (linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     Inet = 1,
@@ -46,26 +46,26 @@ pub enum Family {
 /// A table's family and name.
 pub type Table = (Family, &'static str);
 
-/// Where the kernel asks a chain.
+/// Hook at which the kernel calls a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hook<'a> {
     pub kind: &'static str,
     pub number: u32,
     pub priority: i32,
     pub device: Option<&'a str>,
-    /// For packets about which no rule of the chain decides.
+    /// Policy: accepts packets that no rule of the chain decides about, instead of dropping them.
     pub accept: bool,
 }
 
 impl Hook<'_> {
-    /// Before the route is chosen.
+    /// Hook before routing.
     pub const PREROUTING: u32 = 0;
     pub const INPUT: u32 = 1;
     pub const FORWARD: u32 = 2;
     pub const OUTPUT: u32 = 3;
     pub const POSTROUTING: u32 = 4;
 
-    /// A chain of type `filter`.
+    /// Returns a hook for a chain of type `filter`, which accepts by default.
     #[must_use]
     pub fn filter(number: u32, priority: i32) -> Self {
         Self {
@@ -77,7 +77,7 @@ impl Hook<'_> {
         }
     }
 
-    /// A chain of type `nat`, at the customary priority.
+    /// Returns a hook for a chain of type `nat`, at the customary priority.
     #[must_use]
     pub fn nat(number: u32) -> Self {
         let priority = if number == Self::POSTROUTING {
@@ -94,7 +94,7 @@ impl Hook<'_> {
         }
     }
 
-    /// Drops what no rule accepts.
+    /// Sets the policy to drop.
     #[must_use]
     pub fn or_drop(self) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Hook<'_> {
 }
 
 impl<'a> Hook<'a> {
-    /// First of all that happens to a frame that a link takes in.
+    /// Returns the hook at which a link takes in frames, before everything else.
     #[must_use]
     pub fn ingress(device: &'a str) -> Self {
         Self {
@@ -139,7 +139,7 @@ impl Transaction {
         Self { batch, changes: 0 }
     }
 
-    /// Makes the table, unless it is there.
+    /// Creates the table, unless it exists.
     #[must_use]
     pub fn table(mut self, (family, name): Table) -> Self {
         self.change()
@@ -150,7 +150,7 @@ impl Transaction {
         self
     }
 
-    /// Takes the table away with all that is in it. It must be there.
+    /// Deletes the table with its content. It must exist.
     #[must_use]
     pub fn delete_table(mut self, (family, name): Table) -> Self {
         self.change()
@@ -160,14 +160,14 @@ impl Transaction {
         self
     }
 
-    /// Makes a set of IPv4 networks, which may touch but not overlap.
+    /// Creates a set of IPv4 networks, which may touch but not overlap.
     #[must_use]
     pub fn networks4(self, table: Table, name: &str, networks: &[(Ipv4Addr, u8)]) -> Self {
         let bounds = bounds(networks, false);
         self.networks(table, name, (IPV4_ADDR, 4), &bounds)
     }
 
-    /// Makes a set of IPv6 networks, as [`Transaction::networks4`].
+    /// Creates a set of IPv6 networks, as [`Transaction::networks4`].
     #[must_use]
     pub fn networks6(self, table: Table, name: &str, networks: &[(Ipv6Addr, u8)]) -> Self {
         let bounds = bounds(networks, true);
@@ -221,7 +221,7 @@ impl Transaction {
         }
     }
 
-    /// Makes a chain to which rules of the table lead.
+    /// Creates a chain that only other rules of the table lead to.
     #[must_use]
     pub fn inner_chain(mut self, (family, table): Table, name: &str) -> Self {
         let request = self.change().set_create().op_newchain_do(&header(family));
@@ -232,7 +232,7 @@ impl Transaction {
         self
     }
 
-    /// Makes a chain that the kernel asks.
+    /// Creates a chain at a hook of the kernel.
     #[must_use]
     pub fn chain(mut self, (family, table): Table, name: &str, hook: Hook<'_>) -> Self {
         let request = self.change().set_create().op_newchain_do(&header(family));
@@ -269,11 +269,11 @@ impl Transaction {
         self
     }
 
-    /// Sends it, in the network namespace of the calling thread.
+    /// Sends the changes, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// What the kernel refused, of which change; nothing is changed then. `NotFound` for a table
-    /// that is not there.
+    /// What the kernel refused, with the number of the change; no change takes effect then.
+    /// `NotFound` for a table that does not exist.
     pub fn commit(mut self) -> io::Result<()> {
         if self.changes > MOST_CHANGES {
             return Err(io::Error::new(
@@ -304,8 +304,8 @@ fn batch_header() -> Nfgenmsg {
     header
 }
 
-/// First addresses of networks, and the first ones after them, in order. Where two networks touch
-/// there is none between them, and none after the last address there is.
+/// Returns the first addresses of networks, and the first ones after them (true), in order. Between
+/// two networks that touch there is no bound, and none after the last address of all.
 fn bounds<A: Into<IpAddr> + Copy>(networks: &[(A, u8)], is_ipv6: bool) -> Vec<(IpAddr, bool)> {
     let width: u32 = if is_ipv6 { 128 } else { 32 };
     let end_of = |start: u128, prefix: u8| {
@@ -331,7 +331,7 @@ fn bounds<A: Into<IpAddr> + Copy>(networks: &[(A, u8)], is_ipv6: bool) -> Vec<(I
         }
         bounds.extend(end.map(|end| (end, true)));
     }
-    // The kernel wants to be told that what is before the first network is none.
+    // The kernel requires an end bound before the first network.
     if bounds.first().is_some_and(|(first, _)| *first != 0) {
         bounds.insert(0, (0, true));
     }
@@ -388,8 +388,8 @@ fn encode<'a>(list: List<'a>, step: &Step) -> List<'a> {
             .end_nested(),
         Step::And(mask) => encode_bitwise_and(element, mask),
         Step::Compare { op, with } => encode_comparison(element, *op as u32, with),
-        // `NFTA_LOOKUP_SREG` is what the kernel's description, of which the library is made, calls
-        // `set-id`.
+        // `NFTA_LOOKUP_SREG` is called `set-id` in the kernel's description, from which the library
+        // is generated.
         Step::Within(set) => element
             .nested_data_lookup()
             .push_set_bytes(set.as_bytes())

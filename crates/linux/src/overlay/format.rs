@@ -22,23 +22,23 @@ pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Entries of an L2 table, which is a cluster.
 const ENTRIES: u64 = CLUSTER / 8;
 const HEADER_BYTES: u32 = 104;
-/// Two to this power are the bits of a reference count.
+/// Binary logarithm of the bits of a reference count: 16 bits.
 const REFCOUNT_ORDER: u32 = 4;
 /// The extension of the header that names the format of the base.
 const BASE_FORMAT: u32 = 0xe279_2aca;
-/// Bytes of the base's name.
+/// Maximum length of the base's name, bytes.
 const MAX_NAME: usize = 1023;
-/// In the features that a reader must know: it was not closed in good order.
+/// Incompatible feature bit: the overlay was not closed properly.
 const DIRTY: u64 = 1;
 
-/// Bits of an entry: its cluster, that it reads as zeroes (L2), that it is compressed (L2), and
-/// that nothing else names its cluster.
+/// Bits of an entry: its cluster, reads as zeroes (L2), compressed (L2), and cluster with a
+/// reference count of 1.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const ZERO: u64 = 1;
 const COMPRESSED: u64 = 1 << 62;
 const COPIED: u64 = 1 << 63;
 
-/// Makes a copy-on-write overlay `overlay` of `bytes` over the raw image `base`, which may be
+/// Creates a copy-on-write overlay `overlay` of `bytes` over the raw image `base`, which may be
 /// shorter.
 ///
 /// # Errors
@@ -98,8 +98,8 @@ fn header(name: &[u8], bytes: u64, l1_entries: u64) -> Vec<u8> {
     fields.concat()
 }
 
-/// Refuses an overlay that has another size than the disk, or anything that [`create`] and QEMU
-/// with such an overlay do not make: encryption, snapshots, bitmaps, data in another file,
+/// Refuses an overlay of another size than the disk, and everything that [`create`] and QEMU with
+/// such an overlay do not produce: encryption, snapshots, bitmaps, data in another file,
 /// compression, clusters that are named twice.
 ///
 /// # Errors
@@ -139,11 +139,11 @@ pub(super) fn check(overlay: &File, size_bytes: u64) -> io::Result<()> {
     Walk::new(overlay)?.run(number(40..48), l1_entries)
 }
 
-/// Looks at each entry of all tables.
+/// Check of each entry of all tables.
 struct Walk<'a> {
     overlay: &'a File,
     clusters: u64,
-    /// A bit for each cluster of the file: that an entry names it.
+    /// Bitmap of the clusters of the file that an entry names.
     named: Vec<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Whether this host can start programs in jails.
+//! Probe for programs in jails.
 
 use std::io;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::{Ended, Spawn};
 use crate::jail::{Jail, Limits};
 use crate::programs;
 
-/// Time for a program that does nothing.
+/// Time limit for a program that does nothing.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts a program in a jail, to find out whether this kernel and our privileges suffice.

@@ -1,4 +1,4 @@
-//! Processes by what they are, not by what was written down about them.
+//! Searches for processes by their properties, not by what was recorded about them.
 
 use std::fs;
 use std::io;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{Identity, Process};
 
-/// Every running process that satisfies `wanted`, given its command line (arguments separated by
-/// NUL).
+/// Returns every running process that satisfies `wanted`, given its command line (arguments
+/// separated by NUL).
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -32,7 +32,7 @@ pub fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
-/// Every running process of that user. Zombies count as ended.
+/// Returns every running process of that user. Zombies count as ended.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -58,7 +58,7 @@ pub fn of_user(uid: u32) -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
-/// Kills every process of a user, and returns when none is left.
+/// Kills every process of a user, and waits until none is left.
 ///
 /// # Errors
 /// `InvalidInput` for root; `TimedOut` when some are left after `limit`; when `/proc` cannot be
@@ -88,8 +88,7 @@ pub fn end_all_of_user(uid: u32, limit: Duration) -> io::Result<()> {
     }
 }
 
-/// Whether any of the real, effective, saved and file system user in `/proc/PID/status` is that
-/// one.
+/// Returns true if the real, effective, saved or file system user in `/proc/PID/status` is `uid`.
 fn is_of_user(status: &str, uid: u32) -> bool {
     let users = status
         .lines()
