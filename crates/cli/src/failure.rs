@@ -1,4 +1,4 @@
-//! What a failed command tells the user, and with which exit code it ends.
+//! Texts and exit codes of failed commands.
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
@@ -141,7 +141,7 @@ impl Described {
     }
 }
 
-/// The last of the causes: what the system said, without the layers in between.
+/// Returns the last of the causes: the system's text, without the layers in between.
 fn root_cause(error: &client::Error) -> Option<String> {
     let mut cause = error.source()?;
     while let Some(next) = cause.source() {
@@ -150,7 +150,7 @@ fn root_cause(error: &client::Error) -> Option<String> {
     Some(cause.to_string())
 }
 
-/// For a whole command line in one argument, which a shell would have taken apart.
+/// Returns a hint if the program's name is a whole command line, which only a shell would split.
 fn not_started_hint(message: &str) -> Option<&'static str> {
     let name = message
         .strip_prefix("cannot start '")?

@@ -26,7 +26,7 @@ pub enum IdError {
     },
 }
 
-/// The whole id. Asks the server only when `text` is shortened.
+/// Returns the whole id. Asks the server only when `text` is shortened.
 pub async fn resolve(client: &Client, text: &str) -> anyhow::Result<String> {
     if is_full(text) {
         return Ok(text.to_owned());
@@ -58,7 +58,7 @@ fn check(text: &str) -> Result<(), IdError> {
     }
 }
 
-/// The one id that begins with `text`, with or without its `sb-`.
+/// Returns the only id that begins with `text`, with or without its `sb-`.
 fn choose(text: &str, ids: &[String]) -> Result<String, IdError> {
     let random = text.strip_prefix("sb-").unwrap_or(text);
     let begins = |id: &&String| id.strip_prefix("sb-").unwrap_or(id).starts_with(random);

@@ -76,8 +76,8 @@ fn start(cli: Cli) -> anyhow::Result<u8> {
     outcome
 }
 
-/// Help and versions go to standard output; wrong usage to standard error, as JSON when that was
-/// asked for.
+/// Prints help and versions on standard output; wrong usage on standard error, as JSON when that
+/// was asked for.
 fn usage(error: &clap::Error) -> u8 {
     if matches!(
         error.kind(),

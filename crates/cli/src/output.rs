@@ -1,8 +1,8 @@
 //! Printing: text for people, JSON for programs, colours and progress only on a terminal.
 //!
-//! Standard output may be a pipe that nobody reads any more; that ends the command quietly
-//! ([`Quiet::StdoutClosed`]) and is never a panic. What came from a guest is printed with its
-//! control characters escaped.
+//! Standard output may be a pipe whose reader is gone; that ends the command quietly
+//! ([`Quiet::StdoutClosed`]) and is never a panic. Text from a guest is printed with its control
+//! characters escaped.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -35,7 +35,7 @@ pub fn raw(bytes: &[u8]) -> anyhow::Result<()> {
         .map_err(stdout_error)
 }
 
-/// What a failed write on standard output means.
+/// Converts the error of a write on standard output: a broken pipe ends the command quietly.
 pub fn stdout_error(error: std::io::Error) -> anyhow::Error {
     if error.kind() == ErrorKind::BrokenPipe {
         return Quiet::StdoutClosed.into();
@@ -43,7 +43,7 @@ pub fn stdout_error(error: std::io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context("writing to standard output")
 }
 
-/// Prints a line on standard error. That nobody reads it changes nothing.
+/// Prints a line on standard error. Failures are ignored.
 pub fn note(text: &str) {
     let _ = Stdio::stderr().and_then(|mut stderr| stderr.write_all(format!("{text}\n").as_bytes()));
 }
@@ -59,7 +59,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// As [`printable`], for a JSON document: outside of its strings there is nothing to escape.
+/// Does the same as [`printable`] for a JSON document: outside of its strings there is nothing to
+/// escape.
 pub fn printable_json(document: &str) -> Cow<'_, str> {
     let escape = |c: char| {
         c.encode_utf16(&mut [0; 2])
@@ -100,12 +101,12 @@ fn escaped_where(
     Cow::Owned(escaped)
 }
 
-/// A cell; its text may have come from anywhere.
+/// Creates a cell; its text is untrusted.
 pub fn cell(text: impl AsRef<str>) -> Cell {
     Cell::new(printable(text.as_ref()))
 }
 
-/// A cell in colour, where there are colours.
+/// Creates a cell in colour, where there are colours.
 pub fn coloured(text: &str, color: Color) -> Cell {
     if console::colors_enabled() {
         cell(text).fg(color)
@@ -140,7 +141,7 @@ pub fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// An RFC 3339 time as people say it; the text itself where it is none.
+/// Returns an RFC 3339 time relative to `now`, for people; the text itself if it is not a time.
 pub fn ago(time: &str, now: OffsetDateTime) -> String {
     let Ok(time) = OffsetDateTime::parse(time, &Rfc3339) else {
         return printable(time).into_owned();

@@ -29,7 +29,7 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Bytes of output that are kept in memory, as many as the API gives in one answer.
 const MAX_CAPTURED: usize = 16 * 1024 * 1024;
 
-/// What goes to the command.
+/// Input for the program.
 enum Input {
     Data(Bytes),
     EndOfFile,
@@ -241,7 +241,7 @@ async fn copy_output(
     Err(client::Error::Truncated.into())
 }
 
-/// The part of an exit code that a process can end with.
+/// Returns the low 8 bits of an exit code, which are all that a process can end with.
 pub fn exit_status(exit_code: i32) -> u8 {
     u8::try_from(exit_code & 0xff).unwrap_or(u8::MAX)
 }

@@ -5,7 +5,7 @@ use client::types::ProcessSignal;
 /// Ends the command without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Quiet {
-    /// Nobody reads our output any more.
+    /// The reader of standard output is gone.
     #[error("standard output was closed")]
     StdoutClosed,
     /// The user or the system asked to end.

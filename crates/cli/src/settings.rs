@@ -18,7 +18,7 @@ const SYSTEM_DIR: &str = "/var/lib/wrenn";
 /// Bytes of a file with a key that are read; a key has 44.
 const MAX_KEY_FILE: u64 = 4096;
 
-/// What is in a credentials file.
+/// Content of a credentials file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     pub url: Option<String>,
@@ -72,13 +72,13 @@ pub struct Environment<'a> {
     pub home: Option<&'a Path>,
 }
 
-/// A variable that is set and not empty.
+/// Returns a variable of the environment if it is set and not empty.
 pub fn env_var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Directory of the installation: `WRENN_DIR`; else `~/.wrenn` where that is and the user is not
-/// root; else the system's.
+/// Returns the directory of the installation: `WRENN_DIR`; else `~/.wrenn` where that is and the
+/// user is not root; else the system's.
 pub fn wrenn_dir(env: &Environment<'_>) -> PathBuf {
     if let Some(dir) = (env.var)("WRENN_DIR") {
         return dir.into();
@@ -91,7 +91,7 @@ pub fn wrenn_dir(env: &Environment<'_>) -> PathBuf {
         .unwrap_or_else(|| SYSTEM_DIR.into())
 }
 
-/// Directory of the installation for the user of this process.
+/// Returns the directory of the installation for the user of this process.
 pub fn dir_of_this_user() -> PathBuf {
     let home = std::env::home_dir();
     wrenn_dir(&Environment {
@@ -102,7 +102,7 @@ pub fn dir_of_this_user() -> PathBuf {
 }
 
 impl Settings {
-    /// Of this process.
+    /// Loads the settings from flags, the environment and the credentials file, in that order.
     pub fn load(flags: &ConnectionArgs) -> Result<Self, SettingsError> {
         let path = dir_of_this_user().join("credentials");
         let url = flags.url.clone().or_else(|| env_var("WRENN_API_URL"));
@@ -113,7 +113,8 @@ impl Settings {
         Self::merge(url, key, &path)
     }
 
-    /// The file is opened only when something is missing.
+    /// Adds missing values from the credentials file, which is opened only when something is
+    /// missing.
     fn merge(url: Option<String>, key: Option<String>, path: &Path) -> Result<Self, SettingsError> {
         let (url, key) = match (url, key) {
             (Some(url), Some(key)) => return Ok(Self { url, key }),
@@ -147,7 +148,7 @@ impl Settings {
     }
 }
 
-/// Whether an address can only mean this machine.
+/// Returns true if an address can only mean this machine.
 fn is_loopback(url: &str) -> bool {
     let authority = url
         .strip_prefix("http://")
@@ -207,8 +208,8 @@ fn read_credentials(path: &Path) -> Result<Credentials, SettingsError> {
     }
 }
 
-/// `NAME=VALUE` lines as a shell reads them: `#` comments, `export`, one pair of quotes. Other
-/// names are ignored. The error is the number of the first wrong line.
+/// Parses `NAME=VALUE` lines as a shell reads them: `#` comments, `export`, one pair of quotes.
+/// Other names are ignored. The error is the number of the first wrong line.
 fn parse_credentials(text: &str) -> Result<Credentials, usize> {
     let mut found = Credentials::default();
     for (index, line) in text.lines().enumerate() {

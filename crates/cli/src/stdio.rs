@@ -15,7 +15,7 @@ use rustix::io::Errno;
 /// Most bytes of input that are read at once.
 const INPUT_CHUNK: usize = 32 * 1024;
 
-/// One of the streams. Clones are the same stream.
+/// Standard stream of this process. Clones are the same stream.
 #[derive(Debug, Clone)]
 pub struct Stdio(Arc<OwnedFd>);
 
@@ -63,7 +63,7 @@ impl Stdio {
             .map_err(io::Error::other)?
     }
 
-    /// All of it, piece by piece.
+    /// Reads the stream to its end, piece by piece.
     pub fn into_stream(self) -> impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static {
         futures::stream::try_unfold(self, |stream| async move {
             let piece = stream.read_async().await?;

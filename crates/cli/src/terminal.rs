@@ -16,7 +16,7 @@ pub fn stdin_is_terminal() -> bool {
     isatty(stdin())
 }
 
-/// Size of the terminal that this command runs on.
+/// Returns the size of the terminal that this command runs on.
 pub fn size() -> TerminalSize {
     let sizes = [
         tcgetwinsize(stdout()),

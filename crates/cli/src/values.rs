@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-/// MiB of memory or disk from `512`, `512m` or `2g`.
+/// Parses MiB of memory or disk: `512`, `512m` or `2g`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
     parse_with_unit(
         text,
@@ -49,7 +49,7 @@ pub struct EnvVar {
 }
 
 impl EnvVar {
-    /// For clap, which reports the error.
+    /// Parses `NAME=VALUE` or `NAME`. The error is a text for clap.
     pub fn parse(text: OsString) -> Result<Self, String> {
         let bytes = text.as_bytes();
         let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
@@ -69,8 +69,8 @@ impl EnvVar {
     }
 }
 
-/// The variables with their values, as text; the last one of a name counts. A name that is not set
-/// here is left out.
+/// Returns the variables with their values, as text; the last one of a name counts. A name that is
+/// not set here is left out.
 pub fn environment(
     vars: &[EnvVar],
     here: impl Fn(&OsStr) -> Option<OsString>,

@@ -37,7 +37,7 @@ impl Args {
         Self::try_parse().unwrap_or_else(|_| Self::parse_from(["envd"]))
     }
 
-    /// Where cgroups are, if anywhere.
+    /// Returns the directory of cgroups; `None` outside a guest, unless a flag names it.
     pub fn cgroups(&self) -> Option<PathBuf> {
         let of_guest = || (!self.not_guest).then(|| PathBuf::from(crate::boot::CGROUP_ROOT));
         self.cgroup_root.clone().or_else(of_guest)

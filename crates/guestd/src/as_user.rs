@@ -106,7 +106,8 @@ impl Drop for Switched {
     }
 }
 
-/// The call fails on purpose with an id that is none, and so only answers with the one in force.
+/// Returns the file system uid in force: `setfsuid(2)` with an invalid id changes nothing and
+/// returns it.
 fn fsuid() -> Uid {
     setfsuid(Uid::from_raw(u32::MAX))
 }

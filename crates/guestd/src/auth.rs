@@ -37,7 +37,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The caller that [`check_access`] put there; the default user where there is none.
+    /// Returns the caller that [`check_access`] put there; the default user where there is none.
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or_default()
     }
@@ -63,7 +63,8 @@ impl Caller {
     }
 }
 
-/// Middleware, for `axum::middleware::from_fn_with_state`.
+/// Checks the token or signature of a request: middleware for
+/// `axum::middleware::from_fn_with_state`.
 pub async fn check_access(
     State(settings): State<Arc<Settings>>,
     mut request: Request,
@@ -128,7 +129,7 @@ fn decide(settings: &Settings, request: &Request) -> Result<Caller, HttpError> {
     )))
 }
 
-/// The user part of a Basic header, where there is one and it is not empty.
+/// Returns the user part of a Basic header; `None` without a header or with an empty user.
 fn basic_user(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Ok(None);
@@ -144,7 +145,7 @@ fn basic_user(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
     }
     let bytes = STANDARD.decode(rest.trim()).map_err(|_| broken())?;
     let text = String::from_utf8(bytes).map_err(|_| broken())?;
-    // Without a password, which nobody has here, all before the last colon is the user:
+    // Without a password (no user has one here) all before the last colon is the user:
     // `1000:1000:`.
     let user = text
         .strip_suffix(':')
@@ -185,8 +186,8 @@ fn check_signature(query: &AuthQuery, method: &Method, token: &str) -> Result<()
     }
 }
 
-/// `v1_` and the unpadded base64 of the SHA-256 over `path:operation:user:token[:expiration]` (E2B
-/// contract 2.7).
+/// Returns the signature of a file URL: `v1_` and the unpadded base64 of the SHA-256 over
+/// `path:operation:user:token[:expiration]` (E2B contract 2.7).
 pub fn signature(
     path: &str,
     operation: &str,

@@ -55,14 +55,15 @@ impl Cgroup {
         })
     }
 
-    /// The file that a process writes `0` into to join.
+    /// Returns the file `cgroup.procs`, into which a process writes `0` to join.
     pub fn procs(&self) -> BorrowedFd<'_> {
         self.procs.as_fd()
     }
 }
 
-/// Hard limit for user processes on a machine with `total` bytes. Only a hard one: a soft one below
-/// it makes a process that grows crawl for minutes instead of ending.
+/// Returns the hard limit (`memory.max`) for user processes on a machine with `total` bytes. There
+/// is no soft one (`memory.high`): below the hard limit it makes a growing process crawl for
+/// minutes instead of ending.
 fn memory_limit(total: u64) -> u64 {
     let reserve = (total / RESERVE_PART).clamp(RESERVE_MIN, RESERVE_MAX);
     total.saturating_sub(reserve).max(total / 2)

@@ -83,7 +83,7 @@ fn open() -> io::Result<OwnedFd> {
     Ok(netlink)
 }
 
-/// A request with `struct inet_diag_req_v2`.
+/// Encodes a request with `struct inet_diag_req_v2`.
 fn request(kind: u16, flags: i32, family: u8, id: &[u8; ID]) -> Vec<u8> {
     let length = (HEADER + 8 + ID) as u32;
     let mut message = length.to_ne_bytes().to_vec();
@@ -130,7 +130,7 @@ fn reset(netlink: &OwnedFd, found: &Found) -> io::Result<bool> {
     }
 }
 
-/// Kind and body of each message of netlink in `bytes`.
+/// Iterates over the netlink messages in `bytes`, as kind and body.
 pub(crate) fn netlink_messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
@@ -141,7 +141,7 @@ pub(crate) fn netlink_messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &
     })
 }
 
-/// The number in `struct nlmsgerr`: 0, or a negative errno.
+/// Returns the number in `struct nlmsgerr`: 0, or a negative errno.
 pub(crate) fn error_code(body: &[u8]) -> i32 {
     body.first_chunk()
         .map_or(0, |code| i32::from_ne_bytes(*code))

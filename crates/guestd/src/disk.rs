@@ -3,8 +3,8 @@
 //! The kernel keeps it frozen, and [`Disk`] knows whether it is; both are part of a snapshot, so
 //! they agree after a restore too. One lock puts freezes and thaws in the order in which they came:
 //! a machine that is stopped in the middle of a freeze ends that freeze when it runs again, and
-//! only then a thaw gets its turn. Reading goes on meanwhile: the kernel leaves the time of access
-//! alone on a frozen file system (`touch_atime`).
+//! only then a thaw gets its turn. Reads are not blocked: the kernel does not update access times
+//! on a frozen file system (`touch_atime`).
 
 use std::fs::{self, File};
 use std::io;
@@ -40,7 +40,7 @@ struct State {
 }
 
 impl Disk {
-    /// That of `root`, taken to be thawed.
+    /// Creates the handle of the file system at `root`, which is taken to be thawed.
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -134,7 +134,7 @@ impl Disk {
 
 fn freeze(root: &Path) -> io::Result<()> {
     match syscall::freeze_filesystem(File::open(root)?.as_fd()) {
-        // Somebody did already, us or the user.
+        // Frozen already, by us or by the user.
         Err(e) if e.raw_os_error() == Some(EBUSY) => Ok(()),
         other => other,
     }

@@ -80,8 +80,8 @@ fn give(ipv6: &Ipv6) -> io::Result<()> {
     }
 }
 
-/// The route first: a guest with a route and no address would wait where it should be told at once
-/// that there is no way.
+/// Takes the address away, and its route first: a guest with a route and no address would wait for
+/// a timeout, instead of an error at once.
 fn take(ipv6: &Ipv6) -> io::Result<()> {
     let netlink = Netlink::open()?;
     let link = index()?;
@@ -117,7 +117,8 @@ fn index() -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(ETHERNET)?)
 }
 
-/// Good at once: nobody is asked whether somebody has it.
+/// Returns the guest's address, without duplicate address detection (`IFA_F_NODAD`): it can be used
+/// at once.
 fn address(link: u32, ipv6: &Ipv6) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet6;

@@ -13,7 +13,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The header that says, in whole seconds.
 const HEADER: &str = "keepalive-ping-interval";
 
-/// The interval that a request asks for. What is no positive number counts as not said.
+/// Returns the keepalive interval that a request asks for; the default unless it is a positive
+/// number of seconds.
 pub fn keepalive_interval(headers: &HeaderMap) -> Duration {
     let seconds = headers
         .get(HEADER)

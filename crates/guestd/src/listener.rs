@@ -87,7 +87,7 @@ fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
     setsockopt(stream, sockopt::KeepAlive, &true)
 }
 
-/// A packet to an address of one's own machine comes from an address of it.
+/// Returns true if the peer is on this machine: packets to an own address come from an own address.
 fn is_inside(stream: &TcpStream, peer: SocketAddr) -> bool {
     peer.ip().is_loopback() || stream.local_addr().is_ok_and(|own| own.ip() == peer.ip())
 }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// PID 1 must not return: the kernel would call that a panic.
+/// Powers the machine off. PID 1 must not return before that: the kernel would panic.
 fn off() -> ExitCode {
     boot::power_off();
     ExitCode::FAILURE
@@ -99,8 +99,8 @@ fn announce(address: SocketAddr) {
     let _ = writeln!(std::io::stdout(), "envd: serving on {address}");
 }
 
-/// The signals by which `poweroff`, `halt` and their like ask the first process; elsewhere those of
-/// a terminal.
+/// Waits for the signals by which `poweroff`, `halt` and their like ask the first process; outside
+/// a guest, for those of a terminal.
 async fn asked_to_end(guest: bool) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

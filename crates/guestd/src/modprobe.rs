@@ -34,7 +34,7 @@ const COMPRESSED: u32 = 4;
 /// Deeper than any real chain: an index that names a circle must not hang us.
 const MAX_DEPTH: usize = 32;
 
-/// The module that the kernel asks for, if it was the kernel that started this program.
+/// Returns the module that the kernel asks for, if the kernel started this program.
 pub fn requested_module(args: impl IntoIterator<Item = OsString>) -> Option<String> {
     let args: Vec<_> = args.into_iter().skip(1).collect();
     match args.as_slice() {
@@ -51,14 +51,15 @@ pub fn run(name: &str) -> ExitCode {
     }
 }
 
-/// Release of the running kernel.
+/// Returns the release of the running kernel.
 pub fn kernel_release() -> String {
     nix::sys::utsname::uname()
         .map(|found| found.release().to_string_lossy().into_owned())
         .unwrap_or_default()
 }
 
-/// Where modules of the running kernel may be, the first with an index is taken.
+/// Returns the directories in which modules of the running kernel may be; the first with an index
+/// is used.
 pub fn module_dirs() -> [PathBuf; 3] {
     ["/lib/modules", "/run/wrenn/modules", "/usr/lib/modules"]
         .map(|above| Path::new(above).join(kernel_release()))
@@ -175,7 +176,8 @@ impl Index {
         self.aliases.lines().filter_map(of_line).collect()
     }
 
-    /// Path of a module and those of what it needs, as the index has them: the nearest need first.
+    /// Returns the path of a module and those of its dependencies, as the index has them: the
+    /// nearest first.
     fn file_of(&self, module: &str) -> Option<(&str, &str)> {
         self.dependencies
             .lines()
@@ -229,7 +231,7 @@ impl Index {
         }
     }
 
-    /// `softdep MODULE pre: A B post: C`.
+    /// Returns the modules of `softdep MODULE pre: A B post: C`, before and after.
     fn soft_of(&self, module: &str) -> (Vec<String>, Vec<String>) {
         let mut before = Vec::new();
         let mut after = Vec::new();
@@ -266,7 +268,7 @@ fn insert(path: &Path, options: &CString) -> io::Result<()> {
     }
 }
 
-/// `kernel/net/tun.ko.xz` is `tun`.
+/// Returns the module of a path: `kernel/net/tun.ko.xz` is `tun`.
 fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     canonical(file.split(".ko").next().unwrap_or(file))

@@ -1,5 +1,5 @@
-//! The one owner of `waitpid`: hands exit statuses to whoever started the process, and as PID 1
-//! buries every orphan of the guest.
+//! The only owner of `waitpid`: hands exit statuses to the owners of processes, and as PID 1 buries
+//! every orphan of the guest.
 //!
 //! A lock is held from before a fork until the child is registered, and while statuses are
 //! collected. So no status can be taken before its owner is known, and none that the standard
@@ -32,7 +32,7 @@ pub enum Exit {
 #[derive(Debug)]
 pub struct Reaper {
     waiting: Mutex<HashMap<i32, oneshot::Sender<Exit>>>,
-    /// As PID 1 also those that nobody here started.
+    /// True as PID 1: also buries orphans, which this agent did not start.
     orphans: bool,
 }
 

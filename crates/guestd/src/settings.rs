@@ -1,7 +1,7 @@
 //! Settings of this guest from `POST /init`: token, environment, default user and directory.
 //!
 //! In memory only, and so part of every snapshot of the guest; the host replaces it after each
-//! restore. [`Settings`] has one owner, the `/init` handler; everybody else reads.
+//! restore. Only the `/init` handler changes [`Settings`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -49,7 +49,7 @@ impl Values {
     }
 }
 
-/// In constant time.
+/// Compares a token in constant time.
 fn same(token: &str, presented: &[u8]) -> bool {
     token.as_bytes().ct_eq(presented).into()
 }
@@ -64,7 +64,7 @@ pub enum TokenCheck {
 }
 
 impl Settings {
-    /// With `auth` false (flag `--no-auth`) every call is allowed.
+    /// Creates empty settings. With `auth` false (flag `--no-auth`) every call is allowed.
     pub fn new(auth: bool) -> Self {
         Self {
             values: RwLock::default(),
@@ -122,12 +122,12 @@ impl Settings {
         }
     }
 
-    /// The token in force, for signatures. `None` before the first `/init`.
+    /// Returns the token in force, for signatures. `None` before the first `/init`.
     pub fn token(&self) -> Option<String> {
         self.read(|v| v.token.clone())
     }
 
-    /// Environment that the sandbox was created with.
+    /// Returns the environment that the sandbox was created with.
     pub fn envs(&self) -> BTreeMap<String, String> {
         self.read(|v| v.envs.clone())
     }
@@ -147,8 +147,8 @@ impl Settings {
         envs
     }
 
-    /// Name of the user where a request names none: the host's choice, else `user` where it exists,
-    /// else `root`.
+    /// Returns the user for requests that name none: the host's choice, else `user` where it
+    /// exists, else `root`.
     pub fn default_user(&self) -> String {
         self.read(|v| v.default_user.clone()).unwrap_or_else(|| {
             let fallback = if user::lookup_user("user").is_ok() {
@@ -160,7 +160,7 @@ impl Settings {
         })
     }
 
-    /// Working directory that the host chose, if it chose one.
+    /// Returns the working directory that the host chose, if it chose one.
     pub fn default_workdir(&self) -> Option<String> {
         self.read(|v| v.default_workdir.clone())
     }

@@ -76,11 +76,10 @@ const FIFREEZE: libc::Ioctl = 0xC004_5877;
 const FITHAW: libc::Ioctl = 0xC004_5878;
 const FITRIM: libc::Ioctl = 0xC018_5879;
 
-/// Flushes the file system that `folder` is on, and lets nobody write to it until
-/// [`thaw_filesystem`]. Waits for those who do.
+/// Flushes the file system that `folder` is on, and blocks writes to it until [`thaw_filesystem`].
+/// Waits for writes that have begun.
 ///
-/// # Errors
-/// Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
+/// # Errors Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
 pub fn freeze_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FIFREEZE takes no argument (the kernel does not look at it).
     check(unsafe { libc::ioctl(folder.as_raw_fd(), FIFREEZE, 0) })
@@ -156,7 +155,7 @@ impl Interfaces {
         // SAFETY: plain numbers; the answer is checked before it is owned.
         let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
         check(fd.min(0))?;
-        // SAFETY: the kernel just gave us this descriptor, nobody else has it.
+        // SAFETY: the kernel just gave us this descriptor, and it has no other owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 

@@ -72,12 +72,12 @@ pub fn lookup_user(name: &str) -> Result<User, UnknownUser> {
     Database::read(Path::new("/etc")).lookup(name)
 }
 
-/// Name of a user id; the number as text where it is unknown.
+/// Returns the name of a user id; the number as text where it is unknown.
 pub fn user_name(uid: u32) -> String {
     Database::read(Path::new("/etc")).user_name(uid)
 }
 
-/// Name of a group id; the number as text where it is unknown.
+/// Returns the name of a group id; the number as text where it is unknown.
 pub fn group_name(gid: u32) -> String {
     Database::read(Path::new("/etc")).group_name(gid)
 }
@@ -98,10 +98,9 @@ impl Database {
         }
     }
 
-    /// See [`lookup_user`].
+    /// Does the same as [`lookup_user`], in this database.
     ///
-    /// # Errors
-    /// [`UnknownUser`].
+    /// # Errors [`UnknownUser`].
     pub fn lookup(&self, name: &str) -> Result<User, UnknownUser> {
         let (name, group) = name.split_once(':').unwrap_or((name, ""));
         let mut user = self.user_of(name).ok_or_else(|| UnknownUser::user(name))?;
@@ -138,7 +137,7 @@ impl Database {
         })
     }
 
-    /// Id of a group by name or number; `None` where there is none of that name.
+    /// Returns the id of a group by name or number; `None` where there is none of that name.
     pub fn group_id(&self, name: &str) -> Option<u32> {
         let known = self
             .groups()
@@ -149,14 +148,14 @@ impl Database {
             .or_else(|| (name == ROOT).then_some(0))
     }
 
-    /// See [`user_name`].
+    /// Does the same as [`user_name`], in this database.
     pub fn user_name(&self, uid: u32) -> String {
         self.entries()
             .find(|e| e.uid == uid)
             .map_or_else(|| uid.to_string(), |e| e.name.to_owned())
     }
 
-    /// See [`group_name`].
+    /// Does the same as [`group_name`], in this database.
     pub fn group_name(&self, gid: u32) -> String {
         self.groups()
             .find(|g| g.1 == gid)
@@ -215,7 +214,8 @@ impl Database {
 /// Name of user 0 and group 0 where no file says so.
 const ROOT: &str = "root";
 
-/// A user or group id. The highest number is none: system calls take it for "leave it as it is".
+/// Parses a user or group id. The highest number is refused: system calls take it for "leave it as
+/// it is".
 fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|digit| digit.is_ascii_digit());
     text.parse().ok().filter(|id| digits && *id != u32::MAX)

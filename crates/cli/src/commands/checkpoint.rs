@@ -72,7 +72,7 @@ async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
     )
 }
 
-/// One that cannot be removed does not keep the others.
+/// Removes checkpoints. A failure to remove one does not keep the others from removal.
 async fn remove(session: &Session, id: &str, names: Vec<String>) -> anyhow::Result<u8> {
     let (mut removed, mut code) = (Vec::new(), 0);
     for name in names {

@@ -35,7 +35,7 @@ pub async fn create(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The part of a request that `create` and `run` share.
+/// Converts the flags that `create` and `run` share to a request.
 pub fn shape(args: ShapeArgs) -> CreateSandbox {
     CreateSandbox {
         template: args.template,

@@ -20,7 +20,7 @@ const COLUMN: usize = 16;
 /// Where the setting of a limit begins.
 const SETTING_COLUMN: usize = 72;
 
-/// What was found, and the limits in force.
+/// Findings, and the limits in force.
 #[derive(Debug, Serialize)]
 struct Examination {
     #[serde(flatten)]
@@ -28,7 +28,7 @@ struct Examination {
     limits: Vec<SharedLimit>,
 }
 
-/// Exit code 0 only where a sandbox can run.
+/// Checks whether this machine can run sandboxes. Returns exit code 0 only if it can.
 pub async fn doctor(args: DoctorArgs, json: bool) -> anyhow::Result<u8> {
     let dir: PathBuf = args.dir.unwrap_or_else(settings::dir_of_this_user);
     let config = Config::for_dir(&dir)?;

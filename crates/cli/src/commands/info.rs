@@ -18,7 +18,7 @@ pub async fn info(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
     output::line(&described(&sandbox, OffsetDateTime::now_utc()))
 }
 
-/// Size, what is used of it, and what it is made of, as far as that is known.
+/// Describes the disk: its size, how much of it is used, and its backend, as far as they are known.
 fn disk(sandbox: &Sandbox) -> Option<String> {
     let size = sandbox.disk_mb.map(|size| format!("{size} MiB"));
     let about = sandbox

@@ -77,7 +77,7 @@ fn status(status: SandboxStatus) -> Cell {
     coloured(status_name(status), color)
 }
 
-/// As in JSON.
+/// Returns the name of a status, as in JSON.
 pub fn status_name(status: SandboxStatus) -> &'static str {
     match status {
         SandboxStatus::Pending => "pending",

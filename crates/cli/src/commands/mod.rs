@@ -1,4 +1,4 @@
-//! One file per command.
+//! Commands, one file each.
 
 mod checkpoint;
 mod completions;
@@ -26,7 +26,7 @@ use crate::copy::Direction;
 use crate::failure;
 use crate::settings::Settings;
 
-/// What every command that talks to a server has.
+/// Context of every command that talks to a server.
 #[derive(Debug)]
 pub struct Session {
     pub client: Client,

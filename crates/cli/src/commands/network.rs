@@ -27,7 +27,7 @@ pub async fn network(session: &Session, args: NetworkArgs) -> anyhow::Result<()>
     }
 }
 
-/// What the flags say; none where there is no flag.
+/// Returns the network rules that the flags ask for; `None` without flags.
 pub fn rules(args: RulesArgs) -> Option<NetworkRules> {
     let RulesArgs {
         allow_out,
@@ -46,7 +46,7 @@ pub fn rules(args: RulesArgs) -> Option<NetworkRules> {
     (rules != NetworkRules::default()).then_some(rules)
 }
 
-/// In one line, for those who look at a sandbox.
+/// Returns the rules in one line, for `info`.
 pub fn summary(rules: &NetworkRules) -> String {
     let list = |what: &str, entries: &[String]| match entries {
         [] => None,
@@ -107,7 +107,7 @@ fn described(sandbox: &Sandbox) -> String {
         .join("\n")
 }
 
-/// Whether no rule says where it may connect to.
+/// Returns true if no rule restricts where the sandbox may connect to.
 fn is_open(rules: &NetworkRules) -> bool {
     rules.allow_internet && rules.allow_out.is_empty() && rules.deny_out.is_empty()
 }

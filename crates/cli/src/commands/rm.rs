@@ -50,7 +50,7 @@ async fn all_ids(session: &Session) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-/// With `may_be_gone`, one that somebody else removed meanwhile counts as removed.
+/// Removes a sandbox. With `may_be_gone`, a sandbox that is not there any more counts as removed.
 async fn remove(session: &Session, name: String, may_be_gone: bool) -> anyhow::Result<String> {
     let id = ids::resolve(&session.client, &name).await?;
     match session.client.delete(&id).await {

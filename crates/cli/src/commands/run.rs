@@ -18,7 +18,7 @@ use crate::quiet::Quiet;
 
 pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
     let mut interrupt = Interrupt::listen()?;
-    // If we die, nobody knows of it: it is not to be kept for ever.
+    // If this process dies, nothing else removes the sandbox: its timeout has to.
     let shape = shape(args.shape);
     let spec = CreateSandbox {
         on_timeout: shape.on_timeout.or(Some(OnTimeout::Kill)),

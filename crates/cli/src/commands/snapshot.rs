@@ -82,7 +82,7 @@ fn described(snapshot: &Template) -> String {
         .join("\n")
 }
 
-/// One that cannot be removed does not keep the others.
+/// Removes snapshots. A failure to remove one does not keep the others from removal.
 async fn remove(session: &Session, names: Vec<String>) -> anyhow::Result<u8> {
     let (mut removed, mut code) = (Vec::new(), 0);
     for name in names {

@@ -18,7 +18,7 @@ pub async fn templates(session: &Session) -> anyhow::Result<()> {
     table(&templates)
 }
 
-/// As in JSON.
+/// Returns the name of a kind of template, as in JSON.
 pub fn kind_name(kind: TemplateKind) -> &'static str {
     match kind {
         TemplateKind::Base => "base",

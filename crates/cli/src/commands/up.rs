@@ -131,7 +131,7 @@ impl Server {
         )
     }
 
-    /// Until a signal; a second one does not wait for anything.
+    /// Runs until a signal; a second one ends it without waiting for anything.
     async fn run(self, listener: TcpListener, mut interrupt: Interrupt) -> anyhow::Result<()> {
         let shutdown = CancellationToken::new();
         let mut serving = tokio::spawn(self.control.serve(listener, shutdown.clone()));

@@ -96,7 +96,8 @@ fn check_kind(path: &str, info: &FileInfo) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where it goes: into `wanted` under its own name where that is a directory, else as `wanted`.
+/// Returns the path of the copy: below `wanted` under the source's name where that is a directory,
+/// else `wanted`.
 fn local_target(wanted: &Path, source: &str, source_is_dir: bool) -> anyhow::Result<PathBuf> {
     if wanted.is_dir() {
         return match name_of(source) {
@@ -185,7 +186,7 @@ fn watch(
     (data, progress)
 }
 
-/// A pipe or device, which is written to from front to back.
+/// Returns true for a pipe or device, which is written to from front to back.
 fn is_device(target: &Path) -> bool {
     fs::metadata(target).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
@@ -210,7 +211,7 @@ async fn print(mut data: ByteStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Into something that is there, such as a pipe or a device.
+/// Writes into a file that exists, such as a pipe or a device.
 async fn save(mut data: ByteStream, file: File) -> anyhow::Result<()> {
     let mut file = tokio::fs::File::from_std(file);
     while let Some(part) = data.next().await {
@@ -242,7 +243,8 @@ async fn save_sparse(data: ByteStream, form: Form, file: File) -> anyhow::Result
     saving.await?.map_err(from_stream)
 }
 
-/// The error of the stream where it is one: what the server said has its own place and hint.
+/// Returns the client's error if it is the cause: errors of the server have texts and hints of
+/// their own.
 fn from_stream(error: io::Error) -> anyhow::Error {
     match error.downcast::<client::Error>() {
         Ok(error) => error.into(),

@@ -52,7 +52,7 @@ async fn stat(client: &Client, id: &str, path: &PathRequest) -> Result<Option<Fi
     Ok(Some(info))
 }
 
-/// A relative target starts where the link is.
+/// Resolves the target of a link: a relative one starts at the link's directory.
 fn link_target(link: &str, target: &str) -> String {
     match link.rsplit_once('/') {
         Some((dir, _)) if !target.starts_with('/') => format!("{dir}/{target}"),

@@ -19,7 +19,7 @@ use crate::output;
 /// Parts that wait to be sent.
 const QUEUE: usize = 4;
 
-/// Starts packing. The handle tells how reading ended; `BrokenPipe` where nobody took the stream.
+/// Starts packing. The handle tells how reading ended; `BrokenPipe` if the stream was dropped.
 pub fn pack(
     root: PathBuf,
 ) -> (

@@ -8,7 +8,7 @@ use client::bytes::{from_text, to_text};
 
 use crate::failure::usage;
 
-/// One side of a copy.
+/// Source or destination of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     Local(Local),
@@ -34,8 +34,8 @@ pub struct Remote {
 }
 
 impl Place {
-    /// `-`, `SANDBOX:PATH`, or a local path. A local path with a colon is told by a `/` or `.`
-    /// before it.
+    /// Parses `-`, `SANDBOX:PATH`, or a local path. A local path with a colon is recognised by a
+    /// `/` or `.` before it.
     pub fn parse(text: &Path) -> Self {
         let bytes = text.as_os_str().as_bytes();
         if bytes == b"-" {
@@ -89,13 +89,13 @@ impl Direction {
     }
 }
 
-/// Whether a path means what is in the directory and not the directory itself: `DIR/.`, `.`, `..`,
-/// `/`.
+/// Returns true if a path means the content of a directory and not the directory itself: `DIR/.`,
+/// `.`, `..`, `/`.
 pub fn means_contents(path: &str) -> bool {
     name_of(path).is_none()
 }
 
-/// Last component of a path; `None` where the path has no name of its own.
+/// Returns the last component of a path; `None` where the path has no name of its own.
 pub fn name_of(path: &str) -> Option<OsString> {
     let last = path
         .trim_end_matches('/')

@@ -212,14 +212,14 @@ impl Unpacker {
         Ok(named?)
     }
 
-    /// The first error is the one to tell.
+    /// Removes a file, ignoring errors: the caller reports an earlier one.
     fn remove(&self, name: &Path) {
         let _ = rustix::fs::unlinkat(self.here(), name, AtFlags::empty());
     }
 }
 
-/// The path without `.` and a leading `/`, as tar programs read it; `None` where it could lead
-/// outside.
+/// Returns the path without `.` and a leading `/`, as tar programs read it; `None` where it could
+/// lead outside.
 fn inside(name: &[u8]) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for component in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
@@ -232,14 +232,14 @@ fn inside(name: &[u8]) -> Option<PathBuf> {
     Some(clean)
 }
 
-/// A name that nothing in the archive can know.
+/// Returns a random name, which the archive cannot know.
 fn temporary_name() -> PathBuf {
     let random =
         std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     format!(".wrenn-{random:016x}").into()
 }
 
-/// A name of the guest's, as it can be shown.
+/// Returns a name from the guest as printable text.
 fn shown(name: &[u8]) -> String {
     output::printable(&client::bytes::to_text(name)).into_owned()
 }
@@ -256,7 +256,7 @@ fn explained(error: Errno) -> io::Error {
     }
 }
 
-/// Of a descriptor that names only a place, which `fchmod` refuses.
+/// Changes the mode of a directory through `/proc`: `fchmod` refuses an `O_PATH` descriptor.
 fn change_mode(dir: &OwnedFd, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::chmod(
         format!("/proc/self/fd/{}", dir.as_raw_fd()),

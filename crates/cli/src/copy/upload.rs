@@ -64,7 +64,7 @@ pub async fn upload(
     directory(client, &to.id, source, path, quiet).await
 }
 
-/// Where `source` goes when `wanted` was typed and is of kind `there`.
+/// Returns the path of the copy of `source`, where `wanted` was typed and is of kind `there`.
 fn target_path(source: &Path, wanted: &str, there: Option<FileKind>) -> anyhow::Result<String> {
     let into = there == Some(FileKind::Directory)
         || (there.is_none() && wanted.ends_with('/') && !source.is_dir());

@@ -102,7 +102,7 @@ pub fn boot() -> Result<Cmdline, BootError> {
     Ok(cmdline)
 }
 
-/// The name on the command line, else the image's own, else `sandbox`.
+/// Sets the host name: the one on the command line, else the image's own, else `sandbox`.
 fn name(cmdline: &Cmdline) {
     let of_image = || {
         let text = std::fs::read_to_string("/etc/hostname").ok()?;

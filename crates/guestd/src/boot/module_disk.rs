@@ -115,7 +115,8 @@ fn mount_read_only(device: &Path, folder: &Path) -> io::Result<()> {
     )?)
 }
 
-/// `MODULE NAME TYPE MAJOR:MINOR`, for example `fuse fuse c10:229`.
+/// Makes the device nodes of a table with lines `MODULE NAME TYPE MAJOR:MINOR`, for example `fuse
+/// fuse c10:229` (`modules.devname`).
 fn make_nodes(table: &str) {
     for (name, kind, major, minor) in table.lines().filter_map(parse) {
         let path = Path::new("/dev").join(name);
@@ -157,7 +158,7 @@ fn is_plain(part: std::path::Component<'_>) -> bool {
     matches!(part, std::path::Component::Normal(name) if name != OsStr::new(""))
 }
 
-/// Mode and group as the rules of udev have them.
+/// Returns mode and group of a device node, as udev's rules have them.
 fn access(name: &str) -> (u32, u32) {
     match name {
         "fuse" | "net/tun" => (0o666, 0),

@@ -28,15 +28,16 @@ const OPTIONAL: [(&str, &str, &str); 4] = [
 /// reason.
 const PLAIN_PROC: &str = "/run/wrenn/proc";
 
-/// `/proc`, `/sys`, `/dev`: what it takes to find the root disk. They move along to the new root.
+/// Mounts `/proc`, `/sys` and `/dev`, which are needed to find the root disk. They move along to
+/// the new root.
 pub fn mount_kernel_filesystems() -> Result<(), BootError> {
     required("proc", "/proc", SEALED, "")?;
     required("sysfs", "/sys", SEALED, "")?;
     required("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755")
 }
 
-/// Everything else that programs expect. `/tmp` stays what the image has, where it has one that can
-/// be written.
+/// Mounts everything else that programs expect. `/tmp` stays as in the image, where that has one
+/// that can be written.
 pub fn mount_other_filesystems() -> Result<(), BootError> {
     let terminals = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
     required(

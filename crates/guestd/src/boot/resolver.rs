@@ -84,7 +84,7 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The address of a line that is of a name server; empty where it has none.
+/// Returns the address of a `nameserver` line; empty if it has none. `None` for other lines.
 fn name_server(line: &str) -> Option<&str> {
     let mut words = line.split_whitespace();
     (words.next() == Some("nameserver")).then(|| words.next().unwrap_or_default())
@@ -115,7 +115,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The lines of the image but for its name servers, and those of the sandbox.
+/// Returns the image's lines without its name servers, and the name servers of the sandbox.
 fn content(path: &Path, servers: &[IpAddr]) -> String {
     let text = read(path);
     let kept = text
@@ -130,7 +130,7 @@ fn content(path: &Path, servers: &[IpAddr]) -> String {
     .collect()
 }
 
-/// The file that `path` leads to, which need not be there.
+/// Returns the file that `path` leads to, which need not exist.
 fn follow(root: &Path, path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS {

@@ -79,7 +79,7 @@ fn settings_of(root: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
-/// `key = value`, and `-key = value` for one that may fail, which here any may.
+/// Parses lines `key = value`. `-key = value` marks one that may fail; here all may.
 fn parse(text: &str) -> Vec<(String, String)> {
     let line = |line: &str| {
         let line = line.trim();
@@ -114,7 +114,7 @@ fn as_path(key: &str) -> String {
     }
 }
 
-/// The keys that a `*` in place of one name stands for.
+/// Returns the keys that match `key`, in which `*` may stand for a component.
 fn expand(kernel: &Path, key: &str) -> Vec<String> {
     let Some((before, after)) = key.split_once("/*/") else {
         return vec![key.to_owned()];

@@ -90,8 +90,8 @@ fn entries_of(root: &Path) -> Vec<Entry> {
     entries
 }
 
-/// `TYPE PATH MODE USER GROUP AGE ARGUMENT`, the last of which may have spaces; `-` or nothing for
-/// the default.
+/// Parses a line `TYPE PATH MODE USER GROUP AGE ARGUMENT`, the last of which may have spaces; `-`
+/// or nothing for the default.
 fn parse(line: &str) -> Option<Entry> {
     let line = line.trim();
     let mut fields = Fields(line);

@@ -40,10 +40,9 @@ impl From<BodyError> for HttpError {
 /// A body in pieces; ends after its first error, and may be asked again after its end.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
-/// The content that the body carries.
+/// Returns the decoded content of the body.
 ///
-/// # Errors
-/// 415 for an encoding other than gzip.
+/// # Errors 415 for an encoding other than gzip.
 pub fn decode_body(body: Body, headers: &HeaderMap) -> Result<Pieces, HttpError> {
     let raw = raw(body);
     let encoding = headers
@@ -81,7 +80,7 @@ struct Inflating {
 }
 
 impl Inflating {
-    /// The next piece, of any size but never empty; `None` at the end.
+    /// Returns the next piece, of any size but never empty; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
             if self.packed.is_empty() {

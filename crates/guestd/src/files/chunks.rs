@@ -38,8 +38,9 @@ struct State {
     left: Option<u64>,
 }
 
-/// The file from where it stands: exactly `length` bytes, or with `None` all there are. A file that
-/// ends too early is an error, so that a client sees a broken transfer and never a short file.
+/// Streams a file from its current offset: exactly `length` bytes, or with `None` to its end. A
+/// file that ends too early is an error, so that a client sees a broken transfer and never a short
+/// file.
 pub fn stream_file(
     file: File,
     length: Option<u64>,

@@ -32,7 +32,7 @@ const BY_EXTENSION: &[(&str, &str)] = &[
     ("zip", "application/zip"),
 ];
 
-/// The type of the file at `path` that begins with `head`.
+/// Guesses the media type of the file at `path`, which begins with `head`.
 pub fn guess_content_type(path: &Path, head: &[u8]) -> &'static str {
     let extension = path
         .extension()

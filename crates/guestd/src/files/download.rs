@@ -74,7 +74,7 @@ pub async fn download(
 pub fn open_plain(path: &Path) -> Result<(File, std::fs::Metadata), FileError> {
     let refused =
         |e: io::Error| not_found_error(path, &e).unwrap_or_else(|| FileError::io("read", path, &e));
-    // Without NONBLOCK a pipe that nobody writes to would hold the thread.
+    // Without NONBLOCK, opening a pipe without a writer would hold the thread.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file =
         File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| refused(e.into()))?);
@@ -198,13 +198,15 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A time as HTTP writes it. Files can have any; what no HTTP date can say is left out.
+/// Formats a time as HTTP does; `None` for times before 1970 and after year 9999, which no HTTP
+/// date can say.
 fn http_date(time: SystemTime) -> Option<String> {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     (seconds < YEAR_10000).then(|| httpdate::fmt_http_date(time))
 }
 
-/// HTTP knows whole seconds only.
+/// Returns true if the file was modified after the date, compared in whole seconds as HTTP has
+/// them; `None` if the text is not a date.
 fn newer(modified: SystemTime, than: &str) -> Option<bool> {
     let than = httpdate::parse_http_date(than).ok()?;
     Some(modified >= than + Duration::from_secs(1))
@@ -215,8 +217,8 @@ fn not_modified(headers: &HeaderMap, modified: SystemTime) -> bool {
         == Some(false)
 }
 
-/// `If-Range` with a date that is not the file's, or with an entity tag, which we have none of:
-/// send the whole.
+/// Returns true if the requested range applies. An `If-Range` with a date that is not the file's,
+/// or with an entity tag, which we have none of, asks for the whole file.
 fn range_applies(headers: &HeaderMap, modified: SystemTime) -> bool {
     text(headers, &header::IF_RANGE).is_none_or(|since| newer(modified, since) == Some(false))
 }
@@ -242,7 +244,7 @@ fn refuses_identity(headers: &HeaderMap) -> bool {
         .is_some_and(|q| q <= 0.0)
 }
 
-/// `inline` with the name, quoted, and as RFC 8187 where it is more than ASCII.
+/// Returns `inline` with the name, quoted, and as RFC 8187 where it is more than ASCII.
 fn disposition(name: &str) -> String {
     let quoted: String = name
         .chars()

@@ -45,7 +45,7 @@ pub(crate) use form::fuzz as fuzz_form;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use unpack::fuzz as fuzz_archive;
 
-/// The routes of this module.
+/// Returns the routes of this module.
 pub fn router(agent: &Agent) -> axum::Router {
     axum::Router::new()
         .route("/files", get(read).post(write))
@@ -64,7 +64,7 @@ struct Asked {
     archive: Option<String>,
 }
 
-/// What is transferred.
+/// Form of the transferred bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// The bytes of a file.
@@ -208,7 +208,7 @@ impl Plan<'_> {
     }
 }
 
-/// An archive may hold any number of files, so its answer names only where they are.
+/// Describes an unpacked archive by its directory alone: it may hold any number of files.
 fn unpacked(dir: PathBuf) -> WrittenFile {
     WrittenFile {
         path: dir.to_string_lossy().into_owned(),

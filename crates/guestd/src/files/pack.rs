@@ -83,8 +83,8 @@ fn check(dir: &Path) -> Result<(), FileError> {
     })
 }
 
-/// Calls for everything below `dir`, each directory before what is in it. What vanishes meanwhile
-/// is passed over.
+/// Calls `visit` for everything below `dir`, each directory before its entries. Entries that vanish
+/// during the walk are skipped.
 fn walk<E: From<FileError>>(
     dir: &Path,
     mut visit: impl FnMut(&Path, &Metadata) -> Result<(), E>,
@@ -208,7 +208,8 @@ impl Outlet {
         self.sender.blocking_send(Ok(piece.into())).map_err(gone)
     }
 
-    /// Exactly `size` bytes of the file, without a copy in between.
+    /// Appends exactly `size` bytes of the file to the archive, read straight into the outgoing
+    /// buffer.
     fn copy(&mut self, file: &File, size: u64, path: &Path) -> io::Result<()> {
         let mut left = size;
         while left > 0 {

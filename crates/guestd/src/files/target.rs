@@ -120,7 +120,7 @@ impl Target {
         if is_new || (there.uid(), there.gid()) != (uid, gid) {
             // Of a new file also where nothing changes: watchers wait for the event.
             match rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
-                // A file of somebody else that the user may write stays theirs.
+                // A file of another owner that the user may write stays theirs.
                 Err(Errno::PERM) if !is_new => {}
                 other => other.map_err(|e| refused("give to its user", e.into()))?,
             }
@@ -190,10 +190,9 @@ impl Target {
         &self.wish.path
     }
 
-    /// The upload is complete: puts the file in its place. Blocks.
+    /// Puts the file of a complete upload in its place. Blocks.
     ///
-    /// # Errors
-    /// What the disk said; what was there before stays.
+    /// # Errors Those of the disk; the file that was there before stays.
     pub fn keep(mut self) -> Result<Wish, FileError> {
         self.writer
             .finish()
@@ -239,7 +238,7 @@ impl Target {
         metadata::replace_metadata(old, &self.wish.metadata, real).map_err(io::Error::other)?;
         let uid = Uid::from_raw(self.wish.user.uid);
         let gid = Gid::from_raw(self.wish.user.gid);
-        // A file of somebody else that the user may write stays theirs.
+        // A file of another owner that the user may write stays theirs.
         let _ = rustix::fs::fchown(old, Some(uid), Some(gid));
         if let Some(mode) = self.wish.mode {
             rustix::fs::fchmod(old, mode.into())?;
@@ -251,7 +250,7 @@ impl Target {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let own = rustix::fs::fstat(self.writer.file().as_fd())?;
         let there = rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
-        // Somebody may have put another file there meanwhile; that one is not ours to remove.
+        // Another process may have put a file of its own there; that one is not ours to remove.
         if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino) {
             std::fs::remove_file(path)?;
         }
@@ -268,8 +267,8 @@ impl Drop for Target {
             } => path,
             Place::Direct | Place::Done => return,
         };
-        // As the user, so that a path that was bent meanwhile leads nowhere he could not go
-        // himself.
+        // As the user, so that a path whose links have been changed since leads nowhere he could
+        // not go himself.
         if let Ok(Err(e)) | Err(e) = as_user(&self.wish.user, || self.remove(path))
             && e.kind() != io::ErrorKind::NotFound
         {
@@ -289,7 +288,7 @@ fn open(wish: &Wish) -> io::Result<(File, Place)> {
         Err(Errno::EXIST) => {}
         Err(e) => return Err(e.into()),
     }
-    // Without NONBLOCK a pipe that nobody reads would hold the thread.
+    // Without NONBLOCK, opening a pipe without a reader would hold the thread.
     match rustix::fs::open(path, flags | OFlags::NONBLOCK, mode) {
         Ok(fd) => stage(fd.into(), wish),
         Err(Errno::TXTBSY) => stage_beside_running(wish),
@@ -337,7 +336,8 @@ fn stage(old: File, wish: &Wish) -> io::Result<(File, Place)> {
     }
 }
 
-/// A program that runs cannot be written, but replaced.
+/// Stages a file beside a program that is running: such a file cannot be written (ETXTBSY), but
+/// replaced.
 fn stage_beside_running(wish: &Wish) -> io::Result<(File, Place)> {
     // With the identity that the thread has, which is the user's.
     rustix::fs::accessat(
@@ -385,8 +385,8 @@ fn random() -> rustix::io::Result<u32> {
     }
 }
 
-/// Extended attributes, access lists among them. What the user may not set, such as labels, the
-/// kernel sets.
+/// Copies extended attributes, access lists among them. The kernel sets those that the user may not
+/// set, such as labels.
 fn copy_attributes(from: &File, to: &File) {
     let mut names = vec![0; XATTR_LIMIT];
     let Ok(length) = rustix::fs::flistxattr(from, &mut names[..]) else {

@@ -371,7 +371,7 @@ fn beside<T>(create: impl Fn(&Path) -> rustix::io::Result<T>) -> rustix::io::Res
     Err(Errno::EXIST)
 }
 
-/// The path without `.`; an error where it could lead outside.
+/// Returns the path without `.`; an error where it could lead outside.
 fn inside(path: &Path) -> Result<PathBuf, FileError> {
     let mut clean = PathBuf::new();
     for component in path.components() {

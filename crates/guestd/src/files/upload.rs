@@ -75,7 +75,8 @@ fn task(
     tokio::task::spawn_blocking(act)
 }
 
-/// Dropping the target undoes what can be undone.
+/// Adds the outcome to the error of an upload that broke off. Dropping the target undoes what can
+/// be undone.
 fn broke_off(error: HttpError, target: Target) -> HttpError {
     let path = target.path().display();
     let written = target.written();

@@ -37,7 +37,7 @@ pub fn read_entry(path: &Path, names: &Database) -> io::Result<EntryInfo> {
     Ok(describe_file(path, &own, names))
 }
 
-/// As [`read_entry`], where the metadata is there already.
+/// Does the same as [`read_entry`], where the metadata is there already.
 pub fn describe_file(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
     let is_symlink = own.is_symlink();
     let target = if is_symlink {
@@ -95,15 +95,14 @@ fn timestamp(metadata: &Metadata) -> Timestamp {
     }
 }
 
-/// Where the link leads in the end; the link itself where it leads nowhere, as the reference
-/// answers.
+/// Returns the final target of a link; the link itself if it is dangling, as the reference agent
+/// does.
 fn link_target(path: &Path) -> String {
     let end = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     bytes::to_text(end.as_os_str().as_bytes())
 }
 
-/// As `ls -l` prints them, but with `L` for a symbolic link, which is what clients know from the
-/// reference.
+/// Formats a mode as `ls -l` does, but with `L` for a symbolic link, as the reference agent has it.
 pub fn format_mode(mode: u32) -> String {
     let kind = match mode & libc::S_IFMT {
         libc::S_IFDIR => 'd',
@@ -129,7 +128,8 @@ pub fn format_mode(mode: u32) -> String {
     text
 }
 
-/// Metadata of a file; empty where the file system has no attributes or the user may not read them.
+/// Returns the metadata of a file; empty where the file system has no attributes or the user may
+/// not read them.
 fn metadata<M: FromIterator<(String, String)>>(path: &Path) -> M {
     metadata_keys(|list| rustix::fs::listxattr(path, list))
         .into_iter()

@@ -48,7 +48,8 @@ impl FileError {
         Self::new(Kind::Invalid, message)
     }
 
-    /// A refused system call on `path`; `doing` completes "cannot …", for example "read".
+    /// Creates the error for a refused system call on `path`; `doing` completes "cannot …", for
+    /// example "read".
     pub fn io(doing: &str, path: &Path, error: &io::Error) -> Self {
         let path = path.display();
         let kind = kind(error);
@@ -61,12 +62,12 @@ impl FileError {
         Self { kind, message }
     }
 
-    /// The user's identity could not be taken.
+    /// Creates the error for a failure to take the user's identity.
     pub fn identity(error: &io::Error) -> Self {
         Self::new(Kind::Internal, format!("cannot act as the user: {error}"))
     }
 
-    /// The blocking task ended without an answer.
+    /// Creates the error for a blocking task that ended without an answer.
     pub fn task(error: &tokio::task::JoinError) -> Self {
         Self::new(
             Kind::Internal,

@@ -36,7 +36,7 @@ mod watchers;
 use watch::{Watch, Wish};
 use watchers::Watchers;
 
-/// The service, to be merged with the others.
+/// Creates the service's router, to be merged with the others.
 pub fn service(agent: &Agent) -> connectrpc::Router {
     let service = Service {
         settings: agent.settings.clone(),
@@ -55,7 +55,7 @@ impl Service {
         Caller::of(context.extensions()).rpc_user(&self.settings)
     }
 
-    /// User and path of a request.
+    /// Resolves user and path of a request.
     fn at(&self, context: &RequestContext, path: &str) -> Result<(User, PathBuf), ConnectError> {
         let user = self.user(context)?;
         let path = path::resolve_path(&self.settings, &user, path)?;

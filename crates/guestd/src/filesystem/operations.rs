@@ -31,7 +31,7 @@ pub fn stat_entry(path: &Path) -> Result<EntryInfo, FileError> {
     })
 }
 
-/// A path below a plain file does not exist; for a reader that is all there is to it.
+/// Returns "not found" for ENOTDIR: to a reader, a path below a plain file does not exist.
 pub fn not_found_error(path: &Path, error: &io::Error) -> Option<FileError> {
     (error.raw_os_error() == Some(libc::ENOTDIR)).then(|| {
         FileError::new(
@@ -62,7 +62,7 @@ pub fn list_dir(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
     // Last one first: a stack of what is still to be described, with its level.
     let mut open = children(path, 1).map_err(|e| FileError::io("list", path, &e))?;
     while let Some((path, level)) = open.pop() {
-        // What vanished meanwhile is no part of the listing.
+        // Entries that vanish during the listing are left out.
         let Ok(own) = fs::symlink_metadata(&path) else {
             continue;
         };

@@ -21,11 +21,10 @@ pub const STAGED_PREFIX: &str = ".wrenn-upload-";
 /// Mode of directories that are made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// The absolute path that `path` means to `user`: `~`, relative and empty paths as in
+/// Returns the absolute path that `path` means to `user`: `~`, relative and empty paths as in
 /// [`Settings::resolve`].
 ///
-/// # Errors
-/// Invalid where no file can have that path.
+/// # Errors Invalid where no file can have that path.
 pub fn resolve_path(settings: &Settings, user: &User, path: &str) -> Result<PathBuf, FileError> {
     if path.contains('\0') {
         return Err(FileError::invalid(
@@ -42,11 +41,10 @@ pub fn resolve_path(settings: &Settings, user: &User, path: &str) -> Result<Path
     Ok(clean)
 }
 
-/// As [`resolve_path`], but an empty path is an error: nobody means to move or remove their home by
-/// leaving it out.
+/// Does the same as [`resolve_path`], but an empty path is an error: it must not move or remove the
+/// home directory because a field was left out.
 ///
-/// # Errors
-/// Invalid.
+/// # Errors Invalid.
 pub fn resolve_named(
     settings: &Settings,
     user: &User,
@@ -71,7 +69,7 @@ fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-/// The last component as text; `/` for the root.
+/// Returns the last component as text; `/` for the root.
 pub fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(
         || "/".into(),

@@ -2,8 +2,8 @@
 //!
 //! Guests make trees of any depth, so nothing here recurses, no path has more than one name in it,
 //! and at most three descriptors are open. Symbolic links are removed, never followed. The way up
-//! goes by `..`, and must lead to the directory that was left: where somebody moved it meanwhile,
-//! the removal ends with an error. Broken off at any moment, a part of the tree is gone.
+//! goes by `..`, and must lead to the directory that was left: if that was moved away during the
+//! removal, the removal ends with an error. Broken off at any moment, a part of the tree is gone.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,8 +24,8 @@ struct Level {
 
 /// Removes the directory at `path`, which is absolute and not `/`. Call it as the user.
 ///
-/// # Errors
-/// The first that the kernel refuses; `EBUSY` also where a directory was moved away meanwhile.
+/// # Errors The first that the kernel refuses; `EBUSY` also where a directory was moved away during
+/// the removal.
 pub fn remove_tree(path: &Path) -> Result<()> {
     let name = CString::new(path.file_name().unwrap_or(OsStr::new("")).as_bytes())
         .map_err(|_| Errno::INVAL)?;

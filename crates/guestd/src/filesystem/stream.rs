@@ -34,10 +34,9 @@ struct State {
     more: bool,
 }
 
-/// The stream of a watch that has started.
+/// Returns the events of a watch that has started.
 ///
-/// # Errors
-/// Exhausted where there are no descriptors left.
+/// # Errors Exhausted where there are no descriptors left.
 pub fn stream_events(
     watch: Watch,
     context: &RequestContext,

@@ -14,7 +14,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The kernel answers with the same descriptor where it watches that directory already.
+    /// Inserts a watch. Replaces an entry with the same descriptor: the kernel returns it again for
+    /// a directory that it watches already.
     pub fn insert(&mut self, wd: WatchDescriptor, path: PathBuf) {
         self.forget(wd);
         if let Some(old) = self.watches.insert(path.clone(), wd) {
@@ -42,7 +43,7 @@ impl Tree {
         below
     }
 
-    /// The directory `old` is now called `new`.
+    /// Renames the directory `old`, and all below it, to `new`.
     pub fn rename(&mut self, old: &Path, new: &Path) {
         for (path, wd) in self.below(old) {
             let rest = path.strip_prefix(old).unwrap_or(Path::new(""));

@@ -124,10 +124,10 @@ impl Watch {
         Ok(watch)
     }
 
-    /// A second descriptor of the same inotify instance, to wait on. Call it inside the runtime.
+    /// Returns a second descriptor of the same inotify instance, to wait on. Call it inside the
+    /// runtime.
     ///
-    /// # Errors
-    /// Exhausted where there are no descriptors left.
+    /// # Errors Exhausted where there are no descriptors left.
     pub fn readiness(&self) -> Result<AsyncFd<OwnedFd>, FileError> {
         let registered = self
             .inotify
@@ -149,10 +149,9 @@ impl Watch {
         })
     }
 
-    /// The events so far, which are forgotten.
+    /// Returns the events so far, and removes them.
     ///
-    /// # Errors
-    /// Data loss, once, where events were lost before these.
+    /// # Errors Data loss, once, where events were lost before these.
     pub fn take(&mut self) -> Result<VecDeque<FilesystemEvent>, FileError> {
         match self.lost.take() {
             None => Ok(std::mem::take(&mut self.queue)),

@@ -20,7 +20,7 @@ use crate::Agent;
 /// took some of it; the rest of the 100 ms that the host promises is for the way there.
 const TOLERANCE: Duration = Duration::from_millis(20);
 
-/// The handler of `/clock`.
+/// Handles `/clock`.
 pub async fn clock(
     State(agent): State<Agent>,
     body: axum::body::Bytes,

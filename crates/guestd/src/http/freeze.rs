@@ -9,7 +9,7 @@ use http::StatusCode;
 use super::error::HttpError;
 use crate::{Agent, own_thread};
 
-/// The handler of `/freeze`.
+/// Handles `/freeze`.
 pub async fn freeze(
     State(agent): State<Agent>,
     body: Bytes,
@@ -27,7 +27,7 @@ pub async fn freeze(
     agent.disk.freeze(wish).await.map(Json)
 }
 
-/// The handler of `/thaw`. When it answers, the files say what the last `/init` said.
+/// Handles `/thaw`. When it answers, the files have the values of the last `/init`.
 pub async fn thaw(State(agent): State<Agent>) -> Result<StatusCode, HttpError> {
     if agent.guest {
         agent.disk.thaw().await?;

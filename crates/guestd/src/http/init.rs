@@ -32,7 +32,7 @@ const FILES_WAIT: Duration = Duration::from_secs(2);
 /// Longest host name of Linux, bytes.
 const HOSTNAME_LIMIT: usize = 64;
 
-/// The handler.
+/// Handles `/init`.
 pub async fn init(
     State(agent): State<Agent>,
     ConnectInfo(caller): ConnectInfo<Caller>,
@@ -74,8 +74,8 @@ async fn write_files(agent: &Agent) -> Result<(), HttpError> {
         return Ok(());
     }
     let identity = agent.identity.clone();
-    // A user who is root can freeze the disk too. Then the writer waits on for the thaw, and nobody
-    // for the writer.
+    // A user who is root can freeze the disk too. Then the writer waits on for the thaw, but this
+    // request must not wait for the writer.
     match tokio::time::timeout(FILES_WAIT, own_thread::run(move || identity.write())).await {
         Ok(written) => written,
         Err(_) => {

@@ -59,7 +59,8 @@ fn add_entropy(bytes: &[u8]) -> io::Result<()> {
         .try_for_each(|chunk| syscall::add_entropy(random.as_fd(), chunk))
 }
 
-/// A kernel that cannot do it leaves the connections to end by themselves, which takes minutes.
+/// Resets the connections from before a restore. Where the kernel cannot, they end by themselves,
+/// which takes minutes.
 fn reset_connections(caller: Option<Ends>) {
     match connections::reset_all(caller) {
         Ok(count) => tracing::info!("{count} connections of before were reset"),

@@ -35,7 +35,7 @@ impl CpuMeter {
     }
 }
 
-/// The handler.
+/// Handles `/metrics`.
 pub async fn metrics(State(agent): State<Agent>) -> Json<Metrics> {
     let (ticks, cpu_count) = parse_stat(&fs::read_to_string("/proc/stat").unwrap_or_default());
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -58,7 +58,7 @@ pub async fn metrics(State(agent): State<Agent>) -> Json<Metrics> {
     })
 }
 
-/// Used and total bytes of the root file system.
+/// Returns used and total bytes of the root file system.
 fn disk() -> (u64, u64) {
     statvfs("/").map_or((0, 0), |fs| {
         let unit = fs.fragment_size();
@@ -71,7 +71,7 @@ fn disk() -> (u64, u64) {
     })
 }
 
-/// `/proc/stat`: the sum line, and how many CPUs have one of their own.
+/// Parses `/proc/stat`: the sum line, and the number of CPUs, which have a line each.
 fn parse_stat(text: &str) -> (Ticks, u32) {
     let mut ticks = Ticks::default();
     let mut cpus = 0;

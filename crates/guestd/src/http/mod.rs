@@ -20,7 +20,7 @@ use crate::Agent;
 
 pub use metrics::CpuMeter;
 
-/// The routes of this module.
+/// Returns the routes of this module.
 pub fn router(agent: &Agent) -> Router {
     Router::new()
         // Any 2xx says to the SDKs that the sandbox runs.

@@ -18,7 +18,7 @@ use super::error::HttpError;
 /// Loopback answers at once, unless the backlog of the program is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The handler of `/tunnel/{port}`.
+/// Handles `/tunnel/{port}`.
 pub async fn tunnel(Path(port): Path<u16>, mut request: Request) -> Result<Response, HttpError> {
     let asked = request
         .headers()

@@ -32,7 +32,7 @@ pub struct BootId {
 }
 
 impl BootId {
-    /// For the machine whose root is `root`.
+    /// Creates the boot id of the machine whose root is `root`.
     pub fn new(root: &Path) -> Self {
         let target = root.join("proc/sys/kernel/random/boot_id");
         Self {
@@ -69,7 +69,7 @@ impl BootId {
             .mode(MODE)
             .open(&path)?;
         file.set_permissions(Permissions::from_mode(MODE))?;
-        // Before it is mounted: nobody reads an empty id.
+        // Before it is mounted, so that no reader sees an empty id.
         file.write_all_at(content.as_bytes(), 0)?;
         let none = None::<&str>;
         mount(Some(&path), &self.target, none, MsFlags::MS_BIND, none)?;

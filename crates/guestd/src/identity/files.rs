@@ -57,7 +57,8 @@ pub fn write_machine_id(root: &Path, id: &str) {
     }
 }
 
-/// Whole or not at all, so that nobody ever reads half an id. A link is replaced, not followed.
+/// Replaces a file as a whole or not at all, so that no reader sees half an id. A link is replaced,
+/// not followed.
 fn replace(path: &Path, content: &str) -> io::Result<()> {
     let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
     if is_file && fs::read_to_string(path).is_ok_and(|there| there == content) {

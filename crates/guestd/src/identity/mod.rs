@@ -31,7 +31,7 @@ struct Wanted {
 }
 
 impl Identity {
-    /// For the machine whose root is `root`.
+    /// Creates the identity of the machine whose root is `root`.
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),

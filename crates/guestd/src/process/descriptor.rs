@@ -16,10 +16,9 @@ use crate::syscall;
 pub struct Descriptor(AsyncFd<OwnedFd>);
 
 impl Descriptor {
-    /// Takes over a descriptor whose open file nobody else uses, and makes it non-blocking.
+    /// Takes over a descriptor whose open file is not shared, and makes it non-blocking.
     ///
-    /// # Errors
-    /// Those of `fcntl(2)` and `epoll_ctl(2)`.
+    /// # Errors Those of `fcntl(2)` and `epoll_ctl(2)`.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -41,10 +40,9 @@ impl Descriptor {
         }
     }
 
-    /// Writes all of it. Cancelled in between, a part is written.
+    /// Writes all of `bytes`. If it is cancelled in between, a part is written.
     ///
-    /// # Errors
-    /// Those of `write(2)`; EPIPE where nobody reads any more.
+    /// # Errors Those of `write(2)`; EPIPE where the reader is gone.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self
@@ -56,7 +54,7 @@ impl Descriptor {
         Ok(())
     }
 
-    /// The descriptor itself, for ioctls.
+    /// Returns the descriptor itself, for ioctls.
     pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.get_ref().as_fd()
     }

@@ -54,7 +54,8 @@ fn has_utf8(root: &Path) -> bool {
         || MUSL_LOADERS.iter().any(|file| root.join(file).exists())
 }
 
-/// `NAME=VALUE` and `export NAME=VALUE`, the value perhaps in quotes; comments begin with `#`.
+/// Parses lines `NAME=VALUE` and `export NAME=VALUE`, with or without quotes; comments begin with
+/// `#`.
 fn assignments(text: &str) -> impl Iterator<Item = (String, String)> {
     text.lines().filter_map(|line| {
         let line = line.trim();
@@ -87,8 +88,8 @@ fn login_path(root: &Path, uid: u32) -> Option<String> {
     Some(value.strip_prefix("PATH=").unwrap_or(value).to_owned())
 }
 
-/// The folders of `first`, then those of `second` that are not among them: what an image leaves out
-/// for users, such as `/sbin`, stays within reach.
+/// Joins the folders of `first` and those of `second` that are not among them: folders that an
+/// image leaves out for users, such as `/sbin`, stay within reach.
 fn join_paths(first: &str, second: &str) -> String {
     let mut folders: Vec<&str> = Vec::new();
     for folder in first

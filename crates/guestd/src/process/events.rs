@@ -43,7 +43,7 @@ enum State {
 }
 
 impl Events {
-    /// `headers` are those of the request.
+    /// Creates the events of a process for a request with `headers`, which set the keepalive.
     pub fn new(
         pid: u32,
         listener: mpsc::Receiver<Event>,
@@ -59,7 +59,7 @@ impl Events {
         }
     }
 
-    /// As a stream of `T`, which wraps one event.
+    /// Converts the events to a stream of `T`, which wraps an event.
     pub fn into_stream<T>(
         self,
         wrap: impl Fn(ProcessEvent) -> T + Send + 'static,
@@ -103,7 +103,9 @@ impl Events {
         })
     }
 
-    /// `None`: time for a keepalive. Error: the bound of the stream passed.
+    /// Waits for an event; `None` when it is time for a keepalive.
+    ///
+    /// # Errors When the time limit of the stream has passed.
     async fn receive(&mut self) -> Result<Option<Event>, tokio::time::error::Elapsed> {
         let receiving = timeout(self.keepalive, self.listener.recv());
         let received = match self.bound {
@@ -142,7 +144,7 @@ fn data(source: Source, bytes: Vec<u8>) -> ProcessEvent {
     })
 }
 
-/// The forms that the SDKs know (E2B contract 2.4).
+/// Converts an exit to the forms that the SDKs know (E2B contract 2.4).
 fn end(exit: Exit) -> EndEvent {
     let (exit_code, exited, status) = match exit {
         Exit::Code(code) => (code, true, format!("exit status {code}")),
@@ -165,7 +167,7 @@ fn end(exit: Exit) -> EndEvent {
     }
 }
 
-/// As the reference agent spells them.
+/// Returns the name of a signal as the reference agent spells it.
 fn signal_name(number: i32) -> String {
     let name = match number {
         1 => "hangup",

@@ -56,12 +56,12 @@ impl From<InputError> for ConnectError {
 }
 
 impl Input {
-    /// A pipe, or nothing.
+    /// Creates input through a pipe; `None`: the program has no input.
     pub fn pipe(descriptor: Option<Descriptor>) -> Self {
         Self::Pipe(Mutex::new(descriptor))
     }
 
-    /// Our side of a terminal.
+    /// Creates input through our side of a terminal.
     pub fn terminal(descriptor: Arc<Descriptor>) -> Self {
         Self::Terminal {
             descriptor,

@@ -74,7 +74,8 @@ pub async fn start_process(
     let (input, pumps) = match connect(spawned.pipes, master) {
         Ok(connected) => connected,
         Err(e) => {
-            // Nobody would ever read it; the error is what the caller needs to know.
+            // The program's events would have no reader; the error is what the caller needs to
+            // know.
             let _ = processes.reaper.signal_group(spawned.pid, Signal::SIGKILL);
             return Err(e);
         }

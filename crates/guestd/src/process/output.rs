@@ -40,7 +40,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Longest piece, bytes (E2B contract 2.4).
+    /// Returns the longest piece, in bytes (E2B contract 2.4).
     const fn piece(self) -> usize {
         match self {
             Self::Stdout | Self::Stderr => 32 << 10,
@@ -78,7 +78,7 @@ struct State {
 }
 
 impl Output {
-    /// Output from now on, then the end; after the end only that.
+    /// Subscribes to output from now on and the end; after the end, to that alone.
     pub fn listen(&self) -> mpsc::Receiver<Event> {
         let (send, receive) = mpsc::channel(QUEUE);
         let mut state = self.lock();
@@ -101,7 +101,7 @@ impl Output {
         }
     }
 
-    /// Tells everybody the end. Returns when all have it in their queue or are gone.
+    /// Sends the end to all listeners. Returns when all have it in their queue or are gone.
     pub async fn finish(&self, end: End) {
         let listeners = {
             let mut state = self.lock();

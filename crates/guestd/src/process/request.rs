@@ -64,7 +64,8 @@ fn directory(
         .map_err(|e| ConnectError::internal(format!("cannot act as the user: {e}")))?;
     match found {
         Ok(found) if found.is_dir() => Ok(cwd),
-        // Nobody asked for it: a home that is not there must not keep commands from running.
+        // The request did not ask for the home: that it is missing must not keep commands from
+        // running.
         _ if asked.is_empty() && settings.default_workdir().is_none() => Ok(PathBuf::from("/")),
         Ok(_) => Err(ConnectError::invalid_argument(format!(
             "cwd '{}' is not a directory",
@@ -77,8 +78,8 @@ fn directory(
     }
 }
 
-/// The later wins: the image, the user, which sandbox this is, what the host gave, what the request
-/// gives.
+/// Merges the environment of a program. Later sources win: the image, the user, the sandbox's
+/// identity, the host, the request.
 fn environment(
     config: &ProcessConfig,
     user: &User,
@@ -113,10 +114,9 @@ pub fn valid_env(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
 
-/// The window size of a request; 80 by 24 where it is left out or zero.
+/// Returns the window size of a request; 80 by 24 where it is left out or zero.
 ///
-/// # Errors
-/// `invalid_argument` beyond 65535.
+/// # Errors `invalid_argument` beyond 65535.
 pub fn parse_window(pty: &PTY) -> Result<Size, ConnectError> {
     let (cols, rows) = pty
         .size

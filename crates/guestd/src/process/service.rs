@@ -28,7 +28,7 @@ use crate::Agent;
 use crate::auth::Caller;
 use crate::settings::Settings;
 
-/// The service, to be merged with the others.
+/// Creates the service's router, to be merged with the others.
 pub fn service(agent: &Agent) -> connectrpc::Router {
     let service = Service {
         settings: agent.settings.clone(),
@@ -242,7 +242,8 @@ impl Rpc for Service {
     }
 }
 
-/// Out of resources is not the caller's mistake; the rest is (no such program, not executable, …).
+/// Returns the error for a program that could not be started. Lack of resources is not the caller's
+/// mistake; all else is (no such program, not executable, …).
 fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
     let exhausted =
         [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE].map(|e| Some(e as i32));

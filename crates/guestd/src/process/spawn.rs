@@ -120,8 +120,8 @@ fn wire(command: &mut Command, stdio: Stdio3) -> io::Result<()> {
 struct Entry {
     procs: Option<RawFd>,
     terminal: bool,
-    /// Only root can become somebody else; anybody else stays who they are (the agent outside a
-    /// guest).
+    /// Groups, group and user of the program. `None` where the agent is not root (outside a guest)
+    /// and cannot change them.
     identity: Option<(Vec<Gid>, Gid, Uid)>,
     cwd: CString,
 }
@@ -164,7 +164,8 @@ impl Entry {
     }
 }
 
-/// All but the standard three close at exec, also those that the agent itself was started with.
+/// Marks all descriptors but the standard three as close-on-exec, also those that the agent itself
+/// was started with.
 fn keep_descriptors_from_the_program() {
     let from = 3_u32;
     let to = u32::MAX;
@@ -173,7 +174,8 @@ fn keep_descriptors_from_the_program() {
     unsafe { libc::syscall(libc::SYS_close_range, from, to, flag) };
 }
 
-/// Out of memory takes a user's process before the agent. Opens and writes without allocating.
+/// Raises the process's OOM score, so that the kernel kills it before the agent. Opens and writes
+/// without allocating.
 fn expect_to_be_killed_first() {
     if let Ok(mut score) = OpenOptions::new()
         .write(true)

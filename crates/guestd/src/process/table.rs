@@ -36,10 +36,9 @@ impl Process {
         !self.exited.load(Ordering::Acquire)
     }
 
-    /// Its input.
+    /// Returns the process's input.
     ///
-    /// # Errors
-    /// [`InputError::Ended`].
+    /// # Errors [`InputError::Ended`].
     pub fn input(&self) -> Result<Arc<Input>, InputError> {
         self.input.lock().clone().ok_or(InputError::Ended)
     }
@@ -60,7 +59,7 @@ struct Entries {
 }
 
 impl Processes {
-    /// None yet. With `cgroup` every process joins that group.
+    /// Creates an empty table. With `cgroup` every process joins that group.
     pub fn new(reaper: Arc<Reaper>, cgroup: Option<Cgroup>) -> Self {
         Self {
             reaper,
@@ -82,11 +81,10 @@ impl Processes {
         all
     }
 
-    /// The one selected; by tag the youngest, those that run first. With `ended` also one that is
-    /// draining or ended.
+    /// Finds the selected process; by tag the youngest, running ones first. With `ended` also a
+    /// process that is draining or ended.
     ///
-    /// # Errors
-    /// `invalid_argument` where nothing is selected, `not_found` where nothing fits.
+    /// # Errors `invalid_argument` where nothing is selected, `not_found` where nothing fits.
     pub fn find(
         &self,
         selector: Option<&ProcessSelector>,
@@ -125,7 +123,7 @@ impl Processes {
         entries.started
     }
 
-    /// A process with the same number that ended before makes room.
+    /// Inserts a process. It replaces an ended one with the same number.
     pub(super) fn insert(&self, process: Arc<Process>) {
         self.lock().by_pid.insert(process.pid, process);
     }
