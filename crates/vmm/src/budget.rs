@@ -1,8 +1,8 @@
-//! How much a peer may send in a time: a token bucket.
+//! Limits the rate of a peer's messages and bytes: a token bucket.
 
 use std::time::Instant;
 
-/// Refilled with `rate` tokens a second, up to `burst`.
+/// Token bucket, refilled with `rate` tokens a second, up to `burst`.
 #[derive(Debug)]
 pub(crate) struct Budget {
     rate: u64,
@@ -21,7 +21,7 @@ impl Budget {
         }
     }
 
-    /// Takes tokens; false if there are not as many, which leaves none.
+    /// Takes tokens. Returns false if there are fewer, and then empties the bucket.
     pub(crate) fn spend(&mut self, tokens: u64) -> bool {
         self.spend_at(tokens, Instant::now())
     }
@@ -30,7 +30,7 @@ impl Budget {
         let millis =
             u64::try_from(now.duration_since(self.refilled).as_millis()).unwrap_or(u64::MAX);
         let earned = millis.saturating_mul(self.rate) / 1000;
-        // Less than a token's time stays on the clock.
+        // Less time than one token takes is carried over.
         if earned > 0 {
             self.left = self.left.saturating_add(earned).min(self.burst);
             self.refilled = now;

@@ -1,4 +1,4 @@
-//! Tells whether a snapshot is compatible with what is to run, and whether its files are whole.
+//! Checks that a snapshot is compatible with the VM to be restored, and that its files are whole.
 //! Reasons name both sides, for people.
 
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-/// What every driver calls its manifest.
+/// File name of the manifest, the same for every driver.
 pub(crate) const MANIFEST: &str = "snapshot.json";
 
 /// Returns length and SHA-256 of a small file.

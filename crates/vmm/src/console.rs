@@ -1,11 +1,11 @@
-//! What a guest wrote to its serial console: bounded, hostile, and searched for the reason of its end.
+//! Serial console of a guest: bounded, hostile, and searched for the reason of its end.
 
 use std::collections::VecDeque;
 
-/// Unread output that is kept, bytes; the oldest goes first.
+/// Maximum unread output that is kept, bytes; the oldest is dropped first.
 pub(crate) const LIMIT: usize = 64 * 1024;
 
-/// Bytes of one line that are looked at, and of a text that is handed on.
+/// Bytes of one line that are searched, and of a text that is handed on.
 const LINE_LIMIT: usize = 400;
 
 const PANIC: &str = "Kernel panic - not syncing";
@@ -14,10 +14,10 @@ const OUT_OF_MEMORY: [&str; 2] = [
     "Memory cgroup out of memory: Killed process",
 ];
 const RESTART: &str = "reboot: Restarting system";
-/// What a kernel says that has no means to switch the machine off.
+/// Messages of a kernel that has no means to switch the machine off.
 const HALT: [&str; 2] = ["reboot: System halted", "reboot: Power off not available"];
-/// What it says when it has shut down every device and switches the machine off, whether or not it
-/// can.
+/// Message of a kernel that has shut down every device and switches the machine off, even if it
+/// cannot.
 const POWER_DOWN: &str = "reboot: Power down";
 const MARKERS: [&str; 7] = [
     PANIC,
@@ -29,7 +29,7 @@ const MARKERS: [&str; 7] = [
     POWER_DOWN,
 ];
 
-/// Unread output, and what the kernel said in all that came by, read or not.
+/// Unread output, and the kernel's messages in all output so far, read or not.
 #[derive(Debug, Default)]
 pub(crate) struct Console {
     unread: VecDeque<u8>,
@@ -57,13 +57,13 @@ impl Console {
         }
     }
 
-    /// Takes what nobody has read.
+    /// Returns the unread output and clears it.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.unread).into()
     }
 
-    /// The first line of the kernel's panic message, if there was one; with what ran it out of
-    /// memory, if it did.
+    /// Returns the first line of the kernel's panic message, if there was one; with the victim of
+    /// the out-of-memory killer, if there was one before.
     pub(crate) fn panic(&mut self) -> Option<String> {
         self.end_line();
         let panic = self.panic.clone()?;
@@ -73,29 +73,30 @@ impl Console {
         })
     }
 
-    /// Whether the kernel announced a restart, as opposed to a power-off.
+    /// Returns true if the kernel announced a restart, as opposed to a power-off.
     pub(crate) fn is_restarting(&mut self) -> bool {
         self.end_line();
         self.restarting
     }
 
-    /// Whether the kernel announced that it stops for good, in a whole line.
+    /// Returns true if the kernel announced that it stops for good, in a whole line.
     pub(crate) fn is_halted(&self) -> bool {
         self.halted
     }
 
-    /// Whether the kernel has shut down every device to switch the machine off, in a whole line.
+    /// Returns true if the kernel announced, in a whole line, that it has shut down every device to
+    /// switch the machine off.
     pub(crate) fn is_powered_down(&self) -> bool {
         self.powered_down
     }
 
-    /// What was announced did not come about.
+    /// Forgets the announcement of a halt that did not happen.
     pub(crate) fn forget_halt(&mut self) {
         self.halted = false;
     }
 
-    /// A guest can write any amount before the kernel speaks on the same line: what is kept starts
-    /// at the kernel's words, or is the newest part.
+    /// Shortens a long line. A guest can write any amount before the kernel's message on the same
+    /// line: the part from that message on is kept, or else the newest part.
     fn shorten_line(&mut self) {
         if self.line.len() < LINE_LIMIT {
             return;
@@ -128,13 +129,14 @@ impl Console {
     }
 }
 
-/// The text from `marker` on, which leaves out the kernel's time stamp, as one printable line.
+/// Returns the text from `marker` on, without the kernel's time stamp, as one printable line.
 fn from_marker(line: &str, marker: &str) -> Option<String> {
     line.find(marker)
         .map(|start| printable(&line.as_bytes()[start..], LINE_LIMIT))
 }
 
-/// At most `limit` characters from the end of `bytes`, on one line, without control characters.
+/// Returns at most `limit` characters from the end of `bytes`, on one line, without control
+/// characters.
 pub(crate) fn printable(bytes: &[u8], limit: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
     let clean: Vec<char> = text

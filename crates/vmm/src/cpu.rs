@@ -1,14 +1,15 @@
-//! Which processor guests see when they see the host's.
+//! Identity of the host's processor, for guests that see it.
 
 use std::io;
 
 use sha2::{Digest, Sha256};
 
-/// What of `/proc/cpuinfo` makes one processor different from another for a guest that has run on
-/// it: one that finds an instruction or a feature missing crashes.
+/// Fields of `/proc/cpuinfo` that tell processors apart for a guest that has run on one: it crashes
+/// if an instruction or a feature is missing.
 const FIELDS: [&str; 4] = ["vendor_id", "cpu family", "model", "model name"];
 
-/// Its name, and the sum of its features. The same for all processors of a machine.
+/// Returns the processor's name and a checksum of its features. The same for all processors of a
+/// machine.
 ///
 /// # Errors
 /// When `/proc/cpuinfo` cannot be read.

@@ -1,4 +1,4 @@
-//! Pages of a memory that differ from another one, in a file, and the two made one again.
+//! Files with the pages of a memory that differ from another one, and merging the two.
 //!
 //! | offset | bytes | content, numbers with the lowest byte first |
 //! |---|---|---|
@@ -8,9 +8,9 @@
 //! | 24 | 16 each | ranges in order: where one begins in the memory, and its bytes; whole pages |
 //! | next page | | content of the ranges, one after the other |
 //!
-//! What is in no range is as in the memory below, so a page of zeroes is content like any other.
-//! The file has no holes: whoever copies it need not know what it is. Its length and CRC-32 stand
-//! in the manifest of its snapshot.
+//! Pages outside of all ranges are those of the memory below, so a page of zeroes is content like
+//! any other. The file has no holes, so any copy of it is exact. Its length and CRC-32 are in the
+//! manifest of its snapshot.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -23,13 +23,13 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 const MAGIC: &[u8; 8] = b"WRENNDF1";
-/// Bytes before the first range, and of each.
+/// Bytes before the first range, and bytes of each range.
 const HEAD: u64 = 24;
 const ENTRY: u64 = 16;
 /// Bytes that are copied at once.
 const BUFFER: usize = 1 << 20;
 
-/// What a finished file is.
+/// Length and checksum of a finished file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seal {
     pub(crate) bytes: u64,
@@ -80,7 +80,7 @@ fn part(left: u64) -> usize {
     usize::try_from(left).unwrap_or(BUFFER).min(BUFFER)
 }
 
-/// Everything before the pages.
+/// Encodes everything before the pages.
 fn index(memory_bytes: u64, ranges: &[Range<u64>]) -> Vec<u8> {
     let mut index = MAGIC.to_vec();
     let numbers = ranges
@@ -110,8 +110,8 @@ impl Sealing {
     }
 }
 
-/// Makes `to`, a memory that already has the content of the one below, what the file at `path`
-/// says. Durable only once `to` is synced.
+/// Applies the diff at `path` to `to`, which already has the content of the memory below. Durable
+/// only once `to` is synced.
 ///
 /// # Errors
 /// `InvalidData` when the file is not what was written, `Interrupted` when it was cancelled; `to`
@@ -128,8 +128,8 @@ pub(crate) fn apply(
     pour(path, seal, memory_bytes, write)
 }
 
-/// Hands all pages of a file that was [checked](check) to `write`, each part with its place in the
-/// memory.
+/// Passes all pages of a file that was [checked](check) to `write`, each part with its offset in
+/// the memory.
 ///
 /// # Errors
 /// `InvalidData` when it is no difference to such a memory, otherwise what the file system or
@@ -155,7 +155,7 @@ pub(crate) fn pour(
     Ok(())
 }
 
-/// Fails once the work is cancelled.
+/// Checks that the work was not cancelled.
 ///
 /// # Errors
 /// `Interrupted`.
@@ -170,8 +170,8 @@ pub(crate) fn check_cancelled(cancel: &CancellationToken) -> io::Result<()> {
     }
 }
 
-/// Where the ranges of a file that was [checked](check) are in the memory, and where their content
-/// begins in the file.
+/// Returns the ranges of a file that was [checked](check), as offsets in the memory, each with the
+/// offset of its content in the file.
 ///
 /// # Errors
 /// `InvalidData` when it is no difference to such a memory.
@@ -191,7 +191,7 @@ pub(crate) fn stretches(
     Ok(ranges.into_iter().map(with_place).collect())
 }
 
-/// Before anything is made of it: length and checksum.
+/// Checks length and checksum of a file, before it is used.
 ///
 /// # Errors
 /// `InvalidData` when it is not what was written.
@@ -221,7 +221,7 @@ pub(crate) fn check(path: &Path, seal: Seal) -> io::Result<()> {
     Ok(())
 }
 
-/// The ranges; `input` stands at the first page afterwards.
+/// Reads the ranges, and leaves `input` at the first page.
 fn read_index(
     input: &mut (impl Read + Seek),
     file_bytes: u64,

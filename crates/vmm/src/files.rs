@@ -1,4 +1,4 @@
-//! Files in the directory of a VM and of a snapshot, in which nobody else makes names.
+//! Files in the directories of VMs and snapshots, in which only the agent creates names.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Makes an empty file that only its owner can read, for what holds the memory of a guest.
+/// Creates an empty file that only its owner can read, for the memory of a guest.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     File::options()
         .write(true)
@@ -17,7 +17,7 @@ pub(crate) fn private_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Makes a file that only its owner can read, and writes to none that is there already: whoever can
+/// Creates a file that only its owner can read, and never opens an existing one: a user who can
 /// write to the directory could have put a link in its place.
 pub(crate) fn new_file(path: &Path) -> io::Result<File> {
     File::options()
@@ -32,13 +32,14 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     stdx::fs::remove_file_if_exists(path).map_err(in_file("remove", path))
 }
 
-/// The file is never written again, so both names may lead to it. Where they cannot, it is copied.
+/// Gives a file a second name, or copies it where that is impossible. The file is never written
+/// again, so both names may lead to it.
 pub(crate) fn place(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| linux::sparse::copy(from, to))
 }
 
-/// Refuses to write a snapshot among other files: what a failure removes is then the snapshot's
-/// own.
+/// Refuses to write a snapshot among other files, so that the cleanup after a failure removes only
+/// the snapshot's own.
 pub(crate) fn must_be_empty(dir: &Path) -> Result<()> {
     let empty = fs::read_dir(dir)
         .map(|mut entries| entries.next().is_none())

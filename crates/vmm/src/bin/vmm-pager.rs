@@ -1,4 +1,4 @@
-//! A pager and nothing else, for tests: the programs that are delivered are pagers themselves.
+//! Pager without a driver, for tests: the delivered programs are pagers themselves.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! The driver that was chosen, which also knows the VMs of the other one.
+//! Driver that was chosen, which also adopts the VMs of the other one.
 //!
-//! Which engine is chosen can change between two runs: a setting, or Firecracker has been installed
-//! meanwhile. VMs that run go on, so they are found and can be ended whichever engine new ones get.
+//! The chosen engine can change between two runs: by a setting, or because Firecracker has been
+//! installed. Running VMs go on, so they are found and can be ended, whichever engine new ones get.
 
 use std::path::Path;
 
@@ -55,7 +55,7 @@ impl<C: Driver, O: Driver> Driver for AdoptingDriver<C, O> {
     }
 
     async fn destroy(&self, dir: &Path) -> Result<()> {
-        // Both, even if one fails: what can be ended is.
+        // Ends both, even if one fails.
         let chosen = self.chosen.destroy(dir).await;
         let other = self.other.destroy(dir).await;
         chosen.and(other)

@@ -1,17 +1,17 @@
-//! Whether KVM runs guests at the speed of the machine.
+//! Checks that KVM runs guests at the speed of the machine.
 
 use std::time::Duration;
 
 use linux::kvm;
 use serde::Serialize;
 
-/// Whether KVM can be used, found by running a guest.
+/// Usability of KVM, found by running a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KvmReport {
     pub usable: bool,
     /// Time that the test guest took, microseconds; absent if it could not be run.
     pub loop_micros: Option<u64>,
-    /// For people: what was found.
+    /// Text for people on what was found.
     pub detail: String,
 }
 
@@ -19,7 +19,7 @@ pub struct KvmReport {
 /// ms, hosts that interpret guest code 107 ms.
 const USABLE: Duration = Duration::from_millis(10);
 
-/// The best of so many attempts counts, within the limit for all of them.
+/// Number of attempts, of which the best counts, and the time limit for all of them.
 const ATTEMPTS: u32 = 5;
 const LIMIT: Duration = Duration::from_secs(2);
 

@@ -1,6 +1,6 @@
-//! Which program runs virtual machines here, and with what help from the processor.
+//! Chooses the program that runs virtual machines here, and its accelerator.
 //!
-//! [`choose`] is asked once, when the agent starts. It blocks for up to two seconds where KVM is
+//! [`choose`] is called once, when the agent starts. It blocks for up to two seconds where KVM is
 //! slow.
 
 use std::cell::LazyCell;
@@ -38,7 +38,7 @@ pub enum AccelChoice {
     Tcg,
 }
 
-/// Not one of the words that a setting knows.
+/// Value of a setting that is not one of the known words.
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is none of: {}", known.join(", "))]
 pub struct UnknownChoice {
@@ -78,24 +78,24 @@ impl FromStr for AccelChoice {
     }
 }
 
-/// What is wanted, all of it from settings.
+/// Options for [`choose`], all of them from settings.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     pub vmm: Choice,
     pub accel: AccelChoice,
-    /// Path of Firecracker (`FIRECRACKER_BIN`); without it the PATH is searched.
+    /// Path of Firecracker (`FIRECRACKER_BIN`); `None` to search the PATH.
     pub firecracker: Option<PathBuf>,
     /// File with a custom CPU template for Firecracker (`AGENT_CPU_TEMPLATE`).
     pub cpu_template: Option<PathBuf>,
-    /// Path of QEMU; without it the PATH is searched.
+    /// Path of QEMU; `None` to search the PATH.
     pub qemu: Option<PathBuf>,
-    /// The program that serves memory in layers ([`pager`]); without it this one does.
+    /// Program that serves memory in layers ([`pager`]); `None` for the running program.
     pub pager: Option<PathBuf>,
-    /// What is done about system calls of QEMU that are not on its list (`AGENT_SYSCALL_FILTER`).
+    /// Treatment of system calls of QEMU that are not on its list (`AGENT_SYSCALL_FILTER`).
     pub enforcement: Enforcement,
 }
 
-/// Why no engine can be had.
+/// Reason why no engine can be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -117,7 +117,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
 const FIRECRACKER: &str = "firecracker";
 
-/// What runs virtual machines.
+/// Program that runs virtual machines, with its driver.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub driver: Arc<dyn Driver>,
@@ -125,15 +125,15 @@ pub struct Engine {
     pub vmm: &'static str,
     /// `kvm` or `tcg`.
     pub accel: &'static str,
-    /// For people: what was found that led to this.
+    /// Text for people on why it was chosen.
     pub why: String,
 }
 
-/// Chooses, as asked for or by what works: Firecracker where it is installed, has no known holes,
-/// and KVM works; else QEMU.
+/// Chooses the engine, as configured or by what works: Firecracker where it is installed, has no
+/// known vulnerabilities, and KVM works; otherwise QEMU.
 ///
 /// # Errors
-/// When what is asked for, or QEMU, is not there, or the CPU template cannot be read.
+/// When the configured engine, or QEMU, is missing, or the CPU template cannot be read.
 pub fn choose(wanted: &Wanted) -> Result<Engine, Error> {
     let kvm = LazyCell::new(probe_kvm);
     match wanted.vmm {
@@ -154,7 +154,7 @@ pub fn choose(wanted: &Wanted) -> Result<Engine, Error> {
     }
 }
 
-/// The Firecracker that is installed and its version.
+/// Returns the installed Firecracker and its version.
 ///
 /// # Errors
 /// When there is none, or one that is refused.
@@ -199,7 +199,7 @@ fn firecracker(wanted: &Wanted, probe: impl FnOnce() -> KvmReport) -> Result<Eng
         .as_deref()
         .map(read_template)
         .transpose()?;
-    // What another run started with QEMU is still found.
+    // VMs that another run started with QEMU are still found.
     let other = Qemu::new(PROGRAM.into(), Accel::Kvm, wanted.enforcement);
     let driver = Arc::new(AdoptingDriver::new(
         Firecracker::new(program, template, pager),
@@ -233,7 +233,8 @@ fn qemu(wanted: &Wanted, reason: &str, probe: impl FnOnce() -> KvmReport) -> Res
     })
 }
 
-/// Only its form as JSON is looked at; Firecracker judges the rest when a VM starts.
+/// Reads the template, and checks only that it is JSON; Firecracker checks the rest when a VM
+/// starts.
 fn read_template(path: &Path) -> Result<serde_json::Value, Error> {
     let read = std::fs::read(path).and_then(|content| Ok(serde_json::from_slice(&content)?));
     read.map_err(|source| Error::CpuTemplate {

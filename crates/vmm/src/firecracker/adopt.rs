@@ -21,8 +21,8 @@ use super::start::{GONE, Started};
 use super::vm::FirecrackerVm;
 use super::{Record, exited};
 
-/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever
-/// started it did not get to know that it exists.
+/// Adopts a process that an earlier run started. A process that never ran its guest is ended: its
+/// start was never reported to the caller.
 pub(super) async fn adopt(
     dir: PathBuf,
     process: Process,
@@ -30,7 +30,7 @@ pub(super) async fn adopt(
 ) -> Result<Option<Box<dyn Vm>>> {
     let run = match RunDir::adopt(&dir, &process, record.run) {
         Ok(run) => Arc::new(run),
-        // It ends at this moment.
+        // The process is ending right now.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return exited::find(&dir).await,
         Err(error) => return Err(in_file("find the working directory of", &dir)(error)),
     };
@@ -43,12 +43,12 @@ pub(super) async fn adopt(
         .map(|identity| Pager::adopt(&dir, identity))
         .transpose();
     let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
-    // Without its pager it may never answer; its watcher ends it and tells why.
+    // Without its pager it may never answer; its watcher ends it and reports why.
     if pager
         .as_ref()
         .is_none_or(|pager| pager.identity().is_some())
     {
-        // It may be busy with a request of who had it before us.
+        // It may still be busy with a request of the earlier run.
         let instance = tokio::select! {
             instance = client.instance_when_idle(u64::from(record.memory_mb) << 20) => instance,
             _ = ended(&process) => return exited::find(&dir).await,
@@ -62,7 +62,7 @@ pub(super) async fn adopt(
             Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => {
                 return exited::find(&dir).await;
             }
-            // Nobody can use a VM that does not answer.
+            // A VM that does not answer is of no use.
             Err(error) => {
                 process::end(process).await?;
                 return Err(error);

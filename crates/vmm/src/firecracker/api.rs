@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// `PUT /boot-source`.
 #[derive(Debug, Clone, Serialize)]
 pub struct BootSource {
-    /// An uncompressed ELF kernel.
+    /// Path of an uncompressed ELF kernel.
     pub kernel_image_path: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd_path: Option<PathBuf>,
@@ -61,7 +61,7 @@ pub struct RateLimiter {
     pub ops: Option<TokenBucket>,
 }
 
-/// `size` tokens (bytes or operations) come back every `refill_time` milliseconds.
+/// Token bucket: `size` tokens (bytes or operations) come back every `refill_time` milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TokenBucket {
     pub size: u64,
@@ -76,7 +76,7 @@ pub struct MachineConfig {
     pub vcpu_count: u32,
     pub mem_size_mib: u32,
     pub smt: bool,
-    /// Lets a snapshot hold only what was written since the one before.
+    /// Lets a snapshot contain only the pages that were written since the last one.
     pub track_dirty_pages: bool,
     pub huge_pages: HugePages,
 }
@@ -110,8 +110,8 @@ pub struct BalloonUpdate {
     pub amount_mib: u32,
 }
 
-/// `GET /balloon/statistics`, of which the guest gives all but the first two, bytes; where it has
-/// the driver.
+/// `GET /balloon/statistics`. All but the first two members come from the guest's driver, if it has
+/// one, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct BalloonStatistics {
     pub target_mib: u32,
@@ -132,7 +132,7 @@ pub struct MmdsConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum MmdsVersion {
     V1,
-    /// The guest needs a session token, so that a request which was smuggled into it gets nothing.
+    /// Requires a session token of the guest, so that a request smuggled into it gets nothing.
     V2,
 }
 
@@ -189,7 +189,7 @@ pub enum VmUpdate {
 #[derive(Debug, Clone, Serialize)]
 pub struct SnapshotCreate {
     pub snapshot_type: SnapshotType,
-    /// For the state of the devices.
+    /// Path for the state of the devices.
     pub snapshot_path: PathBuf,
     pub mem_file_path: PathBuf,
 }
@@ -197,7 +197,7 @@ pub struct SnapshotCreate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum SnapshotType {
     Full,
-    /// What was written since the last snapshot, put into the memory file of that one.
+    /// Writes the pages that were written since the last snapshot into the memory file of that one.
     Diff,
 }
 
@@ -211,13 +211,13 @@ pub struct SnapshotLoad {
     pub network_overrides: Vec<NetworkOverride>,
 }
 
-/// Where the memory of a restored guest comes from.
+/// Source of a restored guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "backend_type", content = "backend_path")]
 pub enum MemoryBackend {
-    /// A file, mapped privately.
+    /// File that is mapped privately.
     File(PathBuf),
-    /// A socket on which somebody waits to serve the guest's page faults (userfaultfd(2)).
+    /// Socket of a server for the guest's page faults (userfaultfd(2)).
     Uffd(PathBuf),
 }
 

@@ -12,7 +12,7 @@ use super::client::SOCKET;
 
 /// Names in the directory of the VM.
 pub(super) const LOG: &str = "firecracker.log";
-/// Standard error of VMs of an earlier version.
+/// Name of the file with standard error of VMs of an earlier version.
 pub(super) const STDERR: &str = "stderr.log";
 pub(super) const CONSOLE: &str = "console";
 pub(super) const METRICS: &str = "metrics";
@@ -23,14 +23,14 @@ pub(super) const STATE: &str = "state";
 pub(super) const DISK: &str = "disk";
 pub(super) const MODULES: &str = "modules";
 
-/// The guest's one network interface.
+/// Id of the guest's one network interface.
 pub(super) const NIC: &str = "eth0";
 
 /// Longest id that Firecracker takes.
 const ID_LIMIT: usize = 64;
 
-/// What comes after the last separator tells the Firecracker of the VM in `dir` from every other
-/// process; Firecracker itself ignores it.
+/// Returns Firecracker's arguments. Those after the last separator tell the Firecracker of the VM
+/// in `dir` from every other process; Firecracker itself ignores them.
 pub(super) fn command_line(config: &VmConfig) -> Vec<OsString> {
     let (id, log) = (id(&config.name), config.dir.join(LOG));
     let first = [
@@ -61,8 +61,8 @@ pub(super) fn is_of(cmdline: &[u8], dir: &Path) -> bool {
             .any(|window| window == LOG.as_bytes())
 }
 
-/// A restart is a byte to the keyboard controller, for which Firecracker ends; a panic ends in a
-/// restart.
+/// Returns the kernel's arguments. A restart is a byte to the keyboard controller, on which
+/// Firecracker ends; a panic ends in a restart.
 pub(super) fn kernel_args(config: &VmConfig) -> String {
     let own = "console=ttyS0 reboot=k panic=-1 pci=off i8042.noaux i8042.nomux i8042.dumbkbd";
     match config.kernel_args.as_str() {
@@ -71,7 +71,7 @@ pub(super) fn kernel_args(config: &VmConfig) -> String {
     }
 }
 
-/// Letters, digits and hyphens of a name; only for people to read in the log.
+/// Returns the letters, digits and hyphens of a name; only for people to read in the log.
 fn id(name: &str) -> String {
     let clean: String = name
         .chars()

@@ -15,7 +15,7 @@ use super::start::{Files, check, instance_data, launch, prepare};
 use super::vm::FirecrackerVm;
 use super::{Host, memory};
 
-/// How often the guest is asked about its memory, seconds.
+/// Interval of the balloon's statistics, seconds.
 const STATISTICS_INTERVAL_S: u16 = 10;
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> {
@@ -68,7 +68,7 @@ async fn configure(client: &Client, host: &Host, config: &VmConfig) -> Result<()
         instance_data(client, config).await?;
     }
     client.entropy(&Entropy::default()).await?;
-    // Holds nothing back; it is there for what the guest says of its memory.
+    // Takes no memory from the guest; it is there for its memory statistics.
     let balloon = Balloon {
         amount_mib: 0,
         deflate_on_oom: true,
@@ -94,7 +94,7 @@ fn drive(name: &str, is_read_only: bool) -> Drive {
         path_on_host: name.into(),
         is_root_device: false,
         is_read_only,
-        // A guest that has flushed its writes has been told that they are safe.
+        // A guest takes flushed writes for safe.
         cache_type: CacheType::Writeback,
         rate_limiter: None,
     }

@@ -3,10 +3,10 @@
 //! Each request has a connection of its own: there are few, and a Firecracker that died is noticed
 //! by a connection that breaks. Firecracker does one request after the other.
 //!
-//! A Firecracker that was taken over by its guest answers what it likes, or nothing. So every
-//! request has a deadline ([`PROMPT`], and time for the bytes of those that write or read a guest's
-//! memory), and no more than [`BYTES_LIMIT`] of all that comes back is read, whatever it is:
-//! interim answers, headers, body.
+//! A Firecracker that was taken over by its guest sends any answer, or none. So every request has a
+//! deadline ([`PROMPT`], and more for the bytes of requests that write or read a guest's memory),
+//! and at most [`BYTES_LIMIT`] of everything that comes back is read: interim answers, headers,
+//! body.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,32 +34,33 @@ use super::api::{
     SnapshotLoad, VmUpdate,
 };
 
-/// Name of the socket in its directory.
+/// Name of the socket in Firecracker's working directory.
 pub const SOCKET: &str = "api.sock";
 
-/// Longest body of an answer, bytes. Firecracker's own are below a KiB.
+/// Maximum body of an answer, bytes. Firecracker's own are below a KiB.
 const ANSWER_LIMIT: usize = 1 << 20;
 
-/// Most that is read of one connection, bytes.
+/// Maximum number of bytes that are read of one connection.
 const BYTES_LIMIT: u64 = (ANSWER_LIMIT as u64) + (64 << 10);
 
-/// Time for requests that Firecracker does at once; long, since an overloaded host is no reason to
-/// fail.
+/// Timeout of requests that Firecracker does at once; long, since an overloaded host is no reason
+/// to fail.
 const PROMPT: Duration = Duration::from_secs(30);
 
-/// Bytes a second that a request gets which writes or reads memory. A slower disk is of no use for
-/// VMs.
+/// Rate in bytes per second that the timeout of requests allows for memory. A slower disk is of no
+/// use for VMs.
 const SLOWEST_DISK: u64 = 10_000_000;
 
-/// Time for a request that writes or reads so many bytes, or that waits for one which does.
+/// Returns the timeout of a request that writes or reads that many bytes, or that waits for one
+/// which does.
 fn time_for(bytes: u64) -> Duration {
     PROMPT + Duration::from_secs(bytes / SLOWEST_DISK)
 }
 
-/// Characters of a refusal that are handed on.
+/// Maximum number of characters of a refusal that are handed on.
 const REASON_LIMIT: usize = 1000;
 
-/// Speaks to the Firecracker whose socket is in a directory.
+/// Client of the Firecracker whose socket is in a directory.
 #[derive(Debug, Clone)]
 pub struct Client {
     dir: Dir,
@@ -67,7 +68,7 @@ pub struct Client {
     server: Option<u32>,
 }
 
-/// Where its socket is.
+/// Directory of the socket.
 #[derive(Debug, Clone)]
 enum Dir {
     Named(PathBuf),
@@ -89,11 +90,11 @@ struct Fault {
     fault_message: String,
 }
 
-/// Each method is one request.
+/// One request per method.
 ///
 /// # Errors
 /// [`Error::Refused`] with Firecracker's words, [`Error::Timeout`] when there is no answer, or
-/// [`Error::Io`] when nobody is there or the connection breaks.
+/// [`Error::Io`] when there is no server or the connection breaks.
 impl Client {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -103,7 +104,8 @@ impl Client {
         }
     }
 
-    /// Speaks to that process only: it could have put another's socket in place of its own.
+    /// Creates a client for that process only: it could have put another's socket in place of its
+    /// own.
     #[must_use]
     pub(crate) fn of(run: &Arc<RunDir>, process: &Process) -> Self {
         Self {
@@ -116,8 +118,8 @@ impl Client {
         self.get("/", PROMPT).await
     }
 
-    /// The same of a Firecracker that may still be busy with the memory of its guest, of so many
-    /// bytes.
+    /// Does the same as [`Client::instance`] for a Firecracker that may still be busy with the
+    /// memory of its guest, of that many bytes.
     pub async fn instance_when_idle(&self, memory_bytes: u64) -> Result<InstanceInfo> {
         self.get("/", time_for(memory_bytes)).await
     }
@@ -143,7 +145,7 @@ impl Client {
         self.put("/machine-config", machine).await
     }
 
-    /// `template` is a custom CPU template in Firecracker's own form.
+    /// Sets a custom CPU template, in Firecracker's own form.
     pub async fn cpu_config(&self, template: &serde_json::Value) -> Result<()> {
         self.put("/cpu-config", template).await
     }
@@ -193,7 +195,7 @@ impl Client {
         self.patch("/vm", &update).await
     }
 
-    /// Has so much time as writing `memory_bytes` takes.
+    /// Creates a snapshot; the timeout allows for writing `memory_bytes`.
     pub async fn create_snapshot(
         &self,
         snapshot: &SnapshotCreate,
@@ -208,7 +210,7 @@ impl Client {
         .await
     }
 
-    /// Has so much time as reading `memory_bytes` takes.
+    /// Loads a snapshot; the timeout allows for reading `memory_bytes`.
     pub async fn load_snapshot(&self, snapshot: &SnapshotLoad, memory_bytes: u64) -> Result<()> {
         self.send(
             Method::PUT,
@@ -328,8 +330,8 @@ impl Client {
             Ok((head.status, body.to_bytes()))
         };
         tokio::pin!(exchange, connection);
-        // The connection is over before the answer only when it has failed, which the exchange then
-        // tells.
+        // The connection ends before the answer only if it has failed, which the exchange then
+        // returns.
         tokio::select! {
             answer = &mut exchange => answer,
             _over = &mut connection => exchange.await,

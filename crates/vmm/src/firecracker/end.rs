@@ -1,4 +1,4 @@
-//! Why a VM is no more, from how its Firecracker ended and from what it and the guest said.
+//! Reason for the end of a VM: from how its Firecracker ended and from its and the guest's output.
 //!
 //! | what the guest did | console | Firecracker | told as |
 //! |---|---|---|---|
@@ -9,14 +9,14 @@
 //! | power off by the magic SysRq key | `reboot: Power down` | **goes on**, without any device | [`Exit::Shutdown`] |
 //! | – (killed, crashed, forbidden system call) | – | a signal or another code | [`Exit::Vmm`] |
 //!
-//! Firecracker gives its guests no means to switch the machine off, so the kernel halts: who
-//! watches the console ends the VM then. What cannot be told apart:
-//! - A process that ended while nobody watched takes the console with it. Its log still tells that
-//!   the guest ended by itself, but not whether it restarted or panicked: [`Exit::Reset`].
-//! - A guest that halts with its console switched off, or while nobody watches and after more
-//!   output than the pipe holds, looks like one that has nothing to do.
-//! - Whoever is root in a guest can write the kernel's words to its console, and thereby choose how
-//!   its own end is told.
+//! Firecracker gives its guests no means to switch the machine off, so the kernel halts: the
+//! watcher of the console ends the VM then. Limits:
+//! - A process that ended while no agent watched takes the console with it. Its log still shows
+//!   that the guest ended by itself, but not whether it restarted or panicked: [`Exit::Reset`].
+//! - A guest that halts with its console switched off, or while no agent watches and after more
+//!   output than the pipe holds, looks idle.
+//! - Root in a guest can write the kernel's words to its console, and thereby choose the reported
+//!   reason.
 
 use std::io;
 use std::path::Path;
@@ -30,21 +30,21 @@ use crate::process::{exit_reason, tail};
 
 use super::args::LOG;
 
-/// Bytes of the log in which the end is looked for.
+/// Bytes at the end of the log that are searched.
 const LOG_END: u64 = 4096;
 
-/// In the log of a Firecracker whose guest ended by itself.
+/// Lines in the log of a Firecracker whose guest ended by itself.
 const CLEAN: &str = "Firecracker exiting successfully";
 const TRIPLE_FAULT: &str = "Unexpected exit reason on vcpu run: Shutdown";
 
-/// The end of a VM whose process is gone, for which nobody watched; `None` if it did not come from
-/// the guest.
+/// Returns the end of a VM whose process is gone and was not watched; `None` if it did not come
+/// from the guest.
 pub(super) fn unwatched(dir: &Path) -> Option<Exit> {
     let log = log_end(dir);
     (log.contains(CLEAN) || log.contains(TRIPLE_FAULT)).then_some(Exit::Reset)
 }
 
-/// The end of a VM whose process has ended, and whose console has been read up to its end.
+/// Returns the end of a VM whose process has ended, and whose console has been read up to its end.
 pub(super) fn explain(
     ended: io::Result<Ended>,
     dir: &Path,
@@ -68,7 +68,7 @@ pub(super) fn explain(
     }
 }
 
-/// The last that Firecracker said, for people: on its standard error, else in its log.
+/// Returns the last output of Firecracker, for people: on its standard error, else in its log.
 pub(super) fn words(dir: &Path, output: &Output) -> String {
     let said = output.exit_reason().or_else(|| exit_reason(&dir.join(LOG)));
     said.unwrap_or_else(|| "it gave no reason".into())
@@ -80,7 +80,7 @@ fn log_end(dir: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// Firecracker's own exit codes.
+/// Explains Firecracker's own exit codes.
 fn meaning(ended: Ended) -> &'static str {
     match ended {
         Ended::Code(148) => " (a system call that its filter forbids)",

@@ -1,5 +1,4 @@
-//! A VM whose guest ended while nobody watched: there is no process any more, only what it left
-//! behind.
+//! VM whose guest ended while no agent watched: its process is gone, only its files are there.
 
 use std::path::Path;
 
@@ -16,7 +15,7 @@ struct Over {
     exit: Exit,
 }
 
-/// The VM of `dir`, which has no process, if it had one and that was ended by its guest.
+/// Returns the VM of `dir`, which has no process, if it had one and its guest ended it.
 pub(super) async fn find(dir: &Path) -> Result<Option<Box<dyn Vm>>> {
     let owned = dir.to_owned();
     let found = blocking("look for the VM of", dir, move || {

@@ -1,18 +1,20 @@
-//! Whether a guest that said so has really stopped for good: its vCPUs then never run again.
+//! Checks that a guest that announced a halt has really stopped for good: its vCPUs then never run
+//! again.
 
 use std::fs;
 use std::io;
 use std::time::Duration;
 
-/// Names of Firecracker's threads that run the guest begin so.
+/// Prefix of the names of Firecracker's threads that run the guest.
 const VCPU: &str = "fc_vcpu";
 
-/// Length of a look, and how many in a row have to find nothing, out of how many.
+/// Interval between two looks at the vCPUs, the number of quiet ones in a row that prove a halt,
+/// and the maximum number of looks.
 const LOOK: Duration = Duration::from_millis(100);
 const STILL: u32 = 3;
 const LOOKS: u32 = 30;
 
-/// Takes 300 ms where it is true, at most 3 s where it is not.
+/// Returns true if the vCPUs have stopped. Takes 300 ms if so, otherwise at most 3 s.
 pub(super) async fn is_true(pid: u32) -> bool {
     let (mut before, mut still) = (switches(pid), 0);
     for _ in 0..LOOKS {
@@ -28,7 +30,7 @@ pub(super) async fn is_true(pid: u32) -> bool {
     false
 }
 
-/// How often the vCPUs were put onto a processor or taken off it (proc(5), status).
+/// Returns how often the vCPUs were put onto a processor or taken off it (proc(5), status).
 fn switches(pid: u32) -> io::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {

@@ -2,14 +2,13 @@
 //!
 //! ```text
 //!      the console says that the kernel has halted, and no vCPU runs; or that it has powered down
-//!      or nobody serves its memory any more
+//!      or the server of its memory has ended
 //!  watching ──────────────────────────────────────────→ kill Firecracker ──→ exited
 //!     │ ↺ console and metrics are read                                          ↑
-//!     └────────────── process ended by itself: read what is left ───────────────┘
+//!     └────────────── process ended by itself: read the rest ───────────────────┘
 //! ```
-//! The task owns the decision about [`Exit`]; everybody else reads it. It reads the console as it
-//! comes, so that the newest output is what is kept. If this program dies, output that nobody has
-//! asked for is lost with it.
+//! The task owns the decision about [`Exit`]; all other code reads it. It reads the console as it
+//! comes, so that the newest output is kept. If this program dies, unread output is lost with it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,8 +30,8 @@ use super::pipe::{Metrics, Pipe};
 use super::start::Started;
 use super::{Record, end, halt};
 
-/// How often the size of the log is looked at; disk space that it may take, and what is kept of
-/// more, bytes.
+/// Interval between two checks of the log's size; maximum disk space of the log, and the bytes that
+/// are kept of a larger one.
 const TIDY: Duration = Duration::from_secs(60);
 const LOG_LIMIT: u64 = 256 * 1024;
 const LOG_KEPT: u64 = 64 * 1024;
@@ -50,7 +49,7 @@ pub(super) struct Instance {
     console: Pipe,
     metrics: Pipe,
     heard: Mutex<Console>,
-    /// Held by whatever changes the VM, so that no short request has to wait behind a long one.
+    /// Held during each change of the VM, so that no short request has to wait behind a long one.
     pub(super) busy: tokio::sync::Mutex<()>,
 }
 
@@ -86,7 +85,8 @@ impl Instance {
         self.heard.lock()
     }
 
-    /// Moves what is in the pipe to us. In one piece, or two readers could change its order.
+    /// Moves the output in the pipe to `heard`. In one piece, or two readers could change its
+    /// order.
     pub(super) fn drain(&self) -> std::io::Result<()> {
         let mut heard = self.read_console();
         self.console.read_now(|output| heard.push(output))
@@ -136,7 +136,7 @@ impl Instance {
         }
     }
 
-    /// For a guest that will do nothing any more.
+    /// Ends the VMM of a guest that will do nothing any more.
     async fn end_vmm(
         &self,
         ended: impl Future<Output = std::io::Result<Ended>>,
@@ -180,9 +180,9 @@ impl Instance {
         }
     }
 
-    /// Whether the kernel said that it stops for good, and it is true.
+    /// Returns true if the kernel announced that it stops for good, and has.
     async fn has_halted(&self) -> bool {
-        // Its processors go on then, but have neither disk nor network any more.
+        // Its processors run on then, but have neither disk nor network any more.
         if self.read_console().is_powered_down() {
             return true;
         }

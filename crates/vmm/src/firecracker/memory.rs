@@ -1,10 +1,10 @@
-//! The memory in the directory of a VM: what the guest's was at its last snapshot, restore or boot,
-//! so that the next snapshot needs only what was written since.
+//! Memory in the directory of a VM: that of the guest at its last snapshot, restore or boot, so
+//! that the next snapshot needs only the pages that were written since.
 //!
 //! The files are those of a snapshot ([`memory_files`](crate::memory_files)), under second names.
-//! `layers.json` says which of them count. Without it none do, and the next snapshot is of all
-//! memory: so it goes before anything is changed, and is written again when all is there. It need
-//! not outlive the machine, as the VM does not.
+//! `layers.json` lists the valid ones. Without it none is valid, and the next snapshot is of all
+//! memory: so it is removed before anything is changed, and written again when all files are there.
+//! It need not outlive the machine, as the VM does not.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +18,7 @@ use crate::pager;
 
 const LAYERS: &str = "layers.json";
 
-/// `None` where nothing is known.
+/// Reads the layout; `None` if there is no valid memory.
 pub(super) fn read(dir: &Path) -> io::Result<Option<MemoryLayout>> {
     let content = fs::read(dir.join(LAYERS)).optional()?;
     Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
@@ -28,25 +28,25 @@ pub(super) fn write(dir: &Path, memory: &MemoryLayout) -> io::Result<()> {
     fs::write(dir.join(LAYERS), serde_json::to_vec(memory)?)
 }
 
-/// From here on nothing is known.
+/// Invalidates the memory.
 pub(super) fn forget(dir: &Path) -> io::Result<()> {
     stdx::fs::remove_file_if_exists(dir.join(LAYERS))
 }
 
-/// Takes all of it away, and what a pager left.
+/// Removes all files of memory, and those of a pager.
 pub(super) fn remove(dir: &Path) -> io::Result<()> {
     forget(dir)?;
     stdx::fs::remove_file_if_exists(dir.join(pager::LOG))?;
     memory_files::remove_memory_files(dir, Path::new(""))
 }
 
-/// That of a guest that has not run yet: nothing but zeroes.
+/// Creates the memory of a guest that has not run yet: all zeroes.
 pub(super) fn begin(dir: &Path, bytes: u64) -> io::Result<()> {
     private_file(&dir.join(MEMORY))?.set_len(bytes)?;
     write(dir, &MemoryLayout::Full)
 }
 
-/// Returns true for nothing but zeroes, over which a diff would be a full file.
+/// Returns true if the memory is all zeroes: a diff over it would be a full file.
 pub(super) fn is_blank(dir: &Path, memory: &MemoryLayout) -> io::Result<bool> {
     Ok(*memory == MemoryLayout::Full
         && linux::sparse::data(&File::open(dir.join(MEMORY))?)?.is_empty())

@@ -11,7 +11,7 @@
 //! | `firecracker.log` | before the start | us, for Firecracker to write to |
 //! | `stderr` | before the start | us: a pipe that is Firecracker's standard error ([`output`](crate::output)) |
 //! | `out/memory.unfinished` | during a snapshot | us, for Firecracker to fill; it can make no names in `out` |
-//! | `vm.json` | once the process runs | us: who it is and how it was started |
+//! | `vm.json` | once the process runs | us: its identity and how it was started |
 //! | `metrics.json` | once a minute | us: the newest metrics |
 //!
 //! In memory, in its working directory ([`run_dir`](crate::run_dir)): `disk`, a link to the disk,
@@ -20,13 +20,12 @@
 //!
 //! If this process dies before `vm.json` is there, [`adopt`](Driver::adopt) finds the Firecracker
 //! by its command line and ends it; also one that has not started its guest. If it dies later, the
-//! VM goes on. What the guest says then stays in the pipe, up to 64 KiB: Firecracker does not block
-//! on a full pipe but drops what is new. A guest that ends takes its Firecracker and the pipe with
-//! it; [`end`] says what is still known then.
+//! VM goes on. Console output then stays in the pipe, up to 64 KiB: Firecracker does not block on a
+//! full pipe but drops new output. A guest that ends takes its Firecracker and the pipe with it;
+//! [`end`] describes what can still be found out then.
 //!
-//! Nothing that a guest does makes a file grow but the log. Firecracker itself limits each of its
-//! messages to ten in five seconds, and we give back the disk space of all but the newest while we
-//! watch.
+//! No action of a guest makes a file grow but the log. Firecracker itself limits each of its
+//! messages to ten in five seconds, and the watcher frees the disk space of all but the newest.
 
 mod adopt;
 pub mod api;
@@ -64,35 +63,35 @@ pub use client::{Client, SOCKET};
 pub use version::Error as VersionError;
 pub(crate) use version::check;
 
-/// The driver of a Firecracker about which nothing is asked:
-/// [`engine::choose`](crate::engine::choose) looks at its version and at KVM. `pager` is the
-/// program that serves memory in layers.
+/// Returns the driver of a Firecracker that is not checked:
+/// [`engine::choose`](crate::engine::choose) checks its version and KVM. `pager` is the program
+/// that serves memory in layers.
 #[must_use]
 pub fn driver(program: PathBuf, pager: Option<PathBuf>) -> Arc<dyn Driver> {
     Arc::new(Firecracker::new(program, None, pager))
 }
 
-/// What is written down about a VM.
+/// Record of a VM in `vm.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     identity: Identity,
     vmm: Name,
     vcpus: u32,
     memory_mb: u32,
-    /// Whether it has a network interface.
+    /// True if it has a network interface.
     net: bool,
-    /// The process that serves its memory.
+    /// Process that serves its memory.
     #[serde(default)]
     pager: Option<Identity>,
-    /// Its working directory, where that is in memory.
+    /// Working directory, where that is in memory.
     #[serde(default)]
     run: Option<DirIdentity>,
-    /// It writes memory to files in `out`, not in its working directory.
+    /// True if it writes memory to files in `out`, not in its working directory.
     #[serde(default)]
     out: bool,
 }
 
-/// Tells records and manifests of this driver from those of others.
+/// Name that tells records and manifests of this driver from those of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Name {
@@ -109,21 +108,21 @@ impl record::Record for Record {
     }
 }
 
-/// The driver. Holds no state but the starts under way: every VM's is in its directory and its
-/// process.
+/// Firecracker driver. Holds no state but the starts in flight: that of each VM is in its directory
+/// and its process.
 #[derive(Debug)]
 pub(crate) struct Firecracker {
     host: Host,
     starts: InFlightStarts,
 }
 
-/// What is the same for all VMs here.
+/// Settings that are the same for all VMs here.
 #[derive(Debug, Clone)]
 struct Host {
     program: PathBuf,
-    /// A custom CPU template, in Firecracker's form.
+    /// Custom CPU template, in Firecracker's form.
     cpu_template: Option<Arc<Value>>,
-    /// The program that serves memory in layers; without it that is merged first.
+    /// Program that serves memory in layers; without it layers are merged first.
     pager: Option<PathBuf>,
 }
 
@@ -192,7 +191,7 @@ impl Driver for Firecracker {
 
     async fn destroy(&self, dir: &Path) -> Result<()> {
         self.starts.destroy::<Record>(dir).await?;
-        // It ends by itself as well, but a moment later.
+        // The pager ends by itself as well, but a moment later.
         match record::read::<Record>(dir)
             .map_err(in_file("read the record in", dir))?
             .and_then(|record| record.pager)
