@@ -157,11 +157,10 @@ impl Bare {
         self
     }
 
-    /// A machine from nothing to the end of its first program, with a `look` at its process while
-    /// it runs.
+    /// Measures a machine from nothing to the end of its first program, with a `look` at its
+    /// process while it runs.
     ///
-    /// # Errors
-    /// When it does not boot. Nothing of it runs on, whatever happens.
+    /// # Errors When it does not boot. Nothing of it runs on, whatever happens.
     pub async fn cold_start<T>(
         &self,
         look: impl FnOnce(u32) -> anyhow::Result<T>,
@@ -207,10 +206,9 @@ impl Bare {
         self.cancelled.is_cancelled()
     }
 
-    /// Everything that is made before the clock starts.
+    /// Prepares everything that is made before the clock starts.
     ///
-    /// # Errors
-    /// When the disk cannot be made.
+    /// # Errors When the disk cannot be made.
     pub async fn ready(&self) -> anyhow::Result<Ready> {
         let bare = self.clone();
         let made = tokio::task::spawn_blocking(move || {
@@ -220,7 +218,7 @@ impl Bare {
         made.await?
     }
 
-    /// A directory with a disk of its own.
+    /// Makes a directory with a disk of its own.
     fn fresh(&self) -> anyhow::Result<Spawn> {
         self.remove_files()?;
         // As the VMM has it: its working directory in that of its VM.
@@ -293,8 +291,9 @@ impl Bare {
 }
 
 impl Ready {
-    /// # Errors
-    /// When it does not come that far. Then nothing of it runs on.
+    /// Starts the machine and waits until it has come as far as `until`.
+    ///
+    /// # Errors When it does not come that far. Then nothing of it runs on.
     pub async fn start(self, until: Until) -> anyhow::Result<Running> {
         let netns = self.bare.netns.clone();
         // On a thread of its own, which stands in the namespace.
@@ -354,7 +353,7 @@ impl Running {
     }
 }
 
-/// Inside the namespace.
+/// Configures the network namespace that the thread is in.
 fn furnish() -> io::Result<()> {
     let links = Links::here()?;
     links.up("lo")?;

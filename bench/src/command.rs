@@ -40,10 +40,9 @@ pub struct Told {
     pub disk: PathBuf,
 }
 
-/// The monitor of the sandbox in `dir`, by its number.
+/// Returns the process id of the monitor of the sandbox in `dir`.
 ///
-/// # Errors
-/// When there is none, or more than one.
+/// # Errors When there is none, or more than one.
 pub fn monitor_of(dir: &Path) -> anyhow::Result<u32> {
     let needle = format!("{}/", dir.display());
     let found = linux::process::find(|cmdline| {
@@ -68,11 +67,10 @@ fn is_firecracker(program: &Path) -> bool {
 }
 
 impl Command {
-    /// Of the sandbox in `dir`, whose kernel and initramfs are kept in `boot`: they go with the
-    /// sandbox.
+    /// Reads the command line of the sandbox in `dir`. Its kernel and initramfs are linked into
+    /// `boot`: they go with the sandbox.
     ///
-    /// # Errors
-    /// When it does not run.
+    /// # Errors When it does not run.
     pub async fn of_sandbox(dir: &Path, boot: &Path) -> anyhow::Result<Self> {
         let pid = monitor_of(dir)?;
         link_boot_files(dir, boot)?;
@@ -90,7 +88,7 @@ impl Command {
         Ok(command)
     }
 
-    /// Of a Firecracker; QEMU's arguments say everything.
+    /// Returns the configuration of a Firecracker; `None` for QEMU, whose arguments say everything.
     pub fn told(&self) -> Option<&Told> {
         self.told.as_ref()
     }
@@ -136,9 +134,9 @@ impl Command {
             .collect())
     }
 
-    /// The arguments with `dir` in place of the sandbox's directory, and the disk device of `id` in
-    /// place of its own. Without `-S`, by which the host agent has the machine wait for its word:
-    /// nobody who starts one by hand wants that.
+    /// Returns the arguments with `dir` in place of the sandbox's directory, and the disk device of
+    /// `id` in place of its own. Without `-S`, with which the machine would wait for the host
+    /// agent's word to start.
     fn args_for(&self, dir: &Path, id: &SandboxId) -> Vec<String> {
         let own = self
             .dir
@@ -156,8 +154,8 @@ impl Command {
             .collect()
     }
 
-    /// The file that a restored QEMU has mapped as the guest's memory; `None` where the machine was
-    /// booted, or is none of QEMU's.
+    /// Returns the file that a restored QEMU has mapped as the guest's memory; `None` where the
+    /// machine was booted, or is none of QEMU's.
     pub fn mapped(&self) -> Option<String> {
         self.values("-incoming").next()?;
         let objects = self
@@ -168,7 +166,7 @@ impl Command {
             .find_map(|object| object["mem-path"].as_str().map(str::to_owned))
     }
 
-    /// The same with a private mapping of `memory` for the guest's memory.
+    /// Replaces the guest's memory with a private mapping of `memory`.
     pub fn over(mut self, memory: &Path) -> Self {
         for arg in &mut self.args {
             if let Ok(mut object) = serde_json::from_str::<Value>(arg)

@@ -20,8 +20,9 @@ use crate::stats::Better;
 const PAIRS: usize = 12;
 const MAX_RATIO: f64 = 1.15;
 
-/// # Errors
-/// When a machine does not boot.
+/// Measures cold creates; see the module.
+///
+/// # Errors When a machine does not boot.
 pub async fn measure(
     place: &Place,
     server: &Server,
@@ -48,7 +49,7 @@ pub async fn measure(
     ))
 }
 
-/// The first sandbox, of which the bare ones take the command line.
+/// Runs the first sandbox, whose command line the bare machines take.
 async fn warm_up(place: &Place, server: &Server) -> anyhow::Result<Command> {
     let sandbox = server.create(None).await?;
     server.exec(&sandbox).await?;

@@ -127,8 +127,9 @@ impl Envd {
         Ok(())
     }
 
-    /// # Errors
-    /// The guest's.
+    /// Writes a file of `length` bytes.
+    ///
+    /// # Errors The guest's.
     pub async fn write_file<S>(&self, path: &str, data: S, length: usize) -> anyhow::Result<()>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
@@ -142,10 +143,9 @@ impl Envd {
             .map(drop)
     }
 
-    /// The bytes of a file, piece by piece.
+    /// Reads a file, piece by piece.
     ///
-    /// # Errors
-    /// The guest's.
+    /// # Errors The guest's.
     pub async fn read_file(
         &self,
         path: &str,

@@ -13,8 +13,9 @@ const PAIRS: usize = 200;
 const WARM_UP: usize = 10;
 const MAX_RATIO: f64 = 1.5;
 
-/// # Errors
-/// When a program fails.
+/// Measures execs; see the module.
+///
+/// # Errors When a program fails.
 pub async fn measure(server: &Server) -> anyhow::Result<Row> {
     let sandbox = server.create(None).await?;
     let envd = server.envd_of(&sandbox)?;

@@ -30,8 +30,9 @@ struct Transfer<'a> {
     content: Bytes,
 }
 
-/// # Errors
-/// When a transfer fails, or what comes back is not what was sent.
+/// Measures transfers in both directions; see the module.
+///
+/// # Errors When a transfer fails, or returns other bytes than were sent.
 pub async fn measure(server: &Server) -> anyhow::Result<[Row; 2]> {
     let sandbox = server.create(None).await?;
     let envd = server.envd_of(&sandbox)?;

@@ -33,8 +33,9 @@ const LOOK: Duration = Duration::from_micros(500);
 const WORK: &str = "read a < /proc/sys/kernel/hostname; b=$a; \
                     while [ \"$a\" = \"$b\" ]; do read b < /proc/sys/kernel/hostname; done";
 
-/// # Errors
-/// When the sandbox cannot be forked or paused.
+/// Measures forks; see the module.
+///
+/// # Errors When the sandbox cannot be forked or paused.
 pub async fn measure(
     place: &Place,
     server: &Server,
@@ -119,7 +120,7 @@ async fn standing_still(server: &Server, source: &Sandbox) -> anyhow::Result<f64
     Ok(still?.as_secs_f64() * 1000.0)
 }
 
-/// The longest time that the thread sleeps which has worked most: that is the virtual CPU.
+/// Returns the longest time that the busiest thread sleeps, which is that of the virtual CPU.
 fn longest_sleep(pid: u32, over: &AtomicBool) -> anyhow::Result<Duration> {
     let mut most = 0;
     let mut path = None;
@@ -151,7 +152,8 @@ fn longest_sleep(pid: u32, over: &AtomicBool) -> anyhow::Result<Duration> {
     Ok(longest)
 }
 
-/// Of `/proc/PID/task/TID/stat`: whether it wants a CPU or has one, and how long it has had one.
+/// Parses `/proc/PID/task/TID/stat`: true if the thread wants a CPU or has one, and its CPU time in
+/// clock ticks.
 fn state(stat: &str) -> Option<(bool, u64)> {
     let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace();
     let runs = fields.next()? == "R";

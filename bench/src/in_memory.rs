@@ -3,10 +3,10 @@
 //! kernel's `fs/ext4/ialloc.c`) making a file takes the longer the more were removed in the last
 //! minutes: the run before would be measured.
 //!
-//! So networks are measured by a thread that has those directories in memory, for itself alone, and
-//! nothing is left of that when it ends, however it ends. Meanwhile nobody else may claim a
-//! network, whose number could be one of the bench's: the thread begins where nobody has one, and
-//! holds the lock that every claim takes.
+//! So networks are measured by a thread that has those directories in memory, for itself alone;
+//! they vanish when it ends, however it ends. During that time no other process may claim a
+//! network, whose number could be one of the bench's: the thread begins while there are no
+//! networks, and holds the lock that every claim takes.
 
 use std::fs;
 use std::io;
@@ -24,10 +24,10 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 /// Handles of network namespaces are in memory always.
 const DIRS: [&str; 1] = [CLAIMS_DIR];
 
-/// Does the work, as it is where the directories are in memory already, or hold what is somebody's.
+/// Runs `work` with the directories in memory. Where they are in memory already, or in use, `work`
+/// runs with them as they are.
 ///
-/// # Errors
-/// The work's own; when a directory cannot be looked at, or nothing be mounted on it.
+/// # Errors The work's own; when a directory cannot be looked at, or nothing be mounted on it.
 pub fn with_networks<T: Send>(
     work: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
@@ -46,7 +46,8 @@ pub fn with_networks<T: Send>(
     })
 }
 
-/// The lock of claims, where memory is wanted and nobody has a network.
+/// Takes the lock of claims. `None` where the directories are in memory already, or there are
+/// networks.
 fn alone() -> anyhow::Result<Option<Lock>> {
     let mut are_in_memory = true;
     for dir in DIRS {
@@ -70,7 +71,7 @@ fn is_free(dir: &str) -> io::Result<bool> {
     Ok(names.iter().all(|name| name == NEXT))
 }
 
-/// For the calling thread, and those that it starts.
+/// Mounts the directories in memory for the calling thread, and those that it starts.
 fn mount_here() -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(

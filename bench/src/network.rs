@@ -31,8 +31,10 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Owner that claims name.
 const SANDBOX: &str = "sb-bench";
 
-/// # Errors
-/// When a network cannot be made or removed. What is left is cleared with the run's place.
+/// Measures networks; see the module.
+///
+/// # Errors When a network cannot be made or removed. Networks that remain are cleared with the
+/// run's place.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
     let owner = place.installation();
     let cancelled = cancelled.clone();
@@ -103,7 +105,7 @@ fn measure_with(networks: &Networks, cancelled: &CancellationToken) -> anyhow::R
     ])
 }
 
-/// As a sandbox gets one: claimed, and made unless it is ready.
+/// Gets a network as a sandbox does: claims a slot, and creates its network unless it is ready.
 fn make(networks: &Networks) -> anyhow::Result<Slot> {
     let slot = networks.claim(SANDBOX)?;
     networks.create(slot, 0)?;

@@ -19,8 +19,8 @@ pub enum Side {
     Bare,
 }
 
-/// The order of one pair: whoever was second is first in the next one, so that neither always works
-/// in the wake of the other.
+/// Returns the order of a pair's sides: it alternates, so that neither side always works in the
+/// wake of the other.
 pub fn side_order(pair: usize) -> [Side; 2] {
     if pair.is_multiple_of(2) {
         [Side::Ours, Side::Bare]
@@ -57,7 +57,7 @@ impl Pairs {
         }
     }
 
-    /// Of measurements where lower is better, compared by what 99 of 100 are at least as good as.
+    /// Returns the row of measurements where lower is better, compared by their 99th percentile.
     pub fn row_of_worst(&self, name: &'static str, unit: &'static str, target: Target) -> Row {
         let row = self.row(name, unit, Better::Lower, target);
         Row {

@@ -47,8 +47,9 @@ const MAX_TIMES: f64 = 1.3;
 const MAX_PLUS_MS: f64 = 100.0;
 const MAX_SIZE: f64 = 1.05;
 
-/// # Errors
-/// When the sandbox cannot be paused, or does not come back.
+/// Measures pauses; see the module.
+///
+/// # Errors When the sandbox cannot be paused, or does not come back.
 pub async fn measure(place: &Place, server: &Server) -> anyhow::Result<Vec<Row>> {
     restore::prepare_shape(place, server, MEMORY_MB).await?;
     let sandbox = server.create(Some(MEMORY_MB)).await?;
@@ -141,7 +142,7 @@ async fn own_bytes(dir: &Path) -> anyhow::Result<u64> {
     parse(&text, &name).with_context(|| format!("process {pid} maps no {name}"))
 }
 
-/// Sum over all mappings of the file `name`.
+/// Sums a field over all mappings of the file `name`.
 fn parse(smaps: &str, name: &str) -> Option<u64> {
     let mut wanted = false;
     let mut found = None;

@@ -64,7 +64,7 @@ impl Place {
         Ok(fs::create_dir_all(self.installation())?)
     }
 
-    /// `wrenn`, with `envd` beside it.
+    /// Returns the path of `wrenn`, which has `envd` beside it.
     pub fn program(&self) -> PathBuf {
         self.checkout.join("builds/wrenn")
     }
@@ -77,7 +77,7 @@ impl Place {
         self.checkout.join("target/testdata/images/minimal.ext4")
     }
 
-    /// Log of the server; kept after the run.
+    /// Returns the path of the server's log, which is kept after the run.
     pub fn log(&self) -> PathBuf {
         self.bench.join("wrenn.log")
     }
@@ -86,17 +86,17 @@ impl Place {
         self.bench.join("report.json")
     }
 
-    /// Everything that goes at the end.
+    /// Returns the directory of everything that is removed at the end.
     pub fn run(&self) -> PathBuf {
         self.bench.join("run")
     }
 
-    /// `WRENN_DIR` of the server.
+    /// Returns `WRENN_DIR` of the server.
     pub fn installation(&self) -> PathBuf {
         self.run().join("wrenn")
     }
 
-    /// Where disks of the run may be.
+    /// Returns the directories in which disks of the run may be.
     pub fn disk_roots(&self) -> [PathBuf; 3] {
         [
             self.disks(),
@@ -110,7 +110,7 @@ impl Place {
         self.run().join("disks")
     }
 
-    /// Kernel and initramfs of the sandboxes.
+    /// Returns the directory with kernel and initramfs of the sandboxes.
     pub fn boot(&self) -> PathBuf {
         self.run().join("boot")
     }
@@ -120,7 +120,7 @@ impl Place {
         self.run().join("saved")
     }
 
-    /// Files of bare machines, in a directory for each.
+    /// Returns the directory of bare machines, which have a directory each in it.
     pub fn bare(&self) -> PathBuf {
         self.run().join("bare")
     }

@@ -80,7 +80,7 @@ pub fn read_machine() -> anyhow::Result<Machine> {
     })
 }
 
-/// The value of a line `name : value`.
+/// Returns the value of a line `name : value`.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))
@@ -119,7 +119,7 @@ fn disk(command: &Command) -> Option<&'static str> {
         })
 }
 
-/// The first line that the monitor says of itself.
+/// Returns the first line of the monitor's `--version`.
 fn version(place: &Place, command: &Command) -> anyhow::Result<String> {
     let log = place.run().join("version");
     let program = command.program.clone();
@@ -140,7 +140,7 @@ fn version(place: &Place, command: &Command) -> anyhow::Result<String> {
 }
 
 impl Machine {
-    /// For people.
+    /// Formats the platform for people.
     pub fn text(&self) -> String {
         let monitor = |of: &Monitor| format!("{}, {}, disk: {}\n", of.vmm, of.accel, of.disk);
         format!(

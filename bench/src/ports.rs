@@ -46,8 +46,9 @@ struct Both {
     key: String,
 }
 
-/// # Errors
-/// When the server in the sandbox does not answer on either way.
+/// Measures requests to ports; see the module.
+///
+/// # Errors When the server in the sandbox does not answer on either way.
 pub async fn measure(server: &Server) -> anyhow::Result<[Row; 3]> {
     let sandbox = server.create(None).await?;
     let both = begin(server, &sandbox).await?;
@@ -145,7 +146,7 @@ impl Both {
         }
     }
 
-    /// A small request; milliseconds.
+    /// Measures a small request, in milliseconds.
     async fn request(&self, side: Side) -> anyhow::Result<f64> {
         let began = Instant::now();
         let answer = self
@@ -157,7 +158,7 @@ impl Both {
         Ok(began.elapsed().as_secs_f64() * 1000.0)
     }
 
-    /// MiB/s.
+    /// Measures a download, in MiB/s.
     async fn download(&self, side: Side) -> anyhow::Result<f64> {
         let began = Instant::now();
         let mut answer = self
@@ -194,8 +195,8 @@ impl Both {
         Ok(tokio_tungstenite::client_async(request, stream).await?.0)
     }
 
-    /// How many of [`SOCKETS`] WebSockets answer, all open at once, after they were silent for
-    /// [`HELD`].
+    /// Counts how many of [`SOCKETS`] WebSockets answer, all open at once, after they were silent
+    /// for [`HELD`].
     async fn hold(&self, side: Side) -> anyhow::Result<f64> {
         let mut sockets = Vec::new();
         while sockets.len() < SOCKETS {

@@ -52,7 +52,7 @@ pub struct Row {
     pub target: Target,
 }
 
-/// Median of ours divided by that of bare.
+/// Returns the median of ours divided by that of bare.
 pub fn median_ratio(ours: Summary, bare: Summary) -> f64 {
     ours.p50 / bare.p50
 }

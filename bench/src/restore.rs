@@ -35,10 +35,9 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// The instant in `dir`, whose disk is in `disk` and not in use, as `name`.
+    /// Copies the snapshot in `dir`, whose disk is in `disk` and not in use, as `name`.
     ///
-    /// # Errors
-    /// When it is not whole.
+    /// # Errors When it is not whole.
     pub fn copy_snapshot(
         place: &Place,
         name: &str,
@@ -75,11 +74,10 @@ impl Saved {
     }
 }
 
-/// A shape of sandboxes that go on from a guest that has booted: the command line of one, and the
-/// guest.
+/// Waits until sandboxes of a shape are restored from a guest that has booted, and returns the
+/// command line of one, and the guest.
 ///
-/// # Errors
-/// When sandboxes of that shape still boot.
+/// # Errors When sandboxes of that shape still boot.
 pub async fn prepare_shape(
     place: &Place,
     server: &Server,

@@ -21,8 +21,9 @@ const PAIRS: usize = 12;
 const REST: Duration = Duration::from_millis(500);
 const MAX_RATIO: f64 = 1.15;
 
-/// # Errors
-/// When the sandbox cannot be paused, or does not come back.
+/// Measures resumes; see the module.
+///
+/// # Errors When the sandbox cannot be paused, or does not come back.
 pub async fn measure(
     place: &Place,
     server: &Server,

@@ -41,10 +41,10 @@ pub enum Guests {
 }
 
 impl Server {
-    /// Of several in one run each goes on in the directory of the one before.
+    /// Starts the server. If a run starts several, each continues in the directory of the one
+    /// before.
     ///
-    /// # Errors
-    /// When it does not answer in time; its log says why.
+    /// # Errors When it does not answer in time; its log says why.
     pub async fn start(place: &Place, guests: Guests) -> anyhow::Result<Self> {
         let installation = place.installation();
         let images = place
@@ -82,13 +82,14 @@ impl Server {
         )
     }
 
-    /// Where the host agent keeps a sandbox.
+    /// Returns the directory in which the host agent keeps a sandbox.
     pub fn dir_of(&self, sandbox: &Sandbox) -> PathBuf {
         self.installation.join("sandboxes").join(&sandbox.id)
     }
 
-    /// # Errors
-    /// When the file with it cannot be read.
+    /// Returns the API key of the installation.
+    ///
+    /// # Errors When the file with it cannot be read.
     pub fn key(&self) -> anyhow::Result<String> {
         let text = fs::read_to_string(self.installation.join("credentials"))?;
         let key = text
@@ -97,13 +98,14 @@ impl Server {
         Ok(key.context("the credentials have no key")?.to_owned())
     }
 
-    /// Where the host agent keeps guests that have booted.
+    /// Returns the directory in which the host agent keeps guests that have booted.
     pub fn warm_dir(&self) -> PathBuf {
         self.installation.join("warm")
     }
 
-    /// # Errors
-    /// The server's.
+    /// Creates a sandbox of the default shape, or with `memory_mb` MiB of memory.
+    ///
+    /// # Errors The server's.
     pub async fn create(&self, memory_mb: Option<u32>) -> anyhow::Result<Sandbox> {
         let spec = CreateSandbox {
             memory_mb,
@@ -116,8 +118,9 @@ impl Server {
             .context("the server made no sandbox")
     }
 
-    /// # Errors
-    /// The server's, or that the program failed.
+    /// Runs [`PROGRAM`] in a sandbox.
+    ///
+    /// # Errors The server's, or that the program failed.
     pub async fn exec(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
         self.run(
             sandbox,
@@ -159,11 +162,10 @@ impl Server {
         Ok(())
     }
 
-    /// The guest agent of a sandbox, asked past control plane and host agent, with the token of the
-    /// agent's ledger.
+    /// Returns a client of a sandbox's guest agent, which bypasses control plane and host agent,
+    /// with the token of the agent's ledger.
     ///
-    /// # Errors
-    /// When the ledger cannot be read.
+    /// # Errors When the ledger cannot be read.
     pub fn envd_of(&self, sandbox: &Sandbox) -> anyhow::Result<Envd> {
         let record: serde_json::Value =
             serde_json::from_slice(&fs::read(self.dir_of(sandbox).join("sandbox.json"))?)?;
@@ -211,7 +213,8 @@ impl Server {
     }
 }
 
-/// With no setting of the caller's environment, since those would make runs differ.
+/// Starts the server with no setting of the caller's environment, since those would make runs
+/// differ.
 fn spawn(place: &Place, guests: Guests) -> anyhow::Result<Process> {
     let env =
         programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
@@ -242,7 +245,7 @@ fn spawn(place: &Place, guests: Guests) -> anyhow::Result<Process> {
     spawn.spawn().context("cannot start `wrenn up`")
 }
 
-/// Once there are credentials, and an answer at the address in them.
+/// Returns a client once there are credentials, and an answer at the address in them.
 async fn connect(installation: &std::path::Path) -> Option<Client> {
     let text = fs::read_to_string(installation.join("credentials")).ok()?;
     let value = |name: &str| {

@@ -24,8 +24,9 @@ const SIBLINGS: usize = 20;
 const SETTLE: Duration = Duration::from_secs(3);
 const MAX_RATIO: f64 = 1.1;
 
-/// # Errors
-/// When a machine does not start.
+/// Measures the memory of siblings; see the module.
+///
+/// # Errors When a machine does not start.
 pub async fn measure(
     place: &Place,
     server: &Server,

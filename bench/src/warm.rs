@@ -2,10 +2,10 @@
 //! at once.
 //!
 //! Ours: `POST /v1/sandboxes` and one exec, with the default shape, of which a first sandbox has
-//! booted before. Disk, network, jail, restore and all that makes the guest somebody's are in it.
-//! Bare: see [`crate::restore`], from the same instant, and one program, asked directly.
-//! Directories and disks of the bare machines are ready before the clock starts, and taking
-//! machines away is outside both clocks.
+//! booted before. Disk, network, jail, restore and the guest's own identity are all in it. Bare:
+//! see [`crate::restore`], from the same snapshot, and one program, asked directly. Directories and
+//! disks of the bare machines are ready before the clock starts, and taking machines away is
+//! outside both clocks.
 
 use std::time::Instant;
 
@@ -35,8 +35,9 @@ const MAX_RATIO: f64 = 1.15;
 const MAX_RATIO_OF_WORST: f64 = 1.5;
 const MIN_THROUGHPUT: f64 = 0.9;
 
-/// # Errors
-/// When a machine does not start.
+/// Measures warm creates; see the module.
+///
+/// # Errors When a machine does not start.
 pub async fn measure(
     place: &Place,
     server: &Server,
@@ -83,7 +84,8 @@ pub async fn measure(
     Ok(rows)
 }
 
-/// As many of ours as there are bare machines, and these.
+/// Measures starts of as many sandboxes of ours as there are bare machines, and of these, all at
+/// once.
 async fn at_once(server: &Server, bare: &[Bare], rounds: usize) -> anyhow::Result<Pairs> {
     let mut many = Pairs::default();
     for round in 0..rounds {
@@ -127,7 +129,8 @@ async fn ours_at_once(server: &Server, count: usize) -> anyhow::Result<f64> {
     Ok(took)
 }
 
-/// If one of them does not start, the round is run again: its time says nothing.
+/// Starts all bare machines at once. If one of them does not start, the round is run again: its
+/// time says nothing.
 async fn bare_at_once(machines: &[Bare]) -> anyhow::Result<f64> {
     let mut attempt = 1;
     loop {

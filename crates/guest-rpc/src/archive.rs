@@ -9,7 +9,7 @@ use std::rc::Rc;
 /// extents of a sparse file.
 pub const HEADER_LIMIT: u64 = 1 << 20;
 
-/// Switch of a [`BoundedReader`], for whoever iterates over the archive that owns the reader.
+/// Switch of a [`BoundedReader`] that is owned by an archive, for the code that iterates over it.
 #[derive(Debug, Clone)]
 pub struct HeaderBound(Rc<Cell<u64>>);
 

@@ -56,7 +56,7 @@ pub fn from_text(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The byte of `xHH`, with which `text` begins.
+/// Returns the byte of `xHH`, with which `text` begins.
 fn escaped(text: &str) -> Option<u8> {
     let digits = text.strip_prefix('x')?.get(..2)?;
     let byte = digits

@@ -64,8 +64,8 @@ pub struct InitRequest {
     pub ipv6: Option<Ipv6>,
 }
 
-/// Field `ipv6` of [`InitRequest`]. Nobody on the link answers questions about neighbours or
-/// routers: this is all there is.
+/// Field `ipv6` of [`InitRequest`]. It is complete: there is no neighbour discovery and no router
+/// advertisement on the link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ipv6 {
@@ -91,7 +91,7 @@ impl std::fmt::Debug for InitRequest {
 
 /// `POST /freeze`: flushes the root file system and holds it still until `POST /thaw`, so that it
 /// is whole on its disk while the host stops the machine. Needs the token; the body may be empty.
-/// Processes that write wait meanwhile.
+/// Processes that write wait for the thaw.
 ///
 /// Both calls may be repeated. After a freeze that was not answered (the machine was stopped first,
 /// or the host gave up) the host calls `/thaw`: it waits for a freeze that still goes on, and ends

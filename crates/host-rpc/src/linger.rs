@@ -27,7 +27,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 type Piece = Result<Frame<Bytes>, axum::Error>;
 
-/// A layer for [`axum::middleware::from_fn`].
+/// Reads request bodies to their end after the response: a layer for [`axum::middleware::from_fn`].
 pub async fn linger(request: Request, next: Next) -> Response {
     let length = request
         .headers()
@@ -90,7 +90,7 @@ async fn next_piece(body: &mut Body) -> Option<Piece> {
     std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
-/// What a handler reads: the same frames, of the same length.
+/// Body that a handler reads: the same frames, of the same length.
 struct CarriedBody {
     /// Told when the handler begins to read.
     start: Option<oneshot::Sender<()>>,

@@ -1,10 +1,10 @@
-//! What a sandbox is to be, as a message.
+//! Specification of a sandbox as a message.
 
 use model::{InvalidValue, Limits, OnTimeout};
 
 use crate::{SandboxSpec, network};
 
-/// Whether its ports are public is the control plane's alone, and in no message.
+/// Converts a spec to its message, which leaves out `public_ports`: only the control plane uses it.
 #[must_use]
 pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
     SandboxSpec {
@@ -25,8 +25,9 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
     }
 }
 
-/// # Errors
-/// Names what no host takes.
+/// Converts a message to a spec.
+///
+/// # Errors Names the value that no host takes.
 pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, InvalidValue> {
     let spec = model::SandboxSpec {
         template: message.template.parse()?,

@@ -36,13 +36,13 @@ const LINGER: Duration = Duration::from_secs(5);
 
 const BUFFER: usize = 64 * 1024;
 
-/// Path of a request for a tunnel.
+/// Returns the path of a request for a tunnel.
 #[must_use]
 pub fn path(id: &SandboxId, port: u16) -> String {
     format!("/tunnel/{id}/{port}")
 }
 
-/// Whether a request or an answer switches to this protocol.
+/// Returns true if a request or a response switches to this protocol.
 #[must_use]
 pub fn is_switch(headers: &HeaderMap) -> bool {
     headers
@@ -166,7 +166,7 @@ async fn discard(from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
 #[derive(Debug, Clone, Default)]
 pub struct Connections(Arc<Mutex<HashMap<SandboxId, usize>>>);
 
-/// One connection that is counted, until this is dropped.
+/// Connection that counts until this is dropped.
 #[derive(Debug)]
 pub struct Counted {
     connections: Connections,
@@ -174,7 +174,7 @@ pub struct Counted {
 }
 
 impl Connections {
-    /// `None`: there are [`MAX_CONNECTIONS`] already.
+    /// Counts a connection; `None` if there are [`MAX_CONNECTIONS`] already.
     #[must_use]
     pub fn begin(&self, id: &SandboxId) -> Option<Counted> {
         let mut all = self.0.lock();

@@ -183,8 +183,8 @@ fn connection_builder(limits: &ListenerLimits) -> Builder<TokioExecutor> {
     builder
 }
 
-/// Small answers leave at once, and dead peers are noticed. A socket that refuses either works all
-/// the same.
+/// Sets socket options, so that small answers leave at once, and dead peers are noticed. A socket
+/// that refuses either works all the same.
 fn set_socket_options(stream: &TcpStream) {
     set_keepalive(stream);
     let _ = stream.set_nodelay(true);

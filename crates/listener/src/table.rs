@@ -207,7 +207,7 @@ impl ConnectionTable {
         })
     }
 
-    /// Number of connections, of which every index must know the same.
+    /// Returns the number of connections, of which every index must know the same.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         let connections = self.lock();

@@ -181,7 +181,8 @@ pub fn in_current_context<T>(work: impl Future<Output = T>) -> impl Future<Outpu
     }
 }
 
-/// Middleware of axum: handles a request in its context and its span, and logs what was refused.
+/// Handles a request in its context and its span, and logs it if it was refused: middleware of
+/// axum.
 pub async fn trace_request(request: Request, next: Next) -> Response {
     let context = RequestContext::from_headers(request.headers());
     let method = request.method().clone();

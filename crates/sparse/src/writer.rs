@@ -156,7 +156,7 @@ pub fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     to.set_len(length)
 }
 
-/// Start of the next data, or of the next hole; `None` where there is none behind.
+/// Returns the start of the next data, or of the next hole; `None` if there is none from there on.
 fn seek(file: &File, from: SeekFrom, data: bool) -> io::Result<Option<u64>> {
     let SeekFrom::Start(start) = from else {
         return Ok(None);

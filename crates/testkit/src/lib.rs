@@ -1,4 +1,4 @@
-//! What tests of several crates share. Nothing here is in a program that anybody runs.
+//! Helpers that tests of several crates share. Nothing here is in a program that users run.
 
 pub mod corpus;
 pub mod envd;

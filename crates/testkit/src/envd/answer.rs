@@ -15,7 +15,7 @@ use super::Call;
 /// Flag of the envelope that ends a stream (Connect protocol, "Streaming RPCs").
 const END_STREAM: u8 = 2;
 
-/// What programs write, and files contain.
+/// Output of programs, and content of files.
 pub const HELLO: &[u8] = b"hello from the guest\n";
 
 /// Status line, content type and body.
@@ -112,7 +112,7 @@ pub fn entry() -> EntryInfo {
     }
 }
 
-/// A program that starts, writes and ends.
+/// Returns the events of a program that starts, writes and ends.
 fn program() -> Vec<u8> {
     let end = EndEvent {
         exited: true,

@@ -1,6 +1,6 @@
 //! The calls that a host makes.
 
-/// What is asked of a guest agent. [`Call::ALL`] has every one that `hostd::guest` makes.
+/// Call of a guest agent. [`Call::ALL`] has every one that `hostd::guest` makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     Health,

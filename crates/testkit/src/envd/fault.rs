@@ -1,6 +1,6 @@
 //! The ways in which an answer can be wrong.
 
-/// One way. What each sends for each call is in `script`.
+/// Way in which an answer is wrong. `script` has the bytes for each call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// The request is read, and nothing is sent.
@@ -30,7 +30,7 @@ pub enum Fault {
     HugeMessage,
     /// A small body that decodes into millions of elements.
     ManyElements,
-    /// What another protocol sends.
+    /// Bytes of another protocol.
     NotHttp,
     /// A good head, and a body that cannot be decoded.
     MalformedBody,
@@ -40,7 +40,7 @@ pub enum Fault {
     EmptyError,
     /// 307 to another address.
     Redirect,
-    /// 101 that nobody asked for, then bytes without end.
+    /// 101 without a request to switch protocols, then bytes without end.
     SwitchingProtocols,
     /// 204, where a body is expected.
     NoContent,

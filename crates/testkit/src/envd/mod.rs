@@ -36,7 +36,7 @@ where
         };
         let fault = Arc::clone(&fault);
         tokio::spawn(async move {
-            // Whoever called may hang up at any time.
+            // The caller may hang up at any time.
             let _ = answer_one(stream, &*fault).await;
         });
     }

@@ -1,4 +1,4 @@
-//! What is sent for each fault, and how fast.
+//! Script of each fault: the bytes that are sent, and how fast.
 
 use std::time::Duration;
 
@@ -160,7 +160,7 @@ fn many(call: Call) -> Vec<u8> {
     match call {
         // The field `entries`, which is empty.
         Call::ListDir => [0x0a, 0].repeat(ELEMENTS),
-        // A field that nobody knows.
+        // A field that is not in the message.
         Call::Start => envelope(0, &[0x78, 0].repeat(ELEMENTS)),
         Call::Stat | Call::MakeDir | Call::Remove => [0x78, 0].repeat(ELEMENTS),
         _ => b"[".repeat(60_000),

@@ -11,7 +11,8 @@ use axum::response::Response;
 use super::Shared;
 use super::script::Cut;
 
-/// A layer around the service: the last part of a call's path is its name.
+/// Cuts the connections that the script says: a layer around the service. The last part of a call's
+/// path is its name.
 pub(super) async fn cut(
     State(shared): State<Arc<Shared>>,
     request: Request,

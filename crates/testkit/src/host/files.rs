@@ -1,5 +1,5 @@
 //! Files that fake sandboxes keep. Some paths are special: below `/full` the disk is full, below
-//! `/secret` nobody may look, `/dev/null` takes everything and `/dev/zero` gives for ever.
+//! `/secret` everything is forbidden, `/dev/null` takes everything and `/dev/zero` gives for ever.
 
 use std::sync::Arc;
 
@@ -152,7 +152,8 @@ pub(super) fn read(
     Ok(first.chain(rest).boxed())
 }
 
-/// The archive of one file, which is what a real guest sends; uploads of one are kept as they came.
+/// Returns an archive of one file, as a real guest sends it; archives of one file that are uploaded
+/// are kept as they came.
 fn archive_file(path: &str, data: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);

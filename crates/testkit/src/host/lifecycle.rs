@@ -11,7 +11,7 @@ use host_rpc::SandboxState;
 use super::world::{Checkpoint, Sandbox, World};
 use super::{Shared, saved};
 
-/// As users know it.
+/// Returns the name of a state as users know it.
 fn word(state: SandboxState) -> &'static str {
     match state {
         SandboxState::SANDBOX_STATE_PENDING => "pending",
@@ -37,7 +37,7 @@ pub(super) fn is_alive(state: SandboxState) -> bool {
     )
 }
 
-/// A sandbox that runs or is paused.
+/// Returns a sandbox that is running or paused.
 pub(super) fn alive<'a>(world: &'a World, id: &str) -> Result<&'a Sandbox, ConnectError> {
     let sandbox = world.sandboxes.get(id).ok_or_else(|| unknown(id))?;
     if is_alive(sandbox.state) {
@@ -51,7 +51,8 @@ pub(super) fn unknown(id: &str) -> ConnectError {
     ConnectError::not_found(format!("there is no sandbox {id} on this host"))
 }
 
-/// For calls on programs and files: a paused sandbox that may resumes.
+/// Checks that calls on programs and files can be made; resumes a paused sandbox with
+/// `auto_resume`.
 pub(super) fn usable(shared: &Shared, id: &str) -> Result<(), ConnectError> {
     let (state, auto_resume) = {
         let world = shared.world();
@@ -69,7 +70,7 @@ pub(super) fn usable(shared: &Shared, id: &str) -> Result<(), ConnectError> {
     }
 }
 
-/// From one state to another, or as it is in any third one.
+/// Changes a sandbox in state `from` to `to`, and leaves it in any other state.
 fn become_now(
     shared: &Shared,
     id: &str,
@@ -164,7 +165,8 @@ pub(super) async fn resume(
     .await
 }
 
-/// As the real agent: ids that are there already are taken for what an earlier call made, or makes.
+/// Forks a sandbox as the real agent does: ids that are there already are taken for the children of
+/// an earlier call.
 pub(super) async fn fork(
     shared: &Arc<Shared>,
     request: rpc::ForkSandboxRequest,
@@ -195,7 +197,7 @@ fn is_pending(world: &World, id: &str) -> bool {
         .is_some_and(|sandbox| sandbox.state == SandboxState::SANDBOX_STATE_PENDING)
 }
 
-/// Whether there was anything to begin.
+/// Adds the children of a fork that are not there yet. Returns false if all are.
 fn begin_children(
     world: &mut World,
     request: &rpc::ForkSandboxRequest,
@@ -218,7 +220,7 @@ fn begin_children(
     Ok(true)
 }
 
-/// If one does not run, none is left.
+/// Starts the children of a fork. If they fail, all of them are removed.
 async fn make_children(shared: Arc<Shared>, ids: Vec<String>) -> Result<(), ConnectError> {
     let made = shared.script.meet("Children").await;
     for id in &ids {
@@ -243,7 +245,7 @@ pub(super) fn rollback(
     Ok(alive(&shared.world(), &request.sandbox_id)?.report())
 }
 
-/// To its end, whether or not the caller waits for it.
+/// Runs `work` to its end, even if the caller stops waiting for it.
 async fn beside<T: Send + 'static>(
     work: impl Future<Output = Result<T, ConnectError>> + Send + 'static,
 ) -> Result<T, ConnectError> {

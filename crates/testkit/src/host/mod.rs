@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 pub use script::{Cut, Gate};
 pub use world::{Checkpoint, Content, Sandbox, Snapshot, World, access_token};
 
-/// What every call must carry.
+/// Token that every call must carry.
 pub const TOKEN: &str = "the-token-of-the-fake-host";
 
 /// Connections that wait to be accepted.
@@ -39,12 +39,12 @@ const BACKLOG: u32 = 1024;
 #[derive(Debug)]
 pub struct FakeHost {
     shared: Arc<Shared>,
-    /// Keeps the port its own while it is stopped. Nobody listens there.
+    /// Socket that reserves the port while the host is stopped. It does not listen.
     port: TcpSocket,
     runtime: Mutex<Option<Runtime>>,
 }
 
-/// What its parts work with.
+/// State that all parts of a fake host share.
 #[derive(Debug)]
 struct Shared {
     world: Mutex<World>,
@@ -78,21 +78,22 @@ impl Shared {
 
     fn tell(&self, report: Option<rpc::SandboxReport>) {
         if let Some(report) = report {
-            // An error means that nobody watches.
+            // An error means that there is no watcher.
             let _ = self.reports.send(report);
         }
     }
 }
 
 impl FakeHost {
-    /// With the id `host-a` and the template `minimal`.
+    /// Starts a host with the id `host-a` and the template `minimal`.
     #[must_use]
     pub fn start() -> Self {
         Self::start_as("host-a")
     }
 
-    /// # Panics
-    /// When there is no free port.
+    /// Starts a host with an id of the caller's choice.
+    ///
+    /// # Panics When there is no free port.
     #[must_use]
     pub fn start_as(id: &str) -> Self {
         let port = bound_to(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
@@ -145,25 +146,24 @@ impl FakeHost {
         self.port.local_addr().expect("it has an address")
     }
 
-    /// # Panics
-    /// Never.
+    /// Returns the URL of the host.
+    ///
+    /// # Panics Never.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// What it has and has seen, to look at and to change without a report.
+    /// Locks the host's state, for tests to read, and to change without a report.
     ///
-    /// # Panics
-    /// After a panic of another user.
+    /// # Panics After a panic of another user.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.shared.world()
     }
 
-    /// All at once and without a word, like `kill -9`. Programs in sandboxes end.
+    /// Stops the host at once and without a word, like `kill -9`. Programs in sandboxes end.
     ///
-    /// # Panics
-    /// Never.
+    /// # Panics Never.
     pub fn stop(&self) {
         let runtime = self.runtime.lock().expect("nobody panics here").take();
         if let Some(runtime) = runtime {
@@ -198,7 +198,7 @@ impl FakeHost {
         assert!(there, "no sandbox {id}");
     }
 
-    /// A sandbox fails by itself, and that is reported. Whether one of that id ran or was paused.
+    /// Makes a sandbox fail, and reports it. Returns false if it was neither running nor paused.
     pub fn break_down(&self, id: &str, reason: &str) -> bool {
         let mut was_alive = false;
         self.shared.change(id, |sandbox| {
@@ -253,40 +253,40 @@ impl FakeHost {
         let _ = self.shared.logs.send((id.to_owned(), entry));
     }
 
-    /// The next call of that name (as in the contract, or `Boot`, `Save`, `Children`) fails.
+    /// Makes the next call of that name (as in the contract, or `Boot`, `Save`, `Children`) fail.
     pub fn fail_next(&self, call: &'static str, error: connectrpc::ConnectError) {
         self.shared.script.fail_next(call, error);
     }
 
-    /// The next call of that name waits until the gate is opened.
+    /// Makes the next call of that name wait until the gate is opened.
     #[must_use]
     pub fn hold_next(&self, call: &'static str) -> Gate {
         self.shared.script.hold_next(call)
     }
 
-    /// The next call of that name takes so long before it does anything.
+    /// Delays the next call of that name before it does anything.
     pub fn slow_next(&self, call: &'static str, time: Duration) {
         self.shared.script.slow_next(call, time);
     }
 
-    /// The connection of the next call of that name, as in the contract, breaks.
+    /// Breaks the connection of the next call of that name, as in the contract.
     pub fn cut_next(&self, call: &'static str, cut: Cut) {
         self.shared.script.cut_next(call, cut);
     }
 
-    /// Nothing happens to the next calls, whatever was asked for before.
+    /// Clears the script: nothing happens to the next calls.
     pub fn clear_script(&self) {
         self.shared.script.clear();
     }
 
-    /// How many calls of that name have come.
+    /// Returns the number of calls of that name so far.
     #[must_use]
     pub fn calls(&self, call: &'static str) -> usize {
         self.shared.script.calls(call)
     }
 }
 
-/// Several sockets may be bound to one address as long as none of them listens.
+/// Binds a socket. Several may be bound to one address as long as none of them listens.
 fn bound_to(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;

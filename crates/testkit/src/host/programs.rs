@@ -6,7 +6,7 @@
 //!   its terminal.
 //! - `sleep`: until a signal ends it. `deaf`: the same, and reads nothing. `stubborn`: until
 //!   SIGKILL. `careful`: writes each signal, and ends well on SIGTERM and SIGINT. `flood`: writes
-//!   until nobody reads any more.
+//!   until its reader is gone.
 //! - `much`: writes the given number of MiB and exits with 3. `count`: writes how many arguments it
 //!   has.
 //! - `vanish`: the stream ends without an exit. `script` is there and cannot be executed; anything
@@ -34,7 +34,7 @@ const SIGKILL: u32 = 9;
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) sandbox_id: String,
-    /// One at a time, so that a program that reads nothing stops its writer.
+    /// Queue of a single piece, so that a program that reads nothing stops its writer.
     pub(super) input: mpsc::Sender<rpc::SendInputRequest>,
     pub(super) signals: mpsc::Sender<u32>,
 }
@@ -159,12 +159,12 @@ struct Program {
 }
 
 impl Program {
-    /// `None` when nobody reads any more.
+    /// Sends an event; `None` when the reader is gone.
     async fn say(&self, event: Event) -> Option<()> {
         self.output.send(Ok(message(event))).await.ok()
     }
 
-    /// The exit code; `None` for an end without one.
+    /// Plays a program. Returns its exit code; `None` for an end without one.
     async fn play(&mut self, request: rpc::ExecRequest) -> Option<i32> {
         let argument = |index: usize| request.args.get(index).cloned().unwrap_or_default();
         match request.cmd.as_str() {

@@ -1,4 +1,4 @@
-//! What fake hosts keep of sandboxes: snapshots, which are templates, and checkpoints.
+//! Saved state of fake sandboxes: snapshots, which are templates, and checkpoints.
 
 use connectrpc::ConnectError;
 use host_rpc as rpc;
@@ -13,7 +13,7 @@ const DISK_MB: u32 = 4096;
 /// Bytes of everything that is saved.
 const SIZE: u64 = 1 << 20;
 
-/// Base images and snapshots.
+/// Lists base images and snapshots.
 pub(super) fn templates(world: &World) -> Vec<rpc::Template> {
     let base = |name: &String| rpc::Template {
         name: name.clone(),
@@ -29,7 +29,7 @@ pub(super) fn templates(world: &World) -> Vec<rpc::Template> {
     world.templates.iter().map(base).chain(snapshots).collect()
 }
 
-/// What a new sandbox begins with.
+/// Returns the content with which a new sandbox begins.
 pub(super) fn content_for(world: &World, spec: &rpc::SandboxSpec) -> Result<Content, ConnectError> {
     if world.templates.contains(&spec.template) {
         return Ok(Content::default());

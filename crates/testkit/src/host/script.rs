@@ -1,4 +1,4 @@
-//! What the next calls meet.
+//! Script of a fake host: failures, delays and cuts of its next calls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -92,7 +92,7 @@ impl Script {
             .push_back(cut);
     }
 
-    /// What becomes of the connection of a call that comes in.
+    /// Returns the cut of the connection of a call that comes in, if there is to be one.
     pub(super) fn cut(&self, call: &str) -> Option<Cut> {
         self.cuts
             .lock()
@@ -101,7 +101,7 @@ impl Script {
             .and_then(VecDeque::pop_front)
     }
 
-    /// Nothing happens to the next calls any more.
+    /// Clears the script: nothing happens to the next calls.
     pub(super) fn clear(&self) {
         self.deeds.lock().expect("the script").clear();
         self.cuts.lock().expect("the cuts").clear();
@@ -125,7 +125,7 @@ impl Script {
             .unwrap_or_default()
     }
 
-    /// A call comes in: counts it, and does to it what the script says.
+    /// Counts a call that comes in, and does to it what the script says.
     pub(super) async fn meet(&self, call: &'static str) -> Result<(), ConnectError> {
         *self
             .calls

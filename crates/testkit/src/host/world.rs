@@ -1,4 +1,4 @@
-//! What a fake host has.
+//! State of a fake host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ pub struct World {
     pub sandboxes: BTreeMap<String, Sandbox>,
     /// Refuses to take more.
     pub is_full: bool,
-    /// What listens on ports, in every sandbox alike.
+    /// Addresses of the servers on ports, which are the same in every sandbox.
     pub ports: BTreeMap<u16, SocketAddr>,
     /// Connections to ports that are open now.
     pub open_tunnels: usize,
@@ -40,7 +40,7 @@ pub struct World {
     generation: u64,
 }
 
-/// One sandbox.
+/// Sandbox on a fake host.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     pub id: String,
@@ -57,7 +57,7 @@ pub struct Sandbox {
     pub started_at_ms: i64,
 }
 
-/// What forks, snapshots and checkpoints copy.
+/// Content of a sandbox, which forks, snapshots and checkpoints copy.
 #[derive(Debug, Clone, Default)]
 pub struct Content {
     pub files: BTreeMap<String, Vec<u8>>,
@@ -207,7 +207,7 @@ impl Sandbox {
     }
 }
 
-/// The token that the guest agent of a sandbox asks for.
+/// Returns the token that the guest agent of a sandbox asks for.
 #[must_use]
 pub fn access_token(id: &str) -> String {
     format!("token of {id}")

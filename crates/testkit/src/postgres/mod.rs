@@ -24,8 +24,10 @@ pub struct Database {
 }
 
 impl Database {
-    /// # Errors
-    /// There is no PostgreSQL on this machine (the text names the package), or it does not start.
+    /// Creates an empty database of its own.
+    ///
+    /// # Errors There is no PostgreSQL on this machine (the text names the package), or it does not
+    /// start.
     pub async fn create() -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let server = server_options().await?;
@@ -54,13 +56,13 @@ impl Database {
         Ok(Self { name, server })
     }
 
-    /// The database as `DATABASE_URL` takes it.
+    /// Returns the URL of the database, as `DATABASE_URL` takes it.
     #[must_use]
     pub fn url(&self) -> String {
         self.options().to_url_lossy().to_string()
     }
 
-    /// The database as sqlx takes it.
+    /// Returns the database's options, as sqlx takes them.
     #[must_use]
     pub fn options(&self) -> PgConnectOptions {
         self.server.clone().database(&self.name)

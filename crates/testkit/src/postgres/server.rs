@@ -1,4 +1,4 @@
-//! One server per test process, from the package.
+//! PostgreSQL server of a test process, from the package.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +15,8 @@ use tokio::sync::OnceCell;
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// For initdb and start together; a loaded machine takes a few seconds.
 const START_LIMIT: Duration = Duration::from_secs(90);
-/// Somebody may take the port between our choice and the server's start.
+/// Maximum of attempts to start: another process may take the port between our choice and the
+/// start.
 const ATTEMPTS: u32 = 3;
 
 /// `server.sh` ends when its standard input does, and only the end of this process closes that.
@@ -24,7 +25,7 @@ struct Server {
     port: u16,
 }
 
-/// The server of this process, started by whoever asks first.
+/// Returns the connection to the server of this process, which the first call starts.
 pub(super) async fn shared() -> anyhow::Result<PgConnectOptions> {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     let server = SERVER.get_or_try_init(start).await?;
