@@ -1,4 +1,4 @@
-//! How often a guest may have something done for it that costs the host, or others, something.
+//! Rate limits of work for a guest that costs the host, or others, something.
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ struct Bucket {
 }
 
 impl Budget {
-    /// A full bucket of `most` tokens, to which so many come a second.
+    /// Creates a full bucket of `most` tokens, which gains `per_second` tokens a second.
     pub(crate) fn new(per_second: f64, most: f64) -> Self {
         Self {
             per_second,

@@ -1,4 +1,4 @@
-//! What the log of a sandbox says of a connection that was denied.
+//! Text of a denied connection, for the sandbox's log.
 
 use std::net::SocketAddr;
 

@@ -1,6 +1,6 @@
-//! What was denied, for the sandbox's log. A guest decides how often that happens, so it is
-//! bounded: the same line once a minute, and so many lines a minute in all. How many more there
-//! were is told afterwards.
+//! Logs what was denied, in the sandbox's log. A guest decides how often that happens, so it is
+//! bounded: the same line once a minute, and [`MOST`] lines a minute in all. The number of those
+//! that were left out is logged before the next line.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::sandbox::log::Log;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Lines a minute.
+/// Most lines a minute.
 const MOST: usize = 60;
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Events {
         }
     }
 
-    /// Notes that the sandbox's rules kept it from something.
+    /// Logs that the sandbox's rules or limits denied `what`, within the bounds of lines.
     pub(crate) fn denied(&self, what: &str) {
         let told = self.told.lock().lines_for(what, Instant::now());
         told.iter().for_each(|line| self.log.agent(line));

@@ -26,21 +26,22 @@ use super::{Decided, EgressPolicy, HELLO_TIMEOUT};
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
-/// Bytes of the head of a request.
+/// Most bytes of the head of a request or response.
 const HEAD: usize = 64 * 1024;
 
-/// One connection of a guest.
+/// Connection of a guest.
 struct Connection {
     policy: Arc<EgressPolicy>,
     to: SocketAddr,
     server: tokio::sync::Mutex<Option<SendRequest<Incoming>>>,
-    /// Of the last request.
+    /// Name that the last request was for.
     name: Mutex<Option<String>>,
-    /// Ends what runs beside it.
+    /// Cancelled when the guest's connection ends, which ends the one to the server.
     over: CancellationToken,
 }
 
-/// Serves it until either side has ended, or the rules deny what it is for.
+/// Serves the connection until either side ends, or the rules change so that they deny the name of
+/// the last request.
 pub(super) async fn serve(
     policy: &Arc<EgressPolicy>,
     stream: TcpStream,
@@ -75,7 +76,7 @@ pub(super) async fn serve(
     let served = http
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    // Nothing was judged yet: only a change of rules ends it.
+    // Each request is judged when it comes, so only a change of rules ends the connection.
     let served = policy
         .while_allowed(Decided::Later, |rules| connection.is_allowed(rules), served)
         .await;
@@ -87,8 +88,8 @@ pub(super) async fn serve(
 }
 
 impl Connection {
-    /// Returns false before the first request: what is judged by rules that hold no longer must not
-    /// go on.
+    /// Returns true if the rules allow the name of the last request. False before the first
+    /// request, so that a change of rules ends the connection.
     fn is_allowed(&self, rules: &NetworkSpec) -> bool {
         let name = self.name.lock();
         name.as_ref()
@@ -97,7 +98,7 @@ impl Connection {
 
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let name = name_of(&request).unwrap_or_default();
-        // Before it is judged: rules that change meanwhile are asked about this name.
+        // Set before it is judged: if the rules change during that, this name is checked again.
         *self.name.lock() = Some(name.clone());
         if request.method() == Method::CONNECT || !self.policy.is_allowed(&name, self.to.ip()).await
         {
@@ -149,7 +150,7 @@ impl Connection {
         Ok(sender)
     }
 
-    /// Both sides speak another protocol from here on.
+    /// Passes on bytes of both sides after an upgrade to another protocol.
     fn join(self: &Arc<Self>, guest: hyper::upgrade::OnUpgrade, server: hyper::upgrade::OnUpgrade) {
         let connection = Arc::clone(self);
         self.policy.spawn(async move {
@@ -181,12 +182,13 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = futures::executor::block_on(served);
 }
 
-/// The one name that a request is for.
+/// Returns the name that a request is for. `None` if it has no `Host` or several, one with a user
+/// in it, or another host in its target.
 fn name_of<B>(request: &Request<B>) -> Option<String> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (host, more) = (hosts.next()?, hosts.next());
     let host: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
-    // Servers differ in which of two names they take.
+    // Servers differ in which of the two they use, so both must be the same.
     let same = request
         .uri()
         .authority()

@@ -1,15 +1,15 @@
-//! What stands between a running sandbox and the internet on the host: its rules in the kernel
-//! ([`crate::network::policy`]), its resolver ([`crate::egress::dns`]), its proxy ([`proxy`]), and notes of
-//! what was denied.
+//! Egress of a running sandbox, on the host: its rules in the kernel ([`crate::network::policy`]),
+//! its resolver ([`crate::egress::dns`]), its proxy ([`proxy`]), and log lines about what was
+//! denied.
 //!
 //! ```text
 //!   network made ──→ start: sockets in the namespace, rules ──→ VM ──→ change of rules … ──→ VM gone ──→ stop
 //! ```
 //!
-//! Nothing of it is on disk: the rules are in the sandbox's record. If we die, the kernel's rules
-//! stay as they are, and what goes through resolver and proxy ends; the next agent starts both
-//! again for each sandbox that it adopts. Until then such connections are refused, for nobody
-//! listens.
+//! Nothing of it is on disk: the rules are in the sandbox's record. If the agent dies, the kernel's
+//! rules stay as they are, and what goes through resolver and proxy ends; the next agent starts
+//! both again for each sandbox that it adopts. Until then the kernel refuses such connections,
+//! since no process listens.
 
 use parking_lot::Mutex;
 
@@ -62,11 +62,11 @@ pub(crate) mod limits {
     pub(crate) use super::{NEW_NAMES, NEW_NAMES_AT_ONCE, QUESTIONS, QUESTIONS_AT_ONCE};
 }
 
-/// For a server of the internet to take a connection.
+/// Time for a server of the internet to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// For a guest to say what it wants.
+/// Time for a guest to send its first bytes, its TLS ClientHello, or the head of a request.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
-/// So that connections through the proxy end when a side is gone.
+/// Idle time before TCP keepalives of the proxy's connections, which end when a side is gone.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Questions a second, and how many may come at once after a quiet time: over UDP, over TCP, and of
 /// the proxy.
@@ -92,55 +92,58 @@ pub(crate) struct Egress {
     policy: Arc<EgressPolicy>,
 }
 
-/// What decides, shared by all that goes out.
+/// State of a sandbox's egress, which its resolver, proxy and tasks share.
 #[derive(Debug)]
 pub(crate) struct EgressPolicy {
     context: NetnsContext,
-    /// Whether its guest reaches anything over IPv6.
+    /// True if the resolver and the proxy also listen on IPv6; else names have no IPv6 addresses.
     pub(crate) has_ipv6: bool,
     pub(crate) upstream: Arc<Upstream>,
     rules: watch::Sender<Arc<NetworkSpec>>,
     pins: Mutex<ResolvedAddresses>,
     pin_writer: PinWriter,
-    /// Questions that are asked for it, by whichever way they come.
+    /// Budget of questions to the name servers: over UDP, over TCP, and of the proxy.
     questions: Budget,
-    /// Names that it begins to use.
+    /// Budget of names that are new to the kernel's sets.
     new_names: Budget,
     pub(crate) events: Events,
-    /// Held while the kernel's rules are written, so that they are written in one order.
+    /// Lock of writes to the kernel's rules, so that they are written in one order.
     kernel: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// When a connection was judged.
+/// Time at which a connection is judged, relative to [`EgressPolicy::while_allowed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decided {
-    /// By the rules of a moment ago.
+    /// It was judged by rules that may have changed since.
     Before,
-    /// It will be, request by request.
+    /// It will be judged later, request by request.
     Later,
 }
 
-/// The network in which it stands.
+/// Network of a sandbox, with what holds for all sandboxes of this host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NetnsContext {
     pub(crate) slot: Slot,
-    /// What holds for every sandbox of this host.
+    /// Bandwidth that every sandbox of this host has at most.
     pub(crate) limits: Bandwidth,
-    /// Connections of the sandbox at one time.
+    /// Most connections of the sandbox at one time.
     pub(crate) connections: u32,
-    /// Whether networks of this host have IPv6; that of an agent of before may be otherwise.
+    /// IPv6 of networks that this agent makes; one of an earlier agent may differ.
     pub(crate) ipv6: Ipv6Mode,
-    /// The kernel has the rules of a sandbox without any of its own.
+    /// True if the kernel has the default rules already: see [`Networks::preallocate`].
+    ///
+    /// [`Networks::preallocate`]: crate::network::Networks::preallocate
     pub(crate) is_open: bool,
 }
 
 impl Egress {
-    /// Makes the rules hold in the slot's namespace and serves it. No guest may run before.
+    /// Applies the rules in the slot's namespace, and starts its resolver and proxy. No guest may
+    /// run before.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// When the kernel refuses the rules or a socket.
     pub(crate) async fn start(
         context: NetnsContext,
         spec: NetworkSpec,
@@ -148,13 +151,13 @@ impl Egress {
         log: Arc<Log>,
     ) -> Result<Self, String> {
         let bandwidth = spec.bandwidth;
-        // It was made with these rules already.
+        // A preallocated network has the default rules already.
         let is_ruled =
             context.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
         let rules = (!is_ruled).then(|| policy::rules(&spec, &[]));
         let opened = context.within(move || {
             rules.map_or(Ok(()), Transaction::commit)?;
-            // One of an agent of before has another limit, or none.
+            // A network of an earlier agent may have another limit, or none.
             limit_namespace(context.connections)?;
             context.limit(bandwidth)?;
             sockets::open(context.ipv6)
@@ -212,10 +215,10 @@ impl Egress {
         Ok(())
     }
 
-    /// Puts other rules in the place of those that hold. Connections that they deny end.
+    /// Replaces the rules. Connections that the new ones deny end.
     ///
     /// # Errors
-    /// What the kernel refused; the former rules hold then.
+    /// When the kernel refuses them; the former rules hold then.
     pub(crate) async fn change(&self, spec: NetworkSpec) -> Result<(), String> {
         let policy = &self.policy;
         let _writing = policy.kernel.lock().await;
@@ -231,7 +234,7 @@ impl Egress {
         Ok(())
     }
 
-    /// Answers when nothing of it is open.
+    /// Ends all tasks, and waits until their sockets are closed.
     pub(crate) async fn stop(&self) {
         self.policy.stop.cancel();
         self.policy.tasks.close();
@@ -240,7 +243,7 @@ impl Egress {
 }
 
 impl NetnsContext {
-    /// Runs it in the sandbox's namespace.
+    /// Runs blocking work in the sandbox's namespace.
     async fn within<T: Send + 'static>(
         self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -248,14 +251,14 @@ impl NetnsContext {
         run_blocking(move || netns::enter(&self.slot.netns(), work)).await
     }
 
-    /// In the sandbox's namespace.
+    /// Sets the sandbox's bandwidth. Must be called in its namespace.
     fn limit(self, own: Bandwidth) -> io::Result<()> {
         network::limit(self.slot, self.limits.and(own))
     }
 }
 
 impl EgressPolicy {
-    /// Runs it until all of this stops.
+    /// Spawns work that ends at [`Egress::stop`].
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks
@@ -288,11 +291,11 @@ impl EgressPolicy {
         may
     }
 
-    /// Notes that the name has these addresses; the kernel lets those through that the rules do not
-    /// deny.
+    /// Notes that the name has these addresses, and waits until the kernel lets those through that
+    /// the rules allow. Does nothing if no rule has a name.
     ///
     /// # Errors
-    /// What the kernel refused, or that there are too many new names; nobody may be told the
+    /// When the kernel refuses, or when there are too many new names; the guest must not get the
     /// addresses then.
     pub(crate) async fn pin(
         &self,
@@ -321,8 +324,8 @@ impl EgressPolicy {
     }
 
     /// Returns true if a connection that names `name` may go to `address`: the rules allow it, and
-    /// the address is the name's. What it was said to have may be forgotten (the agent has
-    /// restarted, the sandbox was paused); then it is looked up anew.
+    /// the address is the name's. Its addresses may be forgotten (the agent was restarted, the
+    /// sandbox was paused); then they are looked up anew.
     pub(crate) async fn is_allowed(&self, name: &str, address: IpAddr) -> bool {
         let rules = self.rules();
         if !rules.reaches(name, address) {
@@ -353,8 +356,9 @@ impl EgressPolicy {
             || names.iter().any(|name| rules.reaches(name, address))
     }
 
-    /// Runs `work` as long as the rules allow it: they are asked whenever they change, and, where
-    /// `work` was judged before, at once, since they may have changed since.
+    /// Runs `work` as long as the rules allow it: they are checked whenever they change, and at
+    /// once if `work` was judged [`Decided::Before`], since they may have changed since. Returns
+    /// `None` if they end it.
     pub(crate) async fn while_allowed<T>(
         &self,
         judged: Decided,
@@ -379,8 +383,8 @@ impl EgressPolicy {
         }
     }
 
-    /// Connects from within the sandbox's namespace, so that all that holds for its packets holds
-    /// for these.
+    /// Connects from within the sandbox's namespace, so that its rules and limits hold for the
+    /// connection.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
         let socket = self.context.within(move || {
             let socket = Socket::new(
@@ -399,8 +403,8 @@ impl EgressPolicy {
     }
 }
 
-/// Ends a connection so that the other side knows at once.
+/// Makes the close of a connection send a reset (`SO_LINGER` of zero).
 pub(crate) fn reset(stream: &tokio::net::TcpStream) {
-    // A socket that refuses is closed all the same.
+    // If the option cannot be set, the connection is closed without a reset.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

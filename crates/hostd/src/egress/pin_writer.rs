@@ -1,9 +1,9 @@
-//! Tells the kernel the addresses of names, many at a time: one transaction over netlink in
+//! Writes the addresses of names to the kernel, many at a time: one transaction over netlink in
 //! [`PAUSE`], however many names a guest asks for. An answer waits for it, so that no guest knows
 //! an address that the kernel does not let through.
 //!
-//! What was noted before a change of rules, and not told yet, is judged once more by the rules that
-//! hold when it is told.
+//! Addresses that were queued before a change of rules, and are not written yet, are judged once
+//! more by the rules that hold when they are written.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use super::EgressPolicy;
 use super::pins::RENEW_BEFORE;
 use crate::network::policy;
 
-/// Between two transactions.
+/// Time between two transactions.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Addresses of one transaction.
+/// Most addresses of a transaction.
 const MOST: usize = 2048;
-/// Between two looks at what is about to be forgotten.
+/// Time between two renewals: four in [`RENEW_BEFORE`].
 const RENEW_EVERY: Duration = Duration::from_secs(RENEW_BEFORE.as_secs() / 4);
 
 type Outcome = Result<(), String>;
 
-/// What is to be told.
+/// Queue of addresses that are to be written to the kernel.
 #[derive(Debug, Default)]
 pub(super) struct PinWriter {
     queue: Mutex<Vec<Entry>>,
@@ -44,7 +44,7 @@ impl PinWriter {
     /// Waits until the kernel knows the addresses of the name.
     ///
     /// # Errors
-    /// What the kernel refused; that the rules deny them by now.
+    /// When the kernel refuses, when the rules deny them by now, or when the network ends.
     pub(super) async fn tell(&self, name: &str, addresses: &[(IpAddr, Duration)]) -> Outcome {
         if addresses.is_empty() {
             return Ok(());
@@ -79,7 +79,7 @@ impl PinWriter {
     }
 }
 
-/// Tells the kernel what is queued, until it is dropped.
+/// Writes what is queued to the kernel, until the future is dropped.
 pub(super) async fn write_all(policy: Arc<EgressPolicy>) {
     loop {
         let entries = policy.pin_writer.take();
@@ -104,7 +104,7 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
     let (allowed, denied): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_allowed);
     for entry in denied {
         policy.pins().not_told(&entry.addresses);
-        // Who asked may be gone.
+        // The waiting task may be gone.
         let _ = entry.told.send(Err("the rules have changed".to_owned()));
     }
     let addresses: Vec<(IpAddr, Duration)> = allowed
@@ -123,7 +123,7 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
     }
 }
 
-/// Renews what is about to be forgotten and still good, until it is dropped.
+/// Calls [`renew`] every [`RENEW_EVERY`], until the future is dropped.
 pub(super) async fn renew_all(policy: Arc<EgressPolicy>) {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
@@ -131,7 +131,7 @@ pub(super) async fn renew_all(policy: Arc<EgressPolicy>) {
     }
 }
 
-/// Renews addresses that connections use, or that their names still have.
+/// Renews addresses about to expire that connections use, or that their names still have.
 pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
     let ending = policy.pins().ending(now);
     if ending.is_empty() {

@@ -1,5 +1,5 @@
-//! Which addresses a name was said to have, for as long as programs may go on believing it.
-//! Bounded: a guest decides how many names are asked for.
+//! Resolved addresses of names, for as long as programs may go on using them. Bounded: a guest
+//! decides how many names are asked for.
 //!
 //! ```text
 //!   answer ──→ good for its TTL, 5 minutes to an hour ──→ about to end: the name has it still, or a connection uses it?
@@ -11,40 +11,42 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// However short an answer is good for: programs go on using what they were told.
+/// Bounds of the lifetime of an address. The TTL of an answer may be shorter, but programs go on
+/// using its addresses.
 const LEAST: Duration = Duration::from_secs(300);
 const MOST: Duration = Duration::from_secs(3600);
-/// What is good for less than this is looked up again.
+/// Remaining lifetime below which an address is renewed.
 pub(super) const RENEW_BEFORE: Duration = Duration::from_secs(120);
-/// How long a name's addresses are renewed after the guest has asked for it, or used one of them.
+/// Time for which a name's addresses are renewed after the guest has asked for it, or used one of
+/// them.
 const RENEWED_FOR: Duration = Duration::from_secs(24 * 3600);
-/// Names of one sandbox.
+/// Most names of one sandbox.
 pub(crate) const NAMES: usize = 1024;
-/// Addresses of one answer, of IPv4 and of IPv6 each.
+/// Most addresses of one answer, of IPv4 and of IPv6 each.
 pub(crate) const ADDRESSES: usize = 8;
-/// Addresses of one name that are held, of each kind: names of large services have others in each
-/// answer, and programs use those of several.
+/// Most addresses of one name, of IPv4 and of IPv6 each: names of large services have others in
+/// each answer, and programs use those of several.
 const HELD: usize = 32;
 
-/// One name.
+/// Addresses of a name.
 #[derive(Debug)]
 struct Known {
-    /// Until when each address is good.
+    /// Addresses, and when each of them expires.
     addresses: HashMap<IpAddr, Instant>,
-    /// When the guest has asked for it, or used it, last.
+    /// Time at which the guest last asked for the name, or used one of its addresses.
     used: Instant,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct ResolvedAddresses {
     names: HashMap<String, Known>,
-    /// Until when the kernel knows them.
+    /// Addresses in the kernel's sets, and when each of them expires there.
     kernel: HashMap<IpAddr, Instant>,
 }
 
 impl ResolvedAddresses {
-    /// Notes what a name has, and returns what the kernel has to be told, with how long it is good
-    /// for.
+    /// Notes the addresses of a name, and returns those that have to be written to the kernel, with
+    /// their lifetimes.
     pub(crate) fn add(
         &mut self,
         name: &str,
@@ -66,12 +68,13 @@ impl ResolvedAddresses {
         self.new_for_kernel(addresses, lifetime, now)
     }
 
-    /// Returns true if there is something about the name.
+    /// Returns true if the name is noted, with or without addresses.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }
 
-    /// Returns what the kernel has to be told, with how long it is good for.
+    /// Returns the addresses that the kernel does not have, or will forget within half of
+    /// `lifetime`, and notes that it has them. The caller has to write them.
     fn new_for_kernel(
         &mut self,
         addresses: &[IpAddr],
@@ -96,8 +99,8 @@ impl ResolvedAddresses {
         new
     }
 
-    /// Returns names with addresses that are about to be forgotten, unless the guest has not used
-    /// them for a day.
+    /// Returns names with their addresses that expire within [`RENEW_BEFORE`], unless the guest has
+    /// not used the name for [`RENEWED_FOR`].
     pub(crate) fn ending(&self, now: Instant) -> BTreeMap<String, Vec<IpAddr>> {
         let wanted = |known: &&Known| now.duration_since(known.used) < RENEWED_FOR;
         let ending = |known: &Known| -> Vec<IpAddr> {
@@ -114,8 +117,8 @@ impl ResolvedAddresses {
             .collect()
     }
 
-    /// Lets addresses stay that a name had, if they are not forgotten by now; returns what the
-    /// kernel has to be told.
+    /// Renews those of `addresses` that are noted for the name, for [`LEAST`]; returns those that
+    /// have to be written to the kernel, with their lifetimes.
     pub(crate) fn renew(
         &mut self,
         name: &str,
@@ -138,7 +141,7 @@ impl ResolvedAddresses {
         self.new_for_kernel(&held, LEAST, now)
     }
 
-    /// Returns the names that were said to have the address.
+    /// Returns the names that have the address.
     pub(crate) fn names_of(&self, address: IpAddr, now: Instant) -> Vec<String> {
         let has = |known: &Known| {
             known
@@ -160,8 +163,8 @@ impl ResolvedAddresses {
             .is_some_and(|until| *until > now)
     }
 
-    /// Forgets what `keep` does not want, and returns the rest for the kernel, which has forgotten
-    /// everything.
+    /// Removes the addresses for which `keep` returns false, and returns all others with their
+    /// remaining lifetimes, to be written with rules that replace the kernel's sets.
     pub(crate) fn keep(
         &mut self,
         keep: impl Fn(&str, IpAddr) -> bool,
@@ -184,7 +187,7 @@ impl ResolvedAddresses {
             .collect()
     }
 
-    /// They are not in the kernel after all.
+    /// Notes that writing these addresses to the kernel has failed.
     pub(crate) fn not_told(&mut self, addresses: &[(IpAddr, Duration)]) {
         for (address, _) in addresses {
             self.kernel.remove(address);
@@ -207,8 +210,8 @@ impl ResolvedAddresses {
     }
 }
 
-/// Notes that addresses are good until then; the oldest ones go where there are too many of one
-/// kind.
+/// Notes that addresses expire at `until`. At [`HELD`] addresses of its family, a new one replaces
+/// the one that expires first.
 fn hold(known: &mut HashMap<IpAddr, Instant>, addresses: &[IpAddr], until: Instant) {
     for address in addresses {
         let like = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();

@@ -1,7 +1,7 @@
-//! The proxy in a sandbox's namespace to which the kernel leads what goes to TCP ports 80 and 443,
-//! where a rule has a name. It reads the name that the connection asks for, without decrypting
-//! anything, and connects to where it was going to if the rules allow that name and the address is
-//! one of the name's.
+//! The proxy in a sandbox's namespace to which the kernel redirects connections to TCP ports 80 and
+//! 443, where a rule has a name. It reads the name that the connection asks for, without decrypting
+//! anything, and connects to the original destination if the rules allow that name and the address
+//! is one of the name's.
 //!
 //! ```text
 //!   connection ─┬─ begins like TLS ──→ name of the ClientHello ──→ bytes are passed on
@@ -23,18 +23,18 @@ use tokio::task::JoinSet;
 use super::denial::denial_text;
 use super::{Decided, EgressPolicy, HELLO_TIMEOUT, http, reset, server_first, tls};
 
-/// Connections of one sandbox at one time.
+/// Most connections of one sandbox at one time.
 pub(crate) const CONNECTIONS: usize = 512;
-/// After this a guest that has said nothing may be waiting for its server to begin.
+/// Time after which a guest that has sent nothing may be waiting for its server to speak first.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How clients of SSH begin (RFC 4253, section 4.2); no method of HTTP does.
+/// First bytes of an SSH client (RFC 4253, section 4.2), with which no method of HTTP begins.
 const SSH: &[u8; 4] = b"SSH-";
-/// After an accept that failed: there are too many open files.
+/// Pause after an accept that failed, as with too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 /// First byte of a TLS record with a handshake in it (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 0x16;
 
-/// Serves until it is dropped; then all connections end.
+/// Serves connections until the future is dropped; then all of them end.
 pub(super) async fn serve(policy: Arc<EgressPolicy>, listener: TcpListener) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -77,7 +77,7 @@ async fn pass_on(policy: &Arc<EgressPolicy>, stream: TcpStream) -> io::Result<()
     }
 }
 
-/// The guest has said something.
+/// Serves a connection whose guest has sent its first byte.
 async fn spoken(
     policy: &Arc<EgressPolicy>,
     stream: TcpStream,
@@ -93,7 +93,8 @@ async fn spoken(
     }
 }
 
-/// The guest waits: for its server to begin, or it will say something later.
+/// Serves a connection whose guest has sent nothing for [`SILENCE`]: it waits for its server, or
+/// will send something later.
 async fn silent(policy: &Arc<EgressPolicy>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
     let first = if policy.reaches_address(to.ip()) {
         match server_first::wait(policy, &stream, to).await {
@@ -127,7 +128,7 @@ async fn begins_with(stream: &TcpStream, bytes: &[u8; 4]) -> bool {
     length > 0 && bytes.starts_with(&first[..length])
 }
 
-/// Where the guest connected to, before the kernel led it here.
+/// Returns the address to which the guest connected, before the kernel redirected it here.
 fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
     let to = if stream.local_addr()?.is_ipv4() {
@@ -147,11 +148,11 @@ async fn secure(policy: &EgressPolicy, mut stream: TcpStream, to: SocketAddr) ->
         reset(&stream);
         return Ok(());
     }
-    // What the rules are when the server answers counts, which decides itself when that is.
+    // The rules are watched while connecting, too: the server decides how long that takes.
     let passed = async {
         let mut server = policy.connect(to).await?;
         tokio::io::AsyncWriteExt::write_all(&mut server, &hello.bytes).await?;
-        // How a connection ends is nobody's error.
+        // A connection may end in any way; that is no error of the proxy.
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
         Ok(())
     };

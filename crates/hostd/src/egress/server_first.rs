@@ -7,10 +7,10 @@
 //!   server nothing ──→ it speaks ──→ bytes are passed on
 //!                      it does not, or like HTTP or TLS ──→ denied, with a line in the log
 //! ```
-//! That the server speaks before it has heard a byte is what makes this safe: web servers, of which
-//! one address has many names, never do, so nobody reaches another name's pages this way. A client
-//! that speaks first something that is neither TLS nor HTTP gets nowhere: servers of the web read
-//! more than they should.
+//! This is safe because the server speaks before it has received a byte: web servers, where one
+//! address has many names, never do, so no guest reaches another name's pages this way. A client
+//! that speaks first something that is neither TLS nor HTTP is denied: web servers may accept
+//! requests that do not look like HTTP to the proxy.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use tokio::time::timeout;
 
 use super::{Decided, EgressPolicy, reset};
 
-/// For the server to begin.
+/// Time for the server to send its first byte.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How web servers begin, when they complain that nothing was asked.
+/// First bytes of web servers that answer a missing request with an error.
 const HTTP: &[u8] = b"HTTP/";
 /// Types of TLS records (RFC 8446, section 5.1).
 const TLS_RECORDS: std::ops::RangeInclusive<u8> = 0x14..=0x18;
 
-/// Serves a guest that has spoken, but neither TLS nor HTTP.
+/// Serves a guest that has sent something which is neither TLS nor HTTP.
 pub(super) async fn serve(
     policy: &EgressPolicy,
     stream: TcpStream,
@@ -52,7 +52,7 @@ pub(super) async fn serve(
     tunnel(policy, stream, server, to).await
 }
 
-/// Connects to the server of a guest that says nothing, and waits until one of them speaks. Returns
+/// Connects to the server of a guest that sends nothing, and waits until one of them does. Returns
 /// the connection if it was the server.
 pub(super) async fn wait(
     policy: &EgressPolicy,
@@ -70,8 +70,8 @@ pub(super) async fn wait(
     }
 }
 
-/// Returns true if the server says something before it was told anything, and nothing that a web
-/// server says.
+/// Returns true if the server sends something, without having received anything, that is neither
+/// HTTP nor TLS. Waits for [`SERVER_TIMEOUT`] at most.
 async fn speaks(server: &TcpStream) -> bool {
     let mut first = [0; HTTP.len()];
     let Ok(Ok(length)) = timeout(SERVER_TIMEOUT, server.peek(&mut first)).await else {
@@ -81,7 +81,7 @@ async fn speaks(server: &TcpStream) -> bool {
     length > 0 && !is_web
 }
 
-/// Passes on what both say, as long as the rules allow the address.
+/// Passes on bytes of both sides, as long as the rules allow the address.
 pub(super) async fn tunnel(
     policy: &EgressPolicy,
     mut stream: TcpStream,

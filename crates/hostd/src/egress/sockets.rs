@@ -1,5 +1,5 @@
-//! The sockets of one sandbox's resolver and proxy, and those through which the kernel tells what
-//! it refused.
+//! The sockets of one sandbox's resolver and proxy, and those through which the kernel reports
+//! refused packets.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -17,22 +17,23 @@ use crate::network::{GATEWAY_IP, GATEWAY_IP6, Ipv6Mode};
 const BACKLOG: i32 = 256;
 
 pub(super) struct Sockets {
-    /// On the gateway's address, and on its other one where there is IPv6.
+    /// Sockets on the gateway's IPv4 address, and on its IPv6 address if there is one.
     pub(super) servers: Vec<Servers>,
-    /// A kernel that cannot log refuses all the same.
+    /// Reports of packets that the rules refuse. `None` if the kernel cannot log; it refuses them
+    /// all the same.
     pub(super) log: Option<Nflog>,
-    /// Packets beyond the limit of connections.
+    /// Reports of packets beyond the limit of connections.
     pub(super) limit_log: Option<Nflog>,
 }
 
-/// What listens on one address.
+/// Sockets of resolver and proxy on one address.
 pub(super) struct Servers {
     pub(super) udp: UdpSocket,
     pub(super) tcp: TcpListener,
     pub(super) proxy: TcpListener,
 }
 
-/// In the namespace of the calling thread.
+/// Opens the sockets in the namespace of the calling thread.
 pub(super) fn open(ipv6: Ipv6Mode) -> io::Result<Sockets> {
     let mut servers = vec![serve_on(GATEWAY_IP.into())?];
     if ipv6.is_on() {
@@ -85,14 +86,14 @@ pub(super) fn from_std(listener: TcpListener) -> io::Result<tokio::net::TcpListe
     tokio::net::TcpListener::from_std(listener)
 }
 
-/// Notes what the kernel refused.
+/// Logs the packets that the kernel reports as refused, until the future is dropped.
 pub(super) async fn tell_refused(
     policy: Arc<EgressPolicy>,
     log: AsyncFd<Nflog>,
     what: impl Fn(&Destination) -> String,
 ) {
     while let Ok(mut ready) = log.readable().await {
-        // An error other than that there is nothing means that the kernel had to drop some.
+        // An error other than WouldBlock means that the kernel dropped reports (ENOBUFS): go on.
         if let Ok(Ok(refused)) = ready.try_io(|log| log.get_ref().read()) {
             refused
                 .iter()

@@ -6,21 +6,21 @@ use std::io;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Bytes of a ClientHello: with keys that resist quantum computers it has 2 KiB.
+/// Most bytes of a ClientHello: with post-quantum keys it has about 2 KiB.
 const MOST: usize = 32 * 1024;
 
-/// The first message, as it came.
+/// First message of a connection, as it was received.
 #[derive(Debug)]
 pub(super) struct Hello {
     pub(super) bytes: Vec<u8>,
-    /// In lower case; none where it names none or an address.
+    /// Server name in lower case. `None` if there is none, or it is an address.
     pub(super) name: Option<String>,
 }
 
 /// Reads the first message of a connection.
 ///
 /// # Errors
-/// When it breaks off. One that is no ClientHello has no name.
+/// When the connection ends before the message does. A message that is no ClientHello has no name.
 pub(super) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
     let (mut acceptor, mut bytes) = (Acceptor::default(), Vec::new());
     let mut chunk = [0; 4096];

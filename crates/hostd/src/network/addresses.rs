@@ -1,15 +1,15 @@
-//! Which IPv4 networks sandboxes get: those of the original Wrenn, unless something else on this
-//! host, or somebody it talks to, has addresses in them: a LAN, a VPN, Docker, Kubernetes. Then
-//! others are taken. A route into a sandbox would win over the one to the LAN, as it is narrower.
+//! Choice of the IPv4 networks of sandboxes: those of the original Wrenn, unless something else on
+//! this host, or a peer of its connections, has addresses in them: a LAN, a VPN, Docker,
+//! Kubernetes. Then others are taken. A route into a sandbox would win over the one to the LAN, as
+//! it is narrower.
 //!
 //! ```text
 //!   AGENT_NETWORK_CIDR? ─ yes → that one, whatever uses it (a warning, and `wrenn doctor`, say what does)
 //!        └ no → one that this host has used already and that is still free → the first free one → none: the start fails
 //! ```
-//! What a host does not know, such as networks behind its default route with which it has no
-//! connection now, it cannot find: that is what the setting is for. Sandboxes that were made with
-//! other networks keep theirs (their claims and records say which), and the host's rules are about
-//! all of them.
+//! Networks behind the host's default route with which it has no connection now cannot be found;
+//! the setting is for those. Sandboxes that were made with other networks keep theirs (they are in
+//! their claims and records), and the host's rules are about all of them.
 //!
 //! On disk is `/run/wrenn/host/networks`, which all agents of the machine share: the networks that
 //! they have taken, since rules must hold for sandboxes of agents that have none yet. Written
@@ -26,10 +26,10 @@ use linux::{file, route};
 
 use super::plan::{Plan, VETH_PREFIX};
 
-/// Networks to take, the first that is free: the original ones; then such as nobody gives out by
-/// default. Docker takes 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/16, Podman 10.88.0.0/16,
-/// k3s 10.42.0.0/15, kubeadm 10.96.0.0/12 and 10.244.0.0/16, Tailscale 100.64.0.0/10, libvirt and
-/// LXD parts of 192.168.0.0/16 and 10.0.0.0/8.
+/// Networks to take if the original ones are in use: ranges that are rarely a default. Docker
+/// takes 172.17.0.0/16 to 172.31.0.0/16 and 192.168.0.0/16, Podman 10.88.0.0/16, k3s 10.42.0.0/15,
+/// kubeadm 10.96.0.0/12 and 10.244.0.0/16, Tailscale 100.64.0.0/10, libvirt and LXD parts of
+/// 192.168.0.0/16 and 10.0.0.0/8.
 const OTHERS: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(10, 212, 0, 0), 15),
     Ipv4Net::new_assert(Ipv4Addr::new(10, 182, 0, 0), 15),
@@ -37,10 +37,11 @@ const OTHERS: [Ipv4Net; 4] = [
     Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15),
     Ipv4Net::new_assert(Ipv4Addr::new(172, 30, 0, 0), 15),
 ];
-/// Below the directory that agents of the machine share.
+/// Name of the file with the noted networks, in the directory that agents of the machine share.
 const NOTE: &str = "networks";
 
-/// What has addresses on this host, or what it talks to.
+/// IPv4 network that is in use on this host, or an address that it talks to, and a text that says
+/// what uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InUse {
     pub(crate) network: Ipv4Net,
@@ -52,7 +53,7 @@ pub(crate) struct InUse {
 /// to guests, too.
 ///
 /// # Errors
-/// What the kernel said.
+/// When the kernel's routes or connections cannot be read.
 pub(crate) fn in_use(name_servers: &str, ours: &BTreeSet<Plan>) -> io::Result<Vec<InUse>> {
     let mut found = Vec::new();
     for route in route::routes4()? {
@@ -146,7 +147,7 @@ pub(crate) fn choose(
 pub(super) fn noted(dir: &Path) -> io::Result<BTreeSet<Plan>> {
     match fs::read(dir.join(NOTE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-        // What cannot be read was cut off: who wrote it had made no rules.
+        // A file that cannot be parsed was cut off before its writer made any rules.
         other => Ok(serde_json::from_slice(&other?).unwrap_or_default()),
     }
 }
@@ -156,7 +157,7 @@ pub(super) fn note(dir: &Path, plans: &BTreeSet<Plan>) -> io::Result<()> {
     file::write_atomic(&dir.join(NOTE), &serde_json::to_vec(plans)?, 0o600)
 }
 
-/// Forgets them.
+/// Removes the note of all networks.
 pub(super) fn forget(dir: &Path) -> io::Result<()> {
     stdx::fs::remove_file_if_exists(dir.join(NOTE))
 }

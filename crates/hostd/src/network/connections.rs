@@ -1,25 +1,25 @@
-//! How many connections one sandbox may have at one time: the host's table of tracked connections,
-//! and the ports that it translates to, belong to all of them.
+//! Limits of the connections that one sandbox has at one time: all of them share the host's table
+//! of tracked connections, and the ports that it translates to.
 //!
 //! ```text
-//!   guest → TAP → [namespace: the limit, told in the sandbox's log] → [host: the limit and a quarter] → internet
+//!   guest → TAP → [namespace: the limit, in the sandbox's log] → [host: the limit and a quarter] → internet
 //! ```
 //! Counted twice, since the two tables can be made to differ: a guest that ends a connection with a
 //! packet that dies between namespace and host (a TTL of 1) has it forgotten in the one and tracked
-//! for days in the other. Who only has many connections meets the first limit, with a line in its
-//! log; the second one is for those who cheat.
+//! for days in the other. A sandbox that only has many connections meets the first limit, with a
+//! line in its log; the second one is for guests that evade the first.
 //!
 //! Beyond the limit the first packets of connections are dropped, not refused: TCP tries again, and
 //! gets through when others have ended.
 //!
-//! A packet that is refused is counted all the same (net/netfilter/nf_conncount.c), and of those
-//! that are nothing any more the kernel takes away nine for each new one, once in a tick. So that a
-//! flood does not keep its own list long, and cost the host a walk through it for each packet, what
-//! is over the limit closes the gate for [`CLOSED_MS`].
+//! A packet that is refused is counted all the same (net/netfilter/nf_conncount.c), and for each
+//! new entry the kernel removes up to nine stale ones, once in a tick. So that a flood does not
+//! keep its own list long, and cost the host a walk through it for each packet, a packet over the
+//! limit blocks all new connections of its link for [`CLOSED_MS`].
 //!
-//! Each table is of its own, named by its limit, and is made anew only where that changed: a new
-//! one counts from zero. It is the same for all sandboxes of the host, so agents of one host are to
-//! agree: the last one that starts decides.
+//! Each of the two is a table of its own with a chain named by the limit, and is made anew only if
+//! that changed: a new one counts from zero. It is the same for all sandboxes of the host, so
+//! agents of one host have to agree: the last one that starts decides.
 
 use std::io;
 
@@ -30,35 +30,37 @@ use super::policy::DNS_PORT;
 
 /// Name of both tables.
 pub const LIMITS: Table = (Family::Inet, "wrenn_limits");
-/// Where the first packets beyond the limit are logged to, in the namespace.
+/// Netlink log group of the first packets beyond the limit, in the namespace.
 pub const LIMIT_LOG_GROUP: u16 = 2;
-/// The least and the most of `AGENT_SANDBOX_CONNECTIONS`. The kernel walks the list of one
+/// Bounds of `AGENT_SANDBOX_CONNECTIONS`. The upper one is since the kernel walks the list of one
 /// sandbox's connections.
 pub(crate) const LEAST: u32 = 64;
 pub(crate) const MOST: u32 = 65_536;
-/// The default: enough for a crawler, and a share of the smallest table that hosts have.
+/// Most of the limit by default: enough for a crawler.
 pub(crate) const DEFAULT: u32 = 4096;
-/// One sandbox gets at most one part of so many of the host's table, unless
-/// `AGENT_SANDBOX_CONNECTIONS` says otherwise.
+/// Divisor of the host's table that gives the limit of one sandbox, unless
+/// `AGENT_SANDBOX_CONNECTIONS` is set.
 pub(crate) const PARTS: u32 = 16;
 
-/// After connections are tracked and the host's other rules have dropped what no sandbox may send.
+/// Priority of the hooks: after connections are tracked, and after the host's other rules have
+/// dropped what no sandbox may send.
 const AFTER_RULES: i32 = -149;
-/// Links with their connections, and those beyond the limit for a moment.
+/// Names of the sets of links with their connections, and of links that are over the limit, and of
+/// the chain for packets beyond it.
 const LINKS: &str = "links";
 const CLOSED: &str = "closed";
 const FULL: &str = "full";
 const UDP: u8 = 17;
-/// Questions a second over UDP, and how many at once: more than the resolver answers.
+/// Most DNS questions a second over UDP, and burst of them: more than the resolver answers.
 const QUESTIONS: u64 = 200;
 const QUESTIONS_AT_ONCE: u32 = 1000;
-/// How long nothing new is let through after the limit was met.
+/// Milliseconds for which no new connection is let through after one beyond the limit.
 const CLOSED_MS: u64 = 100;
 
 /// Setting of the kernel: the most connections that it tracks.
 pub(crate) const TABLE_SIZE: &str = "net/netfilter/nf_conntrack_max";
 
-/// Returns the limit for each sandbox: the wanted one, or what fits the host's table.
+/// Returns the limit for each sandbox: the wanted one, or a share of the host's table.
 pub(crate) fn limit(wanted: Option<u32>) -> u32 {
     let size = linux::sysctl::get(TABLE_SIZE)
         .ok()
@@ -67,7 +69,7 @@ pub(crate) fn limit(wanted: Option<u32>) -> u32 {
     wanted.unwrap_or(share).clamp(LEAST, MOST)
 }
 
-/// Returns what the host tracks at most of one sandbox.
+/// Returns the number of connections of one sandbox that the host tracks at most.
 pub(crate) fn limit_on_host(limit: u32) -> u32 {
     limit + limit / 4
 }
@@ -75,7 +77,7 @@ pub(crate) fn limit_on_host(limit: u32) -> u32 {
 /// Limits connections in the host's namespace.
 ///
 /// # Errors
-/// What the kernel refused.
+/// When the kernel refuses the table.
 pub(super) fn limit_host(limit: u32) -> io::Result<()> {
     let begins = Rule::new()
         .iif(&format!("{VETH_PREFIX}*"))
@@ -92,7 +94,7 @@ pub(super) fn limit_host(limit: u32) -> io::Result<()> {
 /// Limits connections in a sandbox's namespace, that of the calling thread.
 ///
 /// # Errors
-/// What the kernel refused.
+/// When the kernel refuses the table.
 pub(crate) fn limit_namespace(limit: u32) -> io::Result<()> {
     let begins = Rule::new().iif(TAP).begins_connection();
     let over = begins.clone().connections_over(limit);
@@ -117,7 +119,7 @@ pub(crate) fn limit_namespace(limit: u32) -> io::Result<()> {
     })
 }
 
-/// The rules of either table.
+/// Adds the rules that both tables have.
 fn fill(table: Transaction, [begins, over]: [Rule; 2], first: &[Rule]) -> Transaction {
     let table = table
         .links(LIMITS, CLOSED, Slot::MAX.into(), true)

@@ -1,13 +1,13 @@
-//! What all networks of a machine share, whatever agent made them: that the host forwards, and the
+//! Host state that all networks of a machine share, whatever agent made them: forwarding, and the
 //! host's rules.
 //!
 //! ```text
 //!   as it was → prepared, by the first agent → as it was, by `wrenn-agent --remove-host-rules`
 //! ```
 //! Below [`DIR`], gone after a reboot like the rules: a lock, which every agent shares for as long
-//! as it runs, so that nobody takes away the rules on which it relies; and what forwarding was
-//! before, if that was not on, and what IPv6 took ([`super::ipv6`]). Dying anywhere leaves more in
-//! place than is needed, never less: notes are written before anything is turned on.
+//! as it runs, so that the rules on which it relies are not removed; a note if forwarding was off
+//! before; and one of the settings that IPv6 changed ([`super::ipv6`]). An agent that dies anywhere
+//! leaves more in place than is needed, never less: notes are written before settings are changed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,30 +26,31 @@ use super::plan::Plan;
 use super::{CLAIMS_DIR, Error, NetworkSettings, Slot, Slots, TAP, addresses, rules};
 use crate::operation::run_blocking;
 
-/// All that agents of this machine share until it is restarted. Ids of sandboxes are in there.
+/// Directory of all that agents of this machine share until it is restarted. It is private, since
+/// ids of sandboxes are in there.
 const RUN_DIR: &str = "/run/wrenn";
 const DIR: &str = "/run/wrenn/host";
-/// For another process that removes the host's rules.
+/// Time to wait for another process that removes the host's rules.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at the networks of the host, and at its rules.
+/// Intervals at which the host's local prefixes are read again, and its rules are checked.
 const RENEW: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(2);
 const FORWARDING: &str = "net/ipv4/ip_forward";
 
-/// Returns the path of the lock, in a directory that nobody but root enters.
+/// Returns the path of the lock, in a directory that only root can enter.
 fn lock_path() -> io::Result<PathBuf> {
     file::ensure_private_dir(Path::new(RUN_DIR))?;
     file::ensure_private_dir(Path::new(DIR))?;
     Ok(Path::new(DIR).join("lock"))
 }
 
-/// Where it is written that forwarding was off.
+/// Returns the path of the note that forwarding was off.
 fn note() -> PathBuf {
     Path::new(DIR).join("forwarding-was-off")
 }
 
-/// Prepares the host; as long as what is returned lives, nobody undoes it. Says whether sandboxes
-/// have IPv6, too.
+/// Prepares the host. Returns a lock that keeps [`remove_host_rules`] from undoing it, the IPv6
+/// mode of sandboxes, and their networks.
 pub(super) fn prepare(
     settings: &NetworkSettings,
     connections: u32,
@@ -77,15 +78,15 @@ pub(super) fn prepare(
         ipv6::add_unreachable_route().map_err(host("keep the IPv6 addresses of sandboxes in"))?;
         ipv6::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
     }
-    // Nobody has this address: it is tried whether connections can be forgotten at all.
+    // No connection has this address: this only checks that connections can be removed at all.
     conntrack::forget(Ipv4Addr::UNSPECIFIED)
         .map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
     Ok((lock, ipv6, plan))
 }
 
-/// Keeps the host's rules as they are to be. A `flush ruleset`, which starts each reload of
-/// Debian's nftables service, takes them away with everything else, and networks of the host may be
-/// numbered anew by routers at any time.
+/// Restores the host's rules whenever they are gone, and updates its local prefixes. A `flush
+/// ruleset`, which starts each reload of Debian's nftables service, removes all rules, and routers
+/// may renumber networks of the host at any time. Never returns.
 pub(crate) async fn keep_rules(ipv6: Ipv6Mode, connections: u32) {
     let mut local = Vec::new();
     loop {
@@ -148,7 +149,7 @@ pub(crate) fn noted_plans() -> io::Result<BTreeSet<Plan>> {
 
 /// Returns the networks of new sandboxes, and all for which the host's rules have to hold.
 fn choose_plan(settings: &NetworkSettings) -> io::Result<(Plan, BTreeSet<Plan>)> {
-    // Agents that start in the same moment must not forget each other's.
+    // Agents that start at the same time must not overwrite each other's note.
     let _lock = Lock::take_within(&Path::new(DIR).join("networks.lock"), LOCK_TIMEOUT)?;
     let noted = noted_plans()?;
     let in_use = addresses::in_use(&settings.name_servers, &noted)?;
@@ -180,11 +181,11 @@ fn forward() -> io::Result<()> {
     sysctl::set(FORWARDING, "1")
 }
 
-/// Makes everything that rules and limits need of the kernel, in the calling thread's namespace:
-/// one that goes afterwards.
+/// Tries everything that rules and limits need of the kernel, in the calling thread's namespace,
+/// which the caller removes afterwards.
 ///
 /// # Errors
-/// What the kernel lacks.
+/// Returns the first error of the kernel, as of a missing module.
 pub fn try_rules(ipv6: Ipv6Mode) -> io::Result<()> {
     rules::host_table(ipv6, &[], &BTreeSet::from([Plan::ORIGINAL])).commit()?;
     tap::create(TAP, 0)?;
@@ -194,10 +195,11 @@ pub fn try_rules(ipv6: Ipv6Mode) -> io::Result<()> {
     conntrack::forget(Ipv4Addr::UNSPECIFIED)
 }
 
-/// Makes the host's rules and its forwarding what they were before the first agent.
+/// Removes the host's rules, and restores its forwarding as it was before the first agent.
 ///
 /// # Errors
-/// While an agent runs, or sandboxes have networks; else what the kernel refused.
+/// [`Error::InUse`] while an agent runs, or sandboxes have networks; otherwise when the kernel
+/// refuses.
 pub fn remove_host_rules() -> Result<(), Error> {
     let host = |action| move |source| Error::Host { action, source };
     let lock = lock_path()

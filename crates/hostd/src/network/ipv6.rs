@@ -1,4 +1,4 @@
-//! Whether sandboxes have IPv6, and what of the host's own settings that takes.
+//! IPv6 of sandboxes: the decision for or against it, and the host's own settings that it needs.
 //!
 //! ```text
 //!   AGENT_IPV6=off ─────────────────────────────────────────────→ off
@@ -29,21 +29,20 @@ use stdx::io::OptionalExt;
 
 use super::plan::{NETWORK6, VETH_PREFIX};
 
-/// Settings of all links, and of each. Some are of `default`, which is what new links get.
+/// Directory of the settings of all links, of each link, and of `default`, which new links get.
 const CONF: &str = "net/ipv6/conf";
-/// Shorter prefixes are not networks of machines side by side, but ways to the internet, such as
-/// those of a tunnel.
+/// Shortest prefix of a route that counts as a local network. Shorter ones are routes to the
+/// internet, such as those of a tunnel.
 const NARROW: u8 = 32;
-/// Networks that are kept apart: more than a host is in.
+/// Most local networks: more than a host is in.
 const MAX_LOCAL_PREFIXES: usize = 2048;
 const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
 /// The setting `AGENT_IPV6`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ipv6Setting {
-    /// On where the host has a default route and a public address. With a route alone, as behind
-    /// another translation of private addresses, nobody knows whether it leads anywhere, and guests
-    /// would try it first.
+    /// On if the host has a default route and a public address. A route alone, as behind another
+    /// translation of private addresses, may lead nowhere, and guests would try IPv6 first.
     #[default]
     Auto,
     On,
@@ -63,14 +62,14 @@ impl FromStr for Ipv6Setting {
     }
 }
 
-/// Whether the networks of this host have IPv6.
+/// IPv6 of the networks of this host: on, or off for a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ipv6Mode {
     On,
     Off(Why),
 }
 
-/// Why they have none.
+/// Reason for which sandboxes have no IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     NotWanted,
@@ -81,7 +80,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// As part of a sentence.
+    /// Returns the reason as part of a sentence.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -102,7 +101,7 @@ impl Ipv6Mode {
         self == Self::On
     }
 
-    /// What becomes of the setting in the calling thread's namespace. Changes nothing.
+    /// Returns the mode for the setting in the calling thread's namespace. Changes nothing.
     ///
     /// # Errors
     /// When the kernel's settings or routes cannot be read.
@@ -139,9 +138,9 @@ fn is_default(route: &Route6) -> bool {
     route.prefix == 0
 }
 
-/// Networks that the links of the calling thread's namespace are in, but for ours: those of their
-/// addresses, and those to which routes lead without a router. An address that was given by itself,
-/// as by DHCP, says nothing of its network.
+/// Returns the networks that the links of the calling thread's namespace are in, except for our
+/// links: those of their addresses, and those to which routes lead without a router. An address
+/// that was given by itself, as by DHCP, does not tell its network.
 ///
 /// # Errors
 /// When the kernel's addresses or routes cannot be read; when there are too many.
@@ -167,7 +166,8 @@ pub fn local_prefixes() -> io::Result<Vec<Ipv6Net>> {
     Ok(nets)
 }
 
-/// Has nothing go to a router of the host's that is for a sandbox which is not there.
+/// Adds an unreachable route for all addresses of sandboxes, so that packets to a sandbox that is
+/// gone do not go to a router of the host.
 pub(super) fn add_unreachable_route() -> io::Result<()> {
     let (network, prefix) = NETWORK6;
     Links::here()?.add_unreachable6(network, prefix)
@@ -184,7 +184,7 @@ pub(super) fn forward(dir: &Path) -> io::Result<()> {
         let [forwards, listens] =
             ["forwarding", "accept_ra"].map(|setting| format!("{CONF}/{link}/{setting}"));
         if is_one(&forwards)? {
-            // It listens to no router, and is to go on so.
+            // This link forwards already, so it ignores routers, and must do so after `undo`.
             before.push((forwards, "1".to_owned()));
         } else if is_one(&listens)? {
             before.push((listens, "1".to_owned()));
@@ -200,7 +200,7 @@ pub(super) fn forward(dir: &Path) -> io::Result<()> {
     sysctl::set(FORWARDING, "1")
 }
 
-/// Whether a setting, if it is there, is 1.
+/// Returns true if a setting is 1; false if it is not there.
 fn is_one(name: &str) -> io::Result<bool> {
     match sysctl::get(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -208,25 +208,26 @@ fn is_one(name: &str) -> io::Result<bool> {
     }
 }
 
-/// Puts everything back.
+/// Restores the settings that are noted below `dir`, and removes the unreachable route.
 pub(super) fn undo(dir: &Path) -> io::Result<()> {
     if sysctl::get(FORWARDING).is_ok() {
         let (network, prefix) = NETWORK6;
         Links::here()?.remove_unreachable6(network, prefix)?;
     }
     let path = dir.join(NOTE);
-    // In the order of the note: what turns forwarding off does so on all links.
+    // In the order of the note: turning `all` off comes first, since it turns off all links.
     for (name, value) in read(&path)? {
         if_there(sysctl::set(&name, &value))?;
     }
     if_there(fs::remove_file(path))
 }
 
-/// Where it is written what settings were, below the directory of the host's notes: a name and a
+/// Name of the file with the former settings, in the directory of the host's notes: a name and a
 /// value a line.
 const NOTE: &str = "ipv6-was";
 
-/// What an earlier agent has noted of a setting stays: it was there first.
+/// Adds former settings to the note. A value that an earlier agent has noted stays, since that is
+/// the original one.
 fn note(dir: &Path, before: &[(String, String)]) -> io::Result<()> {
     let path = dir.join(NOTE);
     let mut noted = read(&path)?;
@@ -253,7 +254,7 @@ fn read(path: &Path) -> io::Result<Vec<(String, String)>> {
     Ok(text.lines().filter_map(line).collect())
 }
 
-/// Links that have settings of IPv6, without ours, and `all` and `default`.
+/// Returns the links that have settings of IPv6, without ours, and `all` and `default`.
 fn links() -> io::Result<Vec<String>> {
     let entries = fs::read_dir(Path::new("/proc/sys").join(CONF))?.flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -262,7 +263,7 @@ fn links() -> io::Result<Vec<String>> {
         .collect())
 }
 
-/// A link may have gone meanwhile.
+/// Turns the error "not found" into success: a link may be gone by now.
 fn if_there(done: io::Result<()>) -> io::Result<()> {
     done.optional().map(drop)
 }

@@ -21,7 +21,8 @@ use super::rules;
 
 const MEGABIT: u64 = 1_000_000;
 
-/// In the host's namespace: the pair, our end of it, and the way to the guest.
+/// Creates the veth pair, and in the host's namespace sets up the host's end and the route to the
+/// guest.
 pub(super) fn create_veth(slot: Slot, ipv6: Ipv6Mode, mtu: u32) -> io::Result<()> {
     let links = Links::here()?;
     links.add_veth_with(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
@@ -36,7 +37,7 @@ pub(super) fn create_veth(slot: Slot, ipv6: Ipv6Mode, mtu: u32) -> io::Result<()
     links.add_route(slot.host_ip(), 32, slot.peer_ip())
 }
 
-/// Sets the MTU of a link that was just made with that of Ethernet.
+/// Sets the MTU of a new link, which has that of Ethernet.
 fn set_mtu(links: &Links, link: &str, mtu: u32) -> io::Result<()> {
     if mtu == ETHERNET {
         return Ok(());
@@ -44,9 +45,9 @@ fn set_mtu(links: &Links, link: &str, mtu: u32) -> io::Result<()> {
     links.set_mtu(link, mtu)
 }
 
-/// Leaves a link that is not up yet only the IPv6 that it is given. At each link that comes and
-/// goes the kernel looks through all of the host's IPv6 routes, and with IPv6 of its own each link
-/// has some.
+/// Turns off IPv6 of a link that is not up yet, or with IPv6 only its automatic addresses. At each
+/// link that comes and goes the kernel walks all of the host's IPv6 routes, and automatic addresses
+/// add some for each link.
 fn without_ipv6(links: &Links, link: &str, ipv6: Ipv6Mode) -> io::Result<()> {
     if ipv6.is_on() {
         return links.without_own_ipv6(link);
@@ -54,12 +55,12 @@ fn without_ipv6(links: &Links, link: &str, ipv6: Ipv6Mode) -> io::Result<()> {
     turned_off(Settings::new()?.set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1"))
 }
 
-/// A kernel without IPv6 has nothing to turn off.
+/// Turns the error "not found" into success: a kernel without IPv6 has nothing to turn off.
 fn turned_off(set: io::Result<()>) -> io::Result<()> {
     set.optional().map(drop)
 }
 
-/// Inside the namespace: the other end, the TAP, routes and rules.
+/// Sets up the calling thread's namespace: the other end of the pair, the TAP, routes and rules.
 pub(super) fn configure_netns(
     slot: Slot,
     user: u32,
@@ -109,17 +110,17 @@ fn settings(ipv6: Ipv6Mode) -> io::Result<()> {
     if ipv6.is_on() {
         // A kernel that was started with `ipv6.disable_ipv6=1` has it off in new namespaces.
         settings.set("net/ipv6/conf/all/disable_ipv6", "0")?;
-        // What forwards takes no advertisements of routers.
+        // With forwarding on, the namespace takes no router advertisements.
         return settings.set("net/ipv6/conf/all/forwarding", "1");
     }
     turned_off(settings.set("net/ipv6/conf/all/disable_ipv6", "1"))
 }
 
-/// Inside the namespace: how fast it is. Everything counts, what the host sends and asks for itself
-/// included.
+/// Sets the bandwidth of the slot, in the calling thread's namespace. All traffic counts, also that
+/// of the host itself.
 pub(crate) fn limit(slot: Slot, limits: Bandwidth) -> io::Result<()> {
-    // A link limits what it sends: the one to the host what the guest sends, the one to the guest
-    // what it gets.
+    // A qdisc limits only what its link sends: the link to the host is the guest's egress, and the
+    // TAP its ingress.
     for (link, mbps) in [
         (slot.peer().as_str(), limits.egress_mbps),
         (TAP, limits.ingress_mbps),

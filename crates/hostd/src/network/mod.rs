@@ -1,11 +1,11 @@
 //! The network of a sandbox: a namespace, a veth pair to the host, a TAP for the guest, and their
 //! rules.
 //!
-//! Made in the order claim, namespace, links, rules, and taken away in the opposite one, so that at
-//! every moment a claim stands for whatever else there is of a slot. [`Networks::remove`] takes
-//! away a half-made network just as well as a whole one; it goes on past errors and reports the
-//! first. A namespace that cannot be removed, whatever others have mounted, holds no sandbox: its
-//! slot is set aside until the next start of the agent, which tries again.
+//! They are made in the order claim, namespace, links, rules, and removed in the opposite one, so
+//! that at every moment a claim stands for all other objects of a slot. [`Networks::remove`]
+//! removes a half-made network just as well as a whole one; it goes on past errors and returns the
+//! first. If a namespace cannot be removed, as when another program has it mounted, the slot is set
+//! aside until the next start of the agent, which tries again.
 
 pub(crate) mod addresses;
 pub(crate) mod connections;
@@ -66,18 +66,18 @@ pub enum Error {
     InUse(&'static str),
 }
 
-/// What holds for all networks of an agent.
+/// Settings of all networks of an agent.
 #[derive(Debug, Clone, Default)]
 pub struct NetworkSettings {
-    /// IPv4 networks of sandboxes; `None` for such as nothing else on the host uses.
+    /// IPv4 networks of sandboxes; `None` chooses some that nothing else on the host uses.
     pub plan: Option<Plan>,
     /// Name servers that are asked for sandboxes, with commas between them: no sandbox gets their
     /// addresses.
     pub name_servers: String,
     pub ipv6: Ipv6Setting,
-    /// The most that each sandbox may send and get, whatever its own limits.
+    /// Most bandwidth of each sandbox, whatever its own limits.
     pub limits: Bandwidth,
-    /// Connections of one sandbox at one time; `None` for a share of what the host can track.
+    /// Most connections of one sandbox at one time; `None` for a share of what the host can track.
     pub connections: Option<u32>,
 }
 
@@ -90,17 +90,17 @@ pub struct Networks {
     ipv6: Ipv6Mode,
     pool: Pool,
     limits: Bandwidth,
-    /// Connections of one sandbox at one time.
+    /// Most connections of one sandbox at one time.
     connections: u32,
     mtu: Arc<LinkMtu>,
-    /// While an agent runs, nobody removes the host's rules.
+    /// Lock that keeps the host's rules from being removed while an agent runs.
     _shared: Option<Lock>,
 }
 
-/// What the claims of slots name whose namespace cannot be removed: no sandbox has such an id.
+/// Name in the claims of slots whose namespace cannot be removed; no sandbox has such an id.
 const SET_ASIDE: &str = "set aside";
 
-/// What became of a network that was taken away.
+/// Result of removing a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
     Whole,
@@ -108,17 +108,17 @@ enum Taken {
     SetAside,
 }
 
-/// What a slot stands for.
+/// Kind of the networks: real or simulated ones.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// Objects of the kernel.
     Kernel,
-    /// An address of the loopback interface, where whoever simulates guests listens.
+    /// Addresses of the loopback interface, where simulated guests listen on `port`.
     Loopback { port: u16 },
 }
 
 impl Networks {
-    /// Prepares the host: forwarding on, the host's tables in place.
+    /// Prepares the host: turns forwarding on, and sets the host's tables.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -160,21 +160,21 @@ impl Networks {
         mtu::keep(Arc::clone(&self.mtu), self.slots.clone())
     }
 
-    /// Whether the networks that it makes have IPv6.
+    /// Returns the IPv6 mode of the networks that it makes.
     #[must_use]
     pub fn ipv6_mode(&self) -> Ipv6Mode {
         self.ipv6
     }
 
-    /// What holds for every sandbox, whatever its own limits.
+    /// Returns the bandwidth that every sandbox has at most, whatever its own limits.
     #[must_use]
     pub fn limits(&self) -> Bandwidth {
         self.limits
     }
 
-    /// Networks without any object of the kernel, for simulations: claims are kept in `claims`, and
-    /// the guest of a slot is simulated at [`Networks::guest`], an address of its own in
-    /// 127.0.0.0/8.
+    /// Creates networks without any object of the kernel, for simulations: claims are kept in
+    /// `claims`, and the guest of a slot is simulated at [`Networks::guest`], an address of its own
+    /// in 127.0.0.0/8.
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
         let (slots, pool, limits) = (
@@ -195,13 +195,13 @@ impl Networks {
         }
     }
 
-    /// Whether they are objects of the kernel.
+    /// Returns true if the networks are objects of the kernel, not simulated.
     #[must_use]
     pub fn are_real(&self) -> bool {
         matches!(self.kind, Kind::Kernel)
     }
 
-    /// Where the guest agent of a slot is reached.
+    /// Returns the address of the guest agent of a slot.
     #[must_use]
     pub fn guest(&self, slot: Option<Slot>) -> SocketAddr {
         let host_ip = slot.map_or(Ipv4Addr::UNSPECIFIED, Slot::host_ip);
@@ -214,7 +214,7 @@ impl Networks {
         }
     }
 
-    /// Slots that this agent holds, and orphans that it may clear.
+    /// Returns the slots that this agent holds, and orphans that it may clear.
     ///
     /// # Errors
     /// When the claims cannot be read.
@@ -222,7 +222,7 @@ impl Networks {
         self.slots.claimed().map_err(Error::Claim)
     }
 
-    /// The right to clear orphans; see [`Slots::try_lock_orphans`].
+    /// Takes the lock for clearing orphans; see [`Slots::try_lock_orphans`].
     ///
     /// # Errors
     /// When the lock cannot be made.
@@ -230,8 +230,8 @@ impl Networks {
         self.slots.try_lock_orphans().map_err(Error::Claim)
     }
 
-    /// Claims a slot for a sandbox: one whose network is ready, or one of which nothing else exists
-    /// yet.
+    /// Claims a slot for a sandbox: one with a preallocated network, or one of which nothing else
+    /// exists yet.
     ///
     /// # Errors
     /// When every slot is taken.
@@ -240,11 +240,11 @@ impl Networks {
             .map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
     }
 
-    /// Makes the network of a claimed slot, whose TAP only that user opens, unless it was made
-    /// ahead. Answers whether it has the rules of a sandbox without any of its own already.
+    /// Creates the network of a claimed slot, whose TAP only `user` can open, unless it was
+    /// preallocated. Returns true if it was: then it has the default rules already.
     ///
     /// # Errors
-    /// What the kernel refused; call [`Networks::remove`] then.
+    /// When the kernel refuses; call [`Networks::remove`] then.
     pub fn create(&self, slot: Slot, user: u32) -> Result<bool, Error> {
         if matches!(self.kind, Kind::Loopback { .. }) {
             return Ok(false);
@@ -288,17 +288,17 @@ impl Networks {
         Ok(())
     }
 
-    /// Whether the slot is that sandbox's, and all that is named by it.
+    /// Returns true if the sandbox has the slot, and so all objects that are named by it.
     #[must_use]
     pub fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool {
         self.slots.is_held_by(slot, sandbox)
     }
 
-    /// Takes a sandbox's network away and gives its slot back. Idempotent: a slot that is not the
-    /// sandbox's (any more) is left alone, for it may be another one's by now.
+    /// Removes a sandbox's network and releases its slot. Idempotent: a slot that is not the
+    /// sandbox's (any more) is left alone, since it may be another one's by now.
     ///
     /// # Errors
-    /// The first step that failed; the claim is kept then, so that it can be tried again.
+    /// Returns the first error; the claim is kept then, so that it can be tried again.
     pub fn remove(&self, slot: Slot, sandbox: &str) -> Result<(), Error> {
         if self.is_held_by(slot, sandbox) {
             self.clear(slot)
@@ -307,10 +307,10 @@ impl Networks {
         }
     }
 
-    /// Takes away whatever there is of a slot, whoever made it.
+    /// Removes all objects of a slot, whatever agent made them, and releases it.
     ///
     /// # Errors
-    /// The first step that failed; the claim is kept then.
+    /// Returns the first error; the claim is kept then.
     pub fn clear(&self, slot: Slot) -> Result<(), Error> {
         self.pool.forget(slot);
         if matches!(self.kind, Kind::Kernel) && self.take_away(slot)? == Taken::SetAside {
@@ -339,8 +339,8 @@ impl Networks {
         let namespace = netns::remove(&slot.netns());
         fail::fail_point!("network::namespace-removed");
         link.map_err(at("remove the veth pair"))?;
-        // Last, when nothing can begin one any more: what is still under way to the guest must not
-        // reach the next one.
+        // After the links, so that no new connection can begin: packets that are still under way to
+        // this guest must not reach the next one of the slot.
         conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))?;
         if self.ipv6.is_on() {
             conntrack::forget(slot.host_ip6()).map_err(at("forget the connections over IPv6"))?;
@@ -348,7 +348,7 @@ impl Networks {
         let Err(error) = namespace else {
             return Ok(Taken::Whole);
         };
-        // Without its link nothing of it is reached any more.
+        // Without its link the namespace is out of reach, so it can stay.
         let (number, name) = (slot.number(), slot.netns());
         tracing::error!(slot = number, %error, "{name} cannot be removed: its slot is not used before the next start");
         self.slots
@@ -358,7 +358,7 @@ impl Networks {
     }
 }
 
-/// Names of our namespaces and links on this machine, of whatever agent.
+/// Returns the names of our namespaces and links on this machine, of all agents.
 ///
 /// # Errors
 /// When they cannot be listed.

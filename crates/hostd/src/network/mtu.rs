@@ -1,16 +1,15 @@
-//! How large packets of sandboxes may be: as large as the host's way out to the internet carries.
-//! That can be less than the usual 1500 bytes, as in tunnels, overlays and on DSL, and errors that
-//! would tell a server so are often lost on their way.
+//! MTU of the networks of sandboxes: that of the host's route to the internet. It can be less than
+//! the usual 1500 bytes, as in tunnels, overlays and on DSL, and the ICMP errors that would report
+//! it to a server are often lost on their way.
 //!
 //! ```text
 //!   MTU of the route to the internet → every network of this agent, also those that wait → POST /init → eth0
 //! ```
 //! [`keep`] asks the kernel for the route every [`PERIOD`] and sets whatever network has another
-//! MTU: those of an earlier agent, and all when the way out changes. A guest hears of it when it
-//! boots or is restored. A guest that runs on meanwhile is told by its own namespace, packet by
-//! packet, over a way on which no error is lost, and TCP is clamped besides ([`super::rules`]).
-//! IPv6 shares the links, and needs no look of its own: the errors of its way out come from this
-//! host. Nothing is on disk.
+//! MTU: those of an earlier agent, and all when the route changes. A guest gets the MTU when it
+//! boots or is restored. A running guest gets ICMP errors from its own namespace, which are not
+//! lost, and TCP is clamped besides ([`super::rules`]). IPv6 shares the links, and its route is not
+//! looked up: the errors of its way out come from this host. Nothing is on disk.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,15 +24,16 @@ use super::plan::{Slot, TAP};
 use super::slots::{Holder, Slots};
 use crate::operation::run_blocking;
 
-/// MTU of Ethernet. A link of a sandbox has no larger one: a snapshot may go on behind any host.
+/// MTU of Ethernet, in bytes. A link of a sandbox has no larger one, since a snapshot may be
+/// restored on any host.
 pub(super) const ETHERNET: u32 = 1500;
-/// Smallest MTU of a link with IPv6 (RFC 8200, section 5): with less the kernel takes its IPv6.
-/// Every way out of today carries as much.
+/// Smallest MTU of a link with IPv6 (RFC 8200, section 5), in bytes: with less, the kernel turns
+/// off its IPv6. Every route to the internet of today carries as much.
 const SMALLEST: u32 = 1280;
-/// Between two looks at the way out.
+/// Interval at which the MTU of the route is read.
 const PERIOD: Duration = Duration::from_secs(10);
-/// An address of the public internet for which the kernel is asked: its route is the default one,
-/// or that of a tunnel that takes everything. Nothing is sent there.
+/// An address of the public internet whose route the kernel is asked for: it is the default one, or
+/// that of a tunnel that takes everything. Nothing is sent there.
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 
 /// MTU of new networks of an agent.
@@ -51,7 +51,7 @@ impl LinkMtu {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Reads the MTU of the way out. A host without one keeps the value.
+    /// Reads the MTU of the route to the internet. A host without one keeps the value.
     pub(super) fn refresh(&self) {
         let Ok(mtu) = route::mtu_to(PUBLIC) else {
             return;
@@ -92,7 +92,7 @@ pub(super) fn set_all(slots: &Slots, mtu: u32) -> io::Result<()> {
     let ours = slots.claimed()?.into_iter();
     let mut ours = ours.filter(|(_, holder)| matches!(holder, Holder::Ours(_)));
     ours.try_for_each(|(slot, _)| match set_mtu(slot, mtu) {
-        // It is just being made or removed; one that is made late is set in the next round.
+        // The network is being made or removed right now; a new one is set in the next round.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     })

@@ -22,9 +22,9 @@
 //!                                        tap0 P::16 ───────── TAP ───── eth0 P::15     (P is fd77:7265:6e6e)
 //! ```
 //! Nothing leads in: the host reaches guests over IPv4. The ends of the pair have no IPv6
-//! addresses; fe80::1 and ::2 are only names of their hardware addresses, which each end knows for
-//! good. So nobody asks for neighbours or routers, or tells of any: what of that comes from a guest
-//! is dropped.
+//! addresses; fe80::1 and ::2 are only names of their hardware addresses, which are permanent
+//! neighbour entries of each end. So no end sends neighbour or router discovery, and what a guest
+//! sends of it is dropped.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -39,8 +39,7 @@ pub const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
 /// The guest's gateway, and its prefix length.
 pub const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 pub const GUEST_PREFIX: u8 = 30;
-/// The same over IPv6.
-/// All IPv6 addresses of ours: a network of unique local addresses (RFC 4193).
+/// Network of all our IPv6 addresses, which are unique local ones (RFC 4193).
 pub(super) const NETWORK6: (Ipv6Addr, u8) =
     (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0), 48);
 pub const GUEST_IP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 0, 0, 0, 0, 0x15);
@@ -54,10 +53,10 @@ pub(super) const VETH_MACS: [[u8; 6]; 2] =
     [[0x02, 0xFC, 0, 0, 0, 0x01], [0x02, 0xFC, 0, 0, 0, 0x02]];
 /// The TAP's name in its namespace.
 pub const TAP: &str = "tap0";
-/// What the names of our namespaces, and of our links in the host's namespace, begin with.
+/// Prefixes of the names of our namespaces, and of our links in the host's namespace.
 pub const NETNS_PREFIX: &str = "wrenn-";
 pub const VETH_PREFIX: &str = "wrv-";
-/// Addresses with which sandboxes come to the host over IPv6, and the length of their prefix.
+/// Network of the source addresses of sandboxes on the host over IPv6, with its prefix length.
 pub const HOST_VISIBLE6: (Ipv6Addr, u8) =
     (Ipv6Addr::new(0xfd77, 0x7265, 0x6e6e, 1, 0, 0, 0, 0), 64);
 
@@ -71,7 +70,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The networks of the original Wrenn, and of all sandboxes of agents that knew no others.
+    /// Networks of the original Wrenn, and of all sandboxes of agents that had no others.
     pub const ORIGINAL: Self = Self {
         reachable: Ipv4Net::new_assert(Ipv4Addr::new(10, 11, 0, 0), 16),
         pairs: Ipv4Net::new_assert(Ipv4Addr::new(10, 12, 0, 0), 16),
@@ -110,8 +109,8 @@ impl std::fmt::Display for Plan {
     }
 }
 
-/// One sandbox's network on this machine: its number, 1 to [`Slot::MAX`], and the networks that its
-/// addresses are of.
+/// Slot of a sandbox's network on this machine: a number from 1 to [`Slot::MAX`], and the networks
+/// that its addresses are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct Slot {
@@ -119,8 +118,8 @@ pub struct Slot {
     plan: Plan,
 }
 
-/// A slot in records: of an agent of before, and wherever its networks are the original ones, a
-/// number alone.
+/// Slot in records: a number alone if its networks are the original ones, as earlier agents wrote
+/// it.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {
@@ -129,20 +128,22 @@ enum Written {
 }
 
 impl Slot {
-    /// 10.12.0.0/16 holds 32,768 pairs; the first one is not used.
+    /// Last number: 10.12.0.0/16 holds 32,768 pairs, of which the first one is not used.
     pub const MAX: u16 = 32_767;
     pub const FIRST: Self = Self {
         number: 1,
         plan: Plan::ORIGINAL,
     };
 
-    /// `None` unless `number` is from 1 to [`Slot::MAX`].
+    /// Returns the slot with addresses of the original networks. `None` unless `number` is from 1
+    /// to [`Slot::MAX`].
     #[must_use]
     pub fn new(number: u16) -> Option<Self> {
         Self::in_plan(number, Plan::ORIGINAL)
     }
 
-    /// `None` unless `number` is from 1 to [`Plan::last`].
+    /// Returns the slot with addresses of `plan`. `None` unless `number` is from 1 to
+    /// [`Plan::last`].
     #[must_use]
     pub fn in_plan(number: u16, plan: Plan) -> Option<Self> {
         (1..=plan.last())
@@ -166,43 +167,43 @@ impl Slot {
         format!("{NETNS_PREFIX}{}", self.number)
     }
 
-    /// The control group of the VMM, in our directory of groups.
+    /// Returns the name of the VMM's control group, in our directory of groups.
     #[must_use]
     pub fn cgroup(self) -> String {
         self.number.to_string()
     }
 
-    /// The host's end of the veth pair.
+    /// Returns the name of the host's end of the veth pair.
     #[must_use]
     pub fn veth(self) -> String {
         format!("{VETH_PREFIX}{}", self.number)
     }
 
-    /// The namespace's end of the veth pair.
+    /// Returns the name of the namespace's end of the veth pair.
     #[must_use]
     pub fn peer(self) -> String {
         format!("wrp-{}", self.number)
     }
 
-    /// The host's address on the veth pair, a /31.
+    /// Returns the host's address on the veth pair, a /31.
     #[must_use]
     pub fn veth_ip(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.plan.pairs.network().to_bits() + u32::from(self.number) * 2)
     }
 
-    /// The namespace's address on the veth pair.
+    /// Returns the namespace's address on the veth pair.
     #[must_use]
     pub fn peer_ip(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.plan.pairs.network().to_bits() + u32::from(self.number) * 2 + 1)
     }
 
-    /// The address under which the host reaches the guest.
+    /// Returns the address under which the host reaches the guest.
     #[must_use]
     pub fn host_ip(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.plan.reachable.network().to_bits() + u32::from(self.number))
     }
 
-    /// The address that the guest has for the host over IPv6.
+    /// Returns the address with which the guest's packets come to the host over IPv6.
     #[must_use]
     pub fn host_ip6(self) -> Ipv6Addr {
         let (prefix, _) = HOST_VISIBLE6;

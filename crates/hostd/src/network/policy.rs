@@ -2,21 +2,21 @@
 //! sandbox's namespace, which is replaced as a whole.
 //!
 //! ```text
-//!   guest ──┬─ to port 53 of anybody ──→ our resolver (`crate::egress::dns`)
+//!   guest ──┬─ to port 53 of any address ──→ our resolver (`crate::egress::dns`)
 //!           ├─ TCP to port 80 or 443, where a rule has a name ──→ our proxy (`crate::egress`)
 //!           └─ anything else ──→ the sets below
 //! ```
 //!
-//! What is let through marks its connection with a number that stands for the rules. After a change
-//! of rules a connection has the mark of others, and is judged anew at its next packet. What the
-//! host began is an answer, and let through. An error about a connection shares its mark: it is let
-//! through where that is right, and never sets it. What is redirected to us is marked, packet by
-//! packet, since the namespace takes in nothing else of the guest: chains that translate see the
-//! first packet of a connection only. What is refused is told to the guest at once, and to the
-//! agent through the log group.
+//! A packet that is let through marks its connection with a number that stands for the rules. After
+//! a change of rules a connection has the mark of the former ones, and is judged anew at its next
+//! packet. Packets of connections that the host began are answers, and let through. An error about
+//! a connection has the connection's mark: it is let through if that is the current one, and never
+//! sets it. Redirected packets are marked one by one, since the namespace takes in nothing else of
+//! the guest, and chains that translate see only the first packet of a connection. Refused packets
+//! are rejected at once, and reported to the agent through the log group.
 //!
-//! The table is for IPv4 and IPv6 alike, also in a network that has no IPv6. Sets are of one of
-//! them: each has a twin.
+//! The table is for IPv4 and IPv6 alike, also in a network that has no IPv6. A set has addresses of
+//! one family, so each has a twin.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -32,14 +32,14 @@ use super::rules::{MARK_LOCAL, append_chain};
 /// Name of the table.
 pub const POLICY_TABLE: &str = "wrenn_policy";
 const POLICY: Table = (Family::Inet, POLICY_TABLE);
-/// An agent of before had a table for IPv4 alone.
+/// Table of earlier agents, for IPv4 alone.
 const POLICY_OF_BEFORE: Table = (Family::Ip, POLICY_TABLE);
 /// TCP and UDP ports of our resolver and proxy, on the gateway's address.
 pub const DNS_PORT: u16 = 53;
 pub const PROXY_PORT: u16 = 15_001;
-/// Where refused packets are logged to.
+/// Netlink log group of refused packets.
 pub const LOG_GROUP: u16 = 1;
-/// Addresses that names may have at one time, of IPv4 and of IPv6 each.
+/// Most addresses of names at one time, of IPv4 and of IPv6 each.
 pub const MAX_PINNED: u32 = 8192;
 
 /// Sets of the table, of IPv4 and of IPv6.
@@ -47,7 +47,7 @@ const BLOCKED: [&str; 2] = ["never", "never6"];
 const ALLOWED: [&str; 2] = ["allowed", "allowed6"];
 const DENIED: [&str; 2] = ["denied", "denied6"];
 const PINNED: [&str; 2] = ["pinned", "pinned6"];
-/// Chains to which rules lead.
+/// Chains that other rules go to.
 const PASS: &str = "pass";
 const REFUSE: &str = "refuse";
 
@@ -60,10 +60,10 @@ const UDP: u8 = 17;
 const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
 const DNS_OVER_TLS: u16 = 853;
-/// Refused packets that are logged, a second and at once.
+/// Most refused packets that are logged a second, and burst of them.
 const LOG_RATE: u64 = 20;
 const LOG_BURST: u32 = 40;
-/// Bytes of each: its headers.
+/// Bytes of a logged packet: its headers.
 const LOG_BYTES: u32 = 64;
 
 /// Returns the table for these rules, which replaces the one that is there. `pinned` are addresses
@@ -212,7 +212,8 @@ fn redirections(has_names: bool) -> Vec<Rule> {
     rules
 }
 
-/// Returns what becomes of a packet that is refused: it is logged, and its sender is told.
+/// Returns the rules for refused packets: they are logged, and rejected with an error to the
+/// sender.
 fn refusals() -> [Rule; 3] {
     [
         Rule::new()
@@ -240,10 +241,11 @@ fn decisions(spec: &NetworkSpec, mark: u32) -> Vec<Rule> {
         Rule::new().ct_state(RELATED).drop(),
     ]);
     rules.extend(to_set(ALLOWED, pass));
-    // What is neither allowed by its address nor out of reach.
+    // For packets to addresses that are neither allowed by themselves nor blocked.
     match (spec.has_names(), spec.is_closed()) {
         (true, _) => {
-            // These must come through the proxy, and a name has an address of the resolver's only.
+            // Connections to names must go through the proxy, and names through our resolver: refuse
+            // what was not redirected, QUIC, and DNS over TLS.
             let named = [
                 (TCP, HTTP),
                 (TCP, HTTPS),
@@ -264,7 +266,7 @@ fn decisions(spec: &NetworkSpec, mark: u32) -> Vec<Rule> {
     rules
 }
 
-/// Adds addresses of names to the table, or lets them stay for longer.
+/// Adds addresses of names to the table, each for a time; renews those that are there.
 #[must_use]
 pub fn pin(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
     let (pinned, pinned6) = pinned_by_family(pinned);
@@ -273,7 +275,8 @@ pub fn pin(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
         .hold_addresses(POLICY, PINNED[1], &pinned6)
 }
 
-/// Stands for the rules, also after a restart of the agent. Never 0, which is no mark.
+/// Returns the mark that stands for the rules: a hash, so that it is the same after a restart of
+/// the agent. Never 0, which is no mark.
 fn mark(spec: &NetworkSpec) -> u32 {
     let spec = spec.clone().at(Bandwidth::default());
     let hash = Sha256::digest(serde_json::to_vec(&spec).unwrap_or_default());

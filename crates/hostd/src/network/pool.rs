@@ -1,13 +1,13 @@
-//! Networks that are made before anybody asks, so that a sandbox need not wait for its own: that
-//! would be a good part of the time in which it starts from an instant.
+//! Preallocated networks, so that a sandbox need not wait for its own: that would be a good part of
+//! the time in which it starts from a snapshot.
 //!
 //! ```text
-//!   claimed for nobody → made → ready → claimed by a sandbox
+//!   claimed without a sandbox → made → available → claimed by a sandbox
 //! ```
 //! The last step replaces one file, and from there on all is as if the sandbox had claimed and made
-//! it. A network for nobody is a claim of ours that names no sandbox, which the next start clears
-//! like any other; the orderly end does it itself. What somebody else has taken away meanwhile is
-//! made again.
+//! it. A preallocated network is a claim of ours that names no sandbox, which the next start clears
+//! like any other without one; an orderly shutdown does it itself. A network that another program
+//! has removed since is made again.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::{Error, Networks, Slot, policy};
 
-/// What their claims name: no sandbox has such an id.
+/// Name in the claims of preallocated networks; no sandbox has such an id.
 const NOBODY: &str = "nobody yet";
 #[derive(Debug, Default)]
 pub(super) struct Pool {
@@ -29,7 +29,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct Known {
     ready: VecDeque<Slot>,
-    /// Claimed by a sandbox, which has not asked for the network yet.
+    /// Slots that a sandbox has claimed, and whose network it has not created yet.
     assigned: BTreeSet<Slot>,
 }
 
@@ -38,19 +38,19 @@ impl Pool {
         self.networks.lock()
     }
 
-    /// Whether the slot's network was made ahead; only the first who asks is told so.
+    /// Returns true if the slot's network was preallocated; only the first call for a slot does.
     pub(super) fn has_made(&self, slot: Slot) -> bool {
         self.lock().assigned.remove(&slot)
     }
 
-    /// Its network goes.
+    /// Forgets a slot whose network is removed.
     pub(super) fn forget(&self, slot: Slot) {
         self.lock().assigned.remove(&slot);
     }
 }
 
 impl Networks {
-    /// Networks that wait.
+    /// Returns the number of preallocated networks that are available.
     #[must_use]
     pub fn ready(&self) -> usize {
         self.pool.lock().ready.len()
@@ -61,11 +61,11 @@ impl Networks {
         self.pool.taken.notified().await;
     }
 
-    /// Makes one ahead, whose TAP belongs to the user that `user` gives for its slot, with the
-    /// rules of a sandbox that has none of its own.
+    /// Preallocates a network, whose TAP belongs to the user that `user` returns for its slot, with
+    /// the rules of a sandbox that has none of its own.
     ///
     /// # Errors
-    /// What the kernel refused; nothing is left then, unless that cannot be cleared either.
+    /// When the kernel refuses; the network is cleared then, unless that fails, too.
     pub fn preallocate(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
         let slot = self.slots.claim(NOBODY).map_err(Error::Claim)?;
         match self
@@ -78,7 +78,7 @@ impl Networks {
         Ok(())
     }
 
-    /// Gives one that is ready to a sandbox.
+    /// Assigns an available network to a sandbox. `None` if there is none, or it cannot be claimed.
     pub(super) fn take(&self, sandbox: &str) -> Option<Slot> {
         let slot = self.pool.lock().ready.pop_front()?;
         self.pool.taken.notify_one();
@@ -97,15 +97,15 @@ impl Networks {
         }
     }
 
-    /// Whether nobody has taken the network of a slot away.
+    /// Returns true if the network of a slot exists: another program may have removed it.
     pub(super) fn is_there(slot: Slot) -> bool {
         link::exists(&slot.veth()) && netns::exists(&slot.netns())
     }
 
-    /// Takes all away that nobody has.
+    /// Removes all networks that are available.
     ///
     /// # Errors
-    /// The first that cannot be cleared; the next start tries again.
+    /// Returns the first error; it goes on after each, and the next start tries again.
     pub fn clear_ready(&self) -> Result<(), Error> {
         let mut outcome = Ok(());
         while let Some(slot) = { self.pool.lock().ready.pop_front() } {

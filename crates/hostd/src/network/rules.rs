@@ -8,14 +8,14 @@
 //! ```text
 //!   guest → TAP      its own hardware and IP address, to the gateway's hardware address; ARP for the gateway
 //!         → namespace  forwarded to the host with the slot's address; nothing for the namespace itself
-//!         → host       before anybody else translates: to no address of the host's and to none that is not public
-//!                      forwarded: once more, by what others have made of the destination
+//!         → host       before other software translates: to no address of the host's and to none that is not public
+//!                      forwarded: checked once more, by the translated destination
 //! ```
-//! TCP announces no larger segments than the way out carries: errors that would tell a server so
-//! are often lost on theirs. What is not said here is dropped: other protocols, VLANs, other
-//! addresses, multicast and broadcast, and IPv6 where it is off ([`Ipv6Mode`]). Nothing reaches in but
-//! the host itself, over IPv4, and answers. Over IPv6, too, nobody looks for neighbours or routers:
-//! the namespace neither takes in nor sends what is of no connection.
+//! TCP announces no larger segments than the way out carries: ICMP errors about that are often lost
+//! on their way to a server. Everything else is dropped: other protocols, VLANs, other addresses,
+//! multicast and broadcast, and IPv6 where it is off ([`Ipv6Mode`]). Only the host itself, over
+//! IPv4, and answers reach in. Over IPv6, there is no neighbour or router discovery either: the
+//! namespace neither takes in nor sends packets of no connection.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -36,14 +36,13 @@ use super::plan::{
 pub const TABLE: &str = "wrenn";
 /// The host's table.
 pub const HOST: Table = (Family::Inet, TABLE);
-/// In a namespace: translation and what is forwarded, and the TAP's frames.
+/// Tables in a namespace: of translation and forwarded packets, and of the TAP's frames.
 const NAMESPACE: Table = (Family::Ip, TABLE);
 const NAMESPACE6: Table = (Family::Ip6, TABLE);
 const FRAMES: Table = (Family::Netdev, TABLE);
 
-/// Packets of a guest that its namespace takes in all the same, because another table of that
-/// namespace redirected them to a server of ours there, and marked them so. No guest can: marks do
-/// not cross a TAP.
+/// Mark of a guest's packets that its namespace takes in, because the table of its rules has
+/// redirected them to our resolver or proxy there. A guest cannot set it: marks do not cross a TAP.
 pub const MARK_LOCAL: u32 = 0x77;
 
 /// Networks that are not the public internet, of IPv4 ([`BLOCKED_RANGES`]), and of IPv6 ([`BLOCKED_RANGES6`]).
@@ -74,7 +73,7 @@ pub fn host_table(ipv6: Ipv6Mode, local: &[Ipv6Net], plans: &BTreeSet<Plan>) -> 
     } else {
         HostRules::without_ipv6(&links)
     };
-    // What the host would answer through another link.
+    // Packets whose answers the host would send through another link.
     let spoofed = Rule::new().iif(&links).saddr_from_elsewhere().drop();
     let prerouting = [&[spoofed][..], &rules6.prerouting, &rules.prerouting].concat();
     let not_public = BLOCKED_RANGES.map(|net| (net.addr(), net.prefix_len()));
@@ -112,7 +111,8 @@ pub fn host_table(ipv6: Ipv6Mode, local: &[Ipv6Net], plans: &BTreeSet<Plan>) -> 
     })
 }
 
-/// None of them in another.
+/// Returns the IPv6 networks that are not public, aggregated so that none is within another, which
+/// the kernel's set would refuse.
 fn not_public6(local: &[Ipv6Net]) -> Vec<(Ipv6Addr, u8)> {
     let nets = Ipv6Net::aggregate(&[&BLOCKED_RANGES6[..], local].concat());
     nets.into_iter()
@@ -162,8 +162,8 @@ impl HostRules {
             ],
             forward: vec![
                 from().ipv4().daddr_within(SET).drop(),
-                // Where the way out carries less than a guest's link, and nobody tells the other
-                // side.
+                // The way out may carry less than a guest's link, and the ICMP errors that would
+                // report it to the other side may be lost.
                 from().tcp_syn().clamp_mss(),
                 to().tcp_syn().clamp_mss(),
                 to().ct_state(ESTABLISHED).accept(),
@@ -184,8 +184,9 @@ impl HostRules {
         }
     }
 
-    /// Answers are let through after these by the rules for both. The host itself speaks to no
-    /// guest over IPv6, so errors are about connections with the internet alone.
+    /// Returns the rules for IPv6. The rules of [`Self::with_ipv4`], which come after these, let
+    /// answers through. The host itself speaks to no guest over IPv6, so errors are about
+    /// connections with the internet alone.
     fn with_ipv6(links: &str) -> Self {
         let (network, prefix) = HOST_VISIBLE6;
         let from = || Rule::new().iif(links).ipv6();
@@ -213,7 +214,7 @@ impl HostRules {
     }
 }
 
-/// Returns the tables of one namespace, whose links are there.
+/// Returns the tables of a namespace, whose links must exist.
 #[must_use]
 pub fn namespace_tables(slot: Slot, ipv6: Ipv6Mode) -> Transaction {
     let (host_ip, peer) = (slot.host_ip(), slot.peer());
@@ -278,7 +279,7 @@ fn frames() -> Transaction {
     )
 }
 
-/// The same over IPv6, but that nothing is let in which is no answer.
+/// Adds the same rules over IPv6, but lets only answers in.
 fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
     let peer = slot.peer();
     let (multicast, prefix) = MULTICAST6;
@@ -288,7 +289,7 @@ fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
         .saddr_in(GUEST_IP6, 128);
     let own = own.daddr_not_in(multicast, prefix).accept();
     let forward = [
-        // What is not tracked is not translated either.
+        // Packets that are not tracked are not translated either.
         Rule::new().ct_state(INVALID | UNTRACKED).drop(),
         Rule::new()
             .iif(TAP)
@@ -325,13 +326,15 @@ fn namespace6(tables: Transaction, slot: Slot) -> Transaction {
     )
 }
 
-/// A VMM may be in the namespace, as Firecracker is, which opens the TAP there. What it sends would
-/// be under no rule of its sandbox, so it sends nothing: our servers in the namespace are root's.
+/// Returns a rule that drops packets of other users than root, whose processes our servers are. A
+/// VMM may be in the namespace, as Firecracker is, which opens the TAP there, and the sandbox's
+/// rules do not hold for its own packets.
 fn only_root() -> Rule {
     Rule::new().sent_by_other_than_root().drop()
 }
 
-/// What a namespace takes in for itself; `icmp` tells of errors.
+/// Returns the rules of packets that a namespace takes in for itself; `icmp` is the protocol of
+/// errors.
 fn input(icmp: u8) -> [Rule; 4] {
     [
         Rule::new().iif("lo").accept(),
@@ -341,7 +344,7 @@ fn input(icmp: u8) -> [Rule; 4] {
     ]
 }
 
-/// Makes a chain with these rules.
+/// Adds a chain with these rules.
 pub(super) fn append_chain(
     changes: Transaction,
     table: Table,

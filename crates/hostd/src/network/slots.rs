@@ -1,16 +1,16 @@
-//! Which network slots of this machine are taken, and by whom.
+//! Claims of the network slots of this machine, and their holders.
 //!
 //! Several agents can share one machine (each with a `WRENN_DIR` of its own), so a slot is claimed
 //! where all of them look: an exclusively created file `/run/wrenn/slots/N`, made before anything
 //! else of the slot and removed after everything else of it. It names the agent's directory and the
-//! sandbox. Beside the claims is a file with the slot to look at first, which all agents move on: a
-//! slot that was given back rests until all others have had their turn, whoever asks, so that what
-//! is late for one sandbox meets no other one. If we die with a claim held, [`Slots::claimed`]
-//! shows it at the next start. A claim whose agent's directory is gone belongs to nobody; any agent
-//! may clear it.
+//! sandbox. Beside the claims is a file with the slot to try first, which all agents advance: a
+//! released slot is not used again before all others have been, by any agent, so that late packets
+//! for one sandbox do not reach another one. If the agent dies with a claim held,
+//! [`Slots::claimed`] returns it at the next start. A claim whose agent's directory is gone is an
+//! orphan, which any agent may clear.
 //!
-//! Directory and files are for root alone: a claim tells a sandbox's id, and who may open a file
-//! can lock it.
+//! Directory and files are for root alone: a claim has a sandbox's id, and a process that can open
+//! a file can lock it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -25,13 +25,13 @@ use stdx::io::OptionalExt;
 
 use super::plan::{Plan, Slot};
 
-/// Where claims are kept: gone after a reboot, as the networks are.
+/// Directory of the claims: gone after a reboot, as the networks are.
 pub const CLAIMS_DIR: &str = "/run/wrenn/slots";
 
-/// The file beside the claims with the slot to look at first. Whoever claims one has it locked.
+/// Name of the file beside the claims with the slot to try first. It is locked during a claim.
 pub const NEXT: &str = "next";
 
-/// For other agents to claim slots: each takes a millisecond.
+/// Time to wait for other agents that claim slots, each of which takes a millisecond.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Content of a claim.
@@ -40,7 +40,7 @@ pub struct Claim {
     /// `WRENN_DIR` of the agent.
     pub dir: PathBuf,
     pub sandbox: String,
-    /// Networks of its addresses; agents of before had no others.
+    /// Networks of its addresses; earlier agents had the original ones only.
     #[serde(default = "original", skip_serializing_if = "is_original")]
     pub plan: Plan,
 }
@@ -57,12 +57,12 @@ fn is_original(plan: &Plan) -> bool {
     *plan == Plan::ORIGINAL
 }
 
-/// Who holds a slot that we may use or clear.
+/// Holder of a slot that this agent may use or clear.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holder {
-    /// That sandbox of ours.
+    /// A sandbox of this agent, or another name in its claim.
     Ours(String),
-    /// An agent whose directory, if it is known, is gone.
+    /// An agent whose directory is gone; `None` if the claim cannot be read.
     Nobody(Option<PathBuf>),
 }
 
@@ -75,7 +75,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Slots for the agent that works in `owner`.
+    /// Creates the slots of the agent that works in `owner`.
     #[must_use]
     pub fn new(owner: &Path) -> Self {
         Self::in_dir(Path::new(CLAIMS_DIR), owner)
@@ -89,7 +89,7 @@ impl Slots {
         }
     }
 
-    /// The same with addresses of other networks.
+    /// Sets the networks of the addresses of slots that are claimed from now on.
     pub(super) fn with_plan(self, plan: Plan) -> Self {
         Self { plan, ..self }
     }
@@ -137,33 +137,33 @@ impl Slots {
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, problem))
     }
 
-    /// Makes a slot of ours that sandbox's.
+    /// Replaces the sandbox in the claim of a slot that this agent holds.
     ///
     /// # Errors
-    /// What the file system said; then it is whose it was.
+    /// When the file cannot be replaced; the claim is as it was then.
     pub fn hand_over(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
         let claim = self.claim_for(sandbox, slot.plan())?;
-        // Networks are gone after a restart of the machine, and so are claims worth nothing.
+        // No fsync: networks are gone after a restart of the machine, and claims mean nothing then.
         file::replace(&self.path(slot), &claim, 0o600)
     }
 
-    /// Gives a slot back. That it was not claimed is fine.
+    /// Releases a slot. Idempotent.
     ///
     /// # Errors
-    /// What unlink said.
+    /// When the claim cannot be removed.
     pub fn release(&self, slot: Slot) -> io::Result<()> {
         stdx::fs::remove_file_if_exists(self.path(slot))
     }
 
-    /// Whether the claim is that sandbox's.
+    /// Returns true if the sandbox, of this agent, has claimed the slot.
     #[must_use]
     pub fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool {
         read(&self.path(slot))
             .is_some_and(|claim| claim.dir == self.owner && claim.sandbox == sandbox)
     }
 
-    /// Our claims, and those that belong to nobody: of agents whose directory is gone, or cut off
-    /// while they were written.
+    /// Returns the claims of this agent, and orphans: claims of agents whose directory is gone, and
+    /// those that were cut off while they were written.
     ///
     /// # Errors
     /// When the claims cannot be listed.
@@ -198,18 +198,18 @@ impl Slots {
         Ok(found)
     }
 
-    /// The right to clear what is nobody's, for as long as the lock is held: of all agents that see
-    /// an orphan one clears it, and no other one is still at it when the slot is somebody's again.
-    /// `None` while another agent has it.
+    /// Takes the lock for clearing orphans, so that only one of the agents that see an orphan
+    /// clears it, and none still does when the slot is claimed again. `None` while another agent
+    /// has the lock.
     ///
     /// # Errors
-    /// When the lock cannot be made.
+    /// When the lock's directory cannot be created or locked.
     pub fn try_lock_orphans(&self) -> io::Result<Option<Lock>> {
         file::ensure_private_dir(&self.dir)?;
         Lock::try_take_dir(&self.dir)
     }
 
-    /// Networks of all slots of this machine that are claimed, by whichever agent.
+    /// Returns the networks of all claimed slots of this machine, of all agents.
     pub(super) fn plans(&self) -> io::Result<BTreeSet<Plan>> {
         let Some(entries) = fs::read_dir(&self.dir).optional()? else {
             return Ok(BTreeSet::new());
@@ -226,15 +226,15 @@ impl Slots {
     }
 }
 
-/// Whose turn it is. Others wait while somebody holds it.
+/// Slot to try next, with the lock on its file: other agents wait for it before they claim.
 struct Turn {
     lock: Lock,
     next: u16,
 }
 
 impl Turn {
-    /// A file that says nothing sensible, as after a crash in the middle of a write, is a
-    /// beginning.
+    /// Locks and reads the file. It begins with slot 1 if the file cannot be parsed, as after a
+    /// crash in the middle of a write.
     fn take(path: &Path) -> io::Result<Self> {
         let lock = Lock::take_within(path, CLAIM_TIMEOUT)?;
         let mut text = String::new();
@@ -253,7 +253,7 @@ impl Turn {
         slot
     }
 
-    /// Always as long, so that nothing is left of an older number.
+    /// Writes the next slot, in as many digits as any, so that no digit of an older number stays.
     fn keep(&self) -> io::Result<()> {
         self.lock
             .file()
@@ -265,7 +265,8 @@ fn read(path: &Path) -> Option<Claim> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Older than any write of a claim takes: another agent may be writing a young one right now.
+/// Returns true if a claim is older than its write can take (10 seconds): another agent may be
+/// writing a younger one right now.
 fn is_old(path: &Path) -> bool {
     let age = fs::metadata(path)
         .and_then(|meta| meta.modified())

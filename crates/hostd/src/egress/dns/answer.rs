@@ -1,4 +1,4 @@
-//! One question of a guest, and its answer.
+//! Checks a question of a guest, and makes its answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,7 +17,8 @@ pub(super) const LONGEST_QUESTION: usize = 1232;
 const LARGEST_OVER_UDP: u16 = 1232;
 const SMALLEST: u16 = 512;
 
-/// The answer to a message, for who takes at most `limit` bytes; none to what is no question.
+/// Returns the answer to a message; `None` if it is no question. Over UDP, an answer that is longer
+/// than the guest takes is truncated, so that it asks again over TCP.
 pub(super) async fn answer(policy: &EgressPolicy, bytes: &[u8], over_udp: bool) -> Option<Vec<u8>> {
     let question = Message::from_vec(bytes).ok()?;
     if question.metadata.message_type != MessageType::Query {
@@ -49,7 +50,7 @@ pub(super) async fn answer(policy: &EgressPolicy, bytes: &[u8], over_udp: bool) 
     }
 }
 
-/// For one whom we have no time for.
+/// Returns the answer `REFUSED` to a question beyond the limits; `None` if it is no question.
 pub(super) fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
     let question = Message::from_vec(bytes).ok()?;
     let is_question = question.metadata.message_type == MessageType::Query;
@@ -101,7 +102,7 @@ async fn records(policy: &EgressPolicy, question: &Message) -> Result<Vec<Record
     Ok(records)
 }
 
-/// Lets the guest connect to the addresses of an answer, before it has the answer.
+/// Adds the addresses of an answer to the kernel's sets, before the guest has the answer.
 async fn pin_addresses(
     policy: &EgressPolicy,
     name: &str,
@@ -128,8 +129,9 @@ async fn pin_addresses(
     })
 }
 
-/// The name in lower case, without a dot at its end. Where there are rules, it must be one that
-/// they can be about: a part with a dot in it would look like two.
+/// Returns the name in lower case, without a dot at its end. `None` if its class is not `IN`, or if
+/// there are rules and a label has other characters than letters, digits, `-` and `_`: a label with
+/// a dot in it would look like two.
 fn checked_name(asked: &Query, rules: &NetworkSpec) -> Option<String> {
     let right = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let is_plain = asked.name().iter().all(|label| label.iter().all(right));
@@ -138,8 +140,9 @@ fn checked_name(asked: &Query, rules: &NetworkSpec) -> Option<String> {
     (is_fine && asked.query_class() == DNSClass::IN).then(|| name.trim_end_matches('.').to_owned())
 }
 
-/// A sandbox without IPv6 is told of none. What a server says of how to reach it otherwise names
-/// addresses, and keys with which the name of a connection could be hidden.
+/// Returns true for types that get an empty answer: `AAAA` without IPv6, types that are no single
+/// question, and with rules `HTTPS` and `SVCB`, which hold addresses and keys (ECH) that hide the
+/// name of a connection.
 fn has_no_answer(kind: RecordType, rules: &NetworkSpec, has_ipv6: bool) -> bool {
     match kind {
         RecordType::AAAA => !has_ipv6,
@@ -160,8 +163,9 @@ fn is_denied(rules: &NetworkSpec, name: &Name) -> bool {
     rules.name(&name.to_ascii()) == Access::Denied
 }
 
-/// Without addresses that no sandbox reaches: a name of the internet has none of a private network.
-/// Names for loopback (`localtest.me`, `lvh.me`) are names of the guest itself.
+/// Removes addresses that no sandbox reaches, since a name of the internet has none of a private
+/// network, and those beyond [`ADDRESSES`]. Loopback stays: names such as `localtest.me` and
+/// `lvh.me` stand for the guest itself.
 fn reachable(policy: &EgressPolicy, name: &str, found: Vec<Record>) -> Vec<Record> {
     let mut addresses = 0;
     let mut keep = |record: &Record| {

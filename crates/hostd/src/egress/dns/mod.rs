@@ -1,8 +1,8 @@
 //! Names for guests: each sandbox has a resolver on its gateway's address, to which the kernel
-//! leads every question, whomever the guest asked ([`crate::network::policy`]).
+//! redirects every question, whatever server the guest asked ([`crate::network::policy`]).
 //!
 //! ```text
-//!   question ─→ checked ─→ name denied? ─→ "no such name", and nobody else hears of it
+//!   question ─→ checked ─→ name denied? ─→ "no such name", without asking AGENT_DNS
 //!                             └─ else ─→ cache or AGENT_DNS ─→ answer without addresses that no sandbox reaches
 //!                                                              └─ noted as the name's ([`crate::egress`])
 //! ```
@@ -25,12 +25,12 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
-/// For one server to answer one question, and how often it is asked.
+/// Time for a server to answer a question, and number of times that it is asked.
 const TIMEOUT: Duration = Duration::from_secs(3);
 const ATTEMPTS: usize = 2;
-/// Answers that are kept, of all sandboxes.
+/// Number of cached answers, of all sandboxes together.
 const CACHE: u64 = 4096;
-/// A name that is not there now may be there soon.
+/// Longest time for which it is cached that a name does not exist: it may be created soon.
 const NEGATIVE: Duration = Duration::from_secs(60);
 
 /// Parses a question as a guest sends it.
@@ -49,10 +49,11 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// Asks these servers, over UDP, and TCP where an answer is too large for that.
+    /// Creates a resolver that asks these servers, over UDP, and over TCP if an answer is too large
+    /// for that.
     ///
     /// # Errors
-    /// What the library says.
+    /// Returns the library's error.
     pub fn new(servers: &[SocketAddr]) -> Result<Arc<Self>, String> {
         let server = |address: &SocketAddr| {
             let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
@@ -69,7 +70,7 @@ impl Upstream {
         options.attempts = ATTEMPTS;
         options.cache_size = CACHE;
         options.negative_max_ttl = Some(NEGATIVE);
-        // The host's own names are nobody else's business.
+        // Guests must not see the names in the host's /etc/hosts.
         options.use_hosts_file = ResolveHosts::Never;
         options.preserve_intermediates = true;
         Ok(Arc::new(Self(
@@ -77,10 +78,10 @@ impl Upstream {
         )))
     }
 
-    /// The servers of the setting `AGENT_DNS`: addresses with commas between them.
+    /// Creates a resolver from the setting `AGENT_DNS`: addresses with commas between them.
     ///
     /// # Errors
-    /// Names the one that is no address.
+    /// When a part is no address; the error names it.
     pub fn of_setting(text: &str) -> Result<Arc<Self>, String> {
         let servers = text.split(',').map(|server| {
             let address = server
@@ -112,8 +113,8 @@ impl Upstream {
         }
     }
 
-    /// Addresses of IPv4 or of IPv6 that a name has now, and how long that is good for; none where
-    /// it has none.
+    /// Returns the IPv4 or the IPv6 addresses that a name has now, and their TTL. `None` if it has
+    /// no records, or the servers do not answer.
     pub(crate) async fn addresses(
         &self,
         name: &str,

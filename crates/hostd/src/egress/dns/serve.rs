@@ -12,14 +12,14 @@ use tokio::time::timeout;
 use super::answer::{LONGEST_QUESTION, answer, refusal};
 use crate::egress::EgressPolicy;
 
-/// Questions over UDP, and connections, of one sandbox at one time.
+/// Most questions over UDP, and most connections, of one sandbox at one time.
 const AT_ONCE: usize = 64;
 const CONNECTIONS: usize = 16;
-/// For the next question on a connection.
+/// Time for the next question on a connection.
 const IDLE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped.
+/// Answers questions over UDP until the future is dropped.
 pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
     let (socket, mut questions) = (Arc::new(socket), JoinSet::new());
     let mut buffer = [0; LONGEST_QUESTION];
@@ -34,7 +34,7 @@ pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
         };
         if questions.len() >= AT_ONCE || !policy.may_ask() {
             if let Some(refused) = refusal(&buffer[..length]) {
-                // Who cannot be answered asks again.
+                // If the refusal cannot be sent, the guest asks again.
                 let _ = socket.try_send_to(&refused, from);
             }
             continue;
@@ -52,7 +52,7 @@ pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
     }
 }
 
-/// Serves until it is dropped; then all connections end.
+/// Answers questions over TCP until the future is dropped; then all connections end.
 pub(crate) async fn tcp(policy: Arc<EgressPolicy>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
@@ -63,7 +63,7 @@ pub(crate) async fn tcp(policy: Arc<EgressPolicy>, listener: TcpListener) {
         match accepted {
             Ok((stream, _)) if connections.len() < CONNECTIONS => {
                 let policy = Arc::clone(&policy);
-                // One that breaks off is over.
+                // Errors of a connection only end that connection.
                 connections.spawn(async move { drop(connection(&policy, stream).await) });
             }
             Ok((stream, _)) => crate::egress::reset(&stream),
@@ -72,7 +72,7 @@ pub(crate) async fn tcp(policy: Arc<EgressPolicy>, listener: TcpListener) {
     }
 }
 
-/// Questions one after the other, each with its length before it (RFC 1035, section 4.2.2).
+/// Answers questions one after the other, each with its length before it (RFC 1035, section 4.2.2).
 async fn connection(policy: &EgressPolicy, mut stream: TcpStream) -> io::Result<()> {
     loop {
         let length = usize::from(timeout(IDLE, stream.read_u16()).await??);
