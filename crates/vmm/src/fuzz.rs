@@ -1,5 +1,5 @@
-//! What parses bytes of a VMM, each as a function of bytes: for the fuzz targets in `fuzz/`, and
-//! for the tests below, which run everything that is in their corpora.
+//! Parsers of bytes of a VMM, each as a function of bytes: for the fuzz targets in `fuzz/`, and for
+//! the tests below, which run all of their corpora.
 
 use qapi::Any;
 use qapi::qmp::{QapiCapabilities, QmpMessage};

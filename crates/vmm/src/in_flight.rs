@@ -1,8 +1,8 @@
-//! Starts that are under way in this program.
+//! Starts in flight in this program.
 //!
 //! A start goes on when its caller gives up, and for a moment it has no process yet that could be
-//! found. So who looks for the VM of a directory, to end it or to take it over, has to know of a
-//! start there.
+//! found. So code that looks for the VM of a directory, to end or to adopt it, must know of a start
+//! there.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use tokio::sync::watch;
 use crate::record::{self, Record};
 use crate::{Error, Result, Vm, VmConfig, process};
 
-/// More than a start takes by all its deadlines.
+/// Maximum duration of a start: more than all its timeouts together.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(600);
 
-/// Between two looks for the process of a start that is to be ended.
+/// Interval of attempts to find the process of a start that is to be ended.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Directories in which a VM is being started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InFlightStarts(Arc<watch::Sender<BTreeSet<PathBuf>>>);
 
-/// One start; it is over when this is dropped.
+/// Entry of one start, which is removed on drop.
 #[derive(Debug)]
 struct Start {
     starts: InFlightStarts,
@@ -50,14 +50,14 @@ impl InFlightStarts {
         !self.0.borrow().contains(dir)
     }
 
-    /// Waits until no start is under way in `dir`, but at most so long.
+    /// Waits until no start is in flight in `dir`, but at most for `limit`.
     pub(crate) async fn wait_until_idle(&self, dir: &Path, limit: Duration) {
         let mut dirs = self.0.subscribe();
-        // Late or not: the caller looks again.
+        // The result does not matter: the caller looks again.
         let _ = tokio::time::timeout(limit, dirs.wait_for(|dirs| !dirs.contains(dir))).await;
     }
 
-    /// Does the work of a start in `dir`, to its end even if the caller loses interest.
+    /// Runs a start in `dir` to its end, even if the caller loses interest.
     ///
     /// # Errors
     /// When there is a start in that directory already, or what the work said.
@@ -70,10 +70,10 @@ impl InFlightStarts {
         Ok(Box::new(process::run_to_end(start.until(work)).await?))
     }
 
-    /// Ends whatever process of the VM in `dir` lives, or is being started.
+    /// Ends the process of the VM in `dir`, running or being started.
     pub(crate) async fn destroy<R: Record>(&self, dir: &Path) -> Result<()> {
         loop {
-            // Asked before the look: what comes after it would not be found.
+            // Checked before the search: a start that begins after it would not be found.
             let idle = self.is_idle(dir);
             match record::find::<R>(dir).await? {
                 Some((process, _)) => process::end(process).await?,
@@ -85,7 +85,7 @@ impl InFlightStarts {
 }
 
 impl Start {
-    /// Does the work of the start and is over with it.
+    /// Runs the work of the start, and removes the entry.
     async fn until<T>(self, work: impl Future<Output = T>) -> T {
         let done = work.await;
         drop(self);
@@ -101,8 +101,8 @@ impl Drop for Start {
     }
 }
 
-/// Refuses what an engine would take for "as you like", and a directory whose VM would lose its
-/// files.
+/// Refuses a configuration that an engine would replace by its defaults, and a directory whose VM
+/// would lose its files.
 pub(crate) async fn check_can_start<R: Record>(config: &VmConfig) -> Result<()> {
     if config.vcpus == 0 || config.memory_mb == 0 {
         let reason = "it needs at least one vCPU and 1 MiB of memory".into();
@@ -117,7 +117,7 @@ pub(crate) async fn check_can_start<R: Record>(config: &VmConfig) -> Result<()> 
     }
 }
 
-/// Returns the refusal of a second VM in a directory.
+/// Returns the error for a second VM in a directory.
 fn already_running(dir: &Path) -> Error {
     let reason = format!(
         "{} belongs to a VM that lives; end that first",

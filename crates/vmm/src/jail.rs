@@ -1,9 +1,9 @@
-//! The jail of a VMM process: the same for every driver, which only says what its program needs.
+//! Jail of a VMM process: the same for every driver, which only lists the needs of its program.
 //!
-//! What the VMM can write belongs to its user and is as hostile as the guest: its disk, its memory,
-//! and a directory in memory for sockets ([`run_dir`]). The names of its files on disk are ours, in
-//! directories that it cannot change, and no file can become longer than disk and memory together.
-//! All else of the VM's directory is not shown.
+//! Everything that the VMM can write belongs to its user and is as hostile as the guest: its disk,
+//! its memory, and a directory in memory for sockets ([`run_dir`]). The names of its files on disk
+//! are ours, in directories that it cannot change, and no file can become longer than disk and
+//! memory together. The rest of the VM's directory is not shown.
 
 use std::fs;
 use std::io;
@@ -18,34 +18,35 @@ use crate::files::in_file;
 use crate::run_dir::{self, RunDir};
 use crate::{Error, Result, VmConfig};
 
-/// Threads of a VMM besides its virtual CPUs: QEMU has up to 64 for each of its event loops.
+/// Maximum threads of a VMM besides its virtual CPUs: QEMU has up to 64 for each of its event
+/// loops.
 const THREADS: u64 = 192;
 
-/// Who the VMM process is, and in what group. User and group are used by no other process of the
-/// host, and user 0 is refused.
+/// User, group and cgroup of the VMM process. No other process of the host has this user and group,
+/// and user 0 is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jail {
     pub uid: u32,
     pub gid: u32,
-    /// Control group (`linux::cgroup`) that is made for it with limits by the VM's size. Whoever
-    /// named it removes it.
+    /// Control group (`linux::cgroup`) that is created for it, with limits by the VM's size. The
+    /// caller, who named it, removes it.
     pub cgroup: Option<PathBuf>,
-    /// How fast it may use its disk, where there is a control group that can limit that.
+    /// Rate limits for its disk, where there is a control group that can enforce them.
     pub disk: DiskLimits,
 }
 
-/// Bytes by which a file may be longer than what is in it: the tables of an overlay, which are a
+/// Bytes by which a file may be longer than its content: the tables of an overlay, which are a
 /// 7000th of the disk, and logs.
 pub(crate) const FILE_SLACK: u64 = 64 << 20;
 
-/// What a driver's program needs besides the VM's disk, kernel and initramfs.
+/// Needs of a driver's program besides the VM's disk, kernel and initramfs.
 #[derive(Debug)]
 pub(crate) struct Needs {
     pub(crate) run: Arc<RunDir>,
-    /// Directories of ours in which it may open the files that are its own.
+    /// Directories of ours in which it may open the files that belong to its user.
     pub(crate) open_files_in: Vec<PathBuf>,
     pub(crate) devices: Vec<PathBuf>,
-    /// Files that are made the VM's own.
+    /// Files that are given to the VMM's user.
     pub(crate) write: Vec<PathBuf>,
     /// Files that it may read.
     pub(crate) read: Vec<PathBuf>,
@@ -54,7 +55,8 @@ pub(crate) struct Needs {
     pub(crate) syscalls: Syscalls,
 }
 
-/// Makes the jail of a VM, if it is to have one, and gives its user what is its own. Blocking.
+/// Creates the jail of a VM, if it is to have one, and gives its user the files that it writes.
+/// Blocking.
 pub(crate) fn make(
     config: &VmConfig,
     program: &Path,
@@ -112,8 +114,8 @@ pub(crate) fn make(
     Ok(Some(jail))
 }
 
-/// The jail of a second process for a VM whose VMM has been started: the same user and control
-/// group, and nothing to be seen but its program. Neither process sees the other. Blocking.
+/// Creates the jail of a second process for a VM whose VMM has been started: the same user and
+/// control group, and only its program is visible. Neither process sees the other. Blocking.
 pub(crate) fn beside(
     config: &VmConfig,
     program: &Path,
@@ -139,7 +141,8 @@ fn limits(config: &VmConfig) -> Limits {
     }
 }
 
-/// A block device is not changed on the host: the jail gets a node of its own.
+/// Gives a file to the jail's user. A block device is not changed on the host: the jail gets a node
+/// of its own.
 fn give(jail: &mut linux::jail::Jail, who: &Jail, path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.file_type().is_block_device() {
         return jail.device(path);
@@ -148,8 +151,8 @@ fn give(jail: &mut linux::jail::Jail, who: &Jail, path: &Path) -> io::Result<()>
     jail.show(path, Access::Write)
 }
 
-/// All of its virtual CPUs and half of one for the VMM's own work; its memory and what the VMM
-/// takes.
+/// Returns the limits of the control group: all of the virtual CPUs and half of one for the VMM's
+/// own work; the guest's memory and that of the VMM.
 fn group_limits(config: &VmConfig, needs: &Needs, tasks: u64) -> io::Result<cgroup::Limits> {
     let memory_bytes = (u64::from(config.memory_mb) + u64::from(needs.overhead_mb)) << 20;
     Ok(cgroup::Limits {

@@ -1,4 +1,4 @@
-//! Takes the ELF kernel out of a bzImage.
+//! Extracts the ELF kernel from a bzImage.
 //!
 //! Distributions ship the kernel as a bzImage: a setup header, then the payload, which is the
 //! compressed `vmlinux` (Linux `Documentation/arch/x86/boot.rst`). Firecracker boots only the ELF,
@@ -14,7 +14,7 @@ const KERNEL_VERSION: usize = 0x20e;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// More than any kernel takes: a bound on what a damaged file can make us allocate.
+/// Bound on the memory that a damaged file can make us allocate: more than any kernel takes.
 const MAX_KERNEL_BYTES: u64 = 512 << 20;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Error {
     },
 }
 
-/// The ELF kernel in `image`, which is a bzImage or an ELF kernel.
+/// Returns the ELF kernel in `image`, which is a bzImage or an ELF kernel.
 ///
 /// # Errors
 /// What is wrong with the image.
@@ -50,8 +50,9 @@ pub fn vmlinux(image: &[u8]) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The release of the kernel in `image`, such as `6.1.0-56-cloud-amd64`, if it says so. Unpacks
-/// nothing: a bzImage has it in its header, an ELF in its banner, `Linux version 6.1.0-… (…`.
+/// Returns the release of the kernel in `image`, such as `6.1.0-56-cloud-amd64`, if it has one.
+/// Unpacks nothing: a bzImage has it in its header, an ELF in its banner, `Linux version 6.1.0-…
+/// (…`.
 #[must_use]
 pub fn version(image: &[u8]) -> Option<String> {
     const BANNER: &[u8] = b"Linux version ";
@@ -133,8 +134,8 @@ fn read_all(format: &'static str, decoder: impl Read) -> Result<Vec<u8>, Error> 
     }
 }
 
-/// LZ4 legacy frames (lz4 `doc/lz4_Frame_format.md`): blocks of 8 MiB, each with its length before
-/// it. What follows the last block is the length of the kernel, four bytes that are no block.
+/// Decodes LZ4 legacy frames (lz4 `doc/lz4_Frame_format.md`): blocks of 8 MiB, each with its length
+/// before it. The last block is followed by the length of the kernel, four bytes that are no block.
 fn legacy_lz4(mut blocks: &[u8]) -> Result<Vec<u8>, Error> {
     const BLOCK_BYTES: usize = 8 << 20;
     let damaged = |problem: String| Error::Damaged {

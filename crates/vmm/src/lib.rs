@@ -1,4 +1,4 @@
-//! Drives one VMM process. Knows virtual machines, not sandboxes or tenants.
+//! Drives VMM processes. Knows virtual machines, not sandboxes or tenants.
 //!
 //! One [`Driver`] per engine. A driver boots a [`Vm`] from a [`VmConfig`], restores one from a
 //! snapshot directory, or adopts one that an earlier run of this program started and that still
@@ -44,10 +44,10 @@ mod watcher;
 pub use jail::Jail;
 pub use snapshot_store::{HeldMemory, SnapshotStore};
 
-/// What to boot. Paths are absolute and exist; the driver does not validate names.
+/// Configuration of a VM to boot. Paths are absolute and exist; the driver does not validate names.
 #[derive(Debug, Clone)]
 pub struct VmConfig {
-    /// Private directory of this VM, made by the caller; the driver keeps sockets and its pid file
+    /// Private directory of this VM, created by the caller; the driver keeps its files and sockets
     /// there.
     pub dir: PathBuf,
     /// Name for the process and for logs, for example the sandbox id.
@@ -56,57 +56,57 @@ pub struct VmConfig {
     pub memory_mb: u32,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
-    /// Appended to what the driver itself needs on the command line.
+    /// Kernel arguments that are appended to those of the driver.
     pub kernel_args: String,
     pub disk: Disk,
-    /// A raw file with a file system of kernel modules, the same for all guests of a kernel: the
+    /// Raw file with a file system of kernel modules, the same for all guests of a kernel: the
     /// second virtio block device, read-only. Part of the machine: a VM is restored with one if,
     /// and only if, it was booted with one.
     pub modules: Option<PathBuf>,
     pub net: Option<Net>,
-    /// Without it the VMM runs as we do and sees all of the host: for measurements, not for guests
-    /// of strangers.
+    /// Jail of the VMM. Without it the VMM runs with our privileges and sees all of the host: for
+    /// measurements, not for untrusted guests.
     pub jail: Option<Jail>,
 }
 
-/// The root disk: the first virtio block device, writable.
+/// Root disk: the first virtio block device, writable.
 #[derive(Debug, Clone)]
 pub struct Disk {
-    /// A file, which is made the VMM's own, or a block device.
+    /// Path of a file, which is given to the VMM's user, or of a block device.
     pub path: PathBuf,
     pub format: DiskFormat,
-    /// The file that an overlay is over. Never taken from the overlay itself, which the VMM writes.
+    /// Base of an overlay. Never taken from the overlay itself, which the VMM writes.
     pub base: Option<PathBuf>,
-    /// Bytes of the disk as the guest sees it. No file of the VMM becomes much longer.
+    /// Size of the disk as the guest sees it, bytes. No file of the VMM becomes much longer.
     pub size_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFormat {
     Raw,
-    /// Only the qemu driver takes it.
+    /// Supported by the qemu driver only.
     Qcow2,
 }
 
-/// The guest's one network interface.
+/// Network interface of the guest, its only one.
 #[derive(Debug, Clone)]
 pub struct Net {
-    /// Name of the network namespace (under `/run/wrenn/netns`) in which the VMM process is to run.
+    /// Name of the network namespace (under `/run/wrenn/netns`) in which the VMM process runs.
     pub netns: String,
     /// TAP device in that namespace.
     pub tap: String,
     pub mac: [u8; 6],
 }
 
-/// Memory of a guest in its own words, bytes. Hostile, as all that comes from a guest.
+/// Memory of a guest as it reports it, bytes. Hostile, as everything from a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestMemory {
     pub total: u64,
-    /// What new programs can have without swapping.
+    /// Memory available to new programs without swapping.
     pub available: u64,
 }
 
-/// What happens to the VM after a snapshot.
+/// Fate of the VM after a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterSnapshot {
     /// The VM is resumed, or may be.
@@ -117,7 +117,7 @@ pub enum AfterSnapshot {
     Terminate,
 }
 
-/// Why a VM is no more.
+/// Reason for the end of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
     /// The guest powered itself off.
@@ -127,8 +127,8 @@ pub enum Exit {
     /// The guest's kernel panicked; the text is the first line of its message, bounded and
     /// printable.
     Panic(String),
-    /// The VMM process ended without a word from the guest: killed, or crashed. What is known of
-    /// it.
+    /// The VMM process ended without a report of the guest: killed, or crashed. The text is what is
+    /// known of it.
     Vmm(String),
 }
 
@@ -174,19 +174,19 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// `qemu` or `firecracker`.
     fn name(&self) -> &'static str;
 
-    /// Whether disks of this format can be used.
+    /// Returns true if disks of this format can be used.
     fn supports(&self, format: DiskFormat) -> bool;
 
-    /// Whether the end of a guest is known in full even if nobody watched it. Otherwise a VM that
-    /// is [adopted](Driver::adopt) after its guest panicked is told to have been
-    /// [reset](Exit::Reset).
+    /// Returns true if the reason for the end of a guest is known in full even if it was not
+    /// watched. Otherwise a VM that is [adopted](Driver::adopt) after its guest panicked is
+    /// reported as [reset](Exit::Reset).
     fn keeps_exit_reason(&self) -> bool {
         true
     }
 
     /// Starts a VM. It runs when this returns; the guest may still be booting. Dropping the future
     /// does not stop the start: call [`destroy`](Driver::destroy) then. After an error no process
-    /// is left; a directory in which a VM lives is refused and that VM left alone.
+    /// is left; a directory with a living VM is refused and that VM left alone.
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>>;
 
     /// Starts a VM from a snapshot that [`Vm::snapshot`] wrote, otherwise like
@@ -202,19 +202,18 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
         SnapshotStore::opaque()
     }
 
-    /// Takes over the VM in `dir` that an earlier run of this program started. `None` if no process
-    /// of it lives and its guest did not end by itself; then nothing but files is left of it. A
-    /// process whose boot or restore was cut short is ended, and counts as none. A VM whose guest
-    /// ended meanwhile is found: its [`wait`](Vm::wait) tells why.
+    /// Adopts the VM in `dir` that an earlier run of this program started. `None` if it has no
+    /// living process and its guest did not end by itself; then only its files are left. A process
+    /// whose boot or restore was cut short is ended, and counts as none. A VM whose guest has ended
+    /// since is found: its [`wait`](Vm::wait) returns the reason.
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>>;
 
-    /// Ends whatever process of the VM in `dir` lives, even one that answers no more or was never
-    /// heard of. Returns when it is gone; leaves the files. Idempotent.
+    /// Ends every living process of the VM in `dir`, even one that does not answer or has no
+    /// record. Returns when it is gone; leaves the files. Idempotent.
     async fn destroy(&self, dir: &Path) -> Result<()>;
 }
 
-/// One running virtual machine. Dropping it leaves the process alone, so that a restart can adopt
-/// it.
+/// Running virtual machine. Dropping it leaves the process alone, so that a restart can adopt it.
 #[async_trait]
 pub trait Vm: Send + Sync + std::fmt::Debug {
     fn pid(&self) -> u32;
@@ -226,10 +225,10 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     async fn resume(&self) -> Result<()>;
 
     /// Writes memory and device state of the paused VM into the empty directory `dir`, which the
-    /// caller makes durable and shows nobody else (mode 0700). The VM stays paused, also after an
-    /// error, which leaves `dir` empty. Files may share their content with files in the directory
-    /// of the VM and of other snapshots, so nobody may change them. Of a restored VM it may be only
-    /// the memory that was written since, over a second name of what it was restored from;
+    /// caller makes durable and private (mode 0700). The VM stays paused, also after an error,
+    /// which leaves `dir` empty. Files may share their content with files in the directory of the
+    /// VM and of other snapshots, so they must never be changed. For a restored VM the memory may
+    /// be a diff only, over a second name of the memory that it was restored from;
     /// [`SnapshotStore::merge`] makes that one file. Dropping the future does not stop the work: a
     /// [`resume`](Vm::resume) waits for its end.
     async fn snapshot(&self, dir: &Path, after: AfterSnapshot) -> Result<()>;
@@ -238,15 +237,15 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// Idempotent.
     async fn kill(&self) -> Result<()>;
 
-    /// Waits until the VM has ended, however that came about. Can be called any number of times.
+    /// Waits until the VM has ended, for whatever reason. Can be called any number of times.
     async fn wait(&self) -> Exit;
 
-    /// What the guest wrote to its serial console and nobody has read yet, at most some 64 KiB:
-    /// older output is dropped. Reading takes it away. Written by the guest, so hostile.
+    /// Returns the guest's output on its serial console since the last call, at most some 64 KiB:
+    /// older output is dropped. Written by the guest, so hostile.
     async fn console(&self) -> Vec<u8>;
 
-    /// What the guest says of its memory; `None` while it says nothing, or where the engine cannot
-    /// ask it.
+    /// Returns the memory that the guest reports; `None` while it reports nothing, or where the
+    /// engine cannot ask it.
     async fn guest_memory(&self) -> Result<Option<GuestMemory>> {
         Ok(None)
     }

@@ -1,6 +1,6 @@
-//! The pipes that Firecracker writes to, read as it writes, but not faster than [`PIECE`] every
-//! [`REST`]: one that was taken over may write for ever. What is too much stays in the pipe, where
-//! Firecracker drops what finds no room.
+//! Pipes that Firecracker writes to, read as it writes, but not faster than [`PIECE`] every
+//! [`REST`]: a Firecracker that was taken over may write for ever. Output beyond that rate stays in
+//! the pipe, and Firecracker drops what finds no room there.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -12,30 +12,30 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-/// Longest line of metrics that is kept, bytes; they have some ten thousand.
+/// Maximum line of metrics that is kept, bytes; real ones have some ten thousand.
 const LINE_LIMIT: usize = 256 * 1024;
 
-/// What is read at once, bytes: all that is in a pipe (pipe(7)).
+/// Bytes of one read: the size of a pipe (pipe(7)).
 const PIECE: usize = 64 * 1024;
 
-/// Least time between two reads: 3 MB/s, where a guest prints 300 kB/s at most, and 50 wake-ups a
-/// second.
+/// Minimum time between two reads: allows 3 MB/s, where a guest prints at most 300 kB/s, and 50
+/// wake-ups a second.
 const REST: Duration = Duration::from_millis(20);
 
-/// Least time between two writes of the file of metrics. Firecracker has something to write once a
+/// Minimum time between two writes of the file of metrics. Firecracker writes metrics once a
 /// minute.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One end of a pipe in the directory of a VM.
+/// Pipe in the directory of a VM, opened for both directions.
 #[derive(Debug)]
 pub(super) struct Pipe {
     file: AsyncFd<File>,
-    /// When it may be read again.
+    /// Time from which it may be read again.
     next_read: Mutex<Instant>,
 }
 
 impl Pipe {
-    /// Makes the pipe anew.
+    /// Creates the pipe, in place of an existing one.
     pub(super) fn make(path: &Path) -> io::Result<Self> {
         stdx::fs::remove_file_if_exists(path)?;
         linux::fifo::make(path)?;
@@ -54,8 +54,7 @@ impl Pipe {
         })
     }
 
-    /// Waits until something is there and may be read, and has `work` take it. Can be given up at
-    /// any time.
+    /// Waits until there is output and it may be read, and has `work` take it. Cancel-safe.
     pub(super) async fn when_readable(
         &self,
         work: impl FnOnce() -> io::Result<()>,
@@ -65,14 +64,15 @@ impl Pipe {
         let mut guard = self.file.readable().await?;
         let done = work();
         *self.next_read.lock() = Instant::now() + REST;
-        // More may be there than was taken, of which the kernel would not tell again.
+        // The kernel does not report readiness again for output that `work` has left in the pipe.
         if rustix::io::ioctl_fionread(self.file.get_ref())? == 0 {
             guard.clear_ready();
         }
         done
     }
 
-    /// Takes what is there now. There may be more afterwards: its writer does not wait for us.
+    /// Passes the current content of the pipe to `sink`. There may be more afterwards: the writer
+    /// does not wait.
     pub(super) fn read_now(&self, sink: impl FnOnce(&[u8])) -> io::Result<()> {
         let mut buffer = vec![0; PIECE];
         loop {
@@ -90,14 +90,14 @@ impl Pipe {
     }
 }
 
-/// Keeps the newest line of metrics in a file; Firecracker writes one a minute and one when it
-/// ends.
+/// Writer of the newest line of metrics to a file; Firecracker writes one line a minute and one
+/// when it ends.
 #[derive(Debug)]
 pub(super) struct Metrics {
     path: PathBuf,
-    /// The line that comes.
+    /// Line that is being received.
     line: Vec<u8>,
-    /// The newest whole line that is not in the file.
+    /// Newest whole line that is not in the file.
     newest: Option<Vec<u8>>,
     next_write: Instant,
 }
@@ -128,7 +128,7 @@ impl Metrics {
         }
     }
 
-    /// Writes what is newer than the file.
+    /// Writes the newest line to the file, if that has an older one.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let Some(newest) = self.newest.take() else {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Restores a VM from the directory that [`snapshot`](super::snapshot) wrote.
 //!
-//! A full memory file is mapped by Firecracker. In layers it is served page by page ([`pager`]);
-//! where nothing here can do that, layers are merged first.
+//! A full memory file is mapped by Firecracker. Layers are served page by page ([`pager`]); on a
+//! host without a pager, they are merged first.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -23,7 +23,7 @@ use super::start::{Files, Started, check, instance_data, launch, prepare};
 use super::vm::FirecrackerVm;
 use super::{Host, memory};
 
-/// The VM is paused when this returns. After an error no process is left.
+/// Restores the VM, which is paused when this returns. After an error no process is left.
 pub(super) async fn restore(
     host: Host,
     config: VmConfig,
@@ -71,8 +71,8 @@ pub(super) async fn restore(
     }
 }
 
-/// Takes the files under names of the VM's own, and prepares the server of its memory if it is to
-/// have one.
+/// Links or copies the files into the VM's directory, and prepares the pager of its memory if there
+/// is one.
 fn take(
     snapshot: &Path,
     memory: &MemoryLayout,
@@ -81,12 +81,12 @@ fn take(
     serves: bool,
 ) -> io::Result<Option<Prepared>> {
     if config.jail.is_some() {
-        // Before anybody may read it.
+        // First of all: the files are made readable below.
         for dir in [snapshot, &config.dir] {
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         }
     }
-    // A copy, since it becomes the user's.
+    // A copy, since it becomes the jail user's.
     linux::sparse::copy(&snapshot.join(STATE), &config.dir.join(STATE))?;
     if !serves && memory.clone().on_disk(snapshot) != MemoryLayout::Full {
         memory_files::ensure_full(snapshot, memory, u64::from(config.memory_mb) << 20)?;
@@ -96,9 +96,9 @@ fn take(
     let prepared = match &memory {
         MemoryLayout::Full => {
             // A private mapping writes nothing to the memory, so it is the snapshot's own file,
-            // which all siblings share. A Firecracker in a jail is a user of its own, whom its mode
-            // lets read it where the jail shows it, read-only; nobody else gets through the
-            // directories that it is in.
+            // which all siblings share. Its mode lets the user of Firecracker's jail read it where
+            // the jail shows it, read-only; other users do not get through the directories that it
+            // is in.
             if config.jail.is_some() {
                 fs::set_permissions(config.dir.join(MEMORY), Permissions::from_mode(0o444))?;
             }
@@ -112,7 +112,7 @@ fn take(
     Ok(prepared)
 }
 
-/// Starts the server of its memory, and writes down that it is there before anything depends on it.
+/// Starts the pager, and records it in `vm.json` before anything depends on it.
 async fn serve(
     started: &mut Started,
     program: &Path,
@@ -146,7 +146,7 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
         dir: snapshot.into(),
         reason,
     };
-    // It waits for ever when it needs a page and nobody serves it.
+    // Firecracker waits for ever when it needs a page and its pager has ended.
     let loaded = tokio::select! {
         loaded = started.client.load_snapshot(&request, u64::from(config.memory_mb) << 20) => loaded,
         why = pager::wait_for_exit(started.pager.as_ref()) => return Err(bad(why)),
@@ -165,7 +165,8 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     }
 }
 
-/// Reads the manifest and compares it with what is to run, and with the files beside it. Blocking.
+/// Reads the manifest and compares it with the configuration, and with the files beside it.
+/// Blocking.
 fn fits(config: &VmConfig, snapshot: &Path) -> Result<Manifest, String> {
     let found: Manifest = compat::read_manifest(snapshot, VERSION)?;
     let cpu = cpu::identity().map_err(|error| format!("this processor is not known: {error}"))?;

@@ -1,5 +1,5 @@
-//! Snapshots: a directory with the memory, the device state, and a manifest that says what they
-//! fit.
+//! Snapshots: a directory with the memory, the device state, and a manifest of what they are
+//! compatible with.
 //!
 //! | file | content |
 //! |---|---|
@@ -7,29 +7,30 @@
 //! | `state` | Firecracker's state of the devices, with a checksum |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
-//! Firecracker writes only what the guest wrote since the snapshot before, and the directory of the
-//! VM has the memory as it was then ([`memory`]). So a new snapshot goes:
+//! Firecracker writes only the pages that the guest wrote since the snapshot before, and the
+//! directory of the VM has the memory as it was then ([`memory`]). A new snapshot is made like
+//! this:
 //!
 //! ```text
 //!  out/memory.unfinished, all holes
-//!     │ Firecracker puts in the pages that were written since, and writes the state
+//!     │ Firecracker adds the pages that were written since, and writes the state
 //!     ├─ after a boot: that is all memory ─→ memory
-//!     └─ otherwise its pages ─────────────→ memory.diff, over what the last snapshot was of
+//!     └─ otherwise its pages ─────────────→ memory.diff, over the memory of the last snapshot
 //! ```
-//! What is a hole afterwards was not written, pages of zeroes were. Where the file system cannot
-//! tell them apart, and where there are as many differences as may be, the file begins as a copy of
-//! the memory before, and is all of it.
+//! Holes afterwards are pages that were not written; written pages of zeroes are data. Where the
+//! file system cannot tell them apart, and where there are as many diffs as are allowed, the file
+//! begins as a copy of the memory before, and becomes a full memory file.
 //!
-//! Firecracker opens the file in a directory of ours ([`OUT`]), where it can change no names; that
-//! of an earlier version does so in its working directory, which is its own. Either way we use the
-//! file that we made, by its descriptor, and take it out of reach of descriptors that Firecracker
-//! may have kept ([`UntrustedDir::take_file`]). The state is small: it is written to the working
-//! directory and copied.
+//! Firecracker opens the file in a directory of ours ([`OUT`]), where it can change no names; a
+//! Firecracker of an earlier version opens it in its working directory, which is its own. Either
+//! way we use the file that we made, by its descriptor, and take it out of reach of descriptors
+//! that Firecracker may have kept ([`UntrustedDir::take_file`]). The state is small: it is written
+//! to the working directory and copied.
 //!
 //! Firecracker forgets which pages were written once it has been asked. If it fails, or this
-//! process dies before the new memory is there, none counts, and the next snapshot is of all
-//! memory. A failure removes what it wrote to the directory of the snapshot. If this process dies,
-//! that has no manifest, and no one restores it.
+//! process dies before the new memory is there, no memory is valid, and the next snapshot is of all
+//! memory. A failure removes what was written to the directory of the snapshot. If this process
+//! dies, that directory has no manifest, and is never restored.
 
 use std::fs::{self, File};
 use std::io;
@@ -56,17 +57,17 @@ use super::{Name, memory};
 /// Version of this layout.
 pub(super) const VERSION: u32 = 2;
 
-/// Names of what Firecracker writes, for as long as it does.
+/// Names of the files that Firecracker writes, until they are complete.
 const NEW_MEMORY: &str = "memory.unfinished";
 const NEW_STATE: &str = "state.unfinished";
 
-/// What a snapshot fits, and how long its files are, so that a short one is noticed before a guest
-/// runs on it.
+/// Manifest: what a snapshot is compatible with, and the length of its files, so that a truncated
+/// one is detected before a guest runs on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) version: u32,
     pub(super) vmm: Name,
-    /// Of the host, which the guest sees.
+    /// Processor of the host, which the guest sees.
     pub(super) cpu: String,
     pub(super) vcpus: u32,
     pub(super) memory_mb: u32,
@@ -120,7 +121,7 @@ async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
             .run
             .copy_file(NEW_STATE, STATE_LIMIT, &to.join(STATE))?;
         let memory = take_memory(&own, &targets.out, over, bytes)?;
-        // It is the VM's from now on, also if the snapshot gets none of it.
+        // The memory is the VM's from now on, even if the snapshot gets none of it.
         memory::write(&own, &memory)?;
         memory
             .names()
@@ -153,7 +154,7 @@ async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
     .await
 }
 
-/// The directories in which Firecracker opens what it writes.
+/// Directories in which Firecracker opens the files that it writes.
 struct Targets {
     run: Arc<RunDir>,
     out: UntrustedDir,
@@ -172,14 +173,14 @@ impl Targets {
         })
     }
 
-    /// Idempotent.
+    /// Removes the files that Firecracker writes. Idempotent.
     fn clear(&self) -> io::Result<()> {
         self.out.remove(NEW_MEMORY)?;
         self.run.remove(NEW_STATE)
     }
 }
 
-/// The file for the memory, as Firecracker names it.
+/// Returns the path of the memory file, as Firecracker names it.
 fn memory_path(vm: &Instance) -> PathBuf {
     if vm.record.out {
         vm.dir.join(OUT).join(NEW_MEMORY)
@@ -188,8 +189,8 @@ fn memory_path(vm: &Instance) -> PathBuf {
     }
 }
 
-/// Makes the files that Firecracker writes to, which only its user can read, and says over what its
-/// memory will be; without that it is one full file.
+/// Creates the files that Firecracker writes to, which only its user can read, and returns the
+/// layers that the new pages are a diff over; `None` for a full memory file.
 async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<MemoryLayout>)> {
     let (dir, bytes) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20);
     let targets = Targets::of(vm).map_err(in_file("open the working directory of", &vm.dir))?;
@@ -209,7 +210,7 @@ async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<MemoryLayout>)> {
             .transpose()?
             .flatten();
         let state = targets.run.create_file(NEW_STATE)?;
-        // By their descriptors: whatever has their names by now stays as it is.
+        // By their descriptors: an entry that has taken their names stays as it is.
         fchown(new, Some(user), None)?;
         fchown(state, Some(user), None)?;
         Ok((kind, over))
@@ -217,8 +218,8 @@ async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<MemoryLayout>)> {
     blocking("make the files of a snapshot in", &vm.dir, made).await
 }
 
-/// Makes the file that the written pages are added to: holes, over the known memory, or a copy of
-/// all of that.
+/// Prepares the file that the written pages are added to: holes, for a diff over the known memory,
+/// or a copy of all of that.
 fn prepare(
     dir: &Path,
     known: &MemoryLayout,
@@ -234,7 +235,7 @@ fn prepare(
     memory_files::write_merged(dir, known, bytes, new, &CancellationToken::new()).map(|()| None)
 }
 
-/// Makes what Firecracker wrote a part of the memory in the directory of its VM.
+/// Makes the file that Firecracker wrote a part of the memory in the directory of its VM.
 fn take_memory(
     dir: &Path,
     out: &UntrustedDir,
@@ -263,7 +264,7 @@ fn take_memory(
     ))
 }
 
-/// Writes what is no hole.
+/// Writes the ranges of `pages` that are not holes to a diff.
 fn write_pages(pages: &File, bytes: u64, diff: &Path) -> io::Result<Seal> {
     if pages.metadata()?.len() != bytes {
         return Err(io::Error::new(
@@ -276,7 +277,8 @@ fn write_pages(pages: &File, bytes: u64, diff: &Path) -> io::Result<Seal> {
     })
 }
 
-/// Firecracker tells errors of the system in words only; that a disk is full is worth knowing.
+/// Converts an error of the system, which Firecracker reports as text only: a full disk must be
+/// recognisable.
 fn in_its_words(error: Error, dir: &Path) -> Error {
     let Error::Refused { reason, .. } = &error else {
         return error;
@@ -287,7 +289,7 @@ fn in_its_words(error: Error, dir: &Path) -> Error {
     }
 }
 
-/// From `… (os error 28)` or `Os { code: 28, …`.
+/// Parses the error number in `… (os error 28)` or `Os { code: 28, …`.
 fn os_error(text: &str) -> Option<i32> {
     let at = ["(os error ", "Os { code: "]
         .iter()

@@ -24,21 +24,21 @@ use super::client::Client;
 use super::pipe::Pipe;
 use super::{Host, Name, Record, end, memory};
 
-/// Time from the start of Firecracker to its first answer. It takes some 20 ms; an overloaded host
-/// much longer.
+/// Timeout from the start of Firecracker to its first answer. Usually that takes some 20 ms; on an
+/// overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
 
-/// How often a starting Firecracker is tried. Short, since every create waits for it.
+/// Interval of attempts to reach a starting Firecracker. Short, since every create waits for it.
 const RETRY: Duration = Duration::from_millis(2);
 
-/// Time that a Firecracker whose connection broke has to be gone.
+/// Time for a Firecracker whose connection broke to end.
 pub(super) const GONE: Duration = Duration::from_secs(2);
 
-/// Memory that Firecracker takes besides the guest's, MiB: some five, and what it reads and writes
-/// of snapshots.
+/// Memory that Firecracker takes besides the guest's, MiB: some five, and its buffers for
+/// snapshots.
 const OVERHEAD_MB: u32 = 64;
 
-/// A Firecracker whose guest has not run yet, or was found.
+/// Firecracker that was started but has not run its guest yet, or that was adopted.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) dir: PathBuf,
@@ -49,11 +49,11 @@ pub(super) struct Started {
     pub(super) client: Client,
     pub(super) console: Pipe,
     pub(super) metrics: Pipe,
-    /// Who serves the guest's memory, where that is in layers.
+    /// Server of the guest's memory, where that is in layers.
     pub(super) pager: Option<Pager>,
 }
 
-/// What Firecracker needs for one start: names in the directory of the VM, and devices.
+/// Names in the directory of the VM, and devices, that Firecracker needs for one start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Files<'a> {
     pub(super) write: &'a [&'a str],
@@ -62,8 +62,8 @@ pub(super) struct Files<'a> {
 }
 
 impl Started {
-    /// Ends the process after a failure, and tells the failure; that the process ended by itself is
-    /// one of its own.
+    /// Ends the process after a failure, and returns the error to report: if the process had ended
+    /// by itself, that is the error.
     pub(super) async fn fail(self, error: Error) -> Error {
         let gone = matches!(error, Error::Io { .. })
             && tokio::time::timeout(GONE, ended(&self.process))
@@ -92,8 +92,8 @@ fn ended_early(dir: &Path, output: &Output) -> Error {
     }
 }
 
-/// Refuses what Firecracker would take for "as you like", and a directory whose VM would lose its
-/// files.
+/// Refuses a configuration that Firecracker would replace by its defaults, and a directory whose VM
+/// would lose its files.
 pub(super) async fn check(config: &VmConfig) -> Result<()> {
     if config.disk.format != DiskFormat::Raw {
         let reason = format!(
@@ -108,8 +108,8 @@ pub(super) async fn check(config: &VmConfig) -> Result<()> {
     in_flight::check_can_start::<Record>(config).await
 }
 
-/// Takes away what an earlier VM in this directory left, and makes what Firecracker opens under a
-/// fixed name.
+/// Removes the files of an earlier VM in this directory, and creates those that Firecracker opens
+/// under a fixed name.
 pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
     let dir = &config.dir;
     let made = || -> io::Result<Arc<RunDir>> {
@@ -130,8 +130,8 @@ pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
     made().map_err(in_file("prepare", dir))
 }
 
-/// Starts Firecracker, writes down that it is there, and waits for its answer. After an error no
-/// process is left.
+/// Starts Firecracker, records it in `vm.json`, and waits for its answer. After an error no process
+/// is left.
 pub(super) async fn launch(
     host: &Host,
     config: &VmConfig,
@@ -196,7 +196,7 @@ pub(super) async fn launch(
     }
 }
 
-/// Returns what Firecracker may open in its jail.
+/// Returns the files and devices that Firecracker may open in its jail.
 fn jail_needs(config: &VmConfig, run: &Arc<RunDir>, files: Files<'_>) -> Needs {
     let dir = &config.dir;
     let write = files.write.iter().chain(&[LOG, CONSOLE, METRICS]);
@@ -239,7 +239,7 @@ async fn answer(started: &Started) -> Result<()> {
     Ok(())
 }
 
-/// Before a boot as well as before a restore.
+/// Directs console and metrics to their pipes, before a boot as well as before a restore.
 async fn direct_output(started: &Started) -> Result<()> {
     let serial = Serial {
         serial_out_path: started.dir.join(CONSOLE),
@@ -254,7 +254,8 @@ async fn direct_output(started: &Started) -> Result<()> {
         .await
 }
 
-/// What the guest can read of itself at the address of cloud metadata. Not part of a snapshot.
+/// Sets the instance data that the guest can read at the address of cloud metadata. Not part of a
+/// snapshot.
 pub(super) async fn instance_data(client: &Client, config: &VmConfig) -> Result<()> {
     client
         .mmds(&json!({"name": config.name, "vcpus": config.vcpus, "memory_mb": config.memory_mb}))

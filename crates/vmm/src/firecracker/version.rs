@@ -1,14 +1,14 @@
-//! Which Firecracker is installed, and whether it is one that guests may be trusted to.
+//! Version of the installed Firecracker, and the check that guests may be trusted to it.
 
 use std::path::{Path, PathBuf};
 
 use semver::Version;
 
-/// Older ones are refused: the serial console of a restored guest can stall in them, and what they
-/// log has no limit.
+/// Oldest version that is accepted: in older ones the serial console of a restored guest can stall,
+/// and their log has no limit.
 const OLDEST: Version = Version::new(1, 16, 0);
 
-/// Holes that versions are known to have; the first one that has none is at the end of each line.
+/// Known vulnerabilities: the first affected version, the first fixed one, and the description.
 const HOLES: [(Version, Version, &str); 3] = [
     (
         Version::new(1, 15, 0),
@@ -27,7 +27,7 @@ const HOLES: [(Version, Version, &str); 3] = [
     ),
 ];
 
-/// Why a Firecracker cannot be used.
+/// Reason why a Firecracker cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -42,7 +42,7 @@ pub enum Error {
     Refused { found: Version, hole: &'static str },
 }
 
-/// The version of a program, if it may be used.
+/// Returns the version of a program, if it may be used.
 pub(crate) fn check(program: &Path) -> Result<Version, Error> {
     let unknown = |error| Error::Unknown(program.to_owned(), error);
     let line = linux::programs::version(program).map_err(unknown)?;
@@ -51,7 +51,7 @@ pub(crate) fn check(program: &Path) -> Result<Version, Error> {
     judge(found)
 }
 
-/// `Firecracker v1.16.1`, or without the `v`.
+/// Parses `Firecracker v1.16.1`, also without the `v`.
 fn parse(line: &str) -> Option<Version> {
     let version = line.strip_prefix("Firecracker ")?.trim();
     Version::parse(version.strip_prefix('v').unwrap_or(version)).ok()

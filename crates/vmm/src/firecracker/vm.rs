@@ -1,4 +1,4 @@
-//! One VM: what its users can do with it.
+//! Handle of one VM.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::instance::{Instance, warn_if_failed};
 use super::snapshot;
 use super::start::Started;
 
-/// Time in which the watcher notices the end of a process whose connection broke.
+/// Time for the watcher to notice the end of a process whose connection broke.
 const NOTICE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl FirecrackerVm {
         self.instance.client.vm(update).await
     }
 
-    /// The answer, unless the VM ends before it: then that is what there is to say.
+    /// Returns the answer, or [`Error::Ended`] if the VM ends before it.
     async fn unless_ended<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
         let answer = self.watcher.unless_ended(answer).await;
         // A connection breaks a moment before the process is gone.
