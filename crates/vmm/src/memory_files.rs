@@ -1,18 +1,17 @@
-//! Memory in the directory of a snapshot: one full file, or layers: what was written since an
-//! earlier one, over the memory of that.
+//! Memory in the directory of a snapshot: one full file, or layers: a base and diffs over it.
 //!
 //! | file | content |
 //! |---|---|
-//! | `memory` | all of it; holes are zeroes |
+//! | `memory` | all of the memory; holes are zeroes |
 //! | `memory.base` | the full memory file that the guest was restored from: another name of that file |
-//! | `memory.diff` | what the guest wrote since ([`diff`]) |
-//! | `memory.diff.2`, … | what it wrote since that, each over those before; at most [`DEPTH`] of them |
-//! | `memory.working-set` | where guests are served their pages: what the first one touched at once ([`pager`](crate::pager)) |
+//! | `memory.diff` | the pages that the guest wrote since ([`diff`]) |
+//! | `memory.diff.2`, … | the pages that it wrote since that, each over those before; at most [`DEPTH`] of them |
+//! | `memory.working-set` | where a pager serves guests: the pages that the first one touched at once ([`pager`](crate::pager)) |
 //!
-//! A directory has the first, or base and differences. Who maps memory makes `memory` first, unless
-//! the differences are [so little](is_small_diff) that they are copied into each VM over its own
-//! mapping of the base. That gets its name when it is whole and on disk, and the others stay until
-//! [`merge_memory`] takes them away.
+//! A directory has the first, or base and diffs. An engine that maps memory creates `memory` first,
+//! unless the diffs are [so small](is_small_diff) that they are copied into each VM over its own
+//! mapping of the base. That file gets its name when it is whole and on disk, and the others stay
+//! until [`merge_memory`] removes them.
 
 use std::fs::{self, File};
 use std::io;
@@ -34,33 +33,34 @@ pub(crate) const BASE: &str = "memory.base";
 pub(crate) const DIFF: &str = "memory.diff";
 pub(crate) const WORKING_SET: &str = "memory.working-set";
 
-/// Most differences over one base: each costs a file, and a look into its index at a restore.
+/// Maximum number of diffs over one base: each costs a file, and a search of its index at a
+/// restore.
 pub(crate) const DEPTH: usize = 8;
 
-/// Bytes of differences that are copied into a VM within some 50 ms. More of them are made one with
-/// the base, which VMs share.
+/// Bytes of diffs that are copied into a VM within some 50 ms. Larger ones are merged with the
+/// base, which VMs share.
 const SMALL_DIFF: u64 = 64 << 20;
 
 /// Mark of the loop devices of memory files.
 const DEVICE_MARK: &str = "wrenn-memory";
 
-/// Bytes that are copied and brought to the disk between two looks at the cancellation.
+/// Bytes that are copied and synced between two checks for cancellation.
 const PIECE: u64 = 32 << 20;
 
-/// What a snapshot was written with.
+/// Layout of the memory that a snapshot was written with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum MemoryLayout {
-    /// One file.
+    /// One full file.
     #[default]
     #[serde(rename = "flat")]
     Full,
-    /// From the lowest to the highest; never none.
+    /// Base and diffs, from the lowest to the highest; at least one diff.
     #[serde(rename = "diff")]
     Layers(#[serde(deserialize_with = "one_or_more")] Vec<Seal>),
 }
 
-/// Earlier versions had one, and no list.
+/// Reads one diff or a list of them: earlier versions wrote one, without a list.
 fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Seal>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -74,7 +74,7 @@ fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Seal>, D::Error
     })
 }
 
-/// The file of a difference; 0 is the lowest.
+/// Returns the file name of a diff; 0 is the lowest.
 pub(crate) fn diff_name(number: usize) -> String {
     match number {
         0 => DIFF.to_owned(),
@@ -83,7 +83,7 @@ pub(crate) fn diff_name(number: usize) -> String {
 }
 
 impl MemoryLayout {
-    /// The differences, from the lowest to the highest.
+    /// Returns the diffs, from the lowest to the highest.
     pub(crate) fn diffs(&self) -> &[Seal] {
         match self {
             Self::Full => &[],
@@ -91,12 +91,13 @@ impl MemoryLayout {
         }
     }
 
-    /// See [`is_small_diff`]. A full memory file has nothing over it.
+    /// Returns true if the diffs are at most [`SMALL_DIFF`] bytes together; true for a full memory
+    /// file.
     pub(crate) fn is_small_diff(&self) -> bool {
         self.diffs().iter().map(|seal| seal.bytes).sum::<u64>() <= SMALL_DIFF
     }
 
-    /// As it is by now: whoever needed it may have merged it.
+    /// Returns the layout on disk: a restore or a merge may have made one full file.
     pub(crate) fn on_disk(self, dir: &Path) -> Self {
         if dir.join(MEMORY).exists() {
             Self::Full
@@ -105,7 +106,7 @@ impl MemoryLayout {
         }
     }
 
-    /// The files in the directory, from the lowest to the highest.
+    /// Returns the names of the files in the directory, from the lowest to the highest.
     pub(crate) fn names(&self) -> Vec<String> {
         match self {
             Self::Full => vec![MEMORY.to_owned()],
@@ -115,7 +116,7 @@ impl MemoryLayout {
         }
     }
 
-    /// The files are there, and as long as they have to be.
+    /// Checks that the files exist and have the right lengths.
     pub(crate) fn is_whole(&self, dir: &Path, bytes: u64) -> Result<(), String> {
         let here = self.clone().on_disk(dir);
         let wanted = std::iter::once(bytes).chain(here.diffs().iter().map(|seal| seal.bytes));
@@ -126,11 +127,11 @@ impl MemoryLayout {
     }
 }
 
-/// Merges the memory of the snapshot in `dir` into one full file, if it is not, so that restores
-/// need not do that. Any number of VMs may be restored from it at the same time, but nobody may
-/// copy its files or rename the directory: those that the memory is made of are removed. Takes as
-/// long as a copy of all memory; stops within the time that some MiB need to reach the disk once it
-/// is cancelled. A full file gets its checksum, if it has none. Idempotent. Blocking.
+/// Merges the memory of the snapshot in `dir` into one full file, unless it is one, so that
+/// restores need not do that. Any number of VMs may be restored from it at the same time, but its
+/// files must not be copied nor the directory renamed: the layers are removed. Takes as long as a
+/// copy of all memory; after a cancellation it stops within the time that some MiB need to reach
+/// the disk. A full file gets its checksum, if it has none. Idempotent. Blocking.
 ///
 /// # Errors
 /// [`Error::BadSnapshot`] when it is damaged, [`Error::Io`] when a file cannot be written or the
@@ -144,12 +145,12 @@ pub(crate) fn merge_memory(dir: &Path, cancel: &CancellationToken) -> Result<()>
         MemoryLayout::Layers(_) => {
             merge_and_remove_layers(dir, &memory, memory_mb << 20, cancel).map_err(damaged(dir))
         }
-        // One that was given away could not have it while its VM was there.
+        // A file that was given away by its VM could not get it while that VM ran.
         MemoryLayout::Full => seal::seal(&dir.join(MEMORY)).map_err(damaged(dir)),
     }
 }
 
-/// What the manifests of all drivers say of the memory.
+/// Members on memory in the manifests of all drivers.
 #[derive(Deserialize)]
 struct Layers {
     #[serde(default)]
@@ -163,19 +164,20 @@ impl Layers {
     }
 }
 
-/// Whether the memory of the snapshot in `dir` is so little over its base that each VM gets that as
-/// pages of its own, sooner than one file could be made.
+/// Returns true if the diffs of the snapshot in `dir` are so small that copying them into each VM
+/// takes less time than a merge.
 pub(crate) fn is_small_diff(dir: &Path) -> bool {
     Layers::read(dir).is_ok_and(|layers| layers.memory.on_disk(dir).is_small_diff())
 }
 
-/// Whether [`merge_memory`] has something to do for a full memory file.
+/// Returns true if there is no full memory file, or it has its checksum already.
 pub(crate) fn is_sealed(dir: &Path) -> bool {
     let memory = dir.join(MEMORY);
     !memory.exists() || seal::is_sealed(&memory)
 }
 
-/// Files that are not what they were are the snapshot's fault, others the system's.
+/// Converts an error in the use of memory files: damaged or missing files are the snapshot's fault,
+/// other errors the system's.
 pub(crate) fn damaged(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let dir = dir.to_owned();
     move |error| match error.kind() {
@@ -187,20 +189,20 @@ pub(crate) fn damaged(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     }
 }
 
-/// Returns the full memory file, made if need be. Any number of callers may come at once. Blocking,
-/// for as long as a copy takes.
+/// Returns the path of the full memory file, which is created if need be. Any number of concurrent
+/// callers. Blocking, for as long as a copy takes.
 ///
 /// # Errors
-/// `InvalidData` when the difference is damaged, otherwise what the file system said; then nothing
-/// has changed.
+/// `InvalidData` when a diff is damaged, otherwise what the file system said; then nothing has
+/// changed.
 pub(crate) fn ensure_full(dir: &Path, memory: &MemoryLayout, bytes: u64) -> io::Result<PathBuf> {
     let _alone = lock(dir)?;
     make(dir, memory, bytes, &CancellationToken::new())
 }
 
-/// Gives the files of a snapshot's memory a second name each, in the directory of a VM; the memory
-/// as it was then. Blocking, for a moment, or for as long as it takes to read a full memory file
-/// for the first time, or to copy all where that is on another file system.
+/// Links the files of a snapshot's memory into the directory of a VM, and returns their layout.
+/// Blocking, for a moment, or for as long as it takes to read a full memory file for the first
+/// time, or to copy everything to another file system.
 ///
 /// # Errors
 /// `InvalidData` when a full memory file is damaged, otherwise what the file system said; then
@@ -216,7 +218,7 @@ pub(crate) fn link_memory(
         .names()
         .iter()
         .try_for_each(|name| place(&from.join(name), &to.join(name)))?;
-    // The lowest is a full file, whatever is over it.
+    // The lowest layer is a full file, in either layout.
     memory
         .names()
         .first()
@@ -224,7 +226,7 @@ pub(crate) fn link_memory(
     Ok(memory)
 }
 
-/// Takes away all files of memory in the directory of a VM but one.
+/// Removes all files of memory in the directory of a VM except `but`.
 pub(crate) fn remove_memory_files(dir: &Path, but: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -240,7 +242,7 @@ pub(crate) fn remove_memory_files(dir: &Path, but: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the full memory file and removes the layers.
+/// Creates the full memory file and removes the layers.
 fn merge_and_remove_layers(
     dir: &Path,
     memory: &MemoryLayout,
@@ -256,7 +258,7 @@ fn merge_and_remove_layers(
 }
 
 /// Returns the read-only loop device of a full memory file, which all VMs over it share. It goes
-/// with its last user, and with it what was read through it.
+/// with its last user, and with it its page cache.
 ///
 /// # Errors
 /// What the system returns.
@@ -264,7 +266,7 @@ pub(crate) fn share_device(memory: &Path) -> io::Result<LoopDevice> {
     loopdev::share(memory, DEVICE_MARK)
 }
 
-/// Held until dropped, or until we die.
+/// Locks the directory until the file is dropped or this process ends.
 fn lock(dir: &Path) -> io::Result<File> {
     let dir = File::open(dir)?;
     dir.lock()?;
@@ -297,8 +299,8 @@ fn make(
     Ok(full)
 }
 
-/// Writes all of a memory, whose files are in `dir`, to a file that is empty, and does not sync it.
-/// It takes the file and no name: the caller may have created it where somebody else can rename and
+/// Writes the merged memory, whose files are in `dir`, to an empty file, which is not synced. It
+/// takes the file and no name: the file may be in a directory where another user can rename and
 /// link.
 ///
 /// # Errors
@@ -325,7 +327,7 @@ pub(crate) fn write_merged(
     Ok(())
 }
 
-/// As [`linux::sparse::copy`], in pieces, each of which is on its way to the disk before the next
+/// Copies a file as [`linux::sparse::copy`], in pieces, each of which is synced before the next
 /// one.
 fn copy(from: &Path, target: &File, cancel: &CancellationToken) -> io::Result<()> {
     let source = File::open(from)?;

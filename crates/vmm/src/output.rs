@@ -1,12 +1,11 @@
-//! What a VMM writes to its standard error: a pipe in the kernel, of which the newest text is
-//! kept.
+//! Standard error of a VMM: a pipe in the kernel, of which the newest text is kept.
 //!
 //! A guest can make its VMM complain for ever, so this is no file that grows. The pipe
 //! (`linux::fifo`) has a name in the directory of the VM, so the next run of this program finds it
 //! again, and the VMM holds it open for both directions: it never waits for a reader and gets no
-//! signal for the lack of one. What does not fit until somebody reads is lost. Whoever watches the
-//! VM reads now and then ([`EVERY`]), one pipe full each time, which bounds the work as well. What
-//! was written by a VMM that ended while no agent ran is lost with it.
+//! signal for the lack of one. Text that finds no room in the pipe is lost. The watcher of the VM
+//! reads every [`EVERY`], one pipe full each time, which bounds the work as well. The text of a VMM
+//! that ended while no agent ran is lost with it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,16 +21,16 @@ use crate::process::{LOG_TAIL, exit_reason};
 /// Name of a VMM's pipe in the directory of its VM.
 pub(crate) const STDERR: &str = "stderr";
 
-/// How often a watcher reads.
+/// Interval of reads by a watcher.
 pub(crate) const EVERY: Duration = Duration::from_secs(10);
 
-/// What a pipe holds (pipe(7)), the most that is read at once, bytes.
+/// Size of a pipe (pipe(7)), and the maximum that is read at once, bytes.
 const PIPE: u64 = 64 * 1024;
 
-/// What is kept: enough for an error, whatever the characters, bytes.
+/// Maximum text that is kept, bytes: enough for an error, whatever the characters.
 const KEPT: usize = 4 * LOG_TAIL;
 
-/// The standard error of one VMM.
+/// Standard error of one VMM.
 #[derive(Debug)]
 pub(crate) struct Output {
     source: Source,
@@ -41,12 +40,12 @@ pub(crate) struct Output {
 #[derive(Debug)]
 enum Source {
     Pipe(File),
-    /// What VMs of earlier versions have.
+    /// Log file, for VMs of earlier versions.
     Log(PathBuf),
 }
 
 impl Output {
-    /// Makes the pipe anew, and opens it for the VMM.
+    /// Creates the pipe, in place of an existing one, and opens it for the VMM.
     ///
     /// # Errors
     /// What the file system said.
@@ -60,8 +59,8 @@ impl Output {
         ))
     }
 
-    /// Opens the one of a VM that an earlier run of this program started; `log` is its name where
-    /// that is a file.
+    /// Opens the pipe of a VM that an earlier run of this program started; `log` is the name of its
+    /// log file, for earlier versions.
     pub(crate) fn adopt(vm_dir: &Path, name: &str, log: &str) -> Self {
         let pipe = linux::fifo::open(&vm_dir.join(name)).map(Source::Pipe);
         Self::of(pipe.unwrap_or_else(|_| Source::Log(vm_dir.join(log))))
@@ -74,13 +73,13 @@ impl Output {
         }
     }
 
-    /// Takes what is in the pipe, so that there is room for what comes.
+    /// Reads the pipe, so that there is room for new text.
     pub(crate) fn drain(&self) {
         let Source::Pipe(pipe) = &self.source else {
             return;
         };
         let mut read = Vec::new();
-        // An error is that there is no more.
+        // An error means that there is no more.
         let _ = pipe.take(PIPE).read_to_end(&mut read);
         let mut kept = self.kept.lock();
         kept.extend(read);
@@ -88,7 +87,7 @@ impl Output {
         kept.drain(..surplus);
     }
 
-    /// Returns the last that it said, for people; `None` where that is nothing.
+    /// Returns the last text, for people; `None` if there is none.
     pub(crate) fn exit_reason(&self) -> Option<String> {
         self.drain();
         if let Source::Log(log) = &self.source {

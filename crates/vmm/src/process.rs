@@ -1,5 +1,4 @@
-//! The process of a VM: started, noticed when it ends, brought to its end, and asked for its last
-//! words.
+//! Process of a VM: starts it, waits for its end, kills it, and reads its last output.
 
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,19 +14,18 @@ use crate::console::printable;
 use crate::jail::{self, Needs};
 use crate::{Error, Result, VmConfig};
 
-/// The VMM is killed for memory before the agent is, which can take the loss of a VM (proc(5),
-/// oom_score_adj).
+/// OOM score (proc(5), oom_score_adj): the VMM is killed for memory before the agent, which can
+/// take the loss of a VM.
 pub(crate) const OOM_SCORE_ADJ: i32 = 500;
 
-/// Characters of a log that go into an error.
+/// Maximum number of characters of a log that go into an error.
 pub(crate) const LOG_TAIL: usize = 400;
 
-/// Time that the kernel may take to clear away a killed process: seconds for much memory on a busy
-/// host.
+/// Timeout for the kernel to clear away a killed process: seconds for much memory on a busy host.
 const REAP: Duration = Duration::from_secs(60);
 
-/// Starts the process of a VM, in its jail if it has one; `install` says what to do where the
-/// program is missing. The directory in [`Needs::run`] is there by now.
+/// Starts the process of a VM, in its jail if it has one. `install` is the hint for a missing
+/// program. The directory in [`Needs::run`] exists by now.
 pub(crate) async fn start(
     spawn: Spawn,
     config: &VmConfig,
@@ -58,7 +56,7 @@ pub(crate) async fn start(
         .unwrap_or_else(|failed| Err(Error::Jail(io::Error::other(failed))))
 }
 
-/// Runs to the end even if the caller loses interest, so that a process is either ended or
+/// Runs the work to its end even if the caller loses interest, so that a process is either ended or
 /// adoptable.
 pub(crate) async fn run_to_end<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
@@ -72,7 +70,7 @@ pub(crate) async fn run_to_end<T: Send + 'static>(
     }
 }
 
-/// Returns when the process has ended, and reaps it if it is our child.
+/// Waits until the process has ended, and reaps it if it is our child.
 #[allow(
     deprecated,
     reason = "a process owns its descriptor for as long as it lives; the successor is unsafe, which this crate is not"
@@ -88,7 +86,7 @@ pub(crate) async fn ended(process: &Arc<Process>) -> io::Result<Ended> {
     }
 }
 
-/// Kills the process and returns when it is gone.
+/// Kills the process and waits until it is gone.
 pub(crate) async fn end(process: impl Into<Arc<Process>>) -> Result<()> {
     let process = process.into();
     let pid = process.pid();
@@ -107,13 +105,13 @@ pub(crate) async fn end(process: impl Into<Arc<Process>>) -> Result<()> {
     }
 }
 
-/// The last that was written to a log, for people; `None` where that is nothing.
+/// Returns the last text of a log, for people; `None` if there is none.
 pub(crate) fn exit_reason(log: &Path) -> Option<String> {
     let text = printable(&tail(log, 4 * LOG_TAIL as u64).ok()?, LOG_TAIL);
     (!text.is_empty()).then_some(text)
 }
 
-/// At most so many bytes from the end of a file.
+/// Returns at most `bytes` bytes from the end of a file.
 pub(crate) fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut file = std::fs::File::open(path)?;
     let length = file.metadata()?.len();

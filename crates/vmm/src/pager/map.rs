@@ -1,34 +1,34 @@
-//! Where each page of a memory in layers is. Pure.
+//! Source of each page of a memory in layers. Pure.
 //!
-//! One sorted list of stretches over all layers, made once: the upper ones are cut into the lower
-//! ones. What is in no stretch is zeroes, and so is what the guest has given back.
+//! One sorted list of extents over all layers, computed once: the upper ones are cut into the lower
+//! ones. Pages in no extent are zeroes, and so are those that the guest has given back.
 
 use std::ops::Range;
 
-/// Where a stretch of memory is in the file of a layer.
+/// Extent of memory in the file of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// In the memory; whole pages.
+    /// Offsets in the memory; whole pages.
     pub(super) range: Range<u64>,
     /// Number of the layer, 0 being the lowest.
     pub(super) file: usize,
-    /// Where it begins there.
+    /// Offset of its content in the file.
     pub(super) at: u64,
 }
 
-/// Content of a stretch of memory.
+/// Content of a range of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Zeroes,
     File { file: usize, at: u64 },
 }
 
-/// Sorted, and none over another.
+/// Extents, sorted and without overlap.
 #[derive(Debug, Default)]
 pub(super) struct PageMap(Vec<Extent>);
 
 impl PageMap {
-    /// Puts a layer over what is there. Its stretches are sorted and none is over another.
+    /// Adds a layer over the existing ones. Its stretches are sorted and without overlap.
     pub(super) fn lay(
         &mut self,
         file: usize,
@@ -63,12 +63,13 @@ impl PageMap {
         }
         all.extend(upper);
         all.sort_unstable_by_key(|extent| extent.range.start);
-        // What goes on in the same file is one stretch, so that it can be copied at once.
+        // Extents that are adjacent in the same file become one, so that they can be copied at
+        // once.
         all.dedup_by(|next, before| before.takes(next));
         self.0 = all;
     }
 
-    /// From now on the range is zeroes.
+    /// Makes the range zeroes.
     pub(super) fn free(&mut self, range: &Range<u64>) {
         let first = self
             .0
@@ -85,8 +86,8 @@ impl PageMap {
         self.0.splice(first..last, before.into_iter().chain(after));
     }
 
-    /// What is at `offset`, and how far that goes on to both sides, within `window`, which has
-    /// `offset` in it.
+    /// Returns the source of the page at `offset`, and the range around it with the same source,
+    /// within `window`, which contains `offset`.
     pub(super) fn run(&self, offset: u64, window: &Range<u64>) -> (Range<u64>, Source) {
         let next = self.0.partition_point(|extent| extent.range.end <= offset);
         match self.0.get(next) {
@@ -113,7 +114,7 @@ impl PageMap {
 }
 
 impl Extent {
-    /// What of it is before `end`.
+    /// Returns the part before `end`, if there is any.
     fn before(&self, end: u64) -> Option<Self> {
         let range = self.range.start..self.range.end.min(end);
         (!range.is_empty()).then(|| Self {
@@ -122,7 +123,7 @@ impl Extent {
         })
     }
 
-    /// Becomes one with what follows it in the memory, if that follows it in the file as well.
+    /// Merges `next` into this extent if it follows it both in the memory and in the file.
     fn takes(&mut self, next: &Self) -> bool {
         let end = self.at + (self.range.end - self.range.start);
         let follows =
@@ -133,7 +134,7 @@ impl Extent {
         follows
     }
 
-    /// What of it is from `start` on; it may be empty.
+    /// Returns the part from `start` on; it may be empty.
     fn after(self, start: u64) -> Self {
         let start = start.clamp(self.range.start, self.range.end);
         let at = self.at + (start - self.range.start);

@@ -1,6 +1,6 @@
-//! The server of a guest's memory, where that is in layers: a process beside the VMM that fills
-//! each page when the guest first touches it (userfaultfd(2)). A full file is mapped by the VMM
-//! itself and needs none.
+//! Pager: the server of a guest's memory, where that is in layers. It is a process beside the VMM
+//! that fills each page when the guest first touches it (userfaultfd(2)). A full file is mapped by
+//! the VMM itself and needs none.
 //!
 //! ```text
 //!  agent                                  pager                          VMM
@@ -13,11 +13,11 @@
 //!   puts the working set beside the   ←    recorded
 //!   memory of the snapshot
 //! ```
-//! It is not the agent that serves, since an agent may be restarted or die, and its VMs go on. The
-//! pager ends when its VMM does, because the socket between them closes, and when the agent dies
-//! before the VMM has come. If the pager dies, the guest can touch nothing new: the watcher of its
-//! VM ends that and says why, and so does an agent that finds such a VM at its start. Nobody else
-//! is concerned.
+//! The agent does not serve itself, since it may be restarted or die, and its VMs go on. The pager
+//! ends when its VMM does, because the socket between them closes, and when the agent dies before
+//! the VMM has connected. If the pager dies, the guest waits for ever at the next page that is
+//! missing: the watcher of its VM ends it and reports why, and so does an agent that adopts such a
+//! VM. No other VM is affected.
 //!
 //! The program is the one that runs already, or [`Wanted::pager`](crate::engine::Wanted::pager),
 //! with [`ARGUMENT`]: each program that drives VMs calls [`serve_if_asked`] first. On disk, in the
@@ -25,7 +25,7 @@
 //!
 //! | file | written | by |
 //! |---|---|---|
-//! | `memory.base`, `memory.diff`, … | before the start | us: second names of the snapshot's files, which nobody may write |
+//! | `memory.base`, `memory.diff`, … | before the start | us: second names of the snapshot's files, which are never written |
 //! | `pager.stderr` | before the start | us: a pipe that is the pager's standard error ([`output`](crate::output)) |
 //! | `working-set` | some seconds after the restore | the pager, through a descriptor; we move it to the snapshot |
 //!
@@ -64,12 +64,12 @@ use crate::process::{self, OOM_SCORE_ADJ, ended};
 use crate::run_dir::RunDir;
 use crate::{Error, Result, VmConfig};
 
-/// First argument of a program that is to be a pager. It is followed by the directory of the VM, or
-/// by [`PROBE`].
+/// First argument of a program that is to become a pager. It is followed by the directory of the
+/// VM, or by [`PROBE`].
 pub const ARGUMENT: &str = "serve-memory";
 const PROBE: &str = "--probe";
 
-/// With which a program ends that can be a pager, and nothing else.
+/// Exit code of a program that can be a pager.
 const CAN_SERVE: u8 = 86;
 
 /// Socket for the VMM, in its working directory.
@@ -79,23 +79,23 @@ const STDERR: &str = "pager.stderr";
 pub(crate) const LOG: &str = "pager.log";
 const RECORDING: &str = "working-set";
 
-/// What a pager says.
+/// Messages of a pager.
 const READY: &[u8; 1] = b"1";
 const RECORDED: &[u8; 1] = b"2";
 
-/// Time from its start to its first word. It takes some milliseconds; an overloaded host much
-/// longer.
+/// Timeout from its start to its first message. Usually that takes some milliseconds; on an
+/// overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Time in which the end of a VMM is seen after that of its pager, which ended because of it.
+/// Time for the end of the VMM to be noticed after that of its pager, which it causes.
 const NOTICE: Duration = Duration::from_secs(2);
 
-/// What a pager is told. Descriptors come with it: the socket, the working set unless there is
-/// none, the layers from the lowest on.
+/// Task of a pager. Descriptors come with it: the socket, the file of the working set unless there
+/// is none, the layers from the lowest on.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
-    /// Of all the memory.
+    /// Size of all the memory.
     bytes: u64,
     diffs: Vec<Seal>,
     working: Working,
@@ -108,8 +108,8 @@ enum Working {
     Replay,
 }
 
-/// Becomes a pager if the arguments say so; then it does not return before that has ended. To be
-/// called first in `main`, while there is no other thread.
+/// Becomes a pager if the arguments say so, and then returns only when that has ended. To be called
+/// first in `main`, while there is no other thread.
 #[must_use]
 pub fn serve_if_asked() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
@@ -131,8 +131,8 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     })
 }
 
-/// A program that can be a pager on this kernel, found by asking it: the given one, or this.
-/// Blocking, for a moment.
+/// Returns a program that can be a pager on this kernel, found by running it: `wanted`, or the
+/// running program. Blocking, for a moment.
 ///
 /// # Errors
 /// What is missing, for people.
@@ -163,7 +163,7 @@ pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf, String> {
     }
 }
 
-/// All that a pager needs, before there is a VMM.
+/// Everything that a pager needs, before there is a VMM.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     listener: UnixListener,
@@ -214,15 +214,15 @@ pub(crate) fn prepare(
     })
 }
 
-/// A pager that runs, or that ran when it was heard of last.
+/// Pager of a VM, which may have ended.
 #[derive(Debug, Clone)]
 pub struct Pager {
-    /// `None`: it is gone, and nobody knows how that came about.
+    /// `None` if it ended unwatched.
     process: Option<Arc<Process>>,
     output: Arc<Output>,
 }
 
-/// Starts the pager of a VM, whose VMM has been started. After an error no process of it is left.
+/// Starts the pager of a VM whose VMM has been started. After an error no process of it is left.
 pub(crate) async fn start(
     program: &Path,
     config: &VmConfig,
@@ -254,7 +254,7 @@ pub(crate) async fn start(
         }
     };
     let snapshot = snapshot.to_owned();
-    // As long as this waits, the pager knows that its start was not given up.
+    // The pager takes the start for given up when this end closes.
     tokio::spawn(async move {
         let recorded = control
             .read_u8()
@@ -296,7 +296,7 @@ fn launch(
     let all: Vec<BorrowedFd<'_>> = std::iter::once(prepared.listener.as_fd())
         .chain(files)
         .collect();
-    // There before it is: nothing has to be undone when this fails.
+    // Sent before it starts, so that nothing has to be undone if that fails.
     descriptors::send(&ours, &message, &all)?;
     ours.set_nonblocking(true)?;
     Ok((spawn.spawn()?, ours))
@@ -314,7 +314,8 @@ async fn ready(control: UnixStream) -> io::Result<tokio::net::UnixStream> {
     }
 }
 
-/// Moves what was recorded beside the memory that it is of, if that is still there and has none.
+/// Links the recorded working set beside the memory that it belongs to, if that is still there and
+/// has none.
 async fn keep(dir: &Path, snapshot: &Path) {
     let (from, to) = (dir.join(RECORDING), snapshot.join(WORKING_SET));
     let kept = blocking(
@@ -343,7 +344,7 @@ pub(crate) async fn wait_for_exit(pager: Option<&Pager>) -> String {
 }
 
 impl Pager {
-    /// The one that a record names, whether it lives or not.
+    /// Finds the pager that a record names; it may have ended.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
@@ -356,13 +357,13 @@ impl Pager {
         })
     }
 
-    /// The process, while it was alive when it was looked for.
+    /// Returns the identity of the process, if it was alive when it was looked for.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.process.as_deref().map(Process::identity)
     }
 
-    /// Waits for its end, and tells it for people.
+    /// Waits for its end, and describes it for people.
     pub async fn ended(&self) -> String {
         let how = match &self.process {
             Some(process) => match ended(process).await {
@@ -371,7 +372,7 @@ impl Pager {
             },
             None => "ended while nobody watched".to_owned(),
         };
-        // Its VMM ends it by ending; that is then what there is to tell.
+        // The end of its VMM ends it as well, and is then the reason to report.
         tokio::time::sleep(NOTICE).await;
         let words = self
             .words()
@@ -380,7 +381,7 @@ impl Pager {
         format!("the process that serves its memory {how}{words}")
     }
 
-    /// Ends it, if it lives.
+    /// Kills it, if it lives.
     ///
     /// # Errors
     /// When the system does not let us.
@@ -403,8 +404,8 @@ fn is_of(process: &Process, dir: &Path) -> bool {
     args.next() == Some(ARGUMENT.as_bytes()) && args.next() == Some(dir.as_os_str().as_bytes())
 }
 
-/// Takes the memory of a snapshot into the directory of a VM that is in none of our hands, and
-/// serves it at `run/pager.sock` there: for whoever drives a VMM by hand, and for tests.
+/// Links the memory of a snapshot into the directory of a VM that no driver manages, and serves it
+/// at `run/pager.sock` there: for VMMs that are driven by hand, and for tests.
 ///
 /// # Errors
 /// [`Error::BadSnapshot`] for memory that is one full file, or damaged; what the system said.
@@ -424,7 +425,7 @@ pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result
     start(program, config, taken, snapshot).await
 }
 
-/// Takes the layers of a snapshot, and looks whether they are what was written.
+/// Links the layers of a snapshot, and checks them.
 fn take(
     snapshot: &Path,
     memory: &MemoryLayout,
@@ -436,10 +437,10 @@ fn take(
     prepare(config, &memory, run, snapshot)
 }
 
-/// Whether the differences in the directory of a VM are what was written.
+/// Checks length and checksum of the diffs in the directory of a VM.
 ///
 /// # Errors
-/// `InvalidData` when they are not.
+/// `InvalidData` when one is damaged.
 pub(crate) fn check(memory: &MemoryLayout, dir: &Path) -> io::Result<()> {
     memory
         .names()
@@ -449,7 +450,7 @@ pub(crate) fn check(memory: &MemoryLayout, dir: &Path) -> io::Result<()> {
         .try_for_each(|(name, seal)| diff::check(&dir.join(name), *seal))
 }
 
-/// Ends the pager that is in the directory of a VM whose process is gone.
+/// Kills the pager of a VM whose VMM is gone.
 pub(crate) async fn destroy(dir: &Path, identity: &Identity) -> Result<()> {
     Pager::adopt(dir, identity)
         .map_err(in_file("look for the server of memory of", dir))?

@@ -1,31 +1,31 @@
-//! Where the memory of a guest is in the VMM's process, as the VMM says it. Pure.
+//! Regions of the guest's memory in the VMM's process, as the VMM reports them. Pure.
 
 use std::ops::Range;
 
 use linux::pages::PAGE;
 use serde::Deserialize;
 
-/// Most regions: a guest has one below the gap for devices, and one above.
+/// Maximum number of regions: a guest has one below the gap for devices, and one above.
 const MOST: usize = 16;
 
-/// One piece of memory. Other members are for other page sizes and older servers.
+/// Region of memory. Other members of the message are for other page sizes and older servers.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Region {
     base_host_virt_addr: u64,
     size: u64,
-    /// In the memory of the snapshot.
+    /// Offset in the memory of the snapshot.
     offset: u64,
     page_size: u64,
 }
 
 impl Region {
-    /// Where in the memory an address is, if it is in here.
+    /// Returns the offset of an address in the memory, if the region contains it.
     pub(super) fn offset(&self, address: u64) -> Option<u64> {
         let distance = address.checked_sub(self.base_host_virt_addr)?;
         (distance < self.size).then(|| self.offset + distance)
     }
 
-    /// What of a range of addresses is in here, as offsets.
+    /// Returns the part of a range of addresses that is in the region, as offsets.
     pub(super) fn offsets(&self, addresses: &Range<u64>) -> Option<Range<u64>> {
         let start = addresses.start.max(self.base_host_virt_addr);
         let end = addresses.end.min(self.base_host_virt_addr + self.size);
@@ -35,14 +35,15 @@ impl Region {
         })
     }
 
-    /// The address of an offset, and how many bytes follow it in here.
+    /// Returns the address of an offset, and how many bytes follow it in the region.
     pub(super) fn address(&self, offset: u64) -> Option<(u64, u64)> {
         let distance = offset.checked_sub(self.offset)?;
         (distance < self.size).then(|| (self.base_host_virt_addr + distance, self.size - distance))
     }
 }
 
-/// All of a memory of that many bytes, by offset and without gaps.
+/// Parses the regions, which must cover a memory of that many bytes without gaps, in the order of
+/// their offsets.
 pub(super) fn read(message: &[u8], bytes: u64) -> Result<Vec<Region>, String> {
     let mut regions: Vec<Region> = serde_json::from_slice(message)
         .map_err(|error| format!("no description of a memory: {error}"))?;

@@ -1,16 +1,16 @@
-//! The process that serves the memory of one VM: this program once more, in a jail of its own, with
-//! nothing but the descriptors that it is handed.
+//! Process that serves the memory of one VM: this program once more, in a jail of its own, with
+//! nothing but the descriptors that it is given.
 //!
 //! ```text
 //!  task over standard input → ready → the VMM connects and hands over its faults ─→ serving ─→ the VMM is gone: 0
-//!      │ nobody is there any more: 0       │                                          │ ↺ events, then a piece of
-//!      └───────────────────────────────────┘                                          │   what is wanted ahead
+//!      │ the agent is gone: 0              │                                          │ ↺ events, then a piece of
+//!      └───────────────────────────────────┘                                          │   the working set
 //!                                                                    anything wrong: 1, with a line on standard error
 //! ```
-//! One thread: what has happened is known before anything is filled, so that no page that was given
-//! back gets its old content again. Nothing is on disk. If this process dies, the guest waits for
-//! ever at the next page that is not there: whoever watches the VM ends it ([`super`]). What the
-//! VMM sends is hostile, and can harm nobody but its own guest.
+//! One thread: all events are known before anything is filled, so that no page that was given back
+//! gets its old content again. Nothing is on disk. If this process dies, the guest waits for ever
+//! at the next page that is missing: the watcher of the VM ends it ([`super`]). Messages of the VMM
+//! are hostile, and can harm only its own guest.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,27 +32,27 @@ use super::working::{self, Recording};
 use super::{READY, RECORDED, Task, Working};
 use crate::diff;
 
-/// Longest task and longest message of a VMM, bytes.
+/// Maximum task and maximum message of a VMM, bytes.
 const MESSAGE: usize = 64 * 1024;
 
-/// What a fault brings besides its page, both aligned: content, which costs memory that may not be
-/// wanted, and zeroes, which cost none.
+/// Size of the aligned window around a fault that is filled with it: for content, which may cost
+/// memory for nothing, and for zeroes, which cost none.
 const AROUND: u64 = 32 * 1024;
 const ZEROES_AROUND: u64 = 2 << 20;
 
-/// Bytes that are copied at once, and fetched ahead between two looks at what has happened.
+/// Bytes that are copied at once, and prefetched between two reads of events.
 const PIECE: usize = 256 * 1024;
 
-/// How long pages are recorded.
+/// Time from the start for which pages are recorded.
 const RECORD: Duration = Duration::from_secs(5);
 
-/// For a removal that is about to be told.
+/// Wait for the event of a removal that blocks a fill.
 const SOON: Duration = Duration::from_millis(1);
 
-/// For a VMM that has connected to say what its memory is.
+/// Timeout for the regions of a VMM that has connected.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
-/// Does all of it. Blocking, for as long as the VM lives.
+/// Runs the pager. Blocking, for as long as the VM lives.
 pub(super) fn run() -> io::Result<()> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (message, descriptors) = descriptors::receive(&control, MESSAGE)?;
@@ -113,7 +113,7 @@ fn invalid(problem: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.into())
 }
 
-/// The base, without its holes, and the differences over it.
+/// Maps the base, without its holes, and the diffs over it.
 fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
     let (base, diffs) = files
         .split_first()
@@ -140,8 +140,8 @@ fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
     Ok(map)
 }
 
-/// Waits for the VMM; `None` when whoever started us is gone before it comes, and with it the
-/// start.
+/// Waits for the VMM; `None` when the agent is gone before the VMM connects: then the start has
+/// failed.
 fn accept(
     control: &UnixStream,
     listener: &UnixListener,
@@ -165,7 +165,7 @@ fn accept(
     Ok(Some((vmm, faults, regions)))
 }
 
-/// What an earlier guest has touched, as far as there is anything to fetch.
+/// Returns the working set of an earlier guest; empty if it is damaged or does not fit.
 fn wanted(mut file: File, task: &Task) -> io::Result<VecDeque<Range<u64>>> {
     let mut content = Vec::new();
     Read::by_ref(&mut file)
@@ -190,9 +190,9 @@ struct Server {
     regions: Vec<Region>,
     files: Vec<File>,
     map: PageMap,
-    /// Pages that somebody waits for: offsets in the memory.
+    /// Pages that a vCPU or the VMM waits for: offsets in the memory.
     asked: VecDeque<u64>,
-    /// What is fetched when nobody waits.
+    /// Ranges of the working set that are fetched when no page is waited for.
     ahead: VecDeque<Range<u64>>,
     recording: Option<Record>,
     buffer: Vec<u8>,
@@ -218,7 +218,7 @@ impl Server {
         }
     }
 
-    /// How long nothing has to be done; `None` for ever.
+    /// Returns how long there is nothing to do; `None` for ever.
     fn patience(&self) -> Option<Duration> {
         match &self.recording {
             _ if !self.asked.is_empty() => Some(SOON),
@@ -228,7 +228,7 @@ impl Server {
         }
     }
 
-    /// Notes all that has happened.
+    /// Handles all pending events.
     fn hear(&mut self) -> io::Result<()> {
         loop {
             let events = self.faults.read()?;
@@ -262,7 +262,7 @@ impl Server {
         Ok(())
     }
 
-    /// Fills what somebody waits for. False: not all of it, since something has happened.
+    /// Fills the pages that are waited for. False: not all of them, since new events came.
     fn answer(&mut self) -> io::Result<bool> {
         while let Some(&offset) = self.asked.front() {
             let (run, source) = self.run(offset);
@@ -283,7 +283,7 @@ impl Server {
         Ok(true)
     }
 
-    /// What a fault at `offset` brings.
+    /// Returns the range to fill for a fault at `offset`, and its source.
     fn run(&self, offset: u64) -> (Range<u64>, Source) {
         match self
             .map
@@ -311,8 +311,8 @@ impl Server {
         Ok(())
     }
 
-    /// Fills from `at` to `end`, which are in the run, as far as it is not filled. False: something
-    /// has happened, and what is known of the memory may be wrong.
+    /// Fills from `at` to `end`, which are within `run`, skipping pages that are filled already.
+    /// False: new events came, so the map of the memory may be out of date.
     fn fill(
         &mut self,
         mut at: u64,
@@ -338,19 +338,19 @@ impl Server {
             match put {
                 Put::Bytes(bytes) => at += bytes,
                 Put::Present => {
-                    // Somebody may have come to wait before it was there.
+                    // A thread may have begun to wait before it was there.
                     self.faults.wake(address, PAGE)?;
                     at += PAGE;
                 }
                 Put::Later => return Ok(false),
-                // Ending, or it has unmapped that.
+                // The process is ending, or has unmapped the page.
                 Put::Gone => return Ok(true),
             }
         }
         Ok(true)
     }
 
-    /// As much as can be; a single page where many cannot.
+    /// Fills as many pages with zeroes as possible; a single page where many are not.
     fn zero(&self, address: u64, length: u64) -> io::Result<Put> {
         match self.faults.zero(address, length)? {
             Put::Later if length > PAGE => self.faults.zero(address, PAGE),
@@ -358,8 +358,8 @@ impl Server {
         }
     }
 
-    /// Writes down what was asked for when it is time. What fails costs the next guest some time,
-    /// and this one nothing.
+    /// Writes the recorded working set when its time has passed. A failure only makes the next
+    /// restore slower.
     fn finish_recording(&mut self) {
         let Some(mut done) = self
             .recording
@@ -373,7 +373,7 @@ impl Server {
             .write_all(&content)
             .and_then(|()| done.file.sync_all());
         if written.is_ok() {
-            // Nobody may be there to hear it.
+            // The agent may be gone.
             let _ = (&self.control).write_all(RECORDED);
         }
     }

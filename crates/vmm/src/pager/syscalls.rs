@@ -1,10 +1,9 @@
-//! System calls that the server of a guest's memory may make in its jail: those of a program that
-//! starts (loader, C library, Rust's runtime), and what [`serve`](super::serve) does with the
-//! descriptors that it is handed. It opens no socket, starts no thread, and its one kind of request
-//! (ioctl) is userfaultfd's.
+//! System calls that a pager may make in its jail: those of a program that starts (loader, C
+//! library, Rust's runtime), and those of [`serve`](super::serve) on the descriptors that it is
+//! given. It opens no socket, starts no thread, and its only kind of ioctl is userfaultfd's.
 //!
-//! From `strace -f` of the suite `pager`; `vmm/src/qemu/syscalls.rs` tells how to make such a list
-//! again.
+//! From `strace -f` of the suite `pager`; `vmm/src/qemu/syscalls.rs` describes how to make such a
+//! list again.
 
 use linux::jail::Call;
 use nix::libc;

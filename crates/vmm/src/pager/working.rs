@@ -1,4 +1,5 @@
-//! What a guest touched first after a restore, so that the next one gets it before it asks.
+//! Working set: the pages that a guest touched first after a restore, to be prefetched for the next
+//! one.
 //!
 //! | offset | bytes | content, numbers with the lowest byte first |
 //! |---|---|---|
@@ -8,7 +9,7 @@
 //! | 24 | 16 each | ranges in order: where one begins, and its bytes; whole pages |
 //! | then | 4 | CRC-32 of all before it |
 //!
-//! It is advice: one that is damaged or does not fit is not used, and nothing else comes of it.
+//! It is only a hint: a damaged file or one that does not fit is ignored.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -19,13 +20,13 @@ const MAGIC: &[u8; 8] = b"WRENNWS1";
 const HEAD: usize = 24;
 const ENTRY: usize = 16;
 
-/// Most pages that are remembered: 128 MiB.
+/// Maximum number of recorded pages: 128 MiB.
 const MOST: usize = 32_768;
 
-/// Longest file, bytes.
+/// Maximum length of the file, bytes.
 pub(super) const LIMIT: u64 = (HEAD + MOST * ENTRY + 4) as u64;
 
-/// Pages as they are asked for.
+/// Pages that were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Recording(BTreeSet<u64>);
 
@@ -51,7 +52,7 @@ impl Recording {
     }
 }
 
-/// The content of the file.
+/// Encodes the content of the file.
 pub(super) fn encode(bytes: u64, ranges: &[Range<u64>]) -> Vec<u8> {
     let numbers = ranges
         .iter()
@@ -66,7 +67,7 @@ pub(super) fn encode(bytes: u64, ranges: &[Range<u64>]) -> Vec<u8> {
     content
 }
 
-/// `None` for what is no working set of a memory of that many bytes.
+/// Decodes the content of the file; `None` if it is no working set of a memory of that many bytes.
 pub(super) fn decode(content: &[u8], bytes: u64) -> Option<Vec<Range<u64>>> {
     let (content, sum) = content.split_last_chunk::<4>()?;
     if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
