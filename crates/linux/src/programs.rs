@@ -94,8 +94,8 @@ fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
 /// and the content of the directory `from`, owned by root. Nothing is mounted.
 ///
 /// # Errors
-/// `NotFound` when `mke2fs` is not installed; otherwise the text is what it said, also that it has no
-/// room for what is there.
+/// `NotFound` when `mke2fs` is not installed; otherwise the text is its error, for example that the
+/// content does not fit.
 pub fn create_ext4(from: &Path, image: &Path, label: &str, bytes: u64) -> io::Result<()> {
     File::create(image)?.set_len(bytes)?;
     let args: [&OsStr; 15] = [

@@ -10,7 +10,7 @@
 //!
 //! A directory has the first, or base and diffs. An engine that maps memory creates `memory` first,
 //! unless the diffs are [so small](is_small_diff) that they are copied into each VM over its own
-//! mapping of the base. That file gets its name when it is whole and on disk, and the others stay
+//! mapping of the base. `memory` gets its name when it is whole and on disk, and the others stay
 //! until [`merge_memory`] removes them.
 
 use std::fs::{self, File};
@@ -51,7 +51,7 @@ const PIECE: u64 = 32 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum MemoryLayout {
-    /// One full file.
+    /// Full memory file.
     #[default]
     #[serde(rename = "flat")]
     Full,

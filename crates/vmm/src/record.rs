@@ -1,9 +1,9 @@
-//! `vm.json`: which process is the VM, and how it was started. It is in a directory that the VMM
-//! does not see, so what it says is true, whatever the process says of itself.
+//! `vm.json`: identity of the VM's process, and how it was started. It is in a directory that the
+//! VMM does not see, so its content can be trusted, whatever the process says of itself.
 //!
 //! Written under another name and renamed, so it is whole or absent if this process dies. It need
-//! not outlive the machine, since the process does not either, and so is not synced. What else is
-//! in it is the driver's; a record of one driver is none to another.
+//! not outlive the machine, since the process does not either, and so is not synced. The other
+//! members are the driver's own; a record of one driver is unreadable for another.
 
 use std::fs;
 use std::io;
@@ -18,11 +18,11 @@ use crate::files::blocking;
 
 const NAME: &str = "vm.json";
 
-/// What a driver writes down about a VM.
+/// Record of a VM, as a driver writes it.
 pub(crate) trait Record: Serialize + DeserializeOwned + Send + 'static {
     fn identity(&self) -> &Identity;
 
-    /// Whether a command line is that of a process of this driver for the VM in `dir`.
+    /// Returns true if a command line is that of a process of this driver for the VM in `dir`.
     fn is_of(cmdline: &[u8], dir: &Path) -> bool;
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn remove(dir: &Path) -> io::Result<()> {
     stdx::fs::remove_file_if_exists(dir.join(NAME))
 }
 
-/// `None` where there is none, or one that this driver or version cannot read.
+/// Reads the record; `None` if there is none, or one that this driver or version cannot read.
 pub(crate) fn read<R: Record>(dir: &Path) -> io::Result<Option<R>> {
     match fs::read(dir.join(NAME)) {
         Ok(content) => Ok(serde_json::from_slice(&content).ok()),
@@ -52,14 +52,15 @@ pub(crate) fn read<R: Record>(dir: &Path) -> io::Result<Option<R>> {
     }
 }
 
-/// The process of the VM in `dir`, if it lives, and its record, unless its start never got that
-/// far.
+/// Returns the process of the VM in `dir`, if it lives, and its record, unless its start was cut
+/// short before that.
 pub(crate) async fn find<R: Record>(dir: &Path) -> Result<Option<(Process, Option<R>)>> {
     let owned = dir.to_owned();
     blocking("look for the VM of", dir, move || look_for(&owned)).await
 }
 
-/// The same for one that has a record, without a look at every process of the machine.
+/// Does the same as [`find`] for a VM that has a record, without reading every process of the
+/// machine.
 pub(crate) async fn recorded<R: Record>(dir: &Path) -> Result<Option<(Process, R)>> {
     let owned = dir.to_owned();
     blocking("look for the VM of", dir, move || look_up(&owned)).await
@@ -72,8 +73,8 @@ fn look_up<R: Record>(dir: &Path) -> io::Result<Option<(Process, R)>> {
     let Some(process) = Process::adopt(record.identity())? else {
         return Ok(None);
     };
-    // What an earlier version wrote can name a stranger after a restart of the machine. Only then
-    // is the process asked: it can write over its command line.
+    // A record of an earlier version can name another process after a restart of the machine. Only
+    // then is the command line compared: the process can overwrite it.
     let is_ours = record.identity().is_unique()
         || fs::read(format!("/proc/{}/cmdline", process.pid()))
             .is_ok_and(|cmdline| R::is_of(&cmdline, dir));

@@ -1,4 +1,4 @@
-//! The directory that a VMM may write to, and its working directory: for sockets and small files.
+//! Working directory of a VMM, the only one that it may write to: for sockets and small files.
 //!
 //! It is [`RUN`] in the directory of the VM, as the VMM sees it. Where the VMM is in a jail, it is
 //! a file system in memory of its own, of bounded size and number of files, that is attached in the
@@ -25,41 +25,41 @@ use linux::untrusted_dir::{self, DirIdentity, UntrustedDir};
 
 use crate::VmConfig;
 
-/// Its name in the directory of the VM, which [`path`] gives to the VMM and nobody else uses.
+/// Name in the directory of the VM; only [`path`] uses it.
 const RUN: &str = "run";
 
-/// Most bytes in it: the largest state of devices that a VMM may write ([`STATE_LIMIT`]), and as
+/// Maximum bytes in it: the largest state of devices that a VMM may write ([`STATE_LIMIT`]), and as
 /// much again for one that is being replaced. They count as memory of the VMM.
 pub(crate) const BYTES: u64 = 2 * STATE_LIMIT;
 
-/// Most files in it: sockets, the number of the process, links and states, some ten.
+/// Maximum number of files in it: sockets, pid file, links and states, some ten.
 pub(crate) const INODES: u64 = 64;
 
-/// Most bytes of a state of devices. They take some 100 KiB; a VMM that was taken over could write
-/// anything.
+/// Maximum bytes of a state of devices. Usually it takes some 100 KiB; a VMM that was taken over
+/// could write any amount.
 pub(crate) const STATE_LIMIT: u64 = 16 << 20;
 
-/// The directory of one VM.
+/// Run directory of one VM.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     dir: UntrustedDir,
-    /// `None` on disk.
+    /// Identity of the directory; `None` for one on disk.
     identity: Option<DirIdentity>,
 }
 
-/// Returns its path, for the arguments of the VMM and as a place in its jail.
+/// Returns the path of the directory, for the arguments of the VMM and as a place in its jail.
 pub(crate) fn path(vm_dir: &Path) -> PathBuf {
     vm_dir.join(RUN)
 }
 
 impl RunDir {
-    /// Creates it anew, empty. Blocking.
+    /// Creates the directory, empty. Blocking.
     ///
     /// # Errors
     /// What the kernel said.
     pub(crate) fn create(config: &VmConfig) -> io::Result<Self> {
         let path = path(&config.dir);
-        // Of a VM of an earlier version, which has ended.
+        // Directory of a VM of an earlier version, which has ended.
         untrusted_dir::remove_tree(&path)?;
         match &config.jail {
             Some(jail) => {
@@ -75,7 +75,7 @@ impl RunDir {
         }
     }
 
-    /// Opens the one on disk in the directory of a VM.
+    /// Opens the directory on disk of a VM.
     ///
     /// # Errors
     /// `NotFound` when there is none.
@@ -86,7 +86,7 @@ impl RunDir {
         })
     }
 
-    /// Finds the one of a VM that an earlier run of this program started.
+    /// Opens the directory of a VM that an earlier run of this program started.
     ///
     /// # Errors
     /// `NotFound` when its process is gone, `PermissionDenied` when that has left the directory.
@@ -107,12 +107,12 @@ impl RunDir {
         }
     }
 
-    /// Returns what `vm.json` has to say for [`RunDir::adopt`].
+    /// Returns the identity to record in `vm.json` for [`RunDir::adopt`].
     pub(crate) fn recorded(&self) -> Option<DirIdentity> {
         self.identity
     }
 
-    /// Returns the mount to attach in the jail; `None` for one that is on disk.
+    /// Returns the mount to attach in the jail; `None` for a directory on disk.
     ///
     /// # Errors
     /// When there are no more descriptors.
@@ -131,8 +131,9 @@ impl Deref for RunDir {
     }
 }
 
-/// The directory of ours in which a VMM finds the files that it is to fill with the memory of its
-/// guest, which is too much for [`RunDir`]. It can open them, and make, rename or remove none.
+/// Name of the directory of ours in which a VMM finds the files that it is to fill with the memory
+/// of its guest, which is too large for [`RunDir`]. It can open them, but cannot create, rename or
+/// remove any.
 pub(crate) const OUT: &str = "out";
 
 /// Creates [`OUT`] in the directory of a VM, empty. Idempotent.
@@ -143,7 +144,7 @@ pub(crate) fn create_out(vm_dir: &Path) -> io::Result<()> {
     let out = vm_dir.join(OUT);
     untrusted_dir::remove_tree(&out)?;
     DirBuilder::new().mode(0o711).create(&out)?;
-    // Whatever mask the agent has.
+    // Independent of the agent's umask.
     fs::set_permissions(out, std::os::unix::fs::PermissionsExt::from_mode(0o711))
 }
 

@@ -1,12 +1,12 @@
-//! A checksum of a full memory file, which the file itself carries.
+//! Checksum of a full memory file, which the file itself carries.
 //!
-//! The file has many names: its snapshot's, one of each VM over it, and those of their
-//! snapshots. So its checksum is an extended attribute of the file, given once nothing writes to it
-//! any more. A copy has none, nor has a file where the file system knows no attributes; these are
-//! taken as they are.
+//! The file has many names: its snapshot's, one of each VM over it, and those of their snapshots.
+//! So its checksum is an extended attribute of the file, set once the file is final. A copy has
+//! none, nor has a file on a file system without attributes; these are not checked.
 //!
 //! It is compared before the first guest of a run of this program goes on over the file, and again
-//! when the file has been changed since. Each time would make every restore as slow as a copy.
+//! when the file has been changed since. Comparing it each time would make every restore as slow as
+//! a copy.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -22,13 +22,14 @@ const BLOCK: usize = 4096;
 /// Bytes that are read at once.
 const BUFFER: usize = 1 << 20;
 
-/// A file, and what it was when it was looked at.
+/// Device, inode, length and modification time of a file that was checked.
 type Seen = (u64, u64, u64, (i64, i64));
 
-/// What needs no second look. A few dozen bytes for each memory file that was used in this run.
+/// Files that need no second check. A few dozen bytes for each memory file that was used in this
+/// run.
 static SOUND: Mutex<Option<HashSet<Seen>>> = Mutex::new(None);
 
-/// Gives the file its checksum, unless it has one. Blocking, for as long as reading it takes.
+/// Stores the file's checksum, unless it has one. Blocking, for as long as reading it takes.
 ///
 /// # Errors
 /// What the file system said, other than that it knows no attributes.
@@ -45,17 +46,18 @@ pub(crate) fn seal(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether [`seal`] has nothing to do.
+/// Returns true if the file has a checksum, so that [`seal`] has nothing to do.
 pub(crate) fn is_sealed(path: &Path) -> bool {
     File::open(path)
         .and_then(|file| read(&file))
         .is_ok_and(|sum| sum.is_some())
 }
 
-/// Compares the file with its checksum. Blocking, for as long as reading it takes the first time.
+/// Compares the file with its checksum, unless that was done since its last change. Blocking, for
+/// as long as reading it takes.
 ///
 /// # Errors
-/// `InvalidData` when it is not what it was, otherwise what the file system said.
+/// `InvalidData` when its content has changed, otherwise what the file system said.
 pub(crate) fn check(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     let Some(sealed) = read(&file)? else {
@@ -68,7 +70,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
         meta.len(),
         (meta.mtime(), meta.mtime_nsec()),
     );
-    // Held while it is read: whoever comes meanwhile waits for the answer instead of reading it,
+    // Held while the file is read: concurrent callers wait for the result instead of reading it,
     // too.
     let mut sound = SOUND.lock();
     let sound = sound.get_or_insert_default();
@@ -88,7 +90,7 @@ fn read(file: &File) -> io::Result<Option<u32>> {
     let mut sum = [0; 4];
     match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut sum) {
         Ok(4) => Ok(Some(u32::from_be_bytes(sum))),
-        // Not ours, or a later version's.
+        // Not of this version.
         Ok(_)
         | Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::RANGE) => {
             Ok(None)
@@ -97,7 +99,8 @@ fn read(file: &File) -> io::Result<Option<u32>> {
     }
 }
 
-/// CRC-32 of each block that is not all zeroes, after its place: holes and zeroes are the same.
+/// Computes the CRC-32 of each block that is not all zeroes, with its offset: holes and zeroes are
+/// the same.
 fn sum(file: &File) -> io::Result<u32> {
     let mut crc = crc32fast::Hasher::new();
     let mut buffer = vec![0; BUFFER];

@@ -1,4 +1,4 @@
-//! The memory of snapshots, as one driver keeps it: in layers while it is written, merged into one
+//! Memory of snapshots, as one driver stores it: in layers while it is written, merged into one
 //! full file where restores gain from that, and held in the page cache between restores.
 //!
 //! | driver | restores from | is a merge of use |
@@ -18,20 +18,20 @@ use crate::Result;
 use crate::files::in_file;
 use crate::memory_files::{self, MEMORY};
 
-/// How the memory of one driver's snapshots is kept.
+/// Store of the memory of one driver's snapshots.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotStore(RestoresFrom);
 
-/// What a driver can restore memory from.
+/// Forms of memory that a driver can restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestoresFrom {
-    /// Something of its own, of which nothing is known here.
+    /// Form of the driver's own.
     Opaque,
-    /// One full file.
+    /// Full memory file.
     FullFile,
     /// Layers, by a pager.
     Layers,
-    /// One full file behind a loop device, with a small diff over it.
+    /// Full memory file behind a loop device, with a small diff over it.
     FullFileAndSmallDiff,
 }
 
@@ -76,8 +76,8 @@ impl SnapshotStore {
         }
     }
 
-    /// Merges the memory of a snapshot into one full file. Nobody may copy its files or rename the
-    /// directory at the same time; restores go on. Takes as long as a copy of all memory.
+    /// Merges the memory of a snapshot into one full file. Its files must not be copied nor its
+    /// directory renamed at the same time; restores go on. Takes as long as a copy of all memory.
     /// Idempotent.
     ///
     /// # Errors
@@ -91,12 +91,12 @@ impl SnapshotStore {
         }
     }
 
-    /// Keeps what restores of a snapshot share of its memory until the answer is dropped, so that
-    /// the next one finds what the last one read. Drivers that map the files themselves share the
-    /// cache of the file system, and need nothing.
+    /// Holds the memory that restores of a snapshot share in the page cache until the result is
+    /// dropped, so that the next restore finds the pages that the last one read. Drivers that map
+    /// the files themselves share the cache of the file system, and need nothing.
     ///
     /// # Errors
-    /// What the system returns; restores are as right without.
+    /// What the system returns; restores are slower then, but correct.
     pub fn hold(self, snapshot: &Path) -> Result<HeldMemory> {
         let device = match self.0 {
             RestoresFrom::Opaque | RestoresFrom::FullFile | RestoresFrom::Layers => None,

@@ -1,4 +1,4 @@
-//! The task that watches a VM, and the end that it finds. Every driver has one for each VM.
+//! Task that watches a VM, and the end that it finds. Every driver has one for each VM.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use tokio::task::AbortHandle;
 
 use crate::{Error, Exit, Result};
 
-/// The task owns the decision about [`Exit`]; everybody else reads it here. It ends when this is
-/// dropped.
+/// Handle of the task, which owns the decision about [`Exit`]; all other code reads it here. The
+/// task ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     exit: watch::Receiver<Option<Exit>>,
@@ -28,7 +28,7 @@ impl Watcher {
         }
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the VM and returns it.
     pub(crate) async fn exit(&self) -> Exit {
         // Only when the runtime is shutting down, or the task panicked.
         let gone = || Exit::Vmm("the task that watches it is gone".into());
@@ -39,7 +39,7 @@ impl Watcher {
             .unwrap_or_else(gone)
     }
 
-    /// The answer, unless the VM ends before it: then that is what there is to say.
+    /// Returns the answer, or [`Error::Ended`] if the VM ends before it.
     pub(crate) async fn unless_ended<T>(
         &self,
         answer: impl Future<Output = Result<T>>,
@@ -50,8 +50,8 @@ impl Watcher {
         }
     }
 
-    /// Kills the process of the VM in `dir` and waits for the end; `action` says for people what
-    /// that is.
+    /// Kills the process of the VM in `dir` and waits for its end; `action` describes that in
+    /// errors.
     pub(crate) async fn kill(
         &self,
         process: &Process,

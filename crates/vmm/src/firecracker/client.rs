@@ -90,7 +90,7 @@ struct Fault {
     fault_message: String,
 }
 
-/// One request per method.
+/// Requests, each with a method of its own.
 ///
 /// # Errors
 /// [`Error::Refused`] with Firecracker's words, [`Error::Timeout`] when there is no answer, or

@@ -18,8 +18,8 @@ use super::start::{Started, connect, hostile};
 use super::vm::QemuVm;
 use super::{LOG, Record};
 
-/// Takes over a process that an earlier run started. One that never ran its guest is ended: whoever
-/// started it did not get to know that it exists.
+/// Adopts a process that an earlier run started. A process that never ran its guest is ended: its
+/// start was never reported to the caller.
 pub(super) async fn adopt(
     dir: PathBuf,
     process: Process,
@@ -45,12 +45,12 @@ pub(super) async fn adopt(
     let (run, qmp, shutdowns, state) = match connected.await {
         Ok(connected) => connected,
         Err(Error::EndedEarly { .. }) => return Ok(None),
-        // It ends at this moment, and has no working directory any more.
+        // It is ending right now, and has no working directory any more.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             process::end(process).await?;
             return Ok(None);
         }
-        // Nobody can use a VM that does not answer, or not as a QEMU does.
+        // A VM that does not answer, or not as QEMU does, is of no use.
         Err(error) => {
             process::end(process).await?;
             return Err(error);

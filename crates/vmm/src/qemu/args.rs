@@ -1,8 +1,8 @@
-//! QEMU's command line. The same input gives the same arguments; of the world it only asks whether
-//! a disk is a device.
+//! QEMU's command line. The same input gives the same arguments, except that the file system is
+//! asked whether a disk is a device.
 //!
-//! Values that hold paths go as JSON, where the comma has no meaning; sockets are named relative to
-//! the working directory, since a socket's name may have 107 bytes only (unix(7)).
+//! Values that hold paths are passed as JSON, where the comma has no meaning; sockets are named
+//! relative to the working directory, since a socket's name may have only 107 bytes (unix(7)).
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -19,7 +19,7 @@ use super::{Accel, Ram};
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
 const PID_FILE: &str = "qemu.pid";
 
-/// Where QEMU listens for the state of a guest that goes on, in its working directory.
+/// Socket on which QEMU waits for the state of a restored guest, in its working directory.
 pub(super) const INCOMING_SOCKET: &str = "incoming.sock";
 
 /// Name in the directory of the VM.
@@ -31,19 +31,19 @@ const RAM_ID: &str = "ram";
 /// Id of the character device that takes the serial console.
 pub(super) const CONSOLE: &str = "console";
 
-/// Size of QEMU's ring of console output, bytes; it wants a power of two.
+/// Size of QEMU's ring of console output, bytes; QEMU requires a power of two.
 pub(super) const CONSOLE_SIZE: usize = crate::console::LIMIT;
 
-/// What the command line depends on besides the configuration.
+/// Parameters of the command line besides the configuration.
 #[derive(Debug)]
 pub(super) struct Machine<'a> {
     pub(super) accel: Accel,
-    /// Rate of the host's time stamp counter, thousands per second.
+    /// Rate of the host's time stamp counter, kHz.
     pub(super) tsc_khz: Option<u64>,
     pub(super) ram: Ram,
     /// File of the guest's memory.
     pub(super) memory: &'a Path,
-    /// Wait for device state instead of booting.
+    /// True to wait for device state instead of booting.
     pub(super) incoming: bool,
     /// Number of the descriptor of the guest's network device, where it has one.
     pub(super) tap: Option<RawFd>,
@@ -73,8 +73,8 @@ pub(super) fn command_line(
     line.json("-object", &memory(config, machine)?);
     line.args(["-nodefaults", "-no-user-config", "-nographic", "-S"]);
     line.pair("-global", "virtio-mmio.force-legacy=false");
-    // The process outlives the guest, so that what it said at the end can be read, whoever comes to
-    // read it.
+    // The process outlives the guest, so that its last output can be read later, even by another
+    // run of this program.
     line.pair("-action", "reboot=shutdown,shutdown=pause");
     line.pair(
         "-sandbox",
@@ -98,24 +98,25 @@ pub(super) fn command_line(
         &json!({"driver": "virtio-rng-device", "id": "rng"}),
     );
     if machine.incoming {
-        // Here rather than by commands: QEMU reads those byte by byte, at some 0.1 ms each.
+        // As an argument rather than by commands: QEMU reads those byte by byte, at some 0.1 ms
+        // each.
         line.pair("-incoming", &*format!("unix:{INCOMING_SOCKET}"));
         // The state has no description of the machine; see `state`.
         line.pair("-global", "migration.send-configuration=off");
-        // After a migration a guest tells its network five times where it is now. Ours knows, and
-        // would wake it for that.
+        // After a migration a guest announces its new place in the network five times. Here it has
+        // not moved, and the announcements would only wake it.
         line.pair("-global", "migration.announce-rounds=0");
     }
     Ok(line.0)
 }
 
-/// Written by QEMU for itself: in its PID namespace it is the first process. For us its path is
-/// what counts.
+/// Returns the path of the pid file. QEMU writes its own number in its PID namespace, which is
+/// useless here; only the path matters, as a mark in the command line.
 fn pid_file(dir: &Path) -> PathBuf {
     run_dir::path(dir).join(PID_FILE)
 }
 
-/// Arguments that tell the QEMU of the VM in `dir` from every other process.
+/// Returns true if the arguments are those of the QEMU of the VM in `dir`, and of no other process.
 pub(super) fn is_of(cmdline: &[u8], dir: &Path) -> bool {
     let wanted = pid_file(dir);
     let args: Vec<&[u8]> = cmdline.split(|&byte| byte == 0).collect();
@@ -153,7 +154,7 @@ fn memory(config: &VmConfig, machine: &Machine<'_>) -> std::io::Result<Value> {
 }
 
 fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
-    // A device is no file to QEMU.
+    // QEMU has another driver for block devices than for files.
     let is_device =
         std::fs::metadata(&config.disk.path).is_ok_and(|meta| meta.file_type().is_block_device());
     let driver = if is_device { "host_device" } else { "file" };
@@ -168,7 +169,8 @@ fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
     let mut image =
         json!({"driver": format, "node-name": "disk", "file": "file", "discard": "unmap"});
     if let Some(base) = &config.disk.base {
-        // What an overlay itself names was true where it was made, and written by a VMM since.
+        // The name of a base in the overlay itself is not used: it may have moved, and a VMM has
+        // written that name.
         let file = json!({"driver": "file", "filename": text(base)?});
         image["backing"] = json!({"driver": "raw", "file": file, "read-only": true});
     }
@@ -183,7 +185,7 @@ fn disk(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
     Ok(())
 }
 
-/// After the disk: the guest numbers them in this order.
+/// Adds the modules, after the disk: the guest numbers block devices in this order.
 fn modules(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
     let Some(path) = &config.modules else {
         return Ok(());
@@ -203,7 +205,7 @@ fn modules(line: &mut Line, config: &VmConfig) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The device is open already: QEMU is in a network namespace in which there is nothing.
+/// Adds the network device, which is open already: QEMU's network namespace is empty.
 fn net(line: &mut Line, config: &VmConfig, tap: Option<RawFd>) {
     let (Some(net), Some(tap)) = (&config.net, tap) else {
         return;

@@ -5,10 +5,10 @@
 //!  watching ───────────────────────────────→ read the console, kill QEMU ──→ exited
 //!     │ ↺ connection lost: connect again                                       ↑
 //!     ├──────────────────────── process ended by itself ────────────────────────┤
-//!     └── QEMU sends what QEMU does not send, or too much of it ─→ kill QEMU ────┘
+//!     └── QEMU violates the protocol, or sends too much ─→ kill QEMU ────────────┘
 //! ```
-//! The task owns the decision about [`Exit`]; everybody else reads it. If this program dies, the
-//! state is still in QEMU, which waits to be asked.
+//! The task owns the decision about [`Exit`]; all other code reads it. If this program dies, the
+//! reason is still in QEMU, which waits to be asked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,10 +36,10 @@ use super::{Record, exit_reason};
 /// Pause between attempts to connect again.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// Time for the console of a guest that has ended.
+/// Timeout for reading the console of a guest that has ended.
 const LAST_READ: Duration = Duration::from_secs(5);
 
-/// Its number on x86 (signal(7)).
+/// Number of SIGBUS on x86 (signal(7)).
 const SIGBUS: i32 = 7;
 
 /// The running QEMU, shared by the VM's handle and its watcher.
@@ -54,22 +54,23 @@ pub(super) struct Instance {
     pub(super) console: Mutex<Console>,
     /// Held by a snapshot, so that the guest cannot be resumed under it.
     pub(super) snapshot: Mutex<()>,
-    /// We have stopped it, and nobody else lets it run: it need not be asked again.
+    /// True if this program has paused the guest, which no other client can resume: its state need
+    /// not be asked again.
     pub(super) stopped: AtomicBool,
 }
 
-/// The connection to QEMU.
+/// Connection to QEMU.
 #[derive(Debug, Clone)]
 enum QmpLink {
     Up(Qmp),
-    /// It was lost and is being made again.
+    /// Was lost and is being made again.
     Down,
-    /// There is no QEMU any more.
+    /// Will not be made again: QEMU has ended.
     Ended,
 }
 
 impl Instance {
-    /// Returns also what the watcher needs.
+    /// Creates the instance, and returns it with the arguments of its watcher.
     pub(super) fn new(started: Started) -> (Self, Shutdowns, Before) {
         let instance = Self {
             dir: started.dir,
@@ -96,7 +97,7 @@ impl Instance {
             .await
     }
 
-    /// The connection to QEMU, as soon as there is one.
+    /// Returns the connection to QEMU, as soon as there is one.
     async fn connected(&self, command: &str, limit: Duration) -> Result<Qmp> {
         let mut link = self.link.subscribe();
         let settled =
@@ -126,7 +127,8 @@ impl Instance {
         Ok(self.execute(query_status {}, PROMPT).await?.status)
     }
 
-    /// Keeps QEMU's output and its connection until the guest or QEMU has ended; returns why.
+    /// Drains QEMU's output and keeps its connection until the guest or QEMU has ended; returns the
+    /// reason.
     pub(super) async fn watch(&self, shutdowns: Shutdowns, before: Before) -> Exit {
         let exit = self.watch_qemu(shutdowns, before).await;
         self.link.send_replace(QmpLink::Ended);
@@ -151,7 +153,7 @@ impl Instance {
         }
     }
 
-    /// Ends a QEMU that has been taken over, or is none.
+    /// Kills a QEMU that has been taken over, or is none.
     async fn end_hostile(&self, violation: &str) -> Exit {
         tracing::warn!(pid = self.process.pid(), dir = %self.dir.display(), "QEMU is ended, since it {violation}");
         self.end_process().await;
@@ -173,18 +175,18 @@ impl Instance {
         ))
     }
 
-    /// Returns when the guest has come to its end; with the cause, if QEMU told us.
+    /// Waits until the guest has ended, and returns the cause if QEMU sent it.
     ///
     /// # Errors
-    /// What QEMU did that no QEMU does.
+    /// The violation of the protocol.
     async fn guest_end(
         &self,
         shutdowns: &mut Shutdowns,
         mut before: Before,
     ) -> Result<Option<ShutdownCause>, String> {
         loop {
-            // The event goes only to who is connected, so a guest is asked that may have ended
-            // before.
+            // The event goes only to a connected client, so a guest that may have ended before is
+            // asked.
             let may_have_ended = before == Before::Somebody;
             if may_have_ended
                 && self
@@ -250,7 +252,7 @@ impl Instance {
                 "QEMU stopped the VM ({other:?}); {}",
                 exit_reason(&self.output)
             )),
-            // Nobody was connected when it happened; the console is all there is.
+            // No client was connected when it happened; the console is the only source.
             None => match console.panic() {
                 Some(text) => Exit::Panic(text),
                 None if console.is_restarting() => Exit::Reset,
@@ -259,7 +261,7 @@ impl Instance {
         }
     }
 
-    /// Moves what QEMU holds of the console to us. One at a time, since reading takes away.
+    /// Moves console output from QEMU to `console`. One call at a time, since reading removes it.
     pub(super) async fn drain(&self, limit: Duration) -> Result<()> {
         let mut console = self.console.lock().await;
         let command = ringbuf_read {

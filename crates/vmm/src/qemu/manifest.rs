@@ -1,8 +1,8 @@
-//! What a snapshot fits, and how its files are known to be whole.
+//! Manifest of a snapshot: what it is compatible with, and the checksums of its files.
 //!
-//! The state of the devices has a SHA-256, which is compared before a guest runs on it; a
-//! difference in memory has a checksum, which is compared when it is used. A full memory file
-//! carries its own ([`seal`](crate::seal)).
+//! The state of the devices has a SHA-256, which is compared before a guest runs on it; a diff of
+//! memory has a checksum, which is compared when it is used. A full memory file carries its own
+//! ([`seal`](crate::seal)).
 
 use std::io;
 use std::path::Path;
@@ -20,12 +20,12 @@ pub(super) const STATE: &str = "state";
 /// Version of this layout.
 pub(super) const VERSION: u32 = 2;
 
-/// Written last.
+/// Content of `snapshot.json`, which is written last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) version: u32,
     pub(super) accel: Accel,
-    /// Of the host, where the guest sees it.
+    /// Processor that the guest sees: the host's, or the emulated one.
     pub(super) cpu: String,
     pub(super) vcpus: u32,
     pub(super) memory_mb: u32,
@@ -36,7 +36,7 @@ pub(super) struct Manifest {
     pub(super) memory: MemoryLayout,
 }
 
-/// An emulated processor is the same everywhere.
+/// Returns the processor that guests see. An emulated one is the same on every host.
 pub(super) fn processor(accel: Accel) -> io::Result<String> {
     match accel {
         Accel::Kvm => cpu::identity(),
@@ -44,7 +44,8 @@ pub(super) fn processor(accel: Accel) -> io::Result<String> {
     }
 }
 
-/// Reads the manifest and compares it with what is to run, and with the files beside it. Blocking.
+/// Reads the manifest and compares it with the configuration, and with the files beside it.
+/// Blocking.
 pub(super) fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<Manifest> {
     let checked = compat::read_manifest(snapshot, VERSION).and_then(|found: Manifest| {
         fits(&found, host, config)?;
@@ -74,8 +75,9 @@ fn is_whole(found: &Manifest, snapshot: &Path) -> Result<(), String> {
     check_sha256(snapshot, STATE, &found.state_sha256)
 }
 
-/// The state of a QEMU can be loaded by that QEMU and by its later fixes, which do not change its
-/// form. The machine `microvm` has no versions, so nobody promises more.
+/// Checks that QEMU's versions agree but for the last part. The state can be loaded by the QEMU
+/// that wrote it and by its later fixes, which do not change its form. The machine `microvm` has no
+/// versions, so there is no wider promise.
 pub(super) fn same_release(found: &Manifest, here: &str) -> Result<(), String> {
     let release = |version: &str| {
         version

@@ -7,7 +7,7 @@
 //! | `memory` | before a boot | us (0600, of QEMU's user); guest memory |
 //! | `memory.base` | before a restore | us; another name of the snapshot's memory, which is never written |
 //! | `stderr` | before the start | us: a pipe that is QEMU's standard error ([`output`](crate::output)) |
-//! | `vm.json` | once the process runs | us: who it is and how it was started |
+//! | `vm.json` | once the process runs | us: its identity and how it was started |
 //!
 //! In memory, in QEMU's working directory ([`run_dir`](crate::run_dir)): `qemu.pid` and `qmp.sock`,
 //! `incoming.sock` during a restore, `state.unfinished` during a snapshot. QEMU gets the network
@@ -18,8 +18,8 @@
 //! process dies before that, [`adopt`](Driver::adopt) finds the QEMU by its command line, sees that
 //! it never ran, and ends it. If it dies later, the VM goes on, and its console is kept in QEMU's
 //! own ring of 64 KiB, which can neither fill the disk nor block the guest. A guest that ends
-//! leaves its QEMU stopped but alive (`-action shutdown=pause`): why it ended and what it said last
-//! is not lost, whoever comes to read it.
+//! leaves its QEMU stopped but alive (`-action shutdown=pause`): the reason for its end and its
+//! last output can still be read, also by a later run of this program.
 
 mod adopt;
 mod args;
@@ -52,7 +52,7 @@ use crate::process;
 use crate::snapshot_store::RestoresFrom;
 use crate::{DiskFormat, Driver, Result, SnapshotStore, Vm, VmConfig, record};
 
-/// What runs guest code.
+/// Accelerator: the part that runs guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Accel {
@@ -68,12 +68,12 @@ impl Accel {
         }
     }
 
-    /// For `-M …,accel=`.
+    /// Returns the value for `-M …,accel=`.
     fn qemu(self) -> &'static str {
         self.name()
     }
 
-    /// Devices of the host that it takes.
+    /// Returns the devices of the host that it needs.
     fn devices(self) -> Vec<PathBuf> {
         match self {
             Self::Kvm => vec!["/dev/kvm".into()],
@@ -81,7 +81,7 @@ impl Accel {
         }
     }
 
-    /// What it asks the kernel for.
+    /// Returns the system calls that QEMU may make with it.
     fn syscalls(self, enforcement: Enforcement) -> Syscalls {
         match self {
             Self::Kvm => Syscalls::Only(&[syscalls::CALLS, syscalls::KVM_CALLS], enforcement),
@@ -89,8 +89,8 @@ impl Accel {
         }
     }
 
-    /// Memory that QEMU takes besides the guest's, MiB, at most: some 60, and 1 GiB for translated
-    /// code.
+    /// Returns the most memory that QEMU takes besides the guest's, MiB: some 60, and 1 GiB for
+    /// translated code.
     fn overhead_mb(self) -> u32 {
         match self {
             Self::Kvm => 128,
@@ -98,10 +98,10 @@ impl Accel {
         }
     }
 
-    /// For `-cpu`. With 5-level page tables or nested virtualisation, emulation has bugs and gives
-    /// guests nothing. Guests under KVM get neither hypervisors nor performance counters of their
-    /// own: more to attack, nothing for sandboxes. Asynchronous page faults crash hosts that are
-    /// themselves emulated, since guest memory is a file.
+    /// Returns the value for `-cpu`. With 5-level page tables or nested virtualisation, emulation
+    /// has bugs, and guests gain nothing from them. Guests under KVM get neither hypervisors nor
+    /// performance counters of their own: more to attack, nothing for sandboxes. Asynchronous page
+    /// faults crash hosts that are themselves emulated, since guest memory is a file.
     fn cpu(self) -> &'static str {
         match self {
             Self::Kvm => "host,vmx=off,svm=off,pmu=off,kvm-asyncpf=off,kvm-asyncpf-int=off",
@@ -110,30 +110,30 @@ impl Accel {
     }
 }
 
-/// Where the memory of a guest is.
+/// Storage of a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Ram {
-    /// In the file `memory` of the VM's directory: a snapshot takes the file.
+    /// The file `memory` of the VM's directory: a snapshot takes the file.
     File,
     /// Private pages over the immutable file of a snapshot: a snapshot takes the pages.
     Private,
 }
 
-/// QEMU's standard error in the directory of a VM of an earlier version.
+/// Name of the file with QEMU's standard error, for VMs of an earlier version.
 const LOG: &str = "qemu.log";
 
-/// What is written down about a VM.
+/// Record of a VM in `vm.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     identity: Identity,
     accel: Accel,
     ram: Ram,
-    /// What QEMU maps as the guest's memory, by the name that it knows.
+    /// Path of the guest's memory, as QEMU maps it.
     memory: PathBuf,
     vcpus: u32,
     memory_mb: u32,
-    /// Its working directory, where that is in memory.
+    /// Working directory, where that is in memory.
     #[serde(default)]
     run: Option<DirIdentity>,
 }
@@ -148,33 +148,33 @@ impl record::Record for Record {
     }
 }
 
-/// The last that QEMU said, for people.
+/// Returns the last output of QEMU, for people.
 fn exit_reason(output: &Output) -> String {
     output
         .exit_reason()
         .unwrap_or_else(|| "it gave no reason".into())
 }
 
-/// The driver. Holds no state but the starts under way: every VM's is in its directory and its
-/// process.
+/// QEMU driver. Holds no state but the starts in flight: that of each VM is in its directory and
+/// its process.
 #[derive(Debug)]
 pub(crate) struct Qemu {
     host: Host,
     starts: InFlightStarts,
 }
 
-/// What is the same for all VMs here.
+/// Settings that are the same for all VMs here.
 #[derive(Debug, Clone)]
 struct Host {
     program: PathBuf,
     accel: Accel,
-    /// Rate of the time stamp counter, thousands per second; only emulated guests have to be told.
+    /// Rate of the time stamp counter, kHz, for emulated guests, which must be given it.
     tsc_khz: Option<u64>,
     enforcement: Enforcement,
 }
 
 impl Qemu {
-    /// Blocks for 100 ms the first time that guests are to be emulated.
+    /// Creates the driver. Blocks for 100 ms the first time that guests are to be emulated.
     pub(crate) fn new(program: PathBuf, accel: Accel, enforcement: Enforcement) -> Self {
         let tsc_khz = if accel == Accel::Tcg {
             linux::tsc::khz()

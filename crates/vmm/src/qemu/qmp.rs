@@ -1,10 +1,10 @@
-//! One QMP connection: commands with a deadline, and the events that matter.
+//! QMP connection: commands with timeouts, and the events that matter.
 //!
-//! One task owns the socket. It sends the commands, each with an id that no other of this or an
-//! earlier connection has, and gives each answer to whoever waits for that id: what comes late,
-//! twice, or to somebody who has hung up is passed over. QEMU serves one client at a time and waits
-//! for the next when one hangs up, so a lost connection is simply made again. What QEMU may send
-//! has bounds ([`wire`]).
+//! One task owns the socket. It sends the commands, each with an id that no other command of this
+//! or an earlier connection has, and passes each answer to the caller that waits for that id: late
+//! and repeated answers are dropped, and so are those whose caller has gone. QEMU serves one client
+//! at a time and waits for the next when one hangs up, so a lost connection is simply made again.
+//! Messages of QEMU have bounds ([`wire`]).
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use wire::fuzz;
@@ -33,27 +33,27 @@ pub(super) use wire::QmpError;
 
 mod wire;
 
-/// Time for commands that QEMU does at once; long, since an overloaded host is no reason to fail.
+/// Timeout of commands that QEMU does at once; long, since an overloaded host is no reason to fail.
 pub(super) const PROMPT: Duration = Duration::from_secs(30);
 
-/// Time for the greeting of a QEMU that has accepted the connection.
+/// Timeout for the greeting of a QEMU that has accepted the connection.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// Messages before the answer of the handshake that are passed over: events, and answers to an
-/// earlier client.
+/// Maximum number of messages that are skipped before the answer of the handshake: events, and
+/// answers to an earlier client.
 const BEFORE_ANSWER: usize = 1000;
 
-/// Commands that wait to be sent.
+/// Maximum number of commands that wait to be sent.
 const QUEUE: usize = 16;
 
-/// The handle on a connection, which lasts as long as one of them.
+/// Handle of a connection, which lasts as long as one of its handles.
 #[derive(Debug, Clone)]
 pub(super) struct Qmp {
     requests: mpsc::Sender<Request>,
     version: Arc<str>,
 }
 
-/// A command on its way, as JSON, and who waits for the answer.
+/// Command in flight, as JSON, and the sender for its answer.
 #[derive(Debug)]
 struct Request {
     id: u64,
@@ -61,7 +61,7 @@ struct Request {
     answer: oneshot::Sender<String>,
 }
 
-/// What comes unasked.
+/// Receiver of shutdown events.
 #[derive(Debug)]
 pub(super) struct Shutdowns {
     causes: mpsc::Receiver<ShutdownCause>,
@@ -72,7 +72,7 @@ impl Shutdowns {
     /// Returns the cause of the next shutdown.
     ///
     /// # Errors
-    /// Why the connection is at its end.
+    /// The reason why the connection has ended.
     pub(super) async fn next_cause(&mut self) -> Result<ShutdownCause, QmpError> {
         match self.causes.recv().await {
             Some(cause) => Ok(cause),
@@ -94,7 +94,7 @@ impl Drop for Shutdowns {
     }
 }
 
-/// Who has spoken to a QEMU before us.
+/// Earlier clients of a QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Before {
     Nobody,
@@ -137,7 +137,7 @@ impl Qmp {
         ))
     }
 
-    /// QEMU's version, such as `7.2.22`.
+    /// Returns QEMU's version, such as `7.2.22`.
     pub(super) fn version(&self) -> &str {
         &self.version
     }
@@ -174,7 +174,7 @@ impl Qmp {
     }
 }
 
-/// Reads the greeting and leaves the mode in which QEMU takes no commands; QEMU's version.
+/// Reads the greeting and leaves the mode in which QEMU takes no commands. Returns QEMU's version.
 async fn negotiate(lines: &mut Lines, write: &mut OwnedWriteHalf) -> Result<String, QmpError> {
     let greeting = lines.next_message().await?;
     let wrong =
@@ -203,7 +203,7 @@ async fn negotiate(lines: &mut Lines, write: &mut OwnedWriteHalf) -> Result<Stri
     Err(wrong("does not answer but sends other messages"))
 }
 
-/// Carries commands and answers until the connection is at its end, or nobody uses it any more.
+/// Carries commands and answers until the connection ends, or has no handle any more.
 async fn serve(
     mut lines: Lines,
     mut write: OwnedWriteHalf,
@@ -215,7 +215,7 @@ async fn serve(
         let message = tokio::select! {
             request = requests.recv() => {
                 let Some(request) = request else { return QmpError::Lost(io::ErrorKind::NotConnected.into()) };
-                // Those that have passed their deadline.
+                // Callers of these have timed out.
                 waiting.retain(|_, answer| !answer.is_closed());
                 waiting.insert(request.id, request.answer);
                 if let Err(error) = write.write_all(request.text.as_bytes()).await {
@@ -231,7 +231,7 @@ async fn serve(
         };
         if message.head.event.as_deref() == Some("SHUTDOWN") {
             match serde_json::from_str(&message.line) {
-                // More of them than there is room for say nothing new.
+                // Further ones than fit in the channel say nothing new.
                 Ok(Event::SHUTDOWN { data, .. }) => drop(shutdowns.try_send(data.reason)),
                 _ => return QmpError::Violation("sent a SHUTDOWN event that is none".to_owned()),
             }
@@ -241,13 +241,13 @@ async fn serve(
     }
 }
 
-/// A number for a command. QEMU may still answer what an earlier run of this program asked, so it
-/// begins with the time.
+/// Returns a unique id for a command. QEMU may still answer commands of an earlier run of this
+/// program, so ids begin with the time.
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     if NEXT.load(Ordering::Relaxed) == 0 {
         let now = stdx::time::since_epoch().as_micros();
-        // Whoever is first sets it; QEMU's JSON knows signed numbers only.
+        // The first caller sets it; QEMU's JSON knows signed numbers only.
         let first = u64::try_from(now).unwrap_or_default() & (u64::MAX >> 2) | 1;
         let _ = NEXT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -260,7 +260,7 @@ fn line<C: QmpCommand>(command: &C, id: u64) -> io::Result<String> {
     Ok(line)
 }
 
-/// What a command returned, or the words with which it was refused.
+/// Parses an answer: the value that a command returned, or the text with which it was refused.
 fn parse<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, String> {
     #[derive(Deserialize)]
     struct Returned<T> {
@@ -287,7 +287,7 @@ fn parse<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, String> {
     }
 }
 
-/// Characters of a refusal that are handed on.
+/// Maximum number of characters of a refusal that are handed on.
 const REASON_LIMIT: usize = 400;
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! The memory of a guest: taken from a snapshot for a restore, and written into one.
+//! Memory of a guest: taken from a snapshot for a restore, and written into one.
 //!
 //! A private mapping writes nothing to its file, but QEMU opens that for writing all the same
-//! (before version 8.2 there is no other way). One in a jail might use that, so it is shown the
+//! (before version 8.2 there is no other way). A QEMU in a jail might use that, so it is shown the
 //! file as a read-only loop device: the kernel lets it open that for writing, and then refuses
 //! every write and every shared mapping that could be written through. All guests over one file
-//! have the same device, and with it one cache of what they read. It goes with the last of them.
+//! have the same device, and with it one page cache. It goes with the last of them.
 //!
-//! What a paused guest had written over such a file is written into QEMU's mapping again before the
-//! guest goes on: its pages are there at once then, as they were, and the next snapshot finds them
-//! among those that are the guest's own.
+//! The pages that a paused guest had written over such a file are written into QEMU's mapping again
+//! before the guest goes on: so they are there at once, and the next snapshot finds them among the
+//! guest's own.
 
 use std::fs;
 use std::io;
@@ -27,15 +27,16 @@ use crate::{AfterSnapshot, VmConfig, diff};
 use super::Ram;
 use super::instance::Instance;
 
-/// What a guest that is to be restored has for its memory.
+/// Memory of a guest that is to be restored.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) ram: Ram,
-    /// What QEMU maps.
+    /// Path of the file or device that QEMU maps.
     pub(super) path: PathBuf,
-    /// Held until QEMU holds it.
+    /// Loop device, held until QEMU has opened it.
     pub(super) device: Option<LoopDevice>,
-    /// What is to be written over that before the guest runs, from the lowest to the highest.
+    /// Diffs that are written over the mapping before the guest runs, from the lowest to the
+    /// highest.
     pub(super) over: Vec<(PathBuf, Seal)>,
 }
 
@@ -46,12 +47,12 @@ pub(super) struct Taken {
 /// `InvalidData` when it is damaged, otherwise what the system said.
 pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io::Result<Taken> {
     let (dir, bytes) = (&config.dir, u64::from(config.memory_mb) << 20);
-    // What an earlier VM in the directory had.
+    // Files of an earlier VM in the directory.
     memory_files::remove_memory_files(dir, Path::new(""))?;
     if !memory.clone().on_disk(from).is_small_diff() {
         memory_files::ensure_full(from, memory, bytes)?;
     }
-    // Under names of ours, so that they are there for the next snapshot when this one is gone.
+    // Under names of ours, so that they are there for the next snapshot when this one is removed.
     let taken = memory_files::link_memory(from, memory, dir)?;
     let base = dir.join(BASE);
     if taken == MemoryLayout::Full {
@@ -77,7 +78,7 @@ pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io:
         Err(error) => {
             tracing::warn!(%error, "no loop device for a guest's memory, which is copied instead");
             let own = dir.join(MEMORY);
-            // Whatever it was taken as, the names are those of layers now.
+            // In either layout, the names are those of layers by now.
             let layers = MemoryLayout::Layers(taken.diffs().to_vec());
             memory_files::write_merged(
                 dir,
@@ -97,18 +98,17 @@ pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io:
     }
 }
 
-/// Compares the checksums of what is to be written over a mapping. Blocking, for as long as reading
-/// it takes.
+/// Compares the checksums of the diffs. Blocking, for as long as reading them takes.
 ///
 /// # Errors
-/// `InvalidData` when something is damaged.
+/// `InvalidData` when a diff is damaged.
 pub(super) fn check(over: &[(PathBuf, Seal)]) -> io::Result<()> {
     over.iter()
         .try_for_each(|(path, seal)| diff::check(path, *seal))
 }
 
-/// Gives a VM, none of whose CPUs has run yet, what was [checked](check). The files go. Blocking,
-/// for some 50 ms at most.
+/// Writes [checked](check) diffs over the memory of a VM, none of whose CPUs has run yet, and
+/// removes them. Blocking, for some 50 ms at most.
 ///
 /// # Errors
 /// What the system said; the VM is worth nothing then.
@@ -120,8 +120,7 @@ pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -
     Ok(())
 }
 
-/// Writes the memory of the VM, whose guest stands still, into the directory of a snapshot.
-/// Blocking.
+/// Writes the memory of the VM, whose guest is paused, into the directory of a snapshot. Blocking.
 ///
 /// # Errors
 /// What the system said; then files may be left.
@@ -138,15 +137,15 @@ pub(super) fn write(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Resu
     }
 }
 
-/// The memory of a guest that will not run again is the snapshot's from now on, without a copy.
-/// QEMU has it open until it ends, but can get at it no other way: it belongs to us.
+/// Moves the memory of a guest that will not run again to the snapshot, without a copy. QEMU has it
+/// open until it ends, but cannot open it again: it belongs to us.
 fn give_away(from: &Path, to: &Path) -> io::Result<()> {
     place(from, to)?;
     let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
     chown(to, Some(owner.uid()), Some(owner.gid()))
 }
 
-/// The pages that are the guest's own, and what they are over.
+/// Writes the pages that are the guest's own, and links the file that they are over.
 fn write_difference(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
     place(&vm.dir.join(BASE), &dir.join(BASE))?;
     let bytes = u64::from(vm.record.memory_mb) << 20;

@@ -21,7 +21,7 @@ use super::state::{POLL, in_time};
 use super::vm::QemuVm;
 use super::{Host, Record, exit_reason};
 
-/// The VM is paused when this returns. After an error no process is left.
+/// Restores the VM, which is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
     in_flight::check_can_start::<Record>(&config).await?;
     let (manifest, taken) = take(host.clone(), config.clone(), snapshot.clone()).await?;
@@ -53,7 +53,7 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     }
 }
 
-/// What can be known to fit before anything runs, and the memory.
+/// Checks everything that can be checked before QEMU runs, and takes the memory.
 async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manifest, Taken)> {
     let work = move || {
         let manifest = manifest::check(&host, &config, &snapshot)?;
@@ -70,7 +70,7 @@ async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manife
         })
 }
 
-/// What is over the file that QEMU maps, before anything reads it.
+/// Writes the diffs over the file that QEMU maps, before QEMU reads the mapping.
 async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<()> {
     if over.is_empty() {
         return Ok(());
@@ -83,7 +83,7 @@ async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<(
         .flatten()
 }
 
-/// Sends the state to QEMU and waits until it has made sense of it.
+/// Sends the state to QEMU and waits until it has loaded it.
 async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
     let bad = |reason: String| Error::BadSnapshot {
         dir: snapshot.into(),
@@ -96,7 +96,7 @@ async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
         tokio::io::copy(&mut state, &mut socket).await
     };
     match send.await {
-        // QEMU has seen enough: it tells below.
+        // QEMU has stopped reading: its status below tells why.
         Err(error)
             if matches!(
                 error.kind(),
@@ -105,7 +105,7 @@ async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
         sent => drop(sent.map_err(in_file("send to QEMU", &path))?),
     }
     loop {
-        // QEMU ends when it cannot use it, and says why in its log.
+        // QEMU ends when it cannot use it, and writes the reason to its standard error.
         let answer = started.qmp.execute(query_status {}, PROMPT).await;
         match answer
             .map_err(|_| bad(exit_reason(&started.output)))?

@@ -1,18 +1,18 @@
-//! Snapshots: a directory with the memory, the device state, and a manifest that says what they
-//! fit.
+//! Snapshots: a directory with the memory, the device state, and a manifest of what they are
+//! compatible with.
 //!
 //! | file | content |
 //! |---|---|
 //! | `memory`, or `memory.base` and `memory.diff` | the guest's memory ([`memory_files`](crate::memory_files)) |
-//! | `state` | the devices: what QEMU wrote ([`state`]) |
+//! | `state` | the devices, as QEMU wrote them ([`state`]) |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
-//! A guest that was booted has its memory in a file, which is copied, or given away where the guest
-//! is to end. One that was restored has private pages over the file of a snapshot, and those are
-//! what is written.
+//! A guest that was booted has its memory in a file, which is copied, or given away if the guest is
+//! to end. A guest that was restored has private pages over the file of a snapshot, and only those
+//! are written.
 //!
-//! A failure removes what it wrote. If this process dies, the directory has no manifest, and no one
-//! restores it.
+//! A failure removes the files that it wrote. If this process dies, the directory has no manifest,
+//! and is never restored.
 
 use std::fs;
 use std::io;
@@ -28,7 +28,8 @@ use super::instance::Instance;
 use super::manifest::{Manifest, STATE, VERSION, processor};
 use super::{ram, state};
 
-/// Writes a snapshot into `dir`, which has to be empty: what a failure removes is then ours.
+/// Writes a snapshot into `dir`, which has to be empty, so that the cleanup after a failure removes
+/// only the snapshot's own files.
 pub(super) async fn write(vm: Arc<Instance>, dir: PathBuf, after: AfterSnapshot) -> Result<()> {
     let _one_at_a_time = vm.snapshot.lock().await;
     must_be_empty(&dir)?;

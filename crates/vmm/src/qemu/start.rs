@@ -21,17 +21,17 @@ use super::args::{self, Machine};
 use super::qmp::{Before, Qmp, QmpError, Shutdowns};
 use super::{Host, LOG, Ram, Record, exit_reason};
 
-/// Time from the start of QEMU to its first answer. It takes some 40 ms; an overloaded host much
-/// longer.
+/// Timeout from the start of QEMU to its first answer. Usually that takes some 40 ms; on an
+/// overloaded host much longer.
 const START: Duration = Duration::from_secs(60);
 
-/// How often a starting QEMU is tried. Short, since every create waits for it.
+/// Interval of attempts to reach a starting QEMU. Short, since every create waits for it.
 const RETRY: Duration = Duration::from_millis(2);
 
-/// What to do where there is no QEMU.
+/// Hint for a host without QEMU.
 const INSTALL_HINT: &str = "it must be installed: apt-get install qemu-system-x86";
 
-/// A QEMU whose virtual CPUs have not run yet, or run no more.
+/// QEMU whose virtual CPUs have not run yet, or that was adopted.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) dir: PathBuf,
@@ -45,7 +45,7 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// Ends the process after a failure; the failure is what the caller gets to know.
+    /// Ends the process after a failure, and returns that failure.
     pub(super) async fn fail(self, error: Error) -> Error {
         if let Err(second) = process::end(self.process).await {
             tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
@@ -54,8 +54,7 @@ impl Started {
     }
 }
 
-/// Starts QEMU, writes down that it is there, and connects to it. After an error no process is
-/// left.
+/// Starts QEMU, records it in `vm.json`, and connects to it. After an error no process is left.
 pub(super) async fn launch(
     host: &Host,
     config: &VmConfig,
@@ -122,7 +121,7 @@ pub(super) async fn launch(
     }
 }
 
-/// Returns what QEMU may open in its jail.
+/// Returns the files and devices that QEMU may open in its jail.
 fn jail_needs(host: &Host, ram: Ram, memory: &Path, run: &Arc<RunDir>) -> Needs {
     let mut needs = Needs {
         run: Arc::clone(run),
@@ -152,8 +151,8 @@ async fn open_tap(config: &VmConfig) -> Result<Option<File>> {
         .map(Some)
 }
 
-/// Takes away what an earlier VM in this directory left; its log too, or its errors would be told
-/// as ours.
+/// Removes the files of an earlier VM in this directory; its log too, or its errors would be
+/// reported as ours.
 fn clear(dir: &Path) -> io::Result<()> {
     record::remove(dir)?;
     stdx::fs::remove_file_if_exists(dir.join(LOG))

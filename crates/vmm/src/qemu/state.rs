@@ -1,13 +1,13 @@
-//! The state of the devices: virtual CPUs and all that is not memory.
+//! State of the devices: virtual CPUs and everything else that is not memory.
 //!
-//! QEMU's migration would send memory as well, all of it where it is no file that others see, which
-//! a restored guest's is not. `xen-save-devices-state` writes the devices alone, for toolstacks
-//! that keep memory themselves, in a few milliseconds however much memory there is and as often as
-//! one likes: the VM stays paused. What it writes is a migration stream without the description of
-//! the machine (`send-configuration`), which the manifest stands for here.
+//! QEMU's migration would send memory as well: all of it unless that is a shared file, which a
+//! restored guest's is not. `xen-save-devices-state` writes the devices alone, for toolstacks that
+//! save memory themselves, in a few milliseconds for any amount of memory and any number of times:
+//! the VM stays paused. It writes a migration stream without the description of the machine
+//! (`send-configuration`); the manifest takes its place here.
 //!
-//! The stream has no firmware either, as a migration would: a VM is restored on the release that
-//! wrote it, which has brought the same.
+//! The stream has no firmware either, unlike that of a migration: a VM is restored on the release
+//! that wrote it, which has the same one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use crate::{Error, Result};
 use super::instance::Instance;
 use super::qmp::PROMPT;
 
-/// For as long as QEMU writes, in its working directory.
+/// Name of the file while QEMU writes it, in its working directory.
 const UNFINISHED: &str = "state.unfinished";
 
-/// Time to load the state; it takes some 10 ms.
+/// Timeout to load the state; usually that takes some 10 ms.
 const TRANSFER: Duration = Duration::from_secs(300);
 
-/// How often QEMU is asked whether it is done.
+/// Interval of queries whether QEMU has loaded the state.
 pub(super) const POLL: Duration = Duration::from_millis(2);
 
-/// Writes the state of the paused VM into a new file; its length and checksum.
+/// Writes the state of the paused VM into a new file. Returns its length and SHA-256.
 pub(super) async fn save(vm: &Instance, to: &Path) -> Result<(u64, String)> {
     let refused = |reason: String| Error::Refused {
         command: "snapshot".into(),
@@ -41,7 +41,8 @@ pub(super) async fn save(vm: &Instance, to: &Path) -> Result<(u64, String)> {
     };
     if !vm.stopped.load(Ordering::Relaxed) {
         match vm.state().await? {
-            // The second after a migration, which an older version of this program used.
+            // `postmigrate` is the state after a migration, which an older version of this program
+            // used.
             RunState::paused | RunState::postmigrate => {}
             RunState::shutdown => return Err(Error::Ended),
             RunState::running => return Err(refused("the VM runs; pause it first".into())),
@@ -51,7 +52,7 @@ pub(super) async fn save(vm: &Instance, to: &Path) -> Result<(u64, String)> {
     vm.run
         .remove(UNFINISHED)
         .map_err(in_file("remove an older state of", &vm.dir))?;
-    // Live: leave the disk, which may be needed again.
+    // `live: true` would release the locks of the disk, which the VM may need again.
     let command = xen_save_devices_state {
         filename: UNFINISHED.into(),
         live: Some(false),

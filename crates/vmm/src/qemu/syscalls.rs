@@ -1,10 +1,10 @@
 //! System calls that QEMU may make in its jail.
 //!
-//! What is missing on purpose: the start of programs and processes (a clone makes threads only),
+//! Missing on purpose: the start of programs and processes (a clone makes threads only),
 //! namespaces, sockets but those of one machine (`socket` of other families, and `connect`),
 //! io_uring, bpf, userfaultfd, performance counters, keys, ptrace and the memory of others, mounts,
-//! changes of owners and modes, and every request (ioctl) that neither a TAP, a disk nor KVM knows.
-//! QEMU tries some of them, io_uring and clone3 at each start, and does without.
+//! changes of owners and modes, and every ioctl that neither a TAP, a disk nor KVM knows. QEMU
+//! tries some of them, io_uring and clone3 at each start, and does without.
 //!
 //! # How the list was made
 //! From what `strace -f` saw of QEMU 7.2 (Debian 12) in the suite `conformance`: boots, restores,
@@ -23,9 +23,9 @@
 use linux::jail::Call;
 use nix::libc;
 
-/// Whatever runs the guest.
+/// System calls with either accelerator.
 pub(super) const CALLS: &[Call] = &[
-    // Files. Which ones there are to be opened is the jail's matter.
+    // Files. The jail decides which ones can be opened.
     Call::any(libc::SYS_openat),
     Call::any(libc::SYS_open),
     Call::any(libc::SYS_close),
@@ -129,7 +129,7 @@ pub(super) const CALLS: &[Call] = &[
     Call::any(libc::SYS_epoll_pwait2),
     Call::any(libc::SYS_eventfd2),
     Call::any(libc::SYS_signalfd4),
-    // Its own sockets, on which it is spoken to.
+    // Its own sockets, for QMP.
     Call::with(libc::SYS_socket, 0, libc::AF_UNIX as u64),
     Call::with(libc::SYS_socketpair, 0, libc::AF_UNIX as u64),
     Call::any(libc::SYS_bind),
@@ -152,7 +152,7 @@ pub(super) const CALLS: &[Call] = &[
     Call::any(libc::SYS_sysinfo),
     Call::any(libc::SYS_getrusage),
     Call::any(libc::SYS_getrlimit),
-    // Looks at a limit, and changes none.
+    // Reads a limit, and changes none.
     Call::with(libc::SYS_prlimit64, 2, 0),
     Call::any(libc::SYS_getuid),
     Call::any(libc::SYS_geteuid),
@@ -160,7 +160,7 @@ pub(super) const CALLS: &[Call] = &[
     Call::any(libc::SYS_getegid),
     Call::any(libc::SYS_getppid),
     Call::any(libc::SYS_capget),
-    // Its own filter, which comes on top (`-sandbox`).
+    // Its own filter, which it adds (`-sandbox`).
     Call::any(libc::SYS_seccomp),
     Call::with(libc::SYS_prctl, 0, libc::PR_SET_NO_NEW_PRIVS as u64),
     Call::with(libc::SYS_prctl, 0, libc::PR_GET_SECCOMP as u64),
@@ -170,7 +170,7 @@ pub(super) const CALLS: &[Call] = &[
     Call::with(libc::SYS_prctl, 0, libc::PR_SET_TIMERSLACK as u64),
     Call::with(libc::SYS_prctl, 0, libc::PR_MCE_KILL as u64),
     Call::with(libc::SYS_prctl, 0, libc::PR_SET_VMA as u64),
-    // Terminals that are none, and sockets.
+    // `isatty` on files that are no terminals, and sockets.
     Call::with(libc::SYS_ioctl, 1, libc::TCGETS),
     Call::with(libc::SYS_ioctl, 1, libc::FIONREAD),
     Call::with(libc::SYS_ioctl, 1, libc::FIONBIO),
@@ -205,10 +205,11 @@ pub(super) const CALLS: &[Call] = &[
     Call::with(libc::SYS_ioctl, 1, 0x800C_581E),
 ];
 
-/// Besides, where the processor runs the guest: every request to KVM (`KVMIO` of `linux/kvm.h`).
+/// Further system calls with KVM: every request to it (`KVMIO` of `linux/kvm.h`).
 pub(super) const KVM_CALLS: &[Call] = &[Call::masked(libc::SYS_ioctl, 1, 0xFF00, 0xAE00)];
 
-/// A thread of the same process, in the same namespaces.
+/// Flags of a clone that must have these values: a thread of the same process, in the same
+/// namespaces.
 const THREAD_MASK: u64 = (libc::CLONE_THREAD
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP

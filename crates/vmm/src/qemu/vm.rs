@@ -1,4 +1,4 @@
-//! One VM: what its users can do with it.
+//! Handle of one VM.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,7 +32,7 @@ impl QemuVm {
 
     async fn pause_guest(&self) -> Result<()> {
         self.instance.execute(stop {}, PROMPT).await?;
-        // QEMU takes the command as well when the guest has come to its end.
+        // QEMU accepts the command even if the guest has ended.
         match self.instance.state().await? {
             RunState::shutdown => Err(Error::Ended),
             _ => {
@@ -47,7 +47,7 @@ impl QemuVm {
         self.instance.stopped.store(false, Ordering::Relaxed);
         match self.instance.execute(cont {}, PROMPT).await {
             Ok(_) => Ok(()),
-            // The guest is at its end, although the watcher has not got that far.
+            // The guest has ended, but the watcher has not noticed yet.
             Err(Error::Refused { .. }) if self.instance.state().await? == RunState::shutdown => {
                 Err(Error::Ended)
             }
@@ -91,7 +91,7 @@ impl Vm for QemuVm {
 
     async fn console(&self) -> Vec<u8> {
         let instance = Arc::clone(&self.instance);
-        // In a task, so that output which QEMU has given away is not lost when the caller loses
+        // In a task, so that output which QEMU has handed over is not lost when the caller loses
         // interest.
         let drained = tokio::spawn(async move { instance.drain(PROMPT).await });
         let drained = async { drained.await.unwrap_or(Err(Error::Ended)) };

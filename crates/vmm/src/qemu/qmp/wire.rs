@@ -1,9 +1,9 @@
-//! What a QEMU may send over QMP: lines of JSON, within bounds.
+//! Reads lines of JSON that a QEMU sends over QMP, within bounds.
 //!
-//! A QEMU that was taken over by its guest sends what it likes, for as long as it likes. So a line
-//! is never longer than [`LINE_LIMIT`], which is also the most that is kept of a line without an
-//! end, and messages and bytes have budgets in time. A QEMU that is over one of them, or speaks no
-//! QMP, is refused for good ([`QmpError::Violation`]); whoever owns the VM ends it.
+//! A QEMU that was taken over by its guest sends anything, for as long as it likes. So a line is
+//! never longer than [`LINE_LIMIT`], which is also the most that is buffered of a line without an
+//! end, and messages and bytes have budgets in time. A QEMU that exceeds one of them, or speaks no
+//! QMP, is refused for good ([`QmpError::Violation`]); the owner of the VM ends it.
 
 use std::io;
 
@@ -16,31 +16,30 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use crate::budget::Budget;
 
-/// Longest line, bytes. The longest that is asked for is what is in the ring of the console, 88 KiB
-/// as base64.
+/// Maximum line, bytes. The longest answer is the content of the console's ring, 88 KiB as base64.
 const LINE_LIMIT: usize = 1 << 20;
 
-/// Messages a second, and at once. QEMU sends a handful of events in the life of a VM; a guest
+/// Messages per second, and at once. QEMU sends a handful of events in the life of a VM; a guest
 /// whose disk is full on the host makes it send one for each failed request.
 const MESSAGE_RATE: u64 = 5_000;
 const MESSAGE_BURST: u64 = 50_000;
 
-/// Bytes a second, and at once. A guest that prints as fast as it can makes 1.5 MB/s of answers.
+/// Bytes per second, and at once. A guest that prints as fast as it can makes 1.5 MB/s of answers.
 const BYTE_RATE: u64 = 8 << 20;
 const BYTE_BURST: u64 = 64 << 20;
 
-/// Why a connection is of no use any more.
+/// Reason why a connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::qemu) enum QmpError {
-    /// It can be made again.
+    /// The connection can be made again.
     #[error("the connection broke: {0}")]
     Lost(#[from] io::Error),
-    /// This QEMU is not what it was, or never was one: what it did, to follow "it".
+    /// This process was taken over, or is no QEMU. The text is its violation, to follow "it".
     #[error("it {0}")]
     Violation(String),
 }
 
-/// Reads messages within the bounds.
+/// Reader of messages within the bounds.
 #[derive(Debug)]
 pub(super) struct Lines {
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
@@ -48,27 +47,27 @@ pub(super) struct Lines {
     bytes: Budget,
 }
 
-/// One line, with what tells its kind.
+/// Line, with the members that tell its kind.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) head: Head,
     pub(super) line: String,
 }
 
-/// What all kinds of messages have between them.
+/// Members that tell the kind of a message.
 #[derive(Debug, Deserialize)]
 pub(super) struct Head {
-    /// Of an answer: that of the command.
+    /// Id of the command, in an answer.
     #[serde(default)]
     pub(super) id: Option<u64>,
     #[serde(default)]
     pub(super) event: Option<String>,
-    /// Of the greeting.
+    /// Member of the greeting.
     #[serde(default, rename = "QMP")]
     pub(super) greeting: Option<IgnoredAny>,
 }
 
-/// Both directions of a connection.
+/// Splits a socket into both directions of a connection.
 pub(super) fn split(socket: UnixStream) -> (Lines, OwnedWriteHalf) {
     let (read, write) = socket.into_split();
     let lines = FramedRead::new(read, LinesCodec::new_with_max_length(LINE_LIMIT));
@@ -84,7 +83,7 @@ pub(super) fn split(socket: UnixStream) -> (Lines, OwnedWriteHalf) {
 }
 
 impl Lines {
-    /// Returns the next message. Can be dropped at any time without losing one.
+    /// Returns the next message. Cancel-safe.
     ///
     /// # Errors
     /// [`QmpError::Lost`] at the end of the connection.
@@ -96,7 +95,7 @@ impl Lines {
                     "sent a QMP line of more than {LINE_LIMIT} bytes"
                 )));
             }
-            // Lines that are no UTF-8 come as this, too.
+            // Lines that are not UTF-8 are reported as this, too.
             Some(Err(LinesCodecError::Io(error))) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(violation("sent a QMP line that is no text".to_owned()));
             }
@@ -122,7 +121,7 @@ impl Lines {
     }
 }
 
-/// Reads everything that a QEMU sends, to the end of the connection or to what is refused.
+/// Reads everything that a QEMU sends, to the end of the connection or to the first violation.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     use tokio::io::AsyncWriteExt;
