@@ -17,7 +17,7 @@ type Stream = ServerStream<
     guest_rpc::process::__buffa::view::StartResponseView<'static>,
 >;
 
-/// What to run.
+/// Program to run in the guest, and how.
 #[derive(Debug, Clone, Default)]
 pub struct Exec {
     pub cmd: String,
@@ -25,10 +25,10 @@ pub struct Exec {
     pub envs: BTreeMap<String, String>,
     pub cwd: Option<String>,
     pub user: Option<String>,
-    /// The guest kills the process group when it has run for so long.
+    /// Time after which the guest kills the process group.
     pub timeout: Option<std::time::Duration>,
     pub stdin: bool,
-    /// Columns and rows.
+    /// Columns and rows of its terminal; `None` runs it without one.
     pub terminal: Option<(u32, u32)>,
 }
 
@@ -116,7 +116,7 @@ impl Guest {
             .map(|_| ())
     }
 
-    /// End of file on standard input.
+    /// Closes standard input.
     ///
     /// # Errors
     /// `NotFound` when the process has ended.
@@ -168,10 +168,10 @@ impl Guest {
 }
 
 impl Running {
-    /// The next event; `None` after [`ExecEvent::Ended`].
+    /// Returns the next event; `None` after [`ExecEvent::Ended`].
     ///
     /// # Errors
-    /// `DeadlineExceeded` when the time is up; otherwise the connection to the guest broke.
+    /// `DeadlineExceeded` after the timeout; another code if the connection to the guest breaks.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>, ConnectError> {
         while let Some(message) = self.0.message::<StartResponse>().await? {
             if let Some(event) = exec_event(message.to_owned_message()) {
@@ -200,8 +200,8 @@ pub(super) fn exec_event(message: StartResponse) -> Option<ExecEvent> {
     })
 }
 
-/// The guest tells a death by signal as `signal: NAME` in the status and -1 as code (E2B contract
-/// 2.3); users get 128 + number, as from a shell.
+/// Converts an exit code. The guest reports a death by signal as `signal: NAME` in the status and
+/// -1 as code (E2B contract 2.3); users get 128 + number, as from a shell.
 fn exit_code(end: &guest_rpc::process::process_event::EndEvent) -> i32 {
     if end.exited || end.exit_code >= 0 {
         return end.exit_code;

@@ -8,7 +8,7 @@ use hyper::body::Frame;
 
 use super::{Error, Guest};
 
-/// Which file, for whom.
+/// File or directory in the guest, and the user that reads or writes it.
 #[derive(Debug, Clone, Default)]
 pub struct FileQuery {
     pub path: String,
@@ -18,13 +18,13 @@ pub struct FileQuery {
     pub form: FileForm,
 }
 
-/// What goes over the wire.
+/// Form in which content is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FileForm {
     /// The bytes of a file.
     #[default]
     Content,
-    /// A tar archive of what is in a directory.
+    /// A tar archive of the content of a directory.
     Directory,
     /// A tar archive of one file, without its holes.
     SingleFile,
@@ -75,14 +75,15 @@ fn encode(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-/// Content that comes from the guest.
+/// Stream of content from the guest.
 pub type FileBody = futures::stream::BoxStream<'static, Result<Bytes, Error>>;
 
 impl Guest {
     /// Opens a file or directory for reading.
     ///
     /// # Errors
-    /// 404 when there is none, 403 when the user may not, 400 for a directory without `archive`.
+    /// [`Error::Refused`] with status 404 if there is none, 403 if the user has no permission, 400
+    /// for a directory without `archive`.
     pub async fn read_file(&self, query: &FileQuery) -> Result<FileBody, Error> {
         let answer = self
             .send(
@@ -97,11 +98,12 @@ impl Guest {
         )
     }
 
-    /// Writes a file, or unpacks an archive. An error in `content` breaks the upload off, and the
+    /// Writes a file, or unpacks an archive. An error in `content` aborts the upload, and the
     /// guest agent then removes a file that did not exist before.
     ///
     /// # Errors
-    /// 403 when the user may not, 507 when the guest's disk is full.
+    /// [`Error::Refused`] with status 403 if the user has no permission, 507 if the guest's disk is
+    /// full.
     pub async fn write_file(
         &self,
         query: &FileQuery,

@@ -1,5 +1,5 @@
-//! Talks to the guest agent of one sandbox. Whatever it answers is hostile: bounded, and checked
-//! before use.
+//! Client of the guest agent of one sandbox. Its answers are not trusted: they are bounded, and
+//! checked before use.
 
 mod clock;
 mod exec;
@@ -38,26 +38,27 @@ pub use tunnel::Connection;
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type RpcTransport = connectrpc::client::HttpClient;
 
-/// Bytes of a JSON or error body that we read from a guest.
+/// Most bytes of a JSON or error body that is read from a guest.
 const MAX_SMALL_BODY: usize = 64 * 1024;
-/// Bytes of one message of a guest's services: a listing of some ten thousand files.
+/// Most bytes of one message of a guest's services: a listing of some ten thousand files.
 const MAX_MESSAGE: usize = 4 << 20;
-/// Memory that the elements of one message may take when it is decoded: an empty one is two bytes
-/// on the wire, and some hundred in memory.
+/// Most bytes of memory that the elements of one message take when it is decoded: an empty one is
+/// two bytes on the wire, and some hundred in memory.
 const MAX_ELEMENTS: usize = 32 << 20;
 /// Time for the guest to accept a connection. Generous: a guest without hardware virtualisation can
 /// be slow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For answers that take the guest no time of its own. Not for input, which waits for the program
-/// that reads it, nor for the removal of a tree.
+/// Time for answers that take the guest no time of its own. Not for input, which waits for the
+/// program that reads it, nor for the removal of a tree.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two attempts to connect to a guest that boots.
+/// Time between two attempts to connect to a guest that boots.
 pub(crate) const BOOTS: Duration = Duration::from_millis(40);
-/// To one that was restored: it has a network already, and each connection costs it time.
+/// Time between two attempts to connect to a guest that was restored: it has a network already, and
+/// each connection costs it time.
 pub(crate) const GOES_ON: Duration = Duration::from_millis(250);
-/// The life of each.
+/// Time after which an attempt to connect is given up.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections that are kept open to one guest. Each holds memory here and there.
+/// Most idle connections to one guest that are kept open. Each takes memory on both sides.
 const IDLE_CONNECTIONS: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +73,7 @@ pub enum Error {
     Closed(u16),
 }
 
-/// The guest agent of one sandbox. Cheap to clone; connections are shared and kept.
+/// Client of the guest agent of one sandbox. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Guest {
     address: SocketAddr,
@@ -82,7 +83,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// The agent at `address`, with the token that [`Guest::init`] sets or has set.
+    /// Creates a client of the agent at `address`, with the token that [`Guest::init`] sets or has
+    /// set.
     #[must_use]
     pub fn new(address: SocketAddr, token: &str) -> Self {
         let mut connector = HttpConnector::new();
@@ -101,9 +103,9 @@ impl Guest {
         }
     }
 
-    /// Waits until it takes a connection. What is sent to a guest without a network is lost, and
-    /// TCP says it again only after a second; so a new attempt begins every now and then, beside
-    /// those before, whose answer may just be slow.
+    /// Waits until the guest agent accepts a connection. Packets to a guest without a network are
+    /// lost, and TCP retransmits a SYN only after a second; so a new attempt begins after each
+    /// `every`, beside the former ones, whose answer may just be slow.
     pub(crate) async fn connects(&self, every: Duration) -> TcpStream {
         let mut attempts = FuturesUnordered::new();
         let mut next = interval(every);
@@ -115,7 +117,7 @@ impl Guest {
         }
     }
 
-    /// Whether it answers now, within `limit`.
+    /// Returns true if the guest agent answers within `limit`.
     pub async fn is_healthy(&self, limit: Duration) -> bool {
         let Ok(request) = self.request(Method::GET, "/health").body(empty()) else {
             return false;
@@ -124,7 +126,7 @@ impl Guest {
         answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
     }
 
-    /// The same agent, as somebody who has another token.
+    /// Returns a client of the same agent with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         Self {
@@ -133,11 +135,11 @@ impl Guest {
         }
     }
 
-    /// Has the guest write out everything and take no more writes to its disk until
-    /// [`Guest::thaw`]. Whether it could.
+    /// Flushes and freezes the guest's file system until [`Guest::thaw`]. Returns whether it is
+    /// frozen, and the reason if it is not.
     ///
     /// # Errors
-    /// When it does not answer, or is of a version that knows no such thing.
+    /// When the guest agent does not answer, or is of a version that cannot freeze.
     pub async fn freeze(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
         let answer = self.send(Ok(self.post_json("/freeze", request)?)).await?;
         let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
@@ -164,25 +166,25 @@ impl Guest {
             .map(|_| ())
     }
 
-    /// Makes the guest this sandbox's own: token, clock, entropy, name, environment.
+    /// Gives the guest this sandbox's identity: token, clock, entropy, name, environment.
     ///
     /// # Errors
-    /// When it does not answer or refuses, for example because the token was set by somebody else.
+    /// When the guest agent does not answer or refuses, as when it has another token.
     pub async fn init(&self, request: &InitRequest) -> Result<(), Error> {
         self.send(Ok(self.post_json("/init", request)?))
             .await
             .map(|_| ())
     }
 
-    /// The same over a connection that is there, and ends with it: all that a guest does first
-    /// after it was restored is slow, and this spares it the making of another.
+    /// Does the same as [`Guest::init`] over an open connection, which is closed then. A guest is
+    /// slow at first after it was restored, and this avoids another connection.
     ///
     /// # Errors
     /// As [`Guest::init`].
     pub async fn init_over(&self, stream: TcpStream, request: &InitRequest) -> Result<(), Error> {
         let unreachable = |error: hyper::Error| Error::Unreachable(chain(&error));
-        // Without the proxy's form of an address, which only the client makes that looks for
-        // connections itself.
+        // The URI must be only a path here: the pooled client shortens it itself, a handshake on a
+        // connection does not.
         let mut request = self.post_json("/init", request)?;
         *request.uri_mut() = Uri::from_static("/init");
         let host = self
@@ -197,7 +199,7 @@ impl Guest {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(unreachable)?;
-        // What ends it is told to whoever waits for the answer.
+        // An error of the connection is also returned by `send_request`.
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
         accepted(sender.send_request(request).await.map_err(unreachable)?)
             .await
@@ -229,7 +231,7 @@ impl Guest {
             })
     }
 
-    /// Sends a request; an answer of 400 or above is an error with the guest's message.
+    /// Sends a request; an answer whose status is no success is an error with the guest's message.
     async fn send(
         &self,
         request: http::Result<Request<Body>>,
@@ -263,7 +265,7 @@ impl Guest {
         Ok(ProcessClient::new(self.rpc.clone(), self.config()?))
     }
 
-    /// Stat, listing and the other calls on the guest's files.
+    /// Returns a client of the guest's file system service.
     ///
     /// # Errors
     /// Never with a valid address.
@@ -298,15 +300,15 @@ async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Erro
     })
 }
 
-/// What a guest says for people goes into logs and answers, and no more of it than this.
+/// Most characters of a guest's error message, which goes into logs and responses.
 const MAX_MESSAGE_CHARS: usize = 1000;
 
 fn shortened(message: &str) -> String {
     message.chars().take(MAX_MESSAGE_CHARS).collect()
 }
 
-/// Options that make a call act as `user` in the guest (E2B contract 2.2: basic authentication
-/// without password).
+/// Returns options that make a call act as `user` in the guest (E2B contract 2.2: basic
+/// authentication without password).
 #[must_use]
 pub fn as_user(user: Option<&str>) -> CallOptions {
     match user {
@@ -318,7 +320,7 @@ pub fn as_user(user: Option<&str>) -> CallOptions {
     }
 }
 
-/// The same for a call that the guest answers within [`ANSWER_TIMEOUT`], or has failed.
+/// Returns the same options with the timeout [`ANSWER_TIMEOUT`].
 #[must_use]
 pub fn prompt_as_user(user: Option<&str>) -> CallOptions {
     as_user(user).with_timeout(ANSWER_TIMEOUT)

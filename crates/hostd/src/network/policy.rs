@@ -244,8 +244,8 @@ fn decisions(spec: &NetworkSpec, mark: u32) -> Vec<Rule> {
     // For packets to addresses that are neither allowed by themselves nor blocked.
     match (spec.has_names(), spec.is_closed()) {
         (true, _) => {
-            // Connections to names must go through the proxy, and names through our resolver: refuse
-            // what was not redirected, QUIC, and DNS over TLS.
+            // Connections to names must go through the proxy, and questions to our resolver:
+            // refuse what was not redirected, QUIC, and DNS over TLS.
             let named = [
                 (TCP, HTTP),
                 (TCP, HTTPS),

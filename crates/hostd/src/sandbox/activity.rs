@@ -1,5 +1,5 @@
-//! Whether anybody uses a sandbox: any exec, stream or transfer in flight is activity, and so
-//! nothing is ever stopped for idleness under a running command.
+//! Use of a sandbox: any exec, stream or transfer in flight is activity, so that no sandbox is
+//! stopped for idleness under a running command.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Shared by a sandbox's actor and everything that uses the sandbox.
+/// Activity of a sandbox, shared by its actor and everything that uses the sandbox.
 #[derive(Debug)]
 pub struct Activity(Mutex<Use>);
 
@@ -38,7 +38,7 @@ impl Use {
 }
 
 impl Activity {
-    /// Counting from now.
+    /// Creates an idle activity that counts from now.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(Use {
@@ -48,7 +48,7 @@ impl Activity {
         })))
     }
 
-    /// Begins something.
+    /// Begins an activity.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Active {
         self.touch(1);
@@ -60,20 +60,20 @@ impl Activity {
         self.touch(0);
     }
 
-    /// Time until the sandbox has been idle for `limit`, as things are now; zero when it has been
-    /// already.
+    /// Returns the time until the sandbox has been idle for `limit` if nothing uses it from now on;
+    /// zero if it has been already.
     #[must_use]
     pub fn time_left(&self, limit: Duration) -> Duration {
         self.lock().time_left(limit, Instant::now())
     }
 
-    /// Whether something is in flight.
+    /// Returns true if an activity is in flight.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         self.lock().in_flight > 0
     }
 
-    /// When it was last used, in milliseconds since the Unix epoch.
+    /// Returns the time at which it was last used, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn last_ms(&self) -> i64 {
         let used = self.lock();
@@ -84,7 +84,7 @@ impl Activity {
         }
     }
 
-    /// When it was last used, by a clock that nobody sets.
+    /// Returns the time at which it was last used, by the monotonic clock.
     #[must_use]
     pub fn last(&self) -> Instant {
         let used = self.lock();

@@ -1,24 +1,25 @@
-//! What a VM comes from, and what follows from that for the first calls to its guest.
+//! Source of a VM, which decides the first calls to its guest.
 
 use std::path::PathBuf;
 
 use crate::snapshot::preboot::BootKey;
 
-/// What a sandbox is created from.
+/// Source of a sandbox's first VM.
 #[derive(Debug, Clone)]
 pub(crate) enum BootSource {
-    /// Boots from an image.
+    /// An image, from which it boots.
     Image(PathBuf),
-    /// Is restored from a snapshot. Its disk is a copy of the snapshot's, or one over `image`.
+    /// A snapshot, from which it is restored. Its disk is a copy of the snapshot's, or one over
+    /// `image`.
     Snapshot {
         dir: PathBuf,
         image: Option<PathBuf>,
     },
-    /// Was created by an earlier run of the agent.
+    /// An earlier run of the agent, which has created it.
     Restarted,
 }
 
-/// How the VM came to run, which decides how its guest agent is called first.
+/// Origin of a running VM, which decides the first calls to its guest agent.
 #[derive(Debug)]
 pub(crate) enum BootKind {
     /// Booted: the guest agent takes any token. With a key, the preboot cache has no entry yet.

@@ -23,19 +23,19 @@ use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::format::{self, MEMORY, Snapshot};
 
-/// For the guest to flush what it has not written yet, and to freeze. It goes on with that in the
-/// snapshot, if need be.
+/// Time for the guest to flush and freeze its file system. If it is longer, the guest goes on with
+/// that in the snapshot.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds after which no more of a disk's unused blocks are trimmed before a freeze.
 const TRIM_MS: u64 = 3000;
-/// Characters of the guest's reason why it did not freeze.
+/// Most characters of the guest's reason for not freezing.
 const MAX_REASON: usize = 1000;
 const THAW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Milliseconds after which a guest thaws by itself if no agent comes back to it; longer than
 /// `init_guest` waits for a restored one.
 const THAW_AFTER_MS: u64 = 300_000;
 
-/// What a snapshot is to have.
+/// Parts that a snapshot has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SnapshotOptions {
     pub(super) memory: bool,
@@ -200,7 +200,7 @@ pub(super) async fn resume_and_thaw(
     handle: &Handle,
     vm: &Arc<dyn Vm>,
 ) -> Result<(), OperationError> {
-    // Until the guest says otherwise: it may be stopped.
+    // True until `thaw` succeeds: this may be cancelled, and the guest not answer.
     handle.frozen.store(true, Ordering::Relaxed);
     vm.resume().await.map_err(|error| {
         let error = OperationKind::Vm.error(error);
@@ -335,7 +335,7 @@ async fn save_disk(
         .await
 }
 
-/// Lets the guest write.
+/// Thaws the guest's file system; a failure is logged, and [`Handle::frozen`] stays true.
 async fn thaw(handle: &Handle) {
     let thawed = timeout(THAW_TIMEOUT, handle.guest().thaw()).await;
     let is_thawed = matches!(thawed, Ok(Ok(())));

@@ -1,4 +1,4 @@
-//! What everything that drives one sandbox shares: host, record and handle.
+//! Context of everything that drives one sandbox: host, record and handle.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::state::Phase;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 
-/// Between attempts to write a record that must be written.
+/// Time between attempts to write a record that must be written.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Host, record and handle of one sandbox. Only its actor has one.
@@ -23,7 +23,7 @@ pub(crate) struct Context {
     pub(crate) host: Arc<Host>,
     pub(crate) record: watch::Sender<Record>,
     pub(crate) handle: Handle,
-    /// Held by the thread that writes the record: a write whose task was cancelled must not come
+    /// Lock of the thread that writes the record: a write whose task was cancelled must not come
     /// after a later one.
     writing: Arc<Mutex<()>>,
 }
@@ -52,8 +52,8 @@ impl Context {
         self.host.ledger.dir(&self.handle.id)
     }
 
-    /// Writes a record. That of a removal is tried until it is written: what is half removed must
-    /// not be taken for whole, and a directory without a record belongs to no sandbox.
+    /// Writes a record. That of a removal is tried until it is written: a half-removed sandbox must
+    /// not be taken for a whole one, and a directory without a record belongs to no sandbox.
     pub(super) async fn persist(&self, record: Record) -> Result<(), OperationError> {
         let is_gone = record.phase == Phase::Gone;
         let must_be_written = is_gone || record.phase == Phase::Removing;
@@ -89,7 +89,7 @@ impl Context {
         self.report();
     }
 
-    /// Reports the sandbox to all watchers. None is fine: a new one is sent everything first.
+    /// Reports the sandbox to all watchers. There may be none: a new one is sent everything first.
     pub(super) fn report(&self) {
         let record = self.record();
         let report = sandbox_report(&self.host.ledger, &record, &self.handle);

@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | before the note | the snapshot | removes it ([`crate::snapshot::template`]) |
 //! | after it, before all children have started | note, records of some children | writes down that all children are to be removed, then removes the note |
-//! | while it does that | note, records of which some are of removals | decides the same: none of them can have started meanwhile |
+//! | while it does that | note, records of which some are of removals | decides the same: none of them can have started since |
 //! | when all have started | note, records that all say so | keeps all children, removes the note |
 //! | while a failed fork is undone | note, records of which some are of removals, or gone | removes the rest |
 //! | after the note is gone | children that are sandboxes like others, or none | – |

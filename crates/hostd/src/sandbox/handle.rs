@@ -1,5 +1,5 @@
-//! What the rest of the agent holds of a sandbox: its state to read, and the way to send commands to
-//! its actor ([`super::actor`]).
+//! Handle of a sandbox for the rest of the agent: its state to read, and the way to send commands
+//! to its actor ([`super::actor`]).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,26 +24,26 @@ use crate::egress::Egress;
 use crate::guest::Guest;
 use crate::snapshot::checkpoint::PendingNames;
 
-/// Between two reads of one VM's console.
+/// Least time between two reads of one VM's console.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
-/// For the VMM to hand over what the guest wrote to its console.
+/// Time for the VMM to return the guest's console output.
 pub(super) const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A sandbox, for everything but its actor. Cheap to clone.
+/// Handle of a sandbox, for everything but its actor. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub id: SandboxId,
     guest: Arc<Mutex<Guest>>,
     pub log: Arc<Log>,
     pub activity: Arc<Activity>,
-    /// Cancel it to have the sandbox removed.
+    /// Token that is cancelled to remove the sandbox.
     pub removing: CancellationToken,
     pub record: watch::Receiver<Record>,
     pub vm: Arc<VmSlot>,
     pub stalled: Arc<Stalled>,
     /// Processes that run on a terminal, and take their input there.
     pub terminals: Arc<Mutex<HashSet<u32>>>,
-    /// The guest may not know yet that it may write to its disk.
+    /// True while the guest's file system may be frozen, so that it has to be thawed.
     pub(crate) frozen: Arc<AtomicBool>,
     /// Resolver, proxy and rules, while there is a network.
     pub(crate) egress: Arc<Mutex<Option<Arc<Egress>>>>,
@@ -51,7 +51,7 @@ pub struct Handle {
     pub(super) pending_checkpoints: PendingNames,
     /// Notified when the guest's clock is to be set ([`super::clock`]).
     pub(super) clock: Arc<Notify>,
-    /// When the console was last read; locked while it is.
+    /// Time at which the console was last read; locked during a read.
     drained: Arc<tokio::sync::Mutex<Instant>>,
 }
 

@@ -1,5 +1,5 @@
-//! What this agent remembers of its sandboxes: one directory each, with one JSON file that is
-//! replaced atomically.
+//! The ledger: records of this agent's sandboxes. Each has one directory, with one JSON file that
+//! is replaced atomically.
 //!
 //! ```text
 //!   SANDBOXES/sb-…/sandbox.json    the record; without it the directory is half-made and is removed
@@ -26,14 +26,14 @@ use crate::disk::DiskRecord;
 use crate::network::Slot;
 use crate::snapshot::template::TemplateId;
 
-/// Directories in that of a sandbox.
+/// Names of directories in that of a sandbox.
 pub(crate) const PAUSED: &str = "paused";
 pub(crate) const PAUSED_NEW: &str = "paused.new";
 pub(crate) const ROLLBACK: &str = "rollback";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 const RECORD: &str = "sandbox.json";
-/// Says by its name alone that the phase is [`Phase::Removing`].
+/// Name of a record that was renamed: its phase is [`Phase::Removing`], whatever it contains.
 const REMOVING: &str = "removing.json";
 
 /// Everything about a sandbox that must outlive the agent. Holds the guest's token: mode 0600.
@@ -44,15 +44,15 @@ pub struct Record {
     #[serde(flatten)]
     pub phase: Phase,
     pub generation: Generation,
-    /// Until the network is given back: then the number may be another sandbox's.
+    /// Network slot, until the network is removed: then the number may be another sandbox's.
     pub slot: Option<Slot>,
-    /// What its disk is. Sandboxes of versions that had one kind only have none.
+    /// Disk of the sandbox. `None` for sandboxes of versions that had one backend only.
     #[serde(default)]
     pub disk: Option<DiskRecord>,
-    /// The snapshot that it was made from; its files are not removed before this.
+    /// Template that it was made from, whose files are not removed before this record.
     #[serde(default)]
     pub snapshot: Option<TemplateId>,
-    /// What calls to the guest agent carry.
+    /// Access token of calls to the guest agent.
     pub token: String,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
@@ -90,17 +90,18 @@ impl Ledger {
         })
     }
 
-    /// The directory of one sandbox.
+    /// Returns the directory of a sandbox.
     #[must_use]
     pub fn dir(&self, id: &SandboxId) -> PathBuf {
         self.root.join(id.as_str())
     }
 
-    /// Writes a record so that it survives a crash, making the sandbox's directory if need be. That
-    /// a sandbox is to be removed can be noted on a full disk, too: what is removed makes room.
+    /// Writes a record so that it survives a crash, making the sandbox's directory if need be. The
+    /// phase [`Phase::Removing`] can be written on a full disk, too, by a rename, since the removal
+    /// frees space.
     ///
     /// # Errors
-    /// When the disk is full or the file system fails; the record before stands then.
+    /// When the disk is full or the file system fails; the former record stays then.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         match self.try_write(record) {
             Err(error) if record.phase == Phase::Removing => {
@@ -114,8 +115,8 @@ impl Ledger {
     fn rename(&self, id: &SandboxId) -> Result<(), Error> {
         let dir = self.dir(id);
         let renamed = match fs::rename(dir.join(RECORD), dir.join(REMOVING)) {
-            // It was renamed before, or never written: then it is nobody's, and the next run
-            // removes it, too.
+            // There is no record under either name: it was never written. The next run removes
+            // such a directory, too.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && !dir.join(REMOVING).exists() =>
             {
@@ -158,7 +159,7 @@ impl Ledger {
         remove_dir(&self.dir(id))
     }
 
-    /// All records, and the directories that have none that can be read.
+    /// Returns all records, and the directories without a readable one.
     ///
     /// # Errors
     /// When the ledger cannot be listed.
@@ -173,7 +174,7 @@ impl Ledger {
             let path = entry.map_err(failed)?.path();
             match read_record(&path) {
                 Some(record) if path == self.dir(&record.id) => records.push(record),
-                // Only what has our kind of name is ours to remove.
+                // Only directories with the name of a sandbox are ours to remove.
                 _ if is_ours(&path) => strangers.push(path),
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! What happened in and to one sandbox: its console and the agent's own events, bounded, in order.
+//! Log of one sandbox: its console and the agent's own events, bounded, in order.
 //!
 //! Kept in memory, and written behind that to `log.jsonl` in the sandbox's directory, so that it is
 //! still there after a restart of the agent and after the sandbox has ended. Not fsynced: after a
@@ -11,9 +11,9 @@
 //! | [`MAX_FILE`] | the file; then it is replaced by what is kept, which is less than half of that |
 //!
 //! So a guest that floods its console with short lines costs no more than one that writes long
-//! ones: what does not stay in memory is not written to the file either, and the log says how many
-//! lines were passed over. Files are written by one thread at a time for each log, which never is
-//! one of the runtime's; what comes meanwhile is written next.
+//! ones: lines that do not stay in memory are not written to the file either, and the log has the
+//! number of lines that were left out. A log's file is written by one thread at a time, which is
+//! never one of the runtime's; new lines during that are written next.
 //!
 //! Console text comes from the guest: it is cut into lines of bounded length, and control
 //! characters are replaced.
@@ -28,15 +28,15 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// Weight of entries that are kept.
+/// Most weight of kept entries, in bytes.
 pub(crate) const MAX_WEIGHT: usize = 256 * 1024;
-/// Entries that are kept.
+/// Most kept entries.
 const MAX_ENTRIES: usize = 4096;
-/// What an entry costs besides the bytes of its line: in memory, and about as much in the file.
+/// Bytes that an entry costs besides its line: in memory, and about as many in the file.
 const OVERHEAD: usize = 64;
-/// Bytes of one line; longer ones are cut into several.
+/// Most bytes of one line; longer ones are cut into several.
 const MAX_LINE: usize = 1024;
-/// Bytes of the file. An entry in it takes at most twice its weight.
+/// Most bytes of the file. An entry in it takes at most twice its weight.
 pub(crate) const MAX_FILE: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
-    /// How many entries there have ever been.
+    /// Number of entries that there have ever been.
     count: watch::Sender<u64>,
 }
 
@@ -79,16 +79,16 @@ struct Kept {
     /// Number of the first entry that is not in the file yet.
     unwritten: u64,
     file_bytes: u64,
-    /// A thread writes the file.
+    /// True while a thread writes the file.
     is_writing: bool,
-    /// The sandbox's directory is about to go: nothing is written any more.
+    /// True if the sandbox's directory is about to be removed: nothing is written any more.
     is_closed: bool,
     /// Console output after the last line feed.
     rest: Vec<u8>,
 }
 
 impl Log {
-    /// The log in the sandbox's directory, with what an earlier run wrote. Blocking.
+    /// Opens the log in the sandbox's directory, with the entries of an earlier run. Blocking.
     #[must_use]
     pub fn open(dir: &Path) -> Self {
         let path = dir.join("log.jsonl");
@@ -114,13 +114,13 @@ impl Log {
         }
     }
 
-    /// Notes what the agent did.
+    /// Adds an event of the agent.
     pub fn agent(&self, line: &str) {
         self.add(|_| vec![Entry::new(Source::Agent, printable(line.as_bytes()))]);
     }
 
-    /// Takes what the guest wrote to its console since the last call. An unfinished line waits for
-    /// its end.
+    /// Adds the guest's console output since the last call. An unfinished line is kept until it is
+    /// complete.
     pub fn console(&self, output: &[u8]) {
         if output.is_empty() {
             return;
@@ -144,26 +144,27 @@ impl Log {
         });
     }
 
-    /// Notes an unfinished line of the console: there will be no more of it.
+    /// Adds an unfinished line of the console, since the console has ended.
     pub fn console_ended(&self) {
         self.console(b"\n");
     }
 
-    /// The entries from number `from` on that are still kept, and the number after the last one.
+    /// Returns the entries from number `from` on that are still kept, and the number after the last
+    /// one.
     #[must_use]
     pub fn since(&self, from: u64) -> (Vec<Entry>, u64) {
         let kept = self.shared.lock();
         (kept.since(from).cloned().collect(), kept.next())
     }
 
-    /// Changes whenever there are new entries.
+    /// Returns a receiver that changes whenever there are new entries.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.count.subscribe()
     }
 
-    /// Writes no more, and waits until what is being written is: the sandbox's directory is about
-    /// to go.
+    /// Stops writing the file, and waits until a write in progress is done. Call it before the
+    /// sandbox's directory is removed.
     pub async fn close(&self) {
         self.shared.lock().is_closed = true;
         // The sender lives as long as this.
@@ -194,7 +195,7 @@ impl Log {
         }
     }
 
-    /// Has the file written by a thread for blocking work; by this one where there is no runtime.
+    /// Writes the file on a thread for blocking work; on this one if there is no runtime.
     fn write(&self) {
         let shared = Arc::clone(&self.shared);
         match tokio::runtime::Handle::try_current() {
@@ -205,7 +206,7 @@ impl Log {
 }
 
 impl Shared {
-    /// Writes until there is nothing new.
+    /// Writes new entries to the file until there are none.
     fn write_all(&self) {
         loop {
             // Not in a condition: the lock would be held over the write.
@@ -213,8 +214,7 @@ impl Shared {
             let Some((text, replaces)) = unwritten else {
                 break;
             };
-            // A log that cannot be written is no reason to harm the sandbox: what is lost of it is
-            // lost.
+            // A log that cannot be written must not harm the sandbox: the error is ignored.
             let written = if replaces {
                 replace(&self.path, &text)
             } else {
@@ -234,9 +234,9 @@ impl Shared {
     }
 }
 
-/// Appends lines. After one that was cut short by a full disk the next one begins afresh.
+/// Appends lines, after a line feed: an earlier line may have been cut short by a full disk.
 fn append(path: &Path, text: &str) -> io::Result<()> {
-    // Only where the sandbox's directory still is: a log must not bring it back.
+    // Does not create the sandbox's directory: it may have been removed.
     File::options()
         .create(true)
         .append(true)
@@ -287,8 +287,8 @@ impl Kept {
         }
     }
 
-    /// Returns the lines that are not in the file yet; with true, all that are kept, for a file
-    /// that is full. `None` when there is nothing to write: the thread that asks is done.
+    /// Returns the lines that are not in the file yet; with true, all kept lines, to replace a file
+    /// that is full. `None` if there is nothing to write: then the calling thread must end.
     fn take_unwritten(&mut self) -> Option<(String, bool)> {
         if self.is_closed || self.unwritten >= self.next() {
             self.is_writing = false;
@@ -303,7 +303,7 @@ impl Kept {
         Some((text, replaces))
     }
 
-    /// Returns the lines that are whole; what follows the last of them is kept for the next call.
+    /// Returns the complete lines, and keeps the rest for the next call.
     fn take_lines(&mut self, output: &[u8]) -> Vec<String> {
         self.rest.extend_from_slice(output);
         let mut lines = Vec::new();
@@ -327,8 +327,8 @@ fn lines<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
     lines.flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
-/// Text without control characters, at most [`MAX_LINE`] characters. Colour sequences lose their
-/// escape character.
+/// Returns the text without control characters, at most [`MAX_LINE`] characters. Colour sequences
+/// lose their escape character.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let clean = text.trim_end().chars().map(|c| match c {

@@ -18,7 +18,7 @@ use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::format::MEMORY;
 use crate::snapshot::preboot::{BootKey, BootParameters};
 
-/// Returns true if the sandbox is made by a boot, which needs a turn.
+/// Returns true if the sandbox has to be booted, which needs a start permit.
 pub(crate) async fn needs_boot(host: &Arc<Host>, handle: &Handle, source: &BootSource) -> bool {
     let key = boot_key(host, handle, source).await;
     match source {
@@ -37,8 +37,8 @@ pub(super) async fn find_entry(host: &Arc<Host>, key: Option<BootKey>) -> Option
     found.ok().flatten()
 }
 
-/// Keeps the memory of an entry ready for whoever is restored from it next. Costs only speed where
-/// it fails.
+/// Keeps the memory of an entry ready for the next restores from it. A failure is logged: they are
+/// only slower.
 pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
     let host = Arc::clone(host);
     let held = OperationKind::Snapshot
@@ -48,8 +48,8 @@ pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
     }
 }
 
-/// Returns what decides whether two boots lead to the same guest; `None` for what is not booted
-/// from an image.
+/// Returns the key under which the cache has guests that booted alike; `None` if the sandbox does
+/// not boot from an image, or a file of it does not exist.
 pub(super) async fn boot_key(
     host: &Arc<Host>,
     handle: &Handle,
@@ -78,7 +78,8 @@ pub(super) async fn boot_key(
     key.await.ok()
 }
 
-/// Removes an entry that cannot be restored, and what the attempt left: the next ones boot.
+/// Removes an entry that cannot be restored, and files of the attempt, so that the sandbox can
+/// boot.
 pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path, event: &Event) {
     tracing::warn!(sandbox = %handle.id, ?event, "a prebooted guest cannot be restored; booting");
     let host = Arc::clone(host);

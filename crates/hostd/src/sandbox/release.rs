@@ -15,14 +15,14 @@ use crate::host::Host;
 use crate::network::Slot;
 use crate::operation::{OperationError, OperationKind};
 
-/// What becomes of the disk's content; its device goes in both cases.
+/// Treatment of the disk's content; its device is removed in both cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DiskContent {
     Remove,
     Keep,
 }
 
-/// Tries once. Returns what could not be released.
+/// Tries once to release everything. Returns the errors.
 pub(super) async fn release(
     host: &Arc<Host>,
     handle: &Handle,
@@ -66,8 +66,8 @@ async fn end_vm(host: &Host, handle: &Handle) -> Result<(), OperationError> {
     destroyed.map_err(|error| OperationKind::Vm.error(error))
 }
 
-/// Returns the slot, unless an earlier attempt released it and the agent died before the record said
-/// so: then all that is named by it may be another sandbox's, even its processes.
+/// Returns the slot, unless an earlier attempt released it and the agent died before the record was
+/// written: then all that is named by it may be another sandbox's, even its processes.
 async fn held_slot(host: &Arc<Host>, handle: &Handle) -> Option<Slot> {
     let slot = handle.record.borrow().slot?;
     let host = Arc::clone(host);

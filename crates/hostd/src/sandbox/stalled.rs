@@ -1,9 +1,9 @@
-//! Whether a sandbox is stalled on disk pressure ([`crate::disk::room`]).
+//! Stall of a sandbox on disk pressure ([`crate::disk::room`]).
 
 use tokio::sync::watch;
 
-/// Why a sandbox is stalled, while it is. Programs in it wait, as for a slow disk; calls to its guest
-/// are refused, so that their callers do not.
+/// Reason for which a sandbox is stalled, while it is. Programs in it wait, as for a slow disk;
+/// calls to its guest are refused, so that their callers do not.
 #[derive(Debug, Default)]
 pub struct Stalled(watch::Sender<Option<String>>);
 

@@ -16,7 +16,7 @@
 //!
 //! | phase | on disk | owns | if the agent dies here, the next one |
 //! |---|---|---|---|
-//! | Creating | ledger, maybe half a disk | slot, maybe a VM | removes everything: no caller has been told that it exists |
+//! | Creating | ledger, maybe half a disk | slot, maybe a VM | removes everything: no caller has a response yet |
 //! | Running | ledger, disk; a saved state there is old and is removed | slot, VM | adopts the VM, or ends the sandbox if the VM is no more |
 //! | Pausing | ledger, disk, maybe the saved state, which counts only if the VM is gone | slot, VM | lets it run on; without a VM it is paused if the state is whole |
 //! | Suspending | ledger, disk, saved state, maybe a checkpoint that is to replace them | maybe slot and VM | goes on suspending |
@@ -37,7 +37,7 @@ use vmm::Exit;
 use crate::network::Slot;
 use crate::operation::OperationError;
 
-/// How a sandbox ended, in words for the user.
+/// End of a sandbox, with a reason for the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// If true, users see the state `error`, else `stopped`.
@@ -45,7 +45,7 @@ pub struct End {
     pub reason: String,
 }
 
-/// Where a sandbox is in its life.
+/// Phase of a sandbox's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum Phase {
@@ -54,7 +54,7 @@ pub enum Phase {
     Pausing,
     /// Its state is saved; VM, network and disk device are being released.
     Suspending {
-        /// Why it is not running, if there is more to say than that it was paused.
+        /// Reason for which it is not running, if it was not paused by a command.
         #[serde(default)]
         why: String,
         /// A checkpoint is ready to replace memory and disk.
@@ -77,7 +77,7 @@ pub enum Phase {
     Gone,
 }
 
-/// What happened to a sandbox, with all that the next phase needs.
+/// Event of a sandbox, with all that the next phase needs.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The guest agent has confirmed that it is ready.
@@ -86,7 +86,7 @@ pub enum Event {
     Failed(OperationError),
     /// The VM has ended.
     Exited(Exit),
-    /// The sandbox was idle for so many seconds, after which it is to end.
+    /// The sandbox was idle for its timeout, in seconds, and is to end.
     Idle { seconds: u32 },
     /// A command, or idleness, pauses it.
     Pause,
@@ -106,7 +106,7 @@ pub enum Event {
     Restarted,
 }
 
-/// What an event changes.
+/// Result of an event: the next phase and slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     pub phase: Phase,
@@ -114,15 +114,15 @@ pub struct Transition {
     pub if_unwritten: IfUnwritten,
 }
 
-/// What happens if the record of the next phase cannot be written: nothing is promised, and nothing
-/// thrown away, that a restart would not know of.
+/// Handling of a record of the next phase that cannot be written, such that nothing is promised,
+/// and nothing discarded, that a restart would not find in the former record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfUnwritten {
     /// The next phase begins all the same: a restart goes from the old record to the same end.
     Proceed,
     /// The next phase does not begin.
     Stay,
-    /// What was to begin has failed ([`Event::Failed`]).
+    /// The create or resume has failed ([`Event::Failed`]).
     Fail,
 }
 

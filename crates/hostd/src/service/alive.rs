@@ -1,5 +1,5 @@
-//! Calls to a guest agent whose VM may end, be paused or be stopped under them. Nobody answers
-//! then, not even with a reset, and the kernel would send the same packets for a quarter of an hour
+//! Calls to a guest agent whose VM may end, be paused or be stopped under them. There is no answer
+//! then, not even a reset, and the kernel would retransmit for a quarter of an hour
 //! (`tcp_retries2`, tcp(7)).
 
 use std::time::Duration;
@@ -9,15 +9,15 @@ use connectrpc::ConnectError;
 use crate::sandbox::Handle;
 use crate::sandbox::state::Phase;
 
-/// For the sandbox's record to say how the VM ended.
+/// Time to wait until the sandbox's record has the reason for which the VM ended.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// What the guest answers, or what became of it.
+/// Waits for a call to the guest, for as long as its VM runs.
 ///
 /// # Errors
-/// `FailedPrecondition` with the sandbox's state; `ResourceExhausted` when it has to stand still,
-/// so that an upload that fills the host's disk fails and does not wait for room; what the call
-/// says.
+/// `FailedPrecondition` with the sandbox's state if the VM ends; `ResourceExhausted` if the sandbox
+/// is stalled on disk pressure, so that an upload that fills the host's disk fails and does not
+/// wait for space; otherwise the call's own error.
 pub(super) async fn while_up<T>(
     handle: &Handle,
     call: impl Future<Output = Result<T, ConnectError>>,
@@ -30,12 +30,14 @@ pub(super) async fn while_up<T>(
     }
 }
 
-/// Returns when the VM of now is no more, or is about to be given up.
+/// Waits until the current VM has ended or is about to be released. Returns an error with the
+/// reason.
 pub(super) async fn ended(handle: &Handle) -> ConnectError {
     let mut record = handle.record.clone();
     // An error means that the actor is gone, which is the same.
     let down = async { drop(record.wait_for(|record| !record.phase.is_up()).await) };
-    // Not the record alone: who looks at it late sees a sandbox that runs again, in another VM.
+    // Not the record alone: if it changes quickly, its watcher sees a sandbox that runs again, in
+    // another VM.
     match handle.vm.get() {
         Some(vm) => tokio::select! {
             () = down => {}
@@ -49,7 +51,7 @@ pub(super) async fn ended(handle: &Handle) -> ConnectError {
     explain(handle)
 }
 
-/// Why it does not answer.
+/// Returns an error with the reason for which the sandbox does not answer.
 pub(super) fn explain(handle: &Handle) -> ConnectError {
     let record = handle.record.borrow();
     let (state, reason) = (record.phase.state(), record.phase.reason());

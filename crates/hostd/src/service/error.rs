@@ -1,4 +1,4 @@
-//! Which Connect code each of our errors has.
+//! Connect codes of our errors.
 
 use connectrpc::{ConnectError, ErrorCode};
 use model::InvalidValue;
@@ -24,14 +24,14 @@ pub(super) fn refused(error: SandboxError) -> ConnectError {
     ConnectError::new(code, stdx::error::chain(&error))
 }
 
-/// An error that the guest agent answered with an HTTP status.
+/// Converts an error of a call to the guest agent.
 pub(super) fn from_guest(error: guest::Error) -> ConnectError {
     let text = error.to_string();
     let code = match error {
         guest::Error::Unreachable(_) | guest::Error::Closed(_) => ErrorCode::Unavailable,
         guest::Error::Nonsense(_) => ErrorCode::Internal,
         guest::Error::Refused { status, .. } => match status {
-            // 401 is a user whom the guest does not know: the token is right.
+            // 401 means that the guest has no such user: the token is right.
             400 | 401 => ErrorCode::InvalidArgument,
             403 => ErrorCode::PermissionDenied,
             404 => ErrorCode::NotFound,
@@ -43,7 +43,7 @@ pub(super) fn from_guest(error: guest::Error) -> ConnectError {
     ConnectError::new(code, text)
 }
 
-/// An error of the guest agent's Connect services, of which only code and text are passed on.
+/// Converts an error of the guest agent's Connect services: only code and text are passed on.
 pub(super) fn pass_on(error: &ConnectError) -> ConnectError {
     let message: String = error
         .message

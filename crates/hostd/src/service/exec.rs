@@ -111,8 +111,8 @@ impl Pump {
                 error = &mut ended => Err(error),
             };
             let (message, last) = match event {
-                // One stream is of one program: a guest that told of more would have us remember
-                // each.
+                // A stream is of one program. A guest that reported more would make us keep the
+                // pid of each.
                 Ok(Some(ExecEvent::Started { .. })) if self.pid.is_some() => {
                     self.kill().await;
                     (
@@ -153,8 +153,8 @@ impl Pump {
         }
     }
 
-    /// Returns the end of a program that could not be started. What the guest has too little of is
-    /// not the program's fault.
+    /// Returns the end of a program that could not be started. `None` for other errors, such as
+    /// those of a guest without memory, which are not the program's.
     fn not_started(&self, error: &ConnectError) -> Option<rpc::ExecResponse> {
         if self.pid.is_some() || error.code != ErrorCode::InvalidArgument {
             return None;
@@ -175,7 +175,8 @@ impl Pump {
         })
     }
 
-    /// A broken connection may be how the end of the sandbox shows.
+    /// Replaces an error by the sandbox's state if it does not run any more: its end can also show
+    /// as a broken connection.
     fn explain(&self, error: ConnectError) -> ConnectError {
         if self.handle.record.borrow().phase.is_up() {
             error
@@ -214,8 +215,8 @@ impl Pump {
         }
     }
 
-    /// Nobody listens any more. Before the first event the process may exist already, so it is
-    /// waited for.
+    /// Kills the process, since its caller is gone. The process may exist before its first event,
+    /// so that is waited for.
     async fn kill(&mut self) {
         let kill = async {
             while self.pid.is_none() {
@@ -225,7 +226,7 @@ impl Pump {
                 }
             }
             if let Some(pid) = self.pid {
-                // That it has ended meanwhile is fine.
+                // An error may mean that it has ended by itself.
                 let _ = self
                     .handle
                     .guest()
@@ -237,7 +238,7 @@ impl Pump {
     }
 }
 
-/// Input, end of input, or a new size of the terminal.
+/// Sends input, closes it, or changes the size of the terminal.
 pub(super) async fn send_input(
     handle: &Handle,
     request: rpc::SendInputRequest,
@@ -276,8 +277,8 @@ pub(super) async fn send_signal(
     let _active = handle.activity.begin();
     let signal = signal(number)?;
     let sent = match handle.guest().signal(pid, signal).await {
-        // A guest of before these signals. SIGTERM asks for the same: to end, and to clean up
-        // before.
+        // A guest of an earlier version has no such signals. SIGTERM asks for the same: to end, and
+        // to clean up before.
         Err(error) if error.code == ErrorCode::InvalidArgument && asks_to_end(signal) => {
             handle.guest().signal(pid, Signal::SIGNAL_SIGTERM).await
         }

@@ -122,7 +122,7 @@ pub(super) async fn remove(
         .map(|_| ())
 }
 
-/// What the guest says of a file; its texts are cut where no Linux system has longer ones.
+/// Converts the guest's description of a file; texts are cut where no Linux system has longer ones.
 fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
     let kind = match entry.r#type.as_known() {
         _ if entry.is_symlink => rpc::FileKind::FILE_KIND_SYMLINK,

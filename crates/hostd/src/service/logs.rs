@@ -10,18 +10,20 @@ use host_rpc::read_logs_response::Source as RpcSource;
 use crate::sandbox::Handle;
 use crate::sandbox::log::{Entry, Source};
 
-/// Least time between two looks at a log that is followed, so that a guest which writes all the
+/// Least time between two reads of a log that is followed, so that a guest which writes all the
 /// time does not keep its readers busy all the time.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 
-/// What there is; with `follow` also what comes, until the sandbox has ended.
+/// Returns a stream of the entries of the log; with `follow` also of new ones, until the sandbox
+/// has ended.
 pub(super) fn read(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse> {
     stream::unfold(Some((handle, 0)), move |state| async move {
         let (handle, from) = state?;
         handle.drain_console().await;
         let mut changes = handle.log.changes();
         changes.mark_unchanged();
-        // Asked before the log is read: what an ending sandbox writes last must not be missed.
+        // Checked before the log is read, so that the last lines of an ending sandbox are not
+        // missed.
         let over = handle.is_over();
         let (entries, next) = handle.log.since(from);
         if !entries.is_empty() {

@@ -42,7 +42,7 @@ pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
         .layer(from_fn(rpc::linger::linger))
 }
 
-/// One host's service.
+/// RPC service of a host.
 #[derive(Debug)]
 pub struct Service {
     manager: Arc<Manager>,

@@ -164,7 +164,7 @@ pub(crate) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     let real = from.canonicalize()?;
     fs::hard_link(&real, to).or_else(|_| {
         sparse::copy(&real, to)?;
-        // The VMM's user reads the kernel, and nobody but us memory: as it was.
+        // Same mode: the VMM's user must be able to read the kernel, and only root the memory.
         fs::set_permissions(to, fs::metadata(&real)?.permissions())
     })
 }

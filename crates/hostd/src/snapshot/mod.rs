@@ -2,7 +2,7 @@
 //!
 //! | what | where | lives until |
 //! |---|---|---|
-//! | snapshot ([`format`]) | a directory with a manifest | whoever made it removes it |
+//! | snapshot ([`format`]) | a directory with a manifest | its maker removes it |
 //! | saved state of a paused sandbox | `paused/` of the sandbox | it is resumed |
 //! | [`checkpoint`] | `checkpoints/NAME` of the sandbox | it, or the sandbox, is removed |
 //! | [`template`] | `SNAPSHOTS/sn-…` | it is removed and no sandbox is made from it |

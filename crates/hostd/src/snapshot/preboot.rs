@@ -28,7 +28,7 @@ use super::format::{self, Snapshot};
 const MAX_ENTRIES: usize = 8;
 const STAGING_PREFIX: &str = ".new-";
 
-/// What decides whether two boots lead to the same guest.
+/// Parameters of a boot; two boots with equal ones lead to the same guest.
 #[derive(Debug)]
 pub struct BootParameters<'a> {
     pub image: &'a Path,

@@ -18,7 +18,7 @@ use crate::sandbox::ledger::PAUSED;
 use crate::sandbox::state::Event;
 use crate::snapshot::format::MEMORY;
 
-/// What ends a wait for commands.
+/// Result of a wait for commands.
 enum Next {
     Event(Event),
     Resume(Request),

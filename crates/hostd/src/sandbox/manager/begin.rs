@@ -15,7 +15,7 @@ use crate::sandbox::log::Log;
 use crate::sandbox::state::Phase;
 use crate::snapshot::template::{Pin, Template, TemplateId};
 
-/// What a new sandbox is to be created from.
+/// Origin of a new sandbox.
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
     /// The template in its spec.
@@ -37,7 +37,7 @@ pub(super) struct Begun {
     pub(super) pin: Option<Pin>,
 }
 
-/// An origin that was found, and the template that must stay for it.
+/// Source and disk of an origin, and the template that must stay for it.
 struct Found {
     source: BootSource,
     disk: DiskRecord,
@@ -98,8 +98,8 @@ pub(super) fn begin(
     })
 }
 
-/// Finds the template of a spec. Those made from sandboxes come first; none is made with the name of
-/// a base image.
+/// Finds the template of a spec. Templates made from sandboxes come first; none is made with the
+/// name of a base image.
 fn find_template(host: &Host, id: &SandboxId, spec: &SandboxSpec) -> Result<Found, SandboxError> {
     match host.templates.find_and_pin(&spec.template, id) {
         Some((template, pin)) => from_template(host, spec, template, pin),
