@@ -21,7 +21,7 @@ pub struct ProxyError {
     pub code: ErrorCode,
     /// Message that the E2B SDKs look for; `None`: the same as `text`.
     pub contract: Option<&'static str>,
-    /// What is wrong, as a sentence for people.
+    /// Text for people: what is wrong, as a sentence.
     pub text: String,
     /// Advice: what to do.
     pub hint: String,
