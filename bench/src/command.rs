@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn boot_files_include_the_module_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let from = dir.path().join("from");
+        let to = dir.path().join("to");
         fs::create_dir(&from).unwrap();
         for name in ["kernel", "initramfs"] {
             fs::write(from.join(name), name).unwrap();

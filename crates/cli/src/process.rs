@@ -110,7 +110,8 @@ pub async fn run(
     grace: Duration,
     to: &mut Output,
 ) -> anyhow::Result<u8> {
-    let (interactive, size) = (start.stdin, start.terminal);
+    let interactive = start.stdin;
+    let size = start.terminal;
     // From here on: a change of the size before the command runs must not be lost.
     let resized = size
         .map(|_| signal(SignalKind::window_change()))

@@ -72,7 +72,8 @@ impl Settings {
     /// Creates settings with the default limits.
     #[must_use]
     pub fn new(store: Store, hosts: Vec<HostAddr>) -> Self {
-        let (limits, ports) = (Limits::default(), PortSettings::default());
+        let limits = Limits::default();
+        let ports = PortSettings::default();
         let listener = ListenerLimits::default();
         Self {
             store,

@@ -221,7 +221,8 @@ mod tests {
 
     fn ext4() -> Ext4 {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (image, root) = (folder.path().join("image"), folder.path().join("root"));
+        let image = folder.path().join("image");
+        let root = folder.path().join("root");
         File::create(&image)
             .expect("a file")
             .set_len(16 << 20)

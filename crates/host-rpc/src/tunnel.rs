@@ -283,7 +283,8 @@ mod tests {
 
     #[test]
     fn connections_are_counted_while_they_live() {
-        let (connections, id) = (Connections::default(), SandboxId::random());
+        let connections = Connections::default();
+        let id = SandboxId::random();
         let mut all: Vec<_> = (0..MAX_CONNECTIONS)
             .map(|_| connections.begin(&id).unwrap())
             .collect();

@@ -131,7 +131,8 @@ pub async fn serve(
     let limits = limits.within_open_files();
     let table = Arc::new(ConnectionTable::new(limits));
     let builder = Arc::new(connection_builder(&limits));
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
     let mut refusals = RefusalLog::default();
     let mut stopping = std::pin::pin!(stopping);
     loop {

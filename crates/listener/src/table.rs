@@ -338,8 +338,8 @@ impl RefusalLog {
         if self.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
             return;
         }
-        let (connections, per_address) =
-            (limits.connections, limits.per_address.unwrap_or_default());
+        let connections = limits.connections;
+        let per_address = limits.per_address.unwrap_or_default();
         let why = match refused {
             Refused::Address => "its address has its share of connections",
             Refused::Full => "all connections are in use",

@@ -177,7 +177,8 @@ async fn full_table_closes_oldest_silent_connection() {
 async fn switched_connection_is_busy_until_its_end() {
     let address = start(limits(2)).await;
     let switched = "GET /switch HTTP/1.1\r\nconnection: upgrade\r\nupgrade: echo";
-    let (mut first, mut idle) = (connect(address).await, connect(address).await);
+    let mut first = connect(address).await;
+    let mut idle = connect(address).await;
     assert!(ask(&mut first, switched).await.starts_with("HTTP/1.1 101"));
     ask(&mut idle, "GET / HTTP/1.1").await;
     // The idle one goes before the busy one.
@@ -206,7 +207,8 @@ fn ip(last: u8) -> IpAddr {
 
 #[test]
 fn one_address_has_a_share() {
-    let (table, now) = (table(100, Some(2)), Instant::now());
+    let table = table(100, Some(2));
+    let now = Instant::now();
     let guards: Vec<_> = (0..2)
         .map(|_| table.admit(ip(1), now).unwrap().begin_request())
         .collect();
@@ -226,7 +228,8 @@ fn one_address_has_a_share() {
 
 #[test]
 fn one_network_of_a_site_has_a_share() {
-    let (table, now) = (table(100, Some(1)), Instant::now());
+    let table = table(100, Some(1));
+    let now = Instant::now();
     let first = table.admit("2001:db8::1".parse().unwrap(), now).unwrap();
     table.admit("2001:db8::2".parse().unwrap(), now).unwrap();
     assert!(first.is_evicted());
@@ -244,7 +247,8 @@ fn one_network_of_a_site_has_a_share() {
 proptest! {
     #[test]
     fn trusted_requests_are_never_evicted(steps in prop::collection::vec((0..6_u8, 0..8_usize, 0..3_u8), 1..200)) {
-        let (table, now) = (table(4, Some(3)), Instant::now());
+        let table = table(4, Some(3));
+        let now = Instant::now();
         let mut open: Vec<(ConnectionHandle, Vec<crate::table::RequestGuard>, bool)> = Vec::new();
         for (step, at, from) in steps {
             let at = at % open.len().max(1);

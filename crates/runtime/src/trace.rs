@@ -114,8 +114,10 @@ impl TraceParent {
     fn parse(text: &str) -> Option<Self> {
         let mut fields = text.split('-');
         let mut next = || fields.next().filter(|field| is_lower_hex(field));
-        let (version, trace_id) = (next()?, next()?);
-        let (span_id, flags) = (next()?, next()?);
+        let version = next()?;
+        let trace_id = next()?;
+        let span_id = next()?;
+        let flags = next()?;
         // Later versions may have more fields, this one has not.
         let is_known = version != "00" || fields.next().is_none();
         if version.len() != 2 || version == "ff" || flags.len() != 2 || !is_known {

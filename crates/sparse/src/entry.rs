@@ -177,7 +177,8 @@ impl Entry {
     }
 
     fn check(&self, size: u64) -> io::Result<()> {
-        let (mut end, mut data) = (0, 0u64);
+        let mut end = 0;
+        let mut data = 0u64;
         for extent in &self.extents {
             if extent.start < end || extent.end < extent.start || extent.end > self.length {
                 return Err(broken("extents that overlap or lie outside of the file"));

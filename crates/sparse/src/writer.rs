@@ -202,7 +202,8 @@ mod tests {
 
     fn content(file: &File) -> Vec<u8> {
         rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0)).expect("seeks");
-        let (mut bytes, mut file) = (Vec::new(), file);
+        let mut bytes = Vec::new();
+        let mut file = file;
         file.read_to_end(&mut bytes).expect("reads");
         bytes
     }

@@ -109,10 +109,8 @@ fn is_refusal(error: &sqlx::Error) -> bool {
 }
 
 fn place(options: &PgConnectOptions) -> String {
-    let (user, database) = (
-        options.get_username(),
-        options.get_database().unwrap_or(options.get_username()),
-    );
+    let user = options.get_username();
+    let database = options.get_database().unwrap_or(options.get_username());
     match options.get_socket() {
         Some(directory) => format!(
             "{}, database {database:?}, user {user:?}",

@@ -54,7 +54,8 @@ impl Store {
     ///
     /// # Errors [`Error::NotMigrated`] if the schema is older or newer than this program needs.
     pub async fn check_migrated(&self) -> Result<(), Error> {
-        let (found, needed) = (self.schema().await?, needed());
+        let found = self.schema().await?;
+        let needed = needed();
         if found == needed {
             Ok(())
         } else {

@@ -31,7 +31,8 @@ impl Histories {
         let end = first.saturating_add(asked.unwrap_or(self.most));
         let next = AtomicU64::new(first);
         let begun = Instant::now();
-        let (stories, done) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+        let stories = Mutex::new(Vec::new());
+        let done = AtomicU64::new(0);
         let work = || {
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +56,8 @@ impl Histories {
             .iter()
             .filter_map(|story| story.lines().last())
             .collect();
-        let (ends, all) = (ends.join("\n"), stories.join("\n\n"));
+        let ends = ends.join("\n");
+        let all = stories.join("\n\n");
         assert!(
             stories.is_empty(),
             "{} of them must not be:\n{ends}\n\n{all}",

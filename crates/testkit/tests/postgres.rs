@@ -25,10 +25,8 @@ async fn directory(database: &Database) -> PathBuf {
 
 #[tokio::test]
 async fn databases_of_one_process_are_apart_on_one_server() {
-    let (one, other) = (
-        Database::create().await.unwrap(),
-        Database::create().await.unwrap(),
-    );
+    let one = Database::create().await.unwrap();
+    let other = Database::create().await.unwrap();
     assert_ne!(one.url(), other.url());
     assert_eq!(directory(&one).await, directory(&other).await);
     for database in [one, other] {

@@ -74,7 +74,8 @@ async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
 
 /// Removes checkpoints. A failure to remove one does not keep the others from removal.
 async fn remove(session: &Session, id: &str, names: Vec<String>) -> anyhow::Result<u8> {
-    let (mut removed, mut code) = (Vec::new(), 0);
+    let mut removed = Vec::new();
+    let mut code = 0;
     for name in names {
         match session.client.delete_checkpoint(id, &name).await {
             Ok(()) if session.json => removed.push(name),

@@ -106,11 +106,9 @@ fn title(name: &str) -> String {
 
 fn summary(report: &Report) -> String {
     let used = |name: Option<&'static str>| name.unwrap_or("none");
-    let (vmm, accelerator, disk) = (
-        used(report.vmm),
-        used(report.accelerator),
-        used(report.disk_backend),
-    );
+    let vmm = used(report.vmm);
+    let accelerator = used(report.accelerator);
+    let disk = used(report.disk_backend);
     let used = format!("VMM {vmm}, accelerator {accelerator}, disks {disk}");
     if report.can_run {
         return format!(

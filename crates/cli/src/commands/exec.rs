@@ -51,7 +51,8 @@ pub async fn run_in(
     let grace = Duration::from_secs(args.grace.into());
     let size = args.tty.then(terminal::size);
     let start = start(args, command, size);
-    let (cmd, began) = (start.cmd.clone(), Instant::now());
+    let cmd = start.cmd.clone();
+    let began = Instant::now();
     let mut to = if session.json {
         Output::Memory(Captured::default())
     } else {

@@ -45,7 +45,8 @@ impl Session {
 
 /// Runs the command and gives the exit code.
 pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
-    let (connection, json) = (cli.connection, cli.json);
+    let connection = cli.connection;
+    let json = cli.json;
     check(&cli.command, json)?;
     if connection
         .key_file

@@ -26,7 +26,8 @@ pub async fn rm(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
         .buffered(SIDE_BY_SIDE)
         .collect()
         .await;
-    let (mut removed, mut code) = (Vec::new(), 0);
+    let mut removed = Vec::new();
+    let mut code = 0;
     for outcome in outcomes {
         match outcome {
             Ok(id) if session.json => removed.push(id),

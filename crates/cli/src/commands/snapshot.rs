@@ -12,7 +12,8 @@ use crate::output::{self, Progress, printable, size};
 
 pub async fn snapshot(session: &Session, args: SnapshotArgs) -> anyhow::Result<()> {
     let sandbox_id = ids::resolve(&session.client, &args.id).await?;
-    let (memory, overwrite) = (Some(!args.no_memory), Some(args.overwrite));
+    let memory = Some(!args.no_memory);
+    let overwrite = Some(args.overwrite);
     let request = CreateSnapshot {
         sandbox_id,
         name: args.name,
@@ -84,7 +85,8 @@ fn described(snapshot: &Template) -> String {
 
 /// Removes snapshots. A failure to remove one does not keep the others from removal.
 async fn remove(session: &Session, names: Vec<String>) -> anyhow::Result<u8> {
-    let (mut removed, mut code) = (Vec::new(), 0);
+    let mut removed = Vec::new();
+    let mut code = 0;
     for name in names {
         match session.client.delete_snapshot(&name).await {
             Ok(()) if session.json => removed.push(name),

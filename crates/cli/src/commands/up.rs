@@ -177,7 +177,8 @@ impl HostHalf {
         };
         let end = CancellationToken::new();
         let serving = tokio::spawn({
-            let (agent, end) = (Arc::clone(&agent), end.clone());
+            let agent = Arc::clone(&agent);
+            let end = end.clone();
             async move { agent.serve(listener, end).await }
         });
         Ok(Self {

@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn holes_survive_archive_both_ways() {
-        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let from = tempfile::tempdir().unwrap();
+        let to = tempfile::tempdir().unwrap();
         let long = "x".repeat(200);
         let disk = File::create(from.path().join(&long)).unwrap();
         disk.set_len((1 << 30) + 77).unwrap();

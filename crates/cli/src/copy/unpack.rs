@@ -161,11 +161,9 @@ impl Unpacker {
     }
 
     fn file(&mut self, entry: &mut Entry<'_, impl Read>, name: &Path) -> io::Result<()> {
-        let (mode, modified, size) = (
-            entry.header().mode()? & 0o777,
-            sparse::modified(entry.header())?,
-            entry.size(),
-        );
+        let mode = entry.header().mode()? & 0o777;
+        let modified = sparse::modified(entry.header())?;
+        let size = entry.size();
         let temporary = temporary_name();
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -443,7 +441,8 @@ mod tests {
     #[test]
     fn absolute_directory_keeps_mode_of_its_namesake() {
         let outer = tempfile::tempdir().unwrap();
-        let (target, mine) = (outer.path().join("target"), outer.path().join("mine"));
+        let target = outer.path().join("target");
+        let mine = outer.path().join("mine");
         fs::create_dir(&target).unwrap();
         fs::create_dir(&mine).unwrap();
         fs::set_permissions(&mine, fs::Permissions::from_mode(0o3500)).unwrap();

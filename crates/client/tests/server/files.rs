@@ -15,7 +15,8 @@ fn missing(path: &str) -> Response {
 }
 
 pub async fn write(State(world): Shared, mut form: Multipart) -> Response {
-    let (mut path, mut mode) = (String::new(), None);
+    let mut path = String::new();
+    let mut mode = None;
     while let Some(mut field) = form.next_field().await.expect("a form") {
         match field.name().unwrap_or_default() {
             "path" => path = field.text().await.expect("text"),

@@ -168,7 +168,9 @@ async fn create_snapshot(State(world): Shared, Json(body): Json<CreateSnapshot>)
     let made = if body.memory == Some(false) {
         template(&name, TemplateKind::Image)
     } else {
-        let (vcpus, memory_mb, disk_mb) = (Some(2), Some(256), Some(4096));
+        let vcpus = Some(2);
+        let memory_mb = Some(256);
+        let disk_mb = Some(4096);
         let source_sandbox_id = Some(body.sandbox_id);
         Template {
             vcpus,

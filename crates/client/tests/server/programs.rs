@@ -166,10 +166,8 @@ async fn play(peer: &mut Peer, world: &std::sync::Mutex<World>) -> Option<()> {
         "deaf" => deaf(peer, signals).await?,
         "sleep" | "stubborn" | "careful" => sleep(peer, world, &cmd, signals).await?,
         "late" => {
-            let (code, data) = (
-                "timeout".to_owned(),
-                "the program took longer than 1 s".to_owned(),
-            );
+            let code = "timeout".to_owned();
+            let data = "the program took longer than 1 s".to_owned();
             return peer
                 .say(&ExecServerMessage::Error {
                     code,

@@ -17,7 +17,8 @@ pub struct Logged(pub Error);
 /// Returns the error as the body of a response.
 #[must_use]
 pub fn body(error: &Error) -> ErrorBody {
-    let (code, message) = (error.code.as_str().to_owned(), error.message.clone());
+    let code = error.code.as_str().to_owned();
+    let message = error.message.clone();
     ErrorBody {
         error: ErrorDetail {
             code,

@@ -240,7 +240,8 @@ async fn write_output(
     encoding: Encoding,
     sink: &mut Sink,
 ) -> Result<Option<ExecServerMessage>> {
-    let (mut stdout, mut stderr) = (Utf8::default(), Utf8::default());
+    let mut stdout = Utf8::default();
+    let mut stderr = Utf8::default();
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
         let event = tokio::select! {
@@ -296,7 +297,8 @@ fn encoded(encoding: Encoding, decoder: &mut Utf8, bytes: &[u8]) -> String {
 /// Sends the incomplete characters at the ends of both streams, if any; `None` when the client is
 /// gone.
 async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()> {
-    let (stdout, stderr) = (stdout.finish(), stderr.finish());
+    let stdout = stdout.finish();
+    let stderr = stderr.finish();
     if !stdout.is_empty() {
         send(sink, &ExecServerMessage::Stdout { data: stdout }).await?;
     }

@@ -99,7 +99,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let (path, error) = (error.path().to_string(), error.inner());
+        let path = error.path().to_string();
+        let error = error.inner();
         match path.as_str() {
             "." => Error::invalid(format!("the body is not what this route reads: {error}")),
             path => Error::invalid(format!(

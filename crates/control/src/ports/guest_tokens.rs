@@ -77,7 +77,8 @@ mod tests {
 
     #[test]
     fn token_opens_own_sandbox_until_removal() {
-        let (tokens, id) = (GuestTokens::default(), SandboxId::random());
+        let tokens = GuestTokens::default();
+        let id = SandboxId::random();
         let hash = Sha256::digest(b"token").into();
         tokens.note_report(&report(&id, Some(hash)));
         assert!(tokens.is_token_of(&id, b"token") && !tokens.is_token_of(&id, b"other"));

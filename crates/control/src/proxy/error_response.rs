@@ -170,10 +170,8 @@ impl ProxyError {
     }
 
     fn page(&self) -> String {
-        let (text, hint) = (
-            escaped(&capital(&self.text)),
-            code(&escaped(&capital(&self.hint))),
-        );
+        let text = escaped(&capital(&self.text));
+        let hint = code(&escaped(&capital(&self.hint)));
         let about = self
             .target
             .as_ref()

@@ -16,7 +16,8 @@ async fn every_documented_operation_but_the_public_ones_wants_a_key() {
         .json()
         .await
         .unwrap();
-    let (mut public, mut guarded) = (Vec::new(), 0);
+    let mut public = Vec::new();
+    let mut guarded = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let method: Method = method.to_uppercase().parse().unwrap();

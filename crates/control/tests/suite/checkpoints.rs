@@ -9,7 +9,8 @@ use crate::support::{one, refused};
 #[tokio::test]
 async fn a_sandbox_goes_back_under_the_same_id() {
     let (host, _ground, plane) = one().await;
-    let (id, client) = (plane.create().await.id, plane.client());
+    let id = plane.create().await.id;
+    let client = plane.client();
     let write = |text: &str| {
         let text = text.as_bytes().to_vec();
         host.world()

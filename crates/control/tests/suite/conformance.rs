@@ -357,10 +357,8 @@ async fn http2_errors_end_as_asked_directly() {
     let (host, _ground, plane) = one().await;
     let direct = serve(&host).await;
     for (name, frames) in http2_cases() {
-        let (here, there) = (
-            http2_end(address(&plane), name, &frames).await,
-            http2_end(direct, name, &frames).await,
-        );
+        let here = http2_end(address(&plane), name, &frames).await;
+        let there = http2_end(direct, name, &frames).await;
         assert_eq!(here, there, "{name}");
         assert!(
             here.iter().all(|(_, code)| *code != 0) && !here.is_empty(),

@@ -165,7 +165,8 @@ async fn a_delete_outranks_a_create() {
 
 #[tokio::test]
 async fn the_next_host_takes_what_the_first_has_no_room_for() {
-    let (full, free) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    let full = FakeHost::start_as("host-a");
+    let free = FakeHost::start_as("host-b");
     full.world().is_full = true;
     let ground = Ground::new().await;
     let plane = ground.start(&[&full, &free]).await;

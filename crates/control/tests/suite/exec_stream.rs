@@ -20,7 +20,8 @@ fn program(cmd: &str) -> ExecStart {
 }
 
 async fn rest(output: &mut ExecOutput) -> (Vec<u8>, Vec<u8>, i32) {
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut stdout = Vec::new();
+    let mut stderr = Vec::new();
     while let Some(event) = output.next().await.unwrap() {
         match event {
             ExecEvent::Stdout(data) => stdout.extend_from_slice(&data),

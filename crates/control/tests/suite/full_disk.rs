@@ -45,7 +45,8 @@ impl Drop for SmallDisk {
 }
 
 async fn with_small_disk() -> (SmallDisk, FakeHost, Ground, Plane) {
-    let (dir, host) = (tempfile::tempdir().unwrap(), FakeHost::start());
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::start();
     let disk = SmallDisk::mount(dir.path());
     let ground = Ground::in_dir(dir).await;
     let plane = ground.start(&[&host]).await;

@@ -54,7 +54,8 @@ async fn the_same_create_at_once_makes_one_sandbox() {
 
 #[tokio::test]
 async fn the_same_create_at_once_makes_one_sandbox_on_one_host() {
-    let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    let a = FakeHost::start_as("host-a");
+    let b = FakeHost::start_as("host-b");
     let ground = Ground::new().await;
     let plane = ground.start(&[&a, &b]).await;
     for key in 0..10 {

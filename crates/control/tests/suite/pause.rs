@@ -27,7 +27,8 @@ fn state(host: &FakeHost, id: &str) -> SandboxState {
 #[tokio::test]
 async fn a_paused_sandbox_goes_on_when_it_is_told_to() {
     let (host, _ground, plane) = one().await;
-    let (id, client) = (plane.create().await.id, plane.client());
+    let id = plane.create().await.id;
+    let client = plane.client();
     for _ in 0..2 {
         assert_eq!(
             client.pause(&id).await.unwrap().status,
@@ -56,7 +57,8 @@ async fn a_paused_sandbox_goes_on_when_it_is_told_to() {
 #[tokio::test]
 async fn programs_and_files_wake_it_where_it_lets_them() {
     let (host, _ground, plane) = one().await;
-    let (id, client) = (plane.create().await.id, plane.client());
+    let id = plane.create().await.id;
+    let client = plane.client();
     client.pause(&id).await.unwrap();
     assert_eq!(
         client.exec(&id, &print("awake")).await.unwrap().stdout,
@@ -215,7 +217,8 @@ async fn a_pause_goes_on_without_its_client_and_without_us() {
 #[tokio::test]
 async fn paused_rows_are_left_in_peace_while_their_host_has_them() {
     let (host, ground, plane) = one().await;
-    let (kept, lost) = (plane.create().await.id, plane.create().await.id);
+    let kept = plane.create().await.id;
+    let lost = plane.create().await.id;
     plane.client().pause(&kept).await.unwrap();
     plane.client().pause(&lost).await.unwrap();
     plane.stop().await;

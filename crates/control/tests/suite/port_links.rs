@@ -49,7 +49,8 @@ fn path_of(url: &str) -> &str {
 #[tokio::test]
 async fn ports_are_private_unless_the_sandbox_says_so() {
     let (_host, _ground, plane, id) = with_server().await;
-    let (host, path) = (name(&id, PORT), format!("/v1/sandboxes/{id}/ports/{PORT}/"));
+    let host = name(&id, PORT);
+    let path = format!("/v1/sandboxes/{id}/ports/{PORT}/");
     assert_eq!(get(&plane, &host, "/", &[]).await.status(), 403);
     assert_eq!(get(&plane, "localhost", &path, &[]).await.status(), 401);
     let wrong = model::ApiKey::random().expose();

@@ -299,10 +299,8 @@ async fn http_2_without_tls_works() {
         .await
         .unwrap();
     assert_eq!(called.trailers().unwrap()["grpc-status"], "0");
-    let (one, two) = (
-        sender.send_request(ask("/count")),
-        sender.send_request(ask("/mirror")),
-    );
+    let one = sender.send_request(ask("/count"));
+    let two = sender.send_request(ask("/mirror"));
     let (one, two) = tokio::join!(one, two);
     assert_eq!(
         one.unwrap().into_body().collect().await.unwrap().to_bytes(),

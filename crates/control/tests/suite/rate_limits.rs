@@ -151,7 +151,8 @@ async fn repeated_create_is_counted_once() {
     };
     let first = create().await.unwrap();
     assert_eq!(first.status(), 201);
-    let (first, second) = (first.text().await.unwrap(), create().await.unwrap());
+    let first = first.text().await.unwrap();
+    let second = create().await.unwrap();
     assert_eq!(second.status(), 201);
     assert_eq!(second.text().await.unwrap(), first);
 }

@@ -139,7 +139,8 @@ async fn rows_that_no_host_was_asked_for_go_away() {
 /// Between the look at the rows and what is done about them.
 #[tokio::test]
 async fn what_somebody_finishes_meanwhile_is_not_given_up() {
-    let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    let a = FakeHost::start_as("host-a");
+    let b = FakeHost::start_as("host-b");
     b.world().is_full = true;
     let stranger = SandboxId::random();
     b.world().add(
@@ -176,7 +177,8 @@ async fn what_somebody_finishes_meanwhile_is_not_given_up() {
 
 #[tokio::test]
 async fn a_double_on_another_host_goes_and_the_sandbox_stays() {
-    let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    let a = FakeHost::start_as("host-a");
+    let b = FakeHost::start_as("host-b");
     b.world().is_full = true;
     let ground = Ground::new().await;
     let plane = ground.start(&[&a, &b]).await;
@@ -227,11 +229,9 @@ async fn half_made_sandboxes_that_a_host_gives_up_go_away() {
 #[tokio::test]
 async fn a_host_that_restarts_tells_what_it_lost() {
     let (host, _ground, plane) = one().await;
-    let (kept, lost, stopped) = (
-        plane.create().await.id,
-        plane.create().await.id,
-        plane.create().await.id,
-    );
+    let kept = plane.create().await.id;
+    let lost = plane.create().await.id;
+    let stopped = plane.create().await.id;
     host.set_state(&stopped, SandboxState::SANDBOX_STATE_STOPPED, "idle");
     eventually("the report", || async {
         (status(&plane, &stopped).await == SandboxStatus::Stopped).then_some(())

@@ -206,11 +206,9 @@ async fn they_are_listed_looked_at_and_removed() {
 /// Nobody takes one for lost whose host is only away.
 #[tokio::test]
 async fn one_on_a_host_that_is_away_is_not_denied() {
-    let (one, two, ground) = (
-        FakeHost::start(),
-        FakeHost::start_as("host-two"),
-        Ground::new().await,
-    );
+    let one = FakeHost::start();
+    let two = FakeHost::start_as("host-two");
+    let ground = Ground::new().await;
     let plane = ground.start(&[&one, &two]).await;
     let source = plane.create().await.id;
     plane
@@ -356,10 +354,12 @@ async fn refusals_say_what_is_wrong_and_leave_nothing() {
 
 #[tokio::test]
 async fn a_name_is_one_template_on_all_hosts() {
-    let (a, b) = (FakeHost::start_as("host-a"), FakeHost::start_as("host-b"));
+    let a = FakeHost::start_as("host-a");
+    let b = FakeHost::start_as("host-b");
     let ground = Ground::new().await;
     let plane = ground.start(&[&a, &b]).await;
-    let (one, two) = (plane.create().await.id, plane.create().await.id);
+    let one = plane.create().await.id;
+    let two = plane.create().await.id;
     plane
         .client()
         .create_snapshot(&snapshot(&one, "ready"))

@@ -193,7 +193,8 @@ async fn request_without_right_wakes_no_sandbox() {
 #[tokio::test]
 async fn guest_agent_takes_key_link_or_token() {
     let (host, ground, plane, id) = with_server().await;
-    let (by_name, token) = (name(&id, AGENT), access_token(&id));
+    let by_name = name(&id, AGENT);
+    let token = access_token(&id);
     let token = Some(("x-access-token", token.as_str()));
     assert_eq!(status(&plane, &by_name, "/", token).await, 200);
     assert_eq!(status(&plane, &name(&id, PORT), "/", token).await, 403);

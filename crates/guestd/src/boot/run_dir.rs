@@ -140,10 +140,8 @@ mod tests {
 
     #[test]
     fn copy_keeps_kinds_owners_and_modes() {
-        let (from, to) = (
-            tempfile::tempdir().expect("a folder"),
-            tempfile::tempdir().expect("a folder"),
-        );
+        let from = tempfile::tempdir().expect("a folder");
+        let to = tempfile::tempdir().expect("a folder");
         let at = |name: &str| from.path().join(name);
         fs::create_dir_all(at("postgresql/empty")).expect("a folder");
         fs::create_dir(at("lock"))

@@ -163,7 +163,8 @@ mod tests {
 
     /// All of the form is ready at once, and then for ever more.
     fn endless(start: &str) -> (Arc<AtomicUsize>, Pieces) {
-        let (taken, start) = (Arc::new(AtomicUsize::new(0)), Bytes::from(start.to_owned()));
+        let taken = Arc::new(AtomicUsize::new(0));
+        let start = Bytes::from(start.to_owned());
         let count = taken.clone();
         let rest = futures::stream::repeat_with(move || {
             count.fetch_add(1, Ordering::Relaxed);

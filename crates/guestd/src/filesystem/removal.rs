@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn removal_follows_no_link() {
         let home = tempfile::tempdir().expect("a directory");
-        let (top, kept) = (home.path().join("top"), home.path().join("kept"));
+        let top = home.path().join("top");
+        let kept = home.path().join("kept");
         fs::create_dir(&kept)
             .and_then(|()| fs::write(kept.join("file"), "x"))
             .expect("made");

@@ -143,10 +143,8 @@ mod tests {
     #[test]
     fn links_are_not_written_through() {
         let root = root();
-        let (outside, id) = (
-            root.path().join("outside"),
-            root.path().join("etc/machine-id"),
-        );
+        let outside = root.path().join("outside");
+        let id = root.path().join("etc/machine-id");
         fs::write(&outside, "kept").expect("a file");
         symlink(&outside, &id).expect("a link");
         symlink(&id, root.path().join("var/lib/dbus/machine-id")).expect("a link");

@@ -86,15 +86,16 @@ mod tests {
         fs::create_dir(root.path().join("etc")).expect("a folder");
         let identity = Identity::new(root.path());
         let want = |hostname: Option<&str>, machine_id: Option<&str>| {
-            let (hostname, machine_id) =
-                (hostname.map(str::to_owned), machine_id.map(str::to_owned));
+            let hostname = hostname.map(str::to_owned);
+            let machine_id = machine_id.map(str::to_owned);
             identity.want(&InitRequest {
                 hostname,
                 machine_id,
                 ..Default::default()
             });
         };
-        let (one, two) = ("1".repeat(32), "2".repeat(32));
+        let one = "1".repeat(32);
+        let two = "2".repeat(32);
         want(Some("old"), Some(&one));
         want(None, Some(&two));
         want(Some("new"), None);

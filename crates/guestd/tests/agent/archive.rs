@@ -37,7 +37,8 @@ fn closed(entries: &[Vec<u8>]) -> Vec<u8> {
 #[tokio::test]
 async fn tree_survives_archive_both_ways() {
     let agent = Agent::open().await;
-    let (from, to) = (open_folder(), open_folder());
+    let from = open_folder();
+    let to = open_folder();
     fs::create_dir_all(from.path().join("dir/empty")).expect("made");
     let long = format!("dir/{}", "n".repeat(200));
     for (name, content) in [
@@ -72,15 +73,14 @@ async fn tree_survives_archive_both_ways() {
     assert_eq!(answer.status(), 200);
     let nobody = guestd::user::lookup_user("nobody").expect("nobody").uid;
     for name in ["a", &long, "dir/exactly"] {
-        let (source, copy) = (from.path().join(name), target.join(name));
+        let source = from.path().join(name);
+        let copy = target.join(name);
         assert!(
             fs::read(&source).expect("is there") == fs::read(&copy).expect("is there"),
             "{name}"
         );
-        let (source, copy) = (
-            fs::metadata(source).expect("is there"),
-            fs::metadata(copy).expect("is there"),
-        );
+        let source = fs::metadata(source).expect("is there");
+        let copy = fs::metadata(copy).expect("is there");
         assert_eq!(
             (source.mode(), source.mtime(), nobody),
             (copy.mode(), copy.mtime(), copy.uid()),
@@ -104,7 +104,8 @@ async fn tree_survives_archive_both_ways() {
 async fn a_hostile_archive_reaches_nothing_outside() {
     let agent = Agent::open().await;
     let folder = open_folder();
-    let (inside, outside) = (folder.path().join("in"), folder.path().join("out"));
+    let inside = folder.path().join("in");
+    let outside = folder.path().join("out");
     fs::create_dir(&outside)
         .and_then(|()| fs::write(outside.join("file"), "kept"))
         .expect("made");
@@ -261,7 +262,8 @@ async fn archives_know_full_disks_and_permissions() {
 #[tokio::test]
 async fn holes_survive_both_ways() {
     let agent = Agent::open().await;
-    let (from, to) = (open_folder(), open_folder());
+    let from = open_folder();
+    let to = open_folder();
     let file = fs::File::create(from.path().join("disk")).expect("a file");
     file.set_len(64 << 20).expect("grows");
     for at in [0, 10_000_000, 40_000_001] {
@@ -399,7 +401,8 @@ async fn broken_file_archive_keeps_old_file() {
 #[tokio::test]
 async fn times_before_1970_survive_archives() {
     let agent = Agent::open().await;
-    let (from, to) = (open_folder(), open_folder());
+    let from = open_folder();
+    let to = open_folder();
     let file = fs::File::create(from.path().join("old")).expect("a file");
     let time = std::time::UNIX_EPOCH - std::time::Duration::from_secs(86_400);
     file.set_modified(time).expect("a time");

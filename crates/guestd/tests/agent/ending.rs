@@ -178,7 +178,8 @@ async fn deadline_holds_after_client_hangs_up() {
     let running = Running::start(&client, shell("sleep 60"), options)
         .await
         .expect("starts");
-    let (pid, since) = (running.pid, Instant::now());
+    let pid = running.pid;
+    let since = Instant::now();
     drop(running);
     assert!(alive(pid));
     eventually("the process is killed", async || !alive(pid)).await;

@@ -85,7 +85,8 @@ async fn remove(files: &Files, path: &Path) -> Answer<()> {
 #[tokio::test]
 async fn stat_describes_files_directories_and_links() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let at = |name: &str| folder.path().join(name);
     fs::write(at("file"), "12345").expect("made");
     fs::create_dir(at("dir")).expect("made");
@@ -176,7 +177,8 @@ async fn paths_start_at_home() {
 #[tokio::test]
 async fn list_respects_depth_and_skips_links() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     for dir in ["b/inner/deep", "a", "b-1"] {
         fs::create_dir_all(folder.path().join(dir)).expect("made");
     }
@@ -224,7 +226,8 @@ async fn list_respects_depth_and_skips_links() {
 #[tokio::test]
 async fn make_dir_creates_parents_of_user() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files_as("nobody"), open_folder());
+    let files = agent.files_as("nobody");
+    let folder = open_folder();
     let path = folder.path().join("a/b/c");
     let made = make_dir(&files, &path).await.expect("makes");
     assert_eq!(
@@ -253,7 +256,8 @@ async fn make_dir_creates_parents_of_user() {
 #[tokio::test]
 async fn move_creates_parents_replaces_files_only() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let at = |name: &str| folder.path().join(name);
     fs::write(at("a"), "a")
         .and_then(|()| fs::write(at("b"), "b"))
@@ -296,7 +300,8 @@ async fn move_creates_parents_replaces_files_only() {
 #[tokio::test]
 async fn remove_takes_trees_follows_no_links() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let at = |name: &str| folder.path().join(name);
     fs::create_dir_all(at("tree/a/b"))
         .and_then(|()| fs::create_dir(at("kept")))
@@ -325,7 +330,9 @@ async fn remove_takes_trees_follows_no_links() {
 #[tokio::test]
 async fn the_user_decides_what_is_allowed() {
     let agent = Agent::open().await;
-    let (root, nobody, folder) = (agent.files(), agent.files_as("nobody"), open_folder());
+    let root = agent.files();
+    let nobody = agent.files_as("nobody");
+    let folder = open_folder();
     let at = |name: &str| folder.path().join(name);
     fs::create_dir_all(at("closed/inner"))
         .and_then(|()| fs::write(at("closed/file"), ""))

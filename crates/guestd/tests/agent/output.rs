@@ -107,7 +107,8 @@ async fn process_survives_client_hanging_up() {
     let agent = Agent::open().await;
     let client = agent.client();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (gate, done) = (folder.path().join("gate"), folder.path().join("done"));
+    let gate = folder.path().join("gate");
+    let done = folder.path().join("done");
     let script = format!(
         "while [ ! -e {} ]; do echo noise; sleep 0.01; done; head -c 1000000 /dev/zero; touch {}",
         gate.display(),

@@ -14,7 +14,8 @@ async fn ask(agent: &Agent, port: u16, upgrade: &str) -> (String, BufReader<TcpS
         "GET /tunnel/{port} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.expect("is sent");
-    let (mut first, mut line) = (String::new(), String::new());
+    let mut first = String::new();
+    let mut line = String::new();
     stream.read_line(&mut first).await.expect("an answer");
     while line != "\r\n" {
         line.clear();

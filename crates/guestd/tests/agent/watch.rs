@@ -62,7 +62,8 @@ async fn events(files: &Files, watcher_id: &str) -> Vec<String> {
 #[tokio::test]
 async fn new_file_makes_three_events() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     fs::create_dir(folder.path().join("nested")).expect("made");
     let watcher = watch(&files, folder.path(), true).await;
     for name in ["a", "nested/b"] {
@@ -85,7 +86,9 @@ async fn new_file_makes_three_events() {
 #[tokio::test]
 async fn every_change_has_its_kind() {
     let agent = Agent::open().await;
-    let (files, folder, other) = (agent.files(), open_folder(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
+    let other = open_folder();
     fs::create_dir(folder.path().join("dir")).expect("made");
     let at = |name: &str| folder.path().join(name);
     let watcher = watch(&files, folder.path(), false).await;
@@ -115,7 +118,8 @@ async fn every_change_has_its_kind() {
 #[tokio::test]
 async fn recursive_watch_covers_later_directories() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let at = |name: &str| folder.path().join(name);
     let watcher = watch(&files, folder.path(), true).await;
     fs::create_dir_all(at("a/b/c"))
@@ -151,7 +155,8 @@ async fn recursive_watch_covers_later_directories() {
 #[tokio::test]
 async fn removing_watched_directory_is_reported() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let path = folder.path().join("watched");
     for recursive in [false, true] {
         fs::create_dir(&path).expect("made");
@@ -175,7 +180,8 @@ async fn removing_watched_directory_is_reported() {
 #[tokio::test]
 async fn events_carry_entries_if_requested() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let request = CreateWatcherRequest {
         include_entry: true,
         ..wish(folder.path(), false)
@@ -214,7 +220,8 @@ async fn events_carry_entries_if_requested() {
 #[tokio::test]
 async fn lost_events_are_told_once() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let watcher = watch(&files, folder.path(), false).await;
     let path = folder.path().join("a");
     // More than the agent keeps and the kernel's queue together.
@@ -245,7 +252,9 @@ async fn lost_events_are_told_once() {
 #[tokio::test]
 async fn what_cannot_be_watched_says_why() {
     let agent = Agent::open().await;
-    let (root, nobody, folder) = (agent.files(), agent.files_as("nobody"), open_folder());
+    let root = agent.files();
+    let nobody = agent.files_as("nobody");
+    let folder = open_folder();
     fs::write(folder.path().join("file"), "").expect("made");
     fs::create_dir(folder.path().join("closed")).expect("made");
     fs::set_permissions(
@@ -324,7 +333,8 @@ async fn next(stream: &mut Stream) -> String {
 #[tokio::test]
 async fn stream_starts_reports_keeps_alive() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     let request = WatchDirRequest {
         path: folder.path().display().to_string(),
         recursive: true,
@@ -350,7 +360,8 @@ async fn stream_starts_reports_keeps_alive() {
 #[tokio::test]
 async fn abandoned_stream_frees_its_watch() {
     let agent = Agent::open().await;
-    let (files, folder) = (agent.files(), open_folder());
+    let files = agent.files();
+    let folder = open_folder();
     // More than the kernel gives to one user at once (fs.inotify.max_user_instances is 128).
     for _ in 0..200 {
         let request = WatchDirRequest {

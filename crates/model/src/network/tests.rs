@@ -162,7 +162,8 @@ fn what_is_public_over_ipv6_is_reached() {
 /// what it says.
 #[test]
 fn the_whole_internet_of_ipv4_closes_ipv6_and_does_not_open_it() {
-    let (v4, v6) = (address("8.8.8.8"), address("2606:4700::1111"));
+    let v4 = address("8.8.8.8");
+    let v6 = address("2606:4700::1111");
     let closed = spec(&[], &["0.0.0.0/0"], true);
     assert_eq!(
         (closed.address(v4), closed.address(v6)),
@@ -261,7 +262,8 @@ proptest! {
     #[test]
     fn a_wildcard_matches_what_is_below_and_nothing_else(below in name(), of in name(), other in name()) {
         let pattern: Target = format!("*.{of}").parse().unwrap();
-        let (inside, beside) = (format!("{below}.{of}"), format!("{below}{of}"));
+        let inside = format!("{below}.{of}");
+        let beside = format!("{below}{of}");
         prop_assert!(pattern.has_name(&inside) && !pattern.has_name(&of) && !pattern.has_name(&beside));
         prop_assert_eq!(pattern.has_name(&other), other.ends_with(&format!(".{of}")));
     }

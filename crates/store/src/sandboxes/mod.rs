@@ -215,10 +215,8 @@ impl Store {
         let sql = AssertSqlSafe(sql);
         let [running, paused] =
             [SandboxState::Running, SandboxState::Paused].map(SandboxState::as_str);
-        let (call, all_of_them) = (
-            self.write("giving sandboxes up"),
-            i64::try_from(ids.len()).unwrap_or(i64::MAX),
-        );
+        let call = self.write("giving sandboxes up");
+        let all_of_them = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         let ids = ids.iter().map(SandboxId::as_str);
         all(rows!(call, SandboxRow, sql, now, all_of_them, running, paused; each ids)?)
     }

@@ -20,7 +20,8 @@ pub async fn pages_hold_every_row_once(db: Db) {
     );
 
     for size in [1, 2, 3, 8, 100] {
-        let (mut paged, mut cursor) = (Vec::new(), None);
+        let mut paged = Vec::new();
+        let mut cursor = None;
         loop {
             let page = store
                 .sandbox_list(&TeamId::default(), cursor.as_ref(), size)

@@ -122,7 +122,8 @@ pub async fn racing_inserts_make_one_row(db: Db) {
     for round in 0..5 {
         let key = format!("round {round}");
         let racers = (0..20).map(|racer| {
-            let (store, new) = (stores[racer % 2].clone(), idempotent(&key, 1));
+            let store = stores[racer % 2].clone();
+            let new = idempotent(&key, 1);
             tokio::spawn(async move { store.sandbox_insert(&new).await.unwrap() })
         });
         let outcomes: Vec<_> = join_all(racers)

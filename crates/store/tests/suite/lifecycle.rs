@@ -11,7 +11,8 @@ use crate::db::{Db, insert, report};
 
 pub async fn a_deletion_has_two_steps(db: Db) {
     let store = db.store().await;
-    let (row, other) = (insert(&store, 1).await, insert(&store, 2).await);
+    let row = insert(&store, 1).await;
+    let other = insert(&store, 2).await;
 
     let marked = store
         .sandbox_mark_deleting(&TeamId::default(), &row.id, 7)
@@ -109,11 +110,9 @@ pub async fn what_runs_is_not_given_up(db: Db) {
 /// What one request makes is whole or not there.
 pub async fn several_are_given_up_together_or_not_at_all(db: Db) {
     let store = db.store().await;
-    let (first, second, other) = (
-        insert(&store, 1).await,
-        insert(&store, 2).await,
-        insert(&store, 3).await,
-    );
+    let first = insert(&store, 1).await;
+    let second = insert(&store, 2).await;
+    let other = insert(&store, 3).await;
     let ids = [first.id.clone(), second.id.clone()];
     for id in &ids {
         store
@@ -159,7 +158,8 @@ pub async fn several_are_given_up_together_or_not_at_all(db: Db) {
 
 pub async fn only_a_sandbox_without_a_host_can_be_given_up(db: Db) {
     let store = db.store().await;
-    let (row, taken) = (insert(&store, 1).await, insert(&store, 2).await);
+    let row = insert(&store, 1).await;
+    let taken = insert(&store, 2).await;
     store
         .sandbox_apply_report(&report(&taken.id, 50, SandboxState::Pending), 3)
         .await

@@ -63,7 +63,8 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
                 ..row.spec.clone()
             };
             let host_id = Some(host_id);
-            let (last_updated, known) = (now, row);
+            let last_updated = now;
+            let known = row;
             Some(Sandbox {
                 id,
                 host_id,
@@ -85,7 +86,8 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
                 && row.generation.0 == expected
                 && row.host_id.is_none() =>
         {
-            let (state, reason) = (SandboxState::Error, Some("given up".to_owned()));
+            let state = SandboxState::Error;
+            let reason = Some("given up".to_owned());
             Some(Sandbox {
                 state,
                 reason,
@@ -158,7 +160,8 @@ pub async fn rows_follow_the_model(db: Db) {
         proptest::collection::vec(event(), 1..25),
         async move |events| {
             let row = insert(&store, 1).await;
-            let (id, mut model) = (row.id.clone(), Some(row));
+            let id = row.id.clone();
+            let mut model = Some(row);
             for (event, now) in events.iter().zip(2..) {
                 let next = after(model.clone(), event, now);
                 happen(&store, &id, event, now, model.as_ref(), next.as_ref()).await;

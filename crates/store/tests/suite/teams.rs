@@ -56,7 +56,8 @@ pub async fn key_keeps_team_and_scopes(db: Db) {
 
 pub async fn snapshot_name_has_one_owner(db: Db) {
     let store = db.store().await;
-    let (team, name) = (TeamId::default(), "saved".parse().unwrap());
+    let team = TeamId::default();
+    let name = "saved".parse().unwrap();
     assert_eq!(store.snapshot_owner(&name).await.unwrap(), team);
     for claimant in [other(), team.clone(), other()] {
         let owner = store.snapshot_claim(&claimant, &name, 1).await.unwrap();

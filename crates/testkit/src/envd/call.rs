@@ -45,7 +45,8 @@ impl Call {
     pub(super) fn from_head(head: &[u8]) -> Option<Self> {
         let line = String::from_utf8_lossy(head.split(|byte| *byte == b'\r').next()?).into_owned();
         let mut words = line.split(' ');
-        let (method, target) = (words.next()?, words.next()?);
+        let method = words.next()?;
+        let target = words.next()?;
         let path = target.split('?').next()?;
         Some(match (method, path.trim_start_matches('/')) {
             (_, "health") => Self::Health,

@@ -188,7 +188,8 @@ pub(super) async fn write(
     mut requests: InboundStream<rpc::WriteFileRequest>,
 ) -> Result<u64, ConnectError> {
     let path = absolute(&target.path)?;
-    let (mut data, mut length) = (Vec::new(), 0);
+    let mut data = Vec::new();
+    let mut length = 0;
     loop {
         let message = requests.next().await.transpose()?;
         match message.and_then(|message| message.to_owned_message().part) {

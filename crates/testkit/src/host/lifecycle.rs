@@ -106,7 +106,8 @@ pub(super) fn begin(
         world.sandbox(id)?.content = content;
     }
     shared.change(id, |_| {});
-    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    let shared = Arc::clone(shared);
+    let id = id.to_owned();
     tokio::spawn(async move {
         let booted = shared.script.meet("Boot").await;
         shared.change(&id, |sandbox| match booted {
@@ -135,7 +136,8 @@ pub(super) async fn pause(
     id: &str,
 ) -> Result<rpc::SandboxReport, ConnectError> {
     alive(&shared.world(), id)?;
-    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    let shared = Arc::clone(shared);
+    let id = id.to_owned();
     beside(async move {
         shared.script.meet("Save").await?;
         become_now(
@@ -153,7 +155,8 @@ pub(super) async fn resume(
     id: &str,
 ) -> Result<rpc::SandboxReport, ConnectError> {
     alive(&shared.world(), id)?;
-    let (shared, id) = (Arc::clone(shared), id.to_owned());
+    let shared = Arc::clone(shared);
+    let id = id.to_owned();
     beside(async move {
         become_now(
             &shared,

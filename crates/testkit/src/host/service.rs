@@ -279,7 +279,8 @@ impl HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::SendSignalRequest>,
     ) -> ServiceResult<rpc::SendSignalResponse> {
-        let (pid, signal) = (request.pid, request.signal);
+        let pid = request.pid;
+        let signal = request.signal;
         self.shared.script.meet("SendSignal").await?;
         programs::send_signal(&self.shared, pid, signal)?;
         answer!(SendSignalResponse {})

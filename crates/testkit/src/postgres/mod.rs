@@ -84,7 +84,8 @@ impl Drop for Database {
         if std::env::var_os(SERVER_VARIABLE).is_none() {
             return;
         }
-        let (server, name) = (self.server.clone(), self.name.clone());
+        let server = self.server.clone();
+        let name = self.name.clone();
         // Tests drop this inside of a runtime, which must not be blocked on.
         let dropped = std::thread::spawn(move || drop_database(&server, &name)).join();
         if !matches!(dropped, Ok(Ok(()))) {

@@ -74,7 +74,8 @@ struct Stage {
 
 impl Stage {
     async fn with_domain(domain: &'static str) -> Self {
-        let (host, ground) = (FakeHost::start(), Ground::new().await);
+        let host = FakeHost::start();
+        let ground = Ground::new().await;
         let plane = ground
             .start_with(&[&host], |settings| {
                 settings.ports.is_domain_set = true;
@@ -140,7 +141,8 @@ impl Stage {
 
     /// Opens the private page with its link, which leaves a cookie.
     async fn open_private(&self, browser: &mut Browser) -> Tab {
-        let (tab, token) = (browser.open_tab().await, self.link().await.token.unwrap());
+        let tab = browser.open_tab().await;
+        let token = self.link().await.token.unwrap();
         browser
             .go(
                 &tab,

@@ -272,10 +272,8 @@ impl User {
                         .violation(format!("{} children of {id}, not {count}", children.len()));
                 }
                 let seen = |now| {
-                    let (network, content) = (
-                        source.network.seen(from, now),
-                        source.content.seen(from, now),
-                    );
+                    let network = source.network.seen(from, now);
+                    let content = source.content.seen(from, now);
                     Known {
                         auto_resume: source.auto_resume,
                         ..Known::new(&source.tag, network, content, (from, now))

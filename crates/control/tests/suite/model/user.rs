@@ -106,7 +106,9 @@ impl User {
             .default_headers(headers)
             .build()
             .unwrap();
-        let (scene, rest, url) = (Arc::clone(scene), plane.client(), plane.url.clone());
+        let scene = Arc::clone(scene);
+        let rest = plane.client();
+        let url = plane.url.clone();
         Self {
             scene,
             rest,

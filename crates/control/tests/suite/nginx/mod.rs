@@ -95,16 +95,15 @@ async fn corpus_passes_as_through_nginx() {
     };
     let id = plane.client().create(&spec).await.unwrap().id;
     let nginx = Nginx::start(guest.address).await;
-    let (authority, ours) = (name(&id, PORT), address(&plane));
+    let authority = name(&id, PORT);
+    let ours = address(&plane);
     let deliberate: BTreeMap<&str, &str> = corpus::DIFFERENCES.iter().copied().collect();
     let cases = corpus::cases(&authority);
     assert!(cases.len() >= 200, "{}", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        let (here, there) = (
-            guest.pass(case, ours).await,
-            guest.pass(case, nginx.address).await,
-        );
+        let here = guest.pass(case, ours).await;
+        let there = guest.pass(case, nginx.address).await;
         match (here == there, deliberate.contains_key(case.name.as_str())) {
             (true, false) | (false, true) => {}
             (true, true) => wrong.push(format!("{}: no difference any more", case.name)),
