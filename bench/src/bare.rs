@@ -160,7 +160,8 @@ impl Bare {
     /// Measures a machine from nothing to the end of its first program, with a `look` at its
     /// process while it runs.
     ///
-    /// # Errors When it does not boot. Nothing of it runs on, whatever happens.
+    /// # Errors
+    /// When it does not boot. Nothing of it runs on, whatever happens.
     pub async fn cold_start<T>(
         &self,
         look: impl FnOnce(u32) -> anyhow::Result<T>,
@@ -208,7 +209,8 @@ impl Bare {
 
     /// Prepares everything that is made before the clock starts.
     ///
-    /// # Errors When the disk cannot be made.
+    /// # Errors
+    /// When the disk cannot be made.
     pub async fn ready(&self) -> anyhow::Result<Ready> {
         let bare = self.clone();
         let made = tokio::task::spawn_blocking(move || {
@@ -293,7 +295,8 @@ impl Bare {
 impl Ready {
     /// Starts the machine and waits until it has come as far as `until`.
     ///
-    /// # Errors When it does not come that far. Then nothing of it runs on.
+    /// # Errors
+    /// When it does not come that far. Then nothing of it runs on.
     pub async fn start(self, until: Until) -> anyhow::Result<Running> {
         let netns = self.bare.netns.clone();
         // On a thread of its own, which stands in the namespace.

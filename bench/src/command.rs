@@ -42,7 +42,8 @@ pub struct Told {
 
 /// Returns the process id of the monitor of the sandbox in `dir`.
 ///
-/// # Errors When there is none, or more than one.
+/// # Errors
+/// When there is none, or more than one.
 pub fn monitor_of(dir: &Path) -> anyhow::Result<u32> {
     let needle = format!("{}/", dir.display());
     let found = linux::process::find(|cmdline| {
@@ -70,7 +71,8 @@ impl Command {
     /// Reads the command line of the sandbox in `dir`. Its kernel and initramfs are linked into
     /// `boot`: they go with the sandbox.
     ///
-    /// # Errors When it does not run.
+    /// # Errors
+    /// When it does not run.
     pub async fn of_sandbox(dir: &Path, boot: &Path) -> anyhow::Result<Self> {
         let pid = monitor_of(dir)?;
         link_boot_files(dir, boot)?;

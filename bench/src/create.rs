@@ -22,7 +22,8 @@ const MAX_RATIO: f64 = 1.15;
 
 /// Measures cold creates; see the module.
 ///
-/// # Errors When a machine does not boot.
+/// # Errors
+/// When a machine does not boot.
 pub async fn measure(
     place: &Place,
     server: &Server,

@@ -129,7 +129,8 @@ impl Envd {
 
     /// Writes a file of `length` bytes.
     ///
-    /// # Errors The guest's.
+    /// # Errors
+    /// The guest's.
     pub async fn write_file<S>(&self, path: &str, data: S, length: usize) -> anyhow::Result<()>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
@@ -145,7 +146,8 @@ impl Envd {
 
     /// Reads a file, piece by piece.
     ///
-    /// # Errors The guest's.
+    /// # Errors
+    /// The guest's.
     pub async fn read_file(
         &self,
         path: &str,

@@ -15,7 +15,8 @@ const MAX_RATIO: f64 = 1.5;
 
 /// Measures execs; see the module.
 ///
-/// # Errors When a program fails.
+/// # Errors
+/// When a program fails.
 pub async fn measure(server: &Server) -> anyhow::Result<Row> {
     let sandbox = server.create(None).await?;
     let envd = server.envd_of(&sandbox)?;

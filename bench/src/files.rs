@@ -32,7 +32,8 @@ struct Transfer<'a> {
 
 /// Measures transfers in both directions; see the module.
 ///
-/// # Errors When a transfer fails, or returns other bytes than were sent.
+/// # Errors
+/// When a transfer fails, or returns other bytes than were sent.
 pub async fn measure(server: &Server) -> anyhow::Result<[Row; 2]> {
     let sandbox = server.create(None).await?;
     let envd = server.envd_of(&sandbox)?;

@@ -35,7 +35,8 @@ const WORK: &str = "read a < /proc/sys/kernel/hostname; b=$a; \
 
 /// Measures forks; see the module.
 ///
-/// # Errors When the sandbox cannot be forked or paused.
+/// # Errors
+/// When the sandbox cannot be forked or paused.
 pub async fn measure(
     place: &Place,
     server: &Server,

@@ -27,7 +27,8 @@ const DIRS: [&str; 1] = [CLAIMS_DIR];
 /// Runs `work` with the directories in memory. Where they are in memory already, or in use, `work`
 /// runs with them as they are.
 ///
-/// # Errors The work's own; when a directory cannot be looked at, or nothing be mounted on it.
+/// # Errors
+/// The work's own; when a directory cannot be looked at, or nothing be mounted on it.
 pub fn with_networks<T: Send>(
     work: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {

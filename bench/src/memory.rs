@@ -34,7 +34,8 @@ const MAX_SERVER_MB: f64 = 80.0;
 
 /// Returns the memory of agent and control plane, in MB.
 ///
-/// # Errors When the process has ended.
+/// # Errors
+/// When the process has ended.
 pub fn server_memory(server: &Server) -> anyhow::Result<f64> {
     resident(server.process.pid())
 }
@@ -146,7 +147,8 @@ pub enum Kind {
 
 /// Returns the memory of a process, in MB.
 ///
-/// # Errors When it has ended.
+/// # Errors
+/// When it has ended.
 pub fn process_memory(pid: u32, kind: Kind) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;

@@ -33,8 +33,8 @@ const SANDBOX: &str = "sb-bench";
 
 /// Measures networks; see the module.
 ///
-/// # Errors When a network cannot be made or removed. Networks that remain are cleared with the
-/// run's place.
+/// # Errors
+/// When a network cannot be made or removed. Networks that remain are cleared with the run's place.
 pub async fn measure(place: &Place, cancelled: &CancellationToken) -> anyhow::Result<[Row; 3]> {
     let owner = place.installation();
     let cancelled = cancelled.clone();

@@ -49,7 +49,8 @@ const MAX_SIZE: f64 = 1.05;
 
 /// Measures pauses; see the module.
 ///
-/// # Errors When the sandbox cannot be paused, or does not come back.
+/// # Errors
+/// When the sandbox cannot be paused, or does not come back.
 pub async fn measure(place: &Place, server: &Server) -> anyhow::Result<Vec<Row>> {
     restore::prepare_shape(place, server, MEMORY_MB).await?;
     let sandbox = server.create(Some(MEMORY_MB)).await?;

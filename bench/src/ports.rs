@@ -48,7 +48,8 @@ struct Both {
 
 /// Measures requests to ports; see the module.
 ///
-/// # Errors When the server in the sandbox does not answer on either way.
+/// # Errors
+/// When the server in the sandbox does not answer on either way.
 pub async fn measure(server: &Server) -> anyhow::Result<[Row; 3]> {
     let sandbox = server.create(None).await?;
     let both = begin(server, &sandbox).await?;

@@ -37,7 +37,8 @@ pub struct Saved {
 impl Saved {
     /// Copies the snapshot in `dir`, whose disk is in `disk` and not in use, as `name`.
     ///
-    /// # Errors When it is not whole.
+    /// # Errors
+    /// When it is not whole.
     pub fn copy_snapshot(
         place: &Place,
         name: &str,
@@ -77,7 +78,8 @@ impl Saved {
 /// Waits until sandboxes of a shape are restored from a guest that has booted, and returns the
 /// command line of one, and the guest.
 ///
-/// # Errors When sandboxes of that shape still boot.
+/// # Errors
+/// When sandboxes of that shape still boot.
 pub async fn prepare_shape(
     place: &Place,
     server: &Server,

@@ -23,7 +23,8 @@ const MAX_RATIO: f64 = 1.15;
 
 /// Measures resumes; see the module.
 ///
-/// # Errors When the sandbox cannot be paused, or does not come back.
+/// # Errors
+/// When the sandbox cannot be paused, or does not come back.
 pub async fn measure(
     place: &Place,
     server: &Server,

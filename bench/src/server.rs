@@ -44,7 +44,8 @@ impl Server {
     /// Starts the server. If a run starts several, each continues in the directory of the one
     /// before.
     ///
-    /// # Errors When it does not answer in time; its log says why.
+    /// # Errors
+    /// When it does not answer in time; its log says why.
     pub async fn start(place: &Place, guests: Guests) -> anyhow::Result<Self> {
         let installation = place.installation();
         let images = place
@@ -89,7 +90,8 @@ impl Server {
 
     /// Returns the API key of the installation.
     ///
-    /// # Errors When the file with it cannot be read.
+    /// # Errors
+    /// When the file with it cannot be read.
     pub fn key(&self) -> anyhow::Result<String> {
         let text = fs::read_to_string(self.installation.join("credentials"))?;
         let key = text
@@ -105,7 +107,8 @@ impl Server {
 
     /// Creates a sandbox of the default shape, or with `memory_mb` MiB of memory.
     ///
-    /// # Errors The server's.
+    /// # Errors
+    /// The server's.
     pub async fn create(&self, memory_mb: Option<u32>) -> anyhow::Result<Sandbox> {
         let spec = CreateSandbox {
             memory_mb,
@@ -120,7 +123,8 @@ impl Server {
 
     /// Runs [`PROGRAM`] in a sandbox.
     ///
-    /// # Errors The server's, or that the program failed.
+    /// # Errors
+    /// The server's, or that the program failed.
     pub async fn exec(&self, sandbox: &Sandbox) -> anyhow::Result<()> {
         self.run(
             sandbox,
@@ -165,7 +169,8 @@ impl Server {
     /// Returns a client of a sandbox's guest agent, which bypasses control plane and host agent,
     /// with the token of the agent's ledger.
     ///
-    /// # Errors When the ledger cannot be read.
+    /// # Errors
+    /// When the ledger cannot be read.
     pub fn envd_of(&self, sandbox: &Sandbox) -> anyhow::Result<Envd> {
         let record: serde_json::Value =
             serde_json::from_slice(&fs::read(self.dir_of(sandbox).join("sandbox.json"))?)?;

@@ -26,7 +26,8 @@ const MAX_RATIO: f64 = 1.1;
 
 /// Measures the memory of siblings; see the module.
 ///
-/// # Errors When a machine does not start.
+/// # Errors
+/// When a machine does not start.
 pub async fn measure(
     place: &Place,
     server: &Server,

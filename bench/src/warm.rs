@@ -37,7 +37,8 @@ const MIN_THROUGHPUT: f64 = 0.9;
 
 /// Measures warm creates; see the module.
 ///
-/// # Errors When a machine does not start.
+/// # Errors
+/// When a machine does not start.
 pub async fn measure(
     place: &Place,
     server: &Server,

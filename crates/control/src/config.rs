@@ -61,7 +61,8 @@ impl Config {
 
     /// Reads the settings for `dir`, with everything else from the environment.
     ///
-    /// # Errors All mistakes at once.
+    /// # Errors
+    /// All mistakes at once.
     pub fn for_dir(dir: &Path) -> Result<Self, ConfigErrors> {
         let dir = dir.to_string_lossy().into_owned();
         Self::from_lookup(|name| match name {

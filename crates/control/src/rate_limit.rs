@@ -106,7 +106,8 @@ impl<C: Clock + Clone> RateLimits<C> {
 
     /// Counts a request of a key. Returns the state of its quota, `None` where there is no limit.
     ///
-    /// # Errors `ResourceExhausted` when the quota is used up.
+    /// # Errors
+    /// `ResourceExhausted` when the quota is used up.
     pub fn count_request(&self, key_id: &str) -> Result<Option<QuotaState>> {
         self.requests
             .as_ref()

@@ -79,7 +79,8 @@ const FITRIM: libc::Ioctl = 0xC018_5879;
 /// Flushes the file system that `folder` is on, and blocks writes to it until [`thaw_filesystem`].
 /// Waits for writes that have begun.
 ///
-/// # Errors Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
+/// # Errors
+/// Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
 pub fn freeze_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FIFREEZE takes no argument (the kernel does not look at it).
     check(unsafe { libc::ioctl(folder.as_raw_fd(), FIFREEZE, 0) })

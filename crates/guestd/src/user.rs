@@ -100,7 +100,8 @@ impl Database {
 
     /// Does the same as [`lookup_user`], in this database.
     ///
-    /// # Errors [`UnknownUser`].
+    /// # Errors
+    /// [`UnknownUser`].
     pub fn lookup(&self, name: &str) -> Result<User, UnknownUser> {
         let (name, group) = name.split_once(':').unwrap_or((name, ""));
         let mut user = self.user_of(name).ok_or_else(|| UnknownUser::user(name))?;

@@ -20,7 +20,8 @@ pub fn to_message(rules: &NetworkSpec) -> NetworkRules {
 /// Converts the rules of a message. A sender without rules is of a version before them: everything
 /// is open.
 ///
-/// # Errors Names the entry that is wrong.
+/// # Errors
+/// Names the entry that is wrong.
 pub fn from_message(message: Option<&NetworkRules>) -> Result<NetworkSpec, InvalidValue> {
     let Some(message) = message else {
         return Ok(NetworkSpec::default());

@@ -27,7 +27,8 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
 
 /// Converts a message to a spec.
 ///
-/// # Errors Names the value that no host takes.
+/// # Errors
+/// Names the value that no host takes.
 pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, InvalidValue> {
     let spec = model::SandboxSpec {
         template: message.template.parse()?,

@@ -169,7 +169,8 @@ impl NetworkSpec {
     /// Checks the rules. Those that could never have an effect are refused, so that no user relies
     /// on them.
     ///
-    /// # Errors Names the entry.
+    /// # Errors
+    /// Names the entry.
     pub fn check(&self) -> Result<(), InvalidValue> {
         within_bounds("network.allow_out", self.allow_out.len())?;
         within_bounds("network.deny_out", self.deny_out.len())?;

@@ -11,7 +11,8 @@ pub struct DotenvError(#[source] dotenvy::Error);
 /// other people may own them. Called before arguments are parsed, so that help and settings see the
 /// same environment.
 ///
-/// # Errors When the file cannot be read or parsed.
+/// # Errors
+/// When the file cannot be read or parsed.
 pub fn load_dotenv() -> Result<(), DotenvError> {
     match dotenvy::from_path(".env") {
         Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),

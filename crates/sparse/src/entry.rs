@@ -38,7 +38,8 @@ pub fn modified(header: &Header) -> io::Result<i64> {
 
 /// Appends a file under `name`, without its holes.
 ///
-/// # Errors Those of the file and of the archive; when the file becomes shorter while it is read.
+/// # Errors
+/// Those of the file and of the archive; when the file becomes shorter while it is read.
 pub fn append<W: Write>(archive: &mut Builder<W>, file: &File, name: &Path) -> io::Result<()> {
     // Of the open file: the name may mean another one by now.
     let metadata = file.metadata()?;

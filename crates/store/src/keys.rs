@@ -71,8 +71,9 @@ impl TryFrom<KeyRow> for Key {
 impl Store {
     /// Inserts a key.
     ///
-    /// # Errors [`Error::Conflict`] if a key with this hash or this id is there already,
-    /// [`Error::Invalid`] for text with a NUL in it, and any error of the database.
+    /// # Errors
+    /// [`Error::Conflict`] if a key with this hash or this id is there already, [`Error::Invalid`]
+    /// for text with a NUL in it, and any error of the database.
     pub async fn key_insert(&self, key: &NewKey) -> Result<(), Error> {
         without_nul("key id", &key.id)?;
         without_nul("key name", &key.name)?;
@@ -101,7 +102,8 @@ impl Store {
 
     /// Finds a key by the hash of its digits.
     ///
-    /// # Errors The database fails, or holds a row that this program cannot read.
+    /// # Errors
+    /// The database fails, or holds a row that this program cannot read.
     pub async fn key_find(&self, hash: &[u8; 32]) -> Result<Option<Key>, Error> {
         let sql = "SELECT id, team_id, scopes, name, created_at FROM keys WHERE hash = $1";
         let db = self.read("looking for a key");
@@ -111,7 +113,8 @@ impl Store {
 
     /// Lists the keys of all teams, oldest first: for the operator.
     ///
-    /// # Errors As [`Store::key_find`].
+    /// # Errors
+    /// As [`Store::key_find`].
     pub async fn key_list(&self) -> Result<Vec<Key>, Error> {
         let sql = "SELECT id, team_id, scopes, name, created_at FROM keys ORDER BY created_at, id";
         let found = rows!(self.read("listing keys"), KeyRow, sql)?;
@@ -132,7 +135,8 @@ impl Store {
 
     /// Counts the keys of all teams.
     ///
-    /// # Errors The database fails.
+    /// # Errors
+    /// The database fails.
     pub async fn key_count(&self) -> Result<u64, Error> {
         count(rows!(
             self.read("counting keys"),

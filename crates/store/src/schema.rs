@@ -52,7 +52,8 @@ pub(crate) fn needed() -> i64 {
 impl Store {
     /// Checks that the database's schema is the one that this program needs.
     ///
-    /// # Errors [`Error::NotMigrated`] if the schema is older or newer than this program needs.
+    /// # Errors
+    /// [`Error::NotMigrated`] if the schema is older or newer than this program needs.
     pub async fn check_migrated(&self) -> Result<(), Error> {
         let found = self.schema().await?;
         let needed = needed();

@@ -9,7 +9,8 @@ impl Store {
     /// Returns the secret of that name. The first call stores `fresh` as the secret; of any number
     /// of racing calls, all get the same one.
     ///
-    /// # Errors The database fails, or holds a secret of another length.
+    /// # Errors
+    /// The database fails, or holds a secret of another length.
     pub async fn secret(
         &self,
         name: &'static str,

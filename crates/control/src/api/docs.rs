@@ -24,7 +24,8 @@ pub struct Served {
 impl Served {
     /// Serializes the API document, once for each format.
     ///
-    /// # Errors Never with a document of ours.
+    /// # Errors
+    /// Never with a document of ours.
     pub fn new(document: &Value) -> anyhow::Result<Self> {
         Ok(Self {
             json: serde_json::to_vec(document)?.into(),

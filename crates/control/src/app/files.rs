@@ -20,7 +20,8 @@ pub const MAX_MODE: u32 = 0o7777;
 
 /// Checks a path of the guest, and the user whose path it is.
 ///
-/// # Errors Names the field and the bound.
+/// # Errors
+/// Names the field and the bound.
 fn check_path(GuestPath { path, user }: &GuestPath) -> Result<()> {
     if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
         return Err(Error::invalid(format!(

@@ -284,7 +284,8 @@ fn deleted_in_between(id: &SandboxId) -> Error {
 
 /// Returns the sandbox if it started.
 ///
-/// # Errors `AgentError` with the reason if a sandbox that was created does not run.
+/// # Errors
+/// `AgentError` with the reason if a sandbox that was created does not run.
 pub(super) fn require_started(sandbox: Sandbox) -> Result<Sandbox> {
     match sandbox.state {
         SandboxState::Running | SandboxState::Paused => Ok(sandbox),

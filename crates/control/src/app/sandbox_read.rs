@@ -71,7 +71,8 @@ impl App {
 
     /// Finds a sandbox of the caller's team.
     ///
-    /// # Errors `NotFound`, also for one of another team, and for one that is being deleted.
+    /// # Errors
+    /// `NotFound`, also for one of another team, and for one that is being deleted.
     pub(super) async fn find_sandbox(
         &self,
         principal: &Principal,
@@ -128,7 +129,8 @@ impl App {
 
     /// Finds the host of a sandbox.
     ///
-    /// # Errors `HostUnavailable` if the host of the sandbox is not connected.
+    /// # Errors
+    /// `HostUnavailable` if the host of the sandbox is not connected.
     pub(crate) fn find_host(&self, id: &SandboxId, host_id: Option<&str>) -> Result<Arc<Host>> {
         let host = host_id.and_then(|host_id| self.hosts.find(host_id));
         host.ok_or_else(|| {

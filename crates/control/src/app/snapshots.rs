@@ -52,7 +52,8 @@ impl App {
 
     /// Checks that a template's name is free on all other hosts.
     ///
-    /// # Errors `Conflict` if a host other than `host` has a template of that name.
+    /// # Errors
+    /// `Conflict` if a host other than `host` has a template of that name.
     async fn check_other_hosts(&self, host: &Arc<Host>, name: &TemplateName) -> Result<()> {
         for other in self.hosts.all() {
             if Arc::ptr_eq(other, host) {
@@ -69,7 +70,8 @@ impl App {
 
     /// Claims the name of a snapshot for the caller's team.
     ///
-    /// # Errors `Conflict` if the name belongs to another team.
+    /// # Errors
+    /// `Conflict` if the name belongs to another team.
     async fn claim_snapshot_name(&self, principal: &Principal, name: &TemplateName) -> Result<()> {
         let team = &principal.team_id;
         let taken = || {

@@ -31,7 +31,8 @@ pub struct Principal {
 impl Principal {
     /// Checks that the key has a scope.
     ///
-    /// # Errors `Forbidden` if the key does not have `scope`.
+    /// # Errors
+    /// `Forbidden` if the key does not have `scope`.
     pub fn require(&self, scope: Scope) -> Result<()> {
         if self.scopes.allows(scope) {
             return Ok(());
@@ -45,14 +46,16 @@ impl Principal {
 
     /// Checks that the key may read `resource`.
     ///
-    /// # Errors `Forbidden` if the key may not read `resource`.
+    /// # Errors
+    /// `Forbidden` if the key may not read `resource`.
     pub fn require_read(&self, resource: Resource) -> Result<()> {
         self.require(Scope::Read(resource))
     }
 
     /// Checks that the key may change `resource`.
     ///
-    /// # Errors `Forbidden` if the key may not change `resource`.
+    /// # Errors
+    /// `Forbidden` if the key may not change `resource`.
     pub fn require_write(&self, resource: Resource) -> Result<()> {
         self.require(Scope::Write(resource))
     }
@@ -166,7 +169,8 @@ fn new_key(key: &ApiKey, name: &str) -> NewKey {
 /// Revokes a key, unless it is the last one: an installation without a key cannot be used, and the
 /// next start would bring the first key back.
 ///
-/// # Errors `NotFound`; `Conflict` for the last key.
+/// # Errors
+/// `NotFound`; `Conflict` for the last key.
 pub async fn revoke_key(store: &Store, id: &str) -> Result<()> {
     let keys = store.key_list().await?;
     if !keys.iter().any(|key| key.id == id) {

@@ -147,7 +147,8 @@ impl Host {
 
     /// Returns what kind of file is at a path of the guest, with its size, mode and owner.
     ///
-    /// # Errors The guest's; the host's.
+    /// # Errors
+    /// The guest's; the host's.
     pub async fn stat_path(
         &self,
         id: &SandboxId,
@@ -165,7 +166,8 @@ impl Host {
 
     /// Lists a directory of the guest, `depth` levels deep.
     ///
-    /// # Errors The guest's; the host's.
+    /// # Errors
+    /// The guest's; the host's.
     pub async fn list_dir(
         &self,
         id: &SandboxId,
@@ -191,7 +193,8 @@ impl Host {
 
     /// Makes a directory in the guest.
     ///
-    /// # Errors The guest's; the host's.
+    /// # Errors
+    /// The guest's; the host's.
     pub async fn make_dir(
         &self,
         id: &SandboxId,
@@ -208,7 +211,8 @@ impl Host {
 
     /// Removes a path of the guest.
     ///
-    /// # Errors The guest's; the host's.
+    /// # Errors
+    /// The guest's; the host's.
     pub async fn remove_path(
         &self,
         id: &SandboxId,

@@ -68,7 +68,8 @@ impl WatchStream {
 impl Host {
     /// Watches the sandboxes of the host.
     ///
-    /// # Errors The host's, or that it cannot be reached.
+    /// # Errors
+    /// The host's, or that it cannot be reached.
     pub async fn watch_sandboxes(self: &Arc<Self>) -> Result<WatchStream> {
         let request = rpc::WatchSandboxesRequest::default();
         Ok(streaming!(self, watch_sandboxes(request)))
@@ -119,7 +120,8 @@ impl Host {
 
     /// Pauses a sandbox.
     ///
-    /// # Errors The host's, or that it cannot be reached.
+    /// # Errors
+    /// The host's, or that it cannot be reached.
     pub async fn pause_sandbox(&self, id: &SandboxId) -> Result<SandboxReport> {
         let request = rpc::PauseSandboxRequest {
             sandbox_id: id.to_string(),
@@ -131,7 +133,8 @@ impl Host {
 
     /// Resumes a sandbox.
     ///
-    /// # Errors The host's, or that it cannot be reached.
+    /// # Errors
+    /// The host's, or that it cannot be reached.
     pub async fn resume_sandbox(&self, id: &SandboxId) -> Result<SandboxReport> {
         let request = rpc::ResumeSandboxRequest {
             sandbox_id: id.to_string(),

@@ -102,7 +102,8 @@ impl Host {
 
     /// Creates a snapshot of a sandbox as a template, with the guest's memory if `memory` is set.
     ///
-    /// # Errors The host's, or that it cannot be reached.
+    /// # Errors
+    /// The host's, or that it cannot be reached.
     pub async fn create_snapshot(
         &self,
         id: &SandboxId,
@@ -130,7 +131,8 @@ impl Host {
 
     /// Removes a snapshot.
     ///
-    /// # Errors `Conflict` while sandboxes use it; the host's.
+    /// # Errors
+    /// `Conflict` while sandboxes use it; the host's.
     pub async fn remove_snapshot(&self, name: &TemplateName) -> Result<()> {
         let request = rpc::RemoveSnapshotRequest {
             name: name.to_string(),
@@ -144,7 +146,8 @@ impl Host {
 
     /// Creates a checkpoint of a sandbox.
     ///
-    /// # Errors `Conflict` when the sandbox has one of that name; the host's.
+    /// # Errors
+    /// `Conflict` when the sandbox has one of that name; the host's.
     pub async fn create_checkpoint(
         &self,
         id: &SandboxId,
@@ -175,7 +178,8 @@ impl Host {
 
     /// Removes a checkpoint of a sandbox.
     ///
-    /// # Errors The host's, or that it cannot be reached.
+    /// # Errors
+    /// The host's, or that it cannot be reached.
     pub async fn remove_checkpoint(&self, id: &SandboxId, name: &CheckpointName) -> Result<()> {
         let request = rpc::RemoveCheckpointRequest {
             sandbox_id: id.to_string(),

@@ -44,7 +44,8 @@ pub struct PortAddress {
 impl PortAddress {
     /// Finds the port that a request is for; `None` if it is for the API.
     ///
-    /// # Errors Text for the client: what is wrong with the address.
+    /// # Errors
+    /// Text for the client: what is wrong with the address.
     pub fn from_request(request: &Request, domain: &str) -> Result<Option<Self>, String> {
         let authority = authority(request.uri(), request.headers())?;
         let found = if let Some(target) = from_host(&authority, domain) {

@@ -18,8 +18,8 @@ use crate::hosts::{Host, SandboxReport};
 
 /// Reconciles the sandboxes of a host with the store.
 ///
-/// # Errors The store's, or that the host does not answer. Failures to remove single sandboxes are
-/// logged.
+/// # Errors
+/// The store's, or that the host does not answer. Failures to remove single sandboxes are logged.
 pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -> Result<()> {
     host.refresh_inventory().await?;
     // Creates that begin later than this have no row yet.

@@ -42,7 +42,8 @@ pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
 /// Returns the decoded content of the body.
 ///
-/// # Errors 415 for an encoding other than gzip.
+/// # Errors
+/// 415 for an encoding other than gzip.
 pub fn decode_body(body: Body, headers: &HeaderMap) -> Result<Pieces, HttpError> {
     let raw = raw(body);
     let encoding = headers

@@ -24,7 +24,8 @@ const DIRECTORY_MODE: u32 = 0o755;
 /// Returns the absolute path that `path` means to `user`: `~`, relative and empty paths as in
 /// [`Settings::resolve`].
 ///
-/// # Errors Invalid where no file can have that path.
+/// # Errors
+/// Invalid where no file can have that path.
 pub fn resolve_path(settings: &Settings, user: &User, path: &str) -> Result<PathBuf, FileError> {
     if path.contains('\0') {
         return Err(FileError::invalid(
@@ -44,7 +45,8 @@ pub fn resolve_path(settings: &Settings, user: &User, path: &str) -> Result<Path
 /// Does the same as [`resolve_path`], but an empty path is an error: it must not move or remove the
 /// home directory because a field was left out.
 ///
-/// # Errors Invalid.
+/// # Errors
+/// Invalid.
 pub fn resolve_named(
     settings: &Settings,
     user: &User,

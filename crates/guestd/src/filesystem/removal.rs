@@ -24,8 +24,9 @@ struct Level {
 
 /// Removes the directory at `path`, which is absolute and not `/`. Call it as the user.
 ///
-/// # Errors The first that the kernel refuses; `EBUSY` also where a directory was moved away during
-/// the removal.
+/// # Errors
+/// The first that the kernel refuses; `EBUSY` also where a directory was moved away during the
+/// removal.
 pub fn remove_tree(path: &Path) -> Result<()> {
     let name = CString::new(path.file_name().unwrap_or(OsStr::new("")).as_bytes())
         .map_err(|_| Errno::INVAL)?;

@@ -36,7 +36,8 @@ struct State {
 
 /// Returns the events of a watch that has started.
 ///
-/// # Errors Exhausted where there are no descriptors left.
+/// # Errors
+/// Exhausted where there are no descriptors left.
 pub fn stream_events(
     watch: Watch,
     context: &RequestContext,

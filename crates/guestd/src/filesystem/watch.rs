@@ -127,7 +127,8 @@ impl Watch {
     /// Returns a second descriptor of the same inotify instance, to wait on. Call it inside the
     /// runtime.
     ///
-    /// # Errors Exhausted where there are no descriptors left.
+    /// # Errors
+    /// Exhausted where there are no descriptors left.
     pub fn readiness(&self) -> Result<AsyncFd<OwnedFd>, FileError> {
         let registered = self
             .inotify
@@ -151,7 +152,8 @@ impl Watch {
 
     /// Returns the events so far, and removes them.
     ///
-    /// # Errors Data loss, once, where events were lost before these.
+    /// # Errors
+    /// Data loss, once, where events were lost before these.
     pub fn take(&mut self) -> Result<VecDeque<FilesystemEvent>, FileError> {
         match self.lost.take() {
             None => Ok(std::mem::take(&mut self.queue)),

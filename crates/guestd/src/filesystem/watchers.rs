@@ -72,7 +72,8 @@ impl Watchers {
 
     /// Returns all events since the last poll.
     ///
-    /// # Errors Not found; data loss, once, where events were lost.
+    /// # Errors
+    /// Not found; data loss, once, where events were lost.
     pub async fn poll(&self, id: &str) -> Result<Vec<FilesystemEvent>, FileError> {
         let watch = self.locked(|all| {
             let watcher = all.get_mut(id)?;

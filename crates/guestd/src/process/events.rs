@@ -105,7 +105,8 @@ impl Events {
 
     /// Waits for an event; `None` when it is time for a keepalive.
     ///
-    /// # Errors When the time limit of the stream has passed.
+    /// # Errors
+    /// When the time limit of the stream has passed.
     async fn receive(&mut self) -> Result<Option<Event>, tokio::time::error::Elapsed> {
         let receiving = timeout(self.keepalive, self.listener.recv());
         let received = match self.bound {

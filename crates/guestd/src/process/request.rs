@@ -116,7 +116,8 @@ pub fn valid_env(name: &str, value: &str) -> bool {
 
 /// Returns the window size of a request; 80 by 24 where it is left out or zero.
 ///
-/// # Errors `invalid_argument` beyond 65535.
+/// # Errors
+/// `invalid_argument` beyond 65535.
 pub fn parse_window(pty: &PTY) -> Result<Size, ConnectError> {
     let (cols, rows) = pty
         .size

@@ -38,7 +38,8 @@ impl Process {
 
     /// Returns the process's input.
     ///
-    /// # Errors [`InputError::Ended`].
+    /// # Errors
+    /// [`InputError::Ended`].
     pub fn input(&self) -> Result<Arc<Input>, InputError> {
         self.input.lock().clone().ok_or(InputError::Ended)
     }
@@ -84,7 +85,8 @@ impl Processes {
     /// Finds the selected process; by tag the youngest, running ones first. With `ended` also a
     /// process that is draining or ended.
     ///
-    /// # Errors `invalid_argument` where nothing is selected, `not_found` where nothing fits.
+    /// # Errors
+    /// `invalid_argument` where nothing is selected, `not_found` where nothing fits.
     pub fn find(
         &self,
         selector: Option<&ProcessSelector>,

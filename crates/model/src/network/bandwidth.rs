@@ -36,7 +36,8 @@ impl Bandwidth {
 
     /// Checks both limits against [`Self::MAX_MBPS`].
     ///
-    /// # Errors Names the limit that is too large.
+    /// # Errors
+    /// Names the limit that is too large.
     pub fn check(self) -> Result<(), InvalidValue> {
         let limits = [
             ("network.egress_mbps", self.egress_mbps),
@@ -50,7 +51,8 @@ impl Bandwidth {
 
     /// Creates limits from a user's values, in Mbit/s; `None`: no limit.
     ///
-    /// # Errors Names the value that is not in range.
+    /// # Errors
+    /// Names the value that is not in range.
     pub fn parse(
         egress_mbps: Option<u32>,
         ingress_mbps: Option<u32>,

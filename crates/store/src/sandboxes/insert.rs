@@ -67,8 +67,9 @@ impl Store {
     /// Inserts a row. Of any number of racing inserts with one idempotency key, exactly one is
     /// `New`.
     ///
-    /// # Errors [`Error::Conflict`] if another row has the id, [`Error::Invalid`] for text with a
-    /// NUL in it, and any error of the database.
+    /// # Errors
+    /// [`Error::Conflict`] if another row has the id, [`Error::Invalid`] for text with a NUL in it,
+    /// and any error of the database.
     pub async fn sandbox_insert(&self, new: &NewSandbox) -> Result<Inserted, Error> {
         check(new)?;
         loop {
@@ -118,7 +119,8 @@ impl Store {
     /// Returns the result that an insert with this idempotency key would have: never
     /// [`Inserted::New`], and `None` if no row has the key.
     ///
-    /// # Errors [`Error::Invalid`] for text with a NUL in it, and any error of the database.
+    /// # Errors
+    /// [`Error::Invalid`] for text with a NUL in it, and any error of the database.
     pub async fn sandbox_find(
         &self,
         key_id: &str,

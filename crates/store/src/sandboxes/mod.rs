@@ -141,7 +141,8 @@ impl Store {
     /// Lists all rows, newest first, also those that are being deleted: the reconciler compares
     /// them with hosts' reports.
     ///
-    /// # Errors As [`Store::sandbox_get`].
+    /// # Errors
+    /// As [`Store::sandbox_get`].
     pub async fn sandbox_list_all(&self) -> Result<Vec<Sandbox>, Error> {
         let sql = concat!(
             "SELECT ",
@@ -166,7 +167,8 @@ impl Store {
     /// Makes the wish for a deletion durable: its first step. `None` if the team has no such row.
     /// Doing it again changes nothing.
     ///
-    /// # Errors As [`Store::sandbox_get`].
+    /// # Errors
+    /// As [`Store::sandbox_get`].
     pub async fn sandbox_mark_deleting(
         &self,
         team: &TeamId,
@@ -192,7 +194,8 @@ impl Store {
     /// or none of them if all are running or paused already. Returns those that were marked, in any
     /// order.
     ///
-    /// # Errors As [`Store::sandbox_get`].
+    /// # Errors
+    /// As [`Store::sandbox_get`].
     pub async fn sandboxes_give_up(
         &self,
         ids: &[SandboxId],
@@ -224,7 +227,8 @@ impl Store {
     /// Removes the row, and its idempotency key with it: the last step of a deletion. Returns false
     /// if there was none.
     ///
-    /// # Errors The database fails.
+    /// # Errors
+    /// The database fails.
     pub async fn sandbox_remove(&self, id: &SandboxId) -> Result<bool, Error> {
         let sql = "DELETE FROM sandboxes WHERE id = $1 RETURNING id";
         Ok(!rows!(

@@ -87,7 +87,8 @@ impl Store {
     /// Marks a sandbox that no host took as failed: pending at generation `expected` becomes error,
     /// with the reason. Returns false if there is no such row, or if it has changed since.
     ///
-    /// # Errors The database fails.
+    /// # Errors
+    /// The database fails.
     pub async fn sandbox_fail(
         &self,
         id: &SandboxId,

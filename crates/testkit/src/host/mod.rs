@@ -93,7 +93,8 @@ impl FakeHost {
 
     /// Starts a host with an id of the caller's choice.
     ///
-    /// # Panics When there is no free port.
+    /// # Panics
+    /// When there is no free port.
     #[must_use]
     pub fn start_as(id: &str) -> Self {
         let port = bound_to(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
@@ -148,7 +149,8 @@ impl FakeHost {
 
     /// Returns the URL of the host.
     ///
-    /// # Panics Never.
+    /// # Panics
+    /// Never.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
@@ -156,14 +158,16 @@ impl FakeHost {
 
     /// Locks the host's state, for tests to read, and to change without a report.
     ///
-    /// # Panics After a panic of another user.
+    /// # Panics
+    /// After a panic of another user.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.shared.world()
     }
 
     /// Stops the host at once and without a word, like `kill -9`. Programs in sandboxes end.
     ///
-    /// # Panics Never.
+    /// # Panics
+    /// Never.
     pub fn stop(&self) {
         let runtime = self.runtime.lock().expect("nobody panics here").take();
         if let Some(runtime) = runtime {

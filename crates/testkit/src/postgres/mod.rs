@@ -26,8 +26,8 @@ pub struct Database {
 impl Database {
     /// Creates an empty database of its own.
     ///
-    /// # Errors There is no PostgreSQL on this machine (the text names the package), or it does not
-    /// start.
+    /// # Errors
+    /// There is no PostgreSQL on this machine (the text names the package), or it does not start.
     pub async fn create() -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let server = server_options().await?;

@@ -100,7 +100,8 @@ pub struct Running {
 
 /// Checks the name of a user of the guest.
 ///
-/// # Errors When no system can have such a user.
+/// # Errors
+/// When no system can have such a user.
 pub fn check_user(user: Option<&str>) -> Result<()> {
     let right = |user: &str| {
         !user.is_empty()
@@ -117,7 +118,8 @@ pub fn check_user(user: Option<&str>) -> Result<()> {
 
 /// Checks a command against the limits of exec.
 ///
-/// # Errors Names the field and the bound.
+/// # Errors
+/// Names the field and the bound.
 fn check_command(command: &Command) -> Result<()> {
     let timeout = command
         .timeout_sec
@@ -140,7 +142,8 @@ fn host_deadline(timeout_sec: u32) -> u32 {
 
 /// Checks the size of a terminal: 1 to 65535 columns and rows, as in the kernel's `winsize`.
 ///
-/// # Errors When no terminal has such a size.
+/// # Errors
+/// When no terminal has such a size.
 pub fn check_size(TerminalSize { cols, rows }: TerminalSize) -> Result<()> {
     let right = 1..=u32::from(u16::MAX);
     if right.contains(&cols) && right.contains(&rows) {
