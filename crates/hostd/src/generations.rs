@@ -210,7 +210,8 @@ mod tests {
             let mut generations = open();
             // What the record on disk says is as old as the last change of phase.
             let record = generations.next(Generation::FIRST);
-            let (mut before, mut row) = (record, record);
+            let mut before = record;
+            let mut row = record;
             for step in steps {
                 match step {
                     Step::Report => {

@@ -149,7 +149,8 @@ impl Images {
         };
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
-        let (mut images, mut passed_over) = (Vec::new(), Vec::new());
+        let mut images = Vec::new();
+        let mut passed_over = Vec::new();
         for path in paths.into_iter().filter(|path| looks_like_image(path)) {
             match image(&path) {
                 Ok(image) => images.push(image),

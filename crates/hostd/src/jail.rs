@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn every_slot_has_a_user_of_its_own_below_the_numbers_that_others_give_away() {
         let jails = Jails::without_groups(DEFAULT_UID_BASE);
-        let (first, last) = (Slot::new(1).unwrap(), Slot::new(Slot::MAX).unwrap());
+        let first = Slot::new(1).unwrap();
+        let last = Slot::new(Slot::MAX).unwrap();
         assert_eq!(jails.user(first), 2_000_000_001);
         assert!(jails.user(last) < 2_147_352_576);
         let jail = jails.of(last);
@@ -134,7 +135,8 @@ mod tests {
             ends_processes: true,
             ..Jails::without_groups(2_045_000_000 + std::process::id())
         };
-        let (slot, neighbour) = (Slot::new(1).unwrap(), Slot::new(2).unwrap());
+        let slot = Slot::new(1).unwrap();
+        let neighbour = Slot::new(2).unwrap();
         let start = |slot| {
             let user = jails.user(slot);
             std::process::Command::new("sleep")
@@ -144,7 +146,8 @@ mod tests {
                 .spawn()
                 .unwrap()
         };
-        let (hidden, mut other) = (start(slot), start(neighbour));
+        let hidden = start(slot);
+        let mut other = start(neighbour);
         jails.remove(slot).unwrap();
         assert!(!std::path::Path::new(&format!("/proc/{}", hidden.id())).exists());
         assert!(other.try_wait().unwrap().is_none());

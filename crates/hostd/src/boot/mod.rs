@@ -181,11 +181,9 @@ mod tests {
     #[test]
     fn boot_files_are_renewed_with_agent() {
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, envd, cache) = (
-            dir.path().join("vmlinux"),
-            dir.path().join("envd"),
-            dir.path().join("boot"),
-        );
+        let kernel = dir.path().join("vmlinux");
+        let envd = dir.path().join("envd");
+        let cache = dir.path().join("boot");
         fs::write(&kernel, fake_elf()).unwrap();
         fs::write(&envd, b"agent one").unwrap();
         let first = prepare(&kernel, &envd, &cache).unwrap();

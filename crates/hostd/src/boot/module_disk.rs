@@ -73,7 +73,8 @@ impl Content {
             let mut entries = fs::read_dir(&next)?.collect::<io::Result<Vec<_>>>()?;
             entries.sort_by_key(fs::DirEntry::file_name);
             for entry in entries {
-                let (path, found) = (entry.path(), entry.metadata()?);
+                let path = entry.path();
+                let found = entry.metadata()?;
                 bytes += INODE
                     + if found.is_file() {
                         found.len().next_multiple_of(BLOCK)
@@ -105,7 +106,8 @@ mod tests {
     #[test]
     fn disk_is_made_once_per_content() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, cache) = (dir.path().join("6.1.0-99"), dir.path().join("boot"));
+        let from = dir.path().join("6.1.0-99");
+        let cache = dir.path().join("boot");
         fs::create_dir_all(from.join("kernel/fs")).unwrap();
         fs::write(from.join("modules.dep"), "kernel/fs/a.ko:\n").unwrap();
         fs::write(from.join("kernel/fs/a.ko"), vec![7; 3 << 20]).unwrap();

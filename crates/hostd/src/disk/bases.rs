@@ -176,7 +176,8 @@ mod tests {
     fn registry_finds_devices_of_earlier_one() {
         let dir = dir();
         let image = image(dir.path(), "image");
-        let (user, other) = (SandboxId::random(), SandboxId::random());
+        let user = SandboxId::random();
+        let other = SandboxId::random();
         let earlier = LoopRegistry::new("wrenn-test");
         let number = earlier.acquire(&image, &user).unwrap();
         // Stands for the disk's device, which keeps it while no agent runs.

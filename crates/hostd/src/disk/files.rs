@@ -58,7 +58,8 @@ pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<(), Error> {
         link_base(&from.join(BASE), to)?;
     }
     for name in [COW, RAW, OVERLAY] {
-        let (source, target) = (from.join(name), to.join(name));
+        let source = from.join(name);
+        let target = to.join(name);
         if source.exists() {
             sparse::copy(&source, &target).map_err(io_error("copy the disk to", &target))?;
         }
@@ -72,7 +73,8 @@ pub(super) fn replace_disk(from: &Path, to: &Path) -> Result<(), Error> {
         .into_iter()
         .filter(|name| from.join(name).exists())
     {
-        let (source, target) = (from.join(name), to.join(name));
+        let source = from.join(name);
+        let target = to.join(name);
         let new = file::temporary_name(&target);
         let _ = fs::remove_file(&new);
         let replaced = sparse::copy(&source, &new).and_then(|()| fs::rename(&new, &target));

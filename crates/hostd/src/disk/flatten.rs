@@ -104,7 +104,8 @@ fn write(of: Source<'_>, to: &Path) -> Result<(), Error> {
 /// Returns the ranges in which the merged device can have data. `None` if the store has no format
 /// that we know: then everywhere.
 fn device_ranges(dir: &Path) -> Result<Option<Vec<Range<u64>>>, Error> {
-    let (base, store) = (dir.join(BASE), dir.join(COW));
+    let base = dir.join(BASE);
+    let store = dir.join(COW);
     let read = || -> io::Result<Option<Vec<Range<u64>>>> {
         let Some(chunks) = written_chunks(&File::open(&store)?)? else {
             return Ok(None);

@@ -61,7 +61,8 @@ impl Mapper {
 
     /// Makes the device over base and store that are in `dir`.
     pub(super) fn map(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
-        let (base, store) = (dir.join(BASE), dir.join(COW));
+        let base = dir.join(BASE);
+        let store = dir.join(COW);
         let attached = self
             .bases
             .acquire(&base, id)

@@ -136,10 +136,8 @@ pub fn next_look(look: Look, rate: u64) -> Duration {
 /// When the status of the device, its store or the file system cannot be read.
 pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
     let space = file::space(dir)?;
-    let (free, reserve) = (
-        space.free,
-        (space.total / 8).clamp(LEAST_RESERVE, MOST_RESERVE),
-    );
+    let free = space.free;
+    let reserve = (space.total / 8).clamp(LEAST_RESERVE, MOST_RESERVE);
     let store = dir.join(COW);
     if !store.exists() {
         return Ok(Found::Plain { free, reserve });
@@ -218,9 +216,12 @@ mod tests {
             total in 512_u64..8192,
             writes in prop::collection::vec(0_u64..32, 1..400),
         ) {
-            let (total, size) = (total * MIB, 16 * 1024 * MIB);
+            let total = total * MIB;
+            let size = 16 * 1024 * MIB;
             let reserve = (total / 8).clamp(LEAST_RESERVE, MOST_RESERVE);
-            let (mut used, mut allocated, mut stopped) = (0, FIRST_BYTES, false);
+            let mut used = 0;
+            let mut allocated = FIRST_BYTES;
+            let mut stopped = false;
             for write in writes {
                 let rate = if stopped { 0 } else { write * MIB * 10 };
                 if !stopped {

@@ -56,7 +56,8 @@ pub(super) fn written_chunks(store: &File) -> io::Result<Option<Vec<u64>>> {
                     .rev()
                     .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
             };
-            let (old, new) = (number(&entry[..8]), number(&entry[8..]));
+            let old = number(&entry[..8]);
+            let new = number(&entry[8..]);
             // The chunk 0 of the store is the header: an entry that names it is the end.
             if new == 0 {
                 return Ok(Some(chunks));

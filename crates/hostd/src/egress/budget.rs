@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn flood_is_cut_to_rate() {
-        let (budget, start) = (Budget::new(100.0, 500.0), Instant::now());
+        let budget = Budget::new(100.0, 500.0);
+        let start = Instant::now();
         let taken = |at| (0..10_000).filter(|_| budget.take_at(at)).count();
         assert!((500..=501).contains(&taken(start)));
         assert_eq!(taken(start), 0);

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn repeated_denials_fill_no_log() {
-        let (mut told, start) = (Told::default(), Instant::now());
+        let mut told = Told::default();
+        let start = Instant::now();
         assert_eq!(told.lines_for("a", start), ["denied: a"]);
         assert!(told.lines_for("a", start).is_empty());
         let lines: usize = (0..1000)

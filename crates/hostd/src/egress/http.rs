@@ -49,11 +49,9 @@ pub(super) async fn serve(
 ) -> io::Result<()> {
     let over = CancellationToken::new();
     let guard: DropGuard = over.clone().drop_guard();
-    let (gate_of, server, name) = (
-        Arc::clone(policy),
-        tokio::sync::Mutex::default(),
-        Mutex::default(),
-    );
+    let gate_of = Arc::clone(policy);
+    let server = tokio::sync::Mutex::default();
+    let name = Mutex::default();
     let connection = Arc::new(Connection {
         policy: gate_of,
         to,
@@ -157,7 +155,8 @@ impl Connection {
             let (Ok(guest), Ok(server)) = tokio::join!(guest, server) else {
                 return;
             };
-            let (mut guest, mut server) = (TokioIo::new(guest), TokioIo::new(server));
+            let mut guest = TokioIo::new(guest);
+            let mut server = TokioIo::new(server);
             let copied = tokio::io::copy_bidirectional(&mut guest, &mut server);
             let is_allowed = |rules: &NetworkSpec| connection.is_allowed(rules);
             let _ = connection
@@ -186,7 +185,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 /// in it, or another host in its target.
 fn name_of<B>(request: &Request<B>) -> Option<String> {
     let mut hosts = request.headers().get_all(HOST).iter();
-    let (host, more) = (hosts.next()?, hosts.next());
+    let host = hosts.next()?;
+    let more = hosts.next();
     let host: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
     // Servers differ in which of the two they use, so both must be the same.
     let same = request

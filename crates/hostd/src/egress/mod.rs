@@ -225,7 +225,8 @@ impl Egress {
         let pinned = policy
             .pins()
             .keep(|name, address| spec.reaches(name, address), Instant::now());
-        let (before, after) = (policy.rules().bandwidth, spec.bandwidth);
+        let before = policy.rules().bandwidth;
+        let after = spec.bandwidth;
         policy.limit(after).await?;
         if let Err(error) = policy.apply(policy::rules(&spec, &pinned)).await {
             return policy.limit(before).await.and(Err(error));

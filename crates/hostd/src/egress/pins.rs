@@ -242,7 +242,8 @@ mod tests {
 
     #[test]
     fn answer_holds_for_its_name_only() {
-        let (mut pins, now) = (ResolvedAddresses::default(), Instant::now());
+        let mut pins = ResolvedAddresses::default();
+        let now = Instant::now();
         let new = pins.add("a.com", &[address(1), address(2)], Duration::ZERO, now);
         assert_eq!(new, [(address(1), LEAST), (address(2), LEAST)]);
         assert!(pins.has("a.com", address(1), now) && !pins.has("b.com", address(1), now));
@@ -261,7 +262,8 @@ mod tests {
 
     #[test]
     fn other_rules_keep_what_they_allow() {
-        let (mut pins, now) = (ResolvedAddresses::default(), Instant::now());
+        let mut pins = ResolvedAddresses::default();
+        let now = Instant::now();
         pins.add("a.com", &[address(1)], Duration::ZERO, now);
         pins.add("b.com", &[address(2)], Duration::from_secs(3600), now);
         assert_eq!(
@@ -273,7 +275,8 @@ mod tests {
 
     #[test]
     fn renewed_address_stays_for_a_day() {
-        let (mut pins, start) = (ResolvedAddresses::default(), Instant::now());
+        let mut pins = ResolvedAddresses::default();
+        let start = Instant::now();
         pins.add("a.com", &[address(1), address(2)], Duration::ZERO, start);
         assert!(pins.ending(start).is_empty());
         let near = start + LEAST - RENEW_BEFORE / 2;
@@ -298,7 +301,8 @@ mod tests {
 
     #[test]
     fn many_names_fill_no_memory() {
-        let (mut pins, now) = (ResolvedAddresses::default(), Instant::now());
+        let mut pins = ResolvedAddresses::default();
+        let now = Instant::now();
         for n in 0..5000_u32 {
             pins.add(
                 &format!("{n}.com"),

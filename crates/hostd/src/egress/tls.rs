@@ -22,7 +22,8 @@ pub(super) struct Hello {
 /// # Errors
 /// When the connection ends before the message does. A message that is no ClientHello has no name.
 pub(super) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
-    let (mut acceptor, mut bytes) = (Acceptor::default(), Vec::new());
+    let mut acceptor = Acceptor::default();
+    let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     while bytes.len() < MOST {
         let length = stream.read(&mut chunk).await?;

@@ -33,7 +33,8 @@ impl Guest {
         let mut ahead = Duration::ZERO;
         let mut left = Duration::MAX;
         for _ in 0..ATTEMPTS {
-            let (sent, begin) = (now(), Instant::now());
+            let sent = now();
+            let begin = Instant::now();
             let answer = self.post_clock(sent + ahead).await?;
             let round_trip = begin.elapsed();
             left = error_bound(sent, round_trip, Duration::from_nanos(answer.time_ns));
@@ -76,7 +77,8 @@ mod tests {
 
     #[test]
     fn error_bound_counts_offset_and_round_trip() {
-        let (sent, ms) = (Duration::from_secs(1000), Duration::from_millis);
+        let sent = Duration::from_secs(1000);
+        let ms = Duration::from_millis;
         assert_eq!(error_bound(sent, ms(40), sent + ms(20)), ms(20));
         assert_eq!(error_bound(sent, ms(40), sent), ms(40));
         assert_eq!(error_bound(sent, ms(40), sent + ms(520)), ms(520));

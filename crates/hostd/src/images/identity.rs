@@ -89,7 +89,8 @@ mod tests {
     #[test]
     fn image_overwritten_in_place_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let (image, base) = (dir.path().join("image.ext4"), dir.path().join("base.ext4"));
+        let image = dir.path().join("image.ext4");
+        let base = dir.path().join("base.ext4");
         fs::write(&image, b"former").unwrap();
         fs::hard_link(&image, &base).unwrap();
         let noted = ImageIdentity::read(&base).unwrap();
@@ -123,7 +124,8 @@ mod tests {
     #[test]
     fn replaced_image_is_no_change() {
         let dir = tempfile::tempdir().unwrap();
-        let (image, base) = (dir.path().join("image.ext4"), dir.path().join("base.ext4"));
+        let image = dir.path().join("image.ext4");
+        let base = dir.path().join("base.ext4");
         fs::write(&image, b"former").unwrap();
         fs::hard_link(&image, &base).unwrap();
         let noted = ImageIdentity::read(&base).unwrap();

@@ -63,7 +63,8 @@ impl Path {
     }
 
     fn connect(&self) -> io::Result<()> {
-        let (slot, sandbox) = (self.slot, self.slot.netns());
+        let slot = self.slot;
+        let sandbox = self.slot.netns();
         for name in [&sandbox, &self.guest, &self.host, &self.internet] {
             netns::create(name)?;
         }
@@ -183,7 +184,8 @@ fn udp_flood_is_bounded_and_ends() {
 fn connections_hidden_from_namespace_count() {
     let path = Path::make();
     let _told = path.serve(443);
-    let (slot, guest) = (path.slot.netns(), IpAddr::from(vmm::GUEST_IP));
+    let slot = path.slot.netns();
+    let guest = IpAddr::from(vmm::GUEST_IP);
     let refused = path.in_guest(move || {
         for made in 0..4 * LIMIT {
             let to = SocketAddr::from((SERVER, 443));
@@ -237,7 +239,8 @@ fn segments_fit_the_way_out() {
 #[test]
 fn mtu_follows_the_way_out() {
     let path = Path::make();
-    let (slot, slots) = (path.slot, path.slots.clone());
+    let slot = path.slot;
+    let slots = path.slots.clone();
     let mtus = netns::enter(&path.host, move || {
         Links::here()?.set_mtu("up0", 1400)?;
         let mtu = mtu::LinkMtu::default();

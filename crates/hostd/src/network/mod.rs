@@ -127,11 +127,9 @@ impl Networks {
         let (shared, ipv6, plan) = host_rules::prepare(settings, connections)?;
         let mtu = Arc::new(LinkMtu::default());
         mtu.refresh();
-        let (slots, pool, limits) = (
-            Slots::new(owner).with_plan(plan),
-            Pool::default(),
-            settings.limits,
-        );
+        let slots = Slots::new(owner).with_plan(plan);
+        let pool = Pool::default();
+        let limits = settings.limits;
         Ok(Self {
             slots,
             kind: Kind::Kernel,
@@ -177,12 +175,11 @@ impl Networks {
     /// in 127.0.0.0/8.
     #[must_use]
     pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
-        let (slots, pool, limits) = (
-            Slots::in_dir(claims, owner),
-            Pool::default(),
-            Bandwidth::default(),
-        );
-        let (ipv6, connections) = (Ipv6Mode::Off(Why::NotWanted), 0);
+        let slots = Slots::in_dir(claims, owner);
+        let pool = Pool::default();
+        let limits = Bandwidth::default();
+        let ipv6 = Ipv6Mode::Off(Why::NotWanted);
+        let connections = 0;
         Self {
             slots,
             kind: Kind::Loopback { port },
@@ -267,7 +264,8 @@ impl Networks {
 
     fn make(&self, slot: Slot, user: u32) -> Result<(), Error> {
         let mtu = self.mtu.get();
-        let (ipv6, connections) = (self.ipv6, self.connections);
+        let ipv6 = self.ipv6;
+        let connections = self.connections;
         let at = |action| {
             move |source| Error::Slot {
                 action,
@@ -349,7 +347,8 @@ impl Networks {
             return Ok(Taken::Whole);
         };
         // Without its link the namespace is out of reach, so it can stay.
-        let (number, name) = (slot.number(), slot.netns());
+        let number = slot.number();
+        let name = slot.netns();
         tracing::error!(slot = number, %error, "{name} cannot be removed: its slot is not used before the next start");
         self.slots
             .hand_over(slot, SET_ASIDE)
@@ -421,7 +420,8 @@ mod tests {
     fn two_hundred_networks_come_and_go() {
         let owner = tempfile::tempdir().unwrap();
         let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
-        let (left, made) = (AtomicUsize::new(200), Mutex::new(Vec::new()));
+        let left = AtomicUsize::new(200);
+        let made = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for _ in 0..16 {
                 scope.spawn(|| {

@@ -73,7 +73,8 @@ pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
     let slots = Arc::new(slots);
     loop {
         tokio::time::sleep(PERIOD).await;
-        let (mtu, slots) = (Arc::clone(&mtu), Arc::clone(&slots));
+        let mtu = Arc::clone(&mtu);
+        let slots = Arc::clone(&slots);
         let set = run_blocking(move || {
             mtu.refresh();
             set_all(&slots, mtu.get())

@@ -388,7 +388,8 @@ mod tests {
 
     #[test]
     fn other_rules_have_another_mark() {
-        let (one, other) = (spec(&["1.1.1.1"], &[], true), spec(&["1.1.1.2"], &[], true));
+        let one = spec(&["1.1.1.1"], &[], true);
+        let other = spec(&["1.1.1.2"], &[], true);
         assert_eq!(mark(&one), mark(&one.clone()));
         assert_ne!(mark(&one), mark(&other));
         assert_eq!(

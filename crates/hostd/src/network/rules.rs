@@ -217,7 +217,8 @@ impl HostRules {
 /// Returns the tables of a namespace, whose links must exist.
 #[must_use]
 pub fn namespace_tables(slot: Slot, ipv6: Ipv6Mode) -> Transaction {
-    let (host_ip, peer) = (slot.host_ip(), slot.peer());
+    let host_ip = slot.host_ip();
+    let peer = slot.peer();
     let forward = [
         Rule::new().ct_state(INVALID).drop(),
         Rule::new()

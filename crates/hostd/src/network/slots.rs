@@ -284,11 +284,13 @@ mod tests {
     #[test]
     fn agents_never_share_a_slot() {
         let dir = tempfile::tempdir().unwrap();
-        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        let one = dir.path().join("one");
+        let two = dir.path().join("two");
         fs::create_dir_all(&one).unwrap();
         fs::create_dir_all(&two).unwrap();
         let claims = dir.path().join("claims");
-        let (first, second) = (Slots::in_dir(&claims, &one), Slots::in_dir(&claims, &two));
+        let first = Slots::in_dir(&claims, &one);
+        let second = Slots::in_dir(&claims, &two);
         let a = first.claim("sb-a").unwrap();
         let b = second.claim("sb-b").unwrap();
         assert_ne!(a, b);

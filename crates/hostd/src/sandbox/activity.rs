@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn time_runs_only_while_nothing_is_in_flight() {
-        let (start, limit) = (Instant::now(), Duration::from_secs(60));
+        let start = Instant::now();
+        let limit = Duration::from_secs(60);
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut used = Use {
             in_flight: 0,

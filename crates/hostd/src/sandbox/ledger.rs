@@ -169,7 +169,8 @@ impl Ledger {
             path: self.root.clone(),
             source,
         };
-        let (mut records, mut strangers) = (Vec::new(), Vec::new());
+        let mut records = Vec::new();
+        let mut strangers = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             match read_record(&path) {

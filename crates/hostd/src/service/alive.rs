@@ -54,7 +54,8 @@ pub(super) async fn ended(handle: &Handle) -> ConnectError {
 /// Returns an error with the reason for which the sandbox does not answer.
 pub(super) fn explain(handle: &Handle) -> ConnectError {
     let record = handle.record.borrow();
-    let (state, reason) = (record.phase.state(), record.phase.reason());
+    let state = record.phase.state();
+    let reason = record.phase.reason();
     ConnectError::failed_precondition(match record.phase {
         Phase::Running => "the sandbox was paused and resumed under the call".to_owned(),
         _ if reason.is_empty() => format!("the sandbox is {state}"),

@@ -68,11 +68,11 @@ pub(super) async fn create_snapshot(
     manager: &Arc<Manager>,
     request: rpc::CreateSnapshotRequest,
 ) -> Result<rpc::CreateSnapshotResponse, ConnectError> {
-    let (id, name) = (
-        sandbox_id(&request.sandbox_id)?,
-        template_name(&request.name)?,
-    );
-    let (memory, overwrite, manager) = (request.memory, request.overwrite, Arc::clone(manager));
+    let id = sandbox_id(&request.sandbox_id)?;
+    let name = template_name(&request.name)?;
+    let memory = request.memory;
+    let overwrite = request.overwrite;
+    let manager = Arc::clone(manager);
     let snapshot =
         on_its_own(async move { manager.create_template(&id, &name, memory, overwrite).await })
             .await?;
@@ -86,7 +86,8 @@ pub(super) async fn remove_snapshot(
     manager: &Arc<Manager>,
     request: rpc::RemoveSnapshotRequest,
 ) -> Result<rpc::RemoveSnapshotResponse, ConnectError> {
-    let (name, manager) = (template_name(&request.name)?, Arc::clone(manager));
+    let name = template_name(&request.name)?;
+    let manager = Arc::clone(manager);
     on_its_own(async move { manager.remove_template(&name).await }).await?;
     Ok(rpc::RemoveSnapshotResponse::default())
 }
@@ -95,10 +96,8 @@ pub(super) async fn create_checkpoint(
     manager: &Arc<Manager>,
     request: rpc::CreateCheckpointRequest,
 ) -> Result<rpc::CreateCheckpointResponse, ConnectError> {
-    let (id, name) = (
-        sandbox_id(&request.sandbox_id)?,
-        checkpoint_name(&request.name)?,
-    );
+    let id = sandbox_id(&request.sandbox_id)?;
+    let name = checkpoint_name(&request.name)?;
     let manager = Arc::clone(manager);
     let made = on_its_own(async move { manager.create_checkpoint(&id, &name).await }).await?;
     Ok(rpc::CreateCheckpointResponse {
@@ -126,10 +125,8 @@ pub(super) async fn remove_checkpoint(
     manager: &Arc<Manager>,
     request: rpc::RemoveCheckpointRequest,
 ) -> Result<rpc::RemoveCheckpointResponse, ConnectError> {
-    let (id, name) = (
-        sandbox_id(&request.sandbox_id)?,
-        checkpoint_name(&request.name)?,
-    );
+    let id = sandbox_id(&request.sandbox_id)?;
+    let name = checkpoint_name(&request.name)?;
     manager
         .remove_checkpoint(&id, &name)
         .await
@@ -141,10 +138,8 @@ pub(super) async fn roll_back(
     manager: &Arc<Manager>,
     request: rpc::RollbackSandboxRequest,
 ) -> Result<rpc::RollbackSandboxResponse, ConnectError> {
-    let (id, name) = (
-        sandbox_id(&request.sandbox_id)?,
-        checkpoint_name(&request.name)?,
-    );
+    let id = sandbox_id(&request.sandbox_id)?;
+    let name = checkpoint_name(&request.name)?;
     let rolling = Arc::clone(manager);
     let handle = on_its_own(async move { rolling.rollback(&id, &name).await }).await?;
     let sandbox = report_of(&manager.host, &handle).into();

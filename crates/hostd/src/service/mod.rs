@@ -307,7 +307,8 @@ impl HostAgentService for Service {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::SendSignalRequest>,
     ) -> ServiceResult<rpc::SendSignalResponse> {
-        let (pid, signal) = (request.pid, request.signal);
+        let pid = request.pid;
+        let signal = request.signal;
         self.in_guest(request.sandbox_id, |handle| async move {
             exec::send_signal(&handle, pid, signal).await
         })

@@ -60,7 +60,8 @@ impl Snapshot {
         engine: &str,
         token: Option<String>,
     ) -> Self {
-        let (engine, created_at_ms) = (engine.to_owned(), stdx::time::now_ms());
+        let engine = engine.to_owned();
+        let created_at_ms = stdx::time::now_ms();
         Self {
             version: VERSION,
             vcpus,
@@ -150,7 +151,8 @@ pub(crate) fn link_boot_files(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Links the memory into another snapshot's directory.
 pub(crate) fn link_memory(from: &Path, to: &Path) -> io::Result<()> {
-    let (from, to) = (from.join(MEMORY), to.join(MEMORY));
+    let from = from.join(MEMORY);
+    let to = to.join(MEMORY);
     stdx::fs::create_private_dir(&to)?;
     for entry in fs::read_dir(&from)? {
         let name = entry?.file_name();

@@ -21,7 +21,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers questions over UDP until the future is dropped.
 pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
-    let (socket, mut questions) = (Arc::new(socket), JoinSet::new());
+    let socket = Arc::new(socket);
+    let mut questions = JoinSet::new();
     let mut buffer = [0; LONGEST_QUESTION];
     loop {
         let received = tokio::select! {
@@ -39,11 +40,9 @@ pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
             }
             continue;
         }
-        let (policy, socket, question) = (
-            Arc::clone(&policy),
-            Arc::clone(&socket),
-            buffer[..length].to_vec(),
-        );
+        let policy = Arc::clone(&policy);
+        let socket = Arc::clone(&socket);
+        let question = buffer[..length].to_vec();
         questions.spawn(async move {
             if let Some(answer) = answer(&policy, &question, true).await {
                 let _ = socket.send_to(&answer, from).await;

@@ -85,7 +85,8 @@ async fn internet_is_open_without_rules() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disabled_ipv6_is_not_announced() {
-    let (servers, open) = ([GOOD, GOOD6], rules(&[], &[], true));
+    let servers = [GOOD, GOOD6];
+    let open = rules(&[], &[], true);
     let world = World::start(&NAMES, &servers, &open, Ipv6Mode::Off(Why::NoRoute)).await;
     assert!(world.ask6("good.test").await.is_empty());
     assert_eq!(world.asked("good.test"), 0);

@@ -67,10 +67,8 @@ impl World {
             std::process::id(),
             NUMBER.fetch_add(1, Ordering::Relaxed)
         );
-        let (guest, internet) = (
-            format!("wtest-guest-{number}"),
-            format!("wtest-inet-{number}"),
-        );
+        let guest = format!("wtest-guest-{number}");
+        let internet = format!("wtest-inet-{number}");
         let servers: Vec<IpAddr> = servers.iter().map(|server| host(server)).collect();
         let asked = Arc::new(Mutex::new(HashMap::new()));
         let names: Names = Arc::new(Mutex::new(
@@ -118,7 +116,8 @@ impl World {
             ipv6: self.ipv6,
             is_open: false,
         };
-        let (upstream, log) = (Arc::clone(&self.upstream), Arc::clone(&self.log));
+        let upstream = Arc::clone(&self.upstream);
+        let log = Arc::clone(&self.log);
         self.egress = Some(
             Egress::start(context, self.rules.clone(), upstream, log)
                 .await
@@ -192,7 +191,8 @@ impl World {
         port: u16,
         say: &[u8],
     ) -> Result<String, ErrorKind> {
-        let (mut talk, say) = (self.open(address, port).await?, say.to_owned());
+        let mut talk = self.open(address, port).await?;
+        let say = say.to_owned();
         tokio::task::spawn_blocking(move || talk.talk(&say))
             .await
             .unwrap()
@@ -212,7 +212,8 @@ impl World {
     }
 
     pub(super) async fn http(&self, address: &str, name: &str) -> String {
-        let (mut talk, name) = (self.open(address, 80).await.unwrap(), name.to_owned());
+        let mut talk = self.open(address, 80).await.unwrap();
+        let name = name.to_owned();
         tokio::task::spawn_blocking(move || talk.request(&name))
             .await
             .unwrap()
@@ -233,7 +234,8 @@ impl World {
     }
 
     pub(super) async fn ask_for(&self, kind: RecordType, server: &str, name: &str) -> Vec<IpAddr> {
-        let (to, question) = (SocketAddr::from((host(server), 53)), question(name, kind));
+        let to = SocketAddr::from((host(server), 53));
+        let question = question(name, kind);
         let answer = self.in_guest(move || {
             let socket = UdpSocket::bind((any(to), 0))?;
             socket.set_read_timeout(Some(PATIENCE))?;
@@ -247,10 +249,8 @@ impl World {
     }
 
     pub(super) async fn ask_over_tcp(&self, server: &str, name: &str) -> Vec<IpAddr> {
-        let (to, question) = (
-            SocketAddr::from((host(server), 53)),
-            question(name, RecordType::A),
-        );
+        let to = SocketAddr::from((host(server), 53));
+        let question = question(name, RecordType::A);
         let answer = self.in_guest(move || {
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
@@ -267,10 +267,8 @@ impl World {
 
     /// Asks once on each of so many connections over TCP, and returns how many were answered.
     pub(super) async fn ask_on_new_connections(&self, name: &str, count: u32) -> u32 {
-        let (to, question) = (
-            SocketAddr::from((GATEWAY_IP, 53)),
-            question(name, RecordType::A),
-        );
+        let to = SocketAddr::from((GATEWAY_IP, 53));
+        let question = question(name, RecordType::A);
         let length = u16::try_from(question.len()).unwrap().to_be_bytes();
         let answered = self.in_guest(move || {
             let ask = || {
