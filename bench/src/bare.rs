@@ -33,11 +33,11 @@ use crate::restore::{self, Saved};
 /// Namespaces of bare machines begin so; each has its own.
 const NETNS: &str = "wbench-bare-";
 
-/// As `hostd::network` gives it to every TAP. A guest that goes on from an instant knows its
-/// gateway by it, and takes half a minute to look for another one.
+/// MAC address that `hostd::network` gives to every TAP. A restored guest knows its gateway by it,
+/// and takes half a minute to look for another one.
 const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
 
-/// As long as the host agent waits.
+/// Timeout of a boot, as long as the host agent's.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -66,7 +66,7 @@ pub struct Bare {
     saved: Option<Saved>,
     image: PathBuf,
     boot: PathBuf,
-    /// Of the kind that the platform chose.
+    /// Disks of the kind that the platform chose.
     disks: Arc<Disks>,
     dir: PathBuf,
     netns: String,
@@ -76,7 +76,7 @@ pub struct Bare {
     cancelled: CancellationToken,
 }
 
-/// When the clock stops.
+/// Event that stops the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     /// The guest agent has been told who it is.
@@ -111,8 +111,8 @@ pub fn clear_namespaces() -> io::Result<()> {
 }
 
 impl Bare {
-    /// Machines like the one of `command`, until `cancelled`. Those with different numbers run side
-    /// by side.
+    /// Prepares machines like the one of `command`, until `cancelled`. Those with different numbers
+    /// run side by side.
     ///
     /// # Errors
     /// When the network cannot be made.
@@ -150,7 +150,7 @@ impl Bare {
         })
     }
 
-    /// Machines that go on from an instant. Their command is that of a restored one.
+    /// Restores the machines from a snapshot. Their command is that of a restored one.
     pub fn over(mut self, saved: &Saved) -> Self {
         self.command = self.command.over(&saved.memory());
         self.saved = Some(saved.clone());

@@ -1,4 +1,4 @@
-//! Everything of a run on this machine, taken away: found by names that only we use, so that what a
+//! Cleanup of everything of a run on this machine: found by names that only we use, so that what a
 //! killed run left is cleared like what this one leaves.
 
 use std::fs;

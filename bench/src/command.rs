@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Below the directory of a sandbox: where its monitor works.
 pub const RUN: &str = "vm/run";
-/// There: Firecracker's socket, and its name for the disk.
+/// Name of Firecracker's socket in a run directory, and of the disk.
 const SOCKET: &str = "api.sock";
 const DISK: &str = "disk";
 /// Beside it: what the machine was booted with.
@@ -107,8 +107,8 @@ impl Command {
         })
     }
 
-    /// Arguments for the same machine in `dir`, with a disk of its own at `disk`, which is that of
-    /// `id`.
+    /// Returns arguments for the same machine in `dir`, with a disk of its own at `disk`, which is
+    /// that of `id`.
     ///
     /// # Errors
     /// When what Firecracker reads cannot be written.
@@ -182,7 +182,7 @@ impl Command {
         self
     }
 
-    /// Values of an option, in their order.
+    /// Returns the values of an option, in their order.
     pub fn values<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
         self.args
             .windows(2)

@@ -30,7 +30,8 @@ const MAX_RATIO: f64 = 1.25;
 /// Mark of our bare loop devices.
 const MARK: &str = "wbench";
 
-/// Rows for create and remove; none where the kernel has no device mapper, which is said.
+/// Measures create and remove of disks; no rows where the kernel has no device mapper, which is
+/// said.
 ///
 /// # Errors
 /// When a disk cannot be made or taken away.

@@ -27,9 +27,9 @@ use crate::warm::MEMORY_MB;
 const CHILDREN: u32 = 8;
 const REPEATS: usize = 4;
 const MAX_RATIO: f64 = 1.15;
-/// Between two looks at the thread.
+/// Interval between two looks at the thread.
 const LOOK: Duration = Duration::from_micros(500);
-/// In children it ends as soon as they have a name of their own.
+/// Busy loop, which ends in children as soon as they have a name of their own.
 const WORK: &str = "read a < /proc/sys/kernel/hostname; b=$a; \
                     while [ \"$a\" = \"$b\" ]; do read b < /proc/sys/kernel/hostname; done";
 
@@ -105,7 +105,7 @@ async fn pause(server: &Server, source: &Sandbox) -> anyhow::Result<f64> {
     Ok(took)
 }
 
-/// Milliseconds that the source did not run while it was forked.
+/// Measures how long the source did not run while it was forked, in milliseconds.
 async fn standing_still(server: &Server, source: &Sandbox) -> anyhow::Result<f64> {
     let pid = monitor_of(&server.dir_of(source))?;
     let over = Arc::new(AtomicBool::new(false));

@@ -40,8 +40,8 @@ pub fn server_memory(server: &Server) -> anyhow::Result<f64> {
     resident(server.process.pid())
 }
 
-/// Rows for the server without sandboxes (`fresh`, looked at when it had just started) and with
-/// many, and for one sandbox.
+/// Measures the server without sandboxes (`fresh`, looked at when it had just started) and with
+/// many, and one sandbox.
 ///
 /// # Errors
 /// When a machine does not boot.

@@ -22,7 +22,7 @@ use crate::restore;
 use crate::server::Server;
 use crate::stats::Better;
 
-/// Of which a guest lets files in memory have half.
+/// MiB of memory; a guest lets files in memory have half.
 const MEMORY_MB: u32 = 640;
 const REPEATS: usize = 4;
 /// MiB, and the rows for them.
@@ -88,7 +88,7 @@ pub async fn measure(place: &Place, server: &Server) -> anyhow::Result<Vec<Row>>
     Ok(rows)
 }
 
-/// Milliseconds of one pause; the sandbox runs before and after it.
+/// Measures a pause, in milliseconds; the sandbox runs before and after it.
 async fn ours(
     server: &Server,
     sandbox: &Sandbox,
@@ -127,7 +127,7 @@ fn bare(path: &Path, content: &[u8]) -> anyhow::Result<f64> {
     Ok(took)
 }
 
-/// Bytes of the guest's memory that are not those of the file below.
+/// Returns the bytes of the guest's memory that are not those of the file below.
 async fn own_bytes(dir: &Path) -> anyhow::Result<u64> {
     let pid = monitor_of(dir)?;
     let mapped = Command::of_sandbox(dir, dir)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, ensure};
 use linux::file::Lock;
 
-/// Where the files of a run are. Held by one run at a time.
+/// Directories of a run. Held by one run at a time.
 #[derive(Debug)]
 pub struct Place {
     checkout: PathBuf,
@@ -105,7 +105,7 @@ impl Place {
         ]
     }
 
-    /// Disks that are measured by themselves.
+    /// Returns the directory of disks that are measured by themselves.
     pub fn disks(&self) -> PathBuf {
         self.run().join("disks")
     }
@@ -115,7 +115,7 @@ impl Place {
         self.run().join("boot")
     }
 
-    /// Instants of sandboxes that bare machines go on from.
+    /// Returns the directory of snapshots from which bare machines are restored.
     pub fn saved(&self) -> PathBuf {
         self.run().join("saved")
     }

@@ -27,7 +27,7 @@ const REQUESTS: usize = 200;
 const DOWNLOADS: usize = 5;
 const MIB: usize = 256;
 const SOCKETS: usize = 500;
-/// How many are opened at the same time: emulated guests take their time for each.
+/// Number of sockets that are opened at the same time: emulated guests take their time for each.
 const AT_ONCE: usize = 50;
 /// Longer than idle connections are kept, and than anybody waits without being asked to.
 const HELD: Duration = Duration::from_secs(10);

@@ -108,7 +108,7 @@ const HEAD: [&str; 9] = [
     "", "unit", "n", "ours p50", "p99", "bare p50", "p99", "ratio", "target",
 ];
 
-/// Everything that one run found.
+/// Report of a run.
 #[derive(Debug)]
 pub struct Report {
     pub machine: Machine,

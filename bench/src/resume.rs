@@ -1,7 +1,7 @@
-//! From paused to running. Ours: `POST …/resume`, which answers once the guest has been told who
-//! and when it is. Bare: see [`crate::restore`], from the same instant, to the answer to `/init`.
-//! The pauses in between are outside both clocks, with what they leave to be done when they have
-//! answered: either side begins after the same rest.
+//! Resume: from paused to running. Ours: `POST …/resume`, which answers once the guest has been
+//! told who and when it is. Bare: see [`crate::restore`], from the same snapshot, to the answer to
+//! `/init`. The pauses in between are outside both clocks, with the work that they leave for after
+//! their answer: either side begins after the same rest.
 
 use std::time::{Duration, Instant};
 

@@ -20,7 +20,7 @@ use crate::place::Place;
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
-/// Nothing is to become idle in the middle of a run.
+/// Timeout of sandboxes, long enough that none becomes idle in the middle of a run.
 const SANDBOX_TIMEOUT_SEC: u32 = 3600;
 /// For emulated guests to fill their memory.
 const SHELL_TIMEOUT_SEC: u32 = 300;

@@ -1,4 +1,4 @@
-//! From single measurements to what a row shows.
+//! Statistics: from single measurements to what a row shows.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ pub struct Summary {
     pub p99: f64,
 }
 
-/// Which end of the scale is good.
+/// Direction of improvement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Lower,

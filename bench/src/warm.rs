@@ -24,8 +24,8 @@ use crate::stats::Better;
 /// Memory of sandboxes by default.
 pub const MEMORY_MB: u32 = 512;
 const PAIRS: usize = 30;
-/// How many at once, in how many rounds: so many that starts would show it if one made the others
-/// slower.
+/// Numbers of creates at once and of rounds: so many that starts would show it if one made the
+/// others slower.
 const AT_ONCE: [(usize, usize, &str); 2] = [
     (16, 3, "the same, 16 at a time"),
     (CROWD, 2, "the same, 50 at a time"),

@@ -85,7 +85,7 @@ struct Described {
     code: String,
     message: String,
     hint: Option<&'static str>,
-    /// Where the failure has one of its own.
+    /// Exit code, where the failure has one of its own.
     exit_code: Option<u8>,
 }
 

@@ -156,12 +156,12 @@ pub fn ago(time: &str, now: OffsetDateTime) -> String {
     }
 }
 
-/// Bytes as people say them.
+/// Formats a number of bytes for people.
 pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
-/// Something long that is going on, shown on a terminal only; gone when dropped.
+/// Progress of long work, shown on a terminal only; removed when dropped.
 #[derive(Debug)]
 pub struct Progress(ProgressBar);
 
@@ -191,7 +191,7 @@ impl Progress {
         self.0.inc(bytes as u64);
     }
 
-    /// Bytes counted so far.
+    /// Returns the bytes counted so far.
     pub fn total(&self) -> u64 {
         self.0.position()
     }

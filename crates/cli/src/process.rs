@@ -23,7 +23,7 @@ use crate::quiet::Quiet;
 use crate::stdio::Stdio;
 use crate::terminal;
 
-/// How long the end of a command that was killed is waited for.
+/// Time to wait for the end of a command that was killed.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes of output that are kept in memory, as many as the API gives in one answer.
@@ -36,12 +36,12 @@ enum Input {
     Resize(TerminalSize),
 }
 
-/// Where the output of a command goes.
+/// Destination of a command's output.
 #[derive(Debug)]
 pub enum Output {
-    /// To our own standard output and error, as it comes.
+    /// Our own standard output and error, as it comes.
     Streams { stdout: Stdio, stderr: Stdio },
-    /// Into memory.
+    /// Memory, up to a limit.
     Memory(Captured),
 }
 
@@ -50,7 +50,7 @@ pub enum Output {
 pub struct Captured {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// There was more.
+    /// True if there was more.
     pub truncated: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Which server and which key: flags, else environment, else `$WRENN_DIR/credentials`.
+//! Server and key: from flags, else environment, else `$WRENN_DIR/credentials`.
 //!
 //! The file is written by `wrenn up` (mode 0600) and only read here.
 
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use crate::args::ConnectionArgs;
 use crate::stdio::Stdio;
 
-/// Where `wrenn up` listens unless told otherwise.
+/// URL at which `wrenn up` serves by default.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 
-/// Where everything of an installation lies unless `WRENN_DIR` says otherwise.
+/// Directory of an installation of root, unless `WRENN_DIR` says otherwise.
 const SYSTEM_DIR: &str = "/var/lib/wrenn";
 
 /// Bytes of a file with a key that are read; a key has 44.

@@ -20,7 +20,7 @@ pub fn parse_memory(text: &str) -> Result<u32, String> {
     .ok_or_else(|| "a size is a whole number of MiB, or has a unit as in 512m or 2g".to_owned())
 }
 
-/// Seconds from `90`, `90s`, `10m`, `2h` or `1d`.
+/// Parses seconds: `90`, `90s`, `10m`, `2h` or `1d`.
 pub fn parse_seconds(text: &str) -> Result<u32, String> {
     parse_with_unit(text, &[("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)]).ok_or_else(|| {
         "a time is a whole number of seconds, or has a unit as in 90s, 10m, 2h or 1d".to_owned()

@@ -1,4 +1,5 @@
-//! Where requests go and how they are authorised; the one place that turns answers into errors.
+//! Connection to a server: addresses, authorisation, and the only place that turns answers into
+//! errors.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use crate::error::{Error, Result};
 /// Header with the key.
 pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// How long a connection may take to be made. Answers have no limit here: creates and programs take
-/// what they take, and the server has limits of its own.
+/// Timeout of connecting. Answers have no limit here: creates and programs may take long, and the
+/// server has limits of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Notices a dead peer behind an idle stream.
@@ -79,7 +80,8 @@ impl Client {
         &self.key
     }
 
-    /// Address of a route; every segment is escaped, so that no id or name can leave its place.
+    /// Returns the URL of a route. Every segment is escaped, so that no id or name can leave its
+    /// place.
     pub(crate) fn route(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {

@@ -1,9 +1,9 @@
-//! Why a call failed.
+//! Errors of calls.
 
 /// Result of every call of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call failed. The text says what to do where that is known; causes are in `source()`.
+/// Error of a call. The text says what to do where that is known; causes are in `source()`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -39,7 +39,8 @@ pub enum Error {
     #[error("{message}")]
     NotStarted {
         message: String,
-        /// As a shell has it: 127 where there is no such program, 126 where it cannot be executed.
+        /// Exit code as a shell has it: 127 where there is no such program, 126 where it cannot be
+        /// executed.
         exit_code: i32,
     },
 

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Bytes as they come.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
-/// Where a file goes.
+/// Destination of a file.
 #[derive(Debug, Clone, Default)]
 pub struct FileTarget {
     /// Relative paths start at the user's home. Parents are made.

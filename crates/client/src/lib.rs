@@ -28,7 +28,7 @@ mod sandboxes;
 /// Requests and answers, as they stand on the wire.
 pub use api_types as types;
 
-/// How bytes that are not UTF-8 stand in paths, arguments and variables.
+/// Text form of bytes that are not UTF-8 in paths, arguments and variables.
 pub use guest_rpc::{archive, bytes};
 
 pub use connection::Client;

@@ -75,7 +75,7 @@ impl Client {
             .await
     }
 
-    /// Templates that were made of sandboxes, by name.
+    /// Lists the templates that were made of sandboxes, by name.
     pub async fn snapshots(&self) -> Result<Vec<Template>> {
         self.send_json(self.request(Method::GET, self.route(&["v1", "snapshots"])))
             .await

@@ -17,7 +17,7 @@ const MAX_LINE: usize = 1024 * 1024;
 pub struct LogStream {
     parts: ByteStream,
     buffer: BytesMut,
-    /// How much of `buffer` is known to have no line end.
+    /// Length of the part of `buffer` that is known to have no line end.
     searched: usize,
 }
 

@@ -12,7 +12,7 @@ const NEXT_CURSOR: &str = "x-next-cursor";
 /// Sandboxes per page of [`Client::list_all`].
 const PAGE: u32 = 100;
 
-/// Which page of a list.
+/// Query for a page of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListQuery {
     /// Most entries wanted; the server has a limit of its own.
@@ -25,7 +25,7 @@ pub struct ListQuery {
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// Where the next page begins; `None` on the last one.
+    /// Cursor of the next page; `None` on the last one.
     pub next: Option<String>,
 }
 

@@ -13,11 +13,11 @@ use crate::hosts::{self, HostAddr, Token};
 use crate::ports::PortSettings;
 use crate::rate_limit::RateLimitSettings;
 
-/// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
+/// Default of `WRENN_DIR` (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 /// The original Wrenn's limit: 100 MiB.
 pub const DEFAULT_MAX_UPLOAD_BYTES: u64 = 100 * MIB;
-/// In the directory; the host agent makes it.
+/// Name in the directory; the host agent makes the file.
 const TOKEN_FILE: &str = "agent-token";
 const MIB: u64 = 1024 * 1024;
 const MAX_UPLOAD_MB: u32 = 1024 * 1024;
@@ -144,7 +144,7 @@ fn database_url(
     url
 }
 
-/// Limits of sandboxes; a setting can only lower what this version allows.
+/// Reads the limits of sandboxes; a setting can only lower what this version allows.
 fn limits(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Limits {
     let most = Limits::default();
     let mut at_most = |name, least, most| bounded(&lookup, name, least, most, most, &mut *mistakes);

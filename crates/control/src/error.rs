@@ -1,5 +1,5 @@
-//! Why a use case did not do what it was asked to: a code of the closed set, a text for the user,
-//! and a cause for the log that the user never sees.
+//! Errors of use cases: a code of the closed set, a text for the user, and a cause for the log that
+//! the user never sees.
 
 use std::fmt;
 use std::sync::Arc;

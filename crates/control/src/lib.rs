@@ -51,7 +51,7 @@ pub use rate_limit::RateLimitSettings;
 pub use shared_limits::shared_limits;
 pub use store::Store;
 
-/// At the start: for the hosts to report what they have, before users ask for it.
+/// Time at the start for the hosts to report what they have, before users ask for it.
 const FIRST_REPORTS: Duration = Duration::from_secs(3);
 
 /// Components and settings of a control plane.

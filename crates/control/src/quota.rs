@@ -12,8 +12,8 @@ pub struct QuotaState {
     pub window: Duration,
     /// Part of the quota that is not used yet.
     pub remaining: u32,
-    /// Until the quota is whole again; of a refusal, until the same request can succeed. `None` if
-    /// it never can.
+    /// Time until the quota is whole again; of a refusal, until the same request can succeed.
+    /// `None` if it never can.
     pub reset: Option<Duration>,
 }
 

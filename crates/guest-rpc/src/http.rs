@@ -72,7 +72,7 @@ pub struct Ipv6 {
     /// The guest's address, with the length of its prefix.
     pub address: Ipv6Addr,
     pub prefix: u8,
-    /// Where everything else is reached.
+    /// Default gateway.
     pub gateway: Ipv6Addr,
     /// The gateway's hardware address.
     pub gateway_mac: [u8; 6],
@@ -120,7 +120,7 @@ pub struct FreezeAnswer {
     /// True if nothing is written to the root file system now. If not, the machine can be stopped
     /// all the same: its disk is then as after a loss of power.
     pub frozen: bool,
-    /// Why not.
+    /// Reason why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }

@@ -1,10 +1,10 @@
-//! How often a stream on which nothing happens says that it is still there (E2B contract 2.3).
+//! Keepalives of streams on which nothing happens (E2B contract 2.3).
 
 use std::time::Duration;
 
 use http::HeaderMap;
 
-/// Where the client does not say.
+/// Interval where the client does not ask for one.
 const DEFAULT: Duration = Duration::from_secs(90);
 
 /// Longest that a client can ask for; more would be none at all, and could not be added to a clock.

@@ -22,7 +22,7 @@ use crate::connections::Ends;
 /// Most connections from inside the guest at once.
 pub const INSIDE_LIMIT: usize = 512;
 
-/// See the module. For `axum::serve`.
+/// Listener for `axum::serve`; see the module.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,

@@ -18,7 +18,7 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 
 use crate::user::read_bounded;
 
-/// This program, whose file is gone after the boot, as long as it runs.
+/// Path of this program as long as it runs: its file is gone after the boot.
 pub const PROGRAM: &str = "/proc/1/exe";
 
 /// Most bytes of an index that are read: `modules.alias` of a kernel with all its drivers has some
@@ -208,7 +208,7 @@ impl Index {
             .is_some_and(|(_, needs)| needs.split_whitespace().any(|need| need == path))
     }
 
-    /// Paths in the order in which they are loaded.
+    /// Appends a module and its dependencies to `order`, in the order in which they are loaded.
     fn visit<'a>(&'a self, module: &str, order: &mut Vec<&'a str>, depth: usize) {
         let Some((path, needs)) = self.file_of(module) else {
             return;
@@ -274,7 +274,7 @@ fn name_of(path: &str) -> String {
     canonical(file.split(".ko").next().unwrap_or(file))
 }
 
-/// Hyphens and underscores are the same, but within brackets.
+/// Returns a module's name with underscores for hyphens, except within brackets.
 fn canonical(name: &str) -> String {
     let mut is_set = false;
     let letter = |c: char| {
@@ -288,7 +288,7 @@ fn canonical(name: &str) -> String {
     name.chars().map(letter).collect()
 }
 
-/// Patterns of aliases: `*`, `?`, and sets such as `[0-9A]`.
+/// Matches an alias against a pattern with `*`, `?`, and sets such as `[0-9A]`.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let Some((first, rest)) = pattern.split_first() else {
         return text.is_empty();

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::syscall;
 
-/// How a process ended.
+/// Exit of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Code(i32),
@@ -28,7 +28,7 @@ pub enum Exit {
     Signal(i32, bool),
 }
 
-/// See the module. One per process of the agent.
+/// Reaper; see the module. There is one per process of the agent.
 #[derive(Debug)]
 pub struct Reaper {
     waiting: Mutex<HashMap<i32, oneshot::Sender<Exit>>>,

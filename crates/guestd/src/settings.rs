@@ -54,7 +54,7 @@ fn same(token: &str, presented: &[u8]) -> bool {
     token.as_bytes().ct_eq(presented).into()
 }
 
-/// How a presented token compares to the one in force.
+/// Result of comparing a presented token to the one in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenCheck {
     Right,
@@ -132,7 +132,8 @@ impl Settings {
         self.read(|v| v.envs.clone())
     }
 
-    /// Variables that tell a process which sandbox it is in; weaker than [`Self::envs`].
+    /// Returns the variables that tell a process which sandbox it is in. [`Self::envs`] overrides
+    /// them.
     pub fn identity_envs(&self) -> BTreeMap<String, String> {
         let mut envs = BTreeMap::new();
         let (sandbox, template) = self.read(|v| (v.sandbox_id.clone(), v.template_id.clone()));

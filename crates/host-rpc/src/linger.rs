@@ -92,7 +92,7 @@ async fn next_piece(body: &mut Body) -> Option<Piece> {
 
 /// Body that a handler reads: the same frames, of the same length.
 struct CarriedBody {
-    /// Told when the handler begins to read.
+    /// Sender that is told when the handler begins to read.
     start: Option<oneshot::Sender<()>>,
     pieces: ReceiverStream<Piece>,
     size: SizeHint,

@@ -29,7 +29,7 @@ pub const ROUTE: &str = "/tunnel/{sandbox_id}/{port}";
 /// Most connections to one sandbox at once, for each process on the way: each holds some
 /// descriptors and 128 KiB.
 pub const MAX_CONNECTIONS: usize = 2048;
-/// Between two tries whether a peer is still there.
+/// Interval between two probes of a silent peer.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 /// For a client that goes on sending to a server that is gone to see the answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -116,7 +116,7 @@ where
     Err(error)
 }
 
-/// Which end of a direction failed.
+/// End of a direction that failed.
 enum Broken {
     Reading(io::Error),
     Writing(io::Error),
@@ -161,7 +161,7 @@ async fn discard(from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     Ok(())
 }
 
-/// How many connections there are to each sandbox, so that one cannot take all descriptors of the
+/// Number of connections to each sandbox, limited so that one cannot take all descriptors of the
 /// process.
 #[derive(Debug, Clone, Default)]
 pub struct Connections(Arc<Mutex<HashMap<SandboxId, usize>>>);

@@ -58,7 +58,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64 * 1024;
 /// Requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 250;
-/// After the system refused a connection: usually it has no descriptors left.
+/// Pause after the system refused a connection: usually it has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// For an idle connection to close in good order.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -75,11 +75,11 @@ pub struct ListenerLimits {
     /// Loopback has no such bound: what connects from there is a proxy or another part of the
     /// installation.
     pub per_address: Option<usize>,
-    /// From the connection to its first byte.
+    /// Timeout from the connection to its first byte.
     pub first_byte: Duration,
     /// For the head of a request, and between two requests of an HTTP/1 connection.
     pub request_head: Duration,
-    /// Without a request in flight.
+    /// Timeout without a request in flight.
     pub idle: Duration,
 }
 

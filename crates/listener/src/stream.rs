@@ -11,7 +11,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::table::ConnectionHandle;
 
-/// See the module.
+/// Admitted connection; see the module.
 pub(crate) struct AdmittedStream {
     stream: TcpStream,
     handle: ConnectionHandle,

@@ -11,10 +11,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::ListenerLimits;
 
-/// Between two log lines about refused connections.
+/// Interval between two log lines about refused connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How soon a connection is given up for another one; the lowest first.
+/// Order in which connections are given up for others; the lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     New,
@@ -29,7 +29,7 @@ enum Rank {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Source(IpAddr);
 
-/// Why a connection was not admitted.
+/// Reason why a connection was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// Its address has its share of connections, and all of them are busy.
@@ -144,7 +144,7 @@ impl Connections {
     }
 }
 
-/// See the module.
+/// Table of connections; see the module.
 #[derive(Debug)]
 pub(crate) struct ConnectionTable {
     limits: ListenerLimits,

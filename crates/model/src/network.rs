@@ -121,11 +121,11 @@ impl Default for NetworkSpec {
 /// Verdict of the rules on a name or an address alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// In [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`].
+    /// Listed in [`BLOCKED_RANGES`] or [`BLOCKED_RANGES6`].
     Blocked,
-    /// In `allow_out`.
+    /// Listed in `allow_out`.
     Allowed,
-    /// In no rule, and the internet is open.
+    /// Listed in no rule, and the internet is open.
     Open,
     Denied,
 }
@@ -208,13 +208,13 @@ impl NetworkSpec {
         !self.allow_internet || self.denied_nets().iter().any(is_all)
     }
 
-    /// Networks in `allow_out`, none in another.
+    /// Returns the networks in `allow_out`, without those within another.
     #[must_use]
     pub fn allowed_nets(&self) -> Vec<IpNet> {
         nets(&self.allow_out)
     }
 
-    /// Networks in `deny_out`, none in another.
+    /// Returns the networks in `deny_out`, without those within another.
     #[must_use]
     pub fn denied_nets(&self) -> Vec<IpNet> {
         nets(&self.deny_out)

@@ -3,11 +3,11 @@
 
 use serde::Serialize;
 
-/// Where the value of a limit comes from.
+/// Origin of a limit's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitOrigin {
-    /// There is no setting for it.
+    /// Constant, without a setting.
     BuiltIn,
     Default,
     Environment,

@@ -35,7 +35,7 @@ pub struct SandboxSpec {
     /// hosts are not told.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public_ports: bool,
-    /// Where it may connect to. It can be changed while the sandbox is there.
+    /// Rules about where it may connect to. They can be changed while the sandbox exists.
     #[serde(default)]
     pub network: NetworkSpec,
 }
@@ -44,10 +44,10 @@ pub struct SandboxSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnTimeout {
-    /// Nothing is lost.
+    /// Pauses it: nothing is lost.
     #[default]
     Pause,
-    /// It ends, and its disk and memory go.
+    /// Ends it, and removes its disk and memory.
     Kill,
 }
 

@@ -26,9 +26,9 @@ pub enum SandboxState {
     Running,
     /// Its state is safe on disk and it uses no memory or CPU.
     Paused,
-    /// It ended by itself or by time-out; the reason says which.
+    /// Ended by itself or by timeout; the reason says which.
     Stopped,
-    /// It failed; the reason says how.
+    /// Failed; the reason says how.
     Error,
 }
 
@@ -41,7 +41,7 @@ impl SandboxState {
         Self::Error,
     ];
 
-    /// States that a sandbox never leaves but by being deleted.
+    /// Returns true for states that a sandbox leaves only by being deleted.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Error)
@@ -101,7 +101,7 @@ impl std::str::FromStr for SandboxState {
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// Of a row that no host has reported on yet.
+    /// Generation of a row that no host has reported on yet.
     pub const FIRST: Self = Self(1);
 
     #[must_use]

@@ -49,7 +49,7 @@ impl SparseWriter {
         &self.file
     }
 
-    /// Bytes so far, those of holes included.
+    /// Returns the bytes so far, those of holes included.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.length

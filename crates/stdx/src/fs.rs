@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::io::OptionalExt;
 
-/// Only the owner may list, enter and change the directory.
+/// Mode with which only the owner may list, enter and change the directory.
 const PRIVATE_DIR_MODE: u32 = 0o700;
 
 /// Removes a file. A file that does not exist is no error.

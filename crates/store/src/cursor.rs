@@ -1,4 +1,4 @@
-//! Where a page of the list ended, as opaque text for URLs.
+//! Cursors: the end of a page of the list, as opaque text for URLs.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! How one statement runs on either backend, and what its failure means.
+//! Statements on either backend, and the meaning of their failures.
 //!
 //! Both drivers take `$1`-style parameters, and each statement here is one text that both databases
 //! understand, so [`rows!`] is the only place where the two part.
@@ -17,7 +17,7 @@ use crate::Error;
 /// Bounds one call, connection included. PostgreSQL ends the statement itself a little earlier.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where one call goes, and what it does, for its error.
+/// Call of the database: the pool to use, and the purpose, for its error.
 pub(crate) struct Call<'a> {
     pub(crate) pool: Pool<'a>,
     pub(crate) place: &'a str,

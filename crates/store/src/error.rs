@@ -1,4 +1,4 @@
-//! Why the store could not do something.
+//! Errors of the store.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,7 @@ use model::InvalidValue;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why the store could not do something. No text ever holds the password of `DATABASE_URL`; causes
-/// are in `source()`.
+/// Error of the store. No text ever holds the password of `DATABASE_URL`; causes are in `source()`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

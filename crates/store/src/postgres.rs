@@ -14,7 +14,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Below [`crate::db::CALL_LIMIT`], so that the server ends a statement before its caller gives up
 /// on it.
 const STATEMENT_LIMIT: &str = "SET statement_timeout = '25s'";
-/// While another process migrates.
+/// Limit on the wait while another process migrates.
 const MIGRATION_LOCK_LIMIT: &str = "SET lock_timeout = '120s'";
 
 #[derive(Debug, Clone)]

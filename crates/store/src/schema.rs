@@ -1,4 +1,4 @@
-//! Which schema the database has, and which one this program needs.
+//! Schema that the database has, and schema that this program needs.
 
 use std::sync::LazyLock;
 

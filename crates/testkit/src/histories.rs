@@ -4,16 +4,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How many histories there are to be.
+/// Number of histories of a test.
 #[derive(Debug, Clone, Copy)]
 pub struct Histories {
     /// Variables `{name}_SEED` and `{name}_HISTORIES` say which comes first, and how many there are
     /// then.
     pub name: &'static str,
-    /// At the same time.
+    /// Number of histories that run at the same time.
     pub threads: usize,
-    /// Unless told otherwise, no more than these, and none begins after that time: machines are
-    /// slow or busy.
+    /// Maximum by default, and none begins after `limit`: machines are slow or busy.
     pub most: u64,
     pub limit: Duration,
 }

@@ -14,10 +14,10 @@ use crate::args::DoctorArgs;
 use crate::output::{self, Progress, printable};
 use crate::settings;
 
-/// Where the text of a check begins.
+/// Column at which the text of a check begins.
 const COLUMN: usize = 16;
 
-/// Where the setting of a limit begins.
+/// Column at which the setting of a limit begins.
 const SETTING_COLUMN: usize = 72;
 
 /// Findings, and the limits in force.

@@ -17,7 +17,7 @@ use crate::args::{Mapping, PortForwardArgs, UrlArgs};
 use crate::interrupt::Interrupt;
 use crate::{ids, output};
 
-/// After the system has refused a connection: mostly this process has no descriptors left.
+/// Pause after the system has refused a connection: usually this process has no descriptors left.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 pub async fn url(session: &Session, args: &UrlArgs) -> anyhow::Result<()> {

@@ -52,7 +52,7 @@ pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Everything that runs in this process; only the public port is not served yet.
+/// Parts of the installation that run in this process; only the public port is not served yet.
 struct Server {
     url: String,
     credentials: Option<PathBuf>,

@@ -1,6 +1,6 @@
-//! From a sandbox to this machine. A file is written under a temporary name beside its target and
-//! renamed when it is whole, so that a copy that breaks off changes nothing; a directory is filled
-//! in place.
+//! Downloads: from a sandbox to this machine. A file is written under a temporary name beside its
+//! target and renamed when it is whole, so that a copy that breaks off changes nothing; a directory
+//! is filled in place.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -191,12 +191,12 @@ fn is_device(target: &Path) -> bool {
     fs::metadata(target).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
-/// How the bytes of a file come.
+/// Form in which the bytes of a file come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// As they are.
+    /// Bytes as they are.
     Content,
-    /// As the only entry of an archive, without holes.
+    /// Archive with the file as its only entry, without holes.
     Sparse,
 }
 

@@ -24,8 +24,8 @@ const MIN_SPARSE: u64 = 1024 * 1024;
 /// Links that are followed to find out what a path leads to; Linux follows 40 (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
-/// Facts about what a path in a sandbox leads to; `None` where there is nothing. A link to nothing
-/// is itself.
+/// Returns what a path in a sandbox leads to; `None` where there is nothing. A dangling link is
+/// described itself.
 async fn stat(client: &Client, id: &str, path: &PathRequest) -> Result<Option<FileInfo>, Error> {
     let mut info = match client.stat(id, path).await {
         // Of the file, or of the sandbox?

@@ -26,7 +26,7 @@ pub enum Local {
 /// A side in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
-    /// As typed: possibly shortened.
+    /// Id as typed: possibly shortened.
     pub id: String,
     /// Relative paths start at the user's home; the home itself is `.`. Bytes that are not UTF-8
     /// are escaped, as in the API.
@@ -66,7 +66,7 @@ fn could_be_id(text: &[u8]) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
-/// Which way a copy goes.
+/// Direction of a copy.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Direction {
     Up(Local, Remote),

@@ -1,5 +1,5 @@
-//! From this machine into a sandbox. The target is asked about first, because a directory takes
-//! things under their own name and anything else is replaced.
+//! Uploads: from this machine into a sandbox. The target is asked about first, because a directory
+//! takes things under their own name and anything else is replaced.
 
 use std::io;
 use std::path::Path;
@@ -208,8 +208,8 @@ async fn directory(
     }
 }
 
-/// Where a stream leaves the error with which it ended: of the upload that it broke only that is
-/// left.
+/// Slot in which a stream leaves the error with which it ended: the upload's own error only says
+/// that it broke off.
 #[derive(Clone, Default)]
 struct Failure(Arc<Mutex<Option<io::Error>>>);
 

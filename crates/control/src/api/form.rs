@@ -35,7 +35,7 @@ pub(super) struct Form {
 
 /// The file of a form.
 pub(super) enum File {
-    /// It is the rest of the form.
+    /// Part of a form that is still coming.
     Coming {
         form: Multipart<'static>,
         field: Option<Field<'static>>,

@@ -22,7 +22,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// For the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Why no more frames are read.
+/// Signal that no more frames are read.
 #[derive(Debug)]
 struct ConnectionEnded;
 
@@ -30,7 +30,7 @@ struct ConnectionEnded;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Open,
-    /// By the client.
+    /// The client ended it.
     Ended,
     /// The guest takes no more bytes. It may still send an answer.
     Refused,

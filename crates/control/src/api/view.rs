@@ -10,7 +10,8 @@ use crate::hosts::{Checkpoint, FileInfo, FileKind, LogEntry, LogSource, Template
 const TIME: StaticFormatDescription =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
-/// Milliseconds since the Unix epoch as RFC 3339; times that no calendar has become the epoch.
+/// Formats milliseconds since the Unix epoch as RFC 3339; times that no calendar has become the
+/// epoch.
 #[must_use]
 pub fn time(ms: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);

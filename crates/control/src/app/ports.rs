@@ -20,9 +20,10 @@ pub const MAX_LINK_SEC: u32 = 30 * 24 * 3600;
 /// URLs of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortUrl {
-    /// On an origin of its own where its name is known to lead here, otherwise as `path_url`.
+    /// URL on an origin of the port's own where its name is known to lead here, otherwise as
+    /// `path_url`.
     pub url: String,
-    /// On the origin of the API.
+    /// URL on the origin of the API.
     pub path_url: String,
     /// Absent where the ports of the sandbox are public.
     pub token: Option<String>,

@@ -26,7 +26,7 @@ use crate::scheduler::{HostView, Unschedulable, rank_hosts};
 /// A sandbox to create.
 #[derive(Debug)]
 pub struct CreateRequest {
-    /// With the defaults for sizes that are not requested.
+    /// Spec with the defaults for sizes that are not requested.
     pub spec: SandboxSpec,
     pub resources: ResourceRequest,
     pub idempotency: Option<Idempotency>,

@@ -22,7 +22,7 @@ pub struct Page {
 #[derive(Debug)]
 pub struct UsableSandbox {
     pub host: Arc<Host>,
-    /// As far as we know: the host resumes it first.
+    /// True if the sandbox is paused, as far as we know: the host resumes it first.
     pub is_paused: bool,
 }
 

@@ -21,11 +21,11 @@ const FILE: &str = "credentials";
 /// Outcome of a start for the first key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FirstKey {
-    /// It was the first start; the file has the key.
+    /// First start; the file has the key.
     Made(PathBuf),
     /// The file has a key from before.
     Kept(PathBuf),
-    /// There are keys, but not in a file here: `wrenn-cp key create` makes another one.
+    /// Store with keys, but without a file here: `wrenn-cp key create` makes another one.
     Elsewhere,
 }
 

@@ -1,4 +1,4 @@
-//! How calls are made: time limits, and streams of messages.
+//! Calls to hosts: time limits, and streams of messages.
 
 use std::sync::Arc;
 use std::time::Duration;

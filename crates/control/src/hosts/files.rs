@@ -249,7 +249,8 @@ impl From<rpc::FileInfo> for FileInfo {
     }
 }
 
-/// Where the content of an upload leaves its error: a request stream has no way to pass one on.
+/// Slot in which the content of an upload leaves its error: a request stream has no way to pass one
+/// on.
 #[derive(Clone, Default)]
 struct ContentFailure(Arc<Mutex<Option<Error>>>);
 

@@ -50,7 +50,7 @@ const MAX_MESSAGE: usize = 2000;
 /// Address and token of a host agent.
 #[derive(Debug, Clone)]
 pub struct HostAddr {
-    /// As in `http://127.0.0.1:50051`.
+    /// URL, as in `http://127.0.0.1:50051`.
     pub url: String,
     pub token: Token,
 }

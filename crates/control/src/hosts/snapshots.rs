@@ -87,7 +87,7 @@ impl From<rpc::Checkpoint> for Checkpoint {
 }
 
 impl Host {
-    /// Templates of the host, without those whose names make no sense.
+    /// Lists the templates of the host, without those whose names are invalid.
     ///
     /// # Errors
     /// The host's, or that it cannot be reached.
@@ -162,7 +162,7 @@ impl Host {
         Ok(answer.checkpoint.into_option().unwrap_or_default().into())
     }
 
-    /// Checkpoints of a sandbox, oldest first.
+    /// Lists the checkpoints of a sandbox, oldest first.
     ///
     /// # Errors
     /// The host's, or that it cannot be reached.

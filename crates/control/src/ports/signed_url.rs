@@ -31,12 +31,12 @@ impl std::fmt::Debug for UrlSigner {
     }
 }
 
-/// Why a signature is refused.
+/// Reason why a signature is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignedUrlError {
-    /// It is genuine, and its time is over.
+    /// Genuine, but its time is over.
     Expired,
-    /// It is for another port, or was not made by this installation.
+    /// Made for another port, or not by this installation.
     Forged,
 }
 

@@ -34,7 +34,7 @@ const AGENT_PORT: u16 = 49983;
 /// Header with the token of the guest agent.
 const GUEST_TOKEN_HEADER: &str = "x-access-token";
 
-/// By what a request was let in.
+/// Credentials that let a request in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// Public port: no credentials were needed.
@@ -53,10 +53,10 @@ pub enum Access {
     },
 }
 
-/// Why not.
+/// Reason why a request was not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denied {
-    /// With what is wrong with the key.
+    /// Invalid key, with what is wrong with it.
     Key(String),
     /// The key does not have the scope, with what is wrong.
     Scope(String),

@@ -1,5 +1,5 @@
-//! Which port of which sandbox a request is for. By the name of the host, by the headers of the E2B
-//! SDKs, or by the path.
+//! Addresses of ports: the sandbox and port that a request is for, by the name of the host, by the
+//! headers of the E2B SDKs, or by the path.
 
 use axum::extract::Request;
 use http::header::HOST;
@@ -14,14 +14,14 @@ pub const ID_HEADER: &str = "e2b-sandbox-id";
 pub const PORT_HEADER: &str = "e2b-sandbox-port";
 const PATHS: [&str; 2] = ["/v1/sandboxes/", "/v1/capsules/"];
 
-/// How a request named its target.
+/// Way in which a request named its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addressing {
     /// An origin of the port's own.
     Host,
-    /// On our origin, by programs: browsers send no such headers by themselves.
+    /// Headers on our origin, by programs: browsers send no such headers by themselves.
     Headers,
-    /// On our origin.
+    /// Path on our origin.
     Path {
         /// Part of the path before the one that the guest sees, without a slash at its end and
         /// without the link.
@@ -102,7 +102,7 @@ pub fn from_host(authority: &str, domain: &str) -> Option<PortTarget> {
     })
 }
 
-/// Digits only, as nothing else is a port in every other reader's eyes.
+/// Parses a port: digits only, since other parsers between us and the client accept nothing else.
 fn port_of(text: &str) -> Option<u16> {
     let is_plain = !text.is_empty()
         && !text.starts_with('0')

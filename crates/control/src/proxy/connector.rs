@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::hosts::{Host, Hosts, TunnelError};
 use crate::ports::PortTarget;
 
-/// See the module.
+/// Connector to ports; see the module.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     hosts: Hosts,

@@ -14,7 +14,7 @@ use super::address::{Addressing, PortAddress};
 const PAGE_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox";
 
-/// Why there is no answer of the guest.
+/// Error of the proxy: the reason why there is no answer of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyError {
     pub status: StatusCode,

@@ -32,7 +32,7 @@ use super::{Proxy, connector, response_sanitizer, retry, upgrade};
 use crate::app::App;
 use crate::hosts::{Counted, Host, MAX_CONNECTIONS, TunnelError};
 
-/// How long browsers remember the answer to a preflight.
+/// Seconds for which browsers remember the answer to a preflight.
 const PREFLIGHT_SECONDS: &str = "600";
 /// For the head of an answer. Some answer only when something has happened; those send their head
 /// at once.

@@ -28,7 +28,7 @@ const MADE_UP: [HeaderName; 4] = [
     HeaderName::from_static("x-rewrite-url"),
 ];
 
-/// How a request came to us.
+/// Origin of a request: client, scheme and proxies.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardedInfo<'a> {
     pub from: Option<IpAddr>,

@@ -24,8 +24,8 @@ use super::access::{self, Access};
 use super::address::{Addressing, PortAddress};
 use super::header_text;
 
-/// Without `allow-same-origin`, which would undo all of it, and without ways out of the frame or of
-/// the sandbox.
+/// Policy of pages on our origin: without `allow-same-origin`, which would undo all of it, and
+/// without ways out of the frame or of the sandbox.
 const POLICY: &str = "sandbox allow-downloads allow-forms allow-modals allow-pointer-lock allow-popups allow-scripts";
 
 /// Headers that act on a whole origin.
@@ -136,7 +136,8 @@ fn on_own_origin(headers: &mut HeaderMap, access: &Access) {
     }
 }
 
-/// Browsers clear cookies of the whole domain (Clear Site Data, 3.1), which neighbours share.
+/// Restricts `Clear-Site-Data` to the port's own origin: browsers clear cookies of the whole domain
+/// (Clear Site Data, 3.1), which neighbours share.
 fn own_site_data(headers: &mut HeaderMap) {
     let said: Vec<String> = headers
         .get_all(&CLEAR_SITE_DATA)
@@ -171,7 +172,8 @@ fn on_our_origin(headers: &mut HeaderMap) {
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
-/// Cookies stay with the name that set them, and none looks like ours. All other bytes stay.
+/// Restricts cookies to the name that set them, and removes those that look like ours. All other
+/// bytes stay.
 fn own_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().cloned().collect();
     headers.remove(SET_COOKIE);

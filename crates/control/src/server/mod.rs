@@ -23,7 +23,7 @@ use crate::proxy::{self, Proxy};
 use crate::quota::QuotaState;
 use crate::{auth, hosts};
 
-/// At the end: for answers that are on their way.
+/// Time at the end for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Routes that need no key. Every other route of the router needs one, so that a new route is

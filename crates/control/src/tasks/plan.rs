@@ -22,7 +22,7 @@ pub(super) struct Observation<'a> {
     pub(super) host_id: &'a str,
     /// All hosts of the installation; `None` while not all have said who they are.
     pub(super) all_host_ids: Option<&'a [String]>,
-    /// Being created by this very process.
+    /// Sandboxes that this very process is creating.
     pub(super) in_flight: &'a BTreeSet<SandboxId>,
     pub(super) now: i64,
 }

@@ -13,7 +13,7 @@ use crate::hosts::{Host, WatchEvent, WatchStream};
 const SILENCE: Duration = Duration::from_secs(16);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// Between two rounds of `reconcile` while nothing special happens.
+/// Interval between two rounds of `reconcile` while nothing special happens.
 const ROUND: Duration = Duration::from_secs(10);
 
 pub(super) async fn watch_host(app: Arc<App>, host: Arc<Host>) {

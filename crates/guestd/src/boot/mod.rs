@@ -30,10 +30,10 @@ use nix::sys::reboot::{RebootMode, reboot};
 pub use cmdline::Cmdline;
 pub(crate) use network::ETHERNET;
 
-/// Where cgroup2 is mounted in a guest.
+/// Mount point of cgroup2 in a guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// Why a guest cannot boot.
+/// Reason why a guest cannot boot.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     #[error(

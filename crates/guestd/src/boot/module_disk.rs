@@ -26,8 +26,8 @@ const MAGIC_AT: u64 = 1024 + 0x38;
 const MAGIC: [u8; 2] = [0x53, 0xef];
 const LABEL_AT: u64 = 1024 + 0x78;
 
-/// Where the disk is mounted where `/lib/modules` of the image has modules of its own, or cannot
-/// have the folder.
+/// Mount point of the disk where `/lib/modules` of the image has modules of its own, or cannot have
+/// the folder.
 const ASIDE: &str = "/run/wrenn/modules";
 
 /// Group of `/dev/loop-control` and of virtual machines, as in Debian's `base-passwd`.

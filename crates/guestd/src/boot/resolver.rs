@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
-/// Where the file is that is mounted over one that cannot be written.
+/// File that is mounted over a `resolv.conf` that cannot be written.
 const COVER: &str = "/run/wrenn/resolv.conf";
 
 /// More than any real one has, bytes.
 const LIMIT: u64 = 64 << 10;
 
-/// As many links are followed as the kernel follows (`MAXSYMLINKS`).
+/// Maximum of links that are followed, as in the kernel (`MAXSYMLINKS`).
 const LINKS: usize = 40;
 
 /// Writes `/etc/resolv.conf` where it names no server that a guest can reach.

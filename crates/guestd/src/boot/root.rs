@@ -15,8 +15,7 @@ use nix::unistd::{chdir, chroot};
 
 use super::BootError;
 
-/// How long the root device may take to appear; a machine under emulation takes well below a
-/// second.
+/// Time for the root device to appear; a machine under emulation takes well below a second.
 const WAIT: Duration = Duration::from_secs(10);
 
 const POLL: Duration = Duration::from_millis(2);

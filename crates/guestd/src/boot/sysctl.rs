@@ -53,7 +53,7 @@ fn set(kernel: &Path, key: &str, value: &str) {
     let _ = fs::write(kernel.join(key), value);
 }
 
-/// Settings of the image, in the order in which they apply.
+/// Returns the settings of the image, in the order in which they apply.
 fn settings_of(root: &Path) -> Vec<(String, String)> {
     let mut files: BTreeMap<_, PathBuf> = BTreeMap::new();
     for folder in FOLDERS {
@@ -94,8 +94,8 @@ fn parse(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(line).collect()
 }
 
-/// Dots separate, unless the first separator is a slash; then a dot is part of a name
-/// (`net/ipv4/conf/eth0.1/…`).
+/// Converts a key to a path. Dots separate, unless the first separator is a slash; then a dot is
+/// part of a name (`net/ipv4/conf/eth0.1/…`).
 fn as_path(key: &str) -> String {
     match key.find(['.', '/']) {
         Some(at) if key.as_bytes()[at] == b'.' => key

@@ -14,15 +14,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::http::error::HttpError;
 
-/// How long the rest of a refused upload is read and thrown away, so that the client reads the
-/// answer and not a reset connection.
+/// Time for which the rest of a refused upload is read and thrown away, so that the client reads
+/// the answer and not a reset connection.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Compressed bytes unpacked at a time: deflate grows at most 1032 times, so this is half a MiB at
 /// worst.
 const INFLATED_AT_ONCE: usize = 512;
 
-/// Why a body ended before its end.
+/// Reason why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("the upload broke off: {0}")]

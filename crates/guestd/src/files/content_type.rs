@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-/// How much is looked at, bytes (as in the WHATWG's sniffing standard).
+/// Bytes of the head that are looked at (as in the WHATWG's sniffing standard).
 const SNIFFED: usize = 512;
 
 const BY_EXTENSION: &[(&str, &str)] = &[

@@ -26,7 +26,7 @@ use crate::filesystem::path;
 use crate::http::error::HttpError;
 use crate::user::User;
 
-/// When the years get a fifth digit, seconds since the Unix epoch.
+/// Start of the year 10000, which has a fifth digit, in seconds since the Unix epoch.
 const YEAR_10000: u64 = 253_402_300_800;
 
 struct Opened {

@@ -72,7 +72,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = futures::executor::block_on(save_form("x", &mut body, refuse));
 }
 
-/// See the module.
+/// Gate that lets the parser have one piece at a time; see the module.
 #[derive(Debug, Default)]
 struct Gate {
     open: AtomicBool,

@@ -102,7 +102,7 @@ fn walk<E: From<FileError>>(
     Ok(())
 }
 
-/// Entries of one directory, the first by name last.
+/// Lists the entries of a directory in reverse order of their names.
 fn children(dir: &Path, relative: &Path) -> Result<Vec<PathBuf>, FileError> {
     let path = dir.join(relative);
     let list = || -> io::Result<Vec<PathBuf>> {

@@ -6,7 +6,7 @@ pub enum Part {
     /// All of it: no range, several ranges, or one that cannot be read, all of which a server may
     /// ignore.
     Whole,
-    /// From the first byte on, that many bytes (never 0).
+    /// Range from byte `start` on, `length` bytes long (never 0).
     Some { start: u64, length: u64 },
     /// The range lies behind the end: 416.
     Outside,
@@ -49,7 +49,7 @@ pub fn parse_range(header: Option<&str>, size: u64) -> Part {
     }
 }
 
-/// Digits only; nothing is `None`.
+/// Parses a number of digits only; `None` if there is none.
 fn number(text: &str) -> Result<Option<u64>, ()> {
     let text = text.trim();
     if text.is_empty() {

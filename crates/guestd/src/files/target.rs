@@ -55,7 +55,7 @@ pub struct Wish {
     pub metadata: Metadata,
 }
 
-/// Where the bytes go until the upload is complete; see the module.
+/// Place of the bytes until the upload is complete; see the module.
 #[derive(Debug)]
 enum Place {
     New(PathBuf),
@@ -70,7 +70,8 @@ enum Place {
     Done,
 }
 
-/// See the module. Dropped without [`Target::keep`], it undoes what can be undone.
+/// Target of an upload; see the module. Dropped without [`Target::keep`], it undoes what can be
+/// undone.
 #[derive(Debug)]
 pub struct Target {
     writer: SparseWriter,
@@ -172,7 +173,7 @@ impl Target {
         refused
     }
 
-    /// Bytes written so far.
+    /// Returns the bytes written so far.
     pub fn written(&self) -> u64 {
         self.writer.length()
     }

@@ -79,8 +79,8 @@ fn file_type(metadata: &Metadata) -> FileType {
     }
 }
 
-/// Times that no `Timestamp` can say become the first or last that it can: one odd file must not
-/// spoil a listing.
+/// Returns the time of the last change. A time beyond a `Timestamp` becomes the first or last that
+/// it can say: one odd file must not spoil a listing.
 fn timestamp(metadata: &Metadata) -> Timestamp {
     let seconds = metadata.mtime().clamp(YEARS.0, YEARS.1);
     let nanos = if seconds == metadata.mtime() {
@@ -141,7 +141,7 @@ fn metadata<M: FromIterator<(String, String)>>(path: &Path) -> M {
         .collect()
 }
 
-/// Keys of the metadata, without prefix, out of a call of the `listxattr` family.
+/// Returns the keys of the metadata, without prefix, out of a call of the `listxattr` family.
 pub fn metadata_keys(list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Vec<String> {
     let names = sized(list).unwrap_or_default();
     names

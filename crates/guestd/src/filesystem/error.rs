@@ -9,7 +9,7 @@ use nix::libc;
 
 use crate::http::error::HttpError;
 
-/// Why a file operation did not happen; decides the status and the code.
+/// Reason why a file operation did not happen; decides the status and the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     NotFound,

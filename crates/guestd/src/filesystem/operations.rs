@@ -41,9 +41,9 @@ pub fn not_found_error(path: &Path, error: &io::Error) -> Option<FileError> {
     })
 }
 
-/// Entries below `path` down to `depth` levels (0 counts as 1): by name, each directory before what
-/// is in it. Symbolic links to directories are not entered; nor are directories further down that
-/// the user may not read.
+/// Lists entries below `path` down to `depth` levels (0 counts as 1): by name, each directory
+/// before its entries. Symbolic links to directories are not entered; nor are directories further
+/// down that the user may not read.
 ///
 /// # Errors
 /// Not found; invalid where `path` is no directory; denied; exhausted beyond [`ENTRIES_LIMIT`].
@@ -80,7 +80,7 @@ pub fn list_dir(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError> {
     Ok(entries)
 }
 
-/// Entries of one directory, the first by name last.
+/// Lists the entries of a directory in reverse order of their names.
 fn children(dir: &Path, level: u32) -> io::Result<Vec<(std::path::PathBuf, u32)>> {
     let mut found = Vec::new();
     for child in fs::read_dir(dir)? {

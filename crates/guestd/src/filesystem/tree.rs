@@ -1,4 +1,4 @@
-//! Which inotify watch stands for which directory below the watched one.
+//! Directories below the watched one, by their inotify watches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

@@ -54,15 +54,15 @@ pub struct Wish {
     pub allow_network_mounts: bool,
 }
 
-/// See the module.
+/// Watch of a directory; see the module.
 #[derive(Debug)]
 pub struct Watch {
     inotify: Inotify,
     wish: Wish,
     user: User,
     tree: Tree,
-    /// Told as created because a listing found them, so that a creation still queued in the kernel
-    /// is not told again.
+    /// Paths that were reported as created because a listing found them, so that a creation still
+    /// queued in the kernel is not reported again.
     announced: HashSet<PathBuf>,
     /// A directory that left its place, with the cookie that its arrival would carry.
     leaving: Option<(u32, PathBuf)>,

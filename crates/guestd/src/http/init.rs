@@ -26,7 +26,7 @@ const VERSION_HEADER: &str = "x-envd-version";
 /// Fewest bytes of entropy that part two clones.
 const ENTROPY_MIN: usize = 32;
 
-/// How long the answer waits for a few small files.
+/// Time for which the answer waits for a few small files.
 const FILES_WAIT: Duration = Duration::from_secs(2);
 
 /// Longest host name of Linux, bytes.

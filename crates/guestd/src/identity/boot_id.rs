@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 /// The mode of the kernel's own.
 const MODE: u32 = 0o444;
 
-/// As the rest of `/proc` is, and read-only: the kernel's own cannot be written either.
+/// Flags as for the rest of `/proc`, and read-only: the kernel's own cannot be written either.
 const SEALED: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC)

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Of machine-id(5).
+/// Mode according to machine-id(5).
 const MACHINE_ID_MODE: u32 = 0o444;
 
 /// Makes the host name resolve: without a line in `/etc/hosts`, sudo asks the network for it.

@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::syscall;
 
-/// See the module.
+/// Non-blocking descriptor; see the module.
 #[derive(Debug)]
 pub struct Descriptor(AsyncFd<OwnedFd>);
 

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use crate::user::read_bounded;
 
-/// Where the agent has no PATH of its own: as PID 1.
+/// PATH where the agent has none of its own: as PID 1.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The locale without a country, whose characters are UTF-8 all the same.
 const UTF8: &str = "C.UTF-8";
 
-/// Where glibc has it, under the names of different releases; musl has no other, and a loader.
+/// Folders of glibc's UTF-8 locale in different releases; musl has no other locale, and is known by
+/// its loader.
 const UTF8_FOLDERS: [&str; 2] = ["usr/lib/locale/C.utf8", "usr/lib/locale/C.UTF-8"];
 const MUSL_LOADERS: [&str; 2] = ["lib/ld-musl-x86_64.so.1", "lib/ld-musl-aarch64.so.1"];
 
@@ -22,7 +23,7 @@ const LOCALE_FILES: [&str; 2] = ["etc/default/locale", "etc/locale.conf"];
 /// Most bytes of one file that are read.
 const LIMIT: u64 = 64 << 10;
 
-/// Variables for programs of user `uid` in the image at `root`.
+/// Returns the variables for programs of user `uid` in the image at `root`.
 pub fn image_environment(root: &Path, uid: u32) -> BTreeMap<String, String> {
     let mut envs = BTreeMap::new();
     for file in LOCALE_FILES {

@@ -21,7 +21,7 @@ use crate::reaper::Exit;
 pub enum Bound {
     /// The process is killed at its deadline, and the stream says so in place of an end.
     OfProcess,
-    /// Only the stream ends then.
+    /// Limit of the stream alone.
     OfStream(Option<Instant>),
 }
 

@@ -24,7 +24,7 @@ pub enum Input {
     },
 }
 
-/// Why input was refused.
+/// Reason why input was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     #[error("field input is missing: give stdin or pty")]

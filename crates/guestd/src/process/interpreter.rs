@@ -1,5 +1,5 @@
-//! Why a script that is there cannot be started: the kernel says only that something does not
-//! exist, and means the program that its first line names.
+//! Missing interpreters of scripts: the kernel says only that something does not exist, and means
+//! the program that the script's first line names.
 
 use std::fs::File;
 use std::io::{self, Read};

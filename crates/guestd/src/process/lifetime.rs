@@ -21,10 +21,10 @@ use super::table::{Process, Processes};
 use super::terminal::{self, Size};
 use crate::reaper::Exit;
 
-/// How long the end of a process is kept for those who connect late (E2B contract 2.4).
+/// Time for which the end of a process is kept for those who connect late (E2B contract 2.4).
 pub const KEEP_ENDED: Duration = Duration::from_secs(30);
 
-/// Everything about a start that is not the program itself.
+/// Plan of a start: the program, and everything around it.
 #[derive(Debug)]
 pub struct Plan {
     pub program: Program,
@@ -33,7 +33,7 @@ pub struct Plan {
     /// `None`: pipes.
     pub terminal: Option<Size>,
     pub stdin: bool,
-    /// When the whole group is killed.
+    /// Time at which the whole group is killed.
     pub deadline: Option<Instant>,
 }
 

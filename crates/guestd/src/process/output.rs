@@ -20,18 +20,18 @@ use crate::reaper::Exit;
 /// Messages that wait for one slow listener before the process has to.
 const QUEUE: usize = 8;
 
-/// How long after the end of a process its pipes must be silent to count as done, when something
+/// Time for which a process's pipes must be silent after its end to count as done, when something
 /// that it left behind still holds them open.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How long what it left behind can hold back its end by writing on.
+/// Longest time for which processes left behind can hold back the end by writing on.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Most that a pipe holds (`fs.pipe-max-size`), bytes: what is behind that, the process itself did
 /// not write.
 const HELD: usize = 1 << 20;
 
-/// Which descriptor a piece of output came from.
+/// Descriptor that a piece of output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Stdout,
@@ -49,7 +49,7 @@ impl Source {
     }
 }
 
-/// How and why a process ended.
+/// End of a process: its exit and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
     pub exit: Exit,

@@ -1,5 +1,5 @@
-//! From a `StartRequest` to a program: checks every field, and puts environment and directory
-//! together.
+//! Conversion of a `StartRequest` to a program: checks every field, and puts environment and
+//! directory together.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Which processes there are.
+//! Table of processes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::reaper::Reaper;
 pub struct Process {
     pub pid: u32,
     pub tag: Option<String>,
-    /// As it was asked for.
+    /// Configuration as it was asked for.
     pub config: ProcessConfig,
-    /// Given up at the end, while the entry stays for late listeners.
+    /// Input, dropped at the end, while the entry stays for late listeners.
     pub(super) input: Mutex<Option<Arc<Input>>>,
     pub output: Arc<Output>,
     /// Set once its leader is collected.

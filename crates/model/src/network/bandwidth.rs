@@ -1,10 +1,10 @@
-//! How fast a sandbox may be.
+//! Bandwidth of a sandbox.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::InvalidValue;
 
-/// How fast a sandbox may be, all of its traffic together, in Mbit/s. 0 is no limit of its own.
+/// Limits on a sandbox's traffic, all of it together, in Mbit/s. 0 is no limit of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bandwidth {
     /// Limit on traffic from the guest, in Mbit/s; 0: none.

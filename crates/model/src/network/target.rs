@@ -29,7 +29,7 @@ pub enum Target {
 /// case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern {
-    /// Without the asterisk; begins with a dot where there was one.
+    /// Name without the asterisk; begins with a dot where there was one.
     suffix: String,
     is_wildcard: bool,
 }

@@ -35,7 +35,7 @@ pub struct Sandbox {
     pub team_id: TeamId,
     pub state: SandboxState,
     pub generation: Generation,
-    /// Why it stopped or failed.
+    /// Reason why it stopped or failed.
     pub reason: Option<String>,
     pub spec: SandboxSpec,
     /// Id of the key that asked for it. That key may be gone.
@@ -47,9 +47,9 @@ pub struct Sandbox {
     pub created_at: i64,
     pub started_at: Option<i64>,
     pub last_active_at: Option<i64>,
-    /// When the row last changed.
+    /// Time of the row's last change.
     pub last_updated: i64,
-    /// As the host reported it last.
+    /// Disk as the host reported it last.
     pub disk: Option<Disk>,
     /// True if its deletion was asked for.
     pub deleting: bool,
@@ -152,7 +152,7 @@ impl Store {
         all(rows!(self.read("listing all sandboxes"), SandboxRow, sql)?)
     }
 
-    /// Rows of every state, also those that are being deleted.
+    /// Counts the rows of every state, also those that are being deleted.
     ///
     /// # Errors
     /// The database fails.

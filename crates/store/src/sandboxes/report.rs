@@ -20,7 +20,7 @@ pub struct Report {
     pub started_at: Option<i64>,
     pub last_active_at: Option<i64>,
     pub disk: Option<Disk>,
-    /// Where it may connect to; as before where the host says nothing of it.
+    /// Rules about where it may connect to; `None`: unchanged.
     pub network: Option<NetworkSpec>,
 }
 
@@ -32,7 +32,7 @@ pub enum Applied {
     Changed(Sandbox),
     /// The row knows something newer, or its state cannot become the reported one.
     Stale,
-    /// There is no such row.
+    /// No such row.
     Unknown,
 }
 

@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 use super::answer::{self, Answer, HELLO, envelope};
 use super::{Call, Fault};
 
-/// Between two bytes of a slow answer.
+/// Interval between two bytes of a slow answer.
 const DRIP: Duration = Duration::from_millis(100);
-/// Between two pieces of an answer without end: some 12 MB/s, so that many at a time leave the
-/// processors to others.
+/// Interval between two pieces of an answer without end: some 12 MB/s, so that many at a time leave
+/// the processors to others.
 const PACE: Duration = Duration::from_millis(5);
 /// Elements of a body that has too many; with two bytes each that is what one message may have (4
 /// MiB).

@@ -1,5 +1,5 @@
-//! How fake sandboxes come, pause, resume, fork and go back. What takes its time goes on beside the
-//! caller, who may go away. The script can fail and hold it at `Boot`, `Save` (of a pause) and
+//! Lifecycle of fake sandboxes: create, pause, resume, fork and rollback. Long work goes on even if
+//! its caller goes away. The script can fail and hold it at `Boot`, `Save` (of a pause) and
 //! `Children` (of a fork).
 
 use std::sync::Arc;

@@ -113,7 +113,7 @@ impl FakeHost {
         host
     }
 
-    /// Threads of its own, and what they are to serve.
+    /// Returns a runtime with threads of its own, and the listener that it is to serve.
     fn listen(&self) -> (Runtime, TcpListener) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

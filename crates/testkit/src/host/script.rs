@@ -14,10 +14,10 @@ enum Deed {
     Take(Duration),
 }
 
-/// When the connection of a call breaks: its caller cannot tell one from the other.
+/// Moment at which the connection of a call breaks: its caller cannot tell one from the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// Nothing has been done yet.
+    /// Before anything is done.
     Before,
     /// All is done; the answer is lost.
     After,

@@ -10,7 +10,7 @@ use stdx::time::now_ms;
 
 use super::programs::Process;
 
-/// Everything of one fake host.
+/// State of a fake host.
 #[derive(Debug)]
 pub struct World {
     pub host_id: String,
@@ -113,7 +113,7 @@ impl World {
         self.next_pid
     }
 
-    /// Programs that run now.
+    /// Returns the number of programs that run now.
     #[must_use]
     pub fn running_programs(&self) -> usize {
         self.processes.len()

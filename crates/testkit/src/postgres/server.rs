@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::sync::OnceCell;
 
-/// Where Debian keeps the versions that are installed.
+/// Directory in which Debian keeps the versions that are installed.
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// For initdb and start together; a loaded machine takes a few seconds.
 const START_LIMIT: Duration = Duration::from_secs(90);

@@ -1,5 +1,5 @@
-//! When a program that may run for so long only gets its signals: SIGTERM when its time is up, so
-//! that it can clean up, and SIGKILL after [`ExecLimits::GRACE_SEC`].
+//! Deadline of a program: SIGTERM when its time is up, so that it can clean up, and SIGKILL after
+//! [`ExecLimits::GRACE_SEC`]. Until then it only gets its signals.
 //!
 //! The host has a deadline of its own somewhat later, which holds if this control plane dies in
 //! between.

@@ -17,15 +17,15 @@ mod deadline;
 
 use deadline::{Deadline, Passed};
 
-/// After a program's own time and [`ExecLimits::GRACE_SEC`] are up: for the host to end it and say
-/// so.
+/// Time for the host to end a program and say so, after its own time and [`ExecLimits::GRACE_SEC`]
+/// are up.
 const DEADLINE_SLACK: Duration = Duration::from_secs(15);
 /// For the host's own deadline, which ends what our signals did not reach.
 const HOST_SLACK_SEC: u32 = 5;
 /// Signals of a deadline (signal(7)).
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
-/// After a program's last event: for the host to end the stream.
+/// Time for the host to end the stream, after a program's last event.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest path or user name; more than the kernel and `useradd` take.
 pub const MAX_CWD: usize = 4096;
@@ -91,10 +91,10 @@ pub struct Running {
     host: Arc<Host>,
     pub id: SandboxId,
     stream: ExecStream,
-    /// Of the program; `None` until it has started.
+    /// Process id; `None` until the program has started.
     pid: Option<u32>,
     timeout_sec: Option<u32>,
-    /// When it gets its signals; `None` where it may run for ever, and until it has started.
+    /// Deadline of its signals; `None` where it may run for ever, and until it has started.
     deadline: Option<Deadline>,
 }
 
