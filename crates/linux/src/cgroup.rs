@@ -126,7 +126,7 @@ fn make(dir: &Path) -> io::Result<()> {
 /// are not enforced.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn create(group: &Path, limits: &Limits) -> io::Result<()> {
     make(group)?;
     let settings = [
@@ -192,7 +192,7 @@ fn share(meminfo: &str, memory_bytes: u64) -> u64 {
 /// until its processes are gone.
 ///
 /// # Errors
-/// `ResourceBusy` when they do not go, otherwise what the kernel said.
+/// `ResourceBusy` when they do not go, otherwise the kernel's error.
 pub fn remove(group: &Path) -> io::Result<()> {
     let deadline = Instant::now() + END;
     loop {

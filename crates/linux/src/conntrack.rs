@@ -23,7 +23,7 @@ const TUPLE_ORIG: u16 = 1 | (1 << 15);
 /// packets count as new connections, so that the rules are evaluated again.
 ///
 /// # Errors
-/// What the kernel said. That there are none is fine.
+/// The kernel's error. An address without any is no error.
 pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
     let address = address.into();
     let mut socket = NetlinkSocket::new();
@@ -45,7 +45,7 @@ pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
 /// Returns the addresses to which connections were begun that stand.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn destinations() -> io::Result<HashSet<IpAddr>> {
     let mut socket = NetlinkSocket::new();
     let mut found = HashSet::new();

@@ -15,7 +15,7 @@ pub const MOST: usize = 64;
 /// sent.
 ///
 /// # Errors
-/// What the socket said; `InvalidInput` for no bytes or too many descriptors, `WriteZero` for too
+/// The socket's error; `InvalidInput` for no bytes or too many descriptors, `WriteZero` for too
 /// many bytes.
 pub fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if bytes.is_empty() || descriptors.len() > MOST {
@@ -42,7 +42,7 @@ pub fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -
 /// no bytes if the other side is gone.
 ///
 /// # Errors
-/// What the socket said; `InvalidData` when not all of the descriptors arrived.
+/// The socket's error; `InvalidData` when not all of the descriptors arrived.
 pub fn receive(socket: &UnixStream, limit: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0; limit];
     let mut space = nix::cmsg_space!([RawFd; MOST]);

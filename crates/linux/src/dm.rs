@@ -273,7 +273,7 @@ pub fn info(name: &str) -> Result<Option<Info>, Error> {
 /// Returns the fill level of a snapshot's store. Writes nothing.
 ///
 /// # Errors
-/// [`Error::Missing`], or what the kernel said.
+/// [`Error::Missing`], or the kernel's error.
 pub fn fill(name: &str) -> Result<Fill, Error> {
     let options = DmOptions::default().set_flags(DmFlags::DM_NOFLUSH);
     let status = open()?.table_status(&DevId::Name(dm_name(name)?), options);
@@ -305,7 +305,7 @@ fn parse_fill(status: &str) -> Option<Fill> {
 /// Waits until everything that was written to a device has reached its underlying devices.
 ///
 /// # Errors
-/// [`Error::Missing`], or what the kernel said.
+/// [`Error::Missing`], or the kernel's error.
 pub fn flush(name: &str) -> Result<(), Error> {
     let (dm, id) = (open()?, DevId::Name(dm_name(name)?));
     let failed = |error: DmError| match errno(&error) {

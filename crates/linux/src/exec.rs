@@ -88,7 +88,7 @@ impl Program {
     /// the allocator too.
     ///
     /// # Errors
-    /// What clone3, `before`, `beside` or exec said; then there is no child.
+    /// The error of clone3, `before`, `beside` or exec; then there is no child.
     pub(crate) unsafe fn start(
         &self,
         group: Option<&File>,

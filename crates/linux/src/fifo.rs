@@ -14,7 +14,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 /// Makes a pipe that only its owner can open. `path` must not exist.
 ///
 /// # Errors
-/// What the file system said.
+/// The file system's error.
 pub fn make(path: &Path) -> io::Result<()> {
     Ok(mknodat(
         CWD,

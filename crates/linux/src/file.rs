@@ -13,7 +13,7 @@ pub use crate::lock::Lock;
 /// there: temporary name, fsync, rename, fsync of the directory.
 ///
 /// # Errors
-/// What the file system said; the old content stands then.
+/// The file system's error; the old content stands then.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     put_in_place(path, content, mode, File::sync_all)?;
     sync_dir(path.parent().unwrap_or(Path::new("/")))
@@ -62,7 +62,7 @@ pub fn temporary_name(path: &Path) -> PathBuf {
 /// Makes additions and removals in a directory durable.
 ///
 /// # Errors
-/// What the file system said.
+/// The file system's error.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -186,7 +186,7 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
 /// Creates a directory that only its owner may enter. An existing one gets that mode.
 ///
 /// # Errors
-/// What the file system said; `NotADirectory` for a link.
+/// The file system's error; `NotADirectory` for a link.
 pub fn ensure_private_dir(path: &Path) -> io::Result<()> {
     stdx::fs::create_private_dir_all(path)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
@@ -201,7 +201,7 @@ pub fn ensure_private_dir(path: &Path) -> io::Result<()> {
 /// existing one gets that mode: a user who may open a file can lock it.
 ///
 /// # Errors
-/// What the file system said.
+/// The file system's error.
 pub fn open_private(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// that shells set for the sake of old programs (1024) to the hard one.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub fn raise_open_files() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     Ok(setrlimit(

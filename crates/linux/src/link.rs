@@ -242,7 +242,7 @@ impl Links {
     /// is no error.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn add_unreachable6(&self, destination: Ipv6Addr, prefix: u8) -> io::Result<()> {
         match self.run(
             self.handle
@@ -258,7 +258,7 @@ impl Links {
     /// Removes the route of [`Links::add_unreachable6`]. A missing one is no error.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn remove_unreachable6(&self, destination: Ipv6Addr, prefix: u8) -> io::Result<()> {
         match self.run(
             self.handle
@@ -276,7 +276,7 @@ impl Links {
     /// Removes a link, and with a veth its peer. A link that does not exist is no error.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn delete(&self, name: &str) -> io::Result<()> {
         match self.index(name) {
             Ok(index) => match self.run(self.handle.link().del(index).execute()) {

@@ -113,7 +113,7 @@ pub struct LoopDevice {
 /// Attaches a file to a free loop device.
 ///
 /// # Errors
-/// What opening the file said, or the kernel.
+/// The error of opening the file, or the kernel's.
 pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice> {
     let file = File::options()
         .read(true)
@@ -153,7 +153,7 @@ pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice>
 /// read, others find in memory.
 ///
 /// # Errors
-/// What opening the file said, or the kernel.
+/// The error of opening the file, or the kernel's.
 pub fn share(path: &Path, mark: &str) -> io::Result<LoopDevice> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     // Two concurrent calls must not create two devices.
@@ -204,7 +204,7 @@ impl LoopDevice {
     /// Becomes a user of a device that is in use. `None` if it is not.
     ///
     /// # Errors
-    /// What opening it said.
+    /// The error of opening it.
     pub fn open(number: u32) -> io::Result<Option<Self>> {
         match loopdev::LoopDevice::open(device_path(number)) {
             Ok(device) => {
@@ -229,7 +229,7 @@ impl LoopDevice {
     /// Returns the status; `None` when no file is attached any more.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn status(&self) -> io::Result<Option<Status>> {
         status(self.number, self.device.as_raw_fd())
     }
@@ -237,7 +237,7 @@ impl LoopDevice {
     /// Makes the device as long as the file is now.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn grow(&self) -> io::Result<()> {
         self.device.set_capacity()
     }
@@ -246,7 +246,7 @@ impl LoopDevice {
     /// it.
     ///
     /// # Errors
-    /// What the kernel said; that nothing is attached is fine.
+    /// The kernel's error. A device without a file is no error.
     pub fn detach(self) -> io::Result<()> {
         match self.device.detach() {
             Err(error) if !is_none(&error) => Err(error),

@@ -99,7 +99,7 @@ fn is_mounted() -> io::Result<bool> {
 /// Creates the namespace.
 ///
 /// # Errors
-/// `AlreadyExists` when the name is taken, also by another program; otherwise what the kernel said.
+/// `AlreadyExists` when the name is taken, also by another program; otherwise the kernel's error.
 /// On error nothing is left.
 pub fn create(name: &str) -> io::Result<()> {
     mount_dir()?;
@@ -134,7 +134,7 @@ pub fn create(name: &str) -> io::Result<()> {
 /// does not exist is no error.
 ///
 /// # Errors
-/// What umount or unlink said.
+/// The error of umount(2) or unlink(2).
 pub fn remove(name: &str) -> io::Result<()> {
     remove_from(Path::new(DIR), name)?;
     remove_from(Path::new(SHARED_DIR), name)
@@ -224,7 +224,7 @@ pub(crate) fn set(namespace: &File) -> io::Result<()> {
 /// namespace too.
 ///
 /// # Errors
-/// `NotFound` when there is no such namespace, or what `work` said.
+/// `NotFound` when there is no such namespace, or the error of `work`.
 pub fn enter<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -87,7 +87,7 @@ impl Private {
     /// order.
     ///
     /// # Errors
-    /// What reading `pagemap` said.
+    /// The error of reading `pagemap`.
     pub fn written(&self) -> io::Result<Vec<Range<u64>>> {
         let mut found: Vec<Range<u64>> = Vec::new();
         for piece in &self.pieces {
@@ -112,7 +112,7 @@ impl Private {
     /// Reads the bytes that the process would read at `offset` of the mapping.
     ///
     /// # Errors
-    /// What reading its memory said; `UnexpectedEof` past the end.
+    /// The error of reading its memory; `UnexpectedEof` past the end.
     pub fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
             let (address, room) = self.place(offset)?;
@@ -127,7 +127,7 @@ impl Private {
     /// Writes to the mapping as the process itself would: the file stays as it is.
     ///
     /// # Errors
-    /// What writing to its memory said; `UnexpectedEof` past the end.
+    /// The error of writing to its memory; `UnexpectedEof` past the end.
     pub fn write_all_at(&self, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
             let (address, room) = self.place(offset)?;

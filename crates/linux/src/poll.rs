@@ -37,7 +37,7 @@ impl<'a> Ready<'a> {
 /// ones hold.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn poll<const N: usize>(
     ready: [Ready<'_>; N],
     limit: Option<Duration>,
@@ -58,7 +58,7 @@ pub fn poll<const N: usize>(
 /// Makes reads from the descriptor return at once.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn never_block(descriptor: &impl AsFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(descriptor)?;
     Ok(rustix::fs::fcntl_setfl(

@@ -16,7 +16,7 @@ const LOWEST: libc::c_int = 19;
 /// disk where its scheduler knows classes.
 ///
 /// # Errors
-/// What the kernel said; nothing depends on it.
+/// The kernel's error; nothing depends on it.
 pub fn lower_thread() -> io::Result<()> {
     // SAFETY: plain numbers; 0 is the calling thread.
     let refused = unsafe {

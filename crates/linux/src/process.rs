@@ -327,7 +327,7 @@ impl Process {
     /// the status, later ones return [`Ended::Unknown`].
     ///
     /// # Errors
-    /// What waitid or poll said.
+    /// The error of waitid(2) or poll(2).
     pub fn has_ended(&self) -> io::Result<Option<Ended>> {
         match rustix::process::waitid(
             WaitId::PidFd(self.pidfd.as_fd()),
@@ -350,7 +350,7 @@ impl Process {
     /// Waits up to `limit` for the end, reaping our own child.
     ///
     /// # Errors
-    /// What waitid or poll said.
+    /// The error of waitid(2) or poll(2).
     pub fn wait(&self, limit: std::time::Duration) -> io::Result<Option<Ended>> {
         self.is_over(i32::try_from(limit.as_millis()).unwrap_or(i32::MAX))?;
         self.has_ended()

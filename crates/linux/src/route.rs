@@ -22,7 +22,7 @@ pub struct Route4 {
 /// them, and those to addresses of this host itself.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn routes4() -> io::Result<Vec<Route4>> {
     let mut header = Rtmsg::new();
     header.rtm_family = AF_INET;

@@ -19,7 +19,7 @@ const ZEROES: [u8; BLOCK] = [0; BLOCK];
 /// system can, otherwise only the data. The copy is not synced.
 ///
 /// # Errors
-/// What the file system said; then nothing is left at `to`, unless it was there before.
+/// The file system's error; then nothing is left at `to`, unless it was there before.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     match file::reflink(from, to) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
@@ -44,7 +44,7 @@ fn copy_data(from: &Path, target: &mut File) -> io::Result<()> {
 /// system cannot tell.
 ///
 /// # Errors
-/// What the file system said.
+/// The file system's error.
 pub fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
     let length = length(file)?;
     let mut ranges = Vec::new();
@@ -89,7 +89,7 @@ pub fn is_exact(dir: &Path, length: u64) -> io::Result<bool> {
 /// Makes `target` as long as `source`, with its content in `ranges`. Blocks of zeroes become holes.
 ///
 /// # Errors
-/// What reading or writing said.
+/// The error of reading or writing.
 pub fn copy_ranges(source: &File, ranges: &[Range<u64>], target: &File) -> io::Result<()> {
     let length = length(source)?;
     target.set_len(length)?;

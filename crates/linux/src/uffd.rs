@@ -83,7 +83,7 @@ impl Faults {
     /// Returns the events since the last call; none, where the descriptor does not block.
     ///
     /// # Errors
-    /// What reading said; `InvalidData` for events that were not requested.
+    /// The error of reading; `InvalidData` for events that were not requested.
     pub fn read(&self) -> io::Result<Vec<Event>> {
         let mut buffer = EventBuffer::new(EVENTS);
         let events = self.0.read_events(&mut buffer).map_err(io::Error::other)?;
@@ -95,7 +95,7 @@ impl Faults {
     /// Fills pages from `to` on, and wakes the threads that wait for them.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn copy(&self, to: u64, content: &[u8]) -> io::Result<Put> {
         let from = content.as_ptr().cast::<c_void>();
         // SAFETY: the source is ours and that long. The target is memory that its process has given
@@ -120,7 +120,7 @@ impl Faults {
     /// Returns [`Put::Later`] if the kernel stopped half-way.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn zero(&self, to: u64, bytes: u64) -> io::Result<Put> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         // SAFETY: as in `copy`.
@@ -134,7 +134,7 @@ impl Faults {
     /// Wakes the threads that wait for pages that are there.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn wake(&self, at: u64, bytes: u64) -> io::Result<()> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         self.0.wake(address(at), length).map_err(io::Error::other)
@@ -183,7 +183,7 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// # Errors
-    /// What the kernel said: it has no userfaultfd, or not for us.
+    /// The kernel's error: it has no userfaultfd, or not for us.
     pub fn new(bytes: usize) -> io::Result<Self> {
         let length = NonZero::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let mut builder = UffdBuilder::new();
@@ -253,7 +253,7 @@ impl Region {
     /// Gives pages back; returns once the server has read the event.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     ///
     /// # Panics
     /// Outside of the region.
@@ -267,7 +267,7 @@ impl Region {
     /// Returns true if the page at `offset` is there, without touching it (`/proc/PID/pagemap`).
     ///
     /// # Errors
-    /// What reading said.
+    /// The error of reading.
     pub fn is_present(&self, offset: usize) -> io::Result<bool> {
         let mut entry = [0; 8];
         let at = (self.address() + offset as u64) / PAGE * 8;
@@ -292,7 +292,7 @@ impl Drop for Region {
 /// Checks that this kernel serves faults, and lets us; finds out by trying.
 ///
 /// # Errors
-/// What is missing.
+/// The missing part.
 pub fn probe() -> io::Result<()> {
     let region = Region::new(4096)?;
     let faults = Faults::new(region.faults().try_clone_to_owned()?);

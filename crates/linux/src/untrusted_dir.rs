@@ -116,7 +116,7 @@ impl UntrustedDir {
     /// Returns the identity of the directory, without asking the server of a network file system.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn identity(&self) -> io::Result<DirIdentity> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let found = rustix::fs::statx(&self.dir, c"", flags, StatxFlags::INO)?;
@@ -130,7 +130,7 @@ impl UntrustedDir {
     /// Creates a file of mode 0600. An existing entry is an error, also a link.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what the file system said.
+    /// `AlreadyExists`, or the file system's error.
     pub fn create_file(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         Ok(File::from(self.open_at(
@@ -143,7 +143,7 @@ impl UntrustedDir {
     /// Opens a regular file for reading.
     ///
     /// # Errors
-    /// `InvalidData` when something else is in its place; otherwise what the kernel said.
+    /// `InvalidData` when something else is in its place; otherwise the kernel's error.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
         // Opening a pipe would wait for its writer.
         let file = match self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
@@ -185,8 +185,8 @@ impl UntrustedDir {
     /// its content afterwards: if one has it open for writing all the same, `to` becomes a copy.
     ///
     /// # Errors
-    /// `InvalidData` when something else is in its place, which is gone then; otherwise what the
-    /// file system said.
+    /// `InvalidData` when something else is in its place, which is gone then; otherwise the
+    /// file system's error.
     pub fn take_file(&self, name: &str, to: &Path) -> io::Result<()> {
         self.check(name)?;
         rustix::fs::renameat(&self.dir, name, CWD, to)?;
@@ -200,7 +200,7 @@ impl UntrustedDir {
     /// Removes a file, or an entry of any other kind in its place. A missing one is no error.
     ///
     /// # Errors
-    /// What the file system said.
+    /// The file system's error.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         self.check(name)?;
         match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
@@ -219,7 +219,7 @@ impl UntrustedDir {
     /// Creates a symbolic link for the owner of the directory. We never follow it.
     ///
     /// # Errors
-    /// What the file system said.
+    /// The file system's error.
     pub fn symlink(&self, target: &Path, name: &str) -> io::Result<()> {
         self.check(name)?;
         Ok(rustix::fs::symlinkat(target, &self.dir, name)?)
@@ -228,7 +228,7 @@ impl UntrustedDir {
     /// Changes the owner of the entry of that name, also of a link.
     ///
     /// # Errors
-    /// What the file system said.
+    /// The file system's error.
     pub fn give(&self, name: &str, uid: u32, gid: u32) -> io::Result<()> {
         self.check(name)?;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -244,7 +244,7 @@ impl UntrustedDir {
     /// Returns the owner of the directory.
     ///
     /// # Errors
-    /// What the file system said.
+    /// The file system's error.
     pub fn owner(&self) -> io::Result<u32> {
         Ok(rustix::fs::fstat(&self.dir)?.st_uid)
     }
@@ -271,7 +271,7 @@ impl UntrustedDir {
     /// the value lives.
     ///
     /// # Errors
-    /// `InvalidInput` for what is no single name.
+    /// `InvalidInput` for a name with more than one component.
     pub fn bind_path(&self, name: &str) -> io::Result<PathBuf> {
         self.check(name)?;
         Ok(PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd())).join(name))
@@ -368,7 +368,7 @@ impl UntrustedDir {
 /// a file. A missing one is no error. The process must be gone: it could go on making files.
 ///
 /// # Errors
-/// What the file system said; another call can remove the rest.
+/// The file system's error; another call can remove the rest.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -40,7 +40,7 @@ pub(crate) struct Seal {
 /// not synced.
 ///
 /// # Errors
-/// What `read` or the file system said; then an unfinished file may be left.
+/// The error of `read` or of the file system; then an unfinished file may be left.
 pub(crate) fn write(
     path: &Path,
     memory_bytes: u64,

@@ -60,7 +60,7 @@ impl InFlightStarts {
     /// Runs a start in `dir` to its end, even if the caller loses interest.
     ///
     /// # Errors
-    /// When there is a start in that directory already, or what the work said.
+    /// When there is a start in that directory already, or the error of the work.
     pub(crate) async fn run<V: Vm + 'static>(
         &self,
         dir: &Path,

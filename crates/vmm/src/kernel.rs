@@ -37,7 +37,7 @@ pub enum Error {
 /// Returns the ELF kernel in `image`, which is a bzImage or an ELF kernel.
 ///
 /// # Errors
-/// What is wrong with the image.
+/// The fault of the image.
 pub fn vmlinux(image: &[u8]) -> Result<Vec<u8>, Error> {
     if image.starts_with(b"\x7fELF") {
         return Ok(image.to_vec());

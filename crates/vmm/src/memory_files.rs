@@ -193,7 +193,7 @@ pub(crate) fn damaged(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
 /// callers. Blocking, for as long as a copy takes.
 ///
 /// # Errors
-/// `InvalidData` when a diff is damaged, otherwise what the file system said; then nothing has
+/// `InvalidData` when a diff is damaged, otherwise the file system's error; then nothing has
 /// changed.
 pub(crate) fn ensure_full(dir: &Path, memory: &MemoryLayout, bytes: u64) -> io::Result<PathBuf> {
     let _alone = lock(dir)?;
@@ -205,7 +205,7 @@ pub(crate) fn ensure_full(dir: &Path, memory: &MemoryLayout, bytes: u64) -> io::
 /// time, or to copy everything to another file system.
 ///
 /// # Errors
-/// `InvalidData` when a full memory file is damaged, otherwise what the file system said; then
+/// `InvalidData` when a full memory file is damaged, otherwise the file system's error; then
 /// files may be left.
 pub(crate) fn link_memory(
     from: &Path,
@@ -261,7 +261,7 @@ fn merge_and_remove_layers(
 /// with its last user, and with it its page cache.
 ///
 /// # Errors
-/// What the system returns.
+/// The system's error.
 pub(crate) fn share_device(memory: &Path) -> io::Result<LoopDevice> {
     loopdev::share(memory, DEVICE_MARK)
 }
@@ -304,8 +304,8 @@ fn make(
 /// link.
 ///
 /// # Errors
-/// `InvalidData` when it is damaged, `Interrupted` when it was cancelled, otherwise what the file
-/// system said; the file is worth nothing then.
+/// `InvalidData` when it is damaged, `Interrupted` when it was cancelled, otherwise the file
+/// system's error; the file is worth nothing then.
 pub(crate) fn write_merged(
     dir: &Path,
     memory: &MemoryLayout,

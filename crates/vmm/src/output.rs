@@ -48,7 +48,7 @@ impl Output {
     /// Creates the pipe, in place of an existing one, and opens it for the VMM.
     ///
     /// # Errors
-    /// What the file system said.
+    /// The file system's error.
     pub(crate) fn create(vm_dir: &Path, name: &str) -> io::Result<(Self, OwnedFd)> {
         let path = vm_dir.join(name);
         stdx::fs::remove_file_if_exists(&path)?;

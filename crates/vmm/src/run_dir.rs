@@ -56,7 +56,7 @@ impl RunDir {
     /// Creates the directory, empty. Blocking.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub(crate) fn create(config: &VmConfig) -> io::Result<Self> {
         let path = path(&config.dir);
         // Directory of a VM of an earlier version, which has ended.
@@ -139,7 +139,7 @@ pub(crate) const OUT: &str = "out";
 /// Creates [`OUT`] in the directory of a VM, empty. Idempotent.
 ///
 /// # Errors
-/// What the file system said.
+/// The file system's error.
 pub(crate) fn create_out(vm_dir: &Path) -> io::Result<()> {
     let out = vm_dir.join(OUT);
     untrusted_dir::remove_tree(&out)?;

@@ -32,7 +32,7 @@ static SOUND: Mutex<Option<HashSet<Seen>>> = Mutex::new(None);
 /// Stores the file's checksum, unless it has one. Blocking, for as long as reading it takes.
 ///
 /// # Errors
-/// What the file system said, other than that it knows no attributes.
+/// The file system's error, other than that it knows no attributes.
 pub(crate) fn seal(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     if read(&file)?.is_some() {
@@ -57,7 +57,7 @@ pub(crate) fn is_sealed(path: &Path) -> bool {
 /// as long as reading it takes.
 ///
 /// # Errors
-/// `InvalidData` when its content has changed, otherwise what the file system said.
+/// `InvalidData` when its content has changed, otherwise the file system's error.
 pub(crate) fn check(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     let Some(sealed) = read(&file)? else {

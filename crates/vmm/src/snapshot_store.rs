@@ -96,7 +96,7 @@ impl SnapshotStore {
     /// the files themselves share the cache of the file system, and need nothing.
     ///
     /// # Errors
-    /// What the system returns; restores are slower then, but correct.
+    /// The system's error; restores are slower then, but correct.
     pub fn hold(self, snapshot: &Path) -> Result<HeldMemory> {
         let device = match self.0 {
             RestoresFrom::Opaque | RestoresFrom::FullFile | RestoresFrom::Layers => None,

@@ -29,7 +29,7 @@ impl DiskLimits {
 /// disks behind a number that is no disk's (Btrfs).
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn limit_disk(group: &Path, path: &Path, limits: DiskLimits) -> io::Result<bool> {
     let Some(disk) = disk_of(path)? else {
         return Ok(false);

@@ -59,7 +59,7 @@ pub(super) fn memory(size: &str) -> io::Result<OwnedFd> {
 /// is nothing to clean up.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn memory_dir(uid: u32, gid: u32, bytes: u64, inodes: u64) -> io::Result<OwnedFd> {
     let [uid, gid, size, inodes] =
         [uid.into(), gid.into(), bytes, inodes].map(|number: u64| number.to_string());

@@ -28,7 +28,7 @@ pub struct BaseChain {
 /// table contains `bytes`.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn base_chains(hook: u32, family: Family, bytes: &[u8]) -> io::Result<Vec<BaseChain>> {
     let mut socket = NetlinkSocket::new();
     let chains = chains(&mut socket)?;
@@ -59,7 +59,7 @@ pub fn base_chains(hook: u32, family: Family, bytes: &[u8]) -> io::Result<Vec<Ba
 /// Returns true if the table is there and has a chain of that name.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn chain_exists((family, table): Table, name: &str) -> io::Result<bool> {
     let mut header = Nfgenmsg::new();
     header.nfgen_family = family as u8;

@@ -21,7 +21,7 @@ pub use transaction::{Family, Hook, Table, Transaction};
 /// Removes a table with its content. A table that does not exist is no error.
 ///
 /// # Errors
-/// What the kernel refused.
+/// The kernel's error.
 pub fn remove(table: Table) -> io::Result<()> {
     Transaction::new()
         .delete_table(table)

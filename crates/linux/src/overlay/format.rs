@@ -103,7 +103,7 @@ fn header(name: &[u8], bytes: u64, l1_entries: u64) -> Vec<u8> {
 /// compression, clusters that are named twice.
 ///
 /// # Errors
-/// `InvalidData` with what it has.
+/// `InvalidData` with the feature that it has.
 pub(super) fn check(overlay: &File, size_bytes: u64) -> io::Result<()> {
     let mut header = [0; HEADER_BYTES as usize];
     overlay.read_exact_at(&mut header, 0)?;

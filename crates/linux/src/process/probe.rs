@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Starts a program in a jail, to find out whether this kernel and our privileges suffice.
 ///
 /// # Errors
-/// What is missing.
+/// The missing part.
 pub fn probe_jail(uid: u32) -> io::Result<()> {
     let mut jail = Jail::new(uid, uid, Limits::default())?;
     let program =

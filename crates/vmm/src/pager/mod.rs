@@ -135,7 +135,7 @@ pub fn serve_if_asked() -> Option<ExitCode> {
 /// running program. Blocking, for a moment.
 ///
 /// # Errors
-/// What is missing, for people.
+/// The missing part, for people.
 pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf, String> {
     if !Path::new(uffd::DEVICE).exists() {
         return Err(format!("there is no {} (Linux 6.1)", uffd::DEVICE));
@@ -176,7 +176,7 @@ pub(crate) struct Prepared {
 /// Blocking.
 ///
 /// # Errors
-/// What the system said.
+/// The system's error.
 pub(crate) fn prepare(
     config: &VmConfig,
     memory: &MemoryLayout,
@@ -408,7 +408,7 @@ fn is_of(process: &Process, dir: &Path) -> bool {
 /// at `run/pager.sock` there: for VMMs that are driven by hand, and for tests.
 ///
 /// # Errors
-/// [`Error::BadSnapshot`] for memory that is one full file, or damaged; what the system said.
+/// [`Error::BadSnapshot`] for memory that is one full file, or damaged; the system's error.
 pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result<Pager> {
     let (own, from) = (config.clone(), snapshot.to_owned());
     let taken = tokio::task::spawn_blocking(move || {

@@ -44,7 +44,7 @@ pub(super) struct Taken {
 /// where it is neither one full file nor a [small diff](memory_files::is_small_diff).
 ///
 /// # Errors
-/// `InvalidData` when it is damaged, otherwise what the system said.
+/// `InvalidData` when it is damaged, otherwise the system's error.
 pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io::Result<Taken> {
     let (dir, bytes) = (&config.dir, u64::from(config.memory_mb) << 20);
     // Files of an earlier VM in the directory.
@@ -111,7 +111,7 @@ pub(super) fn check(over: &[(PathBuf, Seal)]) -> io::Result<()> {
 /// removes them. Blocking, for some 50 ms at most.
 ///
 /// # Errors
-/// What the system said; the VM is worth nothing then.
+/// The system's error; the VM is worth nothing then.
 pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -> io::Result<()> {
     for (path, seal) in over {
         diff::pour(path, *seal, bytes, |part, at| memory.write_all_at(part, at))?;
@@ -123,7 +123,7 @@ pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -
 /// Writes the memory of the VM, whose guest is paused, into the directory of a snapshot. Blocking.
 ///
 /// # Errors
-/// What the system said; then files may be left.
+/// The system's error; then files may be left.
 pub(super) fn write(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Result<MemoryLayout> {
     match (vm.record.ram, after) {
         (Ram::File, AfterSnapshot::Resume) => {
