@@ -48,7 +48,7 @@ pub struct Tree {
     controllers: Vec<String>,
 }
 
-/// Where version 2 is mounted, and the controllers that its root has. Changes nothing.
+/// Returns where version 2 is mounted, and the controllers of its root. Changes nothing.
 ///
 /// # Errors
 /// When `/proc` cannot be read. `None`: this machine has no version 2.
@@ -180,10 +180,8 @@ fn share(meminfo: &str, memory_bytes: u64) -> u64 {
             .ok()?
             .checked_mul(1024)
     };
-    let (memory, swap) = (
-        bytes("MemTotal").unwrap_or(0),
-        bytes("SwapTotal").unwrap_or(0) / 2,
-    );
+    let memory = bytes("MemTotal").unwrap_or(0);
+    let swap = bytes("SwapTotal").unwrap_or(0) / 2;
     let share = u128::from(swap) * u128::from(memory_bytes) / u128::from(memory.max(1));
     u64::try_from(share).unwrap_or(swap).min(swap)
 }

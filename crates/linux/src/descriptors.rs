@@ -60,7 +60,8 @@ pub fn receive(socket: &UnixStream, limit: usize) -> io::Result<(Vec<u8>, Vec<Ow
             );
         }
     }
-    let (length, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC));
+    let length = message.bytes;
+    let cut = message.flags.contains(MsgFlags::MSG_CTRUNC);
     bytes.truncate(length);
     if cut {
         Err(io::ErrorKind::InvalidData.into())

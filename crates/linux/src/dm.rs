@@ -15,7 +15,7 @@ use devicemapper::{DM, DevId, DmError, DmFlags, DmName, DmOptions, DmUuid, error
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-/// Where devices have their names.
+/// Directory of the devices' nodes.
 pub const DIR: &str = "/dev/mapper";
 /// The control device.
 pub const CONTROL: &str = "/dev/mapper/control";
@@ -137,7 +137,8 @@ pub fn create(
     targets: &[Target],
     read_only: bool,
 ) -> Result<PathBuf, Error> {
-    let (dm, dm_name) = (open()?, dm_name(name)?);
+    let dm = open()?;
+    let dm_name = dm_name(name)?;
     let failed = |action| move |error: DmError| kernel(action, name, &error);
     let dm_uuid = DmUuid::new(uuid).map_err(failed("name"))?;
     dm.device_create(dm_name, Some(dm_uuid), DmOptions::default())
@@ -247,7 +248,8 @@ pub fn list(prefix: &str) -> Result<Vec<String>, Error> {
 /// # Errors
 /// When there is no device mapper.
 pub fn info(name: &str) -> Result<Option<Info>, Error> {
-    let (dm, id) = (open()?, DevId::Name(dm_name(name)?));
+    let dm = open()?;
+    let id = DevId::Name(dm_name(name)?);
     let info = match dm.device_info(&id) {
         Ok(info) => info,
         Err(error) if errno(&error) == Some(Errno::ENXIO) => return Ok(None),
@@ -307,7 +309,8 @@ fn parse_fill(status: &str) -> Option<Fill> {
 /// # Errors
 /// [`Error::Missing`], or the kernel's error.
 pub fn flush(name: &str) -> Result<(), Error> {
-    let (dm, id) = (open()?, DevId::Name(dm_name(name)?));
+    let dm = open()?;
+    let id = DevId::Name(dm_name(name)?);
     let failed = |error: DmError| match errno(&error) {
         Some(Errno::ENXIO) => Error::Missing(name.to_owned()),
         _ => kernel("flush", name, &error),
@@ -358,7 +361,8 @@ mod tests {
 
     #[test]
     fn tables_have_the_kernels_form() {
-        let (base, cow) = (Number::of_loop(1), Number::of_loop(2));
+        let base = Number::of_loop(1);
+        let cow = Number::of_loop(2);
         let snapshot = Target::Snapshot {
             sectors: 2048,
             origin: base,

@@ -95,7 +95,8 @@ impl Program {
         before: impl Fn() -> io::Result<()>,
         beside: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<u32> {
-        let (args, env) = (pointers(&self.args), pointers(&self.env));
+        let args = pointers(&self.args);
+        let env = pointers(&self.env);
         let (mut told, tell) =
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (File::from(read), write))?;
         // So that nothing interrupts the child before it has told what is wrong.

@@ -104,10 +104,8 @@ pub fn clone_content(source: &File, target: &File) -> io::Result<()> {
 /// # Errors
 /// When no file can be made in `dir`.
 pub fn can_reflink(dir: &Path) -> io::Result<bool> {
-    let (from, to) = (
-        dir.join(".reflink-probe.unfinished"),
-        dir.join(".reflink-copy.unfinished"),
-    );
+    let from = dir.join(".reflink-probe.unfinished");
+    let to = dir.join(".reflink-copy.unfinished");
     let _ = fs::remove_file(&to);
     fs::write(&from, [0x5a; 4096])?;
     let copied = reflink(&from, &to);
@@ -245,7 +243,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let able = can_reflink(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let from = dir.path().join("a");
+        let to = dir.path().join("b");
         fs::write(&from, b"content").unwrap();
         match reflink(&from, &to) {
             Ok(()) => assert!(able && fs::read(&to).unwrap() == b"content"),
@@ -272,7 +271,8 @@ mod tests {
     #[test]
     fn private_paths_are_closed_to_others() {
         let dir = tempfile::tempdir().unwrap();
-        let (inner, file) = (dir.path().join("a/b"), dir.path().join("a/b/file"));
+        let inner = dir.path().join("a/b");
+        let file = dir.path().join("a/b/file");
         ensure_private_dir(&inner).unwrap();
         File::create(&file)
             .unwrap()

@@ -165,7 +165,8 @@ impl Links {
         address: impl Into<IpAddr>,
         prefix: u8,
     ) -> io::Result<()> {
-        let (index, address) = (self.index(name)?, address.into());
+        let index = self.index(name)?;
+        let address = address.into();
         let prefix = if address.is_ipv4() {
             prefix.min(32)
         } else {
@@ -373,7 +374,8 @@ fn route6(line: &str) -> Option<Route6> {
     };
     let destination = Ipv6Addr::from_bits(u128::from_str_radix(destination, 16).ok()?);
     let flags = u32::from_str_radix(flags, 16).ok()?;
-    let (prefix, has_gateway) = (u8::from_str_radix(prefix, 16).ok()?, flags & GATEWAY != 0);
+    let prefix = u8::from_str_radix(prefix, 16).ok()?;
+    let has_gateway = flags & GATEWAY != 0;
     (flags & REJECT == 0).then(|| Route6 {
         destination,
         prefix,
@@ -426,7 +428,8 @@ mod tests {
     #[test]
     fn veth_pair_gets_addresses_and_routes() {
         let pid = std::process::id();
-        let (near, far) = (format!("wtest-near-{pid}"), format!("wtest-far-{pid}"));
+        let near = format!("wtest-near-{pid}");
+        let far = format!("wtest-far-{pid}");
         netns::create(&near).unwrap();
         netns::create(&far).unwrap();
         let other = far.clone();
@@ -466,13 +469,12 @@ mod tests {
     #[test]
     fn ipv6_veth_pair_solicits_no_neighbours() {
         let pid = std::process::id();
-        let (near, far) = (format!("wtest-near6-{pid}"), format!("wtest-far6-{pid}"));
+        let near = format!("wtest-near6-{pid}");
+        let far = format!("wtest-far6-{pid}");
         netns::create(&near).unwrap();
         netns::create(&far).unwrap();
-        let (address, gateway) = (
-            Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1),
-            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2),
-        );
+        let address = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
+        let gateway = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
         let macs = [[2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 8]];
         let other = far.clone();
         let made = netns::enter(&near, move || {

@@ -107,7 +107,8 @@ fn held(path: &Path, file: &File) -> io::Error {
 /// a lock may have ended and left it to its children.
 fn holders(file: &File) -> io::Result<Vec<String>> {
     let meta = file.metadata()?;
-    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+    let major = rustix::fs::major(meta.dev());
+    let minor = rustix::fs::minor(meta.dev());
     let wanted = format!("{major:02x}:{minor:02x}:{}", meta.ino());
     let table = fs::read_to_string("/proc/locks")?;
     // proc_locks(5): number, kind, mode, access, process, device and inode, range. Waiting
@@ -153,7 +154,8 @@ mod tests {
             Lock::take_within(&path, Duration::from_millis(20)).unwrap_err(),
             Lock::share_within(&path, Duration::from_millis(20)).unwrap_err(),
         ] {
-            let (said, pid) = (error.to_string(), std::process::id());
+            let said = error.to_string();
+            let pid = std::process::id();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert!(
                 said.contains(&format!("{} is locked by process {pid} (", path.display())),

@@ -157,7 +157,8 @@ fn ipv4(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
 /// port.
 fn ipv6(packet: &[u8]) -> Option<(u8, IpAddr, usize)> {
     let address: [u8; 16] = packet.get(24..HEADER6)?.try_into().ok()?;
-    let (mut protocol, mut at) = (*packet.get(6)?, HEADER6);
+    let mut protocol = *packet.get(6)?;
+    let mut at = HEADER6;
     while EXTENSIONS.contains(&protocol) {
         let Some(&[next, length]) = packet.get(at..at + 2) else {
             break;
@@ -218,7 +219,8 @@ mod tests {
             // Dropped at the output, which the sender is told.
             let _ = UdpSocket::bind("127.0.0.1:0")?.send_to(b"x", "127.0.0.1:4242");
             let _ = UdpSocket::bind("[::1]:0")?.send_to(b"x", "[::1]:4242");
-            let (deadline, mut told) = (Instant::now() + Duration::from_secs(5), Vec::new());
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let mut told = Vec::new();
             while told.len() < 2 && Instant::now() < deadline {
                 match log.read() {
                     Ok(more) => told.extend(more),

@@ -198,7 +198,8 @@ fn piece(line: &[u8], wanted: &[u8]) -> Option<Piece> {
     }
     let number = |text| u64::from_str_radix(text, 16).ok();
     let (from, to) = addresses.split_once('-')?;
-    let (from, to) = (number(from)?, number(to)?);
+    let from = number(from)?;
+    let to = number(to)?;
     (from < to && from % PAGE == 0 && to % PAGE == 0).then_some(Piece {
         addresses: from..to,
         offset: number(offset)?,
@@ -218,7 +219,8 @@ fn whole(mut pieces: Vec<Piece>, bytes: u64) -> Option<Vec<Piece>> {
 fn add(found: &mut Vec<Range<u64>>, entries: &[u8], offset: u64) {
     let (entries, _) = entries.as_chunks::<8>();
     for (number, entry) in (0_u64..).zip(entries) {
-        let (at, entry) = (offset + number * PAGE, u64::from_ne_bytes(*entry));
+        let at = offset + number * PAGE;
+        let entry = u64::from_ne_bytes(*entry);
         if entry & OF_FILE != 0 || entry & (PRESENT | SWAPPED) == 0 {
             continue;
         }

@@ -130,8 +130,8 @@ impl Spawn {
     /// Starts the program.
     ///
     /// # Errors
-    /// `NotFound` when there is no such program or network namespace; otherwise what fork, setns or
-    /// exec said.
+    /// `NotFound` when there is no such program or network namespace; otherwise the error of fork,
+    /// setns or exec.
     pub fn spawn(self) -> io::Result<Process> {
         // Opened here: a jail may have another one, or none.
         let null = || File::options().read(true).write(true).open("/dev/null");
@@ -275,10 +275,8 @@ impl Process {
         let start_time = fs::read_to_string(format!("/proc/{pid}/stat"))
             .ok()
             .and_then(|stat| parse_stat(&stat));
-        let (start_time, boot_id) = (
-            start_time.map_or(0, |(_, time)| time),
-            boot_id().map(str::to_owned),
-        );
+        let start_time = start_time.map_or(0, |(_, time)| time);
+        let boot_id = boot_id().map(str::to_owned);
         Ok(Some(Self {
             pidfd,
             identity: Identity {

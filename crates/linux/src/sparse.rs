@@ -95,7 +95,8 @@ pub fn copy_ranges(source: &File, ranges: &[Range<u64>], target: &File) -> io::R
     target.set_len(length)?;
     let mut buffer = vec![0; BUFFER];
     for range in ranges {
-        let (mut at, end) = (range.start, range.end.min(length));
+        let mut at = range.start;
+        let end = range.end.min(length);
         while at < end {
             let part = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
             source.read_exact_at(&mut buffer[..part], at)?;
@@ -139,7 +140,8 @@ mod tests {
     #[test]
     fn copy_keeps_data_and_holes() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let from = dir.path().join("from");
+        let to = dir.path().join("to");
         let file = File::create(&from).unwrap();
         file.set_len(64 << 20).unwrap();
         for at in [0, 10 << 20, 50 << 20] {
@@ -158,7 +160,8 @@ mod tests {
     #[test]
     fn blocks_of_zeroes_become_holes() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let from = dir.path().join("from");
+        let to = dir.path().join("to");
         let mut content = vec![0; 3 << 20];
         for at in [1, 4096 * 100 + 5, (3 << 20) - 1] {
             content[at] = 7;
@@ -198,7 +201,8 @@ mod tests {
     #[test]
     fn copy_is_private_and_never_replaces() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let from = dir.path().join("from");
+        let to = dir.path().join("to");
         fs::write(&from, b"content").unwrap();
         copy(&from, &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"content");

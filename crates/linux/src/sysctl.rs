@@ -68,7 +68,8 @@ impl Settings {
             OFlags::RDWR | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        let (mut file, mut now) = (File::from(file), String::new());
+        let mut file = File::from(file);
+        let mut now = String::new();
         file.read_to_string(&mut now)?;
         // At offset 0: a write further on has no effect (proc_sys(5), `sysctl_writes_strict`).
         if now.trim() == value {
@@ -93,10 +94,8 @@ mod tests {
 
     #[test]
     fn setting_affects_its_namespace_only() {
-        let (one, other) = (
-            format!("wtest-set-{}", std::process::id()),
-            format!("wtest-unset-{}", std::process::id()),
-        );
+        let one = format!("wtest-set-{}", std::process::id());
+        let other = format!("wtest-unset-{}", std::process::id());
         netns::create(&one).unwrap();
         netns::create(&other).unwrap();
         let port = "net/ipv4/ip_unprivileged_port_start";

@@ -47,11 +47,10 @@ pub fn overwrite_command_line() -> bool {
 #[must_use]
 pub fn forbidden_calls() -> Vec<(&'static str, i32)> {
     let zeroes = [0_u8; 256];
-    let (buffer, none) = (zeroes.as_ptr() as usize, usize::MAX);
-    let (path, args) = (
-        c"/nonexistent".as_ptr() as usize,
-        [ptr::null::<libc::c_char>()],
-    );
+    let buffer = zeroes.as_ptr() as usize;
+    let none = usize::MAX;
+    let path = c"/nonexistent".as_ptr() as usize;
+    let args = [ptr::null::<libc::c_char>()];
     let args = args.as_ptr() as usize;
     let of = |flags: i32| (flags | libc::SIGCHLD) as usize;
     let calls = [

@@ -231,7 +231,8 @@ impl UntrustedDir {
     /// The file system's error.
     pub fn give(&self, name: &str, uid: u32, gid: u32) -> io::Result<()> {
         self.check(name)?;
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let uid = Uid::from_raw(uid);
+        let gid = Gid::from_raw(gid);
         Ok(rustix::fs::chownat(
             &self.dir,
             name,

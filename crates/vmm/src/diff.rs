@@ -114,8 +114,8 @@ impl Sealing {
 /// only once `to` is synced.
 ///
 /// # Errors
-/// `InvalidData` when the file is not what was written, `Interrupted` when it was cancelled; `to`
-/// is worth nothing then.
+/// `InvalidData` when the file was damaged, `Interrupted` when it was cancelled; the content of
+/// `to` is undefined then.
 pub(crate) fn apply(
     path: &Path,
     seal: Seal,
@@ -132,8 +132,8 @@ pub(crate) fn apply(
 /// the memory.
 ///
 /// # Errors
-/// `InvalidData` when it is no difference to such a memory, otherwise what the file system or
-/// `write` said.
+/// `InvalidData` when it is no difference to such a memory, otherwise the error of the file
+/// system or of `write`.
 pub(crate) fn pour(
     path: &Path,
     seal: Seal,
@@ -194,7 +194,7 @@ pub(crate) fn stretches(
 /// Checks length and checksum of a file, before it is used.
 ///
 /// # Errors
-/// `InvalidData` when it is not what was written.
+/// `InvalidData` when it was damaged.
 pub(crate) fn check(path: &Path, seal: Seal) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut crc = crc32fast::Hasher::new();
@@ -205,7 +205,8 @@ pub(crate) fn check(path: &Path, seal: Seal) -> io::Result<()> {
             count => crc.update(&buffer[..count]),
         }
     }
-    let (bytes, crc32) = (file.stream_position()?, crc.finalize());
+    let bytes = file.stream_position()?;
+    let crc32 = crc.finalize();
     if bytes != seal.bytes {
         return Err(invalid(format!(
             "it has {bytes} bytes instead of {}",
@@ -229,7 +230,8 @@ fn read_index(
 ) -> io::Result<Vec<Range<u64>>> {
     let mut magic = [0; 8];
     input.read_exact(&mut magic)?;
-    let (bytes, count) = (number(input)?, number(input)?);
+    let bytes = number(input)?;
+    let count = number(input)?;
     if &magic != MAGIC || bytes != memory_bytes || count > file_bytes / ENTRY {
         return Err(invalid(format!(
             "it is no difference to a memory of {memory_bytes} bytes"
@@ -237,7 +239,8 @@ fn read_index(
     }
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for _ in 0..count {
-        let (start, length) = (number(input)?, number(input)?);
+        let start = number(input)?;
+        let length = number(input)?;
         let end = start.checked_add(length).filter(|end| *end <= memory_bytes);
         let end = end.filter(|end| start % PAGE == 0 && end % PAGE == 0);
         let follows = ranges.last().is_none_or(|last| last.end <= start);

@@ -135,7 +135,8 @@ mod tests {
 
     #[tokio::test]
     async fn directory_has_one_start_in_flight() {
-        let (starts, dir) = (InFlightStarts::default(), Path::new("/vm"));
+        let starts = InFlightStarts::default();
+        let dir = Path::new("/vm");
         let start = starts.begin(dir).unwrap();
         assert!(starts.begin(dir).is_err() && starts.begin(Path::new("/vm-2")).is_ok());
         starts.wait_until_idle(dir, Duration::from_millis(1)).await;

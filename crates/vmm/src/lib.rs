@@ -127,8 +127,8 @@ pub enum Exit {
     /// The guest's kernel panicked; the text is the first line of its message, bounded and
     /// printable.
     Panic(String),
-    /// The VMM process ended without a report of the guest: killed, or crashed. The text is all that is
-    /// known of it.
+    /// The VMM process ended without a report of the guest: killed, or crashed. The text is all
+    /// that is known of it.
     Vmm(String),
 }
 

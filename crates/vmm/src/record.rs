@@ -27,7 +27,8 @@ pub(crate) trait Record: Serialize + DeserializeOwned + Send + 'static {
 }
 
 pub(crate) fn write<R: Record>(record: &R, dir: &Path) -> io::Result<()> {
-    let (temporary, path) = (dir.join(".vm.json.unfinished"), dir.join(NAME));
+    let temporary = dir.join(".vm.json.unfinished");
+    let path = dir.join(NAME);
     fs::write(&temporary, serde_json::to_vec(record)?)?;
     fs::rename(temporary, path)
 }

@@ -170,7 +170,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = memory(dir.path());
         seal(&path).unwrap();
-        let (link, copy) = (dir.path().join("link"), dir.path().join("copy"));
+        let link = dir.path().join("link");
+        let copy = dir.path().join("copy");
         fs::hard_link(&path, &link).unwrap();
         assert!(is_sealed(&link));
         let mut to = File::create(&copy).unwrap();

@@ -19,7 +19,8 @@ impl DiskLimits {
     fn line(self, disk: &str) -> String {
         let word =
             |limit: Option<u64>| limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
-        let (bytes, operations) = (word(self.bytes), word(self.operations));
+        let bytes = word(self.bytes);
+        let operations = word(self.operations);
         format!("{disk} rbps={bytes} wbps={bytes} riops={operations} wiops={operations}")
     }
 }

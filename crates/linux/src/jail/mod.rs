@@ -38,11 +38,11 @@ pub use filter::{Call, Enforcement, Syscalls};
 pub use privileges::Limits;
 pub use tree::{Access, memory_dir};
 
-/// Where programs have their libraries and data. Nothing in there is secret; it is shown read-only.
+/// Directory of programs' libraries and data. Nothing in there is secret; it is shown read-only.
 const SYSTEM: &str = "/usr";
 /// Names in the root that may be links into [`SYSTEM`] or directories of their own.
 const ALIASES: [&str; 5] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64"];
-/// Where the loader finds libraries without searching.
+/// Index of libraries in which the loader looks first (ld.so(8)).
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
 
 /// Jail for one start of a program.
@@ -89,7 +89,9 @@ impl Jail {
             ));
         }
         let template = template::open()?;
-        let (trees, links, devices) = (Vec::new(), Vec::new(), Vec::new());
+        let trees = Vec::new();
+        let links = Vec::new();
+        let devices = Vec::new();
         let syscalls = Syscalls::default();
         let mut jail = Self {
             uid,
@@ -131,8 +133,8 @@ impl Jail {
     /// Makes a file, or a directory with its content, visible; without mounts below it.
     ///
     /// # Errors
-    /// `NotFound` when there is none, `PermissionDenied` with what to do when the jail's user may
-    /// not use it.
+    /// `NotFound` when there is none, `PermissionDenied` with the remedy when the jail's user
+    /// may not use it.
     pub fn show(&mut self, path: &Path, access: Access) -> io::Result<()> {
         let mount = tree::open(path, access)?;
         let found = File::from(mount.try_clone()?).metadata()?;
@@ -167,7 +169,9 @@ impl Jail {
         if (found.mode() >> shift) & bits == bits {
             return Ok(());
         }
-        let (mode, owner, user) = (found.mode() & 0o7777, found.uid(), self.uid);
+        let mode = found.mode() & 0o7777;
+        let owner = found.uid();
+        let user = self.uid;
         let fix = match access {
             Access::Read | Access::OpenFiles => format!("type: chmod o+rX {}", path.display()),
             Access::Write => "it must belong to that user".to_owned(),
@@ -185,10 +189,8 @@ impl Jail {
     /// `NotFound` when there is none, `InvalidInput` when it is no device.
     pub fn device(&mut self, path: &Path) -> io::Result<()> {
         let found = fs::metadata(path)?;
-        let (is_block, is_char) = (
-            found.file_type().is_block_device(),
-            found.file_type().is_char_device(),
-        );
+        let is_block = found.file_type().is_block_device();
+        let is_char = found.file_type().is_char_device();
         if !is_block && !is_char {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -229,7 +231,10 @@ impl Jail {
         netns: Option<File>,
         first: impl Fn() -> io::Result<()> + Send + 'static,
     ) -> io::Result<u32> {
-        let (uid, gid, limits, group) = (self.uid, self.gid, self.limits, self.group.take());
+        let uid = self.uid;
+        let gid = self.gid;
+        let limits = self.limits;
+        let group = self.group.take();
         let gate = starts::Gate::new()?;
         let child = privileges::Child {
             uid,
@@ -270,7 +275,9 @@ fn needs_libraries(path: &Path) -> io::Result<bool> {
     let two = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
     let mut offset = [0; 8];
     offset.copy_from_slice(&header[32..40]);
-    let (table, size, count) = (u64::from_le_bytes(offset), two(54), two(56));
+    let table = u64::from_le_bytes(offset);
+    let size = two(54);
+    let count = two(56);
     for number in 0..count {
         let mut kind = [0; 4];
         file.read_exact_at(&mut kind, table.saturating_add(number * size))?;

@@ -148,7 +148,8 @@ fn drop_capabilities() -> io::Result<()> {
 }
 
 fn become_user(uid: u32, gid: u32) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let uid = Uid::from_raw(uid);
+    let gid = Gid::from_raw(gid);
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
@@ -195,7 +196,9 @@ mod tests {
         let (before, after) = std::thread::spawn(|| {
             // One of its own to begin with, so that nothing of the real session is touched.
             leave_keyrings().unwrap();
-            let (kind, name, content) = (c"user".as_ptr(), c"wtest".as_ptr(), c"secret".as_ptr());
+            let kind = c"user".as_ptr();
+            let name = c"wtest".as_ptr();
+            let content = c"secret".as_ptr();
             // SAFETY: strings that live; the key goes with its keyring.
             let added =
                 unsafe { libc::syscall(libc::SYS_add_key, kind, name, content, 6, SESSION) };

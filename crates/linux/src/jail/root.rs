@@ -94,7 +94,8 @@ fn make_device(root: &OwnedFd, device: &Device, jail: &Jail) -> rustix::io::Resu
         FileType::CharacterDevice
     };
     rustix::fs::mknodat(root, place, kind, Mode::from_raw_mode(0o600), device.number)?;
-    let (uid, gid) = (Uid::from_raw(jail.uid), Gid::from_raw(jail.gid));
+    let uid = Uid::from_raw(jail.uid);
+    let gid = Gid::from_raw(jail.gid);
     rustix::fs::chownat(root, place, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 

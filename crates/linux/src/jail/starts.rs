@@ -158,10 +158,8 @@ pub(super) fn close_behind(socket: RawFd) -> io::Result<()> {
         len: FILTER.len() as u16,
         filter: FILTER.as_ptr().cast_mut().cast(),
     };
-    let (set, flags) = (
-        libc::SECCOMP_SET_MODE_FILTER,
-        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-    );
+    let set = libc::SECCOMP_SET_MODE_FILTER;
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     // SAFETY: the kernel copies the program, and writes nothing to it.
     let listener = unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) };
     let listener = RawFd::try_from(listener).unwrap_or(-1);
@@ -183,7 +181,8 @@ fn send(socket: RawFd, descriptor: RawFd) -> io::Result<()> {
     const SPACE: usize = 32;
     #[repr(align(8))]
     struct Control([u8; SPACE]);
-    let (mut control, byte) = (Control([0; SPACE]), [1_u8]);
+    let mut control = Control([0; SPACE]);
+    let byte = [1_u8];
     let mut part = libc::iovec {
         iov_base: byte.as_ptr().cast_mut().cast(),
         iov_len: 1,

@@ -21,7 +21,7 @@ use rustix::mount::{
 
 use super::tree;
 
-/// Where a jail attaches its root.
+/// Directory on which a jail attaches its root.
 pub(super) const PLACE: &str = "/jail";
 
 static TEMPLATE: Mutex<Option<File>> = Mutex::new(None);

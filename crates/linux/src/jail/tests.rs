@@ -31,7 +31,8 @@ struct Cell {
 
 impl Cell {
     fn new() -> Self {
-        let (dir, uid) = (tempfile::tempdir().unwrap(), user());
+        let dir = tempfile::tempdir().unwrap();
+        let uid = user();
         let work = dir.path().join("work");
         fs::create_dir(&work).unwrap();
         chown(&work, Some(uid), Some(uid)).unwrap();
@@ -141,7 +142,8 @@ fn jail_has_only_given_mounts() {
         .map(|line| line.split(' ').nth(4).unwrap())
         .collect();
     places.sort_unstable();
-    let (work, program) = (dir.path().join("work"), busybox());
+    let work = dir.path().join("work");
+    let program = busybox();
     let given = [
         Path::new("/"),
         Path::new(SYSTEM),
@@ -172,10 +174,8 @@ fn jail_has_only_given_mounts() {
 fn jailed_program_finds_nothing_of_host() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     let secret = secret.path().to_str().unwrap();
-    let (us, busybox) = (
-        std::process::id().to_string(),
-        busybox().display().to_string(),
-    );
+    let us = std::process::id().to_string();
+    let busybox = busybox().display().to_string();
     let attempts: [&[&str]; 10] = [
         &["cat", secret],
         &["cat", "/etc/shadow"],
@@ -378,7 +378,8 @@ fn unreadable_files_are_refused_before_start() {
 
 #[test]
 fn read_only_file_rejects_its_owner() {
-    let (mut cell, dir) = (Cell::new(), tempfile::tempdir().unwrap());
+    let mut cell = Cell::new();
+    let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
     fs::write(&image, b"image").unwrap();
     // Even for its owner.

@@ -172,14 +172,13 @@ fn matches_read_back_by_nft() {
 
 #[test]
 fn translations_read_back_by_nft() {
-    let (address, mac) = (Ipv4Addr::new(169, 254, 0, 21), [2, 0xfc, 0, 0, 0, 5]);
+    let address = Ipv4Addr::new(169, 254, 0, 21);
+    let mac = [2, 0xfc, 0, 0, 0, 5];
     let frames = inside("frames", move || {
         tap::create("tap0", 0)?;
-        let (nat, nat6, frames) = (
-            (Family::Ip, "wtest"),
-            (Family::Ip6, "wtest"),
-            (Family::Netdev, "wtest"),
-        );
+        let nat = (Family::Ip, "wtest");
+        let nat6 = (Family::Ip6, "wtest");
+        let frames = (Family::Netdev, "wtest");
         let to = Rule::new()
             .ether(mac, [2, 0xfc, 0, 0, 0, 6])
             .carries(IP)

@@ -272,7 +272,7 @@ impl Transaction {
     /// Sends the changes, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// The kernel's error, with the number of the change that it refused; no change takes effect then.
+    /// The kernel's error, with the number of the refused change; no change takes effect then.
     /// `NotFound` for a table that does not exist.
     pub fn commit(mut self) -> io::Result<()> {
         if self.changes > MOST_CHANGES {

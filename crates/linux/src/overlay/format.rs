@@ -42,8 +42,8 @@ const COPIED: u64 = 1 << 63;
 /// shorter.
 ///
 /// # Errors
-/// `InvalidInput` when the path of the base is too long for the format; `AlreadyExists`; what the
-/// file system refused.
+/// `InvalidInput` when the path of the base is too long for the format; `AlreadyExists`; the
+/// file system's error.
 pub fn create(base: &Path, overlay: &Path, bytes: u64) -> io::Result<()> {
     let name = base.as_os_str().as_bytes();
     if name.len() > MAX_NAME {
@@ -205,7 +205,8 @@ impl<'a> Walk<'a> {
         if cluster >= self.clusters {
             return Err(invalid("the overlay has a cluster beyond its end"));
         }
-        let (word, bit) = ((cluster / 64) as usize, 1 << (cluster % 64));
+        let word = (cluster / 64) as usize;
+        let bit = 1 << (cluster % 64);
         if self.named[word] & bit != 0 {
             return Err(invalid("the overlay names a cluster twice"));
         }
@@ -225,7 +226,8 @@ mod tests {
     #[test]
     fn new_overlay_is_what_qemu_reads() {
         let dir = tempfile::tempdir().unwrap();
-        let (base, overlay) = (dir.path().join("base"), dir.path().join("overlay"));
+        let base = dir.path().join("base");
+        let overlay = dir.path().join("overlay");
         fs::write(&base, vec![7; 1 << 20]).unwrap();
         for bytes in [2 << 20, (512 << 20) + 512, 8 << 40] {
             create(&base, &overlay, bytes).unwrap();

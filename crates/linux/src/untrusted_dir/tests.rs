@@ -7,7 +7,8 @@ use super::*;
 /// A directory of a hostile process, and beside it a file that is none of its business.
 fn untrusted() -> (tempfile::TempDir, UntrustedDir, PathBuf) {
     let root = tempfile::tempdir().unwrap();
-    let (dir, secret) = (root.path().join("run"), root.path().join("secret"));
+    let dir = root.path().join("run");
+    let secret = root.path().join("secret");
     fs::create_dir(&dir).unwrap();
     fs::write(&secret, b"of the host").unwrap();
     let dir = UntrustedDir::open(&dir).unwrap();

@@ -32,7 +32,8 @@ const ID_LIMIT: usize = 64;
 /// Returns Firecracker's arguments. Those after the last separator tell the Firecracker of the VM
 /// in `dir` from every other process; Firecracker itself ignores them.
 pub(super) fn command_line(config: &VmConfig) -> Vec<OsString> {
-    let (id, log) = (id(&config.name), config.dir.join(LOG));
+    let id = id(&config.name);
+    let log = config.dir.join(LOG);
     let first = [
         "--id",
         &id,

@@ -16,7 +16,8 @@ const LOOKS: u32 = 30;
 
 /// Returns true if the vCPUs have stopped. Takes 300 ms if so, otherwise at most 3 s.
 pub(super) async fn is_true(pid: u32) -> bool {
-    let (mut before, mut still) = (switches(pid), 0);
+    let mut before = switches(pid);
+    let mut still = 0;
     for _ in 0..LOOKS {
         tokio::time::sleep(LOOK).await;
         match (&before, switches(pid)) {

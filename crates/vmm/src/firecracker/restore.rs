@@ -37,7 +37,9 @@ pub(super) async fn restore(
     let disk = &config.disk.path;
     File::open(disk).map_err(in_file("open", disk))?;
     let run = prepare(&config)?;
-    let (from, to, serves) = (snapshot.clone(), config.clone(), host.pager.is_some());
+    let from = snapshot.clone();
+    let to = config.clone();
+    let serves = host.pager.is_some();
     let own_run = Arc::clone(&run);
     let taken =
         tokio::task::spawn_blocking(move || take(&from, &found.memory, &to, &own_run, serves))
@@ -194,7 +196,8 @@ mod tests {
 
     /// A snapshot of 1 MiB, and what is to be restored from it.
     fn snapshot(root: &Path, change: impl Fn(&mut Manifest)) -> (PathBuf, VmConfig) {
-        let (snapshot, dir) = (root.join("snapshot"), root.join("vm"));
+        let snapshot = root.join("snapshot");
+        let dir = root.join("vm");
         fs::create_dir_all(&snapshot).unwrap();
         fs::create_dir_all(&dir).unwrap();
         fs::write(snapshot.join(MEMORY), vec![7; 1 << 20]).unwrap();
@@ -202,7 +205,10 @@ mod tests {
         fs::write(snapshot.join(STATE), b"devices").unwrap();
         let (state_bytes, state_sha256) = length_and_sha256(&snapshot.join(STATE)).unwrap();
         let cpu = cpu::identity().unwrap();
-        let (vmm, vcpus, memory_mb, net) = (Name::Firecracker, 1, 1, false);
+        let vmm = Name::Firecracker;
+        let vcpus = 1;
+        let memory_mb = 1;
+        let net = false;
         let memory = MemoryLayout::Full;
         let mut manifest = Manifest {
             version: VERSION,
@@ -263,7 +269,8 @@ mod tests {
             .is_none()
         );
         let of = |path: PathBuf| fs::metadata(path).unwrap();
-        let (theirs, own) = (of(snapshot.join(MEMORY)), of(config.dir.join(MEMORY)));
+        let theirs = of(snapshot.join(MEMORY));
+        let own = of(config.dir.join(MEMORY));
         assert_eq!((theirs.ino(), own.mode() & 0o777), (own.ino(), 0o444));
         for dir in [&snapshot, &config.dir] {
             assert_eq!(

@@ -114,7 +114,8 @@ async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
         .create_snapshot(&request, bytes)
         .await
         .map_err(|error| in_its_words(error, &vm.dir))?;
-    let (own, to) = (vm.dir.clone(), dir.to_owned());
+    let own = vm.dir.clone();
+    let to = dir.to_owned();
     let targets = Targets::of(vm).map_err(in_file("open what Firecracker wrote in", &vm.dir))?;
     let memory = blocking("write", dir, move || {
         targets
@@ -133,7 +134,9 @@ async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
     let (state_bytes, state_sha256) =
         length_and_sha256(&dir.join(STATE)).map_err(in_file("read", dir))?;
     let cpu = cpu::identity().map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
-    let (vcpus, memory_mb, net) = (vm.record.vcpus, vm.record.memory_mb, vm.record.net);
+    let vcpus = vm.record.vcpus;
+    let memory_mb = vm.record.memory_mb;
+    let net = vm.record.net;
     let vmm = Name::Firecracker;
     let manifest = Manifest {
         version: VERSION,
@@ -192,7 +195,8 @@ fn memory_path(vm: &Instance) -> PathBuf {
 /// Creates the files that Firecracker writes to, which only its user can read, and returns the
 /// layers that the new pages are a diff over; `None` for a full memory file.
 async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<MemoryLayout>)> {
-    let (dir, bytes) = (vm.dir.clone(), u64::from(vm.record.memory_mb) << 20);
+    let dir = vm.dir.clone();
+    let bytes = u64::from(vm.record.memory_mb) << 20;
     let targets = Targets::of(vm).map_err(in_file("open the working directory of", &vm.dir))?;
     let made = move || {
         let user = targets.run.owner()?;
@@ -325,7 +329,8 @@ mod tests {
                 (101, 0),
                 (generation / 2, 0),
             ] {
-                let (at, content) = (page * 4096, [u8::try_from(byte).unwrap(); 4096]);
+                let at = page * 4096;
+                let content = [u8::try_from(byte).unwrap(); 4096];
                 file.write_all_at(&content, at as u64).unwrap();
                 model[at..at + 4096].copy_from_slice(&content);
             }
@@ -361,7 +366,8 @@ mod tests {
     fn link_planted_during_merge_is_ignored() {
         const BYTES: u64 = 1 << 20;
         let vm = tempfile::tempdir().unwrap();
-        let (dir, run) = (vm.path(), vm.path().join("run"));
+        let dir = vm.path();
+        let run = vm.path().join("run");
         fs::create_dir(&run).unwrap();
         let secret = dir.join("memory.of-siblings");
         fs::write(&secret, vec![5; 1 << 20]).unwrap();

@@ -48,7 +48,8 @@ impl PageMap {
             {
                 first += 1;
             }
-            let (mut rest, end) = (extent.clone(), extent.range.end);
+            let mut rest = extent.clone();
+            let end = extent.range.end;
             for over in upper[first..]
                 .iter()
                 .take_while(|over| over.range.start < end)
@@ -169,11 +170,14 @@ mod tests {
 
     /// The simplest thing that can be right: each page, and where it is.
     fn play(acts: &[Act]) -> (PageMap, Vec<Source>) {
-        let (mut map, mut model) = (PageMap::default(), vec![Source::Zeroes; PAGES as usize]);
+        let mut map = PageMap::default();
+        let mut model = vec![Source::Zeroes; PAGES as usize];
         for (file, act) in acts.iter().enumerate() {
             match act {
                 Act::Lay(gaps) => {
-                    let (mut page, mut at, mut stretches) = (0, 7_u64, Vec::new());
+                    let mut page = 0;
+                    let mut at = 7_u64;
+                    let mut stretches = Vec::new();
                     for (gap, length) in gaps {
                         let range = (page + gap).min(PAGES)..(page + gap + length).min(PAGES);
                         page = range.end;

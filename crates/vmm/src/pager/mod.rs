@@ -232,7 +232,8 @@ pub(crate) async fn start(
     let dir = config.dir.clone();
     remove(&dir.join(LOG))?;
     let records = prepared.task.working == Working::Record;
-    let (program, config) = (program.to_owned(), config.clone());
+    let program = program.to_owned();
+    let config = config.clone();
     let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
     let (process, control) = blocking("start the server of memory for", &dir, move || {
         launch(program, &config, &prepared, writer)
@@ -317,7 +318,8 @@ async fn ready(control: UnixStream) -> io::Result<tokio::net::UnixStream> {
 /// Links the recorded working set beside the memory that it belongs to, if that is still there and
 /// has none.
 async fn keep(dir: &Path, snapshot: &Path) {
-    let (from, to) = (dir.join(RECORDING), snapshot.join(WORKING_SET));
+    let from = dir.join(RECORDING);
+    let to = snapshot.join(WORKING_SET);
     let kept = blocking(
         "keep the working set in",
         snapshot,
@@ -410,7 +412,8 @@ fn is_of(process: &Process, dir: &Path) -> bool {
 /// # Errors
 /// [`Error::BadSnapshot`] for memory that is one full file, or damaged; the system's error.
 pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result<Pager> {
-    let (own, from) = (config.clone(), snapshot.to_owned());
+    let own = config.clone();
+    let from = snapshot.to_owned();
     let taken = tokio::task::spawn_blocking(move || {
         let content = fs::read(from.join(MANIFEST))?;
         let manifest: serde_json::Value = serde_json::from_slice(&content)?;

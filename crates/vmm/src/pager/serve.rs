@@ -73,7 +73,8 @@ pub(super) fn run() -> io::Result<()> {
         return Ok(());
     };
     drop(listener);
-    let (mut ahead, mut recording) = (VecDeque::new(), None);
+    let mut ahead = VecDeque::new();
+    let mut recording = None;
     match (task.working, working) {
         (Working::Replay, Some(file)) => ahead = wanted(file, &task)?,
         (Working::Record, Some(file)) => {
@@ -85,7 +86,8 @@ pub(super) fn run() -> io::Result<()> {
         }
         _ => {}
     }
-    let (asked, buffer) = (VecDeque::new(), vec![0; PIECE]);
+    let asked = VecDeque::new();
+    let buffer = vec![0; PIECE];
     Server {
         task,
         control,

@@ -329,7 +329,9 @@ mod tests {
 
     #[test]
     fn module_disk_comes_second_read_only() {
-        let (accel, ram, memory) = (Accel::Tcg, Ram::File, Path::new("/m"));
+        let accel = Accel::Tcg;
+        let ram = Ram::File;
+        let memory = Path::new("/m");
         let machine = Machine {
             accel,
             tsc_khz: None,

@@ -46,7 +46,8 @@ pub(super) struct Taken {
 /// # Errors
 /// `InvalidData` when it is damaged, otherwise the system's error.
 pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io::Result<Taken> {
-    let (dir, bytes) = (&config.dir, u64::from(config.memory_mb) << 20);
+    let dir = &config.dir;
+    let bytes = u64::from(config.memory_mb) << 20;
     // Files of an earlier VM in the directory.
     memory_files::remove_memory_files(dir, Path::new(""))?;
     if !memory.clone().on_disk(from).is_small_diff() {

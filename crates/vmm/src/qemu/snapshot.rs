@@ -45,12 +45,15 @@ pub(super) async fn write(vm: Arc<Instance>, dir: PathBuf, after: AfterSnapshot)
 async fn write_files(vm: &Arc<Instance>, dir: &Path, after: AfterSnapshot) -> Result<()> {
     let qemu = vm.version().await?;
     let (state_bytes, state_sha256) = state::save(vm, &dir.join(STATE)).await?;
-    let (source, to) = (Arc::clone(vm), dir.to_owned());
+    let source = Arc::clone(vm);
+    let to = dir.to_owned();
     let memory = blocking("write the memory to", dir, move || {
         ram::write(&source, &to, after)
     })
     .await?;
-    let (accel, vcpus, memory_mb) = (vm.record.accel, vm.record.vcpus, vm.record.memory_mb);
+    let accel = vm.record.accel;
+    let vcpus = vm.record.vcpus;
+    let memory_mb = vm.record.memory_mb;
     let cpu = processor(accel).map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
     let manifest = Manifest {
         version: VERSION,

@@ -58,7 +58,8 @@ pub(super) async fn save(vm: &Instance, to: &Path) -> Result<(u64, String)> {
         live: Some(false),
     };
     let saved = vm.execute(command, PROMPT).await;
-    let (run, path) = (Arc::clone(&vm.run), to.to_owned());
+    let run = Arc::clone(&vm.run);
+    let path = to.to_owned();
     blocking("write", to, move || {
         // A copy: QEMU may still have it open.
         let copied = saved

@@ -44,7 +44,8 @@ fn jailed_loop_device_is_read_only() {
 
 #[test]
 fn file_size_limit_fails_the_write() {
-    let (dir, uid) = (tempfile::tempdir().unwrap(), user());
+    let dir = tempfile::tempdir().unwrap();
+    let uid = user();
     let file = dir.path().join("disk");
     fs::write(&file, b"").unwrap();
     chown(&file, Some(uid), Some(uid)).unwrap();

@@ -92,7 +92,8 @@ async fn answers_reach_commands_in_any_order() {
         peer.say(r#"{"error": {"class": "GenericError", "desc": "nobody asked"}}"#)
             .await;
         for _ in 0..2 {
-            let (stop, status) = (ids["stop"], ids["query-status"]);
+            let stop = ids["stop"];
+            let status = ids["query-status"];
             peer.say(&format!(
                 r#"{{"error": {{"class": "GenericError", "desc": "no"}}, "id": {stop}}}"#
             ))
