@@ -41,8 +41,8 @@ const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0, 0, 0, 0x06];
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts of a machine before its row is given up. Now and then an emulated guest does not boot,
-/// under any VMM.
+/// Maximum of starts of a machine before its row is given up. Now and then an emulated guest does
+/// not boot, under any VMM.
 pub const ATTEMPTS: usize = 3;
 /// Machines of this run that did not start and were started again.
 static STARTED_AGAIN: AtomicUsize = AtomicUsize::new(0);
@@ -58,7 +58,7 @@ pub fn note_started_again(error: &anyhow::Error) {
     eprintln!("bench: a bare machine is started again: {error:#}");
 }
 
-/// Starts bare machines, one at a time.
+/// Bare machines, started one at a time.
 #[derive(Debug, Clone)]
 pub struct Bare {
     command: Command,

@@ -13,7 +13,7 @@ use linux::process::Process;
 use crate::place::Place;
 use crate::{bare, disks};
 
-/// For killed processes to end.
+/// Time for killed processes to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// Programs that a run starts.
 const PROGRAMS: [&str; 4] = ["wrenn", "env", "qemu-system", "firecracker"];

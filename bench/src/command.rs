@@ -10,7 +10,7 @@ use hostd::disk::device_name;
 use model::SandboxId;
 use serde_json::Value;
 
-/// Below the directory of a sandbox: where its monitor works.
+/// Working directory of a sandbox's monitor, below the directory of the sandbox.
 pub const RUN: &str = "vm/run";
 /// Name of Firecracker's socket in a run directory, and of the disk.
 const SOCKET: &str = "api.sock";

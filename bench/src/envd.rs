@@ -23,7 +23,7 @@ pub const PROGRAM: &str = "true";
 /// beside those before, whose answer may just be slow.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a guest that listens to answer.
+/// Time for a guest that listens to answer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A guest agent. Connections are kept, as ours are.

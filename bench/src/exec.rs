@@ -9,7 +9,8 @@ use crate::server::Server;
 use crate::stats::Better;
 
 const PAIRS: usize = 200;
-/// Emulated guests run code faster when it has been translated.
+/// Number of runs before the clock counts: emulated guests run code faster when it has been
+/// translated.
 const WARM_UP: usize = 10;
 const MAX_RATIO: f64 = 1.5;
 

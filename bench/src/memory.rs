@@ -24,10 +24,10 @@ use crate::stats::{Better, summarize};
 
 const SANDBOXES: usize = 20;
 const MEMORY_MB: u32 = 128;
-/// Creates that are under way at a time.
+/// Number of creates under way at a time.
 const AT_ONCE: usize = 4;
 const BARE_MACHINES: usize = 5;
-/// Looks at the server with everything running, and the pause between them.
+/// Number of looks at the server with everything running, and the pause between them.
 const LOOKS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(500);
 const MAX_SERVER_MB: f64 = 80.0;
@@ -139,7 +139,7 @@ fn resident(pid: u32) -> anyhow::Result<f64> {
 /// Kind of memory that is counted of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// All that it has.
+    /// Resident set: all pages that it has mapped.
     Resident,
     /// Proportional: pages that several processes have count for each in part.
     Share,

@@ -23,10 +23,10 @@ const MANY: usize = 500;
 /// Measured beside few and beside many.
 const TIMES: usize = 40;
 const MAX_RATIO: f64 = 1.2;
-/// For a claim of a network that is ready, in milliseconds.
+/// Limit on a claim of a network that is ready, in milliseconds.
 const MAX_CLAIM: f64 = 1.0;
-/// For the kernel to end what a removal began: it is still at the namespace, on a processor of its
-/// own.
+/// Time for the kernel to end what a removal began: it is still at the namespace, on a processor of
+/// its own.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Owner that claims name.
 const SANDBOX: &str = "sb-bench";

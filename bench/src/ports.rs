@@ -29,7 +29,7 @@ const MIB: usize = 256;
 const SOCKETS: usize = 500;
 /// Number of sockets that are opened at the same time: emulated guests take their time for each.
 const AT_ONCE: usize = 50;
-/// Longer than idle connections are kept, and than anybody waits without being asked to.
+/// Time of silence: longer than idle connections are kept by default.
 const HELD: Duration = Duration::from_secs(10);
 const MAX_LATENCY: f64 = 1.5;
 const MIN_RATE: f64 = 0.8;

@@ -16,13 +16,13 @@ use nix::unistd::Pid;
 use crate::envd::{Envd, PROGRAM};
 use crate::place::Place;
 
-/// For the server to answer: it probes KVM and packs the initramfs first.
+/// Time for the server to answer: it probes KVM and packs the initramfs first.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 /// Timeout of sandboxes, long enough that none becomes idle in the middle of a run.
 const SANDBOX_TIMEOUT_SEC: u32 = 3600;
-/// For emulated guests to fill their memory.
+/// Time for emulated guests to fill their memory, in seconds.
 const SHELL_TIMEOUT_SEC: u32 = 300;
 
 /// Control plane and host agent in one process.

@@ -20,7 +20,7 @@ use crate::stats::Better;
 use crate::warm::MEMORY_MB;
 
 const SIBLINGS: usize = 20;
-/// For what the guest does after its first program.
+/// Time for the work that the guest does after its first program.
 const SETTLE: Duration = Duration::from_secs(3);
 const MAX_RATIO: f64 = 1.1;
 

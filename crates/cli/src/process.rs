@@ -168,7 +168,7 @@ struct Attached<'a> {
     client: &'a Client,
     id: &'a str,
     grace: Duration,
-    /// Known once it runs.
+    /// Process id, known once the program runs.
     pid: watch::Receiver<Option<u32>>,
 }
 

@@ -2,7 +2,7 @@
 
 use client::types::ProcessSignal;
 
-/// Ends the command without a word.
+/// End of a command without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Quiet {
     /// The reader of standard output is gone.

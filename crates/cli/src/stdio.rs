@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// Most bytes of input that are read at once.
+/// Maximum number of bytes of input that are read at once.
 const INPUT_CHUNK: usize = 32 * 1024;
 
 /// Standard stream of this process. Clones are the same stream.

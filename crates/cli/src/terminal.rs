@@ -8,7 +8,7 @@ use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// For a terminal in the sandbox when there is none here.
+/// Size of a terminal in the sandbox when there is none here.
 const FALLBACK: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 
 /// Returns true if standard input is a terminal.

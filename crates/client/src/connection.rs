@@ -19,13 +19,13 @@ pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 /// server has limits of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Notices a dead peer behind an idle stream.
+/// Interval of TCP keepalives, which find a dead peer behind an idle stream.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Bytes of an error body that are read; an error of ours is far smaller.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
-/// Talks to one server with one key. Cheap to clone.
+/// Client of a server with a key. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     base: Url,

@@ -29,8 +29,8 @@ use crate::error::{Error, Result};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Most bytes of input in one frame. Small enough that no server limit is near (frames carry a
-/// third more).
+/// Maximum number of bytes of input in one frame. Small enough that no server limit is near (frames
+/// carry a third more).
 const MAX_INPUT: usize = 32 * 1024;
 
 /// Largest frame that is accepted; the server sends far smaller ones.
@@ -52,7 +52,7 @@ pub struct ExecStart {
     pub user: Option<String>,
     /// True if input will come; otherwise the program reads end of file at once.
     pub stdin: bool,
-    /// Runs it on a terminal of this size; all its output comes as `Stdout`.
+    /// Size of the terminal to run it on, whose output all comes as `Stdout`; `None`: no terminal.
     pub terminal: Option<TerminalSize>,
 }
 

@@ -15,7 +15,7 @@ const PAGE: u32 = 100;
 /// Query for a page of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListQuery {
-    /// Most entries wanted; the server has a limit of its own.
+    /// Maximum number of entries wanted; the server has a limit of its own.
     pub limit: Option<u32>,
     /// [`Page::next`] of the page before.
     pub cursor: Option<String>,

@@ -44,7 +44,7 @@ impl RateLimitSettings {
     pub const DEFAULT_REQUESTS_PER_SEC: u32 = 1000;
     /// Fifty a second, or three times what a host runs at once by default, in one burst.
     pub const DEFAULT_CREATES_PER_MIN: u32 = 3000;
-    /// More is no bound any more.
+    /// Largest limit: a higher one bounds nothing any more.
     pub const MAX: u32 = 1_000_000;
 }
 

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-/// Most bytes between the contents of two entries. A path has 4096 at most; the rest is for the
-/// extents of a sparse file.
+/// Maximum number of bytes between the contents of two entries. A path has 4096 at most; the rest
+/// is for the extents of a sparse file.
 pub const HEADER_LIMIT: u64 = 1 << 20;
 
 /// Switch of a [`BoundedReader`] that is owned by an archive, for the code that iterates over it.

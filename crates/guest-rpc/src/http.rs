@@ -99,10 +99,10 @@ impl std::fmt::Debug for InitRequest {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct FreezeRequest {
-    /// Give the disk's unused blocks back first.
+    /// True to give the disk's unused blocks back first.
     pub trim: bool,
-    /// Forget what is only a copy of the disk first, which makes a smaller snapshot and a slower
-    /// start after it.
+    /// True to drop the page cache first, which makes a smaller snapshot and a slower start after
+    /// it.
     pub drop_caches: bool,
     /// Milliseconds after which `drop_caches` and `trim` begin nothing new; absent: no limit. The
     /// flush and the freeze take as long as they take.
@@ -182,7 +182,7 @@ pub struct ErrorBody {
 pub struct WrittenFile {
     pub path: String,
     pub name: String,
-    /// Always `file`.
+    /// Kind of the file: always `file`.
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]

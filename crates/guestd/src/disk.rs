@@ -34,8 +34,8 @@ pub struct Disk {
 #[derive(Debug, Default)]
 struct State {
     frozen: bool,
-    /// Counts freezes and thaws, so that a thaw that was put off can tell whether it still means
-    /// this freeze.
+    /// Number of freezes and thaws so far, so that a thaw that was put off can tell whether it
+    /// still means this freeze.
     serial: u64,
 }
 

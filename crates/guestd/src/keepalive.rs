@@ -7,7 +7,8 @@ use http::HeaderMap;
 /// Interval where the client does not ask for one.
 const DEFAULT: Duration = Duration::from_secs(90);
 
-/// Longest that a client can ask for; more would be none at all, and could not be added to a clock.
+/// Longest interval that a client can ask for; a longer one would be none at all, and could not be
+/// added to a clock.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The header that says, in whole seconds.

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::connections::Ends;
 
-/// Most connections from inside the guest at once.
+/// Maximum number of connections from inside the guest at once.
 pub const INSIDE_LIMIT: usize = 512;
 
 /// Listener for `axum::serve`; see the module.

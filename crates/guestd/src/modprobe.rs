@@ -21,8 +21,8 @@ use crate::user::read_bounded;
 /// Path of this program as long as it runs: its file is gone after the boot.
 pub const PROGRAM: &str = "/proc/1/exe";
 
-/// Most bytes of an index that are read: `modules.alias` of a kernel with all its drivers has some
-/// two million.
+/// Maximum number of bytes of an index that are read: `modules.alias` of a kernel with all its
+/// drivers has some two million.
 const INDEX_LIMIT: u64 = 16 << 20;
 
 /// Folders of modprobe.d(5).

@@ -106,7 +106,7 @@ pub fn trim_filesystem(folder: BorrowedFd<'_>, start: u64, length: u64) -> io::R
     check(unsafe { libc::ioctl(folder.as_raw_fd(), FITRIM, &raw mut range) })
 }
 
-/// Most bytes that [`add_entropy`] takes at once.
+/// Maximum number of bytes that [`add_entropy`] takes at once.
 pub const ENTROPY_LIMIT: usize = 512;
 
 #[repr(C)]

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 /// Longest user database that is read, bytes; what is beyond is not seen.
 const DATABASE_LIMIT: u64 = 4 << 20;
 
-/// Most supplementary groups given to one process (`NGROUPS_MAX` of Linux is 65536; no image needs
-/// more than this).
+/// Maximum number of supplementary groups given to one process (`NGROUPS_MAX` of Linux is 65536; no
+/// image needs more than this).
 const GROUPS_LIMIT: usize = 1024;
 
 /// A user, as a process needs it.
@@ -33,7 +33,7 @@ pub struct User {
     pub shell: PathBuf,
 }
 
-/// No such user in the guest.
+/// Error: no such user in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{kind} '{name}' does not exist in the sandbox: name one that is in its {file}, or give a number"

@@ -26,12 +26,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub const PROTOCOL: &str = "wrenn-tunnel";
 /// The agent's route, as axum writes it.
 pub const ROUTE: &str = "/tunnel/{sandbox_id}/{port}";
-/// Most connections to one sandbox at once, for each process on the way: each holds some
-/// descriptors and 128 KiB.
+/// Maximum number of connections to one sandbox at once, for each process on the way: each holds
+/// some descriptors and 128 KiB.
 pub const MAX_CONNECTIONS: usize = 2048;
 /// Interval between two probes of a silent peer.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
-/// For a client that goes on sending to a server that is gone to see the answer.
+/// Time for a client that goes on sending to a server that is gone to see the answer.
 const LINGER: Duration = Duration::from_secs(5);
 
 const BUFFER: usize = 64 * 1024;

@@ -60,7 +60,7 @@ const MAX_HEADERS: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 250;
 /// Pause after the system refused a connection: usually it has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// For an idle connection to close in good order.
+/// Time for an idle connection to close in good order.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Share of the process's open files that connections may take: a connection to a port takes two,
 /// the rest is for disks, databases and VMs.
@@ -77,7 +77,7 @@ pub struct ListenerLimits {
     pub per_address: Option<usize>,
     /// Timeout from the connection to its first byte.
     pub first_byte: Duration,
-    /// For the head of a request, and between two requests of an HTTP/1 connection.
+    /// Timeout of the head of a request, and between two requests of an HTTP/1 connection.
     pub request_head: Duration,
     /// Timeout without a request in flight.
     pub idle: Duration,
@@ -199,7 +199,7 @@ pub fn set_keepalive(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
-/// Serves one connection.
+/// Service of a connection.
 struct Serving {
     service: Router,
     builder: Arc<Builder<TokioExecutor>>,

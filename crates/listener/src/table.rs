@@ -1,4 +1,5 @@
-//! All open connections of a listener, and which one is closed when there are too many.
+//! Table of all open connections of a listener, which chooses the one that is closed when there are
+//! too many.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -21,7 +22,7 @@ enum Rank {
     Idle,
     Busy,
     IdleTrusted,
-    /// Never.
+    /// Busy with credentials: never given up.
     BusyTrusted,
 }
 

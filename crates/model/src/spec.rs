@@ -65,7 +65,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Below this, the stock kernel with our initramfs does not boot.
+    /// Smallest memory with which the stock kernel boots our initramfs.
     pub const MIN_MEMORY_MB: u32 = 128;
     /// The smallest file system that is of any use; templates are larger.
     pub const MIN_DISK_MB: u32 = 16;

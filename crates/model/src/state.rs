@@ -24,7 +24,7 @@ pub enum SandboxState {
     Pending,
     /// The guest agent has confirmed that it is ready.
     Running,
-    /// Its state is safe on disk and it uses no memory or CPU.
+    /// Saved on disk, using no memory or CPU.
     Paused,
     /// Ended by itself or by timeout; the reason says which.
     Stopped,

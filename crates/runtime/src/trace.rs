@@ -24,7 +24,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Header field of the W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Most characters of an id that a client has chosen.
+/// Maximum number of characters of an id that a client has chosen.
 const MAX_REQUEST_ID: usize = 64;
 
 tokio::task_local! {

@@ -10,7 +10,8 @@ use tar::{Builder, EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use crate::{BLOCK, CHUNK, MAX_EXTENTS, SparseWriter, extents};
 
-/// Most bytes before the entry itself: long names, and the path of one has 4096 at most.
+/// Maximum number of bytes before the entry itself: long names, and the path of one has 4096 at
+/// most.
 const MAX_PREFIX: u64 = 64 * 1024;
 
 /// Creates a header with mode, owner and time of a file.

@@ -21,8 +21,8 @@ const HOLE: usize = 4096;
 /// Archives count in blocks of this size, bytes.
 const BLOCK: u64 = 512;
 
-/// Most extents of one file. Readers hold their list in memory before the data, and bound it; GNU
-/// tar needs 24 bytes for each.
+/// Maximum number of extents of one file. Readers hold their list in memory before the data, and
+/// bound it; GNU tar needs 24 bytes for each.
 const MAX_EXTENTS: usize = 16 * 1024;
 
 /// Bytes that are copied at once.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::{CHUNK, HOLE};
 
-/// Most pieces of one write (`IOV_MAX` of the kernel).
+/// Maximum number of pieces of one write (`IOV_MAX` of the kernel).
 const IOV_MAX: usize = 1024;
 
 /// A block of zeroes. Comparing with it is the work of `memcmp`, in unoptimized programs as well.

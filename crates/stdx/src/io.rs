@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Result};
 
-/// Turns "there is none" into a value.
+/// Extension that turns "there is none" into a value.
 pub trait OptionalExt<T> {
     /// Returns `None` for [`ErrorKind::NotFound`].
     ///

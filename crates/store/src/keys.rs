@@ -11,7 +11,7 @@ pub struct NewKey {
     pub id: String,
     pub team_id: TeamId,
     pub scopes: Scopes,
-    /// For people.
+    /// Name for people.
     pub name: String,
     pub hash: [u8; 32],
     /// Milliseconds since the Unix epoch.

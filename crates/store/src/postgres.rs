@@ -9,10 +9,10 @@ use crate::db::{Call, Pool};
 use crate::{Error, schema};
 
 const CONNECTIONS: u32 = 16;
-/// For a first connection, and for one from the pool.
+/// Timeout of a first connection, and of one from the pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Below [`crate::db::CALL_LIMIT`], so that the server ends a statement before its caller gives up
-/// on it.
+/// Timeout below [`crate::db::CALL_LIMIT`], so that the server ends a statement before its caller
+/// gives up on it.
 const STATEMENT_LIMIT: &str = "SET statement_timeout = '25s'";
 /// Limit on the wait while another process migrates.
 const MIGRATION_LOCK_LIMIT: &str = "SET lock_timeout = '120s'";

@@ -19,7 +19,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use crate::db::CALL_LIMIT;
 use crate::{Error, schema};
 
-/// Reads are short and mostly from memory.
+/// Number of reading connections: reads are short and mostly from memory.
 const READERS: u32 = 4;
 
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use tar::{Archive, Entry, EntryType};
 use super::CHUNK;
 use crate::output;
 
-/// Most names that are told one by one.
+/// Maximum number of names that are told one by one.
 const MAX_NOTES: usize = 20;
 
 /// Mode of directories that the archive names only as part of a path.

@@ -10,7 +10,8 @@ use model::ErrorCode;
 use super::rate_limit;
 use crate::error::Error;
 
-/// Left in the answer for the request log: the chain of causes, which the client does not get.
+/// Error left in the response for the request log: the chain of causes, which the client does not
+/// get.
 #[derive(Debug, Clone)]
 pub struct Logged(pub Error);
 

@@ -38,15 +38,15 @@ pub const MAX_FRAME: usize = 256 * 1024;
 /// Bytes of the frame `start`: all that a command line may have on Linux, each byte of it escaped
 /// as `\u0001` at worst.
 const MAX_START: usize = 6 * ExecLimits::MAX_COMMAND_BYTES + 64 * 1024;
-/// Beyond this the connection breaks; up to it we can still say what is wrong.
+/// Bytes of a frame beyond which the connection breaks; up to it we can still say what is wrong.
 const MAX_READ: usize = 16 * 1024 * 1024;
 /// Frames of input that wait for the program to read.
 const INPUT_QUEUE: usize = 16;
-/// For the first frame to come.
+/// Time for the first frame to come.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Keeps proxies from taking the connection for dead.
+/// Interval of pings, which keep proxies from taking the connection for dead.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// For the client to take the last frame and to close.
+/// Time for the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 type Sink = SplitSink<WebSocket, Message>;

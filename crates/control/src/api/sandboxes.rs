@@ -21,7 +21,7 @@ use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 
-/// Makes two creates the same one.
+/// Header field whose value makes two creates the same one.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// Header field with the cursor of the next page.

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 pub(super) const MAX_READ: usize = 4 * 1024 * 1024;
 /// Bytes of one frame of ours.
 const FRAME: usize = 64 * 1024;
-/// Keeps proxies from taking the connection for dead.
+/// Interval of pings, which keep proxies from taking the connection for dead.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// For the client to take the last frame and to close.
+/// Time for the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Signal that no more frames are read.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::App;
 
-/// For the store to answer.
+/// Time for the store to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl App {

@@ -54,7 +54,7 @@ pub struct App {
     /// Sandboxes whose create is under way in this process; reconcilers leave them alone.
     pub in_flight_creates: InFlightCreates,
     pub idempotency_locks: IdempotencyLocks,
-    /// Ends open streams and background tasks.
+    /// Token that ends open streams and background tasks.
     pub shutdown: CancellationToken,
     /// Notified when there may be something to reconcile before the next round.
     pub reconcile: tokio::sync::Notify,
@@ -65,7 +65,7 @@ pub struct App {
 #[derive(Debug, Default, Clone)]
 pub struct InFlightCreates(Arc<Mutex<BTreeSet<SandboxId>>>);
 
-/// Keeps an id in [`InFlightCreates`].
+/// Membership of an id in [`InFlightCreates`], until this is dropped.
 #[derive(Debug)]
 pub struct InFlightCreate {
     set: InFlightCreates,

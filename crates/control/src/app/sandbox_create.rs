@@ -1,8 +1,8 @@
 //! Creates a sandbox: template, row, host, report.
 //!
-//! What is known of the hosts decides on sizes and host. The row comes before a host is asked, so
-//! that whatever a host makes is known. From the moment a host is asked it owns the state. If we die
-//! in between, the row is `pending`: either the host then reports what became of it, or
+//! The cached inventories of the hosts decide on sizes and host. The row comes before a host is
+//! asked, so that all that a host makes is known. From the moment a host is asked it owns the
+//! state. If we die in between, the row is `pending`: either the host then reports the sandbox, or
 //! `tasks::reconcile` removes the row after a while. If a step fails while the user waits, row and
 //! remains go: the id was never told.
 

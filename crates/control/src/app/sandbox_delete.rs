@@ -18,7 +18,7 @@ use super::App;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 
-/// For the hosts to answer while a user waits for a create that has failed anyway.
+/// Time for the hosts to answer while a user waits for a create that has failed anyway.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl App {

@@ -9,24 +9,24 @@ use host_rpc as rpc;
 use super::Host;
 use crate::error::Result;
 
-/// For what a host answers at once.
+/// Time for calls that a host answers at once.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a sandbox to run. A guest without hardware virtualisation boots slowly, the more so beside
-/// others.
+/// Time for a sandbox to run. A guest without hardware virtualisation boots slowly, the more so
+/// beside others.
 pub(super) const ENSURE_TIMEOUT: Duration = Duration::from_secs(300);
-/// For everything of a sandbox to be gone.
+/// Time for everything of a sandbox to be gone.
 pub(super) const REMOVE_TIMEOUT: Duration = Duration::from_secs(120);
-/// For what a guest answers from its disk. A paused one is resumed first.
+/// Time for calls that a guest answers from its disk. A paused one is resumed first.
 pub(super) const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
-/// For the memory of a sandbox to be on the host's disk: 64 GiB, which is the most that one may
-/// have, at 100 MB/s take 11 minutes. If the host takes longer it goes on, and its reports tell the
-/// end.
+/// Time for the memory of a sandbox to be on the host's disk: 64 GiB, which is the most that one
+/// may have, at 100 MB/s take 11 minutes. If the host takes longer it goes on, and its reports tell
+/// the end.
 pub(super) const SAVE_TIMEOUT: Duration = Duration::from_secs(900);
-/// For other rules, which wait until the command that is being carried out has ended.
+/// Time for a change of rules, which waits until the command that is being carried out has ended.
 pub(super) const NETWORK_TIMEOUT: Duration = Duration::from_secs(60);
-/// For what hosts do with files alone, some of which may be large.
+/// Time for calls that only work on files of the host, some of which may be large.
 pub(super) const FILES_TIMEOUT: Duration = Duration::from_secs(120);
-/// For a paused sandbox to run: the guest has to answer, which is slow without hardware
+/// Time for a paused sandbox to run: the guest has to answer, which is slow without hardware
 /// virtualisation.
 pub(crate) const RESUME_TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -22,7 +22,7 @@ pub enum TemplateKind {
 pub struct Template {
     pub name: TemplateName,
     pub kind: TemplateKind,
-    /// Allocated on the host.
+    /// Bytes allocated on the host.
     pub size_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,
@@ -37,7 +37,7 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     pub name: String,
-    /// Allocated on the host.
+    /// Bytes allocated on the host.
     pub size_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,

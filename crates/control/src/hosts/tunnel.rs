@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use super::{CONNECT_TIMEOUT, Host, MAX_MESSAGE, RESUME_TIMEOUT};
 use crate::error::Error;
 
-/// For the guest to take the connection, after it was resumed.
+/// Time for the guest to take the connection, after it was resumed.
 const GUEST_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a refusal.
 const MAX_REFUSAL: usize = 64 * 1024;

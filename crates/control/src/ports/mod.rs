@@ -13,7 +13,7 @@ use signed_url::UrlSigner;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortTarget {
     pub id: SandboxId,
-    /// Never 0.
+    /// Port number, never 0.
     pub port: u16,
 }
 

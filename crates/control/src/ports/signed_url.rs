@@ -22,7 +22,7 @@ const MAC: usize = 32;
 /// Characters of a signature.
 const LENGTH: usize = (TIME + MAC) * 4 / 3 + 1;
 
-/// Signs URLs and verifies their signatures.
+/// Signer of URLs, which also verifies their signatures.
 pub struct UrlSigner(Hmac<Sha256>);
 
 impl std::fmt::Debug for UrlSigner {

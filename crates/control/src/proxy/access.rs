@@ -178,7 +178,7 @@ pub fn is_preflight<B>(request: &Request<B>) -> bool {
             .contains_key("access-control-request-method")
 }
 
-/// Checks links of requests to one port.
+/// Check of a request's links to a port.
 struct LinkCheck<'a> {
     signer: &'a UrlSigner,
     address: &'a PortAddress,

@@ -1,4 +1,4 @@
-//! Notes what has passed over one connection to a guest, for [`super::retry`].
+//! Record of what has passed over a connection to a guest, for [`super::retry`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -35,7 +35,7 @@ pub(super) struct Tunnel {
     used: Arc<ConnectionUse>,
 }
 
-/// Notes what passes, for [`super::retry`].
+/// Stream that notes what passes, for [`super::retry`].
 #[derive(Debug)]
 struct NotedStream {
     stream: TokioIo<Upgraded>,

@@ -34,8 +34,8 @@ use crate::hosts::{Counted, Host, MAX_CONNECTIONS, TunnelError};
 
 /// Seconds for which browsers remember the answer to a preflight.
 const PREFLIGHT_SECONDS: &str = "600";
-/// For the head of an answer. Some answer only when something has happened; those send their head
-/// at once.
+/// Time for the head of an answer. Some guests answer only when something has happened; those send
+/// their head at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 pub(super) async fn serve_request(

@@ -62,9 +62,9 @@ pub struct Proxy {
 #[derive(Debug, Clone)]
 struct GuestClients {
     pooled: Client<Connector, Body>,
-    /// Opens a connection for each request.
+    /// Client that opens a connection for each request.
     unpooled: Client<Connector, Body>,
-    /// For gRPC alone, which knows no other version.
+    /// Client for gRPC alone, which knows no other version.
     http2: Client<Connector, Body>,
 }
 

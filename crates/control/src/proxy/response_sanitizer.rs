@@ -49,8 +49,8 @@ const CORS: &str = "access-control-";
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// Directives of `Clear-Site-Data` that clear data of a single origin.
 const OWN_SITE_DATA: [&str; 3] = ["cache", "executionContexts", "storage"];
-/// For pages that a cookie opened: no page of another origin shows them, as it could make the user
-/// click there.
+/// Policy of pages that a cookie opened: no page of another origin shows them, as it could make the
+/// user click there.
 const FRAME_POLICY: &str = "frame-ancestors 'self'";
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 /// Pages of others that open this one get no hold of its window; it may open others (to log in, for

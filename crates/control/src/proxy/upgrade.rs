@@ -17,7 +17,7 @@ use super::address::PortAddress;
 use super::response_sanitizer;
 use crate::hosts::{self, Counted};
 
-/// For the client to end its direction after the guest has: it can get no answer any more. The
+/// Time for the client to end its direction after the guest has: it can get no answer any more. The
 /// guest may take as long as it likes after the client has ended its own, as with a command whose
 /// input is over.
 const GOODBYE: Duration = Duration::from_secs(5);

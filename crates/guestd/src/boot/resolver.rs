@@ -21,7 +21,7 @@ use nix::mount::{MsFlags, mount};
 /// File that is mounted over a `resolv.conf` that cannot be written.
 const COVER: &str = "/run/wrenn/resolv.conf";
 
-/// More than any real one has, bytes.
+/// Maximum number of bytes that are read: more than any real file has.
 const LIMIT: u64 = 64 << 10;
 
 /// Maximum of links that are followed, as in the kernel (`MAXSYMLINKS`).

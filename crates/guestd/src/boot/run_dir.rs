@@ -18,7 +18,7 @@ use nix::unistd::mkfifo;
 
 use super::tmpfiles;
 
-/// Most that is copied to memory: what packages have there are a few empty directories.
+/// Maximum number of bytes that are copied to memory: packages have a few empty directories there.
 const BYTES_LIMIT: u64 = 8 << 20;
 const ENTRIES_LIMIT: usize = 4096;
 

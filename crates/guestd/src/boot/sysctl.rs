@@ -32,7 +32,7 @@ const FOLDERS: [&str; 4] = [
     "lib/sysctl.d",
 ];
 
-/// Most bytes of one file that are read.
+/// Maximum number of bytes of one file that are read.
 const LIMIT: u64 = 256 << 10;
 
 /// Applies them all.

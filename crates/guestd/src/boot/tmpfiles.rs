@@ -28,7 +28,7 @@ const FOLDERS: [&str; 4] = [
 /// where they are not of old.
 const ABOVE: [&str; 4] = ["/run/", "/var/run/", "/var/lock/", "/tmp/"];
 
-/// Most bytes of one file that are read.
+/// Maximum number of bytes of one file that are read.
 const LIMIT: u64 = 256 << 10;
 
 /// Makes all of it below `root`.
@@ -56,7 +56,7 @@ enum Kind {
 #[derive(Debug)]
 struct Entry {
     kind: Kind,
-    /// Absolute, without `..`.
+    /// Absolute path without `..`.
     path: PathBuf,
     mode: Option<u32>,
     user: Option<String>,

@@ -18,8 +18,8 @@ use crate::http::error::HttpError;
 /// the answer and not a reset connection.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Compressed bytes unpacked at a time: deflate grows at most 1032 times, so this is half a MiB at
-/// worst.
+/// Number of compressed bytes unpacked at a time: deflate grows at most 1032 times, so this is half
+/// a MiB at worst.
 const INFLATED_AT_ONCE: usize = 512;
 
 /// Reason why a body ended before its end.

@@ -21,8 +21,8 @@ use super::target::Wish;
 use super::upload::{write_pieces, written_file};
 use crate::http::error::HttpError;
 
-/// Most bytes without content: what is between two parts, with the headers of the next. A piece of
-/// the body can be half of it.
+/// Maximum number of bytes without content: what is between two parts, with the headers of the
+/// next. A piece of the body can be half of it.
 const HEAD_LIMIT: usize = 1 << 20;
 
 /// Writes the parts named `file` of a form, each to where `place` says for its file name.

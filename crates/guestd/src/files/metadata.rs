@@ -19,7 +19,7 @@ const HEADER_PREFIX: &str = "x-metadata-";
 /// Longest key, bytes: Linux has 255 for the whole name of an attribute.
 const KEY_LIMIT: usize = 246;
 
-/// Most bytes of keys and values together.
+/// Maximum number of bytes of keys and values together.
 const TOTAL_LIMIT: usize = 4096;
 
 /// Keys and values.

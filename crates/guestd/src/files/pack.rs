@@ -127,7 +127,7 @@ fn write(dir: &Path, outlet: Outlet) -> io::Result<()> {
     archive.into_inner()?.flush()
 }
 
-/// Lets errors of both kinds leave [`walk`].
+/// Wrapper that lets errors of both kinds leave [`walk`].
 struct Failed(io::Error);
 
 impl From<FileError> for Failed {
@@ -195,7 +195,8 @@ fn became_shorter(path: &Path) -> io::Error {
     )
 }
 
-/// Collects bytes to pieces of [`CHUNK`] and hands them to the connection; blocks while it is busy.
+/// Writer that collects bytes to pieces of [`CHUNK`] and hands them to the connection; blocks while
+/// it is busy.
 pub struct Outlet {
     sender: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,

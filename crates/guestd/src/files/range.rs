@@ -3,7 +3,7 @@
 /// Part of a file of known size that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// All of it: no range, several ranges, or one that cannot be read, all of which a server may
+    /// Whole file: no range, several ranges, or one that cannot be read, all of which a server may
     /// ignore.
     Whole,
     /// Range from byte `start` on, `length` bytes long (never 0).

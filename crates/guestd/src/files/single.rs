@@ -68,7 +68,7 @@ fn write(wish: Wish, mut inlet: Inlet) -> Result<Wish, FileError> {
     target.keep()
 }
 
-/// Tells an archive that breaks off from a disk that is full.
+/// Error of reading, which tells an archive that breaks off from a disk that is full.
 enum ReadError {
     Archive(std::io::Error),
     File(FileError),

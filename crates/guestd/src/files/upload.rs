@@ -16,7 +16,7 @@ use crate::filesystem::error::FileError;
 use crate::filesystem::path;
 use crate::http::error::HttpError;
 
-/// Most pieces in one write: half of what the kernel takes (`IOV_MAX`).
+/// Maximum number of pieces in one write: half of what the kernel takes (`IOV_MAX`).
 const PIECES: usize = 512;
 
 /// Writes one file from a whole body.

@@ -21,7 +21,7 @@ pub enum Kind {
     NoSpace,
     /// A limit of the kernel or of the agent is reached.
     Exhausted,
-    /// Works when something else changes first.
+    /// Refusal until something else has changed.
     Precondition,
     /// Events were lost.
     DataLoss,

@@ -14,7 +14,7 @@ use super::path::ensure_dir;
 use super::removal::remove_tree;
 use crate::user::Database;
 
-/// Most entries of one listing: some 50 MiB of answer.
+/// Maximum number of entries of one listing: some 50 MiB of answer.
 const ENTRIES_LIMIT: usize = 200_000;
 
 fn names() -> Database {

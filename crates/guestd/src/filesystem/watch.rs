@@ -30,8 +30,8 @@ use crate::as_user::as_user;
 use crate::syscall;
 use crate::user::{Database, User};
 
-/// Most events kept for a client that does not fetch them; beyond, they stay in the kernel's queue,
-/// and where that overflows the client is told.
+/// Maximum number of events kept for a client that does not fetch them; beyond, they stay in the
+/// kernel's queue, and where that overflows the client is told.
 const QUEUE_LIMIT: usize = 65_536;
 
 /// Events that a directory is watched for: those that the reference agent's library subscribes to.

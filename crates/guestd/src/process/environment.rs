@@ -20,7 +20,7 @@ const MUSL_LOADERS: [&str; 2] = ["lib/ld-musl-x86_64.so.1", "lib/ld-musl-aarch64
 /// Files with `LANG` and its like: of Debian, of systemd.
 const LOCALE_FILES: [&str; 2] = ["etc/default/locale", "etc/locale.conf"];
 
-/// Most bytes of one file that are read.
+/// Maximum number of bytes of one file that are read.
 const LIMIT: u64 = 64 << 10;
 
 /// Returns the variables for programs of user `uid` in the image at `root`.

@@ -27,8 +27,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Longest time for which processes left behind can hold back the end by writing on.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Most that a pipe holds (`fs.pipe-max-size`), bytes: what is behind that, the process itself did
-/// not write.
+/// Maximum number of bytes that a pipe holds (`fs.pipe-max-size`): anything behind them was not
+/// written by the process itself.
 const HELD: usize = 1 << 20;
 
 /// Descriptor that a piece of output came from.
@@ -53,7 +53,7 @@ impl Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
     pub exit: Exit,
-    /// Killed because its deadline passed.
+    /// True if it was killed because its deadline passed.
     pub timed_out: bool,
 }
 

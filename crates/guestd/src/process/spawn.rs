@@ -29,11 +29,11 @@ use crate::user::User;
 /// escaped in its text ([`guest_rpc::bytes`]).
 #[derive(Debug)]
 pub struct Program {
-    /// Looked up in `PATH` of `envs` where it has no slash.
+    /// Name or path of the program; looked up in `PATH` of `envs` where it has no slash.
     pub program: String,
     pub args: Vec<String>,
     pub envs: BTreeMap<String, String>,
-    /// Absolute; entered as the user.
+    /// Absolute path of the directory, which is entered as the user.
     pub cwd: PathBuf,
     pub user: User,
 }
@@ -43,7 +43,7 @@ pub struct Program {
 pub enum Stdio3 {
     /// Pipes; standard input is `/dev/null` where it is not asked for.
     Pipes { stdin: bool },
-    /// All three the slave side of a terminal, which becomes the controlling one.
+    /// Slave side of a terminal for all three, which becomes the controlling one.
     Terminal(OwnedFd),
 }
 

@@ -26,7 +26,7 @@ pub struct Process {
     pub output: Arc<Output>,
     /// Set once its leader is collected.
     pub exited: AtomicBool,
-    /// Grows with every start.
+    /// Serial number, which grows with every start.
     pub serial: u64,
 }
 
@@ -45,7 +45,7 @@ impl Process {
     }
 }
 
-/// All of them, with what starting one needs.
+/// Table of all processes, with what starting one needs.
 #[derive(Debug)]
 pub struct Processes {
     pub(super) reaper: Arc<Reaper>,

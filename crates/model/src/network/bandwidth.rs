@@ -16,7 +16,7 @@ pub struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// More is no limit on any host.
+    /// Largest limit: a higher one limits nothing on any host.
     pub const MAX_MBPS: u32 = 100_000;
 
     /// Returns true if nothing is limited.

@@ -7,7 +7,7 @@ use super::{Disk, Sandbox, one};
 use crate::db::{rows, stored_generation};
 use crate::{Error, Store};
 
-/// All that a host says of one sandbox at one moment. Times are milliseconds since the Unix epoch.
+/// Host's report of a sandbox at some moment. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub id: SandboxId,

@@ -30,7 +30,7 @@ pub(super) struct Script {
 
 enum Then {
     Close,
-    /// Reads on and sends no more; ends the sending side first if `half`.
+    /// Step that reads on and sends no more; ends the sending side first if `half`.
     Wait {
         half: bool,
     },

@@ -29,7 +29,7 @@ struct Held {
     open: watch::Sender<bool>,
 }
 
-/// Holds a call up. Dropping it opens it.
+/// Gate that holds a call up. Dropping it opens it.
 #[derive(Debug)]
 pub struct Gate(Arc<Held>);
 

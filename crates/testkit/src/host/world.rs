@@ -18,7 +18,7 @@ pub struct World {
     pub templates: Vec<String>,
     pub snapshots: BTreeMap<String, Snapshot>,
     pub sandboxes: BTreeMap<String, Sandbox>,
-    /// Refuses to take more.
+    /// True if it refuses to take more.
     pub is_full: bool,
     /// Addresses of the servers on ports, which are the same in every sandbox.
     pub ports: BTreeMap<u16, SocketAddr>,

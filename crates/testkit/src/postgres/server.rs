@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 /// Directory in which Debian keeps the versions that are installed.
 const VERSIONS: &str = "/usr/lib/postgresql";
-/// For initdb and start together; a loaded machine takes a few seconds.
+/// Time for initdb and start together; a loaded machine takes a few seconds.
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// Maximum of attempts to start: another process may take the port between our choice and the
 /// start.

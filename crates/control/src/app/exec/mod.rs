@@ -20,7 +20,7 @@ use deadline::{Deadline, Passed};
 /// Time for the host to end a program and say so, after its own time and [`ExecLimits::GRACE_SEC`]
 /// are up.
 const DEADLINE_SLACK: Duration = Duration::from_secs(15);
-/// For the host's own deadline, which ends what our signals did not reach.
+/// Seconds until the host's own deadline, which ends what our signals did not reach.
 const HOST_SLACK_SEC: u32 = 5;
 /// Signals of a deadline (signal(7)).
 const SIGTERM: u32 = 15;
