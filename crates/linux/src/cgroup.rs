@@ -90,7 +90,7 @@ impl Tree {
         make(&dir)?;
         for group in [&root, &dir] {
             for controller in WANTED {
-                // One that is not there, or that another hierarchy has, is missing from the list
+                // A controller that is missing, or that another hierarchy has, is not in the list
                 // below.
                 let _ = fs::write(
                     group.join("cgroup.subtree_control"),

@@ -42,7 +42,7 @@ pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the addresses to which connections were begun that stand.
+/// Returns the destinations of all tracked connections.
 ///
 /// # Errors
 /// The kernel's error.

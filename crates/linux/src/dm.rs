@@ -145,7 +145,7 @@ pub fn create(
         .map_err(failed("create"))?;
     let made = start(&dm, name, targets, read_only);
     if made.is_err() {
-        // What came before is the error to tell.
+        // The earlier error is the one to report.
         let _ = remove(name);
     }
     made

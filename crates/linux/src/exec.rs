@@ -99,7 +99,7 @@ impl Program {
         let env = pointers(&self.env);
         let (mut told, tell) =
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(read, write)| (File::from(read), write))?;
-        // So that nothing interrupts the child before it has told what is wrong.
+        // So that no signal interrupts the child before it has reported its error.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         // SAFETY: the child makes system calls only, and ends or becomes another program.
         let pid = unsafe { fork(group) };

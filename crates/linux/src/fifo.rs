@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
-/// Makes a pipe that only its owner can open. `path` must not exist.
+/// Creates a pipe that only its owner can open. `path` must not exist.
 ///
 /// # Errors
 /// The file system's error.

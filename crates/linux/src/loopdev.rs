@@ -68,6 +68,8 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Returns the identity of the file at `path`.
+    ///
     /// # Errors
     /// When there is no such file.
     pub fn of(path: &Path) -> io::Result<Self> {
@@ -165,7 +167,7 @@ pub fn share(path: &Path, mark: &str) -> io::Result<LoopDevice> {
         let Some(device) = LoopDevice::open(found.number)? else {
             continue;
         };
-        // It may have gone before we were its user, and its number may be another file's by now.
+        // It may have been removed before it was opened, and its number given to another file.
         if device.status()?.as_ref().is_some_and(fits) {
             return Ok(device);
         }

@@ -48,6 +48,8 @@ pub fn set(name: &str, value: &str) -> io::Result<()> {
 pub struct Settings(OwnedFd);
 
 impl Settings {
+    /// Mounts a procfs, or opens the machine's where that is impossible.
+    ///
     /// # Errors
     /// When there is no procfs at all.
     pub fn new() -> io::Result<Self> {

@@ -13,7 +13,7 @@ use nix::libc;
 use crate::programs;
 
 /// Overwrites the command line of this process, which `/proc/PID/cmdline` shows. Returns false if
-/// it is not found, as in a process whose environment is not exactly [`programs::ENVIRONMENT`].
+/// it is not found, as in a process whose environment is not exactly `programs::ENVIRONMENT`.
 #[must_use]
 pub fn overwrite_command_line() -> bool {
     let args: usize = std::env::args_os()

@@ -182,6 +182,8 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
+    /// Maps `bytes` of memory whose page faults [`Region::faults`] reports.
+    ///
     /// # Errors
     /// The kernel's error: it has no userfaultfd, or not for us.
     pub fn new(bytes: usize) -> io::Result<Self> {

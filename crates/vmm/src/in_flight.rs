@@ -32,6 +32,8 @@ struct Start {
 }
 
 impl InFlightStarts {
+    /// Adds a start in `dir`.
+    ///
     /// # Errors
     /// When there is one in that directory already.
     fn begin(&self, dir: &Path) -> Result<Start> {

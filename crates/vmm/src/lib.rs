@@ -171,7 +171,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An engine that runs virtual machines.
 #[async_trait]
 pub trait Driver: Send + Sync + std::fmt::Debug {
-    /// `qemu` or `firecracker`.
+    /// Returns the engine's name: `qemu` or `firecracker`.
     fn name(&self) -> &'static str;
 
     /// Returns true if disks of this format can be used.

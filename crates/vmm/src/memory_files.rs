@@ -305,7 +305,7 @@ fn make(
 ///
 /// # Errors
 /// `InvalidData` when it is damaged, `Interrupted` when it was cancelled, otherwise the file
-/// system's error; the file is worth nothing then.
+/// system's error; the content of the file is undefined then.
 pub(crate) fn write_merged(
     dir: &Path,
     memory: &MemoryLayout,

@@ -46,7 +46,7 @@ impl std::str::FromStr for Enforcement {
 /// System calls of a process in a jail.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Syscalls {
-    /// All calls but those that no jail needs ([`DENIED`]).
+    /// All calls but those that no jail needs.
     #[default]
     NotDenied,
     Only(&'static [&'static [Call]], Enforcement),

@@ -93,7 +93,7 @@ pub(super) fn set_attributes(mount: impl AsFd, flags: MountAttrFlags) -> io::Res
         userns_fd: 0,
     };
     // SAFETY: the path is a C string, and the structure lives until the call returns and has the
-    // length that is told.
+    // length that is passed.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

@@ -54,7 +54,7 @@ pub(super) fn command_line(
     machine: &Machine<'_>,
 ) -> std::io::Result<Vec<OsString>> {
     let mut line = Line::default();
-    // By its full name, since otherwise an equals sign makes a parameter of what is before it.
+    // With its key: otherwise an equals sign in the name would begin a parameter.
     line.pair(
         "-name",
         &*format!("guest={}", config.name.replace(',', ",,")),

@@ -112,7 +112,7 @@ pub(super) fn check(over: &[(PathBuf, Seal)]) -> io::Result<()> {
 /// removes them. Blocking, for some 50 ms at most.
 ///
 /// # Errors
-/// The system's error; the VM is worth nothing then.
+/// The system's error; the VM must be ended then.
 pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -> io::Result<()> {
     for (path, seal) in over {
         diff::pour(path, *seal, bytes, |part, at| memory.write_all_at(part, at))?;
