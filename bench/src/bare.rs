@@ -1,11 +1,11 @@
-//! The bare thing: the same monitor, command line, kernel, initramfs and kind of disk, started and
+//! Bare machines: the same monitor, command line, kernel, initramfs and kind of disk, started and
 //! asked directly.
 //!
 //! Before the clock starts everything is ready that can be: the network namespace with its TAP, in
 //! which the client itself stands (no veth pair, no address translation), the hardware address of
 //! the guest known, the directory and a fresh disk. The clock then covers: start of the process,
-//! for one that goes on from an instant what is in [`crate::restore`], guest agent healthy,
-//! `/init`, and for most rows one program run to its end.
+//! the steps of [`crate::restore`] for a machine that is restored, guest agent healthy, `/init`,
+//! and for most rows one program run to its end.
 
 use std::fs;
 use std::io;

@@ -1,9 +1,9 @@
-//! A running sandbox and eight that go on from one instant of it.
+//! Forks: a running sandbox, and eight children of its snapshot.
 //!
 //! How long the source stands still is seen from outside: its virtual CPU has work all the time, so
 //! its thread sleeps only while the machine is stopped. That is against a whole pause of it. What a
 //! child costs: `POST …/fork` of a sandbox that idles, divided by the children, against one bare
-//! machine that goes on from an instant ([`crate::restore`]).
+//! machine that is restored from a snapshot ([`crate::restore`]).
 
 use std::fs;
 use std::sync::Arc;

@@ -67,7 +67,7 @@ impl Pairs {
     }
 }
 
-/// Says on a terminal how far a row is.
+/// Prints on a terminal how far a row is.
 pub fn print_progress(row: &str, done: usize, all: usize) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {

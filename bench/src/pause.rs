@@ -2,9 +2,9 @@
 //! Ours: `POST …/pause`. Bare: as many bytes, written to a file in the same file system and made
 //! durable.
 //!
-//! And what the pause leaves of memory on disk, against the pages that the kernel says the guest
-//! had for its own just before: its VMM's mapping of the memory is private, so pages that were
-//! written are anonymous.
+//! And the memory file that the pause leaves on disk, against the pages that the kernel says the
+//! guest had for its own just before: its VMM's mapping of the memory is private, so pages that
+//! were written are anonymous.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! A bare QEMU that goes on from an instant of ours: the same state, loaded in the fewest steps
+//! A bare QEMU that is restored from a snapshot of ours: the same state, loaded in the fewest steps
 //! that QEMU has for it, over a private mapping of the same memory. No jail, no loop device, no
 //! checks of what is in the files.
 

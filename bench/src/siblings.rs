@@ -1,7 +1,7 @@
-//! Memory of twenty that go on from one instant and idle, in MB (millions of bytes): the
-//! proportional shares (`Pss` of `/proc/PID/smaps_rollup`) of their VMMs, all taken while all of
-//! them run. Each has run one program. Bare: as many bare machines that map the same file privately
-//! ([`crate::restore`]), at the same point of their lives.
+//! Memory of twenty machines that are restored from one snapshot and idle, in MB (millions of
+//! bytes): the proportional shares (`Pss` of `/proc/PID/smaps_rollup`) of their VMMs, all taken
+//! while all of them run. Each has run one program. Bare: as many bare machines that map the same
+//! file privately ([`crate::restore`]), at the same point of their lives.
 
 use std::time::Duration;
 

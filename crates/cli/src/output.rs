@@ -166,7 +166,7 @@ pub fn size(bytes: u64) -> String {
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Turns beside `text`.
+    /// Creates a spinner beside `text`.
     pub fn spinner(text: &'static str, json: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(json));
         bar.set_message(text);

@@ -247,8 +247,8 @@ pub fn exit_status(exit_code: i32) -> u8 {
     u8::try_from(exit_code & 0xff).unwrap_or(u8::MAX)
 }
 
-/// Passes on what comes, in order, once the command runs. Ends when the connection does; what is
-/// then still to come is of no use.
+/// Passes on messages, in order, once the command runs. Ends when the connection does; messages
+/// that come later are of no use.
 async fn send_input(
     mut input: ExecInput,
     mut messages: mpsc::Receiver<Input>,
@@ -294,7 +294,7 @@ async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::E
     // The command may run on for long: the senders of others stay, this one is no longer needed.
 }
 
-/// Tells every new size of our terminal, also one that it got before the command ran.
+/// Sends every new size of our terminal, also one from before the command ran.
 async fn watch_size(sender: mpsc::Sender<Input>, mut resized: Signal, mut known: TerminalSize) {
     loop {
         let size = terminal::size();

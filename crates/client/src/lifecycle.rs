@@ -9,26 +9,26 @@ use crate::connection::Client;
 use crate::error::Result;
 
 impl Client {
-    /// Saves memory and disk and ends the machine. One that is paused already stays so.
+    /// Pauses a sandbox: saves memory and disk and ends the machine. A paused sandbox stays paused.
     pub async fn pause(&self, id: &str) -> Result<Sandbox> {
         self.send_json(self.request(Method::POST, self.route(&["v1", "sandboxes", id, "pause"])))
             .await
     }
 
-    /// Goes on where it was paused. One that runs already goes on.
+    /// Resumes a paused sandbox. A running sandbox runs on.
     pub async fn resume(&self, id: &str) -> Result<Sandbox> {
         self.send_json(self.request(Method::POST, self.route(&["v1", "sandboxes", id, "resume"])))
             .await
     }
 
-    /// Replaces all rules for where it may connect to.
+    /// Replaces all rules about where a sandbox may connect to.
     pub async fn set_network(&self, id: &str, rules: &NetworkRules) -> Result<Sandbox> {
         let url = self.route(&["v1", "sandboxes", id, "network"]);
         self.send_json(self.request(Method::PUT, url).json(rules))
             .await
     }
 
-    /// Makes `count` children that go on from one instant of it: all of them, or none.
+    /// Forks a sandbox into `count` children: all of them, or none.
     pub async fn fork(&self, id: &str, count: u32) -> Result<Vec<Sandbox>> {
         let url = self.route(&["v1", "sandboxes", id, "fork"]);
         self.send_json(
@@ -38,7 +38,7 @@ impl Client {
         .await
     }
 
-    /// Remembers this instant of it. Without a name the server gives one.
+    /// Creates a checkpoint of a sandbox. Without a name the server gives one.
     pub async fn create_checkpoint(&self, id: &str, name: Option<&str>) -> Result<Checkpoint> {
         let url = self.route(&["v1", "sandboxes", id, "checkpoints"]);
         let body = CreateCheckpoint {

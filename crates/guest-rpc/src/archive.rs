@@ -14,7 +14,7 @@ pub const HEADER_LIMIT: u64 = 1 << 20;
 pub struct HeaderBound(Rc<Cell<u64>>);
 
 impl HeaderBound {
-    /// Bounds what is read next, until [`Self::lift`]: it leads to the content of an entry.
+    /// Bounds the next bytes read, until [`Self::lift`]: they lead to the content of an entry.
     pub fn set(&self) {
         self.0.set(HEADER_LIMIT);
     }

@@ -53,7 +53,8 @@ impl Disk {
         self.state.try_lock().map_or(true, |state| state.frozen)
     }
 
-    /// Freezes. Once it has its turn it goes on to its end, also when the caller hangs up.
+    /// Freezes the file system. Once it has its turn it goes on to its end, also when the caller
+    /// hangs up.
     ///
     /// # Errors
     /// 500 where no thread could be had for it; that the file system cannot be frozen is an answer.
@@ -95,7 +96,7 @@ impl Disk {
         })
     }
 
-    /// Thaws; fine where nothing is frozen.
+    /// Thaws the file system; fine where nothing is frozen.
     ///
     /// # Errors
     /// 500 where the kernel refuses.

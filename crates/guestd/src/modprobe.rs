@@ -160,7 +160,7 @@ impl Index {
         }
     }
 
-    /// Names of the modules that `name` stands for: itself, or what has it as an alias.
+    /// Returns the modules that `name` stands for: itself, or those with it as an alias.
     fn resolve(&self, name: &str, settings: &Settings) -> Vec<String> {
         let own = canonical(name);
         if self.file_of(&own).is_some() || self.is_builtin(&own) {

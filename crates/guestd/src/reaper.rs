@@ -72,7 +72,7 @@ impl Reaper {
         Ok((pid, made, told))
     }
 
-    /// Signals the process group that `leader` leads. `false` where the leader is buried: its
+    /// Signals the process group that `leader` leads. Returns false if the leader is buried: its
     /// number may be another's.
     ///
     /// # Errors

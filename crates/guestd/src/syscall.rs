@@ -60,8 +60,8 @@ pub fn take_terminal() -> io::Result<()> {
 /// `_IOW('f', 16, __u64)` of the kernel's `fs/ext4/ext4.h`.
 const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 
-/// Grows the mounted ext4 file system that `folder` is on to so many blocks. One that has as many
-/// is left alone.
+/// Grows the mounted ext4 file system that `folder` is on to `blocks` blocks. Does nothing if it
+/// has as many.
 ///
 /// # Errors
 /// Those of EXT4_IOC_RESIZE_FS: the device is shorter, or the file system cannot grow so far.
@@ -121,9 +121,9 @@ const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
 /// Mixes bytes into the kernel's pool, credits all their bits, and reseeds the generator at once,
-/// so that two guests restored from one snapshot part ways. The second call is what does it: the
-/// first leaves the bytes in the pool until the generator's next turn, up to a minute later
-/// (kernel: `crng_reseed_interval`). What is beyond [`ENTROPY_LIMIT`] is left out.
+/// so that two guests restored from one snapshot diverge. RNDRESEEDCRNG is needed for that:
+/// RNDADDENTROPY leaves the bytes in the pool until the generator's next turn, up to a minute later
+/// (kernel: `crng_reseed_interval`). Bytes beyond [`ENTROPY_LIMIT`] are left out.
 ///
 /// # Errors
 /// Those of RNDADDENTROPY and RNDRESEEDCRNG (CAP_SYS_ADMIN is needed).

@@ -230,7 +230,7 @@ struct Entry<'a> {
     shell: &'a str,
 }
 
-/// Reads a text file of the guest, at most `limit` bytes of it. One that is missing or cannot be
+/// Reads a text file of the guest, at most `limit` bytes of it. A file that is missing or cannot be
 /// read counts as empty.
 pub fn read_bounded(path: &Path, limit: u64) -> String {
     let mut bytes = Vec::new();

@@ -191,7 +191,8 @@ fn set_socket_options(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
 }
 
-/// Notices a peer that is gone. Also for connections that this process makes.
+/// Enables TCP keepalives, which find a peer that is gone. Also for connections that this process
+/// makes.
 pub fn set_keepalive(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)

@@ -30,7 +30,7 @@ impl AdmittedStream {
         }
     }
 
-    /// Fails once the connection was evicted, and wakes the task then.
+    /// Returns an error once the connection was evicted, and wakes the task then.
     fn check_admitted(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.evicted.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::Error::new(

@@ -18,7 +18,7 @@ pub struct Histories {
 }
 
 impl Histories {
-    /// Runs them. `history` gives the story of one that must not be.
+    /// Runs the histories. `history` returns the story of a violation.
     ///
     /// # Panics
     /// When there is such a story: with all of them.

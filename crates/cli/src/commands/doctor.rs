@@ -95,7 +95,7 @@ fn check(check: &Check) -> String {
     }
 }
 
-/// Names as people write them.
+/// Returns a check's name as people write it.
 fn title(name: &str) -> String {
     match name {
         "kvm" | "tun" => name.to_uppercase(),

@@ -46,7 +46,7 @@ pub fn head() -> utoipa::openapi::OpenApi {
     Head::openapi()
 }
 
-/// Completes what the handlers say: keys, ids, common errors, limits.
+/// Completes the handlers' document with keys, ids, common errors and limits.
 #[must_use]
 pub fn complete(document: utoipa::openapi::OpenApi, limits: &Limits) -> Value {
     let mut document = serde_json::to_value(document).unwrap_or_default();
@@ -121,7 +121,7 @@ fn complete_operation(path: &str, operation: &mut Value) {
     }
 }
 
-/// Completes what all errors of a status have in common.
+/// Completes an error response with the parts that all errors of its status have in common.
 fn complete_error(status: &str, response: &mut Value) {
     if status < "400" {
         return;

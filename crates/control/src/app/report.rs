@@ -73,7 +73,7 @@ impl App {
         Ok(row.filter(|sandbox| !sandbox.deleting))
     }
 
-    /// Notes that the host of a row has nothing of its sandbox.
+    /// Records that the host of a row has nothing of its sandbox.
     ///
     /// # Errors
     /// The store's.
@@ -96,7 +96,7 @@ impl App {
         Ok(())
     }
 
-    /// Notes that the host of a row does not belong to this installation any more.
+    /// Records that the host of a row does not belong to this installation any more.
     ///
     /// # Errors
     /// The store's.

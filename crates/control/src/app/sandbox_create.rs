@@ -83,7 +83,7 @@ impl App {
         self.continue_create(inserted, placement.hosts).await
     }
 
-    /// Goes on with the row that the insert made or met.
+    /// Continues a create with the row that the insert made or found.
     async fn continue_create(&self, met: Inserted, hosts: Vec<Arc<Host>>) -> Result<Sandbox> {
         let sandbox = match met {
             Inserted::New(sandbox) => sandbox,

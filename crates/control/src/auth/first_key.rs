@@ -42,8 +42,8 @@ pub enum FirstKeyError {
     Store(#[from] store::Error),
 }
 
-/// Sees to it that there is a key. `url` is where the API will be, for the file; a file with
-/// another address is corrected.
+/// Ensures that there is a key. `url` is the address of the API, for the file; a file with another
+/// address is corrected.
 ///
 /// # Errors
 /// The file cannot be written, or the store fails. The next start tries again.

@@ -83,7 +83,7 @@ impl HostConnection {
         })
     }
 
-    /// Notes the id of the host and the token that it accepted.
+    /// Records the id of the host and the token that it accepted.
     pub(super) fn set_identity(&self, id: &str, token: &str) {
         self.0.send_modify(|state| {
             state.id = Some(id.to_owned());

@@ -165,12 +165,12 @@ impl Host {
         self.connection.state()
     }
 
-    /// Notes that reports come. Returns true if they did not before.
+    /// Records that reports come. Returns true if they did not before.
     pub(crate) fn set_up(&self) -> bool {
         self.connection.set_up()
     }
 
-    /// Notes that no reports come. Returns true if that, or the reason, changed.
+    /// Records that no reports come. Returns true if that, or the reason, changed.
     pub(crate) fn set_down(&self, why: &str) -> bool {
         self.connection.set_down(why)
     }

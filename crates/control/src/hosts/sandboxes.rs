@@ -75,10 +75,7 @@ impl Host {
         Ok(streaming!(self, watch_sandboxes(request)))
     }
 
-    /// Reports of all sandboxes that the host has, without those that make no sense.
-    ///
-    /// # Errors
-    /// The host's, or that it cannot be reached.
+    /// Lists the reports of all sandboxes that the host has, without malformed ones.
     pub async fn list_sandboxes(&self) -> Result<Vec<SandboxReport>> {
         let request = rpc::ListSandboxesRequest::default();
         let listed = unary!(self, list_sandboxes_with_options(request), ASK_TIMEOUT)?;

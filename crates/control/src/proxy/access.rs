@@ -265,7 +265,7 @@ fn in_query(query: &str) -> Option<&str> {
         .find_map(|pair| pair.strip_prefix(LINK_PARAMETER)?.strip_prefix('='))
 }
 
-/// Links in cookies. Other cookies may hold any bytes.
+/// Iterates over the links in cookies. Other cookies may hold any bytes.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let all = headers
         .get_all(COOKIE)

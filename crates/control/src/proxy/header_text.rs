@@ -12,8 +12,8 @@ pub fn from_value(value: &HeaderValue) -> String {
         .collect()
 }
 
-/// Turns text that [`from_value`] made into a value. `None` for text with other characters, or with
-/// line breaks.
+/// Converts text that [`from_value`] made to a value. `None` for text with other characters, or
+/// with line breaks.
 pub fn to_value(text: &str) -> Option<HeaderValue> {
     let bytes: Option<Vec<u8>> = text
         .chars()

@@ -218,7 +218,8 @@ fn keep_private(headers: &mut HeaderMap) {
     }
 }
 
-/// Redirects within the port stay there; ours leads nowhere else.
+/// Rewrites redirects within the port so that they stay there. Any other redirect is removed: our
+/// origin must not lead elsewhere.
 fn redirect_below(headers: &mut HeaderMap, base: &str, authority: &str) {
     let Some(location) = headers.remove(LOCATION) else {
         return;

@@ -14,7 +14,8 @@ use super::BootError;
 
 const MODULES: &str = "/modules";
 
-/// Loads them all. One that is in the kernel already is fine, as is an initramfs without any.
+/// Loads all modules of the initramfs. A module that is in the kernel already is fine, as is an
+/// initramfs without any.
 pub fn load_all() -> Result<(), BootError> {
     for path in list(Path::new(MODULES)).map_err(|source| BootError::Module {
         path: MODULES.into(),

@@ -178,7 +178,7 @@ impl Target {
         self.writer.length()
     }
 
-    /// Says what an upload that breaks off now leaves.
+    /// Returns what remains of an upload that breaks off now, as text for the client.
     pub fn outcome(&self) -> &'static str {
         match self.place {
             Place::New(_) => "the new file was removed",

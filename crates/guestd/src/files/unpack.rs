@@ -69,8 +69,8 @@ pub async fn read_blocking<T: Send + 'static>(
     Ok(done?)
 }
 
-/// Passes the body on. Where the other side stopped, because it failed or has read all, the rest is
-/// left.
+/// Passes the body on. If the other side stopped, because it failed or has read all, the rest stays
+/// unread.
 async fn feed(sender: mpsc::Sender<Option<Bytes>>, body: &mut Pieces) -> Result<(), HttpError> {
     while let Some(piece) = body.next().await {
         if sender.send(Some(piece?)).await.is_err() {

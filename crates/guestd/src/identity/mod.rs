@@ -41,7 +41,7 @@ impl Identity {
         }
     }
 
-    /// Notes what of `request` belongs into files. Writes nothing.
+    /// Remembers the fields of `request` that belong into files. Writes nothing.
     pub fn want(&self, request: &InitRequest) {
         let set = |to: &mut Option<String>, from: &Option<String>| {
             if from.is_some() {

@@ -12,7 +12,7 @@ use crate::user::User;
 /// Longest first line that the kernel reads (`BINPRM_BUF_SIZE`).
 const MAX_LINE: u64 = 256;
 
-/// Names the interpreter in an error, where it is what does not exist.
+/// Adds the interpreter's name to an error, if it is the interpreter that does not exist.
 pub async fn explain(error: io::Error, program: PathBuf, user: &User) -> io::Error {
     if error.kind() != io::ErrorKind::NotFound {
         return error;

@@ -69,7 +69,7 @@ impl Processes {
         }
     }
 
-    /// Returns those that run, in the order of their start.
+    /// Returns the running processes, in the order of their start.
     pub fn running(&self) -> Vec<Arc<Process>> {
         let mut all: Vec<_> = self
             .lock()

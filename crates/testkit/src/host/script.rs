@@ -17,9 +17,9 @@ enum Deed {
 /// Moment at which the connection of a call breaks: its caller cannot tell one from the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// Before anything is done.
+    /// Break before anything is done.
     Before,
-    /// All is done; the answer is lost.
+    /// Break after all is done; the answer is lost.
     After,
 }
 

@@ -74,7 +74,7 @@ pub struct Snapshot {
     pub content: Content,
 }
 
-/// An instant of a sandbox.
+/// Checkpoint of a sandbox, with its content.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub about: rpc::Checkpoint,

@@ -322,8 +322,8 @@ impl Running {
         }
     }
 
-    /// Signals the program in a task of its own: the reader of events must not wait for the
-    /// guest here.
+    /// Sends the signal of a deadline in a task of its own: the reader of events must not wait for
+    /// the guest here.
     fn pass_deadline(&self, passed: Passed) {
         let signal = match passed {
             Passed::Time => SIGTERM,
